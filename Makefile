@@ -1,0 +1,64 @@
+# Everything from a bare Python 3.11 or newer: `make demo`, `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help demo test test-slow lint format peers pins clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: $(VENV)/.run  ## install, then run the whole job on the embedded data into demo/
+	$(BIN)/afzal demo --out demo
+
+test: $(VENV)/.dev  ## install, then run the fast tests (minutes)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.dev  ## the long tests: kills and resumes, mutated files, trajectories
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev  ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.dev  ## let ruff rewrite the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+peers: .venv-trl/.peers  ## a second environment with TRL, then the tests that compare with it
+	.venv-trl/bin/python -m pytest -m slow tests/peers
+
+# A stamp is newer than what it was installed from, so that the install happens once and again after a change.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Afzal needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install --quiet -e . -c constraints.txt
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install --quiet -e ".[dev]" -c constraints.txt
+	@touch $@ $(VENV)/.run
+
+.venv-trl/.peers: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/python -m pip install --quiet -e ".[dev,trl]" -c constraints.txt
+	@touch $@
+
+pins:  ## renew constraints.txt from a fresh environment
+	rm -rf .venv-pins
+	$(PYTHON) -m venv .venv-pins
+	.venv-pins/bin/python -m pip install --quiet -e ".[dev]" torch==2.13.0
+	@head -2 constraints.txt > constraints.tmp
+	.venv-pins/bin/python -m pip freeze --exclude-editable | sed -e 's/+cpu$$//' -e '/^#/d' >> constraints.tmp
+	mv constraints.tmp constraints.txt
+	rm -rf .venv-pins
+
+clean:  ## remove the environments, the caches and the demo's output
+	rm -rf .venv .venv-trl .venv-pins demo demo-* build dist .pytest_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,7 @@
+"""``python -m afzal`` is ``afzal``."""
+
+import sys
+
+from afzal.cli import main
+
+sys.exit(main())

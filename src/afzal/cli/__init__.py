@@ -1,0 +1,204 @@
+"""The command line: one thin command per verb, imported only when it is called.
+
+Exit codes: 0 fine; 1 findings, or finished with problems; 2 an error of the input or the set-up; 70 a bug of Afzal;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from afzal.errors import AfzalError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+# Verb -> its line in `afzal --help`. The verb's module is afzal.cli.<verb>: a function `command`, or a Typer `app`.
+VERBS = {
+    "check": "Say what a data file holds and what is wrong with it; needs no model.",
+    "convert": "Write a data file in another format.",
+    "train": "Train a model on preferences: sft, dpo, ipo, kto, or a YAML file.",
+    "generate": "Let a model answer one prompt or a file of prompts.",
+    "report": "Write the page of a run again, and say whether its curves are healthy.",
+    "runs": "List the runs below a folder and how each one ended.",
+    "env": "Say which versions and hardware a run would use.",
+    "demo": "Run the whole job on an embedded language whose true reward is known exactly.",
+}
+BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+_QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+}
+
+
+class HelpfulGroup(TyperGroup):
+    """A group that shows its help when it is called without a command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The group's own options."""
+        return super().parse_args(ctx, args or ["--help"])
+
+
+class LazyGroup(HelpfulGroup):
+    """A group whose commands are only names and help lines until one of them is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """The real command in place of its stand-in."""
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            from afzal.config import suggestion
+
+            raise AfzalError(f"unknown command {args[0]!r}{suggestion(args[0], self.commands)}", remedy="afzal --help")
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, _load(args[0]), rest
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line (default: this process's) and return its exit code; never raises but for ``--debug``."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)
+    debug = "--debug" in args
+    if not debug:
+        # Of libraries, to their callers: nothing a person at the command line can act on.
+        warnings.filterwarnings("ignore", category=FutureWarning)
+    return _guarded(lambda: _run([a for a in args if a != "--debug"]), debug)
+
+
+def _run(args: list[str]) -> int:
+    try:
+        code = typer.main.get_command(_app()).main(args=args, prog_name="afzal", standalone_mode=False, obj=args)
+        sys.stdout.flush()
+    except SystemExit as error:
+        # Typer turns a broken pipe into exit code 1, which here means findings.
+        raise error.__context__ if isinstance(error.__context__, BrokenPipeError) else error from None
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    return code if isinstance(code, int) else 0
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer(
+        name="afzal",
+        cls=LazyGroup,
+        help="Turn human preferences into a better language model, and prove that it did.",
+        epilog="--debug anywhere shows the traceback of an error.",
+        context_settings=CONTEXT,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_global_options)
+    for name, line in VERBS.items():
+        app.command(name, help=line)(lambda: None)
+    return app
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from afzal import __version__
+
+        print(f"afzal {__version__}")
+        raise typer.Exit
+
+
+def _global_options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+def _load(verb: str) -> Any:
+    module: ModuleType = import_module(f"afzal.cli.{verb}")
+    app = getattr(module, "app", None)
+    if app is None:
+        app = typer.Typer(add_completion=False)
+        app.command(verb, help=module.command.__doc__ or VERBS[verb], context_settings=CONTEXT)(module.command)
+    app.pretty_exceptions_enable = False
+    command = typer.main.get_command(app)
+    command.name = verb
+    return command
+
+
+def _guarded(run: Callable[[], int], debug: bool) -> int:
+    """The exit code of ``run``, with every failure told in a few plain lines."""
+    try:
+        return run()
+    except BrokenPipeError:
+        # The reader (such as `head`) went away; the interpreter must not try to flush to it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (KeyboardInterrupt, typer.Abort):
+        return _tell("interrupted", INTERRUPTED)
+    except Exception as error:
+        if debug:
+            raise
+        return _tell(*_plain(error))
+
+
+def _plain(error: Exception) -> tuple[str, int]:
+    """What to say about an error, and its exit code."""
+    if isinstance(error, AfzalError):
+        # A run that a signal ended has saved itself: the exit code is the shell's for that signal.
+        name = getattr(error, "signal", None)
+        return str(error), 128 + signal.Signals[name] if name else 2
+    if hasattr(error, "format_message"):
+        return _usage(error), 2
+    if isinstance(error, OSError):
+        return _system(error), 2
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory\n  try: lower tokens_per_forward, or gradient_checkpointing, or lora_rank", 2
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first}\n  this is a bug of Afzal; run it again with --debug to see where", BUG
+
+
+def _usage(error: Any) -> str:
+    """An error of the parser in one line: the flag, and the nearest one there is."""
+    ctx = getattr(error, "ctx", None)
+    hint = f" (see {ctx.command_path} --help)" if ctx else ""
+    flag = getattr(error, "option_name", None)
+    if ctx is None or flag is None or not hasattr(error, "possibilities"):
+        return error.format_message().splitlines()[0].rstrip(".") + hint
+    from afzal.config import suggestion
+
+    known = {name.strip("-"): name for p in ctx.command.params for name in p.opts if name.startswith("--")}
+    near = suggestion(flag.strip("-").replace("-", "_"), [k.replace("-", "_") for k in known])
+    shown = near.replace("(did you mean ", "(did you mean --").replace("_", "-")
+    return f"unknown option {flag}{shown or hint}"
+
+
+_REMEDIES: dict[int | None, str] = {
+    errno.ENOSPC: "free space on that disk, then go on with --resume",
+    errno.EACCES: "choose a place you may write to, with --out",
+    errno.EROFS: "choose a place you may write to, with --out",
+}
+
+
+def _system(error: OSError) -> str:
+    said = error.strerror or str(error).strip().partition("\n")[0]
+    where = f"{error.filename}: " if error.filename else ""
+    remedy = _REMEDIES.get(error.errno)
+    return f"{where}{said}" + (f"\n  try: {remedy}" if remedy else "")
+
+
+def _tell(message: str, code: int) -> int:
+    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    head = "\x1b[1;31merror:\x1b[0m " if colour else "error: "
+    print(f"{head if code in (2, BUG) else ''}{message}", file=sys.stderr)
+    return code

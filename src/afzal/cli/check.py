@@ -1,0 +1,119 @@
+"""``afzal check FILE``: what was understood, counts, findings. Imports no model library unless ``--model`` is given."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from afzal.errors import AfzalError
+
+if TYPE_CHECKING:
+    from afzal.data import Dataset
+    from afzal.quality import Audit
+
+Columns = Annotated[
+    str | None,
+    typer.Option(help="Which field is which, such as prompt=q,chosen=good,rejected=bad.", metavar="NAME=FIELD,..."),
+]
+FormatName = Annotated[str | None, typer.Option("--format", help="Read as this format instead of detecting one.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Drop and count damaged rows instead of stopping.")]
+
+_MARKS = {"ok": "[green]ok[/]", "minor": "[yellow]minor[/]", "major": "[bold red]major[/]"}
+
+
+def command(
+    source: Annotated[str, typer.Argument(metavar="FILE", help="File, folder or hub id to look at.")],
+    columns: Columns = None,
+    format: FormatName = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    skip_bad: SkipBad = False,
+    model: Annotated[str | None, typer.Option(help="Also show the tokens this model would be trained on.")] = None,
+    show: Annotated[int, typer.Option(min=0, help="How many items to show with --model.")] = 3,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Length limit per sequence, with --model.")] = 1024,
+) -> None:
+    """Say what a data file holds and what is wrong with it (exit 0: all well, 1: major findings, 2: unreadable)."""
+    from afzal import data, quality
+
+    dataset = data.read(source, columns=parse_columns(columns), format=format, on_error="drop" if skip_bad else "raise")
+    audit = quality.audit(dataset)
+    if as_json:
+        typer.echo(json.dumps(asdict(audit) | {"notes": dataset.notes}, ensure_ascii=False, indent=2))
+    elif sys.stdout.isatty():
+        _print_table(dataset, audit)
+    else:
+        typer.echo("\n".join(_lines(dataset, audit)))
+    if model is not None and not as_json:
+        from rich.console import Console
+
+        from afzal.tokens.show import show as show_tokens
+
+        Console(highlight=False, soft_wrap=True).print(show_tokens(dataset.items, model, show, max_tokens))
+    if audit.worst == "major":
+        raise typer.Exit(1)
+
+
+def parse_columns(text: str | None) -> dict[str, str] | None:
+    """``"chosen=good,prompt=q"`` as a mapping."""
+    if text is None:
+        return None
+    pairs = [entry.split("=", 1) for entry in text.split(",") if entry.strip()]
+    if not pairs or any(len(pair) != 2 or not pair[0].strip() or not pair[1].strip() for pair in pairs):
+        raise AfzalError(
+            f"--columns {text!r} is not NAME=FIELD,...", remedy="--columns prompt=q,chosen=good,rejected=bad"
+        )
+    return {name.strip(): field.strip() for name, field in pairs}
+
+
+def counts(audit: Audit) -> dict[str, str]:
+    """The figures of an audit by name, those that are zero or meaningless for its kind left out."""
+    sizes = ", ".join(f"{n} x {k}" for k, n in audit.responses_per_item.items())
+    lengths = ", ".join(f"{name} {v['median']} / {v['p95']} / {v['max']}" for name, v in audit.characters.items())
+    figures: dict[str, Any] = {
+        "rows": f"{audit.rows} ({audit.kept} used)",
+        "items": f"{audit.items} over {audit.prompts} prompts",
+        "items x responses": sizes,
+        "pairs": audit.pairs and f"{audit.pairs} ({audit.ties} ties, {audit.soft} with split or stated probability)",
+        "both bad": audit.both_bad,
+        "labels": (audit.good or audit.bad) and f"{audit.good} good, {audit.bad} bad",
+        "annotators": audit.annotators,
+        "characters (median / 95 % / max)": lengths,
+    }
+    return {name: str(figure) for name, figure in figures.items() if figure}
+
+
+def _lines(dataset: Dataset, audit: Audit) -> list[str]:
+    lines = [f"{audit.source}: format {audit.format}", *(f"  {note}" for note in dataset.notes)]
+    lines += [f"{name}: {figure}" for name, figure in counts(audit).items()]
+    for finding in audit.findings:
+        lines.append(f"{finding.severity:<5} {finding.code}: {finding.message}")
+        if finding.severity != "ok":
+            lines += [f"      first: {', '.join(finding.ids[:5])}"] if finding.ids else []
+            lines += [f"      try: {finding.remedy}"] if finding.remedy else []
+    return lines
+
+
+def _print_table(dataset: Dataset, audit: Audit) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print(f"[bold]{escape(audit.source)}[/]  format [bold cyan]{audit.format}[/]")
+    facts = Table.grid(padding=(0, 2))
+    for what, _, field in (note.partition(": ") for note in dataset.notes):
+        facts.add_row(f"[dim]{escape(what)}[/]", escape(field))
+    for name, figure in counts(audit).items():
+        facts.add_row(f"[dim]{name}[/]", escape(figure))
+    console.print(facts)
+    table = Table("", "finding", "what was seen", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for finding in audit.findings:
+        said = escape(finding.message)
+        if finding.severity != "ok":
+            said += f"\n[dim]first: {escape(', '.join(finding.ids[:5]))}[/]" if finding.ids else ""
+            said += f"\n[dim]try: {escape(finding.remedy)}[/]" if finding.remedy else ""
+        table.add_row(_MARKS[finding.severity], finding.code, said)
+    console.print(table)

@@ -1,0 +1,41 @@
+"""``afzal convert IN OUT --to FORMAT``: the same opinions in another layout."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from afzal.cli.check import Columns, FormatName, SkipBad, parse_columns
+from afzal.errors import AfzalError
+
+
+def command(
+    source: Annotated[str, typer.Argument(metavar="IN", help="File, folder or hub id to read.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write: JSON lines, gzip if it ends in .gz.")],
+    to: Annotated[
+        Literal["trl", "conversational", "openai", "afzal"], typer.Option(help="Layout to write; afzal loses nothing.")
+    ],
+    columns: Columns = None,
+    format: FormatName = None,
+    skip_bad: SkipBad = False,
+    skip: Annotated[bool, typer.Option("--skip", help="Leave out what the layout cannot hold, and count it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
+) -> None:
+    """Write a data file in another layout; says what the layout has no place for. Exit 1 when rows were left out."""
+    from afzal import data
+
+    if target.exists() and not force:
+        raise AfzalError(f"{target} exists", remedy="choose another name, or pass --force")
+    dataset = data.read(source, columns=parse_columns(columns), format=format, on_error="drop" if skip_bad else "raise")
+    made = data.plan(dataset.items, to)
+    rows = data.write(dataset.items, target, to, skip_unholdable=skip)
+    typer.echo(f"{target}: {rows} rows as {to}, from {dataset.kept} of {dataset.rows} rows read as {dataset.format}")
+    for name, n in made.left_out.most_common():
+        typer.echo(f"not in this layout: {name} ({n} items)")
+    for reason, n in (Counter(dataset.drop_counts) + Counter(drop.reason for drop in made.skipped)).most_common():
+        typer.echo(f"left out: {reason} {n}")
+    if dataset.drops or made.skipped:
+        raise typer.Exit(1)

@@ -1,0 +1,86 @@
+"""``afzal env``: which versions and hardware a run would use."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+
+_REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)[^;]*;.*\bextra\s*==\s*['\"]([^'\"]+)['\"]")
+
+
+def command(
+    torch: Annotated[bool, typer.Option("--torch", help="Import torch and ask it for its devices (seconds).")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which versions and hardware a run would use; paste it into a bug report."""
+    from afzal.runs import environment
+
+    found: dict[str, Any] = {"torch": _torch_facts()} if torch else {}  # first: the list of devices then comes from it
+    found = {**environment(), "extras": extras(), **found}
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        _print(found)
+
+
+def extras() -> dict[str, list[str]]:
+    """Afzal's optional extras and the packages that each one still lacks (none: it is there)."""
+    try:
+        requirements = metadata.requires("afzal") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    missing: dict[str, list[str]] = {}
+    for match in filter(None, map(_REQUIREMENT.match, requirements)):
+        package, extra = match.groups()
+        missing.setdefault(extra, []).extend([] if _is_installed(package) else [package])
+    return missing
+
+
+def _is_installed(package: str) -> bool:
+    from afzal.runs.environment import installed
+
+    return installed(package) is not None
+
+
+def _torch_facts() -> dict[str, Any]:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {
+        "cuda": torch.version.cuda if cuda else None,
+        "bf16": torch.cuda.is_bf16_supported() if cuda else None,
+        "mps": torch.backends.mps.is_available(),
+        "threads": torch.get_num_threads(),
+        "devices": [_device(i) for i in range(torch.cuda.device_count())] if cuda else [],
+    }
+
+
+def _device(index: int) -> dict[str, Any]:
+    import torch
+
+    facts = torch.cuda.get_device_properties(index)
+    return {"name": facts.name, "memory_bytes": facts.total_memory, "capability": f"{facts.major}.{facts.minor}"}
+
+
+def _print(found: Mapping[str, Mapping[str, Any]]) -> None:
+    for section, facts in found.items():
+        print(f"{section}:")
+        for name, value in facts.items():
+            print(f"  {name.removesuffix('_bytes'):16} {_shown(section, name, value)}")
+
+
+def _shown(section: str, name: str, value: Any) -> str:
+    if section == "extras":
+        return f"lacks {', '.join(value)}" if value else "installed"
+    if name == "memory_bytes":
+        return "unknown" if value is None else f"{value / 2**30:.1f} GiB"
+    if isinstance(value, list):
+        return ", ".join(_shown(section, "", v) for v in value) or "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_shown(section, k, v)}" for k, v in value.items())
+    return {None: "no", True: "yes", False: "no"}.get(value, str(value))

@@ -1,0 +1,95 @@
+"""Settings as command-line flags: one flag per field, its help from the field's description."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from afzal.config import Setting, Settings, section
+from afzal.config.models import members
+
+_METAVAR = {int: "INTEGER", float: "NUMBER", str: "TEXT", dict: "ROLE=FIELD,...", list: "NAME,..."}
+
+
+def flag(key: str) -> str:
+    """``max_tokens`` as ``--max-tokens``, ``n`` as ``-n``."""
+    return "-" + key if len(key) == 1 else "--" + key.replace("_", "-")
+
+
+def off(key: str) -> str:
+    """``clean``, which is on, as ``--no-clean``."""
+    return "--no-" + key.replace("_", "-")
+
+
+def parameters(kind: type[Settings], panel: str | None = None) -> list[inspect.Parameter]:
+    """A keyword parameter for each field of ``kind`` but ``method``; None means that the flag was not given.
+
+    Values stay text: what a file and a flag say is read by the same code and refused in the same words. A switch only
+    leaves its default; ``key=value`` goes back to it.
+    """
+    fields = {key: field for key, field in kind.model_fields.items() if key != "method"}
+    headings = {key: panel or section(kind, key) for key in fields}
+    ordered = sorted(fields, key=lambda key: _ORDER.index(headings[key]) if headings[key] in _ORDER else 0)
+    return [_parameter(key, fields[key], headings[key]) for key in ordered]
+
+
+def given(kind: type[Settings], values: Mapping[str, Any]) -> list[Setting]:
+    """The flags that were given, as settings."""
+    return [
+        Setting(key, value, flag(key), typed=True)
+        for key in kind.model_fields
+        if (value := values.get(key)) is not None
+    ]
+
+
+def with_parameters(run: Callable[..., Any], added: Sequence[inspect.Parameter]) -> Callable[..., Any]:
+    """``run(**values)`` as a function whose signature names ``added`` after its own parameters."""
+    own = [p for p in inspect.signature(run, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+
+    def command(**values: Any) -> Any:
+        return run(**values)
+
+    every = [*own, *added]
+    command.__doc__ = run.__doc__
+    command.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in every])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in every}
+    return command
+
+
+_ORDER = ("Data", "Model", "Optimisation", "Objective", "Evaluation", "Run")
+
+
+def _parameter(key: str, field: FieldInfo, heading: str) -> inspect.Parameter:
+    kinds = members(field.annotation) - {type(None)}
+    is_switch = kinds == {bool}
+    option = typer.Option(
+        f" /{off(key)}" if field.default is True else flag(key),
+        help=sentence(field),
+        rich_help_panel=heading,
+        metavar=None if is_switch else " | ".join(_metavar(k) for k in sorted(kinds, key=str)),
+        show_default=False,
+    )
+    annotation = Annotated[bool | None if is_switch else str | None, option]
+    return inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def sentence(field: FieldInfo) -> str:
+    """The description, then the default unless there is nothing to say about it."""
+    choices = [name for k in members(field.annotation) if get_origin(k) is Literal for name in get_args(k)]
+    text = " ".join([field.description or "", *([f"One of {', '.join(choices)}."] if choices else [])])
+    if field.is_required():
+        return f"{text} Required."
+    if field.default in (None, "", {}) or isinstance(field.default, bool):
+        return text
+    shown = f"{field.default:g}".replace("e-0", "e-") if isinstance(field.default, float) else field.default
+    return f"{text} Default {shown}."
+
+
+def _metavar(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "CHOICE"
+    return _METAVAR[get_origin(kind) or kind]

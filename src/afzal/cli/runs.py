@@ -1,0 +1,93 @@
+"""``afzal runs``: the runs below a folder and how each one ended."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from afzal.runs import Run
+
+_COLUMNS = ("name", "method", "status", "steps", "loss", "accuracy", "started", "path")
+_COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "interrupted": "red", "stopped": "yellow"}
+
+
+def command(
+    root: Annotated[Path, typer.Argument(help="Folder to search, six levels down.")] = Path("."),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the runs below a folder and how each one ended.
+
+    Loss and accuracy are the last ones measured on held-out data, or of the last update where none was measured.
+    """
+    from afzal import runs
+
+    rows = [summary(run) for run in runs.find(root)]
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif not rows:
+        print(f"no runs below {root}", file=sys.stderr)
+    elif sys.stdout.isatty():
+        _print_table(rows)
+    else:
+        _print_plain(rows)
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """One run in a few plain facts; what is not known is None."""
+    facts = run.facts()
+    found = run.last("eval") or run.last("train")
+    return {
+        "name": run.name,
+        "path": str(run.path),
+        "method": facts.get("method"),
+        "status": run.status(),
+        "step": facts.get("step"),
+        "steps": facts.get("steps"),
+        "loss": _finite(found.get("loss")),
+        "accuracy": _finite(found.get("rewards/accuracies")),
+        "started": facts.get("started"),
+        "seconds": facts.get("seconds"),
+    }
+
+
+def _finite(value: Any) -> float | None:
+    return value if isinstance(value, (int, float)) and abs(value) < float("inf") else None
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    step, steps = row["step"], row["steps"]
+    shown = {
+        **row,
+        "steps": f"{step}/{steps}" if steps is not None else step,
+        "loss": None if row["loss"] is None else f"{row['loss']:.4f}",
+        "accuracy": None if row["accuracy"] is None else f"{row['accuracy']:.1%}",
+        "started": str(row["started"] or "").replace("T", " ")[:16] or None,
+    }
+    return ["-" if shown[name] is None else str(shown[name]) for name in _COLUMNS]
+
+
+def _print_plain(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Tab-separated with a heading, for ``cut``, ``awk`` and spreadsheets."""
+    for cells in (list(_COLUMNS), *map(_cells, rows)):
+        print("\t".join(cells))
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in _COLUMNS:
+        table.add_column(name, justify="right" if name in ("steps", "loss", "accuracy") else "left", overflow="fold")
+    for row in rows:
+        cells = [Text(cell) for cell in _cells(row)]
+        cells[_COLUMNS.index("status")].stylize(_COLOURS.get(row["status"], ""))
+        table.add_row(*cells)
+    Console().print(table)

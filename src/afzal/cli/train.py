@@ -1,0 +1,87 @@
+"""``afzal train METHOD --model M --data D ...`` and ``afzal train FILE key=value ...``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from afzal import config
+from afzal.cli import CONTEXT, HelpfulGroup
+from afzal.cli.flags import given, parameters, with_parameters
+from afzal.errors import AfzalError
+
+_LINES = {
+    "sft": "Supervised fine-tuning on the good responses.",
+    "dpo": "Direct preference optimisation on pairs, ties and soft labels included.",
+    "ipo": "Identity preference optimisation: a finite margin, for near-certain labels.",
+    "kto": "Kahneman-Tversky optimisation on single responses labelled good or bad.",
+}
+
+
+class MethodGroup(HelpfulGroup):
+    """``sft``, ``dpo``, ... are commands; any other word is a YAML file or a run folder, whose method decides."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """The command of the method, with what the file says as its first settings."""
+        word, rest = args[0], args[1:]
+        if word in config.METHODS:
+            return word, _command(word, []), rest
+        path = Path(word, "run.yaml") if Path(word).is_dir() else Path(word)
+        if not path.is_file():
+            what = f"{word!r} is neither a method nor a file{config.suggestion(word, config.METHODS)}"
+            raise AfzalError(what, remedy=f"afzal train {'|'.join(config.METHODS)} ..., or afzal train FILE.yaml")
+        settings = config.read_file(path)
+        typed = [config.read_override(text) for text in rest if text.startswith("method=")]
+        return word, _command(config.method_of([*settings, *typed]), settings), rest
+
+
+def _command(method: str, base: Sequence[config.Setting]) -> Any:
+    """The command of one method: a flag for each of its settings, on top of the settings ``base``."""
+    kind = config.CONFIGS[method]
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(method, help=_LINES[method], context_settings=CONTEXT)(
+        with_parameters(_runner(method, base), parameters(kind))
+    )
+    return typer.main.get_command(app)
+
+
+def _runner(method: str, base: Sequence[config.Setting]) -> Callable[..., Any]:
+    def run(
+        ctx: typer.Context,
+        overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", show_default=False)] = None,
+        resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest sound checkpoint.")] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Show settings and plan, train nothing.")] = False,
+        **flags: Any,
+    ) -> None:
+        typed = [config.read_override(text) for text in overrides or ()]
+        settings = [*base, config.Setting("method", method), *given(config.CONFIGS[method], flags), *typed]
+        _train(config.resolve(settings), resume=resume, dry_run=dry_run, command=shlex.join(["afzal", *ctx.obj]))
+
+    return run
+
+
+def _train(settings: config.TrainConfig, *, resume: bool, dry_run: bool, command: str) -> None:
+    from afzal import recipes
+
+    if dry_run:
+        typer.echo(config.dump(settings))
+        for line in recipes.plan(settings):
+            typer.echo(line)
+        return
+    folder = recipes.train(settings, resume=resume, command=command)
+    typer.echo(f"report: {folder / 'report.html'}")
+
+
+app = typer.Typer(
+    cls=MethodGroup,
+    add_completion=False,
+    context_settings=CONTEXT,
+    help="Train a model. `afzal train FILE.yaml key=value ...` runs a file, and goes on with a run as "
+    "`afzal train RUN --resume`; every flag of a method is also a key of the file: see `afzal train dpo --help`.",
+)
+for _name, _line in _LINES.items():
+    app.command(_name, help=_line)(lambda: None)

@@ -1,0 +1,47 @@
+"""Typed settings of a run: YAML and ``key=value`` in, a checked and frozen object out, the resolved copy back to YAML.
+
+A key is known or refused, with the nearest known one; so is a key that the chosen method would ignore. Nothing below
+the recipes ever sees these objects.
+"""
+
+from .advice import advice
+from .explain import Setting, suggestion
+from .models import (
+    CONFIGS,
+    METHODS,
+    GenerateConfig,
+    KTOConfig,
+    Method,
+    PreferConfig,
+    ReferenceConfig,
+    Settings,
+    SFTConfig,
+    TrainConfig,
+    section,
+)
+from .reading import build, dump, load, make, method_of, read_file, read_override, resolve
+
+__all__ = [
+    "CONFIGS",
+    "METHODS",
+    "GenerateConfig",
+    "KTOConfig",
+    "Method",
+    "PreferConfig",
+    "ReferenceConfig",
+    "SFTConfig",
+    "Setting",
+    "Settings",
+    "TrainConfig",
+    "advice",
+    "build",
+    "dump",
+    "load",
+    "make",
+    "method_of",
+    "read_file",
+    "read_override",
+    "resolve",
+    "section",
+    "suggestion",
+]

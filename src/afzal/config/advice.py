@@ -1,0 +1,35 @@
+"""Remarks on unusual settings."""
+
+from __future__ import annotations
+
+from .models import ReferenceConfig, TrainConfig
+
+
+def advice(config: TrainConfig) -> list[str]:
+    """Remarks on values outside the usual ranges: unusual, not wrong."""
+    notes = []
+    tuning = "LoRA" if config.lora_rank else "all weights"
+    low, high = _USUAL_LR[config.method == "sft", config.lora_rank is not None]
+    if not low <= config.lr <= high:
+        notes.append(
+            f"lr {config.lr:g} is outside the usual {low:g} to {high:g} for {config.method} on {tuning} "
+            "(models below 100 million parameters take 1e-4 to 1e-3)"
+        )
+    if isinstance(config, ReferenceConfig) and not 0.01 <= config.beta <= 1:
+        notes.append(f"beta {config.beta:g} is outside the usual 0.01 to 1; larger stays nearer to the reference")
+    if config.method != "sft" and config.batch_size < 8:
+        notes.append(f"batch_size {config.batch_size} is small for {config.method}: 32 to 128 is usual")
+    if config.method != "sft" and config.epochs > 5:
+        notes.append(f"{config.epochs:g} epochs: {config.method} over-optimises after a few; see early_stop_patience")
+    if config.tokens_per_forward < config.max_tokens:
+        notes.append(f"tokens_per_forward {config.tokens_per_forward} is below max_tokens {config.max_tokens}")
+    return notes
+
+
+# (is SFT, is LoRA) -> usual peak learning rates of models of 1B to 70B parameters.
+_USUAL_LR = {
+    (True, False): (1e-6, 1e-4),
+    (True, True): (1e-5, 1e-3),
+    (False, False): (1e-7, 1e-5),
+    (False, True): (1e-6, 1e-4),
+}

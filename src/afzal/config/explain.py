@@ -1,0 +1,154 @@
+"""What is wrong with a setting, in people's words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher, get_close_matches
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from afzal.errors import AfzalError
+
+from .models import CONFIGS, Settings, TrainConfig, members
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key and its value as given, and where: ``file:line``, a flag, or nothing.
+
+    ``typed`` values come as text from a command line; their field decides whether ``1e-6`` is a number.
+    """
+
+    key: str
+    value: Any
+    where: str = ""
+    typed: bool = False
+
+
+# Names that other trainers use, for "did you mean".
+FOREIGN = {
+    "learning_rate": "lr",
+    "lr_scheduler_type": "lr_schedule",
+    "warmup_ratio": "warmup",
+    "warmup_steps": "warmup",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "tokens_per_forward",
+    "max_length": "max_tokens",
+    "model_name_or_path": "model",
+    "base_model": "model",
+    "dataset": "data",
+    "dataset_name": "data",
+    "train_file": "data",
+    "output": "out",
+    "output_dir": "out",
+    "eval_steps": "eval_every_steps",
+    "save_steps": "save_every_steps",
+    "logging_steps": "log_every_steps",
+    "lora_r": "lora_rank",
+    "target_modules": "lora_targets",
+    "ref_model": "reference",
+    "bf16": "dtype",
+    "optim": "optimizer",
+}
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean X?)``, or nothing when no known word is near."""
+    known = list(known)
+    foreign = FOREIGN.get(word)
+    near = [foreign] if foreign in known else get_close_matches(word, known, n=5)
+    if not near:
+        return ""
+    # Slips rarely hit the first letter: of two equally near words, take the one that shares it.
+    best = max(near, key=lambda k: (SequenceMatcher(None, k, word).ratio(), k[0] == word[0]))
+    return f" (did you mean {best}?)"
+
+
+def unknown(kind: type[Settings], setting: Setting, given: Mapping[str, Setting]) -> AfzalError:
+    """A key that ``kind`` does not have: a typing slip, or a setting of other methods."""
+    owners = [name for name, config in CONFIGS.items() if setting.key in config.model_fields]
+    if owners and issubclass(kind, TrainConfig):
+        method = given["method"].value
+        what = f"the setting {setting.key!r} has no effect on {method} (only on {', '.join(owners)})"
+        return AfzalError(what, where=setting.where, remedy="leave it out")
+    free = kind.model_fields.keys() - set(given)
+    return AfzalError(f"unknown setting {setting.key!r}{suggestion(setting.key, sorted(free))}", where=setting.where)
+
+
+def explain(kind: type[Settings], error: ValidationError, given: Mapping[str, Setting]) -> AfzalError:
+    """What pydantic found, as one error in the order of the settings; missing ones last."""
+    details = error.errors(include_url=False)
+    missing = [str(d["loc"][0]) for d in details if d["type"] == "missing"]
+    faults = [_fault(kind, d, given) for d in details if d["type"] != "missing"]
+    if missing:
+        names = ", ".join(repr(key) for key in missing)
+        what = f"the setting{'s' if len(missing) > 1 else ''} {names} {'are' if len(missing) > 1 else 'is'} missing"
+        hints = [f"{key}: {kind.model_fields[key].description}" for key in missing]
+        faults.append(AfzalError(what, remedy="\n       ".join(hints)))
+    return joined(faults)
+
+
+def _fault(kind: type[Settings], detail: Any, given: Mapping[str, Setting]) -> AfzalError:
+    said = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else ""
+    if not detail["loc"]:
+        # A rule over several settings: point at the first one that its sentence names.
+        found = {m.start(): s for key, s in given.items() if (m := re.search(rf"\b{key}\b", said))}
+        return AfzalError(said, where=found[min(found)].where if found else "")
+    key = str(detail["loc"][0])
+    setting = given.get(key, Setting(key, detail["input"]))
+    wanted = said or f"wanted: {_allowed(kind.model_fields[key])}"
+    near = ""
+    for member in members(kind.model_fields[key].annotation):
+        if get_origin(member) is Literal:
+            near = suggestion(str(setting.value), get_args(member))
+    return AfzalError(f"{key} cannot be {_shown(setting.value)}; {wanted}{near}", where=setting.where)
+
+
+def joined(faults: Sequence[AfzalError]) -> AfzalError:
+    """One error out of several."""
+    if len(faults) == 1:
+        return faults[0]
+    lines = "\n".join(f"  {line}" for fault in faults for line in str(fault).splitlines())
+    return AfzalError(f"{len(faults)} settings are wrong:\n{lines}")
+
+
+def _shown(value: Any) -> str:
+    """A value as one writes it in YAML."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_BOUNDS = (("ge", "of at least"), ("gt", "greater than"), ("le", "up to"), ("lt", "below"))
+
+
+def _allowed(field: FieldInfo) -> str:
+    """What a field takes, in words: ``a whole number of at least 1, or null``."""
+    kinds = members(field.annotation)
+    words = [_word(m) for m in sorted(kinds - {type(None)}, key=str)]
+    bounds = [
+        f"{said} {bound:g}"
+        for name, said in _BOUNDS
+        for m in field.metadata
+        if (bound := getattr(m, name, None)) is not None
+    ]
+    if any(getattr(m, "pattern", None) for m in field.metadata):
+        return f"{field.description}".rstrip(".")
+    none = ["or null"] if type(None) in kinds else []
+    return " ".join([" or ".join(words), " and ".join(bounds), *none]).replace("  ", " ").strip()
+
+
+def _word(member: Any) -> str:
+    if get_origin(member) is Literal:
+        return f"one of {', '.join(get_args(member))}"
+    if get_origin(member) is dict:
+        return "pairs such as chosen=good,prompt=question"
+    if get_origin(member) is list:
+        return "names such as q_proj,v_proj"
+    return _WORDS[member]

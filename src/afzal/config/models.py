@@ -1,0 +1,258 @@
+"""The settings of each method, with units, bounds and a sentence each."""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Self, Union, get_args, get_origin
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+Method = Literal["sft", "dpo", "ipo", "kto"]
+METHODS: tuple[str, ...] = get_args(Method)
+REFERENCES = ("frozen", "cached", "adapter_off")
+
+
+def members(annotation: Any) -> set[Any]:
+    """The plain types of an annotation: ``int | None`` gives {int, NoneType}; a Literal stays whole."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return set().union(*(members(a) for a in get_args(annotation)))
+    return {annotation}
+
+
+class Settings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """Any set of settings: frozen, and closed to unknown keys."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: Any) -> Any:
+        if isinstance(value, bool) and bool not in members(cls.model_fields[info.field_name].annotation):
+            raise PydanticCustomError("truth", "true and false are no numbers")
+        return value
+
+
+class DataSettings(Settings, frozen=True, title="Data"):
+    data: str = Field(description="Training data: a file, a folder or a hub id; the format is detected.")
+    eval_data: str | None = Field(None, description="Held-out data; without it, a share of the training data is kept.")
+    eval_fraction: float = Field(
+        0.1, ge=0, lt=1, description="Share of the prompts held out when there is no eval_data; 0 holds out none."
+    )
+    columns: dict[str, str] = Field({}, description="Which field is what, as chosen=good,prompt=question.")
+    data_format: str | None = Field(None, description="Name of the data's format, when detection is to be overruled.")
+    axis: str | None = Field(None, description="Keep only the opinions on this axis, such as safer.")
+    skip_bad: bool = Field(False, description="Leave out and list damaged rows instead of stopping at the first.")
+    clean: bool = Field(
+        True, description="Leave out exact repeats and answers compared with themselves, and list them in losses.jsonl."
+    )
+    chat_template: str | None = Field(
+        None, description="Jinja file (or text) in place of the tokenizer's own chat template."
+    )
+    max_tokens: int = Field(1024, ge=2, description="Longest prompt + response, in tokens; longer ones are cut.")
+    eos_token: str | None = Field(None, description="Token that ends a response, when not the tokenizer's own EOS.")
+
+
+class ModelSettings(Settings, frozen=True, title="Model"):
+    model: str = Field(description="The model to start from: a folder or a hub id.")
+    dtype: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Number format of the forward pass; weights and sums stay fp32. auto is bf16 on a GPU that has it.",
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:1 or mps.")
+    sharing: Literal["auto", "shared", "unshared"] = Field(
+        "auto", description="Compute a prompt once for all its responses (auto: where a probe shows it to be exact)."
+    )
+    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory.")
+    lora_rank: int | None = Field(None, ge=1, description="Train low-rank adapters of this rank, not all weights.")
+    lora_alpha: float | None = Field(None, gt=0, description="Scale of the adapters: alpha / rank; default 2 x rank.")
+    lora_targets: list[str] | None = Field(
+        None, description="Modules that get an adapter, as q_proj,v_proj; default: every linear layer of the blocks."
+    )
+
+
+class OptimisationSettings(Settings, frozen=True, title="Optimisation"):
+    batch_size: int = Field(64, ge=1, description="Items per update.")
+    tokens_per_forward: int = Field(
+        8192, ge=2, description="Tokens per forward pass; an update is cut into as many passes as it takes."
+    )
+    epochs: float = Field(1.0, gt=0, description="Passes over the training data.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many updates, even inside the epochs.")
+    lr: float = Field(1e-6, gt=0, description="Peak learning rate; 10 times as large by default with lora_rank.")
+    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
+        "linear", description="Course of the learning rate after the warm-up; linear and cosine end at 0."
+    )
+    warmup: float = Field(0.1, ge=0, description="Linear warm-up: a share of the updates if below 1, else updates.")
+    optimizer: Literal["adamw", "rmsprop"] = Field("adamw", description="AdamW, or RMSprop as in the DPO paper.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay: decoupled in AdamW, an L2 term in RMSprop.")
+    max_grad_norm: float = Field(1.0, ge=0, description="Clip the gradient to this Euclidean norm; 0 never clips.")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: decay of the gradient's mean.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW: decay of the gradient's square.")
+    adam_eps: float = Field(1e-8, gt=0, description="Added to the optimizer's denominator.")
+
+
+class EvaluationSettings(Settings, frozen=True, title="Evaluation"):
+    eval_every_steps: int | None = Field(None, ge=1, description="Updates between evaluations; default 10 per run.")
+    early_stop_patience: int | None = Field(
+        None, ge=1, description="Stop after this many evaluations in a row without a lower held-out loss."
+    )
+    sample_prompts: int = Field(8, ge=0, description="Held-out prompts to answer at each evaluation.")
+    sample_tokens: int = Field(64, ge=1, description="Longest sampled answer, in tokens.")
+    sample_temperature: float = Field(1.0, ge=0, description="Temperature of the sampled answers; 0 is greedy.")
+
+
+class RunSettings(Settings, frozen=True, title="Run"):
+    out: str = Field("", description="Run folder: model, metrics, samples, report; default runs/METHOD-DATA.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the order, the split, the adapters and the samples.")
+    log_every_steps: int = Field(1, ge=1, description="Updates between lines of metrics.jsonl.")
+    save_every_steps: int | None = Field(
+        None, ge=1, description="Updates between checkpoints; default: when stopped by a signal."
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints to keep; older ones are deleted.")
+
+
+class TrainConfig(RunSettings, EvaluationSettings, OptimisationSettings, ModelSettings, DataSettings, frozen=True):
+    """What every training method has; use the class of the method, or :func:`make`."""
+
+    method: Method = Field(description="What to train: sft, dpo, ipo or kto.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        """Defaults that hang on other settings."""
+        if not isinstance(given, dict):
+            return given
+        filled = {"method": cls.model_fields["method"].default, **given}
+        if filled.get("lora_rank") is not None:
+            filled.setdefault("lr", float(f"{10 * cls.model_fields['lr'].default:g}"))
+        if filled.get("eval_data") is not None:
+            filled.setdefault("eval_fraction", 0.0)
+        if isinstance(data := filled.get("data"), str) and not filled.get("out"):
+            filled["out"] = f"runs/{filled['method']}-{re.sub(r'[.].*', '', Path(data).name) or 'data'}"
+        return filled
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _columns(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",")]
+        if any(not sign for _, sign, _ in pairs):
+            raise ValueError("write it as role=field,role=field, such as chosen=good,prompt=question")
+        return {key.strip(): field.strip() for key, _, field in pairs}
+
+    @field_validator("lora_targets", mode="before")
+    @classmethod
+    def _targets(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> Self:
+        """A setting that would be ignored is an error."""
+        if self.eval_data is not None and self.eval_fraction > 0:
+            raise ValueError("eval_fraction is without effect beside eval_data: leave one of them out")
+        if self.eval_data is None and self.eval_fraction == 0:
+            self._refuse(("eval_every_steps", "early_stop_patience"), "nothing is held out (eval_fraction is 0)")
+        if self.lora_rank is None:
+            self._refuse(("lora_alpha", "lora_targets"), "lora_rank is not set")
+        if self.optimizer != "adamw":
+            self._refuse(("adam_beta1", "adam_beta2"), f"the optimizer is {self.optimizer}")
+        return self
+
+    def _refuse(self, keys: Iterable[str], because: str) -> None:
+        for key in keys:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} is without effect: {because}")
+
+
+class SFTConfig(TrainConfig, frozen=True):
+    """Supervised fine-tuning on the good responses."""
+
+    method: Literal["sft"] = Field("sft", description="Supervised fine-tuning.")
+    lr: float = Field(2e-5, gt=0, description="Peak learning rate; 10 times as large by default with lora_rank.")
+
+
+class ReferenceConfig(TrainConfig, frozen=True):
+    """Methods that hold the policy near a reference."""
+
+    beta: float = Field(0.1, gt=0, description="Strength of the pull to the reference; larger stays nearer to it.")
+    reference: str = Field(
+        "frozen",
+        description="frozen (copy of the starting weights), cached (their log-probs on disk), adapter_off, or a model.",
+    )
+    reference_cache: str | None = Field(
+        None, description="Folder of cached reference log-probs, to be shared by runs; default: inside the run folder."
+    )
+
+    @field_validator("reference")
+    @classmethod
+    def _reference(cls, value: str) -> str:
+        near = get_close_matches(value, REFERENCES, n=1, cutoff=0.7)
+        if near and value not in REFERENCES and not Path(value).exists():
+            raise ValueError(f"it is neither {', '.join(REFERENCES)} nor a model (did you mean {near[0]}?)")
+        return value
+
+    @model_validator(mode="after")
+    def _reference_parts(self) -> Self:
+        if self.reference == "adapter_off" and self.lora_rank is None:
+            raise ValueError("reference adapter_off needs an adapter to switch off: set lora_rank")
+        if self.reference != "cached":
+            self._refuse(("reference_cache",), f"the reference is {self.reference}, not cached")
+        return self
+
+
+class PreferConfig(ReferenceConfig, frozen=True):
+    """Direct (DPO) or identity (IPO) preference optimisation on pairs."""
+
+    method: Literal["dpo", "ipo"] = Field("dpo", description="Direct or identity preference optimisation.")
+
+
+class KTOConfig(ReferenceConfig, frozen=True):
+    """Kahneman-Tversky optimisation on single responses labelled good or bad."""
+
+    method: Literal["kto"] = Field("kto", description="Kahneman-Tversky optimisation.")
+    lr: float = Field(5e-6, gt=0, description="Peak learning rate; 10 times as large by default with lora_rank.")
+    desirable_weight: float = Field(1.0, gt=0, description="Weight of good responses in the loss.")
+    undesirable_weight: float = Field(1.0, gt=0, description="Weight of bad responses in the loss.")
+
+
+class GenerateConfig(Settings, frozen=True):
+    """Answers of a model to one prompt or to a file of prompts."""
+
+    model: str = Field(description="The model: a run folder, a model folder or a hub id.")
+    prompt: str | None = Field(None, description="One prompt, as text.")
+    prompts: str | None = Field(None, description="A file of prompts, in any format that training data may have.")
+    n: int = Field(1, ge=1, description="Answers per prompt.")
+    max_new_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
+    temperature: float = Field(1.0, ge=0, description="Temperature; 0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest tokens of this total probability.")
+    top_k: int | None = Field(None, ge=1, description="Sample from this many likeliest tokens.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the sampling.")
+    batch_size: int = Field(16, ge=1, description="Answers sampled at a time.")
+    out: str | None = Field(None, description="JSONL file for the answers; default: print them.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.prompt is None) == (self.prompts is None):
+            raise ValueError("give either prompt (a text) or prompts (a file)")
+        if self.temperature == 0 and (self.n > 1 or self.top_p < 1 or self.top_k is not None):
+            raise ValueError("n, top_p and top_k are without effect at temperature 0")
+        return self
+
+
+CONFIGS: dict[str, type[TrainConfig]] = {"sft": SFTConfig, "dpo": PreferConfig, "ipo": PreferConfig, "kto": KTOConfig}
+SECTIONS: tuple[type[Settings], ...] = (
+    DataSettings,
+    ModelSettings,
+    OptimisationSettings,
+    EvaluationSettings,
+    RunSettings,
+)
+
+
+def section(kind: type[Settings], key: str) -> str:
+    """The heading a setting stands under: Data, Model, Optimisation, Objective, Evaluation or Run."""
+    found = next((s for s in SECTIONS if key in s.model_fields and issubclass(kind, s)), None)
+    return found.model_config.get("title") or "Objective" if found else "Objective"

@@ -1,0 +1,154 @@
+"""From YAML, ``key=value`` and Python values to a checked configuration, and back to YAML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_origin
+
+import yaml
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from afzal.errors import AfzalError
+
+from .explain import Setting, explain, joined, suggestion, unknown
+from .models import CONFIGS, METHODS, Settings, TrainConfig, members
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The configuration of a YAML file, with ``key=value`` overrides on top.
+
+    Raises:
+        AfzalError: the file does not parse, or a key or value is wrong; names ``file:line`` and the remedy.
+    """
+    return resolve([*read_file(path), *(read_override(text) for text in overrides)])
+
+
+def make(method: str, **settings: Any) -> TrainConfig:
+    """The configuration of a method from Python values, with the same checks and messages as a file."""
+    return resolve([Setting("method", method), *(Setting(k, v) for k, v in settings.items())])
+
+
+def dump(config: Settings) -> str:
+    """The resolved settings as YAML that :func:`load` reads back to an equal object."""
+    values = config.model_dump(mode="json")
+    method = {"method": values.pop("method")} if "method" in values else {}
+    return yaml.safe_dump(method | values, sort_keys=False, allow_unicode=True)
+
+
+def resolve(settings: Sequence[Setting]) -> TrainConfig:
+    """Settings in order of precedence (the last of a key wins), as the class of their method."""
+    return build(CONFIGS[method_of(settings)], settings)
+
+
+def method_of(settings: Sequence[Setting]) -> str:
+    """The method that settings name, refused in words when they name none or an unknown one."""
+    chosen = next((s for s in reversed(settings) if s.key == "method"), None)
+    if chosen is None:
+        where = settings[0].where.rpartition(":")[0] if settings else ""
+        remedy = f"add `method: dpo` (or {', '.join(m for m in METHODS if m != 'dpo')})"
+        raise AfzalError("the setting 'method' is missing", where=where, remedy=remedy)
+    if chosen.value not in CONFIGS:
+        raise AfzalError(
+            f"unknown method {chosen.value!r}{suggestion(str(chosen.value), METHODS)}",
+            where=chosen.where,
+            remedy=f"choose one of {', '.join(METHODS)}",
+        )
+    return chosen.value
+
+
+C = TypeVar("C", bound=Settings)
+
+
+def build(kind: type[C], settings: Sequence[Setting]) -> C:
+    """An object of ``kind`` from settings, the last of a key winning.
+
+    Raises:
+        AfzalError: an unknown key, or values that do not fit, in people's words.
+    """
+    latest = {s.key: s for s in settings}
+    faults = [unknown(kind, s, latest) for s in latest.values() if s.key not in kind.model_fields]
+    if faults:
+        raise joined(faults)
+    values = {key: _read(kind.model_fields[key], s) for key, s in latest.items()}
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise explain(kind, error, latest) from None
+
+
+def read_file(path: str | Path) -> list[Setting]:
+    """The settings of a YAML file, each with its line."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+    except OSError as error:
+        raise AfzalError(f"cannot read the configuration: {error.strerror}", where=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise AfzalError(f"byte {error.start} is not UTF-8", where=str(path), remedy="save it as UTF-8") from None
+    try:
+        return _settings_of(text, str(path))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "context_mark", None) or getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or str(error)
+        raise AfzalError(f"not valid YAML: {problem}", where=where, remedy="write one `key: value` per line") from None
+
+
+def read_override(text: str, where: str = "command line") -> Setting:
+    """A ``key=value`` of the command line."""
+    key, sign, value = text.partition("=")
+    if not sign:
+        raise AfzalError(f"{text!r} is no setting", where=where, remedy="write key=value, such as beta=0.2")
+    return Setting(key.strip().replace("-", "_"), value.strip(), where, typed=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader that reads 1e-6 as a number, which YAML 1.1 does not."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _yaml_value(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+def _settings_of(text: str, path: str) -> list[Setting]:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            raise AfzalError("no settings found", where=path, remedy="write one `key: value` per line")
+        found: dict[str, Setting] = {}
+        for key_node, value_node in node.value:
+            key = str(loader.construct_object(key_node, deep=True)).replace("-", "_")
+            where = f"{path}:{key_node.start_mark.line + 1}"
+            if key in found:
+                raise AfzalError(f"the setting {key!r} is given twice", where=where, why=f"also at {found[key].where}")
+            found[key] = Setting(key, loader.construct_object(value_node, deep=True), where)
+        return list(found.values())
+    finally:
+        loader.dispose()
+
+
+def _read(field: FieldInfo, setting: Setting) -> Any:
+    """The value of a setting; text from a command line becomes what the field takes."""
+    if not setting.typed or not isinstance(setting.value, str):
+        return setting.value
+    kinds = members(field.annotation)
+    if type(None) in kinds and setting.value.lower() in ("null", "none", "~"):
+        return None
+    if str in kinds or any(get_origin(k) is Literal for k in kinds):
+        return setting.value
+    try:
+        return _yaml_value(setting.value)
+    except yaml.YAMLError:
+        return setting.value

@@ -1,0 +1,24 @@
+"""Readers and writers for the field's formats, their detection, and splits that do not leak."""
+
+from afzal.data.dataset import Dataset, Drop, fingerprint
+from afzal.data.formats import FORMATS, Format
+from afzal.data.reading import read
+from afzal.data.remap import remap, without
+from afzal.data.splitting import split
+from afzal.data.writing import Plan, plan, write, write_rows
+
+__all__ = [
+    "FORMATS",
+    "Dataset",
+    "Drop",
+    "Format",
+    "Plan",
+    "fingerprint",
+    "plan",
+    "read",
+    "remap",
+    "split",
+    "without",
+    "write",
+    "write_rows",
+]

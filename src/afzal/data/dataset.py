@@ -1,0 +1,70 @@
+"""What reading a source gives: items, and a reason for every row that did not become one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from afzal.records import Item, turns_to_json
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Something that was read but is not used.
+
+    ``reason`` is a short code such as ``"empty_response"``. ``scope`` tells whether the whole row was dropped or only
+    a part of it (one response of many, one question of a conversation tree).
+    """
+
+    where: str
+    item_id: str
+    reason: str
+    detail: str = ""
+    scope: Literal["row", "part"] = "row"
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Items of one source, with an account of every row: ``rows == kept + dropped rows``.
+
+    A row may hold several items (a conversation tree), so ``len(items)`` can exceed ``kept``. ``notes`` say in words
+    what was understood. ``fingerprint`` is the SHA-256 of prompts, responses and votes in order; file names, ids and
+    line numbers do not enter it.
+    """
+
+    items: list[Item]
+    format: str
+    rows: int
+    drops: list[Drop] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    fingerprint: str = ""
+    source: str = ""
+
+    @property
+    def kept(self) -> int:
+        """Rows that gave at least one item."""
+        return self.rows - sum(drop.scope == "row" for drop in self.drops)
+
+    @property
+    def drop_counts(self) -> dict[str, int]:
+        """Drops by reason, the most frequent first; parts of rows count under ``"<reason> (part)"``."""
+        names = (drop.reason if drop.scope == "row" else f"{drop.reason} (part)" for drop in self.drops)
+        return dict(Counter(names).most_common())
+
+
+def fingerprint(items: Iterable[Item]) -> str:
+    """SHA-256 over what the items say, in order."""
+    digest = hashlib.sha256()
+    for item in items:
+        content = [
+            turns_to_json(item.prompt),
+            [turns_to_json(response.turns) for response in item.responses],
+            [[type(vote).__name__, *(getattr(vote, name) for name in vote.__slots__)] for vote in item.votes],
+        ]
+        digest.update(json.dumps(content, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass"))
+        digest.update(b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,189 @@
+"""Taking values out of a row, and the two things that can be wrong with one.
+
+A :class:`RowError` is damage (a field is missing or of the wrong type): it stops the reading unless the caller asked to
+skip such rows. An :class:`UnusableError` row is sound but holds nothing to train on (an empty answer): it is dropped
+and counted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+Row = Mapping[str, Any]
+
+PROBABILITY = ("p", "p_chosen", "preference_prob")
+ANNOTATOR = ("annotator", "annotator_id", "worker")
+_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+class RowError(Exception):
+    """A row that does not hold what its format promises; ``reason`` is a code, ``detail`` a sentence."""
+
+    def __init__(self, reason: str, field: str, problem: str) -> None:
+        self.reason, self.field = reason, field
+        self.detail = f"field '{field}' {problem}" if field else problem
+        super().__init__(self.detail)
+
+
+class UnusableError(Exception):
+    """A sound row that holds nothing to learn from; ``reason`` is a code, ``detail`` a sentence."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason, self.detail = reason, detail
+        super().__init__(detail or reason)
+
+
+def kind(value: Any) -> str:
+    """A value's type in words, for messages."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return f"a number ({value})"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, Mapping):
+        return "an object"
+    return "a list" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
+
+
+def name_of(row: Row, names: str) -> str:
+    """The first of ``"a|b|c"`` that the row holds, else ``""``."""
+    if "|" not in names:
+        return names if row.get(names) is not None else ""
+    return next((name for name in names.split("|") if row.get(name) is not None), "")
+
+
+def has(row: Row, names: str) -> bool:
+    """Whether the row holds one of ``"a|b|c"`` with a value that is not null."""
+    return bool(name_of(row, names))
+
+
+def value(row: Row, names: str) -> Any:
+    """The value of the first present name; :class:`RowError` when none is there."""
+    found = name_of(row, names)
+    if found:
+        return row[found]
+    first = names.split("|")[0]
+    raise RowError("missing_field", first, "is null" if first in row else "is missing")
+
+
+def text(row: Row, names: str) -> str:
+    """A text, as it stands."""
+    got = value(row, names)
+    if not isinstance(got, str):
+        raise RowError("wrong_type", name_of(row, names), f"is {kind(got)}, not text")
+    return got
+
+
+def optional_text(row: Row, names: str) -> str:
+    """A text, or ``""`` when the row has none."""
+    return text(row, names) if has(row, names) else ""
+
+
+def array(row: Row, names: str) -> list[Any]:
+    """A list; a JSON list in a text cell (as in CSV files) counts as one."""
+    got = value(row, names)
+    if isinstance(got, str) and got.lstrip().startswith("["):
+        got = _json_cell(got, name_of(row, names))
+    if not isinstance(got, list | tuple):
+        raise RowError("wrong_type", name_of(row, names), f"is {kind(got)}, not a list")
+    return list(got)
+
+
+def mapping(row: Row, names: str) -> Row:
+    """An object."""
+    got = value(row, names)
+    if not isinstance(got, Mapping):
+        raise RowError("wrong_type", name_of(row, names), f"is {kind(got)}, not an object")
+    return got
+
+
+def number(row: Row, names: str) -> float:
+    """A finite number; numerals in text (as in CSV files) count."""
+    got, name = value(row, names), name_of(row, names)
+    if isinstance(got, bool) or not isinstance(got, int | float | str):
+        raise RowError("wrong_type", name, f"is {kind(got)}, not a number")
+    try:
+        result = float(got)
+    except (ValueError, OverflowError):
+        raise RowError("wrong_type", name, f"is {str(got)[:40]!r}, not a number") from None
+    if not math.isfinite(result):
+        raise RowError("bad_value", name, f"is {result}, not a finite number")
+    return result
+
+
+def optional_number(row: Row, names: str) -> float | None:
+    """A finite number, or None when the row has none (an empty CSV cell counts as none)."""
+    name = name_of(row, names)
+    return number(row, name) if name and row[name] != "" else None
+
+
+def index(row: Row, names: str, size: int, *, base: int = 0) -> int:
+    """A whole number from ``base`` to ``base + size - 1``, returned counting from 0."""
+    got = number(row, names)
+    if got != int(got) or not base <= got < base + size:
+        raise RowError("bad_value", name_of(row, names), f"is {got:g}, not one of {base} to {base + size - 1}")
+    return int(got) - base
+
+
+def flag(row: Row, names: str) -> bool:
+    """A truth value: true/false, 1/0, or those words as text in any case."""
+    got, name = value(row, names), name_of(row, names)
+    known = _WORDS.get(str(got).strip().lower()) if isinstance(got, bool | int | str) else None
+    if known is None and got in (0.0, 1.0):
+        known = bool(got)
+    if known is None:
+        raise RowError("bad_value", name, f"is {str(got)[:40]!r}, not true or false")
+    return known
+
+
+def looks_like_flag(got: Any) -> bool:
+    """Whether :func:`flag` would take this value."""
+    try:
+        flag({"value": got}, "value")
+    except RowError:
+        return False
+    return True
+
+
+def opinion(row: Row) -> dict[str, Any]:
+    """Keyword arguments of a Comparison whose first response is the chosen one: strength, probability, weight, who."""
+    facts: dict[str, Any] = {"strength": _strength(row)}
+    probability = optional_number(row, "|".join(PROBABILITY))
+    if probability is not None and not 0.0 <= probability <= 1.0:
+        name = name_of(row, "|".join(PROBABILITY))
+        raise RowError("bad_value", name, f"is {probability:g}, not a probability from 0 to 1")
+    facts["probability"] = probability
+    facts["weight"] = weight(row)
+    who = name_of(row, "|".join(ANNOTATOR))
+    facts["annotator"] = str(row[who]) if who else None
+    return facts
+
+
+def weight(row: Row) -> float:
+    """The row's ``weight`` (at least 0), 1 when it has none."""
+    got = optional_number(row, "weight")
+    if got is not None and got < 0:
+        raise RowError("bad_value", "weight", f"is {got:g}, below 0")
+    return 1.0 if got is None else got
+
+
+def _strength(row: Row) -> float | None:
+    stated = optional_number(row, "margin|strength")
+    if stated is not None:
+        return stated
+    better = optional_number(row, "score_chosen|chosen_score|chosen_rating|chosen_avg_rating")
+    worse = optional_number(row, "score_rejected|rejected_score|rejected_rating|rejected_avg_rating")
+    return None if better is None or worse is None else better - worse
+
+
+def _json_cell(cell: str, name: str) -> Any:
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError):
+        raise RowError("wrong_type", name, "is text that begins like a list but is not JSON") from None

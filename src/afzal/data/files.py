@@ -1,0 +1,225 @@
+"""Rows out of files, folders and hub data sets, each with where it stands."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from afzal.data.jsontext import Fault, Raw, decode_utf8, read_array, read_lines
+from afzal.errors import AfzalError
+
+KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+_HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?(@[\w.\[\]:%-]+)?")
+_HUB_HELP = "a hub data set is owner/name, owner/name@split or owner/name:config@split"
+
+
+def rows(source: str | Path) -> Iterator[Raw]:
+    """Rows of a file, a folder of files, a ``save_to_disk`` folder, or a hub id.
+
+    Raises:
+        AfzalError: nothing there, an unknown kind of file, or one that cannot be read as its kind.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        return _file(path)
+    if isinstance(source, str) and _HUB.fullmatch(source) and not source.endswith((*KINDS, ".gz")):
+        return _hub(source)
+    raise AfzalError(f"no such file or folder: {source}", remedy=_near(path) or f"check the path; {_HUB_HELP}")
+
+
+def kind_of_file(path: Path) -> str:
+    """The extension that tells how to read a file, without ``.gz``; "" when it tells nothing."""
+    names = [suffix.lower() for suffix in path.suffixes]
+    if names and names[-1] == ".gz":
+        names.pop()
+    return names[-1] if names and names[-1] in KINDS else ""
+
+
+def _file(path: Path) -> Iterator[Raw]:
+    kind, packed = kind_of_file(path), path.suffix.lower() == ".gz"
+    if kind in (".parquet", ".arrow"):
+        if packed:
+            raise AfzalError(
+                f"{path.name}: unpack {kind} files first", where=str(path), why="they are compressed inside"
+            )
+        return _parquet(path) if kind == ".parquet" else _arrow(path)
+    return _text(path, kind, packed)
+
+
+def _text(path: Path, kind: str, packed: bool) -> Iterator[Raw]:
+    name = str(path)
+    try:
+        with _open(path, packed) as stream:
+            if kind in (".csv", ".tsv"):
+                yield from _table(decode_utf8(stream.read(), name), name, "\t" if kind == ".tsv" else ",")
+            elif _is_lines(stream, kind, name):
+                yield from read_lines(stream, name)
+            else:
+                yield from read_array(stream.read(), name)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        why = f"{error}; was it cut off?"
+        raise AfzalError("the gzip file cannot be unpacked", where=name, why=why) from None
+    except OSError as error:
+        raise AfzalError("the file cannot be read", where=name, why=str(error.strerror or error)) from None
+
+
+def _open(path: Path, packed: bool) -> io.BufferedReader:
+    raw = gzip.GzipFile(path, "rb") if packed else io.FileIO(path)
+    return io.BufferedReader(raw, 2**16)  # pyright: ignore[reportArgumentType]
+
+
+def _is_lines(stream: io.BufferedReader, kind: str, name: str) -> bool:
+    """Whether text is JSON lines, by its beginning: people name either kind .json and .jsonl."""
+    head = stream.peek(2**16)[: 2**16].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not kind and head[:1] not in (b"{", b"["):
+        known = " ".join(KINDS)
+        raise AfzalError("unknown kind of file", where=name, remedy=f"known: {known} (text kinds also with .gz)")
+    if head[:1] == b"[":
+        return kind != ".json" and head.rstrip() != b"[" and head[:2] not in (b"[{", b"[\n", b"[\r", b"[ ")
+    first, newline, rest = head.partition(b"\n")
+    return kind == ".jsonl" or not newline or bool(first.rstrip().endswith(b"}") and rest.strip())
+
+
+def _table(text: str, name: str, separator: str) -> Iterator[Raw]:
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), delimiter=separator, strict=True)
+    try:
+        header = next(reader, [])
+    except csv.Error as error:
+        raise AfzalError(f"the header is not a table row: {error}", where=f"{name}:1") from None
+    if twice := [column for column in header if header.count(column) > 1]:
+        raise AfzalError(f"column '{twice[0]}' occurs twice in the header", where=f"{name}:1")
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            why = "an unclosed quote makes the rest of the file one cell" if "end of data" in str(error) else ""
+            raise AfzalError(f"is not a table row: {error}", where=f"{name}:{line}", why=why) from None
+        if cells is None:
+            return
+        if cells:
+            yield Raw(f"{name}:{line}", _cells(header, cells))
+
+
+def _cells(header: list[str], cells: list[str]) -> dict[str, Any] | Fault:
+    if len(cells) != len(header):
+        return Fault("wrong_width", f"has {len(cells)} cells, the header has {len(header)}")
+    return dict(zip(header, cells, strict=True))
+
+
+def _parquet(path: Path) -> Iterator[Raw]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        yield from _batches(file.iter_batches(batch_size=1024), str(path))
+    except (pa.ArrowException, OSError) as error:
+        raise AfzalError("is not a readable parquet file", where=str(path), why=_first_line(error)) from None
+
+
+def _arrow(path: Path) -> Iterator[Raw]:
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as mapped:
+            try:
+                reader = pa.ipc.open_stream(mapped)
+            except pa.ArrowInvalid:
+                mapped.seek(0)
+                file = pa.ipc.open_file(mapped)
+                reader = (file.get_batch(n) for n in range(file.num_record_batches))
+            yield from _batches(reader, str(path))
+    except (pa.ArrowException, OSError) as error:
+        raise AfzalError("is not a readable arrow file", where=str(path), why=_first_line(error)) from None
+
+
+def _batches(batches: Any, name: str) -> Iterator[Raw]:
+    number = 0
+    for batch in batches:
+        for row in batch.to_pylist():
+            number += 1
+            yield Raw(f"{name}:{number}", row)
+
+
+def _folder(path: Path) -> Iterator[Raw]:
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        return _saved(path)
+    if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
+        raise AfzalError(f"{path} is a model folder, not data", remedy="give it as --model")
+    files = [f for f in sorted(path.rglob("*")) if f.is_file() and kind_of_file(f) and not _hidden(f, path)]
+    kinds = sorted({kind_of_file(f) for f in files})
+    if not files:
+        raise AfzalError(f"no data files in {path}", remedy=f"known kinds: {' '.join(KINDS)}")
+    if len(kinds) > 1:
+        raise AfzalError(
+            f"{path} mixes kinds of files: {' '.join(kinds)}", remedy="name one file, or one kind per folder"
+        )
+    return (raw for file in files for raw in _file(file))
+
+
+def _saved(path: Path) -> Iterator[Raw]:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except Exception as error:  # the library raises many kinds
+        raise AfzalError("the saved data set cannot be loaded", where=str(path), why=_first_line(error)) from None
+    return _records(loaded, str(path), "")
+
+
+def _hub(source: str) -> Iterator[Raw]:
+    import datasets
+
+    name, _, split = source.partition("@")
+    name, _, config = name.partition(":")
+    try:
+        loaded = datasets.load_dataset(name, config or None, split=split or None)
+    except Exception as error:  # network, permission, unknown name: the library raises many kinds
+        raise AfzalError(
+            f"no file or folder {source}, and the hub data set could not be loaded",
+            why=_first_line(error),
+            remedy=f"check the path; {_HUB_HELP}",
+        ) from None
+    return _records(loaded, source, split)
+
+
+def _records(loaded: Any, name: str, split: str) -> Iterator[Raw]:
+    """Rows of a ``datasets`` object; of several splits, ``train`` or the only one."""
+    if isinstance(loaded, dict):
+        splits = sorted(map(str, loaded))
+        chosen = split or ("train" if "train" in splits else splits[0] if len(splits) == 1 else "")
+        if not chosen:
+            example = f"{name}@{splits[0]}" if not Path(name).exists() else str(Path(name) / splits[0])
+            raise AfzalError(f"{name} has several splits: {', '.join(splits)}", remedy=f"name one: {example}")
+        loaded, name = loaded[chosen], f"{name}@{chosen}"
+    return (Raw(f"{name}:{n}", row) for n, row in enumerate(loaded, 1))
+
+
+def _hidden(file: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(root).parts) or file.name in _NOT_DATA
+
+
+_NOT_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "state.json", "config.json", "package.json"})
+
+
+def _near(path: Path) -> str:
+    from difflib import get_close_matches
+
+    folder = path.parent
+    names = [f.name for f in folder.iterdir()] if folder.is_dir() else []
+    close = get_close_matches(path.name, names, n=1, cutoff=0.7)
+    return f"did you mean {folder / close[0]}?" if close else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

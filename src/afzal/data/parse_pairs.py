@@ -1,0 +1,385 @@
+"""Rows that say which of two answers is better, one function per format: row in, :class:`Item` out.
+
+In every item made here response 0 is the better one unless the format itself shows A and B.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from afzal.data.fields import (
+    Row,
+    RowError,
+    UnusableError,
+    array,
+    flag,
+    has,
+    index,
+    kind,
+    mapping,
+    name_of,
+    opinion,
+    optional_number,
+    optional_text,
+    text,
+    value,
+    weight,
+)
+from afzal.data.turns import Messages, ask, merged, messages, reply, split_dialogues, split_texts, transcript
+from afzal.records import Comparison, Item, Message, Outcome, Response, Turns
+
+
+def pair(row: Row, prompt: Turns, better: Turns, worse: Turns) -> Item:
+    """An item of two responses, the first preferred, with the row's own strength, probability and weight."""
+    sources = (optional_text(row, "chosen_model|chosen-model"), optional_text(row, "rejected_model|rejected-model"))
+    responses = (Response(better, sources[0] or None), Response(worse, sources[1] or None))
+    return Item("", prompt, responses, (Comparison(0, 1, "first", **opinion(row)),))
+
+
+def versus(prompt: Turns, a: Turns, b: Turns, *votes: Comparison, sources: tuple[Any, Any] = (None, None)) -> Item:
+    """An item of two responses in the order the source shows them."""
+    return Item("", prompt, (Response(a, sources[0]), Response(b, sources[1])), votes)
+
+
+def standard(row: Row) -> Item:
+    """Three texts, taken as they stand: white space belongs to whom it is given."""
+    return pair(row, text(row, "prompt"), text(row, "chosen"), text(row, "rejected"))
+
+
+def standard_full(row: Row) -> Item:
+    """The prompt stands again at the head of both answers: taken off, so that it is not used twice."""
+    prompt, better, worse = text(row, "prompt"), text(row, "chosen"), text(row, "rejected")
+    return pair(row, prompt, better.removeprefix(prompt), worse.removeprefix(prompt))
+
+
+def implicit(row: Row) -> Item:
+    """Two whole texts: their common beginning, to the last word border, is the prompt."""
+    return pair(row, *split_texts(text(row, "chosen"), text(row, "rejected")))
+
+
+def hh_rlhf(row: Row) -> Item:
+    """Whole transcripts: all before the last Assistant turn must agree."""
+    better, worse = _dialogue(row, "chosen"), _dialogue(row, "rejected")
+    if better[:-1] != worse[:-1]:
+        raise UnusableError("prefix_differs", "the transcripts differ before the last answer")
+    prompt, answers = merged(better[:-1]), (better[-1:], worse[-1:])
+    if prompt and prompt[-1].role == "assistant":
+        prompt, answers = prompt[:-1], (merged(prompt[-1:] + answers[0]), merged(prompt[-1:] + answers[1]))
+    if not prompt:
+        raise UnusableError("empty_prompt", "the transcript holds nothing before the last answer")
+    return pair(row, prompt, *answers)
+
+
+def conversational(row: Row) -> Item:
+    """A prompt of messages (or one text) and answers of messages (or texts); whole dialogues are cut to the answer."""
+    given = value(row, "prompt")
+    prompt = ask(given) if isinstance(given, str) else messages(given, "prompt")
+    better, worse = _answer(row, "chosen"), _answer(row, "rejected")
+    if better[: len(prompt)] == prompt and worse[: len(prompt)] == prompt:
+        better, worse = better[len(prompt) :], worse[len(prompt) :]
+    elif better[0].role != "assistant" or worse[0].role != "assistant":
+        return pair(row, *split_dialogues(better, worse))
+    if not better or not worse:
+        raise UnusableError("empty_response", "no answer follows the prompt")
+    return pair(row, prompt, better, worse)
+
+
+def conversational_implicit(row: Row) -> Item:
+    """Whole dialogues: their common beginning is the prompt. A redundant ``prompt`` text is not used again."""
+    better, worse = _answer(row, "chosen"), _answer(row, "rejected")
+    if better[0].role == worse[0].role == "assistant":
+        raise RowError("missing_field", "prompt", "is missing: the answers begin with the assistant")
+    return pair(row, *split_dialogues(better, worse))
+
+
+def message_lists(row: Row) -> Item:
+    """``chosen_messages``, ``rejected_messages`` with typed parts; ``loss_weight`` of the answers weighs the pair."""
+    better, worse = value(row, "chosen_messages"), value(row, "rejected_messages")
+    pieces = split_dialogues(messages(better, "chosen_messages"), messages(worse, "rejected_messages"))
+    weights = {_loss_weight(better[-1]), _loss_weight(worse[-1])}
+    if len(weights) > 1:
+        raise UnusableError("mixed_loss_weight", "chosen and rejected have different loss_weight")
+    return pair({"weight": weights.pop()} | dict(row), *pieces)
+
+
+def openai_preference(row: Row) -> Item:
+    """The preference format of OpenAI, Azure, Fireworks and Together."""
+    given = mapping(row, "input")
+    prompt = messages(value(given, "messages"), "input.messages")
+    better = messages(value(row, "preferred_output"), "preferred_output")
+    worse = messages(value(row, "non_preferred_output"), "non_preferred_output")
+    return replace(pair(row, prompt, better, worse), extra={"tools": given["tools"]} if given.get("tools") else {})
+
+
+def instruction_pair(row: Row) -> Item:
+    """An instruction and two texts; the prompt is instruction, newline, input, after ``system`` and ``history``."""
+    prompt = ask(instruction(row), system=optional_text(row, "system|system_prompt"), history=_history(row))
+    return pair(row, prompt, reply(text(row, "chosen|accepted")), reply(text(row, "rejected")))
+
+
+def question_pair(row: Row) -> Item:
+    """A question and two texts, with a system message when given (Orca pairs, StackExchange, code pairs)."""
+    prompt = ask(text(row, "question|query|problem|input"), system=optional_text(row, "system|system_prompt"))
+    better, worse = text(row, "chosen|accepted|response_j"), text(row, "rejected|response_k")
+    return pair(row, prompt, reply(better), reply(worse))
+
+
+def argilla_pair(row: Row) -> Item:
+    """Argilla's and distilabel's pair of responses; their ratings give the strength."""
+    prompt = ask(instruction(row), system=optional_text(row, "system|system_prompt"))
+    return pair(row, prompt, reply(text(row, "chosen_response")), reply(text(row, "rejected_response")))
+
+
+def sharegpt_pair(row: Row) -> Item:
+    """A ShareGPT dialogue and two messages that would follow it."""
+    turns = messages(value(row, "conversations"), "conversations")
+    system = optional_text(row, "system")
+    if system and turns[:1] and turns[0].role != "system":
+        turns = (Message("system", system), *turns)
+    better, worse = messages(value(row, "chosen"), "chosen"), messages(value(row, "rejected"), "rejected")
+    return pair(row, turns, better, worse)
+
+
+def ms_swift(row: Row) -> Item:
+    """The last assistant message is chosen; each rejected answer replaces all that follows the last user turn."""
+    turns = messages(value(row, "messages"), "messages")
+    cut = max((n for n, m in enumerate(turns) if m.role in ("user", "tool")), default=-1) + 1
+    if not cut or cut == len(turns):
+        raise RowError("bad_value", "messages", "does not end with a user turn and its answer")
+    worse = _rejected(row)
+    shared = opinion(row)
+    shared["weight"] /= len(worse)
+    responses = tuple(Response(turns_) for turns_ in (turns[cut:], *worse))
+    votes = tuple(Comparison(0, k, "first", **shared) for k in range(1, len(responses)))
+    return Item("", turns[:cut], responses, votes)
+
+
+def indexed(row: Row) -> Item:
+    """``responses`` with the index ``i`` of the better and ``j`` of the worse one, or ``pairs`` of such."""
+    responses = tuple(Response(_turns(r, "responses")) for r in array(row, "responses"))
+    named = array(row, "pairs") if has(row, "pairs") else [[value(row, "i"), value(row, "j")]]
+    votes = []
+    for entry in named:
+        if not isinstance(entry, list | tuple) or len(entry) != 2:
+            raise RowError("wrong_type", "pairs", "holds something other than [better, worse] indices")
+        i, j = (index({name: at}, name, len(responses)) for name, at in zip("ij", entry, strict=True))
+        if i == j:
+            raise RowError("bad_value", "j", f"equals i ({i}): a response cannot be better than itself")
+        votes.append(Comparison(i, j, "first", **opinion(row)))
+    return Item("", _prompt_like(value(row, "prompt"), responses), responses, tuple(votes))
+
+
+def helpsteer3(row: Row) -> Item:
+    """``overall_preference`` from -3 to 3: below 0 means response1 is better; 0 is a tie; the size is the strength."""
+    context = value(row, "context")
+    prompt = ask(context) if isinstance(context, str) else messages(context, "context")
+    liking = optional_number(row, "overall_preference")
+    if liking is None:
+        raise RowError("missing_field", "overall_preference", "is empty")
+    vote = Comparison(0, 1, _by_sign(-liking), strength=abs(liking), weight=weight(row))
+    return versus(prompt, reply(text(row, "response1")), reply(text(row, "response2")), vote)
+
+
+def pku_saferlhf(row: Row) -> Item:
+    """Two axes: ``better`` (helpful) from better_response_id, ``safer`` from safer_response_id."""
+    votes = []
+    for axis in ("better", "safer"):
+        if has(row, f"{axis}_response_id"):
+            winner = index(row, f"{axis}_response_id", 2)
+            votes.append(Comparison(0, 1, "first" if winner == 0 else "second", axis=axis, weight=weight(row)))
+    sources = (row.get("response_0_source"), row.get("response_1_source"))
+    answers = (reply(text(row, "response_0")), reply(text(row, "response_1")))
+    return versus(ask(text(row, "prompt")), *answers, *votes, sources=sources)
+
+
+def shp(row: Row) -> Item:
+    """``labels`` 1 means that A is better, 0 that B is; the strength is the gap of the two scores."""
+    outcome: Outcome = "first" if flag(row, "labels") else "second"
+    scores = (optional_number(row, "score_A"), optional_number(row, "score_B"))
+    gap = None if scores[0] is None or scores[1] is None else abs(scores[0] - scores[1])
+    vote = Comparison(0, 1, outcome, strength=gap, weight=weight(row))
+    return versus(ask(text(row, "history")), reply(text(row, "human_ref_A")), reply(text(row, "human_ref_B")), vote)
+
+
+_ARENA: dict[str, Outcome] = {
+    "model_a": "first",
+    "model_b": "second",
+    "tie": "tie",
+    "tie (bothbad)": "both_bad",
+    "bothbad": "both_bad",
+    "both_bad": "both_bad",
+}
+
+
+def arena(row: Row) -> Item:
+    """Two dialogues and a winner; "tie (bothbad)" says nothing about the order and is no tie."""
+    winner = text(row, "winner").strip().lower()
+    if winner not in _ARENA:
+        raise RowError("bad_value", "winner", f"is {winner[:40]!r}, not one of {', '.join(_ARENA)}")
+    a, b = (messages(value(row, f"conversation_{side}"), f"conversation_{side}") for side in "ab")
+    who = name_of(row, "judge|annotator")
+    vote = Comparison(0, 1, _ARENA[winner], annotator=str(row[who]) if who else None, weight=weight(row))
+    return versus(*split_dialogues(a, b), vote, sources=(row.get("model_a"), row.get("model_b")))
+
+
+def arena_columns(row: Row) -> Item:
+    """The same with one column per outcome and turns as JSON lists of texts."""
+    flags = [flag(row, f"winner_{name}") for name in ("model_a", "model_b", "tie")]
+    if sum(flags) != 1:
+        raise RowError("bad_value", "winner_model_a", "and its sisters name no winner, or several")
+    outcome: Outcome = ("first", "second", "tie")[flags.index(True)]  # pyright: ignore[reportAssignmentType]
+    asked = array(row, "prompt")
+    a, b = (_alternate(asked, array(row, f"response_{side}"), f"response_{side}") for side in "ab")
+    vote = Comparison(0, 1, outcome, weight=weight(row))
+    return versus(*split_dialogues(a, b), vote, sources=(row.get("model_a"), row.get("model_b")))
+
+
+def summarize_from_feedback(row: Row) -> Item:
+    """Two summaries of a post; ``choice`` is the index of the better one. Texts in the layout of the paper."""
+    shown = [text(entry, "text") if isinstance(entry, dict) else str(entry) for entry in array(row, "summaries")]
+    if len(shown) != 2:
+        raise RowError("bad_value", "summaries", f"holds {len(shown)} texts, not 2")
+    outcome: Outcome = "first" if index(row, "choice", 2) == 0 else "second"
+    info, worker = mapping(row, "info"), row.get("worker")
+    vote = Comparison(0, 1, outcome, annotator=None if worker is None else str(worker), weight=weight(row))
+    first, second = (f" {summary.lstrip()}" for summary in shown)
+    return versus(_post(info), first, second, vote)
+
+
+def webgpt(row: Row) -> Item:
+    """Two answers with a score each; equal scores are a tie."""
+    asked = value(row, "question")
+    prompt = ask(text(asked, "full_text") if isinstance(asked, dict) else text(row, "question"))
+    scores = [optional_number(row, f"score_{k}") for k in (0, 1)]
+    if scores[0] is None or scores[1] is None:
+        raise RowError("missing_field", "score_0", "or score_1 is missing")
+    gap = scores[0] - scores[1]
+    vote = Comparison(0, 1, _by_sign(gap), strength=abs(gap), weight=weight(row))
+    return versus(prompt, reply(text(row, "answer_0")), reply(text(row, "answer_1")), vote)
+
+
+def alpaca_farm(row: Row) -> Item:
+    """``preference`` (or ``label``) 1 means output_1 is better, 2 means output_2."""
+    outcome: Outcome = "first" if index(row, "preference|label", 2, base=1) == 0 else "second"
+    vote = Comparison(0, 1, outcome, weight=weight(row))
+    return versus(ask(instruction(row)), reply(text(row, "output_1")), reply(text(row, "output_2")), vote)
+
+
+def pandalm(row: Row) -> Item:
+    """One vote per annotator: 1 or 2 names the better response, 0 is a tie."""
+    votes = []
+    for name in sorted(key for key in row if key.startswith("annotator") and row[key] is not None):
+        outcome: Outcome = ("tie", "first", "second")[index(row, name, 3)]  # pyright: ignore[reportAssignmentType]
+        votes.append(Comparison(0, 1, outcome, annotator=name, weight=weight(row)))
+    return versus(ask(instruction(row)), reply(text(row, "response1")), reply(text(row, "response2")), *votes)
+
+
+def anthropic_evals(row: Row) -> Item:
+    """Texts continued as they stand (" Yes"); ``label_confidence`` is the probability that the label is right."""
+    sure = optional_number(row, "label_confidence")
+    better, worse = text(row, "answer_matching_behavior"), text(row, "answer_not_matching_behavior")
+    facts = {"p": sure} if sure is not None else {}
+    return pair(facts | dict(row), text(row, "question"), better, worse)
+
+
+def label_studio(row: Row) -> Item:
+    """``data`` with prompt, answer1, answer2; every annotation is one vote, ``left`` meaning answer1."""
+    data = mapping(row, "data")
+    votes = [vote for entry in array(row, "annotations|completions") if (vote := _label_studio_vote(entry))]
+    if not votes:
+        raise UnusableError("no_votes", "no annotation selects an answer")
+    prompt = ask(text(data, "prompt|instruction|question"))
+    return versus(prompt, reply(text(data, "answer1")), reply(text(data, "answer2")), *votes)
+
+
+def instruction(row: Row) -> str:
+    """``instruction``, then a line break and ``input`` when there is one (either alone will do)."""
+    parts = [optional_text(row, "instruction"), optional_text(row, "input")]
+    if not any(part.strip() for part in parts):
+        raise RowError("missing_field", "instruction", "is missing or empty, and so is 'input'")
+    return "\n".join(part for part in parts if part.strip())
+
+
+def _label_studio_vote(entry: Any) -> Comparison | None:
+    if not isinstance(entry, dict) or entry.get("was_cancelled"):
+        return None
+    who = entry.get("completed_by")
+    who = who.get("email", who.get("id")) if isinstance(who, dict) else who
+    for result in array(entry, "result") if has(entry, "result") else []:
+        answer = result.get("value") if isinstance(result, dict) else None
+        selected = answer.get("selected") if isinstance(answer, dict) else None
+        if selected in ("left", "right"):
+            outcome: Outcome = "first" if selected == "left" else "second"
+            seconds = optional_number(entry, "lead_time")
+            return Comparison(0, 1, outcome, annotator=None if who is None else str(who), seconds=seconds)
+    return None
+
+
+def _dialogue(row: Row, name: str) -> Messages:
+    turns = transcript(text(row, name))
+    if turns is None or turns[-1].role != "assistant":
+        raise UnusableError("no_transcript", f"'{name}' is not a Human/Assistant transcript that ends with an answer")
+    return turns
+
+
+def _answer(row: Row, name: str) -> Messages:
+    given = value(row, name)
+    turns = reply(given) if isinstance(given, str) else messages(given, name)
+    if not turns:
+        raise UnusableError("empty_response", f"'{name}' holds no message")
+    return turns
+
+
+def _turns(given: Any, name: str) -> Turns:
+    if isinstance(given, str):
+        return given
+    if given is None or isinstance(given, bool | int | float):
+        raise RowError("wrong_type", name, f"holds {kind(given)} where a text or messages belong")
+    return messages(given, name)
+
+
+def _prompt_like(given: Any, responses: tuple[Response, ...]) -> Turns:
+    """The prompt as text or messages, whichever the responses are; RowError for a mixture."""
+    prompt = _turns(given, "prompt")
+    if any(isinstance(r.turns, str) is not isinstance(prompt, str) for r in responses):
+        raise RowError("wrong_type", "responses", "are texts where the prompt is messages, or the other way round")
+    return prompt
+
+
+def _history(row: Row) -> list[Any]:
+    return array(row, "history") if has(row, "history") else []
+
+
+def _loss_weight(raw: Any) -> float:
+    got = optional_number(raw, "loss_weight") if isinstance(raw, dict) else None
+    return 1.0 if got is None else got
+
+
+def _rejected(row: Row) -> list[Messages]:
+    if has(row, "rejected_messages"):
+        turns = messages(value(row, "rejected_messages"), "rejected_messages")
+        return [turns[max((n for n, m in enumerate(turns) if m.role in ("user", "tool")), default=-1) + 1 :]]
+    given = value(row, "rejected_response")
+    answers = [given] if isinstance(given, str) else array(row, "rejected_response")
+    if not answers or not all(isinstance(answer, str) for answer in answers):
+        raise RowError("wrong_type", "rejected_response", "is not a text or a list of texts")
+    return [reply(answer) for answer in answers]
+
+
+def _alternate(asked: list[Any], said: list[Any], name: str) -> Messages:
+    if len(asked) != len(said) or not all(isinstance(turn, str) for turn in asked + said):
+        raise RowError("bad_value", name, "does not hold one text per turn of 'prompt'")
+    return tuple(m for q, a in zip(asked, said, strict=True) for m in (Message("user", q), Message("assistant", a)))
+
+
+def _post(info: Row) -> str:
+    """The prompt layout of Stiennon et al. 2020 (appendix B.1): Reddit posts, or news articles."""
+    if has(info, "article"):
+        return f"Article: {text(info, 'article')}\n\nTL;DR:"
+    head = f"SUBREDDIT: r/{text(info, 'subreddit')}\n\n" if has(info, "subreddit") else ""
+    return f"{head}TITLE: {optional_text(info, 'title')}\n\nPOST: {text(info, 'post')}\n\nTL;DR:"
+
+
+def _by_sign(gap: float) -> Outcome:
+    return "tie" if gap == 0 else "first" if gap > 0 else "second"

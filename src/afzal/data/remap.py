@@ -1,0 +1,38 @@
+"""Renumbering the responses of an item together with every vote that names them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from afzal.records import Comparison, Item, Vote
+
+
+def remap(item: Item, new_index: Sequence[int | None]) -> Item:
+    """The item with response k at ``new_index[k]``; None removes it, an index used twice merges two responses.
+
+    The first response of an index is the one kept. Votes on removed responses go, and so do comparisons of a
+    response with itself.
+    """
+    first = {new: old for old, new in reversed(list(enumerate(new_index))) if new is not None}
+    responses = tuple(item.responses[first[new]] for new in sorted(first))
+    votes = tuple(moved for vote in item.votes if (moved := _moved(vote, new_index)) is not None)
+    return replace(item, responses=responses, votes=votes)
+
+
+def without(item: Item, removed: set[int]) -> Item:
+    """The item without the responses of these indices."""
+    kept = [k for k in range(len(item.responses)) if k not in removed]
+    place = {old: new for new, old in enumerate(kept)}
+    return remap(item, [place.get(k) for k in range(len(item.responses))])
+
+
+def _moved(vote: Vote, new_index: Sequence[int | None]) -> Vote | None:
+    if not isinstance(vote, Comparison):
+        new = new_index[vote.response]
+        return None if new is None else replace(vote, response=new)
+    first, second = new_index[vote.first], new_index[vote.second]
+    if first is None or second is None or first == second:
+        return None
+    shown = None if vote.shown_first is None else new_index[vote.shown_first]
+    return replace(vote, first=first, second=second, shown_first=shown)

@@ -1,0 +1,194 @@
+"""Texts and messages: roles, content parts, transcripts, and where a prompt ends."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from typing import Any
+
+from afzal.data.fields import RowError, UnusableError, kind
+from afzal.records import Message, Turns
+
+Messages = tuple[Message, ...]
+
+ROLES = {
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "system": "system",
+    "developer": "developer",
+    "tool": "tool",
+    "observation": "tool",
+    "function": "tool",
+    "ipython": "tool",
+}
+
+_TURN = re.compile(r"(?:^|\n\n)[ \t]*(Human|Assistant):")
+# Scripts written without spaces between words: every character there is a boundary.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+
+
+def message(raw: Any, field: str) -> Message:
+    """One message from ``{role, content}`` or ``{from, value}``."""
+    if not isinstance(raw, Mapping):
+        raise RowError("wrong_type", field, f"holds {kind(raw)} where a message belongs")
+    role = raw.get("role", raw.get("from"))
+    if not isinstance(role, str) or role.lower() not in ROLES:
+        known = ", ".join(sorted(ROLES))
+        raise RowError("bad_value", field, f"holds a message with role {role!r} (known: {known})")
+    if raw.get("tool_calls"):
+        raise UnusableError("tool_calls", "messages with tool calls are not supported yet")
+    content = raw.get("content", raw.get("value"))
+    return Message(ROLES[role.lower()], _content(content, field))
+
+
+def messages(raw: Any, field: str) -> Messages:
+    """Messages from a list of them, or from a single one."""
+    if isinstance(raw, Mapping):
+        raw = [raw]
+    if not isinstance(raw, list | tuple):
+        raise RowError("wrong_type", field, f"is {kind(raw)}, not a list of messages")
+    return tuple(message(entry, field) for entry in raw)
+
+
+def looks_like_messages(raw: Any) -> bool:
+    """Whether a value is a message or a non-empty list that begins with one."""
+    first = raw[0] if isinstance(raw, list | tuple) and raw else raw
+    return isinstance(first, Mapping) and ({"role", "content"} <= first.keys() or {"from", "value"} <= first.keys())
+
+
+def ask(prompt: str, *, system: str = "", history: Sequence[Any] = ()) -> Messages:
+    """A conversation that ends with the user's ``prompt``; ``history`` holds earlier [question, answer] pairs."""
+    turns = [Message("system", system)] if system.strip() else []
+    for exchange in history:
+        if not isinstance(exchange, list | tuple) or len(exchange) != 2:
+            raise RowError("wrong_type", "history", "holds something other than [question, answer] pairs")
+        turns += [Message("user", str(exchange[0])), Message("assistant", str(exchange[1]))]
+    return (*turns, Message("user", prompt))
+
+
+def reply(text: str) -> Messages:
+    """A conversation's continuation by one assistant message."""
+    return (Message("assistant", text),)
+
+
+def answer_text(turns: Turns) -> str:
+    """The words of an answer: a text as it stands, or the assistant's contents joined by blank lines."""
+    if isinstance(turns, str):
+        return turns
+    return "\n\n".join(content_text(m.content) for m in turns if m.role == "assistant")
+
+
+def full_text(turns: Turns) -> str:
+    """All words of a prompt or an answer, whoever said them."""
+    return turns if isinstance(turns, str) else "\n\n".join(content_text(m.content) for m in turns)
+
+
+def content_text(content: str | tuple[Mapping[str, Any], ...]) -> str:
+    """A message's words; an image or a sound stands as ``<image>``, ``<audio>``."""
+    if isinstance(content, str):
+        return content
+    return "".join(str(part["text"]) if part.get("type") == "text" else f"<{part.get('type')}>" for part in content)
+
+
+def same_text(a: Turns, b: Turns) -> bool:
+    """Whether two answers are equal but for white space at the ends."""
+    return stripped(a) == stripped(b)
+
+
+def stripped(turns: Turns) -> str | tuple[tuple[str, str], ...]:
+    """A hashable key of what was said, without white space at the ends."""
+    if isinstance(turns, str):
+        return turns.strip()
+    return tuple((m.role, content_text(m.content).strip()) for m in turns)
+
+
+def transcript(text: str) -> Messages | None:
+    """The turns of a ``Human: ... Assistant: ...`` text; None when it does not begin with one."""
+    pieces = _TURN.split(text)
+    if len(pieces) < 3 or pieces[0].strip():
+        return None
+    return tuple(
+        Message(ROLES[who.lower()], said.strip()) for who, said in zip(pieces[1::2], pieces[2::2], strict=True)
+    )
+
+
+def merged(turns: Messages) -> Messages:
+    """Neighbouring text messages of one role joined into one: chat templates want the roles to alternate."""
+    out: list[Message] = []
+    for turn in turns:
+        last = out[-1] if out else None
+        if last and last.role == turn.role and isinstance(last.content, str) and isinstance(turn.content, str):
+            out[-1] = Message(turn.role, f"{last.content}\n\n{turn.content}")
+        else:
+            out.append(turn)
+    return tuple(out)
+
+
+def split_dialogues(first: Messages, second: Messages) -> tuple[Messages, Messages, Messages]:
+    """Two whole dialogues as (shared prompt, rest of the first, rest of the second).
+
+    The prompt is the longest common beginning after which the assistant speaks in both.
+    """
+    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))))
+    while shared and not (_assistant_at(first, shared) and _assistant_at(second, shared)):
+        shared -= 1
+    if not shared:
+        raise UnusableError("prefix_differs", "the two dialogues share no beginning that an assistant's turn follows")
+    return first[:shared], first[shared:], second[shared:]
+
+
+def split_texts(first: str, second: str) -> tuple[str, str, str]:
+    """Two texts as (common prompt, rest of the first, rest of the second), cut where a word begins.
+
+    White space before the word belongs to the rest, as tokenizers of the GPT family want it.
+    """
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+    while shared and not _is_cut(first, second, shared):
+        shared -= 1
+    if not shared:
+        reason = "identical_pair" if first.strip() == second.strip() else "no_common_prompt"
+        raise UnusableError(reason, "chosen and rejected have no common beginning to serve as the prompt")
+    return first[:shared], first[shared:], second[shared:]
+
+
+def _assistant_at(turns: Messages, at: int) -> bool:
+    return at < len(turns) and turns[at].role == "assistant"
+
+
+def _is_cut(first: str, second: str, at: int) -> bool:
+    if first[at - 1].isspace() or not first[at:].strip() or not second[at:].strip():
+        return False
+    return not (_in_word(first[at - 1]) and (_in_word(first[at]) or _in_word(second[at])))
+
+
+def _in_word(char: str) -> bool:
+    return char.isalnum() and not _UNSPACED.match(char)
+
+
+def _content(raw: Any, field: str) -> str | tuple[Mapping[str, Any], ...]:
+    if isinstance(raw, str):
+        return raw
+    if not isinstance(raw, list | tuple):
+        raise RowError("wrong_type", field, f"holds a message whose content is {kind(raw)}, not text or parts")
+    parts = tuple(_part(part, field) for part in raw)
+    return content_text(parts) if all(part["type"] == "text" for part in parts) else parts
+
+
+def _part(raw: Any, field: str) -> Mapping[str, Any]:
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("type"), str):
+        raise RowError("wrong_type", field, "holds a content part without a 'type'")
+    if raw["type"] != "text":
+        return {name: value for name, value in raw.items() if value is not None}
+    words = raw.get("text", raw.get("value"))
+    if not isinstance(words, str):
+        raise RowError("wrong_type", field, f"holds a text part whose text is {kind(words)}")
+    return {"type": "text", "text": words}

@@ -1,0 +1,197 @@
+"""Items out again: TRL's text and conversational layouts, OpenAI's preference format, and Afzal's own."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from afzal.data.dataset import Drop
+from afzal.data.native import to_row
+from afzal.errors import AfzalError
+from afzal.records import Comparison, Item, Preference, Rating, Turns, labels, preferences, turns_to_json
+
+Target = Literal["trl", "conversational", "openai", "afzal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What writing would do: the rows, what no row can be made of, and facts (with counts) that the rows leave out."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[Drop] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class _CannotHold:
+    """A pair, label or answer that the target has no place for."""
+
+    reason: str
+    detail: str
+
+
+def plan(items: Iterable[Item], target: Target) -> Plan:
+    """Items as rows of the target: one row per ordered pair, labelled response or plain answer."""
+    if target not in get_args(Target):
+        raise ValueError(f"unknown target {target!r}; known: {', '.join(get_args(Target))}")
+    made = Plan()
+    for item in items:
+        if target == "afzal":
+            made.rows.append(to_row(item))
+            continue
+        made.left_out.update(_left_out(item))
+        for row in _rows(item, target):
+            if isinstance(row, _CannotHold):
+                made.skipped.append(Drop(item.where, item.id, row.reason, row.detail, "part"))
+            else:
+                made.rows.append(row)
+    return made
+
+
+def write(items: Sequence[Item], path: str | Path, format: Target, *, skip_unholdable: bool = False) -> int:
+    """Write items as JSON lines (gzip when the name ends in .gz) and return the number of rows.
+
+    Raises:
+        AfzalError: the format has no place for something (a tie, a dialogue in a text format) and ``skip_unholdable``
+            is off, or nothing is left to write.
+    """
+    made = plan(items, format)
+    if made.skipped and not skip_unholdable:
+        raise _refusal(made.skipped, format)
+    if not made.rows:
+        raise AfzalError(
+            f"nothing to write as {format}", why="no item holds a pair, label or answer it has a place for"
+        )
+    return write_rows(made.rows, path)
+
+
+def write_rows(rows: Sequence[dict[str, Any]], path: str | Path) -> int:
+    """Rows as JSON lines, written beside the target and then moved into place."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with gzip.open(beside, "wb") if path.suffix == ".gz" else beside.open("wb") as stream:
+            for row in rows:
+                stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        os.replace(beside, path)
+    except OSError as error:
+        raise AfzalError(f"cannot write {path}", why=str(error.strerror or error)) from None
+    finally:
+        beside.unlink(missing_ok=True)
+    return len(rows)
+
+
+def _rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _CannotHold]:
+    if unfit := _unfit(item, target):
+        yield unfit
+    elif any(isinstance(vote, Rating) and vote.kind == "label" for vote in item.votes):
+        yield from _label_rows(item, target)
+    elif len(item.responses) == 1 and not item.votes:
+        yield from _answer_rows(item, target)
+    else:
+        yield from _pair_rows(item, target)
+
+
+def _unfit(item: Item, target: Target) -> _CannotHold | None:
+    if target == "trl" and item.is_chat:
+        return _CannotHold("dialogue", "messages have no place in plain texts; write it as conversational")
+    if target != "trl" and not item.is_chat:
+        return _CannotHold("plain_text", "a text to be continued is no dialogue; write it as trl")
+    return None
+
+
+def _pair_rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _CannotHold]:
+    both_bad = sum(isinstance(v, Comparison) and v.p_first is None for v in item.votes)
+    for _ in range(both_bad):
+        yield _CannotHold("both_bad", "two bad answers have no order")
+    found = preferences(item)
+    if not found and not both_bad:
+        yield _CannotHold("no_preference", "no vote orders the answers")
+    for pair in found:
+        if pair.p == 0.5:
+            yield _CannotHold("tie", "a tie has no chosen and rejected answer")
+            continue
+        chosen, rejected = item.responses[pair.i].turns, item.responses[pair.j].turns
+        if target == "openai":
+            yield _openai_row(item, chosen, rejected, pair)
+        else:
+            row = {"prompt": item.prompt, "chosen": chosen, "rejected": rejected}
+            yield {k: turns_to_json(v) for k, v in row.items()} | _facts(pair) | _template(item)
+
+
+def _openai_row(item: Item, chosen: Turns, rejected: Turns, pair: Preference) -> dict[str, Any] | _CannotHold:
+    if pair.p != 1.0 or pair.weight != 1.0:
+        return _CannotHold("soft_label", "probabilities and weights have no place in it")
+    if any(not isinstance(t, str) and any(m.role == "user" for m in t) for t in (chosen, rejected)):
+        return _CannotHold("user_turn_in_response", "preferred_output holds answers only, no user turns")
+    tools = item.extra.get("tools")
+    return {
+        "input": {"messages": turns_to_json(item.prompt)} | ({"tools": tools} if tools else {}),
+        "preferred_output": turns_to_json(chosen),
+        "non_preferred_output": turns_to_json(rejected),
+    }
+
+
+def _label_rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _CannotHold]:
+    if target == "openai":
+        yield _CannotHold("unpaired", "labels of single answers have no place in it")
+        return
+    weights = {v.response: v.weight for v in item.votes if isinstance(v, Rating) and v.kind == "label"}
+    for k, label in enumerate(labels(item)):
+        if label is None:
+            yield _CannotHold("no_label", "nothing says whether the answer is good or bad")
+            continue
+        row = {
+            "prompt": turns_to_json(item.prompt),
+            "completion": turns_to_json(item.responses[k].turns),
+            "label": label,
+        }
+        yield row | ({"weight": weights[k]} if weights.get(k, 1.0) != 1.0 else {})
+
+
+def _answer_rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _CannotHold]:
+    if target == "openai":
+        yield _CannotHold("no_preference", "single answers have no place in it")
+        return
+    completion = turns_to_json(item.responses[0].turns)
+    if item.prompt == "":
+        yield {"text": completion}
+    else:
+        yield {"prompt": turns_to_json(item.prompt), "completion": completion} | _template(item)
+
+
+def _facts(pair: Preference) -> dict[str, float]:
+    """What makes the pair special, under the names that reading understands."""
+    facts = {"p_chosen": (pair.p, 1.0), "weight": (pair.weight, 1.0), "margin": (pair.margin, None)}
+    return {name: got for name, (got, usual) in facts.items() if got != usual and got is not None}
+
+
+def _template(item: Item) -> dict[str, Any]:
+    return {k: item.extra[k] for k in ("tools", "chat_template_kwargs") if k in item.extra}
+
+
+def _left_out(item: Item) -> Iterator[str]:
+    checks: dict[str, Callable[[], bool]] = {
+        "the names of annotators": lambda: any(v.annotator for v in item.votes),
+        "single votes (pooled into one probability)": lambda: len(item.votes) > len(item.responses) > 1,
+        "that answers belong to one prompt (written as pairs)": lambda: len(item.responses) > 2,
+        "which axis a vote is on": lambda: any(v.axis for v in item.votes),
+    }
+    yield from (name for name, holds in checks.items() if holds())
+
+
+def _refusal(skipped: list[Drop], target: str) -> AfzalError:
+    counts = Counter(drop.reason for drop in skipped)
+    return AfzalError(
+        f"{target} cannot hold {sum(counts.values())} of the entries: {skipped[0].detail}",
+        where=skipped[0].where,
+        why=", ".join(f"{reason} {n}" for reason, n in counts.most_common()),
+        remedy="pass --skip to leave them out and count them, or write --to afzal, which holds everything",
+    )

@@ -1,0 +1,20 @@
+"""The one error a person meets: what happened, where, why, and how to mend it."""
+
+from __future__ import annotations
+
+
+class AfzalError(Exception):
+    """A fault of the input or the set-up, not of the program; the command line prints it plainly and exits with 2.
+
+    Args:
+        what: one sentence that names the offending value.
+        where: ``file:line``, a row id or a key, when there is one.
+        why: the reason, when it is not plain from ``what``.
+        remedy: what to do next, as a command or a setting when possible.
+    """
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", remedy: str = "") -> None:
+        self.what, self.where, self.why, self.remedy = what, where, why, remedy
+        head = f"{where}: {what}" if where else what
+        tail = "".join(f"\n  {label}: {text}" for label, text in (("why", why), ("try", remedy)) if text)
+        super().__init__(head + tail)

@@ -1,0 +1,330 @@
+"""Look at a model folder before anything in it is loaded, and refuse what could run code or reach outside it.
+
+A model folder is somebody else's input. Loading one can run code by three ways: unpickling weights, importing files or
+hub kernels that its configuration names, and names of files that lead elsewhere. Weights are taken from safetensors
+only; pickles beside them are left alone, because every load passes :func:`load_kwargs`. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from afzal.errors import AfzalError
+
+MAX_CONFIG_BYTES = 16 << 20
+MAX_INDEX_BYTES = 64 << 20
+MAX_TEMPLATE_BYTES = 1 << 20
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+
+_CODE = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib"}
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".joblib", ".dill", ".h5", ".msgpack"}
+_VOCABULARIES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
+_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+_UNWANTED = ["*/*.safetensors", "*/*.json", "consolidated*"]  # the same weights once more, in other layouts
+_CONFIGS = ("config*.json", "*_config.json", "chat_template.json")
+_TEMPLATES = "additional_chat_templates"
+_TEMPLATE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,63}")
+_HARMLESS = {"_attn_implementation_autoset"}
+_PRIVATE = re.compile(r"_\w*(implementation|kernel)\w*")
+# Keys whose value, when there is one, makes a library import or unpickle what it names
+_RUNS_CODE = ("auto_map", "custom_pipelines", "trust_remote_code", "custom_generate")
+_READS_PICKLES = ("prompt_tuning_init_state_dict_path", "cache_file", "covariance_file")
+_FILE_LISTS = ("configuration_files", "fast_tokenizer_files")
+_AGAIN = "download it again"
+_SAFE_COPY = "use a copy that was saved by transformers itself without custom code (model.save_pretrained)"
+
+
+def load_kwargs() -> dict[str, Any]:
+    """Keyword arguments for every ``from_pretrained`` of a model: safetensors only, and never the folder's own code."""
+    return {"use_safetensors": True, **tokenizer_kwargs()}
+
+
+def tokenizer_kwargs() -> dict[str, Any]:
+    """Keyword arguments for every ``from_pretrained`` of a tokenizer. False, not unset: unset asks on the terminal."""
+    return {"trust_remote_code": False}
+
+
+def local_folder(model: str, *, revision: str | None = None) -> Path:
+    """A model folder as it is; for a hub id, the folder in the hub's cache, so that it can be inspected before loading.
+
+    Only safetensors, JSON, templates and vocabularies are downloaded: neither code nor pickles.
+
+    Raises:
+        OSError, ValueError: huggingface_hub's own errors: no such model, no network, a malformed id.
+    """
+    if Path(model).exists():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+
+
+def inspect_model_folder(path: str | Path) -> None:
+    """Refuse a local model, adapter or checkpoint folder that is not safe and whole; nothing is loaded for it.
+
+    An adapter's base model is inspected too when it is a local folder.
+
+    Raises:
+        AfzalError: the folder is missing, has no configuration or no safetensors weights, wants code of its own to run,
+            or names files outside itself. The message names the file and the remedy.
+    """
+    _inspect_model(Path(path), adapter_allowed=True)
+
+
+def inspect_tokenizer_folder(path: str | Path) -> None:
+    """As :func:`inspect_model_folder`, for a folder from which only the tokenizer is loaded.
+
+    Raises:
+        AfzalError: the folder is missing, has no tokenizer, wants code of its own to run, or names files outside.
+    """
+    folder = _existing(Path(path))
+    _check_files(folder)
+    _check_configs(folder)
+    if not any(found for pattern in _VOCABULARIES for found in folder.glob(pattern)):
+        remedy = "save it there with tokenizer.save_pretrained, or take it from the model's source"
+        raise AfzalError(
+            f"{folder} has no tokenizer", why="there is no tokenizer.json or other vocabulary", remedy=remedy
+        )
+
+
+def _inspect_model(path: Path, *, adapter_allowed: bool) -> None:
+    folder = _existing(path)
+    is_model, is_adapter = (folder / "config.json").exists(), (folder / "adapter_config.json").exists()
+    if not is_model and not is_adapter:
+        remedy = "name the folder that config.json is in (a finished run's own folder, not one of its checkpoints)"
+        raise AfzalError(f"{folder} is not a model folder", why="it has no config.json", remedy=remedy)
+    _check_files(folder)
+    configs = _check_configs(folder)
+    _check_indexes(folder)
+    if is_model:
+        _check_weights(folder, configs["config.json"].get("transformers_weights"))
+    if is_adapter:
+        if not adapter_allowed:
+            raise _refusal(folder, "adapter_config.json", "this adapter is itself the base of an adapter")
+        _check_adapter(folder, configs["adapter_config.json"])
+        if not is_model:  # with a model of its own beside it, the base that it names is not used
+            _check_base(folder, configs["adapter_config.json"].get("base_model_name_or_path"))
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        remedy = "check the path; a model of the hub is named org/name"
+        raise AfzalError(f"model folder {path} does not exist", remedy=remedy)
+    if not path.is_dir():
+        raise AfzalError(f"{path} is a file, not a model folder", remedy=f"name the folder: {path.parent}")
+    return path
+
+
+def _check_files(folder: Path) -> None:
+    """Every entry is a plain file or folder inside, and none of them is code. Hidden folders are nobody's input."""
+    inside = _boundary(folder)
+    for path in _entries(folder):
+        name = str(path.relative_to(folder))
+        if not _is_within(Path(os.path.realpath(path)), inside):
+            raise _refusal(folder, name, f"it is a link to a place outside the folder: {os.path.realpath(path)}")
+        if path.exists() and not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
+            raise _refusal(folder, name, "it is a device, pipe or socket")
+        if path.suffix.lower() in _CODE:
+            raise _refusal(folder, name, "it is program code, which a model folder must not need", remedy=_SAFE_COPY)
+        if path.suffix == ".jinja" or path.name == "chat_template.json":
+            _check_size(path, folder, MAX_TEMPLATE_BYTES)
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent) / name for name in (*folders, *files))
+
+
+def _boundary(folder: Path) -> Path:
+    """The folder itself; for a snapshot in the hub's cache, that model's cache, where its links point by design."""
+    real = Path(os.path.realpath(folder))
+    cached = real.parent.name == "snapshots" and real.parents[1].name.startswith("models--")
+    return real.parents[1] if cached else real
+
+
+def _is_within(path: Path, folder: Path) -> bool:
+    return path == folder or folder in path.parents
+
+
+def _check_configs(folder: Path) -> dict[str, dict[str, Any]]:
+    """The configurations that transformers reads, by file name, each free of dangerous keys."""
+    paths = sorted({p for pattern in _CONFIGS for p in folder.glob(pattern)})
+    configs = {path.name: _read(path, folder, MAX_CONFIG_BYTES) for path in paths}
+    for name, config in configs.items():
+        for key, value in _members(config):
+            _check_key(folder, name, key, value)
+        _check_templates(folder, name, config.get("chat_template"))
+    for path in folder.glob(f"{_TEMPLATES}/*"):
+        _check_template_name(folder, f"{_TEMPLATES}/{path.name}", path.stem)
+    return configs
+
+
+def _check_key(folder: Path, name: str, key: str, value: Any) -> None:
+    if key in _HARMLESS or (key == "_attn_implementation" and _is_plain(value)):
+        return
+    if key in _RUNS_CODE and value:
+        why = f"it asks for code of its own to be run ({key!r})"
+        raise _refusal(
+            folder, name, why, remedy=f"{_SAFE_COPY}, or remove {key!r} if transformers knows the architecture"
+        )
+    if _PRIVATE.fullmatch(key):
+        raise _refusal(folder, name, f"it sets a private key of transformers ({key!r})", remedy=f"remove {key!r}")
+    if "implementation" in key and not _is_plain(value):
+        why = f"it wants code from the hub for {key!r}: {value!r}"
+        raise _refusal(folder, name, why, remedy=f'remove {key!r}, or use a built-in one such as "sdpa"')
+    if key in _READS_PICKLES and value:
+        raise _refusal(
+            folder, name, f"{key!r} names a file that would be unpickled: {value!r}", remedy=f"remove {key!r}"
+        )
+    if key in _FILE_LISTS and isinstance(value, list) and not all(_is_file_name(v) for v in value):
+        raise _refusal(folder, name, f"{key!r} names files outside the folder: {value!r}")
+
+
+def _check_templates(folder: Path, name: str, template: Any) -> None:
+    """A template, or several as ``[{"name", "template"}]``: names become file names when a tokenizer is saved."""
+    named = template if isinstance(template, list) else []
+    if isinstance(template, Mapping):
+        named = [{"name": k, "template": v} for k, v in template.items()]
+    for entry in named:
+        if not isinstance(entry, Mapping):
+            raise _refusal(folder, name, "its list of chat templates is malformed")
+        _check_template_name(folder, name, entry.get("name"))
+    for text in (template, *(entry.get("template") for entry in named)):
+        if isinstance(text, str) and len(text) > MAX_TEMPLATE_BYTES:
+            raise _refusal(folder, name, f"a chat template has {len(text)} characters, more than {MAX_TEMPLATE_BYTES}")
+
+
+def _check_template_name(folder: Path, file: str, name: Any) -> None:
+    if not isinstance(name, str) or not _TEMPLATE_NAME.fullmatch(name) or ".." in name:
+        raise _refusal(folder, file, f"a chat template has a name that could lead outside the folder: {name!r}")
+
+
+def _check_indexes(folder: Path) -> None:
+    for path in folder.glob("*.safetensors.index.json"):
+        shards = _read(path, folder, MAX_INDEX_BYTES).get("weight_map")
+        if not isinstance(shards, Mapping) or not shards:
+            raise _refusal(folder, path.name, "it has no weight_map")
+        for shard in sorted({str(value) for value in shards.values()}):
+            if not _is_file_name(shard) or not shard.endswith(".safetensors"):
+                raise _refusal(folder, path.name, f"it names {shard!r}, which is no safetensors file of this folder")
+            _check_safetensors(folder, shard, named_by=path.name)
+
+
+def _check_weights(folder: Path, chosen: Any) -> None:
+    """What transformers will take: the file that the configuration names, or the single file, or the index's shards."""
+    if chosen is not None:
+        if not _is_file_name(chosen) or not str(chosen).endswith((".safetensors", ".safetensors.index.json")):
+            raise _refusal(folder, "config.json", f"its weights are to come from {chosen!r}", remedy=_SAFE_COPY)
+        if chosen.endswith(".safetensors"):
+            _check_safetensors(folder, chosen, named_by="config.json")
+    elif (folder / "model.safetensors").exists():
+        _check_safetensors(folder, "model.safetensors")
+    elif not (folder / "model.safetensors.index.json").exists():
+        raise _no_weights(folder, "model.safetensors")
+
+
+def _check_safetensors(folder: Path, name: str, named_by: str = "") -> None:
+    """The file is there, is safetensors (the length of a JSON header, then the header), and is as long as it says."""
+    path = folder / name
+    if not path.is_file():
+        raise _refusal(folder, named_by or name, f"the weight file {name} is missing", remedy=_AGAIN)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length) if 2 <= length <= min(size - 8, MAX_HEADER_BYTES) else b""
+    try:
+        tensors = [v for k, v in json.loads(text).items() if k != "__metadata__"]
+        stated = 8 + length + max((int(t["data_offsets"][1]) for t in tensors), default=0)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        raise _refusal(folder, name, "it is not a safetensors file, whatever its name says", remedy=_AGAIN) from error
+    if stated != size:
+        raise _refusal(folder, name, f"it is damaged: {size} bytes instead of {stated}", remedy=_AGAIN)
+
+
+def _no_weights(folder: Path, expected: str) -> AfzalError:
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in _PICKLES)
+    if not pickles:
+        return AfzalError(f"{folder} has no weights", why=f"there is no {expected}", remedy="download the model again")
+    return AfzalError(
+        f"{folder} has pickled weights only ({', '.join(pickles[:3])}); they are refused",
+        why="reading a pickle runs whatever code is in it",
+        remedy="use its safetensors version; if you trust its author, convert it once with transformers elsewhere",
+    )
+
+
+def _check_adapter(folder: Path, config: Mapping[str, Any]) -> None:
+    name = "adapter_config.json"
+    if not (folder / "adapter_model.safetensors").exists():
+        raise _no_weights(folder, "adapter_model.safetensors")
+    _check_safetensors(folder, "adapter_model.safetensors")
+    library = (config.get("auto_mapping") or {}).get("parent_library")
+    if library is not None and str(library).partition(".")[0] != "transformers":
+        raise _refusal(folder, name, f"it wants the module {library!r} imported")
+    if config.get("megatron_core") not in (None, "megatron.core"):
+        raise _refusal(folder, name, f"it wants the module {config['megatron_core']!r} imported")
+
+
+def _check_base(folder: Path, base: Any) -> None:
+    name = "adapter_config.json"
+    if not isinstance(base, str) or not base or not base.isprintable() or "://" in base or base.startswith("~"):
+        raise _refusal(folder, name, f"base_model_name_or_path is neither a folder nor a hub id: {base!r}")
+    if os.path.isdir(base):
+        _inspect_model(Path(base), adapter_allowed=False)
+    elif base.startswith((".", "/")) or base.count("/") > 1 or "\\" in base:
+        why = f"its base model {base} does not exist here"
+        raise _refusal(folder, name, why, remedy="put the base model there, or correct base_model_name_or_path")
+
+
+def _read(path: Path, folder: Path, limit: int) -> dict[str, Any]:
+    _check_size(path, folder, limit)
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise _refusal(folder, path.name, error.strerror or str(error), remedy=_AGAIN) from error
+    except RecursionError as error:
+        raise _refusal(folder, path.name, "it is nested too deeply") from error
+    except ValueError as error:
+        raise _refusal(folder, path.name, f"it is not JSON: {error}", remedy=_AGAIN) from error
+    if not isinstance(found, dict):
+        raise _refusal(folder, path.name, "it is not a JSON object", remedy=_AGAIN)
+    return found
+
+
+def _check_size(path: Path, folder: Path, limit: int) -> None:
+    size = path.stat().st_size if path.is_file() else 0
+    if size > limit:
+        raise _refusal(folder, str(path.relative_to(folder)), f"it has {size} bytes, more than the {limit} allowed")
+
+
+def _members(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every key and value of a JSON object, at any depth."""
+    waiting = [value]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            yield from found.items()
+            waiting.extend(found.values())
+        elif isinstance(found, list):
+            waiting.extend(found)
+
+
+def _is_plain(implementation: Any) -> bool:
+    """A built-in implementation's name, or one per part of the model; a hub kernel is named ``org/name``."""
+    values = implementation.values() if isinstance(implementation, dict) else [implementation]
+    return all(value is None or (isinstance(value, str) and re.fullmatch(r"[\w|.-]*", value)) for value in values)
+
+
+def _is_file_name(value: Any) -> bool:
+    return isinstance(value, str) and PurePosixPath(value).name == value and "\\" not in value and value != ".."
+
+
+def _refusal(folder: Path, name: str, why: str, remedy: str = "") -> AfzalError:
+    remedy = remedy or "get the model from a source that you trust"
+    return AfzalError(f"{folder / name} is refused", why=why, remedy=remedy)

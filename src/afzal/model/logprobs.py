@@ -1,0 +1,110 @@
+"""Log-probs of the scored tokens, and of nothing else.
+
+The output head runs only at the positions that predict a scored token, in tiles, in float32 after the matmul. The
+model's own forward is called on the root module; a hook takes the hidden states at the head's door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from afzal.errors import AfzalError
+from afzal.objectives.inputs import Scored
+from afzal.tokens.batch import Batch
+
+_TILE_ELEMENTS = 2**26  # float32 logits held at once: 256 MiB
+
+
+def score(model: Any, batch: Batch) -> Scored:
+    """Log-probs of every scored token of a batch: ``[M]`` float32 nats, with gradient unless switched off outside."""
+    hidden = hidden_states(model, batch).flatten(0, 1)[batch.predict_at]
+    logps = head_logps(model, hidden, batch.target)
+    return Scored(logps, batch.response_of, batch.n_responses)
+
+
+def hidden_states(model: Any, batch: Batch) -> Tensor:
+    """``[R, L, d]``: what the output head would see at every position."""
+    seen: list[Tensor] = []
+
+    def take(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        seen.append(args[0])
+        return (args[0][:, :1],)  # the head itself then does next to no work
+
+    hook = output_head(model).register_forward_pre_hook(take)
+    try:
+        model(**_inputs(batch), use_cache=False)
+    finally:
+        hook.remove()
+    if len(seen) != 1:
+        raise AfzalError(
+            f"the output head of {type(model).__name__} ran {len(seen)} times in one forward pass",
+            why="log-probs are taken at the head's input, which must be reached exactly once",
+        )
+    return seen[0]
+
+
+def head_logps(model: Any, hidden: Tensor, target: Tensor) -> Tensor:
+    """Log-prob ``[M]`` of ``target`` ``[M]`` given hidden states ``[M, d]``, float32, tile by tile.
+
+    Tiles beyond the first are recomputed in the backward pass, so that at most one tile of logits is alive.
+    """
+    head, adjust = output_head(model), logit_adjustment(model.config)
+
+    def tile_logps(h: Tensor, t: Tensor) -> Tensor:
+        return -F.cross_entropy(adjust(head(h)).float(), t, reduction="none")
+
+    rows = max(1, _TILE_ELEMENTS // _vocabulary(model))
+    if len(target) <= rows:
+        return tile_logps(hidden, target)
+    tiles = zip(hidden.split(rows), target.split(rows), strict=True)
+    return torch.cat([_as_tensor(checkpoint(tile_logps, h, t, use_reentrant=False)) for h, t in tiles])
+
+
+def output_head(model: Any) -> nn.Module:
+    """The layer from hidden states to logits.
+
+    Raises:
+        AfzalError: the model has none.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        raise AfzalError(
+            f"{type(model).__name__} has no output embeddings",
+            why="only causal language models can be scored",
+            remedy="pass a model that AutoModelForCausalLM loads",
+        )
+    return head
+
+
+def logit_adjustment(config: Any) -> Callable[[Tensor], Tensor]:
+    """What a family does to logits after the head: a scale and a soft-cap. Checked against the model by the probe."""
+    text = config.get_text_config()
+    scale = float(getattr(text, "logit_scale", None) or 1.0) * float(getattr(text, "lm_head_multiplier", None) or 1.0)
+    scale /= float(getattr(text, "logits_scaling", None) or 1.0)
+    cap = getattr(text, "final_logit_softcapping", None)
+
+    def adjust(logits: Tensor) -> Tensor:
+        logits = logits * scale if scale != 1.0 else logits
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    return adjust
+
+
+def _inputs(batch: Batch) -> dict[str, Any]:
+    if batch.layout is None:
+        return {"input_ids": batch.ids, "attention_mask": batch.attention_mask}
+    return {"input_ids": batch.ids, "position_ids": batch.positions, "tree": batch.layout}
+
+
+def _vocabulary(model: Any) -> int:
+    return int(model.config.get_text_config().vocab_size)
+
+
+def _as_tensor(value: Any) -> Tensor:
+    return value

@@ -1,0 +1,90 @@
+"""Trust, but verify: does this very model give the same log-probs by the fast path as by the plain one?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afzal.errors import AfzalError
+from afzal.model.attention import may_share, stock_attention, stock_implementation, use_tree_attention
+from afzal.model.logprobs import score
+from afzal.tokens.batch import Batch, Sharing, collate
+from afzal.tokens.tree import Tree, tree
+
+# largest difference of a single token's log-prob, in nats
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
+_TOLERANCE_LOW = 0.15
+
+
+def choose_sharing(model: Any) -> tuple[Sharing, str]:
+    """Whether the model can share a prompt between branches, by allow-list and by trial; and why not, if not.
+
+    Leaves the model with the attention that the answer needs.
+
+    Raises:
+        AfzalError: even the unshared path disagrees with the model's own logits, so nothing could be trusted.
+    """
+    trees = _probe_trees(_vocabulary(model), _device(model))
+    model.eval()
+    with torch.no_grad():
+        plain = _check_head(model, trees)
+        reason = may_share(model.config)
+        if not reason:
+            reason = _try_sharing(model, trees, plain)
+    if reason:
+        model.set_attn_implementation(stock_implementation(model))
+    return ("unshared", reason) if reason else ("shared", "")
+
+
+def plain_logps(model: Any, batch: Batch) -> Tensor:
+    """The oracle: log-softmax of the model's own logits at every position, gathered. ``[M]`` nats."""
+    logits = model(input_ids=batch.ids, attention_mask=batch.attention_mask, use_cache=False).logits
+    flat = logits.flatten(0, 1)[batch.predict_at].float().log_softmax(-1)
+    return flat.gather(1, batch.target[:, None])[:, 0]
+
+
+def _check_head(model: Any, trees: list[Tree]) -> Tensor:
+    batch = collate(trees, "unshared", _device(model))
+    with stock_attention(model):
+        expected = plain_logps(model, batch)
+        gap = float((score(model, batch).token_logps - expected).abs().max())
+    if not gap <= _tolerance(model):
+        raise AfzalError(
+            f"log-probs of {type(model).__name__} cannot be had from its hidden states: off by {gap:.3g} nats",
+            why="its forward does something to the logits after the output head that is not known here",
+            remedy="report the model type; a family is added in model/logprobs.py: logit_adjustment",
+        )
+    return expected
+
+
+def _try_sharing(model: Any, trees: list[Tree], plain: Tensor) -> str:
+    use_tree_attention(model)
+    try:
+        shared = score(model, collate(trees, "shared", _device(model))).token_logps
+    except (TypeError, ValueError, RuntimeError) as error:
+        return f"the tree layout does not reach its attention ({type(error).__name__}: {error})"
+    gap = float((shared - plain).abs().max())
+    if gap <= _tolerance(model):
+        return ""
+    return f"shared and unshared log-probs differ by {gap:.3g} nats"
+
+
+def _probe_trees(vocabulary: int, device: torch.device) -> list[Tree]:
+    rng = np.random.default_rng(0)
+    draw = lambda n: rng.integers(0, vocabulary, n)  # noqa: E731
+    return [tree("probe-1", draw(9), [draw(6), draw(4), draw(1)]), tree("probe-2", draw(3), [draw(5), draw(8)])]
+
+
+def _tolerance(model: Any) -> float:
+    return _TOLERANCE.get(model.dtype, _TOLERANCE_LOW)
+
+
+def _vocabulary(model: Any) -> int:
+    return int(model.config.get_text_config().vocab_size)
+
+
+def _device(model: Any) -> torch.device:
+    return next(model.parameters()).device

@@ -1,0 +1,195 @@
+"""The reference policy: one question (what were the log-probs?), three ways to answer it.
+
+A frozen copy, the policy with its adapters switched off, or a table of log-probs computed once and kept on disk by
+content. All give the same numbers; which one is used is said at the start of a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afzal.errors import AfzalError
+from afzal.model.load import frozen_copy
+from afzal.model.logprobs import score
+from afzal.objectives.inputs import Scored
+from afzal.tokens.batch import Batch, Sharing, collate
+from afzal.tokens.pack import pack
+from afzal.tokens.tree import Tree
+
+_CACHE_FORMAT = 2
+_ADAPTER_FACTS = ("lora_alpha", "r", "alpha_pattern", "rank_pattern", "use_rslora", "use_dora")
+
+
+class Reference(Protocol):
+    """Gives the reference's log-probs of a batch, token for token in the policy's order."""
+
+    @property
+    def name(self) -> str: ...
+
+    def score(self, batch: Batch) -> Scored: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A model of its own that is never trained."""
+
+    model: Any
+    name: str = "frozen copy of the starting weights"
+
+    def score(self, batch: Batch) -> Scored:
+        with torch.no_grad():
+            return score(self.model, batch)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterOff:
+    """The policy's own base weights, with the adapters switched off for the call."""
+
+    model: Any
+    name: str = "the same model with its adapter switched off"
+
+    def score(self, batch: Batch) -> Scored:
+        with torch.no_grad(), self.model.disable_adapter():
+            return score(self.model, batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """A table of per-token log-probs, by content of prompt and response."""
+
+    table: Mapping[str, np.ndarray]
+    name: str = "cached log-probs of the starting weights"
+
+    def score(self, batch: Batch) -> Scored:
+        rows = [self.table[t.key(k)] for t, k in batch.sources]
+        logps = torch.from_numpy(np.concatenate(rows)).to(batch.predict_at.device)
+        return Scored(logps, batch.response_of, batch.n_responses)
+
+
+class Remembered:
+    """Another reference's answers, asked for once per batch object: for batches that come again, such as held-out ones.
+
+    Keeps the batches it has seen alive.
+    """
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference, self.name = reference, reference.name
+        self._seen: dict[int, tuple[Batch, Scored]] = {}
+
+    def score(self, batch: Batch) -> Scored:
+        """The log-probs, from memory when this very batch was asked for before."""
+        if id(batch) not in self._seen:
+            self._seen[id(batch)] = (batch, self.reference.score(batch))
+        return self._seen[id(batch)][1]
+
+
+def live_reference(model: Any, *, fresh_adapter: bool = False) -> Reference:
+    """The policy as it is now, to be kept: a frozen copy, or for a fresh adapter, which is the identity, adapter-off.
+
+    An adapter that was trained before is part of the starting point, so that switching it off would be another model.
+    """
+    return AdapterOff(model) if fresh_adapter else Frozen(frozen_copy(model))
+
+
+def cached(
+    live: Reference, trees: Sequence[Tree], folder: Path, *, key: str, sharing: Sharing, budget: int, device: Any
+) -> Cached:
+    """The reference's log-probs of all ``trees``, from disk where present; what is missing is computed and written.
+
+    Args:
+        folder: holds one safetensors file and one JSON index per ``key``; both can be inspected and deleted freely.
+        key: content of everything that changes the numbers but the tokens: see :func:`cache_key`.
+        budget: tokens per forward pass.
+    """
+    path = folder / f"reference-{key[:24]}.safetensors"
+    table = _read(path, key)
+    missing = [t for t in trees if any(t.key(k) not in table for k in range(len(t.branches)))]
+    for members in pack([t.n_tokens for t in missing], budget):
+        batch = collate([missing[i] for i in members], sharing, device)
+        table |= _by_key(batch, live.score(batch).token_logps)
+    if missing:
+        _write(path, key, table)
+    return Cached(table)
+
+
+def cache_key(model: Any, *, sharing: Sharing, autocast: str, fresh_adapter: bool = False) -> str:
+    """SHA-256 over what the reference's numbers depend on besides the tokens: weights, architecture, dtype, layout.
+
+    A fresh adapter does not enter, since it is off in the reference.
+
+    Args:
+        autocast: number format of the forward pass as it is in effect, ``fp32`` or ``bf16``, never ``auto``.
+    """
+    adapters = {} if fresh_adapter else _adapters(model)
+    about = [_CACHE_FORMAT, sharing, autocast, _architecture(model.config), adapters]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
+    weights = _base_weights(model) if fresh_adapter else model.state_dict().items()
+    for name, value in sorted(weights, key=lambda pair: pair[0]):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _architecture(config: Any) -> dict[str, Any]:
+    """The configuration without what names its origin: rotary bases, norms and scales change numbers as weights do."""
+    values = json.loads(config.to_json_string(use_diff=False))
+    origin = {"transformers_version", "architectures", "torch_dtype", "dtype"}
+    return {k: v for k, v in values.items() if not k.startswith("_") and k not in origin}
+
+
+def _adapters(model: Any) -> dict[str, Any]:
+    """How strongly, and where, the model's adapters act: the same weights with another alpha are another policy."""
+    adapters = getattr(model, "peft_config", {})
+    return {name: {k: getattr(c, k, None) for k in _ADAPTER_FACTS} for name, c in adapters.items()}
+
+
+def _base_weights(model: Any) -> Iterable[tuple[str, Tensor]]:
+    """Weights that act when adapters are off, under the names they have without adapters."""
+    for name, value in model.state_dict().items():
+        if "lora_" in name or "modules_to_save" in name or "prompt_encoder" in name:
+            continue
+        yield name.removeprefix("base_model.model.").replace(".base_layer", "").replace(".original_module", ""), value
+
+
+def _by_key(batch: Batch, token_logps: Tensor) -> dict[str, np.ndarray]:
+    counts = torch.bincount(batch.response_of, minlength=batch.n_responses).tolist()
+    parts = token_logps.float().cpu().split(counts)
+    return {t.key(k): part.numpy() for (t, k), part in zip(batch.sources, parts, strict=True)}
+
+
+def _read(path: Path, key: str) -> dict[str, np.ndarray]:
+    """The stored table; empty if there is none. A damaged or foreign file is an error, never a silent recompute."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        return {}
+    try:
+        with safe_open(path, framework="np") as file:
+            found = json.loads(file.metadata()["afzal"])
+            flat, keys, ends = file.get_tensor("logps"), found["responses"], file.get_tensor("ends")
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+        raise AfzalError(f"reference cache {path} is damaged", why=str(error), remedy=f"delete {path}") from error
+    if found["key"] != key:
+        raise AfzalError(f"reference cache {path} belongs to other weights", remedy=f"delete {path}")
+    return dict(zip(keys, np.split(flat, ends[:-1]), strict=True))
+
+
+def _write(path: Path, key: str, table: Mapping[str, np.ndarray]) -> None:
+    from safetensors.numpy import save
+
+    from afzal.runs import atomic_write
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ends = np.cumsum([len(v) for v in table.values()])
+    about = json.dumps({"key": key, "responses": list(table)})
+    data = save({"logps": np.concatenate(list(table.values())), "ends": ends}, metadata={"afzal": about})
+    atomic_write(path, data)

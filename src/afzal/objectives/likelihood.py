@@ -1,0 +1,14 @@
+"""Maximum-likelihood objectives."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .inputs import Pairs, Scored
+from .registry import objective
+
+
+@objective("sft", unit="token", needs_reference=False, paper="completion-only negative log-likelihood")
+def sft(policy: Scored, reference: Scored | None, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """Supervised fine-tuning: -log pi of every scored token, ``[M]`` nats; the rewards are the log-probs ``[B]``."""
+    return -policy.token_logps, policy.logps.detach()

@@ -1,0 +1,86 @@
+"""Answers of a saved model to prompts, as ``afzal generate`` writes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from afzal import data, runs
+from afzal.config import GenerateConfig
+from afzal.errors import AfzalError
+from afzal.generate import Sample, Sampling, sample
+from afzal.model.load import load_model, load_tokenizer, pick_device
+from afzal.records import Message, Turns, turns_to_json
+from afzal.tokens import continuation, encode_prompts
+
+_LONGEST_PROMPT_TOKENS = 1 << 20
+
+
+def generate(config: GenerateConfig) -> Path | None:
+    """Sample ``config.n`` answers per prompt; write them as JSONL, or print them when there is no ``config.out``.
+
+    A single ``prompt`` is sent through the chat template when the model has one, and continued verbatim otherwise;
+    prompts of a file keep the kind they have there.
+
+    Raises:
+        AfzalError: model or prompts cannot be read, or ``config.out`` exists.
+    """
+    if config.out and Path(config.out).exists():
+        raise AfzalError(f"{config.out} exists; nothing was overwritten", remedy="choose another --out")
+    tokenizer = load_tokenizer(config.model)
+    prompts = _prompts(config, tokenizer)
+    room = _room(config, tokenizer)
+    ids = [p.tolist() for p in encode_prompts(prompts, tokenizer, max_tokens=room)]
+    model = load_model(config.model, device=pick_device("auto"))
+    sampling = Sampling(config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0)
+    eos = _eos(model, tokenizer)
+    drawn = sample(
+        model, ids, eos=eos, n=config.n, sampling=sampling, seed=config.seed, rows_per_batch=config.batch_size
+    )
+    records = [_record(s, prompts, ids, tokenizer) for s in drawn]
+    if config.out is None:
+        for record in records:
+            print(_shown(record))
+        return None
+    runs.append_jsonl(Path(config.out), records)
+    return Path(config.out)
+
+
+def _prompts(config: GenerateConfig, tokenizer: Any) -> list[Turns]:
+    if config.prompt is not None:
+        return [(Message("user", config.prompt),)] if tokenizer.chat_template else [config.prompt]
+    assert config.prompts is not None
+    found = list(dict.fromkeys(item.prompt for item in data.read(config.prompts).items))
+    if not found:
+        raise AfzalError("there are no prompts", where=config.prompts)
+    return found
+
+
+def _room(config: GenerateConfig, tokenizer: Any) -> int:
+    """Prompt tokens that leave room for the answer in the model's context."""
+    longest = min(tokenizer.model_max_length or _LONGEST_PROMPT_TOKENS, _LONGEST_PROMPT_TOKENS)
+    return max(1, longest - config.max_new_tokens)
+
+
+def _eos(model: Any, tokenizer: Any) -> set[int]:
+    own = model.generation_config.eos_token_id if model.generation_config is not None else None
+    found = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
+    return {i for i in found if i is not None}
+
+
+def _record(s: Sample, prompts: Sequence[Turns], ids: Sequence[Sequence[int]], tokenizer: Any) -> dict[str, Any]:
+    answer = s.ids[:-1] if s.stop == "eos" else s.ids
+    return {
+        "prompt": turns_to_json(prompts[s.prompt_index]),
+        "completion": continuation(tokenizer, ids[s.prompt_index], answer.tolist()),
+        "tokens": len(s.ids),
+        "stop": s.stop,
+    }
+
+
+def _shown(record: dict[str, Any]) -> str:
+    prompt = record["prompt"]
+    head = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False) + "\n"
+    return f"{head}{record['completion']}"

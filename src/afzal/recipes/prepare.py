@@ -1,0 +1,208 @@
+"""From a data source to trees: read, clean, split, encode, select. Nothing here touches a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from afzal import data, objectives, quality
+from afzal.config import TrainConfig
+from afzal.errors import AfzalError
+from afzal.model.load import context_of, context_tokens, load_tokenizer
+from afzal.recipes.methods import RECIPES, Recipe
+from afzal.records import Item, prompt_key
+from afzal.tokens import encode, mismatched
+from afzal.tokens.template import resolve_template
+from afzal.tokens.tree import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Trees ready to train on, and an account of every row that is not among them.
+
+    ``losses`` are the lines of ``losses.jsonl``, ``facts`` the data part of ``run.json``, ``audit`` the ``data.json``.
+    """
+
+    tokenizer: Any
+    train: list[Tree]
+    evaluation: list[Tree]
+    train_mismatched: list[Tree]
+    evaluation_mismatched: list[Tree]
+    losses: list[dict[str, Any]]
+    facts: dict[str, Any]
+    audit: dict[str, Any]
+    notes: list[str]
+    chat: bool
+
+
+def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) -> Prepared:
+    """Read and encode the data of a run; nothing is loaded but the tokenizer, when it is not given.
+
+    Raises:
+        AfzalError: a source cannot be read, or nothing is left to train on (says where the rows went).
+    """
+    recipe = RECIPES[config.method]
+    tokenizer = tokenizer if tokenizer is not None else load_tokenizer(config.model)
+    losses: list[dict[str, Any]] = []
+    dataset, items = _load(config.data, config, losses)
+    held_out = _held_out(config, items, losses)
+    template, notes = _template(tokenizer, config, items)
+    audit = {"audit": asdict(quality.audit(dataset)), "notes": list(dataset.notes)}
+    context = context_tokens(config.model) if model is None else context_of(model.config)
+    longest = min(config.max_tokens, context or config.max_tokens)
+    if longest < config.max_tokens:
+        notes.append(f"max_tokens is {longest}, not {config.max_tokens}: the model has no more positions")
+    notes += [*_warnings(*held_out), *_without_effect(held_out[0], config.method)]
+    encoder = _Encoder(config, tokenizer, template, longest, recipe, losses, notes)
+    train = encoder.trees(held_out[0])
+    evaluation = encoder.trees(held_out[1])
+    facts = {
+        "source": dataset.source or config.data,
+        "format": dataset.format,
+        "rows": dataset.rows,
+        "kept": dataset.kept,
+        **_counts(losses),
+        "train": len(train),
+        "eval": len(evaluation),
+        "fingerprint": dataset.fingerprint,
+    }
+    _refuse_nothing(train, facts, config)
+    couples = objectives.get(recipe.objective).statistic is not None
+    # held-out rows may be few: their partners come from all rows
+    partners = _partners([*evaluation, *train], config.seed, longest) if couples else []
+    split = len(evaluation) if couples else 0
+    chat = template is not None
+    trees = (train, evaluation, partners[split:], partners[:split])
+    return Prepared(tokenizer, *trees, losses=losses, facts=facts, audit=audit, notes=notes, chat=chat)
+
+
+def _template(tokenizer: Any, config: TrainConfig, items: Sequence[Item]) -> tuple[str | None, list[str]]:
+    """The chat template when there are conversations to render; it is saved with the tokenizer from now on."""
+    if not any(item.is_chat for item in items):
+        return None, []
+    template, notice = resolve_template(tokenizer, config.chat_template)
+    tokenizer.chat_template = template
+    return template, [notice] if notice else []
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoder:
+    config: TrainConfig
+    tokenizer: Any
+    template: str | None
+    max_tokens: int
+    recipe: Recipe
+    losses: list[dict[str, Any]]
+    notes: list[str]
+
+    def trees(self, items: Sequence[Item]) -> list[Tree]:
+        """The trees of these items for this method; what is lost on the way is added to ``losses``."""
+        eos = _eos_id(self.tokenizer, self.config.eos_token)
+        encoded = encode(items, self.tokenizer, max_tokens=self.max_tokens, chat_template=self.template, eos=eos)
+        trees, left_out = self.recipe.select(encoded.trees, [items[k] for k in encoded.kept])
+        self.losses.extend(_line(x, "encode", x.action) for x in (*encoded.drops, *encoded.cuts))
+        self.notes.extend(n for n in encoded.notes if n not in self.notes)
+        self.losses.extend(_line(x, "select") for x in left_out)
+        return trees
+
+
+def _partners(trees: list[Tree], seed: int, max_tokens: int) -> list[Tree]:
+    return mismatched(trees, seed, max_tokens=max_tokens) if trees else []
+
+
+def _load(source: str, config: TrainConfig, losses: list[dict[str, Any]]) -> tuple[data.Dataset, Sequence[Item]]:
+    """A source as it was read, and its items on the chosen axis, cleaned; what is lost is added to ``losses``."""
+    on_error = "drop" if config.skip_bad else "raise"
+    dataset = data.read(source, columns=config.columns or None, format=config.data_format, on_error=on_error)
+    items = dataset.items if config.axis is None else _on_axis(dataset.items, config.axis, source, losses)
+    kept, dropped = quality.clean(items) if config.clean else (items, [])
+    losses.extend(_line(d, "read", unit="row" if d.scope == "row" else "response") for d in dataset.drops)
+    losses.extend(_line(d, "audit") for d in dropped)
+    return dataset, kept
+
+
+def _on_axis(items: Sequence[Item], axis: str, source: str, losses: list[dict[str, Any]]) -> list[Item]:
+    """The items with an opinion on one axis, and only those opinions; what has none is added to ``losses``.
+
+    Raises:
+        AfzalError: there is none; names the axes that there are.
+    """
+    kept = [replace(item, votes=tuple(v for v in item.votes if v.axis == axis)) for item in items]
+    if any(item.votes for item in kept):
+        left_out = [data.Drop(item.where, item.id, "not_on_axis", axis) for item in kept if not item.votes]
+        losses.extend(_line(drop, "read") for drop in left_out)
+        return [item for item in kept if item.votes]
+    known = sorted({v.axis for item in items for v in item.votes if v.axis is not None})
+    remedy = f"axis={' or axis='.join(known)}" if known else "leave axis out: no opinion here names one"
+    raise AfzalError(f"no opinion is on the axis {axis!r}", where=source, remedy=remedy)
+
+
+def _held_out(
+    config: TrainConfig, items: Sequence[Item], losses: list[dict[str, Any]]
+) -> tuple[Sequence[Item], Sequence[Item]]:
+    if config.eval_data is not None:
+        return items, _load(config.eval_data, config, losses)[1]
+    if config.eval_fraction == 0:
+        return items, []
+    return data.split(items, config.eval_fraction, config.seed)
+
+
+def _warnings(train: Sequence[Item], evaluation: Sequence[Item]) -> list[str]:
+    """What a person should know before training on these items."""
+    found = []
+    leaked = {prompt_key(item) for item in train} & {prompt_key(item) for item in evaluation}
+    if leaked:
+        found.append(f"{len(leaked)} held-out prompts are also trained on, so held-out figures will flatter")
+    axes = sorted({v.axis for item in train for v in item.votes if v.axis is not None})
+    if len(axes) > 1:
+        found.append(f"opinions on {', '.join(axes)} are pooled; choose one with axis=")
+    return found
+
+
+def _without_effect(items: Sequence[Item], method: str) -> list[str]:
+    """What people said about these items that no loss of this method uses."""
+    votes = [v for item in items for v in item.votes]
+    found = ["margins (strengths) of opinions"] if any(getattr(v, "strength", None) for v in votes) else []
+    if method in ("sft", "kto"):
+        found += ["weights of opinions"] if len({v.weight for v in votes}) > 1 else []
+        unsure = any(0 < p < 1 and p != 0.5 for v in votes if (p := getattr(v, "probability", None)) is not None)
+        found += ["probabilities of opinions, beyond which answer is the likelier one"] if unsure else []
+    return [f"without effect on {method}: {'; '.join(found)}"] if found else []
+
+
+def _line(drop: Any, stage: str, action: str = "dropped", unit: str = "item") -> dict[str, Any]:
+    """One line of ``losses.jsonl``; ``unit`` says whether a whole row or item was lost or only a part of it."""
+    facts = {"where": drop.where, "item_id": drop.item_id, "reason": drop.reason, "detail": drop.detail}
+    return facts | {"stage": stage, "action": action, "unit": getattr(drop, "unit", unit)}
+
+
+def _counts(losses: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Losses by reason: rows and items ``dropped``, single responses or pairs of kept items ``parts``, and ``cut``."""
+    found: dict[str, Counter[str]] = {"dropped": Counter(), "parts": Counter(), "cut": Counter()}
+    for line in losses:
+        whole = line["unit"] in ("row", "item")
+        found["cut" if line["action"] == "cut" else "dropped" if whole else "parts"][line["reason"]] += 1
+    return {name: dict(counter.most_common()) for name, counter in found.items()}
+
+
+def _eos_id(tokenizer: Any, token: str | None) -> int | None:
+    if token is None:
+        return None
+    found = tokenizer.convert_tokens_to_ids(token)
+    if found is None or (found == tokenizer.unk_token_id and token != tokenizer.unk_token):
+        raise AfzalError(f"eos_token {token!r} is not in the tokenizer's vocabulary", remedy="name one of its tokens")
+    return found
+
+
+def _refuse_nothing(train: Sequence[Tree], facts: dict[str, Any], config: TrainConfig) -> None:
+    if train:
+        return
+    lost = ", ".join(f"{n} {reason}" for reason, n in facts["dropped"].items()) or "no row was read"
+    raise AfzalError(
+        f"nothing is left to train {config.method} on",
+        where=config.data,
+        why=f"{facts['rows']} rows read as {facts['format']}; lost: {lost}",
+        remedy="see what each row became with: afzal check FILE --model MODEL --show 3",
+    )

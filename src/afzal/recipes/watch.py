@@ -1,0 +1,126 @@
+"""What the policy says to held-out prompts while it learns, and how far it has moved: measured on its own samples."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from afzal import runs
+from afzal.config import TrainConfig
+from afzal.generate import Sample, Sampling, as_trees, sample
+from afzal.model.logprobs import score
+from afzal.model.reference import Cached, Reference
+from afzal.recipes.prepare import Prepared
+from afzal.tokens import continuation
+from afzal.train.feed import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Samples a few held-out prompts at every evaluation; the same prompts and seed each time."""
+
+    model: Any
+    tokenizer: Any
+    reference: Reference | None
+    layout: Layout
+    prompts: Sequence[Sequence[int]]
+    prompt_ids: Sequence[str]
+    eos: Sequence[int]
+    sampling: Sampling
+    seed: int
+    path: Path
+
+    @classmethod
+    def make(
+        cls,
+        config: TrainConfig,
+        model: Any,
+        prepared: Prepared,
+        reference: Reference | None,
+        layout: Layout,
+        path: Path,
+    ) -> Watch:
+        """A watch over the first ``config.sample_prompts`` held-out prompts by item id; writes below ``path``."""
+        by_prompt = {tuple(t.prompt.tolist()): t.item_id for t in prepared.evaluation}
+        chosen = sorted(by_prompt.items(), key=lambda pair: pair[1])[: config.sample_prompts]
+        sampling = Sampling(max_new_tokens=config.sample_tokens, temperature=config.sample_temperature)
+        return cls(
+            model,
+            prepared.tokenizer,
+            None if isinstance(reference, Cached) else reference,
+            layout,
+            [p for p, _ in chosen],
+            [item_id for _, item_id in chosen],
+            stop_ids(model, prepared),
+            sampling,
+            config.seed,
+            path / "samples.jsonl",
+        )
+
+    def look(self, step: int) -> dict[str, float]:
+        """Sample, measure lengths, how often an EOS ended the answer, and the KL to the reference in nats per answer.
+
+        The samples go to ``samples.jsonl``: as ``before`` at step 0, else in place of the last ``after``.
+        """
+        if not self.prompts:
+            return {}
+        drawn = sample(self.model, self.prompts, eos=self.eos, sampling=self.sampling, seed=self.seed)
+        stage = "before" if step == 0 else "after"
+        self._keep(stage, [self._record(s, stage, step) for s in drawn])
+        lengths = [len(s.ids) for s in drawn]
+        found = {
+            "samples/length": float(np.mean(lengths)),
+            "samples/eos_rate": float(np.mean([s.stop == "eos" for s in drawn])),
+        }
+        return found | self._kl(drawn)
+
+    def _keep(self, stage: str, records: list[dict[str, Any]]) -> None:
+        """Replace the samples of this stage: a resumed run may come by here a second time."""
+        others = [r for r in runs.read_jsonl(self.path) if r["stage"] != stage] if self.path.exists() else []
+        lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in [*others, *records])
+        runs.atomic_write(self.path, lines)
+
+    def _kl(self, drawn: Sequence[Sample]) -> dict[str, float]:
+        """Mean and standard error of log pi - log pi_ref over the policy's own samples: unbiased at temperature 1."""
+        if self.reference is None or self.sampling.temperature != 1.0:
+            return {}
+        ratios = []
+        with torch.no_grad():
+            for batch in self.layout.batches(as_trees(drawn, self.prompts)):
+                ratios.append(score(self.model, batch).logps - self.reference.score(batch).logps)
+        values = torch.cat(ratios).double()
+        error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        return {"kl": float(values.mean()), **({"kl_se": error} if math.isfinite(error) else {})}
+
+    def _record(self, s: Sample, stage: str, step: int) -> dict[str, Any]:
+        prompt = self.prompts[s.prompt_index]
+        answer = s.ids[:-1] if s.stop == "eos" else s.ids
+        return {
+            "stage": stage,
+            "step": step,
+            "prompt": self.tokenizer.decode(prompt, skip_special_tokens=True),
+            "text": continuation(self.tokenizer, prompt, answer.tolist()),
+            "tokens": len(s.ids),
+            "stop": s.stop,
+            "prompt_id": self.prompt_ids[s.prompt_index],
+        }
+
+
+def stop_ids(model: Any, prepared: Prepared) -> list[int]:
+    """Ids that end an answer: the one the responses were trained to end with, and the model's own."""
+    config = model.generation_config
+    own = config.eos_token_id if config is not None else None
+    ends = Counter(int(b.ids[-1]) for t in prepared.train for b in t.branches)
+    trained, n = ends.most_common(1)[0]
+    known = [*(own if isinstance(own, list) else [own]), prepared.tokenizer.eos_token_id]
+    if 2 * n > ends.total():  # else most responses were cut, and the commonest last id is just a word
+        known.append(trained)
+    return sorted({i for i in known if i is not None})

@@ -1,0 +1,223 @@
+"""What people said about responses: items, votes, and the preferences derived from them.
+
+Reading keeps everything (ties, strengths, ranks, scores, annotators, the order shown). Turning votes into training
+signal is a later, visible step: :func:`preferences` for pairs and :func:`labels` for single responses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any, Literal
+
+Outcome = Literal["first", "second", "tie", "both_bad"]
+RatingKind = Literal["score", "rank", "label"]
+
+_SWAPPED: dict[Outcome, Outcome] = {"first": "second", "second": "first", "tie": "tie", "both_bad": "both_bad"}
+_P_FIRST: dict[Outcome, float] = {"first": 1.0, "second": 0.0, "tie": 0.5}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. ``content`` is text, or typed parts (``{"type": "text" | "image" | "audio", ...}``) for media."""
+
+    role: str
+    content: str | tuple[Mapping[str, Any], ...]
+
+
+Turns = str | tuple[Message, ...]
+"""A text to be continued verbatim, or a conversation to be rendered by the model's chat template."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One answer to a prompt: a text continuation, or messages of which the assistant's are the answer."""
+
+    turns: Turns
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One opinion on two responses of an item.
+
+    ``strength`` says how clear the preference was in the source's own units (larger is clearer); ``probability`` is a
+    stated probability that the *first* is better and overrules ``outcome``; ``weight`` multiplies the example's loss.
+    ``shown_first`` is the index of the response that was displayed first, when recorded. ``both_bad`` is no tie: it
+    says nothing about the order.
+    """
+
+    first: int
+    second: int
+    outcome: Outcome
+    strength: float | None = None
+    probability: float | None = None
+    weight: float = 1.0
+    annotator: str | None = None
+    axis: str | None = None
+    shown_first: int | None = None
+    seconds: float | None = None
+
+    def swap(self) -> Comparison:
+        """The same opinion with the two responses named in the other order."""
+        probability = None if self.probability is None else 1.0 - self.probability
+        return replace(
+            self, first=self.second, second=self.first, outcome=_SWAPPED[self.outcome], probability=probability
+        )
+
+    @property
+    def p_first(self) -> float | None:
+        """Probability that the first response is better; None when the vote does not order them."""
+        return self.probability if self.probability is not None else _P_FIRST.get(self.outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """One opinion on one response: a score (larger is better), a rank (0 is best) or a label (1 good, 0 bad)."""
+
+    response: int
+    value: float
+    kind: RatingKind
+    weight: float = 1.0
+    annotator: str | None = None
+    axis: str | None = None
+
+
+Vote = Comparison | Rating
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One prompt, K responses to it, and every vote cast on them.
+
+    ``prompt`` and all responses are of one kind: all texts, or all conversations. ``where`` is ``file:line`` of the
+    source row; ``group`` names what must stay on one side of a train/evaluation split (default: the prompt).
+    """
+
+    id: str
+    prompt: Turns
+    responses: tuple[Response, ...]
+    votes: tuple[Vote, ...] = ()
+    where: str = ""
+    group: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_chat(self) -> bool:
+        return not isinstance(self.prompt, str)
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Response ``i`` is better than ``j`` with probability ``p``.
+
+    ``weight`` multiplies the pair's loss and its share of the count; ``margin`` is the score gap or stated strength
+    of i over j in the source's units, when there is one.
+    """
+
+    i: int
+    j: int
+    p: float = 1.0
+    weight: float = 1.0
+    margin: float | None = None
+
+    def swap(self) -> Preference:
+        margin = None if self.margin is None else -self.margin
+        return Preference(self.j, self.i, 1.0 - self.p, self.weight, margin)
+
+
+def preferences(item: Item, axis: str | None = None) -> tuple[Preference, ...]:
+    """Pairs of an item, the better response first (for p = 0.5, the lower index first).
+
+    Comparisons of the same two responses are pooled: p is their weighted mean, so three annotators who split 2:1 give
+    p = 2/3. Without comparisons, scores (or else ranks) order every pair of the K rated responses, each with weight
+    1 / C(K, 2) so that an item counts once however many responses it has; equal values give p = 0.5.
+
+    Args:
+        axis: keep only votes on this axis (such as ``"safer"``); None keeps votes of every axis.
+    """
+    votes = [v for v in item.votes if axis is None or v.axis == axis]
+    compared = _pool([v for v in votes if isinstance(v, Comparison)])
+    if compared:
+        return compared
+    for kind, sign in (("score", 1.0), ("rank", -1.0)):
+        values = _mean_values([v for v in votes if isinstance(v, Rating) and v.kind == kind])
+        if len(values) > 1:
+            return _ordered({k: sign * v for k, v in values.items()})
+    return ()
+
+
+def labels(item: Item) -> tuple[bool | None, ...]:
+    """Per response: desirable, undesirable, or None when nothing says so.
+
+    Stated labels win; otherwise a response that only wins is desirable and one that only loses is not. Ties, and
+    responses that win here and lose there, stay None.
+    """
+    stated = _mean_values([v for v in item.votes if isinstance(v, Rating) and v.kind == "label"])
+    if stated:
+        return tuple(None if (m := stated.get(k)) in (None, 0.5) else m > 0.5 for k in range(len(item.responses)))
+    won: dict[int, set[bool]] = {}
+    for pair in preferences(item):
+        if pair.p != 0.5:
+            won.setdefault(pair.i, set()).add(True)
+            won.setdefault(pair.j, set()).add(False)
+    return tuple(next(iter(s)) if len(s := won.get(k, set())) == 1 else None for k in range(len(item.responses)))
+
+
+def prompt_key(item: Item) -> str:
+    """A stable hash of the item's group or prompt (white space and case folded): equal keys must not be split."""
+    text = item.group or (item.prompt if isinstance(item.prompt, str) else json.dumps(turns_to_json(item.prompt)))
+    return hashlib.sha256(" ".join(text.casefold().split()).encode()).hexdigest()[:16]
+
+
+def turns_to_json(turns: Turns) -> str | list[dict[str, Any]]:
+    """A text as itself, messages as ``[{"role": ..., "content": ...}]``."""
+    if isinstance(turns, str):
+        return turns
+    return [
+        {"role": m.role, "content": m.content if isinstance(m.content, str) else [dict(part) for part in m.content]}
+        for m in turns
+    ]
+
+
+def _pool(votes: list[Comparison]) -> tuple[Preference, ...]:
+    by_pair: dict[tuple[int, int], list[Comparison]] = {}
+    for vote in votes:
+        vote = vote if vote.first < vote.second else vote.swap()
+        if vote.p_first is not None and vote.weight > 0:
+            by_pair.setdefault((vote.first, vote.second), []).append(vote)
+    pooled = []
+    for (i, j), group in by_pair.items():
+        total = sum(v.weight for v in group)
+        p = sum(v.weight * (v.p_first or 0.0) for v in group) / total
+        strengths = [_signed_strength(v) for v in group if v.strength is not None]
+        margin = sum(strengths) / len(strengths) if strengths else None
+        pair = Preference(i, j, p, total / len(group), margin)
+        pooled.append(pair if p >= 0.5 else pair.swap())
+    return tuple(pooled)
+
+
+def _signed_strength(vote: Comparison) -> float:
+    p = vote.p_first if vote.p_first is not None else 0.5
+    return (vote.strength or 0.0) * (0.0 if p == 0.5 else 1.0 if p > 0.5 else -1.0)
+
+
+def _mean_values(ratings: list[Rating]) -> dict[int, float]:
+    sums: dict[int, tuple[float, float]] = {}
+    for r in ratings:
+        total, weight = sums.get(r.response, (0.0, 0.0))
+        sums[r.response] = (total + r.weight * r.value, weight + r.weight)
+    return {k: total / weight for k, (total, weight) in sums.items() if weight > 0}
+
+
+def _ordered(values: Mapping[int, float]) -> tuple[Preference, ...]:
+    weight = 2.0 / (len(values) * (len(values) - 1))
+    pairs = []
+    for a, b in combinations(sorted(values), 2):
+        i, j = (a, b) if values[a] >= values[b] else (b, a)
+        gap = values[i] - values[j]
+        pairs.append(Preference(i, j, 0.5 if gap == 0 else 1.0, weight, gap))
+    return tuple(pairs)

@@ -1,0 +1,28 @@
+"""The report of a run: one self-contained HTML page, the same facts as JSON, a model card, and a verdict in words."""
+
+from afzal.report.card import model_card, write_card
+from afzal.report.frontier import Spot, frontier_svg
+from afzal.report.health import Diagnosis, Verdict, diagnose, verdict
+from afzal.report.page import build
+from afzal.report.sections import FrontierChart, LineChart, Section, Table
+from afzal.report.svg import Rule, Series, line_chart, standalone
+
+__all__ = [
+    "Diagnosis",
+    "FrontierChart",
+    "LineChart",
+    "Rule",
+    "Section",
+    "Series",
+    "Spot",
+    "Table",
+    "Verdict",
+    "build",
+    "diagnose",
+    "frontier_svg",
+    "line_chart",
+    "model_card",
+    "standalone",
+    "verdict",
+    "write_card",
+]

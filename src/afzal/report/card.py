@@ -1,0 +1,208 @@
+"""The model card: what the saved folder is, how it was made, and how well it does, for people and for the hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from afzal import __version__
+from afzal.report.headline import measures
+from afzal.report.health import diagnose, verdict
+from afzal.report.load import enriched_facts, load
+from afzal.report.text import is_number, number, visible
+from afzal.runs import atomic_write
+
+FILE = "README.md"
+
+_TITLES = {
+    "sft": "supervised fine-tuning",
+    "dpo": "direct preference optimisation (DPO)",
+    "ipo": "identity preference optimisation (IPO)",
+    "kto": "Kahneman-Tversky optimisation (KTO)",
+}
+_PAPERS = {
+    "sft": (
+        "ouyang2022training",
+        "Training language models to follow instructions with human feedback",
+        "Ouyang, Long and Wu, Jeff and Jiang, Xu and Almeida, Diogo and Wainwright, Carroll and others",
+        "2022",
+        "2203.02155",
+    ),
+    "dpo": (
+        "rafailov2023direct",
+        "Direct Preference Optimization: Your Language Model is Secretly a Reward Model",
+        "Rafailov, Rafael and Sharma, Archit and Mitchell, Eric and Ermon, Stefano and Manning, Christopher D. and "
+        "Finn, Chelsea",
+        "2023",
+        "2305.18290",
+    ),
+    "ipo": (
+        "azar2023general",
+        "A General Theoretical Paradigm to Understand Learning from Human Preferences",
+        "Azar, Mohammad Gheshlaghi and Rowland, Mark and Piot, Bilal and Guo, Daniel and Calandriello, Daniele and "
+        "Valko, Michal and Munos, Rémi",
+        "2023",
+        "2310.12036",
+    ),
+    "kto": (
+        "ethayarajh2024kto",
+        "KTO: Model Alignment as Prospect Theoretic Optimization",
+        "Ethayarajh, Kawin and Xu, Winnie and Muennighoff, Niklas and Jurafsky, Dan and Kiela, Douwe",
+        "2024",
+        "2402.01306",
+    ),
+}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&!])")
+
+
+def write_card(run_path: str | Path) -> Path:
+    """Write the model card of a run folder; returns its path.
+
+    Raises:
+        AfzalError: ``run_path`` is no run folder, or cannot be written.
+    """
+    run = load(Path(run_path))
+    atomic_write(run.path / FILE, model_card(enriched_facts(run), run.config, run.metrics).encode("utf-8", "replace"))
+    return run.path / FILE
+
+
+def model_card(
+    run_facts: Mapping[str, Any], config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], name: str = ""
+) -> str:
+    """The card as Markdown with YAML front matter.
+
+    Args:
+        run_facts: contents of ``run.json``.
+        config: the resolved configuration; its ``out`` names the model unless ``name`` is given.
+        metrics: lines of ``metrics.jsonl``.
+    """
+    method = str(run_facts.get("method") or "")
+    name = name or Path(str(config.get("out") or method or "model")).name
+    parts = [
+        _front_matter(run_facts, method),
+        f"# {plain(name)}",
+        _opening(run_facts, method),
+        _quick_start(name, run_facts.get("chat") is True),
+        _numbers(run_facts, metrics),
+        _training(run_facts),
+        _settings(config),
+        _citation(method),
+        f"Made with Afzal {plain(str(run_facts.get('afzal') or __version__))}.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def plain(text: str) -> str:
+    """Text that Markdown and HTML take literally: one line, special characters escaped."""
+    return _SPECIAL.sub(r"\\\1", " ".join(visible(text).split())).replace("\\<", "&lt;").replace("\\&", "&amp;")
+
+
+def _front_matter(facts: Mapping[str, Any], method: str) -> str:
+    import yaml
+
+    model, source = _text(facts, "model", "path"), _text(facts, "data", "source")
+    method = " ".join(method.split())  # a line break could end the front matter for readers that look for "---" alone
+    tags = ["afzal", *([method] if method else []), *(["preference-optimization"] if method != "sft" else [])]
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": tags}
+    if _is_hub_id(model):
+        front = {"base_model": model, **front}
+    if _is_hub_id(source) and "." not in source.split("/")[-1]:
+        front["datasets"] = [source]
+    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---"
+
+
+def _opening(facts: Mapping[str, Any], method: str) -> str:
+    model, source = (_name(_text(facts, *path)) for path in (("model", "path"), ("data", "source")))
+    made = f"Made from **{plain(model)}** by {_TITLES.get(method, plain(method) or 'training')}"
+    made += f" on **{plain(source)}**." if source else "."
+    return made
+
+
+def _quick_start(path: str, chat: bool) -> str:
+    given = (
+        """messages = [{"role": "user", "content": "Hello!"}]
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)"""
+        if chat
+        else """inputs = tokenizer("Once upon a time", return_tensors="pt")"""
+    )
+    return f"""## Quick start
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+path = {json.dumps(path)}
+tokenizer = AutoTokenizer.from_pretrained(path)
+model = AutoModelForCausalLM.from_pretrained(path)
+{given}
+output = model.generate(**inputs, max_new_tokens=64, do_sample=True)
+print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+```"""
+
+
+def _numbers(facts: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
+    judged = verdict(diagnose(metrics, facts))
+    lines = ["## Results on held-out data", "", f"**{judged.word.capitalize()}.** {plain(judged.sentence)}", ""]
+    rows = measures(metrics, facts)
+    if not rows:
+        return "\n".join([*lines, "Nothing was evaluated on held-out data."])
+    lines += ["| measure | before | after | 95% interval | |", "|---|---:|---:|:---:|---|"]
+    for m in rows:
+        shown = m.shown()
+        lines.append(f"| {m.name} | {shown['before']} | {shown['after']} | {m.after_interval} | {m.meaning} |")
+    return "\n".join([*lines, "", "Curves, samples and the checks behind the verdict: `report.html`."])
+
+
+def _training(facts: Mapping[str, Any]) -> str:
+    data = facts.get("data") if isinstance(facts.get("data"), Mapping) else {}
+    versions = facts.get("versions") if isinstance(facts.get("versions"), Mapping) else {}
+    rows = [
+        ("data", _name(_text(facts, "data", "source"))),
+        ("format", _text(facts, "data", "format")),
+        ("rows kept", f"{number(data['kept'])} of {number(data.get('rows'))}" if data and "kept" in data else ""),
+        ("data fingerprint (SHA-256)", _text(facts, "data", "fingerprint")),
+        ("reference", str(facts.get("reference") or "")),
+        ("steps", number(facts["step"]) if is_number(facts.get("step")) else ""),
+        ("seed", str(facts["seed"]) if "seed" in facts else ""),
+        ("versions", ", ".join(f"{k} {v}" for k, v in (versions or {}).items())),
+    ]
+    body = "\n".join(f"| {key} | {plain(value)} |" for key, value in rows if value)
+    return f"## Training\n\n| | |\n|---|---|\n{body}"
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    import yaml
+
+    if not config:
+        return ""
+    body = visible(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+    fence = "`" * (max((len(run) for run in re.findall(r"`+", body)), default=0) + 1)
+    fence = max(fence, "```", key=len)
+    return f"<details><summary>Configuration</summary>\n\n{fence}yaml\n{body}{fence}\n\n</details>"
+
+
+def _citation(method: str) -> str:
+    if method not in _PAPERS:
+        return ""
+    key, title, authors, year, arxiv = _PAPERS[method]
+    fields = {"title": f"{{{title}}}", "author": authors, "year": year, "eprint": arxiv, "archivePrefix": "arXiv"}
+    body = "\n".join(f"  {field} = {{{value}}}," for field, value in fields.items())
+    return f"## Citation\n\nThe method:\n\n```bibtex\n@article{{{key},\n{body}\n}}\n```"
+
+
+def _text(facts: Mapping[str, Any], part: str, key: str) -> str:
+    values = facts.get(part)
+    return str(values.get(key) or "") if isinstance(values, Mapping) else ""
+
+
+def _is_hub_id(name: str) -> bool:
+    """Whether a name can be a hub id (``name`` or ``owner/name``) rather than a path on this machine."""
+    return bool(_HUB_ID.fullmatch(name)) and "--" not in name and ".." not in name and not Path(name).exists()
+
+
+def _name(source: str) -> str:
+    """A hub id as it is; of a path only its last part, since where it lay on this machine tells a reader nothing."""
+    return source if _is_hub_id(source) else source.rstrip("/").split("/")[-1]

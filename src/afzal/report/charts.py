@@ -1,0 +1,220 @@
+"""The training curves of a run, one small figure per question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from afzal.report import svg
+from afzal.report.health import interval_of
+from afzal.report.svg import CHOSEN, HELD_OUT, OTHER, REJECTED, TRAIN, Rule, Series
+from afzal.report.text import is_number, number, setting
+
+Records = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A chart with its title, what it shows in a sentence, and its legend."""
+
+    key: str
+    title: str
+    caption: str
+    drawing: str
+    legend: tuple[Series, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """What a figure is to show, before it is drawn."""
+
+    key: str
+    title: str
+    caption: str
+    series: Sequence[Series]
+    rules: Sequence[Rule] = ()
+    y_range: tuple[float, float] | None = None
+
+    @property
+    def has_values(self) -> bool:
+        return any(is_number(y) for s in self.series for _, y in s.points)
+
+    def draw(self, marked: tuple[float, str] | None) -> Figure:
+        drawing = svg.line_chart(
+            self.series, title=f"{self.title} by step", y_range=self.y_range, rules=self.rules, marked=marked
+        )
+        return Figure(self.key, self.title, self.caption, drawing, tuple(self.series))
+
+
+def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
+    """Every figure for which the run has numbers, in the order a reader wants them."""
+    train = [m for m in metrics if m.get("kind") == "train" and is_number(m.get("step"))]
+    held_out = [m for m in metrics if m.get("kind") == "eval" and is_number(m.get("step"))]
+    names = good, bad = ("desirable", "undesirable") if facts.get("method") == "kto" else ("chosen", "rejected")
+    both = f"{good} and {bad} responses"
+    if _is_sft(train, held_out):
+        names, both = ("data", "data"), "the data's responses"
+    at_reference = _in(facts, "objective", "at_reference")
+    clip = _in(facts, "config", "max_grad_norm")
+    wanted = [
+        _one(
+            "loss",
+            "Loss",
+            "What is minimised; smaller is better." + (" Nats per token." if _is_sft(train, held_out) else ""),
+            train,
+            held_out,
+            rules=[Rule(at_reference, f"policy = reference: {number(at_reference)}")]
+            if is_number(at_reference)
+            else [],
+        ),
+        _one(
+            "rewards/accuracies",
+            "Reward accuracy",
+            "Share of pairs ranked as people did; larger is better. Band: 95% interval.",
+            train,
+            held_out,
+            rules=[Rule(0.5, "chance")],
+            y_range=(0.0, 1.0),
+        ),
+        _one(
+            "rewards/margins",
+            "Reward margin",
+            "Reward of the chosen less that of the rejected (β × nats); larger is better.",
+            train,
+            held_out,
+            rules=[Rule(0.0, "")],
+        ),
+        _one("perplexity", "Perplexity", "exp of the held-out loss; smaller is better.", train, held_out),
+        _two("logps", "Log-probability", f"Of {both}, nats per response.", train, held_out, names),
+        _two("rewards", "Implicit reward", f"β (log π − log π_ref), {good} and {bad}.", train, held_out, names),
+        _kl(held_out),
+        _one("kl_estimate", "KL estimate of the loss", "KTO's z₀, from mismatched rows; nats.", train, held_out),
+        _lengths(train, held_out, names),
+        _one(
+            "samples/eos_rate",
+            "Ended by itself",
+            "Share of samples that stop before the token limit.",
+            train,
+            held_out,
+            y_range=(0.0, 1.0),
+        ),
+        _from_zero(
+            _one(
+                "grad_norm",
+                "Gradient norm",
+                "Before clipping.",
+                train,
+                [],
+                rules=[Rule(clip, f"clipped above {setting(clip)}")] if is_number(clip) else [],
+            )
+        ),
+        _from_zero(_one("lr", "Learning rate", "As scheduled.", train, [])),
+    ]
+    kept = facts.get("kept_step")
+    marked = (kept, "weights kept") if is_number(kept) else None
+    return [plot.draw(marked) for plot in wanted if plot.has_values]
+
+
+def smoothing_window(count: int) -> int:
+    """Width of the running mean: an odd number near a fifteenth of the curve, 1 (none) for short ones."""
+    return 1 if count < 10 else max(3, count // 15) | 1
+
+
+def smooth(points: Sequence[svg.Point], window: int) -> list[svg.Point]:
+    """Centred running mean over ``window`` points (fewer at the ends); gaps stay gaps."""
+    half = window // 2
+    out: list[svg.Point] = []
+    for i, (x, y) in enumerate(points):
+        near = [v for _, v in points[max(0, i - half) : i + half + 1] if is_number(v)]
+        out.append((x, sum(near) / len(near) if is_number(y) and near else None))
+    return out
+
+
+def points_of(records: Records, name: str) -> list[svg.Point]:
+    """(step, value) of a metric; a value that is not finite becomes a gap, a missing one is left out."""
+    return [(r["step"], r[name] if is_number(r[name]) else None) for r in records if name in r]
+
+
+def _in(facts: Mapping[str, Any], *path: str) -> Any:
+    value: Any = facts
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _is_sft(train: Records, held_out: Records) -> bool:
+    return not any("rewards/chosen" in r for r in (*train, *held_out))
+
+
+def _train_series(records: Records, name: str, colour: int, *, called: str = "", label: str = "") -> list[Series]:
+    """The raw curve, faint, under its running mean; a smooth schedule or a short curve is drawn as it is."""
+    points = points_of(records, name)
+    if not points:
+        return []
+    window, prefix = smoothing_window(len(points)), f"{called}, " if called else ""
+    if window == 1 or name == "lr":
+        return [Series(called or "train", tuple(points), colour, "line", label=label)]
+    mean = Series(f"{prefix}mean of {window}", tuple(smooth(points, window)), colour, "line", label=label)
+    return [Series(f"{prefix}each step", tuple(points), colour, "faint"), mean]
+
+
+def _held_out_series(records: Records, name: str, colour: int = HELD_OUT, called: str = "held out") -> list[Series]:
+    points = points_of(records, name)
+    if not points:
+        return []
+    bounds = [interval_of(r, name) for r in records if name in r]
+    if all(b is None for b in bounds):
+        return [Series(called, tuple(points), colour, "dots")]
+    low, high = (tuple(b[k] if b else None for b in bounds) for k in (0, 1))
+    return [Series(called, tuple(points), colour, "dots", low, high)]
+
+
+def _one(
+    name: str,
+    title: str,
+    caption: str,
+    train: Records,
+    held_out: Records,
+    *,
+    rules: Sequence[Rule] = (),
+    y_range: tuple[float, float] | None = None,
+) -> Plot:
+    """One quantity: training in grey, held out in green."""
+    series = [*_train_series(train, name, TRAIN), *_held_out_series(held_out, name)]
+    return Plot(name, title, caption, series, rules, y_range)
+
+
+def _two(kind: str, title: str, caption: str, train: Records, held_out: Records, names: tuple[str, str]) -> Plot:
+    """Chosen and rejected of one quantity: lines for training, dots for held-out data."""
+    series: list[Series] = []
+    for side, called, colour in (("chosen", names[0], CHOSEN), ("rejected", names[1], REJECTED)):
+        mean = _train_series(train, f"{kind}/{side}", colour, called=called)[-1:]
+        dots = _held_out_series(held_out, f"{kind}/{side}", colour, f"{called}, held out")
+        drawn = [*mean, *dots]
+        series += [*drawn[:-1], *(_labelled(s, called) for s in drawn[-1:])]
+    return Plot(kind, title, caption, series)
+
+
+def _labelled(series: Series, label: str) -> Series:
+    return replace(series, label=label)
+
+
+def _kl(held_out: Records) -> Plot:
+    caption = "KL(policy ‖ reference) of samples, nats per response; larger is further away. Band: 95% interval."
+    return Plot("kl", "KL to the reference", caption, _held_out_series(held_out, "kl", called="samples"))
+
+
+def _lengths(train: Records, held_out: Records, names: tuple[str, str]) -> Plot:
+    sides = (("chosen", names[0], CHOSEN), ("rejected", names[1], REJECTED))
+    series = [s for k, n, c in sides for s in _train_series(train, f"lengths/{k}", c, called=n, label=n)[-1:]]
+    samples = [_labelled(s, "samples") for s in _held_out_series(held_out, "samples/length", OTHER, "samples")]
+    caption = "Tokens, of the data's responses and of samples."
+    return _from_zero(Plot("lengths", "Response length", caption, [*series, *samples]))
+
+
+def _from_zero(plot: Plot) -> Plot:
+    """The same plot with an axis that begins at 0, for quantities whose size matters and not only their change."""
+    values = [y for s in plot.series for _, y in s.points if is_number(y)] + [r.y for r in plot.rules]
+    top = max(values, default=1.0)
+    return replace(plot, y_range=(0.0, 1.08 * top)) if top > 0 and min(values, default=0.0) >= 0 else plot

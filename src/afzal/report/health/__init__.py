@@ -1,0 +1,111 @@
+"""Is this training curve healthy, and if not, why: named checks with exact rules over the metrics of a run.
+
+:func:`diagnose` is a pure function of the lines of ``metrics.jsonl`` and the facts of ``run.json``. A check that has
+the numbers it needs gives one :class:`Diagnosis`, ``good`` when it passed; one that lacks them gives nothing, and the
+report lists it as not checked. The limits stand at the top of each module and are the whole of the rules; every
+diagnosis repeats its own in ``rule``.
+
+The limits are judgements, not laws: they were set so that healthy runs stay silent and the failures that preference
+training is known for do not. "First" and "last" are evaluations when there are two or more, else means over the first
+and last tenth of the training steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from afzal.report.health import behaviour, excess, learning, start
+from afzal.report.health.curves import Curves, Diagnosis, Severity, accuracy_interval, interval_of, wilson
+from afzal.report.text import is_number, plural
+
+__all__ = [
+    "CHECKS",
+    "Diagnosis",
+    "Verdict",
+    "accuracy_interval",
+    "alarms",
+    "diagnose",
+    "interval_of",
+    "not_checked",
+    "upto",
+    "verdict",
+    "wilson",
+]
+
+CHECKS: dict[str, Callable[[Curves], Diagnosis | None]] = {
+    "end of the run": start.run_ended,
+    "finite numbers": start.finite,
+    "first loss": start.first_loss,
+    "learning": learning.learning,
+    "held-out loss": excess.held_out_loss,
+    "likelihood of the chosen": excess.log_probs,
+    "overfitting": excess.overfit,
+    "distance to the reference": excess.distance,
+    "length of responses": behaviour.lengths,
+    "endings of responses": behaviour.endings,
+    "gradients": behaviour.gradients,
+}
+"""The checks by name, in the order of the report."""
+
+_RANK: dict[Severity, int] = {"bad": 0, "watch": 1, "good": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``word`` is "healthy", "watch" or "not healthy"; ``sentence`` says why."""
+
+    word: str
+    severity: Severity
+    sentence: str
+
+
+def diagnose(metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[Diagnosis]:
+    """Every check that could be made, alarms first.
+
+    Args:
+        metrics: lines of ``metrics.jsonl`` (kinds ``train`` and ``eval``), in order of step.
+        facts: contents of ``run.json``. ``config`` (the resolved configuration) sharpens the remedies; ``samples``
+            (``before``/``after`` with ``length``, ``eos_rate`` and their ``_se``) stands in for the evaluations' own;
+            with ``kept_step`` the weights of an earlier step were kept, and what came later is not judged.
+    """
+    kept = upto(metrics, facts)
+    curves = Curves([m for m in kept if m.get("kind") == "train"], [m for m in kept if m.get("kind") == "eval"], facts)
+    found = [replace(d, check=name) for name, check in CHECKS.items() if (d := check(curves))]
+    return sorted(found, key=lambda d: _RANK[d.severity])
+
+
+def upto(metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The lines up to the step whose weights were kept: all of them, unless the run stopped early."""
+    kept = facts.get("kept_step")
+    return [m for m in metrics if not is_number(kept) or not is_number(m.get("step")) or m["step"] <= kept]
+
+
+def alarms(diagnoses: Iterable[Diagnosis]) -> list[Diagnosis]:
+    """Those that are not ``good``."""
+    return [d for d in diagnoses if d.severity != "good"]
+
+
+def verdict(diagnoses: Sequence[Diagnosis]) -> Verdict:
+    """One word and one sentence for the whole run."""
+    raised = alarms(diagnoses)
+    bad = [d.title for d in raised if d.severity == "bad"]
+    if bad:
+        return Verdict("not healthy", "bad", _sentence(bad))
+    if raised:
+        return Verdict("watch", "watch", _sentence([d.title for d in raised]))
+    proof = [d.title for d in diagnoses if d.check in ("learning", "first loss")]
+    checks = f"{plural(len(diagnoses), 'check')} made, none raised an alarm"
+    return Verdict("healthy", "good", _sentence([*proof, checks]))
+
+
+def not_checked(diagnoses: Iterable[Diagnosis]) -> list[str]:
+    """Names of the checks that lacked the numbers they need."""
+    made = {d.check for d in diagnoses}
+    return [name for name in CHECKS if name not in made]
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    text = "; ".join(parts)
+    return text[:1].upper() + text[1:] + "."

@@ -1,0 +1,162 @@
+"""A run folder as a report needs it: everything that can be read, and a note for everything that cannot."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from afzal.errors import AfzalError
+from afzal.report import sections
+from afzal.report.sections import Section
+from afzal.report.text import is_number, plural
+from afzal.runs import redact_config
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """The contents of a run folder. ``notes`` says in words what was missing or damaged."""
+
+    path: Path
+    facts: dict[str, Any]
+    config: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
+    data: dict[str, Any]
+    losses: list[dict[str, Any]]
+    sections: list[Section]
+    notes: list[str]
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+
+def load(path: Path) -> RunFiles:
+    """Read a run folder, tolerating whatever a killed or failed run leaves behind.
+
+    Raises:
+        AfzalError: ``path`` is no run folder (there is no ``run.json`` in it).
+    """
+    if not (path / "run.json").is_file():
+        what = f"{path} is not a run folder: it has no run.json" if path.is_dir() else f"there is no folder {path}"
+        raise AfzalError(what, remedy="give the folder that `afzal train` wrote; `afzal runs` lists them")
+    notes: list[str] = []
+    return RunFiles(
+        path=path,
+        facts=_json(path / "run.json", notes),
+        config=redact_config(_yaml(path / "run.yaml", notes)),
+        metrics=sorted(_lines(path / "metrics.jsonl", notes), key=_step),
+        samples=_lines(path / "samples.jsonl", notes),
+        data=_json(path / "data.json", notes),
+        losses=_lines(path / "losses.jsonl", []),
+        sections=_sections(path, notes),
+        notes=notes,
+    )
+
+
+def enriched_facts(run: RunFiles) -> dict[str, Any]:
+    """The facts of ``run.json`` with the configuration (``config``) and a summary of the samples (``samples``)."""
+    samples = {s: summary for s in ("before", "after") if (summary := _summary(run.samples, s))}
+    return {**run.facts, "config": run.config or run.facts.get("config", {}), "samples": samples}
+
+
+def lost_rows(run: RunFiles) -> dict[str, Counter[str]]:
+    """Rows by action (``dropped``, ``cut``) and reason: from ``run.json``, else counted from ``losses.jsonl``."""
+    counted: dict[str, Counter[str]] = {"dropped": Counter(), "cut": Counter()}
+    for row in run.losses:
+        counted.setdefault(str(row.get("action", "dropped")), Counter())[str(row.get("reason", "unknown"))] += 1
+    told = run.facts.get("data")
+    for action in ("dropped", "cut"):
+        reasons = told.get(action) if isinstance(told, Mapping) else None
+        if isinstance(reasons, Mapping):
+            counted[action] = Counter({str(k): int(v) for k, v in reasons.items() if is_number(v)})
+    return counted
+
+
+def _summary(samples: Sequence[Mapping[str, Any]], stage: str) -> dict[str, float]:
+    """Count, mean tokens and share ended by EOS, with standard errors (of the share: with one of each added)."""
+    chosen = [s for s in samples if s.get("stage") == stage]
+    lengths = [float(s["tokens"]) for s in chosen if is_number(s.get("tokens"))]
+    if not lengths:
+        return {}
+    mean = sum(lengths) / len(lengths)
+    spread = sum((v - mean) ** 2 for v in lengths) / max(len(lengths) - 1, 1)
+    n, ended = len(chosen), sum(s.get("stop") == "eos" for s in chosen)
+    share = (ended + 1) / (n + 2)
+    return {
+        "n": n,
+        "length": mean,
+        "length_se": (spread / len(lengths)) ** 0.5,
+        "eos_rate": ended / n,
+        "eos_rate_se": (share * (1 - share) / n) ** 0.5,
+    }
+
+
+def _step(record: Mapping[str, Any]) -> float:
+    step = record.get("step")
+    return step if is_number(step) else -1.0
+
+
+def _text(path: Path, notes: list[str]) -> str:
+    try:
+        return path.read_text("utf-8", errors="replace")
+    except FileNotFoundError:
+        notes.append(f"{path.name} is missing.")
+        return ""
+
+
+def _json(path: Path, notes: list[str]) -> dict[str, Any]:
+    body = _text(path, notes)
+    if not body:
+        return {}
+    try:
+        value = json.loads(body)
+    except ValueError as error:
+        notes.append(f"{path.name} could not be read: {error}.")
+        return {}
+    if not isinstance(value, dict):
+        notes.append(f"{path.name} does not hold a JSON object.")
+        return {}
+    return value
+
+
+def _yaml(path: Path, notes: list[str]) -> dict[str, Any]:
+    import yaml
+
+    try:
+        value = yaml.safe_load(_text(path, notes))
+    except yaml.YAMLError as error:
+        notes.append(f"{path.name} could not be read: {str(error).splitlines()[0]}.")
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """JSON lines; a torn last line (a run killed while writing) is passed over, as is any damaged one, with a note."""
+    rows, bad = [], []
+    for number, line in enumerate(_text(path, notes).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            bad.append(number)
+    if bad:
+        notes.append(f"{path.name}: {plural(len(bad), 'damaged line')} passed over (line {bad[0]}).")
+    return rows
+
+
+def _sections(path: Path, notes: list[str]) -> list[Section]:
+    try:
+        return sections.read(path)
+    except ValueError as error:
+        notes.append(f"{error}.")
+        return []

@@ -1,0 +1,154 @@
+"""A run folder to one self-contained HTML page, and the same facts as JSON."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from afzal import __version__
+from afzal.report import sections, views
+from afzal.report.charts import Figure, figures
+from afzal.report.headline import Measure, measures
+from afzal.report.health import Diagnosis, Verdict, alarms, diagnose, not_checked, verdict
+from afzal.report.load import RunFiles, enriched_facts, load
+from afzal.report.sections import FrontierChart, LineChart, Section
+from afzal.report.text import visible
+from afzal.runs import atomic_write
+
+HTML, JSON = "report.html", "report.json"
+SCHEMA = "afzal.report/1"
+
+
+def build(run_path: str | Path, extra_sections: Sequence[Section] = ()) -> Path:
+    """Write ``report.html`` and ``report.json`` into a run folder; returns the path of the page.
+
+    Whatever the run lacks (evaluations, samples, steps) the page says so instead. ``extra_sections`` replace the
+    sections kept with the run and are kept in their place, so that a later call without them draws them again.
+
+    Raises:
+        AfzalError: ``run_path`` is no run folder, or cannot be written.
+    """
+    path = Path(run_path)
+    run = load(path)
+    if extra_sections:
+        sections.write(path, extra_sections)
+        run = load(path)
+    facts = enriched_facts(run)
+    diagnoses = diagnose(run.metrics, facts)
+    numbers = measures(run.metrics, facts)
+    atomic_write(path / JSON, to_json(run, facts, diagnoses, numbers))
+    atomic_write(path / HTML, to_html(run, facts, diagnoses, numbers).encode("utf-8", "replace"))
+    return path / HTML
+
+
+def to_html(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnosis], numbers: Sequence[Measure]) -> str:
+    """The page. Every value is escaped by the template; only drawings made by :mod:`afzal.report.svg` are markup."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def shown(value: Any) -> Any:
+        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = Environment(
+        loader=PackageLoader("afzal.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=shown,
+    )
+    style = Path(__file__).with_name("page.css").read_text("utf-8")
+    charts = [_figure(f, Markup) for f in figures(run.metrics, facts)]
+    extra = [_section(s, Markup) for s in run.sections]
+    judged = verdict(diagnoses)
+    return environment.get_template("page.html.j2").render(
+        style=Markup(style),
+        style_hash=Markup(base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()),
+        title=run.name,
+        subtitle=views.subtitle(facts),
+        verdict=judged,
+        overview=views.overview(facts),
+        contents=_contents(run.sections),
+        notes=run.notes,
+        measures=numbers,
+        measured=views.measured(numbers, run.metrics, facts),
+        raised=alarms(diagnoses),
+        passed=[d for d in diagnoses if d.severity == "good"],
+        diagnoses=diagnoses,
+        unchecked=not_checked(diagnoses),
+        extra=extra,
+        figures=charts,
+        evaluations=views.evaluations(run.metrics),
+        samples=views.samples(run.samples),
+        sampled=views.sampled(run.samples, facts),
+        data=views.data(run),
+        run=views.run_facts(facts),
+        environment=views.environment(facts),
+        command=str(facts.get("command") or ""),
+        config=views.config_text(run.config),
+        glossary=views.glossary(facts),
+        version=__version__,
+    )
+
+
+def to_json(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnosis], numbers: Sequence[Measure]) -> str:
+    """The facts of the page for machines: strict JSON, no number that is not finite."""
+    judged: Verdict = verdict(diagnoses)
+    body = {
+        "schema": SCHEMA,
+        "afzal": __version__,
+        "run": run.name,
+        "verdict": asdict(judged),
+        "measures": [asdict(m) for m in numbers],
+        "diagnoses": [asdict(d) for d in diagnoses],
+        "not_checked": not_checked(diagnoses),
+        "facts": facts,
+        "data": run.data,
+        "metrics": run.metrics,
+        "sections": [sections.to_json(s) for s in run.sections],
+        "notes": run.notes,
+    }
+    return json.dumps(_finite(body), indent=1, default=str, allow_nan=False) + "\n"
+
+
+def _contents(extra: Sequence[Section]) -> list[tuple[str, str]]:
+    first = [("numbers", "Before and after"), ("health", "Health")]
+    middle = [(f"extra-{k}", s.title) for k, s in enumerate(extra, 1)]
+    last = [("curves", "Curves"), ("samples", "Samples"), ("data", "Data")]
+    return [*first, *middle, *last, ("configuration", "Configuration"), ("glossary", "Terms")]
+
+
+def _figure(figure: Figure, markup: type[str]) -> dict[str, Any]:
+    return {
+        "title": figure.title,
+        "caption": figure.caption,
+        "legend": figure.legend,
+        "drawing": markup(figure.drawing),
+    }
+
+
+def _section(section: Section, markup: type[str]) -> dict[str, Any]:
+    chart = section.chart
+    legend = chart.series if isinstance(chart, LineChart) else chart.paths if isinstance(chart, FrontierChart) else ()
+    return {
+        "title": section.title,
+        "paragraphs": section.paragraphs(),
+        "drawing": markup(section.svg()),
+        "legend": legend,
+        "table": section.table,
+        "cells": section.table.cells() if section.table else [],
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for every number that is not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,271 @@
+"""What the page shows of a run, as plain words: one function per part of the template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from afzal.report.headline import Measure
+from afzal.report.health import upto
+from afzal.report.load import RunFiles, lost_rows
+from afzal.report.text import duration, is_number, number, plural, setting
+
+Rows = list[tuple[str, str]]
+
+_LONGEST_TEXT = 4000
+_MOST_PROMPTS = 40
+_EXAMPLES = 50
+_METHODS = {
+    "sft": "supervised fine-tuning",
+    "dpo": "direct preference optimisation",
+    "ipo": "identity preference optimisation",
+    "kto": "Kahneman-Tversky optimisation",
+}
+_GLOSSARY = (
+    ("nat", "Unit of log-probability: ln 2 nats are one bit. Log-probs are summed over a response, its end included."),
+    ("reward (implicit)", "β (log π − log π_ref) of a response: how much likelier training made it, times β."),
+    (
+        "reward accuracy",
+        "Share of pairs in which the chosen response has the larger reward. Chance is 0.5; ties count ½.",
+    ),
+    ("margin", "Reward of the chosen less that of the rejected response."),
+    ("KL to the reference", "Expected log π − log π_ref of the policy's own samples: how far it went, in nats."),
+    ("β (beta)", "Strength of the pull towards the reference: larger keeps the policy nearer to it."),
+    ("reference", "The policy before training; it does not move. At the first step policy and reference are equal."),
+    ("held out", "Rows that no update has seen, split off by prompt so that no prompt is on both sides."),
+    ("95% interval", "Wilson's for shares, ±1.96 standard errors for means. It covers chance in the rows, not bias."),
+    ("perplexity", "exp of the mean loss per token: how many tokens the model wavers between."),
+    ("gradient norm", "Euclidean length of the gradient before clipping."),
+    ("z₀", "KTO's estimate of the KL to the reference, from responses set against other prompts."),
+    (
+        "desirable, undesirable",
+        "KTO's labels of single responses; the curves of the chosen and the rejected are theirs.",
+    ),
+)
+
+
+def subtitle(facts: Mapping[str, Any]) -> str:
+    """The method in words."""
+    method = str(facts.get("method") or "")
+    return _METHODS.get(method, method or "unknown method")
+
+
+def overview(facts: Mapping[str, Any]) -> Rows:
+    """The line of facts under the verdict."""
+    model, data = _part(facts, "model"), _part(facts, "data")
+    rows = [
+        ("Model", _base(model.get("path"))),
+        ("Parameters", _parameters(model)),
+        ("Data", _base(data.get("source"))),
+        ("Trained on", _count(data.get("train"), "item")),
+        ("Held out", _count(data.get("eval"), "item")),
+        ("Steps", _steps(facts)),
+        ("Time", duration(facts.get("seconds")) if is_number(facts.get("seconds")) else ""),
+        ("Finished", str(facts.get("finished") or "")[:10]),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def measured(numbers: Sequence[Measure], metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+    """Which evaluations the table compares, and of how many rows."""
+    held_out = [m for m in upto(metrics, facts) if m.get("kind") == "eval"]
+    if not numbers or not held_out:
+        return ""
+    n = held_out[-1].get("n")
+    rows = f"{plural(int(n), 'held-out item')}; " if is_number(n) else ""
+    if len(held_out) == 1:
+        return f"{rows}one evaluation, at step {numbers[0].step_after}. In brackets: 95% intervals."
+    steps = f"before is step {held_out[0].get('step')}, after is step {held_out[-1].get('step')}"
+    kept = ", whose weights were kept" if is_number(facts.get("kept_step")) else ""
+    return f"{rows}{steps}{kept}. In brackets: 95% intervals, where the run measured them."
+
+
+def evaluations(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Every evaluation as a table of words: columns and rows."""
+    held_out = [m for m in metrics if m.get("kind") == "eval"]
+    names = list(dict.fromkeys(k for m in held_out for k in m if k not in ("kind", "step")))
+    rows = [[number(m.get("step")), *(number(m.get(k)) for k in names)] for m in held_out]
+    return {"columns": ["step", *names], "rows": rows}
+
+
+def samples(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Prompts with their answers before and after, in order of appearance."""
+    by_prompt: dict[str, dict[str, Any]] = {}
+    for s in records:
+        key = str(s.get("prompt_id") or s.get("prompt"))
+        entry = by_prompt.setdefault(key, {"prompt": _cut(s.get("prompt")), "before": [], "after": []})
+        if s.get("stage") in ("before", "after"):
+            entry[str(s["stage"])].append({"text": _cut(s.get("text")).strip(), "note": _note(s)})
+    shown = list(by_prompt.values())[:_MOST_PROMPTS]
+    sides = (("before", "Before"), ("after", "After"))
+    return [
+        {"prompt": e["prompt"], "sides": [{"name": name, "texts": e[stage]} for stage, name in sides]} for e in shown
+    ]
+
+
+def sampled(records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+    """How the samples were drawn."""
+    prompts = len({str(s.get("prompt_id") or s.get("prompt")) for s in records})
+    temperature = _part(facts, "config").get("sample_temperature")
+    heat = f", temperature {setting(temperature)}" if is_number(temperature) else ""
+    less = f"; the first {_MOST_PROMPTS} are shown" if prompts > _MOST_PROMPTS else ""
+    return f"{plural(prompts, 'held-out prompt')}{heat}, not selected{less}."
+
+
+def data(run: RunFiles) -> dict[str, Any]:
+    """Source, counts, losses by reason, and the audit."""
+    facts, lost = _part(run.facts, "data"), lost_rows(run)
+    rows = facts.get("rows")
+    summary = [
+        ("Source", str(facts.get("source") or "")),
+        ("Format", str(facts.get("format") or "")),
+        ("Rows", _count(rows, "row")),
+        ("Kept", _count(facts.get("kept"), "row")),
+        ("For training", _count(facts.get("train"), "item")),
+        ("Held out", _count(facts.get("eval"), "item")),
+        ("Fingerprint", str(facts.get("fingerprint") or "")),
+    ]
+    notes = run.data.get("notes")
+    return {
+        "summary": [(k, v) for k, v in summary if v],
+        "known": bool(facts) or bool(run.losses),
+        "dropped": _reasons(lost["dropped"], rows),
+        "cut": _reasons(lost["cut"], rows),
+        "audit": counted(run.data.get("audit")),
+        "findings": findings(run.data.get("audit")),
+        "notes": [str(n) for n in notes] if isinstance(notes, list) else [],
+        "examples": [_loss(row) for row in run.losses[:_EXAMPLES]],
+    }
+
+
+def counted(audit: Any) -> Rows:
+    """The audit's plain numbers, nested names joined; nothing that is 0, and not its findings."""
+    rows: Rows = []
+    for key, value in audit.items() if isinstance(audit, Mapping) else ():
+        name = str(key).replace("_", " ")
+        if isinstance(value, Mapping):
+            rows += [(f"{name}: {inner}", shown) for inner, shown in counted(value)]
+        elif is_number(value) and value and key not in ("rows", "kept"):
+            rows.append((name, number(value)))
+    return rows
+
+
+def findings(audit: Any) -> list[dict[str, str]]:
+    """What the audit looked for, the gravest first."""
+    found = audit.get("findings") if isinstance(audit, Mapping) else None
+    rows = [f for f in found if isinstance(f, Mapping)] if isinstance(found, list) else []
+    names = {"major": ("bad", "Mend first"), "minor": ("watch", "Watch"), "ok": ("good", "")}
+    ordered = sorted(rows, key=lambda f: list(names).index(f["severity"]) if f.get("severity") in names else 1)
+    return [
+        {
+            "css": names.get(str(f.get("severity")), ("watch", ""))[0],
+            "level": names.get(str(f.get("severity")), ("", str(f.get("severity"))))[1],
+            "message": str(f.get("message") or f.get("code") or ""),
+            "remedy": str(f.get("remedy") or ""),
+        }
+        for f in ordered
+    ]
+
+
+def run_facts(facts: Mapping[str, Any]) -> Rows:
+    """Facts of the run that stand nowhere else on the page."""
+    objective, model = _part(facts, "objective"), _part(facts, "model")
+    params = ", ".join(f"{k} = {setting(v) if is_number(v) else v}" for k, v in _part(objective, "params").items())
+    rows = [
+        ("Status", str(facts.get("status") or "")),
+        ("Ended because", "" if facts.get("stop_reason") == "finished" else str(facts.get("stop_reason") or "")),
+        ("Objective", f"{objective.get('name') or ''}{f' ({params})' if params else ''}"),
+        (
+            "Loss at the reference",
+            number(objective["at_reference"]) if is_number(objective.get("at_reference")) else "",
+        ),
+        ("Reference", str(facts.get("reference") or "")),
+        ("Model", str(model.get("path") or "")),
+        ("Architecture", str(model.get("architecture") or "")),
+        ("Seed", str(facts["seed"]) if "seed" in facts else ""),
+        ("Started", str(facts.get("started") or "")),
+        ("Finished", str(facts.get("finished") or "")),
+    ]
+    return [(k, v) for k, v in rows if v]
+
+
+def environment(facts: Mapping[str, Any]) -> Rows:
+    """Versions and hardware."""
+    rows = [(str(k), str(v)) for k, v in _part(facts, "versions").items()]
+    for key, value in _part(facts, "hardware").items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        if key == "memory_bytes" and is_number(value):
+            key, shown = "memory", f"{value / 2**30:.1f} GiB"
+        if shown and value is not None:
+            rows.append((str(key), shown))
+    return rows
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """The resolved configuration as YAML."""
+    import yaml
+
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100) if config else ""
+
+
+def glossary(facts: Mapping[str, Any]) -> Rows:
+    """The terms that this method's page uses."""
+    method = facts.get("method")
+    pair_terms = {"reward (implicit)", "reward accuracy", "margin", "KL to the reference", "β (beta)", "reference"}
+    kto_terms = {"z₀", "desirable, undesirable"}
+    hidden = {"sft": pair_terms | kto_terms, "kto": {"reward accuracy", "perplexity"}}
+    return [row for row in _GLOSSARY if row[0] not in hidden.get(str(method), kto_terms | {"perplexity"})]
+
+
+def _part(facts: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = facts.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _base(path: Any) -> str:
+    """A hub id as it is, a path by its last name."""
+    name = str(path or "")
+    return name if name.count("/") <= 1 and not name.startswith((".", "/", "~")) else name.rstrip("/").split("/")[-1]
+
+
+def _count(value: Any, noun: str) -> str:
+    return plural(int(value), noun) if is_number(value) else ""
+
+
+def _parameters(model: Mapping[str, Any]) -> str:
+    total, moving = model.get("parameters"), model.get("trainable")
+    if not is_number(total):
+        return ""
+    return number(int(total)) + (f", {number(int(moving))} trained" if is_number(moving) and moving != total else "")
+
+
+def _steps(facts: Mapping[str, Any]) -> str:
+    step, steps = facts.get("step"), facts.get("steps")
+    if not is_number(step):
+        return ""
+    return number(step) if step == steps or not is_number(steps) else f"{number(step)} of {number(steps)}"
+
+
+def _cut(value: Any) -> str:
+    text = value if isinstance(value, str) else "" if value is None else str(value)
+    if len(text) <= _LONGEST_TEXT:
+        return text
+    return f"{text[:_LONGEST_TEXT]} … ({len(text) - _LONGEST_TEXT:,} more characters)"
+
+
+def _note(sample: Mapping[str, Any]) -> str:
+    tokens = _count(sample.get("tokens"), "token")
+    end = {"eos": "ended by itself", "length": "cut at the limit"}.get(str(sample.get("stop")), "")
+    return ", ".join(part for part in (tokens, end) if part)
+
+
+def _reasons(counts: Mapping[str, int], rows: Any) -> list[tuple[str, str, str]]:
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    share = (lambda n: f"{n / rows:.1%}") if is_number(rows) and rows > 0 else (lambda n: "")
+    return [(reason.replace("_", " "), number(n), share(n)) for reason, n in ordered if n]
+
+
+def _loss(row: Mapping[str, Any]) -> list[str]:
+    what = " ".join(str(row[k]) for k in ("action", "stage") if row.get(k))
+    return [str(row.get("where") or ""), str(row.get("item_id") or ""), what, str(row.get("reason") or ""),
+            str(row.get("detail") or "")[:300]]  # fmt: skip

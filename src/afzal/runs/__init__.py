@@ -1,0 +1,40 @@
+"""The run folder: one place on disk per run, where every stage meets the next.
+
+A run folder holds ``run.yaml`` (the resolved configuration), ``run.json`` (facts), ``metrics.jsonl``,
+``samples.jsonl``, ``losses.jsonl``, ``checkpoints/`` and the finished model. Files that are replaced are replaced
+atomically; files that grow hold one JSON object per line, so that a kill costs at most the line being written.
+Standard library only, so that listing and reporting start at once.
+"""
+
+from afzal.runs.environment import environment
+from afzal.runs.files import (
+    append_jsonl,
+    atomic_write,
+    fault,
+    fsync_folder,
+    read_json,
+    read_jsonl,
+    write_all,
+    writing,
+)
+from afzal.runs.folder import Run, create, find, open_run, resume
+from afzal.runs.redact import redact_arguments, redact_config
+
+__all__ = [
+    "Run",
+    "append_jsonl",
+    "atomic_write",
+    "create",
+    "environment",
+    "fault",
+    "find",
+    "fsync_folder",
+    "open_run",
+    "read_json",
+    "read_jsonl",
+    "redact_arguments",
+    "redact_config",
+    "resume",
+    "write_all",
+    "writing",
+]

@@ -1,0 +1,100 @@
+"""What a run ran on: versions from the installed packages' own records, hardware from the operating system.
+
+Nothing heavy is imported for it. Only where torch is loaded already is it asked for the devices.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from afzal import __version__
+
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "safetensors",
+    "tokenizers",
+    "datasets",
+    "pyarrow",
+    "huggingface-hub",
+    "numpy",
+    "scipy",
+    "pydantic",
+)
+
+
+def environment() -> dict[str, dict[str, Any]]:
+    """``{"versions": {...}, "hardware": {...}}``: memory in bytes, ``cpus`` those that this process may use."""
+    return {"versions": versions(), "hardware": hardware()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Afzal, Python and the installed packages that numbers depend on."""
+    found = {"afzal": __version__, "python": platform.python_version()}
+    return found | {name: version for name in _PACKAGES if (version := installed(name))}
+
+
+def installed(package: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def hardware() -> dict[str, Any]:
+    """Machine, processors, memory and graphics processors."""
+    return {
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu": _cpu_name(),
+        "cpus": usable_cpus(),
+        "memory_bytes": memory_bytes(),
+        "gpus": gpus(),
+    }
+
+
+def usable_cpus() -> int:
+    """Processors that this process may use (its affinity, not the machine's count)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Memory of the machine, or of the container when that is less; None where unknown."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+    limit = _read("/sys/fs/cgroup/memory.max").strip()
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def gpus() -> list[str]:
+    """Names of the graphics processors: as torch sees them when it is loaded, else as the driver lists them."""
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "cuda"):
+        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    listed = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    names = (re.search(r"^Model:\s*(.+)$", _read(path), re.MULTILINE) for path in listed)
+    return [name.group(1).strip() for name in names if name]
+
+
+def _cpu_name() -> str:
+    found = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    return found.group(1).strip() if found else platform.processor() or platform.machine()
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,220 @@
+"""Writing that survives a crash, and what to say when the disk refuses.
+
+A file is replaced by writing a sibling, forcing it to the disk, renaming it, and forcing the folder to the disk; a
+reader, or a machine that loses power, sees the old content or the new and nothing between.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from afzal.errors import AfzalError
+
+_FREE_SPACE = "free some space, or use a folder on another disk; a run that was under way continues with --resume"
+_ELSEWHERE = "choose another folder (--out), one that you may write to"
+_RESTORE = "put back a copy of the file, or start a new run with another --out"
+_FAULTS = {
+    errno.ENOSPC: ("the disk is full", _FREE_SPACE),
+    errno.EDQUOT: ("your disk quota is used up", _FREE_SPACE),
+    errno.EFBIG: (
+        "the file would be larger than the system allows",
+        "raise the limit: ulimit -f unlimited",
+    ),
+    errno.EROFS: ("the file system is read-only", _ELSEWHERE),
+    errno.EACCES: ("permission denied", _ELSEWHERE),
+    errno.EPERM: ("operation not permitted", _ELSEWHERE),
+    errno.EEXIST: ("a file of that name is in the way", "choose another folder (--out), or move the file away"),
+    errno.ENOTDIR: ("a part of the path is a file, not a folder", "choose another folder (--out)"),
+    errno.EISDIR: ("a folder of that name is in the way", "choose another folder (--out), or move that folder away"),
+    errno.ENAMETOOLONG: ("the name is too long for the file system", "choose a shorter name"),
+    errno.ELOOP: ("the path is a loop of symbolic links", "choose another folder (--out)"),
+    errno.EMFILE: ("too many files are open", "raise the limit: ulimit -n 4096"),
+    errno.EIO: ("the disk reports an input/output error", "check the disk (dmesg), or use another one"),
+    errno.ESTALE: ("the network file system lost the folder", "mount it again; the run continues with --resume"),
+}
+_SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def fault(error: OSError, path: str | Path, n_bytes: int | None = None) -> AfzalError:
+    """The one message for an operating-system refusal to write ``path`` (``n_bytes``: what was to be written)."""
+    reason, remedy = _FAULTS.get(error.errno or 0, (error.strerror or str(error), _ELSEWHERE))
+    if n_bytes is not None:
+        reason += f"; {n_bytes} bytes were to be written"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        with suppress(OSError):
+            reason += f", {shutil.disk_usage(_existing(Path(path))).free} bytes are free on that disk"
+    return AfzalError(f"cannot write {path}", why=reason, remedy=remedy)
+
+
+@contextmanager
+def writing(path: str | Path, n_bytes: int | None = None) -> Iterator[None]:
+    """Turn any ``OSError`` of the block into the :func:`fault` of ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise fault(error, path, n_bytes) from error
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write every byte of a flat buffer (``os.write`` may write fewer than asked, above all on a nearly full disk)."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def fsync_folder(path: Path) -> None:
+    """Force a folder's entries (names, renames) to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def atomic_write(path: str | Path, data: bytes | str) -> None:
+    """Replace ``path`` by ``data`` (text as UTF-8): the old content or the new one, never a mixture.
+
+    Raises:
+        AfzalError: the disk refuses; the old content is untouched and no temporary file stays.
+    """
+    path, raw = Path(path), data.encode() if isinstance(data, str) else data
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path, len(raw)):
+        try:
+            _write_durably(temporary, raw)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        fsync_folder(path.parent)
+
+
+def to_json_line(record: Mapping[str, Any]) -> str:
+    """One line of strict JSON; a number that is not finite is spelled as a string ("NaN"), not dropped."""
+    try:
+        return json.dumps(record, ensure_ascii=False, allow_nan=False, default=_plain)
+    except ValueError:
+        return json.dumps(_spell(record), ensure_ascii=False, allow_nan=False, default=_plain)
+
+
+def unspell(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with spelled numbers ("NaN", "Infinity", "-Infinity") as floats again."""
+    return {k: _SPELLED[v] if isinstance(v, str) and v in _SPELLED else v for k, v in record.items()}
+
+
+def append_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Append one JSON line per record, in one write to the operating system."""
+    data = "".join(to_json_line(record) + "\n" for record in records).encode()
+    with writing(path, len(data)):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            write_all(descriptor, data)
+        finally:
+            os.close(descriptor)
+
+
+def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The records of a JSON-lines file; none when it is missing.
+
+    A last line without its newline is what a killed writer leaves, and is passed over when it does not parse.
+
+    Raises:
+        AfzalError: any other line is not a JSON object (names ``file:line``).
+    """
+    if not Path(path).exists():
+        return
+    with Path(path).open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            record = _parse(line)
+            if record is not None:
+                yield record
+            elif line.endswith(b"\n") and line.strip():
+                raise AfzalError("this line is not a JSON object", where=f"{path}:{number}", remedy="remove the line")
+
+
+def last_jsonl(path: Path, key: str, value: Any) -> dict[str, Any] | None:
+    """The last record whose ``key`` is ``value``, read from the end so that a long file costs nothing."""
+    for line in _lines_backwards(path):
+        record = _parse(line)
+        if record is not None and record.get(key) == value:
+            return record
+    return None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        AfzalError: the file is missing, unreadable, or not a JSON object.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise AfzalError(f"cannot read {path}", why=error.strerror or str(error), remedy=_RESTORE) from error
+    except (ValueError, RecursionError) as error:
+        raise AfzalError(f"{path} is not JSON", why=str(error), remedy=_RESTORE) from error
+    if not isinstance(found, dict):
+        raise AfzalError(f"{path} is not a JSON object", remedy=_RESTORE)
+    return found
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        write_all(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _existing(path: Path) -> Path:
+    return next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of other libraries (numpy, torch) as Python's own; paths and times as text."""
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item") and getattr(value, "size", 1) != 0:
+        number = value.item()
+        return number if not isinstance(number, float) or math.isfinite(number) else _spell(number)
+    raise TypeError(f"{type(value).__name__} is not JSON: {value!r}")
+
+
+def _spell(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {k: _spell(v) for k, v in value.items()}
+    return [_spell(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _lines_backwards(path: Path, block: int = 1 << 16) -> Iterator[bytes]:
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        end, rest = file.seek(0, os.SEEK_END), b""
+        while end > 0:
+            start = max(0, end - block)
+            file.seek(start)
+            rest, *lines = (file.read(end - start) + rest).split(b"\n")
+            yield from reversed(lines)
+            end = start
+        yield rest

@@ -1,0 +1,267 @@
+"""Creating, opening and finding run folders, and what a run writes into its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from afzal import __version__
+from afzal.errors import AfzalError
+from afzal.runs import lock
+from afzal.runs.environment import environment
+from afzal.runs.files import (
+    append_jsonl,
+    atomic_write,
+    last_jsonl,
+    read_json,
+    read_jsonl,
+    to_json_line,
+    unspell,
+    writing,
+)
+from afzal.runs.redact import redact_arguments, redact_command, redact_config
+
+_FACTS, _METRICS, _CONFIG = "run.json", "metrics.jsonl", "run.yaml"
+_MAX_DEPTH = 6
+_IGNORED = {"lost+found", lock.NAME}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder. Reading needs nothing more; writing wants :meth:`claim` first (``create`` and ``resume`` do it).
+
+    As a context manager it gives the claim back at the end of the block.
+    """
+
+    path: Path
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def claim(self) -> None:
+        """Become the folder's only writer until :meth:`release` or the end of the process, however it ends.
+
+        Raises:
+            AfzalError: another process is writing this run (names it), or the folder cannot be written.
+        """
+        with writing(self.path):
+            other = lock.acquire(self.path)
+        if other is not None:
+            who = f"process {other.get('pid', '?')} on {other.get('host', '?')}, since {other.get('since', '?')}"
+            raise AfzalError(
+                f"{self.path} is being written by another process",
+                why=who,
+                remedy="wait for it or stop it, then use --resume; or choose another --out",
+            )
+
+    def release(self) -> None:
+        """Give the claim back."""
+        lock.release(self.path)
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``; it has left the process when this returns."""
+        append_jsonl(self.path / _METRICS, [record])
+
+    def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The logged records in order, all or those of one kind ("train", "eval")."""
+        records = (unspell(record) for record in read_jsonl(self.path / _METRICS))
+        return [record for record in records if kind is None or record.get("kind") == kind]
+
+    def last(self, kind: str) -> dict[str, Any]:
+        """The last record of a kind; empty when there is none."""
+        return unspell(last_jsonl(self.path / _METRICS, "kind", kind) or {})
+
+    def metrics_bytes(self) -> int:
+        """Size of ``metrics.jsonl``, which is on the disk (not only in a cache) when this returns: for checkpoints."""
+        with writing(self.path / _METRICS):
+            descriptor = os.open(self.path / _METRICS, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                os.fsync(descriptor)
+                return os.fstat(descriptor).st_size
+            finally:
+                os.close(descriptor)
+
+    def truncate_metrics(self, n_bytes: int) -> None:
+        """Cut ``metrics.jsonl`` back to what it was when a checkpoint was made, so that no step is logged twice.
+
+        Raises:
+            AfzalError: the file is shorter than that, so lines are missing.
+        """
+        path = self.path / _METRICS
+        size = self.metrics_bytes()
+        if size < n_bytes:
+            raise AfzalError(
+                f"{path} is {size} bytes long, but was {n_bytes} when the checkpoint was made",
+                why="lines of the log are missing, so the resumed log would have a hole",
+                remedy="put the file back, or start again with another --out",
+            )
+        with writing(path):
+            os.truncate(path, n_bytes)
+
+    def update(self, **facts: Any) -> None:
+        """Replace these keys of ``run.json``; readers see the old or the new facts. Secrets are hidden."""
+        if "command" in facts:
+            facts["command"] = redact_command(str(facts["command"]))
+        self._write_facts(self.facts() | facts)
+
+    def facts(self) -> dict[str, Any]:
+        """The facts in ``run.json``.
+
+        Raises:
+            AfzalError: the file is missing or damaged.
+        """
+        return read_json(self.path / _FACTS)
+
+    def status(self) -> str:
+        """The status in the facts; ``interrupted`` when that says ``running`` and no process writes the folder."""
+        status = str(self.facts().get("status", "unknown"))
+        return "interrupted" if status == "running" and lock.holder(self.path) is None else status
+
+    def _write_facts(self, facts: Mapping[str, Any]) -> None:
+        strict = json.loads(to_json_line(redact_config(facts)))
+        atomic_write(self.path / _FACTS, json.dumps(strict, indent=2, ensure_ascii=False) + "\n")
+
+
+def create(path: str | Path, config: Mapping[str, Any]) -> Run:
+    """A new, claimed run folder with its configuration and first facts. Nothing that exists is ever overwritten.
+
+    ``run.json`` starts with the version, status ``running``, the command line, the start time, versions and hardware.
+    Secrets in the command line and the configuration are hidden.
+
+    Raises:
+        AfzalError: the folder is not empty (the remedy says whether it can be resumed), is being written by another
+            process, or cannot be written.
+    """
+    path = Path(path)
+    _refuse_used(path)
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    run = Run(path)
+    run.claim()
+    try:
+        _refuse_used(path)  # again: another process may have been faster
+        atomic_write(path / _CONFIG, _yaml(config))
+        run._write_facts(_first_facts())
+    except BaseException:
+        run.release()
+        raise
+    return run
+
+
+def open_run(path: str | Path) -> Run:
+    """An existing run folder, for reading.
+
+    Raises:
+        AfzalError: there is no run there.
+    """
+    path = Path(path)
+    if not (path / _FACTS).is_file():
+        why = "the folder does not exist" if not path.exists() else f"it has no {_FACTS}"
+        raise AfzalError(f"{path} is not a run folder", why=why, remedy="list the runs with: afzal runs")
+    return Run(path)
+
+
+def resume(path: str | Path) -> Run:
+    """An existing run folder, claimed for writing on.
+
+    Raises:
+        AfzalError: there is no run there, or another process is writing it.
+    """
+    run = open_run(path)
+    run.claim()
+    return run
+
+
+def find(root: str | Path) -> list[Run]:
+    """The runs in a folder and below it (at most six levels down), by path.
+
+    Raises:
+        AfzalError: the folder does not exist.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise AfzalError(f"there is no folder {root}", remedy="name the folder that holds your runs: afzal runs FOLDER")
+    return [Run(path) for path in _run_folders(root, _MAX_DEPTH)]
+
+
+def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
+    if _is_run(folder):
+        yield folder
+    if depth == 0:
+        return
+    for child in sorted(_folders(folder)):
+        if child.name != "checkpoints" and not child.name.startswith("."):
+            yield from _run_folders(child, depth - 1)
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return [folder / entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:  # a folder that may not be read holds no run that could be shown
+        return []
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        return "afzal" in read_json(path / _FACTS)
+    except AfzalError:
+        return False
+
+
+def _refuse_used(path: Path) -> None:
+    """Hidden files, a mount's ``lost+found`` and a lock that nobody holds do not count as content."""
+    try:
+        names = sorted(name for name in os.listdir(path) if not name.startswith(".") and name not in _IGNORED)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        with writing(path):
+            raise error
+    if not names:
+        return
+    if _is_run(path):
+        step = Run(path).facts().get("step", 0)
+        remedy = "continue it with --resume, or choose another --out"
+        raise AfzalError(f"{path} already holds a run (at step {step}); nothing was overwritten", remedy=remedy)
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    raise AfzalError(
+        f"{path} is not empty and is not a run: nothing was overwritten",
+        why=f"it holds {shown}",
+        remedy="choose another --out",
+    )
+
+
+def _first_facts() -> dict[str, Any]:
+    return {
+        "afzal": __version__,
+        "status": "running",
+        "command": redact_arguments([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "step": 0,
+        **environment(),
+    }
+
+
+def _yaml(config: Mapping[str, Any]) -> str:
+    import yaml
+
+    plain = json.loads(json.dumps(redact_config(config), default=str))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,91 @@
+"""Keep secrets out of what is written down: command lines and configurations."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+HIDDEN = "[hidden]"
+_WORDS = {
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "passphrase",
+    "credential",
+    "credentials",
+    "apikey",
+    "bearer",
+    "auth",
+}
+_PAIRS = {("api", "key"), ("access", "key"), ("private", "key"), ("secret", "key")}
+_VOCABULARY = {"eos", "bos", "pad", "unk", "mask", "sep", "cls", "stop", "end", "start", "special", "image", "per"}
+_SHAPES = re.compile(
+    r"hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
+    r"|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,}"
+)
+_LOGIN = re.compile(r"(?<=://)[^/@\s:]+:[^/@\s]+(?=@)")
+_QUERY = re.compile(r"(?i)(?<=[?&])((?:access_?|api_?)?(?:token|key|secret|password|signature|sig)=)[^&#\s]+")
+
+
+def redact_arguments(arguments: Sequence[str]) -> str:
+    """A command line as one shell-quoted string in which the values of secrets are hidden.
+
+    Hidden are the value of a flag or ``name=value`` whose name says secret, anything shaped like an access token,
+    log-ins in addresses, and any value that an environment variable with a secret's name holds.
+    """
+    shown, hide_next = [], False
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if hide_next and not argument.startswith("-"):
+            shown.append(HIDDEN)
+        elif equals and value and is_secret_name(name):
+            shown.append(f"{name}={HIDDEN}")
+        else:
+            shown.append(redact_text(argument))
+        hide_next = not equals and argument.startswith("-") and is_secret_name(argument)
+    return shlex.join(shown)
+
+
+def redact_command(line: str) -> str:
+    """:func:`redact_arguments` for a command line that is one string already."""
+    try:
+        return redact_arguments(shlex.split(line))
+    except ValueError:  # an open quote: not written by a shell or by shlex
+        return redact_text(line)
+
+
+def redact_config(value: Any, name: str = "") -> Any:
+    """A nested configuration in which texts under a secret's name, and texts shaped like a secret, are hidden."""
+    if isinstance(value, Mapping):
+        return {k: redact_config(v, name if is_secret_name(name) else str(k)) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact_config(v, name) for v in value]
+    if not isinstance(value, str) or not value:
+        return value
+    return HIDDEN if is_secret_name(name) else redact_text(value)
+
+
+def redact_text(text: str) -> str:
+    """The text without anything shaped like a token, log-in or known secret."""
+    for secret in _environment_secrets():
+        text = text.replace(secret, HIDDEN)
+    return _QUERY.sub(rf"\1{HIDDEN}", _LOGIN.sub(HIDDEN, _SHAPES.sub(HIDDEN, text)))
+
+
+def is_secret_name(name: str) -> bool:
+    """``hub_token``, ``--api-key``, ``HF_TOKEN``: yes; ``max_tokens``, ``eos_token``, ``tokenizer``: no."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.rpartition(".")[2])
+    words = [w for w in re.split(r"[^A-Za-z0-9]+", spaced.lower()) if w]
+    if _VOCABULARY.intersection(words):
+        return False
+    return bool(_WORDS.intersection(words)) or any(pair in _PAIRS for pair in pairwise(words))
+
+
+def _environment_secrets() -> list[str]:
+    found = {value for name, value in os.environ.items() if len(value) >= 8 and is_secret_name(name)}
+    return sorted(found, key=len, reverse=True)

@@ -1,0 +1,25 @@
+"""Texts and conversations to token trees, and trees to updates: the only room that calls a tokenizer."""
+
+from afzal.tokens.encode import Encoded, continuation, encode, encode_prompts
+from afzal.tokens.loss import Loss
+from afzal.tokens.pack import mismatched, pack, update_order
+from afzal.tokens.template import resolve_template, stop_token, template_hash
+from afzal.tokens.tree import Branch, Tree, only_branch, tree
+
+__all__ = [
+    "Branch",
+    "Encoded",
+    "Loss",
+    "Tree",
+    "continuation",
+    "encode",
+    "encode_prompts",
+    "mismatched",
+    "only_branch",
+    "pack",
+    "resolve_template",
+    "stop_token",
+    "template_hash",
+    "tree",
+    "update_order",
+]

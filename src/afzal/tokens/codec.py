@@ -1,0 +1,137 @@
+"""The one place a tokenizer is called: texts to ids and back, with the joints between texts made exact.
+
+Many tokenizers cannot be called twice and concatenated: SentencePiece-like ones put a space before every text, and BPE
+merges across the joint. :class:`Codec` spells a text *as a continuation* by writing it after a sentinel whose ids it
+then takes away, and believes nothing that does not decode back.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from afzal.tokens.template import marker_pattern
+
+_SENTINELS = ("\n", "a", ".", "0", "。", "|")
+_WINDOW = 16
+
+
+class Codec:
+    """A tokenizer with exact continuations.
+
+    Attributes:
+        head: ids the tokenizer puts before a text of its own accord: its BOS, or nothing.
+        specials: pattern of the special tokens' spellings, or None.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.head = _head(tokenizer)
+        self.specials = marker_pattern(tokenizer, special_only=True)
+        ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+        self.special_ids = frozenset(tokenizer.all_special_ids) - ({tokenizer.unk_token_id} - ends)
+        self.sentinels = self._find_sentinels()
+
+    def encode(self, texts: Sequence[str], *, markers: bool) -> list[list[int]]:
+        """Ids of each text from the start of a text, without BOS or EOS.
+
+        Args:
+            markers: special tokens spelled out in the text become their ids (a rendered template); otherwise they
+                are plain characters (what a person wrote).
+        """
+        if not texts:
+            return []
+        return self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=not markers,
+            padding=False,
+            truncation=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Texts of ids, special tokens spelled out."""
+        if not ids:
+            return []
+        return self.tokenizer.batch_decode(
+            [list(i) for i in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+
+    def after(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[str | None]:
+        """For each ``(before, ids)``, the text that ``ids`` add to the text of ``before``.
+
+        None where the text of ``before`` changes when ``ids`` follow it.
+        """
+        texts = self._added_text([(self._body(before)[-_WINDOW:], ids) for before, ids in pairs])
+        # The window may open inside a character, which a byte fall-back then spells otherwise: look at all of it.
+        again = [i for i, text in enumerate(texts) if text is None or "\ufffd" in text]
+        for i, text in zip(
+            again, self._added_text([(self._body(pairs[i][0]), pairs[i][1]) for i in again]), strict=True
+        ):
+            texts[i] = text
+        return texts
+
+    def continuations(self, texts: Sequence[str], *, markers: bool) -> list[list[int] | None]:
+        """Ids of each text as the continuation of some other text; None where no spelling decodes to it.
+
+        Rendered text (``markers``) is taken as the tokenizer writes it even so: some put a space after every marker.
+        """
+        found: list[list[int] | None] = [None] * len(texts)
+        written: dict[int, list[int]] = {}
+        for sentinel, before in self.sentinels:
+            todo = [i for i, ids in enumerate(found) if ids is None]
+            joint = self.encode([sentinel + texts[i] for i in todo], markers=markers)
+            split = [(i, ids[len(before) :]) for i, ids in zip(todo, joint, strict=True) if starts(ids, before)]
+            written = {**dict(split), **written}
+            added = self.after([(before, ids) for _, ids in split])
+            for (i, ids), text in zip(split, added, strict=True):
+                if text is not None and same_text(text, texts[i]):
+                    found[i] = ids
+        return [written.get(i) if ids is None and markers else ids for i, ids in enumerate(found)]
+
+    def reversible(self, text: str, *, markers: bool) -> bool:
+        """Whether the tokenizer can spell the text at all."""
+        return same_text(self.decode(self.encode([text], markers=markers))[0], text)
+
+    def _body(self, ids: Sequence[int]) -> list[int]:
+        ids = list(ids)
+        return ids[len(self.head) :] if ids[: len(self.head)] == self.head else ids
+
+    def _added_text(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[str | None]:
+        texts = self.decode([before for before, _ in pairs] + [[*before, *ids] for before, ids in pairs])
+        return [
+            whole[len(start) :] if whole.startswith(start) else None
+            for start, whole in zip(texts[: len(pairs)], texts[len(pairs) :], strict=True)
+        ]
+
+    def _find_sentinels(self) -> list[tuple[str, list[int]]]:
+        """Texts with ids of their own that may stand before another text; the empty one where nothing is prepended."""
+        a, b, spaced = self.encode(["a", "b", " b"], markers=False)
+        usable: list[tuple[str, list[int]]] = []
+        if self.decode([[*a, *b], [*a, *spaced]]) == ["ab", "a b"]:
+            usable.append(("", []))
+        ids = self.encode(_SENTINELS, markers=False)
+        texts = self.decode(ids)
+        return usable + [(s, i) for s, i, text in zip(_SENTINELS, ids, texts, strict=True) if i and text == s]
+
+
+def starts(ids: Sequence[int], prefix: Sequence[int]) -> bool:
+    """Whether ``prefix`` is a true prefix of ``ids``, which go on after it."""
+    return len(ids) > len(prefix) and ids[: len(prefix)] == prefix
+
+
+def same_text(decoded: str, text: str) -> bool:
+    """Equality, up to the Unicode normal form that some tokenizers write."""
+    return decoded == text or decoded in (unicodedata.normalize("NFC", text), unicodedata.normalize("NFKC", text))
+
+
+def _head(tokenizer: Any) -> list[int]:
+    whole, body = (list(tokenizer("a", add_special_tokens=flag)["input_ids"]) for flag in (True, False))
+    for start in range(len(whole) - len(body) + 1):
+        if whole[start : start + len(body)] == body:
+            return whole[:start]
+    return []

@@ -1,0 +1,56 @@
+"""Trees that are too long: one cut of the prompt for all its branches, and no response cut to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from afzal.records import Item
+from afzal.tokens.loss import Loss
+from afzal.tokens.tree import Branch, Tree
+
+
+def budget(prompt: int, longest: int, max_tokens: int) -> tuple[int, int]:
+    """Tokens the prompt and any response may keep, given their lengths.
+
+    The responses come first, up to half of ``max_tokens`` or whatever the prompt leaves, if that is more; the prompt
+    gets the rest. Both are at least 1 and their sum is at most ``max_tokens`` (>= 2).
+    """
+    response = min(longest, max(max_tokens - prompt, max_tokens // 2))
+    return min(prompt, max_tokens - response), response
+
+
+def cut_tree(
+    item: Item, prompt: Sequence[int], branches: Mapping[int, Branch], max_tokens: int, bos: int | None
+) -> tuple[Tree, list[Loss]]:
+    """The item's tree with every path of at most ``max_tokens`` tokens, and the cuts it took.
+
+    A prompt loses its left end (its BOS stays), a response its right end and so its EOS: it did not end there.
+
+    Args:
+        branches: by the index of the response in the item.
+    """
+    longest = max(len(b.ids) for b in branches.values())
+    for_prompt, for_response = budget(len(prompt), longest, max_tokens)
+    cuts = []
+    if for_prompt < len(prompt):
+        cuts.append(_cut(item, "prompt_cut", f"{for_prompt} of {len(prompt)} prompt tokens kept", "item"))
+    for k, branch in branches.items():
+        if for_response < len(branch.ids):
+            kept = f"response {k}: {for_response} of {len(branch.ids)} tokens kept, no EOS"
+            cuts.append(_cut(item, "response_cut", kept, "response"))
+    short = tuple(Branch(b.ids[:for_response], b.scored[:for_response]) for b in branches.values())
+    return Tree(item.id, np.asarray(cut_prompt(prompt, for_prompt, bos), dtype=np.int32), short), cuts
+
+
+def cut_prompt(ids: Sequence[int], limit: int, bos: int | None) -> list[int]:
+    """At most ``limit`` ids: the last ones, after the BOS if the prompt begins with one."""
+    if len(ids) <= limit:
+        return list(ids)
+    head = 1 if ids[0] == bos and limit > 1 else 0
+    return [*ids[:head], *ids[len(ids) - limit + head :]]
+
+
+def _cut(item: Item, reason: str, detail: str, unit: str) -> Loss:
+    return Loss(item.id, item.where, reason, detail, "cut", "item" if unit == "item" else "response")

@@ -1,0 +1,143 @@
+"""Tokens to look at: what is prompt, what is scored, what is not, and where a response ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+from rich.text import Text
+
+from afzal.errors import AfzalError
+from afzal.records import Item
+from afzal.tokens.codec import Codec
+from afzal.tokens.encode import Encoded, encode
+from afzal.tokens.template import resolve_template
+from afzal.tokens.tree import Branch, Tree
+
+# role: style, and the signs around a token that say the same without colour
+_ROLES = {
+    "prompt": ("dim", "", "|"),
+    "scored": ("green", "[", "]"),
+    "unscored": ("yellow", "(", ")"),
+    "EOS": ("bold red reverse", "<<", ">>"),
+}
+_VISIBLE = str.maketrans({"\n": "↵", "\t": "→", "\r": "␍"})
+
+
+def show(
+    items: Sequence[Item],
+    model: str,
+    n: int,
+    max_tokens: int,
+    *,
+    chat_template: str | None = None,
+    eos: int | None = None,
+    ids: bool = False,
+) -> str:
+    """The first ``n`` items' tokens as rich markup, and how many of all items were dropped or cut, and why.
+
+    Only the tokenizer of ``model`` is loaded. Print with ``Console.print(..., highlight=False)``: the colours are set
+    already. Signs around each token say the same as its colour.
+
+    Args:
+        model: a folder or a hub id.
+        ids: write each token's id beside it.
+
+    Raises:
+        AfzalError: no tokenizer there.
+    """
+    tokenizer = load_tokenizer(model)
+    encoded = encode(items, tokenizer, max_tokens=max_tokens, chat_template=chat_template, eos=eos)
+    blocks = [_legend()]
+    if any(item.is_chat for item in items):
+        blocks.append(Text(resolve_template(tokenizer, chat_template)[1] or "chat template: the tokenizer's own"))
+    codec = Codec(tokenizer)
+    blocks += [_tree(tree, codec, ids) for tree in encoded.trees[:n]]
+    blocks.append(_counts(encoded, len(items)))
+    return "\n\n".join(block.markup for block in blocks)
+
+
+def load_tokenizer(model: str) -> Any:
+    """The tokenizer of a folder or hub id; code from the model's repository is never run.
+
+    Raises:
+        AfzalError: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError, KeyError) as error:
+        raise AfzalError(
+            f"no tokenizer could be loaded from {model!r}",
+            why=str(error).strip().splitlines()[0],
+            remedy="a folder with tokenizer.json, or the id of a model on the hub",
+        ) from error
+
+
+def _legend() -> Text:
+    samples = {"prompt": "prompt", "scored": "scored", "unscored": "not scored", "EOS": "EOS"}
+    return Text("  ").join([Text("tokens:"), *(_token(text, role) for role, text in samples.items())])
+
+
+def _tree(tree: Tree, codec: Codec, ids: bool) -> Text:
+    lines = [Text.assemble((f"item {tree.item_id}", "bold"), f"  prompt: {len(tree.prompt)} tokens")]
+    prompt = [int(i) for i in tree.prompt]
+    lines.append(_run("prompt", zip(_spelled(codec, [], prompt), prompt, strict=True), ids))
+    for k, branch in enumerate(tree.branches):
+        lines.append(Text(f"response {k}: {_said(tree, k)}{len(branch.ids)} tokens, {int(branch.scored.sum())} scored"))
+        lines += _branch(prompt, branch, codec, ids)
+    return Text("\n").join(lines)
+
+
+def _branch(prompt: list[int], branch: Branch, codec: Codec, ids: bool) -> Iterable[Text]:
+    tokens = [int(i) for i in branch.ids]
+    roles = ["scored" if scored else "unscored" for scored in branch.scored]
+    if tokens[-1] in codec.special_ids | {codec.tokenizer.eos_token_id} and branch.scored[-1]:
+        roles[-1] = "EOS"
+    rows = zip(roles, _spelled(codec, prompt, tokens), tokens, strict=True)
+    for role, run in groupby(rows, key=lambda row: row[0]):
+        yield _run(role, ((text, i) for _, text, i in run), ids)
+
+
+def _run(role: str, tokens: Iterable[tuple[str, int]], ids: bool) -> Text:
+    line = Text(f"  {role + ':':<10}")
+    for text, i in tokens:
+        line.append_text(_token(f"{text}{{{i}}}" if ids else text, role))
+    return line
+
+
+def _token(text: str, role: str) -> Text:
+    style, left, right = _ROLES[role]
+    return Text(f"{left}{text}{right}", style=style)
+
+
+def _spelled(codec: Codec, before: Sequence[int], ids: Sequence[int]) -> list[str]:
+    """Each token's own text; a piece of a character by the token's name."""
+    around = [*before, *ids]
+    start = len(before)
+    pairs = [(around[max(0, start + k - 1) : start + k], [i]) for k, i in enumerate(ids)]
+    texts = codec.after(pairs)
+    return [_visible(text) or codec.tokenizer.convert_ids_to_tokens(i) for text, i in zip(texts, ids, strict=True)]
+
+
+def _visible(text: str | None) -> str:
+    return "" if not text or "\ufffd" in text else text.translate(_VISIBLE)
+
+
+def _said(tree: Tree, k: int) -> str:
+    """What the votes say of a response, in a word."""
+    if any(p.i == k and p.p > 0.5 for p in tree.preferences):
+        return "preferred, "
+    if any(p.j == k and p.p > 0.5 for p in tree.preferences):
+        return "not preferred, "
+    label = tree.labels[k] if tree.labels else None
+    return {True: "desirable, ", False: "undesirable, "}.get(label, "") if label is not None else ""
+
+
+def _counts(encoded: Encoded, n_items: int) -> Text:
+    lines = [f"{len(encoded.trees)} of {n_items} items became tokens"]
+    for action, losses in (("dropped", encoded.counts("dropped")), ("cut", encoded.counts("cut"))):
+        lines += [f"{action}: {count} {reason}" for reason, count in losses.items()]
+    return Text("\n".join([*lines, *encoded.notes]))

@@ -1,0 +1,67 @@
+"""Token trees: a prompt once, then its branches.
+
+A branch sees the prompt and itself, never its siblings. K = 1 branch is SFT, KTO or a rollout; K = 2 a pair; K > 2 a
+ranking or a group of samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from afzal.records import Preference
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Branch:
+    """One response: ``ids`` (int32 ``[C]``, C >= 1) follow the prompt; ``scored`` (bool ``[C]``) marks the tokens whose
+    log-probs count (the assistant's own tokens and one final EOS), at least one of them."""
+
+    ids: np.ndarray
+    scored: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tree:
+    """One item as tokens: ``prompt`` (int32 ``[P]``, P >= 1), branches, and what is known about them.
+
+    ``preferences`` and ``labels`` index ``branches``.
+    """
+
+    item_id: str
+    prompt: np.ndarray
+    branches: tuple[Branch, ...]
+    preferences: tuple[Preference, ...] = ()
+    labels: tuple[bool | None, ...] = ()
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens the shared layout computes: the prompt once and every branch."""
+        return len(self.prompt) + sum(len(b.ids) for b in self.branches)
+
+    def key(self, branch: int) -> str:
+        """Content hash of one prompt + response as scored; equal keys have equal log-probs under equal weights."""
+        b = self.branches[branch]
+        parts = (self.prompt.astype(np.int32), b.ids.astype(np.int32), b.scored.astype(np.uint8))
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part.tobytes())
+        return digest.hexdigest()[:32]
+
+
+def tree(
+    item_id: str, prompt: Sequence[int], branches: Sequence[Sequence[int]], *, pairs: Sequence[Preference] = ()
+) -> Tree:
+    """A tree from plain ids in which every branch token is scored."""
+    made = tuple(Branch(np.asarray(b, dtype=np.int32), np.ones(len(b), dtype=bool)) for b in branches)
+    return Tree(item_id, np.asarray(prompt, dtype=np.int32), made, tuple(pairs))
+
+
+def only_branch(t: Tree, branch: int) -> Tree:
+    """The tree with a single one of its branches."""
+    label = t.labels[branch : branch + 1]
+    return replace(t, branches=(t.branches[branch],), preferences=(), labels=label)

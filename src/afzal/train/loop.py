@@ -1,0 +1,196 @@
+"""The one training loop. It knows objectives only by their facts, and never by name.
+
+Each update: count the units of all its micro-batches, add up (weight * loss).sum() / count over them, clip, check that
+loss and gradient are finite, step, log. Sums and counts travel; means are taken once, at the end.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from afzal.errors import AfzalError
+from afzal.model.reference import Reference
+from afzal.objectives import Objective
+from afzal.objectives.metrics import Tally, add, means
+from afzal.train.evaluate import Evaluator, batch_count, batch_losses, statistic
+from afzal.train.feed import Feed, Update
+from afzal.train.optim import trainable
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Numbers of the loop. ``lr`` maps an update (from 0) to its learning rate; intervals are in updates."""
+
+    steps: int
+    lr: Callable[[int], float]
+    max_grad_norm: float = 1.0
+    eval_every_steps: int = 0
+    save_every_steps: int = 0
+    log_every_steps: int = 1
+    patience: int = 0
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+@dataclass(slots=True)
+class State:
+    """Where a run is: everything besides weights, optimiser and generators that must survive a kill."""
+
+    step: int = 0
+    tokens: int = 0
+    examples: int = 0
+    seconds: float = 0.0
+    best_loss: float = math.inf
+    best_step: int = 0
+    stale_evaluations: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What happens around the updates: the loop decides when, the recipe decides what."""
+
+    log: Callable[[dict[str, Any]], None] = lambda record: None
+    evaluate: Evaluator | None = None
+    save: Callable[[State], None] = lambda state: None
+    improved: Callable[[State], None] = lambda state: None
+    stop: Callable[[], str | None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """An objective bound to its hyper-parameters and its reference (None where none is needed)."""
+
+    objective: Objective
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    reference: Reference | None = None
+
+
+def fit(
+    model: Any,
+    method: Method,
+    feed: Feed,
+    optimizer: torch.optim.Optimizer,
+    settings: Settings,
+    *,
+    hooks: Hooks,
+    state: State,
+) -> str:
+    """Train from ``state`` to the end; returns why it stopped: ``finished``, ``early`` or a signal's name.
+
+    Raises:
+        AfzalError: the loss or the gradient is not finite (before the weights move), naming the rows; or the loss is
+            not what the objective promises where policy equals reference (on the first update).
+    """
+    parameters = list(trainable(model).values())
+    began = time.perf_counter() - state.seconds
+    if state.step == 0:
+        _evaluate(hooks, state, began, settings)
+    while state.step < settings.steps:
+        update = feed.update(state.step)
+        lr = settings.lr(state.step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        with settings.autocast():
+            loss, metrics = accumulate(model, method, update)
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf)
+        _check_finite(loss, grad_norm, method, update, state.step)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        state.tokens += sum(b.n_tokens for b in update.batches)
+        state.examples += update.n_trees
+        state.seconds = time.perf_counter() - began
+        last = state.step == settings.steps
+        if last or _due(state.step, settings.log_every_steps):
+            hooks.log(_record(state, feed, lr, loss, grad_norm, metrics))
+        if last or _due(state.step, settings.eval_every_steps):
+            _evaluate(hooks, state, began, settings)
+            if settings.patience and state.stale_evaluations >= settings.patience:
+                hooks.save(state)
+                return "early"
+        signal = hooks.stop()
+        if signal or last or _due(state.step, settings.save_every_steps):
+            hooks.save(state)
+        if signal and not last:
+            return signal
+    return "finished"
+
+
+def accumulate(model: Any, method: Method, update: Update) -> tuple[Tensor, Tally]:
+    """Loss of the whole update, its gradient added to the parameters, and the metric sums. One pass per micro-batch."""
+    count = sum(batch_count(method.objective, b) for b in update.batches)
+    if count <= 0:
+        raise AfzalError("an update without any weight", where=", ".join(update.item_ids[:5]), why="all weights are 0")
+    coupled = statistic(model, method.reference, method.objective, update.mismatched)
+    total, metrics = torch.zeros((), dtype=torch.float64), {}
+    for batch in update.batches:
+        keywords = {**method.parameters, **coupled}
+        losses, weights, found = batch_losses(model, method.reference, method.objective, keywords, batch)
+        share = (losses * weights).sum() / count
+        if share.requires_grad:
+            share.backward()
+        total = total.to(share.device) + share.detach().double()
+        add(metrics, found)
+    if coupled:
+        z0 = coupled["statistic"].clamp(min=0).double()
+        metrics["kl_estimate"] = (z0, torch.ones_like(z0))
+    return total, metrics
+
+
+def _evaluate(hooks: Hooks, state: State, began: float, settings: Settings) -> None:
+    if hooks.evaluate is None:
+        return
+    with settings.autocast():
+        found = hooks.evaluate(state.step)
+    state.seconds = time.perf_counter() - began
+    hooks.log({"kind": "eval", "step": state.step, "seconds": round(state.seconds, 3), **found})
+    if found.get("loss", math.inf) < state.best_loss:
+        state.best_loss, state.best_step, state.stale_evaluations = found["loss"], state.step, 0
+        hooks.improved(state)
+    else:
+        state.stale_evaluations += 1
+
+
+def _record(state: State, feed: Feed, lr: float, loss: Tensor, grad_norm: Tensor, metrics: Tally) -> dict[str, Any]:
+    return {
+        "kind": "train",
+        "step": state.step,
+        "epoch": round(state.step / feed.updates_per_epoch, 4),
+        "seconds": round(state.seconds, 3),
+        "tokens": state.tokens,
+        "examples": state.examples,
+        "lr": lr,
+        "loss": float(loss),
+        "grad_norm": float(grad_norm),
+        **means(metrics),
+    }
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _check_finite(loss: Tensor, grad_norm: Tensor, method: Method, update: Update, step: int) -> None:
+    if bool(torch.isfinite(loss) & torch.isfinite(grad_norm)):
+        return
+    what = "loss" if not torch.isfinite(loss) else "gradient"
+    raise AfzalError(
+        f"the {what} is not finite in update {step + 1} (loss {float(loss)}, gradient norm {float(grad_norm)})",
+        where="rows " + _shorten(update.item_ids),
+        why="the weights were not changed; the last checkpoint is sound",
+        remedy="look at those rows (afzal check --show), lower lr, or train in fp32",
+    )
+
+
+def _shorten(names: list[str], n: int = 8) -> str:
+    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
+
+
+__all__ = ["Hooks", "Method", "Settings", "State", "accumulate", "fit"]

@@ -1,0 +1,63 @@
+"""What a person sees during a run: a bar with the time left on a terminal, one plain line per interval in a pipe."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Reporter:
+    """Receives every logged record. Use as a context manager."""
+
+    def __init__(self, steps: int, start: int = 0, console: Console | None = None) -> None:
+        self.console = console or Console(file=sys.stderr)
+        self.steps, self.start, self.last_line = steps, start, 0.0
+        self.bar = _bar(self.console) if self.console.is_terminal else None
+        self.task = self.bar.add_task("training", total=steps, completed=start, facts="") if self.bar else None
+
+    def __enter__(self) -> Reporter:
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def say(self, text: str) -> None:
+        """One line to the person, above the bar."""
+        (self.bar.console if self.bar else self.console).print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Show a metrics record: evaluations always, training steps on the bar or at intervals."""
+        if record["kind"] == "eval":
+            self.say(f"held-out at step {record['step']}: {facts(record)}")
+        elif self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=record["step"], facts=facts(record))
+        elif record["step"] == self.steps or time.monotonic() - self.last_line >= _SECONDS_BETWEEN_LINES:
+            self.last_line = time.monotonic()
+            self.say(f"step {record['step']}/{self.steps}  {facts(record)}  {_left(record, self.steps)}")
+
+
+def facts(record: dict[str, Any]) -> str:
+    """The few numbers worth a glance."""
+    shown = [("loss", "loss", ".4f"), ("rewards/accuracies", "accuracy", ".3f"), ("rewards/margins", "margin", ".3f")]
+    shown += [("kl", "KL", ".2f"), ("perplexity", "perplexity", ".2f")]
+    return "  ".join(f"{label} {record[name]:{fmt}}" for name, label, fmt in shown if name in record)
+
+
+def _left(record: dict[str, Any], steps: int) -> str:
+    rate = record["seconds"] / max(record["step"], 1)
+    return f"{record['seconds']:.0f} s, about {rate * (steps - record['step']):.0f} s left"
+
+
+def _bar(console: Console) -> Progress:
+    name, left, shown = (TextColumn(t) for t in ("{task.description}", "left", "{task.fields[facts]}"))
+    times = (MofNCompleteColumn(), TimeElapsedColumn(), left, TimeRemainingColumn())
+    return Progress(name, BarColumn(), *times, shown, console=console)

@@ -1,0 +1,184 @@
+"""The command line: what it imports, what it says when something is wrong, and with which exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import afzal
+from afzal.cli import VERBS, main
+from afzal.errors import AfzalError
+
+TRAIN = ["train", "dpo", "--model", "M", "--data", "D"]
+
+
+def install(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
+    """Put a stand-in for the recipes, which need torch and a model, under the command line."""
+    fake = SimpleNamespace(**functions)
+    monkeypatch.setitem(sys.modules, "afzal.recipes", fake)
+    monkeypatch.setattr(afzal, "recipes", fake, raising=False)
+
+
+def failing(error: BaseException) -> Any:
+    def train(*_: Any, **__: Any) -> Path:
+        raise error
+
+    return train
+
+
+def imported_by(*args: str) -> set[str]:
+    """Every module that a fresh interpreter imports to run a command."""
+    command = [sys.executable, "-X", "importtime", "-m", "afzal", *args]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr[-2000:]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip() for line in lines}
+
+
+HEAVY = {"torch", "transformers", "datasets", "pandas", "scipy"}
+
+
+def test_help_imports_no_verb_and_nothing_heavy():
+    names = imported_by("--help")
+    assert not names & (HEAVY | {"pydantic", "numpy", "yaml"})
+    assert not {f"afzal.cli.{verb}" for verb in VERBS} & names
+
+
+def test_help_of_train_needs_no_torch():
+    assert not imported_by("train", "dpo", "--help") & HEAVY
+
+
+def test_check_needs_no_torch(tmp_path: Path):
+    data = tmp_path / "pairs.jsonl"
+    data.write_text('{"prompt": "Say hi", "chosen": "Hi!", "rejected": "No."}\n' * 3)
+    assert not imported_by("check", str(data)) & {"torch", "transformers"}
+
+
+def test_every_verb_is_in_the_help_and_shows_its_own(capsys: pytest.CaptureFixture[str]):
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    for verb in VERBS:
+        assert f" {verb} " in listed
+        assert main([verb, "--help"]) == 0
+        assert f"Usage: afzal {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("args", [[], ["train"]])
+def test_a_group_without_a_command_shows_its_help(args: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main(args) == 0
+    assert "Commands" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"afzal {afzal.__version__}\n"
+
+
+SAID = {
+    "trian": "error: unknown command 'trian' (did you mean train?)\n  try: afzal --help\n",
+    "xyzzy": "error: unknown command 'xyzzy'\n  try: afzal --help\n",
+    "--bogus": "error: unknown option --bogus (see afzal --help)\n",
+    "train dpo --bata 3": "error: unknown option --bata (did you mean --beta?)\n",
+    "train dpo --learning-rate=3": "error: unknown option --learning-rate (did you mean --lr?)\n",
+    "train dpo --max-token 3": "error: unknown option --max-token (did you mean --max-tokens?)\n",
+    "train sft --beta 3": "error: unknown option --beta (see afzal train sft --help)\n",
+    "train dpo --lr": "error: Option '--lr' requires an argument\n",
+    "train dpoo": "error: 'dpoo' is neither a method nor a file (did you mean dpo?)\n"
+    "  try: afzal train sft|dpo|ipo|kto ..., or afzal train FILE.yaml\n",
+    "train dpo beta": "error: command line: 'beta' is no setting\n  try: write key=value, such as beta=0.2\n",
+    "train dpo --model M --data D --lr fast": "error: --lr: lr cannot be 'fast'; wanted: a number greater than 0\n",
+    "train dpo --model M": "error: the setting 'data' is missing\n"
+    "  try: data: Training data: a file, a folder or a hub id; the format is detected.\n",
+    "generate --model M": "error: give either prompt (a text) or prompts (a file)\n",
+    "demo --model M": "error: --model and --data go together\n  try: give both, or neither\n",
+}
+
+
+@pytest.mark.parametrize("line", SAID)
+def test_what_is_said_about_a_wrong_command_line(line: str, capsys: pytest.CaptureFixture[str]):
+    assert main(line.split()) == 2
+    assert capsys.readouterr() == ("", SAID[line])
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch names its own."""
+
+
+class Stopped(AfzalError):
+    signal = "SIGTERM"
+
+
+FAILURES = {
+    "input": (AfzalError("no", where="f:1", remedy="mend it"), 2, "error: f:1: no\n  try: mend it\n"),
+    "disk full": (
+        OSError(errno.ENOSPC, "No space left on device", "R/metrics.jsonl"),
+        2,
+        "error: R/metrics.jsonl: No space left on device\n  try: free space on that disk, then go on with --resume\n",
+    ),
+    "read only": (
+        PermissionError(errno.EACCES, "Permission denied", "R"),
+        2,
+        "error: R: Permission denied\n  try: choose a place you may write to, with --out\n",
+    ),
+    "memory": (
+        OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore"),
+        2,
+        "error: out of memory\n  try: lower tokens_per_forward, or gradient_checkpointing, or lora_rank\n",
+    ),
+    "bug": (
+        RuntimeError("boom\nand more"),
+        70,
+        "error: RuntimeError: boom\n  this is a bug of Afzal; run it again with --debug to see where\n",
+    ),
+    "signal": (
+        Stopped("stopped by SIGTERM after step 3", remedy="continue with: afzal train R/run.yaml --resume"),
+        143,
+        "stopped by SIGTERM after step 3\n  try: continue with: afzal train R/run.yaml --resume\n",
+    ),
+    "Ctrl-C": (KeyboardInterrupt(), 130, "interrupted\n"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_every_failure_is_a_few_plain_lines(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    error, code, said = FAILURES[name]
+    install(monkeypatch, train=failing(error))
+    assert main(TRAIN) == code
+    assert capsys.readouterr() == ("", said)
+
+
+@pytest.mark.parametrize("at", [0, 1, len(TRAIN)])
+def test_debug_anywhere_lets_the_error_through(at: int, monkeypatch: pytest.MonkeyPatch):
+    install(monkeypatch, train=failing(AfzalError("no")))
+    with pytest.raises(AfzalError):
+        main([*TRAIN[:at], "--debug", *TRAIN[at:]])
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "afzal", "train", "dpo", "--help"], stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_no_progress_bars_and_no_telemetry(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    for key in ("HF_HUB_DISABLE_TELEMETRY", "TRANSFORMERS_VERBOSITY"):
+        monkeypatch.setenv(key, "")
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("DATASETS_VERBOSITY", "info")
+    main(["--version"])
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+    assert os.environ["TRANSFORMERS_VERBOSITY"] == "error"
+    assert os.environ["DATASETS_VERBOSITY"] == "info"

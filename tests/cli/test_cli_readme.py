@@ -1,0 +1,87 @@
+"""The README is true: its file tree is the tree, and its commands run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers_tokenizers import CHATML, byte_tokenizer
+
+import afzal
+from afzal.cli import main
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+PACKAGE = Path(afzal.__file__).parent
+_GENERATED = {"__pycache__", "py.typed"}
+
+
+def listed() -> list[str]:
+    """The files of the README's tree, as paths below the package."""
+    block = README.read_text(encoding="utf-8").partition("<!-- tree -->")[2].partition("```text\n")[2]
+    return list(_paths(block.partition("```")[0].splitlines()[1:]))
+
+
+def _paths(lines: list[str]) -> Iterator[str]:
+    folders: list[str] = []
+    for line in lines:
+        depth = (len(line) - len(line.lstrip())) // 2 - 1
+        names = line.split()
+        if names[0].endswith("/"):
+            folders = [*folders[:depth], names[0]]
+            continue
+        together = all("." in name for name in names)
+        yield from ("".join([*folders[:depth], name]) for name in (names if together else names[:1]))
+
+
+def test_the_file_tree_names_every_file_once():
+    there = {str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob("*") if p.is_file() and not _GENERATED & set(p.parts)}
+    assert sorted(listed()) == sorted(there)
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks that are marked runnable."""
+    return re.findall(rf"```{language} runnable\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the README assumes: ``my-model`` and ``prefs.jsonl``."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = byte_tokenizer(template=CHATML)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, **sizes))
+    model.save_pretrained(tmp_path / "my-model")
+    tokenizer.save_pretrained(tmp_path / "my-model")
+    rows = [
+        {"prompt": f"What is {n} and {n}?", "chosen": f"That is {2 * n}.", "rejected": f"That is {2 * n + 1}."}
+        for n in range(40)
+    ]
+    (tmp_path / "prefs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_commands_and_the_python_lines_run(workplace: Path, capsys: pytest.CaptureFixture[str]):
+    lines = [shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines()]
+    assert len(lines) > 8
+    for words in lines:
+        assert words[0] == "afzal"
+        code = main([*words[1:], "--debug"])
+        assert code == 0, (words, capsys.readouterr())
+    (python,) = blocks("python")
+    capsys.readouterr()
+    # The commands above have imported every room: no room's name may have taken the place of the public function.
+    exec(compile(python, str(README), "exec"), {})
+    path, accuracy = capsys.readouterr().out.split()[-2:]
+    assert Path(path).is_file()
+    assert 0 <= float(accuracy) <= 1
+    promised = re.findall(r"^\| (`.*?) \|", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    for name in re.findall(r"`([\w./]+)`", " ".join(promised)):
+        assert (workplace / "runs" / "dpo" / name).exists(), name

@@ -1,0 +1,183 @@
+"""``afzal train``: every setting is a flag, a YAML key and an override, with the same effect."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import afzal
+from afzal import config
+from afzal.cli import main
+from afzal.cli.flags import flag, off
+
+# For every setting: a text as typed, the value it means, and what else must be given for it to have an effect.
+VALUES: dict[str, tuple[str, Any, list[str]]] = {
+    "model": ("1e-6", "1e-6", []),
+    "data": ("a b.jsonl", "a b.jsonl", []),
+    "eval_data": ("held.jsonl", "held.jsonl", []),
+    "eval_fraction": ("0.25", 0.25, []),
+    "columns": ("chosen=good,prompt=q", {"chosen": "good", "prompt": "q"}, []),
+    "data_format": ("trl", "trl", []),
+    "axis": ("safer", "safer", []),
+    "skip_bad": ("", True, []),
+    "clean": ("", False, []),
+    "chat_template": ("chat.jinja", "chat.jinja", []),
+    "max_tokens": ("77", 77, []),
+    "eos_token": ("<s>", "<s>", []),
+    "dtype": ("bf16", "bf16", []),
+    "device": ("cuda:1", "cuda:1", []),
+    "sharing": ("unshared", "unshared", []),
+    "gradient_checkpointing": ("", True, []),
+    "lora_rank": ("4", 4, []),
+    "lora_alpha": ("3", 3.0, ["--lora-rank", "4"]),
+    "lora_targets": ("q_proj,v_proj", ["q_proj", "v_proj"], ["--lora-rank", "4"]),
+    "batch_size": ("3", 3, []),
+    "tokens_per_forward": ("99", 99, []),
+    "epochs": ("0.5", 0.5, []),
+    "max_steps": ("12", 12, []),
+    "lr": ("3e-5", 3e-5, []),
+    "lr_schedule": ("cosine", "cosine", []),
+    "warmup": ("150", 150.0, []),
+    "optimizer": ("rmsprop", "rmsprop", []),
+    "weight_decay": ("0.01", 0.01, []),
+    "max_grad_norm": ("10", 10.0, []),
+    "adam_beta1": ("0.8", 0.8, []),
+    "adam_beta2": ("0.95", 0.95, []),
+    "adam_eps": ("1e-5", 1e-5, []),
+    "beta": ("0.5", 0.5, []),
+    "reference": ("cached", "cached", []),
+    "reference_cache": ("cache", "cache", ["--reference", "cached"]),
+    "desirable_weight": ("1.5", 1.5, []),
+    "undesirable_weight": ("0.5", 0.5, []),
+    "eval_every_steps": ("5", 5, []),
+    "early_stop_patience": ("2", 2, []),
+    "sample_prompts": ("0", 0, []),
+    "sample_tokens": ("9", 9, []),
+    "sample_temperature": ("0", 0.0, []),
+    "out": ("R", "R", []),
+    "seed": ("7", 7, []),
+    "log_every_steps": ("10", 10, []),
+    "save_every_steps": ("20", 20, []),
+    "keep_checkpoints": ("3", 3, []),
+}
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[config.TrainConfig, bool, str]]:
+    """What the recipe was called with: (config, resume, command)."""
+    calls: list[tuple[config.TrainConfig, bool, str]] = []
+
+    def train(settings: config.TrainConfig, *, resume: bool, command: str) -> Path:
+        calls.append((settings, resume, command))
+        return Path(settings.out)
+
+    def plan(settings: config.TrainConfig) -> list[str]:
+        return [f"2 updates of {settings.batch_size} items"]
+
+    fake = SimpleNamespace(train=train, plan=plan)
+    monkeypatch.setitem(sys.modules, "afzal.recipes", fake)
+    monkeypatch.setattr(afzal, "recipes", fake, raising=False)
+    return calls
+
+
+def settings_of(method: str) -> list[str]:
+    return [key for key in config.CONFIGS[method].model_fields if key != "method"]
+
+
+def test_the_table_above_covers_every_setting():
+    assert set(VALUES) == {key for method in config.METHODS for key in settings_of(method)}
+
+
+def flag_of(key: str) -> str:
+    """How a setting is named on the command line."""
+    return off(key) if config.KTOConfig.model_fields[key].default is True else flag(key)
+
+
+# Settings whose default hangs on another one.
+FOLLOWS = {"lora_rank": {"lr"}, "eval_data": {"eval_fraction"}, "data": {"out"}}
+
+
+@pytest.mark.parametrize(("method", "key"), [(m, k) for m in config.METHODS for k in settings_of(m)])
+def test_every_setting_is_a_flag_with_an_effect(method: str, key: str, seen: list[Any]):
+    text, value, needed = VALUES[key]
+    base = ["train", method, "--model", "M", "--data", "D", *needed]
+    assert main(base) == 0
+    assert main([*base, flag_of(key), *([text] if text else [])]) == 0
+    without, given = (call[0] for call in seen)
+    assert getattr(given, key) == value
+    changed = {k for k in type(given).model_fields if getattr(given, k) != getattr(without, k)}
+    assert key in changed
+    assert changed <= {key} | FOLLOWS.get(key, set())
+
+
+@pytest.mark.parametrize("method", config.METHODS)
+def test_every_flag_is_in_the_help_even_on_a_narrow_terminal(
+    method: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["train", method, "--help"]) == 0
+    words = set(capsys.readouterr().out.split())
+    assert {flag_of(key) for key in settings_of(method)} <= words
+    assert {"Data", "Model", "Optimisation", "Evaluation", "Run", "--resume", "--dry-run"} <= words
+
+
+def test_a_file_with_overrides_and_flags_on_top(tmp_path: Path, seen: list[Any], capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "run.yaml"
+    path.write_text("method: kto\nmodel: M\ndata: D\nlr: 1e-6\nbatch_size: 4\nout: R\n")
+    assert main(["train", str(path), "lr=2e-6", "--batch-size", "8", "--resume"]) == 0
+    settings, resume, command = seen[0]
+    assert isinstance(settings, config.KTOConfig)
+    assert (settings.lr, settings.batch_size, resume) == (2e-6, 8, True)
+    assert command == f"afzal train {path} lr=2e-6 --batch-size 8 --resume"
+    assert capsys.readouterr().out == "report: R/report.html\n"
+
+
+def test_a_run_folder_stands_for_its_own_configuration(tmp_path: Path, seen: list[Any]):
+    settings = config.make("ipo", model="M", data="D", out=str(tmp_path))
+    (tmp_path / "run.yaml").write_text(config.dump(settings))
+    assert main(["train", str(tmp_path), "--resume"]) == 0
+    assert seen[0][:2] == (settings, True)
+
+
+def test_the_same_command_goes_on_when_resume_is_added(seen: list[Any]):
+    line = ["train", "dpo", "--model", "M", "--data", "D", "--out", "R"]
+    assert main(line) == 0
+    assert main([*line, "--resume"]) == 0
+    assert seen[0][0] == seen[1][0]
+    assert [call[1] for call in seen] == [False, True]
+
+
+def test_an_override_may_change_the_method_of_a_file(tmp_path: Path, seen: list[Any]):
+    path = tmp_path / "run.yaml"
+    path.write_text("method: dpo\nmodel: M\ndata: D\n")
+    assert main(["train", str(path), "method=ipo", "--beta", "0.2"]) == 0
+    assert (seen[0][0].method, seen[0][0].beta) == ("ipo", 0.2)
+
+
+def test_a_file_of_one_method_has_only_its_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "run.yaml"
+    path.write_text("method: sft\nmodel: M\ndata: D\n")
+    assert main(["train", str(path), "--beta", "0.2"]) == 2
+    assert capsys.readouterr().err.startswith("error: unknown option --beta")
+
+
+def test_a_dry_run_shows_settings_and_plan_and_trains_nothing(seen: list[Any], capsys: pytest.CaptureFixture[str]):
+    assert main(["train", "dpo", "--model", "M", "--data", "D", "--batch-size", "4", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert config.dump(config.make("dpo", model="M", data="D", batch_size=4)) in shown
+    assert "2 updates of 4 items" in shown
+    assert seen == []
+
+
+def test_generate_hands_its_settings_on(monkeypatch: pytest.MonkeyPatch):
+    calls: list[config.GenerateConfig] = []
+    fake = SimpleNamespace(generate=calls.append)
+    monkeypatch.setitem(sys.modules, "afzal.recipes", fake)
+    monkeypatch.setattr(afzal, "recipes", fake, raising=False)
+    assert main(["generate", "--model", "R", "--prompt", "Once", "-n", "4", "--top-p", "0.9"]) == 0
+    (settings,) = calls
+    assert (settings.model, settings.prompt, settings.n, settings.top_p) == ("R", "Once", 4, 0.9)

@@ -1,0 +1,25 @@
+"""A setting that would be ignored is an error: every setting is read somewhere in the recipes."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import afzal
+from afzal import config
+
+RECIPES = Path(afzal.__file__).parent / "recipes"
+
+
+def read_names() -> set[str]:
+    """Attributes read, and words quoted, in the recipes."""
+    nodes = [node for path in RECIPES.glob("*.py") for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return attributes | {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+
+
+@pytest.mark.parametrize("kind", [*config.CONFIGS.values(), config.GenerateConfig])
+def test_every_setting_is_read(kind: type[config.Settings]):
+    assert set(kind.model_fields) <= read_names()

@@ -1,0 +1,21 @@
+"""Shared fixtures: one thread, and the optional data folder beside the checkout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real data and models; tests that need it are skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("the optional data folder ../shared is absent")
+    return SHARED

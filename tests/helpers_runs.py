@@ -1,0 +1,113 @@
+"""A tiny model folder, a tiny preference file, and runs of them in processes that can be killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["afzal.recipes", "transformers.models.llama.modeling_llama", "helpers_tokenizers"])
+
+
+def model_folder(path: Path, **overrides: Any) -> Path:
+    """A random two-layer Llama over bytes, with its tokenizer, as a folder."""
+    import torch
+    from helpers_tokenizers import byte_tokenizer
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(0)
+    config = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    AutoModelForCausalLM.from_config(LlamaConfig(**(config | overrides))).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def pair_file(path: Path, n: int = 48) -> Path:
+    """Pairs whose preferred answers are polite: something a tiny model can learn."""
+    rng = random.Random(0)
+    rows = []
+    for i in range(n):
+        rows.append(
+            {
+                "prompt": f"Q{i}: {rng.choice(['how', 'why', 'when'])} {rng.randrange(100)}?",
+                "chosen": f" please {'see ' * rng.randrange(3)}{rng.randrange(10)}",
+                "rejected": f" no {'way ' * rng.randrange(4)}{rng.randrange(10)}",
+            }
+        )
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+def settings(folder: Path, out: Path, **overrides: Any) -> dict[str, Any]:
+    """Settings of a run of 20 updates that takes about a second; model and data are made when missing."""
+    model, data = folder / "model", folder / "pairs.jsonl"
+    if not model.exists():
+        model_folder(model)
+    if not data.exists():
+        pair_file(data)
+    base = {"model": str(model), "data": str(data), "out": str(out), "batch_size": 8, "epochs": 4.0, "lr": 1e-3}
+    small = {"sample_prompts": 2, "sample_tokens": 4, "eval_fraction": 0.2, "eval_every_steps": 4}
+    return base | small | {"save_every_steps": 1} | overrides
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Bytes are compared only between runs on equal numbers of threads: another number is another order of sums."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(method: str, given: dict[str, Any], resume: bool) -> None:
+    from afzal import config, recipes
+
+    with one_thread():
+        recipes.train(config.make(method, **given), resume=resume)
+
+
+def start(method: str, given: dict[str, Any], *, resume: bool = False) -> Any:
+    """The run in a process of its own, forked from a server in which everything is imported already."""
+    process = _CONTEXT.Process(target=_run, args=(method, given, resume), daemon=True)
+    process.start()
+    return process
+
+
+def finished(process: Any, seconds: float = 120) -> int:
+    process.join(seconds)
+    assert process.exitcode is not None, "the run did not end"
+    return process.exitcode
+
+
+def fingerprint(out: Path) -> dict[str, str]:
+    """What must be the same whether or not a run was interrupted: weights, metrics (but for time), samples."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    metrics = [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    return {
+        "weights": hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest(),
+        "metrics": json.dumps(metrics),
+        "samples": (out / "samples.jsonl").read_text(),
+        "losses": (out / "losses.jsonl").read_text(),
+    }

@@ -1,0 +1,196 @@
+"""The layer table: which room may import which, and what may be heavy to import.
+
+The source is parsed, not imported. Rooms of Afzal are held to the table wherever the import stands (a call that imports
+upwards is as wrong as a line at the top); heavy packages are held to it where importing the room would load them: at
+module level, inside ``try`` and ``if`` included, ``if TYPE_CHECKING`` excepted. `docs/design.md` is the prose of it.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "afzal"
+
+NONE: frozenset[str] = frozenset()
+ARRAYS = frozenset({"numpy", "scipy"})
+TORCH = frozenset({"torch", "numpy", "safetensors"})  # torch loads numpy itself; safetensors is thin
+LIGHT = frozenset({"yaml", "pydantic", "pydantic_core", "rich"})  # tens of milliseconds
+
+
+class Room(NamedTuple):
+    """The rooms of Afzal that this one may import, and the packages it may load at module level."""
+
+    rooms: frozenset[str]
+    packages: frozenset[str]
+
+
+def room(rooms: str, packages: frozenset[str]) -> Room:
+    return Room(frozenset(rooms.split()), packages)
+
+
+_LOW = "errors records config runs data quality tokens objectives model train generate judge evaluate report"
+TABLE = {
+    # room          may import (afzal)                                      may load at module level
+    "errors": room("", NONE),
+    "records": room("errors", NONE),
+    "config": room("errors", LIGHT),
+    "runs": room("errors", NONE),
+    "data": room("errors records", LIGHT),
+    "quality": room("errors records data", LIGHT | ARRAYS),
+    "tokens": room("errors records", LIGHT | TORCH),
+    "objectives": room("", frozenset({"torch"})),
+    # objectives: only its input types (what a model returns); runs: only its atomic writing (cached references)
+    "model": room("errors tokens objectives runs", LIGHT | TORCH | {"transformers"}),
+    "train": room("errors runs tokens model objectives", LIGHT | TORCH),
+    "generate": room("errors records tokens model", LIGHT | TORCH),
+    "judge": room("errors records runs", LIGHT),
+    "evaluate": room("errors records judge", LIGHT | ARRAYS),
+    "report": room("errors records runs", LIGHT),
+    "recipes": room(_LOW, LIGHT | TORCH),
+    # config, runs, report: the demonstration writes a run's configuration and adds its frontier to the report
+    "lab": room("errors records config runs report recipes", LIGHT | TORCH),
+    "web": room("errors records runs data quality report", LIGHT | {"starlette"}),
+    "guide": room("errors objectives model train", frozenset({"torch"})),
+    "cli": room("errors config", LIGHT | {"typer", "click"}),  # and every room inside functions
+    "__init__": room("", NONE),
+    "__main__": room("cli", NONE),
+}
+ANYWHERE_INSIDE_FUNCTIONS = {"cli", "__init__"}  # imports lazily whatever a verb or a public name needs
+
+
+class Import(NamedTuple):
+    module: str
+    line: int
+    in_function: bool
+    for_types_only: bool
+
+    @property
+    def deferred(self) -> bool:
+        """Not run when the file is imported."""
+        return self.in_function or self.for_types_only
+
+
+def imports(tree: ast.AST, package: str) -> Iterator[Import]:
+    """Every import below a node; ``from a import b`` counts as ``a.b``, relative ones are resolved in ``package``."""
+    yield from _imports(tree, package, in_function=False, for_types_only=False)
+
+
+def _imports(node: ast.AST, package: str, in_function: bool, for_types_only: bool) -> Iterator[Import]:
+    if isinstance(node, ast.Import):
+        yield from (Import(a.name, node.lineno, in_function, for_types_only) for a in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = _base(node, package)
+        yield from (Import(f"{base}.{a.name}", node.lineno, in_function, for_types_only) for a in node.names)
+    inside = in_function or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+    for child in ast.iter_child_nodes(node):
+        typed = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and child in node.body
+        yield from _imports(child, package, inside, for_types_only or typed)
+
+
+def _base(node: ast.ImportFrom, package: str) -> str:
+    parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+    return ".".join([*parents, *([node.module] if node.module else [])])
+
+
+def faults(room_name: str, package: str, source: str, where: str = "") -> list[str]:
+    """What in a file breaks the table."""
+    allowed, strict = TABLE[room_name], room_name == "objectives"
+    found = []
+    for entry in imports(ast.parse(source), package):
+        top, _, rest = entry.module.partition(".")
+        if top == "afzal":
+            target = rest.partition(".")[0]
+            lazy = entry.in_function and room_name in ANYWHERE_INSIDE_FUNCTIONS
+            if target in TABLE and target not in {room_name, *allowed.rooms} and not (lazy or entry.for_types_only):
+                found.append(f"{where}:{entry.line}: {room_name} may not import the room {target}")
+        elif top not in sys.stdlib_module_names and top not in allowed.packages and (strict or not entry.deferred):
+            found.append(f"{where}:{entry.line}: {room_name} may not load {top} at module level")
+    return found
+
+
+def files() -> list[tuple[str, str, Path]]:
+    """Room, package and path of every source file."""
+    listed = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        listed.append((parts[0], ".".join(("afzal", *parts[:-1])), path))
+    return listed
+
+
+def test_every_file_belongs_to_a_room():
+    strangers = sorted({name for name, _, _ in files()} - TABLE.keys())
+    assert not strangers, f"give these rooms a row in the table, here and in the design: {strangers}"
+
+
+@pytest.mark.parametrize("name", [n for n in TABLE if n in {f[0] for f in files()}])
+def test_rooms_keep_to_the_table(name):
+    broken = [
+        fault
+        for owner, package, path in files()
+        if owner == name
+        for fault in faults(name, package, path.read_text(), str(path.relative_to(SOURCE)))
+    ]
+    assert not broken, "\n" + "\n".join(broken)
+
+
+def test_the_table_has_no_circle():
+    """Sorting the rooms so that each stands above what it imports must succeed."""
+    waiting = {name: set(entry.rooms) for name, entry in TABLE.items()}
+    while waiting:
+        free = {name for name, needs in waiting.items() if not needs & waiting.keys()}
+        assert free, f"these rooms import each other: {sorted(waiting)}"
+        waiting = {name: needs for name, needs in waiting.items() if name not in free}
+
+
+def test_the_fixed_points_of_the_design():
+    """Rules that must survive any edit of the table above."""
+    assert TABLE["objectives"] == Room(frozenset(), frozenset({"torch"}))
+    assert "train" not in TABLE["model"].rooms
+    assert not TABLE["train"].rooms & {"generate", "judge", "recipes"}
+    for light in ("errors", "records", "config", "runs", "data", "quality", "judge", "report", "web", "cli"):
+        assert not TABLE[light].packages & {"torch", "transformers", "datasets", "pyarrow", "safetensors"}, light
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "said"),
+    [
+        ("model", "from afzal.train.loop import fit", "room train"),
+        ("model", "from afzal import train", "room train"),
+        ("model", "import afzal.train as t", "room train"),
+        ("model", "def f():\n    from afzal import train", "room train"),
+        ("model", "from ..train import loop", "room train"),
+        ("model", "class A:\n    from afzal import recipes", "room recipes"),
+        ("data", "import torch", "load torch"),
+        ("data", "try:\n    import pyarrow.parquet as pq\nexcept ImportError:\n    pq = None", "load pyarrow"),
+        ("data", "if True:\n    from numpy import array", "load numpy"),
+        ("data", "with open('x'):\n    import datasets", "load datasets"),
+        ("objectives", "from afzal.errors import AfzalError", "room errors"),
+        ("objectives", "def f():\n    import scipy", "load scipy"),
+        ("cli", "from afzal import recipes", "room recipes"),
+        ("runs", "import yaml", "load yaml"),
+        ("runs", "if not TYPE_CHECKING:\n    x = 1\nelse:\n    y = 2\nimport torch", "load torch"),
+        ("runs", "if TYPE_CHECKING:\n    pass\nelse:\n    import torch", "load torch"),
+    ],
+)
+def test_the_check_sees_a_breach(name, source, said):
+    (found,) = faults(name, f"afzal.{name}", source)
+    assert said in found
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("data", "def f():\n    import pyarrow\n    import datasets"),
+        ("data", "from __future__ import annotations\nimport json, os.path\nfrom afzal.records import Item"),
+        ("data", "from . import dataset\nfrom .files import read\nfrom ..records import Item"),
+        ("runs", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
+        ("cli", "def command():\n    from afzal import recipes, lab\n    import torch"),
+        ("train", "import torch\nfrom afzal import runs, __version__\nfrom afzal.model import load"),
+    ],
+)
+def test_the_check_lets_pass_what_is_right(name, source):
+    assert faults(name, f"afzal.{name}", source) == []

@@ -1,0 +1,191 @@
+"""The fast path gives what `transformers`' own logits give."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from helpers_models import OTHER_FAMILIES, SHARING_FAMILIES, make, random_trees
+
+import afzal.model.attention as attention_module
+import afzal.model.logprobs as logprobs_module
+from afzal.model.attention import stock_attention, use_tree_attention
+from afzal.model.logprobs import score
+from afzal.model.probe import choose_sharing, plain_logps
+from afzal.tokens.batch import collate
+from afzal.tokens.tree import Branch, Tree, tree
+
+
+def oracle(model, trees):
+    """Each response on its own: prompt + response, no padding, stock attention, log-softmax of the full logits."""
+    found = []
+    for t in trees:
+        for b in t.branches:
+            ids = torch.from_numpy(np.concatenate([t.prompt, b.ids]).astype(np.int64))[None]
+            with torch.no_grad(), stock_attention(model):
+                logps = model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+            tokens = logps.gather(1, ids[0, 1:, None])[len(t.prompt) - 1 :, 0]
+            found.append(tokens[torch.from_numpy(b.scored)])
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("family", SHARING_FAMILIES)
+def test_shared_layout_equals_plain_logits(family):
+    model = make(family)
+    assert choose_sharing(model) == ("shared", "")
+    trees = random_trees(6, k=3)
+    with torch.no_grad():
+        shared = score(model, collate(trees, "shared")).token_logps
+    torch.testing.assert_close(shared, oracle(model, trees), atol=1e-4, rtol=0)
+    assert shared.std() > 0.1, "the test model is too uniform to tell right from wrong"
+
+
+@pytest.mark.parametrize("family", OTHER_FAMILIES)
+def test_families_that_cannot_share_fall_back_and_are_exact(family):
+    model = make(family)
+    sharing, reason = choose_sharing(model)
+    assert sharing == "unshared"
+    assert model.config.model_type in reason
+    trees = random_trees(5, k=2)
+    with torch.no_grad():
+        rows = score(model, collate(trees, "unshared")).token_logps
+    torch.testing.assert_close(rows, oracle(model, trees), atol=1e-4, rtol=0)
+
+
+def test_probe_notices_a_model_that_shares_wrongly(monkeypatch):
+    """A family on the allow-list whose attention ignores the tree is caught by the trial, not trusted."""
+
+    def deaf(module, query, key, value, mask, *args, tree=None, **kwargs):
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+        return out.transpose(1, 2), None
+
+    monkeypatch.setitem(attention_module.AttentionInterface._global_mapping, "afzal_tree", deaf)
+    model = make("llama")
+    sharing, reason = choose_sharing(model)
+    assert sharing == "unshared"
+    assert "differ by" in reason
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_tree_attention_refuses_a_call_without_layout():
+    model = make("llama")
+    use_tree_attention(model)
+    with pytest.raises(ValueError, match="without a tree layout"):
+        model(input_ids=torch.tensor([[1, 2, 3]]))
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral-sliding", "gemma2", "gpt2", "gpt_oss"])
+def test_gradients_equal_between_layouts(family):
+    model = make(family)
+    trees = random_trees(5, k=2)
+
+    def gradient(sharing):
+        model.zero_grad()
+        logps = score(model, collate(trees, sharing)).logps
+        (logps * torch.linspace(-1, 2, len(logps))).sum().backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    unshared = gradient("unshared")
+    choose_sharing(model)
+    torch.testing.assert_close(gradient("shared"), unshared, atol=1e-4, rtol=1e-4)
+
+
+def test_eager_and_fused_attention_agree(monkeypatch):
+    model = make("llama")
+    choose_sharing(model)
+    batch = collate(random_trees(6), "shared")
+    with torch.no_grad():
+        fused = score(model, batch).token_logps
+        monkeypatch.setattr(attention_module, "_prefers_eager", lambda query, mask: True)
+        eager = score(model, batch).token_logps
+    assert not torch.equal(eager, fused), "both took the same path"
+    torch.testing.assert_close(fused, eager, atol=1e-5, rtol=0)
+
+
+def test_tiles_of_the_head_change_neither_value_nor_gradient(monkeypatch):
+    model = make("gemma2")
+    choose_sharing(model)
+    batch = collate(random_trees(4), "shared")
+
+    def run():
+        model.zero_grad()
+        logps = score(model, batch).token_logps
+        logps.square().sum().backward()
+        return logps.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    whole = run()
+    monkeypatch.setattr(logprobs_module, "_TILE_ELEMENTS", 5 * 97)
+    tiled = run()
+    torch.testing.assert_close(tiled[0], whole[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(tiled[1], whole[1], atol=1e-5, rtol=1e-4)
+
+
+def test_the_head_runs_only_where_a_scored_token_is_predicted():
+    model = make("llama")
+    choose_sharing(model)
+    seen = []
+    model.lm_head.register_forward_hook(lambda m, args, out: seen.append(out.numel() // out.shape[-1]))
+    trees = random_trees(4)
+    score(model, collate(trees, "shared"))
+    assert sum(seen) <= 1 + sum(b.scored.sum() for t in trees for b in t.branches)
+
+
+def test_unscored_tokens_are_context_but_not_counted():
+    model = make("llama")
+    choose_sharing(model)
+    ids = np.array([5, 6, 7, 8, 9], dtype=np.int32)
+    scored = np.array([True, False, False, True, True])
+    masked = Tree("a", np.array([3, 4], np.int32), (Branch(ids, scored),))
+    plain = tree("a", [3, 4], [ids])
+    with torch.no_grad():
+        few, all_ = (score(model, collate([t], "shared")) for t in (masked, plain))
+    torch.testing.assert_close(few.token_logps, all_.token_logps[torch.from_numpy(scored)])
+    assert few.lengths.tolist() == [3.0]
+
+
+def test_neighbours_in_a_pack_change_nothing_at_all():
+    """Perturb the neighbour, 200 times: a tree's own log-probs stay bit for bit the same."""
+    model = make("llama")
+    choose_sharing(model)
+    own, other = random_trees(2, seed=3)
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        before = score(model, collate([own, other], "shared")).token_logps
+        n = sum(len(b.ids) for b in own.branches)
+        for _ in range(200):
+            other = dataclasses.replace(other, prompt=rng.integers(3, 97, len(other.prompt)).astype(np.int32))
+            after = score(model, collate([own, other], "shared")).token_logps
+            assert torch.equal(after[:n], before[:n])
+            assert not torch.equal(after[n:], before[n:])
+
+
+def test_prompt_tokens_carry_no_gradient_of_their_own():
+    """Only the last layer's output at predicting positions is used: the loss does not depend on prompt targets."""
+    model = make("llama")
+    choose_sharing(model)
+    batch = collate(random_trees(3), "shared")
+    prompts = {int(i) for i in batch.predict_at}
+    for t, start in zip(random_trees(3), [0], strict=False):
+        assert prompts.isdisjoint(range(start, start + len(t.prompt) - 1))
+
+
+def test_bf16_autocast_stays_near_fp32():
+    model = make("llama")
+    choose_sharing(model)
+    batch = collate(random_trees(4), "shared")
+    with torch.no_grad():
+        exact = score(model, batch).token_logps
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            low = score(model, batch).token_logps
+    assert low.dtype == torch.float32
+    assert (low - exact).abs().max() < 0.3
+
+
+def test_plain_logps_is_the_same_oracle_padded():
+    model = make("gpt2")
+    trees = random_trees(4)
+    with torch.no_grad():
+        padded = plain_logps(model, collate(trees, "unshared"))
+    torch.testing.assert_close(padded, oracle(model, trees), atol=1e-5, rtol=0)

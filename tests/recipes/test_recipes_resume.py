@@ -1,0 +1,143 @@
+"""A run killed at any moment and resumed ends with the very bytes of a run that was never killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import pytest
+from helpers_runs import fingerprint, finished, one_thread, settings, start
+
+from afzal import config, recipes, runs
+from afzal.errors import AfzalError
+from afzal.train import checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("resume")
+
+
+def uninterrupted(folder, method, **overrides):
+    out = folder / f"whole-{method}-{len(list(folder.iterdir()))}"
+    given = settings(folder, out, **overrides)
+    process = start(method, given)
+    wait_for(out / "run.json", process)
+    began = time.monotonic()
+    assert finished(process) == 0
+    return fingerprint(out), time.monotonic() - began
+
+
+def wait_for(path, process):
+    while not path.exists() and process.is_alive():
+        time.sleep(0.005)
+
+
+def kill_and_resume(folder, method, name, delay, number=signal.SIGKILL, **overrides):
+    """Exit code of the interrupted process, and the fingerprint after resuming it."""
+    out = folder / name
+    given = settings(folder, out, **overrides)
+    process = start(method, given)
+    wait_for(out / "run.json", process)
+    time.sleep(delay)
+    if process.is_alive():
+        os.kill(process.pid, number)
+    code = finished(process)
+    assert finished(start(method, given, resume=True)) == 0
+    return code, fingerprint(out)
+
+
+@pytest.mark.parametrize(("method", "kills"), [("dpo", 2), pytest.param("dpo", 20, marks=pytest.mark.slow)])
+def test_killed_runs_resume_to_the_same_bytes(folder, method, kills):
+    expected, seconds = uninterrupted(folder, method)
+    rng = random.Random(kills)
+    killed = 0
+    for i in range(kills):
+        code, found = kill_and_resume(folder, method, f"killed-{kills}-{i}", rng.uniform(0, 0.9 * seconds))
+        assert found == expected
+        killed += code == -signal.SIGKILL
+    assert killed >= kills / 2, "hardly any process was still alive to be killed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sft", "ipo", "kto"])
+def test_other_methods_resume_to_the_same_bytes(folder, method):
+    expected, seconds = uninterrupted(folder, method)
+    for i, share in enumerate((0.2, 0.6)):
+        assert kill_and_resume(folder, method, f"{method}-{i}", share * seconds)[1] == expected
+
+
+@pytest.mark.slow
+def test_lora_and_cached_reference_resume_to_the_same_bytes(folder):
+    overrides = {"lora_rank": 2, "reference": "cached"}
+    out = folder / "lora-whole"
+    given = settings(folder, out, **overrides)
+    assert finished(start("dpo", given)) == 0
+    weights = (out / "adapter_model.safetensors").read_bytes()
+    other = settings(folder, folder / "lora-cut", **overrides)
+    process = start("dpo", other)
+    wait_for(folder / "lora-cut" / "checkpoints" / "step-00000003", process)
+    os.kill(process.pid, signal.SIGKILL)
+    finished(process)
+    assert finished(start("dpo", other, resume=True)) == 0
+    assert (folder / "lora-cut" / "adapter_model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_sigterm_saves_at_once_and_resumes_to_the_same_bytes(folder, times):
+    """Without periodic checkpoints: the one that SIGTERM asks for is the only one."""
+    overrides = {"save_every_steps": None, "epochs": 8.0}
+    expected, seconds = uninterrupted(folder, "dpo", **overrides)
+    rng = random.Random(times)
+    for i in range(times):
+        name = f"term-{times}-{i}"
+        code, found = kill_and_resume(folder, "dpo", name, rng.uniform(0.1, 0.5) * seconds, signal.SIGTERM, **overrides)
+        assert found == expected
+        assert code in (1, 0), "a stopped run raises in its process; the command line makes 143 of it"
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_by_name(folder, capsys):
+    expected, _ = uninterrupted(folder, "dpo")
+    out = folder / "damaged"
+    given = settings(folder, out, keep_checkpoints=3)
+    process = start("dpo", given)
+    wait_for(out / "checkpoints" / "step-00000006", process)
+    os.kill(process.pid, signal.SIGKILL)
+    finished(process)
+    newest = checkpoint.newest(out / "checkpoints", lambda note: None)
+    victim = newest / "model.safetensors"
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(bytes(data))
+    with one_thread():
+        recipes.train(config.make("dpo", **given), resume=True)
+    assert "model.safetensors" in capsys.readouterr().err
+    assert fingerprint(out)["weights"] == expected["weights"]
+
+
+def test_changed_settings_or_data_are_refused_by_name_on_resume(folder, tmp_path):
+    out = tmp_path / "run"
+    given = settings(folder, out, max_steps=2)
+    recipes.train(config.make("dpo", **given))
+    for change in ({"lr": 2e-3}, {"seed": 5}, {"beta": 0.5}, {"max_tokens": 64}, {"batch_size": 4}, {"dtype": "bf16"}):
+        with pytest.raises(AfzalError, match=f"(?s)cannot be resumed.*{next(iter(change))}"):
+            recipes.train(config.make("dpo", **(given | change)), resume=True)
+    data = tmp_path / "other.jsonl"
+    data.write_text((folder / "pairs.jsonl").read_text().replace("please", "kindly"))
+    (folder / "pairs.jsonl").rename(folder / "kept.jsonl")
+    data.rename(folder / "pairs.jsonl")
+    try:
+        with pytest.raises(AfzalError, match="content of the training data has changed"):
+            recipes.train(config.make("dpo", **given), resume=True)
+    finally:
+        (folder / "kept.jsonl").rename(folder / "pairs.jsonl")
+
+
+def test_a_second_run_into_the_same_folder_is_refused(folder, tmp_path):
+    given = settings(folder, tmp_path / "run", max_steps=1)
+    recipes.train(config.make("dpo", **given))
+    with pytest.raises(AfzalError, match="already holds a run"):
+        recipes.train(config.make("dpo", **given))
+    assert runs.open_run(tmp_path / "run").facts()["status"] == "finished"

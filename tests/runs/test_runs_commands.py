@@ -1,0 +1,98 @@
+"""``afzal runs`` and ``afzal env``: what they print, for people, pipes and programs."""
+
+import json
+import sys
+
+import pytest
+
+from afzal import runs
+from afzal.cli import main
+from afzal.cli.env import extras
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A finished run with evaluations, one that stopped early without, one that was killed."""
+    with runs.create(tmp_path / "a-dpo", {}) as run:
+        run.update(method="dpo", status="finished", step=20, steps=20, seconds=12.5)
+        run.log({"kind": "eval", "step": 0, "loss": 0.6931, "rewards/accuracies": 0.0})
+        run.log({"kind": "eval", "step": 20, "loss": 0.5, "rewards/accuracies": 0.625})
+        run.log({"kind": "train", "step": 20, "loss": 0.4, "rewards/accuracies": 0.9})
+    with runs.create(tmp_path / "deep" / "b-sft", {}) as run:
+        run.update(method="sft", status="stopped", step=3, steps=9)
+        run.log({"kind": "train", "step": 3, "loss": 2.25})
+    with runs.create(tmp_path / "c-killed", {}):
+        pass
+    return tmp_path
+
+
+def test_plain_output_is_tab_separated(three, capsys):
+    assert main(["runs", str(three)]) == 0
+    head, *rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert head == ["name", "method", "status", "steps", "loss", "accuracy", "started", "path"]
+    assert [row[:6] for row in rows] == [
+        ["a-dpo", "dpo", "finished", "20/20", "0.5000", "62.5%"],
+        ["c-killed", "-", "interrupted", "0", "-", "-"],
+        ["b-sft", "sft", "stopped", "3/9", "2.2500", "-"],
+    ]
+    assert rows[2][7] == str(three / "deep" / "b-sft")
+
+
+def test_json_output_has_the_numbers(three, capsys):
+    assert main(["runs", str(three), "--json"]) == 0
+    first, second, third = json.loads(capsys.readouterr().out)
+    assert (first["loss"], first["accuracy"], first["step"], first["seconds"]) == (0.5, 0.625, 20, 12.5)
+    assert (second["status"], second["loss"]) == ("interrupted", None)
+    assert (third["loss"], third["accuracy"]) == (2.25, None)
+
+
+def test_a_terminal_gets_a_table_that_names_no_markup(three, capsys, monkeypatch):
+    with runs.create(three / "[red]odd[", {}) as run:
+        run.update(status="failed")
+        run.log({"kind": "train", "loss": float("nan")})
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "300")
+    assert main(["runs", str(three)]) == 0
+    out = capsys.readouterr().out
+    assert "[red]odd[" in out
+    assert "62.5%" in out
+    assert "\t" not in out
+
+
+def test_no_runs_is_no_error_and_a_missing_folder_is(tmp_path, capsys):
+    assert main(["runs", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "no runs below" in captured.err
+    assert main(["runs", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert main(["runs", str(tmp_path / "missing")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_env_for_people_and_programs(capsys):
+    assert main(["env"]) == 0
+    text = capsys.readouterr().out
+    assert [line for line in text.splitlines() if not line.startswith(" ")] == ["versions:", "hardware:", "extras:"]
+    assert main(["env", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["versions"]["torch"] in text
+    assert found["hardware"]["cpus"] >= 1
+    assert found["extras"].keys() == extras().keys()
+
+
+def test_env_asks_torch_only_when_told(capsys):
+    import torch
+
+    assert main(["env", "--torch", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["torch"]
+    assert found["threads"] == torch.get_num_threads()
+    assert len(found["devices"]) == torch.cuda.device_count()
+
+
+def test_extras_name_what_is_missing(monkeypatch):
+    from importlib import metadata
+
+    listed = ["torch>=2.11", "pytest>=8 ; extra == 'dev'", 'no-such-package==1; extra == "odd"', "pip; extra == 'odd'"]
+    monkeypatch.setattr(metadata, "requires", lambda _: listed)
+    assert extras() == {"dev": [], "odd": ["no-such-package"]}
