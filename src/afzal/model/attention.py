@@ -5,12 +5,12 @@ One function is registered under its own name with the attention interface. Beca
 use it is decided by an allow-list of families whose layers have no memory other than attention, and by a probe at run
 time that compares shared with unshared log-probs.
 
-Shapes: G trees of S slots, H query heads, K key heads, D head width, N row positions.
+Shapes: G segments of Q queries and K keys, H query heads, D head width, N row positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from afzal.tokens.batch import TreeLayout
+from afzal.tokens.attend import Block, TreeLayout
 
 TREE_ATTENTION = "afzal_tree"
 
@@ -33,8 +33,9 @@ SHAREABLE = frozenset(
 )
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
-# On a CPU the fused kernel gains nothing from bf16, so that a plain batched matmul beats it below this many slots.
-_EAGER_UP_TO_SLOTS = 768
+# On a CPU the fused kernel gains nothing from bf16, so that plain batched products beat it below this many keys.
+_EAGER_UP_TO_KEYS = 1024
+_CHUNK = 256
 
 
 def tree_attention(
@@ -52,57 +53,106 @@ def tree_attention(
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention over trees packed in one row: query ``[1, H, N, D]``, key and value ``[1, K, N, D]``.
+    """Attention over trees packed in one row: query ``[1, H, N, D]``, key and value ``[1, kv heads, N, D]``.
 
     Returns ``[1, N, H, D]``. Raises when the layout did not arrive, since plain causal attention would be wrong.
     """
     if tree is None:
         raise ValueError("tree attention was called without a tree layout; use stock_attention() around plain calls")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    plan = tree.plan(query.shape[1] * query.shape[3], sliding_window)
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))  # [N, heads, D]
-    outputs = []
-    for block, mask in zip(tree.blocks, tree.masks(sliding_window), strict=True):
-        # [G, heads, S, D]
-        qb, kb, vb = (t[block.index].transpose(1, 2) for t in (q, k, v))
-        if softcap is not None or s_aux is not None or _prefers_eager(query, mask):
-            out = _eager(qb, kb, vb, mask, scale, dropout, softcap, s_aux)
-        else:
-            out = F.scaled_dot_product_attention(
-                qb, kb, vb, attn_mask=mask, dropout_p=dropout, scale=scale, enable_gqa=qb.shape[1] != kb.shape[1]
-            )
-        outputs.append(out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3]))
+    shapes = [block.shape for block in plan.blocks]
+    qs = _blocks(q, plan.queries, [(g, n) for g, n, _ in shapes])
+    ks, vs = (_blocks(t, plan.keys, [(g, n) for g, _, n in shapes]) for t in (k, v))
+    outputs = [
+        _attend(*qkv, block, scale, dropout, softcap, s_aux).transpose(1, 2).flatten(0, 1)
+        for *qkv, block in zip(qs, ks, vs, plan.blocks, strict=True)
+    ]
     slots = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return slots.index_select(0, tree.inverse)[None], None
+    return slots.index_select(0, plan.inverse)[None], None
 
 
-def _prefers_eager(query: Tensor, mask: Tensor) -> bool:
-    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and mask.shape[-1] <= _EAGER_UP_TO_SLOTS
+def _blocks(rows: Tensor, index: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Rows ``[N, heads, D]`` gathered once for all blocks, each ``[G, heads, slots, D]``."""
+    parts = rows.index_select(0, index).split([g * n for g, n in shapes])
+    return [part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    block: Block,
+    scale: float,
+    dropout: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Query ``[G, H, Q, D]``, keys and values ``[G, kv heads, K, D]`` to ``[G, H, Q, D]``."""
+    if softcap is not None or sinks is not None or _prefers_eager(q, k):
+        return _eager(q, k, v, block, scale, dropout, softcap, sinks)
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=block.mask,
+        dropout_p=dropout,
+        is_causal=block.mask is None,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+
+
+def _prefers_eager(q: Tensor, k: Tensor) -> bool:
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= _EAGER_UP_TO_KEYS
 
 
 def _eager(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    mask: Tensor,
+    block: Block,
     scale: float,
     dropout: float,
     softcap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:
-    """Softmax attention with grouped heads folded into the query axis, so that keys and values are never copied."""
+    """Softmax attention in two batched products. Causal queries go in chunks, which skip the keys after them."""
+    if block.mask is not None:
+        return _product(q, k, v, block.bias, scale, dropout, softcap, sinks)
+    outputs = []
+    for start in range(0, q.shape[2], _CHUNK):
+        end = min(start + _CHUNK, q.shape[2])
+        part, keys, values, bias = q[:, :, start:end], k[:, :, :end], v[:, :, :end], block.bias[..., start:end, :end]
+        outputs.append(_product(part, keys, values, bias, scale, dropout, softcap, sinks))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+
+
+def _product(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    scale: float,
+    dropout: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Grouped heads are folded into the query axis, so that keys and values are never copied."""
     groups, heads, slots, width = q.shape
-    kv_heads = k.shape[1]
+    kv_heads, keys = k.shape[1], k.shape[2]
     folded = (q * scale).reshape(groups, kv_heads, -1, width)
-    scores = (folded @ k.transpose(-1, -2)).view(groups, heads, slots, slots)
+    scores = (folded @ k.transpose(-1, -2)).view(groups, heads, slots, keys)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    scores = scores.add_(bias.to(scores.dtype))
     if sinks is not None:
         extra = sinks.view(1, heads, 1, 1).expand(groups, heads, slots, 1).to(scores.dtype)
         scores = torch.cat([scores, extra], dim=-1)
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)[..., :slots]
+    weights = torch.softmax(scores, dim=-1)[..., :keys]  # sums in float32 whatever the dtype
     weights = F.dropout(weights, dropout) if dropout else weights
-    return (weights.reshape(groups, kv_heads, -1, slots) @ v).view(groups, heads, slots, width)
+    return (weights.reshape(groups, kv_heads, -1, keys) @ v).view(groups, heads, slots, width)
 
 
 AttentionInterface.register(TREE_ATTENTION, tree_attention)

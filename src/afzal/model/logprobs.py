@@ -6,7 +6,6 @@ model's own forward is called on the root module; a hook takes the hidden states
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from afzal.errors import AfzalError
+from afzal.model.head import is_plain, linear_logps
 from afzal.objectives.inputs import Scored
 from afzal.tokens.batch import Batch
 
@@ -50,14 +50,17 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
 
 
 def head_logps(model: Any, hidden: Tensor, target: Tensor) -> Tensor:
-    """Log-prob ``[M]`` of ``target`` ``[M]`` given hidden states ``[M, d]``, float32, tile by tile.
+    """Log-prob ``[M]`` of ``target`` ``[M]`` given hidden states ``[M, d]``, float32 nats.
 
-    Tiles beyond the first are recomputed in the backward pass, so that at most one tile of logits is alive.
+    A plain linear head goes through :mod:`afzal.model.head`; any other (adapted, hooked, sharded) is called as it is,
+    in tiles that the backward pass makes again, so that at most one tile of logits is alive.
     """
-    head, adjust = output_head(model), logit_adjustment(model.config)
+    head, (scale, cap) = output_head(model), logit_adjustment(model.config)
+    if is_plain(head):
+        return linear_logps(hidden, head.weight, head.bias, target, scale=scale, cap=cap)  # pyright: ignore
 
     def tile_logps(h: Tensor, t: Tensor) -> Tensor:
-        return -F.cross_entropy(adjust(head(h)).float(), t, reduction="none")
+        return -F.cross_entropy(adjusted(head(h).float(), scale, cap), t, reduction="none")
 
     rows = max(1, _TILE_ELEMENTS // _vocabulary(model))
     if len(target) <= rows:
@@ -82,18 +85,18 @@ def output_head(model: Any) -> nn.Module:
     return head
 
 
-def logit_adjustment(config: Any) -> Callable[[Tensor], Tensor]:
-    """What a family does to logits after the head: a scale and a soft-cap. Checked against the model by the probe."""
+def logit_adjustment(config: Any) -> tuple[float, float | None]:
+    """What a family does to logits after the head: a scale, then a soft-cap. Checked against the model by the probe."""
     text = config.get_text_config()
     scale = float(getattr(text, "logit_scale", None) or 1.0) * float(getattr(text, "lm_head_multiplier", None) or 1.0)
     scale /= float(getattr(text, "logits_scaling", None) or 1.0)
-    cap = getattr(text, "final_logit_softcapping", None)
+    return scale, getattr(text, "final_logit_softcapping", None) or None
 
-    def adjust(logits: Tensor) -> Tensor:
-        logits = logits * scale if scale != 1.0 else logits
-        return cap * torch.tanh(logits / cap) if cap else logits
 
-    return adjust
+def adjusted(logits: Tensor, scale: float, cap: float | None) -> Tensor:
+    """Logits as the softmax sees them."""
+    logits = logits * scale if scale != 1.0 else logits
+    return cap * torch.tanh(logits / cap) if cap else logits
 
 
 def _inputs(batch: Batch) -> dict[str, Any]:

@@ -19,44 +19,10 @@ import torch
 from torch import Tensor
 
 from afzal.records import Preference
+from afzal.tokens.attend import Segment, TreeLayout
 from afzal.tokens.tree import Tree, only_branch
 
 Sharing = Literal["shared", "unshared"]
-
-_BUCKET_SLACK = 1.25  # trees whose lengths differ by less are attended in one padded block
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Trees of similar length for one attention call: G trees, padded to S slots.
-
-    ``index`` ``[G, S]`` int64: row position of each slot (padding repeats position 0 and is never read back).
-    ``branch`` ``[G, S]`` int64: 0 for prompt tokens, k for the k-th branch, -1 for padding.
-    ``position`` ``[G, S]`` int64: logical position, restarting with every branch.
-    """
-
-    index: Tensor
-    branch: Tensor
-    position: Tensor
-
-
-class TreeLayout:
-    """What attention needs to know about a shared row: blocks, and the way back from their slots to the row."""
-
-    def __init__(self, blocks: Sequence[Block], inverse: Tensor) -> None:
-        self.blocks = tuple(blocks)
-        self.inverse = inverse
-        self._masks: dict[int | None, list[Tensor]] = {}
-
-    def masks(self, window: int | None) -> list[Tensor]:
-        """Per block, bool ``[G, 1, S, S]``: may this query slot see that key slot?
-
-        A token sees its tree's prompt and its own branch up to itself; with a sliding window, only the last
-        ``window`` logical positions. Padding slots see slot 0, so that no softmax row is empty.
-        """
-        if window not in self._masks:
-            self._masks[window] = [_visible(b, window) for b in self.blocks]
-        return self._masks[window]
 
 
 @dataclass(frozen=True)
@@ -105,14 +71,14 @@ def collate(trees: Sequence[Tree], sharing: Sharing, device: torch.device | str 
     if not trees:
         raise ValueError("cannot collate an empty list of trees")
     made = _shared(trees) if sharing == "shared" else _unshared(trees)
-    ids, positions, mask, layout, starts = made
+    ids, positions, mask, segments, starts = made
     predict_at, target, response_of = _predictions(trees, starts)
     move = lambda a: torch.tensor(a, device=device)  # noqa: E731
     return Batch(
         move(ids),
         move(positions),
         None if mask is None else move(mask),
-        None if layout is None else TreeLayout([Block(*map(move, b)) for b in layout[0]], move(layout[1])),
+        None if segments is None else TreeLayout(segments, ids.size, torch.device(device)),
         move(predict_at),
         move(target),
         move(response_of),
@@ -128,56 +94,19 @@ def expand(trees: Sequence[Tree]) -> list[Tree]:
 
 
 def _shared(trees: Sequence[Tree]):
-    """ids, positions, no mask, (blocks, inverse), and per response the flat index of its first predictor and start."""
-    lengths = np.array([t.n_tokens for t in trees])
-    offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    """ids, positions, no mask, segments, and per response the flat index of its first predictor and start."""
     ids = np.concatenate([np.concatenate([t.prompt, *(b.ids for b in t.branches)]) for t in trees]).astype(np.int64)
-    branch = np.concatenate([_branch_numbers(t) for t in trees])
     positions = np.concatenate([_restarting_positions(t) for t in trees])
-    starts = []
-    for t, offset in zip(trees, offsets, strict=True):
-        at = offset + len(t.prompt)
+    segments, starts, offset = [], [], 0
+    for t in trees:
+        prompt, at = len(t.prompt), offset + len(t.prompt)
+        segments.append(Segment(offset, prompt))
         for b in t.branches:
-            starts.append((offset + len(t.prompt) - 1, at))
+            starts.append((offset + prompt - 1, at))
+            segments.append(Segment(at, len(b.ids), offset, prompt))
             at += len(b.ids)
-    return ids[None], positions[None], None, _blocks(lengths, offsets, branch, positions), starts
-
-
-def _blocks(lengths: np.ndarray, offsets: np.ndarray, branch: np.ndarray, positions: np.ndarray):
-    inverse = np.empty(int(lengths.sum()), dtype=np.int64)
-    blocks, first_slot = [], 0
-    for members in _similar_lengths(lengths):
-        width = int(lengths[members].max())
-        slot = np.arange(width)[None, :]
-        real = slot < lengths[members][:, None]
-        index = np.where(real, offsets[members][:, None] + slot, 0)
-        blocks.append((index, np.where(real, branch[index], -1), np.where(real, positions[index], 0)))
-        inverse[index[real]] = first_slot + np.flatnonzero(real.ravel())
-        first_slot += index.size
-    return blocks, inverse
-
-
-def _similar_lengths(lengths: np.ndarray) -> list[np.ndarray]:
-    """Indices grouped so that the longest of a group is at most the slack times its shortest."""
-    order = np.argsort(-lengths, kind="stable")
-    groups: list[list[int]] = []
-    for i in order:
-        if groups and lengths[i] * _BUCKET_SLACK >= lengths[groups[-1][0]]:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return [np.array(g) for g in groups]
-
-
-def _visible(block: Block, window: int | None) -> Tensor:
-    branch, position = block.branch, block.position
-    query, key = branch[:, :, None], branch[:, None, :]
-    distance = position[:, :, None] - position[:, None, :]
-    seen = ((key == 0) | (key == query)) & (key >= 0) & (distance >= 0)
-    if window is not None:
-        seen &= distance < window
-    seen[:, :, 0] |= query[:, :, 0] < 0
-    return seen[:, None]
+        offset = at
+    return ids[None], positions[None], None, segments, starts
 
 
 def _unshared(trees: Sequence[Tree]):
@@ -191,10 +120,6 @@ def _unshared(trees: Sequence[Tree]):
     positions = np.broadcast_to(np.arange(width, dtype=np.int64), ids.shape)
     starts = [(r * width + p - 1, r * width + p) for r, p in enumerate(prompts)]
     return ids, positions, mask, None, starts
-
-
-def _branch_numbers(t: Tree) -> np.ndarray:
-    return np.repeat(np.arange(len(t.branches) + 1), [len(t.prompt), *(len(b.ids) for b in t.branches)])
 
 
 def _restarting_positions(t: Tree) -> np.ndarray:

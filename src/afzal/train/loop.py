@@ -22,7 +22,7 @@ from afzal.objectives import Objective
 from afzal.objectives.metrics import Tally, add, means
 from afzal.train.evaluate import Evaluator, batch_count, batch_losses, statistic
 from afzal.train.feed import Feed, Update
-from afzal.train.optim import trainable
+from afzal.train.precision import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,7 @@ def fit(
     *,
     hooks: Hooks,
     state: State,
+    weights: Weights | None = None,
 ) -> str:
     """Train from ``state`` to the end; returns why it stopped: ``finished``, ``early`` or a signal's name.
 
@@ -88,7 +89,8 @@ def fit(
         AfzalError: the loss or the gradient is not finite (before the weights move), naming the rows; or the loss is
             not what the objective promises where policy equals reference (on the first update).
     """
-    parameters = list(trainable(model).values())
+    weights = weights or Weights(model, "fp32")
+    parameters = list(weights.masters.values())
     began = time.perf_counter() - state.seconds
     if state.step == 0:
         _evaluate(hooks, state, began, settings)
@@ -103,6 +105,7 @@ def fit(
         _check_finite(loss, grad_norm, method, update, state.step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        weights.publish()
         state.step += 1
         state.tokens += sum(b.n_tokens for b in update.batches)
         state.examples += update.n_trees

@@ -1,0 +1,76 @@
+"""A training loop that pauses between two updates, so that several can take turns in one process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of one update: by the clock, and of the thread that ran it (all of it with one thread)."""
+
+    wall: float
+    thread: float
+
+
+class Stepper:
+    """Runs ``loop(began, ended)`` in a thread of its own and lets it make one update at a time.
+
+    The loop calls ``began()`` before and ``ended(loss)`` after each update; what lies between is timed.
+    """
+
+    def __init__(self, name: str, loop: Callable[[Callable[[], None], Callable[[float], None]], None]) -> None:
+        self.name, self.loop = name, loop
+        self.losses: list[float] = []
+        self.timings: list[Timing] = []
+        self._go, self._paused = threading.Semaphore(0), threading.Semaphore(0)
+        self._error: BaseException | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self._wait()
+
+    def step(self) -> Timing:
+        """One update."""
+        self._go.release()
+        self._wait()
+        return self.timings[-1]
+
+    def stop(self) -> None:
+        """End the loop at its next pause."""
+        self._stopping = True
+        self._go.release()
+        self._thread.join()
+
+    def _wait(self) -> None:
+        self._paused.acquire()
+        if self._error is not None:
+            raise RuntimeError(f"{self.name} stopped") from self._error
+
+    def _run(self) -> None:
+        try:
+            self.loop(self._began, self._ended)
+        except _StoppedError:
+            pass
+        except BaseException as error:
+            self._error = error
+        self._paused.release()
+
+    def _began(self) -> None:
+        self._paused.release()
+        self._go.acquire()
+        if self._stopping:
+            raise _StoppedError
+        self._start = time.perf_counter(), time.thread_time()
+
+    def _ended(self, loss: float) -> None:
+        wall, thread = self._start
+        self.timings.append(Timing(time.perf_counter() - wall, time.thread_time() - thread))
+        self.losses.append(loss)
+
+
+class _StoppedError(Exception):
+    pass

@@ -1,0 +1,178 @@
+"""Which queries attend to which keys in a row of packed trees, as few dense blocks as pay.
+
+Every tree falls into segments: its prompt, whose queries see the prompt causally, and its branches, whose queries see
+the whole prompt and causally their own branch. Nothing else is ever computed: no branch against another, no tree
+against another. Segments of like lengths are padded into one block when the padding costs less than another call.
+
+Shapes: G segments in a block, Q query slots, K key slots, N row positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# What a separate attention call costs, in floating-point operations of the same device.
+_CALL_COST = {"cpu": 1.5e7, "cuda": 2e9}
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Consecutive row positions whose queries look at the same prompt: ``own`` of a branch, or of the prompt itself.
+
+    Attributes:
+        start, length: row positions of the queries.
+        prompt_start, prompt_length: row positions of the prompt's keys; length 0 where the segment is the prompt.
+    """
+
+    start: int
+    length: int
+    prompt_start: int = 0
+    prompt_length: int = 0
+
+    @property
+    def keys(self) -> int:
+        return self.prompt_length + self.length
+
+
+@dataclass(frozen=True)
+class Block:
+    """One dense attention call: G segments padded to Q queries and K keys.
+
+    Attributes:
+        shape: G, Q, K.
+        mask: bool ``[G, 1, Q, K]``, may this query see that key; None where plain causal order says it all.
+    """
+
+    shape: tuple[int, int, int]
+    mask: Tensor | None
+    device: torch.device
+
+    @cached_property
+    def bias(self) -> Tensor:
+        """float32 ``[G or 1, 1, Q, K]``: 0 where a query may look, else minus infinity."""
+        _, q, k = self.shape
+        mask = self.mask
+        if mask is None:
+            mask = torch.ones(q, k, dtype=torch.bool, device=self.device).tril()[None, None]
+        return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Attention over one row: gather queries and keys, one call per block, and bring the results back.
+
+    Attributes:
+        queries, keys: int64, row position of every query slot and key slot of all blocks, one block after another.
+        inverse: ``[N]`` int64, query slot of every row position.
+        attended: query-key products that the blocks compute, causal blocks counted half.
+    """
+
+    blocks: tuple[Block, ...]
+    queries: Tensor
+    keys: Tensor
+    inverse: Tensor
+    attended: int
+
+
+class TreeLayout:
+    """What attention needs to know about a row of trees."""
+
+    def __init__(self, segments: Sequence[Segment], n_tokens: int, device: torch.device) -> None:
+        self.segments, self.n_tokens, self.device = tuple(segments), n_tokens, device
+        self._plans: dict[tuple[int, int | None], Plan] = {}
+
+    def plan(self, width: int, window: int | None = None) -> Plan:
+        """The blocks for attention of ``width`` (heads x head width) features and a sliding window in tokens.
+
+        The window counts logical positions, which restart with every branch.
+        """
+        key = (width, window)
+        if key not in self._plans:
+            self._plans[key] = self._make(width, window)
+        return self._plans[key]
+
+    def _make(self, width: int, window: int | None) -> Plan:
+        affordable = _CALL_COST.get(self.device.type, 2e9) / (4 * width)
+        groups = _groups(self.segments, affordable)
+        made = [_block(group, window, self.device) for group in groups]
+        inverse = np.empty(self.n_tokens, dtype=np.int64)
+        first = 0
+        for group, (block, _, _) in zip(groups, made, strict=True):
+            _, q, _ = block.shape
+            for n, s in enumerate(group):
+                inverse[s.start : s.start + s.length] = first + n * q + np.arange(s.length)
+            first += len(group) * q
+        move = lambda parts: torch.from_numpy(np.concatenate([p.ravel() for p in parts])).to(self.device)  # noqa: E731
+        return Plan(
+            tuple(block for block, _, _ in made),
+            move([queries for _, queries, _ in made]),
+            move([keys for _, _, keys in made]),
+            torch.from_numpy(inverse).to(self.device),
+            sum(_products(block) for block, _, _ in made),
+        )
+
+
+def _products(block: Block) -> int:
+    groups, q, k = block.shape
+    return groups * (q * (q + 1) // 2 if block.mask is None else q * k)
+
+
+def _groups(segments: Sequence[Segment], affordable: float) -> list[list[Segment]]:
+    """Prompts with prompts and branches with branches, padded together while each costs ``affordable`` products."""
+    order = sorted(segments, key=lambda s: (s.prompt_length > 0, -s.prompt_length, -s.length, s.start))
+    groups: list[list[Segment]] = []
+    own = 0
+    for s in order:
+        if groups and (s.prompt_length > 0) == (groups[-1][0].prompt_length > 0):
+            prompt, members = groups[-1][0].prompt_length, len(groups[-1])
+            padded = max(own, s.length)
+            added = members * (padded * (prompt + padded) - own * (prompt + own))
+            added += padded * (prompt + padded) - s.length * s.keys
+            if added <= affordable:
+                groups[-1].append(s)
+                own = padded
+                continue
+        groups.append([s])
+        own = s.length
+    return groups
+
+
+def _block(group: Sequence[Segment], window: int | None, device: torch.device) -> tuple[Block, np.ndarray, np.ndarray]:
+    """A block, and the row positions of its query slots ``[G, Q]`` and key slots ``[G, K]``; padding repeats one."""
+    lengths = np.array([s.length for s in group])
+    prompts = np.array([s.prompt_length for s in group])
+    own, prompt = int(lengths.max()), int(prompts.max())
+    starts = np.array([s.start for s in group])
+    prompt_starts = np.array([s.prompt_start for s in group])
+    queries = _positions(starts, lengths, own)
+    keys = np.concatenate([_positions(prompt_starts, prompts, prompt), queries], axis=1)
+    mask = None
+    if prompt or (window is not None and own > window):
+        mask = torch.from_numpy(_visible(lengths, prompts, window)).to(device)
+    return Block((len(group), own, prompt + own), mask, device), queries, keys
+
+
+def _positions(starts: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
+    """``[G, width]``: consecutive row positions, and beyond each segment's end its first once more."""
+    slot = np.arange(width)[None, :]
+    return starts[:, None] + np.where(slot < lengths[:, None], slot, 0)
+
+
+def _visible(lengths: np.ndarray, prompts: np.ndarray, window: int | None) -> np.ndarray:
+    """bool ``[G, 1, Q, K]``. A padding query sees what the first query sees, so that no softmax row is empty."""
+    own, prompt = int(lengths.max()), int(prompts.max())
+    at = np.arange(own)
+    query = np.where(at < lengths[:, None], at, 0)[:, :, None]
+    behind = query - at[None, None, :]  # logical distance to a key of the same branch
+    near = (behind >= 0) if window is None else (behind >= 0) & (behind < window)
+    slot = np.arange(prompt)[None, None, :]
+    ahead = prompts[:, None, None] + query - slot
+    in_prompt = np.broadcast_to(slot < prompts[:, None, None], ahead.shape)
+    in_prompt = in_prompt if window is None else in_prompt & (ahead < window)
+    return np.concatenate([in_prompt, near], axis=2)[:, None]
