@@ -20,6 +20,7 @@ from torch import Tensor
 from afzal.errors import AfzalError
 from afzal.model.load import frozen_copy
 from afzal.model.logprobs import score
+from afzal.model.statistics import logits_of, predicting
 from afzal.objectives.inputs import Scored
 from afzal.tokens.batch import Batch, Sharing, collate
 from afzal.tokens.pack import pack
@@ -49,6 +50,14 @@ class Frozen:
         with torch.no_grad():
             return score(self.model, batch)
 
+    def hidden(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return predicting(self.model, batch)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        with torch.no_grad():
+            return logits_of(self.model, hidden)
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterOff:
@@ -60,6 +69,14 @@ class AdapterOff:
     def score(self, batch: Batch) -> Scored:
         with torch.no_grad(), self.model.disable_adapter():
             return score(self.model, batch)
+
+    def hidden(self, batch: Batch) -> Tensor:
+        with torch.no_grad(), self.model.disable_adapter():
+            return predicting(self.model, batch)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        with torch.no_grad(), self.model.disable_adapter():
+            return logits_of(self.model, hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +107,16 @@ class Remembered:
         if id(batch) not in self._seen:
             self._seen[id(batch)] = (batch, self.reference.score(batch))
         return self._seen[id(batch)][1]
+
+
+def follow(reference: Frozen, model: Any, mixup: float) -> None:
+    """Move a frozen copy towards the model in parameter space: ref <- mixup model + (1 - mixup) ref; 1 copies it.
+
+    The reference of TR-DPO (Gorbatovski et al. 2024, arXiv 2404.09656).
+    """
+    with torch.no_grad():
+        for old, new in zip(reference.model.parameters(), model.parameters(), strict=True):
+            old.lerp_(new, mixup)
 
 
 def live_reference(model: Any, *, fresh_adapter: bool = False) -> Reference:
