@@ -167,6 +167,20 @@ def labels(item: Item) -> tuple[bool | None, ...]:
     return tuple(next(iter(s)) if len(s := won.get(k, set())) == 1 else None for k in range(len(item.responses)))
 
 
+def scores(item: Item, axis: str | None = None) -> tuple[float | None, ...]:
+    """Per response: how good it is among its siblings (larger is better), or None when nothing says so.
+
+    Scores win, then minus the ranks. Else comparisons count, where they are certain, decide every pair and agree on one
+    order: then it is the number of responses that each one beats.
+    """
+    votes = [v for v in item.votes if axis is None or v.axis == axis]
+    for kind, sign in (("score", 1.0), ("rank", -1.0)):
+        values = _mean_values([v for v in votes if isinstance(v, Rating) and v.kind == kind])
+        if len(values) > 1:
+            return tuple(sign * values[k] if k in values else None for k in range(len(item.responses)))
+    return _wins(_pool([v for v in votes if isinstance(v, Comparison)]), len(item.responses))
+
+
 def prompt_key(item: Item) -> str:
     """A stable hash of the item's group or prompt (white space and case folded): equal keys must not be split."""
     text = item.group or (item.prompt if isinstance(item.prompt, str) else json.dumps(turns_to_json(item.prompt)))
@@ -203,6 +217,15 @@ def _pool(votes: list[Comparison]) -> tuple[Preference, ...]:
 def _signed_strength(vote: Comparison) -> float:
     p = vote.p_first if vote.p_first is not None else 0.5
     return (vote.strength or 0.0) * (0.0 if p == 0.5 else 1.0 if p > 0.5 else -1.0)
+
+
+def _wins(pairs: tuple[Preference, ...], n: int) -> tuple[float | None, ...]:
+    """Responses beaten by each, where all pairs among those compared are certain and in one order."""
+    named = sorted({k for q in pairs for k in (q.i, q.j)})
+    wins = {k: float(sum(q.i == k for q in pairs)) for k in named}
+    whole = len(pairs) == len(named) * (len(named) - 1) // 2 and all(q.p == 1.0 for q in pairs)
+    ordered = whole and len(set(wins.values())) == len(named)
+    return tuple(wins[k] if ordered and k in wins else None for k in range(n))
 
 
 def _mean_values(ratings: list[Rating]) -> dict[int, float]:

@@ -69,7 +69,8 @@ def test_columns_as_pairs_or_as_a_mapping(tmp_path: Path, columns: str):
 
 
 @pytest.mark.parametrize(
-    ("method", "lora_rank", "lr"), [("sft", None, 2e-5), ("sft", 8, 2e-4), ("dpo", None, 1e-6), ("kto", None, 5e-6), ("kto", 8, 5e-5)]
+    ("method", "lora_rank", "lr"),
+    [("sft", None, 2e-5), ("sft", 8, 2e-4), ("dpo", None, 1e-6), ("kto", None, 5e-6), ("kto", 8, 5e-5)],
 )
 def test_the_default_learning_rate_hangs_on_method_and_mode(method: str, lora_rank: int | None, lr: float):
     assert config.make(method, **BASE, lora_rank=lora_rank).lr == lr

@@ -23,7 +23,9 @@ from afzal.model.probe import choose_sharing
 from afzal.model.reference import cached, live_reference
 from afzal.recipes.prepare import prepare
 from afzal.train.feed import Feed, Layout
-from afzal.train.loop import Method, accumulate
+from afzal.train.method import Method
+from afzal.train.precision import Weights
+from afzal.train.update import accumulate
 
 SHORT = {"max_steps": 3, "save_every_steps": None}
 
@@ -65,14 +67,14 @@ def test_the_first_loss_is_ln2_in_all_32_combinations(start, kind, dtype, dropou
     model, fresh = STARTS[start](model, tmp_path)
     model.train()  # dropout would act now, if it were on
     sharing = choose_sharing(model)[0]
+    Weights(model, dtype)
     trees, layout = random_trees(8), Layout(sharing, 100)
     reference = live_reference(model, fresh_adapter=fresh)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bf16"):
-        if kind == "cached":
-            where = {"key": "k", "sharing": sharing, "budget": 100, "device": "cpu"}
-            reference = cached(reference, trees, tmp_path, **where)
-        method = Method(objectives.get("dpo"), {"beta": 0.1}, reference)
-        loss, _ = accumulate(model, method, Feed(trees, (), 8, 0, layout).update(0))
+    if kind == "cached":
+        where = {"key": "k", "sharing": sharing, "budget": 100, "device": "cpu"}
+        reference = cached(reference, trees, tmp_path, **where)
+    method = Method.of(objectives.get("dpo"), {"beta": 0.1}, reference)
+    loss, _, _ = accumulate(model, method, Feed(trees, (), 8, 0, layout).update(0))
     assert float(loss) == pytest.approx(math.log(2), abs=1e-6)
 
 

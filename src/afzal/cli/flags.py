@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from afzal.config import Setting, Settings, section
 from afzal.config.models import members
 
-_METAVAR = {int: "INTEGER", float: "NUMBER", str: "TEXT", dict: "ROLE=FIELD,...", list: "NAME,..."}
+_METAVAR = {int: "INTEGER", float: "NUMBER", str: "TEXT", dict: "KEY=VALUE,...", list: "NAME,..."}
 
 
 def flag(key: str) -> str:
@@ -40,9 +40,9 @@ def parameters(kind: type[Settings], panel: str | None = None) -> list[inspect.P
 def given(kind: type[Settings], values: Mapping[str, Any]) -> list[Setting]:
     """The flags that were given, as settings."""
     return [
-        Setting(key, value, flag(key), typed=True)
+        Setting(key, ",".join(value) if isinstance(value, list) else value, flag(key), typed=True)
         for key in kind.model_fields
-        if (value := values.get(key)) is not None
+        if (value := values.get(key)) not in (None, [])
     ]
 
 
@@ -60,7 +60,7 @@ def with_parameters(run: Callable[..., Any], added: Sequence[inspect.Parameter])
     return command
 
 
-_ORDER = ("Data", "Model", "Optimisation", "Objective", "Evaluation", "Run")
+_ORDER = ("Data", "Model", "Optimisation", "Objective", "Constraint", "Evaluation", "Run")
 
 
 def _parameter(key: str, field: FieldInfo, heading: str) -> inspect.Parameter:
@@ -73,7 +73,9 @@ def _parameter(key: str, field: FieldInfo, heading: str) -> inspect.Parameter:
         metavar=None if is_switch else " | ".join(_metavar(k) for k in sorted(kinds, key=str)),
         show_default=False,
     )
-    annotation = Annotated[bool | None if is_switch else str | None, option]
+    repeats = any(get_origin(k) in (dict, list) for k in kinds)  # --objective-arg a=1 --objective-arg b=2
+    plain = bool | None if is_switch else list[str] | None if repeats else str | None
+    annotation = Annotated[plain, option]
     return inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

@@ -19,6 +19,7 @@ _LINES = {
     "dpo": "Direct preference optimisation on pairs, ties and soft labels included.",
     "ipo": "Identity preference optimisation: a finite margin, for near-certain labels.",
     "kto": "Kahneman-Tversky optimisation on single responses labelled good or bad.",
+    "prefer": "Any objective by name, a weighted sum of objectives, or one of your own: see afzal objectives.",
 }
 
 

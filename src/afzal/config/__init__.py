@@ -8,10 +8,13 @@ from .advice import advice
 from .explain import Setting, suggestion
 from .models import (
     CONFIGS,
+    CONSTRAINT_NEEDS,
     METHODS,
+    BetaConfig,
     GenerateConfig,
     KTOConfig,
     Method,
+    PairConfig,
     PreferConfig,
     ReferenceConfig,
     Settings,
@@ -23,10 +26,13 @@ from .reading import build, dump, load, make, method_of, read_file, read_overrid
 
 __all__ = [
     "CONFIGS",
+    "CONSTRAINT_NEEDS",
     "METHODS",
+    "BetaConfig",
     "GenerateConfig",
     "KTOConfig",
     "Method",
+    "PairConfig",
     "PreferConfig",
     "ReferenceConfig",
     "SFTConfig",

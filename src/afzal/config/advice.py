@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .models import ReferenceConfig, TrainConfig
+from .models import BetaConfig, TrainConfig
 
 
 def advice(config: TrainConfig) -> list[str]:
@@ -15,7 +15,7 @@ def advice(config: TrainConfig) -> list[str]:
             f"lr {config.lr:g} is outside the usual {low:g} to {high:g} for {config.method} on {tuning} "
             "(models below 100 million parameters take 1e-4 to 1e-3)"
         )
-    if isinstance(config, ReferenceConfig) and not 0.01 <= config.beta <= 1:
+    if isinstance(config, BetaConfig) and not 0.01 <= config.beta <= 1:
         notes.append(f"beta {config.beta:g} is outside the usual 0.01 to 1; larger stays nearer to the reference")
     if config.method != "sft" and config.batch_size < 8:
         notes.append(f"batch_size {config.batch_size} is small for {config.method}: 32 to 128 is usual")

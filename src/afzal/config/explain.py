@@ -148,7 +148,7 @@ def _word(member: Any) -> str:
     if get_origin(member) is Literal:
         return f"one of {', '.join(get_args(member))}"
     if get_origin(member) is dict:
-        return "pairs such as chosen=good,prompt=question"
+        return "pairs such as key=value,key=value"
     if get_origin(member) is list:
         return "names such as q_proj,v_proj"
     return _WORDS[member]

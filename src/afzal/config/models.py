@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, Union, get_args, get_origin
 from pydantic import BaseModel, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-Method = Literal["sft", "dpo", "ipo", "kto"]
+Method = Literal["sft", "dpo", "ipo", "kto", "prefer"]
 METHODS: tuple[str, ...] = get_args(Method)
 REFERENCES = ("frozen", "cached", "adapter_off")
 
@@ -33,6 +33,21 @@ class Settings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         if isinstance(value, bool) and bool not in members(cls.model_fields[info.field_name].annotation):
             raise PydanticCustomError("truth", "true and false are no numbers")
         return value
+
+
+def _split_pairs(value: Any, example: str) -> Any:
+    """``a=1,b=2`` as a mapping; anything but text as it is."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",")]
+    if any(not sign for _, sign, _ in pairs):
+        raise ValueError(f"write it as {example}")
+    return {key.strip(): field.strip() for key, _, field in pairs}
+
+
+def _split_names(value: Any) -> Any:
+    """``a,b`` as a list; anything but text as it is."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 class DataSettings(Settings, frozen=True, title="Data"):
@@ -116,7 +131,7 @@ class RunSettings(Settings, frozen=True, title="Run"):
 class TrainConfig(RunSettings, EvaluationSettings, OptimisationSettings, ModelSettings, DataSettings, frozen=True):
     """What every training method has; use the class of the method, or :func:`make`."""
 
-    method: Method = Field(description="What to train: sft, dpo, ipo or kto.")
+    method: Method = Field(description="What to train: sft, dpo, ipo, kto, or prefer with any objective.")
 
     @model_validator(mode="before")
     @classmethod
@@ -136,17 +151,12 @@ class TrainConfig(RunSettings, EvaluationSettings, OptimisationSettings, ModelSe
     @field_validator("columns", mode="before")
     @classmethod
     def _columns(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        pairs = [part.partition("=") for part in value.split(",")]
-        if any(not sign for _, sign, _ in pairs):
-            raise ValueError("write it as role=field,role=field, such as chosen=good,prompt=question")
-        return {key.strip(): field.strip() for key, _, field in pairs}
+        return _split_pairs(value, "role=field,role=field, such as chosen=good,prompt=question")
 
     @field_validator("lora_targets", mode="before")
     @classmethod
     def _targets(cls, value: Any) -> Any:
-        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        return _split_names(value)
 
     @model_validator(mode="after")
     def _nothing_ignored(self) -> Self:
@@ -177,13 +187,20 @@ class SFTConfig(TrainConfig, frozen=True):
 class ReferenceConfig(TrainConfig, frozen=True):
     """Methods that hold the policy near a reference."""
 
-    beta: float = Field(0.1, gt=0, description="Strength of the pull to the reference; larger stays nearer to it.")
     reference: str = Field(
         "frozen",
         description="frozen (copy of the starting weights), cached (their log-probs on disk), adapter_off, or a model.",
     )
     reference_cache: str | None = Field(
         None, description="Folder of cached reference log-probs, to be shared by runs; default: inside the run folder."
+    )
+    reference_sync_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Let a frozen reference follow the policy every so many updates (TR-DPO); default never.",
+    )
+    reference_mixup: float = Field(
+        0.6, gt=0, le=1, description="How far the reference moves towards the policy each time; 1 copies it."
     )
 
     @field_validator("reference")
@@ -200,16 +217,108 @@ class ReferenceConfig(TrainConfig, frozen=True):
             raise ValueError("reference adapter_off needs an adapter to switch off: set lora_rank")
         if self.reference != "cached":
             self._refuse(("reference_cache",), f"the reference is {self.reference}, not cached")
+        if self.reference_sync_steps is None:
+            self._refuse(("reference_mixup",), "reference_sync_steps is not set")
+        elif self.reference != "frozen" or self.lora_rank is not None:
+            kind = self.reference if self.reference != "frozen" else "the model with its new adapter off"
+            raise ValueError(
+                f"reference_sync_steps needs a frozen copy of all weights that can follow; the reference is {kind}"
+            )
         return self
 
 
-class PreferConfig(ReferenceConfig, frozen=True):
+class BetaConfig(ReferenceConfig, frozen=True):
+    """Methods of one objective with a reference, whose strength is ``beta``."""
+
+    beta: float = Field(0.1, gt=0, description="Strength of the pull to the reference; larger stays nearer to it.")
+
+
+class PairConfig(BetaConfig, frozen=True):
     """Direct (DPO) or identity (IPO) preference optimisation on pairs."""
 
     method: Literal["dpo", "ipo"] = Field("dpo", description="Direct or identity preference optimisation.")
 
 
-class KTOConfig(ReferenceConfig, frozen=True):
+class ConstraintSettings(Settings, frozen=True, title="Constraint"):
+    constraint: str | None = Field(
+        None,
+        description="A cost to be kept below a bound: unsafe_mass, unsafe_likelihood, black_box, or module:function.",
+    )
+    constraint_bound: float = Field(0.0, description="The bound of the cost.")
+    constraint_weight: float | None = Field(None, gt=0, description="Hold it by a penalty: weight x (cost - bound).")
+    constraint_dual_lr: float | None = Field(
+        None, gt=0, description="Hold it by a Lagrange multiplier that grows by this x (cost - bound) per update."
+    )
+    constraint_tokens: list[str] | None = Field(
+        None, description="unsafe_mass: tokens whose probability is the cost, as text, separated by commas."
+    )
+    constraint_data: str | None = Field(
+        None, description="unsafe_likelihood: a file of prompts with completions that are known to be unsafe."
+    )
+    constraint_score: str | None = Field(
+        None, description="black_box: module:function from a prompt and an answer to a number; larger is worse."
+    )
+
+
+# What each ready constraint must be given, and only it.
+CONSTRAINT_NEEDS = {
+    "unsafe_mass": "constraint_tokens",
+    "unsafe_likelihood": "constraint_data",
+    "black_box": "constraint_score",
+}
+
+
+class PreferConfig(ConstraintSettings, ReferenceConfig, frozen=True):
+    """Any objective of the registry, a weighted sum of them, or one of your own."""
+
+    method: Literal["prefer"] = Field("prefer", description="Any objective.")
+    objective: str = Field(
+        "dpo", description="A name (see afzal objectives), a sum as 0.8*dpo+0.2*bco_pair+1.0*nll, or module:function."
+    )
+    objective_arg: dict[str, float | str] = Field(
+        {}, description="Parameters of the objective, as beta=0.2; those of one term of a sum as bco_pair.beta=0.05."
+    )
+    soft_labels: Literal["keep", "majority"] = Field(
+        "keep", description="majority turns a label's probability into certainty, for objectives that need it."
+    )
+    learn: list[str] | None = Field(None, description="Parameters of the objective to learn, such as nu (ties).")
+    learned_lr: float = Field(1e-2, gt=0, description="Peak learning rate of the parameters named by learn.")
+
+    @field_validator("objective_arg", mode="before")
+    @classmethod
+    def _arguments(cls, value: Any) -> Any:
+        return _split_pairs(value, "name=value,name=value, such as beta=0.2")
+
+    @field_validator("learn", "constraint_tokens", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return _split_names(value)
+
+    @model_validator(mode="after")
+    def _constraint_parts(self) -> Self:
+        if self.learn is None:
+            self._refuse(("learned_lr",), "learn names no parameter")
+        own = CONSTRAINT_NEEDS.get(self.constraint or "")
+        others = [key for key in CONSTRAINT_NEEDS.values() if key != own]
+        if self.constraint is None:
+            self._refuse(
+                ("constraint_bound", "constraint_weight", "constraint_dual_lr", *others), "there is no constraint"
+            )
+            return self
+        self._refuse(others, f"the constraint is {self.constraint}")
+        if (self.constraint_weight is None) == (self.constraint_dual_lr is None):
+            raise ValueError(
+                "constraint needs constraint_weight (a penalty) or constraint_dual_lr (a multiplier), one of them"
+            )
+        if own and getattr(self, own) is None:
+            raise ValueError(f"constraint {self.constraint} needs {own}")
+        if not own and ":" not in self.constraint:
+            known = ", ".join(CONSTRAINT_NEEDS)
+            raise ValueError(f"constraint cannot be {self.constraint!r}; choose one of {known}, or module:function")
+        return self
+
+
+class KTOConfig(BetaConfig, frozen=True):
     """Kahneman-Tversky optimisation on single responses labelled good or bad."""
 
     method: Literal["kto"] = Field("kto", description="Kahneman-Tversky optimisation.")
@@ -242,17 +351,24 @@ class GenerateConfig(Settings, frozen=True):
         return self
 
 
-CONFIGS: dict[str, type[TrainConfig]] = {"sft": SFTConfig, "dpo": PreferConfig, "ipo": PreferConfig, "kto": KTOConfig}
+CONFIGS: dict[str, type[TrainConfig]] = {
+    "sft": SFTConfig,
+    "dpo": PairConfig,
+    "ipo": PairConfig,
+    "kto": KTOConfig,
+    "prefer": PreferConfig,
+}
 SECTIONS: tuple[type[Settings], ...] = (
     DataSettings,
     ModelSettings,
     OptimisationSettings,
+    ConstraintSettings,
     EvaluationSettings,
     RunSettings,
 )
 
 
 def section(kind: type[Settings], key: str) -> str:
-    """The heading a setting stands under: Data, Model, Optimisation, Objective, Evaluation or Run."""
+    """The heading a setting stands under: Data, Model, Optimisation, Objective, Constraint, Evaluation or Run."""
     found = next((s for s in SECTIONS if key in s.model_fields and issubclass(kind, s)), None)
     return found.model_config.get("title") or "Objective" if found else "Objective"

@@ -20,12 +20,13 @@ from torch import Tensor
 from afzal.errors import AfzalError
 from afzal.model.load import frozen_copy
 from afzal.model.logprobs import score
+from afzal.model.statistics import logits_of, predicting
 from afzal.objectives.inputs import Scored
 from afzal.tokens.batch import Batch, Sharing, collate
 from afzal.tokens.pack import pack
 from afzal.tokens.tree import Tree
 
-_CACHE_FORMAT = 2
+_CACHE_FORMAT = 3
 _ADAPTER_FACTS = ("lora_alpha", "r", "alpha_pattern", "rank_pattern", "use_rslora", "use_dora")
 
 
@@ -49,6 +50,14 @@ class Frozen:
         with torch.no_grad():
             return score(self.model, batch)
 
+    def hidden(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return predicting(self.model, batch)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        with torch.no_grad():
+            return logits_of(self.model, hidden)
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterOff:
@@ -60,6 +69,14 @@ class AdapterOff:
     def score(self, batch: Batch) -> Scored:
         with torch.no_grad(), self.model.disable_adapter():
             return score(self.model, batch)
+
+    def hidden(self, batch: Batch) -> Tensor:
+        with torch.no_grad(), self.model.disable_adapter():
+            return predicting(self.model, batch)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        with torch.no_grad(), self.model.disable_adapter():
+            return logits_of(self.model, hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +109,16 @@ class Remembered:
         return self._seen[id(batch)][1]
 
 
+def follow(reference: Frozen, model: Any, mixup: float) -> None:
+    """Move a frozen copy towards the model in parameter space: ref <- mixup model + (1 - mixup) ref; 1 copies it.
+
+    The reference of TR-DPO (Gorbatovski et al. 2024, arXiv 2404.09656).
+    """
+    with torch.no_grad():
+        for old, new in zip(reference.model.parameters(), model.parameters(), strict=True):
+            old.lerp_(new.to(old.dtype), mixup)
+
+
 def live_reference(model: Any, *, fresh_adapter: bool = False) -> Reference:
     """The policy as it is now, to be kept: a frozen copy, or for a fresh adapter, which is the identity, adapter-off.
 
@@ -121,16 +148,16 @@ def cached(
     return Cached(table)
 
 
-def cache_key(model: Any, *, sharing: Sharing, autocast: str, fresh_adapter: bool = False) -> str:
+def cache_key(model: Any, *, sharing: Sharing, dtype: str, fresh_adapter: bool = False) -> str:
     """SHA-256 over what the reference's numbers depend on besides the tokens: weights, architecture, dtype, layout.
 
     A fresh adapter does not enter, since it is off in the reference.
 
     Args:
-        autocast: number format of the forward pass as it is in effect, ``fp32`` or ``bf16``, never ``auto``.
+        dtype: number format of the forward pass as it is in effect, ``fp32`` or ``bf16``, never ``auto``.
     """
     adapters = {} if fresh_adapter else _adapters(model)
-    about = [_CACHE_FORMAT, sharing, autocast, _architecture(model.config), adapters]
+    about = [_CACHE_FORMAT, sharing, dtype, _architecture(model.config), adapters]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
     weights = _base_weights(model) if fresh_adapter else model.state_dict().items()
     for name, value in sorted(weights, key=lambda pair: pair[0]):

@@ -1,28 +1,45 @@
 """Objectives: pure functions of log-probs, found by name in one registry. Imports nothing but torch."""
 
-from . import likelihood, preference, unpaired
-from .inputs import Pairs, Scored, pairs
+from . import coupled, likelihood, logits, ranking, reference_free, reward, shapes, sigmoid, targets, ties, unpaired
+from .inputs import Pairs, Scored, join_pairs, join_scored, pairs
 from .likelihood import sft
-from .preference import dpo, ipo, log_ratios, soft_label
-from .registry import REGISTRY, Objective, get, objective, unit_weights
+from .margins import log_ratios, soft_label
+from .mixture import Term, bind
+from .registry import ALIASES, REGISTRY, Objective, get, load_function, objective, unit_weights
+from .sigmoid import dpo
+from .targets import ipo
 from .unpaired import kto
 
 __all__ = [
+    "ALIASES",
     "REGISTRY",
     "Objective",
     "Pairs",
     "Scored",
+    "Term",
+    "bind",
+    "coupled",
     "dpo",
     "get",
     "ipo",
+    "join_pairs",
+    "join_scored",
     "kto",
     "likelihood",
+    "load_function",
     "log_ratios",
+    "logits",
     "objective",
     "pairs",
-    "preference",
+    "ranking",
+    "reference_free",
+    "reward",
     "sft",
+    "shapes",
+    "sigmoid",
     "soft_label",
+    "targets",
+    "ties",
     "unit_weights",
     "unpaired",
 ]

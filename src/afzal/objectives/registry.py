@@ -4,27 +4,69 @@ An objective is a pure function
 
     fn(policy: Scored, reference: Scored | None, pairs: Pairs, *, <parameters with defaults>) -> (losses, rewards)
 
-that returns one unreduced loss per unit (pair, response or token, in nats or the objective's own measure) and
+that returns one unreduced loss per unit (pair, response, group or token, in nats or the objective's own measure) and
 detached rewards ``[B]``. It never sees a model, a configuration or a device. The loop divides the weighted sum of
 losses by the global weight, so accumulation and data parallelism are exact.
+
+Two parameters are no hyper-parameters and are filled in by the loop: ``statistic`` (see :attr:`Objective.statistic`)
+and ``state`` (see :attr:`Objective.initial_state`).
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import math
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from .inputs import Pairs, Scored
+from .statistics import Statistic, needs_reference_logits
 
-Unit = Literal["pair", "response", "token"]
+Unit = Literal["pair", "response", "group", "token"]
+Bound = Literal["both", "below", "none"]
 LossFunction = Callable[..., tuple[Tensor, Tensor]]
+State = Mapping[str, float]
+
+_FILLED_IN = ("statistic", "state")
+_USES: dict[Unit, tuple[str, ...]] = {
+    "pair": ("p", "weight"),
+    "response": ("labels",),
+    "group": ("score",),
+    "token": ("labels",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Numbers a parameter may take; ``brackets`` as in mathematics, such as ``[)``."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    brackets: str = "()"
+
+    def __contains__(self, value: float) -> bool:
+        above = value >= self.low if self.brackets[0] == "[" else value > self.low
+        return above and (value <= self.high if self.brackets[1] == "]" else value < self.high)
+
+    def __str__(self) -> str:
+        return f"in {self.brackets[0]}{self.low:g}, {self.high:g}{self.brackets[1]}"
+
+
+FINITE = Interval()
+POSITIVE = Interval(0, math.inf, "()")
+NON_NEGATIVE = Interval(0, math.inf, "[)")
+FRACTION = Interval(0, 1, "[]")
+LABEL_NOISE = Interval(0, 0.5, "[)")
+
+Limit = Interval | tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +76,22 @@ class Objective:
     Attributes:
         unit: what a loss belongs to, and so what the loss is averaged over.
         needs_reference: whether reference log-probs are used; without it ``reference`` is None.
-        at_reference: parameters -> the loss when policy equals reference (labels play no part), or None if it varies.
-        statistic: for objectives that couple the batch: ``(policy, reference) -> (sum, count)`` over mismatched
-            prompt/response rows, pooled over the whole update and handed to ``fn`` as ``statistic`` = sum / count.
+        at_reference: parameters -> the mean loss when policy equals reference; None where it hangs on the data.
+        formula: the loss in one line of text.
         paper: where the formula comes from.
+        uses: what it takes from the data: ``p``, ``weight``, ``margin``, ``score``, ``labels``.
+        couples_batch: the loss of one unit depends on the others of its update.
+        length_normalised: log-probs enter per token, so that beta has another scale.
+        shift_invariant: adding a constant per prompt to the summed log-probs changes no loss.
+        bounded: whether single losses have a bound ``below``, on ``both`` sides, or ``none``.
+        statistics: further per-token numbers it needs from the logits.
+        statistic: ``(policy, reference) -> (sum, count)`` over mismatched prompt/response rows, pooled over the whole
+            update and handed to ``fn`` as ``statistic`` = sum / count.
+        initial_state: parameters -> the running numbers that ``fn`` gets as ``state``, a constant to the gradient.
+        next_state: ``(state, policy, reference, pairs, **parameters) -> state`` after an update.
+        learnable: parameters that may be learned as one shared scalar, with their infimum.
+        limits: values a parameter may take; ``beta`` is positive and any other number finite unless stated.
+        scores: what ``Scored`` holds: a ``policy``'s log-probs, or the scores of a ``reward`` model.
     """
 
     name: str
@@ -45,18 +99,40 @@ class Objective:
     unit: Unit
     needs_reference: bool
     at_reference: Callable[[Mapping[str, Any]], float | None]
-    statistic: Callable[[Scored, Scored], tuple[Tensor, Tensor]] | None = None
+    formula: str = ""
     paper: str = ""
+    uses: frozenset[str] = frozenset()
+    couples_batch: bool = False
+    length_normalised: bool = False
+    shift_invariant: bool = False
+    bounded: Bound = "below"
+    statistics: tuple[Statistic, ...] = ()
+    statistic: Callable[[Scored, Scored], tuple[Tensor, Tensor]] | None = None
+    initial_state: Callable[[Mapping[str, Any]], dict[str, float]] | None = None
+    next_state: Callable[..., dict[str, float]] | None = None
+    learnable: Mapping[str, float] = field(default_factory=dict)
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+    scores: Literal["policy", "reward"] = "policy"
 
     @property
     def parameters(self) -> dict[str, Any]:
         """Hyper-parameters and their defaults, read from the signature."""
         keyword = inspect.Parameter.KEYWORD_ONLY
         found = inspect.signature(self.fn).parameters.values()
-        return {p.name: p.default for p in found if p.kind is keyword and p.name != "statistic"}
+        return {p.name: p.default for p in found if p.kind is keyword and p.name not in _FILLED_IN}
+
+    @property
+    def needs_live_reference(self) -> bool:
+        """Whether it needs the reference's logits, and not only its log-probs: a cached reference has none."""
+        return any(needs_reference_logits(statistic) for statistic in self.statistics)
+
+    def limit(self, parameter: str) -> Limit:
+        """What values a parameter may take: an interval, or words."""
+        return self.limits.get(parameter, POSITIVE if parameter == "beta" else FINITE)
 
 
 REGISTRY: dict[str, Objective] = {}
+ALIASES: dict[str, str] = {}
 
 
 def objective(
@@ -64,41 +140,91 @@ def objective(
     *,
     unit: Unit,
     needs_reference: bool,
-    at_reference: Callable[[Mapping[str, Any]], float | None] = lambda _: None,
-    statistic: Callable[[Scored, Scored], tuple[Tensor, Tensor]] | None = None,
-    paper: str = "",
+    at_reference: float | Callable[[Mapping[str, Any]], float | None] | None = None,
+    uses: tuple[str, ...] | None = None,
+    aliases: tuple[str, ...] = (),
+    **facts: Any,
 ) -> Callable[[LossFunction], LossFunction]:
-    """Register a function under ``name`` and leave it as it is."""
+    """Register a function under ``name`` (and ``aliases``) and leave it as it is.
+
+    Args:
+        at_reference: as in :class:`Objective`, or a plain number.
+        uses: default: ``p`` and ``weight`` of pairs, ``labels`` of responses and tokens, ``score`` of groups.
+        facts: the other attributes of :class:`Objective`.
+    """
+    known = at_reference if callable(at_reference) else lambda _: at_reference
+    used = frozenset(_USES[unit] if uses is None else uses)
 
     def register(fn: LossFunction) -> LossFunction:
-        if name in REGISTRY:
-            raise ValueError(f"objective {name!r} is registered twice")
-        REGISTRY[name] = Objective(name, fn, unit, needs_reference, at_reference, statistic, paper)
+        for word in (name, *aliases):
+            if word in REGISTRY or word in ALIASES:
+                raise ValueError(f"objective {word!r} is registered twice")
+        REGISTRY[name] = Objective(name, fn, unit, needs_reference, known, uses=used, **facts)
+        ALIASES.update(dict.fromkeys(aliases, name))
         return fn
 
     return register
 
 
 def get(name: str) -> Objective:
-    """The objective of that name, or of an import path ``package.module:function`` decorated with ``@objective``.
+    """The objective of that name or alias, or of an import path ``module:function`` decorated with ``@objective``.
 
     Raises:
         ValueError: no such objective; names the closest ones.
     """
     if ":" in name:
-        module, _, function = name.partition(":")
-        fn = getattr(importlib.import_module(module), function)
-        return next(o for o in REGISTRY.values() if o.fn is fn)
-    if name not in REGISTRY:
-        close = get_close_matches(name, REGISTRY, n=3) or sorted(REGISTRY)
-        raise ValueError(f"unknown objective {name!r}; did you mean {', '.join(close)}?")
-    return REGISTRY[name]
+        return _imported(name)
+    if (real := ALIASES.get(name, name)) in REGISTRY:
+        return REGISTRY[real]
+    close = get_close_matches(name, [*REGISTRY, *ALIASES], n=3) or sorted(REGISTRY)
+    raise ValueError(f"unknown objective {name!r}; did you mean {', '.join(close)}?")
+
+
+def load_function(path: str) -> Callable[..., Any]:
+    """The function of an import path ``module:function``; the module may stand in the present folder.
+
+    Raises:
+        ValueError: no such module or function.
+    """
+    module, _, name = path.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"there is no module {error.name!r} for {path!r}") from error
+    finally:
+        sys.path.remove(here)
+    if not callable(found):
+        raise ValueError(f"the module {module!r} has no function {name!r}")
+    return found
+
+
+def _imported(path: str) -> Objective:
+    fn = load_function(path)
+    found = next((o for o in REGISTRY.values() if o.fn is fn), None)
+    if found is None:
+        raise ValueError(f"{path!r} is a function, but no objective: decorate it with @afzal.objectives.objective(...)")
+    return found
 
 
 def unit_weights(unit: Unit, pairs: Pairs, response_of: Tensor) -> Tensor:
-    """Weight of each unit of a batch, ``[n]``: its share of the count that the summed loss is divided by."""
+    """Weight of each unit of a batch, ``[n]``: its share of the count that the summed loss is divided by.
+
+    Responses count when they are labelled, groups when at least two of their responses have a score, and tokens when
+    their response is good, or when nothing at all is said about it.
+    """
     if unit == "pair":
         return pairs.weight
     if unit == "response":
         return (~pairs.desirable.isnan()).to(torch.float32)
-    return torch.ones(response_of.shape, device=response_of.device)
+    if unit == "group":
+        known = (~pairs.score.isnan()).to(torch.float32)
+        return (known.new_zeros(pairs.n_groups).index_add(0, pairs.group_of, known) >= 2).to(torch.float32)
+    if not len(pairs.desirable):
+        return torch.ones(response_of.shape, device=response_of.device)
+    compared = torch.zeros_like(pairs.desirable, dtype=torch.bool)
+    compared[pairs.yw_idxs] = True
+    compared[pairs.yl_idxs] = True
+    example = (pairs.desirable == 1) | (pairs.desirable.isnan() & ~compared)
+    return example.to(torch.float32)[response_of]

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from afzal import data, objectives, quality
+from afzal import data, quality
 from afzal.config import TrainConfig
 from afzal.errors import AfzalError
 from afzal.model.load import context_of, context_tokens, load_tokenizer
-from afzal.recipes.methods import RECIPES, Recipe
+from afzal.recipes.methods import Recipe, recipe_of
 from afzal.records import Item, prompt_key
 from afzal.tokens import encode, mismatched
 from afzal.tokens.template import resolve_template
@@ -35,6 +35,9 @@ class Prepared:
     audit: dict[str, Any]
     notes: list[str]
     chat: bool
+    recipe: Recipe
+    max_tokens: int
+    template: str | None
 
 
 def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) -> Prepared:
@@ -43,7 +46,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     Raises:
         AfzalError: a source cannot be read, or nothing is left to train on (says where the rows went).
     """
-    recipe = RECIPES[config.method]
+    recipe = recipe_of(config)
     tokenizer = tokenizer if tokenizer is not None else load_tokenizer(config.model)
     losses: list[dict[str, Any]] = []
     dataset, items = _load(config.data, config, losses)
@@ -54,7 +57,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     longest = min(config.max_tokens, context or config.max_tokens)
     if longest < config.max_tokens:
         notes.append(f"max_tokens is {longest}, not {config.max_tokens}: the model has no more positions")
-    notes += [*_warnings(*held_out), *_without_effect(held_out[0], config.method)]
+    notes += [*_warnings(*held_out), *_without_effect(held_out[0], config.method, recipe)]
     encoder = _Encoder(config, tokenizer, template, longest, recipe, losses, notes)
     train = encoder.trees(held_out[0])
     evaluation = encoder.trees(held_out[1])
@@ -69,13 +72,14 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
         "fingerprint": dataset.fingerprint,
     }
     _refuse_nothing(train, facts, config)
-    couples = objectives.get(recipe.objective).statistic is not None
+    couples = recipe.needs_mismatched
     # held-out rows may be few: their partners come from all rows
     partners = _partners([*evaluation, *train], config.seed, longest) if couples else []
     split = len(evaluation) if couples else 0
     chat = template is not None
     trees = (train, evaluation, partners[split:], partners[:split])
-    return Prepared(tokenizer, *trees, losses=losses, facts=facts, audit=audit, notes=notes, chat=chat)
+    about = {"recipe": recipe, "max_tokens": longest, "template": template, "chat": chat}
+    return Prepared(tokenizer, *trees, losses=losses, facts=facts, audit=audit, notes=notes, **about)
 
 
 def _template(tokenizer: Any, config: TrainConfig, items: Sequence[Item]) -> tuple[str | None, list[str]]:
@@ -161,15 +165,19 @@ def _warnings(train: Sequence[Item], evaluation: Sequence[Item]) -> list[str]:
     return found
 
 
-def _without_effect(items: Sequence[Item], method: str) -> list[str]:
+def _without_effect(items: Sequence[Item], method: str, recipe: Recipe) -> list[str]:
     """What people said about these items that no loss of this method uses."""
     votes = [v for item in items for v in item.votes]
-    found = ["margins (strengths) of opinions"] if any(getattr(v, "strength", None) for v in votes) else []
-    if method in ("sft", "kto"):
-        found += ["weights of opinions"] if len({v.weight for v in votes}) > 1 else []
-        unsure = any(0 < p < 1 and p != 0.5 for v in votes if (p := getattr(v, "probability", None)) is not None)
-        found += ["probabilities of opinions, beyond which answer is the likelier one"] if unsure else []
-    return [f"without effect on {method}: {'; '.join(found)}"] if found else []
+    found = []
+    if "margin" not in recipe.uses and (n := sum(bool(getattr(v, "strength", None)) for v in votes)):
+        found.append(f"margins (strengths) of {n} opinions")
+    if "weight" not in recipe.uses and len({v.weight for v in votes}) > 1:
+        found.append("weights of opinions")
+    unsure = any(0 < p < 1 and p != 0.5 for v in votes if (p := getattr(v, "probability", None)) is not None)
+    if "p" not in recipe.uses and unsure:
+        found.append("probabilities of opinions, beyond which answer is the likelier one")
+    name = method if method != "prefer" else ", ".join(term.name for term in recipe.terms)
+    return [f"without effect on {name}: {'; '.join(found)}"] if found else []
 
 
 def _line(drop: Any, stage: str, action: str = "dropped", unit: str = "item") -> dict[str, Any]:

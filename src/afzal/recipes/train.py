@@ -3,51 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from afzal import objectives, report, runs
+from afzal import report, runs
 from afzal.config import ReferenceConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.model.attention import attention_restored
 from afzal.model.load import (
-    add_lora,
-    is_adapted,
     load_model,
     pick_device,
-    recompute_activations,
     save_model,
     switch_off_dropout,
 )
-from afzal.model.probe import choose_sharing
-from afzal.model.reference import AdapterOff, Frozen, Reference, Remembered, cache_key, cached, live_reference
-from afzal.recipes.methods import RECIPES
+from afzal.model.reference import Frozen, Remembered, follow
 from afzal.recipes.prepare import Prepared, prepare
+from afzal.recipes.setup import Setup, check_first_loss, reference_weights, set_up, steps_of, sync_steps
 from afzal.recipes.watch import Watch, stop_ids
-from afzal.tokens.batch import Sharing
 from afzal.train import checkpoint
 from afzal.train.evaluate import evaluate
 from afzal.train.feed import Feed, Layout
-from afzal.train.loop import Hooks, Method, Settings, State, fit
+from afzal.train.loop import Hooks, State, fit
+from afzal.train.method import Carried, Method, parameters_by_name
 from afzal.train.optim import (
-    learning_rate,
     load_optimizer_tensors,
-    make_optimizer,
     optimizer_tensors,
     trainable,
-    warmup_steps,
 )
 from afzal.train.progress import Reporter
 from afzal.train.signals import StopSignals, stop_on_signals
-
-_EVALUATIONS_PER_RUN = 10
 
 
 class Stopped(AfzalError):  # noqa: N818 - a request, not a fault
@@ -59,18 +49,6 @@ class Stopped(AfzalError):  # noqa: N818 - a request, not a fault
             remedy=f"continue with: afzal train {path}/run.yaml --resume",
         )
         self.signal = signal
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """Everything a run holds in memory."""
-
-    model: Any
-    prepared: Prepared
-    method: Method
-    feed: Feed
-    optimizer: torch.optim.Optimizer
-    settings: Settings
 
 
 def train(
@@ -110,7 +88,15 @@ def _train(config: TrainConfig, run: runs.Run, prepared: Prepared, model: Any, s
         model = load_model(config.model, device=device)
     else:
         switch_off_dropout(model.to(device).eval())
-    setup = _set_up(config, prepared, model, device, run)
+    setup = set_up(config, prepared, model, device, run)
+    try:
+        return _run(config, run, setup, stop, resume)
+    finally:
+        setup.weights.restore()
+
+
+def _run(config: TrainConfig, run: runs.Run, setup: Setup, stop: StopSignals, resume: bool) -> Path:
+    prepared = setup.prepared
     state = _restore(run, setup) if resume else State()
     _announce(config, run, setup, prepared)
     watch = Watch.make(config, setup.model, prepared, setup.method.reference, setup.feed.layout, run.path)
@@ -119,8 +105,9 @@ def _train(config: TrainConfig, run: runs.Run, prepared: Prepared, model: Any, s
             reporter.say(line)
         hooks = _hooks(config, run, setup, watch, reporter, stop)
         if state.step == 0:
-            _check_first_loss(setup, reporter.say)
-        reason = fit(setup.model, setup.method, setup.feed, setup.optimizer, setup.settings, hooks=hooks, state=state)
+            check_first_loss(setup, reporter.say)
+        parts = (setup.model, setup.method, setup.feed, setup.optimizer, setup.settings)
+        reason = fit(*parts, hooks=hooks, state=state, weights=setup.weights)
     run.update(step=state.step, seconds=round(state.seconds, 3), stop_reason=reason)
     if reason in ("SIGINT", "SIGTERM"):
         run.update(status="stopped", finished=_now())
@@ -158,122 +145,21 @@ def _refuse_changes(run: runs.Run, config: Mapping[str, Any], prepared: Prepared
         )
 
 
-def _set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.device, run: runs.Run) -> Setup:
-    if config.lora_rank is not None:
-        if is_adapted(model):
-            raise AfzalError(
-                f"{config.model} is an adapter already",
-                remedy="leave lora_rank out to train it on, or merge it into its base model first",
-            )
-        alpha = config.lora_alpha if config.lora_alpha is not None else 2.0 * config.lora_rank
-        model = add_lora(model, rank=config.lora_rank, alpha=alpha, targets=config.lora_targets or "all-linear")
-    sharing = _sharing(config, model)
-    layout = Layout(sharing, config.tokens_per_forward, device)
-    objective = objectives.get(RECIPES[config.method].objective)
-    autocast = _autocast(config, device)
-    reference = _reference(config, model, prepared, layout, autocast, run) if objective.needs_reference else None
-    if config.gradient_checkpointing:
-        recompute_activations(model)
-    method = Method(objective, RECIPES[config.method].parameters(config), reference)
-    feed = Feed(prepared.train, prepared.train_mismatched, config.batch_size, config.seed, layout)
-    optimizer = make_optimizer(
-        list(trainable(model).values()),
-        config.optimizer,
-        weight_decay=config.weight_decay,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_eps,
-    )
-    return Setup(model, prepared, method, feed, optimizer, _settings(config, feed, autocast, bool(prepared.evaluation)))
-
-
-def _steps(config: TrainConfig, feed: Feed) -> int:
-    steps = max(1, round(config.epochs * feed.updates_per_epoch))
-    return min(steps, config.max_steps) if config.max_steps else steps
-
-
-def _settings(config: TrainConfig, feed: Feed, autocast: Callable[[], Any], evaluates: bool) -> Settings:
-    steps = _steps(config, feed)
-    lr = partial(
-        learning_rate,
-        peak=config.lr,
-        steps=steps,
-        warmup_steps=warmup_steps(config.warmup, steps),
-        schedule=config.lr_schedule,
-    )
-    return Settings(
-        steps=steps,
-        lr=lr,
-        max_grad_norm=config.max_grad_norm,
-        eval_every_steps=(config.eval_every_steps or max(1, -(-steps // _EVALUATIONS_PER_RUN))) if evaluates else 0,
-        save_every_steps=config.save_every_steps or 0,
-        log_every_steps=config.log_every_steps,
-        patience=config.early_stop_patience or 0,
-        autocast=autocast,
-    )
-
-
-def _sharing(config: TrainConfig, model: Any) -> Sharing:
-    if config.sharing == "unshared":
-        return "unshared"
-    sharing, reason = choose_sharing(model)
-    if sharing == "unshared" and config.sharing == "shared":
-        raise AfzalError("sharing=shared is not possible with this model", why=reason, remedy="sharing=auto")
-    return sharing
-
-
-def _reference(
-    config: TrainConfig,
-    model: Any,
-    prepared: Prepared,
-    layout: Layout,
-    autocast: Callable[[], AbstractContextManager[Any]],
-    run: runs.Run,
-) -> Reference:
-    assert isinstance(config, ReferenceConfig)
-    fresh = config.lora_rank is not None
-    if config.reference in ("frozen", "adapter_off"):
-        return live_reference(model, fresh_adapter=fresh)
-    if config.reference != "cached":
-        other = load_model(config.reference, device=layout.device).requires_grad_(False)
-        if layout.sharing == "shared" and choose_sharing(other)[0] != "shared":
-            raise AfzalError(f"reference {config.reference} cannot share prompts", remedy="sharing=unshared")
-        return Frozen(other, name=f"the model {config.reference}")
-    folder = Path(config.reference_cache) if config.reference_cache else run.path / "reference"
-    trees = [*prepared.train, *prepared.evaluation, *prepared.train_mismatched, *prepared.evaluation_mismatched]
-    key = cache_key(model, sharing=layout.sharing, autocast=_dtype(config, layout.device), fresh_adapter=fresh)
-    live = AdapterOff(model) if fresh else Frozen(model)
-    with autocast(), torch.no_grad():
-        return cached(
-            live, trees, folder, key=key, sharing=layout.sharing, budget=layout.tokens_per_forward, device=layout.device
-        )
-
-
-def _dtype(config: TrainConfig, device: torch.device) -> str:
-    """What ``auto`` comes to: bf16 on a GPU that has it, else fp32."""
-    if config.dtype != "auto":
-        return config.dtype
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-
-
-def _autocast(config: TrainConfig, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """The forward pass in the chosen number format; weights and sums stay float32."""
-    if _dtype(config, device) == "bf16":
-        return partial(torch.autocast, device.type, dtype=torch.bfloat16)
-    return nullcontext
-
-
 def _hooks(
     config: TrainConfig, run: runs.Run, setup: Setup, watch: Watch, reporter: Reporter, stop: StopSignals
 ) -> Hooks:
     batches = setup.feed.layout.batches(setup.prepared.evaluation)
     mismatched = setup.feed.layout.batches(setup.prepared.evaluation_mismatched)
-    method = setup.method
-    reference = Remembered(method.reference) if method.reference else None
+    follows = sync_steps(config)
+    reference = setup.method.reference
+    method = replace(setup.method, reference=Remembered(reference)) if reference and not follows else setup.method
+    if method.statistics:
+        method = setup.method  # logits of the reference are asked for, and those are not remembered
 
-    def look(step: int) -> dict[str, float]:
+    def look(step: int, carried: Carried) -> dict[str, float]:
         if not batches:
             return {}
-        found = evaluate(setup.model, reference, method.objective, method.parameters, batches, mismatched)
+        found = evaluate(setup.model, method, batches, mismatched, carried)
         return {"n": float(len(setup.prepared.evaluation)), **found, **watch.look(step)}
 
     def log(record: dict[str, Any]) -> None:
@@ -287,16 +173,24 @@ def _hooks(
         if setup.settings.patience:
             _save(run, setup, state, run.path / "best", 1)
 
-    return Hooks(log, look if batches else None, save, improved, lambda: stop.requested)
+    def stepped(step: int) -> None:
+        if follows and step % follows == 0:
+            assert isinstance(config, ReferenceConfig)
+            assert isinstance(reference, Frozen)
+            follow(reference, setup.model, config.reference_mixup)
+
+    return Hooks(log, look if batches else None, save, improved, lambda: stop.requested, stepped)
 
 
 def _save(run: runs.Run, setup: Setup, state: State, folder: Path, keep: int) -> None:
-    parameters = trainable(setup.model)
+    parameters = parameters_by_name(setup.weights.masters, setup.method)
     tensors = {
         "model": {name: p.detach() for name, p in parameters.items()},
         "optimizer": optimizer_tensors(setup.optimizer, parameters),
         "random": {"torch": torch.get_rng_state()},
     }
+    if moved := reference_weights(setup):
+        tensors["reference"] = moved
     checkpoint.save(folder, state.step, tensors, {**asdict(state), "metrics_bytes": run.metrics_bytes()})
     checkpoint.prune(folder, keep)
     run.update(step=state.step)
@@ -313,40 +207,23 @@ def _restore(run: runs.Run, setup: Setup, folder: Path | None = None) -> State:
         return State()
     tensors, found = checkpoint.load(path)
     run.truncate_metrics(found.pop("metrics_bytes"))
-    _load_weights(setup.model, tensors["model"])
-    load_optimizer_tensors(setup.optimizer, trainable(setup.model), tensors["optimizer"])
+    parameters = parameters_by_name(setup.weights.masters, setup.method)
+    _load_weights(parameters, tensors["model"])
+    setup.weights.publish()
+    _load_weights(reference_weights(setup), tensors.get("reference", {}))
+    load_optimizer_tensors(setup.optimizer, parameters, tensors["optimizer"])
     torch.set_rng_state(tensors["random"]["torch"])
     return State(**found)
 
 
-def _load_weights(model: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+def _load_weights(into: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
     with torch.no_grad():
-        for name, parameter in trainable(model).items():
+        for name, parameter in into.items():
             parameter.copy_(tensors[name])
 
 
-def _check_first_loss(setup: Setup, say: Callable[[str], None]) -> None:
-    """Where policy equals reference the loss has a known value; anything else means a wrong reference."""
-    method = setup.method
-    expected = method.objective.at_reference(method.parameters)
-    if expected is None or method.reference is None or method.reference.name.startswith("the model "):
-        return
-    update = setup.feed.update(0)
-    with setup.settings.autocast():
-        found = evaluate(
-            setup.model, method.reference, method.objective, method.parameters, update.batches, update.mismatched
-        )["loss"]
-    if not abs(found - expected) <= 1e-3 * max(1.0, abs(expected)):
-        raise AfzalError(
-            f"the first loss is {found:.4f}, but {method.objective.name} starts at {expected:.4f}",
-            why=f"policy and reference ({method.reference.name}) do not agree before any training",
-            remedy="delete a stale reference cache, or report this as a bug with --debug output",
-        )
-    say(f"first loss {found:.4f}, as it must be where policy equals reference ({expected:.4f})")
-
-
 def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared) -> None:
-    parameters = trainable(setup.model)
+    parameters = setup.weights.masters
     method, reference = setup.method, setup.method.reference
     run.update(
         method=config.method,
@@ -362,14 +239,22 @@ def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepar
         reference=reference.name if reference else "none",
         data=prepared.facts,
         objective={
-            "name": method.objective.name,
-            "params": dict(method.parameters),
-            "at_reference": method.objective.at_reference(method.parameters),
+            "name": method.name,
+            "unit": method.main.objective.unit,
+            "params": _parameters(method),
+            "at_reference": method.at_reference(),
         },
         sharing=setup.feed.layout.sharing,
         chat=prepared.chat,
         status="running",
     )
+
+
+def _parameters(method: Method) -> dict[str, Any]:
+    """Parameters of all terms; with several terms, as ``term.parameter``."""
+    if len(method.terms) == 1:
+        return dict(method.terms[0].parameters)
+    return {f"{term.name}.{key}": value for term in method.terms for key, value in term.parameters.items()}
 
 
 def _banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared, state: State) -> list[str]:
@@ -398,14 +283,20 @@ def _keep_best(run: runs.Run, setup: Setup, state: State, watch: Watch) -> None:
     """After an early stop: the weights of the lowest held-out loss, and what they say."""
     path = checkpoint.newest(run.path / "best", lambda note: None)
     if path is not None:
-        _load_weights(setup.model, checkpoint.load(path)[0]["model"])
+        found = checkpoint.load(path)[0]["model"]
+        _load_weights(parameters_by_name(setup.weights.masters, setup.method), found)
+        setup.weights.publish()
         watch.look(state.best_step)
     reason = f"held-out loss did not improve; kept the weights of step {state.best_step}"
     run.update(stop_reason=reason, kept_step=state.best_step)
 
 
 def _finish(run: runs.Run, setup: Setup, prepared: Prepared, state: State) -> Path:
+    setup.weights.restore()
     _remember_stop_ids(setup.model, prepared)
+    if setup.method.learned:
+        learnt = {f"{t.name}.{k}": float(v) for t in setup.method.terms for k, v in setup.method.learnt(t).items()}
+        run.update(learned=learnt)
     save_model(setup.model, prepared.tokenizer, run.path)
     run.update(status="finished", finished=_now(), seconds=round(state.seconds, 3))
     report.write_card(run.path)
@@ -427,4 +318,4 @@ def plan(config: TrainConfig) -> list[str]:
     """What a run would do, from the data alone: rows and where they went, updates, tokens. Loads no model."""
     prepared = prepare(config)
     feed = Feed(prepared.train, (), config.batch_size, config.seed, Layout("shared", config.tokens_per_forward))
-    return _data_lines(config, prepared, _steps(config, feed))
+    return _data_lines(config, prepared, steps_of(config, feed))

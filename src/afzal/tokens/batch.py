@@ -9,6 +9,7 @@ Shapes: R rows, L row length, N = R * L positions, M scored tokens, B responses,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,6 +60,18 @@ class Batch:
     def n_tokens(self) -> int:
         """Tokens really computed, padding excluded."""
         return self.ids.numel() if self.attention_mask is None else int(self.attention_mask.sum())
+
+    @cached_property
+    def group_of(self) -> Tensor:
+        """``[B]`` int64: which tree, counted from 0, a response belongs to."""
+        starts = [k == 0 for _, k in self.sources]
+        return torch.tensor(np.cumsum(starts) - 1, dtype=torch.int64, device=self.ids.device)
+
+    @cached_property
+    def score(self) -> Tensor:
+        """``[B]`` float: rating of a response, or minus its rank; NaN unknown."""
+        found = [t.scores[k] if t.scores else None for t, k in self.sources]
+        return torch.tensor([math.nan if s is None else s for s in found], dtype=torch.float32, device=self.ids.device)
 
     @property
     def item_ids(self) -> list[str]:

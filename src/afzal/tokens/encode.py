@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from afzal.errors import AfzalError
-from afzal.records import Item, Preference, Turns, labels, preferences
+from afzal.records import Item, Preference, Turns, labels, preferences, scores
 from afzal.tokens.codec import Codec, same_text, starts
 from afzal.tokens.cut import cut_prompt, cut_tree
 from afzal.tokens.layout import Chunk, Layout, Segment, chat_layout, mentions, prompt_chunks, text_layout
@@ -333,8 +333,10 @@ def _tree(
     kept = sorted(branches)
     made, cuts = cut_tree(item, prompt, {k: branches[k] for k in kept}, max_tokens, speaker.bos)
     pairs, lost_pairs = _pairs(item, dict(zip(kept, made.branches, strict=True)), losses, cuts)
-    wanted = labels(item)
-    tree = Tree(item.id, made.prompt, made.branches, pairs, tuple(wanted[k] for k in kept))
+    wanted, ranked = labels(item), scores(item)
+    tree = Tree(
+        item.id, made.prompt, made.branches, pairs, tuple(wanted[k] for k in kept), tuple(ranked[k] for k in kept)
+    )
     return tree, [*losses, *cuts, *lost_pairs]
 
 

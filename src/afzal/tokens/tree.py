@@ -28,7 +28,7 @@ class Branch:
 class Tree:
     """One item as tokens: ``prompt`` (int32 ``[P]``, P >= 1), branches, and what is known about them.
 
-    ``preferences`` and ``labels`` index ``branches``.
+    ``preferences``, ``labels`` and ``scores`` (larger is better, None unknown) index ``branches``.
     """
 
     item_id: str
@@ -36,6 +36,7 @@ class Tree:
     branches: tuple[Branch, ...]
     preferences: tuple[Preference, ...] = ()
     labels: tuple[bool | None, ...] = ()
+    scores: tuple[float | None, ...] = ()
 
     @property
     def n_tokens(self) -> int:
@@ -63,5 +64,5 @@ def tree(
 
 def only_branch(t: Tree, branch: int) -> Tree:
     """The tree with a single one of its branches."""
-    label = t.labels[branch : branch + 1]
-    return replace(t, branches=(t.branches[branch],), preferences=(), labels=label)
+    one = slice(branch, branch + 1)
+    return replace(t, branches=t.branches[one], preferences=(), labels=t.labels[one], scores=t.scores[one])

@@ -1,9 +1,10 @@
-"""Held-out evaluation by example: every metric is one sum over one count."""
+"""The loss of a batch, and held-out evaluation by example: every metric is one sum over one count."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,79 +12,148 @@ from torch import Tensor
 
 from afzal.errors import AfzalError
 from afzal.model.logprobs import score
-from afzal.model.reference import Reference
-from afzal.objectives import Objective, Pairs, unit_weights
+from afzal.model.statistics import score_with
+from afzal.objectives import Pairs, Scored, Term, join_pairs, join_scored, unit_weights
 from afzal.objectives.metrics import Tally, add, means, tally
 from afzal.tokens.batch import Batch
+from afzal.train.method import Carried, Method
 
 
 def batch_pairs(batch: Batch) -> Pairs:
     """The opinions of a batch as objectives take them."""
     rows = batch.preferences
     index, real = rows[:, :2].long(), rows[:, 2:].float()
-    return Pairs(index[:, 0], index[:, 1], real[:, 0], real[:, 1], real[:, 2], batch.desirable)
+    return Pairs(
+        index[:, 0], index[:, 1], real[:, 0], real[:, 1], real[:, 2], batch.desirable, batch.group_of, batch.score
+    )
 
 
-def batch_losses(
-    model: Any,
-    reference: Reference | None,
-    objective: Objective,
-    parameters: Mapping[str, Any],
-    batch: Batch,
-) -> tuple[Tensor, Tensor, Tally]:
-    """Losses ``[n]``, their weights ``[n]`` and the metric sums of one batch."""
-    policy = score(model, batch)
-    ref = reference.score(batch) if reference is not None else None
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Responses scored by both models, and the opinions on them."""
+
+    policy: Scored
+    reference: Scored | None
+    pairs: Pairs
+
+
+def judge(model: Any, method: Method, batch: Batch) -> Judged:
+    """One batch under policy and reference, with the statistics that the method needs."""
+    reference = method.reference
+    wanted = method.statistics
+    if wanted:
+        policy, ref = score_with(model, reference, batch, wanted)
+    else:
+        policy, ref = score(model, batch), None
+    if ref is None and reference is not None:
+        ref = reference.score(batch)
+    return Judged(policy, ref, batch_pairs(batch))
+
+
+def join(parts: Sequence[Judged]) -> Judged:
+    """Several batches as one."""
+    references = [part.reference for part in parts if part.reference is not None]
+    return Judged(
+        join_scored([part.policy for part in parts]),
+        join_scored(references) if references else None,
+        join_pairs([part.pairs for part in parts], [part.policy.n_responses for part in parts]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Of one batch: for each term its weighted sum of losses and its count; and the metric sums."""
+
+    sums: tuple[Tensor, ...]
+    counts: tuple[Tensor, ...]
+    metrics: Tally
+
+
+def losses_of(method: Method, judged: Judged, carried: Carried, pooled: Mapping[str, Tensor]) -> Losses:
+    """Every term's losses of one batch (or of several, joined)."""
+    sums, counts, metrics = [], [], {}
+    for term in method.terms:
+        objective, policy, pairs = term.objective, judged.policy, judged.pairs
+        reference = judged.reference if objective.needs_reference else None
+        losses, rewards = objective.fn(policy, reference, pairs, **method.keywords(term, carried, pooled))
+        weights = unit_weights(objective.unit, pairs, policy.response_of)
+        sums.append((losses * weights).sum())
+        counts.append(weights.sum())
+        if term is method.main:
+            metrics = tally(objective.unit, policy, rewards, pairs)
+    return Losses(tuple(sums), tuple(counts), metrics)
+
+
+def batch_counts(method: Method, batch: Batch) -> list[float]:
+    """The weight of a batch's units for each term, known before any forward pass."""
     pairs = batch_pairs(batch)
-    losses, rewards = objective.fn(policy, ref, pairs, **parameters)
-    weights = unit_weights(objective.unit, pairs, batch.response_of)
-    return losses, weights, tally(objective.unit, policy, rewards, pairs)
+    return [float(unit_weights(term.objective.unit, pairs, batch.response_of).sum()) for term in method.terms]
 
 
-def batch_count(objective: Objective, batch: Batch) -> float:
-    """The weight of a batch's units, known before any forward pass."""
-    return float(unit_weights(objective.unit, batch_pairs(batch), batch.response_of).sum())
+def pooled_statistics(model: Any, method: Method, batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """For terms that have one: their statistic over all mismatched rows, by the term's name."""
+    return {
+        term.name: _pooled(model, method, term, batches)
+        for term in method.terms
+        if term.objective.statistic is not None
+    }
 
 
-def statistic(
-    model: Any, reference: Reference | None, objective: Objective, batches: Sequence[Batch]
-) -> dict[str, Tensor]:
-    """For objectives that couple the batch: their statistic over all mismatched rows, as a keyword; else nothing."""
-    if objective.statistic is None or reference is None:
-        return {}
+def _pooled(model: Any, method: Method, term: Term, batches: Sequence[Batch]) -> Tensor:
+    statistic, reference = term.objective.statistic, method.reference
     if not batches:
-        raise AfzalError(f"objective {objective.name!r} needs responses of at least two different prompts")
+        raise AfzalError(f"objective {term.name!r} needs responses of at least two different prompts")
+    assert statistic is not None
+    assert reference is not None
     with torch.no_grad():
-        parts = [objective.statistic(score(model, b), reference.score(b)) for b in batches]
+        parts = [statistic(score(model, b), reference.score(b)) for b in batches]
     total, count = (torch.stack(list(x)).sum() for x in zip(*parts, strict=True))
-    return {"statistic": total / count}
+    return total / count
 
 
 def evaluate(
     model: Any,
-    reference: Reference | None,
-    objective: Objective,
-    parameters: Mapping[str, Any],
+    method: Method,
     batches: Sequence[Batch],
     mismatched: Sequence[Batch] = (),
+    carried: Carried | None = None,
 ) -> dict[str, float]:
-    """Loss and metrics over all batches, each one sum / count, with a 95 % interval for the accuracy."""
+    """Loss and metrics over all batches, each one sum / count, with a 95 % interval for the accuracy.
+
+    A method that couples the batch sees all of them at once.
+
+    Args:
+        carried: the method's running numbers; default: those before the first update.
+    """
+    carried = method.start() if carried is None else carried
     tallies: Tally = {}
     with torch.no_grad():
-        coupled = statistic(model, reference, objective, mismatched)
-        for batch in batches:
-            losses, weights, found = batch_losses(model, reference, objective, {**parameters, **coupled}, batch)
-            add(tallies, {"loss": ((losses * weights).double().sum(), weights.double().sum()), **found})
+        pooled = pooled_statistics(model, method, mismatched)
+        judged = (judge(model, method, batch) for batch in batches)
+        for part in [join(list(judged))] if method.couples_batch else judged:
+            found = losses_of(method, part, carried, pooled)
+            each = zip(method.terms, found.sums, found.counts, strict=True)
+            add(tallies, {f"loss/{term.name}": (s.double(), n.double()) for term, s, n in each} | found.metrics)
+    return _figures(method, tallies, pooled)
+
+
+def _figures(method: Method, tallies: Tally, pooled: Mapping[str, Tensor]) -> dict[str, float]:
     result = means(tallies)
+    parts = {term.name: result.pop(f"loss/{term.name}", None) for term in method.terms}
+    known = [term.weight * value for term in method.terms if (value := parts[term.name]) is not None]
+    if known:
+        result = {"loss": sum(known)} | result
+    if len(parts) > 1:
+        result |= {f"loss/{name}": value for name, value in parts.items() if value is not None}
     if "rewards/accuracies" in tallies:
         total, count = (float(x) for x in tallies["rewards/accuracies"])
         if count:
             low, high = wilson_interval(total, count)
             result |= {"rewards/accuracies_low": low, "rewards/accuracies_high": high}
-    if objective.unit == "token" and "loss" in result:
+    if method.main.objective.unit == "token" and "loss" in result:
         result["perplexity"] = math.exp(min(result["loss"], 700.0))
-    if coupled:
-        result["kl_estimate"] = max(0.0, float(coupled["statistic"]))
+    for value in pooled.values():
+        result["kl_estimate"] = max(0.0, float(value))
     return result
 
 
@@ -95,4 +165,5 @@ def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tup
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-Evaluator = Callable[[int], dict[str, float]]
+Evaluator = Callable[[int, Carried], dict[str, float]]
+"""``(updates done, running numbers) -> held-out figures``."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +16,12 @@ import torch
 from torch import Tensor
 
 from afzal.errors import AfzalError
-from afzal.model.reference import Reference
-from afzal.objectives import Objective
-from afzal.objectives.metrics import Tally, add, means
-from afzal.train.evaluate import Evaluator, batch_count, batch_losses, statistic
+from afzal.objectives.metrics import Tally, means
+from afzal.train.evaluate import Evaluator
 from afzal.train.feed import Feed, Update
+from afzal.train.method import Method, parameters_by_name
 from afzal.train.precision import Weights
+from afzal.train.update import accumulate
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,6 @@ class Settings:
     save_every_steps: int = 0
     log_every_steps: int = 1
     patience: int = 0
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 @dataclass(slots=True)
@@ -50,6 +48,7 @@ class State:
     best_loss: float = math.inf
     best_step: int = 0
     stale_evaluations: int = 0
+    carried: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +60,7 @@ class Hooks:
     save: Callable[[State], None] = lambda state: None
     improved: Callable[[State], None] = lambda state: None
     stop: Callable[[], str | None] = lambda: None
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """An objective bound to its hyper-parameters and its reference (None where none is needed)."""
-
-    objective: Objective
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    reference: Reference | None = None
+    stepped: Callable[[int], None] = lambda step: None
 
 
 def fit(
@@ -85,28 +76,33 @@ def fit(
 ) -> str:
     """Train from ``state`` to the end; returns why it stopped: ``finished``, ``early`` or a signal's name.
 
+    Args:
+        weights: what the optimiser moves, where that is not the model's own parameters.
+
     Raises:
         AfzalError: the loss or the gradient is not finite (before the weights move), naming the rows; or the loss is
             not what the objective promises where policy equals reference (on the first update).
     """
     weights = weights or Weights(model, "fp32")
-    parameters = list(weights.masters.values())
+    parameters = list(parameters_by_name(weights.masters, method).values())
+    state.carried = state.carried or method.start()
     began = time.perf_counter() - state.seconds
     if state.step == 0:
-        _evaluate(hooks, state, began, settings)
+        _evaluate(hooks, state, began)
     while state.step < settings.steps:
         update = feed.update(state.step)
         lr = settings.lr(state.step)
         for group in optimizer.param_groups:
-            group["lr"] = lr
-        with settings.autocast():
-            loss, metrics = accumulate(model, method, update)
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        loss, metrics, carried = accumulate(model, method, update, state.carried)
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf)
-        _check_finite(loss, grad_norm, method, update, state.step)
+        _check_finite(loss, grad_norm, update, state.step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         weights.publish()
         state.step += 1
+        state.carried = carried
+        hooks.stepped(state.step)
         state.tokens += sum(b.n_tokens for b in update.batches)
         state.examples += update.n_trees
         state.seconds = time.perf_counter() - began
@@ -114,7 +110,7 @@ def fit(
         if last or _due(state.step, settings.log_every_steps):
             hooks.log(_record(state, feed, lr, loss, grad_norm, metrics))
         if last or _due(state.step, settings.eval_every_steps):
-            _evaluate(hooks, state, began, settings)
+            _evaluate(hooks, state, began)
             if settings.patience and state.stale_evaluations >= settings.patience:
                 hooks.save(state)
                 return "early"
@@ -126,32 +122,10 @@ def fit(
     return "finished"
 
 
-def accumulate(model: Any, method: Method, update: Update) -> tuple[Tensor, Tally]:
-    """Loss of the whole update, its gradient added to the parameters, and the metric sums. One pass per micro-batch."""
-    count = sum(batch_count(method.objective, b) for b in update.batches)
-    if count <= 0:
-        raise AfzalError("an update without any weight", where=", ".join(update.item_ids[:5]), why="all weights are 0")
-    coupled = statistic(model, method.reference, method.objective, update.mismatched)
-    total, metrics = torch.zeros((), dtype=torch.float64), {}
-    for batch in update.batches:
-        keywords = {**method.parameters, **coupled}
-        losses, weights, found = batch_losses(model, method.reference, method.objective, keywords, batch)
-        share = (losses * weights).sum() / count
-        if share.requires_grad:
-            share.backward()
-        total = total.to(share.device) + share.detach().double()
-        add(metrics, found)
-    if coupled:
-        z0 = coupled["statistic"].clamp(min=0).double()
-        metrics["kl_estimate"] = (z0, torch.ones_like(z0))
-    return total, metrics
-
-
-def _evaluate(hooks: Hooks, state: State, began: float, settings: Settings) -> None:
+def _evaluate(hooks: Hooks, state: State, began: float) -> None:
     if hooks.evaluate is None:
         return
-    with settings.autocast():
-        found = hooks.evaluate(state.step)
+    found = hooks.evaluate(state.step, state.carried)
     state.seconds = time.perf_counter() - began
     hooks.log({"kind": "eval", "step": state.step, "seconds": round(state.seconds, 3), **found})
     if found.get("loss", math.inf) < state.best_loss:
@@ -180,7 +154,7 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _check_finite(loss: Tensor, grad_norm: Tensor, method: Method, update: Update, step: int) -> None:
+def _check_finite(loss: Tensor, grad_norm: Tensor, update: Update, step: int) -> None:
     if bool(torch.isfinite(loss) & torch.isfinite(grad_norm)):
         return
     what = "loss" if not torch.isfinite(loss) else "gradient"

@@ -1,0 +1,93 @@
+"""Log-probs together with further statistics of the next-token distributions, for the objectives that declare them.
+
+The same tiles as in :mod:`.logprobs`: the head runs only where a scored token is predicted, logits are float32 after
+the matmul, and beyond the first tile they are recomputed in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from afzal.errors import AfzalError
+from afzal.model.logprobs import adjusted, hidden_states, logit_adjustment, output_head
+from afzal.objectives.inputs import Scored
+from afzal.objectives.statistics import Statistic, needs_reference_logits
+from afzal.tokens.batch import Batch
+
+_TILE_ELEMENTS = 2**25  # float32 logits of each model held at once: 128 MiB
+
+Wanted = Sequence[tuple[Statistic, Mapping[str, Any]]]
+"""Statistics with the values of their parameters."""
+
+
+class LiveReference(Protocol):
+    """A reference that can be run, so that its logits can be had."""
+
+    def hidden(self, batch: Batch) -> Tensor: ...
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+
+def score_with(model: Any, reference: Any, batch: Batch, wanted: Wanted) -> tuple[Scored, Scored | None]:
+    """The policy's log-probs with ``extras``, and the reference's log-probs where a statistic compares the two.
+
+    Raises:
+        AfzalError: a statistic needs the reference's logits, and it is only a table of log-probs.
+    """
+    compares = any(needs_reference_logits(fn) for fn, _ in wanted)
+    if compares and not hasattr(reference, "logits"):
+        names = ", ".join(fn.__name__ for fn, _ in wanted)
+        raise AfzalError(f"the reference ({getattr(reference, 'name', 'none')}) has no logits for {names}")
+    hidden = predicting(model, batch)
+    other = reference.hidden(batch) if compares else None
+
+    def tile(h: Tensor, target: Tensor, r: Tensor | None = None) -> Tensor:
+        logits = logits_of(model, h)
+        rows = [-F.cross_entropy(logits, target, reduction="none")]
+        given = {}
+        if r is not None:
+            given = {"ref_logits": reference.logits(r)}
+            rows.append(-F.cross_entropy(given["ref_logits"], target, reduction="none"))
+        for fn, parameters in wanted:
+            rows.append(fn(logits, target, **parameters, **(given if needs_reference_logits(fn) else {})))
+        return torch.stack(rows)
+
+    rows = _tiled(tile, hidden, batch.target, other, _vocabulary(model))
+    names = [fn.__name__ for fn, _ in wanted]
+    extras = dict(zip(names, rows[-len(names) :], strict=True))
+    policy = Scored(rows[0], batch.response_of, batch.n_responses, extras)
+    return policy, Scored(rows[1].detach(), batch.response_of, batch.n_responses) if compares else None
+
+
+def predicting(model: Any, batch: Batch) -> Tensor:
+    """``[M, d]``: what the output head sees where a scored token is predicted."""
+    return hidden_states(model, batch).flatten(0, 1)[batch.predict_at]
+
+
+def logits_of(model: Any, hidden: Tensor) -> Tensor:
+    """Logits ``[n, V]`` in float32 of hidden states ``[n, d]``, as the model's own forward pass would have them."""
+    return adjusted(output_head(model)(hidden).float(), *logit_adjustment(model.config))
+
+
+def _tiled(tile: Any, hidden: Tensor, target: Tensor, other: Tensor | None, vocabulary: int) -> Tensor:
+    """``tile`` over ``[M]`` positions, a part of them at a time: ``[rows, M]``."""
+    n = max(1, _TILE_ELEMENTS // vocabulary)
+    if len(target) <= n:
+        return tile(hidden, target, other)
+    others = other.split(n) if other is not None else [None] * -(-len(target) // n)
+    parts = zip(hidden.split(n), target.split(n), others, strict=True)
+    return torch.cat([_as_tensor(checkpoint(tile, *part, use_reentrant=False)) for part in parts], dim=1)
+
+
+def _vocabulary(model: Any) -> int:
+    return int(model.config.get_text_config().vocab_size)
+
+
+def _as_tensor(value: Any) -> Tensor:
+    return value

@@ -1,0 +1,58 @@
+"""Advantages from rewards: how much better than expected a token or a response was.
+
+Shapes: N responses of up to L tokens, a mask ``[N, L]`` of real tokens (first ones, no gaps); G groups of K responses.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float = 1.0, lam: float = 0.95) -> Tensor:
+    """Generalised advantage estimates ``[N, L]``: sum_l (gamma lam)^l delta_{t+l}, 0 where the mask is.
+
+    delta_t = R_t + gamma V_{t+1} - V_t, with V = 0 after the last token (Schulman et al. 2015, arXiv 1506.02438,
+    eq. 16). lam = gamma = 1 gives the reward to go minus the value, lam = 0 the one-step error.
+
+    Args:
+        rewards, values: ``[N, L]``; what stands outside the mask is not read.
+    """
+    real = mask.to(values.dtype)
+    values = torch.where(mask, values, 0.0)
+    after = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
+    delta = (torch.where(mask, rewards, 0.0) + gamma * after - values) * real
+    found, running = [], torch.zeros_like(delta[:, 0])
+    for t in range(delta.shape[1] - 1, -1, -1):
+        running = delta[:, t] + gamma * lam * running
+        found.append(running)
+    return torch.stack(found[::-1], dim=1) * real
+
+
+def whiten(values: Tensor, mask: Tensor, *, eps: float = 1e-8) -> Tensor:
+    """Values ``[N, L]`` with mean 0 and variance 1 over the real tokens, 0 elsewhere."""
+    real = mask.to(values.dtype)
+    n = real.sum().clamp(min=1)
+    mean = (values * real).sum() / n
+    variance = (((values - mean) * real) ** 2).sum() / n
+    return (values - mean) * real / (variance + eps).sqrt()
+
+
+def rloo(rewards: Tensor) -> Tensor:
+    """Reward minus the mean of the other responses to the prompt, ``[G, K]``: K / (K - 1) (R - mean).
+
+    Sums to 0 in every group (Ahmadian et al. 2024, arXiv 2402.14740).
+    """
+    k = rewards.shape[1]
+    if k < 2:
+        raise ValueError("leave-one-out needs at least two responses per prompt")
+    return (rewards - rewards.mean(1, keepdim=True)) * (k / (k - 1))
+
+
+def group_normalised(rewards: Tensor, *, eps: float = 1e-8) -> Tensor:
+    """(R - mean) / (std + eps) within each prompt's responses, ``[G, K]``; equal rewards give 0.
+
+    The standard deviation has the divisor K - 1 (Shao et al. 2024, arXiv 2402.03300, GRPO). Dividing by it biases the
+    policy gradient.
+    """
+    return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + eps)

@@ -1,0 +1,27 @@
+"""Estimators of KL(pi || pi_ref) from samples y ~ pi and their log-ratios l = log pi(y) - log pi_ref(y), in nats.
+
+As a value, k1 and k3 are unbiased and k2 is not. As a loss that is differentiated through l, the means are: k1 has no
+gradient, k2 that of KL(pi || pi_ref), k3 that of KL(pi_ref || pi) (Schulman 2020, 'Approximating KL divergence').
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .margins import EXPONENT_LIMIT
+
+
+def k1(log_ratio: Tensor) -> Tensor:
+    """l: unbiased, of high variance, and negative for some samples. Right in a reward, of no use as a loss."""
+    return log_ratio
+
+
+def k2(log_ratio: Tensor) -> Tensor:
+    """l^2 / 2: biased as a value, with the gradient of KL(pi || pi_ref) as a loss."""
+    return log_ratio**2 / 2
+
+
+def k3(log_ratio: Tensor) -> Tensor:
+    """e^-l - 1 + l: unbiased and never negative, with the gradient of KL(pi_ref || pi) as a loss."""
+    return torch.expm1(-log_ratio.clamp(min=-EXPONENT_LIMIT)) + log_ratio

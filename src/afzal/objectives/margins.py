@@ -1,0 +1,57 @@
+"""What the objectives on pairs and groups have in common.
+
+With rho(y) = log pi(y|x) - log pi_ref(y|x) in nats per sequence, h = rho(y_w) - rho(y_l): a larger h means the policy
+has moved further towards the preferred response than the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .inputs import Pairs, Scored
+
+EXPONENT_LIMIT = 80.0
+"""Largest exponent: e^80 is within float32. Beyond it a loss goes on at a constant value."""
+
+
+def log_ratios(policy: Scored, reference: Scored) -> Tensor:
+    """rho, ``[B]`` nats: how much likelier than under the reference each response has become."""
+    return policy.logps - reference.logps
+
+
+def soft_label(u: Tensor, p: Tensor) -> Tensor:
+    """Cross-entropy of the label probability p against sigma(u), ``[T]`` nats; p = 1 gives -log sigma(u)."""
+    return -(p * F.logsigmoid(u) + (1 - p) * F.logsigmoid(-u))
+
+
+def over_labels(loss: Callable[[Tensor, Tensor], Tensor], pairs: Pairs) -> Tensor:
+    """The expectation of ``loss(better, worse)`` over the label, ``[T]``: p loss(w, l) + (1 - p) loss(l, w)."""
+    w, l = pairs.yw_idxs, pairs.yl_idxs  # noqa: E741 - the field's names for winner and loser
+    return pairs.p * loss(w, l) + (1 - pairs.p) * loss(l, w)
+
+
+def safe_exp(x: Tensor) -> Tensor:
+    """e^x with the exponent cut at :data:`EXPONENT_LIMIT`."""
+    return x.clamp(max=EXPONENT_LIMIT).exp()
+
+
+def by_group(values: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """Values ``[B]`` as a table ``[G, K]``, and which of its places hold a response with a known score."""
+    counts = torch.bincount(pairs.group_of, minlength=pairs.n_groups)
+    starts = counts.cumsum(0) - counts
+    place = torch.arange(len(values), device=values.device) - starts[pairs.group_of]
+    shape = (pairs.n_groups, int(counts.max()))
+    known = torch.zeros(shape, dtype=torch.bool, device=values.device)
+    known[pairs.group_of, place] = ~pairs.score.isnan()
+    table = values.new_zeros(shape).index_put((pairs.group_of, place), values)
+    return table, known
+
+
+def masked_log_softmax(values: Tensor, known: Tensor) -> Tensor:
+    """Log-softmax over the known places of each row, 0 at the others; rows without any are 0."""
+    filled = torch.where(known, values, torch.finfo(values.dtype).min)
+    return torch.where(known, filled.log_softmax(-1), 0.0)

@@ -1,0 +1,58 @@
+"""Per-token numbers that some objectives need from the whole vocabulary, beside the target's log-prob.
+
+A statistic is a pure function of one tile of logits
+
+    fn(logits [n, V], target [n], *, <ref_logits [n, V]>, <parameters of the objective>) -> [n]
+
+in float32. The model's room computes it in the same tiles as the log-probs, and only for objectives that declare it.
+Its name in ``Scored.extras`` is the function's. One that takes ``ref_logits`` needs a reference that can be run.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Statistic = Callable[..., Tensor]
+
+
+def needs_reference_logits(statistic: Statistic) -> bool:
+    """Whether a statistic compares the policy's logits with the reference's."""
+    return "ref_logits" in inspect.signature(statistic).parameters
+
+
+def parameters_of(statistic: Statistic, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of an objective's parameters that a statistic takes."""
+    return {name: value for name, value in parameters.items() if name in inspect.signature(statistic).parameters}
+
+
+@torch.no_grad()
+def log_sum_p2(logits: Tensor, target: Tensor) -> Tensor:
+    """log sum_v p(v)^2, ``[n]`` nats, without gradient: what a token drawn from the policy has on average (WPO)."""
+    return torch.logsumexp(2 * logits.log_softmax(-1), -1)
+
+
+def kl_ref_policy(logits: Tensor, target: Tensor, *, ref_logits: Tensor) -> Tensor:
+    """KL(reference || policy) of the next token, ``[n]`` nats, >= 0, with gradient (TDPO)."""
+    log_ref = ref_logits.log_softmax(-1)
+    return (log_ref.exp() * (log_ref - logits.log_softmax(-1))).sum(-1)
+
+
+@torch.no_grad()
+def logp_away(logits: Tensor, target: Tensor, *, ref_logits: Tensor, epsilon: float) -> Tensor:
+    """Log-prob of the target at (1 + epsilon) z - epsilon z_ref, ``[n]`` nats: a step away from the reference."""
+    return _target_logp((1 + epsilon) * logits - epsilon * ref_logits, target)
+
+
+@torch.no_grad()
+def logp_towards(logits: Tensor, target: Tensor, *, ref_logits: Tensor, epsilon: float) -> Tensor:
+    """Log-prob of the target at (1 - epsilon) z + epsilon z_ref, ``[n]`` nats: a step towards the reference."""
+    return _target_logp((1 - epsilon) * logits + epsilon * ref_logits, target)
+
+
+def _target_logp(logits: Tensor, target: Tensor) -> Tensor:
+    return logits.gather(-1, target[:, None])[:, 0] - logits.logsumexp(-1)

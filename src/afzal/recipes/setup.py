@@ -1,0 +1,216 @@
+"""What a run holds in memory: model, objectives, reference, optimiser; from the settings and the prepared data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from afzal import runs
+from afzal.config import PreferConfig, ReferenceConfig, TrainConfig
+from afzal.errors import AfzalError
+from afzal.model.load import add_lora, is_adapted, load_model, recompute_activations
+from afzal.model.probe import choose_sharing
+from afzal.model.reference import AdapterOff, Frozen, Reference, cache_key, cached, live_reference
+from afzal.recipes.constraints import constraint_of
+from afzal.recipes.prepare import Prepared
+from afzal.recipes.watch import stop_ids
+from afzal.tokens.batch import Sharing
+from afzal.train.evaluate import evaluate
+from afzal.train.feed import Feed, Layout
+from afzal.train.loop import Settings
+from afzal.train.method import Method, raw_parameter
+from afzal.train.optim import learning_rate, make_optimizer, warmup_steps
+from afzal.train.precision import Dtype, Weights
+
+_EVALUATIONS_PER_RUN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Everything a run holds in memory."""
+
+    model: Any
+    weights: Weights
+    prepared: Prepared
+    method: Method
+    feed: Feed
+    optimizer: torch.optim.Optimizer
+    settings: Settings
+    reference_moves: bool = False
+
+
+def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.device, run: runs.Run) -> Setup:
+    """Adapters, reference, objectives, constraints and optimiser around the model, on ``device``.
+
+    Raises:
+        AfzalError: the model cannot do what the settings ask for.
+    """
+    if config.lora_rank is not None:
+        if is_adapted(model):
+            raise AfzalError(
+                f"{config.model} is an adapter already",
+                remedy="leave lora_rank out to train it on, or merge it into its base model first",
+            )
+        alpha = config.lora_alpha if config.lora_alpha is not None else 2.0 * config.lora_rank
+        model = add_lora(model, rank=config.lora_rank, alpha=alpha, targets=config.lora_targets or "all-linear")
+    sharing = _sharing(config, model)
+    layout = Layout(sharing, config.tokens_per_forward, device)
+    weights = Weights(model, dtype_of(config, device))
+    needed = prepared.recipe.needs_reference
+    reference = _reference(config, model, prepared, layout, weights.dtype, run) if needed else None
+    if config.gradient_checkpointing:
+        recompute_activations(model)
+    method = _method(config, model, prepared, layout, reference)
+    feed = Feed(prepared.train, prepared.train_mismatched, config.batch_size, config.seed, layout)
+    optimizer = _optimizer(config, weights, method)
+    settings = _settings(config, feed, bool(prepared.evaluation))
+    return Setup(model, weights, prepared, method, feed, optimizer, settings, bool(sync_steps(config)))
+
+
+def _method(config: TrainConfig, model: Any, prepared: Prepared, layout: Layout, reference: Reference | None) -> Method:
+    terms = prepared.recipe.terms
+    if not isinstance(config, PreferConfig):
+        return Method(terms, reference)
+    names = config.learn or ()
+    learned = {
+        f"{term.name}.{name}": raw_parameter(term, name)
+        for term in terms
+        for name in names
+        if name in term.objective.learnable
+    }
+    return Method(terms, reference, learned, constraint_of(config, prepared, layout, stop_ids(model, prepared)))
+
+
+def _optimizer(config: TrainConfig, weights: Weights, method: Method) -> torch.optim.Optimizer:
+    """Over the model's weights, and over the learned scalars at a rate of their own."""
+    groups: list[dict[str, Any]] = [{"params": list(weights.masters.values())}]
+    if method.learned:
+        assert isinstance(config, PreferConfig)
+        scale = config.learned_lr / config.lr
+        groups.append({"params": list(method.learned.values()), "lr_scale": scale, "weight_decay": 0.0})
+    return make_optimizer(
+        groups,
+        config.optimizer,
+        weight_decay=config.weight_decay,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_eps,
+    )
+
+
+def steps_of(config: TrainConfig, feed: Feed) -> int:
+    """Updates of the run: those of the epochs, or ``max_steps`` if that is less."""
+    steps = max(1, round(config.epochs * feed.updates_per_epoch))
+    return min(steps, config.max_steps) if config.max_steps else steps
+
+
+def _settings(config: TrainConfig, feed: Feed, evaluates: bool) -> Settings:
+    steps = steps_of(config, feed)
+    lr = partial(
+        learning_rate,
+        peak=config.lr,
+        steps=steps,
+        warmup_steps=warmup_steps(config.warmup, steps),
+        schedule=config.lr_schedule,
+    )
+    return Settings(
+        steps=steps,
+        lr=lr,
+        max_grad_norm=config.max_grad_norm,
+        eval_every_steps=(config.eval_every_steps or max(1, -(-steps // _EVALUATIONS_PER_RUN))) if evaluates else 0,
+        save_every_steps=config.save_every_steps or 0,
+        log_every_steps=config.log_every_steps,
+        patience=config.early_stop_patience or 0,
+    )
+
+
+def _sharing(config: TrainConfig, model: Any) -> Sharing:
+    if config.sharing == "unshared":
+        return "unshared"
+    sharing, reason = choose_sharing(model)
+    if sharing == "unshared" and config.sharing == "shared":
+        raise AfzalError("sharing=shared is not possible with this model", why=reason, remedy="sharing=auto")
+    return sharing
+
+
+def _reference(
+    config: TrainConfig,
+    model: Any,
+    prepared: Prepared,
+    layout: Layout,
+    dtype: Dtype,
+    run: runs.Run,
+) -> Reference:
+    assert isinstance(config, ReferenceConfig)
+    fresh = config.lora_rank is not None
+    if config.reference in ("frozen", "adapter_off"):
+        return live_reference(model, fresh_adapter=fresh)
+    if config.reference != "cached":
+        other = load_model(config.reference, device=layout.device).requires_grad_(False)
+        if layout.sharing == "shared" and choose_sharing(other)[0] != "shared":
+            raise AfzalError(f"reference {config.reference} cannot share prompts", remedy="sharing=unshared")
+        if dtype == "bf16":
+            other.to(torch.bfloat16)
+        return Frozen(other, name=f"the model {config.reference}")
+    folder = Path(config.reference_cache) if config.reference_cache else run.path / "reference"
+    trees = [*prepared.train, *prepared.evaluation, *prepared.train_mismatched, *prepared.evaluation_mismatched]
+    key = cache_key(model, sharing=layout.sharing, dtype=dtype, fresh_adapter=fresh)
+    live = AdapterOff(model) if fresh else Frozen(model)
+    budget = layout.tokens_per_forward
+    return cached(live, trees, folder, key=key, sharing=layout.sharing, budget=budget, device=layout.device)
+
+
+def dtype_of(config: TrainConfig, device: torch.device) -> Dtype:
+    """What ``auto`` comes to: bf16 on a GPU that has it, else fp32."""
+    if config.dtype != "auto":
+        return config.dtype
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def sync_steps(config: TrainConfig) -> int:
+    """Updates between two moves of the reference; 0 when it stays."""
+    return (config.reference_sync_steps or 0) if isinstance(config, ReferenceConfig) else 0
+
+
+def reference_weights(setup: Setup) -> dict[str, torch.Tensor]:
+    """The weights of a reference that moves, by name; nothing of one that stays."""
+    reference = setup.method.reference
+    if not setup.reference_moves or not isinstance(reference, Frozen):
+        return {}
+    return {name: p.detach() for name, p in reference.model.named_parameters()}
+
+
+def check_first_loss(setup: Setup, say: Callable[[str], None]) -> None:
+    """Where policy equals reference the loss has a known value; anything else means a wrong reference."""
+    method, update = setup.method, setup.feed.update(0)
+    if method.reference is None or method.reference.name.startswith("the model "):
+        return
+    measure = partial(evaluate, batches=update.batches, mismatched=update.mismatched)
+    expected = method.at_reference()
+    if expected is None:
+        expected = _loss_of_reference(setup, measure)
+    found = None if expected is None else measure(setup.model, method)["loss"]
+    if expected is None or found is None:
+        return
+    if not abs(found - expected) <= 1e-3 * max(1.0, abs(expected)):
+        raise AfzalError(
+            f"the first loss is {found:.4f}, but {method.name} starts at {expected:.4f}",
+            why=f"policy and reference ({method.reference.name}) do not agree before any training",
+            remedy="delete a stale reference cache, or report this as a bug with --debug output",
+        )
+    say(f"first loss {found:.4f}, as it must be where policy equals reference ({expected:.4f})")
+
+
+def _loss_of_reference(setup: Setup, measure: Callable[..., dict[str, float]]) -> float | None:
+    """The loss of the reference itself, in place of the policy; None when it is only a table of log-probs."""
+    reference = setup.method.reference
+    if isinstance(reference, Frozen):
+        return measure(reference.model, setup.method)["loss"]
+    if isinstance(reference, AdapterOff):
+        with reference.model.disable_adapter():
+            return measure(reference.model, setup.method)["loss"]
+    return None

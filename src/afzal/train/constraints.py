@@ -1,0 +1,78 @@
+"""Constraints beside the loss: a cost g(theta) with a gradient, kept below its bound by a penalty or a multiplier.
+
+Penalty: weight * max(0, g - bound). Lagrangian: multiplier * (g - bound), and after each update
+multiplier <- max(0, multiplier + dual_lr (g - bound)), so that a cost above its bound is pushed down until it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from afzal.errors import AfzalError
+from afzal.objectives import Pairs, Scored
+from afzal.tokens.batch import Batch
+
+Cost = Callable[[Any, Tensor, Tensor | None, Tensor, Tensor, Batch], Tensor]
+"""``(model, pi_logps [B], ref_logps [B], yw_idxs [T], yl_idxs [T], batch) -> scalar`` that carries a gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """One cost and how it is held: exactly one of ``weight`` (penalty) and ``dual_lr`` (Lagrangian) is given."""
+
+    name: str
+    cost: Cost
+    bound: float = 0.0
+    weight: float | None = None
+    dual_lr: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.weight is None) == (self.dual_lr is None):
+            raise AfzalError(
+                f"constraint {self.name!r} needs a weight (penalty) or a dual_lr (Lagrangian), and only one of them"
+            )
+
+    @property
+    def multiplier_key(self) -> str:
+        """Where the multiplier is carried."""
+        return f"constraint/{self.name}/multiplier"
+
+    def slope(self, value: float, carried: Mapping[str, float]) -> float:
+        """d(term) / d(cost) at this value of the cost: the multiplier, or the weight where the bound is broken."""
+        if self.weight is None:
+            return carried.get(self.multiplier_key, 0.0)
+        return self.weight if value > self.bound else 0.0
+
+    def next_multiplier(self, value: float, carried: Mapping[str, float]) -> dict[str, float]:
+        """Dual ascent: larger while the bound is broken, and never below 0."""
+        if self.dual_lr is None:
+            return {}
+        now = carried.get(self.multiplier_key, 0.0)
+        return {self.multiplier_key: max(0.0, now + self.dual_lr * (value - self.bound))}
+
+
+def cost_of(
+    constraint: Constraint, model: Any, policy: Scored, reference: Scored | None, pairs: Pairs, batch: Batch
+) -> Tensor:
+    """The cost on one batch, a scalar.
+
+    Raises:
+        AfzalError: it is no scalar, or has no gradient, so that it could never be held.
+    """
+    ref_logps = None if reference is None else reference.logps
+    value = constraint.cost(model, policy.logps, ref_logps, pairs.yw_idxs, pairs.yl_idxs, batch)
+    if not isinstance(value, Tensor) or value.dim() != 0:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise AfzalError(f"constraint {constraint.name!r} must give a scalar tensor, not {shape}")
+    if torch.is_grad_enabled() and not value.requires_grad:
+        raise AfzalError(
+            f"constraint {constraint.name!r} has no gradient, so training cannot change it",
+            why="its value does not depend on the model's weights in a way that autograd sees",
+            remedy="compute it from pi_logps or the model, or wrap a black-box score with score_function(...)",
+        )
+    return value

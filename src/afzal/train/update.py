@@ -1,0 +1,196 @@
+"""One update: the loss of all its micro-batches, its gradient, and what the method carries on.
+
+Sums are divided by global counts, so the number of micro-batches plays no part. Where a loss couples the batch, all
+micro-batches are scored first without gradient, the loss is taken once on all of them with the per-token numbers as
+leaves, and each micro-batch is scored again to pass the leaves' gradients on (gradient caching; exact, at the price of
+one more forward pass).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from afzal.errors import AfzalError
+from afzal.objectives import Scored
+from afzal.objectives.metrics import Tally, add
+from afzal.tokens.batch import Batch
+from afzal.train.constraints import cost_of
+from afzal.train.evaluate import Judged, Losses, batch_counts, join, judge, losses_of, pooled_statistics
+from afzal.train.feed import Update
+from afzal.train.method import Carried, Method, state_of
+
+
+class Outcome(NamedTuple):
+    """The update's loss (without constraints), its metric sums, and the running numbers after it."""
+
+    loss: Tensor
+    metrics: Tally
+    carried: Carried
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What stays the same over the micro-batches of an update."""
+
+    model: Any
+    method: Method
+    carried: Carried
+    counts: Sequence[float]
+    pooled: Mapping[str, Tensor]
+
+    def share(self, losses: Losses) -> Tensor:
+        """A batch's part of the update's loss, with gradient."""
+        parts = zip(self.method.terms, losses.sums, self.counts, strict=True)
+        return torch.stack([term.weight / n * s for term, s, n in parts if n > 0]).sum()
+
+
+def accumulate(model: Any, method: Method, update: Update, carried: Carried | None = None) -> Outcome:
+    """The loss of the whole update, with its gradient added to the parameters.
+
+    Args:
+        carried: the method's running numbers; default: those before the first update.
+
+    Raises:
+        AfzalError: nothing in the update has any weight, or a constraint has no gradient.
+    """
+    carried = method.start() if carried is None else carried
+    counts = [sum(n) for n in zip(*(batch_counts(method, b) for b in update.batches), strict=True)]
+    if max(counts) <= 0:
+        raise AfzalError("an update without any weight", where=", ".join(update.item_ids[:5]), why="all weights are 0")
+    work = _Work(model, method, carried, counts, pooled_statistics(model, method, update.mismatched))
+    joint = method.couples_batch and len(update.batches) > 1
+    found, seen = (_joint if joint else _separate)(work, update.batches, _costs_before(work, update.batches))
+    return _outcome(work, found, seen)
+
+
+class _Found(NamedTuple):
+    losses: list[Losses]
+    costs: dict[str, float]
+
+
+def _separate(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -> tuple[_Found, list[Judged]]:
+    found, seen = _Found([], {}), []
+    for batch, part in zip(batches, _parts(batches), strict=True):
+        judged = judge(work.model, work.method, batch)
+        losses = losses_of(work.method, judged, work.carried, work.pooled)
+        _backward(work, work.share(losses), judged, batch, part, before, found.costs)
+        found.losses.append(_detached(losses))
+        seen.append(_constant(judged))
+    return found, seen
+
+
+def _joint(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -> tuple[_Found, list[Judged]]:
+    with torch.no_grad():
+        first = [judge(work.model, work.method, batch) for batch in batches]
+    leaves = [replace(judged, policy=_leaves(judged.policy)) for judged in first]
+    losses = losses_of(work.method, join(leaves), work.carried, work.pooled)
+    work.share(losses).backward()
+    found = _Found([_detached(losses)], {})
+    for batch, leaf, part in zip(batches, leaves, _parts(batches), strict=True):
+        judged = judge(work.model, work.method, batch)
+        pulled = [(value * grad).sum() for value, grad in _with_gradients(judged.policy, leaf.policy)]
+        _backward(work, torch.stack(pulled).sum(), judged, batch, part, before, found.costs)
+    return found, first
+
+
+def _backward(
+    work: _Work,
+    share: Tensor,
+    judged: Judged,
+    batch: Batch,
+    part: float,
+    before: Mapping[str, float],
+    costs: dict[str, float],
+) -> None:
+    """Add a micro-batch's gradient, constraints included; ``costs`` collects what the constraints cost."""
+    for constraint in work.method.constraints:
+        value = part * cost_of(constraint, work.model, judged.policy, judged.reference, judged.pairs, batch)
+        costs[constraint.name] = costs.get(constraint.name, 0.0) + float(value.detach())
+        share = share + constraint.slope(before.get(constraint.name, costs[constraint.name]), work.carried) * value
+    if share.requires_grad:
+        share.backward()
+
+
+def _costs_before(work: _Work, batches: Sequence[Batch]) -> dict[str, float]:
+    """Whether a penalty's bound is broken is a question to the whole update: with several micro-batches, ask first."""
+    penalties = [c for c in work.method.constraints if c.weight is not None]
+    if not penalties or len(batches) == 1:
+        return {}
+    costs = dict.fromkeys((c.name for c in penalties), 0.0)
+    with torch.no_grad():
+        for batch, part in zip(batches, _parts(batches), strict=True):
+            judged = judge(work.model, work.method, batch)
+            for c in penalties:
+                costs[c.name] += part * float(
+                    cost_of(c, work.model, judged.policy, judged.reference, judged.pairs, batch)
+                )
+    return costs
+
+
+def _outcome(work: _Work, found: _Found, seen: Sequence[Judged]) -> Outcome:
+    metrics: Tally = {}
+    for losses in found.losses:
+        add(metrics, losses.metrics)
+        if len(work.method.terms) > 1:
+            each = zip(work.method.terms, losses.sums, losses.counts, strict=True)
+            add(metrics, {f"loss/{term.name}": (s.double(), n.double()) for term, s, n in each})
+    total = torch.stack([work.share(losses).double() for losses in found.losses]).sum()
+    one = torch.ones_like(total)
+    for value in work.pooled.values():
+        add(metrics, {"kl_estimate": (value.clamp(min=0).double(), one)})
+    add(metrics, {f"learned/{k}": (v.detach().double(), one) for k, v in _learnt(work.method).items()})
+    add(metrics, {name: (one * value, one) for name, value in work.carried.items()})
+    add(metrics, {f"constraint/{name}": (one * value, one) for name, value in found.costs.items()})
+    return Outcome(total, metrics, _carry_on(work, seen, found.costs))
+
+
+def _carry_on(work: _Work, seen: Sequence[Judged], costs: Mapping[str, float]) -> Carried:
+    """The running numbers after the update, as functions of what it saw."""
+    after = dict(work.carried)
+    stateful = [term for term in work.method.terms if term.objective.next_state is not None]
+    whole = join(seen) if stateful else None
+    for term in stateful:
+        assert whole is not None
+        assert term.objective.next_state is not None
+        state = state_of(term, work.carried)
+        reference = whole.reference if term.objective.needs_reference else None
+        moved = term.objective.next_state(state, whole.policy, reference, whole.pairs, **term.parameters)
+        after |= {f"{term.name}/{key}": value for key, value in moved.items()}
+    for constraint in work.method.constraints:
+        after |= constraint.next_multiplier(costs[constraint.name], work.carried)
+    return after
+
+
+def _learnt(method: Method) -> dict[str, Tensor]:
+    return {name: value for term in method.terms for name, value in method.learnt(term).items()}
+
+
+def _parts(batches: Sequence[Batch]) -> list[float]:
+    """The share of the update's responses in each micro-batch: what a constraint's mean over it counts."""
+    total = sum(b.n_responses for b in batches)
+    return [b.n_responses / total for b in batches]
+
+
+def _leaves(scored: Scored) -> Scored:
+    extras = {name: value.detach().requires_grad_() for name, value in scored.extras.items()}
+    return replace(scored, token_logps=scored.token_logps.detach().requires_grad_(), extras=extras)
+
+
+def _with_gradients(scored: Scored, leaves: Scored) -> list[tuple[Tensor, Tensor]]:
+    """Per-token numbers and the gradients that arrived at their leaves."""
+    pairs = [(scored.token_logps, leaves.token_logps.grad)]
+    pairs += [(value, leaves.extras[name].grad) for name, value in scored.extras.items()]
+    return [(value, grad) for value, grad in pairs if grad is not None]
+
+
+def _constant(judged: Judged) -> Judged:
+    return replace(judged, policy=judged.policy.detach())
+
+
+def _detached(losses: Losses) -> Losses:
+    return replace(losses, sums=tuple(s.detach() for s in losses.sums))

@@ -1,0 +1,94 @@
+"""Which query may look at which key, against the definition, for every grouping."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from afzal.tokens.attend import Segment, TreeLayout
+from afzal.tokens.batch import collate
+from afzal.tokens.tree import tree
+
+SHAPES = st.lists(
+    st.tuples(st.integers(1, 7), st.lists(st.integers(1, 6), min_size=1, max_size=4)), min_size=1, max_size=5
+)
+
+
+def layout_of(shapes):
+    trees = [tree(str(i), [1] * p, [[2] * c for c in branches]) for i, (p, branches) in enumerate(shapes)]
+    batch = collate(trees, "shared")
+    return batch.layout, int(batch.ids.numel())
+
+
+def allowed(shapes, window):
+    """bool ``[N, N]`` by definition: same tree, the prompt or one's own branch, not later, inside the window."""
+    owner, branch, position = [], [], []
+    for i, (p, branches) in enumerate(shapes):
+        for b, (start, n) in enumerate([(0, p), *((p, c) for c in branches)]):
+            owner += [i] * n
+            branch += [b] * n
+            position += list(range(start, start + n))
+    owner, branch, position = map(np.array, (owner, branch, position))
+    behind = position[:, None] - position[None, :]
+    near = behind >= 0 if window is None else (behind >= 0) & (behind < window)
+    line = (branch[None, :] == 0) | (branch[:, None] == branch[None, :])
+    return (owner[:, None] == owner[None, :]) & line & near
+
+
+def seen(plan, n):
+    """What the plan lets every row position look at; -1 counts a key that is offered twice."""
+    found = np.zeros((n, n), dtype=int)
+    slot = queries = keys = 0
+    inverse = plan.inverse.numpy()
+    real = {int(s): row for row, s in enumerate(inverse)}
+    for block in plan.blocks:
+        g, q, k = block.shape
+        mask = block.mask if block.mask is not None else torch.ones(q, k).tril().bool()[None, None].expand(g, 1, q, k)
+        assert torch.equal(block.bias.expand(g, 1, q, k) == 0, mask)
+        assert bool(mask.any(-1).all()), "a softmax over nothing"
+        rows = plan.keys[keys : keys + g * k].view(g, k).numpy()
+        for a in range(g):
+            for b in range(q):
+                if slot in real:
+                    assert int(plan.queries[queries + a * q + b]) == real[slot]
+                    for key in rows[a][mask[a, 0, b].numpy()]:
+                        found[real[slot], key] += 1
+                slot += 1
+        queries, keys = queries + g * q, keys + g * k
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(SHAPES, st.sampled_from([None, 1, 3]), st.sampled_from([1, 10**5, 10**9]))
+def test_every_query_sees_its_prompt_and_its_own_branch_once(shapes, window, width):
+    layout, n = layout_of(shapes)
+    assert np.array_equal(seen(layout.plan(width, window), n), allowed(shapes, window).astype(int))
+
+
+def test_wide_models_pay_for_no_padding_and_narrow_ones_for_few_calls():
+    shapes = [(20, [9, 5]), (18, [8, 6]), (11, [4, 3])]
+    layout, _ = layout_of(shapes)
+    narrow, wide = layout.plan(1), layout.plan(10**9)
+    assert len(narrow.blocks) == 2, "all prompts in one call, all branches in another"
+    assert len(wide.blocks) == 9
+    exact = sum(p * (p + 1) // 2 + sum(c * (p + c) for c in branches) for p, branches in shapes)
+    assert wide.attended == exact
+    assert narrow.attended > exact
+
+
+def test_prompts_are_causal_without_a_mask_until_a_window_cuts_them():
+    layout = TreeLayout([Segment(0, 6)], 6, torch.device("cpu"))
+    assert layout.plan(8).blocks[0].mask is None
+    assert layout.plan(8, 6).blocks[0].mask is None
+    assert layout.plan(8, 5).blocks[0].mask is not None
+
+
+@pytest.mark.parametrize("pairs", [1, 8, 64])
+def test_attention_products_stay_near_the_minimum(pairs):
+    """UltraFeedback's mean lengths at width 512: at most half as many products again as a token may look at."""
+    layout, _ = layout_of([(121, [288, 288])] * pairs)
+    minimum = pairs * (121 * 122 // 2 + 2 * (288 * 121 + 288 * 289 // 2))
+    assert layout.plan(512).attended <= 1.55 * minimum
