@@ -96,11 +96,40 @@ def afzal(work: Work) -> Loop:
                 began()
 
         began()
-        method = Method(objectives.get("dpo"), {"beta": BETA}, source)
+        method = Method.of(objectives.get("dpo"), {"beta": BETA}, source)
         feed = InOrder(trees, (), work.pairs, 0, layout)
         fit(model, method, feed, optimizer, settings, hooks=Hooks(log=log), state=State(), weights=weights)
 
+    loop.executed = lambda: _executed(work, layout, trees)  # type: ignore[attr-defined]
     return loop
+
+
+def _executed(work: Work, layout: Any, trees: Sequence[Any]) -> float:
+    """Floating-point operations that the layout asks for, over the least that the lengths need: padding and the masked
+    half of a branch's own square are what there can be too much of."""
+    from benchmarks.dpo_step.flops import minimum
+
+    config = work.config
+    heads, dim = (
+        config.num_attention_heads,
+        getattr(config, "head_dim", 0) or config.hidden_size // config.num_attention_heads,
+    )
+    counts = np.array([[len(p), len(c), len(r)] for p, c, r in work.rows])
+    least = minimum(counts, config, reference_online=False) / 3
+    p, c, r = counts.T.astype(float)
+    allowed = float((p * (p + 1) / 2 + sum(b * (p + (b + 1) / 2) for b in (c, r))).sum())
+    made = computed = 0
+    for start in range(0, len(trees), work.pairs):
+        for batch in layout.batches(trees[start : start + work.pairs]):
+            assert batch.layout is not None
+            made += batch.ids.numel()
+            computed += batch.layout.plan(heads * dim).attended
+    body = config.num_hidden_layers * (
+        config.hidden_size * dim * (2 * heads + 2 * config.num_key_value_heads)
+        + 3 * config.hidden_size * config.intermediate_size
+    )
+    more = 4 * config.num_hidden_layers * heads * dim * (computed - allowed) + 2 * body * (made - counts.sum())
+    return float(1 + more / least)
 
 
 def plain(work: Work) -> Loop:
@@ -141,8 +170,15 @@ def trl(work: Work, **options: Any) -> Loop:
     from trl import DPOConfig, DPOTrainer
 
     class InOrder(DPOTrainer):
+        seen = torch.zeros(())
+
         def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
             return SequentialSampler(self.train_dataset)
+
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            found = super().compute_loss(*args, **kwargs)
+            self.seen = (found[0] if isinstance(found, tuple) else found).detach()
+            return found
 
     class Pause(TrainerCallback):
         began: Callable[[], None]
@@ -154,7 +190,7 @@ def trl(work: Work, **options: Any) -> Loop:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             if work.device.type == "cuda":
                 torch.cuda.synchronize()
-            self.ended(float("nan"))
+            self.ended(float(trainer.seen))
 
     folder = tempfile.mkdtemp()
     on_cpu = work.device.type == "cpu"
@@ -189,9 +225,12 @@ def trl(work: Work, **options: Any) -> Loop:
         pause.began, pause.ended = began, ended
         trainer.train()
 
-    loop.log = trainer.state.log_history  # type: ignore[attr-defined]
-    loop.trainer = trainer  # type: ignore[attr-defined]
     return loop
+
+
+def trl_best(work: Work) -> Loop:
+    """TRL as fast as its options make it: nothing recomputed, reference log-probs computed beforehand."""
+    return trl(work, gradient_checkpointing=False, precompute_ref_log_probs=work.cached)
 
 
 def _padded(rows: Sequence[Row], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -212,10 +251,11 @@ def _as_text(row: Row) -> dict[str, str]:
 
 
 def _tokenizer(vocabulary: int) -> Any:
-    """Word by word: the word ``17`` is token 17."""
+    """Word by word: the word ``17`` is token 17; 0 pads and 1 ends."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = Tokenizer(models.WordLevel({str(i): i for i in range(vocabulary)}, unk_token="0"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="1", pad_token="0", unk_token="0")
+    words = {"<pad>": 0, "<eos>": 1} | {str(i): i for i in range(2, vocabulary)}
+    made = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>", pad_token="<pad>", unk_token="<pad>")

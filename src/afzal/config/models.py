@@ -80,7 +80,11 @@ class ModelSettings(Settings, frozen=True, title="Model"):
     sharing: Literal["auto", "shared", "unshared"] = Field(
         "auto", description="Compute a prompt once for all its responses (auto: where a probe shows it to be exact)."
     )
-    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory.")
+    gradient_checkpointing: bool | None = Field(
+        None,
+        description="Recompute activations in the backward pass: less memory, a third more work; "
+        "default: only when the memory that is free would not do.",
+    )
     lora_rank: int | None = Field(None, ge=1, description="Train low-rank adapters of this rank, not all weights.")
     lora_alpha: float | None = Field(None, gt=0, description="Scale of the adapters: alpha / rank; default 2 x rank.")
     lora_targets: list[str] | None = Field(

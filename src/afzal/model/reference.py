@@ -27,6 +27,7 @@ from afzal.tokens.pack import pack
 from afzal.tokens.tree import Tree
 
 _CACHE_FORMAT = 3
+_TOKENS_PER_FILE = 2**20  # of one forward after another; what a killed pass can lose
 _ADAPTER_FACTS = ("lora_alpha", "r", "alpha_pattern", "rank_pattern", "use_rslora", "use_dora")
 
 
@@ -132,20 +133,27 @@ def cached(
 ) -> Cached:
     """The reference's log-probs of all ``trees``, from disk where present; what is missing is computed and written.
 
+    Whatever was computed stays: a pass that is killed goes on where its last file ends.
+
     Args:
-        folder: holds one safetensors file and one JSON index per ``key``; both can be inspected and deleted freely.
+        folder: holds safetensors files whose metadata list the responses; they can be inspected and deleted freely.
         key: content of everything that changes the numbers but the tokens: see :func:`cache_key`.
         budget: tokens per forward pass.
     """
-    path = folder / f"reference-{key[:24]}.safetensors"
-    table = _read(path, key)
+    table: dict[str, np.ndarray] = {}
+    for path in sorted(folder.glob(f"reference-{key[:24]}-*.safetensors")):
+        table |= _read(path, key)
     missing = [t for t in trees if any(t.key(k) not in table for k in range(len(t.branches)))]
+    new: dict[str, np.ndarray] = {}
+    tokens = 0
     for members in pack([t.n_tokens for t in missing], budget):
         batch = collate([missing[i] for i in members], sharing, device)
-        table |= _by_key(batch, live.score(batch).token_logps)
-    if missing:
-        _write(path, key, table)
-    return Cached(table)
+        new |= _by_key(batch, live.score(batch).token_logps)
+        tokens += batch.n_tokens
+        if tokens >= _TOKENS_PER_FILE:
+            table |= _written(folder, key, new)
+            new, tokens = {}, 0
+    return Cached(table | _written(folder, key, new))
 
 
 def cache_key(model: Any, *, sharing: Sharing, dtype: str, fresh_adapter: bool = False) -> str:
@@ -194,11 +202,9 @@ def _by_key(batch: Batch, token_logps: Tensor) -> dict[str, np.ndarray]:
 
 
 def _read(path: Path, key: str) -> dict[str, np.ndarray]:
-    """The stored table; empty if there is none. A damaged or foreign file is an error, never a silent recompute."""
+    """A stored table. A damaged or foreign file is an error, never a silent recompute."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.exists():
-        return {}
     try:
         with safe_open(path, framework="np") as file:
             found = json.loads(file.metadata()["afzal"])
@@ -208,6 +214,15 @@ def _read(path: Path, key: str) -> dict[str, np.ndarray]:
     if found["key"] != key:
         raise AfzalError(f"reference cache {path} belongs to other weights", remedy=f"delete {path}")
     return dict(zip(keys, np.split(flat, ends[:-1]), strict=True))
+
+
+def _written(folder: Path, key: str, table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The table, once it is on disk; its file is named by its responses, so that two runs never write the same name
+    with different content."""
+    if table:
+        name = hashlib.sha256("".join(table).encode()).hexdigest()[:16]
+        _write(folder / f"reference-{key[:24]}-{name}.safetensors", key, table)
+    return table
 
 
 def _write(path: Path, key: str, table: Mapping[str, np.ndarray]) -> None:

@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from afzal import runs
 from afzal.config import PreferConfig, ReferenceConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.model.load import add_lora, is_adapted, load_model, recompute_activations
+from afzal.model.memory import must_recompute
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import AdapterOff, Frozen, Reference, cache_key, cached, live_reference
 from afzal.recipes.constraints import constraint_of
@@ -42,6 +44,7 @@ class Setup:
     optimizer: torch.optim.Optimizer
     settings: Settings
     reference_moves: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.device, run: runs.Run) -> Setup:
@@ -63,13 +66,28 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     weights = Weights(model, dtype_of(config, device))
     needed = prepared.recipe.needs_reference
     reference = _reference(config, model, prepared, layout, weights.dtype, run) if needed else None
-    if config.gradient_checkpointing:
+    recomputing = _recomputing(config, prepared, weights, layout)
+    if recomputing is not None:
         recompute_activations(model)
     method = _method(config, model, prepared, layout, reference)
     feed = Feed(prepared.train, prepared.train_mismatched, config.batch_size, config.seed, layout)
     optimizer = _optimizer(config, weights, method)
     settings = _settings(config, feed, bool(prepared.evaluation))
-    return Setup(model, weights, prepared, method, feed, optimizer, settings, bool(sync_steps(config)))
+    notes = (f"activations are recomputed: {recomputing}",) if recomputing else ()
+    return Setup(model, weights, prepared, method, feed, optimizer, settings, bool(sync_steps(config)), notes)
+
+
+def _recomputing(config: TrainConfig, prepared: Prepared, weights: Weights, layout: Layout) -> str | None:
+    """Why activations are made again in the backward pass; empty when asked for, None when they are kept."""
+    if config.gradient_checkpointing is not None:
+        return "" if config.gradient_checkpointing else None
+    sizes = np.array([(t.n_tokens, sum(int(b.scored.sum()) for b in t.branches)) for t in prepared.train])
+    tokens, scored = sizes[np.argsort(-sizes[:, 0])][: config.batch_size].sum(0)
+    share = min(1.0, config.tokens_per_forward / tokens)
+    most = max(int(tokens * share), int(sizes[:, 0].max()))
+    trained = sum(p.numel() for p in weights.masters.values())
+    reason = must_recompute(weights.model, layout.sharing, tokens=most, scored=int(scored * share), trained=trained)
+    return reason or None
 
 
 def _method(config: TrainConfig, model: Any, prepared: Prepared, layout: Layout, reference: Reference | None) -> Method:

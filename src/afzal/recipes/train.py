@@ -34,7 +34,6 @@ from afzal.train.method import Carried, Method, parameters_by_name
 from afzal.train.optim import (
     load_optimizer_tensors,
     optimizer_tensors,
-    trainable,
 )
 from afzal.train.progress import Reporter
 from afzal.train.signals import StopSignals, stop_on_signals
@@ -264,6 +263,7 @@ def _banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared
         *_data_lines(config, prepared, setup.settings.steps),
         f"prompts {setup.feed.layout.sharing}" + (f"; reference: {reference.name}" if reference else ""),
     ]
+    lines += setup.notes
     return [*lines, f"resuming after step {state.step}"] if state.step else lines
 
 

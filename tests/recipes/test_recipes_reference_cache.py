@@ -1,0 +1,75 @@
+"""Cached reference log-probs: computed once for a whole sweep, whatever is computed stays, damage is named."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from helpers_models import make, random_trees
+from helpers_runs import settings
+
+from afzal import config, recipes
+from afzal.errors import AfzalError
+from afzal.model import reference
+from afzal.model.probe import choose_sharing
+from afzal.model.reference import Frozen, cached
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """How many forward passes live references have made."""
+    made = []
+    score = Frozen.score
+    monkeypatch.setattr(Frozen, "score", lambda self, batch: (made.append(batch), score(self, batch))[1])
+    return made
+
+
+def test_a_sweep_of_nine_computes_the_reference_once(tmp_path, passes):
+    shared = {"reference": "cached", "reference_cache": str(tmp_path / "cache"), "max_steps": 1, "sample_prompts": 0}
+    for n, (beta, lr) in enumerate(itertools.product((0.1, 0.3, 0.5), (1e-6, 3e-6, 1e-5))):
+        given = settings(tmp_path, tmp_path / f"run-{n}", **shared, beta=beta, lr=lr)
+        recipes.train(config.make("dpo", **given))
+        if n == 0:
+            first = len(passes)
+            assert first > 0
+    assert len(passes) == first, "eight more runs, not one more forward pass of the reference"
+
+
+def test_what_a_killed_pass_has_computed_is_not_computed_again(tmp_path, passes, monkeypatch):
+    monkeypatch.setattr(reference, "_TOKENS_PER_FILE", 1)
+    model = make("llama")
+    choose_sharing(model)
+    trees = random_trees(12)
+    where = {"key": "k" * 24, "sharing": "shared", "budget": 40, "device": "cpu"}
+
+    class Killed(Frozen):
+        def score(self, batch):
+            if len(passes) == 3:
+                raise KeyboardInterrupt
+            return super().score(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        cached(Killed(model), trees, tmp_path, **where)
+    assert len(list(tmp_path.iterdir())) == 3
+    done = len(passes)
+    table = cached(Frozen(model), trees, tmp_path, **where).table
+    resumed = len(passes) - done
+    passes.clear()
+    whole = cached(Frozen(model), trees, tmp_path / "whole", **where).table
+    assert resumed == len(passes) - 3
+    assert set(table) == set(whole)
+    assert all((table[key] - whole[key]).max() < 1e-5 for key in whole)
+
+
+def test_a_damaged_or_foreign_file_is_named_and_not_replaced(tmp_path):
+    model = make("llama")
+    choose_sharing(model)
+    where = {"key": "a" * 24 + "1", "sharing": "shared", "budget": 100, "device": "cpu"}
+    cached(Frozen(model), random_trees(3), tmp_path, **where)
+    (file,) = tmp_path.iterdir()
+    with pytest.raises(AfzalError, match="belongs to other weights"):
+        cached(Frozen(model), random_trees(3), tmp_path, **(where | {"key": "a" * 24 + "2"}))
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(AfzalError, match="is damaged") as error:
+        cached(Frozen(model), random_trees(3), tmp_path, **where)
+    assert str(file) in str(error.value)
