@@ -208,7 +208,7 @@ def _about(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     return {
         "date": str(date.today()),
         "command": "python -m benchmarks.dpo_step " + " ".join(sys.argv[1:]),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
         "threads": given.threads,
         "versions": {name: version(name) for name in names},
         "dtype": given.dtype,
@@ -217,7 +217,7 @@ def _about(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     """The model's name and what of its instructions matters to bf16."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     fields = dict(line.split(":", 1) for line in lines if ":" in line)

@@ -28,7 +28,8 @@ def minimum(counts: np.ndarray, config: Any, *, reference_online: bool) -> float
 def matmul_peak(dtype: torch.dtype, device: torch.device, width: int) -> float:
     """Floating-point operations per second of a plain matrix product, the best of several shapes and tries."""
     best = 0.0
-    for m, k, n in ((2048, width, 4 * width), (2048, 4 * width, width), (2048, 2048, 2048)):
+    side = 8192 if device.type == "cuda" else 2048
+    for m, k, n in ((side, width, 4 * width), (side, 4 * width, width), (side, side, side)):
         a, b = (torch.randn(s, dtype=dtype, device=device) for s in ((m, k), (n, k)))
         for _ in range(6):
             _wait(device)

@@ -32,6 +32,7 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "device": ("cuda:1", "cuda:1", []),
     "sharing": ("unshared", "unshared", []),
     "gradient_checkpointing": ("", True, []),
+    "compile": ("", True, []),
     "lora_rank": ("4", 4, []),
     "lora_alpha": ("3", 3.0, ["--lora-rank", "4"]),
     "lora_targets": ("q_proj,v_proj", ["q_proj", "v_proj"], ["--lora-rank", "4"]),

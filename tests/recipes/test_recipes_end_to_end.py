@@ -125,7 +125,14 @@ def test_a_chat_run_saves_the_template_it_trained_with(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"gradient_checkpointing": True}, {"reference": "cached"}, {"sharing": "unshared"}], ids=str
+    "change",
+    [
+        {"gradient_checkpointing": True},
+        {"reference": "cached"},
+        {"sharing": "unshared"},
+        pytest.param({"compile": True}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_what_is_only_a_way_of_computing_leaves_the_trajectory_alone(folder, change):
     name = next(iter(change))

@@ -85,6 +85,11 @@ class ModelSettings(Settings, frozen=True, title="Model"):
         description="Recompute activations in the backward pass: less memory, a third more work; "
         "default: only when the memory that is free would not do.",
     )
+    compile: bool = Field(
+        False,
+        description="Compile feed-forward layers and norms (torch.compile): the first update takes a minute more; "
+        "pays in long runs on a GPU.",
+    )
     lora_rank: int | None = Field(None, ge=1, description="Train low-rank adapters of this rank, not all weights.")
     lora_alpha: float | None = Field(None, gt=0, description="Scale of the adapters: alpha / rank; default 2 x rank.")
     lora_targets: list[str] | None = Field(

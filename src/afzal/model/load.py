@@ -149,6 +149,13 @@ def recompute_activations(model: Any) -> None:
     model.train()  # the blocks recompute in training mode only; dropout is off either way
 
 
+def compile_layers(model: nn.Module) -> None:
+    """Compile the parts whose shapes are those of the row alone: feed-forward layers and norms (torch.compile)."""
+    for module in model.modules():
+        if type(module).__name__.endswith(("MLP", "RMSNorm")):
+            module.compile(dynamic=True)
+
+
 def is_adapted(model: Any) -> bool:
     """Whether the model carries PEFT adapters that can be switched off."""
     return hasattr(model, "disable_adapter")

@@ -14,7 +14,7 @@ import torch
 from afzal import runs
 from afzal.config import PreferConfig, ReferenceConfig, TrainConfig
 from afzal.errors import AfzalError
-from afzal.model.load import add_lora, is_adapted, load_model, recompute_activations
+from afzal.model.load import add_lora, compile_layers, is_adapted, load_model, recompute_activations
 from afzal.model.memory import must_recompute
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import AdapterOff, Frozen, Reference, cache_key, cached, live_reference
@@ -64,6 +64,8 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     sharing = _sharing(config, model)
     layout = Layout(sharing, config.tokens_per_forward, device)
     weights = Weights(model, dtype_of(config, device))
+    if config.compile:
+        compile_layers(model)
     needed = prepared.recipe.needs_reference
     reference = _reference(config, model, prepared, layout, weights.dtype, run) if needed else None
     recomputing = _recomputing(config, prepared, weights, layout)

@@ -1,0 +1,160 @@
+"""How the time and memory of one DPO update grow with its parts, next to the least work that they need.
+
+    .venv/bin/python -m benchmarks.growth --out benchmarks/results/growth.json
+
+One part is varied at a time around a prompt of 256 tokens, 2 responses of 64, 8 prompts per update and a vocabulary of
+8,000. The last column is the share of the matmul peak of the same run: where it stays level, time grows as the work
+does. Memory is what the forward pass keeps for the backward pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from dataclasses import dataclass, replace
+from datetime import date
+from importlib.metadata import version
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.dpo_step import flops
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One update: tokens of the prompt and of each of ``responses`` answers, prompts per update, words known."""
+
+    prompt: int = 256
+    response: int = 64
+    responses: int = 2
+    prompts: int = 8
+    vocabulary: int = 8000
+
+
+def cases() -> dict[str, list[Case]]:
+    """The table's rows, by what varies."""
+    base = Case()
+    vary = {
+        "prompt": (64, 256, 1024, 4096),
+        "response": (16, 64, 256, 1024),
+        "responses": (2, 4, 8, 16),
+        "prompts": (2, 8, 32),
+        "vocabulary": (2000, 8000, 32000, 128000),
+    }
+    return {name: [replace(base, **{name: value}) for value in values] for name, values in vary.items()}
+
+
+def measure(case: Case, width: int, layers: int, dtype: str, repeats: int) -> dict[str, float]:
+    """Seconds of an update (median), bytes kept for its backward pass, and its least work in FLOPs."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from afzal import objectives
+    from afzal.model.memory import saved_bytes_per_token
+    from afzal.model.probe import choose_sharing
+    from afzal.model.reference import live_reference
+    from afzal.records import Preference
+    from afzal.tokens import tree
+    from afzal.train.feed import Feed, Layout
+    from afzal.train.method import Method
+    from afzal.train.optim import make_optimizer
+    from afzal.train.precision import Weights
+    from afzal.train.update import accumulate
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=width,
+        intermediate_size=round(width * 2.6875 / 16) * 16,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        num_key_value_heads=width // 64,
+        vocab_size=case.vocabulary,
+        max_position_embeddings=16384,
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    choose_sharing(model)
+    weights = Weights(model, dtype)  # type: ignore[arg-type]
+    draw = lambda n: torch.randint(0, case.vocabulary, (n,)).tolist()  # noqa: E731
+    pairs = [Preference(i, j, 1.0) for i, j in combinations(range(case.responses), 2)]
+    trees = [
+        tree(str(n), draw(case.prompt), [draw(case.response) for _ in range(case.responses)], pairs=pairs)
+        for n in range(case.prompts)
+    ]
+    method = Method.of(objectives.get("dpo"), {}, live_reference(model))
+    feed = Feed(trees, (), case.prompts, 0, Layout("shared", 8192))
+    optimizer = make_optimizer(weights.masters.values())
+    seconds = []
+    for step in range(repeats + 1):
+        start = time.perf_counter()
+        accumulate(model, method, feed.update(step))
+        optimizer.step()
+        optimizer.zero_grad()
+        weights.publish()
+        seconds.append(time.perf_counter() - start)
+    largest = max(b.ids.numel() for b in feed.update(0).batches)
+    return {
+        "seconds": statistics.median(seconds[1:]),
+        "kept_bytes": saved_bytes_per_token(model, "shared") * largest,
+        "flops": least(case, config),
+    }
+
+
+def least(case: Case, config: Any) -> float:
+    """The FLOP model of :func:`benchmarks.dpo_step.flops.minimum` for any number of responses, reference included."""
+    p, c, k = case.prompt, case.response, case.responses
+    d, ff, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    body = layers * (4 * d * d + 3 * d * ff)
+    attended = p * (p + 1) / 2 + k * c * (p + (c + 1) / 2)
+    forward = 2 * body * (p + k * c) + 4 * layers * d * attended + 2 * d * case.vocabulary * k * c
+    return 4 * case.prompts * forward
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--force", action="store_true", help="run on a loaded machine all the same")
+    given = parser.parse_args()
+    if os.getloadavg()[0] > 0.3 and not given.force:
+        sys.exit(f"the load is {os.getloadavg()[0]:.2f}: wait until nothing else runs, or pass --force")
+    torch.set_num_threads(given.threads)
+    from benchmarks.dpo_step.__main__ import processor
+
+    about = f"{date.today()}, {processor()}, {given.threads} threads, torch {version('torch')}, {given.dtype}"
+    about += f", width {given.width}, {given.layers} layers"
+    peak = flops.matmul_peak(
+        torch.bfloat16 if given.dtype == "bf16" else torch.float32, torch.device("cpu"), given.width
+    )
+    print(about, "\n")
+    print("| varied | value | seconds | kept for backward | least work | work / time, of the peak |")
+    print("|---|---|---|---|---|---|")
+    found = []
+    for name, rows in cases().items():
+        for case in rows:
+            f = measure(case, given.width, given.layers, given.dtype, given.repeats)
+            share = f["flops"] / f["seconds"] / peak
+            found.append({"varied": name, "value": getattr(case, name), "share": share, **f})
+            print(
+                f"| {name} | {getattr(case, name)} | {f['seconds']:.2f} | {f['kept_bytes'] / 1e6:.0f} MB "
+                f"| {f['flops'] / 1e9:.0f} GFLOP | {share:.0%} |",
+                flush=True,
+            )
+    pair, four = (next(f["seconds"] for f in found if f["varied"] == "responses" and f["value"] == k) for k in (2, 4))
+    print(f"\n4 responses per prompt cost {four / pair:.2f} times a pair; two pairs would cost 2")
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps({"about": about, "peak": peak, "rows": found}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
