@@ -15,6 +15,8 @@ from afzal.cli import main
 from afzal.cli.flags import flag, off
 
 # For every setting: a text as typed, the value it means, and what else must be given for it to have an effect.
+MASS = ["--constraint", "unsafe_mass", "--constraint-tokens", "a", "--constraint-weight", "1"]
+
 VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "model": ("1e-6", "1e-6", []),
     "data": ("a b.jsonl", "a b.jsonl", []),
@@ -52,6 +54,28 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "beta": ("0.5", 0.5, []),
     "reference": ("cached", "cached", []),
     "reference_cache": ("cache", "cache", ["--reference", "cached"]),
+    "reference_sync_steps": ("5", 5, []),
+    "reference_mixup": ("1", 1.0, ["--reference-sync-steps", "5"]),
+    "objective": ("ipo", "ipo", []),
+    "objective_arg": ("beta=0.5,bco.scale=x", {"beta": 0.5, "bco.scale": "x"}, []),
+    "soft_labels": ("majority", "majority", []),
+    "learn": ("nu", ["nu"], []),
+    "learned_lr": ("0.5", 0.5, ["--learn", "nu"]),
+    "constraint": ("unsafe_mass", "unsafe_mass", []),
+    "constraint_bound": ("0.5", 0.5, MASS),
+    "constraint_weight": ("2", 2.0, MASS),
+    "constraint_dual_lr": ("2", 2.0, [*MASS[:4], "--constraint-dual-lr", "1"]),
+    "constraint_tokens": ("b", ["a", "b"], MASS),
+    "constraint_data": (
+        "b.jsonl",
+        "b.jsonl",
+        ["--constraint", "unsafe_likelihood", "--constraint-weight", "1", "--constraint-data", "a.jsonl"],
+    ),
+    "constraint_score": (
+        "m:g",
+        "m:g",
+        ["--constraint", "black_box", "--constraint-weight", "1", "--constraint-score", "m:f"],
+    ),
     "desirable_weight": ("1.5", 1.5, []),
     "undesirable_weight": ("0.5", 0.5, []),
     "eval_every_steps": ("5", 5, []),
@@ -95,11 +119,20 @@ def test_the_table_above_covers_every_setting():
 
 def flag_of(key: str) -> str:
     """How a setting is named on the command line."""
-    return off(key) if config.KTOConfig.model_fields[key].default is True else flag(key)
+    field = next(kind.model_fields[key] for kind in config.CONFIGS.values() if key in kind.model_fields)
+    return off(key) if field.default is True else flag(key)
 
 
 # Settings whose default hangs on another one.
-FOLLOWS = {"lora_rank": {"lr"}, "eval_data": {"eval_fraction"}, "data": {"out"}}
+FOLLOWS = {
+    "lora_rank": {"lr"},
+    "eval_data": {"eval_fraction"},
+    "data": {"out"},
+    "constraint": {"constraint_tokens", "constraint_weight"},
+}
+
+# Settings that are refused without others.
+TOGETHER = {"constraint": MASS[2:]}
 
 
 @pytest.mark.parametrize(("method", "key"), [(m, k) for m in config.METHODS for k in settings_of(m)])
@@ -107,7 +140,7 @@ def test_every_setting_is_a_flag_with_an_effect(method: str, key: str, seen: lis
     text, value, needed = VALUES[key]
     base = ["train", method, "--model", "M", "--data", "D", *needed]
     assert main(base) == 0
-    assert main([*base, flag_of(key), *([text] if text else [])]) == 0
+    assert main([*base, flag_of(key), *([text] if text else []), *TOGETHER.get(key, [])]) == 0
     without, given = (call[0] for call in seen)
     assert getattr(given, key) == value
     changed = {k for k in type(given).model_fields if getattr(given, k) != getattr(without, k)}

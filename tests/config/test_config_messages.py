@@ -27,6 +27,48 @@ FILES = {
         "method: ipo\nmodel: M\ndata: D\ndesirable_weight: 2\n",
         "run.yaml:4: the setting 'desirable_weight' has no effect on ipo (only on kto)\n  try: leave it out",
     ),
+    "prefer has objective_arg": (
+        "method: prefer\nmodel: M\ndata: D\nbeta: 0.2\n",
+        "run.yaml:4: the setting 'beta' has no effect on prefer (only on dpo, ipo, kto)\n"
+        "  try: objective_arg: {beta: ...}, if the objective has it",
+    ),
+    "a reference that cannot follow": (
+        HEAD + "reference: cached\nreference_sync_steps: 5\n",
+        "run.yaml:5: reference_sync_steps needs a frozen copy of all weights that can follow; the reference is cached",
+    ),
+    "mixup of nothing": (
+        HEAD + "reference_mixup: 1\n",
+        "run.yaml:4: reference_mixup is without effect: reference_sync_steps is not set",
+    ),
+    "a constraint that nothing holds": (
+        "method: prefer\nmodel: M\ndata: D\nconstraint: unsafe_mass\nconstraint_tokens: [a]\n",
+        "run.yaml:4: constraint needs constraint_weight (a penalty) or constraint_dual_lr (a multiplier), one of them",
+    ),
+    "a constraint without its data": (
+        "method: prefer\nmodel: M\ndata: D\nconstraint: unsafe_likelihood\nconstraint_weight: 1\n",
+        "run.yaml:4: constraint unsafe_likelihood needs constraint_data",
+    ),
+    "parts of another constraint": (
+        "method: prefer\nmodel: M\ndata: D\nconstraint: m:f\nconstraint_weight: 1\nconstraint_score: m:g\n",
+        "run.yaml:6: constraint_score is without effect: the constraint is m:f",
+    ),
+    "parts of no constraint": (
+        "method: prefer\nmodel: M\ndata: D\nconstraint_bound: 1\n",
+        "run.yaml:4: constraint_bound is without effect: there is no constraint",
+    ),
+    "unknown constraint": (
+        "method: prefer\nmodel: M\ndata: D\nconstraint: mass\nconstraint_weight: 1\n",
+        "run.yaml:4: constraint cannot be 'mass'; choose one of unsafe_mass, unsafe_likelihood, black_box, "
+        "or module:function",
+    ),
+    "learned_lr of nothing": (
+        "method: prefer\nmodel: M\ndata: D\nlearned_lr: 0.1\n",
+        "run.yaml:4: learned_lr is without effect: learn names no parameter",
+    ),
+    "arguments": (
+        "method: prefer\nmodel: M\ndata: D\nobjective_arg: beta\n",
+        "run.yaml:4: objective_arg cannot be 'beta'; write it as name=value,name=value, such as beta=0.2",
+    ),
     "wrong type": (
         HEAD + "batch_size: many\n",
         "run.yaml:4: batch_size cannot be 'many'; wanted: a whole number of at least 1",
@@ -96,11 +138,11 @@ FILES = {
     ),
     "unknown method": (
         "method: dpoo\nmodel: M\n",
-        "run.yaml:1: unknown method 'dpoo' (did you mean dpo?)\n  try: choose one of sft, dpo, ipo, kto",
+        "run.yaml:1: unknown method 'dpoo' (did you mean dpo?)\n  try: choose one of sft, dpo, ipo, kto, prefer",
     ),
     "no method": (
         "model: M\n",
-        "run.yaml: the setting 'method' is missing\n  try: add `method: dpo` (or sft, ipo, kto)",
+        "run.yaml: the setting 'method' is missing\n  try: add `method: dpo` (or sft, ipo, kto, prefer)",
     ),
     "twice": (HEAD + "model: N\n", "run.yaml:4: the setting 'model' is given twice\n  why: also at run.yaml:2"),
     "syntax": (

@@ -94,7 +94,7 @@ def test_settings_are_frozen():
 
 @pytest.mark.parametrize("kind", [*config.CONFIGS.values(), config.GenerateConfig])
 def test_every_setting_has_a_sentence_and_a_heading(kind: type[config.Settings]):
-    headings = {"Data", "Model", "Optimisation", "Objective", "Evaluation", "Run"}
+    headings = {"Data", "Model", "Optimisation", "Objective", "Constraint", "Evaluation", "Run"}
     for key, field in kind.model_fields.items():
         assert field.description, key
         assert field.description.endswith("."), key

@@ -1,4 +1,4 @@
-"""Every registered objective, closed forms by hand, and the generic battery."""
+"""The oldest objectives by hand, with their gradients; inputs and metrics. The others: test_objectives_by_hand.py."""
 
 from __future__ import annotations
 
@@ -6,36 +6,13 @@ import math
 
 import pytest
 import torch
+from helpers_objectives import opinions, run, scored
 
 from afzal import objectives
 from afzal.objectives import Pairs, Scored, dpo, ipo, kto, pairs, soft_label
 from afzal.objectives.metrics import add, means, tally
 
 LN2 = math.log(2)
-
-
-def scored(logps, lengths=None):
-    """Responses of the given summed log-probs, spread evenly over their tokens."""
-    logps = torch.as_tensor(logps, dtype=torch.float64)
-    lengths = lengths or [1] * len(logps)
-    tokens = torch.cat([(value / n).repeat(n) for value, n in zip(logps, lengths, strict=True)])
-    response_of = torch.repeat_interleave(torch.arange(len(logps)), torch.tensor(lengths))
-    return Scored(tokens, response_of, len(logps))
-
-
-def opinions(t, *, p=None, desirable=None):
-    index = torch.arange(2 * t)
-    made = pairs(index[0::2], index[1::2])
-    p = torch.ones(t, dtype=torch.float64) if p is None else torch.as_tensor(p, dtype=torch.float64)
-    good = torch.tensor([1.0, 0.0] * t) if desirable is None else torch.as_tensor(desirable)
-    return Pairs(made.yw_idxs, made.yl_idxs, p, made.weight.double(), made.margin.double(), good.double())
-
-
-def run(name, policy, reference, given, **parameters):
-    objective = objectives.get(name)
-    if objective.statistic is not None:
-        parameters.setdefault("statistic", torch.zeros((), dtype=torch.float64))
-    return objective.fn(policy, reference, given, **parameters)
 
 
 # closed forms by hand
@@ -124,84 +101,6 @@ def test_sft_of_uniform_logits_is_log_vocabulary():
     tokens = torch.full((7,), -math.log(50.0))
     losses, _ = objectives.sft(Scored(tokens, torch.tensor([0, 0, 0, 1, 1, 1, 1]), 2), None, opinions(1))
     assert losses.mean().item() == pytest.approx(math.log(50.0))
-
-
-# the battery
-
-
-@pytest.mark.parametrize("name", sorted(objectives.REGISTRY))
-def test_value_where_policy_equals_reference_is_the_declared_one(name):
-    objective = objectives.get(name)
-    start = scored([-3.0, -8.0, -2.0, -1.0])
-    losses, rewards = run(name, start, start if objective.needs_reference else None, opinions(2))
-    assert losses.isfinite().all()
-    declared = objective.at_reference(objective.parameters)
-    if declared is not None:
-        assert losses.tolist() == pytest.approx([declared] * len(losses))
-        assert rewards.tolist() == [0.0] * 4
-    assert (declared is None) == (not objective.needs_reference)
-
-
-@pytest.mark.parametrize("name", sorted(objectives.REGISTRY))
-def test_one_loss_per_unit_and_detached_rewards(name):
-    objective = objectives.get(name)
-    logps = torch.linspace(-4, -1, 6, dtype=torch.float64).requires_grad_()
-    policy = Scored(logps, torch.tensor([0, 0, 1, 2, 3, 3]), 4)
-    losses, rewards = run(name, policy, scored([-1.0, -2.0, -3.0, -4.0]), opinions(2))
-    assert len(losses) == {"pair": 2, "response": 4, "token": 6}[objective.unit]
-    assert losses.requires_grad
-    assert not rewards.requires_grad
-    assert rewards.shape == (4,)
-
-
-@pytest.mark.parametrize("name", sorted(objectives.REGISTRY))
-def test_gradient_equals_finite_differences(name):
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randn(8, generator=generator, dtype=torch.float64, requires_grad=True)
-    response_of = torch.tensor([0, 0, 1, 1, 1, 2, 3, 3])
-    reference = scored(torch.randn(4, generator=generator, dtype=torch.float64))
-
-    def total(x):
-        return run(name, Scored(x, response_of, 4), reference, opinions(2, p=[0.9, 0.6]))[0]
-
-    assert torch.autograd.gradcheck(total, tokens)
-
-
-@pytest.mark.parametrize("name", sorted(objectives.REGISTRY))
-@pytest.mark.parametrize("size", [1e4, -1e4])
-def test_stable_at_extreme_log_ratios(name, size):
-    for p in (0.0, 0.5, 1.0):
-        logps = torch.tensor([size, -size, 0.0, size], dtype=torch.float32, requires_grad=True)
-        given = opinions(2, p=[p, 1 - p])
-        losses, _ = run(name, Scored(logps, torch.arange(4), 4), scored([0.0] * 4), given)
-        losses.sum().backward()
-        assert losses.isfinite().all()
-        assert logps.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("name", ["dpo", "ipo"])
-def test_a_constant_per_prompt_changes_nothing(name):
-    """The partition function cancels: adding c(x) to all responses of a prompt leaves pairwise losses as they are."""
-    policy, reference = torch.tensor([-3.0, -8.0, -2.0, -1.0]), torch.tensor([-2.0, -6.0, -3.0, -3.0])
-    shift = torch.tensor([5.0, 5.0, -7.0, -7.0])
-    base = run(name, scored(policy), scored(reference), opinions(2))[0]
-    torch.testing.assert_close(run(name, scored(policy + shift), scored(reference), opinions(2))[0], base)
-    torch.testing.assert_close(run(name, scored(policy), scored(reference + shift), opinions(2))[0], base)
-
-
-@pytest.mark.parametrize("name", sorted(objectives.REGISTRY))
-def test_declared_needs_are_true_needs(name):
-    objective = objectives.get(name)
-    if objective.needs_reference:
-        with pytest.raises((AttributeError, TypeError)):
-            run(name, scored([-1.0, -2.0]), None, opinions(1))
-    else:
-        run(name, scored([-1.0, -2.0]), None, opinions(1))
-
-
-def test_unknown_objective_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match="did you mean dpo"):
-        objectives.get("dpoo")
 
 
 def test_parameters_are_read_from_the_signature():

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 VERBS = {
     "check": "Say what a data file holds and what is wrong with it; needs no model.",
     "convert": "Write a data file in another format.",
-    "train": "Train a model on preferences: sft, dpo, ipo, kto, or a YAML file.",
+    "train": "Train a model on preferences: sft, dpo, ipo, kto, any objective, or a YAML file.",
+    "objectives": "List the objectives: formula, what each needs, defaults, paper.",
     "generate": "Let a model answer one prompt or a file of prompts.",
     "report": "Write the page of a run again, and say whether its curves are healthy.",
     "runs": "List the runs below a folder and how each one ended.",

@@ -75,7 +75,8 @@ def unknown(kind: type[Settings], setting: Setting, given: Mapping[str, Setting]
     if owners and issubclass(kind, TrainConfig):
         method = given["method"].value
         what = f"the setting {setting.key!r} has no effect on {method} (only on {', '.join(owners)})"
-        return AfzalError(what, where=setting.where, remedy="leave it out")
+        by_name = f"objective_arg: {{{setting.key}: ...}}, if the objective has it"
+        return AfzalError(what, where=setting.where, remedy=by_name if method == "prefer" else "leave it out")
     free = kind.model_fields.keys() - set(given)
     return AfzalError(f"unknown setting {setting.key!r}{suggestion(setting.key, sorted(free))}", where=setting.where)
 

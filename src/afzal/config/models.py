@@ -45,6 +45,13 @@ def _split_pairs(value: Any, example: str) -> Any:
     return {key.strip(): field.strip() for key, _, field in pairs}
 
 
+def _number_or_text(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 def _split_names(value: Any) -> Any:
     """``a,b`` as a list; anything but text as it is."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
@@ -296,7 +303,8 @@ class PreferConfig(ConstraintSettings, ReferenceConfig, frozen=True):
     @field_validator("objective_arg", mode="before")
     @classmethod
     def _arguments(cls, value: Any) -> Any:
-        return _split_pairs(value, "name=value,name=value, such as beta=0.2")
+        found = _split_pairs(value, "name=value,name=value, such as beta=0.2")
+        return {k: _number_or_text(v) for k, v in found.items()} if isinstance(found, dict) else found
 
     @field_validator("learn", "constraint_tokens", mode="before")
     @classmethod

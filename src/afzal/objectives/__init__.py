@@ -1,6 +1,20 @@
 """Objectives: pure functions of log-probs, found by name in one registry. Imports nothing but torch."""
 
-from . import coupled, likelihood, logits, ranking, reference_free, reward, shapes, sigmoid, targets, ties, unpaired
+# The order of these lines is the order of the list.
+# isort: off
+from . import sigmoid
+from . import shapes
+from . import targets
+from . import unpaired
+from . import reference_free
+from . import ranking
+from . import ties
+from . import logits
+from . import coupled
+from . import likelihood
+from . import reward
+
+# isort: on
 from .inputs import Pairs, Scored, join_pairs, join_scored, pairs
 from .likelihood import sft
 from .margins import log_ratios, soft_label

@@ -77,7 +77,7 @@ def tdpo2(
 ) -> tuple[Tensor, Tensor]:
     """Token-level DPO whose KL term moves the loser only, ``[T]`` nats.
 
-    By hand: h = 1, S = (0.5, 0.75), beta = 1, alpha = 0.5 give -log sigma(1 - 0.125) = 0.348402.
+    By hand: h = 1, S = (0.5, 0.75), beta = 1, alpha = 0.5 give -log sigma(1 - 0.125) = 0.348445.
 
     Args:
         alpha: weight of the KL difference; 0 is DPO.
@@ -87,11 +87,10 @@ def tdpo2(
     return losses, beta * rho.detach()
 
 
-def _directions(policy: Scored, pairs: Pairs) -> Tensor:
+def _directions(policy: Scored, w: Tensor, v: Tensor) -> Tensor:
     """Per pair, +1 where the log-ratio of the two rises with every step away from the reference, -1 where it falls."""
     away, towards = (policy.total(policy.extras[name]) for name in ("logp_away", "logp_towards"))
     at = policy.logps.detach()
-    w, v = pairs.yw_idxs, pairs.yl_idxs
     down, here, up = towards[w] - towards[v], at[w] - at[v], away[w] - away[v]
     return ((up > here) & (here > down)).to(here.dtype) - ((up < here) & (here < down)).to(here.dtype)
 
@@ -104,7 +103,8 @@ def _epsilon_next(
     state: Mapping[str, float], policy: Scored, reference: Scored, pairs: Pairs, *, beta: float, epsilon: float
 ) -> dict[str, float]:
     """beta / (1 + epsilon mean s): smaller when more pairs would gain from leaving the reference."""
-    mean = float((_directions(policy, pairs) * pairs.weight).sum() / pairs.weight.sum())
+    directions = _directions(policy, pairs.yw_idxs, pairs.yl_idxs)
+    mean = float((directions * pairs.weight).sum() / pairs.weight.sum())
     return {"beta": state["beta"] / (1 + epsilon * mean)}
 
 
@@ -140,6 +140,8 @@ def epsilon_dpo(
         epsilon: size of the step; 0 is DPO.
     """
     rho = log_ratios(policy, reference)
-    each = state["beta"] / (1 + epsilon * _directions(policy, pairs))
-    h = rho[pairs.yw_idxs] - rho[pairs.yl_idxs]
-    return soft_label(each * h, pairs.p), state["beta"] * rho.detach()
+
+    def loss(a: Tensor, b: Tensor) -> Tensor:
+        return -F.logsigmoid(state["beta"] / (1 + epsilon * _directions(policy, a, b)) * (rho[a] - rho[b]))
+
+    return over_labels(loss, pairs), state["beta"] * rho.detach()

@@ -125,6 +125,6 @@ def nca(
     """
     reward = beta * log_ratios(policy, reference)
     table, target, known = _target(pairs, temperature, reward)
-    share = known / known.sum(-1, keepdim=True).clamp(min=1)
+    share = known.to(table.dtype) / known.sum(-1, keepdim=True).clamp(min=1)
     each = target.exp() * F.logsigmoid(table) + share * F.logsigmoid(-table)
     return -torch.where(known, each, 0.0).sum(-1), reward.detach()

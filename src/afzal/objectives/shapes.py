@@ -66,7 +66,7 @@ def f_dpo(
 ) -> tuple[Tensor, Tensor]:
     """DPO under another divergence from the reference, ``[T]`` nats.
 
-    By hand: rho = (1, -1), beta = 1: forward KL f' = (-0.367879, -2.718282), loss -log sigma(2.350402) = 0.091082.
+    By hand: rho = (1, -1), beta = 1: forward KL f' = (-0.367879, -2.718282), loss -log sigma(2.350402) = 0.091056.
 
     Args:
         divergence: ``reverse_kl`` (DPO), ``forward_kl``, ``jensen_shannon`` or ``alpha``.

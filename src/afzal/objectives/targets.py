@@ -75,6 +75,7 @@ def _exo_at_reference(params: Mapping[str, Any]) -> float:
     needs_reference=True,
     at_reference=_exo_at_reference,
     shift_invariant=True,
+    bounded="both",
     limits={"label_smoothing": Interval(0, 0.5, "()")},
     formula="q log(q / (1 - e)) + (1 - q) log((1 - q) / e), q = sigma(beta h), e = label_smoothing",
     paper="Ji et al. 2024, arXiv 2402.00856 (EXO on pairs)",

@@ -119,11 +119,11 @@ def _selection(terms: Sequence[Term], config: TrainConfig) -> Select:
     else:
         select = labelled if "response" in units else best_responses
     paired = [term for term in terms if term.objective.unit == "pair"]
-    if isinstance(config, PreferConfig) and config.soft_labels == "majority":
-        select = _after(_majority, select)
     for term in paired:
         if not {"p", "weight"} <= term.objective.uses:
             select = _after(_plain_pairs(term), select)
+    if isinstance(config, PreferConfig) and config.soft_labels == "majority":
+        select = _after(_majority, select)
     return select
 
 
