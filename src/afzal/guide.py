@@ -1,22 +1,24 @@
 """The names of the guide to direct preference optimisation, with right semantics.
 
 ``dpo_loss`` is the function of the DPO paper's Appendix B; ``DPOTrainer`` is the guide's trainer, whose forward pass
-gives what its loss assumes: one summed log-prob per sequence, over response tokens only. The recipes behind
-``afzal train`` are built from the same parts and do more (packing, checkpoints, evaluation).
+gives what its loss assumes: one summed log-prob per sequence, over response tokens only. ``DPOTrainerWithLoRA``,
+``ProbabilisticDPOTrainer`` and ``ConstitutionalDPOTrainer`` are its variants. The recipes behind ``afzal train`` are
+built from the same parts and do more (packing, checkpoints, evaluation).
 
 Shapes: B sequences of L tokens, T pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from afzal.model.attention import stock_attention
-from afzal.model.load import frozen_copy, switch_off_dropout
+from afzal.model.load import add_lora, frozen_copy, switch_off_dropout
 from afzal.objectives import soft_label
 from afzal.train.optim import make_optimizer
 
@@ -61,9 +63,10 @@ class DPOTrainer:
         if ref_model is model:
             raise ValueError("ref_model is model itself, so every log-ratio would be 0; pass None for a frozen copy")
         switch_off_dropout(model)
-        self.model = model
-        self.ref_model = frozen_copy(model) if ref_model is None else ref_model.eval().requires_grad_(False)
-        self.beta = beta
+        self._hold(model, frozen_copy(model) if ref_model is None else ref_model.eval().requires_grad_(False), beta, lr)
+
+    def _hold(self, model: Any, ref_model: Any, beta: float, lr: float) -> None:
+        self.model, self.ref_model, self.beta = model, ref_model, beta
         self.optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad])
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -75,22 +78,140 @@ class DPOTrainer:
         losses, rewards = dpo_loss(pi_logps, ref_logps, yw_idxs, yl_idxs, self.beta)
         return losses.mean(), rewards
 
-    def train_step(self, batch: tuple[Tensor | Mapping[str, Tensor], Tensor, Tensor]) -> float:
+    def reference_logps(self, x: Tensor | Mapping[str, Tensor]) -> Tensor:
+        """The reference's summed log-probs ``[B]``, in nats, without gradient."""
+        with torch.no_grad():
+            return sequence_logps(self.ref_model, x)
+
+    def train_step(self, batch: Sequence[Any]) -> float:
         """One update on ``(x, yw_idxs, yl_idxs)``; returns the loss before it, in nats.
 
         Args:
-            batch: ``x`` is what :func:`sequence_logps` takes: ids ``[B, L]``, or a mapping with masks.
+            batch: ``x`` is what :func:`sequence_logps` takes: ids ``[B, L]``, or a mapping with masks. What follows the
+                indices is handed to ``compute_loss`` (for instance the preference probabilities).
         """
-        x, yw_idxs, yl_idxs = batch
-        with torch.no_grad():
-            ref_logps = sequence_logps(self.ref_model, x)
-        loss, _ = self.compute_loss(sequence_logps(self.model, x), ref_logps, yw_idxs, yl_idxs)
+        x, *rest = batch
+        loss, _ = self.compute_loss(sequence_logps(self.model, x), self.reference_logps(x), *rest)
+        return self._step(loss)
+
+    def _step(self, loss: Tensor) -> float:
         if not torch.isfinite(loss):
             raise ValueError(f"the loss is {float(loss)}; the weights were not changed")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         return float(loss)
+
+
+class DPOTrainerWithLoRA(DPOTrainer):
+    """The guide's trainer that trains low-rank adapters only.
+
+    Args:
+        model: wrapped with fresh adapters on all linear layers (no dropout, alpha twice the rank), which start as the
+            identity, so that the first loss is ln 2.
+        ref_model: None takes the model itself with its adapters switched off. It must not be ``model``.
+        beta: strength of the KL constraint.
+        lr: learning rate; adapters take about ten times that of all weights.
+        lora_rank: rank of the adapters.
+    """
+
+    def __init__(
+        self, model: Any, ref_model: Any = None, beta: float = 0.1, lr: float = 1e-4, lora_rank: int = 8
+    ) -> None:
+        if ref_model is model:
+            raise ValueError("ref_model is model itself; pass None for the model with its adapters switched off")
+        switch_off_dropout(model)
+        adapted = add_lora(model, rank=lora_rank, alpha=2 * lora_rank)
+        self._hold(adapted, None if ref_model is None else ref_model.eval().requires_grad_(False), beta, lr)
+
+    def reference_logps(self, x: Tensor | Mapping[str, Tensor]) -> Tensor:
+        """The reference's summed log-probs ``[B]``: of ``ref_model``, or of the model with its adapters off."""
+        if self.ref_model is not None:
+            return super().reference_logps(x)
+        with torch.no_grad(), self.model.disable_adapter():
+            return sequence_logps(self.model, x)
+
+
+class ProbabilisticDPOTrainer(DPOTrainer):
+    """The guide's trainer for uncertain preferences: ``train_step((x, yw_idxs, yl_idxs, preference_prob))``."""
+
+    def compute_loss(
+        self,
+        pi_logps: Tensor,
+        ref_logps: Tensor,
+        yw_idxs: Tensor,
+        yl_idxs: Tensor,
+        preference_prob: float | Tensor = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Mean soft-label loss over the pairs (scalar, nats) and the rewards ``[B]``.
+
+        -p log sigma(u) - (1 - p) log sigma(-u) with u = beta ((pi_w - pi_l) - (ref_w - ref_l)); minimal at u = logit p.
+
+        Args:
+            preference_prob: p ``[T]``, or one number for all pairs: the probability, in [0, 1], that ``yw`` is better.
+        """
+        _check_shapes(pi_logps, ref_logps, yw_idxs, yl_idxs)
+        p = torch.as_tensor(preference_prob, dtype=pi_logps.dtype, device=pi_logps.device)
+        if not bool(((p >= 0) & (p <= 1)).all()) or p.dim() > 1 or (p.dim() == 1 and len(p) not in (1, len(yw_idxs))):
+            raise ValueError(f"preference_prob must be one number in [0, 1] or one for each of {len(yw_idxs)} pairs")
+        rho = pi_logps - ref_logps
+        losses = soft_label(self.beta * (rho[yw_idxs] - rho[yl_idxs]), p)
+        return losses.mean(), self.beta * rho.detach()
+
+
+GuideConstraint = Callable[..., Tensor]
+"""``(model, pi_logps, ref_logps, yw_idxs, yl_idxs[, batch]) -> scalar`` that carries a gradient."""
+
+
+class ConstitutionalDPOTrainer(DPOTrainer):
+    """The guide's trainer that adds constraints to the loss.
+
+    Args:
+        model, ref_model, beta, lr: as for :class:`DPOTrainer`.
+        constraints: functions ``(model, pi_logps, ref_logps, yw_idxs, yl_idxs) -> scalar``, such as
+            ``relu(unsafe_score - 0.5)``, whose values are added to the loss; one with a sixth parameter gets the batch
+            ``x`` too. Each must carry a gradient: a score of generated text has none, see
+            :func:`afzal.recipes.constraints.score_function`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        ref_model: Any = None,
+        beta: float = 0.1,
+        lr: float = 1e-5,
+        constraints: Sequence[GuideConstraint] | None = None,
+    ) -> None:
+        super().__init__(model, ref_model, beta, lr)
+        self.constraints = list(constraints or [])
+
+    def compute_loss(
+        self, pi_logps: Tensor, ref_logps: Tensor, yw_idxs: Tensor, yl_idxs: Tensor, batch: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean loss plus the constraints (scalar), and the rewards ``[B]``.
+
+        Raises:
+            ValueError: a constraint gives no scalar, or one without a gradient.
+        """
+        loss, rewards = super().compute_loss(pi_logps, ref_logps, yw_idxs, yl_idxs)
+        for constraint in self.constraints:
+            seen = (batch,) if len(inspect.signature(constraint).parameters) == 6 else ()
+            loss = loss + self._cost(constraint, pi_logps, ref_logps, yw_idxs, yl_idxs, *seen)
+        return loss, rewards
+
+    def train_step(self, batch: Sequence[Any]) -> float:
+        """One update on ``(x, yw_idxs, yl_idxs)``; returns the loss before it, constraints included."""
+        x, yw_idxs, yl_idxs = batch
+        return super().train_step((x, yw_idxs, yl_idxs, x))
+
+    def _cost(self, constraint: GuideConstraint, pi_logps: Tensor, *rest: Any) -> Tensor:
+        value = constraint(self.model, pi_logps, *rest)
+        name = getattr(constraint, "__name__", repr(constraint))
+        if not isinstance(value, Tensor) or value.dim() != 0:
+            raise ValueError(f"constraint {name} must give a scalar tensor")
+        if pi_logps.requires_grad and not value.requires_grad:
+            raise ValueError(f"constraint {name} has no gradient, so training cannot change it")
+        return value
 
 
 def sequence_logps(model: Any, x: Tensor | Mapping[str, Tensor]) -> Tensor:
