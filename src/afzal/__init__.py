@@ -16,7 +16,7 @@ def fit(method: str, /, *, model: Any, tokenizer: Any = None, resume: bool = Fal
     (Not called ``train``: importing the package ``afzal.train`` would put itself in this function's place.)
 
     Args:
-        method: ``sft``, ``dpo``, ``ipo`` or ``kto``.
+        method: ``sft``, ``dpo``, ``ipo``, ``kto``, or ``prefer`` with any ``objective``.
         model: a folder, a hub id, or a `transformers` model in memory (then ``tokenizer`` too); trained in place, with
             a reference made of its present weights, and to be called as before afterwards.
         resume: continue the run in ``out``.

@@ -95,6 +95,9 @@ def test_a_weighted_sum_is_the_sum_of_its_terms(folder, tmp_path):
         assert line["loss"] == pytest.approx(0.8 * parts[0] + 0.2 * parts[1] + parts[2], rel=1e-5)
     assert found.metrics("train")[0]["loss/dpo"] == pytest.approx(0.693147, abs=1e-5)
     assert "bco/shift" in found.metrics("train")[-1]
+    page, card = ((found.path / name).read_text() for name in ("report.html", "README.md"))
+    assert "preference optimisation, 0.8*dpo + 0.2*bco + 1*sft" in page
+    assert "by preference optimisation (0.8" in card
 
 
 def test_the_gradient_of_a_sum_is_the_sum_of_gradients(folder, tmp_path):

@@ -117,7 +117,10 @@ def _front_matter(facts: Mapping[str, Any], method: str) -> str:
 
 def _opening(facts: Mapping[str, Any], method: str) -> str:
     model, source = (_name(_text(facts, *path)) for path in (("model", "path"), ("data", "source")))
-    made = f"Made from **{plain(model)}** by {_TITLES.get(method, plain(method) or 'training')}"
+    how = _TITLES.get(method, plain(method) or "training")
+    if method == "prefer":
+        how = f"preference optimisation ({plain(_text(facts, 'objective', 'name'))})"
+    made = f"Made from **{plain(model)}** by {how}"
     made += f" on **{plain(source)}**." if source else "."
     return made
 

@@ -9,7 +9,7 @@ from typing import Any
 from afzal.report import svg
 from afzal.report.health import interval_of
 from afzal.report.svg import CHOSEN, HELD_OUT, OTHER, REJECTED, TRAIN, Rule, Series
-from afzal.report.text import is_number, number, setting
+from afzal.report.text import is_number, number, setting, unit_of
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -51,7 +51,8 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
     """Every figure for which the run has numbers, in the order a reader wants them."""
     train = [m for m in metrics if m.get("kind") == "train" and is_number(m.get("step"))]
     held_out = [m for m in metrics if m.get("kind") == "eval" and is_number(m.get("step"))]
-    names = good, bad = ("desirable", "undesirable") if facts.get("method") == "kto" else ("chosen", "rejected")
+    single = unit_of(facts) == "response"
+    names = good, bad = ("desirable", "undesirable") if single else ("chosen", "rejected")
     both = f"{good} and {bad} responses"
     if _is_sft(train, held_out):
         names, both = ("data", "data"), "the data's responses"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from afzal.report.health import interval_of, upto
-from afzal.report.text import interval, is_number, number, signed
+from afzal.report.text import interval, is_number, number, signed, unit_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,9 @@ def measures(metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> 
 
 
 def _named(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    if facts.get("method") == "sft":
+    if unit_of(facts) == "token":
         return [(n, t.replace("chosen", "responses"), m) for n, t, m in _PAIRS]
-    if facts.get("method") != "kto":
+    if unit_of(facts) != "response":
         return list(_PAIRS)
     words = (("chosen", "desirable"), ("rejected", "undesirable"))
     rewards = [(f"rewards/{k}", f"Reward of {w}", "β × log-ratio to the reference") for k, w in words]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 _MINUS = "\N{MINUS SIGN}"
@@ -86,3 +87,11 @@ def _exponent(text: str) -> str:
     mantissa, power = text.split("e")
     mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
     return f"{mantissa}e{int(power)}"
+
+
+def unit_of(facts: Mapping[str, Any]) -> str:
+    """What a run's objective judges: ``pair``, ``group``, ``response`` or ``token``."""
+    objective = facts.get("objective")
+    found = objective.get("unit") if isinstance(objective, Mapping) else None
+    known = {"sft": "token", "kto": "response"}
+    return str(found or known.get(str(facts.get("method")), "pair"))

@@ -8,7 +8,7 @@ from typing import Any
 from afzal.report.headline import Measure
 from afzal.report.health import upto
 from afzal.report.load import RunFiles, lost_rows
-from afzal.report.text import duration, is_number, number, plural, setting
+from afzal.report.text import duration, is_number, number, plural, setting, unit_of
 
 Rows = list[tuple[str, str]]
 
@@ -47,6 +47,8 @@ _GLOSSARY = (
 def subtitle(facts: Mapping[str, Any]) -> str:
     """The method in words."""
     method = str(facts.get("method") or "")
+    if method == "prefer":
+        return f"preference optimisation, {_part(facts, 'objective').get('name') or 'unknown objective'}"
     return _METHODS.get(method, method or "unknown method")
 
 
@@ -210,11 +212,10 @@ def config_text(config: Mapping[str, Any]) -> str:
 
 def glossary(facts: Mapping[str, Any]) -> Rows:
     """The terms that this method's page uses."""
-    method = facts.get("method")
     pair_terms = {"reward (implicit)", "reward accuracy", "margin", "KL to the reference", "β (beta)", "reference"}
     kto_terms = {"z₀", "desirable, undesirable"}
-    hidden = {"sft": pair_terms | kto_terms, "kto": {"reward accuracy", "perplexity"}}
-    return [row for row in _GLOSSARY if row[0] not in hidden.get(str(method), kto_terms | {"perplexity"})]
+    hidden = {"token": pair_terms | kto_terms, "response": {"reward accuracy", "perplexity"}}
+    return [row for row in _GLOSSARY if row[0] not in hidden.get(unit_of(facts), kto_terms | {"perplexity"})]
 
 
 def _part(facts: Mapping[str, Any], key: str) -> Mapping[str, Any]:
