@@ -152,7 +152,7 @@ def run(folder, files, seed, capsys):
 
 
 def command_line(path, capsys):
-    """`afzal check` ends with 2 and one short block where the file cannot be read, else with 0 or 1; never a traceback."""
+    """`afzal check` ends with 2 and one short block where a file cannot be read, else with 0 or 1; no traceback."""
     error = attempt(path, "raise")[1]
     code = main(["check", str(path)])
     said = capsys.readouterr()
