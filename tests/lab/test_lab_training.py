@@ -171,7 +171,8 @@ def test_dpo_over_optimises_certain_labels_and_ipo_does_not(sft, log_ref, tmp_pa
 def test_a_reset_reference_with_beta_kept_drifts(sft, log_ref, tmp_path):
     """Three rounds of 800 fresh labels, each from the last policy, against one run on as many labels.
 
-    The KL is far above that of a run as long as one round, and still above it after as many updates in all.
+    The KL is far above that of a run as long as one round, and the reward below that of one as long as all three. How
+    much further it goes than the latter hangs on the pairs that happen to be drawn (docs/lab.md).
     """
     labels, common = write_pairs(sft, 2400, tmp_path / "once.jsonl"), {"steps": 400, "beta": 0.2}
     length = {"steps": 1200, "save_every_steps": 400, "keep_checkpoints": 3}
@@ -180,6 +181,7 @@ def test_a_reset_reference_with_beta_kept_drifts(sft, log_ref, tmp_path):
     for k in range(3):
         data = write_pairs(reached, 800, tmp_path / f"round-{k}.jsonl", seed=10 * k)
         reached = train("dpo", reached, data, tmp_path / f"round-{k}", rows=800, **common)
-    far = exact.kl(policy(reached), log_ref)
-    assert far > exact.kl(policy(once, step=400), log_ref) + 1
-    assert far > exact.kl(policy(once), log_ref) + 0.5
+    drifted, as_long = (exact.evaluate(policy(path), log_ref, REWARDS) for path in (reached, once))
+    assert drifted.kl > exact.kl(policy(once, step=400), log_ref) + 1
+    assert drifted.kl > as_long.kl
+    assert drifted.reward < as_long.reward - 0.1
