@@ -18,7 +18,8 @@ from afzal.records import Preference
 from afzal.tokens import only_branch
 from afzal.tokens.batch import Batch, collate
 from afzal.tokens.tree import Tree
-from afzal.train.evaluate import batch_losses, evaluate
+from afzal.train.evaluate import evaluate, judge, losses_of
+from afzal.train.method import Method
 
 BETA = 0.1
 ROWS, BATCH_SIZES, SHARES = range(1, 18), (1, 3, 4, 8), (1, 2, 3)
@@ -34,6 +35,10 @@ def models():
         for p in model.parameters():
             p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
     return model, reference
+
+
+def dpo(reference) -> Method:
+    return Method.of(objectives.get("dpo"), {"beta": BETA}, reference)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +109,7 @@ def agree(found: dict[str, float], wanted: dict[str, float]) -> None:
 def test_metrics_are_those_of_single_examples_however_they_are_batched(models, trees, examples, n, size):
     """A mean of batch means would be off from 2 batches on, and with a ragged one could even change sign."""
     model, reference = models
-    found = evaluate(model, reference, objectives.get("dpo"), {"beta": BETA}, cut(trees[:n], size))
+    found = evaluate(model, dpo(reference), cut(trees[:n], size))
     agree(found, expected(examples[:n]))
 
 
@@ -113,12 +118,12 @@ def test_metrics_are_those_of_single_examples_however_they_are_batched(models, t
 def test_sums_and_counts_of_several_shares_add_up_to_the_same_metrics(models, trees, examples, n, shares):
     """Rows dealt out unevenly, each share tallied on its own, tallies added: what several processes would do."""
     model, reference = models
-    together: dict = {}
+    method, together = dpo(reference), {}
     for k in range(shares):
         for batch in cut(trees[:n][k::shares], 4):
             with torch.no_grad():
-                losses, weights, found = batch_losses(model, reference, objectives.get("dpo"), {"beta": BETA}, batch)
-            add(together, {"loss": ((losses * weights).double().sum(), weights.double().sum()), **found})
+                found = losses_of(method, judge(model, method, batch), {}, {})
+            add(together, {"loss": (found.sums[0].double(), found.counts[0].double()), **found.metrics})
     agree(means(together), expected(examples[:n]))
 
 
@@ -135,10 +140,10 @@ def test_labelled_responses_are_counted_by_example_too(models, trees, size):
     rows = [only_branch(t, i % 2) for i, t in enumerate(trees)]
     rows = [t.__class__(t.item_id, t.prompt, t.branches, (), (i % 3 != 0,)) for i, t in enumerate(rows)]
     partners = [t.__class__(f"m{i}", t.prompt, rows[i - 1].branches, ()) for i, t in enumerate(rows)]
-    kto = objectives.get("kto")
     parameters = {"beta": BETA, "desirable_weight": 1.0, "undesirable_weight": 1.5}
-    whole = evaluate(model, reference, kto, parameters, cut(rows, 17), cut(partners, 17))
-    agree(evaluate(model, reference, kto, parameters, cut(rows, size), cut(partners, size)), whole)
+    kto = Method.of(objectives.get("kto"), parameters, reference)
+    whole = evaluate(model, kto, cut(rows, 17), cut(partners, 17))
+    agree(evaluate(model, kto, cut(rows, size), cut(partners, size)), whole)
     with torch.no_grad():
         ratios = [float((score(model, b).logps - reference.score(b).logps).double()) for b in cut(partners, 1)]
     assert whole["kl_estimate"] == pytest.approx(max(0.0, math.fsum(ratios) / 17), rel=1e-5, abs=1e-5)

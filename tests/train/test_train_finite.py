@@ -22,7 +22,8 @@ from afzal.model.probe import choose_sharing
 from afzal.model.reference import live_reference
 from afzal.train import checkpoint
 from afzal.train.feed import Feed, Layout, Update
-from afzal.train.loop import Hooks, Method, Settings, State, fit
+from afzal.train.loop import Hooks, Settings, State, fit
+from afzal.train.method import Method
 from afzal.train.optim import make_optimizer, trainable
 
 STEPS = 5
@@ -57,13 +58,15 @@ def in_loss(value: float) -> Callable[[Scene, Update], Update]:
     """The loss of one pair, whatever the log-probs are."""
 
     def hurt(scene: Scene, update: Update) -> Update:
-        sound = scene.method.objective.fn
+        (term,) = scene.method.terms
+        sound = term.objective.fn
 
         def broken(*args: Any, **keywords: Any) -> tuple[torch.Tensor, torch.Tensor]:
             losses, rewards = sound(*args, **keywords)
             return torch.cat([losses[:1] * 0 + value, losses[1:]]), rewards
 
-        object.__setattr__(scene.method, "objective", replace(scene.method.objective, fn=broken))
+        broken_term = replace(term, objective=replace(term.objective, fn=broken))
+        object.__setattr__(scene.method, "terms", (broken_term,))
         return update
 
     return hurt
@@ -114,7 +117,7 @@ CASES = list(product(PLACES, (math.nan, math.inf), range(STEPS)))
 def scene() -> Scene:
     model = make("llama")
     choose_sharing(model)
-    method = Method(objectives.get("dpo"), {"beta": 0.1}, live_reference(model))
+    method = Method.of(objectives.get("dpo"), {"beta": 0.1}, live_reference(model))
     return Scene(model, method, Feed(random_trees(12), (), 4, 0, Layout("shared", 80)), {})
 
 
