@@ -15,6 +15,7 @@ import json
 import math
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 BETA, BATCH, EPOCHS, LR, TOKENS = 0.1, 16, 3, 1e-4, 48
+FIGURES = ("first_loss", "train_seconds", "seconds", "cpu_seconds")
 
 
 def main() -> None:
@@ -40,13 +42,16 @@ def main() -> None:
     )
     print("  ".join(f"{name} {version(name)}" for name in ("afzal", "trl", "torch", "transformers")))
     results = [compare(arguments.shared, seed) for seed in arguments.seeds]
-    print("| seed | | first loss | held-out accuracy (95 %) | valence of samples | train s | whole process s |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| seed | | first loss | held-out accuracy (95 %) | valence of samples | train s | process s | process CPU s |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for seed, rows in zip(arguments.seeds, results, strict=True):
         for name, r in rows.items():
             print(
                 f"| {seed} | {name} | {r['first_loss']:.4f} | {r['accuracy']:.3f} ({r['low']:.3f} to {r['high']:.3f}) "
-                f"| {r['valence']:.2f} ± {r['valence_se']:.2f} | {r['train_seconds']:.1f} | {r['seconds']:.1f} |"
+                f"| {r['valence']:.2f} ± {r['valence_se']:.2f} | {r['train_seconds']:.1f} | {r['seconds']:.1f} "
+                f"| {r['cpu_seconds']:.1f} |"
             )
 
 
@@ -62,7 +67,7 @@ def compare(shared: Path, seed: int) -> dict[str, dict[str, float]]:
         data.write(train, work / "train.jsonl", "trl")
         data.write(held_out, work / "held_out.jsonl", "trl")
         judge = Judge(shared, work / "held_out.jsonl")
-        start = judge(str(model)) | {"first_loss": math.nan, "train_seconds": 0.0, "seconds": 0.0}
+        start = judge(str(model)) | dict.fromkeys(FIGURES, 0.0) | {"first_loss": math.nan}
         trl = run_trl(model, work, seed) | judge(str(work / "trl"))
         afzal = run_afzal(model, work, seed) | judge(str(work / "afzal"))
     return {"start": start, "TRL 1.16": trl, "Afzal": afzal}
@@ -82,22 +87,23 @@ def run_afzal(model: Path, work: Path, seed: int) -> dict[str, float]:
     ]
     command += ["--eval-fraction", "0", "--out", str(work / "afzal"), "--seed", str(seed), "--warmup", "0"]
     command += ["--beta", str(BETA), "--batch-size", str(BATCH), "--epochs", str(EPOCHS), "--lr", str(LR)]
-    began = time.perf_counter()
-    subprocess.run([*command, "--lr-schedule", "constant"], check=True, stdout=subprocess.DEVNULL)
-    seconds = time.perf_counter() - began
+    spent = timed([*command, "--lr-schedule", "constant"])
     lines = [json.loads(line) for line in (work / "afzal/metrics.jsonl").read_text().splitlines()]
-    return {"first_loss": lines[0]["loss"], "train_seconds": lines[-1]["seconds"], "seconds": seconds}
+    return {"first_loss": lines[0]["loss"], "train_seconds": lines[-1]["seconds"], **spent}
 
 
 def run_trl(model: Path, work: Path, seed: int) -> dict[str, float]:
     worker = [sys.executable, __file__, ".", "--seeds", str(seed)]
-    began = time.perf_counter()
-    subprocess.run(
-        [*worker, "--trl-worker", str(model), str(work / "train.jsonl"), str(work / "trl")],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    return json.loads((work / "trl/figures.json").read_text()) | {"seconds": time.perf_counter() - began}
+    spent = timed([*worker, "--trl-worker", str(model), str(work / "train.jsonl"), str(work / "trl")])
+    return json.loads((work / "trl/figures.json").read_text()) | spent
+
+
+def timed(command: list[str]) -> dict[str, float]:
+    """Seconds on the clock and of processor time (user and system, which other load disturbs less) of a process."""
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {"seconds": seconds, "cpu_seconds": after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime}
 
 
 def train_with_trl(model: str, rows: str, out: str, *, seed: int) -> None:

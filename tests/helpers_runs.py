@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["afzal.recipes", "transformers.models.llama.modeling_llama", "helpers_tokenizers"])
+_CONTEXT.set_forkserver_preload(
+    ["afzal.recipes", "afzal.cli.train", "transformers.models.llama.modeling_llama", "helpers_tokenizers"]
+)
 
 
 def model_folder(path: Path, **overrides: Any) -> Path:
@@ -81,16 +83,23 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _run(method: str, given: dict[str, Any], resume: bool) -> None:
-    from afzal import config, recipes
+def command_line(method: str, given: dict[str, Any], *more: str) -> list[str]:
+    """``afzal train METHOD`` with these settings as flags; None stands for a setting that is left out."""
+    flags = [(f"--{name.replace('_', '-')}", str(value)) for name, value in given.items() if value is not None]
+    return ["train", method, *(part for pair in flags for part in pair), *more]
+
+
+def _run(arguments: list[str]) -> None:
+    from afzal.cli import main
 
     with one_thread():
-        recipes.train(config.make(method, **given), resume=resume)
+        raise SystemExit(main(arguments))
 
 
 def start(method: str, given: dict[str, Any], *, resume: bool = False) -> Any:
-    """The run in a process of its own, forked from a server in which everything is imported already."""
-    process = _CONTEXT.Process(target=_run, args=(method, given, resume), daemon=True)
+    """The command line in a process of its own, forked from a server in which everything is imported already."""
+    arguments = command_line(method, given, *(["--resume"] if resume else []))
+    process = _CONTEXT.Process(target=_run, args=(arguments,), daemon=True)
     process.start()
     return process
 

@@ -55,10 +55,11 @@ def test_help_of_train_needs_no_torch():
     assert not imported_by("train", "dpo", "--help") & HEAVY
 
 
-def test_check_needs_no_torch(tmp_path: Path):
+def test_check_of_ten_thousand_rows_needs_no_torch(tmp_path: Path):
     data = tmp_path / "pairs.jsonl"
-    data.write_text('{"prompt": "Say hi", "chosen": "Hi!", "rejected": "No."}\n' * 3)
-    assert not imported_by("check", str(data)) & {"torch", "transformers"}
+    rows = (f'{{"prompt": "Say {n}", "chosen": "{n}!", "rejected": "No {n}."}}\n' for n in range(10_000))
+    data.write_text("".join(rows))
+    assert not imported_by("check", str(data)) & {"torch", "transformers", "datasets", "pyarrow"}
 
 
 def test_every_verb_is_in_the_help_and_shows_its_own(capsys: pytest.CaptureFixture[str]):

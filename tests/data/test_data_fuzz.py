@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from afzal.cli import main
 from afzal.data import FORMATS, plan, read
 from afzal.errors import AfzalError
 from afzal.quality import audit, clean
@@ -90,13 +91,21 @@ MUTATIONS = {
 }
 
 
+FIELD_KINDS = ("missing", "null", "number", "list", "object", "nan")
+
+
 def damaged(rng, kind):
-    """(bytes of a file, number of its damaged line)."""
+    """(bytes of a file, number of its damaged line, name of its damaged field or "")."""
     made = [json.dumps(row, ensure_ascii=False).encode() for row in rows(rng, rng.randint(2, 30))]
     at = rng.randrange(len(made))
+    sound = json.loads(made[at])
     made[at] = MUTATIONS[kind][0](made[at], rng)
+    field = ""
+    if kind in FIELD_KINDS:
+        found = json.loads(made[at])
+        (field,) = (name for name in sound if name not in found or found[name] != sound[name])
     end = rng.choice([b"\n", b"\r\n"])
-    return rng.choice([b"", b"\xef\xbb\xbf"]) + end.join(made) + rng.choice([b"", end, end * 3]), at + 1
+    return rng.choice([b"", b"\xef\xbb\xbf"]) + end.join(made) + rng.choice([b"", end, end * 3]), at + 1, field
 
 
 def attempt(path, on_error):
@@ -106,8 +115,8 @@ def attempt(path, on_error):
         return None, error
 
 
-def check(path, kind, line):
-    """Reads the file both ways; whether its fault was told with its true line."""
+def check(path, kind, line, field):
+    """Reads the file both ways; whether its fault was told with its true line, and with the field if it has one."""
     must = MUTATIONS[kind][1]
     dataset, error = attempt(path, "raise")
     if must is not None:
@@ -116,6 +125,8 @@ def check(path, kind, line):
     if error and not told:  # faults of the file as a whole have no line; those of a row never have a wrong one
         assert error.where == str(path), (kind, str(error))
         assert "rows cannot be read" not in error.why
+    if told and field:
+        assert f"'{field}'" in error.what, (kind, str(error))
     dataset, _ = attempt(path, "drop")
     if dataset is not None:
         assert dataset.rows == dataset.kept + sum(drop.scope == "row" for drop in dataset.drops)
@@ -125,26 +136,41 @@ def check(path, kind, line):
     return told
 
 
-def run(folder, files, seed):
+def run(folder, files, seed, capsys):
+    """Damaged files of every kind in turn: none may end in anything but a right answer or a true complaint."""
     rng, told = random.Random(seed), Counter()
     path = folder / "a.jsonl"
     for n in range(files):
         kind = list(MUTATIONS)[n % len(MUTATIONS)]
-        data, line = damaged(rng, kind)
+        data, line, field = damaged(rng, kind)
         path.write_bytes(data)
-        told[kind] += check(path, kind, line)
+        told[kind] += check(path, kind, line, field)
+        if n % 5 == 0:  # 5 and the number of kinds have no common factor: every kind has its turn
+            command_line(path, capsys)
     each = files // len(MUTATIONS)
     assert {kind: n for kind, n in told.items() if MUTATIONS[kind][1] and n < 0.95 * each} == {}
 
 
-def test_a_thousand_damaged_files(tmp_path):
+def command_line(path, capsys):
+    """`afzal check` ends with 2 and one short block where a file cannot be read, else with 0 or 1; no traceback."""
+    error = attempt(path, "raise")[1]
+    code = main(["check", str(path)])
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    if error is None:
+        assert (code in (0, 1), said.err) == (True, "")
+    else:
+        assert (code, said.out, said.err) == (2, "", f"error: {error}\n")
+
+
+def test_a_thousand_damaged_files(tmp_path, capsys):
     assert len(MUTATIONS) == 16
-    run(tmp_path, 1000, seed=0)
+    run(tmp_path, 1000, seed=0, capsys=capsys)
 
 
 @pytest.mark.slow
-def test_ten_thousand_damaged_files(tmp_path):
-    run(tmp_path, 10_000, seed=1)
+def test_ten_thousand_damaged_files(tmp_path, capsys):
+    run(tmp_path, 10_000, seed=1, capsys=capsys)
 
 
 def test_arbitrary_bytes_under_every_name(tmp_path):

@@ -153,7 +153,7 @@ GOOD = json.dumps(ROWS[0])
 DAMAGE = {
     "not_json": (b'{"prompt": "a", "chosen": ', "is not JSON"),
     "not_utf8": (b'{"prompt": "a\xff", "chosen": "b", "rejected": "c"}', "byte 73 of the file (0xff) is not UTF-8"),
-    "nan": (b'{"prompt": "a", "chosen": NaN, "rejected": "c"}', "NaN is not JSON"),
+    "nan": (b'{"prompt": "a", "chosen": NaN, "rejected": "c"}', "field 'chosen' has NaN"),
     "null": (b'{"prompt": "a", "chosen": null, "rejected": "c"}', "field 'chosen' is null"),
     "missing": (b'{"prompt": "a", "chosen": "b"}', "field 'rejected' is missing"),
     "number": (b'{"prompt": "a", "chosen": 3, "rejected": "c"}', "field 'chosen' is a number (3), not text"),

@@ -169,17 +169,25 @@ def test_dpo_over_optimises_certain_labels_and_ipo_does_not(sft, log_ref, tmp_pa
 
 @pytest.mark.slow
 def test_a_reset_reference_with_beta_kept_drifts(sft, log_ref, tmp_path):
-    """Three rounds of 800 fresh labels, each from the last policy, against one run on as many labels.
+    """Three rounds of 800 fresh labels, each from the last policy, against one run on as many labels; two draws.
 
-    The KL is far above that of a run as long as one round, and still above it after as many updates in all.
+    The KL is far above that of a run as long as one round, and above it, for less reward, after as many updates in all.
+    Means of two draws, since which pairs are drawn in later rounds hangs on the last bits of the policy (docs/lab.md).
     """
-    labels, common = write_pairs(sft, 2400, tmp_path / "once.jsonl"), {"steps": 400, "beta": 0.2}
+    common = {"steps": 400, "beta": 0.2}
     length = {"steps": 1200, "save_every_steps": 400, "keep_checkpoints": 3}
-    once = train("dpo", sft, labels, tmp_path / "once", rows=2400, **{**common, **length})
-    reached = sft
-    for k in range(3):
-        data = write_pairs(reached, 800, tmp_path / f"round-{k}.jsonl", seed=10 * k)
-        reached = train("dpo", reached, data, tmp_path / f"round-{k}", rows=800, **common)
-    far = exact.kl(policy(reached), log_ref)
-    assert far > exact.kl(policy(once, step=400), log_ref) + 1
-    assert far > exact.kl(policy(once), log_ref) + 0.5
+    found = []
+    for seed in (0, 1000):
+        labels = write_pairs(sft, 2400, tmp_path / f"once-{seed}.jsonl", seed=seed)
+        once = train("dpo", sft, labels, tmp_path / f"once-{seed}", rows=2400, **{**common, **length})
+        reached = sft
+        for k in range(3):
+            name = f"round-{seed}-{k}"
+            data = write_pairs(reached, 800, tmp_path / f"{name}.jsonl", seed=seed + 10 * k)
+            reached = train("dpo", reached, data, tmp_path / name, rows=800, **common)
+        policies = (policy(reached), policy(once, step=400), policy(once))
+        found.append([(e.kl, e.reward) for e in (exact.evaluate(p, log_ref, REWARDS) for p in policies)])
+    drifted, short, as_long = np.mean(found, axis=0)
+    assert drifted[0] > short[0] + 1
+    assert drifted[0] > as_long[0]
+    assert drifted[1] < as_long[1]

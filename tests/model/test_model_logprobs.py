@@ -145,8 +145,12 @@ def test_unscored_tokens_are_context_but_not_counted():
     assert few.lengths.tolist() == [3.0]
 
 
+def draw(rng: np.random.Generator, n: int) -> np.ndarray:
+    return rng.integers(3, 97, n).astype(np.int32)
+
+
 def test_neighbours_in_a_pack_change_nothing_at_all():
-    """Perturb the neighbour, 200 times: a tree's own log-probs stay bit for bit the same."""
+    """Perturb the neighbour's prompt or an answer, 1,000 times: a tree's own log-probs stay bit for bit the same."""
     model = make("llama")
     choose_sharing(model)
     own, other = random_trees(2, seed=3)
@@ -154,11 +158,18 @@ def test_neighbours_in_a_pack_change_nothing_at_all():
     with torch.no_grad():
         before = score(model, collate([own, other], "shared")).token_logps
         n = sum(len(b.ids) for b in own.branches)
-        for _ in range(200):
-            other = dataclasses.replace(other, prompt=rng.integers(3, 97, len(other.prompt)).astype(np.int32))
-            after = score(model, collate([own, other], "shared")).token_logps
-            assert torch.equal(after[:n], before[:n])
-            assert not torch.equal(after[n:], before[n:])
+        for trial in range(1000):
+            if trial % 2:
+                changed = dataclasses.replace(other, prompt=draw(rng, len(other.prompt)))
+            else:
+                first, *rest = other.branches
+                again = dataclasses.replace(first, ids=draw(rng, len(first.ids)))
+                changed = dataclasses.replace(other, branches=(again, *rest))
+            pair = [changed, own] if trial % 4 > 1 else [own, changed]
+            after = score(model, collate(pair, "shared")).token_logps
+            mine, theirs = (after[-n:], after[:-n]) if trial % 4 > 1 else (after[:n], after[n:])
+            assert torch.equal(mine, before[:n])
+            assert not torch.equal(theirs, before[n:])
 
 
 def test_prompt_tokens_carry_no_gradient_of_their_own():

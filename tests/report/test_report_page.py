@@ -324,3 +324,10 @@ def test_the_page_has_every_curve(tmp_path):
         "Learning rate",
     ]
     assert HTML == "report.html"
+
+
+def test_commands_in_advice_are_set_as_code(tmp_path):
+    metrics = rr.dpo_metrics(accuracy=lambda t: 0.5)  # at chance, so that the page advises `afzal check`
+    html = built(rr.write_run(tmp_path / "run", metrics=metrics))
+    assert "<code>afzal check</code>" in html
+    assert "`" not in words(parse(html))

@@ -30,6 +30,11 @@ def test_number(value, shown):
     assert text.number(value) == shown
 
 
+@pytest.mark.parametrize(("value", "shown"), [(-0.0026, "−0.003"), (0.0345, "0.03"), (0.094, "0.09"), (9.96, "10.0")])
+def test_two_digits_never_round_a_number_to_nothing(value, shown):
+    assert text.number(value, 2) == shown
+
+
 def test_signs_and_intervals():
     assert text.signed(0.5) == "+0.5000"
     assert text.signed(-0.5) == "−0.5000"

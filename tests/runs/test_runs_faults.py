@@ -238,6 +238,14 @@ def test_a_model_that_cannot_be_used(place, tmp_path, capsys, make: Callable[[Pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("about", ["{", "[1]", "{}", '{"peft_type": "LORA", "base_model_name_or_path": 3}'])
+def test_an_adapter_that_names_no_base_model(place, tmp_path, capsys, about: str):
+    shutil.copytree(place / "model", tmp_path / "model", ignore=shutil.ignore_patterns("config.json", "*.safetensors"))
+    (tmp_path / "model" / "adapter_config.json").write_text(about)
+    refused(capsys, arguments(place, tmp_path / "out", model=str(tmp_path / "model")), str(tmp_path / "model"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unknown_architecture_is_named(place, tmp_path, capsys):
     shutil.copytree(place / "model", tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())

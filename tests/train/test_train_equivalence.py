@@ -16,7 +16,7 @@ from afzal.model.reference import Frozen, Remembered, cache_key, cached, live_re
 from afzal.records import Preference
 from afzal.tokens import mismatched, only_branch
 from afzal.tokens.tree import tree
-from afzal.train.evaluate import evaluate, wilson_interval
+from afzal.train.evaluate import wilson_interval
 from afzal.train.feed import Feed, Layout
 from afzal.train.loop import Hooks, Settings, State, fit
 from afzal.train.method import Method
@@ -184,19 +184,6 @@ def test_weighted_and_soft_pairs_reach_the_gradient():
     torch.testing.assert_close(one[1], two[1], atol=1e-7, rtol=1e-5)
 
 
-@pytest.mark.parametrize("n", [1, 5, 9, 17])
-@pytest.mark.parametrize("budget", [1, 60, 10_000])
-def test_evaluation_is_by_example_for_any_batching(n, budget):
-    """Every metric equals the mean over single examples; five rows in two batches are still five rows."""
-    model, method, _ = set_up("dpo")
-    trees = random_trees(n, seed=n)
-    run = partial(evaluate, model, method)
-    found = run(Layout("shared", budget).batches(trees))
-    single = [run(Layout("shared", 10_000).batches([t])) for t in trees]
-    for name in ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "lengths/rejected"):
-        assert found[name] == pytest.approx(sum(s[name] for s in single) / n, abs=1e-5)
-
-
 def test_wilson_interval_is_that_of_the_textbook():
     low, high = wilson_interval(8, 10)
     assert (low, high) == (pytest.approx(0.4901625, abs=1e-6), pytest.approx(0.9433178, abs=1e-6))
@@ -237,45 +224,6 @@ def test_cosine_ends_near_zero_and_halves_in_the_middle():
     assert lr(0) == 2.0
     assert lr(50) == pytest.approx(1.0)
     assert lr(99) < 1e-3
-
-
-def poison_loss(model, method, feed):
-    """A row whose reference log-prob is infinite."""
-    broken = method.reference.model
-    with torch.no_grad():
-        broken.model.embed_tokens.weight[int(feed.trees[2].prompt[0])] = float("nan")
-
-
-def poison_weights(model, method, feed):
-    with torch.no_grad():
-        model.lm_head.weight[3] = float("inf")
-
-
-def poison_gradient(model, method, feed):
-    model.lm_head.weight.register_hook(lambda g: g * float("nan"))
-
-
-@pytest.mark.parametrize("poison", [poison_loss, poison_weights, poison_gradient])
-@pytest.mark.parametrize("at", [0, 2])
-def test_non_finite_numbers_stop_before_the_update_and_name_rows(poison, at):
-    model, method, feed = set_up("dpo", batch_size=4)
-    optimizer = make_optimizer(trainable(model).values())
-    saved = []
-
-    def log(record):
-        if record["step"] == at:
-            poison(model, method, feed)
-            saved.append({k: v.clone() for k, v in model.state_dict().items()})
-
-    if at == 0:
-        poison(model, method, feed)
-        saved.append({k: v.clone() for k, v in model.state_dict().items()})
-    settings = Settings(steps=6, lr=lambda s: 1e-3)
-    with pytest.raises(Exception, match="is not finite in update") as caught:
-        fit(model, method, feed, optimizer, settings, hooks=Hooks(log=log), state=State())
-    assert "item-" in str(caught.value)
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, saved[-1][name]) or value.isnan().any() or value.isinf().any()
 
 
 def test_training_on_an_identical_tree_learns_its_preference():

@@ -51,7 +51,7 @@ def command(
 
         from afzal.tokens.show import show as show_tokens
 
-        Console(highlight=False, soft_wrap=True).print(show_tokens(dataset.items, model, show, max_tokens))
+        Console(highlight=False, emoji=False, soft_wrap=True).print(show_tokens(dataset.items, model, show, max_tokens))
     if audit.worst == "major":
         raise typer.Exit(1)
 
@@ -101,7 +101,7 @@ def _print_table(dataset: Dataset, audit: Audit) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(f"[bold]{escape(audit.source)}[/]  format [bold cyan]{audit.format}[/]")
     facts = Table.grid(padding=(0, 2))
     for what, _, field in (note.partition(": ") for note in dataset.notes):

@@ -90,4 +90,4 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
         cells = [Text(cell) for cell in _cells(row)]
         cells[_COLUMNS.index("status")].stylize(_COLOURS.get(row["status"], ""))
         table.add_row(*cells)
-    Console().print(table)
+    Console(emoji=False).print(table)

@@ -33,20 +33,29 @@ class Raw:
     value: Row | Fault
 
 
+class _Constant(float):
+    """NaN or an infinity spelled out in JSON."""
+
+
 class _Decoder:
     """A JSON decoder that notes what the standard one passes over."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
+        self._constants: list[str] = []
         self._json = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=self._constant)
 
     def whole(self, text: str) -> Any:
-        self._faults.clear()
+        self._forget()
         return self._json.decode(text)
 
     def next(self, text: str, at: int) -> tuple[Any, int]:
-        self._faults.clear()
+        self._forget()
         return self._json.raw_decode(text, at)
+
+    def _forget(self) -> None:
+        self._faults.clear()
+        self._constants.clear()
 
     def checked(self, value: Any) -> Row | Fault:
         """The value just decoded, if it is an object without faults."""
@@ -60,11 +69,18 @@ class _Decoder:
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
             self._faults.append(Fault("duplicate_key", f"field '{twice}' occurs twice in one object"))
+        if self._constants and (field := next((name for name, value in pairs if _holds_constant(value)), None)):
+            detail = f"field '{field}' has {self._constants[0]}, which is not JSON; write null or a number"
+            self._faults.append(Fault("not_json", detail))
         return made
 
     def _constant(self, name: str) -> float:
-        self._faults.append(Fault("not_json", f"{name} is not JSON; write null or a number"))
-        return float("nan")
+        self._constants.append(name)
+        return _Constant(name)
+
+
+def _holds_constant(value: Any) -> bool:
+    return isinstance(value, _Constant) or (isinstance(value, list) and any(map(_holds_constant, value)))
 
 
 def read_lines(stream: BinaryIO, name: str) -> Iterator[Raw]:

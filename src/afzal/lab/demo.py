@@ -71,7 +71,7 @@ def run(out: Path, quick: bool = False, model: str | None = None, data: str | No
     """
     if (model is None) != (data is None):
         raise AfzalError("a model and data go together", remedy="give both --model and --data, or neither")
-    out, plan, console = _unused(Path(out)), QUICK if quick else PROPER, Console()
+    out, plan, console = _unused(Path(out)), QUICK if quick else PROPER, Console(emoji=False)
     with _one_thread():
         reference = _supervised(out, plan)
         world, outcomes = _preferences(out, plan, reference)

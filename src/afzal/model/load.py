@@ -23,6 +23,8 @@ from afzal.model.folder import (
     tokenizer_kwargs,
 )
 
+_VIRTUAL_TOKENS = {"PREFIX_TUNING", "P_TUNING", "CARTRIDGE"}
+
 
 def load_model(path: str, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """A causal language model with dropout off, from a folder or a hub id.
@@ -52,11 +54,24 @@ def _with_adapter(load: Callable[[str], Any], folder: str) -> Any:
 
 
 def adapter_base(folder: str | Path) -> str | None:
-    """The base model that an adapter's folder names; None for a folder with a model of its own."""
+    """The base model that an adapter's folder names; None for a folder with a model of its own.
+
+    Raises:
+        AfzalError: the adapter is prefix or prompt tuning: its virtual tokens have no place in the batches here.
+    """
     file = Path(folder) / "adapter_config.json"
     if not file.exists() or (Path(folder) / "config.json").exists():
         return None
-    return json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    about = json.loads(file.read_text(encoding="utf-8"))
+    kind = str(about.get("peft_type"))
+    if "PROMPT" in kind or kind in _VIRTUAL_TOKENS:
+        raise AfzalError(
+            f"{folder} is an adapter of type {kind}, which is not supported",
+            why="its virtual tokens before the prompt have no place in a batch",
+            remedy="start from its base model, or from a LoRA adapter",
+        )
+    base = about.get("base_model_name_or_path")
+    return base if isinstance(base, str) else None  # anything else is refused where the folder is inspected
 
 
 def load_tokenizer(path: str) -> Any:

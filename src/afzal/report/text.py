@@ -22,7 +22,8 @@ def number(value: Any, digits: int = 4) -> str:
     elif size and size < 1e-3:
         text = _exponent(f"{value:.{digits - 2}e}")
     else:
-        decimals = digits - 1 - math.floor(math.log10(size)) if size >= 1 else digits
+        power = math.floor(math.log10(size)) if size else 0
+        decimals = digits - 1 - power if size >= 1 else max(digits, -power)
         text = f"{value:.{max(0, decimals)}f}"
     return "0" if text.strip("-0.") == "" and not size else text.replace("-", _MINUS)
 

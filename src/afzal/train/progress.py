@@ -18,6 +18,7 @@ class Reporter:
     def __init__(self, steps: int, start: int = 0, console: Console | None = None) -> None:
         self.console = console or Console(file=sys.stderr)
         self.steps, self.start, self.last_line = steps, start, 0.0
+        self.first: dict[str, Any] | None = None
         self.bar = _bar(self.console) if self.console.is_terminal else None
         self.task = self.bar.add_task("training", total=steps, completed=start, facts="") if self.bar else None
 
@@ -32,17 +33,23 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """One line to the person, above the bar."""
-        (self.bar.console if self.bar else self.console).print(text, highlight=False, markup=False, soft_wrap=True)
+        (self.bar.console if self.bar else self.console).print(
+            text, highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
 
     def record(self, record: dict[str, Any]) -> None:
         """Show a metrics record: evaluations always, training steps on the bar or at intervals."""
         if record["kind"] == "eval":
             self.say(f"held-out at step {record['step']}: {facts(record)}")
-        elif self.bar is not None and self.task is not None:
+            return
+        self.first = self.first or record
+        if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=record["step"], facts=facts(record))
         elif record["step"] == self.steps or time.monotonic() - self.last_line >= _SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
-            self.say(f"step {record['step']}/{self.steps}  {facts(record)}  {_left(record, self.steps)}")
+            self.say(
+                f"step {record['step']}/{self.steps}  {facts(record)}  {time_left(self.first, record, self.steps)}"
+            )
 
 
 def facts(record: dict[str, Any]) -> str:
@@ -52,9 +59,17 @@ def facts(record: dict[str, Any]) -> str:
     return "  ".join(f"{label} {record[name]:{fmt}}" for name, label, fmt in shown if name in record)
 
 
-def _left(record: dict[str, Any], steps: int) -> str:
-    rate = record["seconds"] / max(record["step"], 1)
-    return f"{record['seconds']:.0f} s, about {rate * (steps - record['step']):.0f} s left"
+def time_left(first: dict[str, Any], record: dict[str, Any], steps: int) -> str:
+    """Seconds so far and, from the second record on, how many more at the pace since the first one.
+
+    What came before the first record (loading, the evaluation at step 0, an earlier process) says nothing of the pace.
+    """
+    spent = f"{record['seconds']:.0f} s"
+    done = record["step"] - first["step"]
+    if not done or record["step"] == steps:
+        return spent
+    rate = (record["seconds"] - first["seconds"]) / done
+    return f"{spent}, about {rate * (steps - record['step']):.0f} s left"
 
 
 def _bar(console: Console) -> Progress:

@@ -46,7 +46,8 @@ class _Work:
     def share(self, losses: Losses) -> Tensor:
         """A batch's part of the update's loss, with gradient."""
         parts = zip(self.method.terms, losses.sums, self.counts, strict=True)
-        return torch.stack([term.weight / n * s for term, s, n in parts if n > 0]).sum()
+        # a count that is NaN must reach the loss, where it is found and the rows are named
+        return torch.stack([term.weight / n * s for term, s, n in parts if n != 0]).sum()
 
 
 def accumulate(model: Any, method: Method, update: Update, carried: Carried | None = None) -> Outcome:

@@ -1,0 +1,149 @@
+"""Evaluation by example: any number of rows, cut into batches and shared out in any way, gives the same metrics."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from helpers_models import make, random_trees
+
+from afzal import objectives
+from afzal.model.logprobs import score
+from afzal.model.probe import choose_sharing
+from afzal.model.reference import live_reference
+from afzal.objectives.metrics import add, means
+from afzal.records import Preference
+from afzal.tokens import only_branch
+from afzal.tokens.batch import Batch, collate
+from afzal.tokens.tree import Tree
+from afzal.train.evaluate import evaluate, judge, losses_of
+from afzal.train.method import Method
+
+BETA = 0.1
+ROWS, BATCH_SIZES, SHARES = range(1, 18), (1, 3, 4, 8), (1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def models():
+    """A policy and a reference that it has moved away from."""
+    model = make("llama")
+    choose_sharing(model)
+    reference = live_reference(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    return model, reference
+
+
+def dpo(reference) -> Method:
+    return Method.of(objectives.get("dpo"), {"beta": BETA}, reference)
+
+
+@pytest.fixture(scope="module")
+def trees() -> list[Tree]:
+    """17 pairs of skewed length: certain, soft, weighted, and one tie."""
+    made = random_trees(17, seed=1)
+    opinions = {2: Preference(0, 1, 0.7), 5: Preference(1, 0, 0.5), 9: Preference(1, 0, 1.0, 2.5)}
+    return [
+        t if i not in opinions else t.__class__(t.item_id, t.prompt, t.branches, (opinions[i],))
+        for i, t in enumerate(made)
+    ]
+
+
+@pytest.fixture(scope="module")
+def examples(models, trees) -> list[dict[str, float]]:
+    """Per pair, from its two log-probs alone and with plain arithmetic: what an evaluation must be the mean of."""
+    model, reference = models
+    found = []
+    for t in trees:
+        (opinion,) = t.preferences
+        batch = collate([t], "shared")
+        with torch.no_grad():
+            policy, ref = score(model, batch).logps.tolist(), reference.score(batch).logps.tolist()
+        rewards = [BETA * (a - b) for a, b in zip(policy, ref, strict=True)]
+        margin = rewards[opinion.i] - rewards[opinion.j]
+        loss = sum(
+            share * math.log1p(math.exp(-u)) for share, u in ((opinion.p, margin), (1 - opinion.p, -margin)) if share
+        )
+        found.append(
+            {
+                "loss": loss,
+                "weight": opinion.weight,
+                "tie": opinion.p == 0.5,
+                "rewards/accuracies": float(margin > 0),
+                "rewards/margins": margin,
+                "rewards/chosen": rewards[opinion.i],
+                "rewards/rejected": rewards[opinion.j],
+                "logps/chosen": policy[opinion.i],
+                "logps/rejected": policy[opinion.j],
+                "lengths/chosen": float(len(t.branches[opinion.i].ids)),
+                "lengths/rejected": float(len(t.branches[opinion.j].ids)),
+            }
+        )
+    return found
+
+
+def expected(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The loss over all rows by weight; everything else over the rows that are no ties."""
+    decided = [r for r in rows if not r["tie"]]
+    names = [n for n in rows[0] if n not in ("loss", "weight", "tie")]
+    loss = sum(r["loss"] * r["weight"] for r in rows) / sum(r["weight"] for r in rows)
+    return {"loss": loss} | {n: math.fsum(r[n] for r in decided) / len(decided) for n in names}
+
+
+def cut(trees: list[Tree], size: int) -> list[Batch]:
+    """Batches of ``size`` trees in order, the last one ragged."""
+    edges = [*range(0, len(trees), size), len(trees)]
+    return [collate(trees[a:b], "shared") for a, b in pairwise(edges)]
+
+
+def agree(found: dict[str, float], wanted: dict[str, float]) -> None:
+    for name, value in wanted.items():
+        assert found[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
+
+
+@pytest.mark.parametrize("size", BATCH_SIZES)
+@pytest.mark.parametrize("n", ROWS)
+def test_metrics_are_those_of_single_examples_however_they_are_batched(models, trees, examples, n, size):
+    """A mean of batch means would be off from 2 batches on, and with a ragged one could even change sign."""
+    model, reference = models
+    found = evaluate(model, dpo(reference), cut(trees[:n], size))
+    agree(found, expected(examples[:n]))
+
+
+@pytest.mark.parametrize("shares", SHARES)
+@pytest.mark.parametrize("n", [3, 8, 9, 17])
+def test_sums_and_counts_of_several_shares_add_up_to_the_same_metrics(models, trees, examples, n, shares):
+    """Rows dealt out unevenly, each share tallied on its own, tallies added: what several processes would do."""
+    model, reference = models
+    method, together = dpo(reference), {}
+    for k in range(shares):
+        for batch in cut(trees[:n][k::shares], 4):
+            with torch.no_grad():
+                found = losses_of(method, judge(model, method, batch), {}, {})
+            add(together, {"loss": (found.sums[0].double(), found.counts[0].double()), **found.metrics})
+    agree(means(together), expected(examples[:n]))
+
+
+def test_the_examples_would_tell_a_mean_of_means(examples):
+    """The control: on 9 rows in batches of 4, the wrong rule is off by much more than the tolerance."""
+    halves = [expected(examples[a:b])["rewards/margins"] for a, b in ((0, 4), (4, 8), (8, 9))]
+    assert abs(sum(halves) / 3 - expected(examples[:9])["rewards/margins"]) > 1e-3
+
+
+@pytest.mark.parametrize("size", BATCH_SIZES)
+def test_labelled_responses_are_counted_by_example_too(models, trees, size):
+    """KTO's loss and its KL term are pooled over all batches before they are divided."""
+    model, reference = models
+    rows = [only_branch(t, i % 2) for i, t in enumerate(trees)]
+    rows = [t.__class__(t.item_id, t.prompt, t.branches, (), (i % 3 != 0,)) for i, t in enumerate(rows)]
+    partners = [t.__class__(f"m{i}", t.prompt, rows[i - 1].branches, ()) for i, t in enumerate(rows)]
+    parameters = {"beta": BETA, "desirable_weight": 1.0, "undesirable_weight": 1.5}
+    kto = Method.of(objectives.get("kto"), parameters, reference)
+    whole = evaluate(model, kto, cut(rows, 17), cut(partners, 17))
+    agree(evaluate(model, kto, cut(rows, size), cut(partners, size)), whole)
+    with torch.no_grad():
+        ratios = [float((score(model, b).logps - reference.score(b).logps).double()) for b in cut(partners, 1)]
+    assert whole["kl_estimate"] == pytest.approx(max(0.0, math.fsum(ratios) / 17), rel=1e-5, abs=1e-5)

@@ -1,0 +1,57 @@
+"""What a person sees while a run goes on, in a pipe."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from afzal.train import progress
+from afzal.train.progress import Reporter, time_left
+
+
+def record(step: int, seconds: float, **more) -> dict:
+    return {"kind": "train", "step": step, "seconds": seconds, "loss": 0.5, **more}
+
+
+def test_time_left_is_by_the_pace_since_the_first_record():
+    """The evaluation before the first update took 30 s; an update takes 2 s."""
+    first = record(1, 32.0)
+    assert time_left(first, first, 100) == "32 s"
+    assert time_left(first, record(11, 52.0), 100) == "52 s, about 178 s left"
+    assert time_left(first, record(100, 230.0), 100) == "230 s"
+
+
+def test_time_left_after_resuming_ignores_the_earlier_process():
+    first = record(51, 1000.0)
+    assert time_left(first, record(61, 1010.0), 71) == "1010 s, about 10 s left"
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Lines of a pipe, where the clock stands still: an interval never passes."""
+    monkeypatch.setattr(progress.time, "monotonic", lambda: 100.0)
+    stream = io.StringIO()
+    return Reporter(3, console=Console(file=stream, width=200)), stream
+
+
+def test_a_pipe_gets_the_first_and_the_last_update_and_every_evaluation(shown):
+    reporter, stream = shown
+    with reporter:
+        for entry in (
+            {"kind": "eval", "step": 0, "seconds": 1.0, "loss": 0.6931, "rewards/accuracies": 0.5},
+            record(1, 2.0),
+            record(2, 3.0),
+            record(3, 4.0),
+        ):
+            reporter.record(entry)
+    assert stream.getvalue().splitlines() == [
+        "held-out at step 0: loss 0.6931  accuracy 0.500",
+        "step 1/3  loss 0.5000  2 s",
+        "step 3/3  loss 0.5000  4 s",
+    ]
+
+
+def test_a_text_with_brackets_is_shown_as_it_is(shown):
+    reporter, stream = shown
+    reporter.say("note: [bold]item[/bold] :smile:")
+    assert stream.getvalue() == "note: [bold]item[/bold] :smile:\n"
