@@ -51,7 +51,7 @@ def _check_head(model: Any, trees: list[Tree]) -> Tensor:
     with stock_attention(model):
         expected = plain_logps(model, batch)
         gap = float((score(model, batch).token_logps - expected).abs().max())
-    if not gap <= _tolerance(model):
+    if not gap <= tolerance(model):
         raise AfzalError(
             f"log-probs of {type(model).__name__} cannot be had from its hidden states: off by {gap:.3g} nats",
             why="its forward does something to the logits after the output head that is not known here",
@@ -67,7 +67,7 @@ def _try_sharing(model: Any, trees: list[Tree], plain: Tensor) -> str:
     except (TypeError, ValueError, RuntimeError) as error:
         return f"the tree layout does not reach its attention ({type(error).__name__}: {error})"
     gap = float((shared - plain).abs().max())
-    if gap <= _tolerance(model):
+    if gap <= tolerance(model):
         return ""
     return f"shared and unshared log-probs differ by {gap:.3g} nats"
 
@@ -78,7 +78,8 @@ def _probe_trees(vocabulary: int, device: torch.device) -> list[Tree]:
     return [tree("probe-1", draw(9), [draw(6), draw(4), draw(1)]), tree("probe-2", draw(3), [draw(5), draw(8)])]
 
 
-def _tolerance(model: Any) -> float:
+def tolerance(model: Any) -> float:
+    """Largest difference of a token's log-prob between two exact paths, in nats, at the weights' number format."""
     return _TOLERANCE.get(model.dtype, _TOLERANCE_LOW)
 
 
