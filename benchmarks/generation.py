@@ -5,8 +5,8 @@
     python benchmarks/generation.py --threads 1 --repeats 2 --prompts 16 --force
 
 Both sides draw the same number of samples of the same prompts at temperature 1 from the whole distribution, and no
-sample ends before its last token, so that both compute the same number of tokens. `transformers` gets its prompts sorted
-by length, and the best of several batch sizes. Times are wall-clock; processor seconds stand beside them, for
+sample ends before its last token, so that both compute the same number of tokens. `transformers` gets its prompts
+sorted by length, and the best of several batch sizes. Times are wall-clock; processor seconds stand beside them, for
 machines that are shared. A machine with load is refused unless --force.
 """
 

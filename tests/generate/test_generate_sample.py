@@ -1,4 +1,4 @@
-"""Samples: the same text by either way of decoding and any batch size, of the model's own distribution, exactly scored."""
+"""Samples: the same text by either way of decoding and at any batch size, of the model's own distribution."""
 
 import numpy as np
 import pytest
@@ -138,7 +138,9 @@ def test_without_ends_every_sample_has_full_length():
 
 def test_answers_longer_than_the_first_buffers():
     model = make("gemma2")
-    shared, stock = (sample(model, PROMPTS[:2], eos=[], sampling=Sampling(150), decoding=d) for d in ("shared", "stock"))
+    shared, stock = (
+        sample(model, PROMPTS[:2], eos=[], sampling=Sampling(150), decoding=d) for d in ("shared", "stock")
+    )
     assert texts(shared) == texts(stock)
 
 

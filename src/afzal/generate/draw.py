@@ -32,6 +32,9 @@ class Sampling:
     min_new_tokens: int = 0
 
 
+PLAIN = Sampling()
+
+
 def row_keys(seed: int, prompts: np.ndarray, samples: np.ndarray) -> np.ndarray:
     """``[R]`` uint64: a key for each (prompt, sample), from which :func:`uniforms` draws."""
     key = _mix(np.full(len(prompts), seed, dtype=np.uint64))

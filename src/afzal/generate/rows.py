@@ -71,9 +71,8 @@ class Written:
         """Every row up to and including its first EOS."""
         ids, logps = self.ids.cpu().numpy(), self.logps.cpu().numpy()
         ends = np.isin(ids, self.eos.cpu().numpy())
-        stopped = ends.any(1)
-        lengths = np.where(stopped, ends.argmax(1) + 1, ids.shape[1])
+        lengths = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, ids.shape[1])
         return [
-            Sample(r.prompt, ids[k, :n].copy(), "eos" if stopped[k] else "length", logps[k, :n].copy())
+            Sample(r.prompt, ids[k, :n].copy(), "eos" if ends[k, n - 1] else "length", logps[k, :n].copy())
             for k, (r, n) in enumerate(zip(self.rows, lengths.tolist(), strict=True))
         ]

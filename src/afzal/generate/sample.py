@@ -10,7 +10,7 @@ import torch
 
 from afzal.errors import AfzalError
 from afzal.generate.choose import choose_decoding
-from afzal.generate.draw import Sampling
+from afzal.generate.draw import PLAIN, Sampling
 from afzal.generate.rows import Sample, batches
 from afzal.generate.shared import decode_shared
 from afzal.generate.stock import decode_stock
@@ -26,7 +26,7 @@ def sample(
     *,
     eos: Iterable[int],
     n: int = 1,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = PLAIN,
     seed: int = 0,
     rows_per_batch: int = 64,
     decoding: Decoding = "auto",

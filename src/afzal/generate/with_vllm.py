@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from afzal.errors import AfzalError
-from afzal.generate.draw import Sampling, row_keys
+from afzal.generate.draw import PLAIN, Sampling, row_keys
 from afzal.generate.rows import Sample
 
 
@@ -22,7 +22,7 @@ def sample_with_vllm(
     *,
     eos: Iterable[int],
     n: int = 1,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = PLAIN,
     seed: int = 0,
 ) -> list[Sample]:
     """``n`` continuations of every prompt, ordered by prompt and then by number of the sample.

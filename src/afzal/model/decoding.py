@@ -54,11 +54,6 @@ class DecodeCache:
         self.written = 0
         self._arrange()
 
-    @property
-    def width(self) -> int:
-        """P: slots per prompt."""
-        return self._width
-
     def positions(self) -> Tensor:
         """``[1, R]`` logical position of each row's next token."""
         return (self.lengths + self.written)[self.group][None]
@@ -76,7 +71,10 @@ class DecodeCache:
         self._arrange()
 
     def hidden_prompt(self, window: int | None) -> Tensor | None:
-        """``[G, 1, 1, P]`` bool: prompt slots that the next token does not see; None when it sees them all."""
+        """``[G, 1, 1, S]`` bool: which of the last S prompt slots the next token does not see; None when it sees all.
+
+        The slots before those are seen.
+        """
         if self._hidden_at != self.written:
             self._hidden, self._hidden_at = {}, self.written
         if window not in self._hidden:
@@ -97,8 +95,7 @@ class DecodeCache:
     def _arrange(self) -> None:
         counts = torch.bincount(self.group, minlength=len(self.lengths))
         most = int(counts.max())
-        self._width = int(self.lengths.max())
-        self._padded = bool((self.lengths < self._width).any())
+        self._shortest = int(self.lengths.min())
         self._hidden: dict[int | None, Tensor | None] = {}
         self._hidden_at = -1
         self._grid = self._slot = None
@@ -111,13 +108,14 @@ class DecodeCache:
             self._grid = self._grid.view(len(counts), most)
 
     def _find_hidden(self, window: int | None) -> Tensor | None:
-        slots = torch.arange(next(iter(self.layers.values())).prompt_k.shape[2], device=self.lengths.device)
-        ends = self.lengths[:, None]
+        width = next(iter(self.layers.values())).prompt_k.shape[2]
+        first = self._shortest if window is None else 0
+        if first == width:
+            return None
+        slots, ends = torch.arange(first, width, device=self.lengths.device), self.lengths[:, None]
         hidden = slots >= ends
         if window is not None:
             hidden |= ends + self.written - slots >= window
-        elif not self._padded and len(slots) == self._width:
-            return None
         return hidden[:, None, None]
 
 
@@ -154,7 +152,7 @@ def decode_attention(
 
 def _keep_prompts(cache: DecodeCache, module: nn.Module, key: Tensor, value: Tensor) -> None:
     if module not in cache.layers:
-        prompts = key.new_zeros((2, len(cache.lengths), key.shape[1], cache.width, key.shape[3]))
+        prompts = key.new_zeros((2, len(cache.lengths), key.shape[1], int(cache.lengths.max()), key.shape[3]))
         suffixes = key.new_empty((2, len(cache.group), key.shape[1], _FIRST_ROOM, key.shape[3]))
         cache.layers[module] = _Layer(*prompts, *suffixes)
     layer = cache.layers[module]
@@ -206,9 +204,10 @@ def _merged(
     seen_k, seen_v = layer.suffix_k[:, :, first:now], layer.suffix_v[:, :, first:now]
     of_suffix, total_s = _part(own, seen_k, seen_v, softcap, None)
     out = torch.lerp(of_suffix, of_prompt, torch.sigmoid(total_p - total_s))
-    return _with_sinks(out[:, :, :, None], torch.logaddexp(total_p, total_s)[:, :, :, None], sinks, kv_heads).flatten(
-        1, 3
-    )
+    if sinks is not None:
+        total = torch.logaddexp(total_p, total_s)
+        out = _with_sinks(out[:, :, :, None], total[:, :, :, None], sinks, kv_heads)
+    return out.flatten(1, -2)
 
 
 def _part(q: Tensor, k: Tensor, v: Tensor, softcap: float | None, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -217,16 +216,16 @@ def _part(q: Tensor, k: Tensor, v: Tensor, softcap: float | None, hidden: Tensor
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if hidden is not None:
-        scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
-    total = scores.logsumexp(-1, keepdim=True)
-    return ((scores - total).exp().to(v.dtype) @ v).float(), total
+        scores[..., scores.shape[-1] - hidden.shape[-1] :].masked_fill_(hidden, torch.finfo(scores.dtype).min)
+    weights = torch.softmax(scores, dim=-1)
+    # one fused pass and two maxima are cheaper than a log-sum-exp beside the softmax
+    total = scores.amax(-1, keepdim=True) - weights.amax(-1, keepdim=True).log()
+    return (weights.to(v.dtype) @ v).float(), total
 
 
 def _with_sinks(out: Tensor, total: Tensor, sinks: Tensor | None, kv_heads: int) -> Tensor:
-    """``[B, K, H/K, n, D]`` after a learnt score per head has taken its share of the softmax."""
-    if sinks is None:
-        return out
-    return out * torch.sigmoid(total - sinks.float().view(1, kv_heads, -1, 1, 1))
+    """``[B, K, H/K, n, D]`` after a learnt score per head, if there are such, has taken its share of the softmax."""
+    return out if sinks is None else out * torch.sigmoid(total - sinks.float().view(1, kv_heads, -1, 1, 1))
 
 
 AttentionInterface.register(DECODE_ATTENTION, decode_attention)

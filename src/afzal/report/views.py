@@ -20,6 +20,7 @@ _METHODS = {
     "dpo": "direct preference optimisation",
     "ipo": "identity preference optimisation",
     "kto": "Kahneman-Tversky optimisation",
+    "reward": "reward model",
 }
 _GLOSSARY = (
     ("nat", "Unit of log-probability: ln 2 nats are one bit. Log-probs are summed over a response, its end included."),
@@ -213,7 +214,12 @@ def glossary(facts: Mapping[str, Any]) -> Rows:
     method = facts.get("method")
     pair_terms = {"reward (implicit)", "reward accuracy", "margin", "KL to the reference", "β (beta)", "reference"}
     kto_terms = {"z₀", "desirable, undesirable"}
-    hidden = {"sft": pair_terms | kto_terms, "kto": {"reward accuracy", "perplexity"}}
+    policy_terms = pair_terms - {"reward accuracy", "margin"}
+    hidden = {
+        "sft": pair_terms | kto_terms,
+        "kto": {"reward accuracy", "perplexity"},
+        "reward": policy_terms | kto_terms | {"perplexity", "nat"},
+    }
     return [row for row in _GLOSSARY if row[0] not in hidden.get(str(method), kto_terms | {"perplexity"})]
 
 
