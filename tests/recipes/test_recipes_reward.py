@@ -123,8 +123,9 @@ def test_stopped_and_resumed_ends_with_the_same_bits(folder, monkeypatch):
     fit, same = names["fit"], {"heads": 2, "max_steps": 6}
     whole = train(folder, "whole", **same)
 
-    def stopped(*args, hooks, state):
-        return fit(*args, hooks=replace(hooks, stop=lambda: "SIGTERM" if state.step == 3 else None), state=state)
+    def stopped(*args, hooks, state, **rest):
+        asked = replace(hooks, stop=lambda: "SIGTERM" if state.step == 3 else None)
+        return fit(*args, hooks=asked, state=state, **rest)
 
     monkeypatch.setitem(names, "fit", stopped)
     with pytest.raises(recipes.Stopped):
@@ -191,3 +192,61 @@ def test_a_policy_is_scored_by_its_implicit_reward(folder, tmp_path):
 
     assert row["score"] == pytest.approx(0.5 * (logp(policy) - logp(reference)), abs=1e-4)
     assert row["tokens"] == len(answer)
+
+
+def test_rankings_train_by_plackett_luce_and_by_pairs(folder, tmp_path):
+    """Four ranked answers per prompt: whole rankings, and all pairs with weight 1 / C(4, 2), learn the same order."""
+    words = ["please do", "do it", "no way", "no no never"]
+    rows = [
+        {"prompt": f"Q{n}?", "responses": [f" {w} {n % 7}" for w in words], "scores": [3.0, 2.0, 1.0, 0.0]}
+        for n in range(48)
+    ]
+    (tmp_path / "ranked.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    for objective in ("plackett_luce_reward", "bradley_terry"):
+        run = train(folder, f"ranked-{objective}", data=str(tmp_path / "ranked.jsonl"), objective=objective)
+        first, last = run.metrics("eval")[0], run.metrics("eval")[-1]
+        assert last["loss"] < 0.5 * first["loss"]
+        assert run.facts()["reward"]["accuracy"]["value"] > 0.9
+    with pytest.raises(AfzalError, match="single head"):
+        train(folder, "refused", data=str(tmp_path / "ranked.jsonl"), objective="plackett_luce_reward", heads=2)
+
+
+def test_annotators_are_told_apart(folder, tmp_path):
+    """One annotator agrees with what the model learns, another always says the opposite."""
+    from afzal import data
+    from afzal.records import Comparison, Item, Response
+
+    made = [
+        Item(
+            f"i{n}",
+            f"Q{n}: how 1?",
+            (Response(f" please see {n % 9}"), Response(f" no way {n % 9}")),
+            tuple(Comparison(0, 1, "first", annotator=who) for who in ("ann", "ben", "cem"))
+            + (Comparison(0, 1, "second", annotator="dov"),),
+        )
+        for n in range(60)
+    ]
+    data.write(made, tmp_path / "votes.jsonl", "afzal")
+    run = train(folder, "votes", data=str(tmp_path / "votes.jsonl"))
+    found = run.facts()["reward"]["annotators"]
+    assert found["ann"]["value"] == found["cem"]["value"] == 1
+    assert found["dov"]["value"] == 0
+    assert found["ann"]["n"] == run.metrics("eval")[-1]["n"]
+    assert "Annotators" in (run.path / "report.html").read_text()
+
+
+def test_bf16_trains_and_saves_float32(folder):
+    run = train(folder, "bf16", dtype="bf16", max_steps=8)
+    assert run.metrics("eval")[-1]["rewards/accuracies"] > 0.8
+    assert AutoModelForSequenceClassification.from_pretrained(run.path).dtype == torch.float32
+
+
+def test_a_model_in_memory_must_be_a_reward_model(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    given = {k: v for k, v in settings(folder, folder / "memory", max_steps=2).items() if k not in WRITES}
+    made = config.make("reward", **given)
+    with pytest.raises(AfzalError, match="no reward model of 1 heads"):
+        recipes.train(made, model=AutoModelForCausalLM.from_pretrained(folder / "model"), tokenizer=tokenizer)
+    made = config.make("reward", **(given | {"out": str(folder / "memory-2")}))
+    path = recipes.train(made, model=load_reward_model(str(folder / "model")), tokenizer=tokenizer)
+    assert AutoModelForSequenceClassification.from_pretrained(path).config.num_labels == 1
