@@ -96,7 +96,8 @@ FILES = {
     ),
     "unknown method": (
         "method: dpoo\nmodel: M\n",
-        "run.yaml:1: unknown method 'dpoo' (did you mean dpo?)\n  try: choose one of sft, dpo, ipo, kto, prefer, reward",
+        "run.yaml:1: unknown method 'dpoo' (did you mean dpo?)\n"
+        "  try: choose one of sft, dpo, ipo, kto, prefer, reward",
     ),
     "no method": (
         "model: M\n",

@@ -28,7 +28,7 @@ def sample(
     n: int = 1,
     sampling: Sampling = PLAIN,
     seed: int = 0,
-    rows_per_batch: int = 64,
+    rows_per_batch: int = 128,
     decoding: Decoding = "auto",
 ) -> list[Sample]:
     """``n`` continuations of every prompt, ordered by prompt and then by number of the sample.
