@@ -80,6 +80,10 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "undesirable_weight": ("0.5", 0.5, []),
     "eval_every_steps": ("5", 5, []),
     "early_stop_patience": ("2", 2, []),
+    "objective": ("bradley_terry_margin", "bradley_terry_margin", []),
+    "centering": ("0", 0.0, []),
+    "heads": ("3", 3, []),
+    "shift": ("none", "none", []),
     "sample_prompts": ("0", 0, []),
     "sample_tokens": ("9", 9, []),
     "sample_temperature": ("0", 0.0, []),
@@ -205,6 +209,35 @@ def test_a_dry_run_shows_settings_and_plan_and_trains_nothing(seen: list[Any], c
     assert config.dump(config.make("dpo", model="M", data="D", batch_size=4)) in shown
     assert "2 updates of 4 items" in shown
     assert seen == []
+
+
+def test_score_hands_its_settings_on_and_prints_what_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    calls: list[config.ScoreConfig] = []
+    fake = SimpleNamespace(score=lambda settings: calls.append(settings) or ["accuracy 0.9"])
+    monkeypatch.setitem(sys.modules, "afzal.recipes", fake)
+    monkeypatch.setattr(afzal, "recipes", fake, raising=False)
+    line = ["score", "--policy", "P", "--reference", "Q", "--beta", "0.3", "--data", "D", "--columns", "chosen=good"]
+    assert main(line) == 0
+    (settings,) = calls
+    assert (settings.policy, settings.reference, settings.beta) == ("P", "Q", 0.3)
+    assert settings.columns == {"chosen": "good"}
+    assert capsys.readouterr().out == "accuracy 0.9\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "give either model"),
+        (["--model", "M", "--policy", "P", "--reference", "Q"], "give either model"),
+        (["--policy", "P"], "belong together"),
+        (["--model", "M", "--beta", "0.5"], "beta is without effect"),
+    ],
+)
+def test_score_refuses_what_does_not_go_together(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["score", "--data", "D", *words]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_generate_hands_its_settings_on(monkeypatch: pytest.MonkeyPatch):

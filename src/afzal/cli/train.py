@@ -20,6 +20,7 @@ _LINES = {
     "ipo": "Identity preference optimisation: a finite margin, for near-certain labels.",
     "kto": "Kahneman-Tversky optimisation on single responses labelled good or bad.",
     "prefer": "Any objective by name, a weighted sum of objectives, or one of your own: see afzal objectives.",
+    "reward": "A reward model on pairs, ties, soft labels and rankings: a scalar head on the model's trunk.",
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, Union, get_args, get_origin
 from pydantic import BaseModel, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-Method = Literal["sft", "dpo", "ipo", "kto", "prefer"]
+Method = Literal["sft", "dpo", "ipo", "kto", "prefer", "reward"]
 METHODS: tuple[str, ...] = get_args(Method)
 REFERENCES = ("frozen", "cached", "adapter_off")
 
@@ -129,6 +129,9 @@ class EvaluationSettings(Settings, frozen=True, title="Evaluation"):
     early_stop_patience: int | None = Field(
         None, ge=1, description="Stop after this many evaluations in a row without a lower held-out loss."
     )
+
+
+class SampleSettings(Settings, frozen=True, title="Evaluation"):
     sample_prompts: int = Field(8, ge=0, description="Held-out prompts to answer at each evaluation.")
     sample_tokens: int = Field(64, ge=1, description="Longest sampled answer, in tokens.")
     sample_temperature: float = Field(1.0, ge=0, description="Temperature of the sampled answers; 0 is greedy.")
@@ -147,7 +150,7 @@ class RunSettings(Settings, frozen=True, title="Run"):
 class TrainConfig(RunSettings, EvaluationSettings, OptimisationSettings, ModelSettings, DataSettings, frozen=True):
     """What every training method has; use the class of the method, or :func:`make`."""
 
-    method: Method = Field(description="What to train: sft, dpo, ipo, kto, or prefer with any objective.")
+    method: Method = Field(description="What to train: sft, dpo, ipo, kto, reward, or prefer with any objective.")
 
     @model_validator(mode="before")
     @classmethod
@@ -193,14 +196,18 @@ class TrainConfig(RunSettings, EvaluationSettings, OptimisationSettings, ModelSe
                 raise ValueError(f"{key} is without effect: {because}")
 
 
-class SFTConfig(TrainConfig, frozen=True):
+class PolicyConfig(SampleSettings, TrainConfig, frozen=True):
+    """Methods that train a model which writes."""
+
+
+class SFTConfig(PolicyConfig, frozen=True):
     """Supervised fine-tuning on the good responses."""
 
     method: Literal["sft"] = Field("sft", description="Supervised fine-tuning.")
     lr: float = Field(2e-5, gt=0, description="Peak learning rate; 10 times as large by default with lora_rank.")
 
 
-class ReferenceConfig(TrainConfig, frozen=True):
+class ReferenceConfig(PolicyConfig, frozen=True):
     """Methods that hold the policy near a reference."""
 
     reference: str = Field(
@@ -344,6 +351,25 @@ class KTOConfig(BetaConfig, frozen=True):
     undesirable_weight: float = Field(1.0, gt=0, description="Weight of bad responses in the loss.")
 
 
+class RewardConfig(TrainConfig, frozen=True):
+    """A reward model on pairs, ties, soft labels, strengths and rankings."""
+
+    method: Literal["reward"] = Field("reward", description="Reward model.")
+    lr: float = Field(1e-5, gt=0, description="Peak learning rate; 10 times as large by default with lora_rank.")
+    objective: str = Field(
+        "bradley_terry", description="The loss: bradley_terry, bradley_terry_margin, or another of reward models."
+    )
+    centering: float = Field(
+        0.01, ge=0, description="Weight of (r_w + r_l)^2 in the loss, which draws the mean score to 0."
+    )
+    heads: int = Field(
+        1, ge=1, le=64, description="Heads on one trunk, each on its own bootstrap of the items: their spread is doubt."
+    )
+    shift: Literal["none", "chosen"] = Field(
+        "chosen", description="State in config.json (reward_shift) what gives the preferred responses a mean of 0."
+    )
+
+
 class GenerateConfig(Settings, frozen=True):
     """Answers of a model to one prompt or to a file of prompts."""
 
@@ -352,11 +378,19 @@ class GenerateConfig(Settings, frozen=True):
     prompts: str | None = Field(None, description="A file of prompts, in any format that training data may have.")
     n: int = Field(1, ge=1, description="Answers per prompt.")
     max_new_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
+    min_new_tokens: int = Field(0, ge=0, description="Tokens before an answer may end.")
     temperature: float = Field(1.0, ge=0, description="Temperature; 0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest tokens of this total probability.")
     top_k: int | None = Field(None, ge=1, description="Sample from this many likeliest tokens.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the sampling.")
-    batch_size: int = Field(16, ge=1, description="Answers sampled at a time.")
+    batch_size: int = Field(
+        64, ge=1, description="Answers sampled at a time; a matter of speed and memory, not of what is said."
+    )
+    dtype: Literal["fp32", "bf16"] = Field("fp32", description="Number format of the weights.")
+    engine: Literal["auto", "stock", "vllm"] = Field(
+        "auto",
+        description="auto reads a prompt once for all its answers where that is exact; stock always uses generate().",
+    )
     out: str | None = Field(None, description="JSONL file for the answers; default: print them.")
 
     @model_validator(mode="after")
@@ -365,7 +399,40 @@ class GenerateConfig(Settings, frozen=True):
             raise ValueError("give either prompt (a text) or prompts (a file)")
         if self.temperature == 0 and (self.n > 1 or self.top_p < 1 or self.top_k is not None):
             raise ValueError("n, top_p and top_k are without effect at temperature 0")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError("min_new_tokens is above max_new_tokens")
         return self
+
+
+class ScoreConfig(Settings, frozen=True):
+    """Scores of the responses of a file."""
+
+    model: str | None = Field(None, description="The reward model: a run folder, a model folder or a hub id.")
+    policy: str | None = Field(None, description="In its place, a policy, scored by beta x (log-prob - reference's).")
+    reference: str | None = Field(None, description="The policy's reference.")
+    beta: float = Field(0.1, gt=0, description="The policy's beta.")
+    data: str = Field(description="Responses to score, in any format that training data may have.")
+    columns: dict[str, str] = Field({}, description="Which field is what, as chosen=good,prompt=question.")
+    data_format: str | None = Field(None, description="Name of the data's format, when detection is to be overruled.")
+    max_tokens: int = Field(1024, ge=2, description="Longest prompt + response, in tokens; longer ones are cut.")
+    tokens_per_forward: int = Field(8192, ge=2, description="Tokens per forward pass.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:1 or mps.")
+    out: str | None = Field(None, description="JSONL file for the scores, one line per response.")
+
+    @model_validator(mode="after")
+    def _one_scorer(self) -> Self:
+        if (self.model is None) == (self.policy is None):
+            raise ValueError("give either model (a reward model) or policy and reference")
+        if (self.policy is None) != (self.reference is None):
+            raise ValueError("policy and reference belong together")
+        if self.policy is None and self.beta != type(self).model_fields["beta"].default:
+            raise ValueError("beta is without effect on a reward model")
+        return self
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _columns(cls, value: Any) -> Any:
+        return _split_pairs(value, "role=field,role=field, such as chosen=good,prompt=question")
 
 
 CONFIGS: dict[str, type[TrainConfig]] = {
@@ -374,6 +441,7 @@ CONFIGS: dict[str, type[TrainConfig]] = {
     "ipo": PairConfig,
     "kto": KTOConfig,
     "prefer": PreferConfig,
+    "reward": RewardConfig,
 }
 SECTIONS: tuple[type[Settings], ...] = (
     DataSettings,
@@ -381,6 +449,7 @@ SECTIONS: tuple[type[Settings], ...] = (
     OptimisationSettings,
     ConstraintSettings,
     EvaluationSettings,
+    SampleSettings,
     RunSettings,
 )
 

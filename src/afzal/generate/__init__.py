@@ -1,5 +1,9 @@
 """Drawing continuations from a model."""
 
-from .sample import Sample, Sampling, as_trees, sample
+from .choose import choose_decoding
+from .draw import Sampling
+from .rows import Sample
+from .sample import as_trees, sample
+from .with_vllm import sample_with_vllm
 
-__all__ = ["Sample", "Sampling", "as_trees", "sample"]
+__all__ = ["Sample", "Sampling", "as_trees", "choose_decoding", "sample", "sample_with_vllm"]

@@ -36,9 +36,9 @@ def load_model(path: str, *, device: torch.device | str = "cpu", dtype: torch.dt
     """
     from transformers import AutoModelForCausalLM
 
-    with _no_bars():
+    with no_bars():
         load = partial(AutoModelForCausalLM.from_pretrained, dtype=dtype, **load_kwargs())
-        model = _loading(path, inspect_model_folder, partial(_with_adapter, load))
+        model = loading(path, inspect_model_folder, partial(_with_adapter, load))
     model.to(device)
     switch_off_dropout(model)
     return model.eval()
@@ -82,7 +82,7 @@ def load_tokenizer(path: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    return _loading(path, _inspect_tokenizer, partial(AutoTokenizer.from_pretrained, **tokenizer_kwargs()))
+    return loading(path, _inspect_tokenizer, partial(AutoTokenizer.from_pretrained, **tokenizer_kwargs()))
 
 
 def context_tokens(path: str) -> int | None:
@@ -94,7 +94,7 @@ def context_tokens(path: str) -> int | None:
     from transformers import AutoConfig
 
     path = adapter_base(path) or path
-    config = _loading(path, inspect_model_folder, partial(AutoConfig.from_pretrained, **tokenizer_kwargs()))
+    config = loading(path, inspect_model_folder, partial(AutoConfig.from_pretrained, **tokenizer_kwargs()))
     return context_of(config)
 
 
@@ -113,7 +113,7 @@ def _inspect_tokenizer(folder: Path) -> None:
 
 def save_model(model: Any, tokenizer: Any, path: Path) -> None:
     """Write weights (safetensors), configuration, generation configuration, tokenizer and chat template to a folder."""
-    with stock_attention(model), _no_bars():
+    with stock_attention(model), no_bars():
         model.save_pretrained(path)
     tokenizer.save_pretrained(path)
 
@@ -143,13 +143,14 @@ def add_lora(
     """
     from peft import LoraConfig, get_peft_model
 
+    is_classifier = type(model).__name__.endswith("ForSequenceClassification")
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # pyright: ignore[reportArgumentType] - a float works, and rsLoRA needs it
         target_modules=targets,
         lora_dropout=0.0,
         modules_to_save=list(also) or None,
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if is_classifier else "CAUSAL_LM",
     )
     return get_peft_model(model, config)
 
@@ -191,7 +192,7 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
+def no_bars() -> Iterator[None]:
     """A run has its own progress; the loader's bars would only stand between its lines."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging
@@ -208,7 +209,7 @@ def _no_bars() -> Iterator[None]:
             enable_progress_bars()
 
 
-def _loading(path: str, inspect: Callable[[Path], None], load: Callable[[str], Any]) -> Any:
+def loading(path: str, inspect: Callable[[Path], None], load: Callable[[str], Any]) -> Any:
     """Find, inspect, load: nothing in a folder is used before it has been looked at."""
     if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise AfzalError(f"model folder {path!r} does not exist", remedy="check --model; a hub id looks like org/name")

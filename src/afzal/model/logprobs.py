@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from afzal.errors import AfzalError
 from afzal.model.head import is_plain, linear_logps
+from afzal.model.reward import is_reward_model, reward_scores
 from afzal.objectives.inputs import Scored
 from afzal.tokens.batch import Batch
 
@@ -22,7 +23,13 @@ _TILE_ELEMENTS = 2**26  # float32 logits held at once: 256 MiB
 
 
 def score(model: Any, batch: Batch) -> Scored:
-    """Log-probs of every scored token of a batch: ``[M]`` float32 nats, with gradient unless switched off outside."""
+    """Log-probs of every scored token of a batch: ``[M]`` float32 nats, with gradient unless switched off outside.
+
+    A reward model gives one score per response in their place, so that ``logps`` are the scores.
+    """
+    if is_reward_model(model):
+        scores = reward_scores(model, batch)
+        return Scored(scores, torch.arange(len(scores), device=scores.device), len(scores))
     hidden = hidden_states(model, batch).flatten(0, 1)[batch.predict_at]
     logps = head_logps(model, hidden, batch.target)
     return Scored(logps, batch.response_of, batch.n_responses)
@@ -38,7 +45,7 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
 
     hook = output_head(model).register_forward_pre_hook(take)
     try:
-        model(**_inputs(batch), use_cache=False)
+        model(**batch.inputs, use_cache=False)
     finally:
         hook.remove()
     if len(seen) != 1:
@@ -97,12 +104,6 @@ def adjusted(logits: Tensor, scale: float, cap: float | None) -> Tensor:
     """Logits as the softmax sees them."""
     logits = logits * scale if scale != 1.0 else logits
     return cap * torch.tanh(logits / cap) if cap else logits
-
-
-def _inputs(batch: Batch) -> dict[str, Any]:
-    if batch.layout is None:
-        return {"input_ids": batch.ids, "attention_mask": batch.attention_mask}
-    return {"input_ids": batch.ids, "position_ids": batch.positions, "tree": batch.layout}
 
 
 def _vocabulary(model: Any) -> int:

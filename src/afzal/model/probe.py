@@ -11,6 +11,7 @@ from torch import Tensor
 from afzal.errors import AfzalError
 from afzal.model.attention import may_share, stock_attention, stock_implementation, use_tree_attention
 from afzal.model.logprobs import score
+from afzal.model.reward import is_reward_model, reward_head
 from afzal.tokens.batch import Batch, Sharing, collate
 from afzal.tokens.tree import Tree, tree
 
@@ -40,10 +41,25 @@ def choose_sharing(model: Any) -> tuple[Sharing, str]:
 
 
 def plain_logps(model: Any, batch: Batch) -> Tensor:
-    """The oracle: log-softmax of the model's own logits at every position, gathered. ``[M]`` nats."""
+    """The oracle: log-softmax of the model's own logits at every position, gathered. ``[M]`` nats.
+
+    Of a reward model the scores it gives itself, each response read alone and without padding, ``[B]``.
+    """
+    if is_reward_model(model):
+        return torch.stack([_own_score(model, t, k) for t, k in batch.sources])
     logits = model(input_ids=batch.ids, attention_mask=batch.attention_mask, use_cache=False).logits
     flat = logits.flatten(0, 1)[batch.predict_at].float().log_softmax(-1)
     return flat.gather(1, batch.target[:, None])[:, 0]
+
+
+def _own_score(model: Any, t: Tree, branch: int) -> Tensor:
+    ids, seen = np.concatenate([t.prompt, t.branches[branch].ids]).astype(np.int64), []
+    hook = reward_head(model).register_forward_hook(lambda _m, _a, out: seen.append(out[0, -1]))
+    try:
+        model(input_ids=torch.from_numpy(ids)[None].to(_device(model)), use_cache=False)
+    finally:
+        hook.remove()
+    return seen[0].float().mean()
 
 
 def _check_head(model: Any, trees: list[Tree]) -> Tensor:
@@ -51,7 +67,7 @@ def _check_head(model: Any, trees: list[Tree]) -> Tensor:
     with stock_attention(model):
         expected = plain_logps(model, batch)
         gap = float((score(model, batch).token_logps - expected).abs().max())
-    if not gap <= _tolerance(model):
+    if not gap <= tolerance(model):
         raise AfzalError(
             f"log-probs of {type(model).__name__} cannot be had from its hidden states: off by {gap:.3g} nats",
             why="its forward does something to the logits after the output head that is not known here",
@@ -67,7 +83,7 @@ def _try_sharing(model: Any, trees: list[Tree], plain: Tensor) -> str:
     except (TypeError, ValueError, RuntimeError) as error:
         return f"the tree layout does not reach its attention ({type(error).__name__}: {error})"
     gap = float((shared - plain).abs().max())
-    if gap <= _tolerance(model):
+    if gap <= tolerance(model):
         return ""
     return f"shared and unshared log-probs differ by {gap:.3g} nats"
 
@@ -78,7 +94,8 @@ def _probe_trees(vocabulary: int, device: torch.device) -> list[Tree]:
     return [tree("probe-1", draw(9), [draw(6), draw(4), draw(1)]), tree("probe-2", draw(3), [draw(5), draw(8)])]
 
 
-def _tolerance(model: Any) -> float:
+def tolerance(model: Any) -> float:
+    """Largest difference of a token's log-prob between two exact paths, in nats, at the weights' number format."""
     return _TOLERANCE.get(model.dtype, _TOLERANCE_LOW)
 
 

@@ -1,6 +1,7 @@
-"""Whole runs, assembled from the rooms below. ``afzal train`` and ``afzal generate`` call these."""
+"""Whole runs, assembled from the rooms below. ``afzal train``, ``afzal generate`` and ``afzal score`` call these."""
 
 from .generate import generate
+from .score import score
 from .train import Stopped, plan, train
 
-__all__ = ["Stopped", "generate", "plan", "train"]
+__all__ = ["Stopped", "generate", "plan", "score", "train"]

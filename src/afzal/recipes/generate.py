@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from afzal import data, runs
 from afzal.config import GenerateConfig
 from afzal.errors import AfzalError
-from afzal.generate import Sample, Sampling, sample
+from afzal.generate import Sample, Sampling, choose_decoding, sample, sample_with_vllm
 from afzal.model.load import load_model, load_tokenizer, pick_device
 from afzal.records import Message, Turns, turns_to_json
 from afzal.tokens import continuation, encode_prompts
@@ -33,12 +36,7 @@ def generate(config: GenerateConfig) -> Path | None:
     prompts = _prompts(config, tokenizer)
     room = _room(config, tokenizer)
     ids = [p.tolist() for p in encode_prompts(prompts, tokenizer, max_tokens=room)]
-    model = load_model(config.model, device=pick_device("auto"))
-    sampling = Sampling(config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0)
-    eos = _eos(model, tokenizer)
-    drawn = sample(
-        model, ids, eos=eos, n=config.n, sampling=sampling, seed=config.seed, rows_per_batch=config.batch_size
-    )
+    drawn = _draw(config, tokenizer, ids)
     records = [_record(s, prompts, ids, tokenizer) for s in drawn]
     if config.out is None:
         for record in records:
@@ -46,6 +44,30 @@ def generate(config: GenerateConfig) -> Path | None:
         return None
     runs.append_jsonl(Path(config.out), records)
     return Path(config.out)
+
+
+def _draw(config: GenerateConfig, tokenizer: Any, ids: Sequence[Sequence[int]]) -> list[Sample]:
+    sampling = Sampling(
+        config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0, config.min_new_tokens
+    )
+    if config.engine == "vllm":
+        eos = {tokenizer.eos_token_id} - {None}
+        return sample_with_vllm(config.model, ids, eos=eos, n=config.n, sampling=sampling, seed=config.seed)
+    dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
+    model = load_model(config.model, device=pick_device("auto"), dtype=dtype)
+    decoding, reason = ("stock", "") if config.engine == "stock" else choose_decoding(model)
+    if reason:
+        print(f"note: prompts are read once per answer, since {reason}", file=sys.stderr)
+    return sample(
+        model,
+        ids,
+        eos=_eos(model, tokenizer),
+        n=config.n,
+        sampling=sampling,
+        seed=config.seed,
+        rows_per_batch=config.batch_size,
+        decoding=decoding,
+    )
 
 
 def _prompts(config: GenerateConfig, tokenizer: Any) -> list[Turns]:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from afzal.config import BetaConfig, KTOConfig, PreferConfig, TrainConfig
+from afzal.config import BetaConfig, KTOConfig, PreferConfig, RewardConfig, TrainConfig
 from afzal.errors import AfzalError
-from afzal.objectives import Term, bind
+from afzal.objectives import REGISTRY, Term, bind
 from afzal.records import Item, Preference
 from afzal.tokens import Loss
 from afzal.tokens.tree import Tree, only_branch
@@ -67,7 +67,29 @@ def _expression(config: TrainConfig) -> tuple[str, dict[str, Any]]:
     if isinstance(config, KTOConfig):
         weights = {"desirable_weight": config.desirable_weight, "undesirable_weight": config.undesirable_weight}
         return "kto", {"beta": config.beta, **weights}
+    if isinstance(config, RewardConfig):
+        return config.objective, _reward_arguments(config)
     return config.method, {"beta": config.beta} if isinstance(config, BetaConfig) else {}
+
+
+def _reward_arguments(config: RewardConfig) -> dict[str, Any]:
+    """``centering`` for the losses that have it; only losses of reward models are let through."""
+    known = [o for o in REGISTRY.values() if o.scores == "reward"]
+    found = next((o for o in known if o.name == config.objective), None)
+    if found is None:
+        remedy = f"choose one of {', '.join(o.name for o in known)}"
+        raise AfzalError(f"objective {config.objective!r} is no loss of reward models", remedy=remedy)
+    if config.heads > 1 and found.unit != "pair":
+        raise AfzalError(
+            f"objective {found.name!r} trains a single head",
+            why="heads of an ensemble differ by the weights of their pairs, and it has no pairs",
+            remedy="heads=1, or objective=bradley_terry",
+        )
+    if "centering" in found.parameters:
+        return {"centering": config.centering}
+    if config.centering != type(config).model_fields["centering"].default:
+        raise AfzalError(f"centering is without effect on {found.name}", remedy="leave centering out")
+    return {}
 
 
 def _refuse_combinations(config: PreferConfig, recipe: Recipe) -> None:

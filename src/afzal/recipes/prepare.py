@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from afzal import data, quality
@@ -38,6 +38,8 @@ class Prepared:
     recipe: Recipe
     max_tokens: int
     template: str | None
+    evaluation_items: Sequence[Item] = ()
+    encoding: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) -> Prepared:
@@ -79,6 +81,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     chat = template is not None
     trees = (train, evaluation, partners[split:], partners[:split])
     about = {"recipe": recipe, "max_tokens": longest, "template": template, "chat": chat}
+    about |= {"evaluation_items": held_out[1], "encoding": encoder.encoding}
     return Prepared(tokenizer, *trees, losses=losses, facts=facts, audit=audit, notes=notes, **about)
 
 
@@ -101,10 +104,15 @@ class _Encoder:
     losses: list[dict[str, Any]]
     notes: list[str]
 
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """How items become tokens, as keywords of ``encode``."""
+        eos = _eos_id(self.tokenizer, self.config.eos_token)
+        return {"max_tokens": self.max_tokens, "chat_template": self.template, "eos": eos}
+
     def trees(self, items: Sequence[Item]) -> list[Tree]:
         """The trees of these items for this method; what is lost on the way is added to ``losses``."""
-        eos = _eos_id(self.tokenizer, self.config.eos_token)
-        encoded = encode(items, self.tokenizer, max_tokens=self.max_tokens, chat_template=self.template, eos=eos)
+        encoded = encode(items, self.tokenizer, **self.encoding)
         trees, left_out = self.recipe.select(encoded.trees, [items[k] for k in encoded.kept])
         self.losses.extend(_line(x, "encode", x.action) for x in (*encoded.drops, *encoded.cuts))
         self.notes.extend(n for n in encoded.notes if n not in self.notes)

@@ -18,6 +18,7 @@ from afzal.model.load import add_lora, compile_layers, is_adapted, load_model, r
 from afzal.model.memory import must_recompute
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import AdapterOff, Frozen, Reference, cache_key, cached, live_reference
+from afzal.recipes import reward
 from afzal.recipes.constraints import constraint_of
 from afzal.recipes.prepare import Prepared
 from afzal.recipes.watch import stop_ids
@@ -72,7 +73,8 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     if recomputing is not None:
         recompute_activations(model)
     method = _method(config, model, prepared, layout, reference)
-    feed = Feed(prepared.train, prepared.train_mismatched, config.batch_size, config.seed, layout)
+    weigh = reward.bootstrap(config)
+    feed = Feed(prepared.train, prepared.train_mismatched, config.batch_size, config.seed, layout, weigh)
     optimizer = _optimizer(config, weights, method)
     settings = _settings(config, feed, bool(prepared.evaluation))
     notes = (f"activations are recomputed: {recomputing}",) if recomputing else ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from afzal import report, runs
-from afzal.config import ReferenceConfig, TrainConfig
+from afzal.config import ReferenceConfig, RewardConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.model.attention import attention_restored
 from afzal.model.load import (
@@ -23,6 +23,7 @@ from afzal.model.load import (
     switch_off_dropout,
 )
 from afzal.model.reference import Frozen, Remembered, follow
+from afzal.recipes import reward
 from afzal.recipes.prepare import Prepared, prepare
 from afzal.recipes.setup import Setup, check_first_loss, reference_weights, set_up, steps_of, sync_steps
 from afzal.recipes.watch import Watch, stop_ids
@@ -83,10 +84,12 @@ def train(
 def _train(config: TrainConfig, run: runs.Run, prepared: Prepared, model: Any, stop: StopSignals, resume: bool) -> Path:
     torch.manual_seed(config.seed)
     device = pick_device(config.device)
-    if model is None:
-        model = load_model(config.model, device=device)
-    else:
+    if model is not None:
         switch_off_dropout(model.to(device).eval())
+    if isinstance(config, RewardConfig):
+        model = reward.start(config, prepared, device, model)
+    elif model is None:
+        model = load_model(config.model, device=device)
     setup = set_up(config, prepared, model, device, run)
     try:
         return _run(config, run, setup, stop, resume)
@@ -113,7 +116,7 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, stop: StopSignals, re
         raise Stopped(reason, run.path, state.step)
     if reason == "early":
         _keep_best(run, setup, state, watch)
-    return _finish(run, setup, prepared, state)
+    return _finish(config, run, setup, state)
 
 
 def _open(config: TrainConfig, prepared: Prepared, resume: bool) -> runs.Run:
@@ -291,16 +294,20 @@ def _keep_best(run: runs.Run, setup: Setup, state: State, watch: Watch) -> None:
     run.update(stop_reason=reason, kept_step=state.best_step)
 
 
-def _finish(run: runs.Run, setup: Setup, prepared: Prepared, state: State) -> Path:
+def _finish(config: TrainConfig, run: runs.Run, setup: Setup, state: State) -> Path:
     setup.weights.restore()
-    _remember_stop_ids(setup.model, prepared)
     if setup.method.learned:
         learnt = {f"{t.name}.{k}": float(v) for t in setup.method.terms for k, v in setup.method.learnt(t).items()}
         run.update(learned=learnt)
-    save_model(setup.model, prepared.tokenizer, run.path)
+    sections: Sequence[report.Section] = ()
+    if isinstance(config, RewardConfig):
+        sections = reward.finish(config, run, setup.model, setup.prepared, setup.feed.layout)
+    else:
+        _remember_stop_ids(setup.model, setup.prepared)
+        save_model(setup.model, setup.prepared.tokenizer, run.path)
     run.update(status="finished", finished=_now(), seconds=round(state.seconds, 3))
     report.write_card(run.path)
-    report.build(run.path)
+    report.build(run.path, sections)
     return run.path
 
 

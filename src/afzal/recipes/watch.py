@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from afzal import runs
-from afzal.config import TrainConfig
+from afzal.config import PolicyConfig, TrainConfig
 from afzal.generate import Sample, Sampling, as_trees, sample
 from afzal.model.logprobs import score
 from afzal.model.reference import Cached, Reference
@@ -50,8 +50,11 @@ class Watch:
     ) -> Watch:
         """A watch over the first ``config.sample_prompts`` held-out prompts by item id; writes below ``path``."""
         by_prompt = {tuple(t.prompt.tolist()): t.item_id for t in prepared.evaluation}
-        chosen = sorted(by_prompt.items(), key=lambda pair: pair[1])[: config.sample_prompts]
-        sampling = Sampling(max_new_tokens=config.sample_tokens, temperature=config.sample_temperature)
+        wanted, sampling = 0, Sampling()
+        if isinstance(config, PolicyConfig):
+            wanted = config.sample_prompts
+            sampling = Sampling(max_new_tokens=config.sample_tokens, temperature=config.sample_temperature)
+        chosen = sorted(by_prompt.items(), key=lambda pair: pair[1])[:wanted]
         return cls(
             model,
             prepared.tokenizer,
@@ -59,7 +62,7 @@ class Watch:
             layout,
             [p for p, _ in chosen],
             [item_id for _, item_id in chosen],
-            stop_ids(model, prepared),
+            stop_ids(model, prepared) if chosen else [],
             sampling,
             config.seed,
             path / "samples.jsonl",

@@ -22,6 +22,7 @@ _TITLES = {
     "dpo": "direct preference optimisation (DPO)",
     "ipo": "identity preference optimisation (IPO)",
     "kto": "Kahneman-Tversky optimisation (KTO)",
+    "reward": "training a reward model",
 }
 _PAPERS = {
     "sft": (
@@ -46,6 +47,14 @@ _PAPERS = {
         "Valko, Michal and Munos, Rémi",
         "2023",
         "2310.12036",
+    ),
+    "reward": (
+        "stiennon2020learning",
+        "Learning to summarize from human feedback",
+        "Stiennon, Nisan and Ouyang, Long and Wu, Jeff and Ziegler, Daniel M. and Lowe, Ryan and Voss, Chelsea and "
+        "Radford, Alec and Amodei, Dario and Christiano, Paul",
+        "2020",
+        "2009.01325",
     ),
     "kto": (
         "ethayarajh2024kto",
@@ -86,7 +95,7 @@ def model_card(
         _front_matter(run_facts, method),
         f"# {plain(name)}",
         _opening(run_facts, method),
-        _quick_start(name, run_facts.get("chat") is True),
+        _quick_start(name, run_facts.get("chat") is True) if method != "reward" else _scoring(name, run_facts),
         _numbers(run_facts, metrics),
         _training(run_facts),
         _settings(config),
@@ -107,7 +116,8 @@ def _front_matter(facts: Mapping[str, Any], method: str) -> str:
     model, source = _text(facts, "model", "path"), _text(facts, "data", "source")
     method = " ".join(method.split())  # a line break could end the front matter for readers that look for "---" alone
     tags = ["afzal", *([method] if method else []), *(["preference-optimization"] if method != "sft" else [])]
-    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": tags}
+    task = "text-classification" if method == "reward" else "text-generation"
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": task, "tags": tags}
     if _is_hub_id(model):
         front = {"base_model": model, **front}
     if _is_hub_id(source) and "." not in source.split("/")[-1]:
@@ -144,6 +154,29 @@ model = AutoModelForCausalLM.from_pretrained(path)
 output = model.generate(**inputs, max_new_tokens=64, do_sample=True)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 ```"""
+
+
+def _scoring(path: str, facts: Mapping[str, Any]) -> str:
+    given = facts.get("reward")
+    shift = given.get("shift", 0.0) if isinstance(given, Mapping) else 0.0
+    return f"""## Quick start
+
+```python
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+path = {json.dumps(path)}
+tokenizer = AutoTokenizer.from_pretrained(path)
+model = AutoModelForSequenceClassification.from_pretrained(path)
+text = "Once upon a time" + " there was a fox." + tokenizer.eos_token  # prompt, response, end
+inputs = tokenizer(text, return_tensors="pt", add_special_tokens=True)
+with torch.no_grad():
+    print(model(**inputs).logits[0, 0] - model.config.reward_shift)
+```
+
+The score is read at the last token, which must be the end token that responses were trained with. Larger is better;
+only differences between responses to one prompt mean anything. `reward_shift` ({number(shift)}) gives preferred
+responses a mean of 0."""
 
 
 def _numbers(facts: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:

@@ -20,6 +20,7 @@ _METHODS = {
     "dpo": "direct preference optimisation",
     "ipo": "identity preference optimisation",
     "kto": "Kahneman-Tversky optimisation",
+    "reward": "reward model",
 }
 _GLOSSARY = (
     ("nat", "Unit of log-probability: ln 2 nats are one bit. Log-probs are summed over a response, its end included."),
@@ -214,8 +215,12 @@ def glossary(facts: Mapping[str, Any]) -> Rows:
     """The terms that this method's page uses."""
     pair_terms = {"reward (implicit)", "reward accuracy", "margin", "KL to the reference", "β (beta)", "reference"}
     kto_terms = {"z₀", "desirable, undesirable"}
+    policy_terms = pair_terms - {"reward accuracy", "margin"}
     hidden = {"token": pair_terms | kto_terms, "response": {"reward accuracy", "perplexity"}}
-    return [row for row in _GLOSSARY if row[0] not in hidden.get(unit_of(facts), kto_terms | {"perplexity"})]
+    unseen = hidden.get(unit_of(facts), kto_terms | {"perplexity"})
+    if facts.get("method") == "reward":
+        unseen = policy_terms | kto_terms | {"perplexity", "nat"}
+    return [row for row in _GLOSSARY if row[0] not in unseen]
 
 
 def _part(facts: Mapping[str, Any], key: str) -> Mapping[str, Any]:

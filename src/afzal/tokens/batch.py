@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -72,6 +72,13 @@ class Batch:
         """``[B]`` float: rating of a response, or minus its rank; NaN unknown."""
         found = [t.scores[k] if t.scores else None for t, k in self.sources]
         return torch.tensor([math.nan if s is None else s for s in found], dtype=torch.float32, device=self.ids.device)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Keyword arguments of a model's forward pass."""
+        if self.layout is None:
+            return {"input_ids": self.ids, "attention_mask": self.attention_mask}
+        return {"input_ids": self.ids, "position_ids": self.positions, "tree": self.layout}
 
     @property
     def item_ids(self) -> list[str]:

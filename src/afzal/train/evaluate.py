@@ -81,6 +81,8 @@ def losses_of(method: Method, judged: Judged, carried: Carried, pooled: Mapping[
         counts.append(weights.sum())
         if term is method.main:
             metrics = tally(objective.unit, policy, rewards, pairs)
+            if objective.scores == "reward":  # there are no log-probs, and a score is no length
+                metrics = {name: value for name, value in metrics.items() if name.startswith("rewards/")}
     return Losses(tuple(sums), tuple(counts), metrics)
 
 

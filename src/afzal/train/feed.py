@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,7 +45,8 @@ class Layout:
 class Feed:
     """Training trees in shuffled updates of ``batch_size`` trees; the last of an epoch may be smaller.
 
-    ``mismatched`` is empty or holds for each tree its prompt with another prompt's response.
+    ``mismatched`` is empty or holds for each tree its prompt with another prompt's response. ``weigh`` has the last
+    word on a batch that is trained on.
     """
 
     trees: Sequence[Tree]
@@ -53,6 +54,7 @@ class Feed:
     batch_size: int
     seed: int
     layout: Layout
+    weigh: Callable[[Batch], Batch] = lambda batch: batch
 
     @property
     def updates_per_epoch(self) -> int:
@@ -67,7 +69,7 @@ class Feed:
         members = self.members(step)
         batches = self.layout.batches([self.trees[i] for i in members])
         mismatched = self.layout.batches([self.mismatched[i] for i in members]) if self.mismatched else []
-        return Update(batches, mismatched, len(members))
+        return Update([self.weigh(b) for b in batches], mismatched, len(members))
 
 
 def _bins(trees: Sequence[Tree], sharing: Sharing, budget: int) -> list[list[int]]:

@@ -1,0 +1,75 @@
+"""May this very model share prompts between samples? By allow-list and by trial, asked once per model."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afzal.model.attention import may_share, stock_attention
+from afzal.model.decoding import next_logits, read_prompts, shared_decoding
+from afzal.model.probe import tolerance
+
+_known: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
+
+
+def choose_decoding(model: Any) -> tuple[Literal["shared", "stock"], str]:
+    """``shared``, or ``stock`` and why: the family is not known to allow sharing, or a trial gave other log-probs.
+
+    The answer hangs on the architecture and the number format, and is remembered as long as the model lives.
+    """
+    about = (model.dtype, next(model.parameters()).device)
+    if model not in _known or _known[model][0] != about:
+        _known[model] = (about, may_share(model.config) or _trial(model))
+    reason = _known[model][1]
+    return ("stock", reason) if reason else ("shared", "")
+
+
+def _trial(model: Any) -> str:
+    """Empty if prefill, several steps and rows that leave give the log-probs of plain forward passes; else why not."""
+    rng = np.random.default_rng(0)
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    prompts = [rng.integers(0, vocabulary, n).tolist() for n in (9, 3, 1)]
+    texts = [(prompts[p], rng.integers(0, vocabulary, 7)) for p in (0, 0, 1, 2, 2, 2)]
+    with torch.no_grad():
+        try:
+            with shared_decoding(model):
+                found = _by_steps(model, texts, prompts)
+        except (TypeError, ValueError, RuntimeError) as error:
+            return f"the decoding cache does not reach its attention ({type(error).__name__}: {error})"
+        with stock_attention(model):
+            plain = [_plain(model, *text) for text in texts]
+    gap = max(float((f - p[: len(f)]).abs().max()) for f, p in zip(found, plain, strict=True))
+    return "" if gap <= tolerance(model) else f"shared and plain decoding differ by {gap:.3g} nats"
+
+
+def _by_steps(model: Any, texts: list[tuple[list[int], np.ndarray]], prompts: list[list[int]]) -> list[Tensor]:
+    """Log-probs of every text's continuation token by token; from the middle on, every second row has left."""
+    device = next(model.parameters()).device
+    forced = torch.tensor(np.stack([t for _, t in texts]), device=device)
+    logits, cache = read_prompts(model, prompts, [0, 0, 1, 2, 2, 2])
+    live, found = torch.arange(len(texts), device=device), [[] for _ in texts]
+    for step in range(forced.shape[1]):
+        token = forced[live, step]
+        for row, value in zip(live.tolist(), _gather(logits, token), strict=True):
+            found[row].append(value)
+        if step == forced.shape[1] // 2:
+            stay = torch.arange(1, len(texts), 2, device=device)
+            cache.keep(stay)
+            live, token = live[stay], token[stay]
+        if step + 1 < forced.shape[1]:
+            logits = next_logits(model, token, cache)
+    return [torch.stack(values) for values in found]
+
+
+def _plain(model: Any, prompt: list[int], text: np.ndarray) -> Tensor:
+    ids = torch.tensor(np.concatenate([prompt, text])[None], device=next(model.parameters()).device)
+    logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+    return _gather(logits, ids[0, len(prompt) :])
+
+
+def _gather(logits: Tensor, tokens: Tensor) -> Tensor:
+    return logits.float().log_softmax(-1).gather(1, tokens[:, None])[:, 0]

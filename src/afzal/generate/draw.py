@@ -1,0 +1,131 @@
+"""One token per row from logits: temperature, top-k, top-p, and randomness that depends on the sample alone.
+
+Every draw has a uniform number of its own, a hash of (seed, prompt, sample, step): which rows are decoded together
+plays no part in it.
+
+Shapes: R rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_BLOCK = 256
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw: temperature 0 is greedy; ``top_p`` 1 and ``top_k`` 0 leave the distribution whole.
+
+    No token of ``eos`` is drawn before ``min_new_tokens`` tokens.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_new_tokens: int = 0
+
+
+PLAIN = Sampling()
+
+
+def row_keys(seed: int, prompts: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    """``[R]`` uint64: a key for each (prompt, sample), from which :func:`uniforms` draws."""
+    key = _mix(np.full(len(prompts), seed, dtype=np.uint64))
+    key = _mix(key ^ _mix(prompts.astype(np.uint64) + np.uint64(1)))
+    return _mix(key ^ _mix(samples.astype(np.uint64) + np.uint64(1 << 32)))
+
+
+def uniforms(keys: np.ndarray, step: int) -> np.ndarray:
+    """``[R]`` float64 in (0, 1), on a grid of 2^-40: the number that decides token ``step`` (from 0) of each row."""
+    bits = _mix(keys + np.uint64((step + 1) * _GOLDEN % 2**64))
+    return ((bits >> np.uint64(24)).astype(np.float64) + 0.5) * 2.0**-40
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection of 64 bits that avalanches."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def draw(logits: Tensor, uniform: Tensor, sampling: Sampling, barred: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """A token of each row and its log-prob under the model itself.
+
+    Args:
+        logits: ``[R, V]``, read as float32.
+        uniform: ``[R]`` float64 in (0, 1); the token is where it falls in the cumulative distribution.
+        barred: ids that may not be drawn.
+
+    Returns:
+        tokens ``[R]`` int64, and log-probs ``[R]`` float32 in nats at temperature 1 of the whole distribution, whatever
+        the sampling: what scoring the text would give.
+    """
+    logits = logits.float()
+    scores = logits
+    if barred is not None:
+        scores = logits.index_fill(1, barred, -torch.inf)
+    if sampling.temperature == 0:
+        tokens = scores.argmax(-1)
+        return tokens, _logps(logits, tokens)
+    probabilities = torch.softmax(kept(scores, sampling), dim=-1)
+    tokens = invert(probabilities, uniform)
+    if barred is None and sampling.temperature == 1 and sampling.top_p == 1 and not sampling.top_k:
+        return tokens, probabilities.gather(1, tokens[:, None])[:, 0].log()
+    return tokens, _logps(logits, tokens)
+
+
+def kept(scores: Tensor, sampling: Sampling) -> Tensor:
+    """Scores ``[R, V]`` over the temperature, -inf where top-k, then top-p, leave a token out (ties of the k-th stay).
+
+    Top-p keeps the likeliest tokens whose probabilities first reach ``top_p``, at least one.
+    """
+    if sampling.temperature != 1:
+        scores = scores / sampling.temperature
+    if 0 < sampling.top_k < scores.shape[1]:
+        least = scores.topk(sampling.top_k, dim=-1).values[:, -1:]
+        scores = scores.masked_fill(scores < least, -torch.inf)
+    if sampling.top_p < 1:
+        ascending, order = scores.sort(dim=-1)
+        out = ascending.softmax(-1).cumsum(-1) <= 1 - sampling.top_p
+        out[:, -1] = False
+        scores = scores.masked_fill(out.scatter(1, order, out), -torch.inf)
+    return scores
+
+
+def invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """``[R]`` int64: for each row the token at which the cumulative sum passes ``uniform`` of the total.
+
+    In two steps, blocks and then tokens of one block, both summed in float64: one pass over the vocabulary, and no
+    rounding that would grow along it. A token of probability 0 is never drawn.
+    """
+    sums = _block_sums(probabilities).double()
+    edges = sums.cumsum(1)
+    target = uniform[:, None] * edges[:, -1:]
+    block = torch.searchsorted(edges, target, right=True)
+    within = (target - (edges - sums).gather(1, block)) / sums.gather(1, block)
+    at = block * _BLOCK + torch.arange(_BLOCK, device=block.device)
+    inside = probabilities.gather(1, at.clamp(max=probabilities.shape[1] - 1)).double()
+    steps = inside.masked_fill(at >= probabilities.shape[1], 0.0).cumsum(1)
+    # a block's float32 sum and its own tokens' differ in the last bits: measured against the latter
+    found = torch.searchsorted(steps, within.clamp(0.0, 1 - 2.0**-40) * steps[:, -1:], right=True)
+    return (block * _BLOCK + found)[:, 0]
+
+
+def _block_sums(probabilities: Tensor) -> Tensor:
+    rows, size = probabilities.shape
+    whole = size // _BLOCK * _BLOCK
+    sums = probabilities[:, :whole].reshape(rows, -1, _BLOCK).sum(-1)
+    if whole == size:
+        return sums
+    return torch.cat([sums, probabilities[:, whole:].sum(-1, keepdim=True)], dim=1)
+
+
+def _logps(logits: Tensor, tokens: Tensor) -> Tensor:
+    return logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)

@@ -1,0 +1,78 @@
+"""What every way of decoding shares: rows to decode, where their tokens go, and the samples that come of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afzal.generate.draw import Sampling, draw, row_keys, uniforms
+
+Stop = Literal["eos", "length"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One continuation: ``ids`` int32 ``[C]`` with the EOS that ended it, if one did, and what each token had.
+
+    ``logps`` float32 ``[C]``: log-prob of each token in nats under the model itself, at temperature 1 and without top-p
+    and top-k, whatever the sampling: what scoring the text gives.
+    """
+
+    prompt_index: int
+    ids: np.ndarray
+    stop: Stop
+    logps: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Sample number ``sample`` (from 0) of prompt number ``prompt``."""
+
+    prompt: int
+    sample: int
+
+
+def batches(lengths: Sequence[int], n: int, rows_per_batch: int) -> list[list[Row]]:
+    """``n`` rows per prompt in batches of at most ``rows_per_batch``: longest prompts first, a prompt's rows together.
+
+    A prompt is cut across batches only where ``n`` alone exceeds a batch.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    rows = [Row(i, k) for i in order for k in range(n)]
+    size = max(1, rows_per_batch // n * n if n <= rows_per_batch else rows_per_batch)
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
+
+
+class Written:
+    """The tokens of a batch of rows as they are drawn, with buffers for the longest answers."""
+
+    def __init__(self, rows: Sequence[Row], eos: Sequence[int], sampling: Sampling, seed: int, device: torch.device):
+        self.rows, self.sampling = rows, sampling
+        self.keys = row_keys(seed, np.array([r.prompt for r in rows]), np.array([r.sample for r in rows]))
+        self.eos = torch.tensor(list(eos), dtype=torch.int64, device=device)
+        self.ids = torch.zeros((len(rows), sampling.max_new_tokens), dtype=torch.int32, device=device)
+        self.logps = torch.zeros((len(rows), sampling.max_new_tokens), device=device)
+
+    def draw(self, logits: Tensor, step: int, live: Tensor, live_host: np.ndarray) -> Tensor:
+        """Draw and keep token ``step`` of the rows ``live`` ``[r]`` from their logits ``[r, V]``: tokens ``[r]``."""
+        uniform = torch.from_numpy(uniforms(self.keys[live_host], step)).to(logits.device)
+        barred = self.eos if step < self.sampling.min_new_tokens and len(self.eos) else None
+        tokens, logps = draw(logits, uniform, self.sampling, barred)
+        self.ids[live, step] = tokens.to(torch.int32)
+        self.logps[live, step] = logps
+        return tokens
+
+    def samples(self) -> list[Sample]:
+        """Every row up to and including its first EOS."""
+        ids, logps = self.ids.cpu().numpy(), self.logps.cpu().numpy()
+        ends = np.isin(ids, self.eos.cpu().numpy())
+        lengths = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, ids.shape[1])
+        return [
+            Sample(r.prompt, ids[k, :n].copy(), "eos" if ends[k, n - 1] else "length", logps[k, :n].copy())
+            for k, (r, n) in enumerate(zip(self.rows, lengths.tolist(), strict=True))
+        ]

@@ -1,0 +1,48 @@
+"""The fast way to decode: a prompt is read once for all its samples, and finished rows leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from afzal.generate.draw import Sampling
+from afzal.generate.rows import Row, Sample, Written
+from afzal.model.decoding import next_logits, read_prompts
+
+_LEAVE_AT = 1 / 16  # finished rows stay, unread, until they are this share of all: leaving copies the others' cache
+
+
+def decode_shared(
+    model: Any,
+    rows: Sequence[Row],
+    prompts: Sequence[Sequence[int]],
+    *,
+    eos: Sequence[int],
+    sampling: Sampling,
+    seed: int,
+) -> list[Sample]:
+    """Samples for ``rows``, in their order; the model must be inside :func:`afzal.model.decoding.shared_decoding`."""
+    used = list(dict.fromkeys(r.prompt for r in rows))
+    place = {p: i for i, p in enumerate(used)}
+    logits, cache = read_prompts(model, [prompts[p] for p in used], [place[r.prompt] for r in rows])
+    device = logits.device
+    written = Written(rows, eos, sampling, seed, device)
+    live_host = np.arange(len(rows))
+    live = torch.arange(len(rows), device=device)
+    going = np.ones(len(rows), dtype=bool)  # of the live rows, those without an EOS
+    for step in range(sampling.max_new_tokens):
+        tokens = written.draw(logits, step, live, live_host)
+        if len(eos):
+            going &= ~torch.isin(tokens, written.eos).cpu().numpy()
+        if step + 1 == sampling.max_new_tokens or not going.any():
+            break
+        if (~going).sum() >= max(1, _LEAVE_AT * len(going)):
+            stay = torch.from_numpy(np.flatnonzero(going)).to(device)
+            cache.keep(stay)
+            tokens, live, live_host = tokens[stay], live[stay], live_host[going]
+            going = np.ones(len(live_host), dtype=bool)
+        logits = next_logits(model, tokens, cache)
+    return written.samples()

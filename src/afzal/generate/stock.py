@@ -1,0 +1,83 @@
+"""The way to decode that any causal language model of `transformers` can go: its own ``generate``, padded on the left.
+
+`transformers` keeps the cache, whatever it is for the family; the draw is Afzal's, so that seeds, limits and log-probs
+mean the same as in shared decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afzal.generate.draw import Sampling
+from afzal.generate.rows import Row, Sample, Written
+from afzal.model.attention import stock_attention
+
+
+def decode_stock(
+    model: Any,
+    rows: Sequence[Row],
+    prompts: Sequence[Sequence[int]],
+    *,
+    eos: Sequence[int],
+    sampling: Sampling,
+    seed: int,
+) -> list[Sample]:
+    """Samples for ``rows``, in their order."""
+    device = next(model.parameters()).device
+    written = Written(rows, eos, sampling, seed, device)
+    pad = eos[0] if eos else 0
+    ids, mask = _left_padded([prompts[r.prompt] for r in rows], pad, device)
+    with stock_attention(model), _plain_settings(model):
+        model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=sampling.max_new_tokens,
+            eos_token_id=list(eos) or None,
+            pad_token_id=pad,
+            logits_processor=[_drawing(written, ids.shape[1])],
+        )
+    return written.samples()
+
+
+def _drawing(written: Written, width: int) -> Any:
+    """A logits processor that draws the token itself and leaves only that one to be chosen."""
+    everyone = np.arange(len(written.rows))
+    live = torch.arange(len(written.rows), device=written.ids.device)
+
+    def process(input_ids: Tensor, scores: Tensor) -> Tensor:
+        tokens = written.draw(scores, input_ids.shape[1] - width, live, everyone)
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
+
+    return process
+
+
+@contextmanager
+def _plain_settings(model: Any) -> Iterator[None]:
+    """Without the model's own generation settings, such as penalties, which would bend the distribution unseen."""
+    from transformers import GenerationConfig
+
+    before, training = model.generation_config, model.training
+    model.generation_config = GenerationConfig()
+    model.eval()
+    try:
+        yield
+    finally:
+        model.generation_config = before
+        model.train(training)
+
+
+def _left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), pad, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for r, row in enumerate(rows):
+        ids[r, width - len(row) :] = torch.as_tensor(np.asarray(row, dtype=np.int64))
+        mask[r, width - len(row) :] = 1
+    return ids.to(device), mask.to(device)

@@ -1,0 +1,80 @@
+"""The same samples' shape from vLLM, for machines that have it: ``pip install 'afzal[vllm]'``.
+
+Nothing of vLLM is imported before :func:`sample_with_vllm` is called. Its random numbers are its own, so that its texts
+are not those of :func:`afzal.generate.sample`; they are of the same distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from afzal.errors import AfzalError
+from afzal.generate.draw import PLAIN, Sampling, row_keys
+from afzal.generate.rows import Sample
+
+
+def sample_with_vllm(
+    model: str | Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    eos: Iterable[int],
+    n: int = 1,
+    sampling: Sampling = PLAIN,
+    seed: int = 0,
+) -> list[Sample]:
+    """``n`` continuations of every prompt, ordered by prompt and then by number of the sample.
+
+    Args:
+        model: a model folder or hub id, or a ``vllm.LLM`` that is loaded already; its ``logprobs_mode`` must then be
+            ``raw_logprobs`` (the default), so that log-probs are those at temperature 1.
+        seed: each prompt's requests get a seed of their own from it.
+
+    Raises:
+        AfzalError: vLLM is not installed, or it gave no log-probs.
+    """
+    vllm = _vllm()
+    engine = vllm.LLM(model=model, logprobs_mode="raw_logprobs") if isinstance(model, str) else model
+    ends = sorted(set(eos))
+    requests = [vllm.TokensPrompt(prompt_token_ids=list(map(int, p))) for p in prompts]
+    keys = row_keys(seed, np.arange(len(prompts)), np.zeros(len(prompts), dtype=np.int64)) >> np.uint64(33)
+    settings = [_settings(vllm, ends, n, sampling, int(key)) for key in keys]
+    outputs = engine.generate(requests, settings, use_tqdm=False)
+    return [_sample(i, c, ends) for i, o in enumerate(outputs) for c in sorted(o.outputs, key=lambda c: c.index)]
+
+
+def _settings(vllm: Any, ends: list[int], n: int, sampling: Sampling, seed: int) -> Any:
+    return vllm.SamplingParams(
+        n=n,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k or -1,
+        max_tokens=sampling.max_new_tokens,
+        min_tokens=sampling.min_new_tokens,
+        seed=seed,
+        logprobs=0,  # of the drawn token only
+        ignore_eos=True,  # the ends are those given here, not the model's own
+        stop_token_ids=ends,
+        detokenize=False,
+    )
+
+
+def _sample(prompt_index: int, completion: Any, ends: list[int]) -> Sample:
+    ids = np.asarray(completion.token_ids, dtype=np.int32)
+    if completion.logprobs is None or len(completion.logprobs) != len(ids):
+        raise AfzalError("vLLM returned no log-probs", remedy="load it with logprobs_mode='raw_logprobs'")
+    logps = [step[token].logprob for step, token in zip(completion.logprobs, ids.tolist(), strict=True)]
+    stopped = len(ids) > 0 and int(ids[-1]) in ends
+    return Sample(prompt_index, ids, "eos" if stopped else "length", np.asarray(logps, dtype=np.float32))
+
+
+def _vllm() -> Any:
+    try:
+        import vllm  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise AfzalError(
+            "vLLM is not installed", why=str(error), remedy="pip install 'afzal[vllm]', or leave out vllm"
+        ) from error
+    return vllm

@@ -1,0 +1,247 @@
+"""Reward models: a scalar head on the last scored token of a response, on the trunk of a language model.
+
+They are `transformers`' own sequence classifiers with one label, so that a saved folder is one that
+``AutoModelForSequenceClassification`` loads. An ensemble has N heads on one trunk; for others it is saved as its mean
+head, which is exact since heads are linear, with all heads in a file beside it.
+
+Shapes: B responses, N heads, d width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from afzal.errors import AfzalError
+from afzal.model.attention import stock_attention
+from afzal.model.folder import inspect_model_folder, load_kwargs
+from afzal.model.load import adapter_base, loading, no_bars, save_model, switch_off_dropout
+from afzal.tokens.batch import Batch
+
+HEADS_FILE = "reward_heads.safetensors"
+_SHIFT = "reward_shift"
+_PAD = "<|pad|>"
+
+
+def is_reward_model(model: Any) -> bool:
+    """Whether ``score`` of this model gives one score per response, not log-probs."""
+    return type(_base(model)).__name__.endswith("ForSequenceClassification")
+
+
+def load_reward_model(path: str, *, heads: int | None = None, seed: int = 0, device: torch.device | str = "cpu") -> Any:
+    """A reward model in float32 with dropout off: a saved one, or the trunk of a language model with fresh heads.
+
+    Args:
+        heads: N; None keeps what a saved reward model has, and is 1 on a language model.
+        seed: fresh heads are drawn from N(0, 1 / (d + 1)) with it (standard deviation 1 / sqrt(d + 1), Stiennon et al.
+            2020, arXiv 2009.01325).
+
+    Raises:
+        AfzalError: no such folder, an adapter's folder, an architecture without a classifier, or another number of
+            heads than the saved ones.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    def load(folder: str) -> Any:
+        if adapter_base(folder) is not None:
+            raise AfzalError(
+                f"{path} is an adapter", remedy="merge it into its base model first (model.merge_and_unload)"
+            )
+        settings = {"num_labels": 1, "dtype": torch.float32, **load_kwargs()}
+        made = AutoModelForSequenceClassification.from_pretrained(folder, **settings)
+        if made.config.get_text_config().pad_token_id is None:
+            made.config.get_text_config().pad_token_id = 0  # only to satisfy it: it reads its own scores, not we
+        return _with_heads(made, Path(folder), heads, seed)
+
+    with no_bars():
+        model = loading(path, inspect_model_folder, load)
+    model.to(device)
+    switch_off_dropout(model)
+    return model.eval()
+
+
+def _with_heads(model: Any, folder: Path, heads: int | None, seed: int) -> Any:
+    if not isinstance(getattr(model, "score", None), nn.Linear) or model.score.bias is not None:
+        raise AfzalError(f"{type(model).__name__} has no linear head named 'score'", remedy="choose a decoder model")
+    if _was_saved_as_reward_model(folder):
+        saved = _saved_heads(folder)
+        found = model.score.weight if saved is None else saved
+        if heads not in (None, len(found)):
+            raise AfzalError(f"{folder} has {len(found)} heads, not {heads}", remedy=f"heads={len(found)}")
+    else:
+        found = _fresh_heads(heads or 1, model.score.in_features, seed)
+    _set_heads(model, found)
+    return model
+
+
+def _fresh_heads(heads: int, width: int, seed: int) -> Tensor:
+    """``[N, d]``, each weight N(0, 1 / (d + 1)). Heads share a half of their variance: from wholly unrelated ones the
+    trunk is pulled in N directions at once and learns several times more slowly."""
+    common, *own = torch.randn(heads + 1, width, generator=torch.Generator().manual_seed(seed))
+    if heads == 1:
+        return common[None] / math.sqrt(width + 1)
+    return (common + torch.stack(own)) / math.sqrt(2 * (width + 1))
+
+
+def _set_heads(model: Any, weights: Tensor) -> None:
+    head = nn.Linear(weights.shape[1], weights.shape[0], bias=False, device=model.score.weight.device)
+    with torch.no_grad():
+        head.weight.copy_(weights)
+    model.score = head
+
+
+def _was_saved_as_reward_model(folder: Path) -> bool:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
+def _saved_heads(folder: Path) -> Tensor | None:
+    from safetensors.torch import load_file
+
+    path = folder / HEADS_FILE
+    return load_file(path)["score.weight"] if path.exists() else None
+
+
+def reward_head(model: Any) -> nn.Module:
+    """The layer from hidden states to scores, as the model calls it."""
+    return _base(model).score
+
+
+def n_heads(model: Any) -> int:
+    """N."""
+    return int(_plain_head(model).out_features)
+
+
+def head_scores(model: Any, batch: Batch) -> Tensor:
+    """Scores ``[B, N]`` float32 of every response by every head, with gradient unless switched off outside."""
+    head, seen = reward_head(model), []
+    hook = head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        model(**batch.inputs, use_cache=False)
+    finally:
+        hook.remove()
+    hidden = seen[0].flatten(0, 1)[last_scored(batch)]
+    with torch.autocast(hidden.device.type, enabled=False):
+        return hidden.float() @ _plain_head(model).weight.float().T
+
+
+def reward_scores(model: Any, batch: Batch) -> Tensor:
+    """``[B]`` the mean head's score of each response; of an :func:`ensemble` batch, ``[N B]``, head after head.
+
+    Larger is better; the zero is arbitrary (see :func:`shift_of`).
+    """
+    found = head_scores(model, batch)
+    return found.mean(1) if batch.n_responses == len(found) else found.T.flatten()
+
+
+def last_scored(batch: Batch) -> Tensor:
+    """``[B]`` int64: flat position of each response's last scored token, its EOS unless it was cut."""
+    found, row, at = [], 0, 0
+    for t, k in batch.sources:
+        last = int(np.flatnonzero(t.branches[k].scored)[-1])
+        if batch.layout is None:
+            found.append(row * batch.ids.shape[1] + len(t.prompt) + last)
+            row += 1
+        else:
+            at += len(t.prompt) if k == 0 else 0
+            found.append(at + last)
+            at += len(t.branches[k].ids)
+        if row == batch.ids.shape[0] or at == batch.ids.numel():
+            break  # what follows are the copies of an ensemble
+    return torch.tensor(found, device=batch.ids.device)
+
+
+def ensemble(batch: Batch, heads: int, seed: int) -> Batch:
+    """The batch with every response once per head, and each head's own bootstrap weights on the pairs.
+
+    A head weighs an item by a Poisson(1) number that depends on (seed, item, head) alone: resampling with replacement,
+    the same at every visit of the item.
+    """
+    if heads == 1:
+        return batch
+    size = batch.n_responses
+    of_item = [batch.sources[i][0].item_id for i in batch.preferences[:, 0].long().tolist()]
+    parts = []
+    for head in range(heads):
+        rows = batch.preferences.clone()
+        rows[:, :2] += head * size
+        counts = [_poisson(seed, item, head) for item in of_item]
+        rows[:, 3] *= torch.tensor(counts, dtype=rows.dtype, device=rows.device)
+        parts.append(rows)
+    return replace(
+        batch, sources=batch.sources * heads, preferences=torch.cat(parts), desirable=batch.desirable.repeat(heads)
+    )
+
+
+def _poisson(seed: int, item: str, head: int) -> int:
+    """A Poisson(1) count from a hash, by inversion."""
+    digest = hashlib.sha256(f"{seed}/{head}/{item}".encode()).digest()
+    left, term, count = int.from_bytes(digest[:8], "little") / 2**64, math.exp(-1), 0
+    while left >= term and count < 20:
+        left, count = left - term, count + 1
+        term /= count
+    return count
+
+
+def choose_pad(model: Any, tokenizer: Any, ends: Collection[int]) -> None:
+    """Give model and tokenizer a padding token that no response ends with, and so can be told from its last token.
+
+    `transformers` reads a sequence classifier at the last token that is not padding. Where every known candidate (the
+    padding, unknown and start tokens) can end a response, a new token is added.
+    """
+    ends = {*ends, tokenizer.eos_token_id}
+    known = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
+    pad = next((i for i in known if i is not None and i not in ends), None)
+    if pad is None:
+        tokenizer.add_special_tokens({"pad_token": _PAD})
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(len(tokenizer))
+        pad = tokenizer.pad_token_id
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    model.config.get_text_config().pad_token_id = model.config.pad_token_id = pad
+
+
+def shift_of(model: Any) -> float:
+    """What is to be subtracted from scores so that preferred responses have mean 0; 0.0 where none is stated."""
+    return float(getattr(model.config, _SHIFT, 0.0))
+
+
+def save_reward_model(model: Any, tokenizer: Any, path: Path, *, shift: float = 0.0) -> None:
+    """Write a folder that ``AutoModelForSequenceClassification`` loads: adapters merged, the mean head, the tokenizer.
+
+    ``shift`` is stated in the configuration as ``reward_shift`` and not applied, since the heads have no bias.
+    All heads of an ensemble are in :data:`HEADS_FILE`, as ``score.weight [N, d]``.
+    """
+    from safetensors.torch import save_file
+
+    heads = _plain_head(model).weight.detach().float().cpu().clone()
+    whole = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    with stock_attention(whole):
+        _set_heads(whole, heads.mean(0, keepdim=True))
+        whole.config.num_labels = 1
+        setattr(whole.config, _SHIFT, shift)
+        save_model(whole, tokenizer, path)
+        _set_heads(whole, heads.to(whole.device))
+    if len(heads) > 1:
+        save_file({"score.weight": heads}, path / HEADS_FILE, metadata={"format": "pt"})
+
+
+def _base(model: Any) -> Any:
+    """The model inside its adapters."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _plain_head(model: Any) -> Any:
+    """The head that acts, also where adapters keep a copy to train."""
+    head: Any = reward_head(model)
+    return head.modules_to_save[head.active_adapters[0]] if hasattr(head, "modules_to_save") else head

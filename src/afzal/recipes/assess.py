@@ -1,0 +1,249 @@
+"""Scores of every response of a data set, and what they say about the model that gave them.
+
+Shapes: B responses, N heads, K responses of an item.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afzal.evaluate import Calibration, Trend, calibration, trend
+from afzal.quality.stats import wilson
+from afzal.records import Comparison, Item, preferences
+from afzal.report import LineChart, Section, Series, Table
+from afzal.report.svg import HELD_OUT, OPTIMUM
+from afzal.tokens import Loss, Tree, encode
+from afzal.tokens.batch import Batch
+from afzal.train.feed import Layout
+
+ScoreBatch = Callable[[Batch], Tensor]
+"""Scores ``[B, N]`` of a batch's responses."""
+
+_FEW = 10  # votes below which an annotator's accuracy says nothing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredItem:
+    """An item with its responses' scores ``[K]`` (mean over heads), their spread over heads ``[K]`` (0 with one head)
+    and lengths ``[K]`` in tokens. NaN and 0 where a response could not be read."""
+
+    item: Item
+    scores: np.ndarray
+    spread: np.ndarray
+    lengths: np.ndarray
+
+
+def score_items(
+    score: ScoreBatch, items: Sequence[Item], tokenizer: Any, layout: Layout, **encoding: Any
+) -> tuple[list[ScoredItem], list[Loss]]:
+    """Every response of ``items``, in order; and what could not be read, with the reason.
+
+    Args:
+        encoding: ``max_tokens``, ``chat_template`` and ``eos`` as for :func:`afzal.tokens.encode`.
+    """
+    encoded = encode(items, tokenizer, **encoding)
+    places: list[tuple[Tree, int, list[int]]] = []  # a tree, its item, and the response of each branch
+    broken = []
+    for t, k in zip(encoded.trees, encoded.kept, strict=True):
+        if len(t.branches) == len(items[k].responses):
+            places.append((t, k, list(range(len(t.branches)))))
+        else:
+            broken += [(k, r) for r in range(len(items[k].responses))]
+    # an item that lost a response is read again one response at a time, so that each is known by its number
+    singles = [replace(items[k], responses=(items[k].responses[r],), votes=()) for k, r in broken]
+    again = encode(singles, tokenizer, **encoding) if singles else None
+    for t, n in zip(again.trees, again.kept, strict=True) if again else ():
+        places.append((t, broken[n][0], [broken[n][1]]))
+    return _filled(items, places, _by_tree(score, [t for t, _, _ in places], layout)), list(encoded.drops)
+
+
+def _by_tree(score: ScoreBatch, trees: Sequence[Tree], layout: Layout) -> dict[int, list[np.ndarray]]:
+    found: dict[int, list[np.ndarray]] = {id(t): [] for t in trees}
+    with torch.no_grad():
+        for batch in layout.batches(trees):
+            for (t, _), row in zip(batch.sources, score(batch).float().cpu().numpy(), strict=True):
+                found[id(t)].append(row)
+    return found
+
+
+def _filled(
+    items: Sequence[Item], places: Sequence[tuple[Tree, int, list[int]]], found: dict[int, list[np.ndarray]]
+) -> list[ScoredItem]:
+    blank = lambda item, value: np.full(len(item.responses), value)  # noqa: E731
+    made = [ScoredItem(item, blank(item, math.nan), blank(item, math.nan), blank(item, 0)) for item in items]
+    for t, k, responses in places:
+        for branch, response in enumerate(responses):
+            row = found[id(t)][branch].astype(np.float64)
+            made[k].scores[response] = row.mean()
+            made[k].spread[response] = row.std(ddof=1) if len(row) > 1 else 0.0
+            made[k].lengths[response] = int(t.branches[branch].scored.sum())
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Right ``hits`` of ``n`` (ties in score count one half), with Wilson's 95 % interval."""
+
+    hits: float
+    n: int
+
+    @property
+    def value(self) -> float:
+        return self.hits / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson(self.hits, self.n)
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What scores are worth against the preferences of the same items; None where there is nothing to compare with.
+
+    ``length`` is the pull of a response's tokens on its score, ``length_within`` that of the difference in tokens on
+    the difference in score inside a pair; ``strength`` that of the stated strength of a preference on the difference
+    in score. ``annotators`` holds those with enough votes.
+    """
+
+    accuracy: Share | None
+    calibration: Calibration | None
+    length: Trend | None
+    length_within: Trend | None
+    strength: Trend | None
+    annotators: dict[str, Share]
+    spread: float
+    n_responses: int
+
+    def facts(self) -> dict[str, Any]:
+        """The figures as plain values, for ``run.json``."""
+        found: dict[str, Any] = {"responses": self.n_responses}
+        if self.accuracy:
+            found["accuracy"] = _share(self.accuracy)
+        for name in ("calibration", "length", "length_within", "strength"):
+            if (value := getattr(self, name)) is not None:
+                found[name] = asdict(value)
+        if self.annotators:
+            found["annotators"] = {name: _share(share) for name, share in self.annotators.items()}
+        return found | ({"spread_over_heads": self.spread} if self.spread else {})
+
+
+def _share(share: Share) -> dict[str, float]:
+    low, high = share.interval
+    return {"value": share.value, "low": low, "high": high, "n": share.n}
+
+
+def assess(scored: Sequence[ScoredItem]) -> Assessment:
+    """All figures of scores against the preferences, votes and lengths of their items."""
+    pairs = [(s, q) for s in scored for q in preferences(s.item) if np.isfinite(s.scores[[q.i, q.j]]).all()]
+    gaps = np.array([s.scores[q.i] - s.scores[q.j] for s, q in pairs])
+    p = np.array([q.p for _, q in pairs])
+    longer = np.array([s.lengths[q.i] - s.lengths[q.j] for s, q in pairs])
+    stated = np.array([math.nan if q.margin is None else q.margin for _, q in pairs])
+    known = np.isfinite(stated)
+    scores, lengths, spread = (
+        np.concatenate([getattr(s, name)[np.isfinite(s.scores)] for s in scored] or [np.zeros(0)])
+        for name in ("scores", "lengths", "spread")
+    )
+    decided = p != 0.5
+    return Assessment(
+        accuracy=Share(_right(gaps[decided]), int(decided.sum())) if decided.any() else None,
+        calibration=calibration(gaps, p) if len(gaps) else None,
+        length=trend(lengths, scores),
+        length_within=trend(longer, gaps),
+        strength=trend(stated[known], gaps[known]),
+        annotators=_annotators(scored),
+        spread=float(spread.mean()) if len(spread) else 0.0,
+        n_responses=len(scores),
+    )
+
+
+def _right(gaps: np.ndarray) -> float:
+    return float((gaps > 0).sum() + 0.5 * (gaps == 0).sum())
+
+
+def _annotators(scored: Sequence[ScoredItem]) -> dict[str, Share]:
+    gaps: dict[str, list[float]] = {}
+    for s in scored:
+        for v in s.item.votes:
+            if not isinstance(v, Comparison) or v.annotator is None or v.p_first in (None, 0.5):
+                continue
+            gap = s.scores[v.first] - s.scores[v.second]
+            if math.isfinite(gap):
+                gaps.setdefault(v.annotator, []).append(gap if (v.p_first or 0.0) > 0.5 else -gap)
+    enough = {name: np.array(found) for name, found in sorted(gaps.items()) if len(found) >= _FEW}
+    return {name: Share(_right(found), len(found)) for name, found in enough.items()}
+
+
+def lines(found: Assessment) -> list[str]:
+    """The figures in a few lines of words."""
+    said = []
+    if found.accuracy:
+        low, high = found.accuracy.interval
+        said.append(f"accuracy {found.accuracy.value:.3f} ({low:.3f} to {high:.3f}) on {found.accuracy.n} pairs")
+    if found.calibration:
+        c = found.calibration
+        said.append(f"calibration: ECE {c.ece:.3f}, Brier {c.brier:.3f} (a coin 0.25), log loss {c.log_loss:.3f}")
+    if found.length:
+        said.append(f"length: {_trend(found.length, 'per token')}")
+    if found.strength:
+        said.append(f"stated strength: {_trend(found.strength, 'per unit')}")
+    said += [f"annotator {name}: {share.value:.3f} on {share.n} votes" for name, share in found.annotators.items()]
+    return said
+
+
+def _trend(found: Trend, unit: str) -> str:
+    return f"score {found.slope:+.4f} ± {1.96 * found.slope_se:.4f} {unit}, correlation {found.correlation:+.2f}"
+
+
+def sections(found: Assessment) -> list[Section]:
+    """The same for the report: a reliability plot, the pull of length, and annotators where they are known."""
+    made = []
+    if found.calibration:
+        made.append(_reliability(found.calibration))
+    rows = [
+        (name, t.slope, t.slope_se, t.correlation, t.n)
+        for name, t in (
+            ("tokens of a response", found.length),
+            ("difference in tokens inside a pair", found.length_within),
+            ("stated strength of a preference", found.strength),
+        )
+        if t
+    ]
+    if rows:
+        text = "Score per unit of each, by least squares. A reward that follows length can be had by writing more."
+        table = Table(("", "slope", "s.e.", "correlation", "n"), tuple(rows))
+        made.append(Section("What the score follows", text, table=table))
+    if found.annotators:
+        cells = tuple((name, s.value, *s.interval, s.n) for name, s in found.annotators.items())
+        text = f"How often the score agrees with each annotator who cast at least {_FEW} votes; 95 % intervals."
+        made.append(Section("Annotators", text, table=Table(("annotator", "agreement", "low", "high", "votes"), cells)))
+    return made
+
+
+def _reliability(found: Calibration) -> Section:
+    bounds = [wilson(b.right * b.n, b.n) for b in found.bins]
+    points = tuple((b.confidence, b.right) for b in found.bins)
+    series = (
+        Series("perfectly calibrated", ((0.5, 0.5), (1.0, 1.0)), OPTIMUM, "dashed"),
+        Series(
+            "held-out pairs", points, HELD_OUT, "dots", tuple(low for low, _ in bounds), tuple(h for _, h in bounds)
+        ),
+    )
+    text = (
+        f"Expected calibration error {found.ece:.3f}, Brier score {found.brier:.3f} (a coin has 0.25), log loss "
+        f"{found.log_loss:.3f} nats (a coin has 0.693). Below the dashed line the scores are too sure of themselves."
+    )
+    rows = tuple((f"{b.low:.2f} to {b.high:.2f}", b.confidence, b.right, b.n) for b in found.bins)
+    return Section(
+        "Reliability",
+        text,
+        LineChart(series, "stated probability of the favoured response", "share that was right"),
+        Table(("confidence", "mean", "right", "pairs"), rows),
+    )

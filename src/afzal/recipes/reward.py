@@ -1,0 +1,88 @@
+"""What is particular to training a reward model: how it starts, what its heads see, what is said of it at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from afzal import runs
+from afzal.config import RewardConfig, TrainConfig
+from afzal.errors import AfzalError
+from afzal.model.reward import (
+    choose_pad,
+    ensemble,
+    head_scores,
+    is_reward_model,
+    load_reward_model,
+    n_heads,
+    save_reward_model,
+)
+from afzal.recipes.assess import assess, lines, score_items, sections
+from afzal.recipes.prepare import Prepared
+from afzal.report import Section
+from afzal.tokens import Tree
+from afzal.tokens.batch import Batch
+from afzal.train.feed import Layout
+
+_SHIFT_TREES = 512  # items whose better responses set the zero: enough for two digits
+
+
+def start(config: RewardConfig, prepared: Prepared, device: torch.device, given: Any) -> Any:
+    """The model to train: ``given``, or the trunk or reward model of ``config.model``; it knows its padding token.
+
+    Raises:
+        AfzalError: the given model has no scalar head, or another number of heads.
+    """
+    if given is None:
+        given = load_reward_model(config.model, heads=config.heads, seed=config.seed, device=device)
+    elif not is_reward_model(given) or n_heads(given) != config.heads:
+        raise AfzalError(
+            f"a {type(given).__name__} is no reward model of {config.heads} heads",
+            remedy="pass a folder, or a model of AutoModelForSequenceClassification with num_labels=heads",
+        )
+    ends = {int(b.ids[-1]) for t in (*prepared.train, *prepared.evaluation) for b in t.branches}
+    choose_pad(given, prepared.tokenizer, ends)
+    return given
+
+
+def bootstrap(config: TrainConfig) -> Callable[[Batch], Batch]:
+    """Gives each head of an ensemble its own weights on the pairs of a batch; nothing to do for any other model."""
+    if isinstance(config, RewardConfig) and config.heads > 1:
+        return partial(ensemble, heads=config.heads, seed=config.seed)
+    return lambda batch: batch
+
+
+def finish(config: RewardConfig, run: runs.Run, model: Any, prepared: Prepared, layout: Layout) -> list[Section]:
+    """Judge the model on the held-out items, save it, and return the sections of its report."""
+    model.eval()
+    shift = _shift(model, prepared.train, layout) if config.shift == "chosen" else 0.0
+    extra: list[Section] = []
+    if prepared.evaluation_items:
+        score = lambda batch: head_scores(model, batch) - shift  # noqa: E731
+        scored, _ = score_items(score, prepared.evaluation_items, prepared.tokenizer, layout, **prepared.encoding)
+        found = assess(scored)
+        run.update(reward={"shift": shift, "heads": config.heads, **found.facts()})
+        extra = [_summary(lines(found)), *sections(found)]
+    else:
+        run.update(reward={"shift": shift, "heads": config.heads})
+    save_reward_model(model, prepared.tokenizer, run.path, shift=shift)
+    return extra
+
+
+def _summary(said: Sequence[str]) -> Section:
+    return Section("The reward model on held-out data", "\n\n".join(line[:1].upper() + line[1:] + "." for line in said))
+
+
+def _shift(model: Any, trees: Sequence[Tree], layout: Layout) -> float:
+    """Mean score of the preferred responses of the first training items."""
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for batch in layout.batches(trees[:_SHIFT_TREES]):
+            rows = batch.preferences
+            better = rows[rows[:, 2] > 0.5, 0].long()
+            scores = head_scores(model, batch).mean(1)[better].double()
+            total, count = total + float(scores.sum()), count + len(better)
+    return total / count if count else 0.0

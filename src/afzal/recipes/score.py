@@ -1,0 +1,96 @@
+"""Scores of the responses of a file: by a reward model, or by what a policy has come to prefer to its reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from afzal import data, runs
+from afzal.config import ScoreConfig
+from afzal.errors import AfzalError
+from afzal.model.load import context_of, load_model, load_tokenizer, pick_device
+from afzal.model.logprobs import score as logprob_score
+from afzal.model.probe import choose_sharing
+from afzal.model.reward import head_scores, load_reward_model, shift_of
+from afzal.recipes.assess import ScoreBatch, ScoredItem, assess, lines, score_items
+from afzal.records import Item, turns_to_json
+from afzal.tokens import resolve_template
+from afzal.tokens.batch import Batch
+from afzal.train.feed import Layout
+
+
+def score(config: ScoreConfig) -> list[str]:
+    """Score every response of ``config.data``; write them to ``config.out`` and return what they say, in lines.
+
+    A reward model's scores are less its stated shift; a policy's are its implicit rewards beta (log pi - log pi_ref),
+    summed over the scored tokens (Rafailov et al. 2023, arXiv 2305.18290, eq. 5, up to a constant per prompt).
+
+    Raises:
+        AfzalError: data or model cannot be read, nothing of it can be scored, or ``config.out`` exists.
+    """
+    if config.out and Path(config.out).exists():
+        raise AfzalError(f"{config.out} exists; nothing was overwritten", remedy="choose another --out")
+    items = data.read(config.data, columns=config.columns or None, format=config.data_format).items
+    source = config.model or config.policy
+    assert source is not None
+    tokenizer = load_tokenizer(source)
+    template = resolve_template(tokenizer, None)[0] if any(item.is_chat for item in items) else None
+    device = pick_device(config.device)
+    scorer, sharing, context = _reward(config, device) if config.model else _implicit(config, device)
+    longest = min(config.max_tokens, context or config.max_tokens)
+    layout = Layout(sharing, config.tokens_per_forward, device)
+    scored, lost = score_items(scorer, items, tokenizer, layout, max_tokens=longest, chat_template=template)
+    if not any(math.isfinite(x) for s in scored for x in s.scores):
+        raise AfzalError("no response could be scored", where=config.data, why=lost[0].reason if lost else "no row")
+    if config.out:
+        runs.append_jsonl(Path(config.out), _records(scored))
+    head = f"{sum(len(s.scores) for s in scored)} responses of {len(items)} items scored"
+    return [head + (f"; {len(lost)} items could not be read" if lost else ""), *lines(assess(scored))]
+
+
+def _reward(config: ScoreConfig, device: torch.device) -> tuple[ScoreBatch, Any, int | None]:
+    assert config.model is not None
+    model = load_reward_model(config.model, device=device)
+    sharing, shift = choose_sharing(model)[0], shift_of(model)
+    return lambda batch: head_scores(model, batch) - shift, sharing, context_of(model.config)
+
+
+def _implicit(config: ScoreConfig, device: torch.device) -> tuple[ScoreBatch, Any, int | None]:
+    assert config.policy is not None
+    assert config.reference is not None
+    models = [load_model(path, device=device) for path in (config.policy, config.reference)]
+    sharings = {choose_sharing(model)[0] for model in models}
+    sharing = "shared" if sharings == {"shared"} else "unshared"
+    if sharing == "unshared":
+        from afzal.model.attention import stock_implementation
+
+        for model in models:
+            model.set_attn_implementation(stock_implementation(model))
+
+    def rewards(batch: Batch) -> Tensor:
+        policy, reference = (logprob_score(model, batch).logps for model in models)
+        return config.beta * (policy - reference)[:, None]
+
+    return rewards, sharing, context_of(models[0].config)
+
+
+def _records(scored: Sequence[ScoredItem]) -> list[dict[str, Any]]:
+    return [_record(s.item, s, k) for s in scored for k in range(len(s.scores))]
+
+
+def _record(item: Item, s: ScoredItem, k: int) -> dict[str, Any]:
+    finite = math.isfinite(s.scores[k])
+    return {
+        "item": item.id,
+        "response_index": k,
+        "prompt": turns_to_json(item.prompt),
+        "response": turns_to_json(item.responses[k].turns),
+        "score": float(s.scores[k]) if finite else None,
+        "score_sd": float(s.spread[k]) if finite else None,
+        "tokens": int(s.lengths[k]),
+    }

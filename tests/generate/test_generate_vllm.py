@@ -1,0 +1,73 @@
+"""vLLM through its real interface: what is asked of it, and what is made of its answers. vLLM itself is not needed."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from afzal.errors import AfzalError
+from afzal.generate import Sampling
+from afzal.generate.with_vllm import sample_with_vllm
+
+
+def fake_vllm(calls, *, logprobs=True):
+    """Answers request i with completions ``[7, i]`` (ends with 2) and ``[8, 9]`` (cut), given in the wrong order."""
+
+    class LLM:
+        def __init__(self, **kwargs):
+            calls.append(("LLM", kwargs))
+
+        def generate(self, prompts, sampling_params, use_tqdm):
+            calls.append(("generate", prompts, sampling_params, use_tqdm))
+            return [SimpleNamespace(outputs=[self.completion(1, [8, 9]), self.completion(0, [7, 2])]) for _ in prompts]
+
+        def completion(self, index, ids):
+            steps = [{t: SimpleNamespace(logprob=-t / 10), 99: SimpleNamespace(logprob=-9.0)} for t in ids]
+            return SimpleNamespace(index=index, token_ids=ids, logprobs=steps if logprobs else None)
+
+    params = lambda **kwargs: kwargs  # noqa: E731
+    return SimpleNamespace(LLM=LLM, SamplingParams=params, TokensPrompt=lambda **kwargs: kwargs)
+
+
+def test_requests_and_samples(monkeypatch):
+    calls = []
+    monkeypatch.setitem(sys.modules, "vllm", fake_vllm(calls))
+    sampling = Sampling(2, temperature=0.7, top_p=0.9, min_new_tokens=1)
+    drawn = sample_with_vllm("some/model", [[1, 5], [6]], eos=[2, 3], n=2, sampling=sampling, seed=4)
+    (_, engine), (_, prompts, settings, bar) = calls
+    assert engine == {"model": "some/model", "logprobs_mode": "raw_logprobs"}
+    assert prompts == [{"prompt_token_ids": [1, 5]}, {"prompt_token_ids": [6]}]
+    assert not bar
+    assert settings[0]["seed"] != settings[1]["seed"]
+    assert all(0 <= s.pop("seed") < 2**31 for s in settings)
+    wanted = {"n": 2, "temperature": 0.7, "top_p": 0.9, "top_k": -1, "max_tokens": 2, "min_tokens": 1, "logprobs": 0}
+    wanted |= {"ignore_eos": True, "stop_token_ids": [2, 3], "detokenize": False}
+    assert settings == [wanted, wanted]
+    assert [(s.prompt_index, s.ids.tolist(), s.stop) for s in drawn] == [
+        (0, [7, 2], "eos"),
+        (0, [8, 9], "length"),
+        (1, [7, 2], "eos"),
+        (1, [8, 9], "length"),
+    ]
+    np.testing.assert_allclose(drawn[0].logps, [-0.7, -0.2], rtol=1e-6)
+
+
+def test_an_engine_can_be_given_and_the_seed_counts(monkeypatch):
+    calls = []
+    module = fake_vllm(calls)
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    engine = module.LLM()
+    for seed in (0, 0, 1):
+        sample_with_vllm(engine, [[1]], eos=[2], seed=seed)
+    first, again, other = ([s["seed"] for s in call[2]] for call in calls if call[0] == "generate")
+    assert first == again != other
+
+
+def test_missing_log_probs_and_a_missing_vllm_are_said_plainly(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", fake_vllm([], logprobs=False))
+    with pytest.raises(AfzalError, match="no log-probs"):
+        sample_with_vllm("m", [[1]], eos=[2])
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(AfzalError, match=r"pip install 'afzal\[vllm\]'"):
+        sample_with_vllm("m", [[1]], eos=[2])
