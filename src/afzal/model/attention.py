@@ -66,8 +66,8 @@ def tree_attention(
     qs = _blocks(q, plan.queries, [(g, n) for g, n, _ in shapes])
     ks, vs = (_blocks(t, plan.keys, [(g, n) for g, _, n in shapes]) for t in (k, v))
     outputs = [
-        _attend(*qkv, block, scale, dropout, softcap, s_aux).transpose(1, 2).flatten(0, 1)
-        for *qkv, block in zip(qs, ks, vs, plan.blocks, strict=True)
+        _attend(qb, kb, vb, block, scale, dropout, softcap, s_aux).transpose(1, 2).flatten(0, 1)
+        for qb, kb, vb, block in zip(qs, ks, vs, plan.blocks, strict=True)
     ]
     slots = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return slots.index_select(0, plan.inverse)[None], None

@@ -64,7 +64,7 @@ class _LinearLogps(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         hidden, weight, bias, target, lse = ctx.saved_tensors
         gradient, rows = gradients[0].float(), ctx.rows
         if ctx.kept is None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,7 +46,7 @@ def saved_bytes_per_token(model: Any, sharing: Sharing) -> float:
     Measured on one small tree; what grows with the square of the length comes on top of it.
     """
     device = next(model.parameters()).device
-    batch = collate([tree("memory", np.zeros(40, np.int32), [np.zeros(12, np.int32)] * 2)], sharing, device)
+    batch = collate([tree("memory", [0] * 40, [[0] * 12] * 2)], sharing, device)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     seen: dict[int, int] = {}
 

@@ -25,7 +25,8 @@ class Weights:
     """
 
     def __init__(self, model: nn.Module, dtype: Dtype) -> None:
-        self.model, self.dtype = model, dtype
+        self.model: nn.Module = model
+        self.dtype: Dtype = dtype
         self._working = trainable(model)
         self.masters: dict[str, nn.Parameter] = self._working
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
@@ -40,7 +41,8 @@ class Weights:
     def publish(self) -> None:
         """Round the masters into the model, after they have moved."""
         if self.dtype == "bf16":
-            torch._foreach_copy_([*self._working.values()], [*self.masters.values()])
+            for name, p in self._working.items():
+                p.copy_(self.masters[name])
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
