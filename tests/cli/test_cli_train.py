@@ -80,7 +80,6 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "undesirable_weight": ("0.5", 0.5, []),
     "eval_every_steps": ("5", 5, []),
     "early_stop_patience": ("2", 2, []),
-    "objective": ("bradley_terry_margin", "bradley_terry_margin", []),
     "centering": ("0", 0.0, []),
     "heads": ("3", 3, []),
     "shift": ("none", "none", []),
