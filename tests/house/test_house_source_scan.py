@@ -44,7 +44,7 @@ def findings(source: str) -> Iterator[str]:
             names = {a.name for a in node.names}
             if top in MODULES or any((top, name) in MEMBERS for name in names):
                 yield f"{line}: from {node.module} import {', '.join(sorted(names))}"
-        elif isinstance(node, ast.Name) and node.id in NAMES:
+        elif isinstance(node, ast.Name) and node.id in NAMES and isinstance(node.ctx, ast.Load):
             yield f"{line}: {node.id}"
         elif isinstance(node, ast.Attribute) and ast.unparse(node) in CALLS:
             yield f"{line}: {ast.unparse(node)}"

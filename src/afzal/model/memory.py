@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from afzal.model.logprobs import hidden_states
+from afzal.model.reward import head_scores, is_reward_model
 from afzal.tokens.batch import Sharing, collate
 from afzal.tokens.tree import tree
 
@@ -33,7 +34,8 @@ def must_recompute(model: Any, sharing: Sharing, *, tokens: int, scored: int, tr
         return ""
     width = next(model.parameters()).element_size()
     kept = tokens * saved_bytes_per_token(model, sharing)
-    logits = scored * int(model.config.get_text_config().vocab_size) * width
+    outputs = 1 if is_reward_model(model) else int(model.config.get_text_config().vocab_size)
+    logits = scored * outputs * width
     needed = int(kept + logits + trained * _BYTES_OF_STATE)
     if needed <= _SPARE * free:
         return ""
@@ -57,8 +59,8 @@ def saved_bytes_per_token(model: Any, sharing: Sharing) -> float:
         return saved
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
-        hidden = hidden_states(model, batch)
-    del hidden
+        found = head_scores(model, batch) if is_reward_model(model) else hidden_states(model, batch)
+    del found
     return sum(seen.values()) / batch.ids.numel()
 
 
