@@ -1,6 +1,6 @@
 """How long a person waits before anything happens: ``afzal --help``, and ``afzal check`` of many rows.
 
-    .venv/bin/python benchmarks/startup.py
+.venv/bin/python benchmarks/startup.py
 """
 
 from __future__ import annotations
