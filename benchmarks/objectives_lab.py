@@ -7,7 +7,7 @@ Writes ``OUT/objectives-lab.json`` (all figures), ``.md`` (the table) and three 
 
 1. Does the KL fall strictly with beta?
 2. Does IPO stay bounded on labels that never err, where DPO does not?
-3. Do soft labels recover the reward? (slope and correlation of implicit on gold reward differences)
+3. Do soft labels recover the reward? (what a difference of implicit rewards is worth in gold, and their correlation)
 4. Do ties and rankings reach the same optimum as pairs? (KL to pi_ref e^(r / beta) / Z)
 5. Does a Lagrange multiplier hold a constraint at its bound? (expected number of the token 5 in an answer)
 """
@@ -192,12 +192,17 @@ def certain_labels(world: World) -> list[Row]:
 
 
 def agreement(log_pi: np.ndarray, log_ref: np.ndarray, seed: int) -> dict[str, float]:
-    """Implicit on gold reward differences over pairs of the reference: least-squares slope and correlation."""
+    """Implicit against gold reward differences over pairs of the reference.
+
+    ``slope``: implicit per gold, below 1 by what the model has not learned. ``worth``: gold per implicit, 1 where an
+    implicit reward is worth its face value, below 1 where it exaggerates.
+    """
     which, first, second = language.sample_pairs(np.exp(log_ref), 20_000, np.random.default_rng(300 + seed))
     implicit = BETA * (log_pi - log_ref)
     x = REWARDS[which, first] - REWARDS[which, second]
     y = implicit[which, first] - implicit[which, second]
-    return {"slope": float((x * y).sum() / (x * x).sum()), "correlation": float(np.corrcoef(x, y)[0, 1])}
+    slope, worth = (float((x * y).sum() / (z * z).sum()) for z in (x, y))
+    return {"slope": slope, "worth": worth, "correlation": float(np.corrcoef(x, y)[0, 1])}
 
 
 KINDS = {"soft labels": soft, "one noisy vote": noisy, "certain labels": language.deterministic}
@@ -206,11 +211,7 @@ KINDS = {"soft labels": soft, "one noisy vote": noisy, "certain labels": languag
 def soft_labels(world: World) -> list[Row]:
     rows = []
     for seed in SEEDS:
-        for label, kind in (
-            ("soft labels", soft),
-            ("one noisy vote", noisy),
-            ("certain labels", language.deterministic),
-        ):
+        for label, kind in KINDS.items():
             data = world.pairs(seed, world.plan.pairs, kind, label.replace(" ", "-"))
             args = {"objective_arg": {"beta": BETA}, "seed": seed}
             name = f"{label.replace(' ', '-')}-{seed}-run"
@@ -253,7 +254,7 @@ def constraint(world: World) -> list[Row]:
             "constraint": "black_box",
             "constraint_score": "objectives_lab:fives",
             "constraint_bound": bound,
-            "constraint_dual_lr": 0.1,
+            "constraint_dual_lr": 0.05,
         }
         for label, extra in (("free", {}), ("held", held)):
             kept = {
@@ -286,24 +287,37 @@ def verdicts(rows: Sequence[Row]) -> list[tuple[str, bool, str]]:
     found.append(
         ("on certain labels IPO's KL comes to rest and DPO's does not (KL, second half of training)", bounded, said)
     )
-    slopes = {x: [r.more["slope"] for r in rows if r.question == 3 and r.label == x] for x in _labels(rows, 3)}
-    near = all(abs(x - 1) < 0.25 for x in slopes["soft labels"]) and min(slopes["certain labels"]) > 1.25
-    said = "; ".join(f"{k}: {', '.join(f'{x:.2f}' for x in v)}" for k, v in slopes.items())
-    found.append(("soft labels recover the reward (slope near 1), certain labels exaggerate it", near, said))
+    three = {x: [r.more for r in rows if r.question == 3 and r.label == x] for x in _labels(rows, 3)}
+    soft_ones, certain = three["soft labels"], three["certain labels"]
+    near = all(abs(m["worth"] - 1) < 0.2 and m["correlation"] > 0.85 for m in soft_ones)
+    near = near and all(a["worth"] > b["worth"] + 0.2 for a, b in zip(soft_ones, certain, strict=True))
+    near = near and all(
+        a["correlation"] > b["correlation"]
+        for k in KINDS
+        if k != "soft labels"
+        for a, b in zip(soft_ones, three[k], strict=True)
+    )
+    said = "; ".join(
+        f"{k}: " + ", ".join(f"{m['worth']:.2f} ({m['correlation']:.2f})" for m in v) for k, v in three.items()
+    )
+    claim = "soft labels recover the reward, certain ones exaggerate it (gold per implicit reward; correlation)"
+    found.append((claim, near, said))
     four = {x: [r for r in rows if r.question == 4 and r.label == x] for x in _labels(rows, 4)}
     gaps = {x: [r.more["KL to the optimum"] for r in v] for x, v in four.items()}
     same = all(np.mean(v) < np.mean(gaps["pairs, dpo"]) + 0.15 for v in gaps.values())
     said = "; ".join(f"{k}: {', '.join(f'{x:.2f}' for x in v)}" for k, v in gaps.items())
     found.append(("ties and rankings come as near to pi_ref e^(r/beta)/Z as pairs (KL to it)", same, said))
-    last = max(r.step for r in rows if r.question == 5)
+    five = [r for r in rows if r.question == 5]
+    late = [r for r in five if r.step > max(r.step for r in five) / 2]
     cost = {
-        x: [r.more["cost"] for r in rows if r.question == 5 and r.label == x and r.step == last]
+        x: [float(np.mean([r.more["cost"] for r in late if (r.label, r.seed) == (x, s)])) for s in SEEDS]
         for x in _labels(rows, 5)
     }
-    bound = next(r.more["bound"] for r in rows if r.question == 5)
-    holds = all(x <= bound * 1.15 for x in cost["held"]) and min(cost["free"]) > bound * 1.15
+    bound = five[0].more["bound"]
+    holds = all(x <= bound * 1.15 for x in cost["held"]) and min(cost["free"]) > bound * 1.5
     said = f"bound {bound:.2f}; " + "; ".join(f"{k}: {', '.join(f'{x:.2f}' for x in v)}" for k, v in cost.items())
-    return [*found, ("a multiplier holds the expected number of fives at its bound, within 15 %", holds, said)]
+    claim = "a multiplier holds the expected number of fives at its bound (mean over the second half, within 15 %)"
+    return [*found, (claim, holds, said)]
 
 
 def _growth(rows: Sequence[Row], label: str, seed: int) -> float:
@@ -321,7 +335,7 @@ def table(rows: Sequence[Row], about: dict[str, Any]) -> str:
         "# Objectives on the enumerable language",
         "",
         f"{about['date']}, {about['machine']}, {about['threads']} thread, Python {about['python']}, "
-        f"torch {about['torch']}, transformers {about['transformers']}; {about['minutes']:.0f} minutes, shared. "
+        f"torch {about['torch']}, transformers {about['transformers']}; {about['minutes']:.0f} minutes. "
         f"Exact means over {len(HELD_OUT)} held-out prompts, seeds {', '.join(map(str, SEEDS))}.",
         "",
         "Made by `python benchmarks/objectives_lab.py OUT`.",

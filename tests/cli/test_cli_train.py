@@ -206,6 +206,15 @@ def test_a_file_of_one_method_has_only_its_flags(tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().err.startswith("error: unknown option --beta")
 
 
+def test_a_flag_for_several_values_may_be_repeated(seen: list[Any]):
+    line = ["train", "prefer", "--model", "M", "--data", "D", "--objective", "simpo"]
+    assert (
+        main([*line, "--objective-arg", "beta=2.5", "--objective-arg", "gamma=0.5", "--learn", "a", "--learn", "b"])
+        == 0
+    )
+    assert (seen[0][0].objective_arg, seen[0][0].learn) == ({"beta": 2.5, "gamma": 0.5}, ["a", "b"])
+
+
 def test_a_dry_run_shows_settings_and_plan_and_trains_nothing(seen: list[Any], capsys: pytest.CaptureFixture[str]):
     assert main(["train", "dpo", "--model", "M", "--data", "D", "--batch-size", "4", "--dry-run"]) == 0
     shown = capsys.readouterr().out
