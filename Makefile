@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-slow lint format peers pins clean
+.PHONY: help demo test test-slow lint format peers bench pins clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -31,6 +31,9 @@ format: $(VENV)/.dev  ## let ruff rewrite the code
 
 peers: .venv-trl/.peers  ## a second environment with TRL, then the tests that compare with it
 	.venv-trl/bin/python -m pytest -m slow tests/peers
+
+bench: .venv-trl/.peers  ## time one DPO update against TRL and a plain loop, on a quiet machine (long)
+	.venv-trl/bin/python -m benchmarks.dpo_step
 
 # A stamp is newer than what it was installed from, so that the install happens once and again after a change.
 $(VENV)/bin/python:
