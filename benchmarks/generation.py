@@ -1,8 +1,8 @@
 """Afzal's sampling against `transformers.generate`: tokens per second at equal settings, in one process, alternating.
 
-    python benchmarks/generation.py                                  # a random Llama of 8 layers, width 512, V 32,000
-    python benchmarks/generation.py --model ../shared/data/models/stories260k
-    python benchmarks/generation.py --threads 1 --repeats 2 --prompts 16 --force
+    python -m benchmarks.generation                                  # a random Llama of 8 layers, width 512, V 32,000
+    python -m benchmarks.generation --model ../shared/data/models/stories260k
+    python -m benchmarks.generation --threads 1 --repeats 2 --prompts 16 --force
 
 Both sides draw the same number of samples of the same prompts at temperature 1 from the whole distribution, and no
 sample ends before its last token, so that both compute the same number of tokens. `transformers` gets its prompts
@@ -26,21 +26,19 @@ import transformers
 
 from afzal.generate import Sampling, sample
 from afzal.model.load import load_model
-
-LARGEST_LOAD = 0.3
+from benchmarks.machine import refuse_if_busy
 
 
 def main() -> None:
     options = arguments()
-    load = os.getloadavg()[0]
-    if load > LARGEST_LOAD and not options.force:
-        raise SystemExit(f"the machine is busy (load {load:.2f}): figures would mean nothing; wait, or use --force")
+    if not options.force:
+        refuse_if_busy()
     torch.set_num_threads(options.threads)
     model = model_of(options).to(torch.bfloat16 if options.dtype == "bf16" else torch.float32)
     prompts = prompts_of(options, model.config.vocab_size)
     tokens = options.prompts * options.samples * options.new_tokens
     mean = np.mean([len(p) for p in prompts])
-    print(f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}, load {load:.2f}")
+    print(f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}, load {os.getloadavg()[0]:.2f}")
     print(f"transformers {transformers.__version__}; {type(model).__name__}, {model.num_parameters():,} weights")
     print(f"{options.prompts} prompts of {mean:.0f} tokens x {options.samples} samples of {options.new_tokens}\n")
     sides: dict[str, Callable[[], Any]] = {

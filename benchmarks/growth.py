@@ -13,18 +13,18 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
 from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.dpo_step import flops
+from benchmarks.machine import processor, refuse_if_busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,7 @@ def measure(case: Case, width: int, layers: int, dtype: str, repeats: int) -> di
         tree(str(n), draw(case.prompt), [draw(case.response) for _ in range(case.responses)], pairs=pairs)
         for n in range(case.prompts)
     ]
+    counts = [[case.prompt] + [case.response] * case.responses] * case.prompts
     method = Method.of(objectives.get("dpo"), {}, live_reference(model))
     feed = Feed(trees, (), case.prompts, 0, Layout("shared", 8192))
     optimizer = make_optimizer(weights.masters.values())
@@ -101,18 +102,8 @@ def measure(case: Case, width: int, layers: int, dtype: str, repeats: int) -> di
     return {
         "seconds": statistics.median(seconds[1:]),
         "kept_bytes": saved_bytes_per_token(model, "shared") * largest,
-        "flops": least(case, config),
+        "flops": flops.minimum(np.array(counts), config, reference_online=True),
     }
-
-
-def least(case: Case, config: Any) -> float:
-    """The FLOP model of :func:`benchmarks.dpo_step.flops.minimum` for any number of responses, reference included."""
-    p, c, k = case.prompt, case.response, case.responses
-    d, ff, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    body = layers * (4 * d * d + 3 * d * ff)
-    attended = p * (p + 1) / 2 + k * c * (p + (c + 1) / 2)
-    forward = 2 * body * (p + k * c) + 4 * layers * d * attended + 2 * d * case.vocabulary * k * c
-    return 4 * case.prompts * forward
 
 
 def main() -> None:
@@ -125,11 +116,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--force", action="store_true", help="run on a loaded machine all the same")
     given = parser.parse_args()
-    if os.getloadavg()[0] > 0.3 and not given.force:
-        sys.exit(f"the load is {os.getloadavg()[0]:.2f}: wait until nothing else runs, or pass --force")
+    if not given.force:
+        refuse_if_busy()
     torch.set_num_threads(given.threads)
-    from benchmarks.dpo_step.__main__ import processor
-
     about = f"{date.today()}, {processor()}, {given.threads} threads, torch {version('torch')}, {given.dtype}"
     about += f", width {given.width}, {given.layers} layers"
     peak = flops.matmul_peak(

@@ -1,6 +1,6 @@
 """Time one DPO update by Afzal and by its peers: same model, tokens, number format, optimiser and pairs per update.
 
-    make bench                                                # the whole table, on the CPU
+    make bench                                                # the whole table, on the CPU, after installing TRL
     .venv-trl/bin/python -m benchmarks.dpo_step --device cuda # the same on a GPU
     .venv-trl/bin/python -m benchmarks.dpo_step --shapes hh --sides afzal plain --repeats 2 --force
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,8 +27,8 @@ import torch
 
 from benchmarks.dpo_step import flops, shapes, sides
 from benchmarks.dpo_step.stepper import Stepper
+from benchmarks.machine import processor, refuse_if_busy
 
-BUSY = 0.3  # a load average above this disturbs the timings
 SIDES = ("afzal", "trl", "plain", "afzal-cached", "trl-best")
 OPPONENT = {"trl": "afzal", "plain": "afzal", "trl-best": "afzal-cached"}
 """Each peer, and the side that does the same work: trl-best has grouped lengths and cached references, like its own."""
@@ -39,8 +38,8 @@ def main() -> None:
     given = _arguments()
     torch.set_num_threads(given.threads)
     device = torch.device(given.device)
-    if device.type == "cpu" and os.getloadavg()[0] > BUSY and not given.force:
-        sys.exit(f"the load is {os.getloadavg()[0]:.2f}, above {BUSY}: wait until nothing else runs, or pass --force")
+    if device.type == "cpu" and not given.force:
+        refuse_if_busy()
     if given.memory_of:
         print(json.dumps(_memory(given, device)))
         return
@@ -204,7 +203,6 @@ def _memory(given: argparse.Namespace, device: torch.device) -> dict[str, int]:
 def _about(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     config = config_of(given)
     names = ["afzal", "torch", "transformers"] + (["trl"] if any("trl" in side for side in given.sides) else [])
-    body = config.num_hidden_layers * (4 * given.width**2 + 3 * given.width * config.intermediate_size)
     return {
         "date": str(date.today()),
         "command": "python -m benchmarks.dpo_step " + " ".join(sys.argv[1:]),
@@ -212,19 +210,9 @@ def _about(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         "threads": given.threads,
         "versions": {name: version(name) for name in names},
         "dtype": given.dtype,
-        "parameters": body + 2 * given.width * given.vocabulary,
+        "parameters": flops.body_weights(config) + 2 * given.width * given.vocabulary,
         "load": os.getloadavg()[0],
     }
-
-
-def processor() -> str:
-    """The model's name and what of its instructions matters to bf16."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    fields = {k.strip(): v.strip() for k, v in fields.items()}
-    found = [f for f in ("avx512_bf16", "amx_bf16", "avx512f", "avx2") if f in fields.get("flags", "").split()]
-    family, model = fields.get("cpu family"), fields.get("model")
-    return f"{fields.get('model name', platform.machine())} (family {family}, model {model}; {', '.join(found)})"
 
 
 def markdown(about: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.dpo_step import flops
+
 Row = tuple[list[int], list[int], list[int]]
 Loop = Callable[[Callable[[], None], Callable[[float], None]], None]
 BETA, LR = 0.1, 1e-6
@@ -107,29 +109,17 @@ def afzal(work: Work) -> Loop:
 def _executed(work: Work, layout: Any, trees: Sequence[Any]) -> float:
     """Floating-point operations that the layout asks for, over the least that the lengths need: padding and the masked
     half of a branch's own square are what there can be too much of."""
-    from benchmarks.dpo_step.flops import minimum
-
-    config = work.config
-    heads, dim = (
-        config.num_attention_heads,
-        getattr(config, "head_dim", 0) or config.hidden_size // config.num_attention_heads,
-    )
+    config, width = work.config, work.config.num_attention_heads * flops.head_width(work.config)
     counts = np.array([[len(p), len(c), len(r)] for p, c, r in work.rows])
-    least = minimum(counts, config, reference_online=False) / 3
-    p, c, r = counts.T.astype(float)
-    allowed = float((p * (p + 1) / 2 + sum(b * (p + (b + 1) / 2) for b in (c, r))).sum())
     made = computed = 0
     for start in range(0, len(trees), work.pairs):
         for batch in layout.batches(trees[start : start + work.pairs]):
             assert batch.layout is not None
             made += batch.ids.numel()
-            computed += batch.layout.plan(heads * dim).attended
-    body = config.num_hidden_layers * (
-        config.hidden_size * dim * (2 * heads + 2 * config.num_key_value_heads)
-        + 3 * config.hidden_size * config.intermediate_size
-    )
-    more = 4 * config.num_hidden_layers * heads * dim * (computed - allowed) + 2 * body * (made - counts.sum())
-    return float(1 + more / least)
+            computed += batch.layout.plan(width).attended
+    more = flops.per_product(config) * (computed - flops.looked_at(counts))
+    more += 2 * flops.body_weights(config) * (made - int(counts.sum()))
+    return 1 + more / (flops.minimum(counts, config, reference_online=False) / 3)
 
 
 def plain(work: Work) -> Loop:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from afzal.model.attention import may_share, stock_attention
 from afzal.model.decoding import next_logits, read_prompts, shared_decoding
+from afzal.model.load import vocabulary_of
 from afzal.model.probe import tolerance
 
 _known: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
@@ -31,7 +32,7 @@ def choose_decoding(model: Any) -> tuple[Literal["shared", "stock"], str]:
 def _trial(model: Any) -> str:
     """Empty if prefill, several steps and rows that leave give the log-probs of plain forward passes; else why not."""
     rng = np.random.default_rng(0)
-    vocabulary = int(model.config.get_text_config().vocab_size)
+    vocabulary = vocabulary_of(model)
     prompts = [rng.integers(0, vocabulary, n).tolist() for n in (9, 3, 1)]
     texts = [(prompts[p], rng.integers(0, vocabulary, 7)) for p in (0, 0, 1, 2, 2, 2)]
     with torch.no_grad():

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from afzal.tokens.hashing import GOLDEN, avalanche
+
 _BLOCK = 256
-_GOLDEN = 0x9E3779B97F4A7C15
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +38,15 @@ PLAIN = Sampling()
 
 def row_keys(seed: int, prompts: np.ndarray, samples: np.ndarray) -> np.ndarray:
     """``[R]`` uint64: a key for each (prompt, sample), from which :func:`uniforms` draws."""
-    key = _mix(np.full(len(prompts), seed, dtype=np.uint64))
-    key = _mix(key ^ _mix(prompts.astype(np.uint64) + np.uint64(1)))
-    return _mix(key ^ _mix(samples.astype(np.uint64) + np.uint64(1 << 32)))
+    key = avalanche(np.full(len(prompts), seed, dtype=np.uint64))
+    key = avalanche(key ^ avalanche(prompts.astype(np.uint64) + np.uint64(1)))
+    return avalanche(key ^ avalanche(samples.astype(np.uint64) + np.uint64(1 << 32)))
 
 
 def uniforms(keys: np.ndarray, step: int) -> np.ndarray:
     """``[R]`` float64 in (0, 1), on a grid of 2^-40: the number that decides token ``step`` (from 0) of each row."""
-    bits = _mix(keys + np.uint64((step + 1) * _GOLDEN % 2**64))
+    bits = avalanche(keys + np.uint64((step + 1) * GOLDEN % 2**64))
     return ((bits >> np.uint64(24)).astype(np.float64) + 0.5) * 2.0**-40
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection of 64 bits that avalanches."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def draw(logits: Tensor, uniform: Tensor, sampling: Sampling, barred: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,11 @@ class Sample:
     stop: Stop
     logps: np.ndarray
 
+    @property
+    def answer(self) -> np.ndarray:
+        """The ids without the EOS that ended them."""
+        return self.ids[:-1] if self.stop == "eos" else self.ids
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -60,13 +61,14 @@ def tree_attention(
     if tree is None:
         raise ValueError("tree attention was called without a tree layout; use stock_attention() around plain calls")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    softmax = _Softmax(scale, dropout, softcap, s_aux)
     plan = tree.plan(query.shape[1] * query.shape[3], sliding_window)
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))  # [N, heads, D]
     shapes = [block.shape for block in plan.blocks]
     qs = _blocks(q, plan.queries, [(g, n) for g, n, _ in shapes])
     ks, vs = (_blocks(t, plan.keys, [(g, n) for g, _, n in shapes]) for t in (k, v))
     outputs = [
-        _attend(qb, kb, vb, block, scale, dropout, softcap, s_aux).transpose(1, 2).flatten(0, 1)
+        _attend(qb, kb, vb, block, softmax).transpose(1, 2).flatten(0, 1)
         for qb, kb, vb, block in zip(qs, ks, vs, plan.blocks, strict=True)
     ]
     slots = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
@@ -79,27 +81,28 @@ def _blocks(rows: Tensor, index: Tensor, shapes: Sequence[tuple[int, int]]) -> l
     return [part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def _attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    block: Block,
-    scale: float,
-    dropout: float,
-    softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class _Softmax:
+    """What a layer does to its scores; ``sinks`` ``[H]`` are learnt scores that take their share of each row."""
+
+    scale: float
+    dropout: float
+    softcap: float | None
+    sinks: Tensor | None
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, block: Block, how: _Softmax) -> Tensor:
     """Query ``[G, H, Q, D]``, keys and values ``[G, kv heads, K, D]`` to ``[G, H, Q, D]``."""
-    if softcap is not None or sinks is not None or _prefers_eager(q, k):
-        return _eager(q, k, v, block, scale, dropout, softcap, sinks)
+    if how.softcap is not None or how.sinks is not None or _prefers_eager(q, k):
+        return _eager(q, k, v, block, how)
     return F.scaled_dot_product_attention(
         q,
         k,
         v,
         attn_mask=block.mask,
-        dropout_p=dropout,
+        dropout_p=how.dropout,
         is_causal=block.mask is None,
-        scale=scale,
+        scale=how.scale,
         enable_gqa=q.shape[1] != k.shape[1],
     )
 
@@ -108,50 +111,32 @@ def _prefers_eager(q: Tensor, k: Tensor) -> bool:
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= _EAGER_UP_TO_KEYS
 
 
-def _eager(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    block: Block,
-    scale: float,
-    dropout: float,
-    softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
+def _eager(q: Tensor, k: Tensor, v: Tensor, block: Block, how: _Softmax) -> Tensor:
     """Softmax attention in two batched products. Causal queries go in chunks, which skip the keys after them."""
     if block.mask is not None:
-        return _product(q, k, v, block.bias, scale, dropout, softcap, sinks)
+        return _product(q, k, v, block.bias, how)
     outputs = []
     for start in range(0, q.shape[2], _CHUNK):
         end = min(start + _CHUNK, q.shape[2])
         part, keys, values, bias = q[:, :, start:end], k[:, :, :end], v[:, :, :end], block.bias[..., start:end, :end]
-        outputs.append(_product(part, keys, values, bias, scale, dropout, softcap, sinks))
+        outputs.append(_product(part, keys, values, bias, how))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 
 
-def _product(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    scale: float,
-    dropout: float,
-    softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
+def _product(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, how: _Softmax) -> Tensor:
     """Grouped heads are folded into the query axis, so that keys and values are never copied."""
     groups, heads, slots, width = q.shape
     kv_heads, keys = k.shape[1], k.shape[2]
-    folded = (q * scale).reshape(groups, kv_heads, -1, width)
+    folded = (q * how.scale).reshape(groups, kv_heads, -1, width)
     scores = (folded @ k.transpose(-1, -2)).view(groups, heads, slots, keys)
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
+    if how.softcap is not None:
+        scores = how.softcap * torch.tanh(scores / how.softcap)
     scores = scores.add_(bias.to(scores.dtype))
-    if sinks is not None:
-        extra = sinks.view(1, heads, 1, 1).expand(groups, heads, slots, 1).to(scores.dtype)
+    if how.sinks is not None:
+        extra = how.sinks.view(1, heads, 1, 1).expand(groups, heads, slots, 1).to(scores.dtype)
         scores = torch.cat([scores, extra], dim=-1)
     weights = torch.softmax(scores, dim=-1)[..., :keys]  # sums in float32 whatever the dtype
-    weights = F.dropout(weights, dropout) if dropout else weights
+    weights = F.dropout(weights, how.dropout) if how.dropout else weights
     return (weights.reshape(groups, kv_heads, -1, keys) @ v).view(groups, heads, slots, width)
 
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from afzal.model.attention import attention_restored
 from afzal.model.logprobs import output_head
 
 DECODE_ATTENTION = "afzal_decode"
@@ -234,14 +235,14 @@ AttentionInterface.register(DECODE_ATTENTION, decode_attention)
 @contextmanager
 def shared_decoding(model: Any) -> Iterator[None]:
     """The model with decode attention, in evaluation mode; at the end it has the attention and mode it came with."""
-    before, training = model.config._attn_implementation, model.training
-    model.set_attn_implementation(DECODE_ATTENTION)
-    model.eval()
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-        model.train(training)
+    training = model.training
+    with attention_restored(model):
+        model.set_attn_implementation(DECODE_ATTENTION)
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train(training)
 
 
 def read_prompts(

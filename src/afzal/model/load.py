@@ -103,6 +103,11 @@ def context_of(config: Any) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
+def vocabulary_of(model: Any) -> int:
+    """V, the number of tokens that the model gives logits for."""
+    return int(model.config.get_text_config().vocab_size)
+
+
 def _inspect_tokenizer(folder: Path) -> None:
     try:
         inspect_tokenizer_folder(folder)

@@ -6,6 +6,7 @@ model's own forward is called on the root module; a hook takes the hidden states
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from afzal.errors import AfzalError
 from afzal.model.head import is_plain, linear_logps
+from afzal.model.load import vocabulary_of
 from afzal.model.reward import is_reward_model, reward_scores
 from afzal.objectives.inputs import Scored
 from afzal.tokens.batch import Batch
@@ -30,9 +32,13 @@ def score(model: Any, batch: Batch) -> Scored:
     if is_reward_model(model):
         scores = reward_scores(model, batch)
         return Scored(scores, torch.arange(len(scores), device=scores.device), len(scores))
-    hidden = hidden_states(model, batch).flatten(0, 1)[batch.predict_at]
-    logps = head_logps(model, hidden, batch.target)
+    logps = head_logps(model, predicting(model, batch), batch.target)
     return Scored(logps, batch.response_of, batch.n_responses)
+
+
+def predicting(model: Any, batch: Batch) -> Tensor:
+    """``[M, d]``: what the output head sees where a scored token is predicted."""
+    return hidden_states(model, batch).flatten(0, 1)[batch.predict_at]
 
 
 def hidden_states(model: Any, batch: Batch) -> Tensor:
@@ -62,18 +68,35 @@ def head_logps(model: Any, hidden: Tensor, target: Tensor) -> Tensor:
     A plain linear head goes through :mod:`afzal.model.head`; any other (adapted, hooked, sharded) is called as it is,
     in tiles that the backward pass makes again, so that at most one tile of logits is alive.
     """
-    head, (scale, cap) = output_head(model), logit_adjustment(model.config)
+    head = output_head(model)
     if is_plain(head):
+        scale, cap = logit_adjustment(model.config)
         return linear_logps(hidden, head.weight, head.bias, target, scale=scale, cap=cap)  # pyright: ignore
 
     def tile_logps(h: Tensor, t: Tensor) -> Tensor:
-        return -F.cross_entropy(adjusted(head(h).float(), scale, cap), t, reduction="none")
+        return -F.cross_entropy(logits_of(model, h), t, reduction="none")
 
-    rows = max(1, _TILE_ELEMENTS // _vocabulary(model))
-    if len(target) <= rows:
-        return tile_logps(hidden, target)
-    tiles = zip(hidden.split(rows), target.split(rows), strict=True)
-    return torch.cat([_as_tensor(checkpoint(tile_logps, h, t, use_reentrant=False)) for h, t in tiles])
+    return tiled(tile_logps, hidden, target, rows=max(1, _TILE_ELEMENTS // vocabulary_of(model)))
+
+
+def tiled(fn: Callable[..., Tensor], *columns: Tensor, rows: int) -> Tensor:
+    """``fn(*columns)``, whose last axis is that of the columns' rows, from at most ``rows`` of them at a time.
+
+    Where that takes several tiles, the backward pass makes them again, so that one is alive at once.
+    """
+    if len(columns[0]) <= rows:
+        return fn(*columns)
+    tiles = zip(*(column.split(rows) for column in columns), strict=True)
+    made: list[Any] = [checkpoint(fn, *tile, use_reentrant=False) for tile in tiles]
+    return torch.cat(made, dim=-1)
+
+
+def logits_of(model: Any, hidden: Tensor) -> Tensor:
+    """Logits ``[n, V]`` in float32 of hidden states ``[n, d]``, as the softmax of the model's own forward sees them."""
+    scale, cap = logit_adjustment(model.config)
+    logits = output_head(model)(hidden).float()
+    logits = logits * scale if scale != 1.0 else logits
+    return cap * torch.tanh(logits / cap) if cap else logits
 
 
 def output_head(model: Any) -> nn.Module:
@@ -98,17 +121,3 @@ def logit_adjustment(config: Any) -> tuple[float, float | None]:
     scale = float(getattr(text, "logit_scale", None) or 1.0) * float(getattr(text, "lm_head_multiplier", None) or 1.0)
     scale /= float(getattr(text, "logits_scaling", None) or 1.0)
     return scale, getattr(text, "final_logit_softcapping", None) or None
-
-
-def adjusted(logits: Tensor, scale: float, cap: float | None) -> Tensor:
-    """Logits as the softmax sees them."""
-    logits = logits * scale if scale != 1.0 else logits
-    return cap * torch.tanh(logits / cap) if cap else logits
-
-
-def _vocabulary(model: Any) -> int:
-    return int(model.config.get_text_config().vocab_size)
-
-
-def _as_tensor(value: Any) -> Tensor:
-    return value

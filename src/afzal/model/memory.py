@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from afzal.model.load import vocabulary_of
 from afzal.model.logprobs import hidden_states
 from afzal.model.reward import head_scores, is_reward_model
 from afzal.tokens.batch import Sharing, collate
@@ -34,7 +35,7 @@ def must_recompute(model: Any, sharing: Sharing, *, tokens: int, scored: int, tr
         return ""
     width = next(model.parameters()).element_size()
     kept = tokens * saved_bytes_per_token(model, sharing)
-    outputs = 1 if is_reward_model(model) else int(model.config.get_text_config().vocab_size)
+    outputs = 1 if is_reward_model(model) else vocabulary_of(model)
     logits = scored * outputs * width
     needed = int(kept + logits + trained * _BYTES_OF_STATE)
     if needed <= _SPARE * free:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from afzal.errors import AfzalError
 from afzal.model.attention import may_share, stock_attention, stock_implementation, use_tree_attention
+from afzal.model.load import vocabulary_of
 from afzal.model.logprobs import score
 from afzal.model.reward import is_reward_model, reward_head
 from afzal.tokens.batch import Batch, Sharing, collate
@@ -28,7 +29,7 @@ def choose_sharing(model: Any) -> tuple[Sharing, str]:
     Raises:
         AfzalError: even the unshared path disagrees with the model's own logits, so nothing could be trusted.
     """
-    trees = _probe_trees(_vocabulary(model), _device(model))
+    trees = _probe_trees(vocabulary_of(model), _device(model))
     model.eval()
     with torch.no_grad():
         plain = _check_head(model, trees)
@@ -97,10 +98,6 @@ def _probe_trees(vocabulary: int, device: torch.device) -> list[Tree]:
 def tolerance(model: Any) -> float:
     """Largest difference of a token's log-prob between two exact paths, in nats, at the weights' number format."""
     return _TOLERANCE.get(model.dtype, _TOLERANCE_LOW)
-
-
-def _vocabulary(model: Any) -> int:
-    return int(model.config.get_text_config().vocab_size)
 
 
 def _device(model: Any) -> torch.device:

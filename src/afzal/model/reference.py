@@ -19,8 +19,7 @@ from torch import Tensor
 
 from afzal.errors import AfzalError
 from afzal.model.load import frozen_copy
-from afzal.model.logprobs import score
-from afzal.model.statistics import logits_of, predicting
+from afzal.model.logprobs import logits_of, predicting, score
 from afzal.objectives.inputs import Scored
 from afzal.tokens.batch import Batch, Sharing, collate
 from afzal.tokens.pack import pack

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from afzal.errors import AfzalError
-from afzal.model.logprobs import adjusted, hidden_states, logit_adjustment, output_head
+from afzal.model.load import vocabulary_of
+from afzal.model.logprobs import logits_of, predicting, tiled
 from afzal.objectives.inputs import Scored
 from afzal.objectives.statistics import Statistic, needs_reference_logits
 from afzal.tokens.batch import Batch
@@ -58,36 +58,9 @@ def score_with(model: Any, reference: Any, batch: Batch, wanted: Wanted) -> tupl
             rows.append(fn(logits, target, **parameters, **(given if needs_reference_logits(fn) else {})))
         return torch.stack(rows)
 
-    rows = _tiled(tile, hidden, batch.target, other, _vocabulary(model))
+    columns = (hidden, batch.target) if other is None else (hidden, batch.target, other)
+    rows = tiled(tile, *columns, rows=max(1, _TILE_ELEMENTS // vocabulary_of(model)))
     names = [fn.__name__ for fn, _ in wanted]
     extras = dict(zip(names, rows[-len(names) :], strict=True))
     policy = Scored(rows[0], batch.response_of, batch.n_responses, extras)
     return policy, Scored(rows[1].detach(), batch.response_of, batch.n_responses) if compares else None
-
-
-def predicting(model: Any, batch: Batch) -> Tensor:
-    """``[M, d]``: what the output head sees where a scored token is predicted."""
-    return hidden_states(model, batch).flatten(0, 1)[batch.predict_at]
-
-
-def logits_of(model: Any, hidden: Tensor) -> Tensor:
-    """Logits ``[n, V]`` in float32 of hidden states ``[n, d]``, as the model's own forward pass would have them."""
-    return adjusted(output_head(model)(hidden).float(), *logit_adjustment(model.config))
-
-
-def _tiled(tile: Any, hidden: Tensor, target: Tensor, other: Tensor | None, vocabulary: int) -> Tensor:
-    """``tile`` over ``[M]`` positions, a part of them at a time: ``[rows, M]``."""
-    n = max(1, _TILE_ELEMENTS // vocabulary)
-    if len(target) <= n:
-        return tile(hidden, target, other)
-    others = other.split(n) if other is not None else [None] * -(-len(target) // n)
-    parts = zip(hidden.split(n), target.split(n), others, strict=True)
-    return torch.cat([_as_tensor(checkpoint(tile, *part, use_reentrant=False)) for part in parts], dim=1)
-
-
-def _vocabulary(model: Any) -> int:
-    return int(model.config.get_text_config().vocab_size)
-
-
-def _as_tensor(value: Any) -> Tensor:
-    return value

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from .inputs import Pairs, Scored
-from .margins import log_ratios, soft_label
+from .margins import LN2, log_ratios, soft_label
 from .registry import LABEL_NOISE, NON_NEGATIVE, POSITIVE, Interval, objective
 
-LN2 = math.log(2)
 _DECAY = 0.9
 
 

@@ -5,7 +5,6 @@ Their per-token statistics are computed beside the log-probs (:mod:`.statistics`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .inputs import Pairs, Scored
-from .margins import log_ratios, over_labels, soft_label
+from .margins import LN2, log_ratios, over_labels, soft_label
 from .registry import Interval, objective
 from .statistics import kl_ref_policy, log_sum_p2, logp_away, logp_towards
-
-LN2 = math.log(2)
 
 
 @objective(

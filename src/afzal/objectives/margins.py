@@ -6,6 +6,7 @@ has moved further towards the preferred response than the reference.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from .inputs import Pairs, Scored
 
+LN2 = math.log(2)
 EXPONENT_LIMIT = 80.0
 """Largest exponent: e^80 is within float32. Beyond it a loss goes on at a constant value."""
 

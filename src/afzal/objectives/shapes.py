@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .inputs import Pairs, Scored
-from .margins import log_ratios, over_labels, safe_exp
+from .margins import LN2, log_ratios, over_labels, safe_exp
 from .registry import FRACTION, POSITIVE, objective
-
-LN2 = math.log(2)
 
 
 @objective(

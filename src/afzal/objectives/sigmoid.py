@@ -6,17 +6,13 @@ Notation: rho and h as in :mod:`.margins`; len(y) scored tokens; NLL(y) = -log p
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .inputs import Pairs, Scored
-from .margins import log_ratios, over_labels, soft_label
+from .margins import LN2, log_ratios, over_labels, soft_label
 from .registry import FRACTION, LABEL_NOISE, NON_NEGATIVE, objective
-
-LN2 = math.log(2)
 
 
 @objective(

@@ -11,10 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .inputs import Pairs, Scored
-from .margins import log_ratios, over_labels
+from .margins import LN2, log_ratios, over_labels
 from .registry import Interval, objective
-
-LN2 = math.log(2)
 
 
 def _ipo(h: Tensor, p: Tensor, tau: float) -> Tensor:

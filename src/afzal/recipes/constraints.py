@@ -17,12 +17,11 @@ from afzal import data
 from afzal.config import PreferConfig
 from afzal.errors import AfzalError
 from afzal.generate import Sample, Sampling, as_trees, sample
-from afzal.model.logprobs import score
-from afzal.model.statistics import logits_of, predicting
+from afzal.model.logprobs import logits_of, predicting, score
 from afzal.objectives import load_function
 from afzal.tokens import continuation, encode
-from afzal.tokens.batch import Batch, Sharing, collate
-from afzal.tokens.tree import Tree, only_branch
+from afzal.tokens.batch import Batch, Sharing, collate, expand
+from afzal.tokens.tree import Tree
 from afzal.train.constraints import Constraint, Cost
 from afzal.train.feed import Layout
 
@@ -108,8 +107,7 @@ def score_function(scorer: Scorer, tokenizer: Any, eos: Sequence[int], sampling:
 def _scored(scorer: Scorer, tokenizer: Any, prompts: Sequence[Sequence[int]], drawn: Sample) -> float:
     """What a sampled answer costs, its end marker left out."""
     prompt = prompts[drawn.prompt_index]
-    answer = drawn.ids[:-1] if drawn.stop == "eos" else drawn.ids
-    text = continuation(tokenizer, prompt, answer.tolist())
+    text = continuation(tokenizer, prompt, drawn.answer.tolist())
     return float(scorer(tokenizer.decode(prompt, skip_special_tokens=True), text))
 
 
@@ -142,7 +140,7 @@ def _unsafe_trees(config: PreferConfig, encoder: Any) -> list[Tree]:
     source = config.constraint_data or ""
     items = data.read(source).items
     made = encode(items, encoder.tokenizer, max_tokens=encoder.max_tokens, chat_template=encoder.template).trees
-    trees = [only_branch(t, k) for t in made for k in range(len(t.branches))]
+    trees = expand(made)
     if not trees:
         raise AfzalError("no completion could be read", where=source, remedy="rows with prompt and completion")
     return trees

@@ -30,8 +30,7 @@ def generate(config: GenerateConfig) -> Path | None:
     Raises:
         AfzalError: model or prompts cannot be read, or ``config.out`` exists.
     """
-    if config.out and Path(config.out).exists():
-        raise AfzalError(f"{config.out} exists; nothing was overwritten", remedy="choose another --out")
+    runs.refuse_existing(config.out)
     tokenizer = load_tokenizer(config.model)
     prompts = _prompts(config, tokenizer)
     room = _room(config, tokenizer)
@@ -93,10 +92,9 @@ def _eos(model: Any, tokenizer: Any) -> set[int]:
 
 
 def _record(s: Sample, prompts: Sequence[Turns], ids: Sequence[Sequence[int]], tokenizer: Any) -> dict[str, Any]:
-    answer = s.ids[:-1] if s.stop == "eos" else s.ids
     return {
         "prompt": turns_to_json(prompts[s.prompt_index]),
-        "completion": continuation(tokenizer, ids[s.prompt_index], answer.tolist()),
+        "completion": continuation(tokenizer, ids[s.prompt_index], s.answer.tolist()),
         "tokens": len(s.ids),
         "stop": s.stop,
     }

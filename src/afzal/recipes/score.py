@@ -33,8 +33,7 @@ def score(config: ScoreConfig) -> list[str]:
     Raises:
         AfzalError: data or model cannot be read, nothing of it can be scored, or ``config.out`` exists.
     """
-    if config.out and Path(config.out).exists():
-        raise AfzalError(f"{config.out} exists; nothing was overwritten", remedy="choose another --out")
+    runs.refuse_existing(config.out)
     items = data.read(config.data, columns=config.columns or None, format=config.data_format).items
     source = config.model or config.policy
     assert source is not None

@@ -105,12 +105,11 @@ class Watch:
 
     def _record(self, s: Sample, stage: str, step: int) -> dict[str, Any]:
         prompt = self.prompts[s.prompt_index]
-        answer = s.ids[:-1] if s.stop == "eos" else s.ids
         return {
             "stage": stage,
             "step": step,
             "prompt": self.tokenizer.decode(prompt, skip_special_tokens=True),
-            "text": continuation(self.tokenizer, prompt, answer.tolist()),
+            "text": continuation(self.tokenizer, prompt, s.answer.tolist()),
             "tokens": len(s.ids),
             "stop": s.stop,
             "prompt_id": self.prompt_ids[s.prompt_index],

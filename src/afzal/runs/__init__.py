@@ -14,6 +14,7 @@ from afzal.runs.files import (
     fsync_folder,
     read_json,
     read_jsonl,
+    refuse_existing,
     write_all,
     writing,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "read_jsonl",
     "redact_arguments",
     "redact_config",
+    "refuse_existing",
     "resume",
     "write_all",
     "writing",

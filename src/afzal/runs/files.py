@@ -79,6 +79,12 @@ def fsync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def refuse_existing(path: str | Path | None) -> None:
+    """Raise AfzalError when there is something at ``path`` already; None is no file."""
+    if path and Path(path).exists():
+        raise AfzalError(f"{path} exists; nothing was overwritten", remedy="choose another --out")
+
+
 def atomic_write(path: str | Path, data: bytes | str) -> None:
     """Replace ``path`` by ``data`` (text as UTF-8): the old content or the new one, never a mixture.
 

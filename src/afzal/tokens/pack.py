@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from afzal.errors import AfzalError
+from afzal.tokens.hashing import GOLDEN, avalanche
 from afzal.tokens.tree import Branch, Tree
 
 _MASK = (1 << 64) - 1
@@ -115,11 +116,8 @@ def _shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele, Lea & Flood 2014) on uint64."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    """One step of SplitMix64 on uint64."""
+    return avalanche(x + np.uint64(GOLDEN))
 
 
 class _Rooms:

@@ -7,7 +7,6 @@ model once. With fp32 masters and model are the same tensors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -45,21 +44,13 @@ class Weights:
                 p.copy_(self.masters[name])
 
     @torch.no_grad()
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take these values, by name, for the masters and the model."""
-        for name, master in self.masters.items():
-            master.copy_(tensors[name])
-        self.publish()
-
-    @torch.no_grad()
     def restore(self) -> None:
         """Give the model its float32 weights back and let go of it."""
         for hook in self._hooks:
             hook.remove()
         if self.dtype == "bf16":
             self.model.float()
-            for name, p in self._working.items():
-                p.copy_(self.masters[name])
+            self.publish()
         self._hooks, self.masters = [], self._working
 
 
