@@ -54,9 +54,9 @@ class Frozen:
         with torch.no_grad():
             return predicting(self.model, batch)
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
         with torch.no_grad():
-            return logits_of(self.model, hidden)
+            return logits_of(self.model, hidden, temperature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,9 @@ class AdapterOff:
         with torch.no_grad(), self.model.disable_adapter():
             return predicting(self.model, batch)
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
         with torch.no_grad(), self.model.disable_adapter():
-            return logits_of(self.model, hidden)
+            return logits_of(self.model, hidden, temperature)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,8 +92,8 @@ def ppo(
 ) -> tuple[Tensor, Tensor]:
     """Clipped policy loss of every token, ``[M]`` in the reward's unit; the rewards are mean advantages ``[B]``.
 
-    Where pi = pi_old its gradient is that of REINFORCE, -A grad log pi. By hand: ratio 1.5, A 2, clip 0.2: -2.4, without
-    gradient; A -2: 3, with gradient.
+    Where pi = pi_old its gradient is that of REINFORCE, -A grad log pi. By hand: ratio 1.5, A 2, clip 0.2: -2.4,
+    without gradient; A -2: 3, with gradient.
 
     Args:
         clip: how far the ratio may go from 1 and still have a gradient.
@@ -122,7 +122,7 @@ def _value_metrics(policy: Scored, pairs: Pairs, *, value_clip: float) -> Tally:
     paper="Huang et al. 2024, arXiv 2403.17031 (the N+ details); clipping as in OpenAI's baselines",
 )
 def value(policy: Scored, reference: Scored | None, pairs: Pairs, *, value_clip: float = 0.2) -> tuple[Tensor, Tensor]:
-    """Loss of the value model at every token, ``[M]`` in the reward's unit squared; the rewards are mean values ``[B]``.
+    """Loss of the value model at every token, ``[M]`` in the reward's unit squared; the rewards are mean values.
 
     By hand: V 1, V_old 0, target 2, value_clip 0.2: max(1, 1.8^2) / 2 = 1.62, without gradient; target 0.5: 0.125.
     """
@@ -149,8 +149,8 @@ def rloo(
 ) -> tuple[Tensor, Tensor]:
     """Clipped policy loss of every answer as one action, ``[B]`` in the reward's unit; the rewards are advantages.
 
-    Where pi = pi_old, with leave-one-out advantages its gradient is an unbiased estimate of that of the expected reward.
-    By hand: ratio 1.5, A 2, clip 0.2: -2.4.
+    Where pi = pi_old, with leave-one-out advantages its gradient is an unbiased estimate of that of the expected
+    reward. By hand: ratio 1.5, A 2, clip 0.2: -2.4.
     """
     advantage = _mean(policy, policy.extras["advantage"])
     return clipped(ratio_of(_answer_log_ratio(policy)), advantage, clip, clip_high), advantage.detach()

@@ -73,6 +73,15 @@ class Batch:
         found = [t.scores[k] if t.scores else None for t, k in self.sources]
         return torch.tensor([math.nan if s is None else s for s in found], dtype=torch.float32, device=self.ids.device)
 
+    @cached_property
+    def numbers(self) -> dict[str, Tensor]:
+        """``[M]`` float32 each: what came with the scored tokens, by name."""
+        branches = [t.branches[k] for t, k in self.sources]
+        return {
+            name: torch.from_numpy(np.concatenate([b.numbers[name] for b in branches])).to(self.ids.device)
+            for name in branches[0].numbers
+        }
+
     @property
     def inputs(self) -> dict[str, Any]:
         """Keyword arguments of a model's forward pass."""

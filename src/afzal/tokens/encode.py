@@ -112,9 +112,16 @@ def encode_prompts(
 
 def continuation(tokenizer: Any, before: Sequence[int], ids: Sequence[int]) -> str:
     """The text that ``ids`` add after ``before``; unlike ``decode(ids)`` it keeps a leading space."""
+    return continuations(tokenizer, [(before, ids)])[0]
+
+
+def continuations(tokenizer: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[str]:
+    """:func:`continuation` of many ``(before, ids)``."""
     codec = Codec(tokenizer)
-    added = codec.after([(before, ids)])[0]
-    return codec.decode([ids])[0] if added is None else added
+    added = codec.after([(list(before), list(ids)) for before, ids in rows])
+    alone = codec.decode([list(ids) for (_, ids), text in zip(rows, added, strict=True) if text is None])
+    rest = iter(alone)
+    return [next(rest) if text is None else text for text in added]
 
 
 class _Speaker:
