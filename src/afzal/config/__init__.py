@@ -6,8 +6,8 @@ the recipes ever sees these objects.
 
 from .advice import advice
 from .explain import Setting, suggestion
+from .methods import CONFIGS
 from .models import (
-    CONFIGS,
     CONSTRAINT_NEEDS,
     METHODS,
     BetaConfig,
@@ -25,6 +25,7 @@ from .models import (
     TrainConfig,
     section,
 )
+from .online import GRPOConfig, OnlineConfig, PenaltyConfig, PPOConfig, ReinforceConfig, RLOOConfig
 from .reading import build, dump, load, make, method_of, read_file, read_override, resolve
 
 __all__ = [
@@ -32,13 +33,19 @@ __all__ = [
     "CONSTRAINT_NEEDS",
     "METHODS",
     "BetaConfig",
+    "GRPOConfig",
     "GenerateConfig",
     "KTOConfig",
     "Method",
+    "OnlineConfig",
+    "PPOConfig",
     "PairConfig",
+    "PenaltyConfig",
     "PolicyConfig",
     "PreferConfig",
+    "RLOOConfig",
     "ReferenceConfig",
+    "ReinforceConfig",
     "RewardConfig",
     "SFTConfig",
     "ScoreConfig",

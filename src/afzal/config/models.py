@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, Union, get_args, get_origin
 from pydantic import BaseModel, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-Method = Literal["sft", "dpo", "ipo", "kto", "prefer", "reward"]
+Method = Literal["sft", "dpo", "ipo", "kto", "prefer", "reward", "ppo", "rloo", "grpo", "reinforce"]
 METHODS: tuple[str, ...] = get_args(Method)
 REFERENCES = ("frozen", "cached", "adapter_off")
 
@@ -150,7 +150,9 @@ class RunSettings(Settings, frozen=True, title="Run"):
 class TrainConfig(RunSettings, EvaluationSettings, OptimisationSettings, ModelSettings, DataSettings, frozen=True):
     """What every training method has; use the class of the method, or :func:`make`."""
 
-    method: Method = Field(description="What to train: sft, dpo, ipo, kto, reward, or prefer with any objective.")
+    method: Method = Field(
+        description="What to train: sft, dpo, ipo, kto, reward, ppo, rloo, grpo, reinforce, or prefer."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -435,14 +437,6 @@ class ScoreConfig(Settings, frozen=True):
         return _split_pairs(value, "role=field,role=field, such as chosen=good,prompt=question")
 
 
-CONFIGS: dict[str, type[TrainConfig]] = {
-    "sft": SFTConfig,
-    "dpo": PairConfig,
-    "ipo": PairConfig,
-    "kto": KTOConfig,
-    "prefer": PreferConfig,
-    "reward": RewardConfig,
-}
 SECTIONS: tuple[type[Settings], ...] = (
     DataSettings,
     ModelSettings,
@@ -455,6 +449,8 @@ SECTIONS: tuple[type[Settings], ...] = (
 
 
 def section(kind: type[Settings], key: str) -> str:
-    """The heading a setting stands under: Data, Model, Optimisation, Objective, Constraint, Evaluation or Run."""
-    found = next((s for s in SECTIONS if key in s.model_fields and issubclass(kind, s)), None)
+    """The heading a setting stands under: Data, Model, Optimisation, Objective, Constraint, Evaluation or Run; or one
+    of a command's own, which is the title of the part of ``kind`` that has the setting."""
+    own = (part for part in kind.__mro__ if part.__bases__ == (Settings,))
+    found = next((s for s in (*SECTIONS, *own) if key in s.model_fields and issubclass(kind, s)), None)
     return found.model_config.get("title") or "Objective" if found else "Objective"

@@ -30,7 +30,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float = 1.0, la
 
 
 def token_rewards(scores: Tensor, penalties: Tensor, mask: Tensor) -> Tensor:
-    """What each token earns, ``[N, L]``: minus its penalty, and at the last real one also the answer's score ``[N]``."""
+    """What each token earns, ``[N, L]``: minus its penalty, and the last real one also the answer's score ``[N]``."""
     last = mask.sum(1).clamp(min=1) - 1
     found = torch.where(mask, -penalties, 0.0)
     return found.scatter_add(1, last[:, None], torch.where(mask.any(1), scores, 0.0)[:, None])

@@ -44,13 +44,9 @@ def kl_ref_policy(logits: Tensor, target: Tensor, *, ref_logits: Tensor) -> Tens
 
 @torch.no_grad()
 def kl_policy_ref(logits: Tensor, target: Tensor, *, ref_logits: Tensor) -> Tensor:
-    """KL(policy || reference) of the next token, ``[n]`` nats, >= 0, without gradient.
-
-    Summed over the policy's own answers it is an unbiased estimate of the KL of whole answers, of lower variance than
-    their log-ratios (Rao-Blackwell).
-    """
-    log_p = logits.log_softmax(-1)
-    return (log_p.exp() * (log_p - ref_logits.log_softmax(-1))).sum(-1)
+    """KL(policy || reference) of the next token, ``[n]`` nats, >= 0, without gradient: what went with one token."""
+    log_pi = logits.log_softmax(-1)
+    return (log_pi.exp() * (log_pi - ref_logits.log_softmax(-1))).sum(-1)
 
 
 @torch.no_grad()

@@ -12,40 +12,46 @@ import numpy as np
 import torch
 
 from afzal import runs
-from afzal.config import PreferConfig, ReferenceConfig, TrainConfig
+from afzal.config import OnlineConfig, PPOConfig, PreferConfig, ReferenceConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.model.load import add_lora, compile_layers, is_adapted, load_model, recompute_activations
 from afzal.model.memory import must_recompute
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import AdapterOff, Frozen, Reference, cache_key, cached, live_reference
-from afzal.recipes import reward
+from afzal.recipes import online, reward
 from afzal.recipes.constraints import constraint_of
 from afzal.recipes.prepare import Prepared
 from afzal.recipes.watch import stop_ids
 from afzal.tokens.batch import Sharing
 from afzal.train.evaluate import evaluate
-from afzal.train.feed import Feed, Layout
+from afzal.train.feed import Feed, Layout, Updates
 from afzal.train.loop import Settings
 from afzal.train.method import Method, raw_parameter
 from afzal.train.optim import learning_rate, make_optimizer, warmup_steps
 from afzal.train.precision import Dtype, Weights
+from afzal.train.rollouts import Rollouts
 
 _EVALUATIONS_PER_RUN = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Everything a run holds in memory."""
+    """Everything a run holds in memory.
+
+    ``look`` evaluates a policy that writes its own answers; others are evaluated on the held-out trees.
+    """
 
     model: Any
     weights: Weights
     prepared: Prepared
     method: Method
-    feed: Feed
+    feed: Feed | Rollouts
     optimizer: torch.optim.Optimizer
     settings: Settings
+    reference: Reference | None = None
     reference_moves: bool = False
     notes: tuple[str, ...] = ()
+    look: Callable[[], dict[str, float]] | None = None
 
 
 def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.device, run: runs.Run) -> Setup:
@@ -64,21 +70,29 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
         model = add_lora(model, rank=config.lora_rank, alpha=alpha, targets=config.lora_targets or "all-linear")
     sharing = _sharing(config, model)
     layout = Layout(sharing, config.tokens_per_forward, device)
+    critic = online.critic_of(config, model, sharing)
     weights = Weights(model, dtype_of(config, device))
     if config.compile:
         compile_layers(model)
-    needed = prepared.recipe.needs_reference
+    needed = prepared.recipe.needs_reference or isinstance(config, OnlineConfig)
     reference = _reference(config, model, prepared, layout, weights.dtype, run) if needed else None
     recomputing = _recomputing(config, prepared, weights, layout)
     if recomputing is not None:
         recompute_activations(model)
-    method = _method(config, model, prepared, layout, reference)
-    weigh = reward.bootstrap(config)
-    feed = Feed(prepared.train, prepared.train_mismatched, config.batch_size, config.seed, layout, weigh)
+    look = None
+    if isinstance(config, OnlineConfig):
+        assert reference is not None
+        method = Method(prepared.recipe.terms, critic=critic, temperature=config.temperature)
+        feed, look = online.rollouts(config, prepared, model, reference, method, layout)
+    else:
+        method = _method(config, model, prepared, layout, reference)
+        weigh = reward.bootstrap(config)
+        feed = Feed(prepared.train, prepared.train_mismatched, config.batch_size, config.seed, layout, weigh)
     optimizer = _optimizer(config, weights, method)
     settings = _settings(config, feed, bool(prepared.evaluation))
     notes = (f"activations are recomputed: {recomputing}",) if recomputing else ()
-    return Setup(model, weights, prepared, method, feed, optimizer, settings, bool(sync_steps(config)), notes)
+    moves = bool(sync_steps(config))
+    return Setup(model, weights, prepared, method, feed, optimizer, settings, reference, moves, notes, look)
 
 
 def _recomputing(config: TrainConfig, prepared: Prepared, weights: Weights, layout: Layout) -> str | None:
@@ -86,6 +100,8 @@ def _recomputing(config: TrainConfig, prepared: Prepared, weights: Weights, layo
     if config.gradient_checkpointing is not None:
         return "" if config.gradient_checkpointing else None
     sizes = np.array([(t.n_tokens, sum(int(b.scored.sum()) for b in t.branches)) for t in prepared.train])
+    if isinstance(config, OnlineConfig):
+        sizes += config.n * config.sample_tokens  # not yet written
     tokens, scored = sizes[np.argsort(-sizes[:, 0])][: config.batch_size].sum(0)
     share = min(1.0, config.tokens_per_forward / tokens)
     most = max(int(tokens * share), int(sizes[:, 0].max()))
@@ -109,12 +125,16 @@ def _method(config: TrainConfig, model: Any, prepared: Prepared, layout: Layout,
 
 
 def _optimizer(config: TrainConfig, weights: Weights, method: Method) -> torch.optim.Optimizer:
-    """Over the model's weights, and over the learned scalars at a rate of their own."""
+    """Over the model's weights; over the learned scalars and the value model's weights at rates of their own."""
     groups: list[dict[str, Any]] = [{"params": list(weights.masters.values())}]
     if method.learned:
         assert isinstance(config, PreferConfig)
         scale = config.learned_lr / config.lr
         groups.append({"params": list(method.learned.values()), "lr_scale": scale, "weight_decay": 0.0})
+    if method.critic is not None:
+        assert isinstance(config, PPOConfig)
+        scale = config.value_lr / config.lr if config.value_lr is not None else 2.0
+        groups.append({"params": list(method.critic.parameters.values()), "lr_scale": scale})
     return make_optimizer(
         groups,
         config.optimizer,
@@ -124,13 +144,15 @@ def _optimizer(config: TrainConfig, weights: Weights, method: Method) -> torch.o
     )
 
 
-def steps_of(config: TrainConfig, feed: Feed) -> int:
-    """Updates of the run: those of the epochs, or ``max_steps`` if that is less."""
+def steps_of(config: TrainConfig, feed: Updates) -> int:
+    """Updates of the run: those of the epochs or iterations, or ``max_steps`` if that is less."""
     steps = max(1, round(config.epochs * feed.updates_per_epoch))
+    if isinstance(config, OnlineConfig) and config.iterations is not None:
+        steps = config.iterations * config.ppo_epochs * config.minibatches
     return min(steps, config.max_steps) if config.max_steps else steps
 
 
-def _settings(config: TrainConfig, feed: Feed, evaluates: bool) -> Settings:
+def _settings(config: TrainConfig, feed: Updates, evaluates: bool) -> Settings:
     steps = steps_of(config, feed)
     lr = partial(
         learning_rate,
@@ -200,7 +222,7 @@ def sync_steps(config: TrainConfig) -> int:
 
 def reference_weights(setup: Setup) -> dict[str, torch.Tensor]:
     """The weights of a reference that moves, by name; nothing of one that stays."""
-    reference = setup.method.reference
+    reference = setup.reference
     if not setup.reference_moves or not isinstance(reference, Frozen):
         return {}
     return {name: p.detach() for name, p in reference.model.named_parameters()}
@@ -208,9 +230,10 @@ def reference_weights(setup: Setup) -> dict[str, torch.Tensor]:
 
 def check_first_loss(setup: Setup, say: Callable[[str], None]) -> None:
     """Where policy equals reference the loss has a known value; anything else means a wrong reference."""
-    method, update = setup.method, setup.feed.update(0)
+    method = setup.method
     if method.reference is None or method.reference.name.startswith("the model "):
         return
+    update = setup.feed.update(0)
     measure = partial(evaluate, batches=update.batches, mismatched=update.mismatched)
     expected = method.at_reference()
     if expected is None:

@@ -115,13 +115,12 @@ def continuation(tokenizer: Any, before: Sequence[int], ids: Sequence[int]) -> s
     return continuations(tokenizer, [(before, ids)])[0]
 
 
-def continuations(tokenizer: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[str]:
-    """:func:`continuation` of many ``(before, ids)``."""
+def continuations(tokenizer: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[str]:
+    """:func:`continuation` of each ``(before, ids)``, with the tokenizer asked about all of them at once."""
     codec = Codec(tokenizer)
-    added = codec.after([(list(before), list(ids)) for before, ids in rows])
-    alone = codec.decode([list(ids) for (_, ids), text in zip(rows, added, strict=True) if text is None])
-    rest = iter(alone)
-    return [next(rest) if text is None else text for text in added]
+    added = codec.after(pairs)
+    plain = iter(codec.decode([ids for (_, ids), text in zip(pairs, added, strict=True) if text is None]))
+    return [next(plain) if text is None else text for text in added]
 
 
 class _Speaker:

@@ -131,8 +131,10 @@ def _evaluate(hooks: Hooks, state: State, began: float) -> None:
     found = hooks.evaluate(state.step, state.carried)
     state.seconds = time.perf_counter() - began
     hooks.log({"kind": "eval", "step": state.step, "seconds": round(state.seconds, 3), **found})
-    if found.get("loss", math.inf) < state.best_loss:
-        state.best_loss, state.best_step, state.stale_evaluations = found["loss"], state.step, 0
+    # a policy that learns from rewards has no held-out loss, but an objective to raise
+    loss = found.get("loss", -found.get("objective", -math.inf))
+    if loss < state.best_loss:
+        state.best_loss, state.best_step, state.stale_evaluations = loss, state.step, 0
         hooks.improved(state)
     else:
         state.stale_evaluations += 1

@@ -6,7 +6,6 @@ until its last; a checkpoint holds it, so that a resumed run goes on with the ve
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,7 +81,7 @@ class Rollouts:
     ) -> None:
         self.write, self.all_prompts, self.layout, self.controller = write, all_prompts, layout, controller
         self.epochs, self.minibatches, self.seed = epochs, minibatches, seed
-        self.iterations_per_epoch = math.ceil(len(all_prompts) / prompts_per_iteration)
+        self.iterations_per_epoch = len(all_prompts) / prompts_per_iteration
         self.current: Rollout | None = None
 
     @property
@@ -108,7 +107,7 @@ class Rollouts:
         """Indices of the trees in update ``at`` of an iteration; shares differ by one tree at most."""
         epoch, share = divmod(at, self.minibatches)
         (order,) = update_order(n, n, epoch=iteration * self.epochs + epoch, seed=self.seed)
-        return np.array_split(order, min(self.minibatches, n))[share % n].tolist()
+        return np.array_split(order, self.minibatches)[share].tolist()
 
     def tensors(self) -> dict[str, Tensor]:
         """The present rollout as plain tensors; nothing before the first."""

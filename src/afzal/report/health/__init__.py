@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from afzal.report.health import behaviour, excess, learning, start
+from afzal.report.health import behaviour, excess, learning, rollouts, start
 from afzal.report.health.curves import Curves, Diagnosis, Severity, accuracy_interval, interval_of, wilson
 from afzal.report.text import is_number, plural
 
@@ -46,6 +46,9 @@ CHECKS: dict[str, Callable[[Curves], Diagnosis | None]] = {
     "length of responses": behaviour.lengths,
     "endings of responses": behaviour.endings,
     "gradients": behaviour.gradients,
+    "reward": rollouts.reward,
+    "conduct of the policy": rollouts.conduct,
+    "size of the updates": rollouts.step_sizes,
 }
 """The checks by name, in the order of the report."""
 
@@ -65,13 +68,14 @@ def diagnose(metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> 
     """Every check that could be made, alarms first.
 
     Args:
-        metrics: lines of ``metrics.jsonl`` (kinds ``train`` and ``eval``), in order of step.
+        metrics: lines of ``metrics.jsonl`` (kinds ``train``, ``eval`` and ``rollout``), in order of step.
         facts: contents of ``run.json``. ``config`` (the resolved configuration) sharpens the remedies; ``samples``
             (``before``/``after`` with ``length``, ``eos_rate`` and their ``_se``) stands in for the evaluations' own;
             with ``kept_step`` the weights of an earlier step were kept, and what came later is not judged.
     """
     kept = upto(metrics, facts)
-    curves = Curves([m for m in kept if m.get("kind") == "train"], [m for m in kept if m.get("kind") == "eval"], facts)
+    train, held_out, rolled = ([m for m in kept if m.get("kind") == kind] for kind in ("train", "eval", "rollout"))
+    curves = Curves(train, held_out, facts, rolled)
     found = [replace(d, check=name) for name, check in CHECKS.items() if (d := check(curves))]
     return sorted(found, key=lambda d: _RANK[d.severity])
 
