@@ -209,15 +209,11 @@ class SFTConfig(PolicyConfig, frozen=True):
     lr: float = Field(2e-5, gt=0, description="Peak learning rate; 10 times as large by default with lora_rank.")
 
 
-class ReferenceConfig(PolicyConfig, frozen=True):
+class LiveReferenceConfig(PolicyConfig, frozen=True):
     """Methods that hold the policy near a reference."""
 
     reference: str = Field(
-        "frozen",
-        description="frozen (copy of the starting weights), cached (their log-probs on disk), adapter_off, or a model.",
-    )
-    reference_cache: str | None = Field(
-        None, description="Folder of cached reference log-probs, to be shared by runs; default: inside the run folder."
+        "frozen", description="frozen (copy of the starting weights), adapter_off (with LoRA), or a model."
     )
     reference_sync_steps: int | None = Field(
         None,
@@ -240,8 +236,6 @@ class ReferenceConfig(PolicyConfig, frozen=True):
     def _reference_parts(self) -> Self:
         if self.reference == "adapter_off" and self.lora_rank is None:
             raise ValueError("reference adapter_off needs an adapter to switch off: set lora_rank")
-        if self.reference != "cached":
-            self._refuse(("reference_cache",), f"the reference is {self.reference}, not cached")
         if self.reference_sync_steps is None:
             self._refuse(("reference_mixup",), "reference_sync_steps is not set")
         elif self.reference != "frozen" or self.lora_rank is not None:
@@ -249,6 +243,24 @@ class ReferenceConfig(PolicyConfig, frozen=True):
             raise ValueError(
                 f"reference_sync_steps needs a frozen copy of all weights that can follow; the reference is {kind}"
             )
+        return self
+
+
+class ReferenceConfig(LiveReferenceConfig, frozen=True):
+    """Methods on data that is known beforehand, so that the reference's log-probs may be kept."""
+
+    reference: str = Field(
+        "frozen",
+        description="frozen (copy of the starting weights), cached (their log-probs on disk), adapter_off, or a model.",
+    )
+    reference_cache: str | None = Field(
+        None, description="Folder of cached reference log-probs, to be shared by runs; default: inside the run folder."
+    )
+
+    @model_validator(mode="after")
+    def _cache_parts(self) -> Self:
+        if self.reference != "cached":
+            self._refuse(("reference_cache",), f"the reference is {self.reference}, not cached")
         return self
 
 

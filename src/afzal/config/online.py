@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from .models import ReferenceConfig, Settings
+from .models import LiveReferenceConfig, Settings
 
 
 class RolloutSettings(Settings, frozen=True, title="Rollouts"):
@@ -35,7 +35,7 @@ class RolloutSettings(Settings, frozen=True, title="Rollouts"):
     )
 
 
-class OnlineConfig(RolloutSettings, ReferenceConfig, frozen=True):
+class OnlineConfig(RolloutSettings, LiveReferenceConfig, frozen=True):
     """Methods that learn from the rewards of the policy's own answers; of the data only the prompts are used."""
 
     batch_size: int = Field(64, ge=1, description="Prompts per iteration.")

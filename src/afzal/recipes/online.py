@@ -16,7 +16,7 @@ from afzal.recipes.rollout import Writer, held_out, without_values
 from afzal.recipes.watch import stop_ids
 from afzal.report.health.rollouts import signs
 from afzal.tokens.batch import Sharing
-from afzal.train.feed import Feed, Layout
+from afzal.train.feed import Layout
 from afzal.train.method import Method
 from afzal.train.rollouts import Controller, Rollouts
 

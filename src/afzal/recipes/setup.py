@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from afzal import runs
-from afzal.config import OnlineConfig, PPOConfig, PreferConfig, ReferenceConfig, TrainConfig
+from afzal.config import LiveReferenceConfig, OnlineConfig, PPOConfig, PreferConfig, ReferenceConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.model.load import add_lora, compile_layers, is_adapted, load_model, recompute_activations
 from afzal.model.memory import must_recompute
@@ -189,7 +189,7 @@ def _reference(
     dtype: Dtype,
     run: runs.Run,
 ) -> Reference:
-    assert isinstance(config, ReferenceConfig)
+    assert isinstance(config, LiveReferenceConfig)
     fresh = config.lora_rank is not None
     if config.reference in ("frozen", "adapter_off"):
         return live_reference(model, fresh_adapter=fresh)
@@ -200,6 +200,7 @@ def _reference(
         if dtype == "bf16":
             other.to(torch.bfloat16)
         return Frozen(other, name=f"the model {config.reference}")
+    assert isinstance(config, ReferenceConfig)
     folder = Path(config.reference_cache) if config.reference_cache else run.path / "reference"
     trees = [*prepared.train, *prepared.evaluation, *prepared.train_mismatched, *prepared.evaluation_mismatched]
     key = cache_key(model, sharing=layout.sharing, dtype=dtype, fresh_adapter=fresh)
@@ -217,7 +218,7 @@ def dtype_of(config: TrainConfig, device: torch.device) -> Dtype:
 
 def sync_steps(config: TrainConfig) -> int:
     """Updates between two moves of the reference; 0 when it stays."""
-    return (config.reference_sync_steps or 0) if isinstance(config, ReferenceConfig) else 0
+    return (config.reference_sync_steps or 0) if isinstance(config, LiveReferenceConfig) else 0
 
 
 def reference_weights(setup: Setup) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from afzal import report, runs
-from afzal.config import OnlineConfig, ReferenceConfig, RewardConfig, TrainConfig
+from afzal.config import LiveReferenceConfig, OnlineConfig, RewardConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.model.attention import attention_restored
 from afzal.model.load import (
@@ -183,7 +183,7 @@ def _hooks(
 
     def stepped(step: int) -> None:
         if follows and step % follows == 0:
-            assert isinstance(config, ReferenceConfig)
+            assert isinstance(config, LiveReferenceConfig)
             assert isinstance(reference, Frozen)
             follow(reference, setup.model, config.reference_mixup)
 

@@ -78,7 +78,8 @@ def reward(c: Curves) -> Diagnosis | None:
     errors = [r["reward_se"] if is_number(r.get("reward_se")) else 0.0 for r in (records[0], records[-1])]
     noise = 2 * (errors[0] ** 2 + errors[1] ** 2) ** 0.5
     rule = "the mean reward of answers to held-out prompts rose by more than two standard errors"
-    words = f"From {number(before, 3)} to {number(after, 3)} (± {number(noise, 2)}) on {number(records[-1].get('n'))} prompts."
+    change = f"From {number(before, 3)} to {number(after, 3)} (± {number(noise, 2)})"
+    words = f"{change} on {number(records[-1].get('n'))} prompts."
     evidence = {"before": before, "after": after}
     step = int(records[-1]["step"])
     if after - before > noise:
