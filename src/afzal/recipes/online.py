@@ -12,12 +12,11 @@ from afzal.model.reference import Reference
 from afzal.model.value import Critic, own_critic, reward_critic, shared_critic
 from afzal.recipes.prepare import Prepared
 from afzal.recipes.rewards import reward_source
-from afzal.recipes.rollout import Writer, held_out, without_values
+from afzal.recipes.rollout import Writer, held_out
 from afzal.recipes.watch import stop_ids
 from afzal.report.health.rollouts import signs
 from afzal.tokens.batch import Sharing
 from afzal.train.feed import Layout
-from afzal.train.method import Method
 from afzal.train.rollouts import Controller, Rollouts
 
 
@@ -43,7 +42,7 @@ def critic_of(config: TrainConfig, model: Any, sharing: Sharing) -> Critic | Non
 
 
 def rollouts(
-    config: OnlineConfig, prepared: Prepared, model: Any, reference: Reference, method: Method, layout: Layout
+    config: OnlineConfig, prepared: Prepared, model: Any, reference: Reference, critic: Critic | None, layout: Layout
 ) -> tuple[Rollouts, Callable[[], dict[str, float]]]:
     """The feed of the loop, and a function that evaluates the policy on the held-out prompts.
 
@@ -62,7 +61,7 @@ def rollouts(
         config=config,
         model=model,
         reference=reference,
-        method=method,
+        critic=critic,
         layout=layout,
         tokenizer=prepared.tokenizer,
         rewarder=rewarder,
@@ -72,7 +71,7 @@ def rollouts(
         starts_at_reference=not reference.name.startswith("the model "),
     )
     feed = _feed(config, prepared, writer.write, layout)
-    look = held_out(without_values(writer), prepared.evaluation, prepared.evaluation_prompts)
+    look = held_out(writer, prepared.evaluation, prepared.evaluation_prompts)
     return feed, lambda: look(config.kl_coef if feed.current is None else feed.current.kl_coef)
 
 

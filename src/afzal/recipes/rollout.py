@@ -20,13 +20,13 @@ from afzal.errors import AfzalError
 from afzal.generate import Sample, Sampling, sample
 from afzal.model.logprobs import predicting
 from afzal.model.statistics import score_with
+from afzal.model.value import Critic
 from afzal.objectives import advantages
 from afzal.objectives.statistics import kl_policy_ref
 from afzal.recipes.rewards import Rewarder
 from afzal.records import Turns
 from afzal.tokens import Branch, Tree, continuations, update_order
 from afzal.train.feed import Layout
-from afzal.train.method import Method
 from afzal.train.rollouts import Rollout, rollout_tree
 
 _START_TOLERANCE = {torch.float32: 1e-3}  # nats of a token's log-prob, where policy and reference must agree
@@ -75,7 +75,7 @@ class Writer:
     config: OnlineConfig
     model: Any
     reference: Any
-    method: Method
+    critic: Critic | None
     layout: Layout
     tokenizer: Any
     rewarder: Rewarder
@@ -137,10 +137,10 @@ class Writer:
             self.model, self.reference, batch, [(kl_policy_ref, {})], self.config.temperature
         )
         assert reference is not None
-        critic = self.method.critic
         values = torch.zeros_like(policy.token_logps)
-        if critic is not None:
-            values = critic.values(batch, None if critic.trunk is not None else predicting(self.model, batch))
+        if self.critic is not None:
+            shared = self.critic.trunk is None
+            values = self.critic.values(batch, predicting(self.model, batch) if shared else None)
         return policy.token_logps, reference.token_logps, policy.extras["kl_policy_ref"], values
 
 
@@ -248,7 +248,7 @@ def held_out(writer: Writer, prompts: Sequence[Tree], turns: Sequence[Turns]) ->
 
     The prompts and the seed are the same each time. ``objective`` is reward - kl_coef KL: what training raises.
     """
-    few = slice(0, writer.config.eval_prompts)
+    few, writer = slice(0, writer.config.eval_prompts), replace(writer, critic=None)
 
     def look(kl_coef: float) -> dict[str, float]:
         found = writer.answer(prompts[few], turns[few], n=1, seed=seed_of(writer.config.seed, "held-out", 0))
@@ -263,8 +263,3 @@ def held_out(writer: Writer, prompts: Sequence[Tree], turns: Sequence[Turns]) ->
         return said | {"objective": said["reward"] - kl_coef * said["kl"]}
 
     return look
-
-
-def without_values(writer: Writer) -> Writer:
-    """The same writer, which asks no value model: for evaluation."""
-    return replace(writer, method=replace(writer.method, critic=None))

@@ -79,11 +79,13 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     recomputing = _recomputing(config, prepared, weights, layout)
     if recomputing is not None:
         recompute_activations(model)
+        if critic is not None and critic.trunk is not None:
+            recompute_activations(critic.trunk)
     look = None
     if isinstance(config, OnlineConfig):
         assert reference is not None
         method = Method(prepared.recipe.terms, critic=critic, temperature=config.temperature)
-        feed, look = online.rollouts(config, prepared, model, reference, method, layout)
+        feed, look = online.rollouts(config, prepared, model, reference, critic, layout)
     else:
         method = _method(config, model, prepared, layout, reference)
         weigh = reward.bootstrap(config)
