@@ -52,6 +52,9 @@ CHECKS: dict[str, Callable[[Curves], Diagnosis | None]] = {
 }
 """The checks by name, in the order of the report."""
 
+_ON_REWARDS = {"reward", "conduct of the policy", "size of the updates"}
+_ON_DATA = {"first loss", "learning", "held-out loss", "likelihood of the chosen", "overfitting"}
+
 _RANK: dict[Severity, int] = {"bad": 0, "watch": 1, "good": 2}
 
 
@@ -99,15 +102,16 @@ def verdict(diagnoses: Sequence[Diagnosis]) -> Verdict:
         return Verdict("not healthy", "bad", _sentence(bad))
     if raised:
         return Verdict("watch", "watch", _sentence([d.title for d in raised]))
-    proof = [d.title for d in diagnoses if d.check in ("learning", "first loss")]
+    proof = [d.title for d in diagnoses if d.check in ("learning", "reward", "first loss")]
     checks = f"{plural(len(diagnoses), 'check')} made, none raised an alarm"
     return Verdict("healthy", "good", _sentence([*proof, checks]))
 
 
 def not_checked(diagnoses: Iterable[Diagnosis]) -> list[str]:
-    """Names of the checks that lacked the numbers they need."""
+    """Names of the checks that lacked the numbers they need; of the run's own kind, on data or on rewards."""
     made = {d.check for d in diagnoses}
-    return [name for name in CHECKS if name not in made]
+    other = _ON_DATA if made & _ON_REWARDS else _ON_REWARDS
+    return [name for name in CHECKS if name not in made | other]
 
 
 def _sentence(parts: Sequence[str]) -> str:
