@@ -29,6 +29,9 @@ def letters(prompt, answer):
     """More of the first half of the alphabet is better."""
     return sum(c < "n" for c in answer) - 0.25 * len(answer)
 
+def one(prompt, answer):
+    return 1.0
+
 def nan_later(prompt, answer):
     return float("nan") if "Q7" in prompt else 0.0
 '''
@@ -165,13 +168,13 @@ def test_with_adapters_the_value_model_trains_adapters_too(folder):
 
 
 def test_answers_that_do_not_end_are_worth_minus_the_penalty(folder):
-    run = train(folder, "unended", "rloo", missing_eos_penalty=7.0, max_steps=1)
-    first = run.metrics("rollout")[0]
-    plain = train(folder, "ended", "rloo", max_steps=1).metrics("rollout")[0]
+    given = {"reward": f"{folder}/rewards.py:one", "sample_tokens": 64, "max_steps": 1}
+    first = train(folder, "unended", "rloo", missing_eos_penalty=7.0, **given).metrics("rollout")[0]
     ends = first["rollout/eos_rate"]
-    assert ends == plain["rollout/eos_rate"] < 0.5
-    assert first["objective/scores"] < -7 * (1 - ends) + 4 * ends
-    assert plain["objective/scores"] > -4
+    assert 0 < ends < 1
+    assert first["objective/scores"] == pytest.approx(ends - 7 * (1 - ends))
+    plain = train(folder, "ended", "rloo", **given).metrics("rollout")[0]
+    assert (plain["objective/scores"], plain["rollout/eos_rate"]) == (1.0, ends)
 
 
 def test_prompts_alone_are_data_enough_and_those_without_room_are_listed(folder, tmp_path):
@@ -204,7 +207,7 @@ def test_a_reward_that_is_not_finite_stops_the_run_before_anything_moves(folder)
     [
         ("rloo", {"n": 1}, "n"),
         ("ppo", {"reference": "cached"}, "cannot be cached"),
-        ("ppo", {"minibatches": 9}, "minibatches is 9, above the 8 prompts"),
+        ("ppo", {"minibatches": 9}, "9 minibatches need as many prompts"),
         ("ppo", {"epochs": 2.0}, "epochs is without effect"),
         ("ppo", {"kl_horizon": 5}, "kl_horizon is without effect"),
         ("ppo", {"kl_coef": 0, "kl_target": 3}, "kl_target needs a kl_coef"),

@@ -96,10 +96,10 @@ def test_alarms_are_said_once_and_as_soon_as_they_show():
     assert len(said) == 2
     assert said[0].startswith("warning: the policy runs away from its reference")
     assert said[1].startswith("warning: this may be reward hacking")
-    # a resumed run remembers what it had heard
+    # a resumed run has said it already
     later: list[str] = []
     Alarms(later.append, lines[:-1]).hear(lines[-1])
-    assert later == said[:1] + later[1:]
+    assert later == []
 
 
 @pytest.mark.parametrize(("before", "after", "code"), [(1.0, 0.0, "reward_fell"), (1.0, 1.1, "reward_flat")])

@@ -112,10 +112,15 @@ def plan_line(config: OnlineConfig, steps: int) -> str:
 
 
 class Alarms:
-    """Hears every record of a run and says once, as soon as rollouts show it, what looks wrong."""
+    """Hears every record of a run and says once, as soon as rollouts show it, what looks wrong.
+
+    Args:
+        before: rollouts of the same run that were heard by an earlier process.
+    """
 
     def __init__(self, say: Callable[[str], None], before: Sequence[Mapping[str, Any]] = ()) -> None:
-        self.say, self.heard, self.said = say, list(before), set[str]()
+        self.say, self.heard = say, list(before)
+        self.said = {name for n in range(1, len(self.heard) + 1) for name in signs(self.heard[:n])}
 
     def hear(self, record: Mapping[str, Any]) -> None:
         if record.get("kind") != "rollout":

@@ -170,8 +170,9 @@ def numbers_of(found: Answers, config: OnlineConfig, kl_coef: float) -> dict[str
         return numbers | {"advantage": _spread(advantages.rloo(worth).flatten(), mask)}
     assert isinstance(config, (PPOConfig, ReinforceConfig))
     rewards = advantages.token_rewards(found.scores, penalties, mask)
-    lam = config.lam if isinstance(config, PPOConfig) else 1.0  # without a value model: rewards to go
-    gained = advantages.gae(rewards, found.old_value, mask, gamma=config.gamma, lam=lam)
+    # without a value model: rewards to go
+    lam, values = (config.lam, found.old_value) if isinstance(config, PPOConfig) else (1.0, torch.zeros_like(rewards))
+    gained = advantages.gae(rewards, values, mask, gamma=config.gamma, lam=lam)
     numbers["advantage"] = advantages.whiten(gained, mask) if config.whiten else gained
     if isinstance(config, PPOConfig):
         numbers |= {"old_value": found.old_value, "target": gained + found.old_value}
