@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,7 +162,9 @@ def test_a_value_model_may_start_from_a_reward_model_which_may_be_the_reward(fol
 
 def test_with_adapters_the_value_model_trains_adapters_too(folder):
     run = train(folder, "lora", "ppo", lora_rank=2, max_steps=2)
-    tensors, _ = checkpoint.load(checkpoint.newest(run.checkpoints, pytest.fail))
+    newest = checkpoint.newest(run.checkpoints, pytest.fail)
+    assert newest is not None
+    tensors, _ = checkpoint.load(newest)
     values = [k for k in tensors["model"] if k.startswith("value/trunk.")]
     assert values
     assert all("lora_" in k for k in values)
@@ -259,16 +262,19 @@ def answers(scores: list[float], lengths: list[int], seed: int = 0) -> Answers:
     return Answers(drawn, [""] * len(lengths), torch.tensor(scores, dtype=torch.float64), mask, old, ref, kl, values)
 
 
-SOME = {"model": "M", "data": "D", "reward": "r.py:f"}
+def some(method: str, **given: Any) -> config.OnlineConfig:
+    made = config.make(method, model="M", data="D", reward="r.py:f", **given)
+    assert isinstance(made, config.OnlineConfig)
+    return made
 
 
 def test_advantages_are_whitened_over_the_whole_rollout():
     found = answers([1.0, 5.0, -2.0, 0.5], [3, 1, 4, 2])
-    numbers = numbers_of(found, config.make("reinforce", **SOME), 0.1)
+    numbers = numbers_of(found, some("reinforce"), 0.1)
     real = numbers["advantage"][found.mask]
     assert float(real.mean()) == pytest.approx(0.0, abs=1e-12)
     assert float(real.var(correction=0)) == pytest.approx(1.0, abs=1e-6)
-    plain = numbers_of(found, config.make("reinforce", **SOME, whiten=False), 0.1)["advantage"]
+    plain = numbers_of(found, some("reinforce", whiten=False), 0.1)["advantage"]
     assert plain[0, 2] == pytest.approx(float(1.0 - 0.1 * (found.old_logp - found.ref_logp)[0, 2]))
     assert plain[2, 0] == pytest.approx(float(-2.0 - 0.1 * found.log_ratio[2]))
     assert all(bool((table[~found.mask] == 0).all()) for table in numbers.values())
@@ -276,7 +282,7 @@ def test_advantages_are_whitened_over_the_whole_rollout():
 
 def test_targets_are_advantages_and_values_before_whitening():
     found = answers([1.0, 5.0], [3, 2])
-    numbers = numbers_of(found, config.make("ppo", **SOME, lam=1.0), 0.1)
+    numbers = numbers_of(found, some("ppo", lam=1.0), 0.1)
     to_go = 1.0 - 0.1 * (found.old_logp - found.ref_logp)[0].sum()
     assert numbers["target"][0, 0] == pytest.approx(float(to_go))
     assert set(numbers) == {"old_logp", "advantage", "old_value", "target"}
@@ -284,7 +290,7 @@ def test_targets_are_advantages_and_values_before_whitening():
 
 def test_leave_one_out_counts_the_penalty_of_whole_answers():
     found = answers([1.0, 5.0, 3.0, 3.0], [3, 1, 4, 2])
-    advantage = numbers_of(found, config.make("rloo", **SOME, n=2), 0.1)["advantage"]
+    advantage = numbers_of(found, some("rloo", n=2), 0.1)["advantage"]
     worth = found.scores - 0.1 * found.log_ratio
     assert advantage[0, 2] == pytest.approx(float(worth[0] - worth[1]))
     assert advantage[1, 0] == pytest.approx(float(worth[1] - worth[0]))
@@ -292,7 +298,7 @@ def test_leave_one_out_counts_the_penalty_of_whole_answers():
 
 def test_equal_rewards_of_a_prompt_teach_grpo_nothing():
     found = answers([2.0, 2.0, 1.0, 3.0], [3, 1, 4, 2])
-    made = config.make("grpo", **SOME, n=2)
+    made = some("grpo", n=2)
     advantage = numbers_of(found, made, 0.1)["advantage"]
     assert advantage[:2].abs().max() == 0
     assert advantage[2, 0] == pytest.approx(-(0.5**0.5), abs=1e-6)

@@ -14,7 +14,7 @@ from afzal.report.health.rollouts import signs
 FACTS = {"status": "finished", "step": 40, "steps": 40, "method": "ppo", "config": {"kl_coef": 0.05, "lr": 1e-5}}
 
 
-def rollouts(seed: int = 0, n: int = 20, **ends: float) -> list[dict]:
+def rollouts(seed: int = 0, **ends: float) -> list[dict]:
     """Lines of a healthy run, but for the figures that are given, which go there from their healthy start."""
     rng = random.Random(seed)
     start = {"objective/scores": 0.0, "objective/kl_exact": 0.0, "objective/entropy": 40.0, "rollout/length": 30.0}
@@ -23,7 +23,7 @@ def rollouts(seed: int = 0, n: int = 20, **ends: float) -> list[dict]:
     goal = healthy | {
         f"{'rollout' if k in ('length', 'eos_rate', 'same_reward') else 'objective'}/{k}": v for k, v in ends.items()
     }
-    lines = []
+    lines, n = [], 20
     for k in range(n):
         at = k / (n - 1)
         noisy = {x: (start[x] + (goal[x] - start[x]) * at) * rng.uniform(0.95, 1.05) for x in start}

@@ -15,7 +15,7 @@ from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing
 from afzal.model.value import own_critic, shared_critic
 from afzal.objectives import bind
-from afzal.tokens.batch import collate
+from afzal.tokens.batch import Sharing, collate
 from afzal.tokens.tree import Tree
 from afzal.train.feed import Layout, Update
 from afzal.train.method import Method, parameters_by_name
@@ -49,7 +49,7 @@ def _moved(critic):
     return critic
 
 
-def update_of(name: str, *, sharing="shared", budget=10_000, critic="own"):
+def update_of(name: str, *, sharing: Sharing = "shared", budget: int = 10_000, critic: str = "own"):
     """Loss, gradient of everything that trains, and metrics of one update on all trees."""
     model = make("llama")
     if sharing == "shared":
@@ -67,9 +67,10 @@ def test_packed_padded_and_accumulated_give_one_update(name, critic):
     if critic == "shared" and name != "ppo":
         pytest.skip("only PPO has a value model")
     loss, gradients, metrics, _ = update_of(name, critic=critic)
-    for other in ({"budget": 60}, {"sharing": "unshared"}, {"sharing": "unshared", "budget": 80}):
-        found, others, seen, parts = update_of(name, critic=critic, **other)
-        assert parts > 1 or "budget" not in other
+    ways: list[tuple[Sharing, int]] = [("shared", 60), ("unshared", 10_000), ("unshared", 80)]
+    for sharing, budget in ways:
+        found, others, seen, parts = update_of(name, critic=critic, sharing=sharing, budget=budget)
+        assert parts > 1 or budget == 10_000
         assert found == pytest.approx(loss, rel=1e-5)
         assert seen == pytest.approx(metrics, rel=1e-4, abs=1e-6)
         assert others.keys() == gradients.keys()

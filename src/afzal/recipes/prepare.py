@@ -69,7 +69,8 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     encoder = _Encoder(config, tokenizer, template, longest, recipe, losses, notes)
     asked: tuple[Sequence[Turns], Sequence[Turns]] = ((), ())
     if isinstance(config, OnlineConfig):
-        (train, evaluation), asked = encoder.prompts(held_out, config.sample_tokens)
+        (train, trained), (evaluation, evaluated) = (encoder.prompts(part, config.sample_tokens) for part in held_out)
+        asked = trained, evaluated
     else:
         train, evaluation = (encoder.trees(items) for items in held_out)
     facts = {
@@ -129,15 +130,9 @@ class _Encoder:
         self.losses.extend(_line(x, "select") for x in left_out)
         return trees
 
-    def prompts(
-        self, parts: Sequence[Sequence[Item]], answer_tokens: int
-    ) -> tuple[list[list[Tree]], tuple[Sequence[Turns], ...]]:
-        """Of each part of the data its different prompts, as trees without branches and as they were read; those that
-        leave no room for an answer are added to ``losses``."""
-        trees, texts = zip(*(self._prompts(items, answer_tokens) for items in parts), strict=True)
-        return list(trees), texts
-
-    def _prompts(self, items: Sequence[Item], answer_tokens: int) -> tuple[list[Tree], list[Turns]]:
+    def prompts(self, items: Sequence[Item], answer_tokens: int) -> tuple[list[Tree], list[Turns]]:
+        """The different prompts of these items, as trees without branches and as they were read; those that leave no
+        room for an answer are added to ``losses``."""
         found: dict[Turns, Item] = {}
         for item in items:
             found.setdefault(item.prompt, item)

@@ -131,7 +131,7 @@ def _from_file(path: Path, name: str) -> TextReward:
     assert plan.loader is not None
     module = importlib.util.module_from_spec(plan)
     plan.loader.exec_module(module)
-    found = getattr(module, name, None)
+    found: Any = getattr(module, name, None)
     if not callable(found):
         raise ValueError(f"{path} has no function {name!r}")
     return found
