@@ -143,7 +143,8 @@ FILES = {
     ),
     "no method": (
         "model: M\n",
-        "run.yaml: the setting 'method' is missing\n  try: add `method: dpo` (or sft, ipo, kto, prefer, reward, ppo, rloo, grpo, reinforce)",
+        "run.yaml: the setting 'method' is missing\n"
+        "  try: add `method: dpo` (or sft, ipo, kto, prefer, reward, ppo, rloo, grpo, reinforce)",
     ),
     "twice": (HEAD + "model: N\n", "run.yaml:4: the setting 'model' is given twice\n  why: also at run.yaml:2"),
     "syntax": (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -131,10 +131,10 @@ def _from_file(path: Path, name: str) -> TextReward:
     assert plan.loader is not None
     module = importlib.util.module_from_spec(plan)
     plan.loader.exec_module(module)
-    found: Any = getattr(module, name, None)
-    if not callable(found):
-        raise ValueError(f"{path} has no function {name!r}")
-    return found
+    found = getattr(module, name, None)
+    if callable(found):
+        return cast("TextReward", found)
+    raise ValueError(f"{path} has no function {name!r}")
 
 
 def _by_model(

@@ -103,7 +103,7 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
             "samples/eos_rate",
             "Ended by itself",
             "Share of samples that stop before the token limit.",
-            train,
+            written or train,
             held_out,
             y_range=(0.0, 1.0),
         ),
