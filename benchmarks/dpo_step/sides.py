@@ -152,6 +152,22 @@ def plain(work: Work) -> Loop:
     return loop
 
 
+def unavailable(side: str) -> str:
+    """Why a side cannot run in this environment, in one line; "" when it can."""
+    if not side.startswith("trl"):
+        return ""
+    try:
+        from trl import DPOConfig, DPOTrainer  # noqa: F401
+    except Exception as error:  # beside another transformers, its import can end in any error
+        return reason(error)
+    return ""
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
 def trl(work: Work, **options: Any) -> Loop:
     """TRL's DPOTrainer and its own loop, unchanged but for the order of the rows; ``options`` go to its DPOConfig."""
     from datasets import Dataset
