@@ -36,7 +36,7 @@ bench: .venv-trl/.peers  ## time one DPO update against TRL and a plain loop, on
 	.venv-trl/bin/python -m benchmarks.dpo_step
 
 bench-gpu:  ## all benchmarks of the training step on a CUDA GPU, beside the installed torch; WHEELS=DIR for TRL offline
-	$(PYTHON) -m benchmarks.gpu --out benchmarks/results $(if $(WHEELS),--wheels $(WHEELS))
+	$(PYTHON) -m benchmarks.gpu --out bench-gpu $(if $(WHEELS),--wheels $(WHEELS))
 
 # A stamp is newer than what it was installed from, so that the install happens once and again after a change.
 $(VENV)/bin/python:

@@ -1,12 +1,12 @@
-"""Every benchmark of the training step on a CUDA GPU, in one command, beside the torch and transformers installed there.
+"""Every benchmark of the training step on a CUDA GPU, in one command, with the torch and transformers of the machine.
 
     python -m benchmarks.gpu --out OUT                      # TRL from the package index
     python -m benchmarks.gpu --out OUT --wheels WHEELS      # TRL from a folder of wheels, no network
     python -m benchmarks.gpu --out OUT --device cpu --tiny  # the same, small, to try it out
 
-Makes OUT/.venv on top of the present environment, puts TRL into it, and writes OUT/*.json and OUT/README.md. Weights are
-random and made on the spot. What cannot be installed or run is left out, with its reason in the files. Exit code 1 when
-a benchmark of Afzal itself failed.
+Makes OUT/.venv on top of the present environment, puts TRL into it, and writes OUT/*.json and OUT/README.md. Weights
+are random and made on the spot. What cannot be installed or run is left out, with its reason in the files. Exit code 1
+when a benchmark of Afzal itself failed. Figures that are to stay go to benchmarks/results: see `benchmarks/table.py`.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def main() -> int:
     if problems := too_old(installed(OLDEST)):
         sys.exit("\n".join(problems))
     given.out.mkdir(parents=True, exist_ok=True)
-    python, refusal = prepare(given.out / ".venv", given.wheels)
-    if refusal:
-        print(f"TRL could not be installed and is left out: {refusal}", flush=True)
+    python, refusals = prepare(given.out / ".venv", given.wheels)
+    for name, refusal in refusals.items():
+        print(f"{name} could not be installed: {refusal}", flush=True)
     ended = {job.name: _run(job, python, given.out) for job in jobs(given.device, small=given.tiny)}
     about = about_run("benchmarks.gpu", ["afzal", *OLDEST], threads=os.cpu_count() or 1)
-    record = {"about": about, "installing TRL": refusal or "done", "runs": ended}
+    record = {"about": about, "not installed": refusals, "runs": ended}
     (given.out / f"run-{given.device}.json").write_text(json.dumps(record, indent=2) + "\n")
     page = table.page(table.read(given.out))
     (given.out / "README.md").write_text(page, encoding="utf-8")
@@ -115,8 +115,8 @@ def release(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
-def prepare(folder: Path, wheels: Path | None) -> tuple[Path, str]:
-    """An environment on top of the present one with TRL in it: its interpreter, and why TRL is not there, or "".
+def prepare(folder: Path, wheels: Path | None) -> tuple[Path, dict[str, str]]:
+    """An environment on top of the present one with TRL in it: its interpreter, and what is not there and why.
 
     Packages of the present environment are seen through a path file, since ``--system-site-packages`` would show those
     of the interpreter below, which are others where the present environment is itself a virtual one. pip is the present
@@ -128,13 +128,15 @@ def prepare(folder: Path, wheels: Path | None) -> tuple[Path, str]:
     (packages / "present-environment.pth").write_text("".join(f"{path}\n" for path in package_paths(sys.path)))
     kept = folder / "keep.txt"
     kept.write_text("".join(f"{name}=={found}\n" for name, found in installed(OLDEST).items()))
-    done = subprocess.run(
-        pip_install(python, kept, wheels, [*missing(_requirements()), "trl"]),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return python, "" if done.returncode == 0 else last_line(done.stderr or done.stdout)
+    wanted = {"TRL": ["trl"], "what Afzal needs": missing(_requirements())}
+    refusals = {what: _installed(pip_install(python, kept, wheels, names)) for what, names in wanted.items() if names}
+    return python, {what: refusal for what, refusal in refusals.items() if refusal}
+
+
+def _installed(command: Sequence[str]) -> str:
+    """Why pip could not install, or ""."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else last_line(done.stderr or done.stdout)
 
 
 def pip_install(python: Path, kept: Path, wheels: Path | None, names: Sequence[str]) -> list[str]:

@@ -146,10 +146,10 @@ date and the command that makes it again. A machine with other work on it is ref
 | `python -m benchmarks.generation` | sampling against `transformers.generate` |
 
 Sides of the training step: *afzal* and *trl* in their own ways, reference online; *plain* is a padded loop by hand
-over `transformers`; *trl-best* recomputes nothing and has its reference log-probs computed beforehand, with rows grouped
-by length, and *afzal-cached* does the same. Before anything is timed, all sides must agree on the loss (1e-5 in
-float32). The share of the matmul peak is the least work that gives the exact result, over time, over what a plain matrix
-product reached in the same run; executed / minimum is the work of padding and masks on top of that.
+over `transformers`; *trl-best* recomputes nothing and has its reference log-probs computed beforehand, with rows
+grouped by length, and *afzal-cached* does the same. Before anything is timed, all sides must agree on the loss (1e-5 in
+float32). The share of the matmul peak is the least work that gives the exact result, over time, over what a plain
+matrix product reached in the same run; executed / minimum is the work of padding and masks on top of that.
 """
 
 
