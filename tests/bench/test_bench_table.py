@@ -54,7 +54,7 @@ def test_the_summary_has_a_row_per_shape_and_a_line_per_machine(tmp_path):
         "2026-01-02, A processor, 2 threads, afzal 0.1.0, torch 2.13.0, bf16:",
         "2026-01-02, Another one, 2 threads, afzal 0.1.0, torch 2.13.0, bf16:",
     ]
-    rows = [line for line in lines if line.startswith("| HH-RLHF") or line.startswith("| UltraFeedback")]
+    rows = [line for line in lines if line.startswith(("| HH-RLHF", "| UltraFeedback"))]
     assert rows[0] == "| HH-RLHF (126 + 55) | 58 M | 2.00 | 7.6x | - | 5.3x | 56% | 1.008 |"
     assert [row.split()[1] for row in rows] == ["HH-RLHF", "UltraFeedback", "HH-RLHF"]
 
