@@ -70,7 +70,7 @@ def summary(found: Sequence[Figures]) -> str:
             "| shape (prompt + response tokens) | weights | pairs/s | than TRL | than TRL at its best "
             "| than a plain loop | of the matmul peak | executed / minimum |",
             "|---|---|---|---|---|---|---|---|",
-            *(row for file in files for row in _summary_rows(file.content)),
+            *_summary_rows(files),
         ]
     return "\n".join(lines)
 
@@ -159,24 +159,36 @@ def _section(figures: Figures) -> str:
 
 
 def _by_machine(files: Sequence[Figures]) -> dict[str, list[Figures]]:
-    """Files by the machine, versions and number format they share."""
-    found: dict[str, list[Figures]] = {}
+    """Files by machine, day, number format and versions; a peer is named where one of them has it."""
+    found: dict[tuple[Any, ...], list[Figures]] = {}
     for file in files:
         about = file.content["about"]
-        versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items() if name != "python")
-        key = f"{about['date']}, {about['device']}, {about['threads']} threads, {versions}, {about['dtype']}"
+        own = tuple(about["versions"].get(name) for name in ("afzal", "torch", "transformers"))
+        key = (about["date"], about["device"], about["threads"], about["dtype"], own)
         found.setdefault(key, []).append(file)
-    return found
+    return {_machine(files): files for files in found.values()}
 
 
-def _summary_rows(content: Mapping[str, Any]) -> Iterator[str]:
-    for r in content["shapes"]:
-        own = r["afzal"]
+def _machine(files: Sequence[Figures]) -> str:
+    about = files[0].content["about"]
+    versions = {name: number for file in files for name, number in file.content["about"]["versions"].items()}
+    numbers = [f"{name} {number}" for name, number in versions.items() if name != "python"]
+    return ", ".join([about["date"], about["device"], f"{about['threads']} threads", *numbers, about["dtype"]])
+
+
+def _summary_rows(files: Sequence[Figures]) -> Iterator[str]:
+    """A row per shape and model, whose sides may stand in several files."""
+    merged: dict[tuple[str, int], dict[str, Any]] = {}
+    for file in files:
+        for r in file.content["shapes"]:
+            merged.setdefault((r["shape"], file.content["about"]["parameters"]), {}).update(r)
+    for (shape, weights), r in merged.items():
+        own = r.get("afzal") or r["afzal-cached"]
         peers = (dpo_step.ratio(r.get(side, {}), spread=False) or "-" for side in ("trl", "trl-best", "plain"))
         prompt, response = r["mean"][0], sum(r["mean"][1:]) / 2
         yield (
-            f"| {_TITLES.get(r['shape'], r['shape'])} ({prompt:.0f} + {response:.0f}) "
-            f"| {content['about']['parameters'] / 1e6:.0f} M | {own['pairs_per_second']:.2f} | {' | '.join(peers)} "
+            f"| {_TITLES.get(shape, shape)} ({prompt:.0f} + {response:.0f}) | {weights / 1e6:.0f} M "
+            f"| {own['pairs_per_second']:.2f} | {' | '.join(peers)} "
             f"| {own['roofline']:.0%} | {dpo_step.shown(own['executed_over_minimum'], '.3f')} |"
         )
 

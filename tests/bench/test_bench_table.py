@@ -59,6 +59,20 @@ def test_the_summary_has_a_row_per_shape_and_a_line_per_machine(tmp_path):
     assert [row.split()[1] for row in rows] == ["HH-RLHF", "UltraFeedback", "HH-RLHF"]
 
 
+def test_sides_of_one_shape_may_stand_in_two_files(tmp_path):
+    whole = shape("hh")
+    cached = {"shape": "hh", "mean": [126.3, 54.2, 54.9], "afzal-cached": side(3.0, 0.5)}
+    cached["trl-best"] = side(15.0, 0.09, ratio={"median": 5.04, "low": 5.0, "high": 5.1})
+    with_peer = ABOUT | {"versions": ABOUT["versions"] | {"trl": "1.16.0"}}
+    for name, about, content in (("hh", ABOUT, whole), ("hh-best", with_peer, cached)):
+        (tmp_path / f"dpo-step-cpu-{name}.json").write_text(json.dumps({"about": about, "shapes": [content]}))
+    lines = table.summary(table.read(tmp_path)).splitlines()
+    assert lines[0] == "2026-01-02, A processor, 2 threads, afzal 0.1.0, torch 2.13.0, trl 1.16.0, bf16:"
+    assert [line for line in lines if line.startswith("| HH-RLHF")] == [
+        "| HH-RLHF (126 + 55) | 58 M | 2.00 | 7.6x | 5.0x | 5.3x | 56% | 1.008 |"
+    ]
+
+
 def test_the_page_names_command_hardware_spread_and_what_was_left_out():
     content = {"about": ABOUT | {"left_out": {"trl": "ImportError: too new"}}, "shapes": [shape("hh")]}
     page = table.page([table.Figures("dpo-step-cpu-hh", content)])
