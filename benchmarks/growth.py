@@ -41,7 +41,13 @@ class Case:
 
 def cases(shrink: int = 1) -> dict[str, list[Case]]:
     """The table's rows, by what varies; lengths and words are divided by ``shrink``, to try the bench out."""
-    base = Case(Case.prompt // shrink, Case.response // shrink, vocabulary=Case.vocabulary // shrink)
+    whole = Case()
+    base = replace(
+        whole,
+        prompt=whole.prompt // shrink,
+        response=whole.response // shrink,
+        vocabulary=whole.vocabulary // shrink,
+    )
     vary = {
         "prompt": (64, 256, 1024, 4096),
         "response": (16, 64, 256, 1024),

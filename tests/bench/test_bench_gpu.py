@@ -69,6 +69,8 @@ def test_the_last_line_of_pip_is_the_reason():
 def test_a_peer_that_cannot_be_imported_says_why(monkeypatch):
     class Broken(types.ModuleType):
         def __getattr__(self, name: str):
+            if name.startswith("__"):
+                raise AttributeError(name)
             raise RuntimeError(f"{name} needs\nanother transformers")
 
     monkeypatch.setitem(sys.modules, "trl", Broken("trl"))

@@ -66,7 +66,7 @@ def test_two_items_have_one_key_exactly_when_they_say_the_same():
     keys = [(duplicate_key(item), slow_key(item)) for item in items]
     pairs = dict(keys)
     assert len(pairs) == len({slow for _, slow in keys}) == len(set(keys))
-    assert 50 < len(pairs) < 300
+    assert 50 < len(pairs) < len(items)
 
 
 def test_an_item_keeps_all_that_its_place_does_not_change():

@@ -21,14 +21,22 @@ from afzal.train.feed import Update
 from afzal.train.method import Method
 from afzal.train.update import accumulate
 
-# They carry a number from update to update, or need the number of responses of the largest group.
-WAITING = {"bco", "bco_pair", "beta_dpo", "epsilon_dpo"}
+# They carry a number from update to update; join micro-batches into one; make a table as wide as the largest group; or
+# cut a response at a length.
+WAITING = {
+    *("bco", "bco_pair", "beta_dpo", "epsilon_dpo"),
+    *("aot", "aot_unpaired", "dr_dpo"),
+    *("exo", "infonca", "nca", "plackett_luce", "plackett_luce_reward", "top1"),
+    "ld_dpo",
+}
 
 
 def trees_for(unit: str) -> list[Tree]:
     trees = random_trees(6, seed=3)
     if unit == "group":
         return [replace(t, scores=(float(n % 3), 1.0)) for n, t in enumerate(trees)]
+    if unit == "token":
+        return [replace(t, preferences=()) for t in trees]
     if unit == "response":
         return [replace(only_branch(t, n % 2), preferences=(), labels=(n % 3 != 0,)) for n, t in enumerate(trees)]
     return trees
