@@ -231,26 +231,27 @@ _FIELDS = {kind: attrgetter(*(field.name for field in fields(kind))) for kind in
 
 
 def _pool(votes: list[Comparison]) -> tuple[Preference, ...]:
-    by_pair: dict[tuple[int, int], list[Comparison]] = {}
+    by_pair: dict[tuple[int, int], list[tuple[float, float, float | None]]] = {}
     for vote in votes:
-        vote = vote if vote.first < vote.second else vote.swap()
-        if vote.weight > 0 and vote.p_first is not None:
-            by_pair.setdefault((vote.first, vote.second), []).append(vote)
+        p, i, j = vote.p_first, vote.first, vote.second
+        if p is not None and vote.weight > 0:
+            pair, p = ((i, j), p) if i < j else ((j, i), 1.0 - p)
+            by_pair.setdefault(pair, []).append((p, vote.weight, vote.strength))
     return tuple([_pooled(i, j, group) for (i, j), group in by_pair.items()])
 
 
-def _pooled(i: int, j: int, group: list[Comparison]) -> Preference:
-    total = sum([v.weight for v in group])
-    p = sum([v.weight * (v.p_first or 0.0) for v in group]) / total
-    strengths = [_signed_strength(v) for v in group if v.strength is not None]
+def _pooled(i: int, j: int, group: list[tuple[float, float, float | None]]) -> Preference:
+    """Votes on i and j as (probability that i is better, weight, strength)."""
+    total = sum([weight for _, weight, _ in group])
+    p = sum([weight * p for p, weight, _ in group]) / total
+    strengths = [_signed(strength, p) for p, _, strength in group if strength is not None]
     margin = sum(strengths) / len(strengths) if strengths else None
     pair = Preference(i, j, p, total / len(group), margin)
     return pair if p >= 0.5 else pair.swap()
 
 
-def _signed_strength(vote: Comparison) -> float:
-    p = vote.p_first if vote.p_first is not None else 0.5
-    return (vote.strength or 0.0) * (0.0 if p == 0.5 else 1.0 if p > 0.5 else -1.0)
+def _signed(strength: float, p: float) -> float:
+    return strength * (0.0 if p == 0.5 else 1.0 if p > 0.5 else -1.0)
 
 
 def _wins(pairs: tuple[Preference, ...], n: int) -> tuple[float | None, ...]:

@@ -82,9 +82,10 @@ def value(row: Row, names: str) -> Any:
 
 def text(row: Row, names: str) -> str:
     """A text, as it stands."""
-    got = value(row, names)
+    name = name_of(row, names)
+    got = row[name] if name else value(row, names)
     if not isinstance(got, str):
-        raise RowError("wrong_type", name_of(row, names), f"is {kind(got)}, not text")
+        raise RowError("wrong_type", name, f"is {kind(got)}, not text")
     return got
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from afzal.data import Dataset
-from afzal.data.turns import full_text
 from afzal.quality import findings
 from afzal.quality.findings import Finding
 from afzal.quality.stats import quantile
@@ -66,7 +65,7 @@ def audit(dataset: Dataset) -> Audit:
         rows=dataset.rows,
         kept=dataset.kept,
         items=len(dataset.items),
-        prompts=len({full_text(item.prompt) for item in dataset.items}),
+        prompts=len({told.asked for told in view.told}),
         groups=len(view.groups),
         responses_per_item={
             str(k): n for k, n in sorted(Counter(len(item.responses) for item in dataset.items).items())
@@ -86,7 +85,7 @@ def audit(dataset: Dataset) -> Audit:
 
 def _characters(view: View) -> dict[str, dict[str, int]]:
     lengths = {
-        "prompt": sorted(len(full_text(item.prompt)) for item in view.items),
+        "prompt": sorted(len(told.asked) for told in view.told),
         "response": sorted(length for told in view.told for length in told.lengths),
     }
     return {

@@ -48,12 +48,12 @@ def merge_identical(item: Item) -> Item:
 
 def duplicate_key(item: Item) -> Hashable:
     """Equal for items with the same prompt, answers and votes, whichever answer stands first."""
-    sizes = range(len(item.responses))
-    order = sorted(sizes, key=lambda k: _sortable(item.responses[k].turns))
+    said = [_sortable(response.turns) for response in item.responses]
+    order = sorted(range(len(said)), key=said.__getitem__)
     votes: Iterable[Vote] = item.votes
-    if order != list(sizes):
+    if order != sorted(order):
         place = {old: new for new, old in enumerate(order)}
-        votes = moved_votes(votes, [place[k] for k in sizes])
+        votes = moved_votes(votes, [place[k] for k in range(len(said))])
     told = [vote_values(_upright(vote)) for vote in votes]
     answers = tuple([_hashable(item.responses[k].turns) for k in order])
     return _hashable(item.prompt), answers, tuple(sorted(told, key=repr) if len(told) > 1 else told)

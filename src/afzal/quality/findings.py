@@ -82,7 +82,8 @@ def identical_pairs(view: View) -> Finding | None:
 def duplicate_items(view: View) -> Finding:
     """Items with the same prompt, answers and votes as an earlier one."""
     seen: set[Hashable] = set()
-    hit = [item for item in view.items if (key := duplicate_key(item)) in seen or seen.add(key)]
+    asked_again = [t.item for t in view.told if view.askings[t.prompt] > 1]  # only these can say the same
+    hit = [item for item in asked_again if (key := duplicate_key(item)) in seen or seen.add(key)]
     severity: Severity = "major" if len(hit) > MANY_DUPLICATES * len(view.items) else "minor" if hit else "ok"
     message = f"{len(hit)} of {len(view.items)} items repeat an earlier one exactly"
     return _finding("duplicate_items", severity, len(hit), len(view.items), message, _CLEANED, _ids(hit))
@@ -212,7 +213,7 @@ def score_mismatches(view: View) -> Finding | None:
 
 def over_long(view: View) -> Finding:
     """Items of more characters than common context windows hold (16,000 characters are about 4,000 English tokens)."""
-    hit = [item for item in view.items if _size(item) > LONG_CHARACTERS]
+    hit = [t.item for t in view.told if _size(t) > LONG_CHARACTERS]
     message = f"{len(hit)} of {len(view.items)} items have more than {LONG_CHARACTERS:,} characters"
     remedy = "they may be cut or dropped: see how many with --model M"
     return _finding("over_long", "minor" if hit else "ok", len(hit), len(view.items), message, remedy, _ids(hit))
@@ -220,7 +221,7 @@ def over_long(view: View) -> Finding:
 
 def empty_prompts(view: View) -> Finding | None:
     """Items without a prompt among others that have one."""
-    hit = [item for item in view.items if not full_text(item.prompt).strip()]
+    hit = [t.item for t in view.told if not t.asked.strip()]
     if not hit or len(hit) == len(view.items):
         return None
     message = f"{len(hit)} of {len(view.items)} items have an empty prompt"
@@ -326,8 +327,11 @@ def _words(told: Told, response: int) -> str:
     return said if isinstance(said, str) else answer_text(told.item.responses[response].turns).strip()
 
 
-def _size(item: Item) -> int:
-    return len(full_text(item.prompt)) + max((len(full_text(r.turns)) for r in item.responses), default=0)
+def _size(told: Told) -> int:
+    """Characters of the prompt and of the longest response, whoever said them."""
+    if isinstance(told.item.prompt, str):
+        return len(told.asked) + max(told.lengths, default=0)
+    return len(told.asked) + max((len(full_text(r.turns)) for r in told.item.responses), default=0)
 
 
 def _ids(items: Iterable[Item]) -> list[str]:

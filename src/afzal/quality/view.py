@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from afzal.data import Dataset
-from afzal.data.turns import answer_text, stripped
+from afzal.data.turns import answer_text, full_text, stripped
 from afzal.records import Item, Preference, Rating, labels, preferences, prompt_key
 
 Edges = dict[tuple[object, object], list[Item]]
@@ -19,6 +19,7 @@ class Told:
     """One item and what it says.
 
     Attributes:
+        asked: the words of the prompt as they stand.
         prompt, answers: what was said, without white space at the ends; one answer per response.
         lengths: characters of each answer as it stands.
         pairs: the preferences derived from its votes, the better first.
@@ -26,6 +27,7 @@ class Told:
     """
 
     item: Item
+    asked: str
     prompt: object
     answers: tuple[object, ...]
     lengths: tuple[int, ...]
@@ -40,6 +42,7 @@ class View:
     Attributes:
         told: its items.
         pairs: every pair with its item.
+        askings: how many items ask each prompt.
         groups: how many items stand in each group that must not be split.
         edges: per prompt, who beats whom.
     """
@@ -47,6 +50,7 @@ class View:
     dataset: Dataset
     told: list[Told]
     pairs: list[tuple[Told, Preference]]
+    askings: Counter[object]
     groups: Counter[str]
     edges: dict[object, Edges]
 
@@ -59,7 +63,8 @@ def look(dataset: Dataset) -> View:
     """What there is to know about a data set before anything is looked for in it."""
     told = [tell(item) for item in dataset.items]
     pairs = [(t, pair) for t in told for pair in t.pairs]
-    return View(dataset, told, pairs, Counter(map(prompt_key, dataset.items)), edges_of(told))
+    askings, groups = Counter([t.prompt for t in told]), Counter(map(prompt_key, dataset.items))
+    return View(dataset, told, pairs, askings, groups, edges_of(told))
 
 
 def tell(item: Item) -> Told:
@@ -67,9 +72,8 @@ def tell(item: Item) -> Told:
     turns = [response.turns for response in item.responses]
     answers = tuple([stripped(t) for t in turns])
     lengths = tuple([len(answer_text(t)) for t in turns])
-    return Told(
-        item, stripped(item.prompt), answers, lengths, preferences(item), labels(item) if is_labelled(item) else ()
-    )
+    stated = labels(item) if is_labelled(item) else ()
+    return Told(item, full_text(item.prompt), stripped(item.prompt), answers, lengths, preferences(item), stated)
 
 
 def is_labelled(item: Item) -> bool:
