@@ -29,38 +29,32 @@ def test_the_bench_runs_and_its_sides_agree(tmp_path):
     assert losses["afzal"] == pytest.approx(losses["plain"], rel=1e-5)
     assert 0.4 < losses["afzal"] < 1.0
     assert hh["losses"]["bf16"]["afzal"] == pytest.approx(hh["losses"]["bf16"]["plain"], rel=2e-2)
-    assert 1.0 <= hh["afzal"]["executed_over_minimum"] <= 1.05
+    # so narrow a model pays more for one more attention call than for padding: the next test has the bench's own width
+    assert 1.0 <= hh["afzal"]["executed_over_minimum"] <= 1.25
     assert len(hh["plain"]["seconds"]) == 1
     assert hh["left_out"] == {}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(shapes.SHAPES))
 def test_no_shape_executes_more_than_5_per_cent_above_the_least(name):
-    """Lengths as the bench draws them, the bench's own model size: what is counted needs no forward pass."""
+    """Lengths as the bench draws them, at the bench's own model size: to count needs no forward pass."""
     import torch
     from transformers import LlamaConfig
 
     from afzal.records import Preference
     from afzal.tokens import tree
     from afzal.train.feed import Layout
-    from benchmarks.dpo_step import flops
+    from benchmarks.dpo_step import sides
 
-    config = LlamaConfig(hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8)
-    counts, _ = shapes.lengths(name, 4 * shapes.SHAPES[name].pairs, 0, None)
-    rows = shapes.rows(counts, 32000, 0)
+    config = LlamaConfig(
+        hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8, vocab_size=32000
+    )
+    pairs, device = shapes.SHAPES[name].pairs, torch.device("cpu")
+    counts, _ = shapes.lengths(name, 4 * pairs, 0, None)
+    rows = shapes.rows(counts, config.vocab_size, 0)
     trees = [tree(str(i), p, [c, r], pairs=[Preference(0, 1, 1.0)]) for i, (p, c, r) in enumerate(rows)]
-    made = computed = 0
-    for start in range(0, len(trees), shapes.SHAPES[name].pairs):
-        for batch in Layout("shared", 8192, torch.device("cpu")).batches(
-            trees[start : start + shapes.SHAPES[name].pairs]
-        ):
-            made += batch.ids.numel()
-            computed += batch.layout.plan(512).attended
-    assert made == counts.sum()
-    assert computed >= flops.looked_at(counts)
-    least = flops.minimum(counts, config, reference_online=False) / 3
-    assert 1 + flops.per_product(config) * (computed - flops.looked_at(counts)) / least <= 1.05
+    work = sides.Work(config, {}, {}, rows, pairs, "bf16", device, cached=False)
+    assert 1.0 <= sides.executed(work, Layout("shared", 8192, device), trees) <= 1.05
 
 
 def test_lengths_have_the_shape_s_means_and_fit_the_context():
