@@ -53,14 +53,15 @@ def matmul_peak(dtype: torch.dtype, device: torch.device, width: int) -> float:
     for m, k, n in ((side, width, 4 * width), (side, 4 * width, width), (side, side, side)):
         a, b = (torch.randn(s, dtype=dtype, device=device) for s in ((m, k), (n, k)))
         for _ in range(6):
-            _wait(device)
+            wait(device)
             start = time.perf_counter()
             torch.nn.functional.linear(a, b)
-            _wait(device)
+            wait(device)
             best = max(best, 2 * m * k * n / (time.perf_counter() - start))
     return best
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -24,6 +24,7 @@ from afzal.objectives.inputs import Scored
 from afzal.tokens.batch import Batch, Sharing, collate
 from afzal.tokens.pack import pack
 from afzal.tokens.tree import Tree
+from afzal.tokens.upload import upload
 
 _CACHE_FORMAT = 3
 _TOKENS_PER_FILE = 2**20  # of one forward after another; what a killed pass can lose
@@ -88,7 +89,7 @@ class Cached:
 
     def score(self, batch: Batch) -> Scored:
         rows = [self.table[t.key(k)] for t, k in batch.sources]
-        logps = torch.from_numpy(np.concatenate(rows)).to(batch.predict_at.device)
+        logps = upload(np.concatenate(rows), batch.predict_at.device)
         return Scored(logps, batch.response_of, batch.n_responses)
 
 
