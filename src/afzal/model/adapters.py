@@ -113,6 +113,23 @@ def _start_prefix(model: Any, n: int) -> None:
     encoder.load_prompt_embeddings(torch.stack(columns, dim=1).flatten(1))
 
 
+def is_factor(name: str) -> bool:
+    """Whether a weight of this name is a factor near 1 (of IA3) or a column's norm (of DoRA), to be kept in float32."""
+    return "ia3_l" in name or "lora_magnitude_vector" in name
+
+
+@torch.no_grad()
+def start_norms(model: Any) -> None:
+    """Give fresh DoRA adapters the norms of the weights as they are now, after a change of number format.
+
+    With norms of the weights as they were before, the fresh adapter would not be the identity.
+    """
+    for layer in model.modules():
+        for name, magnitude in dict(getattr(layer, "lora_magnitude_vector", {})).items():
+            weight, change = layer.get_base_layer().weight, layer.lora_B[name].weight @ layer.lora_A[name].weight
+            magnitude.weight.copy_(magnitude.get_weight_norm(weight, change, layer.scaling[name]))
+
+
 def load_adapter(base: Any, folder: str) -> Any:
     """The model with the adapter of a folder on it; only the adapter trains.
 

@@ -13,7 +13,7 @@ import torch
 from afzal import runs
 from afzal.config import LOW_RANK, PolicyConfig, PreferConfig, ReferenceConfig, TrainConfig
 from afzal.errors import AfzalError
-from afzal.model.adapters import Adapter, add_adapter, is_adapted, virtual_kind
+from afzal.model.adapters import Adapter, add_adapter, is_adapted, start_norms, virtual_kind
 from afzal.model.load import compile_layers, frozen_copy, load_model, recompute_activations
 from afzal.model.memory import must_recompute
 from afzal.model.probe import choose_sharing
@@ -60,6 +60,8 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     layout = Layout(sharing, config.tokens_per_forward, device)
     # under quantize the adapter is in float32 already, and the base model in the format that computes
     weights = Weights(model, "fp32" if _is_quantized(config) else dtype_of(config, device))
+    if config.adapter_kind == "dora":
+        start_norms(model)
     if config.compile:
         compile_layers(model)
     needed = prepared.recipe.needs_reference
