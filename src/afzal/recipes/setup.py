@@ -69,7 +69,7 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     recomputing = _recomputing(config, prepared, weights, layout)
     notes = [f"prompts are not shared: {why_unshared}"] if why_unshared else []
     if is_adapted(model) and config.adapter_kind is None and config.lr == type(config).model_fields["lr"].default:
-        notes.append(f"lr {config.lr:g} is the default for all weights; an adapter that is trained on takes a larger one")
+        notes.append(f"lr {config.lr:g} is the default for all weights; adapters take a larger one")
     if recomputing is not None:
         notes += _recompute(model, recomputing)
     method = _method(config, model, prepared, layout, reference)
