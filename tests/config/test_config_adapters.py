@@ -42,7 +42,6 @@ def test_a_rank_alone_means_lora_and_nothing_means_all_weights():
         ({"adapter": "prompt", "lora_targets": ["q"]}, "lora_targets is without effect: the adapter is prompt"),
         ({"adapter": "lora", "virtual_tokens": 4}, "virtual_tokens is without effect: adapter is none of prefix"),
         ({"virtual_tokens": 4}, "virtual_tokens is without effect"),
-        ({"adapter": "prefix", "gradient_checkpointing": True}, "gradient_checkpointing would lose"),
         ({"adapter": "lorra"}, "did you mean lora"),
         ({"adapter": "prompt", "reference_sync_steps": 2}, "the model with its new adapter off"),
         ({"quantize": "8bit"}, "quantize cannot be '8bit'"),

@@ -82,7 +82,7 @@ def test_the_first_loss_is_the_one_that_pefts_forward_gives(folder: Path, capsys
     else:
         assert abs(found - LN2) > 1e-4
         assert f"first loss {found:.4f}, and 0.6931 with the adapter off" in said
-        assert f"prompts are not shared: its {kind} adapter" in said
+        assert run.facts()["sharing"] == "shared"
 
 
 @pytest.mark.parametrize("kind", ["lora", "prefix", "prompt", "ia3"])
@@ -182,20 +182,26 @@ def test_steps_that_bf16_would_round_away_reach_the_factors_of_ia3(folder: Path)
     assert losses[2] != losses[0], "what was learned did not act"
 
 
-def test_recomputed_activations_leave_prompt_tuning_alone_and_are_refused_for_a_prefix(folder: Path):
-    plain = train(folder, "kept", adapter="prompt", gradient_checkpointing=False, lr=1e-2)
-    again = train(folder, "recomputed", adapter="prompt", gradient_checkpointing=True, lr=1e-2)
-    for a, b in zip(plain.metrics("train"), again.metrics("train"), strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], abs=1e-6)
-        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
-    prefix = train(folder, "prefix-sft", "sft", adapter="prefix")
-    with pytest.raises(AfzalError, match="would lose the keys and values of a prefix"):
-        train(folder, "prefix-recomputed", model=str(prefix.path), gradient_checkpointing=True)
+@pytest.mark.parametrize("kind", ["prefix", "prompt"])
+def test_recomputed_activations_and_unshared_prompts_change_nothing(folder: Path, kind: str):
+    runs_of = {"plain": {}, "recomputed": {"gradient_checkpointing": True}, "rows": {"sharing": "unshared"}}
+    found = {
+        name: train(folder, f"{name}-{kind}", adapter=kind, lr=1e-2, **(given | {"save_every_steps": None}))
+        for name, given in runs_of.items()
+    }
+    for name in ("recomputed", "rows"):
+        for a, b in zip(found["plain"].metrics("train"), found[name].metrics("train"), strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], abs=2e-6)
+            assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
 
 
-def test_sharing_is_refused_with_virtual_tokens_and_positions_are_kept_for_them(folder: Path):
-    with pytest.raises(AfzalError, match="puts virtual tokens before every row"):
-        train(folder, "forced", adapter="prompt", sharing="shared")
+def test_a_prefix_in_rows_cannot_be_recomputed_and_that_is_said(folder: Path):
+    """transformers drops the cache of layers that it computes again, without an error."""
+    with pytest.raises(AfzalError, match="gradient_checkpointing would lose the prefix"):
+        train(folder, "prefix-lost", adapter="prefix", gradient_checkpointing=True, sharing="unshared")
+
+
+def test_virtual_tokens_take_positions_of_the_model(folder: Path):
     prepared = prepare(made(folder, "unused", adapter="prompt", virtual_tokens=100))
     assert prepared.max_tokens == 156
     assert any("max_tokens is 156" in note for note in prepared.notes)

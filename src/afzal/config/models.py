@@ -219,8 +219,6 @@ class TrainConfig(RunSettings, EvaluationSettings, OptimisationSettings, ModelSe
             self._refuse(("lora_rank", "lora_alpha", "lora_targets"), f"the adapter is {kind}")
         elif kind is None:
             self._refuse(("lora_alpha", "lora_targets"), "lora_rank is not set")
-        if kind == "prefix" and self.gradient_checkpointing:
-            raise ValueError("gradient_checkpointing would lose the keys and values of adapter prefix: leave it out")
         if self.optimizer != "adamw":
             self._refuse(("adam_beta1", "adam_beta2"), f"the optimizer is {self.optimizer}")
         return self

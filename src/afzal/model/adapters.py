@@ -1,8 +1,8 @@
 """Adapters of PEFT: made fresh, taken up from a folder, and exchanged for what they were at the start.
 
 Low-rank adapters (LoRA, DoRA, rsLoRA) and IA3 change layers, and are the identity when they are fresh. Prefix tuning,
-prompt tuning and p-tuning put virtual tokens before every row; a fresh one is another policy than the base model, and
-a row is no longer its prompt alone, so that prompts are not shared between responses.
+prompt tuning and p-tuning put virtual tokens before every prompt (:mod:`.virtual`); a fresh one is another policy than
+the base model.
 """
 
 from __future__ import annotations
@@ -200,8 +200,8 @@ def virtual_tokens(model: Any) -> int:
     return int(model.active_peft_config.num_virtual_tokens) if virtual_kind(model) else 0
 
 
-def why_unshared(model: Any) -> str:
-    """Empty unless the model's adapter stands in the way of sharing a prompt between responses; then the reason."""
+def why_stock(model: Any) -> str:
+    """Empty unless the model's adapter needs the model's own ``generate``; then the reason."""
     kind = virtual_kind(model)
     return f"its {kind} adapter puts virtual tokens before every row" if kind else ""
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from afzal.errors import AfzalError
-from afzal.model.adapters import why_unshared
 from afzal.model.attention import may_share, stock_attention, stock_implementation, use_tree_attention
 from afzal.model.load import vocabulary_of
 from afzal.model.logprobs import score
@@ -34,7 +33,7 @@ def choose_sharing(model: Any) -> tuple[Sharing, str]:
     model.eval()
     with torch.no_grad():
         plain = _check_head(model, trees)
-        reason = why_unshared(model) or may_share(model.config)
+        reason = may_share(model.config)
         if not reason:
             reason = _try_sharing(model, trees, plain)
     if reason:
@@ -55,12 +54,13 @@ def plain_logps(model: Any, batch: Batch) -> Tensor:
     return flat.gather(1, batch.target[:, None])[:, 0]
 
 
-def gap_to_plain(model: Any, t: Tree) -> float:
-    """Largest difference of a token's log-prob, in nats, between a tree scored as it is in training without sharing
-    and its responses read one by one, without padding, by the model's own forward pass."""
+def gap_to_plain(model: Any, t: Tree, sharing: Sharing) -> float:
+    """Largest difference of a token's log-prob, in nats, between a tree scored as it is in training and its responses
+    read one by one, without padding, by the model's own forward pass."""
     device = _device(model)
+    with torch.no_grad():
+        found = score(model, collate([t], sharing, device)).token_logps
     with torch.no_grad(), stock_attention(model):
-        found = score(model, collate([t], "unshared", device)).token_logps
         alone = [plain_logps(model, collate([one], "unshared", device)) for one in expand([t])]
     return float((found - torch.cat(alone)).abs().max())
 

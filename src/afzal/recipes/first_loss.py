@@ -44,7 +44,7 @@ def check_first_loss(setup: Setup, say: Callable[[str], None]) -> None:
 def _check_virtual(setup: Setup, measure: _Measure, say: Callable[[str], None]) -> None:
     method, model = setup.method, setup.model
     tree = min(setup.feed.trees, key=lambda t: t.n_tokens)
-    gap = gap_to_plain(model, tree)
+    gap = gap_to_plain(model, tree, setup.feed.layout.sharing)
     if not gap <= tolerance(model):
         raise AfzalError(
             f"log-probs with adapter {setup.starts_elsewhere} are off by {gap:.3g} nats",

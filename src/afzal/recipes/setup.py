@@ -71,7 +71,7 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     if is_adapted(model) and config.adapter_kind is None and config.lr == type(config).model_fields["lr"].default:
         notes.append(f"lr {config.lr:g} is the default for all weights; adapters take a larger one")
     if recomputing is not None:
-        notes += _recompute(model, recomputing)
+        notes += _recompute(model, recomputing, sharing)
     method = _method(config, model, prepared, layout, reference)
     weigh = reward.bootstrap(config)
     feed = Feed(prepared.train, prepared.train_mismatched, config.batch_size, config.seed, layout, weigh)
@@ -98,8 +98,6 @@ def _adapted(config: TrainConfig, model: Any) -> Any:
             raise AfzalError("quantize needs an adapter: 4-bit weights do not train", remedy="adapter=lora")
         if not getattr(model, "is_loaded_in_4bit", False):
             raise AfzalError("quantize is without effect on a model that is in memory", remedy="leave it out")
-    if virtual_kind(model) == "prefix" and config.gradient_checkpointing:
-        raise AfzalError("gradient_checkpointing would lose the keys and values of a prefix", remedy="leave it out")
     return model
 
 
@@ -117,9 +115,19 @@ def _is_quantized(config: TrainConfig) -> bool:
     return isinstance(config, PolicyConfig) and config.quantize is not None
 
 
-def _recompute(model: Any, reason: str) -> list[str]:
-    """Have activations made again in the backward pass, where that leaves the numbers alone; what there is to say."""
-    if virtual_kind(model) == "prefix":
+def _recompute(model: Any, reason: str, sharing: Sharing) -> list[str]:
+    """Have activations made again in the backward pass, where that leaves the numbers alone; what there is to say.
+
+    Args:
+        reason: empty when it was asked for.
+
+    Raises:
+        AfzalError: it was asked for, and layers that are made again would not see the model's prefix.
+    """
+    if virtual_kind(model) == "prefix" and sharing == "unshared":
+        if not reason:
+            why = "layers that are computed again drop the cache that holds its keys and values"
+            raise AfzalError("gradient_checkpointing would lose the prefix", why=why, remedy="leave it out")
         return [f"activations are kept, since making them again would lose the prefix, though {reason}"]
     recompute_activations(model)
     return [f"activations are recomputed: {reason}"] if reason else []
