@@ -43,7 +43,7 @@ def acts(model: Any) -> bool:
 
 
 def run_shared(model: Any, batch: Batch) -> Tensor:
-    """Run the model, virtual tokens included, on a batch of the shared layout; ``[N]`` int64, where its positions are."""
+    """Run the model with its virtual tokens on a batch of the shared layout; ``[N]`` int64, where its positions are."""
     assert batch.layout is not None
     n, base = virtual_tokens(model), model.get_base_model()
     row = _lengthened(batch.layout, n, batch.ids.device)
