@@ -34,12 +34,14 @@ from afzal.tokens.batch import collate, expand
 VIRTUAL = ("prefix", "prompt", "p_tuning")
 IDENTITIES = ("lora", "dora", "rslora", "ia3")
 KINDS: tuple[Any, ...] = (*IDENTITIES, *VIRTUAL)
+N = 3  # virtual tokens; the sliding windows of the tiny models are 5
 FAMILIES = ("llama", "gpt2", "gemma2")
 
 
 def fresh(kind: Any, family: str = "llama", seed: int = 0) -> Any:
+    base = make(family)
     torch.manual_seed(seed)
-    return add_adapter(make(family), Adapter(kind, rank=2, alpha=4.0, virtual_tokens=5)).eval()
+    return add_adapter(base, Adapter(kind, rank=2, alpha=4.0, virtual_tokens=N)).eval()
 
 
 def trained(kind: Any, family: str = "llama") -> Any:
@@ -86,7 +88,7 @@ def test_prompts_are_shared_with_virtual_tokens_in_front(kind: Any, family: str)
     """Sliding windows included: windows count virtual tokens, as they do in PEFT's own rows."""
     model, trees = trained(kind, family), random_trees(6)
     assert choose_sharing(model) == ("shared", "")
-    assert (virtual_kind(model), virtual_tokens(model)) == (kind, 5)
+    assert (virtual_kind(model), virtual_tokens(model)) == (kind, N)
     with torch.no_grad():
         shared = score(model, collate(trees, "shared")).token_logps
         with stock_attention(model):
@@ -133,7 +135,7 @@ def drawn_tokens(model: Any, kind: str) -> list[int]:
         ids = torch.arange(base.config.vocab_size)[:, None]  # values of the first layer hang on the token alone
         table = base(input_ids=ids, use_cache=True).past_key_values.layers[0].values.flatten(1)
         rows = weight[:, table.shape[1] : 2 * table.shape[1]]
-    distance = torch.cdist(rows, table)
+    distance = torch.cdist(rows, table, compute_mode="donot_use_mm_for_euclid_dist")
     assert float(distance.min(1).values.max()) < 1e-5
     return distance.argmin(1).tolist()
 
@@ -156,7 +158,7 @@ def test_a_saved_adapter_is_the_same_through_peft_and_through_us(kind: Any, tmp_
 
     make("llama").save_pretrained(tmp_path / "base")
     torch.manual_seed(1)
-    model = add_adapter(load.load_model(str(tmp_path / "base")), Adapter(kind, rank=2, virtual_tokens=5))
+    model = add_adapter(load.load_model(str(tmp_path / "base")), Adapter(kind, rank=2, virtual_tokens=N))
     with torch.no_grad():
         for p in model.parameters():
             if p.requires_grad:
@@ -232,6 +234,13 @@ def test_samples_have_the_log_probs_that_scoring_gives_them(kind: Any):
     assert float((found - scored).abs().max()) < 2e-5
     alone = sample(model, prompts[:1], eos=[2, 3], n=1, sampling=Sampling(max_new_tokens=6, min_new_tokens=2), seed=3)
     assert alone[0].ids.tolist() == drawn[0].ids.tolist()
+
+
+def test_a_prefix_longer_than_a_sliding_window_is_refused():
+    with pytest.raises(
+        AfzalError, match=r"(?s)adapter prefix does not fit(.*)6 virtual tokens do not fit into its slid"
+    ):
+        add_adapter(make("gemma2"), Adapter("prefix", virtual_tokens=6))
 
 
 def test_ia3_is_refused_where_peft_does_not_know_the_layers():
