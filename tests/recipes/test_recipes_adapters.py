@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers_runs import fingerprint, one_thread, settings
+from helpers_runs import one_thread, settings
 
 from afzal import config, recipes, runs
 from afzal.errors import AfzalError
@@ -133,6 +133,11 @@ def test_a_chain_of_stages_resolves_its_reference(folder: Path, kind: str):
         train(folder, f"chain-{kind}-third", model=str(first.path), adapter=kind)
 
 
+def plain(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was measured, but for times."""
+    return [{k: v for k, v in line.items() if "second" not in k and k != "time"} for line in lines]
+
+
 @pytest.mark.parametrize("kind", ["dora", "ia3", "prefix", "prompt", "p_tuning"])
 def test_a_broken_run_resumes_to_the_same_bits(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str):
     given = {"adapter": kind, "max_steps": 4, "save_every_steps": 1, "lr": 1e-2}
@@ -150,7 +155,11 @@ def test_a_broken_run_resumes_to_the_same_bits(folder: Path, monkeypatch: pytest
             train(folder, f"broken-{kind}", **given)
         monkeypatch.undo()
         recipes.train(made(folder, f"broken-{kind}", **given), resume=True)
-    assert fingerprint(folder / f"broken-{kind}") == fingerprint(whole.path)
+    for name in ("adapter_model.safetensors", "samples.jsonl"):
+        assert (folder / f"broken-{kind}" / name).read_bytes() == (whole.path / name).read_bytes()
+    broken = runs.open_run(folder / f"broken-{kind}")
+    for part in ("train", "eval"):
+        assert plain(broken.metrics(part)) == plain(whole.metrics(part))
 
 
 def test_a_cached_reference_is_the_base_model_whatever_the_virtual_tokens(folder: Path):
@@ -171,17 +180,6 @@ def test_bf16_follows_fp32(folder: Path, kind: str):
         assert low.metrics("train")[0]["loss"] == pytest.approx(LN2, abs=1e-6)
 
 
-def test_steps_that_bf16_would_round_away_reach_the_factors_of_ia3(folder: Path):
-    """1 + 1e-4 is 1 in bf16; the factors are held in float32, so that they act at once."""
-    run = train(folder, "bf16-small", adapter="ia3", dtype="bf16", lr=1e-4, warmup=0)
-    from safetensors.torch import load_file
-
-    factors = torch.cat([t.flatten() for t in load_file(run.path / "adapter_model.safetensors").values()])
-    assert 1e-5 < float((factors - 1).abs().max()) < 2e-3
-    losses = [line["loss"] for line in run.metrics("train")]
-    assert losses[2] != losses[0], "what was learned did not act"
-
-
 @pytest.mark.parametrize("kind", ["prefix", "prompt"])
 def test_recomputed_activations_and_unshared_prompts_change_nothing(folder: Path, kind: str):
     runs_of = {"plain": {}, "recomputed": {"gradient_checkpointing": True}, "rows": {"sharing": "unshared"}}
@@ -196,7 +194,7 @@ def test_recomputed_activations_and_unshared_prompts_change_nothing(folder: Path
 
 
 def test_a_prefix_in_rows_cannot_be_recomputed_and_that_is_said(folder: Path):
-    """transformers drops the cache of layers that it computes again, without an error."""
+    """transformers drops the cache of layers that it computes again."""
     with pytest.raises(AfzalError, match="gradient_checkpointing would lose the prefix"):
         train(folder, "prefix-lost", adapter="prefix", gradient_checkpointing=True, sharing="unshared")
 

@@ -57,11 +57,13 @@ def plain_logps(model: Any, batch: Batch) -> Tensor:
 def gap_to_plain(model: Any, t: Tree, sharing: Sharing) -> float:
     """Largest difference of a token's log-prob, in nats, between a tree scored as it is in training and its responses
     read one by one, without padding, by the model's own forward pass."""
-    device = _device(model)
+    device, training = _device(model), model.training
+    model.eval()  # in training mode layers that are computed again would do without the cache that holds a prefix
     with torch.no_grad():
         found = score(model, collate([t], sharing, device)).token_logps
     with torch.no_grad(), stock_attention(model):
         alone = [plain_logps(model, collate([one], "unshared", device)) for one in expand([t])]
+    model.train(training)
     return float((found - torch.cat(alone)).abs().max())
 
 
