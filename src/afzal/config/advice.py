@@ -10,7 +10,7 @@ def advice(config: TrainConfig) -> list[str]:
     notes = []
     kind = config.adapter_kind
     tuning = {"lora": "LoRA", None: "all weights"}.get(kind, f"adapter {kind}")
-    low, high = _USUAL_LR_OF.get(kind) or _USUAL_LR[config.method == "sft", kind is not None]
+    low, high = _USUAL_LR_OF.get(kind or "") or _USUAL_LR[config.method == "sft", kind is not None]
     if not low <= config.lr <= high:
         notes.append(
             f"lr {config.lr:g} is outside the usual {low:g} to {high:g} for {config.method} on {tuning} "

@@ -140,7 +140,7 @@ def load_adapter(base: Any, folder: str) -> Any:
     if peft_type_of(folder) not in _VIRTUAL:
         return PeftModel.from_pretrained(base, folder, is_trainable=True)
     model = PeftModel.from_pretrained(base, folder)
-    model.prompt_encoder[model.active_adapter].embedding.requires_grad_(True)
+    model.prompt_encoder[str(model.active_adapter)].embedding.requires_grad_(True)
     return model
 
 
