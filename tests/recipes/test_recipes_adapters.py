@@ -261,3 +261,16 @@ def test_virtual_tokens_are_copied_and_said_to_be(folder: Path, tmp_path: Path):
     assert torch.equal(*found)
     with pytest.raises(AfzalError, match="dtype is without effect"):
         recipes.export(config.ExportConfig(model=str(run.path), out=str(tmp_path / "no"), dtype="bf16"))
+
+
+@pytest.mark.parametrize("kind", ["dora", "ia3"])
+def test_reward_models_train_layers_adapters_and_are_saved_merged(folder: Path, kind: str):
+    from transformers import AutoModelForSequenceClassification
+
+    given = settings(folder, folder / f"reward-{kind}", **SHORT, adapter=kind, lr=1e-2)
+    wanted = {k: v for k, v in given.items() if k not in ("sample_prompts", "sample_tokens")}
+    run = runs.open_run(recipes.train(config.make("reward", **wanted)))
+    assert run.facts()["model"]["adapter"] == kind
+    assert AutoModelForSequenceClassification.from_pretrained(run.path).num_labels == 1
+    with pytest.raises(AfzalError, match="is no adapter"):
+        recipes.export(config.ExportConfig(model=str(run.path), out=str(folder / "none")))
