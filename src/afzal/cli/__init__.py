@@ -31,6 +31,7 @@ VERBS = {
     "objectives": "List the objectives: formula, what each needs, defaults, paper.",
     "generate": "Let a model answer one prompt or a file of prompts.",
     "score": "Score the responses of a file by a reward model, or by a policy against its reference.",
+    "export": "Merge a trained adapter into its base model and check that its log-probs stay.",
     "report": "Write the page of a run again, and say whether its curves are healthy.",
     "runs": "List the runs below a folder and how each one ended.",
     "env": "Say which versions and hardware a run would use.",

@@ -6,10 +6,13 @@ the recipes ever sees these objects.
 
 from .advice import advice
 from .explain import Setting, suggestion
+from .export import ExportConfig
 from .models import (
     CONFIGS,
     CONSTRAINT_NEEDS,
+    LOW_RANK,
     METHODS,
+    VIRTUAL,
     BetaConfig,
     GenerateConfig,
     KTOConfig,
@@ -30,8 +33,11 @@ from .reading import build, dump, load, make, method_of, read_file, read_overrid
 __all__ = [
     "CONFIGS",
     "CONSTRAINT_NEEDS",
+    "LOW_RANK",
     "METHODS",
+    "VIRTUAL",
     "BetaConfig",
+    "ExportConfig",
     "GenerateConfig",
     "KTOConfig",
     "Method",

@@ -54,7 +54,7 @@ def load_reward_model(path: str, *, heads: int | None = None, seed: int = 0, dev
     def load(folder: str) -> Any:
         if adapter_base(folder) is not None:
             raise AfzalError(
-                f"{path} is an adapter", remedy="merge it into its base model first (model.merge_and_unload)"
+                f"{path} is an adapter", remedy=f"merge it into its base model first: afzal export {path} --out FOLDER"
             )
         settings = {"num_labels": 1, "dtype": torch.float32, **load_kwargs()}
         made = AutoModelForSequenceClassification.from_pretrained(folder, **settings)
