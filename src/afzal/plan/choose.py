@@ -130,7 +130,7 @@ def _choose(job: Job, device: Device, wish: Wish, assumed: Assumptions) -> Layou
             "tensor divides the heads of the model",
             remedy="leave --shards and --tensor out to have them chosen",
         )
-    if wish.nodes is None or wish.gpus is None:
+    if wish.nodes is None:
         raise does_not_fit(job, tried, device)
     return tried
 
