@@ -1,4 +1,4 @@
-"""What others have published about runs of up to 405 billion weights, next to what the formulas say. See docs/scale.md."""
+"""What others published about runs of up to 405 billion weights, beside what the formulas say: docs/scale.md."""
 
 from __future__ import annotations
 
@@ -62,12 +62,11 @@ def test_the_state_of_full_fine_tuning_at_405b_is_six_and_a_half_terabytes():
 
 @pytest.mark.parametrize("frozen", ["fp8", "nf4"])
 def test_405b_with_lora_fits_one_node_of_eight(frozen: str):
-    job = on_text("llama-3.1-405b", 4096, items=8, rank=16, frozen=frozen)
-    found = plan(job, DEVICES["h100"], Wish(1, 8, 8, 1, recompute=True, tokens=4096), Assumptions(0.4))
+    """Snowflake and DeepSpeed: LoRA over FP8 on one node of 8 H100, below 80 GB per GPU."""
+    found = plan(on_text("llama-3.1-405b", 4096, rank=16, frozen=frozen), DEVICES["h100"], Wish(), Assumptions(0.4))
     assert found.fits
+    assert found.layout.devices <= 8
     assert found.memory.total < 80e9
-    suggested = plan(job, DEVICES["h100"], Wish(), Assumptions(0.4))
-    assert suggested.layout.devices <= 8
 
 
 def test_405b_in_bf16_does_not_fit_one_node_of_h100_but_one_of_h200():
@@ -77,10 +76,10 @@ def test_405b_in_bf16_does_not_fit_one_node_of_h100_but_one_of_h200():
 
 
 def test_qlora_of_405b_takes_what_torchtune_reports():
-    """torchtune: 405B QLoRA on 8 A100-80: 44.8 GB per GPU."""
-    job = on_text("llama-3.1-405b", 2048, items=8, rank=16, frozen="nf4")
-    layout = Layout(1, 8, shards=8, recompute=True, tokens=2048)
-    assert peak(job, layout, DEVICES["a100-80"]).total == pytest.approx(44.8e9, rel=0.15)
+    """torchtune: 405B QLoRA on 8 A100-80, 44.8 GB per GPU; the length of its rows is not stated, 1024 is assumed."""
+    job = on_text("llama-3.1-405b", 1024, items=8, rank=16, frozen="nf4")
+    layout = Layout(1, 8, shards=8, recompute=True, tokens=1024)
+    assert peak(job, layout, DEVICES["a100-80"]).total == pytest.approx(44.8e9, rel=0.1)
 
 
 def test_405b_over_512_devices_as_reckoned_before():

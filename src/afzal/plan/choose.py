@@ -10,6 +10,7 @@ from afzal.plan.hardware import Device
 from afzal.plan.job import Job, Layout, tokens_at_once
 from afzal.plan.memory import USABLE, Moment, fits, peak
 from afzal.plan.speed import Assumptions, Times, Traffic, executed_flops, times, traffic, updates, useful_flops
+from afzal.plan.work import Lengths
 
 _MOST_TOKENS = 1 << 20  # beyond a million tokens per forward pass nothing is looked for
 _MOST_NODES = 4096
@@ -105,7 +106,7 @@ def largest_tokens(job: Job, layout: Layout, device: Device) -> int:
     return small
 
 
-def _repeated(job: Job, layout: Layout):
+def _repeated(job: Job, layout: Layout) -> Lengths:
     """The same data so often that every replica has several of the largest forward passes in an update."""
     found = job.lengths
     times_over = max(1, round(4 * _MOST_TOKENS * layout.replicas / found.tokens))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -146,6 +147,6 @@ def tokens_at_once(job: Job, layout: Layout) -> float:
     return max(job.lengths.longest, min(layout.tokens, tokens_per_update(job) / layout.replicas))
 
 
-def micro_batches(job: Job, layout: Layout) -> float:
+def micro_batches(job: Job, layout: Layout) -> int:
     """Forward passes with gradient of one replica in one update, at least 1."""
-    return max(1.0, tokens_per_update(job) / layout.replicas / tokens_at_once(job, layout))
+    return max(1, math.ceil(tokens_per_update(job) / layout.replicas / tokens_at_once(job, layout) - 1e-9))

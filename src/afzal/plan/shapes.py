@@ -6,7 +6,7 @@ Counts are exact: they equal those of the `transformers` model that the configur
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -215,8 +215,3 @@ def nearest(name: str) -> str:
     """`` (did you mean X?)`` for a slip of a built-in name, else nothing."""
     found = get_close_matches(name.lower(), SHAPES, n=1, cutoff=0.7)
     return f" (did you mean {found[0]}?)" if found else ""
-
-
-def renamed(shape: Shape, name: str) -> Shape:
-    """The same shape under another name."""
-    return replace(shape, name=name)

@@ -17,6 +17,7 @@ from afzal.plan.job import (
     micro_batches,
     policy_parameters,
     tokens_at_once,
+    tokens_per_update,
     trained_parameters,
 )
 from afzal.plan.shapes import parameters
@@ -101,13 +102,13 @@ def traffic(job: Job, layout: Layout, device: Device) -> Traffic:
     moved = 4.0 * trained_parameters(job) / layout.tensor
     copies = layout.replicas // layout.shards
     rounds = 4 + 2 * layout.recompute + 2 * ((job.reference == "live") + job.method.estimates)
-    row = tokens_at_once(job, layout) * job.shape.width * e
+    rows = max(tokens_at_once(job, layout), tokens_per_update(job) / layout.replicas) * job.shape.width * e
     ring = 2 * (layout.tensor - 1) / layout.tensor
     return Traffic(
         gather=passes * (2 + (job.reference == "live") + job.method.estimates) * whole * outside,
         scatter=passes * moved * outside,
         replicas=2 * (copies - 1) / copies * moved / layout.shards,
-        tensor=passes * job.shape.layers * rounds * ring * row,
+        tensor=job.shape.layers * rounds * ring * rows,
         shard_rate=_rate(layout, device, layout.tensor, layout.shards),
         replica_rate=_rate(layout, device, layout.tensor * layout.shards, copies),
         tensor_rate=_rate(layout, device, 1, layout.tensor),

@@ -73,7 +73,10 @@ def assumptions(plan: Plan) -> list[str]:
     if job.shape.family not in ("llama", "mistral", "qwen2"):
         found.append(f"activations of {job.shape.family} are less exact than those of llama")
     if job.method.online:
-        found.append("answers are as long as the data says; a token reads all weights, or computes for all rows, once")
+        found.append(
+            "answers are as long as the data says; a sampled token reads all weights once, or computes for all"
+        )
+        found.append("the key-value cache of sampling is not counted; it is gone when an update begins")
     if job.frozen != "dtype":
         found.append(f"frozen matrices are kept as {job.frozen} and computed with in {job.dtype}")
     return found
