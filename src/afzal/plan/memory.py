@@ -69,14 +69,15 @@ def moments(job: Job, layout: Layout, device: Device) -> list[Moment]:
     gradients = 4.0 * trained_parameters(job) / (layout.shards * layout.tensor)
     carried = gradients if micro_batches(job, layout) > 1 else 0.0
     # the gradient of a tied matrix waits for its other half; an untied head's is in its place as float32
-    waiting = e * ends if job.shape.tied else 0.0
-    after_head = carried + (waiting if job.shape.tied or carried else 4 * ends)
+    tied, head = job.shape.tied and not job.method.scalar, 0.0 if job.method.scalar else ends
+    waiting = e * head if tied else 0.0
+    after_head = carried + (waiting if tied or carried else 4 * head)
     before_embedding = carried or gradients - 4 * ends
-    embedding = gradients + (e * ends if job.shape.tied or carried or e == 2 else 0.0)
+    embedding = gradients + (e * ends if tied or carried or e == 2 else 0.0)
     again = block if layout.recompute else 0.0
     found = {
         "head": {
-            "gradients": carried + (0.0 if job.method.scalar else e * ends),
+            "gradients": carried + e * head,
             "activations": kept,
             "logits": logit_bytes(job, layout, tokens),
         },
