@@ -73,8 +73,8 @@ def test_a_fixed_layout_is_planned_even_when_it_does_not_fit():
     ("shape", "changed", "layout", "term", "flag"),
     [
         ("llama-3.1-70b", {}, Layout(gpus=8, shards=8, recompute=True), "optimiser", "--lora-rank"),
-        ("llama-3.1-70b", {"rank": 8}, Layout(), "weights", "--frozen-weights nf4"),
-        ("llama-3.1-70b", {"rank": 8, "frozen": "nf4"}, Layout(), "weights", "more --shards"),
+        ("llama-3.1-70b", {"rank": 8}, Layout(recompute=True), "weights", "--frozen-weights nf4"),
+        ("llama-3.1-70b", {"rank": 8, "frozen": "nf4"}, Layout(tokens=512, recompute=True), "weights", "more --shards"),
         ("llama-3.2-1b", {}, Layout(tokens=40000), "activations", "--checkpointing full"),
         ("llama-3.2-1b", {}, Layout(tokens=400000, recompute=True), "activations", "--tokens-per-forward below"),
     ],

@@ -31,6 +31,7 @@ from afzal.plan.shapes import (
 
 KEPT_LOGITS = 2**30  # bytes of logits that one forward pass keeps; beyond, they are made again tile by tile
 TILE = 2**22  # float32 logits at work at once
+_MOMENTS = ("head", "last block", "first block", "embedding")  # along the backward pass
 USABLE = 0.95  # share of a device's memory that is planned with; the allocator loses the rest to fragments
 
 
@@ -86,8 +87,8 @@ def moments(job: Job, layout: Layout, device: Device) -> list[Moment]:
         "embedding": {"gradients": embedding, "activations": 3.0 * e * job.shape.width * tokens / layout.tensor},
     }
     steady = states(job, layout) | {"overhead": device.reserve}
-    ends_first = {"head", "embedding"}
-    return [Moment(at, steady | own | _gathered(job, layout, end=at in ends_first)) for at, own in found.items()]
+    gathered = _gathered(job, layout)
+    return [Moment(at, steady | found[at] | {"gathered": gathered[at]}) for at in _MOMENTS]
 
 
 def states(job: Job, layout: Layout) -> dict[str, float]:
@@ -172,24 +173,29 @@ def logit_bytes(job: Job, layout: Layout, tokens: float) -> float:
     return (kept if kept <= KEPT_LOGITS else 0.0) + min(tiles, 12.0 * scored * job.shape.vocabulary)
 
 
-def _gathered(job: Job, layout: Layout, *, end: bool) -> dict[str, float]:
-    """Whole weights and gradients that are alive for a moment when both are cut into shards.
+def _gathered(job: Job, layout: Layout) -> dict[str, float]:
+    """Whole weights and gradients alive at each moment when both are cut into shards, as FSDP2 leaves them.
 
-    A block is gathered while the one before it computes. Its gradient appears in the computed number format, is copied
-    to float32 and leaves by reduce-scatter. Embedding and head are gathered by themselves.
+    A unit (a block; embedding and head by themselves) is gathered while the one before it computes. Its gradient
+    appears in the computed number format, its weights are let go, and a float32 copy of the gradient leaves by
+    reduce-scatter, which may last until the next unit's gradient is there. A tied matrix stays from end to end.
     """
-    e = compute_bytes(job)
+    e = float(compute_bytes(job))
+    unit, end = (n / layout.tensor for n in (block_parameters(job.shape), embedding_parameters(job.shape)))
     if layout.shards == 1:
         one_matrix = e * job.shape.width * job.shape.ff / layout.tensor  # of a quantised block, while it is used
-        return {"gathered": one_matrix} if job.frozen != "dtype" else {}
-    unit = block_parameters(job.shape) / layout.tensor
-    ends = embedding_parameters(job.shape) / layout.tensor
-    if job.rank:  # adapters are cut like the rest, and their gradients are small
-        small = adapter_parameters(job.shape, job.rank) / job.shape.layers / layout.tensor
-        first, gradient = (ends, 0.0) if end else (unit, (e + 4) * small)
-    else:
-        first, gradient = (ends, (e + 4) * ends) if end else (unit, (e + 4) * unit)
-    return {"gathered": e * (first + unit) + gradient}
+        return dict.fromkeys(_MOMENTS, one_matrix if job.frozen != "dtype" else 0.0)
+    if job.rank:  # no large gradient: the fullest is a forward pass, with two buffers and the unit taken out of one
+        unit += adapter_parameters(job.shape, job.rank) / job.shape.layers / layout.tensor
+        stays = e * end if job.shape.tied else 0.0
+        ends, blocks = (e * (unit + 2 * end), 3 * e * unit + stays)
+        return dict(zip(_MOMENTS, (ends, blocks, 2 * e * unit + stays, ends), strict=True))
+    leaving = (e + 4) * end
+    if job.shape.tied:
+        blocks = 2 * e * end + (3 * e + 4) * unit
+        return dict(zip(_MOMENTS, (2 * e * end + e * unit, blocks, blocks, leaving), strict=True))
+    own = (leaving + e * unit, 4 * end + 3 * e * unit, (4 + 3 * e) * unit, max(leaving, 4 * unit + 2 * e * end))
+    return dict(zip(_MOMENTS, own, strict=True))
 
 
 def _value_parameters(job: Job) -> int:

@@ -98,8 +98,9 @@ def traffic(job: Job, layout: Layout, device: Device) -> Traffic:
     """Bytes per device and update."""
     passes, e = micro_batches(job, layout), compute_bytes(job)
     outside = (layout.shards - 1) / layout.shards
-    whole = (frozen_bytes(job) if job.rank else policy_parameters(job) * e) / layout.tensor
-    moved = 4.0 * trained_parameters(job) / layout.tensor
+    trained = trained_parameters(job)
+    whole = (frozen_bytes(job) + e * trained if job.rank else policy_parameters(job) * e) / layout.tensor
+    moved = 4.0 * trained / layout.tensor
     copies = layout.replicas // layout.shards
     rounds = 4 + 2 * layout.recompute + 2 * ((job.reference == "live") + job.method.estimates)
     rows = max(tokens_at_once(job, layout), tokens_per_update(job) / layout.replicas) * job.shape.width * e

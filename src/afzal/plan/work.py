@@ -45,7 +45,7 @@ def lengths(counts: np.ndarray, *, shared: bool = True) -> Lengths:
     else:
         whole = np.where(responses > 0, prompts + responses, 0)
         tokens = keys = float(whole.sum())
-        products, longest = float((whole * (whole + 1) / 2).sum()), whole.max()
+        products, longest = float((whole * (whole + 1) / 2).sum()), whole.sum(1).max()
     return Lengths(len(counts), tokens, scored, keys, products, int(longest))
 
 
