@@ -57,7 +57,7 @@ def test_what_does_not_fit_is_shown_and_refused(capsys: pytest.CaptureFixture[st
         (["--model", "llama-3.1-8b", "--max-tokens", "4"], "there is no data"),
         (["--model", "llama-3.1-8b", "--data", "x.jsonl", "--items", "4"], "the lengths are those of data"),
         (["--model", "llama-3.1-8b", "--mfu", "2"], "mfu"),
-        (["--model", "llama-3.1-8b", "--method", "dop"], "dpo"),
+        (["dop", "--model", "llama-3.1-8b"], "dpo"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(args: list[str], said: str, capsys: pytest.CaptureFixture[str]):
@@ -96,7 +96,7 @@ def test_a_file_is_measured_by_its_tokenizer(tmp_path: Path, capsys: pytest.Capt
     assert ends == 4  # one end per response
     assert found["items"] == 2
     assert found["tokens"] - found["scored"] >= 4 + 6
-    online = json.loads(out(capsys, "--model", "llama-3.2-1b", "--method", "rloo", *source, "--json"))["data"]
+    online = json.loads(out(capsys, "rloo", "--model", "llama-3.2-1b", *source, "--json"))["data"]
     assert online["scored"] == 2 + 1 + 2
 
 

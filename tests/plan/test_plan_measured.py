@@ -45,8 +45,8 @@ def planned(case: Case) -> float:
 
 
 def measured(case: Case) -> int:
-    # glibc raises the size from which freed memory goes back to the system, and then keeps what lies between; fixed, the
-    # process has what its tensors take
+    # glibc raises the size from which freed memory goes back to the system, and then keeps what lies between; with a
+    # fixed size the process has what its tensors take
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "262144"}
     command = [sys.executable, str(SCRIPT), json.dumps(asdict(case))]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

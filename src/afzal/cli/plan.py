@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 
     from afzal.plan import Assumptions, Device, Job, Wish
 
+METHOD_HELP = "What would be trained: sft, dpo, ipo, kto, prefer, reward, ppo, rloo or grpo."
+
 
 def _plan(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False, **flags: Any
+    method: Annotated[str, typer.Argument(help=METHOD_HELP)] = "dpo",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    **flags: Any,
 ) -> None:
     """Say what a training run needs, and on which layout it fits: memory by term, arithmetic, traffic, time, cost.
 
@@ -27,7 +31,7 @@ def _plan(
     """
     from afzal import plan
 
-    settings = config.build(PlanConfig, given(PlanConfig, flags))
+    settings = config.build(PlanConfig, [config.Setting("method", method), *given(PlanConfig, flags)])
     device = device_of(settings)
     job = job_of(settings, device)
     found = plan.plan(job, device, wish_of(settings), assumptions_of(settings), price=settings.price)

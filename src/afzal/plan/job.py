@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from afzal.plan.shapes import Shape, adapter_parameters, block_matrices, parameters, trunk_parameters
+from afzal.plan.shapes import Shape, adapter_parameters, block_matrices, block_parameters, parameters, trunk_parameters
 from afzal.plan.work import Lengths
 
 Dtype = Literal["fp32", "bf16"]
@@ -131,9 +131,14 @@ def trained_parameters(job: Job) -> int:
 
 def frozen_bytes(job: Job) -> float:
     """Bytes of the policy's weights when only adapters train: matrices of the blocks in their own number format."""
-    e = compute_bytes(job)
-    matrices = job.shape.layers * block_matrices(job.shape)
-    return matrices * _FORMAT_BYTES.get(job.frozen, e) + (policy_parameters(job) - matrices) * e
+    ends = policy_parameters(job) - job.shape.layers * block_parameters(job.shape)
+    return job.shape.layers * frozen_block_bytes(job) + ends * compute_bytes(job)
+
+
+def frozen_block_bytes(job: Job) -> float:
+    """Of :func:`frozen_bytes`, those of one block."""
+    e, matrices = compute_bytes(job), block_matrices(job.shape)
+    return matrices * _FORMAT_BYTES.get(job.frozen, e) + (block_parameters(job.shape) - matrices) * e
 
 
 def tokens_per_update(job: Job) -> float:

@@ -14,6 +14,7 @@ from afzal.plan.job import (
     Job,
     Layout,
     compute_bytes,
+    frozen_block_bytes,
     frozen_bytes,
     micro_batches,
     policy_parameters,
@@ -182,14 +183,16 @@ def _gathered(job: Job, layout: Layout) -> dict[str, float]:
     """
     e = float(compute_bytes(job))
     unit, end = (n / layout.tensor for n in (block_parameters(job.shape), embedding_parameters(job.shape)))
+    # a quantised block travels as it is, and one matrix of it at a time is taken out to be used
+    matrix = e * job.shape.width * job.shape.ff / layout.tensor if job.frozen != "dtype" else 0.0
     if layout.shards == 1:
-        one_matrix = e * job.shape.width * job.shape.ff / layout.tensor  # of a quantised block, while it is used
-        return dict.fromkeys(_MOMENTS, one_matrix if job.frozen != "dtype" else 0.0)
+        return dict.fromkeys(_MOMENTS, matrix)
     if job.rank:  # no large gradient: the fullest is a forward pass, with two buffers and the unit taken out of one
-        unit += adapter_parameters(job.shape, job.rank) / job.shape.layers / layout.tensor
-        stays = e * end if job.shape.tied else 0.0
-        ends, blocks = (e * (unit + 2 * end), 3 * e * unit + stays)
-        return dict(zip(_MOMENTS, (ends, blocks, 2 * e * unit + stays, ends), strict=True))
+        adapters = e * adapter_parameters(job.shape, job.rank) / job.shape.layers
+        whole = (frozen_block_bytes(job) + adapters) / layout.tensor
+        stays = matrix + (e * end if job.shape.tied else 0.0)
+        ends, blocks = whole + 2 * e * end, 3 * whole + stays
+        return dict(zip(_MOMENTS, (ends, blocks, 2 * whole + stays, ends), strict=True))
     leaving = (e + 4) * end
     if job.shape.tied:
         blocks = 2 * e * end + (3 * e + 4) * unit
