@@ -28,6 +28,7 @@ from .models import (
     TrainConfig,
     section,
 )
+from .planning import PlanConfig
 from .reading import build, dump, load, make, method_of, read_file, read_override, resolve
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "KTOConfig",
     "Method",
     "PairConfig",
+    "PlanConfig",
     "PolicyConfig",
     "PreferConfig",
     "ReferenceConfig",
