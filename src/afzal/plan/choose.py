@@ -158,21 +158,21 @@ def does_not_fit(job: Job, layout: Layout, device: Device) -> AfzalError:
         f"of {device.name} can be planned with",
         where=f"{job.shape.name} on {layout.nodes} x {layout.gpus}, {layout.shards} shards, tensor {layout.tensor}",
         why=f"the largest term is {term}: {size / 1e9:.1f} GB",
-        remedy=_remedy(term, job, layout),
+        remedy=_remedy(term, job, layout, device),
     )
 
 
-def _remedy(term: str, job: Job, layout: Layout) -> str:
+def _remedy(term: str, job: Job, layout: Layout, device: Device) -> str:
     if term in ("activations", "logits"):
         fewer = f"--tokens-per-forward below {layout.tokens}"
         if tokens_at_once(job, layout) <= job.lengths.longest:
             fewer = "shorter items (--max-tokens), or --tensor, since one item is a forward pass already"
         return f"{fewer}, or --checkpointing full" if not layout.recompute else fewer
+    more = "more --shards over more --nodes or --gpus" if device.per_node > 1 else "a machine with more memory"
     if term == "reference":
-        return "--reference cached, or more --shards"
+        return f"--reference cached, or {more}"
     if term == "gathered":
         return "--tensor, which makes the gathered layers smaller"
-    more = "more --shards over more --nodes or --gpus"
     if job.rank:
         return more if job.frozen == "nf4" else f"{more}, or --frozen-weights nf4"
     return f"--lora-rank 16, or {more}"
