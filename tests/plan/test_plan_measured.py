@@ -23,8 +23,6 @@ CASES = {
     "bf16 behind float32 masters": Case(dtype="bf16"),
     "LoRA": Case(rank=16, width=1024, ff=2816, heads=16, layers=8),
     "LoRA in bf16": Case(rank=16, width=1024, ff=2816, heads=16, layers=8, dtype="bf16"),
-    "recomputed": Case(recompute=True, trees=8, tokens=4096),
-    "sft": Case(method="sft"),
 }
 
 
