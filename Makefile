@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-slow lint format peers bench pins clean
+.PHONY: help demo test test-slow lint format peers bench bench-gpu pins clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -34,6 +34,9 @@ peers: .venv-trl/.peers  ## a second environment with TRL, then the tests that c
 
 bench: .venv-trl/.peers  ## time one DPO update against TRL and a plain loop, on a quiet machine (long)
 	.venv-trl/bin/python -m benchmarks.dpo_step
+
+bench-gpu:  ## all benchmarks of the training step on a CUDA GPU, beside the installed torch; WHEELS=DIR for TRL offline
+	$(PYTHON) -m benchmarks.gpu --out bench-gpu $(if $(WHEELS),--wheels $(WHEELS))
 
 # A stamp is newer than what it was installed from, so that the install happens once and again after a change.
 $(VENV)/bin/python:

@@ -13,11 +13,15 @@ machines that are shared. A machine with load is refused unless --force.
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import platform
+import sys
 import time
 from collections.abc import Callable
+from datetime import date
 from functools import partial
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +30,7 @@ import transformers
 
 from afzal.generate import Sampling, sample
 from afzal.model.load import load_model
-from benchmarks.machine import refuse_if_busy
+from benchmarks.machine import processor, refuse_if_busy
 
 
 def main() -> None:
@@ -38,9 +42,8 @@ def main() -> None:
     prompts = prompts_of(options, model.config.vocab_size)
     tokens = options.prompts * options.samples * options.new_tokens
     mean = np.mean([len(p) for p in prompts])
-    print(f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}, load {os.getloadavg()[0]:.2f}")
-    print(f"transformers {transformers.__version__}; {type(model).__name__}, {model.num_parameters():,} weights")
-    print(f"{options.prompts} prompts of {mean:.0f} tokens x {options.samples} samples of {options.new_tokens}\n")
+    about = about_run(options, model, float(mean))
+    print(json.dumps(about, indent=2))
     sides: dict[str, Callable[[], Any]] = {
         f"transformers, {rows} rows": partial(theirs, model, prompts, options, rows) for rows in options.their_rows
     } | {f"afzal, {rows} rows": partial(ours, model, prompts, options, rows) for rows in options.our_rows}
@@ -50,11 +53,36 @@ def main() -> None:
         for name, run in sides.items():
             found[name].append(timed(run))
     best = {name: tuple(min(times) for times in zip(*pairs, strict=True)) for name, pairs in found.items()}
-    for name, (wall, processor) in best.items():
-        print(f"{name:24} {tokens / wall:9.0f} tokens/s  {tokens / processor:9.0f} tokens per processor second")
+    for name, (wall, spent) in best.items():
+        print(f"{name:24} {tokens / wall:9.0f} tokens/s  {tokens / spent:9.0f} tokens per processor second")
+    ratios = {}
     for k, what in enumerate(("wall-clock", "processor")):
         fastest = {side: min(t[k] for n, t in best.items() if n.startswith(side)) for side in ("transformers", "afzal")}
-        print(f"ratio of the best, {what}: {fastest['transformers'] / fastest['afzal']:.2f}")
+        ratios[what] = fastest["transformers"] / fastest["afzal"]
+        print(f"ratio of the best, {what}: {ratios[what]:.2f}")
+    if options.out:
+        seconds = {name: [wall for wall, _ in times] for name, times in found.items()}
+        rates = {name: tokens / wall for name, (wall, _) in best.items()}
+        facts = {"about": about, "seconds": seconds, "tokens_per_second": rates, "ratio": ratios}
+        options.out.write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def about_run(options: argparse.Namespace, model: Any, mean: float) -> dict[str, Any]:
+    return {
+        "date": str(date.today()),
+        "command": "python -m benchmarks.generation " + " ".join(sys.argv[1:]),
+        "device": processor(),
+        "threads": options.threads,
+        "versions": {name: version(name) for name in ("afzal", "torch", "transformers")},
+        "dtype": options.dtype,
+        "model": options.model or "a random Llama of 8 layers, width 512",
+        "parameters": model.num_parameters(),
+        "prompts": options.prompts,
+        "prompt_tokens": mean,
+        "samples": options.samples,
+        "new_tokens": options.new_tokens,
+        "load": os.getloadavg()[0],
+    }
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, float]:
@@ -131,6 +159,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--their-rows", type=int, nargs="+", default=[32, 64, 128])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
     parser.add_argument("--force", action="store_true", help="measure on a busy machine all the same")
     return parser.parse_args()
 

@@ -1,6 +1,6 @@
 """How the time and memory of one DPO update grow with its parts, next to the least work that they need.
 
-    .venv/bin/python -m benchmarks.growth --out benchmarks/results/growth.json
+    .venv/bin/python -m benchmarks.growth --out benchmarks/results/growth-cpu.json
 
 One part is varied at a time around a prompt of 256 tokens, 2 responses of 64, 8 prompts per update and a vocabulary of
 8,000. The last column is the share of the matmul peak of the same run: where it stays level, time grows as the work
@@ -14,17 +14,18 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date
-from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks import table
 from benchmarks.dpo_step import flops
-from benchmarks.machine import processor, refuse_if_busy
+from benchmarks.machine import about_run, refuse_if_busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,15 @@ class Case:
     vocabulary: int = 8000
 
 
-def cases() -> dict[str, list[Case]]:
-    """The table's rows, by what varies."""
-    base = Case()
+def cases(shrink: int = 1) -> dict[str, list[Case]]:
+    """The table's rows, by what varies; lengths and words are divided by ``shrink``, to try the bench out."""
+    whole = Case()
+    base = replace(
+        whole,
+        prompt=whole.prompt // shrink,
+        response=whole.response // shrink,
+        vocabulary=whole.vocabulary // shrink,
+    )
     vary = {
         "prompt": (64, 256, 1024, 4096),
         "response": (16, 64, 256, 1024),
@@ -48,10 +55,26 @@ def cases() -> dict[str, list[Case]]:
         "prompts": (2, 8, 32),
         "vocabulary": (2000, 8000, 32000, 128000),
     }
-    return {name: [replace(base, **{name: value}) for value in values] for name, values in vary.items()}
+    divisors = {"prompt": shrink, "response": shrink, "vocabulary": shrink}
+    return {
+        name: [replace(base, **{name: value // divisors.get(name, 1)}) for value in values]
+        for name, values in vary.items()
+    }
 
 
-def measure(case: Case, width: int, layers: int, dtype: str, repeats: int) -> dict[str, float]:
+def groups(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """What a prompt with 4 responses costs, in updates with as many prompts and 2 responses each.
+
+    Two pairs per prompt hold as many responses and would cost 2 updates: with a prompt computed once for all of its
+    responses, 4 must not cost more.
+    """
+    pair, four = (
+        next(row["seconds"] for row in rows if row["varied"] == "responses" and row["value"] == k) for k in (2, 4)
+    )
+    return {"k4_in_pair_steps": four / pair, "bound": 2.0}
+
+
+def measure(case: Case, width: int, layers: int, dtype: str, repeats: int, device: torch.device) -> dict[str, float]:
     """Seconds of an update (median), bytes kept for its backward pass, and its least work in FLOPs."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -77,7 +100,7 @@ def measure(case: Case, width: int, layers: int, dtype: str, repeats: int) -> di
         vocab_size=case.vocabulary,
         max_position_embeddings=16384,
     )
-    model = AutoModelForCausalLM.from_config(config).eval()
+    model = AutoModelForCausalLM.from_config(config).to(device).eval()
     choose_sharing(model)
     weights = Weights(model, dtype)  # type: ignore[arg-type]
     draw = lambda n: torch.randint(0, case.vocabulary, (n,)).tolist()  # noqa: E731
@@ -88,15 +111,17 @@ def measure(case: Case, width: int, layers: int, dtype: str, repeats: int) -> di
     ]
     counts = [[case.prompt] + [case.response] * case.responses] * case.prompts
     method = Method.of(objectives.get("dpo"), {}, live_reference(model))
-    feed = Feed(trees, (), case.prompts, 0, Layout("shared", 8192))
+    feed = Feed(trees, (), case.prompts, 0, Layout("shared", 8192, device))
     optimizer = make_optimizer(weights.masters.values())
     seconds = []
     for step in range(repeats + 1):
+        flops.wait(device)
         start = time.perf_counter()
         accumulate(model, method, feed.update(step))
         optimizer.step()
         optimizer.zero_grad()
         weights.publish()
+        flops.wait(device)
         seconds.append(time.perf_counter() - start)
     largest = max(b.ids.numel() for b in feed.update(0).batches)
     return {
@@ -112,37 +137,31 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--shrink", type=int, default=1, help="divide lengths and words by this, to try the bench out")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
     parser.add_argument("--force", action="store_true", help="run on a loaded machine all the same")
     given = parser.parse_args()
-    if not given.force:
+    device = torch.device(given.device)
+    if device.type == "cpu" and not given.force:
         refuse_if_busy()
     torch.set_num_threads(given.threads)
-    about = f"{date.today()}, {processor()}, {given.threads} threads, torch {version('torch')}, {given.dtype}"
-    about += f", width {given.width}, {given.layers} layers"
-    peak = flops.matmul_peak(
-        torch.bfloat16 if given.dtype == "bf16" else torch.float32, torch.device("cpu"), given.width
-    )
-    print(about, "\n")
-    print("| varied | value | seconds | kept for backward | least work | work / time, of the peak |")
-    print("|---|---|---|---|---|---|")
-    found = []
-    for name, rows in cases().items():
-        for case in rows:
-            f = measure(case, given.width, given.layers, given.dtype, given.repeats)
-            share = f["flops"] / f["seconds"] / peak
-            found.append({"varied": name, "value": getattr(case, name), "share": share, **f})
-            print(
-                f"| {name} | {getattr(case, name)} | {f['seconds']:.2f} | {f['kept_bytes'] / 1e6:.0f} MB "
-                f"| {f['flops'] / 1e9:.0f} GFLOP | {share:.0%} |",
-                flush=True,
-            )
-    pair, four = (next(f["seconds"] for f in found if f["varied"] == "responses" and f["value"] == k) for k in (2, 4))
-    print(f"\n4 responses per prompt cost {four / pair:.2f} times a pair; two pairs would cost 2")
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    about = about_run("benchmarks.growth", ["afzal", "torch", "transformers"], threads=given.threads, device=gpu)
+    about |= {"dtype": given.dtype, "width": given.width, "layers": given.layers}
+    peak = flops.matmul_peak(torch.bfloat16 if given.dtype == "bf16" else torch.float32, device, given.width)
+    rows = []
+    for name, varied in cases(given.shrink).items():
+        for case in varied:
+            f = measure(case, given.width, given.layers, given.dtype, given.repeats, device)
+            rows.append({"varied": name, "value": getattr(case, name), "share": f["flops"] / f["seconds"] / peak, **f})
+            print(json.dumps(rows[-1]), flush=True)
+    found = {"about": about, "peak": peak, "rows": rows, "groups": groups(rows)}
     if given.out:
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps({"about": about, "peak": peak, "rows": found}, indent=2) + "\n")
+        given.out.write_text(json.dumps(found, indent=2) + "\n")
+    print(table.growth(found))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Sequence
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 BUSY = 0.3  # a load average above this disturbs timings
 
@@ -24,3 +28,24 @@ def processor() -> str:
     found = [f for f in ("avx512_bf16", "amx_bf16", "avx512f", "avx2") if f in fields.get("flags", "").split()]
     family, model = fields.get("cpu family"), fields.get("model")
     return f"{fields.get('model name', platform.machine())} (family {family}, model {model}; {', '.join(found)})"
+
+
+def about_run(module: str, packages: Sequence[str], *, threads: int, device: str = "") -> dict[str, Any]:
+    """What every file of figures says of itself: date, command, hardware, versions, load. ``device`` names a GPU."""
+    return {
+        "date": str(date.today()),
+        "command": " ".join(["python -m", module, *sys.argv[1:]]),
+        "device": device or processor(),
+        "threads": threads,
+        "versions": {"python": platform.python_version()} | {name: version_of(name) for name in packages},
+        "load": os.getloadavg()[0],
+    }
+
+
+def version_of(package: str) -> str:
+    """Afzal's own version is that of the working tree, which need not be installed."""
+    if package == "afzal":
+        from afzal import __version__
+
+        return __version__
+    return version(package)

@@ -1,38 +1,42 @@
 """How long a person waits before anything happens: ``afzal --help``, and ``afzal check`` of many rows.
 
-.venv/bin/python benchmarks/startup.py
+.venv/bin/python -m benchmarks.startup --out benchmarks/results/startup.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-from datetime import date
 from pathlib import Path
+
+from benchmarks import table
+from benchmarks.machine import about_run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
     given = parser.parse_args()
-    print(f"{date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, ", end="")
-    print(f"Python {platform.python_version()}, load {os.getloadavg()[0]:.2f}\n")
-    print("| command | processor seconds (median, lowest to highest) |\n|---|---|")
+    about, commands = about_run("benchmarks.startup", ["afzal"], threads=1), {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "rows.jsonl")
         file.write_text("".join(json.dumps(row(i)) + "\n" for i in range(given.rows)))
         for name, arguments in {"--help": ["--help"], f"check, {given.rows:,} rows": ["check", str(file)]}.items():
             seconds = [cpu_seconds([sys.executable, "-m", "afzal", *arguments]) for _ in range(given.repeats)]
-            print(f"| afzal {name} | {statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f}) |")
+            commands[f"afzal {name}"] = {"median": statistics.median(seconds), "seconds": seconds}
+    found = {"about": about, "processor_seconds": commands}
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps(found, indent=2) + "\n")
+    print(table.startup(found))
 
 
 def row(i: int) -> dict[str, str]:

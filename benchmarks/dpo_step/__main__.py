@@ -16,9 +16,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
-from datetime import date
-from importlib.metadata import version
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +25,8 @@ import torch
 
 from benchmarks.dpo_step import flops, shapes, sides
 from benchmarks.dpo_step.stepper import Stepper
-from benchmarks.machine import processor, refuse_if_busy
-
-SIDES = ("afzal", "trl", "plain", "afzal-cached", "trl-best")
-OPPONENT = {"trl": "afzal", "plain": "afzal", "trl-best": "afzal-cached"}
-"""Each peer, and the side that does the same work: trl-best has grouped lengths and cached references, like its own."""
-
+from benchmarks.dpo_step.table import OPPONENT, SIDES, markdown
+from benchmarks.machine import about_run, refuse_if_busy
 
 WARM_UP = (32, 16, 16)
 """The first update, which is not timed, has prompts and responses of at most so many tokens: it loads kernels and makes
@@ -48,10 +42,13 @@ def main() -> None:
     if given.memory_of:
         print(json.dumps(_memory(given, device)))
         return
-    about = _about(given, device)
+    missing = {side: reason for side in given.sides if (reason := sides.unavailable(side))}
+    given.sides = [side for side in given.sides if side not in missing]
+    about = _about(given, device, missing)
     print(json.dumps(about))
     results = [_shape(given, name, device) for name in given.shapes]
     if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps({"about": about, "shapes": results}, indent=2) + "\n")
     print(markdown(about, results))
 
@@ -101,21 +98,24 @@ def config_of(given: argparse.Namespace) -> Any:
 def _shape(given: argparse.Namespace, name: str, device: torch.device) -> dict[str, Any]:
     config, pairs = config_of(given), given.pairs or shapes.SHAPES[name].pairs
     counts, source = shapes.lengths(name, pairs * (given.repeats + 1), 0, given.shared)
-    if given.check:
-        _check_losses(config, counts[:pairs], given, device)
+    left_out: dict[str, str] = {}
+    losses = _check_losses(config, counts[:pairs], given, device, left_out) if given.check else {}
     counts[:pairs] = np.minimum(counts[:pairs], WARM_UP)
     order = {side: _order(counts, pairs, grouped=side in ("trl-best", "afzal-cached")) for side in given.sides}
-    steppers = {side: _stepper(side, config, counts[order[side]], pairs, given.dtype, device) for side in given.sides}
+    make = lambda side: _stepper(side, config, counts[order[side]], pairs, given.dtype, device)  # noqa: E731
+    steppers = _each([side for side in given.sides if side not in left_out], make, left_out)
     peak = flops.matmul_peak(torch.bfloat16 if given.dtype == "bf16" else torch.float32, device, given.width)
     for _ in range(given.repeats + 1):
-        for stepper in steppers.values():
-            stepper.step()
+        done = _each(steppers, lambda side, now=steppers: now[side].step(), left_out)
+        steppers = {side: steppers[side] for side in done}
     found: dict[str, Any] = {
         "shape": name,
         "lengths": source,
         "mean": counts[pairs:].mean(0).round(1).tolist(),
         "peak": peak,
         "pairs": pairs,
+        "losses": losses,
+        "left_out": left_out,
     }
     for side, stepper in steppers.items():
         work = counts[order[side]].reshape(-1, pairs, 3)[1:]
@@ -141,6 +141,20 @@ def _shape(given: argparse.Namespace, name: str, device: torch.device) -> dict[s
     return found
 
 
+def _each(names: Iterable[str], act: Callable[[str], Any], left_out: dict[str, str]) -> dict[str, Any]:
+    """``act(side)`` of every side. A peer that fails is left out, with its reason; where Afzal fails the bench ends."""
+    found = {}
+    for side in names:
+        try:
+            found[side] = act(side)
+        except Exception as error:
+            if side not in OPPONENT:
+                raise
+            left_out[side] = sides.reason(error.__cause__ or error)
+            print(f"left out: {side}: {left_out[side]}", flush=True)
+    return found
+
+
 def _order(counts: np.ndarray, pairs: int, *, grouped: bool) -> np.ndarray:
     """Rows as they come; or all rows by length, the first update (not timed) being the shortest."""
     rows = np.arange(len(counts))
@@ -161,23 +175,33 @@ def _stepper(side: str, config: Any, counts: np.ndarray, pairs: int, dtype: str,
     return Stepper(side, make(work))
 
 
-def _check_losses(config: Any, counts: np.ndarray, given: argparse.Namespace, device: torch.device) -> None:
+def _check_losses(
+    config: Any, counts: np.ndarray, given: argparse.Namespace, device: torch.device, left_out: dict[str, str]
+) -> dict[str, dict[str, float]]:
     """All sides agree on the loss of the same pairs: to 1e-5 in float32, and in bf16 to its rounding.
 
     Two layers and short responses, whose summed log-probs float32 holds exactly enough to tell, are all it takes.
     """
     small = replace_config(config, num_hidden_layers=2)
     few = np.minimum(counts[:4], [64, 16, 16])
-    for dtype, tolerance in (("fp32", 1e-5), (given.dtype, 2e-2)):
-        losses = {}
-        for side in given.sides:
-            stepper = _stepper(side, small, few, len(few), dtype, device)
-            stepper.step()
-            losses[side] = stepper.losses[0]
+    found = {}
+    for dtype, tolerance in {given.dtype: 2e-2, "fp32": 1e-5}.items():
+        losses = _each(
+            [side for side in given.sides if side not in left_out],
+            lambda side, dtype=dtype: _first_loss(_stepper(side, small, few, len(few), dtype, device)),
+            left_out,
+        )
         low, high = min(losses.values()), max(losses.values())
         if not high - low <= tolerance * abs(low):
             sys.exit(f"the sides do not compute the same loss in {dtype}: {losses}")
         print(f"losses agree in {dtype}: {losses}", flush=True)
+        found[dtype] = losses
+    return found
+
+
+def _first_loss(stepper: Stepper) -> float:
+    stepper.step()
+    return stepper.losses[0]
 
 
 def replace_config(config: Any, **changes: Any) -> Any:
@@ -206,52 +230,14 @@ def _memory(given: argparse.Namespace, device: torch.device) -> dict[str, int]:
     return {"peak_bytes": next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))}
 
 
-def _about(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    config = config_of(given)
+def _about(given: argparse.Namespace, device: torch.device, missing: dict[str, str]) -> dict[str, Any]:
+    for side, reason in missing.items():
+        print(f"left out: {side}: {reason}")
     names = ["afzal", "torch", "transformers"] + (["trl"] if any("trl" in side for side in given.sides) else [])
-    return {
-        "date": str(date.today()),
-        "command": "python -m benchmarks.dpo_step " + " ".join(sys.argv[1:]),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
-        "threads": given.threads,
-        "versions": {name: version(name) for name in names},
-        "dtype": given.dtype,
-        "parameters": flops.body_weights(config) + 2 * given.width * given.vocabulary,
-        "load": os.getloadavg()[0],
-    }
-
-
-def markdown(about: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
-    """The table."""
-    lines = [
-        f"{about['date']}, {about['device']}, {about['threads']} threads, "
-        + ", ".join(f"{k} {v}" for k, v in about["versions"].items())
-        + f", {about['dtype']}, {about['parameters'] / 1e6:.0f} M parameters",
-        "",
-        f"    {about['command']}",
-        "",
-        "| shape (prompt, responses) | side | pairs/s | tokens/s | Afzal is faster by | share of matmul peak "
-        "| executed / minimum | peak memory |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for r in results:
-        for side in [s for s in SIDES if s in r]:
-            f = r[side]
-            ratio = f.get("ratio")
-            lines.append(
-                f"| {r['shape']} {tuple(round(x) for x in r['mean'])} | {side} | {f['pairs_per_second']:.3f} "
-                f"| {f['tokens_per_second']:.0f} "
-                + (f"| {ratio['median']:.1f}x ({ratio['low']:.1f} to {ratio['high']:.1f}) " if ratio else "| ")
-                + f"| {f['roofline']:.0%} | {_shown(f['executed_over_minimum'], '.3f')} "
-                + f"| {_shown(f.get('peak_bytes'), 'GB')} |"
-            )
-    return "\n".join(lines)
-
-
-def _shown(value: float | None, how: str) -> str:
-    if value is None:
-        return ""
-    return f"{value / 1e9:.2f} GB" if how == "GB" else f"{value:{how}}"
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    weights = flops.body_weights(config_of(given)) + 2 * given.width * given.vocabulary
+    more = {"dtype": given.dtype, "parameters": weights, "width": given.width, "left_out": missing}
+    return about_run("benchmarks.dpo_step", names, threads=given.threads, device=gpu) | more
 
 
 if __name__ == "__main__":

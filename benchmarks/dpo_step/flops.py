@@ -8,6 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from afzal.plan import Shape, shape_of, work
+from afzal.plan.work import looked_at
+
+__all__ = ["body_weights", "head_width", "looked_at", "matmul_peak", "minimum", "per_product"]
+
 
 def minimum(counts: np.ndarray, config: Any, *, reference_online: bool) -> float:
     """Floating-point operations of one full fine-tuning update on items of these lengths.
@@ -18,32 +23,26 @@ def minimum(counts: np.ndarray, config: Any, *, reference_online: bool) -> float
     Args:
         counts: ``[n, 1 + K]`` tokens of the prompt and of each of K responses.
     """
-    tokens, scored = int(counts.sum()), int(counts[:, 1:].sum())
-    forward = 2 * body_weights(config) * tokens + 2 * config.hidden_size * config.vocab_size * scored
-    return (forward + per_product(config) * looked_at(counts)) * (4 if reference_online else 3)
+    return work.least_flops(_shape(config), work.lengths(counts), reference_online=reference_online)
 
 
 def body_weights(config: Any) -> int:
     """Weights of all blocks: what each token is multiplied with once."""
-    heads = 2 * config.num_attention_heads + 2 * config.num_key_value_heads
-    attention = config.hidden_size * head_width(config) * heads
-    return config.num_hidden_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
+    return work.body_weights(_shape(config))
 
 
 def per_product(config: Any) -> int:
     """Operations of the forward pass for each query-key product, over all layers and heads."""
-    return 4 * config.num_hidden_layers * config.num_attention_heads * head_width(config)
-
-
-def looked_at(counts: np.ndarray) -> float:
-    """Query-key pairs in which the query may look at the key; ``counts`` as for :func:`minimum`."""
-    prompts, responses = counts[:, :1].astype(float), counts[:, 1:].astype(float)
-    return float((prompts * (prompts + 1) / 2).sum() + (responses * (prompts + (responses + 1) / 2)).sum())
+    return work.per_product(_shape(config))
 
 
 def head_width(config: Any) -> int:
     """Features of one attention head."""
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return _shape(config).head_width
+
+
+def _shape(config: Any) -> Shape:
+    return shape_of(config.to_dict())
 
 
 def matmul_peak(dtype: torch.dtype, device: torch.device, width: int) -> float:
@@ -53,14 +52,15 @@ def matmul_peak(dtype: torch.dtype, device: torch.device, width: int) -> float:
     for m, k, n in ((side, width, 4 * width), (side, 4 * width, width), (side, side, side)):
         a, b = (torch.randn(s, dtype=dtype, device=device) for s in ((m, k), (n, k)))
         for _ in range(6):
-            _wait(device)
+            wait(device)
             start = time.perf_counter()
             torch.nn.functional.linear(a, b)
-            _wait(device)
+            wait(device)
             best = max(best, 2 * m * k * n / (time.perf_counter() - start))
     return best
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

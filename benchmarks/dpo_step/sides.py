@@ -102,11 +102,11 @@ def afzal(work: Work) -> Loop:
         feed = InOrder(trees, (), work.pairs, 0, layout)
         fit(model, method, feed, optimizer, settings, hooks=Hooks(log=log), state=State(), weights=weights)
 
-    loop.executed = lambda: _executed(work, layout, trees)  # type: ignore[attr-defined]
+    loop.executed = lambda: executed(work, layout, trees)  # type: ignore[attr-defined]
     return loop
 
 
-def _executed(work: Work, layout: Any, trees: Sequence[Any]) -> float:
+def executed(work: Work, layout: Any, trees: Sequence[Any]) -> float:
     """Floating-point operations that the layout asks for, over the least that the lengths need: padding and the masked
     half of a branch's own square are what there can be too much of."""
     config, width = work.config, work.config.num_attention_heads * flops.head_width(work.config)
@@ -150,6 +150,22 @@ def plain(work: Work) -> Loop:
             ended(float(loss))
 
     return loop
+
+
+def unavailable(side: str) -> str:
+    """Why a side cannot run in this environment, in one line; "" when it can."""
+    if not side.startswith("trl"):
+        return ""
+    try:
+        from trl import DPOConfig, DPOTrainer  # noqa: F401
+    except Exception as error:  # beside another transformers, its import can end in any error
+        return reason(error)
+    return ""
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def trl(work: Work, **options: Any) -> Loop:

@@ -35,9 +35,12 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "sharing": ("unshared", "unshared", []),
     "gradient_checkpointing": ("", True, []),
     "compile": ("", True, []),
+    "adapter": ("ia3", "ia3", []),
     "lora_rank": ("4", 4, []),
     "lora_alpha": ("3", 3.0, ["--lora-rank", "4"]),
     "lora_targets": ("q_proj,v_proj", ["q_proj", "v_proj"], ["--lora-rank", "4"]),
+    "virtual_tokens": ("4", 4, ["--adapter", "prompt"]),
+    "quantize": ("4bit", "4bit", []),
     "batch_size": ("3", 3, []),
     "tokens_per_forward": ("99", 99, []),
     "epochs": ("0.5", 0.5, []),
@@ -156,6 +159,7 @@ def flag_of(key: str) -> str:
 
 # Settings whose default hangs on another one.
 FOLLOWS = {
+    "adapter": {"lr"},
     "lora_rank": {"lr"},
     "eval_data": {"eval_fraction"},
     "data": {"out"},

@@ -101,7 +101,7 @@ FILES = {
     ),
     "no adapter": (
         HEAD + "reference: adapter_off\n",
-        "run.yaml:4: reference adapter_off needs an adapter to switch off: set lora_rank",
+        "run.yaml:4: reference adapter_off needs an adapter to switch off: set lora_rank or adapter",
     ),
     "cache of nothing": (
         HEAD + "reference_cache: c\n",

@@ -94,7 +94,7 @@ def test_settings_are_frozen():
         config.make("dpo", **BASE).lr = 1.0  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("kind", [*config.CONFIGS.values(), config.GenerateConfig])
+@pytest.mark.parametrize("kind", [*config.CONFIGS.values(), config.GenerateConfig, config.ExportConfig])
 def test_every_setting_has_a_sentence_and_a_heading(kind: type[config.Settings]):
     headings = {"Data", "Model", "Optimisation", "Rollouts", "Objective", "Constraint", "Evaluation", "Run"}
     for key, field in kind.model_fields.items():

@@ -20,6 +20,8 @@ def read_names() -> set[str]:
     return attributes | {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
 
 
-@pytest.mark.parametrize("kind", [*config.CONFIGS.values(), config.GenerateConfig, config.ScoreConfig])
+@pytest.mark.parametrize(
+    "kind", [*config.CONFIGS.values(), config.GenerateConfig, config.ScoreConfig, config.ExportConfig]
+)
 def test_every_setting_is_read(kind: type[config.Settings]):
     assert set(kind.model_fields) <= read_names()

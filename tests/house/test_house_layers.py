@@ -37,6 +37,7 @@ TABLE = {
     # room          may import (afzal)                                      may load at module level
     "errors": room("", NONE),
     "records": room("errors", NONE),
+    "plan": room("errors", frozenset({"numpy"})),
     "config": room("errors", LIGHT),
     "runs": room("errors", NONE),
     "data": room("errors records", LIGHT),
@@ -151,7 +152,7 @@ def test_the_fixed_points_of_the_design():
     assert TABLE["objectives"] == Room(frozenset(), frozenset({"torch"}))
     assert "train" not in TABLE["model"].rooms
     assert not TABLE["train"].rooms & {"generate", "judge", "recipes"}
-    for light in ("errors", "records", "config", "runs", "data", "quality", "judge", "report", "web", "cli"):
+    for light in ("errors", "records", "plan", "config", "runs", "data", "quality", "judge", "report", "web", "cli"):
         assert not TABLE[light].packages & {"torch", "transformers", "datasets", "pyarrow", "safetensors"}, light
 
 

@@ -7,9 +7,12 @@ import torch
 from helpers_models import make, random_trees
 
 from afzal import objectives
+from afzal.model.adapters import Adapter, add_adapter, is_factor, start_norms
 from afzal.model.load import add_lora
+from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import live_reference
+from afzal.tokens.batch import collate
 from afzal.train.feed import Feed, Layout
 from afzal.train.loop import Hooks, Settings, State, fit
 from afzal.train.method import Method
@@ -55,6 +58,29 @@ def test_tied_weights_have_one_master():
     weights = Weights(model, "bf16")
     assert model.lm_head.weight is model.transformer.wte.weight
     assert len(weights.masters) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("kind", ["ia3", "dora"])
+def test_factors_near_1_stay_in_float32(kind):
+    """1.0025 is 1 in bf16: with rounded factors the log-probs would not move."""
+    model = add_adapter(make("llama"), Adapter(kind, rank=2))
+    weights = Weights(model, "bf16")
+    start_norms(model)
+    factors = {n: p for n, p in model.named_parameters() if p.requires_grad and is_factor(n)}
+    assert factors
+    assert all(p.dtype == torch.float32 and weights.masters[n] is p for n, p in factors.items())
+    batch = collate(random_trees(4), choose_sharing(model)[0])
+    before = score(model, batch).token_logps.sum()
+    before.backward()
+    assert all(p.grad.dtype == torch.float32 for p in factors.values())
+    with torch.no_grad():
+        for p in factors.values():
+            p.mul_(1.0025)
+        assert float(score(model, batch).token_logps.sum() - before) != 0
+    weights.publish()
+    weights.restore()
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert all(torch.equal(p, weights.masters[n]) for n, p in factors.items())
 
 
 @pytest.mark.parametrize("adapter", [False, True])

@@ -6,10 +6,13 @@ the recipes ever sees these objects.
 
 from .advice import advice
 from .explain import Setting, suggestion
+from .export import ExportConfig
 from .methods import CONFIGS
 from .models import (
     CONSTRAINT_NEEDS,
+    LOW_RANK,
     METHODS,
+    VIRTUAL,
     BetaConfig,
     GenerateConfig,
     KTOConfig,
@@ -27,13 +30,17 @@ from .models import (
     section,
 )
 from .online import GRPOConfig, OnlineConfig, PenaltyConfig, PPOConfig, ReinforceConfig, RLOOConfig
+from .planning import PlanConfig
 from .reading import build, dump, load, make, method_of, read_file, read_override, resolve
 
 __all__ = [
     "CONFIGS",
     "CONSTRAINT_NEEDS",
+    "LOW_RANK",
     "METHODS",
+    "VIRTUAL",
     "BetaConfig",
+    "ExportConfig",
     "GRPOConfig",
     "GenerateConfig",
     "KTOConfig",
@@ -43,6 +50,7 @@ __all__ = [
     "PPOConfig",
     "PairConfig",
     "PenaltyConfig",
+    "PlanConfig",
     "PolicyConfig",
     "PreferConfig",
     "RLOOConfig",

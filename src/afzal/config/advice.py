@@ -9,8 +9,9 @@ from .online import OnlineConfig
 def advice(config: TrainConfig) -> list[str]:
     """Remarks on values outside the usual ranges: unusual, not wrong."""
     notes = []
-    tuning = "LoRA" if config.lora_rank else "all weights"
-    low, high = _USUAL_LR[config.method == "sft", config.lora_rank is not None]
+    kind = config.adapter_kind
+    tuning = {"lora": "LoRA", None: "all weights"}.get(kind, f"adapter {kind}")
+    low, high = _USUAL_LR_OF.get(kind or "") or _USUAL_LR[config.method == "sft", kind is not None]
     if not low <= config.lr <= high:
         notes.append(
             f"lr {config.lr:g} is outside the usual {low:g} to {high:g} for {config.method} on {tuning} "
@@ -34,3 +35,5 @@ _USUAL_LR = {
     (False, False): (1e-7, 1e-5),
     (False, True): (1e-6, 1e-4),
 }
+# Adapters of few weights take large steps.
+_USUAL_LR_OF = {"ia3": (1e-5, 1e-2), "prefix": (1e-4, 0.3), "prompt": (1e-4, 0.3), "p_tuning": (1e-4, 0.3)}

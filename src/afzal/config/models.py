@@ -14,6 +14,9 @@ from pydantic_core import PydanticCustomError
 
 Method = Literal["sft", "dpo", "ipo", "kto", "prefer", "reward", "ppo", "rloo", "grpo", "reinforce"]
 METHODS: tuple[str, ...] = get_args(Method)
+AdapterKind = Literal["lora", "dora", "rslora", "ia3", "prefix", "prompt", "p_tuning"]
+LOW_RANK: tuple[AdapterKind, ...] = ("lora", "dora", "rslora")
+VIRTUAL: tuple[AdapterKind, ...] = ("prefix", "prompt", "p_tuning")
 REFERENCES = ("frozen", "cached", "adapter_off")
 
 
@@ -97,10 +100,26 @@ class ModelSettings(Settings, frozen=True, title="Model"):
         description="Compile feed-forward layers and norms (torch.compile): the first update takes a minute more; "
         "pays in long runs on a GPU.",
     )
-    lora_rank: int | None = Field(None, ge=1, description="Train low-rank adapters of this rank, not all weights.")
-    lora_alpha: float | None = Field(None, gt=0, description="Scale of the adapters: alpha / rank; default 2 x rank.")
+    adapter: AdapterKind | None = Field(
+        None, description="Train an adapter of this kind, not all weights; lora_rank alone means lora."
+    )
+    lora_rank: int | None = Field(
+        None, ge=1, description="Rank of lora, dora or rslora; default 8 where adapter names one of them."
+    )
+    lora_alpha: float | None = Field(
+        None, gt=0, description="Scale: alpha / rank, default 2 x rank; with rslora alpha / sqrt(rank), default 8."
+    )
     lora_targets: list[str] | None = Field(
         None, description="Modules that get an adapter, as q_proj,v_proj; default: every linear layer of the blocks."
+    )
+
+
+class WriterSettings(Settings, frozen=True, title="Model"):
+    virtual_tokens: int | None = Field(
+        None, ge=1, description="Virtual tokens of prefix, prompt or p_tuning before every row; default 20."
+    )
+    quantize: Literal["4bit"] | None = Field(
+        None, description="Hold the base model's linear layers in 4 bits under an adapter (QLoRA; needs bitsandbytes)."
     )
 
 
@@ -111,7 +130,7 @@ class OptimisationSettings(Settings, frozen=True, title="Optimisation"):
     )
     epochs: float = Field(1.0, gt=0, description="Passes over the training data.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many updates, even inside the epochs.")
-    lr: float = Field(1e-6, gt=0, description="Peak learning rate; 10 times as large by default with lora_rank.")
+    lr: float = Field(1e-6, gt=0, description="Peak learning rate; larger by default with an adapter.")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
         "linear", description="Course of the learning rate after the warm-up; linear and cosine end at 0."
     )
@@ -147,6 +166,12 @@ class RunSettings(Settings, frozen=True, title="Run"):
     keep_checkpoints: int = Field(2, ge=1, description="Checkpoints to keep; older ones are deleted.")
 
 
+_USUAL_RANK = 8
+_USUAL_VIRTUAL_TOKENS = 20
+# Times the learning rate of all weights; 10 for low-rank adapters
+_LR_FACTOR: dict[AdapterKind | None, int] = {"ia3": 100, "prefix": 1000, "prompt": 1000, "p_tuning": 1000}
+
+
 class TrainConfig(RunSettings, EvaluationSettings, OptimisationSettings, ModelSettings, DataSettings, frozen=True):
     """What every training method has; use the class of the method, or :func:`make`."""
 
@@ -161,8 +186,13 @@ class TrainConfig(RunSettings, EvaluationSettings, OptimisationSettings, ModelSe
         if not isinstance(given, dict):
             return given
         filled = {"method": cls.model_fields["method"].default, **given}
-        if filled.get("lora_rank") is not None:
-            filled.setdefault("lr", float(f"{10 * cls.model_fields['lr'].default:g}"))
+        kind = filled.get("adapter")
+        if kind in LOW_RANK and filled.get("lora_rank") is None:
+            filled["lora_rank"] = _USUAL_RANK
+        if kind in VIRTUAL and "virtual_tokens" in cls.model_fields and filled.get("virtual_tokens") is None:
+            filled["virtual_tokens"] = _USUAL_VIRTUAL_TOKENS
+        if kind is not None or filled.get("lora_rank") is not None:
+            filled.setdefault("lr", float(f"{_LR_FACTOR.get(kind, 10) * cls.model_fields['lr'].default:g}"))
         if filled.get("eval_data") is not None:
             filled.setdefault("eval_fraction", 0.0)
         if isinstance(data := filled.get("data"), str) and not filled.get("out"):
@@ -186,11 +216,19 @@ class TrainConfig(RunSettings, EvaluationSettings, OptimisationSettings, ModelSe
             raise ValueError("eval_fraction is without effect beside eval_data: leave one of them out")
         if self.eval_data is None and self.eval_fraction == 0:
             self._refuse(("eval_every_steps", "early_stop_patience"), "nothing is held out (eval_fraction is 0)")
-        if self.lora_rank is None:
+        kind = self.adapter_kind
+        if self.adapter is not None and kind not in LOW_RANK:
+            self._refuse(("lora_rank", "lora_alpha", "lora_targets"), f"the adapter is {kind}")
+        elif kind is None:
             self._refuse(("lora_alpha", "lora_targets"), "lora_rank is not set")
         if self.optimizer != "adamw":
             self._refuse(("adam_beta1", "adam_beta2"), f"the optimizer is {self.optimizer}")
         return self
+
+    @property
+    def adapter_kind(self) -> AdapterKind | None:
+        """The kind of the fresh adapter; None without one."""
+        return self.adapter or ("lora" if self.lora_rank is not None else None)
 
     def _refuse(self, keys: Iterable[str], because: str) -> None:
         for key in keys:
@@ -198,15 +236,21 @@ class TrainConfig(RunSettings, EvaluationSettings, OptimisationSettings, ModelSe
                 raise ValueError(f"{key} is without effect: {because}")
 
 
-class PolicyConfig(SampleSettings, TrainConfig, frozen=True):
+class PolicyConfig(WriterSettings, SampleSettings, TrainConfig, frozen=True):
     """Methods that train a model which writes."""
+
+    @model_validator(mode="after")
+    def _virtual_tokens_are_used(self) -> Self:
+        if self.adapter not in VIRTUAL:
+            self._refuse(("virtual_tokens",), f"adapter is none of {', '.join(VIRTUAL)}")
+        return self
 
 
 class SFTConfig(PolicyConfig, frozen=True):
     """Supervised fine-tuning on the good responses."""
 
     method: Literal["sft"] = Field("sft", description="Supervised fine-tuning.")
-    lr: float = Field(2e-5, gt=0, description="Peak learning rate; 10 times as large by default with lora_rank.")
+    lr: float = Field(2e-5, gt=0, description="Peak learning rate; larger by default with an adapter.")
 
 
 class LiveReferenceConfig(PolicyConfig, frozen=True):
@@ -234,11 +278,11 @@ class LiveReferenceConfig(PolicyConfig, frozen=True):
 
     @model_validator(mode="after")
     def _reference_parts(self) -> Self:
-        if self.reference == "adapter_off" and self.lora_rank is None:
-            raise ValueError("reference adapter_off needs an adapter to switch off: set lora_rank")
+        if self.reference == "adapter_off" and self.adapter_kind is None:
+            raise ValueError("reference adapter_off needs an adapter to switch off: set lora_rank or adapter")
         if self.reference_sync_steps is None:
             self._refuse(("reference_mixup",), "reference_sync_steps is not set")
-        elif self.reference != "frozen" or self.lora_rank is not None:
+        elif self.reference != "frozen" or self.adapter_kind is not None:
             kind = self.reference if self.reference != "frozen" else "the model with its new adapter off"
             raise ValueError(
                 f"reference_sync_steps needs a frozen copy of all weights that can follow; the reference is {kind}"
@@ -360,7 +404,7 @@ class KTOConfig(BetaConfig, frozen=True):
     """Kahneman-Tversky optimisation on single responses labelled good or bad."""
 
     method: Literal["kto"] = Field("kto", description="Kahneman-Tversky optimisation.")
-    lr: float = Field(5e-6, gt=0, description="Peak learning rate; 10 times as large by default with lora_rank.")
+    lr: float = Field(5e-6, gt=0, description="Peak learning rate; larger by default with an adapter.")
     desirable_weight: float = Field(1.0, gt=0, description="Weight of good responses in the loss.")
     undesirable_weight: float = Field(1.0, gt=0, description="Weight of bad responses in the loss.")
 
@@ -369,7 +413,7 @@ class RewardConfig(TrainConfig, frozen=True):
     """A reward model on pairs, ties, soft labels, strengths and rankings."""
 
     method: Literal["reward"] = Field("reward", description="Reward model.")
-    lr: float = Field(1e-5, gt=0, description="Peak learning rate; 10 times as large by default with lora_rank.")
+    lr: float = Field(1e-5, gt=0, description="Peak learning rate; larger by default with an adapter.")
     objective: str = Field(
         "bradley_terry", description="The loss: bradley_terry, bradley_terry_margin, or another of reward models."
     )
@@ -382,6 +426,12 @@ class RewardConfig(TrainConfig, frozen=True):
     shift: Literal["none", "chosen"] = Field(
         "chosen", description="State in config.json (reward_shift) what gives the preferred responses a mean of 0."
     )
+
+    @model_validator(mode="after")
+    def _adapter_merges(self) -> Self:
+        if self.adapter in VIRTUAL:
+            raise ValueError(f"adapter {self.adapter} is for models that write; choose lora, dora, rslora or ia3")
+        return self
 
 
 class GenerateConfig(Settings, frozen=True):
@@ -452,6 +502,7 @@ class ScoreConfig(Settings, frozen=True):
 SECTIONS: tuple[type[Settings], ...] = (
     DataSettings,
     ModelSettings,
+    WriterSettings,
     OptimisationSettings,
     ConstraintSettings,
     EvaluationSettings,

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from afzal.records import Item, turns_to_json
+from afzal.records import Item, turns_to_json, vote_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,10 @@ def fingerprint(items: Iterable[Item]) -> str:
     """SHA-256 over what the items say, in order."""
     digest = hashlib.sha256()
     for item in items:
-        content = [
-            turns_to_json(item.prompt),
-            [turns_to_json(response.turns) for response in item.responses],
-            [[type(vote).__name__, *(getattr(vote, name) for name in vote.__slots__)] for vote in item.votes],
-        ]
-        digest.update(json.dumps(content, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass"))
-        digest.update(b"\n")
+        answers = [turns_to_json(response.turns) for response in item.responses]
+        content = (turns_to_json(item.prompt), answers, [vote_values(vote) for vote in item.votes])
+        digest.update(f"{_encode(content)}\n".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=str).encode

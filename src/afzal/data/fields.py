@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -53,9 +54,16 @@ def kind(value: Any) -> str:
 
 def name_of(row: Row, names: str) -> str:
     """The first of ``"a|b|c"`` that the row holds, else ``""``."""
-    if "|" not in names:
-        return names if row.get(names) is not None else ""
-    return next((name for name in names.split("|") if row.get(name) is not None), "")
+    for name in alternatives(names):
+        if row.get(name) is not None:
+            return name
+    return ""
+
+
+@cache
+def alternatives(names: str) -> tuple[str, ...]:
+    """``"a|b|c"`` taken apart; remembered, since parsers ask with the same few texts for every row."""
+    return tuple(names.split("|"))
 
 
 def has(row: Row, names: str) -> bool:
@@ -74,9 +82,10 @@ def value(row: Row, names: str) -> Any:
 
 def text(row: Row, names: str) -> str:
     """A text, as it stands."""
-    got = value(row, names)
+    name = name_of(row, names)
+    got = row[name] if name else value(row, names)
     if not isinstance(got, str):
-        raise RowError("wrong_type", name_of(row, names), f"is {kind(got)}, not text")
+        raise RowError("wrong_type", name, f"is {kind(got)}, not text")
     return got
 
 
@@ -153,16 +162,26 @@ def looks_like_flag(got: Any) -> bool:
 
 def opinion(row: Row) -> dict[str, Any]:
     """Keyword arguments of a Comparison whose first response is the chosen one: strength, probability, weight, who."""
-    facts: dict[str, Any] = {"strength": _strength(row)}
-    probability = optional_number(row, "|".join(PROBABILITY))
+    facts: dict[str, Any] = {"strength": None, "probability": None, "weight": 1.0, "annotator": None}
+    if row.keys().isdisjoint(_STATED):
+        return facts
+    facts["strength"] = _strength(row)
+    probability = optional_number(row, _PROBABILITY)
     if probability is not None and not 0.0 <= probability <= 1.0:
-        name = name_of(row, "|".join(PROBABILITY))
+        name = name_of(row, _PROBABILITY)
         raise RowError("bad_value", name, f"is {probability:g}, not a probability from 0 to 1")
     facts["probability"] = probability
     facts["weight"] = weight(row)
-    who = name_of(row, "|".join(ANNOTATOR))
+    who = name_of(row, _ANNOTATOR)
     facts["annotator"] = str(row[who]) if who else None
     return facts
+
+
+_PROBABILITY, _ANNOTATOR = "|".join(PROBABILITY), "|".join(ANNOTATOR)
+_MARGIN = "margin|strength"
+_BETTER = "score_chosen|chosen_score|chosen_rating|chosen_avg_rating"
+_WORSE = "score_rejected|rejected_score|rejected_rating|rejected_avg_rating"
+_STATED = frozenset("|".join((_PROBABILITY, _ANNOTATOR, _MARGIN, _BETTER, _WORSE, "weight")).split("|"))
 
 
 def weight(row: Row) -> float:
@@ -174,11 +193,10 @@ def weight(row: Row) -> float:
 
 
 def _strength(row: Row) -> float | None:
-    stated = optional_number(row, "margin|strength")
+    stated = optional_number(row, _MARGIN)
     if stated is not None:
         return stated
-    better = optional_number(row, "score_chosen|chosen_score|chosen_rating|chosen_avg_rating")
-    worse = optional_number(row, "score_rejected|rejected_score|rejected_rating|rejected_avg_rating")
+    better, worse = optional_number(row, _BETTER), optional_number(row, _WORSE)
     return None if better is None or worse is None else better - worse
 
 

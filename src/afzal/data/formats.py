@@ -13,7 +13,7 @@ from typing import Literal
 from afzal.data import native
 from afzal.data import parse_others as others
 from afzal.data import parse_pairs as pairs
-from afzal.data.fields import ANNOTATOR, PROBABILITY, Row, UnusableError, has, looks_like_flag, name_of
+from afzal.data.fields import ANNOTATOR, PROBABILITY, Row, UnusableError, alternatives, has, looks_like_flag, name_of
 from afzal.data.turns import looks_like_messages, transcript
 from afzal.records import Item
 
@@ -48,9 +48,9 @@ class Format:
     def applies(self, row: Row) -> bool:
         return all(has(row, field) for field in self.requires) and self.accepts(row)
 
-    def uses(self, field: str) -> bool:
-        """Whether the parser reads this top-level field (the rest of a row is kept aside)."""
-        return any(field in names.split("|") for names in (*self.requires, *self.optional)) or field in _COMMON
+    def used(self) -> frozenset[str]:
+        """The top-level fields that the parser reads (the rest of a row is kept aside)."""
+        return _COMMON.union(*map(alternatives, (*self.requires, *self.optional)))
 
 
 _COMMON = frozenset(

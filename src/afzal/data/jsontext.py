@@ -176,7 +176,9 @@ def _decode(decoder: _Decoder, line: bytes, offset: int) -> Row | Fault:
 
 def _surrogates(value: Row | Fault, text: str, start: int, end: int) -> Row | Fault:
     """A fault if an escape like ``\\ud800`` left half a character: such text cannot be written or tokenised."""
-    if isinstance(value, Fault) or (text.find("\\ud", start, end) < 0 and text.find("\\uD", start, end) < 0):
+    if isinstance(value, Fault) or text.find("\\u", start, end) < 0:
+        return value
+    if text.find("\\ud", start, end) < 0 and text.find("\\uD", start, end) < 0:
         return value
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")

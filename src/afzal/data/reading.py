@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from difflib import get_close_matches
 from itertools import chain, islice
 from pathlib import Path
@@ -64,10 +63,10 @@ def _collect(
     items: list[Item] = []
     drops: list[Drop] = []
     faults: list[Drop] = []
-    count = 0
+    count, used = 0, entry.used()
     for raw in stream:
         count += 1
-        made, lost = _parse(raw, entry)
+        made, lost = _parse(raw, entry, used)
         items += made
         drops += lost
         if not made and lost[-1].reason in _FAULTS:
@@ -79,8 +78,11 @@ def _collect(
     return Dataset(items, entry.name, count, drops, _notes(entry, first, columns), fingerprint(items), source)
 
 
-def _parse(raw: Raw, entry: Format) -> tuple[list[Item], list[Drop]]:
-    """A row's items and drops; a row without items has exactly one drop of scope "row", the last."""
+def _parse(raw: Raw, entry: Format, used: frozenset[str]) -> tuple[list[Item], list[Drop]]:
+    """A row's items and drops; a row without items has exactly one drop of scope "row", the last.
+
+    ``used`` names the fields that the format reads.
+    """
     ident = _id(raw.where)
     if isinstance(raw.value, Fault):
         return [], [Drop(raw.where, ident, raw.value.reason, raw.value.detail)]
@@ -95,7 +97,7 @@ def _parse(raw: Raw, entry: Format) -> tuple[list[Item], list[Drop]]:
             if isinstance(made, UnusableError):
                 drops.append(Drop(raw.where, ident, made.reason, made.detail, "part"))
                 continue
-            item, lost = _finished(made, raw, entry, ident if isinstance(parsed, Item) else f"{ident}#{n}")
+            item, lost = _finished(made, raw, entry, used, ident if isinstance(parsed, Item) else f"{ident}#{n}")
             items.append(item)
             drops += lost
     except RowError as bad:
@@ -116,7 +118,7 @@ _FAULTS = frozenset(
 )
 
 
-def _finished(item: Item, raw: Raw, entry: Format, ident: str) -> tuple[Item, list[Drop]]:
+def _finished(item: Item, raw: Raw, entry: Format, used: frozenset[str], ident: str) -> tuple[Item, list[Drop]]:
     """The item with its place, id, group and spare fields, and without empty answers."""
     ident, where = item.id or ident, item.where or raw.where
     drops = []
@@ -128,11 +130,10 @@ def _finished(item: Item, raw: Raw, entry: Format, ident: str) -> tuple[Item, li
         item = without(item, empty)
         drops = [Drop(where, ident, "empty_response", f"response {k}", "part") for k in sorted(empty)]
     if entry.name == "afzal":
-        return replace(item, id=ident, where=where), drops
+        return item.placed(ident, where, item.group, item.extra), drops
     assert isinstance(raw.value, Mapping)
-    extra = {k: v for k, v in raw.value.items() if k in _TEMPLATE or (not entry.uses(k) and _small(v))}
-    extra = {**item.extra, **{k: v for k, v in extra.items() if v is not None}}
-    return replace(item, id=ident, where=where, group=item.group or _group(item), extra=extra), drops
+    spare = {k: v for k, v in raw.value.items() if v is not None and (k in _TEMPLATE or (k not in used and _small(v)))}
+    return item.placed(ident, where, item.group or _group(item), {**item.extra, **spare}), drops
 
 
 def _group(item: Item) -> str:
@@ -161,15 +162,20 @@ def _id(where: str) -> str:
 
 
 def _row_id(row: Row) -> str:
-    for name in ("id", "prompt_id", "uid", "question_id", "idx", "message_tree_id"):
+    if row.keys().isdisjoint(_IDS):
+        return ""
+    for name in _IDS:
         got = row.get(name)
         if isinstance(got, str | int) and not isinstance(got, bool) and str(got).strip():
             return str(got)
     return ""
 
 
+_IDS = ("id", "prompt_id", "uid", "question_id", "idx", "message_tree_id")
+
+
 def _refuse_media(row: Row) -> None:
-    for name in _MEDIA:
+    for name in () if row.keys().isdisjoint(_MEDIA) else _MEDIA:
         if isinstance(row.get(name), list | tuple | Mapping | bytes) and row[name]:
             raise UnusableError("media", f"'{name}' holds images, sound or video, which are not read yet")
 
@@ -255,7 +261,8 @@ def _nothing_left(source: str, entry: Format, drops: list[Drop], count: int, fir
 
 def _notes(entry: Format, first: Row, columns: dict[str, str]) -> list[str]:
     notes = [f"{what}: {_source(field, columns)}" for what, field in entry.reads.items()]
-    facts = [name for name in first if entry.uses(name) and name not in _mentioned(entry) and first[name] is not None]
+    used = entry.used()
+    facts = [name for name in first if name in used and name not in _mentioned(entry) and first[name] is not None]
     return notes + ([f"also read: {', '.join(facts)}"] if facts else [])
 
 

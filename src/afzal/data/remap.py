@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from afzal.records import Comparison, Item, Vote
@@ -16,8 +16,12 @@ def remap(item: Item, new_index: Sequence[int | None]) -> Item:
     """
     first = {new: old for old, new in reversed(list(enumerate(new_index))) if new is not None}
     responses = tuple(item.responses[first[new]] for new in sorted(first))
-    votes = tuple(moved for vote in item.votes if (moved := _moved(vote, new_index)) is not None)
-    return replace(item, responses=responses, votes=votes)
+    return replace(item, responses=responses, votes=tuple(moved_votes(item.votes, new_index)))
+
+
+def moved_votes(votes: Iterable[Vote], new_index: Sequence[int | None]) -> list[Vote]:
+    """The votes on responses that are renumbered as for :func:`remap`; those that say nothing any more are left out."""
+    return [moved for vote in votes if (moved := _moved(vote, new_index)) is not None]
 
 
 def without(item: Item, removed: set[int]) -> Item:
@@ -35,4 +39,4 @@ def _moved(vote: Vote, new_index: Sequence[int | None]) -> Vote | None:
     if first is None or second is None or first == second:
         return None
     shown = None if vote.shown_first is None else new_index[vote.shown_first]
-    return replace(vote, first=first, second=second, shown_first=shown)
+    return vote.between(first, second, shown)

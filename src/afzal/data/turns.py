@@ -99,11 +99,6 @@ def content_text(content: str | tuple[Mapping[str, Any], ...]) -> str:
     return "".join(str(part["text"]) if part.get("type") == "text" else f"<{part.get('type')}>" for part in content)
 
 
-def same_text(a: Turns, b: Turns) -> bool:
-    """Whether two answers are equal but for white space at the ends."""
-    return stripped(a) == stripped(b)
-
-
 def stripped(turns: Turns) -> str | tuple[tuple[str, str], ...]:
     """A hashable key of what was said, without white space at the ends."""
     if isinstance(turns, str):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from afzal.model.adapters import why_stock
 from afzal.model.attention import may_share, stock_attention
 from afzal.model.decoding import next_logits, read_prompts, shared_decoding
 from afzal.model.load import vocabulary_of
@@ -24,7 +25,7 @@ def choose_decoding(model: Any) -> tuple[Literal["shared", "stock"], str]:
     """
     about = (model.dtype, next(model.parameters()).device)
     if model not in _known or _known[model][0] != about:
-        _known[model] = (about, may_share(model.config) or _trial(model))
+        _known[model] = (about, why_stock(model) or may_share(model.config) or _trial(model))
     reason = _known[model][1]
     return ("stock", reason) if reason else ("shared", "")
 

@@ -6,6 +6,7 @@ mean the same as in shared decoding.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from afzal.generate.draw import Sampling
 from afzal.generate.rows import Row, Sample, Written
+from afzal.model.adapters import is_adapted, virtual_tokens
 from afzal.model.attention import stock_attention
 
 
@@ -28,7 +30,33 @@ def decode_stock(
     sampling: Sampling,
     seed: int,
 ) -> list[Sample]:
-    """Samples for ``rows``, in their order."""
+    """Samples for ``rows``, in their order.
+
+    Virtual tokens of an adapter stand before the padding on the left, which would move them away from the prompt; so
+    such a model decodes prompts of one length at a time.
+    """
+    if virtual_tokens(model):
+        return _by_length(model, rows, prompts, eos=eos, sampling=sampling, seed=seed)
+    return _decode(model, rows, prompts, eos=eos, sampling=sampling, seed=seed)
+
+
+def _by_length(model: Any, rows: Sequence[Row], prompts: Sequence[Sequence[int]], **how: Any) -> list[Sample]:
+    found: dict[Row, Sample] = {}
+    for length in sorted({len(prompts[r.prompt]) for r in rows}):
+        some = [r for r in rows if len(prompts[r.prompt]) == length]
+        found |= dict(zip(some, _decode(model, some, prompts, **how), strict=True))
+    return [found[r] for r in rows]
+
+
+def _decode(
+    model: Any,
+    rows: Sequence[Row],
+    prompts: Sequence[Sequence[int]],
+    *,
+    eos: Sequence[int],
+    sampling: Sampling,
+    seed: int,
+) -> list[Sample]:
     device = next(model.parameters()).device
     written = Written(rows, eos, sampling, seed, device)
     pad = eos[0] if eos else 0
@@ -63,13 +91,19 @@ def _plain_settings(model: Any) -> Iterator[None]:
     """Without the model's own generation settings, such as penalties, which would bend the distribution unseen."""
     from transformers import GenerationConfig
 
-    before, training = model.generation_config, model.training
-    model.generation_config = GenerationConfig()
+    owners = [model, *([model.get_base_model()] if is_adapted(model) else [])]
+    before, training = [owner.generation_config for owner in owners], model.training
+    for owner in owners:
+        owner.generation_config = GenerationConfig()
     model.eval()
     try:
-        yield
+        with warnings.catch_warnings():
+            # PEFT says so of every step with virtual tokens; without padding the positions are the same
+            warnings.filterwarnings("ignore", message="Position ids are not supported")
+            yield
     finally:
-        model.generation_config = before
+        for owner, config in zip(owners, before, strict=True):
+            owner.generation_config = config
         model.train(training)
 
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from afzal.tokens.attend import Block, TreeLayout
+from afzal.tokens.attend import Block, Segment, TreeLayout
 
 TREE_ATTENTION = "afzal_tree"
 
@@ -37,6 +37,38 @@ _LAYER_TYPES = {"full_attention", "sliding_attention"}
 # On a CPU the fused kernel gains nothing from bf16, so that plain batched products beat it below this many keys.
 _EAGER_UP_TO_KEYS = 1024
 _CHUNK = 256
+
+
+class PrefixedLayout(TreeLayout):
+    """A layout some of whose positions have keys and values of their own, from prefix tuning.
+
+    Args:
+        places: int64 ``[T n]``, those positions, tree after tree.
+        layers: for every layer keys and values ``[1, kv heads, n, D]``, the same for each tree.
+    """
+
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        n_tokens: int,
+        device: torch.device,
+        places: Tensor,
+        layers: Sequence[tuple[Tensor, Tensor]],
+    ) -> None:
+        super().__init__(segments, n_tokens, device)
+        self.places, self.layers = places, layers
+
+    def put(self, layer: int | None, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values ``[1, kv heads, N, D]`` of a layer with the prefix's own in their places."""
+        if layer is None:
+            raise ValueError("this attention does not know which layer it is, so that it cannot have a prefix")
+        own = self.layers[layer]
+        trees = len(self.places) // own[0].shape[2]
+        key, value = (
+            t.index_copy(2, self.places, given.to(t.dtype).repeat(1, 1, trees, 1))
+            for t, given in zip((key, value), own, strict=True)
+        )
+        return key, value
 
 
 def tree_attention(
@@ -60,6 +92,8 @@ def tree_attention(
     """
     if tree is None:
         raise ValueError("tree attention was called without a tree layout; use stock_attention() around plain calls")
+    if isinstance(tree, PrefixedLayout):
+        key, value = tree.put(getattr(module, "layer_idx", None), key, value)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     softmax = _Softmax(scale, dropout, softcap, s_aux)
     plan = tree.plan(query.shape[1] * query.shape[3], sliding_window)

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from afzal.errors import AfzalError
+from afzal.model.adapters import (
+    Adapter,
+    adapter_base,
+    add_adapter,
+    is_adapted,
+    load_adapter,
+    positions_taken,
+    virtual_tokens,
+)
 from afzal.model.attention import stock_attention
 from afzal.model.folder import (
     inspect_model_folder,
@@ -23,23 +32,34 @@ from afzal.model.folder import (
     tokenizer_kwargs,
 )
 
-_VIRTUAL_TOKENS = {"PREFIX_TUNING", "P_TUNING", "CARTRIDGE"}
 
-
-def load_model(path: str, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+def load_model(
+    path: str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    quantize: Literal["4bit"] | None = None,
+) -> Any:
     """A causal language model with dropout off, from a folder or a hub id.
 
     An adapter's folder gives its base model with the adapter on it, and only the adapter trains.
 
+    Args:
+        dtype: number format of the weights; of those that are not quantised, and of the computation, with ``quantize``.
+        quantize: hold the base model's linear layers in 4 bits; an adapter keeps float32.
+
     Raises:
-        AfzalError: the folder is missing, hostile (code, pickles, links outside) or no causal language model.
+        AfzalError: the folder is missing, hostile (code, pickles, links outside) or no causal language model; or
+            bitsandbytes is wanted and absent.
     """
     from transformers import AutoModelForCausalLM
 
+    placed = four_bit(dtype, device) if quantize else {}
     with no_bars():
-        load = partial(AutoModelForCausalLM.from_pretrained, dtype=dtype, **load_kwargs())
+        load = partial(AutoModelForCausalLM.from_pretrained, dtype=dtype, **placed, **load_kwargs())
         model = loading(path, inspect_model_folder, partial(_with_adapter, load))
-    model.to(device)
+    if not quantize:  # whose layers are where they must be
+        model.to(device)
     switch_off_dropout(model)
     return model.eval()
 
@@ -48,30 +68,36 @@ def _with_adapter(load: Callable[[str], Any], folder: str) -> Any:
     base = adapter_base(folder)
     if base is None:
         return load(folder)
-    from peft import PeftModel
+    from transformers import GenerationConfig
 
-    return PeftModel.from_pretrained(load(base), folder, is_trainable=True)
+    model = load_adapter(load(base), folder)
+    if (Path(folder) / "generation_config.json").exists():
+        model.get_base_model().generation_config = GenerationConfig.from_pretrained(folder)
+    return model
 
 
-def adapter_base(folder: str | Path) -> str | None:
-    """The base model that an adapter's folder names; None for a folder with a model of its own.
+def four_bit(dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
+    """Keyword arguments of ``from_pretrained`` that hold linear layers in 4 bits (NF4) and compute in ``dtype``.
+
+    The quantisation of QLoRA (Dettmers et al. 2023, arXiv 2305.14314), with quantised constants.
 
     Raises:
-        AfzalError: the adapter is prefix or prompt tuning: its virtual tokens have no place in the batches here.
+        AfzalError: bitsandbytes is not installed.
     """
-    file = Path(folder) / "adapter_config.json"
-    if not file.exists() or (Path(folder) / "config.json").exists():
-        return None
-    about = json.loads(file.read_text(encoding="utf-8"))
-    kind = str(about.get("peft_type"))
-    if "PROMPT" in kind or kind in _VIRTUAL_TOKENS:
+    if find_spec("bitsandbytes") is None:
         raise AfzalError(
-            f"{folder} is an adapter of type {kind}, which is not supported",
-            why="its virtual tokens before the prompt have no place in a batch",
-            remedy="start from its base model, or from a LoRA adapter",
+            "quantize=4bit needs bitsandbytes, which is not installed",
+            remedy="pip install bitsandbytes, or leave quantize out",
         )
-    base = about.get("base_model_name_or_path")
-    return base if isinstance(base, str) else None  # anything else is refused where the folder is inspected
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": config, "device_map": {"": str(device)}}
 
 
 def load_tokenizer(path: str) -> Any:
@@ -88,14 +114,26 @@ def load_tokenizer(path: str) -> Any:
 def context_tokens(path: str) -> int | None:
     """Longest sequence the model has positions for, in tokens, from its configuration alone; None when unlimited.
 
+    The virtual tokens of an adapter's folder are taken off.
+
     Raises:
         AfzalError: no configuration there.
     """
     from transformers import AutoConfig
 
-    path = adapter_base(path) or path
-    config = loading(path, inspect_model_folder, partial(AutoConfig.from_pretrained, **tokenizer_kwargs()))
-    return context_of(config)
+    base = adapter_base(path) or path
+    config = loading(base, inspect_model_folder, partial(AutoConfig.from_pretrained, **tokenizer_kwargs()))
+    return less(context_of(config), positions_taken(path))
+
+
+def context_of_model(model: Any) -> int | None:
+    """As :func:`context_tokens`, of a model in memory."""
+    return less(context_of(model.config), virtual_tokens(model))
+
+
+def less(context: int | None, taken: int) -> int | None:
+    """What is left of a context of so many tokens, in which ``taken`` are not free; None when unlimited."""
+    return None if context is None else context - taken
 
 
 def context_of(config: Any) -> int | None:
@@ -120,6 +158,8 @@ def save_model(model: Any, tokenizer: Any, path: Path) -> None:
     """Write weights (safetensors), configuration, generation configuration, tokenizer and chat template to a folder."""
     with stock_attention(model), no_bars():
         model.save_pretrained(path)
+        if is_adapted(model) and model.generation_config is not None:  # PEFT keeps the adapter only
+            model.generation_config.save_pretrained(path)
     tokenizer.save_pretrained(path)
 
 
@@ -146,18 +186,7 @@ def add_lora(
         alpha: scale of the adapters is ``alpha / rank``.
         also: modules to train whole beside them, such as ``lm_head``.
     """
-    from peft import LoraConfig, get_peft_model
-
-    is_classifier = type(model).__name__.endswith("ForSequenceClassification")
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,  # pyright: ignore[reportArgumentType] - a float works, and rsLoRA needs it
-        target_modules=targets,
-        lora_dropout=0.0,
-        modules_to_save=list(also) or None,
-        task_type="SEQ_CLS" if is_classifier else "CAUSAL_LM",
-    )
-    return get_peft_model(model, config)
+    return add_adapter(model, Adapter("lora", rank, alpha, targets), also=also)
 
 
 def recompute_activations(model: Any) -> None:
@@ -175,11 +204,6 @@ def compile_layers(model: nn.Module) -> None:
     for module in model.modules():
         if type(module).__name__.endswith(("MLP", "RMSNorm")):
             module.compile(dynamic=True)
-
-
-def is_adapted(model: Any) -> bool:
-    """Whether the model carries PEFT adapters that can be switched off."""
-    return hasattr(model, "disable_adapter")
 
 
 def pick_device(name: str) -> torch.device:

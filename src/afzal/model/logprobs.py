@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from afzal.errors import AfzalError
+from afzal.model import virtual
 from afzal.model.head import is_plain, linear_logps
 from afzal.model.load import vocabulary_of
 from afzal.model.reward import is_reward_model, reward_scores
@@ -45,7 +46,7 @@ def predicting(model: Any, batch: Batch) -> Tensor:
 
 
 def hidden_states(model: Any, batch: Batch) -> Tensor:
-    """``[R, L, d]``: what the output head would see at every position."""
+    """``[R, L, d]``: what the output head would see at every position, an adapter's virtual tokens left out."""
     seen: list[Tensor] = []
 
     def take(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
@@ -53,8 +54,12 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
         return (args[0][:, :1],)  # the head itself then does next to no work
 
     hook = output_head(model).register_forward_pre_hook(take)
+    kept: Tensor | None = None
     try:
-        model(**batch.inputs, use_cache=False)
+        if batch.layout is not None and virtual.acts(model):
+            kept = virtual.run_shared(model, batch)
+        else:
+            model(**batch.inputs, use_cache=False)
     finally:
         hook.remove()
     if len(seen) != 1:
@@ -62,7 +67,7 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
             f"the output head of {type(model).__name__} ran {len(seen)} times in one forward pass",
             why="log-probs are taken at the head's input, which must be reached exactly once",
         )
-    return seen[0]
+    return seen[0][:, -batch.ids.shape[1] :] if kept is None else seen[0][:, kept]
 
 
 def head_logps(model: Any, hidden: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:

@@ -13,7 +13,7 @@ from afzal.model.attention import may_share, stock_attention, stock_implementati
 from afzal.model.load import vocabulary_of
 from afzal.model.logprobs import score
 from afzal.model.reward import is_reward_model, reward_head
-from afzal.tokens.batch import Batch, Sharing, collate
+from afzal.tokens.batch import Batch, Sharing, collate, expand
 from afzal.tokens.tree import Tree, tree
 
 # largest difference of a single token's log-prob, in nats
@@ -29,7 +29,7 @@ def choose_sharing(model: Any) -> tuple[Sharing, str]:
     Raises:
         AfzalError: even the unshared path disagrees with the model's own logits, so nothing could be trusted.
     """
-    trees = _probe_trees(vocabulary_of(model), _device(model))
+    trees = probe_trees(model)
     model.eval()
     with torch.no_grad():
         plain = _check_head(model, trees)
@@ -49,8 +49,22 @@ def plain_logps(model: Any, batch: Batch) -> Tensor:
     if is_reward_model(model):
         return torch.stack([_own_score(model, t, k) for t, k in batch.sources])
     logits = model(input_ids=batch.ids, attention_mask=batch.attention_mask, use_cache=False).logits
+    logits = logits[:, -batch.ids.shape[1] :]  # an adapter's virtual tokens have logits too
     flat = logits.flatten(0, 1)[batch.predict_at].float().log_softmax(-1)
     return flat.gather(1, batch.target[:, None])[:, 0]
+
+
+def gap_to_plain(model: Any, t: Tree, sharing: Sharing) -> float:
+    """Largest difference of a token's log-prob, in nats, between a tree scored as it is in training and its responses
+    read one by one, without padding, by the model's own forward pass."""
+    device, training = _device(model), model.training
+    model.eval()  # in training mode layers that are computed again would do without the cache that holds a prefix
+    with torch.no_grad():
+        found = score(model, collate([t], sharing, device)).token_logps
+    with torch.no_grad(), stock_attention(model):
+        alone = [plain_logps(model, collate([one], "unshared", device)) for one in expand([t])]
+    model.train(training)
+    return float((found - torch.cat(alone)).abs().max())
 
 
 def _own_score(model: Any, t: Tree, branch: int) -> Tensor:
@@ -89,9 +103,10 @@ def _try_sharing(model: Any, trees: list[Tree], plain: Tensor) -> str:
     return f"shared and unshared log-probs differ by {gap:.3g} nats"
 
 
-def _probe_trees(vocabulary: int, device: torch.device) -> list[Tree]:
+def probe_trees(model: Any) -> list[Tree]:
+    """Two trees of random tokens, five responses in all; the same for every model of one vocabulary."""
     rng = np.random.default_rng(0)
-    draw = lambda n: rng.integers(0, vocabulary, n)  # noqa: E731
+    draw = lambda n: rng.integers(0, vocabulary_of(model), n)  # noqa: E731
     return [tree("probe-1", draw(9), [draw(6), draw(4), draw(1)]), tree("probe-2", draw(3), [draw(5), draw(8)])]
 
 

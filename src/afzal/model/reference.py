@@ -1,14 +1,16 @@
-"""The reference policy: one question (what were the log-probs?), three ways to answer it.
+"""The reference policy: one question (what were the log-probs?), four ways to answer it.
 
-A frozen copy, the policy with its adapters switched off, or a table of log-probs computed once and kept on disk by
-content. All give the same numbers; which one is used is said at the start of a run.
+A frozen copy, the policy with its adapters switched off, the policy with its adapters as they were at the start, or a
+table of log-probs computed once and kept on disk by content. All give the same numbers; which one is used is said at
+the start of a run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,12 +20,14 @@ import torch
 from torch import Tensor
 
 from afzal.errors import AfzalError
+from afzal.model.adapters import acting_as, is_adapted, starting_weights, virtual_tokens
 from afzal.model.load import frozen_copy
 from afzal.model.logprobs import logits_of, predicting, score
 from afzal.objectives.inputs import Scored
 from afzal.tokens.batch import Batch, Sharing, collate
 from afzal.tokens.pack import pack
 from afzal.tokens.tree import Tree
+from afzal.tokens.upload import upload
 
 _CACHE_FORMAT = 3
 _TOKENS_PER_FILE = 2**20  # of one forward after another; what a killed pass can lose
@@ -40,43 +44,59 @@ class Reference(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Frozen:
-    """A model of its own that is never trained."""
+class _Live:
+    """A model that answers, in some state that it takes on for the call."""
 
     model: Any
-    name: str = "frozen copy of the starting weights"
+
+    @contextmanager
+    def acting(self) -> Iterator[Any]:
+        """The model as the reference, as long as the block lasts."""
+        yield self.model
 
     def score(self, batch: Batch) -> Scored:
-        with torch.no_grad():
-            return score(self.model, batch)
+        with torch.no_grad(), self.acting() as model:
+            return score(model, batch)
 
     def hidden(self, batch: Batch) -> Tensor:
-        with torch.no_grad():
-            return predicting(self.model, batch)
+        with torch.no_grad(), self.acting() as model:
+            return predicting(model, batch)
 
     def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
-        with torch.no_grad():
-            return logits_of(self.model, hidden, temperature)
+        with torch.no_grad(), self.acting() as model:
+            return logits_of(model, hidden, temperature)
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterOff:
+class Frozen(_Live):
+    """A model of its own that is never trained."""
+
+    name: str = "frozen copy of the starting weights"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterOff(_Live):
     """The policy's own base weights, with the adapters switched off for the call."""
 
-    model: Any
     name: str = "the same model with its adapter switched off"
 
-    def score(self, batch: Batch) -> Scored:
-        with torch.no_grad(), self.model.disable_adapter():
-            return score(self.model, batch)
+    @contextmanager
+    def acting(self) -> Iterator[Any]:
+        with self.model.disable_adapter():
+            yield self.model
 
-    def hidden(self, batch: Batch) -> Tensor:
-        with torch.no_grad(), self.model.disable_adapter():
-            return predicting(self.model, batch)
 
-    def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
-        with torch.no_grad(), self.model.disable_adapter():
-            return logits_of(self.model, hidden, temperature)
+@dataclass(frozen=True, slots=True)
+class StartingAdapter(_Live):
+    """The policy with its adapters as they were at the start: a copy of the adapters alone, on the one base model."""
+
+    weights: Mapping[str, Tensor]
+    name: str = "frozen copy of the starting adapter"
+
+    @contextmanager
+    def acting(self) -> Iterator[Any]:
+        with acting_as(self.model, self.weights):
+            yield self.model
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +108,7 @@ class Cached:
 
     def score(self, batch: Batch) -> Scored:
         rows = [self.table[t.key(k)] for t, k in batch.sources]
-        logps = torch.from_numpy(np.concatenate(rows)).to(batch.predict_at.device)
+        logps = upload(np.concatenate(rows), batch.predict_at.device)
         return Scored(logps, batch.response_of, batch.n_responses)
 
 
@@ -120,11 +140,15 @@ def follow(reference: Frozen, model: Any, mixup: float) -> None:
 
 
 def live_reference(model: Any, *, fresh_adapter: bool = False) -> Reference:
-    """The policy as it is now, to be kept: a frozen copy, or for a fresh adapter, which is the identity, adapter-off.
+    """The policy as it was before the adapter that is fresh now: adapter-off; without a fresh one, the policy as it is.
 
-    An adapter that was trained before is part of the starting point, so that switching it off would be another model.
+    For a fresh adapter that is the identity both are the same. Virtual tokens never are: the reference is then the
+    model without them, and the policy starts elsewhere. An adapter that was trained before is part of the starting
+    point, so that switching it off would be another model: a copy of it is kept.
     """
-    return AdapterOff(model) if fresh_adapter else Frozen(frozen_copy(model))
+    if fresh_adapter:
+        return AdapterOff(model)
+    return StartingAdapter(model, starting_weights(model)) if is_adapted(model) else Frozen(frozen_copy(model))
 
 
 def cached(
@@ -188,10 +212,14 @@ def _adapters(model: Any) -> dict[str, Any]:
 
 def _base_weights(model: Any) -> Iterable[tuple[str, Tensor]]:
     """Weights that act when adapters are off, under the names they have without adapters."""
+    prefix = "base_model." if virtual_tokens(model) else "base_model.model."
     for name, value in model.state_dict().items():
-        if "lora_" in name or "modules_to_save" in name or "prompt_encoder" in name:
+        # the table of word embeddings beside virtual tokens is the base model's own, once more
+        if name.startswith(("prompt_encoder.", "word_embeddings.")):
             continue
-        yield name.removeprefix("base_model.model.").replace(".base_layer", "").replace(".original_module", ""), value
+        if "lora_" in name or "ia3_" in name or "modules_to_save" in name:
+            continue
+        yield name.removeprefix(prefix).replace(".base_layer", "").replace(".original_module", ""), value
 
 
 def _by_key(batch: Batch, token_logps: Tensor) -> dict[str, np.ndarray]:

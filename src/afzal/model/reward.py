@@ -25,6 +25,7 @@ from afzal.model.attention import stock_attention
 from afzal.model.folder import inspect_model_folder, load_kwargs
 from afzal.model.load import adapter_base, loading, no_bars, save_model, switch_off_dropout
 from afzal.tokens.batch import Batch
+from afzal.tokens.upload import upload
 
 HEADS_FILE = "reward_heads.safetensors"
 _SHIFT = "reward_shift"
@@ -53,7 +54,7 @@ def load_reward_model(path: str, *, heads: int | None = None, seed: int = 0, dev
     def load(folder: str) -> Any:
         if adapter_base(folder) is not None:
             raise AfzalError(
-                f"{path} is an adapter", remedy="merge it into its base model first (model.merge_and_unload)"
+                f"{path} is an adapter", remedy=f"merge it into its base model first: afzal export {path} --out FOLDER"
             )
         settings = {"num_labels": 1, "dtype": torch.float32, **load_kwargs()}
         made = AutoModelForSequenceClassification.from_pretrained(folder, **settings)
@@ -159,7 +160,7 @@ def last_scored(batch: Batch) -> Tensor:
             at += len(t.branches[k].ids)
         if row == batch.ids.shape[0] or at == batch.ids.numel():
             break  # what follows are the copies of an ensemble
-    return torch.tensor(found, device=batch.ids.device)
+    return upload(torch.tensor(found), batch.ids.device)
 
 
 def ensemble(batch: Batch, heads: int, seed: int) -> Batch:
@@ -177,7 +178,7 @@ def ensemble(batch: Batch, heads: int, seed: int) -> Batch:
         rows = batch.preferences.clone()
         rows[:, :2] += head * size
         counts = [_poisson(seed, item, head) for item in of_item]
-        rows[:, 3] *= torch.tensor(counts, dtype=rows.dtype, device=rows.device)
+        rows[:, 3] *= torch.tensor(counts, dtype=rows.dtype)
         parts.append(rows)
     return replace(
         batch, sources=batch.sources * heads, preferences=torch.cat(parts), desirable=batch.desirable.repeat(heads)

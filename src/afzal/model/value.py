@@ -6,6 +6,7 @@ Shapes: M scored tokens, d features.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from afzal.errors import AfzalError
-from afzal.model.load import add_lora, vocabulary_of
+from afzal.model.load import vocabulary_of
 from afzal.model.logprobs import hidden_states
 from afzal.model.reward import is_reward_model, load_reward_model, reward_head, shift_of
 from afzal.tokens.batch import Batch
@@ -62,8 +63,11 @@ def shared_critic(policy: Any) -> Critic:
     return Critic(_zero_head(policy))
 
 
-def reward_critic(folder: str, policy: Any, *, lora_rank: int | None, lora_alpha: float) -> Critic:
+def reward_critic(folder: str, policy: Any, adapt: Callable[[Any], Any]) -> Critic:
     """A saved reward model: it begins by expecting what it would give for the answer as far as it is written.
+
+    Args:
+        adapt: puts a fresh adapter on it, as on the policy, where there is to be one.
 
     Raises:
         AfzalError: it has another vocabulary than the policy.
@@ -80,8 +84,7 @@ def reward_critic(folder: str, policy: Any, *, lora_rank: int | None, lora_alpha
     with torch.no_grad():
         head.weight.copy_(saved.weight.mean(0, keepdim=True))  # pyright: ignore
         head.bias.fill_(-shift_of(trunk))
-    if lora_rank is not None:
-        trunk = add_lora(trunk, rank=lora_rank, alpha=lora_alpha)
+    trunk = adapt(trunk)
     reward_head(trunk).requires_grad_(False)
     return Critic(head, trunk)
 

@@ -40,7 +40,7 @@ class Scored:
     @property
     def lengths(self) -> Tensor:
         """``[B]`` scored tokens per response, as float."""
-        return torch.bincount(self.response_of, minlength=self.n_responses).to(self.token_logps.dtype)
+        return self._counts.to(self.token_logps.dtype)
 
     @property
     def mean_logps(self) -> Tensor:
@@ -50,9 +50,15 @@ class Scored:
     @property
     def place(self) -> Tensor:
         """``[M]`` int64, which scored token of its response each one is, from 0."""
-        counts = torch.bincount(self.response_of, minlength=self.n_responses)
+        counts = self._counts
         starts = counts.cumsum(0) - counts
         return torch.arange(len(self.response_of), device=counts.device) - starts[self.response_of]
+
+    @property
+    def _counts(self) -> Tensor:
+        """``[B]`` int64 scored tokens per response; bincount would make a GPU's host wait for the largest index."""
+        none = self.response_of.new_zeros(self.n_responses)
+        return none.index_add(0, self.response_of, torch.ones_like(self.response_of))
 
     def detach(self) -> Scored:
         """The same numbers as constants."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -21,20 +23,19 @@ def tally(unit: str, policy: Scored, rewards: Tensor, pairs: Pairs) -> Tally:
         logps, lengths = policy.logps.double(), policy.lengths.double()
         rewards = rewards.double()
         if unit == "token":
-            everything = torch.arange(policy.n_responses, device=logps.device)
-            return _side("chosen", everything, logps, lengths)
+            everything = torch.ones_like(logps, dtype=torch.bool)
+            return {"logps/chosen": _sum(logps, everything), "lengths/chosen": _sum(lengths, everything)}
+        known = (logps, lengths, rewards)
         if unit == "response":
-            good = (pairs.desirable == 1).nonzero().flatten()
-            bad = (pairs.desirable == 0).nonzero().flatten()
-            return {**_sides(good, bad, rewards, logps, lengths)}
+            return _sides(known, pairs.desirable == 1, known, pairs.desirable == 0)
         decided = pairs.p != 0.5
-        chosen, rejected = pairs.yw_idxs[decided], pairs.yl_idxs[decided]
-        margin = rewards[chosen] - rewards[rejected]
+        chosen, rejected = ([values[idxs] for values in known] for idxs in (pairs.yw_idxs, pairs.yl_idxs))
+        margin = chosen[2] - rejected[2]
         right = (margin > 0).double() + 0.5 * (margin == 0).double()
         return {
-            **_sides(chosen, rejected, rewards, logps, lengths),
-            "rewards/margins": _sum(margin),
-            "rewards/accuracies": _sum(right),
+            **_sides(chosen, decided, rejected, decided),
+            "rewards/margins": _sum(margin, decided),
+            "rewards/accuracies": _sum(right, decided),
         }
 
 
@@ -50,14 +51,14 @@ def means(tallies: Tally) -> dict[str, float]:
     return {name: float(total) / float(count) for name, (total, count) in tallies.items() if float(count) > 0}
 
 
-def _sum(values: Tensor) -> tuple[Tensor, Tensor]:
-    return values.sum(), torch.tensor(float(len(values)), dtype=torch.float64, device=values.device)
+def _sides(chosen: Sequence[Tensor], good: Tensor, rejected: Sequence[Tensor], bad: Tensor) -> Tally:
+    """Log-probs, lengths and rewards of both sides, and which of them count."""
+    found: Tally = {}
+    for name, (logps, lengths, _), counted in (("chosen", chosen, good), ("rejected", rejected, bad)):
+        found |= {f"logps/{name}": _sum(logps, counted), f"lengths/{name}": _sum(lengths, counted)}
+    return found | {"rewards/chosen": _sum(chosen[2], good), "rewards/rejected": _sum(rejected[2], bad)}
 
 
-def _side(name: str, idxs: Tensor, logps: Tensor, lengths: Tensor) -> Tally:
-    return {f"logps/{name}": _sum(logps[idxs]), f"lengths/{name}": _sum(lengths[idxs])}
-
-
-def _sides(good: Tensor, bad: Tensor, rewards: Tensor, logps: Tensor, lengths: Tensor) -> Tally:
-    found = {**_side("chosen", good, logps, lengths), **_side("rejected", bad, logps, lengths)}
-    return {**found, "rewards/chosen": _sum(rewards[good]), "rewards/rejected": _sum(rewards[bad])}
+def _sum(values: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and number of the values that count. Picking them out would make a GPU's host wait for how many there are."""
+    return torch.where(counted, values, 0.0).sum(), counted.sum().double()

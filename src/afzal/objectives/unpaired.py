@@ -20,7 +20,7 @@ _DECAY = 0.9
 def mismatched_kl(policy: Scored, reference: Scored) -> tuple[Tensor, Tensor]:
     """Sum and count of log-ratios of responses that belong to other prompts: KTO's estimate of the KL, in nats."""
     rho = log_ratios(policy, reference)
-    return rho.sum(), torch.tensor(float(len(rho)), device=rho.device)
+    return rho.sum(), rho.new_full((), len(rho))
 
 
 def _kto_at_reference(params: Mapping[str, Any]) -> float | None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from afzal.data import Dataset
-from afzal.data.turns import answer_text, full_text
 from afzal.quality import findings
-from afzal.quality.findings import Finding, View
+from afzal.quality.findings import Finding
 from afzal.quality.stats import quantile
-from afzal.records import Comparison, Item, labels, preferences, prompt_key
+from afzal.quality.view import View, look
+from afzal.records import Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,10 @@ class Audit:
 
 
 def audit(dataset: Dataset) -> Audit:
-    """Look a data set over. Takes about a second per 20,000 pairs; needs no model and no tokenizer."""
+    """Look a data set over; needs no model and no tokenizer."""
     view = look(dataset)
     votes = [vote for item in dataset.items for vote in item.votes]
-    stated = [labels(item) for item in dataset.items if findings.is_labelled(item)]
+    stated = [label for told in view.told for label in told.labels]
     return Audit(
         source=dataset.source,
         format=dataset.format,
@@ -65,8 +65,8 @@ def audit(dataset: Dataset) -> Audit:
         rows=dataset.rows,
         kept=dataset.kept,
         items=len(dataset.items),
-        prompts=len({full_text(item.prompt) for item in dataset.items}),
-        groups=len({prompt_key(item) for item in dataset.items}),
+        prompts=len({told.asked for told in view.told}),
+        groups=len(view.groups),
         responses_per_item={
             str(k): n for k, n in sorted(Counter(len(item.responses) for item in dataset.items).items())
         },
@@ -74,25 +74,19 @@ def audit(dataset: Dataset) -> Audit:
         ties=sum(pair.p == 0.5 for _, pair in view.pairs),
         both_bad=sum(isinstance(vote, Comparison) and vote.p_first is None for vote in votes),
         soft=sum(pair.p not in (0.5, 1.0) for _, pair in view.pairs),
-        good=sum(label is True for row in stated for label in row),
-        bad=sum(label is False for row in stated for label in row),
+        good=stated.count(True),
+        bad=stated.count(False),
         annotators=len({vote.annotator for vote in votes if vote.annotator}),
-        characters=_characters(dataset.items),
+        characters=_characters(view),
         drops=dataset.drop_counts,
         findings=[finding for look_for in findings.ALL if (finding := look_for(view)) is not None],
     )
 
 
-def look(dataset: Dataset) -> View:
-    """A data set with its pairs worked out once."""
-    pairs = [(item, pair) for item in dataset.items for pair in preferences(item)]
-    return View(dataset, pairs)
-
-
-def _characters(items: list[Item]) -> dict[str, dict[str, int]]:
+def _characters(view: View) -> dict[str, dict[str, int]]:
     lengths = {
-        "prompt": sorted(len(full_text(item.prompt)) for item in items),
-        "response": sorted(len(answer_text(r.turns)) for item in items for r in item.responses),
+        "prompt": sorted(len(told.asked) for told in view.told),
+        "response": sorted(length for told in view.told for length in told.lengths),
     }
     return {
         name: {"median": quantile(values, 0.5), "p95": quantile(values, 0.95), "max": quantile(values, 1.0)}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+import json
+from collections.abc import Hashable, Iterable
 
-from afzal.data import Drop, fingerprint, remap
+from afzal.data import Drop, remap
+from afzal.data.remap import moved_votes
 from afzal.data.turns import stripped
-from afzal.records import Comparison, Item, Vote
+from afzal.records import Comparison, Item, Turns, Vote, turns_to_json, vote_values
 
 
 def clean(items: Iterable[Item]) -> tuple[list[Item], list[Drop]]:
@@ -19,7 +20,7 @@ def clean(items: Iterable[Item]) -> tuple[list[Item], list[Drop]]:
     """
     kept: list[Item] = []
     drops: list[Drop] = []
-    seen: dict[str, str] = {}
+    seen: dict[Hashable, str] = {}
     for item in items:
         merged = merge_identical(item)
         if len(merged.responses) < len(item.responses):
@@ -45,13 +46,28 @@ def merge_identical(item: Item) -> Item:
     return remap(item, new_index) if len(place) < len(item.responses) else item
 
 
-def duplicate_key(item: Item) -> str:
+def duplicate_key(item: Item) -> Hashable:
     """Equal for items with the same prompt, answers and votes, whichever answer stands first."""
-    order = sorted(range(len(item.responses)), key=lambda k: repr(stripped(item.responses[k].turns)))
-    new_index: list[int | None] = [order.index(k) for k in range(len(item.responses))]
-    sorted_item = item if new_index == sorted(order) else remap(item, new_index)
-    votes = tuple(sorted((_upright(vote) for vote in sorted_item.votes), key=repr))
-    return fingerprint([replace(sorted_item, votes=votes)])
+    said = [_sortable(response.turns) for response in item.responses]
+    order = sorted(range(len(said)), key=said.__getitem__)
+    votes: Iterable[Vote] = item.votes
+    if order != sorted(order):
+        place = {old: new for new, old in enumerate(order)}
+        votes = moved_votes(votes, [place[k] for k in range(len(said))])
+    told = [vote_values(_upright(vote)) for vote in votes]
+    answers = tuple([_hashable(item.responses[k].turns) for k in order])
+    return _hashable(item.prompt), answers, tuple(sorted(told, key=repr) if len(told) > 1 else told)
+
+
+def _sortable(turns: Turns) -> str:
+    return turns.strip() if isinstance(turns, str) else repr(stripped(turns))
+
+
+def _hashable(turns: Turns) -> Hashable:
+    """The turns whole; those with images or sounds, which are mappings, as JSON."""
+    if isinstance(turns, str) or all(isinstance(message.content, str) for message in turns):
+        return turns
+    return json.dumps(turns_to_json(turns), default=str)
 
 
 def _upright(vote: Vote) -> Vote:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from afzal.data import Dataset
-from afzal.data.turns import answer_text, full_text, same_text, stripped
+from afzal.data.turns import answer_text, full_text
 from afzal.quality.clean import duplicate_key
 from afzal.quality.stats import wilson
-from afzal.records import Comparison, Item, Preference, Rating, labels, preferences, prompt_key
+from afzal.quality.view import Edges, Told, View, edges_of, tell
+from afzal.records import Comparison, Item
 
 Severity = Literal["ok", "minor", "major"]
 
@@ -49,23 +49,6 @@ class Finding:
     ids: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """A data set and the pairs derived from it, (item, better-first preference) each."""
-
-    dataset: Dataset
-    pairs: list[tuple[Item, Preference]]
-
-    @property
-    def items(self) -> list[Item]:
-        return self.dataset.items
-
-
-def is_labelled(item: Item) -> bool:
-    """Whether single responses are called good or bad."""
-    return any(isinstance(vote, Rating) and vote.kind == "label" for vote in item.votes)
-
-
 def dropped_rows(view: View) -> Finding:
     """Rows that became no item, and parts of rows left aside."""
     rows = [drop for drop in view.dataset.drops if drop.scope == "row"]
@@ -82,18 +65,25 @@ def identical_pairs(view: View) -> Finding | None:
     """Ordered pairs whose two answers are the same text but for white space at the ends: no gradient, no meaning."""
     if not view.pairs:
         return None
-    hit = [i for i, p in view.pairs if same_text(i.responses[p.i].turns, i.responses[p.j].turns)]
-    raw = sum(i.responses[p.i].turns == i.responses[p.j].turns for i, p in view.pairs)
+    hit = [(t.item, p) for t, p in view.pairs if t.answers[p.i] == t.answers[p.j]]
+    raw = sum(item.responses[p.i].turns == item.responses[p.j].turns for item, p in hit)
     message = f"{len(hit)} of {len(view.pairs)} pairs have chosen == rejected ({raw} to the letter)"
     return _finding(
-        "identical_pairs", "major" if hit else "ok", len(hit), len(view.pairs), message, _CLEANED, _ids(hit)
+        "identical_pairs",
+        "major" if hit else "ok",
+        len(hit),
+        len(view.pairs),
+        message,
+        _CLEANED,
+        _ids(item for item, _ in hit),
     )
 
 
 def duplicate_items(view: View) -> Finding:
     """Items with the same prompt, answers and votes as an earlier one."""
-    seen: set[str] = set()
-    hit = [item for item in view.items if (key := duplicate_key(item)) in seen or seen.add(key)]
+    seen: set[Hashable] = set()
+    asked_again = [t.item for t in view.told if view.askings[t.prompt] > 1]  # only these can say the same
+    hit = [item for item in asked_again if (key := duplicate_key(item)) in seen or seen.add(key)]
     severity: Severity = "major" if len(hit) > MANY_DUPLICATES * len(view.items) else "minor" if hit else "ok"
     message = f"{len(hit)} of {len(view.items)} items repeat an earlier one exactly"
     return _finding("duplicate_items", severity, len(hit), len(view.items), message, _CLEANED, _ids(hit))
@@ -111,20 +101,18 @@ def duplicate_ids(view: View) -> Finding | None:
 
 def repeated_prompts(view: View) -> Finding | None:
     """Prompts asked in more than one item: not wrong, but they must not be split."""
-    counts = Counter(map(prompt_key, view.items))
-    repeated = {key for key, n in counts.items() if n > 1}
-    if not repeated or all(item.prompt == "" for item in view.items):
+    many = sum(n for n in view.groups.values() if n > 1)
+    if not many or all(item.prompt == "" for item in view.items):
         return None
-    many = sum(counts[key] for key in repeated)
     message = f"{many} of {len(view.items)} items share a prompt, or the opening of a dialogue, with another"
     return _finding("repeated_prompts", "ok", many, len(view.items), message + "; splits keep them together")
 
 
 def contradictory_pairs(view: View) -> Finding | None:
     """The same two answers ordered both ways, or one answer called good and bad."""
-    if not view.pairs and not any(map(is_labelled, view.items)):
+    if not view.pairs and not any(t.labels for t in view.told):
         return None
-    found = contradictions(view.items)
+    found = _contradictions(view.told, view.edges)
     hit = [item for group in found for item in group]
     message = f"{len(found)} pairs or labels are stated both ways" + (f", by {len(hit)} items" if hit else "")
     remedy = "look at them and keep one side, or keep both: they pull against each other"
@@ -133,22 +121,22 @@ def contradictory_pairs(view: View) -> Finding | None:
 
 def cycles(view: View) -> Finding | None:
     """Prompts whose answers beat each other in a circle of three or more."""
-    by_prompt = _edges(view.items)
-    if not any(len(edges) > 2 for edges in by_prompt.values()):
+    long = [edges for edges in view.edges.values() if len(edges) > 2]
+    if not long:
         return None
-    hit = [edges for edges in by_prompt.values() if len(edges) > 2 and _has_cycle(edges)]
+    hit = [edges for edges in long if _has_cycle(edges)]
     ids = [item.id for edges in hit for items in edges.values() for item in items]
-    message = f"{len(hit)} of {len(by_prompt)} prompts order their answers in a circle"
+    message = f"{len(hit)} of {len(view.edges)} prompts order their answers in a circle"
     remedy = "rankings cannot be circular: check how the votes were joined"
-    return _finding("cycles", "major" if hit else "ok", len(hit), len(by_prompt), message, remedy, ids)
+    return _finding("cycles", "major" if hit else "ok", len(hit), len(view.edges), message, remedy, ids)
 
 
 def no_order(view: View) -> Finding | None:
     """Opinions that order nothing: ties, answers that are all bad, no votes."""
-    voted = [item for item in view.items if item.votes and not is_labelled(item)]
+    voted = [t.item for t in view.told if t.item.votes and not t.labels]
     if not voted:
         return None
-    ordered = {item.id for item, pair in view.pairs if pair.p != 0.5}
+    ordered = {t.item.id for t, pair in view.pairs if pair.p != 0.5}
     hit = [item for item in voted if item.id not in ordered]
     severity: Severity = "major" if len(hit) == len(voted) else "ok"
     message = f"{len(hit)} of {len(voted)} items prefer no answer (ties, or all bad)"
@@ -159,8 +147,8 @@ def no_order(view: View) -> Finding | None:
 def length_bias(view: View) -> Finding | None:
     """How often the longer answer is preferred, ties and equal lengths left out."""
     decided = []
-    for item, pair in view.pairs:
-        gap = _length(item, pair.i) - _length(item, pair.j)
+    for t, pair in view.pairs:
+        gap = t.lengths[pair.i] - t.lengths[pair.j]
         if pair.p != 0.5 and gap:
             decided.append(gap > 0)
     if not decided:
@@ -179,7 +167,7 @@ def length_bias(view: View) -> Finding | None:
 
 def label_balance(view: View) -> Finding | None:
     """Share of good labels in unpaired data."""
-    stated = [label for item in view.items if is_labelled(item) for label in labels(item) if label is not None]
+    stated = [label for t in view.told for label in t.labels if label is not None]
     if not stated:
         return None
     good, (low, high) = sum(stated), wilson(sum(stated), len(stated))
@@ -196,6 +184,8 @@ def agreement(view: View) -> Finding | None:
     same = total = 0
     hit: list[Item] = []
     for item in view.items:
+        if len(item.votes) < 2:
+            continue
         agreeing, pairs = _agreeing(item)
         same, total = same + agreeing, total + pairs
         hit += [item] if agreeing < pairs else []
@@ -212,7 +202,7 @@ def agreement(view: View) -> Finding | None:
 
 def score_mismatches(view: View) -> Finding | None:
     """Pairs whose stated scores say the opposite of the stated order."""
-    scored = [(item, pair) for item, pair in view.pairs if pair.margin is not None]
+    scored = [(t.item, pair) for t, pair in view.pairs if pair.margin is not None]
     hit = [item for item, pair in scored if pair.p > 0.5 and (pair.margin or 0.0) < 0]
     if not scored:
         return None
@@ -223,7 +213,7 @@ def score_mismatches(view: View) -> Finding | None:
 
 def over_long(view: View) -> Finding:
     """Items of more characters than common context windows hold (16,000 characters are about 4,000 English tokens)."""
-    hit = [item for item in view.items if _size(item) > LONG_CHARACTERS]
+    hit = [t.item for t in view.told if _size(t) > LONG_CHARACTERS]
     message = f"{len(hit)} of {len(view.items)} items have more than {LONG_CHARACTERS:,} characters"
     remedy = "they may be cut or dropped: see how many with --model M"
     return _finding("over_long", "minor" if hit else "ok", len(hit), len(view.items), message, remedy, _ids(hit))
@@ -231,7 +221,7 @@ def over_long(view: View) -> Finding:
 
 def empty_prompts(view: View) -> Finding | None:
     """Items without a prompt among others that have one."""
-    hit = [item for item in view.items if not full_text(item.prompt).strip()]
+    hit = [t.item for t in view.told if not t.asked.strip()]
     if not hit or len(hit) == len(view.items):
         return None
     message = f"{len(hit)} of {len(view.items)} items have an empty prompt"
@@ -241,10 +231,10 @@ def empty_prompts(view: View) -> Finding | None:
 def continued_answers(view: View) -> Finding | None:
     """Pairs in which one answer is the beginning of the other: they teach where to stop."""
     hit = []
-    for item, pair in view.pairs:
-        a, b = (answer_text(item.responses[k].turns).strip() for k in (pair.i, pair.j))
+    for t, pair in view.pairs:
+        a, b = _words(t, pair.i), _words(t, pair.j)
         if a != b and (a.startswith(b) or b.startswith(a)):
-            hit.append(item)
+            hit.append(t.item)
     if not hit:
         return None
     message = f"in {len(hit)} of {len(view.pairs)} pairs one answer is the beginning of the other"
@@ -253,8 +243,7 @@ def continued_answers(view: View) -> Finding | None:
 
 def too_few(view: View) -> Finding | None:
     """Too few prompts to hold some out."""
-    groups = len(set(map(prompt_key, view.items)))
-    if groups > 1 or all(item.prompt == "" for item in view.items):
+    if len(view.groups) > 1 or all(item.prompt == "" for item in view.items):
         return None
     message = "all items share one prompt: nothing can be held out for evaluation"
     return _finding("one_prompt", "minor", 1, len(view.items), message, "add prompts, or give --eval-data")
@@ -287,34 +276,22 @@ def contradictions(items: Iterable[Item]) -> list[list[Item]]:
 
     Disagreement *within* an item (several annotators) is no contradiction: it is pooled into a probability.
     """
-    items = list(items)
+    told = [tell(item) for item in items]
+    return _contradictions(told, edges_of(told))
+
+
+def _contradictions(told: Iterable[Told], by_prompt: Mapping[object, Edges]) -> list[list[Item]]:
     found = []
-    for edges in _edges(items).values():
-        for (better, worse), told in edges.items():
-            if repr(better) < repr(worse) and (worse, better) in edges:
-                found.append(told + edges[worse, better])
+    for edges in by_prompt.values():
+        for (better, worse), items in edges.items():
+            if (worse, better) in edges and repr(better) < repr(worse):
+                found.append(items + edges[worse, better])
     by_answer: dict[object, dict[bool, list[Item]]] = defaultdict(lambda: defaultdict(list))
-    for item in items:
-        for response, label in zip(item.responses, labels(item) if is_labelled(item) else (), strict=False):
+    for t in told:
+        for answer, label in zip(t.answers, t.labels, strict=False):
             if label is not None:
-                by_answer[stripped(item.prompt), stripped(response.turns)][label].append(item)
+                by_answer[t.prompt, answer][label].append(t.item)
     return found + [said[True] + said[False] for said in by_answer.values() if len(said) == 2]
-
-
-_Edges = dict[tuple[object, object], list[Item]]
-
-
-def _edges(items: Iterable[Item]) -> dict[object, _Edges]:
-    """Per prompt, (better, worse) answers and the items that say so."""
-    by_prompt: dict[object, _Edges] = defaultdict(lambda: defaultdict(list))
-    for item in items:
-        if is_labelled(item):
-            continue
-        for pair in preferences(item):
-            better, worse = (stripped(item.responses[k].turns) for k in (pair.i, pair.j))
-            if pair.p != 0.5 and better != worse:
-                by_prompt[stripped(item.prompt)][better, worse].append(item)
-    return by_prompt
 
 
 def _has_cycle(edges: Iterable[tuple[object, object]]) -> bool:
@@ -344,12 +321,17 @@ def _choose_two(n: int) -> int:
     return n * (n - 1) // 2
 
 
-def _length(item: Item, response: int) -> int:
-    return len(answer_text(item.responses[response].turns))
+def _words(told: Told, response: int) -> str:
+    """An answer's words without white space at the ends."""
+    said = told.answers[response]
+    return said if isinstance(said, str) else answer_text(told.item.responses[response].turns).strip()
 
 
-def _size(item: Item) -> int:
-    return len(full_text(item.prompt)) + max((len(full_text(r.turns)) for r in item.responses), default=0)
+def _size(told: Told) -> int:
+    """Characters of the prompt and of the longest response, whoever said them."""
+    if isinstance(told.item.prompt, str):
+        return len(told.asked) + max(told.lengths, default=0)
+    return len(told.asked) + max((len(full_text(r.turns)) for r in told.item.responses), default=0)
 
 
 def _ids(items: Iterable[Item]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from afzal.config import GRPOConfig, OnlineConfig, PenaltyConfig, PPOConfig, TrainConfig
 from afzal.errors import AfzalError
+from afzal.model.adapters import virtual_kind
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import Reference
 from afzal.model.value import Critic, own_critic, reward_critic, shared_critic
@@ -20,20 +21,31 @@ from afzal.train.feed import Layout
 from afzal.train.rollouts import Controller, Rollouts
 
 
-def critic_of(config: TrainConfig, model: Any, sharing: Sharing) -> Critic | None:
+def critic_of(config: TrainConfig, model: Any, sharing: Sharing, adapt: Callable[[Any], Any]) -> Critic | None:
     """The value model that PPO trains beside ``model``; it computes in the layout of the policy.
 
+    Args:
+        adapt: puts the adapter of the settings on another model.
+
     Raises:
-        AfzalError: the reward model to start it from cannot be read, or cannot share prompts where the policy does.
+        AfzalError: the reward model to start it from cannot be read, or cannot share prompts where the policy does; or
+            the adapter is of a kind that these methods do not train.
     """
+    if isinstance(config, OnlineConfig) and (kind := virtual_kind(model)):
+        raise AfzalError(
+            f"adapter {kind} is not offered with {config.method}",
+            why="a fresh one is another policy than its reference, from which rewards would pull it away at once",
+            remedy="adapter=lora",
+        )
     if not isinstance(config, PPOConfig):
         return None
     if config.value == "shared":
         return shared_critic(model)
+    if config.quantize is not None:
+        raise AfzalError("a 4-bit model is not copied for a value model", remedy="value=shared")
     if config.value_model is None:
         return own_critic(model)
-    alpha = config.lora_alpha if config.lora_alpha is not None else 2.0 * (config.lora_rank or 1)
-    critic = reward_critic(config.value_model, model, lora_rank=config.lora_rank, lora_alpha=alpha)
+    critic = reward_critic(config.value_model, model, adapt)
     if choose_sharing(critic.trunk)[0] != sharing and sharing == "shared":
         raise AfzalError(
             f"value_model {config.value_model} cannot share prompts between answers", remedy="sharing=unshared"

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from afzal import data, quality
-from afzal.config import OnlineConfig, TrainConfig
+from afzal.config import OnlineConfig, PolicyConfig, TrainConfig
 from afzal.errors import AfzalError
-from afzal.model.load import context_of, context_tokens, load_tokenizer
+from afzal.model.load import context_of_model, context_tokens, less, load_tokenizer
 from afzal.recipes.methods import Recipe, recipe_of
 from afzal.records import Item, Turns, prompt_key
 from afzal.tokens import Loss, encode, encode_prompts, mismatched
@@ -60,7 +60,8 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     held_out = _held_out(config, items, losses)
     template, notes = _template(tokenizer, config, items)
     audit = {"audit": asdict(quality.audit(dataset)), "notes": list(dataset.notes)}
-    context = context_tokens(config.model) if model is None else context_of(model.config)
+    context = context_tokens(config.model) if model is None else context_of_model(model)
+    context = less(context, (config.virtual_tokens or 0) if isinstance(config, PolicyConfig) else 0)
     longest = min(config.max_tokens, context or config.max_tokens)
     if longest < config.max_tokens:
         notes.append(f"max_tokens is {longest}, not {config.max_tokens}: the model has no more positions")

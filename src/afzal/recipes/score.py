@@ -13,7 +13,7 @@ from torch import Tensor
 from afzal import data, runs
 from afzal.config import ScoreConfig
 from afzal.errors import AfzalError
-from afzal.model.load import context_of, load_model, load_tokenizer, pick_device
+from afzal.model.load import context_of, context_of_model, load_model, load_tokenizer, pick_device
 from afzal.model.logprobs import score as logprob_score
 from afzal.model.probe import choose_sharing
 from afzal.model.reward import head_scores, load_reward_model, shift_of
@@ -75,7 +75,8 @@ def _implicit(config: ScoreConfig, device: torch.device) -> tuple[ScoreBatch, An
         policy, reference = (logprob_score(model, batch).logps for model in models)
         return config.beta * (policy - reference)[:, None]
 
-    return rewards, sharing, context_of(models[0].config)
+    contexts = [context for model in models if (context := context_of_model(model)) is not None]
+    return rewards, sharing, min(contexts, default=None)
 
 
 def _records(scored: Sequence[ScoredItem]) -> list[dict[str, Any]]:

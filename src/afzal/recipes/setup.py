@@ -12,9 +12,19 @@ import numpy as np
 import torch
 
 from afzal import runs
-from afzal.config import LiveReferenceConfig, OnlineConfig, PPOConfig, PreferConfig, ReferenceConfig, TrainConfig
+from afzal.config import (
+    LOW_RANK,
+    LiveReferenceConfig,
+    OnlineConfig,
+    PolicyConfig,
+    PPOConfig,
+    PreferConfig,
+    ReferenceConfig,
+    TrainConfig,
+)
 from afzal.errors import AfzalError
-from afzal.model.load import add_lora, compile_layers, is_adapted, load_model, recompute_activations
+from afzal.model.adapters import Adapter, add_adapter, is_adapted, start_norms, virtual_kind
+from afzal.model.load import compile_layers, frozen_copy, load_model, recompute_activations
 from afzal.model.memory import must_recompute
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import AdapterOff, Frozen, Reference, cache_key, cached, live_reference
@@ -23,7 +33,6 @@ from afzal.recipes.constraints import constraint_of
 from afzal.recipes.prepare import Prepared
 from afzal.recipes.watch import stop_ids
 from afzal.tokens.batch import Sharing
-from afzal.train.evaluate import evaluate
 from afzal.train.feed import Feed, Layout, Updates
 from afzal.train.loop import Settings
 from afzal.train.method import Method, raw_parameter
@@ -32,6 +41,7 @@ from afzal.train.precision import Dtype, Weights
 from afzal.train.rollouts import Rollouts
 
 _EVALUATIONS_PER_RUN = 10
+_RSLORA_ALPHA = 8.0  # PEFT's own; constant, since the scale alpha / sqrt(rank) is what suits every rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,7 @@ class Setup:
     reference: Reference | None = None
     reference_moves: bool = False
     notes: tuple[str, ...] = ()
+    starts_elsewhere: str = ""  # the kind of a fresh adapter that is not the identity
     look: Callable[[], dict[str, float]] | None = None
 
 
@@ -60,25 +71,24 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     Raises:
         AfzalError: the model cannot do what the settings ask for.
     """
-    if config.lora_rank is not None:
-        if is_adapted(model):
-            raise AfzalError(
-                f"{config.model} is an adapter already",
-                remedy="leave lora_rank out to train it on, or merge it into its base model first",
-            )
-        alpha = config.lora_alpha if config.lora_alpha is not None else 2.0 * config.lora_rank
-        model = add_lora(model, rank=config.lora_rank, alpha=alpha, targets=config.lora_targets or "all-linear")
-    sharing = _sharing(config, model)
+    model = _adapted(config, model)
+    sharing, why_unshared = _sharing(config, model)
     layout = Layout(sharing, config.tokens_per_forward, device)
-    critic = online.critic_of(config, model, sharing)
-    weights = Weights(model, dtype_of(config, device))
+    critic = online.critic_of(config, model, sharing, partial(_fresh_adapter, config))
+    # under quantize the adapter is in float32 already, and the base model in the format that computes
+    weights = Weights(model, "fp32" if _is_quantized(config) else dtype_of(config, device))
+    if config.adapter_kind == "dora":
+        start_norms(model)
     if config.compile:
         compile_layers(model)
     needed = prepared.recipe.needs_reference or isinstance(config, OnlineConfig)
     reference = _reference(config, model, prepared, layout, weights.dtype, run) if needed else None
     recomputing = _recomputing(config, prepared, weights, layout)
+    notes = [f"prompts are not shared: {why_unshared}"] if why_unshared else []
+    if is_adapted(model) and config.adapter_kind is None and config.lr == type(config).model_fields["lr"].default:
+        notes.append(f"lr {config.lr:g} is the default for all weights; adapters take a larger one")
     if recomputing is not None:
-        recompute_activations(model)
+        notes += _recompute(model, recomputing, sharing)
         if critic is not None and critic.trunk is not None:
             recompute_activations(critic.trunk)
     look = None
@@ -92,9 +102,75 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
         feed = Feed(prepared.train, prepared.train_mismatched, config.batch_size, config.seed, layout, weigh)
     optimizer = _optimizer(config, weights, method)
     settings = _settings(config, feed, bool(prepared.evaluation))
-    notes = (f"activations are recomputed: {recomputing}",) if recomputing else ()
-    moves = bool(sync_steps(config))
-    return Setup(model, weights, prepared, method, feed, optimizer, settings, reference, moves, notes, look)
+    return Setup(
+        model,
+        weights,
+        prepared,
+        method,
+        feed,
+        optimizer,
+        settings,
+        reference,
+        reference_moves=bool(sync_steps(config)),
+        notes=tuple(notes),
+        starts_elsewhere=virtual_kind(model) if config.adapter_kind else "",
+        look=look,
+    )
+
+
+def _adapted(config: TrainConfig, model: Any) -> Any:
+    """The model with the fresh adapter that is asked for, if one is."""
+    kind = config.adapter_kind
+    if kind is not None and is_adapted(model):
+        setting = "adapter" if config.adapter else "lora_rank"
+        raise AfzalError(
+            f"{config.model} is an adapter already",
+            remedy=f"leave {setting} out to train it on, or merge it into its base model first: afzal export",
+        )
+    model = _fresh_adapter(config, model)
+    if _is_quantized(config):
+        if not is_adapted(model):
+            raise AfzalError("quantize needs an adapter: 4-bit weights do not train", remedy="adapter=lora")
+        if not getattr(model, "is_loaded_in_4bit", False):
+            raise AfzalError("quantize is without effect on a model that is in memory", remedy="leave it out")
+    return model
+
+
+def _fresh_adapter(config: TrainConfig, model: Any) -> Any:
+    kind = config.adapter_kind
+    return model if kind is None else add_adapter(model, _wanted(config, kind))
+
+
+def _wanted(config: TrainConfig, kind: Any) -> Adapter:
+    if kind in LOW_RANK:
+        rank = config.lora_rank or Adapter.rank
+        usual = _RSLORA_ALPHA if kind == "rslora" else 2.0 * rank
+        alpha = config.lora_alpha if config.lora_alpha is not None else usual
+        return Adapter(kind, rank, alpha, config.lora_targets or "all-linear")
+    tokens = config.virtual_tokens if isinstance(config, PolicyConfig) else None
+    return Adapter(kind) if tokens is None else Adapter(kind, virtual_tokens=tokens)
+
+
+def _is_quantized(config: TrainConfig) -> bool:
+    return isinstance(config, PolicyConfig) and config.quantize is not None
+
+
+def _recompute(model: Any, reason: str, sharing: Sharing) -> list[str]:
+    """Have activations made again in the backward pass, where that leaves the numbers alone; what there is to say.
+
+    Args:
+        reason: empty when it was asked for.
+
+    Raises:
+        AfzalError: it was asked for, and layers that are made again would not see the model's prefix.
+    """
+    if virtual_kind(model) == "prefix" and sharing == "unshared":
+        if not reason:
+            why = "layers that are computed again drop the cache that holds its keys and values"
+            raise AfzalError("gradient_checkpointing would lose the prefix", why=why, remedy="leave it out")
+        return [f"activations are kept, since making them again would lose the prefix, though {reason}"]
+    recompute_activations(model)
+    return [f"activations are recomputed: {reason}"] if reason else []
 
 
 def _recomputing(config: TrainConfig, prepared: Prepared, weights: Weights, layout: Layout) -> str | None:
@@ -174,13 +250,14 @@ def _settings(config: TrainConfig, feed: Updates, evaluates: bool) -> Settings:
     )
 
 
-def _sharing(config: TrainConfig, model: Any) -> Sharing:
+def _sharing(config: TrainConfig, model: Any) -> tuple[Sharing, str]:
+    """How prompts are laid out, and why they are not shared where that was not asked for."""
     if config.sharing == "unshared":
-        return "unshared"
+        return "unshared", ""
     sharing, reason = choose_sharing(model)
     if sharing == "unshared" and config.sharing == "shared":
         raise AfzalError("sharing=shared is not possible with this model", why=reason, remedy="sharing=auto")
-    return sharing
+    return sharing, reason
 
 
 def _reference(
@@ -192,7 +269,9 @@ def _reference(
     run: runs.Run,
 ) -> Reference:
     assert isinstance(config, LiveReferenceConfig)
-    fresh = config.lora_rank is not None
+    fresh = config.adapter_kind is not None
+    if sync_steps(config):
+        return Frozen(frozen_copy(model))
     if config.reference in ("frozen", "adapter_off"):
         return live_reference(model, fresh_adapter=fresh)
     if config.reference != "cached":
@@ -229,36 +308,3 @@ def reference_weights(setup: Setup) -> dict[str, torch.Tensor]:
     if not setup.reference_moves or not isinstance(reference, Frozen):
         return {}
     return {name: p.detach() for name, p in reference.model.named_parameters()}
-
-
-def check_first_loss(setup: Setup, say: Callable[[str], None]) -> None:
-    """Where policy equals reference the loss has a known value; anything else means a wrong reference."""
-    method = setup.method
-    if method.reference is None or method.reference.name.startswith("the model "):
-        return
-    update = setup.feed.update(0)
-    measure = partial(evaluate, batches=update.batches, mismatched=update.mismatched)
-    expected = method.at_reference()
-    if expected is None:
-        expected = _loss_of_reference(setup, measure)
-    found = None if expected is None else measure(setup.model, method)["loss"]
-    if expected is None or found is None:
-        return
-    if not abs(found - expected) <= 1e-3 * max(1.0, abs(expected)):
-        raise AfzalError(
-            f"the first loss is {found:.4f}, but {method.name} starts at {expected:.4f}",
-            why=f"policy and reference ({method.reference.name}) do not agree before any training",
-            remedy="delete a stale reference cache, or report this as a bug with --debug output",
-        )
-    say(f"first loss {found:.4f}, as it must be where policy equals reference ({expected:.4f})")
-
-
-def _loss_of_reference(setup: Setup, measure: Callable[..., dict[str, float]]) -> float | None:
-    """The loss of the reference itself, in place of the policy; None when it is only a table of log-probs."""
-    reference = setup.method.reference
-    if isinstance(reference, Frozen):
-        return measure(reference.model, setup.method)["loss"]
-    if isinstance(reference, AdapterOff):
-        with reference.model.disable_adapter():
-            return measure(reference.model, setup.method)["loss"]
-    return None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from afzal import report, runs
-from afzal.config import LiveReferenceConfig, OnlineConfig, RewardConfig, TrainConfig
+from afzal.config import LiveReferenceConfig, OnlineConfig, PolicyConfig, RewardConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.model.attention import attention_restored
 from afzal.model.load import (
@@ -24,8 +24,9 @@ from afzal.model.load import (
 )
 from afzal.model.reference import Frozen, Remembered, follow
 from afzal.recipes import online, reward
+from afzal.recipes.first_loss import check_first_loss
 from afzal.recipes.prepare import Prepared, prepare
-from afzal.recipes.setup import Setup, check_first_loss, reference_weights, set_up, steps_of, sync_steps
+from afzal.recipes.setup import Setup, dtype_of, reference_weights, set_up, steps_of, sync_steps
 from afzal.recipes.watch import Watch, stop_ids
 from afzal.train import checkpoint
 from afzal.train.evaluate import evaluate
@@ -90,12 +91,19 @@ def _train(config: TrainConfig, run: runs.Run, prepared: Prepared, model: Any, s
     if isinstance(config, RewardConfig):
         model = reward.start(config, prepared, device, model)
     elif model is None:
-        model = load_model(config.model, device=device)
+        model = _starting_model(config, device)
     setup = set_up(config, prepared, model, device, run)
     try:
         return _run(config, run, setup, stop, resume)
     finally:
         setup.weights.restore()
+
+
+def _starting_model(config: TrainConfig, device: torch.device) -> Any:
+    """The model in float32; under quantize the layers that stay whole are in the format that computes."""
+    quantize = config.quantize if isinstance(config, PolicyConfig) else None
+    low = quantize is not None and dtype_of(config, device) == "bf16"
+    return load_model(config.model, device=device, dtype=torch.bfloat16 if low else torch.float32, quantize=quantize)
 
 
 def _run(config: TrainConfig, run: runs.Run, setup: Setup, stop: StopSignals, resume: bool) -> Path:
@@ -247,6 +255,7 @@ def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepar
             "parameters": sum(p.numel() for p in setup.model.parameters()),
             "trainable": sum(p.numel() for p in parameters.values()),
             "architecture": type(setup.model).__name__,
+            "adapter": config.adapter_kind or "none",
         },
         reference=reference.name if reference else "none",
         data=prepared.facts,

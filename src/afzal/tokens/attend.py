@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from afzal.tokens.upload import upload
+
 # What a separate attention call costs, in floating-point operations of the same device.
 _CALL_COST = {"cpu": 1.5e7, "cuda": 2e9}
 
@@ -108,12 +110,12 @@ class TreeLayout:
             for n, s in enumerate(group):
                 inverse[s.start : s.start + s.length] = first + n * q + np.arange(s.length)
             first += len(group) * q
-        move = lambda parts: torch.from_numpy(np.concatenate([p.ravel() for p in parts])).to(self.device)  # noqa: E731
+        move = lambda parts: upload(np.concatenate([p.ravel() for p in parts]), self.device)  # noqa: E731
         return Plan(
             tuple(block for block, _, _ in made),
             move([queries for _, queries, _ in made]),
             move([keys for _, _, keys in made]),
-            torch.from_numpy(inverse).to(self.device),
+            upload(inverse, self.device),
             sum(_products(block) for block, _, _ in made),
         )
 
@@ -154,7 +156,7 @@ def _block(group: Sequence[Segment], window: int | None, device: torch.device) -
     keys = np.concatenate([_positions(prompt_starts, prompts, prompt), queries], axis=1)
     mask = None
     if prompt or (window is not None and own > window):
-        mask = torch.from_numpy(_visible(lengths, prompts, window)).to(device)
+        mask = upload(_visible(lengths, prompts, window), device)
     return Block((len(group), own, prompt + own), mask, device), queries, keys
 
 

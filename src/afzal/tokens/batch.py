@@ -22,6 +22,7 @@ from torch import Tensor
 from afzal.records import Preference
 from afzal.tokens.attend import Segment, TreeLayout
 from afzal.tokens.tree import Tree, only_branch
+from afzal.tokens.upload import upload
 
 Sharing = Literal["shared", "unshared"]
 
@@ -37,7 +38,8 @@ class Batch:
         predict_at: ``[M]`` int64 flat positions whose hidden state predicts ``target`` ``[M]``; may repeat.
         response_of: ``[M]`` int64, ascending.
         sources: per response, its tree and branch number.
-        preferences: pairs as (yw, yl, p, weight, margin) rows over the B responses.
+        preferences: pairs as (yw, yl, p, weight, margin) rows over the B responses. This and the other opinions
+            (``desirable``, ``group_of``, ``score``, ``scored``) stay on the host, where reading them waits for nothing.
         desirable: ``[B]`` float, NaN unknown.
     """
 
@@ -59,19 +61,27 @@ class Batch:
     @cached_property
     def n_tokens(self) -> int:
         """Tokens really computed, padding excluded."""
-        return self.ids.numel() if self.attention_mask is None else int(self.attention_mask.sum())
+        if self.attention_mask is None:
+            return self.ids.numel()
+        rows = self.sources[: len(self.ids)]  # what follows are the copies of an ensemble
+        return sum(len(t.prompt) + len(t.branches[k].ids) for t, k in rows)
 
     @cached_property
     def group_of(self) -> Tensor:
         """``[B]`` int64: which tree, counted from 0, a response belongs to."""
         starts = [k == 0 for _, k in self.sources]
-        return torch.tensor(np.cumsum(starts) - 1, dtype=torch.int64, device=self.ids.device)
+        return torch.tensor(np.cumsum(starts) - 1, dtype=torch.int64)
 
     @cached_property
     def score(self) -> Tensor:
         """``[B]`` float: rating of a response, or minus its rank; NaN unknown."""
         found = [t.scores[k] if t.scores else None for t, k in self.sources]
-        return torch.tensor([math.nan if s is None else s for s in found], dtype=torch.float32, device=self.ids.device)
+        return torch.tensor([math.nan if s is None else s for s in found], dtype=torch.float32)
+
+    @cached_property
+    def scored(self) -> Tensor:
+        """``[B]`` int64: scored tokens of each response."""
+        return torch.tensor([int(t.branches[k].scored.sum()) for t, k in self.sources], dtype=torch.int64)
 
     @cached_property
     def numbers(self) -> dict[str, Tensor]:
@@ -102,7 +112,7 @@ def collate(trees: Sequence[Tree], sharing: Sharing, device: torch.device | str 
     made = _shared(trees) if sharing == "shared" else _unshared(trees)
     ids, positions, mask, segments, starts = made
     predict_at, target, response_of = _predictions(trees, starts)
-    move = lambda a: torch.tensor(a, device=device)  # noqa: E731
+    move = lambda a: upload(a, device)  # noqa: E731
     return Batch(
         move(ids),
         move(positions),
@@ -112,8 +122,8 @@ def collate(trees: Sequence[Tree], sharing: Sharing, device: torch.device | str 
         move(target),
         move(response_of),
         tuple((t, k) for t in trees for k in range(len(t.branches))),
-        move(_preference_rows(trees)),
-        move(_desirable(trees)),
+        torch.tensor(_preference_rows(trees)),
+        torch.tensor(_desirable(trees)),
     )
 
 

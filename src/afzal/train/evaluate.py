@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -17,16 +17,23 @@ from afzal.model.value import Critic
 from afzal.objectives import Pairs, Scored, Term, join_pairs, join_scored, unit_weights
 from afzal.objectives.metrics import Tally, add, means, tally
 from afzal.tokens.batch import Batch
+from afzal.tokens.upload import upload
 from afzal.train.method import Carried, Method
 
 
-def batch_pairs(batch: Batch) -> Pairs:
-    """The opinions of a batch as objectives take them."""
+def opinions(batch: Batch) -> Pairs:
+    """What is said about the responses of a batch, on the host."""
     rows = batch.preferences
     index, real = rows[:, :2].long(), rows[:, 2:].float()
     return Pairs(
         index[:, 0], index[:, 1], real[:, 0], real[:, 1], real[:, 2], batch.desirable, batch.group_of, batch.score
     )
+
+
+def batch_pairs(batch: Batch) -> Pairs:
+    """The opinions of a batch as objectives take them, beside its log-probs."""
+    said, device = opinions(batch), batch.ids.device
+    return Pairs(*(upload(getattr(said, field.name), device) for field in fields(said)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +108,9 @@ def losses_of(method: Method, judged: Judged, carried: Carried, pooled: Mapping[
 
 
 def batch_counts(method: Method, batch: Batch) -> list[float]:
-    """The weight of a batch's units for each term, known before any forward pass."""
-    pairs = batch_pairs(batch)
-    return [float(unit_weights(term.objective.unit, pairs, batch.response_of).sum()) for term in method.terms]
+    """The weight of a batch's units for each term, known before any forward pass and without asking the device."""
+    said, of_token = opinions(batch), torch.arange(batch.n_responses).repeat_interleave(batch.scored)
+    return [float(unit_weights(term.objective.unit, said, of_token).sum()) for term in method.terms]
 
 
 def pooled_statistics(model: Any, method: Method, batches: Sequence[Batch]) -> dict[str, Tensor]:

@@ -1,0 +1,220 @@
+"""The tables of README.md and benchmarks/README.md, made from the figures in benchmarks/results.
+
+    python -m benchmarks.table            # after a benchmark has written its JSON there with --out
+
+A test compares both files with what this makes, so that no figure in them is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.dpo_step import table as dpo_step
+from benchmarks.dpo_step.table import heading
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results"
+BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
+
+
+class Figures(NamedTuple):
+    """One file of figures: its name without the ending, and what it holds."""
+
+    name: str
+    content: Mapping[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder with the JSON files")
+    found = read(parser.parse_args().results)
+    readme = ROOT / "README.md"
+    readme.write_text(replaced(readme.read_text(encoding="utf-8"), summary(found)), encoding="utf-8")
+    (ROOT / "benchmarks/README.md").write_text(page(found), encoding="utf-8")
+
+
+def read(folder: Path) -> list[Figures]:
+    """All figures of a folder: those of the training step first, in the order of shapes that people know."""
+    found = [Figures(path.stem, json.loads(path.read_text())) for path in folder.glob("*.json")]
+    return sorted(found, key=lambda f: (not f.name.startswith("dpo-step"), _device(f.name), _place(f.name), f.name))
+
+
+def replaced(text: str, block: str) -> str:
+    """The text with the block between its two markers.
+
+    Raises:
+        ValueError: the markers are not there.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"no {BEGIN} ... {END} in the text")
+    return f"{before}{begin}\n{block}\n{end}{after}"
+
+
+def summary(found: Sequence[Figures]) -> str:
+    """What the README says: how much faster one DPO update is than that of each peer."""
+    steps = [f for f in found if f.name.startswith("dpo-step")]
+    if not steps:
+        return "No figures have been taken yet: see [benchmarks](benchmarks/README.md)."
+    lines: list[str] = []
+    for machine, files in _by_machine(steps).items():
+        lines += [
+            *([""] if lines else []),
+            f"{machine}:",
+            "",
+            "| shape (prompt + response tokens) | weights | pairs/s | than TRL | than TRL at its best "
+            "| than a plain loop | of the matmul peak | executed / minimum |",
+            "|---|---|---|---|---|---|---|---|",
+            *_summary_rows(files),
+        ]
+    return "\n".join(lines)
+
+
+def page(found: Sequence[Figures]) -> str:
+    """benchmarks/README.md: every figure with its hardware, versions, date and command."""
+    sections = [f"## {f.name}\n\n{_section(f).rstrip()}\n" for f in found]
+    return "\n".join([_INTRODUCTION, *sections])
+
+
+def growth(content: Mapping[str, Any]) -> str:
+    """How time and memory grow with each part of an update, and what 4 responses per prompt cost."""
+    about = content["about"]
+    lines = [
+        heading(about),
+        f"Width {about['width']}, {about['layers']} layers; matmul peak {content['peak'] / 1e9:.0f} GFLOP/s.",
+        "",
+        "| varied | value | seconds | kept for backward | least work | work / time, of the peak |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {f['varied']} | {f['value']} | {f['seconds']:.3f} | {f['kept_bytes'] / 1e6:.0f} MB "
+        f"| {f['flops'] / 1e9:.1f} GFLOP | {f['share']:.0%} |"
+        for f in content["rows"]
+    ]
+    groups = content["groups"]
+    said = f"4 responses per prompt cost {groups['k4_in_pair_steps']:.2f} times a pair; two pairs would cost 2."
+    return "\n".join([*lines, "", said])
+
+
+def startup(content: Mapping[str, Any]) -> str:
+    """Processor time of commands."""
+    lines = [heading(content["about"]), "| command | processor seconds (median, lowest to highest) |", "|---|---|"]
+    for name, found in content["processor_seconds"].items():
+        low, high = min(found["seconds"]), max(found["seconds"])
+        lines.append(f"| {name} | {found['median']:.2f} ({low:.2f} to {high:.2f}) |")
+    return "\n".join(lines)
+
+
+def generation(content: Mapping[str, Any]) -> str:
+    """Tokens per second of each side."""
+    about = content["about"]
+    lines = [heading(about), f"{about['model']}.\n", "| side | tokens/s |", "|---|---|"]
+    lines += [f"| {side} | {rate:.0f} |" for side, rate in content["tokens_per_second"].items()]
+    ratios = ", ".join(f"{ratio:.2f} in {what} time" for what, ratio in content["ratio"].items())
+    return "\n".join([*lines, "", f"Ratio of the best of each: {ratios}."])
+
+
+def plain(content: Mapping[str, Any]) -> str:
+    """Figures of a kind that has no table of its own, name by name."""
+    rows = [f"| {name} | {value} |" for name, value in _leaves({k: v for k, v in content.items() if k != "about"})]
+    return "\n".join([heading(content["about"]), "| what | figure |", "|---|---|", *rows])
+
+
+_KINDS = {
+    "dpo-step": lambda content: dpo_step.markdown(content["about"], content["shapes"]),
+    "growth": growth,
+    "startup": startup,
+    "generation": generation,
+}
+
+_INTRODUCTION = """# Benchmarks
+
+Made by `python -m benchmarks.table` from the files in `benchmarks/results`; every section names hardware, versions,
+date and the command that makes it again. A machine with other work on it is refused unless `--force` is given.
+
+| command | what it measures |
+|---|---|
+| `make bench` | one DPO update by Afzal, TRL and a plain loop: `python -m benchmarks.dpo_step --help` |
+| `make bench-gpu` | all of it on a CUDA GPU: `python -m benchmarks.gpu --help` |
+| `python -m benchmarks.growth` | how time and memory grow with lengths, responses, prompts and vocabulary |
+| `python -m benchmarks.startup` | how long `afzal --help` and `afzal check` take |
+| `python -m benchmarks.generation` | sampling against `transformers.generate` |
+
+Sides of the training step: *afzal* and *trl* in their own ways, reference online; *plain* is a padded loop by hand
+over `transformers`; *trl-best* recomputes nothing and has its reference log-probs computed beforehand, with rows
+grouped by length, and *afzal-cached* does the same. Before anything is timed, all sides must agree on the loss (1e-5 in
+float32). The share of the matmul peak is the least work that gives the exact result, over time, over what a plain
+matrix product reached in the same run; executed / minimum is the work of padding and masks on top of that.
+"""
+
+
+def _section(figures: Figures) -> str:
+    kind = next((kind for kind in _KINDS if figures.name.startswith(kind)), "")
+    return _KINDS.get(kind, plain)(figures.content)
+
+
+def _by_machine(files: Sequence[Figures]) -> dict[str, list[Figures]]:
+    """Files by machine, day, number format and versions; a peer is named where one of them has it."""
+    found: dict[tuple[Any, ...], list[Figures]] = {}
+    for file in files:
+        about = file.content["about"]
+        own = tuple(about["versions"].get(name) for name in ("afzal", "torch", "transformers"))
+        key = (about["date"], about["device"], about["threads"], about["dtype"], own)
+        found.setdefault(key, []).append(file)
+    return {_machine(files): files for files in found.values()}
+
+
+def _machine(files: Sequence[Figures]) -> str:
+    about = files[0].content["about"]
+    versions = {name: number for file in files for name, number in file.content["about"]["versions"].items()}
+    numbers = [f"{name} {number}" for name, number in versions.items() if name != "python"]
+    return ", ".join([about["date"], about["device"], f"{about['threads']} threads", *numbers, about["dtype"]])
+
+
+def _summary_rows(files: Sequence[Figures]) -> Iterator[str]:
+    """A row per shape and model, whose sides may stand in several files."""
+    merged: dict[tuple[str, int], dict[str, Any]] = {}
+    for file in files:
+        for r in file.content["shapes"]:
+            merged.setdefault((r["shape"], file.content["about"]["parameters"]), {}).update(r)
+    for (shape, weights), r in merged.items():
+        own = r.get("afzal") or r["afzal-cached"]
+        peers = (dpo_step.ratio(r.get(side, {}), spread=False) or "-" for side in ("trl", "trl-best", "plain"))
+        prompt, response = r["mean"][0], sum(r["mean"][1:]) / 2
+        yield (
+            f"| {_TITLES.get(shape, shape)} ({prompt:.0f} + {response:.0f}) | {weights / 1e6:.0f} M "
+            f"| {own['pairs_per_second']:.2f} | {' | '.join(peers)} "
+            f"| {own['roofline']:.0%} | {dpo_step.shown(own['executed_over_minimum'], '.3f')} |"
+        )
+
+
+_TITLES = {"hh": "HH-RLHF", "tldr": "TL;DR", "uf": "UltraFeedback", "long": "long context"}
+
+
+def _device(name: str) -> str:
+    return next((part for part in name.split("-") if part in ("cpu", "cuda")), "")
+
+
+def _place(name: str) -> int:
+    order = (*_TITLES, "wide")
+    return next((order.index(part) for part in name.split("-") if part in order), len(order))
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Numbers and texts of a nested object, each with its path."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{path} {name}".strip())
+    elif isinstance(value, list):
+        yield path, ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in value)
+    else:
+        yield path, f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""``afzal export``: a trained adapter as a model of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from afzal import config
+from afzal.cli.flags import given, parameters, with_parameters
+
+
+def _export(
+    run: Annotated[str, typer.Argument(help="The adapter: a run folder or a hub id.", show_default=False)],
+    **flags: Any,
+) -> None:
+    """Merge a trained adapter into its base model, check that the log-probs stay, and save what transformers loads.
+
+    Virtual tokens (prefix, prompt, p_tuning) cannot be merged: their folder is copied, for PEFT to load.
+    """
+    settings = config.build(config.ExportConfig, given(config.ExportConfig, {**flags, "model": run}))
+    from afzal import recipes
+
+    for line in recipes.export(settings):
+        typer.echo(line)
+
+
+command = with_parameters(_export, [p for p in parameters(config.ExportConfig, panel="Options") if p.name != "model"])

@@ -1,0 +1,34 @@
+"""The settings of ``afzal export``."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from .models import Settings
+
+
+class ExportConfig(Settings, frozen=True):
+    """An adapter's folder as a model that plain `transformers` loads."""
+
+    model: str = Field(description="The adapter: a run folder, an adapter's folder or a hub id.")
+    out: str = Field(description="Folder for the model; must not exist.")
+    data: str | None = Field(
+        None, description="Rows to compare log-probs on, in any format; default: rows of random tokens."
+    )
+    rows: int = Field(32, ge=1, description="Items of data to compare on.")
+    dtype: Literal["fp32", "bf16"] = Field("fp32", description="Number format of the saved weights.")
+    tolerance: float | None = Field(
+        None, gt=0, description="Largest difference of a token's log-prob, in nats; default 1e-3, in bf16 0.15."
+    )
+    max_tokens: int = Field(1024, ge=2, description="Longest prompt + response of data, in tokens; longer are cut.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:1 or mps.")
+
+    @model_validator(mode="after")
+    def _rows_are_used(self) -> Self:
+        if self.data is None:
+            for key in ("rows", "max_tokens"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} is without effect: there is no data")
+        return self

@@ -1,0 +1,78 @@
+"""The settings of ``afzal plan``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from afzal.config.models import Settings, _split_pairs
+
+
+class PlanConfig(Settings, frozen=True):
+    """A training run to be sized before it is started: what is trained on what, and on which machines."""
+
+    model: str = Field(
+        description="A built-in shape (llama-3.1-8b, qwen2.5-7b, ...), a folder with a config.json, or a hub id."
+    )
+    method: Literal["sft", "dpo", "ipo", "kto", "prefer", "reward", "ppo", "rloo", "grpo"] = Field(
+        "dpo", description="What would be trained."
+    )
+    data: str | None = Field(None, description="Measure the lengths of this file in place of the three numbers below.")
+    columns: dict[str, str] = Field({}, description="Which field of the file is what, as chosen=good,prompt=question.")
+    tokenizer: str | None = Field(None, description="Folder or hub id that the file is measured with; default: model.")
+    max_tokens: int = Field(1024, ge=2, description="Longest prompt + response of the file, in tokens.")
+    prompt_tokens: int = Field(256, ge=1, description="Tokens of a prompt.")
+    response_tokens: int = Field(256, ge=1, description="Tokens of a response.")
+    responses: int | None = Field(None, ge=1, description="Responses per prompt; default: what the method takes.")
+    items: int = Field(10_000, ge=1, description="Prompts of the whole data set.")
+    epochs: float = Field(1.0, gt=0, description="Passes over the data.")
+    batch_size: int = Field(64, ge=1, description="Items per update, over all devices together.")
+    tokens_per_forward: int = Field(8192, ge=2, description="Tokens per forward pass and device.")
+    sharing: Literal["shared", "unshared"] = Field("shared", description="A prompt once for all its responses, or not.")
+    reference: Literal["live", "cached", "none"] | None = Field(
+        None, description="A second model in memory (with adapters: the model without them), cached log-probs, or none."
+    )
+    lora_rank: int | None = Field(None, ge=1, description="Adapters of this rank on every linear layer of the blocks.")
+    frozen_weights: Literal["dtype", "fp8", "nf4"] = Field(
+        "dtype", description="Number format of the weights below the adapters."
+    )
+    dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="Of the forward pass; auto is fp32 on a CPU.")
+    optimizer: Literal["adamw", "rmsprop"] = Field("adamw", description="Two float32 moments per weight, or one.")
+    checkpointing: Literal["auto", "none", "full"] = Field(
+        "auto", description="Make activations again in the backward pass: auto when it pays or nothing else fits."
+    )
+    hardware: str = Field("h100", description="h100, h200, b200, a100-80, a100-40, l4, 4090 or cpu.")
+    memory_gb: float | None = Field(None, gt=0, description="Memory of one device, in GB, in place of the table's.")
+    tflops: float | None = Field(None, gt=0, description="Matrix peak of one device in the dtype, in TFLOP/s.")
+    bandwidth_gbs: float | None = Field(None, gt=0, description="Memory bandwidth of one device, in GB/s.")
+    intra_gbs: float | None = Field(None, gt=0, description="Link inside a node, per device and direction, in GB/s.")
+    inter_gbs: float | None = Field(None, gt=0, description="Link between nodes, per device and direction, in GB/s.")
+    nodes: int | None = Field(None, ge=1, description="Nodes; default: as few as fit.")
+    gpus: int | None = Field(None, ge=1, description="Devices per node; default: what nodes of this kind have.")
+    shards: int | None = Field(None, ge=1, description="Devices (or tensor groups) that share one copy of the state.")
+    tensor: int | None = Field(None, ge=1, description="Devices that share every matrix product.")
+    mfu: float | None = Field(None, gt=0, le=1, description="Share of the matrix peak assumed; default 0.3, cpu 0.45.")
+    link: float = Field(0.7, gt=0, le=1, description="Share of the links' bandwidth assumed.")
+    price: float | None = Field(None, ge=0, description="Price of one device for one hour; gives the cost.")
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _columns(cls, value: Any) -> Any:
+        return _split_pairs(value, "role=field,role=field, such as chosen=good,prompt=question")
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> Self:
+        """A setting that would be ignored is an error."""
+        if self.data is not None:
+            self._refuse(("prompt_tokens", "response_tokens", "responses", "items"), "the lengths are those of data")
+        else:
+            self._refuse(("columns", "tokenizer", "max_tokens"), "there is no data")
+        if self.lora_rank is None:
+            self._refuse(("frozen_weights",), "without lora_rank all weights train")
+        return self
+
+    def _refuse(self, keys: tuple[str, ...], because: str) -> None:
+        for key in keys:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} is without effect: {because}")

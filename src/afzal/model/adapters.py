@@ -1,0 +1,232 @@
+"""Adapters of PEFT: made fresh, taken up from a folder, and exchanged for what they were at the start.
+
+Low-rank adapters (LoRA, DoRA, rsLoRA) and IA3 change layers, and are the identity when they are fresh. Prefix tuning,
+prompt tuning and p-tuning put virtual tokens before every prompt (:mod:`.virtual`); a fresh one is another policy than
+the base model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from afzal.errors import AfzalError
+
+Kind = Literal["lora", "dora", "rslora", "ia3", "prefix", "prompt", "p_tuning"]
+
+# PEFT's names of the adapters whose virtual tokens stand before every row, and ours
+_VIRTUAL = {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt", "P_TUNING": "p_tuning"}
+_REFUSED = {"CARTRIDGE", "CPT"}  # further kinds with virtual tokens; their batches need more than a row
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A fresh adapter that is wanted.
+
+    Attributes:
+        rank, alpha, targets: of low-rank adapters only. The change of a layer is scaled by alpha / rank, with rsLoRA
+            by alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732).
+        virtual_tokens: of prefix, prompt and p_tuning only.
+    """
+
+    kind: Kind
+    rank: int = 8
+    alpha: float = 16.0
+    targets: str | Sequence[str] = "all-linear"
+    virtual_tokens: int = 20
+
+
+def add_adapter(model: Any, adapter: Adapter, *, also: Sequence[str] = ()) -> Any:
+    """The model with a fresh adapter without dropout; only the adapter trains.
+
+    Low-rank adapters start with B = 0 and IA3 with factors of 1: the identity. The virtual tokens of prompt tuning
+    start as embeddings of tokens drawn from the vocabulary (Lester et al. 2021, arXiv 2104.08691), those of prefix
+    tuning as the keys and values that the model itself gives such tokens (Li and Liang 2021, arXiv 2101.00190), those
+    of p-tuning as PEFT makes them. The draws are of torch's generator.
+
+    Args:
+        also: modules to train whole beside it, such as ``lm_head``; not with virtual tokens.
+
+    Raises:
+        AfzalError: the adapter does not fit the model.
+    """
+    from peft import get_peft_model
+
+    try:
+        made = get_peft_model(model, _config(model, adapter, also))
+        if adapter.kind == "prefix":
+            _start_prefix(made, adapter.virtual_tokens)
+    except ValueError as error:
+        first = str(error).strip().partition("\n")[0]
+        remedy = "leave lora_targets out" if adapter.kind in ("lora", "dora", "rslora") else "adapter=lora"
+        raise AfzalError(
+            f"adapter {adapter.kind} does not fit {type(model).__name__}", why=first, remedy=remedy
+        ) from error
+    return made
+
+
+def _config(model: Any, adapter: Adapter, also: Sequence[str]) -> Any:
+    import peft
+
+    task = "SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM"
+    whole: Any = list(also) or None
+    n: Any = adapter.virtual_tokens
+    if adapter.kind == "prefix":
+        return peft.PrefixTuningConfig(task_type=task, num_virtual_tokens=n)
+    if adapter.kind == "prompt":
+        return peft.PromptTuningConfig(task_type=task, num_virtual_tokens=n, prompt_tuning_init="SAMPLE_VOCAB")
+    if adapter.kind == "p_tuning":
+        return peft.PromptEncoderConfig(task_type=task, num_virtual_tokens=n)
+    if adapter.kind == "ia3":
+        return peft.IA3Config(task_type=task, modules_to_save=whole)
+    targets: Any = adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets)
+    alpha: Any = adapter.alpha  # a float works, whatever its annotation says
+    return peft.LoraConfig(
+        task_type=task,
+        r=adapter.rank,
+        lora_alpha=alpha,
+        target_modules=targets,
+        lora_dropout=0.0,
+        use_dora=adapter.kind == "dora",
+        use_rslora=adapter.kind == "rslora",
+        modules_to_save=whole,
+    )
+
+
+@torch.no_grad()
+def _start_prefix(model: Any, n: int) -> None:
+    """Keys and values of ``n`` real tokens, in place of noise that would drown the prompt."""
+    base, encoder = model.get_base_model(), model.prompt_encoder[model.active_adapter]
+    table = base.get_input_embeddings()
+    ids = torch.randint(0, table.num_embeddings, (1, n), device=table.weight.device)
+    layers = base(input_ids=ids, use_cache=True).past_key_values.layers
+    if any(layer.keys.shape[2] != n for layer in layers):
+        raise ValueError(f"{n} virtual tokens do not fit into its sliding window")
+    columns = [part[0].transpose(0, 1) for layer in layers for part in (layer.keys, layer.values)]  # [n, heads, d] each
+    encoder.load_prompt_embeddings(torch.stack(columns, dim=1).flatten(1))
+
+
+def is_factor(name: str) -> bool:
+    """Whether a weight of this name is a factor near 1 (of IA3) or a column's norm (of DoRA), to be kept in float32."""
+    return "ia3_l" in name or "lora_magnitude_vector" in name
+
+
+@torch.no_grad()
+def start_norms(model: Any) -> None:
+    """Give fresh DoRA adapters the norms of the weights as they are now, after a change of number format.
+
+    With norms of the weights as they were before, the fresh adapter would not be the identity.
+    """
+    for layer in model.modules():
+        for name, magnitude in dict(getattr(layer, "lora_magnitude_vector", {})).items():
+            weight, change = layer.get_base_layer().weight, layer.lora_B[name].weight @ layer.lora_A[name].weight
+            magnitude.weight.copy_(magnitude.get_weight_norm(weight, change, layer.scaling[name]))
+
+
+def load_adapter(base: Any, folder: str) -> Any:
+    """The model with the adapter of a folder on it; only the adapter trains.
+
+    PEFT keeps of p-tuning what its network gave, so that training goes on on the virtual tokens themselves.
+    """
+    from peft import PeftModel
+
+    if peft_type_of(folder) not in _VIRTUAL:
+        return PeftModel.from_pretrained(base, folder, is_trainable=True)
+    model = PeftModel.from_pretrained(base, folder)
+    model.prompt_encoder[str(model.active_adapter)].embedding.requires_grad_(True)
+    return model
+
+
+def adapter_base(folder: str | Path) -> str | None:
+    """The base model that an adapter's folder names; None for a folder with a model of its own.
+
+    Raises:
+        AfzalError: the adapter is of a kind that is not supported.
+    """
+    if not _is_adapter_folder(folder):
+        return None
+    kind = peft_type_of(folder)
+    if ("PROMPT" in kind and kind not in _VIRTUAL) or kind in _REFUSED:
+        raise AfzalError(
+            f"{folder} is an adapter of type {kind}, which is not supported",
+            why="its virtual tokens have no place in a batch",
+            remedy=f"start from its base model, or from an adapter of LoRA, IA3 or {', '.join(sorted(_VIRTUAL))}",
+        )
+    base = _about(folder).get("base_model_name_or_path")
+    return base if isinstance(base, str) else None  # anything else is refused where the folder is inspected
+
+
+def peft_type_of(folder: str | Path) -> str:
+    """PEFT's name of an adapter folder's kind, such as LORA or PREFIX_TUNING."""
+    return str(_about(folder).get("peft_type"))
+
+
+def positions_taken(folder: str | Path) -> int:
+    """Virtual tokens that the adapter of a folder puts before every row; 0 for any other folder."""
+    if not _is_adapter_folder(folder) or peft_type_of(folder) not in _VIRTUAL:
+        return 0
+    return int(_about(folder).get("num_virtual_tokens") or 0)
+
+
+def _is_adapter_folder(folder: str | Path) -> bool:
+    return (Path(folder) / "adapter_config.json").exists() and not (Path(folder) / "config.json").exists()
+
+
+def _about(folder: str | Path) -> dict[str, Any]:
+    return json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+
+
+def is_adapted(model: Any) -> bool:
+    """Whether the model carries PEFT adapters that can be switched off."""
+    return hasattr(model, "disable_adapter")
+
+
+def virtual_kind(model: Any) -> str:
+    """``prefix``, ``prompt`` or ``p_tuning`` where virtual tokens stand before every row of the model, else empty."""
+    if not is_adapted(model):
+        return ""
+    return _VIRTUAL.get(str(getattr(model.active_peft_config.peft_type, "value", "")), "")
+
+
+def virtual_tokens(model: Any) -> int:
+    """Virtual tokens before every row of the model: 0 without an adapter that has such."""
+    return int(model.active_peft_config.num_virtual_tokens) if virtual_kind(model) else 0
+
+
+def why_stock(model: Any) -> str:
+    """Empty unless the model's adapter needs the model's own ``generate``; then the reason."""
+    kind = virtual_kind(model)
+    return f"its {kind} adapter puts virtual tokens before every row" if kind else ""
+
+
+def starting_weights(model: Any) -> dict[str, Tensor]:
+    """Copies of the weights that train, by name: what the adapter is now."""
+    return {n: p.detach().clone() for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+
+
+@contextmanager
+def acting_as(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside the block ``weights`` act in place of the model's own weights of those names; they have no gradient.
+
+    The model's own weights are put aside, not overwritten: graphs that hold them stay valid.
+    """
+    places = [(_owner(model, name), name.rpartition(".")[2], value) for name, value in weights.items()]
+    own = [module._parameters[leaf] for module, leaf, _ in places]
+    try:
+        for module, leaf, value in places:
+            module._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+        yield
+    finally:
+        for (module, leaf, _), parameter in zip(places, own, strict=True):
+            module._parameters[leaf] = parameter
+
+
+def _owner(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])

@@ -1,0 +1,84 @@
+"""Virtual tokens of an adapter in the shared layout: before the prompt of every tree, once for all its branches.
+
+PEFT puts them before every row. In a row of packed trees they are part of every prompt instead: branches see them as
+they see the prompt, positions count them, and nothing else in the layout changes. Prompt tuning and p-tuning give
+their embeddings; prefix tuning gives their keys and values, which attention takes in place of the computed ones.
+
+Shapes: N row positions, T trees, n virtual tokens, d features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afzal.model.adapters import virtual_kind, virtual_tokens
+from afzal.model.attention import PrefixedLayout
+from afzal.tokens.attend import Segment, TreeLayout
+from afzal.tokens.batch import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class _Lengthened:
+    """A row with room for virtual tokens.
+
+    Attributes:
+        kept: ``[N]`` int64, where each position of the batch is now.
+        places: ``[T n]`` int64, where the virtual tokens are.
+        segments: of all ``N + T n`` positions.
+    """
+
+    kept: Tensor
+    places: Tensor
+    segments: tuple[Segment, ...]
+
+
+def acts(model: Any) -> bool:
+    """Whether the model has virtual tokens, and they are not switched off at the moment."""
+    return bool(virtual_kind(model)) and not getattr(model, "_adapters_disabled", False)
+
+
+def run_shared(model: Any, batch: Batch) -> Tensor:
+    """Run the model with its virtual tokens on a batch of the shared layout; ``[N]`` int64, where its positions are."""
+    assert batch.layout is not None
+    n, base = virtual_tokens(model), model.get_base_model()
+    row = _lengthened(batch.layout, n, batch.ids.device)
+    trees, total = len(row.places) // n, batch.ids.numel() + len(row.places)
+    ids = batch.ids.new_zeros(1, total).index_copy(1, row.kept, batch.ids)
+    at = torch.arange(n, device=batch.ids.device).repeat(trees)[None]
+    positions = batch.positions.new_zeros(1, total).index_copy(1, row.kept, batch.positions + n)
+    positions = positions.index_copy(1, row.places, at)
+    given: dict[str, Any] = {"position_ids": positions, "use_cache": False}
+    if virtual_kind(model) == "prefix":
+        layers = [(layer.keys, layer.values) for layer in model.get_prompt(1).layers]
+        layout = PrefixedLayout(row.segments, total, batch.layout.device, row.places, layers)
+        base(input_ids=ids, tree=layout, **given)
+    else:
+        embedded = base.get_input_embeddings()(ids)
+        tokens = model.get_prompt(1).to(embedded.dtype).repeat(1, trees, 1)
+        embedded = embedded.index_copy(1, row.places, tokens)
+        base(inputs_embeds=embedded, tree=TreeLayout(row.segments, total, batch.layout.device), **given)
+    return row.kept
+
+
+def _lengthened(layout: TreeLayout, n: int, device: torch.device) -> _Lengthened:
+    prompts = sorted(s.start for s in layout.segments if s.prompt_length == 0)
+    before = np.searchsorted(prompts, np.arange(layout.n_tokens), side="right") * n  # virtual tokens up to a position
+    segments = [
+        Segment(
+            s.start + int(before[s.start]),
+            s.length,
+            s.prompt_start + int(before[s.prompt_start]) - n,
+            s.prompt_length + n,
+        )
+        if s.prompt_length
+        else Segment(s.start + int(before[s.start]) - n, s.length + n)
+        for s in layout.segments
+    ]
+    places = np.concatenate([start + int(before[start]) - n + np.arange(n) for start in prompts])
+    kept = np.arange(layout.n_tokens) + before
+    return _Lengthened(torch.from_numpy(kept).to(device), torch.from_numpy(places).to(device), tuple(segments))

@@ -1,0 +1,50 @@
+"""Memory, arithmetic, traffic and time of a run before it is started: closed formulas of shapes and lengths."""
+
+from afzal.plan.choose import Plan, Wish, does_not_fit, largest_tokens, layouts, plan
+from afzal.plan.hardware import DEVICES, Device, device_named
+from afzal.plan.job import METHODS, Job, Layout, Method, trained_parameters
+from afzal.plan.memory import Moment, fits, moments, peak
+from afzal.plan.shapes import SHAPES, Shape, named, parameters, shape_of
+from afzal.plan.source import shape_from
+from afzal.plan.speed import Assumptions, Times, Traffic, executed_flops, times, traffic, updates, useful_flops
+from afzal.plan.table import as_data, lines
+from afzal.plan.work import Lengths, lengths
+
+__all__ = [
+    "DEVICES",
+    "METHODS",
+    "SHAPES",
+    "Assumptions",
+    "Device",
+    "Job",
+    "Layout",
+    "Lengths",
+    "Method",
+    "Moment",
+    "Plan",
+    "Shape",
+    "Times",
+    "Traffic",
+    "Wish",
+    "as_data",
+    "device_named",
+    "does_not_fit",
+    "executed_flops",
+    "fits",
+    "largest_tokens",
+    "layouts",
+    "lengths",
+    "lines",
+    "moments",
+    "named",
+    "parameters",
+    "peak",
+    "plan",
+    "shape_from",
+    "shape_of",
+    "times",
+    "traffic",
+    "trained_parameters",
+    "updates",
+    "useful_flops",
+]

@@ -1,0 +1,157 @@
+"""What is to be planned: a model, a method and data on one side, machines and how they share the work on the other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from afzal.plan.shapes import Shape, adapter_parameters, block_matrices, block_parameters, parameters, trunk_parameters
+from afzal.plan.work import Lengths
+
+Dtype = Literal["fp32", "bf16"]
+Format = Literal["dtype", "fp8", "nf4"]
+Reference = Literal["none", "live", "cached"]
+
+# Bytes per weight of a block's matrices; nf4 is 4 bits and a scale per 64 weights, itself in 8 bits.
+_FORMAT_BYTES = {"fp8": 1.0, "nf4": 0.5 + 1 / 64}
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What a method holds and computes beside the policy.
+
+    Attributes:
+        responses: per prompt, when the data does not say.
+        reference: whether it compares with a reference.
+        estimates: forward passes without gradient per update beside policy and reference, of the data's size.
+        scalar: the trained model has a head of one number, not of a vocabulary.
+        value, reward_model: a second trained trunk, and a frozen one that judges.
+        online: answers are sampled during the training.
+    """
+
+    name: str
+    responses: int
+    reference: bool
+    estimates: float = 0.0
+    scalar: bool = False
+    value: bool = False
+    reward_model: bool = False
+    online: bool = False
+
+
+# KTO's KL term scores another prompt's responses under both models; an online method scores its own samples under the
+# policy that drew them and under the reward model, and PPO under the value model.
+METHODS: dict[str, Method] = {
+    m.name: m
+    for m in (
+        Method("sft", 1, reference=False),
+        Method("dpo", 2, reference=True),
+        Method("ipo", 2, reference=True),
+        Method("kto", 1, reference=True, estimates=2.0),
+        Method("prefer", 2, reference=True),
+        Method("reward", 2, reference=False, scalar=True),
+        Method("ppo", 1, reference=True, estimates=3.0, value=True, reward_model=True, online=True),
+        Method("rloo", 4, reference=True, estimates=2.0, reward_model=True, online=True),
+        Method("grpo", 4, reference=True, estimates=2.0, reward_model=True, online=True),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A training run without its machines.
+
+    Attributes:
+        lengths: of all items, one epoch.
+        batch_size: items per update, over all devices together.
+        rank: of LoRA adapters, 0 when all weights train.
+        frozen: number format of the weights that do not train, with ``rank``; ``dtype`` is that of the computation.
+        state_bytes: of the optimiser per trained weight: 8 for AdamW, 4 for RMSprop.
+    """
+
+    shape: Shape
+    method: Method
+    lengths: Lengths
+    batch_size: int = 64
+    epochs: float = 1.0
+    reference: Reference = "live"
+    rank: int = 0
+    dtype: Dtype = "bf16"
+    frozen: Format = "dtype"
+    state_bytes: int = 8
+    shared: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How devices share a run, as PyTorch's FSDP2 and tensor parallelism do it.
+
+    Attributes:
+        gpus: per node.
+        shards: devices (or tensor-parallel groups) over which weights, gradients and optimiser are cut; 1 is whole.
+        tensor: devices over which every matrix product is cut.
+        recompute: keep only the input of each block and make the rest again in the backward pass.
+        tokens: of one forward pass of a tensor-parallel group.
+    """
+
+    nodes: int = 1
+    gpus: int = 1
+    shards: int = 1
+    tensor: int = 1
+    recompute: bool = False
+    tokens: int = 8192
+
+    @property
+    def devices(self) -> int:
+        return self.nodes * self.gpus
+
+    @property
+    def replicas(self) -> int:
+        """Tensor-parallel groups, each with micro-batches of its own."""
+        return self.devices // self.tensor
+
+
+def compute_bytes(job: Job) -> int:
+    """Bytes of one number of the forward pass."""
+    return 2 if job.dtype == "bf16" else 4
+
+
+def policy_parameters(job: Job) -> int:
+    """Weights of the trained model, adapters not counted; a scalar head stands in for the vocabulary's."""
+    return trunk_parameters(job.shape) + job.shape.width if job.method.scalar else parameters(job.shape)
+
+
+def trained_parameters(job: Job) -> int:
+    """Weights that the optimiser moves, a value model's included."""
+    own = adapter_parameters(job.shape, job.rank) if job.rank else policy_parameters(job)
+    value = adapter_parameters(job.shape, job.rank) if job.rank else trunk_parameters(job.shape)
+    return own + (value + job.shape.width if job.method.value else 0)
+
+
+def frozen_bytes(job: Job) -> float:
+    """Bytes of the policy's weights when only adapters train: matrices of the blocks in their own number format."""
+    ends = policy_parameters(job) - job.shape.layers * block_parameters(job.shape)
+    return job.shape.layers * frozen_block_bytes(job) + ends * compute_bytes(job)
+
+
+def frozen_block_bytes(job: Job) -> float:
+    """Of :func:`frozen_bytes`, those of one block."""
+    e, matrices = compute_bytes(job), block_matrices(job.shape)
+    return matrices * _FORMAT_BYTES.get(job.frozen, e) + (block_parameters(job.shape) - matrices) * e
+
+
+def tokens_per_update(job: Job) -> float:
+    """Tokens of one update over all devices, one forward pass each."""
+    return job.lengths.tokens / job.lengths.items * min(job.batch_size, job.lengths.items)
+
+
+def tokens_at_once(job: Job, layout: Layout) -> float:
+    """Tokens of one forward pass: the budget, or what a replica has in one update if that is less; never below the
+    largest item."""
+    return max(job.lengths.longest, min(layout.tokens, tokens_per_update(job) / layout.replicas))
+
+
+def micro_batches(job: Job, layout: Layout) -> int:
+    """Forward passes with gradient of one replica in one update, at least 1."""
+    return max(1, math.ceil(tokens_per_update(job) / layout.replicas / tokens_at_once(job, layout) - 1e-9))

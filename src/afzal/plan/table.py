@@ -1,0 +1,176 @@
+"""A plan as a person reads it, and as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from afzal.plan.choose import Plan
+from afzal.plan.job import tokens_at_once, tokens_per_update, trained_parameters
+from afzal.plan.memory import USABLE
+from afzal.plan.shapes import parameters
+
+_UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def lines(plan: Plan) -> list[str]:
+    """The plan in plain lines: job, layout, memory, one update, the whole run, assumptions."""
+    blocks = [_job(plan), _layout(plan), _memory(plan), _update(plan), _run(plan), ["assumed", *assumptions(plan)]]
+    return [line for block in blocks for line in (*block, "")][:-1]
+
+
+def as_data(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON can say it: bytes, seconds, floating-point operations, tokens."""
+    job, layout = plan.job, plan.layout
+    return {
+        "model": asdict(job.shape) | {"parameters": parameters(job.shape)},
+        "method": job.method.name,
+        "trained_parameters": trained_parameters(job),
+        "reference": job.reference,
+        "lora_rank": job.rank or None,
+        "frozen_weights": job.frozen,
+        "dtype": job.dtype,
+        "data": asdict(job.lengths) | {"batch_size": job.batch_size, "epochs": job.epochs},
+        "hardware": asdict(plan.device),
+        "layout": asdict(layout) | {"devices": layout.devices, "chosen": list(plan.chosen)},
+        "memory": {
+            "moment": plan.memory.name,
+            "terms": plan.memory.terms,
+            "total": plan.memory.total,
+            "usable": USABLE * plan.device.memory,
+            "fits": plan.fits,
+        },
+        "tokens_at_once": tokens_at_once(job, layout),
+        "largest_tokens_per_forward": plan.largest,
+        "flops_per_update": {"executed": plan.executed, "useful": plan.useful},
+        "traffic_per_update": asdict(plan.traffic),
+        "seconds_per_update": asdict(plan.times) | {"total": plan.times.update, "hidden": plan.times.hidden},
+        "updates": plan.updates,
+        "hours": plan.hours,
+        "device_hours": plan.hours * layout.devices,
+        "cost": plan.cost,
+        "assumed": assumptions(plan),
+    }
+
+
+def assumptions(plan: Plan) -> list[str]:
+    """What the figures rest on, one sentence each."""
+    job, device = plan.job, plan.device
+    peak = device.bf16 if job.dtype == "bf16" else device.fp32
+    found = [
+        f"arithmetic at {plan.assumed.mfu:.0%} of a peak of {_scaled(peak)}FLOP/s; nothing here was timed",
+        f"{USABLE:.0%} of {device.memory / 1e9:g} GB can be filled; {device.reserve / 1e9:g} GB are the runtime's own",
+        "no evaluation, no checkpoints written, no padding, work spread evenly",
+    ]
+    if plan.layout.devices > 1:
+        found.append(
+            f"links at {plan.assumed.link:.0%} of {device.intra / 1e9:g} GB/s inside a node "
+            f"and {device.inter / 1e9:g} GB/s per device between nodes"
+        )
+        found.append("several devices as PyTorch's FSDP2 and tensor parallelism share them; afzal train uses one")
+    if job.reference == "cached":
+        found.append("the reference's log-probs are computed once, before the first update")
+    if job.shape.family not in ("llama", "mistral", "qwen2"):
+        found.append(f"activations of {job.shape.family} are less exact than those of llama")
+    if job.method.online:
+        found.append(
+            "answers are as long as the data says; a sampled token reads all weights once, or computes for all"
+        )
+        found.append("the key-value cache of sampling is not counted; it is gone when an update begins")
+    if job.frozen != "dtype":
+        found.append(f"frozen matrices are kept as {job.frozen} and computed with in {job.dtype}")
+    return found
+
+
+def largest_first(plan: Plan) -> list[tuple[str, float]]:
+    """The terms of the memory and their bytes, the largest first."""
+    return sorted(plan.memory.terms.items(), key=lambda term: -term[1])
+
+
+def _job(plan: Plan) -> list[str]:
+    job = plan.job
+    trained = trained_parameters(job)
+    whole = f"{trained:,} train" if job.rank or job.method.value else "all train"
+    if job.rank:
+        whole += f" (LoRA rank {job.rank})"
+    reference = {"none": "no reference", "cached": "reference cached", "live": "reference live"}[job.reference]
+    mean = job.lengths.tokens / job.lengths.items
+    return [
+        f"{job.shape.name}: {parameters(job.shape):,} weights, {whole}",
+        f"{job.method.name}, {job.dtype}, {reference}, prompts {'shared' if job.shared else 'unshared'}",
+        f"{job.lengths.items:,} items of {mean:,.0f} tokens ({job.lengths.scored / job.lengths.items:,.0f} scored, "
+        f"at most {job.lengths.longest:,}), {min(job.batch_size, job.lengths.items)} per update",
+    ]
+
+
+def _layout(plan: Plan) -> list[str]:
+    layout = plan.layout
+    machines = f"{layout.nodes} x {layout.gpus} {plan.device.name}"
+    parts = f"shards {layout.shards}, tensor {layout.tensor}, checkpointing {'full' if layout.recompute else 'none'}"
+    names = {"recompute": "checkpointing"}
+    chosen = ", ".join(names.get(name, name) for name in plan.chosen)
+    at_once = f"{tokens_at_once(plan.job, layout):,.0f} tokens per forward pass"
+    return [f"layout: {machines}, {parts}, {at_once}", *([f"chosen here: {chosen}"] if chosen else [])]
+
+
+def _memory(plan: Plan) -> list[str]:
+    moment = plan.memory
+    rows = [_row(name, f"{size / 1e9:.2f} GB") for name, size in largest_first(plan) if size >= 5e6]
+    room = f"of {USABLE * plan.device.memory / 1e9:.1f} GB: {'fits' if plan.fits else 'DOES NOT FIT'}"
+    largest = f"{plan.largest:,} tokens" if plan.largest else "none"
+    return [
+        f"memory per device at its fullest ({moment.name} of the backward pass)",
+        *rows,
+        _row("total", f"{moment.total / 1e9:.2f} GB", room),
+        _row("largest pass", largest, "the largest forward pass that fits"),
+    ]
+
+
+def _update(plan: Plan) -> list[str]:
+    t, moved = plan.times, plan.traffic
+    rows = [_row("arithmetic", _seconds(t.compute), f"{_scaled(plan.executed)}FLOP, {_scaled(plan.useful)} useful")]
+    if plan.layout.shards > 1:
+        said = "beside the arithmetic" if t.hidden else "longer than the arithmetic beside it"
+        both = f"{_scaled(moved.gather)}B gathered, {_scaled(moved.scatter)}B scattered"
+        rows.append(_row("shards", _seconds(t.shards), f"{both} per device, {said}"))
+    if plan.layout.tensor > 1:
+        rows.append(_row("tensor sums", _seconds(t.tensor), f"{_scaled(moved.tensor)}B per device"))
+    if moved.replicas:
+        rows.append(_row("replica sums", _seconds(t.replicas), f"{_scaled(moved.replicas)}B per device"))
+    rows.append(_row("optimiser", _seconds(t.optimiser), "its state read and written once"))
+    if plan.job.method.online:
+        rows.append(_row("sampling", _seconds(t.sampling), "the update's answers"))
+    rate = tokens_per_update(plan.job) / t.update
+    return ["one update", *rows, _row("total", _seconds(t.update), f"{rate:,.0f} tokens per second")]
+
+
+def _run(plan: Plan) -> list[str]:
+    device_hours = plan.hours * plan.layout.devices
+    cost = [] if plan.cost is None else [_row("cost", f"{plan.cost:,.2f}")]
+    before = [_row("reference", _seconds(plan.times.before), "once")] if plan.times.before else []
+    return [
+        "whole run",
+        *before,
+        _row("updates", f"{plan.updates:,}"),
+        _row("time", _duration(plan.hours), f"{device_hours:,.2f} device hours"),
+        *cost,
+    ]
+
+
+def _row(name: str, value: str, said: str = "") -> str:
+    return f"  {name:<15} {value:>14}  {said}".rstrip()
+
+
+def _scaled(value: float) -> str:
+    size, prefix = next(((s, p) for s, p in _UNITS if value >= s), (1.0, ""))
+    return f"{value / size:.3g} {prefix}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s" if value < 1000 else f"{value:,.0f} s"
+
+
+def _duration(hours: float) -> str:
+    if hours < 1 / 60:
+        return f"{hours * 3600:.0f} s"
+    return f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.1f} h"

@@ -1,0 +1,125 @@
+"""A trained adapter as a model that needs no adapter: merged, compared, and only then written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from afzal import data, runs
+from afzal.config import ExportConfig
+from afzal.errors import AfzalError
+from afzal.model.adapters import adapter_base, peft_type_of, positions_taken
+from afzal.model.folder import inspect_model_folder
+from afzal.model.load import context_of_model, load_model, load_tokenizer, loading, pick_device, save_model
+from afzal.model.logprobs import score
+from afzal.model.probe import probe_trees
+from afzal.tokens import encode, resolve_template
+from afzal.tokens.batch import Batch
+from afzal.tokens.tree import Tree
+from afzal.train.feed import Layout
+
+_TOLERANCE = {"fp32": 1e-3, "bf16": 0.15}  # of a token's log-prob, in nats: rounding of the merged weights
+_TOKENS_PER_FORWARD = 8192
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "generation_config.json")
+
+
+def export(config: ExportConfig) -> list[str]:
+    """Write the adapter of ``config.model`` to ``config.out`` and return what there is to say, in lines.
+
+    Adapters that change layers are merged into their base model; the folder then loads with plain `transformers`. The
+    merged model's log-probs are compared with the adapter's on rows of ``config.data``, or of random tokens, in the
+    number format that is saved. Virtual tokens cannot be merged: their folder is copied, for PEFT to load.
+
+    Raises:
+        AfzalError: the folder holds no adapter, the log-probs differ by more than the tolerance, or ``config.out``
+            exists.
+    """
+    runs.refuse_existing(config.out)
+    folder = loading(config.model, inspect_model_folder, str)
+    base = adapter_base(folder)
+    if base is None:
+        raise AfzalError(
+            f"{config.model} is no adapter", why="it has all its weights", remedy="use it as it is, without export"
+        )
+    tokenizer = load_tokenizer(config.model)
+    if positions_taken(folder):
+        return _copied(config, folder, tokenizer)
+    model = load_model(config.model, device=pick_device(config.device))
+    batches = Layout("unshared", _TOKENS_PER_FORWARD, pick_device(config.device)).batches(
+        _rows(config, tokenizer, model)
+    )
+    wanted = _logps(model, batches)
+    with model.disable_adapter():
+        before = _largest(_logps(model, batches), wanted)
+    merged = model.merge_and_unload()
+    if config.dtype == "bf16":
+        merged.to(torch.bfloat16)
+    gap = _largest(_logps(merged, batches), wanted)
+    _refuse_difference(config, gap)
+    facts = {"adapter": config.model, "base": base, "dtype": config.dtype, "tokens": len(wanted)}
+    facts |= {"largest_difference_nats": gap, "adapter_to_base_nats": before}
+    save_model(merged, tokenizer, Path(config.out))
+    runs.atomic_write(Path(config.out) / "export.json", json.dumps(facts, indent=2) + "\n")
+    return [
+        f"{config.out}: the adapter merged into {base}, as {config.dtype}",
+        f"largest difference of a log-prob on {len(wanted)} tokens: {gap:.2g} nats between the merged model and the "
+        f"adapter, {before:.2g} between the adapter and its base model",
+    ]
+
+
+def _rows(config: ExportConfig, tokenizer: Any, model: Any) -> list[Tree]:
+    if config.data is None:
+        return probe_trees(model)
+    items = data.read(config.data).items[: config.rows]
+    template = resolve_template(tokenizer, None)[0] if any(item.is_chat for item in items) else None
+    longest = min(config.max_tokens, context_of_model(model) or config.max_tokens)
+    encoded = encode(items, tokenizer, max_tokens=longest, chat_template=template)
+    if not encoded.trees:
+        why = encoded.drops[0].reason if encoded.drops else "no row was read"
+        raise AfzalError("there is no row to compare on", where=config.data, why=why)
+    return list(encoded.trees)
+
+
+def _logps(model: Any, batches: Sequence[Batch]) -> Tensor:
+    """``[M]`` nats, of every scored token of the batches."""
+    with torch.no_grad():
+        return torch.cat([score(model, batch).token_logps for batch in batches])
+
+
+def _largest(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).abs().max())
+
+
+def _refuse_difference(config: ExportConfig, gap: float) -> None:
+    allowed = config.tolerance or _TOLERANCE[config.dtype]
+    if gap <= allowed:
+        return
+    raise AfzalError(
+        f"the merged model's log-probs differ from the adapter's by {gap:.3g} nats, more than {allowed:.3g}",
+        where=config.model,
+        why="rounding, or weights that the model ties and that the adapter changes in one place only",
+        remedy="dtype=fp32 or a larger tolerance for rounding; otherwise use the adapter's folder with PEFT",
+    )
+
+
+def _copied(config: ExportConfig, folder: str, tokenizer: Any) -> list[str]:
+    kind, fields = peft_type_of(folder), type(config).model_fields
+    for key in ("data", "dtype", "tolerance"):
+        if getattr(config, key) != fields[key].default:
+            raise AfzalError(f"{key} is without effect: an adapter of type {kind} is copied", remedy=f"leave {key} out")
+    out = Path(config.out)
+    out.mkdir(parents=True)
+    for name in _ADAPTER_FILES:
+        if (Path(folder) / name).exists():
+            shutil.copyfile(Path(folder) / name, out / name)
+    tokenizer.save_pretrained(out)
+    return [
+        f"{config.out}: a copy of the adapter, for PEFT to load on {adapter_base(folder)}",
+        f"an adapter of type {kind} cannot be merged: its virtual tokens stand before every row, not in the weights",
+    ]

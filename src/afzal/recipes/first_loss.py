@@ -1,0 +1,88 @@
+"""The first loss against its known value: where policy equals reference, and where a fresh adapter makes it another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from afzal.errors import AfzalError
+from afzal.model.probe import gap_to_plain, tolerance
+from afzal.model.reference import Cached, Reference
+from afzal.recipes.setup import Setup
+from afzal.train.evaluate import evaluate
+from afzal.train.feed import Feed
+
+_Measure = Callable[..., dict[str, float]]
+
+
+def check_first_loss(setup: Setup, say: Callable[[str], None]) -> None:
+    """Measure the first loss and compare it with the value that is known for it; ``say`` gets both.
+
+    Where policy equals reference it is the method's own value (ln 2 for DPO). A fresh adapter with virtual tokens is
+    another policy than its reference, the model without it: then the loss must have that value with the adapter off,
+    and the policy's log-probs must be those of the model's own forward pass.
+
+    Raises:
+        AfzalError: the value is another one, which means a wrong reference or wrong log-probs.
+    """
+    method, feed = setup.method, setup.feed
+    if method.reference is None or method.reference.name.startswith("the model "):
+        return
+    assert isinstance(feed, Feed)  # a policy that writes its own answers has no reference in its loss
+    update = feed.update(0)
+    measure = partial(evaluate, batches=update.batches, mismatched=update.mismatched)
+    if setup.starts_elsewhere:
+        _check_virtual(setup, feed, measure, say)
+        return
+    expected = method.at_reference()
+    if expected is None:
+        expected = _loss_of_reference(setup, method.reference, measure)
+    found = None if expected is None else measure(setup.model, method)["loss"]
+    if expected is None or found is None:
+        return
+    _compare(setup, found, expected)
+    say(f"first loss {found:.4f}, as it must be where policy equals reference ({expected:.4f})")
+
+
+def _check_virtual(setup: Setup, feed: Feed, measure: _Measure, say: Callable[[str], None]) -> None:
+    method, model = setup.method, setup.model
+    tree = min(feed.trees, key=lambda t: t.n_tokens)
+    gap = gap_to_plain(model, tree, feed.layout.sharing)
+    if not gap <= tolerance(model):
+        raise AfzalError(
+            f"log-probs with adapter {setup.starts_elsewhere} are off by {gap:.3g} nats",
+            where=tree.item_id,
+            why="they are not those of the model's own forward pass",
+            remedy="report the model type and the adapter, or use adapter=lora",
+        )
+    with model.disable_adapter():
+        off = measure(model, method).get("loss")
+    expected = method.at_reference()
+    if off is not None and expected is not None:
+        _compare(setup, off, expected)
+    found = measure(model, method).get("loss")
+    if found is not None and off is not None:
+        say(
+            f"first loss {found:.4f}, and {off:.4f} with the adapter off: the reference is the model without it, and a "
+            f"fresh {setup.starts_elsewhere} adapter is not the identity"
+        )
+
+
+def _compare(setup: Setup, found: float, expected: float) -> None:
+    method = setup.method
+    assert method.reference is not None
+    if abs(found - expected) <= 1e-3 * max(1.0, abs(expected)):
+        return
+    raise AfzalError(
+        f"the first loss is {found:.4f}, but {method.name} starts at {expected:.4f}",
+        why=f"policy and reference ({method.reference.name}) do not agree before any training",
+        remedy="delete a stale reference cache, or report this as a bug with --debug output",
+    )
+
+
+def _loss_of_reference(setup: Setup, reference: Reference, measure: _Measure) -> float | None:
+    """The loss of the reference itself, in place of the policy; None when it is only a table of log-probs."""
+    if isinstance(reference, Cached):
+        return None
+    with reference.acting() as model:  # pyright: ignore[reportAttributeAccessIssue] - every other one is live
+        return measure(model, setup.method)["loss"]

@@ -1,0 +1,46 @@
+"""Token counts of a data file as a method would train on it, without a model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from afzal import data, quality
+from afzal.config import METHODS, make
+from afzal.errors import AfzalError
+from afzal.model.load import load_tokenizer
+from afzal.recipes.methods import best_responses, recipe_of
+from afzal.tokens import encode, resolve_template
+
+
+def token_counts(
+    source: str, method: str, tokenizer: str, *, columns: dict[str, str] | None = None, max_tokens: int = 1024
+) -> np.ndarray:
+    """int64 ``[n, 1 + K]``: tokens of each item's prompt and of its responses, 0 where an item has fewer than K.
+
+    A method that samples its own answers is measured on the good answers of the file.
+
+    Args:
+        tokenizer: folder or hub id.
+
+    Raises:
+        AfzalError: the file or the tokenizer cannot be read, or nothing of it can be trained on.
+    """
+    dataset = data.read(source, columns=columns or None)
+    items = quality.clean(dataset.items)[0]
+    codec = load_tokenizer(tokenizer)
+    template = resolve_template(codec, None)[0] if any(item.is_chat for item in items) else None
+    encoded = encode(items, codec, max_tokens=max_tokens, chat_template=template)
+    known = method in METHODS
+    select = recipe_of(make(method=method, data=source, model=tokenizer)).select if known else best_responses
+    trees = select(encoded.trees, [items[k] for k in encoded.kept])[0]
+    if not trees:
+        raise AfzalError(
+            f"nothing in {source} can be trained on with {method}",
+            why=f"{dataset.rows} rows read as {dataset.format}",
+            remedy=f"see what each row became with: afzal check {source} --model {tokenizer}",
+        )
+    widest = max(len(t.branches) for t in trees)
+    counts = np.zeros((len(trees), 1 + widest), dtype=np.int64)
+    for row, t in zip(counts, trees, strict=True):
+        row[: 1 + len(t.branches)] = [len(t.prompt), *(len(b.ids) for b in t.branches)]
+    return counts

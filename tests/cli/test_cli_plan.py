@@ -1,0 +1,114 @@
+"""``afzal plan``: the table, JSON, refusals."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers_tokenizers import CHATML, byte_tokenizer
+
+from afzal import config
+from afzal.cli import main
+from afzal.cli import plan as module
+
+
+def out(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    assert main(["plan", *args]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def test_the_table_says_what_is_needed(capsys: pytest.CaptureFixture[str]):
+    said = out(capsys, "--model", "llama-3.1-8b", "--price", "2")
+    assert "llama-3.1-8b: 8,030,261,248 weights, all train" in said
+    assert "chosen here: nodes, gpus, shards, tensor, checkpointing" in said
+    for word in ("optimiser", "activations", "total", "fits", "updates", "cost", "assumed", "nothing here was timed"):
+        assert word in said
+
+
+def test_json_adds_up(capsys: pytest.CaptureFixture[str]):
+    found = json.loads(out(capsys, "--model", "llama-3.1-8b", "--lora-rank", "16", "--json"))
+    assert sum(found["memory"]["terms"].values()) == pytest.approx(found["memory"]["total"])
+    assert found["memory"]["fits"] is True
+    assert found["layout"]["devices"] == 1
+    assert found["trained_parameters"] == 41_943_040
+    assert found["data"]["tokens"] == 10_000 * 768
+    assert found["flops_per_update"]["executed"] >= found["flops_per_update"]["useful"]
+    assert found["cost"] is None
+
+
+def test_what_does_not_fit_is_shown_and_refused(capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "--model", "llama-3.1-70b", "--nodes", "1", "--gpus", "8"]) == 2
+    shown = capsys.readouterr()
+    assert "DOES NOT FIT" in shown.out
+    assert "the largest term is" in shown.err
+    assert "--lora-rank" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--model", "llama-3.1-8"], "did you mean llama-3.1-8b"),
+        (["--model", "llama-3.1-8b", "--hardware", "h1000"], "did you mean h100"),
+        (["--model", "llama-3.1-8b", "--frozen-weights", "nf4"], "without lora_rank all weights train"),
+        (["--model", "llama-3.1-8b", "--max-tokens", "4"], "there is no data"),
+        (["--model", "llama-3.1-8b", "--data", "x.jsonl", "--items", "4"], "the lengths are those of data"),
+        (["--model", "llama-3.1-8b", "--mfu", "2"], "mfu"),
+        (["dop", "--model", "llama-3.1-8b"], "dpo"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(args: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", *args]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_hardware_can_be_given_in_numbers(capsys: pytest.CaptureFixture[str]):
+    numbers = [
+        "--memory-gb",
+        "50",
+        "--tflops",
+        "100",
+        "--bandwidth-gbs",
+        "900",
+        "--intra-gbs",
+        "60",
+        "--inter-gbs",
+        "6",
+    ]
+    found = json.loads(out(capsys, "--model", "llama-3.2-1b", *numbers, "--json"))["hardware"]
+    assert (found["memory"], found["bf16"], found["bandwidth"]) == (50e9, 100e12, 900e9)
+    assert (found["intra"], found["inter"]) == (60e9, 6e9)
+
+
+def test_a_file_is_measured_by_its_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    byte_tokenizer(template=CHATML).save_pretrained(tmp_path / "tokenizer")
+    rows = [
+        {"prompt": "abcd", "chosen": "ab", "rejected": "abc"},
+        {"prompt": "abcdef", "chosen": "a", "rejected": "abcdefgh"},
+    ]
+    (tmp_path / "prefs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = ["--data", str(tmp_path / "prefs.jsonl"), "--tokenizer", str(tmp_path / "tokenizer")]
+    found = json.loads(out(capsys, "--model", "llama-3.2-1b", *source, "--json"))["data"]
+    ends = found["scored"] - (2 + 3 + 1 + 8)
+    assert ends == 4  # one end per response
+    assert found["items"] == 2
+    assert found["tokens"] - found["scored"] >= 4 + 6
+    online = json.loads(out(capsys, "rloo", "--model", "llama-3.2-1b", *source, "--json"))["data"]
+    assert online["scored"] == 2 + 1 + 2
+
+
+def test_no_model_library_is_loaded(tmp_path: Path):
+    code = "import sys; from afzal.cli import main; main(['plan', '--model', 'llama-3.1-8b']); "
+    code += "print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_setting_is_read():
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    read = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    read |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    assert set(config.PlanConfig.model_fields) <= read

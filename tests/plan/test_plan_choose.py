@@ -1,0 +1,147 @@
+"""Layouts that are chosen fit, and what does not fit is refused by its largest term."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from afzal.errors import AfzalError
+from afzal.plan import (
+    DEVICES,
+    METHODS,
+    SHAPES,
+    Assumptions,
+    Job,
+    Layout,
+    Wish,
+    device_named,
+    does_not_fit,
+    fits,
+    largest_tokens,
+    layouts,
+    lengths,
+    plan,
+    times,
+    traffic,
+    updates,
+)
+
+H100 = DEVICES["h100"]
+ASSUMED = Assumptions(0.4)
+
+
+def job(shape: str, method: str = "dpo", **changed) -> Job:
+    found = METHODS[method]
+    counts = np.array([[256, *[128] * found.responses]] * 1000)
+    return replace(
+        Job(SHAPES[shape], found, lengths(counts), reference="live" if found.reference else "none"), **changed
+    )
+
+
+@pytest.mark.parametrize("rank", [0, 16])
+@pytest.mark.parametrize("shape", ["qwen2.5-0.5b", "llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b", "mixtral-8x7b"])
+def test_the_suggested_layout_fits_and_half_of_it_does_not(shape: str, rank: int):
+    found = plan(job(shape, rank=rank), H100, Wish(), ASSUMED)
+    assert found.fits
+    assert found.largest >= 512
+    assert found.layout.devices % (found.layout.shards * found.layout.tensor) == 0
+    if found.layout.devices > 1:
+        nodes, gpus = (found.layout.nodes // 2, 8) if found.layout.nodes > 1 else (1, found.layout.gpus // 2)
+        assert not any(fits(found.job, layout, H100) for layout in layouts(found.job, Wish(), nodes, gpus))
+
+
+def test_the_largest_pass_fits_and_a_larger_one_does_not():
+    for layout in (Layout(gpus=8, shards=8), Layout(gpus=8, shards=4, tensor=2, recompute=True)):
+        found = job("llama-3.1-8b", batch_size=100_000)
+        found = replace(found, lengths=lengths(np.array([[256, 128, 128]] * 100_000)))
+        most = largest_tokens(found, layout, H100)
+        assert fits(found, replace(layout, tokens=most), H100)
+        assert not fits(found, replace(layout, tokens=round(1.02 * most)), H100)
+
+
+def test_a_fixed_layout_is_planned_even_when_it_does_not_fit():
+    found = plan(job("llama-3.1-70b"), H100, Wish(1, 8, 8, 1, recompute=True), ASSUMED)
+    assert not found.fits
+    assert found.largest == 0
+    assert found.chosen == ()
+
+
+@pytest.mark.parametrize(
+    ("shape", "changed", "layout", "term", "flag"),
+    [
+        ("llama-3.1-70b", {}, Layout(gpus=8, shards=8, recompute=True), "optimiser", "--lora-rank"),
+        ("llama-3.1-70b", {"rank": 8}, Layout(recompute=True), "weights", "--frozen-weights nf4"),
+        ("llama-3.1-70b", {"rank": 8, "frozen": "nf4"}, Layout(tokens=512, recompute=True), "weights", "more --shards"),
+        ("llama-3.2-1b", {}, Layout(tokens=40000), "activations", "--checkpointing full"),
+        ("llama-3.2-1b", {}, Layout(tokens=400000, recompute=True), "activations", "--tokens-per-forward below"),
+    ],
+)
+def test_what_does_not_fit_names_the_largest_term_and_a_flag(shape: str, changed, layout, term: str, flag: str):
+    found = job(shape, batch_size=1000, **changed)
+    error = does_not_fit(found, layout, H100)
+    assert f"the largest term is {term}" in error.why
+    assert flag in error.remedy
+
+
+def test_what_fits_on_no_machine_is_an_error():
+    with pytest.raises(AfzalError, match="GB per device are needed"):
+        plan(job("llama-3.1-8b"), DEVICES["cpu"], Wish(), ASSUMED)
+
+
+def test_parts_that_contradict_each_other_are_an_error():
+    with pytest.raises(AfzalError, match="no layout of nodes 1, gpus 8, shards 3"):
+        plan(job("llama-3.1-8b"), H100, Wish(nodes=1, gpus=8, shards=3), ASSUMED)
+    with pytest.raises(AfzalError, match="did you mean h100"):
+        device_named("h10")
+
+
+def test_traffic_by_hand():
+    found = job("llama-3.1-8b", "sft")
+    n = 8_030_261_248
+    cut = traffic(found, Layout(gpus=8, shards=8, tokens=100_000), H100)
+    assert (cut.gather, cut.scatter) == (2 * 2 * n * 7 / 8, 4 * n * 7 / 8)
+    assert (cut.replicas, cut.tensor, cut.shard_rate) == (0, 0, H100.intra)
+    live = traffic(job("llama-3.1-8b"), Layout(gpus=8, shards=8, tokens=100_000), H100)
+    assert live.gather == cut.gather * 3 / 2
+    copies = traffic(found, Layout(nodes=2, gpus=8, shards=8, tokens=100_000), H100)
+    assert copies.replicas == 4 * n / 8
+    assert copies.replica_rate == H100.inter
+    one = traffic(found, Layout(), H100)
+    assert (one.gather, one.scatter, one.replicas, one.tensor) == (0, 0, 0, 0)
+
+
+def test_a_group_beyond_its_node_goes_through_all_cards_of_the_node():
+    found = job("llama-3.1-8b", "sft")
+    wide = traffic(found, Layout(nodes=4, gpus=8, shards=32), H100)
+    assert wide.shard_rate == 8 * H100.inter
+    beside = traffic(found, Layout(nodes=4, gpus=8, shards=4, tensor=8), H100)
+    assert beside.shard_rate == H100.inter
+    assert beside.tensor_rate == H100.intra
+
+
+def test_time_adds_up():
+    whole = times(job("llama-3.1-8b"), Layout(gpus=8, shards=8), H100, ASSUMED)
+    assert whole.update == pytest.approx(max(whole.compute, whole.shards) + whole.optimiser)
+    faster = times(job("llama-3.1-8b"), Layout(gpus=8, shards=8), H100, Assumptions(0.8))
+    assert faster.compute == pytest.approx(whole.compute / 2)
+    cached = times(job("llama-3.1-8b", reference="cached"), Layout(gpus=8, shards=8), H100, ASSUMED)
+    assert cached.compute == pytest.approx(whole.compute * 3 / 4)
+    assert cached.before == pytest.approx(whole.compute / 4 * 1000 / 64)
+    drawn = times(job("llama-3.1-8b", "rloo"), Layout(gpus=8, shards=8), H100, ASSUMED)
+    assert drawn.sampling >= 128 * 2 * 8_030_261_248 / 8 / H100.bandwidth
+
+
+def test_cost_is_price_times_device_hours():
+    found = plan(job("llama-3.1-8b"), H100, Wish(gpus=8, nodes=1), ASSUMED, price=2.5)
+    assert found.updates == updates(found.job) == 16
+    assert found.hours == pytest.approx(found.times.update * 16 / 3600)
+    assert found.cost == pytest.approx(2.5 * 8 * found.hours)
+
+
+def test_layouts_divide_what_they_divide():
+    for layout in islice(layouts(job("llama-3.1-8b"), Wish(), 2, 8), 100):
+        assert layout.replicas % layout.shards == 0
+        assert 8 % layout.tensor == 0

@@ -1,0 +1,60 @@
+"""Lengths by hand, and arithmetic as torch counts it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers_models import make
+from torch.utils.flop_counter import FlopCounterMode
+
+from afzal.plan import lengths, shape_of
+from afzal.plan.work import Passes, body_flops, head_flops, least_flops, update_flops
+
+
+def test_lengths_of_one_pair_by_hand():
+    shared = lengths(np.array([[3, 2, 4]]))
+    assert (shared.items, shared.tokens, shared.scored, shared.longest) == (1, 9, 6, 9)
+    assert shared.keys == 3 + (3 + 2) + (3 + 4)
+    # the prompt: 1 + 2 + 3; two tokens after it: 4 + 5; four tokens after it: 4 + 5 + 6 + 7
+    assert shared.products == 6 + 9 + 22
+    apart = lengths(np.array([[3, 2, 4]]), shared=False)
+    assert (apart.tokens, apart.scored, apart.longest) == (12, 6, 12)
+    assert apart.products == 15 + 28
+
+
+def test_an_item_with_fewer_responses_has_zeros():
+    for shared in (True, False):
+        both = lengths(np.array([[3, 2, 4], [5, 1, 0]]), shared=shared)
+        one, other = (lengths(np.array(c), shared=shared) for c in ([[3, 2, 4]], [[5, 1]]))
+        for name in ("items", "tokens", "scored", "keys", "products"):
+            assert getattr(both, name) == getattr(one, name) + getattr(other, name), name
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral-sliding", "gemma"])
+def test_matrix_products_are_those_torch_counts(family: str):
+    model = make(family, sliding_window=64) if family == "mistral-sliding" else make(family)
+    model.set_attn_implementation("eager")
+    tokens = 24
+    with FlopCounterMode(display=False) as counter:
+        model(torch.ones(1, tokens, dtype=torch.long)).logits.sum().backward()
+    shape = shape_of(model.config.to_dict())
+    found = lengths(np.array([[0, tokens]]))
+    # eager attention computes all pairs, and its rotary angles take a product of a row of positions
+    attention = 4 * shape.layers * shape.heads * shape.head_width
+    expected = 3 * (body_flops(shape, found) + head_flops(shape, found) + attention * (tokens**2 - found.products))
+    rotary = tokens * shape.head_width * 2
+    assert counter.get_total_flops() == pytest.approx(expected, abs=2 * rotary)
+
+
+def test_passes_add_up():
+    shape = shape_of(make("llama").config.to_dict())
+    found = lengths(np.array([[30, 8, 9]] * 5))
+    forward = body_flops(shape, found) + head_flops(shape, found)
+    assert least_flops(shape, found, reference_online=False) == pytest.approx(3 * forward)
+    assert least_flops(shape, found, reference_online=True) == pytest.approx(4 * forward)
+    assert update_flops(shape, found, Passes(forward=1.0)) == pytest.approx(4 * forward)
+    again = update_flops(shape, found, Passes(recompute=1)) - update_flops(shape, found, Passes())
+    assert again == pytest.approx(body_flops(shape, found))
+    adapters = update_flops(shape, found, Passes(rank=1)) / forward
+    assert 2 < adapters < 3
