@@ -41,7 +41,7 @@ def _moved(log_ratio: Tensor, clip: float, clip_high: float) -> Tally:
     """How far the policy has moved from the one that wrote the answers: share clipped, and KL(old || new) in nats."""
     with torch.no_grad():
         ratio = ratio_of(log_ratio.double())
-        n = torch.tensor(float(len(ratio)), dtype=torch.float64, device=ratio.device)
+        n = torch.ones_like(ratio).sum()
         outside = (ratio < 1 - clip) | (ratio > 1 + (clip_high or clip))
         return {
             "policy/clipfrac": (outside.double().sum(), n),
@@ -60,7 +60,7 @@ def _answer_log_ratio(policy: Scored) -> Tensor:
 
 def _mean(policy: Scored, values: Tensor) -> Tensor:
     """``[B]`` mean over the tokens of each response."""
-    return policy.total(values) / policy.lengths.clamp(min=1)
+    return policy.total(values) / policy.total(torch.ones_like(values)).clamp(min=1)
 
 
 def _by_token(policy: Scored, pairs: Pairs, *, clip: float, clip_high: float) -> Tally:
@@ -106,7 +106,7 @@ def ppo(
 def _value_metrics(policy: Scored, pairs: Pairs, *, value_clip: float) -> Tally:
     with torch.no_grad():
         far = (policy.extras["value"] - policy.extras["old_value"]).abs() > value_clip
-        n = torch.tensor(float(len(far)), dtype=torch.float64, device=far.device)
+        n = torch.ones_like(far, dtype=torch.float64).sum()
         return {"value/clipfrac": (far.double().sum(), n), "value/mean": (policy.extras["value"].double().sum(), n)}
 
 

@@ -88,7 +88,7 @@ class Batch:
         """``[M]`` float32 each: what came with the scored tokens, by name."""
         branches = [t.branches[k] for t, k in self.sources]
         return {
-            name: torch.from_numpy(np.concatenate([b.numbers[name] for b in branches])).to(self.ids.device)
+            name: upload(np.concatenate([b.numbers[name] for b in branches]), self.ids.device)
             for name in branches[0].numbers
         }
 

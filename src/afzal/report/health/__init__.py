@@ -110,7 +110,7 @@ def verdict(diagnoses: Sequence[Diagnosis]) -> Verdict:
 def not_checked(diagnoses: Iterable[Diagnosis]) -> list[str]:
     """Names of the checks that lacked the numbers they need; of the run's own kind, on data or on rewards."""
     made = {d.check for d in diagnoses}
-    other = _ON_DATA if made & _ON_REWARDS else _ON_REWARDS
+    other: set[str] = (_ON_DATA if made & _ON_REWARDS else _ON_REWARDS) if made else set()
     return [name for name in CHECKS if name not in made | other]
 
 
