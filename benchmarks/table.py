@@ -182,7 +182,7 @@ def _summary_rows(files: Sequence[Figures]) -> Iterator[str]:
     for file in files:
         for r in file.content["shapes"]:
             merged.setdefault((r["shape"], file.content["about"]["parameters"]), {}).update(r)
-    for (shape, weights), r in merged.items():
+    for (shape, weights), r in sorted(merged.items(), key=lambda entry: (entry[0][1], _place(entry[0][0]))):
         own = r.get("afzal") or r["afzal-cached"]
         peers = (dpo_step.ratio(r.get(side, {}), spread=False) or "-" for side in ("trl", "trl-best", "plain"))
         prompt, response = r["mean"][0], sum(r["mean"][1:]) / 2
