@@ -10,7 +10,7 @@ from afzal.cli.flags import sentence
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 START, END = "<!-- settings: generated -->\n", "<!-- end -->"
-HEADINGS = ("Data", "Model", "Optimisation", "Objective", "Constraint", "Evaluation", "Run")
+HEADINGS = ("Data", "Model", "Optimisation", "Rollouts", "Objective", "Constraint", "Evaluation", "Run")
 
 
 def table() -> str:

@@ -92,7 +92,7 @@ SAID = {
     "train sft --beta 3": "error: unknown option --beta (see afzal train sft --help)\n",
     "train dpo --lr": "error: Option '--lr' requires an argument\n",
     "train dpoo": "error: 'dpoo' is neither a method nor a file (did you mean dpo?)\n"
-    "  try: afzal train sft|dpo|ipo|kto|prefer|reward ..., or afzal train FILE.yaml\n",
+    "  try: afzal train sft|dpo|ipo|kto|prefer|reward|ppo|rloo|grpo|reinforce ..., or afzal train FILE.yaml\n",
     "train dpo beta": "error: command line: 'beta' is no setting\n  try: write key=value, such as beta=0.2\n",
     "train dpo --model M --data D --lr fast": "error: --lr: lr cannot be 'fast'; wanted: a number greater than 0\n",
     "train dpo --model M": "error: the setting 'data' is missing\n"

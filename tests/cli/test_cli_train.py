@@ -94,6 +94,28 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "log_every_steps": ("10", 10, []),
     "save_every_steps": ("20", 20, []),
     "keep_checkpoints": ("3", 3, []),
+    "reward": ("r.py:other", "r.py:other", []),
+    "n": ("6", 6, []),
+    "iterations": ("9", 9, []),
+    "ppo_epochs": ("7", 7, []),
+    "minibatches": ("3", 3, []),
+    "temperature": ("0.7", 0.7, []),
+    "missing_eos_penalty": ("1", 1.0, []),
+    "kl_coef": ("0.2", 0.2, []),
+    "kl_target": ("6", 6.0, []),
+    "kl_horizon": ("500", 500.0, ["--kl-target", "6"]),
+    "clip": ("0.1", 0.1, []),
+    "clip_high": ("0.28", 0.28, []),
+    "eval_prompts": ("5", 5, []),
+    "whiten": ("", False, []),
+    "gamma": ("0.9", 0.9, []),
+    "lam": ("1", 1.0, []),
+    "value": ("shared", "shared", []),
+    "value_model": ("runs/reward", "runs/reward", []),
+    "value_lr": ("1e-5", 1e-5, []),
+    "vf_coef": ("0.5", 0.5, []),
+    "value_clip": ("0.5", 0.5, []),
+    "group_std": ("", False, []),
 }
 
 
@@ -115,7 +137,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[config.TrainConfig, bool
     return calls
 
 
+ONLINE = tuple(m for m in config.METHODS if issubclass(config.CONFIGS[m], config.OnlineConfig))
 OTHERS = {("reward", "objective"): ("bradley_terry_margin", "bradley_terry_margin", [])}
+OTHERS |= {(method, "reference"): ("runs/sft", "runs/sft", []) for method in ONLINE}
 """Where a method takes other values for a setting of the same name."""
 
 
@@ -150,6 +174,7 @@ TOGETHER = {"constraint": MASS[2:]}
 def test_every_setting_is_a_flag_with_an_effect(method: str, key: str, seen: list[Any]):
     text, value, needed = OTHERS.get((method, key), VALUES[key])
     base = ["train", method, "--model", "M", "--data", "D", *needed]
+    base += ["--reward", "r.py:f"] if method in ONLINE else []
     assert main(base) == 0
     assert main([*base, flag_of(key), *([text] if text else []), *TOGETHER.get(key, [])]) == 0
     without, given = (call[0] for call in seen)

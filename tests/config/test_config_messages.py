@@ -139,11 +139,12 @@ FILES = {
     "unknown method": (
         "method: dpoo\nmodel: M\n",
         "run.yaml:1: unknown method 'dpoo' (did you mean dpo?)\n"
-        "  try: choose one of sft, dpo, ipo, kto, prefer, reward",
+        "  try: choose one of sft, dpo, ipo, kto, prefer, reward, ppo, rloo, grpo, reinforce",
     ),
     "no method": (
         "model: M\n",
-        "run.yaml: the setting 'method' is missing\n  try: add `method: dpo` (or sft, ipo, kto, prefer, reward)",
+        "run.yaml: the setting 'method' is missing\n"
+        "  try: add `method: dpo` (or sft, ipo, kto, prefer, reward, ppo, rloo, grpo, reinforce)",
     ),
     "twice": (HEAD + "model: N\n", "run.yaml:4: the setting 'model' is given twice\n  why: also at run.yaml:2"),
     "syntax": (

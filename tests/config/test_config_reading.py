@@ -20,7 +20,9 @@ def written(folder: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("method", config.METHODS)
 def test_the_dumped_copy_reads_back_to_an_equal_object(tmp_path: Path, method: str):
-    settings = config.make(method, **BASE, lr=3e-7, columns={"chosen": "good: one"}, eos_token="<s>", seed=2**40)
+    rewarded = {"reward": "r.py:f"} if issubclass(config.CONFIGS[method], config.OnlineConfig) else {}
+    usual = {"lr": 3e-7, "columns": {"chosen": "good: one"}, "eos_token": "<s>", "seed": 2**40}
+    settings = config.make(method, **BASE, **usual, **rewarded)
     assert config.load(written(tmp_path, config.dump(settings))) == settings
 
 
@@ -94,7 +96,7 @@ def test_settings_are_frozen():
 
 @pytest.mark.parametrize("kind", [*config.CONFIGS.values(), config.GenerateConfig, config.ExportConfig])
 def test_every_setting_has_a_sentence_and_a_heading(kind: type[config.Settings]):
-    headings = {"Data", "Model", "Optimisation", "Objective", "Constraint", "Evaluation", "Run"}
+    headings = {"Data", "Model", "Optimisation", "Rollouts", "Objective", "Constraint", "Evaluation", "Run"}
     for key, field in kind.model_fields.items():
         assert field.description, key
         assert field.description.endswith("."), key

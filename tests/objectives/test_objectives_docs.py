@@ -36,3 +36,14 @@ def test_the_index_lists_nothing_else():
     table = PAGE.read_text(encoding="utf-8").partition("## The index")[2].partition("No loss of its own")[0]
     listed = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
     assert listed == EVERY
+
+
+@pytest.mark.parametrize("name", [n for n, o in objectives.REGISTRY.items() if o.scores == "rollout"])
+def test_losses_on_rollouts_are_listed_as_they_are(name):
+    objective = objectives.get(name)
+    names, formula, defaults, file, paper = (cell.replace("\\¦", "|") for cell in cells(name))
+    assert names == f"`{name}`"
+    assert formula == f"`{objective.formula}`"
+    assert defaults == ", ".join(f"{k} {v}" for k, v in objective.parameters.items())
+    assert file == objective.fn.__module__.rpartition(".")[2] + ".py"
+    assert paper == objective.paper

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers_models import make, random_trees
+from helpers_objectives import EVERY
 
 from afzal import objectives
 from afzal.model.load import frozen_copy
@@ -56,7 +57,7 @@ def updated_on(device: str, name: str) -> tuple[torch.Tensor, list[torch.Tensor]
     return loss, [p.grad for p in model.parameters() if p.grad is not None]
 
 
-@pytest.mark.parametrize("name", sorted(objectives.REGISTRY))
+@pytest.mark.parametrize("name", sorted(EVERY))
 def test_an_update_waits_for_the_device_only_where_it_is_known_to(name):
     if name in WAITING:
         with pytest.raises((RuntimeError, NotImplementedError)):

@@ -60,7 +60,7 @@ def with_parameters(run: Callable[..., Any], added: Sequence[inspect.Parameter])
     return command
 
 
-_ORDER = ("Data", "Model", "Optimisation", "Objective", "Constraint", "Evaluation", "Run")
+_ORDER = ("Data", "Model", "Optimisation", "Rollouts", "Objective", "Constraint", "Evaluation", "Run")
 
 
 def _parameter(key: str, field: FieldInfo, heading: str) -> inspect.Parameter:

@@ -21,6 +21,10 @@ _LINES = {
     "kto": "Kahneman-Tversky optimisation on single responses labelled good or bad.",
     "prefer": "Any objective by name, a weighted sum of objectives, or one of your own: see afzal objectives.",
     "reward": "A reward model on pairs, ties, soft labels and rankings: a scalar head on the model's trunk.",
+    "ppo": "Proximal policy optimisation: the policy's own answers, a reward, and a value model.",
+    "rloo": "REINFORCE, leave one out: several answers to each prompt, the others' mean reward as baseline.",
+    "grpo": "Group-relative policy optimisation: advantages within the answers to a prompt.",
+    "reinforce": "REINFORCE++: rewards to go, whitened over the iteration, without a value model.",
 }
 
 

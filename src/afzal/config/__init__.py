@@ -7,8 +7,8 @@ the recipes ever sees these objects.
 from .advice import advice
 from .explain import Setting, suggestion
 from .export import ExportConfig
+from .methods import CONFIGS
 from .models import (
-    CONFIGS,
     CONSTRAINT_NEEDS,
     LOW_RANK,
     METHODS,
@@ -16,6 +16,7 @@ from .models import (
     BetaConfig,
     GenerateConfig,
     KTOConfig,
+    LiveReferenceConfig,
     Method,
     PairConfig,
     PolicyConfig,
@@ -28,6 +29,7 @@ from .models import (
     TrainConfig,
     section,
 )
+from .online import GRPOConfig, OnlineConfig, PenaltyConfig, PPOConfig, ReinforceConfig, RLOOConfig
 from .planning import PlanConfig
 from .reading import build, dump, load, make, method_of, read_file, read_override, resolve
 
@@ -39,14 +41,21 @@ __all__ = [
     "VIRTUAL",
     "BetaConfig",
     "ExportConfig",
+    "GRPOConfig",
     "GenerateConfig",
     "KTOConfig",
+    "LiveReferenceConfig",
     "Method",
+    "OnlineConfig",
+    "PPOConfig",
     "PairConfig",
+    "PenaltyConfig",
     "PlanConfig",
     "PolicyConfig",
     "PreferConfig",
+    "RLOOConfig",
     "ReferenceConfig",
+    "ReinforceConfig",
     "RewardConfig",
     "SFTConfig",
     "ScoreConfig",

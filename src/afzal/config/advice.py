@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .models import BetaConfig, TrainConfig
+from .online import OnlineConfig
 
 
 def advice(config: TrainConfig) -> list[str]:
@@ -20,7 +21,7 @@ def advice(config: TrainConfig) -> list[str]:
         notes.append(f"beta {config.beta:g} is outside the usual 0.01 to 1; larger stays nearer to the reference")
     if config.method != "sft" and config.batch_size < 8:
         notes.append(f"batch_size {config.batch_size} is small for {config.method}: 32 to 128 is usual")
-    if config.method != "sft" and config.epochs > 5:
+    if config.method != "sft" and config.epochs > 5 and not isinstance(config, OnlineConfig):
         notes.append(f"{config.epochs:g} epochs: {config.method} over-optimises after a few; see early_stop_patience")
     if config.tokens_per_forward < config.max_tokens:
         notes.append(f"tokens_per_forward {config.tokens_per_forward} is below max_tokens {config.max_tokens}")

@@ -13,7 +13,8 @@ from pydantic.fields import FieldInfo
 
 from afzal.errors import AfzalError
 
-from .models import CONFIGS, Settings, TrainConfig, members
+from .methods import CONFIGS
+from .models import Settings, TrainConfig, members
 
 
 @dataclass(frozen=True, slots=True)

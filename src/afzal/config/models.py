@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, Union, get_args, get_origin
 from pydantic import BaseModel, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-Method = Literal["sft", "dpo", "ipo", "kto", "prefer", "reward"]
+Method = Literal["sft", "dpo", "ipo", "kto", "prefer", "reward", "ppo", "rloo", "grpo", "reinforce"]
 METHODS: tuple[str, ...] = get_args(Method)
 AdapterKind = Literal["lora", "dora", "rslora", "ia3", "prefix", "prompt", "p_tuning"]
 LOW_RANK: tuple[AdapterKind, ...] = ("lora", "dora", "rslora")
@@ -175,7 +175,9 @@ _LR_FACTOR: dict[AdapterKind | None, int] = {"ia3": 100, "prefix": 1000, "prompt
 class TrainConfig(RunSettings, EvaluationSettings, OptimisationSettings, ModelSettings, DataSettings, frozen=True):
     """What every training method has; use the class of the method, or :func:`make`."""
 
-    method: Method = Field(description="What to train: sft, dpo, ipo, kto, reward, or prefer with any objective.")
+    method: Method = Field(
+        description="What to train: sft, dpo, ipo, kto, reward, ppo, rloo, grpo, reinforce, or prefer."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -251,15 +253,11 @@ class SFTConfig(PolicyConfig, frozen=True):
     lr: float = Field(2e-5, gt=0, description="Peak learning rate; larger by default with an adapter.")
 
 
-class ReferenceConfig(PolicyConfig, frozen=True):
+class LiveReferenceConfig(PolicyConfig, frozen=True):
     """Methods that hold the policy near a reference."""
 
     reference: str = Field(
-        "frozen",
-        description="frozen (copy of the starting weights), cached (their log-probs on disk), adapter_off, or a model.",
-    )
-    reference_cache: str | None = Field(
-        None, description="Folder of cached reference log-probs, to be shared by runs; default: inside the run folder."
+        "frozen", description="frozen (copy of the starting weights), adapter_off (with LoRA), or a model."
     )
     reference_sync_steps: int | None = Field(
         None,
@@ -282,8 +280,6 @@ class ReferenceConfig(PolicyConfig, frozen=True):
     def _reference_parts(self) -> Self:
         if self.reference == "adapter_off" and self.adapter_kind is None:
             raise ValueError("reference adapter_off needs an adapter to switch off: set lora_rank or adapter")
-        if self.reference != "cached":
-            self._refuse(("reference_cache",), f"the reference is {self.reference}, not cached")
         if self.reference_sync_steps is None:
             self._refuse(("reference_mixup",), "reference_sync_steps is not set")
         elif self.reference != "frozen" or self.adapter_kind is not None:
@@ -291,6 +287,24 @@ class ReferenceConfig(PolicyConfig, frozen=True):
             raise ValueError(
                 f"reference_sync_steps needs a frozen copy of all weights that can follow; the reference is {kind}"
             )
+        return self
+
+
+class ReferenceConfig(LiveReferenceConfig, frozen=True):
+    """Methods on data that is known beforehand, so that the reference's log-probs may be kept."""
+
+    reference: str = Field(
+        "frozen",
+        description="frozen (copy of the starting weights), cached (their log-probs on disk), adapter_off, or a model.",
+    )
+    reference_cache: str | None = Field(
+        None, description="Folder of cached reference log-probs, to be shared by runs; default: inside the run folder."
+    )
+
+    @model_validator(mode="after")
+    def _cache_parts(self) -> Self:
+        if self.reference != "cached":
+            self._refuse(("reference_cache",), f"the reference is {self.reference}, not cached")
         return self
 
 
@@ -485,14 +499,6 @@ class ScoreConfig(Settings, frozen=True):
         return _split_pairs(value, "role=field,role=field, such as chosen=good,prompt=question")
 
 
-CONFIGS: dict[str, type[TrainConfig]] = {
-    "sft": SFTConfig,
-    "dpo": PairConfig,
-    "ipo": PairConfig,
-    "kto": KTOConfig,
-    "prefer": PreferConfig,
-    "reward": RewardConfig,
-}
 SECTIONS: tuple[type[Settings], ...] = (
     DataSettings,
     ModelSettings,
@@ -506,6 +512,8 @@ SECTIONS: tuple[type[Settings], ...] = (
 
 
 def section(kind: type[Settings], key: str) -> str:
-    """The heading a setting stands under: Data, Model, Optimisation, Objective, Constraint, Evaluation or Run."""
-    found = next((s for s in SECTIONS if key in s.model_fields and issubclass(kind, s)), None)
+    """The heading a setting stands under: Data, Model, Optimisation, Objective, Constraint, Evaluation or Run; or one
+    of a command's own, which is the title of the part of ``kind`` that has the setting."""
+    own = (part for part in kind.__mro__ if part.__bases__ == (Settings,))
+    found = next((s for s in (*SECTIONS, *own) if key in s.model_fields and issubclass(kind, s)), None)
     return found.model_config.get("title") or "Objective" if found else "Objective"

@@ -14,7 +14,8 @@ from pydantic.fields import FieldInfo
 from afzal.errors import AfzalError
 
 from .explain import Setting, explain, joined, suggestion, unknown
-from .models import CONFIGS, METHODS, Settings, TrainConfig, members
+from .methods import CONFIGS
+from .models import METHODS, Settings, TrainConfig, members
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -25,15 +25,18 @@ from afzal.tokens.batch import Batch
 _TILE_ELEMENTS = 2**26  # float32 logits held at once: 256 MiB
 
 
-def score(model: Any, batch: Batch) -> Scored:
+def score(model: Any, batch: Batch, temperature: float = 1.0) -> Scored:
     """Log-probs of every scored token of a batch: ``[M]`` float32 nats, with gradient unless switched off outside.
 
     A reward model gives one score per response in their place, so that ``logps`` are the scores.
+
+    Args:
+        temperature: what logits are divided by.
     """
     if is_reward_model(model):
         scores = reward_scores(model, batch)
         return Scored(scores, torch.arange(len(scores), device=scores.device), len(scores))
-    logps = head_logps(model, predicting(model, batch), batch.target)
+    logps = head_logps(model, predicting(model, batch), batch.target, temperature)
     return Scored(logps, batch.response_of, batch.n_responses)
 
 
@@ -67,7 +70,7 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
     return seen[0][:, -batch.ids.shape[1] :] if kept is None else seen[0][:, kept]
 
 
-def head_logps(model: Any, hidden: Tensor, target: Tensor) -> Tensor:
+def head_logps(model: Any, hidden: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-prob ``[M]`` of ``target`` ``[M]`` given hidden states ``[M, d]``, float32 nats.
 
     A plain linear head goes through :mod:`afzal.model.head`; any other (adapted, hooked, sharded) is called as it is,
@@ -75,11 +78,11 @@ def head_logps(model: Any, hidden: Tensor, target: Tensor) -> Tensor:
     """
     head = output_head(model)
     if is_plain(head):
-        scale, cap = logit_adjustment(model.config)
+        scale, cap = logit_adjustment(model.config, temperature)
         return linear_logps(hidden, head.weight, head.bias, target, scale=scale, cap=cap)  # pyright: ignore
 
     def tile_logps(h: Tensor, t: Tensor) -> Tensor:
-        return -F.cross_entropy(logits_of(model, h), t, reduction="none")
+        return -F.cross_entropy(logits_of(model, h, temperature), t, reduction="none")
 
     return tiled(tile_logps, hidden, target, rows=max(1, _TILE_ELEMENTS // vocabulary_of(model)))
 
@@ -96,9 +99,10 @@ def tiled(fn: Callable[..., Tensor], *columns: Tensor, rows: int) -> Tensor:
     return torch.cat(made, dim=-1)
 
 
-def logits_of(model: Any, hidden: Tensor) -> Tensor:
-    """Logits ``[n, V]`` in float32 of hidden states ``[n, d]``, as the softmax of the model's own forward sees them."""
-    scale, cap = logit_adjustment(model.config)
+def logits_of(model: Any, hidden: Tensor, temperature: float = 1.0) -> Tensor:
+    """Logits ``[n, V]`` in float32 of hidden states ``[n, d]``, as the softmax of the model's own forward sees them,
+    over the temperature."""
+    scale, cap = logit_adjustment(model.config, temperature)
     logits = output_head(model)(hidden).float()
     logits = logits * scale if scale != 1.0 else logits
     return cap * torch.tanh(logits / cap) if cap else logits
@@ -120,9 +124,13 @@ def output_head(model: Any) -> nn.Module:
     return head
 
 
-def logit_adjustment(config: Any) -> tuple[float, float | None]:
-    """What a family does to logits after the head: a scale, then a soft-cap. Checked against the model by the probe."""
+def logit_adjustment(config: Any, temperature: float = 1.0) -> tuple[float, float | None]:
+    """What a family does to logits after the head: a scale, then a soft-cap. Checked against the model by the probe.
+
+    A temperature divides what comes of it, which is to divide both: cap / T tanh(x scale / T / (cap / T)).
+    """
     text = config.get_text_config()
     scale = float(getattr(text, "logit_scale", None) or 1.0) * float(getattr(text, "lm_head_multiplier", None) or 1.0)
-    scale /= float(getattr(text, "logits_scaling", None) or 1.0)
-    return scale, getattr(text, "final_logit_softcapping", None) or None
+    scale /= float(getattr(text, "logits_scaling", None) or 1.0) * temperature
+    cap = getattr(text, "final_logit_softcapping", None)
+    return scale, cap / temperature if cap else None

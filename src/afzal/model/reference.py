@@ -62,9 +62,9 @@ class _Live:
         with torch.no_grad(), self.acting() as model:
             return predicting(model, batch)
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
         with torch.no_grad(), self.acting() as model:
-            return logits_of(model, hidden)
+            return logits_of(model, hidden, temperature)
 
 
 @dataclass(frozen=True, slots=True)

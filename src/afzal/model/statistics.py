@@ -31,11 +31,16 @@ class LiveReference(Protocol):
 
     def hidden(self, batch: Batch) -> Tensor: ...
 
-    def logits(self, hidden: Tensor) -> Tensor: ...
+    def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor: ...
 
 
-def score_with(model: Any, reference: Any, batch: Batch, wanted: Wanted) -> tuple[Scored, Scored | None]:
+def score_with(
+    model: Any, reference: Any, batch: Batch, wanted: Wanted, temperature: float = 1.0
+) -> tuple[Scored, Scored | None]:
     """The policy's log-probs with ``extras``, and the reference's log-probs where a statistic compares the two.
+
+    Args:
+        temperature: what both models' logits are divided by.
 
     Raises:
         AfzalError: a statistic needs the reference's logits, and it is only a table of log-probs.
@@ -48,11 +53,11 @@ def score_with(model: Any, reference: Any, batch: Batch, wanted: Wanted) -> tupl
     other = reference.hidden(batch) if compares else None
 
     def tile(h: Tensor, target: Tensor, r: Tensor | None = None) -> Tensor:
-        logits = logits_of(model, h)
+        logits = logits_of(model, h, temperature)
         rows = [-F.cross_entropy(logits, target, reduction="none")]
         given = {}
         if r is not None:
-            given = {"ref_logits": reference.logits(r)}
+            given = {"ref_logits": reference.logits(r, temperature)}
             rows.append(-F.cross_entropy(given["ref_logits"], target, reduction="none"))
         for fn, parameters in wanted:
             rows.append(fn(logits, target, **parameters, **(given if needs_reference_logits(fn) else {})))

@@ -13,6 +13,7 @@ from . import logits
 from . import coupled
 from . import likelihood
 from . import reward
+from . import policy_gradient
 
 # isort: on
 from .inputs import Pairs, Scored, join_pairs, join_scored, pairs
@@ -45,6 +46,7 @@ __all__ = [
     "logits",
     "objective",
     "pairs",
+    "policy_gradient",
     "ranking",
     "reference_free",
     "reward",

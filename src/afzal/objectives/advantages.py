@@ -29,6 +29,13 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float = 1.0, la
     return torch.stack(found[::-1], dim=1) * real
 
 
+def token_rewards(scores: Tensor, penalties: Tensor, mask: Tensor) -> Tensor:
+    """What each token earns, ``[N, L]``: minus its penalty, and the last real one also the answer's score ``[N]``."""
+    last = mask.sum(1).clamp(min=1) - 1
+    found = torch.where(mask, -penalties, 0.0)
+    return found.scatter_add(1, last[:, None], torch.where(mask.any(1), scores, 0.0)[:, None])
+
+
 def whiten(values: Tensor, mask: Tensor, *, eps: float = 1e-8) -> Tensor:
     """Values ``[N, L]`` with mean 0 and variance 1 over the real tokens, 0 elsewhere."""
     real = mask.to(values.dtype)

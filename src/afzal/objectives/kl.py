@@ -25,3 +25,15 @@ def k2(log_ratio: Tensor) -> Tensor:
 def k3(log_ratio: Tensor) -> Tensor:
     """e^-l - 1 + l: unbiased and never negative, with the gradient of KL(pi_ref || pi) as a loss."""
     return torch.expm1(-log_ratio.clamp(min=-EXPONENT_LIMIT)) + log_ratio
+
+
+def next_kl_coef(coef: float, kl: float, *, target: float, horizon: float, n: int) -> float:
+    """The strength of a KL penalty after ``n`` answers whose mean KL was ``kl`` nats: at rest where that is ``target``.
+
+    coef (1 + e n / horizon), e = clip(kl / target - 1, -0.2, 0.2) (Ziegler et al. 2019, arXiv 1909.08593, section 2.2).
+
+    Args:
+        horizon: answers over which it may change by a fifth; larger is slower.
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return coef * (1 + error * n / horizon)

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from .inputs import Pairs, Scored
+from .metrics import Tally
 from .statistics import Statistic, needs_reference_logits
 
 Unit = Literal["pair", "response", "group", "token"]
@@ -91,7 +92,9 @@ class Objective:
         next_state: ``(state, policy, reference, pairs, **parameters) -> state`` after an update.
         learnable: parameters that may be learned as one shared scalar, with their infimum.
         limits: values a parameter may take; ``beta`` is positive and any other number finite unless stated.
-        scores: what ``Scored`` holds: a ``policy``'s log-probs, or the scores of a ``reward`` model.
+        scores: what ``Scored`` holds: a ``policy``'s log-probs, the scores of a ``reward`` model, or the log-probs of a
+            policy on its own answers, with what is known of them (``rollout``).
+        metrics: ``(policy, pairs, **parameters) -> sums and counts`` of a batch, in place of the shared metrics.
     """
 
     name: str
@@ -112,7 +115,8 @@ class Objective:
     next_state: Callable[..., dict[str, float]] | None = None
     learnable: Mapping[str, float] = field(default_factory=dict)
     limits: Mapping[str, Limit] = field(default_factory=dict)
-    scores: Literal["policy", "reward"] = "policy"
+    scores: Literal["policy", "reward", "rollout"] = "policy"
+    metrics: Callable[..., Tally] | None = None
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from afzal import data, quality
-from afzal.config import METHODS, make
+from afzal.config import CONFIGS, OnlineConfig, make
 from afzal.errors import AfzalError
 from afzal.model.load import load_tokenizer
 from afzal.recipes.methods import best_responses, recipe_of
@@ -30,8 +30,8 @@ def token_counts(
     codec = load_tokenizer(tokenizer)
     template = resolve_template(codec, None)[0] if any(item.is_chat for item in items) else None
     encoded = encode(items, codec, max_tokens=max_tokens, chat_template=template)
-    known = method in METHODS
-    select = recipe_of(make(method=method, data=source, model=tokenizer)).select if known else best_responses
+    compares = method in CONFIGS and not issubclass(CONFIGS[method], OnlineConfig)
+    select = recipe_of(make(method=method, data=source, model=tokenizer)).select if compares else best_responses
     trees = select(encoded.trees, [items[k] for k in encoded.kept])[0]
     if not trees:
         raise AfzalError(

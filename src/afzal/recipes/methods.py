@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from afzal.config import BetaConfig, KTOConfig, PreferConfig, RewardConfig, TrainConfig
+from afzal.config import (
+    BetaConfig,
+    GRPOConfig,
+    KTOConfig,
+    OnlineConfig,
+    PPOConfig,
+    PreferConfig,
+    RewardConfig,
+    TrainConfig,
+)
 from afzal.errors import AfzalError
 from afzal.objectives import REGISTRY, Term, bind
 from afzal.records import Item, Preference
@@ -69,7 +78,19 @@ def _expression(config: TrainConfig) -> tuple[str, dict[str, Any]]:
         return "kto", {"beta": config.beta, **weights}
     if isinstance(config, RewardConfig):
         return config.objective, _reward_arguments(config)
+    if isinstance(config, OnlineConfig):
+        return _online_expression(config)
     return config.method, {"beta": config.beta} if isinstance(config, BetaConfig) else {}
+
+
+def _online_expression(config: OnlineConfig) -> tuple[str, dict[str, Any]]:
+    """REINFORCE++ differs from PPO in its advantages alone; a value model adds a loss of its own."""
+    clips = {"clip": config.clip, "clip_high": config.clip_high}
+    if isinstance(config, GRPOConfig):
+        return "grpo", {**clips, "beta": config.kl_coef}
+    if isinstance(config, PPOConfig):
+        return f"ppo + {config.vf_coef!r}*value", {**clips, "value_clip": config.value_clip}
+    return ("rloo" if config.method == "rloo" else "ppo"), clips
 
 
 def _reward_arguments(config: RewardConfig) -> dict[str, Any]:
@@ -97,6 +118,11 @@ def _refuse_combinations(config: PreferConfig, recipe: Recipe) -> None:
     for term in recipe.terms:
         if term.objective.scores == "reward":
             raise AfzalError(f"objective {term.name!r} trains reward models, not policies", remedy="objective=dpo")
+        if term.objective.scores == "rollout":
+            raise AfzalError(
+                f"objective {term.name!r} learns from the policy's own answers, not from data",
+                remedy="afzal train ppo, rloo, grpo or reinforce",
+            )
         if term.objective.needs_live_reference and config.reference == "cached":
             raise AfzalError(
                 f"objective {term.name!r} cannot use reference=cached",

@@ -8,14 +8,16 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from afzal import data, quality
-from afzal.config import PolicyConfig, TrainConfig
+from afzal.config import OnlineConfig, PolicyConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.model.load import context_of_model, context_tokens, less, load_tokenizer
 from afzal.recipes.methods import Recipe, recipe_of
-from afzal.records import Item, prompt_key
-from afzal.tokens import encode, mismatched
+from afzal.records import Item, Turns, prompt_key
+from afzal.tokens import Loss, encode, encode_prompts, mismatched
 from afzal.tokens.template import resolve_template
 from afzal.tokens.tree import Tree
+
+_ENDLESS = 1 << 40  # tokens: nothing is cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class Prepared:
     """Trees ready to train on, and an account of every row that is not among them.
 
     ``losses`` are the lines of ``losses.jsonl``, ``facts`` the data part of ``run.json``, ``audit`` the ``data.json``.
+    For a policy that writes its own answers, trees are prompts without branches, and ``prompts`` are their texts.
     """
 
     tokenizer: Any
@@ -40,6 +43,8 @@ class Prepared:
     template: str | None
     evaluation_items: Sequence[Item] = ()
     encoding: Mapping[str, Any] = field(default_factory=dict)
+    prompts: Sequence[Turns] = ()
+    evaluation_prompts: Sequence[Turns] = ()
 
 
 def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) -> Prepared:
@@ -60,10 +65,15 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     longest = min(config.max_tokens, context or config.max_tokens)
     if longest < config.max_tokens:
         notes.append(f"max_tokens is {longest}, not {config.max_tokens}: the model has no more positions")
-    notes += [*_warnings(*held_out), *_without_effect(held_out[0], config.method, recipe)]
+    notes += _warnings(*held_out)
+    notes += [] if isinstance(config, OnlineConfig) else _without_effect(held_out[0], config.method, recipe)
     encoder = _Encoder(config, tokenizer, template, longest, recipe, losses, notes)
-    train = encoder.trees(held_out[0])
-    evaluation = encoder.trees(held_out[1])
+    asked: tuple[Sequence[Turns], Sequence[Turns]] = ((), ())
+    if isinstance(config, OnlineConfig):
+        (train, trained), (evaluation, evaluated) = (encoder.prompts(part, config.sample_tokens) for part in held_out)
+        asked = trained, evaluated
+    else:
+        train, evaluation = (encoder.trees(items) for items in held_out)
     facts = {
         "source": dataset.source or config.data,
         "format": dataset.format,
@@ -83,6 +93,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     trees = (train, evaluation, partners[split:], partners[:split])
     about = {"recipe": recipe, "max_tokens": longest, "template": template, "chat": chat}
     about |= {"evaluation_items": held_out[1], "encoding": encoder.encoding}
+    about |= {"prompts": asked[0], "evaluation_prompts": asked[1]}
     return Prepared(tokenizer, *trees, losses=losses, facts=facts, audit=audit, notes=notes, **about)
 
 
@@ -108,7 +119,7 @@ class _Encoder:
     @property
     def encoding(self) -> dict[str, Any]:
         """How items become tokens, as keywords of ``encode``."""
-        eos = _eos_id(self.tokenizer, self.config.eos_token)
+        eos = eos_id(self.tokenizer, self.config.eos_token)
         return {"max_tokens": self.max_tokens, "chat_template": self.template, "eos": eos}
 
     def trees(self, items: Sequence[Item]) -> list[Tree]:
@@ -119,6 +130,24 @@ class _Encoder:
         self.notes.extend(n for n in encoded.notes if n not in self.notes)
         self.losses.extend(_line(x, "select") for x in left_out)
         return trees
+
+    def prompts(self, items: Sequence[Item], answer_tokens: int) -> tuple[list[Tree], list[Turns]]:
+        """The different prompts of these items, as trees without branches and as they were read; those that leave no
+        room for an answer are added to ``losses``."""
+        found: dict[Turns, Item] = {}
+        for item in items:
+            found.setdefault(item.prompt, item)
+        ids = encode_prompts(list(found), self.tokenizer, max_tokens=_ENDLESS, chat_template=self.template)
+        room = self.max_tokens - answer_tokens
+        trees, texts = [], []
+        for item, prompt in zip(found.values(), ids, strict=True):
+            if len(prompt) > room:
+                detail = f"{len(prompt)} tokens, and {room} leave room for an answer of {answer_tokens}"
+                self.losses.append(_line(Loss(item.id, item.where, "prompt_too_long", detail), "encode"))
+                continue
+            trees.append(Tree(item.id, prompt, ()))
+            texts.append(item.prompt)
+        return trees, texts
 
 
 def _partners(trees: list[Tree], seed: int, max_tokens: int) -> list[Tree]:
@@ -204,7 +233,12 @@ def _counts(losses: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
     return {name: dict(counter.most_common()) for name, counter in found.items()}
 
 
-def _eos_id(tokenizer: Any, token: str | None) -> int | None:
+def eos_id(tokenizer: Any, token: str | None) -> int | None:
+    """The id of a token that is to end responses; None where none is named.
+
+    Raises:
+        AfzalError: the tokenizer does not know it.
+    """
     if token is None:
         return None
     found = tokenizer.convert_tokens_to_ids(token)

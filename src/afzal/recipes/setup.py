@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,23 +12,33 @@ import numpy as np
 import torch
 
 from afzal import runs
-from afzal.config import LOW_RANK, PolicyConfig, PreferConfig, ReferenceConfig, TrainConfig
+from afzal.config import (
+    LOW_RANK,
+    LiveReferenceConfig,
+    OnlineConfig,
+    PolicyConfig,
+    PPOConfig,
+    PreferConfig,
+    ReferenceConfig,
+    TrainConfig,
+)
 from afzal.errors import AfzalError
 from afzal.model.adapters import Adapter, add_adapter, is_adapted, start_norms, virtual_kind
 from afzal.model.load import compile_layers, frozen_copy, load_model, recompute_activations
 from afzal.model.memory import must_recompute
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import AdapterOff, Frozen, Reference, cache_key, cached, live_reference
-from afzal.recipes import reward
+from afzal.recipes import online, reward
 from afzal.recipes.constraints import constraint_of
 from afzal.recipes.prepare import Prepared
 from afzal.recipes.watch import stop_ids
 from afzal.tokens.batch import Sharing
-from afzal.train.feed import Feed, Layout
+from afzal.train.feed import Feed, Layout, Updates
 from afzal.train.loop import Settings
 from afzal.train.method import Method, raw_parameter
 from afzal.train.optim import learning_rate, make_optimizer, warmup_steps
 from afzal.train.precision import Dtype, Weights
+from afzal.train.rollouts import Rollouts
 
 _EVALUATIONS_PER_RUN = 10
 _RSLORA_ALPHA = 8.0  # PEFT's own; constant, since the scale alpha / sqrt(rank) is what suits every rank
@@ -35,18 +46,23 @@ _RSLORA_ALPHA = 8.0  # PEFT's own; constant, since the scale alpha / sqrt(rank) 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Everything a run holds in memory."""
+    """Everything a run holds in memory.
+
+    ``look`` evaluates a policy that writes its own answers; others are evaluated on the held-out trees.
+    """
 
     model: Any
     weights: Weights
     prepared: Prepared
     method: Method
-    feed: Feed
+    feed: Feed | Rollouts
     optimizer: torch.optim.Optimizer
     settings: Settings
+    reference: Reference | None = None
     reference_moves: bool = False
     notes: tuple[str, ...] = ()
     starts_elsewhere: str = ""  # the kind of a fresh adapter that is not the identity
+    look: Callable[[], dict[str, float]] | None = None
 
 
 def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.device, run: runs.Run) -> Setup:
@@ -58,13 +74,14 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     model = _adapted(config, model)
     sharing, why_unshared = _sharing(config, model)
     layout = Layout(sharing, config.tokens_per_forward, device)
+    critic = online.critic_of(config, model, sharing, partial(_fresh_adapter, config))
     # under quantize the adapter is in float32 already, and the base model in the format that computes
     weights = Weights(model, "fp32" if _is_quantized(config) else dtype_of(config, device))
     if config.adapter_kind == "dora":
         start_norms(model)
     if config.compile:
         compile_layers(model)
-    needed = prepared.recipe.needs_reference
+    needed = prepared.recipe.needs_reference or isinstance(config, OnlineConfig)
     reference = _reference(config, model, prepared, layout, weights.dtype, run) if needed else None
     recomputing = _recomputing(config, prepared, weights, layout)
     notes = [f"prompts are not shared: {why_unshared}"] if why_unshared else []
@@ -72,14 +89,33 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
         notes.append(f"lr {config.lr:g} is the default for all weights; adapters take a larger one")
     if recomputing is not None:
         notes += _recompute(model, recomputing, sharing)
-    method = _method(config, model, prepared, layout, reference)
-    weigh = reward.bootstrap(config)
-    feed = Feed(prepared.train, prepared.train_mismatched, config.batch_size, config.seed, layout, weigh)
+        if critic is not None and critic.trunk is not None:
+            recompute_activations(critic.trunk)
+    look = None
+    if isinstance(config, OnlineConfig):
+        assert reference is not None
+        method = Method(prepared.recipe.terms, critic=critic, temperature=config.temperature)
+        feed, look = online.rollouts(config, prepared, model, reference, critic, layout)
+    else:
+        method = _method(config, model, prepared, layout, reference)
+        weigh = reward.bootstrap(config)
+        feed = Feed(prepared.train, prepared.train_mismatched, config.batch_size, config.seed, layout, weigh)
     optimizer = _optimizer(config, weights, method)
     settings = _settings(config, feed, bool(prepared.evaluation))
-    elsewhere = virtual_kind(model) if config.adapter_kind else ""
-    moves = bool(sync_steps(config))
-    return Setup(model, weights, prepared, method, feed, optimizer, settings, moves, tuple(notes), elsewhere)
+    return Setup(
+        model,
+        weights,
+        prepared,
+        method,
+        feed,
+        optimizer,
+        settings,
+        reference,
+        reference_moves=bool(sync_steps(config)),
+        notes=tuple(notes),
+        starts_elsewhere=virtual_kind(model) if config.adapter_kind else "",
+        look=look,
+    )
 
 
 def _adapted(config: TrainConfig, model: Any) -> Any:
@@ -91,14 +127,18 @@ def _adapted(config: TrainConfig, model: Any) -> Any:
             f"{config.model} is an adapter already",
             remedy=f"leave {setting} out to train it on, or merge it into its base model first: afzal export",
         )
-    if kind is not None:
-        model = add_adapter(model, _wanted(config, kind))
+    model = _fresh_adapter(config, model)
     if _is_quantized(config):
         if not is_adapted(model):
             raise AfzalError("quantize needs an adapter: 4-bit weights do not train", remedy="adapter=lora")
         if not getattr(model, "is_loaded_in_4bit", False):
             raise AfzalError("quantize is without effect on a model that is in memory", remedy="leave it out")
     return model
+
+
+def _fresh_adapter(config: TrainConfig, model: Any) -> Any:
+    kind = config.adapter_kind
+    return model if kind is None else add_adapter(model, _wanted(config, kind))
 
 
 def _wanted(config: TrainConfig, kind: Any) -> Adapter:
@@ -138,6 +178,8 @@ def _recomputing(config: TrainConfig, prepared: Prepared, weights: Weights, layo
     if config.gradient_checkpointing is not None:
         return "" if config.gradient_checkpointing else None
     sizes = np.array([(t.n_tokens, sum(int(b.scored.sum()) for b in t.branches)) for t in prepared.train])
+    if isinstance(config, OnlineConfig):
+        sizes += config.n * config.sample_tokens  # not yet written
     tokens, scored = sizes[np.argsort(-sizes[:, 0])][: config.batch_size].sum(0)
     share = min(1.0, config.tokens_per_forward / tokens)
     most = max(int(tokens * share), int(sizes[:, 0].max()))
@@ -161,12 +203,16 @@ def _method(config: TrainConfig, model: Any, prepared: Prepared, layout: Layout,
 
 
 def _optimizer(config: TrainConfig, weights: Weights, method: Method) -> torch.optim.Optimizer:
-    """Over the model's weights, and over the learned scalars at a rate of their own."""
+    """Over the model's weights; over the learned scalars and the value model's weights at rates of their own."""
     groups: list[dict[str, Any]] = [{"params": list(weights.masters.values())}]
     if method.learned:
         assert isinstance(config, PreferConfig)
         scale = config.learned_lr / config.lr
         groups.append({"params": list(method.learned.values()), "lr_scale": scale, "weight_decay": 0.0})
+    if method.critic is not None:
+        assert isinstance(config, PPOConfig)
+        scale = config.value_lr / config.lr if config.value_lr is not None else 2.0
+        groups.append({"params": list(method.critic.parameters.values()), "lr_scale": scale})
     return make_optimizer(
         groups,
         config.optimizer,
@@ -176,13 +222,15 @@ def _optimizer(config: TrainConfig, weights: Weights, method: Method) -> torch.o
     )
 
 
-def steps_of(config: TrainConfig, feed: Feed) -> int:
-    """Updates of the run: those of the epochs, or ``max_steps`` if that is less."""
+def steps_of(config: TrainConfig, feed: Updates) -> int:
+    """Updates of the run: those of the epochs or iterations, or ``max_steps`` if that is less."""
     steps = max(1, round(config.epochs * feed.updates_per_epoch))
+    if isinstance(config, OnlineConfig) and config.iterations is not None:
+        steps = config.iterations * config.ppo_epochs * config.minibatches
     return min(steps, config.max_steps) if config.max_steps else steps
 
 
-def _settings(config: TrainConfig, feed: Feed, evaluates: bool) -> Settings:
+def _settings(config: TrainConfig, feed: Updates, evaluates: bool) -> Settings:
     steps = steps_of(config, feed)
     lr = partial(
         learning_rate,
@@ -220,7 +268,7 @@ def _reference(
     dtype: Dtype,
     run: runs.Run,
 ) -> Reference:
-    assert isinstance(config, ReferenceConfig)
+    assert isinstance(config, LiveReferenceConfig)
     fresh = config.adapter_kind is not None
     if sync_steps(config):
         return Frozen(frozen_copy(model))
@@ -233,6 +281,7 @@ def _reference(
         if dtype == "bf16":
             other.to(torch.bfloat16)
         return Frozen(other, name=f"the model {config.reference}")
+    assert isinstance(config, ReferenceConfig)
     folder = Path(config.reference_cache) if config.reference_cache else run.path / "reference"
     trees = [*prepared.train, *prepared.evaluation, *prepared.train_mismatched, *prepared.evaluation_mismatched]
     key = cache_key(model, sharing=layout.sharing, dtype=dtype, fresh_adapter=fresh)
@@ -250,12 +299,12 @@ def dtype_of(config: TrainConfig, device: torch.device) -> Dtype:
 
 def sync_steps(config: TrainConfig) -> int:
     """Updates between two moves of the reference; 0 when it stays."""
-    return (config.reference_sync_steps or 0) if isinstance(config, ReferenceConfig) else 0
+    return (config.reference_sync_steps or 0) if isinstance(config, LiveReferenceConfig) else 0
 
 
 def reference_weights(setup: Setup) -> dict[str, torch.Tensor]:
     """The weights of a reference that moves, by name; nothing of one that stays."""
-    reference = setup.method.reference
+    reference = setup.reference
     if not setup.reference_moves or not isinstance(reference, Frozen):
         return {}
     return {name: p.detach() for name, p in reference.model.named_parameters()}

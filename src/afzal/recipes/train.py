@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from afzal import report, runs
-from afzal.config import PolicyConfig, ReferenceConfig, RewardConfig, TrainConfig
+from afzal.config import LiveReferenceConfig, OnlineConfig, PolicyConfig, RewardConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.model.attention import attention_restored
 from afzal.model.load import (
@@ -23,7 +23,7 @@ from afzal.model.load import (
     switch_off_dropout,
 )
 from afzal.model.reference import Frozen, Remembered, follow
-from afzal.recipes import reward
+from afzal.recipes import online, reward
 from afzal.recipes.first_loss import check_first_loss
 from afzal.recipes.prepare import Prepared, prepare
 from afzal.recipes.setup import Setup, dtype_of, reference_weights, set_up, steps_of, sync_steps
@@ -38,6 +38,7 @@ from afzal.train.optim import (
     optimizer_tensors,
 )
 from afzal.train.progress import Reporter
+from afzal.train.rollouts import Rollouts
 from afzal.train.signals import StopSignals, stop_on_signals
 
 
@@ -109,7 +110,7 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, stop: StopSignals, re
     prepared = setup.prepared
     state = _restore(run, setup) if resume else State()
     _announce(config, run, setup, prepared)
-    watch = Watch.make(config, setup.model, prepared, setup.method.reference, setup.feed.layout, run.path)
+    watch = Watch.make(config, setup.model, prepared, setup.reference, setup.feed.layout, run.path)
     with Reporter(setup.settings.steps, state.step) as reporter:
         for line in _banner(config, run, setup, prepared, state):
             reporter.say(line)
@@ -158,23 +159,28 @@ def _refuse_changes(run: runs.Run, config: Mapping[str, Any], prepared: Prepared
 def _hooks(
     config: TrainConfig, run: runs.Run, setup: Setup, watch: Watch, reporter: Reporter, stop: StopSignals
 ) -> Hooks:
-    batches = setup.feed.layout.batches(setup.prepared.evaluation)
+    # prompts alone are no batches: a policy that answers them is looked at in another way
+    batches = [] if setup.look else setup.feed.layout.batches(setup.prepared.evaluation)
     mismatched = setup.feed.layout.batches(setup.prepared.evaluation_mismatched)
     follows = sync_steps(config)
-    reference = setup.method.reference
-    method = replace(setup.method, reference=Remembered(reference)) if reference and not follows else setup.method
+    reference, method = setup.reference, setup.method
+    if method.reference and not follows:
+        method = replace(method, reference=Remembered(method.reference))
     if method.statistics:
         method = setup.method  # logits of the reference are asked for, and those are not remembered
 
     def look(step: int, carried: Carried) -> dict[str, float]:
-        if not batches:
-            return {}
+        if setup.look is not None:
+            return {**watch.look(step), **setup.look()}
         found = evaluate(setup.model, method, batches, mismatched, carried)
         return {"n": float(len(setup.prepared.evaluation)), **found, **watch.look(step)}
+
+    alarms = online.Alarms(reporter.say, run.metrics("rollout"))
 
     def log(record: dict[str, Any]) -> None:
         run.log(record)
         reporter.record(record)
+        alarms.hear(record)
 
     def save(state: State) -> None:
         _save(run, setup, state, run.checkpoints, config.keep_checkpoints)
@@ -185,11 +191,11 @@ def _hooks(
 
     def stepped(step: int) -> None:
         if follows and step % follows == 0:
-            assert isinstance(config, ReferenceConfig)
+            assert isinstance(config, LiveReferenceConfig)
             assert isinstance(reference, Frozen)
             follow(reference, setup.model, config.reference_mixup)
 
-    return Hooks(log, look if batches else None, save, improved, lambda: stop.requested, stepped)
+    return Hooks(log, look if setup.prepared.evaluation else None, save, improved, lambda: stop.requested, stepped)
 
 
 def _save(run: runs.Run, setup: Setup, state: State, folder: Path, keep: int) -> None:
@@ -201,6 +207,8 @@ def _save(run: runs.Run, setup: Setup, state: State, folder: Path, keep: int) ->
     }
     if moved := reference_weights(setup):
         tensors["reference"] = moved
+    if isinstance(setup.feed, Rollouts) and (rollout := setup.feed.tensors()):
+        tensors["rollout"] = rollout
     checkpoint.save(folder, state.step, tensors, {**asdict(state), "metrics_bytes": run.metrics_bytes()})
     checkpoint.prune(folder, keep)
     run.update(step=state.step)
@@ -222,6 +230,8 @@ def _restore(run: runs.Run, setup: Setup, folder: Path | None = None) -> State:
     setup.weights.publish()
     _load_weights(reference_weights(setup), tensors.get("reference", {}))
     load_optimizer_tensors(setup.optimizer, parameters, tensors["optimizer"])
+    if isinstance(setup.feed, Rollouts):
+        setup.feed.restore(tensors.get("rollout", {}))
     torch.set_rng_state(tensors["random"]["torch"])
     return State(**found)
 
@@ -234,7 +244,7 @@ def _load_weights(into: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.
 
 def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared) -> None:
     parameters = setup.weights.masters
-    method, reference = setup.method, setup.method.reference
+    method, reference = setup.method, setup.reference
     run.update(
         method=config.method,
         config=config.model_dump(mode="json"),
@@ -269,7 +279,7 @@ def _parameters(method: Method) -> dict[str, Any]:
 
 
 def _banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared, state: State) -> list[str]:
-    model, reference = run.facts()["model"], setup.method.reference
+    model, reference = run.facts()["model"], setup.reference
     lines = [
         f"{config.method} on {model['architecture']}: {model['trainable']:,} of {model['parameters']:,} weights train",
         *_data_lines(config, prepared, setup.settings.steps),
@@ -283,10 +293,13 @@ def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str
     facts = prepared.facts
     lost = ", ".join(f"{n} {reason}" for part in ("dropped", "parts", "cut") for reason, n in facts[part].items())
     tokens = sum(t.n_tokens for t in prepared.train)
+    work = f"{steps} updates of {config.batch_size} items, {tokens:,} tokens per epoch"
+    if isinstance(config, OnlineConfig):
+        work = online.plan_line(config, steps)
     return [
         f"data: {facts['rows']} rows as {facts['format']}, {facts['train']} to train on, {facts['eval']} held out"
         + (f" ({lost}; see losses.jsonl)" if lost else ""),
-        f"{steps} updates of {config.batch_size} items, {tokens:,} tokens per epoch",
+        work,
         *(f"note: {note}" for note in prepared.notes),
     ]
 
@@ -333,5 +346,7 @@ def _now() -> str:
 def plan(config: TrainConfig) -> list[str]:
     """What a run would do, from the data alone: rows and where they went, updates, tokens. Loads no model."""
     prepared = prepare(config)
+    if isinstance(config, OnlineConfig):
+        return _data_lines(config, prepared, steps_of(config, online.planned(config, prepared)))
     feed = Feed(prepared.train, (), config.batch_size, config.seed, Layout("shared", config.tokens_per_forward))
     return _data_lines(config, prepared, steps_of(config, feed))

@@ -19,7 +19,7 @@ from afzal.generate import Sample, Sampling, as_trees, sample
 from afzal.model.logprobs import score
 from afzal.model.reference import Cached, Reference
 from afzal.recipes.prepare import Prepared
-from afzal.tokens import continuation
+from afzal.tokens import continuation, stop_token
 from afzal.train.feed import Layout
 
 
@@ -121,8 +121,12 @@ def stop_ids(model: Any, prepared: Prepared) -> list[int]:
     config = model.generation_config
     own = config.eos_token_id if config is not None else None
     ends = Counter(int(b.ids[-1]) for t in prepared.train for b in t.branches)
-    trained, n = ends.most_common(1)[0]
     known = [*(own if isinstance(own, list) else [own]), prepared.tokenizer.eos_token_id]
+    if not ends:  # prompts alone
+        stated = prepared.encoding.get("eos")
+        marker = stop_token(prepared.tokenizer, prepared.template) if prepared.chat else None
+        return sorted({i for i in (*known, stated, marker) if i is not None})
+    trained, n = ends.most_common(1)[0]
     if 2 * n > ends.total():  # else most responses were cut, and the commonest last id is just a word
         known.append(trained)
     return sorted({i for i in known if i is not None})

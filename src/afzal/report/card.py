@@ -23,6 +23,10 @@ _TITLES = {
     "ipo": "identity preference optimisation (IPO)",
     "kto": "Kahneman-Tversky optimisation (KTO)",
     "reward": "training a reward model",
+    "ppo": "proximal policy optimisation (PPO)",
+    "rloo": "REINFORCE with a leave-one-out baseline (RLOO)",
+    "grpo": "group-relative policy optimisation (GRPO)",
+    "reinforce": "REINFORCE++",
 }
 _PAPERS = {
     "sft": (
@@ -55,6 +59,35 @@ _PAPERS = {
         "Radford, Alec and Amodei, Dario and Christiano, Paul",
         "2020",
         "2009.01325",
+    ),
+    "ppo": (
+        "schulman2017proximal",
+        "Proximal Policy Optimization Algorithms",
+        "Schulman, John and Wolski, Filip and Dhariwal, Prafulla and Radford, Alec and Klimov, Oleg",
+        "2017",
+        "1707.06347",
+    ),
+    "rloo": (
+        "ahmadian2024back",
+        "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback in LLMs",
+        "Ahmadian, Arash and Cremer, Chris and Gallé, Matthias and Fadaee, Marzieh and Kreutzer, Julia and "
+        "Pietquin, Olivier and Üstün, Ahmet and Hooker, Sara",
+        "2024",
+        "2402.14740",
+    ),
+    "grpo": (
+        "shao2024deepseekmath",
+        "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
+        "Shao, Zhihong and Wang, Peiyi and Zhu, Qihao and Xu, Runxin and Song, Junxiao and others",
+        "2024",
+        "2402.03300",
+    ),
+    "reinforce": (
+        "hu2025reinforce",
+        "REINFORCE++: A Simple and Efficient Approach for Aligning Large Language Models",
+        "Hu, Jian",
+        "2025",
+        "2501.03262",
     ),
     "kto": (
         "ethayarajh2024kto",

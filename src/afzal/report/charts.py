@@ -51,6 +51,7 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
     """Every figure for which the run has numbers, in the order a reader wants them."""
     train = [m for m in metrics if m.get("kind") == "train" and is_number(m.get("step"))]
     held_out = [m for m in metrics if m.get("kind") == "eval" and is_number(m.get("step"))]
+    written = [_as_train(m) for m in metrics if m.get("kind") == "rollout" and is_number(m.get("step"))]
     single = unit_of(facts) == "response"
     names = good, bad = ("desirable", "undesirable") if single else ("chosen", "rejected")
     both = f"{good} and {bad} responses"
@@ -59,6 +60,7 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
     at_reference = _in(facts, "objective", "at_reference")
     clip = _in(facts, "config", "max_grad_norm")
     wanted = [
+        _one("reward", "Reward", "Mean over the policy's own answers; larger is better.", written, held_out),
         _one(
             "loss",
             "Loss",
@@ -89,14 +91,19 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
         _one("perplexity", "Perplexity", "exp of the held-out loss; smaller is better.", train, held_out),
         _two("logps", "Log-probability", f"Of {both}, nats per response.", train, held_out, names),
         _two("rewards", "Implicit reward", f"β (log π − log π_ref), {good} and {bad}.", train, held_out, names),
-        _kl(held_out),
+        _one("kl", "KL to the reference", "Nats per answer; larger is further away.", written, held_out)
+        if written
+        else _kl(held_out),
+        _from_zero(_one("entropy", "Entropy", "Of whole answers, nats: how much is left to chance.", written, [])),
+        _one("value/explained_variance", "Value model", "Share of the returns' variance explained.", written, []),
+        _from_zero(_one("policy/clipfrac", "Clipped", "Share of ratios beyond the clip.", train, [])),
         _one("kl_estimate", "KL estimate of the loss", "KTO's z₀, from mismatched rows; nats.", train, held_out),
         _lengths(train, held_out, names),
         _one(
             "samples/eos_rate",
             "Ended by itself",
             "Share of samples that stop before the token limit.",
-            train,
+            written or train,
             held_out,
             y_range=(0.0, 1.0),
         ),
@@ -115,6 +122,20 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
     kept = facts.get("kept_step")
     marked = (kept, "weights kept") if is_number(kept) else None
     return [plot.draw(marked) for plot in wanted if plot.has_values]
+
+
+_WRITTEN = {
+    "objective/scores": "reward",
+    "objective/kl_exact": "kl",
+    "objective/entropy": "entropy",
+    "rollout/length": "samples/length",
+    "rollout/eos_rate": "samples/eos_rate",
+}
+
+
+def _as_train(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A rollout's figures under the names of the held-out ones beside which they are drawn."""
+    return {_WRITTEN.get(name, name): value for name, value in record.items()}
 
 
 def smoothing_window(count: int) -> int:

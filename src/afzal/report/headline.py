@@ -33,6 +33,8 @@ class Measure:
 
 
 _PAIRS = (
+    ("reward", "Reward", "mean over answers to held-out prompts; larger is better"),
+    ("objective", "Reward less the KL penalty", "what training raises"),
     ("rewards/accuracies", "Reward accuracy", "share of held-out pairs ranked as people did; larger is better"),
     ("rewards/margins", "Reward margin", "reward of chosen less rejected; larger is better"),
     ("loss", "Loss", "smaller is better"),

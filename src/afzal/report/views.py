@@ -21,6 +21,10 @@ _METHODS = {
     "ipo": "identity preference optimisation",
     "kto": "Kahneman-Tversky optimisation",
     "reward": "reward model",
+    "ppo": "proximal policy optimisation",
+    "rloo": "REINFORCE, leave one out",
+    "grpo": "group-relative policy optimisation",
+    "reinforce": "REINFORCE++",
 }
 _GLOSSARY = (
     ("nat", "Unit of log-probability: ln 2 nats are one bit. Log-probs are summed over a response, its end included."),

@@ -83,6 +83,15 @@ class Batch:
         """``[B]`` int64: scored tokens of each response."""
         return torch.tensor([int(t.branches[k].scored.sum()) for t, k in self.sources], dtype=torch.int64)
 
+    @cached_property
+    def numbers(self) -> dict[str, Tensor]:
+        """``[M]`` float32 each: what came with the scored tokens, by name."""
+        branches = [t.branches[k] for t, k in self.sources]
+        return {
+            name: upload(np.concatenate([b.numbers[name] for b in branches]), self.ids.device)
+            for name in branches[0].numbers
+        }
+
     @property
     def inputs(self) -> dict[str, Any]:
         """Keyword arguments of a model's forward pass."""

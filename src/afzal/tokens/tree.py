@@ -7,8 +7,8 @@ ranking or a group of samples.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,10 +18,12 @@ from afzal.records import Preference
 @dataclass(frozen=True, slots=True, eq=False)
 class Branch:
     """One response: ``ids`` (int32 ``[C]``, C >= 1) follow the prompt; ``scored`` (bool ``[C]``) marks the tokens whose
-    log-probs count (the assistant's own tokens and one final EOS), at least one of them."""
+    log-probs count (the assistant's own tokens and one final EOS), at least one of them. ``numbers`` are further
+    facts about the scored tokens by name, float32 each, such as the advantages of a rollout."""
 
     ids: np.ndarray
     scored: np.ndarray
+    numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from afzal.errors import AfzalError
-from afzal.model.logprobs import score
+from afzal.model.logprobs import head_logps, predicting, score
 from afzal.model.statistics import score_with
+from afzal.model.value import Critic
 from afzal.objectives import Pairs, Scored, Term, join_pairs, join_scored, unit_weights
 from afzal.objectives.metrics import Tally, add, means, tally
 from afzal.tokens.batch import Batch
@@ -45,16 +46,27 @@ class Judged:
 
 
 def judge(model: Any, method: Method, batch: Batch) -> Judged:
-    """One batch under policy and reference, with the statistics that the method needs."""
+    """One batch under policy and reference, with the statistics that the method needs and the numbers it came with."""
     reference = method.reference
     wanted = method.statistics
     if wanted:
-        policy, ref = score_with(model, reference, batch, wanted)
+        policy, ref = score_with(model, reference, batch, wanted, method.temperature)
+    elif method.critic is not None:
+        policy, ref = _with_values(model, method, method.critic, batch), None
     else:
-        policy, ref = score(model, batch), None
+        policy, ref = score(model, batch, method.temperature), None
     if ref is None and reference is not None:
         ref = reference.score(batch)
+    if batch.numbers:
+        policy = replace(policy, extras={**policy.extras, **batch.numbers})
     return Judged(policy, ref, batch_pairs(batch))
+
+
+def _with_values(model: Any, method: Method, critic: Critic, batch: Batch) -> Scored:
+    """Log-probs, with the value model's ``value`` of every token; a shared trunk is run once."""
+    hidden = predicting(model, batch)
+    logps = head_logps(model, hidden, batch.target, method.temperature)
+    return Scored(logps, batch.response_of, batch.n_responses, {"value": critic.values(batch, hidden)})
 
 
 def join(parts: Sequence[Judged]) -> Judged:
@@ -86,8 +98,10 @@ def losses_of(method: Method, judged: Judged, carried: Carried, pooled: Mapping[
         weights = unit_weights(objective.unit, pairs, policy.response_of)
         sums.append((losses * weights).sum())
         counts.append(weights.sum())
-        if term is method.main:
-            metrics = tally(objective.unit, policy, rewards, pairs)
+        if objective.metrics is not None:
+            metrics |= objective.metrics(policy, pairs, **term.parameters)
+        elif term is method.main:
+            metrics |= tally(objective.unit, policy, rewards, pairs)
             if objective.scores == "reward":  # there are no log-probs, and a score is no length
                 metrics = {name: value for name, value in metrics.items() if name.startswith("rewards/")}
     return Losses(tuple(sums), tuple(counts), metrics)

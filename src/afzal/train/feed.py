@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,11 +17,15 @@ from afzal.tokens.tree import Tree
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Everything one optimiser step sees: micro-batches, and the mismatched rows of objectives that need them."""
+    """Everything one optimiser step sees: micro-batches, and the mismatched rows of objectives that need them.
+
+    ``record`` is what there is to log about where they come from, before the step.
+    """
 
     batches: list[Batch]
     mismatched: list[Batch]
     n_trees: int
+    record: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def item_ids(self) -> list[str]:
@@ -39,6 +44,15 @@ class Layout:
         """Micro-batches of at most ``tokens_per_forward`` tokens (a single larger tree goes alone)."""
         bins = _bins(trees, self.sharing, self.tokens_per_forward)
         return [collate([trees[i] for i in members], self.sharing, self.device) for members in bins]
+
+
+class Updates(Protocol):
+    """What the loop trains on: update number ``step`` (from 0), whenever it is asked for."""
+
+    @property
+    def updates_per_epoch(self) -> float: ...
+
+    def update(self, step: int) -> Update: ...
 
 
 @dataclass(frozen=True, slots=True)

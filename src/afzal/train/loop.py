@@ -18,7 +18,7 @@ from torch import Tensor
 from afzal.errors import AfzalError
 from afzal.objectives.metrics import Tally, means
 from afzal.train.evaluate import Evaluator
-from afzal.train.feed import Feed, Update
+from afzal.train.feed import Update, Updates
 from afzal.train.method import Method, parameters_by_name
 from afzal.train.precision import Weights
 from afzal.train.update import accumulate
@@ -66,7 +66,7 @@ class Hooks:
 def fit(
     model: Any,
     method: Method,
-    feed: Feed,
+    feed: Updates,
     optimizer: torch.optim.Optimizer,
     settings: Settings,
     *,
@@ -91,6 +91,9 @@ def fit(
         _evaluate(hooks, state, began)
     while state.step < settings.steps:
         update = feed.update(state.step)
+        if update.record:
+            state.seconds = time.perf_counter() - began
+            hooks.log({"step": state.step, "seconds": round(state.seconds, 3), **update.record})
         lr = settings.lr(state.step)
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
@@ -128,14 +131,16 @@ def _evaluate(hooks: Hooks, state: State, began: float) -> None:
     found = hooks.evaluate(state.step, state.carried)
     state.seconds = time.perf_counter() - began
     hooks.log({"kind": "eval", "step": state.step, "seconds": round(state.seconds, 3), **found})
-    if found.get("loss", math.inf) < state.best_loss:
-        state.best_loss, state.best_step, state.stale_evaluations = found["loss"], state.step, 0
+    # a policy that learns from rewards has no held-out loss, but an objective to raise
+    loss = found.get("loss", -found.get("objective", -math.inf))
+    if loss < state.best_loss:
+        state.best_loss, state.best_step, state.stale_evaluations = loss, state.step, 0
         hooks.improved(state)
     else:
         state.stale_evaluations += 1
 
 
-def _record(state: State, feed: Feed, lr: float, loss: Tensor, grad_norm: Tensor, metrics: Tally) -> dict[str, Any]:
+def _record(state: State, feed: Updates, lr: float, loss: Tensor, grad_norm: Tensor, metrics: Tally) -> dict[str, Any]:
     return {
         "kind": "train",
         "step": state.step,

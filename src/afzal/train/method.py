@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from afzal.model.reference import Reference
 from afzal.model.statistics import Wanted
+from afzal.model.value import Critic
 from afzal.objectives import Objective, Term
 from afzal.objectives.statistics import parameters_of
 from afzal.train.constraints import Constraint
@@ -29,12 +30,16 @@ class Method:
         reference: None where no term needs one.
         learned: raw values of parameters that are learned, by ``objective.parameter``; see :func:`learnt`.
         constraints: costs that are kept below their bounds.
+        critic: the value model that learns beside the policy, where a term needs one.
+        temperature: what the policy's logits are divided by before they are log-probs.
     """
 
     terms: tuple[Term, ...]
     reference: Reference | None = None
     learned: Mapping[str, nn.Parameter] = field(default_factory=dict)
     constraints: tuple[Constraint, ...] = ()
+    critic: Critic | None = None
+    temperature: float = 1.0
 
     @classmethod
     def of(
@@ -111,5 +116,11 @@ def raw_parameter(term: Term, name: str) -> nn.Parameter:
 
 
 def parameters_by_name(weights: Mapping[str, nn.Parameter], method: Method) -> dict[str, nn.Parameter]:
-    """Everything that trains: the model's weights, and the method's learned scalars as ``objective/name``."""
-    return dict(weights) | {f"objective/{name}": raw for name, raw in method.learned.items()}
+    """Everything that trains: the model's weights, the method's learned scalars as ``objective/name``, and its value
+    model's weights as ``value/name``."""
+    values = method.critic.parameters if method.critic is not None else {}
+    return (
+        dict(weights)
+        | {f"objective/{name}": raw for name, raw in method.learned.items()}
+        | {f"value/{name}": p for name, p in values.items()}
+    )

@@ -19,6 +19,7 @@ class Reporter:
         self.console = console or Console(file=sys.stderr)
         self.steps, self.start, self.last_line = steps, start, 0.0
         self.first: dict[str, Any] | None = None
+        self.latest: dict[str, Any] = {}  # of the last rollout
         self.bar = _bar(self.console) if self.console.is_terminal else None
         self.task = self.bar.add_task("training", total=steps, completed=start, facts="") if self.bar else None
 
@@ -39,9 +40,13 @@ class Reporter:
 
     def record(self, record: dict[str, Any]) -> None:
         """Show a metrics record: evaluations always, training steps on the bar or at intervals."""
+        if record["kind"] == "rollout":
+            self.latest = {"reward": record["objective/scores"], "kl": record["objective/kl_exact"]}
+            return
         if record["kind"] == "eval":
             self.say(f"held-out at step {record['step']}: {facts(record)}")
             return
+        record = {**self.latest, **record}
         self.first = self.first or record
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=record["step"], facts=facts(record))
@@ -55,7 +60,7 @@ class Reporter:
 def facts(record: dict[str, Any]) -> str:
     """The few numbers worth a glance."""
     shown = [("loss", "loss", ".4f"), ("rewards/accuracies", "accuracy", ".3f"), ("rewards/margins", "margin", ".3f")]
-    shown += [("kl", "KL", ".2f"), ("perplexity", "perplexity", ".2f")]
+    shown += [("reward", "reward", ".3f"), ("kl", "KL", ".2f"), ("perplexity", "perplexity", ".2f")]
     return "  ".join(f"{label} {record[name]:{fmt}}" for name, label, fmt in shown if name in record)
 
 

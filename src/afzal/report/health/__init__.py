@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from afzal.report.health import behaviour, excess, learning, start
+from afzal.report.health import behaviour, excess, learning, rollouts, start
 from afzal.report.health.curves import Curves, Diagnosis, Severity, accuracy_interval, interval_of, wilson
 from afzal.report.text import is_number, plural
 
@@ -46,8 +46,14 @@ CHECKS: dict[str, Callable[[Curves], Diagnosis | None]] = {
     "length of responses": behaviour.lengths,
     "endings of responses": behaviour.endings,
     "gradients": behaviour.gradients,
+    "reward": rollouts.reward,
+    "conduct of the policy": rollouts.conduct,
+    "size of the updates": rollouts.step_sizes,
 }
 """The checks by name, in the order of the report."""
+
+_ON_REWARDS = {"reward", "conduct of the policy", "size of the updates"}
+_ON_DATA = {"first loss", "learning", "held-out loss", "likelihood of the chosen", "overfitting"}
 
 _RANK: dict[Severity, int] = {"bad": 0, "watch": 1, "good": 2}
 
@@ -65,13 +71,14 @@ def diagnose(metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> 
     """Every check that could be made, alarms first.
 
     Args:
-        metrics: lines of ``metrics.jsonl`` (kinds ``train`` and ``eval``), in order of step.
+        metrics: lines of ``metrics.jsonl`` (kinds ``train``, ``eval`` and ``rollout``), in order of step.
         facts: contents of ``run.json``. ``config`` (the resolved configuration) sharpens the remedies; ``samples``
             (``before``/``after`` with ``length``, ``eos_rate`` and their ``_se``) stands in for the evaluations' own;
             with ``kept_step`` the weights of an earlier step were kept, and what came later is not judged.
     """
     kept = upto(metrics, facts)
-    curves = Curves([m for m in kept if m.get("kind") == "train"], [m for m in kept if m.get("kind") == "eval"], facts)
+    train, held_out, rolled = ([m for m in kept if m.get("kind") == kind] for kind in ("train", "eval", "rollout"))
+    curves = Curves(train, held_out, facts, rolled)
     found = [replace(d, check=name) for name, check in CHECKS.items() if (d := check(curves))]
     return sorted(found, key=lambda d: _RANK[d.severity])
 
@@ -95,15 +102,16 @@ def verdict(diagnoses: Sequence[Diagnosis]) -> Verdict:
         return Verdict("not healthy", "bad", _sentence(bad))
     if raised:
         return Verdict("watch", "watch", _sentence([d.title for d in raised]))
-    proof = [d.title for d in diagnoses if d.check in ("learning", "first loss")]
+    proof = [d.title for d in diagnoses if d.check in ("learning", "reward", "first loss")]
     checks = f"{plural(len(diagnoses), 'check')} made, none raised an alarm"
     return Verdict("healthy", "good", _sentence([*proof, checks]))
 
 
 def not_checked(diagnoses: Iterable[Diagnosis]) -> list[str]:
-    """Names of the checks that lacked the numbers they need."""
+    """Names of the checks that lacked the numbers they need; of the run's own kind, on data or on rewards."""
     made = {d.check for d in diagnoses}
-    return [name for name in CHECKS if name not in made]
+    other: set[str] = (_ON_DATA if made & _ON_REWARDS else _ON_REWARDS) if made else set()
+    return [name for name in CHECKS if name not in made | other]
 
 
 def _sentence(parts: Sequence[str]) -> str:

@@ -39,6 +39,7 @@ class Curves:
     train: list[Mapping[str, Any]]
     held_out: list[Mapping[str, Any]]
     facts: Mapping[str, Any]
+    rollouts: list[Mapping[str, Any]] = field(default_factory=list)
 
     def points(self, kind: Literal["train", "eval"], name: str) -> list[tuple[int, float]]:
         """(step, value) of the finite values, in order."""

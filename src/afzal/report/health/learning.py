@@ -18,9 +18,9 @@ MOVED_LOSS = 0.01  # share of the first loss
 
 def learning(c: Curves) -> Diagnosis | None:
     """Does the policy rank held-out pairs as people did (or, without pairs, did the held-out loss fall)?"""
-    if not c.train:
+    if not c.train or (c.rollouts and c.held_out):  # of a policy that learns from rewards, these are asked for
         return None
-    stuck = _stuck(c)
+    stuck = None if c.rollouts else _stuck(c)
     if stuck:
         return stuck
     if not c.held_out:

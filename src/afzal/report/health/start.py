@@ -49,7 +49,8 @@ def finite(c: Curves) -> Diagnosis | None:
     if not losses:
         return None
     first, last = losses[0], tail_mean(losses)
-    if len(losses) >= 10 and first > 0 and last > DIVERGED * first:
+    # on rollouts the loss is that of new answers each time, and says little
+    if len(losses) >= 10 and first > 0 and last > DIVERGED * first and not c.rollouts:
         title = f"the training loss rose from {number(first)} to {number(last)}"
         words = "The optimiser is moving away from what it should minimise: its steps are too large."
         return Diagnosis("diverged", "bad", title, words, rule, c.lower_lr(), evidence={"first": first, "last": last})

@@ -1,0 +1,132 @@
+"""The settings of the methods that learn from the policy's own answers: PPO, RLOO, GRPO, REINFORCE++."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from .models import LiveReferenceConfig, Settings
+
+
+class RolloutSettings(Settings, frozen=True, title="Rollouts"):
+    reward: str = Field(
+        description="What answers are worth: a reward model, or module:function or file.py:function of two texts."
+    )
+    n: int = Field(1, ge=1, description="Answers to each prompt of an iteration.")
+    iterations: int | None = Field(
+        None, ge=1, description="Times of writing and then learning; default: epochs over the prompts."
+    )
+    ppo_epochs: int = Field(1, ge=1, description="Passes over the answers of an iteration.")
+    minibatches: int = Field(1, ge=1, description="Updates in each of these passes.")
+    temperature: float = Field(
+        1.0, gt=0, description="Temperature of the answers learned from, in writing and in scoring alike."
+    )
+    missing_eos_penalty: float | None = Field(
+        None, description="An answer that does not end within sample_tokens is worth minus this; default: its reward."
+    )
+    kl_coef: float = Field(
+        0.05, ge=0, description="Strength of the pull to the reference, in rewards per nat; larger stays nearer to it."
+    )
+    clip: float = Field(0.2, gt=0, description="How far pi / pi_old may go from 1 and still have a gradient.")
+    clip_high: float = Field(0.0, ge=0, description="The same upwards, when it is not to be that of clip.")
+    eval_prompts: int = Field(
+        256, ge=1, description="Held-out prompts to answer at each evaluation, for reward and KL; the first by order."
+    )
+
+
+class OnlineConfig(RolloutSettings, LiveReferenceConfig, frozen=True):
+    """Methods that learn from the rewards of the policy's own answers; of the data only the prompts are used."""
+
+    batch_size: int = Field(64, ge=1, description="Prompts per iteration.")
+
+    @model_validator(mode="after")
+    def _online_parts(self) -> Self:
+        if self.reference == "cached":
+            raise ValueError("reference cannot be cached: the answers are not known before they are written")
+        if self.iterations is not None:
+            self._refuse(("epochs",), "iterations says how long the run is")
+        if self.batch_size < self.minibatches:
+            raise ValueError(
+                f"{self.minibatches} minibatches need as many prompts, and batch_size is {self.batch_size}"
+            )
+        return self
+
+
+class PenaltyConfig(OnlineConfig, frozen=True):
+    """Methods whose rewards hold the KL penalty, whose strength may move."""
+
+    kl_target: float | None = Field(
+        None, gt=0, description="Move kl_coef towards the strength that gives this KL, in nats per answer."
+    )
+    kl_horizon: float = Field(
+        10_000.0, gt=0, description="Answers in which kl_coef may change by a fifth; larger is slower."
+    )
+
+    @model_validator(mode="after")
+    def _controller(self) -> Self:
+        if self.kl_target is None:
+            self._refuse(("kl_horizon",), "kl_target is not set")
+        elif self.kl_coef == 0:
+            raise ValueError("kl_target needs a kl_coef above 0 to start from")
+        return self
+
+
+class PPOConfig(PenaltyConfig, frozen=True):
+    """Proximal policy optimisation with a value model."""
+
+    method: Literal["ppo"] = Field("ppo", description="Proximal policy optimisation.")
+    lr: float = Field(3e-6, gt=0, description="Peak learning rate; 10 times as large by default with lora_rank.")
+    ppo_epochs: int = Field(4, ge=1, description="Passes over the answers of an iteration.")
+    whiten: bool = Field(True, description="Give the advantages of an iteration mean 0 and variance 1.")
+    gamma: float = Field(1.0, gt=0, le=1, description="Discount per token; 1 has none.")
+    lam: float = Field(
+        0.95, ge=0, le=1, description="GAE: 1 trusts the rewards alone (more noise), 0 the value model (more bias)."
+    )
+    value: Literal["own", "shared"] = Field(
+        "own", description="The value model: a copy of the policy with a head of its own, or a head on the policy."
+    )
+    value_model: str | None = Field(
+        None, description="A reward model to start the value model from; default: the policy, and a head of zeros."
+    )
+    value_lr: float | None = Field(
+        None, gt=0, description="Peak learning rate of the value model (of its head, when shared); default twice lr."
+    )
+    vf_coef: float = Field(0.1, gt=0, description="Weight of the value model's loss.")
+    value_clip: float = Field(
+        0.2, gt=0, description="How far a value may go from its old one and still have a gradient, in rewards."
+    )
+
+    @model_validator(mode="after")
+    def _value_parts(self) -> Self:
+        if self.value == "shared":
+            self._refuse(("value_model",), "the value model is a head on the policy")
+        return self
+
+
+class RLOOConfig(PenaltyConfig, frozen=True):
+    """REINFORCE with the other answers' mean reward as baseline."""
+
+    method: Literal["rloo"] = Field("rloo", description="REINFORCE, leave one out.")
+    n: int = Field(4, ge=2, description="Answers to each prompt of an iteration.")
+
+
+class GRPOConfig(OnlineConfig, frozen=True):
+    """Group-relative policy optimisation."""
+
+    method: Literal["grpo"] = Field("grpo", description="Group-relative policy optimisation.")
+    n: int = Field(4, ge=2, description="Answers to each prompt of an iteration.")
+    kl_coef: float = Field(
+        0.04, ge=0, description="Strength of the pull to the reference, in the loss; larger stays nearer to it."
+    )
+    group_std: bool = Field(
+        True, description="Divide advantages by the spread of their group's rewards, which weighs easy prompts up."
+    )
+
+
+class ReinforceConfig(PenaltyConfig, frozen=True):
+    """REINFORCE++: rewards to go, whitened over the iteration, without a value model."""
+
+    method: Literal["reinforce"] = Field("reinforce", description="REINFORCE++.")
+    whiten: bool = Field(True, description="Give the advantages of an iteration mean 0 and variance 1.")
+    gamma: float = Field(1.0, gt=0, le=1, description="Discount per token; 1 has none.")

@@ -1,0 +1,109 @@
+"""Value models: the reward expected of an answer from each of its tokens on, for PPO.
+
+Shapes: M scored tokens, d features.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from afzal.errors import AfzalError
+from afzal.model.load import vocabulary_of
+from afzal.model.logprobs import hidden_states
+from afzal.model.reward import is_reward_model, load_reward_model, reward_head, shift_of
+from afzal.tokens.batch import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Critic:
+    """A scalar head on a trunk of its own, or on the policy's, where ``trunk`` is None. Both compute in float32."""
+
+    head: nn.Linear
+    trunk: Any = None
+
+    def values(self, batch: Batch, policy_hidden: Tensor | None = None) -> Tensor:
+        """``[M]`` float32: the reward expected just before each scored token, in the reward's unit.
+
+        Args:
+            policy_hidden: ``[M, d]``, the policy's hidden states where a scored token is predicted; read only by a
+                critic without a trunk.
+        """
+        hidden = policy_hidden if self.trunk is None else _states(self.trunk, batch)[batch.predict_at]
+        assert hidden is not None
+        with torch.autocast(hidden.device.type, enabled=False):
+            return F.linear(hidden.float(), self.head.weight, self.head.bias)[:, 0]
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Everything of it that trains, by name."""
+        found = {f"head.{name}": p for name, p in self.head.named_parameters()}
+        if self.trunk is not None:
+            found |= {f"trunk.{name}": p for name, p in self.trunk.named_parameters() if p.requires_grad}
+        return found
+
+
+def own_critic(policy: Any) -> Critic:
+    """A copy of the policy as it is now, adapters included, under a head of zeros: it begins by expecting nothing."""
+    trunk = copy.deepcopy(policy)
+    unused = trunk.get_output_embeddings()
+    if unused.weight is not trunk.get_input_embeddings().weight:
+        unused.requires_grad_(False)
+    return Critic(_zero_head(policy), trunk)
+
+
+def shared_critic(policy: Any) -> Critic:
+    """A head of zeros on the policy's own trunk, which then learns from both losses."""
+    return Critic(_zero_head(policy))
+
+
+def reward_critic(folder: str, policy: Any, adapt: Callable[[Any], Any]) -> Critic:
+    """A saved reward model: it begins by expecting what it would give for the answer as far as it is written.
+
+    Args:
+        adapt: puts a fresh adapter on it, as on the policy, where there is to be one.
+
+    Raises:
+        AfzalError: it has another vocabulary than the policy.
+    """
+    trunk = load_reward_model(folder, device=next(policy.parameters()).device)
+    if vocabulary_of(trunk) != vocabulary_of(policy):
+        raise AfzalError(
+            f"{folder} has a vocabulary of {vocabulary_of(trunk)}, the policy one of {vocabulary_of(policy)}",
+            where="value_model",
+            remedy="a reward model trained from the same language model; or leave value_model out",
+        )
+    saved = reward_head(trunk)
+    head = nn.Linear(saved.in_features, 1, device=saved.weight.device)  # pyright: ignore
+    with torch.no_grad():
+        head.weight.copy_(saved.weight.mean(0, keepdim=True))  # pyright: ignore
+        head.bias.fill_(-shift_of(trunk))
+    trunk = adapt(trunk)
+    reward_head(trunk).requires_grad_(False)
+    return Critic(head, trunk)
+
+
+def _zero_head(policy: Any) -> nn.Linear:
+    head = nn.Linear(policy.get_output_embeddings().weight.shape[1], 1, device=next(policy.parameters()).device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _states(trunk: Any, batch: Batch) -> Tensor:
+    """``[N, d]``: what the head would see at every position, flat."""
+    if not is_reward_model(trunk):
+        return hidden_states(trunk, batch).flatten(0, 1)
+    seen: list[Tensor] = []
+    hook = reward_head(trunk).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        trunk(**batch.inputs, use_cache=False)
+    finally:
+        hook.remove()
+    return seen[0].flatten(0, 1)

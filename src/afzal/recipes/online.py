@@ -1,0 +1,144 @@
+"""What is particular to policies that learn from rewards of their own answers: value model, rollouts, evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from afzal.config import GRPOConfig, OnlineConfig, PenaltyConfig, PPOConfig, TrainConfig
+from afzal.errors import AfzalError
+from afzal.model.adapters import virtual_kind
+from afzal.model.probe import choose_sharing
+from afzal.model.reference import Reference
+from afzal.model.value import Critic, own_critic, reward_critic, shared_critic
+from afzal.recipes.prepare import Prepared
+from afzal.recipes.rewards import reward_source
+from afzal.recipes.rollout import Writer, held_out
+from afzal.recipes.watch import stop_ids
+from afzal.report.health.rollouts import signs
+from afzal.tokens.batch import Sharing
+from afzal.train.feed import Layout
+from afzal.train.rollouts import Controller, Rollouts
+
+
+def critic_of(config: TrainConfig, model: Any, sharing: Sharing, adapt: Callable[[Any], Any]) -> Critic | None:
+    """The value model that PPO trains beside ``model``; it computes in the layout of the policy.
+
+    Args:
+        adapt: puts the adapter of the settings on another model.
+
+    Raises:
+        AfzalError: the reward model to start it from cannot be read, or cannot share prompts where the policy does; or
+            the adapter is of a kind that these methods do not train.
+    """
+    if isinstance(config, OnlineConfig) and (kind := virtual_kind(model)):
+        raise AfzalError(
+            f"adapter {kind} is not offered with {config.method}",
+            why="a fresh one is another policy than its reference, from which rewards would pull it away at once",
+            remedy="adapter=lora",
+        )
+    if not isinstance(config, PPOConfig):
+        return None
+    if config.value == "shared":
+        return shared_critic(model)
+    if config.quantize is not None:
+        raise AfzalError("a 4-bit model is not copied for a value model", remedy="value=shared")
+    if config.value_model is None:
+        return own_critic(model)
+    critic = reward_critic(config.value_model, model, adapt)
+    if choose_sharing(critic.trunk)[0] != sharing and sharing == "shared":
+        raise AfzalError(
+            f"value_model {config.value_model} cannot share prompts between answers", remedy="sharing=unshared"
+        )
+    return critic
+
+
+def rollouts(
+    config: OnlineConfig, prepared: Prepared, model: Any, reference: Reference, critic: Critic | None, layout: Layout
+) -> tuple[Rollouts, Callable[[], dict[str, float]]]:
+    """The feed of the loop, and a function that evaluates the policy on the held-out prompts.
+
+    Raises:
+        AfzalError: the reward cannot be had, or nothing ends an answer.
+    """
+    eos = stop_ids(model, prepared)
+    rewarder = reward_source(
+        config.reward,
+        device=layout.device,
+        max_tokens=prepared.max_tokens,
+        tokens_per_forward=config.tokens_per_forward,
+        eos_token=config.eos_token,
+    )
+    writer = Writer(
+        config=config,
+        model=model,
+        reference=reference,
+        critic=critic,
+        layout=layout,
+        tokenizer=prepared.tokenizer,
+        rewarder=rewarder,
+        prompts=prepared.train,
+        turns=prepared.prompts,
+        eos=eos,
+        starts_at_reference=not reference.name.startswith("the model "),
+    )
+    feed = _feed(config, prepared, writer.write, layout)
+    look = held_out(writer, prepared.evaluation, prepared.evaluation_prompts)
+    return feed, lambda: look(config.kl_coef if feed.current is None else feed.current.kl_coef)
+
+
+def planned(config: OnlineConfig, prepared: Prepared) -> Rollouts:
+    """The feed without what it writes: to count its updates."""
+
+    def write(iteration: int, kl_coef: float) -> Any:
+        raise AssertionError("a plan writes nothing")
+
+    return _feed(config, prepared, write, Layout("shared", config.tokens_per_forward))
+
+
+def _feed(config: OnlineConfig, prepared: Prepared, write: Callable[[int, float], Any], layout: Layout) -> Rollouts:
+    controller = Controller(config.kl_coef)
+    if isinstance(config, PenaltyConfig):
+        controller = Controller(config.kl_coef, config.kl_target, config.kl_horizon)
+    return Rollouts(
+        write,
+        prepared.train,
+        layout,
+        controller,
+        epochs=config.ppo_epochs,
+        minibatches=config.minibatches,
+        prompts_per_iteration=config.batch_size,
+        seed=config.seed,
+    )
+
+
+def plan_line(config: OnlineConfig, steps: int) -> str:
+    """What the run will do, in a line."""
+    each = config.ppo_epochs * config.minibatches
+    answers = config.batch_size * config.n
+    pull = "in the loss" if isinstance(config, GRPOConfig) else "in the reward"
+    return (
+        f"{-(-steps // each)} iterations of {answers} answers to {config.batch_size} prompts, {each} updates each; "
+        f"reward: {config.reward}, KL x {config.kl_coef:g} {pull}"
+    )
+
+
+class Alarms:
+    """Hears every record of a run and says once, as soon as rollouts show it, what looks wrong.
+
+    Args:
+        before: rollouts of the same run that were heard by an earlier process.
+    """
+
+    def __init__(self, say: Callable[[str], None], before: Sequence[Mapping[str, Any]] = ()) -> None:
+        self.say, self.heard = say, list(before)
+        self.said = {name for n in range(1, len(self.heard) + 1) for name in signs(self.heard[:n])}
+
+    def hear(self, record: Mapping[str, Any]) -> None:
+        if record.get("kind") != "rollout":
+            return
+        self.heard.append(record)
+        for name, words in signs(self.heard).items():
+            if name not in self.said:
+                self.said.add(name)
+                self.say(f"warning: {words}")

@@ -1,0 +1,266 @@
+"""One rollout: the policy answers prompts, the answers are rewarded, and every token gets its advantage.
+
+Shapes: P prompts of an iteration, N = P n answers, M tokens of all of them, L tokens of the longest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afzal.config import GRPOConfig, OnlineConfig, PPOConfig, ReinforceConfig
+from afzal.errors import AfzalError
+from afzal.generate import Sample, Sampling, sample
+from afzal.model.logprobs import predicting
+from afzal.model.statistics import score_with
+from afzal.model.value import Critic
+from afzal.objectives import advantages
+from afzal.objectives.statistics import kl_policy_ref
+from afzal.recipes.rewards import Rewarder
+from afzal.records import Turns
+from afzal.tokens import Branch, Tree, continuations, update_order
+from afzal.train.feed import Layout
+from afzal.train.rollouts import Rollout, rollout_tree
+
+_START_TOLERANCE = {torch.float32: 1e-3}  # nats of a token's log-prob, where policy and reference must agree
+_START_TOLERANCE_LOW = 0.15
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """N answers to P prompts, a prompt's one after another, and what is known of them.
+
+    Attributes:
+        drawn: what was sampled.
+        texts: without the end mark.
+        scores: ``[N]`` float64 rewards, after the penalty of answers that do not end.
+        mask: ``[N, L]`` real tokens.
+        old_logp, ref_logp: ``[N, L]`` float64 nats at the temperature of the rollout, 0 beyond the mask.
+        kl: ``[N, L]`` float64, KL(policy || reference) of each next token, nats.
+        old_value: ``[N, L]`` float64; zeros without a value model.
+    """
+
+    drawn: Sequence[Sample]
+    texts: Sequence[str]
+    scores: Tensor
+    mask: Tensor
+    old_logp: Tensor
+    ref_logp: Tensor
+    kl: Tensor
+    old_value: Tensor
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """``[N]`` log pi - log pi_ref of whole answers, nats (k1)."""
+        return (self.old_logp - self.ref_logp).sum(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Writes rollouts with the model as it is at the time.
+
+    Attributes:
+        prompts: all prompts as trees without branches; ``turns`` the same as they were read.
+        eos: ids that end an answer.
+        starts_at_reference: whether the policy must equal its reference before the first update.
+    """
+
+    config: OnlineConfig
+    model: Any
+    reference: Any
+    critic: Critic | None
+    layout: Layout
+    tokenizer: Any
+    rewarder: Rewarder
+    prompts: Sequence[Tree]
+    turns: Sequence[Turns]
+    eos: Sequence[int]
+    starts_at_reference: bool
+
+    def write(self, iteration: int, kl_coef: float) -> Rollout:
+        """Rollout number ``iteration``: a pure function of it, of the weights and of the settings.
+
+        Raises:
+            AfzalError: a reward cannot be had; or policy and reference differ before any update.
+        """
+        members = prompts_of(iteration, self.config.batch_size, len(self.prompts), self.config.seed)
+        asked, turns = [self.prompts[i] for i in members], [self.turns[i] for i in members]
+        found = self.answer(asked, turns, n=self.config.n, seed=seed_of(self.config.seed, "rollout", iteration))
+        if iteration == 0 and self.starts_at_reference:
+            _check_start(found, self.model.dtype)
+        numbers = numbers_of(found, self.config, kl_coef)
+        trees = _trees(asked, found, numbers, self.config.n)
+        record = {"kind": "rollout", "iteration": iteration, **figures(found, numbers, kl_coef, self.config.n)}
+        return Rollout(iteration, trees, members, kl_coef, float(found.kl.sum(1).mean()), record)
+
+    def answer(self, asked: Sequence[Tree], turns: Sequence[Turns], *, n: int, seed: int) -> Answers:
+        """``n`` answers to each prompt, rewarded and scored by policy, reference and value model."""
+        ids = [t.prompt.tolist() for t in asked]
+        sampling = Sampling(self.config.sample_tokens, self.config.temperature)
+        drawn = sample(self.model, ids, eos=self.eos, n=n, sampling=sampling, seed=seed)
+        texts = continuations(self.tokenizer, [(ids[s.prompt_index], s.answer.tolist()) for s in drawn])
+        rewards = self.rewarder([turns[s.prompt_index] for s in drawn], texts)
+        scores = torch.tensor(rewards, dtype=torch.float64)
+        if self.config.missing_eos_penalty is not None:
+            ended = torch.tensor([s.stop == "eos" for s in drawn])
+            scores = torch.where(ended, scores, -self.config.missing_eos_penalty)
+        answers = [Branch(s.ids, np.ones(len(s.ids), dtype=bool)) for s in drawn]
+        trees = [rollout_tree(t, answers[k * n : (k + 1) * n]) for k, t in enumerate(asked)]
+        return Answers(drawn, texts, scores, *self._read(trees))
+
+    def _read(self, trees: Sequence[Tree]) -> tuple[Tensor, ...]:
+        """Mask, log-probs under policy and reference, KL and values of every token, ``[N, L]`` each."""
+        at = {id(t): k * len(t.branches) for k, t in enumerate(trees)}
+        lengths = torch.tensor([len(b.ids) for t in trees for b in t.branches])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        tables = torch.zeros(4, *mask.shape, dtype=torch.float64)
+        with torch.no_grad():
+            for batch in self.layout.batches(trees):
+                rows = [at[id(t)] + k for t, k in batch.sources]
+                flat = torch.zeros(len(rows), mask.shape[1], dtype=torch.bool)
+                flat[:] = mask[rows]
+                for table, values in zip(tables, self._columns(batch), strict=True):
+                    part = torch.zeros(flat.shape, dtype=torch.float64)
+                    part[flat] = values.double().cpu()
+                    table[rows] = part
+        return (mask, *tables)
+
+    def _columns(self, batch: Any) -> tuple[Tensor, ...]:
+        policy, reference = score_with(
+            self.model, self.reference, batch, [(kl_policy_ref, {})], self.config.temperature
+        )
+        assert reference is not None
+        values = torch.zeros_like(policy.token_logps)
+        if self.critic is not None:
+            shared = self.critic.trunk is None
+            values = self.critic.values(batch, predicting(self.model, batch) if shared else None)
+        return policy.token_logps, reference.token_logps, policy.extras["kl_policy_ref"], values
+
+
+def prompts_of(iteration: int, size: int, n_prompts: int, seed: int) -> list[int]:
+    """Which prompts an iteration answers: ``size`` of one endless list, in which all prompts come in a new order each
+    time round."""
+    first = iteration * size
+    rounds = range(first // n_prompts, (first + size - 1) // n_prompts + 1)
+    order = [i for r in rounds for i in update_order(n_prompts, n_prompts, epoch=r, seed=seed)[0]]
+    start = first - rounds[0] * n_prompts
+    return order[start : start + size]
+
+
+def seed_of(seed: int, purpose: str, number: int) -> int:
+    """A seed of its own for each iteration, in [0, 2^56)."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}/{number}".encode()).digest()[:7], "big")
+
+
+def numbers_of(found: Answers, config: OnlineConfig, kl_coef: float) -> dict[str, Tensor]:
+    """What travels with every token, ``[N, L]`` float64 each: ``old_logp``, ``advantage``, what else the loss needs."""
+    mask, penalties = found.mask, kl_coef * (found.old_logp - found.ref_logp)
+    numbers = {"old_logp": found.old_logp}
+    if isinstance(config, GRPOConfig):
+        return numbers | {"advantage": _spread(_in_groups(found, config), mask), "ref_logp": found.ref_logp}
+    if config.method == "rloo":
+        worth = (found.scores - penalties.sum(1)).reshape(-1, config.n)
+        return numbers | {"advantage": _spread(advantages.rloo(worth).flatten(), mask)}
+    assert isinstance(config, (PPOConfig, ReinforceConfig))
+    rewards = advantages.token_rewards(found.scores, penalties, mask)
+    # without a value model: rewards to go
+    lam, values = (config.lam, found.old_value) if isinstance(config, PPOConfig) else (1.0, torch.zeros_like(rewards))
+    gained = advantages.gae(rewards, values, mask, gamma=config.gamma, lam=lam)
+    numbers["advantage"] = advantages.whiten(gained, mask) if config.whiten else gained
+    if isinstance(config, PPOConfig):
+        numbers |= {"old_value": found.old_value, "target": gained + found.old_value}
+    return numbers
+
+
+def _in_groups(found: Answers, config: GRPOConfig) -> Tensor:
+    """``[N]`` advantages within the answers to each prompt."""
+    scores = found.scores.reshape(-1, config.n)
+    centred = scores - scores.mean(1, keepdim=True)
+    return (advantages.group_normalised(scores) if config.group_std else centred).flatten()
+
+
+def _spread(values: Tensor, mask: Tensor) -> Tensor:
+    """A value of each answer ``[N]`` at each of its tokens, ``[N, L]``."""
+    return torch.where(mask, values[:, None], 0.0)
+
+
+def _trees(asked: Sequence[Tree], found: Answers, numbers: dict[str, Tensor], n: int) -> list[Tree]:
+    lengths = found.mask.sum(1).tolist()
+    plain = {name: table.float().numpy() for name, table in numbers.items()}
+    answers = [
+        Branch(s.ids, np.ones(length, dtype=bool), {name: table[k, :length] for name, table in plain.items()})
+        for k, (s, length) in enumerate(zip(found.drawn, lengths, strict=True))
+    ]
+    return [rollout_tree(t, answers[k * n : (k + 1) * n]) for k, t in enumerate(asked)]
+
+
+def figures(found: Answers, numbers: dict[str, Tensor], kl_coef: float, n: int) -> dict[str, float]:
+    """What there is to say about a rollout, each a mean over all its answers (names as the field knows them from TRL).
+
+    ``objective/kl`` is the mean of log pi - log pi_ref, ``objective/kl_exact`` the mean sum of the next tokens' exact
+    KLs (unbiased too, and steadier); ``rollout/same_reward`` the share of prompts whose answers all got the same.
+    """
+    groups = found.scores.reshape(-1, n)
+    said = {
+        "objective/scores": float(found.scores.mean()),
+        "objective/kl": float(found.log_ratio.mean()),
+        "objective/kl_exact": float(found.kl.sum(1).mean()),
+        "objective/rlhf_reward": float((found.scores - kl_coef * found.log_ratio).mean()),
+        "objective/entropy": float(-found.old_logp.sum(1).mean()),
+        "objective/kl_coef": kl_coef,
+        "rollout/length": float(found.mask.sum(1).double().mean()),
+        "rollout/eos_rate": float(np.mean([s.stop == "eos" for s in found.drawn])),
+    }
+    if len(found.scores) > 1:
+        said["objective/scores_sd"] = float(found.scores.std())
+    if n > 1:
+        said["rollout/same_reward"] = float((groups.std(1) == 0).double().mean())
+    if "target" in numbers:
+        said["value/explained_variance"] = explained_variance(numbers["target"], numbers["old_value"], found.mask)
+    return said
+
+
+def explained_variance(target: Tensor, value: Tensor, mask: Tensor) -> float:
+    """1 - Var(target - value) / Var(target) over real tokens: 1 for a perfect value model, 0 for a constant one."""
+    left, whole = (target - value)[mask], target[mask]
+    spread = float(whole.var(correction=0))
+    return 1 - float(left.var(correction=0)) / spread if spread > 0 else 0.0
+
+
+def _check_start(found: Answers, dtype: torch.dtype) -> None:
+    gap = float((found.old_logp - found.ref_logp).abs().max())
+    if not gap <= _START_TOLERANCE.get(dtype, _START_TOLERANCE_LOW):
+        raise AfzalError(
+            f"policy and reference differ by {gap:.3g} nats at a token before any training",
+            why="they must be the same model at the start",
+            remedy="report this as a bug with --debug output",
+        )
+
+
+def held_out(writer: Writer, prompts: Sequence[Tree], turns: Sequence[Turns]) -> Callable[[float], dict[str, float]]:
+    """A function from the strength of the KL penalty to what the policy's answers to held-out prompts are worth.
+
+    The prompts and the seed are the same each time. ``objective`` is reward - kl_coef KL: what training raises.
+    """
+    few, writer = slice(0, writer.config.eval_prompts), replace(writer, critic=None)
+
+    def look(kl_coef: float) -> dict[str, float]:
+        found = writer.answer(prompts[few], turns[few], n=1, seed=seed_of(writer.config.seed, "held-out", 0))
+        kl = found.kl.sum(1)
+        lengths = found.mask.sum(1).double()
+        said = {"n": float(len(kl)), "reward": float(found.scores.mean()), "kl": float(kl.mean())}
+        if len(kl) > 1:
+            root = math.sqrt(len(kl))
+            said |= {"reward_se": float(found.scores.std()) / root, "kl_se": float(kl.std()) / root}
+        ends = float(np.mean([s.stop == "eos" for s in found.drawn]))
+        said |= {"samples/length": float(lengths.mean()), "samples/eos_rate": ends}
+        return said | {"objective": said["reward"] - kl_coef * said["kl"]}
+
+    return look
