@@ -72,7 +72,7 @@ def load_reward_model(path: str, *, heads: int | None = None, seed: int = 0, dev
 def _with_heads(model: Any, folder: Path, heads: int | None, seed: int) -> Any:
     if not isinstance(getattr(model, "score", None), nn.Linear) or model.score.bias is not None:
         raise AfzalError(f"{type(model).__name__} has no linear head named 'score'", remedy="choose a decoder model")
-    if _was_saved_as_reward_model(folder):
+    if saved_as_reward_model(folder):
         saved = _saved_heads(folder)
         found = model.score.weight if saved is None else saved
         if heads not in (None, len(found)):
@@ -99,7 +99,8 @@ def _set_heads(model: Any, weights: Tensor) -> None:
     model.score = head
 
 
-def _was_saved_as_reward_model(folder: Path) -> bool:
+def saved_as_reward_model(folder: Path) -> bool:
+    """Whether a folder holds a reward model, not the language model that one could be made of."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)

@@ -108,7 +108,7 @@ class _Encoder:
     @property
     def encoding(self) -> dict[str, Any]:
         """How items become tokens, as keywords of ``encode``."""
-        eos = _eos_id(self.tokenizer, self.config.eos_token)
+        eos = eos_id(self.tokenizer, self.config.eos_token)
         return {"max_tokens": self.max_tokens, "chat_template": self.template, "eos": eos}
 
     def trees(self, items: Sequence[Item]) -> list[Tree]:
@@ -204,7 +204,12 @@ def _counts(losses: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
     return {name: dict(counter.most_common()) for name, counter in found.items()}
 
 
-def _eos_id(tokenizer: Any, token: str | None) -> int | None:
+def eos_id(tokenizer: Any, token: str | None) -> int | None:
+    """The id of a token that is to end responses; None where none is named.
+
+    Raises:
+        AfzalError: the tokenizer does not know it.
+    """
     if token is None:
         return None
     found = tokenizer.convert_tokens_to_ids(token)

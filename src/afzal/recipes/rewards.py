@@ -1,0 +1,218 @@
+"""What answers are worth: by a saved reward model, or by any function of two texts. Larger is better."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from afzal.data.turns import full_text, reply
+from afzal.errors import AfzalError
+from afzal.model.folder import inspect_model_folder
+from afzal.model.load import context_of, load_tokenizer, loading
+from afzal.model.probe import choose_sharing
+from afzal.model.reward import head_scores, load_reward_model, saved_as_reward_model, shift_of
+from afzal.objectives import load_function
+from afzal.recipes.assess import score_items
+from afzal.recipes.prepare import eos_id
+from afzal.records import Item, Response, Turns
+from afzal.tokens import Branch, Tree, encode_prompts, resolve_template, stop_token
+from afzal.tokens.codec import Codec
+from afzal.train.feed import Layout
+
+Rewarder = Callable[[Sequence[Turns], Sequence[str]], list[float]]
+"""``(prompts, answers) -> rewards``, one of each per answer; larger is better."""
+
+TextReward = Callable[[str, str], float]
+"""``(prompt, answer) -> reward`` of one answer; of a conversation, the prompt is its words."""
+
+
+def reward_source(
+    spec: str,
+    *,
+    device: torch.device | str = "cpu",
+    max_tokens: int = 1024,
+    tokens_per_forward: int = 8192,
+    eos_token: str | None = None,
+) -> Rewarder:
+    """What ``spec`` names, as a function from prompts and answers to rewards.
+
+    Args:
+        spec: the folder or hub id of a reward model, whose score (the mean over its heads) less its stated shift is the
+            reward; or ``module:function`` or ``file.py:function`` with ``function(prompt, answer) -> float``.
+        max_tokens: longest prompt + answer that a reward model reads; longer ones are cut.
+        eos_token: what ends an answer for the reward model, when not its tokenizer's own EOS.
+
+    Returns:
+        a function that refuses a reward that is not finite, with the prompt and the answer.
+
+    Raises:
+        AfzalError: there is no such folder, file or function, or the folder holds no reward model.
+    """
+    if _names_function(spec):
+        return _checked(by_text(_function(spec), spec), spec)
+    return _checked(_by_model(spec, torch.device(device), max_tokens, tokens_per_forward, eos_token), spec)
+
+
+def by_text(fn: TextReward, name: str = "the reward function") -> Rewarder:
+    """A rewarder that asks ``fn`` about one answer after another.
+
+    Raises:
+        AfzalError: (when called) ``fn`` fails, or returns no number.
+    """
+
+    def one(prompt: Turns, answer: str) -> float:
+        try:
+            return float(fn(full_text(prompt), answer))
+        except Exception as error:
+            raise AfzalError(
+                f"{name} failed: {type(error).__name__}: {error}",
+                where=_place(prompt, answer),
+                remedy="it must return a number for every prompt and answer, an empty answer included",
+            ) from error
+
+    return lambda prompts, answers: [one(p, a) for p, a in zip(prompts, answers, strict=True)]
+
+
+def _checked(rewarder: Rewarder, spec: str) -> Rewarder:
+    def rewards(prompts: Sequence[Turns], answers: Sequence[str]) -> list[float]:
+        found = rewarder(prompts, answers)
+        for prompt, answer, value in zip(prompts, answers, found, strict=True):
+            if not math.isfinite(value):
+                raise AfzalError(
+                    f"the reward is {value}",
+                    where=_place(prompt, answer),
+                    why=f"{spec} gave it",
+                    remedy="mend the reward, so that it is a finite number for every answer",
+                )
+        return found
+
+    return rewards
+
+
+def _place(prompt: Turns, answer: str) -> str:
+    return f"prompt {_short(full_text(prompt))}, answer {_short(answer)}"
+
+
+def _short(text: str, limit: int = 80) -> str:
+    return repr(text if len(text) <= limit else text[: limit - 3] + "...")
+
+
+def _names_function(spec: str) -> bool:
+    """``module:function`` or ``file.py:function``; a folder may have a colon in its name."""
+    path, colon, name = spec.rpartition(":")
+    return bool(colon and path and name.isidentifier()) and not Path(spec).exists()
+
+
+def _function(spec: str) -> TextReward:
+    path, _, name = spec.rpartition(":")
+    try:
+        return _from_file(Path(path), name) if path.endswith(".py") else load_function(spec)
+    except ValueError as error:
+        raise AfzalError(
+            str(error),
+            where="reward",
+            remedy="write module:function or file.py:function, where function(prompt, answer) returns a number",
+        ) from error
+
+
+def _from_file(path: Path, name: str) -> TextReward:
+    if not path.is_file():
+        raise ValueError(f"there is no file {str(path)!r}")
+    plan = importlib.util.spec_from_file_location(path.stem, path)
+    assert plan is not None
+    assert plan.loader is not None
+    module = importlib.util.module_from_spec(plan)
+    plan.loader.exec_module(module)
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise ValueError(f"{path} has no function {name!r}")
+    return found
+
+
+def _by_model(
+    spec: str, device: torch.device, max_tokens: int, tokens_per_forward: int, eos_token: str | None
+) -> Rewarder:
+    if not loading(spec, inspect_model_folder, lambda folder: saved_as_reward_model(Path(folder))):
+        raise AfzalError(
+            f"{spec} is a language model, not a reward model",
+            where="reward",
+            remedy="train one with: afzal train reward --model ... --data ...; or name a function, file.py:function",
+        )
+    model = load_reward_model(spec, device=device).requires_grad_(False)
+    tokenizer = load_tokenizer(spec)
+    layout = Layout(choose_sharing(model)[0], tokens_per_forward, device)
+    longest = min(max_tokens, context_of(model.config) or max_tokens)
+    reader = _Reader(model, tokenizer, layout, longest, eos_id(tokenizer, eos_token), shift_of(model))
+    return reader.rewards
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """A reward model with its tokenizer; ``shift`` is subtracted from its scores."""
+
+    model: Any
+    tokenizer: Any
+    layout: Layout
+    max_tokens: int
+    eos: int | None
+    shift: float
+
+    def rewards(self, prompts: Sequence[Turns], answers: Sequence[str]) -> list[float]:
+        items = _items(prompts, answers)
+        template = None
+        if any(item.is_chat for item in items):
+            template = resolve_template(self.tokenizer, None)[0]
+        encoding = {"max_tokens": self.max_tokens, "chat_template": template, "eos": self.eos}
+        scored, _ = score_items(self._scores, items, self.tokenizer, self.layout, **encoding)
+        found = np.concatenate([s.scores for s in scored]) if scored else np.zeros(0)
+        unread = np.flatnonzero(np.isnan(found)).tolist()
+        for k, value in zip(unread, self._unread([(prompts[k], answers[k]) for k in unread], template), strict=True):
+            found[k] = value
+        return found.tolist()
+
+    def _scores(self, batch: Any) -> torch.Tensor:
+        return head_scores(self.model, batch) - self.shift
+
+    def _unread(self, rows: Sequence[tuple[Turns, str]], template: str | None) -> list[float]:
+        """Answers that no data would hold, since nothing is in them or their tokens do not read back: as they are."""
+        if not rows:
+            return []
+        room = max(1, self.max_tokens // 2)
+        asked = encode_prompts([p for p, _ in rows], self.tokenizer, max_tokens=room, chat_template=template)
+        said = Codec(self.tokenizer).encode([answer for _, answer in rows], markers=False)
+        trees = []
+        for n, ((prompt, _), ids, own) in enumerate(zip(rows, asked, said, strict=True)):
+            end = self._end(template if not isinstance(prompt, str) else None)
+            branch = np.asarray([*own[: self.max_tokens - len(ids) - 1], end], dtype=np.int32)
+            trees.append(Tree(str(n), ids, (Branch(branch, np.ones(len(branch), dtype=bool)),)))
+        found: dict[str, float] = {}
+        with torch.no_grad():
+            for batch in self.layout.batches(trees):
+                values = self._scores(batch).mean(1).double().tolist()
+                found |= {t.item_id: value for (t, _), value in zip(batch.sources, values, strict=True)}
+        return [found[str(n)] for n in range(len(rows))]
+
+    def _end(self, template: str | None) -> int:
+        end = self.eos
+        if end is None:
+            end = self.tokenizer.eos_token_id if template is None else stop_token(self.tokenizer, template)
+        assert end is not None  # encode has refused such a tokenizer before
+        return end
+
+
+def _items(prompts: Sequence[Turns], answers: Sequence[str]) -> list[Item]:
+    """One item per run of equal prompts, so that a prompt is read once for all its answers."""
+    rows, items = list(zip(prompts, answers, strict=True)), []
+    for prompt, group in groupby(rows, key=lambda row: row[0]):
+        chat = not isinstance(prompt, str)
+        responses = tuple(Response(reply(answer) if chat else answer) for _, answer in group)
+        items.append(Item(str(len(items)), prompt, responses))
+    return items
