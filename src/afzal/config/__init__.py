@@ -7,6 +7,7 @@ the recipes ever sees these objects.
 from .advice import advice
 from .explain import Setting, suggestion
 from .export import ExportConfig
+from .iterate import PEOPLE, PRESETS, IterateConfig
 from .models import (
     CONFIGS,
     CONSTRAINT_NEEDS,
@@ -36,10 +37,13 @@ __all__ = [
     "CONSTRAINT_NEEDS",
     "LOW_RANK",
     "METHODS",
+    "PEOPLE",
+    "PRESETS",
     "VIRTUAL",
     "BetaConfig",
     "ExportConfig",
     "GenerateConfig",
+    "IterateConfig",
     "KTOConfig",
     "Method",
     "PairConfig",

@@ -506,6 +506,8 @@ SECTIONS: tuple[type[Settings], ...] = (
 
 
 def section(kind: type[Settings], key: str) -> str:
-    """The heading a setting stands under: Data, Model, Optimisation, Objective, Constraint, Evaluation or Run."""
-    found = next((s for s in SECTIONS if key in s.model_fields and issubclass(kind, s)), None)
+    """The heading a setting stands under: Data, Model, Optimisation, Objective, Constraint, Evaluation or Run; or one
+    of a command's own, which is the title of the part of ``kind`` that has the setting."""
+    own = (part for part in kind.__mro__ if part.__bases__ == (Settings,))
+    found = next((s for s in (*SECTIONS, *own) if key in s.model_fields and issubclass(kind, s)), None)
     return found.model_config.get("title") or "Objective" if found else "Objective"

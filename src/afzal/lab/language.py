@@ -86,6 +86,18 @@ def reward(prompt: np.ndarray, kappa: float = KAPPA) -> np.ndarray:
     return np.round(additive + kappa * (parity - 0.5), 9)
 
 
+def gold(prompt: str, response: str) -> float:
+    """Gold reward of one response as texts, its full stop written or not: what ``--reward`` takes on this language.
+
+    Raises:
+        ValueError: one of the texts is not of the language.
+    """
+    index = response_index(response) if response_index(response) is not None else response_index(response + ".")
+    if index is None or len(prompt) != 4 or any(c not in VOCABULARY[:N_CONTENT] for c in prompt[:3]):
+        raise ValueError(f"{prompt!r} and {response!r} are not a prompt and a response of the language")
+    return float(reward(np.array([[int(c) for c in prompt[:3]]]))[0, index])
+
+
 def prompt_text(prompt: Sequence[int] | np.ndarray) -> str:
     """``[4, 1, 3]`` as ``"413|"``."""
     return "".join(str(int(t)) for t in prompt) + VOCABULARY[SEP]

@@ -43,6 +43,13 @@ def kl_ref_policy(logits: Tensor, target: Tensor, *, ref_logits: Tensor) -> Tens
 
 
 @torch.no_grad()
+def kl_policy_ref(logits: Tensor, target: Tensor, *, ref_logits: Tensor) -> Tensor:
+    """KL(policy || reference) of the next token, ``[n]`` nats, >= 0, without gradient: what went with one token."""
+    log_pi = logits.log_softmax(-1)
+    return (log_pi.exp() * (log_pi - ref_logits.log_softmax(-1))).sum(-1)
+
+
+@torch.no_grad()
 def logp_away(logits: Tensor, target: Tensor, *, ref_logits: Tensor, epsilon: float) -> Tensor:
     """Log-prob of the target at (1 + epsilon) z - epsilon z_ref, ``[n]`` nats: a step away from the reference."""
     return _target_logp((1 + epsilon) * logits - epsilon * ref_logits, target)

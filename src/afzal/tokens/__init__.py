@@ -1,6 +1,6 @@
 """Texts and conversations to token trees, and trees to updates: the only room that calls a tokenizer."""
 
-from afzal.tokens.encode import Encoded, continuation, encode, encode_prompts
+from afzal.tokens.encode import Encoded, continuation, continuations, encode, encode_prompts
 from afzal.tokens.loss import Loss
 from afzal.tokens.pack import mismatched, pack, update_order
 from afzal.tokens.template import resolve_template, stop_token, template_hash
@@ -12,6 +12,7 @@ __all__ = [
     "Loss",
     "Tree",
     "continuation",
+    "continuations",
     "encode",
     "encode_prompts",
     "mismatched",

@@ -112,9 +112,15 @@ def encode_prompts(
 
 def continuation(tokenizer: Any, before: Sequence[int], ids: Sequence[int]) -> str:
     """The text that ``ids`` add after ``before``; unlike ``decode(ids)`` it keeps a leading space."""
+    return continuations(tokenizer, [(before, ids)])[0]
+
+
+def continuations(tokenizer: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[str]:
+    """:func:`continuation` of each ``(before, ids)``, with the tokenizer asked about all of them at once."""
     codec = Codec(tokenizer)
-    added = codec.after([(before, ids)])[0]
-    return codec.decode([ids])[0] if added is None else added
+    added = codec.after(pairs)
+    plain = iter(codec.decode([ids for (_, ids), text in zip(pairs, added, strict=True) if text is None]))
+    return [next(plain) if text is None else text for text in added]
 
 
 class _Speaker:
