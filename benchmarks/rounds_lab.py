@@ -10,9 +10,9 @@ the run's own estimates of reward, KL and wins stand beside them.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+_CHANCE = random.Random(0)  # begins anew with every run, which loads this file
+
+
 def votes(prompt: str, answer: str) -> float:
-    """The gold reward with Gumbel noise that hangs on the answer: of two answers the better one wins with probability
-    sigmoid(r1 - r2), which is a Bradley-Terry vote (Luce 1959)."""
-    digest = hashlib.sha256(f"{prompt}/{answer}".encode()).digest()
-    u = (int.from_bytes(digest[:6], "big") + 0.5) / 2**48
-    return language.gold(prompt, answer) - math.log(-math.log(u))
+    """The gold reward with fresh Gumbel noise: of two answers the better one wins with probability sigmoid(r1 - r2),
+    which is a Bradley-Terry vote (Luce 1959)."""
+    return language.gold(prompt, answer) - math.log(-math.log(_CHANCE.random()))
 
 
 def sft(out: Path) -> Path:

@@ -127,12 +127,13 @@ def test_reward_rises_in_each_of_three_rounds_and_the_figures_are_the_exact_ones
 
 
 VOTES = """
-import hashlib, math
+import math, random
 from afzal.lab.language import gold
 
+CHANCE = random.Random(0)
+
 def votes(prompt, answer):
-    digest = hashlib.sha256(f"{prompt}/{answer}".encode()).digest()
-    return gold(prompt, answer) - math.log(-math.log((int.from_bytes(digest[:6], "big") + 0.5) / 2**48))
+    return gold(prompt, answer) - math.log(-math.log(CHANCE.random()))
 """
 
 
