@@ -142,6 +142,17 @@ def test_answers_that_no_longer_end_are_called_so():
     assert "50% of the answers end" in said
 
 
+@pytest.mark.parametrize(("reason", "words"), [("empty", "are empty"), ("no_eos", "do not end")])
+def test_rejected_answers_that_become_more_are_called_so(reason, words):
+    """What is left out of the pairs is never trained against, and may grow unseen."""
+    first = Round(1, samples=100, lost={reason: 4}, measured=policy(1, 2.0).measured)
+    later = Round(2, samples=200, lost={reason: 30, "margin": 99}, measured=policy(2, 2.0).measured)
+    (said,) = rounds.alarms([policy(0, 1.0), first, later])
+    assert said.startswith(f"15% of the answers {words}, from 4%")
+    steady = Round(2, samples=200, lost={reason: 16}, measured=policy(2, 2.0).measured)
+    assert rounds.alarms([policy(0, 1.0), first, steady]) == []
+
+
 def test_a_round_in_one_line_always_says_its_kl():
     made = policy(2, 1.5, kl=0.75)
     said = rounds.line(Round(2, prompts=10, samples=50, pairs=8, lost={"margin": 2}, measured=made.measured))

@@ -19,6 +19,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 _LENGTH_ALARM = 1.5  # ratio of mean lengths to the first policy's, either way
 _ENDS_ALARM = 0.2  # absolute fall of the share that ends by itself
+_LOST_ALARM = 0.05  # absolute rise of the share of answers that are rejected as empty or unfinished
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,8 @@ def best_round(rounds: Sequence[Round], kl_budget: float | None) -> Round:
 
 
 def alarms(rounds: Sequence[Round]) -> list[str]:
-    """What speaks for a hacked reward: it rises while another falls, answers change length, or no longer end."""
+    """What speaks for a hacked reward: it rises while another falls, answers change length, or no longer end; and for
+    answers that get worse unseen, since what is rejected is never trained against."""
     known = [r for r in rounds if r.measured]
     first, last = known[0].measured, known[-1].measured
     found = []
@@ -166,6 +168,20 @@ def alarms(rounds: Sequence[Round]) -> list[str]:
         found.append(f"answers went from {before.mean:.3g} to {after.mean:.3g} tokens: part of the reward is length")
     if first["ended"].mean - last["ended"].mean > _ENDS_ALARM:
         found.append(f"only {last['ended'].mean:.0%} of the answers end by themselves, from {first['ended'].mean:.0%}")
+    return [*found, *_unseen(rounds)]
+
+
+def _unseen(rounds: Sequence[Round]) -> list[str]:
+    """Kinds of rejected answers whose share of all answers has grown."""
+    asked = [r for r in rounds if r.samples]
+    found = []
+    for reason, words in (("empty", "are empty"), ("no_eos", "do not end")):
+        shares = [r.lost.get(reason, 0) / r.samples for r in asked]
+        if shares and shares[-1] - shares[0] > _LOST_ALARM:
+            found.append(
+                f"{shares[-1]:.0%} of the answers {words}, from {shares[0]:.0%}: they are left out of the pairs, so that "
+                "nothing is trained against them"
+            )
     return found
 
 
