@@ -179,8 +179,8 @@ def _unseen(rounds: Sequence[Round]) -> list[str]:
         shares = [r.lost.get(reason, 0) / r.samples for r in asked]
         if shares and shares[-1] - shares[0] > _LOST_ALARM:
             found.append(
-                f"{shares[-1]:.0%} of the answers {words}, from {shares[0]:.0%}: they are left out of the pairs, so that "
-                "nothing is trained against them"
+                f"{shares[-1]:.0%} of the answers {words}, from {shares[0]:.0%}: left out of the pairs, they are "
+                "never trained against"
             )
     return found
 
