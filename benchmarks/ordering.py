@@ -53,7 +53,7 @@ class Plan:
 
 
 PROPER = Plan(300, 50, 2000, 600, 400, 3, (0, 1, 2), None)
-QUICK = Plan(60, 20, 600, 150, 60, 2, (0,), 1)
+QUICK = Plan(60, 15, 600, 150, 60, 2, (0,), 1)
 
 Policy = tuple[int, np.ndarray]
 """After how many updates (or draws), and what the policy then is: log-probs ``[X, Y]``."""
@@ -171,6 +171,11 @@ def world_of(out: Path, plan: Plan) -> World:
     return lab_world.make_world(out, plan.sft_steps)
 
 
+def shared(out: Path, plan: Plan, seed: int) -> None:
+    """The run of a seed that several trials use."""
+    reward_model(world_of(out, plan), plan, seed)
+
+
 def course(out: Path, plan: Plan, which: int, seed: int) -> Course:
     """Make a trial's runs, unless they are there, and evaluate them."""
     world, trial = world_of(out, plan), TRIALS[which]
@@ -183,12 +188,13 @@ def course(out: Path, plan: Plan, which: int, seed: int) -> Course:
 
 
 def run(out: Path, plan: Plan, jobs: int) -> list[Course]:
-    """All courses of a plan, ``jobs`` at a time."""
-    world_of(out, plan)
+    """All courses of a plan, ``jobs`` at a time; what several of them stand on is made before."""
+    for seed in plan.seeds:
+        votes(world_of(out, plan), plan, seed)
     tasks = list(product(chosen(plan), plan.seeds))
-    if jobs == 1:
-        return [course(out, plan, which, seed) for which, seed in tasks]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        for made in [pool.submit(shared, out, plan, seed) for seed in plan.seeds]:
+            made.result()
         waiting = [pool.submit(course, out, plan, which, seed) for which, seed in tasks]
         return [w.result() for w in waiting]
 
@@ -232,8 +238,8 @@ def markdown(found: Sequence[Course], made: Sequence[Claim], edge: exact.Frontie
         "# Which method wins more of the reward at equal KL",
         "",
         lab_world.about_line(facts),
-        f"Exact means over {len(lab_world.HELD_OUT)} held-out prompts, seeds {', '.join(map(str, seeds))}; the start has "
-        f"{edge.reward[0]:.2f}. What the command does is said in `benchmarks/ordering.py`.",
+        f"Exact means over {len(lab_world.HELD_OUT)} held-out prompts, seeds {', '.join(map(str, seeds))}; the start "
+        f"has {edge.reward[0]:.2f}. What the command does is said in `benchmarks/ordering.py`.",
         "",
         "| claim | outcome | figures, one per seed |",
         "|---|---|---|",
