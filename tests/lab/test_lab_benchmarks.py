@@ -69,7 +69,7 @@ def test_rankings_put_better_responses_first_more_often(lab_world, tmp_path):
     by_rank: dict[float, list[float]] = {}
     for item in items:
         for vote in item.votes:
-            by_rank.setdefault(vote.value, []).append(language.gold(item.prompt, item.responses[vote.i].turns))
+            by_rank.setdefault(vote.value, []).append(language.gold(item.prompt, item.responses[vote.response].turns))
     means = [float(np.mean(by_rank[rank])) for rank in sorted(by_rank)]
     assert len(means) == 3
     assert means[0] > means[1] + 0.3 > means[2] + 0.6
