@@ -60,18 +60,23 @@ def make_world(out: Path, sft_steps: int) -> World:
 
 
 def train(out: Path, method: str, model: Path, data: Path, name: str, *, steps: int, rows: int, **given: Any) -> Path:
-    """The run ``out/runs/name``: made by the ordinary recipe, or found finished with the very same settings.
+    """The run ``out/runs/name`` on ``rows`` rows: made by the ordinary recipe, or found as :func:`made` finds it."""
+    size = given.get("batch_size", 64)
+    length = {"max_steps": steps, "epochs": 1 + steps * size / rows, "warmup": 30, "batch_size": size}
+    return made(out, method, model, data, name, **{**length, **given})
+
+
+def made(out: Path, method: str, model: Path, data: Path, name: str, **given: Any) -> Path:
+    """The run ``out/runs/name`` with these settings: made, or found finished with the very same.
 
     Raises:
         AfzalError: it is there with other settings.
     """
-    common = {"batch_size": 64, "lr": 5e-4, "lr_schedule": "constant", "warmup": 30, "eval_fraction": 0.0}
-    size = given.get("batch_size", 64)
-    made = {**language.SETTINGS, **common, "max_steps": steps, "epochs": 1 + steps * size / rows, **given}
-    if method == "reward":
-        made.pop("sample_tokens")
-    folder = out / "runs" / name
-    settings = config.make(method, **made, model=str(model), data=str(data), out=str(folder), device="cpu")
+    common = {"lr": 5e-4, "lr_schedule": "constant", "eval_fraction": 0.0, "device": "cpu"}
+    where = {"model": str(model), "data": str(data), "out": str(out / "runs" / name)}
+    language_settings = {k: v for k, v in language.SETTINGS.items() if method != "reward" or k != "sample_tokens"}
+    settings = config.make(method, **{**language_settings, **common, **given, **where})
+    folder = Path(settings.out)
     return folder if finished(folder, settings.model_dump(mode="json")) else recipes.train(settings)
 
 
@@ -99,7 +104,8 @@ def policy(folder: Path, step: int | None = None, prompts: np.ndarray = HELD_OUT
 
     model = AutoModelForCausalLM.from_pretrained(folder)
     if step is not None:
-        model.load_state_dict(checkpoint.load(folder / "checkpoints" / f"step-{step:08d}")[0]["model"])
+        saved = checkpoint.load(folder / "checkpoints" / f"step-{step:08d}")[0]["model"]
+        model.load_state_dict({name: saved[name] for name in model.state_dict()})  # a value model may stand beside it
     return exact.log_policy(model, prompts)
 
 

@@ -40,20 +40,22 @@ DRAWS = (2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class Plan:
-    """Updates of a run, and between two evaluations; votes; updates of start and reward model; rounds; seeds."""
+    """Updates of a run, and between two evaluations; votes; updates of start and reward model; iterations
+    of methods that write their own answers; rounds; seeds; how many settings of each method, all if None."""
 
     steps: int
     every: int
     pairs: int
     sft_steps: int
     reward_steps: int
+    iterations: int
     rounds: int
     seeds: tuple[int, ...]
     settings: int | None
 
 
-PROPER = Plan(300, 50, 2000, 600, 400, 3, (0, 1, 2), None)
-QUICK = Plan(60, 15, 600, 150, 60, 2, (0,), 1)
+PROPER = Plan(300, 50, 2000, 600, 400, 80, 3, (0, 1, 2), None)
+QUICK = Plan(60, 15, 600, 150, 60, 8, 2, (0,), 1)
 
 Policy = tuple[int, np.ndarray]
 """After how many updates (or draws), and what the policy then is: log-probs ``[X, Y]``."""
@@ -130,6 +132,30 @@ def learned_rewards(folder: Path, prompts: np.ndarray) -> np.ndarray:
     return np.asarray(found).reshape(len(asked), len(texts))
 
 
+def online(method: str, recipe: str, beta: float, reward: Callable[[World, Plan, int], str], **given: Any) -> Trial:
+    """A policy that learns from rewards of its own answers: 128 in an iteration, two passes in two minibatches."""
+
+    def run(world: World, plan: Plan, seed: int) -> list[Policy]:
+        each = 4  # updates of an iteration
+        name = f"{method} {beta:g} {seed}".lower().replace(", ", "-").replace(" ", "-")
+        kept = {"save_every_steps": each * plan.iterations // 8, "keep_checkpoints": 99, "seed": seed, "warmup": 10}
+        size = {"iterations": plan.iterations, "ppo_epochs": 2, "minibatches": 2, "kl_coef": beta}
+        spec = {"reward": reward(world, plan, seed), **kept, **size, **given}
+        made = lab_world.made(world.out, recipe, world.sft, votes(world, plan, seed), name, **spec)
+        every = kept["save_every_steps"]
+        return [(step, policy(made, step)) for step in range(every, each * plan.iterations + 1, every)]
+
+    return Trial(method, f"beta {beta:g}", run)
+
+
+def true_reward(world: World, plan: Plan, seed: int) -> str:
+    return "afzal.lab.language:gold"
+
+
+def learned_reward(world: World, plan: Plan, seed: int) -> str:
+    return str(reward_model(world, plan, seed))
+
+
 def best_of(world: World, scores: np.ndarray) -> list[Policy]:
     return [(n, exact.best_of(world.log_ref, scores, n)) for n in DRAWS]
 
@@ -137,6 +163,9 @@ def best_of(world: World, scores: np.ndarray) -> list[Policy]:
 def best_of_learned(world: World, plan: Plan, seed: int) -> list[Policy]:
     return best_of(world, learned_rewards(reward_model(world, plan, seed), lab_world.HELD_OUT))
 
+
+PPO = {"batch_size": 128, "n": 1, "value_lr": 1e-3}
+RLOO = {"batch_size": 32, "n": 4}
 
 TRIALS = (
     on_votes("DPO", "beta 0.3", "dpo", beta=0.3),
@@ -151,6 +180,9 @@ TRIALS = (
     on_votes("unlikelihood", "alpha 0.1", "prefer", objective="unlikelihood", objective_arg={"alpha": 0.1}),
     iterative(0.3),
     iterative(0.1),
+    *(online("PPO, true reward", "ppo", beta, true_reward, **PPO) for beta in (0.1, 0.3)),
+    *(online("PPO, learned reward", "ppo", beta, learned_reward, **PPO) for beta in (0.1, 0.3)),
+    *(online("RLOO, true reward", "rloo", beta, true_reward, **RLOO) for beta in (0.1, 0.3)),
     Trial("best of n, learned reward", "", best_of_learned),
     Trial("best of n, true reward", "", lambda world, plan, seed: best_of(world, REWARDS)),
 )

@@ -108,7 +108,7 @@ def test_the_claims_of_the_ordering_follow_the_figures(ordering):
 
 @pytest.mark.slow
 def test_the_ordering_runs_and_makes_nothing_twice(ordering, tmp_path):
-    plan = ordering.Plan(4, 2, 60, 4, 4, 2, (0,), 1)
+    plan = ordering.Plan(4, 2, 60, 4, 4, 8, 2, (0,), 1)
     assert str(ROOT) in sys.path
     which = ordering.chosen(plan)
     assert [ordering.TRIALS[k].method for k in which] == list(ordering.METHODS)
