@@ -200,20 +200,3 @@ def test_training_cannot_bring_the_separator_back():
 
 
 PINNED_PROMPTS = ["030|", "152|", "221|"]
-
-
-def test_the_gold_reward_of_texts_is_that_of_the_table():
-    _, prompts = language.prompts()
-    rewards = language.reward(prompts)
-    for x, y in [(0, 0), (3, 5), (7, 200), (31, 1554), (12, 700)]:
-        asked, said = language.prompt_text(prompts[x]), language.response_text(language.RESPONSES[y])
-        assert language.gold(asked, said) == rewards[x, y]
-        assert language.gold(asked, said.removesuffix(".")) == rewards[x, y]
-
-
-@pytest.mark.parametrize(
-    ("asked", "said"), [("413|", "4|"), ("41|", "4."), ("413|", "41352"), ("417|", "4."), ("|", "")]
-)
-def test_texts_outside_the_language_have_no_reward(asked, said):
-    with pytest.raises(ValueError, match="not of the language"):
-        language.gold(asked, said)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -105,26 +104,6 @@ def response_index(text: str) -> int | None:
         return None
     shorter = sum(N_CONTENT**n for n in range(len(content)))
     return shorter + int(content or "0", N_CONTENT)
-
-
-@lru_cache(maxsize=1)
-def _rewards() -> np.ndarray:
-    """Gold reward ``[216, Y]`` of all prompts in the order of their numbers to base 6."""
-    return reward(np.asarray(list(product(range(N_CONTENT), repeat=3)), dtype=np.int64))
-
-
-def gold(prompt: str, answer: str) -> float:
-    """Gold reward of an answer as text, with or without its full stop: a reward function for recipes.
-
-    Raises:
-        ValueError: one of them is not of the language.
-    """
-    said = answer.removesuffix(VOCABULARY[EOS])
-    y = response_index(said if len(said) == MAX_LENGTH else said + VOCABULARY[EOS])
-    asked = prompt.removesuffix(VOCABULARY[SEP])
-    if y is None or len(asked) != 3 or any(c not in VOCABULARY[:N_CONTENT] for c in asked):
-        raise ValueError(f"{prompt!r} with {answer!r} is not of the language")
-    return float(_rewards()[int(asked, N_CONTENT), y])
 
 
 def sft_policy(prompt: np.ndarray) -> np.ndarray:
