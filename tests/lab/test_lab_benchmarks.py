@@ -66,10 +66,12 @@ def test_rankings_put_better_responses_first_more_often(lab_world, tmp_path):
 
     items = data.read(str(lab_world.rankings(world, 0, 300, 3))).items
     assert len(items) == 300
+    rewards = dict(zip(map(language.prompt_text, lab_world.TRAIN), lab_world.TRAIN_REWARDS, strict=True))
     by_rank: dict[float, list[float]] = {}
     for item in items:
         for vote in item.votes:
-            by_rank.setdefault(vote.value, []).append(language.gold(item.prompt, item.responses[vote.response].turns))
+            y = language.response_index(item.responses[vote.response].turns)
+            by_rank.setdefault(vote.value, []).append(rewards[item.prompt][y])
     means = [float(np.mean(by_rank[rank])) for rank in sorted(by_rank)]
     assert len(means) == 3
     assert means[0] > means[1] + 0.3 > means[2] + 0.6
