@@ -54,7 +54,7 @@ class Plan:
     settings: int | None
 
 
-PROPER = Plan(300, 50, 2000, 600, 400, 80, 3, (0, 1, 2), None)
+PROPER = Plan(240, 40, 2000, 600, 300, 64, 3, (0, 1, 2), None)
 QUICK = Plan(60, 15, 600, 150, 60, 8, 2, (0,), 1)
 
 Policy = tuple[int, np.ndarray]
@@ -170,19 +170,15 @@ RLOO = {"batch_size": 32, "n": 4}
 TRIALS = (
     on_votes("DPO", "beta 0.3", "dpo", beta=0.3),
     on_votes("DPO", "beta 0.1", "dpo", beta=0.1),
-    on_votes("DPO", "beta 1", "dpo", beta=1.0),
-    on_votes("IPO", "beta 0.1", "ipo", beta=0.1),
-    on_votes("IPO", "beta 0.03", "ipo", beta=0.03),
+    on_votes("IPO", "beta 0.05", "ipo", beta=0.05),
     on_votes("KTO", "beta 0.1", "kto", beta=0.1, batch_size=128),
-    on_votes("KTO", "beta 0.3", "kto", beta=0.3, batch_size=128),
     on_votes("preferred-FT", "", "sft"),
     on_votes("unlikelihood", "alpha 0.5", "prefer", objective="unlikelihood", objective_arg={"alpha": 0.5}),
-    on_votes("unlikelihood", "alpha 0.1", "prefer", objective="unlikelihood", objective_arg={"alpha": 0.1}),
     iterative(0.3),
     iterative(0.1),
-    *(online("PPO, true reward", "ppo", beta, true_reward, **PPO) for beta in (0.1, 0.3)),
-    *(online("PPO, learned reward", "ppo", beta, learned_reward, **PPO) for beta in (0.1, 0.3)),
-    *(online("RLOO, true reward", "rloo", beta, true_reward, **RLOO) for beta in (0.1, 0.3)),
+    online("PPO, true reward", "ppo", 0.1, true_reward, **PPO),
+    online("PPO, learned reward", "ppo", 0.1, learned_reward, **PPO),
+    online("RLOO, true reward", "rloo", 0.1, true_reward, **RLOO),
     Trial("best of n, learned reward", "", best_of_learned),
     Trial("best of n, true reward", "", lambda world, plan, seed: best_of(world, REWARDS)),
 )
