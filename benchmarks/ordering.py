@@ -1,6 +1,6 @@
 """Reward against KL of one method beside another on the enumerable language, where both are exact, and the optimum too.
 
-    python -m benchmarks.ordering OUT [--quick] [--jobs 2]
+    python -m benchmarks.ordering OUT [--quick] [--seeds 3] [--jobs 2]
 
 Every method gets the same start and the same 2,000 noisy votes on pairs (or, where it says so, the true reward), three
 seeds each. A run is evaluated as it goes, and methods are compared at equal KL: the reward where a run first comes to
@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import product
 from multiprocessing import get_context
@@ -219,11 +219,11 @@ def run(out: Path, plan: Plan, jobs: int) -> list[Course]:
     """All courses of a plan, ``jobs`` at a time; what several of them stand on is made before."""
     for seed in plan.seeds:
         votes(world_of(out, plan), plan, seed)
-    tasks = list(product(chosen(plan), plan.seeds))
+    tasks = list(product(plan.seeds, chosen(plan)))
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         for made in [pool.submit(shared, out, plan, seed) for seed in plan.seeds]:
             made.result()
-        waiting = [pool.submit(course, out, plan, which, seed) for which, seed in tasks]
+        waiting = [pool.submit(course, out, plan, which, seed) for seed, which in tasks]
         return [w.result() for w in waiting]
 
 
@@ -333,9 +333,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--quick", action="store_true", help="one seed, one setting, few updates: does it run?")
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     given = parser.parse_args()
-    plan, began = QUICK if given.quick else PROPER, time.perf_counter()
+    plan = QUICK if given.quick else replace(PROPER, seeds=tuple(range(given.seeds)))
+    began = time.perf_counter()
     found = run(given.out, plan, given.jobs)
     edge = exact.frontier(world_of(given.out, plan).log_ref, REWARDS)
     made = claims(found, plan.seeds, edge)
