@@ -237,10 +237,16 @@ def expected_fives(folder: Path, step: int | None = None) -> float:
 
 
 @pytest.mark.parametrize(
-    ("held", "bound"), [({"constraint_dual_lr": 1.0}, 0.3), ({"constraint_weight": 20.0}, 0.3)], ids=["dual", "penalty"]
+    ("held", "steps"),
+    [({"constraint_weight": 20.0}, 24), pytest.param({"constraint_dual_lr": 1.0}, 40, marks=pytest.mark.slow)],
+    ids=["penalty", "multiplier"],
 )
-def test_a_black_box_score_is_held_where_the_preferences_would_raise_it(tmp_path, monkeypatch, held, bound):
-    """Every vote is for the answer with more fives. Exact expected costs, and the mean of eight late policies."""
+def test_a_black_box_score_is_held_where_the_preferences_would_raise_it(tmp_path, monkeypatch, held, steps):
+    """Every vote is for the answer with more fives: 0.46 of them at the start, about 2 without the constraint.
+
+    Costs are exact expectations, and means over the policies of the last third of training, so that neither a draw nor
+    the swing of a multiplier decides.
+    """
     (tmp_path / "my_score.py").write_text("def fives(prompt, answer):\n    return float(answer.count('5'))\n")
     monkeypatch.chdir(tmp_path)
     train_prompts, _ = language.prompts()
@@ -256,22 +262,22 @@ def test_a_black_box_score_is_held_where_the_preferences_would_raise_it(tmp_path
         "objective": "dpo",
         "batch_size": 32,
         "lr": 2e-3,
-        "max_steps": 40,
+        "max_steps": steps,
         "eval_fraction": 0.0,
         "save_every_steps": 2,
         "keep_checkpoints": 99,
         "device": "cpu",
     }
-    constraint = {"constraint": "black_box", "constraint_score": "my_score:fives", "constraint_bound": bound}
+    constraint = {"constraint": "black_box", "constraint_score": "my_score:fives", "constraint_bound": 0.3}
 
     def late(name: str, **extra: Any) -> float:
         made = config.make("prefer", model=str(start), data=str(data), out=str(tmp_path / name), **common, **extra)
-        return float(np.mean([expected_fives(recipes.train(made), step) for step in range(26, 41, 2)]))
+        run = recipes.train(made)
+        return float(np.mean([expected_fives(run, step) for step in range(2 * steps // 3, steps + 1, 2)]))
 
     before, free, kept = expected_fives(start), late("free"), late("held", **constraint, **held)
-    assert free > 2 * before
-    assert kept < before
-    assert abs(kept - bound) < 0.1
+    assert free > 3 * before
+    assert kept < 0.3 * 1.25 < before
 
 
 @pytest.mark.parametrize(
