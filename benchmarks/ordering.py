@@ -156,6 +156,14 @@ def learned_reward(world: World, plan: Plan, seed: int) -> str:
     return str(reward_model(world, plan, seed))
 
 
+def ordered_rightly(world: World, plan: Plan, seed: int) -> float:
+    """The share of pairs of the start's answers, untied in gold, that a seed's reward model orders as gold does."""
+    scores = learned_rewards(reward_model(world, plan, seed), lab_world.HELD_OUT)
+    x, a, b = language.sample_pairs(np.exp(world.log_ref), 20_000, np.random.default_rng(500 + seed))
+    gold, guess = REWARDS[x, a] - REWARDS[x, b], scores[x, a] - scores[x, b]
+    return float(((gold > 0) == (guess > 0))[gold != 0].mean())
+
+
 def best_of(world: World, scores: np.ndarray) -> list[Policy]:
     return [(n, exact.best_of(world.log_ref, scores, n)) for n in DRAWS]
 
@@ -257,7 +265,13 @@ def _below_the_optimum(found: Sequence[Course], seeds: Sequence[int], edge: exac
     )
 
 
-def markdown(found: Sequence[Course], made: Sequence[Claim], edge: exact.Frontier, facts: dict[str, Any]) -> str:
+def markdown(
+    found: Sequence[Course],
+    made: Sequence[Claim],
+    edge: exact.Frontier,
+    facts: dict[str, Any],
+    accuracies: Sequence[float],
+) -> str:
     seeds = sorted({c.seed for c in found})
     names = [m for m in METHODS if any(c.method == m for c in found)]
     rows = courses.table(found, names, seeds, GRID, edge)
@@ -267,7 +281,8 @@ def markdown(found: Sequence[Course], made: Sequence[Claim], edge: exact.Frontie
         "",
         lab_world.about_line(facts),
         f"Exact means over {len(lab_world.HELD_OUT)} held-out prompts, seeds {', '.join(map(str, seeds))}; the start "
-        f"has {edge.reward[0]:.2f}. What the command does is said in `benchmarks/ordering.py`.",
+        f"has {edge.reward[0]:.2f}. The learned rewards order {', '.join(f'{a:.0%}' for a in accuracies)} of its pairs "
+        "as the true one does. What the command does is said in `benchmarks/ordering.py`.",
         "",
         "| claim | outcome | figures, one per seed |",
         "|---|---|---|",
@@ -343,8 +358,10 @@ def main() -> int:
     made = claims(found, plan.seeds, edge)
     command = "python -m benchmarks.ordering OUT" + (" --quick" if given.quick else "")
     facts = lab_world.about(command, (time.perf_counter() - began) / 60, given.jobs)
-    text = markdown(found, made, edge, facts)
+    accuracies = [ordered_rightly(world_of(given.out, plan), plan, seed) for seed in plan.seeds]
+    text = markdown(found, made, edge, facts, accuracies)
     figures = {"about": facts, "claims": [asdict(c) for c in made], "courses": [asdict(c) for c in found]}
+    figures["accuracies of the reward models"] = accuracies
     (given.out / "ordering.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     (given.out / "ordering.md").write_text(text, encoding="utf-8")
     for name, methods in PLOTS.items():

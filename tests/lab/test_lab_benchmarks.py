@@ -122,5 +122,5 @@ def test_the_ordering_runs_and_makes_nothing_twice(ordering, tmp_path):
     edge = exact.frontier(ordering.world_of(tmp_path, plan).log_ref, ordering.REWARDS)
     made = ordering.claims(first, plan.seeds, edge)
     assert made[0].outcome == "reproduces"
-    text = ordering.markdown(first, made, edge, ordering.lab_world.about("x", 0.0))
+    text = ordering.markdown(first, made, edge, ordering.lab_world.about("x", 0.0), [0.75])
     assert all(f"| {m} |" in text for m in ordering.METHODS)
