@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -153,6 +154,7 @@ def about(command: str, minutes: float, cores: int = 1) -> dict[str, Any]:
         "command": command,
         "minutes": round(minutes, 1),
         "cores": cores,
+        "load": round(os.getloadavg()[2], 1),
         "processor": processor(),
         "python": python_version(),
         **{name: version(name) for name in ("torch", "transformers")},
@@ -164,7 +166,8 @@ def about_line(facts: dict[str, Any]) -> str:
     return (
         f"{facts['date']}, {facts['cores']} core(s) of {facts['processor']}, one thread per run; Python "
         f"{facts['python']}, torch {facts['torch']}, transformers {facts['transformers']}; {facts['minutes']:.0f} "
-        f"minutes (runs that were there already not counted). Made by `{facts['command']}`."
+        f"minutes at a load of {facts['load']:g} (runs that were there already not counted). Made by "
+        f"`{facts['command']}`."
     )
 
 

@@ -225,11 +225,32 @@ def beta_verdict(rows: Sequence[Row]) -> Verdict:
     return Verdict("the KL falls strictly with beta", falls, " / ".join(f"{m:.2f}" for m in means))
 
 
-def bounded_verdict(rows: Sequence[Row]) -> Verdict:
-    grew = {label: [_growth(rows, label, s) for s in _seeds(rows)] for label in ("DPO", "IPO")}
+def rest_verdict(rows: Sequence[Row]) -> Verdict:
+    """From a third of the training on."""
+    late = {label: [_courses(rows, label, s) for s in _seeds(rows)] for label in ("DPO", "IPO")}
+    late = {label: [course[len(course) // 3 :] for course in found] for label, found in late.items()}
+    rests = all(max(r.kl for r in c) - min(r.kl for r in c) < 0.6 for c in late["IPO"])
+    passes = all(d[-1].kl > max(r.kl for r in i) + 1 for d, i in zip(late["DPO"], late["IPO"], strict=True))
+    said = {k: [f"{c[0].kl:.2f} to {c[-1].kl:.2f}" for c in v] for k, v in late.items()}
+    claim = "on certain labels IPO's KL stays within 0.6 from a third of training on, and DPO's ends 1 nat above it"
+    return Verdict(claim, rests and passes, _listed(said, "{}"))
+
+
+def growth_verdict(rows: Sequence[Row]) -> Verdict:
+    grew = {label: [_growth(_courses(rows, label, s)) for s in _seeds(rows)] for label in ("DPO", "IPO")}
     apart = all(d > i + 0.3 for d, i in zip(grew["DPO"], grew["IPO"], strict=True))
-    claim = "on certain labels IPO's KL comes to rest and DPO's does not (KL gained in the second half of training)"
-    return Verdict(claim, apart and max(grew["IPO"]) < 0.6, _listed(grew, "{:+.2f}"))
+    claim = "in the second half of training DPO's KL still gains 0.3 more than IPO's"
+    return Verdict(claim, apart, _listed(grew, "{:+.2f}"))
+
+
+def fall_verdict(rows: Sequence[Row]) -> Verdict:
+    fell = {
+        label: [max(r.reward for r in c) - c[-1].reward for c in (_courses(rows, label, s) for s in _seeds(rows))]
+        for label in ("DPO", "IPO")
+    }
+    held = all(d > 0.3 and d > i + 0.2 for d, i in zip(fell["DPO"], fell["IPO"], strict=True))
+    claim = "on certain labels DPO ends 0.3 or more below its best reward, and loses more than IPO"
+    return Verdict(claim, held, _listed(fell, "-{:.2f}"))
 
 
 def soft_verdict(rows: Sequence[Row]) -> Verdict:
@@ -269,13 +290,17 @@ def constraint_verdict(rows: Sequence[Row]) -> Verdict:
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    judges = (beta_verdict, bounded_verdict, soft_verdict, optimum_verdict, constraint_verdict)
+    on_certain = (rest_verdict, growth_verdict, fall_verdict)
+    judges = (beta_verdict, *on_certain, soft_verdict, optimum_verdict, constraint_verdict)
     return [judge(rows) for judge in judges]
 
 
-def _growth(rows: Sequence[Row], label: str, seed: int) -> float:
-    course = [r.kl for r in rows if r.question == 2 and r.label == label and r.seed == seed]
-    return course[-1] - course[len(course) // 2 - 1]
+def _courses(rows: Sequence[Row], label: str, seed: int) -> list[Row]:
+    return [r for r in rows if r.question == 2 and r.label == label and r.seed == seed]
+
+
+def _growth(course: Sequence[Row]) -> float:
+    return course[-1].kl - course[len(course) // 2 - 1].kl
 
 
 def _seeds(rows: Sequence[Row]) -> list[int]:
