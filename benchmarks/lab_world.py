@@ -184,7 +184,7 @@ def bands(lines: Sequence[tuple[str, Points]]) -> list[svg.Series]:
             colour=k,
             low=tuple(min(v) for _, v in points),
             high=tuple(max(v) for _, v in points),
-            label=name if len(lines) > 1 else "",
+            label=f"{name} " if len(lines) > 1 else "",  # with room for wide letters
         )
         for k, (name, points) in enumerate(lines)
     ]
