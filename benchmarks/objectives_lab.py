@@ -1,9 +1,10 @@
 """Objectives on the enumerable language, where reward, KL and optimum are exact: five questions, three seeds each.
 
-    python benchmarks/objectives_lab.py OUT [--quick]
+    python -m benchmarks.objectives_lab OUT [--quick]
 
 Writes ``OUT/objectives-lab.json`` (all figures), ``.md`` (the table) and three plots as SVG; the runs themselves go to
-``OUT/runs``. One thread; about a quarter of an hour. Figures are exact means over 32 held-out prompts.
+``OUT/runs``, and those that are there finished are not made again, so that a command that was stopped goes on. One
+thread; about half an hour, ``--quick`` three minutes. Figures are exact means over 32 held-out prompts.
 
 1. Does the KL fall strictly with beta?
 2. Does IPO stay bounded on labels that never err, where DPO does not?
@@ -16,59 +17,48 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from afzal import config, recipes, runs
-from afzal.data.native import to_row
+from afzal import runs
 from afzal.lab import exact, language
-from afzal.records import Item, Rating, Response
 from afzal.report import svg
-from afzal.train import checkpoint
+from benchmarks import lab_world
+from benchmarks.lab_world import HELD_OUT, REWARDS, World, policy
 
-SEEDS = (0, 1, 2)
 BETAS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 BETA = 0.3
-TRAIN, HELD_OUT = language.prompts()
-REWARDS, TRAIN_REWARDS = language.reward(HELD_OUT), language.reward(TRAIN)
-FIVES = (language.RESPONSES == 5).sum(1).astype(float)
-"""``[Y]`` how often the token 5 stands in each response."""
-
-
-Labels = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-
-
-def fives(prompt: str, answer: str) -> float:
-    """The black-box cost: occurrences of 5."""
-    return float(answer.count("5"))
+FIVES = np.broadcast_to((language.RESPONSES == 5).sum(1).astype(float), REWARDS.shape)
+"""``[X, Y]`` how often the token 5 stands in each response."""
+NU = 3.0
 
 
 @dataclass(frozen=True)
 class Plan:
+    """Updates of short and long runs, and between two evaluations; pairs; updates of the supervised start; seeds."""
+
     steps: int
     long_steps: int
     every: int
     pairs: int
+    sft_steps: int
+    seeds: tuple[int, ...]
 
 
-PROPER = Plan(steps=300, long_steps=600, every=100, pairs=6000)
-QUICK = Plan(steps=40, long_steps=80, every=20, pairs=1000)
+PROPER = Plan(steps=300, long_steps=600, every=50, pairs=6000, sft_steps=600, seeds=(0, 1, 2))
+QUICK = Plan(steps=20, long_steps=40, every=10, pairs=1000, sft_steps=150, seeds=(0,))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run: what it was, and what its policy is worth."""
+    """One policy: what it was, and what it is worth."""
 
     question: int
     label: str
@@ -80,77 +70,25 @@ class Row:
     more: dict[str, float]
 
 
-class World:
-    """The reference policy, and runs from it."""
-
-    def __init__(self, out: Path, plan: Plan) -> None:
-        self.out, self.plan = out, plan
-        start = language.save_model(out / "runs" / "start")
-        rows = language.sft_items(TRAIN, 20_000, np.random.default_rng(0))
-        data = language.write_demonstrations(rows, out / "runs" / "demonstrations.jsonl")
-        schedule = {"lr": 3e-3, "warmup": 50, "batch_size": 128, "lr_schedule": "linear"}
-        steps = 600 if plan is PROPER else 150
-        self.sft = self.train("sft", start, data, "sft", steps=steps, rows=20_000, **schedule)
-        self.log_ref, self.log_ref_train = self.policy(self.sft), self.policy(self.sft, prompts=TRAIN)
-        self.frontier = exact.frontier(self.log_ref, REWARDS)
-
-    def train(self, method: str, model: Path, data: Path, name: str, *, steps: int, rows: int, **settings: Any) -> Path:
-        common = {"batch_size": 64, "lr": 5e-4, "lr_schedule": "constant", "warmup": 30, "eval_fraction": 0.0}
-        batch = settings.get("batch_size", 64)
-        made = {**language.SETTINGS, **common, "max_steps": steps, "epochs": 1 + steps * batch / rows, **settings}
-        where = {"model": str(model), "data": str(data), "out": str(self.out / "runs" / name)}
-        return recipes.train(config.make(method, **made, **where, device="cpu"))
-
-    def prefer(self, objective: str, data: Path, name: str, *, steps: int, rows: int, **settings: Any) -> Path:
-        return self.train("prefer", self.sft, data, name, steps=steps, rows=rows, objective=objective, **settings)
-
-    def policy(self, folder: Path, step: int | None = None, prompts: np.ndarray = HELD_OUT) -> np.ndarray:
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_pretrained(folder)
-        if step is not None:
-            model.load_state_dict(checkpoint.load(folder / "checkpoints" / f"step-{step:08d}")[0]["model"])
-        return exact.log_policy(model, prompts)
-
-    def pairs(
-        self, seed: int, n: int, labels: Callable[[np.ndarray, np.random.Generator], np.ndarray], name: str
-    ) -> Path:
-        """``n`` pairs of the reference with labels from their reward gaps."""
-        rng = np.random.default_rng(100 + seed)
-        drawn = language.sample_pairs(np.exp(self.log_ref_train), n, rng)
-        gaps = TRAIN_REWARDS[drawn[0], drawn[1]] - TRAIN_REWARDS[drawn[0], drawn[2]]
-        return self.write(language.pair_items(TRAIN, drawn, labels(gaps, rng)), f"{name}-{seed}")
-
-    def rankings(self, seed: int, n: int, k: int) -> Path:
-        """``n`` prompts with ``k`` different responses in an order drawn from Plackett-Luce of the gold reward."""
-        rng = np.random.default_rng(200 + seed)
-        items = []
-        while len(items) < n:
-            x = int(rng.integers(len(TRAIN)))
-            drawn = np.unique(language.sample(np.exp(self.log_ref_train), np.full(k, x), rng))
-            if len(drawn) < k:
-                continue
-            order = np.argsort(-(TRAIN_REWARDS[x, drawn] + rng.gumbel(size=k)))
-            votes = tuple(Rating(int(which), float(place), "rank") for place, which in enumerate(order))
-            texts = tuple(Response(language.response_text(language.RESPONSES[y])) for y in drawn)
-            items.append(Item(f"rank-{len(items)}", language.prompt_text(TRAIN[x]), texts, votes))
-        return self.write(items, f"rankings-{seed}")
-
-    def write(self, items: Sequence[Item], name: str) -> Path:
-        path = self.out / "runs" / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(to_row(item)) + "\n" for item in items), encoding="utf-8")
-        return path
-
-    def row(self, question: int, label: str, seed: int, log_pi: np.ndarray, step: int = 0, **more: float) -> Row:
-        found = exact.evaluate(log_pi, self.log_ref, REWARDS)
-        print(
-            f"{question} {label:36} seed {seed} step {step:4} R {found.reward:.3f} KL {found.kl:.3f}", more, flush=True
-        )
-        return Row(question, label, seed, step, found.reward, found.kl, found.share, more)
+def row(world: World, question: int, label: str, seed: int, log_pi: np.ndarray, step: int = 0, **more: float) -> Row:
+    found = exact.evaluate(log_pi, world.log_ref, REWARDS)
+    print(f"{question} {label:30} seed {seed} step {step:4} R {found.reward:.3f} KL {found.kl:.3f}", more, flush=True)
+    return Row(question, label, seed, step, found.reward, found.kl, found.share, more)
 
 
-def noisy(gaps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return language.noisy(gaps, rng)
+def prefer(
+    world: World, objective: str, data: Path, name: str, *, seed: int, steps: int, rows: int, **given: Any
+) -> Path:
+    return lab_world.train(
+        world.out, "prefer", world.sft, data, name, steps=steps, rows=rows, objective=objective, seed=seed, **given
+    )
+
+
+def plain_dpo(world: World, plan: Plan, seed: int) -> Path:
+    """DPO on noisy pairs with checkpoints: the run that three of the questions compare with."""
+    data = lab_world.pairs(world, seed, plan.pairs, language.noisy, "noisy")
+    kept = {"save_every_steps": plan.every, "keep_checkpoints": 99, "objective_arg": {"beta": BETA}}
+    return prefer(world, "dpo", data, f"noisy-{seed}-run", seed=seed, steps=plan.long_steps, rows=plan.pairs, **kept)
 
 
 def soft(gaps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -158,36 +96,30 @@ def soft(gaps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def tied(gaps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return language.with_ties(gaps, rng, nu=3.0)
+    return language.with_ties(gaps, rng, nu=NU)
 
 
-def kl_and_beta(world: World) -> list[Row]:
+def kl_and_beta(world: World, plan: Plan) -> list[Row]:
     rows = []
-    for seed in SEEDS:
-        data = world.pairs(seed, world.plan.pairs, noisy, "noisy")
+    for seed in plan.seeds:
+        data = lab_world.pairs(world, seed, plan.pairs, language.noisy, "noisy")
         for beta in BETAS:
-            args = {"objective_arg": {"beta": beta}, "seed": seed}
-            made = world.prefer(
-                "dpo", data, f"beta-{beta:g}-{seed}", steps=world.plan.steps, rows=world.plan.pairs, **args
-            )
-            rows.append(world.row(1, "DPO", seed, world.policy(made), beta=beta))
+            common = {"seed": seed, "steps": plan.steps, "rows": plan.pairs, "objective_arg": {"beta": beta}}
+            made = prefer(world, "dpo", data, f"beta-{beta:g}-{seed}", **common)
+            rows.append(row(world, 1, "DPO", seed, policy(made), beta=beta))
     return rows
 
 
-def certain_labels(world: World) -> list[Row]:
-    rows, plan = [], world.plan
-    for seed in SEEDS:
-        data = world.pairs(seed, 300, language.deterministic, "certain")
+def certain_labels(world: World, plan: Plan) -> list[Row]:
+    rows, every = [], 2 * plan.every
+    for seed in plan.seeds:
+        data = lab_world.pairs(world, seed, 300, language.deterministic, "certain")
         for objective in ("dpo", "ipo"):
-            kept = {
-                "save_every_steps": plan.every,
-                "keep_checkpoints": 99,
-                "objective_arg": {"beta": 0.1},
-                "seed": seed,
-            }
-            made = world.prefer(objective, data, f"certain-{objective}-{seed}", steps=plan.long_steps, rows=300, **kept)
-            for step in range(plan.every, plan.long_steps + 1, plan.every):
-                rows.append(world.row(2, objective.upper(), seed, world.policy(made, step), step))
+            kept = {"save_every_steps": every, "keep_checkpoints": 99, "objective_arg": {"beta": 0.1}, "seed": seed}
+            name = f"certain-{objective}-{seed}"
+            made = prefer(world, objective, data, name, steps=plan.long_steps, rows=300, **kept)
+            for step in range(every, plan.long_steps + 1, every):
+                rows.append(row(world, 2, objective.upper(), seed, policy(made, step), step))
     return rows
 
 
@@ -205,144 +137,195 @@ def agreement(log_pi: np.ndarray, log_ref: np.ndarray, seed: int) -> dict[str, f
     return {"slope": slope, "worth": worth, "correlation": float(np.corrcoef(x, y)[0, 1])}
 
 
-KINDS = {"soft labels": soft, "one noisy vote": noisy, "certain labels": language.deterministic}
+KINDS = {"soft labels": soft, "one noisy vote": language.noisy, "certain labels": language.deterministic}
 
 
-def soft_labels(world: World) -> list[Row]:
+def soft_labels(world: World, plan: Plan) -> list[Row]:
     rows = []
-    for seed in SEEDS:
+    for seed in plan.seeds:
         for label, kind in KINDS.items():
-            data = world.pairs(seed, world.plan.pairs, kind, label.replace(" ", "-"))
-            args = {"objective_arg": {"beta": BETA}, "seed": seed}
-            name = f"{label.replace(' ', '-')}-{seed}-run"
-            made = world.prefer("dpo", data, name, steps=world.plan.long_steps, rows=world.plan.pairs, **args)
-            log_pi = world.policy(made)
-            rows.append(world.row(3, label, seed, log_pi, **agreement(log_pi, world.log_ref, seed)))
+            if kind is language.noisy:
+                made = plain_dpo(world, plan, seed)
+            else:
+                name = label.replace(" ", "-")
+                data = lab_world.pairs(world, seed, plan.pairs, kind, name)
+                common = {"seed": seed, "steps": plan.long_steps, "rows": plan.pairs, "objective_arg": {"beta": BETA}}
+                made = prefer(world, "dpo", data, f"{name}-{seed}-run", **common)
+            log_pi = policy(made)
+            rows.append(row(world, 3, label, seed, log_pi, **agreement(log_pi, world.log_ref, seed)))
     return rows
 
 
-def ties_and_rankings(world: World) -> list[Row]:
-    rows, n = [], world.plan.pairs
+def ties_and_rankings(world: World, plan: Plan) -> list[Row]:
+    rows, n = [], plan.pairs
     best = exact.optimum(world.log_ref, REWARDS, BETA)
-    for seed in SEEDS:
-        pairs, ties = world.pairs(seed, n, noisy, "votes"), world.pairs(seed, n, tied, "tied")
+    for seed in plan.seeds:
+        ties = lab_world.pairs(world, seed, n, tied, "tied")
         sources = (
-            ("pairs, dpo", "dpo", pairs, {}),
-            ("ties, rao_kupper", "rao_kupper", ties, {"nu": 3.0}),
+            ("ties, rao_kupper", "rao_kupper", ties, {"nu": NU}),
             ("ties, davidson (nu learned)", "davidson", ties, {"nu": 1.0}),
-            ("rankings of 4, plackett_luce", "plackett_luce", world.rankings(seed, n // 3, 4), {}),
+            ("rankings of 4, plackett_luce", "plackett_luce", lab_world.rankings(world, seed, n // 3, 4), {}),
         )
+        made = {"pairs, dpo": plain_dpo(world, plan, seed)}
         for label, objective, data, extra in sources:
             learn = {"learn": ["nu"], "learned_lr": 0.02} if "learned" in label else {}
-            args = {"objective_arg": {"beta": BETA, **extra}, "seed": seed, **learn}
-            made = world.prefer(objective, data, f"{objective}-{seed}", steps=world.plan.long_steps, rows=n, **args)
-            log_pi = world.policy(made)
+            given = {"objective_arg": {"beta": BETA, **extra}, "seed": seed, **learn}
+            made[label] = prefer(world, objective, data, f"{objective}-{seed}", steps=plan.long_steps, rows=n, **given)
+        for label, run in made.items():
+            log_pi = policy(run)
             more = {"KL to the optimum": exact.kl(log_pi, best)} | agreement(log_pi, world.log_ref, seed)
-            if learn:
-                more["nu"] = runs.open_run(made).facts()["learned"]["davidson.nu"]
-            rows.append(world.row(4, label, seed, log_pi, **more))
+            if "learned" in label:
+                more["nu"] = runs.open_run(run).facts()["learned"]["davidson.nu"]
+            rows.append(row(world, 4, label, seed, log_pi, **more))
     return rows
 
 
-def constraint(world: World) -> list[Row]:
+def constraint(world: World, plan: Plan) -> list[Row]:
     """DPO that would write more fives than the bound, free and held."""
-    rows, plan = [], world.plan
-    bound = round(0.5 * exact.expected(world.log_ref, np.broadcast_to(FIVES, REWARDS.shape)), 2)
-    for seed in SEEDS:
-        data = world.pairs(seed, plan.pairs, noisy, "noisy")
-        held = {
-            "constraint": "black_box",
-            "constraint_score": "objectives_lab:fives",
-            "constraint_bound": bound,
-            "constraint_dual_lr": 0.05,
+    rows = []
+    bound = round(0.5 * exact.expected(world.log_ref, FIVES), 2)
+    held = {
+        "constraint": "black_box",
+        "constraint_score": "benchmarks.lab_world:fives",
+        "constraint_bound": bound,
+        "constraint_dual_lr": 0.05,
+    }
+    kept = {"save_every_steps": plan.every, "keep_checkpoints": 99, "objective_arg": {"beta": BETA}}
+    for seed in plan.seeds:
+        data = lab_world.pairs(world, seed, plan.pairs, language.noisy, "noisy")
+        length = {"seed": seed, "steps": plan.long_steps, "rows": plan.pairs}
+        made = {
+            "free": plain_dpo(world, plan, seed),
+            "held": prefer(world, "dpo", data, f"constraint-{seed}", **length, **kept, **held),
         }
-        for label, extra in (("free", {}), ("held", held)):
-            kept = {
-                "save_every_steps": plan.every,
-                "keep_checkpoints": 99,
-                "objective_arg": {"beta": BETA},
-                "seed": seed,
-            }
-            name = f"constraint-{label.split()[0]}-{seed}"
-            made = world.prefer("dpo", data, name, steps=2 * plan.steps, rows=plan.pairs, **kept, **extra)
-            for step in range(plan.every, 2 * plan.steps + 1, plan.every):
-                log_pi = world.policy(made, step)
-                cost = exact.expected(log_pi, np.broadcast_to(FIVES, REWARDS.shape))
-                rows.append(world.row(5, label, seed, log_pi, step, cost=cost, bound=bound))
+        for label, run in made.items():
+            for step in range(plan.every, plan.long_steps + 1, plan.every):
+                log_pi = policy(run, step)
+                cost = exact.expected(log_pi, FIVES)
+                rows.append(row(world, 5, label, seed, log_pi, step, cost=cost, bound=bound))
     return rows
 
 
 QUESTIONS = (kl_and_beta, certain_labels, soft_labels, ties_and_rankings, constraint)
 
 
-def verdicts(rows: Sequence[Row]) -> list[tuple[str, bool, str]]:
-    """Each claim, whether it held in every seed, and the figures."""
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, whether it held in every seed, and the figures."""
+
+    claim: str
+    held: bool
+    figures: str
+
+
+def beta_verdict(rows: Sequence[Row]) -> Verdict:
     one = {(r.seed, r.more["beta"]): r.kl for r in rows if r.question == 1}
-    falls = all(one[s, a] > one[s, b] for s in SEEDS for a, b in pairwise(BETAS))
-    means = [np.mean([one[s, b] for s in SEEDS]) for b in BETAS]
-    found = [("KL falls strictly with beta", falls, " / ".join(f"{m:.2f}" for m in means))]
-    grew = {label: [_growth(rows, label, s) for s in SEEDS] for label in ("DPO", "IPO")}
-    bounded = all(d > i + 0.3 for d, i in zip(grew["DPO"], grew["IPO"], strict=True)) and max(grew["IPO"]) < 0.6
-    said = "; ".join(f"{k}: {', '.join(f'{x:+.2f}' for x in v)}" for k, v in grew.items())
-    found.append(
-        ("on certain labels IPO's KL comes to rest and DPO's does not (KL, second half of training)", bounded, said)
+    falls = all(one[s, a] > one[s, b] for s in _seeds(rows) for a, b in pairwise(BETAS))
+    means = [np.mean([one[s, b] for s in _seeds(rows)]) for b in BETAS]
+    return Verdict("the KL falls strictly with beta", falls, " / ".join(f"{m:.2f}" for m in means))
+
+
+def rest_verdict(rows: Sequence[Row]) -> Verdict:
+    """From a third of the training on."""
+    late = {label: [_courses(rows, label, s) for s in _seeds(rows)] for label in ("DPO", "IPO")}
+    late = {label: [course[len(course) // 3 :] for course in found] for label, found in late.items()}
+    rests = all(max(r.kl for r in c) - min(r.kl for r in c) < 0.6 for c in late["IPO"])
+    passes = all(d[-1].kl > max(r.kl for r in i) + 1 for d, i in zip(late["DPO"], late["IPO"], strict=True))
+    said = {k: [f"{c[0].kl:.2f} to {c[-1].kl:.2f}" for c in v] for k, v in late.items()}
+    claim = "on certain labels IPO's KL stays within 0.6 from a third of training on, and DPO's ends 1 nat above it"
+    return Verdict(claim, rests and passes, _listed(said, "{}"))
+
+
+def growth_verdict(rows: Sequence[Row]) -> Verdict:
+    grew = {label: [_growth(_courses(rows, label, s)) for s in _seeds(rows)] for label in ("DPO", "IPO")}
+    apart = all(d > i + 0.3 for d, i in zip(grew["DPO"], grew["IPO"], strict=True))
+    claim = "in the second half of training DPO's KL still gains 0.3 more than IPO's"
+    return Verdict(claim, apart, _listed(grew, "{:+.2f}"))
+
+
+def fall_verdict(rows: Sequence[Row]) -> Verdict:
+    fell = {
+        label: [max(r.reward for r in c) - c[-1].reward for c in (_courses(rows, label, s) for s in _seeds(rows))]
+        for label in ("DPO", "IPO")
+    }
+    held = all(d > 0.3 and d > i + 0.2 for d, i in zip(fell["DPO"], fell["IPO"], strict=True))
+    claim = "on certain labels DPO ends 0.3 or more below its best reward, and loses more than IPO"
+    return Verdict(claim, held, _listed(fell, "-{:.2f}"))
+
+
+def soft_verdict(rows: Sequence[Row]) -> Verdict:
+    found = {x: [r.more for r in rows if r.question == 3 and r.label == x] for x in _labels(rows, 3)}
+    best, certain = found["soft labels"], found["certain labels"]
+    others = [v for k, v in found.items() if k != "soft labels"]
+    held = (
+        all(abs(m["worth"] - 1) < 0.2 and m["correlation"] > 0.85 for m in best)
+        and all(a["worth"] > b["worth"] + 0.2 for a, b in zip(best, certain, strict=True))
+        and all(a["correlation"] > b["correlation"] for v in others for a, b in zip(best, v, strict=True))
     )
-    three = {x: [r.more for r in rows if r.question == 3 and r.label == x] for x in _labels(rows, 3)}
-    soft_ones, certain = three["soft labels"], three["certain labels"]
-    near = all(abs(m["worth"] - 1) < 0.2 and m["correlation"] > 0.85 for m in soft_ones)
-    near = near and all(a["worth"] > b["worth"] + 0.2 for a, b in zip(soft_ones, certain, strict=True))
-    near = near and all(
-        a["correlation"] > b["correlation"]
-        for k in KINDS
-        if k != "soft labels"
-        for a, b in zip(soft_ones, three[k], strict=True)
-    )
-    said = "; ".join(
-        f"{k}: " + ", ".join(f"{m['worth']:.2f} ({m['correlation']:.2f})" for m in v) for k, v in three.items()
-    )
+    said = {k: [f"{m['worth']:.2f} ({m['correlation']:.2f})" for m in v] for k, v in found.items()}
     claim = "soft labels recover the reward, certain ones exaggerate it (gold per implicit reward; correlation)"
-    found.append((claim, near, said))
-    four = {x: [r for r in rows if r.question == 4 and r.label == x] for x in _labels(rows, 4)}
-    gaps = {x: [r.more["KL to the optimum"] for r in v] for x, v in four.items()}
+    return Verdict(claim, held, _listed(said, "{}"))
+
+
+def optimum_verdict(rows: Sequence[Row]) -> Verdict:
+    gaps = {
+        x: [r.more["KL to the optimum"] for r in rows if r.question == 4 and r.label == x] for x in _labels(rows, 4)
+    }
     same = all(np.mean(v) < np.mean(gaps["pairs, dpo"]) + 0.15 for v in gaps.values())
-    said = "; ".join(f"{k}: {', '.join(f'{x:.2f}' for x in v)}" for k, v in gaps.items())
-    found.append(("ties and rankings come as near to pi_ref e^(r/beta)/Z as pairs (KL to it)", same, said))
+    claim = "ties and rankings come as near to pi_ref e^(r/beta)/Z as pairs (KL to it)"
+    return Verdict(claim, same, _listed(gaps, "{:.2f}"))
+
+
+def constraint_verdict(rows: Sequence[Row]) -> Verdict:
     five = [r for r in rows if r.question == 5]
     late = [r for r in five if r.step > max(r.step for r in five) / 2]
     cost = {
-        x: [float(np.mean([r.more["cost"] for r in late if (r.label, r.seed) == (x, s)])) for s in SEEDS]
+        x: [float(np.mean([r.more["cost"] for r in late if (r.label, r.seed) == (x, s)])) for s in _seeds(rows)]
         for x in _labels(rows, 5)
     }
     bound = five[0].more["bound"]
     holds = all(x <= bound * 1.15 for x in cost["held"]) and min(cost["free"]) > bound * 1.5
-    said = f"bound {bound:.2f}; " + "; ".join(f"{k}: {', '.join(f'{x:.2f}' for x in v)}" for k, v in cost.items())
     claim = "a multiplier holds the expected number of fives at its bound (mean over the second half, within 15 %)"
-    return [*found, (claim, holds, said)]
+    return Verdict(claim, holds, f"bound {bound:.2f}; {_listed(cost, '{:.2f}')}")
 
 
-def _growth(rows: Sequence[Row], label: str, seed: int) -> float:
-    course = [r.kl for r in rows if r.question == 2 and r.label == label and r.seed == seed]
-    return course[-1] - course[len(course) // 2 - 1]
+def verdicts(rows: Sequence[Row]) -> list[Verdict]:
+    on_certain = (rest_verdict, growth_verdict, fall_verdict)
+    judges = (beta_verdict, *on_certain, soft_verdict, optimum_verdict, constraint_verdict)
+    return [judge(rows) for judge in judges]
+
+
+def _courses(rows: Sequence[Row], label: str, seed: int) -> list[Row]:
+    return [r for r in rows if r.question == 2 and r.label == label and r.seed == seed]
+
+
+def _growth(course: Sequence[Row]) -> float:
+    return course[-1].kl - course[len(course) // 2 - 1].kl
+
+
+def _seeds(rows: Sequence[Row]) -> list[int]:
+    return sorted({r.seed for r in rows})
 
 
 def _labels(rows: Sequence[Row], question: int) -> list[str]:
     return list(dict.fromkeys(r.label for r in rows if r.question == question))
 
 
-def table(rows: Sequence[Row], about: dict[str, Any]) -> str:
+def _listed(values: dict[str, list[Any]], form: str) -> str:
+    return "; ".join(f"{k}: {', '.join(form.format(x) for x in v)}" for k, v in values.items())
+
+
+def table(rows: Sequence[Row], facts: dict[str, Any]) -> str:
     """Markdown: the claims, then every setting with means and ranges over the seeds."""
     lines = [
         "# Objectives on the enumerable language",
         "",
-        f"{about['date']}, {about['machine']}, {about['threads']} thread, Python {about['python']}, "
-        f"torch {about['torch']}, transformers {about['transformers']}; {about['minutes']:.0f} minutes. "
-        f"Exact means over {len(HELD_OUT)} held-out prompts, seeds {', '.join(map(str, SEEDS))}.",
-        "",
-        "Made by `python benchmarks/objectives_lab.py OUT`.",
+        lab_world.about_line(facts),
+        f"Exact means over {len(HELD_OUT)} held-out prompts; seeds {', '.join(map(str, _seeds(rows)))}, in this order.",
         "",
         "| claim | holds in all seeds | figures |",
         "|---|---|---|",
-        *(f"| {claim} | {'yes' if held else '**no**'} | {said} |" for claim, held, said in verdicts(rows)),
+        *(f"| {v.claim} | {'yes' if v.held else '**no**'} | {v.figures} |" for v in verdicts(rows)),
         "",
         "Mean (lowest to highest of the seeds) at the end; share is the part of the gain that is possible at that KL.",
         "",
@@ -351,8 +334,7 @@ def table(rows: Sequence[Row], about: dict[str, Any]) -> str:
     ]
     for key in dict.fromkeys(_key(r) for r in rows):
         same = [r for r in rows if _key(r) == key]
-        end = max(r.step for r in same)
-        same = [r for r in same if r.step == end]
+        same = [r for r in same if r.step == max(r.step for r in same)]
         figures = [_range([getattr(r, name) for r in same]) for name in ("reward", "kl", "share")]
         more = "; ".join(f"{k} {_range([r.more[k] for r in same])}" for k in same[0].more if k not in ("beta", "bound"))
         lines.append(f"| {key[0]} | {key[1]} | {' | '.join(figures)} | {more} |")
@@ -370,74 +352,40 @@ def _range(values: Sequence[float]) -> str:
 def plots(rows: Sequence[Row], out: Path) -> None:
     """KL against beta, KL in the course of training on certain labels, and the cost of the constraint."""
     by_beta = [("DPO", [(b, [r.kl for r in rows if r.question == 1 and r.more["beta"] == b]) for b in BETAS])]
-    _plot(by_beta, out / "objectives-lab-beta.svg", "KL at the end of training against beta", "beta", "nats")
+    lab_world.plot(by_beta, out / "objectives-lab-beta.svg", "KL at the end of training against beta", "beta", "nats")
     course = [(x, _course(rows, 2, x, lambda r: r.kl)) for x in _labels(rows, 2)]
-    _plot(course, out / "objectives-lab-certain.svg", "KL to the reference on 300 certain pairs", "step", "nats")
+    lab_world.plot(course, out / "objectives-lab-certain.svg", "KL on 300 certain pairs", "step", "nats")
     cost = [(x, _course(rows, 5, x, lambda r: r.more["cost"])) for x in _labels(rows, 5)]
     rules = [svg.Rule(next(r.more["bound"] for r in rows if r.question == 5), "bound")]
-    _plot(cost, out / "objectives-lab-constraint.svg", "Expected fives per answer", "step", "tokens", rules)
+    title = "expected fives per answer"
+    lab_world.plot(cost, out / "objectives-lab-constraint.svg", title, "step", "tokens", rules)
 
 
-Points = list[tuple[float, list[float]]]
-"""For each x the values of all seeds."""
-
-
-def _course(rows: Sequence[Row], question: int, label: str, value: Callable[[Row], float]) -> Points:
+def _course(rows: Sequence[Row], question: int, label: str, value: Callable[[Row], float]) -> lab_world.Points:
     of = [r for r in rows if r.question == question and r.label == label]
     return [(float(step), [value(r) for r in of if r.step == step]) for step in sorted({r.step for r in of})]
-
-
-def _plot(
-    lines: Sequence[tuple[str, Points]],
-    path: Path,
-    title: str,
-    x_label: str,
-    y_label: str,
-    rules: Sequence[svg.Rule] = (),
-) -> None:
-    """Means over the seeds with a band from the lowest to the highest."""
-    series = [
-        svg.Series(
-            name,
-            tuple((x, float(np.mean(v))) for x, v in points),
-            colour=k,
-            low=tuple(min(v) for _, v in points),
-            high=tuple(max(v) for _, v in points),
-            label=name if len(lines) > 1 else "",
-        )
-        for k, (name, points) in enumerate(lines)
-    ]
-    drawing = svg.line_chart(series, title=title, x_label=x_label, y_label=y_label, rules=rules)
-    path.write_text(svg.standalone(drawing), encoding="utf-8")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--quick", action="store_true", help="few steps: does it run?")
+    parser.add_argument("--quick", action="store_true", help="few steps: does it run? claims will not hold")
     given = parser.parse_args()
     import torch
 
     torch.set_num_threads(1)
-    (given.out / "runs").mkdir(parents=True, exist_ok=False)
-    began = time.perf_counter()
-    world = World(given.out, QUICK if given.quick else PROPER)
-    rows = [row for question in QUESTIONS for row in question(world)]
-    about = {
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "threads": 1,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers")},
-        "minutes": (time.perf_counter() - began) / 60,
-    }
-    (given.out / "objectives-lab.json").write_text(
-        json.dumps({"about": about, "rows": [asdict(r) for r in rows]}, indent=1)
-    )
-    (given.out / "objectives-lab.md").write_text(table(rows, about), encoding="utf-8")
+    plan, began = QUICK if given.quick else PROPER, time.perf_counter()
+    world = lab_world.make_world(given.out, plan.sft_steps)
+    rows = [found for question in QUESTIONS for found in question(world, plan)]
+    command = "python -m benchmarks.objectives_lab OUT" + (" --quick" if given.quick else "")
+    facts = lab_world.about(command, (time.perf_counter() - began) / 60)
+    found = {"about": facts, "claims": [asdict(v) for v in verdicts(rows)], "rows": [asdict(r) for r in rows]}
+    text = table(rows, facts)
+    (given.out / "objectives-lab.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (given.out / "objectives-lab.md").write_text(text, encoding="utf-8")
     plots(rows, given.out)
-    print(table(rows, about))
-    return 0 if all(held for _, held, _ in verdicts(rows)) else 1
+    print(text)
+    return 0
 
 
 if __name__ == "__main__":

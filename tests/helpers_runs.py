@@ -98,7 +98,11 @@ def _run(arguments: list[str]) -> None:
 
 def start(method: str, given: dict[str, Any], *, resume: bool = False) -> Any:
     """The command line in a process of its own, forked from a server in which everything is imported already."""
-    arguments = command_line(method, given, *(["--resume"] if resume else []))
+    return start_command(command_line(method, given, *(["--resume"] if resume else [])))
+
+
+def start_command(arguments: list[str]) -> Any:
+    """Any command line of Afzal, likewise."""
     process = _CONTEXT.Process(target=_run, args=(arguments,), daemon=True)
     process.start()
     return process

@@ -12,6 +12,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 START, END = "<!-- settings: generated -->\n", "<!-- end -->"
 HEADINGS = ("Data", "Model", "Optimisation", "Rollouts", "Objective", "Constraint", "Evaluation", "Run")
 
+ROUNDS, ROUNDS_END = "<!-- rounds: generated -->\n", "<!-- end of rounds -->"
+
 
 def table() -> str:
     """The settings of all methods under their headings."""
@@ -23,6 +25,22 @@ def table() -> str:
                 line = sentence(field).replace("|", "\\|")
                 found[config.section(kind, key)].setdefault(f"| `{key}` | {line} |", []).append(method)
     return "\n".join(_part(heading, found[heading]) for heading in HEADINGS)
+
+
+def rounds() -> str:
+    """The settings of ``afzal iterate`` that training does not have under the same name and words."""
+    kind = config.IterateConfig
+    known = {(key, field.description) for c in config.CONFIGS.values() for key, field in c.model_fields.items()}
+    found: dict[str, list[str]] = {}
+    for key, field in kind.model_fields.items():
+        if (key, field.description) not in known or config.section(kind, key) in ("Rounds", "Objective"):
+            line = sentence(field).replace("|", "\\|")
+            found.setdefault(config.section(kind, key), []).append(f"| `{key}` | {line} |")
+    order = ("Rounds", "Generation", "Pairs", "Objective", "Stopping")
+    parts = (["### " + h + "\n", "| setting | what it is |", "|---|---|", *found.pop(h), ""] for h in order)
+    text = "\n".join(line for part in parts for line in part)
+    assert not found, f"no place for {sorted(found)}"
+    return text
 
 
 def _part(heading: str, rows: dict[str, list[str]]) -> str:
@@ -38,6 +56,10 @@ def test_the_settings_are_listed_as_they_are():
     assert PAGE.read_text(encoding="utf-8").partition(START)[2].partition(END)[0] == table()
 
 
+def test_the_settings_of_iterate_are_listed_as_they_are():
+    assert PAGE.read_text(encoding="utf-8").partition(ROUNDS)[2].partition(ROUNDS_END)[0] == rounds()
+
+
 def test_every_verb_is_described():
     text = PAGE.read_text(encoding="utf-8")
     assert [verb for verb in VERBS if f"`afzal {verb}" not in text] == []
@@ -45,4 +67,7 @@ def test_every_verb_is_described():
 
 if __name__ == "__main__":
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
-    PAGE.write_text(before + START + table() + END + rest.partition(END)[2], encoding="utf-8")
+    text = before + START + table() + END + rest.partition(END)[2]
+    before, _, rest = text.partition(ROUNDS)
+    text = before + ROUNDS + rounds() + ROUNDS_END + rest.partition(ROUNDS_END)[2]
+    PAGE.write_text(text, encoding="utf-8")

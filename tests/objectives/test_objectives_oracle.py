@@ -324,6 +324,9 @@ ORACLE: dict[str, Callable[..., Tensor]] = {
         lambda a, b, _: nls(beta * w.rho[a] - state["shift"]) + nls(state["shift"] - beta * w.rho[b])
     ),
     "slic": lambda w, delta, lam: w.pairs(lambda a, b, _: above(delta - w.lp[a] + w.lp[b]) - lam * w.lp[a]),
+    "unlikelihood": lambda w, alpha: w.pairs(
+        lambda a, b, _: -w.lp[a] - alpha * sum((1 - t.exp()).log() for t in w.tokens[b])
+    ),
     "orpo": lambda w, lam: w.pairs(
         lambda a, b, _: -w.mean(a) + lam * nls(log_odds(w.mean(a).exp()) - log_odds(w.mean(b).exp()))
     ),

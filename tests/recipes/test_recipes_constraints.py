@@ -8,15 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers_models import make, random_trees
 from helpers_runs import fingerprint, finished, settings, start
 from helpers_tokenizers import byte_tokenizer
+from transformers import AutoModelForCausalLM
 
 from afzal import config, objectives, recipes, runs
 from afzal.errors import AfzalError
 from afzal.generate import Sampling
+from afzal.lab import exact, language
 from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import live_reference
@@ -219,6 +222,62 @@ def test_a_run_under_a_black_box_score_resumes_to_the_same_bytes(folder, tmp_pat
     again = whole | {"out": str(tmp_path / "again")}
     assert finished(start("prefer", again)) == 0
     assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "again")
+
+
+FIVES = np.broadcast_to((language.RESPONSES == 5).sum(1), (8, len(language.RESPONSES)))
+"""``[X, Y]`` what the scorer counts, for the exact expectation."""
+
+
+def expected_fives(folder: Path, step: int | None = None) -> float:
+    """The expected number of the token 5 in an answer, exactly: the sum over all answers to eight prompts."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    if step is not None:
+        model.load_state_dict(checkpoint.load(folder / "checkpoints" / f"step-{step:08d}")[0]["model"])
+    return exact.expected(exact.log_policy(model, language.prompts()[1][:8]), FIVES)
+
+
+@pytest.mark.parametrize(
+    ("held", "steps"),
+    [({"constraint_weight": 20.0}, 24), pytest.param({"constraint_dual_lr": 1.0}, 40, marks=pytest.mark.slow)],
+    ids=["penalty", "multiplier"],
+)
+def test_a_black_box_score_is_held_where_the_preferences_would_raise_it(tmp_path, monkeypatch, held, steps):
+    """Every vote is for the answer with more fives: 0.46 of them at the start, about 2 without the constraint.
+
+    Costs are exact expectations, and means over the policies of the last third of training, so that neither a draw nor
+    the swing of a multiplier decides.
+    """
+    (tmp_path / "my_score.py").write_text("def fives(prompt, answer):\n    return float(answer.count('5'))\n")
+    monkeypatch.chdir(tmp_path)
+    train_prompts, _ = language.prompts()
+    start = language.save_model(tmp_path / "start")
+    pairs = language.sample_pairs(language.sft_policy(train_prompts), 1500, np.random.default_rng(0))
+    more = (language.RESPONSES[pairs[1]] == 5).sum(1) - (language.RESPONSES[pairs[2]] == 5).sum(1)
+    data = language.write_pairs(
+        language.pair_items(train_prompts, pairs, language.deterministic(more, np.random.default_rng(1))),
+        tmp_path / "pairs.jsonl",
+    )
+    common = {
+        **language.SETTINGS,
+        "objective": "dpo",
+        "batch_size": 32,
+        "lr": 2e-3,
+        "max_steps": steps,
+        "eval_fraction": 0.0,
+        "save_every_steps": 2,
+        "keep_checkpoints": 99,
+        "device": "cpu",
+    }
+    constraint = {"constraint": "black_box", "constraint_score": "my_score:fives", "constraint_bound": 0.3}
+
+    def late(name: str, **extra: Any) -> float:
+        made = config.make("prefer", model=str(start), data=str(data), out=str(tmp_path / name), **common, **extra)
+        run = recipes.train(made)
+        return float(np.mean([expected_fives(run, step) for step in range(2 * steps // 3, steps + 1, 2)]))
+
+    before, free, kept = expected_fives(start), late("free"), late("held", **constraint, **held)
+    assert free > 3 * before
+    assert kept < 0.3 * 1.25 < before
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ VERBS = {
     "train": "Train a model: sft, dpo, ipo, kto, reward, ppo, rloo, grpo, any objective, or a YAML file.",
     "plan": "Say what a training run needs before it is started: memory, time, cost, and a layout that fits.",
     "objectives": "List the objectives: formula, what each needs, defaults, paper.",
+    "iterate": "Generate, score, pair and train in rounds: iterative DPO, RSO, online DPO, SPIN.",
     "generate": "Let a model answer one prompt or a file of prompts.",
     "score": "Score the responses of a file by a reward model, or by a policy against its reference.",
     "export": "Merge a trained adapter into its base model and check that its log-probs stay.",

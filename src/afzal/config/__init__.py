@@ -7,6 +7,7 @@ the recipes ever sees these objects.
 from .advice import advice
 from .explain import Setting, suggestion
 from .export import ExportConfig
+from .iterate import PEOPLE, PRESETS, IterateConfig
 from .methods import CONFIGS
 from .models import (
     CONSTRAINT_NEEDS,
@@ -38,11 +39,14 @@ __all__ = [
     "CONSTRAINT_NEEDS",
     "LOW_RANK",
     "METHODS",
+    "PEOPLE",
+    "PRESETS",
     "VIRTUAL",
     "BetaConfig",
     "ExportConfig",
     "GRPOConfig",
     "GenerateConfig",
+    "IterateConfig",
     "KTOConfig",
     "LiveReferenceConfig",
     "Method",

@@ -17,7 +17,7 @@ from .registry import NON_NEGATIVE, objective
 
 _LOG_HALF = -math.log(2)
 _NEVER_CERTAIN = -1e-6
-"""Largest mean log-prob for log odds: beyond it they are cut, since a probability of 1 has infinite odds."""
+"""Largest log-prob for log(1 - p): beyond it that is cut, since a probability of 1 leaves nothing."""
 
 
 @objective(
@@ -43,13 +43,40 @@ def slic(
     return over_labels(lambda a, b: F.relu(delta - lp[a] + lp[b]) - lam * lp[a], pairs), lp.detach()
 
 
-def log_odds(mean_logp: Tensor) -> Tensor:
-    """log(p / (1 - p)) of p = e^mean_logp, without cancellation; p above 1 - 1e-6 counts as that."""
-    x = mean_logp.clamp(max=_NEVER_CERTAIN)
+def log_complement(logp: Tensor) -> Tensor:
+    """log(1 - p) in nats of p = e^logp, without cancellation; p above 1 - 1e-6 counts as that."""
+    x = logp.clamp(max=_NEVER_CERTAIN)
     small = x > _LOG_HALF
     near_one = torch.log(-torch.expm1(torch.where(small, x, _LOG_HALF)))
     near_zero = torch.log1p(-torch.exp(torch.where(small, _LOG_HALF, x)))
-    return x - torch.where(small, near_one, near_zero)
+    return torch.where(small, near_one, near_zero)
+
+
+def log_odds(mean_logp: Tensor) -> Tensor:
+    """log(p / (1 - p)) of p = e^mean_logp, without cancellation; p above 1 - 1e-6 counts as that."""
+    return mean_logp.clamp(max=_NEVER_CERTAIN) - log_complement(mean_logp)
+
+
+@objective(
+    "unlikelihood",
+    unit="pair",
+    needs_reference=False,
+    limits={"alpha": NON_NEGATIVE},
+    formula="-lp(y_w) - alpha sum_t log(1 - pi(y_l,t | x, y_l,<t))",
+    paper="Welleck et al. 2020, arXiv 1908.04319; as a baseline in Rafailov et al. 2023, arXiv 2305.18290",
+)
+def unlikelihood(
+    policy: Scored, reference: Scored | None, pairs: Pairs, *, alpha: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """Likelihood of the winner and unlikelihood of every token of the loser, ``[T]`` nats.
+
+    By hand: lp(y_w) = -1, y_l of two tokens of probability 1/2, alpha = 0.5: 1 + 0.5 * 2 * 0.693147 = 1.693147.
+
+    Args:
+        alpha: weight of the unlikelihood, in [0, 1] in the DPO paper; 0 is the winner's likelihood alone.
+    """
+    lp, against = policy.logps, -policy.total(log_complement(policy.token_logps))
+    return over_labels(lambda a, b: alpha * against[b] - lp[a], pairs), lp.detach()
 
 
 @objective(

@@ -60,7 +60,7 @@ def _draw(config: GenerateConfig, tokenizer: Any, ids: Sequence[Sequence[int]]) 
     return sample(
         model,
         ids,
-        eos=_eos(model, tokenizer),
+        eos=end_ids(model, tokenizer),
         n=config.n,
         sampling=sampling,
         seed=config.seed,
@@ -85,7 +85,8 @@ def _room(config: GenerateConfig, tokenizer: Any) -> int:
     return max(1, longest - config.max_new_tokens)
 
 
-def _eos(model: Any, tokenizer: Any) -> set[int]:
+def end_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Ids that end an answer: those of the model's generation settings, and the tokenizer's EOS."""
     own = model.generation_config.eos_token_id if model.generation_config is not None else None
     found = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
     return {i for i in found if i is not None}

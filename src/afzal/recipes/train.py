@@ -45,12 +45,12 @@ from afzal.train.signals import StopSignals, stop_on_signals
 class Stopped(AfzalError):  # noqa: N818 - a request, not a fault
     """The run was asked to stop; it has saved a checkpoint. ``signal`` is the name of what asked."""
 
-    def __init__(self, signal: str, path: Path, step: int) -> None:
+    def __init__(self, signal: str, path: Path, step: int, remedy: str = "") -> None:
         super().__init__(
             f"stopped by {signal} after step {step}; everything is saved",
-            remedy=f"continue with: afzal train {path}/run.yaml --resume",
+            remedy=remedy or f"continue with: afzal train {path}/run.yaml --resume",
         )
-        self.signal = signal
+        self.signal, self.step = signal, step
 
 
 def train(

@@ -16,6 +16,7 @@ _LONGEST_TEXT = 4000
 _MOST_PROMPTS = 40
 _EXAMPLES = 50
 _METHODS = {
+    "iterate": "iterative preference optimisation",
     "sft": "supervised fine-tuning",
     "dpo": "direct preference optimisation",
     "ipo": "identity preference optimisation",

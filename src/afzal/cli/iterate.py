@@ -1,0 +1,59 @@
+"""``afzal iterate --model M --prompts P --reward R ...`` and ``afzal iterate RUN --resume``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from afzal import config
+from afzal.cli.flags import given, parameters, with_parameters
+from afzal.errors import AfzalError
+
+
+def _iterate(
+    ctx: typer.Context,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE|RUN] KEY=VALUE", show_default=False, help="As for train.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on wherever the run stopped.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the settings, do nothing.")] = False,
+    **flags: Any,
+) -> None:
+    """Rounds of generating, scoring, rejecting, pairing and training, by a reward or by people.
+
+    Every flag is also a key of a YAML file: `afzal iterate FILE.yaml key=value ...` runs one, and
+    `afzal iterate RUN --resume` goes on with a run, also after labels were asked for.
+    """
+    settings = [*_base(words or ()), *given(config.IterateConfig, flags), *_overrides(words or ())]
+    made = config.build(config.IterateConfig, settings)
+    if dry_run:
+        typer.echo(config.dump(made))
+        return
+    from afzal import recipes
+
+    folder = recipes.iterate(made, resume=resume, command=shlex.join(["afzal", *ctx.obj]))
+    typer.echo(f"report: {folder / 'report.html'}")
+
+
+def _base(words: Sequence[str]) -> list[config.Setting]:
+    """The settings of the file or run that is named first."""
+    if not words or "=" in words[0]:
+        return []
+    path = Path(words[0], "run.yaml") if Path(words[0]).is_dir() else Path(words[0])
+    if not path.is_file():
+        raise AfzalError(f"{words[0]!r} is no file and no run", remedy="afzal iterate --help")
+    settings = config.read_file(path)
+    if any(s.key == "method" for s in settings):
+        raise AfzalError(f"{path} is a run of afzal train", remedy=f"afzal train {words[0]}")
+    return settings
+
+
+def _overrides(words: Sequence[str]) -> list[config.Setting]:
+    return [config.read_override(word) for word in words[bool(words) and "=" not in words[0] :]]
+
+
+command = with_parameters(_iterate, parameters(config.IterateConfig))

@@ -1,0 +1,219 @@
+"""The settings of `afzal iterate`: rounds of generating, scoring, pairing and training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from .models import (
+    ModelSettings,
+    OptimisationSettings,
+    PreferConfig,
+    RunSettings,
+    Settings,
+    _number_or_text,
+    _split_names,
+    _split_pairs,
+)
+
+PEOPLE = "people"
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # Liu et al. 2023, arXiv 2309.06657: 64 candidates at temperature .7 and top-k 40, 8 accepted; hinge at gamma .05.
+    "rso": {
+        "n": 64,
+        "temperature": 0.7,
+        "top_k": 40,
+        "pairing": "rso",
+        "rso_beta": 0.5,
+        "rso_accepted": 8,
+        "objective": "hinge",
+        "rounds": 1,
+    },
+    # Guo et al. 2024, arXiv 2402.04792: two answers of the policy as it is, then one update on them.
+    "online": {
+        "n": 2,
+        "pairing": "best_worst",
+        "rounds": 100,
+        "max_steps": 1,
+        "lr_schedule": "constant",
+        "warmup": 0.0,
+        "measure_every": 10,
+        "eval_fraction": 0.0,
+    },
+    # Chen et al. 2024, arXiv 2401.01335: the data's own answers against the policy's, each round from the last.
+    "spin": {"n": 1, "pairing": "spin", "reference": "previous"},
+}
+"""What a preset sets unless it is given otherwise."""
+
+
+class RoundSettings(Settings, frozen=True, title="Rounds"):
+    preset: Literal["rso", "online", "spin"] | None = Field(
+        None, description="Settings of a known method, each of which can still be given otherwise."
+    )
+    rounds: int = Field(3, ge=1, description="Rounds of generating, scoring, pairing and training, at most.")
+    prompts: str = Field(
+        description="Prompts, in any format that training data may have; for spin, with the answers to imitate."
+    )
+    columns: dict[str, str] = Field({}, description="Which field is what, as chosen=good,prompt=question.")
+    data_format: str | None = Field(None, description="Name of the prompts' format, when detection is to be overruled.")
+    prompts_per_round: int | None = Field(
+        None, ge=1, description="Prompts of a round, used in no other; default: an equal share for each round."
+    )
+    reuse_prompts: bool = Field(False, description="Begin the prompts again when they run out, instead of stopping.")
+    max_tokens: int = Field(
+        1024, ge=2, description="Longest prompt + response, in tokens; longer prompts are left out."
+    )
+    eos_token: str | None = Field(None, description="Token that ends a response, when not the tokenizer's own EOS.")
+    chat_template: str | None = Field(
+        None, description="Jinja file (or text) in place of the tokenizer's own chat template."
+    )
+
+
+class GenerationSettings(Settings, frozen=True, title="Generation"):
+    n: int = Field(5, ge=1, description="Answers per prompt.")
+    max_new_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
+    min_new_tokens: int = Field(0, ge=0, description="Tokens before an answer may end.")
+    temperature: float = Field(1.0, gt=0, description="Temperature of the answers that are trained on.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest tokens of this total probability.")
+    top_k: int | None = Field(None, ge=1, description="Sample from this many likeliest tokens.")
+
+
+class PairingSettings(Settings, frozen=True, title="Pairs"):
+    reward: str | None = Field(
+        None,
+        description="What scores the answers: a reward model's folder, module:function, file.py:function, or people.",
+    )
+    watch_reward: str | None = Field(
+        None, description="A second reward that is only reported: where it falls as reward rises, reward is hacked."
+    )
+    pairing: Literal["best_worst", "best_random", "all", "rso", "spin"] = Field(
+        "best_worst",
+        description="Best against worst answer, best against a random one, every pair, pairs of answers that rejection "
+        "sampling accepts, or the data's own answer against the policy's.",
+    )
+    min_margin: float = Field(
+        0.0, ge=0, description="Leave out pairs whose rewards differ by this or less; 0 leaves out equal rewards."
+    )
+    require_eos: bool = Field(True, description="Leave out answers that the token limit ended.")
+    rso_beta: float = Field(
+        0.5, gt=0, description="rso: accept with probability exp((reward - best) / this); larger accepts more."
+    )
+    rso_accepted: int = Field(8, ge=2, description="rso: answers to accept per prompt; they make half as many pairs.")
+    accumulate: bool = Field(False, description="Train on the pairs of all rounds so far, not only on the newest.")
+
+
+class StopSettings(Settings, frozen=True, title="Stopping"):
+    kl_budget: float | None = Field(
+        None, gt=0, description="Stop when the KL to the first policy is above this, in nats per response."
+    )
+    patience: int | None = Field(
+        None, ge=1, description="Stop after this many measurements in a row without a higher held-out reward."
+    )
+    min_gain: float = Field(0.0, ge=0, description="How much higher the reward must be to count, with patience.")
+    held_out: int | None = Field(
+        None, ge=1, description="Prompts that every policy is measured on and never trained on; default 64, or a fifth."
+    )
+    held_out_prompts: str | None = Field(None, description="A file of such prompts, in place of a part of prompts.")
+    held_out_samples: int = Field(4, ge=1, description="Answers per held-out prompt, at temperature 1.")
+    measure_every: int = Field(1, ge=1, description="Rounds between measurements; the last round is always measured.")
+
+
+class IterateConfig(
+    RunSettings,
+    OptimisationSettings,
+    ModelSettings,
+    StopSettings,
+    PairingSettings,
+    GenerationSettings,
+    RoundSettings,
+    frozen=True,
+):
+    """Iterative preference optimisation."""
+
+    objective: str = Field(
+        "dpo", description="A name (see afzal objectives), a sum as 0.8*dpo+0.2*bco_pair+1.0*nll, or module:function."
+    )
+    objective_arg: dict[str, float | str] = Field(
+        {}, description="Parameters of the objective, as beta=0.2; those of one term of a sum as bco_pair.beta=0.05."
+    )
+    reference: Literal["initial", "previous"] = Field(
+        "initial", description="Hold each round near the first policy, or near the one that the round starts from."
+    )
+    eval_fraction: float = Field(0.1, ge=0, lt=1, description="Share of a round's pairs held out in its training.")
+    eval_every_steps: int | None = Field(None, ge=1, description="Updates between evaluations; default 10 per round.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        """The preset's values, and defaults that hang on other settings."""
+        if not isinstance(given, dict):
+            return given
+        filled = {**PRESETS.get(str(given.get("preset")), {}), **given}
+        if filled.get("lora_rank") is not None:
+            filled.setdefault("lr", float(f"{10 * PreferConfig.model_fields['lr'].default:g}"))
+        if isinstance(source := filled.get("prompts"), str) and not filled.get("out"):
+            filled["out"] = f"runs/iterate-{Path(source).name.partition('.')[0] or 'prompts'}"
+        return filled
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _columns(cls, value: Any) -> Any:
+        return _split_pairs(value, "role=field,role=field, such as chosen=good,prompt=question")
+
+    @field_validator("objective_arg", mode="before")
+    @classmethod
+    def _arguments(cls, value: Any) -> Any:
+        found = _split_pairs(value, "name=value,name=value, such as beta=0.2")
+        return {k: _number_or_text(v) for k, v in found.items()} if isinstance(found, dict) else found
+
+    @field_validator("lora_targets", mode="before")
+    @classmethod
+    def _targets(cls, value: Any) -> Any:
+        return _split_names(value)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError("min_new_tokens is above max_new_tokens")
+        if self.max_new_tokens >= self.max_tokens:
+            raise ValueError(f"max_new_tokens leaves no room for a prompt in max_tokens ({self.max_tokens})")
+        if self.pairing != "spin" and self.n < 2:
+            raise ValueError("n must be 2 or more: pairs are made of answers to one prompt")
+        if self.pairing != "spin" and self.reward is None:
+            raise ValueError("reward is missing: a reward model's folder, module:function, or people")
+        if self.pairing == "rso" and self.rso_accepted > self.n:
+            raise ValueError(f"rso_accepted ({self.rso_accepted}) is above n ({self.n})")
+        if self.held_out is not None and self.held_out_prompts is not None:
+            raise ValueError("held_out is without effect beside held_out_prompts: leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> Self:
+        """A setting that would be ignored is an error."""
+        by_people = self.reward == PEOPLE
+        if self.pairing != "rso":
+            self._refuse(("rso_beta", "rso_accepted"), f"pairing is {self.pairing}")
+        if by_people:
+            self._refuse(("pairing", "min_margin"), "people say which answers are better")
+        if self.pairing == "spin":
+            self._refuse(("min_margin",), "spin sets the data's answer above the policy's, whatever their rewards")
+        if self.patience is None:
+            self._refuse(("min_gain",), "patience is not set")
+        elif self.reward is None or by_people:
+            self._refuse(("patience",), "there is no reward that measures the held-out answers")
+        if self.lora_rank is None:
+            self._refuse(("lora_alpha", "lora_targets"), "lora_rank is not set")
+        if self.optimizer != "adamw":
+            self._refuse(("adam_beta1", "adam_beta2"), f"the optimizer is {self.optimizer}")
+        if self.eval_fraction == 0:
+            self._refuse(("eval_every_steps",), "nothing is held out (eval_fraction is 0)")
+        return self
+
+    def _refuse(self, keys: tuple[str, ...], because: str) -> None:
+        for key in keys:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} is without effect: {because}")

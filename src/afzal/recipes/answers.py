@@ -1,0 +1,95 @@
+"""A policy's answers as rows of a file, and how far each is from another policy's: what a round writes down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from afzal.config import IterateConfig
+from afzal.generate import Sample, Sampling, as_trees, sample
+from afzal.model.attention import stock_implementation
+from afzal.model.load import load_model, pick_device
+from afzal.model.probe import choose_sharing
+from afzal.model.reference import Frozen
+from afzal.model.statistics import score_with
+from afzal.objectives.statistics import kl_policy_ref
+from afzal.recipes.generate import end_ids
+from afzal.recipes.prepare import eos_id
+from afzal.recipes.questions import Question
+from afzal.records import turns_to_json
+from afzal.tokens import continuations, stop_token
+from afzal.train.feed import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """A loaded policy with all that turns prompts into answers."""
+
+    model: Any
+    tokenizer: Any
+    eos: tuple[int, ...]
+    rows_per_batch: int
+
+    @classmethod
+    def load(cls, path: str, config: IterateConfig, tokenizer: Any, template: str | None) -> Speaker:
+        """The policy saved at ``path``, on the device and in the number format of the settings."""
+        device = pick_device(config.device)
+        half = config.dtype == "bf16" or (
+            config.dtype == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+        )
+        model = load_model(path, device=device, dtype=torch.bfloat16 if half else torch.float32)
+        own = eos_id(tokenizer, config.eos_token)
+        turn = stop_token(tokenizer, template) if template is not None else None
+        ends = end_ids(model, tokenizer) | ({own, turn} - {None})
+        return cls(model.requires_grad_(False), tokenizer, tuple(sorted(i for i in ends if i is not None)), 128)
+
+    def draw(self, questions: Sequence[Question], n: int, sampling: Sampling, seed: int) -> list[Sample]:
+        """``n`` answers to every question, in order."""
+        prompts = [q.ids for q in questions]
+        return sample(
+            self.model, prompts, eos=self.eos, n=n, sampling=sampling, seed=seed, rows_per_batch=self.rows_per_batch
+        )
+
+
+def rows_of(drawn: Sequence[Sample], questions: Sequence[Question], tokenizer: Any) -> list[dict[str, Any]]:
+    """Answers as JSON values: ``prompt_index``, ``sample`` (its number among those of the prompt), ``prompt``,
+    ``text`` without its end marker, ``tokens`` with it, and ``stop``."""
+    texts = continuations(tokenizer, [(questions[s.prompt_index].ids, s.answer.tolist()) for s in drawn])
+    rows: list[dict[str, Any]] = []
+    for s, text in zip(drawn, texts, strict=True):
+        number = rows[-1]["sample"] + 1 if rows and rows[-1]["prompt_index"] == s.prompt_index else 0
+        prompt = turns_to_json(questions[s.prompt_index].prompt)
+        about = {"prompt_index": s.prompt_index, "sample": number, "prompt": prompt, "text": text}
+        rows.append({**about, "tokens": len(s.ids), "stop": s.stop})
+    return rows
+
+
+def sequence_kl(policy: Any, first: Any, drawn: Sequence[Sample], prompts: Sequence[Any], budget: int) -> list[float]:
+    """KL(policy || first) along each answer, in nats: the sum over its tokens of the next token's KL.
+
+    Over answers drawn from the policy at temperature 1 its mean is the KL of whole answers: unbiased, never negative,
+    and of lower variance than the mean log-ratio (a Rao-Blackwell estimate).
+
+    Args:
+        drawn: the policy's answers, in order of their prompts; every token counts, the end marker included.
+        prompts: token ids of the prompts that the samples count in.
+        budget: tokens per forward pass.
+    """
+    sharings = {choose_sharing(model)[0] for model in (policy, first)}
+    sharing = "shared" if sharings == {"shared"} else "unshared"
+    if sharing == "unshared":
+        for model in (policy, first):
+            model.set_attn_implementation(stock_implementation(model))
+    layout = Layout(sharing, budget, next(policy.parameters()).device)
+    trees = as_trees(drawn, prompts)
+    found: dict[tuple[int, int], float] = {}
+    with torch.no_grad():
+        for batch in layout.batches(trees):
+            scored, _ = score_with(policy, Frozen(first), batch, [(kl_policy_ref, {})])
+            sums = torch.zeros(batch.n_responses, dtype=torch.float64, device=batch.response_of.device)
+            sums.index_add_(0, batch.response_of, scored.extras[kl_policy_ref.__name__].double())
+            found |= {(id(t), k): value for (t, k), value in zip(batch.sources, sums.tolist(), strict=True)}
+    return [found[id(t), k] for t in trees for k in range(len(t.branches))]

@@ -1,0 +1,142 @@
+"""The prompts of an iteration: which are trained on in which round, and which only measure. Loads no model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from afzal import data
+from afzal.config import IterateConfig
+from afzal.data.turns import answer_text
+from afzal.errors import AfzalError
+from afzal.model.load import context_tokens
+from afzal.records import Item, Turns, labels, prompt_key
+from afzal.tokens import encode_prompts, resolve_template
+
+T = TypeVar("T")
+
+_UNCUT = 1 << 20  # tokens; longer prompts are left out by count, not cut
+_MOST_HELD_OUT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt with its token ids, and where the data has one the answer to imitate."""
+
+    prompt: Turns
+    ids: tuple[int, ...]
+    demonstration: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """``groups`` holds the questions of each prompt, in the order in which rounds take them; ``held_out`` are never
+    trained on. ``notes`` say what was left out, ``fingerprint`` is that of the source's content."""
+
+    groups: list[list[Question]]
+    held_out: list[Question]
+    per_round: int
+    template: str | None
+    fingerprint: str
+    notes: list[str] = field(default_factory=list)
+
+
+def ask(config: IterateConfig, tokenizer: Any) -> Questions:
+    """Read the prompts of a run, hold some out, and put the rest in an order fixed by the seed.
+
+    Prompts that differ only in white space or case count as one, so that no round sees another's prompts.
+
+    Raises:
+        AfzalError: the source cannot be read, or too few prompts are left.
+    """
+    dataset = data.read(config.prompts, columns=config.columns or None, format=config.data_format)
+    others = data.read(config.held_out_prompts).items if config.held_out_prompts else []
+    template, notes = _template(tokenizer, config, [*dataset.items, *others])
+    found = _groups(dataset.items, config, tokenizer, template, notes)
+    apart = _groups(others, config.model_copy(update={"pairing": "best_worst"}), tokenizer, template, notes)
+    if config.held_out_prompts and not apart:
+        raise AfzalError("there is no held-out prompt that leaves room for an answer", where=config.held_out_prompts)
+    order = sorted(found, key=lambda key: hashlib.sha256(f"{config.seed}:{key}".encode()).hexdigest())
+    if apart:
+        shared = [key for key in order if key in apart]
+        notes += [f"{len(shared)} prompts are held out too, and so not trained on"] if shared else []
+        held, order = list(apart.values()), [key for key in order if key not in apart]
+    else:
+        wanted = config.held_out or max(1, min(_MOST_HELD_OUT, len(order) // 5))
+        held, order = [found[key] for key in order[:wanted]], order[wanted:]
+    if not order:
+        raise AfzalError(
+            f"no prompt is left to train on: {len(found)} were read, {len(held)} are held out",
+            where=config.prompts,
+            remedy="give more prompts, or a smaller held_out",
+        )
+    per_round = config.prompts_per_round or max(1, len(order) // config.rounds)
+    notes += _supply(len(order), per_round, config)
+    groups = [found[key] for key in order]
+    return Questions(groups, [q[0] for q in held], per_round, template, dataset.fingerprint, notes)
+
+
+def slice_of(groups: Sequence[T], number: int, size: int, *, again: bool) -> list[T]:
+    """The part of round ``number`` (from 1): fresh ones until none is left; with ``again`` then the first once more."""
+    first = (number - 1) * size
+    if again:
+        return [groups[(first + i) % len(groups)] for i in range(min(size, len(groups)))]
+    return list(groups[first : first + size])
+
+
+def _supply(n: int, per_round: int, config: IterateConfig) -> list[str]:
+    """What is to be said when the prompts will not last."""
+    if n >= per_round * config.rounds:
+        return []
+    last = n // per_round + 1
+    said = f"{n} prompts at {per_round} per round run out in round {last} of {config.rounds}"
+    if config.reuse_prompts:
+        return [f"{said}: from there on they are used again"]
+    return [f"{said}: the run will end there (reuse_prompts, a smaller prompts_per_round, or more prompts)"]
+
+
+def _template(tokenizer: Any, config: IterateConfig, items: Sequence[Item]) -> tuple[str | None, list[str]]:
+    if not any(item.is_chat for item in items):
+        return None, []
+    template, notice = resolve_template(tokenizer, config.chat_template)
+    return template, [notice] if notice else []
+
+
+def _groups(
+    items: Sequence[Item], config: IterateConfig, tokenizer: Any, template: str | None, notes: list[str]
+) -> dict[str, list[Question]]:
+    """Questions by prompt: one each, or for spin one for every answer that the data has."""
+    asked: list[tuple[str, Item, str]] = []
+    seen: set[tuple[str, str]] = set()
+    without = 0
+    for item in items:
+        own = own_answer(item) if config.pairing == "spin" else ""
+        without += own is None
+        key = prompt_key(item)
+        if own is not None and (key, own) not in seen:
+            seen.add((key, own))
+            asked.append((key, item, own))
+    if without:
+        notes.append(f"{without} rows have no answer to imitate and are left out")
+    prompts = [item.prompt for _, item, _ in asked]
+    ids = encode_prompts(prompts, tokenizer, max_tokens=_UNCUT, chat_template=template) if prompts else []
+    room = min(config.max_tokens, context_tokens(config.model) or config.max_tokens) - config.max_new_tokens
+    long = sum(len(found) > room for found in ids)
+    if long:
+        notes.append(f"{long} prompts are left out: they leave less than max_new_tokens of max_tokens to an answer")
+    groups: dict[str, list[Question]] = {}
+    for (key, item, own), found in zip(asked, ids, strict=True):
+        if len(found) <= room:
+            groups.setdefault(key, []).append(Question(item.prompt, tuple(found.tolist()), own))
+    return groups
+
+
+def own_answer(item: Item) -> str | None:
+    """The data's answer to a prompt: the only one, or the one that is called good; None where there is none."""
+    if not item.responses:
+        return None
+    good = 0 if not item.votes else next((k for k, label in enumerate(labels(item)) if label), None)
+    text = None if good is None else answer_text(item.responses[good].turns)
+    return text if text and text.strip() else None

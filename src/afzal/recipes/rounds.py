@@ -1,0 +1,309 @@
+"""What a round of iteration came to: figures of a policy's own answers to held-out prompts, when to stop, what to say.
+
+Pure functions of the rows that were written. Every figure is a sum and a count over answers with a standard error over
+prompts, so that figures of parts add up; nothing is a mean of means.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from afzal.report import FrontierChart, LineChart, Section, Series, Spot, Table
+from afzal.report.svg import CHOSEN, HELD_OUT, OTHER, REJECTED
+
+Rows = Sequence[Mapping[str, Any]]
+
+_LENGTH_ALARM = 1.5  # ratio of mean lengths to the first policy's, either way
+_ENDS_ALARM = 0.2  # absolute fall of the share that ends by itself
+_LOST_ALARM = 0.05  # absolute rise of the share of answers that are rejected as empty or unfinished
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """``total`` over ``count`` answers; ``se`` is the standard error of their mean over prompts, NaN for one prompt."""
+
+    total: float
+    count: int
+    se: float
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.count
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round, or with ``number`` 0 the first policy. ``policy`` is the place of its model in the run's folder.
+
+    ``lost`` counts what was rejected by reason; ``steps`` are the updates of its training, ``margin`` the gap in reward
+    of its pairs, ``measured`` the policy's figures (``reward``, ``watch_reward``, ``kl`` in nats per response to the
+    first policy, ``length`` in tokens, ``ended``, ``win_rate`` against the first policy by the reward) and empty where
+    the round was not measured.
+    """
+
+    number: int
+    policy: str = ""
+    prompts: int = 0
+    samples: int = 0
+    pairs: int = 0
+    steps: int = 0
+    lost: Mapping[str, int] = field(default_factory=dict)
+    margin: Estimate | None = None
+    measured: Mapping[str, Estimate] = field(default_factory=dict)
+
+    def mean(self, name: str) -> float | None:
+        """The mean of a figure, or None where it was not measured."""
+        found = self.measured.get(name)
+        return None if found is None else found.mean
+
+
+def estimate(values: Sequence[tuple[Any, float]]) -> Estimate:
+    """(prompt, value) of every answer as one figure; answers to one prompt are not independent, so the standard error
+    is that of a ratio of sums over prompts (Cochran 1977, chapter 6)."""
+    sums: dict[Any, tuple[float, int]] = {}
+    for prompt, value in values:
+        total, n = sums.get(prompt, (0.0, 0))
+        sums[prompt] = (total + value, n + 1)
+    total, count, clusters = math.fsum(v for _, v in values), len(values), len(sums)
+    mean = total / count
+    square = math.fsum((t - n * mean) ** 2 for t, n in sums.values())
+    se = math.sqrt(square * clusters / (clusters - 1)) / count if clusters > 1 else math.nan
+    return Estimate(total, count, se)
+
+
+def figures(rows: Rows, first: Rows) -> dict[str, Estimate]:
+    """The figures of a policy from its answers to the held-out prompts, and those of the first policy.
+
+    Args:
+        rows, first: ``prompt_index``, ``tokens``, ``stop``, ``kl`` and, where known, ``reward``, ``watch_reward``.
+    """
+    found = {}
+    for name, key in (("reward", "reward"), ("watch_reward", "watch_reward"), ("kl", "kl"), ("length", "tokens")):
+        if rows and rows[0].get(key) is not None:
+            found[name] = estimate([(r["prompt_index"], float(r[key])) for r in rows])
+    if rows:
+        found["ended"] = estimate([(r["prompt_index"], float(r["stop"] == "eos")) for r in rows])
+    if "reward" in found:
+        found["win_rate"] = win_rate(rows, first)
+    return found
+
+
+def win_rate(rows: Rows, first: Rows) -> Estimate:
+    """How often an answer has a higher reward than one of the first policy to the same prompt; equal ones count half.
+
+    The count is that of the compared pairs.
+    """
+    others: dict[Any, list[float]] = {}
+    for row in first:
+        others.setdefault(row["prompt_index"], []).append(row["reward"])
+    wins = [
+        (row["prompt_index"], 1.0 if row["reward"] > other else 0.5 if row["reward"] == other else 0.0)
+        for row in rows
+        for other in others.get(row["prompt_index"], ())
+    ]
+    return estimate(wins)
+
+
+def stop_reason(rounds: Sequence[Round], *, kl_budget: float | None, patience: int | None, min_gain: float) -> str:
+    """Why no further round should be made, or an empty text.
+
+    Args:
+        rounds: the first policy and the rounds so far.
+        kl_budget: nats per response; stop above it.
+        patience: measurements in a row without a held-out reward more than ``min_gain`` above the best before them.
+    """
+    known = [r for r in rounds if r.measured]
+    last = rounds[-1]
+    if kl_budget is not None and (last.mean("kl") or 0.0) > kl_budget:
+        return "kl_budget"
+    rewards = [m for r in known if (m := r.mean("reward")) is not None]
+    if patience is not None and rewards and len(rewards) > patience:
+        best = rewards[0]
+        waited = 0
+        for reward in rewards[1:]:
+            best, waited = (reward, 0) if reward > best + min_gain else (best, waited + 1)
+        if waited >= patience:
+            return "plateau"
+    return ""
+
+
+def best_round(rounds: Sequence[Round], kl_budget: float | None) -> Round:
+    """The measured round of the highest held-out reward within the KL budget; without a reward the last such round.
+
+    The first policy is one of them: where nothing is better, it is the answer.
+    """
+    within = [r for r in rounds if r.measured and (kl_budget is None or (r.mean("kl") or 0.0) <= kl_budget)]
+    scored = [(reward, -r.number, r) for r in within if (reward := r.mean("reward")) is not None]
+    return max(scored, key=lambda s: s[:2])[2] if scored else within[-1]
+
+
+def alarms(rounds: Sequence[Round]) -> list[str]:
+    """What speaks for a hacked reward: it rises while another falls, answers change length, or no longer end; and for
+    answers that get worse unseen, since what is rejected is never trained against."""
+    known = [r for r in rounds if r.measured]
+    first, last = known[0].measured, known[-1].measured
+    found = []
+    if "reward" in last and last["reward"].mean > first["reward"].mean and "watch_reward" in last:
+        before, after = first["watch_reward"], last["watch_reward"]
+        if before.mean - after.mean > 2 * math.hypot(before.se, after.se):
+            found.append(
+                f"the reward rose from {first['reward'].mean:.3g} to {last['reward'].mean:.3g} while the watched one "
+                f"fell from {before.mean:.3g} to {after.mean:.3g}: the reward is being hacked"
+            )
+        tops = [r.mean("watch_reward") or 0.0 for r in known]
+        top = max(range(len(tops)), key=tops.__getitem__)
+        if not found and tops[top] - after.mean > 2 * math.hypot(known[top].measured["watch_reward"].se, after.se):
+            found.append(
+                f"the watched reward was highest, {tops[top]:.3g}, in round {known[top].number} and is {after.mean:.3g}"
+                ": stop there"
+            )
+    before, after = first["length"], last["length"]
+    ratio = after.mean / before.mean if before.mean > 0 else 1.0
+    clear = abs(after.mean - before.mean) > 2 * math.hypot(before.se, after.se)
+    if clear and not 1 / _LENGTH_ALARM <= ratio <= _LENGTH_ALARM:
+        found.append(f"answers went from {before.mean:.3g} to {after.mean:.3g} tokens: part of the reward is length")
+    if first["ended"].mean - last["ended"].mean > _ENDS_ALARM:
+        found.append(f"only {last['ended'].mean:.0%} of the answers end by themselves, from {first['ended'].mean:.0%}")
+    return [*found, *_unseen(rounds)]
+
+
+def _unseen(rounds: Sequence[Round]) -> list[str]:
+    """Kinds of rejected answers whose share of all answers has grown."""
+    asked = [r for r in rounds if r.samples]
+    found = []
+    for reason, words in (("empty", "are empty"), ("no_eos", "do not end")):
+        shares = [r.lost.get(reason, 0) / r.samples for r in asked]
+        if shares and shares[-1] - shares[0] > _LOST_ALARM:
+            found.append(
+                f"{shares[-1]:.0%} of the answers {words}, from {shares[0]:.0%}: left out of the pairs, they are "
+                "never trained against"
+            )
+    return found
+
+
+def line(r: Round, with_error: Sequence[str] = ("reward", "watch_reward", "kl")) -> str:
+    """A round in one line: counts, what was lost, and the figures with 95 % intervals."""
+    lost = ", ".join(f"{n} {reason}" for reason, n in r.lost.items())
+    counts = f"{r.prompts} prompts, {r.samples} answers, {r.pairs} pairs" + (f" (lost: {lost})" if lost else "")
+    head = f"round {r.number}: {counts}" if r.number else "first policy"
+    said = [_figure(name, r.measured[name], name in with_error) for name in _SHOWN if name in r.measured]
+    return "; ".join([head, ", ".join(said) if said else "not measured"])
+
+
+_SHOWN = {
+    "reward": ("reward {}", "{:.3f}"),
+    "watch_reward": ("watched reward {}", "{:.3f}"),
+    "kl": ("KL to the first policy {} nats", "{:.3f}"),
+    "length": ("{} tokens", "{:.1f}"),
+    "ended": ("{} end by themselves", "{:.0%}"),
+    "win_rate": ("{} win against the first policy", "{:.0%}"),
+}
+
+
+def _figure(name: str, value: Estimate, with_error: bool) -> str:
+    words, shape = _SHOWN[name]
+    shown = shape.format(value.mean)
+    if with_error and math.isfinite(value.se) and value.se > 0:
+        shown += f" ± {1.96 * value.se:.3f}"
+    return words.format(shown)
+
+
+def to_json(r: Round) -> dict[str, Any]:
+    """A round as plain values, sums and counts beside the means."""
+    body: dict[str, Any] = {k: getattr(r, k) for k in ("number", "policy", "prompts", "samples", "pairs", "steps")}
+    body["lost"] = dict(r.lost)
+    named = dict(r.measured) | ({"margin": r.margin} if r.margin else {})
+    return body | {name: _plain(e) for name, e in named.items()}
+
+
+def _plain(e: Estimate) -> dict[str, float | int | None]:
+    se = e.se if math.isfinite(e.se) else None
+    return {"mean": e.mean, "sum": e.total, "count": e.count, "se": se}
+
+
+_COLUMNS = ("round", "prompts", "answers", "pairs", "reward", "KL, nats", "tokens", "ended", "win rate")
+
+
+def csv(rounds: Sequence[Round]) -> str:
+    """One line per round: counts, then mean and standard error of every figure; empty where not measured."""
+    names = ["reward", "watch_reward", "kl", "length", "ended", "win_rate", "margin"]
+    lines = [",".join(["round", "prompts", "samples", "pairs", "steps", *(f"{n},{n}_se" for n in names)])]
+    for r in rounds:
+        known = dict(r.measured) | ({"margin": r.margin} if r.margin else {})
+        cells = [str(v) for v in (r.number, r.prompts, r.samples, r.pairs, r.steps)]
+        for name in names:
+            e = known.get(name)
+            cells += ["", ""] if e is None else [repr(e.mean), repr(e.se) if math.isfinite(e.se) else ""]
+        lines.append(",".join(cells))
+    return "\n".join(lines) + "\n"
+
+
+def lost_counts(lost: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Rejections by reason, the most frequent first."""
+    return dict(Counter(str(row["reason"]) for row in lost).most_common())
+
+
+def sections(rounds: Sequence[Round], words: str) -> list[Section]:
+    """The part of the report page that is about rounds: reward against KL, then length, ends and wins by round."""
+    known = [r for r in rounds if r.measured]
+    text = "\n\n".join([words, *alarms(rounds)])
+    return [
+        Section("Rounds", text, _path(known), _table(rounds)),
+        *([_by_round("Reward by round", known, _REWARDS, "reward")] if known[0].mean("reward") is not None else []),
+        _by_round("Length by round", known, (("length", "tokens", HELD_OUT),), "tokens"),
+        _by_round("Ends and wins by round", known, _SHARES, "share"),
+    ]
+
+
+_REWARDS = (("reward", "reward", HELD_OUT), ("watch_reward", "watched reward", REJECTED))
+_SHARES = (("ended", "end by themselves", OTHER), ("win_rate", "win against the first policy", CHOSEN))
+
+
+def _table(rounds: Sequence[Round]) -> Table:
+    rows = [
+        (r.number, r.prompts, r.samples, r.pairs, *map(r.mean, ("reward", "kl", "length", "ended", "win_rate")))
+        for r in rounds
+    ]
+    return Table(_COLUMNS, tuple(rows))
+
+
+def _path(known: Sequence[Round]) -> FrontierChart | LineChart:
+    """Reward against KL, each round a point; KL by round where no reward is known."""
+    if known[0].mean("reward") is None:
+        series = (_series("kl", "KL to the first policy", HELD_OUT, known),)
+        return LineChart(series, x_label="round", y_label="nats")
+    at = [(r.measured["kl"], r.measured["reward"], r.number) for r in known]
+    spots = [
+        Spot(f"round {k}" if k else "start", kl.mean, reward.mean, _finite(kl.se), _finite(reward.se))
+        for kl, reward, k in at
+    ]
+    way = Series("rounds", tuple((kl.mean, reward.mean) for kl, reward, _ in at), HELD_OUT)
+    return FrontierChart(tuple(spots), paths=(way,), x_label="KL to the first policy, nats", y_label="held-out reward")
+
+
+def _by_round(title: str, known: Sequence[Round], lines: Sequence[tuple[str, str, int]], unit: str) -> Section:
+    drawn = tuple(_series(key, name, colour, known) for key, name, colour in lines if key in known[-1].measured)
+    return Section(title, "", LineChart(drawn, x_label="round", y_label=unit))
+
+
+def _series(key: str, name: str, colour: int, known: Sequence[Round]) -> Series:
+    """One figure by round with its 95 % band."""
+    having = [(r.number, r.measured[key]) for r in known if key in r.measured]
+    half = [1.96 * _finite(e.se) for _, e in having]
+    means = [e.mean for _, e in having]
+    return Series(
+        name,
+        tuple((float(k), e.mean) for k, e in having),
+        colour,
+        low=tuple(m - h for m, h in zip(means, half, strict=True)),
+        high=tuple(m + h for m, h in zip(means, half, strict=True)),
+        label=name,
+    )
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 0.0

@@ -1,0 +1,90 @@
+"""The settings of rounds: presets that give way, impossible combinations, and nothing that would be ignored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afzal import config
+from afzal.config import PRESETS, IterateConfig, Setting
+from afzal.errors import AfzalError
+
+BASE = {"model": "M", "prompts": "data/prompts.jsonl", "reward": "module:function"}
+
+
+def made(**settings: Any) -> IterateConfig:
+    return config.build(IterateConfig, [Setting(k, v) for k, v in (BASE | settings).items()])
+
+
+def test_five_answers_best_against_worst_and_a_reference_that_stays():
+    found = made()
+    assert (found.n, found.pairing, found.reference, found.rounds, found.objective) == (
+        5,
+        "best_worst",
+        "initial",
+        3,
+        "dpo",
+    )
+    assert found.out == "runs/iterate-prompts"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_sets_what_it_names_and_gives_way_to_what_is_given(name: str):
+    found = made(preset=name)
+    assert {key: getattr(found, key) for key in PRESETS[name]} == PRESETS[name]
+    other = made(preset=name, rounds=7, lr=1e-3)
+    assert (other.rounds, other.lr, other.pairing) == (7, 1e-3, found.pairing)
+
+
+@pytest.mark.parametrize("name", [None, *PRESETS])
+def test_the_resolved_settings_read_back_to_an_equal_object(name: str | None, tmp_path: Path):
+    found = made(preset=name, rounds=9, objective_arg={"beta": 0.3}, top_k=None, columns={"prompt": "q"})
+    (tmp_path / "run.yaml").write_text(config.dump(found))
+    assert config.build(IterateConfig, config.read_file(tmp_path / "run.yaml")) == found
+
+
+def test_adapters_have_their_own_learning_rate():
+    assert made(lora_rank=4).lr == pytest.approx(10 * made().lr)
+    assert made(lora_rank=4, lr=3e-4).lr == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"n": 1}, "n must be 2 or more"),
+        ({"reward": None}, "reward is missing"),
+        ({"min_new_tokens": 300}, "min_new_tokens is above"),
+        ({"max_new_tokens": 1024}, "leaves no room for a prompt"),
+        ({"preset": "rso", "n": 4}, "rso_accepted .8. is above n .4."),
+        ({"rso_beta": 0.1}, "rso_beta is without effect: pairing is best_worst"),
+        ({"reward": "people", "pairing": "all"}, "pairing is without effect: people say"),
+        ({"reward": "people", "preset": "spin"}, "pairing is without effect: people say"),
+        ({"reward": "people", "min_margin": 0.5}, "min_margin is without effect: people say"),
+        ({"reward": "people", "patience": 2}, "patience is without effect: there is no reward"),
+        ({"preset": "spin", "reward": None, "patience": 2}, "patience is without effect: there is no reward"),
+        ({"preset": "spin", "min_margin": 0.5}, "min_margin is without effect: spin"),
+        ({"min_gain": 0.1}, "min_gain is without effect: patience is not set"),
+        ({"held_out": 3, "held_out_prompts": "other.jsonl"}, "held_out is without effect beside held_out_prompts"),
+        ({"lora_alpha": 3.0}, "lora_alpha is without effect"),
+        ({"optimizer": "rmsprop", "adam_beta1": 0.5}, "adam_beta1 is without effect"),
+        ({"eval_fraction": 0.0, "eval_every_steps": 3}, "eval_every_steps is without effect"),
+        ({"pairing": "best_wurst"}, "pairing cannot be 'best_wurst'.*did you mean best_worst"),
+        ({"temperatur": 0.5}, "unknown setting 'temperatur'.*did you mean temperature"),
+    ],
+)
+def test_what_is_impossible_or_would_be_ignored_is_refused(settings: dict[str, Any], said: str):
+    with pytest.raises(AfzalError, match=said):
+        made(**settings)
+
+
+def test_self_play_needs_no_reward_and_one_answer_is_enough():
+    assert made(preset="spin", reward=None).n == 1
+
+
+def test_every_setting_has_a_sentence_and_a_heading():
+    headings = {"Rounds", "Generation", "Pairs", "Stopping", "Model", "Optimisation", "Objective", "Run"}
+    for key, field in IterateConfig.model_fields.items():
+        assert (field.description or "").endswith("."), key
+        assert config.section(IterateConfig, key) in headings, key

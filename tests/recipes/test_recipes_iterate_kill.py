@@ -1,0 +1,83 @@
+"""Rounds that are killed at any moment and resumed end with the bytes of rounds that never were."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from helpers_runs import finished, model_folder, pair_file, start_command
+
+REWARD = (
+    "def letters(prompt, answer):\n    return sum(c.isalpha() for c in answer) - sum(c.isdigit() for c in answer)\n"
+)
+KILLS = 8
+PATIENCE = 600.0  # seconds for a process, on a machine that has other work
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("kills")
+    model_folder(path / "model")
+    pair_file(path / "pairs.jsonl", 32)
+    (path / "rewards.py").write_text(REWARD)
+    return path
+
+
+def arguments(folder: Path, out: Path) -> list[str]:
+    given = {"model": folder / "model", "prompts": folder / "pairs.jsonl", "reward": f"{folder / 'rewards.py'}:letters"}
+    given |= {"out": out, "n": 4, "max-new-tokens": 6, "max-tokens": 64, "held-out": 5, "held-out-samples": 2}
+    given |= {
+        "batch-size": 4,
+        "lr": 1e-3,
+        "epochs": 2,
+        "rounds": 2,
+        "eval-fraction": 0,
+        "save-every-steps": 1,
+        "device": "cpu",
+    }
+    flags = [part for name, value in given.items() for part in ("-n" if name == "n" else f"--{name}", str(value))]
+    return ["iterate", *flags, "--device", "cpu", "require_eos=false"]
+
+
+def fingerprint(out: Path) -> dict[str, bytes]:
+    names = ("rounds.json", "rounds.csv", "samples.jsonl", "losses.jsonl")
+    paths = [*out.glob("rounds/*/*.jsonl"), *out.glob("rounds/*/run/model.safetensors"), *(out / n for n in names)]
+    return {str(p.relative_to(out)): p.read_bytes() for p in paths}
+
+
+@pytest.mark.slow
+def test_rounds_killed_at_random_moments_resume_to_the_same_bytes(folder):
+    whole = folder / "whole"
+    began = time.monotonic()
+    assert finished(start_command(arguments(folder, whole)), PATIENCE) == 0
+    seconds, expected = time.monotonic() - began, fingerprint(whole)
+    assert len([name for name in expected if name.endswith("safetensors")]) == 2
+    rng, killed, stages = random.Random(0), 0, set()
+    for attempt in range(3 * KILLS):  # a run that was over before the signal came is no kill
+        out = folder / f"killed-{attempt}"
+        for _ in range(2):
+            process = start_command([*arguments(folder, out), *resumption(out)])
+            time.sleep(rng.uniform(0.1, 0.9) * seconds)
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+            killed += finished(process, PATIENCE) == -signal.SIGKILL
+            stages.add(len(list(out.glob("rounds/*/*.jsonl"))))
+        assert finished(start_command([*arguments(folder, out), *resumption(out)]), PATIENCE) == 0
+        assert fingerprint(out) == expected
+        if killed >= KILLS:
+            break
+    assert killed >= KILLS, "too few processes were still alive to be killed"
+    assert len(stages) > 3, "the kills all fell into one stage"
+
+
+def resumption(out: Path) -> list[str]:
+    """The flag that goes on with a run; nothing, and an empty place, where a kill came before there was one."""
+    if (out / "run.json").exists():
+        return ["--resume"]
+    shutil.rmtree(out, ignore_errors=True)
+    return []
