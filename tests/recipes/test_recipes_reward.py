@@ -194,6 +194,11 @@ def test_a_policy_is_scored_by_its_implicit_reward(folder, tmp_path):
     assert row["tokens"] == len(answer)
 
 
+def test_a_language_model_does_not_score_by_a_head_drawn_at_random(folder, tmp_path):
+    with pytest.raises(AfzalError, match="is a language model, not a reward model"):
+        scores(tmp_path, folder / "model", folder)
+
+
 def test_rankings_train_by_plackett_luce_and_by_pairs(folder, tmp_path):
     """Four ranked answers per prompt: whole rankings, and all pairs with weight 1 / C(4, 2), learn the same order."""
     words = ["please do", "do it", "no way", "no no never"]

@@ -101,4 +101,4 @@ def _alone(model, tokenizer, text: str) -> float:
     with torch.no_grad():
         model(input_ids=torch.tensor([ids]))
     hook.remove()
-    return float((seen[0][0, -1] @ model.score.weight.T).mean())
+    return float((seen[0][0, -1] @ model.score.weight.T).mean().detach())

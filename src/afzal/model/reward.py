@@ -99,6 +99,20 @@ def _set_heads(model: Any, weights: Tensor) -> None:
     model.score = head
 
 
+def refuse_language_model(path: str, setting: str) -> None:
+    """Make sure that ``path`` holds a reward model: a language model would get a head drawn at random.
+
+    Raises:
+        AfzalError: it does not, or there is no such folder; ``setting`` says where the path stood.
+    """
+    if not loading(path, inspect_model_folder, lambda folder: saved_as_reward_model(Path(folder))):
+        raise AfzalError(
+            f"{path} is a language model, not a reward model",
+            where=setting,
+            remedy="train one with: afzal train reward --model ... --data ...",
+        )
+
+
 def saved_as_reward_model(folder: Path) -> bool:
     """Whether a folder holds a reward model, not the language model that one could be made of."""
     from transformers import AutoConfig

@@ -15,10 +15,9 @@ import torch
 
 from afzal.data.turns import full_text, reply
 from afzal.errors import AfzalError
-from afzal.model.folder import inspect_model_folder
-from afzal.model.load import context_of, load_tokenizer, loading
+from afzal.model.load import context_of, load_tokenizer
 from afzal.model.probe import choose_sharing
-from afzal.model.reward import head_scores, load_reward_model, saved_as_reward_model, shift_of
+from afzal.model.reward import head_scores, load_reward_model, refuse_language_model, shift_of
 from afzal.objectives import load_function
 from afzal.recipes.assess import score_items
 from afzal.recipes.prepare import eos_id
@@ -140,12 +139,7 @@ def _from_file(path: Path, name: str) -> TextReward:
 def _by_model(
     spec: str, device: torch.device, max_tokens: int, tokens_per_forward: int, eos_token: str | None
 ) -> Rewarder:
-    if not loading(spec, inspect_model_folder, lambda folder: saved_as_reward_model(Path(folder))):
-        raise AfzalError(
-            f"{spec} is a language model, not a reward model",
-            where="reward",
-            remedy="train one with: afzal train reward --model ... --data ...; or name a function, file.py:function",
-        )
+    refuse_language_model(spec, "reward")
     model = load_reward_model(spec, device=device).requires_grad_(False)
     tokenizer = load_tokenizer(spec)
     layout = Layout(choose_sharing(model)[0], tokens_per_forward, device)

@@ -16,7 +16,7 @@ from afzal.errors import AfzalError
 from afzal.model.load import context_of, context_of_model, load_model, load_tokenizer, pick_device
 from afzal.model.logprobs import score as logprob_score
 from afzal.model.probe import choose_sharing
-from afzal.model.reward import head_scores, load_reward_model, shift_of
+from afzal.model.reward import head_scores, load_reward_model, refuse_language_model, shift_of
 from afzal.recipes.assess import ScoreBatch, ScoredItem, assess, lines, score_items
 from afzal.records import Item, turns_to_json
 from afzal.tokens import resolve_template
@@ -54,6 +54,7 @@ def score(config: ScoreConfig) -> list[str]:
 
 def _reward(config: ScoreConfig, device: torch.device) -> tuple[ScoreBatch, Any, int | None]:
     assert config.model is not None
+    refuse_language_model(config.model, "model")
     model = load_reward_model(config.model, device=device)
     sharing, shift = choose_sharing(model)[0], shift_of(model)
     return lambda batch: head_scores(model, batch) - shift, sharing, context_of(model.config)
