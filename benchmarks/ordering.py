@@ -289,7 +289,7 @@ def markdown(
         *(f"| {c.text} | {_outcome(c)} | {c.figures} |" for c in made),
         "",
         "Reward at a KL in nats: mean (lowest to highest of the seeds), then the mean regret to the optimum. Empty: no "
-        "run comes so far.",
+        "run comes so far. Linear between evaluations, so a little low before the first of them.",
         "",
         f"| method | settings | {' | '.join(f'{k:g}' for k in GRID)} |",
         "|---|---|" + "---|" * len(GRID),
@@ -329,7 +329,7 @@ PLOTS = {
 
 def plot(found: Sequence[Course], edge: exact.Frontier, names: Sequence[str], path: Path) -> None:
     """Reward at matched KL, means of the seeds with bands, as far as every seed comes, below the optimum."""
-    seeds, fine = sorted({c.seed for c in found}), np.linspace(0, 4, 41).tolist()
+    seeds, fine = sorted({c.seed for c in found}), np.linspace(0, 4, 81).tolist()
     lines = []
     for name in names:
         points = [(k, [courses.best_at(found, name, s, k) for s in seeds]) for k in fine]

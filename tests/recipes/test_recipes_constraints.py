@@ -247,7 +247,7 @@ def test_a_black_box_score_is_held_where_the_preferences_would_raise_it(tmp_path
     Costs are exact expectations, and means over the policies of the last third of training, so that neither a draw nor
     the swing of a multiplier decides.
     """
-    (tmp_path / "my_score.py").write_text("def fives(prompt, answer):\n    return float(answer.count('5'))\n")
+    (tmp_path / "my_fives.py").write_text("def fives(prompt, answer):\n    return float(answer.count('5'))\n")
     monkeypatch.chdir(tmp_path)
     train_prompts, _ = language.prompts()
     start = language.save_model(tmp_path / "start")
@@ -268,7 +268,7 @@ def test_a_black_box_score_is_held_where_the_preferences_would_raise_it(tmp_path
         "keep_checkpoints": 99,
         "device": "cpu",
     }
-    constraint = {"constraint": "black_box", "constraint_score": "my_score:fives", "constraint_bound": 0.3}
+    constraint = {"constraint": "black_box", "constraint_score": "my_fives:fives", "constraint_bound": 0.3}
 
     def late(name: str, **extra: Any) -> float:
         made = config.make("prefer", model=str(start), data=str(data), out=str(tmp_path / name), **common, **extra)
