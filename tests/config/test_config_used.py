@@ -20,7 +20,7 @@ def read_names() -> set[str]:
     return attributes | {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
 
 
-OTHERS = (config.GenerateConfig, config.ScoreConfig, config.ExportConfig, config.IterateConfig)
+OTHERS = (config.GenerateConfig, config.ScoreConfig, config.CompareConfig, config.ExportConfig, config.IterateConfig)
 
 
 @pytest.mark.parametrize("kind", [*config.CONFIGS.values(), *OTHERS])

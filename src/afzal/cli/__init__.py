@@ -34,6 +34,7 @@ VERBS = {
     "generate": "Let a model answer one prompt or a file of prompts.",
     "score": "Score the responses of a file by a reward model, or by a policy against its reference.",
     "export": "Merge a trained adapter into its base model and check that its log-probs stay.",
+    "compare": "Train or re-use several methods, draw reward against KL, and set them side by side.",
     "report": "Write the page of a run again, and say whether its curves are healthy.",
     "runs": "List the runs below a folder and how each one ended.",
     "env": "Say which versions and hardware a run would use.",

@@ -5,6 +5,7 @@ the recipes ever sees these objects.
 """
 
 from .advice import advice
+from .compare import START, CompareConfig, Entry, entries, ordered, substituted
 from .explain import Setting, suggestion
 from .export import ExportConfig
 from .iterate import PEOPLE, PRESETS, IterateConfig
@@ -41,8 +42,11 @@ __all__ = [
     "METHODS",
     "PEOPLE",
     "PRESETS",
+    "START",
     "VIRTUAL",
     "BetaConfig",
+    "CompareConfig",
+    "Entry",
     "ExportConfig",
     "GRPOConfig",
     "GenerateConfig",
@@ -69,12 +73,15 @@ __all__ = [
     "advice",
     "build",
     "dump",
+    "entries",
     "load",
     "make",
     "method_of",
+    "ordered",
     "read_file",
     "read_override",
     "resolve",
     "section",
+    "substituted",
     "suggestion",
 ]

@@ -67,16 +67,24 @@ def rows_of(drawn: Sequence[Sample], questions: Sequence[Question], tokenizer: A
     return rows
 
 
-def sequence_kl(policy: Any, first: Any, drawn: Sequence[Sample], prompts: Sequence[Any], budget: int) -> list[float]:
+def sequence_kl(
+    policy: Any,
+    first: Any,
+    drawn: Sequence[Sample],
+    prompts: Sequence[Any],
+    budget: int,
+    temperature: float = 1.0,
+) -> list[float]:
     """KL(policy || first) along each answer, in nats: the sum over its tokens of the next token's KL.
 
-    Over answers drawn from the policy at temperature 1 its mean is the KL of whole answers: unbiased, never negative,
-    and of lower variance than the mean log-ratio (a Rao-Blackwell estimate).
+    Over answers drawn from the policy at this temperature its mean is the KL of whole answers: unbiased, never
+    negative, and of lower variance than the mean log-ratio (a Rao-Blackwell estimate).
 
     Args:
         drawn: the policy's answers, in order of their prompts; every token counts, the end marker included.
         prompts: token ids of the prompts that the samples count in.
         budget: tokens per forward pass.
+        temperature: of both policies.
     """
     sharings = {choose_sharing(model)[0] for model in (policy, first)}
     sharing = "shared" if sharings == {"shared"} else "unshared"
@@ -88,7 +96,7 @@ def sequence_kl(policy: Any, first: Any, drawn: Sequence[Sample], prompts: Seque
     found: dict[tuple[int, int], float] = {}
     with torch.no_grad():
         for batch in layout.batches(trees):
-            scored, _ = score_with(policy, Frozen(first), batch, [(kl_policy_ref, {})])
+            scored, _ = score_with(policy, Frozen(first), batch, [(kl_policy_ref, {})], temperature)
             sums = torch.zeros(batch.n_responses, dtype=torch.float64, device=batch.response_of.device)
             sums.index_add_(0, batch.response_of, scored.extras[kl_policy_ref.__name__].double())
             found |= {(id(t), k): value for (t, k), value in zip(batch.sources, sums.tolist(), strict=True)}

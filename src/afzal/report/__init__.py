@@ -1,6 +1,7 @@
 """The report of a run: one self-contained HTML page, the same facts as JSON, a model card, and a verdict in words."""
 
 from afzal.report.card import model_card, write_card
+from afzal.report.comparison import write_comparison
 from afzal.report.frontier import Spot, frontier_svg
 from afzal.report.health import Diagnosis, Verdict, diagnose, verdict
 from afzal.report.page import build
@@ -25,4 +26,5 @@ __all__ = [
     "standalone",
     "verdict",
     "write_card",
+    "write_comparison",
 ]

@@ -36,22 +36,26 @@ def frontier_svg(
     x_label: str = "KL to the reference, nats",
     y_label: str = "expected reward",
     optimum_label: str = "optimum",
+    size: tuple[int, int] = (_WIDTH, _HEIGHT),
 ) -> str:
     """A scatter of policies under the curve of the best reward at each KL.
 
     Args:
         points: policies with labels; crosses of ±1.96 standard errors where given.
         optimum: the curve (KL, reward), in order of KL; the region above it is shaded, since no policy can be there.
-        paths: the way of a policy through training, its points in order of step.
+        paths: the way of a policy through training, its points in order of step, with a band where it has one.
+        size: width and height in SVG units.
     """
     xs = [p.x for p in points] + [x for x, _ in optimum] + [x for s in paths for x, _ in s.points]
     ys = [p.y for p in points] + [y for _, y in optimum] + [y for s in paths for _, y in s.points if y is not None]
+    ys += [y for s in paths for y in (*s.low, *s.high) if y is not None]
+    width, height = size
     x_low, x_high = svg.domain(xs)
     frame = Frame(
         left=44,
         top=24,
-        right=_WIDTH - 14,
-        bottom=_HEIGHT - 40,
+        right=width - 14,
+        bottom=height - 40,
         x=(min(0.0, x_low) if x_low > 0 or min(xs, default=0) < 0 else 0.0, x_high),
         y=svg.domain(ys, pad=0.09),
     )
@@ -60,12 +64,13 @@ def frontier_svg(
         svg.y_axis_and_grid(frame, y_label),
         svg.x_axis(frame, x_label),
         _optimum(frame, curve, optimum_label),
+        *(svg.band(frame, s) for s in paths if s.low),
         *(_path(frame, s) for s in paths),
         *(_cross(frame, p) for p in points),
         *(_spot(frame, p) for p in points),
         _labels(frame, points, curve, paths),
     ]
-    return svg.wrap("".join(body), _WIDTH, _HEIGHT, title)
+    return svg.wrap("".join(body), width, height, title)
 
 
 def _optimum(frame: Frame, curve: Sequence[tuple[float, float]], label: str) -> str:
@@ -85,7 +90,7 @@ def _path(frame: Frame, series: Series) -> str:
     at = [(frame.px(x), frame.py(y)) for x, y in series.points if y is not None]
     line = "L".join(f"{x:.1f} {y:.1f}" for x, y in at)
     dots = "".join(f'<circle class="d s{series.colour}" cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for x, y in at)
-    return (f'<path class="l line s{series.colour}" d="M{line}"/>' if len(at) > 1 else "") + dots
+    return (f'<path class="l {series.mark} s{series.colour}" d="M{line}"/>' if len(at) > 1 else "") + dots
 
 
 def _cross(frame: Frame, spot: Spot) -> str:

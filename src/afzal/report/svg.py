@@ -168,7 +168,7 @@ def line_chart(
         _x_axis(frame, whole_ticks(*x) if x_label in ("step", "steps") else nice_ticks(*x), x_label),
         *(_rule(frame, rule) for rule in rules),
         _mark(frame, *marked) if marked else "",
-        *(_band(frame, s) for s in series if s.low),
+        *(band(frame, s) for s in series if s.low),
         *(_line(frame, s) for s in series),
         _end_labels(frame, series, width),
         _columns(frame, series, xs, x_label),
@@ -291,7 +291,8 @@ def _line(frame: Frame, series: Series) -> str:
     return "".join(parts)
 
 
-def _band(frame: Frame, series: Series) -> str:
+def band(frame: Frame, series: Series) -> str:
+    """The area between ``low`` and ``high``; a bar where only one point has both."""
     parts, run = [], []
     rows = [
         (x, low, high)

@@ -119,6 +119,11 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
     return None
 
 
+def listed(folder: Path) -> list[tuple[int, Path]]:
+    """Step and path of every checkpoint in a folder, by step; whether they verify is seen when they are loaded."""
+    return _checkpoints(folder)
+
+
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the ``keep`` checkpoints of the highest steps, and what a killed writer left behind."""
     if keep < 1:

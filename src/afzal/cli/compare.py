@@ -1,0 +1,31 @@
+"""``afzal compare FILE.yaml key=value ...``: several methods side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from afzal import config
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="The comparison as YAML: see docs/compare.md.", show_default=False)],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show settings and runs, train nothing.")] = False,
+) -> None:
+    """Train or re-use several methods, draw reward against KL, and set them side by side.
+
+    The same command goes on where it was stopped; a finished run is used again only if its settings are the same.
+    """
+    typed = [config.read_override(text) for text in overrides or ()]
+    settings = config.build(config.CompareConfig, [*config.read_file(file), *typed])
+    from afzal import recipes
+
+    if dry_run:
+        typer.echo(config.dump(settings))
+        for line in recipes.compare_plan(settings):
+            typer.echo(line)
+        return
+    typer.echo(f"report: {recipes.compare(settings, say=typer.echo)}")

@@ -1,0 +1,246 @@
+"""The settings of a comparison of several methods, and the entries of its list of methods."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from .explain import suggestion
+from .models import METHODS, Settings, _split_names
+
+Kind = Literal["train", "iterate", "run", "best_of"]
+KINDS: tuple[Kind, ...] = ("train", "iterate", "run", "best_of")
+# What the comparison itself decides, the same for all.
+_OWN = ("out", "seed", "method", "save_every_steps", "keep_checkpoints")
+_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+START = "start"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One method of a comparison.
+
+    ``value`` is the method to train, the objective of rounds, the folder(s) of finished runs, or the numbers n of
+    best-of-n; ``settings`` are those of the method, in which ``${name}`` stands for the folder of another entry's run
+    of the same seed, and ``${start}`` for the start model.
+    """
+
+    name: str
+    kind: Kind
+    value: Any
+    label: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_policy(self) -> bool:
+        """Whether it gives a policy to be compared; a reward model is a stage for others."""
+        return not (self.kind == "train" and self.value == "reward")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the entries that must be finished before this one."""
+        return tuple(dict.fromkeys(name for name in variables(self.settings) if name != START))
+
+
+def variables(value: Any) -> list[str]:
+    """The names in every ``${name}`` of a text, or of the texts in a list or mapping."""
+    if isinstance(value, str):
+        return _VARIABLE.findall(value)
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [name for part in value for name in variables(part)] if isinstance(value, list | tuple) else []
+
+
+def substituted(value: Any, known: Mapping[str, str]) -> Any:
+    """The value with every ``${name}`` replaced by what ``known`` says of it."""
+    if isinstance(value, str):
+        return _VARIABLE.sub(lambda m: known[m[1]], value)
+    if isinstance(value, Mapping):
+        return {k: substituted(v, known) for k, v in value.items()}
+    return [substituted(v, known) for v in value] if isinstance(value, list | tuple) else value
+
+
+class CompareConfig(Settings, frozen=True):
+    """Several methods from one start model, on the same prompts, by the same rewards."""
+
+    model: str = Field(description="The start: a model folder, a run folder or a hub id. KL is measured to it.")
+    data: str | None = Field(None, description="Training data of every entry that names none of its own.")
+    prompts: str = Field(description="Held-out prompts to answer, in any format that training data may have.")
+    max_prompts: int | None = Field(None, ge=2, description="Use only the first so many of them.")
+    rewards: dict[str, str] = Field(
+        description="Name -> what gives it: module:function, file.py:function, a reward model's folder, or ${entry}. "
+        "Methods are compared by the first, the true one; the others stand beside it."
+    )
+    methods: list[dict[str, Any]] = Field(
+        description="Entries {name, train: METHOD}, {name, iterate: OBJECTIVE}, {name, run: FOLDER} or "
+        "{name, best_of: N}, each with the settings of its method."
+    )
+    common: dict[str, Any] = Field(
+        {}, description="Settings of every entry whose method has them, unless the entry says otherwise."
+    )
+    seeds: list[int] = Field([0, 1, 2], description="Every entry is trained and sampled once for each seed.")
+    samples: int = Field(4, ge=1, description="Answers per prompt, seed and snapshot.")
+    sample_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")
+    temperature: float = Field(1.0, gt=0, description="Temperature of the answers, and of both sides of the KL.")
+    snapshots: int = Field(5, ge=1, description="Points along each training at which the policy is measured.")
+    matched_kl: list[float] | None = Field(
+        None,
+        description="KLs in nats at which rewards are compared; default: a quarter, a half and all of what half "
+        "of the methods reach.",
+    )
+    kl_budget: float | None = Field(
+        None, gt=0, description="Judge each method by its last snapshot within this KL in nats, not by its last one."
+    )
+    resamples: int = Field(2000, ge=100, description="Bootstrap resamples of the prompts.")
+    show_prompts: int = Field(6, ge=0, description="Prompts whose answers the page shows side by side.")
+    rows_per_batch: int = Field(128, ge=1, description="Answers sampled at a time; a matter of speed and memory.")
+    tokens_per_forward: int = Field(8192, ge=2, description="Tokens per forward pass when answers are measured.")
+    max_tokens: int = Field(1024, ge=2, description="Longest prompt + answer, in tokens; longer prompts are cut.")
+    eos_token: str | None = Field(None, description="Token that ends an answer, when not the tokenizer's own EOS.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:1 or mps.")
+    out: str = Field("compare", description="Folder of the runs, the measurements and the report.")
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds(cls, value: Any) -> Any:
+        """``0,1,2`` is a list, and so is a single number."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return [value]
+        try:
+            return [int(part) for part in _split_names(value)]
+        except (TypeError, ValueError):
+            raise ValueError("write it as [0, 1, 2]") from None
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, value: list[int]) -> list[int]:
+        if not value or len(set(value)) < len(value) or min(value) < 0:
+            raise ValueError("give different seeds of 0 or more, at least one")
+        return value
+
+    @field_validator("matched_kl", mode="before")
+    @classmethod
+    def _levels(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        try:
+            found = [float(part) for part in (value if isinstance(value, list) else _split_names(str(value)))]
+        except (TypeError, ValueError):
+            raise ValueError("write it as [0.5, 1, 2], in nats") from None
+        if not found or min(found) <= 0:
+            raise ValueError("KLs are greater than 0, and there is at least one")
+        return sorted(set(found))
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _rewards(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not value or not all(isinstance(v, str) for v in value.values()):
+            raise ValueError("write it as {name: file.py:function, another: ${entry}}")
+        return {str(k): v for k, v in value.items()}
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _methods(cls, value: Any) -> Any:
+        if not isinstance(value, list) or not value or not all(isinstance(v, dict) for v in value):
+            raise ValueError("write a list of entries such as {name: dpo, train: dpo, beta: 0.1}")
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        found = entries(self)
+        known = {e.name: e for e in found}
+        if len(known) < len(found):
+            raise ValueError("methods: two entries have the same name")
+        ordered(found)
+        for name in variables(self.rewards):
+            if name not in known:
+                raise ValueError(f"rewards: there is no entry {name!r} in methods{suggestion(name, known)}")
+            if known[name].is_policy:
+                raise ValueError(f"rewards: the entry {name!r} is no reward model")
+        if not any(e.is_policy for e in known.values()):
+            raise ValueError("methods: there is nothing to compare, only reward models")
+        if self.common and not any(e.kind in ("train", "iterate") for e in known.values()):
+            raise ValueError("common is without effect: no entry of methods is trained")
+        for key in self.common.keys() & set(_OWN):
+            raise ValueError(f"common: {key!r} is set by the comparison itself")
+        if self.snapshots != type(self).model_fields["snapshots"].default and all(
+            e.kind == "best_of" for e in known.values()
+        ):
+            raise ValueError("snapshots is without effect: no entry of methods is trained")
+        return self
+
+
+def entries(config: CompareConfig) -> tuple[Entry, ...]:
+    """The entries of a comparison in the order of its file."""
+    return tuple(_entry(place, given) for place, given in enumerate(config.methods, 1))
+
+
+def ordered(found: Sequence[Entry]) -> list[Entry]:
+    """The entries such that each stands behind those it needs, else in their own order.
+
+    Raises:
+        ValueError: an entry needs one that is not there, or itself by way of others.
+    """
+    known, placed = {e.name: e for e in found}, dict[str, Entry]()
+    for entry in found:
+        for name in entry.needs:
+            if name not in known:
+                raise ValueError(
+                    f"methods: {entry.name} needs {name!r}, and there is no such entry{suggestion(name, known)}"
+                )
+            if known[name].kind == "best_of":
+                raise ValueError(f"methods: {entry.name} needs {name!r}, which leaves no folder to start from")
+    while len(placed) < len(found):
+        free = [e for e in found if e.name not in placed and placed.keys() >= set(e.needs)]
+        if not free:
+            names = ", ".join(e.name for e in found if e.name not in placed)
+            raise ValueError(f"methods: these entries wait for each other: {names}")
+        placed |= {e.name: e for e in free[:1]}
+    return list(placed.values())
+
+
+def _entry(place: int, given: Mapping[str, Any]) -> Entry:
+    """One entry of ``methods``, checked as far as it can be without the settings of its method."""
+    where = f"entry {place} of methods"
+    name = given.get("name")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"{where} needs a name of letters, digits, '-', '_', '+' and '.', not {name!r}")
+    if name == START:
+        raise ValueError(f"{where} cannot be called {START}: that is the start model")
+    kinds: list[Kind] = [k for k in KINDS if k in given]
+    if len(kinds) != 1:
+        raise ValueError(f"{where} ({name}) needs one of {', '.join(KINDS)}, and has {', '.join(kinds) or 'none'}")
+    kind, label = kinds[0], given.get("label", name)
+    settings = {str(k).replace("-", "_"): v for k, v in given.items() if k not in ("name", "label", kind)}
+    if not isinstance(label, str) or not label.strip():
+        raise ValueError(f"{where} ({name}): label is a text")
+    for key in settings.keys() & set(_OWN):
+        raise ValueError(f"{where} ({name}): {key!r} is set by the comparison itself")
+    return Entry(name, kind, _value(where, name, kind, given[kind], settings), label, settings)
+
+
+def _value(where: str, name: str, kind: Kind, value: Any, settings: Mapping[str, Any]) -> Any:
+    if kind == "iterate":
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{where} ({name}): iterate is the objective of its rounds, such as dpo")
+        return value
+    if kind == "train":
+        if value not in METHODS:
+            raise ValueError(f"{where} ({name}): unknown method {value!r}{suggestion(str(value), METHODS)}")
+        return value
+    allowed = {"reward"} if kind == "best_of" else set()
+    for key in settings.keys() - allowed:
+        raise ValueError(f"{where} ({name}): {key!r} has no effect on {kind}")
+    if kind == "run":
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{where} ({name}): run is a folder, with {{seed}} in it where there is one for each seed")
+        return value
+    numbers = value if isinstance(value, list) else [value]
+    if not numbers or not all(isinstance(n, int) and not isinstance(n, bool) and n > 1 for n in numbers):
+        raise ValueError(f"{where} ({name}): best_of is a whole number above 1, or a list of them")
+    return tuple(sorted(set(numbers)))

@@ -1,0 +1,290 @@
+"""What the policies of a comparison say to the same prompts with the same random numbers, and what it is worth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from afzal import data, runs
+from afzal.config import CompareConfig
+from afzal.errors import AfzalError
+from afzal.evaluate import best_of, best_of_kl
+from afzal.generate import Sampling, sample
+from afzal.model.load import context_of, load_model, load_tokenizer, pick_device
+from afzal.recipes.answers import sequence_kl
+from afzal.recipes.compare_stages import content_hash
+from afzal.recipes.generate import end_ids
+from afzal.recipes.prepare import eos_id
+from afzal.recipes.rewards import Rewarder
+from afzal.records import Turns
+from afzal.tokens import continuations, encode_prompts
+from afzal.train import checkpoint
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """Measured answers of one policy: X prompts, n answers each.
+
+    Attributes:
+        texts: ``[X][n]``.
+        tokens: ``[X, n]`` int, tokens of each answer with its EOS.
+        unended: ``[X, n]`` bool, answers that the length limit ended.
+        kl: ``[X, n]`` nats, whose mean estimates the KL to the start per answer.
+        rewards: ``[X, n]`` by name of the reward.
+        drawn: tokens that had to be drawn for one answer, as a mean; n times as many for best-of-n.
+    """
+
+    texts: list[list[str]]
+    tokens: np.ndarray
+    unended: np.ndarray
+    kl: np.ndarray
+    rewards: dict[str, np.ndarray]
+    drawn: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """What is the same for every policy of a comparison."""
+
+    start: Any
+    tokenizer: Any
+    prompts: Sequence[Turns]
+    ids: Sequence[Sequence[int]]
+    eos: Sequence[int]
+    sampling: Sampling
+    device: torch.device
+    config: CompareConfig
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A policy on its way: a checkpoint of a run, or (without one) the run's finished model. ``step`` counts updates,
+    or the rounds of an iteration."""
+
+    run: Path
+    step: int
+    checkpoint: Path | None
+    key: str
+
+
+def set_up(config: CompareConfig) -> Bench:
+    """The start model, the prompts and how answers are drawn.
+
+    Answers end by the start model's rule, whatever the model folders of the methods say.
+
+    Raises:
+        AfzalError: the model or the prompts cannot be read, or there are fewer than two prompts.
+    """
+    device = pick_device(config.device)
+    tokenizer = load_tokenizer(config.model)
+    start = load_model(config.model, device=device).requires_grad_(False)
+    found = list(dict.fromkeys(item.prompt for item in data.read(config.prompts).items))[: config.max_prompts]
+    if len(found) < 2:
+        raise AfzalError(f"{len(found)} prompts are too few to compare on", where=config.prompts, remedy="at least 2")
+    room = min(config.max_tokens, context_of(start.config) or config.max_tokens) - config.sample_tokens
+    if room < 1:
+        raise AfzalError("sample_tokens leaves no room for a prompt", remedy="lower sample_tokens, or raise max_tokens")
+    ids = [p.tolist() for p in encode_prompts(found, tokenizer, max_tokens=room)]
+    own = eos_id(tokenizer, config.eos_token)
+    eos = sorted(end_ids(start, tokenizer) | ({own} if own is not None else set()))
+    sampling = Sampling(config.sample_tokens, config.temperature)
+    about = [content_hash(config.model), ids, eos, config.sample_tokens, config.temperature, config.samples]
+    return Bench(start, tokenizer, found, ids, eos, sampling, device, config, _digest(about))
+
+
+def snapshots(run: Path, most: int) -> list[Snapshot]:
+    """At most ``most`` policies along a run, evenly spread, by step; the last is its finished model.
+
+    Raises:
+        AfzalError: the run did not finish.
+    """
+    if not (run / "run.json").exists():  # a model folder that no run made
+        return [Snapshot(run, 1, None, content_hash(str(run)))]
+    opened = runs.open_run(run)
+    facts = opened.facts()
+    if opened.status() != "finished":
+        raise AfzalError(f"the run {run} is {opened.status()}", remedy=f"afzal train {run} --resume")
+    if (run / "rounds.json").exists():
+        made = [r["number"] for r in runs.read_json(run / "rounds.json")["rounds"] if r["steps"]]
+        folders = {k: run / "rounds" / f"{k:03d}" / "run" for k in made}
+        return _thinned([Snapshot(path, k, None, content_hash(str(path))) for k, path in folders.items()], most)
+    end = int(facts.get("kept_step", facts.get("step", 0)))
+    weights = content_hash(str(run))
+    found = [
+        Snapshot(run, step, path, f"{weights} {checkpoint_key(path)}")
+        for step, path in checkpoint.listed(run / "checkpoints")
+        if step < end
+    ]
+    return _thinned([*found, Snapshot(run, end, None, weights)], most)
+
+
+def _thinned(found: Sequence[Snapshot], most: int) -> list[Snapshot]:
+    places = np.linspace(0, len(found), min(most, len(found)) + 1)[1:].round().astype(int) - 1
+    return [found[k] for k in places]
+
+
+def checkpoint_key(path: Path) -> str:
+    """The hash of a checkpoint's weights, as its manifest states it."""
+    return str(runs.read_json(path / checkpoint.MANIFEST)["files"]["model.safetensors"]["sha256"])
+
+
+def measured(
+    bench: Bench,
+    snaps: Sequence[Snapshot],
+    rewarders: Mapping[str, Rewarder],
+    keys: Mapping[str, str],
+    seed: int,
+    name: str,
+) -> Iterator[tuple[Snapshot, Answers]]:
+    """The answers of each snapshot, drawn and scored now or read from an earlier call's file.
+
+    Args:
+        keys: for each reward, the hash of what gives it.
+        seed: of the draws: with the same seed every policy answers a prompt by the same random numbers.
+        name: of the files.
+    """
+    model = None
+    for snap in snaps:
+        path = Path(bench.config.out) / "measured" / f"{name}-step-{snap.step:08d}.json"
+        key = _digest([bench.key, snap.key, dict(sorted(keys.items())), seed])
+        found = _read(path, key)
+        if found is None:
+            model = _with_weights(model, snap, bench.device)
+            found = _measure(bench, model, rewarders, seed)
+            _write(path, key, found)
+        yield snap, found
+
+
+def start_answers(bench: Bench, rewarders: Mapping[str, Rewarder], keys: Mapping[str, str], seed: int) -> Answers:
+    """Those of the start model itself, whose KL is 0."""
+    path = Path(bench.config.out) / "measured" / f"start-{seed}.json"
+    key = _digest([bench.key, dict(sorted(keys.items())), seed])
+    found = _read(path, key)
+    if found is None:
+        found = _measure(bench, bench.start, rewarders, seed)
+        _write(path, key, found)
+    return found
+
+
+def best_of_answers(
+    bench: Bench,
+    numbers: Sequence[int],
+    ranking: Rewarder,
+    ranking_key: str,
+    rewarders: Mapping[str, Rewarder],
+    keys: Mapping[str, str],
+    seed: int,
+    name: str,
+) -> list[tuple[int, Answers]]:
+    """For each n, answers that are the best of n answers of the start by ``ranking``; their KL is its upper bound.
+
+    Smaller n use the first of the candidates of larger n.
+    """
+    places = {n: Path(bench.config.out) / "measured" / f"{name}-best-of-{n:05d}.json" for n in numbers}
+    hashes = {n: _digest([bench.key, ranking_key, dict(sorted(keys.items())), seed, n]) for n in numbers}
+    known = {n: a for n in numbers if (a := _read(places[n], hashes[n])) is not None}
+    missing = [n for n in numbers if n not in known]
+    if missing:
+        answers = bench.config.samples
+        drawn = _draw(bench, bench.start, max(missing) * answers, seed)
+        scores = np.asarray(ranking(*_flat(bench, drawn.texts))).reshape(len(bench.prompts), -1)
+        for n in missing:
+            known[n] = _chosen(bench, drawn, best_of(scores, n, answers), n, rewarders)
+            _write(places[n], hashes[n], known[n])
+    return [(n, known[n]) for n in numbers]
+
+
+def _chosen(bench: Bench, drawn: Answers, take: np.ndarray, n: int, rewarders: Mapping[str, Rewarder]) -> Answers:
+    texts = [[row[k] for k in places] for row, places in zip(drawn.texts, take.tolist(), strict=True)]
+    tokens, unended = (np.take_along_axis(a, take, 1) for a in (drawn.tokens, drawn.unended))
+    spent = drawn.tokens[:, : n * take.shape[1]].sum() / take.size
+    kl = np.full(take.shape, best_of_kl(n))
+    return Answers(texts, tokens, unended, kl, _rewards(bench, texts, rewarders), float(spent))
+
+
+def _measure(bench: Bench, model: Any, rewarders: Mapping[str, Rewarder], seed: int) -> Answers:
+    drawn = _draw(bench, model, bench.config.samples, seed)
+    return Answers(
+        drawn.texts, drawn.tokens, drawn.unended, drawn.kl, _rewards(bench, drawn.texts, rewarders), drawn.drawn
+    )
+
+
+def _draw(bench: Bench, model: Any, n: int, seed: int) -> Answers:
+    """``n`` answers to each prompt with their KL to the start; no rewards yet."""
+    drawn = sample(
+        model,
+        bench.ids,
+        eos=bench.eos,
+        n=n,
+        sampling=bench.sampling,
+        seed=seed,
+        rows_per_batch=bench.config.rows_per_batch,
+    )
+    shape = (len(bench.prompts), n)
+    said = continuations(bench.tokenizer, [(bench.ids[s.prompt_index], s.answer.tolist()) for s in drawn])
+    texts = [said[k * n : (k + 1) * n] for k in range(len(bench.prompts))]
+    tokens = np.array([len(s.ids) for s in drawn]).reshape(shape)
+    unended = np.array([s.stop == "length" for s in drawn]).reshape(shape)
+    kl = np.zeros(shape)
+    if model is not bench.start:
+        temperature, budget = bench.sampling.temperature, bench.config.tokens_per_forward
+        kl += np.reshape(sequence_kl(model, bench.start, drawn, bench.ids, budget, temperature), shape)
+    return Answers(texts, tokens, unended, kl, {}, float(tokens.mean()))
+
+
+def _rewards(bench: Bench, texts: list[list[str]], rewarders: Mapping[str, Rewarder]) -> dict[str, np.ndarray]:
+    asked = _flat(bench, texts)
+    return {name: np.asarray(give(*asked)).reshape(len(texts), -1) for name, give in rewarders.items()}
+
+
+def _flat(bench: Bench, texts: list[list[str]]) -> tuple[list[Turns], list[str]]:
+    prompts = [p for p, row in zip(bench.prompts, texts, strict=True) for _ in row]
+    return prompts, [text for row in texts for text in row]
+
+
+def _with_weights(model: Any, snap: Snapshot, device: torch.device) -> Any:
+    """The model of a snapshot: loaded for the finished one, else the run's model with the checkpoint's weights."""
+    if model is None or snap.checkpoint is None:
+        model = load_model(str(snap.run), device=device).requires_grad_(False)
+    if snap.checkpoint is None:
+        return model
+    tensors = checkpoint.load(snap.checkpoint)[0]["model"]
+    parameters = dict(model.named_parameters())
+    known = parameters.keys() & tensors.keys()
+    if not known:
+        raise AfzalError(f"the checkpoint {snap.checkpoint} does not fit the model of its run")
+    with torch.no_grad():
+        for name in known:
+            parameters[name].copy_(tensors[name])
+    return model
+
+
+def _read(path: Path, key: str) -> Answers | None:
+    if not path.exists():
+        return None
+    found = runs.read_json(path)
+    if found.get("key") != key:
+        return None
+    rewards = {name: np.asarray(values) for name, values in found["rewards"].items()}
+    arrays = (np.asarray(found[name]) for name in ("tokens", "unended", "kl"))
+    return Answers(found["texts"], *arrays, rewards=rewards, drawn=found["drawn"])
+
+
+def _write(path: Path, key: str, found: Answers) -> None:
+    arrays = {name: getattr(found, name).tolist() for name in ("tokens", "unended", "kl")}
+    rewards = {name: values.tolist() for name, values in found.rewards.items()}
+    body = {"key": key, "drawn": found.drawn, **arrays, "rewards": rewards, "texts": found.texts}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    runs.atomic_write(path, json.dumps(body) + "\n")
+
+
+def _digest(about: Any) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

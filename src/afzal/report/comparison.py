@@ -1,0 +1,146 @@
+"""A comparison of methods as one self-contained page, a picture, and its figures as CSV and JSON.
+
+All four are drawn from the same plain values (``compare.json``), so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from afzal import __version__
+from afzal.report import comparison_views as views
+from afzal.report.frontier import Spot, frontier_svg
+from afzal.report.plots import comparison_png
+from afzal.report.svg import Series
+from afzal.report.text import visible
+from afzal.runs import atomic_write
+
+HTML, JSON, CSV, PNG = "compare.html", "compare.json", "compare.csv", "compare.png"
+SCHEMA = "afzal.compare/1"
+PALETTE = (2, 3, 1, 5, 7, 9, 8, 10, 11, 6)
+_MAIN, _SMALL = (960, 470), (560, 330)
+
+
+def write_comparison(folder: Path, body: Mapping[str, Any]) -> tuple[Path, list[str]]:
+    """Write the figures and everything drawn from them; returns the page's path and what could not be done.
+
+    Args:
+        body: as :func:`afzal.recipes.compare_summary.summary` makes it, with settings, runs and environment.
+    """
+    whole = {"schema": SCHEMA, "afzal": __version__, **body}
+    atomic_write(folder / JSON, json.dumps(whole, indent=1, allow_nan=False) + "\n")
+    atomic_write(folder / CSV, to_csv(whole))
+    atomic_write(folder / HTML, to_html(whole).encode("utf-8", "replace"))
+    try:
+        atomic_write(folder / PNG, comparison_png(whole))
+    except ModuleNotFoundError:
+        return folder / HTML, [f"{PNG} was not drawn: it needs matplotlib; pip install 'afzal[plots]'"]
+    return folder / HTML, []
+
+
+def to_csv(body: Mapping[str, Any]) -> str:
+    """One row per method, seed and step, the start included; numbers as they are, KL in nats per answer."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    rewards = body["rewards"]
+    cost = ("seconds", "tokens", "generated")
+    writer.writerow(
+        ["method", "label", "kind", "seed", "step", "kl", "kl_se", "kl_is_bound"]
+        + [f"{name}_{part}" for name in rewards for part in ("mean", "sum", "count")]
+        + ["reward_se", "gain", "gain_low", "gain_high", "win_rate", "win_low", "win_high"]
+        + ["tokens_per_answer", "share_without_eos", "drawn_per_answer", *(f"cost_{name}" for name in cost)]
+    )
+    start = {"name": "start", "label": "the start", "kind": "start", "kl_is_bound": False}
+    for m in ({**start, "points": body["start_points"]}, *body["methods"]):
+        for p in m["points"]:
+            writer.writerow(
+                [m["name"], m["label"], m["kind"], p["seed"], p["step"], p["kl"]["mean"], p["kl_se"], m["kl_is_bound"]]
+                + [p["rewards"][name][part] for name in rewards for part in ("mean", "sum", "count")]
+                + [p["reward_se"], *(p[k][part] for k in ("gain", "win") for part in ("value", "low", "high"))]
+                + [p["tokens"]["mean"], p["unended"]["mean"], p["drawn_per_answer"], *(p["cost"][k] for k in cost)]
+            )
+    return out.getvalue()
+
+
+def to_html(body: Mapping[str, Any]) -> str:
+    """The page. Every value is escaped by the template; only drawings made by :mod:`afzal.report.svg` are markup."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def shown(value: Any) -> Any:
+        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = Environment(
+        loader=PackageLoader("afzal.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=shown,
+    )
+    style = Path(__file__).with_name("page.css").read_text("utf-8")
+    chief = body["rewards"][0]
+    return environment.get_template("comparison.html.j2").render(
+        style=Markup(style),
+        style_hash=Markup(base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()),
+        title=views.title(body),
+        facts=views.facts(body),
+        findings=views.findings(body),
+        chief=chief,
+        main=_drawing(body, "kl", chief, _MAIN, Markup),
+        others=[_drawing(body, "kl", name, _SMALL, Markup) for name in (*body["rewards"][1:], "tokens", "unended")],
+        cost=_drawing(body, "seconds", chief, _SMALL, Markup),
+        table=views.table(body),
+        matched=views.matched(body),
+        wins=views.wins(body),
+        costs=views.costs(body),
+        seeds=views.per_seed(body),
+        samples=views.samples(body),
+        runs=views.runs(body),
+        environment=views.environment(body),
+        settings=views.settings(body),
+        version=__version__,
+    )
+
+
+def _drawing(body: Mapping[str, Any], across: str, up: str, size: tuple[int, int], markup: type[str]) -> dict[str, Any]:
+    """The way of every method, ``up`` against ``across`` (names of figures or rewards), with bands over the seeds."""
+    paths = [way(m, across, up, PALETTE[k % len(PALETTE)], k) for k, m in enumerate(body["methods"])]
+    paths = [s for s in paths if s.points]
+    spots = [Spot(s.name, s.points[-1][0], y, colour=s.colour) for s in paths if (y := s.points[-1][1]) is not None]
+    title = f"{views.named(up)} against {views.named(across)}"
+    drawing = frontier_svg(
+        spots, (), paths=paths, title=title, x_label=views.named(across), y_label=views.named(up), size=size
+    )
+    return {"title": title, "drawing": markup(drawing), "legend": paths}
+
+
+def way(method: Mapping[str, Any], across: str, up: str, colour: int = 0, place: int = 0) -> Series:
+    """The curve of one method as a line: means over the seeds, the interval of ``up`` as its band."""
+    rows = [(value(c, across), value(c, up)) for c in method["curve"] if c["seeds"]]
+    low, high = (tuple(y[end] for _, y in rows) for end in ("low", "high"))
+    known = any(v is not None for v in low)
+    return Series(
+        method["label"],
+        tuple((x["value"], y["value"]) for x, y in rows),
+        colour,
+        "line" if place < len(PALETTE) // 2 else "dashed",
+        low if known else (),
+        high if known else (),
+    )
+
+
+def value(figures: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An interval by the name of a reward or of another figure."""
+    return figures["rewards"][name] if name in figures["rewards"] else figures[name]
+
+
+def ways(body: Mapping[str, Any], across: str, up: str) -> Sequence[Series]:
+    """:func:`way` of every method."""
+    return [way(m, across, up, k, k) for k, m in enumerate(body["methods"])]

@@ -1,0 +1,249 @@
+"""The parts of the page of a comparison as plain data: rows of cells, sentences, and pairs of name and value.
+
+A cell is what is shown and, in small print below it, its interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from afzal.report.text import duration, interval, number, plural, signed
+
+Cell = tuple[str, str]
+Table = dict[str, Any]
+
+_NAMES = {
+    "kl": "KL to the start, nats per answer",
+    "seconds": "seconds of training",
+    "tokens": "tokens per answer",
+    "unended": "share of answers without EOS",
+}
+_NOTHING = "\N{EM DASH}"
+
+
+def named(figure: str) -> str:
+    """A figure's name as a reader meets it; a reward keeps its own."""
+    return _NAMES.get(figure, figure)
+
+
+def title(body: Mapping[str, Any]) -> str:
+    """What is compared."""
+    return f"{plural(len(body['methods']), 'method')} by {body['rewards'][0]}"
+
+
+def facts(body: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The frame of the comparison."""
+    s = body["settings"]
+    return [
+        ("start", str(s["model"])),
+        ("held-out prompts", number(body["prompts"])),
+        (
+            "answers",
+            f"{s['samples']} per prompt, at most {s['sample_tokens']} tokens, temperature {s['temperature']:g}",
+        ),
+        ("seeds", ", ".join(map(str, body["seeds"]))),
+        ("trained for", duration(_seconds(body))),
+    ]
+
+
+def findings(body: Mapping[str, Any]) -> list[str]:
+    """What the figures say, in sentences; the first is the most important one."""
+    found = [_best(body)]
+    if len(body["seeds"]) < 2:
+        found.append("There is one seed only: how much another one would change is not known.")
+    for m in body["methods"]:
+        found += [_turned(m, t, body["rewards"][0]) for t in m["turned"]]
+    late = [m["label"] for m in body["methods"] if not m["judged"]["seeds"]]
+    if late:
+        found.append(f"No snapshot within the KL budget: {', '.join(late)}.")
+    if any(m["kl_is_bound"] for m in body["methods"]):
+        found.append("The KL of best-of-n is not measured: it is its upper bound, log n less (n less 1)/n.")
+    return found
+
+
+def _best(body: Mapping[str, Any]) -> str:
+    """Who is ahead at the highest KL that half of the methods reach with every seed, and whether seeds tell the first
+    two apart."""
+    half = max(2, len(body["methods"]) / 2)
+    whole = {
+        level: [(m["label"], row) for m in body["methods"] for row in m["matched"] if _whole(row, level)]
+        for level in body["matched_kl"]
+    }
+    level = max((k for k, rows in whole.items() if len(rows) >= half), default=None)
+    if level is None:
+        return "Too few methods reach a common KL with every seed, so no order can be given."
+    (first, a), (second, b) = sorted(whole[level], key=lambda pair: -pair[1]["value"])[:2]
+    said = f"At a KL of {number(level, 3)} nats {first} has the most {body['rewards'][0]}, {_spelled(a)}"
+    said += f", before {second}, {_spelled(b)}."
+    overlap = a["low"] is not None and b["high"] is not None and a["low"] <= b["high"]
+    return said + (" Their intervals overlap: these seeds do not tell them apart." if overlap else "")
+
+
+def _whole(row: Mapping[str, Any], level: float) -> bool:
+    return row["kl"] == level and row["reached"] > 0 and row["reached"] == row["of"]
+
+
+def _spelled(row: Mapping[str, Any]) -> str:
+    ends = interval(row["low"], row["high"])
+    return number(row["value"]) + (f" {ends}" if ends else "")
+
+
+def _turned(method: Mapping[str, Any], turned: Mapping[str, Any], chief: str) -> str:
+    (c0, o0), (c1, o1) = turned["before"], turned["after"]
+    return (
+        f"{method['label']} was over-optimised: after its best point {turned['reward']} still rose "
+        f"({number(o0)} to {number(o1)}) while {chief} fell ({number(c0)} to {number(c1)})."
+    )
+
+
+def table(body: Mapping[str, Any]) -> Table:
+    """Every method at the point it is judged by, the start first."""
+    rewards = body["rewards"]
+    columns = ["method", "step", rewards[0], "gain", "KL, nats", "wins against the start", *rewards[1:]]
+    columns += ["tokens", "without EOS"]
+    start = {"label": "the start", "judged": body["start"], "kl_is_bound": False}
+    return {"columns": columns, "rows": [_row(m, rewards) for m in (start, *body["methods"])]}
+
+
+def _row(method: Mapping[str, Any], rewards: Sequence[str]) -> list[Cell]:
+    f = method["judged"]
+    if not f["seeds"]:
+        return [(method["label"], "no snapshot within the KL budget")] + [(_NOTHING, "")] * (6 + len(rewards))
+    at_start = method["label"] == "the start"
+    steps = sorted(set(f["steps"]))
+    kl = ("\N{LESS-THAN OR EQUAL TO} " if method["kl_is_bound"] else "") + number(f["kl"]["value"])
+    cells = [(method["label"], ""), (_span(steps), ""), _cell(f["rewards"][rewards[0]])]
+    cells += [("", "")] if at_start else [(signed(f["gain"]["value"]), interval(f["gain"]["low"], f["gain"]["high"]))]
+    cells += [(kl, interval(f["kl"]["low"], f["kl"]["high"]) if not method["kl_is_bound"] else "")]
+    cells += [("", "")] if at_start else [_share(f["win"])]
+    return [*cells, *(_cell(f["rewards"][n]) for n in rewards[1:]), _cell(f["tokens"]), _share(f["unended"])]
+
+
+def matched(body: Mapping[str, Any]) -> Table:
+    """The best reward of every method at each KL, linear between its snapshots."""
+    columns = ["method", *(f"KL {number(level, 3)}" for level in body["matched_kl"])]
+    return {"columns": columns, "rows": [[(m["label"], ""), *map(_reached, m["matched"])] for m in body["methods"]]}
+
+
+def _reached(row: Mapping[str, Any]) -> Cell:
+    if not row["reached"]:
+        return "not reached", ""
+    some = "" if row["reached"] == row["of"] else f"{row['reached']} of {row['of']} seeds reach it"
+    return number(row["value"]), " ".join(filter(None, (interval(row["low"], row["high"]), some)))
+
+
+def wins(body: Mapping[str, Any]) -> Table:
+    """Row against column: how often the row's answer has the higher true reward."""
+    labels = {"start": "the start", **{m["name"]: m["label"] for m in body["methods"]}}
+    known = {(w["ours"], w["theirs"]): w for w in body["wins"]}
+    there = [n for n in labels if any(n in pair for pair in known)]
+    rows = [[(labels[a], ""), *(_share(known[a, b]) if (a, b) in known else ("", "") for b in there)] for a in there]
+    return {"columns": ["", *(labels[b] for b in there)], "rows": rows}
+
+
+def costs(body: Mapping[str, Any]) -> Table:
+    """Seconds and tokens up to the judged point, with the stages a method needs."""
+    columns = [
+        "method",
+        "built on",
+        "seconds",
+        "tokens trained on",
+        "tokens generated",
+        "drawn per answer",
+    ]
+    rows = []
+    for m in body["methods"]:
+        f = m["judged"]
+        figures = ("seconds", "trained_tokens", "generated_tokens", "drawn_per_answer")
+        cells = [_plain(f[k]) for k in figures] if f["seeds"] else [(_NOTHING, "")] * len(figures)
+        rows.append([(m["label"], ""), (", ".join(m["needs"]), ""), *cells])
+    return {"columns": columns, "rows": rows}
+
+
+def per_seed(body: Mapping[str, Any]) -> Table:
+    """Every seed's last snapshot with the interval over the prompts."""
+    columns = ["method", "seed", "step", body["rewards"][0], "gain", "KL, nats", "wins against the start"]
+    rows = []
+    for m in body["methods"]:
+        last = {p["seed"]: p for p in m["points"]}
+        for seed, p in last.items():
+            kl = number(p["kl"]["mean"]) + (f" \N{PLUS-MINUS SIGN} {number(p['kl_se'], 2)}" if p["kl_se"] else "")
+            gain = (signed(p["gain"]["value"]), interval(p["gain"]["low"], p["gain"]["high"]))
+            reward = number(p["rewards"][body["rewards"][0]]["mean"])
+            rows.append(
+                [
+                    (m["label"], ""),
+                    (str(seed), ""),
+                    (number(p["step"]), ""),
+                    (reward, ""),
+                    gain,
+                    (kl, ""),
+                    _share(p["win"]),
+                ]
+            )
+    return {"columns": columns, "rows": rows}
+
+
+def samples(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each shown prompt, every policy's first answer and what it is worth."""
+    shown = []
+    for entry in body["samples"]:
+        answers = [
+            {
+                "label": a["label"],
+                "text": a["text"],
+                "note": ", ".join(f"{n} {number(v, 3)}" for n, v in a["rewards"].items())
+                + f"; {plural(a['tokens'], 'token')}"
+                + (", cut off" if a["unended"] else ""),
+            }
+            for a in entry["answers"]
+        ]
+        shown.append({"prompt": entry["prompt"], "answers": answers})
+    return shown
+
+
+def runs(body: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every run with where it is and whether it was made now."""
+    return [(name, f"{r['folder']} ({r['state']})") for name, r in body["runs"].items()]
+
+
+def environment(body: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Versions and hardware."""
+    hardware = body["hardware"]
+    chosen = [(k, str(hardware[k])) for k in ("cpu", "cpus", "platform") if hardware.get(k)]
+    return [*((k, str(v)) for k, v in body["versions"].items()), *chosen]
+
+
+def settings(body: Mapping[str, Any]) -> str:
+    """The settings as YAML."""
+    import yaml
+
+    return yaml.safe_dump(body["settings"], sort_keys=False, allow_unicode=True)
+
+
+def _seconds(body: Mapping[str, Any]) -> float:
+    """The longest way of each method and seed, added up; shared stages count for each method that needs them."""
+    return sum(max((p["cost"]["seconds"] for p in m["points"]), default=0.0) for m in body["methods"])
+
+
+def _cell(figure: Mapping[str, Any]) -> Cell:
+    return number(figure["value"]), interval(figure["low"], figure["high"])
+
+
+def _plain(figure: Mapping[str, Any]) -> Cell:
+    value = figure["value"]
+    return number(round(value) if value >= 100 else round(value, 1)), ""
+
+
+def _share(figure: Mapping[str, Any]) -> Cell:
+    ends = "" if figure["low"] is None else f"[{_percent(figure['low'])}, {_percent(figure['high'])}]"
+    return _percent(figure["value"]), ends
+
+
+def _percent(value: float) -> str:
+    return f"{100 * min(1.0, max(0.0, value)):.1f} %"
+
+
+def _span(steps: Sequence[int]) -> str:
+    return number(steps[0]) if len(steps) == 1 else f"{number(steps[0])} to {number(steps[-1])}"

@@ -1,0 +1,49 @@
+"""``afzal compare`` at the command line: what a dry run says, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from afzal.cli import main
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "compare.yaml"
+    path.write_text(
+        "model: m\ndata: d.jsonl\nprompts: p.jsonl\nrewards: {gold: 'r.py:gold'}\nseeds: [3]\n"
+        f"out: {tmp_path / 'out'}\nmethods:\n  - {{name: dpo, train: dpo, beta: 0.1}}\n  - {{name: bon, best_of: 4}}\n"
+    )
+    return path
+
+
+def test_a_dry_run_shows_settings_and_runs_and_leaves_nothing(file, capsys, tmp_path):
+    assert main(["compare", str(file), "samples=9", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "samples: 9" in said
+    assert "dpo-3: to be trained" in said
+    assert "bon: best of 4" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sample=9"], "did you mean samples?"),
+        (["temperature=0"], "wanted: a number greater than 0"),
+        (["seeds=1,1"], "different seeds"),
+    ],
+)
+def test_wrong_settings_are_refused_with_exit_code_2(file, capsys, words, said):
+    assert main(["compare", str(file), *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_wrong_entry_names_the_line_and_the_entry(file, capsys):
+    file.write_text(file.read_text().replace("train: dpo", "train: dop"))
+    assert main(["compare", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert f"{file}:7" in said
+    assert "(dpo): unknown method 'dop' (did you mean dpo?)" in said
