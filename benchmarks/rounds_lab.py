@@ -101,6 +101,8 @@ def write_prompts(out: Path) -> None:
         rows = [{"afzal": 1, "prompt": language.prompt_text(x), "responses": []} for x in prompts]
         (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     rows = language.sft_items(TRAIN, 1600, np.random.default_rng(5))
+    end = language.VOCABULARY[language.EOS]  # an empty answer of the policy's own would be rejected, so none may win
+    rows = [row for row in rows if row.responses[0].turns != end]
     language.write_demonstrations(rows, out / "few-demonstrations.jsonl")
 
 
