@@ -98,9 +98,11 @@ def policy(folder: Path) -> np.ndarray:
 def write_prompts(out: Path) -> None:
     """Prompts as rows of Afzal's own, and ten demonstrations of each for self-play."""
     for name, prompts in (("prompts", TRAIN), ("held-out", HELD_OUT)):
-        rows = [{"afzal": 1, "prompt": language.prompt_text(x), "responses": []} for x in prompts]
+        rows = [{"prompt": language.prompt_text(x)} for x in prompts]
         (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     rows = language.sft_items(TRAIN, 1600, np.random.default_rng(5))
+    end = language.VOCABULARY[language.EOS]  # an empty answer of the policy's own would be rejected, so none may win
+    rows = [row for row in rows if row.responses[0].turns != end]
     language.write_demonstrations(rows, out / "few-demonstrations.jsonl")
 
 

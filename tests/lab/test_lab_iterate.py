@@ -95,7 +95,7 @@ def sft(tmp_path_factory) -> Path:
 def rounds(sft: Path, out: Path, **overrides: Any) -> list[dict[str, Any]]:
     """The rounds of a run by the true reward, on all training prompts in every round."""
     for name, prompts in (("prompts", TRAIN), ("held-out", HELD_OUT)):
-        rows = [{"afzal": 1, "prompt": language.prompt_text(x), "responses": []} for x in prompts]
+        rows = [{"prompt": language.prompt_text(x)} for x in prompts]
         (sft.parent / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     given: dict[str, Any] = {"model": str(sft), "prompts": str(sft.parent / "prompts.jsonl"), "out": str(out)}
     given |= {"held_out_prompts": str(sft.parent / "held-out.jsonl"), "held_out_samples": 32, "reward": GOLD}
