@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sentiment import data, valence
+from benchmarks.sentiment import data, table, valence
 
 _SETTINGS = Path(__file__).with_name("compare.yaml")
 _ANSWERS, _TOKENS = 4, 24
@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     start = supervised(options.out)
     pairs = preferences(options.out, start)
     page = recipes.compare(comparison(options.out, start, pairs, quick=options.quick))
+    print(f"figures: {table.write(page.parent)}")
     print(f"report: {page}")
     return page
 
