@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from .models import (
+    Arguments,
+    Columns,
     ModelSettings,
     OptimisationSettings,
     PreferConfig,
     RunSettings,
     Settings,
-    _number_or_text,
-    _split_names,
-    _split_pairs,
 )
 
 PEOPLE = "people"
@@ -58,7 +57,7 @@ class RoundSettings(Settings, frozen=True, title="Rounds"):
     prompts: str = Field(
         description="Prompts, in any format that training data may have; for spin, with the answers to imitate."
     )
-    columns: dict[str, str] = Field({}, description="Which field is what, as chosen=good,prompt=question.")
+    columns: Columns = Field({}, description="Which field is what, as chosen=good,prompt=question.")
     data_format: str | None = Field(None, description="Name of the prompts' format, when detection is to be overruled.")
     prompts_per_round: int | None = Field(
         None, ge=1, description="Prompts of a round, used in no other; default: an equal share for each round."
@@ -137,7 +136,7 @@ class IterateConfig(
     objective: str = Field(
         "dpo", description="A name (see afzal objectives), a sum as 0.8*dpo+0.2*bco_pair+1.0*nll, or module:function."
     )
-    objective_arg: dict[str, float | str] = Field(
+    objective_arg: Arguments = Field(
         {}, description="Parameters of the objective, as beta=0.2; those of one term of a sum as bco_pair.beta=0.05."
     )
     reference: Literal["initial", "previous"] = Field(
@@ -158,22 +157,6 @@ class IterateConfig(
         if isinstance(source := filled.get("prompts"), str) and not filled.get("out"):
             filled["out"] = f"runs/iterate-{Path(source).name.partition('.')[0] or 'prompts'}"
         return filled
-
-    @field_validator("columns", mode="before")
-    @classmethod
-    def _columns(cls, value: Any) -> Any:
-        return _split_pairs(value, "role=field,role=field, such as chosen=good,prompt=question")
-
-    @field_validator("objective_arg", mode="before")
-    @classmethod
-    def _arguments(cls, value: Any) -> Any:
-        found = _split_pairs(value, "name=value,name=value, such as beta=0.2")
-        return {k: _number_or_text(v) for k, v in found.items()} if isinstance(found, dict) else found
-
-    @field_validator("lora_targets", mode="before")
-    @classmethod
-    def _targets(cls, value: Any) -> Any:
-        return _split_names(value)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -212,8 +195,3 @@ class IterateConfig(
         if self.eval_fraction == 0:
             self._refuse(("eval_every_steps",), "nothing is held out (eval_fraction is 0)")
         return self
-
-    def _refuse(self, keys: tuple[str, ...], because: str) -> None:
-        for key in keys:
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} is without effect: {because}")

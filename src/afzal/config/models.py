@@ -7,9 +7,9 @@ import types
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 Method = Literal["sft", "dpo", "ipo", "kto", "prefer", "reward", "ppo", "rloo", "grpo", "reinforce"]
@@ -37,6 +37,12 @@ class Settings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             raise PydanticCustomError("truth", "true and false are no numbers")
         return value
 
+    def _refuse(self, keys: Iterable[str], because: str) -> None:
+        """Settings that would be ignored must have their defaults."""
+        for key in keys:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} is without effect: {because}")
+
 
 def _split_pairs(value: Any, example: str) -> Any:
     """``a=1,b=2`` as a mapping; anything but text as it is."""
@@ -60,13 +66,27 @@ def _split_names(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
+def _split_columns(value: Any) -> Any:
+    return _split_pairs(value, "role=field,role=field, such as chosen=good,prompt=question")
+
+
+def _split_arguments(value: Any) -> Any:
+    found = _split_pairs(value, "name=value,name=value, such as beta=0.2")
+    return {k: _number_or_text(v) for k, v in found.items()} if isinstance(found, dict) else found
+
+
+Columns = Annotated[dict[str, str], BeforeValidator(_split_columns)]
+Arguments = Annotated[dict[str, float | str], BeforeValidator(_split_arguments)]
+Names = Annotated[list[str] | None, BeforeValidator(_split_names)]
+
+
 class DataSettings(Settings, frozen=True, title="Data"):
     data: str = Field(description="Training data: a file, a folder or a hub id; the format is detected.")
     eval_data: str | None = Field(None, description="Held-out data; without it, a share of the training data is kept.")
     eval_fraction: float = Field(
         0.1, ge=0, lt=1, description="Share of the prompts held out when there is no eval_data; 0 holds out none."
     )
-    columns: dict[str, str] = Field({}, description="Which field is what, as chosen=good,prompt=question.")
+    columns: Columns = Field({}, description="Which field is what, as chosen=good,prompt=question.")
     data_format: str | None = Field(None, description="Name of the data's format, when detection is to be overruled.")
     axis: str | None = Field(None, description="Keep only the opinions on this axis, such as safer.")
     skip_bad: bool = Field(False, description="Leave out and list damaged rows instead of stopping at the first.")
@@ -109,7 +129,7 @@ class ModelSettings(Settings, frozen=True, title="Model"):
     lora_alpha: float | None = Field(
         None, gt=0, description="Scale: alpha / rank, default 2 x rank; with rslora alpha / sqrt(rank), default 8."
     )
-    lora_targets: list[str] | None = Field(
+    lora_targets: Names = Field(
         None, description="Modules that get an adapter, as q_proj,v_proj; default: every linear layer of the blocks."
     )
 
@@ -199,16 +219,6 @@ class TrainConfig(RunSettings, EvaluationSettings, OptimisationSettings, ModelSe
             filled["out"] = f"runs/{filled['method']}-{re.sub(r'[.].*', '', Path(data).name) or 'data'}"
         return filled
 
-    @field_validator("columns", mode="before")
-    @classmethod
-    def _columns(cls, value: Any) -> Any:
-        return _split_pairs(value, "role=field,role=field, such as chosen=good,prompt=question")
-
-    @field_validator("lora_targets", mode="before")
-    @classmethod
-    def _targets(cls, value: Any) -> Any:
-        return _split_names(value)
-
     @model_validator(mode="after")
     def _nothing_ignored(self) -> Self:
         """A setting that would be ignored is an error."""
@@ -229,11 +239,6 @@ class TrainConfig(RunSettings, EvaluationSettings, OptimisationSettings, ModelSe
     def adapter_kind(self) -> AdapterKind | None:
         """The kind of the fresh adapter; None without one."""
         return self.adapter or ("lora" if self.lora_rank is not None else None)
-
-    def _refuse(self, keys: Iterable[str], because: str) -> None:
-        for key in keys:
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} is without effect: {because}")
 
 
 class PolicyConfig(WriterSettings, SampleSettings, TrainConfig, frozen=True):
@@ -330,7 +335,7 @@ class ConstraintSettings(Settings, frozen=True, title="Constraint"):
     constraint_dual_lr: float | None = Field(
         None, gt=0, description="Hold it by a Lagrange multiplier that grows by this x (cost - bound) per update."
     )
-    constraint_tokens: list[str] | None = Field(
+    constraint_tokens: Names = Field(
         None, description="unsafe_mass: tokens whose probability is the cost, as text, separated by commas."
     )
     constraint_data: str | None = Field(
@@ -356,25 +361,14 @@ class PreferConfig(ConstraintSettings, ReferenceConfig, frozen=True):
     objective: str = Field(
         "dpo", description="A name (see afzal objectives), a sum as 0.8*dpo+0.2*bco_pair+1.0*nll, or module:function."
     )
-    objective_arg: dict[str, float | str] = Field(
+    objective_arg: Arguments = Field(
         {}, description="Parameters of the objective, as beta=0.2; those of one term of a sum as bco_pair.beta=0.05."
     )
     soft_labels: Literal["keep", "majority"] = Field(
         "keep", description="majority turns a label's probability into certainty, for objectives that need it."
     )
-    learn: list[str] | None = Field(None, description="Parameters of the objective to learn, such as nu (ties).")
+    learn: Names = Field(None, description="Parameters of the objective to learn, such as nu (ties).")
     learned_lr: float = Field(1e-2, gt=0, description="Peak learning rate of the parameters named by learn.")
-
-    @field_validator("objective_arg", mode="before")
-    @classmethod
-    def _arguments(cls, value: Any) -> Any:
-        found = _split_pairs(value, "name=value,name=value, such as beta=0.2")
-        return {k: _number_or_text(v) for k, v in found.items()} if isinstance(found, dict) else found
-
-    @field_validator("learn", "constraint_tokens", mode="before")
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        return _split_names(value)
 
     @model_validator(mode="after")
     def _constraint_parts(self) -> Self:
@@ -476,7 +470,7 @@ class ScoreConfig(Settings, frozen=True):
     reference: str | None = Field(None, description="The policy's reference.")
     beta: float = Field(0.1, gt=0, description="The policy's beta.")
     data: str = Field(description="Responses to score, in any format that training data may have.")
-    columns: dict[str, str] = Field({}, description="Which field is what, as chosen=good,prompt=question.")
+    columns: Columns = Field({}, description="Which field is what, as chosen=good,prompt=question.")
     data_format: str | None = Field(None, description="Name of the data's format, when detection is to be overruled.")
     max_tokens: int = Field(1024, ge=2, description="Longest prompt + response, in tokens; longer ones are cut.")
     tokens_per_forward: int = Field(8192, ge=2, description="Tokens per forward pass.")
@@ -492,11 +486,6 @@ class ScoreConfig(Settings, frozen=True):
         if self.policy is None and self.beta != type(self).model_fields["beta"].default:
             raise ValueError("beta is without effect on a reward model")
         return self
-
-    @field_validator("columns", mode="before")
-    @classmethod
-    def _columns(cls, value: Any) -> Any:
-        return _split_pairs(value, "role=field,role=field, such as chosen=good,prompt=question")
 
 
 SECTIONS: tuple[type[Settings], ...] = (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from afzal.config.models import Settings, _split_pairs
+from afzal.config.models import Columns, Settings
 
 
 class PlanConfig(Settings, frozen=True):
@@ -19,7 +19,7 @@ class PlanConfig(Settings, frozen=True):
         "dpo", description="What would be trained."
     )
     data: str | None = Field(None, description="Measure the lengths of this file in place of the three numbers below.")
-    columns: dict[str, str] = Field({}, description="Which field of the file is what, as chosen=good,prompt=question.")
+    columns: Columns = Field({}, description="Which field of the file is what, as chosen=good,prompt=question.")
     tokenizer: str | None = Field(None, description="Folder or hub id that the file is measured with; default: model.")
     max_tokens: int = Field(1024, ge=2, description="Longest prompt + response of the file, in tokens.")
     prompt_tokens: int = Field(256, ge=1, description="Tokens of a prompt.")
@@ -56,11 +56,6 @@ class PlanConfig(Settings, frozen=True):
     link: float = Field(0.7, gt=0, le=1, description="Share of the links' bandwidth assumed.")
     price: float | None = Field(None, ge=0, description="Price of one device for one hour; gives the cost.")
 
-    @field_validator("columns", mode="before")
-    @classmethod
-    def _columns(cls, value: Any) -> Any:
-        return _split_pairs(value, "role=field,role=field, such as chosen=good,prompt=question")
-
     @model_validator(mode="after")
     def _nothing_ignored(self) -> Self:
         """A setting that would be ignored is an error."""
@@ -71,8 +66,3 @@ class PlanConfig(Settings, frozen=True):
         if self.lora_rank is None:
             self._refuse(("frozen_weights",), "without lora_rank all weights train")
         return self
-
-    def _refuse(self, keys: tuple[str, ...], because: str) -> None:
-        for key in keys:
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} is without effect: {because}")
