@@ -1,6 +1,6 @@
 """A reward model on 497 story pairs ordered by word valence, against labels and against the valence itself.
 
-    python benchmarks/reward_valence.py ../shared/data --seeds 0 1 2 --heads 1
+    python -m benchmarks.reward_valence ../shared/data --seeds 0 1 2 --heads 1
 
 Each seed trains stories260k through the command's own settings (batch 16, lr 3e-4), holds out a fifth of the prompts,
 and scores every held-out response; valence is the summed VADER score of its words, which is what ordered the pairs.
@@ -21,6 +21,7 @@ import numpy as np
 from scipy import stats
 
 from afzal import config, data, recipes, runs
+from benchmarks.sentiment.valence import by_word, lexicon
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def measured(options: argparse.Namespace, seed: int) -> list[str]:
         rows = [json.loads(line) for line in (work / "scores.jsonl").read_text().splitlines()]
     words = lexicon(options.shared / "annot/vader_lexicon.txt")
     scores = np.array([row["score"] for row in rows])
-    truth = np.array([valence(row["response"], words) for row in rows])
+    truth = np.array([sum(by_word(row["response"], words)) for row in rows])
     gaps = [found[0::2] - found[1::2] for found in (scores, truth)]
     accuracy, calibration = facts["accuracy"], facts["calibration"]
     return [
@@ -61,16 +62,6 @@ def measured(options: argparse.Namespace, seed: int) -> list[str]:
         f"{stats.spearmanr(scores, truth).statistic:.3f}",
         f"{stats.spearmanr(*gaps).statistic:.3f}",
     ]
-
-
-def lexicon(path: Path) -> dict[str, float]:
-    """Word -> mean valence (-4 .. 4)."""
-    rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
-    return {row[0]: float(row[1]) for row in rows if len(row) > 1}
-
-
-def valence(text: str, words: dict[str, float]) -> float:
-    return sum(words.get(word.strip('.,!?"').lower(), 0.0) for word in text.split())
 
 
 def arguments() -> argparse.Namespace:

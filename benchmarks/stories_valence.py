@@ -5,7 +5,7 @@ each in a process of its own, one after the other. Then one scorer measures both
 (Wilson 95 %), and mean summed word valence of fresh samples on held-out openings (standard error over samples).
 
     make peers
-    .venv-trl/bin/python benchmarks/stories_valence.py ../shared/data --seeds 0 1 2
+    .venv-trl/bin/python -m benchmarks.stories_valence ../shared/data --seeds 0 1 2
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import time
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+
+from benchmarks.sentiment.valence import by_word, lexicon
 
 BETA, BATCH, EPOCHS, LR, TOKENS = 0.1, 16, 3, 1e-4, 48
 FIGURES = ("first_loss", "train_seconds", "seconds", "cpu_seconds")
@@ -93,7 +95,7 @@ def run_afzal(model: Path, work: Path, seed: int) -> dict[str, float]:
 
 
 def run_trl(model: Path, work: Path, seed: int) -> dict[str, float]:
-    worker = [sys.executable, __file__, ".", "--seeds", str(seed)]
+    worker = [sys.executable, "-m", "benchmarks.stories_valence", ".", "--seeds", str(seed)]
     spent = timed([*worker, "--trl-worker", str(model), str(work / "train.jsonl"), str(work / "trl")])
     return json.loads((work / "trl/figures.json").read_text()) | spent
 
@@ -180,7 +182,7 @@ class Judge:
         prompts = sorted({tuple(t.prompt.tolist()) for t in self.trees})
         drawn = sample(model, prompts, eos=[1, 2], n=8, sampling=Sampling(TOKENS), seed=1, rows_per_batch=256)
         texts = [continuation(self.tokenizer, prompts[s.prompt_index], s.ids.tolist()) for s in drawn]
-        scores = np.array([sum(self.valence.get(w.strip('.,!?"').lower(), 0.0) for w in t.split()) for t in texts])
+        scores = np.array([sum(by_word(t, self.valence)) for t in texts])
         return {
             "accuracy": found["rewards/accuracies"],
             "low": found["rewards/accuracies_low"],
@@ -188,12 +190,6 @@ class Judge:
             "valence": float(scores.mean()),
             "valence_se": float(scores.std(ddof=1) / math.sqrt(len(scores))),
         }
-
-
-def lexicon(path: Path) -> dict[str, float]:
-    """Word -> mean valence (-4 .. 4)."""
-    rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
-    return {row[0]: float(row[1]) for row in rows if len(row) > 1}
 
 
 if __name__ == "__main__":

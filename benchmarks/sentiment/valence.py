@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -19,8 +20,12 @@ def per_word(prompt: str, answer: str) -> float:
 
 
 def _words(answer: str) -> list[float]:
-    known = lexicon()
-    return [known.get(word.strip('.,!?"').lower(), 0.0) for word in answer.split()]
+    return by_word(answer, _lexicon())
+
+
+def by_word(text: str, known: Mapping[str, float]) -> list[float]:
+    """Valence of each word, 0 of one that ``known`` has not."""
+    return [known.get(word.strip('.,!?"').lower(), 0.0) for word in text.split()]
 
 
 def shared() -> Path:
@@ -28,8 +33,12 @@ def shared() -> Path:
     return Path(os.environ.get("AFZAL_SHARED") or Path(__file__).resolve().parents[3] / "shared" / "data")
 
 
-@cache
-def lexicon() -> dict[str, float]:
-    """Word -> mean valence of ten raters."""
-    rows = (line.split("\t") for line in (shared() / "annot/vader_lexicon.txt").read_text("utf-8").splitlines())
+def lexicon(path: Path) -> dict[str, float]:
+    """Word -> mean valence of ten raters, from the lexicon's own file."""
+    rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
     return {row[0]: float(row[1]) for row in rows if len(row) > 1}
+
+
+@cache
+def _lexicon() -> dict[str, float]:
+    return lexicon(shared() / "annot/vader_lexicon.txt")
