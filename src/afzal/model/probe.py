@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,15 @@ def choose_sharing(model: Any) -> tuple[Sharing, str]:
     if reason:
         model.set_attn_implementation(stock_implementation(model))
     return ("unshared", reason) if reason else ("shared", "")
+
+
+def choose_common_sharing(models: Sequence[Any]) -> Sharing:
+    """How models that score the same batches lay prompts out: shared where all of them can; all are set to it."""
+    if {choose_sharing(model)[0] for model in models} == {"shared"}:
+        return "shared"
+    for model in models:
+        model.set_attn_implementation(stock_implementation(model))
+    return "unshared"
 
 
 def plain_logps(model: Any, batch: Batch) -> Tensor:

@@ -10,15 +10,15 @@ import torch
 
 from afzal.config import IterateConfig
 from afzal.generate import Sample, Sampling, as_trees, sample
-from afzal.model.attention import stock_implementation
 from afzal.model.load import load_model, pick_device
-from afzal.model.probe import choose_sharing
+from afzal.model.probe import choose_common_sharing
 from afzal.model.reference import Frozen
 from afzal.model.statistics import score_with
 from afzal.objectives.statistics import kl_policy_ref
 from afzal.recipes.generate import end_ids
 from afzal.recipes.prepare import eos_id
 from afzal.recipes.questions import Question
+from afzal.recipes.setup import dtype_of
 from afzal.records import turns_to_json
 from afzal.tokens import continuations, stop_token
 from afzal.train.feed import Layout
@@ -37,10 +37,8 @@ class Speaker:
     def load(cls, path: str, config: IterateConfig, tokenizer: Any, template: str | None) -> Speaker:
         """The policy saved at ``path``, on the device and in the number format of the settings."""
         device = pick_device(config.device)
-        half = config.dtype == "bf16" or (
-            config.dtype == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-        )
-        model = load_model(path, device=device, dtype=torch.bfloat16 if half else torch.float32)
+        dtype = torch.bfloat16 if dtype_of(config, device) == "bf16" else torch.float32
+        model = load_model(path, device=device, dtype=dtype)
         own = eos_id(tokenizer, config.eos_token)
         turn = stop_token(tokenizer, template) if template is not None else None
         ends = end_ids(model, tokenizer) | ({own, turn} - {None})
@@ -86,12 +84,7 @@ def sequence_kl(
         budget: tokens per forward pass.
         temperature: of both policies.
     """
-    sharings = {choose_sharing(model)[0] for model in (policy, first)}
-    sharing = "shared" if sharings == {"shared"} else "unshared"
-    if sharing == "unshared":
-        for model in (policy, first):
-            model.set_attn_implementation(stock_implementation(model))
-    layout = Layout(sharing, budget, next(policy.parameters()).device)
+    layout = Layout(choose_common_sharing((policy, first)), budget, next(policy.parameters()).device)
     trees = as_trees(drawn, prompts)
     found: dict[tuple[int, int], float] = {}
     with torch.no_grad():

@@ -15,7 +15,7 @@ from afzal.config import ScoreConfig
 from afzal.errors import AfzalError
 from afzal.model.load import context_of, context_of_model, load_model, load_tokenizer, pick_device
 from afzal.model.logprobs import score as logprob_score
-from afzal.model.probe import choose_sharing
+from afzal.model.probe import choose_common_sharing, choose_sharing
 from afzal.model.reward import head_scores, load_reward_model, refuse_language_model, shift_of
 from afzal.recipes.assess import ScoreBatch, ScoredItem, assess, lines, score_items
 from afzal.records import Item, turns_to_json
@@ -64,13 +64,7 @@ def _implicit(config: ScoreConfig, device: torch.device) -> tuple[ScoreBatch, An
     assert config.policy is not None
     assert config.reference is not None
     models = [load_model(path, device=device) for path in (config.policy, config.reference)]
-    sharings = {choose_sharing(model)[0] for model in models}
-    sharing = "shared" if sharings == {"shared"} else "unshared"
-    if sharing == "unshared":
-        from afzal.model.attention import stock_implementation
-
-        for model in models:
-            model.set_attn_implementation(stock_implementation(model))
+    sharing = choose_common_sharing(models)
 
     def rewards(batch: Batch) -> Tensor:
         policy, reference = (logprob_score(model, batch).logps for model in models)

@@ -22,6 +22,7 @@ from afzal.config import (
     ReferenceConfig,
     TrainConfig,
 )
+from afzal.config.models import ModelSettings
 from afzal.errors import AfzalError
 from afzal.model.adapters import Adapter, add_adapter, is_adapted, start_norms, virtual_kind
 from afzal.model.load import compile_layers, frozen_copy, load_model, recompute_activations
@@ -290,7 +291,7 @@ def _reference(
     return cached(live, trees, folder, key=key, sharing=layout.sharing, budget=budget, device=layout.device)
 
 
-def dtype_of(config: TrainConfig, device: torch.device) -> Dtype:
+def dtype_of(config: ModelSettings, device: torch.device) -> Dtype:
     """What ``auto`` comes to: bf16 on a GPU that has it, else fp32."""
     if config.dtype != "auto":
         return config.dtype
