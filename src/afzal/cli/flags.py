@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from afzal.config import Setting, Settings, section
-from afzal.config.models import members
+from afzal.config import Setting, Settings, members, section
 
 _METAVAR = {int: "INTEGER", float: "NUMBER", str: "TEXT", dict: "KEY=VALUE,...", list: "NAME,..."}
 

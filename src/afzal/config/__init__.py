@@ -5,35 +5,29 @@ the recipes ever sees these objects.
 """
 
 from .advice import advice
+from .base import Settings, members
 from .compare import START, CompareConfig, Entry, entries, ordered, substituted
 from .explain import Setting, suggestion
 from .export import ExportConfig
+from .generate import GenerateConfig
 from .iterate import PEOPLE, PRESETS, IterateConfig
 from .methods import CONFIGS
-from .models import (
+from .offline import (
     CONSTRAINT_NEEDS,
-    LOW_RANK,
-    METHODS,
-    VIRTUAL,
     BetaConfig,
-    GenerateConfig,
     KTOConfig,
-    LiveReferenceConfig,
-    Method,
     PairConfig,
-    PolicyConfig,
     PreferConfig,
     ReferenceConfig,
     RewardConfig,
-    ScoreConfig,
-    Settings,
     SFTConfig,
-    TrainConfig,
-    section,
 )
 from .online import GRPOConfig, OnlineConfig, PenaltyConfig, PPOConfig, ReinforceConfig, RLOOConfig
 from .planning import PlanConfig
 from .reading import build, dump, load, make, method_of, read_file, read_override, resolve
+from .score import ScoreConfig
+from .sections import LOW_RANK, VIRTUAL, ModelSettings, section
+from .training import METHODS, LiveReferenceConfig, Method, PolicyConfig, TrainConfig
 
 __all__ = [
     "CONFIGS",
@@ -54,6 +48,7 @@ __all__ = [
     "KTOConfig",
     "LiveReferenceConfig",
     "Method",
+    "ModelSettings",
     "OnlineConfig",
     "PPOConfig",
     "PairConfig",
@@ -76,6 +71,7 @@ __all__ = [
     "entries",
     "load",
     "make",
+    "members",
     "method_of",
     "ordered",
     "read_file",

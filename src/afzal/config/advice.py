@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .models import BetaConfig, TrainConfig
+from .offline import BetaConfig
 from .online import OnlineConfig
+from .training import TrainConfig
 
 
 def advice(config: TrainConfig) -> list[str]:

@@ -9,8 +9,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from .base import Settings, split_names
 from .explain import suggestion
-from .models import METHODS, Settings, _split_names
+from .training import METHODS
 
 Kind = Literal["train", "iterate", "run", "best_of"]
 KINDS: tuple[Kind, ...] = ("train", "iterate", "run", "best_of")
@@ -112,7 +113,7 @@ class CompareConfig(Settings, frozen=True):
         if isinstance(value, int) and not isinstance(value, bool):
             return [value]
         try:
-            return [int(part) for part in _split_names(value)]
+            return [int(part) for part in split_names(value)]
         except (TypeError, ValueError):
             raise ValueError("write it as [0, 1, 2]") from None
 
@@ -129,7 +130,7 @@ class CompareConfig(Settings, frozen=True):
         if value is None:
             return None
         try:
-            found = [float(part) for part in (value if isinstance(value, list) else _split_names(str(value)))]
+            found = [float(part) for part in (value if isinstance(value, list) else split_names(str(value)))]
         except (TypeError, ValueError):
             raise ValueError("write it as [0.5, 1, 2], in nats") from None
         if not found or min(found) <= 0:

@@ -13,8 +13,9 @@ from pydantic.fields import FieldInfo
 
 from afzal.errors import AfzalError
 
+from .base import Settings, members
 from .methods import CONFIGS
-from .models import Settings, TrainConfig, members
+from .training import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from .models import Settings
+from .base import Settings
 
 
 class ExportConfig(Settings, frozen=True):
@@ -28,7 +28,5 @@ class ExportConfig(Settings, frozen=True):
     @model_validator(mode="after")
     def _rows_are_used(self) -> Self:
         if self.data is None:
-            for key in ("rows", "max_tokens"):
-                if getattr(self, key) != type(self).model_fields[key].default:
-                    raise ValueError(f"{key} is without effect: there is no data")
+            self._refuse(("rows", "max_tokens"), "there is no data")
         return self

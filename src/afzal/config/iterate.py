@@ -8,15 +8,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .models import (
-    Arguments,
-    Columns,
-    ModelSettings,
-    OptimisationSettings,
-    PreferConfig,
-    RunSettings,
-    Settings,
-)
+from .base import Arguments, Columns, Settings
+from .offline import PreferConfig
+from .sections import ModelSettings, OptimisationSettings, RunSettings
 
 PEOPLE = "people"
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .models import KTOConfig, PairConfig, PreferConfig, RewardConfig, SFTConfig, TrainConfig
+from .offline import KTOConfig, PairConfig, PreferConfig, RewardConfig, SFTConfig
 from .online import GRPOConfig, PPOConfig, ReinforceConfig, RLOOConfig
+from .training import TrainConfig
 
 CONFIGS: dict[str, type[TrainConfig]] = {
     "sft": SFTConfig,

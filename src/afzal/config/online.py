@@ -6,7 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from .models import LiveReferenceConfig, Settings
+from .base import Settings
+from .training import LiveReferenceConfig
 
 
 class RolloutSettings(Settings, frozen=True, title="Rollouts"):

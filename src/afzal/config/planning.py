@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from afzal.config.models import Columns, Settings
+from .base import Columns, Settings
 
 
 class PlanConfig(Settings, frozen=True):

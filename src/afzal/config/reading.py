@@ -13,9 +13,10 @@ from pydantic.fields import FieldInfo
 
 from afzal.errors import AfzalError
 
+from .base import Settings, members
 from .explain import Setting, explain, joined, suggestion, unknown
 from .methods import CONFIGS
-from .models import METHODS, Settings, TrainConfig, members
+from .training import METHODS, TrainConfig
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

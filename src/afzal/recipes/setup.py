@@ -15,6 +15,7 @@ from afzal import runs
 from afzal.config import (
     LOW_RANK,
     LiveReferenceConfig,
+    ModelSettings,
     OnlineConfig,
     PolicyConfig,
     PPOConfig,
@@ -22,7 +23,6 @@ from afzal.config import (
     ReferenceConfig,
     TrainConfig,
 )
-from afzal.config.models import ModelSettings
 from afzal.errors import AfzalError
 from afzal.model.adapters import Adapter, add_adapter, is_adapted, start_norms, virtual_kind
 from afzal.model.load import compile_layers, frozen_copy, load_model, recompute_activations

@@ -1,0 +1,70 @@
+"""What all settings have in common: closed to unknown keys, and values that may be written as text."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, field_validator
+from pydantic_core import PydanticCustomError
+
+
+def members(annotation: Any) -> set[Any]:
+    """The plain types of an annotation: ``int | None`` gives {int, NoneType}; a Literal stays whole."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return set().union(*(members(a) for a in get_args(annotation)))
+    return {annotation}
+
+
+class Settings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """Any set of settings: frozen, and closed to unknown keys."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: Any) -> Any:
+        if isinstance(value, bool) and bool not in members(cls.model_fields[info.field_name].annotation):
+            raise PydanticCustomError("truth", "true and false are no numbers")
+        return value
+
+    def _refuse(self, keys: Iterable[str], because: str) -> None:
+        """Settings that would be ignored must have their defaults."""
+        for key in keys:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} is without effect: {because}")
+
+
+def _split_pairs(value: Any, example: str) -> Any:
+    """``a=1,b=2`` as a mapping; anything but text as it is."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",")]
+    if any(not sign for _, sign, _ in pairs):
+        raise ValueError(f"write it as {example}")
+    return {key.strip(): field.strip() for key, _, field in pairs}
+
+
+def _number_or_text(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def split_names(value: Any) -> Any:
+    """``a,b`` as a list; anything but text as it is."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _split_columns(value: Any) -> Any:
+    return _split_pairs(value, "role=field,role=field, such as chosen=good,prompt=question")
+
+
+def _split_arguments(value: Any) -> Any:
+    found = _split_pairs(value, "name=value,name=value, such as beta=0.2")
+    return {k: _number_or_text(v) for k, v in found.items()} if isinstance(found, dict) else found
+
+
+Columns = Annotated[dict[str, str], BeforeValidator(_split_columns)]
+Arguments = Annotated[dict[str, float | str], BeforeValidator(_split_arguments)]
+Names = Annotated[list[str] | None, BeforeValidator(split_names)]

@@ -1,0 +1,160 @@
+"""The settings of training by topic, with units, bounds and a sentence each."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from .base import Columns, Names, Settings
+
+AdapterKind = Literal["lora", "dora", "rslora", "ia3", "prefix", "prompt", "p_tuning"]
+LOW_RANK: tuple[AdapterKind, ...] = ("lora", "dora", "rslora")
+VIRTUAL: tuple[AdapterKind, ...] = ("prefix", "prompt", "p_tuning")
+
+
+class DataSettings(Settings, frozen=True, title="Data"):
+    data: str = Field(description="Training data: a file, a folder or a hub id; the format is detected.")
+    eval_data: str | None = Field(None, description="Held-out data; without it, a share of the training data is kept.")
+    eval_fraction: float = Field(
+        0.1, ge=0, lt=1, description="Share of the prompts held out when there is no eval_data; 0 holds out none."
+    )
+    columns: Columns = Field({}, description="Which field is what, as chosen=good,prompt=question.")
+    data_format: str | None = Field(None, description="Name of the data's format, when detection is to be overruled.")
+    axis: str | None = Field(None, description="Keep only the opinions on this axis, such as safer.")
+    skip_bad: bool = Field(False, description="Leave out and list damaged rows instead of stopping at the first.")
+    clean: bool = Field(
+        True, description="Leave out exact repeats and answers compared with themselves, and list them in losses.jsonl."
+    )
+    chat_template: str | None = Field(
+        None, description="Jinja file (or text) in place of the tokenizer's own chat template."
+    )
+    max_tokens: int = Field(1024, ge=2, description="Longest prompt + response, in tokens; longer ones are cut.")
+    eos_token: str | None = Field(None, description="Token that ends a response, when not the tokenizer's own EOS.")
+
+
+class ModelSettings(Settings, frozen=True, title="Model"):
+    model: str = Field(description="The model to start from: a folder or a hub id.")
+    dtype: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Number format of the forward pass; weights and sums stay fp32. auto is bf16 on a GPU that has it.",
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:1 or mps.")
+    sharing: Literal["auto", "shared", "unshared"] = Field(
+        "auto", description="Compute a prompt once for all its responses (auto: where a probe shows it to be exact)."
+    )
+    gradient_checkpointing: bool | None = Field(
+        None,
+        description="Recompute activations in the backward pass: less memory, a third more work; "
+        "default: only when the memory that is free would not do.",
+    )
+    compile: bool = Field(
+        False,
+        description="Compile feed-forward layers and norms (torch.compile): the first update takes a minute more; "
+        "pays in long runs on a GPU.",
+    )
+    adapter: AdapterKind | None = Field(
+        None, description="Train an adapter of this kind, not all weights; lora_rank alone means lora."
+    )
+    lora_rank: int | None = Field(
+        None, ge=1, description="Rank of lora, dora or rslora; default 8 where adapter names one of them."
+    )
+    lora_alpha: float | None = Field(
+        None, gt=0, description="Scale: alpha / rank, default 2 x rank; with rslora alpha / sqrt(rank), default 8."
+    )
+    lora_targets: Names = Field(
+        None, description="Modules that get an adapter, as q_proj,v_proj; default: every linear layer of the blocks."
+    )
+
+
+class WriterSettings(Settings, frozen=True, title="Model"):
+    virtual_tokens: int | None = Field(
+        None, ge=1, description="Virtual tokens of prefix, prompt or p_tuning before every row; default 20."
+    )
+    quantize: Literal["4bit"] | None = Field(
+        None, description="Hold the base model's linear layers in 4 bits under an adapter (QLoRA; needs bitsandbytes)."
+    )
+
+
+class OptimisationSettings(Settings, frozen=True, title="Optimisation"):
+    batch_size: int = Field(64, ge=1, description="Items per update.")
+    tokens_per_forward: int = Field(
+        8192, ge=2, description="Tokens per forward pass; an update is cut into as many passes as it takes."
+    )
+    epochs: float = Field(1.0, gt=0, description="Passes over the training data.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many updates, even inside the epochs.")
+    lr: float = Field(1e-6, gt=0, description="Peak learning rate; larger by default with an adapter.")
+    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
+        "linear", description="Course of the learning rate after the warm-up; linear and cosine end at 0."
+    )
+    warmup: float = Field(0.1, ge=0, description="Linear warm-up: a share of the updates if below 1, else updates.")
+    optimizer: Literal["adamw", "rmsprop"] = Field("adamw", description="AdamW, or RMSprop as in the DPO paper.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay: decoupled in AdamW, an L2 term in RMSprop.")
+    max_grad_norm: float = Field(1.0, ge=0, description="Clip the gradient to this Euclidean norm; 0 never clips.")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: decay of the gradient's mean.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW: decay of the gradient's square.")
+    adam_eps: float = Field(1e-8, gt=0, description="Added to the optimizer's denominator.")
+
+
+class EvaluationSettings(Settings, frozen=True, title="Evaluation"):
+    eval_every_steps: int | None = Field(None, ge=1, description="Updates between evaluations; default 10 per run.")
+    early_stop_patience: int | None = Field(
+        None, ge=1, description="Stop after this many evaluations in a row without a lower held-out loss."
+    )
+
+
+class SampleSettings(Settings, frozen=True, title="Evaluation"):
+    sample_prompts: int = Field(8, ge=0, description="Held-out prompts to answer at each evaluation.")
+    sample_tokens: int = Field(64, ge=1, description="Longest sampled answer, in tokens.")
+    sample_temperature: float = Field(1.0, ge=0, description="Temperature of the sampled answers; 0 is greedy.")
+
+
+class RunSettings(Settings, frozen=True, title="Run"):
+    out: str = Field("", description="Run folder: model, metrics, samples, report; default runs/METHOD-DATA.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the order, the split, the adapters and the samples.")
+    log_every_steps: int = Field(1, ge=1, description="Updates between lines of metrics.jsonl.")
+    save_every_steps: int | None = Field(
+        None, ge=1, description="Updates between checkpoints; default: when stopped by a signal."
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints to keep; older ones are deleted.")
+
+
+class ConstraintSettings(Settings, frozen=True, title="Constraint"):
+    constraint: str | None = Field(
+        None,
+        description="A cost to be kept below a bound: unsafe_mass, unsafe_likelihood, black_box, or module:function.",
+    )
+    constraint_bound: float = Field(0.0, description="The bound of the cost.")
+    constraint_weight: float | None = Field(None, gt=0, description="Hold it by a penalty: weight x (cost - bound).")
+    constraint_dual_lr: float | None = Field(
+        None, gt=0, description="Hold it by a Lagrange multiplier that grows by this x (cost - bound) per update."
+    )
+    constraint_tokens: Names = Field(
+        None, description="unsafe_mass: tokens whose probability is the cost, as text, separated by commas."
+    )
+    constraint_data: str | None = Field(
+        None, description="unsafe_likelihood: a file of prompts with completions that are known to be unsafe."
+    )
+    constraint_score: str | None = Field(
+        None, description="black_box: module:function from a prompt and an answer to a number; larger is worse."
+    )
+
+
+SECTIONS: tuple[type[Settings], ...] = (
+    DataSettings,
+    ModelSettings,
+    WriterSettings,
+    OptimisationSettings,
+    ConstraintSettings,
+    EvaluationSettings,
+    SampleSettings,
+    RunSettings,
+)
+
+
+def section(kind: type[Settings], key: str) -> str:
+    """The heading a setting stands under: Data, Model, Optimisation, Objective, Constraint, Evaluation or Run; or one
+    of a command's own, which is the title of the part of ``kind`` that has the setting."""
+    own = (part for part in kind.__mro__ if part.__bases__ == (Settings,))
+    found = next((s for s in (*SECTIONS, *own) if key in s.model_fields and issubclass(kind, s)), None)
+    return found.model_config.get("title") or "Objective" if found else "Objective"

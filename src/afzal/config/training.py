@@ -1,0 +1,128 @@
+"""What every method that trains has, and what those have that train a policy."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from pydantic import Field, field_validator, model_validator
+
+from .sections import (
+    LOW_RANK,
+    VIRTUAL,
+    AdapterKind,
+    DataSettings,
+    EvaluationSettings,
+    ModelSettings,
+    OptimisationSettings,
+    RunSettings,
+    SampleSettings,
+    WriterSettings,
+)
+
+Method = Literal["sft", "dpo", "ipo", "kto", "prefer", "reward", "ppo", "rloo", "grpo", "reinforce"]
+METHODS: tuple[str, ...] = get_args(Method)
+REFERENCES = ("frozen", "cached", "adapter_off")
+
+_USUAL_RANK = 8
+_USUAL_VIRTUAL_TOKENS = 20
+# Times the learning rate of all weights; 10 for low-rank adapters
+_LR_FACTOR: dict[AdapterKind | None, int] = {"ia3": 100, "prefix": 1000, "prompt": 1000, "p_tuning": 1000}
+
+
+class TrainConfig(RunSettings, EvaluationSettings, OptimisationSettings, ModelSettings, DataSettings, frozen=True):
+    """What every training method has; use the class of the method, or :func:`make`."""
+
+    method: Method = Field(
+        description="What to train: sft, dpo, ipo, kto, reward, ppo, rloo, grpo, reinforce, or prefer."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        """Defaults that hang on other settings."""
+        if not isinstance(given, dict):
+            return given
+        filled = {"method": cls.model_fields["method"].default, **given}
+        kind = filled.get("adapter")
+        if kind in LOW_RANK and filled.get("lora_rank") is None:
+            filled["lora_rank"] = _USUAL_RANK
+        if kind in VIRTUAL and "virtual_tokens" in cls.model_fields and filled.get("virtual_tokens") is None:
+            filled["virtual_tokens"] = _USUAL_VIRTUAL_TOKENS
+        if kind is not None or filled.get("lora_rank") is not None:
+            filled.setdefault("lr", float(f"{_LR_FACTOR.get(kind, 10) * cls.model_fields['lr'].default:g}"))
+        if filled.get("eval_data") is not None:
+            filled.setdefault("eval_fraction", 0.0)
+        if isinstance(data := filled.get("data"), str) and not filled.get("out"):
+            filled["out"] = f"runs/{filled['method']}-{re.sub(r'[.].*', '', Path(data).name) or 'data'}"
+        return filled
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> Self:
+        """A setting that would be ignored is an error."""
+        if self.eval_data is not None and self.eval_fraction > 0:
+            raise ValueError("eval_fraction is without effect beside eval_data: leave one of them out")
+        if self.eval_data is None and self.eval_fraction == 0:
+            self._refuse(("eval_every_steps", "early_stop_patience"), "nothing is held out (eval_fraction is 0)")
+        kind = self.adapter_kind
+        if self.adapter is not None and kind not in LOW_RANK:
+            self._refuse(("lora_rank", "lora_alpha", "lora_targets"), f"the adapter is {kind}")
+        elif kind is None:
+            self._refuse(("lora_alpha", "lora_targets"), "lora_rank is not set")
+        if self.optimizer != "adamw":
+            self._refuse(("adam_beta1", "adam_beta2"), f"the optimizer is {self.optimizer}")
+        return self
+
+    @property
+    def adapter_kind(self) -> AdapterKind | None:
+        """The kind of the fresh adapter; None without one."""
+        return self.adapter or ("lora" if self.lora_rank is not None else None)
+
+
+class PolicyConfig(WriterSettings, SampleSettings, TrainConfig, frozen=True):
+    """Methods that train a model which writes."""
+
+    @model_validator(mode="after")
+    def _virtual_tokens_are_used(self) -> Self:
+        if self.adapter not in VIRTUAL:
+            self._refuse(("virtual_tokens",), f"adapter is none of {', '.join(VIRTUAL)}")
+        return self
+
+
+class LiveReferenceConfig(PolicyConfig, frozen=True):
+    """Methods that hold the policy near a reference."""
+
+    reference: str = Field(
+        "frozen", description="frozen (copy of the starting weights), adapter_off (with LoRA), or a model."
+    )
+    reference_sync_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Let a frozen reference follow the policy every so many updates (TR-DPO); default never.",
+    )
+    reference_mixup: float = Field(
+        0.6, gt=0, le=1, description="How far the reference moves towards the policy each time; 1 copies it."
+    )
+
+    @field_validator("reference")
+    @classmethod
+    def _reference(cls, value: str) -> str:
+        near = get_close_matches(value, REFERENCES, n=1, cutoff=0.7)
+        if near and value not in REFERENCES and not Path(value).exists():
+            raise ValueError(f"it is neither {', '.join(REFERENCES)} nor a model (did you mean {near[0]}?)")
+        return value
+
+    @model_validator(mode="after")
+    def _reference_parts(self) -> Self:
+        if self.reference == "adapter_off" and self.adapter_kind is None:
+            raise ValueError("reference adapter_off needs an adapter to switch off: set lora_rank or adapter")
+        if self.reference_sync_steps is None:
+            self._refuse(("reference_mixup",), "reference_sync_steps is not set")
+        elif self.reference != "frozen" or self.adapter_kind is not None:
+            kind = self.reference if self.reference != "frozen" else "the model with its new adapter off"
+            raise ValueError(
+                f"reference_sync_steps needs a frozen copy of all weights that can follow; the reference is {kind}"
+            )
+        return self
