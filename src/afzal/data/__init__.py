@@ -1,7 +1,8 @@
 """Readers and writers for the field's formats, their detection, and splits that do not leak."""
 
 from afzal.data.dataset import Dataset, Drop, fingerprint
-from afzal.data.formats import FORMATS, Format
+from afzal.data.format import Format
+from afzal.data.formats import FORMATS
 from afzal.data.reading import read
 from afzal.data.remap import remap, without
 from afzal.data.splitting import split

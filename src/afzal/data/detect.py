@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from afzal.data.fields import Row, RowError, UnusableError, has, name_of
-from afzal.data.formats import FORMATS, Format
+from afzal.data.format import Format
+from afzal.data.formats import FORMATS
 from afzal.errors import AfzalError
 
 # A format that fits nearly as many rows as the best one stays in: one damaged row must not decide.

@@ -14,7 +14,8 @@ from afzal.data.dataset import Dataset, Drop, fingerprint
 from afzal.data.detect import detect, nothing_fits
 from afzal.data.fields import Row, RowError, UnusableError
 from afzal.data.files import rows
-from afzal.data.formats import FORMATS, Format, named
+from afzal.data.format import Format
+from afzal.data.formats import FORMATS, named
 from afzal.data.jsontext import Fault, Raw
 from afzal.data.remap import without
 from afzal.data.turns import answer_text, content_text

@@ -1,0 +1,98 @@
+"""What the table of formats says of each format, and the conditions on a row's values that it is written in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from afzal.data.fields import ANNOTATOR, PROBABILITY, Row, UnusableError, alternatives, has, looks_like_flag, name_of
+from afzal.data.turns import looks_like_messages, transcript
+from afzal.records import Item
+
+Parsed = Item | Iterator[Item | UnusableError]
+Family = Literal["preference", "unpaired", "plain", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One way people write preferences down.
+
+    Attributes:
+        name: what ``--format`` takes.
+        requires: fields a row must hold with a value.
+        parse: one row to an item (or several); raises RowError or UnusableError. For a refused format: None.
+        reads: what is taken from which field, in words, for the person who checks.
+        family: preference (which is better), unpaired (labels), plain (nothing to compare), refused.
+        accepts: a further condition on the row's values.
+        optional: fields that are read when present.
+        refusal: why the format is refused, and what to do.
+    """
+
+    name: str
+    requires: tuple[str, ...]
+    parse: Callable[[Row], Parsed] | None
+    reads: Mapping[str, str]
+    family: Family = "preference"
+    accepts: Callable[[Row], bool] = lambda row: True
+    optional: tuple[str, ...] = ()
+    refusal: str = ""
+
+    def applies(self, row: Row) -> bool:
+        """Whether a row holds what the format requires and passes its condition."""
+        return all(has(row, field) for field in self.requires) and self.accepts(row)
+
+    def used(self) -> frozenset[str]:
+        """The top-level fields that the parser reads (the rest of a row is kept aside)."""
+        return _COMMON.union(*map(alternatives, (*self.requires, *self.optional)))
+
+
+_COMMON = frozenset(
+    {*PROBABILITY, *ANNOTATOR, "id", "weight", "margin", "strength"}
+    | {f"{side}_{what}" for side in ("chosen", "rejected") for what in ("score", "rating", "avg_rating", "model")}
+    | {"score_chosen", "score_rejected", "chosen-model", "rejected-model"}
+)
+
+
+def texts(*fields: str) -> Callable[[Row], bool]:
+    """Whether all these fields hold texts."""
+    return lambda row: all(isinstance(row[name_of(row, field)], str) for field in fields)
+
+
+def turns(*fields: str) -> Callable[[Row], bool]:
+    """Whether all these fields hold messages."""
+    return lambda row: all(looks_like_messages(row[name_of(row, field)]) for field in fields)
+
+
+def is_list(field: str) -> Callable[[Row], bool]:
+    """Whether the field holds a list."""
+    return lambda row: isinstance(row[name_of(row, field)], list | tuple)
+
+
+def is_label(field: str) -> Callable[[Row], bool]:
+    """Whether the field holds what can be read as good or bad."""
+    return lambda row: looks_like_flag(row[name_of(row, field)])
+
+
+def is_transcript(row: Row) -> bool:
+    """Whether ``chosen`` and ``rejected`` are Human/Assistant transcripts in one text each."""
+    return all(isinstance(row[f], str) and transcript(row[f][:2000]) is not None for f in ("chosen", "rejected"))
+
+
+def repeats_prompt(row: Row) -> bool:
+    """Whether both answers begin with the prompt."""
+    return texts("prompt", "chosen", "rejected")(row) and all(
+        row["prompt"].strip() and row[f].startswith(row["prompt"]) for f in ("chosen", "rejected")
+    )
+
+
+def either_turns(row: Row) -> bool:
+    """Whether any of ``prompt``, ``chosen`` and ``rejected`` holds messages."""
+    return (
+        looks_like_messages(row["chosen"]) or looks_like_messages(row["rejected"]) or looks_like_messages(row["prompt"])
+    )
+
+
+def no_prompt(row: Row) -> bool:
+    """Whether the answers are texts and there is no ``prompt``."""
+    return not has(row, "prompt") and texts("chosen|accepted", "rejected")(row)
