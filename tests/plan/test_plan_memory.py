@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers_models import make
 
+from afzal import config
 from afzal.model import head
 from afzal.model.load import add_lora
 from afzal.model.logprobs import hidden_states
@@ -57,6 +58,14 @@ def test_online_methods_hold_more_models():
     assert ppo["weights"] == 2 * (N + trunk + 4096)
     assert ppo["reward model"] == 2 * trunk
     assert ppo["optimiser"] == 8 * (N + trunk + 4096)
+    reinforce = states(replace(EIGHT, method=METHODS["reinforce"]), Layout())  # PPO's terms less its value model's
+    assert reinforce == states(replace(EIGHT, method=METHODS["rloo"]), Layout())
+    assert reinforce["weights"] == 2 * N
+    assert reinforce["reward model"] == 2 * trunk
+
+
+def test_every_method_that_trains_can_be_planned():
+    assert set(METHODS) == set(config.METHODS)
 
 
 def test_the_limits_of_the_head_are_those_of_the_head():

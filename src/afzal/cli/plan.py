@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from afzal.plan import Assumptions, Device, Job, Wish
 
-METHOD_HELP = "What would be trained: sft, dpo, ipo, kto, prefer, reward, ppo, rloo or grpo."
+METHOD_HELP = "What would be trained: sft, dpo, ipo, kto, prefer, reward, ppo, rloo, grpo or reinforce."
 
 
 def _plan(

@@ -54,6 +54,7 @@ METHODS: dict[str, Method] = {
         Method("ppo", 1, reference=True, estimates=3.0, value=True, reward_model=True, online=True),
         Method("rloo", 4, reference=True, estimates=2.0, reward_model=True, online=True),
         Method("grpo", 4, reference=True, estimates=2.0, reward_model=True, online=True),
+        Method("reinforce", 1, reference=True, estimates=2.0, reward_model=True, online=True),
     )
 }
 

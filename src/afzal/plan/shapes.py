@@ -85,7 +85,10 @@ def shape_of(config: Mapping[str, Any], name: str = "") -> Shape:
     experts = next((int(config[key]) for key in _EXPERTS if config.get(key)), 0) if facts.get("experts") else 0
     if experts and (config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1):
         raise AfzalError(
-            "blocks with and without experts cannot be planned together", where=name, why="mlp_only_layers is set"
+            "blocks with and without experts cannot be planned together",
+            where=name,
+            why="mlp_only_layers is set, or decoder_sparse_step is not 1",
+            remedy="plan a model whose blocks are all of one kind",
         )
     biased = bool(config.get("attention_bias", False))
     return Shape(
