@@ -59,7 +59,7 @@ FILES = {
     "unknown constraint": (
         "method: prefer\nmodel: M\ndata: D\nconstraint: mass\nconstraint_weight: 1\n",
         "run.yaml:4: constraint cannot be 'mass'; choose one of unsafe_mass, unsafe_likelihood, black_box, "
-        "or module:function",
+        "module:function or file.py:function",
     ),
     "learned_lr of nothing": (
         "method: prefer\nmodel: M\ndata: D\nlearned_lr: 0.1\n",

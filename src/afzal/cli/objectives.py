@@ -18,7 +18,7 @@ _COLUMNS = ("name", "needs", "defaults", "formula", "paper")
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(help="Show this one only, or module:function.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show this one only; or file.py:function.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List the objectives for `afzal train prefer --objective NAME`, or show one."""

@@ -44,6 +44,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 class RoundSettings(Settings, frozen=True, title="Rounds"):
+    """How many rounds there are, and the prompts of each."""
+
     preset: Literal["rso", "online", "spin"] | None = Field(
         None, description="Settings of a known method, each of which can still be given otherwise."
     )
@@ -67,6 +69,8 @@ class RoundSettings(Settings, frozen=True, title="Rounds"):
 
 
 class GenerationSettings(Settings, frozen=True, title="Generation"):
+    """How answers are drawn."""
+
     n: int = Field(5, ge=1, description="Answers per prompt.")
     max_new_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
     min_new_tokens: int = Field(0, ge=0, description="Tokens before an answer may end.")
@@ -76,6 +80,8 @@ class GenerationSettings(Settings, frozen=True, title="Generation"):
 
 
 class PairingSettings(Settings, frozen=True, title="Pairs"):
+    """How answers are scored, left out and paired."""
+
     reward: str | None = Field(
         None,
         description="What scores the answers: a reward model's folder, module:function, file.py:function, or people.",
@@ -100,6 +106,8 @@ class PairingSettings(Settings, frozen=True, title="Pairs"):
 
 
 class StopSettings(Settings, frozen=True, title="Stopping"):
+    """What ends a run before its last round."""
+
     kl_budget: float | None = Field(
         None, gt=0, description="Stop when the KL to the first policy is above this, in nats per response."
     )
@@ -128,7 +136,9 @@ class IterateConfig(
     """Iterative preference optimisation."""
 
     objective: str = Field(
-        "dpo", description="A name (see afzal objectives), a sum as 0.8*dpo+0.2*bco_pair+1.0*nll, or module:function."
+        "dpo",
+        description="A name (see afzal objectives), a sum as 0.8*dpo+0.2*bco_pair+1.0*nll, module:function or "
+        "file.py:function.",
     )
     objective_arg: Arguments = Field(
         {}, description="Parameters of the objective, as beta=0.2; those of one term of a sum as bco_pair.beta=0.05."
@@ -161,7 +171,7 @@ class IterateConfig(
         if self.pairing != "spin" and self.n < 2:
             raise ValueError("n must be 2 or more: pairs are made of answers to one prompt")
         if self.pairing != "spin" and self.reward is None:
-            raise ValueError("reward is missing: a reward model's folder, module:function, or people")
+            raise ValueError("reward is missing: a reward model's folder, module:function, file.py:function, or people")
         if self.pairing == "rso" and self.rso_accepted > self.n:
             raise ValueError(f"rso_accepted ({self.rso_accepted}) is above n ({self.n})")
         if self.held_out is not None and self.held_out_prompts is not None:

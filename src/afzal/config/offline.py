@@ -61,7 +61,9 @@ class PreferConfig(ConstraintSettings, ReferenceConfig, frozen=True):
 
     method: Literal["prefer"] = Field("prefer", description="Any objective.")
     objective: str = Field(
-        "dpo", description="A name (see afzal objectives), a sum as 0.8*dpo+0.2*bco_pair+1.0*nll, or module:function."
+        "dpo",
+        description="A name (see afzal objectives), a sum as 0.8*dpo+0.2*bco_pair+1.0*nll, module:function or "
+        "file.py:function.",
     )
     objective_arg: Arguments = Field(
         {}, description="Parameters of the objective, as beta=0.2; those of one term of a sum as bco_pair.beta=0.05."
@@ -92,7 +94,9 @@ class PreferConfig(ConstraintSettings, ReferenceConfig, frozen=True):
             raise ValueError(f"constraint {self.constraint} needs {own}")
         if not own and ":" not in self.constraint:
             known = ", ".join(CONSTRAINT_NEEDS)
-            raise ValueError(f"constraint cannot be {self.constraint!r}; choose one of {known}, or module:function")
+            raise ValueError(
+                f"constraint cannot be {self.constraint!r}; choose one of {known}, module:function or file.py:function"
+            )
         return self
 
 

@@ -11,6 +11,8 @@ from .training import LiveReferenceConfig
 
 
 class RolloutSettings(Settings, frozen=True, title="Rollouts"):
+    """What the policy writes, what it is worth, and how often it is learned from."""
+
     reward: str = Field(
         description="What answers are worth: a reward model, or module:function or file.py:function of two texts."
     )

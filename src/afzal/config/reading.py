@@ -86,7 +86,8 @@ def read_file(path: str | Path) -> list[Setting]:
     try:
         text = Path(path).read_bytes().decode("utf-8")
     except OSError as error:
-        raise AfzalError(f"cannot read the configuration: {error.strerror}", where=str(path)) from None
+        remedy = "give the path of a YAML file of settings, such as a run's run.yaml"
+        raise AfzalError(f"cannot read the configuration: {error.strerror}", where=str(path), remedy=remedy) from None
     except UnicodeDecodeError as error:
         raise AfzalError(f"byte {error.start} is not UTF-8", where=str(path), remedy="save it as UTF-8") from None
     try:
@@ -134,7 +135,8 @@ def _settings_of(text: str, path: str) -> list[Setting]:
             key = str(loader.construct_object(key_node, deep=True)).replace("-", "_")
             where = f"{path}:{key_node.start_mark.line + 1}"
             if key in found:
-                raise AfzalError(f"the setting {key!r} is given twice", where=where, why=f"also at {found[key].where}")
+                why = f"also at {found[key].where}"
+                raise AfzalError(f"the setting {key!r} is given twice", where=where, why=why, remedy="keep one of them")
             found[key] = Setting(key, loader.construct_object(value_node, deep=True), where)
         return list(found.values())
     finally:

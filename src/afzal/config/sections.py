@@ -14,6 +14,8 @@ VIRTUAL: tuple[AdapterKind, ...] = ("prefix", "prompt", "p_tuning")
 
 
 class DataSettings(Settings, frozen=True, title="Data"):
+    """What is trained on, what is held out, and how rows become tokens."""
+
     data: str = Field(description="Training data: a file, a folder or a hub id; the format is detected.")
     eval_data: str | None = Field(None, description="Held-out data; without it, a share of the training data is kept.")
     eval_fraction: float = Field(
@@ -34,6 +36,8 @@ class DataSettings(Settings, frozen=True, title="Data"):
 
 
 class ModelSettings(Settings, frozen=True, title="Model"):
+    """What is trained, where and in which number format, and the adapter."""
+
     model: str = Field(description="The model to start from: a folder or a hub id.")
     dtype: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
@@ -68,6 +72,8 @@ class ModelSettings(Settings, frozen=True, title="Model"):
 
 
 class WriterSettings(Settings, frozen=True, title="Model"):
+    """What only models that write can have."""
+
     virtual_tokens: int | None = Field(
         None, ge=1, description="Virtual tokens of prefix, prompt or p_tuning before every row; default 20."
     )
@@ -77,6 +83,8 @@ class WriterSettings(Settings, frozen=True, title="Model"):
 
 
 class OptimisationSettings(Settings, frozen=True, title="Optimisation"):
+    """The size of an update, how many there are, and how the weights move."""
+
     batch_size: int = Field(64, ge=1, description="Items per update.")
     tokens_per_forward: int = Field(
         8192, ge=2, description="Tokens per forward pass; an update is cut into as many passes as it takes."
@@ -97,6 +105,8 @@ class OptimisationSettings(Settings, frozen=True, title="Optimisation"):
 
 
 class EvaluationSettings(Settings, frozen=True, title="Evaluation"):
+    """When the held-out part is looked at, and what follows from it."""
+
     eval_every_steps: int | None = Field(None, ge=1, description="Updates between evaluations; default 10 per run.")
     early_stop_patience: int | None = Field(
         None, ge=1, description="Stop after this many evaluations in a row without a lower held-out loss."
@@ -104,12 +114,16 @@ class EvaluationSettings(Settings, frozen=True, title="Evaluation"):
 
 
 class SampleSettings(Settings, frozen=True, title="Evaluation"):
+    """Answers to held-out prompts along the way."""
+
     sample_prompts: int = Field(8, ge=0, description="Held-out prompts to answer at each evaluation.")
     sample_tokens: int = Field(64, ge=1, description="Longest sampled answer, in tokens.")
     sample_temperature: float = Field(1.0, ge=0, description="Temperature of the sampled answers; 0 is greedy.")
 
 
 class RunSettings(Settings, frozen=True, title="Run"):
+    """Where the run goes, its seed, and when it writes."""
+
     out: str = Field("", description="Run folder: model, metrics, samples, report; default runs/METHOD-DATA.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the order, the split, the adapters and the samples.")
     log_every_steps: int = Field(1, ge=1, description="Updates between lines of metrics.jsonl.")
@@ -120,9 +134,12 @@ class RunSettings(Settings, frozen=True, title="Run"):
 
 
 class ConstraintSettings(Settings, frozen=True, title="Constraint"):
+    """A cost beside the objective, and how it is held."""
+
     constraint: str | None = Field(
         None,
-        description="A cost to be kept below a bound: unsafe_mass, unsafe_likelihood, black_box, or module:function.",
+        description="A cost to be kept below a bound: unsafe_mass, unsafe_likelihood, black_box, module:function or "
+        "file.py:function.",
     )
     constraint_bound: float = Field(0.0, description="The bound of the cost.")
     constraint_weight: float | None = Field(None, gt=0, description="Hold it by a penalty: weight x (cost - bound).")
@@ -136,7 +153,7 @@ class ConstraintSettings(Settings, frozen=True, title="Constraint"):
         None, description="unsafe_likelihood: a file of prompts with completions that are known to be unsafe."
     )
     constraint_score: str | None = Field(
-        None, description="black_box: module:function from a prompt and an answer to a number; larger is worse."
+        None, description="black_box: module:function or file.py:function of a prompt and an answer; larger is worse."
     )
 
 

@@ -66,7 +66,7 @@ def _text(path: Path, kind: str, packed: bool) -> Iterator[Raw]:
                 yield from read_array(stream.read(), name)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         why = f"{error}; was it cut off?"
-        raise AfzalError("the gzip file cannot be unpacked", where=name, why=why) from None
+        raise AfzalError("the gzip file cannot be unpacked", where=name, why=why, remedy="fetch it once more") from None
     except OSError as error:
         raise AfzalError("the file cannot be read", where=name, why=str(error.strerror or error)) from None
 
@@ -96,7 +96,7 @@ def _table(text: str, name: str, separator: str) -> Iterator[Raw]:
     except csv.Error as error:
         raise AfzalError(f"the header is not a table row: {error}", where=f"{name}:1") from None
     if twice := [column for column in header if header.count(column) > 1]:
-        raise AfzalError(f"column '{twice[0]}' occurs twice in the header", where=f"{name}:1")
+        raise AfzalError(f"column '{twice[0]}' occurs twice in the header", where=f"{name}:1", remedy="rename one")
     while True:
         line = reader.line_num + 1
         try:
@@ -124,7 +124,7 @@ def _parquet(path: Path) -> Iterator[Raw]:
         file = pq.ParquetFile(path)
         yield from _batches(file.iter_batches(batch_size=1024), str(path))
     except (pa.ArrowException, OSError) as error:
-        raise AfzalError("is not a readable parquet file", where=str(path), why=_first_line(error)) from None
+        raise _unreadable("parquet", path, error) from None
 
 
 def _arrow(path: Path) -> Iterator[Raw]:
@@ -140,7 +140,12 @@ def _arrow(path: Path) -> Iterator[Raw]:
                 reader = (file.get_batch(n) for n in range(file.num_record_batches))
             yield from _batches(reader, str(path))
     except (pa.ArrowException, OSError) as error:
-        raise AfzalError("is not a readable arrow file", where=str(path), why=_first_line(error)) from None
+        raise _unreadable("arrow", path, error) from None
+
+
+def _unreadable(kind: str, path: Path, error: Exception) -> AfzalError:
+    remedy = "write or fetch it once more, or give the rows as JSON lines"
+    return AfzalError(f"is not a readable {kind} file", where=str(path), why=_first_line(error), remedy=remedy)
 
 
 def _batches(batches: Any, name: str) -> Iterator[Raw]:

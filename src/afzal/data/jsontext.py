@@ -127,7 +127,7 @@ def read_array(data: bytes, name: str) -> Iterator[Raw]:
     if in_list and at >= len(text):
         raise AfzalError("the list is not closed", where=f"{name}:{line}", why="the file ends early; was it cut off?")
     if text[at + 1 :].strip():
-        raise AfzalError("more text follows the end of the list", where=f"{name}:{line}")
+        raise AfzalError("more text follows the end of the list", where=f"{name}:{line}", remedy="one list per file")
 
 
 def decode_utf8(data: bytes, name: str) -> str:

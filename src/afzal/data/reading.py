@@ -237,7 +237,7 @@ def _refuse_empty(stream: Iterable[Raw], source: str) -> None:
     faults = [Drop(r.where, "", r.value.reason, r.value.detail) for r in stream if isinstance(r.value, Fault)]
     if faults:
         raise _faulty(faults, len(faults))
-    raise AfzalError("holds no rows", where=source)
+    raise AfzalError("holds no rows", where=source, remedy="give a source with one row at least")
 
 
 def _faulty(faults: list[Drop], count: int) -> AfzalError:

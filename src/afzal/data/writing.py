@@ -66,7 +66,9 @@ def write(items: Sequence[Item], path: str | Path, format: Target, *, skip_unhol
         raise _refusal(made.skipped, format)
     if not made.rows:
         raise AfzalError(
-            f"nothing to write as {format}", why="no item holds a pair, label or answer it has a place for"
+            f"nothing to write as {format}",
+            why="no item holds a pair, label or answer it has a place for",
+            remedy="--to afzal holds every item",
         )
     return write_rows(made.rows, path)
 

@@ -66,6 +66,7 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
         raise AfzalError(
             f"the output head of {type(model).__name__} ran {len(seen)} times in one forward pass",
             why="log-probs are taken at the head's input, which must be reached exactly once",
+            remedy="use a model whose forward pass calls its output head once",
         )
     return seen[0][:, -batch.ids.shape[1] :] if kept is None else seen[0][:, kept]
 

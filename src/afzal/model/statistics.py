@@ -48,7 +48,9 @@ def score_with(
     compares = any(needs_reference_logits(fn) for fn, _ in wanted)
     if compares and not hasattr(reference, "logits"):
         names = ", ".join(fn.__name__ for fn, _ in wanted)
-        raise AfzalError(f"the reference ({getattr(reference, 'name', 'none')}) has no logits for {names}")
+        raise AfzalError(
+            f"the reference ({getattr(reference, 'name', 'none')}) has no logits for {names}", remedy="reference=frozen"
+        )
     hidden = predicting(model, batch)
     other = reference.hidden(batch) if compares else None
 

@@ -16,11 +16,12 @@ from . import reward
 from . import policy_gradient
 
 # isort: on
+from .functions import load_function, names_function, source_file
 from .inputs import Pairs, Scored, join_pairs, join_scored, pairs
 from .likelihood import sft
 from .margins import log_ratios, soft_label
 from .mixture import Term, bind
-from .registry import ALIASES, REGISTRY, Objective, get, load_function, objective, unit_weights
+from .registry import ALIASES, REGISTRY, Objective, get, objective, unit_weights
 from .sigmoid import dpo
 from .targets import ipo
 from .unpaired import kto
@@ -44,6 +45,7 @@ __all__ = [
     "load_function",
     "log_ratios",
     "logits",
+    "names_function",
     "objective",
     "pairs",
     "policy_gradient",
@@ -54,6 +56,7 @@ __all__ = [
     "shapes",
     "sigmoid",
     "soft_label",
+    "source_file",
     "targets",
     "ties",
     "unit_weights",

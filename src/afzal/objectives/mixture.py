@@ -14,7 +14,9 @@ from typing import Any
 
 from .registry import REGISTRY, Interval, Objective, get
 
-_TERM = re.compile(r"\s*(?:(?P<weight>[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*\*\s*)?(?P<name>[A-Za-z_][\w.:]*)\s*")
+_TERM = re.compile(
+    r"\s*(?:(?P<weight>[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*\*\s*)?(?P<name>[A-Za-z_][\w.:]*|[^*]+[.]py:\w+)\s*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ def bind(expression: str, arguments: Mapping[str, Any] | None = None) -> tuple[T
     """The terms of an expression with their parameters.
 
     Args:
-        expression: ``name``, ``module:function``, or ``weight*name + weight*name ...``.
+        expression: ``name``, ``module:function``, ``file.py:function``, or ``weight*name + weight*name ...``.
         arguments: ``beta`` for every term that has such a parameter, ``bco.beta`` for one term alone.
 
     Raises:

@@ -14,19 +14,17 @@ and ``state`` (see :attr:`Objective.initial_state`).
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from .functions import load_function
 from .inputs import Pairs, Scored
 from .metrics import Tally
 from .statistics import Statistic, needs_reference_logits
@@ -161,7 +159,7 @@ def objective(
 
     def register(fn: LossFunction) -> LossFunction:
         for word in (name, *aliases):
-            if word in REGISTRY or word in ALIASES:
+            if not _is_again(fn, REGISTRY.get(ALIASES.get(word, word))):
                 raise ValueError(f"objective {word!r} is registered twice")
         REGISTRY[name] = Objective(name, fn, unit, needs_reference, known, uses=used, **facts)
         ALIASES.update(dict.fromkeys(aliases, name))
@@ -170,8 +168,14 @@ def objective(
     return register
 
 
+def _is_again(fn: LossFunction, before: Objective | None) -> bool:
+    """Whether a name is free, or held by the same definition, which was read again after a change."""
+    return before is None or (before.fn.__module__, before.fn.__qualname__) == (fn.__module__, fn.__qualname__)
+
+
 def get(name: str) -> Objective:
-    """The objective of that name or alias, or of an import path ``module:function`` decorated with ``@objective``.
+    """The objective of that name or alias, or the function decorated with ``@objective`` that ``module:function`` or
+    ``file.py:function`` names.
 
     Raises:
         ValueError: no such objective; names the closest ones.
@@ -182,26 +186,6 @@ def get(name: str) -> Objective:
         return REGISTRY[real]
     close = get_close_matches(name, [*REGISTRY, *ALIASES], n=3) or sorted(REGISTRY)
     raise ValueError(f"unknown objective {name!r}; did you mean {', '.join(close)}?")
-
-
-def load_function(path: str) -> Callable[..., Any]:
-    """The function of an import path ``module:function``; the module may stand in the present folder.
-
-    Raises:
-        ValueError: no such module or function.
-    """
-    module, _, name = path.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"there is no module {error.name!r} for {path!r}") from error
-    finally:
-        sys.path.remove(here)
-    if not callable(found):
-        raise ValueError(f"the module {module!r} has no function {name!r}")
-    return found
 
 
 def _imported(path: str) -> Objective:

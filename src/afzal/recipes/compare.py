@@ -18,8 +18,9 @@ from afzal.recipes.compare_measure import (
     snapshots,
     start_answers,
 )
-from afzal.recipes.compare_stages import Stage, State, content_hash, ensure, folders, stages_of
+from afzal.recipes.compare_stages import Stage, State, ensure, folders, stages_of
 from afzal.recipes.compare_summary import Course, Point, summary
+from afzal.recipes.named import content_hash
 from afzal.recipes.rewards import Rewarder, reward_source
 
 Say = Callable[[str], None]

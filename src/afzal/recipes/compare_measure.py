@@ -19,8 +19,8 @@ from afzal.evaluate import best_of, best_of_kl
 from afzal.generate import Sampling, sample
 from afzal.model.load import context_of, load_model, load_tokenizer, pick_device
 from afzal.recipes.answers import sequence_kl
-from afzal.recipes.compare_stages import content_hash
 from afzal.recipes.generate import end_ids
+from afzal.recipes.named import content_hash
 from afzal.recipes.prepare import eos_id
 from afzal.recipes.rewards import Rewarder
 from afzal.records import Turns
@@ -260,7 +260,10 @@ def _with_weights(model: Any, snap: Snapshot, device: torch.device) -> Any:
     parameters = dict(model.named_parameters())
     known = parameters.keys() & tensors.keys()
     if not known:
-        raise AfzalError(f"the checkpoint {snap.checkpoint} does not fit the model of its run")
+        raise AfzalError(
+            f"the checkpoint {snap.checkpoint} does not fit the model of its run",
+            remedy="delete the run to train it anew",
+        )
     with torch.no_grad():
         for name in known:
             parameters[name].copy_(tensors[name])

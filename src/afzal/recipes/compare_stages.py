@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from afzal.config import (
 )
 from afzal.errors import AfzalError
 from afzal.recipes.iterate import iterate
+from afzal.recipes.named import content_hash, file_hashes
 from afzal.recipes.online import planned
 from afzal.recipes.prepare import prepare
 from afzal.recipes.setup import steps_of
@@ -39,7 +38,7 @@ from afzal.train.feed import Feed, Layout
 State = Literal["trained", "resumed", "re-used", "given"]
 Say = Callable[[str], None]
 Settings = TrainConfig | IterateConfig
-# Settings of a training that may name files whose content decides what comes of it.
+# Settings of a training that may name folders, too, whose content decides what comes of it.
 _INPUTS = (
     *("model", "data", "eval_data", "prompts", "held_out_prompts", "reference"),
     *("reward", "watch_reward", "value_model", "constraint_data"),
@@ -122,7 +121,11 @@ def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
     """
     if stage.config is None:
         if not stage.folder.is_dir():
-            raise AfzalError(f"there is no run {stage.folder}", where=f"methods, {stage.entry.name}")
+            raise AfzalError(
+                f"there is no run {stage.folder}",
+                where=f"methods, {stage.entry.name}",
+                remedy="give the folder of a finished run, or the settings to train one",
+            )
         return "given"
     settings = with_snapshots(stage.config, config)
     ledger = ledger_of(config, stage.entry.name, stage.seed)
@@ -182,7 +185,7 @@ def _plain(settings: Settings) -> dict[str, Any]:
 def _inputs(settings: Settings) -> dict[str, str]:
     """The content of every file that the settings name, as hashes."""
     named = {key: getattr(settings, key, None) for key in _INPUTS}
-    return {key: content_hash(value) for key, value in named.items() if isinstance(value, str)}
+    return file_hashes(settings) | {key: content_hash(value) for key, value in named.items() if isinstance(value, str)}
 
 
 def _refuse_other(stage: Stage, ledger: Path, made_of: Mapping[str, Any]) -> None:
@@ -206,36 +209,3 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
             yield f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
-
-
-def content_hash(source: str) -> str:
-    """SHA-256 of what a setting names: the weights and configuration of a model folder, the files of any other folder,
-    a file, the file of a function; of a hub id or a word, the word itself."""
-    path = Path(source)
-    if path.is_dir():
-        weights = sorted([*path.glob("*.safetensors"), *path.glob("*config.json")])
-        files = weights or sorted(p for p in path.rglob("*") if p.is_file())
-        parts = [(str(p.relative_to(path)), _sha256(p)) for p in files]
-    elif path.is_file():
-        parts = [("", _sha256(path))]
-    else:
-        code = _code_of(source)
-        parts = [(source, _sha256(code) if code else "")]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _code_of(source: str) -> Path | None:
-    """The file of ``file.py:function`` or ``module:function``."""
-    path, colon, _ = source.rpartition(":")
-    if not colon:
-        return None
-    if path.endswith(".py"):
-        return Path(path) if Path(path).is_file() else None
-    file = getattr(sys.modules.get(path), "__file__", None)
-    file = file or str(Path(*path.split(".")).with_suffix(".py"))
-    return Path(file) if Path(file).is_file() else None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

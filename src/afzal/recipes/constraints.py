@@ -18,7 +18,7 @@ from afzal.config import PreferConfig
 from afzal.errors import AfzalError
 from afzal.generate import Sample, Sampling, as_trees, sample
 from afzal.model.logprobs import logits_of, predicting, score
-from afzal.objectives import load_function
+from afzal.recipes.named import own_function
 from afzal.tokens import continuation, encode
 from afzal.tokens.batch import Batch, Sharing, collate, expand
 from afzal.tokens.tree import Tree
@@ -26,6 +26,8 @@ from afzal.train.constraints import Constraint, Cost
 from afzal.train.feed import Layout
 
 _ANSWERS = 4
+_SCORES = "function(prompt, answer) returns a number, larger being worse"
+_COSTS = "function(model, pi_logps, ref_logps, yw_idxs, yl_idxs, batch) returns a scalar with a gradient"
 
 Scorer = Callable[[str, str], float]
 """``(prompt, answer) -> cost``, for instance 1 for an unsafe answer and 0 for any other."""
@@ -54,10 +56,10 @@ def _cost(config: PreferConfig, encoder: Any, layout: Layout, eos: Sequence[int]
     if config.constraint == "unsafe_likelihood":
         return unsafe_likelihood(_unsafe_trees(config, encoder), layout)
     if config.constraint == "black_box":
-        scorer = _function(config.constraint_score or "", "constraint_score")
+        scorer = own_function(config.constraint_score or "", "constraint_score", _SCORES)
         sampling = Sampling(max_new_tokens=config.sample_tokens, temperature=1.0)
         return score_function(scorer, encoder.tokenizer, eos, sampling, layout.sharing)
-    return _function(config.constraint or "", "constraint")
+    return own_function(config.constraint or "", "constraint", _COSTS)
 
 
 def unsafe_mass(ids: Sequence[int]) -> Cost:
@@ -113,13 +115,6 @@ def _scored(scorer: Scorer, tokenizer: Any, prompts: Sequence[Sequence[int]], dr
 
 def _seed(batch: Batch) -> int:
     return int.from_bytes(hashlib.sha256("|".join(batch.item_ids).encode()).digest()[:7], "big")
-
-
-def _function(path: str, key: str) -> Any:
-    try:
-        return load_function(path)
-    except ValueError as error:
-        raise AfzalError(str(error), where=key, remedy="write module:function, and run where the module is") from error
 
 
 def _token_ids(tokenizer: Any, words: Sequence[str]) -> list[int]:

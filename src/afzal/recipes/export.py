@@ -82,7 +82,9 @@ def _rows(config: ExportConfig, tokenizer: Any, model: Any) -> list[Tree]:
     encoded = encode(items, tokenizer, max_tokens=longest, chat_template=template)
     if not encoded.trees:
         why = encoded.drops[0].reason if encoded.drops else "no row was read"
-        raise AfzalError("there is no row to compare on", where=config.data, why=why)
+        raise AfzalError(
+            "there is no row to compare on", where=config.data, why=why, remedy="afzal check shows the rows"
+        )
     return list(encoded.trees)
 
 

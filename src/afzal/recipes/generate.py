@@ -75,7 +75,7 @@ def _prompts(config: GenerateConfig, tokenizer: Any) -> list[Turns]:
     assert config.prompts is not None
     found = list(dict.fromkeys(item.prompt for item in data.read(config.prompts).items))
     if not found:
-        raise AfzalError("there are no prompts", where=config.prompts)
+        raise AfzalError("there are no prompts", where=config.prompts, remedy="afzal check shows what the file holds")
     return found
 
 

@@ -17,6 +17,7 @@ from afzal.errors import AfzalError
 from afzal.model.load import load_tokenizer, pick_device
 from afzal.recipes import rounds as figures
 from afzal.recipes.methods import Recipe, recipe_of
+from afzal.recipes.named import changed_files, file_hashes
 from afzal.recipes.people import Waiting
 from afzal.recipes.questions import Questions, ask, slice_of
 from afzal.recipes.rewards import Rewarder, reward_source
@@ -125,9 +126,10 @@ def _open(config: IterateConfig, asked: Questions, resume: bool) -> runs.Run:
     plain = config.model_dump(mode="json")
     facts = {"source": config.prompts, "fingerprint": asked.fingerprint}
     facts |= {"train": len(asked.groups), "eval": len(asked.held_out)}
+    files = file_hashes(config)
     if not resume:
         run = runs.create(config.out, plain)
-        about = {"method": "iterate", "config": plain, "seed": config.seed, "data": facts}
+        about = {"method": "iterate", "config": plain, "seed": config.seed, "data": facts, "files": files}
         run.update(**about, model={"path": config.model}, reference=f"{config.reference} policy")
         return run
     run = runs.resume(config.out)
@@ -136,15 +138,16 @@ def _open(config: IterateConfig, asked: Questions, resume: bool) -> runs.Run:
     changed = [f"{k}: {old[k]!r} -> {v!r}" for k, v in plain.items() if k != "out" and old.get(k, v) != v]
     if before.get("data", {}).get("fingerprint") not in (None, asked.fingerprint):
         changed.append("prompts: the content of the file has changed")
+    changed += changed_files(before, files)
     if before.get("method") not in (None, "iterate"):
         changed.append(f"this is a run of {before['method']}, not of iterate")
     if changed:
         raise AfzalError(
             f"{run.path} cannot be resumed with other settings",
             why="; ".join(changed),
-            remedy="give the settings of run.yaml, or start a new run with another --out",
+            remedy="put back what changed (run.yaml has the settings), or start a new run with another --out",
         )
-    run.update(status="running", method="iterate", config=plain, data=facts)
+    run.update(status="running", method="iterate", config=plain, data=facts, files=files)
     return run
 
 

@@ -57,7 +57,11 @@ def ask(config: IterateConfig, tokenizer: Any) -> Questions:
     found = _groups(dataset.items, config, tokenizer, template, notes)
     apart = _groups(others, config.model_copy(update={"pairing": "best_worst"}), tokenizer, template, notes)
     if config.held_out_prompts and not apart:
-        raise AfzalError("there is no held-out prompt that leaves room for an answer", where=config.held_out_prompts)
+        raise AfzalError(
+            "there is no held-out prompt that leaves room for an answer",
+            where=config.held_out_prompts,
+            remedy="a larger max_tokens, or shorter prompts",
+        )
     order = sorted(found, key=lambda key: hashlib.sha256(f"{config.seed}:{key}".encode()).hexdigest())
     if apart:
         shared = [key for key in order if key in apart]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +16,9 @@ from afzal.errors import AfzalError
 from afzal.model.load import context_of, load_tokenizer
 from afzal.model.probe import choose_sharing
 from afzal.model.reward import head_scores, load_reward_model, refuse_language_model, shift_of
-from afzal.objectives import load_function
+from afzal.objectives import names_function
 from afzal.recipes.assess import score_items
+from afzal.recipes.named import own_function
 from afzal.recipes.prepare import eos_id
 from afzal.records import Item, Response, Turns
 from afzal.tokens import Branch, Tree, encode_prompts, resolve_template, stop_token
@@ -55,8 +54,8 @@ def reward_source(
     Raises:
         AfzalError: there is no such folder, file or function, or the folder holds no reward model.
     """
-    if _names_function(spec):
-        return _checked(by_text(_function(spec), spec), spec)
+    if names_function(spec):
+        return _checked(by_text(own_function(spec, "reward", "function(prompt, answer) returns a number"), spec), spec)
     return _checked(_by_model(spec, torch.device(device), max_tokens, tokens_per_forward, eos_token), spec)
 
 
@@ -102,38 +101,6 @@ def _place(prompt: Turns, answer: str) -> str:
 
 def _short(text: str, limit: int = 80) -> str:
     return repr(text if len(text) <= limit else text[: limit - 3] + "...")
-
-
-def _names_function(spec: str) -> bool:
-    """``module:function`` or ``file.py:function``; a folder may have a colon in its name."""
-    path, colon, name = spec.rpartition(":")
-    return bool(colon and path and name.isidentifier()) and not Path(spec).exists()
-
-
-def _function(spec: str) -> TextReward:
-    path, _, name = spec.rpartition(":")
-    try:
-        return _from_file(Path(path), name) if path.endswith(".py") else load_function(spec)
-    except ValueError as error:
-        raise AfzalError(
-            str(error),
-            where="reward",
-            remedy="write module:function or file.py:function, where function(prompt, answer) returns a number",
-        ) from error
-
-
-def _from_file(path: Path, name: str) -> TextReward:
-    if not path.is_file():
-        raise ValueError(f"there is no file {str(path)!r}")
-    plan = importlib.util.spec_from_file_location(path.stem, path)
-    assert plan is not None
-    assert plan.loader is not None
-    module = importlib.util.module_from_spec(plan)
-    plan.loader.exec_module(module)
-    found = getattr(module, name, None)
-    if callable(found):
-        return cast("TextReward", found)
-    raise ValueError(f"{path} has no function {name!r}")
 
 
 def _by_model(

@@ -45,7 +45,8 @@ def score(config: ScoreConfig) -> list[str]:
     layout = Layout(sharing, config.tokens_per_forward, device)
     scored, lost = score_items(scorer, items, tokenizer, layout, max_tokens=longest, chat_template=template)
     if not any(math.isfinite(x) for s in scored for x in s.scores):
-        raise AfzalError("no response could be scored", where=config.data, why=lost[0].reason if lost else "no row")
+        why = lost[0].reason if lost else "no row"
+        raise AfzalError("no response could be scored", where=config.data, why=why, remedy="afzal check shows the rows")
     if config.out:
         runs.append_jsonl(Path(config.out), _records(scored))
     head = f"{sum(len(s.scores) for s in scored)} responses of {len(items)} items scored"

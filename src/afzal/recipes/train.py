@@ -25,6 +25,7 @@ from afzal.model.load import (
 from afzal.model.reference import Frozen, Remembered, follow
 from afzal.recipes import online, reward
 from afzal.recipes.first_loss import check_first_loss
+from afzal.recipes.named import changed_files, file_hashes
 from afzal.recipes.prepare import Prepared, prepare
 from afzal.recipes.setup import Setup, dtype_of, reference_weights, set_up, steps_of, sync_steps
 from afzal.recipes.watch import Watch, stop_ids
@@ -132,7 +133,7 @@ def _open(config: TrainConfig, prepared: Prepared, resume: bool) -> runs.Run:
     plain = config.model_dump(mode="json")
     run = runs.resume(config.out) if resume else runs.create(config.out, plain)
     if resume:
-        _refuse_changes(run, plain, prepared)
+        _refuse_changes(run, plain, prepared, file_hashes(config))
         run.update(status="running")
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in prepared.losses)
     runs.atomic_write(run.path / "losses.jsonl", lines)
@@ -140,19 +141,20 @@ def _open(config: TrainConfig, prepared: Prepared, resume: bool) -> runs.Run:
     return run
 
 
-def _refuse_changes(run: runs.Run, config: Mapping[str, Any], prepared: Prepared) -> None:
-    """A resumed run must be the same run: any other setting or other data is refused by name."""
+def _refuse_changes(run: runs.Run, config: Mapping[str, Any], prepared: Prepared, files: Mapping[str, str]) -> None:
+    """A resumed run must be the same run: any other setting, data, or content of a file it names is refused by name."""
     facts = run.facts()
     before = facts.get("config", {})
     different = [k for k, v in config.items() if k != "out" and before.get(k, v) != v]
     changed = [f"{k}: {before[k]!r} -> {config[k]!r}" for k in different]
     if facts.get("data", {}).get("fingerprint") not in (None, prepared.facts["fingerprint"]):
         changed.append("data: the content of the training data has changed")
+    changed += changed_files(facts, files)
     if changed:
         raise AfzalError(
             f"{run.path} cannot be resumed with other settings",
             why="; ".join(changed),
-            remedy="give the settings of run.yaml, or start a new run with another --out",
+            remedy="put back what changed (run.yaml has the settings), or start a new run with another --out",
         )
 
 
@@ -259,6 +261,7 @@ def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepar
         },
         reference=reference.name if reference else "none",
         data=prepared.facts,
+        files=file_hashes(config),
         objective={
             "name": method.name,
             "unit": method.main.objective.unit,

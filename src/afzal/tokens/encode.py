@@ -101,12 +101,15 @@ def encode_prompts(
         try:
             layouts.append(Layout(prompt_chunks(turns, speaker.renderer(turns), speaker.codec.specials), ()))
         except TurnError as error:
-            raise AfzalError(f"this prompt has no tokens: {error}", where=f"prompt {n}") from error
+            raise AfzalError(
+                f"this prompt has no tokens: {error}", where=f"prompt {n}", remedy="leave it out, or mend its text"
+            ) from error
     table = _joint_table(layouts, speaker.codec)
     ids = [_prompt_ids(layout, speaker, table) for layout in layouts]
     for n, found in enumerate(ids):
         if found is None:
-            raise AfzalError("a special token spelled out in this prompt cannot be kept apart", where=f"prompt {n}")
+            what, remedy = "a special token spelled out in this prompt cannot be kept apart", "leave the prompt out"
+            raise AfzalError(what, where=f"prompt {n}", remedy=remedy)
     return [np.asarray(cut_prompt(found or [], max_tokens, speaker.bos), dtype=np.int32) for found in ids]
 
 

@@ -193,6 +193,8 @@ def _checked(template: str, where: str) -> str:
         )
     except TemplateSyntaxError as error:
         raise AfzalError(
-            f"the chat template does not parse: {error.message}", where=f"{where}:{error.lineno}"
+            f"the chat template does not parse: {error.message}",
+            where=f"{where}:{error.lineno}",
+            remedy="mend that line of the template, or give another with chat_template",
         ) from error
     return template

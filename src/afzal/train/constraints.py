@@ -34,7 +34,8 @@ class Constraint:
     def __post_init__(self) -> None:
         if (self.weight is None) == (self.dual_lr is None):
             raise AfzalError(
-                f"constraint {self.name!r} needs a weight (penalty) or a dual_lr (Lagrangian), and only one of them"
+                f"constraint {self.name!r} needs a weight (penalty) or a dual_lr (Lagrangian), and only one of them",
+                remedy="give the one and leave the other out",
             )
 
     @property
@@ -68,7 +69,9 @@ def cost_of(
     value = constraint.cost(model, policy.logps, ref_logps, pairs.yw_idxs, pairs.yl_idxs, batch)
     if not isinstance(value, Tensor) or value.dim() != 0:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise AfzalError(f"constraint {constraint.name!r} must give a scalar tensor, not {shape}")
+        raise AfzalError(
+            f"constraint {constraint.name!r} must give a scalar tensor, not {shape}", remedy="return its mean"
+        )
     if torch.is_grad_enabled() and not value.requires_grad:
         raise AfzalError(
             f"constraint {constraint.name!r} has no gradient, so training cannot change it",
