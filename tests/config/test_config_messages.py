@@ -146,7 +146,10 @@ FILES = {
         "run.yaml: the setting 'method' is missing\n"
         "  try: add `method: dpo` (or sft, ipo, kto, prefer, reward, ppo, rloo, grpo, reinforce)",
     ),
-    "twice": (HEAD + "model: N\n", "run.yaml:4: the setting 'model' is given twice\n  why: also at run.yaml:2"),
+    "twice": (
+        HEAD + "model: N\n",
+        "run.yaml:4: the setting 'model' is given twice\n  why: also at run.yaml:2\n  try: keep one of them",
+    ),
     "syntax": (
         HEAD + "columns: {chosen: a\nlr: 1\n",
         "run.yaml:4: not valid YAML: expected ',' or '}', but got ':'\n  try: write one `key: value` per line",
