@@ -127,6 +127,7 @@ class Item:
 
     @property
     def is_chat(self) -> bool:
+        """Whether prompt and responses are conversations and not plain texts."""
         return not isinstance(self.prompt, str)
 
     def placed(self, id: str, where: str, group: str, extra: Mapping[str, Any]) -> Item:
@@ -149,6 +150,7 @@ class Preference:
     margin: float | None = None
 
     def swap(self) -> Preference:
+        """The same opinion told of j and i, with 1 - p and the margin's sign turned."""
         margin = None if self.margin is None else -self.margin
         return Preference(self.j, self.i, 1.0 - self.p, self.weight, margin)
 

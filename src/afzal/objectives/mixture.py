@@ -29,6 +29,7 @@ class Term:
 
     @property
     def name(self) -> str:
+        """The objective's, under which its figures are logged."""
         return self.objective.name
 
 

@@ -105,6 +105,7 @@ class Layout:
 
     @property
     def devices(self) -> int:
+        """Of all nodes together."""
         return self.nodes * self.gpus
 
     @property

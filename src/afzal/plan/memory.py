@@ -45,6 +45,7 @@ class Moment:
 
     @property
     def total(self) -> float:
+        """Bytes of all terms together."""
         return sum(self.terms.values())
 
 

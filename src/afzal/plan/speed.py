@@ -62,6 +62,7 @@ class Times:
 
     @property
     def update(self) -> float:
+        """Seconds of one update: the traffic of shards hides behind arithmetic, everything else adds up."""
         return max(self.compute, self.shards) + self.tensor + self.replicas + self.optimiser + self.sampling
 
     @property

@@ -96,10 +96,12 @@ class Share:
 
     @property
     def value(self) -> float:
+        """The share itself, from 0 to 1."""
         return self.hits / self.n
 
     @property
     def interval(self) -> tuple[float, float]:
+        """Its 95% interval (Wilson)."""
         return wilson(self.hits, self.n)
 
 

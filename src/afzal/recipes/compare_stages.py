@@ -56,6 +56,7 @@ class Stage:
 
     @property
     def name(self) -> str:
+        """The entry's name and the seed, which names the folder too."""
         return f"{self.entry.name}-{self.seed}"
 
 

@@ -45,6 +45,7 @@ class Recipe:
 
     @property
     def needs_reference(self) -> bool:
+        """Whether any of the objectives uses a reference's log-probs."""
         return any(term.objective.needs_reference for term in self.terms)
 
     @property

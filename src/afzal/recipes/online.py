@@ -135,6 +135,7 @@ class Alarms:
         self.said = {name for n in range(1, len(self.heard) + 1) for name in signs(self.heard[:n])}
 
     def hear(self, record: Mapping[str, Any]) -> None:
+        """Take in a line of the metrics, and say what it is the first one to show."""
         if record.get("kind") != "rollout":
             return
         self.heard.append(record)

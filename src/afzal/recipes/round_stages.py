@@ -57,6 +57,7 @@ class Job:
     watch: Rewarder | None
 
     def folder(self, number: int) -> Path:
+        """Where the files of a round are; round 0 is the policy that the run starts from."""
         return self.run.path / "rounds" / f"{number:03d}"
 
     def policy(self, number: int) -> str:

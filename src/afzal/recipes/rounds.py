@@ -32,6 +32,7 @@ class Estimate:
 
     @property
     def mean(self) -> float:
+        """In the units of what was added up."""
         return self.total / self.count
 
 

@@ -38,9 +38,11 @@ class Plot:
 
     @property
     def has_values(self) -> bool:
+        """Whether there is a finite number to draw."""
         return any(is_number(y) for s in self.series for _, y in s.points)
 
     def draw(self, marked: tuple[float, str] | None) -> Figure:
+        """The figure, with a vertical line at the step ``marked`` and its words."""
         drawing = svg.line_chart(
             self.series, title=f"{self.title} by step", y_range=self.y_range, rules=self.rules, marked=marked
         )

@@ -49,10 +49,12 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The last part of the folder's path."""
         return self.path.resolve().name
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of what a resumed run goes on from."""
         return self.path / "checkpoints"
 
     def claim(self) -> None:

@@ -56,6 +56,7 @@ class Batch:
 
     @property
     def n_responses(self) -> int:
+        """B, the branches of all its trees."""
         return len(self.sources)
 
     @cached_property
