@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from afzal.model import kernels
 from afzal.model.attention import _attend, _grouped, _Softmax
-from afzal.model.kernels import choose, flex, ragged
+from afzal.model.kernels import choose, flex, ragged, trials
 from afzal.model.kernels.spans import visible
 from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing
@@ -197,7 +197,7 @@ def test_a_model_with_flex_attention_equals_the_unshared_path(family):
 def fresh(monkeypatch):
     """Kernels that nobody has tried yet, on a CPU that takes them."""
     choose._tried.cache_clear()
-    monkeypatch.setattr(choose, "_passed_over", {})
+    monkeypatch.setattr(trials, "_passed_over", {})
     monkeypatch.setattr(choose, "_PREFERENCE", {("cpu", True): ("ragged",)})
     yield
     choose._tried.cache_clear()

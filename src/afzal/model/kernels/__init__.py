@@ -5,6 +5,7 @@ in :mod:`afzal.model.kernels.choose`; what does not fit or is not trusted goes t
 :mod:`afzal.model.attention`.
 """
 
-from afzal.model.kernels.choose import BLOCKS, Job, able, distrusted, forced, kernel_for, notes, run
+from afzal.model.kernels.choose import BLOCKS, Job, able, distrusted, forced, kernel_for, run
+from afzal.model.kernels.trials import notes
 
 __all__ = ["BLOCKS", "Job", "able", "distrusted", "forced", "kernel_for", "notes", "run"]

@@ -1,7 +1,7 @@
 """Which attention kernel a layer gets: the first of its device's list that can do the job and has shown that it can.
 
 Before a kernel is used it runs once, forwards and backwards, on a small layout and must agree with plain attention; one
-that does not (another causal alignment, a missing compiler) is passed over, and :func:`notes` says so.
+that does not (another causal alignment, a missing compiler) is passed over, and ``kernels.notes()`` says so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from afzal.model.kernels import flex, ragged
+from afzal.model.kernels import flex, ragged, trials
 from afzal.model.kernels.spans import visible
 from afzal.tokens.attend import Segment, TreeLayout
 
@@ -30,7 +30,6 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 """Largest error of output and gradients, as a share of their size; a wrong mask is off by 0.3 and more."""
 
 _forced: list[Kernel] = []  # not a context variable: the backward pass makes layers again in threads of its own
-_passed_over: dict[str, None] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +98,6 @@ def forced(kernel: Kernel) -> Iterator[None]:
         _forced.pop()
 
 
-def notes() -> tuple[str, ...]:
-    """A sentence for each kernel that was passed over because it did not do what it should."""
-    return tuple(_passed_over)
-
-
 def distrusted(kernel: Kernel, job: Job) -> str:
     """Why a kernel's results are not to be trusted, from one trial; empty if they are."""
     # a window of the trial's own, so that it cuts; each kind of job is tried once
@@ -112,16 +106,7 @@ def distrusted(kernel: Kernel, job: Job) -> str:
 
 @cache
 def _tried(kernel: Kernel, job: Job) -> str:
-    try:
-        worst = trial(kernel, job)
-    except Exception as error:  # a compiler can end in any error, and there is another way
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    else:
-        limit = _TOLERANCE[job.dtype]
-        reason = "" if worst <= limit else f"off by {worst:.2g} of the size of the result, more than {limit:g}"
-    if reason:
-        _passed_over[f"attention kernel {kernel} is not used: {reason}"] = None
-    return reason
+    return trials.verdict(f"attention kernel {kernel}", lambda: trial(kernel, job), _TOLERANCE[job.dtype])
 
 
 _WINDOW = 50
