@@ -194,6 +194,11 @@ def _product(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, how: _Softmax) -> Te
 AttentionInterface.register(TREE_ATTENTION, tree_attention)
 
 
+def keep_uncompiled() -> None:
+    """Let compiled blocks call tree attention as it is; the mark is made on demand, since it loads the compiler."""
+    AttentionInterface.register(TREE_ATTENTION, torch.compiler.disable(tree_attention))
+
+
 def use_tree_attention(model: Any) -> None:
     """Switch a model (and its config) to tree attention; plain calls then need :func:`stock_attention`."""
     model.set_attn_implementation(TREE_ATTENTION)
