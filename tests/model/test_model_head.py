@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 from afzal.model import head
 from afzal.model.head import is_plain, linear_logps
+from afzal.model.kernels import logits as fused
+from afzal.model.kernels import trials
 
 
 def given(rows=7, features=5, vocabulary=11, dtype=torch.float64, bias=True):
@@ -94,3 +100,104 @@ def test_only_a_plain_linear_layer_is_taken_apart():
     handle.remove()
     assert not is_plain(nn.Sequential(layer))
     assert not is_plain(type("Adapted", (nn.Linear,), {})(3, 5))
+
+
+def test_an_expanded_gradient_is_no_other_gradient():
+    """What ``sum`` passes back is one number under every row, which a kernel must not read as many."""
+    hidden, weight, _, target = given(dtype=torch.float32)
+    upstream = torch.ones(())
+    found = torch.autograd.grad(linear_logps(hidden, weight, None, target), weight, upstream.expand(7))
+    expected = torch.autograd.grad(linear_logps(hidden, weight, None, target), weight, torch.ones(7))
+    assert torch.equal(found[0], expected[0])
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Triton's kernels on a CPU, by its interpreter, in blocks that the vocabulary does not fill."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip(
+            "Triton must be told before it is imported: see the test that starts these in a process of their own"
+        )
+    monkeypatch.setattr(fused, "_BLOCK", 8)
+    fused._kernels.cache_clear()
+    yield
+    fused._kernels.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernels_by_the_interpreter_agree_with_autograd(dtype, interpreted):
+    assert fused.trial(torch.device("cpu"), dtype) <= fused._TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("keep", [2**30, 0], ids=["kept", "made-again"])
+@pytest.mark.parametrize(("scale", "cap"), [(1.0, None), (0.5, 2.0)])
+def test_the_head_over_the_kernels_gives_what_it_gives_without(scale, cap, keep, interpreted, monkeypatch):
+    monkeypatch.setattr(head, "TILE_ELEMENTS", 33)
+    monkeypatch.setattr(head, "KEEP_BYTES", keep)
+    *tensors, target = given(dtype=torch.float32)
+    upstream = torch.linspace(-1, 2, 7, dtype=torch.float64)
+    run = lambda: linear_logps(*tensors, target, scale=scale, cap=cap)  # noqa: E731
+    expected, theirs = run(), gradients(run, tensors, upstream)
+    monkeypatch.setattr(fused, "fused", lambda logits: True)
+    found, ours = run(), gradients(run, tensors, upstream)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_the_kernels_are_interpreted_in_a_process_of_their_own():
+    pytest.importorskip("triton", reason="Triton is not installed: it comes with torch for GPUs")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("this is that process")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "kernels_by or over_the_kernels",
+        __file__,
+    ]
+    done = subprocess.run(
+        command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "skipped" not in done.stdout
+
+
+def test_a_tile_of_a_cpu_is_never_for_the_kernels():
+    assert not fused.fused(torch.zeros(2, 3))
+
+
+def test_kernels_that_cannot_run_are_passed_over_with_their_reason(monkeypatch):
+    monkeypatch.setattr(trials, "_passed_over", {})
+    monkeypatch.setattr(fused, "trial", lambda device, dtype: 1.0)
+    fused._tried.cache_clear()
+    assert fused._tried(torch.device("cpu"), torch.bfloat16)
+    fused._tried.cache_clear()
+    assert trials.notes() == (
+        "the fused log-prob head is not used: off by 1 of the size of the result, more than 0.01",
+    )
+
+
+@pytest.mark.parametrize("kernel", [0, 1])
+def test_the_kernels_compile_for_a_gpu_that_is_not_there(kernel):
+    """To machine code of an H100 or H200: the interpreter takes what the compiler refuses."""
+    triton = pytest.importorskip("triton", reason="Triton is not installed: it comes with torch for GPUs")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("functions that are interpreted are not compiled")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    order = fused._kernels()[kernel].arg_names
+    kinds = ["*bf16", "*i64", "*fp32", "*fp32", "i64", "fp32", "fp32", *["constexpr"] * 3]
+    constants = {"vocabulary": 128256, "capped": True, "block": fused._BLOCK}
+    source = ASTSource(
+        fused._kernels()[kernel],
+        dict(zip(order, kinds, strict=True)),
+        {(order.index(n),): v for n, v in constants.items()},
+    )
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
+    assert len(made.asm["cubin"]) > 1000

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from afzal.errors import AfzalError
 from afzal.train import checkpoint
+from afzal.train.optim import load_optimizer_tensors
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.float8_e4m3fn]
 DTYPES += [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.bool]
@@ -507,3 +508,15 @@ def test_kill_9_at_20_random_times_never_costs_an_acknowledged_checkpoint(tmp_pa
         assert same(loaded, content(found)[0])
         assert state["step"] == found
     assert reached >= 20
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_fused_optimiser_gets_its_step_count_on_the_parameters_device(fused: bool):
+    """Its kernel on a GPU refuses a count that lies on the host; the other forms count there."""
+    parameter = torch.nn.Parameter(torch.zeros(2, device="meta"))
+    optimizer = torch.optim.AdamW([parameter], lr=0.0, foreach=True)
+    optimizer.param_groups[0]["fused"] = fused
+    given = {"w|step": torch.tensor(3.0), "w|exp_avg": torch.ones(2)}
+    load_optimizer_tensors(optimizer, {"w": parameter}, given)
+    assert optimizer.state[parameter]["step"].device.type == ("meta" if fused else "cpu")
+    assert optimizer.state[parameter]["exp_avg"].device.type == "meta"

@@ -13,12 +13,13 @@ from afzal import objectives
 from afzal.model.load import frozen_copy
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import Frozen
-from afzal.objectives import unit_weights
+from afzal.objectives import metrics, unit_weights
 from afzal.tokens import mismatched, only_branch
 from afzal.tokens.batch import collate
 from afzal.tokens.tree import Tree
 from afzal.train.evaluate import batch_counts, batch_pairs
-from afzal.train.feed import Update
+from afzal.train.feed import Feed, Layout, Update
+from afzal.train.loop import Hooks, Settings, State, fit
 from afzal.train.method import Method
 from afzal.train.update import accumulate
 
@@ -84,3 +85,33 @@ def test_the_tokens_of_a_padded_batch_are_those_of_its_mask():
     batch = collate(random_trees(5), "unshared")
     assert batch.attention_mask is not None
     assert batch.n_tokens == int(batch.attention_mask.sum()) < batch.ids.numel()
+
+
+@pytest.mark.parametrize("log_every", [1, 3])
+def test_a_run_waits_once_per_update_logged_or_not(log_every, monkeypatch):
+    """The whole loop on the meta device, which refuses to be read anywhere but where it is let."""
+    reads, logged = [], []
+
+    def stands_in(values):
+        reads.append(len(values))
+        return [1.0] * len(values)
+
+    monkeypatch.setattr(metrics, "read", stands_in)
+    model = make("llama")
+    choose_sharing(model)
+    reference = Frozen(frozen_copy(model).to("meta"))
+    model.to("meta")
+    feed = Feed(trees_for("pair"), (), 4, 0, Layout("shared", 80, torch.device("meta")))
+    method = Method.of(objectives.get("dpo"), {}, reference)
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=True)  # the fused one counts steps without a meta device
+    settings = Settings(steps=5, lr=lambda _: 1e-3, log_every_steps=log_every)
+    fit(model, method, feed, optimizer, settings, hooks=Hooks(log=logged.append), state=State())
+    assert len(reads) == 5
+    assert [record["step"] for record in logged] == ([1, 2, 3, 4, 5] if log_every == 1 else [3, 5])
+
+
+def test_what_is_read_together_is_what_is_read_alone():
+    values = [torch.tensor(0.1), torch.tensor(0.1, dtype=torch.float64), torch.tensor(3), torch.tensor(float("nan"))]
+    found = metrics.read(values)
+    assert found[:3] == [float(v) for v in values[:3]]
+    assert found[3] != found[3]

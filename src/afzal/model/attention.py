@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from afzal.model import kernels
 from afzal.tokens.attend import Block, Segment, TreeLayout
 
 TREE_ATTENTION = "afzal_tree"
@@ -96,8 +97,12 @@ def tree_attention(
         key, value = tree.put(getattr(module, "layer_idx", None), key, value)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     softmax = _Softmax(scale, dropout, softcap, s_aux)
-    plan = tree.plan(query.shape[1] * query.shape[3], sliding_window)
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))  # [N, heads, D]
+    job = _job(q, k, softmax, sliding_window)
+    kernel = kernels.kernel_for(job)
+    if kernel != kernels.BLOCKS:
+        return kernels.run(kernel, q, k, v, tree, job)[None], None
+    plan = tree.plan(query.shape[1] * query.shape[3], sliding_window)
     shapes = [block.shape for block in plan.blocks]
     qs = _blocks(q, plan.queries, [(g, n) for g, n, _ in shapes])
     ks, vs = (_blocks(t, plan.keys, [(g, n) for g, _, n in shapes]) for t in (k, v))
@@ -107,6 +112,12 @@ def tree_attention(
     ]
     slots = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return slots.index_select(0, plan.inverse)[None], None
+
+
+def _job(q: Tensor, k: Tensor, how: _Softmax, window: int | None) -> kernels.Job:
+    heads, width = q.shape[1:]
+    odd = bool(how.dropout) or how.sinks is not None
+    return kernels.Job(q.device, q.dtype, heads, k.shape[1], width, how.scale, window, how.softcap, odd)
 
 
 def _blocks(rows: Tensor, index: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
@@ -129,16 +140,22 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, block: Block, how: _Softmax) -> Ten
     """Query ``[G, H, Q, D]``, keys and values ``[G, kv heads, K, D]`` to ``[G, H, Q, D]``."""
     if how.softcap is not None or how.sinks is not None or _prefers_eager(q, k):
         return _eager(q, k, v, block, how)
+    grouped, mask = q.shape[1] != k.shape[1], block.mask
+    if grouped and mask is not None and q.device.type == "cuda":  # no kernel there has both: keys would be copied
+        return _grouped(q, k, v, mask, how)
     return F.scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        attn_mask=block.mask,
-        dropout_p=how.dropout,
-        is_causal=block.mask is None,
-        scale=how.scale,
-        enable_gqa=q.shape[1] != k.shape[1],
+        q, k, v, attn_mask=mask, dropout_p=how.dropout, is_causal=mask is None, scale=how.scale, enable_gqa=grouped
     )
+
+
+def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, how: _Softmax) -> Tensor:
+    """Heads that share keys are laid one after another on the query axis, so that keys and values are never copied."""
+    kv_heads = k.shape[1]
+    sharing = q.shape[1] // kv_heads
+    folded = q.unflatten(1, (kv_heads, sharing)).flatten(2, 3)
+    seen = mask.repeat(1, 1, sharing, 1)
+    out = F.scaled_dot_product_attention(folded, k, v, attn_mask=seen, dropout_p=how.dropout, scale=how.scale)
+    return out.unflatten(2, (sharing, q.shape[2])).flatten(1, 2)
 
 
 def _prefers_eager(q: Tensor, k: Tensor) -> bool:
@@ -175,6 +192,11 @@ def _product(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, how: _Softmax) -> Te
 
 
 AttentionInterface.register(TREE_ATTENTION, tree_attention)
+
+
+def keep_uncompiled() -> None:
+    """Let compiled blocks call tree attention as it is; the mark is made on demand, since it loads the compiler."""
+    AttentionInterface.register(TREE_ATTENTION, torch.compiler.disable(tree_attention))
 
 
 def use_tree_attention(model: Any) -> None:

@@ -23,7 +23,7 @@ from afzal.model.adapters import (
     positions_taken,
     virtual_tokens,
 )
-from afzal.model.attention import stock_attention
+from afzal.model.attention import keep_uncompiled, stock_attention
 from afzal.model.folder import (
     inspect_model_folder,
     inspect_tokenizer_folder,
@@ -199,11 +199,27 @@ def recompute_activations(model: Any) -> None:
     model.train()  # the blocks recompute in training mode only; dropout is off either way
 
 
-def compile_layers(model: nn.Module) -> None:
-    """Compile the parts whose shapes are those of the row alone: feed-forward layers and norms (torch.compile)."""
-    for module in model.modules():
-        if type(module).__name__.endswith(("MLP", "RMSNorm")):
-            module.compile(dynamic=True)
+def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
+    """Compile what pays (torch.compile): whole blocks on a GPU, feed-forward layers and norms elsewhere.
+
+    Around tree attention, whose shapes are those of the layout, the compiled code of a block is left and entered again.
+    """
+    device = next(model.parameters()).device
+    parts = compiled_parts(model, whole_blocks=device.type == "cuda")
+    if parts and device.type == "cuda":
+        keep_uncompiled()
+    for module in parts:
+        module.compile(dynamic=True, backend=backend)
+
+
+def compiled_parts(model: nn.Module, *, whole_blocks: bool) -> list[nn.Module]:
+    """The blocks of a model, as `transformers` names them; or the parts whose shapes are those of the row alone."""
+    if whole_blocks:
+        base = model.get_base_model() if is_adapted(model) else model
+        names = set(getattr(base, "_no_split_modules", None) or ())
+        if blocks := [m for m in model.modules() if type(m).__name__ in names]:
+            return blocks
+    return [m for m in model.modules() if type(m).__name__.endswith(("MLP", "RMSNorm"))]
 
 
 def pick_device(name: str) -> torch.device:

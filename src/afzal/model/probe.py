@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from afzal.errors import AfzalError
+from afzal.model import kernels
 from afzal.model.attention import may_share, stock_attention, stock_implementation, use_tree_attention
 from afzal.model.load import vocabulary_of
 from afzal.model.logprobs import score
@@ -49,6 +50,18 @@ def choose_common_sharing(models: Sequence[Any]) -> Sharing:
     for model in models:
         model.set_attn_implementation(stock_implementation(model))
     return "unshared"
+
+
+def kernel_notes(model: Any) -> tuple[str, ...]:
+    """What there is to say of the attention kernels that a sharing model uses, after each has had its trial.
+
+    Nothing on a CPU, where there is one way only.
+    """
+    if _device(model).type != "cuda":
+        return ()
+    with torch.no_grad():
+        score(model, collate(probe_trees(model), "shared", _device(model)))
+    return kernels.notes()
 
 
 def plain_logps(model: Any, batch: Batch) -> Tensor:

@@ -48,7 +48,16 @@ def add(into: Tally, new: Tally) -> None:
 
 def means(tallies: Tally) -> dict[str, float]:
     """Sum / count of each metric that has any example."""
-    return {name: float(total) / float(count) for name, (total, count) in tallies.items() if float(count) > 0}
+    numbers = iter(read([x for pair in tallies.values() for x in pair]))
+    found = {name: (total, count) for name, total, count in zip(tallies, numbers, numbers, strict=True)}
+    return {name: total / count for name, (total, count) in found.items() if count > 0}
+
+
+def read(values: Sequence[Tensor]) -> list[float]:
+    """Scalars as numbers of the host. All that a GPU holds come in one read, since each makes the host wait for it."""
+    away = [value.detach().double() for value in values if value.device.type != "cpu"]
+    come = iter(torch.stack(away).tolist() if away else [])
+    return [float(value.detach()) if value.device.type == "cpu" else next(come) for value in values]
 
 
 def _sides(chosen: Sequence[Tensor], good: Tensor, rejected: Sequence[Tensor], bad: Tensor) -> Tally:

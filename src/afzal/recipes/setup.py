@@ -27,7 +27,7 @@ from afzal.errors import AfzalError
 from afzal.model.adapters import Adapter, add_adapter, is_adapted, start_norms, virtual_kind
 from afzal.model.load import compile_layers, frozen_copy, load_model, recompute_activations
 from afzal.model.memory import must_recompute
-from afzal.model.probe import choose_sharing
+from afzal.model.probe import choose_sharing, kernel_notes
 from afzal.model.reference import AdapterOff, Frozen, Reference, cache_key, cached, live_reference
 from afzal.recipes import online, reward
 from afzal.recipes.constraints import constraint_of
@@ -82,10 +82,11 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
         start_norms(model)
     if config.compile:
         compile_layers(model)
+    notes = list(kernel_notes(model)) if sharing == "shared" else []
     needed = prepared.recipe.needs_reference or isinstance(config, OnlineConfig)
     reference = _reference(config, model, prepared, layout, weights.dtype, run) if needed else None
     recomputing = _recomputing(config, prepared, weights, layout)
-    notes = [f"prompts are not shared: {why_unshared}"] if why_unshared else []
+    notes += [f"prompts are not shared: {why_unshared}"] if why_unshared else []
     if is_adapted(model) and config.adapter_kind is None and config.lr == type(config).model_fields["lr"].default:
         notes.append(f"lr {config.lr:g} is the default for all weights; adapters take a larger one")
     if recomputing is not None:

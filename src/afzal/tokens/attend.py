@@ -9,9 +9,10 @@ Shapes: G segments in a block, Q query slots, K key slots, N row positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,6 +89,13 @@ class TreeLayout:
     def __init__(self, segments: Sequence[Segment], n_tokens: int, device: torch.device) -> None:
         self.segments, self.n_tokens, self.device = tuple(segments), n_tokens, device
         self._plans: dict[tuple[int, int | None], Plan] = {}
+        self._made: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[TreeLayout], Any]) -> Any:
+        """What ``make`` makes of this layout, made once for all layers."""
+        if key not in self._made:
+            self._made[key] = make(self)
+        return self._made[key]
 
     def plan(self, width: int, window: int | None = None) -> Plan:
         """The blocks for attention of ``width`` (heads x head width) features and a sliding window in tokens.

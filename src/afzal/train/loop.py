@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from afzal.errors import AfzalError
 from afzal.objectives.metrics import Tally, means
+from afzal.train.ahead import read_ahead
 from afzal.train.evaluate import Evaluator
 from afzal.train.feed import Update, Updates
 from afzal.train.method import Method, parameters_by_name
@@ -87,6 +88,7 @@ def fit(
     parameters = list(parameters_by_name(weights.masters, method).values())
     state.carried = state.carried or method.start()
     began = time.perf_counter() - state.seconds
+    feed = read_ahead(feed, settings.steps)
     if state.step == 0:
         _evaluate(hooks, state, began)
     while state.step < settings.steps:
@@ -99,7 +101,7 @@ def fit(
             group["lr"] = lr * group.get("lr_scale", 1.0)
         loss, metrics, carried = accumulate(model, method, update, state.carried)
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf)
-        _check_finite(loss, grad_norm, update, state.step)
+        found = _checked(loss, grad_norm, metrics, update, state.step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         weights.publish()
@@ -111,7 +113,7 @@ def fit(
         state.seconds = time.perf_counter() - began
         last = state.step == settings.steps
         if last or _due(state.step, settings.log_every_steps):
-            hooks.log(_record(state, feed, lr, loss, grad_norm, metrics))
+            hooks.log(_record(state, feed, lr, found))
         if last or _due(state.step, settings.eval_every_steps):
             _evaluate(hooks, state, began)
             if settings.patience and state.stale_evaluations >= settings.patience:
@@ -140,7 +142,7 @@ def _evaluate(hooks: Hooks, state: State, began: float) -> None:
         state.stale_evaluations += 1
 
 
-def _record(state: State, feed: Updates, lr: float, loss: Tensor, grad_norm: Tensor, metrics: Tally) -> dict[str, Any]:
+def _record(state: State, feed: Updates, lr: float, found: Mapping[str, float]) -> dict[str, Any]:
     return {
         "kind": "train",
         "step": state.step,
@@ -149,9 +151,7 @@ def _record(state: State, feed: Updates, lr: float, loss: Tensor, grad_norm: Ten
         "tokens": state.tokens,
         "examples": state.examples,
         "lr": lr,
-        "loss": float(loss),
-        "grad_norm": float(grad_norm),
-        **means(metrics),
+        **found,
     }
 
 
@@ -159,12 +159,16 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _check_finite(loss: Tensor, grad_norm: Tensor, update: Update, step: int) -> None:
-    if bool(torch.isfinite(loss) & torch.isfinite(grad_norm)):
-        return
-    what = "loss" if not torch.isfinite(loss) else "gradient"
+def _checked(loss: Tensor, grad_norm: Tensor, metrics: Tally, update: Update, step: int) -> dict[str, float]:
+    """What there is to log of an update, in its one read of the device; it is finite, or the weights do not move."""
+    one = torch.ones_like(loss)
+    found = means({"loss": (loss, one), "grad_norm": (grad_norm, one), **metrics})
+    if math.isfinite(found["loss"]) and math.isfinite(found["grad_norm"]):
+        return found
+    what = "gradient" if math.isfinite(found["loss"]) else "loss"
+    numbers = f"(loss {found['loss']}, gradient norm {found['grad_norm']})"
     raise AfzalError(
-        f"the {what} is not finite in update {step + 1} (loss {float(loss)}, gradient norm {float(grad_norm)})",
+        f"the {what} is not finite in update {step + 1} {numbers}",
         where="rows " + _shorten(update.item_ids),
         why="the weights were not changed; the last checkpoint is sound",
         remedy="look at those rows (afzal check --show), lower lr, or train in fp32",

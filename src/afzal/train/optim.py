@@ -56,8 +56,9 @@ def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
     """Put back what :func:`optimizer_tensors` gave."""
+    fused = any(group.get("fused") for group in optimizer.param_groups)  # counts its steps on the parameter's device
     for key, value in tensors.items():
         name, _, slot = key.rpartition("|")
         parameter = parameters[name]
-        target = value if slot == "step" else value.to(parameter.device)
+        target = value if slot == "step" and not fused else value.to(parameter.device)
         optimizer.state.setdefault(parameter, {})[slot] = target.clone()

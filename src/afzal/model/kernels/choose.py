@@ -1,0 +1,150 @@
+"""Which attention kernel a layer gets: the first of its device's list that can do the job and has shown that it can.
+
+Before a kernel is used it runs once, forwards and backwards, on a small layout and must agree with plain attention; one
+that does not (another causal alignment, a missing compiler) is passed over, and ``kernels.notes()`` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from afzal.model.kernels import flex, ragged, trials
+from afzal.model.kernels.spans import visible
+from afzal.tokens.attend import Segment, TreeLayout
+
+Kernel = Literal["blocks", "ragged", "flex"]
+BLOCKS: Kernel = "blocks"
+
+# In order of preference, by device and whether numbers have 16 bits. `python -m benchmarks.attention` measures it; the
+# order for CUDA is what the arithmetic says (ragged: fewest products, no padding), not what was measured.
+_PREFERENCE: dict[tuple[str, bool], tuple[Kernel, ...]] = {("cuda", True): ("ragged", "flex")}
+
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
+"""Largest error of output and gradients, as a share of their size; a wrong mask is off by 0.3 and more."""
+
+_forced: list[Kernel] = []  # not a context variable: the backward pass makes layers again in threads of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a layer asks of attention.
+
+    Attributes:
+        width: features of a head.
+        window: of a sliding-window layer, in positions.
+        softcap: of its scores.
+        odd: whether it wants dropout or sinks, which no kernel here has.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    heads: int
+    kv_heads: int
+    width: int
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    odd: bool = False
+
+
+def kernel_for(job: Job) -> Kernel:
+    """The kernel of a layer.
+
+    Raises:
+        ValueError: a kernel is forced that cannot do the job.
+    """
+    if _forced:
+        if reason := able(_forced[-1], job):
+            raise ValueError(f"attention kernel {_forced[-1]!r} cannot be used here: {reason}")
+        return _forced[-1]
+    for kernel in _PREFERENCE.get((job.device.type, job.dtype.itemsize == 2), ()):
+        if not able(kernel, job) and not distrusted(kernel, job):
+            return kernel
+    return BLOCKS
+
+
+def able(kernel: Kernel, job: Job) -> str:
+    """Why a kernel cannot do a job, from its facts alone; empty if it can."""
+    if kernel == BLOCKS:
+        return ""
+    if job.odd:
+        return "it has neither dropout nor sinks"
+    if kernel == "ragged":
+        return "flash attention has no soft-cap" if job.softcap else ragged.unable(job.dtype, job.width)
+    return flex.unable(job.dtype, job.width)
+
+
+def run(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, job: Job) -> Tensor:
+    """Query ``[N, H, D]``, key and value ``[N, kv heads, D]`` to ``[N, H, D]``."""
+    if kernel == "ragged":
+        return ragged.attend(q, k, v, layout, scale=job.scale, window=job.window)
+    return flex.attend(q, k, v, layout, scale=job.scale, window=job.window, softcap=job.softcap)
+
+
+@contextmanager
+def forced(kernel: Kernel) -> Iterator[None]:
+    """Every layer takes this kernel inside the block, untried: for tests and benchmarks."""
+    _forced.append(kernel)
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+
+def distrusted(kernel: Kernel, job: Job) -> str:
+    """Why a kernel's results are not to be trusted, from one trial; empty if they are."""
+    # a window of the trial's own, so that it cuts; each kind of job is tried once
+    return _tried(kernel, replace(job, window=_WINDOW if job.window is not None else None))
+
+
+@cache
+def _tried(kernel: Kernel, job: Job) -> str:
+    return trials.verdict(f"attention kernel {kernel}", lambda: trial(kernel, job), _TOLERANCE[job.dtype])
+
+
+_WINDOW = 50
+_TRIAL = tuple(
+    Segment(*numbers)
+    for numbers in (
+        *((0, 70), (70, 60, 0, 70), (130, 90, 0, 70)),
+        *((220, 131), (351, 1, 220, 131), (352, 75, 220, 131), (427, 40, 220, 131)),
+    )
+)
+
+
+def trial(kernel: Kernel, job: Job) -> float:
+    """The largest error of output and gradients against plain attention in float32, as a share of their size.
+
+    On two trees with five branches. Numbers are drawn apart from any generator that a run depends on.
+    """
+    n = sum(s.length for s in _TRIAL)
+    drawn = torch.Generator().manual_seed(0)
+    shapes = [(n, job.heads, job.width), *[(n, job.kv_heads, job.width)] * 2, (n, job.heads, job.width)]
+    q, k, v, upstream = (torch.randn(s, generator=drawn).to(job.device, job.dtype) for s in shapes)
+    with torch.inference_mode(False), torch.enable_grad():
+        layout = TreeLayout(_TRIAL, n, job.device)
+        given = [t.clone().requires_grad_() for t in (q, k, v)]
+        exact = [t.float().requires_grad_() for t in (q, k, v)]
+        found = run(kernel, given[0], given[1], given[2], layout, job)
+        expected = plain(exact[0], exact[1], exact[2], layout, job)
+        ours = torch.autograd.grad(found, given, upstream)
+        theirs = torch.autograd.grad(expected, exact, upstream.float())
+    pairs = zip((found.detach(), *ours), (expected.detach(), *theirs), strict=True)
+    return max(float((a.float() - b).norm() / b.norm()) for a, b in pairs)
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, job: Job) -> Tensor:
+    """Attention by its definition, with a table of all pairs of positions: what kernels are compared with."""
+    groups = q.shape[1] // k.shape[1]
+    q, k, v = (t.transpose(0, 1) for t in (q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)))
+    scores = q @ k.transpose(-1, -2) * job.scale
+    scores = scores if job.softcap is None else job.softcap * torch.tanh(scores / job.softcap)
+    mask = torch.from_numpy(visible(layout, job.window)).to(q.device)
+    return (scores.masked_fill(~mask, float("-inf")).softmax(-1) @ v).transpose(0, 1)

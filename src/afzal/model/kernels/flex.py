@@ -1,0 +1,106 @@
+"""Attention over trees by FlexAttention: one call over the whole row, which skips blocks that nobody looks at.
+
+The block mask is worked out on the host from the layout, in blocks of 128 x 128, without a table of all pairs of
+positions; one serves all layers of a forward pass. Soft-caps are a function of the score, so that this is the kernel of
+families that have them. Dong et al. 2024, arXiv 2412.05496.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afzal.model.kernels.spans import Spans, spans
+from afzal.tokens.attend import TreeLayout
+from afzal.tokens.upload import upload
+
+BLOCK = 128
+_NARROWEST = 16  # features of a head
+
+
+def unable(dtype: torch.dtype, width: int) -> str:
+    """Why the kernel cannot take these numbers; empty if it can."""
+    if dtype == torch.float64:
+        return "FlexAttention does not compute in float64"
+    return f"FlexAttention takes heads of {_NARROWEST} features or more, not {width}" if width < _NARROWEST else ""
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, *, scale: float, window: int | None, softcap: float | None
+) -> Tensor:
+    """Query ``[N, H, D]``, key and value ``[N, kv heads, D]`` to ``[N, H, D]``."""
+    mask = layout.once(("flex", window), partial(block_mask, window=window))
+    q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
+    grouped = q.shape[1] != k.shape[1]
+    call = _compiled() if q.device.type == "cuda" else _plain()
+    return call(q, k, v, _capped(softcap), mask, scale=scale, enable_gqa=grouped)[0].transpose(0, 1)
+
+
+@cache
+def _compiled() -> Callable[..., Any]:
+    return torch.compile(_plain())
+
+
+def _plain() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return flex_attention
+
+
+@cache
+def _capped(softcap: float | None) -> Callable[..., Tensor] | None:
+    """One function per cap: another function would be compiled again."""
+    if softcap is None:
+        return None
+
+    def cap(score: Tensor, _batch: Tensor, _head: Tensor, _query: Tensor, _key: Tensor) -> Tensor:
+        return softcap * torch.tanh(score / softcap)
+
+    return cap
+
+
+def block_mask(layout: TreeLayout, window: int | None = None) -> Any:
+    """The layout as FlexAttention wants it: for each block of queries, which blocks of keys, whole or in part."""
+    from torch.nn.attention.flex_attention import BlockMask
+
+    found = spans(layout, window)
+    seen = pairs_per_block(found, layout.n_tokens)
+    whole = seen == BLOCK * BLOCK
+    parts = [_listed(at, layout.device) for at in ((seen > 0) & ~whole, whole)]
+    return BlockMask.from_kv_blocks(
+        *parts[0],
+        *parts[1],
+        BLOCK_SIZE=BLOCK,
+        mask_mod=_looks_at(*(upload(a, layout.device) for a in (found.prompt_from, found.prompt_to, found.own_from))),
+        seq_lengths=(layout.n_tokens, layout.n_tokens),
+    )
+
+
+def pairs_per_block(found: Spans, n: int) -> np.ndarray:
+    """int64 ``[n / BLOCK, n / BLOCK]``, rounded up: pairs in sight in every block of queries and keys."""
+    blocks = -(-n // BLOCK)
+    first = np.arange(blocks)[None, :] * BLOCK
+    shared = lambda low, high: np.clip(  # noqa: E731
+        np.minimum(high[:, None], first + BLOCK) - np.maximum(low[:, None], first), 0, None
+    )
+    counts = shared(found.prompt_from, found.prompt_to) + shared(found.own_from, np.arange(n) + 1)
+    return np.add.reduceat(counts, np.arange(0, n, BLOCK), axis=0)
+
+
+def _looks_at(prompt_from: Tensor, prompt_to: Tensor, own_from: Tensor) -> Callable[..., Tensor]:
+    def may_see(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        in_prompt = (key >= prompt_from[query]) & (key < prompt_to[query])
+        return in_prompt | ((key >= own_from[query]) & (key <= query))
+
+    return may_see
+
+
+def _listed(at: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """How many key blocks each row of a table names, int32 ``[1, 1, rows]``, and which, ``[1, 1, rows, columns]``."""
+    order = np.argsort(~at, axis=1, kind="stable").astype(np.int32)
+    return upload(at.sum(1).astype(np.int32)[None, None], device), upload(order[None, None], device)

@@ -1,0 +1,161 @@
+"""Logits in tiles, read and turned into their own gradient by Triton: one pass over the memory each.
+
+What torch does in several passes with a float32 copy of the tile between them. Sums are float32 whatever the tile
+holds. The same numbers as :mod:`afzal.model.head` has in plain torch, to which the work goes where there is no Triton.
+
+Shapes: M rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from afzal.model.kernels import trials
+
+_BLOCK = 4096  # logits at work at once in one program
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+
+
+def fused(logits: Tensor) -> bool:
+    """Whether a tile is for these kernels: on a GPU, in a format they know, once they have shown that they agree."""
+    if logits.device.type != "cuda" or logits.dtype not in _TOLERANCE or find_spec("triton") is None:
+        return False
+    return not _tried(logits.device, logits.dtype)
+
+
+def scan(logits: Tensor, target: Tensor, lse: Tensor, picked: Tensor, *, scale: float, cap: float | None) -> None:
+    """Write each row's log-sum-exp and its target's logit, float32 ``[M]``, as the softmax sees them.
+
+    Args:
+        logits: ``[M, V]``, rows contiguous.
+        scale, cap: the softmax sees cap tanh(scale logit / cap); a cap of None does nothing.
+    """
+    _launch(_kernels()[0], (len(logits),), logits, target, lse, picked, scale, cap)
+
+
+def turn(logits: Tensor, target: Tensor, lse: Tensor, gradient: Tensor, *, scale: float, cap: float | None) -> None:
+    """Put gradient (one-hot - softmax), back through cap and scale, in the place of the logits ``[M, V]``."""
+    grid = (len(logits), -(-logits.shape[1] // _BLOCK))
+    _launch(_kernels()[1], grid, logits, target, lse, gradient, scale, cap)
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], logits: Tensor, *columns: Any) -> None:
+    *tensors, scale, cap = columns
+    meta = {"vocabulary": logits.shape[1], "capped": cap is not None, "block": _BLOCK, "num_warps": 8}
+    on_gpu = logits.device.type == "cuda"  # else it is Triton's interpreter
+    with torch.cuda.device(logits.device) if on_gpu else nullcontext():
+        kernel[grid](logits, *tensors, logits.stride(0), scale, cap or 1.0, **meta)
+
+
+@cache
+def _kernels() -> tuple[Any, Any]:
+    """The two kernels. Made inside a function, since Triton is on machines with a GPU only."""
+    import triton  # pyright: ignore[reportMissingImports]
+    import triton.language as tl  # pyright: ignore[reportMissingImports]
+
+    @triton.jit
+    def scan_rows(
+        logits,
+        target,
+        lse,
+        picked,
+        stride,
+        scale,
+        cap,
+        vocabulary: tl.constexpr,
+        capped: tl.constexpr,
+        block: tl.constexpr,
+    ):
+        row = tl.program_id(0).to(tl.int64)
+        start = logits + row * stride
+        top = float("-inf")
+        total = 0.0
+        for first in range(0, vocabulary, block):
+            at = first + tl.arange(0, block)
+            inside = at < vocabulary
+            shown = tl.load(start + at, mask=inside, other=0.0).to(tl.float32) * scale
+            if capped:
+                shown = cap * (2.0 * tl.sigmoid(2.0 * shown / cap) - 1.0)
+            shown = tl.where(inside, shown, float("-inf"))
+            high = tl.maximum(top, tl.max(shown, axis=0))
+            total = total * tl.exp(top - high) + tl.sum(tl.exp(shown - high), axis=0)
+            top = high
+        own = tl.load(start + tl.load(target + row)).to(tl.float32) * scale
+        if capped:
+            own = cap * (2.0 * tl.sigmoid(2.0 * own / cap) - 1.0)
+        tl.store(lse + row, top + tl.log(total))
+        tl.store(picked + row, own)
+
+    @triton.jit
+    def turn_rows(
+        logits,
+        target,
+        lse,
+        gradient,
+        stride,
+        scale,
+        cap,
+        vocabulary: tl.constexpr,
+        capped: tl.constexpr,
+        block: tl.constexpr,
+    ):
+        row = tl.program_id(0).to(tl.int64)
+        at = tl.program_id(1) * block + tl.arange(0, block)
+        inside = at < vocabulary
+        place = logits + row * stride + at
+        shown = tl.load(place, mask=inside, other=0.0).to(tl.float32) * scale
+        slope = scale
+        if capped:
+            bent = 2.0 * tl.sigmoid(2.0 * shown / cap) - 1.0
+            slope = scale * (1.0 - bent * bent)
+            shown = cap * bent
+        own = (at == tl.load(target + row)).to(tl.float32)
+        back = tl.load(gradient + row) * (own - tl.exp(shown - tl.load(lse + row))) * slope
+        tl.store(place, back.to(logits.dtype.element_ty), mask=inside)
+
+    return scan_rows, turn_rows
+
+
+@cache
+def _tried(device: torch.device, dtype: torch.dtype) -> str:
+    return trials.verdict("the fused log-prob head", lambda: trial(device, dtype), _TOLERANCE[dtype])
+
+
+def trial(device: torch.device, dtype: torch.dtype) -> float:
+    """The largest error against plain torch on rows that end within a block, as a share of the size."""
+    drawn = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for scale, cap in ((1.0, None), (0.5, 20.0)):
+        logits = (4 * torch.randn(6, _BLOCK + 333, generator=drawn)).to(device, dtype)
+        target = torch.randint(0, logits.shape[1], (6,), generator=drawn).to(device)
+        gradient = torch.randn(6, generator=drawn).to(device)
+        found = _by(logits.clone(), target, gradient, scale, cap)
+        for a, b in zip(found, by_definition(logits, target, gradient, scale, cap), strict=True):
+            worst = max(worst, float((a.float() - b).norm() / b.norm()))
+    return worst
+
+
+def _by(logits: Tensor, target: Tensor, gradient: Tensor, scale: float, cap: float | None) -> tuple[Tensor, ...]:
+    lse, picked = (torch.empty_like(gradient) for _ in range(2))
+    scan(logits, target, lse, picked, scale=scale, cap=cap)
+    turn(logits, target, lse, gradient, scale=scale, cap=cap)
+    return lse, picked, logits
+
+
+def by_definition(
+    logits: Tensor, target: Tensor, gradient: Tensor, scale: float, cap: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-sum-exp and target's logit ``[M]``, and the logits' gradient ``[M, V]``, by autograd in float32."""
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = logits.detach().float().requires_grad_()
+        shown: Tensor = leaf * scale
+        shown = shown if cap is None else cap * torch.tanh(shown / cap)
+        lse, picked = shown.logsumexp(1), shown.gather(1, target[:, None])[:, 0]
+        (back,) = torch.autograd.grad(((picked - lse) * gradient).sum(), leaf)
+    return lse.detach(), picked.detach(), back

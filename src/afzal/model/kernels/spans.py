@@ -1,0 +1,44 @@
+"""What each row position may look at, as two runs of row positions: one in its prompt, one in its own segment.
+
+A query of a branch sees its prompt and its branch up to itself; a query of a prompt sees the prompt up to itself, and
+its first run is empty. A sliding window counts logical positions and shortens both runs from the left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from afzal.tokens.attend import TreeLayout
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Row positions ``[N]`` int64: query i sees ``prompt_from[i] .. prompt_to[i] - 1`` and ``own_from[i] .. i``."""
+
+    prompt_from: np.ndarray
+    prompt_to: np.ndarray
+    own_from: np.ndarray
+
+
+def spans(layout: TreeLayout, window: int | None = None) -> Spans:
+    """The two runs of every position of a row."""
+    prompt_from, prompt_to, own_from = np.zeros((3, layout.n_tokens), dtype=np.int64)
+    for s in layout.segments:
+        at = slice(s.start, s.start + s.length)
+        prompt_from[at], prompt_to[at] = s.prompt_start, s.prompt_start + s.prompt_length
+        own_from[at] = s.start
+        if window is not None:
+            logical = s.prompt_length + np.arange(s.length)
+            first = logical - window + 1  # the first logical position in sight
+            prompt_from[at] = np.clip(s.prompt_start + first, prompt_from[at], prompt_to[at])
+            own_from[at] = np.maximum(s.start, s.start + first - s.prompt_length)
+    return Spans(prompt_from, prompt_to, own_from)
+
+
+def visible(layout: TreeLayout, window: int | None = None) -> np.ndarray:
+    """bool ``[N, N]``: may this query see that key. For small layouts; kernels are compared with it."""
+    found, key = spans(layout, window), np.arange(layout.n_tokens)[None, :]
+    in_prompt = (key >= found.prompt_from[:, None]) & (key < found.prompt_to[:, None])
+    return in_prompt | ((key >= found.own_from[:, None]) & (key <= key.T))
