@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from afzal.train.pieces import like
+
 Schedule = Literal["constant", "linear", "cosine"]
 
 
@@ -59,5 +61,5 @@ def load_optimizer_tensors(
     for key, value in tensors.items():
         name, _, slot = key.rpartition("|")
         parameter = parameters[name]
-        target = value if slot == "step" else value.to(parameter.device)
+        target = value if slot == "step" else like(parameter, value)
         optimizer.state.setdefault(parameter, {})[slot] = target.clone()
