@@ -21,6 +21,7 @@ from afzal.recipes.compare_measure import (
 from afzal.recipes.compare_stages import Stage, State, content_hash, ensure, folders, stages_of
 from afzal.recipes.compare_summary import Course, Point, summary
 from afzal.recipes.rewards import Rewarder, reward_source
+from afzal.train import ranks
 
 Say = Callable[[str], None]
 
@@ -34,6 +35,7 @@ def compare(config: CompareConfig, *, say: Say = print) -> Path:
     Raises:
         AfzalError: a fault of the input; :class:`~afzal.recipes.train.Stopped` when a signal ended a training.
     """
+    ranks.alone("afzal compare")
     stages = stages_of(config)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -11,12 +11,14 @@ from rich.console import Console
 from afzal.config import OnlineConfig, PolicyConfig, PreferConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.model.reference import Frozen, Reference
+from afzal.runs import launched
+from afzal.runs.launched import processes
 from afzal.tokens.batch import Sharing
 from afzal.train import ranks
 from afzal.train.feed import Layout
 from afzal.train.precision import Weights
 from afzal.train.progress import Reporter
-from afzal.train.shard import Sharded, shard_frozen
+from afzal.train.shard import Sharded, reshard, shard_frozen
 
 _VIRTUAL = ("prefix", "prompt", "p_tuning")
 _FACTORS = ("ia3", "dora")
@@ -28,7 +30,7 @@ def refuse(config: TrainConfig, model: Any) -> None:
     Raises:
         AfzalError: a setting for which that is not known to hold.
     """
-    if ranks.started() < 2:
+    if processes() < 2:
         return
     kind = config.adapter_kind
     found = {
@@ -41,12 +43,12 @@ def refuse(config: TrainConfig, model: Any) -> None:
     }
     for what, wanted in found.items():
         if wanted:
-            raise AfzalError(f"{what} cannot be trained over {ranks.started()} ranks", remedy="run it without torchrun")
+            raise AfzalError(f"{what} cannot be trained over {processes()} ranks", remedy="run it without torchrun")
 
 
 def goes_on(out: str) -> bool:
     """Whether ``torchrun`` has started the ranks again and there is a run to go on with."""
-    return ranks.restarted() and (Path(out) / "run.json").is_file()
+    return launched.again() and (Path(out) / "run.json").is_file()
 
 
 def reporter(steps: int, start: int) -> Reporter:
@@ -58,6 +60,13 @@ def layout(model: Any, sharing: Sharing, tokens_per_forward: int, device: torch.
     """How this rank's trees become forward passes."""
     width = getattr(model.config.get_text_config(), "hidden_size", Layout.width)
     return Layout(sharing, tokens_per_forward, device, ranks.rank(), ranks.world(), width)
+
+
+def let_go(*models: Any) -> None:
+    """With several ranks, keep nothing of these models gathered, so that their weights can be written to."""
+    if ranks.world() > 1:
+        for model in models:
+            reshard(model)
 
 
 def sharded(weights: Weights, reference: Reference | None) -> Weights | Sharded:

@@ -206,6 +206,7 @@ def _hooks(
         if follows and step % follows == 0:
             assert isinstance(config, LiveReferenceConfig)
             assert isinstance(reference, Frozen)
+            parallel.let_go(setup.model, reference.model)
             follow(reference, setup.model, config.reference_mixup)
 
     def stopped() -> str | None:

@@ -20,23 +20,12 @@ from torch import Tensor
 
 from afzal.errors import AfzalError
 from afzal.objectives.metrics import Tally
+from afzal.runs.launched import number, processes
 
 T = TypeVar("T")
 
 # a rank that waits longer than this for the others gives up, so that none hangs for ever when one has died
 TIMEOUT = timedelta(minutes=30)
-
-_STARTED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-def started() -> int:
-    """How many processes the environment says were started together; 1 without ``torchrun``."""
-    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in _STARTED) else 1
-
-
-def restarted() -> bool:
-    """Whether ``torchrun`` has started this again after a process had died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def world() -> int:
@@ -54,10 +43,16 @@ def leads() -> bool:
     return rank() == 0
 
 
+class ElsewhereError(AfzalError):
+    """Another rank failed, and says so itself."""
+
+    told = True
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
     """Inside the block the ranks that were started together are one group: gloo for the host, NCCL for CUDA."""
-    if started() < 2 or world() > 1:
+    if processes() < 2 or world() > 1:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -74,19 +69,29 @@ def own_device(name: str) -> str:
     Raises:
         AfzalError: one GPU is named, which cannot be every rank's.
     """
-    if started() < 2 or name == "cpu":
+    if processes() < 2 or name == "cpu":
         return name
     if name not in ("auto", "cuda"):
-        raise AfzalError(f"device={name} cannot be the device of {started()} ranks", remedy="device=auto")
+        raise AfzalError(f"device={name} cannot be the device of {processes()} ranks", remedy="device=auto")
     local = int(os.environ.get("LOCAL_RANK", "0"))
     count = torch.cuda.device_count()
     if not count and name == "auto":
         return "cpu"
     if local >= count:
-        what = f"rank {os.environ['RANK']} would need GPU {local}, and this machine has {count}"
+        what = f"rank {number()} would need GPU {local}, and this machine has {count}"
         raise AfzalError(what, remedy=f"torchrun --nproc-per-node {count or 1}, or device=cpu")
     torch.cuda.set_device(local)
     return f"cuda:{local}"
+
+
+def alone(what: str) -> None:
+    """Make sure that this is the only process.
+
+    Raises:
+        AfzalError: it is one of several.
+    """
+    if processes() > 1:
+        raise AfzalError(f"{what} is not made for {processes()} ranks", remedy="run it without torchrun")
 
 
 def gather(value: T) -> list[T]:
@@ -184,7 +189,7 @@ def led(work: Callable[[], None]) -> None:
     if fault is not None:
         raise fault
     if said is not None:
-        raise AfzalError(f"rank 0 failed: {said}")
+        raise ElsewhereError(f"rank 0 failed: {said}")
 
 
 def add_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
