@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from afzal.errors import AfzalError
 from afzal.train import checkpoint
+from afzal.train.manifest import digest
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.float8_e4m3fn]
 DTYPES += [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.bool]
@@ -275,7 +276,7 @@ def test_a_later_format_is_passed_over_without_calling_it_damaged(tmp_path):
     manifest = json.loads(path.read_text())
     del manifest["sha256"]
     manifest["format"] = 99
-    path.write_text(json.dumps(manifest | {"sha256": checkpoint._digest(manifest)}))
+    path.write_text(json.dumps(manifest | {"sha256": digest(manifest)}))
     warnings: list[str] = []
     assert newest_step(tmp_path, warnings) == 1
     assert "format 99" in warnings[0]
@@ -290,7 +291,7 @@ def test_manifest_may_not_name_files_outside(tmp_path):
     manifest = json.loads(path.read_text())
     del manifest["sha256"]
     manifest["files"]["../outside.safetensors"] = manifest["files"]["rng.safetensors"]
-    path.write_text(json.dumps(manifest | {"sha256": checkpoint._digest(manifest)}))
+    path.write_text(json.dumps(manifest | {"sha256": digest(manifest)}))
     with pytest.raises(AfzalError) as caught:
         checkpoint.load(tmp_path / "step-00000001")
     assert "../outside.safetensors" in str(caught.value)

@@ -9,8 +9,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from afzal.train.pieces import like
-
 Schedule = Literal["constant", "linear", "cosine"]
 
 
@@ -54,12 +52,20 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str,
     return {f"{name}|{slot}": v for name, p in parameters.items() if p in state for slot, v in state[p].items()}
 
 
-def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
-) -> None:
-    """Put back what :func:`optimizer_tensors` gave."""
-    for key, value in tensors.items():
+def optimizer_slots(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Tensor]:
+    """Make the optimiser's state anew with room for what :func:`optimizer_tensors` gave, by the same names.
+
+    Args:
+        shapes: the whole shape of each; a slot with its parameter's shape is on its device, and in the same pieces.
+    """
+    found = {}
+    for key, shape in shapes.items():
         name, _, slot = key.rpartition("|")
         parameter = parameters[name]
-        target = value if slot == "step" else like(parameter, value)
-        optimizer.state.setdefault(parameter, {})[slot] = target.clone()
+        device = parameter.device if optimizer.defaults.get("fused") else "cpu"  # of the count of steps
+        alike = slot != "step" and shape == tuple(parameter.shape)
+        found[key] = torch.zeros_like(parameter) if alike else torch.zeros(shape, device=device)
+        optimizer.state.setdefault(parameter, {})[slot] = found[key]
+    return found
