@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from afzal.errors import AfzalError
 from afzal.train import checkpoint
-from afzal.train.optim import load_optimizer_tensors
+from afzal.train.manifest import digest
+from afzal.train.optim import optimizer_slots
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.float8_e4m3fn]
 DTYPES += [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.bool]
@@ -276,7 +277,7 @@ def test_a_later_format_is_passed_over_without_calling_it_damaged(tmp_path):
     manifest = json.loads(path.read_text())
     del manifest["sha256"]
     manifest["format"] = 99
-    path.write_text(json.dumps(manifest | {"sha256": checkpoint._digest(manifest)}))
+    path.write_text(json.dumps(manifest | {"sha256": digest(manifest)}))
     warnings: list[str] = []
     assert newest_step(tmp_path, warnings) == 1
     assert "format 99" in warnings[0]
@@ -291,7 +292,7 @@ def test_manifest_may_not_name_files_outside(tmp_path):
     manifest = json.loads(path.read_text())
     del manifest["sha256"]
     manifest["files"]["../outside.safetensors"] = manifest["files"]["rng.safetensors"]
-    path.write_text(json.dumps(manifest | {"sha256": checkpoint._digest(manifest)}))
+    path.write_text(json.dumps(manifest | {"sha256": digest(manifest)}))
     with pytest.raises(AfzalError) as caught:
         checkpoint.load(tmp_path / "step-00000001")
     assert "../outside.safetensors" in str(caught.value)
@@ -516,7 +517,6 @@ def test_a_fused_optimiser_gets_its_step_count_on_the_parameters_device(fused: b
     parameter = torch.nn.Parameter(torch.zeros(2, device="meta"))
     optimizer = torch.optim.AdamW([parameter], lr=0.0, foreach=True)
     optimizer.param_groups[0]["fused"] = fused
-    given = {"w|step": torch.tensor(3.0), "w|exp_avg": torch.ones(2)}
-    load_optimizer_tensors(optimizer, {"w": parameter}, given)
+    optimizer_slots(optimizer, {"w": parameter}, {"w|step": (), "w|exp_avg": (2,)})
     assert optimizer.state[parameter]["step"].device.type == ("meta" if fused else "cpu")
     assert optimizer.state[parameter]["exp_avg"].device.type == "meta"

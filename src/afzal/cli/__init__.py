@@ -88,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: list[str]) -> int:
+    _refuse_ranks(args)
     try:
         code = typer.main.get_command(_app()).main(args=args, prog_name="afzal", standalone_mode=False, obj=args)
         sys.stdout.flush()
@@ -97,6 +98,15 @@ def _run(args: list[str]) -> int:
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
+
+
+def _refuse_ranks(args: list[str]) -> None:
+    """Only training is divided over processes; every other verb would be done once by each of them."""
+    from afzal.runs import launched
+
+    if args and args[0] in VERBS and args[0] != "train" and launched.processes() > 1:
+        what = f"afzal {args[0]} is not made for {launched.processes()} ranks"
+        raise AfzalError(what, remedy="run it without torchrun")
 
 
 def _app() -> typer.Typer:
@@ -144,6 +154,8 @@ def _load(verb: str) -> Any:
 
 def _guarded(run: Callable[[], int], debug: bool) -> int:
     """The exit code of ``run``, with every failure told in a few plain lines."""
+    from afzal.runs import launched
+
     try:
         return run()
     except BrokenPipeError:
@@ -155,7 +167,11 @@ def _guarded(run: Callable[[], int], debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        return _tell(*_plain(error))
+        message, code = _plain(error)
+        # what rank 0 tells, or all are told by the same signal, needs no second telling
+        rank = launched.number()
+        told = getattr(error, "told", False) or (rank and hasattr(error, "signal"))
+        return code if told else _tell(f"rank {rank}: {message}" if rank else message, code)
 
 
 def _plain(error: Exception) -> tuple[str, int]:

@@ -72,6 +72,7 @@ def _runner(method: str, base: Sequence[config.Setting]) -> Callable[..., Any]:
 
 def _train(settings: config.TrainConfig, *, resume: bool, dry_run: bool, command: str) -> None:
     from afzal import recipes
+    from afzal.runs import launched
 
     if dry_run:
         typer.echo(config.dump(settings))
@@ -79,7 +80,8 @@ def _train(settings: config.TrainConfig, *, resume: bool, dry_run: bool, command
             typer.echo(line)
         return
     folder = recipes.train(settings, resume=resume, command=command)
-    typer.echo(f"report: {folder / 'report.html'}")
+    if launched.number() == 0:
+        typer.echo(f"report: {folder / 'report.html'}")
 
 
 app = typer.Typer(

@@ -22,6 +22,7 @@ from afzal.recipes.compare_stages import Stage, State, ensure, folders, stages_o
 from afzal.recipes.compare_summary import Course, Point, summary
 from afzal.recipes.named import content_hash
 from afzal.recipes.rewards import Rewarder, reward_source
+from afzal.train import ranks
 
 Say = Callable[[str], None]
 
@@ -35,6 +36,7 @@ def compare(config: CompareConfig, *, say: Say = print) -> Path:
     Raises:
         AfzalError: a fault of the input; :class:`~afzal.recipes.train.Stopped` when a signal ended a training.
     """
+    ranks.alone("afzal compare")
     stages = stages_of(config)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)

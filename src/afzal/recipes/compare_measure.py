@@ -119,7 +119,7 @@ def snapshots(run: Path, most: int) -> list[Snapshot]:
     end = int(facts.get("kept_step", facts.get("step", 0)))
     weights = content_hash(str(run))
     found = [
-        Snapshot(run, step, path, f"{weights} {checkpoint_key(path)}")
+        Snapshot(run, step, path, f"{weights} {checkpoint.fingerprint(path, 'model')}")
         for step, path in checkpoint.listed(run / "checkpoints")
         if step < end
     ]
@@ -129,11 +129,6 @@ def snapshots(run: Path, most: int) -> list[Snapshot]:
 def _thinned(found: Sequence[Snapshot], most: int) -> list[Snapshot]:
     places = np.linspace(0, len(found), min(most, len(found)) + 1)[1:].round().astype(int) - 1
     return [found[k] for k in places]
-
-
-def checkpoint_key(path: Path) -> str:
-    """The hash of a checkpoint's weights, as its manifest states it."""
-    return str(runs.read_json(path / checkpoint.MANIFEST)["files"]["model.safetensors"]["sha256"])
 
 
 def measured(

@@ -25,6 +25,7 @@ from afzal.recipes.round_stages import Job, again, measure, one_round, round_of,
 from afzal.recipes.round_summary import finish, now
 from afzal.recipes.rounds import Round
 from afzal.recipes.train import Stopped
+from afzal.train import ranks
 
 
 def iterate(config: IterateConfig, *, resume: bool = False, command: str = "") -> Path:
@@ -39,6 +40,7 @@ def iterate(config: IterateConfig, *, resume: bool = False, command: str = "") -
     Raises:
         AfzalError: a fault of the input or the set-up; ``Stopped`` when a signal ended a round's training.
     """
+    ranks.alone("afzal iterate")
     recipe = recipe_of(training(config, 1, config.model, config.prompts, config.out))
     _refuse_reference(config, recipe)
     tokenizer = load_tokenizer(config.model)

@@ -18,7 +18,6 @@ from afzal.model.reward import (
     is_reward_model,
     load_reward_model,
     n_heads,
-    save_reward_model,
 )
 from afzal.recipes.assess import assess, lines, score_items, sections
 from afzal.recipes.prepare import Prepared
@@ -55,8 +54,10 @@ def bootstrap(config: TrainConfig) -> Callable[[Batch], Batch]:
     return lambda batch: batch
 
 
-def finish(config: RewardConfig, run: runs.Run, model: Any, prepared: Prepared, layout: Layout) -> list[Section]:
-    """Judge the model on the held-out items, save it, and return the sections of its report."""
+def judged(
+    config: RewardConfig, run: runs.Run, model: Any, prepared: Prepared, layout: Layout
+) -> tuple[list[Section], float]:
+    """What the held-out items say of the model, as sections of its report; and the mean score of better answers."""
     model.eval()
     shift = _shift(model, prepared.train, layout) if config.shift == "chosen" else 0.0
     extra: list[Section] = []
@@ -68,8 +69,7 @@ def finish(config: RewardConfig, run: runs.Run, model: Any, prepared: Prepared, 
         extra = [_summary(lines(found)), *sections(found)]
     else:
         run.update(reward={"shift": shift, "heads": config.heads})
-    save_reward_model(model, prepared.tokenizer, run.path, shift=shift)
-    return extra
+    return extra, shift
 
 
 def _summary(said: Sequence[str]) -> Section:

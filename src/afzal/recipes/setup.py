@@ -29,17 +29,19 @@ from afzal.model.load import compile_layers, frozen_copy, load_model, recompute_
 from afzal.model.memory import must_recompute
 from afzal.model.probe import choose_sharing, kernel_notes
 from afzal.model.reference import AdapterOff, Frozen, Reference, cache_key, cached, live_reference
-from afzal.recipes import online, reward
+from afzal.recipes import online, parallel, reward
 from afzal.recipes.constraints import constraint_of
 from afzal.recipes.prepare import Prepared
 from afzal.recipes.watch import stop_ids
 from afzal.tokens.batch import Sharing
-from afzal.train.feed import Feed, Layout, Updates
+from afzal.train import ranks
+from afzal.train.feed import Feed, Layout, Updates, cost_of_tree
 from afzal.train.loop import Settings
 from afzal.train.method import Method, raw_parameter
 from afzal.train.optim import learning_rate, make_optimizer, warmup_steps
 from afzal.train.precision import Dtype, Weights
 from afzal.train.rollouts import Rollouts
+from afzal.train.shard import Sharded
 
 _EVALUATIONS_PER_RUN = 10
 _RSLORA_ALPHA = 8.0  # PEFT's own; constant, since the scale alpha / sqrt(rank) is what suits every rank
@@ -53,7 +55,7 @@ class Setup:
     """
 
     model: Any
-    weights: Weights
+    weights: Weights | Sharded
     prepared: Prepared
     method: Method
     feed: Feed | Rollouts
@@ -64,6 +66,11 @@ class Setup:
     notes: tuple[str, ...] = ()
     starts_elsewhere: str = ""  # the kind of a fresh adapter that is not the identity
     look: Callable[[], dict[str, float]] | None = None
+    architecture: str = ""
+
+    def whole(self) -> Any:
+        """The model in one piece, for saving; None on a rank that does not save."""
+        return self.weights.whole() if isinstance(self.weights, Sharded) else self.model
 
 
 def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.device, run: runs.Run) -> Setup:
@@ -74,7 +81,7 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     """
     model = _adapted(config, model)
     sharing, why_unshared = _sharing(config, model)
-    layout = Layout(sharing, config.tokens_per_forward, device)
+    layout = parallel.layout(model, sharing, config.tokens_per_forward, device)
     critic = online.critic_of(config, model, sharing, partial(_fresh_adapter, config))
     # under quantize the adapter is in float32 already, and the base model in the format that computes
     weights = Weights(model, "fp32" if _is_quantized(config) else dtype_of(config, device))
@@ -85,7 +92,7 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     notes = list(kernel_notes(model)) if sharing == "shared" else []
     needed = prepared.recipe.needs_reference or isinstance(config, OnlineConfig)
     reference = _reference(config, model, prepared, layout, weights.dtype, run) if needed else None
-    recomputing = _recomputing(config, prepared, weights, layout)
+    recomputing = ranks.first(_recomputing(config, prepared, weights, layout))
     notes += [f"prompts are not shared: {why_unshared}"] if why_unshared else []
     if is_adapted(model) and config.adapter_kind is None and config.lr == type(config).model_fields["lr"].default:
         notes.append(f"lr {config.lr:g} is the default for all weights; adapters take a larger one")
@@ -93,6 +100,8 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
         notes += _recompute(model, recomputing, sharing)
         if critic is not None and critic.trunk is not None:
             recompute_activations(critic.trunk)
+    architecture = type(model).__name__
+    weights = parallel.sharded(weights, reference)
     look = None
     if isinstance(config, OnlineConfig):
         assert reference is not None
@@ -117,6 +126,7 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
         notes=tuple(notes),
         starts_elsewhere=virtual_kind(model) if config.adapter_kind else "",
         look=look,
+        architecture=architecture,
     )
 
 
@@ -204,7 +214,7 @@ def _method(config: TrainConfig, model: Any, prepared: Prepared, layout: Layout,
     return Method(terms, reference, learned, constraint_of(config, prepared, layout, stop_ids(model, prepared)))
 
 
-def _optimizer(config: TrainConfig, weights: Weights, method: Method) -> torch.optim.Optimizer:
+def _optimizer(config: TrainConfig, weights: Weights | Sharded, method: Method) -> torch.optim.Optimizer:
     """Over the model's weights; over the learned scalars and the value model's weights at rates of their own."""
     groups: list[dict[str, Any]] = [{"params": list(weights.masters.values())}]
     if method.learned:
@@ -275,7 +285,9 @@ def _reference(
     if sync_steps(config):
         return Frozen(frozen_copy(model))
     if config.reference in ("frozen", "adapter_off"):
-        return live_reference(model, fresh_adapter=fresh)
+        # pieces cannot be exchanged for others, as an adapter's own start would be
+        copies = ranks.world() > 1 and not fresh
+        return Frozen(frozen_copy(model)) if copies else live_reference(model, fresh_adapter=fresh)
     if config.reference != "cached":
         other = load_model(config.reference, device=layout.device).requires_grad_(False)
         if layout.sharing == "shared" and choose_sharing(other)[0] != "shared":
@@ -288,8 +300,12 @@ def _reference(
     trees = [*prepared.train, *prepared.evaluation, *prepared.train_mismatched, *prepared.evaluation_mismatched]
     key = cache_key(model, sharing=layout.sharing, dtype=dtype, fresh_adapter=fresh)
     live = AdapterOff(model) if fresh else Frozen(model)
-    budget = layout.tokens_per_forward
-    return cached(live, trees, folder, key=key, sharing=layout.sharing, budget=budget, device=layout.device)
+    about = {"key": key, "sharing": layout.sharing, "budget": layout.tokens_per_forward, "device": layout.device}
+    if ranks.world() > 1:  # each scores its share into files of its own; then all read everything
+        share = ranks.divide([cost_of_tree(t, layout.width) for t in trees], layout.world)[layout.rank]
+        cached(live, [trees[i] for i in share], folder, **about)
+        ranks.wait()
+    return cached(live, trees, folder, **about)
 
 
 def dtype_of(config: ModelSettings, device: torch.device) -> Dtype:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,23 +23,19 @@ from afzal.model.load import (
     switch_off_dropout,
 )
 from afzal.model.reference import Frozen, Remembered, follow
-from afzal.recipes import online, reward
+from afzal.model.reward import save_reward_model
+from afzal.recipes import checkpoints, online, parallel, reward
 from afzal.recipes.first_loss import check_first_loss
 from afzal.recipes.named import changed_files, file_hashes
 from afzal.recipes.prepare import Prepared, prepare
-from afzal.recipes.setup import Setup, dtype_of, reference_weights, set_up, steps_of, sync_steps
+from afzal.recipes.setup import Setup, dtype_of, set_up, steps_of, sync_steps
 from afzal.recipes.watch import Watch, stop_ids
-from afzal.train import checkpoint
+from afzal.train import ranks
 from afzal.train.evaluate import evaluate
 from afzal.train.feed import Feed, Layout
 from afzal.train.loop import Hooks, State, fit
-from afzal.train.method import Carried, Method, parameters_by_name
-from afzal.train.optim import (
-    load_optimizer_tensors,
-    optimizer_tensors,
-)
+from afzal.train.method import Carried, Method
 from afzal.train.progress import Reporter
-from afzal.train.rollouts import Rollouts
 from afzal.train.signals import StopSignals, stop_on_signals
 
 
@@ -67,8 +63,20 @@ def train(
 
     Raises:
         AfzalError: a fault of the input or the set-up; :class:`Stopped` when a signal ended the run early.
+
+    Under ``torchrun`` all ranks call this alike; they train one model together, and rank 0 writes the folder. Started
+    once more after a rank had died, they go on with the run.
     """
+    parallel.refuse(config, model)
+    resume = resume or parallel.goes_on(config.out)
+    with ranks.joined(pick_device(ranks.own_device(config.device))):
+        return _joined(config, resume, command, model, tokenizer)
+
+
+def _joined(config: TrainConfig, resume: bool, command: str, model: Any, tokenizer: Any) -> Path:
     prepared = prepare(config, model=model, tokenizer=tokenizer)
+    ranks.same("training data", prepared.facts["fingerprint"])
+    ranks.same("setting", config.model_dump(mode="json"))
     run = _open(config, prepared, resume)
     if command:
         run.update(command=command)
@@ -86,7 +94,7 @@ def train(
 
 def _train(config: TrainConfig, run: runs.Run, prepared: Prepared, model: Any, stop: StopSignals, resume: bool) -> Path:
     torch.manual_seed(config.seed)
-    device = pick_device(config.device)
+    device = pick_device(ranks.own_device(config.device))
     if model is not None:
         switch_off_dropout(model.to(device).eval())
     if isinstance(config, RewardConfig):
@@ -109,11 +117,11 @@ def _starting_model(config: TrainConfig, device: torch.device) -> Any:
 
 def _run(config: TrainConfig, run: runs.Run, setup: Setup, stop: StopSignals, resume: bool) -> Path:
     prepared = setup.prepared
-    state = _restore(run, setup) if resume else State()
+    state = checkpoints.restore(run, setup) if resume else State()
     _announce(config, run, setup, prepared)
     watch = Watch.make(config, setup.model, prepared, setup.reference, setup.feed.layout, run.path)
-    with Reporter(setup.settings.steps, state.step) as reporter:
-        for line in _banner(config, run, setup, prepared, state):
+    with parallel.reporter(setup.settings.steps, state.step) as reporter:
+        for line in _banner(config, run, setup, prepared, state) if ranks.leads() else ():
             reporter.say(line)
         hooks = _hooks(config, run, setup, watch, reporter, stop)
         if state.step == 0:
@@ -130,6 +138,12 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, stop: StopSignals, re
 
 
 def _open(config: TrainConfig, prepared: Prepared, resume: bool) -> runs.Run:
+    """The run's folder, made or taken up by rank 0; other ranks only read it."""
+    ranks.led(lambda: _begin(config, prepared, resume))
+    return runs.Run(Path(config.out), writes=ranks.leads())
+
+
+def _begin(config: TrainConfig, prepared: Prepared, resume: bool) -> None:
     plain = config.model_dump(mode="json")
     run = runs.resume(config.out) if resume else runs.create(config.out, plain)
     if resume:
@@ -138,7 +152,6 @@ def _open(config: TrainConfig, prepared: Prepared, resume: bool) -> runs.Run:
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in prepared.losses)
     runs.atomic_write(run.path / "losses.jsonl", lines)
     runs.atomic_write(run.path / "data.json", json.dumps(prepared.audit, indent=2, default=str) + "\n")
-    return run
 
 
 def _refuse_changes(run: runs.Run, config: Mapping[str, Any], prepared: Prepared, files: Mapping[str, str]) -> None:
@@ -162,8 +175,8 @@ def _hooks(
     config: TrainConfig, run: runs.Run, setup: Setup, watch: Watch, reporter: Reporter, stop: StopSignals
 ) -> Hooks:
     # prompts alone are no batches: a policy that answers them is looked at in another way
-    batches = [] if setup.look else setup.feed.layout.batches(setup.prepared.evaluation)
-    mismatched = setup.feed.layout.batches(setup.prepared.evaluation_mismatched)
+    batches = [] if setup.look else setup.feed.layout.own(setup.prepared.evaluation)[0]
+    mismatched = setup.feed.layout.own(setup.prepared.evaluation_mismatched)[0]
     follows = sync_steps(config)
     reference, method = setup.reference, setup.method
     if method.reference and not follows:
@@ -185,63 +198,23 @@ def _hooks(
         alarms.hear(record)
 
     def save(state: State) -> None:
-        _save(run, setup, state, run.checkpoints, config.keep_checkpoints)
+        checkpoints.save(run, setup, state, run.checkpoints, config.keep_checkpoints)
 
     def improved(state: State) -> None:
         if setup.settings.patience:
-            _save(run, setup, state, run.path / "best", 1)
+            checkpoints.save(run, setup, state, run.path / "best", 1)
 
     def stepped(step: int) -> None:
         if follows and step % follows == 0:
             assert isinstance(config, LiveReferenceConfig)
             assert isinstance(reference, Frozen)
+            parallel.let_go(setup.model, reference.model)
             follow(reference, setup.model, config.reference_mixup)
 
-    return Hooks(log, look if setup.prepared.evaluation else None, save, improved, lambda: stop.requested, stepped)
+    def stopped() -> str | None:
+        return ranks.first(stop.requested)  # a signal reaches ranks at different steps, and stops all at the same
 
-
-def _save(run: runs.Run, setup: Setup, state: State, folder: Path, keep: int) -> None:
-    parameters = parameters_by_name(setup.weights.masters, setup.method)
-    tensors = {
-        "model": {name: p.detach() for name, p in parameters.items()},
-        "optimizer": optimizer_tensors(setup.optimizer, parameters),
-        "random": {"torch": torch.get_rng_state()},
-    }
-    if moved := reference_weights(setup):
-        tensors["reference"] = moved
-    if isinstance(setup.feed, Rollouts) and (rollout := setup.feed.tensors()):
-        tensors["rollout"] = rollout
-    checkpoint.save(folder, state.step, tensors, {**asdict(state), "metrics_bytes": run.metrics_bytes()})
-    checkpoint.prune(folder, keep)
-    run.update(step=state.step)
-
-
-def _restore(run: runs.Run, setup: Setup, folder: Path | None = None) -> State:
-    """The newest sound checkpoint's weights, optimiser and generators; the start, when there is none yet."""
-    notes: list[str] = []
-    path = checkpoint.newest(folder or run.checkpoints, notes.append)
-    for note in notes:
-        Reporter(0).say(f"warning: {note}")
-    if path is None:
-        run.truncate_metrics(0)
-        return State()
-    tensors, found = checkpoint.load(path)
-    run.truncate_metrics(found.pop("metrics_bytes"))
-    parameters = parameters_by_name(setup.weights.masters, setup.method)
-    _load_weights(parameters, tensors["model"])
-    setup.weights.publish()
-    _load_weights(reference_weights(setup), tensors.get("reference", {}))
-    load_optimizer_tensors(setup.optimizer, parameters, tensors["optimizer"])
-    if isinstance(setup.feed, Rollouts):
-        setup.feed.restore(tensors.get("rollout", {}))
-    torch.set_rng_state(tensors["random"]["torch"])
-    return State(**found)
-
-
-def _load_weights(into: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
-    with torch.no_grad():
-        for name, parameter in into.items():
-            parameter.copy_(tensors[name])
+    return Hooks(log, look if setup.prepared.evaluation else None, save, improved, stopped, stepped)
 
 
 def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared) -> None:
@@ -256,7 +229,7 @@ def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepar
             "path": config.model,
             "parameters": sum(p.numel() for p in setup.model.parameters()),
             "trainable": sum(p.numel() for p in parameters.values()),
-            "architecture": type(setup.model).__name__,
+            "architecture": setup.architecture,
             "adapter": config.adapter_kind or "none",
         },
         reference=reference.name if reference else "none",
@@ -309,11 +282,7 @@ def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str
 
 def _keep_best(run: runs.Run, setup: Setup, state: State, watch: Watch) -> None:
     """After an early stop: the weights of the lowest held-out loss, and what they say."""
-    path = checkpoint.newest(run.path / "best", lambda note: None)
-    if path is not None:
-        found = checkpoint.load(path)[0]["model"]
-        _load_weights(parameters_by_name(setup.weights.masters, setup.method), found)
-        setup.weights.publish()
+    if checkpoints.best(run, setup):
         watch.look(state.best_step)
     reason = f"held-out loss did not improve; kept the weights of step {state.best_step}"
     run.update(stop_reason=reason, kept_step=state.best_step)
@@ -325,14 +294,22 @@ def _finish(config: TrainConfig, run: runs.Run, setup: Setup, state: State) -> P
         learnt = {f"{t.name}.{k}": float(v) for t in setup.method.terms for k, v in setup.method.learnt(t).items()}
         run.update(learned=learnt)
     sections: Sequence[report.Section] = ()
+    shift = 0.0
     if isinstance(config, RewardConfig):
-        sections = reward.finish(config, run, setup.model, setup.prepared, setup.feed.layout)
-    else:
-        _remember_stop_ids(setup.model, setup.prepared)
-        save_model(setup.model, setup.prepared.tokenizer, run.path)
-    run.update(status="finished", finished=_now(), seconds=round(state.seconds, 3))
-    report.write_card(run.path)
-    report.build(run.path, sections)
+        sections, shift = reward.judged(config, run, setup.model, setup.prepared, setup.feed.layout)
+    model = setup.whole()
+
+    def write() -> None:
+        if isinstance(config, RewardConfig):
+            save_reward_model(model, setup.prepared.tokenizer, run.path, shift=shift)
+        else:
+            _remember_stop_ids(model, setup.prepared)
+            save_model(model, setup.prepared.tokenizer, run.path)
+        run.update(status="finished", finished=_now(), seconds=round(state.seconds, 3))
+        report.write_card(run.path)
+        report.build(run.path, sections)
+
+    ranks.led(write)
     return run.path
 
 

@@ -20,6 +20,7 @@ from afzal.model.logprobs import score
 from afzal.model.reference import Cached, Reference
 from afzal.recipes.prepare import Prepared
 from afzal.tokens import continuation, stop_token
+from afzal.train import ranks
 from afzal.train.feed import Layout
 
 
@@ -87,6 +88,8 @@ class Watch:
 
     def _keep(self, stage: str, records: list[dict[str, Any]]) -> None:
         """Replace the samples of this stage: a resumed run may come by here a second time."""
+        if not ranks.leads():
+            return
         others = [r for r in runs.read_jsonl(self.path) if r["stage"] != stage] if self.path.exists() else []
         lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in [*others, *records])
         runs.atomic_write(self.path, lines)

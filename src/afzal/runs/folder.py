@@ -36,10 +36,12 @@ _IGNORED = {"lost+found", lock.NAME}
 class Run:
     """A run folder. Reading needs nothing more; writing wants :meth:`claim` first (``create`` and ``resume`` do it).
 
-    As a context manager it gives the claim back at the end of the block.
+    As a context manager it gives the claim back at the end of the block. Where ``writes`` is False, another process
+    writes what this one would: nothing is logged, updated or cut.
     """
 
     path: Path
+    writes: bool = True
 
     def __enter__(self) -> Run:
         return self
@@ -79,7 +81,8 @@ class Run:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``; it has left the process when this returns."""
-        append_jsonl(self.path / _METRICS, [record])
+        if self.writes:
+            append_jsonl(self.path / _METRICS, [record])
 
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
         """The logged records in order, all or those of one kind ("train", "eval")."""
@@ -106,6 +109,8 @@ class Run:
         Raises:
             AfzalError: the file is shorter than that, so lines are missing.
         """
+        if not self.writes:
+            return
         path = self.path / _METRICS
         size = self.metrics_bytes()
         if size < n_bytes:
@@ -119,6 +124,8 @@ class Run:
 
     def update(self, **facts: Any) -> None:
         """Replace these keys of ``run.json``; readers see the old or the new facts. Secrets are hidden."""
+        if not self.writes:
+            return
         if "command" in facts:
             facts["command"] = redact_command(str(facts["command"]))
         self._write_facts(self.facts() | facts)

@@ -41,6 +41,7 @@ class Batch:
         preferences: pairs as (yw, yl, p, weight, margin) rows over the B responses. This and the other opinions
             (``desirable``, ``group_of``, ``score``, ``scored``) stay on the host, where reading them waits for nothing.
         desirable: ``[B]`` float, NaN unknown.
+        idle: it only keeps its rank in step with the others, and nothing of it counts.
     """
 
     ids: Tensor
@@ -53,6 +54,7 @@ class Batch:
     sources: tuple[tuple[Tree, int], ...]
     preferences: Tensor
     desirable: Tensor
+    idle: bool = False
 
     @property
     def n_responses(self) -> int:

@@ -4,6 +4,11 @@
 under a temporary name, every file is forced to the disk, the manifest last; then the folder is renamed and its parent
 forced to the disk. A checkpoint is used only when its manifest verifies, else the one before it. The order is that of
 the step numbers; clocks play no part. One process writes a folder at a time (the run's claim sees to that).
+
+Several ranks write together, into a folder that all see: of a group with tensors in parts each writes its own, as
+``<group>-00001-of-00002.safetensors``, and the manifest says which part of which tensor is where. Any number of ranks
+reads that again, each what it needs. Rank 0 writes all else and gives the folder its name, once all parts are there.
+All functions but :func:`listed`, :func:`step_of`, :func:`shapes` and :func:`fill` are for all ranks to call together.
 """
 
 from __future__ import annotations
@@ -11,42 +16,40 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from afzal.errors import AfzalError
-from afzal.runs import fsync_folder, read_json, write_all, writing
+from afzal.runs import fsync_folder, writing
+from afzal.train import ranks
+from afzal.train.boxes import Entry, Read, box_of, describe, is_cut, join, needed, shard_name, writes
+from afzal.train.manifest import (
+    GROUP,
+    MANIFEST,
+    check_files,
+    damaged,
+    digest,
+    entries_of,
+    files_of,
+    is_checkpoint,
+    read_manifest,
+    step_of,
+    write_manifest,
+)
+from afzal.train.pieces import local
+from afzal.train.tensorfile import DTYPES, write_tensors
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 _TEMPORARY, _REPLACED = ".tmp-", ".replaced-"
-_STEP = re.compile(r"(?:\.replaced-)?step-(\d+)")
-_GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_BLOCK = 1 << 22
-_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.complex64: "C64",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint64: "U64",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+_TORCH = {name: dtype for dtype, name in DTYPES.items()}
+T = TypeVar("T")
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
@@ -59,185 +62,238 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], s
     Args:
         folder: where the checkpoints of a run are.
         step: updates done, >= 0.
-        tensors: per group (a file), tensors by name: any strided dtype that safetensors has, on any device.
-        state: anything JSON can say; floats come back bit for bit.
+        tensors: per group (a file), tensors by name: any strided dtype that safetensors has, on any device. Of a
+            DTensor each rank writes its part; of others, which are the same on all ranks, rank 0 writes its own.
+        state: anything JSON can say, that of rank 0; floats come back bit for bit.
 
     Raises:
         AfzalError: the disk refuses (names path and bytes); earlier checkpoints stay, and nothing half-written does.
+            Raised on all ranks when it is on one.
         ValueError: a group's or tensor's name, a dtype or the state cannot be stored.
     """
     _check(step, tensors, state)
     final, temporary = folder / f"step-{step:08d}", folder / f"{_TEMPORARY}step-{step:08d}"
-    n_bytes = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
-    with writing(final, n_bytes):
-        folder.mkdir(parents=True, exist_ok=True)
-        _clean(folder)
-        try:
-            temporary.mkdir()
-            files = {f"{name}.safetensors": group for name, group in tensors.items()}
-            entries = {name: _write_tensors(temporary / name, group) for name, group in files.items()}
-            _write_manifest(temporary, {"format": FORMAT, "step": step, "files": entries, "state": dict(state)})
-            fsync_folder(temporary)
-            _commit(temporary, final)
-        except BaseException:
+    mine = [local(t) for group in tensors.values() for t in group.values() if writes(t)]
+    with_fault = partial(writing, final, sum(t.numel() * t.element_size() for t in mine))
+    try:
+        _by_first(partial(_begin, folder, temporary), with_fault)
+        written = _by_all(partial(_write, temporary, tensors), with_fault)
+        _by_first(partial(_complete, temporary, final, step, written, state), with_fault)
+    except BaseException:
+        if ranks.leads():
             shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        for later, path in _checkpoints(folder):
-            if later > step:
-                _remove(path)
+        raise
     return final
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The tensors (on the CPU) and the state of a checkpoint, after every byte of it has been verified.
+    """The tensors (whole, on the CPU) and the state of a checkpoint, after every byte of it has been verified.
 
     Raises:
         AfzalError: the checkpoint is damaged (names the file) or of a later version.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     manifest = verify(path)
-    tensors = {}
-    for name in manifest["files"]:
-        try:
-            tensors[name.removesuffix(".safetensors")] = load_file(path / name)
-        except SafetensorError as error:
-            raise _damaged(path, name, str(error)) from error
-    return tensors, manifest["state"]
+    return {group: read(path, group) for group in files_of(manifest)}, manifest["state"]
+
+
+def read(path: Path, group: str) -> dict[str, Tensor]:
+    """A group's tensors (whole, on the CPU) of a checkpoint that :func:`newest` or :func:`verify` has found sound;
+    none when it does not have the group."""
+    manifest = read_manifest(path)
+    entries = entries_of(path, manifest, group) if group in files_of(manifest) else {}
+    tensors = {name: torch.empty(entry["shape"], dtype=_TORCH[entry["dtype"]]) for name, entry in entries.items()}
+    _fill(path, entries, tensors)
+    return tensors
+
+
+def state_of(path: Path) -> dict[str, Any]:
+    """The state of a checkpoint that :func:`newest` or :func:`verify` has found sound."""
+    return read_manifest(path)["state"]
+
+
+def shapes(path: Path, group: str) -> dict[str, tuple[int, ...]]:
+    """Names and whole shapes of a group's tensors in a sound checkpoint; nothing of a group that it does not have."""
+    manifest = read_manifest(path)
+    entries = entries_of(path, manifest, group) if group in files_of(manifest) else {}
+    return {name: tuple(entry["shape"]) for name, entry in entries.items()}
+
+
+def fill(path: Path, group: str, targets: Mapping[str, Tensor]) -> None:
+    """Put tensors of a group of a sound checkpoint into ``targets``, by name and in place.
+
+    A target may be a DTensor, cut in any way over any number of ranks; only the part of this rank is read.
+
+    Raises:
+        AfzalError: a target is not in the checkpoint, or has another shape or dtype there; the files are not what the
+            manifest says.
+    """
+    manifest = read_manifest(path)
+    _fill(path, entries_of(path, manifest, group) if group in files_of(manifest) else {}, targets)
+
+
+def fingerprint(path: Path, group: str) -> str:
+    """A hash of a group's tensors as the manifest states it; the tensors are not read."""
+    manifest = read_manifest(path)
+    hashes = [manifest["files"][name]["sha256"] for name in files_of(manifest)[group]]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
     """The checkpoint of the highest step that verifies, or None; ``warn`` hears of each one passed over, and why."""
-    for _, path in reversed(_checkpoints(folder)):
+    # rank 0 says what there is: a network file system may not show every rank the same at the same moment
+    for name in ranks.agreed([path.name for _, path in reversed(listed(folder))]):
         try:
-            verify(path)
+            verify(folder / name)
         except AfzalError as error:
             warn(f"{error.what}: {error.why}; falling back to the checkpoint before it")
         else:
-            return path
+            return folder / name
     return None
 
 
 def listed(folder: Path) -> list[tuple[int, Path]]:
     """Step and path of every checkpoint in a folder, by step; whether they verify is seen when they are loaded."""
-    return _checkpoints(folder)
+    if not folder.is_dir():
+        return []
+    found = {path.name: path for path in folder.iterdir() if is_checkpoint(path.name) and path.is_dir()}
+    # one that was set aside counts when what should replace it never came
+    kept = (p for n, p in found.items() if not (n.startswith(_REPLACED) and n.removeprefix(_REPLACED) in found))
+    return sorted((step_of(path), path) for path in kept)
 
 
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the ``keep`` checkpoints of the highest steps, and what a killed writer left behind."""
     if keep < 1:
         raise ValueError(f"keep must be at least 1, not {keep}: a run needs a checkpoint to resume from")
-    with writing(folder):
-        for _, path in _checkpoints(folder)[:-keep]:
-            _remove(path)
-        _clean(folder)
+    _by_first(partial(_prune, folder, keep), partial(writing, folder))
 
 
 def verify(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint whose every file has the size and the SHA-256 that it states.
 
     Raises:
-        AfzalError: something does not; ``what`` names the file.
+        AfzalError: something does not; ``what`` names the file. Each rank reads some of the files; all raise.
     """
-    manifest = _read_manifest(path)
-    for name, entry in manifest["files"].items():
-        file = path / name
-        if file.is_symlink() or not file.is_file():
-            raise _damaged(path, name, "the file is missing")
-        if file.stat().st_size != entry["bytes"]:
-            raise _damaged(path, name, f"{file.stat().st_size} bytes instead of {entry['bytes']}")
-        if _sha256(file) != entry["sha256"]:
-            raise _damaged(path, name, "the content does not match its SHA-256")
+    found: list[dict[str, Any]] = []
+    said = _by_all(lambda: digest(_verify_share(path, found)), nullcontext)
+    if len(set(said)) > 1:
+        raise damaged(path, MANIFEST, "the ranks do not read the same")
+    return found[0]
+
+
+def _begin(folder: Path, temporary: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    _clean(folder)
+    temporary.mkdir()
+
+
+def _write(temporary: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
+    """Write what is this rank's to write; returns the entries of its files, and its parts of the tensors in parts."""
+    if not temporary.is_dir():
+        why = f"rank {ranks.rank()} does not see the folder that rank 0 has made"
+        raise AfzalError(f"cannot write {temporary}", why=why, remedy="choose a folder (--out) that all machines share")
+    files, parts = {}, {}
+    for group, members in tensors.items():
+        cut = is_cut(members)
+        mine = {name: local(t) for name, t in members.items() if writes(t)}
+        if cut:
+            parts[group] = describe(members)
+        if mine or (ranks.leads() and not cut):
+            name = shard_name(group, ranks.rank()) if cut else f"{group}.safetensors"
+            files[name] = write_tensors(temporary / name, mine)
+    return {"files": files, "parts": parts}
+
+
+def _complete(
+    temporary: Path, final: Path, step: int, written: Sequence[Mapping[str, Any]], state: Mapping[str, Any]
+) -> None:
+    """Write the manifest and give the folder its name; only now is there a checkpoint."""
+    files = {name: entry for theirs in written for name, entry in theirs["files"].items()}
+    for name, entry in files.items():
+        if ranks.world() > 1 and (temporary / name).stat().st_size != entry["bytes"]:
+            raise AfzalError(f"cannot write {temporary / name}", why="rank 0 does not see all that another rank wrote")
+    parts = {}
+    for group in written[0]["parts"]:
+        names = [shard_name(group, rank) for rank in range(ranks.world())]
+        parts[group] = join([theirs["parts"].get(group, {}) for theirs in written], names)
+    write_manifest(temporary, step, files, parts, state)
+    fsync_folder(temporary)
+    _commit(temporary, final)
+    for later, path in listed(final.parent):
+        if later > step:
+            _remove(path)
+
+
+def _prune(folder: Path, keep: int) -> None:
+    for _, path in listed(folder)[:-keep]:
+        _remove(path)
+    _clean(folder)
+
+
+def _verify_share(path: Path, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Check this rank's share of the files; the manifest goes into ``found`` too."""
+    manifest = read_manifest(path)
+    names = list(manifest["files"])
+    share = ranks.divide([entry["bytes"] for entry in manifest["files"].values()], ranks.world())[ranks.rank()]
+    check_files(path, manifest, (names[i] for i in share))
+    found.append(manifest)
     return manifest
 
 
-def step_of(path: Path) -> int:
-    """The step that a checkpoint folder's name states."""
-    found = _STEP.fullmatch(path.name)
-    if not found:
-        raise ValueError(f"{path} is not a checkpoint folder")
-    return int(found[1])
+def _by_all(work: Callable[[], T], context: Callable[[], AbstractContextManager[Any]]) -> list[T]:
+    """What ``work`` gives on every rank, anything JSON can say. What fails on one rank fails on all.
 
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """One safetensors file: header length, JSON header, bytes; the widest dtypes come first so that all are aligned."""
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header, end = {}, 0
-    for name in order:
-        t = tensors[name]
-        start, end = end, end + t.numel() * t.element_size()
-        header[name] = {"dtype": _DTYPES[t.dtype], "shape": list(t.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return _write_file(path, [len(text).to_bytes(8, "little"), text], (tensors[name] for name in order))
-
-
-def _write_file(path: Path, head: list[bytes], tensors: Iterator[Tensor]) -> dict[str, Any]:
-    digest, size = hashlib.sha256(), 0
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    Raises:
+        AfzalError: on this rank, or else on the first where one was.
+    """
+    fault: AfzalError | None = None
+    value: Any = None
     try:
-        for data in (*head, *map(_bytes, tensors)):
-            write_all(descriptor, data)
-            digest.update(data)
-            size += len(data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return {"bytes": size, "sha256": digest.hexdigest()}
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    flat = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
-
-
-def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    text = json.dumps(manifest | {"sha256": _digest(manifest)}, indent=1)
-    descriptor = os.open(folder / MANIFEST, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        write_all(descriptor, text.encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = read_json(path / MANIFEST)
+        with context():
+            value = work()
     except AfzalError as error:
-        raise _damaged(path, MANIFEST, error.why or error.what) from error
-    if manifest.pop("sha256", None) != _digest(manifest):
-        raise _damaged(path, MANIFEST, "the content does not match its own SHA-256")
-    if manifest.get("format") != FORMAT:
-        why = f"it has format {manifest.get('format')}, this version of Afzal reads format {FORMAT}"
-        raise AfzalError(f"cannot use {path}", why=why, remedy="use the version of Afzal that wrote it (see run.json)")
-    if manifest.get("step") != step_of(path):
-        raise _damaged(path, MANIFEST, f"it is of step {manifest.get('step')}")
-    if not isinstance(manifest.get("state"), dict) or not isinstance(manifest.get("files"), dict):
-        raise _damaged(path, MANIFEST, "it states no files or no state")
-    for name, entry in manifest["files"].items():
-        stated = isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys()
-        if not (stated and name.endswith(".safetensors") and _GROUP.fullmatch(name)):
-            raise _damaged(path, MANIFEST, f"it names the file {name!r}")
-    return manifest
+        if ranks.world() == 1:
+            raise
+        fault = error
+    told: list[Any] = ranks.gather([value, fault and [fault.what, fault.where, fault.why, fault.remedy]])
+    for rank, (_, said) in enumerate(told):
+        if fault is not None:
+            raise fault
+        if said is not None:
+            what, where, why, remedy = said
+            raise AfzalError(f"rank {rank}: {what}", where=where, why=why, remedy=remedy)
+    return [value for value, _ in told]
 
 
-def _digest(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+def _by_first(work: Callable[[], None], context: Callable[[], AbstractContextManager[Any]]) -> None:
+    """Have rank 0 do something while the others wait; what fails there fails everywhere."""
+    _by_all(lambda: work() if ranks.leads() else None, context)
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+def _fill(path: Path, entries: Mapping[str, Entry], targets: Mapping[str, Tensor]) -> None:
+    reads: dict[str, list[tuple[Read, Entry, Tensor]]] = {}
+    for name, target in targets.items():
+        entry = entries.get(name)
+        if entry is None or list(target.shape) != entry["shape"] or DTYPES.get(target.dtype) != entry["dtype"]:
+            had = "no such tensor" if entry is None else f"{entry['dtype']} {entry['shape']} there"
+            why = f"{name} is {DTYPES.get(target.dtype)} {list(target.shape)} here, {had}"
+            raise AfzalError(f"checkpoint {path} is not of this model", why=why, remedy="give the settings of run.yaml")
+        for file, read in needed(name, entry, box_of(target)).items():
+            reads.setdefault(file, []).append((read, entry, local(target.detach())))
+    for name, wanted in reads.items():
+        try:
+            with safe_open(path / name, "pt") as file:
+                for read, entry, into in wanted:
+                    _copy(file, read, entry, into)
+        except (OSError, SafetensorError, ValueError) as error:
+            raise damaged(path, name, str(error)) from error
 
 
-def _damaged(path: Path, name: str, why: str) -> AfzalError:
-    remedy = "resume from another checkpoint: delete this one, and --resume takes the one before it"
-    return AfzalError(f"checkpoint {path.name} is damaged in {path / name}", why=why, remedy=remedy)
+def _copy(file: Any, read: Read, entry: Entry, into: Tensor) -> None:
+    part = file.get_slice(read.name)
+    if part.get_dtype() != entry["dtype"] or part.get_shape() != read.held:
+        raise ValueError(f"{read.name} is {part.get_dtype()} {part.get_shape()} in it")
+    into[read.target].copy_(part[read.source] if read.source else file.get_tensor(read.name))
 
 
 def _commit(temporary: Path, final: Path) -> None:
@@ -266,23 +322,14 @@ def _clean(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Step and path, by step; one that was set aside counts when what should replace it never came."""
-    if not folder.is_dir():
-        return []
-    found = {path.name: path for path in folder.iterdir() if _STEP.fullmatch(path.name) and path.is_dir()}
-    kept = (p for n, p in found.items() if not (n.startswith(_REPLACED) and n.removeprefix(_REPLACED) in found))
-    return sorted((step_of(path), path) for path in kept)
-
-
 def _check(step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
     if step < 0:
         raise ValueError(f"step must not be negative: {step}")
     for group, members in tensors.items():
-        if not _GROUP.fullmatch(group):
+        if not GROUP.fullmatch(group):
             raise ValueError(f"{group!r} cannot name a group of tensors: letters, digits, '_', '-' and '.' only")
         for name, tensor in members.items():
-            plain = tensor.layout == torch.strided and not tensor.is_meta and tensor.dtype in _DTYPES
+            plain = tensor.layout == torch.strided and not tensor.is_meta and tensor.dtype in DTYPES
             if not plain or name == "__metadata__":
                 raise ValueError(f"{group}/{name}: a {tensor.layout} {tensor.dtype} tensor cannot be stored")
     _check_keys(state)

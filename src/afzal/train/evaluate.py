@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from afzal.objectives import Pairs, Scored, Term, join_pairs, join_scored, unit_
 from afzal.objectives.metrics import Tally, add, means, tally
 from afzal.tokens.batch import Batch
 from afzal.tokens.upload import upload
+from afzal.train import ranks
 from afzal.train.method import Carried, Method
 
 
@@ -69,6 +70,46 @@ def _with_values(model: Any, method: Method, critic: Critic, batch: Batch) -> Sc
     return Scored(logps, batch.response_of, batch.n_responses, {"value": critic.values(batch, hidden)})
 
 
+def judge_or_none(model: Any, method: Method, batch: Batch) -> Judged:
+    """As :func:`judge`; of an idle batch, no responses at all."""
+    found = judge(model, method, batch)
+    return empty(found) if batch.idle else found
+
+
+def empty(judged: Judged) -> Judged:
+    """The same kinds of numbers, of no responses."""
+    policy, reference = _nothing(judged.policy), None if judged.reference is None else _nothing(judged.reference)
+    return Judged(policy, reference, Pairs(*(getattr(judged.pairs, f.name)[:0] for f in fields(Pairs))))
+
+
+def _nothing(scored: Scored) -> Scored:
+    extras = {name: value[:0] for name, value in scored.extras.items()}
+    return Scored(scored.token_logps[:0], scored.response_of[:0], 0, extras)
+
+
+def gathered(own: Judged) -> list[Judged]:
+    """What every rank has judged, in their order, as constants."""
+    if ranks.world() == 1:
+        return [own]
+    scored = {"policy": own.policy} | ({"reference": own.reference} if own.reference is not None else {})
+    flat = {f"pairs/{f.name}": getattr(own.pairs, f.name) for f in fields(own.pairs)}
+    for owner, s in scored.items():
+        flat |= {f"{owner}/token_logps": s.token_logps, f"{owner}/response_of": s.response_of}
+        flat |= {f"{owner}/extras/{name}": value for name, value in s.extras.items()}
+    counts = ranks.gather(own.policy.n_responses)
+    return [_unflattened(part, n) for part, n in zip(ranks.gather_tensors(flat), counts, strict=True)]
+
+
+def _unflattened(flat: Mapping[str, Tensor], n_responses: int) -> Judged:
+    def scored(owner: str) -> Scored:
+        start = f"{owner}/extras/"
+        extras = {name.removeprefix(start): value for name, value in flat.items() if name.startswith(start)}
+        return Scored(flat[f"{owner}/token_logps"], flat[f"{owner}/response_of"], n_responses, extras)
+
+    reference = scored("reference") if "reference/token_logps" in flat else None
+    return Judged(scored("policy"), reference, Pairs(*(flat[f"pairs/{f.name}"] for f in fields(Pairs))))
+
+
 def join(parts: Sequence[Judged]) -> Judged:
     """Several batches as one."""
     references = [part.reference for part in parts if part.reference is not None]
@@ -109,12 +150,14 @@ def losses_of(method: Method, judged: Judged, carried: Carried, pooled: Mapping[
 
 def batch_counts(method: Method, batch: Batch) -> list[float]:
     """The weight of a batch's units for each term, known before any forward pass and without asking the device."""
+    if batch.idle:
+        return [0.0] * len(method.terms)
     said, of_token = opinions(batch), torch.arange(batch.n_responses).repeat_interleave(batch.scored)
     return [float(unit_weights(term.objective.unit, said, of_token).sum()) for term in method.terms]
 
 
 def pooled_statistics(model: Any, method: Method, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """For terms that have one: their statistic over all mismatched rows, by the term's name."""
+    """For terms that have one: their statistic over all mismatched rows of all ranks, by the term's name."""
     return {
         term.name: _pooled(model, method, term, batches)
         for term in method.terms
@@ -130,6 +173,10 @@ def _pooled(model: Any, method: Method, term: Term, batches: Sequence[Batch]) ->
     assert reference is not None
     with torch.no_grad():
         parts = [statistic(score(model, b), reference.score(b)) for b in batches]
+    if ranks.world() > 1:
+        own = [[float(x) for x in part] for part, b in zip(parts, batches, strict=True) if not b.idle]
+        total, count = ranks.total([sum(column) for column in zip([0.0, 0.0], *own, strict=True)])
+        return parts[0][0].new_tensor(total / count)
     total, count = (torch.stack(list(x)).sum() for x in zip(*parts, strict=True))
     return total / count
 
@@ -141,7 +188,7 @@ def evaluate(
     mismatched: Sequence[Batch] = (),
     carried: Carried | None = None,
 ) -> dict[str, float]:
-    """Loss and metrics over all batches, each one sum / count, with a 95 % interval for the accuracy.
+    """Loss and metrics over all batches of all ranks, each one sum / count, with a 95 % interval for the accuracy.
 
     A method that couples the batch sees all of them at once.
 
@@ -152,12 +199,25 @@ def evaluate(
     tallies: Tally = {}
     with torch.no_grad():
         pooled = pooled_statistics(model, method, mismatched)
-        judged = (judge(model, method, batch) for batch in batches)
-        for part in [join(list(judged))] if method.couples_batch else judged:
+        for part in _whole(model, method, batches) if method.couples_batch else _counted(model, method, batches):
             found = losses_of(method, part, carried, pooled)
             each = zip(method.terms, found.sums, found.counts, strict=True)
             add(tallies, {f"loss/{term.name}": (s.double(), n.double()) for term, s, n in each} | found.metrics)
-    return _figures(method, tallies, pooled)
+    return _figures(method, ranks.summed(tallies), pooled)
+
+
+def _counted(model: Any, method: Method, batches: Sequence[Batch]) -> Iterator[Judged]:
+    for batch in batches:
+        found = judge(model, method, batch)
+        if not batch.idle:
+            yield found
+
+
+def _whole(model: Any, method: Method, batches: Sequence[Batch]) -> list[Judged]:
+    """All batches of all ranks as one; it counts on rank 0 alone."""
+    own = join([judge_or_none(model, method, batch) for batch in batches])
+    whole = join(gathered(own))
+    return [whole] if ranks.leads() else []
 
 
 def _figures(method: Method, tallies: Tally, pooled: Mapping[str, Tensor]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,37 +13,71 @@ import torch
 from afzal.tokens.batch import Batch, Sharing, collate
 from afzal.tokens.pack import pack, update_order
 from afzal.tokens.tree import Tree
+from afzal.train import ranks
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
     """Everything one optimiser step sees: micro-batches, and the mismatched rows of objectives that need them.
 
-    ``record`` is what there is to log about where they come from, before the step.
+    ``record`` is what there is to log about where they come from, before the step; ``elsewhere`` are the trees of it
+    that other ranks compute.
     """
 
     batches: list[Batch]
     mismatched: list[Batch]
     n_trees: int
     record: Mapping[str, Any] = field(default_factory=dict)
+    elsewhere: Sequence[Tree] = ()
 
     @property
     def item_ids(self) -> list[str]:
-        return list(dict.fromkeys(i for b in self.batches for i in b.item_ids))
+        own = [i for b in self.batches if not b.idle for i in b.item_ids]
+        return list(dict.fromkeys([*own, *(t.item_id for t in self.elsewhere)]))
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens computed on all ranks, padding excluded."""
+        shared = self.batches[0].attention_mask is None
+        return sum(b.n_tokens for b in self.batches if not b.idle) + sum(_tokens(t, shared) for t in self.elsewhere)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How trees become forward passes: the attention layout, tokens per pass, and the device."""
+    """How trees become forward passes: the attention layout, tokens per pass, and the device.
+
+    Attributes:
+        rank, world: which of how many ranks this is.
+        width: features of the model; the larger, the less attention weighs against all else in the cost of a tree.
+    """
 
     sharing: Sharing
     tokens_per_forward: int
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rank: int = 0
+    world: int = 1
+    width: int = 4096
 
     def batches(self, trees: Sequence[Tree]) -> list[Batch]:
         """Micro-batches of at most ``tokens_per_forward`` tokens (a single larger tree goes alone)."""
         bins = _bins(trees, self.sharing, self.tokens_per_forward)
         return [collate([trees[i] for i in members], self.sharing, self.device) for members in bins]
+
+    def own(self, trees: Sequence[Tree]) -> tuple[list[Batch], list[Tree]]:
+        """This rank's micro-batches of trees that are divided over all ranks by cost, and the trees of the others.
+
+        Layers are gathered from all ranks for every pass, so that all need equally many: a rank with fewer gets idle
+        ones, copies of the smallest tree.
+        """
+        if self.world == 1 or not trees:
+            return self.batches(trees), []
+        shares = ranks.divide([cost_of_tree(t, self.width) for t in trees], self.world)
+        split = [[trees[i] for i in members] for members in shares]
+        passes = max(len(_bins(share, self.sharing, self.tokens_per_forward)) for share in split)
+        mine = self.batches(split[self.rank])
+        smallest = min(trees, key=lambda t: t.n_tokens)
+        idle = [replace(collate([smallest], self.sharing, self.device), idle=True) for _ in range(passes - len(mine))]
+        return mine + idle, [t for r, share in enumerate(split) if r != self.rank for t in share]
 
 
 class Updates(Protocol):
@@ -81,9 +115,21 @@ class Feed:
 
     def update(self, step: int) -> Update:
         members = self.members(step)
-        batches = self.layout.batches([self.trees[i] for i in members])
-        mismatched = self.layout.batches([self.mismatched[i] for i in members]) if self.mismatched else []
-        return Update([self.weigh(b) for b in batches], mismatched, len(members))
+        batches, elsewhere = self.layout.own([self.trees[i] for i in members])
+        mismatched, _ = self.layout.own([self.mismatched[i] for i in members] if self.mismatched else [])
+        return Update([self.weigh(b) for b in batches], mismatched, len(members), elsewhere=elsewhere)
+
+
+def cost_of_tree(t: Tree, width: int) -> float:
+    """Arithmetic of one tree in that of a token without attention: 12 width^2 products a layer for a token, 2 width for
+    each token that it sees."""
+    prompt = len(t.prompt)
+    seen = prompt * (prompt + 1) / 2 + sum(len(b.ids) * (prompt + (len(b.ids) + 1) / 2) for b in t.branches)
+    return t.n_tokens + seen / (6 * width)
+
+
+def _tokens(t: Tree, shared: bool) -> int:
+    return t.n_tokens if shared else t.n_tokens + (len(t.branches) - 1) * len(t.prompt)
 
 
 def _bins(trees: Sequence[Tree], sharing: Sharing, budget: int) -> list[list[int]]:

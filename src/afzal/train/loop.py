@@ -21,7 +21,9 @@ from afzal.train.ahead import read_ahead
 from afzal.train.evaluate import Evaluator
 from afzal.train.feed import Update, Updates
 from afzal.train.method import Method, parameters_by_name
+from afzal.train.pieces import clip_gradients
 from afzal.train.precision import Weights
+from afzal.train.shard import Sharded
 from afzal.train.update import accumulate
 
 
@@ -73,7 +75,7 @@ def fit(
     *,
     hooks: Hooks,
     state: State,
-    weights: Weights | None = None,
+    weights: Weights | Sharded | None = None,
 ) -> str:
     """Train from ``state`` to the end; returns why it stopped: ``finished``, ``early`` or a signal's name.
 
@@ -100,7 +102,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         loss, metrics, carried = accumulate(model, method, update, state.carried)
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf)
+        grad_norm = clip_gradients(parameters, settings.max_grad_norm or math.inf)
         found = _checked(loss, grad_norm, metrics, update, state.step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -108,7 +110,7 @@ def fit(
         state.step += 1
         state.carried = carried
         hooks.stepped(state.step)
-        state.tokens += sum(b.n_tokens for b in update.batches)
+        state.tokens += update.n_tokens
         state.examples += update.n_trees
         state.seconds = time.perf_counter() - began
         last = state.step == settings.steps

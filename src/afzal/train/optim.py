@@ -52,13 +52,21 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str,
     return {f"{name}|{slot}": v for name, p in parameters.items() if p in state for slot, v in state[p].items()}
 
 
-def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
-) -> None:
-    """Put back what :func:`optimizer_tensors` gave."""
-    fused = any(group.get("fused") for group in optimizer.param_groups)  # counts its steps on the parameter's device
-    for key, value in tensors.items():
+def optimizer_slots(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Tensor]:
+    """Make the optimiser's state anew with room for what :func:`optimizer_tensors` gave, by the same names.
+
+    Args:
+        shapes: the whole shape of each; a slot with its parameter's shape is on its device, and in the same pieces.
+    """
+    fused = any(group.get("fused") for group in optimizer.param_groups)
+    found = {}
+    for key, shape in shapes.items():
         name, _, slot = key.rpartition("|")
         parameter = parameters[name]
-        target = value if slot == "step" and not fused else value.to(parameter.device)
-        optimizer.state.setdefault(parameter, {})[slot] = target.clone()
+        device = parameter.device if fused else "cpu"  # of the count of steps, which a fused kernel wants beside it
+        alike = slot != "step" and shape == tuple(parameter.shape)
+        found[key] = torch.zeros_like(parameter) if alike else torch.zeros(shape, device=device)
+        optimizer.state.setdefault(parameter, {})[slot] = found[key]
+    return found

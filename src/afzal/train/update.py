@@ -4,6 +4,9 @@ Sums are divided by global counts, so the number of micro-batches plays no part.
 micro-batches are scored first without gradient, the loss is taken once on all of them with the per-token numbers as
 leaves, and each micro-batch is scored again to pass the leaves' gradients on (gradient caching; exact, at the price of
 one more forward pass).
+
+With several ranks each has micro-batches of its own, counts are those of all ranks, and gradients are summed over them;
+of a batch-coupled loss every rank sees all per-token numbers.
 """
 
 from __future__ import annotations
@@ -19,8 +22,20 @@ from afzal.errors import AfzalError
 from afzal.objectives import Scored
 from afzal.objectives.metrics import Tally, add
 from afzal.tokens.batch import Batch
+from afzal.train import ranks
 from afzal.train.constraints import cost_of
-from afzal.train.evaluate import Judged, Losses, batch_counts, join, judge, losses_of, pooled_statistics
+from afzal.train.evaluate import (
+    Judged,
+    Losses,
+    batch_counts,
+    empty,
+    gathered,
+    join,
+    judge,
+    judge_or_none,
+    losses_of,
+    pooled_statistics,
+)
 from afzal.train.feed import Update
 from afzal.train.method import Carried, Method, state_of
 
@@ -60,12 +75,13 @@ def accumulate(model: Any, method: Method, update: Update, carried: Carried | No
         AfzalError: nothing in the update has any weight, or a constraint has no gradient.
     """
     carried = method.start() if carried is None else carried
-    counts = [sum(n) for n in zip(*(batch_counts(method, b) for b in update.batches), strict=True)]
+    counts = ranks.total([sum(n) for n in zip(*(batch_counts(method, b) for b in update.batches), strict=True)])
     if max(counts) <= 0:
         raise AfzalError("an update without any weight", where=", ".join(update.item_ids[:5]), why="all weights are 0")
     work = _Work(model, method, carried, counts, pooled_statistics(model, method, update.mismatched))
-    joint = method.couples_batch and len(update.batches) > 1
+    joint = method.couples_batch and (len(update.batches) > 1 or ranks.world() > 1)
     found, seen = (_joint if joint else _separate)(work, update.batches, _costs_before(work, update.batches))
+    ranks.add_gradients(list(method.learned.values()))
     return _outcome(work, found, seen)
 
 
@@ -77,6 +93,9 @@ class _Found(NamedTuple):
 def _separate(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -> tuple[_Found, list[Judged]]:
     found, seen = _Found([], {}), []
     for batch, part in zip(batches, _parts(batches), strict=True):
+        if batch.idle:
+            seen.append(_idle(work, batch))
+            continue
         judged = judge(work.model, work.method, batch)
         losses = losses_of(work.method, judged, work.carried, work.pooled)
         _backward(work, work.share(losses), judged, batch, part, before, found.costs)
@@ -87,16 +106,31 @@ def _separate(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]
 
 def _joint(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -> tuple[_Found, list[Judged]]:
     with torch.no_grad():
-        first = [judge(work.model, work.method, batch) for batch in batches]
+        first = [judge_or_none(work.model, work.method, batch) for batch in batches]
     leaves = [replace(judged, policy=_leaves(judged.policy)) for judged in first]
-    losses = losses_of(work.method, join(leaves), work.carried, work.pooled)
+    everybody = gathered(join(first))
+    everybody[ranks.rank()] = join(leaves)
+    losses = losses_of(work.method, join(everybody), work.carried, work.pooled)
     work.share(losses).backward()
-    found = _Found([_detached(losses)], {})
+    if not ranks.leads():  # all ranks have taken this loss; it counts once
+        for raw in work.method.learned.values():
+            raw.grad = None
+    found = _Found([_detached(losses)] if ranks.leads() else [], {})
     for batch, leaf, part in zip(batches, leaves, _parts(batches), strict=True):
+        if batch.idle:
+            _idle(work, batch)
+            continue
         judged = judge(work.model, work.method, batch)
         pulled = [(value * grad).sum() for value, grad in _with_gradients(judged.policy, leaf.policy)]
         _backward(work, torch.stack(pulled).sum(), judged, batch, part, before, found.costs)
     return found, first
+
+
+def _idle(work: _Work, batch: Batch) -> Judged:
+    """Take part in a forward and a backward pass of the other ranks, with a gradient of exactly 0."""
+    judged = judge(work.model, work.method, batch)
+    (0.0 * judged.policy.token_logps.sum()).backward()
+    return _constant(empty(judged))
 
 
 def _backward(
@@ -140,7 +174,11 @@ def _outcome(work: _Work, found: _Found, seen: Sequence[Judged]) -> Outcome:
         if len(work.method.terms) > 1:
             each = zip(work.method.terms, losses.sums, losses.counts, strict=True)
             add(metrics, {f"loss/{term.name}": (s.double(), n.double()) for term, s, n in each})
-    total = torch.stack([work.share(losses).double() for losses in found.losses]).sum()
+    shares = [work.share(losses).double() for losses in found.losses]
+    total = torch.stack(shares).sum() if shares else torch.zeros((), dtype=torch.float64)
+    one = torch.ones_like(total)
+    metrics = ranks.summed({**metrics, "": (total, one)})
+    total, _ = metrics.pop("")
     one = torch.ones_like(total)
     for value in work.pooled.values():
         add(metrics, {"kl_estimate": (value.clamp(min=0).double(), one)})
@@ -154,7 +192,7 @@ def _carry_on(work: _Work, seen: Sequence[Judged], costs: Mapping[str, float]) -
     """The running numbers after the update, as functions of what it saw."""
     after = dict(work.carried)
     stateful = [term for term in work.method.terms if term.objective.next_state is not None]
-    whole = join(seen) if stateful else None
+    whole = join(gathered(join(seen))) if stateful else None
     for term in stateful:
         assert whole is not None
         assert term.objective.next_state is not None

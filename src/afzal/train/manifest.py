@@ -1,0 +1,149 @@
+"""The manifest of a checkpoint: every file with its size and hash, where the parts of tensors are, and the state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from afzal.errors import AfzalError
+from afzal.runs import read_json
+from afzal.train.boxes import Entry, why_not_whole
+from afzal.train.tensorfile import sha256, write_new
+
+WHOLE, IN_PARTS = 1, 2  # formats; those that read only whole tensors refuse the other one
+MANIFEST = "manifest.json"
+GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_STEP = re.compile(r"(?:\.replaced-)?step-(\d+)")
+_SUFFIX = ".safetensors"
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a folder's name is that of a checkpoint, be it one that was set aside."""
+    return _STEP.fullmatch(name) is not None
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint folder's name states."""
+    found = _STEP.fullmatch(path.name)
+    if not found:
+        raise ValueError(f"{path} is not a checkpoint folder")
+    return int(found[1])
+
+
+def write_manifest(
+    folder: Path,
+    step: int,
+    files: Mapping[str, Any],
+    parts: Mapping[str, Mapping[str, Entry]],
+    state: Mapping[str, Any],
+) -> None:
+    """Write the manifest of the files in ``folder``; ``parts`` holds the groups whose tensors are in several files."""
+    manifest = {"format": IN_PARTS if parts else WHOLE, "step": step, "files": dict(files), "state": dict(state)}
+    if parts:
+        manifest["parts"] = parts
+    text = json.dumps(manifest | {"sha256": digest(manifest)}, indent=None if parts else 1)
+    write_new(folder / MANIFEST, text.encode())
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What the manifest of a checkpoint says, itself sound and of this checkpoint; its files are not looked at.
+
+    Raises:
+        AfzalError: it is damaged, of a later version, or names what it must not.
+    """
+    try:
+        manifest = read_json(path / MANIFEST)
+    except AfzalError as error:
+        raise damaged(path, MANIFEST, error.why or error.what) from error
+    if manifest.pop("sha256", None) != digest(manifest):
+        raise damaged(path, MANIFEST, "the content does not match its own SHA-256")
+    if manifest.get("format") not in (WHOLE, IN_PARTS):
+        why = f"it has format {manifest.get('format')}, this version of Afzal reads formats {WHOLE} and {IN_PARTS}"
+        raise AfzalError(f"cannot use {path}", why=why, remedy="use the version of Afzal that wrote it (see run.json)")
+    if manifest.get("step") != step_of(path):
+        raise damaged(path, MANIFEST, f"it is of step {manifest.get('step')}")
+    manifest.setdefault("parts", {})
+    if not all(isinstance(manifest.get(key), dict) for key in ("state", "files", "parts")):
+        raise damaged(path, MANIFEST, "it states no files or no state")
+    for name, entry in manifest["files"].items():
+        stated = isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys()
+        if not (stated and name.endswith(_SUFFIX) and GROUP.fullmatch(name)):
+            raise damaged(path, MANIFEST, f"it names the file {name!r}")
+    for group, entries in manifest["parts"].items():
+        if fault := _fault(entries, manifest["files"]):
+            raise damaged(path, MANIFEST, f"of {group!r} it says {fault}")
+    return manifest
+
+
+def check_files(path: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Compare some of a checkpoint's files with size and SHA-256.
+
+    Raises:
+        AfzalError: one differs; ``what`` names it.
+    """
+    for name in names:
+        file, entry = path / name, manifest["files"][name]
+        if file.is_symlink() or not file.is_file():
+            raise damaged(path, name, "the file is missing")
+        if file.stat().st_size != entry["bytes"]:
+            raise damaged(path, name, f"{file.stat().st_size} bytes instead of {entry['bytes']}")
+        if sha256(file) != entry["sha256"]:
+            raise damaged(path, name, "the content does not match its SHA-256")
+
+
+def files_of(manifest: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The files of every group."""
+    parts = manifest["parts"]
+    found = {g: sorted({file for e in entries.values() for file in e["pieces"]}) for g, entries in parts.items()}
+    in_parts = {file for files in found.values() for file in files}
+    return {n.removesuffix(_SUFFIX): [n] for n in manifest["files"] if n not in in_parts} | found
+
+
+def entries_of(path: Path, manifest: Mapping[str, Any], group: str) -> dict[str, Entry]:
+    """Where each tensor of a group is; of one that is whole in a file, that file says it.
+
+    Raises:
+        AfzalError: the file is damaged.
+    """
+    if group in manifest["parts"]:
+        return manifest["parts"][group]
+    (name,) = files_of(manifest)[group]
+    found = {}
+    try:
+        with safe_open(path / name, "pt") as file:
+            for key in file.keys():  # noqa: SIM118 - it is not a dictionary
+                part = file.get_slice(key)
+                shape = part.get_shape()
+                pieces = {} if 0 in shape else {name: [[0] * len(shape), shape]}
+                found[key] = {"dtype": part.get_dtype(), "shape": shape, "pieces": pieces}
+    except (OSError, SafetensorError) as error:
+        raise damaged(path, name, str(error)) from error
+    return found
+
+
+def digest(manifest: Mapping[str, Any]) -> str:
+    """The SHA-256 of what a manifest says, however it is spaced and ordered."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def damaged(path: Path, name: str, why: str) -> AfzalError:
+    """The error of a checkpoint that cannot be used, for the file that shows it."""
+    remedy = "resume from another checkpoint: delete this one, and --resume takes the one before it"
+    return AfzalError(f"checkpoint {path.name} is damaged in {path / name}", why=why, remedy=remedy)
+
+
+def _fault(entries: Any, files: Mapping[str, Any]) -> str:
+    if not isinstance(entries, dict):
+        return f"{entries!r}"
+    for name, entry in entries.items():
+        if why := why_not_whole(entry):
+            return f"{name}: {why}"
+        if strange := entry["pieces"].keys() - files.keys():
+            return f"{name}: a piece is in {min(strange)!r}"
+    return ""

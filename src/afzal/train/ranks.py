@@ -1,0 +1,215 @@
+"""Several processes, called ranks, that train one model together; ``torchrun`` starts them.
+
+What they tell each other goes as JSON or as plain tensors through the host, never as pickle. In one process everything
+here does nothing, and no process group is made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from afzal.errors import AfzalError
+from afzal.objectives.metrics import Tally
+from afzal.runs.launched import number, processes
+
+T = TypeVar("T")
+
+# a rank that waits longer than this for the others gives up, so that none hangs for ever when one has died
+TIMEOUT = timedelta(minutes=30)
+
+
+def world() -> int:
+    """Number of ranks that are joined."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This rank, from 0."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def leads() -> bool:
+    """Whether this is rank 0, the only one that writes files."""
+    return rank() == 0
+
+
+class ElsewhereError(AfzalError):
+    """Another rank failed, and says so itself."""
+
+    told = True
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """Inside the block the ranks that were started together are one group: gloo for the host, NCCL for CUDA."""
+    if processes() < 2 or world() > 1:
+        yield
+        return
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def own_device(name: str) -> str:
+    """The device setting as it is meant for this rank: each has the GPU of its number on the machine.
+
+    Raises:
+        AfzalError: one GPU is named, which cannot be every rank's.
+    """
+    if processes() < 2 or name == "cpu":
+        return name
+    if name not in ("auto", "cuda"):
+        raise AfzalError(f"device={name} cannot be the device of {processes()} ranks", remedy="device=auto")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    count = torch.cuda.device_count()
+    if not count and name == "auto":
+        return "cpu"
+    if local >= count:
+        what = f"rank {number()} would need GPU {local}, and this machine has {count}"
+        raise AfzalError(what, remedy=f"torchrun --nproc-per-node {count or 1}, or device=cpu")
+    torch.cuda.set_device(local)
+    return f"cuda:{local}"
+
+
+def alone(what: str) -> None:
+    """Make sure that this is the only process.
+
+    Raises:
+        AfzalError: it is one of several.
+    """
+    if processes() > 1:
+        raise AfzalError(f"{what} is not made for {processes()} ranks", remedy="run it without torchrun")
+
+
+def gather(value: T) -> list[T]:
+    """What every rank says, in their order: anything JSON can say, floats bit for bit."""
+    if world() == 1:
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
+    return [json.loads(part.numpy().tobytes()) for part in _gather_rows(torch.from_numpy(data.copy()))]
+
+
+def gather_tensors(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Every rank's tensors, in their order: the same names and dtypes everywhere, one axis, any lengths."""
+    if world() == 1:
+        return [dict(tensors)]
+    columns = {name: _gather_rows(t.detach().cpu().contiguous()) for name, t in tensors.items()}
+    return [{name: columns[name][r].to(t.device) for name, t in tensors.items()} for r in range(world())]
+
+
+def _gather_rows(mine: Tensor) -> list[Tensor]:
+    """``[n]`` of every rank, n as it is there."""
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world())]
+    dist.all_gather(lengths, torch.tensor([len(mine)]))
+    most = max(int(n) for n in lengths)
+    padded = torch.cat([mine, mine.new_zeros(most - len(mine))])
+    found = [torch.empty_like(padded) for _ in range(world())]
+    if most:
+        dist.all_gather(found, padded)
+    return [part[: int(n)] for part, n in zip(found, lengths, strict=True)]
+
+
+def total(values: Sequence[float]) -> list[float]:
+    """Sums over the ranks, added in their order, so that all have the same bits."""
+    return list(values) if world() == 1 else [sum(column) for column in zip(*gather(list(values)), strict=True)]
+
+
+def summed(tallies: Tally) -> Tally:
+    """Sums and counts over all ranks."""
+    if world() == 1:
+        return tallies
+    found: dict[str, list[float]] = {}
+    for theirs in gather({name: [float(s), float(n)] for name, (s, n) in tallies.items()}):
+        for name, (s, n) in theirs.items():
+            old = found.get(name, [0.0, 0.0])
+            found[name] = [old[0] + s, old[1] + n]
+    as_tensor = lambda x: torch.tensor(x, dtype=torch.float64)  # noqa: E731
+    return {name: (as_tensor(s), as_tensor(n)) for name, (s, n) in found.items()}
+
+
+def wait() -> None:
+    """Until every rank has come here."""
+    gather(None)
+
+
+def agreed(value: T) -> T:
+    """What rank 0 says."""
+    return gather(value)[0]
+
+
+def first(value: T | None) -> T | None:
+    """What the lowest rank with anything to say says: a stop that one of them was asked for is everybody's."""
+    return next((said for said in gather(value) if said is not None), None)
+
+
+def same(name: str, value: Any) -> None:
+    """Make sure that every rank has the same value.
+
+    Raises:
+        AfzalError: one has another; on all ranks.
+    """
+    said = gather(value)
+    if other := [r for r, theirs in enumerate(said) if theirs != said[0]]:
+        raise AfzalError(
+            f"rank {other[0]} has another {name} than rank 0",
+            why=f"{said[other[0]]!r} instead of {said[0]!r}",
+            remedy="give every rank the same files, settings and versions",
+        )
+
+
+def led(work: Callable[[], None]) -> None:
+    """Have rank 0 do something while the others wait. What fails there fails everywhere.
+
+    Raises:
+        AfzalError: rank 0 could not.
+    """
+    if world() == 1:
+        work()
+        return
+    fault: Exception | None = None
+    if leads():
+        try:
+            work()
+        except Exception as error:
+            fault = error
+    said = agreed(None if fault is None else str(fault) or type(fault).__name__)
+    if fault is not None:
+        raise fault
+    if said is not None:
+        raise ElsewhereError(f"rank 0 failed: {said}")
+
+
+def add_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Add up the gradients of parameters that every rank has whole; one without a gradient counts as 0."""
+    if world() == 1:
+        return
+    for p in parameters:
+        mine = torch.zeros_like(p) if p.grad is None else p.grad
+        p.grad = torch.stack([part["grad"] for part in gather_tensors({"grad": mine.flatten()})]).sum(0).view_as(p)
+
+
+def divide(costs: Sequence[float], shares: int) -> list[list[int]]:
+    """Indices of the costs in ``shares`` lists of nearly equal sums: the largest first, each to the least burdened.
+
+    A pure function, so that every rank knows every other's share. At most 4/3 - 1/(3 shares) of the best possible
+    largest sum (Graham 1969).
+    """
+    burden, members = [0.0] * shares, [[] for _ in range(shares)]
+    for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        least = min(range(shares), key=lambda s: (burden[s], len(members[s]), s))
+        burden[least] += costs[i]
+        members[least].append(i)
+    return [sorted(found) for found in members]

@@ -1,0 +1,228 @@
+"""Several ranks give what one gives: losses, weights, held-out figures, checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers_ranks import run_ranks, start_ranks
+from helpers_runs import command_line, finished, pair_file, settings, start_command
+from safetensors.torch import load_file
+
+from afzal.cli import main
+
+# 37 pairs in updates of 7: 2 and 4 ranks never have equally many, and the last update of an epoch is smaller
+SMALL = {"batch_size": 7, "epochs": 1.0, "lr": 3e-4, "tokens_per_forward": 130, "save_every_steps": None}
+ONLY_POLICY = ("sample_prompts", "sample_tokens")
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dpo": ("dpo", {}),
+    "kto": ("kto", {}),
+    "sft": ("sft", {}),
+    "reward": ("reward", {}),
+    "ensemble": ("reward", {"heads": 3}),
+    "coupled": ("prefer", {"objective": "aot"}),
+    "stateful": ("prefer", {"objective": "bco"}),
+    "learned": ("prefer", {"objective": "rao_kupper", "learn": "nu"}),
+    "unshared": ("dpo", {"sharing": "unshared"}),
+    "cached": ("dpo", {"reference": "cached"}),
+    "lora": ("dpo", {"lora_rank": 4}),
+    "recomputed": ("dpo", {}),
+    "moving": ("dpo", {"reference_sync_steps": 2, "reference_mixup": 0.5}),
+    "tied": ("dpo", {}),
+}
+
+
+def given(tmp_path: Path, out: str, method: str, **overrides: Any) -> dict[str, Any]:
+    pair_file(tmp_path / "pairs.jsonl", 46)
+    found = settings(tmp_path, tmp_path / out, **(SMALL | overrides))
+    return {k: v for k, v in found.items() if method != "reward" or k not in ONLY_POLICY}
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    (path,) = out.glob("*model.safetensors")
+    return load_file(path)
+
+
+def gap(a: Path, b: Path) -> float:
+    """Largest difference of a weight."""
+    one, other = weights(a), weights(b)
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Every figure of both runs, and their weights."""
+    for a, b in zip(metrics(one), metrics(other), strict=True):
+        assert a.keys() == b.keys()
+        assert (a["kind"], a["step"]) == (b["kind"], b["step"])
+        for name in a.keys() - {"seconds", "kind"}:
+            assert b[name] == pytest.approx(a[name], rel=1e-5, abs=2e-5), (a["step"], name)
+        if "loss" in a:
+            assert abs(a["loss"] - b["loss"]) <= 1e-6
+    assert gap(one, other) <= 1e-6
+
+
+def both(tmp_path: Path, name: str, n: int) -> tuple[Path, Path]:
+    method, overrides = METHODS[name]
+    if name == "tied":
+        from helpers_runs import model_folder
+
+        model_folder(tmp_path / "model", tie_word_embeddings=True)
+    one = given(tmp_path, "one", method, **overrides)
+    several = given(tmp_path, "several", method, **overrides)
+    more = ["gradient_checkpointing=true"] if name == "recomputed" else []
+    assert finished(start_command(command_line(method, one, *more))) == 0
+    assert run_ranks(command_line(method, several, *more), n) == [0] * n
+    return tmp_path / "one", tmp_path / "several"
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto", "sft", "reward"])
+def test_two_ranks_are_one(tmp_path, name):
+    assert_same(*both(tmp_path, name, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("dpo", "kto", "sft", "reward")])
+def test_two_ranks_are_one_in_every_other_way(tmp_path, name):
+    assert_same(*both(tmp_path, name, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dpo", "kto", "sft", "reward", "coupled"])
+def test_four_ranks_are_one(tmp_path, name):
+    assert_same(*both(tmp_path, name, 4))
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, before, after):
+    """The checkpoint of two ranks is that of one, and a resumed run ends as one that never stopped."""
+    whole = given(tmp_path, "whole", "dpo", max_steps=6, sample_prompts=0)
+    parts = given(tmp_path, "parts", "dpo", max_steps=6, sample_prompts=0, save_every_steps=3, keep_checkpoints=5)
+    line = command_line("dpo", parts)
+    assert run_ranks(command_line("dpo", whole), 1) == [0]
+    assert run_ranks(line, before) == [0] * before
+    kept = tmp_path / "parts" / "checkpoints"
+    shutil.rmtree(kept / "step-00000006")
+    assert run_ranks([*line, "--resume"], after) == [0] * after
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "grpo"], "method=grpo cannot be trained over 2 ranks"),
+        (["train", "dpo", "--adapter", "prompt"], "adapter=prompt cannot"),
+        (["train", "dpo", "--device", "cuda:1"], "device=cuda:1 cannot be the device of 2 ranks"),
+        (["check", "pairs.jsonl"], "afzal check is not made for 2 ranks"),
+    ],
+)
+def test_what_ranks_would_not_do_alike_is_refused(tmp_path, monkeypatch, capsys, arguments, said):
+    pair_file(tmp_path / "pairs.jsonl", 4)
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    more = ["--model", "model", "--data", "pairs.jsonl"] if arguments[0] == "train" else []
+    more += ["--reward", "length"] if "grpo" in arguments else []
+    assert main([*arguments, *more]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_every_rank(tmp_path, capfd):
+    line = command_line("dpo", given(tmp_path, "out", "dpo", lr=1e30, eval_every_steps=100, sample_prompts=0))
+    assert run_ranks(line, 2) == [2, 2]
+    said = capfd.readouterr().err
+    assert "is not finite in update 2" in said
+    assert "rows " in said
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_all_and_nothing_is_lost(tmp_path):
+    whole = given(tmp_path, "whole", "dpo", epochs=40.0, sample_prompts=0, eval_every_steps=1000)
+    parts = given(tmp_path, "parts", "dpo", epochs=40.0, sample_prompts=0, eval_every_steps=1000)
+    assert run_ranks(command_line("dpo", whole), 2) == [0, 0]
+    line = command_line("dpo", parts)
+    processes = start_ranks(line, 2)
+    wait_for_step(tmp_path / "parts", 5)
+    os.kill(processes[1].pid, signal.SIGTERM)
+    assert [finished(process) for process in processes] == [143, 143]
+    assert 0 < json.loads((tmp_path / "parts" / "run.json").read_text())["step"] < 240
+    assert run_ranks([*line, "--resume"], 2) == [0, 0]
+    assert gap(tmp_path / "whole", tmp_path / "parts") == 0
+
+
+@pytest.mark.slow
+def test_bf16_starts_at_the_reference_and_follows_one_rank(tmp_path):
+    """Gradients of micro-batches are summed in another order and format, so that the runs are near and not equal."""
+    one, several = (given(tmp_path, out, "dpo", dtype="bf16", lr=1e-3) for out in ("one", "several"))
+    assert run_ranks(command_line("dpo", one), 1) == [0]
+    assert run_ranks(command_line("dpo", several), 2) == [0, 0]
+    a, b = (metrics(tmp_path / out) for out in ("one", "several"))
+    assert b[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    for x, y in zip(a, b, strict=True):
+        assert y["loss"] == pytest.approx(x["loss"], abs=0.02)
+    assert b[-1]["loss"] < 0.6
+    assert {w.dtype for w in weights(tmp_path / "several").values()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_bf16_with_an_adapter(tmp_path):
+    line = command_line("dpo", given(tmp_path, "out", "dpo", dtype="bf16", lr=1e-2, lora_rank=4))
+    assert run_ranks(line, 2) == [0, 0]
+    found = metrics(tmp_path / "out")
+    assert found[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert found[-1]["loss"] < 0.5
+
+
+def wait_for_step(out: Path, step: int) -> None:
+    for _ in range(1200):
+        time.sleep(0.05)
+        if (out / "metrics.jsonl").exists() and any(m["step"] >= step for m in metrics(out) if m["kind"] == "train"):
+            return
+    raise AssertionError(f"{out} has not come to step {step}")
+
+
+@pytest.mark.slow
+def test_torchrun_brings_a_killed_rank_back_and_the_run_ends_with_the_same_bits(tmp_path):
+    """torchrun itself, since it is what restarts; the rank is killed when it has come to a step, not by the clock."""
+    many = {"epochs": 8.0, "sample_prompts": 0, "eval_every_steps": 1000, "save_every_steps": 2, "keep_checkpoints": 3}
+    whole, killed = (given(tmp_path, out, "dpo", **many) for out in ("whole", "killed"))
+    assert run_ranks(command_line("dpo", whole), 2) == [0, 0]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    line = [*launcher, "--max-restarts", "3", "-m", "afzal", *command_line("dpo", killed)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True) as started:
+        for step in (7, 20):
+            wait_for_step(tmp_path / "killed", step)
+            os.kill(rank_of(started.pid, 1), signal.SIGKILL)
+        said = started.communicate(timeout=300)[1]
+    assert started.returncode == 0, said
+    assert gap(tmp_path / "whole", tmp_path / "killed") == 0
+    assert [m["step"] for m in metrics(tmp_path / "killed")] == [m["step"] for m in metrics(tmp_path / "whole")]
+
+
+def rank_of(launcher: int, rank: int) -> int:
+    """The process that is this rank below a launcher."""
+    for _ in range(200):
+        children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+        for child in children:
+            with contextlib.suppress(OSError):
+                if f"\0RANK={rank}\0" in Path(f"/proc/{child}/environ").read_text():
+                    return int(child)
+        time.sleep(0.05)
+    raise AssertionError(f"no rank {rank}")

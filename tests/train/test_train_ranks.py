@@ -1,0 +1,64 @@
+"""How an update is divided: every tree on one rank, every rank with as many passes, near equal work."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers_models import random_trees
+
+from afzal.errors import AfzalError
+from afzal.tokens.tree import tree
+from afzal.train import ranks
+from afzal.train.feed import Feed, Layout, cost_of_tree
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 9])
+def test_every_cost_has_one_share(world):
+    costs = np.random.default_rng(0).lognormal(0, 1, 60).tolist()
+    shares = ranks.divide(costs, world)
+    assert sorted(i for share in shares for i in share) == list(range(60))
+    sums = [sum(costs[i] for i in share) for share in shares]
+    best = max(sum(costs) / world, max(costs))
+    assert max(sums) <= (4 / 3 - 1 / (3 * world)) * best + 1e-9  # Graham's bound
+
+
+def test_more_shares_than_costs():
+    assert ranks.divide([3.0, 1.0], 4) == [[0], [1], [], []]
+    assert ranks.divide([], 2) == [[], []]
+
+
+def test_equal_costs_are_dealt_out_evenly():
+    assert [len(share) for share in ranks.divide([1.0] * 10, 4)] == [3, 3, 2, 2]
+    assert [len(share) for share in ranks.divide([0.0] * 10, 4)] == [3, 3, 2, 2]
+
+
+def test_the_cost_of_a_tree_by_hand():
+    """4 + 2 + 3 tokens; the prompt sees 10 pairs, the branches 2 * 4 + 3 and 3 * 4 + 6."""
+    assert cost_of_tree(tree("x", [0] * 4, [[0] * 2, [0] * 3]), 10) == pytest.approx(9 + (10 + 11 + 18) / 60)
+
+
+@pytest.mark.parametrize("sharing", ["shared", "unshared"])
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_the_ranks_of_an_update_together_are_the_update(sharing, world):
+    trees = random_trees(23)
+    alone = Feed(trees, trees, 5, 0, Layout(sharing, 60))
+    for step in range(alone.updates_per_epoch + 1):
+        whole = alone.update(step)
+        parts = [Feed(trees, trees, 5, 0, Layout(sharing, 60, rank=r, world=world)).update(step) for r in range(world)]
+        for name in ("batches", "mismatched"):
+            passes = [getattr(part, name) for part in parts]
+            assert len({len(batches) for batches in passes}) == 1
+            counted = [i for batches in passes for b in batches if not b.idle for i in b.item_ids]
+            assert sorted(counted) == sorted(i for b in getattr(whole, name) for i in b.item_ids)
+        for part in parts:
+            assert sorted(part.item_ids) == sorted(whole.item_ids)
+            assert (part.n_trees, part.n_tokens) == (whole.n_trees, whole.n_tokens)
+
+
+def test_in_one_process_nothing_is_exchanged():
+    assert (ranks.world(), ranks.rank(), ranks.leads()) == (1, 0, True)
+    assert ranks.gather("x") == ["x"]
+    assert ranks.total([0.1, 2.0]) == [0.1, 2.0]
+    ranks.same("thing", object())
+    with pytest.raises(AfzalError, match="no"):
+        ranks.led(lambda: (_ for _ in ()).throw(AfzalError("no")))
