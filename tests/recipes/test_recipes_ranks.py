@@ -186,7 +186,7 @@ def test_bf16_with_an_adapter(tmp_path):
     assert run_ranks(line, 2) == [0, 0]
     found = metrics(tmp_path / "out")
     assert found[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
-    assert found[-1]["loss"] < 0.5
+    assert found[-1]["loss"] < 0.6
 
 
 def wait_for_step(out: Path, step: int) -> None:
@@ -205,24 +205,22 @@ def test_torchrun_brings_a_killed_rank_back_and_the_run_ends_with_the_same_bits(
     assert run_ranks(command_line("dpo", whole), 2) == [0, 0]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     line = [*launcher, "--max-restarts", "3", "-m", "afzal", *command_line("dpo", killed)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True) as started:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "AFZAL_TEST": str(tmp_path)}
+    with (tmp_path / "said").open("w") as said, subprocess.Popen(line, env=environment, stderr=said) as started:
         for step in (7, 20):
             wait_for_step(tmp_path / "killed", step)
-            os.kill(rank_of(started.pid, 1), signal.SIGKILL)
-        said = started.communicate(timeout=300)[1]
-    assert started.returncode == 0, said
+            os.kill(rank_of(str(tmp_path), 1), signal.SIGKILL)
+        started.wait(300)
+    assert started.returncode == 0, (tmp_path / "said").read_text()
     assert gap(tmp_path / "whole", tmp_path / "killed") == 0
     assert [m["step"] for m in metrics(tmp_path / "killed")] == [m["step"] for m in metrics(tmp_path / "whole")]
 
 
-def rank_of(launcher: int, rank: int) -> int:
-    """The process that is this rank below a launcher."""
-    for _ in range(200):
-        children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-        for child in children:
-            with contextlib.suppress(OSError):
-                if f"\0RANK={rank}\0" in Path(f"/proc/{child}/environ").read_text():
-                    return int(child)
-        time.sleep(0.05)
+def rank_of(mark: str, rank: int) -> int:
+    """The process that is this rank, of those with the mark in their environment."""
+    wanted = {f"AFZAL_TEST={mark}".encode(), f"RANK={rank}".encode()}
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if wanted <= set(path.read_bytes().split(b"\0")):
+                return int(path.parent.name)
     raise AssertionError(f"no rank {rank}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from afzal.errors import AfzalError
 from afzal.objectives.metrics import Tally
@@ -26,6 +27,7 @@ T = TypeVar("T")
 
 # a rank that waits longer than this for the others gives up, so that none hangs for ever when one has died
 TIMEOUT = timedelta(minutes=30)
+_PARTING = timedelta(seconds=10)  # after a failure, which may be the others' too
 
 
 def world() -> int:
@@ -56,11 +58,27 @@ def joined(device: torch.device) -> Iterator[None]:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    wait = TIMEOUT
     try:
         yield
+    except BaseException:
+        wait = _PARTING
+        raise
     finally:
+        _part(store, size, wait)
         dist.destroy_process_group()
+
+
+def _part(store: dist.Store, size: int, wait: timedelta) -> None:
+    """Leave when all have come to their end: the last word of one may still be on its way to another."""
+    for key in ("afzal/done", "afzal/gone"):  # twice, since the first rank keeps the store
+        with suppress(RuntimeError):  # a rank that has died will not come
+            if store.add(key, 1) == size:
+                store.set(f"{key}/all", "1")
+            elif key == "afzal/done" or rank() == 0:
+                store.wait([f"{key}/all"], wait)
 
 
 def own_device(name: str) -> str:
