@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-slow lint format peers bench bench-gpu pins clean
+.PHONY: help demo test test-slow test-gpu lint format peers bench bench-gpu pins clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -19,6 +19,9 @@ test: $(VENV)/.dev  ## install, then run the fast tests (minutes)
 
 test-slow: $(VENV)/.dev  ## the long tests: kills and resumes, mutated files, trajectories
 	$(BIN)/python -m pytest -m slow
+
+test-gpu:  ## the tests that need a CUDA GPU, with the torch and transformers that are installed
+	PYTHONPATH=src$(if $(PYTHONPATH),:$(PYTHONPATH)) HF_HUB_OFFLINE=1 $(PYTHON) -m pytest -m gpu tests/gpu
 
 lint: $(VENV)/.dev  ## ruff and pyright
 	$(BIN)/ruff check .

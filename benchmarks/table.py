@@ -141,6 +141,7 @@ date and the command that makes it again. A machine with other work on it is ref
 |---|---|
 | `make bench` | one DPO update by Afzal, TRL and a plain loop: `python -m benchmarks.dpo_step --help` |
 | `make bench-gpu` | all of it on a CUDA GPU: `python -m benchmarks.gpu --help` |
+| `python -m benchmarks.attention` | attention kernels for trees on a GPU, and whether each is right |
 | `python -m benchmarks.growth` | how time and memory grow with lengths, responses, prompts and vocabulary |
 | `python -m benchmarks.startup` | how long `afzal --help` and `afzal check` take |
 | `python -m benchmarks.generation` | sampling against `transformers.generate` |

@@ -19,3 +19,13 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the optional data folder ../shared is absent")
     return SHARED
+
+
+@pytest.fixture
+def cuda():
+    """The CUDA device; tests that need it are skipped where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    return torch.device("cuda")

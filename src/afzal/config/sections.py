@@ -54,8 +54,8 @@ class ModelSettings(Settings, frozen=True, title="Model"):
     )
     compile: bool = Field(
         False,
-        description="Compile feed-forward layers and norms (torch.compile): the first update takes a minute more; "
-        "pays in long runs on a GPU.",
+        description="Compile whole blocks on a GPU, feed-forward layers and norms elsewhere (torch.compile): the first "
+        "update takes minutes more; pays in long runs on a GPU.",
     )
     adapter: AdapterKind | None = Field(
         None, description="Train an adapter of this kind, not all weights; lora_rank alone means lora."
