@@ -32,9 +32,12 @@ class Update:
         return list(dict.fromkeys(i for b in self.batches for i in b.item_ids))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Layout:
-    """How trees become forward passes: the attention layout, tokens per pass, and the device."""
+    """How trees become forward passes: the attention layout, tokens per pass, and the device.
+
+    The tokens per pass may be lowered while a run goes on, and whoever holds the layout follows.
+    """
 
     sharing: Sharing
     tokens_per_forward: int
@@ -51,6 +54,9 @@ class Updates(Protocol):
 
     @property
     def updates_per_epoch(self) -> float: ...
+
+    @property
+    def layout(self) -> Layout: ...
 
     def update(self, step: int) -> Update: ...
 

@@ -21,7 +21,8 @@ from afzal.train.evaluate import Evaluator
 from afzal.train.feed import Update, Updates
 from afzal.train.method import Method, parameters_by_name
 from afzal.train.precision import Weights
-from afzal.train.update import accumulate
+from afzal.train.retry import steps_made, within_memory
+from afzal.train.update import Outcome, accumulate
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class State:
     best_loss: float = math.inf
     best_step: int = 0
     stale_evaluations: int = 0
+    tokens_per_forward: int = 0  # where it is less than was set; else 0
     carried: dict[str, float] = field(default_factory=dict)
 
 
@@ -61,6 +63,7 @@ class Hooks:
     improved: Callable[[State], None] = lambda state: None
     stop: Callable[[], str | None] = lambda: None
     stepped: Callable[[int], None] = lambda step: None
+    say: Callable[[str], None] = lambda line: None
 
 
 def fit(
@@ -84,9 +87,24 @@ def fit(
             not what the objective promises where policy equals reference (on the first update).
     """
     weights = weights or Weights(model, "fp32")
-    parameters = list(parameters_by_name(weights.masters, method).values())
+    parameters = list(parameters_by_name(weights.carriers, method).values())
     state.carried = state.carried or method.start()
     began = time.perf_counter() - state.seconds
+
+    def work(update: Update) -> tuple[Outcome, Tensor]:
+        outcome = accumulate(model, method, update, state.carried)
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf)
+        _check_finite(outcome.loss, grad_norm, update, state.step)
+        weights.hand_over()
+        optimizer.step()
+        return outcome, grad_norm
+
+    def lowered(tokens: int) -> None:
+        hooks.say(f"out of memory: update {state.step + 1} again, with {tokens} tokens per forward pass")
+        hooks.log({"kind": "memory", "step": state.step, "tokens_per_forward": tokens})
+        state.tokens_per_forward = tokens
+
+    before = steps_made(optimizer) - state.step
     if state.step == 0:
         _evaluate(hooks, state, began)
     while state.step < settings.steps:
@@ -97,10 +115,10 @@ def fit(
         lr = settings.lr(state.step)
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
-        loss, metrics, carried = accumulate(model, method, update, state.carried)
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf)
-        _check_finite(loss, grad_norm, update, state.step)
-        optimizer.step()
+        made = state.step + before
+        update, ((loss, metrics, carried), grad_norm) = within_memory(
+            work, update, feed, step=state.step, made=made, weights=weights, optimizer=optimizer, lowered=lowered
+        )
         optimizer.zero_grad(set_to_none=True)
         weights.publish()
         state.step += 1
