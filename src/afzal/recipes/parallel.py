@@ -39,11 +39,21 @@ def refuse(config: TrainConfig, model: Any) -> None:
         "quantize": isinstance(config, PolicyConfig) and config.quantize is not None,
         "constraint": isinstance(config, PreferConfig) and config.constraint is not None,
         "compile": config.compile,
+        f"offload={config.offload}": config.offload is not None,
         "a model in memory": model is not None,
     }
     for what, wanted in found.items():
         if wanted:
             raise AfzalError(f"{what} cannot be trained over {processes()} ranks", remedy="run it without torchrun")
+
+
+def ran_out(layout: Layout, said: str) -> AfzalError:
+    """What to say when memory ran out on this rank, where the others cannot begin the update again with it."""
+    return AfzalError(
+        f"out of memory on rank {ranks.rank()} ({layout.device}); tokens per forward pass: {layout.tokens_per_forward}",
+        why=said,
+        remedy="a smaller tokens_per_forward, or activation_checkpointing=full, or more ranks",
+    )
 
 
 def goes_on(out: str) -> bool:

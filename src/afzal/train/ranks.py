@@ -71,7 +71,7 @@ def joined(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _part(store: dist.Store, size: int, wait: timedelta) -> None:
+def _part(store: Any, size: int, wait: timedelta) -> None:
     """Leave when all have come to their end: the last word of one may still be on its way to another."""
     for key in ("afzal/done", "afzal/gone"):  # twice, since the first rank keeps the store
         with suppress(RuntimeError):  # a rank that has died will not come

@@ -37,6 +37,19 @@ class Sharded:
         self._all: dict[str, nn.Parameter] = dict(model.named_parameters())
         self.masters: dict[str, nn.Parameter] = trainable(model)
 
+    @property
+    def carriers(self) -> dict[str, nn.Parameter]:
+        """Parameters whose ``grad`` is the gradient of the update: the masters."""
+        return self.masters
+
+    def hand_over(self) -> None:
+        """Nothing: the optimiser is where the gradient is."""
+
+    def forget_gradient(self) -> None:
+        """Let go of what there is of an update's gradient."""
+        for p in self._all.values():
+            p.grad = None
+
     def publish(self) -> None:
         """Let go of layers that are still gathered, after the pieces have been written to."""
         reshard(self.model)
