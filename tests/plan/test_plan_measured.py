@@ -23,6 +23,12 @@ CASES = {
     "bf16 behind float32 masters": Case(dtype="bf16"),
     "LoRA": Case(rank=16, width=1024, ff=2816, heads=16, layers=8),
     "LoRA in bf16": Case(rank=16, width=1024, ff=2816, heads=16, layers=8, dtype="bf16"),
+    # three times the tokens, so that what blocks keep would be the most by far
+    "fp32, full checkpointing": Case(recompute=True, trees=12, tokens=4096),
+    "bf16, full checkpointing": Case(recompute=True, trees=12, tokens=4096, dtype="bf16"),
+    "LoRA in bf16, full checkpointing": Case(
+        rank=16, width=1024, ff=2816, heads=16, layers=8, dtype="bf16", recompute=True, trees=12, tokens=4096
+    ),
 }
 
 

@@ -325,6 +325,11 @@ def other_dtype(manifest: dict) -> None:
     manifest["parts"]["model"]["rows"]["dtype"] = "I32"
 
 
+def huge(manifest: dict) -> None:
+    pieces = {"model-00001-of-00002.safetensors": [[0], [1 << 62]]}
+    manifest["parts"]["model"]["plain"] |= {"shape": [1 << 62], "pieces": pieces}
+
+
 HOSTILE = {
     "a file outside": outside,
     "a piece outside": pieces_outside,
@@ -334,7 +339,9 @@ HOSTILE = {
     "less of a tensor": other_shape,
     "another dtype": other_dtype,
     "a hole": lambda m: m["parts"]["model"]["rows"]["pieces"].pop("model-00001-of-00002.safetensors"),
-    "huge": lambda m: m["parts"]["model"]["rows"].update(shape=[1 << 62, 3]),
+    "a huge hole": lambda m: m["parts"]["model"]["rows"].update(shape=[1 << 62, 3]),
+    "more than a file holds": huge,
+    "a size of text": lambda m: m["files"]["random.safetensors"].update(bytes="all"),
     "parts of text": lambda m: m.update(parts="model"),
     "a group of text": lambda m: m["parts"].update(model="rows"),
     "a tensor that is not there": lambda m: m["parts"]["model"].update(new=m["parts"]["model"]["rows"]),

@@ -58,7 +58,7 @@ def ran_out(layout: Layout, said: str) -> AfzalError:
 
 def goes_on(out: str) -> bool:
     """Whether ``torchrun`` has started the ranks again and there is a run to go on with."""
-    return launched.again() and (Path(out) / "run.json").is_file()
+    return launched.restarts() > 0 and (Path(out) / "run.json").is_file()
 
 
 def reporter(steps: int, start: int) -> Reporter:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from afzal.train import ranks
-from afzal.train.tensorfile import DTYPES
+from afzal.train.tensorfile import DTYPES, ITEM_BYTES
 
 Entry = dict[str, Any]
 """What a manifest says of one tensor: ``dtype``, whole ``shape``, and ``pieces``: file to [offsets, sizes]."""
@@ -119,6 +119,11 @@ def why_not_whole(layout: Any) -> str:
     if not fit or not (filled and boxes if prod(shape) else not boxes):
         return "its pieces do not fill it"
     return ""
+
+
+def size_of(entry: Entry, size: Sequence[int]) -> int:
+    """Bytes of a box of this size of a tensor."""
+    return prod(size) * ITEM_BYTES[entry["dtype"]]
 
 
 def needed(name: str, layout: Entry, wanted: Box) -> dict[str, Read]:

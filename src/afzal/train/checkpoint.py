@@ -290,10 +290,10 @@ def _fill(path: Path, entries: Mapping[str, Entry], targets: Mapping[str, Tensor
 
 
 def _copy(file: Any, read: Read, entry: Entry, into: Tensor) -> None:
-    part = file.get_slice(read.name)
-    if part.get_dtype() != entry["dtype"] or part.get_shape() != read.held:
-        raise ValueError(f"{read.name} is {part.get_dtype()} {part.get_shape()} in it")
-    into[read.target].copy_(part[read.source] if read.source else file.get_tensor(read.name))
+    part = file.get_tensor(read.name)  # a view of the file: only what is copied is read
+    if DTYPES.get(part.dtype) != entry["dtype"] or list(part.shape) != read.held:
+        raise ValueError(f"{read.name} is {part.dtype} {list(part.shape)} in it")
+    into[read.target].copy_(part[read.source])
 
 
 def _commit(temporary: Path, final: Path) -> None:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from afzal.errors import AfzalError
 from afzal.runs import read_json
-from afzal.train.boxes import Entry, why_not_whole
+from afzal.train.boxes import Entry, size_of, why_not_whole
 from afzal.train.tensorfile import sha256, write_new
 
 WHOLE, IN_PARTS = 1, 2  # formats; those that read only whole tensors refuse the other one
@@ -72,7 +72,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not all(isinstance(manifest.get(key), dict) for key in ("state", "files", "parts")):
         raise damaged(path, MANIFEST, "it states no files or no state")
     for name, entry in manifest["files"].items():
-        stated = isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys()
+        stated = isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() and type(entry["bytes"]) is int
         if not (stated and name.endswith(_SUFFIX) and GROUP.fullmatch(name)):
             raise damaged(path, MANIFEST, f"it names the file {name!r}")
     for group, entries in manifest["parts"].items():
@@ -122,6 +122,8 @@ def entries_of(path: Path, manifest: Mapping[str, Any], group: str) -> dict[str,
                 shape = part.get_shape()
                 pieces = {} if 0 in shape else {name: [[0] * len(shape), shape]}
                 found[key] = {"dtype": part.get_dtype(), "shape": shape, "pieces": pieces}
+                if why := why_not_whole(found[key]):
+                    raise damaged(path, name, f"{key}: {why}")
     except (OSError, SafetensorError) as error:
         raise damaged(path, name, str(error)) from error
     return found
@@ -146,4 +148,6 @@ def _fault(entries: Any, files: Mapping[str, Any]) -> str:
             return f"{name}: {why}"
         if strange := entry["pieces"].keys() - files.keys():
             return f"{name}: a piece is in {min(strange)!r}"
+        if any(size_of(entry, size) > files[file]["bytes"] for file, (_, size) in entry["pieces"].items()):
+            return f"{name}: more than is in the file"
     return ""
