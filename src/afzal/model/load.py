@@ -215,7 +215,7 @@ def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
 def compiled_parts(model: nn.Module, *, whole_blocks: bool) -> list[nn.Module]:
     """The blocks of a model, as `transformers` names them; or the parts whose shapes are those of the row alone."""
     if whole_blocks:
-        base = model.get_base_model() if is_adapted(model) else model
+        base: Any = model.get_base_model() if is_adapted(model) else model  # pyright: ignore[reportCallIssue]
         names = set(getattr(base, "_no_split_modules", None) or ())
         if blocks := [m for m in model.modules() if type(m).__name__ in names]:
             return blocks
