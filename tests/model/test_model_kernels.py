@@ -11,6 +11,7 @@ from helpers_kernels import flash_by_definition, top_left
 from helpers_models import make, random_trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from afzal.model import kernels
 from afzal.model.attention import _attend, _grouped, _Softmax
@@ -232,6 +233,28 @@ def test_a_trial_moves_no_generator_and_asks_no_gradient_of_the_caller(fresh, mo
     assert torch.equal(torch.get_rng_state(), before)
 
 
+class Watching(TorchDispatchMode):
+    """Notes every operation, as a checkpoint that keeps some of their results does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_trial_is_no_part_of_the_layer_that_caused_it(fresh, monkeypatch):
+    """In a checkpoint the layer is made again without it, and what was kept would be taken for something else."""
+    monkeypatch.setattr(ragged, "flash", flash_by_definition)
+    kept = []
+    with Watching() as watching, torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        assert kernels.kernel_for(JOB) == "ragged"
+    assert watching.seen == []
+    assert kept == []
+
+
 def test_what_kernels_do_not_have_goes_to_the_blocks(fresh, monkeypatch):
     monkeypatch.setattr(ragged, "flash", flash_by_definition)
     for odd in ({"odd": True}, {"softcap": 30.0}, {"width": 12}, {"dtype": torch.float32}):
@@ -273,5 +296,5 @@ def test_grouped_heads_in_blocks_share_their_keys_and_give_the_same():
 
 
 def test_the_compiled_form_is_asked_for_once():
-    assert flex._compiled() is flex._compiled()
+    assert flex._made() is flex._made()
     assert flex._capped(30.0) is flex._capped(30.0)

@@ -21,6 +21,7 @@ from afzal.tokens.upload import upload
 
 BLOCK = 128
 _NARROWEST = 16  # features of a head
+_FORMS = 64
 
 
 def unable(dtype: torch.dtype, width: int) -> str:
@@ -37,13 +38,22 @@ def attend(
     mask = layout.once(("flex", window), partial(block_mask, window=window))
     q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
     grouped = q.shape[1] != k.shape[1]
-    call = _compiled() if q.device.type == "cuda" else _plain()
+    call = _compiled if q.device.type == "cuda" else _plain()
     return call(q, k, v, _capped(softcap), mask, scale=scale, enable_gqa=grouped)[0].transpose(0, 1)
 
 
+def _compiled(*args: Any, **options: Any) -> Tensor:
+    """Each number format, head shape, cap and gradient mode is compiled for itself. Beyond a limit of such forms torch
+    would go on uncompiled, with a table of all pairs of positions."""
+    import torch._dynamo as compiler
+
+    with compiler.config.patch(recompile_limit=_FORMS):
+        return _made()(*args, **options)
+
+
 @cache
-def _compiled() -> Callable[..., Any]:
-    return torch.compile(_plain())
+def _made() -> Callable[..., Any]:
+    return torch.compile(_plain(), fullgraph=True)
 
 
 def _plain() -> Callable[..., Any]:

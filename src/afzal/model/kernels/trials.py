@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 _passed_over: dict[str, None] = {}
 
@@ -10,7 +11,9 @@ _passed_over: dict[str, None] = {}
 def verdict(what: str, trial: Callable[[], float], limit: float) -> str:
     """Why ``what`` is not to be trusted; empty if its error in the trial, a share of the size, is within the limit."""
     try:
-        worst = trial()
+        # in a thread of its own: a layer that is being recorded or checkpointed must not see the trial among its work
+        with ThreadPoolExecutor(1, "trial") as apart:
+            worst = apart.submit(trial).result()
     except Exception as error:  # a compiler can end in any error, and there is another way
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     else:
