@@ -37,10 +37,16 @@ class Tally:
             self.failed.append(f"{report.nodeid} does not load")
 
 
+def _folder() -> Path:
+    """Where the tests for a GPU stand by themselves: to load all others takes longer than to run these."""
+    own = ROOT / "tests/gpu"
+    return own if own.is_dir() else ROOT / "tests"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the outcome")
-    parser.add_argument("--tests", default=str(ROOT / "tests"), help="folder or file of tests")
+    parser.add_argument("--tests", default=str(_folder()), help="folder or file of tests")
     given = parser.parse_args()
     tally, began = Tally(), time.perf_counter()
     pytest.main(["-m", "gpu", "--tb", "short", "-p", "no:cacheprovider", given.tests], plugins=[tally])

@@ -50,7 +50,7 @@ def parts(device: str, *, tiny: bool) -> list[Part]:
         Part(f"growth-{device}", "benchmarks.growth", _growth(device, tiny), 5),
     ]
     if find_spec("benchmarks.attention"):
-        attention = ("--device", device, *_tiny(tiny, "--tiny"))
+        attention = ("--device", device, "--force", *_tiny(tiny, "--tiny"))
         found.insert(3, Part(f"attention-{device}", "benchmarks.attention", attention, 4))
     return found
 

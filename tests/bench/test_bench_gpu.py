@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -57,6 +58,8 @@ def test_every_part_s_arguments_are_understood(tiny, monkeypatch, tmp_path):
 
     parsers = {"benchmarks.dpo_step": step._arguments, "benchmarks.generation": generation.arguments}
     parsers |= {"benchmarks.growth": growth._arguments, "benchmarks.real_run": real_run._arguments}
+    if importlib.util.find_spec("benchmarks.attention"):
+        parsers["benchmarks.attention"] = importlib.import_module("benchmarks.attention")._arguments
     for part in parts.parts("cuda", tiny=tiny):
         if part.module in parsers:
             late = ["--seconds", "100"] if part.timed else []
