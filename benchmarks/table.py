@@ -140,7 +140,7 @@ date and the command that makes it again. A machine with other work on it is ref
 | command | what it measures |
 |---|---|
 | `make bench` | one DPO update by Afzal, TRL and a plain loop: `python -m benchmarks.dpo_step --help` |
-| `make bench-gpu` | all that a CUDA GPU is for, with targets and plan beside it: `python -m benchmarks.gpu --help` |
+| `make bench-gpu` | all of it on a CUDA GPU: `python -m benchmarks.gpu --help` |
 | `python -m benchmarks.growth` | how time and memory grow with lengths, responses, prompts and vocabulary |
 | `python -m benchmarks.startup` | how long `afzal --help` and `afzal check` take |
 | `python -m benchmarks.generation` | sampling against `transformers.generate` |
