@@ -1,6 +1,6 @@
 """A whole training as a person would do it: tokenizer, SFT, DPO, reports, with times, memory and held-out figures.
 
-    python -m benchmarks.real_run --out run.json --device cuda     # 112 million weights, minutes on a GPU
+    python -m benchmarks.real_run --out run.json --device cuda     # at least 106 million weights, minutes on a GPU
     python -m benchmarks.real_run --out run.json --tiny            # the same in small, to try it out
 
 A tokenizer is trained on the texts and a llama gets random weights; `afzal.fit` makes the rest from files, as a
@@ -37,7 +37,9 @@ class Size(NamedTuple):
     settings: dict[str, Any]
 
 
-FULL = Size(768, 14, 12, 2048, 8192, 6000, 2000, {"sft": {"epochs": 6}, "dpo": {"epochs": 3}})
+_BATCH = 32
+_UPDATES = 400  # of the SFT, about; the DPO goes over its pairs three times
+FULL = Size(768, 15, 12, 2048, 8192, 6000, 2000, {"sft": {}, "dpo": {"epochs": 3}})
 TINY = Size(64, 2, 4, 128, 400, 80, 40, {"sft": {"max_steps": 4}, "dpo": {"max_steps": 3}})
 
 
@@ -75,7 +77,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def start(folder: Path, size: Size, texts: list[str]) -> None:
-    """A tokenizer of these texts and a llama with random weights, as a model folder."""
+    """A tokenizer of these texts, of ``size.vocabulary`` pieces at most, and a llama of random weights, as a folder."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
@@ -93,7 +95,7 @@ def start(folder: Path, size: Size, texts: list[str]) -> None:
         heads=size.heads,
         kv_heads=size.heads,
         feed_forward=size.feed_forward,
-        vocabulary=size.vocabulary,
+        vocabulary=made.get_vocab_size(),  # few texts have fewer pieces than were asked for
     )
     PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>", pad_token="<pad>").save_pretrained(folder)
     models.build(config, torch.device("cpu")).save_pretrained(folder)
@@ -148,7 +150,7 @@ def about_of(given: argparse.Namespace, size: Size, found: Material) -> dict[str
         "benchmarks.real_run", ["afzal", "torch", "transformers"], threads=os.cpu_count() or 1, device=gpu
     )
     peak = flops.stated_peak(gpu)
-    more = {"material": found.source, "width": size.width, "layers": size.layers, "vocabulary": size.vocabulary}
+    more = {"material": found.source, "width": size.width, "layers": size.layers}
     return about | more | {"stories": len(found.stories), "pairs": len(found.pairs), "stated_peak": peak}
 
 
