@@ -38,8 +38,8 @@ peers: .venv-trl/.peers  ## a second environment with TRL, then the tests that c
 bench: .venv-trl/.peers  ## time one DPO update against TRL and a plain loop, on a quiet machine (long)
 	.venv-trl/bin/python -m benchmarks.dpo_step
 
-bench-gpu:  ## all benchmarks of the training step on a CUDA GPU, beside the installed torch; WHEELS=DIR for TRL offline
-	$(PYTHON) -m benchmarks.gpu --out bench-gpu $(if $(WHEELS),--wheels $(WHEELS))
+bench-gpu:  ## all benchmarks on a CUDA GPU, beside the installed torch; WHEELS=DIR for TRL offline, QUICK=1, MINUTES=9
+	$(PYTHON) -m benchmarks.gpu --out bench-gpu $(if $(WHEELS),--wheels $(WHEELS)) $(if $(QUICK),--quick) $(if $(MINUTES),--budget-minutes $(MINUTES))
 
 # A stamp is newer than what it was installed from, so that the install happens once and again after a change.
 $(VENV)/bin/python:

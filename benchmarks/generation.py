@@ -3,24 +3,23 @@
     python -m benchmarks.generation                                  # a random Llama of 8 layers, width 512, V 32,000
     python -m benchmarks.generation --model ../shared/data/models/stories260k
     python -m benchmarks.generation --threads 1 --repeats 2 --prompts 16 --force
+    python -m benchmarks.generation --device cuda --shape llama-3.2-1b --dtype bf16 --continuous --force
 
 Both sides draw the same number of samples of the same prompts at temperature 1 from the whole distribution, and no
 sample ends before its last token, so that both compute the same number of tokens. `transformers` gets its prompts
-sorted by length, and the best of several batch sizes. Times are wall-clock; processor seconds stand beside them, for
-machines that are shared. A machine with load is refused unless --force.
+sorted by length, and the best of several batch sizes; with --continuous also its continuous batching. Times are
+wall-clock; processor seconds stand beside them, for machines that are shared. A machine with load is refused unless
+--force.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 import time
 from collections.abc import Callable
-from datetime import date
+from dataclasses import fields
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,9 @@ import transformers
 
 from afzal.generate import Sampling, sample
 from afzal.model.load import load_model
-from benchmarks.machine import processor, refuse_if_busy
+from benchmarks.dpo_step.flops import wait
+from benchmarks.dpo_step.models import NAMES, build, known, llama
+from benchmarks.machine import about_run, refuse_if_busy
 
 
 def main() -> None:
@@ -38,56 +39,73 @@ def main() -> None:
     if not options.force:
         refuse_if_busy()
     torch.set_num_threads(options.threads)
-    model = model_of(options).to(torch.bfloat16 if options.dtype == "bf16" else torch.float32)
+    model = model_of(options)
     prompts = prompts_of(options, model.config.vocab_size)
-    tokens = options.prompts * options.samples * options.new_tokens
-    mean = np.mean([len(p) for p in prompts])
-    about = about_run(options, model, float(mean))
+    about = about_of(options, model, float(np.mean([len(p) for p in prompts])))
     print(json.dumps(about, indent=2))
     sides: dict[str, Callable[[], Any]] = {
         f"transformers, {rows} rows": partial(theirs, model, prompts, options, rows) for rows in options.their_rows
     } | {f"afzal, {rows} rows": partial(ours, model, prompts, options, rows) for rows in options.our_rows}
     ours(model, prompts[:2], options, 16)  # the trial of the model, and first touches of memory
+    if options.device != "cpu":
+        theirs(model, prompts[:2], options, 16)  # whose kernels are loaded too
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for _ in range(options.repeats):
         for name, run in sides.items():
-            found[name].append(timed(run))
+            found[name].append(timed(run, options.device))
+    write_down(options, about | {"left_out": {}}, found, finished=not options.continuous)
+    if options.continuous:
+        left_out: dict[str, str] = {}
+        try:
+            continuous(model, prompts[:2], options)
+            name = "transformers, continuous batching"
+            found[name] = [timed(partial(continuous, model, prompts, options), options.device)]
+        except Exception as error:  # it is young, and may not run beside every torch and model
+            left_out["continuous batching"] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        write_down(options, about | {"left_out": left_out}, found, finished=True)
+
+
+def write_down(
+    options: argparse.Namespace, about: dict[str, Any], found: dict[str, list[tuple[float, float]]], *, finished: bool
+) -> None:
+    """Print the figures so far, and put them into the file."""
+    tokens = options.prompts * options.samples * options.new_tokens
     best = {name: tuple(min(times) for times in zip(*pairs, strict=True)) for name, pairs in found.items()}
     for name, (wall, spent) in best.items():
-        print(f"{name:24} {tokens / wall:9.0f} tokens/s  {tokens / spent:9.0f} tokens per processor second")
+        print(f"{name:24} {tokens / wall:9.0f} tokens/s  {tokens / spent:9.0f} tokens per processor second", flush=True)
     ratios = {}
     for k, what in enumerate(("wall-clock", "processor")):
         fastest = {side: min(t[k] for n, t in best.items() if n.startswith(side)) for side in ("transformers", "afzal")}
         ratios[what] = fastest["transformers"] / fastest["afzal"]
-        print(f"ratio of the best, {what}: {ratios[what]:.2f}")
+        print(f"ratio of the best, {what}: {ratios[what]:.2f}", flush=True)
     if options.out:
         seconds = {name: [wall for wall, _ in times] for name, times in found.items()}
         rates = {name: tokens / wall for name, (wall, _) in best.items()}
-        facts = {"about": about, "seconds": seconds, "tokens_per_second": rates, "ratio": ratios}
+        facts = {"about": about, "seconds": seconds, "tokens_per_second": rates, "ratio": ratios, "finished": finished}
         options.out.write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def about_run(options: argparse.Namespace, model: Any, mean: float) -> dict[str, Any]:
-    return {
-        "date": str(date.today()),
-        "command": "python -m benchmarks.generation " + " ".join(sys.argv[1:]),
-        "device": processor(),
-        "threads": options.threads,
-        "versions": {name: version(name) for name in ("afzal", "torch", "transformers")},
+def about_of(options: argparse.Namespace, model: Any, mean: float) -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name(options.device) if options.device != "cpu" else ""
+    width, layers = options.sizes
+    return about_run(
+        "benchmarks.generation", ["afzal", "torch", "transformers"], threads=options.threads, device=gpu
+    ) | {
         "dtype": options.dtype,
-        "model": options.model or "a random Llama of 8 layers, width 512",
+        "model": options.model or options.shape or f"a random Llama of {layers} layers, width {width}",
         "parameters": model.num_parameters(),
         "prompts": options.prompts,
         "prompt_tokens": mean,
         "samples": options.samples,
         "new_tokens": options.new_tokens,
-        "load": os.getloadavg()[0],
     }
 
 
-def timed(run: Callable[[], Any]) -> tuple[float, float]:
+def timed(run: Callable[[], Any], device: str) -> tuple[float, float]:
+    wait(torch.device(device))
     wall, processor = time.perf_counter(), time.process_time()
     run()
+    wait(torch.device(device))
     return time.perf_counter() - wall, time.process_time() - processor
 
 
@@ -108,8 +126,8 @@ def theirs(model: Any, prompts: list[list[int]], options: argparse.Namespace, ro
             ids[r, width - len(prompt) :], mask[r, width - len(prompt) :] = torch.tensor(prompt), 1
         with torch.no_grad():
             out = model.generate(
-                ids,
-                attention_mask=mask,
+                ids.to(options.device),
+                attention_mask=mask.to(options.device),
                 do_sample=True,
                 temperature=1.0,
                 top_k=0,
@@ -122,23 +140,44 @@ def theirs(model: Any, prompts: list[list[int]], options: argparse.Namespace, ro
         assert out.shape == (len(some) * options.samples, width + options.new_tokens)
 
 
-def model_of(options: argparse.Namespace) -> Any:
-    if options.model:
-        model = load_model(options.model)
-        model.generation_config = transformers.GenerationConfig()
-        return model
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=32_000,
-        hidden_size=512,
-        intermediate_size=1408,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        max_position_embeddings=1024,
-        eos_token_id=None,
+def continuous(model: Any, prompts: list[list[int]], options: argparse.Namespace) -> None:
+    """Continuous batching of `transformers`: requests come and go, keys and values lie in pages.
+
+    Every sample is a request, for 5.17 returns the first of ``num_return_sequences`` only; pages of equal prompts are
+    shared all the same.
+    """
+    config = transformers.GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=options.new_tokens,
+        eos_token_id=-1,
+        pad_token_id=0,
     )
-    return transformers.LlamaForCausalLM(config).eval()
+    wanted: dict[str, Any] = {"auto_switch_to_flash": False, "max_memory_percent": 0.5}
+    if options.device == "cpu":  # it would lay out pages for half of the memory first
+        wanted |= {"num_blocks": 64, "max_batch_tokens": 256}
+    known = {field.name for field in fields(transformers.ContinuousBatchingConfig)}
+    batching = transformers.ContinuousBatchingConfig(**{k: v for k, v in wanted.items() if k in known})
+    requests = [prompt for prompt in prompts for _ in range(options.samples)]
+    out = model.generate_batch(requests, generation_config=config, continuous_batching_config=batching)
+    made = sum(len(o.generated_tokens) for o in out.values())
+    assert made == len(prompts) * options.samples * options.new_tokens, f"{made} tokens came"
+
+
+def model_of(options: argparse.Namespace) -> Any:
+    dtype = torch.bfloat16 if options.dtype == "bf16" else torch.float32
+    device = torch.device(options.device)
+    if options.model:
+        model = load_model(options.model).to(device, dtype)
+    else:
+        width, layers = options.sizes
+        sizes = {"width": width, "layers": layers, "heads": width // 64, "kv_heads": width // 64}
+        own = llama(**sizes, feed_forward=round(width * 2.75), vocabulary=32_000)
+        model = build(known(options.shape) if options.shape else own, device, dtype)
+    model.generation_config = transformers.GenerationConfig()
+    return model
 
 
 def prompts_of(options: argparse.Namespace, vocabulary: int) -> list[list[int]]:
@@ -150,6 +189,10 @@ def prompts_of(options: argparse.Namespace, vocabulary: int) -> list[list[int]]:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="model folder; default: a random Llama")
+    parser.add_argument("--shape", choices=NAMES, help="a known shape with random weights, in place of --model")
+    parser.add_argument("--sizes", type=int, nargs=2, default=[512, 8], help="width and layers of the random Llama")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--continuous", action="store_true", help="the continuous batching of transformers too")
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--samples", type=int, default=8)

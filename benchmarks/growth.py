@@ -131,7 +131,7 @@ def measure(case: Case, width: int, layers: int, dtype: str, repeats: int, devic
     }
 
 
-def main() -> None:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
@@ -142,7 +142,11 @@ def main() -> None:
     parser.add_argument("--shrink", type=int, default=1, help="divide lengths and words by this, to try the bench out")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     parser.add_argument("--force", action="store_true", help="run on a loaded machine all the same")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = _arguments()
     device = torch.device(given.device)
     if device.type == "cpu" and not given.force:
         refuse_if_busy()

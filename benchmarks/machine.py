@@ -30,6 +30,18 @@ def processor() -> str:
     return f"{fields.get('model name', platform.machine())} (family {family}, model {model}; {', '.join(found)})"
 
 
+def card(gpu: str) -> Any:
+    """The entry of `afzal plan` for a GPU of this name; None where its vendor's figures are not known.
+
+    Cards of the same chip for narrower slots (PCIe, NVL) are slower than the table says, and count as unknown.
+    """
+    from afzal.plan import DEVICES
+
+    words = gpu.lower().replace("-", " ").split()
+    names = [name for name in DEVICES if name != "cpu" and name.partition("-")[0] in words]
+    return DEVICES[names[0]] if names and not {"pcie", "nvl"} & set(words) else None
+
+
 def about_run(module: str, packages: Sequence[str], *, threads: int, device: str = "") -> dict[str, Any]:
     """What every file of figures says of itself: date, command, hardware, versions, load. ``device`` names a GPU."""
     return {

@@ -148,12 +148,19 @@ date and the command that makes it again. A machine with other work on it is ref
 | `python -m benchmarks.objectives_lab OUT` | objectives, measured exactly: [results](results/lab/objectives-lab.md) |
 | `python -m benchmarks.ordering OUT` | methods at equal KL, measured exactly: [results](results/lab/ordering.md) |
 | `python -m benchmarks.sentiment OUT` | a real model, a known reward: [results](results/sentiment/sentiment.md) |
+| `python -m benchmarks.real_run --out FILE` | a whole training: tokenizer, SFT, DPO, reports |
 
 Sides of the training step: *afzal* and *trl* in their own ways, reference online; *plain* is a padded loop by hand
 over `transformers`; *trl-best* recomputes nothing and has its reference log-probs computed beforehand, with rows
 grouped by length, and *afzal-cached* does the same. Before anything is timed, all sides must agree on the loss (1e-5 in
 float32). The share of the matmul peak is the least work that gives the exact result, over time, over what a plain
 matrix product reached in the same run; executed / minimum is the work of padding and masks on top of that.
+
+On a GPU every side has a process of its own and makes the updates of all shapes in one run; MFU is that same least work
+over what the card's vendor states for dense bf16. Weights are random, in the shapes of known models. TRL has float32
+weights under bf16 autocast, which is the same computation as Afzal's; *trl-bf16* holds weights and optimiser in bf16,
+which is less work and loses small updates. A budget of minutes, the order of the parts, and how a run that was stopped
+goes on: `python -m benchmarks.gpu --help`.
 """
 
 
@@ -181,17 +188,21 @@ def _machine(files: Sequence[Figures]) -> str:
 
 
 def _summary_rows(files: Sequence[Figures]) -> Iterator[str]:
-    """A row per shape and model, whose sides may stand in several files."""
-    merged: dict[tuple[str, int], dict[str, Any]] = {}
+    """A row per shape, model and adapter, whose sides may stand in several files."""
+    merged: dict[tuple[str, int, int], dict[str, Any]] = {}
     for file in files:
+        about = file.content["about"]
         for r in file.content["shapes"]:
-            merged.setdefault((r["shape"], file.content["about"]["parameters"]), {}).update(r)
-    for (shape, weights), r in sorted(merged.items(), key=lambda entry: (entry[0][1], _place(entry[0][0]))):
-        own = r.get("afzal") or r["afzal-cached"]
+            merged.setdefault((r["shape"], about["parameters"], about.get("rank", 0)), {}).update(r)
+    for (shape, weights, rank), r in sorted(merged.items(), key=lambda entry: (*entry[0][1:], _place(entry[0][0]))):
+        own = r.get("afzal") or r.get("afzal-cached")
+        if own is None:
+            continue
         peers = (dpo_step.ratio(r.get(side, {}), spread=False) or "-" for side in ("trl", "trl-best", "plain"))
         prompt, response = r["mean"][0], sum(r["mean"][1:]) / 2
+        size = f"{weights / 1e6:.0f} M" + (f", LoRA {rank}" if rank else "")
         yield (
-            f"| {_TITLES.get(shape, shape)} ({prompt:.0f} + {response:.0f}) | {weights / 1e6:.0f} M "
+            f"| {_TITLES.get(shape, shape)} ({prompt:.0f} + {response:.0f}) | {size} "
             f"| {own['pairs_per_second']:.2f} | {' | '.join(peers)} "
             f"| {own['roofline']:.0%} | {dpo_step.shown(own['executed_over_minimum'], '.3f')} |"
         )

@@ -8,22 +8,41 @@ from typing import Any
 import numpy as np
 import torch
 
+from afzal import plan
 from afzal.plan import Shape, shape_of, work
 from afzal.plan.work import looked_at
+from benchmarks.machine import card
 
-__all__ = ["body_weights", "head_width", "looked_at", "matmul_peak", "minimum", "per_product"]
+__all__ = [
+    "body_weights",
+    "head_width",
+    "looked_at",
+    "matmul_peak",
+    "minimum",
+    "parameters",
+    "per_product",
+    "stated_peak",
+    "wait",
+]
 
 
-def minimum(counts: np.ndarray, config: Any, *, reference_online: bool) -> float:
-    """Floating-point operations of one full fine-tuning update on items of these lengths.
+def minimum(counts: np.ndarray, config: Any, *, reference_online: bool, rank: int = 0) -> float:
+    """Floating-point operations of one update on items of these lengths.
 
     The prompt once, every branch once, attention only where a token may look, the output head only at response tokens;
     forward and twice as much backward, and one forward more for a reference that is not cached. No recomputation.
 
     Args:
         counts: ``[n, 1 + K]`` tokens of the prompt and of each of K responses.
+        rank: of LoRA adapters, beside which frozen weights need no gradient of their own; 0 when all weights train.
     """
-    return work.least_flops(_shape(config), work.lengths(counts), reference_online=reference_online)
+    passes = work.Passes(forward=float(reference_online), rank=rank)
+    return work.update_flops(_shape(config), work.lengths(counts), passes)
+
+
+def parameters(config: Any) -> int:
+    """All weights of the model, tied ones once."""
+    return plan.parameters(_shape(config))
 
 
 def body_weights(config: Any) -> int:
@@ -58,6 +77,12 @@ def matmul_peak(dtype: torch.dtype, device: torch.device, width: int) -> float:
             wait(device)
             best = max(best, 2 * m * k * n / (time.perf_counter() - start))
     return best
+
+
+def stated_peak(gpu: str) -> float | None:
+    """Dense bf16 operations per second that the vendor states for a GPU of this name; None where it is not known."""
+    found = card(gpu)
+    return found.bf16 if found else None
 
 
 def wait(device: torch.device) -> None:

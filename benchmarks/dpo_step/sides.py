@@ -6,17 +6,16 @@ at the same constant learning rate, gradients clipped at 1.
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.dpo_step import flops
+from benchmarks.dpo_step.models import build, depart
 
 Row = tuple[list[int], list[int], list[int]]
 Loop = Callable[[Callable[[], None], Callable[[float], None]], None]
@@ -25,92 +24,118 @@ BETA, LR = 0.1, 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What every side is given. ``rows`` come in the order of training, ``pairs`` per update."""
+    """What every side is given. ``rows`` come in the order of training, ``pairs`` per update.
+
+    Attributes:
+        cached: the reference's log-probs are computed beforehand.
+        rank: of LoRA adapters on every linear layer, 0 when all weights train.
+        optimizer: of the sides of Afzal; the others have AdamW.
+    """
 
     config: Any
-    policy: dict[str, torch.Tensor]
-    reference: dict[str, torch.Tensor]
     rows: Sequence[Row]
     pairs: int
     dtype: str
     device: torch.device
-    cached: bool
+    cached: bool = False
+    rank: int = 0
+    optimizer: str = "adamw"
 
-    def model(self, weights: dict[str, torch.Tensor], attention: str = "sdpa") -> Any:
-        """A model of its own with these weights, float32."""
-        from transformers import AutoModelForCausalLM
+    @property
+    def in_bf16(self) -> bool:
+        return self.dtype == "bf16"
 
-        made = AutoModelForCausalLM.from_config(copy.deepcopy(self.config), attn_implementation=attention)
-        made.load_state_dict(weights)
-        return made.to(self.device).eval()
+    def model(self) -> Any:
+        """A model of its own at the reference's weights: float32, or what a frozen base computes in."""
+        return build(self.config, self.device, torch.bfloat16 if self.rank and self.in_bf16 else torch.float32)
 
 
-def make_work(config: Any, rows: Sequence[Row], *, pairs: int, dtype: str, device: torch.device, cached: bool) -> Work:
-    """Random weights; the policy is the reference and a little noise, so that the losses say something."""
-    from transformers import AutoModelForCausalLM
+def loop_of(side: str, work: Work) -> Loop:
+    """The loop of a side by its name, ready to run: models, adapters and cached references are made here."""
+    make = {"afzal": afzal, "afzal-cached": afzal, "plain": plain, "trl": trl, "trl-best": trl_best}
+    make |= {"trl-bf16": trl_bf16}
+    return make[side](work)
 
-    torch.manual_seed(0)
-    reference = {k: v.detach().clone() for k, v in AutoModelForCausalLM.from_config(config).state_dict().items()}
-    noise = torch.Generator().manual_seed(1)
-    move = lambda v: v + 0.02 * v.std() * torch.randn(v.shape, generator=noise) if v.dim() > 1 else v  # noqa: E731
-    policy = {k: move(v) for k, v in reference.items()}
-    return Work(config, policy, reference, rows, pairs, dtype, device, cached)
+
+def is_cached(side: str) -> bool:
+    """Whether a side has its reference cached, and its rows grouped by length."""
+    return side in ("afzal-cached", "trl-best")
 
 
 def afzal(work: Work) -> Loop:
-    """The loop behind ``afzal train dpo``, with its own packing and attention."""
-    from afzal import objectives
-    from afzal.model.probe import choose_sharing
-    from afzal.model.reference import Frozen, cached
+    """What ``afzal train dpo`` sets up from its settings, and its loop."""
+    from afzal import runs
+    from afzal.config import PairConfig
+    from afzal.recipes.methods import recipe_of
+    from afzal.recipes.prepare import Prepared
+    from afzal.recipes.setup import set_up
     from afzal.records import Preference
     from afzal.tokens import tree
-    from afzal.train.feed import Feed, Layout
-    from afzal.train.loop import Hooks, Method, Settings, State, fit
-    from afzal.train.optim import make_optimizer
-    from afzal.train.precision import Weights
+    from afzal.train.loop import Hooks, State, fit
 
-    class InOrder(Feed):
-        def members(self, step: int) -> list[int]:
-            return list(range(step * self.batch_size, (step + 1) * self.batch_size))
-
-    model, reference = work.model(work.policy), work.model(work.reference).requires_grad_(False)
-    for m in (model, reference):
-        choose_sharing(m)
-    weights = Weights(model, work.dtype)
-    if work.dtype == "bf16":
-        reference.to(torch.bfloat16)
     trees = [tree(str(i), p, [c, r], pairs=[Preference(0, 1, 1.0)]) for i, (p, c, r) in enumerate(work.rows)]
-    layout = Layout("shared", 8192, work.device)
-    source = Frozen(reference)
-    if work.cached:
-        with tempfile.TemporaryDirectory() as folder:
-            source = cached(
-                source, trees, Path(folder), key="0" * 24, sharing="shared", budget=8192, device=work.device
-            )
-        del reference
-    optimizer = make_optimizer(weights.masters.values())
-    settings = Settings(steps=len(work.rows) // work.pairs, lr=lambda _: LR)
+    with tempfile.TemporaryDirectory() as folder:
+        config = PairConfig(
+            model="random weights",
+            data="random tokens",
+            out=f"{folder}/run",
+            eval_fraction=0.0,
+            batch_size=work.pairs,
+            epochs=1,
+            lr=LR,
+            lr_schedule="constant",
+            warmup=0,
+            weight_decay=0.0,
+            beta=BETA,
+            dtype="bf16" if work.in_bf16 else "fp32",
+            reference="cached" if work.cached else "adapter_off" if work.rank else "frozen",
+            lora_rank=work.rank or None,
+            optimizer=work.optimizer,
+        )
+        prepared = Prepared(
+            None, _as_shuffled(trees, config), [], [], [], [], {}, {}, [], False, recipe_of(config), 1 << 20, None
+        )
+        with runs.create(config.out, {}) as run:
+            setup = set_up(config, prepared, work.model(), work.device, run)
+    depart(setup.weights.masters.items())
+    setup.weights.publish()
+    steps = len(trees) // work.pairs
 
     def loop(began: Callable[[], None], ended: Callable[[float], None]) -> None:
         def log(record: dict[str, Any]) -> None:
+            if "loss" not in record:
+                return
+            flops.wait(work.device)
             ended(record["loss"])
-            if record["step"] < settings.steps:
+            if record["step"] < steps:
                 began()
 
         began()
-        method = Method.of(objectives.get("dpo"), {"beta": BETA}, source)
-        feed = InOrder(trees, (), work.pairs, 0, layout)
-        fit(model, method, feed, optimizer, settings, hooks=Hooks(log=log), state=State(), weights=weights)
+        parts = (setup.model, setup.method, setup.feed, setup.optimizer, setup.settings)
+        fit(*parts, hooks=Hooks(log=log), state=State(), weights=setup.weights)
 
-    loop.executed = lambda: executed(work, layout, trees)  # type: ignore[attr-defined]
+    loop.executed = lambda *rows: executed(work, setup.feed.layout, trees, *rows)  # type: ignore[attr-defined]
+    loop.notes = setup.notes  # type: ignore[attr-defined]
     return loop
 
 
-def executed(work: Work, layout: Any, trees: Sequence[Any]) -> float:
+def _as_shuffled(trees: Sequence[Any], config: Any) -> list[Any]:
+    """The trees in such an order that the run's own shuffling brings them back into the given one."""
+    from afzal.tokens.pack import update_order
+
+    given: list[Any] = [None] * len(trees)
+    order = [i for members in update_order(len(trees), config.batch_size, epoch=0, seed=config.seed) for i in members]
+    for place, tree in zip(order, trees, strict=True):
+        given[place] = tree
+    return given
+
+
+def executed(work: Work, layout: Any, trees: Sequence[Any], first: int = 0, last: int | None = None) -> float:
     """Floating-point operations that the layout asks for, over the least that the lengths need: padding and the masked
-    half of a branch's own square are what there can be too much of."""
+    half of a branch's own square are what there can be too much of. Of rows ``first`` to ``last`` (excluded)."""
     config, width = work.config, work.config.num_attention_heads * flops.head_width(work.config)
-    counts = np.array([[len(p), len(c), len(r)] for p, c, r in work.rows])
+    rows, trees = work.rows[first:last], trees[first:last]
+    counts = np.array([[len(p), len(c), len(r)] for p, c, r in rows])
     made = computed = 0
     for start in range(0, len(trees), work.pairs):
         for batch in layout.batches(trees[start : start + work.pairs]):
@@ -124,32 +149,53 @@ def executed(work: Work, layout: Any, trees: Sequence[Any]) -> float:
 
 def plain(work: Work) -> Loop:
     """What a person writes by hand with `transformers`: padded rows, two forward passes, logits of every position."""
-    model, reference = work.model(work.policy), work.model(work.reference).requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.0, fused=True)
+    model = work.model()
+    if work.rank:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, _lora(work.rank))
+    reference = None if work.rank else work.model().requires_grad_(False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    depart(trained.items())
+    optimizer = torch.optim.AdamW(trained.values(), lr=LR, weight_decay=0.0, fused=True)
 
     def logps(m: Any, ids: torch.Tensor, mask: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
         logits = m(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
         found = logits.float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
         return (found * scored[:, 1:]).sum(-1)
 
+    def under_reference(*rows: torch.Tensor) -> torch.Tensor:
+        if reference is not None:
+            return logps(reference, *rows)
+        with model.disable_adapter():
+            return logps(model, *rows)
+
     def loop(began: Callable[[], None], ended: Callable[[float], None]) -> None:
         for start in range(0, len(work.rows), work.pairs):
             rows = work.rows[start : start + work.pairs]
             began()
-            ids, mask, scored = _padded(rows, work.device)
-            with torch.autocast(work.device.type, torch.bfloat16, enabled=work.dtype == "bf16"):
+            padded = _padded(rows, work.device)
+            with torch.autocast(work.device.type, torch.bfloat16, enabled=work.in_bf16):
                 with torch.no_grad():
-                    ref = logps(reference, ids, mask, scored)
-                rho = logps(model, ids, mask, scored) - ref
+                    ref = under_reference(*padded)
+                rho = logps(model, *padded) - ref
             h = rho[: len(rows)] - rho[len(rows) :]
             loss = -torch.nn.functional.logsigmoid(BETA * h).mean()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            ended(float(loss))
+            flops.wait(work.device)
+            ended(float(loss.detach()))
 
     return loop
+
+
+def _lora(rank: int) -> Any:
+    """The adapter that Afzal makes of ``lora_rank`` alone."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def unavailable(side: str) -> str:
@@ -168,8 +214,11 @@ def reason(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def trl(work: Work, **options: Any) -> Loop:
-    """TRL's DPOTrainer and its own loop, unchanged but for the order of the rows; ``options`` go to its DPOConfig."""
+def trl(work: Work, weights: torch.dtype | None = None, **options: Any) -> Loop:
+    """TRL's DPOTrainer and its own loop, unchanged but for the order of the rows; ``options`` go to its DPOConfig.
+
+    ``weights`` is the format that all weights are held in, where that is not float32 under autocast.
+    """
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
     from transformers import TrainerCallback
@@ -194,8 +243,7 @@ def trl(work: Work, **options: Any) -> Loop:
             self.began()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            if work.device.type == "cuda":
-                torch.cuda.synchronize()
+            flops.wait(work.device)
             self.ended(float(trainer.seen))
 
     folder = tempfile.mkdtemp()
@@ -209,7 +257,7 @@ def trl(work: Work, **options: Any) -> Loop:
         "lr_scheduler_type": "constant",
         "beta": BETA,
         "use_cpu": on_cpu,
-        "bf16": work.dtype == "bf16",
+        "bf16": work.in_bf16,
         "max_length": None,
         "logging_steps": 1,
         "save_strategy": "no",
@@ -218,14 +266,18 @@ def trl(work: Work, **options: Any) -> Loop:
         "dataloader_pin_memory": not on_cpu,
     }
     pause = Pause()
+    make = (lambda: work.model().to(weights)) if weights else work.model
     trainer = InOrder(
-        work.model(work.policy),
-        ref_model=work.model(work.reference),
+        make(),
+        # an adapter switched off is its own reference, and a cached one is made of the policy before it has moved
+        ref_model=None if work.rank or work.cached else make(),
+        peft_config=_lora(work.rank) if work.rank else None,
         args=DPOConfig(**settings | options),
         train_dataset=Dataset.from_list([_as_text(row) for row in work.rows]),
         processing_class=_tokenizer(work.config.vocab_size),
         callbacks=[pause],
     )
+    depart((name, p) for name, p in trainer.model.named_parameters() if p.requires_grad)
 
     def loop(began: Callable[[], None], ended: Callable[[float], None]) -> None:
         pause.began, pause.ended = began, ended
@@ -237,6 +289,12 @@ def trl(work: Work, **options: Any) -> Loop:
 def trl_best(work: Work) -> Loop:
     """TRL as fast as its options make it: nothing recomputed, reference log-probs computed beforehand."""
     return trl(work, gradient_checkpointing=False, precompute_ref_log_probs=work.cached)
+
+
+def trl_bf16(work: Work) -> Loop:
+    """TRL in its own way on weights that are bf16 themselves, as those of most published models are: half the memory of
+    weights and optimiser, and updates that are smaller than bf16 can tell are lost. Not the same computation."""
+    return trl(work, torch.bfloat16)
 
 
 def _padded(rows: Sequence[Row], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

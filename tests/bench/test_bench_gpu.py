@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -11,59 +12,143 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
 from benchmarks.dpo_step import sides
+from benchmarks.gpu import __main__ as command
+from benchmarks.gpu import install, parts
 
 
 def test_versions_are_compared_by_their_numbers():
-    assert gpu.release("2.13.0+cpu") == (2, 13, 0)
-    assert gpu.release("5.18.0.dev0") == (5, 18, 0)
-    assert gpu.release("") == ()
-    assert gpu.too_old({"torch": "2.11.0", "transformers": "5.17.0"}) == []
-    assert gpu.too_old({"torch": "2.9.1", "transformers": "6.0"}) == [
+    assert install.release("2.13.0+cpu") == (2, 13, 0)
+    assert install.release("5.18.0.dev0") == (5, 18, 0)
+    assert install.release("") == ()
+    assert install.too_old({"torch": "2.11.0", "transformers": "5.17.0"}) == []
+    assert install.too_old({"torch": "2.9.1", "transformers": "6.0"}) == [
         "torch 2.11 or newer is needed, and 2.9.1 is installed"
     ]
-    assert gpu.too_old({"torch": "3.0", "transformers": ""}) == [
+    assert install.too_old({"torch": "3.0", "transformers": ""}) == [
         "transformers 5.17 or newer is needed, and none is installed"
     ]
 
 
-@pytest.mark.parametrize("small", [True, False])
-def test_every_shape_the_wide_model_and_growth_are_run(small):
-    jobs = gpu.jobs("cuda", small=small)
-    names = ["hh", "tldr", "uf", "long", "wide"]
-    assert [job.name for job in jobs] == [*(f"dpo-step-cuda-{name}" for name in names), "growth-cuda"]
-    for job in jobs:
-        assert job.arguments[:2] == ("--device", "cuda")
-        assert importlib.util.find_spec(job.module) is not None
-    assert ("--width" in jobs[0].arguments) == small
+def _device_of(arguments: tuple[str, ...]) -> str:
+    return arguments[arguments.index("--device") + 1]
+
+
+@pytest.mark.parametrize("tiny", [True, False])
+def test_the_parts_are_there_the_most_important_first(tiny):
+    found = parts.parts("cuda", tiny=tiny)
+    names = [part.name for part in found]
+    assert names[:3] == ["dpo-step-cuda-1b", "dpo-step-cuda-8b-lora", "parity-cuda"]
+    assert len(set(names)) == len(names)
+    assert all(importlib.util.find_spec(part.module) for part in found)
+    assert all(_device_of(p.arguments) == "cuda" for p in found if p.module != "benchmarks.gpu.parity")
+    assert ("--width" in found[0].arguments) == tiny
+    quick = [part.name for part in found if command.wanted(part, True, [])]
+    assert quick[:2] == names[:2]
+    assert len(quick) < len(names)
+    assert [p.name for p in found if command.wanted(p, True, ["growth-cuda"])] == ["growth-cuda"]
+
+
+@pytest.mark.parametrize("tiny", [True, False])
+def test_every_part_s_arguments_are_understood(tiny, monkeypatch, tmp_path):
+    """Parsed by the commands' own parsers: a slip here would cost a session on the GPU."""
+    from benchmarks import generation, growth
+    from benchmarks.dpo_step import __main__ as step
+    from benchmarks.real_run import __main__ as real_run
+
+    parsers = {"benchmarks.dpo_step": step._arguments, "benchmarks.generation": generation.arguments}
+    parsers |= {"benchmarks.growth": growth._arguments, "benchmarks.real_run": real_run._arguments}
+    if importlib.util.find_spec("benchmarks.attention"):
+        parsers["benchmarks.attention"] = importlib.import_module("benchmarks.attention")._arguments
+    for part in parts.parts("cuda", tiny=tiny):
+        if part.module in parsers:
+            late = ["--seconds", "100"] if part.timed else []
+            monkeypatch.setattr(sys, "argv", ["bench", *part.arguments, "--out", str(tmp_path / "x.json"), *late])
+            assert parsers[part.module]().device == "cuda"
+
+
+def _part(tmp_path: Path, monkeypatch, code: str, minutes: float = 1.0) -> parts.Part:
+    (tmp_path / "some_part.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return parts.Part("some-part", "some_part", (), minutes)
+
+
+_COUNTS = """
+import json, pathlib, sys
+file = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+n = json.loads(file.read_text())["n"] if file.exists() else 0
+file.write_text(json.dumps({"n": n + 1, "finished": n + 1 == 2}))
+"""
+
+
+def test_a_part_is_run_until_its_file_is_whole_and_no_more(tmp_path, monkeypatch):
+    part, file = _part(tmp_path, monkeypatch, _COUNTS), tmp_path / "some-part.json"
+    for n in (1, 2, 2):
+        assert command.run(part, Path(sys.executable), tmp_path, None) == "done"
+        assert json.loads(file.read_text())["n"] == n
+
+
+def test_a_part_that_fails_says_why(tmp_path, monkeypatch):
+    part = _part(tmp_path, monkeypatch, "raise SystemExit('no room for it')")
+    assert command.run(part, Path(sys.executable), tmp_path, None) == "exit code 1: no room for it"
+    assert "no room for it" in (tmp_path / "some-part.log").read_text()
+
+
+def test_a_part_ends_with_its_time_and_none_is_begun_without(tmp_path, monkeypatch):
+    child = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    part = _part(tmp_path, monkeypatch, child, minutes=0.02)
+    assert command.run(part, Path(sys.executable), tmp_path, None) == "stopped: the time was up"
+    assert command.run(part, Path(sys.executable), tmp_path, 5.0) == "not begun: the time was up"
+    assert not (tmp_path / "some-part.json").exists()
+
+
+_TESTS = """
+import pytest
+@pytest.mark.gpu
+def test_holds(): pass
+@pytest.mark.gpu
+def test_does_not(): assert 1 == 2
+@pytest.mark.gpu
+def test_left_out(): pytest.skip("no GPU")
+def test_of_the_cpu(): assert False
+"""
+
+
+def test_tests_for_the_gpu_are_counted(tmp_path):
+    (tmp_path / "test_some.py").write_text(_TESTS)
+    out = tmp_path / "parity.json"
+    line = [sys.executable, "-m", "benchmarks.gpu.parity", "--out", str(out), "--tests", str(tmp_path)]
+    subprocess.run(line, cwd=install.ROOT, check=True, capture_output=True)
+    found = json.loads(out.read_text())
+    assert found["tests"] == {"passed": 1, "failed": 1, "skipped": 1}
+    assert [name.rpartition("::")[2] for name in found["failed"]] == ["test_does_not"]
 
 
 def test_pip_keeps_torch_and_asks_no_index_when_there_are_wheels():
     python, kept = Path("env/bin/python"), Path("keep.txt")
-    offline = gpu.pip_install(python, kept, Path("wheels"), ["trl"])
+    offline = install.pip_install(python, kept, Path("wheels"), ["trl"])
     assert offline[-4:] == ["--no-index", "--find-links", "wheels", "trl"]
-    online = gpu.pip_install(python, kept, None, ["trl", "peft>=0.18"])
+    online = install.pip_install(python, kept, None, ["trl", "peft>=0.18"])
     assert "--no-index" not in online
-    for command in (offline, online):
-        assert command[command.index("--constraint") + 1] == "keep.txt"
-        assert command[command.index("--python") + 1] == "env/bin/python"
+    for line in (offline, online):
+        assert line[line.index("--constraint") + 1] == "keep.txt"
+        assert line[line.index("--python") + 1] == "env/bin/python"
 
 
 def test_only_requirements_that_are_not_there_are_missing():
-    assert gpu.missing(["torch>=2.11", "no-such-package>=1", "numpy"]) == ["no-such-package>=1"]
+    assert install.missing(["torch>=2.11", "no-such-package>=1", "numpy"]) == ["no-such-package>=1"]
 
 
 def test_folders_of_packages_are_told_from_the_rest_of_the_path():
     path = ["", "/a/lib/python3.11", "/a/lib/python3.11/site-packages", "/usr/lib/python3/dist-packages"]
-    assert list(gpu.package_paths(path)) == path[2:]
+    assert list(install.package_paths(path)) == path[2:]
 
 
 def test_the_last_line_of_pip_is_the_reason():
-    assert gpu.last_line("Looking\nERROR: No matching distribution found for trl\n\n") == (
+    assert install.last_line("Looking\nERROR: No matching distribution found for trl\n\n") == (
         "ERROR: No matching distribution found for trl"
     )
-    assert gpu.last_line(" \n") == "no reason given"
+    assert install.last_line(" \n") == "no reason given"
 
 
 def test_a_peer_that_cannot_be_imported_says_why(monkeypatch):
@@ -99,19 +184,23 @@ def test_a_peer_that_fails_is_left_out_and_afzal_is_not(capsys):
 def test_the_whole_command_runs_small_on_a_cpu_without_an_index(tmp_path):
     wheels, out = tmp_path / "wheels", tmp_path / "out"
     wheels.mkdir()
-    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--tiny"]
-    command += ["--out", str(out), "--wheels", str(wheels)]
-    done = subprocess.run(command, cwd=gpu.ROOT, capture_output=True, text=True, check=False)
+    line = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--tiny"]
+    line += ["--out", str(out), "--wheels", str(wheels)]
+    done = subprocess.run(line, cwd=install.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     page = (out / "README.md").read_text()
-    for job in gpu.jobs("cpu", small=True):
-        assert f"## {job.name}\n" in page
-    step = json.loads((out / "dpo-step-cpu-wide.json").read_text())
+    for part in parts.parts("cpu", tiny=True):
+        assert f"## {part.name}\n" in page
+    step = json.loads((out / "dpo-step-cpu-0.5b.json").read_text())
     assert [r["shape"] for r in step["shapes"]] == ["hh", "tldr", "uf"]
     for r in step["shapes"]:
+        assert r["disagreement"] == ""
         assert r["afzal"]["executed_over_minimum"] >= 1.0
         assert r["plain"]["ratio"]["low"] > 0
+    run = json.loads((out / "run-cpu.json").read_text())
+    assert set(run["runs"].values()) == {"done"}
     if importlib.util.find_spec("trl") is None:
-        assert "No module named 'trl'" in step["about"]["left_out"]["trl"]
-        assert "trl" in json.loads((out / "run-cpu.json").read_text())["not installed"]["TRL"]
+        assert "trl" in step["shapes"][0]["left_out"]["trl"]
+        assert "trl" in run["not installed"]["TRL"]
+    assert "| dpo-step-cpu-1b on uf: afzal against trl, updates per second | >= 2x |" in page
     assert json.loads((out / "growth-cpu.json").read_text())["groups"]["k4_in_pair_steps"] > 0

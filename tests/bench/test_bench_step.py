@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.dpo_step import shapes, table
-from benchmarks.gpu import ROOT
+from benchmarks.gpu.install import ROOT
 
 SIZE = ["--width", "128", "--layers", "2", "--heads", "4", "--kv-heads", "2", "--vocabulary", "2000"]
 
@@ -53,8 +53,78 @@ def test_no_shape_executes_more_than_5_per_cent_above_the_least(name):
     counts, _ = shapes.lengths(name, 4 * pairs, 0, None)
     rows = shapes.rows(counts, config.vocab_size, 0)
     trees = [tree(str(i), p, [c, r], pairs=[Preference(0, 1, 1.0)]) for i, (p, c, r) in enumerate(rows)]
-    work = sides.Work(config, {}, {}, rows, pairs, "bf16", device, cached=False)
+    work = sides.Work(config, rows, pairs, "bf16", device)
     assert 1.0 <= sides.executed(work, Layout("shared", 8192, device), trees) <= 1.05
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize("side", ["afzal", "afzal-cached", "plain"])
+def test_a_side_makes_the_updates_it_is_given_in_their_order(side, rank):
+    """Losses against a model of its own, in float32: the reference's weights, the policy's, and the rows are known."""
+    import torch
+
+    from benchmarks.dpo_step import models, sides
+
+    config = models.llama(width=64, layers=2, heads=4, kv_heads=2, feed_forward=96, vocabulary=200)
+    counts = np.array([[5, 3, 4], [9, 6, 2], [4, 4, 4], [12, 2, 7]])
+    rows, device = shapes.rows(counts, 200, 0), torch.device("cpu")
+    cached = sides.is_cached(side)
+    loop = sides.loop_of(side, sides.Work(config, rows, 2, "fp32", device, cached, rank))
+    seen: list[float] = []
+    loop(lambda: None, seen.append)
+
+    policy, reference = models.build(config, device), models.build(config, device)
+    if rank:
+        from peft import get_peft_model
+
+        policy = get_peft_model(policy, sides._lora(rank))
+    models.depart((name, p) for name, p in policy.named_parameters() if p.requires_grad)
+
+    def logp(model, prompt, answer):
+        ids = torch.tensor([prompt + answer])
+        table = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        return table.gather(1, ids[0, 1:, None])[len(prompt) - 1 :].sum()
+
+    with torch.no_grad():
+        margins = [
+            logp(policy, p, c) - logp(reference, p, c) - logp(policy, p, r) + logp(reference, p, r) for p, c, r in rows
+        ]
+    wanted = [float(-torch.nn.functional.logsigmoid(0.1 * m)) for m in margins]
+    assert seen[0] == pytest.approx((wanted[0] + wanted[1]) / 2, rel=1e-5)
+    assert abs(seen[0] - np.log(2)) > 1e-3  # else the comparison would say nothing
+    # the second update is taken after a step of 1e-6, and is of the other two rows
+    assert seen[1] == pytest.approx((wanted[2] + wanted[3]) / 2, rel=1e-3)
+
+
+def test_the_least_work_of_an_adapter_lacks_the_gradients_of_frozen_weights():
+    from afzal.plan.work import body_flops, head_flops, least_flops, lengths
+    from benchmarks.dpo_step import flops, models
+
+    config = models.known("llama-3.1-8b")
+    assert flops.parameters(config) == 8_030_261_248
+    counts = np.array([[121, 288, 288], [10, 20, 30]])
+    shape, found = flops._shape(config), lengths(counts)
+    assert flops.minimum(counts, config, reference_online=True) == least_flops(shape, found, reference_online=True)
+    forward = body_flops(shape, found) + head_flops(shape, found)
+    assert 2 * forward < flops.minimum(counts, config, reference_online=False, rank=16) < 2.1 * forward
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H200 NVL", None),
+        ("", None),
+        ("Some CPU", None),
+    ],
+)
+def test_a_card_has_the_peak_that_its_vendor_states(name, peak):
+    from benchmarks.dpo_step import flops
+
+    assert flops.stated_peak(name) == peak
 
 
 def test_lengths_have_the_shape_s_means_and_fit_the_context():

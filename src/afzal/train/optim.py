@@ -26,8 +26,8 @@ def make_optimizer(
     eps: float = 1e-8,
 ) -> torch.optim.Optimizer:
     """AdamW (fused) or RMSprop, the DPO paper's choice. The learning rate is set at every step from the schedule."""
-    if name == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=0.0, alpha=0.99, eps=eps, weight_decay=weight_decay, foreach=True)
+    if name == "rmsprop":  # tensor by tensor: all at once, it holds a copy of all its state for the square roots
+        return torch.optim.RMSprop(parameters, lr=0.0, alpha=0.99, eps=eps, weight_decay=weight_decay, foreach=False)
     return torch.optim.AdamW(parameters, lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
 
 
