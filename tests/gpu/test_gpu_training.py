@@ -37,10 +37,11 @@ class Run:
         self.optimizer = make_optimizer(self.weights.masters.values())
         self.logged, self.state = [], State()
 
-    def go(self, steps, feed=None, log_every=1):
+    def go(self, steps, log_every=1, stepped=lambda step: None):
         settings = Settings(steps=steps, lr=lambda _: 1e-3, log_every_steps=log_every)
-        parts = (self.model, self.method, feed or self.feed, self.optimizer, settings)
-        fit(*parts, hooks=Hooks(log=self.logged.append), state=self.state, weights=self.weights)
+        parts = (self.model, self.method, self.feed, self.optimizer, settings)
+        hooks = Hooks(log=self.logged.append, stepped=stepped)
+        fit(*parts, hooks=hooks, state=self.state, weights=self.weights)
         return self
 
     @property
@@ -62,13 +63,15 @@ def test_a_gpu_run_reads_its_updates_ahead(cuda):
 @pytest.mark.parametrize("log_every", [1, 4])
 def test_an_update_waits_for_the_gpu_once(log_every, cuda):
     """Counted by torch itself, after the first updates have compiled and tried what there is to try."""
-    run = Run(cuda, "bf16", **WIDE)
-    run.go(3, log_every=log_every)
-    torch.cuda.set_sync_debug_mode("warn")
+
+    def watch(step):
+        if step == 3:
+            torch.cuda.set_sync_debug_mode("warn")
+
     try:
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
-            run.go(11, log_every=log_every)
+            Run(cuda, "bf16", **WIDE).go(11, log_every=log_every, stepped=watch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     waits = [w for w in seen if "synchroniz" in str(w.message)]
