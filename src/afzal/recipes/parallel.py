@@ -48,7 +48,7 @@ def refuse(config: TrainConfig, model: Any) -> None:
 
 def goes_on(out: str) -> bool:
     """Whether ``torchrun`` has started the ranks again and there is a run to go on with."""
-    return launched.again() and (Path(out) / "run.json").is_file()
+    return launched.restarts() > 0 and (Path(out) / "run.json").is_file()
 
 
 def reporter(steps: int, start: int) -> Reporter:

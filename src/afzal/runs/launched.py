@@ -17,6 +17,6 @@ def number() -> int:
     return int(os.environ["RANK"]) if processes() > 1 else 0
 
 
-def again() -> bool:
-    """Whether ``torchrun`` has started them again after one had died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def restarts() -> int:
+    """How often ``torchrun`` has started them again, since one had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

@@ -21,6 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from afzal.errors import AfzalError
 from afzal.objectives.metrics import Tally
+from afzal.runs import launched
 from afzal.runs.launched import number, processes
 
 T = TypeVar("T")
@@ -59,6 +60,8 @@ def joined(device: torch.device) -> Iterator[None]:
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    # after a restart torchrun's store still holds what the ranks before wrote: where to reach them, for one
+    store = dist.PrefixStore(f"afzal/{launched.restarts()}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     wait = TIMEOUT
     try:
@@ -73,11 +76,11 @@ def joined(device: torch.device) -> Iterator[None]:
 
 def _part(store: dist.Store, size: int, wait: timedelta) -> None:
     """Leave when all have come to their end: the last word of one may still be on its way to another."""
-    for key in ("afzal/done", "afzal/gone"):  # twice, since the first rank keeps the store
+    for key in ("done", "gone"):  # twice, since the first rank keeps the store
         with suppress(RuntimeError):  # a rank that has died will not come
             if store.add(key, 1) == size:
                 store.set(f"{key}/all", "1")
-            elif key == "afzal/done" or rank() == 0:
+            elif key == "done" or rank() == 0:
                 store.wait([f"{key}/all"], wait)
 
 
