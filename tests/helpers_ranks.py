@@ -16,6 +16,11 @@ def _as_rank(arguments: list[str], environment: dict[str, str]) -> None:
 
 def start_ranks(arguments: list[str], n: int, **environment: str) -> list[Any]:
     """``n`` processes that run the same command line as ranks of one group."""
+    return start_group(_as_rank, n, arguments, **environment)
+
+
+def start_group(target: Any, n: int, argument: Any, **environment: str) -> list[Any]:
+    """``n`` processes that call ``target(argument, environment)``, and that ranks of one group would be."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -23,7 +28,7 @@ def start_ranks(arguments: list[str], n: int, **environment: str) -> list[Any]:
     for rank in range(n):
         own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         given = {name: str(value) for name, value in own.items()} | environment
-        process = _CONTEXT.Process(target=_as_rank, args=(arguments, given), daemon=True)
+        process = _CONTEXT.Process(target=target, args=(argument, given), daemon=True)
         process.start()
         started.append(process)
     return started

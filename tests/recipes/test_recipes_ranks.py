@@ -142,10 +142,10 @@ def test_what_ranks_would_not_do_alike_is_refused(tmp_path, monkeypatch, capsys,
     assert said in capsys.readouterr().err
 
 
-def test_a_loss_that_is_not_finite_stops_every_rank(tmp_path, capfd):
+def test_a_loss_that_is_not_finite_stops_every_rank(tmp_path):
     line = command_line("dpo", given(tmp_path, "out", "dpo", lr=1e30, eval_every_steps=100, sample_prompts=0))
     assert run_ranks(line, 2) == [2, 2]
-    said = capfd.readouterr().err
+    said = json.loads((tmp_path / "out" / "run.json").read_text())["stop_reason"]
     assert "is not finite in update 2" in said
     assert "rows " in said
     assert not list((tmp_path / "out").glob("*.safetensors"))

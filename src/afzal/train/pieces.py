@@ -1,4 +1,4 @@
-"""Tensors that lie in pieces on all ranks (PyTorch's DTensor): made whole, cut alike, and measured. Plain ones pass."""
+"""Tensors that lie in pieces on all ranks (PyTorch's DTensor): made whole, and measured. Plain ones pass."""
 
 from __future__ import annotations
 
@@ -20,17 +20,6 @@ def full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if ranks.leads():
             found[name] = value
     return found
-
-
-def like(target: Tensor, value: Tensor) -> Tensor:
-    """A whole tensor on the device of another, and in the same pieces."""
-    value = value.to(target.device, target.dtype)
-    if not hasattr(target, "full_tensor"):
-        return value
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    assert isinstance(target, DTensor)
-    return distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
 
 
 def local(t: Tensor) -> Tensor:
