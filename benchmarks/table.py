@@ -159,7 +159,8 @@ matrix product reached in the same run; executed / minimum is the work of paddin
 On a GPU every side has a process of its own and makes the updates of all shapes in one run; MFU is that same least work
 over what the card's vendor states for dense bf16. Weights are random, in the shapes of known models. TRL has float32
 weights under bf16 autocast, which is the same computation as Afzal's; *trl-bf16* holds weights and optimiser in bf16,
-which is less work and loses small updates. A budget of minutes, the order of the parts, and how a run that was stopped
+which is less work and loses small updates. Peers take 8 pairs per forward pass, TRL's own number, of 16 per update;
+Afzal cuts its updates by tokens. A budget of minutes, the order of the parts, and how a run that was stopped
 goes on: `python -m benchmarks.gpu --help`.
 """
 

@@ -77,6 +77,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", choices=models.NAMES, help="a known shape, in place of the six sizes below")
     parser.add_argument("--lora-rank", type=int, default=0, help="train adapters of this rank; 0 trains all weights")
     parser.add_argument("--optimizer", choices=["adamw", "rmsprop"], default="adamw", help="of Afzal's sides")
+    parser.add_argument("--peer-pairs", type=int, default=0, help="of one forward pass of the peers; 0 is all at once")
     parser.add_argument("--apart", action="store_true", help="every side in a process of its own")
     parser.add_argument("--seconds", type=float, help="with --apart: what is not done by then is left out")
     parser.add_argument("--width", type=int, default=512)
@@ -96,6 +97,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--only", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.peer_pairs and (given.pairs or 0) % given.peer_pairs:
+        parser.error(f"--pairs {given.pairs} is no multiple of --peer-pairs {given.peer_pairs}")
     if given.apart and not given.out:
         parser.error("--apart needs --out, beside which the sides leave their figures")
     return given
@@ -178,7 +181,7 @@ def _check_works(given: argparse.Namespace, device: torch.device) -> dict[str, s
     small = replace_config(config, num_hidden_layers=2, vocab_size=min(config.vocab_size, 32_000))
     works = {}
     for dtype in _TOLERANCE if given.only != "trl-bf16" else ["bf16"]:
-        works[dtype] = replace(_work(given.only, small, few, len(few), given, device), dtype=dtype)
+        works[dtype] = replace(_work(given.only, small, few, len(few), given, device), dtype=dtype, peer_pairs=0)
     return works
 
 
@@ -187,6 +190,7 @@ def _work(
 ) -> sides.Work:
     rows = shapes.rows(counts, config.vocab_size, 0)
     more = {"cached": sides.is_cached(side), "rank": given.lora_rank, "optimizer": given.optimizer}
+    more |= {"peer_pairs": given.peer_pairs}
     return sides.Work(config, rows, pairs, given.dtype, device, **more)
 
 

@@ -30,6 +30,8 @@ class Work:
         cached: the reference's log-probs are computed beforehand.
         rank: of LoRA adapters on every linear layer, 0 when all weights train.
         optimizer: of the sides of Afzal; the others have AdamW.
+        peer_pairs: pairs of one forward pass of the peers, which divides ``pairs``; 0 is all of the update. Afzal cuts
+            its updates by itself.
     """
 
     config: Any
@@ -40,6 +42,12 @@ class Work:
     cached: bool = False
     rank: int = 0
     optimizer: str = "adamw"
+    peer_pairs: int = 0
+
+    @property
+    def at_once(self) -> int:
+        """Pairs of one forward pass of the peers."""
+        return min(self.peer_pairs or self.pairs, self.pairs)
 
     @property
     def in_bf16(self) -> bool:
@@ -174,19 +182,22 @@ def plain(work: Work) -> Loop:
         for start in range(0, len(work.rows), work.pairs):
             rows = work.rows[start : start + work.pairs]
             began()
-            padded = _padded(rows, work.device)
-            with torch.autocast(work.device.type, torch.bfloat16, enabled=work.in_bf16):
-                with torch.no_grad():
-                    ref = under_reference(*padded)
-                rho = logps(model, *padded) - ref
-            h = rho[: len(rows)] - rho[len(rows) :]
-            loss = -torch.nn.functional.logsigmoid(BETA * h).mean()
-            loss.backward()
+            losses = []
+            for k in range(0, len(rows), work.at_once):
+                padded = _padded(rows[k : k + work.at_once], work.device)
+                with torch.autocast(work.device.type, torch.bfloat16, enabled=work.in_bf16):
+                    with torch.no_grad():
+                        ref = under_reference(*padded)
+                    rho = logps(model, *padded) - ref
+                h = rho[: len(rho) // 2] - rho[len(rho) // 2 :]
+                loss = -torch.nn.functional.logsigmoid(BETA * h).sum() / len(rows)
+                loss.backward()
+                losses.append(loss.detach())
             torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
             flops.wait(work.device)
-            ended(float(loss.detach()))
+            ended(float(torch.stack(losses).sum()))
 
     return loop
 
@@ -225,14 +236,14 @@ def trl(work: Work, weights: torch.dtype | None = None, **options: Any) -> Loop:
     from trl import DPOConfig, DPOTrainer
 
     class InOrder(DPOTrainer):
-        seen = torch.zeros(())
+        seen: list[torch.Tensor] = []  # noqa: RUF012 - of the passes of one update
 
         def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
             return SequentialSampler(self.train_dataset)
 
         def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
             found = super().compute_loss(*args, **kwargs)
-            self.seen = (found[0] if isinstance(found, tuple) else found).detach()
+            self.seen.append((found[0] if isinstance(found, tuple) else found).detach())
             return found
 
     class Pause(TrainerCallback):
@@ -244,14 +255,16 @@ def trl(work: Work, weights: torch.dtype | None = None, **options: Any) -> Loop:
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             flops.wait(work.device)
-            self.ended(float(trainer.seen))
+            self.ended(float(torch.stack(trainer.seen).mean()))
+            trainer.seen.clear()
 
     folder = tempfile.mkdtemp()
     on_cpu = work.device.type == "cpu"
     steps = len(work.rows) // work.pairs
     settings = {
         "output_dir": folder,
-        "per_device_train_batch_size": work.pairs,
+        "per_device_train_batch_size": work.at_once,
+        "gradient_accumulation_steps": work.pairs // work.at_once,
         "max_steps": steps,
         "learning_rate": LR,
         "lr_scheduler_type": "constant",

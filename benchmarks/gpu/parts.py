@@ -68,6 +68,7 @@ def _step(
 ) -> Part:
     """One DPO update on a model of a known shape; ``how`` is nothing (all weights, AdamW), ``lora`` or ``rmsprop``."""
     size = _TINY_STEP if tiny else ("--model", model, "--pairs", "2" if "long" in shapes else "16", "--repeats", "5")
+    size += ("--peer-pairs", "1" if tiny or "long" in shapes else "8")  # TRL's own number, where 16 would not fit
     more = ("--lora-rank", "4" if tiny else "16") if "lora" in how else ()
     more += ("--optimizer", "rmsprop") if "rmsprop" in how else ()
     chosen = ("--device", device, "--force", "--apart", "--shapes", *shapes, "--sides", *sides)

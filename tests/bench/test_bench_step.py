@@ -69,7 +69,7 @@ def test_a_side_makes_the_updates_it_is_given_in_their_order(side, rank):
     counts = np.array([[5, 3, 4], [9, 6, 2], [4, 4, 4], [12, 2, 7]])
     rows, device = shapes.rows(counts, 200, 0), torch.device("cpu")
     cached = sides.is_cached(side)
-    loop = sides.loop_of(side, sides.Work(config, rows, 2, "fp32", device, cached, rank))
+    loop = sides.loop_of(side, sides.Work(config, rows, 2, "fp32", device, cached, rank, peer_pairs=1))
     seen: list[float] = []
     loop(lambda: None, seen.append)
 
