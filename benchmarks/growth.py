@@ -79,7 +79,7 @@ def measure(case: Case, width: int, layers: int, dtype: str, repeats: int, devic
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     from afzal import objectives
-    from afzal.model.memory import saved_bytes_per_token
+    from afzal.model.memory import kept_bytes_per_token
     from afzal.model.probe import choose_sharing
     from afzal.model.reference import live_reference
     from afzal.records import Preference
@@ -126,7 +126,7 @@ def measure(case: Case, width: int, layers: int, dtype: str, repeats: int, devic
     largest = max(b.ids.numel() for b in feed.update(0).batches)
     return {
         "seconds": statistics.median(seconds[1:]),
-        "kept_bytes": saved_bytes_per_token(model, "shared") * largest,
+        "kept_bytes": kept_bytes_per_token(model, "shared") * largest,
         "flops": flops.minimum(np.array(counts), config, reference_online=True),
     }
 

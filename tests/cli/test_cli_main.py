@@ -131,7 +131,7 @@ FAILURES = {
     "memory": (
         OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore"),
         2,
-        "error: out of memory\n  try: lower tokens_per_forward, or gradient_checkpointing, or lora_rank\n",
+        "error: out of memory\n  try: lower tokens_per_forward, or activation_checkpointing=full, or lora_rank\n",
     ),
     "bug": (
         RuntimeError("boom\nand more"),

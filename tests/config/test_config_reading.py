@@ -61,7 +61,7 @@ def test_a_text_setting_stays_text_whatever_it_looks_like(tmp_path: Path):
 def test_overrides_win_and_the_last_one_counts(tmp_path: Path):
     path = written(tmp_path, "method: dpo\nmodel: M\ndata: D\nbatch_size: 4\nmax_steps: 9\n")
     settings = config.load(path, ["batch_size=8", "batch-size=16", "max_steps=null", "gradient_checkpointing=true"])
-    assert (settings.batch_size, settings.max_steps, settings.gradient_checkpointing) == (16, None, True)
+    assert (settings.batch_size, settings.max_steps, settings.activation_checkpointing) == (16, None, "full")
 
 
 @pytest.mark.parametrize("columns", ["chosen=good,prompt=q", "{chosen: good, prompt: q}"])

@@ -1,15 +1,17 @@
-"""How much memory an update keeps, measured, and the decision to recompute."""
+"""How much memory an update keeps, measured, in each way of making activations again."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from helpers_models import make, random_trees
 
 from afzal.model import memory
-from afzal.model.load import add_lora
+from afzal.model.load import add_lora, switch_off_dropout
 from afzal.model.logprobs import score
-from afzal.model.memory import free_bytes, must_recompute, saved_bytes_per_token
+from afzal.model.memory import PerToken, free_bytes, is_out_of_memory, kept_bytes_per_token, measure
 from afzal.model.probe import choose_sharing
+from afzal.model.recompute import MODES, recompute_of, set_recompute
 from afzal.tokens.batch import collate
 
 
@@ -28,33 +30,89 @@ def kept_bytes(model, batch):
     return sum(n for at, n in seen.items() if at not in weights)
 
 
-def test_the_measure_predicts_what_a_larger_batch_keeps():
+def small_llama():
     model = make("llama", hidden_size=64, intermediate_size=176, num_hidden_layers=4)
     choose_sharing(model)
+    return model
+
+
+def test_the_measure_predicts_what_a_larger_batch_keeps():
+    model = small_llama()
     batch = collate(random_trees(24), "shared")
-    predicted = saved_bytes_per_token(model, "shared") * batch.ids.numel()
+    predicted = kept_bytes_per_token(model, "shared") * batch.ids.numel()
     assert 0.7 < kept_bytes(model, batch) / predicted < 1.4
 
 
 def test_bf16_keeps_less_than_fp32_and_an_adapter_has_a_figure_of_its_own():
     model = make("llama")
     choose_sharing(model)
-    full = saved_bytes_per_token(model, "shared")
-    half = saved_bytes_per_token(make("llama").to(torch.bfloat16), "unshared")
+    full = kept_bytes_per_token(model, "shared")
+    half = kept_bytes_per_token(make("llama").to(torch.bfloat16), "unshared")
     assert 0 < half < full
-    assert saved_bytes_per_token(add_lora(model, rank=2, alpha=4), "shared") > 0
+    assert kept_bytes_per_token(add_lora(model, rank=2, alpha=4), "shared") > 0
 
 
-def test_recomputing_is_chosen_when_memory_is_short_and_only_then(monkeypatch):
-    model = make("llama")
-    choose_sharing(model)
-    ask = {"tokens": 1000, "scored": 400, "trained": 10_000}
-    monkeypatch.setattr(memory, "free_bytes", lambda _: 10**12)
-    assert must_recompute(model, "shared", **ask) == ""
-    monkeypatch.setattr(memory, "free_bytes", lambda _: 10**5)
-    assert "GB would be needed" in must_recompute(model, "shared", **ask)
-    monkeypatch.setattr(memory, "free_bytes", lambda _: None)
-    assert must_recompute(model, "shared", **ask) == ""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_mode_keeps_less_than_the_one_before(dtype):
+    model = small_llama().to(dtype)
+    per = measure(model, "shared")
+    assert recompute_of(model) == "full", "the last that was measured"
+    none, selective, full = (per.kept[mode] for mode in MODES)
+    assert none * 0.25 < selective < none * 0.7
+    # a block's input and the norm at the end in float32
+    inputs = 4 * 64 * dtype.itemsize
+    assert inputs < full < inputs + 4 * 64 * 4
+    assert per.block == none / 4
+
+
+def test_what_stays_alive_is_what_autograd_saves():
+    """Two independent counts of the mode that keeps everything: storages alive, and tensors handed to autograd."""
+    model = small_llama()
+    batch = collate(random_trees(1, longest=40), "shared")
+    per_token = kept_bytes_per_token(model, "shared", random_trees(1, longest=40)[0])
+    assert per_token * batch.ids.numel() == pytest.approx(kept_bytes(model, batch), rel=0.3)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "qwen2_moe", "gpt_oss"])
+def test_every_mode_gives_the_same_bits(family):
+    model = make(family)
+    switch_off_dropout(model)
+    assert choose_sharing(model)[0] == "shared"
+    batch = collate(random_trees(6), "shared")
+    found = {}
+    for mode in (*MODES, "none"):
+        set_recompute(model, mode)
+        assert recompute_of(model) == mode
+        model.zero_grad()
+        score(model, batch).logps.sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        assert torch.equal(found.setdefault("first", gradient), gradient), mode
+
+
+def test_the_terms_of_a_forward_pass_by_hand():
+    per = PerToken(block=10.0, kept={"none": 40.0, "full": 4.0}, logit=400.0, element=4)
+    assert per.of("none", 100, 0) == {"activations": 4000.0, "logits": 0.0}
+    assert per.of("full", 100, 0)["activations"] == 1400.0, "one block is made again at a time"
+    # 5 x 400 bytes kept and the tiles at work, which are no larger than three times the logits in float32
+    assert per.of("none", 100, 5)["logits"] == 2000 + 6000
+    many = per.of("none", 100, 10**7)["logits"]
+    assert many == memory.TILE_ELEMENTS * 8, "beyond a GiB logits are made again, tile by tile"
+
+
+def test_words_and_kinds_of_running_out_of_memory():
+    said = "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 8"
+    assert is_out_of_memory(RuntimeError(said))
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(OSError("out of memory"))
+
+
+def test_torch_itself_says_it_in_these_words():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
 
 
 def test_free_memory_is_the_smaller_of_the_machine_and_its_container(tmp_path, monkeypatch):

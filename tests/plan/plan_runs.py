@@ -55,8 +55,9 @@ def train(case: Case) -> None:
     from transformers import AutoModelForCausalLM
 
     from afzal import objectives
-    from afzal.model.load import add_lora, recompute_activations
+    from afzal.model.load import add_lora
     from afzal.model.probe import choose_sharing
+    from afzal.model.recompute import set_recompute
     from afzal.model.reference import live_reference
     from afzal.records import Preference
     from afzal.tokens import tree
@@ -73,7 +74,7 @@ def train(case: Case) -> None:
     choose_sharing(model)
     weights = Weights(model, case.dtype)  # type: ignore[arg-type]
     if case.recompute:
-        recompute_activations(model)
+        set_recompute(model, "full")
     needs = objectives.get(case.method).needs_reference
     reference = live_reference(model, fresh_adapter=bool(case.rank)) if needs else None
     draw = lambda n: torch.randint(0, case.vocabulary, (n,)).tolist()  # noqa: E731

@@ -182,7 +182,7 @@ def test_bf16_follows_fp32(folder: Path, kind: str):
 
 @pytest.mark.parametrize("kind", ["prefix", "prompt"])
 def test_recomputed_activations_and_unshared_prompts_change_nothing(folder: Path, kind: str):
-    runs_of = {"plain": {}, "recomputed": {"gradient_checkpointing": True}, "rows": {"sharing": "unshared"}}
+    runs_of = {"plain": {}, "recomputed": {"activation_checkpointing": "full"}, "rows": {"sharing": "unshared"}}
     found = {
         name: train(folder, f"{name}-{kind}", adapter=kind, lr=1e-2, **(given | {"save_every_steps": None}))
         for name, given in runs_of.items()
@@ -195,8 +195,8 @@ def test_recomputed_activations_and_unshared_prompts_change_nothing(folder: Path
 
 def test_a_prefix_in_rows_cannot_be_recomputed_and_that_is_said(folder: Path):
     """transformers drops the cache of layers that it computes again."""
-    with pytest.raises(AfzalError, match="gradient_checkpointing would lose the prefix"):
-        train(folder, "prefix-lost", adapter="prefix", gradient_checkpointing=True, sharing="unshared")
+    with pytest.raises(AfzalError, match="would lose the prefix"):
+        train(folder, "prefix-lost", adapter="prefix", activation_checkpointing="full", sharing="unshared")
 
 
 def test_virtual_tokens_take_positions_of_the_model(folder: Path):

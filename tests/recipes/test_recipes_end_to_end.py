@@ -127,7 +127,8 @@ def test_a_chat_run_saves_the_template_it_trained_with(folder, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"gradient_checkpointing": True},
+        {"activation_checkpointing": "full"},
+        {"activation_checkpointing": "selective"},
         {"reference": "cached"},
         {"sharing": "unshared"},
         pytest.param({"compile": True}, marks=pytest.mark.slow),
@@ -135,7 +136,7 @@ def test_a_chat_run_saves_the_template_it_trained_with(folder, tmp_path):
     ids=str,
 )
 def test_what_is_only_a_way_of_computing_leaves_the_trajectory_alone(folder, change):
-    name = next(iter(change))
+    name = "-".join(str(part) for pair in change.items() for part in pair)
     plain, other = train(folder, f"{name}-off", max_steps=6), train(folder, f"{name}-on", max_steps=6, **change)
     for a, b in zip(plain.metrics("train"), other.metrics("train"), strict=True):
         for key in ("loss", "grad_norm", "rewards/margins"):

@@ -185,7 +185,7 @@ def _plain(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError):
         return _system(error), 2
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out of memory\n  try: lower tokens_per_forward, or gradient_checkpointing, or lora_rank", 2
+        return "out of memory\n  try: lower tokens_per_forward, or activation_checkpointing=full, or lora_rank", 2
     first = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {first}\n  this is a bug of Afzal; run it again with --debug to see where", BUG
 

@@ -27,7 +27,7 @@ from .planning import PlanConfig
 from .reading import build, dump, load, make, method_of, read_file, read_override, resolve
 from .score import ScoreConfig
 from .sections import LOW_RANK, VIRTUAL, ModelSettings, section
-from .training import METHODS, LiveReferenceConfig, Method, PolicyConfig, TrainConfig
+from .training import METHODS, REFERENCES, LiveReferenceConfig, Method, PolicyConfig, TrainConfig
 
 __all__ = [
     "CONFIGS",
@@ -36,6 +36,7 @@ __all__ = [
     "METHODS",
     "PEOPLE",
     "PRESETS",
+    "REFERENCES",
     "START",
     "VIRTUAL",
     "BetaConfig",

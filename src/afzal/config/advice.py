@@ -24,7 +24,7 @@ def advice(config: TrainConfig) -> list[str]:
         notes.append(f"batch_size {config.batch_size} is small for {config.method}: 32 to 128 is usual")
     if config.method != "sft" and config.epochs > 5 and not isinstance(config, OnlineConfig):
         notes.append(f"{config.epochs:g} epochs: {config.method} over-optimises after a few; see early_stop_patience")
-    if config.tokens_per_forward < config.max_tokens:
+    if config.pass_tokens < config.max_tokens:
         notes.append(f"tokens_per_forward {config.tokens_per_forward} is below max_tokens {config.max_tokens}")
     return notes
 

@@ -40,6 +40,7 @@ FOREIGN = {
     "num_train_epochs": "epochs",
     "per_device_train_batch_size": "batch_size",
     "gradient_accumulation_steps": "tokens_per_forward",
+    "gradient_checkpointing": "activation_checkpointing",
     "max_length": "max_tokens",
     "model_name_or_path": "model",
     "base_model": "model",

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from .base import Arguments, Columns, Settings
 from .offline import PreferConfig
+from .scale import MemorySettings
 from .sections import ModelSettings, OptimisationSettings, RunSettings
 
 PEOPLE = "people"
@@ -126,6 +127,7 @@ class StopSettings(Settings, frozen=True, title="Stopping"):
 class IterateConfig(
     RunSettings,
     OptimisationSettings,
+    MemorySettings,
     ModelSettings,
     StopSettings,
     PairingSettings,

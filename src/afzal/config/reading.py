@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_origin
 
@@ -70,6 +71,8 @@ def build(kind: type[C], settings: Sequence[Setting]) -> C:
     Raises:
         AfzalError: an unknown key, or values that do not fit, in people's words.
     """
+    if "activation_checkpointing" in kind.model_fields:
+        settings = [_renamed(s) for s in settings]
     latest = {s.key: s for s in settings}
     faults = [unknown(kind, s, latest) for s in latest.values() if s.key not in kind.model_fields]
     if faults:
@@ -79,6 +82,28 @@ def build(kind: type[C], settings: Sequence[Setting]) -> C:
         return kind.model_validate(values)
     except ValidationError as error:
         raise explain(kind, error, latest) from None
+
+
+# A switch of other trainers, as a choice of activation_checkpointing
+_SWITCH = {"true": "full", "false": "none", "null": "auto", "none": "auto"}
+
+
+def _renamed(setting: Setting) -> Setting:
+    """``gradient_checkpointing``, which people know from the Trainer of transformers, under its name here.
+
+    Raises:
+        AfzalError: its value is neither true nor false.
+    """
+    if setting.key != "gradient_checkpointing":
+        return setting
+    value = _SWITCH.get(str(setting.value).lower())
+    if value is None:
+        raise AfzalError(
+            f"gradient_checkpointing cannot be {setting.value!r}; wanted: true or false",
+            where=setting.where,
+            remedy="activation_checkpointing=selective, or one of none, full, auto",
+        )
+    return replace(setting, key="activation_checkpointing", value=value)
 
 
 def read_file(path: str | Path) -> list[Setting]:

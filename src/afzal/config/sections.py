@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from .base import Columns, Names, Settings
+from .scale import TOKENS_PER_FORWARD, MemorySettings, Tokens
 
 AdapterKind = Literal["lora", "dora", "rslora", "ia3", "prefix", "prompt", "p_tuning"]
 LOW_RANK: tuple[AdapterKind, ...] = ("lora", "dora", "rslora")
@@ -47,11 +48,6 @@ class ModelSettings(Settings, frozen=True, title="Model"):
     sharing: Literal["auto", "shared", "unshared"] = Field(
         "auto", description="Compute a prompt once for all its responses (auto: where a probe shows it to be exact)."
     )
-    gradient_checkpointing: bool | None = Field(
-        None,
-        description="Recompute activations in the backward pass: less memory, a third more work; "
-        "default: only when the memory that is free would not do.",
-    )
     compile: bool = Field(
         False,
         description="Compile whole blocks on a GPU, feed-forward layers and norms elsewhere (torch.compile): the first "
@@ -86,8 +82,11 @@ class OptimisationSettings(Settings, frozen=True, title="Optimisation"):
     """The size of an update, how many there are, and how the weights move."""
 
     batch_size: int = Field(64, ge=1, description="Items per update.")
-    tokens_per_forward: int = Field(
-        8192, ge=2, description="Tokens per forward pass; an update is cut into as many passes as it takes."
+    tokens_per_forward: Tokens = Field(
+        TOKENS_PER_FORWARD,
+        ge=2,
+        description="Tokens per forward pass; an update is cut into as many passes as it takes. auto (null): as "
+        "many as fit into memory.",
     )
     epochs: float = Field(1.0, gt=0, description="Passes over the training data.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many updates, even inside the epochs.")
@@ -102,6 +101,11 @@ class OptimisationSettings(Settings, frozen=True, title="Optimisation"):
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: decay of the gradient's mean.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW: decay of the gradient's square.")
     adam_eps: float = Field(1e-8, gt=0, description="Added to the optimizer's denominator.")
+
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens per forward pass as long as nothing was measured."""
+        return self.tokens_per_forward or TOKENS_PER_FORWARD
 
 
 class EvaluationSettings(Settings, frozen=True, title="Evaluation"):
@@ -160,6 +164,7 @@ class ConstraintSettings(Settings, frozen=True, title="Constraint"):
 SECTIONS: tuple[type[Settings], ...] = (
     DataSettings,
     ModelSettings,
+    MemorySettings,
     WriterSettings,
     OptimisationSettings,
     ConstraintSettings,

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from .scale import MemorySettings
 from .sections import (
     LOW_RANK,
     VIRTUAL,
@@ -32,7 +33,9 @@ _USUAL_VIRTUAL_TOKENS = 20
 _LR_FACTOR: dict[AdapterKind | None, int] = {"ia3": 100, "prefix": 1000, "prompt": 1000, "p_tuning": 1000}
 
 
-class TrainConfig(RunSettings, EvaluationSettings, OptimisationSettings, ModelSettings, DataSettings, frozen=True):
+class TrainConfig(
+    RunSettings, EvaluationSettings, OptimisationSettings, MemorySettings, ModelSettings, DataSettings, frozen=True
+):
     """What every training method has; use the class of the method, or :func:`make`."""
 
     method: Method = Field(
@@ -73,6 +76,10 @@ class TrainConfig(RunSettings, EvaluationSettings, OptimisationSettings, ModelSe
             self._refuse(("lora_alpha", "lora_targets"), "lora_rank is not set")
         if self.optimizer != "adamw":
             self._refuse(("adam_beta1", "adam_beta2"), f"the optimizer is {self.optimizer}")
+        if self.offload == "reference" and getattr(self, "reference", "cached") == "cached":
+            raise ValueError("offload reference is without effect: there is no reference whose weights are held")
+        if self.activation_checkpointing != "auto" and self.tokens_per_forward is not None:
+            self._refuse(("memory_gb",), "neither activation_checkpointing nor tokens_per_forward is auto")
         return self
 
     @property

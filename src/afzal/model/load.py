@@ -163,9 +163,16 @@ def save_model(model: Any, tokenizer: Any, path: Path) -> None:
     tokenizer.save_pretrained(path)
 
 
-def frozen_copy(model: Any) -> Any:
-    """The same weights once more, never trained: a reference made from memory, not reloaded from disk."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
+def frozen_copy(model: Any, device: torch.device | None = None) -> Any:
+    """The same weights once more, never trained: a reference made from memory, not reloaded from disk.
+
+    Args:
+        device: where the copied weights lie; default: where the model's do. Buffers stay where they are.
+    """
+    known: dict[int, Any] = {}
+    if device is not None:  # weights that are copied already are not copied on the way
+        known = {id(p): nn.Parameter(p.detach().to(device, copy=True)) for p in model.parameters()}
+    return copy.deepcopy(model, known).eval().requires_grad_(False)
 
 
 def switch_off_dropout(model: nn.Module) -> None:
@@ -187,16 +194,6 @@ def add_lora(
         also: modules to train whole beside them, such as ``lm_head``.
     """
     return add_adapter(model, Adapter("lora", rank, alpha, targets), also=also)
-
-
-def recompute_activations(model: Any) -> None:
-    """Keep only each block's input for the backward pass and compute the rest again: less memory, same numbers."""
-    if hasattr(model, "activation_checkpointing_enable"):  # its name from transformers 5.2x on
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.enable_input_require_grads()
-    model.train()  # the blocks recompute in training mode only; dropout is off either way
 
 
 def compile_layers(model: nn.Module, backend: str = "inductor") -> None:

@@ -2,67 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from afzal.model.head import KEEP_BYTES, TILE_ELEMENTS
 from afzal.model.load import vocabulary_of
 from afzal.model.logprobs import hidden_states
+from afzal.model.recompute import MODES, Recompute, set_recompute
 from afzal.model.reward import head_scores, is_reward_model
 from afzal.tokens.batch import Sharing, collate
-from afzal.tokens.tree import tree
+from afzal.tokens.tree import Tree, tree
 
-_SPARE = 0.8  # of the free memory that a run may plan with
-_BYTES_OF_STATE = 12  # float32 gradient and AdamW's two moments, per trained weight
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+_SAID = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 
-def must_recompute(model: Any, sharing: Sharing, *, tokens: int, scored: int, trained: int) -> str:
-    """Empty if an update fits into free memory with its activations kept, else how much is needed and how much is free.
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of a GPU or of the machine, could not be had."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID)
+
+
+@dataclass(frozen=True, slots=True)
+class PerToken:
+    """Bytes that grow with a forward pass.
+
+    Attributes:
+        block: per token, for what one block keeps where nothing is made again.
+        kept: per token, for what all blocks keep, by mode.
+        logit: per scored token, for its logits in the computed number format; 0 for a reward model.
+        element: of a computed number.
+    """
+
+    block: float
+    kept: Mapping[Recompute, float]
+    logit: float
+    element: int
+
+    def of(self, mode: Recompute, tokens: float, scored: float) -> dict[str, float]:
+        """Bytes of the activations and of the logits of a forward pass, for its backward pass."""
+        at_work = self.block if mode != "none" else 0.0  # one block's are made again at a time
+        kept = scored * self.logit
+        tiles = min(TILE_ELEMENTS * 4.0 * (2 if self.element == 4 else 3), 3.0 * kept * 4 / self.element)
+        logits = (kept if kept <= KEEP_BYTES else 0.0) + tiles if self.logit else 0.0
+        return {"activations": (self.kept[mode] + at_work) * tokens, "logits": logits}
+
+
+def measure(model: Any, sharing: Sharing, probe: Tree | None = None, modes: Sequence[Recompute] = MODES) -> PerToken:
+    """What a forward pass of this model keeps per token, by running it on one tree in each mode.
+
+    Leaves the model in the last of the modes.
 
     Args:
-        tokens: of the largest forward pass.
-        scored: tokens of it whose log-probs count, for which logits are kept.
-        trained: weights that train.
+        probe: the tree to run; a small one unless given. Where attention keeps its weights, what it keeps grows with
+            the square of the length, so that a longer tree has more per token.
+        modes: begins with ``none``, which says what one block keeps.
     """
+    kept: dict[Recompute, float] = {}
+    for mode in modes:
+        set_recompute(model, mode)
+        kept[mode] = kept_bytes_per_token(model, sharing, probe)
+    element = next(model.parameters()).element_size()
+    logit = 0.0 if is_reward_model(model) else float(vocabulary_of(model) * element)
+    return PerToken(kept["none"] / model.config.get_text_config().num_hidden_layers, kept, logit, element)
+
+
+def kept_bytes_per_token(model: Any, sharing: Sharing, probe: Tree | None = None) -> float:
+    """Bytes that one forward pass keeps for its backward pass, per token, without weights and without the head."""
     device = next(model.parameters()).device
-    free = free_bytes(device)
-    if free is None:
-        return ""
-    width = next(model.parameters()).element_size()
-    kept = tokens * saved_bytes_per_token(model, sharing)
-    outputs = 1 if is_reward_model(model) else vocabulary_of(model)
-    logits = scored * outputs * width
-    needed = int(kept + logits + trained * _BYTES_OF_STATE)
-    if needed <= _SPARE * free:
-        return ""
-    return f"{needed / 1e9:.1f} GB would be needed, and {free / 1e9:.1f} GB are free"
-
-
-def saved_bytes_per_token(model: Any, sharing: Sharing) -> float:
-    """Bytes that one forward pass keeps for its backward pass, per token, without weights and without the head.
-
-    Measured on one small tree; what grows with the square of the length comes on top of it.
-    """
-    device = next(model.parameters()).device
-    batch = collate([tree("memory", [0] * 40, [[0] * 12] * 2)], sharing, device)
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    seen: dict[int, int] = {}
-
-    def note(saved: Tensor) -> Tensor:
-        storage = saved.untyped_storage()
-        if storage.data_ptr() not in weights:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return saved
-
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+    batch = collate([probe or tree("memory", [0] * 40, [[0] * 12] * 2)], sharing, device)
+    own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+    with torch.enable_grad(), _Made() as made:
         found = head_scores(model, batch) if is_reward_model(model) else hidden_states(model, batch)
-    del found
-    return sum(seen.values()) / batch.ids.numel()
+    # what is still alive, besides the result, is held by the graph
+    alive = {at: size for at, (held, size) in made.storages.items() if at not in own and not held.expired()}
+    alive.pop(found.untyped_storage()._cdata, None)
+    return sum(alive.values()) / batch.ids.numel()
+
+
+class _Made(TorchDispatchMode):
+    """Every storage that an operation makes, without holding on to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                self.storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        return made
 
 
 def free_bytes(device: torch.device) -> int | None:

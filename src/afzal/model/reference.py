@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,8 @@ from torch import Tensor
 from afzal.errors import AfzalError
 from afzal.model.adapters import acting_as, is_adapted, starting_weights, virtual_tokens
 from afzal.model.load import frozen_copy
-from afzal.model.logprobs import logits_of, predicting, score
+from afzal.model.logprobs import logits_of, output_head, predicting, score
+from afzal.model.offload import host_copy, visiting
 from afzal.objectives.inputs import Scored
 from afzal.tokens.batch import Batch, Sharing, collate
 from afzal.tokens.pack import pack
@@ -72,6 +73,51 @@ class Frozen(_Live):
     """A model of its own that is never trained."""
 
     name: str = "frozen copy of the starting weights"
+
+
+@dataclass(frozen=True, slots=True)
+class Offloaded(Frozen):
+    """A frozen model that lies in the machine's memory and visits ``device`` for its forward passes.
+
+    Its weights travel once per update where :func:`ahead` is told of it, else once per forward pass.
+    """
+
+    device: torch.device = field(kw_only=True)
+    known: dict[int, tuple[Batch, Scored]] = field(default_factory=dict)  # with the batch, so that its id stays its own
+    visits: list[None] = field(default_factory=list)  # one while the weights are there
+
+    @contextmanager
+    def acting(self) -> Iterator[Any]:
+        if self.visits:
+            yield self.model
+            return
+        with visiting(self.model.parameters(), self.device):
+            self.visits.append(None)
+            try:
+                yield self.model
+            finally:
+                self.visits.pop()
+
+    def score(self, batch: Batch) -> Scored:
+        found = self.known.get(id(batch))
+        return found[1] if found is not None else _Live.score(self, batch)
+
+    def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
+        """As any other's; the head alone travels."""
+        if self.visits:
+            return _Live.logits(self, hidden, temperature)
+        with torch.no_grad(), visiting(output_head(self.model).parameters(), self.device):
+            return logits_of(self.model, hidden, temperature)
+
+
+def ahead(reference: Reference | None, batches: Sequence[Batch]) -> None:
+    """Have the batches of an update scored before the policy's first forward pass, where that is the cheaper way: an
+    offloaded reference then travels once, and is gone before activations are there."""
+    if not isinstance(reference, Offloaded):
+        return
+    reference.known.clear()
+    with reference.acting():
+        reference.known.update({id(b): (b, reference.score(b)) for b in batches})
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +182,12 @@ def follow(reference: Frozen, model: Any, mixup: float) -> None:
     """
     with torch.no_grad():
         for old, new in zip(reference.model.parameters(), model.parameters(), strict=True):
-            old.lerp_(new.to(old.dtype), mixup)
+            old.lerp_(new.to(old), mixup)
+
+
+def offloaded(model: Any, device: torch.device) -> Offloaded:
+    """The model as it is now, copied into the machine's memory."""
+    return Offloaded(host_copy(model, device), "frozen copy of the starting weights, offloaded", device=device)
 
 
 def live_reference(model: Any, *, fresh_adapter: bool = False) -> Reference:

@@ -173,7 +173,7 @@ def with_snapshots(settings: Settings, config: CompareConfig) -> Settings:
     if isinstance(settings, OnlineConfig):
         steps = steps_of(settings, planned(settings, prepared))
     else:
-        layout = Layout("shared", settings.tokens_per_forward)
+        layout = Layout("shared", settings.pass_tokens)
         steps = steps_of(settings, Feed(prepared.train, (), settings.batch_size, settings.seed, layout))
     every = -(-steps // config.snapshots)
     return settings.model_copy(update={"save_every_steps": every, "keep_checkpoints": config.snapshots + 1})

@@ -156,7 +156,7 @@ def _open(config: IterateConfig, asked: Questions, resume: bool) -> runs.Run:
 def _source(spec: str | None, config: IterateConfig) -> Rewarder | None:
     if spec is None or spec == PEOPLE:
         return None
-    limits = {"max_tokens": config.max_tokens, "tokens_per_forward": config.tokens_per_forward}
+    limits = {"max_tokens": config.max_tokens, "tokens_per_forward": config.pass_tokens}
     return reward_source(spec, device=pick_device(config.device), eos_token=config.eos_token, **limits)
 
 

@@ -66,7 +66,7 @@ def rollouts(
         config.reward,
         device=layout.device,
         max_tokens=prepared.max_tokens,
-        tokens_per_forward=config.tokens_per_forward,
+        tokens_per_forward=layout.tokens_per_forward,
         eos_token=config.eos_token,
     )
     writer = Writer(
@@ -93,7 +93,7 @@ def planned(config: OnlineConfig, prepared: Prepared) -> Rollouts:
     def write(iteration: int, kl_coef: float) -> Any:
         raise AssertionError("a plan writes nothing")
 
-    return _feed(config, prepared, write, Layout("shared", config.tokens_per_forward))
+    return _feed(config, prepared, write, Layout("shared", config.pass_tokens))
 
 
 def _feed(config: OnlineConfig, prepared: Prepared, write: Callable[[int, float], Any], layout: Layout) -> Rollouts:

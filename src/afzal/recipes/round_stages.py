@@ -37,7 +37,8 @@ TRAIN, MEASURED = "train.jsonl", "measured.jsonl"
 
 # What a round's training takes over from the settings, under the same names.
 _TRAINING = (
-    *("dtype", "device", "sharing", "gradient_checkpointing", "compile", "batch_size", "tokens_per_forward", "epochs"),
+    *("dtype", "device", "sharing", "activation_checkpointing", "memory_gb", "offload", "compile"),
+    *("batch_size", "tokens_per_forward", "epochs"),
     *("max_steps", "lr", "lr_schedule", "warmup", "optimizer", "weight_decay", "max_grad_norm"),
     *("adam_beta1", "adam_beta2", "adam_eps", "seed", "log_every_steps", "save_every_steps", "keep_checkpoints"),
     *("objective", "objective_arg", "max_tokens", "eos_token", "chat_template"),
@@ -220,7 +221,7 @@ def _measured(job: Job, number: int) -> list[Row]:
     kl = [0.0] * len(rows)
     if number:
         first = Speaker.load(config.model, config, job.tokenizer, job.asked.template).model
-        kl = sequence_kl(speaker.model, first, drawn, [q.ids for q in asked], config.tokens_per_forward)
+        kl = sequence_kl(speaker.model, first, drawn, [q.ids for q in asked], config.pass_tokens)
     prompts, texts = [_prompt(row) for row in rows], [row["text"] for row in rows]
     for name, source in (("reward", job.reward), ("watch_reward", job.watch)):
         for row, value in zip(rows, source(prompts, texts) if source else [None] * len(rows), strict=True):

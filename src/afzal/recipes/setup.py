@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from afzal import runs
 from afzal.config import (
     LOW_RANK,
+    REFERENCES,
     LiveReferenceConfig,
     ModelSettings,
     OnlineConfig,
@@ -25,11 +25,11 @@ from afzal.config import (
 )
 from afzal.errors import AfzalError
 from afzal.model.adapters import Adapter, add_adapter, is_adapted, start_norms, virtual_kind
-from afzal.model.load import compile_layers, frozen_copy, load_model, recompute_activations
-from afzal.model.memory import must_recompute
+from afzal.model.load import compile_layers, frozen_copy, load_model
+from afzal.model.offload import move_home
 from afzal.model.probe import choose_sharing, kernel_notes
-from afzal.model.reference import AdapterOff, Frozen, Reference, cache_key, cached, live_reference
-from afzal.recipes import online, parallel, reward
+from afzal.model.reference import AdapterOff, Frozen, Offloaded, Reference, cache_key, cached, live_reference, offloaded
+from afzal.recipes import memory, online, parallel, reward
 from afzal.recipes.constraints import constraint_of
 from afzal.recipes.prepare import Prepared
 from afzal.recipes.watch import stop_ids
@@ -44,6 +44,7 @@ from afzal.train.rollouts import Rollouts
 from afzal.train.shard import Sharded
 
 _EVALUATIONS_PER_RUN = 10
+_LEAVE = "leave it out, or offload=optimizer"
 _RSLORA_ALPHA = 8.0  # PEFT's own; constant, since the scale alpha / sqrt(rank) is what suits every rank
 
 
@@ -81,25 +82,24 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     """
     model = _adapted(config, model)
     sharing, why_unshared = _sharing(config, model)
-    layout = parallel.layout(model, sharing, config.tokens_per_forward, device)
+    layout = parallel.layout(model, sharing, config.pass_tokens, device)
     critic = online.critic_of(config, model, sharing, partial(_fresh_adapter, config))
     # under quantize the adapter is in float32 already, and the base model in the format that computes
-    weights = Weights(model, "fp32" if _is_quantized(config) else dtype_of(config, device))
+    offload = memory.offloads(config, "optimizer", device)
+    weights = Weights(model, "fp32" if _is_quantized(config) else dtype_of(config, device), offload=offload)
     if config.adapter_kind == "dora":
         start_norms(model)
     if config.compile:
         compile_layers(model)
     notes = list(kernel_notes(model)) if sharing == "shared" else []
     needed = prepared.recipe.needs_reference or isinstance(config, OnlineConfig)
+    if not needed and config.offload == "reference":
+        raise AfzalError("offload=reference is without effect: the objective has no reference", remedy=_LEAVE)
     reference = _reference(config, model, prepared, layout, weights.dtype, run) if needed else None
-    recomputing = ranks.first(_recomputing(config, prepared, weights, layout))
     notes += [f"prompts are not shared: {why_unshared}"] if why_unshared else []
+    notes += memory.fit(config, prepared, memory.Held(weights, reference, critic), layout)
     if is_adapted(model) and config.adapter_kind is None and config.lr == type(config).model_fields["lr"].default:
         notes.append(f"lr {config.lr:g} is the default for all weights; adapters take a larger one")
-    if recomputing is not None:
-        notes += _recompute(model, recomputing, sharing)
-        if critic is not None and critic.trunk is not None:
-            recompute_activations(critic.trunk)
     architecture = type(model).__name__
     weights = parallel.sharded(weights, reference)
     look = None
@@ -165,39 +165,6 @@ def _wanted(config: TrainConfig, kind: Any) -> Adapter:
 
 def _is_quantized(config: TrainConfig) -> bool:
     return isinstance(config, PolicyConfig) and config.quantize is not None
-
-
-def _recompute(model: Any, reason: str, sharing: Sharing) -> list[str]:
-    """Have activations made again in the backward pass, where that leaves the numbers alone; what there is to say.
-
-    Args:
-        reason: empty when it was asked for.
-
-    Raises:
-        AfzalError: it was asked for, and layers that are made again would not see the model's prefix.
-    """
-    if virtual_kind(model) == "prefix" and sharing == "unshared":
-        if not reason:
-            why = "layers that are computed again drop the cache that holds its keys and values"
-            raise AfzalError("gradient_checkpointing would lose the prefix", why=why, remedy="leave it out")
-        return [f"activations are kept, since making them again would lose the prefix, though {reason}"]
-    recompute_activations(model)
-    return [f"activations are recomputed: {reason}"] if reason else []
-
-
-def _recomputing(config: TrainConfig, prepared: Prepared, weights: Weights, layout: Layout) -> str | None:
-    """Why activations are made again in the backward pass; empty when asked for, None when they are kept."""
-    if config.gradient_checkpointing is not None:
-        return "" if config.gradient_checkpointing else None
-    sizes = np.array([(t.n_tokens, sum(int(b.scored.sum()) for b in t.branches)) for t in prepared.train])
-    if isinstance(config, OnlineConfig):
-        sizes += config.n * config.sample_tokens  # not yet written
-    tokens, scored = sizes[np.argsort(-sizes[:, 0])][: config.batch_size].sum(0)
-    share = min(1.0, config.tokens_per_forward / tokens)
-    most = max(int(tokens * share), int(sizes[:, 0].max()))
-    trained = sum(p.numel() for p in weights.masters.values())
-    reason = must_recompute(weights.model, layout.sharing, tokens=most, scored=int(scored * share), trained=trained)
-    return reason or None
 
 
 def _method(config: TrainConfig, model: Any, prepared: Prepared, layout: Layout, reference: Reference | None) -> Method:
@@ -282,6 +249,12 @@ def _reference(
 ) -> Reference:
     assert isinstance(config, LiveReferenceConfig)
     fresh = config.adapter_kind is not None
+    away = memory.offloads(config, "reference", layout.device)
+    of_its_own = config.reference not in REFERENCES or (config.reference == "frozen" and not is_adapted(model))
+    if config.offload == "reference" and not of_its_own:
+        raise AfzalError("offload=reference is without effect: the reference has no weights of its own", remedy=_LEAVE)
+    if away and config.reference == "frozen" and of_its_own:
+        return offloaded(model, layout.device)
     if sync_steps(config):
         return Frozen(frozen_copy(model))
     if config.reference in ("frozen", "adapter_off"):
@@ -294,7 +267,8 @@ def _reference(
             raise AfzalError(f"reference {config.reference} cannot share prompts", remedy="sharing=unshared")
         if dtype == "bf16":
             other.to(torch.bfloat16)
-        return Frozen(other, name=f"the model {config.reference}")
+        name = f"the model {config.reference}"
+        return Offloaded(move_home(other, layout.device), name, device=layout.device) if away else Frozen(other, name)
     assert isinstance(config, ReferenceConfig)
     folder = Path(config.reference_cache) if config.reference_cache else run.path / "reference"
     trees = [*prepared.train, *prepared.evaluation, *prepared.train_mismatched, *prepared.evaluation_mismatched]

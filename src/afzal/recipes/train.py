@@ -22,10 +22,12 @@ from afzal.model.load import (
     save_model,
     switch_off_dropout,
 )
+from afzal.model.memory import is_out_of_memory
 from afzal.model.reference import Frozen, Remembered, follow
 from afzal.model.reward import save_reward_model
 from afzal.recipes import checkpoints, online, parallel, reward
 from afzal.recipes.first_loss import check_first_loss
+from afzal.recipes.memory import Held, ran_out
 from afzal.recipes.named import changed_files, file_hashes
 from afzal.recipes.prepare import Prepared, prepare
 from afzal.recipes.setup import Setup, dtype_of, set_up, steps_of, sync_steps
@@ -126,8 +128,7 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, stop: StopSignals, re
         hooks = _hooks(config, run, setup, watch, reporter, stop)
         if state.step == 0:
             check_first_loss(setup, reporter.say)
-        parts = (setup.model, setup.method, setup.feed, setup.optimizer, setup.settings)
-        reason = fit(*parts, hooks=hooks, state=state, weights=setup.weights)
+        reason = _fit(config, setup, hooks, state)
     run.update(step=state.step, seconds=round(state.seconds, 3), stop_reason=reason)
     if reason in ("SIGINT", "SIGTERM"):
         run.update(status="stopped", finished=_now())
@@ -135,6 +136,23 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, stop: StopSignals, re
     if reason == "early":
         _keep_best(run, setup, state, watch)
     return _finish(config, run, setup, state)
+
+
+def _fit(config: TrainConfig, setup: Setup, hooks: Hooks, state: State) -> str:
+    """The loop; why it stopped. Memory that runs out for good is told term by term."""
+    layout = setup.feed.layout
+    layout.tokens_per_forward = state.tokens_per_forward or layout.tokens_per_forward
+    parts = (setup.model, setup.method, setup.feed, setup.optimizer, setup.settings)
+    try:
+        return fit(*parts, hooks=hooks, state=state, weights=setup.weights)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = str(error).strip().partition("\n")[0]
+    # here, where nothing holds the tensors of the pass that failed
+    setup.weights.forget_gradient()
+    held = Held(setup.weights, setup.reference, setup.method.critic)
+    raise ran_out(config, setup.prepared, held, layout, said)
 
 
 def _open(config: TrainConfig, prepared: Prepared, resume: bool) -> runs.Run:
@@ -214,7 +232,8 @@ def _hooks(
     def stopped() -> str | None:
         return ranks.first(stop.requested)  # a signal reaches ranks at different steps, and stops all at the same
 
-    return Hooks(log, look if setup.prepared.evaluation else None, save, improved, stopped, stepped)
+    look_at = look if setup.prepared.evaluation else None
+    return Hooks(log, look_at, save, improved, stopped, stepped, reporter.say)
 
 
 def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared) -> None:
@@ -328,5 +347,5 @@ def plan(config: TrainConfig) -> list[str]:
     prepared = prepare(config)
     if isinstance(config, OnlineConfig):
         return _data_lines(config, prepared, steps_of(config, online.planned(config, prepared)))
-    feed = Feed(prepared.train, (), config.batch_size, config.seed, Layout("shared", config.tokens_per_forward))
+    feed = Feed(prepared.train, (), config.batch_size, config.seed, Layout("shared", config.pass_tokens))
     return _data_lines(config, prepared, steps_of(config, feed))

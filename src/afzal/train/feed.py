@@ -42,9 +42,11 @@ class Update:
         return sum(b.n_tokens for b in self.batches if not b.idle) + sum(_tokens(t, shared) for t in self.elsewhere)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Layout:
     """How trees become forward passes: the attention layout, tokens per pass, and the device.
+
+    The tokens per pass may be lowered while a run goes on, and whoever holds the layout follows.
 
     Attributes:
         rank, world: which of how many ranks this is.
@@ -85,6 +87,9 @@ class Updates(Protocol):
 
     @property
     def updates_per_epoch(self) -> float: ...
+
+    @property
+    def layout(self) -> Layout: ...
 
     def update(self, step: int) -> Update: ...
 

@@ -20,9 +20,10 @@ from afzal.objectives.metrics import Tally, means
 from afzal.train.ahead import read_ahead
 from afzal.train.evaluate import Evaluator
 from afzal.train.feed import Update, Updates
-from afzal.train.method import Method, parameters_by_name
+from afzal.train.method import Carried, Method, parameters_by_name
 from afzal.train.pieces import clip_gradients
 from afzal.train.precision import Weights
+from afzal.train.retry import steps_made, within_memory
 from afzal.train.shard import Sharded
 from afzal.train.update import accumulate
 
@@ -51,6 +52,7 @@ class State:
     best_loss: float = math.inf
     best_step: int = 0
     stale_evaluations: int = 0
+    tokens_per_forward: int = 0  # where it is less than was set; else 0
     carried: dict[str, float] = field(default_factory=dict)
 
 
@@ -64,6 +66,7 @@ class Hooks:
     improved: Callable[[State], None] = lambda state: None
     stop: Callable[[], str | None] = lambda: None
     stepped: Callable[[int], None] = lambda step: None
+    say: Callable[[str], None] = lambda line: None
 
 
 def fit(
@@ -87,10 +90,25 @@ def fit(
             not what the objective promises where policy equals reference (on the first update).
     """
     weights = weights or Weights(model, "fp32")
-    parameters = list(parameters_by_name(weights.masters, method).values())
+    parameters = list(parameters_by_name(weights.carriers, method).values())
     state.carried = state.carried or method.start()
     began = time.perf_counter() - state.seconds
     feed = read_ahead(feed, settings.steps)
+
+    def work(update: Update) -> tuple[dict[str, float], Carried]:
+        loss, metrics, carried = accumulate(model, method, update, state.carried)
+        grad_norm = clip_gradients(parameters, settings.max_grad_norm or math.inf)
+        found = _checked(loss, grad_norm, metrics, update, state.step)
+        weights.hand_over()
+        optimizer.step()
+        return found, carried
+
+    def lowered(tokens: int) -> None:
+        hooks.say(f"out of memory: update {state.step + 1} again, with {tokens} tokens per forward pass")
+        hooks.log({"kind": "memory", "step": state.step, "tokens_per_forward": tokens})
+        state.tokens_per_forward = tokens
+
+    before = steps_made(optimizer) - state.step
     if state.step == 0:
         _evaluate(hooks, state, began)
     while state.step < settings.steps:
@@ -101,10 +119,10 @@ def fit(
         lr = settings.lr(state.step)
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
-        loss, metrics, carried = accumulate(model, method, update, state.carried)
-        grad_norm = clip_gradients(parameters, settings.max_grad_norm or math.inf)
-        found = _checked(loss, grad_norm, metrics, update, state.step)
-        optimizer.step()
+        made = state.step + before
+        update, (found, carried) = within_memory(
+            work, update, feed, step=state.step, made=made, weights=weights, optimizer=optimizer, lowered=lowered
+        )
         optimizer.zero_grad(set_to_none=True)
         weights.publish()
         state.step += 1

@@ -4,6 +4,9 @@ With bf16 the model itself is held in bf16 (half the memory and traffic, no cast
 are summed in float32 over micro-batches as they appear, and after each optimiser step the masters are rounded into the
 model once. With fp32 masters and model are the same tensors. So they are, in float32, for factors near 1 (of IA3 and
 DoRA), which bf16 holds to 0.4 % only.
+
+Offloaded masters lie in the machine's memory, and the optimiser's state with them. An update's gradient is summed on
+the device, in float32 too, and travels once; so do the weights that the optimiser has moved.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from afzal.model.adapters import is_factor
+from afzal.model.offload import on_host
 from afzal.train.optim import trainable
 
 Dtype = Literal["fp32", "bf16"]
@@ -23,32 +27,78 @@ class Weights:
     """The weights of ``model`` that train, by name and in float32, whatever the model computes in.
 
     Making it with ``bf16`` casts the model; :meth:`restore` brings it back to float32 with the trained values.
+
+    Args:
+        offload: keep the masters in the machine's memory.
+
+    Attributes:
+        masters: what the optimiser moves.
+        carriers: parameters on the model's device whose ``grad`` is the gradient of the update; the masters themselves
+            unless those are offloaded.
     """
 
-    def __init__(self, model: nn.Module, dtype: Dtype) -> None:
+    def __init__(self, model: nn.Module, dtype: Dtype, offload: bool = False) -> None:
         self.model: nn.Module = model
         self.dtype: Dtype = dtype
+        self.offload = offload
         self._working = trainable(model)
         self.masters: dict[str, nn.Parameter] = self._working
-        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        if offload or dtype == "bf16":
+            self.masters = {name: nn.Parameter(self._apart(p)) for name, p in self._working.items()}
         if dtype == "bf16":
-            self.masters = {name: nn.Parameter(p.detach().float().clone()) for name, p in self._working.items()}
-            model.to(torch.bfloat16)
-            for name in filter(is_factor, self._working):
-                self._working[name].data = self.masters[name].data
+            self._cast()
+        self._landing: dict[str, Tensor] = {}
+        self.carriers = {name: self._carrier(name, p) for name, p in self._working.items()}
+        self._hooks = [
+            p.register_post_accumulate_grad_hook(_add_to(self.carriers[name]))
+            for name, p in self._working.items()
+            if self.carriers[name] is not p
+        ]
+
+    def _apart(self, p: nn.Parameter) -> Tensor:
+        return on_host(p.float(), p.device) if self.offload else p.detach().float().clone()
+
+    def _cast(self) -> None:
+        factors = {name: p.detach().float() for name, p in self._working.items() if is_factor(name)}
+        self.model.to(torch.bfloat16)
+        for name, value in factors.items():
+            self._working[name].data = value if self.offload else self.masters[name].data
+            if not self.offload:
                 self.masters[name] = self._working[name]
-            self._hooks = [
-                p.register_post_accumulate_grad_hook(_add_to(self.masters[name]))
-                for name, p in self._working.items()
-                if self.masters[name] is not p
-            ]
+
+    def _carrier(self, name: str, p: nn.Parameter) -> nn.Parameter:
+        if p.dtype == torch.float32 and (self.offload or self.masters[name] is p):
+            return p
+        # of an offloaded master only the shape is on the device: one number stands for all
+        return (
+            nn.Parameter(p.new_zeros((), dtype=torch.float32).expand(p.shape)) if self.offload else self.masters[name]
+        )
+
+    @torch.no_grad()
+    def hand_over(self) -> None:
+        """Bring the update's gradient to where the optimiser is."""
+        if not self.offload:
+            return
+        for name, carrier in self.carriers.items():
+            if carrier.grad is not None:
+                landing = self._landing.setdefault(name, on_host(carrier.grad, carrier.device))
+                self.masters[name].grad = landing.copy_(carrier.grad, non_blocking=True)
+                carrier.grad = None
+        if any(carrier.is_cuda for carrier in self.carriers.values()):
+            torch.cuda.synchronize()
 
     @torch.no_grad()
     def publish(self) -> None:
         """Round the masters into the model, after they have moved."""
-        if self.dtype == "bf16":
-            for name, p in self._working.items():
-                p.copy_(self.masters[name])
+        for name, p in self._working.items():
+            if self.masters[name] is not p:
+                p.copy_(self.masters[name], non_blocking=True)
+
+    def forget_gradient(self) -> None:
+        """Let go of what there is of an update's gradient."""
+        for parameters in (self._working, self.carriers, self.masters):
+            for p in parameters.values():
+                p.grad = None
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -57,21 +107,21 @@ class Weights:
             hook.remove()
         if self.dtype == "bf16":
             self.model.float()
-            self.publish()
-        self._hooks, self.masters = [], self._working
+        self.publish()
+        self._hooks, self.masters, self.carriers = [], self._working, self._working
 
 
-def _add_to(master: nn.Parameter):
-    """A hook that moves a working gradient into its master's and frees it at once."""
+def _add_to(carrier: nn.Parameter):
+    """A hook that moves a working gradient into its carrier's and frees it at once."""
 
     def add(working: Tensor) -> None:
         gradient = working.grad
         if gradient is None:
             return
-        if master.grad is None:
-            master.grad = gradient.float()
+        if carrier.grad is None:
+            carrier.grad = gradient.float()
         else:
-            master.grad.add_(gradient)
+            carrier.grad.add_(gradient)
         working.grad = None
 
     return add

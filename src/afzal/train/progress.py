@@ -46,6 +46,8 @@ class Reporter:
         if record["kind"] == "eval":
             self.say(f"held-out at step {record['step']}: {facts(record)}")
             return
+        if record["kind"] != "train":
+            return
         record = {**self.latest, **record}
         self.first = self.first or record
         if self.bar is not None and self.task is not None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from afzal.errors import AfzalError
+from afzal.model.reference import ahead
 from afzal.objectives import Scored
 from afzal.objectives.metrics import Tally, add
 from afzal.tokens.batch import Batch
@@ -78,6 +79,7 @@ def accumulate(model: Any, method: Method, update: Update, carried: Carried | No
     counts = ranks.total([sum(n) for n in zip(*(batch_counts(method, b) for b in update.batches), strict=True)])
     if max(counts) <= 0:
         raise AfzalError("an update without any weight", where=", ".join(update.item_ids[:5]), why="all weights are 0")
+    ahead(method.reference, [*update.batches, *update.mismatched])
     work = _Work(model, method, carried, counts, pooled_statistics(model, method, update.mismatched))
     joint = method.couples_batch and (len(update.batches) > 1 or ranks.world() > 1)
     found, seen = (_joint if joint else _separate)(work, update.batches, _costs_before(work, update.batches))

@@ -1,0 +1,63 @@
+"""Which activations wait for the backward pass and which are made again then: three ways to the same numbers."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+Recompute = Literal["none", "selective", "full"]
+MODES: tuple[Recompute, ...] = ("none", "selective", "full")
+"""From the most memory and the least work to the least memory and the most work."""
+
+# Products with weights, and fused attention: most of a block's work in a third to a half of its memory. The batched
+# products of unfused attention are left out, since what they give grows with the square of the length.
+_COSTLY_NAMES = (
+    *("mm", "addmm", "_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_for_cpu"),
+    *("_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention"),
+)
+_COSTLY = {getattr(torch.ops.aten, name).default for name in _COSTLY_NAMES if hasattr(torch.ops.aten, name)}
+
+
+def set_recompute(model: Any, mode: Recompute) -> None:
+    """What the blocks of a model keep for the backward pass, whatever they kept before.
+
+    Args:
+        mode: ``none`` makes nothing again; ``selective`` keeps the results of matrix products and fused attention and
+            makes norms, activations and masks again; ``full`` keeps each block's input alone (Chen et al. 2016,
+            arXiv 1604.06174). The operations and their order are the same, and so are the numbers.
+    """
+    if mode == "none":
+        if recompute_of(model) != "none":
+            model.activation_checkpointing_disable() if _renamed(model) else model.gradient_checkpointing_disable()
+        model.eval()
+        return
+    how: dict[str, Any] = {"use_reentrant": False}
+    if mode == "selective":
+        how["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_what_costs)
+    if _renamed(model):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+    model.enable_input_require_grads()
+    model.train()  # the blocks recompute in training mode only; dropout is off either way
+
+
+def recompute_of(model: Any) -> Recompute:
+    """What :func:`set_recompute` set last; ``none`` before."""
+    found = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    if not found:
+        return "none"
+    how = getattr(found[-1]._gradient_checkpointing_func, "keywords", {})
+    return "selective" if "context_fn" in how else "full"
+
+
+def _renamed(model: Any) -> bool:
+    """Whether this `transformers` has the methods under their newer names (from 5.2x on)."""
+    return hasattr(model, "activation_checkpointing_enable")
+
+
+def _keep_what_costs(_: Any, op: Any, *args: Any, **keywords: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if op in _COSTLY else CheckpointPolicy.PREFER_RECOMPUTE

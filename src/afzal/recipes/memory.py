@@ -1,0 +1,268 @@
+"""How a run fits into its memory: what is made again, tokens per forward pass, what is offloaded, and what to say when
+it does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from afzal.config import OnlineConfig, PPOConfig, ReferenceConfig, TrainConfig
+from afzal.errors import AfzalError
+from afzal.model.adapters import virtual_kind
+from afzal.model.memory import PerToken, free_bytes, measure
+from afzal.model.recompute import MODES, Recompute, recompute_of, set_recompute
+from afzal.model.reference import Frozen, Offloaded, Reference
+from afzal.model.value import Critic
+from afzal.recipes.prepare import Prepared
+from afzal.tokens.tree import Tree
+from afzal.train.feed import Layout
+from afzal.train.precision import Weights
+
+_SPARE = 0.8  # of the free memory that a run may plan with
+_STATE = {"adamw": 8, "rmsprop": 4}  # bytes per trained weight
+_MOST_TOKENS = 2**17  # larger forward passes gain nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The models of a run."""
+
+    weights: Weights
+    reference: Reference | None
+    critic: Critic | None
+
+    @property
+    def trunks(self) -> list[Any]:
+        """The models that keep activations: the policy, and a value model beside it."""
+        beside = self.critic.trunk if self.critic is not None else None
+        return [self.weights.model] if beside is None else [self.weights.model, beside]
+
+    @property
+    def trained(self) -> dict[str, int]:
+        """Weights that train, of the policy and of the value model."""
+        own = sum(p.numel() for p in self.weights.masters.values())
+        beside = self.critic.parameters.values() if self.critic is not None else ()
+        return {"policy": own, "value model": sum(p.numel() for p in beside)}
+
+
+def offloads(config: TrainConfig, part: Literal["reference", "optimizer"], device: torch.device) -> bool:
+    """Whether a part of the run is to stay in the machine's memory.
+
+    Raises:
+        AfzalError: there is no other memory.
+    """
+    if config.offload is not None and shares_memory(device):
+        raise AfzalError(
+            f"offload={config.offload} is without effect on the {device.type}",
+            why="the device computes in the machine's own memory",
+            remedy="leave it out",
+        )
+    return config.offload in (part, "all")
+
+
+def shares_memory(device: torch.device) -> bool:
+    """Whether a device has no memory besides the machine's."""
+    return device.type in ("cpu", "mps")
+
+
+def terms(config: TrainConfig, held: Held) -> tuple[dict[str, float], dict[str, float]]:
+    """Bytes on the device, by term: of what is there before the first update, and of what the first update adds.
+
+    Activations and logits are not among them.
+    """
+    weights, trained = held.weights, held.trained
+    there = {"weights": _bytes(weights.model.parameters())}
+    own = {id(p) for p in weights.model.parameters()}
+    there["float32 weights"] = _bytes(p for p in weights.masters.values() if id(p) not in own and not weights.offload)
+    if isinstance(held.reference, Frozen) and not isinstance(held.reference, Offloaded):
+        there["reference"] = _bytes(held.reference.model.parameters())
+    if held.critic is not None:
+        beside = [] if held.critic.trunk is None else list(held.critic.trunk.parameters())
+        there["value model"] = _bytes([*beside, *held.critic.head.parameters()])
+    moved = trained["value model"] + (0 if weights.offload else trained["policy"])
+    coming = {"gradients": 4.0 * sum(trained.values()), "optimizer": float(_STATE[config.optimizer] * moved)}
+    return there, coming
+
+
+def _bytes(tensors: Any) -> float:
+    return float(sum(t.numel() * t.element_size() for t in tensors))
+
+
+def room(config: TrainConfig, held: Held, device: torch.device) -> float | None:
+    """Bytes that activations and logits may take; None when the system does not say what is free."""
+    there, coming = terms(config, held)
+    if config.memory_gb is not None:
+        return config.memory_gb * 1e9 - sum(there.values()) - sum(coming.values())
+    free = free_bytes(device)
+    return None if free is None else _SPARE * free - sum(coming.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Tokens of the fullest update: in all, of the largest item, and the share of them that is scored."""
+
+    update: int
+    item: int
+    scored: float
+
+    def largest_pass(self, tokens_per_forward: int) -> int:
+        """Tokens of the largest forward pass under a limit that a single item may break."""
+        return max(min(tokens_per_forward, self.update), self.item)
+
+
+def sizes_of(config: TrainConfig, trees: Sequence[Tree]) -> Sizes:
+    """The sizes of an update of the longest items; answers that are not yet written count in full."""
+    found = np.array([(t.n_tokens, sum(int(b.scored.sum()) for b in t.branches)) for t in trees])
+    if isinstance(config, OnlineConfig):
+        found += config.n * config.sample_tokens
+    tokens, scored = found[np.argsort(-found[:, 0])][: config.batch_size].sum(0)
+    return Sizes(int(tokens), int(found[:, 0].max()), float(scored / tokens))
+
+
+def fit(config: TrainConfig, prepared: Prepared, held: Held, layout: Layout) -> list[str]:
+    """Have the models make again what must be, and set the tokens per forward pass; what there is to say about it.
+
+    Raises:
+        AfzalError: nothing fits into ``memory_gb``; or layers that are made again would not see the model's prefix.
+    """
+    asked: Recompute | None = None if config.activation_checkpointing == "auto" else config.activation_checkpointing
+    obstacle = _obstacle(held, layout)
+    if obstacle and asked not in (None, "none"):
+        raise AfzalError(f"activation_checkpointing={asked} is not possible", why=obstacle, remedy="leave it out")
+    allowed = (asked,) if asked is not None else ("none",) if obstacle else MODES
+    space = room(config, held, layout.device)
+    if asked is not None and config.tokens_per_forward is not None:
+        mode, notes = asked, []
+    elif space is None:
+        unknown = f"{layout.tokens_per_forward} tokens per forward pass, since it is not known what memory is free"
+        mode, notes = asked or "none", [unknown] if config.tokens_per_forward is None else []
+    else:
+        mode, notes = _choose(config, sizes_of(config, prepared.train), allowed, held, layout, space)
+    for trunk in held.trunks:
+        set_recompute(trunk, mode)
+    return notes
+
+
+def _obstacle(held: Held, layout: Layout) -> str:
+    """Why activations cannot be made again; empty where they can."""
+    model = held.weights.model
+    if virtual_kind(model) == "prefix" and layout.sharing == "unshared":
+        return "it would lose the prefix: layers that are computed again drop the cache that holds its keys and values"
+    if not all(getattr(trunk, "supports_gradient_checkpointing", False) for trunk in held.trunks):
+        return f"{type(model).__name__} does not support it"
+    return ""
+
+
+def _choose(
+    config: TrainConfig, sizes: Sizes, allowed: Sequence[Recompute], held: Held, layout: Layout, space: float
+) -> tuple[Recompute, list[str]]:
+    """The mode that the space allows, and what there is to say; sets the tokens per forward pass where those are
+    free."""
+    wanted = sizes.largest_pass(layout.tokens_per_forward)
+    mode, per = _first_that_fits(allowed, held, layout, partial(_fits, tokens=wanted, sizes=sizes, space=space))
+    notes = []
+    if mode != "none" and config.activation_checkpointing == "auto":
+        notes.append(f"activations are recomputed ({mode}): {_asked(_needed(per, 'none', wanted, sizes), space)}")
+    if config.tokens_per_forward is None:
+        layout.tokens_per_forward = _largest(per, mode, sizes, space)
+        wanted = sizes.largest_pass(layout.tokens_per_forward)
+        notes.append(f"{wanted} tokens per forward pass: {_asked(_needed(per, mode, wanted, sizes), space)}")
+    if _fits(per, mode, tokens=wanted, sizes=sizes, space=space):
+        return mode, notes
+    if config.memory_gb is None:
+        return mode, [*notes, f"memory may not do: {_asked(_needed(per, mode, wanted, sizes), space)}"]
+    there, coming = terms(config, held)
+    found = there | coming | per.of(mode, wanted, wanted * sizes.scored)
+    raise short_of_memory(config, found, mode, f"memory_gb {config.memory_gb:g} is too little")
+
+
+def _first_that_fits(
+    allowed: Sequence[Recompute], held: Held, layout: Layout, fits: Callable[[PerToken, Recompute], bool]
+) -> tuple[Recompute, PerToken]:
+    """The first mode that does, else the last. One is measured after another, since most runs need the first alone."""
+    modes: tuple[Recompute, ...] = ("none",)
+    for mode in allowed:
+        modes = modes if mode in modes else (*modes, mode)
+        per = per_token(held.trunks, layout, modes)
+        if fits(per, mode) or mode == allowed[-1]:
+            return mode, per
+    raise ValueError("no mode is allowed")
+
+
+def _fits(per: PerToken, mode: Recompute, *, tokens: int, sizes: Sizes, space: float) -> bool:
+    return _needed(per, mode, tokens, sizes) <= space
+
+
+def _asked(needed: float, space: float) -> str:
+    return (
+        f"{needed / 1e9:.1f} GB of activations and logits would be needed, and {max(0.0, space) / 1e9:.1f} GB are free"
+    )
+
+
+def _needed(per: PerToken, mode: Recompute, tokens: int, sizes: Sizes) -> float:
+    return sum(per.of(mode, tokens, tokens * sizes.scored).values())
+
+
+def _largest(per: PerToken, mode: Recompute, sizes: Sizes, space: float) -> int:
+    """The largest power of two that fits, at least 256."""
+    tokens = _MOST_TOKENS
+    while tokens > 256 and _needed(per, mode, min(tokens, sizes.update), sizes) > space:
+        tokens //= 2
+    return tokens
+
+
+def per_token(trunks: Sequence[Any], layout: Layout, modes: Sequence[Recompute]) -> PerToken:
+    """What all models that train keep together."""
+    found = [measure(trunk, layout.sharing, modes=modes) for trunk in trunks]
+    kept: dict[Recompute, float] = {mode: sum(f.kept[mode] for f in found) for mode in modes}
+    return PerToken(sum(f.block for f in found), kept, found[0].logit, found[0].element)
+
+
+def ran_out(config: TrainConfig, prepared: Prepared, held: Held, layout: Layout, said: str) -> AfzalError:
+    """What to say when memory ran out in the midst of a run."""
+    there, coming = terms(config, held)
+    mode, sizes = recompute_of(held.weights.model), sizes_of(config, prepared.train)
+    tokens = sizes.largest_pass(layout.tokens_per_forward)
+    try:
+        per = per_token(held.trunks, layout, ("none",) if mode == "none" else ("none", mode))
+        grows = per.of(mode, tokens, tokens * sizes.scored)
+    except (RuntimeError, MemoryError):  # not even for a few tokens
+        grows = {}
+    what = f"out of memory on {layout.device} with {tokens} tokens in the largest forward pass"
+    error = short_of_memory(config, there | coming | grows, mode, what)
+    return AfzalError(error.what, why=f"{error.why}; {said}", remedy=error.remedy)
+
+
+def short_of_memory(config: TrainConfig, found: Mapping[str, float], mode: Recompute, what: str) -> AfzalError:
+    """What to say when memory is short: every term, the largest of them, and the setting that makes it smaller."""
+    largest = max(found, key=lambda name: found[name])
+    listed = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in found.items() if size)
+    return AfzalError(
+        what,
+        why=f"the largest term is {largest}: {found[largest] / 1e9:.2f} GB (all, in GB: {listed})",
+        remedy=_remedy(config, largest, mode),
+    )
+
+
+def _remedy(config: TrainConfig, term: str, mode: Recompute) -> str:
+    adapter = "" if config.adapter_kind else "lora_rank=16"
+    offload = "" if config.offload in ("optimizer", "all") else "offload=optimizer"
+    smaller = "a smaller model, or a device with more memory"
+    options = {
+        "activations": ["" if mode == "full" else "activation_checkpointing=full", "a smaller tokens_per_forward"],
+        "logits": ["a smaller tokens_per_forward"],
+        "reference": ["offload=reference", "reference=cached" if isinstance(config, ReferenceConfig) else ""],
+        "value model": ["value=shared" if isinstance(config, PPOConfig) else ""],
+        "float32 weights": [offload, adapter],
+        "optimizer": [offload, adapter],
+        "gradients": [adapter],
+        "weights": ["" if config.dtype == "bf16" else "dtype=bf16", "quantize=4bit with an adapter"],
+    }[term]
+    if term in ("activations", "logits"):
+        options.append("a smaller max_tokens")
+    return ", or ".join(filter(None, options)) or smaller
