@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -298,7 +297,7 @@ def test_real_allocations_that_fail_lead_to_the_same_losses():
     given = {
         "tests": tests,
         "source": str(Path(recipes.__file__).parents[2]),
-        "trees": "__import__('helpers_models').random_trees(24, longest=400)",
+        "trees": "__import__('helpers_models').random_trees(24, longest=100)",
     }
     results = []
     for limit in (0, 60_000_000):
@@ -310,7 +309,4 @@ def test_real_allocations_that_fail_lead_to_the_same_losses():
     assert not quiet
     assert said
     for a, b in zip(free, tight, strict=True):
-        assert abs(a - b) <= 1e-6 * max(1, abs(a))
-
-
-assert resource  # used by the child, on systems that have it
+        assert abs(a - b) <= 1e-6

@@ -89,6 +89,7 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     weights = Weights(model, "fp32" if _is_quantized(config) else dtype_of(config, device), offload=offload)
     if config.adapter_kind == "dora":
         start_norms(model)
+        weights.adopt()
     if config.compile:
         compile_layers(model)
     notes = list(kernel_notes(model)) if sharing == "shared" else []

@@ -75,6 +75,13 @@ class Weights:
         )
 
     @torch.no_grad()
+    def adopt(self) -> None:
+        """Take over what was changed since in the model's own float32 weights, before training."""
+        for name, p in self._working.items():
+            if p.dtype == torch.float32 and self.masters[name] is not p:
+                self.masters[name].copy_(p)
+
+    @torch.no_grad()
     def hand_over(self) -> None:
         """Bring the update's gradient to where the optimiser is."""
         if not self.offload:
