@@ -8,6 +8,7 @@ move weights is never asked twice.
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -48,15 +49,15 @@ def within_memory(
     random = torch.get_rng_state()
     while True:
         found, failed = _tried(work, update)
-        if not _anywhere(failed is not None):
+        limit = _least(math.inf if failed is None else smaller(update, feed.layout))
+        if limit == math.inf:
             return update, cast(R, found)
         _begin_again(step, made, weights, optimizer)
-        after = smaller(update, feed.layout)
-        if after is None:
-            raise failed if failed is not None else MemoryError("out of memory on another rank")
+        if limit == 0:
+            raise failed if failed is not None else MemoryError("out of memory in another process of the run")
         failed = None  # its traceback holds the tensors of the pass
-        feed.layout.tokens_per_forward = after
-        lowered(after)
+        feed.layout.tokens_per_forward = int(limit)
+        lowered(int(limit))
         _give_back()
         torch.set_rng_state(random)
         update = feed.update(step)
@@ -72,16 +73,16 @@ def _tried(work: Callable[[Update], R], update: Update) -> tuple[R | None, BaseE
         return None, error
 
 
-def _anywhere(failed: bool) -> bool:
-    """Whether memory ran out in any process of the run: all must begin the update again, or none."""
-    return failed
+def _least(limit: float) -> float:
+    """The least limit of all processes of the run: where memory ran out in one, all begin again with its number."""
+    return limit
 
 
-def smaller(update: Update, layout: Layout) -> int | None:
-    """Half the positions of the largest forward pass; None where that is of one item already."""
+def smaller(update: Update, layout: Layout) -> int:
+    """Half the positions of the largest forward pass; 0 where that is of one item already."""
     largest = max([*update.batches, *update.mismatched], key=lambda b: b.ids.numel())
     if len(largest.item_ids) == 1:
-        return None
+        return 0
     return max(1, min(layout.tokens_per_forward, largest.ids.numel()) // 2)
 
 
