@@ -39,6 +39,7 @@ def refuse(config: TrainConfig, model: Any) -> None:
         "quantize": isinstance(config, PolicyConfig) and config.quantize is not None,
         "constraint": isinstance(config, PreferConfig) and config.constraint is not None,
         "compile": config.compile,
+        f"offload={config.offload}": config.offload is not None,
         "a model in memory": model is not None,
     }
     for what, wanted in found.items():

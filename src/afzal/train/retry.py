@@ -8,7 +8,6 @@ move weights is never asked twice.
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -16,8 +15,10 @@ import torch
 
 from afzal.errors import AfzalError
 from afzal.model.memory import is_out_of_memory
+from afzal.train import ranks
 from afzal.train.feed import Layout, Update, Updates
 from afzal.train.precision import Weights
+from afzal.train.shard import Sharded
 
 R = TypeVar("R")
 
@@ -29,7 +30,7 @@ def within_memory(
     *,
     step: int,
     made: int,
-    weights: Weights,
+    weights: Weights | Sharded,
     optimizer: torch.optim.Optimizer,
     lowered: Callable[[int], None],
 ) -> tuple[Update, R]:
@@ -44,20 +45,20 @@ def within_memory(
 
     Raises:
         AfzalError: memory ran out while the optimiser was moving the weights.
-        RuntimeError, MemoryError: it ran out although every item had a forward pass of its own.
+        RuntimeError, MemoryError: it ran out in a forward pass of one item; or in one of several ranks.
     """
     random = torch.get_rng_state()
     while True:
         found, failed = _tried(work, update)
-        limit = _least(math.inf if failed is None else smaller(update, feed.layout))
-        if limit == math.inf:
+        if failed is None:
             return update, cast(R, found)
         _begin_again(step, made, weights, optimizer)
-        if limit == 0:
-            raise failed if failed is not None else MemoryError("out of memory in another process of the run")
-        failed = None  # its traceback holds the tensors of the pass
-        feed.layout.tokens_per_forward = int(limit)
-        lowered(int(limit))
+        fewer = smaller(update, feed.layout)
+        if not fewer or ranks.world() > 1:  # the others wait inside this pass, where nothing can be agreed on
+            raise failed
+        del failed  # its traceback holds the tensors of the pass
+        feed.layout.tokens_per_forward = fewer
+        lowered(fewer)
         _give_back()
         torch.set_rng_state(random)
         update = feed.update(step)
@@ -73,11 +74,6 @@ def _tried(work: Callable[[Update], R], update: Update) -> tuple[R | None, BaseE
         return None, error
 
 
-def _least(limit: float) -> float:
-    """The least limit of all processes of the run: where memory ran out in one, all begin again with its number."""
-    return limit
-
-
 def smaller(update: Update, layout: Layout) -> int:
     """Half the positions of the largest forward pass; 0 where that is of one item already."""
     largest = max([*update.batches, *update.mismatched], key=lambda b: b.ids.numel())
@@ -91,7 +87,7 @@ def steps_made(optimizer: torch.optim.Optimizer) -> int:
     return max((int(state["step"]) for state in optimizer.state.values() if "step" in state), default=0)
 
 
-def _begin_again(step: int, made: int, weights: Weights, optimizer: torch.optim.Optimizer) -> None:
+def _begin_again(step: int, made: int, weights: Weights | Sharded, optimizer: torch.optim.Optimizer) -> None:
     """Undo the half of an update that was made.
 
     Raises:
