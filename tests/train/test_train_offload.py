@@ -16,7 +16,7 @@ from afzal.model.reference import Frozen, Offloaded, follow, live_reference, off
 from afzal.train.feed import Feed, Layout
 from afzal.train.loop import Hooks, Settings, State, fit
 from afzal.train.method import Method
-from afzal.train.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors
+from afzal.train.optim import make_optimizer, optimizer_slots, optimizer_tensors
 from afzal.train.precision import Weights
 
 CPU = torch.device("cpu")
@@ -44,7 +44,9 @@ def run(*, weights_away=False, reference_away=False, dtype="fp32", kind=None, na
 
     for steps in (3, 6):
         optimizer = make_optimizer(weights.masters.values())
-        load_optimizer_tensors(optimizer, weights.masters, kept)
+        shapes = {name: tuple(t.shape) for name, t in kept.items()}
+        for key, slot in optimizer_slots(optimizer, weights.masters, shapes).items():
+            slot.copy_(kept[key])
         plan = Settings(steps=steps, lr=lambda _: 1e-3)
         hooks = Hooks(log=found.append, stepped=stepped)
         fit(model, method, feed, optimizer, plan, hooks=hooks, state=state, weights=weights)

@@ -22,7 +22,9 @@ from afzal.recipes.prepare import Prepared
 from afzal.tokens.tree import Tree
 from afzal.train import ranks
 from afzal.train.feed import Layout
+from afzal.train.pieces import local
 from afzal.train.precision import Weights
+from afzal.train.shard import Sharded
 
 _SPARE = 0.8  # of the free memory that a run may plan with
 _STATE = {"adamw": 8, "rmsprop": 4}  # bytes per trained weight
@@ -33,7 +35,7 @@ _MOST_TOKENS = 2**17  # larger forward passes gain nothing
 class Held:
     """The models of a run."""
 
-    weights: Weights
+    weights: Weights | Sharded
     reference: Reference | None
     critic: Critic | None
 
@@ -46,7 +48,7 @@ class Held:
     @property
     def trained(self) -> dict[str, int]:
         """Weights that train, of the policy and of the value model."""
-        own = sum(p.numel() for p in self.weights.masters.values())
+        own = sum(local(p).numel() for p in self.weights.masters.values())
         beside = self.critic.parameters.values() if self.critic is not None else ()
         return {"policy": own, "value model": sum(p.numel() for p in beside)}
 
@@ -91,16 +93,16 @@ def terms(config: TrainConfig, held: Held) -> tuple[dict[str, float], dict[str, 
 
 
 def _bytes(tensors: Any) -> float:
-    return float(sum(t.numel() * t.element_size() for t in tensors))
+    return float(sum(local(t).numel() * t.element_size() for t in tensors))
 
 
 def room(config: TrainConfig, held: Held, device: torch.device) -> float | None:
     """Bytes that activations and logits may take; None when the system does not say what is free."""
-    there, coming = (sum(part.values()) / ranks.world() for part in terms(config, held))  # ranks share them evenly
+    there, coming = (sum(part.values()) / ranks.world() for part in terms(config, held))  # ranks will share them
     if config.memory_gb is not None:
         return config.memory_gb * 1e9 - there - coming
-    free = [None if n is None else _SPARE * n - coming for n in ranks.gather(free_bytes(device))]
-    return None if None in free else min(n for n in free if n is not None)  # all ranks must choose alike
+    free = free_bytes(device)
+    return None if free is None else _SPARE * free - coming
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,9 @@ def fit(config: TrainConfig, prepared: Prepared, held: Held, layout: Layout) -> 
         mode, notes = asked or "none", [unknown] if config.tokens_per_forward is None else []
     else:
         mode, notes = _choose(config, sizes_of(config, prepared.train), allowed, held, layout, space)
+    # ranks may find different amounts of memory free, and compute in one way all the same
+    mode = MODES[max(ranks.gather(MODES.index(mode)))]
+    layout.tokens_per_forward = min(ranks.gather(layout.tokens_per_forward))
     for trunk in held.trunks:
         set_recompute(trunk, mode)
     return notes
@@ -229,14 +234,21 @@ def ran_out(config: TrainConfig, prepared: Prepared, held: Held, layout: Layout,
     there, coming = terms(config, held)
     mode, sizes = recompute_of(held.weights.model), sizes_of(config, prepared.train)
     tokens = sizes.largest_pass(layout.tokens_per_forward)
-    try:
-        per = per_token(held.trunks, layout, ("none",) if mode == "none" else ("none", mode))
-        grows = per.of(mode, tokens, tokens * sizes.scored)
-    except (RuntimeError, MemoryError):  # not even for a few tokens
-        grows = {}
+    grows = _measured(held, layout, mode, tokens, tokens * sizes.scored)
     what = f"out of memory on {layout.device} with {tokens} tokens in the largest forward pass"
     error = short_of_memory(config, there | coming | grows, mode, what)
     return AfzalError(error.what, why=f"{error.why}; {said}", remedy=error.remedy)
+
+
+def _measured(held: Held, layout: Layout, mode: Recompute, tokens: int, scored: float) -> dict[str, float]:
+    """Bytes of activations and logits; nothing where a pass would wait for other ranks, or does not fit at all."""
+    if ranks.world() > 1:
+        return {}
+    try:
+        per = per_token(held.trunks, layout, ("none",) if mode == "none" else ("none", mode))
+    except (RuntimeError, MemoryError):
+        return {}
+    return per.of(mode, tokens, scored)
 
 
 def short_of_memory(config: TrainConfig, found: Mapping[str, float], mode: Recompute, what: str) -> AfzalError:

@@ -47,15 +47,6 @@ def refuse(config: TrainConfig, model: Any) -> None:
             raise AfzalError(f"{what} cannot be trained over {processes()} ranks", remedy="run it without torchrun")
 
 
-def ran_out(layout: Layout, said: str) -> AfzalError:
-    """What to say when memory ran out on this rank, where the others cannot begin the update again with it."""
-    return AfzalError(
-        f"out of memory on rank {ranks.rank()} ({layout.device}); tokens per forward pass: {layout.tokens_per_forward}",
-        why=said,
-        remedy="a smaller tokens_per_forward, or activation_checkpointing=full, or more ranks",
-    )
-
-
 def goes_on(out: str) -> bool:
     """Whether ``torchrun`` has started the ranks again and there is a run to go on with."""
     return launched.restarts() > 0 and (Path(out) / "run.json").is_file()

@@ -97,9 +97,8 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     if not needed and config.offload == "reference":
         raise AfzalError("offload=reference is without effect: the objective has no reference", remedy=_LEAVE)
     reference = _reference(config, model, prepared, layout, weights.dtype, run) if needed else None
-    held = memory.Held(weights, reference, critic)
     notes += [f"prompts are not shared: {why_unshared}"] if why_unshared else []
-    notes += memory.fit(config, prepared, held, layout)
+    notes += memory.fit(config, prepared, memory.Held(weights, reference, critic), layout)
     if is_adapted(model) and config.adapter_kind is None and config.lr == type(config).model_fields["lr"].default:
         notes.append(f"lr {config.lr:g} is the default for all weights; adapters take a larger one")
     architecture = type(model).__name__

@@ -38,7 +38,6 @@ from afzal.train.feed import Feed, Layout
 from afzal.train.loop import Hooks, State, fit
 from afzal.train.method import Carried, Method
 from afzal.train.progress import Reporter
-from afzal.train.shard import Sharded
 from afzal.train.signals import StopSignals, stop_on_signals
 
 
@@ -152,8 +151,6 @@ def _fit(config: TrainConfig, setup: Setup, hooks: Hooks, state: State) -> str:
         said = str(error).strip().partition("\n")[0]
     # here, where nothing holds the tensors of the pass that failed
     setup.weights.forget_gradient()
-    if isinstance(setup.weights, Sharded):
-        raise parallel.ran_out(layout, said)
     held = Held(setup.weights, setup.reference, setup.method.critic)
     raise ran_out(config, setup.prepared, held, layout, said)
 

@@ -61,7 +61,7 @@ def joined(device: torch.device) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
     # after a restart torchrun's store still holds what the ranks before wrote: where to reach them, for one
-    store = dist.PrefixStore(f"afzal/{launched.restarts()}", store)
+    store = dist.PrefixStore(f"afzal/{launched.restarts()}", store)  # pyright: ignore[reportPrivateImportUsage]
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     wait = TIMEOUT
     try:

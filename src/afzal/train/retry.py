@@ -2,7 +2,7 @@
 
 The items of the update stay the same, and since sums are divided by counts of the whole update, so do its loss and its
 gradient. Nothing else is touched: gradients are let go, random numbers begin again, and an optimiser that has begun to
-move weights is never asked twice. Several ranks cannot begin again: one that fails leaves the others in a pass.
+move weights is never asked twice.
 """
 
 from __future__ import annotations
@@ -45,22 +45,20 @@ def within_memory(
 
     Raises:
         AfzalError: memory ran out while the optimiser was moving the weights.
-        RuntimeError, MemoryError: it ran out although every item had a forward pass of its own.
+        RuntimeError, MemoryError: it ran out in a forward pass of one item; or in one of several ranks.
     """
-    if ranks.world() > 1:  # the other ranks wait in the midst of a pass for the one that failed
-        return update, work(update)
     random = torch.get_rng_state()
     while True:
         found, failed = _tried(work, update)
         if failed is None:
             return update, cast(R, found)
         _begin_again(step, made, weights, optimizer)
-        after = smaller(update, feed.layout)
-        if after is None:
+        fewer = smaller(update, feed.layout)
+        if not fewer or ranks.world() > 1:  # the others wait inside this pass, where nothing can be agreed on
             raise failed
-        failed = None  # its traceback holds the tensors of the pass
-        feed.layout.tokens_per_forward = after
-        lowered(after)
+        del failed  # its traceback holds the tensors of the pass
+        feed.layout.tokens_per_forward = fewer
+        lowered(fewer)
         _give_back()
         torch.set_rng_state(random)
         update = feed.update(step)
@@ -76,11 +74,11 @@ def _tried(work: Callable[[Update], R], update: Update) -> tuple[R | None, BaseE
         return None, error
 
 
-def smaller(update: Update, layout: Layout) -> int | None:
-    """Half the positions of the largest forward pass; None where that is of one item already."""
+def smaller(update: Update, layout: Layout) -> int:
+    """Half the positions of the largest forward pass; 0 where that is of one item already."""
     largest = max([*update.batches, *update.mismatched], key=lambda b: b.ids.numel())
     if len(largest.item_ids) == 1:
-        return None
+        return 0
     return max(1, min(layout.tokens_per_forward, largest.ids.numel()) // 2)
 
 

@@ -25,6 +25,8 @@ class Sharded:
     Made of a whole model in float32 that all ranks have alike; that model is in pieces from then on.
     """
 
+    offload = False
+
     def __init__(self, model: Any, dtype: Dtype) -> None:
         self.model: Any = model
         self.dtype: Dtype = dtype
@@ -39,15 +41,15 @@ class Sharded:
 
     @property
     def carriers(self) -> dict[str, nn.Parameter]:
-        """Parameters whose ``grad`` is the gradient of the update: the masters."""
+        """Parameters whose ``grad`` is the gradient of the update."""
         return self.masters
 
     def hand_over(self) -> None:
-        """Nothing: the optimiser is where the gradient is."""
+        """Nothing: gradients are where the optimiser is."""
 
     def forget_gradient(self) -> None:
         """Let go of what there is of an update's gradient."""
-        for p in self._all.values():
+        for p in self.masters.values():
             p.grad = None
 
     def publish(self) -> None:
