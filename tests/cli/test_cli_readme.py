@@ -1,4 +1,4 @@
-"""The README is true: its file tree is the tree, and its commands run."""
+"""The README is true: its commands run; and the file tree of the documentation is the tree."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import afzal
 from afzal.cli import main
 
 README = Path(__file__).resolve().parents[2] / "README.md"
+FILES = README.parent / "docs" / "files.md"
 PACKAGE = Path(afzal.__file__).parent
 _GENERATED = {"__pycache__", "py.typed"}
 
 
 def listed() -> list[str]:
-    """The files of the README's tree, as paths below the package."""
-    block = README.read_text(encoding="utf-8").partition("<!-- tree -->")[2].partition("```text\n")[2]
+    """The files of the page's tree, as paths below the package."""
+    block = FILES.read_text(encoding="utf-8").partition("<!-- tree -->")[2].partition("```text\n")[2]
     return list(_paths(block.partition("```")[0].splitlines()[1:]))
 
 
