@@ -40,7 +40,6 @@ def refuse(config: TrainConfig, model: Any) -> None:
         "constraint": isinstance(config, PreferConfig) and config.constraint is not None,
         "compile": config.compile,
         f"offload={config.offload}": config.offload is not None,
-        f"offload={config.offload}": config.offload is not None,
         "a model in memory": model is not None,
     }
     for what, wanted in found.items():
