@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from afzal.errors import AfzalError
@@ -61,7 +62,7 @@ def joined(device: torch.device) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
     # after a restart torchrun's store still holds what the ranks before wrote: where to reach them, for one
-    store = dist.PrefixStore(f"afzal/{launched.restarts()}", store)  # pyright: ignore[reportPrivateImportUsage]
+    store = PrefixStore(f"afzal/{launched.restarts()}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     wait = TIMEOUT
     try:
@@ -74,7 +75,7 @@ def joined(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _part(store: Any, size: int, wait: timedelta) -> None:
+def _part(store: Store, size: int, wait: timedelta) -> None:
     """Leave when all have come to their end: the last word of one may still be on its way to another."""
     for key in ("done", "gone"):  # twice, since the first rank keeps the store
         with suppress(RuntimeError):  # a rank that has died will not come
