@@ -121,6 +121,6 @@ def fingerprint(out: Path) -> dict[str, str]:
     return {
         "weights": hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest(),
         "metrics": json.dumps(metrics),
-        "samples": (out / "samples.jsonl").read_text(),
+        "samples": (out / "samples.jsonl").read_text() if (out / "samples.jsonl").exists() else "",
         "losses": (out / "losses.jsonl").read_text(),
     }

@@ -77,8 +77,9 @@ def assert_same(one: Path, other: Path) -> None:
     assert gap(one, other) <= 1e-6
 
 
-def both(tmp_path: Path, name: str, n: int) -> tuple[Path, Path]:
+def both(tmp_path: Path, name: str, n: int, **more_settings: Any) -> tuple[Path, Path]:
     method, overrides = METHODS[name]
+    overrides = overrides | more_settings
     if name == "tied":
         from helpers_runs import model_folder
 
@@ -105,7 +106,7 @@ def test_two_ranks_are_one_in_every_other_way(tmp_path, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dpo", "kto", "sft", "reward", "coupled"])
 def test_four_ranks_are_one(tmp_path, name):
-    assert_same(*both(tmp_path, name, 4))
+    assert_same(*both(tmp_path, name, 4, epochs=2.0))
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
