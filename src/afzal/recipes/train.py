@@ -275,8 +275,10 @@ def _parameters(method: Method) -> dict[str, Any]:
 
 def _banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared, state: State) -> list[str]:
     model, reference = run.facts()["model"], setup.reference
+    several = f", in pieces on {ranks.world()} ranks" if ranks.world() > 1 else ""
+    counts = f"{model['trainable']:,} of {model['parameters']:,} weights train"
     lines = [
-        f"{config.method} on {model['architecture']}: {model['trainable']:,} of {model['parameters']:,} weights train",
+        f"{config.method} on {model['architecture']}: {counts}{several}",
         *_data_lines(config, prepared, setup.settings.steps),
         f"prompts {setup.feed.layout.sharing}" + (f"; reference: {reference.name}" if reference else ""),
     ]
