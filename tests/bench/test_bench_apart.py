@@ -76,7 +76,7 @@ def test_a_shape_of_all_sides_has_one_peak_and_the_reasons_of_what_is_missing():
     assert apart.merged(found, "uf", {})["left_out"] == {"trl": "OutOfMemoryError", "plain": "the time was up"}
 
 
-@pytest.mark.parametrize("side", ["afzal", "afzal-cached"])
+@pytest.mark.parametrize("side", ["afzal", pytest.param("afzal-cached", marks=pytest.mark.slow)])
 def test_a_side_writes_every_shape_of_one_run(side, tmp_path):
     import torch
 

@@ -36,7 +36,7 @@ def test_without_blocks_of_a_known_name_parts_are_compiled():
     assert found == {"LlamaMLP", "LlamaRMSNorm"}
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("gemma2", marks=pytest.mark.slow)])
 def test_compiled_blocks_give_the_same_numbers_and_are_compiled_once_for_all(family, restored):
     model = make(family, num_hidden_layers=6)
     assert choose_sharing(model)[0] == "shared"

@@ -198,6 +198,7 @@ def test_known_unsafe_completions_become_less_likely(folder, tmp_path):
 SCORER = "def shouting(prompt, answer):\n    return float(sum(c.isupper() for c in answer))\n"
 
 
+@pytest.mark.slow
 def test_a_run_under_a_black_box_score_resumes_to_the_same_bytes(folder, tmp_path, monkeypatch):
     (tmp_path / "my_score.py").write_text(SCORER)
     monkeypatch.chdir(tmp_path)
