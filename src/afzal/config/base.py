@@ -6,7 +6,7 @@ import types
 from collections.abc import Iterable
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 
@@ -68,3 +68,14 @@ def _split_arguments(value: Any) -> Any:
 Columns = Annotated[dict[str, str], BeforeValidator(_split_columns)]
 Arguments = Annotated[dict[str, float | str], BeforeValidator(_split_arguments)]
 Names = Annotated[list[str] | None, BeforeValidator(split_names)]
+ObjectiveName = Annotated[
+    str,
+    Field(
+        description="A name (see afzal objectives), a sum as 0.8*dpo+0.2*bco_pair+1.0*nll, module:function or "
+        "file.py:function."
+    ),
+]
+ObjectiveArguments = Annotated[
+    Arguments,
+    Field(description="Parameters of the objective, as beta=0.2; those of one term of a sum as bco_pair.beta=0.05."),
+]

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .base import Arguments, Columns, Settings
+from .base import Columns, ObjectiveArguments, ObjectiveName, Settings
 from .offline import PreferConfig
 from .scale import MemorySettings
 from .sections import ModelSettings, OptimisationSettings, RunSettings
@@ -137,14 +137,8 @@ class IterateConfig(
 ):
     """Iterative preference optimisation."""
 
-    objective: str = Field(
-        "dpo",
-        description="A name (see afzal objectives), a sum as 0.8*dpo+0.2*bco_pair+1.0*nll, module:function or "
-        "file.py:function.",
-    )
-    objective_arg: Arguments = Field(
-        {}, description="Parameters of the objective, as beta=0.2; those of one term of a sum as bco_pair.beta=0.05."
-    )
+    objective: ObjectiveName = "dpo"
+    objective_arg: ObjectiveArguments = Field({})
     reference: Literal["initial", "previous"] = Field(
         "initial", description="Hold each round near the first policy, or near the one that the round starts from."
     )

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from .base import Arguments, Names
+from .base import Names, ObjectiveArguments, ObjectiveName
 from .sections import VIRTUAL, ConstraintSettings
 from .training import LiveReferenceConfig, PolicyConfig, TrainConfig
 
@@ -60,14 +60,8 @@ class PreferConfig(ConstraintSettings, ReferenceConfig, frozen=True):
     """Any objective of the registry, a weighted sum of them, or one of your own."""
 
     method: Literal["prefer"] = Field("prefer", description="Any objective.")
-    objective: str = Field(
-        "dpo",
-        description="A name (see afzal objectives), a sum as 0.8*dpo+0.2*bco_pair+1.0*nll, module:function or "
-        "file.py:function.",
-    )
-    objective_arg: Arguments = Field(
-        {}, description="Parameters of the objective, as beta=0.2; those of one term of a sum as bco_pair.beta=0.05."
-    )
+    objective: ObjectiveName = "dpo"
+    objective_arg: ObjectiveArguments = Field({})
     soft_labels: Literal["keep", "majority"] = Field(
         "keep", description="majority turns a label's probability into certainty, for objectives that need it."
     )

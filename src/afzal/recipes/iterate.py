@@ -17,7 +17,7 @@ from afzal.errors import AfzalError
 from afzal.model.load import load_tokenizer, pick_device
 from afzal.recipes import rounds as figures
 from afzal.recipes.methods import Recipe, recipe_of
-from afzal.recipes.named import changed_files, file_hashes
+from afzal.recipes.named import file_hashes, refuse_changes
 from afzal.recipes.people import Waiting
 from afzal.recipes.questions import Questions, ask, slice_of
 from afzal.recipes.rewards import Rewarder, reward_source
@@ -135,20 +135,9 @@ def _open(config: IterateConfig, asked: Questions, resume: bool) -> runs.Run:
         run.update(**about, model={"path": config.model}, reference=f"{config.reference} policy")
         return run
     run = runs.resume(config.out)
-    before = run.facts()
-    old = before.get("config", {})
-    changed = [f"{k}: {old[k]!r} -> {v!r}" for k, v in plain.items() if k != "out" and old.get(k, v) != v]
-    if before.get("data", {}).get("fingerprint") not in (None, asked.fingerprint):
-        changed.append("prompts: the content of the file has changed")
-    changed += changed_files(before, files)
-    if before.get("method") not in (None, "iterate"):
-        changed.append(f"this is a run of {before['method']}, not of iterate")
-    if changed:
-        raise AfzalError(
-            f"{run.path} cannot be resumed with other settings",
-            why="; ".join(changed),
-            remedy="put back what changed (run.yaml has the settings), or start a new run with another --out",
-        )
+    method = run.facts().get("method")
+    other = [] if method in (None, "iterate") else [f"this is a run of {method}, not of iterate"]
+    refuse_changes(run, plain, files, {"prompts: the content of the file": asked.fingerprint}, other)
     run.update(status="running", method="iterate", config=plain, data=facts, files=files)
     return run
 

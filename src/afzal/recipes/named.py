@@ -11,6 +11,7 @@ from typing import Any
 from afzal.config import Settings
 from afzal.errors import AfzalError
 from afzal.objectives import load_function, names_function, source_file
+from afzal.runs import Run, sha256
 
 # Data has a fingerprint of its own, of what was read; what a run writes is no input.
 _NOT_COMPARED = ("data", "prompts", "out")
@@ -44,11 +45,31 @@ def file_hashes(config: Settings) -> dict[str, str]:
     return found
 
 
-def changed_files(facts: Mapping[str, Any], files: Mapping[str, str]) -> list[str]:
-    """What to say of files that are not what they were when the run began, by the ``facts`` it wrote down then."""
-    before = facts.get("files", {})
-    changed = [key for key, value in files.items() if before.get(key, value) != value]
-    return [f"{key}: the content of its file has changed" for key in changed]
+def refuse_changes(
+    run: Run, config: Mapping[str, Any], files: Mapping[str, str], data: Mapping[str, str], also: Iterable[str] = ()
+) -> None:
+    """A resumed run must be the same run: any other setting, data, or content of a file it names is refused by name.
+
+    Args:
+        files: of :func:`file_hashes`.
+        data: the fingerprint of what was read, by what to call it.
+        also: what else is not as it was, in words.
+
+    Raises:
+        AfzalError: something is not what ``run.json`` says of the run's beginning.
+    """
+    facts = run.facts()
+    before, seen, hashes = facts.get("config", {}), facts.get("data", {}).get("fingerprint"), facts.get("files", {})
+    changed = [f"{k}: {before[k]!r} -> {v!r}" for k, v in config.items() if k != "out" and before.get(k, v) != v]
+    changed += [f"{what} has changed" for what, fingerprint in data.items() if seen not in (None, fingerprint)]
+    changed += [f"{k}: the content of its file has changed" for k, v in files.items() if hashes.get(k, v) != v]
+    changed += also
+    if changed:
+        raise AfzalError(
+            f"{run.path} cannot be resumed with other settings",
+            why="; ".join(changed),
+            remedy="put back what changed (run.yaml has the settings), or start a new run with another --out",
+        )
 
 
 def content_hash(source: str) -> str:
@@ -65,12 +86,6 @@ def content_hash(source: str) -> str:
         code = source_file(source) if names_function(source) else None
         parts = [(source, sha256(code) if code else "")]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _files(key: str, value: str) -> Iterable[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ from afzal.model.reward import save_reward_model
 from afzal.recipes import checkpoints, online, parallel, reward
 from afzal.recipes.first_loss import check_first_loss
 from afzal.recipes.memory import Held, ran_out
-from afzal.recipes.named import changed_files, file_hashes
+from afzal.recipes.named import file_hashes, refuse_changes
 from afzal.recipes.prepare import Prepared, prepare
 from afzal.recipes.setup import Setup, dtype_of, set_up, steps_of, sync_steps
 from afzal.recipes.watch import Watch, stop_ids
@@ -165,28 +165,12 @@ def _begin(config: TrainConfig, prepared: Prepared, resume: bool) -> None:
     plain = config.model_dump(mode="json")
     run = runs.resume(config.out) if resume else runs.create(config.out, plain)
     if resume:
-        _refuse_changes(run, plain, prepared, file_hashes(config))
+        seen = {"data: the content of the training data": prepared.facts["fingerprint"]}
+        refuse_changes(run, plain, file_hashes(config), seen)
         run.update(status="running")
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in prepared.losses)
     runs.atomic_write(run.path / "losses.jsonl", lines)
     runs.atomic_write(run.path / "data.json", json.dumps(prepared.audit, indent=2, default=str) + "\n")
-
-
-def _refuse_changes(run: runs.Run, config: Mapping[str, Any], prepared: Prepared, files: Mapping[str, str]) -> None:
-    """A resumed run must be the same run: any other setting, data, or content of a file it names is refused by name."""
-    facts = run.facts()
-    before = facts.get("config", {})
-    different = [k for k, v in config.items() if k != "out" and before.get(k, v) != v]
-    changed = [f"{k}: {before[k]!r} -> {config[k]!r}" for k in different]
-    if facts.get("data", {}).get("fingerprint") not in (None, prepared.facts["fingerprint"]):
-        changed.append("data: the content of the training data has changed")
-    changed += changed_files(facts, files)
-    if changed:
-        raise AfzalError(
-            f"{run.path} cannot be resumed with other settings",
-            why="; ".join(changed),
-            remedy="put back what changed (run.yaml has the settings), or start a new run with another --out",
-        )
 
 
 def _hooks(

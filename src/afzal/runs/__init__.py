@@ -12,9 +12,11 @@ from afzal.runs.files import (
     atomic_write,
     fault,
     fsync_folder,
+    new_file,
     read_json,
     read_jsonl,
     refuse_existing,
+    sha256,
     write_all,
     writing,
 )
@@ -30,6 +32,7 @@ __all__ = [
     "fault",
     "find",
     "fsync_folder",
+    "new_file",
     "open_run",
     "read_json",
     "read_jsonl",
@@ -37,6 +40,7 @@ __all__ = [
     "redact_config",
     "refuse_existing",
     "resume",
+    "sha256",
     "write_all",
     "writing",
 ]

@@ -7,12 +7,13 @@ reader, or a machine that loses power, sees the old content or the new and nothi
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,17 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def new_file(path: Path) -> AbstractContextManager[int]:
+    """The descriptor of a file that was not there, which is forced to the disk at the end of the block."""
+    return _durable(path, os.O_EXCL)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fsync_folder(path: Path) -> None:
     """Force a folder's entries (names, renames) to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -95,7 +107,8 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path, len(raw)):
         try:
-            _write_durably(temporary, raw)
+            with _durable(temporary, os.O_TRUNC) as descriptor:
+                write_all(descriptor, raw)
             os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
@@ -173,10 +186,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _write_durably(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+@contextmanager
+def _durable(path: Path, how: int) -> Iterator[int]:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | how, 0o666)
     try:
-        write_all(descriptor, data)
+        yield descriptor
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

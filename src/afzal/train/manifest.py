@@ -12,9 +12,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from afzal.errors import AfzalError
-from afzal.runs import read_json
+from afzal.runs import new_file, read_json, sha256, write_all
 from afzal.train.boxes import Entry, size_of, why_not_whole
-from afzal.train.tensorfile import sha256, write_new
 
 WHOLE, IN_PARTS = 1, 2  # formats; those that read only whole tensors refuse the other one
 MANIFEST = "manifest.json"
@@ -48,7 +47,8 @@ def write_manifest(
     if parts:
         manifest["parts"] = parts
     text = json.dumps(manifest | {"sha256": digest(manifest)}, indent=None if parts else 1)
-    write_new(folder / MANIFEST, text.encode())
+    with new_file(folder / MANIFEST) as descriptor:
+        write_all(descriptor, text.encode())
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from afzal.runs import write_all
+from afzal.runs import new_file, write_all
 
 DTYPES = {
     torch.float64: "F64",
@@ -33,7 +32,6 @@ DTYPES = {
     torch.bool: "BOOL",
 }
 ITEM_BYTES = {name: dtype.itemsize for dtype, name in DTYPES.items()}
-_BLOCK = 1 << 22
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -52,36 +50,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return _write_file(path, [len(text).to_bytes(8, "little"), text], (tensors[name] for name in order))
 
 
-def write_new(path: Path, data: bytes) -> None:
-    """A file that was not there, forced to the disk."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        write_all(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _write_file(path: Path, head: list[bytes], tensors: Iterator[Tensor]) -> dict[str, Any]:
     digest, size = hashlib.sha256(), 0
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
+    with new_file(path) as descriptor:
         for data in (*head, *map(_bytes, tensors)):
             write_all(descriptor, data)
             digest.update(data)
             size += len(data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 
