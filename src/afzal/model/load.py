@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -161,6 +162,28 @@ def save_model(model: Any, tokenizer: Any, path: Path) -> None:
         if is_adapted(model) and model.generation_config is not None:  # PEFT keeps the adapter only
             model.generation_config.save_pretrained(path)
     tokenizer.save_pretrained(path)
+
+
+def cast_parameters(model: nn.Module, dtype: torch.dtype, *, keep: Callable[[str], bool] = lambda name: False) -> None:
+    """Give the weights a number format in place, as ``from_pretrained(dtype=...)`` does.
+
+    Buffers keep theirs. Rotary frequencies are buffers: bfloat16 holds them to 0.4 %, which is an angle of several
+    radians after a thousand positions, and a folder loaded in bfloat16 has them in float32. So do the weights stay in
+    float32 that the family names in ``_keep_in_fp32_modules_strict``.
+
+    Args:
+        keep: whether the weight of a name stays as it is.
+    """
+    for name, p in model.named_parameters():
+        if p.is_floating_point() and not keep(name) and not (dtype == torch.bfloat16 and stays_float32(model, name)):
+            p.data = p.data.to(dtype)
+
+
+def stays_float32(model: nn.Module, name: str) -> bool:
+    """Whether `transformers` holds the weight of this name in float32 in a model that is loaded in bfloat16."""
+    base: Any = model.get_base_model() if is_adapted(model) else model  # pyright: ignore[reportCallIssue]
+    patterns = getattr(base, "_keep_in_fp32_modules_strict", None) or ()
+    return any(re.search(pattern.replace("*", ".*"), name) for pattern in patterns)
 
 
 def frozen_copy(model: Any, device: torch.device | None = None) -> Any:

@@ -30,7 +30,7 @@ from afzal.tokens.pack import pack
 from afzal.tokens.tree import Tree
 from afzal.tokens.upload import upload
 
-_CACHE_FORMAT = 3
+_CACHE_FORMAT = 4
 _TOKENS_PER_FILE = 2**20  # of one forward after another; what a killed pass can lose
 _ADAPTER_FACTS = ("lora_alpha", "r", "alpha_pattern", "rank_pattern", "use_rslora", "use_dora")
 

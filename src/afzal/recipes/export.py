@@ -16,7 +16,15 @@ from afzal.config import ExportConfig
 from afzal.errors import AfzalError
 from afzal.model.adapters import adapter_base, peft_type_of, positions_taken
 from afzal.model.folder import inspect_model_folder
-from afzal.model.load import context_of_model, load_model, load_tokenizer, loading, pick_device, save_model
+from afzal.model.load import (
+    cast_parameters,
+    context_of_model,
+    load_model,
+    load_tokenizer,
+    loading,
+    pick_device,
+    save_model,
+)
 from afzal.model.logprobs import score
 from afzal.model.probe import probe_trees
 from afzal.tokens import encode, resolve_template
@@ -59,7 +67,7 @@ def export(config: ExportConfig) -> list[str]:
         before = _largest(_logps(model, batches), wanted)
     merged = model.merge_and_unload()
     if config.dtype == "bf16":
-        merged.to(torch.bfloat16)
+        cast_parameters(merged, torch.bfloat16)
     gap = _largest(_logps(merged, batches), wanted)
     _refuse_difference(config, gap)
     facts = {"adapter": config.model, "base": base, "dtype": config.dtype, "tokens": len(wanted)}

@@ -25,7 +25,7 @@ from afzal.config import (
 )
 from afzal.errors import AfzalError
 from afzal.model.adapters import Adapter, add_adapter, is_adapted, start_norms, virtual_kind
-from afzal.model.load import compile_layers, frozen_copy, load_model
+from afzal.model.load import cast_parameters, compile_layers, frozen_copy, load_model
 from afzal.model.offload import move_home
 from afzal.model.probe import choose_sharing, kernel_notes
 from afzal.model.reference import AdapterOff, Frozen, Offloaded, Reference, cache_key, cached, live_reference, offloaded
@@ -267,7 +267,7 @@ def _reference(
         if layout.sharing == "shared" and choose_sharing(other)[0] != "shared":
             raise AfzalError(f"reference {config.reference} cannot share prompts", remedy="sharing=unshared")
         if dtype == "bf16":
-            other.to(torch.bfloat16)
+            cast_parameters(other, torch.bfloat16)
         name = f"the model {config.reference}"
         return Offloaded(move_home(other, layout.device), name, device=layout.device) if away else Frozen(other, name)
     assert isinstance(config, ReferenceConfig)

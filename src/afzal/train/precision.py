@@ -3,7 +3,8 @@
 With bf16 the model itself is held in bf16 (half the memory and traffic, no casts inside the forward pass), gradients
 are summed in float32 over micro-batches as they appear, and after each optimiser step the masters are rounded into the
 model once. With fp32 masters and model are the same tensors. So they are, in float32, for factors near 1 (of IA3 and
-DoRA), which bf16 holds to 0.4 % only.
+DoRA), which bf16 holds to 0.4 % only, and for weights that the family keeps in float32. Buffers, such as rotary
+frequencies, are never rounded.
 
 Offloaded masters lie in the machine's memory, and the optimiser's state with them. An update's gradient is summed on
 the device, in float32 too, and travels once; so do the weights that the optimiser has moved.
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from afzal.model.adapters import is_factor
+from afzal.model.load import cast_parameters
 from afzal.model.offload import on_host
 from afzal.train.optim import trainable
 
@@ -59,12 +61,10 @@ class Weights:
         return on_host(p.float(), p.device) if self.offload else p.detach().float().clone()
 
     def _cast(self) -> None:
-        factors = {name: p.detach().float() for name, p in self._working.items() if is_factor(name)}
-        self.model.to(torch.bfloat16)
-        for name, value in factors.items():
-            self._working[name].data = value if self.offload else self.masters[name].data
-            if not self.offload:
-                self.masters[name] = self._working[name]
+        cast_parameters(self.model, torch.bfloat16, keep=lambda name: name in self._working and is_factor(name))
+        for name, p in self._working.items():
+            if p.dtype == torch.float32 and not self.offload:
+                self.masters[name] = p
 
     def _carrier(self, name: str, p: nn.Parameter) -> nn.Parameter:
         if p.dtype == torch.float32 and (self.offload or self.masters[name] is p):
@@ -113,7 +113,7 @@ class Weights:
         for hook in self._hooks:
             hook.remove()
         if self.dtype == "bf16":
-            self.model.float()
+            cast_parameters(self.model, torch.float32)
         self.publish()
         self._hooks, self.masters, self.carriers = [], self._working, self._working
 

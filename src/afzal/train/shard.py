@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from afzal.model.load import cast_parameters
 from afzal.train import ranks
 from afzal.train.optim import trainable
 from afzal.train.pieces import full
@@ -32,9 +33,8 @@ class Sharded:
         self.dtype: Dtype = dtype
         self._blank = _blank_copy(model)
         if dtype == "bf16":
-            for p in model.parameters():  # what never trains needs no float32 master
-                if not p.requires_grad:
-                    p.data = p.data.bfloat16()
+            trains = trainable(model)  # what never trains needs no float32 master
+            cast_parameters(model, torch.bfloat16, keep=lambda name: name in trains)
         _cut(model, dtype)
         self._all: dict[str, nn.Parameter] = dict(model.named_parameters())
         self.masters: dict[str, nn.Parameter] = trainable(model)
