@@ -6,6 +6,7 @@ import pytest
 import report_runs as rr
 
 from afzal.report import charts, svg
+from afzal.stats.intervals import Z95
 
 
 def test_running_mean_is_centred_and_keeps_gaps():
@@ -50,7 +51,7 @@ def test_colours_mean_the_same_in_every_chart():
 def test_kl_band_is_two_standard_errors():
     kl = next(f for f in charts.figures(rr.dpo_metrics(), rr.facts()) if f.key == "kl").legend[0]
     (_, value), low = kl.points[-1], kl.low[-1]
-    assert value - low == pytest.approx(1.96 * 0.08 * value)
+    assert value - low == pytest.approx(Z95 * 0.08 * value)
 
 
 def test_lengths_begin_at_zero():

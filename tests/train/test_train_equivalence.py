@@ -18,7 +18,6 @@ from afzal.model.reference import Frozen, Remembered, cache_key, cached, live_re
 from afzal.records import Preference
 from afzal.tokens import mismatched, only_branch
 from afzal.tokens.tree import tree
-from afzal.train.evaluate import wilson_interval
 from afzal.train.feed import Feed, Layout
 from afzal.train.loop import Hooks, Settings, State, fit
 from afzal.train.method import Method
@@ -186,13 +185,6 @@ def test_weighted_and_soft_pairs_reach_the_gradient():
     model, method, _ = set_up("dpo")
     one, two = (update_of(model, method, Feed([t], (), 1, 0, Layout("shared", 1000))) for t in (soft, flipped))
     torch.testing.assert_close(one[1], two[1], atol=1e-7, rtol=1e-5)
-
-
-def test_wilson_interval_is_that_of_the_textbook():
-    low, high = wilson_interval(8, 10)
-    assert (low, high) == (pytest.approx(0.4901625, abs=1e-6), pytest.approx(0.9433178, abs=1e-6))
-    assert wilson_interval(0, 5)[0] == pytest.approx(0.0, abs=1e-12)
-    assert wilson_interval(5, 5)[1] == pytest.approx(1.0, abs=1e-12)
 
 
 def test_updates_are_a_pure_function_of_the_step():

@@ -17,6 +17,7 @@ from afzal.errors import AfzalError
 from afzal.lab import exact, language
 from afzal.lab.exact import Exact, Frontier
 from afzal.report import sections
+from afzal.stats.intervals import half_width
 
 _SEED = 0
 _N_HELD_OUT = 512
@@ -233,7 +234,7 @@ def _estimate(main: Outcome) -> str:
     last = runs.open_run(main.run).last("eval")
     if "kl_se" not in last:
         return ""
-    sampled = f"{last['kl']:.2f} ± {1.96 * last['kl_se']:.2f}"
+    sampled = f"{last['kl']:.2f} ± {half_width(last['kl_se']):.2f}"
     return f"From one sample per held-out prompt the run put its KL at {sampled} (95 %); it is {main.figures.kl:.2f}."
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from afzal.data import Dataset
 from afzal.quality import findings
 from afzal.quality.findings import Finding
-from afzal.quality.stats import quantile
 from afzal.quality.view import View, look
 from afzal.records import Comparison
 
@@ -92,3 +92,10 @@ def _characters(view: View) -> dict[str, dict[str, int]]:
         name: {"median": quantile(values, 0.5), "p95": quantile(values, 0.95), "max": quantile(values, 1.0)}
         for name, values in lengths.items()
     }
+
+
+def quantile(ordered: Sequence[int], q: float) -> int:
+    """The smallest of the sorted values that at least a share ``q`` does not exceed; 0 when there are none."""
+    if not ordered:
+        return 0
+    return ordered[min(len(ordered) - 1, max(0, -int(-q * len(ordered) // 1) - 1))]

@@ -9,9 +9,9 @@ from typing import Literal
 
 from afzal.data.turns import answer_text, full_text
 from afzal.quality.clean import duplicate_key
-from afzal.quality.stats import wilson
 from afzal.quality.view import Edges, Told, View, edges_of, tell
 from afzal.records import Comparison, Item
+from afzal.stats.intervals import wilson
 
 Severity = Literal["ok", "minor", "major"]
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afzal.evaluate import Calibration, Trend, calibration, trend
-from afzal.quality.stats import wilson
 from afzal.records import Comparison, Item, preferences
 from afzal.report import LineChart, Section, Series, Table
 from afzal.report.svg import HELD_OUT, OPTIMUM
+from afzal.stats.calibration import Calibration, Trend, calibration, trend
+from afzal.stats.intervals import half_width, wilson
 from afzal.tokens import Loss, Tree, encode
 from afzal.tokens.batch import Batch
 from afzal.train.feed import Layout
@@ -201,7 +201,7 @@ def lines(found: Assessment) -> list[str]:
 
 
 def _trend(found: Trend, unit: str) -> str:
-    return f"score {found.slope:+.4f} ± {1.96 * found.slope_se:.4f} {unit}, correlation {found.correlation:+.2f}"
+    return f"score {found.slope:+.4f} ± {half_width(found.slope_se):.4f} {unit}, correlation {found.correlation:+.2f}"
 
 
 def sections(found: Assessment) -> list[Section]:

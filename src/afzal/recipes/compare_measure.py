@@ -15,7 +15,6 @@ import torch
 from afzal import data, runs
 from afzal.config import CompareConfig
 from afzal.errors import AfzalError
-from afzal.evaluate import best_of, best_of_kl
 from afzal.generate import Sampling, sample
 from afzal.model.load import context_of, load_model, load_tokenizer, pick_device
 from afzal.recipes.answers import sequence_kl
@@ -24,6 +23,7 @@ from afzal.recipes.named import content_hash
 from afzal.recipes.prepare import eos_id
 from afzal.recipes.rewards import Rewarder
 from afzal.records import Turns
+from afzal.stats.comparing import best_of, best_of_kl
 from afzal.tokens import continuations, encode_prompts
 from afzal.train import checkpoint
 

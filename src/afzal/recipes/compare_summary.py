@@ -13,19 +13,9 @@ from typing import Any
 import numpy as np
 
 from afzal.config import START, CompareConfig, Entry
-from afzal.evaluate import (
-    Interval,
-    Total,
-    at_kl,
-    bootstrap,
-    differences,
-    matched_levels,
-    over_seeds,
-    standard_error,
-    total,
-    wins,
-)
 from afzal.recipes.compare_measure import Answers
+from afzal.stats.comparing import Total, at_kl, bootstrap, differences, matched_levels, standard_error, total, wins
+from afzal.stats.intervals import Interval, over_seeds
 
 
 @dataclass(frozen=True, slots=True)

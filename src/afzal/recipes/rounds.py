@@ -14,6 +14,7 @@ from typing import Any
 
 from afzal.report import FrontierChart, LineChart, Section, Series, Spot, Table
 from afzal.report.svg import CHOSEN, HELD_OUT, OTHER, REJECTED
+from afzal.stats.intervals import half_width
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -209,7 +210,7 @@ def _figure(name: str, value: Estimate, with_error: bool) -> str:
     words, shape = _SHOWN[name]
     shown = shape.format(value.mean)
     if with_error and math.isfinite(value.se) and value.se > 0:
-        shown += f" ± {1.96 * value.se:.3f}"
+        shown += f" ± {half_width(value.se):.3f}"
     return words.format(shown)
 
 
@@ -294,7 +295,7 @@ def _by_round(title: str, known: Sequence[Round], lines: Sequence[tuple[str, str
 def _series(key: str, name: str, colour: int, known: Sequence[Round]) -> Series:
     """One figure by round with its 95 % band."""
     having = [(r.number, r.measured[key]) for r in known if key in r.measured]
-    half = [1.96 * _finite(e.se) for _, e in having]
+    half = [half_width(_finite(e.se)) for _, e in having]
     means = [e.mean for _, e in having]
     return Series(
         name,

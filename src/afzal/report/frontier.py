@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from afzal.report import svg
 from afzal.report.svg import OPTIMUM, Frame, Series
+from afzal.stats.intervals import half_width
 
 _WIDTH, _HEIGHT = 440, 330
 _LETTER, _LINE = 6.0, 12.0  # size of a letter of a label, in SVG units
@@ -41,7 +42,7 @@ def frontier_svg(
     """A scatter of policies under the curve of the best reward at each KL.
 
     Args:
-        points: policies with labels; crosses of ±1.96 standard errors where given.
+        points: policies with labels; crosses are 95 % intervals, where standard errors are given.
         optimum: the curve (KL, reward), in order of KL; the region above it is shaded, since no policy can be there.
         paths: the way of a policy through training, its points in order of step, with a band where it has one.
         size: width and height in SVG units.
@@ -96,10 +97,10 @@ def _path(frame: Frame, series: Series) -> str:
 def _cross(frame: Frame, spot: Spot) -> str:
     parts = []
     if spot.x_se > 0:
-        ends = frame.px(spot.x - 1.96 * spot.x_se), frame.px(spot.x + 1.96 * spot.x_se)
+        ends = frame.px(spot.x - half_width(spot.x_se)), frame.px(spot.x + half_width(spot.x_se))
         parts.append(f"M{ends[0]:.1f} {frame.py(spot.y):.1f}H{ends[1]:.1f}")
     if spot.y_se > 0:
-        ends = frame.py(spot.y - 1.96 * spot.y_se), frame.py(spot.y + 1.96 * spot.y_se)
+        ends = frame.py(spot.y - half_width(spot.y_se)), frame.py(spot.y + half_width(spot.y_se))
         parts.append(f"M{frame.px(spot.x):.1f} {ends[0]:.1f}V{ends[1]:.1f}")
     return f'<path class="l line s{spot.colour}" d="{"".join(parts)}"/>' if parts else ""
 

@@ -39,7 +39,10 @@ _GLOSSARY = (
     ("β (beta)", "Strength of the pull towards the reference: larger keeps the policy nearer to it."),
     ("reference", "The policy before training; it does not move. At the first step policy and reference are equal."),
     ("held out", "Rows that no update has seen, split off by prompt so that no prompt is on both sides."),
-    ("95% interval", "Wilson's for shares, ±1.96 standard errors for means. It covers chance in the rows, not bias."),
+    (
+        "95% interval",
+        "Wilson's for shares, the normal one for means. It covers chance in the rows, not bias.",
+    ),
     ("perplexity", "exp of the mean loss per token: how many tokens the model wavers between."),
     ("gradient norm", "Euclidean length of the gradient before clipping."),
     ("z₀", "KTO's estimate of the KL to the reference, from responses set against other prompts."),

@@ -16,6 +16,7 @@ from afzal.model.statistics import score_with
 from afzal.model.value import Critic
 from afzal.objectives import Pairs, Scored, Term, join_pairs, join_scored, unit_weights
 from afzal.objectives.metrics import Tally, add, means, tally
+from afzal.stats.intervals import wilson
 from afzal.tokens.batch import Batch
 from afzal.tokens.upload import upload
 from afzal.train import ranks
@@ -231,21 +232,13 @@ def _figures(method: Method, tallies: Tally, pooled: Mapping[str, Tensor]) -> di
     if "rewards/accuracies" in tallies:
         total, count = (float(x) for x in tallies["rewards/accuracies"])
         if count:
-            low, high = wilson_interval(total, count)
+            low, high = wilson(total, count)
             result |= {"rewards/accuracies_low": low, "rewards/accuracies_high": high}
     if method.main.objective.unit == "token" and "loss" in result:
         result["perplexity"] = math.exp(min(result["loss"], 700.0))
     for value in pooled.values():
         result["kl_estimate"] = max(0.0, float(value))
     return result
-
-
-def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (95 % by default)."""
-    p, z2 = successes / trials, z * z
-    centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = z / (1 + z2 / trials) * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 Evaluator = Callable[[int, Carried], dict[str, float]]

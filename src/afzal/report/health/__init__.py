@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from afzal.report.health import behaviour, excess, learning, rollouts, start
-from afzal.report.health.curves import Curves, Diagnosis, Severity, accuracy_interval, interval_of, wilson
+from afzal.report.health.curves import Curves, Diagnosis, Severity, accuracy_interval, interval_of
 from afzal.report.text import is_number, plural
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "not_checked",
     "upto",
     "verdict",
-    "wilson",
 ]
 
 CHECKS: dict[str, Callable[[Curves], Diagnosis | None]] = {

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from afzal.report.text import is_number, setting
+from afzal.stats.intervals import half_width, wilson
 
 Severity = Literal["good", "watch", "bad"]
 
@@ -86,29 +86,22 @@ class Curves:
         return f"lower lr from {setting(value)} to about {setting(float(f'{value / 3:.0e}'))}" if value else "lower lr"
 
 
-def wilson(share: float, n: float, z: float = 1.96) -> tuple[float, float]:
-    """95% interval of a share of n (Wilson 1927)."""
-    centre, denominator = share + z * z / (2 * n), 1 + z * z / n
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, (centre - half) / denominator), min(1.0, (centre + half) / denominator)
-
-
 def accuracy_interval(record: Mapping[str, Any]) -> tuple[float, float] | None:
     """The stated 95% interval of an evaluation's reward accuracy, else Wilson's from its ``n``."""
     share, low, high = (record.get(f"rewards/accuracies{end}") for end in ("", "_low", "_high"))
     if is_number(low) and is_number(high):
         return low, high
     n = record.get("n")
-    return wilson(share, n) if is_number(share) and is_number(n) and n > 0 else None
+    return wilson(share * n, n) if is_number(share) and is_number(n) and n > 0 else None
 
 
 def interval_of(record: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    """95% interval of any metric: stated ends, else ±1.96 standard errors, else Wilson's for an accuracy."""
+    """95% interval of any metric: stated ends, else by its standard error, else Wilson's for an accuracy."""
     value, low, high, error = (record.get(f"{name}{end}") for end in ("", "_low", "_high", "_se"))
     if is_number(low) and is_number(high):
         return low, high
     if is_number(value) and is_number(error):
-        return value - 1.96 * error, value + 1.96 * error
+        return value - half_width(error), value + half_width(error)
     return accuracy_interval(record) if name == "rewards/accuracies" else None
 
 

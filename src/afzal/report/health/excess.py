@@ -6,6 +6,7 @@ import math
 
 from afzal.report.health.curves import Curves, Diagnosis, tail_mean
 from afzal.report.text import is_number, number, signed
+from afzal.stats.intervals import half_width
 
 RISE_OF_FIRST = 0.03  # share of the first held-out loss
 RISE_OF_DROP = 0.10  # share of what the held-out loss had fallen by
@@ -132,7 +133,7 @@ def distance(c: Curves) -> Diagnosis | None:
     error, length = (records[-1].get(k) for k in ("kl_se", "samples/length"))
     low = kl - 2 * error if is_number(error) else kl
     per_token = low / length if is_number(length) and length > 0 else math.inf
-    said = number(kl, 3) + (f" ± {number(1.96 * error, 2)}" if is_number(error) else "")
+    said = number(kl, 3) + (f" ± {number(half_width(error), 2)}" if is_number(error) else "")
     evidence = {"kl": kl, "kl_low": low}
     rule = (
         f"KL less two standard errors above {KL_WATCH:.0f} nats per sequence and {KL_WATCH_TOKEN} per sampled token "

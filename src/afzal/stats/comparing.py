@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-_LEVEL = 0.95
+from afzal.stats.intervals import LEVEL, Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +27,6 @@ class Total:
     def mean(self) -> float:
         """Sum over count; NaN where nothing was counted."""
         return self.sum / self.count if self.count else math.nan
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean of ``n`` values with its 95 % interval; ``low`` and ``high`` are None where nothing is known of it."""
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
 
 
 def total(values: np.ndarray) -> Total:
@@ -54,24 +44,6 @@ def standard_error(values: np.ndarray) -> float | None:
     return float(means.std(ddof=1) / math.sqrt(len(means))) if len(means) > 1 else None
 
 
-def over_seeds(values: Sequence[float]) -> Interval:
-    """Mean of ``[S]`` with Student's t interval: where the mean over many seeds lies. A single seed says nothing of it.
-
-    Raises:
-        ValueError: there is no seed.
-    """
-    found = np.asarray(values, np.float64)
-    if not len(found):
-        raise ValueError("an interval over seeds needs at least one seed")
-    mean = float(found.mean())
-    if len(found) < 2:
-        return Interval(mean, None, None, len(found))
-    from scipy.stats import t
-
-    half = float(t.ppf((1 + _LEVEL) / 2, len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found)))
-    return Interval(mean, mean - half, mean + half, len(found))
-
-
 def bootstrap(values: np.ndarray, *, resamples: int, seed: int) -> Interval:
     """Mean of ``[X]`` with the percentile interval of R resamples of the prompts (Efron 1979).
 
@@ -87,7 +59,7 @@ def bootstrap(values: np.ndarray, *, resamples: int, seed: int) -> Interval:
     if len(found) < 2:
         return Interval(mean, None, None, 1)
     drawn = np.random.default_rng(seed).integers(len(found), size=(resamples, len(found)))
-    low, high = np.quantile(found[drawn].mean(1), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    low, high = np.quantile(found[drawn].mean(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(mean, float(low), float(high), len(found))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from afzal.evaluate import calibration, trend
+from afzal.stats.calibration import calibration, trend
 
 
 def test_three_pairs_by_hand():

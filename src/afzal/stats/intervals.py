@@ -1,0 +1,163 @@
+"""Intervals at 95 %: of a proportion, of a mean over clusters, of a mean over seeds. Pure functions of numbers.
+
+A cluster is a prompt with all of its rows. Rows of one cluster may depend on each other in any way; clusters are
+independent. Values are in the caller's units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+LEVEL = 0.95
+Z95 = 1.959963984540054
+"""97.5 % quantile of the standard normal distribution."""
+
+_PRIOR_ROWS = 0.5  # of variance, in favour of rows that say all the same within their prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure with its 95 % interval; ``low`` and ``high`` are None where nothing is known of it.
+
+    ``n`` counts what is independent: seeds, prompts, or rows that share nothing.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The rows of one prompt, added up: ``total`` is weight times value, ``weight`` and ``square`` the sums of weights
+    and of squared weights. Clusters of parts of the data add up field by field."""
+
+    total: float
+    weight: float
+    square: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean, ``total`` over ``count``; ``se`` is its standard error over prompts, NaN where there is only one."""
+
+    total: float
+    count: float
+    se: float
+
+    @property
+    def mean(self) -> float:
+        """In the units of what was added up."""
+        return self.total / self.count
+
+    @property
+    def half_width(self) -> float:
+        """Half of the 95 % interval by the normal distribution; NaN where the standard error is."""
+        return half_width(self.se)
+
+
+def half_width(se: float) -> float:
+    """Half of the 95 % interval of a figure with standard error ``se``, by the normal distribution."""
+    return Z95 * se
+
+
+def wilson(hits: float, n: float, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion of independent rows: (low, high); (0, 1) when nothing was observed.
+
+    Wilson 1927; unlike p ± z·se it stays within [0, 1] and keeps its coverage for small n and extreme p.
+
+    Args:
+        hits: how many of ``n`` hit; half hits are ties.
+        n: independent rows; of rows that share prompts, see :func:`share`.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    p, z2 = hits / n, z * z
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = z * math.sqrt(max(0.0, p * (1 - p)) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def clustered(keys: Iterable[Hashable], values: Iterable[float], weights: Iterable[float] = ()) -> list[Cluster]:
+    """Rows added up by the prompt that each belongs to, in order of first appearance.
+
+    Args:
+        keys: the prompt of each row.
+        values: of each row.
+        weights: of each row; 1 for all where none are given.
+    """
+    rows = list(zip(keys, values, strict=True))
+    sums: dict[Hashable, tuple[float, float, float]] = {}
+    for (key, value), weight in zip(rows, list(weights) or [1.0] * len(rows), strict=True):
+        total, summed, square = sums.get(key, (0.0, 0.0, 0.0))
+        sums[key] = (total + weight * value, summed + weight, square + weight * weight)
+    return [Cluster(*s) for s in sums.values()]
+
+
+def mean(clusters: Sequence[Cluster]) -> Estimate:
+    """The weighted mean of all rows, with the standard error of a ratio of sums over prompts (Cochran 1977, ch. 6)."""
+    total, weight = math.fsum(c.total for c in clusters), math.fsum(c.weight for c in clusters)
+    value, known = total / weight, [c for c in clusters if c.weight]
+    square = math.fsum((c.total - c.weight * value) ** 2 for c in known)
+    se = math.sqrt(square * len(known) / (len(known) - 1)) / weight if len(known) > 1 else math.nan
+    return Estimate(total, weight, se)
+
+
+def share(clusters: Sequence[Cluster]) -> Interval:
+    """The weighted share of rows that hit, with Wilson's interval at as many independent rows as these are worth.
+
+    Rows that agree with others of their prompt are worth less. The design effect is the variance over prompts by that
+    of independent rows (Kish 1965), taken between 1 and that of prompts whose rows are all alike, with half a row of
+    prior weight on the latter: where everything hits nothing else is known of it. Wilson's interval at an effective
+    number of rows is the one that keeps its coverage near 0 and 1 (Franco et al. 2019, J. Survey Stat. Methodol. 7);
+    the quantile grows as Student's does with fewer degrees of freedom (Korn and Graubard 1998). With one row per
+    prompt it is Wilson's own. Simulated in ``benchmarks/coverage.py``.
+
+    Args:
+        clusters: the rows by prompt, values from 0 to 1; at a half they are ties.
+
+    Raises:
+        ValueError: there is no row of any weight.
+    """
+    known = [c for c in clusters if c.weight]
+    if not known:
+        raise ValueError("a share needs at least one row")
+    weight, square = math.fsum(c.weight for c in known), math.fsum(c.square for c in known)
+    rows, prompts = weight**2 / square, weight**2 / math.fsum(c.weight**2 for c in known)
+    value = min(1.0, max(0.0, math.fsum(c.total for c in known) / weight))
+    effect = 1.0
+    if rows > prompts:
+        most, free = rows / prompts, value * (1 - value) * rows
+        spread = math.fsum((c.total - c.weight * value) ** 2 for c in known) / weight**2 * rows**2
+        spread *= len(known) / (len(known) - 1) if len(known) > 1 else 1.0
+        effect = min(most, max(1.0, (spread + _PRIOR_ROWS * most) / (free + _PRIOR_ROWS)))
+    worth = rows / effect
+    wider = (t95(max(1.0, worth - 1)) / t95(max(1.0, rows - 1))) ** 2
+    return Interval(value, *wilson(value * worth / wider, worth / wider), len(known))
+
+
+def over_seeds(values: Sequence[float]) -> Interval:
+    """Mean of ``[S]`` independent values with Student's t interval. A single value says nothing of its spread.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    n = len(values)
+    if not n:
+        raise ValueError("an interval needs at least one value")
+    centre = math.fsum(values) / n
+    if n < 2:
+        return Interval(centre, None, None, n)
+    spread = math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (n - 1))
+    half = t95(n - 1) * spread / math.sqrt(n)
+    return Interval(centre, centre - half, centre + half, n)
+
+
+def t95(df: float) -> float:
+    """97.5 % quantile of Student's t distribution."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, (1 + LEVEL) / 2))
