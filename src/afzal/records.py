@@ -23,10 +23,15 @@ _P_FIRST: dict[Outcome, float] = {"first": 1.0, "second": 0.0, "tie": 0.5}
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. ``content`` is text, or typed parts (``{"type": "text" | "image" | "audio", ...}``) for media."""
+    """One turn. ``content`` is text, or typed parts (``{"type": "text" | "image" | "audio", ...}``) for media.
+
+    ``reasoning`` holds the thoughts that precede the content of an assistant's turn where the source keeps them apart
+    (``reasoning_content``); the chat template writes them.
+    """
 
     role: str
     content: str | tuple[Mapping[str, Any], ...]
+    reasoning: str = ""
 
 
 Turns = str | tuple[Message, ...]
@@ -214,13 +219,13 @@ def prompt_key(item: Item) -> str:
 
 
 def turns_to_json(turns: Turns) -> str | list[dict[str, Any]]:
-    """A text as itself, messages as ``[{"role": ..., "content": ...}]``."""
-    if isinstance(turns, str):
-        return turns
-    return [
-        {"role": m.role, "content": m.content if isinstance(m.content, str) else [dict(part) for part in m.content]}
-        for m in turns
-    ]
+    """A text as itself, messages as ``[{"role": ..., "content": ...}]``, with ``reasoning_content`` where there is."""
+    return turns if isinstance(turns, str) else [_message_to_json(m) for m in turns]
+
+
+def _message_to_json(m: Message) -> dict[str, Any]:
+    content = m.content if isinstance(m.content, str) else [dict(part) for part in m.content]
+    return {"role": m.role, "content": content} | ({"reasoning_content": m.reasoning} if m.reasoning else {})
 
 
 def vote_values(vote: Vote) -> tuple[Any, ...]:

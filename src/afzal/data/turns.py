@@ -29,6 +29,8 @@ ROLES = {
     "ipython": "tool",
 }
 
+REASONING = ("reasoning_content", "thinking", "reasoning")
+
 _TURN = re.compile(r"(?:^|\n\n)[ \t]*(Human|Assistant):")
 # Scripts written without spaces between words: every character there is a boundary.
 _UNSPACED = re.compile(
@@ -47,7 +49,7 @@ def message(raw: Any, field: str) -> Message:
     if raw.get("tool_calls"):
         raise UnusableError("tool_calls", "messages with tool calls are not supported yet")
     content = raw.get("content", raw.get("value"))
-    return Message(ROLES[role.lower()], _content(content, field))
+    return Message(ROLES[role.lower()], _content(content, field), _reasoning(raw, field))
 
 
 def messages(raw: Any, field: str) -> Messages:
@@ -103,7 +105,12 @@ def stripped(turns: Turns) -> str | tuple[tuple[str, str], ...]:
     """A hashable key of what was said, without white space at the ends."""
     if isinstance(turns, str):
         return turns.strip()
-    return tuple((m.role, content_text(m.content).strip()) for m in turns)
+    return tuple((m.role, _said(m)) for m in turns)
+
+
+def _said(m: Message) -> str:
+    content = content_text(m.content).strip()
+    return f"{m.reasoning.strip()}\0{content}" if m.reasoning else content
 
 
 def transcript(text: str) -> Messages | None:
@@ -122,7 +129,8 @@ def merged(turns: Messages) -> Messages:
     for turn in turns:
         last = out[-1] if out else None
         if last and last.role == turn.role and isinstance(last.content, str) and isinstance(turn.content, str):
-            out[-1] = Message(turn.role, f"{last.content}\n\n{turn.content}")
+            thoughts = "\n\n".join(filter(None, (last.reasoning, turn.reasoning)))
+            out[-1] = Message(turn.role, f"{last.content}\n\n{turn.content}", thoughts)
         else:
             out.append(turn)
     return tuple(out)
@@ -176,6 +184,17 @@ def _content(raw: Any, field: str) -> str | tuple[Mapping[str, Any], ...]:
         raise RowError("wrong_type", field, f"holds a message whose content is {kind(raw)}, not text or parts")
     parts = tuple(_part(part, field) for part in raw)
     return content_text(parts) if all(part["type"] == "text" for part in parts) else parts
+
+
+def _reasoning(raw: Mapping[str, Any], field: str) -> str:
+    """The thoughts of a message, under any of the names that chat templates and servers give them."""
+    for name in REASONING:
+        thoughts = raw.get(name)
+        if thoughts is not None and not isinstance(thoughts, str):
+            raise RowError("wrong_type", field, f"holds a message whose {name} is {kind(thoughts)}, not text")
+        if thoughts:
+            return thoughts
+    return ""
 
 
 def _part(raw: Any, field: str) -> Mapping[str, Any]:

@@ -104,7 +104,7 @@ class _Shield:
     """
 
     def __init__(self, messages: Sequence[Message], specials: re.Pattern[str] | None) -> None:
-        texts = [m.content for m in messages if isinstance(m.content, str)]
+        texts = [text for m in messages for text in (m.reasoning, m.content) if isinstance(text, str)]
         spelled = (
             sorted({s for text in texts for s in specials.findall(text)}, key=len, reverse=True) if specials else []
         )
@@ -117,8 +117,11 @@ class _Shield:
     def hide(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         if not self.stand_ins or self.specials is None:
             return tuple(messages)
-        swap = self.specials.sub
-        return tuple(Message(m.role, swap(lambda s: self.stand_ins[s.group()], str(m.content))) for m in messages)
+        return tuple(Message(m.role, self._hidden(str(m.content)), self._hidden(m.reasoning)) for m in messages)
+
+    def _hidden(self, text: str) -> str:
+        assert self.specials is not None
+        return self.specials.sub(lambda spelled: self.stand_ins[spelled.group()], text)
 
     def chunks(self, text: str) -> tuple[Chunk, ...]:
         """The text with every spelling back in place, marked as no special token."""
@@ -195,7 +198,7 @@ def _flat(turns: Turns) -> tuple[Message, ...]:
     """Messages with plain text; typed text parts are joined."""
     if isinstance(turns, str):
         raise TurnError("mixed_kinds", "a text among conversations")
-    return tuple(Message(m.role, _flat_content(m)) for m in turns)
+    return tuple(Message(m.role, _flat_content(m), _encodable(m.reasoning)) for m in turns)
 
 
 def _flat_content(message: Message) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from afzal.errors import AfzalError
-from afzal.records import Message
+from afzal.records import Message, turns_to_json
 
 PLAIN = (
     "{% set names = {'system': 'System', 'user': 'Human', 'assistant': 'Assistant'} %}"
@@ -103,7 +103,7 @@ class Renderer:
     def _render(self, messages: Sequence[Message], options: Mapping[str, Any], **flags: bool) -> str:
         from jinja2.exceptions import TemplateError
 
-        turns = [{"role": m.role, "content": m.content} for m in messages]
+        turns = turns_to_json(tuple(messages))
         try:
             text = self.tokenizer.apply_chat_template(
                 turns, chat_template=self.template, tokenize=False, **{**options, **flags}
