@@ -13,7 +13,7 @@ from afzal.model.adapters import why_stock
 from afzal.model.attention import may_share, stock_attention
 from afzal.model.decoding import next_logits, read_prompts, shared_decoding
 from afzal.model.load import vocabulary_of
-from afzal.model.probe import tolerance
+from afzal.model.probe import largest_gap, tolerance
 
 _known: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
 
@@ -44,7 +44,7 @@ def _trial(model: Any) -> str:
             return f"the decoding cache does not reach its attention ({type(error).__name__}: {error})"
         with stock_attention(model):
             plain = [_plain(model, *text) for text in texts]
-    gap = max(float((f - p[: len(f)]).abs().max()) for f, p in zip(found, plain, strict=True))
+    gap = largest_gap(torch.cat(found), torch.cat([p[: len(f)] for f, p in zip(found, plain, strict=True)]))
     return "" if gap <= tolerance(model) else f"shared and plain decoding differ by {gap:.3g} nats"
 
 

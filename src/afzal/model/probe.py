@@ -87,7 +87,12 @@ def gap_to_plain(model: Any, t: Tree, sharing: Sharing) -> float:
     with torch.no_grad(), stock_attention(model):
         alone = [plain_logps(model, collate([one], "unshared", device)) for one in expand([t])]
     model.train(training)
-    return float((found - torch.cat(alone)).abs().max())
+    return largest_gap(found, torch.cat(alone))
+
+
+def largest_gap(found: Tensor, expected: Tensor) -> float:
+    """Largest difference of two log-probs, in nats. Probability 0 in both (-inf) is no difference; NaN is one."""
+    return float(torch.where(found == expected, 0.0, (found - expected).abs()).max())
 
 
 def _own_score(model: Any, t: Tree, branch: int) -> Tensor:
@@ -104,7 +109,7 @@ def _check_head(model: Any, trees: list[Tree]) -> Tensor:
     batch = collate(trees, "unshared", _device(model))
     with stock_attention(model):
         expected = plain_logps(model, batch)
-        gap = float((score(model, batch).token_logps - expected).abs().max())
+        gap = largest_gap(score(model, batch).token_logps, expected)
     if not gap <= tolerance(model):
         raise AfzalError(
             f"log-probs of {type(model).__name__} cannot be had from its hidden states: off by {gap:.3g} nats",
@@ -120,7 +125,7 @@ def _try_sharing(model: Any, trees: list[Tree], plain: Tensor) -> str:
         shared = score(model, collate(trees, "shared", _device(model))).token_logps
     except (TypeError, ValueError, RuntimeError) as error:
         return f"the tree layout does not reach its attention ({type(error).__name__}: {error})"
-    gap = float((shared - plain).abs().max())
+    gap = largest_gap(shared, plain)
     if gap <= tolerance(model):
         return ""
     return f"shared and unshared log-probs differ by {gap:.3g} nats"

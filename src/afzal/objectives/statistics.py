@@ -38,27 +38,38 @@ def log_sum_p2(logits: Tensor, target: Tensor) -> Tensor:
 
 def kl_ref_policy(logits: Tensor, target: Tensor, *, ref_logits: Tensor) -> Tensor:
     """KL(reference || policy) of the next token, ``[n]`` nats, >= 0, with gradient (TDPO)."""
-    log_ref = ref_logits.log_softmax(-1)
-    return (log_ref.exp() * (log_ref - logits.log_softmax(-1))).sum(-1)
+    return _divergence(ref_logits.log_softmax(-1), logits.log_softmax(-1))
 
 
 @torch.no_grad()
 def kl_policy_ref(logits: Tensor, target: Tensor, *, ref_logits: Tensor) -> Tensor:
     """KL(policy || reference) of the next token, ``[n]`` nats, >= 0, without gradient: what went with one token."""
-    log_pi = logits.log_softmax(-1)
-    return (log_pi.exp() * (log_pi - ref_logits.log_softmax(-1))).sum(-1)
+    return _divergence(logits.log_softmax(-1), ref_logits.log_softmax(-1))
 
 
 @torch.no_grad()
 def logp_away(logits: Tensor, target: Tensor, *, ref_logits: Tensor, epsilon: float) -> Tensor:
     """Log-prob of the target at (1 + epsilon) z - epsilon z_ref, ``[n]`` nats: a step away from the reference."""
-    return _target_logp((1 + epsilon) * logits - epsilon * ref_logits, target)
+    return _target_logp(_mixed(logits, ref_logits, 1 + epsilon), target)
 
 
 @torch.no_grad()
 def logp_towards(logits: Tensor, target: Tensor, *, ref_logits: Tensor, epsilon: float) -> Tensor:
     """Log-prob of the target at (1 - epsilon) z + epsilon z_ref, ``[n]`` nats: a step towards the reference."""
-    return _target_logp((1 - epsilon) * logits + epsilon * ref_logits, target)
+    return _target_logp(_mixed(logits, ref_logits, 1 - epsilon), target)
+
+
+def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) of log-probs ``[n, V]``, ``[n]`` nats; 0 log 0 is 0, and inf where p has what q has not."""
+    p = log_p.exp()
+    barred = p == 0  # -inf logits, such as those of padding in the vocabulary: 0 times -inf would be NaN
+    return (p * (log_p.masked_fill(barred, 0.0) - log_q.masked_fill(barred, 0.0))).sum(-1)
+
+
+def _mixed(logits: Tensor, ref_logits: Tensor, share: float) -> Tensor:
+    """share z + (1 - share) z_ref; a token that either bars stays barred."""
+    barred = logits.isneginf() | ref_logits.isneginf()
+    return (share * logits + (1 - share) * ref_logits).masked_fill(barred, -torch.inf)
 
 
 def _target_logp(logits: Tensor, target: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from afzal.config import IterateConfig
+from afzal.errors import AfzalError
 from afzal.generate import Sample, Sampling, as_trees, sample
 from afzal.model.load import load_model, pick_device
 from afzal.model.probe import choose_common_sharing
@@ -83,6 +85,9 @@ def sequence_kl(
         prompts: token ids of the prompts that the samples count in.
         budget: tokens per forward pass.
         temperature: of both policies.
+
+    Raises:
+        AfzalError: the KL is infinite: the policy gives mass to a token that ``first`` never writes.
     """
     layout = Layout(choose_common_sharing((policy, first)), budget, next(policy.parameters()).device)
     trees = as_trees(drawn, prompts)
@@ -93,4 +98,10 @@ def sequence_kl(
             sums = torch.zeros(batch.n_responses, dtype=torch.float64, device=batch.response_of.device)
             sums.index_add_(0, batch.response_of, scored.extras[kl_policy_ref.__name__].double())
             found |= {(id(t), k): value for (t, k), value in zip(batch.sources, sums.tolist(), strict=True)}
+    if not all(math.isfinite(value) for value in found.values()):
+        raise AfzalError(
+            "the KL of a policy to its start is not finite",
+            why="it can write tokens whose logits are -inf in the start model, or its logits are not numbers",
+            remedy="compare models that bar the same tokens",
+        )
     return [found[id(t), k] for t in trees for k in range(len(t.branches))]

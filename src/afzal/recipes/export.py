@@ -26,7 +26,7 @@ from afzal.model.load import (
     save_model,
 )
 from afzal.model.logprobs import score
-from afzal.model.probe import probe_trees
+from afzal.model.probe import largest_gap, probe_trees
 from afzal.tokens import encode, resolve_template
 from afzal.tokens.batch import Batch
 from afzal.tokens.tree import Tree
@@ -64,11 +64,11 @@ def export(config: ExportConfig) -> list[str]:
     )
     wanted = _logps(model, batches)
     with model.disable_adapter():
-        before = _largest(_logps(model, batches), wanted)
+        before = largest_gap(_logps(model, batches), wanted)
     merged = model.merge_and_unload()
     if config.dtype == "bf16":
         cast_parameters(merged, torch.bfloat16)
-    gap = _largest(_logps(merged, batches), wanted)
+    gap = largest_gap(_logps(merged, batches), wanted)
     _refuse_difference(config, gap)
     facts = {"adapter": config.model, "base": base, "dtype": config.dtype, "tokens": len(wanted)}
     facts |= {"largest_difference_nats": gap, "adapter_to_base_nats": before}
@@ -100,10 +100,6 @@ def _logps(model: Any, batches: Sequence[Batch]) -> Tensor:
     """``[M]`` nats, of every scored token of the batches."""
     with torch.no_grad():
         return torch.cat([score(model, batch).token_logps for batch in batches])
-
-
-def _largest(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).abs().max())
 
 
 def _refuse_difference(config: ExportConfig, gap: float) -> None:
