@@ -8,7 +8,21 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "afzal"
-LIGHT_ROOMS = ["", "errors", "records", "stats", "config", "runs", "data", "quality", "report", "judge", "web", "cli"]
+LIGHT_ROOMS = [
+    "",
+    "errors",
+    "records",
+    "folders",
+    "stats",
+    "config",
+    "runs",
+    "data",
+    "quality",
+    "report",
+    "judge",
+    "web",
+    "cli",
+]
 HEAVY = ["torch", "transformers", "datasets", "pyarrow", "pandas", "peft", "safetensors", "matplotlib", "sklearn"]
 
 

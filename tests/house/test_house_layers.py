@@ -32,28 +32,29 @@ def room(rooms: str, packages: frozenset[str]) -> Room:
     return Room(frozenset(rooms.split()), packages)
 
 
-_LOW = "errors records stats config runs data quality tokens objectives model train generate judge report"
+_LOW = "errors records folders stats config runs data quality tokens objectives model train generate judge report"
 TABLE = {
     # room          may import (afzal)                                      may load at module level
     "errors": room("", NONE),
     "records": room("errors", NONE),
     "stats": room("errors", frozenset({"numpy"})),  # its intervals load nothing: audit and page start at once
-    "plan": room("errors", frozenset({"numpy"})),
+    "folders": room("errors", NONE),
+    "plan": room("errors folders", frozenset({"numpy"})),
     "config": room("errors", LIGHT),
     "runs": room("errors", NONE),
     "data": room("errors records", LIGHT),
     "quality": room("errors records stats data", LIGHT | ARRAYS),
-    "tokens": room("errors records", LIGHT | TORCH),
+    "tokens": room("errors records folders", LIGHT | TORCH),
     "objectives": room("", frozenset({"torch"})),
     # objectives: only its input types (what a model returns); runs: only its atomic writing (cached references)
-    "model": room("errors tokens objectives runs", LIGHT | TORCH | {"transformers"}),
+    "model": room("errors folders tokens objectives runs", LIGHT | TORCH | {"transformers"}),
     "train": room("errors stats runs tokens model objectives", LIGHT | TORCH),
     "generate": room("errors records tokens model", LIGHT | TORCH),
     "judge": room("errors records runs", LIGHT),
     "report": room("errors records stats runs", LIGHT),
     "recipes": room(_LOW, LIGHT | TORCH),
     # config, runs, report: the demonstration writes a run's configuration and adds its frontier to the report
-    "lab": room("errors records stats config runs report recipes", LIGHT | TORCH),
+    "lab": room("errors records folders stats config runs report recipes", LIGHT | TORCH),
     "web": room("errors records stats runs data quality report", LIGHT | {"starlette"}),
     "guide": room("errors objectives model train", frozenset({"torch"})),
     "cli": room("errors config", LIGHT | {"typer", "click"}),  # and every room inside functions
@@ -152,7 +153,7 @@ def test_the_fixed_points_of_the_design():
     assert TABLE["objectives"] == Room(frozenset(), frozenset({"torch"}))
     assert "train" not in TABLE["model"].rooms
     assert not TABLE["train"].rooms & {"generate", "judge", "recipes"}
-    for light in "errors records stats plan config runs data quality judge report web cli".split():  # noqa: SIM905
+    for light in "errors records stats folders plan config runs data quality judge report web cli".split():  # noqa: SIM905
         assert not TABLE[light].packages & {"torch", "transformers", "datasets", "pyarrow", "safetensors"}, light
 
 

@@ -135,7 +135,7 @@ def test_a_configuration_that_says_too_little_is_refused(tmp_path: Path, config:
         shape_from(str(tmp_path))
 
 
-@pytest.mark.parametrize(("text", "said"), [("[]", "not a JSON object"), ("{", "cannot be read")])
+@pytest.mark.parametrize(("text", "said"), [("[]", "not a JSON object"), ("{", "not JSON")])
 def test_a_damaged_configuration_is_refused(tmp_path: Path, text: str, said: str):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(AfzalError, match=said):

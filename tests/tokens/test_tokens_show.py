@@ -98,5 +98,5 @@ def test_the_built_in_template_is_named(tmp_path: Path) -> None:
 
 
 def test_no_tokenizer_is_one_plain_error(tmp_path: Path) -> None:
-    with pytest.raises(AfzalError, match="no tokenizer could be loaded"):
+    with pytest.raises(AfzalError, match="nothing' does not exist"):
         show([CHAT], str(tmp_path / "nothing"), 1, 99)

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from afzal import config, recipes, report, runs
 from afzal.errors import AfzalError
+from afzal.folders.load import load_causal_model
 from afzal.lab import exact, language
 from afzal.lab.exact import Exact, Frontier
 from afzal.report import sections
@@ -178,10 +179,8 @@ def _write_pairs(prompts: np.ndarray, log_ref: np.ndarray, n: int, path: Path, r
 
 
 def _policy(folder: Path, prompts: np.ndarray) -> np.ndarray:
-    """Every log-probability of a saved model, loaded as anybody would load it."""
-    from transformers import AutoModelForCausalLM
-
-    return exact.log_policy(AutoModelForCausalLM.from_pretrained(folder), prompts)
+    """Every log-probability of a saved model, loaded as `transformers` loads it."""
+    return exact.log_policy(load_causal_model(str(folder)), prompts)
 
 
 _COLUMNS = ("policy", "reward", "KL, nats", "best at KL", "gain won", "beats SFT")

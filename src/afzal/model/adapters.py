@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from afzal.errors import AfzalError
+from afzal.folders.load import load_peft
 
 Kind = Literal["lora", "dora", "rslora", "ia3", "prefix", "prompt", "p_tuning"]
 
@@ -135,11 +136,9 @@ def load_adapter(base: Any, folder: str) -> Any:
 
     PEFT keeps of p-tuning what its network gave, so that training goes on on the virtual tokens themselves.
     """
-    from peft import PeftModel
-
     if peft_type_of(folder) not in _VIRTUAL:
-        return PeftModel.from_pretrained(base, folder, is_trainable=True)
-    model = PeftModel.from_pretrained(base, folder)
+        return load_peft(base, folder, is_trainable=True)
+    model = load_peft(base, folder)
     model.prompt_encoder[str(model.active_adapter)].embedding.requires_grad_(True)
     return model
 

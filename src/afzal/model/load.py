@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +14,8 @@ import torch
 from torch import nn
 
 from afzal.errors import AfzalError
+from afzal.folders.load import load_causal_model, load_config, load_generation_config, model_folder, no_bars
+from afzal.folders.load import load_tokenizer as load_tokenizer  # beside load_model, for whoever needs both
 from afzal.model.adapters import (
     Adapter,
     adapter_base,
@@ -25,13 +26,6 @@ from afzal.model.adapters import (
     virtual_tokens,
 )
 from afzal.model.attention import keep_uncompiled, stock_attention
-from afzal.model.folder import (
-    inspect_model_folder,
-    inspect_tokenizer_folder,
-    load_kwargs,
-    local_folder,
-    tokenizer_kwargs,
-)
 
 
 def load_model(
@@ -53,12 +47,8 @@ def load_model(
         AfzalError: the folder is missing, hostile (code, pickles, links outside) or no causal language model; or
             bitsandbytes is wanted and absent.
     """
-    from transformers import AutoModelForCausalLM
-
     placed = four_bit(dtype, device) if quantize else {}
-    with no_bars():
-        load = partial(AutoModelForCausalLM.from_pretrained, dtype=dtype, **placed, **load_kwargs())
-        model = loading(path, inspect_model_folder, partial(_with_adapter, load))
+    model = _with_adapter(partial(load_causal_model, dtype=dtype, **placed), model_folder(path))
     if not quantize:  # whose layers are where they must be
         model.to(device)
     switch_off_dropout(model)
@@ -69,11 +59,9 @@ def _with_adapter(load: Callable[[str], Any], folder: str) -> Any:
     base = adapter_base(folder)
     if base is None:
         return load(folder)
-    from transformers import GenerationConfig
-
-    model = load_adapter(load(base), folder)
+    model = load_adapter(load(model_folder(base)), folder)
     if (Path(folder) / "generation_config.json").exists():
-        model.get_base_model().generation_config = GenerationConfig.from_pretrained(folder)
+        model.get_base_model().generation_config = load_generation_config(folder)
     return model
 
 
@@ -101,17 +89,6 @@ def four_bit(dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": str(device)}}
 
 
-def load_tokenizer(path: str) -> Any:
-    """The tokenizer of a folder or hub id.
-
-    Raises:
-        AfzalError: no tokenizer there.
-    """
-    from transformers import AutoTokenizer
-
-    return loading(path, _inspect_tokenizer, partial(AutoTokenizer.from_pretrained, **tokenizer_kwargs()))
-
-
 def context_tokens(path: str) -> int | None:
     """Longest sequence the model has positions for, in tokens, from its configuration alone; None when unlimited.
 
@@ -120,10 +97,8 @@ def context_tokens(path: str) -> int | None:
     Raises:
         AfzalError: no configuration there.
     """
-    from transformers import AutoConfig
-
     base = adapter_base(path) or path
-    config = loading(base, inspect_model_folder, partial(AutoConfig.from_pretrained, **tokenizer_kwargs()))
+    config = load_config(model_folder(base))
     return less(context_of(config), positions_taken(path))
 
 
@@ -145,14 +120,6 @@ def context_of(config: Any) -> int | None:
 def vocabulary_of(model: Any) -> int:
     """V, the number of tokens that the model gives logits for."""
     return int(model.config.get_text_config().vocab_size)
-
-
-def _inspect_tokenizer(folder: Path) -> None:
-    try:
-        inspect_tokenizer_folder(folder)
-    except AfzalError:
-        inspect_model_folder(folder)  # where more is missing than a tokenizer, that is the thing to tell
-        raise
 
 
 def save_model(model: Any, tokenizer: Any, path: Path) -> None:
@@ -254,38 +221,3 @@ def pick_device(name: str) -> torch.device:
             f"device {name!r} cannot be used", why=str(error).splitlines()[0], remedy="device=auto or device=cpu"
         ) from error
     return device
-
-
-@contextmanager
-def no_bars() -> Iterator[None]:
-    """A run has its own progress; the loader's bars would only stand between its lines."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-    from transformers.utils import logging
-
-    here, in_hub = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    logging.disable_progress_bar()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if here:
-            logging.enable_progress_bar()
-        if in_hub:
-            enable_progress_bars()
-
-
-def loading(path: str, inspect: Callable[[Path], None], load: Callable[[str], Any]) -> Any:
-    """Find, inspect, load: nothing in a folder is used before it has been looked at."""
-    if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise AfzalError(f"model folder {path!r} does not exist", remedy="check --model; a hub id looks like org/name")
-    try:
-        folder = local_folder(path)
-        inspect(folder)
-        return load(str(folder))
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise AfzalError(
-            f"{path!r} does not load",
-            why=first,
-            remedy="pass a folder with config.json, safetensors weights and a tokenizer, or a reachable hub id",
-        ) from error

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from afzal.errors import AfzalError
+from afzal.folders.load import load_classifier, load_config, model_folder
 from afzal.model.attention import stock_attention
-from afzal.model.folder import inspect_model_folder, load_kwargs
-from afzal.model.load import adapter_base, loading, no_bars, save_model, switch_off_dropout
+from afzal.model.load import adapter_base, save_model, switch_off_dropout
 from afzal.tokens.batch import Batch
 from afzal.tokens.upload import upload
 
@@ -49,21 +49,15 @@ def load_reward_model(path: str, *, heads: int | None = None, seed: int = 0, dev
         AfzalError: no such folder, an adapter's folder, an architecture without a classifier, or another number of
             heads than the saved ones.
     """
-    from transformers import AutoModelForSequenceClassification
-
-    def load(folder: str) -> Any:
-        if adapter_base(folder) is not None:
-            raise AfzalError(
-                f"{path} is an adapter", remedy=f"merge it into its base model first: afzal export {path} --out FOLDER"
-            )
-        settings = {"num_labels": 1, "dtype": torch.float32, **load_kwargs()}
-        made = AutoModelForSequenceClassification.from_pretrained(folder, **settings)
-        if made.config.get_text_config().pad_token_id is None:
-            made.config.get_text_config().pad_token_id = 0  # only to satisfy it: it reads its own scores, not we
-        return _with_heads(made, Path(folder), heads, seed)
-
-    with no_bars():
-        model = loading(path, inspect_model_folder, load)
+    folder = model_folder(path)
+    if adapter_base(folder) is not None:
+        raise AfzalError(
+            f"{path} is an adapter", remedy=f"merge it into its base model first: afzal export {path} --out FOLDER"
+        )
+    made = load_classifier(folder, num_labels=1, dtype=torch.float32)
+    if made.config.get_text_config().pad_token_id is None:
+        made.config.get_text_config().pad_token_id = 0  # only to satisfy it: it reads its own scores, not we
+    model = _with_heads(made, Path(folder), heads, seed)
     model.to(device)
     switch_off_dropout(model)
     return model.eval()
@@ -105,7 +99,7 @@ def refuse_language_model(path: str, setting: str) -> None:
     Raises:
         AfzalError: it does not, or there is no such folder; ``setting`` says where the path stood.
     """
-    if not loading(path, inspect_model_folder, lambda folder: saved_as_reward_model(Path(folder))):
+    if not saved_as_reward_model(Path(model_folder(path))):
         raise AfzalError(
             f"{path} is a language model, not a reward model",
             where=setting,
@@ -115,9 +109,7 @@ def refuse_language_model(path: str, setting: str) -> None:
 
 def saved_as_reward_model(folder: Path) -> bool:
     """Whether a folder holds a reward model, not the language model that one could be made of."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    config = load_config(str(folder))
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from afzal.errors import AfzalError
+from afzal.folders.inspection import read_config
+from afzal.folders.load import hub_config
 from afzal.plan.shapes import SHAPES, Shape, named, nearest, shape_of
-
-_MOST_BYTES = 16 << 20
 
 
 def shape_from(model: str) -> Shape:
@@ -33,29 +32,18 @@ def shape_from(model: str) -> Shape:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise AfzalError(f"{path} is too large for a configuration", remedy="name the model's own folder")
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         remedy = "name the folder that config.json is in"
-        raise AfzalError(f"{path.parent} has no {path.name}", remedy=remedy) from error
-    except (OSError, ValueError) as error:
-        raise AfzalError(f"{path} cannot be read", why=str(error), remedy="download it again") from error
-    if not isinstance(found, dict):
-        raise AfzalError(f"{path} is not a JSON object", remedy="name the folder that config.json is in")
-    return found
+        raise AfzalError(f"{path.parent} has no {path.name}", remedy=remedy)
+    return read_config(path)
 
 
 def _from_hub(model: str) -> dict[str, Any]:
-    from transformers import AutoConfig
-
     try:
-        return AutoConfig.from_pretrained(model, trust_remote_code=False).to_dict()
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().partition("\n")[0]
+        return hub_config(model)
+    except AfzalError as error:
         raise AfzalError(
             f"the configuration of {model!r} cannot be had",
-            why=first,
+            why=error.why or error.what,
             remedy="a folder with its config.json, or a built-in shape such as llama-3.1-8b",
         ) from error

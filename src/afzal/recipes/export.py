@@ -14,14 +14,13 @@ from torch import Tensor
 from afzal import data, runs
 from afzal.config import ExportConfig
 from afzal.errors import AfzalError
+from afzal.folders.load import model_folder
 from afzal.model.adapters import adapter_base, peft_type_of, positions_taken
-from afzal.model.folder import inspect_model_folder
 from afzal.model.load import (
     cast_parameters,
     context_of_model,
     load_model,
     load_tokenizer,
-    loading,
     pick_device,
     save_model,
 )
@@ -49,7 +48,7 @@ def export(config: ExportConfig) -> list[str]:
             exists.
     """
     runs.refuse_existing(config.out)
-    folder = loading(config.model, inspect_model_folder, str)
+    folder = model_folder(config.model)
     base = adapter_base(folder)
     if base is None:
         raise AfzalError(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Any
 
 from rich.text import Text
 
-from afzal.errors import AfzalError
+from afzal.folders.load import load_tokenizer
 from afzal.records import Item
 from afzal.tokens.codec import Codec
 from afzal.tokens.encode import Encoded, encode
@@ -56,24 +55,6 @@ def show(
     blocks += [_tree(tree, codec, ids) for tree in encoded.trees[:n]]
     blocks.append(_counts(encoded, len(items)))
     return "\n\n".join(block.markup for block in blocks)
-
-
-def load_tokenizer(model: str) -> Any:
-    """The tokenizer of a folder or hub id; code from the model's repository is never run.
-
-    Raises:
-        AfzalError: there is none, or it cannot be read.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError, KeyError) as error:
-        raise AfzalError(
-            f"no tokenizer could be loaded from {model!r}",
-            why=str(error).strip().splitlines()[0],
-            remedy="a folder with tokenizer.json, or the id of a model on the hub",
-        ) from error
 
 
 def _legend() -> Text:

@@ -17,15 +17,16 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from afzal.errors import AfzalError
-from afzal.model.folder import (
+from afzal.folders.inspection import (
     MAX_CONFIG_BYTES,
     MAX_TEMPLATE_BYTES,
     inspect_model_folder,
     inspect_tokenizer_folder,
-    load_kwargs,
     local_folder,
 )
 from afzal.model.load import load_model, load_tokenizer
+from afzal.records import Item, Response
+from afzal.tokens.show import show
 
 
 class Canary:
@@ -285,6 +286,20 @@ def test_the_tokenizer_alone_is_refused_too(place, variant):
     assert named in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "variant", sorted(HOSTILE.keys() - {"weights missing"})
+)  # a tokenizer and a configuration: enough
+def test_a_look_at_the_tokens_opens_no_folder_that_training_refuses(place, variant, monkeypatch):
+    """``afzal check --model`` too, whatever is typed: no question is asked."""
+    hurt, named = HOSTILE[variant]
+    hurt(place / "model", place / "canary")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
+    with pytest.raises(AfzalError) as caught:
+        show([Item("1", "w1", (Response("w3"),))], str(place / "model"), 1, 99)
+    assert named in str(caught.value)
+    assert not (place / "canary").exists()
+
+
 # --- what must still work ---------------------------------------------------------------------------------------------
 
 
@@ -379,10 +394,6 @@ def test_several_named_templates_are_accepted(place):
     (place / "model" / "chat_template.jinja").unlink()
     template_file("rag.jinja")(place / "model", place)
     inspect_model_folder(place / "model")
-
-
-def test_the_load_arguments_never_ask_and_never_trust():
-    assert load_kwargs() == {"use_safetensors": True, "trust_remote_code": False}
 
 
 def test_a_folder_without_tokenizer_is_named(place):

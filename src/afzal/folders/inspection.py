@@ -2,7 +2,7 @@
 
 A model folder is somebody else's input. Loading one can run code by three ways: unpickling weights, importing files or
 hub kernels that its configuration names, and names of files that lead elsewhere. Weights are taken from safetensors
-only; pickles beside them are left alone, because every load passes :func:`load_kwargs`. Standard library only.
+only; pickles beside them are left alone, because every load asks for safetensors (:mod:`.load`). Standard library only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,7 +25,8 @@ MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 _CODE = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib"}
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".joblib", ".dill", ".h5", ".msgpack"}
 _VOCABULARIES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
-_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+_WEIGHTS = ("*.safetensors",)
+TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # what a tokenizer and a configuration are made of
 _UNWANTED = ["*/*.safetensors", "*/*.json", "consolidated*"]  # the same weights once more, in other layouts
 _CONFIGS = ("config*.json", "*_config.json", "chat_template.json")
 _TEMPLATES = "additional_chat_templates"
@@ -40,20 +41,13 @@ _AGAIN = "download it again"
 _SAFE_COPY = "use a copy that was saved by transformers itself without custom code (model.save_pretrained)"
 
 
-def load_kwargs() -> dict[str, Any]:
-    """Keyword arguments for every ``from_pretrained`` of a model: safetensors only, and never the folder's own code."""
-    return {"use_safetensors": True, **tokenizer_kwargs()}
-
-
-def tokenizer_kwargs() -> dict[str, Any]:
-    """Keyword arguments for every ``from_pretrained`` of a tokenizer. False, not unset: unset asks on the terminal."""
-    return {"trust_remote_code": False}
-
-
-def local_folder(model: str, *, revision: str | None = None) -> Path:
+def local_folder(model: str, *, wanted: Sequence[str] = (*_WEIGHTS, *TEXTS)) -> Path:
     """A model folder as it is; for a hub id, the folder in the hub's cache, so that it can be inspected before loading.
 
     Only safetensors, JSON, templates and vocabularies are downloaded: neither code nor pickles.
+
+    Args:
+        wanted: patterns of the files to download.
 
     Raises:
         OSError, ValueError: huggingface_hub's own errors: no such model, no network, a malformed id.
@@ -62,7 +56,7 @@ def local_folder(model: str, *, revision: str | None = None) -> Path:
         return Path(model)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(model, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+    return Path(snapshot_download(model, allow_patterns=list(wanted), ignore_patterns=_UNWANTED))
 
 
 def inspect_model_folder(path: str | Path) -> None:
@@ -86,11 +80,32 @@ def inspect_tokenizer_folder(path: str | Path) -> None:
     folder = _existing(Path(path))
     _check_files(folder)
     _check_configs(folder)
-    if not any(found for pattern in _VOCABULARIES for found in folder.glob(pattern)):
+    if not any(entry for pattern in _VOCABULARIES for entry in folder.glob(pattern)):
         remedy = "save it there with tokenizer.save_pretrained, or take it from the model's source"
         raise AfzalError(
             f"{folder} has no tokenizer", why="there is no tokenizer.json or other vocabulary", remedy=remedy
         )
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a folder holds, or claims to hold, the weights of a model or adapter, of whatever kind."""
+    if (folder / "adapter_config.json").exists():
+        return True
+    weights = any(p.suffix.lower() in {".safetensors", *_PICKLES} for p in folder.iterdir())
+    return weights or any(folder.glob("*.index.json"))
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """A configuration file on its own, as it stands there.
+
+    Raises:
+        AfzalError: it is no JSON object, too large, or wants code to be run.
+    """
+    file = Path(path)
+    config = _read(file, file.parent, MAX_CONFIG_BYTES)
+    for key, value in _members(config):
+        _check_key(file.parent, file.name, key, value)
+    return config
 
 
 def _inspect_model(path: Path, *, adapter_allowed: bool) -> None:
