@@ -13,8 +13,9 @@ from afzal import objectives
 from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import live_reference
-from afzal.objectives.metrics import add, means
+from afzal.objectives.metrics import add, correct, means
 from afzal.records import Preference
+from afzal.stats.intervals import wilson
 from afzal.tokens import only_branch
 from afzal.tokens.batch import Batch, collate
 from afzal.tokens.tree import Tree
@@ -86,11 +87,12 @@ def examples(models, trees) -> list[dict[str, float]]:
 
 
 def expected(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The loss over all rows by weight; everything else over the rows that are no ties."""
+    """The loss over all rows by weight; everything else by weight over the rows that are no ties."""
     decided = [r for r in rows if not r["tie"]]
     names = [n for n in rows[0] if n not in ("loss", "weight", "tie")]
     loss = sum(r["loss"] * r["weight"] for r in rows) / sum(r["weight"] for r in rows)
-    return {"loss": loss} | {n: math.fsum(r[n] for r in decided) / len(decided) for n in names}
+    weight = math.fsum(r["weight"] for r in decided)
+    return {"loss": loss} | {n: math.fsum(r[n] * r["weight"] for r in decided) / weight for n in names}
 
 
 def cut(trees: list[Tree], size: int) -> list[Batch]:
@@ -131,6 +133,33 @@ def test_the_examples_would_tell_a_mean_of_means(examples):
     """The control: on 9 rows in batches of 4, the wrong rule is off by much more than the tolerance."""
     halves = [expected(examples[a:b])["rewards/margins"] for a, b in ((0, 4), (4, 8), (8, 9))]
     assert abs(sum(halves) / 3 - expected(examples[:9])["rewards/margins"]) > 1e-3
+
+
+@pytest.mark.parametrize("size", BATCH_SIZES)
+def test_the_interval_of_the_accuracy_is_over_prompts(models, trees, size):
+    """17 pairs, each three times under one prompt: three times the pairs, and the interval of 17 prompts."""
+    model, reference = models
+    pairs = [t.__class__(t.item_id, t.prompt, t.branches, (Preference(0, 1),)) for t in trees]
+    once, thrice = (evaluate(model, dpo(reference), cut(rows, size)) for rows in (pairs, pairs * 3))
+    assert thrice["rewards/accuracies"] == once["rewards/accuracies"]
+    right = round(17 * once["rewards/accuracies"])
+    assert 0 < right < 17
+    low, high = once["rewards/accuracies_low"], once["rewards/accuracies_high"]
+    assert (low, high) == pytest.approx(wilson(right, 17))
+    assert thrice["rewards/accuracies_low"] < low < wilson(3 * right, 51)[0]
+    assert thrice["rewards/accuracies_high"] > high > wilson(3 * right, 51)[1]
+
+
+def test_a_tie_in_reward_is_half_right_and_a_tie_in_opinion_does_not_count():
+    """Rewards 1, 1, 2: the first pair is a tie in reward, the second wrong, the third says nothing."""
+    said = objectives.pairs(
+        torch.tensor([0, 1, 2]),
+        torch.tensor([1, 2, 0]),
+        p=torch.tensor([1.0, 0.8, 0.5]),
+        weight=torch.tensor([3.0, 1.0, 9.0]),
+    )
+    right, weight = correct(torch.tensor([1.0, 1.0, 2.0]), said)
+    assert (right.tolist(), weight.tolist()) == ([0.5, 0.0, 1.0], [3.0, 1.0, 0.0])
 
 
 @pytest.mark.parametrize("size", BATCH_SIZES)

@@ -16,8 +16,9 @@ def tally(unit: str, policy: Scored, rewards: Tensor, pairs: Pairs) -> Tally:
     """Sums and counts of the shared metrics of one batch, detached, in float64.
 
     Pairs give rewards, margins, accuracies (ties count one half), log-probs in nats and lengths in tokens of the chosen
-    and the rejected side; labelled responses give the same for desirable and undesirable; tokens give log-probs and
-    lengths of all responses. Pairs at p = 0.5 are ties and enter neither side.
+    and the rejected side, each pair with its weight, as in the loss; labelled responses give the same for desirable
+    and undesirable; tokens give log-probs and lengths of all responses. Pairs at p = 0.5 are ties and enter neither
+    side.
     """
     with torch.no_grad():
         logps, lengths = policy.logps.double(), policy.lengths.double()
@@ -28,15 +29,26 @@ def tally(unit: str, policy: Scored, rewards: Tensor, pairs: Pairs) -> Tally:
         known = (logps, lengths, rewards)
         if unit == "response":
             return _sides(known, pairs.desirable == 1, known, pairs.desirable == 0)
-        decided = pairs.p != 0.5
+        right, weight = correct(rewards, pairs)
         chosen, rejected = ([values[idxs] for values in known] for idxs in (pairs.yw_idxs, pairs.yl_idxs))
         margin = chosen[2] - rejected[2]
-        right = (margin > 0).double() + 0.5 * (margin == 0).double()
         return {
-            **_sides(chosen, decided, rejected, decided),
-            "rewards/margins": _sum(margin, decided),
-            "rewards/accuracies": _sum(right, decided),
+            **_sides(chosen, weight, rejected, weight),
+            "rewards/margins": _sum(margin, weight),
+            "rewards/accuracies": _sum(right, weight),
         }
+
+
+def correct(rewards: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """``[T]`` float64 each: whether the preferred response has the larger reward, 1, 0 or for equal ones a half; and
+    what the pair counts, its weight in the loss, or 0 where it is a tie (p = 0.5) and nothing is preferred.
+
+    Args:
+        rewards: ``[B]``.
+    """
+    margin = rewards[pairs.yw_idxs] - rewards[pairs.yl_idxs]
+    right = (margin > 0).double() + 0.5 * (margin == 0).double()
+    return right, torch.where(pairs.p != 0.5, pairs.weight.double(), 0.0)
 
 
 def add(into: Tally, new: Tally) -> None:
@@ -69,5 +81,7 @@ def _sides(chosen: Sequence[Tensor], good: Tensor, rejected: Sequence[Tensor], b
 
 
 def _sum(values: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum and number of the values that count. Picking them out would make a GPU's host wait for how many there are."""
-    return torch.where(counted, values, 0.0).sum(), counted.sum().double()
+    """Sum of the values by what each counts (a weight, or whether it does), and the sum of that. Picking out what
+    counts would make a GPU's host wait for how many there are."""
+    counted = counted.double()
+    return torch.where(counted != 0, values * counted, 0.0).sum(), counted.sum()

@@ -29,6 +29,17 @@ class Interval:
     high: float | None
     n: int
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Low and high.
+
+        Raises:
+            ValueError: nothing is known of them.
+        """
+        if self.low is None or self.high is None:
+            raise ValueError("a single value has no interval")
+        return self.low, self.high
+
 
 @dataclass(frozen=True, slots=True)
 class Cluster:

@@ -45,6 +45,11 @@ class Tree:
         """Tokens the shared layout computes: the prompt once and every branch."""
         return len(self.prompt) + sum(len(b.ids) for b in self.branches)
 
+    @property
+    def prompt_key(self) -> str:
+        """Content hash of the prompt: trees with the same one are not independent."""
+        return hashlib.sha256(self.prompt.astype(np.int32).tobytes()).hexdigest()[:16]
+
     def key(self, branch: int) -> str:
         """Content hash of one prompt + response as scored; equal keys have equal log-probs under equal weights."""
         b = self.branches[branch]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ from afzal.model.logprobs import head_logps, predicting, score
 from afzal.model.statistics import score_with
 from afzal.model.value import Critic
 from afzal.objectives import Pairs, Scored, Term, join_pairs, join_scored, unit_weights
-from afzal.objectives.metrics import Tally, add, means, tally
-from afzal.stats.intervals import wilson
+from afzal.objectives.metrics import Tally, add, correct, means, tally
+from afzal.stats.intervals import Cluster, clustered, share
 from afzal.tokens.batch import Batch
 from afzal.tokens.upload import upload
 from afzal.train import ranks
@@ -123,16 +123,18 @@ def join(parts: Sequence[Judged]) -> Judged:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Of one batch: for each term its weighted sum of losses and its count; and the metric sums."""
+    """Of one batch: for each term its weighted sum of losses and its count; the metric sums; and the rewards ``[B]`` by
+    the main objective, detached."""
 
     sums: tuple[Tensor, ...]
     counts: tuple[Tensor, ...]
     metrics: Tally
+    rewards: Tensor | None = None
 
 
 def losses_of(method: Method, judged: Judged, carried: Carried, pooled: Mapping[str, Tensor]) -> Losses:
     """Every term's losses of one batch (or of several, joined)."""
-    sums, counts, metrics = [], [], {}
+    sums, counts, metrics, main = [], [], {}, None
     for term in method.terms:
         objective, policy, pairs = term.objective, judged.policy, judged.pairs
         reference = judged.reference if objective.needs_reference else None
@@ -140,13 +142,14 @@ def losses_of(method: Method, judged: Judged, carried: Carried, pooled: Mapping[
         weights = unit_weights(objective.unit, pairs, policy.response_of)
         sums.append((losses * weights).sum())
         counts.append(weights.sum())
+        main = rewards if term is method.main else main
         if objective.metrics is not None:
             metrics |= objective.metrics(policy, pairs, **term.parameters)
         elif term is method.main:
             metrics |= tally(objective.unit, policy, rewards, pairs)
             if objective.scores == "reward":  # there are no log-probs, and a score is no length
                 metrics = {name: value for name, value in metrics.items() if name.startswith("rewards/")}
-    return Losses(tuple(sums), tuple(counts), metrics)
+    return Losses(tuple(sums), tuple(counts), metrics, main)
 
 
 def batch_counts(method: Method, batch: Batch) -> list[float]:
@@ -191,37 +194,69 @@ def evaluate(
 ) -> dict[str, float]:
     """Loss and metrics over all batches of all ranks, each one sum / count, with a 95 % interval for the accuracy.
 
-    A method that couples the batch sees all of them at once.
+    A method that couples the batch sees all of them at once. Pairs of one prompt are not independent, so the interval
+    is over prompts.
 
     Args:
         carried: the method's running numbers; default: those before the first update.
     """
     carried = method.start() if carried is None else carried
     tallies: Tally = {}
+    answered: list[_Answered] = []
     with torch.no_grad():
         pooled = pooled_statistics(model, method, mismatched)
-        for part in _whole(model, method, batches) if method.couples_batch else _counted(model, method, batches):
+        for part, prompts in (_whole if method.couples_batch else _counted)(model, method, batches):
             found = losses_of(method, part, carried, pooled)
             each = zip(method.terms, found.sums, found.counts, strict=True)
             add(tallies, {f"loss/{term.name}": (s.double(), n.double()) for term, s, n in each} | found.metrics)
-    return _figures(method, ranks.summed(tallies), pooled)
+            if found.rewards is not None and "rewards/accuracies" in found.metrics:
+                answered.append(_Answered(prompts, part.pairs.yw_idxs, *correct(found.rewards, part.pairs)))
+    return _figures(method, ranks.summed(tallies), _by_prompt(answered), pooled)
 
 
-def _counted(model: Any, method: Method, batches: Sequence[Batch]) -> Iterator[Judged]:
+class _Answered(NamedTuple):
+    """Pairs of one batch: the prompt of every response, the preferred response ``[T]``, whether the pair is ordered
+    right ``[T]``, and its weight ``[T]``."""
+
+    prompts: Sequence[str]
+    preferred: Tensor
+    right: Tensor
+    weight: Tensor
+
+
+def _by_prompt(answered: Sequence[_Answered]) -> list[Cluster]:
+    """The pairs of all ranks, added up by prompt."""
+    rows: list[Any] = []
+    for found in answered:
+        prompts = [found.prompts[k] for k in found.preferred.tolist()]
+        rows += zip(prompts, found.right.tolist(), found.weight.tolist(), strict=True)
+    rows = [row for part in ranks.gather(rows) for row in part]
+    return clustered(*([row[k] for row in rows] for k in range(3)))
+
+
+def _counted(model: Any, method: Method, batches: Sequence[Batch]) -> Iterator[tuple[Judged, list[str]]]:
     for batch in batches:
         found = judge(model, method, batch)
         if not batch.idle:
-            yield found
+            yield found, _prompts(batch)
 
 
-def _whole(model: Any, method: Method, batches: Sequence[Batch]) -> list[Judged]:
+def _whole(model: Any, method: Method, batches: Sequence[Batch]) -> list[tuple[Judged, list[str]]]:
     """All batches of all ranks as one; it counts on rank 0 alone."""
     own = join([judge_or_none(model, method, batch) for batch in batches])
     whole = join(gathered(own))
-    return [whole] if ranks.leads() else []
+    said = ranks.gather([key for batch in batches if not batch.idle for key in _prompts(batch)])
+    return [(whole, [key for part in said for key in part])] if ranks.leads() else []
 
 
-def _figures(method: Method, tallies: Tally, pooled: Mapping[str, Tensor]) -> dict[str, float]:
+def _prompts(batch: Batch) -> list[str]:
+    """The prompt of every response."""
+    return [t.prompt_key for t, _ in batch.sources]
+
+
+def _figures(
+    method: Method, tallies: Tally, answered: Sequence[Cluster], pooled: Mapping[str, Tensor]
+) -> dict[str, float]:
     result = means(tallies)
     parts = {term.name: result.pop(f"loss/{term.name}", None) for term in method.terms}
     known = [term.weight * value for term in method.terms if (value := parts[term.name]) is not None]
@@ -229,11 +264,9 @@ def _figures(method: Method, tallies: Tally, pooled: Mapping[str, Tensor]) -> di
         result = {"loss": sum(known)} | result
     if len(parts) > 1:
         result |= {f"loss/{name}": value for name, value in parts.items() if value is not None}
-    if "rewards/accuracies" in tallies:
-        total, count = (float(x) for x in tallies["rewards/accuracies"])
-        if count:
-            low, high = wilson(total, count)
-            result |= {"rewards/accuracies_low": low, "rewards/accuracies_high": high}
+    if any(prompt.weight for prompt in answered):
+        low, high = share(answered).ends
+        result |= {"rewards/accuracies_low": low, "rewards/accuracies_high": high}
     if method.main.objective.unit == "token" and "loss" in result:
         result["perplexity"] = math.exp(min(result["loss"], 700.0))
     for value in pooled.values():
