@@ -42,6 +42,8 @@ class OnlineConfig(RolloutSettings, LiveReferenceConfig, frozen=True):
     """Methods that learn from the rewards of the policy's own answers; of the data only the prompts are used."""
 
     batch_size: int = Field(64, ge=1, description="Prompts per iteration.")
+    sample_prompts: int = Field(8, ge=0, description="Held-out prompts whose answers are kept at each evaluation.")
+    sample_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")  # pyright: ignore[reportIncompatibleVariableOverride] - prompts alone ask for no length
 
     @model_validator(mode="after")
     def _online_parts(self) -> Self:

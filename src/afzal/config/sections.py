@@ -120,8 +120,12 @@ class EvaluationSettings(Settings, frozen=True, title="Evaluation"):
 class SampleSettings(Settings, frozen=True, title="Evaluation"):
     """Answers to held-out prompts along the way."""
 
-    sample_prompts: int = Field(8, ge=0, description="Held-out prompts to answer at each evaluation.")
-    sample_tokens: int = Field(64, ge=1, description="Longest sampled answer, in tokens.")
+    sample_prompts: int = Field(
+        32, ge=0, description="Held-out prompts to answer at each evaluation, for samples and for the KL to the start."
+    )
+    sample_tokens: int | None = Field(
+        None, ge=1, description="Longest sampled answer, in tokens; default: the longest response of the data."
+    )
     sample_temperature: float = Field(1.0, ge=0, description="Temperature of the sampled answers; 0 is greedy.")
 
 

@@ -36,10 +36,16 @@ _ADAPTER_FACTS = ("lora_alpha", "r", "alpha_pattern", "rank_pattern", "use_rslor
 
 
 class Reference(Protocol):
-    """Gives the reference's log-probs of a batch, token for token in the policy's order."""
+    """Gives the reference's log-probs of a batch, token for token in the policy's order.
+
+    ``is_start`` says whether it is the model that training started from, and not another one. ``name`` is for people.
+    """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def is_start(self) -> bool: ...
 
     def score(self, batch: Batch) -> Scored: ...
 
@@ -73,6 +79,7 @@ class Frozen(_Live):
     """A model of its own that is never trained."""
 
     name: str = "frozen copy of the starting weights"
+    is_start: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +132,7 @@ class AdapterOff(_Live):
     """The policy's own base weights, with the adapters switched off for the call."""
 
     name: str = "the same model with its adapter switched off"
+    is_start: bool = True
 
     @contextmanager
     def acting(self) -> Iterator[Any]:
@@ -138,6 +146,7 @@ class StartingAdapter(_Live):
 
     weights: Mapping[str, Tensor]
     name: str = "frozen copy of the starting adapter"
+    is_start: bool = True
 
     @contextmanager
     def acting(self) -> Iterator[Any]:
@@ -151,6 +160,7 @@ class Cached:
 
     table: Mapping[str, np.ndarray]
     name: str = "cached log-probs of the starting weights"
+    is_start: bool = True
 
     def score(self, batch: Batch) -> Scored:
         rows = [self.table[t.key(k)] for t, k in batch.sources]
@@ -167,6 +177,11 @@ class Remembered:
     def __init__(self, reference: Reference) -> None:
         self.reference, self.name = reference, reference.name
         self._seen: dict[int, tuple[Batch, Scored]] = {}
+
+    @property
+    def is_start(self) -> bool:
+        """As the other reference's."""
+        return self.reference.is_start
 
     def score(self, batch: Batch) -> Scored:
         """The log-probs, from memory when this very batch was asked for before."""

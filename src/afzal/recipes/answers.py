@@ -11,12 +11,11 @@ import torch
 
 from afzal.config import IterateConfig
 from afzal.errors import AfzalError
-from afzal.generate import Sample, Sampling, as_trees, sample
+from afzal.generate import Sample, Sampling, sample
 from afzal.model.load import load_model, pick_device
 from afzal.model.probe import choose_common_sharing
 from afzal.model.reference import Frozen
-from afzal.model.statistics import score_with
-from afzal.objectives.statistics import kl_policy_ref
+from afzal.recipes.divergence import kl_along
 from afzal.recipes.generate import end_ids
 from afzal.recipes.prepare import eos_id
 from afzal.recipes.questions import Question
@@ -75,10 +74,7 @@ def sequence_kl(
     budget: int,
     temperature: float = 1.0,
 ) -> list[float]:
-    """KL(policy || first) along each answer, in nats: the sum over its tokens of the next token's KL.
-
-    Over answers drawn from the policy at this temperature its mean is the KL of whole answers: unbiased, never
-    negative, and of lower variance than the mean log-ratio (a Rao-Blackwell estimate).
+    """KL(policy || first) along each answer, in nats: :func:`~afzal.recipes.divergence.kl_along` of two models.
 
     Args:
         drawn: the policy's answers, in order of their prompts; every token counts, the end marker included.
@@ -90,18 +86,11 @@ def sequence_kl(
         AfzalError: the KL is infinite: the policy gives mass to a token that ``first`` never writes.
     """
     layout = Layout(choose_common_sharing((policy, first)), budget, next(policy.parameters()).device)
-    trees = as_trees(drawn, prompts)
-    found: dict[tuple[int, int], float] = {}
-    with torch.no_grad():
-        for batch in layout.batches(trees):
-            scored, _ = score_with(policy, Frozen(first), batch, [(kl_policy_ref, {})], temperature)
-            sums = torch.zeros(batch.n_responses, dtype=torch.float64, device=batch.response_of.device)
-            sums.index_add_(0, batch.response_of, scored.extras[kl_policy_ref.__name__].double())
-            found |= {(id(t), k): value for (t, k), value in zip(batch.sources, sums.tolist(), strict=True)}
-    if not all(math.isfinite(value) for value in found.values()):
+    values = kl_along(policy, Frozen(first), drawn, prompts, layout, temperature)
+    if not all(map(math.isfinite, values)):
         raise AfzalError(
             "the KL of a policy to its start is not finite",
             why="it can write tokens whose logits are -inf in the start model, or its logits are not numbers",
             remedy="compare models that bar the same tokens",
         )
-    return [found[id(t), k] for t in trees for k in range(len(t.branches))]
+    return values

@@ -57,7 +57,7 @@ def _cost(config: PreferConfig, encoder: Any, layout: Layout, eos: Sequence[int]
         return unsafe_likelihood(_unsafe_trees(config, encoder), layout)
     if config.constraint == "black_box":
         scorer = own_function(config.constraint_score or "", "constraint_score", _SCORES)
-        sampling = Sampling(max_new_tokens=config.sample_tokens, temperature=1.0)
+        sampling = Sampling(max_new_tokens=config.sample_tokens or encoder.longest_response, temperature=1.0)
         return score_function(scorer, encoder.tokenizer, eos, sampling, layout.sharing)
     return own_function(config.constraint or "", "constraint", _COSTS)
 

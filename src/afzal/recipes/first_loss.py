@@ -26,7 +26,7 @@ def check_first_loss(setup: Setup, say: Callable[[str], None]) -> None:
         AfzalError: the value is another one, which means a wrong reference or wrong log-probs.
     """
     method, feed = setup.method, setup.feed
-    if method.reference is None or method.reference.name.startswith("the model "):
+    if method.reference is None or not method.reference.is_start:
         return
     assert isinstance(feed, Feed)  # a policy that writes its own answers has no reference in its loss
     update = feed.update(0)

@@ -33,11 +33,12 @@ _MOST_TOKENS = 2**17  # larger forward passes gain nothing
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The models of a run."""
+    """The models of a run; ``start`` is the policy before training, where something is measured against it."""
 
     weights: Weights | Sharded
     reference: Reference | None
     critic: Critic | None
+    start: Reference | None = None
 
     @property
     def trunks(self) -> list[Any]:
@@ -82,8 +83,10 @@ def terms(config: TrainConfig, held: Held) -> tuple[dict[str, float], dict[str, 
     there = {"weights": _bytes(weights.model.parameters())}
     own = {id(p) for p in weights.model.parameters()}
     there["float32 weights"] = _bytes(p for p in weights.masters.values() if id(p) not in own and not weights.offload)
-    if isinstance(held.reference, Frozen) and not isinstance(held.reference, Offloaded):
-        there["reference"] = _bytes(held.reference.model.parameters())
+    for name, other in (("reference", held.reference), ("start", held.start)):
+        known = there.get("reference") and other is held.reference
+        if isinstance(other, Frozen) and not isinstance(other, Offloaded) and not known:
+            there[name] = _bytes(other.model.parameters())
     if held.critic is not None:
         beside = [] if held.critic.trunk is None else list(held.critic.trunk.parameters())
         there["value model"] = _bytes([*beside, *held.critic.head.parameters()])
@@ -270,6 +273,7 @@ def _remedy(config: TrainConfig, term: str, mode: Recompute) -> str:
         "activations": ["" if mode == "full" else "activation_checkpointing=full", "a smaller tokens_per_forward"],
         "logits": ["a smaller tokens_per_forward"],
         "reference": ["offload=reference", "reference=cached" if isinstance(config, ReferenceConfig) else ""],
+        "start": ["sample_prompts=0"],
         "value model": ["value=shared" if isinstance(config, PPOConfig) else ""],
         "float32 weights": [offload, adapter],
         "optimizer": [offload, adapter],

@@ -80,7 +80,7 @@ def rollouts(
         prompts=prepared.train,
         turns=prepared.prompts,
         eos=eos,
-        starts_at_reference=not reference.name.startswith("the model "),
+        starts_at_reference=reference.is_start,
     )
     feed = _feed(config, prepared, writer.write, layout)
     look = held_out(writer, prepared.evaluation, prepared.evaluation_prompts)

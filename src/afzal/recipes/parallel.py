@@ -70,11 +70,12 @@ def let_go(*models: Any) -> None:
             reshard(model)
 
 
-def sharded(weights: Weights, reference: Reference | None) -> Weights | Sharded:
-    """With several ranks, the model and its frozen reference in pieces."""
+def sharded(weights: Weights, *others: Reference | None) -> Weights | Sharded:
+    """With several ranks, the model and the frozen models beside it in pieces."""
     if ranks.world() == 1:
         return weights
-    if isinstance(reference, Frozen):
-        shard_frozen(reference.model)
+    for other in others:
+        if isinstance(other, Frozen):
+            shard_frozen(other.model)
     weights.restore()
     return Sharded(weights.model, weights.dtype)

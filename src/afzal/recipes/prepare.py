@@ -46,6 +46,11 @@ class Prepared:
     prompts: Sequence[Turns] = ()
     evaluation_prompts: Sequence[Turns] = ()
 
+    @property
+    def longest_response(self) -> int:
+        """Tokens of the longest response, its end mark included; 0 where the data are prompts alone."""
+        return max((len(b.ids) for t in (*self.train, *self.evaluation) for b in t.branches), default=0)
+
 
 def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) -> Prepared:
     """Read and encode the data of a run; nothing is loaded but the tokenizer, when it is not given.

@@ -28,7 +28,17 @@ from afzal.model.adapters import Adapter, add_adapter, is_adapted, start_norms, 
 from afzal.model.load import cast_parameters, compile_layers, frozen_copy, load_model
 from afzal.model.offload import move_home
 from afzal.model.probe import choose_sharing, kernel_notes
-from afzal.model.reference import AdapterOff, Frozen, Offloaded, Reference, cache_key, cached, live_reference, offloaded
+from afzal.model.reference import (
+    AdapterOff,
+    Cached,
+    Frozen,
+    Offloaded,
+    Reference,
+    cache_key,
+    cached,
+    live_reference,
+    offloaded,
+)
 from afzal.recipes import memory, online, parallel, reward
 from afzal.recipes.constraints import constraint_of
 from afzal.recipes.prepare import Prepared
@@ -52,7 +62,9 @@ _RSLORA_ALPHA = 8.0  # PEFT's own; constant, since the scale alpha / sqrt(rank) 
 class Setup:
     """Everything a run holds in memory.
 
-    ``look`` evaluates a policy that writes its own answers; others are evaluated on the held-out trees.
+    ``look`` evaluates a policy that writes its own answers; others are evaluated on the held-out trees. ``start`` is
+    the policy as it was before training, a reference that can be run: what the KL is measured to, and a moving
+    reference's stand-in on held-out data; None where neither is asked for.
     """
 
     model: Any
@@ -63,6 +75,7 @@ class Setup:
     optimizer: torch.optim.Optimizer
     settings: Settings
     reference: Reference | None = None
+    start: Any = None
     reference_moves: bool = False
     notes: tuple[str, ...] = ()
     starts_elsewhere: str = ""  # the kind of a fresh adapter that is not the identity
@@ -98,11 +111,12 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
         raise AfzalError("offload=reference is without effect: the objective has no reference", remedy=_LEAVE)
     reference = _reference(config, model, prepared, layout, weights.dtype, run) if needed else None
     notes += [f"prompts are not shared: {why_unshared}"] if why_unshared else []
-    notes += memory.fit(config, prepared, memory.Held(weights, reference, critic), layout)
+    start = _start(config, model, prepared, reference, device)
+    notes += memory.fit(config, prepared, memory.Held(weights, reference, critic, start), layout)
     if is_adapted(model) and config.adapter_kind is None and config.lr == type(config).model_fields["lr"].default:
         notes.append(f"lr {config.lr:g} is the default for all weights; adapters take a larger one")
     architecture = type(model).__name__
-    weights = parallel.sharded(weights, reference)
+    weights = parallel.sharded(weights, *{id(r): r for r in (reference, start)}.values())
     look = None
     if isinstance(config, OnlineConfig):
         assert reference is not None
@@ -123,6 +137,7 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
         optimizer,
         settings,
         reference,
+        start,
         reference_moves=bool(sync_steps(config)),
         notes=tuple(notes),
         starts_elsewhere=virtual_kind(model) if config.adapter_kind else "",
@@ -269,7 +284,8 @@ def _reference(
         if dtype == "bf16":
             cast_parameters(other, torch.bfloat16)
         name = f"the model {config.reference}"
-        return Offloaded(move_home(other, layout.device), name, device=layout.device) if away else Frozen(other, name)
+        home = move_home(other, layout.device) if away else other
+        return Offloaded(home, name, False, device=layout.device) if away else Frozen(other, name, is_start=False)
     assert isinstance(config, ReferenceConfig)
     folder = Path(config.reference_cache) if config.reference_cache else run.path / "reference"
     trees = [*prepared.train, *prepared.evaluation, *prepared.train_mismatched, *prepared.evaluation_mismatched]
@@ -281,6 +297,29 @@ def _reference(
         cached(live, [trees[i] for i in share], folder, **about)
         ranks.wait()
     return cached(live, trees, folder, **about)
+
+
+def _start(
+    config: TrainConfig, model: Any, prepared: Prepared, reference: Reference | None, device: torch.device
+) -> Reference | None:
+    """The policy as it is before training, for what is measured against it on held-out data.
+
+    The reference where it is that and stays so; else the adapter as it is now, or no adapter. Where all weights train
+    and there is no such reference it is a copy of them in the machine's memory, in the format that computes, which
+    visits the device while it is asked; ``sample_prompts=0`` spares it, but for a moving reference.
+    """
+    if not isinstance(config, PolicyConfig) or isinstance(config, OnlineConfig) or not prepared.evaluation:
+        return None
+    moves = bool(sync_steps(config))
+    if not config.sample_prompts and not moves:
+        return None
+    if reference is not None and reference.is_start and not moves and not isinstance(reference, Cached):
+        return reference
+    if is_adapted(model) and (ranks.world() == 1 or config.adapter_kind is not None):
+        return live_reference(model, fresh_adapter=config.adapter_kind is not None)
+    if ranks.world() > 1 or memory.shares_memory(device):
+        return Frozen(frozen_copy(model))
+    return offloaded(model, device)
 
 
 def dtype_of(config: ModelSettings, device: torch.device) -> Dtype:

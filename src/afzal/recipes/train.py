@@ -121,7 +121,7 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, stop: StopSignals, re
     prepared = setup.prepared
     state = checkpoints.restore(run, setup) if resume else State()
     _announce(config, run, setup, prepared)
-    watch = Watch.make(config, setup.model, prepared, setup.reference, setup.feed.layout, run.path)
+    watch = Watch.make(config, setup.model, prepared, setup.start, setup.feed.layout, run.path)
     with parallel.reporter(setup.settings.steps, state.step) as reporter:
         for line in _banner(config, run, setup, prepared, state) if ranks.leads() else ():
             reporter.say(line)
@@ -151,7 +151,7 @@ def _fit(config: TrainConfig, setup: Setup, hooks: Hooks, state: State) -> str:
         said = str(error).strip().partition("\n")[0]
     # here, where nothing holds the tensors of the pass that failed
     setup.weights.forget_gradient()
-    held = Held(setup.weights, setup.reference, setup.method.critic)
+    held = Held(setup.weights, setup.reference, setup.method.critic, setup.start)
     raise ran_out(config, setup.prepared, held, layout, said)
 
 
@@ -181,10 +181,11 @@ def _hooks(
     mismatched = setup.feed.layout.own(setup.prepared.evaluation_mismatched)[0]
     follows = sync_steps(config)
     reference, method = setup.reference, setup.method
-    if method.reference and not follows:
-        method = replace(method, reference=Remembered(method.reference))
-    if method.statistics:
-        method = setup.method  # logits of the reference are asked for, and those are not remembered
+    if method.reference:
+        # a reference that follows the policy would show at every move a policy that has not moved: the start judges
+        judge = setup.start if follows and batches else method.reference
+        # where logits of the reference are asked for, those are not remembered
+        method = replace(method, reference=judge if method.statistics else Remembered(judge))
 
     def look(step: int, carried: Carried) -> dict[str, float]:
         if setup.look is not None:
@@ -236,6 +237,9 @@ def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepar
             "adapter": config.adapter_kind or "none",
         },
         reference=reference.name if reference else "none",
+        reference_is_start=reference.is_start if reference else None,
+        reference_moves=setup.reference_moves,
+        starts_at_reference=bool(reference and reference.is_start and not setup.starts_elsewhere),
         data=prepared.facts,
         files=file_hashes(config),
         objective={

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from afzal import runs
 from afzal.config import PolicyConfig, TrainConfig
-from afzal.generate import Sample, Sampling, as_trees, sample
-from afzal.model.logprobs import score
-from afzal.model.reference import Cached, Reference
+from afzal.generate import Sample, Sampling, sample
+from afzal.model.load import context_of_model
+from afzal.model.statistics import LiveReference
+from afzal.recipes.divergence import kl_along
 from afzal.recipes.prepare import Prepared
+from afzal.stats import over_seeds
 from afzal.tokens import continuation, stop_token
 from afzal.train import ranks
 from afzal.train.feed import Layout
@@ -26,11 +27,14 @@ from afzal.train.feed import Layout
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Samples a few held-out prompts at every evaluation; the same prompts and seed each time."""
+    """Samples some held-out prompts at every evaluation; the same prompts and seed each time.
+
+    ``start`` is the policy as it was before training, where the distance to it is to be measured.
+    """
 
     model: Any
     tokenizer: Any
-    reference: Reference | None
+    start: LiveReference | None
     layout: Layout
     prompts: Sequence[Sequence[int]]
     prompt_ids: Sequence[str]
@@ -45,21 +49,23 @@ class Watch:
         config: TrainConfig,
         model: Any,
         prepared: Prepared,
-        reference: Reference | None,
+        start: LiveReference | None,
         layout: Layout,
         path: Path,
     ) -> Watch:
         """A watch over the first ``config.sample_prompts`` held-out prompts by item id; writes below ``path``."""
         by_prompt = {tuple(t.prompt.tolist()): t.item_id for t in prepared.evaluation}
-        wanted, sampling = 0, Sampling()
-        if isinstance(config, PolicyConfig):
-            wanted = config.sample_prompts
-            sampling = Sampling(max_new_tokens=config.sample_tokens, temperature=config.sample_temperature)
+        wanted = config.sample_prompts if isinstance(config, PolicyConfig) else 0
         chosen = sorted(by_prompt.items(), key=lambda pair: pair[1])[:wanted]
+        sampling = Sampling()
+        if isinstance(config, PolicyConfig) and chosen:
+            room = (context_of_model(model) or prepared.max_tokens) - max(len(p) for p, _ in chosen)
+            limit = config.sample_tokens or max(1, min(prepared.longest_response, room))
+            sampling = Sampling(max_new_tokens=limit, temperature=config.sample_temperature)
         return cls(
             model,
             prepared.tokenizer,
-            None if isinstance(reference, Cached) else reference,
+            start,
             layout,
             [p for p, _ in chosen],
             [item_id for _, item_id in chosen],
@@ -70,7 +76,7 @@ class Watch:
         )
 
     def look(self, step: int) -> dict[str, float]:
-        """Sample, measure lengths, how often an EOS ended the answer, and the KL to the reference in nats per answer.
+        """Sample, measure lengths, how often an EOS ended the answer, and the KL to the start in nats per answer.
 
         The samples go to ``samples.jsonl``: as ``before`` at step 0, else in place of the last ``after``.
         """
@@ -80,11 +86,11 @@ class Watch:
         stage = "before" if step == 0 else "after"
         self._keep(stage, [self._record(s, stage, step) for s in drawn])
         lengths = [len(s.ids) for s in drawn]
-        found = {
+        said = {
             "samples/length": float(np.mean(lengths)),
             "samples/eos_rate": float(np.mean([s.stop == "eos" for s in drawn])),
         }
-        return found | self._kl(drawn)
+        return said | self._kl(drawn)
 
     def _keep(self, stage: str, records: list[dict[str, Any]]) -> None:
         """Replace the samples of this stage: a resumed run may come by here a second time."""
@@ -95,16 +101,29 @@ class Watch:
         runs.atomic_write(self.path, lines)
 
     def _kl(self, drawn: Sequence[Sample]) -> dict[str, float]:
-        """Mean and standard error of log pi - log pi_ref over the policy's own samples: unbiased at temperature 1."""
-        if self.reference is None or self.sampling.temperature != 1.0:
+        """KL(policy || start) of whole answers at temperature 1, whatever that of the samples that are shown.
+
+        A mean over prompts, with the standard error and the 95 % interval (Student's t) that prompts give it. Where
+        ``kl_cut``, the share of answers that reached the limit, is not 0, it is the KL of their first tokens alone.
+        """
+        if self.start is None:
             return {}
-        ratios = []
-        with torch.no_grad():
-            for batch in self.layout.batches(as_trees(drawn, self.prompts)):
-                ratios.append(score(self.model, batch).logps - self.reference.score(batch).logps)
-        values = torch.cat(ratios).double()
-        error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return {"kl": float(values.mean()), **({"kl_se": error} if math.isfinite(error) else {})}
+        if self.sampling.temperature != 1.0:
+            plain = Sampling(max_new_tokens=self.sampling.max_new_tokens)
+            drawn = sample(self.model, self.prompts, eos=self.eos, sampling=plain, seed=self.seed)
+        values = kl_along(self.model, self.start, drawn, self.prompts, self.layout)
+        figure = over_seeds(values)
+        if not math.isfinite(figure.value):
+            return {}
+        said = {
+            "kl": figure.value,
+            "kl_cut": float(np.mean([s.stop != "eos" for s in drawn])),
+            "kl_tokens": float(np.mean([len(s.ids) for s in drawn])),
+        }
+        if figure.low is None or figure.high is None:
+            return said
+        error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+        return said | {"kl_se": error, "kl_low": max(0.0, figure.low), "kl_high": figure.high}
 
     def _record(self, s: Sample, stage: str, step: int) -> dict[str, Any]:
         prompt = self.prompts[s.prompt_index]

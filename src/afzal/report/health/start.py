@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from afzal.report.health.curves import Curves, Diagnosis, tail_mean, whole
 from afzal.report.text import duration, is_number, number
 
 FIRST_LOSS_TOLERANCE = 5e-4  # in the loss's own unit; wide enough for bf16
+_VIRTUAL = ("prefix", "prompt", "p_tuning")
 DIVERGED = 1.2  # last training loss over the first
 
 
@@ -62,8 +64,7 @@ def first_loss(c: Curves) -> Diagnosis | None:
     objective = c.facts.get("objective")
     expected = objective.get("at_reference") if isinstance(objective, Mapping) else None
     seen = [v for s, v in c.points("eval", "loss") if s == 0] + [v for s, v in c.points("train", "loss") if s <= 1]
-    other = str(c.facts.get("reference", "")).startswith("the model ")
-    if not is_number(expected) or other or not seen:
+    if not is_number(expected) or not _starts_at_reference(c.facts) or not seen:
         return None
     worst = max(seen, key=lambda v: abs(v - expected))
     rule = f"|first loss − value at policy = reference| ≤ {FIRST_LOSS_TOLERANCE}"
@@ -83,3 +84,17 @@ def first_loss(c: Curves) -> Diagnosis | None:
         0,
         evidence,
     )
+
+
+def _starts_at_reference(facts: Mapping[str, Any]) -> bool:
+    """Whether policy and reference are one before training: a fact of the run.
+
+    Runs of before there was that fact tell it by the reference's name and by the kind of the adapter, since a fresh one
+    with virtual tokens is not the identity.
+    """
+    known = facts.get("starts_at_reference")
+    if isinstance(known, bool):
+        return known
+    model = facts.get("model")
+    kind = model.get("adapter") if isinstance(model, Mapping) else None
+    return kind not in _VIRTUAL and not str(facts.get("reference", "")).startswith("the model ")
