@@ -21,7 +21,7 @@ from afzal.model.probe import choose_common_sharing
 from afzal.model.reference import Frozen, offloaded
 from afzal.recipes.divergence import kl_along
 from afzal.recipes.watch import Watch
-from afzal.stats import over_seeds
+from afzal.stats.intervals import over_seeds
 from afzal.tokens import encode_prompts
 from afzal.train.feed import Layout
 

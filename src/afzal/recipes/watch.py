@@ -19,7 +19,7 @@ from afzal.model.load import context_of_model
 from afzal.model.statistics import LiveReference
 from afzal.recipes.divergence import kl_along
 from afzal.recipes.prepare import Prepared
-from afzal.stats import over_seeds
+from afzal.stats.intervals import over_seeds
 from afzal.tokens import continuation, stop_token
 from afzal.train import ranks
 from afzal.train.feed import Layout
