@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-slow test-gpu lint format peers bench bench-gpu pins clean
+.PHONY: help demo test test-slow mutants test-gpu lint format peers bench bench-gpu pins clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -15,10 +15,13 @@ demo: $(VENV)/.run  ## install, then run the whole job on the embedded data into
 	$(BIN)/afzal demo --out demo
 
 test: $(VENV)/.dev  ## install, then run the fast tests (minutes)
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
 
 test-slow: $(VENV)/.dev  ## the long tests: kills and resumes, mutated files, trajectories
 	$(BIN)/python -m pytest -m slow
+
+mutants: $(VENV)/.dev  ## change the source in one place at a time, and see that a fast test fails (long)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/run.py
 
 test-gpu:  ## the tests that need a CUDA GPU, with the torch and transformers that are installed
 	PYTHONPATH=src$(if $(PYTHONPATH),:$(PYTHONPATH)) HF_HUB_OFFLINE=1 $(PYTHON) -m pytest -m gpu tests/gpu
