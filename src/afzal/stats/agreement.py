@@ -1,0 +1,205 @@
+"""Agreement between annotators, corrected for chance or not, with intervals over prompts.
+
+Shapes: N items, R annotators, K classes. Labels are ``[N, R]`` int, from 0 to K - 1, and -1 where an annotator said
+nothing: a missing label is never a class. ``repeats`` ``[N]`` says how often an item counts, which is how whole
+prompts are resampled. All coefficients are 1 for perfect agreement and 0 for what chance would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+
+from afzal.stats.intervals import LEVEL, Interval
+
+Level = Literal["nominal", "ordinal", "interval"]
+MISSING = -1
+
+
+def counts(labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """``[N, K]``: how many annotators gave each class to each item."""
+    labels = np.asarray(labels)
+    return (labels[:, :, None] == np.arange(n_classes)).sum(1).astype(np.float64)
+
+
+def raw(table: np.ndarray, repeats: np.ndarray | None = None) -> float:
+    """Share of pairs of labels of one item that are equal, pooled over items: not corrected for chance.
+
+    Args:
+        table: ``[N, K]`` counts; items with fewer than two labels have no pair.
+
+    Raises:
+        ValueError: no item has two labels.
+    """
+    table, repeats = _usable(table, repeats)
+    n = table.sum(1)
+    equal = (table * (table - 1)).sum(1)
+    return float((repeats * equal).sum() / (repeats * n * (n - 1)).sum())
+
+
+def cohen(first: np.ndarray, second: np.ndarray, repeats: np.ndarray | None = None) -> float:
+    """Cohen's kappa (1960) of two annotators ``[N]`` on the items that both labelled; NaN where chance explains all.
+
+    Raises:
+        ValueError: there is no such item.
+    """
+    first, second = np.asarray(first), np.asarray(second)
+    both = (first >= 0) & (second >= 0)
+    if not both.any():
+        raise ValueError("kappa needs an item that both annotators labelled")
+    weights = np.ones(len(first)) if repeats is None else np.asarray(repeats, np.float64)
+    a, b, w = first[both], second[both], weights[both] / weights[both].sum()
+    size = int(max(a.max(), b.max())) + 1
+    observed = float(w[a == b].sum())
+    expected = float(np.bincount(a, w, size) @ np.bincount(b, w, size))
+    return (observed - expected) / (1 - expected) if expected < 1 else float("nan")
+
+
+def fleiss(table: np.ndarray, repeats: np.ndarray | None = None) -> float:
+    """Fleiss' kappa (1971) of counts ``[N, K]``.
+
+    Raises:
+        ValueError: items have different numbers of labels, for which it is not defined (:func:`krippendorff` is).
+    """
+    table, repeats = _usable(table, repeats)
+    n = table.sum(1)
+    if (n != n[0]).any():
+        raise ValueError("Fleiss' kappa needs equally many labels for every item; use Krippendorff's alpha")
+    shares = (repeats[:, None] * table).sum(0)
+    shares = shares / shares.sum()
+    observed = ((table * (table - 1)).sum(1) / (n * (n - 1)) * repeats).sum() / repeats.sum()
+    return _above_chance(float(observed), float((shares**2).sum()))
+
+
+def gwet(table: np.ndarray, repeats: np.ndarray | None = None) -> float:
+    """Gwet's AC1 (2008) of counts ``[N, K]``: steadier than kappa where one class is rare."""
+    table, repeats = _usable(table, repeats)
+    n = table.sum(1)
+    total = repeats.sum()
+    observed = ((table * (table - 1)).sum(1) / (n * (n - 1)) * repeats).sum() / total
+    shares = (repeats[:, None] * table / n[:, None]).sum(0) / total
+    expected = (shares * (1 - shares)).sum() / (table.shape[1] - 1)
+    return _above_chance(float(observed), float(expected))
+
+
+def krippendorff(
+    table: np.ndarray, level: Level = "nominal", values: Sequence[float] = (), repeats: np.ndarray | None = None
+) -> float:
+    """Krippendorff's alpha of counts ``[N, K]``; any number of labels per item, those of single labels left out.
+
+    Args:
+        level: of the classes. ``ordinal`` reads their order alone, ``interval`` the distance of their ``values`` too.
+            An ordinal scale taken as nominal makes near misses as bad as opposites.
+        values: ``[K]``, for ``interval``.
+
+    Raises:
+        ValueError: no item has two labels, or the values are missing.
+    """
+    table, repeats = _usable(table, repeats)
+    weight = repeats / (table.sum(1) - 1)
+    pairs = (table * weight[:, None]).T @ table - np.diag((table * weight[:, None]).sum(0))
+    totals = pairs.sum(0)
+    distance = _distances(level, totals, values)
+    expected = (np.outer(totals, totals) - np.diag(totals)) / (totals.sum() - 1)
+    disagreement = float((expected * distance).sum())
+    return 1 - float((pairs * distance).sum()) / disagreement if disagreement > 0 else float("nan")
+
+
+def _distances(level: Level, totals: np.ndarray, values: Sequence[float]) -> np.ndarray:
+    """``[K, K]`` squared distances of the classes."""
+    size = len(totals)
+    if level == "nominal":
+        return 1.0 - np.eye(size)
+    if level == "interval":
+        if len(values) != size:
+            raise ValueError(f"alpha on an interval scale needs the value of each of {size} classes")
+        at = np.asarray(values, np.float64)
+        return (at[:, None] - at[None]) ** 2
+    # how many labels lie between two classes, the ends by half
+    upto = totals.cumsum() - totals / 2
+    return (upto[:, None] - upto[None]) ** 2
+
+
+def agreement_with_rest(labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """``[N, R]``: the chance that each label equals the mode of the item's other labels, drawn among equal modes.
+
+    The ceiling of people: what a judge can be measured against only on the same reference, the mode of the others. NaN
+    where a label is missing or stands alone.
+    """
+    labels = np.asarray(labels)
+    table = counts(labels, n_classes)
+    given = labels >= 0
+    own = (labels[:, :, None] == np.arange(n_classes)).astype(np.float64)
+    return _credit(table[:, None, :] - own, np.where(given, labels, 0), given)
+
+
+def judge_with_rest(judged: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """``[N, R]``: the same for a judge ``[N]`` in the place of each annotator; a missing verdict agrees with nobody.
+
+    NaN where the annotator said nothing, so that judge and people are measured on the same references.
+    """
+    judged, labels = np.asarray(judged), np.asarray(labels)
+    own = (labels[:, :, None] == np.arange(n_classes)).astype(np.float64)
+    others = counts(labels, n_classes)[:, None, :] - own
+    verdicts = np.broadcast_to(judged[:, None], labels.shape)
+    credit = _credit(others, np.where(verdicts >= 0, verdicts, 0), labels >= 0)
+    return np.where(np.isnan(credit) | (verdicts >= 0), credit, 0.0)
+
+
+def _credit(others: np.ndarray, labels: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """1 / (number of modes) where a label is among the modes of the others ``[N, R, K]``, else 0."""
+    modes = others == others.max(-1, keepdims=True)
+    hit = np.take_along_axis(modes, labels[:, :, None], -1)[:, :, 0]
+    credit = hit / modes.sum(-1)
+    return np.where(given & (others.sum(-1) > 0), credit, np.nan)
+
+
+def resampled(
+    figure: Callable[[np.ndarray], float], prompts: Sequence[Hashable], *, resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """A figure of items with the percentile interval of resamples of whole prompts.
+
+    Args:
+        figure: from how often each item counts ``[N]`` to the figure.
+        prompts: of each item; items of one prompt are drawn together.
+    """
+    weights = prompt_resamples(prompts, resamples=resamples, seed=seed)
+    value = figure(np.ones(len(prompts)))
+    drawn = np.array([figure(w) for w in weights])
+    drawn = drawn[np.isfinite(drawn)]
+    n = len(set(prompts))
+    if n < 2 or not len(drawn):
+        return Interval(value, None, None, n)
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(value, float(low), float(high), n)
+
+
+def prompt_resamples(prompts: Sequence[Hashable], *, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each row ``[N]`` counts when as many prompts as there are have been drawn with replacement."""
+    place = numbered(prompts)
+    size = int(place.max()) + 1 if len(place) else 0
+    generator = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield np.bincount(generator.integers(size, size=size), minlength=size).astype(np.float64)[place]
+
+
+def numbered(prompts: Sequence[Hashable]) -> np.ndarray:
+    """``[N]`` int: the prompt of each row from 0, in sorted order, so that the order of the rows plays no part."""
+    number = {prompt: k for k, prompt in enumerate(sorted(set(prompts), key=lambda p: (type(p).__name__, p)))}
+    return np.array([number[prompt] for prompt in prompts], np.int64)
+
+
+def _usable(table: np.ndarray, repeats: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Items with at least two labels that count, and how often they do."""
+    table = np.asarray(table, np.float64)
+    weights = np.ones(len(table)) if repeats is None else np.asarray(repeats, np.float64)
+    kept = (table.sum(1) >= 2) & (weights > 0)
+    if not kept.any():
+        raise ValueError("agreement needs an item with at least two labels")
+    return table[kept], weights[kept]
+
+
+def _above_chance(observed: float, expected: float) -> float:
+    return (observed - expected) / (1 - expected) if expected < 1 else float("nan")

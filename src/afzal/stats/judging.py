@@ -1,0 +1,330 @@
+"""How good a judge is: its two games of each pair, agreement beside the ceiling of people, and what it adds to a few
+labels.
+
+Verdicts name the better of two responses by the item's own numbering: 1 the first, 2 the second, 0 a tie, and -1 no
+verdict, which is a class of its own and never a tie or a loss in silence. In the second game of a pair the responses
+were shown in the other order.
+
+Shapes: N pairs of responses, J judges, R annotators.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from afzal.stats.agreement import MISSING, prompt_resamples
+from afzal.stats.intervals import LEVEL, Z95, Interval
+
+FIRST, SECOND, TIE = 1, 2, 0
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What a judge does when the same two responses change places.
+
+    Attributes:
+        pairs: N.
+        no_verdict: games without a verdict, of 2 N.
+        contradictions: pairs in which both games named a winner, and not the same.
+        consistent: share of pairs in which both games gave a verdict, and the same, of all pairs.
+        first_slot: share of the games with a winner in which the response shown first won.
+        slot_bias: share of pairs that always went to the first slot less that of those that always went to the second,
+            of the pairs with two verdicts: 0 is fair, 1 always the first.
+        slot_p: exact binomial p-value of no slot bias; None where no pair went to one slot twice.
+    """
+
+    pairs: int
+    no_verdict: int
+    contradictions: int
+    consistent: float
+    first_slot: float
+    slot_bias: float
+    slot_p: float | None
+
+
+def both_orders(first_game: np.ndarray, second_game: np.ndarray) -> Orders:
+    """The two games ``[N]`` of each pair, verdicts in the item's numbering.
+
+    Raises:
+        ValueError: there are no pairs.
+    """
+    from scipy.stats import binomtest
+
+    one, two = np.asarray(first_game), np.asarray(second_game)
+    if not len(one):
+        raise ValueError("a judge needs at least one pair to be looked at")
+    spoke = (one >= 0) & (two >= 0)
+    always_first = int(((one == FIRST) & (two == SECOND)).sum())
+    always_second = int(((one == SECOND) & (two == FIRST)).sum())
+    slots = np.concatenate([one[one > 0] == FIRST, two[two > 0] == SECOND])
+    decided = always_first + always_second
+    return Orders(
+        pairs=len(one),
+        no_verdict=int((one < 0).sum() + (two < 0).sum()),
+        contradictions=decided,
+        consistent=float((spoke & (one == two)).mean()),
+        first_slot=float(slots.mean()) if len(slots) else math.nan,
+        slot_bias=(always_first - always_second) / int(spoke.sum()) if spoke.any() else math.nan,
+        slot_p=float(binomtest(always_first, decided).pvalue) if decided else None,
+    )
+
+
+def agreed(first_game: np.ndarray, second_game: np.ndarray) -> np.ndarray:
+    """``[N]`` the verdict of both games together: what they agree on; a tie where they do not, or -1 where a game has
+    no verdict."""
+    one, two = np.asarray(first_game), np.asarray(second_game)
+    return np.where((one < 0) | (two < 0), MISSING, np.where(one == two, one, TIE))
+
+
+def accuracy(verdicts: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """``[N]`` 1 where a verdict is the known truth, else 0: no verdict is never right."""
+    return (np.asarray(verdicts) == np.asarray(gold)).astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Means:
+    """Means ``[J]`` of J columns of one table, and resamples of them ``[S, J]`` over whole prompts, all columns
+    together, so that any two columns are compared on the same prompts."""
+
+    values: np.ndarray
+    drawn: np.ndarray
+    n_prompts: int
+
+    def interval(self, column: int) -> Interval:
+        """The mean of a column."""
+        return _percentiles(float(self.values[column]), self.drawn[:, column], self.n_prompts)
+
+    def difference(self, first: int, second: int) -> Interval:
+        """The mean of one column less that of another, paired."""
+        gap = float(self.values[first] - self.values[second])
+        return _percentiles(gap, self.drawn[:, first] - self.drawn[:, second], self.n_prompts)
+
+    def separable(self) -> int:
+        """How many of the J (J - 1) / 2 paired differences exclude 0."""
+        clear = 0
+        for a in range(len(self.values)):
+            for b in range(a + 1, len(self.values)):
+                gap = self.difference(a, b)
+                clear += gap.low is not None and gap.high is not None and (gap.low > 0 or gap.high < 0)
+        return clear
+
+
+def column_means(values: np.ndarray, prompts: Sequence[Hashable], *, resamples: int = 2000, seed: int = 0) -> Means:
+    """Means of the columns of ``[N, J]``; NaN where a row does not count for a column."""
+    table = np.asarray(values, np.float64)
+    known = np.isfinite(table)
+    filled = np.where(known, table, 0.0)
+    weights = np.array(list(prompt_resamples(prompts, resamples=resamples, seed=seed)))
+    with np.errstate(invalid="ignore"):
+        drawn = (weights @ filled) / (weights @ known)
+        means = filled.sum(0) / known.sum(0)
+    return Means(means, drawn, len(set(prompts)))
+
+
+def _percentiles(value: float, drawn: np.ndarray, n: int) -> Interval:
+    drawn = drawn[np.isfinite(drawn)]
+    if n < 2 or not len(drawn):
+        return Interval(value, None, None, n)
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(value, float(low), float(high), n)
+
+
+@dataclass(frozen=True, slots=True)
+class AltTest:
+    """May the judge stand in for an annotator? ``winning_rate`` is the share of annotators it beats at the allowed
+    margin, and it passes at a half; ``advantage`` the mean probability that it is at least as good as the one left
+    out."""
+
+    winning_rate: float
+    advantage: float
+    p_values: tuple[float, ...]
+
+    @property
+    def passes(self) -> bool:
+        return self.winning_rate >= 0.5
+
+
+def alt_test(judged: np.ndarray, labels: np.ndarray, *, epsilon: float = 0.2, level: float = 0.05) -> AltTest:
+    """The alternative-annotator test (Calderon, Reichart and Dror 2025, arXiv 2501.10970).
+
+    On each item judge and annotator are scored by their agreement with the remaining annotators. One-sided t-tests ask
+    for each annotator whether he is better by less than ``epsilon``, with Benjamini and Yekutieli's correction.
+
+    Args:
+        judged: ``[N]`` verdicts.
+        labels: ``[N, R]``.
+        epsilon: what a judge may be worse by, since it is cheaper: 0.2 where annotators are experts, 0.1 for crowds.
+
+    Raises:
+        ValueError: an annotator has fewer than two items with another annotator and a verdict.
+    """
+    from scipy.stats import ttest_1samp
+
+    judged, labels = np.asarray(judged), np.asarray(labels)
+    p_values, advantages = [], []
+    for a in range(labels.shape[1]):
+        rest = np.delete(labels, a, 1)
+        given = rest >= 0
+        use = (labels[:, a] >= 0) & (judged >= 0) & given.any(1)
+        if use.sum() < 2:
+            raise ValueError(f"annotator {a} has fewer than two items that another annotator and the judge have too")
+        rest, given = rest[use], given[use]
+        ours = ((rest == judged[use][:, None]) & given).sum(1) / given.sum(1)
+        theirs = ((rest == labels[use, a][:, None]) & given).sum(1) / given.sum(1)
+        gap = (theirs >= ours).astype(float) - (ours >= theirs)
+        advantages.append(float((ours >= theirs).mean()))
+        p_values.append(_one_sided(gap, epsilon, ttest_1samp))
+    kept = _benjamini_yekutieli(p_values, level)
+    return AltTest(sum(kept) / len(kept), float(np.mean(advantages)), tuple(p_values))
+
+
+def _one_sided(gap: np.ndarray, epsilon: float, test: object) -> float:
+    if np.ptp(gap) == 0:  # no spread: the t statistic is infinite, and its sign decides
+        return 0.0 if gap[0] < epsilon else 1.0
+    return float(test(gap, epsilon, alternative="less").pvalue)  # pyright: ignore[reportCallIssue]
+
+
+def _benjamini_yekutieli(p_values: Sequence[float], level: float) -> list[bool]:
+    """Which hypotheses are rejected with a false-discovery rate of ``level`` under any dependence (2001)."""
+    m = len(p_values)
+    harmonic = sum(1 / k for k in range(1, m + 1))
+    order = np.argsort(p_values, kind="stable")
+    last = max((k for k in range(1, m + 1) if p_values[order[k - 1]] <= k * level / (m * harmonic)), default=0)
+    kept = [False] * m
+    for place in order[:last]:
+        kept[place] = True
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """A mean over all rows from a few labels and a judge on everything; ``power`` in [0, 1] is the weight of the judge
+    (0: labels alone), and ``people`` the estimate from the labels alone."""
+
+    value: Interval
+    people: Interval
+    power: float
+
+
+def prediction_powered(labelled: np.ndarray, judged: np.ndarray, everything: np.ndarray) -> Corrected:
+    """PPI++ (Angelopoulos et al. 2023, arXiv 2311.01453): the judge's mean on all rows, corrected by its error on the
+    labelled ones. Unbiased however wrong the judge is, if the labelled rows were drawn at random.
+
+    Args:
+        labelled: ``[n]`` people's score of the labelled rows, one row per prompt (1 first better, 0.5 tie, 0).
+        judged: ``[n]`` the judge's score of the same rows.
+        everything: ``[N]`` the judge's score of all rows.
+
+    Raises:
+        ValueError: fewer than three rows are labelled.
+    """
+    y, f, every = (np.asarray(a, np.float64) for a in (labelled, judged, everything))
+    n, total = len(y), len(every)
+    if n < 3:
+        raise ValueError(f"{n} labelled rows are too few for a corrected mean; at least 3")
+    spread = float(every.var())
+    power = float(np.cov(y, f)[0, 1]) / spread / (1 + n / total) if spread > 0 else 0.0
+    power = min(max(power, 0.0), 1.0)
+    value = power * every.mean() + (y - power * f).mean()
+    error = math.sqrt(power**2 * spread / total + (y - power * f).var(ddof=1) / n)
+    alone = float(y.std(ddof=1)) / math.sqrt(n)
+    return Corrected(_normal(float(value), error, n), _normal(float(y.mean()), alone, n), power)
+
+
+def _normal(value: float, error: float, n: int) -> Interval:
+    return Interval(value, value - Z95 * error, value + Z95 * error, n)
+
+
+@dataclass(frozen=True, slots=True)
+class LengthControl:
+    """A win rate at equal lengths.
+
+    Attributes:
+        raw, controlled: win rates, with intervals over prompts.
+        slope: log-odds per standard deviation of the difference in length.
+        overlap: share of pairs in which the shorter response is at most a tenth shorter, or the sides take turns at
+            being longer: twice the smaller of the shares of pairs in which either side is longer.
+        extrapolated: one side is longer in more than nine pairs of ten, so that the controlled figure says more about
+            the model of lengths than about the responses.
+    """
+
+    raw: Interval
+    controlled: Interval
+    slope: float
+    overlap: float
+    extrapolated: bool
+
+
+def length_controlled(
+    score: np.ndarray,
+    longer_by: np.ndarray,
+    prompts: Sequence[Hashable],
+    *,
+    ridge: float = 0.0,
+    expected_slope: float = 1.0,
+    resamples: int = 500,
+    seed: int = 0,
+) -> LengthControl:
+    """Win rate had both sides the same lengths: a logistic fit of the score on tanh(difference / its deviation).
+
+    After AlpacaEval 2 (Dubois et al. 2024, arXiv 2404.04475). Where lengths hardly overlap a free fit is off by up to
+    28 points; a ridge towards the slope that judges usually have brings it back.
+
+    Args:
+        score: ``[N]`` 1 ours won, 0.5 tie, 0 lost; a mean of votes is allowed.
+        longer_by: ``[N]`` length of ours less that of theirs, in any unit.
+        ridge: pseudo-observations in favour of ``expected_slope``.
+        expected_slope: log-odds per deviation that a longer response gains.
+
+    Raises:
+        ValueError: all lengths are the same, so that nothing can be controlled.
+    """
+    y, d = np.asarray(score, np.float64), np.asarray(longer_by, np.float64)
+    deviation = float(d.std(ddof=1)) if len(d) > 1 else 0.0
+    if not deviation > 0:
+        raise ValueError("length control needs pairs that differ in length")
+    x = np.stack([np.ones(len(d)), np.tanh(d / deviation)], 1)
+    whole = _logistic(x, y, np.ones(len(y)), ridge, expected_slope)
+    weights = list(prompt_resamples(prompts, resamples=resamples, seed=seed))
+    drawn = np.array([_logistic(x, y, w, ridge, expected_slope)[0] for w in weights])
+    means = np.array([(w * y).sum() / w.sum() for w in weights])
+    n, ahead, behind = len(set(prompts)), float((d > 0).mean()), float((d < 0).mean())
+    sigma = lambda t: 1 / (1 + np.exp(-t))  # noqa: E731
+    return LengthControl(
+        raw=_percentiles(float(y.mean()), means, n),
+        controlled=_percentiles(float(sigma(whole[0])), sigma(drawn), n),
+        slope=float(whole[1]),
+        overlap=2 * min(ahead, behind),
+        extrapolated=max(ahead, behind) > 0.9,
+    )
+
+
+def _logistic(x: np.ndarray, y: np.ndarray, w: np.ndarray, ridge: float, towards: float) -> np.ndarray:
+    """Coefficients of a logistic fit by Newton's steps, halved until they climb; the last is drawn to ``towards``."""
+    pull = np.zeros(x.shape[1])
+    pull[-1] = ridge / 4  # an observation at even odds has the information 1 / 4
+    centre = np.zeros(x.shape[1])
+    centre[-1] = towards
+
+    def height(b: np.ndarray) -> float:
+        t = x @ b
+        return -float(
+            (w * (y * np.logaddexp(0, -t) + (1 - y) * np.logaddexp(0, t))).sum() + (pull * (b - centre) ** 2).sum() / 2
+        )
+
+    b = centre * (ridge > 0)
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-(x @ b)))
+        slope = x.T @ (w * (y - p)) - pull * (b - centre)
+        bend = (x * (w * p * (1 - p))[:, None]).T @ x + np.diag(pull) + 1e-12 * np.eye(len(b))
+        step, scale, here = np.linalg.solve(bend, slope), 1.0, height(b)
+        while scale > 1e-6 and height(b + scale * step) < here:
+            scale /= 2
+        b = b + scale * step
+        if np.abs(step).max() < 1e-10:
+            break
+    return b

@@ -1,0 +1,225 @@
+"""Judges by hand, planted ones, and the reference values on LLMBar and PandaLM."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from afzal.stats import agreement, judging
+
+
+def test_a_judge_that_looks_at_the_order_alone():
+    first = np.full(50, judging.FIRST)
+    seen = judging.both_orders(first, np.full(50, judging.SECOND))
+    assert (seen.contradictions, seen.consistent, seen.first_slot, seen.slot_bias) == (50, 0.0, 1.0, 1.0)
+    assert seen.slot_p == pytest.approx(2 * 0.5**50)
+    other = judging.both_orders(np.full(50, judging.SECOND), first)
+    assert (other.first_slot, other.slot_bias, other.slot_p) == (0.0, -1.0, seen.slot_p)
+
+
+def test_two_games_by_hand():
+    one = np.array([1, 1, 2, 0, -1, 2])
+    two = np.array([1, 2, 1, 0, 1, -1])
+    seen = judging.both_orders(one, two)
+    assert (seen.pairs, seen.no_verdict, seen.contradictions) == (6, 2, 2)
+    assert seen.consistent == pytest.approx(2 / 6)
+    # winners: first game 1 1 2 2, second 1 2 1 1 with the sides turned: 2 + 1 of 8 in the first slot
+    assert seen.first_slot == pytest.approx(3 / 8)
+    assert seen.slot_bias == 0.0
+    assert judging.agreed(one, two).tolist() == [1, 0, 0, 0, -1, -1]
+
+
+def test_no_verdict_is_never_right():
+    assert judging.accuracy(np.array([1, -1, 2]), np.array([1, 1, 1])).tolist() == [1.0, 0.0, 0.0]
+
+
+def test_columns_are_compared_on_the_same_prompts():
+    generator = np.random.default_rng(0)
+    easy = generator.random(300)
+    table = np.stack([easy < 0.8, easy < 0.75], 1).astype(float)
+    means = judging.column_means(table, range(300), resamples=500)
+    apart = means.interval(0), means.interval(1)
+    assert apart[1].high > apart[0].low  # separate intervals overlap
+    assert means.difference(0, 1).low > 0
+    assert means.separable() == 1
+
+
+def test_rows_that_do_not_count_are_left_out():
+    means = judging.column_means(np.array([[1.0, np.nan], [0.0, 1.0]]), ["a", "b"], resamples=10)
+    assert means.values.tolist() == [0.5, 1.0]
+
+
+def test_benjamini_and_yekutieli_by_hand():
+    # m = 3, harmonic 11/6: bounds .05 k / 5.5 = .00909, .01818, .02727
+    assert judging._benjamini_yekutieli([0.018, 0.5, 0.009], 0.05) == [True, False, True]
+    assert judging._benjamini_yekutieli([0.010, 0.018, 0.5], 0.05) == [True, True, False]
+    assert judging._benjamini_yekutieli([0.010, 0.019, 0.5], 0.05) == [False, False, False]
+
+
+def test_a_copy_of_the_crowd_passes_the_alt_test_and_its_opposite_fails():
+    generator = np.random.default_rng(0)
+    truth = generator.integers(1, 3, size=200)
+    wrong = generator.random((200, 3)) < 0.2
+    labels = np.where(wrong, 3 - truth[:, None], truth[:, None])
+    assert judging.alt_test(truth, labels).passes
+    assert judging.alt_test(truth, labels).advantage > 0.8
+    assert not judging.alt_test(3 - truth, labels).passes
+
+
+def test_prediction_powered_by_hand():
+    """A judge without error on the labelled rows gives its own mean on everything."""
+    y = np.array([1.0, 0.0, 1.0, 0.0])
+    every = np.tile(y, 25)
+    perfect = judging.prediction_powered(y, y, every)
+    assert perfect.power == 1.0
+    assert perfect.value.value == pytest.approx(0.5)
+    assert perfect.value.high - perfect.value.low == pytest.approx(2 * 1.959964 * 0.5 / 10, abs=1e-5)
+    useless = judging.prediction_powered(y, np.array([1.0, 1.0, 0.0, 0.0]), every)
+    assert useless.power == 0.0
+    assert useless.value == useless.people
+
+
+def test_a_judge_turned_round_does_no_harm():
+    y = np.array([1.0, 0.0, 1.0, 1.0])
+    assert judging.prediction_powered(y, 1 - y, np.tile(1 - y, 9)).power == 0.0
+
+
+def test_a_judge_against_itself_is_at_a_half():
+    generator = np.random.default_rng(0)
+    gap = generator.normal(size=200)
+    score = (generator.random(200) < 1 / (1 + np.exp(-2 * np.tanh(gap)))).astype(float)
+    both = judging.length_controlled(
+        np.concatenate([score, 1 - score]), np.concatenate([gap, -gap]), [*range(200), *range(200)], resamples=50
+    )
+    assert both.raw.value == both.controlled.value == pytest.approx(0.5)
+    assert both.slope > 1
+    assert both.overlap == pytest.approx(1.0)
+    assert not both.extrapolated
+
+
+def test_length_control_finds_what_is_left_of_a_win():
+    """Wins are half length and half quality: log-odds 0.5 + 1.5 tanh(d / sd)."""
+    generator = np.random.default_rng(1)
+    gap = generator.normal(1.0, 1.0, 4000)
+    odds = 0.5 + 1.5 * np.tanh(gap / gap.std(ddof=1))
+    found = judging.length_controlled(1 / (1 + np.exp(-odds)), gap, range(4000), resamples=20)
+    assert found.slope == pytest.approx(1.5, abs=1e-3)
+    assert found.controlled.value == pytest.approx(1 / (1 + math.exp(-0.5)), abs=1e-3)
+    assert found.raw.value > found.controlled.value
+
+
+def test_a_ridge_draws_the_slope_where_lengths_do_not_overlap():
+    gap = np.linspace(1, 2, 60)
+    score = np.concatenate([np.ones(50), np.zeros(10)])
+    free = judging.length_controlled(score, gap, range(60), resamples=10)
+    held = judging.length_controlled(score, gap, range(60), ridge=100, expected_slope=1.0, resamples=10)
+    assert free.extrapolated
+    assert free.overlap == 0.0
+    assert abs(held.slope - 1.0) < abs(free.slope - 1.0)
+
+
+def test_equal_lengths_cannot_be_controlled():
+    with pytest.raises(ValueError, match="differ in length"):
+        judging.length_controlled(np.ones(3), np.zeros(3), range(3))
+
+
+def llmbar(shared) -> tuple[list[str], np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]], dict]:
+    rows = [json.loads(line) for line in (shared / "data/annot/llmbar_gold_vs_judges.jsonl").open()]
+    names = list(rows[0]["judges"])
+    games = {
+        name: tuple(np.array([int(row["judges"][name][k] or -1) for row in rows]) for k in (0, 1)) for name in names
+    }
+    reference = json.loads((shared / "reference/people-and-judges.json").read_text())["llmbar"]
+    return names, np.array([int(row["label"]) for row in rows]), games, reference
+
+
+def test_the_judges_of_llmbar(shared):
+    names, gold, games, reference = llmbar(shared)
+    assert len(names) == 24
+    for name in names:
+        line, seen = reference["judges"][name], judging.both_orders(*games[name])
+        assert seen.no_verdict == line["no_verdict"]
+        assert seen.consistent == pytest.approx(line["consistent"], abs=1e-4)
+        assert seen.first_slot == pytest.approx(line["p_first_slot"], abs=1e-4)
+        assert seen.slot_bias == pytest.approx(line["slot_bias"], abs=1e-4)
+        assert seen.slot_p == pytest.approx(line["slot_bias_p"], rel=0.01)
+        both = [judging.accuracy(game, gold).mean() for game in games[name]]
+        assert both == pytest.approx([line["acc_order1"], line["acc_order2"]], abs=1e-4)
+
+
+def test_218_of_276_pairs_of_judges_can_be_told_apart(shared):
+    names, gold, games, reference = llmbar(shared)
+    table = np.stack([(judging.accuracy(a, gold) + judging.accuracy(b, gold)) / 2 for a, b in games.values()], 1)
+    means = judging.column_means(table, range(len(gold)))
+    order = [names[k] for k in np.argsort(-means.values, kind="stable")]
+    assert order == [line["judge"] for line in reference["leaderboard_of_judges"]["order"]]
+    assert means.separable() == reference["leaderboard_of_judges"]["separable_paired_95"] == 218
+    for k, name in enumerate(names):
+        interval = means.interval(k)
+        assert [interval.low, interval.high] == pytest.approx(reference["judges"][name]["acc_interval"], abs=0.01)
+
+
+def pandalm(shared) -> tuple[np.ndarray, list[str], np.ndarray, dict]:
+    rows = json.loads((shared / "data/annot/pandalm_human3.json").read_text())
+    said = [json.loads(line)["gpt35"] for line in (shared / "data/annot/pandalm_judges.jsonl").open()]
+    labels = np.array([[row[f"annotator{k}"] for k in (1, 2, 3)] for row in rows])
+    verdicts = np.array([{"1": 1, "2": 2, "Tie": 0, "garbage": -1}[str(v)] for v in said])
+    reference = json.loads((shared / "reference/people-and-judges.json").read_text())["pandalm"]
+    return labels, [row["instruction"] + "\0" + row["input"] for row in rows], verdicts, reference
+
+
+def test_a_judge_beside_the_ceiling_of_people(shared):
+    labels, prompts, verdicts, reference = pandalm(shared)
+    line = reference["judges"]["gpt35"]
+    judge, people = agreement.judge_with_rest(verdicts, labels, 3), agreement.agreement_with_rest(labels, 3)
+    assert judge.mean() == pytest.approx(line["agreement_with_mode_of_two"], abs=1e-4)
+    gap = judging.column_means((judge - people).reshape(-1, 1), np.repeat(prompts, 3).tolist()).interval(0)
+    assert gap.value == pytest.approx(line["minus_human_ceiling"], abs=1e-4)
+    assert [gap.low, gap.high] == pytest.approx(line["minus_human_ceiling_interval"], abs=0.01)
+    for epsilon, expected in line["alt_test"].items():
+        found = judging.alt_test(verdicts, labels, epsilon=float(epsilon))
+        assert found.winning_rate == expected["winning_rate"]
+        assert found.advantage == pytest.approx(expected["advantage"], abs=1e-4)
+        assert found.passes == expected["passes"]
+
+
+def test_a_few_labels_and_a_judge_on_everything(shared):
+    """400 draws of 100 labelled rows: coverage, and narrower than the labels alone."""
+    labels, _, verdicts, _ = pandalm(shared)
+    points = np.array([0.5, 1.0, 0.0])
+    people, judge = points[labels].mean(1), np.where(verdicts < 0, 0.5, points[np.maximum(verdicts, 0)])
+    generator, covered, ratio = np.random.default_rng(0), 0, []
+    for _ in range(400):
+        drawn = generator.permutation(len(people))[:100]
+        found = judging.prediction_powered(people[drawn], judge[drawn], judge)
+        covered += found.value.low <= people.mean() <= found.value.high
+        ratio.append((found.value.high - found.value.low) / (found.people.high - found.people.low))
+    assert 0.93 <= covered / 400 <= 0.99
+    assert np.mean(ratio) == pytest.approx(0.845, abs=0.02)
+
+
+def test_length_control_on_pandalm(shared):
+    labels, prompts, _, reference = pandalm(shared)
+    rows = json.loads((shared / "data/annot/pandalm_human3.json").read_text())
+    texts = lambda v: v if isinstance(v, str) else json.dumps(v)  # noqa: E731
+    score, longer, of = [], [], []
+    for row, votes, prompt in zip(rows, labels, prompts, strict=True):
+        pair = row["cmp_key"].split("_")
+        if "llama-7b" not in pair:
+            continue
+        ours = pair[0] == "llama-7b"
+        points = np.array([0.5, 1.0, 0.0])[votes].mean()
+        gap = len(texts(row["response1"])) - len(texts(row["response2"]))
+        score.append(points if ours else 1 - points)
+        longer.append(gap if ours else -gap)
+        of.append(prompt)
+    found, line = judging.length_controlled(np.array(score), np.array(longer), of), reference["length_control"]
+    assert found.raw.value == pytest.approx(line["win_rate"], abs=1e-4)
+    assert found.slope == pytest.approx(line["length_coefficient"], abs=1e-4)
+    assert found.controlled.value == pytest.approx(line["length_controlled_win_rate"], abs=1e-4)
+    interval = [found.controlled.low, found.controlled.high]
+    assert interval == pytest.approx(line["length_controlled_interval"], abs=0.01)
+    assert not found.extrapolated
