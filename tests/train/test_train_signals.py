@@ -81,3 +81,22 @@ def test_a_sleeping_process_leaves_with_the_shells_code():
     assert process.stdout.readline() == "ready\n"
     process.terminate()
     assert process.wait(timeout=60) == 143
+
+
+def test_a_closed_terminal_asks_as_the_others_do():
+    with stop_on_signals() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        assert stop.requested == "SIGHUP"
+    assert EXIT_CODES["SIGHUP"] == 129
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+def test_under_nohup_a_closed_terminal_changes_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.requested is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

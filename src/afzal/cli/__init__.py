@@ -12,6 +12,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -222,5 +223,6 @@ def _system(error: OSError) -> str:
 def _tell(message: str, code: int) -> int:
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     head = "\x1b[1;31merror:\x1b[0m " if colour else "error: "
-    print(f"{head if code in (2, BUG) else ''}{message}", file=sys.stderr)
+    with suppress(OSError):  # the terminal may be closed
+        print(f"{head if code in (2, BUG) else ''}{message}", file=sys.stderr, flush=True)
     return code

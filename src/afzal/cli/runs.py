@@ -41,7 +41,7 @@ def command(
 def summary(run: Run) -> dict[str, Any]:
     """One run in a few plain facts; what is not known is None."""
     facts = run.facts()
-    found = run.last("eval") or run.last("train")
+    found = run.latest()
     return {
         "name": run.name,
         "path": str(run.path),

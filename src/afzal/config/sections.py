@@ -136,9 +136,14 @@ class RunSettings(Settings, frozen=True, title="Run"):
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the order, the split, the adapters and the samples.")
     log_every_steps: int = Field(1, ge=1, description="Updates between lines of metrics.jsonl.")
     save_every_steps: int | None = Field(
-        None, ge=1, description="Updates between checkpoints; default: when stopped by a signal."
+        None, ge=1, description="Updates between checkpoints, besides those of save_every_minutes; default: none."
     )
-    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints to keep; older ones are deleted.")
+    save_every_minutes: float = Field(
+        10.0, ge=0, description="Minutes of work that a kill may cost: a checkpoint is written at least as often. 0: never."
+    )
+    keep_checkpoints: int = Field(
+        2, ge=1, description="Checkpoints to keep; older ones are deleted. One of the clock gives way to those of steps."
+    )
 
 
 class ConstraintSettings(Settings, frozen=True, title="Constraint"):

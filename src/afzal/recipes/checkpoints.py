@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from afzal import runs
+from afzal.config import RewardConfig, TrainConfig
+from afzal.errors import AfzalError
+from afzal.model.adapters import is_adapted
 from afzal.recipes import parallel
+from afzal.recipes.memory import STATE_BYTES
 from afzal.recipes.setup import Setup, reference_weights
-from afzal.train import checkpoint
+from afzal.train import checkpoint, ranks
 from afzal.train.loop import State
 from afzal.train.method import parameters_by_name
 from afzal.train.optim import optimizer_slots, optimizer_tensors
@@ -18,7 +24,7 @@ from afzal.train.rollouts import Rollouts
 
 
 def save(run: runs.Run, setup: Setup, state: State, folder: Path, keep: int) -> None:
-    """Write a checkpoint of the run into ``folder`` and remove all but the newest ``keep``."""
+    """Write a checkpoint of the run into ``folder`` and remove those that are not to be kept any longer."""
     parameters = parameters_by_name(setup.weights.masters, setup.method)
     tensors = {
         "model": {name: p.detach() for name, p in parameters.items()},
@@ -30,7 +36,8 @@ def save(run: runs.Run, setup: Setup, state: State, folder: Path, keep: int) -> 
     if isinstance(setup.feed, Rollouts) and (rollout := setup.feed.tensors()):
         tensors["rollout"] = rollout
     checkpoint.save(folder, state.step, tensors, {**asdict(state), "metrics_bytes": run.metrics_bytes()})
-    checkpoint.prune(folder, keep)
+    every, last = setup.settings.save_every_steps, setup.settings.steps
+    checkpoint.prune(folder, keep, lambda step: not every or step % every == 0 or step == last)
     run.update(step=state.step)
 
 
@@ -66,3 +73,48 @@ def best(run: runs.Run, setup: Setup) -> bool:
 
 def _newest(folder: Path) -> Path | None:
     return checkpoint.newest(folder, lambda note: parallel.reporter(0, 0).say(f"warning: {note}"))
+
+
+def require_room(config: TrainConfig, run: runs.Run, setup: Setup) -> None:
+    """Make sure, before the first update, that the disk has room for the checkpoints to come and the finished model.
+
+    Raises:
+        AfzalError: it has not; says what is needed and what is free. Raised on all ranks.
+    """
+    ranks.led(lambda: _require_room(config, run, bytes_to_write(config, setup)))
+
+
+def bytes_to_write(config: TrainConfig, setup: Setup) -> dict[str, int]:
+    """Bytes that the run's folder holds at its fullest, by what they are; rollouts, logs and samples are not counted.
+
+    While a checkpoint is written those to be kept are still there, so that one more than ``keep_checkpoints`` counts.
+    """
+    parameters = parameters_by_name(setup.weights.masters, setup.method)
+    numbers = sum(p.numel() for p in parameters.values())
+    one = sum(p.numel() * p.element_size() for p in parameters.values()) + STATE_BYTES[config.optimizer] * numbers
+    one += sum(p.numel() * p.element_size() for p in reference_weights(setup).values())
+    several = config.save_every_minutes > 0 or setup.settings.save_every_steps > 0
+    model = setup.model
+    merged = isinstance(config, RewardConfig) or not is_adapted(model)
+    saved = [p for p in model.parameters() if p.requires_grad or merged]
+    return {
+        "checkpoints": one * (config.keep_checkpoints + 1 if several else 1),
+        "best checkpoint": 2 * one if setup.settings.patience else 0,
+        "model": 4 * sum(p.numel() for p in saved),
+    }
+
+
+def _require_room(config: TrainConfig, run: runs.Run, needed: Mapping[str, int]) -> None:
+    there = sum(f.stat().st_size for part in ("checkpoints", "best") for f in (run.path / part).rglob("*") if f.is_file())
+    free = shutil.disk_usage(run.path).free
+    if sum(needed.values()) <= free + there:
+        return
+    terms = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in needed.items() if size)
+    fewer = ["keep_checkpoints=1"] if config.keep_checkpoints > 1 else []
+    fewer += ["save_every_minutes=0"] if config.save_every_minutes and config.save_every_steps is None else []
+    raise AfzalError(
+        f"the run will need {sum(needed.values()) / 1e9:.3g} GB of disk, and {(free + there) / 1e9:.3g} GB are free",
+        where=str(run.path),
+        why=f"in GB: {terms}",
+        remedy=", or ".join(["free some space", "use --out on another disk", *fewer]),
+    )

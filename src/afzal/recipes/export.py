@@ -72,6 +72,7 @@ def export(config: ExportConfig) -> list[str]:
     facts = {"adapter": config.model, "base": base, "dtype": config.dtype, "tokens": len(wanted)}
     facts |= {"largest_difference_nats": gap, "adapter_to_base_nats": before}
     save_model(merged, tokenizer, Path(config.out))
+    runs.force_to_disk(Path(config.out))
     runs.atomic_write(Path(config.out) / "export.json", json.dumps(facts, indent=2) + "\n")
     return [
         f"{config.out}: the adapter merged into {base}, as {config.dtype}",

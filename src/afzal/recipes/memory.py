@@ -27,7 +27,7 @@ from afzal.train.precision import Weights
 from afzal.train.shard import Sharded
 
 _SPARE = 0.8  # of the free memory that a run may plan with
-_STATE = {"adamw": 8, "rmsprop": 4}  # bytes per trained weight
+STATE_BYTES = {"adamw": 8, "rmsprop": 4}  # of the optimiser, per trained weight
 _MOST_TOKENS = 2**17  # larger forward passes gain nothing
 
 
@@ -91,7 +91,7 @@ def terms(config: TrainConfig, held: Held) -> tuple[dict[str, float], dict[str, 
         beside = [] if held.critic.trunk is None else list(held.critic.trunk.parameters())
         there["value model"] = _bytes([*beside, *held.critic.head.parameters()])
     moved = trained["value model"] + (0 if weights.offload else trained["policy"])
-    coming = {"gradients": 4.0 * sum(trained.values()), "optimizer": float(_STATE[config.optimizer] * moved)}
+    coming = {"gradients": 4.0 * sum(trained.values()), "optimizer": float(STATE_BYTES[config.optimizer] * moved)}
     return there, coming
 
 

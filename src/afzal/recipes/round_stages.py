@@ -40,7 +40,8 @@ _TRAINING = (
     *("dtype", "device", "sharing", "activation_checkpointing", "memory_gb", "offload", "compile"),
     *("batch_size", "tokens_per_forward", "epochs"),
     *("max_steps", "lr", "lr_schedule", "warmup", "optimizer", "weight_decay", "max_grad_norm"),
-    *("adam_beta1", "adam_beta2", "adam_eps", "seed", "log_every_steps", "save_every_steps", "keep_checkpoints"),
+    *("adam_beta1", "adam_beta2", "adam_eps", "seed", "log_every_steps"),
+    *("save_every_steps", "save_every_minutes", "keep_checkpoints"),
     *("objective", "objective_arg", "max_tokens", "eos_token", "chat_template"),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -38,7 +39,8 @@ from afzal.train.feed import Feed, Layout
 from afzal.train.loop import Hooks, State, fit
 from afzal.train.method import Carried, Method
 from afzal.train.progress import Reporter
-from afzal.train.signals import StopSignals, stop_on_signals
+from afzal.train.signals import EXIT_CODES, StopSignals, stop_on_signals
+from afzal.train.timer import SaveTimer
 
 
 class Stopped(AfzalError):  # noqa: N818 - a request, not a fault
@@ -120,17 +122,19 @@ def _starting_model(config: TrainConfig, device: torch.device) -> Any:
 def _run(config: TrainConfig, run: runs.Run, setup: Setup, stop: StopSignals, resume: bool) -> Path:
     prepared = setup.prepared
     state = checkpoints.restore(run, setup) if resume else State()
+    begun = _begun(run, state) if resume else ""
     _announce(config, run, setup, prepared)
     watch = Watch.make(config, setup.model, prepared, setup.start, setup.feed.layout, run.path)
     with parallel.reporter(setup.settings.steps, state.step) as reporter:
-        for line in _banner(config, run, setup, prepared, state) if ranks.leads() else ():
+        for line in _banner(config, run, setup, prepared, begun) if ranks.leads() else ():
             reporter.say(line)
         hooks = _hooks(config, run, setup, watch, reporter, stop)
+        checkpoints.require_room(config, run, setup)
         if state.step == 0:
             check_first_loss(setup, reporter.say)
         reason = _fit(config, setup, hooks, state)
     run.update(step=state.step, seconds=round(state.seconds, 3), stop_reason=reason)
-    if reason in ("SIGINT", "SIGTERM"):
+    if reason in EXIT_CODES:
         run.update(status="stopped", finished=_now())
         raise Stopped(reason, run.path, state.step)
     if reason == "early":
@@ -168,9 +172,9 @@ def _begin(config: TrainConfig, prepared: Prepared, resume: bool) -> None:
         seen = {"data: the content of the training data": prepared.facts["fingerprint"]}
         refuse_changes(run, plain, file_hashes(config), seen)
         run.update(status="running")
-    lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in prepared.losses)
+    lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in runs.redact_texts(prepared.losses))
     runs.atomic_write(run.path / "losses.jsonl", lines)
-    runs.atomic_write(run.path / "data.json", json.dumps(prepared.audit, indent=2, default=str) + "\n")
+    runs.atomic_write(run.path / "data.json", json.dumps(runs.redact_texts(prepared.audit), indent=2, default=str) + "\n")
 
 
 def _hooks(
@@ -200,8 +204,11 @@ def _hooks(
         reporter.record(record)
         alarms.hear(record)
 
+    timer = SaveTimer(60 * config.save_every_minutes or math.inf)
+
     def save(state: State) -> None:
         checkpoints.save(run, setup, state, run.checkpoints, config.keep_checkpoints)
+        timer.saved()
 
     def improved(state: State) -> None:
         if setup.settings.patience:
@@ -218,7 +225,8 @@ def _hooks(
         return ranks.first(stop.requested)  # a signal reaches ranks at different steps, and stops all at the same
 
     look_at = look if setup.prepared.evaluation else None
-    return Hooks(log, look_at, save, improved, stopped, stepped, reporter.say)
+    # ranks have clocks of their own: that of rank 0 decides
+    return Hooks(log, look_at, save, improved, stopped, stepped, reporter.say, lambda: ranks.agreed(timer.due()))
 
 
 def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared) -> None:
@@ -261,7 +269,16 @@ def _parameters(method: Method) -> dict[str, Any]:
     return {f"{term.name}.{key}": value for term in method.terms for key, value in term.parameters.items()}
 
 
-def _banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared, state: State) -> list[str]:
+def _begun(run: runs.Run, state: State) -> str:
+    """Where a resumed run begins, for the person who resumed it."""
+    if state.step:
+        return f"resuming after step {state.step}"
+    before = run.facts().get("step", 0)
+    lost = f", although run.json is at step {before}" if before else ""
+    return f"no sound checkpoint in {run.checkpoints}{lost}: starting again at step 0"
+
+
+def _banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared, begun: str) -> list[str]:
     model, reference = run.facts()["model"], setup.reference
     several = f", in pieces on {ranks.world()} ranks" if ranks.world() > 1 else ""
     counts = f"{model['trainable']:,} of {model['parameters']:,} weights train"
@@ -271,7 +288,7 @@ def _banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared
         f"prompts {setup.feed.layout.sharing}" + (f"; reference: {reference.name}" if reference else ""),
     ]
     lines += setup.notes
-    return [*lines, f"resuming after step {state.step}"] if state.step else lines
+    return [*lines, begun] if begun else lines
 
 
 def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str]:
@@ -314,6 +331,7 @@ def _finish(config: TrainConfig, run: runs.Run, setup: Setup, state: State) -> P
         else:
             _remember_stop_ids(model, setup.prepared)
             save_model(model, setup.prepared.tokenizer, run.path)
+        runs.force_to_disk(run.path)  # not only in a cache when run.json says that it is there
         run.update(status="finished", finished=_now(), seconds=round(state.seconds, 3))
         report.write_card(run.path)
         report.build(run.path, sections)

@@ -97,7 +97,7 @@ class Watch:
         if not ranks.leads():
             return
         others = [r for r in runs.read_jsonl(self.path) if r["stage"] != stage] if self.path.exists() else []
-        lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in [*others, *records])
+        lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in [*others, *runs.redact_texts(records)])
         runs.atomic_write(self.path, lines)
 
     def _kl(self, drawn: Sequence[Sample]) -> dict[str, float]:

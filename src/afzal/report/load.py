@@ -13,7 +13,7 @@ from afzal.errors import AfzalError
 from afzal.report import sections
 from afzal.report.sections import Section
 from afzal.report.text import is_number, plural
-from afzal.runs import redact_config
+from afzal.runs import redact_config, redact_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class RunFiles:
 
     @property
     def name(self) -> str:
-        return self.path.resolve().name
+        return redact_texts(self.path.resolve().name)
 
 
 def load(path: Path) -> RunFiles:
@@ -47,12 +47,12 @@ def load(path: Path) -> RunFiles:
     notes: list[str] = []
     return RunFiles(
         path=path,
-        facts=_json(path / "run.json", notes),
+        facts=redact_texts(_json(path / "run.json", notes)),
         config=redact_config(_yaml(path / "run.yaml", notes)),
         metrics=sorted(_lines(path / "metrics.jsonl", notes), key=_step),
-        samples=_lines(path / "samples.jsonl", notes),
-        data=_json(path / "data.json", notes),
-        losses=_lines(path / "losses.jsonl", []),
+        samples=redact_texts(_lines(path / "samples.jsonl", notes)),
+        data=redact_texts(_json(path / "data.json", notes)),
+        losses=redact_texts(_lines(path / "losses.jsonl", [])),
         sections=_sections(path, notes),
         notes=notes,
     )

@@ -11,6 +11,7 @@ from afzal.runs.files import (
     append_jsonl,
     atomic_write,
     fault,
+    force_to_disk,
     fsync_folder,
     new_file,
     read_json,
@@ -21,7 +22,7 @@ from afzal.runs.files import (
     writing,
 )
 from afzal.runs.folder import Run, create, find, open_run, resume
-from afzal.runs.redact import redact_arguments, redact_config
+from afzal.runs.redact import redact_arguments, redact_config, redact_texts
 
 __all__ = [
     "Run",
@@ -31,6 +32,7 @@ __all__ = [
     "environment",
     "fault",
     "find",
+    "force_to_disk",
     "fsync_folder",
     "new_file",
     "open_run",
@@ -38,6 +40,7 @@ __all__ = [
     "read_jsonl",
     "redact_arguments",
     "redact_config",
+    "redact_texts",
     "refuse_existing",
     "resume",
     "sha256",

@@ -91,6 +91,23 @@ def fsync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def force_to_disk(folder: Path) -> None:
+    """Force every file in a folder (not below it) and the names of its entries to the disk.
+
+    Raises:
+        AfzalError: the disk refuses.
+    """
+    with writing(folder):
+        for path in sorted(folder.iterdir()):
+            if path.is_file():
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        fsync_folder(folder)
+
+
 def refuse_existing(path: str | Path | None) -> None:
     """Raise AfzalError when there is something at ``path`` already; None is no file."""
     if path and Path(path).exists():
@@ -160,9 +177,13 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
                 raise AfzalError("this line is not a JSON object", where=f"{path}:{number}", remedy="remove the line")
 
 
-def last_jsonl(path: Path, key: str, value: Any) -> dict[str, Any] | None:
-    """The last record whose ``key`` is ``value``, read from the end so that a long file costs nothing."""
-    for line in _lines_backwards(path):
+def last_jsonl(path: Path, key: str, value: Any, within: int | None = None) -> dict[str, Any] | None:
+    """The last record whose ``key`` is ``value``, read from the end so that a long file costs nothing.
+
+    Args:
+        within: look no further back than this many bytes; default: to the beginning.
+    """
+    for line in _lines_backwards(path, within):
         record = _parse(line)
         if record is not None and record.get(key) == value:
             return record
@@ -226,15 +247,16 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _lines_backwards(path: Path, block: int = 1 << 16) -> Iterator[bytes]:
+def _lines_backwards(path: Path, within: int | None = None, block: int = 1 << 16) -> Iterator[bytes]:
     if not path.exists():
         return
     with path.open("rb") as file:
         end, rest = file.seek(0, os.SEEK_END), b""
-        while end > 0:
-            start = max(0, end - block)
+        first = 0 if within is None else max(0, end - within)
+        while end > first:
+            start = max(first, end - block)
             file.seek(start)
             rest, *lines = (file.read(end - start) + rest).split(b"\n")
             yield from reversed(lines)
             end = start
-        yield rest
+        yield rest  # of a line that begins before ``first`` this is a part, which does not parse

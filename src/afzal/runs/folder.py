@@ -29,6 +29,7 @@ from afzal.runs.redact import redact_arguments, redact_command, redact_config
 
 _FACTS, _METRICS, _CONFIG = "run.json", "metrics.jsonl", "run.yaml"
 _MAX_DEPTH = 6
+_TAIL = 1 << 16  # bytes of a log that are read to list a run
 _IGNORED = {"lost+found", lock.NAME}
 
 
@@ -68,30 +69,34 @@ class Run:
         with writing(self.path):
             other = lock.acquire(self.path)
         if other is not None:
-            who = f"process {other.get('pid', '?')} on {other.get('host', '?')}, since {other.get('since', '?')}"
-            raise AfzalError(
-                f"{self.path} is being written by another process",
-                why=who,
-                remedy="wait for it or stop it, then use --resume; or choose another --out",
-            )
+            raise _busy(self.path, other)
 
     def release(self) -> None:
         """Give the claim back."""
         lock.release(self.path)
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``; it has left the process when this returns."""
+        """Append one line to ``metrics.jsonl``; it has left the process when this returns. An evaluation also becomes
+        the ``latest`` of ``run.json``, so that whoever lists runs need not read their logs."""
         if self.writes:
             append_jsonl(self.path / _METRICS, [record])
+            if record.get("kind") == "eval":
+                self.update(latest=dict(record))
 
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
         """The logged records in order, all or those of one kind ("train", "eval")."""
         records = (unspell(record) for record in read_jsonl(self.path / _METRICS))
         return [record for record in records if kind is None or record.get("kind") == kind]
 
-    def last(self, kind: str) -> dict[str, Any]:
-        """The last record of a kind; empty when there is none."""
-        return unspell(last_jsonl(self.path / _METRICS, "kind", kind) or {})
+    def last(self, kind: str, within: int | None = None) -> dict[str, Any]:
+        """The last record of a kind, looked for in the last ``within`` bytes of the log; empty when there is none."""
+        return unspell(last_jsonl(self.path / _METRICS, "kind", kind, within) or {})
+
+    def latest(self) -> dict[str, Any]:
+        """The last evaluation, or the last update where there was none, without reading a long log."""
+        facts = self.facts()
+        found = unspell(facts["latest"]) if "latest" in facts else self.last("eval", _TAIL)
+        return found or self.last("train", _TAIL)
 
     def metrics_bytes(self) -> int:
         """Size of ``metrics.jsonl``, which is on the disk (not only in a cache) when this returns: for checkpoints."""
@@ -121,6 +126,7 @@ class Run:
             )
         with writing(path):
             os.truncate(path, n_bytes)
+        self.update(latest=self.last("eval"))
 
     def update(self, **facts: Any) -> None:
         """Replace these keys of ``run.json``; readers see the old or the new facts. Secrets are hidden."""
@@ -159,6 +165,8 @@ def create(path: str | Path, config: Mapping[str, Any]) -> Run:
             process, or cannot be written.
     """
     path = Path(path)
+    if (other := lock.holder(path)) is not None:
+        raise _busy(path, other)
     _refuse_used(path)
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -235,6 +243,12 @@ def _is_run(path: Path) -> bool:
         return False
 
 
+def _busy(path: Path, other: Mapping[str, Any]) -> AfzalError:
+    who = f"process {other.get('pid', '?')} on {other.get('host', '?')}, since {other.get('since', '?')}"
+    remedy = "wait for it, or stop it and continue its run with --resume; or choose another --out"
+    return AfzalError(f"{path} is being written by another process", why=who, remedy=remedy)
+
+
 def _refuse_used(path: Path) -> None:
     """Hidden files, a mount's ``lost+found`` and a lock that nobody holds do not count as content."""
     try:
@@ -265,6 +279,7 @@ def _first_facts() -> dict[str, Any]:
         "command": redact_arguments([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "step": 0,
+        "latest": {},
         **environment(),
     }
 

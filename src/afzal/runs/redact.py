@@ -70,6 +70,15 @@ def redact_config(value: Any, name: str = "") -> Any:
     return HIDDEN if is_secret_name(name) else redact_text(value)
 
 
+def redact_texts(value: Any) -> Any:
+    """Nested data in which every text, names of fields included, is without anything shaped like a secret."""
+    if isinstance(value, Mapping):
+        return {redact_texts(k): redact_texts(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact_texts(v) for v in value]
+    return redact_text(value) if isinstance(value, str) else value
+
+
 def redact_text(text: str) -> str:
     """The text without anything shaped like a token, log-in or known secret."""
     for secret in _environment_secrets():

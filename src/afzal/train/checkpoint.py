@@ -161,11 +161,25 @@ def listed(folder: Path) -> list[tuple[int, Path]]:
     return sorted((step_of(path), path) for path in kept)
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the ``keep`` checkpoints of the highest steps, and what a killed writer left behind."""
+def prune(folder: Path, keep: int, planned: Callable[[int], bool] = lambda step: True) -> None:
+    """Remove all checkpoints but those that :func:`kept` names, and what a killed writer left behind."""
     if keep < 1:
         raise ValueError(f"keep must be at least 1, not {keep}: a run needs a checkpoint to resume from")
-    _by_first(partial(_prune, folder, keep), partial(writing, folder))
+    _by_first(partial(_prune, folder, keep, planned), partial(writing, folder))
+
+
+def kept(steps: Sequence[int], keep: int, planned: Callable[[int], bool]) -> set[int]:
+    """Which checkpoints stay: the ``keep`` highest planned ones, and of those beyond them as many as make ``keep``
+    together, at least one.
+
+    Args:
+        steps: of all checkpoints, ascending.
+        planned: whether a step's checkpoint was asked for by its number. The others were written by the clock or for a
+            signal; they are only there to resume from.
+    """
+    chosen = [step for step in steps if planned(step)][-keep:]
+    beyond = [step for step in steps if not planned(step) and step > max(chosen, default=-1)]
+    return {*chosen, *beyond[-max(1, keep - len(chosen)) :]}
 
 
 def verify(path: Path) -> dict[str, Any]:
@@ -224,9 +238,12 @@ def _complete(
             _remove(path)
 
 
-def _prune(folder: Path, keep: int) -> None:
-    for _, path in listed(folder)[:-keep]:
-        _remove(path)
+def _prune(folder: Path, keep: int, planned: Callable[[int], bool]) -> None:
+    found = listed(folder)
+    stay = kept([step for step, _ in found], keep, planned)
+    for step, path in found:
+        if step not in stay:
+            _remove(path)
     _clean(folder)
 
 

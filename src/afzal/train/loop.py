@@ -67,6 +67,7 @@ class Hooks:
     stop: Callable[[], str | None] = lambda: None
     stepped: Callable[[int], None] = lambda step: None
     say: Callable[[str], None] = lambda line: None
+    save_due: Callable[[], bool] = lambda: False
 
 
 def fit(
@@ -140,7 +141,7 @@ def fit(
                 hooks.save(state)
                 return "early"
         signal = hooks.stop()
-        if signal or last or _due(state.step, settings.save_every_steps):
+        if signal or last or _due(state.step, settings.save_every_steps) or hooks.save_due():
             hooks.save(state)
         if signal and not last:
             return signal

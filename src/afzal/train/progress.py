@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,11 +13,32 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+class LastingStream:
+    """A stream whose loss is borne: a run does not end because its terminal was closed, or the reader of its pipe."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """As of any text stream; nothing where the stream is gone."""
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Likewise."""
+        with suppress(OSError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 class Reporter:
     """Receives every logged record. Use as a context manager."""
 
     def __init__(self, steps: int, start: int = 0, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stderr)
+        self.console = console or Console(file=cast("TextIO", LastingStream(sys.stderr)))
         self.steps, self.start, self.last_line = steps, start, 0.0
         self.first: dict[str, Any] | None = None
         self.latest: dict[str, Any] = {}  # of the last rollout

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that the loop sees between two steps, so that it can save and say how to resume."""
+"""Ctrl-C, SIGTERM and SIGHUP as a request that the loop sees between two steps, so that it can save and say how to resume."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
+EXIT_CODES = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
 """What the process exits with after stopping on a signal: 128 + its number, as shells expect."""
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = tuple(signal.Signals[name] for name in EXIT_CODES if hasattr(signal, name))  # Windows has no SIGHUP
 
 
 class StopSignals:
-    """While the block runs, the first SIGINT or SIGTERM only sets ``requested`` to its name.
+    """While the block runs, the first SIGINT, SIGTERM or SIGHUP (a closed terminal) only sets ``requested`` to its name.
 
-    A second Ctrl-C raises ``KeyboardInterrupt`` at once, for a person who will not wait. The handlers that were there
+    A SIGHUP that is ignored, as under ``nohup``, stays ignored. A second Ctrl-C raises ``KeyboardInterrupt`` at once, for a person who will not wait. The handlers that were there
     come back at the end. Away from the main thread, where Python allows no handlers, it does nothing.
     """
 
@@ -28,7 +28,8 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+            heard = [n for n in _SIGNALS if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._handle) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:
