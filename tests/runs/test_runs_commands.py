@@ -8,6 +8,7 @@ import pytest
 from afzal import runs
 from afzal.cli import main
 from afzal.cli.env import extras
+from afzal.runs import files
 
 
 @pytest.fixture
@@ -96,3 +97,36 @@ def test_extras_name_what_is_missing(monkeypatch):
     listed = ["torch>=2.11", "pytest>=8 ; extra == 'dev'", 'no-such-package==1; extra == "odd"', "pip; extra == 'odd'"]
     monkeypatch.setattr(metadata, "requires", lambda _: listed)
     assert extras() == {"dev": [], "odd": ["no-such-package"]}
+
+
+def test_listing_a_run_reads_no_more_than_the_end_of_its_log(tmp_path, monkeypatch):
+    """One with evaluations, whose last is far from the end, one without, and one that an earlier version wrote."""
+    updates = [{"kind": "train", "step": k, "loss": k / 4} for k in range(4000)]
+    for name in ("evaluated", "plain", "older"):
+        with runs.create(tmp_path / name, {}) as run:
+            if name != "plain":
+                run.log({"kind": "eval", "step": 0, "loss": 0.5})
+            runs.append_jsonl(run.path / "metrics.jsonl", updates)
+            facts = run.facts()
+            if name == "older":
+                del facts["latest"]
+                runs.atomic_write(run.path / "run.json", json.dumps(facts))
+    parsed = []
+    monkeypatch.setattr(files, "_parse", lambda line, parse=files._parse: parsed.append(line) or parse(line))
+    found = {run.name: run.latest() for run in runs.find(tmp_path)}
+    assert found["evaluated"] == {"kind": "eval", "step": 0, "loss": 0.5}
+    assert found["plain"] == found["older"] == updates[-1]
+    assert sum(map(len, parsed)) < 2 * 65536  # of 3 x 180 kB
+
+
+def test_the_latest_evaluation_is_that_of_the_log_as_it_was_cut(tmp_path):
+    with runs.create(tmp_path / "a", {}) as run:
+        run.log({"kind": "eval", "step": 1, "loss": float("nan")})
+        size = run.metrics_bytes()
+        run.log({"kind": "eval", "step": 2, "loss": 0.25})
+        assert run.latest()["step"] == 2
+        run.truncate_metrics(size)
+        assert run.latest()["step"] == 1
+        assert run.latest()["loss"] != run.latest()["loss"]
+        run.truncate_metrics(0)
+        assert run.latest() == {}

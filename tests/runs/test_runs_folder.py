@@ -327,3 +327,25 @@ def test_environment_imports_nothing_heavy():
     assert heavy == []
     assert environment["versions"]["torch"].split(".")[0] == "2"
     assert environment["hardware"]["memory_bytes"] > 1 << 28
+
+
+@pytest.mark.parametrize("written", [(), ("run.yaml",), ("run.yaml", "run.json")])
+def test_a_second_start_into_a_folder_hears_of_the_first_at_any_moment_of_it(tmp_path, written):
+    """Not that the folder holds a run to be resumed, nor that it holds other things."""
+    made = runs.create(tmp_path / "made", {})
+    made.release()
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in written:
+        (out / name).write_bytes((made.path / name).read_bytes())
+    script = "import sys, time; from afzal import runs; runs.Run(__import__('pathlib').Path(sys.argv[1])).claim(); "
+    script += "print('claimed', flush=True); time.sleep(600)"
+    other = subprocess.Popen([sys.executable, "-c", script, str(out)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "claimed\n"
+        with pytest.raises(AfzalError, match=f"(?s)is being written by another process.*process {other.pid}"):
+            runs.create(out, {})
+    finally:
+        other.kill()
+        other.wait()

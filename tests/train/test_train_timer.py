@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from helpers_models import make, random_trees
@@ -43,7 +44,7 @@ def times_of_saving(lengths, seconds, writing=0.0):
 
 def worst_loss(found):
     """Seconds of work that a kill may cost: just before a checkpoint is complete, all since the one before it."""
-    return max(b[1] - a[1] for a, b in zip(found, found[1:], strict=False))
+    return max(b[1] - a[1] for a, b in pairwise(found))
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -139,10 +139,14 @@ class RunSettings(Settings, frozen=True, title="Run"):
         None, ge=1, description="Updates between checkpoints, besides those of save_every_minutes; default: none."
     )
     save_every_minutes: float = Field(
-        10.0, ge=0, description="Minutes of work that a kill may cost: a checkpoint is written at least as often. 0: never."
+        10.0,
+        ge=0,
+        description="Minutes of work that a kill may cost: checkpoints are at most so far apart. 0: none.",
     )
     keep_checkpoints: int = Field(
-        2, ge=1, description="Checkpoints to keep; older ones are deleted. One of the clock gives way to those of steps."
+        2,
+        ge=1,
+        description="Checkpoints to keep; older ones are deleted, and first those by the clock.",
     )
 
 

@@ -105,7 +105,9 @@ def bytes_to_write(config: TrainConfig, setup: Setup) -> dict[str, int]:
 
 
 def _require_room(config: TrainConfig, run: runs.Run, needed: Mapping[str, int]) -> None:
-    there = sum(f.stat().st_size for part in ("checkpoints", "best") for f in (run.path / part).rglob("*") if f.is_file())
+    there = sum(
+        f.stat().st_size for part in ("checkpoints", "best") for f in (run.path / part).rglob("*") if f.is_file()
+    )
     free = shutil.disk_usage(run.path).free
     if sum(needed.values()) <= free + there:
         return

@@ -15,6 +15,8 @@ from afzal.runs import Run, sha256
 
 # Data has a fingerprint of its own, of what was read; what a run writes is no input.
 _NOT_COMPARED = ("data", "prompts", "out")
+# What changes no number: where a run is, and when it saves
+_FREE = ("out", "save_every_steps", "save_every_minutes", "keep_checkpoints")
 
 
 def own_function(spec: str, key: str, contract: str) -> Callable[..., Any]:
@@ -60,7 +62,7 @@ def refuse_changes(
     """
     facts = run.facts()
     before, seen, hashes = facts.get("config", {}), facts.get("data", {}).get("fingerprint"), facts.get("files", {})
-    changed = [f"{k}: {before[k]!r} -> {v!r}" for k, v in config.items() if k != "out" and before.get(k, v) != v]
+    changed = [f"{k}: {before[k]!r} -> {v!r}" for k, v in config.items() if k not in _FREE and before.get(k, v) != v]
     changed += [f"{what} has changed" for what, fingerprint in data.items() if seen not in (None, fingerprint)]
     changed += [f"{k}: the content of its file has changed" for k, v in files.items() if hashes.get(k, v) != v]
     changed += also

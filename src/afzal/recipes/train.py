@@ -174,7 +174,9 @@ def _begin(config: TrainConfig, prepared: Prepared, resume: bool) -> None:
         run.update(status="running")
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in runs.redact_texts(prepared.losses))
     runs.atomic_write(run.path / "losses.jsonl", lines)
-    runs.atomic_write(run.path / "data.json", json.dumps(runs.redact_texts(prepared.audit), indent=2, default=str) + "\n")
+    runs.atomic_write(
+        run.path / "data.json", json.dumps(runs.redact_texts(prepared.audit), indent=2, default=str) + "\n"
+    )
 
 
 def _hooks(
@@ -225,8 +227,7 @@ def _hooks(
         return ranks.first(stop.requested)  # a signal reaches ranks at different steps, and stops all at the same
 
     look_at = look if setup.prepared.evaluation else None
-    # ranks have clocks of their own: that of rank 0 decides
-    return Hooks(log, look_at, save, improved, stopped, stepped, reporter.say, lambda: ranks.agreed(timer.due()))
+    return Hooks(log, look_at, save, improved, stopped, stepped, reporter.say, timer.due)
 
 
 def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared) -> None:

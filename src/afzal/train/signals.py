@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as a request that the loop sees between two steps, so that it can save and say how to resume."""
+"""Ctrl-C, SIGTERM and SIGHUP as a request that the loop sees between two steps: it saves, and says how to resume."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _SIGNALS = tuple(signal.Signals[name] for name in EXIT_CODES if hasattr(signal, 
 
 
 class StopSignals:
-    """While the block runs, the first SIGINT, SIGTERM or SIGHUP (a closed terminal) only sets ``requested`` to its name.
+    """While the block runs, the first SIGINT, SIGTERM or SIGHUP only sets ``requested`` to its name.
 
-    A SIGHUP that is ignored, as under ``nohup``, stays ignored. A second Ctrl-C raises ``KeyboardInterrupt`` at once, for a person who will not wait. The handlers that were there
-    come back at the end. Away from the main thread, where Python allows no handlers, it does nothing.
+    SIGHUP comes when a terminal is closed; where it is ignored, as under ``nohup``, it stays so. A second Ctrl-C raises
+    ``KeyboardInterrupt`` at once, for a person who will not wait. The handlers that were there come back at the end.
+    Away from the main thread, where Python allows no handlers, it does nothing.
     """
 
     def __init__(self) -> None:

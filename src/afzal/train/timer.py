@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Callable
 
+from afzal.train import ranks
+
 
 class SaveTimer:
     """Asked after every update; says whether a checkpoint is due before another update twice as long as any lately.
@@ -30,8 +32,9 @@ class SaveTimer:
         self._longest_before, self._longest = self._longest, 0.0
 
     def due(self) -> bool:
-        """An update has ended: whether to save now."""
+        """An update has ended: whether to save now. For all ranks to call together; the clock of rank 0 decides, since
+        a checkpoint is written by all of them."""
         now = self.clock()
         self._longest = max(self._longest, now - self._last_update)
         self._last_update = now
-        return now - self._last_save + 2 * max(self._longest, self._longest_before) > self.seconds
+        return ranks.agreed(now - self._last_save + 2 * max(self._longest, self._longest_before) > self.seconds)
