@@ -144,8 +144,8 @@ class Item:
 class Preference:
     """Response ``i`` is better than ``j`` with probability ``p``.
 
-    ``weight`` multiplies the pair's loss and its share of the count; ``margin`` is the score gap or stated strength
-    of i over j in the source's units, when there is one.
+    ``weight`` multiplies the pair's loss, and is its share in a mean loss; ``margin`` is the score gap or stated
+    strength of i over j in the source's units, when there is one.
     """
 
     i: int

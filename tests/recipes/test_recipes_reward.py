@@ -103,6 +103,17 @@ def test_an_ensemble_says_where_it_is_unsure(folder, tmp_path):
     assert all(row["score_sd"] > 0 for row in rows)
 
 
+def test_an_update_that_no_head_has_drawn_is_a_step_without_gradient(folder):
+    """Batches of one item and two heads: one in seven updates has no weight at all, and used to end the run."""
+    run = train(folder, "undrawn", heads=2, batch_size=1, max_steps=30, eval_fraction=0.0, eval_every_steps=None)
+    lines = run.metrics("train")
+    undrawn = [line["step"] for line in lines if "loss" not in line]
+    assert len(lines) == 30
+    assert undrawn
+    assert [line["step"] for line in lines if line["grad_norm"] == 0] == undrawn
+    assert run.facts()["status"] == "finished"
+
+
 def test_adapters_are_merged_into_a_folder_that_loads(folder):
     run = train(folder, "lora", lora_rank=2, max_steps=4)
     assert not (run.path / "adapter_config.json").exists()

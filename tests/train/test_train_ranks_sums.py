@@ -4,6 +4,7 @@ so that what is tested is the division of the work alone."""
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -49,6 +50,12 @@ def _update(name: str, layout: Layout) -> Found:
     model, reference = _models()
     objective = objectives.get(name)
     trees = skewed(objective.unit)
+    if objective.unit == "pair" and "weight" in objective.uses:
+        weights = (0.5, 1.0, 0.0, 1.5)
+        trees = [
+            replace(t, preferences=tuple(replace(q, weight=weights[i % 4]) for q in t.preferences))
+            for i, t in enumerate(trees)
+        ]
     partners = mismatched(trees, 0) if objective.statistic else []
     method = Method.of(objective, {}, reference if objective.needs_reference else None)
     model.zero_grad()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .inputs import Pairs, Scored
-from .margins import LN2, log_ratios, soft_label
+from .margins import LN2, log_ratios, shares, soft_label
 from .registry import LABEL_NOISE, NON_NEGATIVE, POSITIVE, Interval, objective
 
 _DECAY = 0.9
@@ -97,7 +97,7 @@ def dr_dpo(
     """
     rho = log_ratios(policy, reference)
     each = soft_label(beta * (rho[pairs.yw_idxs] - rho[pairs.yl_idxs]), pairs.p)
-    log_mean = torch.logsumexp(pairs.weight.log() - each / beta_prime, 0) - pairs.weight.sum().log()
+    log_mean = torch.logsumexp(shares(pairs).log() - each / beta_prime, 0)
     return (-beta_prime * log_mean).expand(len(each)), beta * rho.detach()
 
 
@@ -166,8 +166,9 @@ def beta_dpo(
     log_ratio = log_ratios(policy, reference)
     h = log_ratio[pairs.yw_idxs] - log_ratio[pairs.yl_idxs]
     fixed = h.detach()
-    mean = (fixed * pairs.weight).sum() / pairs.weight.sum()
-    adjusted = (beta * (1 + a * (mean - state["mean"]))).clamp(min=1e-3)
+    weight = shares(pairs)
+    adjusted = (beta * (1 + a * ((fixed * weight).sum() - state["mean"]))).clamp(min=1e-3)
     kept = _keep(fixed, state, 1 - rho)
-    share = pairs.weight.sum() / (pairs.weight * kept).sum().clamp(min=torch.finfo(h.dtype).tiny)
-    return kept * share * soft_label(adjusted * h, pairs.p), beta * log_ratio.detach()
+    left = (weight * kept).sum()
+    scale = torch.where(left > 0, 1 / left, 0.0)  # the pairs that are kept weigh as much as all did
+    return kept * scale * soft_label(adjusted * h, pairs.p), beta * log_ratio.detach()

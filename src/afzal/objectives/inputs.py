@@ -77,7 +77,7 @@ class Pairs:
     Attributes:
         yw_idxs, yl_idxs: ``[T]`` int64, the preferred and the other response.
         p: ``[T]`` float, probability that ``yw`` really is the better one (1 certain, 0.5 tie).
-        weight: ``[T]`` float, multiplies the pair's loss and its share of the count.
+        weight: ``[T]`` float, multiplies the pair's loss, and is its share in a mean loss.
         margin: ``[T]`` float, stated strength or score gap of ``yw`` over ``yl``; 0 where unknown.
         desirable: ``[B]`` float, 1 good, 0 bad, NaN unknown.
         group_of: ``[B]`` int64 ascending, which prompt (of G) a response answers.

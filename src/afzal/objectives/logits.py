@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .inputs import Pairs, Scored
-from .margins import LN2, log_ratios, over_labels, soft_label
+from .margins import LN2, log_ratios, over_labels, shares, soft_label
 from .registry import Interval, objective
 from .statistics import kl_ref_policy, log_sum_p2, logp_away, logp_towards
 
@@ -101,7 +101,7 @@ def _epsilon_next(
 ) -> dict[str, float]:
     """beta / (1 + epsilon mean s): smaller when more pairs would gain from leaving the reference."""
     directions = _directions(policy, pairs.yw_idxs, pairs.yl_idxs)
-    mean = float((directions * pairs.weight).sum() / pairs.weight.sum())
+    mean = float((directions * shares(pairs)).sum()) if bool(pairs.weight.any()) else 0.0
     return {"beta": state["beta"] / (1 + epsilon * mean)}
 
 

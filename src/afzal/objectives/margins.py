@@ -36,6 +36,14 @@ def over_labels(loss: Callable[[Tensor, Tensor], Tensor], pairs: Pairs) -> Tenso
     return pairs.p * loss(w, l) + (1 - pairs.p) * loss(l, w)
 
 
+def shares(pairs: Pairs) -> Tensor:
+    """Each pair's share of the weight of all, ``[T]``; equal shares where none has any weight, so that a mean over them
+    exists (the loop counts it for nothing)."""
+    total = pairs.weight.sum()
+    weight = torch.where(total == 0, 1.0, pairs.weight)
+    return weight / weight.sum()
+
+
 def safe_exp(x: Tensor) -> Tensor:
     """e^x with the exponent cut at :data:`EXPONENT_LIMIT`."""
     return x.clamp(max=EXPONENT_LIMIT).exp()

@@ -6,7 +6,7 @@ An objective is a pure function
 
 that returns one unreduced loss per unit (pair, response, group or token, in nats or the objective's own measure) and
 detached rewards ``[B]``. It never sees a model, a configuration or a device. The loop divides the weighted sum of
-losses by the global weight, so accumulation and data parallelism are exact.
+losses by a number of the whole update, so accumulation and data parallelism are exact.
 
 Two parameters are no hyper-parameters and are filled in by the loop: ``statistic`` (see :attr:`Objective.statistic`)
 and ``state`` (see :attr:`Objective.initial_state`).
@@ -197,7 +197,7 @@ def _imported(path: str) -> Objective:
 
 
 def unit_weights(unit: Unit, pairs: Pairs, response_of: Tensor) -> Tensor:
-    """Weight of each unit of a batch, ``[n]``: its share of the count that the summed loss is divided by.
+    """Weight of each unit of a batch, ``[n]``: what multiplies its loss, and its share in a mean loss.
 
     Responses count when they are labelled, groups when at least two of their responses have a score, and tokens when
     their response is good, or when nothing at all is said about it.

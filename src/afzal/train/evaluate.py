@@ -152,12 +152,43 @@ def losses_of(method: Method, judged: Judged, carried: Carried, pooled: Mapping[
     return Losses(tuple(sums), tuple(counts), metrics, main)
 
 
-def batch_counts(method: Method, batch: Batch) -> list[float]:
-    """The weight of a batch's units for each term, known before any forward pass and without asking the device."""
+def by_term(method: Method, losses: Losses) -> Tally:
+    """Each term's weighted sum of losses and its weight, as ``loss/<term>``."""
+    each = zip(method.terms, losses.sums, losses.counts, strict=True)
+    return {f"loss/{term.name}": (s.double(), n.double()) for term, s, n in each}
+
+
+def weighted_mean(method: Method, tallies: Tally) -> tuple[Tensor, Tensor]:
+    """The sum over terms of weight * (sum of losses / their weight), from :func:`by_term`; and 1 where any term has any
+    weight, else 0. A term without any adds 0."""
+    parts, weights = [], []
+    for term in method.terms:
+        total, weight = tallies[f"loss/{term.name}"]
+        parts.append(term.weight * torch.where(weight != 0, total / weight, 0.0))
+        weights.append(weight)
+    return torch.stack(parts).sum(), (torch.stack(weights) != 0).any().double()
+
+
+def batch_counts(method: Method, batch: Batch, weight_per_item: float | None = None) -> list[float]:
+    """What a batch adds for each term to the number that the update's summed losses are divided by; known before any
+    forward pass and without asking the device.
+
+    Responses, groups and tokens are counted. Of pairs it is the number of their items times the mean weight of an item
+    in the whole training set, so that no weight is divided out by those of its neighbours in the update.
+
+    Args:
+        weight_per_item: see :func:`afzal.train.feed.weight_per_item`; None takes the batch's own.
+    """
     if batch.idle:
         return [0.0] * len(method.terms)
     said, of_token = opinions(batch), torch.arange(batch.n_responses).repeat_interleave(batch.scored)
-    return [float(unit_weights(term.objective.unit, said, of_token).sum()) for term in method.terms]
+    items = len(said.group_of[said.yw_idxs].unique())
+    return [
+        items * weight_per_item
+        if term.objective.unit == "pair" and weight_per_item is not None
+        else float(unit_weights(term.objective.unit, said, of_token).sum())
+        for term in method.terms
+    ]
 
 
 def pooled_statistics(model: Any, method: Method, batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -207,8 +238,7 @@ def evaluate(
         pooled = pooled_statistics(model, method, mismatched)
         for part, prompts in (_whole if method.couples_batch else _counted)(model, method, batches):
             found = losses_of(method, part, carried, pooled)
-            each = zip(method.terms, found.sums, found.counts, strict=True)
-            add(tallies, {f"loss/{term.name}": (s.double(), n.double()) for term, s, n in each} | found.metrics)
+            add(tallies, by_term(method, found) | found.metrics)
             if found.rewards is not None and "rewards/accuracies" in found.metrics:
                 answered.append(_Answered(prompts, part.pairs.yw_idxs, *correct(found.rewards, part.pairs)))
     return _figures(method, ranks.summed(tallies), _by_prompt(answered), pooled)

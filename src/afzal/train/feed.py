@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from afzal.errors import AfzalError
 from afzal.tokens.batch import Batch, Sharing, collate
 from afzal.tokens.pack import pack, update_order
 from afzal.tokens.tree import Tree
@@ -21,7 +22,8 @@ class Update:
     """Everything one optimiser step sees: micro-batches, and the mismatched rows of objectives that need them.
 
     ``record`` is what there is to log about where they come from, before the step; ``elsewhere`` are the trees of it
-    that other ranks compute.
+    that other ranks compute. ``weight_per_item`` is that of the whole training set (:func:`weight_per_item`); None
+    stands for an update that is a training set by itself.
     """
 
     batches: list[Batch]
@@ -29,6 +31,7 @@ class Update:
     n_trees: int
     record: Mapping[str, Any] = field(default_factory=dict)
     elsewhere: Sequence[Tree] = ()
+    weight_per_item: float | None = None
 
     @property
     def item_ids(self) -> list[str]:
@@ -99,7 +102,10 @@ class Feed:
     """Training trees in shuffled updates of ``batch_size`` trees; the last of an epoch may be smaller.
 
     ``mismatched`` is empty or holds for each tree its prompt with another prompt's response. ``weigh`` has the last
-    word on a batch that is trained on.
+    word on a batch that is trained on. ``weight_per_item`` is that of all trees, before ``weigh``.
+
+    Raises:
+        AfzalError: the trees have pairs, and all of them weigh 0; or a weight is not finite.
     """
 
     trees: Sequence[Tree]
@@ -108,6 +114,10 @@ class Feed:
     seed: int
     layout: Layout
     weigh: Callable[[Batch], Batch] = lambda batch: batch
+    weight_per_item: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight_per_item", weight_per_item(self.trees))
 
     @property
     def updates_per_epoch(self) -> int:
@@ -122,7 +132,25 @@ class Feed:
         members = self.members(step)
         batches, elsewhere = self.layout.own([self.trees[i] for i in members])
         mismatched, _ = self.layout.own([self.mismatched[i] for i in members] if self.mismatched else [])
-        return Update([self.weigh(b) for b in batches], mismatched, len(members), elsewhere=elsewhere)
+        weighed = [self.weigh(b) for b in batches]
+        return Update(weighed, mismatched, len(members), elsewhere=elsewhere, weight_per_item=self.weight_per_item)
+
+
+def weight_per_item(trees: Sequence[Tree]) -> float:
+    """The summed weight of a tree's pairs, on average over the trees that have pairs; 1 where none has any.
+
+    Raises:
+        AfzalError: all pairs weigh 0; or a weight is not finite.
+    """
+    sums = [(t, math.fsum(q.weight for q in t.preferences)) for t in trees if t.preferences]
+    if not sums:
+        return 1.0
+    if broken := next((t for t, total in sums if not math.isfinite(total)), None):
+        raise AfzalError("a pair's weight is not a finite number", where=broken.item_id)
+    mean = math.fsum(total for _, total in sums) / len(sums)
+    if mean <= 0:
+        raise AfzalError("no pair has any weight", where=", ".join(t.item_id for t, _ in sums[:5]))
+    return mean
 
 
 def cost_of_tree(t: Tree, width: int) -> float:

@@ -1,7 +1,7 @@
 """The one training loop. It knows objectives only by their facts, and never by name.
 
-Each update: count the units of all its micro-batches, add up (weight * loss).sum() / count over them, clip, check that
-loss and gradient are finite, step, log. Sums and counts travel; means are taken once, at the end.
+Each update: count the items or units of all its micro-batches, add up (weight * loss).sum() / count over them, clip,
+check that loss and gradient are finite, step, log. Sums and counts travel; means are taken once, at the end.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ def fit(
     feed = read_ahead(feed, settings.steps)
 
     def work(update: Update) -> tuple[dict[str, float], Carried]:
-        loss, metrics, carried = accumulate(model, method, update, state.carried)
+        _, metrics, carried = accumulate(model, method, update, state.carried)
         grad_norm = clip_gradients(parameters, settings.max_grad_norm or math.inf)
-        found = _checked(loss, grad_norm, metrics, update, state.step)
+        found = _checked(grad_norm, metrics, update, state.step)
         weights.hand_over()
         optimizer.step()
         return found, carried
@@ -180,14 +180,17 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _checked(loss: Tensor, grad_norm: Tensor, metrics: Tally, update: Update, step: int) -> dict[str, float]:
-    """What there is to log of an update, in its one read of the device; it is finite, or the weights do not move."""
-    one = torch.ones_like(loss)
-    found = means({"loss": (loss, one), "grad_norm": (grad_norm, one), **metrics})
-    if math.isfinite(found["loss"]) and math.isfinite(found["grad_norm"]):
+def _checked(grad_norm: Tensor, metrics: Tally, update: Update, step: int) -> dict[str, float]:
+    """What there is to log of an update, in its one read of the device; it is finite, or the weights do not move.
+
+    There is no loss where nothing in the update has any weight.
+    """
+    found = means({"loss": metrics["loss"], "grad_norm": (grad_norm, torch.ones_like(grad_norm)), **metrics})
+    loss = found.get("loss", 0.0)
+    if math.isfinite(loss) and math.isfinite(found["grad_norm"]):
         return found
-    what = "gradient" if math.isfinite(found["loss"]) else "loss"
-    numbers = f"(loss {found['loss']}, gradient norm {found['grad_norm']})"
+    what = "gradient" if math.isfinite(loss) else "loss"
+    numbers = f"(loss {loss}, gradient norm {found['grad_norm']})"
     raise AfzalError(
         f"the {what} is not finite in update {step + 1} {numbers}",
         where="rows " + _shorten(update.item_ids),

@@ -1,9 +1,13 @@
 """One update: the loss of all its micro-batches, its gradient, and what the method carries on.
 
-Sums are divided by global counts, so the number of micro-batches plays no part. Where a loss couples the batch, all
-micro-batches are scored first without gradient, the loss is taken once on all of them with the per-token numbers as
-leaves, and each micro-batch is scored again to pass the leaves' gradients on (gradient caching; exact, at the price of
-one more forward pass).
+Sums are divided by global counts, so the number of micro-batches plays no part. The gradient of pairs is that of
+sum(weight * loss) / (items * mean weight of an item in the training set): a constant but for the number of items, so
+that over an epoch every pair pulls by its own weight whatever the batch size is. The loss that is shown is the weighted
+mean over the update, sum(weight * loss) / sum(weight), which can be compared with that of other data.
+
+Where a loss couples the batch, all micro-batches are scored first without gradient, the loss is taken once on all of
+them with the per-token numbers as leaves, and each micro-batch is scored again to pass the leaves' gradients on
+(gradient caching; exact, at the price of one more forward pass).
 
 With several ranks each has micro-batches of its own, counts are those of all ranks, and gradients are summed over them;
 of a batch-coupled loss every rank sees all per-token numbers.
@@ -18,7 +22,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from afzal.errors import AfzalError
 from afzal.model.reference import ahead
 from afzal.objectives import Scored
 from afzal.objectives.metrics import Tally, add
@@ -29,6 +32,7 @@ from afzal.train.evaluate import (
     Judged,
     Losses,
     batch_counts,
+    by_term,
     empty,
     gathered,
     join,
@@ -36,13 +40,18 @@ from afzal.train.evaluate import (
     judge_or_none,
     losses_of,
     pooled_statistics,
+    weighted_mean,
 )
 from afzal.train.feed import Update
 from afzal.train.method import Carried, Method, state_of
 
 
 class Outcome(NamedTuple):
-    """The update's loss (without constraints), its metric sums, and the running numbers after it."""
+    """The update's weighted mean loss (without constraints; 0 where nothing has any weight), its metric sums, and the
+    running numbers after it.
+
+    ``loss`` is among the metrics too, unless nothing in the update has any weight.
+    """
 
     loss: Tensor
     metrics: Tally
@@ -60,25 +69,25 @@ class _Work:
     pooled: Mapping[str, Tensor]
 
     def share(self, losses: Losses) -> Tensor:
-        """A batch's part of the update's loss, with gradient."""
+        """A batch's part of what the update's gradient is taken of."""
         parts = zip(self.method.terms, losses.sums, self.counts, strict=True)
-        # a count that is NaN must reach the loss, where it is found and the rows are named
-        return torch.stack([term.weight / n * s for term, s, n in parts if n != 0]).sum()
+        return torch.stack([(term.weight / n if n else 0.0) * s for term, s, n in parts]).sum()
 
 
 def accumulate(model: Any, method: Method, update: Update, carried: Carried | None = None) -> Outcome:
     """The loss of the whole update, with its gradient added to the parameters.
 
+    An update in which nothing has any weight has a gradient of exactly 0.
+
     Args:
         carried: the method's running numbers; default: those before the first update.
 
     Raises:
-        AfzalError: nothing in the update has any weight, or a constraint has no gradient.
+        AfzalError: a constraint has no gradient.
     """
     carried = method.start() if carried is None else carried
-    counts = ranks.total([sum(n) for n in zip(*(batch_counts(method, b) for b in update.batches), strict=True)])
-    if max(counts) <= 0:
-        raise AfzalError("an update without any weight", where=", ".join(update.item_ids[:5]), why="all weights are 0")
+    each = [batch_counts(method, b, update.weight_per_item) for b in update.batches]
+    counts = ranks.total([sum(n) for n in zip(*each, strict=True)])
     ahead(method.reference, [*update.batches, *update.mismatched])
     work = _Work(model, method, carried, counts, pooled_statistics(model, method, update.mismatched))
     joint = method.couples_batch and (len(update.batches) > 1 or ranks.world() > 1)
@@ -172,16 +181,13 @@ def _costs_before(work: _Work, batches: Sequence[Batch]) -> dict[str, float]:
 def _outcome(work: _Work, found: _Found, seen: Sequence[Judged]) -> Outcome:
     metrics: Tally = {}
     for losses in found.losses:
-        add(metrics, losses.metrics)
-        if len(work.method.terms) > 1:
-            each = zip(work.method.terms, losses.sums, losses.counts, strict=True)
-            add(metrics, {f"loss/{term.name}": (s.double(), n.double()) for term, s, n in each})
-    shares = [work.share(losses).double() for losses in found.losses]
-    total = torch.stack(shares).sum() if shares else torch.zeros((), dtype=torch.float64)
+        add(metrics, losses.metrics | by_term(work.method, losses))
+    metrics = ranks.summed(metrics)
+    total, any_weight = weighted_mean(work.method, metrics)
     one = torch.ones_like(total)
-    metrics = ranks.summed({**metrics, "": (total, one)})
-    total, _ = metrics.pop("")
-    one = torch.ones_like(total)
+    metrics["loss"] = (total, any_weight)
+    if len(work.method.terms) == 1:
+        metrics.pop(f"loss/{work.method.name}")
     for value in work.pooled.values():
         add(metrics, {"kl_estimate": (value.clamp(min=0).double(), one)})
     add(metrics, {f"learned/{k}": (v.detach().double(), one) for k, v in _learnt(work.method).items()})
