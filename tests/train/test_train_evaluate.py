@@ -176,3 +176,25 @@ def test_labelled_responses_are_counted_by_example_too(models, trees, size):
     with torch.no_grad():
         ratios = [float((score(model, b).logps - reference.score(b).logps).double()) for b in cut(partners, 1)]
     assert whole["kl_estimate"] == pytest.approx(max(0.0, math.fsum(ratios) / 17), rel=1e-5, abs=1e-5)
+
+
+def test_the_pull_of_length_is_that_of_margins_and_differences_in_tokens(models, trees):
+    """From every pair's own log-probs and token counts, whichever answer is preferred, and in any number of batches."""
+    model, reference = models
+    top = cross = bottom = 0.0
+    for t in trees:
+        batch = collate([t], "shared", torch.device("cpu"))
+        (q,) = t.preferences
+        if q.p == 0.5:
+            continue
+        with torch.no_grad():
+            reward = BETA * (score(model, batch).logps - reference.score(batch).logps).double()
+        margin, longer = float(reward[q.i] - reward[q.j]), len(t.branches[q.i].ids) - len(t.branches[q.j].ids)
+        top, cross = top + q.weight * margin * longer, cross + q.weight * margin**2
+        bottom += q.weight * longer**2
+    found = [evaluate(model, dpo(reference), cut(trees, size)) for size in (1, 5, 17)]
+    name = "rewards/length_correlation"
+    for figures in found:
+        assert figures[name] == pytest.approx(top / math.sqrt(cross * bottom), rel=1e-4)
+        assert figures[f"{name}_low"] < figures[name] < figures[f"{name}_high"]
+    assert abs(found[0][name]) > 0.03

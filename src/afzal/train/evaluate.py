@@ -16,7 +16,8 @@ from afzal.model.statistics import score_with
 from afzal.model.value import Critic
 from afzal.objectives import Pairs, Scored, Term, join_pairs, join_scored, unit_weights
 from afzal.objectives.metrics import Tally, add, correct, means, tally
-from afzal.stats.intervals import Cluster, clustered, share
+from afzal.stats.correlation import paired_correlation
+from afzal.stats.intervals import clustered, share
 from afzal.tokens.batch import Batch
 from afzal.tokens.upload import upload
 from afzal.train import ranks
@@ -240,53 +241,68 @@ def evaluate(
             found = losses_of(method, part, carried, pooled)
             add(tallies, by_term(method, found) | found.metrics)
             if found.rewards is not None and "rewards/accuracies" in found.metrics:
-                answered.append(_Answered(prompts, part.pairs.yw_idxs, *correct(found.rewards, part.pairs)))
-    return _figures(method, ranks.summed(tallies), _by_prompt(answered), pooled)
+                answered.append(_answered(prompts, found.rewards, part.pairs))
+    return _figures(method, ranks.summed(tallies), _pairs_of_all(answered), pooled)
 
 
 class _Answered(NamedTuple):
-    """Pairs of one batch: the prompt of every response, the preferred response ``[T]``, whether the pair is ordered
-    right ``[T]``, and its weight ``[T]``."""
+    """Pairs of held-out items, ``T`` each: the prompt, whether the pair is ordered right, its weight, its reward margin
+    and the difference in tokens, both of them the preferred response less the other."""
 
     prompts: Sequence[str]
-    preferred: Tensor
-    right: Tensor
-    weight: Tensor
+    right: Sequence[float]
+    weight: Sequence[float]
+    margin: Sequence[float]
+    longer: Sequence[float]
 
 
-def _by_prompt(answered: Sequence[_Answered]) -> list[Cluster]:
-    """The pairs of all ranks, added up by prompt."""
-    rows: list[Any] = []
-    for found in answered:
-        prompts = [found.prompts[k] for k in found.preferred.tolist()]
-        rows += zip(prompts, found.right.tolist(), found.weight.tolist(), strict=True)
+class _Responses(NamedTuple):
+    """Of every response of a batch, its prompt and its length in tokens."""
+
+    prompts: Sequence[str]
+    lengths: Sequence[int]
+
+
+def _answered(responses: _Responses, rewards: Tensor, pairs: Pairs) -> _Answered:
+    right, weight = correct(rewards, pairs)
+    margin = rewards.double()[pairs.yw_idxs] - rewards.double()[pairs.yl_idxs]
+    both = list(zip(pairs.yw_idxs.tolist(), pairs.yl_idxs.tolist(), strict=True))
+    longer = [float(responses.lengths[w] - responses.lengths[k]) for w, k in both]
+    prompts = [responses.prompts[w] for w, _ in both]
+    return _Answered(prompts, right.tolist(), weight.tolist(), margin.tolist(), longer)
+
+
+def _pairs_of_all(answered: Sequence[_Answered]) -> _Answered:
+    """The pairs of all batches and ranks."""
+    rows: list[Any] = [row for found in answered for row in zip(*found, strict=True)]
     rows = [row for part in ranks.gather(rows) for row in part]
-    return clustered(*([row[k] for row in rows] for k in range(3)))
+    prompts, right, weight, margin, longer = zip(*rows, strict=True) if rows else ((), (), (), (), ())
+    return _Answered(prompts, right, weight, margin, longer)
 
 
-def _counted(model: Any, method: Method, batches: Sequence[Batch]) -> Iterator[tuple[Judged, list[str]]]:
+def _counted(model: Any, method: Method, batches: Sequence[Batch]) -> Iterator[tuple[Judged, _Responses]]:
     for batch in batches:
         found = judge(model, method, batch)
         if not batch.idle:
-            yield found, _prompts(batch)
+            yield found, _responses([batch])
 
 
-def _whole(model: Any, method: Method, batches: Sequence[Batch]) -> list[tuple[Judged, list[str]]]:
+def _whole(model: Any, method: Method, batches: Sequence[Batch]) -> list[tuple[Judged, _Responses]]:
     """All batches of all ranks as one; it counts on rank 0 alone."""
     own = join([judge_or_none(model, method, batch) for batch in batches])
     whole = join(gathered(own))
-    said = ranks.gather([key for batch in batches if not batch.idle for key in _prompts(batch)])
-    return [(whole, [key for part in said for key in part])] if ranks.leads() else []
+    mine = _responses([batch for batch in batches if not batch.idle])
+    prompts, lengths = ranks.gather(list(mine.prompts)), ranks.gather(list(mine.lengths))
+    every = _Responses([key for part in prompts for key in part], [n for part in lengths for n in part])
+    return [(whole, every)] if ranks.leads() else []
 
 
-def _prompts(batch: Batch) -> list[str]:
-    """The prompt of every response."""
-    return [t.prompt_key for t, _ in batch.sources]
+def _responses(batches: Sequence[Batch]) -> _Responses:
+    sources = [source for batch in batches for source in batch.sources]
+    return _Responses([t.prompt_key for t, _ in sources], [int(t.branches[k].scored.sum()) for t, k in sources])
 
 
-def _figures(
-    method: Method, tallies: Tally, answered: Sequence[Cluster], pooled: Mapping[str, Tensor]
-) -> dict[str, float]:
+def _figures(method: Method, tallies: Tally, answered: _Answered, pooled: Mapping[str, Tensor]) -> dict[str, float]:
     result = means(tallies)
     parts = {term.name: result.pop(f"loss/{term.name}", None) for term in method.terms}
     known = [term.weight * value for term in method.terms if (value := parts[term.name]) is not None]
@@ -294,9 +310,14 @@ def _figures(
         result = {"loss": sum(known)} | result
     if len(parts) > 1:
         result |= {f"loss/{name}": value for name, value in parts.items() if value is not None}
-    if any(prompt.weight for prompt in answered):
-        low, high = share(answered).ends
+    if any(answered.weight):
+        low, high = share(clustered(answered.prompts, answered.right, answered.weight)).ends
         result |= {"rewards/accuracies_low": low, "rewards/accuracies_high": high}
+    pull = paired_correlation(answered.prompts, answered.margin, answered.longer, answered.weight)
+    if pull is not None:
+        low, high = pull.ends
+        name = "rewards/length_correlation"
+        result |= {name: pull.value, f"{name}_low": low, f"{name}_high": high}
     if method.main.objective.unit == "token" and "loss" in result:
         result["perplexity"] = math.exp(min(result["loss"], 700.0))
     for value in pooled.values():

@@ -1,0 +1,45 @@
+"""How closely two differences between the answers of a pair go together, over pairs that share prompts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+
+from afzal.stats.intervals import Interval, t95
+
+
+def paired_correlation(
+    keys: Sequence[Hashable], x: Sequence[float], y: Sequence[float], weights: Sequence[float]
+) -> Interval | None:
+    """Correlation of two differences between the answers of a pair, from -1 to 1, with a 95 % interval over prompts.
+
+    Each pair counts both ways round, (x, y) and (-x, -y), so that it does not matter which answer is listed first:
+    sum w x y / sqrt(sum w x^2 sum w y^2), which is Pearson's over pairs in a random order. The interval is that of a
+    function of sums over prompts (delta method) in Fisher's atanh, with Student's t.
+
+    Args:
+        keys: the prompt of each pair.
+        x, y: differences, first less second answer.
+        weights: what each pair counts.
+
+    Returns:
+        None where either difference is 0 throughout, or fewer than three prompts have pairs that count. ``n`` counts
+        the prompts.
+    """
+    sums: dict[Hashable, tuple[float, float, float]] = {}
+    for key, a, b, w in zip(keys, x, y, weights, strict=True):
+        if w:
+            p, q, r = sums.get(key, (0.0, 0.0, 0.0))
+            sums[key] = (p + w * a * b, q + w * a * a, r + w * b * b)
+    both, first, second = (math.fsum(part[k] for part in sums.values()) for k in range(3))
+    n, scale = len(sums), math.sqrt(first * second)
+    if n < 3 or scale == 0:
+        return None
+    value = both / scale
+    pull = [p / scale - value / 2 * (q / first + r / second) for p, q, r in sums.values()]
+    se = math.sqrt(n / (n - 1) * math.fsum(u * u for u in pull))
+    left = 1 - value * value
+    if left <= 1e-12:
+        return Interval(value, value, value, n)
+    centre, half = math.atanh(value), t95(n - 1) * se / left
+    return Interval(value, math.tanh(centre - half), math.tanh(centre + half), n)
