@@ -35,7 +35,7 @@ def test_the_sign_is_that_of_the_slope():
 
 def test_which_answer_is_listed_first_does_not_matter():
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(2, 40)) + [[1.0], [0.5]]
+    x, y = rng.normal(1.0, 1.0, size=40), rng.normal(0.5, 1.0, size=40)
     turned = rng.choice([-1.0, 1.0], size=40)
     assert found((x * turned).tolist(), (y * turned).tolist()) == found(x.tolist(), y.tolist())
 

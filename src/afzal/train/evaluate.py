@@ -266,7 +266,7 @@ class _Responses(NamedTuple):
 def _answered(responses: _Responses, rewards: Tensor, pairs: Pairs) -> _Answered:
     right, weight = correct(rewards, pairs)
     margin = rewards.double()[pairs.yw_idxs] - rewards.double()[pairs.yl_idxs]
-    both = list(zip(pairs.yw_idxs.tolist(), pairs.yl_idxs.tolist(), strict=True))
+    both: list[tuple[int, int]] = list(zip(pairs.yw_idxs.tolist(), pairs.yl_idxs.tolist(), strict=True))
     longer = [float(responses.lengths[w] - responses.lengths[k]) for w, k in both]
     prompts = [responses.prompts[w] for w, _ in both]
     return _Answered(prompts, right.tolist(), weight.tolist(), margin.tolist(), longer)
@@ -274,7 +274,7 @@ def _answered(responses: _Responses, rewards: Tensor, pairs: Pairs) -> _Answered
 
 def _pairs_of_all(answered: Sequence[_Answered]) -> _Answered:
     """The pairs of all batches and ranks."""
-    rows: list[Any] = [row for found in answered for row in zip(*found, strict=True)]
+    rows: Any = [row for found in answered for row in zip(*found, strict=True)]
     rows = [row for part in ranks.gather(rows) for row in part]
     prompts, right, weight, margin, longer = zip(*rows, strict=True) if rows else ((), (), (), (), ())
     return _Answered(prompts, right, weight, margin, longer)
