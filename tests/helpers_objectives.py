@@ -124,7 +124,7 @@ def random_case(name: str, seed: int, *, groups: int = 3, dtype: torch.dtype = F
         index[:, 1],
         p.to(dtype),
         weight.to(dtype),
-        torch.round(3 * rand(t)).to(dtype),
+        torch.round(6 * rand(t) - 3).to(dtype),
         labels.to(dtype),
         torch.repeat_interleave(torch.arange(groups), sizes),
         score.to(dtype),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,6 +12,7 @@ from helpers_objectives import EVERY, F64, mean_loss, one_group, opinions, rando
 
 from afzal import objectives
 from afzal.objectives import Pairs, Scored, join_scored
+from afzal.objectives.ranking import MOST_EQUAL, tied_nll
 
 LN2, LN3 = math.log(2), math.log(3)
 
@@ -35,6 +37,11 @@ BY_HAND = [
     Case("robust", [-6.25], [50, 0], None, None, {"beta": 1, "label_smoothing": 0.1}),
     Case("hinge", [0.8, 0.0], [4, 0, 20, 0], None, None, {"beta": 0.05}),
     Case("odpo", [1.313262, 0.313262], [1, 0, 1, 0], None, None, {"beta": 1}, {}, opinions(2, margin=[math.e**2, 0.0])),
+    # a gap against the label strengthens nothing, and one for it below 1 asks for less
+    Case("odpo", [0.313262] * 2, [1, 0, 1, 0], None, None, {"beta": 1}, {}, opinions(2, margin=[-(math.e**2), -1e-3])),
+    Case("odpo", [0.126928], [1, 0], None, None, {"beta": 1}, {}, opinions(1, margin=[1 / math.e])),
+    # p = 1/4 of being the better one by e: (1/4) 0.693147 + (3/4) 1.313262
+    Case("odpo", [1.158233], [1, 0], None, None, {"beta": 1}, {}, opinions(1, p=[0.25], margin=[math.e])),
     Case("r_dpo", [0.126928], [1, 0], None, [30, 10], {"beta": 1, "alpha": 0.05}),
     Case("ln_dpo", [0.313262], [2, -3], None, [4, 6], {"beta": 1}),
     Case("dpop", [0.474077], [-0.1, -1.1], None, None, {"beta": 1, "penalty": 5}),
@@ -96,6 +103,11 @@ BY_HAND = [
     Case("alphapo", [0.313262], [0, -LN2], None, None, {"alpha": 1, "beta": 1, "gamma": 0}),
     Case("plackett_luce", [1.244592], [1, 0, 0], None, None, {"beta": 1}, {}, one_group([3, 2, 1])),
     Case("plackett_luce", [math.log(6)], [0, 0, 0], None, None, {"beta": 1}, {}, one_group([1, 3, 2])),
+    # two equal ones of three: log(e + 2) - 1 for the best, and ln 2 for the pair
+    Case("plackett_luce", [1.244592], [1, 0, 0], None, None, {"beta": 1}, {}, one_group([3, 1, 1])),
+    # the mean of both orders: 1/2 (ln 4/3 + ln 4)
+    Case("plackett_luce", [0.836988], [LN3, 0], None, None, {"beta": 1}, {}, one_group([1, 1])),
+    Case("plackett_luce", [math.log(24)], [2.0] * 4, None, None, {"beta": 1}, {}, one_group([1, 1, 1, 1])),
     Case("exo", [0.130812], [LN3, 0], None, None, {"beta": 1}, {}, one_group([0, 0])),
     Case("infonca", [0.836988], [LN3, 0], None, None, {"beta": 1}, {}, one_group([0, 0])),
     Case("nca", [1.445186], [LN2, 0], None, None, {"beta": 1}, {}, one_group([0, 0])),
@@ -104,6 +116,9 @@ BY_HAND = [
     Case("sft", [math.log(50)] * 3, [-2 * math.log(50), -math.log(50)], None, [2, 1]),
     Case("bradley_terry", [0.323262], [1, 0], None, None, {"centering": 0.01}),
     Case("bradley_terry_margin", [0.693147], [1, 0], None, None, {}, {}, opinions(1, margin=[1.0])),
+    Case("bradley_terry_margin", [0.126928], [1, 0], None, None, {}, {}, opinions(1, margin=[-1.0])),
+    # the other label's margin is -1: (1/4) ln 2 + (3/4) ln 2
+    Case("bradley_terry_margin", [0.693147], [1, 0], None, None, {}, {}, opinions(1, p=[0.25], margin=[1.0])),
     Case("plackett_luce_reward", [1.244592], [1, 0, 0], None, None, {}, {}, one_group([3, 2, 1])),
     Case("top1", [0.551445], [1, 0, 0], None, None, {}, {}, one_group([3, 2, 1])),
 ]
@@ -283,14 +298,55 @@ def test_the_three_outcomes_sum_to_one_and_a_tie_is_best_at_zero(name, nu):
 
 
 def test_plackett_luce_likelihoods_of_all_orders_sum_to_one():
-    from itertools import permutations
-
     policy, nothing = scored([-1.0, 0.5, 2.0, -0.3]), scored([0.0] * 4)
     total = sum(
         math.exp(-float(run("plackett_luce", policy, nothing, one_group(order), beta=0.7)[0]))
         for order in permutations([0.0, 1.0, 2.0, 3.0])
     )
     assert total == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("scores", [[1, 1, 0, 2], [0, 0, 0, 1], [1, 0, 0, 0], [3, 3, 1, 1], [2, 2, 2, 2]])
+def test_equal_scores_cost_the_mean_over_their_orders(scores):
+    """Every order that the scores allow, as a ranking without equal scores."""
+    policy, nothing = scored([-1.0, 0.5, 2.0, -0.3]), scored([0.0] * 4)
+    orders = [ranks for ranks in permutations(range(4)) if all(
+        (scores[a] > scores[b]) <= (ranks[a] > ranks[b]) for a in range(4) for b in range(4)
+    )]  # fmt: skip
+    each = [float(run("plackett_luce", policy, nothing, one_group(order), beta=0.7)[0]) for order in orders]
+    found = float(run("plackett_luce", policy, nothing, one_group(scores), beta=0.7)[0])
+    assert found == pytest.approx(sum(each) / len(each), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["plackett_luce", "plackett_luce_reward"])
+def test_a_tie_of_two_is_a_pair_at_one_half(name):
+    """Value and gradient; compared with all that are not better, it cost twice that."""
+    parent, parameters = ("dpo", {"beta": 0.3}) if name == "plackett_luce" else ("bradley_terry", {})
+    point = torch.tensor([-1.0, 1.5], dtype=F64, requires_grad=True)
+    policy, nothing = Scored(point, torch.arange(2), 2), scored([0.0] * 2)
+    tie = run(name, policy, nothing, one_group([2.0, 2.0]), **parameters)[0]
+    pair = run(parent, policy, nothing, opinions(1, p=[0.5]), **parameters)[0]
+    torch.testing.assert_close(tie, pair)
+    torch.testing.assert_close(*(torch.autograd.grad(x.sum(), point)[0] for x in (tie, pair)))
+
+
+def test_many_equal_scores_take_efron_s_form():
+    """Above the exact mean by less than a tenth, equal to it and to ln K! at equal values, without any infinity."""
+    rng = torch.Generator().manual_seed(0)
+    values, rest = torch.randn(MOST_EQUAL, generator=rng, dtype=F64), torch.tensor(0.3, dtype=F64)
+    exact = float(tied_nll(values, rest))
+    steps = torch.arange(1, MOST_EQUAL + 1, dtype=F64) / MOST_EQUAL
+    efron = float(torch.logaddexp(rest, values.logsumexp(0) + steps.log()).sum() - values.sum())
+    assert exact < efron < 1.1 * exact
+    many = one_group([1.0] * 40)
+    level = run("plackett_luce", scored([2.0] * 40), scored([0.0] * 40), many)[0]
+    assert float(level) == pytest.approx(math.lgamma(41))
+    rising = torch.randn(40, generator=rng, dtype=F64)
+    one, other = (
+        run("plackett_luce", scored(x), scored([0.0] * 40), many, beta=1.0)[0] for x in (rising, rising.flip(0))
+    )
+    torch.testing.assert_close(one, other)
+    assert float(one) > math.lgamma(41)
 
 
 def test_equal_scores_in_a_ranking_have_no_order():

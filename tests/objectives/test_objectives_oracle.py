@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import permutations, product
 from typing import Any
 
 import pytest
@@ -37,8 +38,8 @@ class World:
         self.t = list(zip(*(x.tolist() for x in (given.yw_idxs, given.yl_idxs, given.p, given.margin)), strict=True))
 
     def pairs(self, loss: Callable[[int, int, float], Tensor]) -> Tensor:
-        """The label's expectation of ``loss(better, worse, margin)`` for every pair."""
-        return torch.stack([p * loss(w, l, m) + (1 - p) * loss(l, w, m) for w, l, p, m in self.t])  # noqa: E741
+        """The label's expectation of ``loss(better, worse, margin of the better one)`` for every pair."""
+        return torch.stack([p * loss(w, l, m) + (1 - p) * loss(l, w, -m) for w, l, p, m in self.t])  # noqa: E741
 
     def groups(self) -> list[list[int]]:
         """Rated responses of each prompt."""
@@ -74,10 +75,16 @@ def constant(x: Tensor) -> Tensor:
 
 
 def plackett_luce(w: World, value: Callable[[int], Tensor]) -> Tensor:
+    """The mean over all orders that the scores allow, one place after another."""
     losses = []
     for group in w.groups():
-        after = {i: [j for j in group if w.score(j) <= w.score(i)] for i in group}
-        losses.append(sum(sum(value(j).exp() for j in after[i]).log() - value(i) for i in group))
+        levels = [[b for b in group if w.score(b) == s] for s in sorted({w.score(b) for b in group}, reverse=True)]
+        orders = [[b for level in chosen for b in level] for chosen in product(*map(permutations, levels))]
+        each = [
+            sum(sum(value(j).exp() for j in order[k:]).log() - value(order[k]) for k in range(len(order)))
+            for order in orders
+        ]
+        losses.append(sum(each) / len(each))
     return torch.stack(losses)
 
 
@@ -266,7 +273,7 @@ ORACLE: dict[str, Callable[..., Tensor]] = {
     ),
     "hinge": lambda w, beta: w.pairs(lambda a, b, _: above(1 - beta * (w.rho[a] - w.rho[b]))),
     "odpo": lambda w, beta, alpha: w.pairs(
-        lambda a, b, m: nls(beta * (w.rho[a] - w.rho[b]) - (alpha * math.log(m) if m else 0.0))
+        lambda a, b, m: nls(beta * (w.rho[a] - w.rho[b]) - (alpha * math.log(m) if m > 0 else 0.0))
     ),
     "r_dpo": lambda w, beta, alpha: w.pairs(
         lambda a, b, _: nls(beta * (w.rho[a] - w.rho[b]) + alpha * (w.n[a] - w.n[b]))

@@ -7,6 +7,7 @@ over the K responses of a group.
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -16,18 +17,58 @@ from .inputs import Pairs, Scored
 from .margins import by_group, log_ratios, masked_log_softmax
 from .registry import POSITIVE, objective
 
+MOST_EQUAL = 10
+"""Equal scores in a group whose orders are averaged exactly, over 2^n sets of them."""
+
 
 def plackett_luce_nll(values: Tensor, pairs: Pairs) -> Tensor:
     """Negative log-likelihood of each group's order, ``[G]`` nats: -sum_i [v_i - logsumexp over r_j <= r_i of v_j].
 
-    Equal scores: each is compared with all that are not better (Breslow's approximation), so their order plays no part.
+    Responses of equal score have no order: the mean over all their orders stands for it, so that two of them cost what
+    a pair at p = 1/2 does, and K of equal value and score ln K!. More than :data:`MOST_EQUAL` take Efron's form, which
+    is never below that mean and equal to it where the values are equal (Efron 1977, JASA 72).
     """
     table, known = by_group(values, pairs)
     score, _ = by_group(torch.nan_to_num(pairs.score).to(values.dtype), pairs)
     lowest = torch.finfo(values.dtype).min
-    still_there = known[:, None, :] & (score[:, None, :] <= score[:, :, None])  # [G, i, j]
-    after = torch.where(still_there, table[:, None, :], lowest).logsumexp(-1)
-    return torch.where(known, after - table, 0.0).sum(-1)
+    worse = known[:, None, :] & (score[:, None, :] < score[:, :, None])  # [G, i, j]
+    equal = known[:, None, :] & known[:, :, None] & (score[:, None, :] == score[:, :, None])
+    after = torch.where(worse | equal, table[:, None, :], lowest).logsumexp(-1)
+    alone = known & (equal.sum(-1) == 1)
+    losses = torch.where(alone, after - table, 0.0).sum(-1)
+    for g, level in _ties(equal):
+        rest = torch.where(worse[g, level[0]], table[g], lowest).logsumexp(-1)
+        losses = losses.index_add(0, losses.new_tensor([g]).long(), tied_nll(table[g, level], rest)[None])
+    return losses
+
+
+def _ties(equal: Tensor) -> list[tuple[int, list[int]]]:
+    """The groups and places of two or more equal scores, from ``[G, K, K]`` which is equal to which."""
+    first = equal.long().argmax(-1)  # the lowest place of the same score
+    rows = (equal.sum(-1) > 1).nonzero().tolist()
+    levels: dict[tuple[int, int], list[int]] = {}
+    for g, i in rows:
+        levels.setdefault((g, int(first[g, i])), []).append(i)
+    return [(g, members) for (g, _), members in levels.items()]
+
+
+def tied_nll(values: Tensor, rest: Tensor) -> Tensor:
+    """What d responses of equal score cost, a scalar in nats: the mean over their d! orders of
+    -sum_k [v_k - log(e^rest + sum over those that come later in the order, itself included, of e^v)].
+
+    Args:
+        values: ``[d]``.
+        rest: scalar, logsumexp of the values of all that are worse.
+    """
+    d = len(values)
+    if d > MOST_EQUAL:
+        logs = torch.arange(1, d + 1, dtype=values.dtype, device=values.device).div(d).log()
+        return torch.logaddexp(rest, values.logsumexp(0) + logs).sum() - values.sum()
+    # what is left after d - k of them is each set of k with the same probability, 1 / C(d, k)
+    subsets = torch.tensor(list(product((False, True), repeat=d))[1:], device=values.device)
+    left = torch.where(subsets, values, torch.finfo(values.dtype).min).logsumexp(-1)
+    share = torch.tensor([1 / math.comb(d, int(k)) for k in subsets.sum(1).tolist()], dtype=values.dtype)
+    return (share.to(values.device) * torch.logaddexp(rest, left)).sum() - values.sum()
 
 
 @objective(
@@ -36,7 +77,8 @@ def plackett_luce_nll(values: Tensor, pairs: Pairs) -> Tensor:
     unit="group",
     needs_reference=True,
     shift_invariant=True,
-    formula="-sum_k [s_(k) - logsumexp_{j >= k} s_(j)], (1) the best, s = beta rho",
+    formula="-sum_k [s_(k) - logsumexp_{j >= k} s_(j)], (1) the best, s = beta rho; the mean over the orders of equal "
+    "scores",
     paper="Rafailov et al. 2023, arXiv 2305.18290, appendix A.3 (DPO under Plackett-Luce)",
 )
 def plackett_luce(policy: Scored, reference: Scored, pairs: Pairs, *, beta: float = 0.1) -> tuple[Tensor, Tensor]:

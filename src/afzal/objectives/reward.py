@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .inputs import Pairs, Scored
-from .margins import by_group, masked_log_softmax, over_labels
+from .margins import by_group, masked_log_softmax, over_labels, soft_label
 from .ranking import plackett_luce_nll
 from .registry import NON_NEGATIVE, objective
 
@@ -48,7 +48,7 @@ def bradley_terry(
     uses=("p", "weight", "margin"),
     shift_invariant=True,
     limits={"centering": NON_NEGATIVE},
-    formula="-log sigma(r_w - r_l - margin) + centering (r_w + r_l)^2",
+    formula="-p log sigma(r_w - r_l - margin) - (1 - p) log sigma(r_l - r_w + margin) + centering (r_w + r_l)^2",
     paper="Touvron et al. 2023, arXiv 2307.09288 (Llama 2: margin from the rated strength)",
 )
 def bradley_terry_margin(
@@ -56,11 +56,12 @@ def bradley_terry_margin(
 ) -> tuple[Tensor, Tensor]:
     """Bradley-Terry with a stated margin per pair, ``[T]`` nats; a margin of 0 leaves it out.
 
-    By hand: r = (1, 0), margin 1: -log sigma(0) = 0.693147.
+    The margin is that of y_w over y_l, so one against the label asks for less; minimal at r_w - r_l = logit p + margin.
+    By hand: r = (1, 0), margin 1: -log sigma(0) = 0.693147; margin -1: -log sigma(2) = 0.126928.
     """
-    r, margin = policy.logps, pairs.margin.abs()
-    losses = over_labels(lambda a, b: -F.logsigmoid(r[a] - r[b] - margin) + centering * (r[a] + r[b]) ** 2, pairs)
-    return losses, r.detach()
+    r = policy.logps
+    w, v = r[pairs.yw_idxs], r[pairs.yl_idxs]
+    return soft_label(w - v - pairs.margin, pairs.p) + centering * (w + v) ** 2, r.detach()
 
 
 @objective(
@@ -69,11 +70,11 @@ def bradley_terry_margin(
     needs_reference=False,
     scores="reward",
     shift_invariant=True,
-    formula="-sum_k [r_(k) - logsumexp_{j >= k} r_(j)], (1) the best",
+    formula="-sum_k [r_(k) - logsumexp_{j >= k} r_(j)], (1) the best; the mean over the orders of equal scores",
     paper="Plackett 1975; Luce 1959",
 )
 def plackett_luce_reward(policy: Scored, reference: Scored | None, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """Plackett-Luce likelihood of each ranking, ``[G]`` nats; equal scores give ln K!, and K = 2 is Bradley-Terry.
+    """Plackett-Luce likelihood of each ranking, ``[G]`` nats; at equal rewards ln K!, and K = 2 is Bradley-Terry.
 
     By hand: r = (1, 0, 0) in order: 1.244592.
     """

@@ -118,9 +118,8 @@ def hinge(policy: Scored, reference: Scored, pairs: Pairs, *, beta: float = 0.05
     return losses, beta * rho.detach()
 
 
-def _log_gap(margin: Tensor) -> Tensor:
-    """log |gap|, and 0 where the gap is unknown or nothing."""
-    gap = margin.abs()
+def _log_gap(gap: Tensor) -> Tensor:
+    """log gap where it speaks for the label; 0 where it is unknown or nothing, or speaks against it."""
     return torch.where(gap > 0, gap.clamp(min=torch.finfo(gap.dtype).tiny).log(), 0.0)
 
 
@@ -131,23 +130,24 @@ def _log_gap(margin: Tensor) -> Tensor:
     uses=("p", "weight", "margin"),
     shift_invariant=True,
     limits={"alpha": NON_NEGATIVE},
-    formula="-log sigma(beta h - alpha log margin); no offset where the margin is unknown",
+    formula="-log sigma(beta h - alpha log margin); no offset where the margin is unknown or against the label",
     paper="Amini et al. 2024, arXiv 2402.10571 (DPO with an offset)",
 )
 def odpo(
     policy: Scored, reference: Scored, pairs: Pairs, *, beta: float = 0.1, alpha: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """DPO with an offset that grows with the stated margin, ``[T]`` nats; a margin of 0 or 1 makes it DPO.
+    """DPO with an offset that grows with the stated margin, ``[T]`` nats; a margin of 0, 1 or below 0 makes it DPO.
 
-    By hand: h = 1, beta = 1, margin e^2 = 7.389 give -log sigma(1 - 2) = 1.313262.
+    The margin is that of y_w over y_l: for the label that y_l is better it has the other sign, and so no offset.
+    By hand: h = 1, beta = 1, margin e^2 = 7.389 give -log sigma(1 - 2) = 1.313262, margin -e^2 0.313262.
 
     Args:
         alpha: how much more implicit reward a clearer preference must have.
     """
     rho = log_ratios(policy, reference)
-    offset = alpha * _log_gap(pairs.margin)
-    losses = over_labels(lambda a, b: -F.logsigmoid(beta * (rho[a] - rho[b]) - offset), pairs)
-    return losses, beta * rho.detach()
+    u = beta * (rho[pairs.yw_idxs] - rho[pairs.yl_idxs])
+    right, wrong = (-F.logsigmoid(s * u - alpha * _log_gap(s * pairs.margin)) for s in (1.0, -1.0))
+    return pairs.p * right + (1 - pairs.p) * wrong, beta * rho.detach()
 
 
 @objective(
