@@ -11,7 +11,7 @@ from afzal.data.turns import answer_text, full_text
 from afzal.quality.clean import duplicate_key
 from afzal.quality.view import Edges, Told, View, edges_of, tell
 from afzal.records import Comparison, Item
-from afzal.stats.intervals import wilson
+from afzal.stats.intervals import clustered, share
 
 Severity = Literal["ok", "minor", "major"]
 
@@ -33,7 +33,7 @@ class Finding:
         count, total: how many of how many.
         message: what was seen, in one sentence with its numbers.
         remedy: what to do about it; "" when nothing.
-        value, low, high: a rate and its 95 % interval, where the finding is one.
+        value, low, high: a rate and its 95 % interval over prompts, where the finding is one.
         ids: the first 20 items concerned.
     """
 
@@ -145,34 +145,40 @@ def no_order(view: View) -> Finding | None:
 
 
 def length_bias(view: View) -> Finding | None:
-    """How often the longer answer is preferred, ties and equal lengths left out."""
-    decided = []
+    """How often the longer answer is preferred, pairs by their weight, ties and equal lengths left out."""
+    prompts: list[object] = []
+    longer: list[float] = []
+    weights: list[float] = []
     for t, pair in view.pairs:
         gap = t.lengths[pair.i] - t.lengths[pair.j]
-        if pair.p != 0.5 and gap:
-            decided.append(gap > 0)
-    if not decided:
+        if pair.p != 0.5 and gap and pair.weight > 0:
+            prompts.append(t.prompt)
+            longer.append(float(gap > 0))
+            weights.append(pair.weight)
+    if not longer:
         return None
-    rate, (low, high) = sum(decided) / len(decided), wilson(sum(decided), len(decided))
+    known = share(clustered(prompts, longer, weights))
+    rate, (low, high) = known.value, known.ends
     severity: Severity = "ok"
     if low > LENGTH_BIAS_MINOR or high < 1 - LENGTH_BIAS_MINOR:
         severity = "major" if low > LENGTH_BIAS_MAJOR or high < 1 - LENGTH_BIAS_MAJOR else "minor"
     message = (
-        f"the longer answer is preferred in {rate:.1%} of {len(decided)} pairs (95 % interval {low:.1%}-{high:.1%})"
+        f"the longer answer is preferred in {rate:.1%} of {len(longer)} pairs (95 % interval {low:.1%}-{high:.1%})"
     )
     remedy = "a model may learn length instead of quality: watch the lengths of its samples"
-    found = _finding("length_bias", severity, sum(decided), len(decided), message, remedy)
+    found = _finding("length_bias", severity, int(sum(longer)), len(longer), message, remedy)
     return replace(found, value=rate, low=low, high=high)
 
 
 def label_balance(view: View) -> Finding | None:
     """Share of good labels in unpaired data."""
-    stated = [label for t in view.told for label in t.labels if label is not None]
-    if not stated:
+    labelled = [(t.prompt, label) for t in view.told for label in t.labels if label is not None]
+    if not labelled:
         return None
-    good, (low, high) = sum(stated), wilson(sum(stated), len(stated))
-    share = min(good, len(stated) - good) / len(stated)
-    severity: Severity = "major" if share == 0 else "minor" if share < LOW_CLASS_SHARE else "ok"
+    prompts, stated = zip(*labelled, strict=True)
+    good, (low, high) = sum(stated), share(clustered(prompts, stated)).ends
+    rarer = min(good, len(stated) - good) / len(stated)
+    severity: Severity = "major" if rarer == 0 else "minor" if rarer < LOW_CLASS_SHARE else "ok"
     message = f"{good} answers are good and {len(stated) - good} bad ({good / len(stated):.1%} good)"
     remedy = "KTO needs both kinds; weigh the rarer one up (desirable_weight, undesirable_weight)"
     found = _finding("label_balance", severity, good, len(stated), message, remedy)
@@ -181,17 +187,20 @@ def label_balance(view: View) -> Finding | None:
 
 def agreement(view: View) -> Finding | None:
     """How often two votes on the same two answers (and axis) say the same, ties being an answer of their own."""
-    same = total = 0
+    prompts: list[object] = []
+    agreed: list[float] = []
     hit: list[Item] = []
-    for item in view.items:
-        if len(item.votes) < 2:
+    for t in view.told:
+        if len(t.item.votes) < 2:
             continue
-        agreeing, pairs = _agreeing(item)
-        same, total = same + agreeing, total + pairs
-        hit += [item] if agreeing < pairs else []
-    if not total:
+        agreeing, pairs = _agreeing(t.item)
+        prompts += [t.prompt] * pairs
+        agreed += [1.0] * agreeing + [0.0] * (pairs - agreeing)
+        hit += [t.item] if agreeing < pairs else []
+    if not agreed:
         return None
-    rate, (low, high) = same / total, wilson(same, total)
+    known, same, total = share(clustered(prompts, agreed)), int(sum(agreed)), len(agreed)
+    rate, (low, high) = known.value, known.ends
     message = f"two votes on the same answers agree in {rate:.1%} of {total} cases; {len(hit)} items are disputed"
     severity: Severity = "minor" if rate < LOW_AGREEMENT else "ok"
     found = _finding(
