@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from afzal.lab import language
 from afzal.stats.calibration import calibration, trend
+from afzal.stats.intervals import wilson
 
 
 def test_three_pairs_by_hand():
@@ -65,3 +67,100 @@ def test_trend_is_the_least_squares_line():
 @pytest.mark.parametrize(("x", "y"), [([1, 2], [1, 2]), ([5, 5, 5], [1, 2, 3]), ([1, 2, 3], [4, 4, 4]), ([], [])])
 def test_no_trend_where_there_is_none_to_measure(x, y):
     assert trend(np.array(x), np.array(y)) is None
+
+
+def test_chance_alone_makes_an_error_and_its_size_is_exact():
+    """Eight pairs at confidence 3/4: the number that is right is binomial(8, 3/4)."""
+    k = np.arange(9)
+    exact = float(stats.binom.pmf(k, 8, 0.75) @ np.abs(k / 8 - 0.75))
+    found = calibration(np.full(8, math.log(3)), np.array([1.0] * 6 + [0.0] * 2))
+    assert found.ece == pytest.approx(0.0, abs=1e-12)
+    assert found.null == pytest.approx(exact, abs=0.01)
+    assert found.null_high == pytest.approx(0.375, abs=1e-9)  # 3 or fewer of 8 right: .027; 4 or fewer: .114
+    assert (found.n, found.prompts, found.ece_low) == (8, 8, 0.0)
+
+
+def test_the_null_is_the_mean_error_of_calibrated_models_with_few_pairs_and_repeated_prompts():
+    """20 pairs of a perfectly calibrated model have an error of .216; 100 pairs of 20 prompts one of about .1."""
+    rng = np.random.default_rng(0)
+    for per_prompt, n, mean in ((1, 20, 0.216), (5, 100, 0.105)):
+        found = []
+        for _ in range(150):
+            gaps = rng.normal(0, 1.5, n)
+            together = math.sqrt(0.5) * (np.repeat(rng.normal(size=n // per_prompt), per_prompt) + rng.normal(size=n))
+            p = (stats.norm.cdf(together) < 1 / (1 + np.exp(-gaps))).astype(float)
+            found.append(calibration(gaps, p, np.arange(n) // per_prompt))
+        assert np.mean([c.ece for c in found]) == pytest.approx(mean, abs=0.01)
+        assert np.mean([c.null for c in found]) == pytest.approx(np.mean([c.ece for c in found]), abs=0.01)
+        assert np.mean([c.ece > c.null_high for c in found]) < 0.06
+        assert np.mean([c.ece_low == 0 for c in found]) > 0.94
+
+
+def test_the_error_agrees_with_the_exact_one_of_the_enumerable_language():
+    """Scores are the true reward times a factor; all pairs of responses are listed for the exact error, and drawn."""
+    prompts, rng = language.prompts()[1][:8], np.random.default_rng(3)
+    policy, rewards = language.sft_policy(prompts), language.reward(prompts)
+    which = np.repeat(np.arange(8), 250)
+    for factor in (1.0, 2.5):
+        exact = np.zeros(10)
+        for pi, r in zip(policy, rewards, strict=True):
+            kept = pi > 1e-5
+            gap = r[kept][:, None] - r[kept][None, :]
+            confidence = 1 / (1 + np.exp(-factor * np.abs(gap)))
+            place = np.clip(np.floor((confidence - 0.5) * 20).astype(int), 0, 9)
+            mass = pi[kept][:, None] * pi[kept][None, :] / pi[kept].sum() ** 2 / 8
+            off = mass * (confidence - np.where(gap == 0, 0.5, 1 / (1 + np.exp(-np.abs(gap)))))
+            exact += np.bincount(place.ravel(), off.ravel(), 10)
+        truth = float(np.abs(exact).sum())
+        first, second = (rewards[which, language.sample(policy, which, rng)] for _ in range(2))
+        p = (rng.random(len(which)) < 1 / (1 + np.exp(second - first))).astype(float)
+        found = calibration(factor * (first - second), p, which.tolist())
+        assert found.ece_low is not None
+        assert found.ece_high is not None
+        assert found.ece_low <= truth <= found.ece_high
+        assert found.ece == pytest.approx(truth, abs=0.04)
+        assert (found.ece > found.null_high) == (factor > 1)
+
+
+def test_a_weight_counts_as_that_many_pairs_and_none_as_no_pair():
+    gaps, p = np.array([1.0, -0.4, 2.0, 0.3]), np.array([1.0, 1.0, 0.0, 1.0])
+    weighted = calibration(gaps, p, weights=np.array([2.0, 1.0, 0.0, 1.0]))
+    listed = calibration(gaps[[0, 0, 1, 3]], p[[0, 0, 1, 3]])
+    figures = [(c.ece, c.brier, c.log_loss) for c in (weighted, listed)]
+    assert figures[0] == pytest.approx(figures[1])
+    assert (weighted.n, weighted.prompts) == (3, 3)
+
+
+def test_a_bin_has_the_interval_of_its_prompts():
+    gaps, p = np.full(40, 1.0), (np.arange(40) // 4 % 5 > 0).astype(float)
+    (found,) = calibration(gaps, p, (np.arange(40) // 4).tolist()).bins
+    assert (found.n, found.right) == (40, 0.8)
+    assert (found.right_low, found.right_high) == pytest.approx(wilson(8, 10), abs=0.05)
+
+
+def test_one_prompt_has_no_interval():
+    found = calibration(np.array([1.0, 2.0]), np.array([1.0, 0.0]), ["a", "a"])
+    assert (found.ece_low, found.ece_high, found.prompts) == (None, None, 1)
+
+
+def test_a_slope_knows_that_points_share_prompts():
+    """By hand: residuals of a prompt are added up before they are squared (CR1). Points repeated tell nothing new."""
+    rng = np.random.default_rng(4)
+    x, prompt = rng.normal(size=30), np.arange(30) // 3
+    y = 0.5 * x + rng.normal(size=10)[prompt]
+    found = trend(x, y, prompt.tolist())
+    assert found is not None
+    dx = x - x.mean()
+    residual = (y - y.mean()) - found.slope * dx
+    sums = np.array([(dx * residual)[prompt == k].sum() for k in range(10)])
+    error = math.sqrt(10 / 9 * 29 / 28 * (sums**2).sum()) / (dx @ dx)
+    assert found.slope_se == pytest.approx(error)
+    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 9, found.slope, error))
+    again = trend(np.tile(x, 4), np.tile(y, 4), np.tile(prompt, 4).tolist())
+    alone, alone_again = trend(x, y), trend(np.tile(x, 4), np.tile(y, 4))
+    assert again is not None
+    assert alone is not None
+    assert alone_again is not None
+    assert again.slope_se == pytest.approx(found.slope_se, rel=0.03)
+    assert alone_again.slope_se < 0.55 * alone.slope_se
+    assert trend(x, y, [k % 2 for k in range(30)]) is None

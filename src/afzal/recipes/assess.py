@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afzal.records import Comparison, Item, preferences
+from afzal.records import Comparison, Item, preferences, prompt_key
 from afzal.report import LineChart, Section, Series, Table
 from afzal.report.svg import HELD_OUT, OPTIMUM
+from afzal.report.text import plural
 from afzal.stats.calibration import Calibration, Trend, calibration, trend
-from afzal.stats.intervals import half_width, wilson
+from afzal.stats.intervals import Interval, clustered, share
 from afzal.tokens import Loss, Tree, encode
 from afzal.tokens.batch import Batch
 from afzal.train.feed import Layout
@@ -89,20 +90,26 @@ def _filled(
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Right ``hits`` of ``n`` (ties in score count one half), with Wilson's 95 % interval."""
+    """How many of ``n`` pairs or votes are right, by weight (ties in score count one half), with its 95 % interval over
+    prompts."""
 
-    hits: float
+    known: Interval
     n: int
 
     @property
     def value(self) -> float:
         """The share itself, from 0 to 1."""
-        return self.hits / self.n
+        return self.known.value
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Its 95% interval (Wilson)."""
-        return wilson(self.hits, self.n)
+        """Its 95% interval."""
+        return self.known.ends
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts the pairs are of."""
+        return self.known.n
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +145,23 @@ class Assessment:
 
 def _share(share: Share) -> dict[str, float]:
     low, high = share.interval
-    return {"value": share.value, "low": low, "high": high, "n": share.n}
+    return {"value": share.value, "low": low, "high": high, "n": share.n, "prompts": share.prompts}
 
 
 def assess(scored: Sequence[ScoredItem]) -> Assessment:
-    """All figures of scores against the preferences, votes and lengths of their items."""
-    pairs = [(s, q) for s in scored for q in preferences(s.item) if np.isfinite(s.scores[[q.i, q.j]]).all()]
+    """All figures of scores against the preferences, votes and lengths of their items.
+
+    Pairs count by their weight, as in the loss. What shares a prompt is not independent, so intervals are over prompts.
+    """
+    keys = [prompt_key(s.item) for s in scored]
+    placed = [
+        (key, s, q)
+        for key, s in zip(keys, scored, strict=True)
+        for q in preferences(s.item)
+        if q.weight > 0 and np.isfinite(s.scores[[q.i, q.j]]).all()
+    ]
+    prompts, pairs = [key for key, _, _ in placed], [(s, q) for _, s, q in placed]
+    weights = np.array([q.weight for _, q in pairs])
     gaps = np.array([s.scores[q.i] - s.scores[q.j] for s, q in pairs])
     p = np.array([q.p for _, q in pairs])
     longer = np.array([s.lengths[q.i] - s.lengths[q.j] for s, q in pairs])
@@ -153,34 +171,49 @@ def assess(scored: Sequence[ScoredItem]) -> Assessment:
         np.concatenate([getattr(s, name)[np.isfinite(s.scores)] for s in scored] or [np.zeros(0)])
         for name in ("scores", "lengths", "spread")
     )
+    of_score = [key for key, s in zip(keys, scored, strict=True) for _ in range(int(np.isfinite(s.scores).sum()))]
     decided = p != 0.5
     return Assessment(
-        accuracy=Share(_right(gaps[decided]), int(decided.sum())) if decided.any() else None,
-        calibration=calibration(gaps, p) if len(gaps) else None,
-        length=trend(lengths, scores),
-        length_within=trend(longer, gaps),
-        strength=trend(stated[known], gaps[known]),
+        accuracy=_share_of(_picked(prompts, decided), gaps[decided], weights[decided]),
+        calibration=calibration(gaps, p, prompts, weights) if len(gaps) else None,
+        length=trend(lengths, scores, of_score),
+        length_within=trend(longer, gaps, prompts),
+        strength=trend(stated[known], gaps[known], _picked(prompts, known)),
         annotators=_annotators(scored),
         spread=float(spread.mean()) if len(spread) else 0.0,
         n_responses=len(scores),
     )
 
 
-def _right(gaps: np.ndarray) -> float:
-    return float((gaps > 0).sum() + 0.5 * (gaps == 0).sum())
+def _picked(prompts: Sequence[str], which: np.ndarray) -> list[str]:
+    return [prompt for prompt, taken in zip(prompts, which, strict=True) if taken]
+
+
+def _share_of(prompts: Sequence[str], gaps: np.ndarray, weights: np.ndarray) -> Share | None:
+    """How many gaps are positive, zeros half; None where there are none."""
+    if not len(gaps):
+        return None
+    right = (gaps > 0) + 0.5 * (gaps == 0)
+    return Share(share(clustered(prompts, right.tolist(), weights.tolist())), len(gaps))
 
 
 def _annotators(scored: Sequence[ScoredItem]) -> dict[str, Share]:
-    gaps: dict[str, list[float]] = {}
+    gaps: dict[str, list[tuple[str, float]]] = {}
     for s in scored:
+        key = prompt_key(s.item)
         for v in s.item.votes:
             if not isinstance(v, Comparison) or v.annotator is None or v.p_first in (None, 0.5):
                 continue
             gap = s.scores[v.first] - s.scores[v.second]
             if math.isfinite(gap):
-                gaps.setdefault(v.annotator, []).append(gap if (v.p_first or 0.0) > 0.5 else -gap)
-    enough = {name: np.array(found) for name, found in sorted(gaps.items()) if len(found) >= _FEW}
-    return {name: Share(_right(found), len(found)) for name, found in enough.items()}
+                gaps.setdefault(v.annotator, []).append((key, gap if (v.p_first or 0.0) > 0.5 else -gap))
+    agreed = {}
+    for name, found in sorted(gaps.items()):
+        prompts, values = [key for key, _ in found], np.array([gap for _, gap in found])
+        known = _share_of(prompts, values, np.ones(len(values)))
+        if known is not None and known.n >= _FEW:
+            agreed[name] = known
+    return agreed
 
 
 def lines(found: Assessment) -> list[str]:
@@ -188,10 +221,10 @@ def lines(found: Assessment) -> list[str]:
     said = []
     if found.accuracy:
         low, high = found.accuracy.interval
-        said.append(f"accuracy {found.accuracy.value:.3f} ({low:.3f} to {high:.3f}) on {found.accuracy.n} pairs")
+        on = _counts(found.accuracy.n, found.accuracy.prompts)
+        said.append(f"accuracy {found.accuracy.value:.3f} ({low:.3f} to {high:.3f}) on {on}")
     if found.calibration:
-        c = found.calibration
-        said.append(f"calibration: ECE {c.ece:.3f}, Brier {c.brier:.3f} (a coin 0.25), log loss {c.log_loss:.3f}")
+        said.append(f"calibration: {_calibration(found.calibration)}")
     if found.length:
         said.append(f"length: {_trend(found.length, 'per token')}")
     if found.strength:
@@ -201,7 +234,23 @@ def lines(found: Assessment) -> list[str]:
 
 
 def _trend(found: Trend, unit: str) -> str:
-    return f"score {found.slope:+.4f} ± {half_width(found.slope_se):.4f} {unit}, correlation {found.correlation:+.2f}"
+    within = f"({found.low:+.4f} to {found.high:+.4f})"
+    return f"score {found.slope:+.4f} {within} {unit}, correlation {found.correlation:+.2f}"
+
+
+def _counts(pairs: int, prompts: int) -> str:
+    return plural(pairs, "pair") if pairs == prompts else f"{plural(pairs, 'pair')} of {plural(prompts, 'prompt')}"
+
+
+def _calibration(found: Calibration) -> str:
+    """Error with number, interval and what chance alone makes, so that a small sample is not taken for a bad model."""
+    within = "" if found.ece_low is None else f" ({found.ece_low:.3f} to {found.ece_high:.3f})"
+    clear = "more than chance explains" if found.ece > found.null_high else "within what chance explains"
+    return (
+        f"expected calibration error {found.ece:.3f}{within} on {_counts(found.n, found.prompts)}; a perfectly "
+        f"calibrated model would show about {found.null:.3f} here, so this is {clear}; Brier score {found.brier:.3f} "
+        f"(a coin has 0.25), log loss {found.log_loss:.3f} nats (a coin has 0.693)"
+    )
 
 
 def sections(found: Assessment) -> list[Section]:
@@ -210,7 +259,7 @@ def sections(found: Assessment) -> list[Section]:
     if found.calibration:
         made.append(_reliability(found.calibration))
     rows = [
-        (name, t.slope, t.slope_se, t.correlation, t.n)
+        (name, t.slope, t.low, t.high, t.correlation, t.n)
         for name, t in (
             ("tokens of a response", found.length),
             ("difference in tokens inside a pair", found.length_within),
@@ -219,29 +268,35 @@ def sections(found: Assessment) -> list[Section]:
         if t
     ]
     if rows:
-        text = "Score per unit of each, by least squares. A reward that follows length can be had by writing more."
-        table = Table(("", "slope", "s.e.", "correlation", "n"), tuple(rows))
+        text = (
+            "Score per unit of each, by least squares; 95 % intervals over prompts. A reward that follows length can "
+        )
+        text += "be had by writing more."
+        table = Table(("", "slope", "low", "high", "correlation", "n"), tuple(rows))
         made.append(Section("What the score follows", text, table=table))
     if found.annotators:
         cells = tuple((name, s.value, *s.interval, s.n) for name, s in found.annotators.items())
-        text = f"How often the score agrees with each annotator who cast at least {_FEW} votes; 95 % intervals."
+        text = f"How often the score agrees with each annotator who cast at least {_FEW} votes; 95 % intervals over "
+        text += "prompts."
         made.append(Section("Annotators", text, table=Table(("annotator", "agreement", "low", "high", "votes"), cells)))
     return made
 
 
 def _reliability(found: Calibration) -> Section:
-    bounds = [wilson(b.right * b.n, b.n) for b in found.bins]
     points = tuple((b.confidence, b.right) for b in found.bins)
     series = (
         Series("perfectly calibrated", ((0.5, 0.5), (1.0, 1.0)), OPTIMUM, "dashed"),
         Series(
-            "held-out pairs", points, HELD_OUT, "dots", tuple(low for low, _ in bounds), tuple(h for _, h in bounds)
+            "held-out pairs",
+            points,
+            HELD_OUT,
+            "dots",
+            tuple(b.right_low for b in found.bins),
+            tuple(b.right_high for b in found.bins),
         ),
     )
-    text = (
-        f"Expected calibration error {found.ece:.3f}, Brier score {found.brier:.3f} (a coin has 0.25), log loss "
-        f"{found.log_loss:.3f} nats (a coin has 0.693). Below the dashed line the scores are too sure of themselves."
-    )
+    text = _calibration(found)
+    text = f"{text[:1].upper()}{text[1:]}. Below the dashed line the scores are too sure of themselves."
     rows = tuple((f"{b.low:.2f} to {b.high:.2f}", b.confidence, b.right, b.n) for b in found.bins)
     return Section(
         "Reliability",

@@ -3,84 +3,230 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from afzal.stats.intervals import LEVEL, clustered, half_width, share, t95
+
+_DRAWS = 1000
+_RESAMPLES = 200  # of the prompts, for a standard deviation
+_SEED = 0
+_MANY = 500  # pairs in a bin
+
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Pairs whose confidence lies in [``low``, ``high``): their number, mean confidence and share that was right."""
+    """Pairs whose confidence lies in [``low``, ``high``): their number, mean confidence, and the share that was right
+    with its 95 % interval over prompts."""
 
     low: float
     high: float
     n: int
     confidence: float
     right: float
+    right_low: float
+    right_high: float
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """``ece`` in [0, 0.5]: mean distance of confidence from being right, over bins by size; 0 is best.
+    """How well ``n`` pairs of ``prompts`` prompts are predicted.
 
+    ``ece`` in [0, 0.5]: mean distance of confidence from being right, over bins by weight; 0 is best. Chance alone
+    makes it positive: a perfectly calibrated model would show ``null`` here, and above ``null_high`` once in 40 times.
+    ``ece_low`` and ``ece_high`` are its 95 % interval, None with a single prompt.
     ``brier`` in [0, 1]: mean squared distance of the stated probability from the label; 0.25 is a coin.
     ``log_loss`` in nats; ln 2 is a coin.
     """
 
     ece: float
+    ece_low: float | None
+    ece_high: float | None
+    null: float
+    null_high: float
     brier: float
     log_loss: float
+    n: int
+    prompts: int
     bins: tuple[Bin, ...]
 
 
-def calibration(gaps: np.ndarray, p: np.ndarray, *, n_bins: int = 10) -> Calibration:
+def calibration(
+    gaps: np.ndarray,
+    p: np.ndarray,
+    prompts: Sequence[Hashable] | None = None,
+    weights: np.ndarray | None = None,
+    *,
+    n_bins: int = 10,
+) -> Calibration:
     """How well sigma(gap) states the probability that the first response is better.
 
     A prediction's confidence is max(sigma, 1 - sigma) in [0.5, 1], and it is right by the label's probability for the
     response it favours, so that which of a pair stands first plays no part (Guo et al. 2017, arXiv 1706.04599).
 
+    Draws are by a fixed seed, so that equal input gives equal figures.
+
     Args:
         gaps: ``[T]`` score of the first less score of the second response.
         p: ``[T]`` label: probability that the first is better; 0.5 is a tie.
+        prompts: ``[T]``, the prompt of each pair; pairs of one prompt are not independent. Default: all different.
+        weights: ``[T]`` of each pair; default 1.
 
     Raises:
-        ValueError: there are no pairs.
+        ValueError: there are no pairs of any weight.
     """
+    pairs = _pairs(gaps, p, prompts, weights, n_bins)
+    edges = np.linspace(0.5, 1.0, n_bins + 1)
+    bins = []
+    for k in np.unique(pairs.bin).tolist():
+        inside = pairs.bin == k
+        w = pairs.weight[inside]
+        known = share(clustered(pairs.prompt[inside].tolist(), pairs.right[inside].tolist(), w.tolist()))
+        confidence = float(w @ pairs.confidence[inside] / w.sum())
+        bins.append(Bin(float(edges[k]), float(edges[k + 1]), int(inside.sum()), confidence, known.value, *known.ends))
+    rng = np.random.default_rng(_SEED)
+    ece, chance = _ece(pairs, n_bins), _chance(pairs, n_bins, rng)
+    null, null_high = float(chance.mean()), float(np.quantile(chance, (1 + LEVEL) / 2))
+    low, high = _interval(pairs, ece, null_high, n_bins, rng)
+    counts = len(pairs.bin), int(pairs.prompt.max()) + 1
+    return Calibration(ece, low, high, null, null_high, pairs.brier, pairs.log_loss, *counts, tuple(bins))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pairs:
+    """``[T]`` each: bin of the confidence, confidence, probability of being right, number of the prompt, weight."""
+
+    bin: np.ndarray
+    confidence: np.ndarray
+    right: np.ndarray
+    prompt: np.ndarray
+    weight: np.ndarray
+    brier: float
+    log_loss: float
+
+
+def _pairs(
+    gaps: np.ndarray,
+    p: np.ndarray,
+    prompts: Sequence[Hashable] | None,
+    weights: np.ndarray | None,
+    n_bins: int,
+) -> _Pairs:
     gaps, p = np.asarray(gaps, np.float64), np.asarray(p, np.float64)
-    if not len(gaps):
+    weight = np.ones(len(gaps)) if weights is None else np.asarray(weights, np.float64)
+    prompts = range(len(gaps)) if prompts is None else prompts
+    if not len(gaps) or not weight.sum() > 0:
         raise ValueError("calibration needs at least one pair")
+    counted = weight > 0
+    numbers: dict[Hashable, int] = {}
+    prompt = np.array([numbers.setdefault(x, len(numbers)) for x, ok in zip(prompts, counted, strict=True) if ok])
+    gaps, p, weight = gaps[counted], p[counted], weight[counted]
     confidence = 1 / (1 + np.exp(-np.abs(gaps)))
     right = np.where(gaps > 0, p, np.where(gaps < 0, 1 - p, 0.5))
-    log_loss = float(np.mean(np.logaddexp(0, -gaps) * p + np.logaddexp(0, gaps) * (1 - p)))
-    brier = float(np.mean((confidence - right) ** 2))
+    losses = np.logaddexp(0, -gaps) * p + np.logaddexp(0, gaps) * (1 - p)
     edges = np.linspace(0.5, 1.0, n_bins + 1)
     place = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, n_bins - 1)
-    bins = []
-    for k in np.unique(place).tolist():
-        inside = place == k
-        means = float(confidence[inside].mean()), float(right[inside].mean())
-        bins.append(Bin(float(edges[k]), float(edges[k + 1]), int(inside.sum()), *means))
-    ece = sum(b.n * abs(b.confidence - b.right) for b in bins) / len(gaps)
-    return Calibration(ece, brier, log_loss, tuple(bins))
+    brier, log_loss = (float(weight @ x / weight.sum()) for x in ((confidence - right) ** 2, losses))
+    return _Pairs(place, confidence, right, prompt, weight, brier, log_loss)
+
+
+def _ece(pairs: _Pairs, n_bins: int) -> float:
+    off = np.bincount(pairs.bin, pairs.weight * (pairs.confidence - pairs.right), n_bins)
+    return float(np.abs(off).sum() / pairs.weight.sum())
+
+
+def _chance(pairs: _Pairs, n_bins: int, rng: np.random.Generator) -> np.ndarray:
+    """Expected calibration errors ``[_DRAWS]`` of these predictions if each were right as often as it says.
+
+    Drawn with independent, certain labels; where prompts repeat or labels are soft, scaled by how much more or less the
+    observed ones vary over prompts.
+    """
+    drawn = np.zeros((_DRAWS, n_bins))
+    for k in np.unique(pairs.bin).tolist():
+        inside = pairs.bin == k
+        w, c = pairs.weight[inside], pairs.confidence[inside]
+        if len(c) > _MANY:  # the normal distribution is close enough, and its draws cost nothing
+            drawn[:, k] = math.sqrt(w * w @ (c * (1 - c))) * rng.normal(size=_DRAWS)
+        else:
+            drawn[:, k] = (c - (rng.random((_DRAWS, len(c))) < c)) @ w
+    return math.sqrt(_effect(pairs, n_bins)) * np.abs(drawn).sum(1) / pairs.weight.sum()
+
+
+def _effect(pairs: _Pairs, n_bins: int) -> float:
+    """Variance over prompts of how far bins are off, by that of independent and certain labels (a design effect)."""
+    certain = np.isin(pairs.right, (0.0, 1.0)).all()
+    if certain and len(np.unique(pairs.prompt)) == len(pairs.prompt):
+        return 1.0
+    seen = independent = 0.0
+    for k in range(n_bins):
+        inside = pairs.bin == k
+        _, prompt = np.unique(pairs.prompt[inside], return_inverse=True)
+        n = int(prompt.max(initial=-1)) + 1
+        if n < 2:
+            continue
+        w, c = pairs.weight[inside], pairs.confidence[inside]
+        off = w * (c - pairs.right[inside])
+        by_prompt = np.bincount(prompt, off) - off.sum() / w.sum() * np.bincount(prompt, w)
+        seen += float(by_prompt @ by_prompt) * n / (n - 1)
+        independent += float((w * w) @ (c * (1 - c)))
+    return seen / independent if seen and independent else 1.0
+
+
+def _interval(
+    pairs: _Pairs, ece: float, null_high: float, n_bins: int, rng: np.random.Generator
+) -> tuple[float | None, float | None]:
+    """95 % interval of the error that more and more pairs would show; None with a single prompt.
+
+    The observed error exceeds the true one by chance, by no more than perfect calibration would show: that is the lower
+    end, which is 0 unless the model is clearly off. The upper one is 1.96 standard deviations of resampled prompts
+    above. Coverage is at least the nominal one (``benchmarks/coverage.py``).
+    """
+    n = int(pairs.prompt.max()) + 1
+    if n < 2:
+        return None, None
+    wrong = pairs.weight * (pairs.confidence - pairs.right)
+    columns = [np.where(pairs.bin == k, wrong, 0.0) for k in range(n_bins)]
+    off = np.stack([np.bincount(pairs.prompt, column, n) for column in [*columns, pairs.weight]], 1)
+    drawn = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) @ off for _ in range(_RESAMPLES)])
+    errors = np.abs(drawn[:, :n_bins]).sum(1) / drawn[:, n_bins]
+    return max(0.0, ece - null_high), min(1.0, ece + half_width(float(errors.std())))
 
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """Least-squares line of y on x: ``slope`` in units of y per unit of x with its standard error, and Pearson's r."""
+    """Least-squares line of y on x: ``slope`` in units of y per unit of x with its standard error and 95 % interval,
+    Pearson's r, and the number of points."""
 
     slope: float
     slope_se: float
+    low: float
+    high: float
     correlation: float
     n: int
 
 
-def trend(x: np.ndarray, y: np.ndarray) -> Trend | None:
-    """The linear pull of x ``[N]`` on y ``[N]``; None with fewer than 3 points or where x or y never varies."""
+def trend(x: np.ndarray, y: np.ndarray, prompts: Sequence[Hashable] | None = None) -> Trend | None:
+    """The linear pull of x ``[N]`` on y ``[N]``; None with fewer than 3 points or prompts, or where one never varies.
+
+    Args:
+        prompts: ``[N]``, the prompt of each point; the standard error is then that over prompts (Liang and Zeger 1986,
+            with the correction of Stata's ``vce(cluster)``). Default: points are independent and equally scattered.
+    """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     dx, dy = x - x.mean(), y - y.mean()
     slope = float(dx @ dy / (dx @ dx))
-    residual = float(((dy - slope * dx) ** 2).sum())
-    error = math.sqrt(residual / (len(x) - 2) / float(dx @ dx))
-    return Trend(slope, error, float(dx @ dy / math.sqrt((dx @ dx) * (dy @ dy))), len(x))
+    residual = dy - slope * dx
+    if prompts is None:
+        df, square = len(x) - 2, float(residual @ residual) / (len(x) - 2) * float(dx @ dx)
+    else:
+        sums = np.array([c.total for c in clustered(prompts, (dx * residual).tolist())])
+        if len(sums) < 3:
+            return None
+        df, square = len(sums) - 1, float(sums @ sums) * len(sums) / (len(sums) - 1) * (len(x) - 1) / (len(x) - 2)
+    error = math.sqrt(square) / float(dx @ dx)
+    half, correlation = t95(df) * error, float(dx @ dy / math.sqrt((dx @ dx) * (dy @ dy)))
+    return Trend(slope, error, slope - half, slope + half, correlation, len(x))
