@@ -50,7 +50,7 @@ TABLE = {
     "model": room("errors folders tokens objectives runs", LIGHT | TORCH | {"transformers"}),
     "train": room("errors stats runs tokens model objectives", LIGHT | TORCH),
     "generate": room("errors records tokens model", LIGHT | TORCH),
-    "judge": room("errors records runs", LIGHT),
+    "judge": room("errors records stats data", LIGHT | ARRAYS),
     "report": room("errors records stats runs", LIGHT),
     "recipes": room(_LOW, LIGHT | TORCH),
     # config, runs, report: the demonstration writes a run's configuration and adds its frontier to the report

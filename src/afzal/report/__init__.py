@@ -1,5 +1,6 @@
 """The report of a run: one self-contained HTML page, the same facts as JSON, a model card, and a verdict in words."""
 
+from afzal.report.board import write_board
 from afzal.report.card import model_card, write_card
 from afzal.report.comparison import write_comparison
 from afzal.report.frontier import Spot, frontier_svg
@@ -25,6 +26,7 @@ __all__ = [
     "model_card",
     "standalone",
     "verdict",
+    "write_board",
     "write_card",
     "write_comparison",
 ]

@@ -1,0 +1,31 @@
+"""Whatever says which answer is better: its verdicts, read from files or given by judges, and what they are worth.
+
+A verdict is a vote. Verdicts on models are read from the field's own files by :mod:`.foreign`, and from Afzal's rows,
+and become leaderboards in :mod:`.boards`.
+"""
+
+from afzal.judge.boards import (
+    JudgeBoard,
+    JudgeLine,
+    ModelBoard,
+    judges_as_plain,
+    models_as_plain,
+    of_judges,
+    of_models,
+)
+from afzal.judge.foreign import FORMATS, read
+from afzal.judge.verdicts import Verdict, Verdicts
+
+__all__ = [
+    "FORMATS",
+    "JudgeBoard",
+    "JudgeLine",
+    "ModelBoard",
+    "Verdict",
+    "Verdicts",
+    "judges_as_plain",
+    "models_as_plain",
+    "of_judges",
+    "of_models",
+    "read",
+]

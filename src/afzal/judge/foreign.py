@@ -1,0 +1,253 @@
+"""Verdict files of other tools: one function per format, from a row to verdicts. Add a format in one place, the table.
+
+Which answer a word or a number names, and whether the second game of a pair was played with the answers turned round,
+differs from tool to tool; each function says what it takes, and a fixture pins it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from afzal import data
+from afzal.data import files
+from afzal.data.jsontext import Raw
+from afzal.errors import AfzalError
+from afzal.judge.verdicts import MIRRORED, Outcome, Verdict, Verdicts, from_probability
+from afzal.records import Comparison, turns_to_json
+
+Row = Mapping[str, Any]
+Made = tuple[list[Verdict], Outcome | None]
+"""The verdicts of a row, and the true outcome where it is stated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A verdict format: the fields by which it is known, and how a row is read."""
+
+    name: str
+    needs: frozenset[str]
+    read: Callable[[Row], Made]
+
+
+def _alpaca_eval(row: Row) -> Made:
+    """``preference``: 1 the first output, 2 the second, 1.5 or 0 a draw, null no verdict.
+
+    A weighted annotator gives a number between: 1 + P(the second is better).
+    """
+    stated = row["preference"]
+    names, prompt = (_text(row["generator_1"]), _text(row["generator_2"])), _text(row["instruction"])
+    judge, item = _text(row.get("annotator", "")), _key(prompt, *names)
+    if stated is None or stated != stated:
+        return [Verdict(prompt, item, *names, "none", judge)], None
+    value = float(stated)
+    if not (value == 0 or 1 <= value <= 2):
+        raise ValueError(f"preference {stated!r} is not 1, 2, 1.5, 0 (a draw) or between 1 and 2")
+    p = 0.5 if value == 0 else 2 - value
+    return [Verdict(prompt, item, *names, from_probability(p), judge, probability=p)], None
+
+
+_FASTCHAT: dict[str, Outcome] = {"model_1": "first", "model_2": "second", "tie": "tie", "error": "none"}
+_ARENA: dict[str, Outcome] = {
+    "model_a": "first",
+    "model_b": "second",
+    "tie": "tie",
+    "tie (bothbad)": "both_bad",
+}
+
+
+def _fastchat_judge(row: Row) -> Made:
+    """``g1_winner`` and ``g2_winner``: two games, the second with the answers turned round, both naming the model."""
+    names = _text(row["model_1"]), _text(row["model_2"])
+    prompt = f"{row['question_id']}/{row.get('turn', 1)}"
+    item, judge = _key(prompt, *names), _name(row.get("judge", ""))
+    games = (row["g1_winner"], 0), (row["g2_winner"], 1)
+    return [Verdict(prompt, item, *names, _known(_FASTCHAT, w), judge, shown) for w, shown in games], None
+
+
+def _fastchat_people(row: Row) -> Made:
+    """``winner``: model_a, model_b, tie, or tie (bothbad); model_a was shown first."""
+    names = _text(row["model_a"]), _text(row["model_b"])
+    prompt = _text(row["question_id"]) if "question_id" in row else json.dumps(row.get("conversation_a", ""))
+    prompt = f"{prompt}/{row['turn']}" if "turn" in row else prompt
+    return [
+        Verdict(prompt, _key(prompt, *names), *names, _known(_ARENA, row["winner"]), _name(row.get("judge")), 0)
+    ], None
+
+
+_SCORES: dict[str, Outcome] = {
+    "A>>B": "first",
+    "A>B": "first",
+    "A=B": "tie",
+    "B=A": "tie",
+    "B>A": "second",
+    "B>>A": "second",
+}
+
+
+def _arena_hard(row: Row) -> Made:
+    """``games``: in the first the baseline is A, in the second the model is; a score of null is no verdict."""
+    names, prompt = (_text(row["model"]), _text(row.get("baseline") or "baseline")), _text(row["uid"])
+    item, judge, made = _key(prompt, *names), _text(row["judge"]), []
+    for game, (played, model_first) in enumerate(zip(row["games"], (False, True), strict=False)):
+        score = (played or {}).get("score")
+        said: Outcome = "none" if score is None else _known(_SCORES, score)
+        made.append(Verdict(prompt, item, *names, said if model_first else MIRRORED[said], judge, 1 - game))
+    return made, None
+
+
+def _judgebench(row: Row) -> Made:
+    """``judgments``: in the second the answers were turned round. ``label`` is the truth, a decision of null none."""
+    item = _text(row["pair_id"])
+    names, made = ("response_A", "response_B"), []
+    for game, said in enumerate(row["judgments"][:2]):
+        decision = (said or {}).get("decision")
+        outcome: Outcome = "none" if decision is None else _known(_SCORES, decision)
+        judge = _text((said or {}).get("judgment", {}).get("judge_model", "") if isinstance(said, Mapping) else "")
+        outcome = outcome if game == 0 else MIRRORED[outcome]
+        made.append(Verdict(_text(row["question"]), item, *names, outcome, judge or "judge", game))
+    return made, _known(_SCORES, row["label"])
+
+
+def _llmbar(row: Row) -> Made:
+    """``judges``: by name the winners of two games, both in the numbering of the row; the second was turned round."""
+    item, names, made = _text(row.get("id", row["input"])), ("output_1", "output_2"), []
+    for judge, winners in row["judges"].items():
+        for game, winner in enumerate(winners):
+            outcome: Outcome = "none" if winner in (None, "", 0) else _known(_NUMBERS, str(winner))
+            made.append(Verdict(item, item, *names, outcome, judge, game))
+    return made, _known(_NUMBERS, str(row["label"]))
+
+
+_NUMBERS: dict[str, Outcome] = {"1": "first", "2": "second", "0": "tie", "Tie": "tie", "garbage": "none"}
+
+
+def _pandalm(row: Row) -> Made:
+    """``annotator1`` to ``annotator3``: 1 the first response, 2 the second, 0 a tie; ``cmp_key`` names the models."""
+    first, _, second = _text(row["cmp_key"]).partition("_")
+    prompt = _text(row["instruction"]) + "\0" + _text(row.get("input", ""))
+    item = _key(prompt, first, second)
+    people = sorted(name for name in row if name.startswith("annotator"))
+    made = [Verdict(prompt, item, first, second, _known(_NUMBERS, str(row[p])), p, 0) for p in people]
+    return made, None
+
+
+FORMATS: tuple[Format, ...] = (
+    Format(
+        "AlpacaEval annotations", frozenset({"instruction", "generator_1", "generator_2", "preference"}), _alpaca_eval
+    ),
+    Format(
+        "FastChat judgements",
+        frozenset({"question_id", "model_1", "model_2", "g1_winner", "g2_winner"}),
+        _fastchat_judge,
+    ),
+    Format("FastChat votes", frozenset({"model_a", "model_b", "winner"}), _fastchat_people),
+    Format("Arena-Hard judgements", frozenset({"uid", "model", "judge", "games"}), _arena_hard),
+    Format("JudgeBench judgements", frozenset({"pair_id", "question", "label", "judgments"}), _judgebench),
+    Format("LLMBar judges", frozenset({"input", "output_1", "output_2", "label", "judges"}), _llmbar),
+    Format("PandaLM annotations", frozenset({"instruction", "cmp_key", "annotator1"}), _pandalm),
+)
+
+
+def read(sources: Sequence[str]) -> Verdicts:
+    """Verdicts of one or several files of the same format, or of Afzal's rows whose responses name their ``source``.
+
+    Raises:
+        AfzalError: a file cannot be read, is of no known format, or holds a verdict that cannot be read; it names the
+            row. Nothing unreadable is ever taken for a tie or for a loss.
+    """
+    parts = [_read_one(source) for source in sources]
+    names = sorted({part.format for part in parts})
+    if len(names) > 1:
+        raise AfzalError(f"the files are of different formats: {', '.join(names)}", remedy="give them one by one")
+    gold: dict[str, Outcome] = {}
+    for part in parts:
+        gold |= part.gold
+    verdicts = [v for part in parts for v in part.verdicts]
+    notes = list(dict.fromkeys(note for part in parts for note in part.notes))
+    return Verdicts(verdicts, gold, names[0], sum(part.rows for part in parts), notes)
+
+
+def _read_one(source: str) -> Verdicts:
+    rows = list(files.rows(source))
+    first = next((raw.value for raw in rows if isinstance(raw.value, Mapping)), {})
+    known = next((f for f in FORMATS if f.needs <= first.keys()), None)
+    return _native(source) if known is None else _foreign(source, known, rows)
+
+
+def _foreign(source: str, form: Format, rows: Iterable[Raw]) -> Verdicts:
+    verdicts, gold, n = [], {}, 0
+    judge = Path(source).stem
+    for raw in rows:
+        n += 1
+        try:
+            if not isinstance(raw.value, Mapping):
+                raise ValueError(raw.value.detail)
+            made, truth = form.read(raw.value)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            said = f"lacks the field {error}" if isinstance(error, KeyError) else str(error)
+            raise AfzalError(f"a row of {form.name} {said}", where=raw.where) from None
+        verdicts += made if made[:1] and made[0].judge else [_by(judge, v) for v in made]
+        if truth is not None and made:
+            gold[made[0].item] = truth
+    return Verdicts(verdicts, gold, form.name, n)
+
+
+def _by(judge: str, v: Verdict) -> Verdict:
+    """A verdict of a file that does not say who judged: the file's name does."""
+    return Verdict(v.prompt, v.item, v.first, v.second, v.outcome, judge, v.shown_first, v.probability)
+
+
+def _native(source: str) -> Verdicts:
+    """Comparisons of Afzal's rows, or of any preference format, between responses that name their model."""
+    dataset = data.read(source)
+    verdicts, without = [], 0
+    for item in dataset.items:
+        prompt = json.dumps(turns_to_json(item.prompt), ensure_ascii=False)
+        names = [response.source for response in item.responses]
+        for vote in item.votes:
+            if not isinstance(vote, Comparison):
+                continue
+            first, second = names[vote.first], names[vote.second]
+            if not first or not second or first == second:
+                without += 1
+                continue
+            shown = None if vote.shown_first is None else int(vote.shown_first == vote.second)
+            key, outcome = _key(prompt, first, second), vote.outcome
+            if vote.probability is not None:
+                outcome = from_probability(vote.probability)
+            judge = vote.annotator or "votes"
+            verdicts.append(Verdict(prompt, key, first, second, outcome, judge, shown, vote.probability))
+    if not verdicts:
+        raise AfzalError(
+            f"{source} holds no verdicts on models",
+            why=f"read as {dataset.format}: {without} comparisons, but their responses name no models",
+            remedy="Afzal rows with a source for each response, or one of: " + ", ".join(f.name for f in FORMATS),
+        )
+    notes = [f"{without} comparisons whose responses do not name two models were left out"] if without else []
+    return Verdicts(verdicts, {}, dataset.format, dataset.rows, notes)
+
+
+def _known(table: Mapping[str, Outcome], word: Any) -> Outcome:
+    found = table.get(word) if isinstance(word, str) else None
+    if found is None:
+        raise ValueError(f"has the verdict {word!r}, and known are {', '.join(map(repr, table))}")
+    return found
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _name(value: Any) -> str:
+    """A judge's name; FastChat writes a pair of model and prompt."""
+    return "/".join(map(str, value)) if isinstance(value, (list, tuple)) else _text(value or "")
+
+
+def _key(prompt: str, first: str, second: str) -> str:
+    """One name for a pair of answers, whichever is named first."""
+    low, high = sorted((first, second))
+    return f"{prompt}\0{low}\0{high}"

@@ -1,0 +1,117 @@
+"""A leaderboard as one self-contained page, a drawing, and its figures as CSV and JSON.
+
+All four come from the same plain values (``leaderboard.json``), so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from afzal import __version__
+from afzal.report import svg
+from afzal.report.forest import Whisker, forest_svg
+from afzal.report.text import interval, number, visible
+from afzal.runs import atomic_write
+
+SCHEMA = "afzal.leaderboard/1"
+STEM = "leaderboard"
+
+
+def write_board(folder: Path, body: Mapping[str, Any]) -> Path:
+    """Write the four files into a folder that is made if it is not there; returns the path of the page.
+
+    Args:
+        body: ``title``, ``subtitle``, ``findings`` (sentences), ``facts`` (pairs), ``unit``, ``rule`` (the value of no
+            difference), ``lines`` (mappings with ``name``, ``value``, ``low``, ``high`` and what else is known) and
+            ``differences`` (mappings with ``first``, ``second``, ``value``, ``low``, ``high``).
+    """
+    whole = {"schema": SCHEMA, "afzal": __version__, **body}
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / f"{STEM}.json", json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    atomic_write(folder / f"{STEM}.csv", to_csv(whole))
+    atomic_write(folder / f"{STEM}.html", to_html(whole).encode("utf-8", "replace"))
+    if drawing := _drawing(whole):
+        atomic_write(folder / f"{STEM}.svg", svg.standalone(drawing))
+    return folder / f"{STEM}.html"
+
+
+def to_csv(body: Mapping[str, Any]) -> str:
+    """One row per line of the leaderboard, with every figure that is known of it."""
+    columns = list(dict.fromkeys(key for line in body["lines"] for key in line))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(body["lines"])
+    return out.getvalue()
+
+
+def to_html(body: Mapping[str, Any]) -> str:
+    """The page. Every value is escaped by the template; only the drawing is markup."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def shown(value: Any) -> Any:
+        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = Environment(
+        loader=PackageLoader("afzal.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=shown,
+    )
+    style = Path(__file__).with_name("page.css").read_text("utf-8")
+    tables = [{"title": "All figures", "words": "", **_lines(body)}]
+    if body["differences"]:
+        words = "Both of a pair on the same resamples of whole prompts. An interval without 0 tells the two apart."
+        tables.append({"title": "Paired differences", "words": words, **_differences(body)})
+    return environment.get_template("board.html.j2").render(
+        style=Markup(style),
+        style_hash=Markup(base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()),
+        title=body["title"],
+        subtitle=body["subtitle"],
+        findings=body["findings"],
+        facts=body["facts"],
+        drawing=Markup(_drawing(body)),
+        drawn_as=f"{body['unit'][:1].upper()}{body['unit'][1:]}, with 95 % intervals over prompts",
+        tables=tables,
+        version=__version__,
+    )
+
+
+def _drawing(body: Mapping[str, Any]) -> str:
+    rows = [Whisker(x["name"], x["value"], x["low"], x["high"]) for x in body["lines"] if x["value"] is not None]
+    return forest_svg(rows, x_label=body["unit"], title=body["title"], rule=body["rule"]) if rows else ""
+
+
+def _lines(body: Mapping[str, Any]) -> dict[str, Any]:
+    keys = [key for key in dict.fromkeys(k for line in body["lines"] for k in line) if key not in ("low", "high")]
+    rows = [[_interval(line) if key == "value" else _cell(line.get(key)) for key in keys] for line in body["lines"]]
+    return {"columns": [body["unit"] if key == "value" else key.replace("_", " ") for key in keys], "rows": rows}
+
+
+def _differences(body: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [
+        [f"{gap['first']} over {gap['second']}", _interval(gap), "yes" if _clear(gap) else "no"]
+        for gap in body["differences"]
+    ]
+    return {"columns": ["pair", body["unit"], "told apart"], "rows": rows}
+
+
+def _clear(gap: Mapping[str, Any]) -> bool:
+    return gap["low"] is not None and (gap["low"] > 0 or gap["high"] < 0)
+
+
+def _interval(line: Mapping[str, Any]) -> str:
+    return f"{number(line['value'], 3)} {interval(line['low'], line['high'])}".rstrip()
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else number(value, 3)

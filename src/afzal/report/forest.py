@@ -1,0 +1,72 @@
+"""Figures with intervals, one under the other, and a line at the value that means nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from afzal.report import svg
+from afzal.report.svg import Frame
+from afzal.report.text import interval, number
+
+_ROW, _LETTER, _TOP, _BOTTOM = 26, 6.4, 10, 40
+_LONGEST = 34  # letters of a name that are drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Whisker:
+    """A named figure; ``low`` and ``high`` are None where nothing is known of its interval."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def forest_svg(
+    rows: Sequence[Whisker], *, x_label: str, title: str, rule: float | None = None, width: int = 680
+) -> str:
+    """One row for each figure: a dot, and a line for its 95 % interval.
+
+    Args:
+        rule: where the line of no difference stands.
+        width: in SVG units.
+    """
+    names = [row.name if len(row.name) <= _LONGEST else row.name[: _LONGEST - 1] + "…" for row in rows]
+    left = 16 + _LETTER * max(map(len, names), default=0)
+    height = _TOP + _ROW * len(rows) + _BOTTOM
+    ends = [x for row in rows for x in (row.value, row.low, row.high)] + [rule]
+    frame = Frame(left, _TOP, width - 12, height - _BOTTOM, svg.domain(ends), (0.0, 1.0))
+    parts = [_ticks(frame, x_label)]
+    if rule is not None:
+        parts.append(f'<path class="rule" d="M{frame.px(rule):.1f} {_TOP}V{frame.bottom:.1f}"/>')
+    for k, (row, name) in enumerate(zip(rows, names, strict=True)):
+        parts.append(_row(frame, row, name, _TOP + _ROW * (k + 0.5)))
+    return svg.wrap("".join(parts), width, height, title)
+
+
+def _ticks(frame: Frame, label: str) -> str:
+    ticks = svg.nice_ticks(*frame.x)
+    lines = "".join(f"M{frame.px(t):.1f} {frame.top:.1f}V{frame.bottom:.1f}" for t in ticks)
+    words = [
+        svg.text(frame.px(t), frame.bottom + 16, shown, "", "middle")
+        for t, shown in zip(ticks, svg.tick_labels(ticks), strict=True)
+    ]
+    middle = (frame.left + frame.right) / 2
+    return (
+        f'<path class="grid" d="{lines}"/>' + "".join(words) + svg.text(middle, frame.bottom + 33, label, "", "middle")
+    )
+
+
+def _row(frame: Frame, row: Whisker, name: str, y: float) -> str:
+    said = f"{row.name}: {number(row.value)}"
+    line = ""
+    if row.low is not None and row.high is not None:
+        line = f'<path class="l s2" d="M{frame.px(row.low):.1f} {y:.1f}H{frame.px(row.high):.1f}"/>'
+        said += f" {interval(row.low, row.high)}"
+    tip = svg.escape(svg.visible(said))
+    return (
+        svg.text(frame.left - 10, y + 4, name, "read", "end")
+        + line
+        + f'<circle class="d s2" cx="{frame.px(row.value):.1f}" cy="{y:.1f}" r="4"><title>{tip}</title></circle>'
+    )

@@ -1,0 +1,160 @@
+"""Leaderboards from verdicts: what has no number is named, order-only judges are found, and the real ones come out."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from afzal import judge, report
+from afzal.cli import main
+from afzal.errors import AfzalError
+from afzal.judge import Verdict, Verdicts
+
+
+def verdicts(*games: tuple[str, str, str]) -> Verdicts:
+    """``(winner, loser, "win" | "tie")``, each on a prompt of its own."""
+    outcome = {"win": "first", "tie": "tie", "none": "none"}
+    return Verdicts([Verdict(f"p{k}", f"p{k}", a, b, outcome[how], "j") for k, (a, b, how) in enumerate(games)])
+
+
+def test_points_by_hand():
+    said = verdicts(("a", "b", "win"), ("a", "b", "tie"), ("b", "a", "win"), ("b", "c", "win"), ("c", "b", "tie"))
+    board = judge.of_models(said, resamples=20)
+    assert board.names == ("a", "b", "c")
+    assert (board.wins, board.ties, board.losses) == ((1, 2, 0), (1, 2, 1), (1, 1, 1))
+    places = {board.names[p.model]: p for p in board.board.places}
+    assert places["b"].win_rate == pytest.approx(3 / 5)
+    assert places["b"].comparisons == 5
+
+
+def test_no_verdict_counts_for_nobody():
+    said = verdicts(("a", "b", "win"), ("b", "a", "win"), ("a", "b", "none"))
+    board = judge.of_models(said, resamples=5)
+    assert (board.verdicts, board.without) == (2, 1)
+    assert "1 verdicts name no winner" in " ".join(judge.models_as_plain(board, "half", "x")["findings"])
+
+
+def test_groups_that_never_met_are_named():
+    board = judge.of_models(verdicts(("a", "b", "win"), ("b", "a", "win"), ("c", "d", "tie")))
+    body = judge.models_as_plain(board, "half", "x")
+    assert board.board is None
+    assert "(a, b; c, d)" in body["findings"][0]
+    assert {line["value"] for line in body["lines"]} == {None}
+
+
+def test_a_model_that_never_loses_gets_no_number():
+    board = judge.of_models(verdicts(("a", "b", "win"), ("a", "c", "win"), ("b", "c", "win"), ("c", "b", "win")))
+    body = judge.models_as_plain(board, "half", "x")
+    assert "a never lost" in body["findings"][0]
+    assert body["lines"][0]["name"] == "a"
+    assert body["lines"][0]["win_rate"] == 1.0
+    assert body["lines"][0]["value"] is None
+
+
+def test_a_judge_of_the_order_alone_is_at_a_half():
+    said, gold = [], {}
+    for k in range(40):
+        item, gold[f"p{k}"] = f"p{k}", "first" if k % 2 else "second"
+        said += [
+            Verdict(item, item, "x", "y", "first", "order", 0),
+            Verdict(item, item, "x", "y", "second", "order", 1),
+        ]
+        said += [Verdict(item, item, "x", "y", gold[item], "right", shown) for shown in (0, 1)]
+    board = judge.of_judges(Verdicts(said, gold), resamples=50)
+    assert [line.name for line in board.lines] == ["right", "order"]
+    right, order = board.lines
+    assert (right.accuracy.value, right.orders.consistent, right.orders.slot_bias) == (1.0, 1.0, 0.0)
+    assert (order.accuracy.value, order.orders.consistent, order.orders.slot_bias) == (0.5, 0.0, 1.0)
+    assert board.separable == board.pairs == 1
+
+
+def test_judges_need_the_truth():
+    with pytest.raises(AfzalError, match="needs the truth"):
+        judge.of_judges(verdicts(("a", "b", "win")))
+
+
+def test_all_files_say_the_same(tmp_path):
+    said = verdicts(("a", "b", "win"), ("b", "a", "win"), ("a", "b", "win"), ("b", "<b>c", "tie"))
+    body = judge.models_as_plain(judge.of_models(said, resamples=20), "half", "votes & more")
+    page = report.write_board(tmp_path / "out", body)
+    plain = json.loads((tmp_path / "out/leaderboard.json").read_text())
+    rows = list(csv.DictReader((tmp_path / "out/leaderboard.csv").open()))
+    assert [row["name"] for row in rows] == [line["name"] for line in plain["lines"]]
+    assert [float(row["value"]) for row in rows] == [line["value"] for line in plain["lines"]]
+    text = page.read_text()
+    assert "<b>c" not in text
+    assert "&lt;b&gt;c" in text
+    assert (tmp_path / "out/leaderboard.svg").read_text().startswith("<svg")
+
+
+def pandalm_like(path, rows: int = 12) -> str:
+    names = ["m1_m2", "m2_m3", "m1_m3"]
+    said = [
+        {
+            "instruction": f"i{k % 5}",
+            "input": "",
+            "cmp_key": names[k % 3],
+            "annotator1": 1 + (k % 4 == 0),
+            "annotator2": 1 + (k % 2 == 0),
+        }
+        for k in range(rows)
+    ]
+    path.write_text(json.dumps(said))
+    return str(path)
+
+
+def test_the_command(tmp_path, capsys):
+    source = pandalm_like(tmp_path / "votes.json")
+    assert main(["leaderboard", source, "--out", str(tmp_path / "board")]) == 0
+    said = capsys.readouterr().out
+    assert "Leaderboard of models: votes.json" in said
+    assert "verdicts 24" in said
+    assert f"page: {tmp_path / 'board' / 'leaderboard.html'}" in said
+    assert main(["leaderboard", source, "--json", "--judge", "annotator2"]) == 0
+    assert dict(json.loads(capsys.readouterr().out)["facts"])["verdicts"] == "12"
+
+
+def test_what_has_no_numbers_ends_with_1(tmp_path, capsys):
+    path = tmp_path / "votes.jsonl"
+    rows = [{"model_a": a, "model_b": b, "winner": "model_a", "question_id": 1} for a, b in (("x", "y"), ("x", "z"))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["leaderboard", str(path)]) == 1
+    assert "x never lost, and y and z never won" in capsys.readouterr().out
+
+
+def test_an_unknown_judge_is_told(tmp_path, capsys):
+    assert main(["leaderboard", pandalm_like(tmp_path / "v.json"), "--judge", "annotator3"]) == 2
+    assert "annotator1, annotator2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ties", ["davidson", "rao_kupper"])
+def test_ties_of_their_own(tmp_path, ties):
+    said = verdicts(("a", "b", "win"), ("b", "a", "win"), ("a", "b", "tie"), ("a", "b", "win"))
+    board = judge.of_models(said, ties, resamples=10)
+    assert board.board.theta[0] > board.board.theta[1]
+
+
+def test_24_judges_of_llmbar(shared, capsys):
+    source = str(shared / "data/annot/llmbar_gold_vs_judges.jsonl")
+    assert main(["leaderboard", source, "--of", "judges"]) == 0
+    said = capsys.readouterr().out
+    assert "218 of 276 pairs of judges can be told apart" in said
+    assert "18 of 24 judges prefer a slot" in said
+    reference = json.loads((shared / "reference/people-and-judges.json").read_text())["llmbar"]
+    order = [line.split()[0] for line in said.splitlines()[2:26]]
+    assert order == [line["judge"] for line in reference["leaderboard_of_judges"]["order"]]
+
+
+def test_five_models_of_pandalm(shared, capsys):
+    assert main(["leaderboard", str(shared / "data/annot/pandalm_human3.json"), "--json"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    reference = json.loads((shared / "reference/people-and-judges.json").read_text())["pandalm"]
+    for line in body["lines"]:
+        known = reference["leaderboard"][line["name"]]
+        assert line["value"] == pytest.approx(known["bt_half"], abs=1e-4)
+        assert [line["low"], line["high"]] == pytest.approx(known["bt_half_interval_prompts"], abs=0.01)
+        assert (line["rank"], line["win_rate"]) == (known["rank"], pytest.approx(known["win_rate"], abs=1e-4))
+    assert "6 of 10 differences" in body["findings"][0]
+    assert len(body["differences"]) == 10
