@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-slow mutants test-gpu lint format peers bench bench-gpu pins clean
+.PHONY: help demo test test-slow mutants test-newest test-gpu lint format peers bench bench-gpu pins clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -25,6 +25,11 @@ mutants: $(VENV)/.dev  ## change the source in one place at a time, and see that
 
 test-gpu:  ## the tests that need a CUDA GPU, with the torch and transformers that are installed
 	PYTHONPATH=src$(if $(PYTHONPATH),:$(PYTHONPATH)) HF_HUB_OFFLINE=1 $(PYTHON) -m pytest -m gpu tests/gpu
+
+test-newest: $(VENV)/.dev  ## what stands next to transformers, with its newest release, installed apart
+	$(PIP) install --quiet --upgrade --no-deps --target $(VENV)/newest transformers
+	PYTHONPATH=$(VENV)/newest $(BIN)/python -m pytest -m "not slow" tests/model tests/generate \
+	  tests/train/test_train_buffers.py tests/recipes/test_recipes_adapters.py
 
 lint: $(VENV)/.dev  ## ruff and pyright
 	$(BIN)/ruff check .

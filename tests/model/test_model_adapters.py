@@ -13,7 +13,7 @@ from helpers_models import make, random_trees
 from torch import Tensor
 
 from afzal.errors import AfzalError
-from afzal.generate import Sampling, as_trees, sample
+from afzal.generate import Sampling, as_trees, choose_decoding, sample
 from afzal.model import load
 from afzal.model.adapters import (
     Adapter,
@@ -234,6 +234,44 @@ def test_samples_have_the_log_probs_that_scoring_gives_them(kind: Any):
     assert float((found - scored).abs().max()) < 2e-5
     alone = sample(model, prompts[:1], eos=[2, 3], n=1, sampling=Sampling(max_new_tokens=6, min_new_tokens=2), seed=3)
     assert alone[0].ids.tolist() == drawn[0].ids.tolist()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma2", "stablelm"])
+@pytest.mark.parametrize("kind", VIRTUAL)
+def test_sampling_is_our_own_with_virtual_tokens(kind: Any, family: str, monkeypatch: pytest.MonkeyPatch):
+    """Neither `generate` of PEFT nor that of transformers has a part in it; both ways give the log-probs of scoring."""
+    model = trained(kind, family)
+    monkeypatch.setattr(type(model), "generate", None)
+    monkeypatch.setattr(type(model.get_base_model()), "generate", None)
+    prompts = [[5, 6, 7, 8, 9], [12], [5, 6, 7]]
+    assert choose_decoding(model)[0] == ("stock" if family == "stablelm" else "shared")
+    for decoding in ("auto", "stock"):
+        drawn = sample(
+            model, prompts, eos=[2, 3], n=3, sampling=Sampling(6, min_new_tokens=3), seed=3, decoding=decoding
+        )
+        model.set_attn_implementation("eager")
+        with torch.no_grad():
+            scored = score(model, collate(as_trees(drawn, prompts), "unshared")).token_logps
+        found = torch.cat([torch.from_numpy(s.logps) for s in drawn])
+        assert float((found - scored).abs().max()) < 5e-5
+        assert float((found - away_from_virtual(model, drawn, prompts)).abs().max()) > 0.05
+
+
+def away_from_virtual(model: Any, drawn: Any, prompts: Any) -> torch.Tensor:
+    """Log-probs of the same tokens by the model without its adapter."""
+    with torch.no_grad(), model.disable_adapter():
+        return score(model, collate(as_trees(drawn, prompts), "unshared")).token_logps
+
+
+def test_sampling_with_virtual_tokens_switched_off_is_that_of_the_base_model():
+    model = trained("prompt")
+    how = {"eos": [2, 3], "n": 2, "sampling": Sampling(6), "seed": 3}
+    with_them = sample(model, [[5, 6, 7], [8]], **how)
+    with model.disable_adapter():
+        without = sample(model, [[5, 6, 7], [8]], **how)
+    base = sample(model.get_base_model(), [[5, 6, 7], [8]], **how)
+    assert [s.ids.tolist() for s in without] == [s.ids.tolist() for s in base]
+    assert [s.ids.tolist() for s in without] != [s.ids.tolist() for s in with_them]
 
 
 def test_a_prefix_longer_than_a_sliding_window_is_refused():

@@ -9,23 +9,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afzal.model.adapters import why_stock
+from afzal.model import rotary, virtual
 from afzal.model.attention import may_share, stock_attention
-from afzal.model.decoding import next_logits, read_prompts, shared_decoding
+from afzal.model.decoding import evaluating, next_logits, read_prompts, shared_decoding
 from afzal.model.load import vocabulary_of
 from afzal.model.probe import largest_gap, tolerance
 
 _known: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
 
 
-def choose_decoding(model: Any) -> tuple[Literal["shared", "stock"], str]:
+def choose_decoding(model: Any, longest: int | None = None) -> tuple[Literal["shared", "stock"], str]:
     """``shared``, or ``stock`` and why: the family is not known to allow sharing, or a trial gave other log-probs.
 
-    The answer hangs on the architecture and the number format, and is remembered as long as the model lives.
+    The answer depends on the architecture, its adapter and the number format, and is remembered as long as the model
+    lives.
+
+    Args:
+        longest: tokens of the longest prompt + answer that there can be; None where that is not known.
     """
-    about = (model.dtype, next(model.parameters()).device)
+    if reason := rotary.why_not_share(model, longest):
+        return "stock", reason
+    about = (model.dtype, next(model.parameters()).device, virtual.acts(model))
     if model not in _known or _known[model][0] != about:
-        _known[model] = (about, why_stock(model) or may_share(model.config) or _trial(model))
+        _known[model] = (about, may_share(model.config) or _trial(model))
     reason = _known[model][1]
     return ("stock", reason) if reason else ("shared", "")
 
@@ -42,7 +48,7 @@ def _trial(model: Any) -> str:
                 found = _by_steps(model, texts, prompts)
         except (TypeError, ValueError, RuntimeError) as error:
             return f"the decoding cache does not reach its attention ({type(error).__name__}: {error})"
-        with stock_attention(model):
+        with stock_attention(model), evaluating(model):
             plain = [_plain(model, *text) for text in texts]
     gap = largest_gap(torch.cat(found), torch.cat([p[: len(f)] for f, p in zip(found, plain, strict=True)]))
     return "" if gap <= tolerance(model) else f"shared and plain decoding differ by {gap:.3g} nats"
@@ -69,7 +75,8 @@ def _by_steps(model: Any, texts: list[tuple[list[int], np.ndarray]], prompts: li
 
 def _plain(model: Any, prompt: list[int], text: np.ndarray) -> Tensor:
     ids = torch.tensor(np.concatenate([prompt, text])[None], device=next(model.parameters()).device)
-    logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+    logits = model(input_ids=ids, use_cache=False).logits[0, -ids.shape[1] :]  # virtual tokens have logits too
+    logits = logits[len(prompt) - 1 : -1]
     return _gather(logits, ids[0, len(prompt) :])
 
 

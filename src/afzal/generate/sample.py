@@ -47,7 +47,8 @@ def sample(
         AfzalError: ``decoding`` is ``shared`` and the model cannot, with the reason.
     """
     ends = sorted(set(eos))
-    way, reason = ("stock", "") if decoding == "stock" else choose_decoding(model)
+    longest = max(map(len, prompts), default=0) + sampling.max_new_tokens
+    way, reason = ("stock", "") if decoding == "stock" else choose_decoding(model, longest)
     if decoding == "shared" and way != "shared":
         raise AfzalError("this model cannot share prompts between samples", why=reason, remedy="decoding='auto'")
     drawn: list[tuple[int, int, Sample]] = []

@@ -6,7 +6,6 @@ mean the same as in shared decoding.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,8 +15,10 @@ import torch
 from torch import Tensor
 
 from afzal.generate.draw import Sampling
+from afzal.generate.plain import decode_plain
 from afzal.generate.rows import Row, Sample, Written
-from afzal.model.adapters import is_adapted, virtual_tokens
+from afzal.model import rotary, virtual
+from afzal.model.adapters import is_adapted
 from afzal.model.attention import stock_attention
 
 
@@ -30,22 +31,11 @@ def decode_stock(
     sampling: Sampling,
     seed: int,
 ) -> list[Sample]:
-    """Samples for ``rows``, in their order.
-
-    Virtual tokens of an adapter stand before the padding on the left, which would move them away from the prompt; so
-    such a model decodes prompts of one length at a time.
-    """
-    if virtual_tokens(model):
-        return _by_length(model, rows, prompts, eos=eos, sampling=sampling, seed=seed)
+    """Samples for ``rows``, in their order; of a model that padding would change, by :func:`.plain.decode_plain`."""
+    longest = max(len(prompts[r.prompt]) for r in rows) + sampling.max_new_tokens
+    if virtual.acts(model) or rotary.why_not_share(model, longest):
+        return decode_plain(model, rows, prompts, eos=eos, sampling=sampling, seed=seed)
     return _decode(model, rows, prompts, eos=eos, sampling=sampling, seed=seed)
-
-
-def _by_length(model: Any, rows: Sequence[Row], prompts: Sequence[Sequence[int]], **how: Any) -> list[Sample]:
-    found: dict[Row, Sample] = {}
-    for length in sorted({len(prompts[r.prompt]) for r in rows}):
-        some = [r for r in rows if len(prompts[r.prompt]) == length]
-        found |= dict(zip(some, _decode(model, some, prompts, **how), strict=True))
-    return [found[r] for r in rows]
 
 
 def _decode(
@@ -97,10 +87,7 @@ def _plain_settings(model: Any) -> Iterator[None]:
         owner.generation_config = GenerationConfig()
     model.eval()
     try:
-        with warnings.catch_warnings():
-            # PEFT says so of every step with virtual tokens; without padding the positions are the same
-            warnings.filterwarnings("ignore", message="Position ids are not supported")
-            yield
+        yield
     finally:
         for owner, config in zip(owners, before, strict=True):
             owner.generation_config = config

@@ -199,12 +199,6 @@ def virtual_tokens(model: Any) -> int:
     return int(model.active_peft_config.num_virtual_tokens) if virtual_kind(model) else 0
 
 
-def why_stock(model: Any) -> str:
-    """Empty unless the model's adapter needs the model's own ``generate``; then the reason."""
-    kind = virtual_kind(model)
-    return f"its {kind} adapter puts virtual tokens before every row" if kind else ""
-
-
 def starting_weights(model: Any) -> dict[str, Tensor]:
     """Copies of the weights that train, by name: what the adapter is now."""
     return {n: p.detach().clone() for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}

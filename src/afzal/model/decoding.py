@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from afzal.model import rotary, virtual
 from afzal.model.attention import attention_restored
 from afzal.model.logprobs import output_head
 
@@ -44,12 +45,14 @@ class DecodeCache:
     """Keys and values of G prompts, each kept once, and of the R rows that continue them.
 
     Args:
-        lengths: ``[G]`` int64, tokens per prompt.
+        lengths: ``[G]`` int64, tokens per prompt, virtual ones included.
         group: ``[R]`` int64, ascending: the prompt that each row continues.
+        prefix: for every layer the keys and values ``[1, K, n, D]`` of the first tokens of all prompts, where those are
+            given and not computed.
     """
 
-    def __init__(self, lengths: Tensor, group: Tensor) -> None:
-        self.lengths, self.group = lengths, group
+    def __init__(self, lengths: Tensor, group: Tensor, prefix: Sequence[tuple[Tensor, Tensor]] = ()) -> None:
+        self.lengths, self.group, self.prefix = lengths, group, prefix
         self.layers: dict[nn.Module, _Layer] = {}
         self.filling: slice | None = None  # the prompts that a pass over prompts computes
         self.written = 0
@@ -144,11 +147,29 @@ def decode_attention(
         raise ValueError("decode attention was called without its cache; use shared decoding only inside its block")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     if decode.filling is not None:
+        if decode.prefix:
+            key, value = _put(decode.prefix[_layer_of(module)], key, value)
         _keep_prompts(decode, module, key, value)
         return _causal(query, key, value, scale, sliding_window, softcap, s_aux).transpose(1, 2), None
     _append(decode, module, key[0], value[0])
     out = _merged(decode, decode.layers[module], query[0].transpose(0, 1) * scale, sliding_window, softcap, s_aux)
     return out.to(query.dtype)[None], None
+
+
+def _layer_of(module: nn.Module) -> int:
+    layer = getattr(module, "layer_idx", None)
+    if layer is None:
+        raise ValueError("this attention does not know which layer it is, so that it cannot have a prefix")
+    return layer
+
+
+def _put(prefix: tuple[Tensor, Tensor], *computed: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values ``[g, K, P, D]`` with those of the prefix in the first places."""
+    key, value = (
+        torch.cat([own.to(t.dtype).expand(len(t), -1, -1, -1), t[:, :, own.shape[2] :]], dim=2)
+        for own, t in zip(prefix, computed, strict=True)
+    )
+    return key, value
 
 
 def _keep_prompts(cache: DecodeCache, module: nn.Module, key: Tensor, value: Tensor) -> None:
@@ -233,16 +254,23 @@ AttentionInterface.register(DECODE_ATTENTION, decode_attention)
 
 
 @contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """The model in evaluation mode: in training mode, layers that are recomputed would do without a cache."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@contextmanager
 def shared_decoding(model: Any) -> Iterator[None]:
     """The model with decode attention, in evaluation mode; at the end it has the attention and mode it came with."""
-    training = model.training
-    with attention_restored(model):
+    with attention_restored(model), evaluating(model):
         model.set_attn_implementation(DECODE_ATTENTION)
-        model.eval()
-        try:
-            yield
-        finally:
-            model.train(training)
+        rotary.start_afresh(model)
+        yield
 
 
 def read_prompts(
@@ -254,9 +282,10 @@ def read_prompts(
         rows: for each of the R rows the prompt it continues, ascending, every prompt at least once.
         tokens_per_forward: prompts are read in passes of at most so many positions (a longer one goes alone).
     """
-    device = next(model.parameters()).device
-    lengths = np.array([len(p) for p in prompts])
-    cache = DecodeCache(torch.tensor(lengths, device=device), torch.tensor(np.asarray(rows), device=device))
+    device, before = next(model.parameters()).device, virtual.count(model)
+    lengths = np.array([before + len(p) for p in prompts])
+    group = torch.tensor(np.asarray(rows), device=device)
+    cache = DecodeCache(torch.tensor(lengths, device=device), group, virtual.prefix(model))
     per_pass = max(1, tokens_per_forward // int(lengths.max()))
     logits = []
     for first in range(0, len(prompts), per_pass):
@@ -268,25 +297,31 @@ def read_prompts(
 
 
 def _first_logits(model: Any, prompts: Sequence[Sequence[int]], cache: DecodeCache, device: torch.device) -> Tensor:
-    width = max(map(len, prompts))
-    ids = torch.zeros((len(prompts), width), dtype=torch.int64)
+    before, longest = virtual.count(model), max(map(len, prompts))
+    ids = torch.zeros((len(prompts), longest), dtype=torch.int64)
     for row, prompt in zip(ids, prompts, strict=True):
         row[: len(prompt)] = torch.as_tensor(np.asarray(prompt, dtype=np.int64))
-    last = torch.tensor([i * width + len(p) - 1 for i, p in enumerate(prompts)], device=device)
+    ids, width = ids.to(device), before + longest
+    last = torch.tensor([i * width + before + len(p) - 1 for i, p in enumerate(prompts)], device=device)
     positions = torch.arange(width, device=device).expand(len(prompts), width)
+    if not before or cache.prefix:  # a prefix's keys and values take the places of whatever is read there
+        given = {"input_ids": F.pad(ids, (before, 0))}
+    else:
+        given = {"inputs_embeds": virtual.embedded(model, ids)}
 
     def only_last(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
         return (args[0].flatten(0, 1)[last][None],)
 
     hook = output_head(model).register_forward_pre_hook(only_last)
     try:
-        return model(input_ids=ids.to(device), position_ids=positions, decode=cache, use_cache=False).logits[0]
+        return virtual.base_of(model)(**given, position_ids=positions, decode=cache, use_cache=False).logits[0]
     finally:
         hook.remove()
 
 
 def next_logits(model: Any, tokens: Tensor, cache: DecodeCache) -> Tensor:
     """Logits ``[R, V]`` after one more token ``[R]`` in every row."""
-    out = model(input_ids=tokens[None], position_ids=cache.positions(), decode=cache, use_cache=False)
+    base = virtual.base_of(model)
+    out = base(input_ids=tokens[None], position_ids=cache.positions(), decode=cache, use_cache=False)
     cache.written += 1
     return out.logits[0]

@@ -6,7 +6,7 @@ model's own forward is called on the root module; a hook takes the hidden states
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from afzal.errors import AfzalError
-from afzal.model import virtual
+from afzal.model import rotary, virtual
 from afzal.model.head import is_plain, linear_logps
 from afzal.model.load import vocabulary_of
 from afzal.model.reward import is_reward_model, reward_scores
@@ -53,22 +53,29 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
         seen.append(args[0])
         return (args[0][:, :1],)  # the head itself then does next to no work
 
+    def run(inputs: Mapping[str, Any]) -> Tensor:
+        seen.clear()
+        model(**inputs, use_cache=False)
+        return _once(seen, model)[:, -inputs["input_ids"].shape[1] :]
+
     hook = output_head(model).register_forward_pre_hook(take)
-    kept: Tensor | None = None
     try:
-        if batch.layout is not None and virtual.acts(model):
-            kept = virtual.run_shared(model, batch)
-        else:
-            model(**batch.inputs, use_cache=False)
+        if batch.layout is None or not virtual.acts(model):
+            return rotary.run_rows(model, batch, run)
+        kept = virtual.run_shared(model, batch)
+        return _once(seen, model)[:, kept]
     finally:
         hook.remove()
+
+
+def _once(seen: list[Tensor], model: Any) -> Tensor:
     if len(seen) != 1:
         raise AfzalError(
             f"the output head of {type(model).__name__} ran {len(seen)} times in one forward pass",
             why="log-probs are taken at the head's input, which must be reached exactly once",
             remedy="use a model whose forward pass calls its output head once",
         )
-    return seen[0][:, -batch.ids.shape[1] :] if kept is None else seen[0][:, kept]
+    return seen[0]
 
 
 def head_logps(model: Any, hidden: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:

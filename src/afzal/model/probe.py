@@ -10,23 +10,26 @@ import torch
 from torch import Tensor
 
 from afzal.errors import AfzalError
-from afzal.model import kernels
+from afzal.model import kernels, rotary
 from afzal.model.attention import may_share, stock_attention, stock_implementation, use_tree_attention
 from afzal.model.load import vocabulary_of
 from afzal.model.logprobs import score
 from afzal.model.reward import is_reward_model, reward_head
 from afzal.tokens.batch import Batch, Sharing, collate, expand
-from afzal.tokens.tree import Tree, tree
+from afzal.tokens.tree import Tree, only_branch, tree
 
 # largest difference of a single token's log-prob, in nats
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 _TOLERANCE_LOW = 0.15
 
 
-def choose_sharing(model: Any) -> tuple[Sharing, str]:
+def choose_sharing(model: Any, longest: int | None = None) -> tuple[Sharing, str]:
     """Whether the model can share a prompt between branches, by allow-list and by trial; and why not, if not.
 
     Leaves the model with the attention that the answer needs.
+
+    Args:
+        longest: tokens of the longest prompt + response that there will be; None where that is not known.
 
     Raises:
         AfzalError: even the unshared path disagrees with the model's own logits, so nothing could be trusted.
@@ -35,7 +38,7 @@ def choose_sharing(model: Any) -> tuple[Sharing, str]:
     model.eval()
     with torch.no_grad():
         plain = _check_head(model, trees)
-        reason = may_share(model.config)
+        reason = may_share(model.config) or rotary.why_not_share(model, longest)
         if not reason:
             reason = _try_sharing(model, trees, plain)
     if reason:
@@ -43,9 +46,9 @@ def choose_sharing(model: Any) -> tuple[Sharing, str]:
     return ("unshared", reason) if reason else ("shared", "")
 
 
-def choose_common_sharing(models: Sequence[Any]) -> Sharing:
+def choose_common_sharing(models: Sequence[Any], longest: int | None = None) -> Sharing:
     """How models that score the same batches lay prompts out: shared where all of them can; all are set to it."""
-    if {choose_sharing(model)[0] for model in models} == {"shared"}:
+    if {choose_sharing(model, longest)[0] for model in models} == {"shared"}:
         return "shared"
     for model in models:
         model.set_attn_implementation(stock_implementation(model))
@@ -71,6 +74,10 @@ def plain_logps(model: Any, batch: Batch) -> Tensor:
     """
     if is_reward_model(model):
         return torch.stack([_own_score(model, t, k) for t, k in batch.sources])
+    if rotary.constant_up_to(model.config) is not None and batch.n_responses > 1:
+        alone = [collate([only_branch(t, k)], "unshared", batch.ids.device) for t, k in batch.sources]
+        return torch.cat([plain_logps(model, one) for one in alone])
+    rotary.start_afresh(model)
     logits = model(input_ids=batch.ids, attention_mask=batch.attention_mask, use_cache=False).logits
     logits = logits[:, -batch.ids.shape[1] :]  # an adapter's virtual tokens have logits too
     flat = logits.flatten(0, 1)[batch.predict_at].float().log_softmax(-1)
@@ -98,6 +105,7 @@ def largest_gap(found: Tensor, expected: Tensor) -> float:
 def _own_score(model: Any, t: Tree, branch: int) -> Tensor:
     ids, seen = np.concatenate([t.prompt, t.branches[branch].ids]).astype(np.int64), []
     hook = reward_head(model).register_forward_hook(lambda _m, _a, out: seen.append(out[0, -1]))
+    rotary.start_afresh(model)
     try:
         model(input_ids=torch.from_numpy(ids)[None].to(_device(model)), use_cache=False)
     finally:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from afzal.errors import AfzalError
 from afzal.folders.load import load_classifier, load_config, model_folder
+from afzal.model import rotary
 from afzal.model.attention import stock_attention
 from afzal.model.load import adapter_base, save_model, switch_off_dropout
 from afzal.tokens.batch import Batch
@@ -132,15 +133,25 @@ def n_heads(model: Any) -> int:
 
 def head_scores(model: Any, batch: Batch) -> Tensor:
     """Scores ``[B, N]`` float32 of every response by every head, with gradient unless switched off outside."""
-    head, seen = reward_head(model), []
-    hook = head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    try:
-        model(**batch.inputs, use_cache=False)
-    finally:
-        hook.remove()
-    hidden = seen[0].flatten(0, 1)[last_scored(batch)]
+    hidden = states_at_head(model, batch).flatten(0, 1)[last_scored(batch)]
     with torch.autocast(hidden.device.type, enabled=False):
         return hidden.float() @ _plain_head(model).weight.float().T
+
+
+def states_at_head(model: Any, batch: Batch) -> Tensor:
+    """``[R, L, d]``: what the head of a reward model sees at every position."""
+    seen: list[Tensor] = []
+    hook = reward_head(model).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+
+    def run(inputs: Mapping[str, Any]) -> Tensor:
+        seen.clear()
+        model(**inputs, use_cache=False)
+        return seen[0]
+
+    try:
+        return rotary.run_rows(model, batch, run)
+    finally:
+        hook.remove()
 
 
 def reward_scores(model: Any, batch: Batch) -> Tensor:

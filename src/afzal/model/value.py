@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from afzal.errors import AfzalError
 from afzal.model.load import vocabulary_of
 from afzal.model.logprobs import hidden_states
-from afzal.model.reward import is_reward_model, load_reward_model, reward_head, shift_of
+from afzal.model.reward import is_reward_model, load_reward_model, reward_head, shift_of, states_at_head
 from afzal.tokens.batch import Batch
 
 
@@ -100,10 +100,4 @@ def _states(trunk: Any, batch: Batch) -> Tensor:
     """``[N, d]``: what the head would see at every position, flat."""
     if not is_reward_model(trunk):
         return hidden_states(trunk, batch).flatten(0, 1)
-    seen: list[Tensor] = []
-    hook = reward_head(trunk).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    try:
-        trunk(**batch.inputs, use_cache=False)
-    finally:
-        hook.remove()
-    return seen[0].flatten(0, 1)
+    return states_at_head(trunk, batch).flatten(0, 1)

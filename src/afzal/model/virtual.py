@@ -42,6 +42,30 @@ def acts(model: Any) -> bool:
     return bool(virtual_kind(model)) and not getattr(model, "_adapters_disabled", False)
 
 
+def count(model: Any) -> int:
+    """Virtual tokens that act before every row of the model at the moment."""
+    return virtual_tokens(model) if acts(model) else 0
+
+
+def base_of(model: Any) -> Any:
+    """The model below virtual tokens that act; any other model is its own."""
+    return model.get_base_model() if acts(model) else model
+
+
+def prefix(model: Any) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values ``[1, kv heads, n, D]`` of every layer, where prefix tuning gives such; else nothing."""
+    if not acts(model) or virtual_kind(model) != "prefix":
+        return []
+    return [(layer.keys, layer.values) for layer in model.get_prompt(1).layers]
+
+
+def embedded(model: Any, ids: Tensor) -> Tensor:
+    """``[R, n + L, d]``: the virtual tokens' embeddings before those of ``ids`` ``[R, L]``; not with prefix tuning."""
+    words = base_of(model).get_input_embeddings()(ids)
+    tokens = model.get_prompt(1).to(words.dtype)
+    return torch.cat([tokens.expand(len(ids), -1, -1), words], dim=1)
+
+
 def run_shared(model: Any, batch: Batch) -> Tensor:
     """Run the model with its virtual tokens on a batch of the shared layout; ``[N]`` int64, where its positions are."""
     assert batch.layout is not None
@@ -54,8 +78,7 @@ def run_shared(model: Any, batch: Batch) -> Tensor:
     positions = positions.index_copy(1, row.places, at)
     given: dict[str, Any] = {"position_ids": positions, "use_cache": False}
     if virtual_kind(model) == "prefix":
-        layers = [(layer.keys, layer.values) for layer in model.get_prompt(1).layers]
-        layout = PrefixedLayout(row.segments, total, batch.layout.device, row.places, layers)
+        layout = PrefixedLayout(row.segments, total, batch.layout.device, row.places, prefix(model))
         base(input_ids=ids, tree=layout, **given)
     else:
         embedded = base.get_input_embeddings()(ids)

@@ -85,7 +85,8 @@ def sequence_kl(
     Raises:
         AfzalError: the KL is infinite: the policy gives mass to a token that ``first`` never writes.
     """
-    layout = Layout(choose_common_sharing((policy, first)), budget, next(policy.parameters()).device)
+    longest = max((len(prompts[s.prompt_index]) + len(s.ids) for s in drawn), default=0)
+    layout = Layout(choose_common_sharing((policy, first), longest), budget, next(policy.parameters()).device)
     values = kl_along(policy, Frozen(first), drawn, prompts, layout, temperature)
     if not all(map(math.isfinite, values)):
         raise AfzalError(

@@ -54,7 +54,8 @@ def _draw(config: GenerateConfig, tokenizer: Any, ids: Sequence[Sequence[int]]) 
         return sample_with_vllm(config.model, ids, eos=eos, n=config.n, sampling=sampling, seed=config.seed)
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     model = load_model(config.model, device=pick_device("auto"), dtype=dtype)
-    decoding, reason = ("stock", "") if config.engine == "stock" else choose_decoding(model)
+    longest = max(map(len, ids)) + config.max_new_tokens
+    decoding, reason = ("stock", "") if config.engine == "stock" else choose_decoding(model, longest)
     if reason:
         print(f"note: prompts are read once per answer, since {reason}", file=sys.stderr)
     return sample(

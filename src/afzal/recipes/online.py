@@ -46,7 +46,7 @@ def critic_of(config: TrainConfig, model: Any, sharing: Sharing, adapt: Callable
     if config.value_model is None:
         return own_critic(model)
     critic = reward_critic(config.value_model, model, adapt)
-    if choose_sharing(critic.trunk)[0] != sharing and sharing == "shared":
+    if choose_sharing(critic.trunk, config.max_tokens)[0] != sharing and sharing == "shared":
         raise AfzalError(
             f"value_model {config.value_model} cannot share prompts between answers", remedy="sharing=unshared"
         )

@@ -109,7 +109,7 @@ def _by_model(
     refuse_language_model(spec, "reward")
     model = load_reward_model(spec, device=device).requires_grad_(False)
     tokenizer = load_tokenizer(spec)
-    layout = Layout(choose_sharing(model)[0], tokens_per_forward, device)
+    layout = Layout(choose_sharing(model, max_tokens)[0], tokens_per_forward, device)
     longest = min(max_tokens, context_of(model.config) or max_tokens)
     reader = _Reader(model, tokenizer, layout, longest, eos_id(tokenizer, eos_token), shift_of(model))
     return reader.rewards

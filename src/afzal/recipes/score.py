@@ -57,7 +57,7 @@ def _reward(config: ScoreConfig, device: torch.device) -> tuple[ScoreBatch, Any,
     assert config.model is not None
     refuse_language_model(config.model, "model")
     model = load_reward_model(config.model, device=device)
-    sharing, shift = choose_sharing(model)[0], shift_of(model)
+    sharing, shift = choose_sharing(model, config.max_tokens)[0], shift_of(model)
     return lambda batch: head_scores(model, batch) - shift, sharing, context_of(model.config)
 
 
@@ -65,7 +65,7 @@ def _implicit(config: ScoreConfig, device: torch.device) -> tuple[ScoreBatch, An
     assert config.policy is not None
     assert config.reference is not None
     models = [load_model(path, device=device) for path in (config.policy, config.reference)]
-    sharing = choose_common_sharing(models)
+    sharing = choose_common_sharing(models, config.max_tokens)
 
     def rewards(batch: Batch) -> Tensor:
         policy, reference = (logprob_score(model, batch).logps for model in models)

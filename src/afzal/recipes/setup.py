@@ -24,6 +24,7 @@ from afzal.config import (
     TrainConfig,
 )
 from afzal.errors import AfzalError
+from afzal.model import rotary
 from afzal.model.adapters import Adapter, add_adapter, is_adapted, start_norms, virtual_kind
 from afzal.model.load import cast_parameters, compile_layers, frozen_copy, load_model
 from afzal.model.offload import move_home
@@ -247,9 +248,15 @@ def _settings(config: TrainConfig, feed: Updates, evaluates: bool) -> Settings:
 
 def _sharing(config: TrainConfig, model: Any) -> tuple[Sharing, str]:
     """How prompts are laid out, and why they are not shared where that was not asked for."""
+    if ranks.world() > 1 and (reason := rotary.why_not_share(model, config.max_tokens)):
+        raise AfzalError(
+            f"this model cannot be trained over {ranks.world()} ranks",
+            why=f"{reason}: ranks would need unequal numbers of passes",
+            remedy=f"max_tokens={rotary.constant_up_to(model.config)} or less, or run it without torchrun",
+        )
     if config.sharing == "unshared":
         return "unshared", ""
-    sharing, reason = choose_sharing(model)
+    sharing, reason = choose_sharing(model, config.max_tokens)
     if sharing == "unshared" and config.sharing == "shared":
         raise AfzalError("sharing=shared is not possible with this model", why=reason, remedy="sharing=auto")
     return sharing, reason
@@ -279,7 +286,7 @@ def _reference(
         return Frozen(frozen_copy(model)) if copies else live_reference(model, fresh_adapter=fresh)
     if config.reference != "cached":
         other = load_model(config.reference, device=layout.device).requires_grad_(False)
-        if layout.sharing == "shared" and choose_sharing(other)[0] != "shared":
+        if layout.sharing == "shared" and choose_sharing(other, config.max_tokens)[0] != "shared":
             raise AfzalError(f"reference {config.reference} cannot share prompts", remedy="sharing=unshared")
         if dtype == "bf16":
             cast_parameters(other, torch.bfloat16)

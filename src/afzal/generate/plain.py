@@ -1,0 +1,110 @@
+"""Decoding without padding, for models whose numbers padding or a neighbour would change.
+
+Virtual tokens of an adapter would stand before the padding on the left, away from their prompt, and what PEFT's own
+``generate`` does with them depends on the version of `transformers`. Rotary frequencies that follow the longest row
+would be those of a neighbour. So prompts of one length are decoded at a time, with a cache of keys and values that is
+filled anew whenever the length has changed the frequencies.
+
+Shapes: R rows of one length, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from afzal.generate.draw import Sampling
+from afzal.generate.rows import Row, Sample, Written
+from afzal.model import rotary, virtual
+from afzal.model.attention import stock_attention
+from afzal.model.decoding import evaluating
+from afzal.model.logprobs import output_head
+
+
+def decode_plain(
+    model: Any,
+    rows: Sequence[Row],
+    prompts: Sequence[Sequence[int]],
+    *,
+    eos: Sequence[int],
+    sampling: Sampling,
+    seed: int,
+) -> list[Sample]:
+    """Samples for ``rows``, in their order."""
+    found: dict[Row, Sample] = {}
+    with stock_attention(model), evaluating(model):
+        for length in sorted({len(prompts[r.prompt]) for r in rows}):
+            some = [r for r in rows if len(prompts[r.prompt]) == length]
+            written = Written(some, eos, sampling, seed, next(model.parameters()).device)
+            _write(model, written, [prompts[r.prompt] for r in some])
+            found |= dict(zip(some, written.samples(), strict=True))
+    return [found[r] for r in rows]
+
+
+def _write(model: Any, written: Written, prompts: Sequence[Sequence[int]]) -> None:
+    device = written.ids.device
+    ids = torch.from_numpy(np.asarray(prompts, dtype=np.int64)).to(device)
+    everyone = np.arange(len(prompts))
+    live = torch.arange(len(prompts), device=device)
+    going = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    reader = _Reader(model)
+    for step in range(written.sampling.max_new_tokens):
+        tokens = written.draw(reader.logits(ids), step, live, everyone)
+        going &= ~torch.isin(tokens, written.eos)
+        if not going.any():
+            return
+        ids = torch.cat([ids, tokens[:, None]], dim=1)
+
+
+class _Reader:
+    """Logits of the token after rows that grow by one token at a time."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.base = model, virtual.base_of(model)
+        self._frequencies: Any = None
+        self._cache: Any = None
+        known = inspect.signature(self.base.forward).parameters
+        self._name = "cache" if "cache" in known else "past_key_values"  # transformers renamed it in 5.24
+        self._takes_positions = "position_ids" in known
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """``[R, V]`` after ``ids`` ``[R, L]``, whose first L - 1 columns may have been read before."""
+        before = virtual.count(self.model)
+        wanted = rotary.frequencies(self.base.config, before + ids.shape[1])
+        if self._cache is None or wanted != self._frequencies:
+            rotary.start_afresh(self.base)
+            self._cache, self._frequencies = _empty_cache(self.base), wanted
+            keys = virtual.prefix(self.model)
+            for layer, (key, value) in enumerate(keys):
+                self._cache.update(_rows(key, len(ids)), _rows(value, len(ids)), layer)
+            given = {"input_ids": ids} if keys or not before else {"inputs_embeds": virtual.embedded(self.model, ids)}
+            first = before if keys else 0
+        else:
+            given, first = {"input_ids": ids[:, -1:]}, before + ids.shape[1] - 1
+        if self._takes_positions:
+            positions = torch.arange(first, before + ids.shape[1], device=ids.device)
+            given["position_ids"] = positions.expand(len(ids), -1)
+        hook = output_head(self.base).register_forward_pre_hook(_last)
+        try:
+            return self.base(**given, **{self._name: self._cache}, use_cache=True).logits[:, -1]
+        finally:
+            hook.remove()
+
+
+def _last(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+    return (args[0][:, -1:],)
+
+
+def _rows(prefix: Tensor, n: int) -> Tensor:
+    return prefix.expand(n, -1, -1, -1)
+
+
+def _empty_cache(base: Any) -> Any:
+    from transformers import DynamicCache
+
+    return DynamicCache(config=base.config.get_text_config())
