@@ -33,6 +33,19 @@ SECOND = Comparison(0, 1, "second")
 # file, format, [(prompt, answers, votes)]
 GOLDEN = [
     (
+        "votes",
+        "votes",
+        [
+            (
+                SKY,
+                (BLUE, GREEN),
+                (Comparison(0, 1, "first", annotator="ann"), Comparison(0, 1, "tie", annotator="ben")),
+            ),
+            ((user("Grass?"),), (BLUE, GREEN), (Comparison(0, 1, "second", annotator="ann"),)),
+            (SKY, (BLUE, RED), (Comparison(0, 1, "both_bad"),)),
+        ],
+    ),
+    (
         "standard",
         "standard",
         [

@@ -27,7 +27,7 @@ COUNTS = {
     "pref/oasst_trees.jsonl": ("oasst", 50, 97, {"unranked_replies (part)": 23}, 97),
     "pref/uzlib_processed.csv": ("multiple_choice", 1129, 1129, {}, 1129),
     "derived/stories_valence_pairs.jsonl": ("standard", 497, 497, {}, 497),
-    "annot/pandalm_human3.json": ("pandalm", 550, 537, {"empty_response": 13}, 497),
+    "annot/pandalm_human3.json": ("pandalm", 550, 550, {}, 497),
     "annot/llmbar_gold_vs_judges.jsonl": ("alpaca_farm", 234, 234, {}, 234),
     "sft/llamafactory_alpaca_en_demo.json": ("alpaca", 999, 999, {}, 985),
     "sft/llamafactory_v1_sft_demo.jsonl": ("messages", 500, 500, {}, 499),
@@ -126,15 +126,14 @@ def test_kto_labels():
 
 
 def test_pandalm_votes_and_agreement():
-    """Of the 537 rows kept: agreement of the three people's votes, worked out from the file itself."""
+    """Agreement of the three people's votes over all rows, worked out from the file itself."""
     path = shared("annot/pandalm_human3.json")
     raw = json.loads(path.read_text(encoding="utf-8"))
-    kept = [r for r in raw if r["response1"].strip() and r["response2"].strip()]
-    said = [[r[f"annotator{k}"] for k in (1, 2, 3)] for r in kept]
+    said = [[r[f"annotator{k}"] for k in (1, 2, 3)] for r in raw]
     same = sum((a == b) + (a == c) + (b == c) for a, b, c in said)
     found = audit(read(path))
     agreement = next(f for f in found.findings if f.code == "agreement")
-    assert (agreement.count, agreement.total) == (same, 3 * len(kept)) == (1481, 1611)
+    assert (agreement.count, agreement.total) == (same, 3 * len(raw)) == (1520, 1650)
     assert found.annotators == 3
     for item, row in zip(read(path).items, kept, strict=True):
         ones = sum(row[f"annotator{k}"] == 1 for k in (1, 2, 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,6 +25,33 @@ class Drop:
     reason: str
     detail: str = ""
     scope: Literal["row", "part"] = "row"
+
+
+@dataclass(slots=True)
+class Losses:
+    """Drops as they are met: all of them counted, the first few kept.
+
+    Attributes:
+        whole, parts: rows dropped, and parts of rows that were kept.
+        counts: drops by reason; parts of rows count under ``"<reason> (part)"``.
+    """
+
+    whole: int = 0
+    parts: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    first: list[Drop] = field(default_factory=list)
+
+    def add(self, drop: Drop) -> None:
+        """Count one drop."""
+        whole = drop.scope == "row"
+        self.whole += whole
+        self.parts += not whole
+        self.counts[drop.reason if whole else f"{drop.reason} (part)"] += 1
+        if len(self.first) < SHOWN_DROPS:
+            self.first.append(drop)
+
+
+SHOWN_DROPS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +74,49 @@ class Dataset:
     @property
     def kept(self) -> int:
         """Rows that gave at least one item."""
-        return self.rows - sum(drop.scope == "row" for drop in self.drops)
+        return self.rows - self.losses.whole
+
+    @property
+    def losses(self) -> Losses:
+        """The drops counted."""
+        return counted(self.drops)
 
     @property
     def drop_counts(self) -> dict[str, int]:
         """Drops by reason, the most frequent first; parts of rows count under ``"<reason> (part)"``."""
-        names = (drop.reason if drop.scope == "row" else f"{drop.reason} (part)" for drop in self.drops)
-        return dict(Counter(names).most_common())
+        return dict(self.losses.counts.most_common())
+
+
+def counted(drops: Sequence[Drop]) -> Losses:
+    """Drops counted by reason."""
+    losses = Losses()
+    for drop in drops:
+        losses.add(drop)
+    return losses
+
+
+class Fingerprint:
+    """SHA-256 over what items say, in order."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, item: Item) -> None:
+        """Append one item."""
+        answers = [turns_to_json(response.turns) for response in item.responses]
+        content = (turns_to_json(item.prompt), answers, [vote_values(vote) for vote in item.votes])
+        self._digest.update(f"{_encode(content)}\n".encode("utf-8", "surrogatepass"))
+
+    def hexdigest(self) -> str:
+        """64 hexadecimal digits."""
+        return self._digest.hexdigest()
 
 
 def fingerprint(items: Iterable[Item]) -> str:
     """SHA-256 over what the items say, in order."""
-    digest = hashlib.sha256()
+    digest = Fingerprint()
     for item in items:
-        answers = [turns_to_json(response.turns) for response in item.responses]
-        content = (turns_to_json(item.prompt), answers, [vote_values(vote) for vote in item.votes])
-        digest.update(f"{_encode(content)}\n".encode("utf-8", "surrogatepass"))
+        digest.add(item)
     return digest.hexdigest()
 
 

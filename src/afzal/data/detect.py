@@ -8,74 +8,142 @@ from collections.abc import Iterator, Sequence
 from afzal.data.fields import Row, RowError, UnusableError, has, name_of
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS
+from afzal.data.hints import columns_hint
+from afzal.data.unread import Unread
 from afzal.errors import AfzalError
 
 # A format that fits nearly as many rows as the best one stays in: one damaged row must not decide.
 NEARLY = 0.9
 
-_SYNONYMS = {
-    "prompt": ("prompt", "question", "instruction", "query", "input", "problem", "context", "history", "text"),
-    "chosen": ("chosen", "better", "good", "preferred", "accepted", "winner", "positive", "win", "best"),
-    "rejected": ("rejected", "worse", "bad", "dispreferred", "loser", "negative", "lose", "worst"),
-}
-
-
 # Rows with these are never taken for plain text: rather refuse than train on half of what they say.
 _OPINION_FIELDS = frozenset(
-    {*_SYNONYMS["chosen"], *_SYNONYMS["rejected"], "rejected_response", "rejected_messages", "responses", "completions"}
+    (
+        "accepted",
+        "bad",
+        "best",
+        "better",
+        "chosen",
+        "completions",
+        "dispreferred",
+        "good",
+        "lose",
+        "loser",
+        "negative",
+        "positive",
+        "preferred",
+        "rejected",
+        "rejected_messages",
+        "rejected_response",
+        "responses",
+        "win",
+        "winner",
+        "worse",
+        "worst",
+    )
 )
+# Formats are tried in this order: one that takes what people said about answers, before one that passes it over.
+_TIERS = (("preference", "unpaired", "refused"), ("votes",), ("plain",))
 
 
-def detect(sample: Sequence[Row], source: str) -> Format:
+def detect(sample: Sequence[Row], source: str, wheres: Sequence[str] = ()) -> Format:
     """The format of a sample of rows.
 
     Of the formats that fit, one that needs all another needs, and more, is preferred; formats for plain text only count
     when no format for opinions fits.
 
+    Args:
+        wheres: ``file:line`` of each row, for messages.
+
     Raises:
-        AfzalError: none fits, several fit equally well, or the format is one that is refused.
+        AfzalError: none fits, several fit equally well, the rows are of several kinds, or the format is one that is
+            refused.
     """
-    opinions = _fitting([entry for entry in FORMATS if entry.family != "plain"], sample)
-    if not opinions:
-        plain = _fitting([entry for entry in FORMATS if entry.family == "plain"], sample)
-        if not plain or any(not _OPINION_FIELDS.isdisjoint(row) for row in sample):
-            raise nothing_fits(sample, source)
-        return plain[0]
-    if all(entry.family == "refused" for entry in opinions):
-        raise _refused(opinions[0], sample, source)
-    opinions = [entry for entry in opinions if entry.family != "refused"]
-    row = next((row for row in sample if all(entry.applies(row) for entry in opinions)), sample[0])
-    best = [e for n, e in enumerate(opinions) if not any(_beats(o, m, e, n, row) for m, o in enumerate(opinions))]
+    tiers = [_fitting([entry for entry in FORMATS if entry.family in families], sample) for families in _TIERS]
+    most = max((hits for tier in tiers for hits in tier.values()), default=0)
+    fitting = next((tier for tier in tiers if tier), {})
+    if not fitting or (fitting is tiers[-1] and any(not _OPINION_FIELDS.isdisjoint(row) for row in sample)):
+        raise nothing_fits(sample, source, wheres)
+    if 2 * max(fitting.values()) < most:
+        raise _several_kinds(fitting, tiers, sample, source, wheres)
+    if all(entry.family == "refused" for entry in fitting):
+        raise _refused(next(iter(fitting)), sample, source)
+    entries = [entry for entry in fitting if entry.family != "refused"]
+    row = next((row for row in sample if all(entry.applies(row) for entry in entries)), sample[0])
+    best = [
+        e for n, e in enumerate(entries) if not any(_beats(o, m, e, n, row, fitting) for m, o in enumerate(entries))
+    ]
+    if fitting is tiers[-1]:
+        best = best[:1]
     if len(best) > 1:
         raise _ambiguous(best, row, source)
     return best[0]
 
 
-def _fitting(entries: Sequence[Format], sample: Sequence[Row]) -> list[Format]:
-    """The entries that fit most rows, or nearly as many as the best of them."""
-    hits = [sum(entry.applies(row) for row in sample) for entry in entries]
-    most = max(hits)
-    return [entry for n, entry in zip(hits, entries, strict=True) if n and n >= NEARLY * most]
+def _fitting(entries: Sequence[Format], sample: Sequence[Row]) -> dict[Format, int]:
+    """The entries that fit most rows, or nearly as many as the best of them, each with the number of rows it fits.
+
+    In a small sample one row is more than a tenth: an entry that fits one row less than the best stays in as well if it
+    takes all that the best one takes, and more.
+    """
+    hits = {entry: sum(entry.applies(row) for row in sample) for entry in entries}
+    most = max(hits.values(), default=0)
+    kept = {entry: n for entry, n in hits.items() if n and n >= NEARLY * most}
+    for entry, n in hits.items():
+        if entry not in kept and n == most - 1 and 2 * n >= most:
+            row = next(row for row in sample if entry.applies(row))
+            if any(other.applies(row) and set(_found(entry, row)) > set(_found(other, row)) for other in list(kept)):
+                kept[entry] = n
+    return {entry: kept[entry] for entry in entries if entry in kept}
 
 
-def nothing_fits(sample: Sequence[Row], source: str = "") -> AfzalError:
-    """What the first row holds, which format is nearest, what that one lacks, and how to name the fields."""
-    row = sample[0] if sample else {}
+def nothing_fits(sample: Sequence[Row], source: str = "", wheres: Sequence[str] = ()) -> AfzalError:
+    """What a row holds that no format takes, which format is nearest and what it lacks, and how to name the fields."""
+    plain = [entry for entry in FORMATS if entry.family == "plain"]
+    odd = next((n for n, row in enumerate(sample) if not any(entry.applies(row) for entry in plain)), None)
+    voiced = [n for n, row in enumerate(sample) if not _OPINION_FIELDS.isdisjoint(row)]
+    at = odd if odd is not None else voiced[0] if voiced else 0
+    row = sample[at] if sample else {}
     fields = ", ".join(map(str, row)) or "none"
-    voiced = not _OPINION_FIELDS.isdisjoint(row)
-    able = [entry for entry in FORMATS if entry.parse and not (voiced and entry.family == "plain")]
+    able = [entry for entry in FORMATS if entry.parse and not (at in voiced and entry.family == "plain")]
     nearest = max(able, key=lambda entry: (_share(entry, row), len(entry.requires)))
     missing = [field.replace("|", " or ") for field in nearest.requires if not has(row, field)]
     lack = f"also needs {', '.join(missing)}" if missing else f"but {_complaint(nearest, row)}"
     near = f"the nearest format, {nearest.name}, {lack}" if _share(nearest, row) else "no format has any of them"
-    why = f"the first row's fields: {fields}; {near}"
-    return AfzalError("no known format fits the rows", where=source, why=why, remedy=_columns_hint(row))
+    which = "the first row's" if at == 0 else "the row's"
+    why = f"{which} fields: {fields}; {near}"
+    where = wheres[at] if at and at < len(wheres) else source
+    return AfzalError("no known format fits the rows", where=where, why=why, remedy=columns_hint(sample, _works))
 
 
-def _beats(a: Format, a_place: int, b: Format, b_place: int, row: Row) -> bool:
-    """Whether ``a`` is the more specific: takes all that ``b`` takes and more, or the same and is listed first."""
+def opinion_hint(sample: Sequence[Row], name: str) -> str:
+    """How to say what the field of this name is, tried on the rows where it can be."""
+    return columns_hint(sample, _works, name)
+
+
+def _works(sample: Sequence[Row]) -> Format | None:
+    """The format that rows are in, if its parser takes them all; hints are tried with it before they are given."""
+    fitting = next((tier for f in _TIERS if (tier := _fitting([e for e in FORMATS if e.family in f], sample))), {})
+    for entry in fitting:
+        try:
+            if entry.parse is not None and all(_takes(entry, row, Unread(entry)) for row in sample):
+                return entry
+        except (RowError, UnusableError):
+            continue
+    return None
+
+
+def _takes(entry: Format, row: Row, unread: Unread) -> bool:
+    parsed = entry.parse(row) if entry.parse else None
+    if parsed is None:
+        return False
+    made = list(parsed) if isinstance(parsed, Iterator) else [parsed]
+    return bool(made) and not any(isinstance(item, UnusableError) or unread.of(row, item) for item in made)
+
+
+def _beats(a: Format, a_place: int, b: Format, b_place: int, row: Row, hits: dict[Format, int]) -> bool:
+    """Whether ``a`` takes all that ``b`` takes and more; or the same, and fits more rows or is listed first."""
     ours, theirs = set(_found(a, row)), set(_found(b, row))
-    return ours > theirs or (ours == theirs and a_place < b_place)
+    return ours > theirs or (ours == theirs and (hits[a], -a_place) > (hits[b], -b_place))
 
 
 def _share(entry: Format, row: Row) -> float:
@@ -93,26 +161,34 @@ def _complaint(entry: Format, row: Row) -> str:
     return "its values are of another kind"
 
 
-def _columns_hint(row: Row) -> str:
-    guesses = {want: _guess(row, names) or f"<{want} field>" for want, names in _SYNONYMS.items()}
-    pairs = ",".join(f"{want}={field}" for want, field in guesses.items())
-    return f"say which field is which: --columns {pairs}"
-
-
-def _guess(row: Row, names: tuple[str, ...]) -> str:
-    """The row's field that most resembles one of the names; ids do not count."""
-    fields = [str(field) for field in row if not str(field).lower().endswith("id")]
-    exact = [field for field in fields if field.lower() in names]
-    return next(iter(exact + [field for field in fields if any(name in field.lower() for name in names)]), "")
+def _several_kinds(
+    few: dict[Format, int],
+    tiers: Sequence[dict[Format, int]],
+    sample: Sequence[Row],
+    source: str,
+    wheres: Sequence[str],
+) -> AfzalError:
+    """A few rows hold opinions, and most are of a format that would pass these over."""
+    rare = max(few, key=lambda entry: few[entry])
+    common, n = max(((entry, n) for tier in tiers for entry, n in tier.items()), key=lambda pair: pair[1])
+    at = next(n for n, row in enumerate(sample) if rare.applies(row))
+    return AfzalError(
+        "the rows are of several kinds",
+        where=wheres[at] if at < len(wheres) else source,
+        why=f"{few[rare]} of {len(sample)} rows are in the format {rare.name}, the first of them here; "
+        f"{n} are in the format {common.name}",
+        remedy=f"give each kind a file of its own, or name the format: --format {rare.name} or --format {common.name}",
+    )
 
 
 def _ambiguous(best: list[Format], row: Row, source: str) -> AfzalError:
     described = "; ".join(f"{e.name} ({', '.join(_found(e, row))})" for e in best)
+    able = [entry for entry in best if _complaint(entry, row) == "its values are of another kind"] or best
     return AfzalError(
         f"several formats fit the rows: {', '.join(e.name for e in best)}",
         where=source,
         why=described,
-        remedy=f"choose one: --format {best[0].name}",
+        remedy=f"choose one: --format {able[0].name}",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -17,7 +18,18 @@ Row = Mapping[str, Any]
 
 PROBABILITY = ("p", "p_chosen", "preference_prob")
 ANNOTATOR = ("annotator", "annotator_id", "worker")
-_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+# What a truth value may be, as text in any case (numbers 1 and 0 and JSON's true and false count too) ...
+WORDS = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
+# ... and what the label of an answer may be besides. docs/formats.md states both.
+LABELS = {
+    **WORDS,
+    **dict.fromkeys(("good", "chosen", "accepted", "desirable", "positive", "preferred"), True),
+    **dict.fromkeys(("thumbs_up", "thumbs up", "upvote", "like", "win"), True),
+    **dict.fromkeys(("bad", "rejected", "undesirable", "negative", "dispreferred"), False),
+    **dict.fromkeys(("thumbs_down", "thumbs down", "downvote", "dislike", "lose"), False),
+}
+# Numerals as JSON and spreadsheets write them; Python's own float() would also take "1_0" and full-width digits.
+_NUMERAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 class RowError(Exception):
@@ -27,6 +39,13 @@ class RowError(Exception):
         self.reason, self.field = reason, field
         self.detail = f"field '{field}' {problem}" if field else problem
         super().__init__(self.detail)
+
+
+class ScaleError(RowError):
+    """A number in a field of opinions that its format does not know: the whole column may be on another scale.
+
+    Dropping such rows and keeping the others would turn the scale's lower end into "good", so it stops the reading.
+    """
 
 
 class UnusableError(Exception):
@@ -118,9 +137,11 @@ def number(row: Row, names: str) -> float:
     if isinstance(got, bool) or not isinstance(got, int | float | str):
         raise RowError("wrong_type", name, f"is {kind(got)}, not a number")
     try:
-        result = float(got)
-    except (ValueError, OverflowError):
-        raise RowError("wrong_type", name, f"is {str(got)[:40]!r}, not a number") from None
+        result = float(got) if not isinstance(got, str) or is_numeral(got) else math.nan
+    except OverflowError:
+        result = math.nan
+    if result != result and not isinstance(got, float):
+        raise RowError("wrong_type", name, f"is {str(got)[:40]!r}, not a number")
     if not math.isfinite(result):
         raise RowError("bad_value", name, f"is {result}, not a finite number")
     return result
@@ -141,23 +162,40 @@ def index(row: Row, names: str, size: int, *, base: int = 0) -> int:
 
 
 def flag(row: Row, names: str) -> bool:
-    """A truth value: true/false, 1/0, or those words as text in any case."""
-    got, name = value(row, names), name_of(row, names)
-    known = _WORDS.get(str(got).strip().lower()) if isinstance(got, bool | int | str) else None
-    if known is None and got in (0.0, 1.0):
-        known = bool(got)
-    if known is None:
-        raise RowError("bad_value", name, f"is {str(got)[:40]!r}, not true or false")
-    return known
+    """A truth value: true/false, 1/0, yes/no, as such or as text in any case."""
+    return _known(row, names, WORDS, "true or false")
 
 
-def looks_like_flag(got: Any) -> bool:
-    """Whether :func:`flag` would take this value."""
+def label(row: Row, names: str) -> bool:
+    """Whether an answer is called good: as :func:`flag`, and the words of ``LABELS``.
+
+    Raises:
+        ScaleError: the label is some other number, so that the labels may be ratings.
+    """
+    return _known(row, names, LABELS, "a label (docs/formats.md lists them)")
+
+
+def is_numeral(text: str) -> bool:
+    """Whether a text is a number as JSON writes it."""
+    return _NUMERAL.fullmatch(text.strip()) is not None
+
+
+def looks_like_label(got: Any) -> bool:
+    """Whether :func:`label` would take this value."""
     try:
-        flag({"value": got}, "value")
+        label({"value": got}, "value")
     except RowError:
         return False
     return True
+
+
+def _known(row: Row, names: str, words: Mapping[str, bool], wanted: str) -> bool:
+    got, name = value(row, names), name_of(row, names)
+    known = words.get(str(got).strip().lower()) if isinstance(got, bool | int | float | str) else None
+    if known is None:
+        other = isinstance(got, int | float) or (isinstance(got, str) and is_numeral(got))
+        raise (ScaleError if other else RowError)("bad_value", name, f"is {str(got)[:40]!r}, not {wanted}")
+    return known
 
 
 def opinion(row: Row) -> dict[str, Any]:

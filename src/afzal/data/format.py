@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from afzal.data.fields import ANNOTATOR, PROBABILITY, Row, UnusableError, alternatives, has, looks_like_flag, name_of
-from afzal.data.turns import looks_like_messages, transcript
+from afzal.data.fields import ANNOTATOR, PROBABILITY, Row, UnusableError, alternatives, has, looks_like_label, name_of
+from afzal.data.turns import ROLES, looks_like_messages, transcript
 from afzal.records import Item
 
 Parsed = Item | Iterator[Item | UnusableError]
-Family = Literal["preference", "unpaired", "plain", "refused"]
+Family = Literal["preference", "unpaired", "votes", "plain", "refused"]
+
+SYSTEM = "system|system_prompt|system_message"
+"""Fields with the system message; the reader puts it before the prompt of any format but those without ``system``."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Format:
     """One way people write preferences down.
 
@@ -23,10 +26,16 @@ class Format:
         requires: fields a row must hold with a value.
         parse: one row to an item (or several); raises RowError or UnusableError. For a refused format: None.
         reads: what is taken from which field, in words, for the person who checks.
-        family: preference (which is better), unpaired (labels), plain (nothing to compare), refused.
+        family: preference (which is better), unpaired (labels), votes (one vote a row; rows on the same answers are one
+            item), plain (nothing to compare), refused.
         accepts: a further condition on the row's values.
         optional: fields that are read when present.
         refusal: why the format is refused, and what to do.
+        also: which of a row's fields are read besides, where the names alone tell it.
+        beside: the facts beside the answers that the parser reads: all that :func:`afzal.data.fields.opinion` knows,
+            the weight alone, or none; None for what is usual in the family.
+        system: whether a system message may precede the prompt.
+        keeps_empty: whether answers without words stay, since people judged them.
     """
 
     name: str
@@ -37,6 +46,10 @@ class Format:
     accepts: Callable[[Row], bool] = lambda row: True
     optional: tuple[str, ...] = ()
     refusal: str = ""
+    also: Callable[[tuple[str, ...]], Iterable[str]] = lambda keys: ()
+    beside: Literal["all", "weight", "none"] | None = None
+    system: bool = True
+    keeps_empty: bool = False
 
     def applies(self, row: Row) -> bool:
         """Whether a row holds what the format requires and passes its condition."""
@@ -44,14 +57,20 @@ class Format:
 
     def used(self) -> frozenset[str]:
         """The top-level fields that the parser reads (the rest of a row is kept aside)."""
-        return _COMMON.union(*map(alternatives, (*self.requires, *self.optional)))
+        read = _BESIDE[self.beside or _USUAL[self.family]].union(*map(alternatives, (*self.requires, *self.optional)))
+        return read.union(alternatives(SYSTEM)) if self.system else read
 
 
-_COMMON = frozenset(
-    {*PROBABILITY, *ANNOTATOR, "id", "weight", "margin", "strength"}
+_USUAL = {"preference": "all", "unpaired": "weight", "votes": "weight", "plain": "none", "refused": "none"}
+_ALWAYS = frozenset({"id", "tools", "chat_template_kwargs"})
+_BESIDE = {
+    "none": _ALWAYS,
+    "weight": _ALWAYS | {"weight"},
+    "all": _ALWAYS
+    | {*PROBABILITY, *ANNOTATOR, "weight", "margin", "strength"}
     | {f"{side}_{what}" for side in ("chosen", "rejected") for what in ("score", "rating", "avg_rating", "model")}
-    | {"score_chosen", "score_rejected", "chosen-model", "rejected-model"}
-)
+    | {"score_chosen", "score_rejected", "chosen-model", "rejected-model"},
+}
 
 
 def texts(*fields: str) -> Callable[[Row], bool]:
@@ -71,7 +90,7 @@ def is_list(field: str) -> Callable[[Row], bool]:
 
 def is_label(field: str) -> Callable[[Row], bool]:
     """Whether the field holds what can be read as good or bad."""
-    return lambda row: looks_like_flag(row[name_of(row, field)])
+    return lambda row: looks_like_label(row[name_of(row, field)])
 
 
 def is_transcript(row: Row) -> bool:
@@ -91,6 +110,25 @@ def either_turns(row: Row) -> bool:
     return (
         looks_like_messages(row["chosen"]) or looks_like_messages(row["rejected"]) or looks_like_messages(row["prompt"])
     )
+
+
+def follows_dialogue(row: Row) -> bool:
+    """Whether a dialogue stands where the prompt belongs, and the answers are texts or turns of the assistant."""
+    return (
+        not has(row, "prompt")
+        and turns(DIALOGUES)(row)
+        and all(_is_answer(row[side]) for side in ("chosen", "rejected"))
+    )
+
+
+DIALOGUES = "conversations|conversation|messages|dialogue|dialog|context|history"
+
+
+def _is_answer(value: Any) -> bool:
+    first = value[0] if isinstance(value, list | tuple) and value else value
+    if not isinstance(first, Mapping):
+        return isinstance(value, str)
+    return looks_like_messages(value) and ROLES.get(str(first.get("role", first.get("from"))).lower()) == "assistant"
 
 
 def no_prompt(row: Row) -> bool:

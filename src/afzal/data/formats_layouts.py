@@ -6,7 +6,20 @@ from afzal.data import native
 from afzal.data import parse_others as others
 from afzal.data import parse_pairs as pairs
 from afzal.data.fields import has
-from afzal.data.format import Format, either_turns, is_list, is_transcript, no_prompt, repeats_prompt, texts, turns
+from afzal.data.format import (
+    DIALOGUES,
+    Format,
+    either_turns,
+    follows_dialogue,
+    is_list,
+    is_transcript,
+    no_prompt,
+    repeats_prompt,
+    texts,
+    turns,
+)
+
+QUESTIONS = "question|query|problem|input|context"
 
 LAYOUTS: tuple[Format, ...] = (
     Format(
@@ -15,6 +28,8 @@ LAYOUTS: tuple[Format, ...] = (
         native.from_row,
         {"everything": "afzal's own records"},
         optional=("votes", "group", "extra", "where"),
+        system=False,
+        beside="none",
     ),
     Format(
         "standard",
@@ -36,7 +51,6 @@ LAYOUTS: tuple[Format, ...] = (
         pairs.conversational,
         {"prompt": "prompt", "better": "chosen", "worse": "rejected"},
         accepts=either_turns,
-        optional=("tools", "chat_template_kwargs"),
     ),
     Format(
         "openai",
@@ -53,11 +67,10 @@ LAYOUTS: tuple[Format, ...] = (
     ),
     Format(
         "sharegpt",
-        ("conversations", "chosen", "rejected"),
+        (DIALOGUES, "chosen", "rejected"),
         pairs.sharegpt_pair,
-        {"prompt": "conversations", "better": "chosen", "worse": "rejected"},
-        accepts=turns("conversations", "chosen", "rejected"),
-        optional=("system",),
+        {"prompt": "conversations or messages", "better": "chosen", "worse": "rejected"},
+        accepts=follows_dialogue,
     ),
     Format(
         "ms_swift",
@@ -72,28 +85,29 @@ LAYOUTS: tuple[Format, ...] = (
         pairs.instruction_pair,
         {"prompt": "instruction + input", "better": "chosen", "worse": "rejected"},
         accepts=no_prompt,
-        optional=("input", "system", "system_prompt", "history"),
+        optional=("input", "context", "history"),
     ),
     Format(
         "question_pair",
-        ("question|query|problem|input", "chosen|accepted", "rejected"),
+        (QUESTIONS, "chosen|accepted", "rejected"),
         pairs.question_pair,
-        {"prompt": "question", "better": "chosen", "worse": "rejected"},
-        accepts=lambda row: no_prompt(row) and not has(row, "instruction"),
-        optional=("system", "system_prompt"),
+        {"prompt": "question + input or context", "better": "chosen", "worse": "rejected"},
+        accepts=lambda row: no_prompt(row) and not has(row, "instruction") and texts(QUESTIONS)(row),
+        optional=("input", "context"),
     ),
     Format(
         "stack_exchange",
         ("question", "response_j", "response_k"),
         pairs.question_pair,
         {"prompt": "question", "better": "response_j", "worse": "response_k"},
+        optional=("input", "context"),
     ),
     Format(
         "argilla",
         ("instruction", "chosen_response", "rejected_response"),
         pairs.argilla_pair,
         {"prompt": "instruction", "better": "chosen_response", "worse": "rejected_response"},
-        optional=("input", "system", "system_prompt"),
+        optional=("input", "context"),
     ),
     Format(
         "ratings",
@@ -102,6 +116,7 @@ LAYOUTS: tuple[Format, ...] = (
         {"prompt": "instruction", "answers": "generations", "scores": "ratings (larger is better, equal is a tie)"},
         accepts=is_list("generations"),
         optional=("instruction", "input", "generation_models", "models"),
+        beside="none",
     ),
     Format(
         "scored_responses",
@@ -110,6 +125,7 @@ LAYOUTS: tuple[Format, ...] = (
         {"prompt": "prompt", "answers": "responses", "scores": "scores (larger is better, equal is a tie)"},
         accepts=is_list("responses"),
         optional=("models",),
+        beside="none",
     ),
     Format(
         "indexed",
@@ -142,7 +158,6 @@ LAYOUTS: tuple[Format, ...] = (
         pairs.conversational_implicit,
         {"prompt": "common beginning", "better": "rest of chosen", "worse": "rest of rejected"},
         accepts=turns("chosen", "rejected"),
-        optional=("tools", "chat_template_kwargs"),
     ),
     Format(
         "implicit",
@@ -150,5 +165,6 @@ LAYOUTS: tuple[Format, ...] = (
         pairs.implicit,
         {"prompt": "common beginning", "better": "rest of chosen", "worse": "rest of rejected"},
         accepts=no_prompt,
+        system=False,
     ),
 )

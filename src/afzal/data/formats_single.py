@@ -6,7 +6,7 @@ from afzal.data import parse_others as others
 from afzal.data.format import Format, is_label, texts, turns
 from afzal.data.turns import looks_like_messages
 
-_ANSWERS = "completion|response|output|answer|target"
+_QUESTIONS = "instruction|question|query|problem|input"
 
 SINGLE: tuple[Format, ...] = (
     Format(
@@ -27,12 +27,12 @@ SINGLE: tuple[Format, ...] = (
     ),
     Format(
         "unpaired_alpaca",
-        ("instruction", "output", "label|kto_tag"),
+        (_QUESTIONS, others.ANSWERS, "label|kto_tag"),
         others.unpaired_alpaca,
         {"prompt": "instruction + input", "answer": "output", "good or bad": "label or kto_tag"},
         family="unpaired",
-        accepts=is_label("label|kto_tag"),
-        optional=("input", "system", "system_prompt"),
+        accepts=lambda row: texts(_QUESTIONS, others.ANSWERS)(row) and is_label("label|kto_tag")(row),
+        optional=("input", "context", "history"),
     ),
     Format(
         "messages",
@@ -41,25 +41,32 @@ SINGLE: tuple[Format, ...] = (
         {"prompt": "messages before the first answer", "answer": "the rest; assistant turns are learned"},
         family="plain",
         accepts=turns("messages|conversations"),
-        optional=("tools", "chat_template_kwargs", "system"),
     ),
     Format(
         "prompt_completion",
-        ("prompt", _ANSWERS),
+        ("prompt", others.ANSWERS),
         others.prompt_completion,
         {"prompt": "prompt", "answer": "completion"},
         family="plain",
     ),
     Format(
         "alpaca",
-        ("instruction|question|query|problem|input", _ANSWERS),
+        (_QUESTIONS, others.ANSWERS),
         others.alpaca,
         {"prompt": "instruction + input", "answer": "output"},
         family="plain",
-        accepts=texts("instruction|question|query|problem|input", _ANSWERS),
-        optional=("input", "system", "system_prompt", "history"),
+        accepts=texts(_QUESTIONS, others.ANSWERS),
+        optional=("input", "context", "history"),
     ),
-    Format("text", ("text",), others.plain_text, {"answer": "text"}, family="plain", accepts=texts("text")),
+    Format(
+        "text",
+        ("text",),
+        others.plain_text,
+        {"answer": "text"},
+        family="plain",
+        accepts=texts("text"),
+        system=False,
+    ),
     Format(
         "prompts",
         ("prompt",),

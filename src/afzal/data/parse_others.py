@@ -10,9 +10,9 @@ from afzal.data.fields import (
     RowError,
     UnusableError,
     array,
-    flag,
     has,
     index,
+    label,
     mapping,
     number,
     optional_number,
@@ -21,9 +21,11 @@ from afzal.data.fields import (
     value,
     weight,
 )
-from afzal.data.parse_pairs import instruction
-from afzal.data.turns import Messages, ask, messages, reply, transcript
+from afzal.data.parse_pairs import history, instruction
+from afzal.data.turns import Marked, Messages, ask, messages, reply, transcript
 from afzal.records import Comparison, Item, Message, Rating, Response, Turns
+
+ANSWERS = "completion|response|output|answer|target"
 
 
 def ultrafeedback(row: Row) -> Item:
@@ -80,15 +82,23 @@ def multiple_choice(row: Row) -> Item:
     The right option beats every other (axis ``answer``, together one vote); ``num_voters`` become scores on the axis
     ``voters``, given for the first options only when the list is shorter.
     """
-    names = [name for name in (f"option_{k}" for k in range(1, 27)) if row.get(name)]
-    right = index(row, "answer", len(names), base=1)
-    others = [k for k in range(len(names)) if k != right]
+    numbers = [k for k in range(1, 27) if row.get(f"option_{k}") not in (None, "")]
+    chosen = index(row, "answer", max(numbers, default=0), base=1) + 1
+    if chosen not in numbers:
+        raise RowError("bad_value", "answer", f"names option_{chosen}, which the row lacks")
+    place = {number: k for k, number in enumerate(numbers)}
+    right = place[chosen]
+    others = [k for k in range(len(numbers)) if k != right]
     votes = [Comparison(right, k, "first", axis="answer", weight=weight(row) / len(others)) for k in others]
     counts = array(row, "num_voters") if has(row, "num_voters") else []
-    if len(counts) > len(names):
-        raise RowError("bad_value", "num_voters", f"has {len(counts)} counts for {len(names)} options")
-    scores = [Rating(k, number({"num_voters": n}, "num_voters"), "score", axis="voters") for k, n in enumerate(counts)]
-    responses = tuple(Response(reply(text(row, name))) for name in names)
+    scores = []
+    for option, count in enumerate(counts, 1):
+        voters = number({"num_voters": count}, "num_voters")
+        if option in place:
+            scores.append(Rating(place[option], voters, "score", axis="voters"))
+        elif voters:
+            raise RowError("bad_value", "num_voters", f"counts votes for option_{option}, which the row lacks")
+    responses = tuple(Response(reply(text(row, f"option_{k}"))) for k in numbers)
     return Item("", ask(text(row, "question")), responses, (*votes, *scores))
 
 
@@ -111,13 +121,12 @@ def unpaired_messages(row: Row) -> Item:
 
 def unpaired_alpaca(row: Row) -> Item:
     """Instruction, input and one labelled output."""
-    prompt = ask(instruction(row), system=optional_text(row, "system|system_prompt"))
-    return _labelled(row, prompt, reply(text(row, "output")))
+    return _labelled(row, ask(instruction(row), history=history(row)), reply(text(row, ANSWERS)))
 
 
 def prompt_completion(row: Row) -> Item:
     """A prompt and the answer to learn, as texts or messages."""
-    prompt, answer = value(row, "prompt"), value(row, "completion|response|output|answer|target")
+    prompt, answer = value(row, "prompt"), value(row, ANSWERS)
     if isinstance(prompt, str) and isinstance(answer, str):
         return Item("", prompt, (Response(answer),))
     asked = ask(prompt) if isinstance(prompt, str) else messages(prompt, "prompt")
@@ -127,29 +136,23 @@ def prompt_completion(row: Row) -> Item:
 def dialogue(row: Row) -> Item:
     """A whole dialogue: all from the first answer on is the response, its assistant turns to be learned.
 
-    Answers with ``loss_weight`` 0 at the beginning belong to the prompt.
+    Answers marked as not to be learned at the beginning belong to the prompt.
     """
-    raw = value(row, "messages|conversations")
-    turns = messages(raw, "messages")
-    learned = [n for n, m in enumerate(turns) if m.role == "assistant" and _weight(raw, n) > 0]
+    turns = messages(value(row, "messages|conversations"), "messages")
+    learned = [n for n, m in enumerate(turns) if m.role == "assistant" and _is_learned(m)]
     if not learned:
         raise UnusableError("no_answer", "no assistant message to learn from")
     start = learned[0]
     if any(m.role == "assistant" and n > start and n not in learned for n, m in enumerate(turns)):
-        raise UnusableError("mixed_loss_weight", "an answer with loss_weight 0 follows one that is to be learned")
+        raise UnusableError("mixed_loss_weight", "an answer marked as not to be learned follows one that is")
     if start == 0:
         raise UnusableError("empty_prompt", "the dialogue begins with the assistant")
-    head = optional_text(row, "system")
-    lead = (Message("system", head),) if head and turns[0].role != "system" else ()
-    return Item("", (*lead, *turns[:start]), (Response(turns[start : learned[-1] + 1]),))
+    return Item("", turns[:start], (Response(turns[start : learned[-1] + 1]),))
 
 
 def alpaca(row: Row) -> Item:
     """Instruction and input, or a question, and the output to learn."""
-    history = array(row, "history") if has(row, "history") else []
-    asked = instruction(row) if has(row, "instruction|input") else text(row, "question|query|problem")
-    prompt = ask(asked, system=optional_text(row, "system|system_prompt"), history=history)
-    return Item("", prompt, (Response(reply(text(row, "completion|response|output|answer|target"))),))
+    return Item("", ask(instruction(row), history=history(row)), (Response(reply(text(row, ANSWERS))),))
 
 
 def plain_text(row: Row) -> Item:
@@ -167,7 +170,7 @@ def prompt_only(row: Row) -> Item:
 
 
 def _labelled(row: Row, prompt: Turns, answer: Turns) -> Item:
-    good = 1.0 if flag(row, "label|kto_tag") else 0.0
+    good = 1.0 if label(row, "label|kto_tag") else 0.0
     return Item("", prompt, (Response(answer),), (Rating(0, good, "label", weight=weight(row)),))
 
 
@@ -215,7 +218,5 @@ def _object(entry: Any, name: str) -> Row:
     return entry
 
 
-def _weight(raw: Any, at: int) -> float:
-    entry = raw[at] if isinstance(raw, list) else raw
-    got = optional_number(entry, "loss_weight") if isinstance(entry, dict) else None
-    return 1.0 if got is None else got
+def _is_learned(turn: Message) -> bool:
+    return not isinstance(turn, Marked) or turn.learned > 0

@@ -26,7 +26,8 @@ from afzal.data.fields import (
     value,
     weight,
 )
-from afzal.data.turns import Messages, ask, merged, messages, reply, split_dialogues, split_texts, transcript
+from afzal.data.format import DIALOGUES
+from afzal.data.turns import Messages, ask, merged, messages, reply, split_dialogues, split_texts, transcript, unmarked
 from afzal.records import Comparison, Item, Message, Outcome, Response, Turns
 
 
@@ -96,7 +97,8 @@ def conversational_implicit(row: Row) -> Item:
 def message_lists(row: Row) -> Item:
     """``chosen_messages``, ``rejected_messages`` with typed parts; ``loss_weight`` of the answers weighs the pair."""
     better, worse = value(row, "chosen_messages"), value(row, "rejected_messages")
-    pieces = split_dialogues(messages(better, "chosen_messages"), messages(worse, "rejected_messages"))
+    dialogues = messages(better, "chosen_messages"), messages(worse, "rejected_messages")
+    pieces = split_dialogues(*map(unmarked, dialogues))
     weights = {_loss_weight(better[-1]), _loss_weight(worse[-1])}
     if len(weights) > 1:
         raise UnusableError("mixed_loss_weight", "chosen and rejected have different loss_weight")
@@ -113,32 +115,29 @@ def openai_preference(row: Row) -> Item:
 
 
 def instruction_pair(row: Row) -> Item:
-    """An instruction and two texts; the prompt is instruction, newline, input, after ``system`` and ``history``."""
-    prompt = ask(instruction(row), system=optional_text(row, "system|system_prompt"), history=_history(row))
+    """An instruction and two texts; the prompt is instruction, newline, input, after ``history``."""
+    prompt = ask(instruction(row), history=history(row))
     return pair(row, prompt, reply(text(row, "chosen|accepted")), reply(text(row, "rejected")))
 
 
 def question_pair(row: Row) -> Item:
-    """A question and two texts, with a system message when given (Orca pairs, StackExchange, code pairs)."""
-    prompt = ask(text(row, "question|query|problem|input"), system=optional_text(row, "system|system_prompt"))
+    """A question and two texts (Orca pairs, StackExchange, code pairs)."""
+    prompt = ask(instruction(row))
     better, worse = text(row, "chosen|accepted|response_j"), text(row, "rejected|response_k")
     return pair(row, prompt, reply(better), reply(worse))
 
 
 def argilla_pair(row: Row) -> Item:
     """Argilla's and distilabel's pair of responses; their ratings give the strength."""
-    prompt = ask(instruction(row), system=optional_text(row, "system|system_prompt"))
+    prompt = ask(instruction(row))
     return pair(row, prompt, reply(text(row, "chosen_response")), reply(text(row, "rejected_response")))
 
 
 def sharegpt_pair(row: Row) -> Item:
-    """A ShareGPT dialogue and two messages that would follow it."""
-    turns = messages(value(row, "conversations"), "conversations")
-    system = optional_text(row, "system")
-    if system and turns[:1] and turns[0].role != "system":
-        turns = (Message("system", system), *turns)
-    better, worse = messages(value(row, "chosen"), "chosen"), messages(value(row, "rejected"), "rejected")
-    return pair(row, turns, better, worse)
+    """A dialogue, as ShareGPT writes it or as messages, and two answers (messages or texts) that would follow it."""
+    name = name_of(row, DIALOGUES)
+    turns = messages(value(row, DIALOGUES), name)
+    return pair(row, turns, _answer(row, "chosen"), _answer(row, "rejected"))
 
 
 def ms_swift(row: Row) -> Item:
@@ -294,8 +293,8 @@ def label_studio(row: Row) -> Item:
 
 
 def instruction(row: Row) -> str:
-    """``instruction``, then a line break and ``input`` when there is one (either alone will do)."""
-    parts = [optional_text(row, "instruction"), optional_text(row, "input")]
+    """``instruction`` (or ``question``, ...), then ``input`` and ``context``, each on a new line; any alone will do."""
+    parts = [optional_text(row, name) for name in ("instruction|question|query|problem", "input", "context")]
     if not any(part.strip() for part in parts):
         raise RowError("missing_field", "instruction", "is missing or empty, and so is 'input'")
     return "\n".join(part for part in parts if part.strip())
@@ -347,7 +346,8 @@ def _prompt_like(given: Any, responses: tuple[Response, ...]) -> Turns:
     return prompt
 
 
-def _history(row: Row) -> list[Any]:
+def history(row: Row) -> list[Any]:
+    """Earlier [question, answer] pairs, none when the row has none."""
     return array(row, "history") if has(row, "history") else []
 
 

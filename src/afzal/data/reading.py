@@ -1,31 +1,37 @@
-"""From a source to a :class:`Dataset`: detect the format, parse every row, account for each one."""
+"""From a source to items: detect the format, parse every row, account for each one."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from afzal.data.dataset import Dataset, Drop, fingerprint
-from afzal.data.detect import detect, nothing_fits
-from afzal.data.fields import Row, RowError, UnusableError
+from afzal.data.cells import unpacked
+from afzal.data.columns import renamed_rows
+from afzal.data.dataset import Dataset, Drop, Losses, fingerprint
+from afzal.data.detect import detect, nothing_fits, opinion_hint
+from afzal.data.fields import Row, RowError, ScaleError, UnusableError, alternatives, name_of, text
 from afzal.data.files import rows
-from afzal.data.format import Format
+from afzal.data.format import SYSTEM, Format
 from afzal.data.formats import FORMATS, named
 from afzal.data.jsontext import Fault, Raw
+from afzal.data.parse_votes import joined
 from afzal.data.remap import without
-from afzal.data.turns import answer_text, content_text
+from afzal.data.turns import Marked, answer_text, ask, content_text, reply, unmarked
+from afzal.data.unread import Unread
 from afzal.errors import AfzalError
-from afzal.records import Item, Message
+from afzal.records import Item, Message, Response, Turns
 
 SAMPLE_ROWS = 64
 SHOWN_FAULTS = 5
 _MEDIA = ("image", "images", "video", "videos", "audio", "audios", "rejected_images", "audio_path")
 _TEMPLATE = ("tools", "chat_template_kwargs")
+_SYSTEM = alternatives(SYSTEM)
 
 
 def read(
@@ -41,76 +47,166 @@ def read(
         source: a .jsonl, .json, .csv, .tsv (each also .gz), .parquet or .arrow file, a folder of one kind of them, a
             ``datasets.save_to_disk`` folder, or a hub id ``owner/name[:config][@split]``.
         columns: Afzal's field name to the source's, such as ``{"chosen": "good"}``; dots reach into objects.
-        format: a format's name, to skip detection (see ``afzal.data.FORMATS``).
+        format: a format's name, to skip detection (see ``afzal.data.FORMATS``). Fields that it does not read are then
+            passed over, whatever their names.
         on_error: what to do with damaged rows (not JSON, a field missing or of a wrong type): raise, or drop and count.
 
     Raises:
-        AfzalError: nothing to read, no known format, damaged rows with ``on_error="raise"``, or no row left.
+        AfzalError: nothing to read, no known format, damaged rows with ``on_error="raise"``, a field that may change
+            what the rows mean and is not read, or no row left.
     """
-    stream = _renamed(rows(source), dict(columns or {}))
-    head = list(islice(stream, SAMPLE_ROWS))
-    sample = [raw.value for raw in head if not isinstance(raw.value, Fault)]
-    stream = chain(head, stream)
-    entry = _chosen(format, sample) if format else detect(sample, str(source)) if sample else None
-    if entry is None:
-        _refuse_empty(stream, str(source))
-        raise AfzalError("no row can be read", where=str(source))
-    return _collect(stream, entry, str(source), sample[0] if sample else {}, on_error, dict(columns or {}))
-
-
-def _collect(
-    stream: Iterable[Raw], entry: Format, source: str, first: Row, on_error: str, columns: dict[str, str]
-) -> Dataset:
-    items: list[Item] = []
+    reading = Reading(source, columns=columns, format=format, on_error=on_error)
     drops: list[Drop] = []
-    faults: list[Drop] = []
-    count, used = 0, entry.used()
+    items = list(reading.items(drops))
+    return Dataset(items, reading.format, reading.rows, drops, reading.notes(), fingerprint(items), reading.source)
+
+
+class Reading:
+    """A source whose items are read one after another, so that a file of any size can be looked at in little memory.
+
+    Attributes:
+        format: the name of the format.
+        rows: rows read so far; ``rows == kept + dropped rows``.
+        losses: the drops, counted.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        columns: Mapping[str, str] | None = None,
+        format: str | None = None,
+        on_error: Literal["raise", "drop"] = "raise",
+    ) -> None:
+        self.source, self.rows, self.losses = str(source), 0, Losses()
+        self._columns, self._strict, self._lenient = dict(columns or {}), format is None, on_error == "drop"
+        stream = _structured(renamed_rows(rows(source), self._columns))
+        head = list(islice(stream, SAMPLE_ROWS))
+        sound = [raw for raw in head if isinstance(raw.value, Mapping)]
+        self._sample = [raw.value for raw in sound if isinstance(raw.value, Mapping)]
+        self._stream = chain(head, stream)
+        if format is None and not sound:
+            _refuse_empty(self._stream, self.source)
+            raise AfzalError("no row can be read", where=self.source)
+        wheres = [raw.where for raw in sound]
+        self._entry = _chosen(format, self._sample) if format else detect(self._sample, self.source, wheres)
+        self.format = self._entry.name
+        self._unread = Unread(self._entry)
+        # One row with a system message makes the whole file one of conversations: they are not mixed with plain texts.
+        self._chat = self._entry.system and any(_system(row) for row in self._sample)
+
+    @property
+    def kept(self) -> int:
+        """Rows so far that gave at least one item."""
+        return self.rows - self.losses.whole
+
+    @property
+    def drop_counts(self) -> dict[str, int]:
+        """Drops so far by reason, the most frequent first."""
+        return dict(self.losses.counts.most_common())
+
+    def notes(self) -> list[str]:
+        """What was understood, in words: which field is what, and which are not read."""
+        notes = _notes(self._entry, self._sample[0] if self._sample else {}, self._columns)
+        unread = [name for name in self._unread.names if name not in _IDS]
+        return notes + ([f"not read: {', '.join(unread)}"] if unread else [])
+
+    def items(self, drops: list[Drop] | None = None) -> Iterator[Item]:
+        """Every item, once; what is dropped on the way is counted, and added to ``drops``."""
+        items = self._items(drops if drops is not None else None)
+        return iter(joined(items)) if self._entry.family == "votes" else items
+
+    def _items(self, drops: list[Drop] | None) -> Iterator[Item]:
+        faults: list[Drop] = []
+        faulty = count = 0
+        for raw in self._stream:
+            self.rows += 1
+            made, lost = self._parsed(raw)
+            for drop in lost:
+                self.losses.add(drop)
+            if drops is not None:
+                drops += lost
+            if not made and lost[-1].reason in _FAULTS:
+                faulty += 1
+                faults += lost[-1:] if len(faults) < SHOWN_FAULTS else []
+            count += len(made)
+            yield from made
+        if faulty and not self._lenient:
+            raise _faulty(faults, faulty, self.rows, count)
+        if not count:
+            raise _nothing_left(self.source, self._entry, self.losses, self.rows, self._sample)
+
+    def _parsed(self, raw: Raw) -> tuple[list[Item], list[Drop]]:
+        """A row's items and drops; a row without items has exactly one drop of scope "row", the last."""
+        ident = _id(raw.where)
+        if isinstance(raw.value, Fault):
+            return [], [Drop(raw.where, ident, raw.value.reason, raw.value.detail)]
+        ident = _row_id(raw.value) or ident
+        items: list[Item] = []
+        drops: list[Drop] = []
+        try:
+            _refuse_media(raw.value)
+            assert self._entry.parse is not None
+            parsed = self._entry.parse(raw.value)
+            for n, made in enumerate([parsed] if isinstance(parsed, Item) else parsed):
+                if isinstance(made, UnusableError):
+                    drops.append(Drop(raw.where, ident, made.reason, made.detail, "part"))
+                    continue
+                item, lost = self._finished(made, raw, ident if isinstance(parsed, Item) else f"{ident}#{n}")
+                items.append(item)
+                drops += lost
+        except ScaleError as bad:
+            raise _other_scale(bad, raw.where, self._entry) from None
+        except RowError as bad:
+            return [], [Drop(raw.where, ident, bad.reason, bad.detail)]
+        except UnusableError as unusable:
+            return [], [Drop(raw.where, ident, unusable.reason, unusable.detail)]
+        except RecursionError:
+            return [], [Drop(raw.where, ident, "bad_value", "is nested too deeply")]
+        if not items:
+            reason = drops[0].reason if drops else "no_items"
+            return [], [Drop(raw.where, ident, reason, drops[0].detail if drops else "the row holds no item")]
+        return items, drops
+
+    def _finished(self, item: Item, raw: Raw, ident: str) -> tuple[Item, list[Drop]]:
+        """The item with its system message, place, id, group and spare fields, and without empty answers."""
+        assert isinstance(raw.value, Mapping)
+        row, entry = raw.value, self._entry
+        item = _unmarked(item)
+        if self._chat or (entry.system and _system(row)):
+            item = _with_system(item, row)
+        name = self._unread.of(row, item) or self._unread.of_messages(row)
+        if name and self._strict:
+            raise _not_understood(name, raw.where, entry, self._sample)
+        ident, where = item.id or ident, item.where or raw.where
+        drops = []
+        empty = {k for k, response in enumerate(item.responses) if not _says(response.turns)}
+        if empty and not (entry.keeps_empty and len(empty) < len(item.responses)):
+            if len(item.responses) - len(empty) < 2:
+                named_ = ", ".join(f"response {k}" for k in sorted(empty))
+                raise UnusableError("empty_response", f"{named_} of {len(item.responses)} is empty")
+            item = without(item, empty)
+            drops = [Drop(where, ident, "empty_response", f"response {k}", "part") for k in sorted(empty)]
+        if entry.name == "afzal":
+            return item.placed(ident, where, item.group, item.extra), drops
+        spare = {k: v for k in self._unread.others(row) if (v := row[k]) is not None and _small(v)}
+        if not row.keys().isdisjoint(_TEMPLATE):
+            spare |= {k: _told_template(row, k) for k in _TEMPLATE if row.get(k)}
+        return item.placed(ident, where, item.group or _group(item), {**item.extra, **spare}), drops
+
+
+def _structured(stream: Iterator[Raw]) -> Iterator[Raw]:
+    """Rows with lists and messages in the place of texts that spell them."""
     for raw in stream:
-        count += 1
-        made, lost = _parse(raw, entry, used)
-        items += made
-        drops += lost
-        if not made and lost[-1].reason in _FAULTS:
-            faults.append(lost[-1])
-    if faults and on_error == "raise":
-        raise _faulty(faults, count)
-    if not items:
-        raise _nothing_left(source, entry, drops, count, first)
-    return Dataset(items, entry.name, count, drops, _notes(entry, first, columns), fingerprint(items), source)
-
-
-def _parse(raw: Raw, entry: Format, used: frozenset[str]) -> tuple[list[Item], list[Drop]]:
-    """A row's items and drops; a row without items has exactly one drop of scope "row", the last.
-
-    ``used`` names the fields that the format reads.
-    """
-    ident = _id(raw.where)
-    if isinstance(raw.value, Fault):
-        return [], [Drop(raw.where, ident, raw.value.reason, raw.value.detail)]
-    ident = _row_id(raw.value) or ident
-    items: list[Item] = []
-    drops: list[Drop] = []
-    try:
-        _refuse_media(raw.value)
-        assert entry.parse is not None
-        parsed = entry.parse(raw.value)
-        for n, made in enumerate([parsed] if isinstance(parsed, Item) else parsed):
-            if isinstance(made, UnusableError):
-                drops.append(Drop(raw.where, ident, made.reason, made.detail, "part"))
-                continue
-            item, lost = _finished(made, raw, entry, used, ident if isinstance(parsed, Item) else f"{ident}#{n}")
-            items.append(item)
-            drops += lost
-    except RowError as bad:
-        return [], [Drop(raw.where, ident, bad.reason, bad.detail)]
-    except UnusableError as unusable:
-        return [], [Drop(raw.where, ident, unusable.reason, unusable.detail)]
-    except RecursionError:
-        return [], [Drop(raw.where, ident, "bad_value", "is nested too deeply")]
-    if not items:
-        reason = drops[0].reason if drops else "no_items"
-        return [], [Drop(raw.where, ident, reason, drops[0].detail if drops else "the row holds no item")]
-    return items, drops
+        if isinstance(raw.value, Fault):
+            yield raw
+            continue
+        try:
+            row = unpacked(raw.value)
+        except RowError as bad:
+            yield Raw(raw.where, Fault(bad.reason, bad.detail))
+            continue
+        yield raw if row is raw.value else Raw(raw.where, row)
 
 
 _FAULTS = frozenset(
@@ -119,22 +215,84 @@ _FAULTS = frozenset(
 )
 
 
-def _finished(item: Item, raw: Raw, entry: Format, used: frozenset[str], ident: str) -> tuple[Item, list[Drop]]:
-    """The item with its place, id, group and spare fields, and without empty answers."""
-    ident, where = item.id or ident, item.where or raw.where
-    drops = []
-    empty = {k for k, response in enumerate(item.responses) if not answer_text(response.turns).strip()}
-    if empty:
-        if len(item.responses) - len(empty) < 2:
-            named_ = ", ".join(f"response {k}" for k in sorted(empty))
-            raise UnusableError("empty_response", f"{named_} of {len(item.responses)} is empty")
-        item = without(item, empty)
-        drops = [Drop(where, ident, "empty_response", f"response {k}", "part") for k in sorted(empty)]
-    if entry.name == "afzal":
-        return item.placed(ident, where, item.group, item.extra), drops
-    assert isinstance(raw.value, Mapping)
-    spare = {k: v for k, v in raw.value.items() if v is not None and (k in _TEMPLATE or (k not in used and _small(v)))}
-    return item.placed(ident, where, item.group or _group(item), {**item.extra, **spare}), drops
+def _says(turns: Turns) -> bool:
+    """Whether an answer has words, or thoughts."""
+    if isinstance(turns, str):
+        return not turns.isspace() and turns != ""
+    return bool(answer_text(turns).strip()) or any(m.reasoning.strip() for m in turns)
+
+
+def _system(row: Row) -> str:
+    """The row's system message; "" when it has none."""
+    if row.keys().isdisjoint(_SYSTEM):
+        return ""
+    name = name_of(row, SYSTEM)
+    return text(row, name) if name and row[name] != "" else ""
+
+
+def _with_system(item: Item, row: Row) -> Item:
+    """The item as a conversation that begins with the row's system message.
+
+    Raises:
+        RowError: the conversation begins with another one.
+    """
+    system = _system(row)
+    if isinstance(item.prompt, str):
+        answers = [Response(reply(r.turns) if isinstance(r.turns, str) else r.turns, r.source) for r in item.responses]
+        return replace(item, prompt=ask(item.prompt, system=system), responses=tuple(answers))
+    if not system.strip():
+        return item
+    if item.prompt and item.prompt[0].role == "system":
+        if content_text(item.prompt[0].content).strip() != system.strip():
+            raise RowError("bad_value", name_of(row, SYSTEM), "differs from the system message of the conversation")
+        return item
+    return replace(item, prompt=(Message("system", system), *item.prompt))
+
+
+def _unmarked(item: Item) -> Item:
+    """The item with plain messages.
+
+    Raises:
+        UnusableError: an answer is marked as not to be learned, or only in part.
+    """
+    marked = any(type(m) is Marked for r in item.responses if not isinstance(r.turns, str) for m in r.turns)
+    if not marked and (isinstance(item.prompt, str) or not any(type(m) is Marked for m in item.prompt)):
+        return item
+    for response in item.responses:
+        for turn in response.turns:
+            if isinstance(turn, Marked) and turn.role == "assistant" and turn.learned != 1:
+                raise UnusableError("not_learned", f"an answer is marked to be learned with weight {turn.learned:g}")
+    answers = tuple(Response(_bare(response.turns), response.source) for response in item.responses)
+    return replace(item, prompt=_bare(item.prompt), responses=answers)
+
+
+def _bare(turns: Turns) -> Turns:
+    return turns if isinstance(turns, str) else unmarked(turns)
+
+
+def _told_template(row: Row, name: str) -> Any:
+    """``tools`` or ``chat_template_kwargs`` as structures; they come as JSON in some files."""
+    value = row[name]
+    if isinstance(value, str):
+        raise RowError("wrong_type", name, "is text, but neither JSON nor Python's repr of a list or an object")
+    return value
+
+
+def _not_understood(name: str, where: str, entry: Format, sample: list[Row]) -> AfzalError:
+    return AfzalError(
+        f"field '{name}' may change what the rows mean, and the format {entry.name} does not read it",
+        where=where,
+        remedy=f"{opinion_hint(sample, name)}; or pass it over, if it means nothing, with --format {entry.name}",
+    )
+
+
+def _other_scale(bad: ScaleError, where: str, entry: Format) -> AfzalError:
+    return AfzalError(
+        bad.detail,
+        where=where,
+        why=f"read as {entry.name}; other numbers than these make the whole column one of another scale",
+        remedy="write the column in the values of docs/formats.md",
+    )
 
 
 def _group(item: Item) -> str:
@@ -181,45 +339,6 @@ def _refuse_media(row: Row) -> None:
             raise UnusableError("media", f"'{name}' holds images, sound or video, which are not read yet")
 
 
-def _renamed(stream: Iterator[Raw], columns: dict[str, str]) -> Iterator[Raw]:
-    """Rows with ``columns`` applied: the source's name becomes Afzal's, and is gone under its own."""
-    if not columns:
-        yield from stream
-        return
-    seen = False
-    for raw in stream:
-        if isinstance(raw.value, Fault):
-            yield raw
-            continue
-        found = {name: _reach(raw.value, path) for name, path in columns.items()}
-        if not seen and (missing := [name for name, got in found.items() if got is _ABSENT]):
-            raise _unknown_column(raw, columns[missing[0]])
-        seen = True
-        taken = {path.split(".")[0] for path in columns.values() if "." not in path}
-        row = {k: v for k, v in raw.value.items() if k not in taken}
-        yield Raw(raw.where, row | {name: got for name, got in found.items() if got is not _ABSENT})
-
-
-_ABSENT = object()
-
-
-def _reach(row: Any, path: str) -> Any:
-    if isinstance(row, Mapping) and path in row:
-        return row[path]
-    head, dot, rest = path.partition(".")
-    if not dot or not isinstance(row, Mapping) or head not in row:
-        return _ABSENT
-    return _reach(row[head], rest)
-
-
-def _unknown_column(raw: Raw, name: str) -> AfzalError:
-    assert isinstance(raw.value, Mapping)
-    fields = [str(field) for field in raw.value]
-    close = get_close_matches(name, fields, n=1)
-    remedy = f"did you mean '{close[0]}'?" if close else "name the fields as the file does"
-    return AfzalError(f"no field '{name}'", where=raw.where, why=f"the row has: {', '.join(fields)}", remedy=remedy)
-
-
 def _chosen(name: str, sample: list[Row]) -> Format:
     entries = named(name)
     if not entries:
@@ -236,27 +355,28 @@ def _chosen(name: str, sample: list[Row]) -> Format:
 def _refuse_empty(stream: Iterable[Raw], source: str) -> None:
     faults = [Drop(r.where, "", r.value.reason, r.value.detail) for r in stream if isinstance(r.value, Fault)]
     if faults:
-        raise _faulty(faults, len(faults))
+        raise _faulty(faults, len(faults), len(faults), 0)
     raise AfzalError("holds no rows", where=source, remedy="give a source with one row at least")
 
 
-def _faulty(faults: list[Drop], count: int) -> AfzalError:
+def _faulty(faults: list[Drop], faulty: int, count: int, sound: int) -> AfzalError:
     others = [f"{fault.where}: {fault.detail}" for fault in faults[1:SHOWN_FAULTS]]
-    more = len(faults) - 1 - len(others)
-    lines = [f"{len(faults)} of {count} rows cannot be read", *others, *([f"and {more} more"] if more > 0 else [])]
+    more = faulty - 1 - len(others)
+    lines = [f"{faulty} of {count} rows cannot be read", *others, *([f"and {more} more"] if more > 0 else [])]
     return AfzalError(
         faults[0].detail,
         where=faults[0].where,
         why="\n       ".join(lines),
-        remedy="mend the rows, or pass --skip-bad to drop and count them",
+        remedy="mend the rows, or pass --skip-bad to drop and count them" if sound else "mend the rows",
     )
 
 
-def _nothing_left(source: str, entry: Format, drops: list[Drop], count: int, first: Row) -> AfzalError:
-    counts = Counter(drop.reason for drop in drops if drop.scope == "row")
-    reasons = ", ".join(f"{reason} {n}" for reason, n in counts.most_common())
-    why = f"read as {entry.name}; dropped: {reasons}. First: {drops[0].where}: {drops[0].detail}"
-    remedy = "" if "media" in counts else nothing_fits([first]).remedy
+def _nothing_left(source: str, entry: Format, losses: Losses, count: int, sample: list[Row]) -> AfzalError:
+    whole = Counter({reason: n for reason, n in losses.counts.items() if not reason.endswith(" (part)")})
+    reasons = ", ".join(f"{reason} {n}" for reason, n in whole.most_common())
+    first = losses.first[0]
+    why = f"read as {entry.name}; dropped: {reasons}. First: {first.where}: {first.detail}"
+    remedy = "" if "media" in whole else nothing_fits(sample).remedy
     return AfzalError(f"none of {count} rows can be used", where=source, why=why, remedy=remedy)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
-from afzal.data.fields import RowError, UnusableError, kind
+from afzal.data.fields import RowError, UnusableError, flag, kind, number
 from afzal.records import Message, Turns
 
 Messages = tuple[Message, ...]
@@ -23,13 +25,25 @@ ROLES = {
     "model": "assistant",
     "system": "system",
     "developer": "developer",
+    # What a model writes to call a tool is its own turn, and what the tool answers is not.
+    "function_call": "assistant",
+    "tool_call": "assistant",
     "tool": "tool",
     "observation": "tool",
     "function": "tool",
+    "function_response": "tool",
+    "tool_response": "tool",
+    "tool_result": "tool",
     "ipython": "tool",
 }
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
+# How files say of one message whether it is to be learned.
+_LEARNED = ("loss_weight", "weight", "loss", "train", "trainable", "training", "loss_mask")
+# Keys of a message that would change what is said or learned, and are not read.
+_REFUSED = ("function_call", "tool_call_id", "train_detail", "mask", "masked", "ignore", "prefix", "partial")
+_PLAIN_KEYS = frozenset({"role", "content", "from", "value"})
+_KNOWN_KEYS = _PLAIN_KEYS | {*REASONING, *_LEARNED, *_REFUSED, "tool_calls"}
 
 _TURN = re.compile(r"(?:^|\n\n)[ \t]*(Human|Assistant):")
 # Scripts written without spaces between words: every character there is a boundary.
@@ -38,18 +52,71 @@ _UNSPACED = re.compile(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Marked(Message):
+    """A message of which its file says how much it is to be learned (0: not at all).
+
+    Parsers make these; reading replaces them by plain messages, and drops answers that are not to be learned.
+    """
+
+    learned: float = field(default=1.0, compare=False)
+
+
 def message(raw: Any, field: str) -> Message:
-    """One message from ``{role, content}`` or ``{from, value}``."""
+    """One message from ``{role, content}`` or ``{from, value}``; thoughts and marks beside it are kept."""
     if not isinstance(raw, Mapping):
         raise RowError("wrong_type", field, f"holds {kind(raw)} where a message belongs")
-    role = raw.get("role", raw.get("from"))
-    if not isinstance(role, str) or role.lower() not in ROLES:
-        known = ", ".join(sorted(ROLES))
-        raise RowError("bad_value", field, f"holds a message with role {role!r} (known: {known})")
+    role = _role(raw.get("role", raw.get("from")), field)
+    content = raw.get("content", raw.get("value"))
+    if raw.keys() <= _PLAIN_KEYS:
+        return Message(role, _content(content, field))
     if raw.get("tool_calls"):
         raise UnusableError("tool_calls", "messages with tool calls are not supported yet")
-    content = raw.get("content", raw.get("value"))
-    return Message(ROLES[role.lower()], _content(content, field), _reasoning(raw, field))
+    if refused := next((name for name in _REFUSED if raw.get(name)), None):
+        raise UnusableError("message_field", f"messages with '{refused}' are not supported yet")
+    thoughts = _reasoning(raw, field)
+    learned = learned_share(raw)
+    if learned is None:
+        return Message(role, _content(content, field), thoughts)
+    return Marked(role, _content(content, field), thoughts, learned)
+
+
+def unmarked(turns: Messages) -> Messages:
+    """The messages without marks of what is to be learned."""
+    return tuple(Message(m.role, m.content, m.reasoning) for m in turns)
+
+
+def learned_share(raw: Mapping[str, Any]) -> float | None:
+    """How much a message is to be learned, by its own mark: 0 not at all, 1 as usual, None when it has no mark."""
+    stated = [name for name in _LEARNED if raw.get(name) is not None]
+    if not stated:
+        return None
+    shares = {_share(raw, name) for name in stated}
+    if len(shares) > 1:
+        raise RowError("bad_value", stated[0], f"contradicts '{stated[1]}' of the same message")
+    return shares.pop()
+
+
+def unread_keys(raw: Any) -> list[str]:
+    """The keys of a message that :func:`message` passes over."""
+    return [str(name) for name in raw if name not in _KNOWN_KEYS] if isinstance(raw, Mapping) else []
+
+
+def _share(raw: Mapping[str, Any], name: str) -> float:
+    if name in ("loss_weight", "weight") and not isinstance(raw[name], bool):
+        share = number(raw, name)
+        if share < 0:
+            raise RowError("bad_value", name, f"is {share:g}, below 0")
+        return share
+    return float(flag(raw, name))
+
+
+def _role(given: Any, field: str) -> str:
+    role = ROLES.get(given) or ROLES.get(re.sub("[ -]", "_", given.strip().lower())) if isinstance(given, str) else None
+    if role is None:
+        known = ", ".join(sorted(ROLES))
+        raise RowError("bad_value", field, f"holds a message with role {given!r} (known: {known})")
+    return role
 
 
 def messages(raw: Any, field: str) -> Messages:
@@ -102,7 +169,7 @@ def content_text(content: str | tuple[Mapping[str, Any], ...]) -> str:
 
 
 def stripped(turns: Turns) -> str | tuple[tuple[str, str], ...]:
-    """A hashable key of what was said, without white space at the ends."""
+    """A hashable key of what was said (and thought), without white space at the ends."""
     if isinstance(turns, str):
         return turns.strip()
     return tuple((m.role, _said(m)) for m in turns)
@@ -170,11 +237,55 @@ def _assistant_at(turns: Messages, at: int) -> bool:
 def _is_cut(first: str, second: str, at: int) -> bool:
     if first[at - 1].isspace() or not first[at:].strip() or not second[at:].strip():
         return False
-    return not (_in_word(first[at - 1]) and (_in_word(first[at]) or _in_word(second[at])))
+    return not (_joined(first, at) or _joined(second, at))
+
+
+def _joined(text: str, at: int) -> bool:
+    """Whether the characters before and after ``at`` belong to one grapheme or one word.
+
+    A small part of the Unicode rules for text segmentation (UAX #29): marks, joiners, modifiers and flags continue a
+    grapheme; letters, digits, marks and "_" a word, and so do single apostrophes, dots and commas inside one.
+    """
+    before, after = text[at - 1], text[at]
+    if before < "\x7f" and after < "\x7f" and not (before.isalnum() or after.isalnum()):
+        return before == after == "_"
+    if _continues(after) or before in _JOINERS or (_is_flag(before) and _is_flag(after) and _odd_flags(text, at)):
+        return True
+    if _in_word(before) and _in_word(after):
+        return True
+    return (before in _MIDDLE and at > 1 and _in_word(text[at - 2]) and _in_word(after)) or (
+        after in _MIDDLE and at + 1 < len(text) and _in_word(before) and _in_word(text[at + 1])
+    )
+
+
+_JOINERS = "\u200c\u200d"
+_MIDDLE = "'\u2019.,:\u00b7"
+
+
+def _continues(char: str) -> bool:
+    """Whether a character belongs to the grapheme before it."""
+    if char < "\u0300":
+        return False
+    return (
+        unicodedata.category(char) in ("Mn", "Mc", "Me")
+        or char in _JOINERS
+        or char in "\u0e33\u0eb3"  # Thai and Lao AM, letters by category
+        or "\U0001f3fb" <= char <= "\U0001f3ff"  # skin tones
+        or "\U000e0020" <= char <= "\U000e007f"  # the tags of flags
+    )
+
+
+def _is_flag(char: str) -> bool:
+    return "\U0001f1e6" <= char <= "\U0001f1ff"
+
+
+def _odd_flags(text: str, at: int) -> bool:
+    """Whether ``at`` stands between the two letters of one flag."""
+    return len(list(takewhile(_is_flag, reversed(text[:at])))) % 2 == 1
 
 
 def _in_word(char: str) -> bool:
-    return char.isalnum() and not _UNSPACED.match(char)
+    return (char.isalnum() or char == "_" or _continues(char)) and not _UNSPACED.match(char)
 
 
 def _content(raw: Any, field: str) -> str | tuple[Mapping[str, Any], ...]:

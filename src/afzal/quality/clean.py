@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Iterable
 
-from afzal.data import Drop, remap
+from afzal.data import Drop, remap, without
 from afzal.data.remap import moved_votes
-from afzal.data.turns import stripped
+from afzal.data.turns import full_text, stripped
 from afzal.records import Comparison, Item, Turns, Vote, turns_to_json, vote_values
 
 
 def clean(items: Iterable[Item]) -> tuple[list[Item], list[Drop]]:
-    """Items without identical pairs and without exact duplicates, in order, and a reason for each loss.
+    """Items without empty answers, identical pairs and exact duplicates, in order, and a reason for each loss.
 
+    Answers without words are kept at reading where people judged them; there is nothing in them to learn.
     Answers that are equal but for white space at their ends are merged into one, with the votes of both. An item whose
     answers are all the same is dropped. Of items with the same prompt, answers and votes (whatever the order in which
     the answers stand) the first is kept. Contradictory pairs are kept: :func:`afzal.quality.contradictions` finds them.
@@ -22,6 +23,11 @@ def clean(items: Iterable[Item]) -> tuple[list[Item], list[Drop]]:
     drops: list[Drop] = []
     seen: dict[Hashable, str] = {}
     for item in items:
+        item, empty = _without_empty(item)
+        if empty is not None:
+            drops.append(empty)
+            if empty.scope == "row":
+                continue
         merged = merge_identical(item)
         if len(merged.responses) < len(item.responses):
             gone = len(merged.responses) == 1
@@ -35,6 +41,25 @@ def clean(items: Iterable[Item]) -> tuple[list[Item], list[Drop]]:
         seen[key] = item.where or item.id
         kept.append(merged)
     return kept, drops
+
+
+def _without_empty(item: Item) -> tuple[Item, Drop | None]:
+    """The item without answers that say nothing, and what is lost; an item left with fewer than two is lost whole."""
+    if len(item.responses) < 2:
+        return item, None
+    empty = {k for k, response in enumerate(item.responses) if _is_empty(response.turns)}
+    if not empty:
+        return item, None
+    scope = "row" if len(item.responses) - len(empty) < 2 else "part"
+    names = ", ".join(f"response {k}" for k in sorted(empty))
+    drop = Drop(item.where, item.id, "empty_response", f"{names} of {len(item.responses)} is empty", scope)
+    return (item if scope == "row" else without(item, empty)), drop
+
+
+def _is_empty(turns: Turns) -> bool:
+    if isinstance(turns, str):
+        return not turns.strip()
+    return not full_text(turns).strip() and not any(m.reasoning.strip() for m in turns)
 
 
 def merge_identical(item: Item) -> Item:

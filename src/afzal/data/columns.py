@@ -1,0 +1,58 @@
+"""Fields under other names: Afzal's name for each of the source's, as ``--columns`` gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from afzal.data.fields import Row
+from afzal.data.jsontext import Fault, Raw
+from afzal.errors import AfzalError
+
+_ABSENT = object()
+
+
+def renamed_rows(stream: Iterator[Raw], columns: Mapping[str, str]) -> Iterator[Raw]:
+    """Rows with ``columns`` applied.
+
+    Raises:
+        AfzalError: the first sound row lacks one of the fields.
+    """
+    if not columns:
+        yield from stream
+        return
+    seen = False
+    for raw in stream:
+        if isinstance(raw.value, Fault):
+            yield raw
+            continue
+        if not seen and (missing := [path for path in columns.values() if _reach(raw.value, path) is _ABSENT]):
+            raise _unknown_column(raw, missing[0])
+        seen = True
+        yield Raw(raw.where, renamed(raw.value, columns))
+
+
+def renamed(row: Row, columns: Mapping[str, str]) -> Row:
+    """The row with the source's names replaced by Afzal's; what is not there is left out."""
+    reached = {name: _reach(row, path) for name, path in columns.items()}
+    taken = {path for path in columns.values() if path in row}
+    kept = {k: v for k, v in row.items() if k not in taken}
+    return kept | {name: got for name, got in reached.items() if got is not _ABSENT}
+
+
+def _reach(row: Any, path: str) -> Any:
+    if isinstance(row, Mapping) and path in row:
+        return row[path]
+    head, dot, rest = path.partition(".")
+    if not dot or not isinstance(row, Mapping) or head not in row:
+        return _ABSENT
+    return _reach(row[head], rest)
+
+
+def _unknown_column(raw: Raw, name: str) -> AfzalError:
+    assert isinstance(raw.value, Mapping)
+    fields = [str(field) for field in raw.value]
+    close = get_close_matches(name, fields, n=1)
+    remedy = f"did you mean '{close[0]}'?" if close else "name the fields as the file does"
+    return AfzalError(f"no field '{name}'", where=raw.where, why=f"the row has: {', '.join(fields)}", remedy=remedy)

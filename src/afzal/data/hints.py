@@ -1,0 +1,66 @@
+"""Which of a file's fields might be which: only what was tried on its rows and works is ever proposed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+
+from afzal.data.columns import renamed
+from afzal.data.fields import Row
+from afzal.data.format import Format
+
+_TRIED_ROWS = 8
+_GUESSES = 3
+_SYNONYMS = {
+    "prompt": ("prompt", "question", "instruction", "query", "input", "problem", "context", "history", "text"),
+    "chosen": ("chosen", "better", "good", "preferred", "accepted", "winner", "positive", "win", "best"),
+    "rejected": ("rejected", "worse", "bad", "dispreferred", "loser", "negative", "lose", "worst"),
+    "completion": ("completion", "response", "answer", "output", "reply", "generation", "text"),
+    "label": ("label", "good", "thumbs", "score", "reward", "rating", "feedback", "correct", "quality", "verdict"),
+    "responses": ("responses", "completions", "generations", "answers", "candidates", "outputs"),
+    "scores": ("scores", "rewards", "ratings", "score", "reward"),
+    "winner": ("winner", "preferred", "preference", "choice", "vote", "verdict", "label", "better"),
+}
+_LAYOUTS = (
+    ("prompt", "chosen", "rejected"),
+    ("prompt", "completion", "label"),
+    ("prompt", "responses", "scores"),
+    ("winner",),
+    ("chosen", "rejected"),
+)
+_GENERAL = "say which field is which with --columns, such as prompt=q,chosen=good,rejected=bad (names: docs/formats.md)"
+
+
+def columns_hint(sample: Sequence[Row], works: Callable[[Sequence[Row]], Format | None], field: str = "") -> str:
+    """The first ``--columns`` under which the rows can be read, or how such a thing is written.
+
+    Args:
+        works: the format that rows are in when they can be read whole, else None.
+        field: one that must be among those named; "" when any may be.
+    """
+    rows = list(sample[:_TRIED_ROWS])
+    for columns in _proposals(rows[0]) if rows else ():
+        if field and field not in columns.values():
+            continue
+        entry = works([renamed(row, columns) for row in rows])
+        if entry is not None and entry.family not in ("plain", "refused"):
+            return f"say which field is which: --columns {','.join(f'{k}={v}' for k, v in columns.items())}"
+    return _GENERAL
+
+
+def _proposals(row: Row) -> Iterator[Mapping[str, str]]:
+    """Ways to name the row's fields, the likeliest first; no field twice."""
+    for layout in _LAYOUTS:
+        for fields in product(*(_guesses(row, name) for name in layout)):
+            columns = {want: field for want, field in zip(layout, fields, strict=True) if want != field}
+            if columns and len(set(fields)) == len(fields):
+                yield columns
+
+
+def _guesses(row: Row, want: str) -> list[str]:
+    """The row's fields that most resemble one of Afzal's names; ids do not count."""
+    fields = [str(field) for field in row if not str(field).lower().endswith("id") and "," not in str(field)]
+    names = _SYNONYMS[want]
+    exact = sorted((f for f in fields if f.lower() in names), key=lambda f: names.index(f.lower()))
+    near = [f for f in fields if f not in exact and any(name in f.lower() for name in names)]
+    return (exact + near)[:_GUESSES]

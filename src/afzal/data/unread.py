@@ -1,0 +1,185 @@
+"""Fields that a format does not read: those that may change what is asked, said or preferred, and all others.
+
+A name is judged by its words (``"isGood"``, ``"thumbs_up"``, ``"Response 2"``), since files name things as they like.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from afzal.data.fields import LABELS, WORDS, Row, alternatives
+from afzal.data.format import Format
+from afzal.data.turns import full_text, looks_like_messages, unread_keys
+from afzal.records import Item
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Words of names that say which answer is better, or may ...
+_ORDER = _words(
+    "better best choice chosen label labels loser outcome preference preferred ranking rankings rejected verdict "
+    "vote votes win winner worse worst"
+)
+# ... what may stand beside such a word without making it another thing ...
+_BESIDE = _words(
+    "a answer answers b final first gold human id is left majority model of output overall response responses right "
+    "second the"
+)
+# ... words that say how good one answer is ...
+_OPINION = _ORDER | _words(
+    "accept accepted accuracy annotation annotations approved bad coherence correct correctness desirable dislike "
+    "downvotes evaluation feedback good grade harmful harmless helpful helpfulness incorrect judgement judgment kto "
+    "like liked lose negative passed positive quality rank ranks rating ratings reject reward rewards safe score "
+    "scores stars success thumb thumbs toxic toxicity undesirable unsafe upvotes"
+)
+# ... that name what is asked ...
+_PROMPT = _words(
+    "article background chat context conversation conversations dialog dialogs dialogue dialogues document documents "
+    "functions history input inputs instruction instructions knowledge message messages passage persona premise "
+    "prompt prompts queries query question questions request system tools turns"
+)
+# ... or an answer ...
+_ANSWER = _words(
+    "answer answers candidate candidates choices completion completions continuation generation generations options "
+    "output outputs rationale reasoning reply replies response responses solution target "
+    "thinking thought thoughts"
+)
+# ... and those that, as the last (or first) word, make a field one about such a thing.
+_ABOUT = _words(
+    "category characters chars count counts date difficulty fingerprint hash id idx ids index lang language len length "
+    "lengths level metadata model models name names origin path source sources split template time timestamp tokens "
+    "topic type url version"
+)
+_COUNTING = _words("expected gold judge labeling labelling len length n num number reference")
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_LABEL_WORDS = frozenset(LABELS) - frozenset(WORDS)
+
+
+class Unread:
+    """What the rows of one source hold beside what their format reads; ask :meth:`of` about every row.
+
+    Attributes:
+        names: every field that was passed over, in the order met; ``messages[].name`` for the keys of messages.
+    """
+
+    def __init__(self, entry: Format) -> None:
+        self.names: dict[str, None] = {}
+        self._entry, self._read = entry, entry.used()
+        self._known: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
+        self._met: set[tuple[str, ...]] = set()
+        self._choices = [field for field in entry.requires if "|" in field]
+
+    def of(self, row: Row, item: Item) -> str:
+        """The first field of a row that may change its meaning and is not read; "" when there is none."""
+        if not item.is_chat and (row.get("tools") or row.get("chat_template_kwargs")):
+            return "tools" if row.get("tools") else "chat_template_kwargs"
+        others, suspects = self._about(row)
+        for name in suspects:
+            if self._tells(name, row[name], item):
+                return name
+        if others and self._entry.family == "plain":
+            return next((name for name in others if _is_label_word(row[name])), "")
+        return ""
+
+    def others(self, row: Row) -> list[str]:
+        """The fields of a row that are not read."""
+        return self._about(row)[0]
+
+    def of_messages(self, row: Row) -> str:
+        """The first key of a message that may say how good it is and is not read; notes all keys that are not."""
+        for name, value in row.items():
+            if isinstance(value, list | tuple) and value and looks_like_messages(value):
+                for entry in value:
+                    if isinstance(entry, Mapping) and (key := self._of_message(name, entry)):
+                        return key
+        return ""
+
+    def _of_message(self, field: str, message: Mapping[str, Any]) -> str:
+        keys = (field, *message)
+        if keys in self._met:
+            return ""
+        self._met.add(keys)
+        unread = unread_keys(message)
+        self.names |= dict.fromkeys(f"{field}[].{key}" for key in unread)
+        told = (key for key in unread if self._entry.family == "plain" and _OPINION.intersection(words_of(key)))
+        return next((f"{field}[].{key}" for key in told), "")
+
+    def _about(self, row: Row) -> tuple[list[str], list[str]]:
+        keys = tuple(row)
+        known = self._known.get(keys)
+        if known is None:
+            known = self._known[keys] = self._sorted(keys)
+        return known
+
+    def _sorted(self, keys: tuple[str, ...]) -> tuple[list[str], list[str]]:
+        """(unread fields, those of them whose names may change the meaning) of rows with these keys."""
+        rivals = [name for field in self._choices for name in _rivals(field, keys, self._entry.optional)]
+        read = self._read.union(self._entry.also(keys))
+        others = [name for name in keys if name not in read] + rivals
+        self.names |= dict.fromkeys(others)
+        return others, [name for name in others if suspicious(name, self._entry)]
+
+    def _tells(self, name: str, value: Any, item: Item) -> bool:
+        """Whether a value says something that the item does not hold already."""
+        if value is None or value != value or (isinstance(value, str | list | tuple | Mapping) and not value):
+            return False
+        words = set(words_of(name))
+        if not words & _OPINION and not isinstance(value, str | list | tuple | Mapping):
+            return False
+        if isinstance(value, str) and not value.strip():
+            return False
+        return not _said(value, item)
+
+
+def suspicious(name: str, entry: Format) -> bool:
+    """Whether a field of this name may change what rows of a format mean."""
+    row = words_of(name)
+    words = set(row)
+    if words & _ORDER and words <= _ORDER | _BESIDE:
+        return True
+    if not row or row[-1] in _ABOUT or row[0] in _COUNTING:
+        return False
+    if words & _PROMPT:
+        return True
+    if entry.family != "plain":
+        return False
+    return bool(words & _ANSWER) or (bool(words & _OPINION) and entry.name != "prompts")
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a field's name: ``"thumbs_up"``, ``"thumbsUp"`` and ``"Thumbs up 1"`` are thumbs, up."""
+    return [word.lower() for word in _WORD.findall(name)]
+
+
+def _rivals(field: str, keys: tuple[str, ...], optional: tuple[str, ...]) -> list[str]:
+    """Of ``"a|b|c"``, the fields that are there and give way to another one that is read."""
+    there = [name for name in alternatives(field) if name in keys]
+    return [name for name in there[1:] if name not in optional]
+
+
+def _is_label_word(value: Any) -> bool:
+    return isinstance(value, str) and len(value) < 20 and value.strip().lower() in _LABEL_WORDS
+
+
+def _said(value: Any, item: Item) -> bool:
+    """Whether all texts of a value stand in the item: another way to write the same."""
+    texts = list(_texts(value))
+    if not texts:
+        return False
+    held = "\n".join([full_text(item.prompt), *(full_text(response.turns) for response in item.responses)])
+    return all(text.strip() in held for text in texts)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _texts(entry)
+    elif isinstance(value, Mapping):
+        content = value.get("content", value.get("value")) if looks_like_messages(value) else list(value.values())
+        yield from _texts([part.get("text") for part in content if isinstance(part, Mapping)] or content)
