@@ -135,7 +135,7 @@ def test_pandalm_votes_and_agreement():
     agreement = next(f for f in found.findings if f.code == "agreement")
     assert (agreement.count, agreement.total) == (same, 3 * len(raw)) == (1520, 1650)
     assert found.annotators == 3
-    for item, row in zip(read(path).items, kept, strict=True):
+    for item, row in zip(read(path).items, raw, strict=True):
         ones = sum(row[f"annotator{k}"] == 1 for k in (1, 2, 3))
         ties = sum(row[f"annotator{k}"] == 0 for k in (1, 2, 3))
         (pair,) = preferences(item)

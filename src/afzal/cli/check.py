@@ -46,7 +46,9 @@ def command(
         dataset = data.read(source, columns=given, format=format, on_error="drop" if skip_bad else "raise")
         audit = quality.audit(dataset)
     if as_json:
-        typer.echo(json.dumps(asdict(audit) | {"notes": dataset.notes}, ensure_ascii=False, indent=2))
+        typer.echo(
+            json.dumps(asdict(audit) | {"notes": dataset.notes, "unread": dataset.unread}, ensure_ascii=False, indent=2)
+        )
     elif sys.stdout.isatty():
         _print_table(dataset, audit)
     else:
@@ -104,6 +106,7 @@ def counts(audit: Audit) -> dict[str, str]:
 
 def _lines(dataset: Dataset, audit: Audit) -> list[str]:
     lines = [f"{audit.source}: format {audit.format}", *(f"  {note}" for note in dataset.notes)]
+    lines += [f"  not read: {', '.join(dataset.unread)}"] if dataset.unread else []
     lines += [f"{name}: {figure}" for name, figure in counts(audit).items()]
     for finding in audit.findings:
         lines.append(f"{finding.severity:<5} {finding.code}: {finding.message}")
@@ -123,6 +126,8 @@ def _print_table(dataset: Dataset, audit: Audit) -> None:
     facts = Table.grid(padding=(0, 2))
     for what, _, field in (note.partition(": ") for note in dataset.notes):
         facts.add_row(f"[dim]{escape(what)}[/]", escape(field))
+    if dataset.unread:
+        facts.add_row("[dim]not read[/]", escape(", ".join(dataset.unread)))
     for name, figure in counts(audit).items():
         facts.add_row(f"[dim]{name}[/]", escape(figure))
     console.print(facts)

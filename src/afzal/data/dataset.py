@@ -59,8 +59,8 @@ class Dataset:
     """Items of one source, with an account of every row: ``rows == kept + dropped rows``.
 
     A row may hold several items (a conversation tree), so ``len(items)`` can exceed ``kept``. ``notes`` say in words
-    what was understood. ``fingerprint`` is the SHA-256 of prompts, responses and votes in order; file names, ids and
-    line numbers do not enter it.
+    what was understood; ``unread`` names the fields that were passed over. ``fingerprint`` is the SHA-256 of prompts,
+    responses and votes in order; file names, ids and line numbers do not enter it.
     """
 
     items: list[Item]
@@ -70,6 +70,7 @@ class Dataset:
     notes: list[str] = field(default_factory=list)
     fingerprint: str = ""
     source: str = ""
+    unread: list[str] = field(default_factory=list)
 
     @property
     def kept(self) -> int:

@@ -104,7 +104,7 @@ def nothing_fits(sample: Sequence[Row], source: str = "", wheres: Sequence[str] 
     at = odd if odd is not None else voiced[0] if voiced else 0
     row = sample[at] if sample else {}
     fields = ", ".join(map(str, row)) or "none"
-    able = [entry for entry in FORMATS if entry.parse and not (at in voiced and entry.family == "plain")]
+    able = [e for e in FORMATS if e.parse and e.family != "votes" and not (at in voiced and e.family == "plain")]
     nearest = max(able, key=lambda entry: (_share(entry, row), len(entry.requires)))
     missing = [field.replace("|", " or ") for field in nearest.requires if not has(row, field)]
     lack = f"also needs {', '.join(missing)}" if missing else f"but {_complaint(nearest, row)}"

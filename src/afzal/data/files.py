@@ -11,25 +11,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from afzal.data.jsontext import Fault, Raw, decode_utf8, read_array, read_lines
+from afzal.data.fields import Row
+from afzal.data.jsontext import Fault, Raw, first_fault, read_array, read_lines, refuse_foreign_text, unfolded
 from afzal.errors import AfzalError
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+MAX_UNPACKED = 4 * 2**30  # bytes
+_MAX_CELL = 64 * 2**20  # characters of a cell, and of a line, of a table
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?(@[\w.\[\]:%-]+)?")
 _HUB_HELP = "a hub data set is owner/name, owner/name@split or owner/name:config@split"
 
 
-def rows(source: str | Path) -> Iterator[Raw]:
+def rows(source: str | Path, max_unpacked: int = MAX_UNPACKED) -> Iterator[Raw]:
     """Rows of a file, a folder of files, a ``save_to_disk`` folder, or a hub id.
+
+    Args:
+        max_unpacked: bytes that a gzip file may unpack to; 0 for any number.
 
     Raises:
         AfzalError: nothing there, an unknown kind of file, or one that cannot be read as its kind.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return _folder(path)
+        return _folder(path, max_unpacked)
     if path.is_file():
-        return _file(path)
+        return _file(path, max_unpacked)
     if isinstance(source, str) and _HUB.fullmatch(source) and not source.endswith((*KINDS, ".gz")):
         return _hub(source)
     raise AfzalError(f"no such file or folder: {source}", remedy=_near(path) or f"check the path; {_HUB_HELP}")
@@ -43,7 +49,7 @@ def kind_of_file(path: Path) -> str:
     return names[-1] if names and names[-1] in KINDS else ""
 
 
-def _file(path: Path) -> Iterator[Raw]:
+def _file(path: Path, limit: int) -> Iterator[Raw]:
     kind, packed = kind_of_file(path), path.suffix.lower() == ".gz"
     if kind in (".parquet", ".arrow"):
         if packed:
@@ -51,19 +57,23 @@ def _file(path: Path) -> Iterator[Raw]:
                 f"{path.name}: unpack {kind} files first", where=str(path), why="they are compressed inside"
             )
         return _parquet(path) if kind == ".parquet" else _arrow(path)
-    return _text(path, kind, packed)
+    return _text(path, kind, packed, limit)
 
 
-def _text(path: Path, kind: str, packed: bool) -> Iterator[Raw]:
+def _text(path: Path, kind: str, packed: bool, limit: int) -> Iterator[Raw]:
     name = str(path)
     try:
-        with _open(path, packed) as stream:
+        with _open(path, packed, limit) as stream:
             if kind in (".csv", ".tsv"):
-                yield from _table(decode_utf8(stream.read(), name), name, "\t" if kind == ".tsv" else ",")
+                yield from _table(stream, name, "\t" if kind == ".tsv" else ",")
             elif _is_lines(stream, kind, name):
-                yield from read_lines(stream, name)
+                lines = read_lines(stream, name)
+                yield from unfolded(lines, name) if kind == ".json" else lines
             else:
-                yield from read_array(stream.read(), name)
+                yield from unfolded(read_array(stream, name), name)
+    except UnicodeDecodeError:
+        with _open(path, packed, limit) as stream:
+            raise first_fault(stream, name) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         why = f"{error}; was it cut off?"
         raise AfzalError("the gzip file cannot be unpacked", where=name, why=why, remedy="fetch it once more") from None
@@ -71,9 +81,34 @@ def _text(path: Path, kind: str, packed: bool) -> Iterator[Raw]:
         raise AfzalError("the file cannot be read", where=name, why=str(error.strerror or error)) from None
 
 
-def _open(path: Path, packed: bool) -> io.BufferedReader:
-    raw = gzip.GzipFile(path, "rb") if packed else io.FileIO(path)
-    return io.BufferedReader(raw, 2**16)  # pyright: ignore[reportArgumentType]
+def _open(path: Path, packed: bool, limit: int) -> io.BufferedReader:
+    return io.BufferedReader(_Unpacked(path, limit) if packed else io.FileIO(path), 2**16)
+
+
+class _Unpacked(io.RawIOBase):
+    """What a gzip file holds, up to ``limit`` bytes (0: no limit): a few kilobytes can unpack to any size."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self._path, self._limit, self._bytes = path, limit, 0
+        self._file = gzip.GzipFile(path, "rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = self._file.readinto(buffer)
+        self._bytes += size
+        if self._limit and self._bytes > self._limit:
+            raise AfzalError(
+                f"unpacks to more than {self._limit / 2**30:g} GiB",
+                where=str(self._path),
+                remedy="unpack it first, or lift the limit of check and convert with --max-unpacked 0",
+            )
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _is_lines(stream: io.BufferedReader, kind: str, name: str) -> bool:
@@ -88,9 +123,11 @@ def _is_lines(stream: io.BufferedReader, kind: str, name: str) -> bool:
     return kind == ".jsonl" or not newline or bool(first.rstrip().endswith(b"}") and rest.strip())
 
 
-def _table(text: str, name: str, separator: str) -> Iterator[Raw]:
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), delimiter=separator, strict=True)
+def _table(stream: io.BufferedReader, name: str, separator: str) -> Iterator[Raw]:
+    csv.field_size_limit(_MAX_CELL)
+    refuse_foreign_text(stream.peek(4)[:4], name)
+    lines = _Lines(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), name)
+    reader = csv.reader(lines, delimiter=separator, strict=True)
     try:
         header = next(reader, [])
     except csv.Error as error:
@@ -98,16 +135,40 @@ def _table(text: str, name: str, separator: str) -> Iterator[Raw]:
     if twice := [column for column in header if header.count(column) > 1]:
         raise AfzalError(f"column '{twice[0]}' occurs twice in the header", where=f"{name}:1", remedy="rename one")
     while True:
-        line = reader.line_num + 1
+        line = lines.ended + 1
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            why = "an unclosed quote makes the rest of the file one cell" if "end of data" in str(error) else ""
+            unclosed = "end of data" in str(error) or "field limit" in str(error)
+            why = "an unclosed quote makes the rest of the file one cell" if unclosed else ""
             raise AfzalError(f"is not a table row: {error}", where=f"{name}:{line}", why=why) from None
         if cells is None:
             return
         if cells:
             yield Raw(f"{name}:{line}", _cells(header, cells))
+
+
+class _Lines:
+    """Lines of a table, and how many have ended: with a line feed, as editors and ``grep -n`` count them.
+
+    A lone carriage return inside a cell is none; in a file that ends its lines with nothing else, it is.
+    """
+
+    def __init__(self, text: io.TextIOWrapper, name: str) -> None:
+        self.ended, self._text, self._name, self._mark = 0, text, name, ""
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(_MAX_CELL)
+        if not line:
+            raise StopIteration
+        if len(line) >= _MAX_CELL:
+            raise AfzalError(f"a line is longer than {_MAX_CELL // 2**20} MiB", where=f"{self._name}:{self.ended + 1}")
+        self._mark = self._mark or ("\r" if line.endswith("\r") else "\n")
+        self.ended += line.endswith(self._mark)
+        return line
 
 
 def _cells(header: list[str], cells: list[str]) -> dict[str, Any] | Fault:
@@ -151,12 +212,33 @@ def _unreadable(kind: str, path: Path, error: Exception) -> AfzalError:
 def _batches(batches: Any, name: str) -> Iterator[Raw]:
     number = 0
     for batch in batches:
-        for row in batch.to_pylist():
+        for row in _values(batch):
             number += 1
             yield Raw(f"{name}:{number}", row)
 
 
-def _folder(path: Path) -> Iterator[Raw]:
+def _values(batch: Any) -> list[Row | Fault]:
+    """The rows of a batch; where one cannot become Python values, it alone is a fault."""
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError):  # UnicodeDecodeError is a ValueError; dates out of range are others
+        return [_value(batch.slice(n, 1)) for n in range(batch.num_rows)]
+
+
+def _value(row: Any) -> Row | Fault:
+    for field, column in zip(row.schema.names, row.columns, strict=True):
+        try:
+            column.to_pylist()
+        except UnicodeDecodeError as error:
+            return Fault(
+                "not_utf8", f"field '{field}' holds a byte that is not UTF-8 (0x{error.object[error.start]:02x})"
+            )
+        except (ValueError, OverflowError) as error:
+            return Fault("bad_value", f"field '{field}' holds what cannot be read: {_first_line(error)}")
+    return row.to_pylist()[0]
+
+
+def _folder(path: Path, limit: int) -> Iterator[Raw]:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return _saved(path)
     if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
@@ -169,7 +251,7 @@ def _folder(path: Path) -> Iterator[Raw]:
         raise AfzalError(
             f"{path} mixes kinds of files: {' '.join(kinds)}", remedy="name one file, or one kind per folder"
         )
-    return (raw for file in files for raw in _file(file))
+    return (raw for file in files for raw in _file(file, limit))
 
 
 def _saved(path: Path) -> Iterator[Raw]:

@@ -5,15 +5,20 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from afzal.data.fields import Row, kind
+from afzal.data.turns import looks_like_messages
 from afzal.errors import AfzalError
 
 MAX_LINE_BYTES = 256 * 2**20
+MAX_ROW_CHARACTERS = 64 * 2**20  # of a row inside one JSON document
+_CHUNK = 2**20
+_LONGEST_TOKEN = 16  # characters: "-Infinity", an escape, and some more
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -105,43 +110,139 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[Raw]:
         offset += len(line)
 
 
-def read_array(data: bytes, name: str) -> Iterator[Raw]:
-    """Rows of a JSON document: a list of objects, objects one after another, or an object that holds such a list."""
-    text = decode_utf8(data.removeprefix(_BOM), name)
-    decoder, at, line = _Decoder(), 0, 1
-    in_list = text.lstrip().startswith("[")
-    at, line = _skip(text, at, line, "[" if in_list else "")
-    while at < len(text) and text[at] != "]":
-        start, where = at, f"{name}:{line}"
-        try:
-            value, at = decoder.next(text, at)
-        except (ValueError, RecursionError) as error:
-            raise _broken(error, text, name) from None
-        checked = _surrogates(decoder.checked(value), text, start, at)
-        line += text.count("\n", start, at)
+def read_array(stream: BinaryIO, name: str) -> Iterator[Raw]:
+    """Rows of a JSON document: a list of objects, objects one after another, or an object that holds such a list.
+
+    A window moves over the document: no more than one row and a chunk are in memory.
+    """
+    decoder, window = _Decoder(), Window(stream, name)
+    window.skip()
+    in_list = window.char() == "["
+    window.skip("[" if in_list else "")
+    while window.char() not in ("", "]"):
+        where = f"{name}:{window.line}"
+        checked = window.next_value(decoder)
         if not in_list and (rows := _rows_inside(checked)):
             yield from (Raw(f"{name}[{key}][{n}]", row) for key, n, row in rows)
         else:
             yield Raw(where, checked)
-        at, line = _skip(text, at, line, "," if in_list else "")
-    if in_list and at >= len(text):
+        window.skip("," if in_list else "")
+    line = window.line
+    if in_list and window.char() == "":
         raise AfzalError("the list is not closed", where=f"{name}:{line}", why="the file ends early; was it cut off?")
-    if text[at + 1 :].strip():
+    window.skip("]")
+    if window.char():
         raise AfzalError("more text follows the end of the list", where=f"{name}:{line}", remedy="one list per file")
 
 
-def decode_utf8(data: bytes, name: str) -> str:
-    """Text of a whole file, or an error with the line and byte offset of the first byte that is not UTF-8."""
-    refuse_foreign_text(data, name)
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise AfzalError(
-            f"byte {error.start} (0x{data[error.start]:02x}) is not UTF-8",
-            where=f"{name}:{line}",
-            remedy="save the file as UTF-8, for example with: iconv -f LATIN1 -t UTF-8",
-        ) from None
+class Window:
+    """The part of a JSON document that is in memory, from ``at`` on; ``line`` is the line of that place."""
+
+    def __init__(self, stream: BinaryIO, name: str) -> None:
+        self.text, self.at, self.line, self.ended = "", 0, 1, False
+        self._stream, self._name, self._bytes = stream, name, 0
+        self._column = 0  # characters of the line of text[0] that are gone
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def grow(self) -> None:
+        """Read on, as much again as is in memory, and forget what was passed."""
+        gone = self.text[: self.at]
+        self._column = len(gone) - gone.rfind("\n") - 1 if "\n" in gone else self._column + len(gone)
+        self.text, self.at = self.text[self.at :], 0
+        if len(self.text) > MAX_ROW_CHARACTERS:
+            what = f"a row is longer than {MAX_ROW_CHARACTERS // 2**20} MiB"
+            raise AfzalError(what, where=f"{self._name}:{self.line}")
+        data = self._stream.read(max(_CHUNK, len(self.text)))
+        if not self._bytes:
+            data = data.removeprefix(_BOM)
+            refuse_foreign_text(data, self._name)
+        self.ended = not data
+        pending = len(self._decoder.getstate()[0])
+        try:
+            self.text += self._decoder.decode(data, final=self.ended)
+        except UnicodeDecodeError as error:
+            line = self.line + self.text.count("\n") + error.object.count(b"\n", 0, error.start)
+            raise _not_utf8(error, self._bytes - pending, f"{self._name}:{line}") from None
+        self._bytes += len(data)
+
+    def char(self) -> str:
+        """The next character; "" at the end."""
+        while self.at >= len(self.text) and not self.ended:
+            self.grow()
+        return self.text[self.at : self.at + 1]
+
+    def skip(self, mark: str = "") -> None:
+        """Past white space, at most one ``mark``, and white space again."""
+        while (char := self.char()) and (char.isspace() or (mark and char == mark)):
+            if char == mark:
+                mark = ""
+            self.line += char == "\n"
+            self.at += 1
+
+    def next_value(self, decoder: _Decoder) -> Row | Fault:
+        """The next value, if it is an object without faults.
+
+        Raises:
+            AfzalError: the text is not JSON; names the line and column.
+        """
+        while True:
+            try:
+                value, end = decoder.next(self.text, self.at)
+            except json.JSONDecodeError as error:
+                if self.ended or not self._may_go_on(error):
+                    raise self._broken(error) from None
+            except (ValueError, RecursionError):
+                what = "is nested too deeply or holds a number that cannot be read"
+                raise AfzalError(what, where=f"{self._name}:{self.line}") from None
+            else:
+                if end < len(self.text) or self.ended or isinstance(value, dict):
+                    checked = _surrogates(decoder.checked(value), self.text, self.at, end)
+                    self.line += self.text.count("\n", self.at, end)
+                    self.at = end
+                    return checked
+            self.grow()
+
+    def _may_go_on(self, error: json.JSONDecodeError) -> bool:
+        """Whether the fault may be only that the window ends here."""
+        return error.msg.startswith("Unterminated string") or error.pos >= len(self.text) - _LONGEST_TOKEN
+
+    def _broken(self, error: json.JSONDecodeError) -> AfzalError:
+        cut = error.pos >= len(self.text.rstrip()) or error.msg.startswith("Unterminated string")
+        line = self.line + self.text.count("\n", self.at, error.pos)
+        column = error.pos - self.text.rfind("\n", 0, error.pos)
+        column += 0 if "\n" in self.text[: error.pos] else self._column
+        return AfzalError(
+            f"is not JSON: {_reason(error)} (column {column})",
+            where=f"{self._name}:{line}",
+            why="the file ends inside a row; was it cut off?" if cut else "",
+            remedy="mend the file; --skip-bad cannot skip rows inside one JSON document (JSON lines can)",
+        )
+
+
+def first_fault(stream: BinaryIO, name: str) -> AfzalError:
+    """Where a stream is not UTF-8: the error that names line and byte of the first such place."""
+    decoder, offset, line = codecs.getincrementaldecoder("utf-8")(), 0, 1
+    while True:
+        data = stream.read(_CHUNK)
+        pending = len(decoder.getstate()[0])
+        try:
+            decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            line += error.object.count(b"\n", pending, error.start)
+            return _not_utf8(error, offset - pending, f"{name}:{line}")
+        if not data:
+            return AfzalError("the file changed while it was read", where=name)
+        offset += len(data)
+        line += data.count(b"\n")
+
+
+def _not_utf8(error: UnicodeDecodeError, before: int, where: str) -> AfzalError:
+    """``before``: bytes of the file before those that were decoded."""
+    return AfzalError(
+        f"byte {before + error.start} (0x{error.object[error.start]:02x}) is not UTF-8",
+        where=where,
+        remedy="save the file as UTF-8, for example with: iconv -f LATIN1 -t UTF-8",
+    )
 
 
 def refuse_foreign_text(head: bytes, name: str) -> None:
@@ -191,26 +292,59 @@ def _reason(error: json.JSONDecodeError) -> str:
     return error.msg[:1].lower() + error.msg[1:]
 
 
-def _broken(error: Exception, text: str, name: str) -> AfzalError:
-    if not isinstance(error, json.JSONDecodeError):
-        return AfzalError("is nested too deeply or holds a number that cannot be read", where=name)
-    cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
-    return AfzalError(
-        f"is not JSON: {_reason(error)} (column {error.colno})",
-        where=f"{name}:{error.lineno}",
-        why="the file ends inside a row; was it cut off?" if cut else "",
-        remedy="mend the file; --skip-bad cannot skip rows inside one JSON document (JSON lines can)",
-    )
+def unfolded(rows: Iterator[Raw], name: str) -> Iterator[Raw]:
+    """The rows of a source; those of a table by columns where the only row is one."""
+    first = next(rows, None)
+    if first is None:
+        return
+    second = next(rows, None)
+    table = by_rows(first.value) if second is None and isinstance(first.value, Mapping) else None
+    if table is not None:
+        yield from (Raw(f"{name}[{n}]", row) for n, row in enumerate(table))
+        return
+    if second is None and (rows_ := _rows_inside(first.value)):
+        yield from (Raw(f"{name}[{key}][{n}]", row) for key, n, row in rows_)
+        return
+    yield first
+    if second is not None:
+        yield second
+        yield from rows
 
 
-def _skip(text: str, at: int, line: int, mark: str) -> tuple[int, int]:
-    """Past white space, at most one ``mark``, and white space again; counts the lines gone by."""
-    start = at
-    while at < len(text) and (text[at].isspace() or (mark and text[at] == mark)):
-        if text[at] == mark:
-            mark = ""
-        at += 1
-    return at, line + text.count("\n", start, at)
+def by_rows(table: Row) -> list[Row] | None:
+    """The rows of a table written by columns, in any of the ways of pandas; None when it is none.
+
+    An object of lists of one length, or of objects with the same keys (``orient="columns"``), an object of rows under
+    their numbers (``"index"``), or ``columns`` beside ``data`` (``"split"``). Messages are no columns: an object that
+    holds some is one row.
+    """
+    values = list(table.values())
+    columns, data = table.get("columns"), table.get("data")
+    if isinstance(columns, list) and isinstance(data, list) and all(isinstance(row, list) for row in data):
+        return [dict(zip(columns, row, strict=False)) for row in data] if all(map(_is_name, columns)) else None
+    if not values or any(map(looks_like_messages, values)):
+        return None
+    if all(isinstance(column, list) for column in values):
+        lengths = {len(column) for column in values}
+        if len(lengths) != 1 or 0 in lengths:
+            return None
+        return [dict(zip(table, cells, strict=True)) for cells in zip(*values, strict=True)]
+    if not all(isinstance(column, Mapping) for column in values):
+        return None
+    if all(map(_is_number, table)):
+        return values
+    keys = [tuple(column) for column in values]
+    if not keys[0] or any(names != keys[0] for names in keys) or not all(map(_is_number, keys[0])):
+        return None
+    return [{name: column[number] for name, column in table.items()} for number in keys[0]]
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
 
 
 def _rows_inside(value: Row | Fault) -> list[tuple[str, int, Row]]:
@@ -221,7 +355,7 @@ def _rows_inside(value: Row | Fault) -> list[tuple[str, int, Row]]:
     return [
         (key, n, row if isinstance(row, Mapping) else {})
         for key, rows in lists[:1]
-        if isinstance(rows, list)
+        if isinstance(rows, list) and (not rows or isinstance(rows[0], Mapping))
         for n, row in enumerate(rows)
     ]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from difflib import get_close_matches
 from itertools import chain, islice
 from pathlib import Path
@@ -15,23 +14,23 @@ from afzal.data.cells import unpacked
 from afzal.data.columns import renamed_rows
 from afzal.data.dataset import Dataset, Drop, Losses, fingerprint
 from afzal.data.detect import detect, nothing_fits, opinion_hint
-from afzal.data.fields import Row, RowError, ScaleError, UnusableError, alternatives, name_of, text
-from afzal.data.files import rows
-from afzal.data.format import SYSTEM, Format
+from afzal.data.fields import Row, RowError, ScaleError, UnusableError
+from afzal.data.files import MAX_UNPACKED, rows
+from afzal.data.finishing import has_system, says, system_of, template_option, with_system, without_marks
+from afzal.data.format import Format
 from afzal.data.formats import FORMATS, named
 from afzal.data.jsontext import Fault, Raw
 from afzal.data.parse_votes import joined
 from afzal.data.remap import without
-from afzal.data.turns import Marked, answer_text, ask, content_text, reply, unmarked
+from afzal.data.turns import answer_text, content_text
 from afzal.data.unread import Unread
 from afzal.errors import AfzalError
-from afzal.records import Item, Message, Response, Turns
+from afzal.records import Item, Message
 
 SAMPLE_ROWS = 64
 SHOWN_FAULTS = 5
 _MEDIA = ("image", "images", "video", "videos", "audio", "audios", "rejected_images", "audio_path")
 _TEMPLATE = ("tools", "chat_template_kwargs")
-_SYSTEM = alternatives(SYSTEM)
 
 
 def read(
@@ -40,6 +39,7 @@ def read(
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
     on_error: Literal["raise", "drop"] = "raise",
+    max_unpacked: int = MAX_UNPACKED,
 ) -> Dataset:
     """Every row of a file, folder or hub data set as items with votes; the format is found out from the first rows.
 
@@ -50,15 +50,17 @@ def read(
         format: a format's name, to skip detection (see ``afzal.data.FORMATS``). Fields that it does not read are then
             passed over, whatever their names.
         on_error: what to do with damaged rows (not JSON, a field missing or of a wrong type): raise, or drop and count.
+        max_unpacked: bytes that a gzip file may unpack to; 0 for any number.
 
     Raises:
         AfzalError: nothing to read, no known format, damaged rows with ``on_error="raise"``, a field that may change
             what the rows mean and is not read, or no row left.
     """
-    reading = Reading(source, columns=columns, format=format, on_error=on_error)
+    reading = Reading(source, columns=columns, format=format, on_error=on_error, max_unpacked=max_unpacked)
     drops: list[Drop] = []
     items = list(reading.items(drops))
-    return Dataset(items, reading.format, reading.rows, drops, reading.notes(), fingerprint(items), reading.source)
+    notes, unread = reading.notes(), reading.unread()
+    return Dataset(items, reading.format, reading.rows, drops, notes, fingerprint(items), reading.source, unread)
 
 
 class Reading:
@@ -77,10 +79,11 @@ class Reading:
         columns: Mapping[str, str] | None = None,
         format: str | None = None,
         on_error: Literal["raise", "drop"] = "raise",
+        max_unpacked: int = MAX_UNPACKED,
     ) -> None:
         self.source, self.rows, self.losses = str(source), 0, Losses()
         self._columns, self._strict, self._lenient = dict(columns or {}), format is None, on_error == "drop"
-        stream = _structured(renamed_rows(rows(source), self._columns))
+        stream = _structured(renamed_rows(rows(source, max_unpacked), self._columns))
         head = list(islice(stream, SAMPLE_ROWS))
         sound = [raw for raw in head if isinstance(raw.value, Mapping)]
         self._sample = [raw.value for raw in sound if isinstance(raw.value, Mapping)]
@@ -93,7 +96,7 @@ class Reading:
         self.format = self._entry.name
         self._unread = Unread(self._entry)
         # One row with a system message makes the whole file one of conversations: they are not mixed with plain texts.
-        self._chat = self._entry.system and any(_system(row) for row in self._sample)
+        self._chat = self._entry.system and any(has_system(row) for row in self._sample)
 
     @property
     def kept(self) -> int:
@@ -106,10 +109,12 @@ class Reading:
         return dict(self.losses.counts.most_common())
 
     def notes(self) -> list[str]:
-        """What was understood, in words: which field is what, and which are not read."""
-        notes = _notes(self._entry, self._sample[0] if self._sample else {}, self._columns)
-        unread = [name for name in self._unread.names if name not in _IDS]
-        return notes + ([f"not read: {', '.join(unread)}"] if unread else [])
+        """What was understood, in words: which field is what."""
+        return _notes(self._entry, self._sample[0] if self._sample else {}, self._columns)
+
+    def unread(self) -> list[str]:
+        """The fields of the rows so far that are passed over; ids are kept, and not among them."""
+        return [name for name in self._unread.names if name not in _IDS]
 
     def items(self, drops: list[Drop] | None = None) -> Iterator[Item]:
         """Every item, once; what is dropped on the way is counted, and added to ``drops``."""
@@ -172,15 +177,15 @@ class Reading:
         """The item with its system message, place, id, group and spare fields, and without empty answers."""
         assert isinstance(raw.value, Mapping)
         row, entry = raw.value, self._entry
-        item = _unmarked(item)
-        if self._chat or (entry.system and _system(row)):
-            item = _with_system(item, row)
+        item = without_marks(item)
+        if self._chat or (entry.system and system_of(row)):
+            item = with_system(item, row)
         name = self._unread.of(row, item) or self._unread.of_messages(row)
         if name and self._strict:
             raise _not_understood(name, raw.where, entry, self._sample)
         ident, where = item.id or ident, item.where or raw.where
         drops = []
-        empty = {k for k, response in enumerate(item.responses) if not _says(response.turns)}
+        empty = {k for k, response in enumerate(item.responses) if not says(response.turns)}
         if empty and not (entry.keeps_empty and len(empty) < len(item.responses)):
             if len(item.responses) - len(empty) < 2:
                 named_ = ", ".join(f"response {k}" for k in sorted(empty))
@@ -191,7 +196,7 @@ class Reading:
             return item.placed(ident, where, item.group, item.extra), drops
         spare = {k: v for k in self._unread.others(row) if (v := row[k]) is not None and _small(v)}
         if not row.keys().isdisjoint(_TEMPLATE):
-            spare |= {k: _told_template(row, k) for k in _TEMPLATE if row.get(k)}
+            spare |= {k: template_option(row, k) for k in _TEMPLATE if row.get(k)}
         return item.placed(ident, where, item.group or _group(item), {**item.extra, **spare}), drops
 
 
@@ -213,69 +218,6 @@ _FAULTS = frozenset(
     {"not_json", "not_utf8", "not_an_object", "duplicate_key", "line_too_long", "wrong_width"}
     | {"missing_field", "wrong_type", "bad_value"}
 )
-
-
-def _says(turns: Turns) -> bool:
-    """Whether an answer has words, or thoughts."""
-    if isinstance(turns, str):
-        return not turns.isspace() and turns != ""
-    return bool(answer_text(turns).strip()) or any(m.reasoning.strip() for m in turns)
-
-
-def _system(row: Row) -> str:
-    """The row's system message; "" when it has none."""
-    if row.keys().isdisjoint(_SYSTEM):
-        return ""
-    name = name_of(row, SYSTEM)
-    return text(row, name) if name and row[name] != "" else ""
-
-
-def _with_system(item: Item, row: Row) -> Item:
-    """The item as a conversation that begins with the row's system message.
-
-    Raises:
-        RowError: the conversation begins with another one.
-    """
-    system = _system(row)
-    if isinstance(item.prompt, str):
-        answers = [Response(reply(r.turns) if isinstance(r.turns, str) else r.turns, r.source) for r in item.responses]
-        return replace(item, prompt=ask(item.prompt, system=system), responses=tuple(answers))
-    if not system.strip():
-        return item
-    if item.prompt and item.prompt[0].role == "system":
-        if content_text(item.prompt[0].content).strip() != system.strip():
-            raise RowError("bad_value", name_of(row, SYSTEM), "differs from the system message of the conversation")
-        return item
-    return replace(item, prompt=(Message("system", system), *item.prompt))
-
-
-def _unmarked(item: Item) -> Item:
-    """The item with plain messages.
-
-    Raises:
-        UnusableError: an answer is marked as not to be learned, or only in part.
-    """
-    marked = any(type(m) is Marked for r in item.responses if not isinstance(r.turns, str) for m in r.turns)
-    if not marked and (isinstance(item.prompt, str) or not any(type(m) is Marked for m in item.prompt)):
-        return item
-    for response in item.responses:
-        for turn in response.turns:
-            if isinstance(turn, Marked) and turn.role == "assistant" and turn.learned != 1:
-                raise UnusableError("not_learned", f"an answer is marked to be learned with weight {turn.learned:g}")
-    answers = tuple(Response(_bare(response.turns), response.source) for response in item.responses)
-    return replace(item, prompt=_bare(item.prompt), responses=answers)
-
-
-def _bare(turns: Turns) -> Turns:
-    return turns if isinstance(turns, str) else unmarked(turns)
-
-
-def _told_template(row: Row, name: str) -> Any:
-    """``tools`` or ``chat_template_kwargs`` as structures; they come as JSON in some files."""
-    value = row[name]
-    if isinstance(value, str):
-        raise RowError("wrong_type", name, "is text, but neither JSON nor Python's repr of a list or an object")
-    return value
 
 
 def _not_understood(name: str, where: str, entry: Format, sample: list[Row]) -> AfzalError:

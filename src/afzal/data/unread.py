@@ -11,8 +11,8 @@ from typing import Any
 
 from afzal.data.fields import LABELS, WORDS, Row, alternatives
 from afzal.data.format import Format
-from afzal.data.turns import full_text, looks_like_messages, unread_keys
-from afzal.records import Item
+from afzal.data.turns import content_text, full_text, looks_like_messages, unread_keys
+from afzal.records import Item, Turns
 
 
 def _words(text: str) -> frozenset[str]:
@@ -34,7 +34,7 @@ _OPINION = _ORDER | _words(
     "accept accepted accuracy annotation annotations approved bad coherence correct correctness desirable dislike "
     "downvotes evaluation feedback good grade harmful harmless helpful helpfulness incorrect judgement judgment kto "
     "like liked lose negative passed positive quality rank ranks rating ratings reject reward rewards safe score "
-    "scores stars success thumb thumbs toxic toxicity undesirable unsafe upvotes"
+    "scores stars success thumb thumbs toxic toxicity undesirable unsafe upvotes weight"
 )
 # ... that name what is asked ...
 _PROMPT = _words(
@@ -56,6 +56,7 @@ _ABOUT = _words(
 )
 _COUNTING = _words("expected gold judge labeling labelling len length n num number reference")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_LONG = 20  # characters: a part of a text that is shorter may stand in it by chance
 _LABEL_WORDS = frozenset(LABELS) - frozenset(WORDS)
 
 
@@ -128,6 +129,8 @@ class Unread:
         if value is None or value != value or (isinstance(value, str | list | tuple | Mapping) and not value):
             return False
         words = set(words_of(name))
+        if words == {"weight"} and value == 1:
+            return False
         if not words & _OPINION and not isinstance(value, str | list | tuple | Mapping):
             return False
         if isinstance(value, str) and not value.strip():
@@ -170,8 +173,14 @@ def _said(value: Any, item: Item) -> bool:
     texts = list(_texts(value))
     if not texts:
         return False
-    held = "\n".join([full_text(item.prompt), *(full_text(response.turns) for response in item.responses)])
-    return all(text.strip() in held for text in texts)
+    turns = [item.prompt, *(response.turns for response in item.responses)]
+    units = {unit.strip() for said in turns for unit in _units(said)}
+    held = "\n".join(map(full_text, turns))
+    return all(text.strip() in units or (len(text) >= _LONG and text.strip() in held) for text in texts)
+
+
+def _units(turns: Turns) -> list[str]:
+    return [turns] if isinstance(turns, str) else [content_text(m.content) for m in turns]
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -1,0 +1,82 @@
+"""What every format's items get after parsing: the row's system message, plain messages, options of the template."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from afzal.data.fields import Row, RowError, UnusableError, alternatives, name_of, text
+from afzal.data.format import SYSTEM
+from afzal.data.turns import Marked, answer_text, ask, content_text, reply, unmarked
+from afzal.records import Item, Message, Response, Turns
+
+_SYSTEM = alternatives(SYSTEM)
+
+
+def says(turns: Turns) -> bool:
+    """Whether an answer has words, or thoughts."""
+    if isinstance(turns, str):
+        return not turns.isspace() and turns != ""
+    return bool(answer_text(turns).strip()) or any(m.reasoning.strip() for m in turns)
+
+
+def has_system(row: Row) -> bool:
+    """Whether the row has a system message with words in it."""
+    name = "" if row.keys().isdisjoint(_SYSTEM) else name_of(row, SYSTEM)
+    return bool(name) and isinstance(row[name], str) and row[name].strip() != ""
+
+
+def system_of(row: Row) -> str:
+    """The row's system message; "" when it has none."""
+    if row.keys().isdisjoint(_SYSTEM):
+        return ""
+    name = name_of(row, SYSTEM)
+    return text(row, name) if name and row[name] != "" else ""
+
+
+def with_system(item: Item, row: Row) -> Item:
+    """The item as a conversation that begins with the row's system message.
+
+    Raises:
+        RowError: the conversation begins with another one.
+    """
+    system = system_of(row)
+    if isinstance(item.prompt, str):
+        answers = [Response(reply(r.turns) if isinstance(r.turns, str) else r.turns, r.source) for r in item.responses]
+        return replace(item, prompt=ask(item.prompt, system=system), responses=tuple(answers))
+    if not system.strip():
+        return item
+    if item.prompt and item.prompt[0].role == "system":
+        if content_text(item.prompt[0].content).strip() != system.strip():
+            raise RowError("bad_value", name_of(row, SYSTEM), "differs from the system message of the conversation")
+        return item
+    return replace(item, prompt=(Message("system", system), *item.prompt))
+
+
+def without_marks(item: Item) -> Item:
+    """The item with plain messages.
+
+    Raises:
+        UnusableError: an answer is marked as not to be learned, or only in part.
+    """
+    marked = any(type(m) is Marked for r in item.responses if not isinstance(r.turns, str) for m in r.turns)
+    if not marked and (isinstance(item.prompt, str) or not any(type(m) is Marked for m in item.prompt)):
+        return item
+    for response in item.responses:
+        for turn in response.turns:
+            if isinstance(turn, Marked) and turn.role == "assistant" and turn.learned != 1:
+                raise UnusableError("not_learned", f"an answer is marked to be learned with weight {turn.learned:g}")
+    answers = tuple(Response(_bare(response.turns), response.source) for response in item.responses)
+    return replace(item, prompt=_bare(item.prompt), responses=answers)
+
+
+def _bare(turns: Turns) -> Turns:
+    return turns if isinstance(turns, str) else unmarked(turns)
+
+
+def template_option(row: Row, name: str) -> Any:
+    """``tools`` or ``chat_template_kwargs`` as structures; they come as JSON in some files."""
+    value = row[name]
+    if isinstance(value, str):
+        raise RowError("wrong_type", name, "is text, but neither JSON nor Python's repr of a list or an object")
+    return value
