@@ -13,7 +13,7 @@ from afzal.judge.boards import (
     of_judges,
     of_models,
 )
-from afzal.judge.foreign import FORMATS, read
+from afzal.judge.foreign import FORMATS, knows, read
 from afzal.judge.verdicts import Verdict, Verdicts
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Verdict",
     "Verdicts",
     "judges_as_plain",
+    "knows",
     "models_as_plain",
     "of_judges",
     "of_models",

@@ -171,10 +171,23 @@ def read(sources: Sequence[str]) -> Verdicts:
     return Verdicts(verdicts, gold, names[0], sum(part.rows for part in parts), notes)
 
 
+def knows(source: str) -> bool:
+    """Whether a file is one of :data:`FORMATS`, by its first row.
+
+    Raises:
+        AfzalError: the file cannot be read.
+    """
+    return _format_of(next(iter(files.rows(source)), None)) is not None
+
+
+def _format_of(first: Raw | None) -> Format | None:
+    value = {} if first is None or not isinstance(first.value, Mapping) else first.value
+    return next((f for f in FORMATS if f.needs <= value.keys()), None)
+
+
 def _read_one(source: str) -> Verdicts:
     rows = list(files.rows(source))
-    first = next((raw.value for raw in rows if isinstance(raw.value, Mapping)), {})
-    known = next((f for f in FORMATS if f.needs <= first.keys()), None)
+    known = _format_of(rows[0] if rows else None)
     return _native(source) if known is None else _foreign(source, known, rows)
 
 

@@ -1,6 +1,6 @@
-"""A leaderboard as one self-contained page, a drawing, and its figures as CSV and JSON.
+"""Named figures with intervals (a leaderboard, a list of annotators) as one self-contained page, a drawing, CSV, JSON.
 
-All four come from the same plain values (``leaderboard.json``), so that they cannot disagree.
+All four come from the same plain values (the JSON file), so that they cannot disagree.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +20,26 @@ from afzal.report.forest import Whisker, forest_svg
 from afzal.report.text import interval, number, visible
 from afzal.runs import atomic_write
 
-SCHEMA = "afzal.leaderboard/1"
-STEM = "leaderboard"
+SCHEMA = "afzal.board/1"
 
 
-def write_board(folder: Path, body: Mapping[str, Any]) -> Path:
+def write_board(folder: Path, body: Mapping[str, Any], stem: str = "leaderboard") -> Path:
     """Write the four files into a folder that is made if it is not there; returns the path of the page.
 
     Args:
+        stem: of the files' names.
         body: ``title``, ``subtitle``, ``findings`` (sentences), ``facts`` (pairs), ``unit``, ``rule`` (the value of no
             difference), ``lines`` (mappings with ``name``, ``value``, ``low``, ``high`` and what else is known) and
             ``differences`` (mappings with ``first``, ``second``, ``value``, ``low``, ``high``).
     """
     whole = {"schema": SCHEMA, "afzal": __version__, **body}
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(folder / f"{STEM}.json", json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    atomic_write(folder / f"{STEM}.csv", to_csv(whole))
-    atomic_write(folder / f"{STEM}.html", to_html(whole).encode("utf-8", "replace"))
+    atomic_write(folder / f"{stem}.json", json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    atomic_write(folder / f"{stem}.csv", to_csv(whole))
+    atomic_write(folder / f"{stem}.html", to_html(whole).encode("utf-8", "replace"))
     if drawing := _drawing(whole):
-        atomic_write(folder / f"{STEM}.svg", svg.standalone(drawing))
-    return folder / f"{STEM}.html"
+        atomic_write(folder / f"{stem}.svg", svg.standalone(drawing))
+    return folder / f"{stem}.html"
 
 
 def to_csv(body: Mapping[str, Any]) -> str:
@@ -69,6 +69,9 @@ def to_html(body: Mapping[str, Any]) -> str:
     )
     style = Path(__file__).with_name("page.css").read_text("utf-8")
     tables = [{"title": "All figures", "words": "", **_lines(body)}]
+    if body.get("figures"):
+        words = "Corrected for chance, but for the first two; 1 is perfect, 0 is what chance would give."
+        tables.insert(0, {"title": "Agreement", "words": words, **_named(body["figures"])})
     if body["differences"]:
         words = "Both of a pair on the same resamples of whole prompts. An interval without 0 tells the two apart."
         tables.append({"title": "Paired differences", "words": words, **_differences(body)})
@@ -103,6 +106,10 @@ def _differences(body: Mapping[str, Any]) -> dict[str, Any]:
         for gap in body["differences"]
     ]
     return {"columns": ["pair", body["unit"], "told apart"], "rows": rows}
+
+
+def _named(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"columns": ["figure", "value"], "rows": [[figure["name"], _interval(figure)] for figure in figures]}
 
 
 def _clear(gap: Mapping[str, Any]) -> bool:

@@ -1,0 +1,153 @@
+"""From the labels of several annotators to one preference per pair, and when not to trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from afzal.errors import AfzalError
+from afzal.judge.labels import BOTH_BAD, CLASSES, FIRST, SECOND, TIE, Labels
+from afzal.records import Comparison, Item
+from afzal.stats import annotators
+from afzal.stats.agreement import counts
+
+By = Literal["mean", "majority", "dawid_skene", "gold"]
+PARTS_AT = 0.05  # share of decided pairs on which Dawid-Skene may differ from the majority before it is not believed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Aggregated:
+    """One answer per pair.
+
+    Attributes:
+        p_first: ``[N]`` probability that the first response is better (a tie is half); NaN where nothing orders them:
+            no label, or most said that both are bad.
+        moved: pairs on which the answer names another winner than the majority does, of those that it decides.
+        decided: pairs that the majority decides.
+        dawid_skene_moved: the same for Dawid-Skene, whatever was asked for; None with fewer than three annotators.
+        warnings: why the answer may be wrong, in words.
+    """
+
+    p_first: np.ndarray
+    moved: int
+    decided: int
+    dawid_skene_moved: int | None
+    warnings: tuple[str, ...]
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the annotators part so far that an unsupervised answer is not to be believed."""
+        return self.dawid_skene_moved is not None and self.dawid_skene_moved > PARTS_AT * max(1, self.decided)
+
+
+def aggregate(labels: Labels, by: By = "mean") -> Aggregated:
+    """Aggregate the labels that order a pair (first, second, tie).
+
+    Args:
+        by: ``mean``, the share of the votes (a soft label); ``majority``, the most frequent label, an even split being
+            a tie; ``dawid_skene``, weights by a confusion matrix of each annotator, unsupervised; ``gold``, weights by
+            what each annotator is worth on the pairs of known truth.
+
+    Raises:
+        AfzalError: ``gold`` without a labelled pair of known truth.
+    """
+    table = np.where(labels.table == BOTH_BAD, -1, labels.table)
+    bad = counts(labels.table, len(CLASSES))[:, BOTH_BAD]
+    heard = (table >= 0).sum(1)
+    majority = _majority(table)
+    unsupervised = _dawid_skene(table) if table.shape[1] >= 3 and heard.max(initial=0) >= 3 else None
+    answer = _answer(table, labels.gold, by, unsupervised)
+    answer = np.where((heard > 0) & (bad <= heard), answer, np.nan)
+    decided = int((np.isfinite(majority) & (majority != 0.5)).sum())
+    ds_moved = None if unsupervised is None else _moved(unsupervised, majority)
+    found = Aggregated(answer, _moved(answer, majority), decided, ds_moved, ())
+    return replace(found, warnings=tuple(_warnings(found, labels, by)))
+
+
+def _majority(table: np.ndarray) -> np.ndarray:
+    """``[N]`` 1, 0 or 0.5; NaN without a label."""
+    said = counts(table, 3)
+    top = said.max(1)
+    first, second, tie = (said[:, c] == top for c in (FIRST, SECOND, TIE))
+    value = np.where(first & ~second & ~tie, 1.0, np.where(second & ~first & ~tie, 0.0, 0.5))
+    return np.where(top > 0, value, np.nan)
+
+
+def _points(distribution: np.ndarray) -> np.ndarray:
+    return distribution[:, FIRST] + 0.5 * distribution[:, TIE]
+
+
+def _dawid_skene(table: np.ndarray) -> np.ndarray:
+    return _points(annotators.dawid_skene(table, 3).posterior)
+
+
+def _answer(table: np.ndarray, gold: np.ndarray, by: By, unsupervised: np.ndarray | None) -> np.ndarray:
+    if by == "mean":
+        return _points(annotators.vote_shares(table, 3))
+    if by == "majority":
+        return _majority(table)
+    if by == "gold":
+        known = np.where((gold >= 0) & (gold < 3), gold, -1)
+        if not ((known >= 0)[:, None] & (table >= 0)).any():
+            raise AfzalError(
+                "no labelled pair has a known truth",
+                where="--by gold",
+                remedy="give rows of known truth with --gold FILE: the same prompts and responses",
+            )
+        classes = 3 if (table == TIE).any() or (known == TIE).any() else 2
+        shares = annotators.log_odds_vote(table, known, classes)
+        return _points(shares) if classes == 3 else shares[:, FIRST]
+    if unsupervised is None:
+        raise AfzalError(
+            "Dawid-Skene needs pairs that three annotators labelled", where="--by dawid_skene", remedy="--by mean"
+        )
+    return unsupervised
+
+
+def _moved(answer: np.ndarray, majority: np.ndarray) -> int:
+    """Pairs decided by the majority on which the answer names the other response, or none."""
+    decided = np.isfinite(majority) & (majority != 0.5) & np.isfinite(answer)
+    return int((np.sign(answer - 0.5) != np.sign(majority - 0.5))[decided].sum())
+
+
+def _warnings(found: Aggregated, labels: Labels, by: By) -> list[str]:
+    said = []
+    known = int((labels.gold >= 0).sum())
+    if found.doubtful:
+        said.append(
+            f"Dawid-Skene names another winner than the majority on {found.dawid_skene_moved} of {found.decided} "
+            "pairs: the annotators share errors, so that those who agree are not those who are right. "
+            + ("The answer by gold items is the one to use." if by == "gold" else _mend(known))
+        )
+    elif found.dawid_skene_moved is not None:
+        said.append(f"Dawid-Skene moves {found.dawid_skene_moved} of {found.decided} decided pairs.")
+    if by == "gold" and known < 10:
+        said.append(f"{known} pairs of known truth are few; ten or more make the weights steady.")
+    return said
+
+
+def _mend(known: int) -> str:
+    return "Use --by gold." if known else "Find out the truth of ten pairs or more and use --by gold --gold FILE."
+
+
+def as_items(items: Sequence[Item], labels: Labels, found: Aggregated, by: By) -> list[Item]:
+    """The rows with one vote per pair in place of their comparisons: a stated probability, certain where all agree.
+
+    A pair that nothing orders has no vote; other kinds of votes stay as they are.
+    """
+    votes: dict[int, list[Comparison]] = {}
+    counted = (labels.table >= 0).sum(1)
+    for (number, i, j), p, n in zip(labels.pairs, found.p_first.tolist(), counted.tolist(), strict=True):
+        if p == p:
+            outcome = "first" if p > 0.5 else "second" if p < 0.5 else "tie"
+            stated = None if p in (0.0, 0.5, 1.0) else p
+            name = f"{by} of {n}"
+            votes.setdefault(number, []).append(Comparison(i, j, outcome, probability=stated, annotator=name))
+    kept = []
+    for number, item in enumerate(items):
+        others = tuple(v for v in item.votes if not isinstance(v, Comparison))
+        kept.append(replace(item, votes=(*votes.get(number, ()), *others)))
+    return kept

@@ -1,0 +1,251 @@
+"""How far annotators agree, and what each of them does: the report that precedes any aggregation."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from afzal.judge.labels import CLASSES, FIRST, SECOND, VALUES, Labels, Said
+from afzal.stats import agreement
+from afzal.stats.intervals import Interval, clustered, share
+from afzal.stats.judging import column_means
+
+ENOUGH = 20  # labels from which a person's habits are judged
+ONE_ANSWER = 0.95  # share of one label that is a pattern, where all others together give it less than half as often
+HASTY = 1 / 3  # of the median seconds of all
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Figures over all annotators, each with an interval over prompts.
+
+    ``raw`` is the share of pairs of labels of one item that are equal, ``without_ties`` the same where both name a
+    winner; ``alpha`` is Krippendorff's on classes, ``alpha_scale`` on the scale second, tie, first. ``fleiss`` is None
+    where items have different numbers of labels, ``cohen`` holds kappa by pair of names where there are at most ten.
+    """
+
+    raw: Interval
+    without_ties: Interval | None
+    alpha: Interval
+    alpha_scale: Interval
+    gwet: Interval
+    fleiss: Interval | None
+    cohen: Mapping[tuple[str, str], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One annotator.
+
+    Attributes:
+        labels: how many he gave, and ``ties`` how many of them are ties.
+        with_rest: agreement with the mode of the others; None where nobody else labelled his items.
+        right: share that is right, on items of known truth; None without any.
+        first_slot: of his winners, the share that was shown first; None where that is not recorded.
+        first_slot_p: exact p-value of no preference for a slot.
+        consistent: share of repeated pairs on which he said the same again; None without repeats.
+        seconds: median; None where they are not recorded.
+        remarks: what is odd about him, in words.
+    """
+
+    name: str
+    labels: int
+    ties: int
+    with_rest: Interval | None
+    right: Interval | None
+    first_slot: float | None
+    first_slot_p: float | None
+    consistent: float | None
+    seconds: float | None
+    remarks: tuple[str, ...]
+
+
+def agreement_of(labels: Labels, *, resamples: int = 1000, seed: int = 0) -> Agreement | None:
+    """Agreement of all annotators; None where no pair was labelled by two of them."""
+    table = agreement.counts(labels.table, len(CLASSES))
+    if (table.sum(1) >= 2).sum() == 0:
+        return None
+    prompts, decided = labels.prompts, np.where(labels.table <= SECOND, labels.table, -1)
+
+    def over(figure: Callable[[np.ndarray], float]) -> Interval:
+        return agreement.resampled(_safe(figure), prompts, resamples=resamples, seed=seed)
+
+    ordered = agreement.counts(np.where(labels.table < len(VALUES), labels.table, -1), len(VALUES))
+    winners = agreement.counts(decided, 2)
+    sizes = table.sum(1)[table.sum(1) >= 2]
+    used = table[:, table.sum(0) > 0]
+    return Agreement(
+        raw=over(lambda w: agreement.raw(table, w)),
+        without_ties=over(lambda w: agreement.raw(winners, w)) if (winners.sum(1) >= 2).any() else None,
+        alpha=over(lambda w: agreement.krippendorff(used, repeats=w)),
+        alpha_scale=over(lambda w: agreement.krippendorff(ordered, "interval", VALUES, w)),
+        gwet=over(lambda w: agreement.gwet(used, w)),
+        fleiss=over(lambda w: agreement.fleiss(used, w)) if (sizes == sizes[0]).all() else None,
+        cohen=_kappas(labels),
+    )
+
+
+def _safe(figure: Callable[[np.ndarray], float]) -> Callable[[np.ndarray], float]:
+    """A resample in which no item has two labels has no figure."""
+
+    def tried(weights: np.ndarray) -> float:
+        try:
+            return figure(weights)
+        except ValueError:
+            return float("nan")
+
+    return tried
+
+
+def _kappas(labels: Labels) -> dict[tuple[str, str], float]:
+    names, table = labels.annotators, labels.table
+    if len(names) > 10:
+        return {}
+    both = {(a, b): ((table[:, a] >= 0) & (table[:, b] >= 0)).any() for a, b in combinations(range(len(names)), 2)}
+    return {(names[a], names[b]): agreement.cohen(table[:, a], table[:, b]) for (a, b), met in both.items() if met}
+
+
+def people_of(labels: Labels, *, resamples: int = 500, seed: int = 0) -> list[Person]:
+    """Every annotator beside the others."""
+    table = labels.table
+    rest = agreement.agreement_with_rest(table, len(CLASSES))
+    right = np.where((table >= 0) & (labels.gold >= 0)[:, None], table == labels.gold[:, None], np.nan)
+    means = [column_means(values, labels.prompts, resamples=resamples, seed=seed) for values in (rest, right)]
+    by_person: dict[int, list[Said]] = defaultdict(list)
+    for s in labels.said:
+        by_person[s.annotator].append(s)
+    everybody = [s.seconds for s in labels.said if s.seconds is not None]
+    pace = float(np.median(everybody)) if everybody else None
+    found = []
+    for person, name in enumerate(labels.annotators):
+        own = by_person[person]
+        known = [
+            m.interval(person) if np.isfinite(v[:, person]).any() else None
+            for m, v in zip(means, (rest, right), strict=True)
+        ]
+        slot, p = _slot(own)
+        seconds = [s.seconds for s in own if s.seconds is not None]
+        about: dict[str, Any] = {
+            "with_rest": known[0],
+            "right": known[1],
+            "first_slot": slot,
+            "first_slot_p": p,
+            "seconds": float(np.median(seconds)) if seconds else None,
+        }
+        said = _remarks(labels, person, own, pace, about)
+        ties = sum(CLASSES[s.label] == "tie" for s in own)
+        found.append(Person(name, len(own), ties, consistent=_repeats(own), remarks=said, **about))
+    return found
+
+
+def _slot(own: list[Said]) -> tuple[float | None, float | None]:
+    """The share of winners that were shown first, and the exact p-value of a half."""
+    from scipy.stats import binomtest
+
+    won = [
+        (s.label == FIRST) == s.first_shown_first for s in own if s.first_shown_first is not None and s.label <= SECOND
+    ]
+    if not won:
+        return None, None
+    return sum(won) / len(won), float(binomtest(sum(won), len(won)).pvalue)
+
+
+def _repeats(own: list[Said]) -> float | None:
+    """Of pairs that a person labelled more than once, the share on which all labels are the same."""
+    by_pair: dict[int, list[int]] = defaultdict(list)
+    for s in own:
+        by_pair[s.pair].append(s.label)
+    again = [len(set(values)) == 1 for values in by_pair.values() if len(values) > 1]
+    return sum(again) / len(again) if again else None
+
+
+def _remarks(
+    labels: Labels, person: int, own: list[Said], pace: float | None, about: Mapping[str, Any]
+) -> tuple[str, ...]:
+    if len(own) < ENOUGH:
+        return ()
+    said, n = [], len(labels.annotators)
+    table = labels.table
+    # against the class that the others chose, on pairs with a winner on both sides
+    others = agreement.counts(np.delete(table, person, 1), len(CLASSES))
+    mine = table[:, person]
+    clear = (mine >= 0) & (mine <= SECOND) & (others[:, FIRST] != others[:, SECOND]) & (others[:, :2].sum(1) > 0)
+    if clear.any():
+        same = (mine == others[:, :2].argmax(1))[clear]
+        prompts = [p for p, c in zip(labels.prompts, clear, strict=True) if c]
+        found = share(clustered(prompts, same.astype(float)))
+        if found.high is not None and found.high < 0.5:
+            said.append(f"names the loser of the others on {1 - found.value:.0%} of pairs: turned round?")
+    p = about["first_slot_p"]
+    if p is not None and p < 0.01 / n:
+        side = "first" if about["first_slot"] > 0.5 else "second"
+        said.append(f"prefers what is shown {side} ({about['first_slot']:.0%} first, p = {p:.1g})")
+    given = np.bincount([s.label for s in own], minlength=len(CLASSES)) / len(own)
+    rest = [s.label for s in labels.said if s.annotator != person]
+    usual = np.bincount(rest, minlength=len(CLASSES)) / max(1, len(rest))
+    top = int(given.argmax())
+    if given[top] >= ONE_ANSWER and usual[top] < given[top] / 2:
+        said.append(f"says {CLASSES[top]!r} {given[top]:.0%} of the time, the others {usual[top]:.0%}")
+    if about["seconds"] is not None and pace and about["seconds"] < HASTY * pace:
+        said.append(f"takes {about['seconds']:.1f} s where all take {pace:.1f} s")
+    return tuple(said)
+
+
+def as_plain(labels: Labels, agreed: Agreement | None, people: Sequence[Person], source: str) -> dict[str, Any]:
+    """The report as plain values, for the page and for files."""
+    odd = [f"{person.name}: {remark}" for person in people for remark in person.remarks]
+    lines = [_line(person) for person in people]
+    figures: list[dict[str, Any]] = []
+    if agreed is not None:
+        named = {
+            "raw agreement": agreed.raw,
+            "without ties": agreed.without_ties,
+            "Krippendorff's alpha": agreed.alpha,
+            "alpha on the scale second, tie, first": agreed.alpha_scale,
+            "Fleiss' kappa": agreed.fleiss,
+            "Gwet's AC1": agreed.gwet,
+        }
+        figures = [{"name": name, **_plain(found)} for name, found in named.items() if found is not None]
+        figures += [
+            {"name": f"Cohen's kappa, {a} and {b}", "value": kappa, "low": None, "high": None}
+            for (a, b), kappa in agreed.cohen.items()
+        ]
+    several = int((agreement.counts(labels.table, len(CLASSES)).sum(1) >= 2).sum())
+    facts = [
+        ("annotators", f"{len(labels.annotators):,}"),
+        ("labels", f"{len(labels.said):,}"),
+        ("pairs", f"{len(labels.pairs):,}"),
+        ("pairs with two labels or more", f"{several:,}"),
+        ("prompts", f"{len(set(labels.prompts)):,}"),
+        ("pairs of known truth", f"{int((labels.gold >= 0).sum()):,}"),
+    ]
+    found = [] if agreed is None else [f"Two labels of one pair agree with probability {agreed.raw.value:.3f}."]
+    found = found or ["No pair was labelled twice, so that nothing is known of the agreement."]
+    about = {"title": "Annotators", "subtitle": source, "unit": "agreement with the others", "rule": None}
+    return {**about, "findings": [*found, *odd], "facts": facts, "lines": lines, "figures": figures, "differences": []}
+
+
+def _line(person: Person) -> dict[str, Any]:
+    unknown = {"value": None, "low": None, "high": None}
+    return {
+        "name": person.name,
+        **(unknown if person.with_rest is None else _plain(person.with_rest)),
+        "labels": person.labels,
+        "ties": person.ties,
+        "right": None if person.right is None else person.right.value,
+        "first_slot": person.first_slot,
+        "first_slot_p": person.first_slot_p,
+        "consistent": person.consistent,
+        "seconds": person.seconds,
+    }
+
+
+def _plain(found: Interval) -> dict[str, float | None]:
+    value = found.value if math.isfinite(found.value) else None
+    return {"value": value, "low": found.low, "high": found.high}

@@ -1,0 +1,141 @@
+"""What several annotators said about the same pairs, as one table; read from rows with votes or from verdict files.
+
+Shapes: N pairs, R annotators. Classes are :data:`CLASSES`, -1 is no label.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from afzal.errors import AfzalError
+from afzal.judge.verdicts import Outcome, Verdicts, from_probability
+from afzal.records import Comparison, Item, turns_to_json
+from afzal.stats.agreement import MISSING
+
+CLASSES: tuple[Outcome, ...] = ("first", "second", "tie", "both_bad")
+FIRST, SECOND, TIE, BOTH_BAD = range(4)
+VALUES = (1.0, -1.0, 0.0)
+"""Of first, second and tie on the scale from the second to the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One label: which pair and annotator (numbers), the class, whether the pair's first was shown first (None where
+    that is not recorded), and the seconds it took."""
+
+    pair: int
+    annotator: int
+    label: int
+    first_shown_first: bool | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of pairs.
+
+    Attributes:
+        pairs: the place of each: (number of the item, first response, second response), or (number, 0, 1) for verdicts.
+        prompts: of each pair; labels on one prompt are not independent.
+        annotators: names.
+        said: all labels in the order they were given; the last one of a person on a pair is the one that counts.
+        gold: ``[N]`` the true class where it is known, else -1.
+    """
+
+    pairs: tuple[tuple[int, int, int], ...]
+    prompts: tuple[str, ...]
+    annotators: tuple[str, ...]
+    said: tuple[Said, ...]
+    gold: np.ndarray
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """``[N, R]`` the label that counts."""
+        table = np.full((len(self.pairs), len(self.annotators)), MISSING)
+        for s in self.said:
+            table[s.pair, s.annotator] = s.label
+        return table
+
+
+def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
+    """The comparisons of rows; those without an annotator's name are one annotator's, called ``votes``.
+
+    Args:
+        gold: rows with the same prompts and responses whose preference is known to be true.
+
+    Raises:
+        AfzalError: there is no comparison.
+    """
+    truth = {key: label for item in gold for key, label in _truths(item)}
+    pairs: dict[tuple[int, int, int], int] = {}
+    people: dict[str, int] = {}
+    prompts, known, said = [], [], []
+    for number, item in enumerate(items):
+        prompt = json.dumps(turns_to_json(item.prompt), ensure_ascii=False)
+        answers = [json.dumps(turns_to_json(r.turns), ensure_ascii=False) for r in item.responses]
+        for vote in item.votes:
+            if not isinstance(vote, Comparison):
+                continue
+            low, high = sorted((vote.first, vote.second))
+            place = (number, low, high)
+            if place not in pairs:
+                pairs[place] = len(pairs)
+                prompts.append(item.group or prompt)
+                known.append(truth.get((prompt, answers[low], answers[high]), MISSING))
+            label = _label(vote if vote.first == low else vote.swap())
+            shown = None if vote.shown_first is None else vote.shown_first == low
+            person = people.setdefault(vote.annotator or "votes", len(people))
+            said.append(Said(pairs[place], person, label, shown, vote.seconds))
+    if not said:
+        raise AfzalError(
+            "there are no comparisons to aggregate",
+            why="votes on pairs of responses are needed",
+            remedy="look at what was read with: afzal check",
+        )
+    return Labels(tuple(pairs), tuple(prompts), tuple(people), tuple(said), np.array(known))
+
+
+def _label(vote: Comparison) -> int:
+    outcome: Outcome = vote.outcome if vote.probability is None else from_probability(vote.probability)
+    return CLASSES.index(outcome)
+
+
+def _truths(item: Item) -> Iterable[tuple[tuple[str, str, str], int]]:
+    """Each pair of a gold row in both orders, with its true class."""
+    prompt = json.dumps(turns_to_json(item.prompt), ensure_ascii=False)
+    answers = [json.dumps(turns_to_json(r.turns), ensure_ascii=False) for r in item.responses]
+    for vote in item.votes:
+        if isinstance(vote, Comparison):
+            for v in (vote, vote.swap()):
+                yield (prompt, answers[v.first], answers[v.second]), _label(v)
+
+
+def of_verdicts(said: Verdicts) -> Labels:
+    """Judges as annotators: each is heard on a pair where all of its games name the same outcome."""
+    games: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+    names: dict[str, tuple[str, str]] = {}
+    for v in said.verdicts:
+        names.setdefault(v.item, (v.prompt, v.first))
+        turned = v.first != names[v.item][1]
+        games[v.item, v.judge].append(_turned(v.outcome) if turned else v.outcome)
+    items = {item: k for k, item in enumerate(names)}
+    judges = {judge: k for k, judge in enumerate(dict.fromkeys(judge for _, judge in games))}
+    given = []
+    for (item, judge), outcomes in games.items():
+        if len(set(outcomes)) == 1 and outcomes[0] != "none":
+            given.append(Said(items[item], judges[judge], CLASSES.index(outcomes[0])))
+    truth = [CLASSES.index(said.gold[item]) if item in said.gold else MISSING for item in items]
+    pairs = tuple((k, 0, 1) for k in range(len(items)))
+    return Labels(pairs, tuple(p for p, _ in names.values()), tuple(judges), tuple(given), np.array(truth))
+
+
+def _turned(outcome: Outcome) -> Outcome:
+    from afzal.judge.verdicts import MIRRORED
+
+    return MIRRORED[outcome]

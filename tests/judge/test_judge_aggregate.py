@@ -1,0 +1,230 @@
+"""Annotators and their aggregation: planted people are found, doubtful answers refused, rows keep what was said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from afzal import data, judge
+from afzal.cli import main
+from afzal.errors import AfzalError
+from afzal.judge import aggregate, annotators, labels
+from afzal.records import Comparison, Item, Rating, Response, preferences
+
+
+def vote(outcome: str, who: str, first: int = 0, second: int = 1, **more) -> Comparison:
+    return Comparison(first, second, outcome, annotator=who, **more)
+
+
+def item(number: int, *votes, answers: tuple[str, str] = ("a", "b")) -> Item:
+    said = tuple(Response(f"{text} {number}") for text in answers)
+    return Item(f"i{number}", f"prompt {number}", said, votes)
+
+
+def crowd(n: int = 120, seed: int = 0, **right: float) -> tuple[list[Item], list[Item]]:
+    """Rows on which each named person is right with a given probability, and the truth as gold rows."""
+    generator, rows, gold = np.random.default_rng(seed), [], []
+    for k in range(n):
+        truth = "first" if generator.random() < 0.5 else "second"
+        other = "second" if truth == "first" else "first"
+        votes = [vote(truth if generator.random() < p else other, who) for who, p in right.items()]
+        rows.append(item(k, *votes))
+        gold.append(item(k, vote(truth, "truth")))
+    return rows, gold
+
+
+def test_the_same_pair_named_in_the_other_order_is_the_same_label():
+    said = labels.of_items([item(0, vote("first", "ali"), vote("second", "dil", 1, 0), vote("tie", "umi"))])
+    assert said.annotators == ("ali", "dil", "umi")
+    assert said.table.tolist() == [[0, 0, 2]]
+
+
+def test_what_was_shown_first_follows_the_numbering():
+    said = labels.of_items([item(0, vote("first", "ali", shown_first=1), vote("first", "ali", 1, 0, shown_first=1))])
+    assert [s.first_shown_first for s in said.said] == [False, False]
+
+
+def test_ratings_are_no_labels():
+    with pytest.raises(AfzalError, match="no comparisons"):
+        labels.of_items([Item("x", "p", (Response("a"), Response("b")), (Rating(0, 1.0, "score"),))])
+
+
+def test_the_last_label_counts_and_repeats_are_remembered():
+    rows = [item(0, vote("first", "ali"), vote("second", "ali"), vote("first", "dil"))]
+    said = labels.of_items(rows)
+    assert said.table[0].tolist() == [1, 0]
+    people = {p.name: p for p in annotators.people_of(said, resamples=5)}
+    assert people["ali"].consistent == 0.0
+    assert people["dil"].consistent is None
+
+
+def test_shares_by_hand():
+    said = labels.of_items(
+        [item(0, vote("first", "a"), vote("first", "b"), vote("tie", "c")), item(1, vote("tie", "a"))]
+    )
+    assert aggregate.aggregate(said, "mean").p_first.tolist() == pytest.approx([2.5 / 3, 0.5])
+    assert aggregate.aggregate(said, "majority").p_first.tolist() == [1.0, 0.5]
+
+
+def test_an_even_split_is_a_tie_and_both_bad_orders_nothing():
+    said = labels.of_items(
+        [
+            item(0, vote("first", "a"), vote("second", "b")),
+            item(1, vote("both_bad", "a"), vote("both_bad", "b"), vote("first", "c")),
+            item(2, vote("both_bad", "a"), vote("first", "b"), vote("first", "c")),
+        ]
+    )
+    found = aggregate.aggregate(said, "majority").p_first
+    assert found[0] == 0.5
+    assert np.isnan(found[1])
+    assert found[2] == 1.0
+
+
+def test_one_who_is_turned_round_is_found_and_used():
+    rows, gold = crowd(400, ali=0.85, dil=0.85, umi=0.15)
+    said = labels.of_items(rows, gold)
+    people = {p.name: p for p in annotators.people_of(said, resamples=50)}
+    assert people["umi"].right.high < 0.3
+    assert "turned round?" in people["umi"].remarks[0]
+    assert not people["ali"].remarks
+    few = labels.of_items(rows, gold[:10])
+    truth = said.gold == labels.FIRST
+    by_gold = (aggregate.aggregate(few, "gold").p_first > 0.5) == truth
+    by_majority = (aggregate.aggregate(few, "majority").p_first > 0.5) == truth
+    assert by_gold.mean() > by_majority.mean() + 0.05
+
+
+def test_gold_rows_match_by_their_texts_in_either_order():
+    rows = [item(0, vote("first", "ali"))]
+    turned = Item("g", "prompt 0", (Response("b 0"), Response("a 0")), (vote("first", "truth"),))
+    assert labels.of_items(rows, [turned]).gold.tolist() == [labels.SECOND]
+    assert labels.of_items(rows, [item(1, vote("first", "truth"))]).gold.tolist() == [-1]
+
+
+def test_gold_without_gold_is_an_error():
+    with pytest.raises(AfzalError, match="no labelled pair has a known truth"):
+        aggregate.aggregate(labels.of_items([item(0, vote("first", "ali"))]), "gold")
+
+
+def test_habits_are_remarked():
+    rows = []
+    for k in range(60):
+        better = "first" if k % 2 else "second"
+        slot = vote("first", "left", shown_first=0, seconds=9.0)
+        rows.append(
+            item(
+                k,
+                vote(better, "ali", seconds=10.0),
+                vote(better, "dil", seconds=8.0),
+                slot,
+                vote("tie", "lazy", seconds=1.0),
+            )
+        )
+    people = {p.name: p for p in annotators.people_of(labels.of_items(rows), resamples=20)}
+    assert people["left"].first_slot == 1.0
+    assert "prefers what is shown first" in " ".join(people["left"].remarks)
+    assert "says 'tie' 100%" in " ".join(people["lazy"].remarks)
+    assert "takes 1.0 s" in " ".join(people["lazy"].remarks)
+    assert people["ali"].remarks == people["dil"].remarks == ()
+
+
+def test_a_fair_person_is_rarely_remarked():
+    """Two hundred fair people of 40 votes each, both habits and agreement: at most 2 % are remarked."""
+    remarked = 0
+    for seed in range(200):
+        generator, rows = np.random.default_rng(seed), []
+        for k in range(40):
+            truth, shown = int(generator.integers(2)), int(generator.integers(2))
+            said = truth if generator.random() < 0.8 else 1 - truth
+            other = truth if generator.random() < 0.8 else 1 - truth
+            fair = vote(("first", "second")[said], "fair", shown_first=shown, seconds=float(generator.uniform(5, 15)))
+            rows.append(
+                item(k, fair, vote(("first", "second")[other], "other", seconds=float(generator.uniform(5, 15))))
+            )
+        people = annotators.people_of(labels.of_items(rows), resamples=2)
+        remarked += any(p.name == "fair" and p.remarks for p in people)
+    assert remarked <= 4
+
+
+def test_a_left_only_person_is_always_remarked():
+    for seed in range(50):
+        generator, rows = np.random.default_rng(seed), []
+        for k in range(40):
+            shown = int(generator.integers(2))
+            rows.append(item(k, vote(("first", "second")[shown], "left", shown_first=shown), vote("first", "other")))
+        (left,) = [p for p in annotators.people_of(labels.of_items(rows), resamples=2) if p.name == "left"]
+        assert "prefers what is shown first" in " ".join(left.remarks)
+
+
+def test_rows_with_one_preference_per_pair():
+    rows = [item(0, vote("first", "a"), vote("first", "b"), vote("second", "c")), item(1, vote("both_bad", "a"))]
+    said = labels.of_items(rows)
+    kept = aggregate.as_items(rows, said, aggregate.aggregate(said), "mean")
+    assert preferences(kept[0]) == preferences(rows[0])  # soft labels are what training makes of votes
+    (one,) = kept[0].votes
+    assert (one.probability, one.annotator) == (pytest.approx(2 / 3), "mean of 3")
+    assert kept[1].votes == ()
+
+
+def write(path: Path, rows: list[Item]) -> str:
+    data.write(rows, path, "afzal")
+    return str(path)
+
+
+def test_the_command(tmp_path, capsys):
+    rows, gold = crowd(40, ali=0.9, dil=0.9, umi=0.9)
+    source, truth = write(tmp_path / "votes.jsonl", rows), write(tmp_path / "gold.jsonl", gold[:12])
+    out = tmp_path / "one.jsonl"
+    assert (
+        main(
+            ["aggregate", source, "--by", "gold", "--gold", truth, "--out", str(out), "--page", str(tmp_path / "page")]
+        )
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert "pairs of known truth 12" in said
+    assert f"{out}: 40 rows by gold" in said
+    assert len(data.read(str(out)).items) == 40
+    assert "Agreement" in (tmp_path / "page" / "annotators.html").read_text()
+    assert main(["aggregate", source, "--out", str(out)]) == 2
+    assert "--force" in capsys.readouterr().err
+
+
+def test_a_doubtful_answer_is_not_written(tmp_path, capsys):
+    """Four judges with one shared error agree with each other, and seven who err independently are outvoted by them."""
+    generator, rows, names = np.random.default_rng(3), [], ("first", "second")
+    for k in range(200):
+        truth = int(generator.integers(2))
+        shared = truth if generator.random() < 0.45 else 1 - truth
+        votes = [vote(names[truth if generator.random() < 0.7 else 1 - truth], f"good {j}") for j in range(7)]
+        rows.append(item(k, *votes, *(vote(names[shared], f"like {j}") for j in range(4))))
+    source, out = write(tmp_path / "votes.jsonl", rows), tmp_path / "one.jsonl"
+    found = aggregate.aggregate(labels.of_items(rows), "dawid_skene")
+    assert found.doubtful
+    assert found.moved == found.dawid_skene_moved > 0.05 * found.decided
+    asked = ["aggregate", source, "--by", "dawid_skene", "--out", str(out), "--resamples", "10"]
+    assert (main(asked), out.exists()) == (1, False)
+    assert "--gold FILE" in capsys.readouterr().out
+    assert (main([*asked, "--force"]), out.exists()) == (0, True)
+
+
+def test_people_on_pandalm_and_judges_on_llmbar(shared, capsys):
+    assert main(["aggregate", str(shared / "data/annot/pandalm_human3.json"), "--resamples", "50"]) == 0
+    said = capsys.readouterr().out
+    assert "Dawid-Skene moves 0 of 502 decided pairs." in said
+    assert "raw agreement                             0.921" in said
+    source = str(shared / "data/annot/llmbar_gold_vs_judges.jsonl")
+    assert main(["aggregate", source, "--by", "dawid_skene", "--resamples", "10"]) == 1
+    assert "share errors" in capsys.readouterr().out
+
+
+def test_judges_are_heard_where_their_games_agree(shared):
+    said = labels.of_verdicts(judge.read([str(shared / "data/annot/llmbar_gold_vs_judges.jsonl")]))
+    reference = json.loads((shared / "reference/people-and-judges.json").read_text())["llmbar"]["jury"]
+    assert int((said.table >= 0).sum()) == reference["votes"]
+    vote_of = aggregate.aggregate(said, "majority").p_first
+    credit = np.where(vote_of == 0.5, 0.5, (vote_of > 0.5) == (said.gold == labels.FIRST))
+    assert credit.mean() == pytest.approx(reference["majority_acc"], abs=1e-4)
