@@ -22,6 +22,10 @@ from afzal.tokens.tree import Tree, only_branch, tree
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 _TOLERANCE_LOW = 0.15
 
+# the names that configurations give to the number of experts, and to the weight of the loss that balances them
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+_ROUTER_LOSSES = ("router_aux_loss_coef", "aux_loss_coef")
+
 
 def choose_sharing(model: Any, longest: int | None = None) -> tuple[Sharing, str]:
     """Whether the model can share a prompt between branches, by allow-list and by trial; and why not, if not.
@@ -65,6 +69,20 @@ def kernel_notes(model: Any) -> tuple[str, ...]:
     with torch.no_grad():
         score(model, collate(probe_trees(model), "shared", _device(model)))
     return kernels.notes()
+
+
+def router_note(config: Any) -> str:
+    """What there is to say of a mixture of experts that is trained without the loss that balances its experts; empty of
+    any other model."""
+    text = config.get_text_config()
+    if not any((getattr(text, name, None) or 0) > 1 for name in _EXPERTS):
+        return ""
+    named = next(((n, c) for n in _ROUTER_LOSSES if (c := getattr(text, n, None)) is not None), None)
+    which = f" ({named[0]} {named[1]:g} in its configuration)" if named else ""
+    return (
+        f"mixture of experts: the auxiliary loss that balances its experts{which} is not added to the loss, so that "
+        "a long training may come to use few of them"
+    )
 
 
 def plain_logps(model: Any, batch: Batch) -> Tensor:

@@ -28,7 +28,7 @@ from afzal.model import rotary
 from afzal.model.adapters import Adapter, add_adapter, is_adapted, start_norms, virtual_kind
 from afzal.model.load import cast_parameters, compile_layers, frozen_copy, load_model
 from afzal.model.offload import move_home
-from afzal.model.probe import choose_sharing, kernel_notes
+from afzal.model.probe import choose_sharing, kernel_notes, router_note
 from afzal.model.reference import (
     AdapterOff,
     Cached,
@@ -95,7 +95,8 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
         AfzalError: the model cannot do what the settings ask for.
     """
     model = _adapted(config, model)
-    sharing, why_unshared = _sharing(config, model)
+    longest = _longest_row(config, prepared)
+    sharing, why_unshared = _sharing(config, model, longest)
     layout = parallel.layout(model, sharing, config.pass_tokens, device)
     critic = online.critic_of(config, model, sharing, partial(_fresh_adapter, config))
     # under quantize the adapter is in float32 already, and the base model in the format that computes
@@ -112,6 +113,7 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
         raise AfzalError("offload=reference is without effect: the objective has no reference", remedy=_LEAVE)
     reference = _reference(config, model, prepared, layout, weights.dtype, run) if needed else None
     notes += [f"prompts are not shared: {why_unshared}"] if why_unshared else []
+    notes += [note] if (note := router_note(model.config)) else []
     start = _start(config, model, prepared, reference, device)
     notes += memory.fit(config, prepared, memory.Held(weights, reference, critic, start), layout)
     if is_adapted(model) and config.adapter_kind is None and config.lr == type(config).model_fields["lr"].default:
@@ -246,9 +248,9 @@ def _settings(config: TrainConfig, feed: Updates, evaluates: bool) -> Settings:
     )
 
 
-def _sharing(config: TrainConfig, model: Any) -> tuple[Sharing, str]:
+def _sharing(config: TrainConfig, model: Any, longest: int) -> tuple[Sharing, str]:
     """How prompts are laid out, and why they are not shared where that was not asked for."""
-    if ranks.world() > 1 and (reason := rotary.why_not_share(model, config.max_tokens)):
+    if ranks.world() > 1 and (reason := rotary.why_not_share(model, longest)):
         raise AfzalError(
             f"this model cannot be trained over {ranks.world()} ranks",
             why=f"{reason}: ranks would need unequal numbers of passes",
@@ -256,10 +258,20 @@ def _sharing(config: TrainConfig, model: Any) -> tuple[Sharing, str]:
         )
     if config.sharing == "unshared":
         return "unshared", ""
-    sharing, reason = choose_sharing(model, config.max_tokens)
+    sharing, reason = choose_sharing(model, longest)
     if sharing == "unshared" and config.sharing == "shared":
         raise AfzalError("sharing=shared is not possible with this model", why=reason, remedy="sharing=auto")
     return sharing, reason
+
+
+def _longest_row(config: TrainConfig, prepared: Prepared) -> int:
+    """Tokens of the longest prompt + response that the run can read: of its data, or written by the policy itself."""
+    own = (*prepared.train, *prepared.evaluation)
+    every = (*own, *prepared.train_mismatched, *prepared.evaluation_mismatched)
+    given = max((len(t.prompt) + len(b.ids) for t in every for b in t.branches), default=0)
+    written = (config.sample_tokens or prepared.longest_response) if isinstance(config, PolicyConfig) else 0
+    constrained = prepared.max_tokens if isinstance(config, PreferConfig) and config.constraint_data else 0
+    return max(given, constrained, written + max((len(t.prompt) for t in own), default=0))
 
 
 def _reference(
@@ -286,7 +298,7 @@ def _reference(
         return Frozen(frozen_copy(model)) if copies else live_reference(model, fresh_adapter=fresh)
     if config.reference != "cached":
         other = load_model(config.reference, device=layout.device).requires_grad_(False)
-        if layout.sharing == "shared" and choose_sharing(other, config.max_tokens)[0] != "shared":
+        if layout.sharing == "shared" and choose_sharing(other, _longest_row(config, prepared))[0] != "shared":
             raise AfzalError(f"reference {config.reference} cannot share prompts", remedy="sharing=unshared")
         if dtype == "bf16":
             cast_parameters(other, torch.bfloat16)
