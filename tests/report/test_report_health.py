@@ -173,8 +173,12 @@ def test_length_correlation_is_an_alarm_of_its_own():
     metrics = rr.dpo_metrics()
     for m in metrics:
         if m["kind"] == "eval":
-            m["rewards/length_correlation"] = 0.7
+            m |= {f"rewards/length_correlation{end}": v for end, v in (("", 0.7), ("_low", 0.6), ("_high", 0.8))}
     assert codes(metrics) == ["length_drift"]
+    turned = [m | {k: -v for k, v in m.items() if "correlation" in k} for m in metrics]
+    assert codes(turned) == ["length_drift"]
+    wide = [m | ({"rewards/length_correlation_low": 0.45} if "kl" in m else {}) for m in metrics]
+    assert codes(wide) == []
 
 
 def test_samples_that_all_ran_into_the_limit_say_nothing_about_length():
@@ -192,8 +196,10 @@ def test_remedies_name_the_setting_and_its_value():
 
 def test_not_checked_lists_what_lacked_numbers():
     missing = not_checked(diagnose(rr.sft_metrics(), told("sft")))
-    assert missing == ["first loss", "likelihood of the chosen", "overfitting", "distance to the reference"]
+    assert missing == ["first loss", "likelihood of the chosen", "distance to the start"]
     assert not_checked([]) == list(CHECKS)
+    of_scores = not_checked(diagnose(rr.dpo_metrics(), told()), {"method": "reward"})
+    assert not {"distance to the start", "endings of responses", "first loss"} & set(of_scores)
 
 
 def test_diagnose_changes_nothing_and_repeats_itself():

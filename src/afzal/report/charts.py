@@ -9,7 +9,7 @@ from typing import Any
 from afzal.report import svg
 from afzal.report.health import interval_of
 from afzal.report.svg import CHOSEN, HELD_OUT, OTHER, REJECTED, TRAIN, Rule, Series
-from afzal.report.text import is_number, number, setting, unit_of
+from afzal.report.text import is_number, kl_of, number, setting, unit_of
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -93,9 +93,9 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
         _one("perplexity", "Perplexity", "exp of the held-out loss; smaller is better.", train, held_out),
         _two("logps", "Log-probability", f"Of {both}, nats per response.", train, held_out, names),
         _two("rewards", "Implicit reward", f"β (log π − log π_ref), {good} and {bad}.", train, held_out, names),
-        _one("kl", "KL to the reference", "Nats per answer; larger is further away.", written, held_out)
+        _one("kl", kl_of(facts), "Nats per answer; larger is further away.", written, held_out)
         if written
-        else _kl(held_out),
+        else _kl(held_out, kl_of(facts)),
         _from_zero(_one("entropy", "Entropy", "Of whole answers, nats: how much is left to chance.", written, [])),
         _one("value/explained_variance", "Value model", "Share of the returns' variance explained.", written, []),
         _from_zero(_one("policy/clipfrac", "Clipped", "Share of ratios beyond the clip.", train, [])),
@@ -224,9 +224,11 @@ def _labelled(series: Series, label: str) -> Series:
     return replace(series, label=label)
 
 
-def _kl(held_out: Records) -> Plot:
-    caption = "KL(policy ‖ reference) of samples, nats per response; larger is further away. Band: 95% interval."
-    return Plot("kl", "KL to the reference", caption, _held_out_series(held_out, "kl", called="samples"))
+def _kl(held_out: Records, title: str) -> Plot:
+    caption = "Of the policy's own answers, nats per answer; larger is further away. Band: 95% interval over prompts."
+    if any(is_number(cut := r.get("kl_cut")) and cut > 0 for r in held_out):
+        caption += " Some answers were cut: of their first tokens alone."
+    return Plot("kl", title, caption, _held_out_series(held_out, "kl", called="samples"))
 
 
 def _lengths(train: Records, held_out: Records, names: tuple[str, str]) -> Plot:

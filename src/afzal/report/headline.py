@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from afzal.report.health import interval_of, upto
-from afzal.report.text import interval, is_number, number, signed, unit_of
+from afzal.report.text import interval, is_number, kl_of, number, signed, unit_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ _PAIRS = (
     ("rewards/margins", "Reward margin", "reward of chosen less rejected; larger is better"),
     ("loss", "Loss", "smaller is better"),
     ("perplexity", "Perplexity", "exp of the loss per token; smaller is better"),
-    ("kl", "KL to the reference", "nats per response; larger is further away"),
+    ("kl", "KL", "nats per answer that the policy wrote; larger is further away"),
     ("logps/chosen", "Log-prob of chosen", "nats per response; larger is more likely"),
     ("logps/rejected", "Log-prob of rejected", "nats per response"),
     ("samples/length", "Sample length", "tokens"),
@@ -55,13 +55,14 @@ def measures(metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> 
 
 
 def _named(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    rows = [(n, kl_of(facts) if n == "kl" else t, m) for n, t, m in _PAIRS]
     if unit_of(facts) == "token":
-        return [(n, t.replace("chosen", "responses"), m) for n, t, m in _PAIRS]
+        return [(n, t.replace("chosen", "responses"), m) for n, t, m in rows]
     if unit_of(facts) != "response":
-        return list(_PAIRS)
+        return rows
     words = (("chosen", "desirable"), ("rejected", "undesirable"))
     rewards = [(f"rewards/{k}", f"Reward of {w}", "β × log-ratio to the reference") for k, w in words]
-    rows = [(n, t.replace("chosen", "desirable").replace("rejected", "undesirable"), m) for n, t, m in _PAIRS]
+    rows = [(n, t.replace("chosen", "desirable").replace("rejected", "undesirable"), m) for n, t, m in rows]
     return [*rewards, *rows]
 
 

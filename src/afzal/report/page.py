@@ -73,14 +73,16 @@ def to_html(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
         subtitle=views.subtitle(facts),
         verdict=judged,
         overview=views.overview(facts),
-        contents=_contents(run.sections),
+        contents=_contents(run.sections, facts),
         notes=run.notes,
         measures=numbers,
         measured=views.measured(numbers, run.metrics, facts),
         raised=alarms(diagnoses),
         passed=[d for d in diagnoses if d.severity == "good"],
         diagnoses=diagnoses,
-        unchecked=not_checked(diagnoses),
+        opened=[d for d in diagnoses if d.severity == "open"],
+        unchecked=not_checked(diagnoses, facts),
+        writes=facts.get("method") != "reward",
         extra=extra,
         figures=charts,
         evaluations=views.evaluations(run.metrics),
@@ -106,7 +108,7 @@ def to_json(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
         "verdict": asdict(judged),
         "measures": [asdict(m) for m in numbers],
         "diagnoses": [asdict(d) for d in diagnoses],
-        "not_checked": not_checked(diagnoses),
+        "not_checked": not_checked(diagnoses, facts),
         "facts": facts,
         "data": run.data,
         "metrics": run.metrics,
@@ -116,10 +118,11 @@ def to_json(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
     return json.dumps(_finite(body), indent=1, default=str, allow_nan=False) + "\n"
 
 
-def _contents(extra: Sequence[Section]) -> list[tuple[str, str]]:
+def _contents(extra: Sequence[Section], facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     first = [("numbers", "Before and after"), ("health", "Health")]
     middle = [(f"extra-{k}", s.title) for k, s in enumerate(extra, 1)]
-    last = [("curves", "Curves"), ("samples", "Samples"), ("data", "Data")]
+    written = [("samples", "Samples")] if facts.get("method") != "reward" else []
+    last = [("curves", "Curves"), *written, ("data", "Data")]
     return [*first, *middle, *last, ("configuration", "Configuration"), ("glossary", "Terms")]
 
 

@@ -35,7 +35,11 @@ _GLOSSARY = (
         "Share of pairs in which the chosen response has the larger reward. Chance is 0.5; ties count ½.",
     ),
     ("margin", "Reward of the chosen less that of the rejected response."),
-    ("KL to the reference", "Expected log π − log π_ref of the policy's own samples: how far it went, in nats."),
+    (
+        "KL to the start",
+        "Expected log π − log π_start of the policy's own answers, in nats: how far it went from the policy that "
+        "training started from. Summed over each answer from the exact KL of every next token.",
+    ),
     ("β (beta)", "Strength of the pull towards the reference: larger keeps the policy nearer to it."),
     ("reference", "The policy before training; it does not move. At the first step policy and reference are equal."),
     ("held out", "Rows that no update has seen, split off by prompt so that no prompt is on both sides."),
@@ -221,9 +225,9 @@ def config_text(config: Mapping[str, Any]) -> str:
 
 def glossary(facts: Mapping[str, Any]) -> Rows:
     """The terms that this method's page uses."""
-    pair_terms = {"reward (implicit)", "reward accuracy", "margin", "KL to the reference", "β (beta)", "reference"}
+    pair_terms = {"reward (implicit)", "reward accuracy", "margin", "β (beta)", "reference"}
     kto_terms = {"z₀", "desirable, undesirable"}
-    policy_terms = pair_terms - {"reward accuracy", "margin"}
+    policy_terms = {"KL to the start"} | pair_terms - {"reward accuracy", "margin"}
     hidden = {"token": pair_terms | kto_terms, "response": {"reward accuracy", "perplexity"}}
     unseen = hidden.get(unit_of(facts), kto_terms | {"perplexity"})
     if facts.get("method") == "reward":

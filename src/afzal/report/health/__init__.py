@@ -3,11 +3,11 @@
 :func:`diagnose` is a pure function of the lines of ``metrics.jsonl`` and the facts of ``run.json``. A check that has
 the numbers it needs gives one :class:`Diagnosis`, ``good`` when it passed; one that lacks them gives nothing, and the
 report lists it as not checked. The limits stand at the top of each module and are the whole of the rules; every
-diagnosis repeats its own in ``rule``.
+diagnosis repeats its own in ``rule``. Numbers that allow no conclusion give an ``open`` one: no alarm, and no proof.
 
 The limits are judgements, not laws: they were set so that healthy runs stay silent and the failures that preference
-training is known for do not. "First" and "last" are evaluations when there are two or more, else means over the first
-and last tenth of the training steps.
+training is known for do not; ``benchmarks/health_sim.py`` measures how often either fails. "First" and "last" are
+evaluations when there are two or more, else means over the first and last tenth of the training steps.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CHECKS: dict[str, Callable[[Curves], Diagnosis | None]] = {
     "held-out loss": excess.held_out_loss,
     "likelihood of the chosen": excess.log_probs,
     "overfitting": excess.overfit,
-    "distance to the reference": excess.distance,
+    "distance to the start": excess.distance,
     "length of responses": behaviour.lengths,
     "endings of responses": behaviour.endings,
     "gradients": behaviour.gradients,
@@ -54,7 +54,9 @@ CHECKS: dict[str, Callable[[Curves], Diagnosis | None]] = {
 _ON_REWARDS = {"reward", "conduct of the policy", "size of the updates"}
 _ON_DATA = {"first loss", "learning", "held-out loss", "likelihood of the chosen", "overfitting"}
 
-_RANK: dict[Severity, int] = {"bad": 0, "watch": 1, "good": 2}
+_OF_WRITERS = {"distance to the start", "endings of responses", "likelihood of the chosen", "first loss"}
+
+_RANK: dict[Severity, int] = {"bad": 0, "watch": 1, "open": 2, "good": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,27 +91,36 @@ def upto(metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list
 
 
 def alarms(diagnoses: Iterable[Diagnosis]) -> list[Diagnosis]:
-    """Those that are not ``good``."""
-    return [d for d in diagnoses if d.severity != "good"]
+    """Those that are ``watch`` or ``bad``."""
+    return [d for d in diagnoses if d.severity in ("watch", "bad")]
 
 
 def verdict(diagnoses: Sequence[Diagnosis]) -> Verdict:
-    """One word and one sentence for the whole run."""
+    """One word and one sentence for the whole run: healthy only where something shows that it learned."""
     raised = alarms(diagnoses)
     bad = [d.title for d in raised if d.severity == "bad"]
     if bad:
         return Verdict("not healthy", "bad", _sentence(bad))
     if raised:
         return Verdict("watch", "watch", _sentence([d.title for d in raised]))
+    if not any(d.check in ("learning", "reward") and d.severity == "good" for d in diagnoses):
+        return Verdict("watch", "watch", _sentence(["nothing was measured that shows whether anything was learned"]))
     proof = [d.title for d in diagnoses if d.check in ("learning", "reward", "first loss")]
-    checks = f"{plural(len(diagnoses), 'check')} made, none raised an alarm"
-    return Verdict("healthy", "good", _sentence([*proof, checks]))
+    unknown = [d.title for d in diagnoses if d.severity == "open"]
+    checks = f"{plural(len(diagnoses) - len(unknown), 'check')} made, none raised an alarm"
+    return Verdict("healthy", "good", _sentence([*proof, checks, *unknown]))
 
 
-def not_checked(diagnoses: Iterable[Diagnosis]) -> list[str]:
-    """Names of the checks that lacked the numbers they need; of the run's own kind, on data or on rewards."""
+def not_checked(diagnoses: Iterable[Diagnosis], facts: Mapping[str, Any] | None = None) -> list[str]:
+    """Names of the checks that lacked the numbers they need; of the run's own kind, on data or on rewards.
+
+    Args:
+        facts: contents of ``run.json``; what a reward model cannot be asked is then left out for one.
+    """
     made = {d.check for d in diagnoses}
     other: set[str] = (_ON_DATA if made & _ON_REWARDS else _ON_REWARDS) if made else set()
+    if (facts or {}).get("method") == "reward":
+        other = other | _OF_WRITERS
     return [name for name in CHECKS if name not in made | other]
 
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
 from typing import Any, Literal
 
 from afzal.report.text import is_number, setting
 from afzal.stats.intervals import half_width, wilson
 
-Severity = Literal["good", "watch", "bad"]
+_VIRTUAL = ("prefix", "prompt", "p_tuning")
+Severity = Literal["good", "open", "watch", "bad"]
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """One finding in words.
 
-    ``code`` is stable and for machines, ``rule`` the exact numeric condition, ``remedy`` a setting to change (empty
-    when nothing is wrong), ``step`` the training step it points at, ``evidence`` the numbers it rests on, ``check``
-    the name of the check that made it.
+    ``severity`` is ``open`` where there are numbers that allow no conclusion. ``code`` is stable and for machines,
+    ``rule`` the exact numeric condition, ``remedy`` a setting to change (empty when nothing is wrong), ``step`` the
+    training step it points at, ``evidence`` the numbers it rests on, ``check`` the name of the check that made it, and
+    ``change`` the settings of a next run that would mend it, by name.
     """
 
     code: str
@@ -30,6 +34,7 @@ class Diagnosis:
     step: int | None = None
     evidence: Mapping[str, float] = field(default_factory=dict)
     check: str = ""
+    change: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,33 @@ class Curves:
         value = self.setting(name)
         return f"{name} (now {setting(value)})" if is_number(value) else name
 
+    @property
+    def is_reward_model(self) -> bool:
+        """Whether what was trained gives scores and writes nothing."""
+        return self.facts.get("method") == "reward"
+
+    @property
+    def subject(self) -> str:
+        """What was trained, in words."""
+        return "reward model" if self.is_reward_model else "policy"
+
+    @property
+    def training_loss_is_one_curve(self) -> bool:
+        """Whether the training losses of two steps can be compared: not where each is of new answers, nor where the
+        reference that they are measured against moves."""
+        return not self.rollouts and not self.facts.get("reference_moves")
+
+    def known_start(self) -> float | None:
+        """The loss at policy = reference, where that is what training began from; None where it is not known."""
+        objective = self.facts.get("objective")
+        value = objective.get("at_reference") if isinstance(objective, Mapping) else None
+        return value if is_number(value) and starts_at_reference(self.facts) else None
+
+    def times_lr(self, factor: float) -> dict[str, float]:
+        """The settings of a next run with ``factor`` times the learning rate; none where that is not known."""
+        value = self.setting("lr")
+        return {"lr": float(f"{value * factor:.0e}")} if is_number(value) and value else {}
+
     def lower_lr(self) -> str:
         """A remedy: a third of the learning rate, with figures when it is known."""
         value = self.setting("lr")
@@ -103,6 +135,29 @@ def interval_of(record: Mapping[str, Any], name: str) -> tuple[float, float] | N
     if is_number(value) and is_number(error):
         return value - half_width(error), value + half_width(error)
     return accuracy_interval(record) if name == "rewards/accuracies" else None
+
+
+def starts_at_reference(facts: Mapping[str, Any]) -> bool:
+    """Whether policy and reference are one before training: a fact of the run.
+
+    Runs of before there was that fact tell it by the reference's name and by the kind of the adapter, since a fresh one
+    with virtual tokens is not the identity.
+    """
+    known = facts.get("starts_at_reference")
+    if isinstance(known, bool):
+        return known
+    model = facts.get("model")
+    kind = model.get("adapter") if isinstance(model, Mapping) else None
+    return kind not in _VIRTUAL and not str(facts.get("reference", "")).startswith("the model ")
+
+
+def noise(values: Sequence[float]) -> float:
+    """Standard deviation of a curve about its course, from the differences of neighbours, in the values' unit.
+
+    The median of their size, so that a few jumps do not count: 0.6745 sqrt 2 standard deviations of normal noise.
+    """
+    steps = [abs(b - a) for a, b in pairwise(values)]
+    return median(steps) / (0.67449 * 2**0.5) if steps else 0.0
 
 
 def head_mean(values: Sequence[float]) -> float:

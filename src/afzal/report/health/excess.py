@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from afzal.report.health.curves import Curves, Diagnosis, tail_mean
-from afzal.report.text import is_number, number, signed
-from afzal.stats.intervals import half_width
+from afzal.report.health.curves import Curves, Diagnosis, interval_of, noise, tail_mean
+from afzal.report.text import interval, is_number, kl_of, number, signed
 
 RISE_OF_FIRST = 0.03  # share of the first held-out loss
 RISE_OF_DROP = 0.10  # share of what the held-out loss had fallen by
@@ -17,38 +18,54 @@ COMMON_FALL_NATS = 2.0
 COLLAPSED_LOSS = 0.05  # share of the first training loss
 COLLAPSED_ACCURACY = 0.98
 OVERFIT_GAP = 0.10
+FITTED, FITTED_OF_FIRST = 0.5, 0.15  # of the held-out loss, and of the first held-out loss: both
+SURE = 4.0  # standard errors of the training loss
 KL_WATCH, KL_WATCH_TOKEN = 10.0, 0.5  # nats per sequence and per sampled token, both exceeded
 KL_BAD, KL_BAD_TOKEN = 50.0, 1.0
 
 
 def held_out_loss(c: Curves) -> Diagnosis | None:
-    """Did the held-out loss turn upwards while the training loss went on falling?"""
-    points, train = c.points("eval", "loss"), c.points("train", "loss")
-    if len(points) < 3 or len(train) < 2:
+    """Did the held-out loss turn upwards while the training loss did not?"""
+    points = c.points("eval", "loss")
+    train = c.points("train", "loss") if c.training_loss_is_one_curve else []
+    if len(points) < 3:
         return None
     at, best = min(points, key=lambda p: (p[1], p[0]))
     first, (end, last) = points[0][1], points[-1]
-    before = [v for s, v in train if s <= at] or [train[0][1]]
-    falling = tail_mean([v for _, v in train]) < tail_mean(before)
+    limit = max(RISE_OF_FIRST * abs(first), RISE_OF_DROP * (first - best))
+    # a single evaluation may be above by chance: the one before it is too, where it comes after the minimum
+    lasting = [v for s, v in points[-2:] if s > at]
     evidence = {"minimum": best, "last": last}
     rule = (
-        f"the last held-out loss is above its minimum by more than {RISE_OF_FIRST:.0%} of the first and "
-        f"{RISE_OF_DROP:.0%} of the fall, while the training loss went on falling (bad: above the first)"
+        f"the last two held-out losses after the minimum are above it by more than {RISE_OF_FIRST:.0%} of the first "
+        f"and {RISE_OF_DROP:.0%} of the fall, while the training loss did not rise (bad: above the first)"
     )
-    if not falling or last - best <= max(RISE_OF_FIRST * abs(first), RISE_OF_DROP * (first - best)):
+    if not lasting or min(lasting) - best <= limit or _training_rose(train, at):
         words = f"Its minimum, {number(best)}, is at step {at}; the last value is {number(last)}."
         return Diagnosis("held_out_loss", "good", "held-out loss did not turn upwards", words, rule, "", at, evidence)
     return Diagnosis(
         "held_out_loss_rises",
         "bad" if last > first else "watch",
         f"over-optimised after step {at}: held-out loss {number(best)} there, {number(last)} at the end",
-        f"From step {at} to step {end} the held-out loss rose while the training loss kept falling: the model went on "
+        f"From step {at} to step {end} the held-out loss rose while the training loss did not: the model went on "
         "learning its rows and stopped learning the preference.",
         rule,
         f"stop near step {at} (early_stop_patience), {c.lower_lr()}, or gather more data",
         at,
         evidence,
+        change={"early_stop_patience": 2},
     )
+
+
+def _training_rose(train: Sequence[tuple[int, float]], at: int) -> bool:
+    """Whether the training loss ended above what it was around step ``at`` by more than chance."""
+    values = [v for _, v in train]
+    if len(values) < 2:
+        return False
+    before = [v for s, v in train if s <= at] or values[:1]
+    size = max(3, len(values) // 10)
+    sure = 2 * noise(values) / min(size, len(before)) ** 0.5
+    return tail_mean(values) > sum(before[-size:]) / len(before[-size:]) + sure
 
 
 def log_probs(c: Curves) -> Diagnosis | None:
@@ -75,6 +92,7 @@ def log_probs(c: Curves) -> Diagnosis | None:
             f"{c.lower_lr()}, raise {c.named('beta')}, or stop earlier (early_stop_patience)",
             _step_of_ratio(c, tokens),
             evidence,
+            change=c.times_lr(1 / 3),
         )
     common = fall >= COMMON_FALL_NATS and fall >= COMMON_FALL * abs(other - fall)
     rule = (
@@ -97,63 +115,106 @@ def log_probs(c: Curves) -> Diagnosis | None:
 
 
 def overfit(c: Curves) -> Diagnosis | None:
-    """Were the training pairs learned by heart while held-out pairs do not follow?"""
-    losses, shares = ([v for _, v in c.points("train", n)] for n in ("loss", "rewards/accuracies"))
-    last = c.last_accuracy()
-    if len(losses) < 10 or not shares or not last:
+    """Were the training rows learned by heart, or fitted much better than held-out rows?"""
+    points, shares = c.points("train", "loss"), [v for _, v in c.points("train", "rewards/accuracies")]
+    held_out, last = c.points("eval", "loss"), c.last_accuracy()
+    if len(points) < 10 or not held_out or not c.training_loss_is_one_curve:
         return None
-    loss, share, high = tail_mean(losses), tail_mean(shares), last[1][1]
-    evidence = {"train_loss": loss, "train_accuracy": share, "held_out_high": high}
+    losses = [v for _, v in points]
+    loss, first, outside = tail_mean(losses), held_out[0][1], held_out[-1][1]
+    share, high = (tail_mean(shares), last[1][1]) if shares and last else (0.0, 1.0)
+    sure = SURE * noise(losses) / max(3, len(losses) // 10) ** 0.5
+    evidence = {"train_loss": loss, "held_out_loss": outside, "train_accuracy": share, "held_out_high": high}
     rule = (
-        f"training loss at most {COLLAPSED_LOSS:.0%} of the first and accuracy at least {COLLAPSED_ACCURACY}, while "
-        f"the whole held-out interval is more than {OVERFIT_GAP} below it"
+        f"training loss at most {FITTED:.0%} of the held-out loss and below it by {FITTED_OF_FIRST:.0%} of the first "
+        f"held-out loss and {SURE:.0f} standard errors (bad: at most {COLLAPSED_LOSS:.0%} of the first, with accuracy "
+        f"at least {COLLAPSED_ACCURACY} and the whole held-out interval more than {OVERFIT_GAP} below it)"
     )
-    by_heart = loss <= COLLAPSED_LOSS * losses[0] and share >= COLLAPSED_ACCURACY
-    if not by_heart or high >= share - OVERFIT_GAP:
-        words = f"Training accuracy ends at {number(share, 3)}; the held-out interval reaches {number(high, 3)}."
-        return Diagnosis("fit", "good", "the training rows were not learned by heart", words, rule, evidence=evidence)
-    return Diagnosis(
-        "overfit",
-        "bad",
-        f"overfitted: training accuracy {number(share, 3)}, held out at most {number(high, 3)}",
-        f"The training loss collapsed to {number(loss)} with every pair ranked right; held-out pairs do not follow: "
-        "the rows were learned by heart. More epochs only make the log-ratios grow.",
-        rule,
-        f"fewer epochs, {c.lower_lr()}, raise {c.named('beta')}, or use IPO, whose loss is bounded",
-        evidence=evidence,
+    said = f"Training loss ends at {number(loss)}, held-out loss at {number(outside)}"
+    said += (
+        f"; training accuracy at {number(share, 3)}, held out at most {number(high, 3)}." if shares and last else "."
     )
+    if loss <= COLLAPSED_LOSS * losses[0] and share >= COLLAPSED_ACCURACY and high < share - OVERFIT_GAP:
+        return Diagnosis(
+            "overfit",
+            "bad",
+            f"overfitted: training accuracy {number(share, 3)}, held out at most {number(high, 3)}",
+            f"The training loss collapsed to {number(loss)} with every pair ranked right; held-out pairs do not "
+            "follow: the rows were learned by heart. More epochs only make the log-ratios grow.",
+            rule,
+            f"fewer epochs, {c.lower_lr()}, raise {c.named('beta')}, or use IPO, whose loss is bounded",
+            evidence=evidence,
+            change=c.times_lr(1 / 3),
+        )
+    if loss <= FITTED * outside and outside - loss > max(FITTED_OF_FIRST * abs(first), sure):
+        return Diagnosis(
+            "rows_fitted",
+            "watch",
+            f"training rows are fitted better than held-out rows: loss {number(loss, 3)} against {number(outside, 3)}",
+            f"{said} Part of what was learned holds for the training rows alone, and further epochs add to that part.",
+            rule,
+            f"fewer epochs, {c.lower_lr()}, or more data",
+            evidence=evidence,
+        )
+    return Diagnosis("fit", "good", "no sign of rows learned by heart", said, rule, evidence=evidence)
 
 
 def distance(c: Curves) -> Diagnosis | None:
-    """How far did the policy go from its reference (sampled KL, nats per sequence)?"""
+    """How far did the policy go from where it started (KL of its own answers, nats)?"""
     records = [r for r in c.held_out if is_number(r.get("kl"))]
     if not records:
         return None
-    step, kl = c.points("eval", "kl")[-1]
-    error, length = (records[-1].get(k) for k in ("kl_se", "samples/length"))
-    low = kl - 2 * error if is_number(error) else kl
-    per_token = low / length if is_number(length) and length > 0 else math.inf
-    said = number(kl, 3) + (f" ± {number(half_width(error), 2)}" if is_number(error) else "")
+    last, (step, kl) = records[-1], c.points("eval", "kl")[-1]
+    bounds = interval_of(last, "kl")
+    low = bounds[0] if bounds else kl
+    tokens = last.get("kl_tokens", last.get("samples/length"))
+    per_token = low / tokens if is_number(tokens) and tokens > 0 else math.inf
+    said = number(kl, 3) + (f" {interval(*bounds)}" if bounds else "")
     evidence = {"kl": kl, "kl_low": low}
     rule = (
-        f"KL less two standard errors above {KL_WATCH:.0f} nats per sequence and {KL_WATCH_TOKEN} per sampled token "
-        f"(bad: {KL_BAD:.0f} and {KL_BAD_TOKEN:.0f})"
+        f"the lower end of the KL's 95% interval is above {KL_WATCH:.0f} nats per answer and {KL_WATCH_TOKEN} a token "
+        f"(bad: {KL_BAD:.0f} and {KL_BAD_TOKEN:.0f}); within bounds where no answer was cut and the estimate is not "
+        f"negative"
     )
-    if low <= KL_WATCH or per_token <= KL_WATCH_TOKEN:
-        per = f", {number(kl / length, 2)} per token" if is_number(length) and length > 0 else ""
-        title = f"KL to the reference is {said} nats, within bounds"
-        return Diagnosis("kl", "good", title, f"Per sampled response{per}.", rule, "", step, evidence)
-    return Diagnosis(
-        "kl_large",
-        "bad" if low > KL_BAD and per_token > KL_BAD_TOKEN else "watch",
-        f"the policy went far from its reference: KL {said} nats",
-        f"Best-of-n sampling from the reference would need n of about {_best_of(low)} to go as far. What the reference "
-        "knew is being given up for the preference.",
-        rule,
-        f"raise {c.named('beta')}, {c.lower_lr()}, or stop earlier (early_stop_patience)",
-        step,
-        evidence,
-    )
+    whom = kl_of(c.facts)
+    if low > KL_WATCH and per_token > KL_WATCH_TOKEN:
+        return Diagnosis(
+            "kl_large",
+            "bad" if low > KL_BAD and per_token > KL_BAD_TOKEN else "watch",
+            f"the policy went far: {whom} is {said} nats",
+            f"Best-of-n sampling would need n of about {_best_of(low)} to go as far. What the model knew before is "
+            "being given up for the preference.",
+            rule,
+            f"raise {c.named('beta')}, {c.lower_lr()}, or stop earlier (early_stop_patience)",
+            step,
+            evidence,
+            change=c.times_lr(1 / 3),
+        )
+    if kl < 0:
+        words = "A KL is never negative: the mean log-ratio of so few samples says nothing of it."
+        return Diagnosis("kl_unknown", "open", f"{whom} is not known", words, rule, "", step, evidence)
+    cut = _cut(last)
+    if cut:
+        return Diagnosis(
+            "kl_of_cut_answers",
+            "open",
+            f"{whom} is {said} nats or more: {cut:.0%} of the answers were cut",
+            f"It is the KL of the first {number(tokens, 3)} tokens, on average. That of whole answers is larger, and "
+            "not known.",
+            rule,
+            "raise sample_tokens",
+            step,
+            evidence,
+        )
+    per = f", {number(kl / tokens, 2)} per token" if is_number(tokens) and tokens > 0 else ""
+    title = f"{whom} is {said} nats, within bounds"
+    return Diagnosis("kl", "good", title, f"Per answer{per}.", rule, "", step, evidence)
+
+
+def _cut(record: Mapping[str, Any]) -> float:
+    """Share of the answers that were cut."""
+    cut, ended = record.get("kl_cut"), record.get("samples/eos_rate")
+    return cut if is_number(cut) else 1 - ended if is_number(ended) else 0.0
 
 
 def _step_of_ratio(c: Curves, tokens: float) -> int | None:

@@ -14,6 +14,7 @@ SEVERAL = 3  # rollouts at either end whose mean is compared
 EOS_LEFT = 0.5  # share of the endings at the start
 ENTROPY_LEFT = 0.1  # share of the entropy per token at the start
 SAME_REWARD = 0.8  # share of prompts whose answers all get one reward, so that nothing is learned from them
+SURE = 2.5  # standard errors of a change in reward
 CLIPPED, MOVED = 0.4, 0.2  # mean clip fraction; mean KL(old || new) per update, nats
 
 _RULE = (
@@ -76,15 +77,15 @@ def reward(c: Curves) -> Diagnosis | None:
         return None
     before, after = records[0]["reward"], records[-1]["reward"]
     errors = [r["reward_se"] if is_number(r.get("reward_se")) else 0.0 for r in (records[0], records[-1])]
-    noise = 2 * (errors[0] ** 2 + errors[1] ** 2) ** 0.5
-    rule = "the mean reward of answers to held-out prompts rose by more than two standard errors"
-    change = f"From {number(before, 3)} to {number(after, 3)} (± {number(noise, 2)})"
+    chance = SURE * (errors[0] ** 2 + errors[1] ** 2) ** 0.5
+    rule = f"the mean reward of answers to held-out prompts rose by more than {SURE} standard errors"
+    change = f"From {number(before, 3)} to {number(after, 3)} (within chance: ± {number(chance, 2)})"
     words = f"{change} on {number(records[-1].get('n'))} prompts."
     evidence = {"before": before, "after": after}
     step = int(records[-1]["step"])
-    if after - before > noise:
+    if after - before > chance:
         return Diagnosis("reward", "good", "the reward rose", words, rule, "", step, evidence)
-    if before - after > noise:
+    if before - after > chance:
         remedy = f"{c.lower_lr()}, or lower {c.named('kl_coef')}"
         return Diagnosis("reward_fell", "bad", "the reward fell", words, rule, remedy, step, evidence)
     remedy = f"more iterations, a larger lr than {c.setting('lr')}, or lower {c.named('kl_coef')}"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
-from afzal.report.health.curves import Curves, Diagnosis, tail_mean, whole
+from afzal.report.health.curves import Curves, Diagnosis, noise, whole
 from afzal.report.text import duration, is_number, number
 
 FIRST_LOSS_TOLERANCE = 5e-4  # in the loss's own unit; wide enough for bf16
-_VIRTUAL = ("prefix", "prompt", "p_tuning")
-DIVERGED = 1.2  # last training loss over the first
+DIVERGED = 1.2  # last loss over the first
+SURE = 4.0  # standard errors
+LEAST_STEPS = 6  # logged updates below which their noise is not known
 
 
 def run_ended(c: Curves) -> Diagnosis | None:
@@ -39,32 +39,67 @@ def run_ended(c: Curves) -> Diagnosis | None:
 
 def finite(c: Curves) -> Diagnosis | None:
     """Did loss and gradient stay finite, and did training not run away?"""
-    rule = f"every loss and gradient norm is finite, and the last tenth's loss is at most {DIVERGED} times the first"
+    rule = (
+        f"every loss and gradient norm is finite, and the mean loss of the last fifth of the updates is not above the "
+        f"start by {DIVERGED - 1:.0%} and by {SURE:.0f} standard errors of their noise (nor the last held-out loss by "
+        f"{DIVERGED - 1:.0%})"
+    )
     for row in (*c.train, *c.held_out):
         broken = [k for k in ("loss", "grad_norm") if k in row and not is_number(row[k])]
         if broken:
             title = f"{broken[0]} is not finite at step {row.get('step')}"
             words = "Training broke down there; nothing after it means anything."
             remedy = f"{c.lower_lr()}; use fp32 if the run was in half precision"
-            return Diagnosis("diverged", "bad", title, words, rule, remedy, whole(row.get("step")))
-    losses = [v for _, v in c.points("train", "loss")]
-    if not losses:
+            step = whole(row.get("step"))
+            return Diagnosis("diverged", "bad", title, words, rule, remedy, step, change=c.times_lr(1 / 3))
+    if not c.points("train", "loss"):
         return None
-    first, last = losses[0], tail_mean(losses)
-    # on rollouts the loss is that of new answers each time, and says little
-    if len(losses) >= 10 and first > 0 and last > DIVERGED * first and not c.rollouts:
-        title = f"the training loss rose from {number(first)} to {number(last)}"
-        words = "The optimiser is moving away from what it should minimise: its steps are too large."
-        return Diagnosis("diverged", "bad", title, words, rule, c.lower_lr(), evidence={"first": first, "last": last})
-    return Diagnosis("finite", "good", "loss and gradients stayed finite", "No NaN or infinity was logged.", rule)
+    risen = _risen(c)
+    if risen is None:
+        return Diagnosis("finite", "good", "loss and gradients stayed finite", "No NaN or infinity was logged.", rule)
+    kind, first, last = risen
+    title = f"the {kind} loss rose from {number(first)} to {number(last)}"
+    words = "The optimiser is moving away from what it should minimise: its steps are too large."
+    evidence = {"first": first, "last": last}
+    change = c.times_lr(1 / 3)
+    return Diagnosis("diverged", "bad", title, words, rule, c.lower_lr(), evidence=evidence, change=change)
+
+
+def _risen(c: Curves) -> tuple[str, float, float] | None:
+    """Which loss ran away, from what to what; None where none did."""
+    if not c.training_loss_is_one_curve:
+        return None
+    train, held_out = ([v for _, v in c.points(kind, "loss")] for kind in ("train", "eval"))
+    if len(train) >= LEAST_STEPS:
+        size = max(3, len(train) // 5)
+        first, first_error = _start_of_training(c, train, held_out, size)
+        last, error = sum(train[-size:]) / size, noise(train) / size**0.5
+        sure = SURE * (error**2 + first_error**2) ** 0.5
+        if first > 0 and last - first > max((DIVERGED - 1) * first, sure):
+            return "training", first, last
+        if last < first:  # held-out rows that do not follow are another matter
+            return None
+    if len(held_out) > 1 and held_out[0] > 0 and held_out[-1] > DIVERGED * held_out[0]:
+        return "held-out", held_out[0], held_out[-1]
+    return None
+
+
+def _start_of_training(c: Curves, train: Sequence[float], held_out: Sequence[float], size: int) -> tuple[float, float]:
+    """The loss that training began from, and its standard error: known from the objective, else the lower of what the
+    held-out rows had and the mean over the first updates."""
+    known = c.known_start()
+    if known is not None:
+        return known, 0.0
+    mean, error = sum(train[:size]) / size, noise(train) / size**0.5
+    at_start = [v for s, v in c.points("eval", "loss") if s == 0]
+    return (at_start[0], error) if at_start and at_start[0] < mean else (mean, error)
 
 
 def first_loss(c: Curves) -> Diagnosis | None:
     """Is the first loss the objective's known value at policy = reference (unless the reference is another model)?"""
-    objective = c.facts.get("objective")
-    expected = objective.get("at_reference") if isinstance(objective, Mapping) else None
+    expected = c.known_start()
     seen = [v for s, v in c.points("eval", "loss") if s == 0] + [v for s, v in c.points("train", "loss") if s <= 1]
-    if not is_number(expected) or not _starts_at_reference(c.facts) or not seen:
+    if expected is None or not seen:
         return None
     worst = max(seen, key=lambda v: abs(v - expected))
     rule = f"|first loss − value at policy = reference| ≤ {FIRST_LOSS_TOLERANCE}"
@@ -84,17 +119,3 @@ def first_loss(c: Curves) -> Diagnosis | None:
         0,
         evidence,
     )
-
-
-def _starts_at_reference(facts: Mapping[str, Any]) -> bool:
-    """Whether policy and reference are one before training: a fact of the run.
-
-    Runs of before there was that fact tell it by the reference's name and by the kind of the adapter, since a fresh one
-    with virtual tokens is not the identity.
-    """
-    known = facts.get("starts_at_reference")
-    if isinstance(known, bool):
-        return known
-    model = facts.get("model")
-    kind = model.get("adapter") if isinstance(model, Mapping) else None
-    return kind not in _VIRTUAL and not str(facts.get("reference", "")).startswith("the model ")

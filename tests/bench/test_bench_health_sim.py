@@ -1,0 +1,42 @@
+"""The health checks fail as seldom as they claim: on simulated runs, here few of each kind, in the file 1,000."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import health_sim
+
+RESULTS = Path(health_sim.__file__).parent / "results" / "health.json"
+FALSE_ALARMS, FOUND = 0.02, 0.95
+
+
+def test_the_figures_on_file_hold_what_is_claimed_and_are_of_the_worlds_there_are():
+    found = json.loads(RESULTS.read_text("utf-8"))
+    assert found["runs"] >= 1000
+    assert set(found["healthy"]) == set(health_sim.HEALTHY)
+    assert set(found["sick"]) == set(health_sim.SICK)
+    assert {name: row for name, row in found["healthy"].items() if row["false_alarms"] > FALSE_ALARMS} == {}
+    assert {name: row for name, row in found["sick"].items() if row["found"] < FOUND} == {}
+
+
+@pytest.mark.parametrize("name", health_sim.HEALTHY)
+def test_healthy_runs_raise_few_alarms(name: str):
+    """At most one of 30."""
+    codes = health_sim.codes_of(health_sim.HEALTHY[name], 30, 10_000)
+    assert sum(map(bool, codes)) <= 1, codes
+
+
+@pytest.mark.parametrize("name", health_sim.SICK)
+def test_sick_runs_are_found(name: str):
+    """At least 28 of 30."""
+    wanted, world = health_sim.SICK[name]
+    assert sum(bool(wanted & set(each)) for each in health_sim.codes_of(world, 30, 10_000)) >= 28
+
+
+def test_a_run_is_a_function_of_its_seed():
+    world = health_sim.HEALTHY["dpo"]
+    assert health_sim.lines_of(world, 3) == health_sim.lines_of(world, 3)
+    assert health_sim.lines_of(world, 3) != health_sim.lines_of(world, 4)
