@@ -229,9 +229,9 @@ def test_the_trial_notices_a_cache_that_goes_wrong(fault, monkeypatch):
 
 
 def test_batches_keep_a_prompts_rows_together_and_sort_by_length():
-    made = batches([3, 9, 5], n=4, rows_per_batch=9)
+    made = batches({0: 3, 1: 9, 2: 5}, n=4, rows_per_batch=9)
     assert [[(r.prompt, r.sample) for r in b] for b in made] == [
         [(1, k) for k in range(4)] + [(2, k) for k in range(4)],
         [(0, k) for k in range(4)],
     ]
-    assert [len(b) for b in batches([1], n=7, rows_per_batch=3)] == [3, 3, 1]
+    assert [len(b) for b in batches({0: 1}, n=7, rows_per_batch=3)] == [3, 3, 1]

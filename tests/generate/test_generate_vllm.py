@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers_runs import model_folder
 
 from afzal.errors import AfzalError
 from afzal.generate import Sampling
@@ -30,13 +31,15 @@ def fake_vllm(calls, *, logprobs=True):
     return SimpleNamespace(LLM=LLM, SamplingParams=params, TokensPrompt=lambda **kwargs: kwargs)
 
 
-def test_requests_and_samples(monkeypatch):
+def test_requests_and_samples(monkeypatch, tmp_path):
     calls = []
     monkeypatch.setitem(sys.modules, "vllm", fake_vllm(calls))
     sampling = Sampling(2, temperature=0.7, top_p=0.9, min_new_tokens=1)
-    drawn = sample_with_vllm("some/model", [[1, 5], [6]], eos=[2, 3], n=2, sampling=sampling, seed=4)
+    folder = str(model_folder(tmp_path / "model"))
+    drawn = sample_with_vllm(folder, [[1, 5], [6]], eos=[2, 3], n=2, sampling=sampling, seed=4)
     (_, engine), (_, prompts, settings, bar) = calls
-    assert engine == {"model": "some/model", "logprobs_mode": "raw_logprobs"}
+    safely = {"trust_remote_code": False, "load_format": "safetensors"}
+    assert engine == {"model": folder, "logprobs_mode": "raw_logprobs", **safely}
     assert prompts == [{"prompt_token_ids": [1, 5]}, {"prompt_token_ids": [6]}]
     assert not bar
     assert settings[0]["seed"] != settings[1]["seed"]
@@ -64,10 +67,11 @@ def test_an_engine_can_be_given_and_the_seed_counts(monkeypatch):
     assert first == again != other
 
 
-def test_missing_log_probs_and_a_missing_vllm_are_said_plainly(monkeypatch):
+def test_missing_log_probs_and_a_missing_vllm_are_said_plainly(monkeypatch, tmp_path):
+    folder = str(model_folder(tmp_path / "model"))
     monkeypatch.setitem(sys.modules, "vllm", fake_vllm([], logprobs=False))
     with pytest.raises(AfzalError, match="no log-probs"):
-        sample_with_vllm("m", [[1]], eos=[2])
+        sample_with_vllm(folder, [[1]], eos=[2])
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(AfzalError, match=r"pip install 'afzal\[vllm\]'"):
-        sample_with_vllm("m", [[1]], eos=[2])
+        sample_with_vllm(folder, [[1]], eos=[2])

@@ -49,7 +49,7 @@ TABLE = {
     # objectives: only its input types (what a model returns); runs: only its atomic writing (cached references)
     "model": room("errors folders tokens objectives runs", LIGHT | TORCH | {"transformers"}),
     "train": room("errors stats runs tokens model objectives", LIGHT | TORCH),
-    "generate": room("errors records tokens model", LIGHT | TORCH),
+    "generate": room("errors records folders tokens model", LIGHT | TORCH),
     "judge": room("errors records stats data", LIGHT | ARRAYS),
     "report": room("errors records stats runs", LIGHT),
     "recipes": room(_LOW, LIGHT | TORCH),

@@ -16,11 +16,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from afzal.errors import AfzalError
+from afzal.folders.headers import read_header
+from afzal.folders.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of, has_whole_weights, tensors_of
+from afzal.folders.numbers import vocabulary_size, wrong_adapter, wrong_number, wrong_token
 
-MAX_CONFIG_BYTES = 16 << 20
-MAX_INDEX_BYTES = 64 << 20
+MAX_CONFIG_BYTES = 8 << 20
+MAX_INDEX_BYTES = 16 << 20
+MAX_VOCABULARY_BYTES = 64 << 20  # twice the largest tokenizer.json there is
 MAX_TEMPLATE_BYTES = 1 << 20
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
 _CODE = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib"}
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".joblib", ".dill", ".h5", ".msgpack"}
@@ -28,6 +31,7 @@ _VOCABULARIES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
 _WEIGHTS = ("*.safetensors",)
 TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # what a tokenizer and a configuration are made of
 _UNWANTED = ["*/*.safetensors", "*/*.json", "consolidated*"]  # the same weights once more, in other layouts
+_VOCABULARY_ENDS = {".json", ".txt", ".model", ".tiktoken"}
 _CONFIGS = ("config*.json", "*_config.json", "chat_template.json")
 _TEMPLATES = "additional_chat_templates"
 _TEMPLATE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,63}")
@@ -37,6 +41,9 @@ _PRIVATE = re.compile(r"_\w*(implementation|kernel)\w*")
 _RUNS_CODE = ("auto_map", "custom_pipelines", "trust_remote_code", "custom_generate")
 _READS_PICKLES = ("prompt_tuning_init_state_dict_path", "cache_file", "covariance_file")
 _FILE_LISTS = ("configuration_files", "fast_tokenizer_files")
+_QUANTISED = ("quantization_config", "compression_config")
+_SHARDED = re.compile(r"shard-\d+-model-.*\.safetensors|.*\.distcp|\.metadata")  # whose reader unpickles what is beside
+_CORRECT = "correct it, or get the model from its source again"
 _AGAIN = "download it again"
 _SAFE_COPY = "use a copy that was saved by transformers itself without custom code (model.save_pretrained)"
 
@@ -80,16 +87,23 @@ def inspect_tokenizer_folder(path: str | Path) -> None:
     folder = _existing(Path(path))
     _check_files(folder)
     _check_configs(folder)
-    if not any(entry for pattern in _VOCABULARIES for entry in folder.glob(pattern)):
+    if (folder / "config.json").exists() and (fault := wrong_number(read_config(folder / "config.json"))):
+        raise _refusal(folder, "config.json", fault, remedy=_CORRECT)
+    if not holds_tokenizer(folder):
         remedy = "save it there with tokenizer.save_pretrained, or take it from the model's source"
         raise AfzalError(
             f"{folder} has no tokenizer", why="there is no tokenizer.json or other vocabulary", remedy=remedy
         )
 
 
+def holds_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer, of whatever kind."""
+    return any(entry for pattern in _VOCABULARIES for entry in folder.glob(pattern))
+
+
 def holds_model(folder: Path) -> bool:
     """Whether a folder holds, or claims to hold, the weights of a model or adapter, of whatever kind."""
-    if (folder / "adapter_config.json").exists():
+    if (folder / ADAPTER_CONFIG).exists():
         return True
     weights = any(p.suffix.lower() in {".safetensors", *_PICKLES} for p in folder.iterdir())
     return weights or any(folder.glob("*.index.json"))
@@ -110,21 +124,49 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 def _inspect_model(path: Path, *, adapter_allowed: bool) -> None:
     folder = _existing(path)
-    is_model, is_adapter = (folder / "config.json").exists(), (folder / "adapter_config.json").exists()
-    if not is_model and not is_adapter:
-        remedy = "name the folder that config.json is in (a finished run's own folder, not one of its checkpoints)"
-        raise AfzalError(f"{folder} is not a model folder", why="it has no config.json", remedy=remedy)
+    with_config, with_adapter = (folder / "config.json").exists(), (folder / ADAPTER_CONFIG).exists()
+    if not with_config and not with_adapter:
+        missing = ADAPTER_CONFIG if (folder / ADAPTER_WEIGHTS).exists() else "config.json"
+        remedy = f"name the folder that {missing} is in (a finished run's own folder, not one of its checkpoints)"
+        raise AfzalError(f"{folder} is not a model folder", why=f"it has no {missing}", remedy=remedy)
     _check_files(folder)
     configs = _check_configs(folder)
     _check_indexes(folder)
-    if is_model:
-        _check_weights(folder, configs["config.json"].get("transformers_weights"))
-    if is_adapter:
-        if not adapter_allowed:
-            raise _refusal(folder, "adapter_config.json", "this adapter is itself the base of an adapter")
-        _check_adapter(folder, configs["adapter_config.json"])
-        if not is_model:  # with a model of its own beside it, the base that it names is not used
-            _check_base(folder, configs["adapter_config.json"].get("base_model_name_or_path"))
+    if not with_adapter:
+        _check_model(folder, configs)
+        return
+    if has_whole_weights(folder) or configs.get("config.json", {}).get("transformers_weights"):
+        why = "it holds a whole model and an adapter, and only one of them would be used"
+        raise _refusal(folder, ADAPTER_CONFIG, why, remedy="keep each of them in a folder of its own")
+    if not adapter_allowed:
+        raise _refusal(folder, ADAPTER_CONFIG, "this adapter is itself the base of an adapter")
+    _check_adapter(folder, configs[ADAPTER_CONFIG])
+    base = base_of(folder)
+    if os.path.isdir(base):
+        _inspect_model(Path(base), adapter_allowed=False)
+
+
+def _check_model(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Weights, the sizes that the configuration states, and the token ids that it names."""
+    config = configs["config.json"]
+    for key in _QUANTISED:
+        if config.get(key):
+            method = config[key].get("quant_method", "") if isinstance(config[key], Mapping) else ""
+            raise AfzalError(
+                f"{folder} holds quantised weights{f' ({method})' if method else ''}",
+                where="config.json",
+                why="they do not train, and log-probs are compared at the precision that a model was made in",
+                remedy="take the unquantised model; quantize=4bit quantises it while it is loaded",
+            )
+    _check_weights(folder, config.get("transformers_weights"))
+    fault = wrong_number(config, len(tensors_of(folder)))
+    if not fault:
+        vocabulary = vocabulary_size(config)
+        fault = wrong_token(config, vocabulary)
+        if not fault and (other := wrong_token(configs.get("generation_config.json", {}), vocabulary)):
+            raise _refusal(folder, "generation_config.json", other, remedy=_CORRECT)
+    if fault:
+        raise _refusal(folder, "config.json", fault, remedy=_CORRECT)
 
 
 def _existing(path: Path) -> Path:
@@ -147,6 +189,10 @@ def _check_files(folder: Path) -> None:
             raise _refusal(folder, name, "it is a device, pipe or socket")
         if path.suffix.lower() in _CODE:
             raise _refusal(folder, name, "it is program code, which a model folder must not need", remedy=_SAFE_COPY)
+        if _SHARDED.fullmatch(path.name):
+            raise _refusal(folder, name, "it is a piece of a distributed checkpoint", remedy=_SAFE_COPY)
+        if path.suffix in _VOCABULARY_ENDS and path.parent == folder:
+            _check_size(path, folder, MAX_VOCABULARY_BYTES)
         if path.suffix == ".jinja" or path.name == "chat_template.json":
             _check_size(path, folder, MAX_TEMPLATE_BYTES)
 
@@ -250,17 +296,10 @@ def _check_safetensors(folder: Path, name: str, named_by: str = "") -> None:
     path = folder / name
     if not path.is_file():
         raise _refusal(folder, named_by or name, f"the weight file {name} is missing", remedy=_AGAIN)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        text = file.read(length) if 2 <= length <= min(size - 8, MAX_HEADER_BYTES) else b""
     try:
-        tensors = [v for k, v in json.loads(text).items() if k != "__metadata__"]
-        stated = 8 + length + max((int(t["data_offsets"][1]) for t in tensors), default=0)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        raise _refusal(folder, name, "it is not a safetensors file, whatever its name says", remedy=_AGAIN) from error
-    if stated != size:
-        raise _refusal(folder, name, f"it is damaged: {size} bytes instead of {stated}", remedy=_AGAIN)
+        read_header(path)
+    except ValueError as error:
+        raise _refusal(folder, name, str(error), remedy=_AGAIN) from error
 
 
 def _no_weights(folder: Path, expected: str) -> AfzalError:
@@ -275,26 +314,17 @@ def _no_weights(folder: Path, expected: str) -> AfzalError:
 
 
 def _check_adapter(folder: Path, config: Mapping[str, Any]) -> None:
-    name = "adapter_config.json"
-    if not (folder / "adapter_model.safetensors").exists():
-        raise _no_weights(folder, "adapter_model.safetensors")
-    _check_safetensors(folder, "adapter_model.safetensors")
+    name = ADAPTER_CONFIG
+    if not (folder / ADAPTER_WEIGHTS).exists():
+        raise _no_weights(folder, ADAPTER_WEIGHTS)
+    _check_safetensors(folder, ADAPTER_WEIGHTS)
+    if fault := wrong_adapter(config, tensors_of(folder)):
+        raise _refusal(folder, name, fault, remedy=_CORRECT)
     library = (config.get("auto_mapping") or {}).get("parent_library")
     if library is not None and str(library).partition(".")[0] != "transformers":
         raise _refusal(folder, name, f"it wants the module {library!r} imported")
     if config.get("megatron_core") not in (None, "megatron.core"):
         raise _refusal(folder, name, f"it wants the module {config['megatron_core']!r} imported")
-
-
-def _check_base(folder: Path, base: Any) -> None:
-    name = "adapter_config.json"
-    if not isinstance(base, str) or not base or not base.isprintable() or "://" in base or base.startswith("~"):
-        raise _refusal(folder, name, f"base_model_name_or_path is neither a folder nor a hub id: {base!r}")
-    if os.path.isdir(base):
-        _inspect_model(Path(base), adapter_allowed=False)
-    elif base.startswith((".", "/")) or base.count("/") > 1 or "\\" in base:
-        why = f"its base model {base} does not exist here"
-        raise _refusal(folder, name, why, remedy="put the base model there, or correct base_model_name_or_path")
 
 
 def _read(path: Path, folder: Path, limit: int) -> dict[str, Any]:

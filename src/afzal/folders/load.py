@@ -6,22 +6,40 @@ without pickles and without the network: what the hub has is downloaded first. A
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from afzal.errors import AfzalError
+from afzal.folders.fit import refuse_ids_without_rows, refuse_misfit, refuse_other_tokens
+from afzal.folders.headers import Stored
 from afzal.folders.inspection import (
     TEXTS,
     holds_model,
+    holds_tokenizer,
     inspect_model_folder,
     inspect_tokenizer_folder,
     local_folder,
     read_config,
 )
+from afzal.folders.kinds import (
+    ADAPTER_CONFIG,
+    adapter_config,
+    base_of,
+    is_adapter,
+    is_reward_model,
+    refuse_other_task,
+    saved_rows,
+    tensors_of,
+)
+from afzal.folders.limits import bounded_by
+from afzal.folders.numbers import vocabulary_size
 
-T = TypeVar("T")
+_HEADS = frozenset({"score.weight", "lm_head.weight", "lm_head.bias", "embed_out.weight"})
+_OTHER_INPUTS = re.compile(r"vision|visual|image|audio|speech|multi_modal")  # what a model reads besides texts
 
 _LINES_OF_A_REASON = 3
 _HIDDEN_REPORT = "above report"  # transformers points at a table that its log level keeps from being printed
@@ -39,16 +57,49 @@ def model_folder(path: str) -> str:
 
 
 def load_tokenizer(path: str) -> Any:
-    """The tokenizer of a folder or hub id.
+    """The tokenizer of a folder or hub id. Where a model or adapter lies beside it, each token has a row there.
 
     Raises:
-        AfzalError: there is none, or the folder is hostile or broken.
+        AfzalError: there is none, the folder is hostile or broken, or the model beside it has fewer rows.
     """
     from transformers import AutoTokenizer
 
     folder = _tokenizer_folder(path)
     with guarded(path):
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer("a", add_special_tokens=True)
+    rows = rows_of(folder)
+    if rows is not None:
+        refuse_ids_without_rows(tokenizer, rows, path)
+    return tokenizer
+
+
+def refuse_another_tokenizer(tokenizer: Any, path: str, what: str) -> None:
+    """Make sure that the ids of a tokenizer mean the same tokens to the model at ``path``.
+
+    A folder of weights alone is taken at its word.
+
+    Args:
+        what: the model at ``path``, as it is to be called.
+
+    Raises:
+        AfzalError: the model has another tokenizer.
+    """
+    if holds_tokenizer(Path(model_folder(path))):
+        refuse_other_tokens(tokenizer, load_tokenizer(path), what)
+
+
+def rows_of(folder: str) -> int | None:
+    """Rows of the embedding of the model in an inspected folder; None where no file says.
+
+    Of an adapter: those of the embedding that it brings along, else those of its base where that is a folder here.
+    """
+    if is_adapter(folder):
+        base = base_of(folder)
+        own = [saved_rows(folder), rows_of(base) if Path(base).is_dir() else None]
+        return max((rows for rows in own if rows is not None), default=None)
+    config = Path(folder) / "config.json"
+    return vocabulary_size(read_config(config)) if config.exists() else None
 
 
 def load_config(folder: str) -> Any:
@@ -85,46 +136,140 @@ def load_generation_config(folder: str) -> Any:
 
 
 def load_causal_model(folder: str, **settings: Any) -> Any:
-    """The language model of an inspected folder.
+    """The language model of an inspected folder, which fills every weight of it.
 
     Args:
         settings: further keyword arguments of ``from_pretrained``: number format, devices, quantisation.
 
     Raises:
-        AfzalError: it is no causal language model, or cannot be read.
+        AfzalError: it is no causal language model, cannot be read, or lacks a tensor, has one too many or of another
+            shape.
     """
     from transformers import AutoModelForCausalLM
 
-    with guarded(folder), no_bars():
-        return AutoModelForCausalLM.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True, use_safetensors=True, **settings
+    refuse_other_task(folder)
+    stored = tensors_of(folder)
+    with guarded(folder), no_bars(), bounded_by(folder, stored):
+        made: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they can be named
+            **settings,
         )
+    model, info = made
+    _refuse_misfit(folder, stored, info)
+    return model
 
 
 def load_classifier(folder: str, **settings: Any) -> Any:
     """The sequence classifier of an inspected folder; of a language model, its trunk under a head of random weights.
 
     Raises:
-        AfzalError: there is no classifier of this architecture, or it cannot be read.
+        AfzalError: there is no classifier of this architecture, it cannot be read, or it lacks a tensor other than the
+            head of a language model's trunk.
     """
     from transformers import AutoModelForSequenceClassification
 
-    with guarded(folder), no_bars():
-        return AutoModelForSequenceClassification.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True, use_safetensors=True, **settings
+    is_made = not is_reward_model(folder)
+    stored = tensors_of(folder)
+    with guarded(folder), no_bars(), bounded_by(folder, stored):
+        made: Any = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they can be named
+            **settings,
         )
+    model, info = made
+    _refuse_misfit(folder, stored, info, fresh=_HEADS if is_made else frozenset())
+    return model
+
+
+def _refuse_misfit(
+    folder: str, stored: Mapping[str, Stored], info: Mapping[str, Any], fresh: frozenset[str] = frozenset()
+) -> None:
+    """Refuse a loaded model that the folder does not fill.
+
+    Args:
+        fresh: names of heads, the new one and the one that it takes the place of.
+    """
+    unexpected = {name for name in info["unexpected_keys"] if not _OTHER_INPUTS.search(name)}
+    refuse_misfit(
+        folder,
+        stored,
+        missing=set(info["missing_keys"]) - fresh,
+        unexpected=unexpected - fresh,
+        mismatched=info["mismatched_keys"],
+    )
 
 
 def load_peft(base: Any, folder: str, **settings: Any) -> Any:
-    """The model with the adapter of an inspected folder on it.
+    """The model with the adapter of an inspected folder on it, which fills every weight of it.
+
+    A base with fewer rows in its embedding than the adapter brings along gets as many.
 
     Raises:
-        AfzalError: the adapter does not fit the model, or cannot be read.
+        AfzalError: the adapter does not fit the model, lacks a tensor or has one too many, or cannot be read.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
-    with guarded(folder):
-        return PeftModel.from_pretrained(base, folder, local_files_only=True, **settings)
+    if adapter_config(folder).get("task_type") == "SEQ_CLS":
+        raise AfzalError(
+            f"{folder} is the adapter of a reward model, not of a language model",
+            where=ADAPTER_CONFIG,
+            remedy="name the adapter of a language model",
+        )
+    stored = tensors_of(folder)
+    enlarged = _enlarge(base, folder)
+    with guarded(folder), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of what is refused by name below
+        model = PeftModel.from_pretrained(base, folder, local_files_only=True, ignore_mismatched_sizes=True, **settings)
+        wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
+    shapes = {name: tuple(value.shape) for name, value in wanted.items()}
+    # embeddings that changed with the vocabulary are saved beside the adapter
+    own = dict(base.named_parameters(remove_duplicate=False))  # tied ones may be saved under either name
+    shapes |= {_plain(f"base_model.model.{n}"): tuple(p.shape) for n, p in own.items() if _is_table(n)}
+    tables = {_plain(f"base_model.model.{n}") for n, _ in base.named_parameters() if _is_table(n)}
+    held = {_plain(name): t for name, t in stored.items()}
+    refuse_misfit(
+        folder,
+        held,
+        missing=(wanted.keys() | (tables if enlarged else set())) - held.keys(),
+        unexpected=held.keys() - shapes.keys(),
+        mismatched=[(n, t.shape, shapes[n]) for n, t in held.items() if n in shapes and t.shape != shapes[n]],
+    )
+    return model
+
+
+def _enlarge(base: Any, folder: str) -> bool:
+    """Give the base the rows that the adapter's own embedding has, when they are more; whether they were."""
+    rows, own = saved_rows(folder), base.get_input_embeddings().num_embeddings
+    if rows is None or rows == own:
+        return False
+    if rows < own:
+        raise AfzalError(
+            f"the adapter {folder} does not fit its base model",
+            why=f"it brings along an embedding of {rows} rows, and the base model's has {own}",
+            remedy="name the base model that it was trained on in base_model_name_or_path",
+        )
+    base.resize_token_embeddings(rows, mean_resizing=False)  # each row is then overwritten by the adapter's
+    return True
+
+
+def _is_table(name: str) -> bool:
+    return name.endswith("weight") and ("embed" in name or "wte" in name or "lm_head" in name)
+
+
+def _plain(name: str) -> str:
+    """A tensor's name as PEFT saves it, whatever it is wrapped in."""
+    for wrapper in (".modules_to_save.default.", ".modules_to_save.", ".original_module.", ".base_layer."):
+        name = name.replace(wrapper, ".")
+    return name
 
 
 @contextmanager

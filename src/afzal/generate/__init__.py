@@ -2,8 +2,8 @@
 
 from .choose import choose_decoding
 from .draw import Sampling
-from .rows import Sample
+from .rows import Sample, answer_limits
 from .sample import as_trees, sample
 from .with_vllm import sample_with_vllm
 
-__all__ = ["Sample", "Sampling", "as_trees", "choose_decoding", "sample", "sample_with_vllm"]
+__all__ = ["Sample", "Sampling", "answer_limits", "as_trees", "choose_decoding", "sample", "sample_with_vllm"]

@@ -102,14 +102,15 @@ def invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
     sums = _block_sums(probabilities).double()
     edges = sums.cumsum(1)
     target = uniform[:, None] * edges[:, -1:]
-    block = torch.searchsorted(edges, target, right=True)
+    # NaN is beyond every edge: such a row gets some token, whose log-prob is NaN too
+    block = torch.searchsorted(edges, target, right=True).clamp(max=edges.shape[1] - 1)
     within = (target - (edges - sums).gather(1, block)) / sums.gather(1, block)
     at = block * _BLOCK + torch.arange(_BLOCK, device=block.device)
     inside = probabilities.gather(1, at.clamp(max=probabilities.shape[1] - 1)).double()
     steps = inside.masked_fill(at >= probabilities.shape[1], 0.0).cumsum(1)
     # a block's float32 sum and its own tokens' differ in the last bits: measured against the latter
     found = torch.searchsorted(steps, within.clamp(0.0, 1 - 2.0**-40) * steps[:, -1:], right=True)
-    return (block * _BLOCK + found)[:, 0]
+    return (block * _BLOCK + found)[:, 0].clamp(max=probabilities.shape[1] - 1)
 
 
 def _block_sums(probabilities: Tensor) -> Tensor:

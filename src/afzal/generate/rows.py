@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from afzal.errors import AfzalError
 from afzal.generate.draw import Sampling, draw, row_keys, uniforms
 
 Stop = Literal["eos", "length"]
@@ -42,12 +43,40 @@ class Row:
     sample: int
 
 
-def batches(lengths: Sequence[int], n: int, rows_per_batch: int) -> list[list[Row]]:
+def answer_limits(lengths: Sequence[int], max_new_tokens: int, context: int | None) -> list[int]:
+    """How many tokens the answer to each prompt may have: ``max_new_tokens``, or what the model has positions for.
+
+    A prompt is never cut: it would be another prompt that is answered.
+
+    Args:
+        lengths: tokens of each prompt.
+        context: positions of the model; None when unlimited.
+
+    Raises:
+        AfzalError: a prompt leaves no position for an answer; names the first, and how many there are.
+    """
+    if context is None:
+        return [max_new_tokens] * len(lengths)
+    full = [i for i, length in enumerate(lengths) if length >= context]
+    if full:
+        more = f", and {len(full) - 1} more prompts are as long" if len(full) > 1 else ""
+        raise AfzalError(
+            f"prompt {full[0]} has {lengths[full[0]]} tokens, and the model has {context} positions for prompt and "
+            f"answer together{more}",
+            remedy="leave it out, shorten it, or take a model with more positions",
+        )
+    return [min(max_new_tokens, context - length) for length in lengths]
+
+
+def batches(lengths: Mapping[int, int], n: int, rows_per_batch: int) -> list[list[Row]]:
     """``n`` rows per prompt in batches of at most ``rows_per_batch``: longest prompts first, a prompt's rows together.
 
     A prompt is cut across batches only where ``n`` alone exceeds a batch.
+
+    Args:
+        lengths: tokens of each prompt, by its number.
     """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    order = sorted(lengths, key=lambda i: (-lengths[i], i))
     rows = [Row(i, k) for i in order for k in range(n)]
     size = max(1, rows_per_batch // n * n if n <= rows_per_batch else rows_per_batch)
     return [rows[first : first + size] for first in range(0, len(rows), size)]
@@ -73,10 +102,20 @@ class Written:
         return tokens
 
     def samples(self) -> list[Sample]:
-        """Every row up to and including its first EOS."""
+        """Every row up to and including its first EOS.
+
+        Raises:
+            AfzalError: a token's log-prob is not a number.
+        """
         ids, logps = self.ids.cpu().numpy(), self.logps.cpu().numpy()
         ends = np.isin(ids, self.eos.cpu().numpy())
         lengths = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, ids.shape[1])
+        if any(np.isnan(logps[k, :n]).any() for k, n in enumerate(lengths.tolist())):
+            raise AfzalError(
+                "the model's log-probs are not numbers",
+                why="its logits are NaN or infinite at a token of an answer",
+                remedy="take an earlier checkpoint; or dtype=fp32, if it computes in bf16",
+            )
         return [
             Sample(r.prompt, ids[k, :n].copy(), "eos" if ends[k, n - 1] else "length", logps[k, :n].copy())
             for k, (r, n) in enumerate(zip(self.rows, lengths.tolist(), strict=True))

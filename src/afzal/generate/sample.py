@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from afzal.errors import AfzalError
 from afzal.generate.choose import choose_decoding
 from afzal.generate.draw import PLAIN, Sampling
-from afzal.generate.rows import Sample, batches
+from afzal.generate.rows import Sample, answer_limits, batches
 from afzal.generate.shared import decode_shared
 from afzal.generate.stock import decode_stock
 from afzal.model.decoding import shared_decoding
+from afzal.model.load import context_of_model
 from afzal.tokens.tree import Branch, Tree
 
 Decoding = Literal["auto", "shared", "stock"]
@@ -43,19 +45,27 @@ def sample(
         decoding: ``shared`` reads a prompt once for all its samples; ``stock`` is the model's own ``generate``;
             ``auto`` is shared where :func:`~afzal.generate.choose_decoding` finds it exact.
 
+    An answer ends at the model's last position, whatever ``sampling`` allows.
+
     Raises:
-        AfzalError: ``decoding`` is ``shared`` and the model cannot, with the reason.
+        AfzalError: ``decoding`` is ``shared`` and the model cannot, with the reason; a prompt leaves no position for an
+            answer; or the model's log-probs are not numbers.
     """
     ends = sorted(set(eos))
     longest = max(map(len, prompts), default=0) + sampling.max_new_tokens
     way, reason = ("stock", "") if decoding == "stock" else choose_decoding(model, longest)
     if decoding == "shared" and way != "shared":
         raise AfzalError("this model cannot share prompts between samples", why=reason, remedy="decoding='auto'")
+    lengths = [len(p) for p in prompts]
+    limits = answer_limits(lengths, sampling.max_new_tokens, context_of_model(model))
     drawn: list[tuple[int, int, Sample]] = []
-    for rows in batches([len(p) for p in prompts], n, rows_per_batch):
-        with torch.no_grad():
-            found = _decode(way, model, rows, prompts, eos=ends, sampling=sampling, seed=seed)
-        drawn += [(r.prompt, r.sample, s) for r, s in zip(rows, found, strict=True)]
+    for limit in sorted(set(limits), reverse=True):  # those that share a limit are decoded together
+        alike = {i: length for i, length in enumerate(lengths) if limits[i] == limit}
+        limited = replace(sampling, max_new_tokens=limit)
+        for rows in batches(alike, n, rows_per_batch):
+            with torch.no_grad():
+                found = _decode(way, model, rows, prompts, eos=ends, sampling=limited, seed=seed)
+            drawn += [(r.prompt, r.sample, s) for r, s in zip(rows, found, strict=True)]
     return [s for _, _, s in sorted(drawn, key=lambda entry: entry[:2])]
 
 

@@ -7,13 +7,16 @@ are not those of :func:`afzal.generate.sample`; they are of the same distributio
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from afzal.errors import AfzalError
+from afzal.folders.load import model_folder
 from afzal.generate.draw import PLAIN, Sampling, row_keys
-from afzal.generate.rows import Sample
+from afzal.generate.rows import Sample, answer_limits
+from afzal.model.load import context_tokens
 
 
 def sample_with_vllm(
@@ -36,11 +39,20 @@ def sample_with_vllm(
         AfzalError: vLLM is not installed, or it gave no log-probs.
     """
     vllm = _vllm()
-    engine = vllm.LLM(model=model, logprobs_mode="raw_logprobs") if isinstance(model, str) else model
+    engine: Any = model
+    context = None
+    if isinstance(model, str):
+        folder, context = model_folder(model), context_tokens(model)
+        safely = {"trust_remote_code": False, "load_format": "safetensors"}
+        engine = vllm.LLM(model=folder, logprobs_mode="raw_logprobs", **safely)
     ends = sorted(set(eos))
     requests = [vllm.TokensPrompt(prompt_token_ids=list(map(int, p))) for p in prompts]
     keys = row_keys(seed, np.arange(len(prompts)), np.zeros(len(prompts), dtype=np.int64)) >> np.uint64(33)
-    settings = [_settings(vllm, ends, n, sampling, int(key)) for key in keys]
+    limits = answer_limits([len(p) for p in prompts], sampling.max_new_tokens, context)
+    settings = [
+        _settings(vllm, ends, n, replace(sampling, max_new_tokens=limit), int(key))
+        for limit, key in zip(limits, keys, strict=True)
+    ]
     outputs = engine.generate(requests, settings, use_tqdm=False)
     return [_sample(i, c, ends) for i, o in enumerate(outputs) for c in sorted(o.outputs, key=lambda c: c.index)]
 

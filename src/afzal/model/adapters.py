@@ -7,7 +7,6 @@ the base model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from afzal.errors import AfzalError
+from afzal.folders.kinds import adapter_config, base_of, is_adapter
 from afzal.folders.load import load_peft
 
 Kind = Literal["lora", "dora", "rslora", "ia3", "prefix", "prompt", "p_tuning"]
@@ -144,12 +144,12 @@ def load_adapter(base: Any, folder: str) -> Any:
 
 
 def adapter_base(folder: str | Path) -> str | None:
-    """The base model that an adapter's folder names; None for a folder with a model of its own.
+    """The base model that an adapter's folder names (:func:`afzal.folders.kinds.base_of`); None for any other folder.
 
     Raises:
-        AfzalError: the adapter is of a kind that is not supported.
+        AfzalError: the adapter is of a kind that is not supported, or its base is not here.
     """
-    if not _is_adapter_folder(folder):
+    if not is_adapter(folder):
         return None
     kind = peft_type_of(folder)
     if ("PROMPT" in kind and kind not in _VIRTUAL) or kind in _REFUSED:
@@ -158,28 +158,19 @@ def adapter_base(folder: str | Path) -> str | None:
             why="its virtual tokens have no place in a batch",
             remedy=f"start from its base model, or from an adapter of LoRA, IA3 or {', '.join(sorted(_VIRTUAL))}",
         )
-    base = _about(folder).get("base_model_name_or_path")
-    return base if isinstance(base, str) else None  # anything else is refused where the folder is inspected
+    return base_of(folder)
 
 
 def peft_type_of(folder: str | Path) -> str:
     """PEFT's name of an adapter folder's kind, such as LORA or PREFIX_TUNING."""
-    return str(_about(folder).get("peft_type"))
+    return str(adapter_config(folder).get("peft_type"))
 
 
 def positions_taken(folder: str | Path) -> int:
     """Virtual tokens that the adapter of a folder puts before every row; 0 for any other folder."""
-    if not _is_adapter_folder(folder) or peft_type_of(folder) not in _VIRTUAL:
+    if not is_adapter(folder) or peft_type_of(folder) not in _VIRTUAL:
         return 0
-    return int(_about(folder).get("num_virtual_tokens") or 0)
-
-
-def _is_adapter_folder(folder: str | Path) -> bool:
-    return (Path(folder) / "adapter_config.json").exists() and not (Path(folder) / "config.json").exists()
-
-
-def _about(folder: str | Path) -> dict[str, Any]:
-    return json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+    return int(adapter_config(folder).get("num_virtual_tokens") or 0)
 
 
 def is_adapted(model: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,8 +15,10 @@ import torch
 from torch import nn
 
 from afzal.errors import AfzalError
+from afzal.folders.kinds import ADAPTER_CONFIG, adapter_config, stored_name
 from afzal.folders.load import load_causal_model, load_config, load_generation_config, model_folder, no_bars
 from afzal.folders.load import load_tokenizer as load_tokenizer  # beside load_model, for whoever needs both
+from afzal.folders.numbers import wrong_token
 from afzal.model.adapters import (
     Adapter,
     adapter_base,
@@ -26,6 +29,9 @@ from afzal.model.adapters import (
     virtual_tokens,
 )
 from afzal.model.attention import keep_uncompiled, stock_attention
+from afzal.model.sound import refuse_unsound
+
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 
 
 def load_model(
@@ -52,17 +58,35 @@ def load_model(
     if not quantize:  # whose layers are where they must be
         model.to(device)
     switch_off_dropout(model)
-    return model.eval()
+    refuse_unsound(model.eval(), path)
+    return model
 
 
 def _with_adapter(load: Callable[[str], Any], folder: str) -> Any:
     base = adapter_base(folder)
     if base is None:
         return load(folder)
-    model = load_adapter(load(model_folder(base)), folder)
+    model = load_adapter(load(_base_folder(base, folder)), folder)
     if (Path(folder) / "generation_config.json").exists():
-        model.get_base_model().generation_config = load_generation_config(folder)
+        settings = load_generation_config(folder)
+        if fault := wrong_token(settings.to_dict(), model.get_input_embeddings().num_embeddings):
+            raise AfzalError(f"{folder}: {fault}", where="generation_config.json", remedy="correct it")
+        model.get_base_model().generation_config = settings
     return model
+
+
+def _base_folder(base: str, adapter: str) -> str:
+    """The inspected folder of an adapter's base model."""
+    try:
+        return model_folder(base)
+    except AfzalError as error:
+        if Path(base).exists():
+            raise
+        raise AfzalError(
+            f"the base model {base!r} of {adapter} cannot be had",
+            why=f"there is no such folder here or beside the adapter, and as a hub id: {error.why or error.what}",
+            remedy="write the folder of the base model into base_model_name_or_path of adapter_config.json",
+        ) from error
 
 
 def four_bit(dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
@@ -97,9 +121,10 @@ def context_tokens(path: str) -> int | None:
     Raises:
         AfzalError: no configuration there.
     """
-    base = adapter_base(path) or path
-    config = load_config(model_folder(base))
-    return less(context_of(config), positions_taken(path))
+    folder = model_folder(path)
+    base = adapter_base(folder)
+    config = load_config(folder if base is None else _base_folder(base, folder))
+    return less(context_of(config), positions_taken(folder))
 
 
 def context_of_model(model: Any) -> int | None:
@@ -114,7 +139,26 @@ def less(context: int | None, taken: int) -> int | None:
 
 def context_of(config: Any) -> int | None:
     """Positions a model's configuration allows, in tokens; None when unlimited."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    text = config.get_text_config()
+    stated = (getattr(text, name, None) for name in _POSITIONS)
+    return next((n for n in stated if isinstance(n, int) and n > 0), None)
+
+
+def refuse_fewer_positions(model: Any, longest: int, what: str) -> None:
+    """Make sure that a second model has positions for everything that the first one is trained on.
+
+    Args:
+        longest: tokens of the longest sequence.
+        what: the second model, as it is to be called.
+
+    Raises:
+        AfzalError: it has not.
+    """
+    context = context_of_model(model)
+    if context is not None and context < longest:
+        raise AfzalError(
+            f"{what} has {context} positions, and sequences may have {longest} tokens", remedy=f"max_tokens={context}"
+        )
 
 
 def vocabulary_of(model: Any) -> int:
@@ -126,9 +170,19 @@ def save_model(model: Any, tokenizer: Any, path: Path) -> None:
     """Write weights (safetensors), configuration, generation configuration, tokenizer and chat template to a folder."""
     with stock_attention(model), no_bars():
         model.save_pretrained(path)
-        if is_adapted(model) and model.generation_config is not None:  # PEFT keeps the adapter only
-            model.generation_config.save_pretrained(path)
+        if is_adapted(model):  # PEFT keeps the adapter only
+            _name_base(path)
+            if model.generation_config is not None:
+                model.generation_config.save_pretrained(path)
     tokenizer.save_pretrained(path)
+
+
+def _name_base(path: Path) -> None:
+    """Name the base model so that the adapter finds it from any folder."""
+    about = adapter_config(path)
+    if isinstance(base := about.get("base_model_name_or_path"), str) and base:
+        about["base_model_name_or_path"] = stored_name(base)
+        (path / ADAPTER_CONFIG).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def cast_parameters(model: nn.Module, dtype: torch.dtype, *, keep: Callable[[str], bool] = lambda name: False) -> None:

@@ -21,10 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from afzal.errors import AfzalError
-from afzal.folders.load import load_classifier, load_config, model_folder
+from afzal.folders.kinds import REWARD_HEAD
+from afzal.folders.kinds import is_reward_model as is_saved_reward_model
+from afzal.folders.load import guarded, load_classifier, model_folder
 from afzal.model import rotary
 from afzal.model.attention import stock_attention
 from afzal.model.load import adapter_base, save_model, switch_off_dropout
+from afzal.model.sound import refuse_unsound
 from afzal.tokens.batch import Batch
 from afzal.tokens.upload import upload
 
@@ -61,15 +64,19 @@ def load_reward_model(path: str, *, heads: int | None = None, seed: int = 0, dev
     model = _with_heads(made, Path(folder), heads, seed)
     model.to(device)
     switch_off_dropout(model)
-    return model.eval()
+    refuse_unsound(model.eval(), path)
+    return model
 
 
 def _with_heads(model: Any, folder: Path, heads: int | None, seed: int) -> Any:
     if not isinstance(getattr(model, "score", None), nn.Linear) or model.score.bias is not None:
         raise AfzalError(f"{type(model).__name__} has no linear head named 'score'", remedy="choose a decoder model")
-    if saved_as_reward_model(folder):
+    if is_saved_reward_model(folder):
         saved = _saved_heads(folder)
         found = model.score.weight if saved is None else saved
+        if found.ndim != 2 or found.shape[1] != model.score.in_features:
+            what = f"{folder / HEADS_FILE} holds heads of {list(found.shape)}, and the model's width is "
+            raise AfzalError(f"{what}{model.score.in_features}", remedy="save the reward model again, whole")
         if heads not in (None, len(found)):
             raise AfzalError(f"{folder} has {len(found)} heads, not {heads}", remedy=f"heads={len(found)}")
     else:
@@ -100,7 +107,7 @@ def refuse_language_model(path: str, setting: str) -> None:
     Raises:
         AfzalError: it does not, or there is no such folder; ``setting`` says where the path stood.
     """
-    if not saved_as_reward_model(Path(model_folder(path))):
+    if not is_saved_reward_model(model_folder(path)):
         raise AfzalError(
             f"{path} is a language model, not a reward model",
             where=setting,
@@ -108,17 +115,14 @@ def refuse_language_model(path: str, setting: str) -> None:
         )
 
 
-def saved_as_reward_model(folder: Path) -> bool:
-    """Whether a folder holds a reward model, not the language model that one could be made of."""
-    config = load_config(str(folder))
-    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
-
-
 def _saved_heads(folder: Path) -> Tensor | None:
     from safetensors.torch import load_file
 
     path = folder / HEADS_FILE
-    return load_file(path)["score.weight"] if path.exists() else None
+    if not path.exists():
+        return None
+    with guarded(str(folder)):
+        return load_file(path)[REWARD_HEAD]
 
 
 def reward_head(model: Any) -> nn.Module:

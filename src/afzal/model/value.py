@@ -14,10 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afzal.errors import AfzalError
+from afzal.folders.fit import refuse_other_size
 from afzal.model.load import vocabulary_of
 from afzal.model.logprobs import hidden_states
-from afzal.model.reward import is_reward_model, load_reward_model, reward_head, shift_of, states_at_head
+from afzal.model.reward import (
+    is_reward_model,
+    load_reward_model,
+    refuse_language_model,
+    reward_head,
+    shift_of,
+    states_at_head,
+)
 from afzal.tokens.batch import Batch
 
 
@@ -72,13 +79,9 @@ def reward_critic(folder: str, policy: Any, adapt: Callable[[Any], Any]) -> Crit
     Raises:
         AfzalError: it has another vocabulary than the policy.
     """
+    refuse_language_model(folder, "value_model")
     trunk = load_reward_model(folder, device=next(policy.parameters()).device)
-    if vocabulary_of(trunk) != vocabulary_of(policy):
-        raise AfzalError(
-            f"{folder} has a vocabulary of {vocabulary_of(trunk)}, the policy one of {vocabulary_of(policy)}",
-            where="value_model",
-            remedy="a reward model trained from the same language model; or leave value_model out",
-        )
+    refuse_other_size(vocabulary_of(policy), vocabulary_of(trunk), f"the value model {folder}")
     saved = reward_head(trunk)
     head = nn.Linear(saved.in_features, 1, device=saved.weight.device)  # pyright: ignore
     with torch.no_grad():

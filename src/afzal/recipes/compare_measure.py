@@ -15,8 +15,11 @@ import torch
 from afzal import data, runs
 from afzal.config import CompareConfig
 from afzal.errors import AfzalError
+from afzal.folders.fit import refuse_other_size
+from afzal.folders.load import refuse_another_tokenizer
 from afzal.generate import Sampling, sample
-from afzal.model.load import context_of, load_model, load_tokenizer, pick_device
+from afzal.model.adapters import is_adapted
+from afzal.model.load import context_of, load_model, load_tokenizer, pick_device, vocabulary_of
 from afzal.recipes.answers import sequence_kl
 from afzal.recipes.generate import end_ids
 from afzal.recipes.named import content_hash
@@ -26,6 +29,8 @@ from afzal.records import Turns
 from afzal.stats.comparing import best_of, best_of_kl
 from afzal.tokens import continuations, encode_prompts
 from afzal.train import checkpoint
+
+_ENDLESS = 1 << 40  # tokens: no prompt is cut
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,7 +97,15 @@ def set_up(config: CompareConfig) -> Bench:
     room = min(config.max_tokens, context_of(start.config) or config.max_tokens) - config.sample_tokens
     if room < 1:
         raise AfzalError("sample_tokens leaves no room for a prompt", remedy="lower sample_tokens, or raise max_tokens")
-    ids = [p.tolist() for p in encode_prompts(found, tokenizer, max_tokens=room)]
+    ids = [p.tolist() for p in encode_prompts(found, tokenizer, max_tokens=_ENDLESS)]
+    long = [k for k, prompt in enumerate(ids) if len(prompt) > room]
+    if long:
+        raise AfzalError(
+            f"{len(long)} of {len(ids)} prompts have more than {room} tokens, which leave no room for an answer",
+            where=config.prompts,
+            why=f"the first of them is prompt {long[0]}, with {len(ids[long[0]])} tokens",
+            remedy="leave them out, lower sample_tokens, or raise max_tokens as far as the model has positions",
+        )
     own = eos_id(tokenizer, config.eos_token)
     eos = sorted(end_ids(start, tokenizer) | ({own} if own is not None else set()))
     sampling = Sampling(config.sample_tokens, config.temperature)
@@ -152,7 +165,7 @@ def measured(
         key = _digest([bench.key, snap.key, dict(sorted(keys.items())), seed])
         found = _read(path, key)
         if found is None:
-            model = _with_weights(model, snap, bench.device)
+            model = _with_weights(model, snap, bench)
             found = _measure(bench, model, rewarders, seed)
             _write(path, key, found)
         yield snap, found
@@ -245,24 +258,33 @@ def _flat(bench: Bench, texts: list[list[str]]) -> tuple[list[Turns], list[str]]
     return prompts, [text for row in texts for text in row]
 
 
-def _with_weights(model: Any, snap: Snapshot, device: torch.device) -> Any:
+def _with_weights(model: Any, snap: Snapshot, bench: Bench) -> Any:
     """The model of a snapshot: loaded for the finished one, else the run's model with the checkpoint's weights."""
     if model is None or snap.checkpoint is None:
-        model = load_model(str(snap.run), device=device).requires_grad_(False)
-    if snap.checkpoint is None:
-        return model
-    tensors = checkpoint.load(snap.checkpoint)[0]["model"]
+        what = f"the run {snap.run}"
+        refuse_another_tokenizer(bench.tokenizer, str(snap.run), what)
+        model = load_model(str(snap.run), device=bench.device)
+        refuse_other_size(vocabulary_of(bench.start), vocabulary_of(model), what)
+    if snap.checkpoint is not None:
+        _fill(model, snap.checkpoint)
+    return model.requires_grad_(False)
+
+
+def _fill(model: Any, path: Path) -> None:
+    """Give the model the weights of a checkpoint, which must hold all that trained."""
+    tensors = checkpoint.load(path)[0]["model"]
     parameters = dict(model.named_parameters())
-    known = parameters.keys() & tensors.keys()
-    if not known:
+    misfits = [n for n, t in tensors.items() if n not in parameters or parameters[n].shape != t.shape]
+    lacking = [n for n in parameters if n not in tensors] if not is_adapted(model) else []
+    if misfits or lacking or not tensors:
         raise AfzalError(
-            f"the checkpoint {snap.checkpoint} does not fit the model of its run",
+            f"the checkpoint {path} does not fit the model of its run",
+            why=f"{(misfits + lacking)[0]} differs" if misfits or lacking else "it holds no weights",
             remedy="delete the run to train it anew",
         )
     with torch.no_grad():
-        for name in known:
-            parameters[name].copy_(tensors[name])
-    return model
+        for name, value in tensors.items():
+            parameters[name].copy_(value)
 
 
 def _read(path: Path, key: str) -> Answers | None:

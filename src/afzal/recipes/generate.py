@@ -13,12 +13,12 @@ import torch
 from afzal import data, runs
 from afzal.config import GenerateConfig
 from afzal.errors import AfzalError
-from afzal.generate import Sample, Sampling, choose_decoding, sample, sample_with_vllm
-from afzal.model.load import load_model, load_tokenizer, pick_device
+from afzal.generate import Sample, Sampling, answer_limits, choose_decoding, sample, sample_with_vllm
+from afzal.model.load import context_tokens, load_model, load_tokenizer, pick_device
 from afzal.records import Message, Turns, turns_to_json
 from afzal.tokens import continuation, encode_prompts
 
-_LONGEST_PROMPT_TOKENS = 1 << 20
+_ENDLESS = 1 << 40  # tokens: no prompt is cut
 
 
 def generate(config: GenerateConfig) -> Path | None:
@@ -33,8 +33,8 @@ def generate(config: GenerateConfig) -> Path | None:
     runs.refuse_existing(config.out)
     tokenizer = load_tokenizer(config.model)
     prompts = _prompts(config, tokenizer)
-    room = _room(config, tokenizer)
-    ids = [p.tolist() for p in encode_prompts(prompts, tokenizer, max_tokens=room)]
+    ids = [p.tolist() for p in encode_prompts(prompts, tokenizer, max_tokens=_ENDLESS)]
+    _say_what_is_short(config, ids)
     drawn = _draw(config, tokenizer, ids)
     records = [_record(s, prompts, ids, tokenizer) for s in drawn]
     if config.out is None:
@@ -80,10 +80,17 @@ def _prompts(config: GenerateConfig, tokenizer: Any) -> list[Turns]:
     return found
 
 
-def _room(config: GenerateConfig, tokenizer: Any) -> int:
-    """Prompt tokens that leave room for the answer in the model's context."""
-    longest = min(tokenizer.model_max_length or _LONGEST_PROMPT_TOKENS, _LONGEST_PROMPT_TOKENS)
-    return max(1, longest - config.max_new_tokens)
+def _say_what_is_short(config: GenerateConfig, ids: Sequence[Sequence[int]]) -> None:
+    """Name the answers that the model has fewer positions for than ``max_new_tokens``."""
+    context = context_tokens(config.model)
+    limits = answer_limits([len(prompt) for prompt in ids], config.max_new_tokens, context)
+    short = [limit for limit in limits if limit < config.max_new_tokens]
+    if short:
+        print(
+            f"note: answers to {len(short)} of {len(ids)} prompts end after at most {min(short)} tokens, "
+            f"not {config.max_new_tokens}: the model has {context} positions for prompt and answer together",
+            file=sys.stderr,
+        )
 
 
 def end_ids(model: Any, tokenizer: Any) -> set[int]:

@@ -7,7 +7,9 @@ from typing import Any
 
 from afzal.config import GRPOConfig, OnlineConfig, PenaltyConfig, PPOConfig, TrainConfig
 from afzal.errors import AfzalError
+from afzal.folders.load import refuse_another_tokenizer
 from afzal.model.adapters import virtual_kind
+from afzal.model.load import refuse_fewer_positions
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import Reference
 from afzal.model.value import Critic, own_critic, reward_critic, shared_critic
@@ -21,7 +23,9 @@ from afzal.train.feed import Layout
 from afzal.train.rollouts import Controller, Rollouts
 
 
-def critic_of(config: TrainConfig, model: Any, sharing: Sharing, adapt: Callable[[Any], Any]) -> Critic | None:
+def critic_of(
+    config: TrainConfig, prepared: Prepared, model: Any, sharing: Sharing, adapt: Callable[[Any], Any]
+) -> Critic | None:
     """The value model that PPO trains beside ``model``; it computes in the layout of the policy.
 
     Args:
@@ -45,7 +49,10 @@ def critic_of(config: TrainConfig, model: Any, sharing: Sharing, adapt: Callable
         raise AfzalError("a 4-bit model is not copied for a value model", remedy="value=shared")
     if config.value_model is None:
         return own_critic(model)
+    what = f"the value model {config.value_model}"
+    refuse_another_tokenizer(prepared.tokenizer, config.value_model, what)
     critic = reward_critic(config.value_model, model, adapt)
+    refuse_fewer_positions(critic.trunk, prepared.max_tokens, what)
     if choose_sharing(critic.trunk, config.max_tokens)[0] != sharing and sharing == "shared":
         raise AfzalError(
             f"value_model {config.value_model} cannot share prompts between answers", remedy="sharing=unshared"

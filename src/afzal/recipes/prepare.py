@@ -10,6 +10,7 @@ from typing import Any
 from afzal import data, quality
 from afzal.config import OnlineConfig, PolicyConfig, TrainConfig
 from afzal.errors import AfzalError
+from afzal.folders.fit import refuse_ids_without_rows
 from afzal.model.load import context_of_model, context_tokens, less, load_tokenizer
 from afzal.recipes.methods import Recipe, recipe_of
 from afzal.records import Item, Turns, prompt_key
@@ -60,6 +61,8 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     """
     recipe = recipe_of(config)
     tokenizer = tokenizer if tokenizer is not None else load_tokenizer(config.model)
+    if model is not None:
+        refuse_ids_without_rows(tokenizer, model.get_input_embeddings().num_embeddings, "the given model")
     losses: list[dict[str, Any]] = []
     dataset, items = _load(config.data, config, losses)
     held_out = _held_out(config, items, losses)

@@ -13,7 +13,9 @@ from torch import Tensor
 from afzal import data, runs
 from afzal.config import ScoreConfig
 from afzal.errors import AfzalError
-from afzal.model.load import context_of, context_of_model, load_model, load_tokenizer, pick_device
+from afzal.folders.fit import refuse_other_size
+from afzal.folders.load import refuse_another_tokenizer
+from afzal.model.load import context_of, context_of_model, load_model, load_tokenizer, pick_device, vocabulary_of
 from afzal.model.logprobs import score as logprob_score
 from afzal.model.probe import choose_common_sharing, choose_sharing
 from afzal.model.reward import head_scores, load_reward_model, refuse_language_model, shift_of
@@ -40,7 +42,7 @@ def score(config: ScoreConfig) -> list[str]:
     tokenizer = load_tokenizer(source)
     template = resolve_template(tokenizer, None)[0] if any(item.is_chat for item in items) else None
     device = pick_device(config.device)
-    scorer, sharing, context = _reward(config, device) if config.model else _implicit(config, device)
+    scorer, sharing, context = _reward(config, device) if config.model else _implicit(config, device, tokenizer)
     longest = min(config.max_tokens, context or config.max_tokens)
     layout = Layout(sharing, config.tokens_per_forward, device)
     scored, lost = score_items(scorer, items, tokenizer, layout, max_tokens=longest, chat_template=template)
@@ -61,10 +63,13 @@ def _reward(config: ScoreConfig, device: torch.device) -> tuple[ScoreBatch, Any,
     return lambda batch: head_scores(model, batch) - shift, sharing, context_of(model.config)
 
 
-def _implicit(config: ScoreConfig, device: torch.device) -> tuple[ScoreBatch, Any, int | None]:
+def _implicit(config: ScoreConfig, device: torch.device, tokenizer: Any) -> tuple[ScoreBatch, Any, int | None]:
     assert config.policy is not None
     assert config.reference is not None
+    what = f"the reference {config.reference}"
+    refuse_another_tokenizer(tokenizer, config.reference, what)
     models = [load_model(path, device=device) for path in (config.policy, config.reference)]
+    refuse_other_size(vocabulary_of(models[0]), vocabulary_of(models[1]), what)
     sharing = choose_common_sharing(models, config.max_tokens)
 
     def rewards(batch: Batch) -> Tensor:

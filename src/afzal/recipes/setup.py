@@ -24,9 +24,18 @@ from afzal.config import (
     TrainConfig,
 )
 from afzal.errors import AfzalError
+from afzal.folders.fit import refuse_other_size
+from afzal.folders.load import refuse_another_tokenizer
 from afzal.model import rotary
 from afzal.model.adapters import Adapter, add_adapter, is_adapted, start_norms, virtual_kind
-from afzal.model.load import cast_parameters, compile_layers, frozen_copy, load_model
+from afzal.model.load import (
+    cast_parameters,
+    compile_layers,
+    frozen_copy,
+    load_model,
+    refuse_fewer_positions,
+    vocabulary_of,
+)
 from afzal.model.offload import move_home
 from afzal.model.probe import choose_sharing, kernel_notes, router_note
 from afzal.model.reference import (
@@ -98,7 +107,7 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     longest = _longest_row(config, prepared)
     sharing, why_unshared = _sharing(config, model, longest)
     layout = parallel.layout(model, sharing, config.pass_tokens, device)
-    critic = online.critic_of(config, model, sharing, partial(_fresh_adapter, config))
+    critic = online.critic_of(config, prepared, model, sharing, partial(_fresh_adapter, config))
     # under quantize the adapter is in float32 already, and the base model in the format that computes
     offload = memory.offloads(config, "optimizer", device)
     weights = Weights(model, "fp32" if _is_quantized(config) else dtype_of(config, device), offload=offload)
@@ -297,7 +306,11 @@ def _reference(
         copies = ranks.world() > 1 and not fresh
         return Frozen(frozen_copy(model)) if copies else live_reference(model, fresh_adapter=fresh)
     if config.reference != "cached":
+        name = f"the reference {config.reference}"
+        refuse_another_tokenizer(prepared.tokenizer, config.reference, name)
         other = load_model(config.reference, device=layout.device).requires_grad_(False)
+        refuse_other_size(vocabulary_of(model), vocabulary_of(other), name)
+        refuse_fewer_positions(other, prepared.max_tokens, name)
         if layout.sharing == "shared" and choose_sharing(other, _longest_row(config, prepared))[0] != "shared":
             raise AfzalError(f"reference {config.reference} cannot share prompts", remedy="sharing=unshared")
         if dtype == "bf16":

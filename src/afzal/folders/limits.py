@@ -1,0 +1,55 @@
+"""A model under construction may not outgrow the file that is to fill it.
+
+A configuration of a few bytes can ask for more modules than a library builds in an hour, or for buffers larger than the
+memory. Libraries register every weight and buffer that they make, so that the first one too many ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from afzal.errors import AfzalError
+from afzal.folders.headers import Stored
+
+_SLACK = 1 << 20  # numbers: a tiny model's fresh head
+_BUFFERS = 1 << 27  # numbers of all buffers; the causal masks of old families are a tenth of it
+
+
+@contextmanager
+def bounded_by(folder: str, stored: Mapping[str, Stored]) -> Iterator[None]:
+    """Inside the block modules may be built with twice the weights that ``stored`` has, and no more.
+
+    Raises:
+        AfzalError: more is built.
+    """
+    from torch.nn.modules import module
+
+    # tied heads are built twice; quantised files hold several weights in a number
+    weights = 2 * sum(t.size * (8 if t.packed else 1) for t in stored.values()) + _SLACK
+    tensors = 1000 + 100 * len(stored)
+    seen = {"weights": 0, "tensors": 0, "buffers": 0}
+
+    def count(kind: str, value: Any) -> None:
+        if value is None:
+            return
+        seen["tensors"] += 1
+        seen[kind] += value.numel()
+        if seen["tensors"] > tensors or seen["weights"] > weights or seen["buffers"] > _BUFFERS:
+            raise AfzalError(
+                f"{folder} describes a larger model than it holds",
+                where="config.json",
+                why=f"the files hold {len(stored)} tensors, {sum(t.size for t in stored.values())} numbers in all",
+                remedy="get the configuration that belongs to the weights",
+            )
+
+    hooks = [
+        module.register_module_parameter_registration_hook(lambda _m, _n, value: count("weights", value)),
+        module.register_module_buffer_registration_hook(lambda _m, _n, value: count("buffers", value)),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,119 @@
+"""Numbers of a configuration that no model can have: refused before a library makes anything of that size.
+
+A list of a hundred million layers fills the memory before a library looks at the weights; so do sizes that are texts,
+negative, or larger than anything in the file of weights, in one way or another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from afzal.folders.headers import Stored
+
+MOST_LAYERS = 10_000  # of a folder without weights: no model has a tenth of them
+MOST = 1 << 31
+_NONE = -1  # older configurations write it for "there is none"
+
+# what every decoder has, so that zero, a truth value or a fraction is a mistake
+_CORE = {"hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "head_dim"}
+_CORE |= {"num_key_value_heads", "max_position_embeddings", "n_embd", "n_layer", "n_head", "n_positions", "d_model"}
+_SIZE = re.compile(
+    r"(?:^|_)(?:size|dim|width|rank|heads?|experts|groups|length|positions|embeddings|embd|inner|state)$"
+)
+_LAYERS = re.compile(r"(?:^|_)(?:layers?|blocks|depth)$")
+_ALL_LAYERS = frozenset({"num_hidden_layers", "n_layer", "n_layers", "num_layers"})
+_ADAPTER_SIZES = ("r", "num_virtual_tokens", "encoder_hidden_size", "encoder_num_layers", "num_layers", "token_dim")
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+
+
+def wrong_number(config: Mapping[str, Any], tensors: int | None = None) -> str:
+    """What is wrong with the first impossible size of a configuration, in words; empty where there is none.
+
+    Args:
+        config: the content of a ``config.json``, nested parts included.
+        tensors: how many tensors the weights have; every layer has at least one of them.
+    """
+    for part in _parts(config):
+        for key, value in part.items():
+            for number in value if isinstance(value, list) else [value]:
+                if fault := _fault(key, number, tensors):
+                    return fault
+    return ""
+
+
+def wrong_token(config: Mapping[str, Any], vocabulary: int | None) -> str:
+    """What is wrong with the first token id that a configuration names, in words; empty where there is nothing.
+
+    Args:
+        vocabulary: V; ids are 0 to V - 1. None where it is not known.
+    """
+    for part in _parts(config):
+        own = part.get("vocab_size")
+        vocabulary = own if type(own) is int else vocabulary
+        for key in _TOKEN_IDS:
+            ids = part.get(key)
+            for number in ids if isinstance(ids, list) else [ids]:
+                if number is None or (number == _NONE and key == "pad_token_id"):
+                    continue
+                if type(number) is not int or number < 0:
+                    return f"{key} is {_short(number)}, not the id of a token"
+                if vocabulary is not None and number >= vocabulary:
+                    return f"{key} is {number}, and the ids of a vocabulary of {vocabulary} end at {vocabulary - 1}"
+    return ""
+
+
+def wrong_adapter(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -> str:
+    """What is wrong with the first impossible size of an adapter's configuration, in words; empty where there is none.
+
+    Args:
+        tensors: those of its weights, whose shapes bound the sizes.
+    """
+    largest = max([MOST_LAYERS, *(n for t in tensors.values() for n in t.shape)])
+    for key in _ADAPTER_SIZES:
+        value = config.get(key)
+        if value is None:
+            continue
+        if type(value) is not int or value < 1:
+            return f"{key} is {_short(value)}, not a count"
+        if value > largest:
+            return f"{key} is {_short(value)}, more than any of its weights has"
+    return ""
+
+
+def vocabulary_size(config: Mapping[str, Any]) -> int | None:
+    """V, as a configuration states it for its text model; None where it does not."""
+    text = config.get("text_config")
+    places = [text, config] if isinstance(text, Mapping) else [config]
+    return next((v for place in places if type(v := place.get("vocab_size")) is int), None)
+
+
+def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The configuration and the nested ones of its parts, such as ``text_config``."""
+    yield config
+    yield from (v for k, v in config.items() if k.endswith("_config") and isinstance(v, Mapping))
+
+
+def _fault(key: str, value: Any, tensors: int | None) -> str:
+    layers, core = bool(_LAYERS.search(key)), key in _CORE
+    if value is None or not (core or layers or _SIZE.search(key)) or isinstance(value, (list, Mapping)):
+        return ""
+    if isinstance(value, bool):
+        return f"{key} is {value}, not a count" if core else ""
+    if isinstance(value, str) or (core and not isinstance(value, int)):
+        return f"{key} is {_short(value)}, not a count"
+    if not (value > 0 if core else value >= 0 or value == _NONE):
+        return f"{key} is {_short(value)}, which is no size"
+    if value > MOST:
+        return f"{key} is {_short(value)}, more than any model has"
+    if layers and value > MOST_LAYERS:
+        return f"{key} is {value}, more than any model has"
+    if key in _ALL_LAYERS and tensors is not None and value > tensors:
+        return f"{key} is {value}, and the weights are {tensors} tensors in all"
+    return ""
+
+
+def _short(value: Any, limit: int = 40) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[:limit] + "..."
