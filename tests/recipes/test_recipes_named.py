@@ -9,7 +9,7 @@ from helpers_runs import settings
 
 from afzal import config, recipes, runs
 from afzal.errors import AfzalError
-from afzal.recipes.named import file_hashes
+from afzal.recipes.named import input_hashes
 
 REWARD = "def letters(prompt, answer):\n    return len(answer) - {}\n"
 
@@ -18,11 +18,13 @@ def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_files_are_hashed_by_setting_and_folders_words_and_the_data_are_not(tmp_path, monkeypatch):
+def test_files_and_folders_are_hashed_by_setting_and_words_and_the_data_are_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("pairs.jsonl", "held.jsonl", "loss.py", "cost.py", "chat.jinja"):
         (tmp_path / name).write_text(name)
     (tmp_path / "model").mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "notes.txt", "run.json"):
+        (tmp_path / "model" / name).write_text(name)
     made = config.make(
         "prefer",
         model="model",
@@ -39,9 +41,11 @@ def test_files_are_hashed_by_setting_and_folders_words_and_the_data_are_not(tmp_
         "constraint": "cost.py",
         "chat_template": "chat.jinja",
     }
-    assert file_hashes(made) == {key: digest(tmp_path / name) for key, name in expected.items()}
+    model = {name: digest(tmp_path / "model" / name) for name in ("config.json", "model.safetensors", "tokenizer.json")}
+    files = {key: digest(tmp_path / name) for key, name in expected.items()}
+    assert input_hashes(made) == {"model": model, **files}
     template = made.model_copy(update={"chat_template": "{% for message in messages %}" + "x" * 5000})
-    assert "chat_template" not in file_hashes(template)  # a text may be longer than any path
+    assert "chat_template" not in input_hashes(template)  # a text may be longer than any path
 
 
 @pytest.mark.parametrize("method", ["rloo", "prefer"])
@@ -57,14 +61,13 @@ def test_a_changed_file_is_refused_by_name_on_resume_and_the_same_content_is_not
     made = config.make(method, **(given | extra))
     recipes.train(made)
     run = runs.open_run(tmp_path / "run")
-    assert run.facts()["files"] == {key: digest(path)}
+    assert run.facts()["files"][key] == digest(path)
     path.write_text(REWARD.format(2))
     with pytest.raises(AfzalError, match=f"(?s)cannot be resumed.*{key}: the content of its file.*try: put"):
         recipes.train(made, resume=True)
     path.write_text(REWARD.format(1))
     recipes.train(made, resume=True)
-    facts = run.facts()
-    run.update(files={})  # a run of before files were written down goes on
-    assert facts["files"] == {key: digest(path)}
+    assert run.facts()["files"][key] == digest(path)
+    run.update(files={})  # a run from before files were written down resumes
     path.write_text(REWARD.format(2))
     recipes.train(made, resume=True)

@@ -23,6 +23,7 @@ from .margins import log_ratios, soft_label
 from .mixture import Term, bind
 from .registry import ALIASES, REGISTRY, Objective, get, objective, unit_weights
 from .sigmoid import dpo
+from .sources import own_sources
 from .targets import ipo
 from .unpaired import kto
 
@@ -47,6 +48,7 @@ __all__ = [
     "logits",
     "names_function",
     "objective",
+    "own_sources",
     "pairs",
     "policy_gradient",
     "ranking",

@@ -20,7 +20,7 @@ from afzal.recipes.compare_measure import (
 )
 from afzal.recipes.compare_stages import Stage, State, ensure, folders, stages_of
 from afzal.recipes.compare_summary import Course, Point, summary
-from afzal.recipes.named import content_hash
+from afzal.recipes.contents import content_hash
 from afzal.recipes.rewards import Rewarder, reward_source
 from afzal.train import ranks
 

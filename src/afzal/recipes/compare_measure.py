@@ -21,8 +21,8 @@ from afzal.generate import Sampling, sample
 from afzal.model.adapters import is_adapted
 from afzal.model.load import context_of, load_model, load_tokenizer, pick_device, vocabulary_of
 from afzal.recipes.answers import sequence_kl
+from afzal.recipes.contents import content_hash
 from afzal.recipes.generate import end_ids
-from afzal.recipes.named import content_hash
 from afzal.recipes.prepare import eos_id
 from afzal.recipes.rewards import Rewarder
 from afzal.records import Turns

@@ -27,8 +27,9 @@ from afzal.config import (
     substituted,
 )
 from afzal.errors import AfzalError
+from afzal.recipes.contents import content_hash
 from afzal.recipes.iterate import iterate
-from afzal.recipes.named import content_hash, file_hashes
+from afzal.recipes.named import input_hashes
 from afzal.recipes.online import planned
 from afzal.recipes.prepare import prepare
 from afzal.recipes.setup import steps_of
@@ -38,11 +39,6 @@ from afzal.train.feed import Feed, Layout
 State = Literal["trained", "resumed", "re-used", "given"]
 Say = Callable[[str], None]
 Settings = TrainConfig | IterateConfig
-# Settings of a training that may name folders, too, whose content decides what comes of it.
-_INPUTS = (
-    *("model", "data", "eval_data", "prompts", "held_out_prompts", "reference"),
-    *("reward", "watch_reward", "value_model", "constraint_data"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +176,13 @@ def with_snapshots(settings: Settings, config: CompareConfig) -> Settings:
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
-    return {k: v for k, v in settings.model_dump(mode="json").items() if k != "out"}
+    return {k: v for k, v in settings.model_dump(mode="json").items() if k not in ("out", "save_every_minutes")}
 
 
-def _inputs(settings: Settings) -> dict[str, str]:
-    """The content of every file that the settings name, as hashes."""
-    named = {key: getattr(settings, key, None) for key in _INPUTS}
-    return file_hashes(settings) | {key: content_hash(value) for key, value in named.items() if isinstance(value, str)}
+def _inputs(settings: Settings) -> dict[str, Any]:
+    """The content of everything that the settings name, as hashes."""
+    data = {key: getattr(settings, key, None) for key in ("data", "prompts")}
+    return {key: content_hash(value) for key, value in data.items() if value is not None} | input_hashes(settings)
 
 
 def _refuse_other(stage: Stage, ledger: Path, made_of: Mapping[str, Any]) -> None:

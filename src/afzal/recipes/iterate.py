@@ -16,8 +16,9 @@ from afzal.config import PEOPLE, IterateConfig
 from afzal.errors import AfzalError
 from afzal.model.load import load_tokenizer, pick_device
 from afzal.recipes import rounds as figures
+from afzal.recipes.contents import tokens_hash
 from afzal.recipes.methods import Recipe, recipe_of
-from afzal.recipes.named import file_hashes, refuse_changes
+from afzal.recipes.named import input_hashes, refuse_changes
 from afzal.recipes.people import Waiting
 from afzal.recipes.questions import Questions, ask, slice_of
 from afzal.recipes.rewards import Rewarder, reward_source
@@ -25,6 +26,7 @@ from afzal.recipes.round_stages import Job, again, measure, one_round, round_of,
 from afzal.recipes.round_summary import finish, now
 from afzal.recipes.rounds import Round
 from afzal.recipes.train import Stopped
+from afzal.tokens.tree import tree
 from afzal.train import ranks
 
 
@@ -128,7 +130,8 @@ def _open(config: IterateConfig, asked: Questions, resume: bool) -> runs.Run:
     plain = config.model_dump(mode="json")
     facts = {"source": config.prompts, "fingerprint": asked.fingerprint}
     facts |= {"train": len(asked.groups), "eval": len(asked.held_out)}
-    files = file_hashes(config)
+    facts["tokens"] = _tokens(asked)
+    files = input_hashes(config)
     if not resume:
         run = runs.create(config.out, plain)
         about = {"method": "iterate", "config": plain, "seed": config.seed, "data": facts, "files": files}
@@ -137,9 +140,19 @@ def _open(config: IterateConfig, asked: Questions, resume: bool) -> runs.Run:
     run = runs.resume(config.out)
     method = run.facts().get("method")
     other = [] if method in (None, "iterate") else [f"this is a run of {method}, not of iterate"]
-    refuse_changes(run, plain, files, {"prompts: the content of the file": asked.fingerprint}, other)
+    seen = {
+        "fingerprint": ("prompts: the content of the file", asked.fingerprint),
+        "tokens": ("tokens: what the prompts become (tokenizer, chat template, versions)", facts["tokens"]),
+    }
+    refuse_changes(run, plain, files, seen, other)
     run.update(status="running", method="iterate", config=plain, data=facts, files=files)
     return run
+
+
+def _tokens(asked: Questions) -> str:
+    """The hash of all prompts as tokens, in the order in which rounds take them."""
+    groups = [*asked.groups, asked.held_out]
+    return tokens_hash([[tree(q.demonstration, q.ids, ()) for q in group] for group in groups])
 
 
 def _source(spec: str | None, config: IterateConfig) -> Rewarder | None:

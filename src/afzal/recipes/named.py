@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from afzal.config import Settings
+from afzal.config import PEOPLE, REFERENCES, Settings
 from afzal.errors import AfzalError
-from afzal.objectives import load_function, names_function, source_file
-from afzal.runs import Run, sha256
+from afzal.objectives import load_function
+from afzal.recipes.contents import parts_of
+from afzal.runs import Run
 
-# Data has a fingerprint of its own, of what was read; what a run writes is no input.
-_NOT_COMPARED = ("data", "prompts", "out")
+# Settings that may name something outside, whose content is hashed. Data has a fingerprint of its own.
+NAMES = (
+    *("model", "reference", "value_model", "reward", "watch_reward", "objective", "chat_template"),
+    *("eval_data", "held_out_prompts", "constraint", "constraint_data", "constraint_score"),
+)
+_WORDS = (PEOPLE, *REFERENCES, "initial", "previous")
+Inputs = Mapping[str, str | Mapping[str, str]]
+"""By setting: the hash of the one file that it names, or those of the parts of what it names."""
 # What changes no number: where a run is, and when it saves
 _FREE = ("out", "save_every_steps", "save_every_minutes", "keep_checkpoints")
 
@@ -36,35 +40,54 @@ def own_function(spec: str, key: str, contract: str) -> Callable[..., Any]:
         raise AfzalError(str(error), where=key, remedy=remedy) from error
 
 
-def file_hashes(config: Settings) -> dict[str, str]:
-    """SHA-256 of every file that a setting names, by setting: code of functions, held-out data, templates. Folders and
-    hub ids are not looked into, nor is what a file itself reads or imports."""
-    found = {}
-    for key, value in config.model_dump(mode="json").items():
-        if isinstance(value, str) and key not in _NOT_COMPARED and (files := list(_files(key, value))):
-            parts = [sha256(path) for path in files]
-            found[key] = parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
+def input_hashes(config: Settings) -> dict[str, str | dict[str, str]]:
+    """What the settings name outside the run, by setting: models, code of functions, held-out data, templates."""
+    found: dict[str, str | dict[str, str]] = {}
+    for key in NAMES:
+        value = getattr(config, key, None)
+        if not isinstance(value, str) or value in _WORDS:
+            continue
+        # an objective may be a sum, as 0.8*dpo + 0.2*mine.py:loss
+        terms = [term.rpartition("*")[2].strip() for term in value.split("+")] if key == "objective" else [value]
+        several = [parts_of(term) for term in terms]
+        parts = {name: part for term in several for name, part in term.items()}
+        if len(parts) < sum(map(len, several)):  # several files of which each is its term's own
+            pairs = zip(terms, several, strict=True)
+            parts = {f"{term} {name}".strip(): part for term, own in pairs for name, part in own.items()}
+        if parts:
+            found[key] = parts[""] if parts.keys() == {""} else parts
     return found
 
 
 def refuse_changes(
-    run: Run, config: Mapping[str, Any], files: Mapping[str, str], data: Mapping[str, str], also: Iterable[str] = ()
+    run: Run,
+    config: Mapping[str, Any],
+    files: Inputs,
+    data: Mapping[str, tuple[str, str]],
+    also: Iterable[str] = (),
 ) -> None:
-    """A resumed run must be the same run: any other setting, data, or content of a file it names is refused by name.
+    """A resumed run must be the same run: any other setting, data, or content of what it names is refused by name.
+
+    What a setting names may lie elsewhere than it did when its content is the same.
 
     Args:
-        files: of :func:`file_hashes`.
-        data: the fingerprint of what was read, by what to call it.
+        files: of :func:`input_hashes`.
+        data: by its key in the data part of ``run.json``: what to call it, and its hash now.
         also: what else is not as it was, in words.
 
     Raises:
         AfzalError: something is not what ``run.json`` says of the run's beginning.
     """
     facts = run.facts()
-    before, seen, hashes = facts.get("config", {}), facts.get("data", {}).get("fingerprint"), facts.get("files", {})
-    changed = [f"{k}: {before[k]!r} -> {v!r}" for k, v in config.items() if k not in _FREE and before.get(k, v) != v]
-    changed += [f"{what} has changed" for what, fingerprint in data.items() if seen not in (None, fingerprint)]
-    changed += [f"{k}: the content of its file has changed" for k, v in files.items() if hashes.get(k, v) != v]
+    before, hashes, seen = facts.get("config", {}), facts.get("files", {}), facts.get("data", {})
+    moved = {key for key, now in files.items() if hashes.get(key) == now}
+    if seen.get("fingerprint") == data["fingerprint"][1]:
+        moved |= {"data", "prompts"}
+    free = {*_FREE, *moved}
+    changed = [f"{k}: {before[k]!r} -> {v!r}" for k, v in config.items() if k not in free and before.get(k, v) != v]
+    changed += [f"{what} has changed" for key, (what, now) in data.items() if seen.get(key) not in (None, now)]
+    for key, now in files.items():
+        changed += _differences(key, hashes.get(key), now)
     changed += also
     if changed:
         raise AfzalError(
@@ -74,35 +97,14 @@ def refuse_changes(
         )
 
 
-def content_hash(source: str) -> str:
-    """SHA-256 of what a setting names: the weights and configuration of a model folder, the files of any other folder,
-    a file, the file of a function; of a hub id or a word, the word itself."""
-    path = Path(source)
-    if path.is_dir():
-        weights = sorted([*path.glob("*.safetensors"), *path.glob("*config.json")])
-        files = weights or sorted(p for p in path.rglob("*") if p.is_file())
-        parts = [(str(p.relative_to(path)), sha256(p)) for p in files]
-    elif path.is_file():
-        parts = [("", sha256(path))]
-    else:
-        code = source_file(source) if names_function(source) else None
-        parts = [(source, sha256(code) if code else "")]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _files(key: str, value: str) -> Iterable[Path]:
-    # an objective may be a sum, as 0.8*dpo + 0.2*mine.py:loss
-    terms = [term.rpartition("*")[2].strip() for term in value.split("+")] if key == "objective" else [value]
-    for term in terms:
-        if names_function(term):
-            code = source_file(term)
-            yield from [code] if code else []
-        elif _is_file(term):
-            yield Path(term)
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # a template or another text, too long for a path
-        return False
+def _differences(key: str, before: str | Mapping[str, str] | None, now: str | Mapping[str, str]) -> list[str]:
+    """What is not as it was of what a setting names; nothing where its content was never written down."""
+    if before is None or before == now:
+        return []
+    if isinstance(before, str) and isinstance(now, Mapping):
+        before = {**now, "": before}  # as versions wrote it that did not look at imports
+    if isinstance(before, str) or isinstance(now, str):
+        return [f"{key}: the content of its file has changed"]
+    changed = (name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name))
+    fate = lambda name: "is new" if name not in before else "is gone" if name not in now else "has changed"  # noqa: E731
+    return [f"{key}: {name or 'its file'} {fate(name)}" for name in changed]

@@ -12,6 +12,7 @@ from afzal.config import OnlineConfig, PolicyConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_ids_without_rows
 from afzal.model.load import context_of_model, context_tokens, less, load_tokenizer
+from afzal.recipes.contents import tokens_hash
 from afzal.recipes.methods import Recipe, recipe_of
 from afzal.records import Item, Turns, prompt_key
 from afzal.tokens import Loss, encode, encode_prompts, mismatched
@@ -99,6 +100,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     split = len(evaluation) if couples else 0
     chat = template is not None
     trees = (train, evaluation, partners[split:], partners[:split])
+    facts["tokens"] = tokens_hash(trees)
     about = {"recipe": recipe, "max_tokens": longest, "template": template, "chat": chat}
     about |= {"evaluation_items": held_out[1], "encoding": encoder.encoding}
     about |= {"prompts": asked[0], "evaluation_prompts": asked[1]}

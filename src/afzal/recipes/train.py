@@ -27,10 +27,12 @@ from afzal.model.memory import is_out_of_memory
 from afzal.model.reference import Frozen, Remembered, follow
 from afzal.model.reward import save_reward_model
 from afzal.recipes import checkpoints, online, parallel, reward
+from afzal.recipes.contents import weights_hash
 from afzal.recipes.first_loss import check_first_loss
 from afzal.recipes.memory import Held, ran_out
-from afzal.recipes.named import file_hashes, refuse_changes
+from afzal.recipes.named import input_hashes, refuse_changes
 from afzal.recipes.prepare import Prepared, prepare
+from afzal.recipes.runtime import other_machine, refuse_runtime, runtime_of
 from afzal.recipes.setup import Setup, dtype_of, set_up, steps_of, sync_steps
 from afzal.recipes.watch import Watch, stop_ids
 from afzal.train import ranks
@@ -81,7 +83,7 @@ def _joined(config: TrainConfig, resume: bool, command: str, model: Any, tokeniz
     prepared = prepare(config, model=model, tokenizer=tokenizer)
     ranks.same("training data", prepared.facts["fingerprint"])
     ranks.same("setting", config.model_dump(mode="json"))
-    run = _open(config, prepared, resume)
+    run = _open(config, prepared, model, resume)
     if command:
         run.update(command=command)
     restored = nullcontext() if model is None else attention_restored(model)
@@ -121,9 +123,14 @@ def _starting_model(config: TrainConfig, device: torch.device) -> Any:
 
 def _run(config: TrainConfig, run: runs.Run, setup: Setup, stop: StopSignals, resume: bool) -> Path:
     prepared = setup.prepared
+    runtime = runtime_of(config, setup)
+    if resume:
+        refuse_runtime(run, runtime)
     state = checkpoints.restore(run, setup) if resume else State()
-    begun = _begun(run, state) if resume else ""
-    _announce(config, run, setup, prepared)
+    begun = [_begun(run, state), *other_machine(run, runtime)] if resume else []
+    if config.tokens_per_forward is None:  # what was measured once holds, whatever memory is free when a run is resumed
+        state.tokens_per_forward = state.tokens_per_forward or setup.feed.layout.tokens_per_forward
+    _announce(config, run, setup, prepared, runtime)
     watch = Watch.make(config, setup.model, prepared, setup.start, setup.feed.layout, run.path)
     with parallel.reporter(setup.settings.steps, state.step) as reporter:
         for line in _banner(config, run, setup, prepared, begun) if ranks.leads() else ():
@@ -159,19 +166,24 @@ def _fit(config: TrainConfig, setup: Setup, hooks: Hooks, state: State) -> str:
     raise ran_out(config, setup.prepared, held, layout, said)
 
 
-def _open(config: TrainConfig, prepared: Prepared, resume: bool) -> runs.Run:
+def _open(config: TrainConfig, prepared: Prepared, model: Any, resume: bool) -> runs.Run:
     """The run's folder, made or taken up by rank 0; other ranks only read it."""
-    ranks.led(lambda: _begin(config, prepared, resume))
+    ranks.led(lambda: _begin(config, prepared, model, resume))
     return runs.Run(Path(config.out), writes=ranks.leads())
 
 
-def _begin(config: TrainConfig, prepared: Prepared, resume: bool) -> None:
+def _begin(config: TrainConfig, prepared: Prepared, model: Any, resume: bool) -> None:
     plain = config.model_dump(mode="json")
+    inputs = input_hashes(config) | ({} if model is None else {"model": weights_hash(model)})
     run = runs.resume(config.out) if resume else runs.create(config.out, plain)
     if resume:
-        seen = {"data: the content of the training data": prepared.facts["fingerprint"]}
-        refuse_changes(run, plain, file_hashes(config), seen)
+        seen = {
+            "fingerprint": ("data: the content of the training data", prepared.facts["fingerprint"]),
+            "tokens": ("tokens: what the data becomes (tokenizer, chat template, versions)", prepared.facts["tokens"]),
+        }
+        refuse_changes(run, plain, inputs, seen)
         run.update(status="running")
+    run.update(files=inputs)
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in runs.redact_texts(prepared.losses))
     runs.atomic_write(run.path / "losses.jsonl", lines)
     runs.atomic_write(
@@ -230,7 +242,7 @@ def _hooks(
     return Hooks(log, look_at, save, improved, stopped, stepped, reporter.say, timer.due)
 
 
-def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared) -> None:
+def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared, runtime: dict[str, Any]) -> None:
     parameters = setup.weights.masters
     method, reference = setup.method, setup.reference
     run.update(
@@ -250,7 +262,6 @@ def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepar
         reference_moves=setup.reference_moves,
         starts_at_reference=bool(reference and reference.is_start and not setup.starts_elsewhere),
         data=prepared.facts,
-        files=file_hashes(config),
         objective={
             "name": method.name,
             "unit": method.main.objective.unit,
@@ -258,6 +269,7 @@ def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepar
             "at_reference": method.at_reference(),
         },
         sharing=setup.feed.layout.sharing,
+        runtime=runtime,
         chat=prepared.chat,
         status="running",
     )
@@ -279,7 +291,7 @@ def _begun(run: runs.Run, state: State) -> str:
     return f"no sound checkpoint in {run.checkpoints}{lost}: starting again at step 0"
 
 
-def _banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared, begun: str) -> list[str]:
+def _banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared, begun: Sequence[str]) -> list[str]:
     model, reference = run.facts()["model"], setup.reference
     several = f", in pieces on {ranks.world()} ranks" if ranks.world() > 1 else ""
     counts = f"{model['trainable']:,} of {model['parameters']:,} weights train"
@@ -289,7 +301,7 @@ def _banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared
         f"prompts {setup.feed.layout.sharing}" + (f"; reference: {reference.name}" if reference else ""),
     ]
     lines += setup.notes
-    return [*lines, begun] if begun else lines
+    return [*lines, *begun]
 
 
 def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str]:

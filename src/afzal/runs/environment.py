@@ -15,7 +15,7 @@ from typing import Any
 
 from afzal import __version__
 
-_PACKAGES = (
+PACKAGES = (
     "torch",
     "transformers",
     "peft",
@@ -38,7 +38,7 @@ def environment() -> dict[str, dict[str, Any]]:
 def versions() -> dict[str, str]:
     """Versions of Afzal, Python and the installed packages that numbers depend on."""
     found = {"afzal": __version__, "python": platform.python_version()}
-    return found | {name: version for name in _PACKAGES if (version := installed(name))}
+    return found | {name: version for name in PACKAGES if (version := installed(name))}
 
 
 def installed(package: str) -> str | None:
