@@ -28,8 +28,8 @@ from afzal.tokens import only_branch
 from afzal.tokens.batch import collate
 from afzal.tokens.tree import tree
 from afzal.train import checkpoint
-from afzal.train.constraints import Constraint
-from afzal.train.feed import Feed, Layout
+from afzal.train.constraints import Constraint, responses
+from afzal.train.feed import Feed, Layout, Update
 from afzal.train.method import Method
 from afzal.train.optim import trainable
 from afzal.train.update import accumulate
@@ -126,6 +126,92 @@ def test_a_cost_that_is_a_mean_does_not_depend_on_accumulation(held):
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-3, atol=2e-5)
     assert results[0][2] == pytest.approx(results[1][2], rel=1e-5)
+
+
+COUNTED = ["unsafe_mass", "unsafe_likelihood", "black_box"]
+SPLITS = [1, 2, 4, 8]
+
+
+def ready(name: str) -> Any:
+    if name == "unsafe_mass":
+        return unsafe_mass([7, 9])
+    if name == "unsafe_likelihood":  # more than an update takes
+        return unsafe_likelihood([only_branch(t, 0) for t in random_trees(40, seed=9)], Layout("shared", 500))
+    vowels = lambda asked, answer: float(sum(c in "aeiou" for c in answer)) + len(answer) / 7  # noqa: E731
+    return score_function(vowels, byte_tokenizer(), [5], Sampling(max_new_tokens=3), "shared")
+
+
+def cut_update(size: int, number: int = 0) -> Update:
+    """Eight items of skewed length in batches of ``size``, as update ``number``."""
+    trees = random_trees(8)
+    batches = [replace(collate(trees[k : k + size], "shared"), update=number) for k in range(0, 8, size)]
+    return Update(batches, [], 8)
+
+
+def cost_and_gradient(cost: Any, update: Update) -> tuple[float, torch.Tensor]:
+    """Of the constraint alone: what a multiplier of 2 adds to the gradient of DPO."""
+    gradients, value = [], 0.0
+    for multiplier in (2.0, 0.0):
+        counts = getattr(cost, "counts", responses)
+        model, method = method_with(Constraint("c", cost, dual_lr=0.1, counts=counts))
+        outcome = accumulate(model, method, update, {**method.start(), "constraint/c/multiplier": multiplier})
+        gradients.append(gradient_of(model).double())
+        value = float(outcome.metrics["constraint/c"][0])
+    return value, gradients[0] - gradients[1]
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_ready_cost_and_its_gradient_do_not_depend_on_how_the_update_is_cut(name):
+    """8 x 1, 4 x 2, 2 x 4 and 1 x 8."""
+    value, gradient = cost_and_gradient(ready(name), cut_update(8))
+    assert gradient.norm() > 0
+    for size in SPLITS[:-1]:
+        other, cut = cost_and_gradient(ready(name), cut_update(size))
+        assert other == pytest.approx(value, rel=1e-5), size
+        assert float((cut - gradient).norm() / gradient.norm()) < 1e-3, size
+
+
+def test_the_cost_of_an_update_is_its_sum_over_its_count():
+    """Batches of 2 and 6 items whose cost is a mean over tokens: counted by responses it was another number."""
+    trees = random_trees(8)
+    update = Update([collate(trees[:2], "shared"), collate(trees[2:], "shared")], [], 8)
+    tokens = [int(b.scored.sum()) for b in update.batches]
+    cost = lambda m, pi, ref, yw, yl, batch: pi.sum() / batch.scored.sum()  # noqa: E731
+    value, _ = cost_and_gradient(cost, update)
+    cost.counts = lambda batch: float(batch.scored.sum())
+    counted, _ = cost_and_gradient(cost, update)
+    model, _ = method_with(Constraint("c", cost, dual_lr=0.1))
+    per_token = torch.cat([score(model, b).token_logps for b in update.batches])
+    assert counted == pytest.approx(float(per_token.mean()), rel=1e-5)
+    halves = [float(score(model, b).token_logps.mean()) for b in update.batches]
+    assert value == pytest.approx(0.25 * halves[0] + 0.75 * halves[1], rel=1e-5)
+    assert tokens[0] / sum(tokens) != pytest.approx(0.25, abs=0.05)
+
+
+def test_answers_are_drawn_anew_in_every_update():
+    cost = ready("black_box")
+    values = [cost_and_gradient(cost, cut_update(8, number))[0] for number in (0, 1, 0)]
+    assert values[0] == values[2] != values[1]
+    batches = Feed(random_trees(8), (), 4, 0, Layout("shared", 50)).update(3).batches
+    assert {b.update for b in batches} == {3}
+    assert len(batches) > 1
+
+
+def test_the_baseline_is_the_mean_of_the_prompt_s_other_answers():
+    """Costs that differ between prompts alone have no gradient: no answer is better than the prompt's others."""
+    model = make("llama")
+    choose_sharing(model)
+    batch = collate(random_trees(4), "shared")
+    costs = iter(range(100))
+    ranks = {}
+
+    def by_prompt(asked: str, answer: str) -> float:
+        return float(ranks.setdefault(asked, next(costs)))
+
+    found = call(score_function(by_prompt, byte_tokenizer(), [], Sampling(max_new_tokens=2), "shared"), model, batch)
+    assert float(found.detach()) == pytest.approx(sum(ranks.values()) / len(ranks))
+    gradient = torch.autograd.grad(found, list(model.parameters()), allow_unused=True)
+    assert max(float(g.abs().max()) for g in gradient if g is not None) == 0.0
 
 
 def test_an_inactive_constraint_leaves_the_gradient_bit_for_bit():

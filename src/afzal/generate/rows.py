@@ -37,10 +37,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Sample number ``sample`` (from 0) of prompt number ``prompt``."""
+    """Sample number ``sample`` (from 0) of prompt number ``prompt``, whose draws depend on ``number``."""
 
     prompt: int
     sample: int
+    number: int
 
 
 def answer_limits(lengths: Sequence[int], max_new_tokens: int, context: int | None) -> list[int]:
@@ -68,16 +69,19 @@ def answer_limits(lengths: Sequence[int], max_new_tokens: int, context: int | No
     return [min(max_new_tokens, context - length) for length in lengths]
 
 
-def batches(lengths: Mapping[int, int], n: int, rows_per_batch: int) -> list[list[Row]]:
+def batches(
+    lengths: Mapping[int, int], n: int, rows_per_batch: int, numbers: Sequence[int] | None = None
+) -> list[list[Row]]:
     """``n`` rows per prompt in batches of at most ``rows_per_batch``: longest prompts first, a prompt's rows together.
 
     A prompt is cut across batches only where ``n`` alone exceeds a batch.
 
     Args:
         lengths: tokens of each prompt, by its number.
+        numbers: of all prompts, what their draws depend on; default: their own numbers.
     """
     order = sorted(lengths, key=lambda i: (-lengths[i], i))
-    rows = [Row(i, k) for i in order for k in range(n)]
+    rows = [Row(i, k, i if numbers is None else numbers[i]) for i in order for k in range(n)]
     size = max(1, rows_per_batch // n * n if n <= rows_per_batch else rows_per_batch)
     return [rows[first : first + size] for first in range(0, len(rows), size)]
 
@@ -87,7 +91,7 @@ class Written:
 
     def __init__(self, rows: Sequence[Row], eos: Sequence[int], sampling: Sampling, seed: int, device: torch.device):
         self.rows, self.sampling = rows, sampling
-        self.keys = row_keys(seed, np.array([r.prompt for r in rows]), np.array([r.sample for r in rows]))
+        self.keys = row_keys(seed, np.array([r.number for r in rows]), np.array([r.sample for r in rows]))
         self.eos = torch.tensor(list(eos), dtype=torch.int64, device=device)
         self.ids = torch.zeros((len(rows), sampling.max_new_tokens), dtype=torch.int32, device=device)
         self.logps = torch.zeros((len(rows), sampling.max_new_tokens), device=device)

@@ -32,6 +32,7 @@ def sample(
     seed: int = 0,
     rows_per_batch: int = 128,
     decoding: Decoding = "auto",
+    numbers: Sequence[int] | None = None,
 ) -> list[Sample]:
     """``n`` continuations of every prompt, ordered by prompt and then by number of the sample.
 
@@ -44,6 +45,8 @@ def sample(
         rows_per_batch: sequences decoded together.
         decoding: ``shared`` reads a prompt once for all its samples; ``stock`` is the model's own ``generate``;
             ``auto`` is shared where :func:`~afzal.generate.choose_decoding` finds it exact.
+        numbers: of each prompt, what its draws depend on in place of its place among the prompts; so the same prompt
+            gets the same samples in other company.
 
     An answer ends at the model's last position, whatever ``sampling`` allows.
 
@@ -62,7 +65,7 @@ def sample(
     for limit in sorted(set(limits), reverse=True):  # those that share a limit are decoded together
         alike = {i: length for i, length in enumerate(lengths) if limits[i] == limit}
         limited = replace(sampling, max_new_tokens=limit)
-        for rows in batches(alike, n, rows_per_batch):
+        for rows in batches(alike, n, rows_per_batch, numbers):
             with torch.no_grad():
                 found = _decode(way, model, rows, prompts, eos=ends, sampling=limited, seed=seed)
             drawn += [(r.prompt, r.sample, s) for r, s in zip(rows, found, strict=True)]

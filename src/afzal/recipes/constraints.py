@@ -1,7 +1,8 @@
 """The ready constraints: what an answer may cost, as a scalar with a gradient.
 
 Each is a function ``(model, pi_logps, ref_logps, yw_idxs, yl_idxs, batch) -> scalar`` as :mod:`afzal.train.constraints`
-takes it.
+takes it: a mean over what its ``counts`` says, so that the cost of an update does not depend on how it is cut into
+batches. What is drawn at random depends on the update and on the item alone.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from afzal.config import PreferConfig
 from afzal.errors import AfzalError
 from afzal.generate import Sample, Sampling, as_trees, sample
 from afzal.model.logprobs import logits_of, predicting, score
+from afzal.objectives import advantages
 from afzal.recipes.named import own_function
 from afzal.tokens import continuation, encode
 from afzal.tokens.batch import Batch, Sharing, collate, expand
 from afzal.tokens.tree import Tree
-from afzal.train.constraints import Constraint, Cost
+from afzal.train.constraints import Constraint, Cost, responses
 from afzal.train.feed import Layout
 
 _ANSWERS = 4
+_COMPLETIONS = 32
 _SCORES = "function(prompt, answer) returns a number, larger being worse"
 _COSTS = "function(model, pi_logps, ref_logps, yw_idxs, yl_idxs, batch) returns a scalar with a gradient"
 
@@ -47,7 +50,18 @@ def constraint_of(config: PreferConfig, encoder: Any, layout: Layout, eos: Seque
         return ()
     cost = _cost(config, encoder, layout, eos)
     name = config.constraint.rpartition(":")[2]
-    return (Constraint(name, cost, config.constraint_bound, config.constraint_weight, config.constraint_dual_lr),)
+    held = (config.constraint_bound, config.constraint_weight, config.constraint_dual_lr)
+    return (Constraint(name, cost, *held, getattr(cost, "counts", responses)),)
+
+
+def _counted_by(counts: Callable[[Batch], float]) -> Callable[[Cost], Cost]:
+    """Say what a cost is a mean over."""
+
+    def mark(cost: Cost) -> Cost:
+        cost.counts = counts  # pyright: ignore[reportFunctionMemberAccess]
+        return cost
+
+    return mark
 
 
 def _cost(config: PreferConfig, encoder: Any, layout: Layout, eos: Sequence[int]) -> Cost:
@@ -63,9 +77,10 @@ def _cost(config: PreferConfig, encoder: Any, layout: Layout, eos: Sequence[int]
 
 
 def unsafe_mass(ids: Sequence[int]) -> Cost:
-    """Probability of a set of tokens under the policy, in [0, 1]: the mean over the batch's scored positions."""
+    """Probability of a set of tokens under the policy, in [0, 1]: the mean over the update's scored positions."""
     wanted = torch.tensor(sorted(set(ids)))
 
+    @_counted_by(lambda batch: float(batch.scored.sum()))
     def cost(model: Any, pi: Tensor, ref: Tensor | None, yw: Tensor, yl: Tensor, batch: Batch) -> Tensor:
         log_p = logits_of(model, predicting(model, batch)).log_softmax(-1)
         return log_p[:, wanted.to(log_p.device)].exp().sum(-1).mean()
@@ -76,12 +91,14 @@ def unsafe_mass(ids: Sequence[int]) -> Cost:
 def unsafe_likelihood(trees: Sequence[Tree], layout: Layout) -> Cost:
     """Likelihood of known-unsafe completions: the mean over them of e^(mean log-prob per token), in [0, 1].
 
-    Of many batches of completions, each call takes one, which hangs on the items it is called with alone.
+    Of many completions each update takes the next 32, in the order of the file and from its start again.
     """
-    batches = layout.batches(trees)
+    n = min(_COMPLETIONS, len(trees))
 
     def cost(model: Any, pi: Tensor, ref: Tensor | None, yw: Tensor, yl: Tensor, batch: Batch) -> Tensor:
-        return score(model, batches[_seed(batch) % len(batches)]).mean_logps.exp().mean()
+        taken = [trees[(batch.update * n + k) % len(trees)] for k in range(n)]
+        parts = [score(model, b).mean_logps.exp().sum() for b in layout.batches(taken)]
+        return torch.stack(parts).sum() / n
 
     return cost
 
@@ -90,20 +107,28 @@ def score_function(scorer: Scorer, tokenizer: Any, eos: Sequence[int], sampling:
     """Expected cost of the policy's own answers to the batch's prompts, by any function of their texts.
 
     The value is the mean cost s of four answers y ~ pi per prompt; the gradient is that of the score-function estimator
-    (Williams 1992), mean (s - mean s) grad log pi(y|x), with the mean of the other answers as baseline, so unbiased.
-    Sampling is seeded by the items of the batch, so that a resumed run repeats it.
+    (Williams 1992), mean (s - b) grad log pi(y|x), whose baseline b is the mean of the prompt's other answers, so
+    unbiased. What is drawn depends on the number of the update and on the item, so that a resumed run repeats it.
     """
 
+    @_counted_by(lambda batch: float(len(_asked(batch))))
     def cost(model: Any, pi: Tensor, ref: Tensor | None, yw: Tensor, yl: Tensor, batch: Batch) -> Tensor:
-        prompts = [t.prompt.tolist() for t, k in batch.sources if k == 0]
-        drawn = sample(model, prompts, eos=eos, n=_ANSWERS, sampling=sampling, seed=_seed(batch))
+        asked = _asked(batch)
+        prompts, numbers = [t.prompt.tolist() for t in asked], [_number(t.item_id) for t in asked]
+        seed = _number(f"update {batch.update}")
+        drawn = sample(model, prompts, eos=eos, n=_ANSWERS, sampling=sampling, seed=seed, numbers=numbers)
         costs = torch.tensor([_scored(scorer, tokenizer, prompts, s) for s in drawn], device=pi.device)
         logps = score(model, collate(as_trees(drawn, prompts), sharing, pi.device)).logps
-        centred = (costs - costs.mean()) * (len(costs) / (len(costs) - 1))
-        surrogate = (centred * logps).mean()
+        better_than_others = advantages.rloo(costs.view(-1, _ANSWERS)).flatten()
+        surrogate = (better_than_others * logps).mean()
         return costs.mean() + surrogate - surrogate.detach()
 
     return cost
+
+
+def _asked(batch: Batch) -> list[Tree]:
+    """The items of a batch, whose prompts are asked."""
+    return [t for t, k in batch.sources if k == 0]
 
 
 def _scored(scorer: Scorer, tokenizer: Any, prompts: Sequence[Sequence[int]], drawn: Sample) -> float:
@@ -113,8 +138,9 @@ def _scored(scorer: Scorer, tokenizer: Any, prompts: Sequence[Sequence[int]], dr
     return float(scorer(tokenizer.decode(prompt, skip_special_tokens=True), text))
 
 
-def _seed(batch: Batch) -> int:
-    return int.from_bytes(hashlib.sha256("|".join(batch.item_ids).encode()).digest()[:7], "big")
+def _number(words: str) -> int:
+    """A hash in [0, 2^56)."""
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "big")
 
 
 def _token_ids(tokenizer: Any, words: Sequence[str]) -> list[int]:

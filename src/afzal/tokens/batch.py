@@ -42,6 +42,7 @@ class Batch:
             (``desirable``, ``group_of``, ``score``, ``scored``) stay on the host, where reading them waits for nothing.
         desirable: ``[B]`` float, NaN unknown.
         idle: it only keeps its rank in step with the others, and nothing of it counts.
+        update: number of the update that it is a part of, from 0: what draws made for it are seeded by.
     """
 
     ids: Tensor
@@ -55,6 +56,7 @@ class Batch:
     preferences: Tensor
     desirable: Tensor
     idle: bool = False
+    update: int = 0
 
     @property
     def n_responses(self) -> int:

@@ -18,18 +18,30 @@ from afzal.objectives import Pairs, Scored
 from afzal.tokens.batch import Batch
 
 Cost = Callable[[Any, Tensor, Tensor | None, Tensor, Tensor, Batch], Tensor]
-"""``(model, pi_logps [B], ref_logps [B], yw_idxs [T], yl_idxs [T], batch) -> scalar`` that carries a gradient."""
+"""``(model, pi_logps [B], ref_logps [B], yw_idxs [T], yl_idxs [T], batch) -> scalar`` that carries a gradient: a mean
+over the responses of the batch, or over what the function's attribute ``counts`` says. An update may come as several
+batches; their means are put together by what each counts. Draws are seeded by ``batch.update``, and not by what else is
+in the batch."""
+
+
+def responses(batch: Batch) -> float:
+    """What a mean over the responses of a batch counts."""
+    return float(batch.n_responses)
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """One cost and how it is held: exactly one of ``weight`` (penalty) and ``dual_lr`` (Lagrangian) is given."""
+    """One cost and how it is held: exactly one of ``weight`` (penalty) and ``dual_lr`` (Lagrangian) is given.
+
+    ``counts`` is what the cost of a batch is a mean over: its number decides the batch's share in the update's cost.
+    """
 
     name: str
     cost: Cost
     bound: float = 0.0
     weight: float | None = None
     dual_lr: float | None = None
+    counts: Callable[[Batch], float] = responses
 
     def __post_init__(self) -> None:
         if (self.weight is None) == (self.dual_lr is None):

@@ -132,7 +132,7 @@ class Feed:
         members = self.members(step)
         batches, elsewhere = self.layout.own([self.trees[i] for i in members])
         mismatched, _ = self.layout.own([self.mismatched[i] for i in members] if self.mismatched else [])
-        weighed = [self.weigh(b) for b in batches]
+        weighed = [self.weigh(replace(b, update=step)) for b in batches]
         return Update(weighed, mismatched, len(members), elsewhere=elsewhere, weight_per_item=self.weight_per_item)
 
 

@@ -27,7 +27,7 @@ from afzal.objectives import Scored
 from afzal.objectives.metrics import Tally, add
 from afzal.tokens.batch import Batch
 from afzal.train import ranks
-from afzal.train.constraints import cost_of
+from afzal.train.constraints import Constraint, cost_of
 from afzal.train.evaluate import (
     Judged,
     Losses,
@@ -67,6 +67,12 @@ class _Work:
     carried: Carried
     counts: Sequence[float]
     pooled: Mapping[str, Tensor]
+    counted: Mapping[str, float]  # by each constraint, over the update's batches
+
+    def part(self, constraint: Constraint, batch: Batch) -> float:
+        """A batch's share in the update's cost: what the mean counts there, of what it counts in all."""
+        whole = self.counted[constraint.name]
+        return constraint.counts(batch) / whole if whole else 0.0
 
     def share(self, losses: Losses) -> Tensor:
         """A batch's part of what the update's gradient is taken of."""
@@ -89,7 +95,9 @@ def accumulate(model: Any, method: Method, update: Update, carried: Carried | No
     each = [batch_counts(method, b, update.weight_per_item) for b in update.batches]
     counts = ranks.total([sum(n) for n in zip(*each, strict=True)])
     ahead(method.reference, [*update.batches, *update.mismatched])
-    work = _Work(model, method, carried, counts, pooled_statistics(model, method, update.mismatched))
+    pooled = pooled_statistics(model, method, update.mismatched)
+    counted = {c.name: sum(c.counts(b) for b in update.batches if not b.idle) for c in method.constraints}
+    work = _Work(model, method, carried, counts, pooled, counted)
     joint = method.couples_batch and (len(update.batches) > 1 or ranks.world() > 1)
     found, seen = (_joint if joint else _separate)(work, update.batches, _costs_before(work, update.batches))
     ranks.add_gradients(list(method.learned.values()))
@@ -103,13 +111,13 @@ class _Found(NamedTuple):
 
 def _separate(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -> tuple[_Found, list[Judged]]:
     found, seen = _Found([], {}), []
-    for batch, part in zip(batches, _parts(batches), strict=True):
+    for batch in batches:
         if batch.idle:
             seen.append(_idle(work, batch))
             continue
         judged = judge(work.model, work.method, batch)
         losses = losses_of(work.method, judged, work.carried, work.pooled)
-        _backward(work, work.share(losses), judged, batch, part, before, found.costs)
+        _backward(work, work.share(losses), judged, batch, before, found.costs)
         found.losses.append(_detached(losses))
         seen.append(_constant(judged))
     return found, seen
@@ -127,13 +135,13 @@ def _joint(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -
         for raw in work.method.learned.values():
             raw.grad = None
     found = _Found([_detached(losses)] if ranks.leads() else [], {})
-    for batch, leaf, part in zip(batches, leaves, _parts(batches), strict=True):
+    for batch, leaf in zip(batches, leaves, strict=True):
         if batch.idle:
             _idle(work, batch)
             continue
         judged = judge(work.model, work.method, batch)
         pulled = [(value * grad).sum() for value, grad in _with_gradients(judged.policy, leaf.policy)]
-        _backward(work, torch.stack(pulled).sum(), judged, batch, part, before, found.costs)
+        _backward(work, torch.stack(pulled).sum(), judged, batch, before, found.costs)
     return found, first
 
 
@@ -149,13 +157,13 @@ def _backward(
     share: Tensor,
     judged: Judged,
     batch: Batch,
-    part: float,
     before: Mapping[str, float],
     costs: dict[str, float],
 ) -> None:
     """Add a micro-batch's gradient, constraints included; ``costs`` collects what the constraints cost."""
     for constraint in work.method.constraints:
-        value = part * cost_of(constraint, work.model, judged.policy, judged.reference, judged.pairs, batch)
+        cost = cost_of(constraint, work.model, judged.policy, judged.reference, judged.pairs, batch)
+        value = work.part(constraint, batch) * cost
         costs[constraint.name] = costs.get(constraint.name, 0.0) + float(value.detach())
         share = share + constraint.slope(before.get(constraint.name, costs[constraint.name]), work.carried) * value
     if share.requires_grad:
@@ -169,12 +177,11 @@ def _costs_before(work: _Work, batches: Sequence[Batch]) -> dict[str, float]:
         return {}
     costs = dict.fromkeys((c.name for c in penalties), 0.0)
     with torch.no_grad():
-        for batch, part in zip(batches, _parts(batches), strict=True):
+        for batch in [b for b in batches if not b.idle]:
             judged = judge(work.model, work.method, batch)
             for c in penalties:
-                costs[c.name] += part * float(
-                    cost_of(c, work.model, judged.policy, judged.reference, judged.pairs, batch)
-                )
+                cost = cost_of(c, work.model, judged.policy, judged.reference, judged.pairs, batch)
+                costs[c.name] += work.part(c, batch) * float(cost)
     return costs
 
 
@@ -215,12 +222,6 @@ def _carry_on(work: _Work, seen: Sequence[Judged], costs: Mapping[str, float]) -
 
 def _learnt(method: Method) -> dict[str, Tensor]:
     return {name: value for term in method.terms for name, value in method.learnt(term).items()}
-
-
-def _parts(batches: Sequence[Batch]) -> list[float]:
-    """The share of the update's responses in each micro-batch: what a constraint's mean over it counts."""
-    total = sum(b.n_responses for b in batches)
-    return [b.n_responses / total for b in batches]
 
 
 def _leaves(scored: Scored) -> Scored:
