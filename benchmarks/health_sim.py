@@ -1,6 +1,6 @@
 """False alarms and misses of the health checks, on simulated curves of healthy and of sick runs.
 
-    python -m benchmarks.health_sim --runs 1000 --out benchmarks/results/health.json
+    python -m benchmarks.health_sim --runs 1000 --out benchmarks/results/health/simulated.json
 
 Every world draws the noise that its kind of run has: batches of 8 to 64 items, gradient norms whose logarithm spreads
 by 0.3 to 0.8, held-out rows that are the same each time (so that their loss is smooth), samples of 32 prompts. A

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import health_sim
 
-RESULTS = Path(health_sim.__file__).parent / "results" / "health.json"
+RESULTS = Path(health_sim.__file__).parent / "results" / "health" / "simulated.json"
 FALSE_ALARMS, FOUND = 0.02, 0.95
 
 

@@ -94,7 +94,7 @@ SAID = {
     "train dpoo": "error: 'dpoo' is neither a method nor a file (did you mean dpo?)\n"
     "  try: afzal train sft|dpo|ipo|kto|prefer|reward|ppo|rloo|grpo|reinforce ..., or afzal train FILE.yaml\n",
     "train dpo beta": "error: command line: 'beta' is no setting\n  try: write key=value, such as beta=0.2\n",
-    "train dpo --model M --data D --lr fast": "error: --lr: lr cannot be 'fast'; wanted: a number greater than 0\n",
+    "train dpo --model M --data D --lr fast": "error: --lr: lr cannot be 'fast'; wanted: a number of at least 0\n",
     "train dpo --model M": "error: the setting 'data' is missing\n"
     "  try: data: Training data: a file, a folder or a hub id; the format is detected.\n",
     "generate --model M": "error: give either prompt (a text) or prompts (a file)\n",

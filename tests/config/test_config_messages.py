@@ -83,7 +83,7 @@ FILES = {
         HEAD + "eval_fraction: 1\n",
         "run.yaml:4: eval_fraction cannot be 1; wanted: a number of at least 0 and below 1",
     ),
-    "not a number": (HEAD + "lr: .nan\n", "run.yaml:4: lr cannot be nan; wanted: a number greater than 0"),
+    "not a number": (HEAD + "lr: .nan\n", "run.yaml:4: lr cannot be nan; wanted: a number of at least 0"),
     "optional": (
         HEAD + "max_steps: 0\n",
         "run.yaml:4: max_steps cannot be 0; wanted: a whole number of at least 1 or null",
@@ -133,7 +133,7 @@ FILES = {
     "several": (
         HEAD + "lr: fast\nseed: -1\n",
         "2 settings are wrong:\n"
-        "  run.yaml:4: lr cannot be 'fast'; wanted: a number greater than 0\n"
+        "  run.yaml:4: lr cannot be 'fast'; wanted: a number of at least 0\n"
         "  run.yaml:5: seed cannot be -1; wanted: a whole number of at least 0 and below 9.22337e+18",
     ),
     "unknown method": (
@@ -177,8 +177,8 @@ def test_what_is_said_about_a_file(name: str, tmp_path: Path, monkeypatch: pytes
 OVERRIDES = {
     "bata=1": "command line: unknown setting 'bata' (did you mean beta?)",
     "beta": "command line: 'beta' is no setting\n  try: write key=value, such as beta=0.2",
-    "lr=fast": "command line: lr cannot be 'fast'; wanted: a number greater than 0",
-    "lr=[": "command line: lr cannot be '['; wanted: a number greater than 0",
+    "lr=fast": "command line: lr cannot be 'fast'; wanted: a number of at least 0",
+    "lr=[": "command line: lr cannot be '['; wanted: a number of at least 0",
 }
 
 

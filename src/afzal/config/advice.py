@@ -6,17 +6,31 @@ from .offline import BetaConfig
 from .online import OnlineConfig
 from .training import TrainConfig
 
+_SMALL = 100_000_000  # weights below which models take larger steps
+_RUIN = 10  # times the usual learning rate
 
-def advice(config: TrainConfig) -> list[str]:
-    """Remarks on values outside the usual ranges: unusual, not wrong."""
+
+def advice(config: TrainConfig, parameters: int | None = None) -> list[str]:
+    """Remarks on values outside the usual ranges: unusual, not wrong.
+
+    Args:
+        parameters: how many weights the model has, where that is known.
+    """
     notes = []
     kind = config.adapter_kind
     tuning = {"lora": "LoRA", None: "all weights"}.get(kind, f"adapter {kind}")
     low, high = _USUAL_LR_OF.get(kind or "") or _USUAL_LR[config.method == "sft", kind is not None]
-    if not low <= config.lr <= high:
+    small = parameters is not None and parameters < _SMALL
+    if small and kind not in _USUAL_LR_OF:
+        high = _SMALL_LR * (1 if kind is None else 10)
+    if config.lr == 0:
+        notes.append("lr is 0: no weight will move")
+    elif not low <= config.lr <= high:
+        of = f"{tuning} of a model below 100 million" if small else tuning
+        more = "" if parameters is not None else " (models below 100 million weights take up to 3e-3, with LoRA 3e-2)"
+        ruin = "; steps of that size usually ruin a model" if config.lr > _RUIN * high else ""
         notes.append(
-            f"lr {config.lr:g} is outside the usual {low:g} to {high:g} for {config.method} on {tuning} "
-            "(models below 100 million parameters take 1e-4 to 1e-3)"
+            f"lr {config.lr:g} is outside the usual {low:g} to {high:g} for {config.method} on {of}{more}{ruin}"
         )
     if isinstance(config, BetaConfig) and not 0.01 <= config.beta <= 1:
         notes.append(f"beta {config.beta:g} is outside the usual 0.01 to 1; larger stays nearer to the reference")
@@ -36,5 +50,6 @@ _USUAL_LR = {
     (False, False): (1e-7, 1e-5),
     (False, True): (1e-6, 1e-4),
 }
+_SMALL_LR = 3e-3  # of models below 100 million weights, 10 times that with LoRA
 # Adapters of few weights take large steps.
 _USUAL_LR_OF = {"ia3": (1e-5, 1e-2), "prefix": (1e-4, 0.3), "prompt": (1e-4, 0.3), "p_tuning": (1e-4, 0.3)}

@@ -15,7 +15,7 @@ class SFTConfig(PolicyConfig, frozen=True):
     """Supervised fine-tuning on the good responses."""
 
     method: Literal["sft"] = Field("sft", description="Supervised fine-tuning.")
-    lr: float = Field(2e-5, gt=0, description="Peak learning rate; larger by default with an adapter.")
+    lr: float = Field(2e-5, ge=0, description="Peak learning rate, 0 for none; larger by default with an adapter.")
 
 
 class ReferenceConfig(LiveReferenceConfig, frozen=True):
@@ -98,7 +98,7 @@ class KTOConfig(BetaConfig, frozen=True):
     """Kahneman-Tversky optimisation on single responses labelled good or bad."""
 
     method: Literal["kto"] = Field("kto", description="Kahneman-Tversky optimisation.")
-    lr: float = Field(5e-6, gt=0, description="Peak learning rate; larger by default with an adapter.")
+    lr: float = Field(5e-6, ge=0, description="Peak learning rate, 0 for none; larger by default with an adapter.")
     desirable_weight: float = Field(1.0, gt=0, description="Weight of good responses in the loss.")
     undesirable_weight: float = Field(1.0, gt=0, description="Weight of bad responses in the loss.")
 
@@ -107,7 +107,7 @@ class RewardConfig(TrainConfig, frozen=True):
     """A reward model on pairs, ties, soft labels, strengths and rankings."""
 
     method: Literal["reward"] = Field("reward", description="Reward model.")
-    lr: float = Field(1e-5, gt=0, description="Peak learning rate; larger by default with an adapter.")
+    lr: float = Field(1e-5, ge=0, description="Peak learning rate, 0 for none; larger by default with an adapter.")
     objective: str = Field(
         "bradley_terry", description="The loss: bradley_terry, bradley_terry_margin, or another of reward models."
     )

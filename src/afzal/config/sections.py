@@ -90,7 +90,7 @@ class OptimisationSettings(Settings, frozen=True, title="Optimisation"):
     )
     epochs: float = Field(1.0, gt=0, description="Passes over the training data.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many updates, even inside the epochs.")
-    lr: float = Field(1e-6, gt=0, description="Peak learning rate; larger by default with an adapter.")
+    lr: float = Field(1e-6, ge=0, description="Peak learning rate, 0 for none; larger by default with an adapter.")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
         "linear", description="Course of the learning rate after the warm-up; linear and cosine end at 0."
     )

@@ -214,11 +214,11 @@ def _optimizer(config: TrainConfig, weights: Weights | Sharded, method: Method) 
     groups: list[dict[str, Any]] = [{"params": list(weights.masters.values())}]
     if method.learned:
         assert isinstance(config, PreferConfig)
-        scale = config.learned_lr / config.lr
+        scale = config.learned_lr / config.lr if config.lr else 0.0
         groups.append({"params": list(method.learned.values()), "lr_scale": scale, "weight_decay": 0.0})
     if method.critic is not None:
         assert isinstance(config, PPOConfig)
-        scale = config.value_lr / config.lr if config.value_lr is not None else 2.0
+        scale = config.value_lr / config.lr if config.value_lr is not None and config.lr else 2.0
         groups.append({"params": list(method.critic.parameters.values()), "lr_scale": scale})
     return make_optimizer(
         groups,

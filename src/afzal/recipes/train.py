@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from afzal import report, runs
-from afzal.config import LiveReferenceConfig, OnlineConfig, PolicyConfig, RewardConfig, TrainConfig
+from afzal.config import LiveReferenceConfig, OnlineConfig, PolicyConfig, RewardConfig, TrainConfig, advice
 from afzal.errors import AfzalError
 from afzal.model.attention import attention_restored
 from afzal.model.load import (
@@ -31,6 +31,7 @@ from afzal.recipes.contents import weights_hash
 from afzal.recipes.first_loss import check_first_loss
 from afzal.recipes.memory import Held, ran_out
 from afzal.recipes.named import input_hashes, refuse_changes
+from afzal.recipes.pace import pace_note
 from afzal.recipes.prepare import Prepared, prepare
 from afzal.recipes.runtime import other_machine, refuse_runtime, runtime_of
 from afzal.recipes.setup import Setup, dtype_of, set_up, steps_of, sync_steps
@@ -298,10 +299,15 @@ def _banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared
     lines = [
         f"{config.method} on {model['architecture']}: {counts}{several}",
         *_data_lines(config, prepared, setup.settings.steps),
+        *(f"note: {note}" for note in [*advice(config, model["parameters"]), _pace(setup, model["trainable"])] if note),
         f"prompts {setup.feed.layout.sharing}" + (f"; reference: {reference.name}" if reference else ""),
     ]
     lines += setup.notes
     return [*lines, *begun]
+
+
+def _pace(setup: Setup, weights: int) -> str:
+    return pace_note(setup.settings.steps, setup.settings.lr, weights)
 
 
 def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str]:
@@ -366,7 +372,8 @@ def _now() -> str:
 def plan(config: TrainConfig) -> list[str]:
     """What a run would do, from the data alone: rows and where they went, updates, tokens. Loads no model."""
     prepared = prepare(config)
+    notes = [f"note: {note}" for note in advice(config)]
     if isinstance(config, OnlineConfig):
-        return _data_lines(config, prepared, steps_of(config, online.planned(config, prepared)))
+        return [*_data_lines(config, prepared, steps_of(config, online.planned(config, prepared))), *notes]
     feed = Feed(prepared.train, (), config.batch_size, config.seed, Layout("shared", config.pass_tokens))
-    return _data_lines(config, prepared, steps_of(config, feed))
+    return [*_data_lines(config, prepared, steps_of(config, feed)), *notes]
