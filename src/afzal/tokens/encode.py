@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 
 from afzal.errors import AfzalError
 from afzal.records import Item, Preference, Turns, labels, preferences, scores
-from afzal.tokens.codec import Codec, same_text, starts
+from afzal.tokens.answers import remark_text
+from afzal.tokens.codec import Codec
 from afzal.tokens.cut import cut_prompt, cut_tree
-from afzal.tokens.layout import Chunk, Layout, Segment, chat_layout, mentions, prompt_chunks, text_layout
+from afzal.tokens.layout import Chunk, Conversation, Layout, chat_layout, conversation, mentions, text_layout
 from afzal.tokens.loss import Loss
+from afzal.tokens.spell import Answer, continued, honest, joint_table, spell, why_not
 from afzal.tokens.template import Renderer, TurnError, renderer, resolve_template
 from afzal.tokens.tree import Branch, Tree
 
@@ -81,30 +82,31 @@ def encode(
             kept += [n] if found else []
             drops += [loss for loss in losses if loss.action == "dropped"]
             cuts += [loss for loss in losses if loss.action == "cut"]
-    return Encoded(trees, drops, cuts, _notes(items, speaker.codec), tuple(kept))
+    return Encoded(trees, drops, cuts, (*_notes(items, speaker.codec), *speaker.notes()), tuple(kept))
 
 
 def encode_prompts(
-    prompts: Sequence[Turns], tokenizer: Any, *, max_tokens: int, chat_template: str | None = None
+    prompts: Sequence[Turns | Item], tokenizer: Any, *, max_tokens: int, chat_template: str | None = None
 ) -> list[np.ndarray]:
     """Ids (int32 ``[P]``) to generate from: for equal prompts, those of the trees' prompts.
 
     Args:
+        prompts: an item stands for its prompt with what its row says to the template (``tools`` ...).
         max_tokens: longer prompts lose their left end, but not the BOS.
 
     Raises:
         AfzalError: a prompt cannot be rendered.
     """
     speaker = _Speaker(tokenizer, chat_template, None)
-    layouts = []
-    for n, turns in enumerate(prompts):
-        try:
-            layouts.append(Layout(prompt_chunks(turns, speaker.renderer(turns), speaker.codec.specials), ()))
-        except TurnError as error:
-            raise AfzalError(
-                f"this prompt has no tokens: {error}", where=f"prompt {n}", remedy="leave it out, or mend its text"
-            ) from error
-    table = _joint_table(layouts, speaker.codec)
+    layouts: list[Layout] = []
+    for start in range(0, len(prompts), _BLOCK):
+        block = [p if isinstance(p, Item) else Item("", p, ()) for p in prompts[start : start + _BLOCK]]
+        for n, layout in enumerate(_layouts([replace(item, responses=()) for item in block], speaker), start):
+            if isinstance(layout, TurnError):
+                what, remedy = f"this prompt has no tokens: {layout}", "leave it out, or change its text"
+                raise AfzalError(what, where=block[n - start].where or f"prompt {n}", remedy=remedy) from layout
+            layouts.append(layout)
+    table = joint_table(layouts, speaker.codec)
     ids = [_prompt_ids(layout, speaker, table) for layout in layouts]
     for n, found in enumerate(ids):
         if found is None:
@@ -132,20 +134,19 @@ class _Speaker:
     def __init__(self, tokenizer: Any, chat_template: str | None, eos: int | None) -> None:
         self.tokenizer, self.codec = tokenizer, Codec(tokenizer)
         self.bos: int | None = tokenizer.bos_token_id
+        self.remarks: Counter[str] = Counter()
         self._chat_template, self._eos = chat_template, eos
         self._renderer: Renderer | None = None
 
-    def renderer(self, turns: Turns = ()) -> Renderer:
+    def renderer(self) -> Renderer:
         if self._renderer is None:
-            if isinstance(turns, str):
-                return Renderer(self.tokenizer, "", None, 0)
             self._renderer = renderer(self.tokenizer, resolve_template(self.tokenizer, self._chat_template)[0])
         return self._renderer
 
     def eos(self, chat: bool) -> int:
         if self._eos is not None:
             return self._eos
-        marker = self.renderer().end_of_turn if chat else None
+        marker = self.renderer().ending.marker if chat else None
         found = self.tokenizer.eos_token_id if marker is None else self.tokenizer.convert_tokens_to_ids(marker)
         if found is None:
             raise AfzalError(
@@ -153,39 +154,38 @@ class _Speaker:
             )
         return found
 
-    def layout(self, item: Item) -> Layout:
-        if not item.responses:
-            raise TurnError("no_responses")
-        if not item.is_chat:
-            return text_layout(item)
-        return chat_layout(item, self.renderer(item.prompt), self.codec.specials)
+    def layout(self, talk: Item | Conversation | TurnError) -> Layout | TurnError:
+        """The layout of an item of texts or of a conversation, or the reason why it has none."""
+        try:
+            if isinstance(talk, TurnError):
+                return talk
+            layout = text_layout(talk) if isinstance(talk, Item) else chat_layout(talk, self.renderer())
+        except TurnError as error:
+            return error
+        self.remarks.update(layout.remarks)
+        return layout
+
+    def notes(self) -> tuple[str, ...]:
+        """What the template did to the conversations so far, in how many items."""
+        return tuple(remark_text(remark, n) for remark, n in self.remarks.most_common())
 
     def empty_prompt(self) -> list[int]:
         """What stands for an empty prompt: whatever begins a document."""
         return list(self.codec.head) or [self.bos if self.bos is not None else self.eos(chat=False)]
 
 
-@dataclass(slots=True)
-class _Answer:
-    """A response on its way to a branch; ``parts`` holds the ids of each segment, None until a spelling holds."""
-
-    k: int
-    segments: tuple[Segment, ...]
-    parts: list[list[int]] | None = None
-    exact: bool = True
-
-
 def _encode_block(
     items: Sequence[Item], speaker: _Speaker, max_tokens: int
 ) -> Iterator[tuple[Tree | None, list[Loss]]]:
-    layouts = [_layout(item, speaker) for item in items]
-    good = [layout for layout in layouts if isinstance(layout, Layout)]
-    table = _joint_table(good, speaker.codec)
-    prompts = [_prompt_ids(layout, speaker, table) for layout in good]
-    answers = [
-        [_Answer(k, b) for k, b in enumerate(layout.branches) if not isinstance(b, TurnError)] for layout in good
+    layouts = [
+        layout if item.responses else TurnError("no_responses")
+        for item, layout in zip(items, _layouts(items, speaker), strict=True)
     ]
-    _spell(good, prompts, answers, speaker.codec, table)
+    good = [layout for layout in layouts if isinstance(layout, Layout)]
+    table = joint_table(good, speaker.codec)
+    prompts = [_prompt_ids(layout, speaker, table) for layout in good]
+    answers = [[Answer(k, b) for k, b in enumerate(layout.branches) if not isinstance(b, TurnError)] for layout in good]
+    spell(good, prompts, answers, speaker.codec, table)
     spelled = iter(zip(good, prompts, answers, strict=True))
     for item, layout in zip(items, layouts, strict=True):
         if isinstance(layout, TurnError):
@@ -198,36 +198,20 @@ def _encode_block(
             yield _tree(item, layout, prompt, found, speaker, max_tokens)
 
 
-def _layout(item: Item, speaker: _Speaker) -> Layout | TurnError:
+def _layouts(items: Sequence[Item], speaker: _Speaker) -> list[Layout | TurnError]:
+    """The layout of every item, with all its renderings asked for at once."""
+    talks = [_talk(item, speaker.codec) for item in items]
+    calls = [call for talk in talks if isinstance(talk, Conversation) for call in talk.calls()]
+    if calls:
+        speaker.renderer().prepare(calls)
+    return [speaker.layout(talk) for talk in talks]
+
+
+def _talk(item: Item, codec: Codec) -> Item | Conversation | TurnError:
     try:
-        return speaker.layout(item)
+        return conversation(item, codec.specials) if item.is_chat else item
     except TurnError as error:
         return error
-
-
-def _joint_table(layouts: Sequence[Layout], codec: Codec) -> dict[Chunk, list[int]]:
-    """Ids of every prompt, and of every prompt with its response's segments one after another, as whole texts."""
-    texts: dict[Chunk, list[int]] = {}
-    for layout in layouts:
-        for branch in ((), *layout.branches):
-            if not isinstance(branch, TurnError):
-                texts.update({text: [] for text in _joint_texts(layout, branch) or ()})
-    for markers in (False, True):
-        chunks = [c for c in texts if c.markers == markers]
-        texts.update(zip(chunks, codec.encode([c.text for c in chunks], markers=markers), strict=True))
-    return texts
-
-
-def _joint_texts(layout: Layout, segments: Sequence[Segment]) -> list[Chunk] | None:
-    """Prompt, prompt + first segment, ...; None where special tokens that are none forbid reading it as one text."""
-    chunks = [*layout.prompt, *(c for s in segments for c in s.chunks)]
-    if len(chunks) != 1 + len(segments) or len({c.markers for c in chunks}) > 1:
-        return None
-    text, texts = "", []
-    for chunk in chunks:
-        text += chunk.text
-        texts.append(Chunk(text, chunk.markers))
-    return texts
 
 
 def _prompt_ids(layout: Layout, speaker: _Speaker, table: dict[Chunk, list[int]]) -> list[int] | None:
@@ -236,92 +220,15 @@ def _prompt_ids(layout: Layout, speaker: _Speaker, table: dict[Chunk, list[int]]
         return speaker.empty_prompt()
     opening, others = layout.prompt[0], layout.prompt[1:]
     ids = codec.encode([opening.text], markers=opening.markers)[0] if others else table[opening]
-    rest = _continued(others, codec)
-    if rest is None or not _honest(opening, ids, codec):
+    rest = continued(others, codec)
+    if rest is None or not honest(opening, ids, codec):
         return None
     head = [] if opening.markers else codec.head
     return [*head, *ids, *rest] or speaker.empty_prompt()
 
 
-def _spell(
-    layouts: Sequence[Layout],
-    prompts: Sequence[list[int] | None],
-    answers: Sequence[Sequence[_Answer]],
-    codec: Codec,
-    table: dict[Chunk, list[int]],
-) -> None:
-    """Fill in the parts: ids of the joint text where the joints are token boundaries, else spelled on their own."""
-    work = [
-        (layout, prompt, answer)
-        for layout, prompt, found in zip(layouts, prompts, answers, strict=True)
-        if prompt is not None
-        for answer in found
-    ]
-    for layout, _, answer in work:
-        answer.parts = _joint_parts(layout, answer.segments, table)
-    _keep_exact([(p, a) for _, p, a in work], codec)
-    alone = [(p, a) for _, p, a in work if a.parts is None]
-    chunks = {c: None for _, a in alone for s in a.segments for c in s.chunks}
-    spelled = _spellings(list(chunks), codec)
-    for _, answer in alone:
-        parts = [_joined([spelled[c] for c in s.chunks]) for s in answer.segments]
-        answer.parts = None if any(p is None for p in parts) else [p for p in parts if p is not None]
-    _keep_exact(alone, codec)
-
-
-def _joint_parts(layout: Layout, segments: Sequence[Segment], table: dict[Chunk, list[int]]) -> list[list[int]] | None:
-    texts = _joint_texts(layout, segments)
-    if texts is None:
-        return None
-    ids = [table[t] for t in texts]
-    if not all(starts(longer, shorter) for shorter, longer in pairwise(ids)):
-        return None
-    return [longer[len(shorter) :] for shorter, longer in pairwise(ids)]
-
-
-def _keep_exact(work: Sequence[tuple[list[int], _Answer]], codec: Codec) -> None:
-    """Take back the parts of every answer whose scored ids do not decode to its text where they stand."""
-    checks, owners = [], []
-    for prompt, answer in work:
-        before = list(prompt)
-        for segment, ids in zip(answer.segments, answer.parts or (), strict=False):
-            if len(segment.chunks) == 1 and not _honest(segment.chunks[0], ids, codec):
-                answer.parts = None
-            if segment.scored:
-                checks.append((before, ids))
-                owners.append((answer, segment.text))
-            before = before + ids
-    for (answer, text), decoded in zip(owners, codec.after(checks), strict=True):
-        if decoded is None or not same_text(decoded, text):
-            answer.parts = None
-        elif decoded != text:
-            answer.exact = False
-
-
-def _spellings(chunks: Sequence[Chunk], codec: Codec) -> dict[Chunk, list[int] | None]:
-    found: dict[Chunk, list[int] | None] = {}
-    for markers in (False, True):
-        same = [c for c in chunks if c.markers == markers]
-        found.update(zip(same, codec.continuations([c.text for c in same], markers=markers), strict=True))
-    return {c: ids if ids is not None and _honest(c, ids, codec) else None for c, ids in found.items()}
-
-
-def _continued(chunks: Sequence[Chunk], codec: Codec) -> list[int] | None:
-    spelled = _spellings(chunks, codec) if chunks else {}
-    return _joined([spelled[c] for c in chunks])
-
-
-def _joined(parts: Sequence[list[int] | None]) -> list[int] | None:
-    return None if any(p is None for p in parts) else [i for p in parts for i in p or ()]
-
-
-def _honest(chunk: Chunk, ids: Sequence[int], codec: Codec) -> bool:
-    """A person's text holds no special token."""
-    return chunk.markers or codec.special_ids.isdisjoint(ids)
-
-
 def _tree(
-    item: Item, layout: Layout, prompt: list[int], answers: Sequence[_Answer], speaker: _Speaker, max_tokens: int
+    item: Item, layout: Layout, prompt: list[int], answers: Sequence[Answer], speaker: _Speaker, max_tokens: int
 ) -> tuple[Tree | None, list[Loss]]:
     """The tree of the responses that could be spelled, cut to size."""
     losses = [_lost(item, k, b.reason, b.detail) for k, b in enumerate(layout.branches) if isinstance(b, TurnError)]
@@ -329,7 +236,7 @@ def _tree(
     branches: dict[int, Branch] = {}
     for answer in answers:
         if answer.parts is None:
-            losses.append(_lost(item, answer.k, _why(answer, speaker.codec)))
+            losses.append(_lost(item, answer.k, *why_not(answer, speaker.codec)))
             continue
         branches[answer.k] = _branch(answer, eos)
         if not answer.exact:
@@ -349,7 +256,7 @@ def _tree(
     return tree, [*losses, *cuts, *lost_pairs]
 
 
-def _branch(answer: _Answer, eos: int) -> Branch:
+def _branch(answer: Answer, eos: int) -> Branch:
     parts = answer.parts or []
     ids = [i for part in parts for i in part]
     scored = [s.scored for s, part in zip(answer.segments, parts, strict=True) for _ in part]
@@ -375,13 +282,6 @@ def _pairs(
         else:
             kept.append(replace(pair, i=new[pair.i], j=new[pair.j]))
     return tuple(kept), lost
-
-
-def _why(answer: _Answer, codec: Codec) -> str:
-    chunks = [c for s in answer.segments for c in s.chunks]
-    if any(not _honest(c, codec.encode([c.text], markers=c.markers)[0], codec) for c in chunks):
-        return "special_token_in_text"
-    return "boundary" if all(codec.reversible(c.text, markers=c.markers) for c in chunks) else "not_reversible"
 
 
 def _lost(item: Item, k: int, reason: str, detail: str = "") -> Loss:

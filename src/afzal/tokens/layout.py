@@ -7,14 +7,16 @@ in :class:`Chunk` pieces, because special tokens count as such in a template's o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from afzal.records import Item, Message, Turns
-from afzal.tokens.template import Renderer, TurnError
+from afzal.tokens.answers import earlier_turn, last_turn, left_out, opening_of
+from afzal.tokens.template import Call, Renderer, TurnError
 
 _PRIVATE = range(0xE000, 0xF8FF)
+_TEXTS_OF_PEOPLE = ("tools", "documents")  # options of a template that hold texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,14 @@ Branch = tuple[Segment, ...] | TurnError
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """An item as text: its prompt, and one list of segments (or the reason why there is none) per response."""
+    """An item as text: its prompt, and one list of segments (or the reason why there is none) per response.
+
+    ``remarks`` say what the template does to the conversation (:mod:`afzal.tokens.answers`).
+    """
 
     prompt: tuple[Chunk, ...]
     branches: tuple[Branch, ...]
+    remarks: tuple[str, ...] = ()
 
 
 def text_layout(item: Item) -> Layout:
@@ -52,48 +58,101 @@ def text_layout(item: Item) -> Layout:
     return Layout((_plain(item.prompt),), tuple(_text_branch(r.turns) for r in item.responses))
 
 
-def chat_layout(item: Item, renderer: Renderer, specials: re.Pattern[str] | None) -> Layout:
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The messages of an item as its template will see them: plain texts, and stand-ins for special tokens.
+
+    Attributes:
+        asked: the prompt, without a turn of the assistant that it only begins.
+        begun: that turn, which the answers continue.
+        responses: the messages up to the last answer, or the reason why there are none.
+        options: what the row says to its template.
+    """
+
+    asked: tuple[Message, ...]
+    begun: Message | None
+    responses: tuple[tuple[Message, ...] | TurnError, ...]
+    options: Mapping[str, Any]
+    shield: _Shield
+
+    def prompt(self) -> Call:
+        """What to render for the prompt."""
+        return ((*self.asked, self.begun), False) if self.begun else (self.asked, True)
+
+    def calls(self) -> list[tuple[Call, Mapping[str, Any]]]:
+        """All that must be rendered for the layout, each with its options."""
+        calls = [self.prompt()]
+        for response in self.responses:
+            if not isinstance(response, TurnError):
+                turns = self.joined(response)
+                calls += [(turns[:k], True) for k in _answers(turns, len(self.asked) + 1)]
+                calls.append((turns, False))
+        return [(call, self.options) for call in calls]
+
+    def joined(self, response: Sequence[Message]) -> tuple[Message, ...]:
+        """Prompt and response, with a begun turn and its continuation as one message."""
+        if self.begun is None:
+            return (*self.asked, *response)
+        first = response[0]
+        content, thoughts = f"{self.begun.content}{first.content}", self.begun.reasoning + first.reasoning
+        return (*self.asked, Message(first.role, content, thoughts), *response[1:])
+
+
+def conversation(item: Item, specials: re.Pattern[str] | None) -> Conversation:
+    """The item's messages, ready for a template.
+
+    Raises:
+        TurnError: the prompt holds images or audio, or text that cannot be encoded.
+    """
+    prompt, options = _flat(item.prompt), template_options(item)
+    responses = [_caught(_response, r.turns) for r in item.responses]
+    said = [m for r in responses if not isinstance(r, TurnError) for m in r]
+    shield = _Shield([*prompt, *said], options, specials)
+    asked, begun = shield.hide(prompt), None
+    if asked and asked[-1].role == "assistant":
+        begun = asked[-1] if asked[-1].content or asked[-1].reasoning else None
+        asked = asked[:-1]
+    hidden = tuple(r if isinstance(r, TurnError) else shield.hide(r) for r in responses)
+    return Conversation(asked, begun, hidden, shield.hide_options(options), shield)
+
+
+def chat_layout(talk: Conversation, renderer: Renderer) -> Layout:
     """A conversation: the rendered prompt with its generation prompt, and per response the turns that follow it.
+
+    A prompt that ends with a begun turn of the assistant is continued there.
 
     Raises:
         TurnError: the prompt cannot be rendered.
     """
-    options = template_options(item)
-    prompt = _flat(item.prompt)
-    responses = [_caught(_flat, r.turns) for r in item.responses]
-    everything = [*prompt, *(m for r in responses if not isinstance(r, TurnError) for m in r)]
-    shield = _Shield(everything, specials)
-    asked = shield.hide(prompt)
-    before = renderer.prompt(asked, options)
+    before = renderer.text(talk.prompt(), talk.options)
+    if talk.begun is not None:
+        before = opening_of(talk.begun, before, renderer.ending)
+    remarks = [*left_out(talk.prompt()[0], before), *_unread(talk, before, renderer)]
     branches: list[Branch] = []
-    for response in responses:
-        if isinstance(response, TurnError):
-            branches.append(response)
+    for response in talk.responses:
+        made = response if isinstance(response, TurnError) else _caught(_chat_branch, talk, before, response, renderer)
+        if isinstance(made, TurnError):
+            branches.append(made)
         else:
-            branches.append(_caught(_chat_branch, asked, before, shield.hide(response), renderer, options, shield))
-    return Layout(shield.chunks(before), tuple(branches))
-
-
-def prompt_chunks(turns: Turns, renderer: Renderer, specials: re.Pattern[str] | None) -> tuple[Chunk, ...]:
-    """A prompt alone, as generation sees it; equal to the prompt of the layout."""
-    if isinstance(turns, str):
-        return (_plain(turns),)
-    return chat_layout(Item("", turns, ()), renderer, specials).prompt
+            branches.append(made[0])
+            remarks += made[1]
+    return Layout(talk.shield.chunks(before), tuple(branches), tuple(dict.fromkeys(remarks)))
 
 
 def template_options(item: Item) -> dict[str, Any]:
     """What the source row says to its template: ``tools`` and ``chat_template_kwargs``."""
-    options = dict(item.extra.get("chat_template_kwargs") or {})
-    if item.extra.get("tools"):
-        options["tools"] = item.extra["tools"]
-    return options
+    stated = item.extra.get("chat_template_kwargs") or {}
+    if not isinstance(stated, Mapping):
+        raise TurnError("template_refused", "chat_template_kwargs must be an object")
+    tools = item.extra.get("tools")
+    return {**stated, **({"tools": tools} if tools else {})}
 
 
 def mentions(item: Item, specials: re.Pattern[str]) -> bool:
     """Whether a text of the item spells a special token."""
     turns = [item.prompt, *(r.turns for r in item.responses)]
     texts = [t for t in turns if isinstance(t, str)]
-    texts += [m.content for t in turns if not isinstance(t, str) for m in t if isinstance(m.content, str)]
+    texts += [text for t in turns if not isinstance(t, str) for m in t for text in _words(m)]
     return any(specials.search(text) for text in texts)
 
 
@@ -103,8 +162,11 @@ class _Shield:
     While a template runs, each such spelling is one private-use character that occurs nowhere else in the conversation.
     """
 
-    def __init__(self, messages: Sequence[Message], specials: re.Pattern[str] | None) -> None:
-        texts = [text for m in messages for text in (m.reasoning, m.content) if isinstance(text, str)]
+    def __init__(
+        self, messages: Sequence[Message], options: Mapping[str, Any], specials: re.Pattern[str] | None
+    ) -> None:
+        texts = [text for m in messages for text in _words(m)]
+        texts += [text for name in _TEXTS_OF_PEOPLE if name in options for text in _texts(options[name])]
         spelled = (
             sorted({s for text in texts for s in specials.findall(text)}, key=len, reverse=True) if specials else []
         )
@@ -115,13 +177,23 @@ class _Shield:
         self.specials = specials
 
     def hide(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        if not self.stand_ins or self.specials is None:
+        if not self.stand_ins:
             return tuple(messages)
-        return tuple(Message(m.role, self._hidden(str(m.content)), self._hidden(m.reasoning)) for m in messages)
+        return tuple(Message(m.role, self._hidden(m.content), self._hidden(m.reasoning)) for m in messages)
 
-    def _hidden(self, text: str) -> str:
-        assert self.specials is not None
-        return self.specials.sub(lambda spelled: self.stand_ins[spelled.group()], text)
+    def hide_options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options with the tools and documents that people described; the others are switches of the template."""
+        if not self.stand_ins:
+            return options
+        return {k: self._hidden(v) if k in _TEXTS_OF_PEOPLE else v for k, v in options.items()}
+
+    def _hidden(self, value: Any) -> Any:
+        if isinstance(value, str):
+            assert self.specials is not None
+            return self.specials.sub(lambda spelled: self.stand_ins[spelled.group()], value)
+        if isinstance(value, Mapping):
+            return {key: self._hidden(v) for key, v in value.items()}
+        return [self._hidden(v) for v in value] if isinstance(value, list | tuple) else value
 
     def chunks(self, text: str) -> tuple[Chunk, ...]:
         """The text with every spelling back in place, marked as no special token."""
@@ -131,67 +203,72 @@ class _Shield:
         return tuple(_plain(self.spelled[p]) if p in self.spelled else Chunk(p, True) for p in parts if p)
 
 
-def _chat_branch(
-    asked: Sequence[Message],
-    before: str,
-    response: Sequence[Message],
-    renderer: Renderer,
-    options: Mapping[str, Any],
-    shield: _Shield,
-) -> tuple[Segment, ...]:
-    """Segments of one response, the assistant's turns (with their end marker) scored."""
-    answers = [k for k, m in enumerate(response) if m.role == "assistant"]
+def _words(message: Message) -> list[str]:
+    return [text for text in (message.reasoning, message.content) if isinstance(text, str)]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in nested lists and mappings, without the names of fields."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
+
+
+def _unread(talk: Conversation, before: str, renderer: Renderer) -> Iterator[str]:
+    """Remarks on options of the row that the template does not use."""
+    tools = talk.options.get("tools")
+    if isinstance(tools, list) and tools:
+        functions = [tool.get("function", tool) for tool in tools if isinstance(tool, Mapping)]
+        names = [str(f["name"]) for f in functions if isinstance(f, Mapping) and f.get("name")]
+        if not any(name in before for name in names):
+            yield "tools_left_out"
+    for name in talk.options:
+        if name != "tools" and name not in renderer.template:
+            yield f"option_unread:{name}"
+
+
+def _response(turns: Turns) -> tuple[Message, ...]:
+    """The messages of a response up to its last answer."""
+    messages = _flat(turns)
+    answers = _answers(messages, 0)
     if not answers or answers[0] != 0:
         raise TurnError("no_assistant_turn", "a response begins with the assistant's own turn")
-    if not any(response[k].content for k in answers):
+    if not any(messages[k].content for k in answers):
         raise TurnError("empty_response")
-    whole = renderer.whole([*asked, *response], options)
-    segments: list[Segment] = []
-    at = len(before)
-    for k in answers:
-        start, end = _turn(asked, before, response, k, whole, renderer, options)
-        if start > at:
-            segments.append(Segment(shield.chunks(whole[at:start]), False))
-        segments.append(Segment(shield.chunks(whole[start:end]), True))
-        at = end
-    marker = renderer.end_of_turn or ""
-    if not any(s.scored and s.text.removesuffix(marker) for s in segments):
+    return messages[: answers[-1] + 1]
+
+
+def _answers(messages: Sequence[Message], start: int) -> list[int]:
+    """Places of the assistant's messages from ``start`` on."""
+    return [k for k, m in enumerate(messages) if m.role == "assistant" and k >= start]
+
+
+def _chat_branch(
+    talk: Conversation, before: str, response: Sequence[Message], renderer: Renderer
+) -> tuple[tuple[Segment, ...], list[str]]:
+    """Segments of one response, the assistant's turns (with their end marker) scored, and remarks."""
+    turns, first = talk.joined(response), len(talk.asked)
+    answers = _answers(turns, first)
+    opened = {k: before if k == first else renderer.prompt(turns[:k], talk.options) for k in answers}
+    written, pieces, remarks = before, [], []
+    for k, following in zip(answers, [*answers[1:], None], strict=True):
+        if not opened[k].startswith(written):
+            raise TurnError("template_not_prefix", f"turn {k - first} is rendered otherwise when another follows it")
+        said = response[0] if k == first else turns[k]  # without the beginning that the prompt holds already
+        if following is None:
+            whole = renderer.whole(turns, talk.options)
+            made = last_turn(opened[k], whole, said, renderer.ending, renderer.knows)
+        else:
+            made = earlier_turn(opened[k], opened[following], said, renderer.ending)
+        pieces += [(opened[k][len(written) :], False), *made.pieces]
+        remarks += made.remarks
+        written = opened[k] + made.text
+    remarks += left_out([m for m in turns[first + 1 :] if m.role != "assistant"], written[len(before) :])
+    if not any(text.removesuffix(renderer.ending.text) for text, scored in pieces if scored):
         raise TurnError("empty_response")
-    return tuple(s for s in segments if s.chunks)
-
-
-def _turn(
-    asked: Sequence[Message],
-    before: str,
-    response: Sequence[Message],
-    k: int,
-    whole: str,
-    renderer: Renderer,
-    options: Mapping[str, Any],
-) -> tuple[int, int]:
-    """Where in ``whole`` the assistant's turn ``k`` starts and ends; it starts where its generation prompt ends."""
-    opened = before if k == 0 else renderer.prompt([*asked, *response[:k]], options)
-    if not whole.startswith(opened):
-        raise TurnError("template_not_prefix", f"after the generation prompt of turn {k}")
-    last = k == len(response) - 1
-    closed = whole if last else renderer.whole([*asked, *response[: k + 1]], options)
-    common = len(whole) if last else _common(closed, whole)
-    if renderer.end_of_turn is not None:
-        found = whole.find(renderer.end_of_turn, len(opened), common)
-        if found < 0:
-            raise TurnError("template_not_prefix", f"turn {k} is rendered otherwise when another follows it")
-        return len(opened), found + len(renderer.end_of_turn)
-    if common < len(closed):
-        raise TurnError("template_not_prefix", f"turn {k} is rendered otherwise when another follows it")
-    return len(opened), max(len(opened), common - renderer.padding)
-
-
-def _common(a: str, b: str) -> int:
-    """Length of the longest common prefix."""
-    shorter = min(len(a), len(b))
-    if a[:shorter] == b[:shorter]:
-        return shorter
-    return next(i for i in range(shorter) if a[i] != b[i])
+    return tuple(Segment(talk.shield.chunks(text), scored) for text, scored in pieces if text), remarks
 
 
 def _flat(turns: Turns) -> tuple[Message, ...]:

@@ -6,14 +6,16 @@ A template only ever sees message texts as data, so ``{{name}}`` in a message is
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from afzal.errors import AfzalError
 from afzal.records import Message, turns_to_json
+from afzal.tokens.rendering import Refusal, check, render
 
 PLAIN = (
     "{% set names = {'system': 'System', 'user': 'Human', 'assistant': 'Assistant'} %}"
@@ -79,53 +81,122 @@ def adds_bos(tokenizer: Any) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Renderer:
-    """A tokenizer's way to write conversations.
+class Ending:
+    """How a template ends the last answer of a conversation.
 
     Attributes:
-        end_of_turn: the marker (one token) right after an assistant's text, or None where the template has none.
-        padding: characters of white space that end a turn without a marker; no part of the answer.
+        marker: the token that ends an answer: the one right after its text, or, where the template writes none, the
+            one that opens the next turn (GLM's ``<|user|>``); None where there is neither.
+        text: what stands after an answer up to the end of that token; without one, all that is no white space.
+        closing: all that the template writes after the last answer of a conversation.
     """
+
+    marker: str | None = None
+    text: str = ""
+    closing: str = ""
+
+
+Call = tuple[tuple[Message, ...], bool]
+"""What to render: messages, and whether the generation prompt follows them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renderer:
+    """A tokenizer's way to write conversations. Renderings asked for once are remembered until :meth:`prepare`."""
 
     tokenizer: Any
     template: str
-    end_of_turn: str | None
-    padding: int
+    ending: Ending = Ending()
+    _texts: dict[Any, str | TurnError] = field(default_factory=dict)
+
+    def prepare(self, calls: Sequence[tuple[Call, Mapping[str, Any]]]) -> None:
+        """Render all of these at once, each with its options, which is much faster than one after another."""
+        self._texts.clear()
+        self._render({self._key(call, options): (call, options) for call, options in calls})
 
     def prompt(self, messages: Sequence[Message], options: Mapping[str, Any]) -> str:
         """The conversation so far, ended by the generation prompt."""
-        return self._render(messages, options, add_generation_prompt=True)
+        return self.text((tuple(messages), True), options)
 
     def whole(self, messages: Sequence[Message], options: Mapping[str, Any]) -> str:
         """The conversation with every turn closed."""
-        return self._render(messages, options, add_generation_prompt=False)
+        return self.text((tuple(messages), False), options)
 
-    def _render(self, messages: Sequence[Message], options: Mapping[str, Any], **flags: bool) -> str:
-        from jinja2.exceptions import TemplateError
+    def knows(self, token: str) -> bool:
+        """Whether the template or the tokenizer's vocabulary has this tag."""
+        return token in self.template or token in self.tokenizer.get_vocab()
 
-        turns = turns_to_json(tuple(messages))
-        try:
-            text = self.tokenizer.apply_chat_template(
-                turns, chat_template=self.template, tokenize=False, **{**options, **flags}
-            )
-        except (TemplateError, TypeError, ValueError) as error:
-            raise TurnError("template_refused", str(error)) from error
-        return str(text)
+    def _key(self, call: Call, options: Mapping[str, Any]) -> Any:
+        return call, json.dumps(options, sort_keys=True, default=str) if options else ""
+
+    def text(self, call: Call, options: Mapping[str, Any]) -> str:
+        """The conversation of a call.
+
+        Raises:
+            TurnError: the template refuses it.
+        """
+        key = self._key(call, options)
+        if key not in self._texts:
+            self._render({key: (call, options)})
+        text = self._texts[key]
+        if isinstance(text, TurnError):
+            raise text
+        return text
+
+    def _render(self, calls: Mapping[Any, tuple[Call, Mapping[str, Any]]]) -> None:
+        jobs = {key: self._job(*call) for key, call in calls.items()}
+        good = {key: job for key, job in jobs.items() if not isinstance(job, TurnError)}
+        self._texts.update({key: job for key, job in jobs.items() if isinstance(job, TurnError)})
+        for key, text in zip(good, render(self.template, list(good.values())), strict=True):
+            self._texts[key] = TurnError("template_refused", text.words) if isinstance(text, Refusal) else _sound(text)
+
+    def _job(self, call: Call, options: Mapping[str, Any]) -> dict[str, Any] | TurnError:
+        """All that the template sees, as ``transformers`` hands it over."""
+        messages, generation = call
+        if not messages:
+            return TurnError("template_refused", "the conversation has no messages")
+        for name in ("tools", "documents"):
+            given = options.get(name)
+            if given is not None and not (isinstance(given, list) and all(isinstance(x, Mapping) for x in given)):
+                return TurnError("template_refused", f"{name} must be a list of objects")
+        given = {"tools": None, "documents": None, **self.tokenizer.special_tokens_map, **options}
+        return {**given, "messages": turns_to_json(messages), "add_generation_prompt": generation}
+
+
+def _sound(text: str) -> str | TurnError:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return TurnError("bad_unicode", f"a lone surrogate at character {error.start} of the rendered conversation")
+    return text
 
 
 def renderer(tokenizer: Any, template: str) -> Renderer:
-    """A renderer whose end of turn was read off the template by rendering one short conversation."""
-    bare = Renderer(tokenizer, template, None, 0)
-    try:
-        text = bare.whole([Message("user", "Hi"), Message("assistant", _PROBE)], {})
-    except TurnError:
-        return bare
-    tail = text[text.rfind(_PROBE) + len(_PROBE) :]
+    """A renderer whose end of an answer was read off the template by rendering short conversations."""
+    bare = Renderer(tokenizer, template)
     markers = marker_pattern(tokenizer, special_only=False)
-    found = markers.search(tail) if markers else None
-    if found:
-        return Renderer(tokenizer, template, found.group(), 0)
-    return Renderer(tokenizer, template, None, len(tail) - len(tail.rstrip()))
+    asked, answer = Message("user", "Hi"), Message("assistant", _PROBE)
+    closing = _after_probe(bare, [asked, answer])
+    if closing is None:
+        return bare
+    written = markers.search(closing) if markers else None
+    if written:
+        return Renderer(tokenizer, template, Ending(written.group(), closing[: written.end()], closing))
+    following = _after_probe(bare, [asked, answer, asked]) or ""
+    opens = markers.match(following, len(following) - len(following.lstrip())) if markers else None
+    if opens and opens.group() != tokenizer.bos_token:
+        return Renderer(tokenizer, template, Ending(opens.group(), following[: opens.end()], closing))
+    return Renderer(tokenizer, template, Ending(None, closing.rstrip(), closing))
+
+
+def _after_probe(bare: Renderer, messages: Sequence[Message]) -> str | None:
+    """What the template writes after the answer; None where it refuses the conversation or leaves the answer out."""
+    try:
+        text = bare.whole(messages, {})
+    except TurnError:
+        return None
+    at = text.rfind(_PROBE)
+    return text[at + len(_PROBE) :] if at >= 0 else None
 
 
 def stop_token(tokenizer: Any, chat_template: str | None = None) -> int | None:
@@ -135,8 +206,8 @@ def stop_token(tokenizer: Any, chat_template: str | None = None) -> int | None:
         chat_template: as for :func:`resolve_template`.
     """
     template, _ = resolve_template(tokenizer, chat_template)
-    end = renderer(tokenizer, template).end_of_turn
-    return tokenizer.eos_token_id if end is None else tokenizer.convert_tokens_to_ids(end)
+    marker = renderer(tokenizer, template).ending.marker
+    return tokenizer.eos_token_id if marker is None else tokenizer.convert_tokens_to_ids(marker)
 
 
 def marker_pattern(tokenizer: Any, *, special_only: bool) -> re.Pattern[str] | None:
@@ -184,17 +255,5 @@ def _read(path: str) -> str:
 
 
 def _checked(template: str, where: str) -> str:
-    from jinja2 import TemplateSyntaxError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    try:
-        ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(
-            re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template)
-        )
-    except TemplateSyntaxError as error:
-        raise AfzalError(
-            f"the chat template does not parse: {error.message}",
-            where=f"{where}:{error.lineno}",
-            remedy="mend that line of the template, or give another with chat_template",
-        ) from error
+    check(template, where)
     return template

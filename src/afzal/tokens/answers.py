@@ -1,0 +1,254 @@
+"""Where an assistant's turn stands in a rendered conversation: what was said, its end, and what the template added.
+
+A turn follows the text the model is prompted with. Scored are the words of the message and the end marker; with
+thoughts (``Message.reasoning``) also the tags that the template writes around them, which the model must write itself.
+Where the template would write an answer in other words, it is trained on as it was said, and a remark says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from afzal.records import Message
+from afzal.tokens.template import Ending, TurnError
+
+Pieces = tuple[tuple[str, bool], ...]
+"""Texts one after another, each scored or not."""
+
+_OPEN_TAG = re.compile(r"(?:<([A-Za-z][\w:.-]*)>|\[([A-Z][A-Z_]*)\])(\s*)\Z")
+_THOUGHTS_END = re.compile(r"</(?:think|thinking|thought|seed:think)>|\[/THINK\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of the assistant as text; ``remarks`` are keys of :data:`REMARKS`."""
+
+    pieces: Pieces
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        return "".join(text for text, _ in self.pieces)
+
+
+_HISTORY_THOUGHTS = "history_thoughts"
+REMARKS = {
+    "white_space": "the template strips white space around an answer of {}",
+    "rewritten": "the template would write an answer of {} otherwise: trained on as it was said",
+    "thoughts_left_out": "the template leaves out the thoughts of an answer of {}",
+    "thoughts_closed": "the prompt opens thoughts that an answer of {} does not have: closed before it, not scored",
+    _HISTORY_THOUGHTS: "the template leaves out the thoughts of earlier turns of {}",
+    "message_left_out": "the template leaves out the {role} message of {}",
+    "message_rewritten": "the template rewrites the {role} message of {}",
+    "tools_left_out": "the template leaves out the tools of {}",
+    "option_unread": "the template does not read the option {role} of {}",
+}
+"""What a template does to a conversation, by name; ``{}`` is the number of items, ``{role}`` what follows a colon."""
+
+
+def remark_text(remark: str, n: int) -> str:
+    """The sentence for a remark that holds for ``n`` items; ``message_left_out:system`` names the role."""
+    name, _, role = remark.partition(":")
+    return REMARKS[name].format(f"{n} item{'s' if n != 1 else ''}", role=role)
+
+
+def last_turn(opened: str, whole: str, message: Message, ending: Ending, knows: Callable[[str], bool]) -> Turn:
+    """The turn that ends a response.
+
+    Args:
+        opened: the text the model is prompted with, the generation prompt included.
+        whole: the conversation with this turn closed, as the template writes it.
+        knows: whether the template or the tokenizer has a tag.
+
+    Raises:
+        TurnError: ``template_not_prefix``: the finished conversation does not begin with ``opened``, and it is not
+            thoughts which that has opened.
+    """
+    begun = _begun_thoughts(opened, knows)
+    if whole.startswith(opened):
+        body = _body(whole[len(opened) :], ending)
+        start = _start_of(message.content, body, begun)
+        if start is not None:
+            return _as_rendered(body, start, message, ending)
+    elif begun is None:
+        raise TurnError("template_not_prefix", _difference(opened, whole))
+    return _as_said(message, ending, begun)
+
+
+def earlier_turn(opened: str, later: str, message: Message, ending: Ending) -> Turn:
+    """A turn that others follow, as it stands in ``later``: the text the model is prompted with for its next turn.
+
+    Raises:
+        TurnError: ``template_not_prefix``: the template writes the turn in other words once another follows.
+    """
+    if not later.startswith(opened):
+        raise TurnError("template_not_prefix", _difference(opened, later))
+    said, content = later[len(opened) :], str(message.content)
+    for text in dict.fromkeys((content, content.rstrip(), content.lstrip(), content.strip())):
+        at = said.find(text)
+        if at < 0:
+            continue
+        before = said[:at]
+        if message.reasoning and _squeezed(message.reasoning) not in _squeezed(before):
+            return Turn((), (_HISTORY_THOUGHTS,))
+        rest = said[at + len(text) :]
+        end = ending.text if ending.text and rest.startswith(ending.text) else ""
+        pieces = ((before + text + end, True),) if message.reasoning else ((before, False), (text + end, True))
+        return Turn(_filled(pieces))
+    kept = _THOUGHTS_END.split(content)[-1].strip()
+    if _THOUGHTS_END.search(content) and kept in said:
+        return Turn((), (_HISTORY_THOUGHTS,))
+    raise TurnError("template_not_prefix", "an earlier turn is rendered in other words once another follows it")
+
+
+def opening_of(begun: Message, whole: str, ending: Ending) -> str:
+    """The text that ends where the assistant's begun turn does, so that an answer continues it.
+
+    Raises:
+        TurnError: the template does not write the begun turn as it stands.
+    """
+    body, content = _body(whole, ending), str(begun.content)
+    start = _exact_start(content, body)
+    if start is None:
+        raise TurnError("template_not_prefix", "the template rewrites the begun turn that the answer continues")
+    return body[:start] + (content if body[start:].startswith(content.rstrip()) else content.lstrip())
+
+
+def left_out(messages: Sequence[Message], text: str) -> list[str]:
+    """Remarks on the messages whose content is not in the rendered conversation.
+
+    An occurrence stands for one message only, the longest message first.
+    """
+    if _in_order(messages, text):
+        return []
+    remarks = []
+    for message in sorted(messages, key=lambda m: -len(str(m.content))):
+        content = str(message.content).strip()
+        if content and content in text:
+            text = text.replace(content, "\0", 1)
+        elif content:
+            remarks.append(_what_happened(message.role, content, text))
+    return list(dict.fromkeys(remarks))
+
+
+def _in_order(messages: Sequence[Message], text: str) -> bool:
+    at = 0
+    for message in messages:
+        content = str(message.content).strip()
+        at = text.find(content, at)
+        if at < 0:
+            return False
+        at += len(content)
+    return True
+
+
+def _what_happened(role: str, content: str, text: str) -> str:
+    if role == "assistant" and _THOUGHTS_END.search(content) and _THOUGHTS_END.split(content)[-1].strip() in text:
+        return _HISTORY_THOUGHTS
+    squeezed, written = _squeezed(content), _squeezed(text)
+    if squeezed in written or _squeezed(content.replace('"', '\\"')) in written:  # other white space, or as JSON
+        return f"message_rewritten:{role}"
+    return f"message_left_out:{role}"
+
+
+def _as_rendered(body: str, start: int, message: Message, ending: Ending) -> Turn:
+    before, said = body[:start], body[start:]
+    remarks = () if said == message.content or _squeezed(said) != _squeezed(str(message.content)) else ("white_space",)
+    if message.reasoning:
+        if _squeezed(message.reasoning) in _squeezed(before):
+            return Turn(_filled(((body + ending.text, True),)), remarks)
+        remarks = (*remarks, "thoughts_left_out")
+    return Turn(_filled(((before, False), (said + ending.text, True))), remarks)
+
+
+def _as_said(message: Message, ending: Ending, begun: _Thoughts | None) -> Turn:
+    content = str(message.content)
+    if begun is None:
+        remarks = ("rewritten", "thoughts_left_out") if message.reasoning else ("rewritten",)
+        return Turn(_filled(((content + ending.text, True),)), remarks)
+    if message.reasoning:
+        thoughts = message.reasoning.strip() + begun.closing
+        return Turn(((thoughts + content.lstrip() + ending.text, True),), ("rewritten",))
+    if begun.end in content:
+        return Turn(((begun.without_opening(content) + ending.text, True),), ("rewritten",))
+    return Turn(((begun.closing, False), (content.lstrip() + ending.text, True)), ("thoughts_closed",))
+
+
+@dataclass(frozen=True, slots=True)
+class _Thoughts:
+    """Thoughts that a generation prompt has opened: its tags, and the white space after the first."""
+
+    start: str
+    end: str
+    space: str
+
+    @property
+    def closing(self) -> str:
+        return self.space + self.end + 2 * self.space
+
+    def without_opening(self, content: str) -> str:
+        """The content without the tag that stands in the prompt already."""
+        bare = content.lstrip()
+        return bare.removeprefix(self.start).lstrip() if bare.startswith(self.start) else content
+
+
+def _begun_thoughts(opened: str, knows: Callable[[str], bool]) -> _Thoughts | None:
+    match = _OPEN_TAG.search(opened[-64:])
+    if match is None:
+        return None
+    start = match.group().rstrip()
+    end = f"{start[0]}/{start[1:]}"
+    return _Thoughts(start, end, match[3]) if knows(end) else None
+
+
+def _body(tail: str, ending: Ending) -> str:
+    """The text without what the template writes after the last answer."""
+    if tail.endswith(ending.closing):
+        return tail[: len(tail) - len(ending.closing)]
+    if ending.marker is not None and ending.marker in tail:
+        lead = ending.text.removesuffix(ending.marker)
+        return tail[: tail.rindex(ending.marker)].removesuffix(lead)
+    return tail
+
+
+def _start_of(content: object, body: str, begun: _Thoughts | None) -> int | None:
+    """Where the content begins that ``body`` ends with; white space may differ. None where it does not stand there."""
+    said = str(content)
+    start = _exact_start(said, body)
+    if start is None and begun is not None:
+        start = _exact_start(begun.without_opening(said), body)
+    return _loose_start(said, body) if start is None else start
+
+
+def _exact_start(said: str, body: str) -> int | None:
+    for text in (said, said.rstrip(), said.lstrip(), said.strip()):
+        if body.endswith(text):
+            return len(body) - len(text)
+    return None
+
+
+def _loose_start(said: str, body: str) -> int | None:
+    wanted = _squeezed(said)
+    if not wanted or not _squeezed(body).endswith(wanted):
+        return None
+    left, at = len(wanted), len(body)
+    while left:
+        at -= 1
+        left -= not body[at].isspace()
+    return at
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def _filled(pieces: Pieces) -> Pieces:
+    return tuple(piece for piece in pieces if piece[0])
+
+
+def _difference(opened: str, whole: str) -> str:
+    shorter = min(len(opened), len(whole))
+    at = next((i for i in range(shorter) if opened[i] != whole[i]), shorter)
+    return f"the prompt has {opened[at : at + 40]!r} where the finished conversation has {whole[at : at + 40]!r}"

@@ -1,0 +1,172 @@
+"""Texts of a layout as ids: of the whole text where its joints are token boundaries, else each spelled on its own.
+
+Every scored text must decode from its ids where they stand; a response of which no spelling does is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from afzal.tokens.codec import Codec, same_text, starts
+from afzal.tokens.layout import Chunk, Layout, Segment
+from afzal.tokens.template import TurnError
+
+
+@dataclass(slots=True)
+class Answer:
+    """A response on its way to a branch; ``parts`` holds the ids of each segment, None until a spelling holds.
+
+    ``segments`` may be those of :func:`shifted` once it is spelled.
+    """
+
+    k: int
+    segments: tuple[Segment, ...]
+    parts: list[list[int]] | None = None
+    exact: bool = True
+
+
+def joint_table(layouts: Sequence[Layout], codec: Codec) -> dict[Chunk, list[int]]:
+    """Ids of every prompt, and of every prompt with its response's segments one after another, as whole texts."""
+    texts: dict[Chunk, list[int]] = {}
+    for layout in layouts:
+        for branch in ((), *layout.branches):
+            if not isinstance(branch, TurnError):
+                for segments in (branch, shifted(branch)):
+                    texts.update({text: [] for text in _joint_texts(layout, segments) or ()})
+    for markers in (False, True):
+        chunks = [c for c in texts if c.markers == markers]
+        texts.update(zip(chunks, codec.encode([c.text for c in chunks], markers=markers), strict=True))
+    return texts
+
+
+def _joint_texts(layout: Layout, segments: Sequence[Segment]) -> list[Chunk] | None:
+    """Prompt, prompt + first segment, ...; None where special tokens that are none forbid reading it as one text."""
+    chunks = [*layout.prompt, *(c for s in segments for c in s.chunks)]
+    if len(chunks) != 1 + len(segments) or len({c.markers for c in chunks}) > 1:
+        return None
+    text, texts = "", []
+    for chunk in chunks:
+        text += chunk.text
+        texts.append(Chunk(text, chunk.markers))
+    return texts
+
+
+def shifted(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """The same text with the white space before every scored segment scored: one token may hold it and a first word."""
+    made: list[Segment] = []
+    for segment in segments:
+        if segment.scored and made and not made[-1].scored and len(made[-1].chunks) == len(segment.chunks) == 1:
+            kept, space = _without_space(made.pop().chunks[0])
+            made += [Segment((kept,), False)] if kept.text else []
+            first = segment.chunks[0]
+            segment = Segment((Chunk(space + first.text, first.markers),), True)
+        made.append(segment)
+    return tuple(made)
+
+
+def _without_space(chunk: Chunk) -> tuple[Chunk, str]:
+    text = chunk.text.rstrip()
+    return Chunk(text, chunk.markers), chunk.text[len(text) :]
+
+
+def spell(
+    layouts: Sequence[Layout],
+    prompts: Sequence[list[int] | None],
+    answers: Sequence[Sequence[Answer]],
+    codec: Codec,
+    table: dict[Chunk, list[int]],
+) -> None:
+    """Fill in the parts: ids of the joint text where the joints are token boundaries, else spelled on their own."""
+    work = [
+        (layout, prompt, answer)
+        for layout, prompt, found in zip(layouts, prompts, answers, strict=True)
+        if prompt is not None
+        for answer in found
+    ]
+    for layout, _, answer in work:
+        for segments in (answer.segments, shifted(answer.segments)):
+            answer.parts = _joint_parts(layout, segments, table)
+            if answer.parts is not None:
+                answer.segments = segments
+                break
+    _keep_exact([(p, a) for _, p, a in work], codec)
+    alone = [(p, a) for _, p, a in work if a.parts is None]
+    chunks = {c: None for _, a in alone for s in a.segments for c in s.chunks}
+    spelled = _spellings(list(chunks), codec)
+    for _, answer in alone:
+        parts = [_joined([spelled[c] for c in s.chunks]) for s in answer.segments]
+        answer.parts = None if any(p is None for p in parts) else [p for p in parts if p is not None]
+    _keep_exact(alone, codec)
+
+
+def _joint_parts(layout: Layout, segments: Sequence[Segment], table: dict[Chunk, list[int]]) -> list[list[int]] | None:
+    texts = _joint_texts(layout, segments)
+    if texts is None:
+        return None
+    ids = [table[t] for t in texts]
+    if not all(starts(longer, shorter) for shorter, longer in pairwise(ids)):
+        return None
+    return [longer[len(shorter) :] for shorter, longer in pairwise(ids)]
+
+
+def _keep_exact(work: Sequence[tuple[list[int], Answer]], codec: Codec) -> None:
+    """Take back the parts of every answer whose scored ids do not decode to its text where they stand."""
+    checks, owners = [], []
+    for prompt, answer in work:
+        before = list(prompt)
+        for segment, ids in zip(answer.segments, answer.parts or (), strict=False):
+            if len(segment.chunks) == 1 and not honest(segment.chunks[0], ids, codec):
+                answer.parts = None
+            if segment.scored:
+                checks.append((before, ids))
+                owners.append((answer, segment.text))
+            before = before + ids
+    for (answer, text), decoded in zip(owners, codec.after(checks), strict=True):
+        if decoded is None or not same_text(decoded, text):
+            answer.parts = None
+        elif decoded != text:
+            answer.exact = False
+
+
+def _spellings(chunks: Sequence[Chunk], codec: Codec) -> dict[Chunk, list[int] | None]:
+    found: dict[Chunk, list[int] | None] = {}
+    for markers in (False, True):
+        same = [c for c in chunks if c.markers == markers]
+        found.update(zip(same, codec.continuations([c.text for c in same], markers=markers), strict=True))
+    return {c: ids if ids is not None and honest(c, ids, codec) else None for c, ids in found.items()}
+
+
+def continued(chunks: Sequence[Chunk], codec: Codec) -> list[int] | None:
+    """Ids of the chunks after some other text; None where one has no spelling."""
+    spelled = _spellings(chunks, codec) if chunks else {}
+    return _joined([spelled[c] for c in chunks])
+
+
+def _joined(parts: Sequence[list[int] | None]) -> list[int] | None:
+    return None if any(p is None for p in parts) else [i for p in parts for i in p or ()]
+
+
+def honest(chunk: Chunk, ids: Sequence[int], codec: Codec) -> bool:
+    """A person's text holds no special token."""
+    return chunk.markers or codec.special_ids.isdisjoint(ids)
+
+
+def why_not(answer: Answer, codec: Codec) -> tuple[str, str]:
+    """The reason why an answer could not be spelled, and the text that is to blame."""
+    chunks = [c for s in answer.segments for c in s.chunks]
+    for chunk in chunks:
+        if not honest(chunk, codec.encode([chunk.text], markers=chunk.markers)[0], codec):
+            return "special_token_in_text", ""
+    for chunk in chunks:
+        written = codec.decode(codec.encode([chunk.text], markers=chunk.markers))[0]
+        if not same_text(written, chunk.text):
+            return "not_reversible", _first_difference(chunk.text, written)
+    return "boundary", ""
+
+
+def _first_difference(text: str, written: str) -> str:
+    shorter = min(len(text), len(written))
+    at = next((i for i in range(shorter) if text[i] != written[i]), shorter)
+    return f"the tokenizer writes {written[at : at + 20]!r} for {text[at : at + 20]!r}"
