@@ -34,6 +34,9 @@ class Message:
     reasoning: str = ""
 
 
+TEMPLATE_FIELDS = ("tools", "chat_template_kwargs")
+"""Fields of ``Item.extra`` that a chat template reads beside the messages."""
+
 Turns = str | tuple[Message, ...]
 """A text to be continued verbatim, or a conversation to be rendered by the model's chat template."""
 

@@ -149,8 +149,10 @@ def _chats_hold(template: str, tokenizer: Any, n: int) -> None:
     assert encoded.cuts == []
     for (prompt, response), tree in zip(pairs, encoded.trees, strict=True):
         (branch,) = tree.branches
-        assert branch.scored.all()
         expected = ANSWERS[template](response, tokenizer.eos_token)
+        unscored = tokenizer.decode(branch.ids[~branch.scored])  # white space of the template, where it is a token
+        assert unscored.strip() == ""
+        assert branch.scored[len(branch.ids[~branch.scored]) :].all()
         assert continuation(tokenizer, tree.prompt.tolist(), branch.ids.tolist()) == expected, (prompt, response)
         whole = tree.prompt.tolist() + branch.ids.tolist()
         assert whole[1:].count(tokenizer.bos_token_id) == 0

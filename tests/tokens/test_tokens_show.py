@@ -9,7 +9,7 @@ from rich.console import Console
 
 from afzal.errors import AfzalError
 from afzal.records import Comparison, Item, Message, Response
-from afzal.tokens.show import show
+from afzal.tokens.show import Shown, show
 
 CHAT = Item(
     "c1",
@@ -23,10 +23,10 @@ CHAT = Item(
 )
 
 
-def _printed(markup: str, *, colour: bool = False) -> str:
+def _printed(shown: Shown, *, colour: bool = False) -> str:
     stream = io.StringIO()
     Console(file=stream, width=400, force_terminal=colour, color_system="standard" if colour else None).print(
-        markup, highlight=False
+        shown.markup, highlight=False
     )
     return stream.getvalue()
 
@@ -53,8 +53,8 @@ def test_shown_without_colour(model: str) -> None:
         "  EOS:      <<<|im_end|>>>",
         "",
         "1 of 1 items became tokens",
-        "dropped: 1 empty_response",
-        "dropped: 1 response_dropped",
+        "dropped: 1 empty_response (f.jsonl:1: response 1)",
+        "dropped: 1 response_dropped (f.jsonl:1: responses 0 and 1)",
     ]
 
 

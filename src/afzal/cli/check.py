@@ -38,7 +38,7 @@ def command(
     show: Annotated[int, typer.Option(min=0, help="How many items to show with --model.")] = 3,
     max_tokens: Annotated[int, typer.Option(min=2, help="Length limit per sequence, with --model.")] = 1024,
 ) -> None:
-    """Say what a data file holds and what is wrong with it (exit 0: all well, 1: major findings, 2: unreadable)."""
+    """Say what a file holds and what is wrong with it (exit 0: well, 1: major findings or no tokens, 2: unreadable)."""
     from afzal import data, quality
 
     given = parse_columns(columns)
@@ -53,13 +53,16 @@ def command(
         _print_table(dataset, audit)
     else:
         typer.echo("\n".join(_lines(dataset, audit)))
+    nothing_left = False
     if model is not None and not as_json:
         from rich.console import Console
 
         from afzal.tokens.show import show as show_tokens
 
-        Console(highlight=False, emoji=False, soft_wrap=True).print(show_tokens(dataset.items, model, show, max_tokens))
-    if audit.worst == "major":
+        shown = show_tokens(dataset.items, model, show, max_tokens)
+        Console(highlight=False, emoji=False, soft_wrap=True).print(shown.markup)
+        nothing_left = shown.n_trees == 0
+    if audit.worst == "major" or nothing_left:
         raise typer.Exit(1)
 
 

@@ -16,12 +16,11 @@ from afzal.model.load import load_model, pick_device
 from afzal.model.probe import choose_common_sharing
 from afzal.model.reference import Frozen
 from afzal.recipes.divergence import kl_along
-from afzal.recipes.generate import end_ids
 from afzal.recipes.prepare import eos_id
 from afzal.recipes.questions import Question
 from afzal.recipes.setup import dtype_of
 from afzal.records import turns_to_json
-from afzal.tokens import continuations, stop_token
+from afzal.tokens import continuations, end_ids
 from afzal.train.feed import Layout
 
 
@@ -40,10 +39,9 @@ class Speaker:
         device = pick_device(config.device)
         dtype = torch.bfloat16 if dtype_of(config, device) == "bf16" else torch.float32
         model = load_model(path, device=device, dtype=dtype)
-        own = eos_id(tokenizer, config.eos_token)
-        turn = stop_token(tokenizer, template) if template is not None else None
-        ends = end_ids(model, tokenizer) | ({own, turn} - {None})
-        return cls(model.requires_grad_(False), tokenizer, tuple(sorted(i for i in ends if i is not None)), 128)
+        stated = eos_id(tokenizer, config.eos_token)
+        ends = end_ids(model.generation_config, tokenizer, template=template, stated=stated)
+        return cls(model.requires_grad_(False), tokenizer, tuple(ends), 128)
 
     def draw(self, questions: Sequence[Question], n: int, sampling: Sampling, seed: int) -> list[Sample]:
         """``n`` answers to every question, in order."""

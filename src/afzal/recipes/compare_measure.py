@@ -22,12 +22,11 @@ from afzal.model.adapters import is_adapted
 from afzal.model.load import context_of, load_model, load_tokenizer, pick_device, vocabulary_of
 from afzal.recipes.answers import sequence_kl
 from afzal.recipes.contents import content_hash
-from afzal.recipes.generate import end_ids
 from afzal.recipes.prepare import eos_id
 from afzal.recipes.rewards import Rewarder
 from afzal.records import Turns
 from afzal.stats.comparing import best_of, best_of_kl
-from afzal.tokens import continuations, encode_prompts
+from afzal.tokens import continuations, distinct_prompts, encode_prompts, end_ids, resolve_template
 from afzal.train import checkpoint
 
 _ENDLESS = 1 << 40  # tokens: no prompt is cut
@@ -91,13 +90,14 @@ def set_up(config: CompareConfig) -> Bench:
     device = pick_device(config.device)
     tokenizer = load_tokenizer(config.model)
     start = load_model(config.model, device=device).requires_grad_(False)
-    found = list(dict.fromkeys(item.prompt for item in data.read(config.prompts).items))[: config.max_prompts]
+    asked = distinct_prompts(data.read(config.prompts).items)[: config.max_prompts]
+    found = [item.prompt for item in asked]
     if len(found) < 2:
         raise AfzalError(f"{len(found)} prompts are too few to compare on", where=config.prompts, remedy="at least 2")
     room = min(config.max_tokens, context_of(start.config) or config.max_tokens) - config.sample_tokens
     if room < 1:
         raise AfzalError("sample_tokens leaves no room for a prompt", remedy="lower sample_tokens, or raise max_tokens")
-    ids = [p.tolist() for p in encode_prompts(found, tokenizer, max_tokens=_ENDLESS)]
+    ids = [p.tolist() for p in encode_prompts(asked, tokenizer, max_tokens=_ENDLESS)]
     long = [k for k, prompt in enumerate(ids) if len(prompt) > room]
     if long:
         raise AfzalError(
@@ -106,8 +106,9 @@ def set_up(config: CompareConfig) -> Bench:
             why=f"the first of them is prompt {long[0]}, with {len(ids[long[0]])} tokens",
             remedy="leave them out, lower sample_tokens, or raise max_tokens as far as the model has positions",
         )
-    own = eos_id(tokenizer, config.eos_token)
-    eos = sorted(end_ids(start, tokenizer) | ({own} if own is not None else set()))
+    template = resolve_template(tokenizer)[0] if any(p.is_chat for p in asked) else None
+    stated = eos_id(tokenizer, config.eos_token)
+    eos = end_ids(start.generation_config, tokenizer, template=template, stated=stated)
     sampling = Sampling(config.sample_tokens, config.temperature)
     about = [content_hash(config.model), ids, eos, config.sample_tokens, config.temperature, config.samples]
     return Bench(start, tokenizer, found, ids, eos, sampling, device, config, _digest(about))

@@ -13,10 +13,11 @@ import torch
 from afzal import data, runs
 from afzal.config import GenerateConfig
 from afzal.errors import AfzalError
+from afzal.folders.load import load_generation_config
 from afzal.generate import Sample, Sampling, answer_limits, choose_decoding, sample, sample_with_vllm
 from afzal.model.load import context_tokens, load_model, load_tokenizer, pick_device
-from afzal.records import Message, Turns, turns_to_json
-from afzal.tokens import continuation, encode_prompts
+from afzal.records import TEMPLATE_FIELDS, Item, Message, turns_to_json
+from afzal.tokens import continuation, distinct_prompts, encode_prompts, end_ids, resolve_template
 
 _ENDLESS = 1 << 40  # tokens: no prompt is cut
 
@@ -33,9 +34,10 @@ def generate(config: GenerateConfig) -> Path | None:
     runs.refuse_existing(config.out)
     tokenizer = load_tokenizer(config.model)
     prompts = _prompts(config, tokenizer)
+    template = resolve_template(tokenizer)[0] if any(p.is_chat for p in prompts) else None
     ids = [p.tolist() for p in encode_prompts(prompts, tokenizer, max_tokens=_ENDLESS)]
     _say_what_is_short(config, ids)
-    drawn = _draw(config, tokenizer, ids)
+    drawn = _draw(config, tokenizer, template, ids)
     records = [_record(s, prompts, ids, tokenizer) for s in drawn]
     if config.out is None:
         for record in records:
@@ -45,12 +47,12 @@ def generate(config: GenerateConfig) -> Path | None:
     return Path(config.out)
 
 
-def _draw(config: GenerateConfig, tokenizer: Any, ids: Sequence[Sequence[int]]) -> list[Sample]:
+def _draw(config: GenerateConfig, tokenizer: Any, template: str | None, ids: Sequence[Sequence[int]]) -> list[Sample]:
     sampling = Sampling(
         config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0, config.min_new_tokens
     )
     if config.engine == "vllm":
-        eos = {tokenizer.eos_token_id} - {None}
+        eos = end_ids(_generation_settings(config.model), tokenizer, template=template)
         return sample_with_vllm(config.model, ids, eos=eos, n=config.n, sampling=sampling, seed=config.seed)
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     model = load_model(config.model, device=pick_device("auto"), dtype=dtype)
@@ -61,7 +63,7 @@ def _draw(config: GenerateConfig, tokenizer: Any, ids: Sequence[Sequence[int]]) 
     return sample(
         model,
         ids,
-        eos=end_ids(model, tokenizer),
+        eos=end_ids(model.generation_config, tokenizer, template=template),
         n=config.n,
         sampling=sampling,
         seed=config.seed,
@@ -70,11 +72,19 @@ def _draw(config: GenerateConfig, tokenizer: Any, ids: Sequence[Sequence[int]]) 
     )
 
 
-def _prompts(config: GenerateConfig, tokenizer: Any) -> list[Turns]:
+def _generation_settings(model: str) -> Any:
+    """The generation settings of a folder that is not loaded here; None where it has none."""
+    folder = Path(model)
+    return load_generation_config(model) if (folder / "generation_config.json").exists() else None
+
+
+def _prompts(config: GenerateConfig, tokenizer: Any) -> list[Item]:
+    """The different prompts, as items without responses."""
     if config.prompt is not None:
-        return [(Message("user", config.prompt),)] if tokenizer.chat_template else [config.prompt]
+        asked = (Message("user", config.prompt),) if tokenizer.chat_template else config.prompt
+        return [Item("prompt", asked, ())]
     assert config.prompts is not None
-    found = list(dict.fromkeys(item.prompt for item in data.read(config.prompts).items))
+    found = distinct_prompts(data.read(config.prompts).items)
     if not found:
         raise AfzalError("there are no prompts", where=config.prompts, remedy="afzal check shows what the file holds")
     return found
@@ -93,19 +103,14 @@ def _say_what_is_short(config: GenerateConfig, ids: Sequence[Sequence[int]]) -> 
         )
 
 
-def end_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Ids that end an answer: those of the model's generation settings, and the tokenizer's EOS."""
-    own = model.generation_config.eos_token_id if model.generation_config is not None else None
-    found = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
-    return {i for i in found if i is not None}
-
-
-def _record(s: Sample, prompts: Sequence[Turns], ids: Sequence[Sequence[int]], tokenizer: Any) -> dict[str, Any]:
+def _record(s: Sample, prompts: Sequence[Item], ids: Sequence[Sequence[int]], tokenizer: Any) -> dict[str, Any]:
+    asked = prompts[s.prompt_index]
     return {
-        "prompt": turns_to_json(prompts[s.prompt_index]),
+        "prompt": turns_to_json(asked.prompt),
         "completion": continuation(tokenizer, ids[s.prompt_index], s.answer.tolist()),
         "tokens": len(s.ids),
         "stop": s.stop,
+        **{name: asked.extra[name] for name in TEMPLATE_FIELDS if asked.extra.get(name)},
     }
 
 

@@ -15,7 +15,7 @@ from afzal.model.load import context_of_model, context_tokens, less, load_tokeni
 from afzal.recipes.contents import tokens_hash
 from afzal.recipes.methods import Recipe, recipe_of
 from afzal.records import Item, Turns, prompt_key
-from afzal.tokens import Loss, encode, encode_prompts, mismatched
+from afzal.tokens import Loss, distinct_prompts, encode, encode_prompts, mismatched
 from afzal.tokens.template import resolve_template
 from afzal.tokens.tree import Tree
 
@@ -93,7 +93,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
         "eval": len(evaluation),
         "fingerprint": dataset.fingerprint,
     }
-    _refuse_nothing(train, facts, config)
+    _refuse_nothing(train, facts, losses, config)
     couples = recipe.needs_mismatched
     # held-out rows may be few: their partners come from all rows
     partners = _partners([*evaluation, *train], config.seed, longest) if couples else []
@@ -144,13 +144,11 @@ class _Encoder:
     def prompts(self, items: Sequence[Item], answer_tokens: int) -> tuple[list[Tree], list[Turns]]:
         """The different prompts of these items, as trees without branches and as they were read; those that leave no
         room for an answer are added to ``losses``."""
-        found: dict[Turns, Item] = {}
-        for item in items:
-            found.setdefault(item.prompt, item)
-        ids = encode_prompts(list(found), self.tokenizer, max_tokens=_ENDLESS, chat_template=self.template)
+        found = distinct_prompts(items)
+        ids = encode_prompts(found, self.tokenizer, max_tokens=_ENDLESS, chat_template=self.template)
         room = self.max_tokens - answer_tokens
         trees, texts = [], []
-        for item, prompt in zip(found.values(), ids, strict=True):
+        for item, prompt in zip(found, ids, strict=True):
             if len(prompt) > room:
                 detail = f"{len(prompt)} tokens, and {room} leave room for an answer of {answer_tokens}"
                 self.losses.append(_line(Loss(item.id, item.where, "prompt_too_long", detail), "encode"))
@@ -257,10 +255,14 @@ def eos_id(tokenizer: Any, token: str | None) -> int | None:
     return found
 
 
-def _refuse_nothing(train: Sequence[Tree], facts: dict[str, Any], config: TrainConfig) -> None:
+def _refuse_nothing(
+    train: Sequence[Tree], facts: dict[str, Any], losses: Sequence[dict[str, Any]], config: TrainConfig
+) -> None:
     if train:
         return
-    lost = ", ".join(f"{n} {reason}" for reason, n in facts["dropped"].items()) or "no row was read"
+    first = {line["reason"]: f" ({line['where']}: {line['detail']})" for line in reversed(losses) if line["detail"]}
+    lost = ", ".join(f"{n} {reason}{first.get(reason, '')}" for reason, n in facts["dropped"].items())
+    lost = lost or "no row was read"
     raise AfzalError(
         f"nothing is left to train {config.method} on",
         where=config.data,

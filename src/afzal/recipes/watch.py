@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from afzal.model.statistics import LiveReference
 from afzal.recipes.divergence import kl_along
 from afzal.recipes.prepare import Prepared
 from afzal.stats.intervals import over_seeds
-from afzal.tokens import continuation, stop_token
+from afzal.tokens import continuation, end_ids
 from afzal.train import ranks
 from afzal.train.feed import Layout
 
@@ -139,16 +138,7 @@ class Watch:
 
 
 def stop_ids(model: Any, prepared: Prepared) -> list[int]:
-    """Ids that end an answer: the one the responses were trained to end with, and the model's own."""
-    config = model.generation_config
-    own = config.eos_token_id if config is not None else None
-    ends = Counter(int(b.ids[-1]) for t in prepared.train for b in t.branches)
-    known = [*(own if isinstance(own, list) else [own]), prepared.tokenizer.eos_token_id]
-    if not ends:  # prompts alone
-        stated = prepared.encoding.get("eos")
-        marker = stop_token(prepared.tokenizer, prepared.template) if prepared.chat else None
-        return sorted({i for i in (*known, stated, marker) if i is not None})
-    trained, n = ends.most_common(1)[0]
-    if 2 * n > ends.total():  # else most responses were cut, and the commonest last id is just a word
-        known.append(trained)
-    return sorted({i for i in known if i is not None})
+    """Ids that end an answer: the template's end marker, the tokenizer's EOS, and the model's own."""
+    template = prepared.template if prepared.chat else None
+    stated = prepared.encoding.get("eos")
+    return end_ids(model.generation_config, prepared.tokenizer, template=template, stated=stated)

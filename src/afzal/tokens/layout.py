@@ -6,16 +6,22 @@ in :class:`Chunk` pieces, because special tokens count as such in a template's o
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from afzal.records import Item, Message, Turns
+from afzal.records import TEMPLATE_FIELDS, Item, Message, Turns
 from afzal.tokens.answers import earlier_turn, last_turn, left_out, opening_of
 from afzal.tokens.template import Call, Renderer, TurnError
 
 _PRIVATE = range(0xE000, 0xF8FF)
+_CONTINUE = "continue_final_message"  # the name that transformers gives it
+_BEGUN = (
+    "the prompt ends with a turn of the assistant; if the answer continues that turn, say so in the row: "
+    f'"chat_template_kwargs": {{"{_CONTINUE}": true}}'
+)
 _TEXTS_OF_PEOPLE = ("tools", "documents")  # options of a template that hold texts
 
 
@@ -102,15 +108,19 @@ def conversation(item: Item, specials: re.Pattern[str] | None) -> Conversation:
     """The item's messages, ready for a template.
 
     Raises:
-        TurnError: the prompt holds images or audio, or text that cannot be encoded.
+        TurnError: the prompt holds images or audio, or text that cannot be encoded, or it ends with a turn of the
+            assistant and the row does not say that the answers continue it.
     """
     prompt, options = _flat(item.prompt), template_options(item)
+    continues = options.pop(_CONTINUE, False)
     responses = [_caught(_response, r.turns) for r in item.responses]
     said = [m for r in responses if not isinstance(r, TurnError) for m in r]
     shield = _Shield([*prompt, *said], options, specials)
     asked, begun = shield.hide(prompt), None
     if asked and asked[-1].role == "assistant":
         begun = asked[-1] if asked[-1].content or asked[-1].reasoning else None
+        if begun and not continues:
+            raise TurnError("begun_turn", _BEGUN)
         asked = asked[:-1]
     hidden = tuple(r if isinstance(r, TurnError) else shield.hide(r) for r in responses)
     return Conversation(asked, begun, hidden, shield.hide_options(options), shield)
@@ -119,7 +129,7 @@ def conversation(item: Item, specials: re.Pattern[str] | None) -> Conversation:
 def chat_layout(talk: Conversation, renderer: Renderer) -> Layout:
     """A conversation: the rendered prompt with its generation prompt, and per response the turns that follow it.
 
-    A prompt that ends with a begun turn of the assistant is continued there.
+    A turn of the assistant that the prompt begins is continued there: it is neither closed nor opened again.
 
     Raises:
         TurnError: the prompt cannot be rendered.
@@ -146,6 +156,16 @@ def template_options(item: Item) -> dict[str, Any]:
         raise TurnError("template_refused", "chat_template_kwargs must be an object")
     tools = item.extra.get("tools")
     return {**stated, **({"tools": tools} if tools else {})}
+
+
+def distinct_prompts(items: Iterable[Item]) -> list[Item]:
+    """The different prompts among items, as items without responses; what rows say to their template counts too."""
+    found: dict[Any, Item] = {}
+    for item in items:
+        stated = [item.extra.get(name) for name in TEMPLATE_FIELDS]
+        key = item.prompt, json.dumps(stated, sort_keys=True, default=str)
+        found.setdefault(key, replace(item, responses=(), votes=()))
+    return list(found.values())
 
 
 def mentions(item: Item, specials: re.Pattern[str]) -> bool:

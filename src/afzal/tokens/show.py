@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 from rich.text import Text
@@ -11,6 +13,7 @@ from afzal.folders.load import load_tokenizer
 from afzal.records import Item
 from afzal.tokens.codec import Codec
 from afzal.tokens.encode import Encoded, encode
+from afzal.tokens.loss import Loss
 from afzal.tokens.template import resolve_template
 from afzal.tokens.tree import Branch, Tree
 
@@ -24,6 +27,14 @@ _ROLES = {
 _VISIBLE = str.maketrans({"\n": "↵", "\t": "→", "\r": "␍"})
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """``markup`` for a terminal (rich), and how many of the items became trees."""
+
+    markup: str
+    n_trees: int
+
+
 def show(
     items: Sequence[Item],
     model: str,
@@ -33,8 +44,8 @@ def show(
     chat_template: str | None = None,
     eos: int | None = None,
     ids: bool = False,
-) -> str:
-    """The first ``n`` items' tokens as rich markup, and how many of all items were dropped or cut, and why.
+) -> Shown:
+    """The first ``n`` items' tokens, and how many of all items were dropped or cut, and why.
 
     Only the tokenizer of ``model`` is loaded. Print with ``Console.print(..., highlight=False)``: the colours are set
     already. Signs around each token say the same as its colour.
@@ -54,7 +65,7 @@ def show(
     codec = Codec(tokenizer)
     blocks += [_tree(tree, codec, ids) for tree in encoded.trees[:n]]
     blocks.append(_counts(encoded, len(items)))
-    return "\n\n".join(block.markup for block in blocks)
+    return Shown("\n\n".join(block.markup for block in blocks), len(encoded.trees))
 
 
 def _legend() -> Text:
@@ -117,8 +128,16 @@ def _said(tree: Tree, k: int) -> str:
     return {True: "desirable, ", False: "undesirable, "}.get(label, "") if label is not None else ""
 
 
+def _example(loss: Loss) -> str:
+    """Where it happened first, in the words of whatever objected."""
+    words = ": ".join(filter(None, (loss.where, loss.detail)))
+    return f" ({words})" if words else ""
+
+
 def _counts(encoded: Encoded, n_items: int) -> Text:
     lines = [f"{len(encoded.trees)} of {n_items} items became tokens"]
-    for action, losses in (("dropped", encoded.counts("dropped")), ("cut", encoded.counts("cut"))):
-        lines += [f"{action}: {count} {reason}" for reason, count in losses.items()]
+    for losses in (encoded.drops, encoded.cuts):
+        for reason, count in Counter(loss.reason for loss in losses).most_common():
+            first = next(loss for loss in losses if loss.reason == reason)
+            lines.append(f"{first.action}: {count} {reason}{_example(first)}")
     return Text("\n".join([*lines, *encoded.notes]))

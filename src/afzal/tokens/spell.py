@@ -13,12 +13,14 @@ from afzal.tokens.codec import Codec, same_text, starts
 from afzal.tokens.layout import Chunk, Layout, Segment
 from afzal.tokens.template import TurnError
 
+_NEAR = 4  # tokens
+
 
 @dataclass(slots=True)
 class Answer:
     """A response on its way to a branch; ``parts`` holds the ids of each segment, None until a spelling holds.
 
-    ``segments`` may be those of :func:`shifted` once it is spelled.
+    Spelling may move white space from an unscored segment to the scored one after it, where one token holds both.
     """
 
     k: int
@@ -33,8 +35,7 @@ def joint_table(layouts: Sequence[Layout], codec: Codec) -> dict[Chunk, list[int
     for layout in layouts:
         for branch in ((), *layout.branches):
             if not isinstance(branch, TurnError):
-                for segments in (branch, shifted(branch)):
-                    texts.update({text: [] for text in _joint_texts(layout, segments) or ()})
+                texts.update({text: [] for text in _joint_texts(layout, branch) or ()})
     for markers in (False, True):
         chunks = [c for c in texts if c.markers == markers]
         texts.update(zip(chunks, codec.encode([c.text for c in chunks], markers=markers), strict=True))
@@ -53,24 +54,6 @@ def _joint_texts(layout: Layout, segments: Sequence[Segment]) -> list[Chunk] | N
     return texts
 
 
-def shifted(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
-    """The same text with the white space before every scored segment scored: one token may hold it and a first word."""
-    made: list[Segment] = []
-    for segment in segments:
-        if segment.scored and made and not made[-1].scored and len(made[-1].chunks) == len(segment.chunks) == 1:
-            kept, space = _without_space(made.pop().chunks[0])
-            made += [Segment((kept,), False)] if kept.text else []
-            first = segment.chunks[0]
-            segment = Segment((Chunk(space + first.text, first.markers),), True)
-        made.append(segment)
-    return tuple(made)
-
-
-def _without_space(chunk: Chunk) -> tuple[Chunk, str]:
-    text = chunk.text.rstrip()
-    return Chunk(text, chunk.markers), chunk.text[len(text) :]
-
-
 def spell(
     layouts: Sequence[Layout],
     prompts: Sequence[list[int] | None],
@@ -86,11 +69,7 @@ def spell(
         for answer in found
     ]
     for layout, _, answer in work:
-        for segments in (answer.segments, shifted(answer.segments)):
-            answer.parts = _joint_parts(layout, segments, table)
-            if answer.parts is not None:
-                answer.segments = segments
-                break
+        _joint_parts(layout, answer, table, codec)
     _keep_exact([(p, a) for _, p, a in work], codec)
     alone = [(p, a) for _, p, a in work if a.parts is None]
     chunks = {c: None for _, a in alone for s in a.segments for c in s.chunks}
@@ -101,14 +80,57 @@ def spell(
     _keep_exact(alone, codec)
 
 
-def _joint_parts(layout: Layout, segments: Sequence[Segment], table: dict[Chunk, list[int]]) -> list[list[int]] | None:
-    texts = _joint_texts(layout, segments)
+def _joint_parts(layout: Layout, answer: Answer, table: dict[Chunk, list[int]], codec: Codec) -> None:
+    """Fill in the parts from the ids of prompt and response as one text, if the prompt's own ids begin them."""
+    texts = _joint_texts(layout, answer.segments)
     if texts is None:
-        return None
+        return
     ids = [table[t] for t in texts]
-    if not all(starts(longer, shorter) for shorter, longer in pairwise(ids)):
+    before, whole = ids[0], ids[-1]
+    if not starts(whole, before):
+        return
+    if all(starts(longer, shorter) and whole[: len(shorter)] == shorter for shorter, longer in pairwise(ids)):
+        answer.parts = [longer[len(shorter) :] for shorter, longer in pairwise(ids)]
+    else:
+        _split(answer, before, whole[len(before) :], [len(i) - len(before) for i in ids[1:-1]], codec)
+
+
+def _split(answer: Answer, before: list[int], rest: list[int], guesses: Sequence[int], codec: Codec) -> None:
+    """Fill in the parts by what the ids decode to: between two segments there is a border of tokens close to its guess.
+
+    A token that holds white space of an unscored segment and the first characters of a scored one is the latter's.
+    """
+    segments, parts = list(answer.segments), []
+    start = 0
+    for k, guess in enumerate(guesses):
+        low, high = max(start, guess - _NEAR), min(len(rest), guess + _NEAR)
+        ends = range(low, high + 1)
+        wanted = segments[k].text
+        added = codec.after([([*before, *rest[:start]], rest[start:end]) for end in ends])
+        begun = {end: t for end, t in zip(ends, added, strict=True) if t is not None and wanted.startswith(t)}
+        if not begun:
+            return
+        end = max(begun, key=lambda n: (len(begun[n]), -n))
+        moved = _with_space(segments[k], segments[k + 1], len(begun[end]))
+        if moved is None:
+            return
+        segments[k], segments[k + 1] = moved
+        parts.append(rest[start:end])
+        start = end
+    parts.append(rest[start:])
+    filled = [(s, p) for s, p in zip(segments, parts, strict=True) if s.text]
+    answer.segments, answer.parts = tuple(s for s, _ in filled), [p for _, p in filled]
+
+
+def _with_space(unscored: Segment, scored: Segment, at: int) -> tuple[Segment, Segment] | None:
+    """The two segments with the first one's end from ``at`` on moved to the second; None where it is not just space."""
+    text, space = unscored.text[:at], unscored.text[at:]
+    if not space:
+        return unscored, scored
+    if space.strip() or unscored.scored or not scored.scored:
         return None
-    return [longer[len(shorter) :] for shorter, longer in pairwise(ids)]
+    (first,) = scored.chunks
+    return Segment((Chunk(text, first.markers),), False), Segment((Chunk(space + first.text, first.markers),), True)
 
 
 def _keep_exact(work: Sequence[tuple[list[int], Answer]], codec: Codec) -> None:

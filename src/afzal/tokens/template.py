@@ -210,6 +210,27 @@ def stop_token(tokenizer: Any, chat_template: str | None = None) -> int | None:
     return tokenizer.eos_token_id if marker is None else tokenizer.convert_tokens_to_ids(marker)
 
 
+def end_ids(settings: Any, tokenizer: Any, *, template: str | None, stated: int | None = None) -> list[int]:
+    """Ids at which generation stops, ascending: the template's end marker, the tokenizer's EOS, the model's own.
+
+    They are facts about model and template, whatever the answers of some data set end with.
+
+    Args:
+        settings: the model's generation settings, or None.
+        template: that of conversations, as for :func:`resolve_template`; None for plain texts. A BOS that the model
+            names as an end is none in conversations: some templates begin every turn with it.
+        stated: the id that a person named.
+    """
+    named = settings.eos_token_id if settings is not None else None
+    own = named if isinstance(named, list) else [named]
+    ends = {tokenizer.eos_token_id, stated}
+    if template is None:
+        ends.update(own)
+    else:
+        ends.update(set(own) - {tokenizer.bos_token_id}, {stop_token(tokenizer, template)})
+    return sorted(i for i in ends if i is not None)
+
+
 def marker_pattern(tokenizer: Any, *, special_only: bool) -> re.Pattern[str] | None:
     """A pattern for the tokens that a tokenizer finds in a text by their spelling, longest first."""
     added = tokenizer.added_tokens_decoder.values()
@@ -228,6 +249,9 @@ def _own_template(tokenizer: Any) -> str | None:
                 remedy="save the one to use in a .jinja file and name that file",
             )
         own = own["default"]
+    if own and not isinstance(own, str):
+        what = f"the tokenizer's chat template is no text but {type(own).__name__}"
+        raise AfzalError(what, where="chat_template", remedy="give one with chat_template=FILE.jinja")
     return own or None
 
 

@@ -1,0 +1,226 @@
+"""The templates of 27 families: tokens equal to the template's own rendering, one BOS, one end, scored = said."""
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers_families import FAMILIES, Family, template_of
+from helpers_tokenizers import bpe_tokenizer, byte_tokenizer, llama_tokenizer
+
+from afzal.records import Item, Message, Response, turns_to_json
+from afzal.tokens import Encoded, encode, encode_prompts, resolve_template, stop_token
+from afzal.tokens.template import renderer
+
+TOOLS = [{"type": "function", "function": {"name": "clock", "description": "the time", "parameters": {}}}]
+SYSTEM = Message("system", "Be kind, be brief.")
+ASKED = Message("user", "What colour has the sky?")
+HISTORY = (Message("user", "Hello!"), Message("assistant", "Hello, you."))
+THOUGHTS = "Light scatters.\nShort waves most."
+ANSWER = "It is blue.\nMostly."
+
+
+def _cases(family: Family) -> list[tuple[tuple[Message, ...], Message, dict[str, Any]]]:
+    """Prompt, answer and what the row says to its template: with and without system, history, tools, thoughts."""
+    leads = [(), (SYSTEM,)] if family.has_system else [()]
+    tools = [{}, {"tools": TOOLS}] if family.has_tools else [{}]
+    thoughts = ["", THOUGHTS] if family.thinks else [""]
+    cases = []
+    for lead, past, given, thought, options in product(leads, [(), HISTORY], tools, thoughts, family.options):
+        if thought and options.get("enable_thinking") is False:
+            continue
+        extra = {**given, **({"chat_template_kwargs": options} if options else {})}
+        cases.append(((*lead, *past, ASKED), Message("assistant", ANSWER, thought), extra))
+    return cases
+
+
+def _tokenizer(name: str, build: Any = byte_tokenizer) -> Any:
+    family = FAMILIES[name]
+    return build(template=template_of(name), bos=family.bos or "<bos>", eos=family.eos, pad="<pad>")
+
+
+def _rendered(tokenizer: Any, messages: tuple[Message, ...], extra: dict[str, Any], **flags: bool) -> str:
+    """By transformers itself."""
+    options = {**extra.get("chat_template_kwargs", {}), **({"tools": extra["tools"]} if "tools" in extra else {})}
+    return tokenizer.apply_chat_template(turns_to_json(messages), tokenize=False, **options, **flags)
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("build", [byte_tokenizer, bpe_tokenizer], ids=["bytes", "bpe"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tokens_are_those_of_the_templates_own_rendering(name: str, build: Any) -> None:
+    family = FAMILIES[name]
+    tokenizer = _tokenizer(name, build)
+    cases = _cases(family)
+    items = [Item(str(k), p, (Response((a,)),), extra=extra) for k, (p, a, extra) in enumerate(cases)]
+    encoded = encode(items, tokenizer, max_tokens=9999)
+    assert encoded.drops == []
+    prompts = encode_prompts(items, tokenizer, max_tokens=9999)
+    for (prompt, answer, extra), tree, fed in zip(cases, encoded.trees, prompts, strict=True):
+        (branch,) = tree.branches
+        opened = _rendered(tokenizer, prompt, extra, add_generation_prompt=True)
+        whole = _rendered(tokenizer, (*prompt, answer), extra)
+        ids = tree.prompt.tolist() + branch.ids.tolist()
+        assert tree.prompt.tolist() == _ids(tokenizer, opened) == fed.tolist()
+        if whole.startswith(opened):
+            end = tokenizer.decode([stop_token(tokenizer)])
+            at = whole.rindex(ANSWER) + len(ANSWER)
+            written = whole[: at + len(family.end)] if whole[at:].startswith(family.end) else whole[:at] + family.end
+            assert written.endswith(end)
+            assert tokenizer.decode(ids) == written
+            # where one token would hold the end of the prompt and what follows, the prompt stays as the model is fed
+            one_text = _ids(tokenizer, written)
+            assert ids == one_text or one_text[: len(tree.prompt)] != tree.prompt.tolist()
+        said = tokenizer.decode(branch.ids[branch.scored])
+        assert said.endswith(ANSWER + family.end)
+        if answer.reasoning:
+            assert said == tokenizer.decode(branch.ids)
+            assert THOUGHTS in said
+        else:
+            assert said == ANSWER + family.end
+        bos = tokenizer.bos_token_id
+        if family.bos and family.bos != family.eos:
+            assert ids.count(bos) == (1 if name != "llama2" else 1 + len([m for m in prompt if m == HISTORY[0]]))
+            assert ids[0] == bos
+        assert branch.ids.tolist().count(stop_token(tokenizer)) == 1
+        assert branch.ids[-1] == stop_token(tokenizer)
+        assert branch.scored[-1]
+
+
+@pytest.mark.parametrize("name", ["llama2", "mistral_v1", "zephyr"])
+def test_tokenizers_that_put_a_space_before_a_text(name: str) -> None:
+    tokenizer = llama_tokenizer(template=template_of(name))
+    for prompt, answer, extra in _cases(FAMILIES[name]):
+        (tree,) = encode([Item("x", prompt, (Response((answer,)),), extra=extra)], tokenizer, max_tokens=999).trees
+        (branch,) = tree.branches
+        ids = tree.prompt.tolist() + branch.ids.tolist()
+        whole = _ids(tokenizer, _rendered(tokenizer, (*prompt, answer), extra))
+        assert ids == whole[: len(ids)]
+        assert tokenizer.decode(branch.ids[branch.scored]).strip() == (ANSWER + FAMILIES[name].end).strip()
+
+
+def _branch(name: str, prompt: tuple[Message, ...], *said: Message, **extra: Any) -> tuple[str, list[str], Encoded]:
+    """The prompt, the runs of the only branch (scored ones in brackets), and all that came of it."""
+    tokenizer = _tokenizer(name)
+    encoded = encode([Item("x", prompt, (Response(said),), extra=extra)], tokenizer, max_tokens=9999)
+    (tree,) = encoded.trees
+    (branch,) = tree.branches
+    edges = np.flatnonzero(np.diff(branch.scored.astype(int))) + 1
+    runs = zip(np.split(branch.ids, edges), np.split(branch.scored, edges), strict=True)
+    shown = [f"[{tokenizer.decode(ids)}]" if scored[0] else tokenizer.decode(ids) for ids, scored in runs]
+    return tokenizer.decode(tree.prompt), shown, encoded
+
+
+def _said(text: str, thoughts: str = "") -> Message:
+    return Message("assistant", text, thoughts)
+
+
+def test_an_empty_block_of_thoughts_is_not_scored() -> None:
+    blocks = {
+        "qwen3": ["<think>\n\n</think>\n\n", "[Blue.<|im_end|>]"],
+        "glm4.5": ["\n<think></think>\n", "[Blue.<|user|>]"],
+        "gpt_oss": ["<|channel|>final<|message|>", "[Blue.<|return|>]"],
+        "qwen3_thinking": ["\n</think>\n\n", "[Blue.<|im_end|>]"],
+    }
+    for name, expected in blocks.items():
+        assert _branch(name, (ASKED,), _said("Blue."))[1] == expected
+    off = {"enable_thinking": False}
+    for name in ("qwen3", "smollm3"):
+        prompt, shown, encoded = _branch(name, (ASKED,), _said("Blue."), chat_template_kwargs=off)
+        assert prompt.rstrip().endswith("</think>")
+        assert (shown, encoded.notes) == (["[Blue.<|im_end|>]"], ())
+
+
+def test_thoughts_are_scored_with_their_tags_however_they_are_stated() -> None:
+    written = "[<think>\nLight.\n</think>\n\nBlue.<|im_end|>]"
+    for said in (
+        _said("Blue.", "Light."),
+        _said("<think>\nLight.\n</think>\n\nBlue."),
+        _said("<think>Light.</think>Blue."),  # the template spells them with line breaks
+    ):
+        assert _branch("qwen3", (ASKED,), said)[1] == [written]
+    prompt, shown, _ = _branch("qwen3_thinking", (ASKED,), _said("Blue.", "Light."))
+    assert prompt.endswith("<think>\n")
+    assert shown == ["[Light.\n</think>\n\nBlue.<|im_end|>]"]
+    channels = (
+        "[<|channel|>analysis<|message|>Light.<|end|><|start|>assistant<|channel|>final<|message|>Blue.<|return|>]"
+    )
+    assert _branch("gpt_oss", (ASKED,), _said("Blue.", "Light."))[1] == [channels]
+
+
+def test_a_prompt_that_opens_thoughts_is_continued_as_the_model_is_prompted() -> None:
+    end = "<｜end▁of▁sentence｜>"
+    prompt, shown, encoded = _branch("deepseek_r1", (ASKED,), _said("<think>\nLight.\n</think>\n\nBlue."))
+    assert prompt.endswith("<｜Assistant｜><think>\n")
+    assert shown == [f"[Light.\n</think>\n\nBlue.{end}]"]  # the template itself would leave the thoughts out
+    assert encoded.notes == ("the template would write an answer of 1 item otherwise: trained on as it was said",)
+    assert _branch("deepseek_r1", (ASKED,), _said("Blue.", "Light."))[1] == shown
+    _, shown, encoded = _branch("deepseek_r1", (ASKED,), _said("Blue."))
+    assert shown == ["\n</think>\n\n", f"[Blue.{end}]"]
+    assert encoded.notes == (
+        "the prompt opens thoughts that an answer of 1 item does not have: closed before it, not scored",
+    )
+
+
+def test_thoughts_of_earlier_turns_that_a_template_strips_are_no_part_of_the_prompt() -> None:
+    past = (Message("user", "Hello!"), _said("Hello.", "A greeting."))
+    for name in ("qwen3", "glm4.5", "gpt_oss"):
+        prompt, shown, _ = _branch(name, (*past, ASKED), _said("Blue.", "Light."))
+        assert "A greeting." not in prompt
+        assert "Light." in shown[-1]
+    inline = (Message("user", "Hello!"), _said("<think>\nA greeting.\n</think>\n\nHello."))
+    notes = _branch("qwen3", (*inline, ASKED), _said("Blue."))[2].notes
+    assert notes == ("the template leaves out the thoughts of earlier turns of 1 item",)
+
+
+def test_every_turn_of_a_response_is_scored_as_the_model_is_prompted_for_it() -> None:
+    again = Message("user", "And grass?")
+    turns = (_said("Blue."), again, _said("Green."))
+    expected = {
+        "qwen3": [
+            "[Blue.<|im_end|>]",
+            "\n<|im_start|>user\nAnd grass?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+        ],
+        "glm4": ["\n", "[Blue.<|user|>]", "\nAnd grass?<|assistant|>\n"],
+        # <|end|> is not what ends an answer, <|return|> is: it is written after the last one alone
+        "gpt_oss": [
+            "<|channel|>final<|message|>",
+            "[Blue.]",
+            "<|end|><|start|>user<|message|>And grass?<|end|><|start|>assistant<|channel|>final<|message|>",
+        ],
+    }
+    for name, runs in expected.items():
+        end = FAMILIES[name].end
+        assert _branch(name, (ASKED,), *turns)[1] == [*runs, f"[Green.{end}]"]
+    # a turn whose thoughts are gone once another follows is no answer to its prompt, and not scored
+    _, shown, encoded = _branch("qwen3", (ASKED,), _said("Blue.", "Light."), again, _said("Green.", "Leaves."))
+    assert shown[-1] == "[<think>\nLeaves.\n</think>\n\nGreen.<|im_end|>]"
+    assert shown[0].startswith("Blue.<|im_end|>")
+    assert encoded.notes == ("the template leaves out the thoughts of earlier turns of 1 item",)
+
+
+def test_a_begun_turn_is_continued_where_the_row_says_so() -> None:
+    prompt = (ASKED, _said("The colour is"))
+    says = {"continue_final_message": True}
+    for name in ("qwen2.5", "gemma3", "llama3", "glm4", "qwen3", "gpt_oss", "falcon"):
+        text, shown, _ = _branch(name, prompt, _said(" blue."), chat_template_kwargs=says)
+        assert text.endswith("The colour is")
+        assert text.count("The colour is") == 1
+        end = FAMILIES[name].end
+        assert shown == [f"[ blue.{end}]"]
+        tokenizer = _tokenizer(name)
+        item = Item("x", prompt, (Response((_said(" blue."),)),))
+        encoded = encode([item], tokenizer, max_tokens=999)
+        assert [(d.reason, d.unit) for d in encoded.drops] == [("begun_turn", "item")]
+        assert "continue_final_message" in encoded.drops[0].detail
+
+
+def test_what_ends_an_answer() -> None:
+    for name, family in FAMILIES.items():
+        tokenizer = _tokenizer(name)
+        assert tokenizer.decode([stop_token(tokenizer)]) == family.end.strip(), name
+        ending = renderer(tokenizer, resolve_template(tokenizer)[0]).ending
+        assert ending.text == (family.end if family.end != "<eos>" else ""), name
