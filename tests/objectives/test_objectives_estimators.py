@@ -143,6 +143,20 @@ def test_leave_one_out_gradient_is_unbiased_and_the_normalised_one_is_not(toy):
     assert float(torch.cosine_similarity(normalised, exact, dim=0)) < 0.999
 
 
+def test_group_normalised_advantages_by_hand():
+    """(1 - 2) / (sqrt 2 + 1e-4), with the divisor K - 1 under the root."""
+    found = group_normalised(torch.tensor([[1.0, 3.0], [0.0, 4.0]], dtype=F64))
+    assert found[0].tolist() == pytest.approx([-1 / (2**0.5 + 1e-4), 1 / (2**0.5 + 1e-4)], rel=1e-12)
+    assert found[1].tolist() == pytest.approx([-2 / (8**0.5 + 1e-4), 2 / (8**0.5 + 1e-4)], rel=1e-12)
+
+
+def test_the_rounding_of_equal_rewards_is_no_advantage():
+    """Scores of a reward model that differ in their last bit: with 1e-8 they became advantages of 1."""
+    rewards = torch.tensor([[0.3, 0.3 + 3e-8, 0.3, 0.3]], dtype=F64)
+    assert float(group_normalised(rewards).abs().max()) < 1e-3
+    assert float(group_normalised(rewards, eps=1e-8).abs().max()) > 0.9
+
+
 def test_equal_rewards_in_a_group_give_no_advantage():
     assert group_normalised(torch.full((2, 4), 3.0)).abs().max() == 0
     assert rloo(torch.full((2, 4), 3.0)).abs().max() == 0

@@ -21,6 +21,7 @@ from afzal.errors import AfzalError
 from afzal.generate import Sample
 from afzal.model.load import load_model, load_tokenizer
 from afzal.model.reward import load_reward_model, save_reward_model
+from afzal.recipes import online as recipes_online
 from afzal.recipes.rollout import Answers, explained_variance, numbers_of, prompts_of
 from afzal.train import checkpoint
 
@@ -61,6 +62,29 @@ def train(folder: Path, name: str, method: str, *, resume: bool = False, **overr
 def whole(folder):
     """One run of every method."""
     return {method: train(folder, f"whole-{method}", method) for method in METHODS}
+
+
+def test_the_reward_hears_which_answers_ended(folder, monkeypatch, capsys):
+    """And the run warns, once, that most of them are cut and nothing is set against it."""
+    heard = []
+
+    def source(spec, **_):
+        def give(prompts, answers, ended=None):
+            heard.append(ended)
+            return [float(len(a)) for a in answers]
+
+        return give
+
+    monkeypatch.setattr(recipes_online, "reward_source", source)
+    quiet = {"ppo_epochs": 1, "minibatches": 1, "eval_fraction": 0.0, "eval_every_steps": None}
+    run = train(folder, "heard", "rloo", **quiet)
+    written = run.metrics("rollout")
+    assert [sum(ended) / len(ended) for ended in heard] == [r["rollout/eos_rate"] for r in written]
+    assert written[0]["rollout/eos_rate"] < 0.9
+    said = capsys.readouterr().err
+    assert said.count("of the answers are cut at sample_tokens") == 1
+    train(folder, "unheard", "rloo", missing_eos_penalty=1.0, **quiet)
+    assert "of the answers are cut" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -301,7 +325,7 @@ def test_equal_rewards_of_a_prompt_teach_grpo_nothing():
     made = some("grpo", n=2)
     advantage = numbers_of(found, made, 0.1)["advantage"]
     assert advantage[:2].abs().max() == 0
-    assert advantage[2, 0] == pytest.approx(-(0.5**0.5), abs=1e-6)
+    assert advantage[2, 0] == pytest.approx(-1 / (2**0.5 + 1e-4), abs=1e-9)
     plain = numbers_of(found, made.model_copy(update={"group_std": False}), 0.1)["advantage"]
     assert plain[2, 3] == -1.0
 

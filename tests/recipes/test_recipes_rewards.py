@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from helpers_runs import model_folder
 from helpers_tokenizers import byte_tokenizer
 
 from afzal.errors import AfzalError
+from afzal.model.probe import choose_sharing
 from afzal.model.reward import load_reward_model, save_reward_model
-from afzal.recipes.rewards import by_text, reward_source
-from afzal.records import Message
+from afzal.recipes import compare_measure, round_stages
+from afzal.recipes.assess import score_items
+from afzal.recipes.rewards import _Reader, by_text, reward_source
+from afzal.recipes.score import _cut
+from afzal.records import Item, Message, Response
+from afzal.train.feed import Layout
 
 SOURCE = """
 def length(prompt, answer):
@@ -94,8 +101,80 @@ def test_a_reward_model_gives_its_mean_head_less_its_shift(folder):
     assert all(math.isfinite(x) for x in found)
 
 
-def _alone(model, tokenizer, text: str) -> float:
-    ids = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+def test_an_answer_that_was_cut_is_read_without_an_end_mark(folder):
+    """As it was written. One of no tokens at all keeps its mark, since there is nothing else to read a score at."""
+    prompts, answers, ended = ["why?"] * 4, [" yes", " because it is", " because it is", ""], [True, False, True, False]
+    source = reward_source(str(folder / "judge"))
+    model, tokenizer = load_reward_model(str(folder / "judge")), byte_tokenizer()
+    alone = [_alone(model, tokenizer, f"why?{a}", end=e or not a) for a, e in zip(answers, ended, strict=True)]
+    found = source(prompts, answers, ended)
+    assert found == pytest.approx([x - 0.25 for x in alone], abs=1e-5)
+    assert abs(found[1] - found[2]) > 1e-3
+    assert source(prompts, answers, [True] * 4) == source(prompts, answers) != found
+
+
+def test_a_text_that_no_data_would_hold_is_read_as_it_was_cut(folder):
+    """Its tokens do not read back, so that it goes another way: a spelled-out end mark is plain text there too."""
+    tokenizer = byte_tokenizer()
+    reader = _reader(str(folder / "judge"))
+    rows = [("why?", " so", True), ("why?", " so", False)]
+    model = load_reward_model(str(folder / "judge"))
+    expected = [_alone(model, tokenizer, "why? so", end=end) - 0.25 for end in (True, False)]
+    assert reader._unread(rows, None) == pytest.approx(expected, abs=1e-5)
+
+
+def _reader(spec: str) -> _Reader:
+    model, tokenizer = load_reward_model(spec), byte_tokenizer()
+    layout = Layout(choose_sharing(model)[0], 1000, torch.device("cpu"))
+    return _Reader(model, tokenizer, layout, 100, None, 0.25)
+
+
+def test_a_conversation_s_answer_loses_the_mark_of_its_template():
+    """Of two answers, the one that was cut: its branch ends with its last word's token."""
+    tokenizer = byte_tokenizer()
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}"
+        "{% endif %}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    tokenizer.chat_template = template
+    asked = (Message("user", "Hi"),)
+    item = Item("a", asked, tuple(Response((Message("assistant", words),)) for words in ("yes", "no, since")))
+    seen = []
+
+    def score(batch):
+        seen.extend(t.branches[k].ids.tolist() for t, k in batch.sources)
+        return torch.zeros(batch.n_responses, 1)
+
+    layout = Layout("unshared", 1000, torch.device("cpu"))
+    scored, _ = score_items(score, [item], tokenizer, layout, cut={(0, 1)}, max_tokens=100, chat_template=template)
+    assert tokenizer.eos_token_id in seen[0]
+    assert tokenizer.decode(seen[1]) == "no, since"
+    assert scored[0].lengths.tolist() == [4, 9]
+
+
+def test_rounds_and_comparisons_say_which_answers_ended():
+    heard = []
+
+    def give(prompts, answers, ended=None):
+        heard.append((list(answers), list(ended)))
+        return [0.0] * len(answers)
+
+    row = {"prompt_index": 0, "sample": 0, "prompt": "why", "text": "a", "stop": "eos"}
+    round_stages._scores(SimpleNamespace(reward=give), [row, row | {"text": "b", "stop": "length"}])
+    bench = SimpleNamespace(prompts=["why", "how"])
+    unended = np.array([[False, True], [True, False]])
+    compare_measure._rewards(bench, [["a", "b"], ["c", "d"]], unended, {"mine": give})
+    assert heard == [(["a", "b"], [True, False]), (["a", "b", "c", "d"], [True, False, False, True])]
+
+
+def test_the_answers_of_a_generated_file_are_cut_where_it_says_so():
+    answer = (Response("x"),)
+    items = [Item("0", "a", answer, extra={"stop": "length"}), Item("1", "a", answer, extra={"stop": "eos"})]
+    assert _cut([*items, Item("2", "a", answer)]) == {(0, 0)}
+
+
+def _alone(model, tokenizer, text: str, *, end: bool = True) -> float:
+    ids = [*tokenizer(text)["input_ids"], *([tokenizer.eos_token_id] if end else [])]
     seen = []
     hook = model.score.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     with torch.no_grad():

@@ -56,10 +56,11 @@ def rloo(rewards: Tensor) -> Tensor:
     return (rewards - rewards.mean(1, keepdim=True)) * (k / (k - 1))
 
 
-def group_normalised(rewards: Tensor, *, eps: float = 1e-8) -> Tensor:
+def group_normalised(rewards: Tensor, *, eps: float = 1e-4) -> Tensor:
     """(R - mean) / (std + eps) within each prompt's responses, ``[G, K]``; equal rewards give 0.
 
-    The standard deviation has the divisor K - 1 (Shao et al. 2024, arXiv 2402.03300, GRPO). Dividing by it biases the
-    policy gradient.
+    ``eps``, TRL's, is far above the rounding of equal rewards, which would else become advantages of ± 1. The standard
+    deviation has the divisor K - 1 (Shao et al. 2024, arXiv 2402.03300, GRPO). Dividing by it biases the policy
+    gradient.
     """
     return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + eps)

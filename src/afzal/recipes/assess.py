@@ -6,7 +6,7 @@ Shapes: B responses, N heads, K responses of an item.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from afzal.report.svg import HELD_OUT, OPTIMUM
 from afzal.report.text import plural
 from afzal.stats.calibration import Calibration, Trend, calibration, trend
 from afzal.stats.intervals import Interval, clustered, share
-from afzal.tokens import Loss, Tree, encode
+from afzal.tokens import Branch, Loss, Tree, encode, stop_token
 from afzal.tokens.batch import Batch
 from afzal.train.feed import Layout
 
@@ -42,11 +42,19 @@ class ScoredItem:
 
 
 def score_items(
-    score: ScoreBatch, items: Sequence[Item], tokenizer: Any, layout: Layout, **encoding: Any
+    score: ScoreBatch,
+    items: Sequence[Item],
+    tokenizer: Any,
+    layout: Layout,
+    *,
+    cut: Collection[tuple[int, int]] = (),
+    **encoding: Any,
 ) -> tuple[list[ScoredItem], list[Loss]]:
     """Every response of ``items``, in order; and what could not be read, with the reason.
 
     Args:
+        cut: (item, response) of those that were cut at a limit as they were written: they are read as they are, without
+            the end mark that other responses get.
         encoding: ``max_tokens``, ``chat_template`` and ``eos`` as for :func:`afzal.tokens.encode`.
     """
     encoded = encode(items, tokenizer, **encoding)
@@ -62,7 +70,31 @@ def score_items(
     again = encode(singles, tokenizer, **encoding) if singles else None
     for t, n in zip(again.trees, again.kept, strict=True) if again else ():
         places.append((t, broken[n][0], [broken[n][1]]))
+    if cut:
+        places = [
+            (_as_cut(t, items[k], [(k, r) in cut for r in rs], tokenizer, encoding), k, rs) for t, k, rs in places
+        ]
     return _filled(items, places, _by_tree(score, [t for t, _, _ in places], layout)), list(encoded.drops)
+
+
+def end_of(tokenizer: Any, template: str | None, eos: int | None) -> int:
+    """Id of the mark that ends a response: ``eos`` where it is named, else that of the template or the tokenizer."""
+    end = eos
+    if end is None:
+        end = tokenizer.eos_token_id if template is None else stop_token(tokenizer, template)
+    assert end is not None  # encode has refused such a tokenizer before
+    return end
+
+
+def _as_cut(t: Tree, item: Item, cut: Sequence[bool], tokenizer: Any, encoding: Mapping[str, Any]) -> Tree:
+    """The tree whose branches that were ``cut`` have no end mark; one of nothing else keeps it."""
+    end = end_of(tokenizer, encoding.get("chat_template") if item.is_chat else None, encoding.get("eos"))
+    branches = []
+    for b, was_cut in zip(t.branches, cut, strict=True):
+        last = int(np.flatnonzero(b.scored)[-1])
+        shorten = was_cut and last > 0 and b.ids[last] == end and b.scored[:last].any()
+        branches.append(Branch(b.ids[:last], b.scored[:last]) if shorten else b)
+    return replace(t, branches=tuple(branches))
 
 
 def _by_tree(score: ScoreBatch, trees: Sequence[Tree], layout: Layout) -> dict[int, list[np.ndarray]]:

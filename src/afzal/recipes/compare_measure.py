@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +204,7 @@ def best_of_answers(
     if missing:
         answers = bench.config.samples
         drawn = _draw(bench, bench.start, max(missing) * answers, seed)
-        scores = np.asarray(ranking(*_flat(bench, drawn.texts))).reshape(len(bench.prompts), -1)
+        scores = np.asarray(ranking(*_flat(bench, drawn.texts, drawn.unended))).reshape(len(bench.prompts), -1)
         for n in missing:
             known[n] = _chosen(bench, drawn, best_of(scores, n, answers), n, rewarders)
             _write(places[n], hashes[n], known[n])
@@ -216,14 +216,12 @@ def _chosen(bench: Bench, drawn: Answers, take: np.ndarray, n: int, rewarders: M
     tokens, unended = (np.take_along_axis(a, take, 1) for a in (drawn.tokens, drawn.unended))
     spent = drawn.tokens[:, : n * take.shape[1]].sum() / take.size
     kl = np.full(take.shape, best_of_kl(n))
-    return Answers(texts, tokens, unended, kl, _rewards(bench, texts, rewarders), float(spent))
+    return Answers(texts, tokens, unended, kl, _rewards(bench, texts, unended, rewarders), float(spent))
 
 
 def _measure(bench: Bench, model: Any, rewarders: Mapping[str, Rewarder], seed: int) -> Answers:
     drawn = _draw(bench, model, bench.config.samples, seed)
-    return Answers(
-        drawn.texts, drawn.tokens, drawn.unended, drawn.kl, _rewards(bench, drawn.texts, rewarders), drawn.drawn
-    )
+    return replace(drawn, rewards=_rewards(bench, drawn.texts, drawn.unended, rewarders))
 
 
 def _draw(bench: Bench, model: Any, n: int, seed: int) -> Answers:
@@ -249,14 +247,16 @@ def _draw(bench: Bench, model: Any, n: int, seed: int) -> Answers:
     return Answers(texts, tokens, unended, kl, {}, float(tokens.mean()))
 
 
-def _rewards(bench: Bench, texts: list[list[str]], rewarders: Mapping[str, Rewarder]) -> dict[str, np.ndarray]:
-    asked = _flat(bench, texts)
+def _rewards(
+    bench: Bench, texts: list[list[str]], unended: np.ndarray, rewarders: Mapping[str, Rewarder]
+) -> dict[str, np.ndarray]:
+    asked = _flat(bench, texts, unended)
     return {name: np.asarray(give(*asked)).reshape(len(texts), -1) for name, give in rewarders.items()}
 
 
-def _flat(bench: Bench, texts: list[list[str]]) -> tuple[list[Turns], list[str]]:
+def _flat(bench: Bench, texts: list[list[str]], unended: np.ndarray) -> tuple[list[Turns], list[str], list[bool]]:
     prompts = [p for p, row in zip(bench.prompts, texts, strict=True) for _ in row]
-    return prompts, [text for row in texts for text in row]
+    return prompts, [text for row in texts for text in row], (~unended).ravel().tolist()
 
 
 def _with_weights(model: Any, snap: Snapshot, bench: Bench) -> Any:

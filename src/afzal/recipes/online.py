@@ -22,6 +22,8 @@ from afzal.tokens.batch import Sharing
 from afzal.train.feed import Layout
 from afzal.train.rollouts import Controller, Rollouts
 
+_MANY_CUT = 0.1  # of the answers of a rollout
+
 
 def critic_of(
     config: TrainConfig, prepared: Prepared, model: Any, sharing: Sharing, adapt: Callable[[Any], Any]
@@ -135,18 +137,32 @@ class Alarms:
 
     Args:
         before: rollouts of the same run that were heard by an earlier process.
+        config: of the run: whether answers that are cut are punished.
     """
 
-    def __init__(self, say: Callable[[str], None], before: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(
+        self, say: Callable[[str], None], before: Sequence[Mapping[str, Any]] = (), config: TrainConfig | None = None
+    ) -> None:
         self.say, self.heard = say, list(before)
-        self.said = {name for n in range(1, len(self.heard) + 1) for name in signs(self.heard[:n])}
+        self.unpunished = isinstance(config, OnlineConfig) and config.missing_eos_penalty is None
+        self.said = {name for n in range(1, len(self.heard) + 1) for name in self._signs(self.heard[:n])}
+
+    def _signs(self, heard: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        cut = 1 - heard[-1].get("rollout/eos_rate", 1.0)
+        if not self.unpunished or cut <= _MANY_CUT:
+            return signs(heard)
+        words = (
+            f"{cut:.0%} of the answers are cut at sample_tokens, and nothing but their reward tells the policy to end: "
+            "raise sample_tokens, or set missing_eos_penalty"
+        )
+        return {"cut": words, **signs(heard)}
 
     def hear(self, record: Mapping[str, Any]) -> None:
         """Take in a line of the metrics, and say what it is the first one to show."""
         if record.get("kind") != "rollout":
             return
         self.heard.append(record)
-        for name, words in signs(self.heard).items():
+        for name, words in self._signs(self.heard).items():
             if name not in self.said:
                 self.said.add(name)
                 self.say(f"warning: {words}")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,16 +17,26 @@ from afzal.model.load import context_of, load_tokenizer
 from afzal.model.probe import choose_sharing
 from afzal.model.reward import head_scores, load_reward_model, refuse_language_model, shift_of
 from afzal.objectives import names_function
-from afzal.recipes.assess import score_items
+from afzal.recipes.assess import end_of, score_items
 from afzal.recipes.named import own_function
 from afzal.recipes.prepare import eos_id
 from afzal.records import Item, Response, Turns
-from afzal.tokens import Branch, Tree, encode_prompts, resolve_template, stop_token
+from afzal.tokens import Branch, Tree, encode_prompts, resolve_template
 from afzal.tokens.codec import Codec
 from afzal.train.feed import Layout
 
-Rewarder = Callable[[Sequence[Turns], Sequence[str]], list[float]]
-"""``(prompts, answers) -> rewards``, one of each per answer; larger is better."""
+
+class Rewarder(Protocol):
+    """``(prompts, answers, ended) -> rewards``, one of each per answer; larger is better.
+
+    ``ended`` says which answers their writer ended; the others were cut at a limit, and a reward model reads them
+    without the end mark that was never written. None stands for answers that are all whole.
+    """
+
+    def __call__(
+        self, prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None
+    ) -> list[float]: ...
+
 
 TextReward = Callable[[str, str], float]
 """``(prompt, answer) -> reward`` of one answer; of a conversation, the prompt is its words."""
@@ -76,12 +86,15 @@ def by_text(fn: TextReward, name: str = "the reward function") -> Rewarder:
                 remedy="it must return a number for every prompt and answer, an empty answer included",
             ) from error
 
-    return lambda prompts, answers: [one(p, a) for p, a in zip(prompts, answers, strict=True)]
+    def each(prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None) -> list[float]:
+        return [one(p, a) for p, a in zip(prompts, answers, strict=True)]
+
+    return each
 
 
 def _checked(rewarder: Rewarder, spec: str) -> Rewarder:
-    def rewards(prompts: Sequence[Turns], answers: Sequence[str]) -> list[float]:
-        found = rewarder(prompts, answers)
+    def rewards(prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None) -> list[float]:
+        found = rewarder(prompts, answers, ended)
         for prompt, answer, value in zip(prompts, answers, found, strict=True):
             if not math.isfinite(value):
                 raise AfzalError(
@@ -126,33 +139,39 @@ class _Reader:
     eos: int | None
     shift: float
 
-    def rewards(self, prompts: Sequence[Turns], answers: Sequence[str]) -> list[float]:
-        items = _items(prompts, answers)
+    def rewards(
+        self, prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None
+    ) -> list[float]:
+        items, whole = _items(prompts, answers), [True] * len(answers) if ended is None else list(ended)
+        places = [(k, r) for k, item in enumerate(items) for r in range(len(item.responses))]
+        cut = {place for place, is_whole in zip(places, whole, strict=True) if not is_whole}
         template = None
         if any(item.is_chat for item in items):
             template = resolve_template(self.tokenizer, None)[0]
         encoding = {"max_tokens": self.max_tokens, "chat_template": template, "eos": self.eos}
-        scored, _ = score_items(self._scores, items, self.tokenizer, self.layout, **encoding)
+        scored, _ = score_items(self._scores, items, self.tokenizer, self.layout, cut=cut, **encoding)
         found = np.concatenate([s.scores for s in scored]) if scored else np.zeros(0)
         unread = np.flatnonzero(np.isnan(found)).tolist()
-        for k, value in zip(unread, self._unread([(prompts[k], answers[k]) for k in unread], template), strict=True):
+        rows = [(prompts[k], answers[k], whole[k]) for k in unread]
+        for k, value in zip(unread, self._unread(rows, template), strict=True):
             found[k] = value
         return found.tolist()
 
     def _scores(self, batch: Any) -> torch.Tensor:
         return head_scores(self.model, batch) - self.shift
 
-    def _unread(self, rows: Sequence[tuple[Turns, str]], template: str | None) -> list[float]:
+    def _unread(self, rows: Sequence[tuple[Turns, str, bool]], template: str | None) -> list[float]:
         """Answers that no data would hold, since nothing is in them or their tokens do not read back: as they are."""
         if not rows:
             return []
         room = max(1, self.max_tokens // 2)
-        asked = encode_prompts([p for p, _ in rows], self.tokenizer, max_tokens=room, chat_template=template)
-        said = Codec(self.tokenizer).encode([answer for _, answer in rows], markers=False)
+        asked = encode_prompts([p for p, _, _ in rows], self.tokenizer, max_tokens=room, chat_template=template)
+        said = Codec(self.tokenizer).encode([answer for _, answer, _ in rows], markers=False)
         trees = []
-        for n, ((prompt, _), ids, own) in enumerate(zip(rows, asked, said, strict=True)):
-            end = self._end(template if not isinstance(prompt, str) else None)
-            branch = np.asarray([*own[: self.max_tokens - len(ids) - 1], end], dtype=np.int32)
+        for n, ((prompt, _, ended), ids, own) in enumerate(zip(rows, asked, said, strict=True)):
+            end = end_of(self.tokenizer, None if isinstance(prompt, str) else template, self.eos)
+            text = own[: self.max_tokens - len(ids) - 1]
+            branch = np.asarray([*text, end] if ended or not text else text, dtype=np.int32)
             trees.append(Tree(str(n), ids, (Branch(branch, np.ones(len(branch), dtype=bool)),)))
         found: dict[str, float] = {}
         with torch.no_grad():
@@ -160,13 +179,6 @@ class _Reader:
                 values = self._scores(batch).mean(1).double().tolist()
                 found |= {t.item_id: value for (t, _), value in zip(batch.sources, values, strict=True)}
         return [found[str(n)] for n in range(len(rows))]
-
-    def _end(self, template: str | None) -> int:
-        end = self.eos
-        if end is None:
-            end = self.tokenizer.eos_token_id if template is None else stop_token(self.tokenizer, template)
-        assert end is not None  # encode has refused such a tokenizer before
-        return end
 
 
 def _items(prompts: Sequence[Turns], answers: Sequence[str]) -> list[Item]:

@@ -31,6 +31,7 @@ from afzal.train.rollouts import Rollout, rollout_tree
 
 _START_TOLERANCE = {torch.float32: 1e-3}  # nats of a token's log-prob, where policy and reference must agree
 _START_TOLERANCE_LOW = 0.15
+_ROUNDING = 1e-6  # of a reward model's float32 scores: what differs by less is the same reward
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,11 +107,11 @@ class Writer:
         sampling = Sampling(self.config.sample_tokens, self.config.temperature)
         drawn = sample(self.model, ids, eos=self.eos, n=n, sampling=sampling, seed=seed)
         texts = continuations(self.tokenizer, [(ids[s.prompt_index], s.answer.tolist()) for s in drawn])
-        rewards = self.rewarder([turns[s.prompt_index] for s in drawn], texts)
+        ended = [s.stop == "eos" for s in drawn]
+        rewards = self.rewarder([turns[s.prompt_index] for s in drawn], texts, ended)
         scores = torch.tensor(rewards, dtype=torch.float64)
         if self.config.missing_eos_penalty is not None:
-            ended = torch.tensor([s.stop == "eos" for s in drawn])
-            scores = torch.where(ended, scores, -self.config.missing_eos_penalty)
+            scores = torch.where(torch.tensor(ended), scores, -self.config.missing_eos_penalty)
         answers = [Branch(s.ids, np.ones(len(s.ids), dtype=bool)) for s in drawn]
         trees = [rollout_tree(t, answers[k * n : (k + 1) * n]) for k, t in enumerate(asked)]
         return Answers(drawn, texts, scores, *self._read(trees))
@@ -221,7 +222,7 @@ def figures(found: Answers, numbers: dict[str, Tensor], kl_coef: float, n: int) 
     if len(found.scores) > 1:
         said["objective/scores_sd"] = float(found.scores.std())
     if n > 1:
-        said["rollout/same_reward"] = float((groups.std(1) == 0).double().mean())
+        said["rollout/same_reward"] = float((groups.std(1) <= _ROUNDING * (1 + groups.abs().amax(1))).double().mean())
     if "target" in numbers:
         said["value/explained_variance"] = explained_variance(numbers["target"], numbers["old_value"], found.mask)
     return said

@@ -106,11 +106,15 @@ def _samples(job: Job, number: int, policy: str, asked: Sequence[Question]) -> l
 
 def _scores(job: Job, samples: Sequence[Row]) -> list[Row]:
     assert job.reward is not None
-    values = job.reward([_prompt(row) for row in samples], [row["text"] for row in samples])
+    values = job.reward([_prompt(row) for row in samples], [row["text"] for row in samples], _ended(samples))
     return [
         {"prompt_index": row["prompt_index"], "sample": row["sample"], "reward": value}
         for row, value in zip(samples, values, strict=True)
     ]
+
+
+def _ended(rows: Sequence[Row]) -> list[bool]:
+    return [row["stop"] == "eos" for row in rows]
 
 
 def _pairs(
@@ -225,7 +229,9 @@ def _measured(job: Job, number: int) -> list[Row]:
         kl = sequence_kl(speaker.model, first, drawn, [q.ids for q in asked], config.pass_tokens)
     prompts, texts = [_prompt(row) for row in rows], [row["text"] for row in rows]
     for name, source in (("reward", job.reward), ("watch_reward", job.watch)):
-        for row, value in zip(rows, source(prompts, texts) if source else [None] * len(rows), strict=True):
+        for row, value in zip(
+            rows, source(prompts, texts, _ended(rows)) if source else [None] * len(rows), strict=True
+        ):
             row[name] = value
     return [{**row, "kl": value} for row, value in zip(rows, kl, strict=True)]
 

@@ -45,7 +45,8 @@ def score(config: ScoreConfig) -> list[str]:
     scorer, sharing, context = _reward(config, device) if config.model else _implicit(config, device, tokenizer)
     longest = min(config.max_tokens, context or config.max_tokens)
     layout = Layout(sharing, config.tokens_per_forward, device)
-    scored, lost = score_items(scorer, items, tokenizer, layout, max_tokens=longest, chat_template=template)
+    encoding = {"max_tokens": longest, "chat_template": template}
+    scored, lost = score_items(scorer, items, tokenizer, layout, cut=_cut(items), **encoding)
     if not any(math.isfinite(x) for s in scored for x in s.scores):
         why = lost[0].reason if lost else "no row"
         raise AfzalError("no response could be scored", where=config.data, why=why, remedy="afzal check shows the rows")
@@ -78,6 +79,11 @@ def _implicit(config: ScoreConfig, device: torch.device, tokenizer: Any) -> tupl
 
     contexts = [context for model in models if (context := context_of_model(model)) is not None]
     return rewards, sharing, min(contexts, default=None)
+
+
+def _cut(items: Sequence[Item]) -> set[tuple[int, int]]:
+    """Answers that the limit of ``afzal generate`` ended, by the column ``stop`` that it writes."""
+    return {(k, 0) for k, i in enumerate(items) if len(i.responses) == 1 and i.extra.get("stop") == "length"}
 
 
 def _records(scored: Sequence[ScoredItem]) -> list[dict[str, Any]]:

@@ -212,7 +212,7 @@ def _hooks(
         found = evaluate(setup.model, method, batches, mismatched, carried)
         return {"n": float(len(setup.prepared.evaluation)), **found, **watch.look(step)}
 
-    alarms = online.Alarms(reporter.say, run.metrics("rollout"))
+    alarms = online.Alarms(reporter.say, run.metrics("rollout"), config)
 
     def log(record: dict[str, Any]) -> None:
         run.log(record)
