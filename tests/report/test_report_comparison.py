@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from afzal import report
+from afzal.report import comparison_views
 
 
 def body() -> dict:
@@ -45,6 +46,7 @@ def body() -> dict:
         "start": figures(0.0, 1.0),
         "start_points": [{**point, "step": 0}],
         "methods": [one, other],
+        "differences": [{"kl": 1.0, "ours": "a", "theirs": "b", "value": -0.05, "low": -0.11, "high": 0.01, "n": 2}],
         "wins": [{"ours": "a", "theirs": "start", **figure(0.6)}],
         "samples": [
             {
@@ -61,6 +63,31 @@ def body() -> dict:
     }
 
 
+def test_methods_are_told_apart_by_their_paired_difference_not_by_two_intervals():
+    """The intervals of a, 1.9 to 2.1, and b, 1.95 to 2.15, overlap; what counts is the difference, turned for b."""
+    close = body()
+    assert comparison_views.findings(close)[0].endswith(
+        "The difference on the same prompts, 0.0500 [\N{MINUS SIGN}0.010, 0.110], does not tell them apart."
+    )
+    clear = {**body(), "differences": [{**body()["differences"][0], "low": -0.07, "high": -0.03}]}
+    assert comparison_views.findings(clear)[0].endswith(
+        "The difference on the same prompts, 0.0500 [0.030, 0.070], tells them apart."
+    )
+    alone = {**body(), "differences": [{**body()["differences"][0], "low": None, "high": None}]}
+    assert "apart" not in comparison_views.findings(alone)[0]
+
+
+def test_a_level_that_some_seeds_do_not_reach_is_not_comparable():
+    one, other = body()["methods"]
+    nothing = {"value": None, "low": None, "high": None, "n": 0}
+    some = {**one, "matched": [{"kl": 1.0, "reached": 1, "of": 2, **nothing}]}
+    none = {**other, "matched": [{"kl": 1.0, "reached": 0, "of": 2, **nothing}]}
+    rows = comparison_views.matched({**body(), "methods": [some, none]})["rows"]
+    assert [row[1] for row in rows] == [("not comparable", "1 of 2 seeds reach it"), ("not reached", "")]
+    said = comparison_views.findings({**body(), "methods": [some, none]})[0]
+    assert said == "Too few methods reach a common KL with every seed, so no order can be given."
+
+
 def test_the_page_escapes_answers_and_says_when_intervals_overlap(tmp_path):
     report.write_comparison(tmp_path, body())
     page = (tmp_path / "compare.html").read_text()
@@ -68,7 +95,7 @@ def test_the_page_escapes_answers_and_says_when_intervals_overlap(tmp_path):
     assert "<script" not in page
     assert "A &amp; &lt;i&gt;" in page
     assert "At a KL of 1.00 nats B has the most gold, 2.050" in page
-    assert "do not tell them apart" in page
+    assert "does not tell them apart" in page
     assert "cut off" in page
 
 

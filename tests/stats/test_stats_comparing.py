@@ -10,21 +10,63 @@ from afzal.lab import exact, language
 from afzal.stats import comparing, intervals
 
 
+def reward_at(kl, reward, at):
+    weights = comparing.at_kl(kl, at)
+    return None if weights is None else float(weights @ np.array(reward))
+
+
 def test_reward_at_a_kl_is_linear_between_points_and_nothing_is_extrapolated():
     kl, reward = [0.0, 1.0, 2.0], [0.0, 2.0, 3.0]
-    assert comparing.at_kl(kl, reward, 0.5) == 1.0
-    assert comparing.at_kl(kl, reward, 1.0) == 2.0
-    assert comparing.at_kl(kl, reward, 1.25) == 2.25
-    assert comparing.at_kl(kl, reward, 2.0) == 3.0
-    assert comparing.at_kl(kl, reward, 2.001) is None
-    assert comparing.at_kl([], [], 1.0) is None
+    assert reward_at(kl, reward, 0.5) == 1.0
+    assert reward_at(kl, reward, 1.0) == 2.0
+    assert reward_at(kl, reward, 1.25) == 2.25
+    assert reward_at(kl, reward, 2.0) == 3.0
+    assert reward_at(kl, reward, 2.001) is None
+    assert comparing.at_kl([], 1.0) is None
+    assert (comparing.reached(kl), comparing.reached([])) == (2.0, 0.0)
 
 
-def test_a_way_that_comes_by_a_kl_twice_counts_by_its_best_crossing():
-    """Up to 2 nats at reward 4, back to 1 nat at reward 6: at 1.5 it was at 3 and then at 5."""
-    assert comparing.at_kl([0.0, 2.0, 1.0], [0.0, 4.0, 6.0], 1.5) == 5.0
-    assert comparing.at_kl([0.0, 2.0, 1.0], [0.0, 4.0, 1.0], 1.5) == 3.0
-    assert comparing.at_kl([0.0, 1.0, 1.0], [0.0, 4.0, 7.0], 1.0) == 7.0
+def test_a_kl_that_goes_back_is_pooled_and_the_reward_plays_no_part():
+    """0, 2, 1 has the nearest rising sequence 0, 1.5, 1.5: at 1.5 the reward is the mean of both, whichever first."""
+    assert reward_at([0.0, 2.0, 1.0], [0.0, 4.0, 6.0], 1.5) == 5.0
+    assert reward_at([0.0, 2.0, 1.0], [0.0, 6.0, 4.0], 1.5) == 5.0
+    assert reward_at([0.0, 2.0, 1.0], [0.0, 4.0, 6.0], 0.75) == 2.5
+    assert comparing.reached([0.0, 2.0, 1.0]) == 1.5
+    # 1, 3, 2, 1, 4: 3, 2 and 1 have mean 2; between 2 and 4 a half of each side
+    assert comparing.at_kl([1.0, 3.0, 2.0, 1.0, 4.0], 3.0) == pytest.approx([0, 1 / 6, 1 / 6, 1 / 6, 1 / 2])
+
+
+def test_noise_does_not_raise_the_reward_at_a_matched_kl():
+    """20 snapshots that hover at 2 nats, where the reward is 2.00: the best crossing gives 2.17, the fit 2.00."""
+    rng, found = np.random.default_rng(0), []
+    true = np.minimum(np.linspace(0, 1, 21) / 0.15, 2.02)
+    for _ in range(400):
+        kl, reward = (true + sd * rng.normal(size=21) * (true > 0) for sd in (0.1, 0.15))
+        if (value := reward_at(kl.tolist(), reward, 2.0)) is not None:
+            found.append(value)
+    assert len(found) > 360
+    assert np.mean(found) == pytest.approx(2.0, abs=0.02)
+
+
+def test_matched_kl_agrees_with_the_exact_optimum_of_the_enumerable_language():
+    """Along the optima pi_ref e^(r/beta), reward and KL are exact; sampled snapshots meet the curve at a level."""
+    prompts, rng = language.prompts()[1][:8], np.random.default_rng(0)
+    start, rewards = np.log(language.sft_policy(prompts)), language.reward(prompts)
+    betas = [math.inf, *np.geomspace(8, 0.8, 12)]
+    path = [start if math.isinf(b) else exact.optimum(start, rewards, b) for b in betas]
+    kl = [exact.kl(p, start) for p in path]
+    level = 0.5
+    at = next(k for k in range(len(kl)) if kl[k] > level)
+    part = (level - kl[at - 1]) / (kl[at] - kl[at - 1])
+    truth = (1 - part) * exact.expected(path[at - 1], rewards) + part * exact.expected(path[at], rewards)
+    which, found = np.repeat(np.arange(8), 40), []
+    for _ in range(60):
+        drawn = [language.sample(np.exp(p), which, rng) for p in path]
+        sampled = [float((p - start)[which, y].mean()) for p, y in zip(path, drawn, strict=True)]
+        if (weights := comparing.at_kl(sampled, level)) is not None:
+            found.append(float(weights @ [rewards[which, y].mean() for y in drawn]))
+    assert len(found) == 60
+    assert np.mean(found) == pytest.approx(truth, abs=3 * np.std(found) / math.sqrt(60) + 0.02)
 
 
 def test_intervals_over_seeds_are_students():
@@ -40,15 +82,42 @@ def test_one_seed_has_no_interval_and_none_is_an_error():
         intervals.over_seeds([])
 
 
-def test_the_bootstrap_over_prompts_agrees_with_scipy():
+def test_the_bootstrap_over_prompts_takes_the_tails_that_students_t_would():
+    """Hesterberg 2015: at n = 60, level Phi(-sqrt(60 / 59) 2.001) = .0219 in place of .025; scipy draws the same."""
     values = np.random.default_rng(0).gamma(2.0, size=60)
     found = comparing.bootstrap(values, resamples=20_000, seed=1)
+    tail = scipy.stats.norm.cdf(-math.sqrt(60 / 59) * scipy.stats.t.ppf(0.975, 59))
+    assert tail == pytest.approx(0.0219, abs=1e-4)
     theirs = scipy.stats.bootstrap(
-        (values,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(2)
+        (values,),
+        np.mean,
+        method="percentile",
+        n_resamples=20_000,
+        confidence_level=1 - 2 * tail,
+        rng=np.random.default_rng(2),
     ).confidence_interval
     assert found.value == pytest.approx(values.mean())
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
     assert comparing.bootstrap(values, resamples=500, seed=1) == comparing.bootstrap(values, resamples=500, seed=1)
+
+
+def test_over_seeds_and_prompts_by_hand():
+    """Two seeds, two prompts, (1, 2; 3, 6): seed means 1.5, 4.5, prompt means 2, 4; the rest is .5 in every cell."""
+    found = comparing.over_seeds_and_prompts(np.array([[1.0, 2.0], [3.0, 6.0]]))
+    seeds, prompts, rest = 4.5 / 2, 2.0 / 2, 4 * 0.25 / 4
+    df = (seeds + prompts) ** 2 / (seeds**2 + prompts**2)
+    half = scipy.stats.t.ppf(0.975, df) * math.sqrt(seeds + prompts - rest)
+    assert (found.value, found.low, found.high, found.n) == pytest.approx((3.0, 3 - half, 3 + half, 2))
+
+
+def test_with_one_seed_the_prompts_are_what_there_is():
+    values = np.array([[1.0, 2.0, 4.0]])
+    low, high = scipy.stats.t.interval(0.95, 2, loc=values.mean(), scale=scipy.stats.sem(values[0]))
+    found = comparing.over_seeds_and_prompts(values)
+    assert (found.value, found.low, found.high, found.n) == pytest.approx((7 / 3, low, high, 3))
+    assert comparing.over_seeds_and_prompts(np.array([[2.0]])) == intervals.Interval(2.0, None, None, 1)
+    same = comparing.over_seeds_and_prompts(np.ones((2, 3)))
+    assert (same.low, same.high) == (1.0, 1.0)
 
 
 def test_the_bootstrap_of_one_prompt_has_no_interval():
@@ -63,16 +132,59 @@ def test_wins_count_every_pair_of_answers_and_ties_half():
     assert comparing.wins(ours, ours).tolist() == [0.5, 0.5]
 
 
-def test_wins_agree_with_the_exact_win_rate():
-    """Answers of two policies of the enumerable language, so many that chance is small."""
+@pytest.mark.parametrize("samples", [2, 4, 8])
+def test_wins_by_common_random_numbers_agree_with_the_exact_win_rate(samples):
+    """Both policies invert the same uniform numbers, as the product draws; 4000 prompts, so that chance is small."""
     prompts = language.prompts()[1][:8]
     rewards, rng = language.reward(prompts), np.random.default_rng(0)
     start = np.log(language.sft_policy(prompts))
     better = exact.optimum(start, rewards, 2.0)
-    which = np.repeat(np.arange(8), 2000)
-    drawn = [rewards[which, language.sample(np.exp(p), which, rng)].reshape(8, 2000) for p in (better, start)]
-    found = comparing.wins(*drawn)
-    assert found.mean() == pytest.approx(exact.win_rate(better, start, rewards), abs=0.01)
+    which = np.repeat(np.arange(8), 4000 // 8)
+    uniform = rng.random((len(which), samples))
+
+    def drawn(log_policy):
+        edges = np.exp(log_policy).cumsum(1)
+        return np.stack([rewards[w, np.searchsorted(edges[w], u)] for w, u in zip(which, uniform, strict=True)])
+
+    truth, (ours, theirs) = exact.win_rate(better, start, rewards), (drawn(better), drawn(start))
+    apart = comparing.same_draws(samples, samples)
+    assert comparing.wins(ours, theirs, apart).mean() == pytest.approx(truth, abs=0.012)
+    coupled = np.mean([(ours[:, k] > theirs[:, k]) + 0.5 * (ours[:, k] == theirs[:, k]) for k in range(samples)])
+    assert abs(coupled - truth) > 0.02  # what the pairs of the same number would say
+    four = drawn(better)[:, : samples // 2 * 2].reshape(len(which), samples // 2, 2).max(2)
+    best, pair = exact.best_of(better, rewards, 2), comparing.same_draws(samples // 2, samples, 2, 1)
+    if samples > 2:
+        assert comparing.wins(four, theirs, pair).mean() == pytest.approx(
+            exact.win_rate(best, start, rewards), abs=0.012
+        )
+
+
+def test_which_answers_share_random_numbers():
+    """Answer 0 of best-of-2 is made of draws 0 and 1, answer 1 of draws 2 and 3."""
+    assert comparing.same_draws(2, 2).tolist() == [[True, False], [False, True]]
+    assert comparing.same_draws(2, 3, 2, 1).tolist() == [[True, True, False], [False, False, True]]
+    assert comparing.same_draws(3, 2, 1, 2).tolist() == [[True, False], [True, False], [False, True]]
+    assert comparing.same_draws(2, 2, 2, 4).tolist() == [[True, False], [True, False]]
+
+
+def test_coupled_pairs_are_left_out_of_wins():
+    """Of (0, 0) tie, (0, 1) loss, (1, 0) win, (1, 1) loss the diagonal goes: a half is left."""
+    ours, theirs = np.array([[1.0, 2.0]]), np.array([[1.0, 3.0]])
+    assert comparing.wins(ours, theirs, comparing.same_draws(2, 2)).tolist() == [0.5]
+    assert comparing.wins(ours, theirs).tolist() == [1.5 / 4]
+    with pytest.raises(ValueError, match="independently"):
+        comparing.wins(ours[:, :1], theirs[:, :1], comparing.same_draws(1, 1))
+
+
+def test_a_share_of_wins_is_over_prompts_and_never_without_width():
+    found = comparing.share_of_wins(np.array([1.0, 0.5, 0.0, 0.5]), 4)
+    assert (found.value, found.n) == (0.5, 4)
+    assert found.low is not None
+    assert found.high == pytest.approx(1 - found.low)
+    assert found.low < intervals.wilson(8, 16)[0]
+    always = comparing.share_of_wins(np.ones(20), 12)
+    assert (always.value, always.high) == pytest.approx((1.0, 1.0))
+    assert always.low == pytest.approx(intervals.wilson(20, 20)[0], abs=0.02)
 
 
 def test_differences_pair_the_prompts():

@@ -85,19 +85,21 @@ class CompareConfig(Settings, frozen=True):
         {}, description="Settings of every entry whose method has them, unless the entry says otherwise."
     )
     seeds: list[int] = Field([0, 1, 2], description="Every entry is trained and sampled once for each seed.")
-    samples: int = Field(4, ge=1, description="Answers per prompt, seed and snapshot.")
+    samples: int = Field(
+        4, ge=2, description="Answers per prompt, seed and snapshot; win rates need 2, drawn independently."
+    )
     sample_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")
     temperature: float = Field(1.0, gt=0, description="Temperature of the answers, and of both sides of the KL.")
     snapshots: int = Field(5, ge=1, description="Points along each training at which the policy is measured.")
     matched_kl: list[float] | None = Field(
         None,
         description="KLs in nats at which rewards are compared; default: a quarter, a half and all of what half "
-        "of the methods reach.",
+        "of the methods reach with every seed.",
     )
     kl_budget: float | None = Field(
         None, gt=0, description="Judge each method by its last snapshot within this KL in nats, not by its last one."
     )
-    resamples: int = Field(2000, ge=100, description="Bootstrap resamples of the prompts.")
+    resamples: int = Field(2000, ge=100, description="Bootstrap resamples of the prompts, for gains within a seed.")
     show_prompts: int = Field(6, ge=0, description="Prompts whose answers the page shows side by side.")
     rows_per_batch: int = Field(128, ge=1, description="Answers sampled at a time; a matter of speed and memory.")
     tokens_per_forward: int = Field(8192, ge=2, description="Tokens per forward pass when answers are measured.")

@@ -117,7 +117,7 @@ def _best_of(
     known = {substituted(s, folders(config, seed)): give[n] for n, s in config.rewards.items()}
     ranking = known[spec] if spec in known else _rewarder(bench, spec)
     found = best_of_answers(bench, entry.value, ranking, content_hash(spec), give, keys, seed, f"{entry.name}-{seed}")
-    return [Point(n, answers, needed(config, entry, seed)) for n, answers in found]
+    return [Point(n, answers, needed(config, entry, seed), draws=n) for n, answers in found]
 
 
 def _rewarder(bench: Bench, spec: str) -> Rewarder:

@@ -1,20 +1,35 @@
 """The figures of a comparison, from the measured answers: intervals over seeds, matched KL, win rates, cost.
 
 The result is plain values; page, picture and tables are drawn from it alone, so that all of them say the same.
-Every mean is a sum over a count within a seed; seeds weigh the same.
+Every mean is a sum over a count within a seed; seeds weigh the same. Seeds answer the same prompts, and so do methods:
+whatever sets two of them against each other is a difference of the same seed on the same prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from afzal.config import START, CompareConfig, Entry
 from afzal.recipes.compare_measure import Answers
-from afzal.stats.comparing import Total, at_kl, bootstrap, differences, matched_levels, standard_error, total, wins
+from afzal.stats.comparing import (
+    Total,
+    at_kl,
+    bootstrap,
+    differences,
+    matched_levels,
+    over_seeds_and_prompts,
+    reached,
+    same_draws,
+    share_of_wins,
+    standard_error,
+    total,
+    wins,
+)
 from afzal.stats.intervals import Interval, over_seeds
 
 
@@ -33,11 +48,13 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Point:
-    """A policy on the way of a method: ``step`` counts updates, or is the n of best-of-n."""
+    """A policy on the way of a method: ``step`` counts updates, or is the n of best-of-n. Each answer was made of
+    ``draws`` draws: n for best-of-n."""
 
     step: int
     answers: Answers
     cost: Cost
+    draws: int = 1
 
 
 Course = Sequence[Point]
@@ -62,7 +79,8 @@ def summary(
     chief = next(iter(config.rewards))
     by_seed = {e.name: {s: courses[e.name, s] for s in config.seeds if (e.name, s) in courses} for e in policies}
     chosen = {name: {s: _judged(c, config.kl_budget) for s, c in found.items()} for name, found in by_seed.items()}
-    levels = config.matched_kl or matched_levels([_reach(by_seed[e.name]) for e in policies])
+    ways = {name: {s: _way(starts[s], c) for s, c in found.items()} for name, found in by_seed.items()}
+    levels = config.matched_kl or matched_levels([min(map(_reach, w.values()), default=0.0) for w in ways.values()])
     methods = [
         {
             "name": e.name,
@@ -75,7 +93,7 @@ def summary(
             ],
             "curve": _curve(by_seed[e.name], starts, chief),
             "judged": _figures(chosen[e.name], starts, chief),
-            "matched": [_matched(level, by_seed[e.name], starts, chief) for level in levels],
+            "matched": [_matched(level, ways[e.name], chief) for level in levels],
             "turned": _turned(by_seed[e.name], chief),
         }
         for e in policies
@@ -90,6 +108,7 @@ def summary(
         "start": _figures(at_start, starts, chief),
         "start_points": [_record(config, s, p, starts[s], chief) for s, p in at_start.items()],
         "methods": methods,
+        "differences": [row for level in levels for row in _differences(level, ways, chief)],
         "wins": _table_of_wins({START: at_start, **chosen}, chief),
         "samples": _side_by_side(config, policies, chosen, starts, prompts),
     }
@@ -101,15 +120,30 @@ def _judged(course: Course, budget: float | None) -> Point | None:
     return inside[-1] if inside else None
 
 
-def _reach(found: Mapping[int, Course]) -> float:
-    return max((total(p.answers.kl).mean for course in found.values() for p in course), default=0.0)
+def _way(start: Answers, course: Course) -> list[Point]:
+    return [Point(0, start, Cost()), *course]
+
+
+def _kls(way: Sequence[Point]) -> list[float]:
+    return [total(p.answers.kl).mean for p in way]
+
+
+def _reach(way: Sequence[Point]) -> float:
+    return reached(_kls(way))
+
+
+def _won(ours: Point, theirs: Point, chief: str) -> np.ndarray:
+    """``[X]`` win rates on each prompt, of pairs of answers that share no random numbers: within a seed all policies
+    draw by the same ones."""
+    a, b = ours.answers.rewards[chief], theirs.answers.rewards[chief]
+    return wins(a, b, same_draws(a.shape[1], b.shape[1], ours.draws, theirs.draws))
 
 
 def _record(config: CompareConfig, seed: int, point: Point, start: Answers, chief: str) -> dict[str, Any]:
     """One policy of one seed: sums and counts, and intervals over its prompts."""
     a = point.answers
-    shares = wins(a.rewards[chief], start.rewards[chief])
-    again = {"resamples": config.resamples, "seed": seed}
+    shares = _won(point, Point(0, start, Cost()), chief)
+    gain = bootstrap(differences(a.rewards[chief], start.rewards[chief]), resamples=config.resamples, seed=seed)
     return {
         "seed": seed,
         "step": point.step,
@@ -119,8 +153,8 @@ def _record(config: CompareConfig, seed: int, point: Point, start: Answers, chie
         "kl_se": standard_error(a.kl),
         "tokens": _total(a.tokens),
         "unended": _total(a.unended),
-        "gain": asdict(bootstrap(differences(a.rewards[chief], start.rewards[chief]), **again)),
-        "win": asdict(bootstrap(shares, **again)),
+        "gain": asdict(gain),
+        "win": asdict(share_of_wins(shares, a.rewards[chief].shape[1])),
         "drawn_per_answer": a.drawn,
         "cost": asdict(point.cost),
     }
@@ -150,6 +184,9 @@ def _figures(points: Mapping[int, Point | None], starts: Mapping[int, Answers], 
         found: Interval = over_seeds([figure(s, p) for s, p in there.items()])
         return asdict(found)
 
+    def paired(by_prompt: Callable[[int, Point], np.ndarray]) -> dict[str, Any]:
+        return asdict(over_seeds_and_prompts(np.stack([by_prompt(s, p) for s, p in there.items()])))
+
     def mean(name: str) -> dict[str, Any]:
         return over(lambda _, p: total(getattr(p.answers, name)).mean)
 
@@ -158,8 +195,8 @@ def _figures(points: Mapping[int, Point | None], starts: Mapping[int, Answers], 
         "seeds": len(there),
         "steps": [p.step for p in there.values()],
         "rewards": {n: over(lambda _, p, n=n: total(p.answers.rewards[n]).mean) for n in names},
-        "gain": over(lambda s, p: float(differences(p.answers.rewards[chief], starts[s].rewards[chief]).mean())),
-        "win": over(lambda s, p: float(wins(p.answers.rewards[chief], starts[s].rewards[chief]).mean())),
+        "gain": paired(lambda s, p: differences(p.answers.rewards[chief], starts[s].rewards[chief])),
+        "win": paired(lambda s, p: _won(p, Point(0, starts[s], Cost()), chief)),
         "kl": mean("kl"),
         "tokens": mean("tokens"),
         "unended": mean("unended"),
@@ -170,33 +207,65 @@ def _figures(points: Mapping[int, Point | None], starts: Mapping[int, Answers], 
     }
 
 
-def _matched(level: float, found: Mapping[int, Course], starts: Mapping[int, Answers], chief: str) -> dict[str, Any]:
-    """The best reward at a KL, by the seeds whose way crosses it; ``reached`` of ``of`` seeds do."""
-    values = []
-    for seed, course in found.items():
-        way = [Point(0, starts[seed], Cost()), *course]
-        kl = [total(p.answers.kl).mean for p in way]
-        reward = [total(p.answers.rewards[chief]).mean for p in way]
-        values.append(at_kl(kl, reward, level))
-    there = [v for v in values if v is not None]
-    facts = {"kl": level, "reached": len(there), "of": len(values)}
-    return facts | (asdict(over_seeds(there)) if there else {"value": None, "low": None, "high": None, "n": 0})
+def _matched(level: float, ways: Mapping[int, Sequence[Point]], chief: str) -> dict[str, Any]:
+    """The reward at a KL, over the seeds. ``reached`` of ``of`` seeds come to it; where some do not there is no value,
+    since those that do are not a fair draw of all."""
+    values = [rewards.mean() for way in ways.values() if (rewards := _rewards_at(level, way, chief)) is not None]
+    facts = {"kl": level, "reached": len(values), "of": len(ways)}
+    if not values or len(values) < len(ways):
+        return facts | {"value": None, "low": None, "high": None, "n": 0}
+    return facts | asdict(over_seeds([float(v) for v in values]))
+
+
+def _rewards_at(level: float, way: Sequence[Point], chief: str) -> np.ndarray | None:
+    """``[X]`` mean rewards on each prompt where a training comes to a KL; None where it does not."""
+    weights = at_kl(_kls(way), level)
+    return None if weights is None else weights @ np.stack([p.answers.rewards[chief].mean(1) for p in way])
+
+
+def _differences(level: float, ways: Mapping[str, Mapping[int, Sequence[Point]]], chief: str) -> list[dict[str, Any]]:
+    """Reward at a KL of each method less that of each later one, paired by seed and prompt, where all seeds of both
+    come to it."""
+    at = {name: {s: _rewards_at(level, way, chief) for s, way in found.items()} for name, found in ways.items()}
+    whole = {name: found for name, found in at.items() if found and all(r is not None for r in found.values())}
+    rows = []
+    for (ours, mine), (theirs, other) in combinations(whole.items(), 2):
+        pairs = [(mine[s], other[s]) for s in mine if s in other]
+        if pairs:
+            found = over_seeds_and_prompts(np.stack([a - b for a, b in pairs if a is not None and b is not None]))
+            rows.append({"kl": level, "ours": ours, "theirs": theirs, **asdict(found)})
+    return rows
 
 
 def _turned(found: Mapping[int, Course], chief: str) -> list[dict[str, Any]]:
-    """Rewards that went on rising while the true one fell: from its best point to the last, in every seed."""
+    """Rewards that went on rising while the true one fell, from its best point to the last, both clearly.
+
+    The best point is the one of the highest mean on every other prompt; what came after it is measured on the prompts
+    between, so that a peak by chance is not followed by a fall by choice.
+    """
     if not found or any(len(c) < 2 for c in found.values()):
         return []
-    others = [n for n in next(iter(found.values()))[0].answers.rewards if n != chief]
-    means = {s: [{n: total(v).mean for n, v in p.answers.rewards.items()} for p in c] for s, c in found.items()}
-    best = {s: max(range(len(rows)), key=lambda k, rows=rows: rows[k][chief]) for s, rows in means.items()}
-    raised = []
-    for name in others:
-        ends = [(rows[best[s]], rows[-1]) for s, rows in means.items()]
-        if all(last[chief] < peak[chief] and last[name] > peak[name] for peak, last in ends):
-            before, after = ([float(np.mean([e[k][n] for e in ends])) for n in (chief, name)] for k in (0, 1))
-            raised.append({"reward": name, "before": before, "after": after})
-    return raised
+    ends = []
+    for course in found.values():
+        height = [float(p.answers.rewards[chief][::2].mean()) for p in course]
+        ends.append((course[max(range(len(course)), key=height.__getitem__)].answers, course[-1].answers))
+    if any(peak is last or len(peak.rewards[chief]) < 4 for peak, last in ends):
+        return []
+
+    def change(name: str) -> Interval:
+        later = [last.rewards[name][1::2].mean(1) - peak.rewards[name][1::2].mean(1) for peak, last in ends]
+        return over_seeds_and_prompts(np.stack(later))
+
+    def means(name: str, k: int) -> float:
+        return float(np.mean([e[k].rewards[name].mean() for e in ends]))
+
+    if change(chief).ends[1] >= 0:
+        return []
+    return [
+        {"reward": n, "before": [means(chief, 0), means(n, 0)], "after": [means(chief, 1), means(n, 1)]}
+        for n in ends[0][0].rewards
+        if n != chief and change(n).ends[0] > 0
+    ]
 
 
 def _table_of_wins(chosen: Mapping[str, Mapping[int, Point | None]], chief: str) -> list[dict[str, Any]]:
@@ -206,8 +275,8 @@ def _table_of_wins(chosen: Mapping[str, Mapping[int, Point | None]], chief: str)
         for theirs, other in chosen.items():
             pairs = [(p, q) for s, p in mine.items() if p is not None and (q := other.get(s)) is not None]
             if ours != theirs and pairs:
-                values = [float(wins(p.answers.rewards[chief], q.answers.rewards[chief]).mean()) for p, q in pairs]
-                rows.append({"ours": ours, "theirs": theirs, **asdict(over_seeds(values))})
+                found = over_seeds_and_prompts(np.stack([_won(p, q, chief) for p, q in pairs]))
+                rows.append({"ours": ours, "theirs": theirs, **asdict(found)})
     return rows
 
 

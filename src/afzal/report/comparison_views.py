@@ -63,21 +63,38 @@ def findings(body: Mapping[str, Any]) -> list[str]:
 
 
 def _best(body: Mapping[str, Any]) -> str:
-    """Who is ahead at the highest KL that half of the methods reach with every seed, and whether seeds tell the first
-    two apart."""
+    """Who is ahead at the highest KL that half of the methods reach with every seed, and whether the first two can be
+    told apart: by their difference of the same seed on the same prompt, not by two intervals."""
     half = max(2, len(body["methods"]) / 2)
     whole = {
-        level: [(m["label"], row) for m in body["methods"] for row in m["matched"] if _whole(row, level)]
+        level: [(m, row) for m in body["methods"] for row in m["matched"] if _whole(row, level)]
         for level in body["matched_kl"]
     }
     level = max((k for k, rows in whole.items() if len(rows) >= half), default=None)
     if level is None:
         return "Too few methods reach a common KL with every seed, so no order can be given."
     (first, a), (second, b) = sorted(whole[level], key=lambda pair: -pair[1]["value"])[:2]
-    said = f"At a KL of {number(level, 3)} nats {first} has the most {body['rewards'][0]}, {_spelled(a)}"
-    said += f", before {second}, {_spelled(b)}."
-    overlap = a["low"] is not None and b["high"] is not None and a["low"] <= b["high"]
-    return said + (" Their intervals overlap: these seeds do not tell them apart." if overlap else "")
+    said = f"At a KL of {number(level, 3)} nats {first['label']} has the most {body['rewards'][0]}, {_spelled(a)}"
+    said += f", before {second['label']}, {_spelled(b)}."
+    return said + _told_apart(difference(body, level, first["name"], second["name"]))
+
+
+def difference(body: Mapping[str, Any], level: float, ours: str, theirs: str) -> Mapping[str, Any] | None:
+    """Reward of one method less that of another at a KL, paired; None where it is not known."""
+    for row in body["differences"]:
+        if row["kl"] == level and (row["ours"], row["theirs"]) == (ours, theirs):
+            return row
+        if row["kl"] == level and (row["ours"], row["theirs"]) == (theirs, ours):
+            ends = [None if row[end] is None else -row[end] for end in ("high", "low")]
+            return {**row, "ours": ours, "theirs": theirs, "value": -row["value"], "low": ends[0], "high": ends[1]}
+    return None
+
+
+def _told_apart(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["low"] is None:
+        return ""
+    apart = "tells them apart" if row["low"] > 0 or row["high"] < 0 else "does not tell them apart"
+    return f" The difference on the same prompts, {_spelled(row)}, {apart}."
 
 
 def _whole(row: Mapping[str, Any], level: float) -> bool:
@@ -121,7 +138,7 @@ def _row(method: Mapping[str, Any], rewards: Sequence[str]) -> list[Cell]:
 
 
 def matched(body: Mapping[str, Any]) -> Table:
-    """The best reward of every method at each KL, linear between its snapshots."""
+    """The reward of every method at each KL, linear between its snapshots."""
     columns = ["method", *(f"KL {number(level, 3)}" for level in body["matched_kl"])]
     return {"columns": columns, "rows": [[(m["label"], ""), *map(_reached, m["matched"])] for m in body["methods"]]}
 
@@ -129,8 +146,9 @@ def matched(body: Mapping[str, Any]) -> Table:
 def _reached(row: Mapping[str, Any]) -> Cell:
     if not row["reached"]:
         return "not reached", ""
-    some = "" if row["reached"] == row["of"] else f"{row['reached']} of {row['of']} seeds reach it"
-    return number(row["value"]), " ".join(filter(None, (interval(row["low"], row["high"]), some)))
+    if row["value"] is None:
+        return "not comparable", f"{row['reached']} of {row['of']} seeds reach it"
+    return number(row["value"]), interval(row["low"], row["high"])
 
 
 def wins(body: Mapping[str, Any]) -> Table:

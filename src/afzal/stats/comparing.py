@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from afzal.stats.intervals import LEVEL, Interval
+from afzal.stats.intervals import Cluster, Interval, mean, share, t95
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +40,61 @@ def standard_error(values: np.ndarray) -> float | None:
 
     None with a single prompt.
     """
-    means = np.asarray(values, np.float64).mean(1)
-    return float(means.std(ddof=1) / math.sqrt(len(means))) if len(means) > 1 else None
+    by_prompt = np.asarray(values, np.float64).sum(1)
+    n = np.shape(values)[1]
+    found = mean([Cluster(total, float(n), float(n)) for total in by_prompt.tolist()])
+    return None if math.isnan(found.se) else found.se
 
 
 def bootstrap(values: np.ndarray, *, resamples: int, seed: int) -> Interval:
-    """Mean of ``[X]`` with the percentile interval of R resamples of the prompts (Efron 1979).
+    """Mean of ``[X]`` with the expanded percentile interval of R resamples of the prompts.
 
-    For a paired comparison the values are differences on the same prompts. A single prompt has no interval.
+    Plain percentiles (Efron 1979) are too narrow by the n - 1 of the standard deviation and by Student's t; so those of
+    the tail that makes up for both are taken (Hesterberg 2015, The American Statistician 69). For a paired comparison
+    the values are differences on the same prompts. A single prompt has no interval.
 
     Raises:
         ValueError: there is no prompt.
     """
+    from scipy.special import ndtr
+
     found = np.asarray(values, np.float64)
     if not len(found):
         raise ValueError("a bootstrap needs at least one prompt")
-    mean = float(found.mean())
-    if len(found) < 2:
-        return Interval(mean, None, None, 1)
-    drawn = np.random.default_rng(seed).integers(len(found), size=(resamples, len(found)))
-    low, high = np.quantile(found[drawn].mean(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(mean, float(low), float(high), len(found))
+    n, centre = len(found), float(found.mean())
+    if n < 2:
+        return Interval(centre, None, None, 1)
+    tail = float(ndtr(-math.sqrt(n / (n - 1)) * t95(n - 1)))
+    drawn = np.random.default_rng(seed).integers(n, size=(resamples, n))
+    low, high = np.quantile(found[drawn].mean(1), [tail, 1 - tail])
+    return Interval(centre, float(low), float(high), n)
+
+
+def over_seeds_and_prompts(values: np.ndarray) -> Interval:
+    """Mean of ``[S, X]`` for many seeds and many prompts, where every seed has the same prompts.
+
+    The variance is that over seeds plus that over prompts, less what both count (two-way clusters, Cameron, Gelbach and
+    Miller 2011), and the quantile is Student's with the degrees of freedom of that sum (Satterthwaite 1946). A single
+    seed leaves prompts alone to go by; with one of each there is no interval. For a paired comparison the values are
+    differences of the same seed on the same prompt. ``n`` is S, or X with a single seed.
+    """
+    found = np.asarray(values, np.float64)
+    centre, (seeds, prompts) = float(found.mean()), found.shape
+    parts = []
+    for means in (found.mean(1), found.mean(0)):
+        if len(means) > 1:
+            parts.append((float(means.var(ddof=1)) / len(means), len(means) - 1))
+    n = seeds if seeds > 1 else prompts
+    if not parts:
+        return Interval(centre, None, None, n)
+    variance = sum(v for v, _ in parts)
+    if len(parts) == 2:
+        rest = found - found.mean(1, keepdims=True) - found.mean(0, keepdims=True) + centre
+        variance -= float((rest**2).sum()) / ((seeds - 1) * (prompts - 1)) / found.size
+    variance = max(variance, *(v for v, _ in parts))
+    spread = sum(v * v / df for v, df in parts)
+    half = t95(sum(v for v, _ in parts) ** 2 / spread) * math.sqrt(variance) if spread else 0.0
+    return Interval(centre, centre - half, centre + half, n)
 
 
 def differences(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -69,34 +103,90 @@ def differences(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return np.asarray(ours, np.float64).mean(1) - np.asarray(theirs, np.float64).mean(1)
 
 
-def wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """``[X]``: on each prompt, the share of all n m pairs of answers in which ours has the higher reward; ties half.
+def same_draws(n: int, m: int, ours_each: int = 1, theirs_each: int = 1) -> np.ndarray:
+    """``[n, m]`` bool: which pairs of answers share random numbers.
 
-    So wins(a, b) + wins(b, a) = 1, and 0.5 says that neither is better.
+    Answer i of n was made of draws number i c to i c + c - 1: itself where c is 1, the best of them for best-of-c.
+
+    Args:
+        ours_each, theirs_each: c of either side.
+    """
+    ours, theirs = np.arange(n)[:, None] * ours_each, np.arange(m)[None, :] * theirs_each
+    return (ours < theirs + theirs_each) & (theirs < ours + ours_each)
+
+
+def wins(ours: np.ndarray, theirs: np.ndarray, coupled: np.ndarray | None = None) -> np.ndarray:
+    """``[X]``: on each prompt, the share of pairs of answers in which ours has the higher reward; ties half.
+
+    So wins(a, b) + wins(b, a) = 1, and 0.5 says that neither is better. Answers that share random numbers resemble each
+    other, more so the nearer the policies are, and their pairs draw the share away from what independent answers give:
+    two policies that differ only in one rare answer would win every pair that is not a tie.
+
+    Args:
+        coupled: ``[n, m]`` bool, pairs to leave out, as :func:`same_draws` knows them; default none.
+
+    Raises:
+        ValueError: no pair is left.
     """
     _same_prompts(ours, theirs)
     a, b = np.asarray(ours, np.float64)[:, :, None], np.asarray(theirs, np.float64)[:, None, :]
-    return ((a > b) + 0.5 * (a == b)).mean((1, 2))
+    found = (a > b) + 0.5 * (a == b)
+    kept = np.ones(found.shape[1:], bool) if coupled is None else ~coupled
+    if not kept.any():
+        raise ValueError("a win rate needs answers that were drawn independently of each other")
+    return found[:, kept].mean(1)
 
 
-def at_kl(kl: Sequence[float], reward: Sequence[float], at: float) -> float | None:
-    """The best reward where the way through (kl, reward) ``[C]`` crosses a KL, linear between its points.
+def share_of_wins(by_prompt: np.ndarray, pairs: int) -> Interval:
+    """Mean of ``[X]`` win rates, each over so many pairs of answers, with an interval over prompts that keeps its
+    coverage where all or none are won."""
+    return share([Cluster(value * pairs, float(pairs), float(pairs)) for value in np.asarray(by_prompt).tolist()])
 
-    A training may come by a KL several times. None where it never does: nothing is extrapolated.
+
+def at_kl(kl: Sequence[float], at: float) -> np.ndarray | None:
+    """``[C]`` weights of the points of a training whose weighted mean is the policy at a KL; None where it is not
+    reached, since nothing is extrapolated.
+
+    Measured KLs go up and down by chance, so that a training seems to come by a level several times; taking the best of
+    these crossings takes the luckiest reward. So KL is first fitted by the nearest sequence that never falls (isotonic
+    regression by pooling adjacent violators, Barlow et al. 1972), which meets every level once, and the reward is
+    linear between the pools beside it.
+
+    Args:
+        kl: of each point, by step, the start first; rewards play no part.
     """
-    best = max((r for k, r in zip(kl, reward, strict=True) if k == at), default=None)
-    for (k0, r0), (k1, r1) in pairwise(zip(kl, reward, strict=True)):
-        if min(k0, k1) < at < max(k0, k1):
-            here = r0 + (r1 - r0) * (at - k0) / (k1 - k0)
-            best = here if best is None else max(best, here)
-    return best
+    pools, weights, end = _rising(kl), np.zeros(len(kl)), 0
+    for (k0, n0), (k1, n1) in pairwise(pools):
+        end += n0
+        if k0 <= at <= k1:
+            part = (at - k0) / (k1 - k0)
+            weights[end - n0 : end] = (1 - part) / n0
+            weights[end : end + n1] = part / n1
+            return weights
+    return None
+
+
+def reached(kl: Sequence[float]) -> float:
+    """The highest KL that :func:`at_kl` knows of a training."""
+    return _rising(kl)[-1][0] if kl else 0.0
+
+
+def _rising(kl: Sequence[float]) -> list[tuple[float, int]]:
+    """The nearest sequence that never falls, as its levels and how many points stand on each."""
+    pools: list[tuple[float, int]] = []
+    for value in kl:
+        pools.append((float(value), 1))
+        while len(pools) > 1 and pools[-2][0] >= pools[-1][0]:
+            (v1, n1), (v0, n0) = pools.pop(), pools.pop()
+            pools.append(((v0 * n0 + v1 * n1) / (n0 + n1), n0 + n1))
+    return pools
 
 
 def matched_levels(reached: Sequence[float]) -> list[float]:
     """KLs to compare at: a quarter, a half and all of what half of the methods reach, to two digits, rounded down.
 
     Args:
-        reached: the largest KL of each method; those that never leave the start are left out.
+        reached: the KL that each method reaches with every seed; those that never leave the start are left out.
     """
     found = sorted(k for k in reached if k > 0)
     if not found:
