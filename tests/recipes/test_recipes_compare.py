@@ -327,3 +327,37 @@ def test_rollouts_and_rounds_are_measured_alike_and_their_answers_are_counted(pl
         assert 0 < points[0]["cost"]["seconds"] < points[1]["cost"]["seconds"]
     # 2 iterations of 8 prompts, 4 answers each, of 1 to 4 tokens (5 with the end mark)
     assert 2 * 8 * 4 <= method(body, "rloo")["points"][-1]["cost"]["generated"] <= 2 * 8 * 4 * 5
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"prompts": "gone.jsonl"}, "gone.jsonl"),
+        ({"model": "gone"}, "gone"),
+        ({"data": "gone.jsonl"}, "gone.jsonl"),
+        ({"rewards": {"gold": "gone.py:reward", "learned": "${rm}"}}, "gone.py"),
+        ({"rewards": {"gold": GOLD, "model": "gone"}}, "gone"),
+        (
+            {"methods": [{"name": "dpo", "train": "dpo", "eval_data": "gone.jsonl"}]},
+            "gone.jsonl",
+        ),
+        ({"methods": [{"name": "dpo", "train": "dpo", "reference": "gone"}]}, "gone"),
+        ({"methods": [{"name": "rloo", "train": "rloo", "reward": "gone.py:reward"}]}, "gone.py"),
+        ({"methods": [{"name": "rounds", "iterate": "dpo", "reward": "gone"}]}, "gone"),
+        ({"methods": [{"name": "bon", "best_of": 2, "reward": "gone"}]}, "gone"),
+        ({"methods": [{"name": "dpo", "train": "dpo"}, {"name": "old", "run": "gone"}]}, "gone"),
+    ],
+)
+def test_everything_named_is_opened_before_anything_is_trained(place, tmp_path, monkeypatch, change, named):
+    def never(*args, **kind):
+        raise AssertionError("a training began")
+
+    for name in ("train", "iterate"):
+        monkeypatch.setattr(compare_stages, name, never)
+    monkeypatch.chdir(tmp_path)
+    few = {"common": {"max_steps": 2}} if "methods" in change and "best_of" not in str(change) else {}
+    few |= {"rewards": {"gold": GOLD}, "common": few.get("common", {}), "snapshots": 5} if "methods" in change else {}
+    with pytest.raises(AfzalError) as error:
+        recipes.compare(settings(place, tmp_path / "out", **(few | change)), say=lambda _: None)
+    assert named in str(error.value)
+    assert not (tmp_path / "out").exists()

@@ -6,7 +6,7 @@ the recipes ever sees these objects.
 
 from .advice import advice
 from .base import Settings, members
-from .compare import START, CompareConfig, Entry, entries, ordered, substituted
+from .compare import START, CompareConfig, Entry, entries, ordered, substituted, variables
 from .explain import Setting, suggestion
 from .export import ExportConfig
 from .generate import GenerateConfig
@@ -81,4 +81,5 @@ __all__ = [
     "section",
     "substituted",
     "suggestion",
+    "variables",
 ]

@@ -9,6 +9,7 @@ from afzal import report, runs
 from afzal.config import CompareConfig, Entry, dump, entries, substituted
 from afzal.data.turns import full_text
 from afzal.recipes.compare_cost import cost_at, needed
+from afzal.recipes.compare_inputs import open_inputs
 from afzal.recipes.compare_measure import (
     Answers,
     Bench,
@@ -38,6 +39,7 @@ def compare(config: CompareConfig, *, say: Say = print) -> Path:
     """
     ranks.alone("afzal compare")
     stages = stages_of(config)
+    open_inputs(config, stages)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     with runs.Run(out) as claim:

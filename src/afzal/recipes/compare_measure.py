@@ -19,12 +19,12 @@ from afzal.folders.fit import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
 from afzal.generate import Sampling, sample
 from afzal.model.adapters import is_adapted
-from afzal.model.load import context_of, load_model, load_tokenizer, pick_device, vocabulary_of
+from afzal.model.load import context_tokens, load_model, load_tokenizer, pick_device, vocabulary_of
 from afzal.recipes.answers import sequence_kl
 from afzal.recipes.contents import content_hash
 from afzal.recipes.prepare import eos_id
 from afzal.recipes.rewards import Rewarder
-from afzal.records import Turns
+from afzal.records import Item, Turns
 from afzal.stats.comparing import best_of, best_of_kl
 from afzal.tokens import continuations, distinct_prompts, encode_prompts, end_ids, resolve_template
 from afzal.train import checkpoint
@@ -90,14 +90,28 @@ def set_up(config: CompareConfig) -> Bench:
     device = pick_device(config.device)
     tokenizer = load_tokenizer(config.model)
     start = load_model(config.model, device=device).requires_grad_(False)
-    asked = distinct_prompts(data.read(config.prompts).items)[: config.max_prompts]
-    found = [item.prompt for item in asked]
+    asked, ids = read_prompts(config, tokenizer)
+    template = resolve_template(tokenizer)[0] if any(p.is_chat for p in asked) else None
+    stated = eos_id(tokenizer, config.eos_token)
+    eos = end_ids(start.generation_config, tokenizer, template=template, stated=stated)
+    sampling = Sampling(config.sample_tokens, config.temperature)
+    about = [content_hash(config.model), ids, eos, config.sample_tokens, config.temperature, config.samples]
+    return Bench(start, tokenizer, [item.prompt for item in asked], ids, eos, sampling, device, config, _digest(about))
+
+
+def read_prompts(config: CompareConfig, tokenizer: Any) -> tuple[list[Item], list[list[int]]]:
+    """The items of the held-out prompts, and the prompts' token ids.
+
+    Raises:
+        AfzalError: they cannot be read, there are fewer than two, or one of them leaves no room for an answer.
+    """
+    found = distinct_prompts(data.read(config.prompts).items)[: config.max_prompts]
     if len(found) < 2:
         raise AfzalError(f"{len(found)} prompts are too few to compare on", where=config.prompts, remedy="at least 2")
-    room = min(config.max_tokens, context_of(start.config) or config.max_tokens) - config.sample_tokens
+    room = min(config.max_tokens, context_tokens(config.model) or config.max_tokens) - config.sample_tokens
     if room < 1:
         raise AfzalError("sample_tokens leaves no room for a prompt", remedy="lower sample_tokens, or raise max_tokens")
-    ids = [p.tolist() for p in encode_prompts(asked, tokenizer, max_tokens=_ENDLESS)]
+    ids = [p.tolist() for p in encode_prompts(found, tokenizer, max_tokens=_ENDLESS)]
     long = [k for k, prompt in enumerate(ids) if len(prompt) > room]
     if long:
         raise AfzalError(
@@ -106,12 +120,19 @@ def set_up(config: CompareConfig) -> Bench:
             why=f"the first of them is prompt {long[0]}, with {len(ids[long[0]])} tokens",
             remedy="leave them out, lower sample_tokens, or raise max_tokens as far as the model has positions",
         )
-    template = resolve_template(tokenizer)[0] if any(p.is_chat for p in asked) else None
-    stated = eos_id(tokenizer, config.eos_token)
-    eos = end_ids(start.generation_config, tokenizer, template=template, stated=stated)
-    sampling = Sampling(config.sample_tokens, config.temperature)
-    about = [content_hash(config.model), ids, eos, config.sample_tokens, config.temperature, config.samples]
-    return Bench(start, tokenizer, found, ids, eos, sampling, device, config, _digest(about))
+    return found, ids
+
+
+def finished(run: Path) -> runs.Run:
+    """A run that came to its end.
+
+    Raises:
+        AfzalError: it did not.
+    """
+    opened = runs.open_run(run)
+    if opened.status() != "finished":
+        raise AfzalError(f"the run {run} is {opened.status()}", remedy=f"afzal train {run} --resume")
+    return opened
 
 
 def snapshots(run: Path, most: int) -> list[Snapshot]:
@@ -122,10 +143,7 @@ def snapshots(run: Path, most: int) -> list[Snapshot]:
     """
     if not (run / "run.json").exists():  # a model folder that no run made
         return [Snapshot(run, 1, None, content_hash(str(run)))]
-    opened = runs.open_run(run)
-    facts = opened.facts()
-    if opened.status() != "finished":
-        raise AfzalError(f"the run {run} is {opened.status()}", remedy=f"afzal train {run} --resume")
+    facts = finished(run).facts()
     if (run / "rounds.json").exists():
         made = [r["number"] for r in runs.read_json(run / "rounds.json")["rounds"] if r["steps"]]
         folders = {k: run / "rounds" / f"{k:03d}" / "run" for k in made}

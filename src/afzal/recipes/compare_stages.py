@@ -98,14 +98,14 @@ def _stage(config: CompareConfig, entry: Entry, seed: int) -> Stage:
     where = f"methods, {entry.name}"
     in_rounds = entry.kind == "iterate"
     known = (IterateConfig if in_rounds else CONFIGS[entry.value]).model_fields
-    given: dict[str, Any] = {"model": config.model, "device": config.device}
+    chosen: dict[str, Any] = {"model": config.model, "device": config.device}
     if config.data is not None:
-        given["prompts" if in_rounds else "data"] = config.data
+        chosen["prompts" if in_rounds else "data"] = config.data
     if in_rounds:
-        given["max_new_tokens"] = config.sample_tokens
-    given |= {k: v for k, v in config.common.items() if k in known} | dict(entry.settings)
+        chosen["max_new_tokens"] = config.sample_tokens
+    chosen |= {k: v for k, v in config.common.items() if k in known} | dict(entry.settings)
     fixed = {"objective" if in_rounds else "method": entry.value, "seed": seed, "out": str(folder)}
-    values = [Setting(k, v, where) for k, v in (substituted(given, folders(config, seed)) | fixed).items()]
+    values = [Setting(k, v, where) for k, v in (substituted(chosen, folders(config, seed)) | fixed).items()]
     return Stage(entry, seed, folder, build(IterateConfig, values) if in_rounds else resolve(values))
 
 
@@ -117,13 +117,7 @@ def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
             comparison; or the training fails.
     """
     if stage.config is None:
-        if not stage.folder.is_dir():
-            raise AfzalError(
-                f"there is no run {stage.folder}",
-                where=f"methods, {stage.entry.name}",
-                remedy="give the folder of a finished run, or the settings to train one",
-            )
-        return "given"
+        return given(stage)
     settings = with_snapshots(stage.config, config)
     ledger = ledger_of(config, stage.entry.name, stage.seed)
     made_of = {"settings": _plain(settings), "inputs": _inputs(settings)}
@@ -146,6 +140,21 @@ def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
     if (status := runs.open_run(run).status()) != "finished":
         raise AfzalError(f"{run} is {status}", remedy="give what it waits for, then the same command again")
     return "resumed" if resume else "trained"
+
+
+def given(stage: Stage) -> State:
+    """A run that was there before the comparison.
+
+    Raises:
+        AfzalError: it is not there.
+    """
+    if not stage.folder.is_dir():
+        raise AfzalError(
+            f"there is no run {stage.folder}",
+            where=f"methods, {stage.entry.name}",
+            remedy="give the folder of a finished run, or the settings to train one",
+        )
+    return "given"
 
 
 def ledger_of(config: CompareConfig, name: str, seed: int) -> Path:

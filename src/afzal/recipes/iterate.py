@@ -47,12 +47,12 @@ def iterate(config: IterateConfig, *, resume: bool = False, command: str = "") -
     _refuse_reference(config, recipe)
     tokenizer = load_tokenizer(config.model)
     asked = ask(config, tokenizer)
+    reward, watch = (_source(spec, config) for spec in (config.reward, config.watch_reward))
     run = _open(config, asked, resume)
     with run:
         try:
             if command:
                 run.update(command=command)
-            reward, watch = (_source(spec, config) for spec in (config.reward, config.watch_reward))
             _all_rounds(Job(config, run, asked, tokenizer, recipe, reward, watch))
         except Stopped as stop:
             run.update(status="stopped", stop_reason=stop.signal, finished=now())
