@@ -54,6 +54,15 @@ def test_a_run_is_gone_on_with_by_its_folder(asked, tmp_path: Path):
     assert asked[1][:2] == (asked[0][0], True)
 
 
+def test_a_copied_run_of_rounds_resumes_in_the_copy(asked, tmp_path: Path):
+    assert main([*FLAGS, "--out", str(tmp_path / "first")]) == 0
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "run.yaml").write_text(config.dump(asked[0][0]))
+    assert main(["iterate", str(copy), "--resume"]) == 0
+    assert asked[1][0].out == str(copy)
+
+
 def test_a_dry_run_shows_the_settings_and_does_nothing(asked, capsys):
     assert main([*FLAGS, "--preset", "spin", "--dry-run"]) == 0
     said = capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -213,6 +214,30 @@ def test_a_run_folder_stands_for_its_own_configuration(tmp_path: Path, seen: lis
     (tmp_path / "run.yaml").write_text(config.dump(settings))
     assert main(["train", str(tmp_path), "--resume"]) == 0
     assert seen[0][:2] == (settings, True)
+
+
+@pytest.mark.parametrize("named", ["{copy}", "{copy}/", "{copy}/run.yaml"])
+def test_a_copied_run_resumes_in_the_copy(tmp_path: Path, seen: list[Any], named: str):
+    """Its run.yaml still names the folder that it was written for; an --out that is typed counts more than both."""
+    first, copy = tmp_path / "first", tmp_path / "copy"
+    first.mkdir()
+    (first / "run.yaml").write_text(config.dump(config.make("ipo", model="M", data="D", out=str(first))))
+    (first / "run.json").write_text("{}")
+    shutil.copytree(first, copy)
+    word = named.format(copy=copy)
+    assert main(["train", word, "--resume"]) == 0
+    assert main(["train", word, "--out", "typed", "--resume"]) == 0
+    assert main(["train", word, "--resume", "out=typed"]) == 0
+    assert [call[0].out for call in seen] == [str(copy), "typed", "typed"]
+
+
+def test_a_run_named_from_another_folder_resumes_where_it_is(tmp_path: Path, seen: list[Any], monkeypatch):
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "run.yaml").write_text("method: dpo\nmodel: M\ndata: D\nout: runs/a\n")
+    (tmp_path / "runs" / "a" / "run.json").write_text("{}")
+    monkeypatch.chdir(tmp_path / "runs")
+    assert main(["train", "a", "--resume"]) == 0
+    assert seen[0][0].out == "a"
 
 
 def test_the_same_command_goes_on_when_resume_is_added(seen: list[Any]):

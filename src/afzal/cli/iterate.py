@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from afzal import config
+from afzal.cli.files import path_of, settings_of
 from afzal.cli.flags import given, parameters, with_parameters
 from afzal.errors import AfzalError
 
@@ -43,10 +43,10 @@ def _base(words: Sequence[str]) -> list[config.Setting]:
     """The settings of the file or run that is named first."""
     if not words or "=" in words[0]:
         return []
-    path = Path(words[0], "run.yaml") if Path(words[0]).is_dir() else Path(words[0])
+    path = path_of(words[0])
     if not path.is_file():
         raise AfzalError(f"{words[0]!r} is no file and no run", remedy="afzal iterate --help")
-    settings = config.read_file(path)
+    settings = settings_of(words[0])
     if any(s.key == "method" for s in settings):
         raise AfzalError(f"{path} is a run of afzal train", remedy=f"afzal train {words[0]}")
     return settings

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from afzal import config
 from afzal.cli import CONTEXT, HelpfulGroup
+from afzal.cli.files import path_of, settings_of
 from afzal.cli.flags import given, parameters, with_parameters
 from afzal.errors import AfzalError
 
@@ -36,11 +36,11 @@ class MethodGroup(HelpfulGroup):
         word, rest = args[0], args[1:]
         if word in config.METHODS:
             return word, _command(word, []), rest
-        path = Path(word, "run.yaml") if Path(word).is_dir() else Path(word)
+        path = path_of(word)
         if not path.is_file():
             what = f"{word!r} is neither a method nor a file{config.suggestion(word, config.METHODS)}"
             raise AfzalError(what, remedy=f"afzal train {'|'.join(config.METHODS)} ..., or afzal train FILE.yaml")
-        settings = config.read_file(path)
+        settings = settings_of(word)
         typed = [config.read_override(text) for text in rest if text.startswith("method=")]
         return word, _command(config.method_of([*settings, *typed]), settings), rest
 
