@@ -96,6 +96,7 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "seed": ("7", 7, []),
     "log_every_steps": ("10", 10, []),
     "save_every_steps": ("20", 20, []),
+    "save_every_minutes": ("2.5", 2.5, []),
     "keep_checkpoints": ("3", 3, []),
     "reward": ("r.py:other", "r.py:other", []),
     "n": ("6", 6, []),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from afzal import config
+from afzal.cli import start
 
 
 def command(
@@ -21,6 +22,8 @@ def command(
     """
     typed = [config.read_override(text) for text in overrides or ()]
     settings = config.build(config.CompareConfig, [*config.read_file(file), *typed])
+    if not dry_run:
+        start.begin(settings, f"comparison of {len(settings.methods)} methods, into {settings.out}")
     from afzal import recipes
 
     if dry_run:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from afzal import config
+from afzal.cli import start
 from afzal.cli.flags import given, parameters, with_parameters
 
 
@@ -19,6 +20,7 @@ def _export(
     Virtual tokens (prefix, prompt, p_tuning) cannot be merged: their folder is copied, for PEFT to load.
     """
     settings = config.build(config.ExportConfig, given(config.ExportConfig, {**flags, "model": run}))
+    start.begin(settings, f"export of {settings.model}")
     from afzal import recipes
 
     for line in recipes.export(settings):

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from afzal import config
+from afzal.cli import start
 from afzal.cli.files import path_of, settings_of
 from afzal.cli.flags import given, parameters, with_parameters
 from afzal.errors import AfzalError
@@ -33,6 +34,7 @@ def _iterate(
     if dry_run:
         typer.echo(config.dump(made))
         return
+    start.begin(made, f"rounds of {made.model} on {made.prompts}, into {made.out}")
     from afzal import recipes
 
     folder = recipes.iterate(made, resume=resume, command=shlex.join(["afzal", *ctx.obj]))

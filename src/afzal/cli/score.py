@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from afzal import config
+from afzal.cli import start
 from afzal.cli.flags import given, parameters, with_parameters
 
 
@@ -16,6 +17,7 @@ def _score(**flags: Any) -> None:
     Where the file has preferences: how often the scores agree with them, and how well they are calibrated.
     """
     settings = config.build(config.ScoreConfig, given(config.ScoreConfig, flags))
+    start.begin(settings, f"scores of {settings.data} by {settings.model}")
     from afzal import recipes
 
     for line in recipes.score(settings):

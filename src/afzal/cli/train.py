@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from afzal import config
-from afzal.cli import CONTEXT, HelpfulGroup
+from afzal.cli import CONTEXT, HelpfulGroup, start
 from afzal.cli.files import path_of, settings_of
 from afzal.cli.flags import given, parameters, with_parameters
 from afzal.errors import AfzalError
@@ -71,6 +71,7 @@ def _runner(method: str, base: Sequence[config.Setting]) -> Callable[..., Any]:
 
 
 def _train(settings: config.TrainConfig, *, resume: bool, dry_run: bool, command: str) -> None:
+    start.begin(settings, f"{settings.method} of {settings.model} on {settings.data}, into {settings.out}")
     from afzal import recipes
     from afzal.runs import launched
 

@@ -1,6 +1,7 @@
 """Readers and writers for the field's formats, their detection, and splits that do not leak."""
 
 from afzal.data.dataset import Dataset, Drop, fingerprint
+from afzal.data.files import refuse_missing
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS
 from afzal.data.reading import read
@@ -17,6 +18,7 @@ __all__ = [
     "fingerprint",
     "plan",
     "read",
+    "refuse_missing",
     "remap",
     "split",
     "without",

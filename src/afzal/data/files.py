@@ -31,14 +31,19 @@ def rows(source: str | Path, max_unpacked: int = MAX_UNPACKED) -> Iterator[Raw]:
     Raises:
         AfzalError: nothing there, an unknown kind of file, or one that cannot be read as its kind.
     """
+    refuse_missing(source)
     path = Path(source).expanduser()
     if path.is_dir():
         return _folder(path, max_unpacked)
-    if path.is_file():
-        return _file(path, max_unpacked)
-    if isinstance(source, str) and _HUB.fullmatch(source) and not source.endswith((*KINDS, ".gz")):
-        return _hub(source)
-    raise AfzalError(f"no such file or folder: {source}", remedy=_near(path) or f"check the path; {_HUB_HELP}")
+    return _file(path, max_unpacked) if path.is_file() else _hub(str(source))
+
+
+def refuse_missing(source: str | Path) -> None:
+    """Raise AfzalError for what is neither a file, nor a folder, nor shaped like a hub id."""
+    path = Path(source).expanduser()
+    is_hub = isinstance(source, str) and _HUB.fullmatch(source) and not source.endswith((*KINDS, ".gz"))
+    if not (path.is_dir() or path.is_file() or is_hub):
+        raise AfzalError(f"no such file or folder: {source}", remedy=_near(path) or f"check the path; {_HUB_HELP}")
 
 
 def kind_of_file(path: Path) -> str:

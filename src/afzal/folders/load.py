@@ -314,6 +314,15 @@ def _local(path: str, **options: Any) -> Path:
         return local_folder(path, **options)
 
 
+def find_folder(path: str) -> None:
+    """Make sure that there is such a folder, or a hub id; of one that is not in the hub's cache its texts are fetched.
+
+    Raises:
+        AfzalError: there is none.
+    """
+    _local(path, wanted=TEXTS)
+
+
 def _tokenizer_folder(path: str) -> str:
     """The inspected folder of a tokenizer. One that holds a model too must be a sound model: whoever looks at its
     tokens is about to load it."""
