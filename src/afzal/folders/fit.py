@@ -57,6 +57,21 @@ def refuse_misfit(
         )
 
 
+def refuse_counts(folder: str, weights: Mapping[str, Stored]) -> None:
+    """Refuse weights in a number format of whole numbers, which a library takes for weights all the same.
+
+    Raises:
+        AfzalError: there is one; names the first.
+    """
+    for name, tensor in weights.items():
+        if not tensor.dtype.startswith(("F", "BF")):
+            raise AfzalError(
+                f"{folder} holds {name} as {tensor.dtype}, whole numbers",
+                why="the file holds packed or quantised weights, or has been damaged",
+                remedy=_UNQUANTISED,
+            )
+
+
 def refuse_ids_without_rows(tokenizer: Any, rows: int, folder: str) -> None:
     """Make sure that every token that texts can become has a row of the embedding.
 

@@ -18,7 +18,7 @@ from typing import Any
 from afzal.errors import AfzalError
 from afzal.folders.headers import read_header
 from afzal.folders.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of, has_whole_weights, tensors_of
-from afzal.folders.numbers import vocabulary_size, wrong_adapter, wrong_number, wrong_token
+from afzal.folders.numbers import endless_pattern, vocabulary_size, wrong_adapter, wrong_number, wrong_token
 
 MAX_CONFIG_BYTES = 8 << 20
 MAX_INDEX_BYTES = 16 << 20
@@ -158,6 +158,8 @@ def _check_model(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> None
                 why="they do not train, and log-probs are compared at the precision that a model was made in",
                 remedy="take the unquantised model; quantize=4bit quantises it while it is loaded",
             )
+    if not isinstance(config.get("architectures") or [], list):
+        raise _refusal(folder, "config.json", "'architectures' is no list", remedy=_CORRECT)
     _check_weights(folder, config.get("transformers_weights"))
     fault = wrong_number(config, len(tensors_of(folder)))
     if not fault:
@@ -318,7 +320,7 @@ def _check_adapter(folder: Path, config: Mapping[str, Any]) -> None:
     if not (folder / ADAPTER_WEIGHTS).exists():
         raise _no_weights(folder, ADAPTER_WEIGHTS)
     _check_safetensors(folder, ADAPTER_WEIGHTS)
-    if fault := wrong_adapter(config, tensors_of(folder)):
+    if fault := wrong_adapter(config, tensors_of(folder)) or endless_pattern(config):
         raise _refusal(folder, name, fault, remedy=_CORRECT)
     library = (config.get("auto_mapping") or {}).get("parent_library")
     if library is not None and str(library).partition(".")[0] != "transformers":

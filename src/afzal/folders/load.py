@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from afzal.errors import AfzalError
-from afzal.folders.fit import refuse_ids_without_rows, refuse_misfit, refuse_other_tokens
+from afzal.folders.fit import refuse_counts, refuse_ids_without_rows, refuse_misfit, refuse_other_tokens
 from afzal.folders.headers import Stored
 from afzal.folders.inspection import (
     TEXTS,
@@ -161,6 +161,7 @@ def load_causal_model(folder: str, **settings: Any) -> Any:
         )
     model, info = made
     _refuse_misfit(folder, stored, info)
+    refuse_counts(folder, {name: stored[name] for name, _ in model.named_parameters() if name in stored})
     return model
 
 
@@ -187,6 +188,7 @@ def load_classifier(folder: str, **settings: Any) -> Any:
         )
     model, info = made
     _refuse_misfit(folder, stored, info, fresh=_HEADS if is_made else frozenset())
+    refuse_counts(folder, {name: stored[name] for name, _ in model.named_parameters() if name in stored})
     return model
 
 

@@ -6,6 +6,7 @@ negative, or larger than anything in the file of weights, in one way or another.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,9 +23,20 @@ _CORE |= {"num_key_value_heads", "max_position_embeddings", "n_embd", "n_layer",
 _SIZE = re.compile(
     r"(?:^|_)(?:size|dim|width|rank|heads?|experts|groups|length|positions|embeddings|embd|inner|state)$"
 )
-_LAYERS = re.compile(r"(?:^|_)(?:layers?|blocks|depth)$")
+_LAYERS = re.compile(r"(?:^|_)(?:layers?|blocks|depth|labels)$")  # counts of which lists are made
 _ALL_LAYERS = frozenset({"num_hidden_layers", "n_layer", "n_layers", "num_layers"})
 _ADAPTER_SIZES = ("r", "num_virtual_tokens", "encoder_hidden_size", "encoder_num_layers", "num_layers", "token_dim")
+_PATTERNS = (
+    "target_modules",
+    "exclude_modules",
+    "rank_pattern",
+    "alpha_pattern",
+    "layers_pattern",
+    "feedforward_modules",
+)
+_SCALES = ("factor", "rope_theta", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")
+_REPEATS = re.compile(r"\)\s*[*+{]")  # a group, repeated
+_LONGEST_PATTERN, _MOST_REPEATS = 2000, 6
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
@@ -40,7 +52,22 @@ def wrong_number(config: Mapping[str, Any], tensors: int | None = None) -> str:
             for number in value if isinstance(value, list) else [value]:
                 if fault := _fault(key, number, tensors):
                     return fault
+    return wrong_scale(config)
+
+
+def wrong_scale(config: Mapping[str, Any]) -> str:
+    """What is wrong with the first factor of a configuration, at any depth, that must be positive and finite."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            if fault := wrong_scale(value):
+                return fault
+        elif key in _SCALES and value is not None and not _is_positive(value):
+            return f"{key} is {_short(value)}, not a positive number"
     return ""
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def wrong_token(config: Mapping[str, Any], vocabulary: int | None) -> str:
@@ -80,6 +107,23 @@ def wrong_adapter(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -> s
         if value > largest:
             return f"{key} is {_short(value)}, more than any of its weights has"
     return ""
+
+
+def endless_pattern(config: Mapping[str, Any]) -> str:
+    """The first pattern of an adapter's configuration that could be matched without end; empty where there is none.
+
+    PEFT matches them against the name of every module. A repeated group can make that take longer than any run.
+    """
+    for key in _PATTERNS:
+        value = config.get(key)
+        for text in value if isinstance(value, (list, Mapping)) else [value]:
+            if isinstance(text, str) and (len(text) > _LONGEST_PATTERN or _REPEATS.search(text) or _stars(text)):
+                return f"{key} is {_short(text)}, a pattern that could be matched without end"
+    return ""
+
+
+def _stars(text: str) -> bool:
+    return len(re.findall(r"[*+{]", text)) > _MOST_REPEATS
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> int | None:
