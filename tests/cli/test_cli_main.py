@@ -91,6 +91,7 @@ SAID = {
     "train dpo --max-token 3": "error: unknown option --max-token (did you mean --max-tokens?)\n",
     "train sft --beta 3": "error: unknown option --beta (see afzal train sft --help)\n",
     "train dpo --lr": "error: Option '--lr' requires an argument\n",
+    "train simpo": "error: 'simpo' is an objective, not a method\n  try: afzal train prefer --objective simpo ...\n",
     "train dpoo": "error: 'dpoo' is neither a method nor a file (did you mean dpo?)\n"
     "  try: afzal train sft|dpo|ipo|kto|prefer|reward|ppo|rloo|grpo|reinforce ..., or afzal train FILE.yaml\n",
     "train dpo beta": "error: command line: 'beta' is no setting\n  try: write key=value, such as beta=0.2\n",

@@ -17,7 +17,7 @@ def three(tmp_path):
     with runs.create(tmp_path / "a-dpo", {}) as run:
         run.update(method="dpo", status="finished", step=20, steps=20, seconds=12.5)
         run.log({"kind": "eval", "step": 0, "loss": 0.6931, "rewards/accuracies": 0.0})
-        run.log({"kind": "eval", "step": 20, "loss": 0.5, "rewards/accuracies": 0.625})
+        run.log({"kind": "eval", "step": 20, "loss": 0.5, "rewards/accuracies": 0.625, "n": 8.0})
         run.log({"kind": "train", "step": 20, "loss": 0.4, "rewards/accuracies": 0.9})
     with runs.create(tmp_path / "deep" / "b-sft", {}) as run:
         run.update(method="sft", status="stopped", step=3, steps=9)
@@ -30,13 +30,14 @@ def three(tmp_path):
 def test_plain_output_is_tab_separated(three, capsys):
     assert main(["runs", str(three)]) == 0
     head, *rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert head == ["name", "method", "status", "steps", "loss", "accuracy", "started", "path"]
-    assert [row[:6] for row in rows] == [
-        ["a-dpo", "dpo", "finished", "20/20", "0.5000", "62.5%"],
-        ["c-killed", "-", "interrupted", "0", "-", "-"],
-        ["b-sft", "sft", "stopped", "3/9", "2.2500", "-"],
+    measured = ["train loss", "held-out loss", "held-out accuracy", "of"]
+    assert head == ["name", "method", "status", "steps", *measured, "started", "path"]
+    assert [row[:8] for row in rows] == [
+        ["a-dpo", "dpo", "finished", "20/20", "0.4000", "0.5000", "62.5%", "8"],
+        ["c-killed", "-", "interrupted", "0", "-", "-", "-", "-"],
+        ["b-sft", "sft", "stopped", "3/9", "2.2500", "-", "-", "-"],
     ]
-    assert rows[2][7] == str(three / "deep" / "b-sft")
+    assert rows[2][9] == str(three / "deep" / "b-sft")
 
 
 def test_json_output_has_the_numbers(three, capsys):
@@ -44,7 +45,8 @@ def test_json_output_has_the_numbers(three, capsys):
     first, second, third = json.loads(capsys.readouterr().out)
     assert (first["loss"], first["accuracy"], first["step"], first["seconds"]) == (0.5, 0.625, 20, 12.5)
     assert (second["status"], second["loss"]) == ("interrupted", None)
-    assert (third["loss"], third["accuracy"]) == (2.25, None)
+    assert (first["train_loss"], first["of"]) == (0.4, 8)
+    assert (third["train_loss"], third["loss"], third["accuracy"], third["of"]) == (2.25, None, None, None)
 
 
 def test_a_terminal_gets_a_table_that_names_no_markup(three, capsys, monkeypatch):
@@ -113,10 +115,11 @@ def test_listing_a_run_reads_no_more_than_the_end_of_its_log(tmp_path, monkeypat
                 runs.atomic_write(run.path / "run.json", json.dumps(facts))
     parsed = []
     monkeypatch.setattr(files, "_parse", lambda line, parse=files._parse: parsed.append(line) or parse(line))
-    found = {run.name: run.latest() for run in runs.find(tmp_path)}
-    assert found["evaluated"] == {"kind": "eval", "step": 0, "loss": 0.5}
-    assert found["plain"] == found["older"] == updates[-1]
-    assert sum(map(len, parsed)) < 2 * 65536  # of 3 x 180 kB
+    found = {run.name: (run.latest("eval"), run.latest("train")) for run in runs.find(tmp_path)}
+    assert found["evaluated"][0] == {"kind": "eval", "step": 0, "loss": 0.5}
+    assert found["plain"][0] == found["older"][0] == {}
+    assert [trained for _, trained in found.values()] == [updates[-1]] * 3
+    assert sum(map(len, parsed)) < 4 * 65536  # of 3 x 180 kB
 
 
 def test_the_latest_evaluation_is_that_of_the_log_as_it_was_cut(tmp_path):
@@ -124,9 +127,9 @@ def test_the_latest_evaluation_is_that_of_the_log_as_it_was_cut(tmp_path):
         run.log({"kind": "eval", "step": 1, "loss": float("nan")})
         size = run.metrics_bytes()
         run.log({"kind": "eval", "step": 2, "loss": 0.25})
-        assert run.latest()["step"] == 2
+        assert run.latest("eval")["step"] == 2
         run.truncate_metrics(size)
-        assert run.latest()["step"] == 1
-        assert run.latest()["loss"] != run.latest()["loss"]
+        assert run.latest("eval")["step"] == 1
+        assert run.latest("eval")["loss"] != run.latest("eval")["loss"]
         run.truncate_metrics(0)
-        assert run.latest() == {}
+        assert run.latest("eval") == {}

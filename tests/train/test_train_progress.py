@@ -55,3 +55,22 @@ def test_a_text_with_brackets_is_shown_as_it_is(shown):
     reporter, stream = shown
     reporter.say("note: [bold]item[/bold] :smile:")
     assert stream.getvalue() == "note: [bold]item[/bold] :smile:\n"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_bar_shows_the_time_left_on_a_narrow_terminal(width: int):
+    """With all facts that a run has; what does not fit is the end of the facts."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=True, color_system=None, legacy_windows=False)
+    more = {"rewards/accuracies": 0.75, "rewards/margins": 0.123, "reward": 1.5, "kl": 2.25}
+    with Reporter(12_000, console=console) as reporter:
+        reporter.record(record(345, 20.0, **more))
+        assert reporter.bar is not None
+        reporter.bar.refresh()
+        lines = console.render_lines(reporter.bar.get_renderable())
+    (line,) = ("".join(segment.text for segment in parts) for parts in lines)
+    assert len(line) == width
+    assert "345/12000" in line
+    assert " left " in line
+    assert "loss 0.5000  accuracy 0.750" in line
+    assert ("KL 2.25" in line) is (width == 120)

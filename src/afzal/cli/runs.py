@@ -13,7 +13,9 @@ import typer
 if TYPE_CHECKING:
     from afzal.runs import Run
 
-_COLUMNS = ("name", "method", "status", "steps", "loss", "accuracy", "started", "path")
+_COLUMNS = ("name", "method", "status", "steps", "train_loss", "loss", "accuracy", "of", "started", "path")
+_HEADINGS = {"train_loss": "train loss", "loss": "held-out loss", "accuracy": "held-out accuracy"}
+_NUMBERS = ("steps", "train_loss", "loss", "accuracy", "of")
 _COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "interrupted": "red", "stopped": "yellow"}
 
 
@@ -23,7 +25,8 @@ def command(
 ) -> None:
     """List the runs below a folder and how each one ended.
 
-    Loss and accuracy are the last ones measured on held-out data, or of the last update where none was measured.
+    The train loss is that of the last update. What is called held-out is of the last evaluation, and `of` says of how
+    many items; both are empty where nothing was held out.
     """
     from afzal import runs
 
@@ -41,7 +44,8 @@ def command(
 def summary(run: Run) -> dict[str, Any]:
     """One run in a few plain facts; what is not known is None."""
     facts = run.facts()
-    found = run.latest()
+    held_out, trained = run.latest("eval"), run.latest("train")
+    items = _finite(held_out.get("n"))
     return {
         "name": run.name,
         "path": str(run.path),
@@ -49,8 +53,10 @@ def summary(run: Run) -> dict[str, Any]:
         "status": run.status(),
         "step": facts.get("step"),
         "steps": facts.get("steps"),
-        "loss": _finite(found.get("loss")),
-        "accuracy": _finite(found.get("rewards/accuracies")),
+        "train_loss": _finite(trained.get("loss")),
+        "loss": _finite(held_out.get("loss")),
+        "accuracy": _finite(held_out.get("rewards/accuracies")),
+        "of": None if items is None else int(items),
         "started": facts.get("started"),
         "seconds": facts.get("seconds"),
     }
@@ -65,7 +71,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     shown = {
         **row,
         "steps": f"{step}/{steps}" if steps is not None else step,
-        "loss": None if row["loss"] is None else f"{row['loss']:.4f}",
+        **{k: None if row[k] is None else f"{row[k]:.4f}" for k in ("train_loss", "loss")},
         "accuracy": None if row["accuracy"] is None else f"{row['accuracy']:.1%}",
         "started": str(row["started"] or "").replace("T", " ")[:16] or None,
     }
@@ -74,7 +80,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 def _print_plain(rows: Sequence[Mapping[str, Any]]) -> None:
     """Tab-separated with a heading, for ``cut``, ``awk`` and spreadsheets."""
-    for cells in (list(_COLUMNS), *map(_cells, rows)):
+    for cells in ([_HEADINGS.get(name, name) for name in _COLUMNS], *map(_cells, rows)):
         print("\t".join(cells))
 
 
@@ -85,7 +91,8 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in _COLUMNS:
-        table.add_column(name, justify="right" if name in ("steps", "loss", "accuracy") else "left", overflow="fold")
+        heading, side = _HEADINGS.get(name, name), "right" if name in _NUMBERS else "left"
+        table.add_column(heading, justify=side, overflow="fold")
     for row in rows:
         cells = [Text(cell) for cell in _cells(row)]
         cells[_COLUMNS.index("status")].stylize(_COLOURS.get(row["status"], ""))

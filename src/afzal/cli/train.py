@@ -12,6 +12,7 @@ from afzal import config
 from afzal.cli import CONTEXT, HelpfulGroup, start
 from afzal.cli.files import path_of, settings_of
 from afzal.cli.flags import given, parameters, with_parameters
+from afzal.cli.report import conclude
 from afzal.errors import AfzalError
 
 _LINES = {
@@ -38,11 +39,23 @@ class MethodGroup(HelpfulGroup):
             return word, _command(word, []), rest
         path = path_of(word)
         if not path.is_file():
-            what = f"{word!r} is neither a method nor a file{config.suggestion(word, config.METHODS)}"
-            raise AfzalError(what, remedy=f"afzal train {'|'.join(config.METHODS)} ..., or afzal train FILE.yaml")
+            raise _unknown(word)
         settings = settings_of(word)
         typed = [config.read_override(text) for text in rest if text.startswith("method=")]
         return word, _command(config.method_of([*settings, *typed]), settings), rest
+
+
+def _unknown(word: str) -> AfzalError:
+    """What to say of a word that is neither a method nor a file; it may be an objective."""
+    from afzal.objectives import REGISTRY
+
+    name = word.replace("-", "_")
+    if name in REGISTRY:
+        return AfzalError(
+            f"{word!r} is an objective, not a method", remedy=f"afzal train prefer --objective {name} ..."
+        )
+    what = f"{word!r} is neither a method nor a file{config.suggestion(name, [*config.METHODS, *REGISTRY])}"
+    return AfzalError(what, remedy=f"afzal train {'|'.join(config.METHODS)} ..., or afzal train FILE.yaml")
 
 
 def _command(method: str, base: Sequence[config.Setting]) -> Any:
@@ -83,6 +96,7 @@ def _train(settings: config.TrainConfig, *, resume: bool, dry_run: bool, command
     folder = recipes.train(settings, resume=resume, command=command)
     if launched.number() == 0:
         typer.echo(f"report: {folder / 'report.html'}")
+        conclude(folder / "report.html")
 
 
 app = typer.Typer(

@@ -14,6 +14,7 @@ from typing import Any
 from afzal import __version__
 from afzal.report import sections, views
 from afzal.report.charts import Figure, figures
+from afzal.report.following import next_command
 from afzal.report.headline import Measure, measures
 from afzal.report.health import Diagnosis, Verdict, alarms, diagnose, not_checked, verdict
 from afzal.report.load import RunFiles, enriched_facts, load
@@ -72,6 +73,7 @@ def to_html(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
         title=run.name,
         subtitle=views.subtitle(facts),
         verdict=judged,
+        following=next_command(str(run.path), facts, diagnoses),
         overview=views.overview(facts),
         contents=_contents(run.sections, facts),
         notes=run.notes,
@@ -106,6 +108,7 @@ def to_json(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
         "afzal": __version__,
         "run": run.name,
         "verdict": asdict(judged),
+        "next": next_command(str(run.path), facts, diagnoses),
         "measures": [asdict(m) for m in numbers],
         "diagnoses": [asdict(d) for d in diagnoses],
         "not_checked": not_checked(diagnoses, facts),

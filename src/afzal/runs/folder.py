@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from afzal import __version__
 from afzal.errors import AfzalError
@@ -92,11 +92,11 @@ class Run:
         """The last record of a kind, looked for in the last ``within`` bytes of the log; empty when there is none."""
         return unspell(last_jsonl(self.path / _METRICS, "kind", kind, within) or {})
 
-    def latest(self) -> dict[str, Any]:
-        """The last evaluation, or the last update where there was none, without reading a long log."""
+    def latest(self, kind: Literal["eval", "train"]) -> dict[str, Any]:
+        """The last evaluation, or the last update, without reading a long log; empty where there is none near its
+        end."""
         facts = self.facts()
-        found = unspell(facts["latest"]) if "latest" in facts else self.last("eval", _TAIL)
-        return found or self.last("train", _TAIL)
+        return unspell(facts["latest"]) if kind == "eval" and "latest" in facts else self.last(kind, _TAIL)
 
     def metrics_bytes(self) -> int:
         """Size of ``metrics.jsonl``, which is on the disk (not only in a cache) when this returns: for checkpoints."""

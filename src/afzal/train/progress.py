@@ -9,6 +9,7 @@ from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -102,6 +103,8 @@ def time_left(first: dict[str, Any], record: dict[str, Any], steps: int) -> str:
 
 
 def _bar(console: Console) -> Progress:
-    name, left, shown = (TextColumn(t) for t in ("{task.description}", "left", "{task.fields[facts]}"))
-    times = (MofNCompleteColumn(), TimeElapsedColumn(), left, TimeRemainingColumn())
-    return Progress(name, BarColumn(), *times, shown, console=console)
+    """Where a terminal is narrow the facts give way at their end, never the time that is left."""
+    times = (MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    room = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    shown = TextColumn("{task.fields[facts]}", table_column=room)
+    return Progress(BarColumn(bar_width=10), *times, shown, console=console, expand=True)

@@ -1,0 +1,35 @@
+"""The command that makes sense after a run, from what its report says."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from afzal.report.health import Diagnosis, alarms
+from afzal.report.text import setting
+
+
+def next_command(path: str, facts: Mapping[str, Any], diagnoses: Sequence[Diagnosis]) -> str:
+    """One line for a shell: to resume, to repeat the run with what would mend it, or to use what was trained.
+
+    Args:
+        path: the run folder.
+        diagnoses: alarms first, as :func:`~afzal.report.health.diagnose` gives them.
+    """
+    if facts.get("status") in ("stopped", "running", "failed"):
+        return shlex.join(["afzal", "train", path, "--resume"])
+    raised = alarms(diagnoses)
+    change = next((d.change for d in raised if d.change), {})
+    if change:
+        changed = [f"{k}={setting(v) if isinstance(v, float) else v}" for k, v in change.items()]
+        return shlex.join(["afzal", "train", f"{path}/run.yaml", *changed, f"out={path}-2"])
+    if any(d.severity == "bad" for d in raised):
+        return shlex.join(["afzal", "report", path, "--open"])
+    data = facts.get("data")
+    source = str(data.get("source") or "") if isinstance(data, Mapping) else ""
+    if facts.get("method") == "reward" and source:
+        return shlex.join(["afzal", "score", "--model", path, "--data", source, "--out", "scores.jsonl"])
+    if facts.get("method") == "sft" and source:
+        return shlex.join(["afzal", "train", "dpo", "--model", path, "--data", source])
+    return shlex.join(["afzal", "generate", "--model", path, "--prompt", "How are you?"])
