@@ -60,9 +60,14 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, **sizes))
     model.save_pretrained(tmp_path / "my-model")
     tokenizer.save_pretrained(tmp_path / "my-model")
+    more = [" Ask me more.", ""]  # either answer may be the longer one
     rows = [
-        {"prompt": f"What is {n} and {n}?", "chosen": f"That is {2 * n}.", "rejected": f"That is {2 * n + 1}."}
-        for n in range(40)
+        {
+            "prompt": f"What is {n} and {n}?",
+            "chosen": f"That makes {2 * n}.{more[n % 2]}",
+            "rejected": f"No idea on {n}.{more[n // 2 % 2]}",
+        }
+        for n in range(240)
     ]
     (tmp_path / "prefs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.chdir(tmp_path)
@@ -76,6 +81,7 @@ def test_the_commands_and_the_python_lines_run(workplace: Path, capsys: pytest.C
         assert words[0] == "afzal"
         code = main([*words[1:], "--debug"])
         assert code == 0, (words, capsys.readouterr())
+    _learned_what_it_should()
     (python,) = blocks("python")
     capsys.readouterr()
     # The commands above have imported every room: no room's name may have taken the place of the public function.
@@ -86,3 +92,19 @@ def test_the_commands_and_the_python_lines_run(workplace: Path, capsys: pytest.C
     promised = re.findall(r"^\| (`.*?) \|", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
     for name in re.findall(r"`([\w./]+)`", " ".join(promised)):
         assert (workplace / "runs" / "dpo" / name).exists(), name
+
+
+def _learned_what_it_should() -> None:
+    """The example's page says that it learned; the same with a learning rate of 0, that it did not."""
+    for name, least in (("sft", 0.3), ("dpo", 0.3)):
+        found = json.loads(Path("runs", name, "report.json").read_text("utf-8"))
+        assert found["verdict"]["word"] == "healthy", found["verdict"]
+        losses = [m["loss"] for m in found["metrics"] if m["kind"] == "eval"]
+        assert losses[-1] < (1 - least) * losses[0]
+        assert any(d["check"] == "learning" and d["severity"] == "good" for d in found["diagnoses"])
+        assert found["next"].startswith("afzal ")
+    assert main(["train", "runs/dpo/run.yaml", "lr=0", "max_steps=2", "out=runs/still", "--debug"]) == 0
+    still = json.loads(Path("runs/still/report.json").read_text("utf-8"))
+    assert still["verdict"]["word"] == "not healthy"
+    assert still["verdict"]["sentence"] == "Nothing was learned: the weights did not move."
+    assert "the weights did not move" in Path("runs/still/report.html").read_text("utf-8")

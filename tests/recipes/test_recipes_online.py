@@ -259,7 +259,7 @@ def test_the_plan_says_iterations_answers_and_reward(folder, capsys):
         for part in (f"--{k.replace('_', '-')}", str(given[k]))
     ]
     assert main(["train", "rloo", *flags, "--dry-run"]) == 0
-    assert "2 iterations of 32 answers to 8 prompts, 1 updates each" in capsys.readouterr().out
+    assert "2 iterations of 32 answers to 8 prompts, 1 update each" in capsys.readouterr().out
 
 
 # the parts

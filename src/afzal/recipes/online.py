@@ -127,7 +127,7 @@ def plan_line(config: OnlineConfig, steps: int) -> str:
     answers = config.batch_size * config.n
     pull = "in the loss" if isinstance(config, GRPOConfig) else "in the reward"
     return (
-        f"{-(-steps // each)} iterations of {answers} answers to {config.batch_size} prompts, {each} updates each; "
+        f"{-(-steps // each)} iterations of {answers} answers to {config.batch_size} prompts, {each} update{'s' if each > 1 else ''} each; "
         f"reward: {config.reward}, KL x {config.kl_coef:g} {pull}"
     )
 
