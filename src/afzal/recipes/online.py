@@ -125,9 +125,10 @@ def plan_line(config: OnlineConfig, steps: int) -> str:
     """What the run will do, in a line."""
     each = config.ppo_epochs * config.minibatches
     answers = config.batch_size * config.n
+    updates = "1 update" if each == 1 else f"{each} updates"
     pull = "in the loss" if isinstance(config, GRPOConfig) else "in the reward"
     return (
-        f"{-(-steps // each)} iterations of {answers} answers to {config.batch_size} prompts, {each} update{'s' if each > 1 else ''} each; "
+        f"{-(-steps // each)} iterations of {answers} answers to {config.batch_size} prompts, {updates} each; "
         f"reward: {config.reward}, KL x {config.kl_coef:g} {pull}"
     )
 
