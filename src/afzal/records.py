@@ -167,8 +167,9 @@ def preferences(item: Item, axis: str | None = None) -> tuple[Preference, ...]:
     """Pairs of an item, the better response first (for p = 0.5, the lower index first).
 
     Comparisons of the same two responses are pooled: p is their weighted mean, so three annotators who split 2:1 give
-    p = 2/3. Without comparisons, scores (or else ranks) order every pair of the K rated responses, each with weight
-    1 / C(K, 2) so that an item counts once however many responses it has; equal values give p = 0.5.
+    p = 2/3, and the pair's weight is the mean of theirs, over the number of pairs that were compared. Without
+    comparisons, scores (or else ranks) order every pair of the K rated responses, each with weight 1 / C(K, 2); equal
+    values give p = 0.5. So an item counts once, however many responses it has.
 
     Args:
         axis: keep only votes on this axis (such as ``"safer"``); None keeps votes of every axis.
@@ -187,8 +188,8 @@ def preferences(item: Item, axis: str | None = None) -> tuple[Preference, ...]:
 def labels(item: Item) -> tuple[bool | None, ...]:
     """Per response: desirable, undesirable, or None when nothing says so.
 
-    Stated labels win; otherwise a response that only wins is desirable and one that only loses is not. Ties, and
-    responses that win here and lose there, stay None.
+    Stated labels win; otherwise a response that only wins is desirable, and one that only loses, or that a vote for
+    both being bad names, is not. Ties, and responses of which both was said, stay None.
     """
     stated = _mean_values([v for v in item.votes if isinstance(v, Rating) and v.kind == "label"])
     if stated:
@@ -198,6 +199,10 @@ def labels(item: Item) -> tuple[bool | None, ...]:
         if pair.p != 0.5:
             won.setdefault(pair.i, set()).add(True)
             won.setdefault(pair.j, set()).add(False)
+    for vote in item.votes:
+        if isinstance(vote, Comparison) and vote.p_first is None and vote.weight > 0:
+            won.setdefault(vote.first, set()).add(False)
+            won.setdefault(vote.second, set()).add(False)
     return tuple(next(iter(s)) if len(s := won.get(k, set())) == 1 else None for k in range(len(item.responses)))
 
 
@@ -247,16 +252,16 @@ def _pool(votes: list[Comparison]) -> tuple[Preference, ...]:
         if p is not None and vote.weight > 0:
             pair, p = ((i, j), p) if i < j else ((j, i), 1.0 - p)
             by_pair.setdefault(pair, []).append((p, vote.weight, vote.strength))
-    return tuple([_pooled(i, j, group) for (i, j), group in by_pair.items()])
+    return tuple([_pooled(i, j, group, len(by_pair)) for (i, j), group in by_pair.items()])
 
 
-def _pooled(i: int, j: int, group: list[tuple[float, float, float | None]]) -> Preference:
-    """Votes on i and j as (probability that i is better, weight, strength)."""
+def _pooled(i: int, j: int, group: list[tuple[float, float, float | None]], pairs: int) -> Preference:
+    """Votes on i and j as (probability that i is better, weight, strength), one pair of so many of an item."""
     total = sum([weight for _, weight, _ in group])
     p = sum([weight * p for p, weight, _ in group]) / total
     strengths = [_signed(strength, p) for p, _, strength in group if strength is not None]
     margin = sum(strengths) / len(strengths) if strengths else None
-    pair = Preference(i, j, p, total / len(group), margin)
+    pair = Preference(i, j, p, total / len(group) / pairs, margin)
     return pair if p >= 0.5 else pair.swap()
 
 

@@ -166,7 +166,7 @@ GOLDEN = [
             (
                 SKY,
                 (BLUE, GREEN, RED),
-                tuple(Comparison(0, k, "first", strength=1.5, weight=0.5) for k in (1, 2)),
+                tuple(Comparison(0, k, "first", strength=1.5) for k in (1, 2)),
             ),
             (SKY, (BLUE, GREEN), (FIRST,)),
         ],
@@ -317,8 +317,8 @@ GOLDEN = [
                 SKY,
                 ((bot("Green"),), (bot("Blue"),), (bot("Red"),)),
                 (
-                    Comparison(1, 0, "first", axis="answer", weight=0.5),
-                    Comparison(1, 2, "first", axis="answer", weight=0.5),
+                    Comparison(1, 0, "first", axis="answer"),
+                    Comparison(1, 2, "first", axis="answer"),
                     Rating(0, 3.0, "score", axis="voters"),
                     Rating(1, 9.0, "score", axis="voters"),
                 ),

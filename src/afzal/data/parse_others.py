@@ -89,7 +89,7 @@ def multiple_choice(row: Row) -> Item:
     place = {number: k for k, number in enumerate(numbers)}
     right = place[chosen]
     others = [k for k in range(len(numbers)) if k != right]
-    votes = [Comparison(right, k, "first", axis="answer", weight=weight(row) / len(others)) for k in others]
+    votes = [Comparison(right, k, "first", axis="answer", weight=weight(row)) for k in others]
     counts = array(row, "num_voters") if has(row, "num_voters") else []
     scores = []
     for option, count in enumerate(counts, 1):

@@ -148,7 +148,6 @@ def ms_swift(row: Row) -> Item:
         raise RowError("bad_value", "messages", "does not end with a user turn and its answer")
     worse = _rejected(row)
     shared = opinion(row)
-    shared["weight"] /= len(worse)
     responses = tuple(Response(turns_) for turns_ in (turns[cut:], *worse))
     votes = tuple(Comparison(0, k, "first", **shared) for k in range(1, len(responses)))
     return Item("", turns[:cut], responses, votes)

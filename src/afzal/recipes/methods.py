@@ -224,7 +224,7 @@ def _refuse_unused(term: Term, q: Preference, item: Item) -> None:
         raise AfzalError(
             f"objective {term.name!r} takes no weights, and this pair has the weight {q.weight:g}",
             where=item.where or item.id,
-            remedy="leave the weights out (a ranking of K gives its pairs weights), or use another objective",
+            remedy="leave the weights out (of n pairs of an item each weighs 1 / n), or use another objective",
         )
 
 
