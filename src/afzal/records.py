@@ -226,6 +226,11 @@ def prompt_key(item: Item) -> str:
     return hashlib.sha256(" ".join(text.casefold().split()).encode()).hexdigest()[:16]
 
 
+def template_fields(item: Item) -> dict[str, Any]:
+    """What the row of an item says to the chat template beside its messages."""
+    return {name: item.extra[name] for name in TEMPLATE_FIELDS if item.extra.get(name)}
+
+
 def turns_to_json(turns: Turns) -> str | list[dict[str, Any]]:
     """A text as itself, messages as ``[{"role": ..., "content": ...}]``, with ``reasoning_content`` where there is."""
     return turns if isinstance(turns, str) else [_message_to_json(m) for m in turns]

@@ -14,7 +14,17 @@ from typing import Any, Literal, get_args
 from afzal.data.dataset import Drop
 from afzal.data.native import to_row
 from afzal.errors import AfzalError
-from afzal.records import Comparison, Item, Preference, Rating, Turns, labels, preferences, turns_to_json
+from afzal.records import (
+    Comparison,
+    Item,
+    Preference,
+    Rating,
+    Turns,
+    labels,
+    preferences,
+    template_fields,
+    turns_to_json,
+)
 
 Target = Literal["trl", "conversational", "openai", "afzal"]
 
@@ -176,7 +186,7 @@ def _facts(pair: Preference) -> dict[str, float]:
 
 
 def _template(item: Item) -> dict[str, Any]:
-    return {k: item.extra[k] for k in ("tools", "chat_template_kwargs") if k in item.extra}
+    return template_fields(item)
 
 
 def _left_out(item: Item) -> Iterator[str]:

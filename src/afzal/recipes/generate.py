@@ -16,7 +16,7 @@ from afzal.errors import AfzalError
 from afzal.folders.load import load_generation_config
 from afzal.generate import Sample, Sampling, answer_limits, choose_decoding, sample, sample_with_vllm
 from afzal.model.load import context_tokens, load_model, load_tokenizer, pick_device
-from afzal.records import TEMPLATE_FIELDS, Item, Message, turns_to_json
+from afzal.records import Item, Message, template_fields, turns_to_json
 from afzal.tokens import continuation, distinct_prompts, encode_prompts, end_ids, resolve_template
 
 _ENDLESS = 1 << 40  # tokens: no prompt is cut
@@ -110,7 +110,7 @@ def _record(s: Sample, prompts: Sequence[Item], ids: Sequence[Sequence[int]], to
         "completion": continuation(tokenizer, ids[s.prompt_index], s.answer.tolist()),
         "tokens": len(s.ids),
         "stop": s.stop,
-        **{name: asked.extra[name] for name in TEMPLATE_FIELDS if asked.extra.get(name)},
+        **template_fields(asked),
     }
 
 

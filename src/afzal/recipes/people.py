@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from afzal import data
@@ -43,7 +44,7 @@ def labelled_items(folder: Path, asked: Sequence[Item], go_on: str) -> tuple[lis
             f"{folder / TO_LABEL} holds {len(asked)} prompts with answers to label; "
             f"save the labelled file as {path}, then: {go_on}"
         )
-    known = {(item.prompt, response.turns) for item in asked for response in item.responses}
+    known = {(item.prompt, response.turns): item.extra for item in asked for response in item.responses}
     said: list[Item] = []
     undecided: list[tuple[str, Rejection]] = []
     for item in data.read(str(path)).items:
@@ -55,7 +56,8 @@ def labelled_items(folder: Path, asked: Sequence[Item], go_on: str) -> tuple[lis
                 remedy=f"label the answers of {TO_LABEL} as they stand",
             )
         if any(p.p != 0.5 and p.weight > 0 for p in preferences(item)):
-            said.append(item)
+            # a file of labels need not repeat what the row of the prompt says to the chat template
+            said.append(replace(item, extra={**item.extra, **known[item.prompt, item.responses[0].turns]}))
         else:
             undecided.append((item.id, Rejection("undecided", "no opinion orders two answers", "item")))
     return said, undecided

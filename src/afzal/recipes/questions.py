@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from afzal.config import IterateConfig
 from afzal.data.turns import answer_text
 from afzal.errors import AfzalError
 from afzal.model.load import context_tokens
-from afzal.records import Item, Turns, labels, prompt_key
+from afzal.records import Item, Turns, labels, prompt_key, template_fields
 from afzal.tokens import encode_prompts, resolve_template
 
 T = TypeVar("T")
@@ -23,11 +24,15 @@ _MOST_HELD_OUT = 64
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt with its token ids, and where the data has one the answer to imitate."""
+    """A prompt with its token ids, and where the data has one the answer to imitate.
+
+    ``stated`` is what its row says to the chat template; the items made of its answers say it too.
+    """
 
     prompt: Turns
     ids: tuple[int, ...]
     demonstration: str = ""
+    stated: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +118,19 @@ def _groups(
 ) -> dict[str, list[Question]]:
     """Questions by prompt: one each, or for spin one for every answer that the data has."""
     asked: list[tuple[str, Item, str]] = []
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str, str]] = set()
     without = 0
     for item in items:
         own = own_answer(item) if config.pairing == "spin" else ""
         without += own is None
         key = prompt_key(item)
-        if own is not None and (key, own) not in seen:
-            seen.add((key, own))
+        this = (key, own or "", json.dumps(template_fields(item), sort_keys=True, default=str))
+        if own is not None and this not in seen:
+            seen.add(this)
             asked.append((key, item, own))
     if without:
         notes.append(f"{without} rows have no answer to imitate and are left out")
-    prompts = [item.prompt for _, item, _ in asked]
+    prompts = [item for _, item, _ in asked]
     ids = encode_prompts(prompts, tokenizer, max_tokens=_UNCUT, chat_template=template) if prompts else []
     room = min(config.max_tokens, context_tokens(config.model) or config.max_tokens) - config.max_new_tokens
     long = sum(len(found) > room for found in ids)
@@ -133,7 +139,7 @@ def _groups(
     groups: dict[str, list[Question]] = {}
     for (key, item, own), found in zip(asked, ids, strict=True):
         if len(found) <= room:
-            groups.setdefault(key, []).append(Question(item.prompt, tuple(found.tolist()), own))
+            groups.setdefault(key, []).append(Question(item.prompt, tuple(found.tolist()), own, template_fields(item)))
     return groups
 
 

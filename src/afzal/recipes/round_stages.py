@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def _pairs(
     for index, candidates in by_prompt.items():
         item_id = f"r{number:03d}-{index:05d}"
         item, why = _pair(job.config, item_id, asked[index], candidates)
-        items += [item] if item else []
+        items += [replace(item, extra=asked[index].stated)] if item else []
         lost += [_lost(item_id, rejection) for rejection in why]
     return items, lost
 
@@ -166,7 +166,7 @@ def _by_people(
     for index, candidates in by_prompt.items():
         item_id = f"r{number:03d}-{index:05d}"
         item, why = questionnaire(item_id, asked[index].prompt, candidates, require_eos=job.config.require_eos)
-        items += [item] if item else []
+        items += [replace(item, extra=asked[index].stated)] if item else []
         lost += [_lost(item_id, rejection) for rejection in why]
     folder = job.folder(number)
     _stage(folder / TO_LABEL, lambda: [to_row(item) for item in items])

@@ -119,18 +119,22 @@ def opening_of(begun: Message, whole: str, ending: Ending) -> str:
 def left_out(messages: Sequence[Message], text: str) -> list[str]:
     """Remarks on the messages whose content is not in the rendered conversation.
 
-    An occurrence stands for one message only, the longest message first.
+    An occurrence stands for one message only: the longest message first, and of equal ones a turn of the dialogue.
     """
     if _in_order(messages, text):
         return []
     remarks = []
-    for message in sorted(messages, key=lambda m: -len(str(m.content))):
+    for message in sorted(messages, key=_length_and_role):
         content = str(message.content).strip()
         if content and content in text:
             text = text.replace(content, "\0", 1)
         elif content:
             remarks.append(_what_happened(message.role, content, text))
     return list(dict.fromkeys(remarks))
+
+
+def _length_and_role(message: Message) -> tuple[int, bool]:
+    return -len(str(message.content)), message.role not in ("user", "assistant")
 
 
 def _in_order(messages: Sequence[Message], text: str) -> bool:
@@ -147,8 +151,8 @@ def _in_order(messages: Sequence[Message], text: str) -> bool:
 def _what_happened(role: str, content: str, text: str) -> str:
     if role == "assistant" and _THOUGHTS_END.search(content) and _THOUGHTS_END.split(content)[-1].strip() in text:
         return _HISTORY_THOUGHTS
-    squeezed, written = _squeezed(content), _squeezed(text)
-    if squeezed in written or _squeezed(content.replace('"', '\\"')) in written:  # other white space, or as JSON
+    squeezed, written = _squeezed(content).casefold(), _squeezed(text).casefold()
+    if squeezed in written or squeezed.replace('"', '\\"') in written:  # other white space or case, or as JSON
         return f"message_rewritten:{role}"
     return f"message_left_out:{role}"
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from afzal.records import TEMPLATE_FIELDS, Item, Message, Turns
+from afzal.records import Item, Message, Turns, template_fields
 from afzal.tokens.answers import earlier_turn, last_turn, left_out, opening_of
 from afzal.tokens.template import Call, Renderer, TurnError
 
@@ -151,19 +151,18 @@ def chat_layout(talk: Conversation, renderer: Renderer) -> Layout:
 
 def template_options(item: Item) -> dict[str, Any]:
     """What the source row says to its template: ``tools`` and ``chat_template_kwargs``."""
-    stated = item.extra.get("chat_template_kwargs") or {}
-    if not isinstance(stated, Mapping):
+    stated = template_fields(item)
+    options = stated.pop("chat_template_kwargs", {})
+    if not isinstance(options, Mapping):
         raise TurnError("template_refused", "chat_template_kwargs must be an object")
-    tools = item.extra.get("tools")
-    return {**stated, **({"tools": tools} if tools else {})}
+    return {**options, **stated}
 
 
 def distinct_prompts(items: Iterable[Item]) -> list[Item]:
     """The different prompts among items, as items without responses; what rows say to their template counts too."""
     found: dict[Any, Item] = {}
     for item in items:
-        stated = [item.extra.get(name) for name in TEMPLATE_FIELDS]
-        key = item.prompt, json.dumps(stated, sort_keys=True, default=str)
+        key = item.prompt, json.dumps(template_fields(item), sort_keys=True, default=str)
         found.setdefault(key, replace(item, responses=(), votes=()))
     return list(found.values())
 
