@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable
 from afzal.data import Drop, remap, without
 from afzal.data.remap import moved_votes
 from afzal.data.turns import full_text, stripped
-from afzal.records import Comparison, Item, Turns, Vote, turns_to_json, vote_values
+from afzal.records import Comparison, Item, Turns, Vote, template_fields, turns_to_json, vote_values
 
 
 def clean(items: Iterable[Item]) -> tuple[list[Item], list[Drop]]:
@@ -72,7 +72,10 @@ def merge_identical(item: Item) -> Item:
 
 
 def duplicate_key(item: Item) -> Hashable:
-    """Equal for items with the same prompt, answers and votes, whichever answer stands first."""
+    """Equal for items with the same prompt, answers and votes, whichever answer stands first.
+
+    What rows say to the chat template makes prompts of the same messages different ones.
+    """
     said = [_sortable(response.turns) for response in item.responses]
     order = sorted(range(len(said)), key=said.__getitem__)
     votes: Iterable[Vote] = item.votes
@@ -81,7 +84,8 @@ def duplicate_key(item: Item) -> Hashable:
         votes = moved_votes(votes, [place[k] for k in range(len(said))])
     told = [vote_values(_upright(vote)) for vote in votes]
     answers = tuple([_hashable(item.responses[k].turns) for k in order])
-    return _hashable(item.prompt), answers, tuple(sorted(told, key=repr) if len(told) > 1 else told)
+    stated = json.dumps(template_fields(item), sort_keys=True, default=str) if item.extra else "{}"
+    return _hashable(item.prompt), stated, answers, tuple(sorted(told, key=repr) if len(told) > 1 else told)
 
 
 def _sortable(turns: Turns) -> str:

@@ -145,7 +145,10 @@ class _Encoder:
         """The different prompts of these items, as trees without branches and as they were read; those that leave no
         room for an answer are added to ``losses``."""
         found = distinct_prompts(items)
-        ids = encode_prompts(found, self.tokenizer, max_tokens=_ENDLESS, chat_template=self.template)
+        notes: list[str] = []
+        given = {"max_tokens": _ENDLESS, "chat_template": self.template, "notes": notes}
+        ids = encode_prompts(found, self.tokenizer, **given)
+        self.notes.extend(n for n in notes if n not in self.notes)
         room = self.max_tokens - answer_tokens
         trees, texts = [], []
         for item, prompt in zip(found, ids, strict=True):

@@ -131,7 +131,8 @@ def _groups(
     if without:
         notes.append(f"{without} rows have no answer to imitate and are left out")
     prompts = [item for _, item, _ in asked]
-    ids = encode_prompts(prompts, tokenizer, max_tokens=_UNCUT, chat_template=template) if prompts else []
+    given = {"max_tokens": _UNCUT, "chat_template": template, "notes": notes}
+    ids = encode_prompts(prompts, tokenizer, **given) if prompts else []
     room = min(config.max_tokens, context_tokens(config.model) or config.max_tokens) - config.max_new_tokens
     long = sum(len(found) > room for found in ids)
     if long:

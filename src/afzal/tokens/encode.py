@@ -86,13 +86,19 @@ def encode(
 
 
 def encode_prompts(
-    prompts: Sequence[Turns | Item], tokenizer: Any, *, max_tokens: int, chat_template: str | None = None
+    prompts: Sequence[Turns | Item],
+    tokenizer: Any,
+    *,
+    max_tokens: int,
+    chat_template: str | None = None,
+    notes: list[str] | None = None,
 ) -> list[np.ndarray]:
     """Ids (int32 ``[P]``) to generate from: for equal prompts, those of the trees' prompts.
 
     Args:
         prompts: an item stands for its prompt with what its row says to the template (``tools`` ...).
         max_tokens: longer prompts lose their left end, but not the BOS.
+        notes: what the template does to the conversations is added here.
 
     Raises:
         AfzalError: a prompt cannot be rendered.
@@ -106,6 +112,8 @@ def encode_prompts(
                 what, remedy = f"this prompt has no tokens: {layout}", "leave it out, or change its text"
                 raise AfzalError(what, where=block[n - start].where or f"prompt {n}", remedy=remedy) from layout
             layouts.append(layout)
+    if notes is not None:
+        notes.extend(speaker.notes())
     table = joint_table(layouts, speaker.codec)
     ids = [_prompt_ids(layout, speaker, table) for layout in layouts]
     for n, found in enumerate(ids):
