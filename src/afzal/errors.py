@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class AfzalError(Exception):
     """A fault of the input or the set-up, not of the program; the command line prints it plainly and exits with 2.
@@ -11,10 +13,14 @@ class AfzalError(Exception):
         where: ``file:line``, a row id or a key, when there is one.
         why: the reason, when it is not plain from ``what``.
         remedy: what to do next, as a command or a setting when possible.
+
+    Names may hold line feeds: in the message, none of them begins a line of its own.
     """
 
     def __init__(self, what: str, *, where: str = "", why: str = "", remedy: str = "") -> None:
         self.what, self.where, self.why, self.remedy = what, where, why, remedy
-        head = f"{where}: {what}" if where else what
-        tail = "".join(f"\n  {label}: {text}" for label, text in (("why", why), ("try", remedy)) if text)
-        super().__init__(head + tail)
+        head = (f"{where}: {what}" if where else what).replace("\n", "\\n")
+        said = (
+            (label, re.sub(r"\n[ ]*", "\n       ", text)) for label, text in (("why", why), ("try", remedy)) if text
+        )
+        super().__init__(head + "".join(f"\n  {label}: {text}" for label, text in said))

@@ -32,10 +32,13 @@ def room(rooms: str, packages: frozenset[str]) -> Room:
     return Room(frozenset(rooms.split()), packages)
 
 
-_LOW = "errors records folders stats config runs data quality tokens objectives model train generate judge report"
+_LOW = (
+    "errors terminal records folders stats config runs data quality tokens objectives model train generate judge report"
+)
 TABLE = {
     # room          may import (afzal)                                      may load at module level
     "errors": room("", NONE),
+    "terminal": room("", LIGHT),
     "records": room("errors", NONE),
     "stats": room("errors", frozenset({"numpy"})),  # its intervals load nothing: audit and page start at once
     "folders": room("errors", NONE),
@@ -48,16 +51,16 @@ TABLE = {
     "objectives": room("", frozenset({"torch"})),
     # objectives: only its input types (what a model returns); runs: only its atomic writing (cached references)
     "model": room("errors folders tokens objectives runs", LIGHT | TORCH | {"transformers"}),
-    "train": room("errors stats runs tokens model objectives", LIGHT | TORCH),
+    "train": room("errors terminal stats runs tokens model objectives", LIGHT | TORCH),
     "generate": room("errors records folders tokens model", LIGHT | TORCH),
     "judge": room("errors records stats data", LIGHT | ARRAYS),
     "report": room("errors records stats runs", LIGHT),
     "recipes": room(_LOW, LIGHT | TORCH),
     # config, runs, report: the demonstration writes a run's configuration and adds its frontier to the report
-    "lab": room("errors records folders stats config runs report recipes", LIGHT | TORCH),
+    "lab": room("errors terminal records folders stats config runs report recipes", LIGHT | TORCH),
     "web": room("errors records stats runs data quality report", LIGHT | {"starlette"}),
     "guide": room("errors objectives model train", frozenset({"torch"})),
-    "cli": room("errors config", LIGHT | {"typer", "click"}),  # and every room inside functions
+    "cli": room("errors terminal config", LIGHT | {"typer", "click"}),  # and every room inside functions
     "__init__": room("", NONE),
     "__main__": room("cli", NONE),
 }

@@ -10,19 +10,21 @@ import errno
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 from typer.core import TyperGroup
 
 from afzal.errors import AfzalError
+from afzal.terminal import VisibleStream
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from types import ModuleType, TracebackType
 
 # Verb -> its line in `afzal --help`. The verb's module is afzal.cli.<verb>: a function `command`, or a Typer `app`.
 VERBS = {
@@ -84,6 +86,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
     debug = "--debug" in args
+    if debug:
+        sys.excepthook = _traceback
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast("TextIO", VisibleStream(stream)) for stream in streams)
+    try:
+        return _called(args, debug)
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
+def _traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """As Python tells of an error, with what a terminal would obey made visible."""
+    VisibleStream(sys.stderr).write("".join(traceback.format_exception(kind, error, trace)))
+
+
+def _called(args: list[str], debug: bool) -> int:
     if not debug:
         # Of libraries, to their callers: nothing a person at the command line can act on.
         warnings.filterwarnings("ignore", category=FutureWarning)
@@ -225,6 +243,9 @@ def _system(error: OSError) -> str:
 def _tell(message: str, code: int) -> int:
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     head = "\x1b[1;31merror:\x1b[0m " if colour else "error: "
+    out = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
     with suppress(OSError):  # the terminal may be closed
-        print(f"{head if code in (2, BUG) else ''}{message}", file=sys.stderr, flush=True)
+        if code in (2, BUG):
+            out.write(head)
+        print(message, file=sys.stderr, flush=True)
     return code

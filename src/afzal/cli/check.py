@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afzal.errors import AfzalError
+from afzal.terminal import one_line
 
 if TYPE_CHECKING:
     from afzal.data import Dataset
@@ -55,12 +56,11 @@ def command(
         typer.echo("\n".join(_lines(dataset, audit)))
     nothing_left = False
     if model is not None and not as_json:
-        from rich.console import Console
-
+        from afzal.terminal.console import VisibleConsole
         from afzal.tokens.show import show as show_tokens
 
         shown = show_tokens(dataset.items, model, show, max_tokens)
-        Console(highlight=False, emoji=False, soft_wrap=True).print(shown.markup)
+        VisibleConsole(highlight=False, emoji=False, soft_wrap=True).print(shown.markup)
         nothing_left = shown.n_trees == 0
     if audit.worst == "major" or nothing_left:
         raise typer.Exit(1)
@@ -108,29 +108,30 @@ def counts(audit: Audit) -> dict[str, str]:
 
 
 def _lines(dataset: Dataset, audit: Audit) -> list[str]:
-    lines = [f"{audit.source}: format {audit.format}", *(f"  {note}" for note in dataset.notes)]
-    lines += [f"  not read: {', '.join(dataset.unread)}"] if dataset.unread else []
+    lines = [f"{one_line(audit.source)}: format {audit.format}", *(f"  {one_line(note)}" for note in dataset.notes)]
+    lines += [f"  not read: {one_line(', '.join(dataset.unread))}"] if dataset.unread else []
     lines += [f"{name}: {figure}" for name, figure in counts(audit).items()]
     for finding in audit.findings:
         lines.append(f"{finding.severity:<5} {finding.code}: {finding.message}")
         if finding.severity != "ok":
-            lines += [f"      first: {', '.join(finding.ids[:5])}"] if finding.ids else []
+            lines += [f"      first: {one_line(', '.join(finding.ids[:5]))}"] if finding.ids else []
             lines += [f"      try: {finding.remedy}"] if finding.remedy else []
     return lines
 
 
 def _print_table(dataset: Dataset, audit: Audit) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False, emoji=False)
-    console.print(f"[bold]{escape(audit.source)}[/]  format [bold cyan]{audit.format}[/]")
+    from afzal.terminal.console import VisibleConsole
+
+    console = VisibleConsole(highlight=False, emoji=False)
+    console.print(f"[bold]{escape(one_line(audit.source))}[/]  format [bold cyan]{audit.format}[/]")
     facts = Table.grid(padding=(0, 2))
     for what, _, field in (note.partition(": ") for note in dataset.notes):
         facts.add_row(f"[dim]{escape(what)}[/]", escape(field))
     if dataset.unread:
-        facts.add_row("[dim]not read[/]", escape(", ".join(dataset.unread)))
+        facts.add_row("[dim]not read[/]", escape(one_line(", ".join(dataset.unread))))
     for name, figure in counts(audit).items():
         facts.add_row(f"[dim]{name}[/]", escape(figure))
     console.print(facts)
@@ -138,7 +139,7 @@ def _print_table(dataset: Dataset, audit: Audit) -> None:
     for finding in audit.findings:
         said = escape(finding.message)
         if finding.severity != "ok":
-            said += f"\n[dim]first: {escape(', '.join(finding.ids[:5]))}[/]" if finding.ids else ""
+            said += f"\n[dim]first: {escape(one_line(', '.join(finding.ids[:5])))}[/]" if finding.ids else ""
             said += f"\n[dim]try: {escape(finding.remedy)}[/]" if finding.remedy else ""
         table.add_row(_MARKS[finding.severity], finding.code, said)
     console.print(table)

@@ -100,16 +100,17 @@ def _print_plain(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from afzal.terminal.console import VisibleConsole
 
     table = Table(box=None, pad_edge=False, header_style="bold", show_lines=False)
     for name in _COLUMNS:
         table.add_column(name, overflow="fold", no_wrap=name == "name")
     for row in rows:
         table.add_row(*(Text(cell) for cell in _cells(row)))
-    Console().print(table)
+    VisibleConsole().print(table)
 
 
 def _print_one(facts: Mapping[str, Any]) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from afzal.terminal import one_line
+
 if TYPE_CHECKING:
     from afzal.runs import Run
 
@@ -75,7 +77,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         "accuracy": None if row["accuracy"] is None else f"{row['accuracy']:.1%}",
         "started": str(row["started"] or "").replace("T", " ")[:16] or None,
     }
-    return ["-" if shown[name] is None else str(shown[name]) for name in _COLUMNS]
+    return ["-" if shown[name] is None else one_line(str(shown[name])) for name in _COLUMNS]
 
 
 def _print_plain(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -85,9 +87,10 @@ def _print_plain(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from afzal.terminal.console import VisibleConsole
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in _COLUMNS:
@@ -97,4 +100,4 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
         cells = [Text(cell) for cell in _cells(row)]
         cells[_COLUMNS.index("status")].stylize(_COLOURS.get(row["status"], ""))
         table.add_row(*cells)
-    Console(emoji=False).print(table)
+    VisibleConsole(emoji=False).print(table)

@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeVar, get_origin
 import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from afzal.errors import AfzalError
 
@@ -109,7 +111,12 @@ def _renamed(setting: Setting) -> Setting:
 def read_file(path: str | Path) -> list[Setting]:
     """The settings of a YAML file, each with its line."""
     try:
-        text = Path(path).read_bytes().decode("utf-8")
+        with Path(path).open("rb") as stream:
+            data = stream.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            remedy = "give a YAML file of settings, such as a run's run.yaml"
+            raise AfzalError(f"is larger than {_MAX_BYTES // 2**20} MiB", where=str(path), remedy=remedy)
+        text = data.decode("utf-8")
     except OSError as error:
         remedy = "give the path of a YAML file of settings, such as a run's run.yaml"
         raise AfzalError(f"cannot read the configuration: {error.strerror}", where=str(path), remedy=remedy) from None
@@ -132,8 +139,38 @@ def read_override(text: str, where: str = "command line") -> Setting:
     return Setting(key.strip().replace("-", "_"), value.strip(), where, typed=True)
 
 
+_MAX_BYTES = 2**20
+_MAX_DEPTH = 20
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader that reads 1e-6 as a number, which YAML 1.1 does not."""
+    """YAML's safe loader for settings.
+
+    It reads 1e-6 as a number, which YAML 1.1 does not; it refuses aliases, by which a few lines stand for more values
+    than any machine holds, and deep nesting; and whatever a value cannot be made of is a fault of the YAML.
+    """
+
+    _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """A node, refused when it is an alias or too deep."""
+        mark = self.peek_event().start_mark
+        if self.check_event(yaml.AliasEvent):
+            raise ComposerError(None, None, "aliases are not read; write the value out", mark)
+        if self._depth >= _MAX_DEPTH:
+            raise ComposerError(None, None, f"nested more than {_MAX_DEPTH} deep", mark)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """A value; dates that do not exist and numbers that are too long are faults of the YAML."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError) as error:
+            raise ConstructorError(None, None, str(error), node.start_mark) from None
 
 
 _Loader.add_implicit_resolver(

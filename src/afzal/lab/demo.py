@@ -19,6 +19,7 @@ from afzal.lab import exact, language
 from afzal.lab.exact import Exact, Frontier
 from afzal.report import sections
 from afzal.stats.intervals import half_width
+from afzal.terminal.console import VisibleConsole
 
 _SEED = 0
 _N_HELD_OUT = 512
@@ -73,7 +74,7 @@ def run(out: Path, quick: bool = False, model: str | None = None, data: str | No
     """
     if (model is None) != (data is None):
         raise AfzalError("a model and data go together", remedy="give both --model and --data, or neither")
-    out, plan, console = _unused(Path(out)), QUICK if quick else PROPER, Console(emoji=False)
+    out, plan, console = _unused(Path(out)), QUICK if quick else PROPER, VisibleConsole(emoji=False)
     with _one_thread():
         reference = _supervised(out, plan)
         world, outcomes = _preferences(out, plan, reference)

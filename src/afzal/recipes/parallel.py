@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from afzal.config import OnlineConfig, PolicyConfig, PreferConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.model.reference import Frozen, Reference
 from afzal.runs import launched
 from afzal.runs.launched import processes
+from afzal.terminal.console import VisibleConsole
 from afzal.tokens.batch import Sharing
 from afzal.train import ranks
 from afzal.train.feed import Layout
@@ -54,7 +54,7 @@ def goes_on(out: str) -> bool:
 
 def reporter(steps: int, start: int) -> Reporter:
     """What shows the run to a person; of several ranks the first alone speaks."""
-    return Reporter(steps, start, None if ranks.leads() else Console(quiet=True))
+    return Reporter(steps, start, None if ranks.leads() else VisibleConsole(quiet=True))
 
 
 def layout(model: Any, sharing: Sharing, tokens_per_forward: int, device: torch.device) -> Layout:

@@ -15,6 +15,8 @@ from afzal.report.sections import Section
 from afzal.report.text import is_number, plural
 from afzal.runs import redact_config, redact_texts
 
+_MAX_DEPTH = 20  # of run.yaml
+
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
@@ -128,11 +130,27 @@ def _yaml(path: Path, notes: list[str]) -> dict[str, Any]:
     import yaml
 
     try:
-        value = yaml.safe_load(_text(path, notes))
+        text = _text(path, notes)
+        if not _is_flat(text):
+            notes.append(f"{path.name} holds aliases or is nested too deeply, and is not read.")
+            return {}
+        value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         notes.append(f"{path.name} could not be read: {str(error).splitlines()[0]}.")
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _is_flat(text: str) -> bool:
+    """Whether YAML names every value once and nests few: aliases make a few lines stand for any number of values."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > _MAX_DEPTH:
+            return False
+    return True
 
 
 def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
+from afzal.terminal.console import VisibleConsole
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -39,7 +41,8 @@ class Reporter:
     """Receives every logged record. Use as a context manager."""
 
     def __init__(self, steps: int, start: int = 0, console: Console | None = None) -> None:
-        self.console = console or Console(file=cast("TextIO", LastingStream(sys.stderr)))
+        beneath = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+        self.console = console or VisibleConsole(file=cast("TextIO", LastingStream(beneath)))
         self.steps, self.start, self.last_line = steps, start, 0.0
         self.first: dict[str, Any] | None = None
         self.latest: dict[str, Any] = {}  # of the last rollout

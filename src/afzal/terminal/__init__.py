@@ -1,0 +1,61 @@
+"""What is printed and is not ours: data, names of files, words of models. None of it reaches a terminal as a command.
+
+A terminal obeys escape sequences in whatever is written to it: they set its title, clear it, hide text. So every verb
+writes through :class:`VisibleStream`, and all that has colours through :class:`afzal.terminal.console.VisibleConsole`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TextIO
+
+# Control characters but tab and line feed; marks that reorder or hide text; tags; halves of surrogate pairs.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e0fff\ud800-\udfff]"
+)
+_BREAKS = re.compile("[\t\n]")
+
+
+def visible(text: str) -> str:
+    r"""The text with what a terminal would obey or hide written as JSON does: ``\u001b``. Line feeds and tabs stay."""
+    return _HIDDEN.sub(_escaped, text)
+
+
+def one_line(text: str) -> str:
+    r"""As :func:`visible`, with line feeds and tabs as ``\u000a`` and ``\u0009``: a name cannot forge a line."""
+    return _BREAKS.sub(_escaped, visible(text))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    units = match.group().encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[k] << 8 | units[k + 1]:04x}" for k in range(0, len(units), 2))
+
+
+class VisibleStream:
+    """A text stream that writes :func:`visible` text, and what its encoding cannot spell as escapes.
+
+    ``rich_proxied_file`` is the stream beneath, by the name that rich looks for: its own escape sequences pass.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.rich_proxied_file = getattr(stream, "rich_proxied_file", stream)
+
+    def write(self, text: str) -> int:
+        """As of any text stream."""
+        stream, shown = self.rich_proxied_file, visible(text)
+        try:
+            stream.write(shown)
+        except UnicodeEncodeError:
+            stream.write(shown.encode("ascii", "backslashreplace").decode())
+        return len(text)
+
+    def writelines(self, lines: list[str]) -> None:
+        """Likewise."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "buffer":  # bytes would pass unseen
+            raise AttributeError(name)
+        return getattr(self.rich_proxied_file, name)
