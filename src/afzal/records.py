@@ -222,8 +222,13 @@ def scores(item: Item, axis: str | None = None) -> tuple[float | None, ...]:
 
 def prompt_key(item: Item) -> str:
     """A stable hash of the item's group or prompt (white space and case folded): equal keys must not be split."""
+    return hashlib.sha256(folded_prompt(item).encode()).hexdigest()[:16]
+
+
+def folded_prompt(item: Item) -> str:
+    """What :func:`prompt_key` is the hash of: the item's group or prompt with white space and case folded."""
     text = item.group or (item.prompt if isinstance(item.prompt, str) else json.dumps(turns_to_json(item.prompt)))
-    return hashlib.sha256(" ".join(text.casefold().split()).encode()).hexdigest()[:16]
+    return " ".join(text.casefold().split())
 
 
 def template_fields(item: Item) -> dict[str, Any]:

@@ -26,6 +26,11 @@ Columns = Annotated[
 FormatName = Annotated[str | None, typer.Option("--format", help="Read as this format instead of detecting one.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Drop and count damaged rows instead of stopping.")]
 
+MaxUnpacked = Annotated[
+    float,
+    typer.Option("--max-unpacked", min=0, help="GiB that a gzip file may unpack to; 0 lifts the limit.", metavar="GIB"),
+]
+
 _MARKS = {"ok": "[green]ok[/]", "minor": "[yellow]minor[/]", "major": "[bold red]major[/]"}
 
 
@@ -35,6 +40,7 @@ def command(
     format: FormatName = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     skip_bad: SkipBad = False,
+    max_unpacked: MaxUnpacked = 4,
     model: Annotated[str | None, typer.Option(help="Also show the tokens this model would be trained on.")] = None,
     show: Annotated[int, typer.Option(min=0, help="How many items to show with --model.")] = 3,
     max_tokens: Annotated[int, typer.Option(min=2, help="Length limit per sequence, with --model.")] = 1024,
@@ -42,20 +48,27 @@ def command(
     """Say what a file holds and what is wrong with it (exit 0: well, 1: major findings or no tokens, 2: unreadable)."""
     from afzal import data, quality
 
-    given = parse_columns(columns)
+    given, most = parse_columns(columns), int(max_unpacked * 2**30)
+    on_error = "drop" if skip_bad else "raise"
+    dataset: Dataset | None = None
     with _collector_paused():
-        dataset = data.read(source, columns=given, format=format, on_error="drop" if skip_bad else "raise")
-        audit = quality.audit(dataset)
+        if model is None:
+            # one item after another, so that a file of any size is looked at in little memory
+            reading = data.Reading(source, columns=given, format=format, on_error=on_error, max_unpacked=most)
+            audit = quality.audit_stream(reading)
+            about = {"notes": reading.notes(), "unread": reading.unread()}
+        else:
+            dataset = data.read(source, columns=given, format=format, on_error=on_error, max_unpacked=most)
+            audit = quality.audit(dataset)
+            about = {"notes": dataset.notes, "unread": dataset.unread}
     if as_json:
-        typer.echo(
-            json.dumps(asdict(audit) | {"notes": dataset.notes, "unread": dataset.unread}, ensure_ascii=False, indent=2)
-        )
+        typer.echo(json.dumps(asdict(audit) | about, ensure_ascii=False, indent=2))
     elif sys.stdout.isatty():
-        _print_table(dataset, audit)
+        _print_table(audit, **about)
     else:
-        typer.echo("\n".join(_lines(dataset, audit)))
+        typer.echo("\n".join(_lines(audit, **about)))
     nothing_left = False
-    if model is not None and not as_json:
+    if model is not None and dataset is not None and not as_json:
         from afzal.terminal.console import VisibleConsole
         from afzal.tokens.show import show as show_tokens
 
@@ -107,9 +120,9 @@ def counts(audit: Audit) -> dict[str, str]:
     return {name: str(figure) for name, figure in figures.items() if figure}
 
 
-def _lines(dataset: Dataset, audit: Audit) -> list[str]:
-    lines = [f"{one_line(audit.source)}: format {audit.format}", *(f"  {one_line(note)}" for note in dataset.notes)]
-    lines += [f"  not read: {one_line(', '.join(dataset.unread))}"] if dataset.unread else []
+def _lines(audit: Audit, notes: list[str], unread: list[str]) -> list[str]:
+    lines = [f"{one_line(audit.source)}: format {audit.format}", *(f"  {one_line(note)}" for note in notes)]
+    lines += [f"  not read: {one_line(', '.join(unread))}"] if unread else []
     lines += [f"{name}: {figure}" for name, figure in counts(audit).items()]
     for finding in audit.findings:
         lines.append(f"{finding.severity:<5} {finding.code}: {finding.message}")
@@ -119,7 +132,7 @@ def _lines(dataset: Dataset, audit: Audit) -> list[str]:
     return lines
 
 
-def _print_table(dataset: Dataset, audit: Audit) -> None:
+def _print_table(audit: Audit, notes: list[str], unread: list[str]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -128,10 +141,10 @@ def _print_table(dataset: Dataset, audit: Audit) -> None:
     console = VisibleConsole(highlight=False, emoji=False)
     console.print(f"[bold]{escape(one_line(audit.source))}[/]  format [bold cyan]{audit.format}[/]")
     facts = Table.grid(padding=(0, 2))
-    for what, _, field in (note.partition(": ") for note in dataset.notes):
+    for what, _, field in (note.partition(": ") for note in notes):
         facts.add_row(f"[dim]{escape(what)}[/]", escape(field))
-    if dataset.unread:
-        facts.add_row("[dim]not read[/]", escape(one_line(", ".join(dataset.unread))))
+    if unread:
+        facts.add_row("[dim]not read[/]", escape(one_line(", ".join(unread))))
     for name, figure in counts(audit).items():
         facts.add_row(f"[dim]{name}[/]", escape(figure))
     console.print(facts)

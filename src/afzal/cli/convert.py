@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from afzal.cli.check import Columns, FormatName, SkipBad, parse_columns
+from afzal.cli.check import Columns, FormatName, MaxUnpacked, SkipBad, parse_columns
 from afzal.errors import AfzalError
 
 
@@ -21,6 +21,7 @@ def command(
     columns: Columns = None,
     format: FormatName = None,
     skip_bad: SkipBad = False,
+    max_unpacked: MaxUnpacked = 4,
     skip: Annotated[bool, typer.Option("--skip", help="Leave out what the layout cannot hold, and count it.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
 ) -> None:
@@ -29,7 +30,9 @@ def command(
 
     if target.exists() and not force:
         raise AfzalError(f"{target} exists", remedy="choose another name, or pass --force")
-    dataset = data.read(source, columns=parse_columns(columns), format=format, on_error="drop" if skip_bad else "raise")
+    on_error = "drop" if skip_bad else "raise"
+    most = int(max_unpacked * 2**30)
+    dataset = data.read(source, columns=parse_columns(columns), format=format, on_error=on_error, max_unpacked=most)
     made = data.plan(dataset.items, to)
     rows = data.write(dataset.items, target, to, skip_unholdable=skip)
     typer.echo(f"{target}: {rows} rows as {to}, from {dataset.kept} of {dataset.rows} rows read as {dataset.format}")

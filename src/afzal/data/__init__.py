@@ -4,7 +4,7 @@ from afzal.data.dataset import Dataset, Drop, fingerprint
 from afzal.data.files import refuse_missing
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS
-from afzal.data.reading import read
+from afzal.data.reading import Reading, read
 from afzal.data.remap import remap, without
 from afzal.data.splitting import split
 from afzal.data.writing import Plan, plan, write, write_rows
@@ -15,6 +15,7 @@ __all__ = [
     "Drop",
     "Format",
     "Plan",
+    "Reading",
     "fingerprint",
     "plan",
     "read",

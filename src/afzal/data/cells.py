@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ _STRUCTURED = frozenset(
     | {"tools", "votes"}
 )
 _OPENERS = frozenset("[{( \t\r\n")
+_OPENED = re.compile(r"\s*[\[{(]")
 _MAX_REPR = 2**20  # characters; Python's parser needs far more memory than JSON's
 
 
@@ -46,7 +48,7 @@ def structure(cell: str) -> Any:
 
 
 def _begins(cell: str) -> bool:
-    return cell.lstrip()[:1] in ("[", "{", "(")
+    return _OPENED.match(cell) is not None
 
 
 def _structure(name: str, cell: str) -> Any:

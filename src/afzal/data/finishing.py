@@ -59,8 +59,7 @@ def without_marks(item: Item) -> Item:
     Raises:
         UnusableError: an answer is marked as not to be learned, or only in part.
     """
-    marked = any(type(m) is Marked for r in item.responses if not isinstance(r.turns, str) for m in r.turns)
-    if not marked and (isinstance(item.prompt, str) or not any(type(m) is Marked for m in item.prompt)):
+    if not (_has_marks(item.prompt) or any(_has_marks(response.turns) for response in item.responses)):
         return item
     for response in item.responses:
         for turn in response.turns:
@@ -68,6 +67,12 @@ def without_marks(item: Item) -> Item:
                 raise UnusableError("not_learned", f"an answer is marked to be learned with weight {turn.learned:g}")
     answers = tuple(Response(_bare(response.turns), response.source) for response in item.responses)
     return replace(item, prompt=_bare(item.prompt), responses=answers)
+
+
+def _has_marks(turns: Turns) -> bool:
+    if isinstance(turns, str):
+        return False
+    return Marked in map(type, turns)
 
 
 def _bare(turns: Turns) -> Turns:

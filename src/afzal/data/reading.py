@@ -157,7 +157,9 @@ class Reading:
                 if isinstance(made, UnusableError):
                     drops.append(Drop(raw.where, ident, made.reason, made.detail, "part"))
                     continue
-                item, lost = self._finished(made, raw, ident if isinstance(parsed, Item) else f"{ident}#{n}")
+                item, lost = self._finished(
+                    made, raw.where, raw.value, ident if isinstance(parsed, Item) else f"{ident}#{n}"
+                )
                 items.append(item)
                 drops += lost
         except ScaleError as bad:
@@ -173,17 +175,16 @@ class Reading:
             return [], [Drop(raw.where, ident, reason, drops[0].detail if drops else "the row holds no item")]
         return items, drops
 
-    def _finished(self, item: Item, raw: Raw, ident: str) -> tuple[Item, list[Drop]]:
+    def _finished(self, item: Item, place: str, row: Row, ident: str) -> tuple[Item, list[Drop]]:
         """The item with its system message, place, id, group and spare fields, and without empty answers."""
-        assert isinstance(raw.value, Mapping)
-        row, entry = raw.value, self._entry
+        entry = self._entry
         item = without_marks(item)
         if self._chat or (entry.system and system_of(row)):
             item = with_system(item, row)
         name = self._unread.of(row, item) or self._unread.of_messages(row)
         if name and self._strict:
-            raise _not_understood(name, raw.where, entry, self._sample)
-        ident, where = item.id or ident, item.where or raw.where
+            raise _not_understood(name, place, entry, self._sample)
+        ident, where = item.id or ident, item.where or place
         drops = []
         empty = {k for k, response in enumerate(item.responses) if not says(response.turns)}
         if empty and not (entry.keeps_empty and len(empty) < len(item.responses)):

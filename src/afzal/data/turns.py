@@ -66,10 +66,13 @@ def message(raw: Any, field: str) -> Message:
     """One message from ``{role, content}`` or ``{from, value}``; thoughts and marks beside it are kept."""
     if not isinstance(raw, Mapping):
         raise RowError("wrong_type", field, f"holds {kind(raw)} where a message belongs")
-    role = _role(raw.get("role", raw.get("from")), field)
+    given = raw.get("role", raw.get("from"))
+    role = _role(given, field) if type(given) is not str or given not in ROLES else ROLES[given]
     content = raw.get("content", raw.get("value"))
-    if raw.keys() <= _PLAIN_KEYS:
-        return Message(role, _content(content, field))
+    if type(content) is not str:
+        content = _content(content, field)
+    if len(raw) == 2 or raw.keys() <= _PLAIN_KEYS:
+        return Message(role, content)
     if raw.get("tool_calls"):
         raise UnusableError("tool_calls", "messages with tool calls are not supported yet")
     if refused := next((name for name in _REFUSED if raw.get(name)), None):
@@ -77,8 +80,8 @@ def message(raw: Any, field: str) -> Message:
     thoughts = _reasoning(raw, field)
     learned = learned_share(raw)
     if learned is None:
-        return Message(role, _content(content, field), thoughts)
-    return Marked(role, _content(content, field), thoughts, learned)
+        return Message(role, content, thoughts)
+    return Marked(role, content, thoughts, learned)
 
 
 def unmarked(turns: Messages) -> Messages:
@@ -153,12 +156,12 @@ def answer_text(turns: Turns) -> str:
     """The words of an answer: a text as it stands, or the assistant's contents joined by blank lines."""
     if isinstance(turns, str):
         return turns
-    return "\n\n".join(content_text(m.content) for m in turns if m.role == "assistant")
+    return "\n\n".join([content_text(m.content) for m in turns if m.role == "assistant"])
 
 
 def full_text(turns: Turns) -> str:
     """All words of a prompt or an answer, whoever said them."""
-    return turns if isinstance(turns, str) else "\n\n".join(content_text(m.content) for m in turns)
+    return turns if isinstance(turns, str) else "\n\n".join([content_text(m.content) for m in turns])
 
 
 def content_text(content: str | tuple[Mapping[str, Any], ...]) -> str:
@@ -172,7 +175,7 @@ def stripped(turns: Turns) -> str | tuple[tuple[str, str], ...]:
     """A hashable key of what was said (and thought), without white space at the ends."""
     if isinstance(turns, str):
         return turns.strip()
-    return tuple((m.role, _said(m)) for m in turns)
+    return tuple([(m.role, _said(m)) for m in turns])
 
 
 def _said(m: Message) -> str:

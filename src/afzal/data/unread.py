@@ -93,9 +93,9 @@ class Unread:
     def of_messages(self, row: Row) -> str:
         """The first key of a message that may say how good it is and is not read; notes all keys that are not."""
         for name, value in row.items():
-            if isinstance(value, list | tuple) and value and looks_like_messages(value):
-                for entry in value:
-                    if isinstance(entry, Mapping) and (key := self._of_message(name, entry)):
+            if type(value) is list and value and type(value[0]) is dict and looks_like_messages(value):
+                for entry in value:  # a message of two keys is its role and its content
+                    if type(entry) is dict and len(entry) > 2 and (key := self._of_message(name, entry)):
                         return key
         return ""
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from afzal.data import Dataset
-from afzal.quality import findings
-from afzal.quality.findings import Finding
-from afzal.quality.view import View, look
-from afzal.records import Comparison
+from afzal.data import Dataset, Reading
+from afzal.data.dataset import Fingerprint, Losses
+from afzal.quality.finding import Finding, nothing
+from afzal.quality.findings import looks
+from afzal.quality.relations import Edges
+from afzal.quality.view import View
+from afzal.records import Comparison, Item
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,47 +58,99 @@ class Audit:
 
 def audit(dataset: Dataset) -> Audit:
     """Look a data set over; needs no model and no tokenizer."""
-    view = look(dataset)
-    votes = [vote for item in dataset.items for vote in item.votes]
-    stated = [label for told in view.told for label in told.labels]
-    return Audit(
-        source=dataset.source,
-        format=dataset.format,
-        fingerprint=dataset.fingerprint,
-        rows=dataset.rows,
-        kept=dataset.kept,
-        items=len(dataset.items),
-        prompts=len({told.asked for told in view.told}),
-        groups=len(view.groups),
-        responses_per_item={
-            str(k): n for k, n in sorted(Counter(len(item.responses) for item in dataset.items).items())
-        },
-        pairs=len(view.pairs),
-        ties=sum(pair.p == 0.5 for _, pair in view.pairs),
-        both_bad=sum(isinstance(vote, Comparison) and vote.p_first is None for vote in votes),
-        soft=sum(pair.p not in (0.5, 1.0) for _, pair in view.pairs),
-        good=stated.count(True),
-        bad=stated.count(False),
-        annotators=len({vote.annotator for vote in votes if vote.annotator}),
-        characters=_characters(view),
-        drops=dataset.drop_counts,
-        findings=[finding for look_for in findings.ALL if (finding := look_for(view)) is not None],
-    )
+    ledger = Ledger()
+    for item in dataset.items:
+        ledger.add(item)
+    return ledger.audit(dataset.source, dataset.format, dataset.rows, dataset.losses, dataset.fingerprint)
 
 
-def _characters(view: View) -> dict[str, dict[str, int]]:
-    lengths = {
-        "prompt": sorted(len(told.asked) for told in view.told),
-        "response": sorted(length for told in view.told for length in told.lengths),
-    }
-    return {
-        name: {"median": quantile(values, 0.5), "p95": quantile(values, 0.95), "max": quantile(values, 1.0)}
-        for name, values in lengths.items()
-    }
+def audit_stream(reading: Reading) -> Audit:
+    """The same of a source that is read on the way, so that its items need not be in memory together."""
+    ledger, digest = Ledger(), Fingerprint()
+    for item in reading.items():
+        ledger.add(item)
+        digest.add(item)
+    return ledger.audit(reading.source, reading.format, reading.rows, reading.losses, digest.hexdigest())
+
+
+class Ledger:
+    """What an audit says of the items so far."""
+
+    def __init__(self) -> None:
+        self._view, self._edges = View(), Edges()
+        self._looks = looks(self._edges)
+        self._adds = [look.add for look in self._looks if type(look).add is not nothing]
+        self._sizes: Counter[int] = Counter()
+        self._asked: Counter[int] = Counter()
+        self._said: Counter[int] = Counter()
+        self._annotators: set[str] = set()
+        self._good = self._bad = self._ties = self._soft = self._both_bad = 0
+
+    def add(self, item: Item) -> None:
+        """Look at one more item."""
+        told = self._view.add(item)
+        self._edges.add(told)
+        for add in self._adds:
+            add(told)
+        self._sizes[len(item.responses)] += 1
+        self._asked[len(told.asked)] += 1
+        for length in told.lengths:
+            self._said[length] += 1
+        for vote in item.votes:
+            if vote.annotator:
+                self._annotators.add(vote.annotator)
+            self._both_bad += isinstance(vote, Comparison) and vote.p_first is None
+        for pair in told.pairs:
+            self._ties += pair.p == 0.5
+            self._soft += pair.p not in (0.5, 1.0)
+        self._good += told.labels.count(True)
+        self._bad += told.labels.count(False)
+
+    def audit(self, source: str, format: str, rows: int, losses: Losses, fingerprint: str) -> Audit:
+        """What was seen; ``losses`` and ``rows`` are those of the source."""
+        view = self._view
+        findings = [seen for look in self._looks if (seen := look.finding(view, losses, rows)) is not None]
+        return Audit(
+            source=source,
+            format=format,
+            fingerprint=fingerprint,
+            rows=rows,
+            kept=rows - losses.whole,
+            items=view.items,
+            prompts=len(set(view.asked)),
+            groups=len(set(view.groups)),
+            responses_per_item={str(k): n for k, n in sorted(self._sizes.items())},
+            pairs=view.pairs,
+            ties=self._ties,
+            both_bad=self._both_bad,
+            soft=self._soft,
+            good=self._good,
+            bad=self._bad,
+            annotators=len(self._annotators),
+            characters={"prompt": _lengths(self._asked), "response": _lengths(self._said)},
+            drops=dict(losses.counts.most_common()),
+            findings=findings,
+        )
+
+
+def _lengths(counts: Counter[int]) -> dict[str, int]:
+    """Median, 95 % quantile and largest of lengths that occur so often."""
+    ordered, ends = sorted(counts), []
+    for length in ordered:
+        ends.append(counts[length] + (ends[-1] if ends else 0))
+    total = ends[-1] if ends else 0
+
+    def at(q: float) -> int:
+        return ordered[bisect_right(ends, place(total, q))] if total else 0
+
+    return {"median": at(0.5), "p95": at(0.95), "max": at(1.0)}
 
 
 def quantile(ordered: Sequence[int], q: float) -> int:
     """The smallest of the sorted values that at least a share ``q`` does not exceed; 0 when there are none."""
-    if not ordered:
-        return 0
-    return ordered[min(len(ordered) - 1, max(0, -int(-q * len(ordered) // 1) - 1))]
+    return ordered[place(len(ordered), q)] if ordered else 0
+
+
+def place(n: int, q: float) -> int:
+    """The number, from 0, of that value among ``n`` sorted ones."""
+    return min(n - 1, max(0, -int(-q * n // 1) - 1))

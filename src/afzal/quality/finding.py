@@ -1,0 +1,64 @@
+"""What a finding is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal, Protocol
+
+from afzal.data.dataset import Losses
+from afzal.quality.columns import SHOWN_IDS
+from afzal.quality.view import Told, View
+
+Severity = Literal["ok", "minor", "major"]
+
+CLEANED = "training removes them and lists each one in losses.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked for.
+
+    Attributes:
+        code: short name, such as ``"contradictions"``.
+        severity: ok (nothing to do), minor (know about it), major (mend it first).
+        count, total: how many of how many.
+        message: what was seen, in one sentence with its numbers.
+        remedy: what to do about it; "" when nothing.
+        value, low, high: a rate and its 95 % interval over prompts, where the finding is one.
+        ids: the first 20 items concerned.
+    """
+
+    code: str
+    severity: Severity
+    count: int
+    total: int
+    message: str
+    remedy: str = ""
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    ids: list[str] = field(default_factory=list)
+
+
+class Look(Protocol):
+    """Looks at one item after another, and says at the end what it saw; None when there was nothing to look at."""
+
+    def add(self, told: Told) -> None:
+        """One more item."""
+
+    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+        """What was seen, given what all items come to, what was dropped at reading, and the number of rows read."""
+
+
+def nothing(look: Look, told: Told) -> None:
+    """The ``add`` of what looks at all items together only."""
+
+
+def finding(
+    code: str, severity: Severity, count: int, total: int, message: str, remedy: str = "", ids: Iterable[str] = ()
+) -> Finding:
+    """A finding; its remedy is only told when there is something to mend."""
+    shown = list(islice(ids, SHOWN_IDS))
+    return Finding(code, severity, count, total, message, remedy if severity != "ok" else "", ids=shown)

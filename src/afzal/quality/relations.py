@@ -1,0 +1,198 @@
+"""What several items say together: duplicates, contradictions, circles."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+
+from afzal.data.dataset import Losses
+from afzal.quality.clean import duplicate_key
+from afzal.quality.columns import repeated
+from afzal.quality.finding import CLEANED, Finding, Severity, finding, nothing
+from afzal.quality.view import Told, View, tell
+from afzal.records import Comparison, Item, vote_values
+
+MANY_DUPLICATES = 0.05
+
+
+class DuplicateItems:
+    """Items with the same prompt, answers and votes as an earlier one."""
+
+    def __init__(self) -> None:
+        self._keys = array("q")
+
+    def add(self, told: Told) -> None:
+        self._keys.append(_key(told))
+
+    def finding(self, view: View, losses: Losses, rows: int) -> Finding:
+        hit = sorted(at for places in repeated(self._keys) for at in places[1:])
+        severity: Severity = "major" if len(hit) > MANY_DUPLICATES * view.items else "minor" if hit else "ok"
+        message = f"{len(hit)} of {view.items} items repeat an earlier one exactly"
+        return finding("duplicate_items", severity, len(hit), view.items, message, CLEANED, view.ids.first(hit))
+
+
+class DuplicateIds:
+    """Different items under one id: later lists of ids would be ambiguous."""
+
+    def __init__(self) -> None:
+        self._ids = array("q")
+
+    def add(self, told: Told) -> None:
+        self._ids.append(hash(told.item.id))
+
+    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+        hit = sorted(places[0] for places in repeated(self._ids))
+        if not hit:
+            return None
+        names, message = view.ids.first(hit), f"{len(hit)} ids name more than one item"
+        total = len(set(self._ids))
+        return finding("duplicate_ids", "minor", len(hit), total, message, "give every row its own id", names)
+
+
+class Edges:
+    """Who beats whom: one entry per decided pair of two different answers, in columns."""
+
+    def __init__(self) -> None:
+        self._items, self._prompts = array("Q"), array("q")
+        self._better, self._worse, self._pairs = array("q"), array("q"), array("q")
+        self._upright = bytearray()
+
+    def add(self, told: Told) -> None:
+        for pair in () if told.labels else told.pairs:
+            better, worse = told.answers[pair.i], told.answers[pair.j]
+            if pair.p == 0.5 or better == worse:
+                continue
+            a, b = hash(better), hash(worse)
+            up = a < b
+            self._items.append(told.at)
+            self._prompts.append(told.key)
+            self._better.append(a)
+            self._worse.append(b)
+            self._pairs.append(hash((told.key, a, b) if up else (told.key, b, a)))
+            self._upright.append(up)
+
+    def both_ways(self) -> list[list[int]]:
+        """The numbers of the items that order the same two answers both ways, a group for each two answers."""
+        groups: list[tuple[int, list[int]]] = []
+        for places in repeated(self._pairs):
+            said_first = self._upright[places[0]]
+            one = [at for at in places if self._upright[at] == said_first]
+            other = [at for at in places if self._upright[at] != said_first]
+            if other:
+                groups.append((one[0], [self._items[at] for at in (*one, *other)]))
+        return [items for _, items in sorted(groups)]
+
+    def circles(self) -> tuple[int, list[list[int]]]:
+        """(prompts with three or more orders, the numbers of the items of each one that goes in a circle)."""
+        long, circles = 0, []
+        for places in repeated(self._prompts):
+            edges: dict[tuple[int, int], list[int]] = {}
+            for at in places:
+                edges.setdefault((self._better[at], self._worse[at]), []).append(self._items[at])
+            long += len(edges) > 2
+            if len(edges) > 2 and _has_cycle(edges):
+                circles.append((places[0], [item for items in edges.values() for item in items]))
+        return long, [items for _, items in sorted(circles)]
+
+    @property
+    def prompts(self) -> int:
+        """Prompts whose answers are ordered."""
+        return len(set(self._prompts))
+
+
+class Contradictions:
+    """The same two answers ordered both ways, or one answer called good and bad."""
+
+    def __init__(self, edges: Edges) -> None:
+        self._edges, self._labelled = edges, False
+        self._items, self._answers, self._good = array("Q"), array("q"), bytearray()
+
+    def add(self, told: Told) -> None:
+        self._labelled = self._labelled or bool(told.labels)
+        for answer, label in zip(told.answers, told.labels, strict=False):
+            if label is not None:
+                self._items.append(told.at)
+                self._answers.append(hash((told.key, answer)))
+                self._good.append(label)
+
+    def groups(self) -> list[list[int]]:
+        """The numbers of the items that contradict each other, a group for each two answers or label."""
+        said: list[tuple[int, list[int]]] = []
+        for places in repeated(self._answers):
+            good = [at for at in places if self._good[at]]
+            bad = [at for at in places if not self._good[at]]
+            if good and bad:
+                said.append((places[0], [self._items[at] for at in (*good, *bad)]))
+        return self._edges.both_ways() + [items for _, items in sorted(said)]
+
+    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+        if not view.pairs and not self._labelled:
+            return None
+        groups = self.groups()
+        hit = [at for group in groups for at in group]
+        message = f"{len(groups)} pairs or labels are stated both ways" + (f", by {len(hit)} items" if hit else "")
+        remedy = "look at them and keep one side, or keep both: they pull against each other"
+        severity: Severity = "major" if hit else "ok"
+        return finding("contradictions", severity, len(groups), view.items, message, remedy, view.ids.first(hit))
+
+
+class Cycles:
+    """Prompts whose answers beat each other in a circle of three or more."""
+
+    def __init__(self, edges: Edges) -> None:
+        self._edges = edges
+
+    add = nothing
+
+    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+        long, circles = self._edges.circles()
+        if not long:
+            return None
+        prompts = self._edges.prompts
+        message = f"{len(circles)} of {prompts} prompts order their answers in a circle"
+        remedy = "rankings cannot be circular: check how the votes were joined"
+        ids = view.ids.first(at for items in circles for at in items)
+        return finding("cycles", "major" if circles else "ok", len(circles), prompts, message, remedy, ids)
+
+
+def contradictions(items: Iterable[Item]) -> list[list[Item]]:
+    """Groups of items that state opposite orders of the same two answers, or opposite labels of one answer.
+
+    Disagreement *within* an item (several annotators) is no contradiction: it is pooled into a probability.
+    """
+    edges, items = Edges(), list(items)
+    look = Contradictions(edges)
+    for at, item in enumerate(items):
+        told = tell(item, at)
+        edges.add(told)
+        look.add(told)
+    return [[items[at] for at in group] for group in look.groups()]
+
+
+def _key(told: Told) -> int:
+    """A hash of :func:`afzal.quality.clean.duplicate_key`, by a shorter way for one vote on two answers."""
+    item = told.item
+    if len(item.votes) == 1 and len(item.responses) == 2:
+        vote, (a, b) = item.votes[0], told.answers
+        if isinstance(vote, Comparison) and type(a) is type(b) and a != b:
+            try:
+                first, second, asked = *[hash(response.turns) for response in item.responses], hash(item.prompt)
+            except TypeError:  # images and sounds are mappings
+                return hash(duplicate_key(item))
+            if a > b:  # type: ignore[operator] # texts, or tuples of texts
+                shown = None if vote.shown_first is None else 1 - vote.shown_first
+                first, second, vote = second, first, vote.between(1 - vote.first, 1 - vote.second, shown)
+            return hash((asked, first, second, vote_values(vote if vote.first < vote.second else vote.swap())))
+    return hash(duplicate_key(item))
+
+
+def _has_cycle(edges: Iterable[tuple[int, int]]) -> bool:
+    """Whether a circle of three or more remains when pairs stated both ways are left out."""
+    left = set(edges)
+    left -= {(b, a) for a, b in left}
+    while left:
+        sources = {a for a, _ in left} - {b for _, b in left}
+        if not sources:
+            return True
+        left = {(a, b) for a, b in left if a not in sources}
+    return False
