@@ -19,7 +19,8 @@ class AfzalError(Exception):
 
     def __init__(self, what: str, *, where: str = "", why: str = "", remedy: str = "") -> None:
         self.what, self.where, self.why, self.remedy = what, where, why, remedy
-        head = (f"{where}: {what}" if where else what).replace("\n", "\\n")
+        where, what = where.replace("\n", "\\n"), re.sub(r"\n(?! )", r"\\n", what)
+        head = f"{where}: {what}" if where else what
         said = (
             (label, re.sub(r"\n[ ]*", "\n       ", text)) for label, text in (("why", why), ("try", remedy)) if text
         )

@@ -79,3 +79,13 @@ def test_the_mean_over_prompts_is_a_ratio_of_sums():
     found = mean(clustered("aab", [1.0, 3.0, 8.0]))
     assert (found.mean, found.se) == pytest.approx((4.0, (64**0.5) / 3))
     assert math.isnan(mean(clustered("aa", [1.0, 3.0])).se)
+
+
+def test_the_expansion_of_students_quantile_meets_scipys():
+    from scipy.special import stdtrit
+
+    from afzal.stats.intervals import t95
+
+    assert [t95(df) for df in (1000, 1234.5, 1e5, 1e9)] == pytest.approx(
+        [float(stdtrit(df, 0.975)) for df in (1000, 1234.5, 1e5, 1e9)], abs=1e-13
+    )

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 LEVEL = 0.95
+_MANY_DF = 1000
 Z95 = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
 
@@ -168,7 +170,18 @@ def over_seeds(values: Sequence[float]) -> Interval:
 
 
 def t95(df: float) -> float:
-    """97.5 % quantile of Student's t distribution."""
+    """97.5 % quantile of Student's t distribution.
+
+    From a thousand degrees of freedom on, the expansion in 1/df (Abramowitz and Stegun 1964, 26.7.5) is exact to the last
+    digits, so that the audit of a data file loads no scipy.
+    """
+    if df >= _MANY_DF:
+        z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+        first = (z**3 + z) / 4
+        second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+        third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+        fourth = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160
+        return z + (first + (second + (third + fourth / df) / df) / df) / df
     from scipy.special import stdtrit
 
     return float(stdtrit(df, (1 + LEVEL) / 2))
