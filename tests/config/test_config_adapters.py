@@ -65,7 +65,7 @@ def test_the_reference_may_be_any_fresh_adapter_switched_off():
 
 
 def test_export_refuses_what_it_would_ignore():
-    assert config.ExportConfig(model="M", out="O").dtype == "fp32"
+    assert config.ExportConfig(model="M", out="O").dtype == "auto"
     with pytest.raises(ValueError, match="rows is without effect"):
         config.ExportConfig(model="M", out="O", rows=3)
 

@@ -90,9 +90,10 @@ def test_room_on_the_disk_is_looked_at_before_the_first_update(tmp_path, monkeyp
 
 
 def test_a_resumed_run_says_where_it_begins(tmp_path, capsys):
-    given = settings(tmp_path, tmp_path / "run", max_steps=4, **QUIET)
+    given = settings(tmp_path, tmp_path / "run", max_steps=4, keep_checkpoints=2, **QUIET)
     made = config.make("dpo", **given)
     recipes.train(made)
+    runs.open_run(tmp_path / "run").update(status="interrupted")
     capsys.readouterr()
     recipes.train(made, resume=True)
     assert "resuming after step 4" in capsys.readouterr().err

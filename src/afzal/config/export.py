@@ -18,7 +18,10 @@ class ExportConfig(Settings, frozen=True):
         None, description="Rows to compare log-probs on, in any format; default: rows of random tokens."
     )
     rows: int = Field(32, ge=1, description="Items of data to compare on.")
-    dtype: Literal["fp32", "bf16"] = Field("fp32", description="Number format of the saved weights.")
+    dtype: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Number format of the saved weights; auto is bf16 where that is the base model's, else fp32.",
+    )
     tolerance: float | None = Field(
         None, gt=0, description="Largest difference of a token's log-prob, in nats; default 1e-3, in bf16 0.15."
     )

@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from .base import Columns, ObjectiveArguments, ObjectiveName, Settings
-from .offline import PreferConfig
 from .scale import MemorySettings
 from .sections import ModelSettings, OptimisationSettings, RunSettings
+from .training import fill_adapter
 
 PEOPLE = "people"
 
@@ -145,6 +145,12 @@ class IterateConfig(
     eval_fraction: float = Field(0.1, ge=0, lt=1, description="Share of a round's pairs held out in its training.")
     eval_every_steps: int | None = Field(None, ge=1, description="Updates between evaluations; default 10 per round.")
 
+    save_dtype: Literal["auto", "fp32", "bf16"] = Field(
+        "fp32",
+        description="Number format of the weights that a round leaves, and the next one starts from; bf16 rounds small "
+        "steps away, auto is that of the model's own files.",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, given: Any) -> Any:
@@ -152,8 +158,7 @@ class IterateConfig(
         if not isinstance(given, dict):
             return given
         filled = {**PRESETS.get(str(given.get("preset")), {}), **given}
-        if filled.get("lora_rank") is not None:
-            filled.setdefault("lr", float(f"{10 * PreferConfig.model_fields['lr'].default:g}"))
+        fill_adapter(filled, cls)
         if isinstance(source := filled.get("prompts"), str) and not filled.get("out"):
             filled["out"] = f"runs/iterate-{Path(source).name.partition('.')[0] or 'prompts'}"
         return filled
@@ -188,8 +193,7 @@ class IterateConfig(
             self._refuse(("min_gain",), "patience is not set")
         elif self.reward is None or by_people:
             self._refuse(("patience",), "there is no reward that measures the held-out answers")
-        if self.lora_rank is None:
-            self._refuse(("lora_alpha", "lora_targets"), "lora_rank is not set")
+        self._refuse_adapter_parts()
         if self.optimizer != "adamw":
             self._refuse(("adam_beta1", "adam_beta2"), f"the optimizer is {self.optimizer}")
         if self.eval_fraction == 0:

@@ -66,6 +66,19 @@ class ModelSettings(Settings, frozen=True, title="Model"):
         None, description="Modules that get an adapter, as q_proj,v_proj; default: every linear layer of the blocks."
     )
 
+    @property
+    def adapter_kind(self) -> AdapterKind | None:
+        """The kind of the fresh adapter; None without one."""
+        return self.adapter or ("lora" if self.lora_rank is not None else None)
+
+    def _refuse_adapter_parts(self) -> None:
+        """Settings of an adapter that there is not must have their defaults."""
+        kind = self.adapter_kind
+        if self.adapter is not None and kind not in LOW_RANK:
+            self._refuse(("lora_rank", "lora_alpha", "lora_targets"), f"the adapter is {kind}")
+        elif kind is None:
+            self._refuse(("lora_alpha", "lora_targets"), "lora_rank is not set")
+
 
 class WriterSettings(Settings, frozen=True, title="Model"):
     """What only models that write can have."""
@@ -143,10 +156,16 @@ class RunSettings(Settings, frozen=True, title="Run"):
         ge=0,
         description="Minutes of work that a kill may cost: checkpoints are at most so far apart. 0: none.",
     )
-    keep_checkpoints: int = Field(
-        2,
+    keep_checkpoints: int | None = Field(
+        None,
         ge=1,
-        description="Checkpoints to keep; older ones are deleted, and first those by the clock.",
+        description="Checkpoints to keep, also after the end; older ones are deleted, and first those by the clock. "
+        "Default 2 during the run, none after it.",
+    )
+    save_dtype: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Number format of the saved weights: auto is that of the model's own files, and fp32 for adapters; "
+        "fp32 keeps what bf16 would round away.",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from .base import Settings
 from .scale import MemorySettings
 from .sections import (
     LOW_RANK,
@@ -33,6 +34,17 @@ _USUAL_VIRTUAL_TOKENS = 20
 _LR_FACTOR: dict[AdapterKind | None, int] = {"ia3": 100, "prefix": 1000, "prompt": 1000, "p_tuning": 1000}
 
 
+def fill_adapter(filled: dict[str, Any], kind_of_settings: type[Settings]) -> None:
+    """The rank, the virtual tokens and the learning rate that an adapter has unless they are given."""
+    kind, fields = filled.get("adapter"), kind_of_settings.model_fields
+    if kind in LOW_RANK and filled.get("lora_rank") is None:
+        filled["lora_rank"] = _USUAL_RANK
+    if kind in VIRTUAL and "virtual_tokens" in fields and filled.get("virtual_tokens") is None:
+        filled["virtual_tokens"] = _USUAL_VIRTUAL_TOKENS
+    if kind is not None or filled.get("lora_rank") is not None:
+        filled.setdefault("lr", float(f"{_LR_FACTOR.get(kind, 10) * fields['lr'].default:g}"))
+
+
 class TrainConfig(
     RunSettings, EvaluationSettings, OptimisationSettings, MemorySettings, ModelSettings, DataSettings, frozen=True
 ):
@@ -49,13 +61,7 @@ class TrainConfig(
         if not isinstance(given, dict):
             return given
         filled = {"method": cls.model_fields["method"].default, **given}
-        kind = filled.get("adapter")
-        if kind in LOW_RANK and filled.get("lora_rank") is None:
-            filled["lora_rank"] = _USUAL_RANK
-        if kind in VIRTUAL and "virtual_tokens" in cls.model_fields and filled.get("virtual_tokens") is None:
-            filled["virtual_tokens"] = _USUAL_VIRTUAL_TOKENS
-        if kind is not None or filled.get("lora_rank") is not None:
-            filled.setdefault("lr", float(f"{_LR_FACTOR.get(kind, 10) * cls.model_fields['lr'].default:g}"))
+        fill_adapter(filled, cls)
         if filled.get("eval_data") is not None:
             filled.setdefault("eval_fraction", 0.0)
         if isinstance(data := filled.get("data"), str) and not filled.get("out"):
@@ -69,11 +75,7 @@ class TrainConfig(
             raise ValueError("eval_fraction is without effect beside eval_data: leave one of them out")
         if self.eval_data is None and self.eval_fraction == 0:
             self._refuse(("eval_every_steps", "early_stop_patience"), "nothing is held out (eval_fraction is 0)")
-        kind = self.adapter_kind
-        if self.adapter is not None and kind not in LOW_RANK:
-            self._refuse(("lora_rank", "lora_alpha", "lora_targets"), f"the adapter is {kind}")
-        elif kind is None:
-            self._refuse(("lora_alpha", "lora_targets"), "lora_rank is not set")
+        self._refuse_adapter_parts()
         if self.optimizer != "adamw":
             self._refuse(("adam_beta1", "adam_beta2"), f"the optimizer is {self.optimizer}")
         if self.offload == "reference" and getattr(self, "reference", "cached") == "cached":
@@ -81,11 +83,6 @@ class TrainConfig(
         if self.activation_checkpointing != "auto" and self.tokens_per_forward is not None:
             self._refuse(("memory_gb",), "neither activation_checkpointing nor tokens_per_forward is auto")
         return self
-
-    @property
-    def adapter_kind(self) -> AdapterKind | None:
-        """The kind of the fresh adapter; None without one."""
-        return self.adapter or ("lora" if self.lora_rank is not None else None)
 
 
 class PolicyConfig(WriterSettings, SampleSettings, TrainConfig, frozen=True):

@@ -293,6 +293,20 @@ def _check_weights(folder: Path, chosen: Any) -> None:
         raise _no_weights(folder, "model.safetensors")
 
 
+def weight_format(folder: str | Path) -> str:
+    """What safetensors call the number format of most of a folder's weights, such as ``F32`` or ``BF16``; empty where
+    there are none. Headers alone are read."""
+    sizes: dict[str, int] = {}
+    for path in Path(folder).glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                start, end = tensor["data_offsets"]
+                sizes[tensor["dtype"]] = sizes.get(tensor["dtype"], 0) + end - start
+    return max(sizes, key=lambda name: sizes[name], default="")
+
+
 def _check_safetensors(folder: Path, name: str, named_by: str = "") -> None:
     """The file is there, is safetensors (the length of a JSON header, then the header), and is as long as it says."""
     path = folder / name

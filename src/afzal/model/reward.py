@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -239,8 +240,17 @@ def shift_of(model: Any) -> float:
     return float(getattr(model.config, _SHIFT, 0.0))
 
 
-def save_reward_model(model: Any, tokenizer: Any, path: Path, *, shift: float = 0.0) -> None:
+def save_reward_model(
+    model: Any,
+    tokenizer: Any,
+    path: Path,
+    *,
+    shift: float = 0.0,
+    rounded: Callable[[Any], AbstractContextManager[None]] = nullcontext,
+) -> None:
     """Write a folder that ``AutoModelForSequenceClassification`` loads: adapters merged, the mean head, the tokenizer.
+
+    ``rounded`` puts the merged model into the number format that it is saved in.
 
     ``shift`` is stated in the configuration as ``reward_shift`` and not applied, since the heads have no bias.
     All heads of an ensemble are in :data:`HEADS_FILE`, as ``score.weight [N, d]``.
@@ -253,7 +263,8 @@ def save_reward_model(model: Any, tokenizer: Any, path: Path, *, shift: float = 
         _set_heads(whole, heads.mean(0, keepdim=True))
         whole.config.num_labels = 1
         setattr(whole.config, _SHIFT, shift)
-        save_model(whole, tokenizer, path)
+        with rounded(whole):
+            save_model(whole, tokenizer, path)
         _set_heads(whole, heads.to(whole.device))
     if len(heads) > 1:
         save_file({"score.weight": heads}, path / HEADS_FILE, metadata={"format": "pt"})

@@ -15,6 +15,7 @@ from afzal.errors import AfzalError
 from afzal.model.adapters import is_adapted
 from afzal.recipes import parallel
 from afzal.recipes.memory import STATE_BYTES
+from afzal.recipes.outputs import kept_checkpoints
 from afzal.recipes.setup import Setup, reference_weights
 from afzal.train import checkpoint, ranks
 from afzal.train.loop import State
@@ -98,9 +99,9 @@ def bytes_to_write(config: TrainConfig, setup: Setup) -> dict[str, int]:
     merged = isinstance(config, RewardConfig) or not is_adapted(model)
     saved = [p for p in model.parameters() if p.requires_grad or merged]
     return {
-        "checkpoints": one * (config.keep_checkpoints + 1 if several else 1),
+        "checkpoints": one * (kept_checkpoints(config) + 1 if several else 1),
         "best checkpoint": 2 * one if setup.settings.patience else 0,
-        "model": 4 * sum(p.numel() for p in saved),
+        "model": setup.save_dtype.itemsize * sum(p.numel() for p in saved),
     }
 
 
@@ -112,7 +113,7 @@ def _require_room(config: TrainConfig, run: runs.Run, needed: Mapping[str, int])
     if sum(needed.values()) <= free + there:
         return
     terms = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in needed.items() if size)
-    fewer = ["keep_checkpoints=1"] if config.keep_checkpoints > 1 else []
+    fewer = ["keep_checkpoints=1"] if kept_checkpoints(config) > 1 else []
     fewer += ["save_every_minutes=0"] if config.save_every_minutes and config.save_every_steps is None else []
     raise AfzalError(
         f"the run will need {sum(needed.values()) / 1e9:.3g} GB of disk, and {(free + there) / 1e9:.3g} GB are free",

@@ -26,6 +26,7 @@ from afzal.model.load import (
 )
 from afzal.model.logprobs import score
 from afzal.model.probe import largest_gap, probe_trees
+from afzal.recipes.outputs import input_format
 from afzal.tokens import encode, resolve_template
 from afzal.tokens.batch import Batch
 from afzal.tokens.tree import Tree
@@ -65,17 +66,18 @@ def export(config: ExportConfig) -> list[str]:
     with model.disable_adapter():
         before = largest_gap(_logps(model, batches), wanted)
     merged = model.merge_and_unload()
-    if config.dtype == "bf16":
+    dtype = _format(config)
+    if dtype == "bf16":
         cast_parameters(merged, torch.bfloat16)
     gap = largest_gap(_logps(merged, batches), wanted)
-    _refuse_difference(config, gap)
-    facts = {"adapter": config.model, "base": base, "dtype": config.dtype, "tokens": len(wanted)}
+    _refuse_difference(config, gap, config.tolerance or _TOLERANCE[dtype])
+    facts = {"adapter": config.model, "base": base, "dtype": dtype, "tokens": len(wanted)}
     facts |= {"largest_difference_nats": gap, "adapter_to_base_nats": before}
     save_model(merged, tokenizer, Path(config.out))
     runs.force_to_disk(Path(config.out))
     runs.atomic_write(Path(config.out) / "export.json", json.dumps(facts, indent=2) + "\n")
     return [
-        f"{config.out}: the adapter merged into {base}, as {config.dtype}",
+        f"{config.out}: the adapter merged into {base}, as {dtype}",
         f"largest difference of a log-prob on {len(wanted)} tokens: {gap:.2g} nats between the merged model and the "
         f"adapter, {before:.2g} between the adapter and its base model",
     ]
@@ -102,8 +104,14 @@ def _logps(model: Any, batches: Sequence[Batch]) -> Tensor:
         return torch.cat([score(model, batch).token_logps for batch in batches])
 
 
-def _refuse_difference(config: ExportConfig, gap: float) -> None:
-    allowed = config.tolerance or _TOLERANCE[config.dtype]
+def _format(config: ExportConfig) -> str:
+    """``bf16`` or ``fp32``; what ``auto`` comes to."""
+    if config.dtype != "auto":
+        return config.dtype
+    return "bf16" if input_format(config.model) == torch.bfloat16 else "fp32"
+
+
+def _refuse_difference(config: ExportConfig, gap: float, allowed: float) -> None:
     if gap <= allowed:
         return
     raise AfzalError(

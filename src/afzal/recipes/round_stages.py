@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from afzal import runs
-from afzal.config import PEOPLE, IterateConfig, TrainConfig, make
+from afzal.config import PEOPLE, IterateConfig, PreferConfig, TrainConfig, make
 from afzal.data.native import from_row, to_row
 from afzal.data.turns import messages
 from afzal.generate import Sampling
@@ -35,15 +35,10 @@ Row = dict[str, Any]
 SAMPLES, SCORES, REJECTED, PAIRS = "samples.jsonl", "scores.jsonl", "rejected.jsonl", "pairs.jsonl"
 TRAIN, MEASURED = "train.jsonl", "measured.jsonl"
 
-# What a round's training takes over from the settings, under the same names.
-_TRAINING = (
-    *("dtype", "device", "sharing", "activation_checkpointing", "memory_gb", "offload", "compile"),
-    *("batch_size", "tokens_per_forward", "epochs"),
-    *("max_steps", "lr", "lr_schedule", "warmup", "optimizer", "weight_decay", "max_grad_norm"),
-    *("adam_beta1", "adam_beta2", "adam_eps", "seed", "log_every_steps"),
-    *("save_every_steps", "save_every_minutes", "keep_checkpoints"),
-    *("objective", "objective_arg", "max_tokens", "eos_token", "chat_template"),
-)
+# A round's training takes over every setting that it has in common with the rounds, but for those that a round decides
+# itself: where it starts and writes to, what its reference is, how its own rows are read, and what of them is held out.
+_OF_THE_ROUND = {"model", "out", "reference", "columns", "data_format", "eval_fraction", "eval_every_steps"}
+_OF_THE_FIRST = {"adapter", "lora_rank", "lora_alpha", "lora_targets"}  # later rounds train on the adapter that it made
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,13 +190,12 @@ def training(
     config: IterateConfig, number: int, start: str, data: str, out: str, *, held_out: bool = True
 ) -> TrainConfig:
     """The ordinary settings of one round's training; without ``held_out`` none of its pairs are."""
-    given = {key: getattr(config, key) for key in _TRAINING}
+    common = (IterateConfig.model_fields.keys() & PreferConfig.model_fields.keys()) - _OF_THE_ROUND
+    given = {key: getattr(config, key) for key in sorted(common if number == 1 else common - _OF_THE_FIRST)}
     if held_out:
         given |= {"eval_fraction": config.eval_fraction, "eval_every_steps": config.eval_every_steps}
     else:
         given |= {"eval_fraction": 0.0}
-    if number == 1:  # later rounds train on the adapter that the first one made
-        given |= {key: getattr(config, key) for key in ("lora_rank", "lora_alpha", "lora_targets")}
     if config.reference == "initial" and number > 1 and _needs_reference(config):
         given["reference"] = config.model
     return make("prefer", model=start, data=data, out=out, clean=False, sample_tokens=config.max_new_tokens, **given)

@@ -74,7 +74,8 @@ class Setup:
 
     ``look`` evaluates a policy that writes its own answers; others are evaluated on the held-out trees. ``start`` is
     the policy as it was before training, a reference that can be run: what the KL is measured to, and a moving
-    reference's stand-in on held-out data; None where neither is asked for.
+    reference's stand-in on held-out data; None where neither is asked for. ``save_dtype`` is the number format of the
+    weights that the run leaves.
     """
 
     model: Any
@@ -91,6 +92,7 @@ class Setup:
     starts_elsewhere: str = ""  # the kind of a fresh adapter that is not the identity
     look: Callable[[], dict[str, float]] | None = None
     architecture: str = ""
+    save_dtype: torch.dtype = torch.float32
 
     def whole(self) -> Any:
         """The model in one piece, for saving; None on a rank that does not save."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from afzal.model.load import (
 from afzal.model.memory import is_out_of_memory
 from afzal.model.reference import Frozen, Remembered, follow
 from afzal.model.reward import save_reward_model
-from afzal.recipes import checkpoints, online, parallel, reward
+from afzal.recipes import checkpoints, online, outputs, parallel, reward
 from afzal.recipes.contents import weights_hash
 from afzal.recipes.first_loss import check_first_loss
 from afzal.recipes.memory import Held, ran_out
@@ -85,6 +86,11 @@ def _joined(config: TrainConfig, resume: bool, command: str, model: Any, tokeniz
     ranks.same("training data", prepared.facts["fingerprint"])
     ranks.same("setting", config.model_dump(mode="json"))
     run = _open(config, prepared, model, resume)
+    if resume and outputs.is_done(run):
+        with run:
+            ranks.led(lambda: outputs.clean_up(config, run))
+        parallel.reporter(0, 0).say(f"{run.path} has finished: there is nothing left to do")
+        return run.path
     if command:
         run.update(command=command)
     restored = nullcontext() if model is None else attention_restored(model)
@@ -102,6 +108,7 @@ def _joined(config: TrainConfig, resume: bool, command: str, model: Any, tokeniz
 def _train(config: TrainConfig, run: runs.Run, prepared: Prepared, model: Any, stop: StopSignals, resume: bool) -> Path:
     torch.manual_seed(config.seed)
     device = pick_device(ranks.own_device(config.device))
+    given = outputs.input_format(config.model, model)
     if model is not None:
         switch_off_dropout(model.to(device).eval())
     if isinstance(config, RewardConfig):
@@ -109,6 +116,7 @@ def _train(config: TrainConfig, run: runs.Run, prepared: Prepared, model: Any, s
     elif model is None:
         model = _starting_model(config, device)
     setup = set_up(config, prepared, model, device, run)
+    setup = replace(setup, save_dtype=outputs.saved_format(config, setup.model, given))
     try:
         return _run(config, run, setup, stop, resume)
     finally:
@@ -183,6 +191,8 @@ def _begin(config: TrainConfig, prepared: Prepared, model: Any, resume: bool) ->
             "tokens": ("tokens: what the data becomes (tokenizer, chat template, versions)", prepared.facts["tokens"]),
         }
         refuse_changes(run, plain, inputs, seen)
+        if outputs.is_done(run):
+            return
         run.update(status="running")
     run.update(files=inputs)
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in runs.redact_texts(prepared.losses))
@@ -222,7 +232,7 @@ def _hooks(
     timer = SaveTimer(60 * config.save_every_minutes or math.inf)
 
     def save(state: State) -> None:
-        checkpoints.save(run, setup, state, run.checkpoints, config.keep_checkpoints)
+        checkpoints.save(run, setup, state, run.checkpoints, outputs.kept_checkpoints(config))
         timer.saved()
 
     def improved(state: State) -> None:
@@ -257,6 +267,7 @@ def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepar
             "trainable": sum(p.numel() for p in parameters.values()),
             "architecture": setup.architecture,
             "adapter": config.adapter_kind or "none",
+            "saved_as": outputs.format_name(setup.save_dtype),
         },
         reference=reference.name if reference else "none",
         reference_is_start=reference.is_start if reference else None,
@@ -345,15 +356,18 @@ def _finish(config: TrainConfig, run: runs.Run, setup: Setup, state: State) -> P
     model = setup.whole()
 
     def write() -> None:
+        rounded = partial(outputs.written_as, dtype=setup.save_dtype)
         if isinstance(config, RewardConfig):
-            save_reward_model(model, setup.prepared.tokenizer, run.path, shift=shift)
+            save_reward_model(model, setup.prepared.tokenizer, run.path, shift=shift, rounded=rounded)
         else:
             _remember_stop_ids(model, setup.prepared)
-            save_model(model, setup.prepared.tokenizer, run.path)
+            with rounded(model):
+                save_model(model, setup.prepared.tokenizer, run.path)
         runs.force_to_disk(run.path)  # not only in a cache when run.json says that it is there
         run.update(status="finished", finished=_now(), seconds=round(state.seconds, 3))
         report.write_card(run.path)
         report.build(run.path, sections)
+        outputs.clean_up(config, run)
 
     ranks.led(write)
     return run.path

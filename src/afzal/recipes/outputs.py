@@ -1,0 +1,105 @@
+"""What a finished run leaves: weights in the number format that was asked for, and no checkpoints unless wanted."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from afzal import runs
+from afzal.config import TrainConfig
+from afzal.folders.inspection import weight_format
+from afzal.folders.load import model_folder
+from afzal.model.adapters import adapter_base, is_adapted
+from afzal.model.load import cast_parameters
+from afzal.model.reward import is_reward_model
+
+# by their names in safetensors files, and as settings call them
+_FORMATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def input_format(path: str, model: Any = None) -> torch.dtype:
+    """The number format that most of a model's weights have in its files, or in memory where ``model`` is given.
+
+    Of an adapter's folder that of its base model; float32 where the files hold something else.
+    """
+    if model is not None:
+        sizes: dict[torch.dtype, int] = {}
+        for p in model.parameters():
+            sizes[p.dtype] = sizes.get(p.dtype, 0) + p.numel()
+        return max(sizes, key=lambda dtype: sizes[dtype])
+    folder = model_folder(path)
+    base = adapter_base(folder)
+    return _FORMATS.get(weight_format(model_folder(base) if base else folder), torch.float32)
+
+
+def saved_format(config: TrainConfig, model: Any, given: torch.dtype) -> torch.dtype:
+    """The number format that a run's weights are saved in.
+
+    Under ``auto`` it is ``given``, that of the input. Adapters, which are small, stay in float32; so do weights that
+    float16 cannot hold.
+    """
+    if config.save_dtype != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[config.save_dtype]
+    if is_adapted(model) and not is_reward_model(model):
+        return torch.float32
+    if given == torch.float16 and any(
+        p.detach().abs().max() > torch.finfo(torch.float16).max for p in model.parameters()
+    ):
+        return torch.float32
+    return given
+
+
+@contextmanager
+def written_as(model: Any, dtype: torch.dtype) -> Iterator[None]:
+    """Inside the block the weights have this number format, in the machine's memory; after it they are what they were.
+
+    A reward model's head stays in float32, since its scores are differences of large sums.
+    """
+    if dtype == torch.float32:
+        yield
+        return
+    before: list[tuple[nn.Parameter, torch.Tensor]] = [(p, p.data) for p in model.parameters()]
+    try:
+        for p, _ in before:
+            p.data = p.data.to("cpu")
+        cast_parameters(model, dtype, keep=_is_head if is_reward_model(model) else lambda name: False)
+        yield
+    finally:
+        for p, value in before:
+            p.data = value
+
+
+def format_name(dtype: torch.dtype) -> str:
+    """As the settings call it."""
+    return _NAMES[dtype]
+
+
+def kept_checkpoints(config: TrainConfig) -> int:
+    """How many checkpoints are kept as long as a run goes on."""
+    return config.keep_checkpoints if config.keep_checkpoints is not None else 2
+
+
+def clean_up(config: TrainConfig, run: runs.Run) -> None:
+    """After the end, when the model and its report are there: remove what only a resumed run would need.
+
+    Checkpoints stay where ``keep_checkpoints`` was given.
+    """
+    wanted = () if config.keep_checkpoints is not None else (run.checkpoints,)
+    for folder in (*wanted, run.path / "best"):
+        if folder.is_dir():
+            shutil.rmtree(folder)
+
+
+def is_done(run: runs.Run) -> bool:
+    """Whether a run has finished, its report included: nothing is left to do for whoever resumes it."""
+    return run.facts().get("status") == "finished" and (run.path / "report.html").exists()
+
+
+def _is_head(name: str) -> bool:
+    return "score." in name
