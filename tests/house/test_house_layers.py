@@ -53,7 +53,7 @@ TABLE = {
     "model": room("errors folders tokens objectives runs", LIGHT | TORCH | {"transformers"}),
     "train": room("errors terminal stats runs tokens model objectives", LIGHT | TORCH),
     "generate": room("errors records folders tokens model", LIGHT | TORCH),
-    "judge": room("errors records stats data", LIGHT | ARRAYS),
+    "judge": room("errors records runs stats data tokens model", LIGHT | ARRAYS),  # tokens and model inside functions
     "report": room("errors records stats runs", LIGHT),
     "recipes": room(_LOW, LIGHT | TORCH),
     # config, runs, report: the demonstration writes a run's configuration and adds its frontier to the report

@@ -85,6 +85,8 @@ def to_html(body: Mapping[str, Any]) -> str:
         drawing=Markup(_drawing(body)),
         drawn_as=f"{body['unit'][:1].upper()}{body['unit'][1:]}, with 95 % intervals over prompts",
         tables=tables,
+        texts=body.get("texts", []),
+        worst=body.get("worst", []),
         version=__version__,
     )
 

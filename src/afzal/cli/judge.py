@@ -1,0 +1,116 @@
+"""``afzal judge``: who says which answer is better, how sure that is, and how good the judge is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from afzal.errors import AfzalError
+
+
+def command(
+    source: Annotated[
+        str, typer.Argument(metavar="FILE", help="Rows with two answers or more, or one model's answers.")
+    ],
+    judge: Annotated[
+        list[str],
+        typer.Option(
+            help="judge.yaml, a model folder, rule:longest, file.py:function, people:FILE; several times: a jury."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for verdicts, rows with votes, the summary and the judge's card.")],
+    against: Annotated[str | None, typer.Option(help="Another model's answers to the same prompts.")] = None,
+    people: Annotated[
+        str | None, typer.Option(help="Votes of people on the same pairs, to set the judge beside.")
+    ] = None,
+    require: Annotated[
+        str | None, typer.Option(help="Exit with 1 unless this holds, as orders.consistent>=.8,no_verdict_share<=.02.")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Of replies. Default: replies.sqlite in OUT.")] = None,
+    resamples: Annotated[int, typer.Option(min=2, help="Resamples of whole prompts, for the intervals.")] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Judge pairs of answers: verdicts as votes, win rates, both orders, length, and people beside the judge.
+
+    Run again, the same command asks only what has no reply yet.
+    """
+    conditions = parse_conditions(require) if require else []
+    from afzal.judge import summary
+    from afzal.judge.people import votes_on
+    from afzal.recipes import judging
+
+    items = judging.read_items(source, against)
+    voted = votes_on(items, people) if people else None
+    if voted is None and any(item.votes for item in items):
+        voted = items
+    say = lambda line: typer.echo(line, err=True)  # noqa: E731
+    found = judging.judged(items, judge, out, voted=voted, cache=cache, resamples=resamples, say=say)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        from afzal.report.text import visible
+
+        for each in found:
+            typer.echo("\n".join(map(visible, summary.lines(each, _prices(judge, each["judge"])))))
+        typer.echo(f"written: {out}")
+    broken = [line for each in found for line in unmet(each, conditions)]
+    for line in broken:
+        typer.echo(line, err=True)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _prices(specs: Sequence[str], name: str) -> tuple[float | None, float | None]:
+    from afzal.recipes.judging import named
+
+    for spec in specs:
+        known = named(spec)
+        if known.name == name and known.settings is not None:
+            return known.settings.price_in, known.settings.price_out
+    return None, None
+
+
+Condition = tuple[str, str, float]
+_CONDITION = re.compile(r"\s*([\w.]+)\s*(>=|<=)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*")
+
+
+def parse_conditions(text: str) -> list[Condition]:
+    """``name>=number,name<=number`` as conditions.
+
+    Raises:
+        AfzalError: a part is no condition.
+    """
+    found = []
+    for part in text.split(","):
+        match = _CONDITION.fullmatch(part)
+        if match is None:
+            raise AfzalError(
+                f"{part!r} is no condition",
+                where="--require",
+                remedy="write orders.consistent>=.8,no_verdict_share<=.02",
+            )
+        found.append((match[1], match[2], float(match[3])))
+    return found
+
+
+def unmet(found: Mapping[str, Any], conditions: Sequence[Condition]) -> list[str]:
+    """The conditions that do not hold; one on a figure that is not known does not.
+
+    Raises:
+        AfzalError: a condition names no figure of any judge.
+    """
+    from afzal.judge.summary import flat
+
+    numbers, said = flat(found), []
+    for name, way, bound in conditions:
+        value = numbers.get(name)
+        if value is None:
+            said.append(f"{found['judge']}: {name} is not known; known: {', '.join(sorted(numbers))}")
+        elif (value < bound) if way == ">=" else (value > bound):
+            said.append(f"{found['judge']}: {name} is {value:.4g}, required {way} {bound:g}")
+    return said

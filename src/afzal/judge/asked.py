@@ -1,0 +1,183 @@
+"""Judges that are asked in words: the request of a game, and the ruling that a reply makes of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from afzal.errors import AfzalError
+from afzal.judge import replies
+from afzal.judge.cache import Cache, Reply, key_of
+from afzal.judge.games import Game, Ruling, as_shown
+from afzal.judge.replies import Reading
+from afzal.judge.verdicts import Outcome
+
+Ask = Callable[[Sequence[Mapping[str, str]], Mapping[str, Any]], Reply]
+"""``(messages, sampling) -> reply``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is sent for one game, or for one of its two answers where each is scored alone."""
+
+    messages: tuple[Mapping[str, str], ...]
+    sampling: Mapping[str, Any]
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How a judge is asked, and the one way in which its reply is read.
+
+    Attributes:
+        prompt: Jinja text with ``prompt``, ``first`` and ``second``; with ``prompt`` and ``answer`` where each is scored
+            alone.
+        read: a reply to a reading.
+        alone: whether each answer is scored alone.
+        larger: whether the larger score is better.
+        about: what else decides a reply, such as the model's name; part of the key in the cache.
+        seed: of sampled replies.
+    """
+
+    system: str
+    prompt: str
+    read: Callable[[Reply], Reading]
+    alone: bool = False
+    larger: bool = True
+    temperature: float = 0.0
+    max_tokens: int = 512
+    seed: int = 0
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def by_choices(choices: Mapping[str, Outcome]) -> Callable[[Reply], Reading]:
+    """Replies whose last line is ``VERDICT: word``."""
+    return lambda reply: replies.by_choice(reply.text, choices, reply.finish)
+
+
+def by_json(path: str, values: Mapping[str, Outcome]) -> Callable[[Reply], Reading]:
+    """Replies that are one JSON object."""
+    return lambda reply: replies.by_json(reply.text, path, values, reply.finish)
+
+
+def by_pattern(pattern: str) -> Callable[[Reply], Reading]:
+    """Replies whose last line holds a score."""
+    return lambda reply: replies.by_score(reply.text, pattern, reply.finish)
+
+
+class Words:
+    """The texts of a judge's requests.
+
+    The template sees the prompt and the answers as values, so that braces inside them are plain text; it runs in
+    Jinja's sandbox.
+
+    Raises:
+        AfzalError: the template does not parse, or fails.
+    """
+
+    def __init__(self, asking: Asking) -> None:
+        from jinja2 import StrictUndefined
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        self.asking = asking
+        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+        self._template = self._guarded(lambda: environment.from_string(asking.prompt))
+
+    def messages(self, **values: str) -> tuple[Mapping[str, str], ...]:
+        """The messages of one request."""
+        text = self._guarded(lambda: self._template.render(**values))
+        system = ({"role": "system", "content": self.asking.system},) if self.asking.system else ()
+        return (*system, {"role": "user", "content": text})
+
+    def requests(self, game: Game) -> list[Request]:
+        """One request for a game; two where each answer is scored alone."""
+        if self.asking.alone:
+            asked = [{"prompt": game.pair.prompt, "answer": answer} for answer in game.pair.answers]
+        else:
+            first, second = game.shown
+            asked = [{"prompt": game.pair.prompt, "first": first, "second": second}]
+        sampling: dict[str, Any] = {"temperature": self.asking.temperature, "max_tokens": self.asking.max_tokens}
+        if self.asking.temperature > 0:
+            sampling["seed"] = self.asking.seed + game.sample
+        made = []
+        for values in asked:
+            messages = self.messages(**values)
+            whole = {**self.asking.about, "messages": list(messages), "sampling": sampling, "sample": game.sample}
+            made.append(Request(messages, sampling, key_of(whole)))
+        return made
+
+    def _guarded(self, work: Callable[[], Any]) -> Any:
+        from jinja2 import TemplateError
+
+        try:
+            return work()
+        except (TemplateError, TypeError, ValueError, RecursionError, MemoryError) as error:
+            raise AfzalError(
+                f"the judge's prompt does not render: {error}",
+                where="prompt",
+                remedy="it is Jinja, with prompt, first and second (prompt and answer where each is scored alone)",
+            ) from None
+
+
+def ruling(game: Game, asking: Asking, given: Sequence[Reply]) -> Ruling:
+    """What the replies of a game say, in the numbering of its pair."""
+    tokens = sum(r.tokens_in for r in given), sum(r.tokens_out for r in given)
+    readings = [asking.read(reply) for reply in given]
+    if why := next((r.why for r in readings if r.why), ""):
+        return Ruling("none", why=why, tokens=tokens)
+    if not asking.alone:
+        return Ruling(as_shown(game, readings[0].outcome)[0], tokens=tokens)
+    one, two = (r.score for r in readings)
+    assert one is not None
+    assert two is not None
+    gap = one - two if asking.larger else two - one
+    return Ruling("first" if gap > 0 else "second" if gap < 0 else "tie", tokens=tokens)
+
+
+def played(
+    games: Sequence[Game],
+    asking: Asking,
+    ask: Ask,
+    cache: Cache,
+    *,
+    name: str,
+    concurrency: int = 4,
+    heard: Callable[[int], None] = lambda n: None,
+) -> list[Ruling]:
+    """Rulings on all games; only what the cache does not hold is asked, ``concurrency`` requests at once.
+
+    Args:
+        heard: told how many replies have come, each time one does.
+
+    Raises:
+        AfzalError: a request failed for good. Replies that came before it are in the cache.
+    """
+    words = Words(asking)
+    requests = [words.requests(game) for game in games]
+    wanted = {r.key: r for asked in requests for r in asked}
+    known = {key: reply for key in wanted if (reply := cache.get(key)) is not None}
+    missing = [request for key, request in wanted.items() if key not in known]
+    lock, stop = threading.Lock(), threading.Event()
+
+    def one(request: Request) -> None:
+        if stop.is_set():
+            return
+        try:
+            reply = ask(request.messages, request.sampling)
+        except BaseException:
+            stop.set()
+            raise
+        cache.put(request.key, name, reply)
+        with lock:
+            known[request.key] = reply
+            heard(len(known))
+
+    with ThreadPoolExecutor(concurrency) as pool:
+        done, _ = wait([pool.submit(one, request) for request in missing], return_when=FIRST_EXCEPTION)
+        stop.set() if any(f.exception() for f in done) else None
+    for future in done:
+        future.result()
+    return [ruling(game, asking, [known[r.key] for r in asked]) for game, asked in zip(games, requests, strict=True)]

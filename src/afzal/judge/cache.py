@@ -1,0 +1,89 @@
+"""Replies of judges on disk: asked and paid for once.
+
+SQLite in WAL mode, one row per reply, written through to the disk before it counts. What is stored is the reply as it
+came; it is read anew each time, so that a changed way of reading asks nothing again. Errors are never stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from afzal.errors import AfzalError
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS reply (
+  key BLOB PRIMARY KEY, judge TEXT NOT NULL, text TEXT NOT NULL, finish TEXT NOT NULL,
+  tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL
+) WITHOUT ROWID
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a judge answered: the text, why it ended (``stop``, ``length``), and tokens asked and answered."""
+
+    text: str
+    finish: str = "stop"
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+def key_of(request: Mapping[str, Any]) -> bytes:
+    """The key of a request: a hash of all that decides the reply. It holds no secret."""
+    body = json.dumps(request, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(body.encode("utf-8", "surrogatepass")).digest()
+
+
+class Cache:
+    """Replies by key; may be used from several threads.
+
+    Raises:
+        AfzalError: the file is no cache, or cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, check_same_thread=False, timeout=60)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.execute(_TABLE)
+            self._connection.commit()
+        except (sqlite3.Error, OSError) as error:
+            raise AfzalError(
+                "the cache of replies cannot be opened", where=str(path), why=str(error), remedy="another --cache"
+            ) from None
+
+    def get(self, key: bytes) -> Reply | None:
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT text, finish, tokens_in, tokens_out FROM reply WHERE key = ?", (key,)
+            ).fetchone()
+        return None if row is None else Reply(*row)
+
+    def put(self, key: bytes, judge: str, reply: Reply) -> None:
+        """Store a reply; it is on disk when this returns."""
+        values = (key, judge, reply.text, reply.finish, reply.tokens_in, reply.tokens_out)
+        with self._lock, self._connection:
+            self._connection.execute("INSERT OR REPLACE INTO reply VALUES (?, ?, ?, ?, ?, ?)", values)
+
+    def __len__(self) -> int:
+        with self._lock:
+            return int(self._connection.execute("SELECT COUNT(*) FROM reply").fetchone()[0])
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

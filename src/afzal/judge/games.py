@@ -1,0 +1,105 @@
+"""What is judged: pairs of answers, in which order they are shown, and what came of each game."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+from afzal.data.turns import full_text
+from afzal.judge.verdicts import MIRRORED, Outcome
+from afzal.records import Item, Turns, turns_to_json
+
+Orders = Literal["both", "random", "first"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one prompt: their item's number, their own numbers, and texts."""
+
+    item: int
+    first: int
+    second: int
+    prompt: str
+    answers: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Game:
+    """One question to a judge: a pair in an order. ``turned`` means that the second answer is shown first."""
+
+    pair: Pair
+    turned: bool
+    sample: int = 0
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """The answers in the order shown."""
+        one, two = self.pair.answers
+        return (two, one) if self.turned else (one, two)
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What came of a game, in the numbering of the pair.
+
+    Attributes:
+        outcome: ``none`` where the judge gave no verdict, and then ``why``.
+        p_first: probability that the first answer is better, for judges that state one.
+        tokens: asked and answered.
+    """
+
+    outcome: Outcome
+    p_first: float | None = None
+    why: str = ""
+    tokens: tuple[int, int] = (0, 0)
+
+
+Judge = Callable[[Sequence[Game]], Sequence[Ruling]]
+"""Whatever gives a ruling on each game, in order."""
+
+
+def as_shown(game: Game, outcome: Outcome, p_shown_first: float | None = None) -> tuple[Outcome, float | None]:
+    """An outcome in the order shown, in the numbering of the pair."""
+    if not game.turned:
+        return outcome, p_shown_first
+    return MIRRORED[outcome], None if p_shown_first is None else 1 - p_shown_first
+
+
+def pairs_of(items: Sequence[Item]) -> list[Pair]:
+    """All pairs of answers of all items, in order. Empty answers are answers."""
+    found = []
+    for number, item in enumerate(items):
+        prompt = full_text(item.prompt)
+        texts = [answer_text(item.prompt, r.turns) for r in item.responses]
+        found += [Pair(number, i, j, prompt, (texts[i], texts[j])) for i, j in combinations(range(len(texts)), 2)]
+    return found
+
+
+def answer_text(prompt: Turns, turns: Turns) -> str:
+    """What a judge reads of an answer: its text, or the words of its messages."""
+    if isinstance(turns, str):
+        return turns
+    if len(turns) == 1 and isinstance(turns[0].content, str):
+        return turns[0].content
+    return "\n\n".join(m.content if isinstance(m.content, str) else json.dumps(turns_to_json((m,))) for m in turns)
+
+
+def games_of(pairs: Sequence[Pair], orders: Orders, *, samples: int = 1, seed: int = 0) -> list[Game]:
+    """The games to play: both orders of every pair, one drawn by the seed and the texts, or as they stand."""
+    found = []
+    for pair in pairs:
+        for sample in range(samples):
+            if orders == "both":
+                found += [Game(pair, False, sample), Game(pair, True, sample)]
+            else:
+                found.append(Game(pair, orders == "random" and _tossed(pair, sample, seed), sample))
+    return found
+
+
+def _tossed(pair: Pair, sample: int, seed: int) -> bool:
+    about = json.dumps([seed, sample, pair.prompt, pair.answers], ensure_ascii=False)
+    return bool(hashlib.sha256(about.encode("utf-8", "surrogatepass")).digest()[0] & 1)

@@ -1,0 +1,108 @@
+"""A local model as a judge, by the log-probs of the verdicts: no reply to read, and a soft verdict.
+
+The model is shown the question up to the word VERDICT:, and the probabilities of what may follow, first, second and
+tie, are read from it and made to sum to 1. So there is always a verdict, and nothing in an answer can be taken for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from afzal.errors import AfzalError
+from afzal.judge.asked import Asking, Words
+from afzal.judge.games import Game, Judge, Ruling, as_shown
+from afzal.judge.verdicts import Outcome, from_probability
+from afzal.records import Message, Turns
+
+LEAD = "VERDICT:"
+
+
+def by_log_probs(
+    asking: Asking, choices: Mapping[str, Outcome], model: Any, tokenizer: Any, layout: Any, max_tokens: int
+) -> Judge:
+    """A judge from a loaded language model.
+
+    Args:
+        choices: what each word after VERDICT: means.
+        layout: a :class:`afzal.train.feed.Layout`, how trees become forward passes.
+        max_tokens: longest question with its verdict; a longer one is no verdict, since cutting would hide an answer.
+
+    Raises:
+        AfzalError: (when made) the tokenizer cannot write the verdict words as a continuation.
+    """
+    from afzal.tokens.codec import Codec
+
+    words = Words(asking)
+    spelled = Codec(tokenizer).continuations([f"{LEAD} {word}" for word in choices], markers=False)
+    if any(ids is None for ids in spelled):
+        raise AfzalError(
+            "the tokenizer cannot write the judge's verdict words", where="verdict.choices", remedy="plain words: A, B"
+        )
+    endings: list[list[int]] = [list(ids) for ids in spelled if ids is not None]
+
+    def judge(games: Sequence[Game]) -> list[Ruling]:
+        asked = [_turns(words, game, tokenizer) for game in games]
+        logps, lengths = _scored(model, tokenizer, layout, asked, endings, max_tokens)
+        return [
+            _ruling(game, row, n, list(choices.values())) for game, row, n in zip(games, logps, lengths, strict=True)
+        ]
+
+    return judge
+
+
+def _turns(words: Words, game: Game, tokenizer: Any) -> Turns:
+    first, second = game.shown
+    messages = words.messages(prompt=game.pair.prompt, first=first, second=second)
+    if tokenizer.chat_template:
+        return tuple(Message(m["role"], m["content"]) for m in messages)
+    return "\n\n".join(m["content"] for m in messages) + "\n"
+
+
+def _scored(
+    model: Any, tokenizer: Any, layout: Any, asked: Sequence[Turns], endings: Sequence[Sequence[int]], max_tokens: int
+) -> tuple[list[list[float] | None], list[int]]:
+    """Summed log-probs of each ending after each question, None where it does not fit; and the questions' tokens."""
+    import numpy as np
+    import torch
+
+    from afzal.model.logprobs import score
+    from afzal.tokens import Branch, Tree, encode_prompts
+
+    room = 1 << 20
+    ids = [p.tolist() for p in encode_prompts(asked, tokenizer, max_tokens=room)]
+    longest = max(map(len, endings))
+    trees = []
+    for number, prompt in enumerate(ids):
+        if len(prompt) + longest <= max_tokens:
+            branches = tuple(Branch(np.asarray(e, np.int32), np.ones(len(e), dtype=bool)) for e in endings)
+            trees.append(Tree(str(number), np.asarray(prompt, np.int32), branches))
+    found: dict[int, list[float]] = {int(t.item_id): [0.0] * len(endings) for t in trees}
+    with torch.no_grad():
+        for batch in layout.batches(trees):
+            values = score(model, batch).logps.double().tolist()
+            for (t, k), value in zip(batch.sources, values, strict=True):
+                found[int(t.item_id)][k] = value
+    return [found.get(number) for number in range(len(ids))], [len(prompt) for prompt in ids]
+
+
+def _ruling(game: Game, logps: Sequence[float] | None, n_tokens: int, meanings: Sequence[Outcome]) -> Ruling:
+    if logps is None:
+        return Ruling("none", why="the question is longer than the model's context", tokens=(n_tokens, 0))
+    p = shares(logps, meanings)
+    p_first = p["first"] + 0.5 * p["tie"]
+    outcome, turned = as_shown(game, from_probability(p_first), p_first)
+    return Ruling(outcome, turned, tokens=(n_tokens, 0))
+
+
+def shares(logps: Sequence[float], meanings: Sequence[Outcome]) -> Mapping[Outcome, float]:
+    """Probabilities of first, second and tie, renormalised over the words; several words may mean the same."""
+    import math
+
+    top = max(logps)
+    weights = [math.exp(value - top) for value in logps]
+    total = sum(weights)
+    found: dict[Outcome, float] = {"first": 0.0, "second": 0.0, "tie": 0.0}
+    for weight, meaning in zip(weights, meanings, strict=True):
+        found[meaning] += weight / total
+    return found

@@ -1,0 +1,85 @@
+"""People as a judge: what a file of votes says of each pair, by the most frequent label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from afzal import data
+from afzal.errors import AfzalError
+from afzal.judge.aggregate import aggregate
+from afzal.judge.games import Game, Judge, Pair, Ruling
+from afzal.judge.labels import Labels, of_items
+from afzal.judge.verdicts import from_probability
+from afzal.records import Comparison, Item, turns_to_json
+
+
+def votes_on(items: Sequence[Item], path: str) -> list[Item]:
+    """The rows with only the comparisons that a file holds on the same prompts and answers.
+
+    Raises:
+        AfzalError: no pair of the file is one of these.
+    """
+    said: dict[str, list[tuple[Item, Comparison]]] = {}
+    for other in data.read(path).items:
+        for vote in other.votes:
+            if isinstance(vote, Comparison):
+                said.setdefault(repr(turns_to_json(other.prompt)), []).append((other, vote))
+    found = []
+    for item in items:
+        places = {repr(turns_to_json(r.turns)): k for k, r in enumerate(item.responses)}
+        votes = []
+        for other, vote in said.get(repr(turns_to_json(item.prompt)), ()):
+            answers = [repr(turns_to_json(r.turns)) for r in other.responses]
+            first, second = places.get(answers[vote.first]), places.get(answers[vote.second])
+            if first is None or second is None or first == second:
+                continue
+            shown = None if vote.shown_first is None else places.get(answers[vote.shown_first])
+            votes.append(vote.between(first, second, shown))
+        found.append(Item(item.id, item.prompt, item.responses, tuple(votes), item.where, item.group, item.extra))
+    if not any(item.votes for item in found):
+        raise AfzalError(
+            f"{Path(path).name} holds no votes on these pairs",
+            where=path,
+            why="votes belong to a pair whose prompt and answers are the same texts",
+            remedy="look at both files with: afzal check",
+        )
+    return found
+
+
+def labels_on(items: Sequence[Item], pairs: Sequence[Pair]) -> Labels | None:
+    """The votes of rows as labels, in the numbering of the pairs; None where there is none."""
+    if not any(isinstance(v, Comparison) for item in items for v in item.votes):
+        return None
+    from dataclasses import replace
+
+    import numpy as np
+
+    own = of_items(items)
+    place = {(p.item, p.first, p.second): k for k, p in enumerate(pairs)}
+    to = [place[pair] for pair in own.pairs]
+    gold = np.full(len(pairs), -1)
+    gold[to] = own.gold
+    numbered = [(p.item, p.first, p.second) for p in pairs]
+    prompts = [""] * len(pairs)
+    for k, pair in enumerate(pairs):
+        item = items[pair.item]
+        prompts[k] = item.group or repr(turns_to_json(item.prompt))
+    said = tuple(replace(s, pair=to[s.pair]) for s in own.said)
+    return Labels(tuple(numbered), tuple(prompts), own.annotators, said, gold)
+
+
+def by_people(items: Sequence[Item], pairs: Sequence[Pair]) -> Judge:
+    """A judge that says what most people said; no verdict where nobody said anything that orders the pair."""
+    labels = labels_on(items, pairs)
+    place = {pair: k for k, pair in enumerate(pairs)}
+    p_first = None if labels is None else aggregate(labels, "majority").p_first
+
+    def judge(games: Sequence[Game]) -> list[Ruling]:
+        found = []
+        for game in games:
+            p = float("nan") if p_first is None else float(p_first[place[game.pair]])
+            found.append(Ruling(from_probability(p)) if p == p else Ruling("none", why="nobody ordered this pair"))
+        return found
+
+    return judge

@@ -1,0 +1,144 @@
+"""One question to an OpenAI-compatible server, with a bounded number of tries."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from afzal.errors import AfzalError
+from afzal.judge.cache import Reply
+
+_AGAIN = {408, 409, 425, 429, 500, 502, 503, 504}
+_LONGEST_WAIT_S = 60.0
+IN_A_ROW = 5
+"""Requests that fail one after another, all their tries used, before nothing more is sent."""
+
+
+class Unreachable(AfzalError):  # noqa: N818 - a state of the server, not a fault of ours
+    """The server gave no reply within the tries allowed; replies so far are kept, and the same command resumes."""
+
+
+@dataclass(slots=True)
+class Server:
+    """A server and what it is asked for.
+
+    Attributes:
+        url: up to and with ``/v1``.
+        key: sent as a bearer token; never written anywhere.
+        sleep: waits; a test counts instead.
+        faults: how often each kind of fault came, by name.
+    """
+
+    url: str
+    model: str
+    key: str = field(default="", repr=False)
+    timeout: float = 60.0
+    attempts: int = 5
+    sleep: Callable[[float], None] = time.sleep
+    transport: Any = None
+    faults: Counter[str] = field(default_factory=Counter)
+    _failed: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _client: Any = field(default=None, repr=False)
+
+    def ask(self, messages: Sequence[Mapping[str, str]], sampling: Mapping[str, Any]) -> Reply:
+        """One reply.
+
+        Raises:
+            Unreachable: no usable reply within the tries, or too many requests failed one after another.
+            AfzalError: the server refuses the request (a wrong key, model or field); another try would not help.
+        """
+        body = {"model": self.model, "messages": [dict(m) for m in messages], **sampling}
+        for attempt in range(self.attempts):
+            if self._failed >= IN_A_ROW:
+                break
+            reply, fault, wait = self._once(body)
+            if reply is not None:
+                with self._lock:
+                    self._failed = 0
+                return reply
+            with self._lock:
+                self.faults[fault] += 1
+            if attempt + 1 < self.attempts:
+                self.sleep(min(_LONGEST_WAIT_S, wait if wait is not None else 2.0**attempt))
+        with self._lock:
+            self._failed += 1
+        raise Unreachable(
+            f"the judge's server gave no reply in {self.attempts} tries",
+            where=self.url,
+            why=", ".join(f"{n} x {name}" for name, n in self.faults.most_common()),
+            remedy="the replies so far are kept: run the same command again when the server answers",
+        )
+
+    def _once(self, body: Mapping[str, Any]) -> tuple[Reply | None, str, float | None]:
+        """A reply, or the fault and how long the server asks to wait."""
+        import httpx2
+
+        try:
+            found = self._connected().post("/chat/completions", json=dict(body))
+        except httpx2.TimeoutException:
+            return None, "time-out", None
+        except httpx2.HTTPError as error:
+            return None, f"no connection ({type(error).__name__})", None
+        if found.status_code in _AGAIN:
+            return None, f"status {found.status_code}", _asked_wait(found.headers.get("retry-after"))
+        if found.status_code != 200:
+            raise AfzalError(
+                f"the judge's server refuses the request with status {found.status_code}",
+                where=self.url,
+                why=found.text[:200],
+                remedy="check url, model and key_env of the judge",
+            )
+        try:
+            return _reply(found.json()), "", None
+        except (ValueError, KeyError, TypeError, IndexError):
+            return None, "a reply that is no completion", None
+
+    def _connected(self) -> Any:
+        import httpx2
+
+        with self._lock:
+            if self._client is None:
+                headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+                self._client = httpx2.Client(
+                    base_url=self.url.rstrip("/"), headers=headers, timeout=self.timeout, transport=self.transport
+                )
+        return self._client
+
+
+def _reply(body: Any) -> Reply:
+    choice = body["choices"][0]
+    text, finish = choice["message"]["content"], choice.get("finish_reason")
+    if not isinstance(finish, str):
+        raise ValueError("a reply without a reason why it ended was cut")
+    usage = body.get("usage") or {}
+    counts = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
+    return Reply(text if isinstance(text, str) else "", finish, *counts)
+
+
+def _asked_wait(value: str | None) -> float | None:
+    try:
+        return max(0.0, float(value)) if value is not None else None
+    except ValueError:
+        return None
+
+
+def key_from(variable: str | None) -> str:
+    """The key in an environment variable.
+
+    Raises:
+        AfzalError: the variable is not set.
+    """
+    if variable is None:
+        return ""
+    key = os.environ.get(variable)
+    if not key:
+        raise AfzalError(
+            f"the environment variable {variable} is not set", where="key_env", remedy=f"export {variable}=..."
+        )
+    return key

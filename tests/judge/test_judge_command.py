@@ -1,0 +1,282 @@
+"""``afzal judge`` from rows to verdicts, votes, summary and card; each kind of judge; what is required of one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers_runs import model_folder, one_thread
+
+from afzal import data
+from afzal.cli import main
+from afzal.cli.judge import parse_conditions, unmet
+from afzal.errors import AfzalError
+from afzal.judge import local, summary
+from afzal.judge.games import Pair, Ruling, games_of, pairs_of
+from afzal.recipes import judging
+from afzal.records import Comparison, Item, Response
+
+
+def rows(path: Path, n: int = 12, votes: bool = True) -> str:
+    """Pairs of two models; the longer answer is ours on two of three rows, and people prefer the answer with 'yes'."""
+    items = []
+    for k in range(n):
+        answers = (f"yes {k}" + " and more" * (k % 3 > 0), f"no {k}" + " and on" * (k % 3 == 0))
+        said = [Comparison(0, 1, "first" if k % 4 else "second", annotator=who) for who in ("ali", "dil", "umi")]
+        both = tuple(Response(text, name) for text, name in zip(answers, ("ours", "theirs"), strict=True))
+        items.append(Item(f"r{k}", f"question {k}", both, tuple(said) if votes else ()))
+    data.write(items, path, "afzal")
+    return str(path)
+
+
+def judge(source: str, out: Path, *more: str) -> int:
+    return main(["judge", source, "--out", str(out), "--resamples", "50", *more])
+
+
+def found(out: Path) -> dict:
+    return json.loads((out / "summary.json").read_text())[0]
+
+
+def test_a_rule_judges_every_pair_once(tmp_path, capsys):
+    source, out = rows(tmp_path / "rows.jsonl"), tmp_path / "out"
+    assert judge(source, out, "--judge", "rule:longest") == 0
+    said = capsys.readouterr().out
+    assert "judge rule:longest: 12 pairs of 12 prompts, 12 games" in said
+    assert "ours against theirs: win 66.7, tie 0.0, loss 33.3; win rate 66.7 %" in said
+    verdicts = [json.loads(line) for line in (out / "verdicts.jsonl").read_text().splitlines()]
+    assert [v["verdict"] for v in verdicts[:3]] == ["second", "first", "first"]
+    assert {v["p_first"] for v in verdicts} == {None}
+    kept = data.read(str(out / "rows.jsonl")).items
+    votes = [v for v in kept[1].votes if v.annotator == "rule:longest"]
+    assert [(v.first, v.second, v.outcome) for v in votes] == [(0, 1, "first")]
+    assert len(kept[1].votes) == 4  # people's votes stay
+    assert {p.name for p in out.iterdir()} >= {"judge_card.html", "judge_card.json", "summary.json"}
+
+
+def test_longest_and_shortest_are_each_others_opposite(tmp_path):
+    source = rows(tmp_path / "rows.jsonl")
+    for name in ("longest", "shortest"):
+        judge(source, tmp_path / name, "--judge", f"rule:{name}")
+    one, two = (found(tmp_path / name)["models"] for name in ("longest", "shortest"))
+    assert (one["win"], one["loss"]) == (two["loss"], two["win"])
+
+
+def test_a_function_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("taste.py").write_text("def yes(prompt, answer):\n    return answer.startswith('yes')\n")
+    assert judge(rows(tmp_path / "rows.jsonl"), tmp_path / "out", "--judge", "taste.py:yes") == 0
+    assert found(tmp_path / "out")["models"]["win"] == 12
+
+
+def test_people_as_a_judge_and_beside_one(tmp_path):
+    source = rows(tmp_path / "rows.jsonl")
+    assert judge(source, tmp_path / "out", "--judge", f"people:{source}") == 0
+    seen = found(tmp_path / "out")
+    assert (seen["models"]["win"], seen["models"]["loss"]) == (9, 3)
+    assert seen["people"]["agreement"]["value"] == 1.0
+    assert seen["people"]["minus_ceiling"]["value"] == 0.0
+
+
+def test_votes_of_another_file_belong_to_the_same_texts(tmp_path, capsys):
+    bare, voted = rows(tmp_path / "bare.jsonl", votes=False), rows(tmp_path / "voted.jsonl")
+    assert judge(bare, tmp_path / "out", "--judge", "rule:longest", "--people", voted) == 0
+    assert found(tmp_path / "out")["people"]["labels"] == 36
+    other = tmp_path / "other.jsonl"
+    data.write(
+        [Item("x", "another question", (Response("a"), Response("b")), (Comparison(0, 1, "first"),))], other, "afzal"
+    )
+    assert judge(bare, tmp_path / "out2", "--judge", "rule:longest", "--people", str(other)) == 2
+    assert "holds no votes on these pairs" in capsys.readouterr().err
+
+
+def test_answers_of_two_models_side_by_side(tmp_path):
+    for name, word in (("sft", "short"), ("dpo", "rather longer")):
+        lines = [json.dumps({"prompt": f"q{k % 3}", "completion": f"{word} {k}"}) for k in range(6)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    sources = str(tmp_path / "dpo.jsonl"), str(tmp_path / "sft.jsonl")
+    assert judge(sources[0], tmp_path / "out", "--against", sources[1], "--judge", "rule:longest") == 0
+    seen = found(tmp_path / "out")
+    assert (seen["pairs"], seen["prompts"]) == (6, 3)
+    assert (seen["models"]["ours"], seen["models"]["theirs"], seen["models"]["win"]) == ("dpo", "sft", 6)
+
+
+def test_a_jury_votes_under_its_own_names(tmp_path):
+    source = rows(tmp_path / "rows.jsonl")
+    assert judge(source, tmp_path / "out", "--judge", "rule:longest", "--judge", "rule:shortest") == 0
+    names = {v.annotator for item in data.read(str(tmp_path / "out" / "rows.jsonl")).items for v in item.votes}
+    assert names == {"ali", "dil", "umi", "rule:longest", "rule:shortest"}
+
+
+def test_what_is_required(tmp_path, capsys):
+    source = rows(tmp_path / "rows.jsonl")
+    assert judge(source, tmp_path / "out", "--judge", "rule:longest", "--require", "no_verdict_share<=0,pairs>=12") == 0
+    assert judge(source, tmp_path / "out", "--judge", "rule:longest", "--require", "models.win_rate>=.9") == 1
+    assert "models.win_rate is 0.6667, required >= 0.9" in capsys.readouterr().err
+    assert judge(source, tmp_path / "out", "--judge", "rule:longest", "--require", "orders.consistent>=.1") == 1
+    assert "is not known" in capsys.readouterr().err
+    assert judge(source, tmp_path / "out", "--judge", "rule:longest", "--require", "a>b") == 2
+
+
+def test_conditions():
+    assert parse_conditions("a.b>=.8, c<=1e-2") == [("a.b", ">=", 0.8), ("c", "<=", 0.01)]
+    with pytest.raises(AfzalError, match="is no condition"):
+        parse_conditions("a>=x")
+    assert not unmet({"judge": "j", "c": 0.5}, [("c", "<=", 0.5), ("c", ">=", 0.5)])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kind: http\nurl: http://x/v1\n", "needs model"),
+        ("kind: model\n", "needs model"),
+        ("kind: rule\nrule: longest\ntemperature: 1\n", "temperature is without effect"),
+        ("kind: rule\nrule: regex\n", "pattern belongs to"),
+        ("kind: rule\nrule: regex\npattern: '('\n", "no regular expression"),
+        ("kind: http\nmodel: m\nurl: u\nverdict: {choices: {A: first}}\n", "a word for first and one for second"),
+        ("kind: http\nmodel: m\nurl: u\nverdict: {json: {}, choices: {A: first, B: second}}\n", "exactly one"),
+        ("kind: http\nmodel: m\nurl: u\nverdict: {score: {pattern: 'x'}}\n", "one group"),
+        ("kind: http\nmodel: m\nurl: u\nprompts: x\n", "prompts"),
+    ],
+)
+def test_a_judge_that_cannot_be_is_refused_in_words(tmp_path, capsys, text, said):
+    path = tmp_path / "judge.yaml"
+    path.write_text(text)
+    assert judge(rows(tmp_path / "rows.jsonl"), tmp_path / "out", "--judge", str(path)) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_unknown_judge(tmp_path, capsys):
+    assert judge(rows(tmp_path / "rows.jsonl"), tmp_path / "out", "--judge", "nobody") == 2
+    assert "there is no judge 'nobody'" in capsys.readouterr().err
+
+
+def test_one_answer_is_nothing_to_judge(tmp_path, capsys):
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps({"prompt": "q", "completion": "a"}) + "\n")
+    assert judge(str(path), tmp_path / "out", "--judge", "rule:longest") == 2
+    assert "--against FILE" in capsys.readouterr().err
+
+
+def test_empty_answers_are_judged(tmp_path):
+    items = [Item(str(k), f"q{k}", (Response("", "a"), Response("words", "b"))) for k in range(3)]
+    games = games_of(pairs_of(items), "first")
+    rulings = judging._scorer(judging.named("rule:longest").settings, items)(games)
+    assert [r.outcome for r in rulings] == ["second"] * 3
+
+
+def test_an_order_only_judge_is_at_a_half_with_every_pair_contradicted():
+    items = [Item(str(k), f"q{k}", (Response(f"a{k}", "x"), Response(f"bb{k}", "y"))) for k in range(20)]
+    pairs = pairs_of(items)
+    games = games_of(pairs, "both")
+    rulings = [Ruling("second" if g.turned else "first") for g in games]
+    seen = summary.summary("order", items, pairs, games, rulings, resamples=20)
+    assert seen["orders"]["contradictions"] == 20
+    assert seen["orders"]["slot_bias"] == 1.0
+    assert seen["models"]["win_rate"]["value"] == 0.5
+    assert seen["models"]["tie"] == 20
+
+
+def test_a_model_against_itself_is_at_a_half_at_equal_lengths_too():
+    generator = np.random.default_rng(0)
+    items, rulings, games = [], [], []
+    for k in range(200):
+        texts = ("a" * int(generator.integers(1, 40)), "b" * int(generator.integers(1, 40)))
+        names = ("x", "y") if k % 2 == 0 else ("y", "x")
+        items.append(Item(str(k), f"q{k}", tuple(Response(t, n) for t, n in zip(texts, names, strict=True))))
+    pairs = pairs_of(items)
+    games = games_of(pairs, "first")
+    longer = [len(p.answers[0]) - len(p.answers[1]) for p in pairs]
+    rulings = [Ruling("first" if gap > 0 else "second" if gap < 0 else "tie") for gap in longer]
+    seen = summary.summary("j", items, pairs, games, rulings, resamples=100)["models"]
+    for figure in (seen["win_rate"], seen["length_controlled"]):
+        assert figure["low"] < 0.5 < figure["high"]
+
+
+def test_no_verdict_is_counted_and_is_neither_a_tie_nor_a_loss():
+    items = [Item(str(k), f"q{k}", (Response(f"a{k}", "x"), Response(f"b{k}", "y"))) for k in range(4)]
+    pairs = pairs_of(items)
+    games = games_of(pairs, "both")
+    rulings = [Ruling("first")] * 6 + [Ruling("first"), Ruling("none", why="the reply was cut")]
+    seen = summary.summary("j", items, pairs, games, rulings, resamples=10)
+    assert (seen["no_verdict"], seen["why_none"]) == (1, {"the reply was cut": 1})
+    assert {k: seen["models"][k] for k in ("win", "tie", "loss", "no_verdict")} == {
+        "win": 3,
+        "tie": 0,
+        "loss": 0,
+        "no_verdict": 1,
+    }
+    assert seen["models"]["win_rate"]["value"] == 1.0
+
+
+def test_shares_of_the_verdict_words():
+    found = local.shares([np.log(0.2), np.log(0.1), np.log(0.1)], ["first", "second", "tie"])
+    assert found == pytest.approx({"first": 0.5, "second": 0.25, "tie": 0.25})
+    assert local.shares([-1e4, -1e4], ["first", "second"])["first"] == pytest.approx(0.5)
+
+
+def test_a_local_model_judges_by_log_probs(tmp_path, monkeypatch):
+    """No reply is read, so none is unread; the same question in the other order gives the mirrored probability of the
+    texts, and the words' probabilities are the model's own."""
+    model = model_folder(tmp_path / "model", max_position_embeddings=2048)
+    source = rows(tmp_path / "rows.jsonl", 3)
+    (tmp_path / "judge.yaml").write_text(
+        f"kind: model\nmodel: {model}\nsystem: ''\nprompt: '{{{{ first }}}}/{{{{ second }}}}'\n"
+    )
+    with one_thread():
+        assert judge(source, tmp_path / "out", "--judge", str(tmp_path / "judge.yaml")) == 0
+    verdicts = [json.loads(line) for line in (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()]
+    assert len(verdicts) == 6
+    assert all(v["verdict"] != "none" and 0 < v["p_first"] < 1 for v in verdicts)
+    # a row whose answers change places has the same two games in the other order
+    swapped = [Item(i.id, i.prompt, i.responses[::-1]) for i in data.read(source).items]
+    data.write(swapped, tmp_path / "swapped.jsonl", "afzal")
+    with one_thread():
+        judge(str(tmp_path / "swapped.jsonl"), tmp_path / "out2", "--judge", str(tmp_path / "judge.yaml"))
+    again = [json.loads(line) for line in (tmp_path / "out2" / "verdicts.jsonl").read_text().splitlines()]
+    for k in range(0, 6, 2):
+        assert again[k]["p_first"] == pytest.approx(1 - verdicts[k + 1]["p_first"], abs=1e-6)
+        assert again[k + 1]["p_first"] == pytest.approx(1 - verdicts[k]["p_first"], abs=1e-6)
+
+
+def test_log_probs_are_those_of_the_models_own_forward_pass(tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from afzal.judge import asked
+    from afzal.train.feed import Layout
+
+    folder = model_folder(tmp_path / "model")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    choices = {"A": "first", "B": "second", "TIE": "tie"}
+    how = asked.Asking("", "{{ prompt }} {{ first }} {{ second }}", asked.by_choices(choices))
+    judge_of = local.by_log_probs(how, choices, model, tokenizer, Layout("unshared", 512), 256)
+    (ruling,) = judge_of(games_of([Pair(0, 0, 1, "q", ("one", "two"))], "first"))
+    text = "q one two\n"
+    logps = []
+    for word in choices:
+        ids = tokenizer(text)["input_ids"]
+        ids = ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids
+        end = tokenizer(f"VERDICT: {word}", add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            rows_of = model(torch.tensor([[*ids, *end]])).logits[0].log_softmax(-1)
+        logps.append(sum(float(rows_of[len(ids) - 1 + k, t]) for k, t in enumerate(end)))
+    expected = local.shares(logps, list(choices.values()))
+    assert ruling.p_first == pytest.approx(expected["first"] + expected["tie"] / 2, abs=1e-5)
+
+
+def test_a_question_that_does_not_fit_is_no_verdict(tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from afzal.judge import asked
+    from afzal.train.feed import Layout
+
+    folder = model_folder(tmp_path / "model")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    how = asked.Asking("", "{{ first }}{{ second }}", asked.by_choices({"A": "first", "B": "second"}))
+    judge_of = local.by_log_probs(how, {"A": "first", "B": "second"}, model, tokenizer, Layout("unshared", 512), 64)
+    long, short = Pair(0, 0, 1, "", ("x" * 80, "y")), Pair(1, 0, 1, "", ("x", "y"))
+    rulings = judge_of(games_of([long, short], "first"))
+    assert [r.outcome == "none" for r in rulings] == [True, False]
+    assert "longer than the model's context" in rulings[0].why
