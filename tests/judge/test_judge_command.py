@@ -280,3 +280,14 @@ def test_a_question_that_does_not_fit_is_no_verdict(tmp_path):
     rulings = judge_of(games_of([long, short], "first"))
     assert [r.outcome == "none" for r in rulings] == [True, False]
     assert "longer than the model's context" in rulings[0].why
+
+
+def test_a_judge_that_never_gives_a_verdict_has_no_figures_but_is_written(tmp_path):
+    items = [Item(str(k), f"q{k}", (Response(f"a{k}", "x"), Response(f"b{k}", "y"))) for k in range(3)]
+    pairs = pairs_of(items)
+    games = games_of(pairs, "both")
+    seen = summary.summary("j", items, pairs, games, [Ruling("none", why="the reply was cut")] * 6, resamples=5)
+    assert json.loads(json.dumps(seen, allow_nan=False))["no_verdict_share"] == 1.0
+    assert seen["orders"]["slot_bias"] is None
+    assert "win_rate" not in seen["models"]
+    assert "no verdict 100.0 %" in "\n".join(summary.lines(seen))

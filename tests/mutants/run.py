@@ -129,12 +129,15 @@ def attempt(mutant: Mutant, known: str) -> Result:
     """
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="mutant-"))
+    code, first = 2, ""
     try:
         overlay(mutant, folder)
         for tests in ([known] if known else []), list(mutant.tests):
             code, first = _asked(str(folder), tests) if tests else (0, "")
             if code not in (0, 4, 5):  # 4 and 5: the known test is no more
                 break
+    except ValueError as error:
+        return Result(mutant.name, "stale", str(error), 0.0)
     finally:
         shutil.rmtree(folder)
     outcome = {0: "survived", 1: "killed", -1: "killed"}.get(code, "broken")
@@ -202,11 +205,11 @@ def main() -> int:
         print(f"{result.outcome:9}{result.seconds:6.1f} s  {result.name}  [{result.test}]", flush=True)
         order = [asdict(results[m.name]) for m in read() if m.name in results]
         asked.out.write_text(json.dumps(order, indent=1, ensure_ascii=False) + "\n")
-    share = counts["killed"] / max(1, sum(counts.values()) - counts["broken"])
+    share = counts["killed"] / max(1, sum(counts.values()) - counts["broken"] - counts["stale"])
     print(
         f"{len(mutants)} mutants: " + ", ".join(f"{n} {name}" for name, n in counts.items()) + f"; {share:.1%} killed"
     )
-    return 0 if share >= 0.95 and not counts["broken"] else 1
+    return 0 if share >= 0.95 and not counts["broken"] and not counts["stale"] else 1
 
 
 if __name__ == "__main__":

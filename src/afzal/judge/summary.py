@@ -82,8 +82,13 @@ def summary(
 
 
 def _orders(seen: judging.Orders) -> dict[str, Any]:
-    plain = {name: getattr(seen, name) for name in ("pairs", "contradictions", "consistent", "first_slot")}
-    return plain | {"slot_bias": seen.slot_bias, "slot_p": seen.slot_p}
+    names = ("pairs", "contradictions", "consistent", "first_slot", "slot_bias", "slot_p")
+    return {name: _finite(getattr(seen, name)) for name in names}
+
+
+def _finite(value: Any) -> Any:
+    """A number as it is; None where there is none, since a page and a file hold no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _longer(together: np.ndarray, gap: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | None:
@@ -244,10 +249,12 @@ def lines(found: Mapping[str, Any], prices: tuple[float | None, float | None] = 
             )
     if (o := found.get("orders")) is not None:
         p = "" if o["slot_p"] is None else f" (p = {o['slot_p']:.2g})"
-        said.append(
-            f"  consistent {100 * o['consistent']:.1f} %, contradictions {o['contradictions']}, "
-            f"slot bias {100 * o['slot_bias']:+.1f} points{p}, where + is the first slot"
+        bias = (
+            ""
+            if o["slot_bias"] is None
+            else f", slot bias {100 * o['slot_bias']:+.1f} points{p}, where + is the first slot"
         )
+        said.append(f"  consistent {100 * o['consistent']:.1f} %, contradictions {o['contradictions']}{bias}")
     none = f"  no verdict {100 * found['no_verdict_share']:.1f} %"
     if found["longer_wins"] is not None:
         none += f", the longer answer wins {_percent(found['longer_wins'])}"

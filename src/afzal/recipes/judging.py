@@ -17,7 +17,8 @@ from afzal.judge.cache import Cache
 from afzal.judge.games import Game, Judge, Pair, Ruling, games_of, pairs_of
 from afzal.judge.server import Server, key_from
 from afzal.objectives import names_function
-from afzal.recipes.named import content_hash, own_function
+from afzal.recipes.contents import content_hash
+from afzal.recipes.named import own_function
 from afzal.recipes.rewards import reward_source
 from afzal.records import Item, Response, turns_to_json
 from afzal.report.text import duration
@@ -56,9 +57,9 @@ def named(spec: str) -> Named:
         settings = config.build(JudgeConfig, config.read_file(path))
         return _named(settings.name or path.stem, settings)
     if path.is_dir():
-        from afzal.model.reward import saved_as_reward_model
+        from afzal.folders.kinds import is_reward_model
 
-        kind = "reward" if saved_as_reward_model(path) else "model"
+        kind = "reward" if is_reward_model(path) else "model"
         return _named(path.name, _built([("kind", kind), ("model", spec)], spec))
     raise AfzalError(
         f"there is no judge {spec!r}",
@@ -258,14 +259,14 @@ def _scorer(settings: JudgeConfig, items: Sequence[Item]) -> Judge:
 
 def _local(settings: JudgeConfig) -> Judge:
     from afzal.judge.local import by_log_probs
-    from afzal.model.load import context_of, load_model, load_tokenizer, pick_device
+    from afzal.model.load import context_of_model, load_model, load_tokenizer, pick_device
     from afzal.model.probe import choose_sharing
     from afzal.train.feed import Layout
 
     assert settings.model is not None
     device = pick_device("auto")
     model, tokenizer = load_model(settings.model, device=device).requires_grad_(False), load_tokenizer(settings.model)
-    longest = context_of(model.config) or 1 << 20
+    longest = context_of_model(model) or 1 << 20
     layout = Layout(choose_sharing(model, min(longest, 1024))[0], 8192, device)
     assert settings.verdict.choices is not None
     return by_log_probs(_asking(settings), settings.verdict.choices, model, tokenizer, layout, longest)
