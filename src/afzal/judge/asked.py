@@ -33,7 +33,7 @@ class Asking:
     """How a judge is asked, and the one way in which its reply is read.
 
     Attributes:
-        prompt: Jinja text with ``prompt``, ``first`` and ``second``; with ``prompt`` and ``answer`` where each is scored
+        prompt: Jinja with ``prompt``, ``first`` and ``second``; with ``prompt`` and ``answer`` where each is scored
             alone.
         read: a reply to a reading.
         alone: whether each answer is scored alone.
