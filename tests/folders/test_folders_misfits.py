@@ -242,6 +242,38 @@ def test_a_saved_adapter_names_its_base_by_its_whole_path(place, tmp_path, monke
         load_model(run)
 
 
+def test_an_adapter_that_named_its_base_from_its_own_place_is_saved_with_its_whole_path(place, tmp_path, monkeypatch):
+    beside = make.copy(place, "adapter", "beside", make.says("adapter_config.json", base_model_name_or_path="../model"))
+    monkeypatch.chdir(tmp_path)
+    save_model(load_model(str(beside)), load_tokenizer(str(beside)), tmp_path / "saved")
+    assert kinds.base_of(tmp_path / "saved") == str(place / "model")
+
+
+@pytest.mark.parametrize(
+    ("hurt", "named"),
+    [
+        (make.without("prompt"), "prompt_embeddings"),
+        (make.with_value("prompt", NAN), "has NaN (1 of 4 rows)"),
+        (make.reshaped("prompt"), "[4, 32]"),
+    ],
+)
+def test_a_copied_adapter_is_looked_at_as_a_merged_one_is(place, hurt, named, tmp_path, capsys):
+    """Virtual tokens cannot be merged, so that export copies them."""
+    from peft import PromptTuningConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(place / "model")
+    made = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    made.save_pretrained(place / "virtual")
+    shutil.copy(place / "model" / "tokenizer.json", place / "virtual")
+    shutil.copy(place / "model" / "tokenizer_config.json", place / "virtual")
+    assert main(["export", str(place / "virtual"), "--out", str(tmp_path / "good")]) == 0
+    bad = make.copy(place, "virtual", "bad", hurt)
+    assert main(["export", str(bad), "--out", str(tmp_path / "bad")]) == 2
+    assert named in capsys.readouterr().err
+    assert not (tmp_path / "bad").exists()
+
+
 @pytest.mark.parametrize(
     ("path", "name"),
     [

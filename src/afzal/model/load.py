@@ -66,7 +66,10 @@ def _with_adapter(load: Callable[[str], Any], folder: str) -> Any:
     base = adapter_base(folder)
     if base is None:
         return load(folder)
-    model = load_adapter(load(_base_folder(base, folder)), folder)
+    base = _base_folder(base, folder)
+    model = load_adapter(load(base), folder)
+    for about in model.peft_config.values():
+        about.base_model_name_or_path = base  # as it was found: the folder may have named it from its own place
     if (Path(folder) / "generation_config.json").exists():
         settings = load_generation_config(folder)
         if fault := wrong_token(settings.to_dict(), model.get_input_embeddings().num_embeddings):
@@ -171,18 +174,17 @@ def save_model(model: Any, tokenizer: Any, path: Path) -> None:
     with stock_attention(model), no_bars():
         model.save_pretrained(path)
         if is_adapted(model):  # PEFT keeps the adapter only
-            _name_base(path)
+            name_base(path, adapter_config(path).get("base_model_name_or_path"))
             if model.generation_config is not None:
                 model.generation_config.save_pretrained(path)
     tokenizer.save_pretrained(path)
 
 
-def _name_base(path: Path) -> None:
-    """Name the base model so that the adapter finds it from any folder."""
-    about = adapter_config(path)
-    if isinstance(base := about.get("base_model_name_or_path"), str) and base:
-        about["base_model_name_or_path"] = stored_name(base)
-        (path / ADAPTER_CONFIG).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def name_base(adapter: Path, base: str | None) -> None:
+    """Name the base model of a saved adapter so that it is found from any folder: by its hub id or its whole path."""
+    if base:
+        about = adapter_config(adapter) | {"base_model_name_or_path": stored_name(base)}
+        (adapter / ADAPTER_CONFIG).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def cast_parameters(model: nn.Module, dtype: torch.dtype, *, keep: Callable[[str], bool] = lambda name: False) -> None:

@@ -50,7 +50,7 @@ def score_items(
     cut: Collection[tuple[int, int]] = (),
     **encoding: Any,
 ) -> tuple[list[ScoredItem], list[Loss]]:
-    """Every response of ``items``, in order; and what could not be read, with the reason.
+    """Every response of ``items``, in order; and what could not be read, or not whole, with the reason.
 
     Args:
         cut: (item, response) of those that were cut at a limit as they were written: they are read as they are, without
@@ -74,7 +74,7 @@ def score_items(
         places = [
             (_as_cut(t, items[k], [(k, r) in cut for r in rs], tokenizer, encoding), k, rs) for t, k, rs in places
         ]
-    return _filled(items, places, _by_tree(score, [t for t, _, _ in places], layout)), list(encoded.drops)
+    return _filled(items, places, _by_tree(score, [t for t, _, _ in places], layout)), [*encoded.drops, *encoded.cuts]
 
 
 def end_of(tokenizer: Any, template: str | None, eos: int | None) -> int:

@@ -21,6 +21,7 @@ from afzal.model.load import (
     context_of_model,
     load_model,
     load_tokenizer,
+    name_base,
     pick_device,
     save_model,
 )
@@ -127,11 +128,13 @@ def _copied(config: ExportConfig, folder: str, tokenizer: Any) -> list[str]:
     for key in ("data", "dtype", "tolerance"):
         if getattr(config, key) != fields[key].default:
             raise AfzalError(f"{key} is without effect: an adapter of type {kind} is copied", remedy=f"leave {key} out")
+    load_model(config.model)  # which refuses what is not sound
     out = Path(config.out)
     out.mkdir(parents=True)
     for name in _ADAPTER_FILES:
         if (Path(folder) / name).exists():
             shutil.copyfile(Path(folder) / name, out / name)
+    name_base(out, adapter_base(folder))
     tokenizer.save_pretrained(out)
     return [
         f"{config.out}: a copy of the adapter, for PEFT to load on {adapter_base(folder)}",

@@ -46,14 +46,18 @@ def score(config: ScoreConfig) -> list[str]:
     longest = min(config.max_tokens, context or config.max_tokens)
     layout = Layout(sharing, config.tokens_per_forward, device)
     encoding = {"max_tokens": longest, "chat_template": template}
-    scored, lost = score_items(scorer, items, tokenizer, layout, cut=_cut(items), **encoding)
+    scored, losses = score_items(scorer, items, tokenizer, layout, cut=_cut(items), **encoding)
+    lost = [loss for loss in losses if loss.action == "dropped"]
     if not any(math.isfinite(x) for s in scored for x in s.scores):
         why = lost[0].reason if lost else "no row"
         raise AfzalError("no response could be scored", where=config.data, why=why, remedy="afzal check shows the rows")
     if config.out:
         runs.append_jsonl(Path(config.out), _records(scored))
     head = f"{sum(len(s.scores) for s in scored)} responses of {len(items)} items scored"
-    return [head + (f"; {len(lost)} items could not be read" if lost else ""), *lines(assess(scored))]
+    head += f"; {len(lost)} items could not be read" if lost else ""
+    short = {loss.item_id for loss in losses if loss.action == "cut"}
+    head += f"; {len(short)} items were cut to {longest} tokens" if short else ""
+    return [head, *lines(assess(scored))]
 
 
 def _reward(config: ScoreConfig, device: torch.device) -> tuple[ScoreBatch, Any, int | None]:
