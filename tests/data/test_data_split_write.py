@@ -72,6 +72,32 @@ def test_neither_side_is_empty_with_two_prompts_or_more(n, fraction):
         assert held_out
 
 
+def groups(*sizes):
+    return [item(f"P{g}", f"a{g}.{k}", f"b{g}.{k}") for g, size in enumerate(sizes) for k in range(size)]
+
+
+@pytest.mark.parametrize(
+    "sizes", [(38, 1, 1), (38, 2), (20, 10, 5, 3, 1, 1), (30, *[1] * 10), (4,) * 10, (9, 9, 9, 9, 4)]
+)
+def test_the_share_is_of_items_not_of_groups(sizes):
+    """Of 40 items a tenth is 4: never a group of more, nor more than 8 in all, and 4 on average where groups allow."""
+    shares = [len(split(groups(*sizes), 0.1, seed)[1]) for seed in range(40)]
+    assert max(shares) <= 8
+    assert min(shares) >= 1
+
+
+def test_where_every_group_is_large_the_smallest_one_is_held_out():
+    for seed in range(10):
+        assert len(split(groups(20, 12, 30), 0.1, seed)[1]) == 12
+
+
+def test_the_share_is_met_on_average():
+    rng = random.Random(0)
+    items = groups(*[rng.choice([1, 1, 2, 5]) for _ in range(300)])
+    shares = [len(split(items, 0.2, seed)[1]) / len(items) for seed in range(60)]
+    assert 0.18 < sum(shares) / len(shares) < 0.22
+
+
 def test_the_ends_of_the_range():
     items = many(5)
     assert split(items, 0.0, 0) == (items, [])

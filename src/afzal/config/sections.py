@@ -20,7 +20,10 @@ class DataSettings(Settings, frozen=True, title="Data"):
     data: str = Field(description="Training data: a file, a folder or a hub id; the format is detected.")
     eval_data: str | None = Field(None, description="Held-out data; without it, a share of the training data is kept.")
     eval_fraction: float = Field(
-        0.1, ge=0, lt=1, description="Share of the prompts held out when there is no eval_data; 0 holds out none."
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of the items held out when there is no eval_data, prompts undivided; 0 holds out none.",
     )
     columns: Columns = Field({}, description="Which field is what, as chosen=good,prompt=question.")
     data_format: str | None = Field(None, description="Name of the data's format, when detection is to be overruled.")

@@ -11,6 +11,7 @@ from typing import Any
 from afzal.data.fields import (
     Row,
     RowError,
+    ScaleError,
     UnusableError,
     array,
     flag,
@@ -175,6 +176,8 @@ def helpsteer3(row: Row) -> Item:
     liking = optional_number(row, "overall_preference")
     if liking is None:
         raise RowError("missing_field", "overall_preference", "is empty")
+    if abs(liking) > 3:
+        raise ScaleError("bad_value", "overall_preference", f"is {liking:g}, not from -3 to 3")
     vote = Comparison(0, 1, _by_sign(-liking), strength=abs(liking), weight=weight(row))
     return versus(prompt, reply(text(row, "response1")), reply(text(row, "response2")), vote)
 

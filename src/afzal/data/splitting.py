@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from afzal.records import Item, prompt_key
 
@@ -11,20 +12,38 @@ from afzal.records import Item, prompt_key
 def split(items: Sequence[Item], fraction: float, seed: int) -> tuple[list[Item], list[Item]]:
     """(training items, evaluation items), both in the given order.
 
-    All items of one group (:func:`afzal.records.prompt_key`) go to the same side. The side depends on the group's
-    content and the seed alone, so more rows or another order move no item. The evaluation share is ``fraction`` of the
-    groups on average; with two groups or more and 0 < fraction < 1, neither side is empty.
+    All items of one group (:func:`afzal.records.prompt_key`) go to the same side. The evaluation share is ``fraction``
+    of the *items*, on average over seeds: a group goes there when its draw, fixed by its content and the seed, is below
+    ``fraction``, so that more rows or another order move no item. Two rules keep a few large groups from making up the
+    evaluation: a group larger than the whole share is not held out while a smaller one is there, and groups are left in
+    training, the largest draws first, where more than twice the share would be held out. With two groups or more and
+    0 < fraction < 1, neither side is empty.
     """
     if not 0.0 <= fraction <= 1.0:
         raise ValueError(f"fraction must be from 0 to 1, not {fraction}")
     keys = [prompt_key(item) for item in items]
-    draws = {key: _draw(key, seed) for key in dict.fromkeys(keys)}
-    held_out = {key for key, draw in draws.items() if draw < fraction}
-    if 0.0 < fraction < 1.0 and len(draws) > 1:
-        ordered = sorted(draws, key=lambda key: (draws[key], key))
-        held_out = (held_out or {ordered[0]}) if len(held_out) < len(draws) else held_out - {ordered[-1]}
+    held_out = _held_out(Counter(keys), fraction, seed)
     train = [item for item, key in zip(items, keys, strict=True) if key not in held_out]
     return train, [item for item, key in zip(items, keys, strict=True) if key in held_out]
+
+
+def _held_out(sizes: Mapping[str, int], fraction: float, seed: int) -> set[str]:
+    """The groups to hold out, of groups of these sizes."""
+    if fraction in (0.0, 1.0) or len(sizes) < 2:
+        return {key for key in sizes if _draw(key, seed) < fraction}
+    wanted = fraction * sum(sizes.values())
+    ordered = sorted(sizes, key=lambda key: (_draw(key, seed), key))
+    small = [key for key in ordered if sizes[key] <= max(1.0, wanted)]
+    held_out: set[str] = set()
+    total = 0
+    for key in small:
+        if _draw(key, seed) >= fraction or (held_out and total + sizes[key] > 2 * wanted):
+            break
+        held_out.add(key)
+        total += sizes[key]
+    if not held_out:
+        return {small[0] if small else min(ordered, key=lambda key: sizes[key])}
+    return held_out if len(held_out) < len(sizes) else held_out - {ordered[-1]}
 
 
 def _draw(key: str, seed: int) -> float:

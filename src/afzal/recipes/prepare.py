@@ -75,6 +75,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     if longest < config.max_tokens:
         notes.append(f"max_tokens is {longest}, not {config.max_tokens}: the model has no more positions")
     notes += _warnings(*held_out)
+    notes += _uneven(held_out, config)
     notes += [] if isinstance(config, OnlineConfig) else _without_effect(held_out[0], config.method, recipe)
     encoder = _Encoder(config, tokenizer, template, longest, recipe, losses, notes)
     asked: tuple[Sequence[Turns], Sequence[Turns]] = ((), ())
@@ -212,6 +213,15 @@ def _warnings(train: Sequence[Item], evaluation: Sequence[Item]) -> list[str]:
     if len(axes) > 1:
         found.append(f"opinions on {', '.join(axes)} are pooled; choose one with axis=")
     return found
+
+
+def _uneven(parts: tuple[Sequence[Item], Sequence[Item]], config: TrainConfig) -> list[str]:
+    """A note where far more is held out than was asked for: items that share a prompt stay together."""
+    held, total = len(parts[1]), len(parts[0]) + len(parts[1])
+    if config.eval_data is not None or held <= 1 or held <= 2 * config.eval_fraction * total:
+        return []
+    asked = f"{config.eval_fraction:.0%}"
+    return [f"{held} of {total} items are held out, not {asked}: they share prompts, and a prompt is not divided"]
 
 
 def _without_effect(items: Sequence[Item], method: str, recipe: Recipe) -> list[str]:

@@ -172,8 +172,8 @@ def over_seeds(values: Sequence[float]) -> Interval:
 def t95(df: float) -> float:
     """97.5 % quantile of Student's t distribution.
 
-    From a thousand degrees of freedom on, the expansion in 1/df (Abramowitz and Stegun 1964, 26.7.5) is exact to the last
-    digits, so that the audit of a data file loads no scipy.
+    From a thousand degrees of freedom on, the expansion in 1/df (Abramowitz and Stegun 1964, 26.7.5) is exact to the
+    last digits, so that the audit of a data file loads no scipy.
     """
     if df >= _MANY_DF:
         z = NormalDist().inv_cdf((1 + LEVEL) / 2)
