@@ -95,8 +95,10 @@ def _train(settings: config.TrainConfig, *, resume: bool, dry_run: bool, command
         return
     folder = recipes.train(settings, resume=resume, command=command)
     if launched.number() == 0:
-        typer.echo(f"report: {folder / 'report.html'}")
-        conclude(folder / "report.html")
+        page = folder / "report.html"
+        typer.echo(f"report: {page}")
+        if page.exists():
+            conclude(page)
 
 
 app = typer.Typer(
