@@ -84,14 +84,18 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
     """Every (kind of record, name) that small real runs write: one of each sort of method."""
     folder = tmp_path_factory.mktemp("names")
     base = {"max_steps": 2, "eval_every_steps": 1, "batch_size": 8}
-    online = {"reward": "helpers_length:length", "iterations": 2, "n": 2, "sample_tokens": 4}
+    online = {"reward": "helpers_length:length", "iterations": 2, "sample_tokens": 4}
     names: set[tuple[str, str]] = set()
-    for method in ("sft", "dpo", "kto", "reward", "ppo"):
+    for method in ("sft", "dpo", "kto", "reward", "ppo", "rloo"):
         given = settings(folder, folder / method, **base)
         if method == "reward":
             given = {k: v for k, v in given.items() if not k.startswith("sample_")}
-        if method == "ppo":
-            given = {k: v for k, v in given.items() if k not in ("max_steps", "epochs")} | online
+        if method in ("ppo", "rloo"):
+            given = (
+                {k: v for k, v in given.items() if k not in ("max_steps", "epochs")}
+                | online
+                | ({"n": 2} if method == "rloo" else {})
+            )
         run = runs.open_run(recipes.train(config.make(method, **given)))
         names |= set(_names(run))
     return names
