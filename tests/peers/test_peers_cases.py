@@ -211,7 +211,7 @@ def test_case_14_index_pairs_are_native_and_token_columns_are_refused_by_name(tm
 
 def test_case_15_every_counter_continues_on_resume(folder):
     """TRL's margins resume exactly, but num_tokens restarts."""
-    given = settings(folder, folder / "c15", **(SHORT | {"max_steps": 4, "save_every_steps": 2}))
+    given = settings(folder, folder / "c15", **(SHORT | {"max_steps": 4, "save_every_steps": 2, "keep_checkpoints": 2}))
     whole = runs.open_run(recipes.train(config.make("dpo", **(given | {"out": str(folder / "c15-whole")}))))
     recipes.train(config.make("dpo", **given))
     cut = runs.open_run(given["out"])

@@ -20,7 +20,14 @@ from afzal.errors import AfzalError
 from afzal.recipes.named import NAMES
 from afzal.train import checkpoint
 
-QUIET = {"max_steps": 2, "save_every_steps": 1, "sample_prompts": 1, "sample_tokens": 2, "eval_fraction": 0.0}
+QUIET = {
+    "max_steps": 2,
+    "save_every_steps": 1,
+    "keep_checkpoints": 2,
+    "sample_prompts": 1,
+    "sample_tokens": 2,
+    "eval_fraction": 0.0,
+}
 QUIET |= {"eval_every_steps": None}
 CODE = {
     "rewards.py": "from helper import weigh\ndef letters(prompt, answer):\n    return weigh(answer)\n",

@@ -149,15 +149,19 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, capsys: pytest.
     assert "has finished: there is nothing left to do" in capsys.readouterr().err
 
 
-def test_a_run_killed_while_it_cleaned_up_is_cleaned_up_when_it_is_resumed(tmp_path: Path):
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_run_killed_while_it_cleaned_up_is_cleaned_up_when_it_is_resumed(renamed: bool, tmp_path: Path):
+    """Checkpoints are whole before they are renamed and gone after it: never a part, from which it would restart."""
     out = trained(tmp_path, save_every_steps=1, keep_checkpoints=2)
     before = fingerprint(out)
-    for path in (out / "checkpoints").iterdir():
-        (path / "manifest.json").unlink()  # as a kill may leave it
+    if renamed:
+        (out / "checkpoints").rename(out / ".removed")
+        (out / ".removed/step-00000003/manifest.json").unlink()
     given = settings(tmp_path, out, **(QUICK | {"save_every_steps": 1}))
     with one_thread():
         recipes.train(config.make("dpo", **given), resume=True)
     assert not (out / "checkpoints").exists()
+    assert not (out / ".removed").exists()
     assert fingerprint(out) == before
 
 

@@ -17,9 +17,11 @@ from afzal.folders.load import model_folder
 from afzal.model.adapters import adapter_base, is_adapted
 from afzal.model.load import cast_parameters
 from afzal.model.reward import is_reward_model
+from afzal.train import checkpoint
 
 # by their names in safetensors files, and as settings call them
 _FORMATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_REMOVED = ".removed"
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -88,17 +90,22 @@ def kept_checkpoints(config: TrainConfig) -> int:
 def clean_up(config: TrainConfig, run: runs.Run) -> None:
     """After the end, when the model and its report are there: remove what only a resumed run would need.
 
-    Checkpoints stay where ``keep_checkpoints`` was given.
+    Checkpoints stay where ``keep_checkpoints`` was given. They are renamed before they are removed, so that a run which
+    is killed here has either all of them or none.
     """
-    wanted = () if config.keep_checkpoints is not None else (run.checkpoints,)
-    for folder in (*wanted, run.path / "best"):
+    removed = run.path / _REMOVED
+    if config.keep_checkpoints is None and run.checkpoints.is_dir():
+        shutil.rmtree(removed, ignore_errors=True)
+        run.checkpoints.rename(removed)
+    for folder in (removed, run.path / "best"):
         if folder.is_dir():
             shutil.rmtree(folder)
 
 
 def is_done(run: runs.Run) -> bool:
-    """Whether a run has finished, its report included: nothing is left to do for whoever resumes it."""
-    return run.facts().get("status") == "finished" and (run.path / "report.html").exists()
+    """Whether a run has finished, its report included, and removed its checkpoints: nothing is left to resume."""
+    finished = run.facts().get("status") == "finished" and (run.path / "report.html").exists()
+    return finished and not checkpoint.listed(run.checkpoints)
 
 
 def _is_head(name: str) -> bool:
