@@ -205,6 +205,26 @@ def test_a_refusal_is_shown_in_the_templates_own_words(
     assert "4 template_refused (" in str(told.value)
 
 
+@pytest.mark.parametrize("verb", ["check", "train", "generate", "generate a prompt", "iterate"])
+def test_no_command_runs_on_with_a_hostile_template(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(_model(tmp_path, "{% set n = 10 ** 10 %}{{ 'x' * n }}"))
+    rows, out = str(_file(tmp_path, _pairs(4))), str(tmp_path / "out")
+    (tmp_path / "rewards.py").write_text(REWARD)
+    reward = f"{tmp_path / 'rewards.py'}:longer"
+    commands = {
+        "check": ["check", rows, "--model", model],
+        "train": ["train", "dpo", "--model", model, "--data", rows, "--out", out],
+        "generate": ["generate", "--model", model, "--prompts", rows],
+        "generate a prompt": ["generate", "--model", model, "--prompt", "Hi"],
+        "iterate": ["iterate", "--model", model, "--prompts", rows, "--out", out, "--reward", reward],
+    }
+    assert main(commands[verb]) == 2
+    shown = capsys.readouterr()
+    assert "the chat template runs over its limits" in shown.err + shown.out
+
+
 def test_what_the_template_leaves_out_is_said_by_check_and_train(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

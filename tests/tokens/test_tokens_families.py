@@ -9,7 +9,7 @@ from helpers_families import FAMILIES, Family, template_of
 from helpers_tokenizers import bpe_tokenizer, byte_tokenizer, llama_tokenizer
 
 from afzal.records import Item, Message, Response, turns_to_json
-from afzal.tokens import Encoded, encode, encode_prompts, resolve_template, stop_token
+from afzal.tokens import Encoded, continuation, encode, encode_prompts, resolve_template, stop_token
 from afzal.tokens.template import renderer
 
 TOOLS = [{"type": "function", "function": {"name": "clock", "description": "the time", "parameters": {}}}]
@@ -90,16 +90,41 @@ def test_tokens_are_those_of_the_templates_own_rendering(name: str, build: Any) 
         assert branch.scored[-1]
 
 
-@pytest.mark.parametrize("name", ["llama2", "mistral_v1", "zephyr"])
-def test_tokenizers_that_put_a_space_before_a_text(name: str) -> None:
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tokenizers_that_put_a_space_before_every_text(name: str) -> None:
+    """SentencePiece-like ones do, after every marker too; so a marker is followed by a space where its ids are read."""
+    family = FAMILIES[name]
     tokenizer = llama_tokenizer(template=template_of(name))
-    for prompt, answer, extra in _cases(FAMILIES[name]):
-        (tree,) = encode([Item("x", prompt, (Response((answer,)),), extra=extra)], tokenizer, max_tokens=999).trees
+    tokenizer.add_special_tokens({"additional_special_tokens": [family.eos]})
+    tokenizer.eos_token = family.eos
+    cases = _cases(family)
+    items = [Item(str(k), p, (Response((a,)),), extra=extra) for k, (p, a, extra) in enumerate(cases)]
+    encoded = encode(items, tokenizer, max_tokens=9999)
+    assert encoded.drops == []
+    for (prompt, answer, extra), tree in zip(cases, encoded.trees, strict=True):
         (branch,) = tree.branches
         ids = tree.prompt.tolist() + branch.ids.tolist()
         whole = _ids(tokenizer, _rendered(tokenizer, (*prompt, answer), extra))
-        assert ids == whole[: len(ids)]
-        assert tokenizer.decode(branch.ids[branch.scored]).strip() == (ANSWER + FAMILIES[name].end).strip()
+        if whole[: len(tree.prompt)] == tree.prompt.tolist():
+            assert ids[:-1] == whole[: len(ids) - 1]
+        assert ids[-1] == stop_token(tokenizer)
+        said = tokenizer.decode(branch.ids[branch.scored])
+        end = tokenizer.decode([stop_token(tokenizer)])
+        if answer.reasoning:
+            assert THOUGHTS in said
+            assert said.endswith(ANSWER + end)
+        else:
+            assert said.strip().removesuffix(end).strip() == ANSWER
+
+
+def test_an_answer_reads_back_as_it_was_said_right_after_a_marker() -> None:
+    """Otherwise what a policy wrote in a round would be trained on with one space more."""
+    for build in (byte_tokenizer, bpe_tokenizer, llama_tokenizer):
+        tokenizer = build(template=template_of("phi4"))
+        for text in ("It is blue.", " It is blue.", "  two"):
+            (tree,) = encode([Item("x", (ASKED,), (Response((_said(text),)),))], tokenizer, max_tokens=999).trees
+            ids = tree.branches[0].ids[:-1].tolist()
+            assert continuation(tokenizer, tree.prompt.tolist(), ids) == text
 
 
 def _branch(name: str, prompt: tuple[Message, ...], *said: Message, **extra: Any) -> tuple[str, list[str], Encoded]:

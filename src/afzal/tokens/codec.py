@@ -7,6 +7,7 @@ then takes away, and believes nothing that does not decode back.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -32,6 +33,8 @@ class Codec:
         ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
         self.special_ids = frozenset(tokenizer.all_special_ids) - ({tokenizer.unk_token_id} - ends)
         self.sentinels = self._find_sentinels()
+        self._added = frozenset(tokenizer.added_tokens_decoder)
+        self._spaced, self._respelled = self._find_spaces()
 
     def encode(self, texts: Sequence[str], *, markers: bool) -> list[list[int]]:
         """Ids of each text from the start of a text, without BOS or EOS.
@@ -92,6 +95,37 @@ class Codec:
                 if text is not None and same_text(text, texts[i]):
                     found[i] = ids
         return [written.get(i) if ids is None and markers else ids for i, ids in enumerate(found)]
+
+    def rendered(self, before: Sequence[int], text: str) -> str:
+        """The text of a rendering, from what its ids decode to after ``before``.
+
+        Some tokenizers write a space after every marker that a text spells out, or spell a marker otherwise.
+        """
+        text = self.unspaced(before, text)
+        if self._spaced is not None:
+            text = self._spaced.sub(r"\1", text)
+        for written, marker in self._respelled.items():
+            text = text.replace(written, marker)
+        return text
+
+    def unspaced(self, before: Sequence[int], text: str) -> str:
+        """The text without the space that the tokenizer itself writes before it, where ``before`` ends in a marker."""
+        follows_marker = self._spaced is not None and bool(before) and before[-1] in self._added
+        return text.removeprefix(" ") if follows_marker else text
+
+    def _find_spaces(self) -> tuple[re.Pattern[str] | None, dict[str, str]]:
+        """A pattern of a marker and a space, where the tokenizer puts one there, and markers it spells otherwise."""
+        markers = marker_pattern(self.tokenizer, special_only=False)
+        added = self.tokenizer.added_tokens_decoder
+        texts = dict(zip(added, self.decode([[i] for i in added]), strict=True))
+        respelled = {texts[i]: t.content for i, t in added.items() if texts[i] != t.content and texts[i].strip()}
+        if markers is None or not added:
+            return None, respelled
+        marker = next(iter(added.values())).content
+        joined = self.decode(self.encode([f"{marker}a"], markers=True))[0]
+        spaced = joined.endswith(" a")
+        names = "|".join([markers.pattern, *map(re.escape, respelled)])
+        return (re.compile(f"({names}) ") if spaced else None), respelled
 
     def reversible(self, text: str, *, markers: bool) -> bool:
         """Whether the tokenizer can spell the text at all."""

@@ -133,7 +133,8 @@ def continuations(tokenizer: Any, pairs: Sequence[tuple[Sequence[int], Sequence[
     codec = Codec(tokenizer)
     added = codec.after(pairs)
     plain = iter(codec.decode([ids for (_, ids), text in zip(pairs, added, strict=True) if text is None]))
-    return [next(plain) if text is None else text for text in added]
+    texts = [next(plain) if text is None else text for text in added]
+    return [codec.unspaced(before, text) for (before, _), text in zip(pairs, texts, strict=True)]
 
 
 class _Speaker:

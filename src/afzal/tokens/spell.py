@@ -106,8 +106,10 @@ def _split(answer: Answer, before: list[int], rest: list[int], guesses: Sequence
         low, high = max(start, guess - _NEAR), min(len(rest), guess + _NEAR)
         ends = range(low, high + 1)
         wanted = segments[k].text
-        added = codec.after([([*before, *rest[:start]], rest[start:end]) for end in ends])
-        begun = {end: t for end, t in zip(ends, added, strict=True) if t is not None and wanted.startswith(t)}
+        head = [*before, *rest[:start]]
+        added = codec.after([(head, rest[start:end]) for end in ends])
+        texts = {end: codec.rendered(head, t) for end, t in zip(ends, added, strict=True) if t is not None}
+        begun = {end: t for end, t in texts.items() if wanted.startswith(t)}
         if not begun:
             return
         end = max(begun, key=lambda n: (len(begun[n]), -n))
@@ -143,12 +145,14 @@ def _keep_exact(work: Sequence[tuple[list[int], Answer]], codec: Codec) -> None:
                 answer.parts = None
             if segment.scored:
                 checks.append((before, ids))
-                owners.append((answer, segment.text))
+                owners.append((answer, segment))
             before = before + ids
-    for (answer, text), decoded in zip(owners, codec.after(checks), strict=True):
-        if decoded is None or not same_text(decoded, text):
+    for (answer, segment), (before, _), decoded in zip(owners, checks, codec.after(checks), strict=True):
+        if decoded is not None and len(segment.chunks) == 1 and segment.chunks[0].markers:
+            decoded = codec.rendered(before, decoded)
+        if decoded is None or not same_text(decoded, segment.text):
             answer.parts = None
-        elif decoded != text:
+        elif decoded != segment.text:
             answer.exact = False
 
 
