@@ -110,7 +110,7 @@ class Codec:
 
     def unspaced(self, before: Sequence[int], text: str) -> str:
         """The text without the space that the tokenizer itself writes before it, where ``before`` ends in a marker."""
-        follows_marker = self._spaced is not None and bool(before) and before[-1] in self._added
+        follows_marker = self._spaced is not None and len(before) > 0 and int(before[-1]) in self._added
         return text.removeprefix(" ") if follows_marker else text
 
     def _find_spaces(self) -> tuple[re.Pattern[str] | None, dict[str, str]]:
