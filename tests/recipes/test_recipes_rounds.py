@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
+import numpy as np
 import pytest
+import scipy.stats
 
+from afzal.lab import exact, language
 from afzal.recipes import rounds
-from afzal.recipes.rounds import Estimate, Round
-from afzal.report import FrontierChart, LineChart
+from afzal.recipes.rounds import Round
+from afzal.report import FrontierChart, LineChart, Spot
+from afzal.report.frontier import frontier_svg
+from afzal.stats.intervals import Estimate, wilson
 
 
-def row(prompt: int, reward: float, *, tokens: int = 3, kl: float = 0.0, stop: str = "eos", watch: float | None = None):
-    about = {"prompt_index": prompt, "reward": reward, "watch_reward": watch}
+def row(
+    prompt: int,
+    reward: float,
+    *,
+    sample: int = 0,
+    tokens: int = 3,
+    kl: float = 0.0,
+    stop: str = "eos",
+    watch: float | None = None,
+):
+    about = {"prompt_index": prompt, "sample": sample, "reward": reward, "watch_reward": watch}
     return {**about, "tokens": tokens, "kl": kl, "stop": stop}
 
 
@@ -51,16 +66,46 @@ def test_answers_that_repeat_inside_a_prompt_do_not_shrink_the_error():
 
 
 def test_wins_compare_every_answer_with_the_first_policys_to_the_same_prompt():
-    first = [row(0, 1.0), row(0, 2.0), row(1, 5.0)]
-    now = [row(0, 2.0), row(0, 0.0), row(1, 6.0)]
-    found = rounds.win_rate(now, first)
-    # prompt 0: 2 > 1, 2 = 2, 0 < 1, 0 < 2; prompt 1: 6 > 5
-    assert (found.total, found.count) == (2.5, 5)
+    first = [row(0, 1.0), row(0, 2.0, sample=1), row(1, 5.0), row(1, 7.0, sample=1)]
+    now = [row(0, 2.0), row(0, 0.0, sample=1), row(1, 6.0)]
+    # independent draws. Prompt 0: 2 > 1, 2 = 2, 0 < 1, 0 < 2; prompt 1: 6 > 5, 6 < 7
+    assert rounds.won_by(now, first, common=False) == [(0, 1.0), (0, 0.5), (0, 0.0), (0, 0.0), (1, 1.0), (1, 0.0)]
+    # common draws: answers of the same number are left out
+    assert rounds.won_by(now, first) == [(0, 0.5), (0, 0.0), (1, 0.0)]
+    found = rounds.figures(now, first)["win_rate"]
+    assert (found.total, found.count) == (0.5, 3)
 
 
 def test_a_policy_wins_half_of_the_time_against_itself():
-    first = [row(k % 3, float(k)) for k in range(12)]
-    assert rounds.win_rate(first, first).mean == 0.5
+    first = [row(k % 3, float(k), sample=k // 3) for k in range(12)]
+    assert rounds.figures(first, first)["win_rate"].mean == 0.5
+
+
+def test_with_one_answer_per_prompt_no_win_rate_is_known():
+    first = [row(k, float(k)) for k in range(4)]
+    assert "win_rate" not in rounds.figures(first, first)
+    assert rounds.figures(first, first, common=False)["win_rate"].mean == 0.5
+
+
+@pytest.mark.parametrize("samples", [2, 4])
+def test_the_win_rate_agrees_with_the_exact_one_of_the_enumerable_language(samples):
+    """Both policies invert the same uniform numbers, as a run draws; the pairs of one number would say otherwise."""
+    prompts, rng = language.prompts()[1][:8], np.random.default_rng(1)
+    start, rewards = np.log(language.sft_policy(prompts)), language.reward(prompts)
+    better = exact.optimum(start, rewards, 2.0)
+    uniform = rng.random((1500, samples))
+
+    def drawn(log_policy):
+        edges = np.exp(log_policy).cumsum(1)
+        answers = [(k, s, np.searchsorted(edges[k % 8], u)) for k, us in enumerate(uniform) for s, u in enumerate(us)]
+        return [row(k, float(rewards[k % 8, min(y, rewards.shape[1] - 1)]), sample=s) for k, s, y in answers]
+
+    now, first = drawn(better), drawn(start)
+    found, truth = rounds.figures(now, first)["win_rate"], exact.win_rate(better, start, rewards)
+    assert found.mean == pytest.approx(truth, abs=0.03)
+    assert found.ends[0] < truth < found.ends[1]
+    same = [(n["reward"] > f["reward"]) + 0.5 * (n["reward"] == f["reward"]) for n, f in zip(now, first, strict=True)]
+    assert abs(np.mean(same) - truth) > 0.03
 
 
 def test_the_figures_of_a_policy():
@@ -72,8 +117,8 @@ def test_the_figures_of_a_policy():
         "kl": 1.0,
         "length": 5.0,
         "ended": 0.5,
-        "win_rate": 0.5,
     }
+    assert rounds.figures(now, first, common=False)["win_rate"].mean == 0.5
 
 
 def test_without_a_reward_there_is_no_reward_and_no_win():
@@ -116,6 +161,52 @@ def test_the_best_round_has_the_highest_reward_within_the_budget():
     assert rounds.best_round(known, 0.5).number == 0
     assert rounds.best_round([policy(0, 1.0), policy(1, 0.5)], None).number == 0
     assert rounds.best_round([policy(0, None), policy(1, None, kl=1.0)], None).number == 1
+
+
+def test_the_round_to_use_is_the_last_sound_one_not_the_most_hacked():
+    """The reward rises for ever; from round 3 on the watched one has fallen clearly."""
+    watched = (1.0, 1.5, 1.6, 0.5, 0.4)
+    known = [policy(k, float(k), watch=w) for k, w in enumerate(watched)]
+    assert rounds.alarms(known)
+    assert rounds.best_round(known, None).number == 2
+    assert [r.number for r in rounds.sound_rounds(known, None)] == [0, 1, 2]
+    longer = [policy(k, float(k), length=n) for k, n in enumerate((10.0, 11.0, 20.0, 11.0))]
+    assert rounds.best_round(longer, None).number == 1  # what follows an alarm is built on it
+    hacked = [policy(0, 1.0, watch=2.0), policy(1, 3.0, watch=1.0)]
+    assert rounds.best_round(hacked, None).number == 0
+    unmeasured = [policy(0, 1.0), Round(1, pairs=5, steps=2), policy(2, 2.0), policy(3, 2.5, ended=0.5)]
+    assert rounds.best_round(unmeasured, None).number == 2
+
+
+def test_a_reward_that_is_a_little_lower_by_chance_is_no_reason_to_go_back():
+    """Standard errors of .01 each: two of their difference are .028."""
+    assert rounds.best_round([policy(0, 1.0), policy(1, 2.0), policy(2, 1.98)], None).number == 2
+    assert rounds.best_round([policy(0, 1.0), policy(1, 2.0), policy(2, 1.97)], None).number == 1
+
+
+def test_a_share_has_a_width_where_all_answers_end():
+    found = rounds.figures([row(k, 1.0, sample=s) for k in range(20) for s in range(2)], [])["ended"]
+    assert (found.mean, found.se) == (1.0, 0.0)
+    assert found.ends[0] == pytest.approx(wilson(20, 20)[0], abs=0.02)
+    assert found.ends[1] == pytest.approx(1.0)
+
+
+def test_a_figure_is_shown_with_students_interval_over_its_prompts():
+    found = rounds.estimate([(k, float(k)) for k in range(5)])
+    half = scipy.stats.t.ppf(0.975, 4) * math.sqrt(2.5 / 5)
+    assert found.ends == pytest.approx((2 - half, 2 + half))
+    said = rounds.line(Round(1, prompts=5, samples=5, pairs=5, measured={"reward": found}))
+    assert f"reward 2.000 ± {half:.3f}" in said
+
+
+def test_error_bars_lie_inside_the_picture():
+    """Two policies with a small and a large error in both directions: the axes make room for them."""
+    drawing = frontier_svg([Spot("start", 0.0, 1.0), Spot("round 1", 2.0, 1.1, 3.0, 2.0)], ())
+    number = r"([\d.-]+)"
+    (found,) = re.findall(rf"M{number} {number}H{number}M{number} {number}V{number}", drawing)
+    left, _, right, _, bottom, top = map(float, found)
+    assert 44 <= left < right <= 440 - 14
+    assert 24 <= top < bottom <= 330 - 40
 
 
 def test_a_reward_that_rises_while_the_watched_one_falls_is_called_hacked():

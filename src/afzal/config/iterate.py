@@ -120,7 +120,9 @@ class StopSettings(Settings, frozen=True, title="Stopping"):
         None, ge=1, description="Prompts that every policy is measured on and never trained on; default 64, or a fifth."
     )
     held_out_prompts: str | None = Field(None, description="A file of such prompts, in place of a part of prompts.")
-    held_out_samples: int = Field(4, ge=1, description="Answers per held-out prompt, at temperature 1.")
+    held_out_samples: int = Field(
+        4, ge=1, description="Answers per held-out prompt, at temperature 1; a win rate needs 2."
+    )
     measure_every: int = Field(1, ge=1, description="Rounds between measurements; the last round is always measured.")
 
 

@@ -33,7 +33,7 @@ from afzal.records import Item, preferences
 Row = dict[str, Any]
 
 SAMPLES, SCORES, REJECTED, PAIRS = "samples.jsonl", "scores.jsonl", "rejected.jsonl", "pairs.jsonl"
-TRAIN, MEASURED = "train.jsonl", "measured.jsonl"
+TRAIN, MEASURED, FRESH = "train.jsonl", "measured.jsonl", "measured-fresh.jsonl"
 
 # A round's training takes over every setting that it has in common with the rounds, but for those that a round decides
 # itself: where it starts and writes to, what its reference is, how its own rows are read, and what of them is held out.
@@ -207,15 +207,23 @@ def _needs_reference(config: IterateConfig) -> bool:
 
 
 def measure(job: Job, number: int) -> list[Row]:
-    """The policy's answers to the held-out prompts at temperature 1, with rewards and KL to the first policy."""
-    return _stage(job.folder(number) / MEASURED, lambda: _measured(job, number))
+    """The policy's answers to the held-out prompts at temperature 1, with rewards and KL to the first policy.
+
+    Every policy draws by the same random numbers.
+    """
+    return _stage(job.folder(number) / MEASURED, lambda: _measured(job, number, "held-out"))
 
 
-def _measured(job: Job, number: int) -> list[Row]:
+def measure_fresh(job: Job, number: int) -> list[Row]:
+    """As :func:`measure`, by other random numbers: what chose the policy is not what it is described by."""
+    return _stage(job.folder(number) / FRESH, lambda: _measured(job, number, "held-out-fresh"))
+
+
+def _measured(job: Job, number: int, draws: str) -> list[Row]:
     config, asked = job.config, job.asked.held_out
     speaker = Speaker.load(job.policy(number), config, job.tokenizer, job.asked.template)
     plain = Sampling(config.max_new_tokens)  # the policy itself, nothing barred: so its mean KL is unbiased
-    drawn = speaker.draw(asked, config.held_out_samples, plain, _seed(config.seed, "held-out"))
+    drawn = speaker.draw(asked, config.held_out_samples, plain, _seed(config.seed, draws))
     rows = rows_of(drawn, asked, job.tokenizer)
     kl = [0.0] * len(rows)
     if number:

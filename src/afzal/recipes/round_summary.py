@@ -5,20 +5,30 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from afzal import report, runs
 from afzal.recipes import rounds as figures
-from afzal.recipes.round_stages import MEASURED, REJECTED, Job, Row, read, write
+from afzal.recipes.round_stages import MEASURED, REJECTED, Job, Row, measure_fresh, read, write
 from afzal.recipes.rounds import Round
 from afzal.report.text import plural
+from afzal.stats.intervals import Estimate
 
 
 def finish(job: Job, found: Sequence[Round], status: str, reason: str) -> list[str]:
-    """Write summary, metrics, samples and page, all made anew from the rounds' files; returns what is to be said."""
+    """Write summary, metrics, samples and page, all made anew from the rounds' files; returns what is to be said.
+
+    A finished run measures the policy it recommends once more: it was chosen by its figures, so those flatter it.
+    """
     path, best = job.run.path, figures.best_round(found, job.config.kl_budget)
     policy = str(path / best.policy) if best.number else job.config.model
     body = {"rounds": [figures.to_json(r) for r in found], "best": best.number, "stop_reason": reason}
+    fresh: dict[str, Estimate] = {}
+    if status == "finished" and best.number:
+        first = read(job.folder(0) / MEASURED)
+        fresh = figures.figures(measure_fresh(job, best.number), first, common=False)
+        body["best_fresh"] = {name: figures.plain(e) for name, e in fresh.items()}
     runs.atomic_write(path / "rounds.json", json.dumps(body, indent=2) + "\n")
     runs.atomic_write(path / "rounds.csv", figures.csv(found))
     write(path / "metrics.jsonl", _metrics(job, found))
@@ -31,7 +41,7 @@ def finish(job: Job, found: Sequence[Round], status: str, reason: str) -> list[s
     trained = [runs.open_run(job.folder(r.number) / "run").facts() for r in found if r.steps]
     about = {key: trained[0].get(key) for key in ("objective", "chat")} if trained else {}
     job.run.update(status=status, stop_reason=reason, best=policy, step=steps, steps=steps, finished=now(), **about)
-    words = _words(found, best, policy, reason)
+    words = _words(found, replace(best, measured=fresh or best.measured), policy, reason)
     report.build(path, figures.sections(found, words))
     return [*figures.alarms(found), words]
 
@@ -57,9 +67,15 @@ def _words(found: Sequence[Round], best: Round, policy: str, reason: str) -> str
     ended = f"; no more, since {_REASONS[reason]}"
     kl, reward = best.mean("kl") or 0.0, best.mean("reward")
     worth = "" if reward is None else f" reward {reward:.3f} (from {found[0].mean('reward') or 0.0:.3f}),"
+    later = [r for r in found if r.measured and r.number > best.number]
+    hacked = bool(later) and bool(figures.alarms(found))
     if not best.number:
-        return f"{made}{ended}." + (" No round is better than the first policy." if len(found) > 1 else "")
-    return f"{made}{ended}. The policy to use is {policy}: held out,{worth} KL {kl:.3f} nats to the first policy."
+        none = " No round is sound: the first policy is the one to use." if hacked else ""
+        none = none or (" No round is better than the first policy." if len(found) > 1 else "")
+        return f"{made}{ended}.{none}"
+    said = f"{made}{ended}. The policy to use is {policy}: held out, on fresh answers,{worth} KL {kl:.3f} nats to the "
+    said += "first policy."
+    return said + (" The rounds after it are not recommended, whatever their reward." if hacked else "")
 
 
 def _metrics(job: Job, found: Sequence[Round]) -> list[Row]:

@@ -9,32 +9,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from afzal.report import FrontierChart, LineChart, Section, Series, Spot, Table
 from afzal.report.svg import CHOSEN, HELD_OUT, OTHER, REJECTED
-from afzal.stats.intervals import half_width
+from afzal.stats.intervals import Cluster, Estimate, clustered, mean, share
 
 Rows = Sequence[Mapping[str, Any]]
 
 _LENGTH_ALARM = 1.5  # ratio of mean lengths to the first policy's, either way
 _ENDS_ALARM = 0.2  # absolute fall of the share that ends by itself
 _LOST_ALARM = 0.05  # absolute rise of the share of answers that are rejected as empty or unfinished
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """``total`` over ``count`` answers; ``se`` is the standard error of their mean over prompts, NaN for one prompt."""
-
-    total: float
-    count: int
-    se: float
-
-    @property
-    def mean(self) -> float:
-        """In the units of what was added up."""
-        return self.total / self.count
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,50 +50,61 @@ class Round:
 
 
 def estimate(values: Sequence[tuple[Any, float]]) -> Estimate:
-    """(prompt, value) of every answer as one figure; answers to one prompt are not independent, so the standard error
-    is that of a ratio of sums over prompts (Cochran 1977, chapter 6)."""
-    sums: dict[Any, tuple[float, int]] = {}
-    for prompt, value in values:
-        total, n = sums.get(prompt, (0.0, 0))
-        sums[prompt] = (total + value, n + 1)
-    total, count, clusters = math.fsum(v for _, v in values), len(values), len(sums)
-    mean = total / count
-    square = math.fsum((t - n * mean) ** 2 for t, n in sums.values())
-    se = math.sqrt(square * clusters / (clusters - 1)) / count if clusters > 1 else math.nan
-    return Estimate(total, count, se)
+    """(prompt, value) of every answer as one figure; answers to one prompt are not independent, so its error is that
+    over prompts."""
+    return _plain_count(mean(_clusters(values)))
 
 
-def figures(rows: Rows, first: Rows) -> dict[str, Estimate]:
+def proportion(values: Sequence[tuple[Any, float]]) -> Estimate:
+    """As :func:`estimate`, of values from 0 to 1, with an interval that keeps its coverage where all are 0 or 1."""
+    found = _clusters(values)
+    return replace(_plain_count(mean(found)), stated=share(found).ends)
+
+
+def _clusters(values: Sequence[tuple[Any, float]]) -> list[Cluster]:
+    return clustered([prompt for prompt, _ in values], [value for _, value in values])
+
+
+def _plain_count(found: Estimate) -> Estimate:
+    return replace(found, count=int(found.count))
+
+
+def figures(rows: Rows, first: Rows, *, common: bool = True) -> dict[str, Estimate]:
     """The figures of a policy from its answers to the held-out prompts, and those of the first policy.
 
     Args:
-        rows, first: ``prompt_index``, ``tokens``, ``stop``, ``kl`` and, where known, ``reward``, ``watch_reward``.
+        rows, first: ``prompt_index``, ``sample``, ``tokens``, ``stop``, ``kl`` and, where known, ``reward``,
+            ``watch_reward``.
+        common: whether both were drawn by the same random numbers.
     """
     found = {}
     for name, key in (("reward", "reward"), ("watch_reward", "watch_reward"), ("kl", "kl"), ("length", "tokens")):
         if rows and rows[0].get(key) is not None:
             found[name] = estimate([(r["prompt_index"], float(r[key])) for r in rows])
     if rows:
-        found["ended"] = estimate([(r["prompt_index"], float(r["stop"] == "eos")) for r in rows])
-    if "reward" in found:
-        found["win_rate"] = win_rate(rows, first)
+        found["ended"] = proportion([(r["prompt_index"], float(r["stop"] == "eos")) for r in rows])
+    if "reward" in found and (won := won_by(rows, first, common=common)):
+        found["win_rate"] = proportion(won)
     return found
 
 
-def win_rate(rows: Rows, first: Rows) -> Estimate:
-    """How often an answer has a higher reward than one of the first policy to the same prompt; equal ones count half.
+def won_by(rows: Rows, first: Rows, *, common: bool = True) -> list[tuple[Any, float]]:
+    """(prompt, 1, 0 or for equal rewards a half) of every answer against every answer of the first policy to the same
+    prompt that was drawn independently of it.
 
-    The count is that of the compared pairs.
+    Policies answer by the same random numbers, which makes differences of means sharper. But answers of the same number
+    then resemble each other, and their pairs would draw a win rate away from that of independent answers; so they are
+    left out, and with a single answer per prompt no win rate is known.
     """
-    others: dict[Any, list[float]] = {}
+    others: dict[Any, list[Mapping[str, Any]]] = {}
     for row in first:
-        others.setdefault(row["prompt_index"], []).append(row["reward"])
-    wins = [
-        (row["prompt_index"], 1.0 if row["reward"] > other else 0.5 if row["reward"] == other else 0.0)
+        others.setdefault(row["prompt_index"], []).append(row)
+    return [
+        (row["prompt_index"], 1.0 if row["reward"] > o["reward"] else 0.5 if row["reward"] == o["reward"] else 0.0)
         for row in rows
-        for other in others.get(row["prompt_index"], ())
+        for o in others.get(row["prompt_index"], ())
+        if not common or row["sample"] != o["sample"]
     ]
-    return estimate(wins)
 
 
 def stop_reason(rounds: Sequence[Round], *, kl_budget: float | None, patience: int | None, min_gain: float) -> str:
@@ -133,14 +130,33 @@ def stop_reason(rounds: Sequence[Round], *, kl_budget: float | None, patience: i
     return ""
 
 
-def best_round(rounds: Sequence[Round], kl_budget: float | None) -> Round:
-    """The measured round of the highest held-out reward within the KL budget; without a reward the last such round.
+def sound_rounds(rounds: Sequence[Round], kl_budget: float | None) -> list[Round]:
+    """The measured rounds within the KL budget before the first that :func:`alarms` speaks against, the first policy
+    among them."""
+    sound = []
+    for k, r in enumerate(rounds):
+        if not r.measured:
+            continue
+        if k and alarms(rounds[: k + 1]):
+            break
+        if kl_budget is None or (r.mean("kl") or 0.0) <= kl_budget:
+            sound.append(r)
+    return sound
 
-    The first policy is one of them: where nothing is better, it is the answer.
+
+def best_round(rounds: Sequence[Round], kl_budget: float | None) -> Round:
+    """The round to use: the last sound one whose held-out reward is not clearly below that of an earlier sound one.
+
+    Rewards that rise while an alarm speaks are what the alarm is about, so the highest reward is not what is asked for.
+    Its figure is to be measured anew, since it was chosen by the one there is.
     """
-    within = [r for r in rounds if r.measured and (kl_budget is None or (r.mean("kl") or 0.0) <= kl_budget)]
-    scored = [(reward, -r.number, r) for r in within if (reward := r.mean("reward")) is not None]
-    return max(scored, key=lambda s: s[:2])[2] if scored else within[-1]
+    sound = sound_rounds(rounds, kl_budget) or [rounds[0]]
+    best = sound[0]
+    for r in sound[1:]:
+        old, new = best.measured.get("reward"), r.measured.get("reward")
+        if old is None or new is None or old.mean - new.mean <= 2 * math.hypot(_finite(old.se), _finite(new.se)):
+            best = r
+    return best
 
 
 def alarms(rounds: Sequence[Round]) -> list[str]:
@@ -210,7 +226,7 @@ def _figure(name: str, value: Estimate, with_error: bool) -> str:
     words, shape = _SHOWN[name]
     shown = shape.format(value.mean)
     if with_error and math.isfinite(value.se) and value.se > 0:
-        shown += f" ± {half_width(value.se):.3f}"
+        shown += f" ± {value.ends[1] - value.mean:.3f}"
     return words.format(shown)
 
 
@@ -219,10 +235,11 @@ def to_json(r: Round) -> dict[str, Any]:
     body: dict[str, Any] = {k: getattr(r, k) for k in ("number", "policy", "prompts", "samples", "pairs", "steps")}
     body["lost"] = dict(r.lost)
     named = dict(r.measured) | ({"margin": r.margin} if r.margin else {})
-    return body | {name: _plain(e) for name, e in named.items()}
+    return body | {name: plain(e) for name, e in named.items()}
 
 
-def _plain(e: Estimate) -> dict[str, float | int | None]:
+def plain(e: Estimate) -> dict[str, float | int | None]:
+    """A figure as plain values."""
     se = e.se if math.isfinite(e.se) else None
     return {"mean": e.mean, "sum": e.total, "count": e.count, "se": se}
 
@@ -295,14 +312,13 @@ def _by_round(title: str, known: Sequence[Round], lines: Sequence[tuple[str, str
 def _series(key: str, name: str, colour: int, known: Sequence[Round]) -> Series:
     """One figure by round with its 95 % band."""
     having = [(r.number, r.measured[key]) for r in known if key in r.measured]
-    half = [half_width(_finite(e.se)) for _, e in having]
-    means = [e.mean for _, e in having]
+    ends = [e.ends for _, e in having]
     return Series(
         name,
         tuple((float(k), e.mean) for k, e in having),
         colour,
-        low=tuple(m - h for m, h in zip(means, half, strict=True)),
-        high=tuple(m + h for m, h in zip(means, half, strict=True)),
+        low=tuple(low for low, _ in ends),
+        high=tuple(high for _, high in ends),
         label=name,
     )
 

@@ -47,8 +47,16 @@ def frontier_svg(
         paths: the way of a policy through training, its points in order of step, with a band where it has one.
         size: width and height in SVG units.
     """
-    xs = [p.x for p in points] + [x for x, _ in optimum] + [x for s in paths for x, _ in s.points]
-    ys = [p.y for p in points] + [y for _, y in optimum] + [y for s in paths for _, y in s.points if y is not None]
+    xs = (
+        [x for p in points for x in _ends(p.x, p.x_se)]
+        + [x for x, _ in optimum]
+        + [x for s in paths for x, _ in s.points]
+    )
+    ys = (
+        [y for p in points for y in _ends(p.y, p.y_se)]
+        + [y for _, y in optimum]
+        + [y for s in paths for _, y in s.points if y is not None]
+    )
     ys += [y for s in paths for y in (*s.low, *s.high) if y is not None]
     width, height = size
     x_low, x_high = svg.domain(xs)
@@ -94,13 +102,17 @@ def _path(frame: Frame, series: Series) -> str:
     return (f'<path class="l {series.mark} s{series.colour}" d="M{line}"/>' if len(at) > 1 else "") + dots
 
 
+def _ends(value: float, se: float) -> tuple[float, float]:
+    return value - half_width(se), value + half_width(se)
+
+
 def _cross(frame: Frame, spot: Spot) -> str:
     parts = []
     if spot.x_se > 0:
-        ends = frame.px(spot.x - half_width(spot.x_se)), frame.px(spot.x + half_width(spot.x_se))
+        ends = [frame.px(x) for x in _ends(spot.x, spot.x_se)]
         parts.append(f"M{ends[0]:.1f} {frame.py(spot.y):.1f}H{ends[1]:.1f}")
     if spot.y_se > 0:
-        ends = frame.py(spot.y - half_width(spot.y_se)), frame.py(spot.y + half_width(spot.y_se))
+        ends = [frame.py(y) for y in _ends(spot.y, spot.y_se)]
         parts.append(f"M{frame.px(spot.x):.1f} {ends[0]:.1f}V{ends[1]:.1f}")
     return f'<path class="l line s{spot.colour}" d="{"".join(parts)}"/>' if parts else ""
 

@@ -55,11 +55,14 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean, ``total`` over ``count``; ``se`` is its standard error over prompts, NaN where there is only one."""
+    """A mean, ``total`` over ``count``; ``se`` is its standard error over so many ``prompts``, NaN where there is only
+    one. ``stated`` is its 95 % interval where it has a better one than the standard error's."""
 
     total: float
     count: float
     se: float
+    prompts: int = 0
+    stated: tuple[float, float] | None = None
 
     @property
     def mean(self) -> float:
@@ -67,9 +70,15 @@ class Estimate:
         return self.total / self.count
 
     @property
-    def half_width(self) -> float:
-        """Half of the 95 % interval by the normal distribution; NaN where the standard error is."""
-        return half_width(self.se)
+    def ends(self) -> tuple[float, float]:
+        """The 95 % interval: stated, else by Student's t over the prompts, by the normal distribution where nobody says
+        how many there are; the mean twice where nothing is known of its error."""
+        if self.stated is not None:
+            return self.stated
+        if not math.isfinite(self.se):
+            return self.mean, self.mean
+        half = self.se * (t95(self.prompts - 1) if self.prompts > 1 else Z95)
+        return self.mean - half, self.mean + half
 
 
 def half_width(se: float) -> float:
@@ -116,7 +125,7 @@ def mean(clusters: Sequence[Cluster]) -> Estimate:
     value, known = total / weight, [c for c in clusters if c.weight]
     square = math.fsum((c.total - c.weight * value) ** 2 for c in known)
     se = math.sqrt(square * len(known) / (len(known) - 1)) / weight if len(known) > 1 else math.nan
-    return Estimate(total, weight, se)
+    return Estimate(total, weight, se, len(known))
 
 
 def share(clusters: Sequence[Cluster]) -> Interval:
