@@ -6,7 +6,6 @@ Shapes: P prompts of an iteration, N = P n answers, M tokens of all of them, L t
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +24,7 @@ from afzal.objectives import advantages
 from afzal.objectives.statistics import kl_policy_ref
 from afzal.recipes.rewards import Rewarder
 from afzal.records import Turns
+from afzal.stats.intervals import clustered, mean
 from afzal.tokens import Branch, Tree, continuations, update_order
 from afzal.train.feed import Layout
 from afzal.train.rollouts import Rollout, rollout_tree
@@ -258,8 +258,8 @@ def held_out(writer: Writer, prompts: Sequence[Tree], turns: Sequence[Turns]) ->
         lengths = found.mask.sum(1).double()
         said = {"n": float(len(kl)), "reward": float(found.scores.mean()), "kl": float(kl.mean())}
         if len(kl) > 1:
-            root = math.sqrt(len(kl))
-            said |= {"reward_se": float(found.scores.std()) / root, "kl_se": float(kl.std()) / root}
+            errors = [mean(clustered(range(len(kl)), values.tolist())).se for values in (found.scores, kl)]
+            said |= {"reward_se": errors[0], "kl_se": errors[1]}
         ends = float(np.mean([s.stop == "eos" for s in found.drawn]))
         said |= {"samples/length": float(lengths.mean()), "samples/eos_rate": ends}
         return said | {"objective": said["reward"] - kl_coef * said["kl"]}

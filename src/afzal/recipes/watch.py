@@ -18,7 +18,7 @@ from afzal.model.load import context_of_model
 from afzal.model.statistics import LiveReference
 from afzal.recipes.divergence import kl_along
 from afzal.recipes.prepare import Prepared
-from afzal.stats.intervals import over_seeds
+from afzal.stats.intervals import clustered, mean, over_seeds
 from afzal.tokens import continuation, end_ids
 from afzal.train import ranks
 from afzal.train.feed import Layout
@@ -121,7 +121,7 @@ class Watch:
         }
         if figure.low is None or figure.high is None:
             return said
-        error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+        error = mean(clustered(range(len(values)), values)).se  # one answer per prompt
         return said | {"kl_se": error, "kl_low": max(0.0, figure.low), "kl_high": figure.high}
 
     def _record(self, s: Sample, stage: str, step: int) -> dict[str, Any]:

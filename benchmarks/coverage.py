@@ -1,0 +1,203 @@
+"""How often 95 % intervals hold the truth: simulated prompts with several rows each, at known truths.
+
+    python -m benchmarks.coverage --out benchmarks/results/coverage.json
+
+Rows of one prompt depend on each other through a normal variable that they share (a Gaussian copula of correlation
+``dependence``). Writes the figures as JSON and, beside it, as a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from afzal.stats.calibration import calibration, trend
+from afzal.stats.comparing import bootstrap, over_seeds_and_prompts
+from afzal.stats.intervals import Interval, clustered, mean, share, wilson
+
+Rng = np.random.Generator
+Row = dict[str, Any]
+
+SIZES: dict[str, Callable[[Rng, int], np.ndarray]] = {
+    "1": lambda rng, n: np.ones(n, int),
+    "4": lambda rng, n: np.full(n, 4),
+    "1 to 10": lambda rng, n: rng.integers(1, 11, n),
+    "28": lambda rng, n: np.full(n, 28),
+}
+
+
+def shared_normals(rng: Rng, sizes: np.ndarray, dependence: float) -> np.ndarray:
+    """A standard normal number for each row, correlated within its prompt."""
+    common = np.repeat(rng.normal(size=len(sizes)), sizes)
+    return math.sqrt(dependence) * common + math.sqrt(1 - dependence) * rng.normal(size=len(common))
+
+
+def accuracies(rng: Rng, runs: int, prompts: int, size: str, dependence: float, truth: float) -> Row:
+    """Shares of right rows: the interval over prompts, and what Wilson's interval over rows would hold."""
+    hit = naive = 0
+    for _ in range(runs):
+        sizes = SIZES[size](rng, prompts)
+        right = shared_normals(rng, sizes, dependence) < ndtri(truth)
+        low, high = share(clustered(np.repeat(np.arange(prompts), sizes).tolist(), right.tolist())).ends
+        hit += low - 1e-12 <= truth <= high + 1e-12
+        low, high = wilson(int(right.sum()), len(right))
+        naive += low - 1e-12 <= truth <= high + 1e-12
+    about = {"prompts": prompts, "rows per prompt": size, "dependence": dependence, "accuracy": truth}
+    return about | {"coverage": hit / runs, "by rows": naive / runs}
+
+
+def means(rng: Rng, runs: int, prompts: int, size: str, shape: str) -> Row:
+    """Means of rows, and of skewed ones such as KLs: Student's t over prompts, and the bootstrap over prompts."""
+    held, resampled = 0, 0
+    truth = 0.0 if shape == "normal" else 1.0
+    for _ in range(runs):
+        sizes = SIZES[size](rng, prompts)
+        z = shared_normals(rng, sizes, 0.5)
+        values = z if shape == "normal" else -np.log1p(-ndtr(z))
+        keys = np.repeat(np.arange(prompts), sizes)
+        low, high = mean(clustered(keys.tolist(), values.tolist())).ends
+        held += low <= truth <= high
+        by_prompt = np.bincount(keys, values) / sizes
+        low, high = bootstrap(by_prompt, resamples=400, seed=int(rng.integers(1 << 30))).ends
+        resampled += low <= truth <= high
+    return {
+        "prompts": prompts, "rows per prompt": size, "shape": shape, "coverage": held / runs,
+        "bootstrap": resampled / runs,
+    }  # fmt: skip
+
+
+def paired(rng: Rng, runs: int, seeds: int, prompts: int, ratio: float) -> Row:
+    """Paired differences of S seeds on X prompts, of variance 1 over prompts, ``ratio`` over seeds, and 1 in each cell:
+    two-way intervals, and those over seeds alone."""
+    held = alone = 0
+    for _ in range(runs):
+        cells = rng.normal(size=(seeds, prompts)) + rng.normal(size=prompts)
+        cells += math.sqrt(ratio) * rng.normal(size=(seeds, 1))
+        low, high = over_seeds_and_prompts(cells).ends
+        held += low <= 0 <= high
+        by_seed: Interval = over_seeds_and_prompts(cells.mean(1)[None, :]) if seeds > 1 else Interval(0, 0, 0, 1)
+        alone += by_seed.ends[0] <= 0 <= by_seed.ends[1]
+    about = {"seeds": seeds, "prompts": prompts, "variance over seeds": ratio, "coverage": held / runs}
+    return about | {"over seeds alone": alone / runs if seeds > 1 else None}
+
+
+def slopes(rng: Rng, runs: int, prompts: int, size: str) -> Row:
+    """The pull of x on y, both of which prompts share: over prompts, and as if rows were independent."""
+    held = naive = 0
+    for _ in range(runs):
+        sizes = SIZES[size](rng, prompts)
+        keys = np.repeat(np.arange(prompts), sizes)
+        x, y = shared_normals(rng, sizes, 0.5), shared_normals(rng, sizes, 0.5)
+        for k, found in enumerate((trend(x, y, keys.tolist()), trend(x, y))):
+            assert found is not None
+            inside = found.low <= 0 <= found.high
+            held, naive = held + inside * (k == 0), naive + inside * (k == 1)
+    return {"prompts": prompts, "rows per prompt": size, "coverage": held / runs, "by rows": naive / runs}
+
+
+def calibrations(rng: Rng, runs: int, prompts: int, size: str, dependence: float, factor: float) -> Row:
+    """Expected calibration errors: of a perfectly calibrated model (factor 1) and of one too sure of itself. Beside the
+    coverage of the interval, the mean error found and the mean that is said to come of chance alone."""
+    truth = _true_error(factor)
+    held, above, errors, nulls = 0, 0, [], []
+    for _ in range(runs):
+        sizes = SIZES[size](rng, prompts)
+        gaps = rng.normal(0, 1.5, int(sizes.sum()))
+        p = ndtr(shared_normals(rng, sizes, dependence)) < 1 / (1 + np.exp(-gaps / factor))
+        found = calibration(gaps, p.astype(float), np.repeat(np.arange(prompts), sizes).tolist())
+        assert found.ece_low is not None
+        assert found.ece_high is not None
+        held += found.ece_low <= truth <= found.ece_high
+        above += found.ece > found.null_high
+        errors.append(found.ece)
+        nulls.append(found.null)
+    return {
+        "prompts": prompts, "rows per prompt": size, "dependence": dependence, "true error": round(truth, 4),
+        "coverage": held / runs, "mean error found": round(float(np.mean(errors)), 4),
+        "mean of chance alone": round(float(np.mean(nulls)), 4), "called more than chance": above / runs,
+    }  # fmt: skip
+
+
+_RATIOS = ((0.0, 0.2, 1.0), (0.0,))  # with several seeds, with one
+
+
+def _true_error(factor: float) -> float:
+    gaps = np.abs(1.5 * ndtri((np.arange(1_000_000) + 0.5) / 1_000_000))
+    confidence, right = 1 / (1 + np.exp(-gaps)), 1 / (1 + np.exp(-gaps / factor))
+    place = np.clip(((confidence - 0.5) * 20).astype(int), 0, 9)
+    return float(np.abs(np.bincount(place, confidence - right, 10)).sum() / len(gaps))
+
+
+def simulate(runs: int) -> dict[str, list[Row]]:
+    """All tables."""
+    rng = np.random.default_rng(0)
+    return {
+        "accuracy": [
+            accuracies(rng, runs, n, size, dependence, truth)
+            for n in (10, 20, 50, 200)
+            for size in SIZES
+            for dependence in ((0.0,) if size == "1" else (0.0, 0.3, 0.8))
+            for truth in (0.5, 0.7, 0.9, 0.97)
+            if (n, size) != (200, "28")
+        ],
+        "mean": [
+            means(rng, runs, n, size, s) for n in (10, 20, 50, 200) for size in ("1", "4") for s in ("normal", "skewed")
+        ],
+        "paired difference": [
+            paired(rng, runs, s, n, v) for s in (1, 2, 3, 5) for n in (12, 64) for v in _RATIOS[s == 1]
+        ],
+        "slope": [slopes(rng, runs, n, size) for n in (10, 20, 50, 200) for size in ("4", "1 to 10")],
+        "calibration error": [
+            calibrations(rng, max(100, runs // 10), n, size, d, f)
+            for n, size in ((20, "1"), (100, "1"), (20, "4"), (100, "4"), (500, "1"))
+            for d in ((0.0,) if size == "1" else (0.0, 0.5))
+            for f in (1.0, 2.0)
+        ],
+    }
+
+
+def table(found: dict[str, Any]) -> Iterator[str]:
+    """The figures as Markdown."""
+    yield "# Coverage of 95 % intervals"
+    yield ""
+    yield f"`python -m benchmarks.coverage --runs {found['runs']}`: so many simulated data sets for each row, a tenth"
+    yield "of it (at least 100) for the calibration error. Coverage is the share of intervals that hold the truth, in"
+    yield "percent. Rows of one prompt depend on each other as `dependence` says; 0 is independent, 1 all alike."
+    for name, rows in found["tables"].items():
+        yield from ("", f"## {name[:1].upper()}{name[1:]}", "")
+        columns = list(rows[0])
+        yield f"| {' | '.join(columns)} |"
+        yield f"|{'---|' * len(columns)}"
+        for row in rows:
+            yield f"| {' | '.join(_cell(k, v) for k, v in row.items())} |"
+
+
+_PERCENT = {"coverage", "by rows", "bootstrap", "over seeds alone", "called more than chance"}
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.1f}" if name in _PERCENT else str(value)
+
+
+def main() -> None:
+    """Simulate, and write both files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=2000, help="simulated data sets for each row")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/coverage.json"))
+    asked = parser.parse_args()
+    found = {"runs": asked.runs, "tables": simulate(asked.runs)}
+    asked.out.write_text(json.dumps(found, indent=1) + "\n")
+    asked.out.with_suffix(".md").write_text("\n".join(table(found)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
