@@ -78,7 +78,7 @@ def test_a_round_leaves_its_stages_and_the_run_its_summary(whole):
     assert all(r["kl"]["count"] == 8 for r in found["rounds"])
     assert found["rounds"][0]["kl"]["mean"] == 0.0
     assert found["rounds"][2]["kl"]["mean"] > 0.0
-    assert (found["rounds"][0]["win_rate"]["mean"], found["rounds"][0]["win_rate"]["count"]) == (0.5, 16)
+    assert (found["rounds"][0]["win_rate"]["mean"], found["rounds"][0]["win_rate"]["count"]) == (0.5, 8)
     assert [r["steps"] for r in found["rounds"]] == [0, 2, 2]
     facts = runs.open_run(whole).facts()
     assert (facts["status"], facts["method"], facts["steps"]) == ("finished", "iterate", 4)

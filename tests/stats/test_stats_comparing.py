@@ -104,10 +104,14 @@ def test_the_bootstrap_over_prompts_takes_the_tails_that_students_t_would():
 def test_over_seeds_and_prompts_by_hand():
     """Two seeds, two prompts, (1, 2; 3, 6): seed means 1.5, 4.5, prompt means 2, 4; the rest is .5 in every cell."""
     found = comparing.over_seeds_and_prompts(np.array([[1.0, 2.0], [3.0, 6.0]]))
-    seeds, prompts, rest = 4.5 / 2, 2.0 / 2, 4 * 0.25 / 4
-    df = (seeds + prompts) ** 2 / (seeds**2 + prompts**2)
-    half = scipy.stats.t.ppf(0.975, df) * math.sqrt(seeds + prompts - rest)
+    seeds, prompts, noise = 4.5 / 2, 2.0 / 2, 4 * 0.25 / 4
+    half = scipy.stats.t.ppf(0.975, 1) * math.sqrt(prompts + seeds - noise)
     assert (found.value, found.low, found.high, found.n) == pytest.approx((3.0, 3 - half, 3 + half, 2))
+    # seeds that differ less than their noise: (1, 4; 2, 3) has equal means, so prompts alone count, 1.5 and 3.5
+    found = comparing.over_seeds_and_prompts(np.array([[1.0, 4.0], [2.0, 3.0]]))
+    assert found.high == pytest.approx(2.5 + scipy.stats.t.ppf(0.975, 1) * math.sqrt(2.0 / 2))
+    alone = comparing.over_seeds_and_prompts(np.array([[1.0], [2.0], [4.0]]))
+    assert (alone.low, alone.high) == pytest.approx(intervals.over_seeds([1.0, 2.0, 4.0]).ends)
 
 
 def test_with_one_seed_the_prompts_are_what_there_is():

@@ -211,22 +211,37 @@ def trend(x: np.ndarray, y: np.ndarray, prompts: Sequence[Hashable] | None = Non
     """The linear pull of x ``[N]`` on y ``[N]``; None with fewer than 3 points or prompts, or where one never varies.
 
     Args:
-        prompts: ``[N]``, the prompt of each point; the standard error is then that over prompts (Liang and Zeger 1986,
-            with the correction of Stata's ``vce(cluster)``). Default: points are independent and equally scattered.
+        prompts: ``[N]``, the prompt of each point; the standard error is then that over prompts, by leaving out one
+            after another (the jackknife, Tukey 1958; CR3 of MacKinnon, Nielsen and Webb 2023). Default: points are
+            independent and equally scattered.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     dx, dy = x - x.mean(), y - y.mean()
     slope = float(dx @ dy / (dx @ dx))
-    residual = dy - slope * dx
     if prompts is None:
-        df, square = len(x) - 2, float(residual @ residual) / (len(x) - 2) * float(dx @ dx)
+        residual = dy - slope * dx
+        df, error = len(x) - 2, math.sqrt(float(residual @ residual) / (len(x) - 2) / float(dx @ dx))
     else:
-        sums = np.array([c.total for c in clustered(prompts, (dx * residual).tolist())])
-        if len(sums) < 3:
+        without = _slopes_without(dx, dy, prompts)
+        if without is None:
             return None
-        df, square = len(sums) - 1, float(sums @ sums) * len(sums) / (len(sums) - 1) * (len(x) - 1) / (len(x) - 2)
-    error = math.sqrt(square) / float(dx @ dx)
+        df = len(without) - 1
+        error = math.sqrt(df / len(without) * float(((without - slope) ** 2).sum()))
     half, correlation = t95(df) * error, float(dx @ dy / math.sqrt((dx @ dx) * (dy @ dy)))
     return Trend(slope, error, slope - half, slope + half, correlation, len(x))
+
+
+def _slopes_without(x: np.ndarray, y: np.ndarray, prompts: Sequence[Hashable]) -> np.ndarray | None:
+    """Slopes with one prompt after another left out; None with fewer than 3, or where what is left does not vary."""
+    numbers: dict[Hashable, int] = {}
+    place = np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts])
+    if len(numbers) < 3:
+        return None
+    sums = [np.bincount(place, values) for values in (np.ones(len(x)), x, y, x * x, x * y)]
+    n, sx, sy, sxx, sxy = (part.sum() - part for part in sums)
+    spread = sxx - sx * sx / n
+    if (spread <= 1e-12 * sxx.max()).any():
+        return None
+    return (sxy - sx * sy / n) / spread

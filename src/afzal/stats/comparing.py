@@ -73,28 +73,26 @@ def bootstrap(values: np.ndarray, *, resamples: int, seed: int) -> Interval:
 def over_seeds_and_prompts(values: np.ndarray) -> Interval:
     """Mean of ``[S, X]`` for many seeds and many prompts, where every seed has the same prompts.
 
-    The variance is that over seeds plus that over prompts, less what both count (two-way clusters, Cameron, Gelbach and
-    Miller 2011), and the quantile is Student's with the degrees of freedom of that sum (Satterthwaite 1946). A single
-    seed leaves prompts alone to go by; with one of each there is no interval. For a paired comparison the values are
-    differences of the same seed on the same prompt. ``n`` is S, or X with a single seed.
+    The variance is that over prompts and, beyond what their noise explains, that over seeds (two-way clusters,
+    Cameron, Gelbach and Miller 2011), each with Student's quantile of its own degrees of freedom: two or three seeds
+    say little of how much seeds vary. A single seed leaves prompts alone to go by; with one of each there is no
+    interval. For a paired comparison the values are differences of the same seed on the same prompt. ``n`` is S, or X
+    with a single seed.
     """
     found = np.asarray(values, np.float64)
     centre, (seeds, prompts) = float(found.mean()), found.shape
-    parts = []
-    for means in (found.mean(1), found.mean(0)):
-        if len(means) > 1:
-            parts.append((float(means.var(ddof=1)) / len(means), len(means) - 1))
-    n = seeds if seeds > 1 else prompts
-    if not parts:
-        return Interval(centre, None, None, n)
-    variance = sum(v for v, _ in parts)
-    if len(parts) == 2:
+    if found.size < 2:
+        return Interval(centre, None, None, 1)
+    square = 0.0
+    if prompts > 1:
+        square += t95(prompts - 1) ** 2 * float(found.mean(0).var(ddof=1)) / prompts
+    if seeds > 1:
         rest = found - found.mean(1, keepdims=True) - found.mean(0, keepdims=True) + centre
-        variance -= float((rest**2).sum()) / ((seeds - 1) * (prompts - 1)) / found.size
-    variance = max(variance, *(v for v, _ in parts))
-    spread = sum(v * v / df for v, df in parts)
-    half = t95(sum(v for v, _ in parts) ** 2 / spread) * math.sqrt(variance) if spread else 0.0
-    return Interval(centre, centre - half, centre + half, n)
+        noise = float((rest**2).sum()) / ((seeds - 1) * max(1, prompts - 1)) / found.size
+        between = float(found.mean(1).var(ddof=1)) / seeds
+        square += t95(seeds - 1) ** 2 * max(0.0, between - noise)
+    half = math.sqrt(square)
+    return Interval(centre, centre - half, centre + half, seeds if seeds > 1 else prompts)
 
 
 def differences(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
