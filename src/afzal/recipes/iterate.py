@@ -138,14 +138,18 @@ def _open(config: IterateConfig, asked: Questions, resume: bool) -> runs.Run:
         run.update(**about, model={"path": config.model}, reference=f"{config.reference} policy")
         return run
     run = runs.resume(config.out)
-    method = run.facts().get("method")
-    other = [] if method in (None, "iterate") else [f"this is a run of {method}, not of iterate"]
-    seen = {
-        "fingerprint": ("prompts: the content of the file", asked.fingerprint),
-        "tokens": ("tokens: what the prompts become (tokenizer, chat template, versions)", facts["tokens"]),
-    }
-    refuse_changes(run, plain, files, seen, other)
-    run.update(status="running", method="iterate", config=plain, data=facts, files=files)
+    try:
+        method = run.facts().get("method")
+        other = [] if method in (None, "iterate") else [f"this is a run of {method}, not of iterate"]
+        seen = {
+            "fingerprint": ("prompts: the content of the file", asked.fingerprint),
+            "tokens": ("tokens: what the prompts become (tokenizer, chat template, versions)", facts["tokens"]),
+        }
+        refuse_changes(run, plain, files, seen, other)
+        run.update(status="running", method="iterate", config=plain, data=facts, files=files)
+    except BaseException:
+        run.release()
+        raise
     return run
 
 
