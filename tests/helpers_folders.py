@@ -171,6 +171,8 @@ def adapted(**changes: Any) -> Hurt:
     return says("adapter_config.json", **changes)
 
 
+ENDLESS = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+WORDS = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}
 ROPE = {"rope_theta": 10000.0, "rope_type": "default"}
 # name: (the good folder, what is done to it)
 BROKEN: dict[str, tuple[str, Hurt]] = {
@@ -233,6 +235,8 @@ BROKEN: dict[str, tuple[str, Hurt]] = {
     "tokenizer without a model": ("model", in_tokenizer(lambda t: t.pop("model"))),
     "ids of 10^9": ("model", in_tokenizer(lambda t: t["model"]["vocab"].update({"zz": 10**9}))),
     "ids below 0": ("model", in_tokenizer(lambda t: t["model"]["vocab"].update({"zz": -1}))),
+    "a splitting pattern without end": ("model", in_tokenizer(lambda t: t.update(pre_tokenizer=ENDLESS))),
+    "no token for the unknown": ("model", in_tokenizer(lambda t: t.update(model=WORDS, pre_tokenizer=None))),
     "special tokens as numbers": ("model", says("tokenizer_config.json", eos_token=7)),
     "tokenizer class as a list": ("model", says("tokenizer_config.json", tokenizer_class=[1])),
     "adapter of rank 10^9": ("adapter", adapted(r=10**9)),

@@ -16,6 +16,7 @@ from afzal.errors import AfzalError
 from afzal.folders.kinds import is_adapter
 from afzal.model.load import load_model, load_tokenizer
 from afzal.model.reward import load_reward_model
+from afzal.tokens.codec import Codec
 
 SECONDS, BYTES = 10, 1 << 30
 FORKED = multiprocessing.get_context("forkserver")
@@ -36,7 +37,7 @@ def test_there_are_more_than_forty_folders():
 
 
 def opened(folder: str, base: str) -> None:
-    load_tokenizer(folder)
+    Codec(load_tokenizer(folder)).encode(["a" * 40 + "b"], markers=False)
     (load_reward_model if base == "reward" else load_model)(folder)
 
 
@@ -48,6 +49,14 @@ def test_a_broken_folder_is_the_persons_error(place, name):
         opened(folder, base)
     assert caught.value.remedy
     assert "above report" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [n for n, (base, _) in make.BROKEN.items() if base == "model"])
+def test_a_plan_never_fails_by_a_configuration(place, name, capsys):
+    """It reads nothing else of a folder, and plans for what it does not need to know."""
+    folder = str(make.copy(place, "model", "bad", make.BROKEN[name][1]))
+    assert main(["plan", "dpo", "--model", folder]) in (0, 2)
+    assert "bug of Afzal" not in capsys.readouterr().err
 
 
 def test_the_good_folders_load(place):
@@ -74,7 +83,7 @@ def line_of(place: Path, name: str) -> list[str]:
     (place / "pairs.jsonl").write_text('{"prompt": "Q", "chosen": " a", "rejected": " b"}\n' * 4)
     if base == "reward":
         return ["score", "--model", folder, "--data", str(place / "pairs.jsonl")]
-    return ["generate", "--model", folder, "--prompt", "Q", "--max-new-tokens", "2"]
+    return ["generate", "--model", folder, "--prompt", "a" * 40 + "b", "--max-new-tokens", "2"]
 
 
 @pytest.mark.slow

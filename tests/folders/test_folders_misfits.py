@@ -284,3 +284,47 @@ def test_a_copied_adapter_is_looked_at_as_a_merged_one_is(place, hurt, named, tm
 )
 def test_a_base_from_the_hub_keeps_its_id(path, name):
     assert kinds.stored_name(path) == name
+
+
+# --- what is found out at the end of a run, or not at all ---
+
+
+@pytest.mark.parametrize("more", [[], ["--lora-rank", "2"]], ids=["whole", "adapter"])
+def test_generation_settings_that_are_read_and_not_written_do_not_end_a_run(place, more, tmp_path):
+    """As in folders of 2023: a temperature, and no sampling."""
+    old = make.says("generation_config.json", temperature=0.6, top_p=0.9, do_sample=False)
+    folder, out = make.copy(place, "model", "old", old), tmp_path / "run"
+    line = ["train", "sft", "--model", str(folder), "--data", str(place / "pairs.jsonl"), "--out", str(out)]
+    assert main([*line, *more, *TRAIN]) == 0
+    written = json.loads((out / "generation_config.json").read_text())
+    assert (written["temperature"], written["top_p"], written["do_sample"]) == (0.6, 0.9, True)
+
+
+def test_generation_settings_that_cannot_be_written_are_refused_before_a_run(place):
+    bad = make.copy(place, "model", "bad", make.says("generation_config.json", num_beams=1, num_return_sequences=4))
+    with pytest.raises(AfzalError, match="num_return_sequences"):
+        load_model(str(bad))
+
+
+def test_packed_weights_without_a_word_in_the_configuration_are_told_as_such(place):
+    """As GPTQ writes them: other names, whole numbers."""
+
+    def pack(tensors):
+        return {
+            k.replace("_proj.weight", "_proj.qweight"): (v * 100).int() if "_proj" in k else v
+            for k, v in tensors.items()
+        }
+
+    packed = make.copy(place, "model", "packed", make.weights(pack))
+    with pytest.raises(AfzalError, match="packed or quantised weights in their place"):
+        load_model(str(packed))
+
+
+def test_a_model_in_memory_needs_rows_for_its_tokenizer_too(place, tmp_path):
+    import afzal
+
+    tokenizer = load_tokenizer(str(place / "model"))
+    tokenizer.add_tokens(["<NEW1>"])
+    given = {"model": load_model(str(place / "model")), "tokenizer": tokenizer}
+    with pytest.raises(AfzalError, match="<NEW1>"):
+        afzal.fit("sft", **given, data=str(place / "pairs.jsonl"), out=str(tmp_path / "run"))

@@ -44,10 +44,13 @@ def refuse_misfit(
             remedy=_UNQUANTISED if packed else again,
         )
     if missing:
+        packed = any(t.packed for name, t in stored.items() if name in unexpected)
         raise AfzalError(
             f"{folder} lacks {_names(missing)}",
-            why="the model would start there from random numbers",
-            remedy=again,
+            why="the file holds packed or quantised weights in their place"
+            if packed
+            else "the model would start there from random numbers",
+            remedy=_UNQUANTISED if packed else again,
         )
     if unexpected:
         raise AfzalError(

@@ -276,7 +276,7 @@ def _plain(name: str) -> str:
 
 @contextmanager
 def guarded(path: str) -> Iterator[None]:
-    """Whatever a library raises inside the block is told as a fault of the folder at ``path``.
+    """Whatever a library raises inside the block is told as a fault of the folder at ``path``, whose content it met.
 
     transformers, PEFT, tokenizers and safetensors raise exceptions of many types for a broken folder. Only calls of
     libraries belong inside, so that no mistake of Afzal is taken for one of the folder.

@@ -16,7 +16,7 @@ from torch import nn
 
 from afzal.errors import AfzalError
 from afzal.folders.kinds import ADAPTER_CONFIG, adapter_config, stored_name
-from afzal.folders.load import load_causal_model, load_config, load_generation_config, model_folder, no_bars
+from afzal.folders.load import load_causal_model, load_config, load_generation_config, model_folder, no_bars, reason
 from afzal.folders.load import load_tokenizer as load_tokenizer  # beside load_model, for whoever needs both
 from afzal.folders.numbers import wrong_token
 from afzal.model.adapters import (
@@ -59,6 +59,7 @@ def load_model(
         model.to(device)
     switch_off_dropout(model)
     refuse_unsound(model.eval(), path)
+    settle_generation(model, path)
     return model
 
 
@@ -171,6 +172,7 @@ def vocabulary_of(model: Any) -> int:
 
 def save_model(model: Any, tokenizer: Any, path: Path) -> None:
     """Write weights (safetensors), configuration, generation configuration, tokenizer and chat template to a folder."""
+    settle_generation(model, str(path))
     with stock_attention(model), no_bars():
         model.save_pretrained(path)
         if is_adapted(model):  # PEFT keeps the adapter only
@@ -178,6 +180,28 @@ def save_model(model: Any, tokenizer: Any, path: Path) -> None:
             if model.generation_config is not None:
                 model.generation_config.save_pretrained(path)
     tokenizer.save_pretrained(path)
+
+
+def settle_generation(model: Any, path: str) -> None:
+    """Make sure that the model's generation settings can be saved again, before a run and not after it.
+
+    Folders state temperatures and no sampling, which transformers reads and does not write. They mean sampling.
+
+    Raises:
+        AfzalError: transformers does not write them in that way either.
+    """
+    settings = model.generation_config
+    if settings is None:
+        return
+    try:
+        settings.validate(strict=True)
+    except ValueError:
+        settings.do_sample = True
+        try:
+            settings.validate(strict=True)
+        except ValueError as error:
+            why, remedy = reason(error), "correct it, or remove it"
+            raise AfzalError(f"{path} has generation settings that are invalid", why=why, remedy=remedy) from error
 
 
 def name_base(adapter: Path, base: str | None) -> None:

@@ -136,6 +136,12 @@ def _check_head(model: Any, trees: list[Tree]) -> Tensor:
     with stock_attention(model):
         expected = plain_logps(model, batch)
         gap = largest_gap(score(model, batch).token_logps, expected)
+    if bool(expected.isnan().any()):
+        raise AfzalError(
+            f"log-probs of {type(model).__name__} are not numbers",
+            why="its logits are NaN or infinite at a token of two short texts",
+            remedy="take an earlier checkpoint, or dtype=fp32",
+        )
     if not gap <= tolerance(model):
         raise AfzalError(
             f"log-probs of {type(model).__name__} cannot be had from its hidden states: off by {gap:.3g} nats",

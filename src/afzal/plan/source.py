@@ -8,6 +8,7 @@ from typing import Any
 from afzal.errors import AfzalError
 from afzal.folders.inspection import read_config
 from afzal.folders.load import hub_config
+from afzal.folders.numbers import wrong_number
 from afzal.plan.shapes import SHAPES, Shape, named, nearest, shape_of
 
 
@@ -35,7 +36,10 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         remedy = "name the folder that config.json is in"
         raise AfzalError(f"{path.parent} has no {path.name}", remedy=remedy)
-    return read_config(path)
+    config = read_config(path)
+    if fault := wrong_number(config):
+        raise AfzalError(f"{path} cannot be planned", why=fault, remedy="get the model's own configuration again")
+    return config
 
 
 def _from_hub(model: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from afzal.folders.load import guarded
 from afzal.tokens.template import marker_pattern
 
 _SENTINELS = ("\n", "a", ".", "0", "。", "|")
@@ -42,19 +43,23 @@ class Codec:
         Args:
             markers: special tokens spelled out in the text become their ids (a rendered template); otherwise they
                 are plain characters (what a person wrote).
+
+        Raises:
+            AfzalError: the tokenizer fails on them, as one without a token for what it does not know.
         """
         if not texts:
             return []
-        return self.tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            split_special_tokens=not markers,
-            padding=False,
-            truncation=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )["input_ids"]
+        with guarded(str(self.tokenizer.name_or_path)):
+            return self.tokenizer(
+                list(texts),
+                add_special_tokens=False,
+                split_special_tokens=not markers,
+                padding=False,
+                truncation=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )["input_ids"]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Texts of ids, special tokens spelled out."""
