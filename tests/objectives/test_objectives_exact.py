@@ -280,3 +280,38 @@ def test_whitening_and_token_rewards_read_their_mask():
 def test_opinions_default_to_certain_labels_of_weight_one():
     made: Pairs = pairs(torch.tensor([0]), torch.tensor([1]))
     assert (made.p.tolist(), made.weight.tolist(), made.margin.tolist()) == ([1.0], [1.0], [0.0])
+
+
+def test_the_pairs_that_beta_dpo_keeps_weigh_as_much_as_all_did():
+    """Of four equal pairs at rho 1/2 two stay, each twice as heavy; a steep fall of the mean leaves a beta of 0.001."""
+    point, nothing = scored([1.0, 0.0] * 4), scored([0.0] * 8)
+    state = {"mean": 1.0, "std": 1.0, "updates": 0.0}
+    found = run("beta_dpo", point, nothing, opinions(4), beta=1.0, a=0.0, rho=0.5, state=state)[0]
+    assert sorted(found.tolist()) == pytest.approx([0.0, 0.0, *[2 * math.log1p(math.exp(-1.0))] * 2])
+    low = run("beta_dpo", point, nothing, opinions(4), beta=1.0, a=9.0, rho=0.0, state=state | {"mean": 50.0})[0]
+    assert low.tolist() == pytest.approx([math.log1p(math.exp(-1e-3))] * 4, rel=1e-12)
+
+
+def test_running_numbers_begin_where_the_papers_say():
+    stateful = [o for name in EVERY if (o := objectives.get(name)).initial_state is not None]
+    start = {o.name: o.initial_state({**o.parameters, "beta": 0.3}) for o in stateful}  # pyright: ignore
+    assert start == {
+        "bco": {"shift": 0.0},
+        "bco_pair": {"shift": 0.0},
+        "epsilon_dpo": {"beta": 0.3},
+        "beta_dpo": {"mean": 0.0, "std": 1.0, "updates": 0.0},
+    }
+
+
+def test_the_running_beta_of_epsilon_dpo_stays_where_nothing_has_any_weight():
+    policy = scored([0.0] * 2, logp_away=[1.0, 0], logp_towards=[-1.0, 0])
+    nothing = replace(opinions(1), weight=torch.zeros(1, dtype=F64))
+    after = objectives.get("epsilon_dpo").next_state({"beta": 0.7}, policy, policy, nothing, beta=1.0, epsilon=0.5)  # pyright: ignore
+    assert after == {"beta": 0.7}
+
+
+def test_wpo_weighs_by_the_mean_over_tokens():
+    """Surprises of -ln 2 at each of two tokens and -ln 4 at one: weights 1/2 and 1/4, and not 1/4 and 1/4."""
+    policy = scored([-2 * math.log(2), -math.log(4)], [2, 1], log_sum_p2=[0.0, 0.0, 0.0])
+    losses = run("wpo", policy, policy, opinions(1))[0]
+    assert losses.tolist() == pytest.approx([math.log(2) / 8])
