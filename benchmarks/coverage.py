@@ -1,6 +1,6 @@
 """How often 95 % intervals hold the truth: simulated prompts with several rows each, at known truths.
 
-    python -m benchmarks.coverage --out benchmarks/results/coverage.json
+    python -m benchmarks.coverage --out benchmarks/results/coverage/coverage.json
 
 Rows of one prompt depend on each other through a normal variable that they share (a Gaussian copula of correlation
 ``dependence``). Writes the figures as JSON and, beside it, as a table.
@@ -192,7 +192,7 @@ def main() -> None:
     """Simulate, and write both files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=2000, help="simulated data sets for each row")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/coverage.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/coverage/coverage.json"))
     asked = parser.parse_args()
     found = {"runs": asked.runs, "tables": simulate(asked.runs)}
     asked.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -148,6 +148,7 @@ date and the command that makes it again. A machine with other work on it is ref
 | `python -m benchmarks.objectives_lab OUT` | objectives, measured exactly: [results](results/lab/objectives-lab.md) |
 | `python -m benchmarks.ordering OUT` | methods at equal KL, measured exactly: [results](results/lab/ordering.md) |
 | `python -m benchmarks.sentiment OUT` | a real model, a known reward: [results](results/sentiment/sentiment.md) |
+| `python -m benchmarks.coverage` | how often 95 % intervals hold the truth: [results](results/coverage/coverage.md) |
 | `python -m benchmarks.real_run --out FILE` | a whole training: tokenizer, SFT, DPO, reports |
 
 Sides of the training step: *afzal* and *trl* in their own ways, reference online; *plain* is a padded loop by hand
