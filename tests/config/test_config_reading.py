@@ -121,3 +121,10 @@ def test_a_generate_config_takes_one_source_of_prompts():
     for extra in ([], [config.Setting("prompt", "Hi"), config.Setting("prompts", "f.jsonl")]):
         with pytest.raises(AfzalError, match="give either prompt"):
             config.build(config.GenerateConfig, [config.Setting("model", "M"), *extra])
+
+
+def test_none_is_a_choice_where_it_is_one_and_else_the_absence_of_a_value():
+    read = lambda kind, text: config.build(kind, [config.Setting("model", "M"), config.read_override(text)])  # noqa: E731
+    assert read(config.PlanConfig, "reference=none").reference == "none"
+    assert read(config.PlanConfig, "reference=null").reference is None
+    assert read(config.PlanConfig, "nodes=none").nodes is None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -210,6 +210,8 @@ def _read(field: FieldInfo, setting: Setting) -> Any:
     if not setting.typed or not isinstance(setting.value, str):
         return setting.value
     kinds = members(field.annotation)
+    if any(get_origin(k) is Literal and setting.value in get_args(k) for k in kinds):
+        return setting.value  # `none` where that is one of the choices is not the absence of a value
     if type(None) in kinds and setting.value.lower() in ("null", "none", "~"):
         return None
     if str in kinds or any(get_origin(k) is Literal for k in kinds):
