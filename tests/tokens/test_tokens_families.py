@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers_families import FAMILIES, Family, template_of
-from helpers_tokenizers import bpe_tokenizer, byte_tokenizer, llama_tokenizer
+from helpers_tokenizers import CHATML, bpe_tokenizer, byte_tokenizer, llama_tokenizer
 
 from afzal.records import Item, Message, Response, turns_to_json
 from afzal.tokens import Encoded, continuation, encode, encode_prompts, resolve_template, stop_token
@@ -176,6 +176,26 @@ def test_thoughts_are_scored_with_their_tags_however_they_are_stated() -> None:
     assert _branch("gpt_oss", (ASKED,), _said("Blue.", "Light."))[1] == [channels]
 
 
+def test_tags_of_thoughts_that_are_special_tokens_are_tokens_in_an_assistants_turn_alone() -> None:
+    for build in (byte_tokenizer, llama_tokenizer):
+        tokenizer = build(template=template_of("qwen3"))
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+        tags = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+        trees = [
+            encode([Item("x", (ASKED,), (Response((said,)),))], tokenizer, max_tokens=999)
+            for said in (_said("<think>\nLight.\n</think>\n\nBlue."), _said("Blue.", "Light."))
+        ]
+        assert [t.notes for t in trees] == [(), ()]
+        first, second = (t.trees[0].branches[0] for t in trees)
+        assert first.ids.tolist() == second.ids.tolist()
+        assert [first.ids.tolist().count(tag) for tag in tags] == [1, 1]
+        assert first.scored.all()
+        typed = Item("x", (Message("user", "What is <think>?"),), (Response((_said("A tag."),)),))
+        encoded = encode([typed], tokenizer, max_tokens=999)
+        assert encoded.trees[0].prompt.tolist().count(tags[0]) == 0
+        assert encoded.notes == ("items whose text spells a special token, read as plain characters: 1",)
+
+
 def test_a_prompt_that_opens_thoughts_is_continued_as_the_model_is_prompted() -> None:
     end = "<｜end▁of▁sentence｜>"
     prompt, shown, encoded = _branch("deepseek_r1", (ASKED,), _said("<think>\nLight.\n</think>\n\nBlue."))
@@ -241,6 +261,15 @@ def test_a_begun_turn_is_continued_where_the_row_says_so() -> None:
         encoded = encode([item], tokenizer, max_tokens=999)
         assert [(d.reason, d.unit) for d in encoded.drops] == [("begun_turn", "item")]
         assert "continue_final_message" in encoded.drops[0].detail
+
+
+def test_a_template_that_wants_a_system_message_is_asked_with_one() -> None:
+    template = "{% if messages[0].role != 'system' %}{{ raise_exception('system first') }}{% endif %}" + CHATML
+    tokenizer = byte_tokenizer(template=CHATML)
+    item = Item("x", (SYSTEM, ASKED), (Response((_said("Blue."),)),))
+    encoded = encode([item], tokenizer, max_tokens=999, chat_template=template)
+    assert tokenizer.decode(encoded.trees[0].branches[0].ids) == "Blue.<|im_end|>"
+    assert encoded.notes == ()
 
 
 def test_what_ends_an_answer() -> None:

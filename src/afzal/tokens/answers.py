@@ -18,6 +18,7 @@ Pieces = tuple[tuple[str, bool], ...]
 """Texts one after another, each scored or not."""
 
 _OPEN_TAG = re.compile(r"(?:<([A-Za-z][\w:.-]*)>|\[([A-Z][A-Z_]*)\])(\s*)\Z")
+THOUGHT_TAG = re.compile(r"</?(?:think|thinking|thought|seed:think)>|\[/?THINK\]")
 _THOUGHTS_END = re.compile(r"</(?:think|thinking|thought|seed:think)>|\[/THINK\]")
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from afzal.records import Item, Message, Turns, template_fields
-from afzal.tokens.answers import earlier_turn, last_turn, left_out, opening_of
+from afzal.tokens.answers import THOUGHT_TAG, earlier_turn, last_turn, left_out, opening_of
 from afzal.tokens.template import Call, Renderer, TurnError
 
 _PRIVATE = range(0xE000, 0xF8FF)
@@ -171,8 +171,14 @@ def mentions(item: Item, specials: re.Pattern[str]) -> bool:
     """Whether a text of the item spells a special token."""
     turns = [item.prompt, *(r.turns for r in item.responses)]
     texts = [t for t in turns if isinstance(t, str)]
-    texts += [text for t in turns if not isinstance(t, str) for m in t for text in _words(m)]
+    texts += [text for t in turns if not isinstance(t, str) for m in t for text in _typed(m)]
     return any(specials.search(text) for text in texts)
+
+
+def _typed(message: Message) -> list[str]:
+    """The texts of a message without the tags that an assistant puts around its thoughts."""
+    words = _words(message)
+    return [THOUGHT_TAG.sub("", text) for text in words] if message.role == "assistant" else words
 
 
 class _Shield:
@@ -198,7 +204,17 @@ class _Shield:
     def hide(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         if not self.stand_ins:
             return tuple(messages)
-        return tuple(Message(m.role, self._hidden(m.content), self._hidden(m.reasoning)) for m in messages)
+        return tuple(Message(m.role, self._content(m), self._hidden(m.reasoning)) for m in messages)
+
+    def _content(self, message: Message) -> Any:
+        """The content with its stand-ins; tags around an assistant's thoughts are what the model itself would write."""
+        hidden = self._hidden(message.content)
+        if message.role != "assistant" or not isinstance(hidden, str):
+            return hidden
+        for mark, spelled in self.spelled.items():
+            if THOUGHT_TAG.fullmatch(spelled):
+                hidden = hidden.replace(mark, spelled)
+        return hidden
 
     def hide_options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """The options with the tools and documents that people described; the others are switches of the template."""

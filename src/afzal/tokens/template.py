@@ -176,13 +176,16 @@ def renderer(tokenizer: Any, template: str) -> Renderer:
     bare = Renderer(tokenizer, template)
     markers = marker_pattern(tokenizer, special_only=False)
     asked, answer = Message("user", "Hi"), Message("assistant", _PROBE)
-    closing = _after_probe(bare, [asked, answer])
+    talk, closing = [asked, answer], _after_probe(bare, [asked, answer])
+    if closing is None:  # some templates want a system message first
+        talk = [Message("system", "Hi"), asked, answer]
+        closing = _after_probe(bare, talk)
     if closing is None:
         return bare
     written = markers.search(closing) if markers else None
     if written:
         return Renderer(tokenizer, template, Ending(written.group(), closing[: written.end()], closing))
-    following = _after_probe(bare, [asked, answer, asked]) or ""
+    following = _after_probe(bare, [*talk, asked]) or ""
     opens = markers.match(following, len(following) - len(following.lstrip())) if markers else None
     if opens and opens.group() != tokenizer.bos_token:
         return Renderer(tokenizer, template, Ending(opens.group(), following[: opens.end()], closing))
