@@ -224,7 +224,7 @@ REFUSED: list[tuple[str, str, Callable[[Path], None], str]] = [
     (
         "tokenizer.json",
         "dpo",
-        edited("model/tokenizer.json", '"<eos>"', '"<end>"'),
+        edited("model/tokenizer.json", '"truncation": null', '"truncation":null'),
         "model: tokenizer.json has changed",
     ),
     ("tokenizer_config", "dpo", setting("model/tokenizer_config.json", "extra", 1), "model: tokenizer_config.json has"),
