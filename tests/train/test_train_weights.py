@@ -262,6 +262,18 @@ def test_only_data_without_any_weight_are_refused():
     assert weight_per_item([replace(t, preferences=()) for t in trees]) == 1.0
 
 
+def test_items_without_pairs_are_no_items_of_pairs():
+    """Rankings beside pairs: the mean runs over the items that have pairs, and so does the count."""
+    bare = [replace(t, preferences=()) for t in random_trees(3)]
+    heavy = replace(random_trees(4)[3], preferences=(Preference(0, 1, 1.0, 3.0), Preference(1, 0, 1.0, 2.0)))
+    assert weight_per_item([*bare, heavy]) == 5.0
+    method = Method.of(objectives.get("dpo"), {}, models()[1])
+    assert batch_counts(method, collate([*bare, heavy], "shared"), 5.0) == [5.0]
+    assert batch_counts(method, collate([*bare, heavy], "shared")) == [5.0]
+    assert batch_counts(method, collate([heavy, *random_trees(1)], "shared"), 0.5) == [1.0]
+    assert batch_counts(method, replace(collate([heavy], "shared"), idle=True), 5.0) == [0.0]
+
+
 def test_the_heads_of_an_ensemble_are_items_of_their_own():
     """What a batch counts is its items times its heads, whatever the heads have drawn of them."""
     trees = random_trees(40)
