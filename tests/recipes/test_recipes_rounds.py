@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.stats
 
 from afzal.lab import exact, language
-from afzal.recipes import rounds
+from afzal.recipes import round_stages, rounds
 from afzal.recipes.rounds import Round
 from afzal.report import FrontierChart, LineChart, Spot
 from afzal.report.frontier import frontier_svg
@@ -276,3 +277,40 @@ def test_the_page_draws_reward_against_kl_and_without_a_reward_the_kl():
     blind = rounds.sections([policy(0, None), policy(1, None, kl=1.0)], "words")
     assert isinstance(blind[0].chart, LineChart)
     assert [s.title for s in blind] == ["Rounds", "Length by round", "Ends and wins by round"]
+
+
+def test_a_policy_is_measured_by_its_kl_to_the_first_one_and_once_more_by_other_draws(tmp_path, monkeypatch):
+    """Which model is which, and which random numbers: neither shows in the figures of a small run."""
+    asked: list[tuple] = []
+
+    class Loaded:
+        def __init__(self, path, *_):
+            self.model = path
+
+        def draw(self, questions, n, sampling, seed):
+            asked.append(("draw", self.model, n, sampling, seed))
+            return ["drawn"] * n
+
+    def kl(policy, first, drawn, prompts, budget):
+        asked.append(("kl", policy, first, len(drawn), prompts, budget))
+        return [0.5] * len(drawn)
+
+    monkeypatch.setattr(round_stages, "Speaker", SimpleNamespace(load=Loaded))
+    monkeypatch.setattr(round_stages, "sequence_kl", kl)
+    words = {"prompt": "p", "text": "t"}
+    monkeypatch.setattr(
+        round_stages, "rows_of", lambda drawn, *_: [row(0, 0.0, sample=k) | words for k in range(len(drawn))]
+    )
+    config = SimpleNamespace(model="first", max_new_tokens=5, held_out_samples=2, seed=3, pass_tokens=64)
+    questions = SimpleNamespace(held_out=[SimpleNamespace(ids=(1, 2))], template=None)
+    job = round_stages.Job(config, SimpleNamespace(path=tmp_path), questions, None, None, None, None)
+    rows, fresh = round_stages.measure(job, 1), round_stages.measure_fresh(job, 1)
+    policy = str(tmp_path / "rounds" / "001" / "run")
+    assert [r["kl"] for r in rows] == [0.5, 0.5]
+    assert [a[1:] for a in asked if a[0] == "kl"] == [(policy, "first", 2, [(1, 2)], 64)] * 2
+    drawn = [a for a in asked if a[0] == "draw"]
+    assert [(a[1], a[2], a[3]) for a in drawn] == [(policy, 2, round_stages.Sampling(5))] * 2
+    assert drawn[0][4] != drawn[1][4]
+    round_stages.measure(job, 0)
+    assert (asked[-1][1], asked[-1][4]) == ("first", drawn[0][4])  # the same draws for every policy
+    assert len(fresh) == 2

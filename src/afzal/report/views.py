@@ -45,7 +45,7 @@ _GLOSSARY = (
     ("held out", "Rows that no update has seen, split off by prompt so that no prompt is on both sides."),
     (
         "95% interval",
-        "Wilson's for shares, the normal one for means. It covers chance in the rows, not bias.",
+        "Over prompts: rows of one prompt are not independent. It covers chance in the data, not bias.",
     ),
     ("perplexity", "exp of the mean loss per token: how many tokens the model wavers between."),
     ("gradient norm", "Euclidean length of the gradient before clipping."),
