@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from afzal import config, recipes, runs
 from afzal.errors import AfzalError
 from afzal.recipes.named import NAMES
+from afzal.tokens import rendering
 from afzal.train import checkpoint
 
 QUIET = {
@@ -408,6 +410,41 @@ def test_other_versions_ranks_and_threads_are_said(world, capsys):
         said = capsys.readouterr().err
     torch_now = facts["versions"]["torch"]
     assert f"not as at the run's beginning: ranks 4 -> 1, threads per rank 7 -> 1, torch 1.0 -> {torch_now}; " in said
+
+
+def dated(world: Path) -> dict[str, Any]:
+    """A model whose template writes the date."""
+    if not (world / "dated").exists():
+        shutil.copytree(world / "model", world / "dated")
+        text = "{{ strftime_now('%d %B %Y') + '\\n' }}" + CHATML
+        (world / "dated" / "chat_template.jinja").write_text(text)
+    return {"model": str(world / "dated"), "reference": "frozen"}
+
+
+@pytest.fixture
+def program_of():
+    """The date at which a program was started."""
+    before = rendering.date()
+    yield lambda *day: rendering.set_date(datetime(*day))
+    rendering.set_date(before)
+
+
+def test_a_template_that_writes_the_date_sees_that_of_the_runs_beginning(world, program_of, capsys):
+    given = dated(world)
+    with kept(world):
+        program_of(2026, 2, 27)
+        train(world, "dpo", "days", **given)
+        assert "the chat template writes the date: 2026-02-27 for the whole of this run" in capsys.readouterr().err
+        expected, run = fingerprint(world / "days"), runs.open_run(world / "days")
+        assert run.facts()["template_date"] == "2026-02-27T00:00:00"
+        to_the_first(world, "days")
+        program_of(2026, 11, 28)
+        train(world, "dpo", "days", resume=True, **given)
+        assert fingerprint(world / "days") == expected
+        assert rendering.date() == datetime(2026, 11, 28)
+        run.update(template_date=None)  # as if the date had not been written down: the tokens tell
+        with pytest.raises(AfzalError, match=r"tokens: what the data becomes .* has changed"):
+            train(world, "dpo", "days", resume=True, **given)
 
 
 def test_a_model_in_memory_is_compared_too(world):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from afzal.recipes.compare_stages import Stage, State, ensure, folders, stages_o
 from afzal.recipes.compare_summary import Course, Point, summary
 from afzal.recipes.contents import content_hash
 from afzal.recipes.rewards import Rewarder, reward_source
+from afzal.recipes.runtime import fixed_date
 from afzal.train import ranks
 
 Say = Callable[[str], None]
@@ -38,6 +40,12 @@ def compare(config: CompareConfig, *, say: Say = print) -> Path:
         AfzalError: a fault of the input; :class:`~afzal.recipes.train.Stopped` when a signal ended a training.
     """
     ranks.alone("afzal compare")
+    file = Path(config.out) / "stages" / "date.json"
+    with fixed_date(file, resume=True) as date:
+        return _compare(config, say, file, date)
+
+
+def _compare(config: CompareConfig, say: Say, dated: Path, date: str) -> Path:
     stages = stages_of(config)
     open_inputs(config, stages)
     out = Path(config.out)
@@ -45,6 +53,8 @@ def compare(config: CompareConfig, *, say: Say = print) -> Path:
     with runs.Run(out) as claim:
         claim.claim()
         runs.atomic_write(out / "compare.yaml", dump(config))
+        dated.parent.mkdir(exist_ok=True)
+        runs.atomic_write(dated, json.dumps({"template_date": date}) + "\n")
         states = _made(stages, config, say)
         bench = set_up(config)
         policies = [e for e in entries(config) if e.is_policy]

@@ -25,6 +25,7 @@ from afzal.recipes.rewards import Rewarder, reward_source
 from afzal.recipes.round_stages import Job, again, measure, one_round, round_of, training
 from afzal.recipes.round_summary import finish, now
 from afzal.recipes.rounds import Round
+from afzal.recipes.runtime import fixed_date
 from afzal.recipes.train import Stopped
 from afzal.tokens.tree import tree
 from afzal.train import ranks
@@ -43,6 +44,11 @@ def iterate(config: IterateConfig, *, resume: bool = False, command: str = "") -
         AfzalError: a fault of the input or the set-up; ``Stopped`` when a signal ended a round's training.
     """
     ranks.alone("afzal iterate")
+    with fixed_date(Path(config.out) / "run.json", resume) as date:
+        return _iterate(config, resume, command, date)
+
+
+def _iterate(config: IterateConfig, resume: bool, command: str, date: str) -> Path:
     recipe = recipe_of(training(config, 1, config.model, config.prompts, config.out))
     _refuse_reference(config, recipe)
     tokenizer = load_tokenizer(config.model)
@@ -51,8 +57,7 @@ def iterate(config: IterateConfig, *, resume: bool = False, command: str = "") -
     run = _open(config, asked, resume)
     with run:
         try:
-            if command:
-                run.update(command=command)
+            run.update(template_date=date, **({"command": command} if command else {}))
             _all_rounds(Job(config, run, asked, tokenizer, recipe, reward, watch))
         except Stopped as stop:
             run.update(status="stopped", stop_reason=stop.signal, finished=now())

@@ -15,7 +15,7 @@ from afzal.model.load import context_of_model, context_tokens, less, load_tokeni
 from afzal.recipes.contents import tokens_hash
 from afzal.recipes.methods import Recipe, recipe_of
 from afzal.records import Item, Turns, prompt_key
-from afzal.tokens import Loss, distinct_prompts, encode, encode_prompts, mismatched
+from afzal.tokens import Loss, distinct_prompts, encode, encode_prompts, mismatched, rendering
 from afzal.tokens.template import resolve_template
 from afzal.tokens.tree import Tree
 
@@ -114,7 +114,10 @@ def _template(tokenizer: Any, config: TrainConfig, items: Sequence[Item]) -> tup
         return None, []
     template, notice = resolve_template(tokenizer, config.chat_template)
     tokenizer.chat_template = template
-    return template, [notice] if notice else []
+    notes = [notice] if notice else []
+    if "strftime_now" in template:
+        notes.append(f"the chat template writes the date: {rendering.date():%Y-%m-%d} for the whole of this run")
+    return template, notes
 
 
 @dataclass(frozen=True, slots=True)

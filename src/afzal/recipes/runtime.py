@@ -5,7 +5,10 @@ What changes numbers beyond their last bits is refused when a run is resumed; th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +19,7 @@ from afzal.errors import AfzalError
 from afzal.model.reference import Cached
 from afzal.recipes.contents import table_hash
 from afzal.recipes.setup import Setup, dtype_of
+from afzal.tokens import rendering
 from afzal.train import ranks
 
 _FIXED = {
@@ -24,6 +28,24 @@ _FIXED = {
     "reference": "the log-probs in the reference cache",
 }
 _SAID = {"device": "device", "ranks": "ranks", "threads": "threads per rank"}
+
+
+@contextmanager
+def fixed_date(facts: Path, resume: bool) -> Iterator[str]:
+    """Inside the block chat templates see one date (``strftime_now``): of a run that is resumed, the one at which it
+    began; of a new one, that of the program's start, or of the run around it.
+
+    Args:
+        facts: the JSON file that states it as ``template_date``, in ISO 8601; what is yielded is to be written there.
+    """
+    known = runs.read_json(facts).get("template_date") if resume and facts.is_file() else None
+    before = rendering.date()
+    said = ranks.agreed(known or before.isoformat(timespec="seconds"))
+    rendering.set_date(datetime.fromisoformat(said))
+    try:
+        yield said
+    finally:
+        rendering.set_date(before)
 
 
 def runtime_of(config: TrainConfig, setup: Setup) -> dict[str, Any]:

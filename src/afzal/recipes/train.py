@@ -34,7 +34,7 @@ from afzal.recipes.memory import Held, ran_out
 from afzal.recipes.named import input_hashes, refuse_changes
 from afzal.recipes.pace import pace_note
 from afzal.recipes.prepare import Prepared, prepare
-from afzal.recipes.runtime import other_machine, refuse_runtime, runtime_of
+from afzal.recipes.runtime import fixed_date, other_machine, refuse_runtime, runtime_of
 from afzal.recipes.setup import Setup, dtype_of, set_up, steps_of, sync_steps
 from afzal.recipes.watch import Watch, stop_ids
 from afzal.train import ranks
@@ -77,11 +77,12 @@ def train(
     """
     parallel.refuse(config, model)
     resume = resume or parallel.goes_on(config.out)
-    with ranks.joined(pick_device(ranks.own_device(config.device))):
-        return _joined(config, resume, command, model, tokenizer)
+    device = pick_device(ranks.own_device(config.device))
+    with ranks.joined(device), fixed_date(Path(config.out) / "run.json", resume) as date:
+        return _joined(config, resume, command, date, model, tokenizer)
 
 
-def _joined(config: TrainConfig, resume: bool, command: str, model: Any, tokenizer: Any) -> Path:
+def _joined(config: TrainConfig, resume: bool, command: str, date: str, model: Any, tokenizer: Any) -> Path:
     prepared = prepare(config, model=model, tokenizer=tokenizer)
     ranks.same("training data", prepared.facts["fingerprint"])
     ranks.same("setting", config.model_dump(mode="json"))
@@ -91,8 +92,7 @@ def _joined(config: TrainConfig, resume: bool, command: str, model: Any, tokeniz
             ranks.led(lambda: outputs.clean_up(config, run))
         parallel.reporter(0, 0).say(f"{run.path} has finished: there is nothing left to do")
         return run.path
-    if command:
-        run.update(command=command)
+    run.update(template_date=date, **({"command": command} if command else {}))
     restored = nullcontext() if model is None else attention_restored(model)
     with run, restored, stop_on_signals() as stop:
         try:

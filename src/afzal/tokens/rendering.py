@@ -35,6 +35,11 @@ class Refusal:
     words: str
 
 
+def date() -> datetime:
+    """The date that templates see now."""
+    return _DATE[0]
+
+
 def set_date(now: datetime) -> None:
     """The date that templates see from now on (``strftime_now``); at first it is that of the program's start."""
     _DATE[0] = now
