@@ -1,5 +1,6 @@
 """vLLM through its real interface: what is asked of it, and what is made of its answers. vLLM itself is not needed."""
 
+import json
 import sys
 from types import SimpleNamespace
 
@@ -75,3 +76,35 @@ def test_missing_log_probs_and_a_missing_vllm_are_said_plainly(monkeypatch, tmp_
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(AfzalError, match=r"pip install 'afzal\[vllm\]'"):
         sample_with_vllm(folder, [[1]], eos=[2])
+
+
+@pytest.mark.parametrize("lacks", ["nothing", "generation_config.json", "eos in config.json"])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_vllm_is_given_the_ends_of_the_other_engines(monkeypatch, tmp_path, capsys, lacks, adapted):
+    """The model's own ends from wherever the folder, or an adapter's base model, states them."""
+    from afzal import config, recipes
+    from afzal.recipes import generate as _  # noqa: F401
+
+    module = sys.modules["afzal.recipes.generate"]
+    folder = model_folder(tmp_path / "model", eos_token_id=9)
+    if lacks == "generation_config.json":
+        (folder / "generation_config.json").unlink()
+    if lacks == "eos in config.json":
+        content = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**content, "eos_token_id": None}))
+    if adapted:
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        base = AutoModelForCausalLM.from_pretrained(folder)
+        get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+        AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "adapter")
+        folder = tmp_path / "adapter"
+    ends = {}
+    monkeypatch.setattr(module, "sample", lambda *args, eos, **more: ends.update(own=eos) or [])
+    monkeypatch.setattr(module, "sample_with_vllm", lambda *args, eos, **more: ends.update(vllm=eos) or [])
+    for engine in ("auto", "vllm"):
+        recipes.generate(config.GenerateConfig(model=str(folder), prompt="a", engine=engine))
+    assert ends["vllm"] == ends["own"]
+    assert 9 in ends["own"]
+    assert "never with vLLM itself" in capsys.readouterr().err

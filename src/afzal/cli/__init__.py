@@ -221,7 +221,10 @@ def _usage(error: Any) -> str:
         return error.format_message().splitlines()[0].rstrip(".") + hint
     from afzal.config import suggestion
 
-    known = {name.strip("-"): name for p in ctx.command.params for name in p.opts if name.startswith("--")}
+    names = [name for p in ctx.command.params for name in p.opts]
+    if len(flag.strip("-")) == 1 and (short := f"-{flag.strip('-')}") in names:
+        return f"unknown option {flag} (did you mean {short}?)"
+    known = {name.strip("-"): name for name in names if name.startswith("--")}
     near = suggestion(flag.strip("-").replace("-", "_"), [k.replace("-", "_") for k in known])
     shown = near.replace("(did you mean ", "(did you mean --").replace("_", "-")
     return f"unknown option {flag}{shown or hint}"

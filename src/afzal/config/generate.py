@@ -28,7 +28,8 @@ class GenerateConfig(Settings, frozen=True):
     dtype: Literal["fp32", "bf16"] = Field("fp32", description="Number format of the weights.")
     engine: Literal["auto", "stock", "vllm"] = Field(
         "auto",
-        description="auto reads a prompt once for all its answers where that is exact; stock reads it for each one.",
+        description="auto reads a prompt once for all its answers where that is exact; stock reads it for each one; "
+        "vllm has been tested with a stand-in only, never with vLLM itself.",
     )
     out: str | None = Field(None, description="JSONL file for the answers; default: print them.")
 

@@ -1,5 +1,7 @@
 """The same samples' shape from vLLM, for machines that have it: ``pip install 'afzal[vllm]'``.
 
+**It has been tested with a stand-in for vLLM only**, of the same interface, and has never run with vLLM itself.
+
 Nothing of vLLM is imported before :func:`sample_with_vllm` is called. Its random numbers are its own, so that its texts
 are not those of :func:`afzal.generate.sample`; they are of the same distribution.
 """

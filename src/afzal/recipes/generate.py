@@ -13,7 +13,8 @@ import torch
 from afzal import data, runs
 from afzal.config import GenerateConfig
 from afzal.errors import AfzalError
-from afzal.folders.load import load_generation_config
+from afzal.folders.kinds import base_of, is_adapter
+from afzal.folders.load import load_config, load_generation_config, model_folder
 from afzal.generate import Sample, Sampling, answer_limits, choose_decoding, sample, sample_with_vllm
 from afzal.model.load import context_tokens, load_model, load_tokenizer, pick_device
 from afzal.records import Item, Message, template_fields, turns_to_json
@@ -52,6 +53,7 @@ def _draw(config: GenerateConfig, tokenizer: Any, template: str | None, ids: Seq
         config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0, config.min_new_tokens
     )
     if config.engine == "vllm":
+        print("note: Afzal has been tested with a stand-in for vLLM only, never with vLLM itself", file=sys.stderr)
         eos = end_ids(_generation_settings(config.model), tokenizer, template=template)
         return sample_with_vllm(config.model, ids, eos=eos, n=config.n, sampling=sampling, seed=config.seed)
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
@@ -73,9 +75,16 @@ def _draw(config: GenerateConfig, tokenizer: Any, template: str | None, ids: Seq
 
 
 def _generation_settings(model: str) -> Any:
-    """The generation settings of a folder that is not loaded here; None where it has none."""
-    folder = Path(model)
-    return load_generation_config(model) if (folder / "generation_config.json").exists() else None
+    """The generation settings that a model would have if it were loaded here: those of its folder, of an adapter
+    without any those of its base model, else what its configuration says."""
+    from transformers import GenerationConfig
+
+    folder = model_folder(model)
+    if (Path(folder) / "generation_config.json").exists():
+        return load_generation_config(folder)
+    if is_adapter(folder):
+        return _generation_settings(base_of(folder))
+    return GenerationConfig.from_model_config(load_config(folder))
 
 
 def _prompts(config: GenerateConfig, tokenizer: Any) -> list[Item]:
