@@ -46,6 +46,9 @@ CODE = {
 }
 
 
+SPACE = ('"add_prefix_space": false', '"add_prefix_space": true')
+
+
 def chats(path: Path, n: int = 12) -> Path:
     """Pairs of conversations, so that the template matters."""
     turn = lambda role, text: {"role": role, "content": text}  # noqa: E731
@@ -226,7 +229,7 @@ REFUSED: list[tuple[str, str, Callable[[Path], None], str]] = [
     (
         "tokenizer.json",
         "dpo",
-        edited("model/tokenizer.json", '"truncation": null', '"truncation":null'),
+        edited("model/tokenizer.json", *SPACE),
         "model: tokenizer.json has changed",
     ),
     ("tokenizer_config", "dpo", setting("model/tokenizer_config.json", "extra", 1), "model: tokenizer_config.json has"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from helpers_runs import one_thread, pair_file
-from test_recipes_changes import CODE, edited, kept, lines, model_folder, one_number, setting
+from test_recipes_changes import CODE, SPACE, edited, kept, lines, model_folder, one_number, setting
 
 from afzal import config, recipes, runs
 from afzal.config import IterateConfig, Setting
@@ -69,7 +69,7 @@ def compare(world: Path) -> list[str]:
 CHANGES = [
     ("the model", one_number("model/model.safetensors"), "model: model.safetensors has changed", "model"),
     ("rope_theta", edited("model/config.json", '"rope_theta": 10000.0', '"rope_theta": 2.0'), "model: config", "model"),
-    ("the tokenizer", edited("model/tokenizer.json", '"<eos>"', '"<end>"'), "model: tokenizer.json has", "model"),
+    ("the tokenizer", edited("model/tokenizer.json", *SPACE), "model: tokenizer.json has", "model"),
     ("a generation config", setting("model/generation_config.json", "eos_token_id", 3), "model: generation", "model"),
     ("the reward's file", edited("rewards.py", "weigh(answer)", "-weigh(answer)"), "reward: its file has", "reward"),
     ("what it imports", edited("helper.py", "1.0", "2.0"), "reward: helper.py has changed", "reward"),
