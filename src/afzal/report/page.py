@@ -20,7 +20,7 @@ from afzal.report.health import Diagnosis, Verdict, alarms, diagnose, not_checke
 from afzal.report.load import RunFiles, enriched_facts, load
 from afzal.report.sections import FrontierChart, LineChart, Section
 from afzal.report.text import visible
-from afzal.runs import atomic_write
+from afzal.runs import atomic_write, redact_texts
 
 HTML, JSON = "report.html", "report.json"
 SCHEMA = "afzal.report/1"
@@ -73,7 +73,7 @@ def to_html(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
         title=run.name,
         subtitle=views.subtitle(facts),
         verdict=judged,
-        following=next_command(str(run.path), facts, diagnoses),
+        following=next_command(redact_texts(str(run.path)), facts, diagnoses),
         overview=views.overview(facts),
         contents=_contents(run.sections, facts),
         notes=run.notes,
@@ -108,7 +108,7 @@ def to_json(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
         "afzal": __version__,
         "run": run.name,
         "verdict": asdict(judged),
-        "next": next_command(str(run.path), facts, diagnoses),
+        "next": next_command(redact_texts(str(run.path)), facts, diagnoses),
         "measures": [asdict(m) for m in numbers],
         "diagnoses": [asdict(d) for d in diagnoses],
         "not_checked": not_checked(diagnoses, facts),
