@@ -190,7 +190,7 @@ def settle_generation(model: Any, path: str) -> None:
     Raises:
         AfzalError: transformers does not write them in that way either.
     """
-    settings = getattr(model, "generation_config", None)  # a reward model has none
+    settings = getattr(model, "generation_config", None)  # a classifier has none
     if settings is None:
         return
     try:
