@@ -436,7 +436,14 @@ def test_rows_of_votes_become_items_whichever_answer_stands_first(tmp_path, side
     assert data.items[0].votes[1] == Comparison(0, 1, "first", annotator="t", shown_first=1)
 
 
-@pytest.mark.parametrize("winner", ["left", "c", "", True, "response_c"])
+@pytest.mark.parametrize("winner", [-2, "-2", -1.0, 0, "0", 3, 1.5])
+@pytest.mark.parametrize("on_error", ["raise", "drop"])
+def test_a_signed_or_longer_scale_names_no_side(tmp_path, winner, on_error):
+    vote = {"prompt": "Q", "response1": "a", "response2": "b", "verdict": 2}
+    assert "'verdict'" in refused(tmp_path, [vote, vote, vote | {"verdict": winner}], on_error=on_error).what
+
+
+@pytest.mark.parametrize("winner", ["left", "c", "", True, "response_c", "???"])
 def test_a_winner_that_names_no_side_is_no_vote(tmp_path, winner):
     vote = {"prompt": "Q", "response_a": "a", "response_b": "b", "winner": "a"}
     with pytest.raises(AfzalError):

@@ -82,8 +82,10 @@ def _reply(row: Row, name: str) -> Turns:
 
 def _outcome(row: Row, a: str, b: str, winner: str) -> Outcome:
     got = row[winner]
-    said = _plain(f"{got:g}" if isinstance(got, float) else str(got)) if got is not None else ""
-    if not said:
+    text_of = "" if got is None else f"{got:g}" if isinstance(got, float) else str(got).strip()
+    # "-2" is no name of side 2: a signed scale is another opinion
+    said = text_of if is_numeral(text_of) else _plain(text_of)
+    if not text_of:
         raise UnusableError("no_votes", f"'{winner}' is empty")
     sides = _side(_plain(a)), _side(_plain(b))
     for side, outcome in zip(sides, ("first", "second"), strict=True):
