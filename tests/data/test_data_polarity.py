@@ -215,7 +215,7 @@ def odd_value(rng, row):
 
 def odd_opinion(rng, row):
     for name in OPINION.intersection(row):
-        row[name] = rng.choice([None, "", "1_0", "\uff11", "maybe", [], {}, "nan", "GOOD", [[]], 7, -7])
+        row[name] = rng.choice([None, "", "1_0", "\uff11", "maybe", [], {}, "nan", "best", [[]], 7, -7])
         if name == "overall_preference" and row[name] in (7, -7):
             row[name] = "7_0"
 

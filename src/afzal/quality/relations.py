@@ -10,7 +10,7 @@ from afzal.quality.clean import duplicate_key
 from afzal.quality.columns import repeated
 from afzal.quality.finding import CLEANED, Finding, Severity, finding, nothing
 from afzal.quality.view import Told, View, tell
-from afzal.records import Comparison, Item, vote_values
+from afzal.records import Comparison, Item
 
 MANY_DUPLICATES = 0.05
 
@@ -172,18 +172,25 @@ def contradictions(items: Iterable[Item]) -> list[list[Item]]:
 def _key(told: Told) -> int:
     """A hash of :func:`afzal.quality.clean.duplicate_key`, by a shorter way for one vote on two answers."""
     item = told.item
-    if len(item.votes) == 1 and len(item.responses) == 2:
-        vote, (a, b) = item.votes[0], told.answers
-        if isinstance(vote, Comparison) and type(a) is type(b) and a != b:
-            try:
-                first, second, asked = *[hash(response.turns) for response in item.responses], hash(item.prompt)
-            except TypeError:  # images and sounds are mappings
-                return hash(duplicate_key(item))
-            if a > b:  # type: ignore[operator] # texts, or tuples of texts
-                shown = None if vote.shown_first is None else 1 - vote.shown_first
-                first, second, vote = second, first, vote.between(1 - vote.first, 1 - vote.second, shown)
-            return hash((asked, first, second, vote_values(vote if vote.first < vote.second else vote.swap())))
-    return hash(duplicate_key(item))
+    vote = item.votes[0] if len(item.votes) == 1 and len(item.responses) == 2 else None
+    if type(vote) is not Comparison:
+        return hash(duplicate_key(item))
+    try:
+        asked, one, two = hash(item.prompt), hash(item.responses[0].turns), hash(item.responses[1].turns)
+    except TypeError:  # images and sounds are mappings
+        return hash(duplicate_key(item))
+    # The answers by their hashes, and the vote as one on the first against the second of them.
+    crossed = one > two
+    outcome, p, shown = vote.outcome, vote.probability, vote.shown_first
+    if (vote.first == 1) != crossed:
+        outcome, p = _SWAPPED[outcome], None if p is None else 1.0 - p
+    if crossed:
+        one, two, shown = two, one, None if shown is None else 1 - shown
+    facts = vote.strength, vote.weight, vote.annotator, vote.axis, vote.seconds
+    return hash((asked, one, two, outcome, p, shown, facts))
+
+
+_SWAPPED = {"first": "second", "second": "first", "tie": "tie", "both_bad": "both_bad"}
 
 
 def _has_cycle(edges: Iterable[tuple[int, int]]) -> bool:
