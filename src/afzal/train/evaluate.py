@@ -245,6 +245,9 @@ def evaluate(
     return _figures(method, ranks.summed(tallies), _pairs_of_all(answered), pooled)
 
 
+_ROUNDING = 1e-5  # reward units
+
+
 class _Answered(NamedTuple):
     """Pairs of held-out items, ``T`` each: the prompt, whether the pair is ordered right, its weight, its reward margin
     and the difference in tokens, both of them the preferred response less the other."""
@@ -313,7 +316,9 @@ def _figures(method: Method, tallies: Tally, answered: _Answered, pooled: Mappin
     if any(answered.weight):
         low, high = share(clustered(answered.prompts, answered.right, answered.weight)).ends
         result |= {"rewards/accuracies_low": low, "rewards/accuracies_high": high}
-    pull = paired_correlation(answered.prompts, answered.margin, answered.longer, answered.weight)
+    # before training margins are 0 but for rounding, which goes with nothing
+    known = any(abs(margin) > _ROUNDING for margin in answered.margin)
+    pull = paired_correlation(answered.prompts, answered.margin, answered.longer, answered.weight) if known else None
     if pull is not None:
         low, high = pull.ends
         name = "rewards/length_correlation"
