@@ -349,10 +349,15 @@ def test_an_objective_without_a_reference(folder, tmp_path):
         run(folder, tmp_path / "other", objective="simpo", reference="previous")
 
 
-def test_adapters_are_trained_on_from_round_to_round(folder, tmp_path):
-    out = run(folder, tmp_path / "run", lora_rank=2)
+@pytest.mark.parametrize("adapter", [{"lora_rank": 2}, *({"adapter": k, "lr": 0.1} for k in ("dora", "ia3", "prompt"))])
+def test_adapters_are_trained_on_from_round_to_round(folder, tmp_path, adapter):
+    out = run(folder, tmp_path / "run", **adapter)
     for number in ("001", "002"):
         assert (out / "rounds" / number / "run" / "adapter_model.safetensors").exists()
+        model = runs.open_run(out / "rounds" / number / "run").facts()["model"]
+        assert model["trainable"] < 0.2 * model["parameters"]
+    kind = runs.open_run(out / "rounds" / "001" / "run").facts()["model"]["adapter"]
+    assert kind == adapter.get("adapter", "lora")
     assert "adapter" in runs.open_run(out / "rounds" / "001" / "run").facts()["reference"]
     assert json.loads((out / "rounds.json").read_text())["rounds"][2]["kl"]["mean"] > 0
 
