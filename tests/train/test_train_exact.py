@@ -24,7 +24,7 @@ from afzal.train.feed import Feed, Layout, Update
 from afzal.train.loop import Hooks, Settings, State, fit
 from afzal.train.method import Method, parameters_by_name, raw_parameter, state_of
 from afzal.train.optim import learning_rate, make_optimizer, trainable, warmup_steps
-from afzal.train.rollouts import Controller, Rollout
+from afzal.train.rollouts import Controller, Rollout, Rollouts
 from afzal.train.update import accumulate
 
 # optimiser and schedule
@@ -309,3 +309,13 @@ def test_opinions_of_a_batch_are_those_of_its_trees():
     assert said.desirable[:2].isnan().all()
     assert said.score[0] == 1.0
     assert said.score[1:].isnan().all()
+
+
+def test_updates_per_epoch_of_rollouts_count_their_iterations():
+    """Six prompts, four an iteration, two passes in three shares: 6 updates times 6 / 4 iterations."""
+    prompts = [tree(f"p{k}", [3], [[4]]) for k in range(6)]
+    feed = Rollouts(
+        lambda iteration, kl_coef: Rollout(iteration, prompts, [], kl_coef, 0.0), prompts, Layout("shared", 100),
+        Controller(0.1), epochs=2, minibatches=3, prompts_per_iteration=4, seed=0,
+    )  # fmt: skip
+    assert (feed.updates_per_iteration, feed.updates_per_epoch) == (6, 9.0)
