@@ -98,6 +98,7 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "save_every_steps": ("20", 20, []),
     "keep_checkpoints": ("3", 3, []),
     "save_dtype": ("bf16", "bf16", []),
+    "save_every_minutes": ("2.5", 2.5, []),
     "reward": ("r.py:other", "r.py:other", []),
     "n": ("6", 6, []),
     "iterations": ("9", 9, []),

@@ -103,7 +103,7 @@ class CompareConfig(Settings, frozen=True):
     show_prompts: int = Field(6, ge=0, description="Prompts whose answers the page shows side by side.")
     rows_per_batch: int = Field(128, ge=1, description="Answers sampled at a time; a matter of speed and memory.")
     tokens_per_forward: int = Field(8192, ge=2, description="Tokens per forward pass when answers are measured.")
-    max_tokens: int = Field(1024, ge=2, description="Longest prompt + answer, in tokens; longer prompts are cut.")
+    max_tokens: int = Field(1024, ge=2, description="Longest prompt + answer, in tokens; longer is refused.")
     eos_token: str | None = Field(None, description="Token that ends an answer, when not the tokenizer's own EOS.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:1 or mps.")
     out: str = Field("compare", description="Folder of the runs, the measurements and the report.")
