@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from scipy import stats
 
 from afzal.stats.intervals import Cluster, clustered, mean, share, wilson
 
@@ -89,3 +90,11 @@ def test_the_expansion_of_students_quantile_meets_scipys():
     assert [t95(df) for df in (1000, 1234.5, 1e5, 1e9)] == pytest.approx(
         [float(stdtrit(df, 0.975)) for df in (1000, 1234.5, 1e5, 1e9)], abs=1e-13
     )
+
+
+def test_a_share_by_hand():
+    """Four prompts of two rows, all right but one. Variance over prompts (3 x .25^2 + .75^2) 4/3 = 1; of independent
+    rows 8 x 7/8 x 1/8 = .875; all alike would be 2. Effect (1 + .5 x 2) / (.875 + .5) = 16/11, so 5.5 rows."""
+    found = share(clustered([0, 0, 1, 1, 2, 2, 3, 3], [1, 1, 1, 1, 1, 1, 1, 0]))
+    worth = 5.5 * (stats.t.ppf(0.975, 7) / stats.t.ppf(0.975, 4.5)) ** 2
+    assert (found.low, found.high) == pytest.approx(wilson(7 / 8 * worth, worth))
