@@ -67,7 +67,15 @@ def assumptions(plan: Plan) -> list[str]:
             f"links at {plan.assumed.link:.0%} of {device.intra / 1e9:g} GB/s inside a node "
             f"and {device.inter / 1e9:g} GB/s per device between nodes"
         )
-        found.append("several devices as PyTorch's FSDP2 and tensor parallelism share them; afzal train uses one")
+        found.append("several devices as PyTorch's FSDP2 shares them, which afzal train uses under torchrun")
+        whole = 4 * parameters(job.shape) / 1e9
+        found.append(
+            f"not counted: before it is cut, every device holds the whole model in float32 once, {whole:,.0f} GB"
+        )
+        if plan.layout.tensor > 1:
+            found.append("afzal train has no tensor parallelism: this layout is for other trainers")
+        if job.method.online:
+            found.append(f"afzal train refuses {job.method.name} on several devices: plan it with --nodes 1 --gpus 1")
     if job.reference == "cached":
         found.append("the reference's log-probs are computed once, before the first update")
     if job.shape.family not in ("llama", "mistral", "qwen2"):
