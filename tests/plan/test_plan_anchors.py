@@ -63,7 +63,9 @@ def test_the_state_of_full_fine_tuning_at_405b_is_six_and_a_half_terabytes():
 @pytest.mark.parametrize("frozen", ["fp8", "nf4"])
 def test_405b_with_lora_fits_one_node_of_eight(frozen: str):
     """Snowflake and DeepSpeed: LoRA over FP8 on one node of 8 H100, below 80 GB per GPU."""
-    found = plan(on_text("llama-3.1-405b", 4096, rank=16, frozen=frozen), DEVICES["h100"], Wish(), Assumptions(0.4))
+    found = plan(
+        on_text("llama-3.1-405b", 4096, rank=16, frozen=frozen), DEVICES["h100"], Wish(tensor=4), Assumptions(0.4)
+    )
     assert found.fits
     assert found.layout.devices <= 8
     assert found.memory.total < 80e9
@@ -71,8 +73,8 @@ def test_405b_with_lora_fits_one_node_of_eight(frozen: str):
 
 def test_405b_in_bf16_does_not_fit_one_node_of_h100_but_one_of_h200():
     job = on_text("llama-3.1-405b", 4096, items=8, rank=16)
-    assert not plan(job, DEVICES["h100"], Wish(1, 8), Assumptions(0.4)).fits
-    assert plan(job, DEVICES["h200"], Wish(1, 8), Assumptions(0.4)).fits
+    assert not plan(job, DEVICES["h100"], Wish(1, 8, tensor=4), Assumptions(0.4)).fits
+    assert plan(job, DEVICES["h200"], Wish(1, 8, tensor=4), Assumptions(0.4)).fits
 
 
 def test_qlora_of_405b_takes_what_torchtune_reports():

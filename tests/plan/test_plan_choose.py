@@ -145,3 +145,10 @@ def test_layouts_divide_what_they_divide():
     for layout in islice(layouts(job("llama-3.1-8b"), Wish(), 2, 8), 100):
         assert layout.replicas % layout.shards == 0
         assert 8 % layout.tensor == 0
+
+
+@pytest.mark.parametrize("shape", ["llama-3.1-8b", "llama-3.1-405b"])
+def test_tensor_parallelism_which_the_trainer_has_not_is_chosen_by_nobody(shape: str):
+    assert plan(job(shape, rank=16), H100, Wish(), ASSUMED).layout.tensor == 1
+    assert {layout.tensor for layout in layouts(job(shape), Wish(), 2, 8)} == {1}
+    assert {layout.tensor for layout in layouts(job(shape), Wish(tensor=4), 2, 8)} == {4}

@@ -50,7 +50,11 @@ class PlanConfig(Settings, frozen=True):
     nodes: int | None = Field(None, ge=1, description="Nodes; default: as few as fit.")
     gpus: int | None = Field(None, ge=1, description="Devices per node; default: what nodes of this kind have.")
     shards: int | None = Field(None, ge=1, description="Devices (or tensor groups) that share one copy of the state.")
-    tensor: int | None = Field(None, ge=1, description="Devices that share every matrix product.")
+    tensor: int | None = Field(
+        None,
+        ge=1,
+        description="Devices that share every matrix product, in other trainers; default 1, as afzal train has it.",
+    )
     mfu: float | None = Field(None, gt=0, le=1, description="Share of the matrix peak assumed; default 0.3, cpu 0.45.")
     link: float = Field(0.7, gt=0, le=1, description="Share of the links' bandwidth assumed.")
     price: float | None = Field(None, ge=0, description="Price of one device for one hour; gives the cost.")

@@ -138,7 +138,7 @@ def _choose(job: Job, device: Device, wish: Wish, assumed: Assumptions) -> Layou
 
 def layouts(job: Job, wish: Wish, nodes: int, gpus: int) -> Iterator[Layout]:
     """Every layout of these machines that the wish allows, from the plainest to the most divided."""
-    for tensor in [wish.tensor] if wish.tensor else _powers(gpus):
+    for tensor in [wish.tensor] if wish.tensor else [1]:
         if gpus % tensor or job.shape.heads % tensor or job.shape.kv_heads % tensor:
             continue
         replicas = nodes * gpus // tensor
