@@ -162,3 +162,10 @@ def test_a_slope_knows_that_points_share_prompts():
     assert again.slope_se == pytest.approx(found.slope_se, rel=0.03)
     assert alone_again.slope_se < 0.55 * alone.slope_se
     assert trend(x, y, [k % 2 for k in range(30)]) is None
+
+
+def test_the_log_loss_is_that_of_the_stated_probability():
+    """sigma(ln 3) = 3/4: a label that agrees costs -ln(3/4), one that does not -ln(1/4)."""
+    gap = np.array([math.log(3)])
+    assert calibration(gap, np.array([1.0])).log_loss == pytest.approx(-math.log(0.75))
+    assert calibration(gap, np.array([0.0])).log_loss == pytest.approx(-math.log(0.25))
