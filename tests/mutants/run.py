@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "afzal"
 LIST = Path(__file__).with_name("mutants.yaml")
 KILLERS = Path(__file__).with_name("killed.json")
-LIMIT_S = 400
+LIMIT_S = 240
 
 
 @dataclass(frozen=True, slots=True)
