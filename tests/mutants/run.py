@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "afzal"
 LIST = Path(__file__).with_name("mutants.yaml")
 KILLERS = Path(__file__).with_name("killed.json")
-LIMIT_S = 240
+LIMIT_S = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +140,8 @@ def attempt(mutant: Mutant, known: str) -> Result:
         return Result(mutant.name, "stale", str(error), 0.0)
     finally:
         shutil.rmtree(folder)
-    outcome = {0: "survived", 1: "killed", -1: "killed"}.get(code, "broken")
-    return Result(mutant.name, outcome, first or ("no end" if code == -1 else ""), round(time.monotonic() - began, 1))
+    outcome = {0: "survived", 1: "killed", -1: "no end"}.get(code, "broken")
+    return Result(mutant.name, outcome, first, round(time.monotonic() - began, 1))
 
 
 def _asked(folder: str, tests: Sequence[str]) -> tuple[int, str]:
@@ -205,7 +205,7 @@ def main() -> int:
         print(f"{result.outcome:9}{result.seconds:6.1f} s  {result.name}  [{result.test}]", flush=True)
         order = [asdict(results[m.name]) for m in read() if m.name in results]
         asked.out.write_text(json.dumps(order, indent=1, ensure_ascii=False) + "\n")
-    share = counts["killed"] / max(1, sum(counts.values()) - counts["broken"] - counts["stale"])
+    share = counts["killed"] / max(1, counts["killed"] + counts["survived"] + counts["no end"])
     print(
         f"{len(mutants)} mutants: " + ", ".join(f"{n} {name}" for name, n in counts.items()) + f"; {share:.1%} killed"
     )
