@@ -22,10 +22,20 @@ def out(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 
 
 def test_the_table_says_what_is_needed(capsys: pytest.CaptureFixture[str]):
-    said = out(capsys, "--model", "llama-3.1-8b", "--price", "2")
-    assert "llama-3.1-8b: 8,030,261,248 weights, all train" in said
+    said = out(capsys, "--model", "llama-3.2-3b", "--price", "2")
+    assert "llama-3.2-3b: 3,212,749,824 weights, all train" in said
     assert "chosen here: nodes, gpus, shards, tensor, checkpointing" in said
-    for word in ("optimiser", "activations", "total", "fits", "updates", "cost", "assumed", "nothing here was timed"):
+    for word in (
+        "optimiser",
+        "activations",
+        "total",
+        "loading",
+        "fits",
+        "updates",
+        "cost",
+        "assumed",
+        "nothing here was timed",
+    ):
         assert word in said
 
 

@@ -14,14 +14,14 @@ from afzal.plan import (
     Layout,
     Wish,
     executed_flops,
+    layouts,
     lengths,
     parameters,
     peak,
-    plan,
     times,
     traffic,
 )
-from afzal.plan.memory import states
+from afzal.plan.memory import USABLE, states
 
 
 def on_text(shape: str, tokens: int, items: int = 64, **changed) -> Job:
@@ -60,21 +60,21 @@ def test_the_state_of_full_fine_tuning_at_405b_is_six_and_a_half_terabytes():
     assert whole == pytest.approx(6.5e12, rel=0.01)
 
 
+def least_peak(job: Job, device: str) -> float:
+    """Bytes per device of an update on the best layout of one node of eight with tensor 4, as others have it."""
+    return min(peak(job, layout, DEVICES[device]).total for layout in layouts(job, Wish(tensor=4), 1, 8))
+
+
 @pytest.mark.parametrize("frozen", ["fp8", "nf4"])
 def test_405b_with_lora_fits_one_node_of_eight(frozen: str):
-    """Snowflake and DeepSpeed: LoRA over FP8 on one node of 8 H100, below 80 GB per GPU."""
-    found = plan(
-        on_text("llama-3.1-405b", 4096, rank=16, frozen=frozen), DEVICES["h100"], Wish(tensor=4), Assumptions(0.4)
-    )
-    assert found.fits
-    assert found.layout.devices <= 8
-    assert found.memory.total < 80e9
+    """Snowflake and DeepSpeed: LoRA over FP8 on one node of 8 H100, below 80 GB per GPU (once it is loaded)."""
+    assert least_peak(on_text("llama-3.1-405b", 4096, rank=16, frozen=frozen), "h100") < USABLE * 80e9
 
 
 def test_405b_in_bf16_does_not_fit_one_node_of_h100_but_one_of_h200():
     job = on_text("llama-3.1-405b", 4096, items=8, rank=16)
-    assert not plan(job, DEVICES["h100"], Wish(1, 8, tensor=4), Assumptions(0.4)).fits
-    assert plan(job, DEVICES["h200"], Wish(1, 8, tensor=4), Assumptions(0.4)).fits
+    assert least_peak(job, "h100") > USABLE * DEVICES["h100"].memory
+    assert least_peak(job, "h200") < USABLE * DEVICES["h200"].memory
 
 
 def test_qlora_of_405b_takes_what_torchtune_reports():

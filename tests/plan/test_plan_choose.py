@@ -28,6 +28,8 @@ from afzal.plan import (
     traffic,
     updates,
 )
+from afzal.plan.memory import loading
+from afzal.plan.shapes import parameters
 
 H100 = DEVICES["h100"]
 ASSUMED = Assumptions(0.4)
@@ -42,7 +44,7 @@ def job(shape: str, method: str = "dpo", **changed) -> Job:
 
 
 @pytest.mark.parametrize("rank", [0, 16])
-@pytest.mark.parametrize("shape", ["qwen2.5-0.5b", "llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b", "mixtral-8x7b"])
+@pytest.mark.parametrize("shape", ["qwen2.5-0.5b", "llama-3.2-1b", "llama-3.2-3b"])
 def test_the_suggested_layout_fits_and_half_of_it_does_not(shape: str, rank: int):
     found = plan(job(shape, rank=rank), H100, Wish(), ASSUMED)
     assert found.fits
@@ -55,7 +57,7 @@ def test_the_suggested_layout_fits_and_half_of_it_does_not(shape: str, rank: int
 
 def test_the_largest_pass_fits_and_a_larger_one_does_not():
     for layout in (Layout(gpus=8, shards=8), Layout(gpus=8, shards=4, tensor=2, recompute=True)):
-        found = job("llama-3.1-8b", batch_size=100_000)
+        found = job("llama-3.2-3b", batch_size=100_000)
         found = replace(found, lengths=lengths(np.array([[256, 128, 128]] * 100_000)))
         most = largest_tokens(found, layout, H100)
         assert fits(found, replace(layout, tokens=most), H100)
@@ -147,8 +149,72 @@ def test_layouts_divide_what_they_divide():
         assert 8 % layout.tensor == 0
 
 
-@pytest.mark.parametrize("shape", ["llama-3.1-8b", "llama-3.1-405b"])
+@pytest.mark.parametrize("shape", ["llama-3.2-3b", "llama-3.1-8b"])
 def test_tensor_parallelism_which_the_trainer_has_not_is_chosen_by_nobody(shape: str):
     assert plan(job(shape, rank=16), H100, Wish(), ASSUMED).layout.tensor == 1
     assert {layout.tensor for layout in layouts(job(shape), Wish(), 2, 8)} == {1}
     assert {layout.tensor for layout in layouts(job(shape), Wish(tensor=4), 2, 8)} == {4}
+
+
+@pytest.mark.parametrize("shape", ["llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b"])
+def test_a_model_that_no_device_can_load_fits_nowhere(shape: str):
+    """Every rank loads the whole model in float32, makes masters of it and copies it for the reference: 4 + 4 + 2 bytes
+    per weight in bf16, before anything is cut into pieces."""
+    with pytest.raises(AfzalError, match="GB per device are needed"):
+        plan(job(shape), H100, Wish(), ASSUMED)
+    n = loading(job(shape), Layout(gpus=8, shards=8), H100).total - H100.reserve
+    assert n == pytest.approx(10 * parameters(SHAPES[shape]))
+    lora = loading(job(shape, rank=16), Layout(), H100)
+    assert lora.terms["weights"] == 4 * parameters(SHAPES[shape])
+    assert "reference" not in lora.terms
+
+
+def test_loading_names_itself_where_an_update_would_fit():
+    error = does_not_fit(job("llama-3.1-8b"), Layout(nodes=4, gpus=8, shards=32, recompute=True, tokens=512), H100)
+    assert "to load the model" in str(error)
+    assert "more devices do not help" in error.remedy
+
+
+@pytest.mark.parametrize("method", ["ppo", "rloo", "grpo", "reinforce"])
+def test_learning_from_rewards_is_planned_for_one_device(method: str):
+    found = plan(job("qwen2.5-0.5b", method), H100, Wish(), ASSUMED)
+    assert found.layout.devices == 1
+    with pytest.raises(AfzalError, match=f"method={method} cannot be trained over several devices"):
+        plan(job("qwen2.5-0.5b", method), H100, Wish(nodes=1, gpus=8), ASSUMED)
+
+
+def test_a_quantised_model_is_planned_for_one_device():
+    assert plan(job("llama-3.1-8b", rank=16, frozen="nf4"), H100, Wish(), ASSUMED).layout.devices == 1
+    with pytest.raises(AfzalError, match="a quantised model cannot be trained over several devices"):
+        plan(job("llama-3.1-8b", rank=16, frozen="nf4"), H100, Wish(nodes=2), ASSUMED)
+
+
+def test_weights_in_pieces_are_gathered_for_every_sampled_token():
+    found = job("llama-3.1-8b", "rloo")
+    whole = 2 * parameters(SHAPES["llama-3.1-8b"])
+    alone, cut = (times(found, layout, H100, ASSUMED).sampling for layout in (Layout(), Layout(gpus=8, shards=8)))
+    steps = 128
+    assert cut == pytest.approx(steps * whole * 7 / 8 / (H100.intra * ASSUMED.link))
+    assert cut > alone >= steps * whole / H100.bandwidth
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_what_is_planned_is_what_the_trainer_does(method: str, monkeypatch):
+    """What is recommended for several devices is not refused by the trainer under that many ranks, and the reverse."""
+    from afzal import config
+    from afzal.recipes import parallel
+
+    monkeypatch.setattr(parallel, "processes", lambda: 8)
+    given = {"reward": "r.py:f"} if METHODS[method].online else {}
+    given |= {"objective": "simpo"} if method == "prefer" else {}
+    for adapter in ({}, {"lora_rank": 16}):
+        settings = config.make(method, model="m", data="d", out="o", **given, **adapter)
+        found = job("llama-3.2-1b", method, rank=adapter.get("lora_rank", 0))
+        try:
+            parallel.refuse(settings, None)
+        except AfzalError:
+            assert plan(found, H100, Wish(), ASSUMED).layout.devices == 1
+            with pytest.raises(AfzalError):
+                plan(found, H100, Wish(nodes=1, gpus=8), ASSUMED)
+        else:
+            assert plan(found, H100, Wish(nodes=1, gpus=8), ASSUMED).layout.tensor == 1

@@ -31,7 +31,8 @@ def prepared(folder: Path, rows: list[str], **settings: object) -> Prepared:
     path = folder / "rows.jsonl"
     path.write_text("\n".join(rows) + "\n")
     made = config.make("dpo", model="M", data=str(path), eval_fraction=0, **settings)
-    return prepare(made, tokenizer=byte_tokenizer(), model=make("llama"))
+    tokenizer = byte_tokenizer()
+    return prepare(made, tokenizer=tokenizer, model=make("llama", vocab_size=len(tokenizer)))
 
 
 def first_wins(found: Prepared) -> list[bool]:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from helpers_ranks import run_ranks, start_ranks
-from helpers_runs import command_line, finished, pair_file, settings, start_command
+from helpers_runs import command_line, finished, model_folder, pair_file, settings, start_command
 from safetensors.torch import load_file
 
 from afzal.cli import main
@@ -81,8 +81,6 @@ def both(tmp_path: Path, name: str, n: int, **more_settings: Any) -> tuple[Path,
     method, overrides = METHODS[name]
     overrides = overrides | more_settings
     if name == "tied":
-        from helpers_runs import model_folder
-
         model_folder(tmp_path / "model", tie_word_embeddings=True)
     one = given(tmp_path, "one", method, **overrides)
     several = given(tmp_path, "several", method, **overrides)
@@ -135,11 +133,13 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, before, after):
 )
 def test_what_ranks_would_not_do_alike_is_refused(tmp_path, monkeypatch, capsys, arguments, said):
     pair_file(tmp_path / "pairs.jsonl", 4)
+    model_folder(tmp_path / "model")
     monkeypatch.chdir(tmp_path)
     for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
         monkeypatch.setenv(name, str(value))
     more = ["--model", "model", "--data", "pairs.jsonl"] if arguments[0] == "train" else []
-    more += ["--reward", "length"] if "grpo" in arguments else []
+    (tmp_path / "rewards.py").write_text("def length(prompt, answer):\n    return len(answer)\n")
+    more += ["--reward", "rewards.py:length"] if "grpo" in arguments else []
     assert main([*arguments, *more]) == 2
     assert said in capsys.readouterr().err
 

@@ -53,7 +53,8 @@ def test_two_ranks_then_one_then_two_end_as_two_that_never_stopped(tmp_path):
 
 
 def test_a_damaged_part_and_both_ranks_go_on_from_the_checkpoint_before(tmp_path):
-    whole, hurt = (given(tmp_path, out, "dpo", max_steps=5, save_every_steps=1, **QUIET) for out in ("whole", "hurt"))
+    kept = {"max_steps": 5, "save_every_steps": 1, "keep_checkpoints": 5, **QUIET}
+    whole, hurt = (given(tmp_path, out, "dpo", **kept) for out in ("whole", "hurt"))
     assert run_ranks(command_line("dpo", whole), 2) == [0, 0]
     line = command_line("dpo", hurt)
     assert run_ranks(line, 2) == [0, 0]

@@ -4,7 +4,7 @@ from afzal.tokens.tree import tree
 
 
 def test_the_border_between_prompt_and_response_is_part_of_the_key():
-    """Six ids and one, or one and five: without their lengths both would be the same 29 bytes (0x01010101 is four marks)."""
+    """Six ids and one, or one and five: without their lengths both would be the same 29 bytes."""
     long = tree("a", [1, 2, 3, 4, 5, 6], [[0x01010101]])
     short = tree("b", [1], [[2, 3, 4, 5, 6]])
     assert long.key(0) != short.key(0)

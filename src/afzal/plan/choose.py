@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from afzal.errors import AfzalError
 from afzal.plan.hardware import Device
 from afzal.plan.job import Job, Layout, tokens_at_once
-from afzal.plan.memory import USABLE, Moment, fits, peak
+from afzal.plan.memory import USABLE, Moment, fits, loading, peak
 from afzal.plan.speed import Assumptions, Times, Traffic, executed_flops, times, traffic, updates, useful_flops
 from afzal.plan.work import Lengths
 
@@ -34,6 +34,8 @@ class Plan:
 
     Attributes:
         chosen: names of the parts of the layout that were not asked for.
+        memory: the fullest moment of an update; ``loading`` is that before the first.
+        fits: both moments.
         largest: tokens of the largest forward pass that fits, 0 when none does.
         executed, useful: floating-point operations of one update, with and without what is computed twice.
         updates: of the whole run.
@@ -47,6 +49,7 @@ class Plan:
     chosen: tuple[str, ...]
     assumed: Assumptions
     memory: Moment
+    loading: Moment
     fits: bool
     largest: int
     executed: float
@@ -79,6 +82,7 @@ def plan(job: Job, device: Device, wish: Wish, assumed: Assumptions, *, price: f
         chosen=tuple(name for name in names if getattr(wish, name) is None),
         assumed=assumed,
         memory=peak(job, layout, device),
+        loading=loading(job, layout, device),
         fits=fits(job, layout, device),
         largest=largest_tokens(job, layout, device),
         executed=executed_flops(job, layout),
@@ -116,6 +120,10 @@ def _repeated(job: Job, layout: Layout) -> Lengths:
 
 def _choose(job: Job, device: Device, wish: Wish, assumed: Assumptions) -> Layout:
     tried: Layout | None = None
+    if alone := one_device_only(job):
+        if (wish.nodes or 1) * (wish.gpus or 1) > 1:
+            raise AfzalError(f"{alone} cannot be trained over several devices", remedy="--nodes 1 --gpus 1")
+        device, wish = replace(device, per_node=1), replace(wish, gpus=1)
     for nodes, gpus in _machines(device, wish):
         fitting = []
         for layout in layouts(job, wish, nodes, gpus):
@@ -136,6 +144,13 @@ def _choose(job: Job, device: Device, wish: Wish, assumed: Assumptions) -> Layou
     return tried
 
 
+def one_device_only(job: Job) -> str:
+    """What of a job ``afzal train`` refuses over several ranks, so that it is planned for one device; or nothing."""
+    if job.method.online:
+        return f"method={job.method.name}"
+    return "a quantised model" if job.frozen != "dtype" else ""
+
+
 def layouts(job: Job, wish: Wish, nodes: int, gpus: int) -> Iterator[Layout]:
     """Every layout of these machines that the wish allows, from the plainest to the most divided."""
     for tensor in [wish.tensor] if wish.tensor else [1]:
@@ -151,7 +166,15 @@ def layouts(job: Job, wish: Wish, nodes: int, gpus: int) -> Iterator[Layout]:
 
 def does_not_fit(job: Job, layout: Layout, device: Device) -> AfzalError:
     """What to say when memory is short: by how much, the largest term, and the flag that makes it smaller."""
-    moment = peak(job, layout, device)
+    moment, start = peak(job, layout, device), loading(job, layout, device)
+    if start.total > USABLE * device.memory >= moment.total:
+        return AfzalError(
+            f"{start.total / 1e9:.1f} GB per device are needed to load the model, and "
+            f"{USABLE * device.memory / 1e9:.1f} GB of {device.name} can be planned with",
+            where=job.shape.name,
+            why="every rank loads the whole model in float32 before it is cut into pieces",
+            remedy="a device with more memory, or a smaller model; more devices do not help",
+        )
     term, size = max(moment.terms.items(), key=lambda item: item[1])
     return AfzalError(
         f"{moment.total / 1e9:.1f} GB per device are needed, and {USABLE * device.memory / 1e9:.1f} GB "

@@ -54,9 +54,28 @@ def peak(job: Job, layout: Layout, device: Device) -> Moment:
     return max(moments(job, layout, device), key=lambda moment: moment.total)
 
 
+def loading(job: Job, layout: Layout, device: Device) -> Moment:
+    """Before the first update: every rank loads the whole model in float32, and cuts it when all is made.
+
+    With bf16 the float32 masters are made beside it, and with several ranks a live reference is still whole too. A
+    quantised model is loaded as it is kept.
+    """
+    if job.frozen != "dtype":
+        return Moment("loading", {"weights": states(job, layout)["weights"], "overhead": device.reserve})
+    whole = layout.shards == 1
+    terms = {
+        "weights": 4.0 * (policy_parameters(job) + _value_parameters(job)),
+        "master weights": 4.0 * trained_parameters(job) if compute_bytes(job) == 2 else 0.0,
+    }
+    if not whole and job.reference == "live" and not job.rank:
+        terms["reference"] = float(compute_bytes(job)) * parameters(job.shape)
+    return Moment("loading", terms | {"overhead": device.reserve})
+
+
 def fits(job: Job, layout: Layout, device: Device) -> bool:
-    """Whether the largest moment stays within the share of the memory that may be planned with."""
-    return peak(job, layout, device).total <= USABLE * device.memory
+    """Whether the largest moment stays within the share of the memory that may be planned with, loading included."""
+    most = max(loading(job, layout, device).total, peak(job, layout, device).total)
+    return most <= USABLE * device.memory
 
 
 def moments(job: Job, layout: Layout, device: Device) -> list[Moment]:

@@ -141,22 +141,26 @@ def times(job: Job, layout: Layout, device: Device, assumed: Assumptions) -> Tim
         tensor=moved.tensor / (moved.tensor_rate * assumed.link),
         replicas=moved.replicas / (moved.replica_rate * assumed.link),
         optimiser=OPTIMISER_TRAFFIC * trained / device.bandwidth,
-        sampling=_sampling(job, layout, device, speed),
+        sampling=_sampling(job, layout, device, speed, assumed.link),
         before=forward / speed if job.reference == "cached" else 0.0,
     )
 
 
-def _sampling(job: Job, layout: Layout, device: Device, speed: float) -> float:
-    """Seconds to draw one update's answers: every token reads all weights once, or computes for all rows at once."""
+def _sampling(job: Job, layout: Layout, device: Device, speed: float, link: float) -> float:
+    """Seconds to draw one update's answers: every token reads all weights once, or computes for all rows at once.
+
+    Weights in pieces are gathered for every token before they are read.
+    """
     if not job.method.online:
         return 0.0
     found = update_lengths(job)
     answers = found.items * job.method.responses
     steps = found.scored / answers
-    group = layout.shards * layout.tensor
-    read = compute_bytes(job) * parameters(job.shape) / group / device.bandwidth
+    whole = compute_bytes(job) * parameters(job.shape) / layout.tensor
+    outside = (layout.shards - 1) / layout.shards
+    gathered = whole * outside / (_rate(layout, device, layout.tensor, layout.shards) * link)
     arithmetic = 2.0 * body_weights(job.shape) * answers / speed
-    return steps * max(read, arithmetic)
+    return steps * max(whole / device.bandwidth, gathered, arithmetic)
 
 
 def updates(job: Job) -> int:

@@ -38,6 +38,7 @@ def as_data(plan: Plan) -> dict[str, Any]:
             "terms": plan.memory.terms,
             "total": plan.memory.total,
             "usable": USABLE * plan.device.memory,
+            "loading": plan.loading.total,
             "fits": plan.fits,
         },
         "tokens_at_once": tokens_at_once(job, layout),
@@ -68,14 +69,9 @@ def assumptions(plan: Plan) -> list[str]:
             f"and {device.inter / 1e9:g} GB/s per device between nodes"
         )
         found.append("several devices as PyTorch's FSDP2 shares them, which afzal train uses under torchrun")
-        whole = 4 * parameters(job.shape) / 1e9
-        found.append(
-            f"not counted: before it is cut, every device holds the whole model in float32 once, {whole:,.0f} GB"
-        )
+        found.append("loading: every device holds the whole model in float32 before it is cut into pieces")
         if plan.layout.tensor > 1:
             found.append("afzal train has no tensor parallelism: this layout is for other trainers")
-        if job.method.online:
-            found.append(f"afzal train refuses {job.method.name} on several devices: plan it with --nodes 1 --gpus 1")
     if job.reference == "cached":
         found.append("the reference's log-probs are computed once, before the first update")
     if job.shape.family not in ("llama", "mistral", "qwen2"):
@@ -131,6 +127,7 @@ def _memory(plan: Plan) -> list[str]:
         *rows,
         _row("total", f"{moment.total / 1e9:.2f} GB", room),
         _row("largest pass", largest, "the largest forward pass that fits"),
+        _row("loading", f"{plan.loading.total / 1e9:.2f} GB", "before the first update"),
     ]
 
 
