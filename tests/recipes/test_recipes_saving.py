@@ -109,6 +109,7 @@ def test_a_resumed_run_says_where_it_begins(tmp_path, capsys):
 def _on_terminal(arguments, name):
     """The command line as the leader of a terminal's session."""
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     terminal = os.open(name, os.O_RDWR)  # without another one, this becomes the session's
     for number in (0, 1, 2):
         os.dup2(terminal, number)

@@ -189,7 +189,7 @@ PLAN: dict[str, Case] = {
 def planned(folder: Path, given: dict[str, Any], capsys: Any) -> str:
     """The plan in print; or that it was refused, and why."""
     arguments = []
-    for key, value in ({"model": "llama-3.1-8b"} | given).items():
+    for key, value in ({"model": "llama-3.2-3b"} | given).items():
         if key in ("data", "tokenizer") and (folder / str(value)).exists():
             value = folder / str(value)
         text = ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)

@@ -84,11 +84,15 @@ def test_a_sleeping_process_leaves_with_the_shells_code():
 
 
 def test_a_closed_terminal_asks_as_the_others_do():
-    with stop_on_signals() as stop:
-        signal.raise_signal(signal.SIGHUP)
-        assert stop.requested == "SIGHUP"
-    assert EXIT_CODES["SIGHUP"] == 129
-    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    try:
+        with stop_on_signals() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.requested == "SIGHUP"
+        assert EXIT_CODES["SIGHUP"] == 129
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_under_nohup_a_closed_terminal_changes_nothing():

@@ -157,7 +157,7 @@ def layouts(job: Job, wish: Wish, nodes: int, gpus: int) -> Iterator[Layout]:
         if gpus % tensor or job.shape.heads % tensor or job.shape.kv_heads % tensor:
             continue
         replicas = nodes * gpus // tensor
-        for shards in [wish.shards] if wish.shards else _powers(replicas):
+        for shards in [wish.shards] if wish.shards else sorted({1, replicas}):  # as train cuts: whole, or over all
             if replicas % shards:
                 continue
             for recompute in [False, True] if wish.recompute is None else [wish.recompute]:
