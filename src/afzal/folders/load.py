@@ -159,10 +159,7 @@ def load_causal_model(folder: str, **settings: Any) -> Any:
             ignore_mismatched_sizes=True,  # so that they can be named
             **settings,
         )
-    model, info = made
-    _refuse_misfit(folder, stored, info)
-    refuse_counts(folder, {name: stored[name] for name, _ in model.named_parameters() if name in stored})
-    return model
+    return _filled(folder, stored, made)
 
 
 def load_classifier(folder: str, **settings: Any) -> Any:
@@ -186,20 +183,18 @@ def load_classifier(folder: str, **settings: Any) -> Any:
             ignore_mismatched_sizes=True,  # so that they can be named
             **settings,
         )
-    model, info = made
-    _refuse_misfit(folder, stored, info, fresh=_HEADS if is_made else frozenset())
-    refuse_counts(folder, {name: stored[name] for name, _ in model.named_parameters() if name in stored})
-    return model
+    return _filled(folder, stored, made, fresh=_HEADS if is_made else frozenset())
 
 
-def _refuse_misfit(
-    folder: str, stored: Mapping[str, Stored], info: Mapping[str, Any], fresh: frozenset[str] = frozenset()
-) -> None:
-    """Refuse a loaded model that the folder does not fill.
+def _filled(
+    folder: str, stored: Mapping[str, Stored], made: tuple[Any, Mapping[str, Any]], fresh: frozenset[str] = frozenset()
+) -> Any:
+    """The model of what `transformers` made with ``output_loading_info``, once it is known that the folder fills it.
 
     Args:
         fresh: names of heads, the new one and the one that it takes the place of.
     """
+    model, info = made
     unexpected = {name for name in info["unexpected_keys"] if not _OTHER_INPUTS.search(name)}
     refuse_misfit(
         folder,
@@ -208,6 +203,8 @@ def _refuse_misfit(
         unexpected=unexpected - fresh,
         mismatched=info["mismatched_keys"],
     )
+    refuse_counts(folder, {name: stored[name] for name, _ in model.named_parameters() if name in stored})
+    return model
 
 
 def load_peft(base: Any, folder: str, **settings: Any) -> Any:

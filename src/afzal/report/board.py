@@ -5,9 +5,7 @@ All four come from the same plain values (the JSON file), so that they cannot di
 
 from __future__ import annotations
 
-import base64
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +15,8 @@ from typing import Any
 from afzal import __version__
 from afzal.report import svg
 from afzal.report.forest import Whisker, forest_svg
-from afzal.report.text import interval, number, visible
+from afzal.report.template import rendered
+from afzal.report.text import interval, number
 from afzal.runs import atomic_write
 
 SCHEMA = "afzal.board/1"
@@ -54,20 +53,8 @@ def to_csv(body: Mapping[str, Any]) -> str:
 
 def to_html(body: Mapping[str, Any]) -> str:
     """The page. Every value is escaped by the template; only the drawing is markup."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    def shown(value: Any) -> Any:
-        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    environment = Environment(
-        loader=PackageLoader("afzal.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        finalize=shown,
-    )
-    style = Path(__file__).with_name("page.css").read_text("utf-8")
     tables = [{"title": "All figures", "words": "", **_lines(body)}]
     if body.get("figures"):
         words = "Corrected for chance, but for the first two; 1 is perfect, 0 is what chance would give."
@@ -75,9 +62,8 @@ def to_html(body: Mapping[str, Any]) -> str:
     if body["differences"]:
         words = "Both of a pair on the same resamples of whole prompts. An interval without 0 tells the two apart."
         tables.append({"title": "Paired differences", "words": words, **_differences(body)})
-    return environment.get_template("board.html.j2").render(
-        style=Markup(style),
-        style_hash=Markup(base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()),
+    return rendered(
+        "board.html.j2",
         title=body["title"],
         subtitle=body["subtitle"],
         findings=body["findings"],
@@ -87,7 +73,6 @@ def to_html(body: Mapping[str, Any]) -> str:
         tables=tables,
         texts=body.get("texts", []),
         worst=body.get("worst", []),
-        version=__version__,
     )
 
 

@@ -5,9 +5,7 @@ All four are drawn from the same plain values (``compare.json``), so that they c
 
 from __future__ import annotations
 
-import base64
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +17,7 @@ from afzal.report import comparison_views as views
 from afzal.report.frontier import Spot, frontier_svg
 from afzal.report.plots import comparison_png
 from afzal.report.svg import Series
-from afzal.report.text import visible
+from afzal.report.template import rendered
 from afzal.runs import atomic_write
 
 HTML, JSON, CSV, PNG = "compare.html", "compare.json", "compare.csv", "compare.png"
@@ -71,24 +69,11 @@ def to_csv(body: Mapping[str, Any]) -> str:
 
 def to_html(body: Mapping[str, Any]) -> str:
     """The page. Every value is escaped by the template; only drawings made by :mod:`afzal.report.svg` are markup."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    def shown(value: Any) -> Any:
-        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    environment = Environment(
-        loader=PackageLoader("afzal.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        finalize=shown,
-    )
-    style = Path(__file__).with_name("page.css").read_text("utf-8")
     chief = body["rewards"][0]
-    return environment.get_template("comparison.html.j2").render(
-        style=Markup(style),
-        style_hash=Markup(base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()),
+    return rendered(
+        "comparison.html.j2",
         title=views.title(body),
         facts=views.facts(body),
         findings=views.findings(body),
@@ -105,7 +90,6 @@ def to_html(body: Mapping[str, Any]) -> str:
         runs=views.runs(body),
         environment=views.environment(body),
         settings=views.settings(body),
-        version=__version__,
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +17,7 @@ from afzal.report.headline import Measure, measures
 from afzal.report.health import Diagnosis, Verdict, alarms, diagnose, not_checked, verdict
 from afzal.report.load import RunFiles, enriched_facts, load
 from afzal.report.sections import FrontierChart, LineChart, Section
-from afzal.report.text import visible
+from afzal.report.template import rendered
 from afzal.runs import atomic_write, redact_texts
 
 HTML, JSON = "report.html", "report.json"
@@ -50,26 +48,13 @@ def build(run_path: str | Path, extra_sections: Sequence[Section] = ()) -> Path:
 
 def to_html(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnosis], numbers: Sequence[Measure]) -> str:
     """The page. Every value is escaped by the template; only drawings made by :mod:`afzal.report.svg` are markup."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    def shown(value: Any) -> Any:
-        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    environment = Environment(
-        loader=PackageLoader("afzal.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        finalize=shown,
-    )
-    style = Path(__file__).with_name("page.css").read_text("utf-8")
     charts = [_figure(f, Markup) for f in figures(run.metrics, facts)]
     extra = [_section(s, Markup) for s in run.sections]
     judged = verdict(diagnoses)
-    return environment.get_template("page.html.j2").render(
-        style=Markup(style),
-        style_hash=Markup(base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()),
+    return rendered(
+        "page.html.j2",
         title=run.name,
         subtitle=views.subtitle(facts),
         verdict=judged,
@@ -96,7 +81,6 @@ def to_html(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
         command=str(facts.get("command") or ""),
         config=views.config_text(run.config),
         glossary=views.glossary(facts),
-        version=__version__,
     )
 
 

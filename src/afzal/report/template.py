@@ -1,0 +1,37 @@
+"""How a page is filled: one template and the style sheet, self-contained, and nothing in it that is not escaped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from afzal import __version__
+from afzal.report.text import visible
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page. Every value is escaped and made :func:`visible`; only ``markupsafe.Markup`` passes as it is.
+
+    Args:
+        template: the name of a file beside this one.
+        values: what it shows. The style, its hash for the page's content policy and the version are added.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def shown(value: Any) -> Any:
+        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = Environment(
+        loader=PackageLoader("afzal.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=shown,
+    )
+    style = Path(__file__).with_name("page.css").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    whole = {"style": Markup(style), "style_hash": Markup(digest), "version": __version__, **values}
+    return environment.get_template(template).render(whole)
