@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import combinations
 from operator import attrgetter
@@ -56,7 +56,8 @@ class Comparison:
     ``strength`` says how clear the preference was in the source's own units (larger is clearer); ``probability`` is a
     stated probability that the *first* is better and overrules ``outcome``; ``weight`` multiplies the example's loss.
     ``shown_first`` is the index of the response that was displayed first, when recorded. ``both_bad`` is no tie: it
-    says nothing about the order.
+    says nothing about the order. ``seconds`` is how long the vote took; ``id`` names it in the file that it came from,
+    and ``at`` is its time (ISO 8601).
     """
 
     first: int
@@ -69,6 +70,8 @@ class Comparison:
     axis: str | None = None
     shown_first: int | None = None
     seconds: float | None = None
+    id: str | None = None
+    at: str | None = None
 
     def swap(self) -> Comparison:
         """The same opinion with the two responses named in the other order."""
@@ -94,6 +97,8 @@ class Comparison:
             self.axis,
             shown,
             self.seconds,
+            self.id,
+            self.at,
         )
 
     @property
@@ -104,7 +109,10 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """One opinion on one response: a score (larger is better), a rank (0 is best) or a label (1 good, 0 bad)."""
+    """One opinion on one response: a score (larger is better), a rank (0 is best) or a label (1 good, 0 bad).
+
+    ``seconds``, ``id`` and ``at`` are those of a :class:`Comparison`.
+    """
 
     response: int
     value: float
@@ -112,9 +120,59 @@ class Rating:
     weight: float = 1.0
     annotator: str | None = None
     axis: str | None = None
+    seconds: float | None = None
+    id: str | None = None
+    at: str | None = None
 
 
-Vote = Comparison | Rating
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """One opinion on K responses at once, which may be some of the item's.
+
+    ``groups`` holds the responses from best to worst; those of one group are tied. ``shown`` lists the same responses
+    in the order in which they were displayed, when recorded. The other fields are those of a :class:`Comparison`.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    shown: tuple[int, ...] | None = None
+    weight: float = 1.0
+    annotator: str | None = None
+    axis: str | None = None
+    seconds: float | None = None
+    id: str | None = None
+    at: str | None = None
+
+    @property
+    def ranked(self) -> tuple[int, ...]:
+        """The responses that the ranking names, in ascending order."""
+        return tuple(sorted(k for group in self.groups for k in group))
+
+    def places(self) -> dict[int, float]:
+        """The place of each response: 0 is the best, and tied responses share the mean of their places."""
+        places, above = {}, 0
+        for group in self.groups:
+            places |= dict.fromkeys(group, above + (len(group) - 1) / 2)
+            above += len(group)
+        return places
+
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """The C(K, 2) opinions on two responses that the ranking comes to, the lower index first.
+
+        Each has the weight of the ranking: :func:`preferences` divides by the number of pairs. The seconds belong to
+        the ranking as a whole and are left out.
+        """
+        places = self.places()
+        order = {} if self.shown is None else {k: n for n, k in enumerate(self.shown)}
+        told = []
+        for i, j in combinations(sorted(places), 2):
+            outcome: Outcome = "tie" if places[i] == places[j] else "first" if places[i] < places[j] else "second"
+            shown = None if not order else i if order[i] < order[j] else j
+            about = self.weight, self.annotator, self.axis, shown, None, self.id, self.at
+            told.append(Comparison(i, j, outcome, None, None, *about))
+        return tuple(told)
+
+
+Vote = Comparison | Rating | Ranking
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +181,9 @@ class Item:
 
     ``prompt`` and all responses are of one kind: all texts, or all conversations. ``where`` is ``file:line`` of the
     source row; ``group`` names what must stay on one side of a train/evaluation split (default: the prompt).
+
+    ``gold`` is the known truth, as votes that nobody cast: what an annotator is measured by. It is kept apart from
+    ``votes``, so that it enters neither agreement nor :func:`preferences` by itself.
     """
 
     id: str
@@ -132,6 +193,7 @@ class Item:
     where: str = ""
     group: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    gold: tuple[Vote, ...] = ()
 
     @property
     def is_chat(self) -> bool:
@@ -139,8 +201,8 @@ class Item:
         return not isinstance(self.prompt, str)
 
     def placed(self, id: str, where: str, group: str, extra: Mapping[str, Any]) -> Item:
-        """The same prompt, responses and votes, as the row of that id at that place."""
-        return Item(id, self.prompt, self.responses, self.votes, where, group, extra)
+        """The same prompt, responses, votes and truth, as the row of that id at that place."""
+        return Item(id, self.prompt, self.responses, self.votes, where, group, extra, self.gold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,15 +229,16 @@ def preferences(item: Item, axis: str | None = None) -> tuple[Preference, ...]:
     """Pairs of an item, the better response first (for p = 0.5, the lower index first).
 
     Comparisons of the same two responses are pooled: p is their weighted mean, so three annotators who split 2:1 give
-    p = 2/3, and the pair's weight is the mean of theirs, over the number of pairs that were compared. Without
-    comparisons, scores (or else ranks) order every pair of the K rated responses, each with weight 1 / C(K, 2); equal
-    values give p = 0.5. So an item counts once, however many responses it has.
+    p = 2/3, and the pair's weight is the mean of theirs, over the number of pairs that were compared. A ranking
+    counts as the comparisons of its pairs. Without either, scores (or else ranks) order every pair of the K rated
+    responses, each with weight 1 / C(K, 2); equal values give p = 0.5. So an item counts once, however many responses
+    it has.
 
     Args:
         axis: keep only votes on this axis (such as ``"safer"``); None keeps votes of every axis.
     """
     votes = item.votes if axis is None else [v for v in item.votes if v.axis == axis]
-    compared = _pool([v for v in votes if isinstance(v, Comparison)])
+    compared = _compared(votes)
     if compared:
         return compared
     for kind, sign in (("score", 1.0), ("rank", -1.0)):
@@ -209,15 +272,19 @@ def labels(item: Item) -> tuple[bool | None, ...]:
 def scores(item: Item, axis: str | None = None) -> tuple[float | None, ...]:
     """Per response: how good it is among its siblings (larger is better), or None when nothing says so.
 
-    Scores win, then minus the ranks. Else comparisons count, where they are certain, decide every pair and agree on one
-    order: then it is the number of responses that each one beats.
+    Scores win, then minus the ranks, then minus the mean places of rankings where all of them rank the same responses
+    and nothing was compared besides. Else comparisons (and the pairs of rankings) count, where they are certain, decide
+    every pair and agree on one order: then it is the number of responses that each one beats.
     """
     votes = [v for v in item.votes if axis is None or v.axis == axis]
     for kind, sign in (("score", 1.0), ("rank", -1.0)):
         values = _mean_values([v for v in votes if isinstance(v, Rating) and v.kind == kind])
         if len(values) > 1:
             return tuple(sign * values[k] if k in values else None for k in range(len(item.responses)))
-    return _wins(_pool([v for v in votes if isinstance(v, Comparison)]), len(item.responses))
+    places = _mean_places(votes)
+    if places:
+        return tuple(-places[k] if k in places else None for k in range(len(item.responses)))
+    return _wins(_compared(votes), len(item.responses))
 
 
 def prompt_key(item: Item) -> str:
@@ -249,15 +316,28 @@ def _message_to_json(m: Message) -> dict[str, Any]:
 def vote_values(vote: Vote) -> tuple[Any, ...]:
     """A vote as plain values: the name of its kind, then its fields in order."""
     kind = type(vote)
-    return kind.__name__, *_FIELDS[kind](vote)
+    values = _FIELDS[kind](vote)
+    n, nothing = _NOTES[kind]
+    # without what was not recorded, so that the hash of rows that lack it is the same as ever
+    return kind.__name__, *(values[:n] if values[n:] == nothing else values)
 
 
-_FIELDS = {kind: attrgetter(*(field.name for field in fields(kind))) for kind in (Comparison, Rating)}
+_FIELDS = {kind: attrgetter(*(field.name for field in fields(kind))) for kind in (Comparison, Rating, Ranking)}
+_NOTES = {Comparison: (10, (None, None)), Rating: (6, (None, None, None)), Ranking: (6, (None, None))}
 
 
-def _pool(votes: list[Comparison]) -> tuple[Preference, ...]:
-    by_pair: dict[tuple[int, int], list[tuple[float, float, float | None]]] = {}
+def comparisons(votes: Iterable[Vote]) -> Iterator[Comparison]:
+    """Every opinion on two responses: the comparisons, and those that rankings come to."""
     for vote in votes:
+        if isinstance(vote, Comparison):
+            yield vote
+        elif isinstance(vote, Ranking):
+            yield from vote.comparisons()
+
+
+def _compared(votes: Iterable[Vote]) -> tuple[Preference, ...]:
+    by_pair: dict[tuple[int, int], list[tuple[float, float, float | None]]] = {}
+    for vote in comparisons(votes):
         p, i, j = vote.p_first, vote.first, vote.second
         if p is not None and vote.weight > 0:
             pair, p = ((i, j), p) if i < j else ((j, i), 1.0 - p)
@@ -277,6 +357,17 @@ def _pooled(i: int, j: int, group: list[tuple[float, float, float | None]], pair
 
 def _signed(strength: float, p: float) -> float:
     return strength * (0.0 if p == 0.5 else 1.0 if p > 0.5 else -1.0)
+
+
+def _mean_places(votes: Iterable[Vote]) -> dict[int, float]:
+    """Mean place of each response in rankings of the same responses; empty where votes are of other kinds or parts."""
+    counted = [v for v in votes if v.weight > 0 and not isinstance(v, Rating)]
+    rankings = [v for v in counted if isinstance(v, Ranking)]
+    if not rankings or len(rankings) < len(counted) or len({v.ranked for v in rankings}) > 1:
+        return {}
+    total = sum(v.weight for v in rankings)
+    placed = [(v.weight / total, v.places()) for v in rankings]
+    return {k: sum(share * places[k] for share, places in placed) for k in rankings[0].ranked}
 
 
 def _wins(pairs: tuple[Preference, ...], n: int) -> tuple[float | None, ...]:

@@ -84,7 +84,7 @@ def test_an_item_keeps_all_that_its_place_does_not_change():
 
 
 def test_a_vote_with_other_numbers_keeps_all_else():
-    vote = Comparison(0, 1, "first", 2.0, 0.75, 3.0, "ann", "help", 1, 9.5)
+    vote = Comparison(0, 1, "first", 2.0, 0.75, 3.0, "ann", "help", 1, 9.5, "v1", "2026-11-28T10:12Z")
     assert None not in vote_values(vote)
     assert vote.between(4, 5, 4) == replace(vote, first=4, second=5, shown_first=4)
     assert vote.swap() == replace(vote, first=1, second=0, outcome="second", probability=0.25)

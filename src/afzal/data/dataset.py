@@ -60,7 +60,7 @@ class Dataset:
 
     A row may hold several items (a conversation tree), so ``len(items)`` can exceed ``kept``. ``notes`` say in words
     what was understood; ``unread`` names the fields that were passed over. ``fingerprint`` is the SHA-256 of prompts,
-    responses and votes in order; file names, ids and line numbers do not enter it.
+    responses, votes and known truths in order; file names, ids and line numbers do not enter it.
     """
 
     items: list[Item]
@@ -106,6 +106,8 @@ class Fingerprint:
         """Append one item."""
         answers = [turns_to_json(response.turns) for response in item.responses]
         content = (turns_to_json(item.prompt), answers, [vote_values(vote) for vote in item.votes])
+        if item.gold:
+            content = (*content, [vote_values(vote) for vote in item.gold])
         self._digest.update(f"{_encode(content)}\n".encode("utf-8", "surrogatepass"))
 
     def hexdigest(self) -> str:

@@ -8,10 +8,22 @@ from typing import Any, get_args
 
 from afzal.data.fields import Row, RowError, array, has, kind, mapping, optional_text, value
 from afzal.data.turns import messages
-from afzal.records import Comparison, Item, Outcome, Rating, RatingKind, Response, Turns, Vote, turns_to_json
+from afzal.records import (
+    Comparison,
+    Item,
+    Outcome,
+    Ranking,
+    Rating,
+    RatingKind,
+    Response,
+    Turns,
+    Vote,
+    turns_to_json,
+)
 
 VERSION = 1
-_KINDS = {"comparison": Comparison, "rating": Rating}
+_KINDS = {"comparison": Comparison, "rating": Rating, "ranking": Ranking}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 def to_row(item: Item) -> dict[str, Any]:
@@ -21,8 +33,9 @@ def to_row(item: Item) -> dict[str, Any]:
         {"turns": turns_to_json(r.turns)} | ({"source": r.source} if r.source is not None else {})
         for r in item.responses
     ]
-    if item.votes:
-        row["votes"] = [_vote_to_row(vote) for vote in item.votes]
+    for name in ("votes", "gold"):
+        if said := getattr(item, name):
+            row[name] = [_vote_to_row(vote) for vote in said]
     return row | {k: v for k in ("where", "group", "extra") if (v := getattr(item, k))}
 
 
@@ -32,7 +45,10 @@ def from_row(row: Row) -> Item:
     if version is True or version != VERSION:
         raise RowError("bad_value", "afzal", f"is {version!r}: this version reads rows marked {VERSION}")
     responses = tuple(_response(entry) for entry in array(row, "responses"))
-    votes = tuple(_vote(entry, len(responses)) for entry in (array(row, "votes") if has(row, "votes") else []))
+    votes, gold = (
+        tuple(_vote(entry, name, len(responses)) for entry in (array(row, name) if has(row, name) else []))
+        for name in ("votes", "gold")
+    )
     return Item(
         id=optional_text(row, "id"),
         prompt=_turns(value(row, "prompt"), "prompt"),
@@ -41,11 +57,12 @@ def from_row(row: Row) -> Item:
         where=optional_text(row, "where"),
         group=optional_text(row, "group"),
         extra=mapping(row, "extra") if has(row, "extra") else {},
+        gold=gold,
     )
 
 
 def _vote_to_row(vote: Vote) -> dict[str, Any]:
-    row: dict[str, Any] = {"vote": "comparison" if isinstance(vote, Comparison) else "rating"}
+    row: dict[str, Any] = {"vote": _NAMES[type(vote)]}
     for field in fields(vote):
         got = getattr(vote, field.name)
         if field.default is MISSING or got != field.default:
@@ -53,20 +70,29 @@ def _vote_to_row(vote: Vote) -> dict[str, Any]:
     return row
 
 
-def _vote(entry: Any, size: int) -> Vote:
+def _vote(entry: Any, where: str, size: int) -> Vote:
     made = _KINDS.get(str(entry.get("vote"))) if isinstance(entry, dict) else None
     if made is None:
-        raise RowError("bad_value", "votes", "holds something other than comparisons and ratings")
+        raise RowError("bad_value", where, "holds something other than comparisons, ratings and rankings")
     given = {k: v for k, v in entry.items() if k != "vote"}
     known = {field.name for field in fields(made)}
     needed = {field.name for field in fields(made) if field.default is MISSING}
     if not needed <= given.keys() <= known:
         odd = sorted(needed - given.keys()) or sorted(given.keys() - known)
-        raise RowError("bad_value", "votes", f"holds a vote with missing or unknown fields: {', '.join(odd)}")
+        raise RowError("bad_value", where, f"holds a vote with missing or unknown fields: {', '.join(odd)}")
     for name, got in given.items():
         if not _fits(name, got, size):
-            raise RowError("bad_value", "votes", f"holds a vote whose '{name}' is {got!r}")
-    return made(**given)
+            raise RowError("bad_value", where, f"holds a vote whose '{name}' is {got!r}")
+    return _ranking(given, where) if made is Ranking else made(**given)
+
+
+def _ranking(given: dict[str, Any], where: str) -> Ranking:
+    groups = tuple(tuple(group) for group in given["groups"])
+    ranked = sorted(k for group in groups for k in group)
+    shown = None if given.get("shown") is None else tuple(given["shown"])
+    if len(set(ranked)) < max(2, len(ranked)) or (shown is not None and sorted(shown) != ranked):
+        raise RowError("bad_value", where, "holds a ranking that does not name two or more responses, each once")
+    return Ranking(**given | {"groups": groups, "shown": shown})
 
 
 def _fits(name: str, got: Any, size: int) -> bool:
@@ -81,8 +107,12 @@ def _fits(name: str, got: Any, size: int) -> bool:
             return got in get_args(Outcome)
         case "kind":
             return got in get_args(RatingKind)
-        case "annotator" | "axis":
+        case "annotator" | "axis" | "id" | "at":
             return got is None or isinstance(got, str)
+        case "groups":
+            return isinstance(got, list) and all(bool(group) and _are_responses(group, size) for group in got)
+        case "shown":
+            return got is None or _are_responses(got, size)
         case "probability":
             return got is None or (number and 0 <= got <= 1)
         case "weight":
@@ -91,6 +121,10 @@ def _fits(name: str, got: Any, size: int) -> bool:
             return number
         case _:
             return got is None or number
+
+
+def _are_responses(got: Any, size: int) -> bool:
+    return isinstance(got, list) and all(type(k) is int and 0 <= k < size for k in got)
 
 
 def _response(entry: Any) -> Response:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from afzal.records import Comparison, Item, Vote
+from afzal.records import Item, Ranking, Rating, Vote
 
 
 def remap(item: Item, new_index: Sequence[int | None]) -> Item:
     """The item with response k at ``new_index[k]``; None removes it, an index used twice merges two responses.
 
     The first response of an index is the one kept. Votes on removed responses go, and so do comparisons of a
-    response with itself.
+    response with itself. A ranking loses the responses that are removed; one that stands in it twice is placed at the
+    mean of its groups, as the pooled comparisons would have it.
     """
     first = {new: old for old, new in reversed(list(enumerate(new_index))) if new is not None}
     responses = tuple(item.responses[first[new]] for new in sorted(first))
-    return replace(item, responses=responses, votes=tuple(moved_votes(item.votes, new_index)))
+    votes, gold = (tuple(moved_votes(said, new_index)) for said in (item.votes, item.gold))
+    return replace(item, responses=responses, votes=votes, gold=gold)
 
 
 def moved_votes(votes: Iterable[Vote], new_index: Sequence[int | None]) -> list[Vote]:
@@ -32,11 +34,29 @@ def without(item: Item, removed: set[int]) -> Item:
 
 
 def _moved(vote: Vote, new_index: Sequence[int | None]) -> Vote | None:
-    if not isinstance(vote, Comparison):
+    if isinstance(vote, Rating):
         new = new_index[vote.response]
         return None if new is None else replace(vote, response=new)
+    if isinstance(vote, Ranking):
+        return _moved_ranking(vote, new_index)
     first, second = new_index[vote.first], new_index[vote.second]
     if first is None or second is None or first == second:
         return None
     shown = None if vote.shown_first is None else new_index[vote.shown_first]
     return vote.between(first, second, shown)
+
+
+def _moved_ranking(vote: Ranking, new_index: Sequence[int | None]) -> Ranking | None:
+    groups: dict[int, list[int]] = {}
+    for place, group in enumerate(vote.groups):
+        for k in group:
+            if (new := new_index[k]) is not None:
+                groups.setdefault(new, []).append(place)
+    if len(groups) < 2:
+        return None
+    mean = {new: sum(places) / len(places) for new, places in groups.items()}
+    tied = tuple(tuple(sorted(k for k in mean if mean[k] == place)) for place in sorted(set(mean.values())))
+    shown = None
+    if vote.shown is not None:
+        shown = tuple(dict.fromkeys(new for k in vote.shown if (new := new_index[k]) is not None))
+    return replace(vote, groups=tied, shown=shown)

@@ -10,7 +10,7 @@ import numpy as np
 
 from afzal.errors import AfzalError
 from afzal.judge.labels import BOTH_BAD, CLASSES, FIRST, SECOND, TIE, Labels
-from afzal.records import Comparison, Item
+from afzal.records import Comparison, Item, Rating
 from afzal.stats import annotators
 from afzal.stats.agreement import counts
 
@@ -134,9 +134,10 @@ def _mend(known: int) -> str:
 
 
 def as_items(items: Sequence[Item], labels: Labels, found: Aggregated, by: By) -> list[Item]:
-    """The rows with one vote per pair in place of their comparisons: a stated probability, certain where all agree.
+    """The rows with one vote per pair in place of their comparisons and rankings.
 
-    A pair that nothing orders has no vote; other kinds of votes stay as they are.
+    It is a stated probability, or certain where all agree. A pair that nothing orders has no vote; other kinds of votes
+    stay as they are.
     """
     votes: dict[int, list[Comparison]] = {}
     counted = (labels.table >= 0).sum(1)
@@ -148,6 +149,6 @@ def as_items(items: Sequence[Item], labels: Labels, found: Aggregated, by: By) -
             votes.setdefault(number, []).append(Comparison(i, j, outcome, probability=stated, annotator=name))
     kept = []
     for number, item in enumerate(items):
-        others = tuple(v for v in item.votes if not isinstance(v, Comparison))
+        others = tuple(v for v in item.votes if isinstance(v, Rating))
         kept.append(replace(item, votes=(*votes.get(number, ()), *others)))
     return kept

@@ -17,7 +17,7 @@ from afzal.data import files
 from afzal.data.jsontext import Raw
 from afzal.errors import AfzalError
 from afzal.judge.verdicts import MIRRORED, Outcome, Verdict, Verdicts, from_probability
-from afzal.records import Comparison, turns_to_json
+from afzal.records import comparisons, turns_to_json
 
 Row = Mapping[str, Any]
 Made = tuple[list[Verdict], Outcome | None]
@@ -221,9 +221,7 @@ def _native(source: str) -> Verdicts:
     for item in dataset.items:
         prompt = json.dumps(turns_to_json(item.prompt), ensure_ascii=False)
         names = [response.source for response in item.responses]
-        for vote in item.votes:
-            if not isinstance(vote, Comparison):
-                continue
+        for vote in comparisons(item.votes):
             first, second = names[vote.first], names[vote.second]
             if not first or not second or first == second:
                 without += 1

@@ -10,12 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
 from afzal.errors import AfzalError
 from afzal.judge.verdicts import Outcome, Verdicts, from_probability
-from afzal.records import Comparison, Item, turns_to_json
+from afzal.records import Comparison, Item, comparisons, turns_to_json
 from afzal.stats.agreement import MISSING
 
 CLASSES: tuple[Outcome, ...] = ("first", "second", "tie", "both_bad")
@@ -64,24 +65,26 @@ class Labels:
 
 
 def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
-    """The comparisons of rows; those without an annotator's name are one annotator's, called ``votes``.
+    """The comparisons of rows, and those that rankings come to.
+
+    Those without an annotator's name are one annotator's, called ``votes``.
 
     Args:
-        gold: rows with the same prompts and responses whose preference is known to be true.
+        gold: rows with the same prompts and responses whose preference is known to be true, beside those that say so
+            themselves (``Item.gold``).
 
     Raises:
         AfzalError: there is no comparison.
     """
-    truth = {key: label for item in gold for key, label in _truths(item)}
+    stated = (item for item in items if item.gold)
+    truth = {key: label for item in chain(stated, gold) for key, label in _truths(item)}
     pairs: dict[tuple[int, int, int], int] = {}
     people: dict[str, int] = {}
     prompts, known, said = [], [], []
     for number, item in enumerate(items):
         prompt = json.dumps(turns_to_json(item.prompt), ensure_ascii=False)
         answers = [json.dumps(turns_to_json(r.turns), ensure_ascii=False) for r in item.responses]
-        for vote in item.votes:
-            if not isinstance(vote, Comparison):
-                continue
+        for vote in comparisons(item.votes):
             low, high = sorted((vote.first, vote.second))
             place = (number, low, high)
             if place not in pairs:
@@ -110,10 +113,9 @@ def _truths(item: Item) -> Iterable[tuple[tuple[str, str, str], int]]:
     """Each pair of a gold row in both orders, with its true class."""
     prompt = json.dumps(turns_to_json(item.prompt), ensure_ascii=False)
     answers = [json.dumps(turns_to_json(r.turns), ensure_ascii=False) for r in item.responses]
-    for vote in item.votes:
-        if isinstance(vote, Comparison):
-            for v in (vote, vote.swap()):
-                yield (prompt, answers[v.first], answers[v.second]), _label(v)
+    for vote in comparisons(item.gold or item.votes):
+        for v in (vote, vote.swap()):
+            yield (prompt, answers[v.first], answers[v.second]), _label(v)
 
 
 def of_verdicts(said: Verdicts) -> Labels:

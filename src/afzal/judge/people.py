@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from afzal import data
@@ -11,7 +12,7 @@ from afzal.judge.aggregate import aggregate
 from afzal.judge.games import Game, Judge, Pair, Ruling
 from afzal.judge.labels import Labels, of_items
 from afzal.judge.verdicts import from_probability
-from afzal.records import Comparison, Item, turns_to_json
+from afzal.records import Comparison, Item, comparisons, turns_to_json
 
 
 def votes_on(items: Sequence[Item], path: str) -> list[Item]:
@@ -22,9 +23,8 @@ def votes_on(items: Sequence[Item], path: str) -> list[Item]:
     """
     said: dict[str, list[tuple[Item, Comparison]]] = {}
     for other in data.read(path).items:
-        for vote in other.votes:
-            if isinstance(vote, Comparison):
-                said.setdefault(repr(turns_to_json(other.prompt)), []).append((other, vote))
+        for vote in comparisons(other.votes):
+            said.setdefault(repr(turns_to_json(other.prompt)), []).append((other, vote))
     found = []
     for item in items:
         places = {repr(turns_to_json(r.turns)): k for k, r in enumerate(item.responses)}
@@ -36,7 +36,7 @@ def votes_on(items: Sequence[Item], path: str) -> list[Item]:
                 continue
             shown = None if vote.shown_first is None else places.get(answers[vote.shown_first])
             votes.append(vote.between(first, second, shown))
-        found.append(Item(item.id, item.prompt, item.responses, tuple(votes), item.where, item.group, item.extra))
+        found.append(replace(item, votes=tuple(votes)))
     if not any(item.votes for item in found):
         raise AfzalError(
             f"{Path(path).name} holds no votes on these pairs",
@@ -49,10 +49,8 @@ def votes_on(items: Sequence[Item], path: str) -> list[Item]:
 
 def labels_on(items: Sequence[Item], pairs: Sequence[Pair]) -> Labels | None:
     """The votes of rows as labels, in the numbering of the pairs; None where there is none."""
-    if not any(isinstance(v, Comparison) for item in items for v in item.votes):
+    if not any(True for item in items for _ in comparisons(item.votes)):
         return None
-    from dataclasses import replace
-
     import numpy as np
 
     own = of_items(items)

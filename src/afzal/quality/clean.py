@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterable
+from dataclasses import replace
 
 from afzal.data import Drop, remap, without
 from afzal.data.remap import moved_votes
 from afzal.data.turns import full_text, stripped
-from afzal.records import Comparison, Item, Turns, Vote, template_fields, turns_to_json, vote_values
+from afzal.records import Comparison, Item, Ranking, Turns, Vote, template_fields, turns_to_json, vote_values
 
 
 def clean(items: Iterable[Item]) -> tuple[list[Item], list[Drop]]:
@@ -100,6 +101,8 @@ def _hashable(turns: Turns) -> Hashable:
 
 
 def _upright(vote: Vote) -> Vote:
+    if isinstance(vote, Ranking):
+        return replace(vote, groups=tuple(tuple(sorted(group)) for group in vote.groups))
     return vote.swap() if isinstance(vote, Comparison) and vote.first > vote.second else vote
 
 

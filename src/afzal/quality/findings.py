@@ -12,7 +12,7 @@ from afzal.quality.columns import FirstIds, clusters, repeated
 from afzal.quality.finding import CLEANED, Finding, Look, Severity, finding, nothing
 from afzal.quality.relations import Contradictions, Cycles, DuplicateIds, DuplicateItems, Edges
 from afzal.quality.view import Told, View
-from afzal.records import Comparison, Item
+from afzal.records import Item, comparisons
 from afzal.stats.intervals import share
 
 LONG_CHARACTERS = 16_000
@@ -281,10 +281,9 @@ def looks(edges: Edges) -> list[Look]:
 def _agreeing(item: Item) -> tuple[int, int]:
     """(agreeing pairs of votes, pairs of votes) over all pairs of answers of an item."""
     by_pair: dict[object, Counter[object]] = defaultdict(Counter)
-    for vote in item.votes:
-        if isinstance(vote, Comparison):
-            vote = vote if vote.first < vote.second else vote.swap()
-            by_pair[vote.first, vote.second, vote.axis][vote.outcome] += 1
+    for vote in comparisons(item.votes):
+        vote = vote if vote.first < vote.second else vote.swap()
+        by_pair[vote.first, vote.second, vote.axis][vote.outcome] += 1
     same = sum(n * (n - 1) // 2 for counts in by_pair.values() for n in counts.values())
     return same, sum(_choose_two(sum(counts.values())) for counts in by_pair.values())
 

@@ -186,7 +186,7 @@ def _key(told: Told) -> int:
         outcome, p = _SWAPPED[outcome], None if p is None else 1.0 - p
     if crossed:
         one, two, shown = two, one, None if shown is None else 1 - shown
-    facts = vote.strength, vote.weight, vote.annotator, vote.axis, vote.seconds
+    facts = vote.strength, vote.weight, vote.annotator, vote.axis, vote.seconds, vote.id, vote.at
     return hash((asked, one, two, outcome, p, shown, facts))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afzal.records import Comparison, Item, preferences, prompt_key
+from afzal.records import Item, comparisons, preferences, prompt_key
 from afzal.report import LineChart, Section, Series, Table
 from afzal.report.svg import HELD_OUT, OPTIMUM
 from afzal.report.text import plural
@@ -233,8 +233,8 @@ def _annotators(scored: Sequence[ScoredItem]) -> dict[str, Share]:
     gaps: dict[str, list[tuple[str, float]]] = {}
     for s in scored:
         key = prompt_key(s.item)
-        for v in s.item.votes:
-            if not isinstance(v, Comparison) or v.annotator is None or v.p_first in (None, 0.5):
+        for v in comparisons(s.item.votes):
+            if v.annotator is None or v.p_first in (None, 0.5):
                 continue
             gap = s.scores[v.first] - s.scores[v.second]
             if math.isfinite(gap):
