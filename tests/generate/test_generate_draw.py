@@ -91,6 +91,14 @@ def test_barred_ids_are_not_drawn_and_leave_log_probs_as_they_are():
     assert 2 not in draw(logits, uniform, Sampling(temperature=0), torch.tensor([2]))[0]
 
 
+@pytest.mark.parametrize("top_p", [1e-3, 1e-9, 1e-30])
+def test_the_likeliest_token_stays_however_small_top_p_is(top_p):
+    """In float32, 1 - 1e-9 is 1: without a word for the last token, nothing would be left to draw."""
+    scores = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, -1.0]])
+    left = kept(scores, Sampling(top_p=top_p))
+    assert left.isfinite().tolist() == [[False, True, False], [True, False, False]]
+
+
 def test_draws_have_the_frequencies_of_the_softmax():
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0]).expand(40_000, 4)
     uniform = torch.from_numpy(uniforms(row_keys(0, np.arange(40_000), np.zeros(40_000, int)), 5))

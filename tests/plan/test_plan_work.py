@@ -47,6 +47,13 @@ def test_matrix_products_are_those_torch_counts(family: str):
     assert counter.get_total_flops() == pytest.approx(expected, abs=2 * rotary)
 
 
+def test_the_head_reads_response_tokens_alone():
+    """5 items of 17 response tokens: 2 operations for each weight of the head and each of the 85 tokens."""
+    shape = shape_of(make("llama").config.to_dict())
+    short, long = (lengths(np.array([[prompt, 8, 9]] * 5)) for prompt in (1, 300))
+    assert head_flops(shape, short) == head_flops(shape, long) == 2 * 32 * 97 * 85
+
+
 def test_passes_add_up():
     shape = shape_of(make("llama").config.to_dict())
     found = lengths(np.array([[30, 8, 9]] * 5))

@@ -87,6 +87,12 @@ def test_a_judge_without_a_verdict_agrees_with_nobody():
     assert math.isnan(credit[1][2])
 
 
+def test_no_verdict_is_not_the_first_class():
+    """People say 0 three times: a judge that says 0 agrees with each pair of them, one without a verdict with none."""
+    credit = agreement.judge_with_rest(np.array([0, -1]), np.zeros((2, 3), int), 2)
+    assert credit.tolist() == [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
+
+
 def test_whole_prompts_are_drawn():
     prompts = ["a", "a", "b", "c", "c", "c"]
     for weights in agreement.prompt_resamples(prompts, resamples=20, seed=3):

@@ -55,6 +55,18 @@ def test_gold_items_are_held_at_their_truth():
         assert posterior.sum(1) == pytest.approx(np.ones(100))
 
 
+def test_gold_items_are_held_at_their_truth_from_the_start():
+    """Where all is known, the first confusion matrices are the last: the second iteration finds the same likelihood.
+
+    The annotator says 0, 0, 1, 1 of items that are 0, 1, 1, 1: counts (1, 0) and (1, 2), with .01 each beside them.
+    """
+    labels, gold = np.array([[0], [0], [1], [1]]), np.array([0, 1, 1, 1])
+    model = annotators.dawid_skene(labels, 2, gold=gold, iterations=2)
+    assert model.iterations == 2
+    assert model.prior.tolist() == [0.25, 0.75]
+    assert model.confusion[0] == pytest.approx(np.array([[1.01 / 1.02, 0.01 / 1.02], [1.01 / 3.02, 2.01 / 3.02]]))
+
+
 def test_weights_from_gold_items_by_hand():
     # annotator 0 is right twice of twice: (2 + 1) / (2 + 2) = 3/4, log odds ln 3; annotator 1 wrong twice: -ln 3
     labels, gold = np.array([[0, 1], [1, 0], [0, 0]]), np.array([0, 1, -1])

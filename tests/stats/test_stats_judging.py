@@ -82,6 +82,15 @@ def test_prediction_powered_by_hand():
     assert useless.value == useless.people
 
 
+def test_the_weight_of_a_judge_counts_the_labelled_share():
+    """4 labels, all as the judge says, of 6 rows. Covariance 1 / 3 on the labelled rows, variance 2 / 9 on all rows, so
+    that the weight is 3 / 2 / (1 + 4 / 6) = 9 / 10: below 1, since the labels are most of what the judge has seen."""
+    y = np.array([1.0, 0.0, 1.0, 0.0])
+    made = judging.prediction_powered(y, y, np.array([1.0, 1.0, 1.0, 1.0, 0.0, 0.0]))
+    assert made.power == pytest.approx(0.9)
+    assert made.value.value == pytest.approx(0.9 * 2 / 3 + 0.1 * 1 / 2)
+
+
 def test_a_judge_turned_round_does_no_harm():
     y = np.array([1.0, 0.0, 1.0, 1.0])
     assert judging.prediction_powered(y, 1 - y, np.tile(1 - y, 9)).power == 0.0

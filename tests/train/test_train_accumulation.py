@@ -15,7 +15,7 @@ from afzal.model.reference import live_reference
 from afzal.tokens import mismatched, only_branch
 from afzal.tokens.batch import collate
 from afzal.tokens.tree import Tree, tree
-from afzal.train.feed import Update
+from afzal.train.feed import Layout, Update
 from afzal.train.method import Method
 from afzal.train.optim import trainable
 from afzal.train.update import accumulate
@@ -79,3 +79,10 @@ def test_the_gradient_is_the_same_to_1e_6_however_the_update_is_cut(models, name
         other, cut = update_of(models, name, size, sharing)
         assert other == pytest.approx(loss, rel=1e-6)
         assert float((cut - gradient).norm() / gradient.norm()) <= LIMIT.get(name, 1e-6), size
+
+
+def test_padded_passes_hold_as_many_rows_as_fit_the_budget():
+    """Pairs of 3 + 7 = 10 tokens a row, two rows each: three pairs are 60 positions, and 59 hold two."""
+    trees = [tree(f"item-{i}", [5] * 3, [[6] * 7, [7] * 7]) for i in range(5)]
+    rows = {budget: [len(b.ids) for b in Layout("unshared", budget).batches(trees)] for budget in (60, 59, 20, 1)}
+    assert rows == {60: [6, 4], 59: [4, 4, 2], 20: [2] * 5, 1: [2] * 5}

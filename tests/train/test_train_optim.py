@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -40,3 +43,20 @@ def test_rmsprop_takes_the_steps_of_torch_s_own():
         mine.step()
         other.step()
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_adamw_takes_its_steps_by_hand():
+    """Two steps of one weight with gradients 1 and 2, betas 1/2 and 3/4, decay 0.
+
+    First moments 1/2 and 5/4, bias-corrected 1 and (5/4) / (3/4) = 5/3. Second moments 1/4 and 19/16, bias-corrected 1
+    and (19/16) / (7/16) = 19/7.
+    """
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = make_optimizer([weight], betas=(0.5, 0.75), eps=0.0)
+    optimizer.param_groups[0]["lr"] = 1.0
+    expected = 0.0
+    for gradient, step in ((1.0, 1.0), (2.0, 5 / 3 / math.sqrt(19 / 7))):
+        weight.grad = torch.tensor([gradient])
+        optimizer.step()
+        expected -= step
+        assert weight.item() == pytest.approx(expected, rel=1e-6)
