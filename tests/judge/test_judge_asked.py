@@ -15,10 +15,11 @@ from typing import ClassVar
 import pytest
 
 from afzal.errors import AfzalError
-from afzal.judge import asked
+from afzal.judge import asked, scored
 from afzal.judge.cache import Cache, Reply, key_of
-from afzal.judge.games import Pair, games_of
+from afzal.judge.games import Pair, games_of, pairs_of
 from afzal.judge.server import IN_A_ROW, Server, Unreachable, key_from
+from afzal.records import Item, Response
 
 CHOICES = {"A": "first", "B": "second", "TIE": "tie"}
 PROMPT = "{{ prompt }}|{{ first }}|{{ second }}"
@@ -279,3 +280,39 @@ def test_a_killed_run_loses_no_reply(tmp_path):
     assert len(calls) == 60
     # at most the two requests in flight at each kill were asked twice
     assert sum(n - 1 for n in calls.values()) <= 6
+
+
+def test_an_answer_in_several_pairs_is_scored_once():
+    item = Item("a", "q", tuple(Response(text) for text in ("x", "xxx", "xx")))
+    seen = []
+
+    def score(pairs, answers):
+        seen.extend(answers)
+        return list(map(len, answers))
+
+    rulings = scored.by_score(score)(games_of(pairs_of([item]), "first"))
+    assert seen == ["x", "xxx", "xx"]
+    assert [r.outcome for r in rulings] == ["second", "second", "first"]
+
+
+def test_an_interrupt_sends_nothing_more(tmp_path, monkeypatch):
+    calls, begun = Counter(), threading.Event()
+
+    def slow(messages, sampling):
+        calls["asked"] += 1
+        begun.set()
+        return fair(messages, sampling)
+
+    def interrupted(futures, return_when):
+        begun.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asked, "wait", interrupted)
+    blocked = threading.Event()
+
+    def heard(n: int) -> None:
+        blocked.wait(0.2)  # the main thread is interrupted before the first reply has been heard
+
+    with Cache(tmp_path / "replies.sqlite") as cache, pytest.raises(KeyboardInterrupt):
+        asked.played(games_of(pairs(50), "both"), asking(), slow, cache, name="j", concurrency=1, heard=heard)
+    assert calls["asked"] < 10

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from afzal.stats import agreement
+from afzal.stats.resampling import resampled
 
 # Krippendorff (2011), "Computing Krippendorff's alpha-reliability", example C: 4 observers, 12 units, missing data.
 OBSERVERS = [
@@ -93,15 +94,6 @@ def test_no_verdict_is_not_the_first_class():
     assert credit.tolist() == [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
 
 
-def test_whole_prompts_are_drawn():
-    prompts = ["a", "a", "b", "c", "c", "c"]
-    for weights in agreement.prompt_resamples(prompts, resamples=20, seed=3):
-        assert weights[0] == weights[1]
-        assert weights[3] == weights[4] == weights[5]
-        assert weights[0] + weights[2] + weights[3] == 3
-    assert agreement.resampled(lambda w: float(w.sum()), ["a", "a"]).low is None
-
-
 def pandalm(shared) -> tuple[np.ndarray, list[str], dict]:
     rows = json.loads((shared / "data/annot/pandalm_human3.json").read_text())
     labels = np.array([[row[f"annotator{k}"] for k in (1, 2, 3)] for row in rows])
@@ -122,7 +114,7 @@ def test_three_people_on_pandalm(shared):
         (agreement.raw, "raw_pairwise_mean_interval"),
         (agreement.krippendorff, "alpha_nominal_interval"),
     ):
-        interval = agreement.resampled(lambda w, f=figure: f(table, repeats=w), prompts, resamples=2000)
+        interval = resampled(lambda w, f=figure: f(table, repeats=w), prompts, resamples=2000)
         assert [interval.low, interval.high] == pytest.approx(people[name], abs=0.01)
         assert interval.n == reference["n"]["prompts"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from afzal.judge.labels import CLASSES, FIRST, SECOND, VALUES, Labels, Said
+from afzal.judge.plain import interval
 from afzal.stats import agreement
 from afzal.stats.intervals import Interval, clustered, share
 from afzal.stats.judging import column_means
+from afzal.stats.resampling import resampled
 
 ENOUGH = 20  # labels from which a person's habits are judged
 ONE_ANSWER = 0.95  # share of one label that is a pattern, where all others together give it less than half as often
@@ -74,7 +75,7 @@ def agreement_of(labels: Labels, *, resamples: int = 1000, seed: int = 0) -> Agr
     prompts, decided = labels.prompts, np.where(labels.table <= SECOND, labels.table, -1)
 
     def over(figure: Callable[[np.ndarray], float]) -> Interval:
-        return agreement.resampled(_safe(figure), prompts, resamples=resamples, seed=seed)
+        return resampled(_safe(figure), prompts, resamples=resamples, seed=seed)
 
     ordered = agreement.counts(np.where(labels.table < len(VALUES), labels.table, -1), len(VALUES))
     winners = agreement.counts(decided, 2)
@@ -120,8 +121,7 @@ def people_of(labels: Labels, *, resamples: int = 500, seed: int = 0) -> list[Pe
     by_person: dict[int, list[Said]] = defaultdict(list)
     for s in labels.said:
         by_person[s.annotator].append(s)
-    everybody = [s.seconds for s in labels.said if s.seconds is not None]
-    pace = float(np.median(everybody)) if everybody else None
+    everybody = _everybody(labels)
     found = []
     for person, name in enumerate(labels.annotators):
         own = by_person[person]
@@ -138,7 +138,7 @@ def people_of(labels: Labels, *, resamples: int = 500, seed: int = 0) -> list[Pe
             "first_slot_p": p,
             "seconds": float(np.median(seconds)) if seconds else None,
         }
-        said = _remarks(labels, person, own, pace, about)
+        said = _remarks(labels, person, own, everybody, about)
         ties = sum(CLASSES[s.label] == "tie" for s in own)
         found.append(Person(name, len(own), ties, consistent=_repeats(own), remarks=said, **about))
     return found
@@ -165,16 +165,37 @@ def _repeats(own: list[Said]) -> float | None:
     return sum(again) / len(again) if again else None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Everybody:
+    """All annotators together: ``[N, K]`` labels that count, ``[K]`` labels given, median seconds if recorded."""
+
+    counted: np.ndarray
+    given: np.ndarray
+    pace: float | None
+
+
+def _everybody(labels: Labels) -> _Everybody:
+    seconds = [s.seconds for s in labels.said if s.seconds is not None]
+    return _Everybody(
+        agreement.counts(labels.table, len(CLASSES)),
+        _by_class(labels.said),
+        float(np.median(seconds)) if seconds else None,
+    )
+
+
+def _by_class(said: Sequence[Said]) -> np.ndarray:
+    return np.bincount([s.label for s in said], minlength=len(CLASSES))
+
+
 def _remarks(
-    labels: Labels, person: int, own: list[Said], pace: float | None, about: Mapping[str, Any]
+    labels: Labels, person: int, own: list[Said], everybody: _Everybody, about: Mapping[str, Any]
 ) -> tuple[str, ...]:
     if len(own) < ENOUGH:
         return ()
-    said, n = [], len(labels.annotators)
-    table = labels.table
+    said, n, pace = [], len(labels.annotators), everybody.pace
+    mine = labels.table[:, person]
     # against the class that the others chose, on pairs with a winner on both sides
-    others = agreement.counts(np.delete(table, person, 1), len(CLASSES))
-    mine = table[:, person]
+    others = everybody.counted - (mine[:, None] == np.arange(len(CLASSES)))
     clear = (mine >= 0) & (mine <= SECOND) & (others[:, FIRST] != others[:, SECOND]) & (others[:, :2].sum(1) > 0)
     if clear.any():
         same = (mine == others[:, :2].argmax(1))[clear]
@@ -186,9 +207,9 @@ def _remarks(
     if p is not None and p < 0.01 / n:
         side = "first" if about["first_slot"] > 0.5 else "second"
         said.append(f"prefers what is shown {side} ({about['first_slot']:.0%} first, p = {p:.1g})")
-    given = np.bincount([s.label for s in own], minlength=len(CLASSES)) / len(own)
-    rest = [s.label for s in labels.said if s.annotator != person]
-    usual = np.bincount(rest, minlength=len(CLASSES)) / max(1, len(rest))
+    mine_given = _by_class(own)
+    rest = everybody.given - mine_given
+    given, usual = mine_given / len(own), rest / max(1, rest.sum())
     top = int(given.argmax())
     if given[top] >= ONE_ANSWER and usual[top] < given[top] / 2:
         said.append(f"says {CLASSES[top]!r} {given[top]:.0%} of the time, the others {usual[top]:.0%}")
@@ -211,7 +232,7 @@ def as_plain(labels: Labels, agreed: Agreement | None, people: Sequence[Person],
             "Fleiss' kappa": agreed.fleiss,
             "Gwet's AC1": agreed.gwet,
         }
-        figures = [{"name": name, **_plain(found)} for name, found in named.items() if found is not None]
+        figures = [{"name": name, **interval(found)} for name, found in named.items() if found is not None]
         figures += [
             {"name": f"Cohen's kappa, {a} and {b}", "value": kappa, "low": None, "high": None}
             for (a, b), kappa in agreed.cohen.items()
@@ -235,7 +256,7 @@ def _line(person: Person) -> dict[str, Any]:
     unknown = {"value": None, "low": None, "high": None}
     return {
         "name": person.name,
-        **(unknown if person.with_rest is None else _plain(person.with_rest)),
+        **(unknown if person.with_rest is None else interval(person.with_rest)),
         "labels": person.labels,
         "ties": person.ties,
         "right": None if person.right is None else person.right.value,
@@ -244,8 +265,3 @@ def _line(person: Person) -> dict[str, Any]:
         "consistent": person.consistent,
         "seconds": person.seconds,
     }
-
-
-def _plain(found: Interval) -> dict[str, float | None]:
-    value = found.value if math.isfinite(found.value) else None
-    return {"value": value, "low": found.low, "high": found.high}

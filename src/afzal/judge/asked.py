@@ -167,17 +167,20 @@ def played(
             return
         try:
             reply = ask(request.messages, request.sampling)
+            cache.put(request.key, name, reply)
+            with lock:
+                known[request.key] = reply
+                heard(len(known))
         except BaseException:
             stop.set()
             raise
-        cache.put(request.key, name, reply)
-        with lock:
-            known[request.key] = reply
-            heard(len(known))
 
     with ThreadPoolExecutor(concurrency) as pool:
-        done, _ = wait([pool.submit(one, request) for request in missing], return_when=FIRST_EXCEPTION)
-        stop.set() if any(f.exception() for f in done) else None
+        try:
+            done, _ = wait([pool.submit(one, request) for request in missing], return_when=FIRST_EXCEPTION)
+        except BaseException:  # an interrupt: what waits in the queue is not sent
+            stop.set()
+            raise
     for future in done:
         future.result()
     return [ruling(game, asking, [known[r.key] for r in asked]) for game, asked in zip(games, requests, strict=True)]

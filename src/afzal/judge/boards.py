@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from afzal.errors import AfzalError
-from afzal.judge.verdicts import POINTS, Outcome, Verdict, Verdicts
+from afzal.judge.plain import finite, interval
+from afzal.judge.verdicts import CODES, POINTS, Verdict, Verdicts
 from afzal.stats import bradley_terry as bt
 from afzal.stats import judging
 from afzal.stats.intervals import Interval
@@ -143,15 +143,12 @@ def of_judges(said: Verdicts, *, resamples: int = 2000, seed: int = 0) -> JudgeB
     return JudgeBoard(tuple(lines), len(items), means.separable(), n * (n - 1) // 2)
 
 
-_CODES: dict[Outcome, int] = {"first": 1, "second": 2, "tie": 0, "both_bad": 0, "none": -1}
-
-
 def orders_of(verdicts: Sequence[Verdict]) -> judging.Orders | None:
     """What one judge did with the pairs that it saw in both orders; None where there are none."""
     by_item: dict[str, dict[int, int]] = defaultdict(dict)
     for v in verdicts:
         if v.shown_first is not None:
-            by_item[v.item].setdefault(v.shown_first, _CODES[v.outcome])
+            by_item[v.item].setdefault(v.shown_first, CODES[v.outcome])
     both = [(seen[0], seen[1]) for seen in by_item.values() if len(seen) == 2]
     if not both:
         return None
@@ -176,10 +173,10 @@ def models_as_plain(board: ModelBoard, ties: bt.Ties, source: str) -> dict[str, 
             theta = place.theta
             ranks = {"rank": place.rank, "best_rank": place.best_rank, "worst_rank": place.worst_rank}
             figures = {"elo": round(place.elo, 1), "win_rate": place.win_rate, **record(place.model)}
-            lines.append({"name": names[place.model], **_plain(theta), **ranks, **figures})
+            lines.append({"name": names[place.model], **interval(theta), **ranks, **figures})
         pairs = [(a.model, b.model) for k, a in enumerate(places) for b in places[k + 1 :]]
         for a, b in pairs:
-            gaps.append({"first": names[a], "second": names[b], **_plain(board.board.difference(a, b))})
+            gaps.append({"first": names[a], "second": names[b], **interval(board.board.difference(a, b))})
         clear, of = board.separable()
         findings = [f"{names[places[0].model]} leads. {clear} of {of} differences between two models exclude 0."]
         if board.board.unconnected:
@@ -209,10 +206,10 @@ def judges_as_plain(board: JudgeBoard, source: str) -> dict[str, Any]:
             figures |= {
                 "consistent": line.orders.consistent,
                 "contradictions": line.orders.contradictions,
-                "slot_bias": _finite(line.orders.slot_bias),
+                "slot_bias": finite(line.orders.slot_bias),
                 "slot_p": line.orders.slot_p,
             }
-        lines.append({"name": line.name, **_plain(line.accuracy), **figures})
+        lines.append({"name": line.name, **interval(line.accuracy), **figures})
     findings = [
         f"{board.lines[0].name} leads. {board.separable} of {board.pairs} pairs of judges can be told apart on the "
         "same items."
@@ -274,11 +271,3 @@ def _count(n: int) -> str:
 
 def _named(board: ModelBoard, models: Sequence[int]) -> str:
     return " and ".join(board.names[m] for m in models)
-
-
-def _plain(found: Interval) -> dict[str, float | None]:
-    return {"value": found.value, "low": found.low, "high": found.high}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

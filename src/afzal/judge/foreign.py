@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -186,9 +187,12 @@ def _format_of(first: Raw | None) -> Format | None:
 
 
 def _read_one(source: str) -> Verdicts:
-    rows = list(files.rows(source))
-    known = _format_of(rows[0] if rows else None)
-    return _native(source) if known is None else _foreign(source, known, rows)
+    rows = iter(files.rows(source))
+    first = next(rows, None)
+    known = _format_of(first)
+    if first is None or known is None:
+        return _native(source)
+    return _foreign(source, known, chain((first,), rows))
 
 
 def _foreign(source: str, form: Format, rows: Iterable[Raw]) -> Verdicts:

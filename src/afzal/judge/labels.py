@@ -15,7 +15,7 @@ from itertools import chain
 import numpy as np
 
 from afzal.errors import AfzalError
-from afzal.judge.verdicts import Outcome, Verdicts, from_probability
+from afzal.judge.verdicts import MIRRORED, Outcome, Verdicts, from_probability
 from afzal.records import Comparison, Item, comparisons, turns_to_json
 from afzal.stats.agreement import MISSING
 
@@ -125,7 +125,7 @@ def of_verdicts(said: Verdicts) -> Labels:
     for v in said.verdicts:
         names.setdefault(v.item, (v.prompt, v.first))
         turned = v.first != names[v.item][1]
-        games[v.item, v.judge].append(_turned(v.outcome) if turned else v.outcome)
+        games[v.item, v.judge].append(MIRRORED[v.outcome] if turned else v.outcome)
     items = {item: k for k, item in enumerate(names)}
     judges = {judge: k for k, judge in enumerate(dict.fromkeys(judge for _, judge in games))}
     given = []
@@ -135,9 +135,3 @@ def of_verdicts(said: Verdicts) -> Labels:
     truth = [CLASSES.index(said.gold[item]) if item in said.gold else MISSING for item in items]
     pairs = tuple((k, 0, 1) for k in range(len(items)))
     return Labels(pairs, tuple(p for p, _ in names.values()), tuple(judges), tuple(given), np.array(truth))
-
-
-def _turned(outcome: Outcome) -> Outcome:
-    from afzal.judge.verdicts import MIRRORED
-
-    return MIRRORED[outcome]

@@ -13,21 +13,24 @@ Score = Callable[[Sequence[Pair], Sequence[str]], Sequence[float]]
 
 
 def by_score(score: Score) -> Judge:
-    """The answer with the larger score wins; equal scores are a tie."""
+    """The answer with the larger score wins; equal scores are a tie. Each answer of an item is scored once."""
 
     def judge(games: Sequence[Game]) -> list[Ruling]:
-        pairs = [game.pair for game in games for _ in range(2)]
-        scores = score(pairs, [answer for game in games for answer in game.pair.answers])
-        found = []
-        for one, two in zip(scores[0::2], scores[1::2], strict=True):
-            if one != one or two != two:
-                raise AfzalError(
-                    "a score is no number", remedy="mend the rule or function, so that it always gives one"
-                )
-            found.append(Ruling("first" if one > two else "second" if one < two else "tie"))
-        return found
+        once: dict[tuple[int, int], tuple[Pair, str]] = {}
+        for pair in (game.pair for game in games):
+            for response, answer in zip((pair.first, pair.second), pair.answers, strict=True):
+                once.setdefault((pair.item, response), (pair, answer))
+        values = score([pair for pair, _ in once.values()], [answer for _, answer in once.values()])
+        if any(value != value for value in values):
+            raise AfzalError("a score is no number", remedy="mend the rule or function, so that it always gives one")
+        known = dict(zip(once, values, strict=True))
+        return [_larger(known[g.pair.item, g.pair.first], known[g.pair.item, g.pair.second]) for g in games]
 
     return judge
+
+
+def _larger(first: float, second: float) -> Ruling:
+    return Ruling("first" if first > second else "second" if first < second else "tie")
 
 
 def rule(name: str, pattern: str | None = None) -> Score:

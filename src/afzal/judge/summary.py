@@ -15,11 +15,13 @@ import numpy as np
 
 from afzal.judge.games import Game, Pair, Ruling
 from afzal.judge.labels import FIRST, SECOND, TIE, Labels
+from afzal.judge.plain import finite, interval
+from afzal.judge.verdicts import CODES
 from afzal.records import Item, prompt_key
 from afzal.stats import agreement, judging
 from afzal.stats.intervals import Interval, clustered, share
+from afzal.stats.resampling import numbered
 
-_CODES = {"first": 1, "second": 2, "tie": 0, "both_bad": 0, "none": -1}
 _POINTS = {1: 1.0, 2: 0.0, 0: 0.5}
 _OF_LABELS = {FIRST: 1, SECOND: 2, TIE: 0}
 
@@ -30,7 +32,7 @@ def codes(pairs: Sequence[Pair], games: Sequence[Game], rulings: Sequence[Ruling
     place = {pair: k for k, pair in enumerate(pairs)}
     table, together = np.full((len(pairs), 2), -2), np.full(len(pairs), -2)
     for game, ruling in zip(games, rulings, strict=True):
-        k, code = place[game.pair], _CODES[ruling.outcome]
+        k, code = place[game.pair], CODES[ruling.outcome]
         if game.sample == 0:
             table[k, int(game.turned)] = code
         before = together[k]
@@ -66,7 +68,7 @@ def summary(
         "why_none": dict(Counter(r.why for r in rulings if r.outcome == "none").most_common(8)),
         "tokens_in": sum(r.tokens[0] for r in rulings),
         "tokens_out": sum(r.tokens[1] for r in rulings),
-        "outcomes": {word: int((together == code).sum()) for word, code in _CODES.items() if word != "both_bad"},
+        "outcomes": {word: int((together == code).sum()) for word, code in CODES.items() if word != "both_bad"},
     }
     both = (table > -2).all(1)
     if both.any():
@@ -83,12 +85,7 @@ def summary(
 
 def _orders(seen: judging.Orders) -> dict[str, Any]:
     names = ("pairs", "contradictions", "consistent", "first_slot", "slot_bias", "slot_p")
-    return {name: _finite(getattr(seen, name)) for name in names}
-
-
-def _finite(value: Any) -> Any:
-    """A number as it is; None where there is none, since a page and a file hold no NaN."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {name: finite(getattr(seen, name)) for name in names}
 
 
 def _longer(together: np.ndarray, gap: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | None:
@@ -97,7 +94,7 @@ def _longer(together: np.ndarray, gap: np.ndarray, prompts: Sequence[Hashable]) 
     if not use.any():
         return None
     won = ((together == 1) == (gap > 0))[use].astype(float)
-    return interval(share(clustered([p for p, u in zip(prompts, use, strict=True) if u], won.tolist())))
+    return _figure(share(clustered([p for p, u in zip(prompts, use, strict=True) if u], won.tolist())))
 
 
 def two_models(items: Sequence[Item], pairs: Sequence[Pair]) -> tuple[str, str, np.ndarray] | None:
@@ -141,12 +138,12 @@ def _models(
     of = [p for p, s in zip(prompts, spoke, strict=True) if s]
     means = judging.column_means(points[:, None], prompts, resamples=resamples, seed=seed)
     longest = np.where(gap * side > 0, 1.0, np.where(gap * side < 0, 0.0, 0.5))
-    found |= {"win_rate": interval(means.interval(0)), "win_rate_of_the_longer": float(longest.mean())}
+    found |= {"win_rate": _figure(means.interval(0)), "win_rate_of_the_longer": float(longest.mean())}
     if np.ptp(gap[spoke]) > 0:
         controlled = judging.length_controlled(
             points[spoke], (gap * side)[spoke], of, resamples=min(resamples, 500), seed=seed
         )
-        found["length_controlled"] = interval(controlled.controlled) | {
+        found["length_controlled"] = _figure(controlled.controlled) | {
             "slope": controlled.slope,
             "overlap": controlled.overlap,
             "extrapolated": controlled.extrapolated,
@@ -168,25 +165,24 @@ def _corrected(
     with np.errstate(invalid="ignore"):
         human = np.where(said >= 0, value[np.maximum(said, 0)], 0.0).sum(1) / (said >= 0).sum(1)
     human = np.where(side > 0, human, 1 - human)
-    place = agreement.numbered(prompts)
-    labelled, judged, everything = [], [], []
-    for k in range(int(place.max()) + 1):
-        spoke = (place == k) & np.isfinite(points)
-        both = spoke & np.isfinite(human)
-        if spoke.any():
-            everything.append(float(points[spoke].mean()))
-        if both.any():
-            labelled.append(float(human[both].mean()))
-            judged.append(float(points[both].mean()))
+    place, spoke = numbered(prompts), np.isfinite(points)
+    both = spoke & np.isfinite(human)
+    labelled, judged = _by_prompt(human[both], place[both]), _by_prompt(points[both], place[both])
     if len(labelled) < 3:
         return None
-    found = judging.prediction_powered(np.array(labelled), np.array(judged), np.array(everything))
+    found = judging.prediction_powered(labelled, judged, _by_prompt(points[spoke], place[spoke]))
     return {
         "prompts": len(labelled),
-        "corrected": interval(found.value),
-        "people_alone": interval(found.people),
+        "corrected": _figure(found.value),
+        "people_alone": _figure(found.people),
         "power": found.power,
     }
+
+
+def _by_prompt(values: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """The mean of the rows ``[N]`` of each prompt that has any, by the prompts' numbers ``[N]``."""
+    rows = np.bincount(place)
+    return np.bincount(place, values)[rows > 0] / rows[rows > 0]
 
 
 def _beside_people(together: np.ndarray, people: Labels, resamples: int, seed: int) -> dict[str, Any]:
@@ -200,7 +196,7 @@ def _beside_people(together: np.ndarray, people: Labels, resamples: int, seed: i
     flat = judging.column_means(
         single[labels >= 0][:, None], [of[r] for r in rows], resamples=resamples, seed=seed
     ).interval(0)
-    found["agreement"] = interval(flat)
+    found["agreement"] = _figure(flat)
     if several.any():
         judge, ceiling = agreement.judge_with_rest(judged, labels, 4), agreement.agreement_with_rest(labels, 4)
         use = np.isfinite(judge) & np.isfinite(ceiling)
@@ -208,7 +204,7 @@ def _beside_people(together: np.ndarray, people: Labels, resamples: int, seed: i
         where = [of[r] for r in np.where(use)[0]]
         means = judging.column_means(columns, where, resamples=resamples, seed=seed)
         for column, key in enumerate(("with_the_mode_of_others", "ceiling", "minus_ceiling")):
-            found[key] = interval(means.interval(column))
+            found[key] = _figure(means.interval(column))
     if len(people.annotators) >= 3 and ((labels >= 0).sum(1) >= 3).any():
         found["alt_test"] = _alt_test(judged, labels)
     return found
@@ -222,11 +218,8 @@ def _alt_test(judged: np.ndarray, labels: np.ndarray) -> dict[str, Any] | None:
     return {"winning_rate": tested.winning_rate, "advantage": tested.advantage, "passes": tested.passes, "epsilon": 0.2}
 
 
-def interval(found: Interval) -> dict[str, Any]:
-    """An interval as plain values; NaN is None."""
-    return {
-        k: v if v is None or math.isfinite(v) else None for k in ("value", "low", "high") for v in [getattr(found, k)]
-    } | {"n": found.n}
+def _figure(known: Interval) -> dict[str, Any]:
+    return interval(known) | {"n": known.n}
 
 
 def lines(found: Mapping[str, Any], prices: tuple[float | None, float | None] = (None, None)) -> list[str]:

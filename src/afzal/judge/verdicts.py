@@ -17,6 +17,8 @@ MIRRORED: dict[Outcome, Outcome] = {
 }
 POINTS: dict[Outcome, float] = {"first": 1.0, "second": 0.0, "tie": 0.5, "both_bad": 0.5}
 """What the first answer gets of a point; no verdict gives none to anybody."""
+CODES: dict[Outcome, int] = {"first": 1, "second": 2, "tie": 0, "both_bad": 0, "none": -1}
+"""Outcomes as :mod:`afzal.stats.judging` numbers them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,10 @@ prompts are resampled. All coefficients are 1 for perfect agreement and 0 for wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-
-from afzal.stats.intervals import LEVEL, Interval
 
 Level = Literal["nominal", "ordinal", "interval"]
 MISSING = -1
@@ -154,41 +152,6 @@ def _credit(others: np.ndarray, labels: np.ndarray, given: np.ndarray) -> np.nda
     hit = np.take_along_axis(modes, labels[:, :, None], -1)[:, :, 0]
     credit = hit / modes.sum(-1)
     return np.where(given & (others.sum(-1) > 0), credit, np.nan)
-
-
-def resampled(
-    figure: Callable[[np.ndarray], float], prompts: Sequence[Hashable], *, resamples: int = 1000, seed: int = 0
-) -> Interval:
-    """A figure of items with the percentile interval of resamples of whole prompts.
-
-    Args:
-        figure: from how often each item counts ``[N]`` to the figure.
-        prompts: of each item; items of one prompt are drawn together.
-    """
-    weights = prompt_resamples(prompts, resamples=resamples, seed=seed)
-    value = figure(np.ones(len(prompts)))
-    drawn = np.array([figure(w) for w in weights])
-    drawn = drawn[np.isfinite(drawn)]
-    n = len(set(prompts))
-    if n < 2 or not len(drawn):
-        return Interval(value, None, None, n)
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(value, float(low), float(high), n)
-
-
-def prompt_resamples(prompts: Sequence[Hashable], *, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each row ``[N]`` counts when as many prompts as there are have been drawn with replacement."""
-    place = numbered(prompts)
-    size = int(place.max()) + 1 if len(place) else 0
-    generator = np.random.default_rng(seed)
-    for _ in range(resamples):
-        yield np.bincount(generator.integers(size, size=size), minlength=size).astype(np.float64)[place]
-
-
-def numbered(prompts: Sequence[Hashable]) -> np.ndarray:
-    """``[N]`` int: the prompt of each row from 0, in sorted order, so that the order of the rows plays no part."""
-    number = {prompt: k for k, prompt in enumerate(sorted(set(prompts), key=lambda p: (type(p).__name__, p)))}
-    return np.array([number[prompt] for prompt in prompts], np.int64)
 
 
 def _usable(table: np.ndarray, repeats: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -17,8 +17,8 @@ from typing import Literal
 
 import numpy as np
 
-from afzal.stats.agreement import numbered
 from afzal.stats.intervals import LEVEL, Interval
+from afzal.stats.resampling import draws, numbered, percentiles
 
 Ties = Literal["half", "davidson", "rao_kupper"]
 ELO_PER_NAT = 400 / math.log(10)
@@ -258,10 +258,7 @@ class Board:
         """theta of one model less that of another, with a paired interval: both from the same resamples of prompts."""
         gaps = self.drawn[:, first] - self.drawn[:, second]
         value = float(self.theta[first] - self.theta[second])
-        if len(gaps) < 2:
-            return Interval(value, None, None, len(gaps))
-        low, high = np.quantile(gaps, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return Interval(value, float(low), float(high), self.places[0].theta.n)
+        return percentiles(value, gaps, self.places[0].theta.n)
 
 
 def leaderboard(played: Games, ties: Ties = "half", *, resamples: int = 500, seed: int = 0) -> Board:
@@ -279,11 +276,10 @@ def leaderboard(played: Games, ties: Ties = "half", *, resamples: int = 500, see
     places = []
     for rank, model in enumerate(order.tolist(), start=1):
         played_by = float(table[model].sum() + table[:, model].sum())
-        low, high = best, worst = None, None
+        best, worst = None, None
         if len(drawn) > 1:
-            low, high = (float(x) for x in np.quantile(drawn[:, model], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
             best, worst = (int(x) for x in np.quantile(ranks[:, model], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-        interval = Interval(float(theta[model]), low, high, played.n_prompts)
+        interval = percentiles(float(theta[model]), drawn[:, model], played.n_prompts)
         share = float(table[model].sum()) / played_by
         places.append(Place(model, interval, rank, best or rank, worst or rank, share, round(played_by)))
     return Board(tuple(places), drawn, theta, unconnected)
@@ -291,11 +287,9 @@ def leaderboard(played: Games, ties: Ties = "half", *, resamples: int = 500, see
 
 def _resampled(played: Games, ties: Ties, resamples: int, seed: int) -> tuple[np.ndarray, int]:
     """Strengths ``[R, M]`` of resamples of whole prompts, and how many resamples had none."""
-    generator = np.random.default_rng(seed)
     size, rows, without = played.n_prompts, [], 0
-    for _ in range(resamples if size > 1 else 0):
-        times = np.bincount(generator.integers(size, size=size), minlength=size)[played.prompt]
-        theta = _finite_strengths(replace(played, weight=played.weight * times), ties)
+    for times in draws(size, resamples=resamples if size > 1 else 0, seed=seed):
+        theta = _finite_strengths(replace(played, weight=played.weight * times[played.prompt]), ties)
         if theta is None:
             without += 1
         else:

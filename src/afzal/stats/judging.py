@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from afzal.stats.agreement import MISSING, prompt_resamples
-from afzal.stats.intervals import LEVEL, Z95, Interval
+from afzal.stats.agreement import MISSING
+from afzal.stats.intervals import Z95, Interval
+from afzal.stats.resampling import percentiles, prompt_resamples
 
 FIRST, SECOND, TIE = 1, 2, 0
 
@@ -96,12 +97,12 @@ class Means:
 
     def interval(self, column: int) -> Interval:
         """The mean of a column."""
-        return _percentiles(float(self.values[column]), self.drawn[:, column], self.n_prompts)
+        return percentiles(float(self.values[column]), self.drawn[:, column], self.n_prompts)
 
     def difference(self, first: int, second: int) -> Interval:
         """The mean of one column less that of another, paired."""
         gap = float(self.values[first] - self.values[second])
-        return _percentiles(gap, self.drawn[:, first] - self.drawn[:, second], self.n_prompts)
+        return percentiles(gap, self.drawn[:, first] - self.drawn[:, second], self.n_prompts)
 
     def separable(self) -> int:
         """How many of the J (J - 1) / 2 paired differences exclude 0."""
@@ -123,14 +124,6 @@ def column_means(values: np.ndarray, prompts: Sequence[Hashable], *, resamples: 
         drawn = (weights @ filled) / (weights @ known)
         means = filled.sum(0) / known.sum(0)
     return Means(means, drawn, len(set(prompts)))
-
-
-def _percentiles(value: float, drawn: np.ndarray, n: int) -> Interval:
-    drawn = drawn[np.isfinite(drawn)]
-    if n < 2 or not len(drawn):
-        return Interval(value, None, None, n)
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(value, float(low), float(high), n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,8 +288,8 @@ def length_controlled(
     n, ahead, behind = len(set(prompts)), float((d > 0).mean()), float((d < 0).mean())
     sigma = lambda t: 1 / (1 + np.exp(-t))  # noqa: E731
     return LengthControl(
-        raw=_percentiles(float(y.mean()), means, n),
-        controlled=_percentiles(float(sigma(whole[0])), sigma(drawn), n),
+        raw=percentiles(float(y.mean()), means, n),
+        controlled=percentiles(float(sigma(whole[0])), sigma(drawn), n),
         slope=float(whole[1]),
         overlap=2 * min(ahead, behind),
         extrapolated=max(ahead, behind) > 0.9,

@@ -1,0 +1,18 @@
+"""Figures as plain values, for pages and files, which hold no NaN."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from afzal.stats.intervals import Interval
+
+
+def finite(value: Any) -> Any:
+    """A value as it is; None in place of a number that is not finite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def interval(known: Interval) -> dict[str, float | None]:
+    """``value``, ``low`` and ``high``."""
+    return {key: finite(getattr(known, key)) for key in ("value", "low", "high")}

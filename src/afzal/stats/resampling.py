@@ -1,0 +1,59 @@
+"""Percentile intervals over resamples of whole prompts: rows of one prompt are drawn together.
+
+Shapes: N rows, P prompts, S resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+
+import numpy as np
+
+from afzal.stats.intervals import LEVEL, Interval
+
+
+def numbered(prompts: Sequence[Hashable]) -> np.ndarray:
+    """``[N]`` int: the prompt of each row from 0, in sorted order, so that the order of the rows plays no part."""
+    number = {prompt: k for k, prompt in enumerate(sorted(set(prompts), key=lambda p: (type(p).__name__, p)))}
+    return np.array([number[prompt] for prompt in prompts], np.int64)
+
+
+def draws(n_prompts: int, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each prompt ``[P]`` counts when P prompts are drawn with replacement."""
+    generator = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield np.bincount(generator.integers(n_prompts, size=n_prompts), minlength=n_prompts).astype(np.float64)
+
+
+def prompt_resamples(prompts: Sequence[Hashable], *, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each row ``[N]`` counts when as many prompts as there are have been drawn with replacement."""
+    place = numbered(prompts)
+    for times in draws(int(place.max()) + 1 if len(place) else 0, resamples=resamples, seed=seed):
+        yield times[place]
+
+
+def percentiles(value: float, drawn: np.ndarray, n: int) -> Interval:
+    """A figure with the percentile interval of its resamples ``[S]``; those that are not finite are left out.
+
+    Args:
+        n: prompts. With fewer than two, or fewer than two finite resamples, nothing is known of the ends.
+    """
+    drawn = drawn[np.isfinite(drawn)]
+    if n < 2 or len(drawn) < 2:
+        return Interval(value, None, None, n)
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(value, float(low), float(high), n)
+
+
+def resampled(
+    figure: Callable[[np.ndarray], float], prompts: Sequence[Hashable], *, resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """A figure of rows with the percentile interval of resamples of whole prompts.
+
+    Args:
+        figure: from how often each row counts ``[N]`` to the figure.
+        prompts: of each row.
+    """
+    weights = prompt_resamples(prompts, resamples=resamples, seed=seed)
+    drawn = np.array([figure(w) for w in weights])
+    return percentiles(figure(np.ones(len(prompts))), drawn, len(set(prompts)))
