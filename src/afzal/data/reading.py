@@ -20,6 +20,7 @@ from afzal.data.finishing import has_system, says, system_of, template_option, w
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS, named
 from afzal.data.jsontext import Fault, Raw
+from afzal.data.page import Said, is_page, page_rows
 from afzal.data.parse_votes import joined
 from afzal.data.remap import without
 from afzal.data.turns import answer_text, content_text
@@ -45,7 +46,8 @@ def read(
 
     Args:
         source: a .jsonl, .json, .csv, .tsv (each also .gz), .parquet or .arrow file, a folder of one kind of them, a
-            ``datasets.save_to_disk`` folder, or a hub id ``owner/name[:config][@split]``.
+            ``datasets.save_to_disk`` folder, a folder of the annotation page, or a hub id
+            ``owner/name[:config][@split]``.
         columns: Afzal's field name to the source's, such as ``{"chosen": "good"}``; dots reach into objects.
         format: a format's name, to skip detection (see ``afzal.data.FORMATS``). Fields that it does not read are then
             passed over, whatever their names.
@@ -83,7 +85,9 @@ class Reading:
     ) -> None:
         self.source, self.rows, self.losses = str(source), 0, Losses()
         self._columns, self._strict, self._lenient = dict(columns or {}), format is None, on_error == "drop"
-        stream = _structured(renamed_rows(rows(source, max_unpacked), self._columns))
+        self._page = Said()
+        raws = page_rows(source, self._page) if is_page(source) else rows(source, max_unpacked)
+        stream = _structured(renamed_rows(raws, self._columns))
         head = list(islice(stream, SAMPLE_ROWS))
         sound = [raw for raw in head if isinstance(raw.value, Mapping)]
         self._sample = [raw.value for raw in sound if isinstance(raw.value, Mapping)]
@@ -110,7 +114,7 @@ class Reading:
 
     def notes(self) -> list[str]:
         """What was understood, in words: which field is what."""
-        return _notes(self._entry, self._sample[0] if self._sample else {}, self._columns)
+        return _notes(self._entry, self._sample[0] if self._sample else {}, self._columns) + self._page.notes()
 
     def unread(self) -> list[str]:
         """The fields of the rows so far that are passed over; ids are kept, and not among them."""

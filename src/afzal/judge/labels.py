@@ -28,13 +28,15 @@ VALUES = (1.0, -1.0, 0.0)
 @dataclass(frozen=True, slots=True)
 class Said:
     """One label: which pair and annotator (numbers), the class, whether the pair's first was shown first (None where
-    that is not recorded), and the seconds it took."""
+    that is not recorded), the seconds it took, and whether it is an answer to a question that the same person had
+    answered before, asked again to see whether he says the same."""
 
     pair: int
     annotator: int
     label: int
     first_shown_first: bool | None = None
     seconds: float | None = None
+    is_repeat: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Labels:
         pairs: the place of each: (number of the item, first response, second response), or (number, 0, 1) for verdicts.
         prompts: of each pair; labels on one prompt are not independent.
         annotators: names.
-        said: all labels in the order they were given; the last one of a person on a pair is the one that counts.
+        said: all labels in the order they were given; the last one of a person on a pair that is no repeat is the one
+            that counts.
         gold: ``[N]`` the true class where it is known, else -1.
     """
 
@@ -60,7 +63,8 @@ class Labels:
         """``[N, R]`` the label that counts."""
         table = np.full((len(self.pairs), len(self.annotators)), MISSING)
         for s in self.said:
-            table[s.pair, s.annotator] = s.label
+            if not s.is_repeat:
+                table[s.pair, s.annotator] = s.label
         return table
 
 
@@ -81,6 +85,7 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
     pairs: dict[tuple[int, int, int], int] = {}
     people: dict[str, int] = {}
     prompts, known, said = [], [], []
+    heard: set[tuple[int, int]] = set()
     for number, item in enumerate(items):
         prompt = json.dumps(turns_to_json(item.prompt), ensure_ascii=False)
         answers = [json.dumps(turns_to_json(r.turns), ensure_ascii=False) for r in item.responses]
@@ -94,7 +99,9 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
             label = _label(vote if vote.first == low else vote.swap())
             shown = None if vote.shown_first is None else vote.shown_first == low
             person = people.setdefault(vote.annotator or "votes", len(people))
-            said.append(Said(pairs[place], person, label, shown, vote.seconds))
+            again = vote.weight == 0 and (pairs[place], person) in heard
+            heard.add((pairs[place], person))
+            said.append(Said(pairs[place], person, label, shown, vote.seconds, again))
     if not said:
         raise AfzalError(
             "there are no comparisons to aggregate",

@@ -1,0 +1,158 @@
+"""The folder that the annotation page writes: the rows asked, and every vote on them, as Afzal rows.
+
+``items.jsonl`` holds the rows, ``votes.jsonl`` one line per act. Three kinds of votes do not train, and are kept with
+weight 0 for the figures about annotators: repeats of an earlier question, votes on rows of known truth, and practice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from afzal.data.fields import Row
+from afzal.data.jsontext import Fault, Raw, read_lines
+from afzal.errors import AfzalError
+
+ITEMS = "items.jsonl"
+VOTES = "votes.jsonl"
+
+
+def is_page(source: str | Path) -> bool:
+    """Whether a source is a folder that the annotation page wrote."""
+    path = Path(source).expanduser()
+    return path.is_dir() and (path / ITEMS).is_file() and (path / VOTES).is_file()
+
+
+@dataclass(slots=True)
+class Said:
+    """The votes of a page by item, and what became of all lines.
+
+    Attributes:
+        votes: of each item, as the votes of Afzal rows.
+        skips: of each item, why people passed it over.
+        counts: lines by what they are: votes (to train on), repeats, gold (votes on rows of known truth), skips,
+            retracted; and of those that stand, how many have notes and flags.
+    """
+
+    votes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    skips: dict[str, list[str]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def notes(self) -> list[str]:
+        """What became of the lines, in words."""
+        told = {
+            "votes": "votes to train on",
+            "repeats": "repeats, kept with weight 0 for self-consistency",
+            "gold": "votes on rows of known truth, kept with weight 0 for accuracy",
+            "skips": "skips, whose reasons stand in extra.skipped",
+            "retracted": "retracted and left out",
+            "notes": "with a note",
+            "flags": "flagged",
+        }
+        return [f"{VOTES}: {self.counts[what]} {words}" for what, words in told.items() if self.counts[what]]
+
+
+def page_rows(source: str | Path, said: Said) -> Iterator[Raw]:
+    """The rows of a page's folder with their votes, as Afzal rows; ``said`` is filled on the way.
+
+    Raises:
+        AfzalError: a line is no act of the page, or its item is not among the rows.
+    """
+    path = Path(source).expanduser()
+    rows = list(_lines(path / ITEMS))
+    gold = {str(raw.value.get("id")) for raw in rows if isinstance(raw.value, Mapping) and _is_gold(raw.value)}
+    known = {str(raw.value.get("id")) for raw in rows if isinstance(raw.value, Mapping)}
+    acts = list(_lines(path / VOTES))
+    if acts and isinstance(acts[-1].value, Fault) and not _ends_whole(path / VOTES):
+        acts.pop()  # a page that was killed in the middle of a line told nobody that it was saved
+    _collect(acts, known, gold, said)
+    for raw in rows:
+        if isinstance(raw.value, Mapping):
+            yield Raw(raw.where, _with_votes(raw.value, said))
+        else:
+            yield raw
+
+
+def _lines(path: Path) -> Iterator[Raw]:
+    with path.open("rb") as stream:
+        yield from read_lines(stream, str(path))
+
+
+def _ends_whole(path: Path) -> bool:
+    with path.open("rb") as stream:
+        stream.seek(-1, 2)
+        return stream.read(1) == b"\n"
+
+
+def _is_gold(row: Row) -> bool:
+    extra = row.get("extra")
+    return bool(row.get("gold")) or (isinstance(extra, Mapping) and extra.get("gold") is True)
+
+
+def _with_votes(row: Row, said: Said) -> dict[str, Any]:
+    ident, whole = str(row.get("id")), dict(row)
+    if _is_gold(row) and "gold" not in row:
+        whole["gold"] = whole.pop("votes", [])
+    whole["votes"] = [*whole.get("votes", ()), *said.votes.get(ident, ())]
+    if ident in said.skips:
+        whole["extra"] = {**whole.get("extra", {}), "skipped": said.skips[ident]}
+    return whole
+
+
+def _collect(acts: list[Raw], known: set[str], gold: set[str], said: Said) -> None:
+    lines: dict[str, tuple[str, Row]] = {}
+    for raw in acts:
+        if isinstance(raw.value, Fault):
+            raise AfzalError(raw.value.detail, where=raw.where, remedy="remove the line, or restore the file")
+        if raw.value.get("retracts") is not None:
+            said.counts["retracted"] += lines.pop(str(raw.value["retracts"]), None) is not None
+        if raw.value.get("kind") != "undo":
+            lines[str(raw.value.get("id"))] = raw.where, raw.value
+    for where, line in lines.values():
+        ident = str(line.get("item"))
+        if ident not in known:
+            raise AfzalError(
+                f"the item {ident!r} is not in {ITEMS}", where=where, remedy="keep both files of the page together"
+            )
+        said.counts["notes"] += bool(line.get("note"))
+        said.counts["flags"] += bool(line.get("flag"))
+        if line.get("kind") == "skip":
+            said.counts["skips"] += 1
+            said.skips.setdefault(ident, []).append(str(line.get("reason") or ""))
+            continue
+        kept = _weighed(line, ident in gold, said.counts)
+        try:
+            said.votes.setdefault(ident, []).extend({**vote, **kept} for vote in _votes(line))
+        except (KeyError, TypeError, ValueError, IndexError):
+            raise AfzalError(f"is no vote of kind {line.get('kind')!r}", where=where) from None
+
+
+def _weighed(line: Row, on_gold: bool, counts: Counter[str]) -> dict[str, Any]:
+    """The weight of a vote that does not train; nothing for one that does."""
+    name = "repeats" if line.get("repeat_of") else "gold" if on_gold else "votes"
+    counts[name] += 1
+    return {} if name == "votes" else {"weight": 0.0}
+
+
+def _votes(line: Row) -> Iterator[dict[str, Any]]:
+    about = {k: line[k] for k in ("id", "at", "annotator", "axis", "seconds") if line.get(k) is not None}
+    shown = line["shown"]
+    match line["kind"]:
+        case "pair":
+            first, second = shown
+            strength = {} if line.get("strength") is None else {"strength": line["strength"]}
+            opinion = {"first": first, "second": second, "outcome": line["outcome"], "shown_first": first}
+            yield {"vote": "comparison", **opinion, **strength, **about}
+        case "rank":
+            yield {"vote": "ranking", "groups": line["groups"], "shown": shown, **about}
+        case "rate":
+            rated = [(k, v) for k, v in zip(shown, line["values"], strict=True) if v is not None]
+            if "seconds" in about:
+                about["seconds"] /= max(1, len(rated))
+            for response, value in rated:
+                yield {"vote": "rating", "response": response, "value": value, "kind": "score", **about}
+        case _:
+            raise ValueError
