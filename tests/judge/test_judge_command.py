@@ -15,7 +15,7 @@ from afzal.cli.judge import parse_conditions, unmet
 from afzal.errors import AfzalError
 from afzal.judge import local, summary
 from afzal.judge.games import Pair, Ruling, games_of, pairs_of
-from afzal.recipes import judging
+from afzal.recipes import judges, judging
 from afzal.records import Comparison, Item, Response
 
 
@@ -162,7 +162,7 @@ def test_one_answer_is_nothing_to_judge(tmp_path, capsys):
 def test_empty_answers_are_judged(tmp_path):
     items = [Item(str(k), f"q{k}", (Response("", "a"), Response("words", "b"))) for k in range(3)]
     games = games_of(pairs_of(items), "first")
-    rulings = judging._scorer(judging.named("rule:longest").settings, items)(games)
+    rulings = judges._scorer(judges.named("rule:longest").settings, items)(games)
     assert [r.outcome for r in rulings] == ["second"] * 3
 
 
@@ -291,3 +291,16 @@ def test_a_judge_that_never_gives_a_verdict_has_no_figures_but_is_written(tmp_pa
     assert seen["orders"]["slot_bias"] is None
     assert "win_rate" not in seen["models"]
     assert "no verdict 100.0 %" in "\n".join(summary.lines(seen))
+
+
+def test_one_judge_without_the_command_line(tmp_path):
+    items = data.read(rows(tmp_path / "rows.jsonl")).items
+    said = judging.judge_items("rule:longest", items, cache=tmp_path / "replies.sqlite", voted=items, resamples=20)
+    assert [(g.pair.item, r.outcome) for g, r in zip(said.games, said.rulings, strict=True)][:2] == [
+        (0, "second"),
+        (1, "first"),
+    ]
+    assert {item.votes[-1].annotator for item in said.rows} == {"rule:longest"}
+    assert said.summary["models"]["win"] == 8
+    assert said.summary["people"]["people"] == 3
+    assert {p.name for p in tmp_path.iterdir()} == {"rows.jsonl"}  # nothing is written by a judge without replies

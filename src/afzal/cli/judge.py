@@ -66,7 +66,7 @@ def command(
 
 
 def _prices(specs: Sequence[str], name: str) -> tuple[float | None, float | None]:
-    from afzal.recipes.judging import named
+    from afzal.recipes.judges import named
 
     for spec in specs:
         known = named(spec)

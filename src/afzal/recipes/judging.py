@@ -1,82 +1,22 @@
-"""``afzal judge``: judges by name or file, the pairs they are asked about, and what they leave behind."""
+"""Judges asked about pairs of answers: ``judge_items`` for one judge, and what ``afzal judge`` leaves behind."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from afzal import config, data, report
-from afzal.config.judging import PROMPT, SCORE_PROMPT, JudgeConfig
+from afzal import data, report
 from afzal.errors import AfzalError
-from afzal.judge import asked, outputs, people, scored, summary
-from afzal.judge.cache import Cache
-from afzal.judge.games import Game, Judge, Pair, Ruling, games_of, pairs_of
-from afzal.judge.server import Server, key_from
-from afzal.objectives import names_function
-from afzal.recipes.contents import content_hash
-from afzal.recipes.named import own_function
-from afzal.recipes.rewards import reward_source
+from afzal.judge import outputs, people, summary
+from afzal.judge.games import Game, Pair, Ruling, pairs_of
+from afzal.judge.labels import Labels
+from afzal.recipes.judges import Named, about, named, played
 from afzal.records import Item, Response, turns_to_json
-from afzal.report.text import duration
 
 WORST = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A judge that was asked for: its name, settings, and a fingerprint of all that decides its verdicts.
-
-    ``votes`` is the file of people's votes, for people as a judge, whose settings are of no kind.
-    """
-
-    name: str
-    settings: JudgeConfig | None
-    fingerprint: str
-    votes: str = ""
-
-
-def named(spec: str) -> Named:
-    """What ``--judge`` names: a YAML file, ``rule:longest``, ``people:FILE``, ``file.py:function``, or a model folder.
-
-    Raises:
-        AfzalError: it names nothing, or the file is no judge.
-    """
-    if spec.startswith("rule:"):
-        return _named(spec, _built([("kind", "rule"), ("rule", spec.removeprefix("rule:"))], spec))
-    if spec.startswith("people:"):
-        path = spec.removeprefix("people:")
-        return Named(f"people ({Path(path).stem})", None, content_hash(path), votes=path)
-    if names_function(spec):
-        return _named(spec.rpartition(":")[2], _built([("kind", "function"), ("function", spec)], spec))
-    path = Path(spec)
-    if path.suffix in (".yaml", ".yml"):
-        settings = config.build(JudgeConfig, config.read_file(path))
-        return _named(settings.name or path.stem, settings)
-    if path.is_dir():
-        from afzal.folders.kinds import is_reward_model
-
-        kind = "reward" if is_reward_model(path) else "model"
-        return _named(path.name, _built([("kind", kind), ("model", spec)], spec))
-    raise AfzalError(
-        f"there is no judge {spec!r}",
-        where="--judge",
-        remedy="a judge.yaml, a model folder, rule:longest, file.py:function, or people:votes.jsonl",
-    )
-
-
-def _built(values: Sequence[tuple[str, str]], spec: str) -> JudgeConfig:
-    return config.build(JudgeConfig, [config.Setting(key, value, f"--judge {spec}") for key, value in values])
-
-
-def _named(name: str, settings: JudgeConfig) -> Named:
-    what = [settings.model_dump(mode="json", exclude={"name", "timeout", "attempts", "concurrency"})]
-    what += [content_hash(s) for s in (settings.model, settings.function) if s and settings.kind != "http"]
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-    return Named(name, settings, digest)
 
 
 def read_items(source: str, against: str | None = None) -> list[Item]:
@@ -123,6 +63,56 @@ def _side_by_side(ours: Sequence[Item], theirs: Sequence[Item], name: str, other
     return rows
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """What one judge said of all pairs.
+
+    Attributes:
+        games, rulings: what it was asked, and what came of it, one of each.
+        rows: the items with each verdict as one more vote, under the judge's name; no verdict gives no vote.
+        people: what people said of the same pairs, where that was given.
+        summary: its figures as plain values, as in ``summary.json``.
+    """
+
+    judge: Named
+    pairs: Sequence[Pair]
+    games: Sequence[Game]
+    rulings: Sequence[Ruling]
+    rows: Sequence[Item]
+    people: Labels | None
+    summary: dict[str, Any]
+
+
+def judge_items(
+    spec: str,
+    items: Sequence[Item],
+    *,
+    cache: Path,
+    voted: Sequence[Item] | None = None,
+    resamples: int = 1000,
+    say: Callable[[str], None] = lambda line: None,
+) -> Judged:
+    """Let one judge judge every pair of answers of every item.
+
+    Args:
+        spec: as for ``--judge``: a YAML file, a model folder, ``rule:longest``, ``file.py:function``, ``people:FILE``.
+        items: with two responses or more each. Where all responses come from two sources, the summary has the win rate
+            of the first item's first source under ``models``.
+        cache: file of a server's replies. The same call asks only what is not in it.
+        voted: the same items with people's votes, to set the judge beside.
+        say: told how far it is, in lines.
+
+    Raises:
+        AfzalError: the judge cannot be had, or its server does not answer; replies that came before are in the cache.
+    """
+    pairs, n = pairs_of(items), named(spec)
+    beside = people.labels_on(voted, pairs) if voted is not None else None
+    games, rulings = played(n, items, pairs, cache, say)
+    figures = summary.summary(n.name, items, pairs, games, rulings, people=beside, resamples=resamples)
+    rows = outputs.with_votes(items, n.name, games, rulings)
+    return Judged(n, pairs, games, rulings, rows, beside, figures | {"sha256": n.fingerprint})
+
+
 def judged(
     items: Sequence[Item],
     specs: Sequence[str],
@@ -140,136 +130,27 @@ def judged(
         cache: of replies; default ``out/replies.sqlite``.
 
     Raises:
-        AfzalError: a judge cannot be had, or its server does not answer; what it said before is in the cache.
+        AfzalError: as for :func:`judge_items`, or two judges have the same name.
     """
-    pairs = pairs_of(items)
-    beside = people.labels_on(voted, pairs) if voted is not None else None
-    known = [named(spec) for spec in specs]
-    if len({n.name for n in known}) < len(known):
+    if len({named(spec).name for spec in specs}) < len(specs):
         raise AfzalError(
             "two judges have the same name", where="--judge", remedy="give them a name in their YAML files"
         )
     verdicts, summaries, rows = [], [], list(items)
-    for n in known:
-        games, rulings = _played(n, items, pairs, cache or out / "replies.sqlite", say)
-        verdicts += [
-            outputs.verdict_row(n.name, n.fingerprint, items, g, r) for g, r in zip(games, rulings, strict=True)
-        ]
-        found = summary.summary(n.name, items, pairs, games, rulings, people=beside, resamples=resamples)
-        summaries.append(found | {"sha256": n.fingerprint})
-        rows = outputs.with_votes(rows, n.name, games, rulings)
-        body = outputs.card(found, _about(n), _worst(pairs, games, rulings, beside))
-        report.write_board(out, body, "judge_card" if len(known) == 1 else f"judge_card-{_slug(n.name)}")
+    for spec in specs:
+        j = judge_items(spec, items, cache=cache or out / "replies.sqlite", voted=voted, resamples=resamples, say=say)
+        given = list(zip(j.games, j.rulings, strict=True))
+        verdicts += [outputs.verdict_row(j.judge.name, j.judge.fingerprint, items, g, r) for g, r in given]
+        summaries.append(j.summary)
+        rows = outputs.with_votes(rows, j.judge.name, j.games, j.rulings)
+        body = outputs.card(j.summary, about(j.judge), _worst(j.pairs, j.games, j.rulings, j.people))
+        report.write_board(out, body, "judge_card" if len(specs) == 1 else f"judge_card-{_slug(j.judge.name)}")
     outputs.write(out, rows, verdicts, summaries)
     return summaries
 
 
 def _slug(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
-
-
-def _about(n: Named) -> dict[str, str]:
-    about = {"kind": "people", "prompt": ""} if n.settings is None else {"kind": n.settings.kind, "prompt": ""}
-    if n.settings is not None and n.settings.kind in ("model", "http"):
-        about["model"] = str(n.settings.model)
-        about["prompt"] = "\n\n".join(x for x in (n.settings.system, prompt_of(n.settings)) if x)
-    return about | {"fingerprint": n.fingerprint[:16]}
-
-
-def _played(
-    n: Named, items: Sequence[Item], pairs: Sequence[Pair], cache: Path, say: Callable[[str], None]
-) -> tuple[list[Game], Sequence[Ruling]]:
-    settings = n.settings
-    if settings is None:
-        games = games_of(pairs, "first")
-        return games, people.by_people(people.votes_on(items, n.votes), pairs)(games)
-    if settings.kind in ("rule", "function", "reward"):
-        games = games_of(pairs, "first")
-        return games, _scorer(settings, items)(games)
-    games = games_of(pairs, settings.orders, samples=settings.samples, seed=settings.seed)
-    if settings.kind == "model":
-        return games, _local(settings)(games)
-    assert settings.url is not None
-    assert settings.model is not None
-    server = Server(
-        settings.url, settings.model, key_from(settings.key_env), timeout=settings.timeout, attempts=settings.attempts
-    )
-    with Cache(cache) as replies:
-        total = len(games) * (2 if settings.verdict.score else 1)
-        heard = _counter(total, say)
-        return games, asked.played(
-            games, _asking(settings), server.ask, replies, name=n.name, concurrency=settings.concurrency, heard=heard
-        )
-
-
-def _counter(total: int, say: Callable[[str], None]) -> Callable[[int], None]:
-    """Says every tenth of the way, with the time that is left at the present pace."""
-    import time
-
-    began, said = time.monotonic(), [0]
-
-    def heard(n: int) -> None:
-        if 10 * n // total > said[0]:
-            said[0] = 10 * n // total
-            left = (time.monotonic() - began) / n * (total - n)
-            say(f"{n} of {total} replies, about {duration(left)} left")
-
-    return heard
-
-
-def _asking(settings: JudgeConfig) -> asked.Asking:
-    """How a judge is asked, from its settings."""
-    verdict = settings.verdict
-    if verdict.choices is not None:
-        read = asked.by_choices(verdict.choices)
-    elif verdict.json_ is not None:
-        read = asked.by_json(verdict.json_.path, verdict.json_.values)
-    else:
-        assert verdict.score is not None
-        read = asked.by_pattern(verdict.score.pattern)
-    return asked.Asking(
-        system=settings.system,
-        prompt=prompt_of(settings),
-        read=read,
-        alone=verdict.score is not None,
-        larger=verdict.score is None or verdict.score.order == "larger",
-        temperature=settings.temperature,
-        max_tokens=settings.max_tokens,
-        seed=settings.seed,
-        about={"kind": settings.kind, "model": settings.model, "url": settings.url},
-    )
-
-
-def prompt_of(settings: JudgeConfig) -> str:
-    """The judge's own prompt, or the usual one."""
-    return settings.prompt or (SCORE_PROMPT if settings.verdict.score else PROMPT)
-
-
-def _scorer(settings: JudgeConfig, items: Sequence[Item]) -> Judge:
-    if settings.kind == "rule":
-        assert settings.rule is not None
-        return scored.by_score(scored.rule(settings.rule, settings.pattern))
-    spec = settings.function if settings.kind == "function" else settings.model
-    assert spec is not None
-    if settings.kind == "function":
-        own_function(spec, "function", "function(prompt, answer) returns a number")
-    rewards = reward_source(spec)
-    return scored.by_score(lambda pairs, answers: rewards([items[p.item].prompt for p in pairs], answers))
-
-
-def _local(settings: JudgeConfig) -> Judge:
-    from afzal.judge.local import by_log_probs
-    from afzal.model.load import context_of_model, load_model, load_tokenizer, pick_device
-    from afzal.model.probe import choose_sharing
-    from afzal.train.feed import Layout
-
-    assert settings.model is not None
-    device = pick_device("auto")
-    model, tokenizer = load_model(settings.model, device=device).requires_grad_(False), load_tokenizer(settings.model)
-    longest = context_of_model(model) or 1 << 20
-    layout = Layout(choose_sharing(model, min(longest, 1024))[0], 8192, device)
-    assert settings.verdict.choices is not None
-    return by_log_probs(_asking(settings), settings.verdict.choices, model, tokenizer, layout, longest)
 
 
 def _worst(
