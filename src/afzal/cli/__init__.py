@@ -38,6 +38,7 @@ VERBS = {
     "score": "Score the responses of a file by a reward model, or by a policy against its reference.",
     "export": "Merge a trained adapter into its base model and check that its log-probs stay.",
     "compare": "Train or re-use several methods, draw reward against KL, and set them side by side.",
+    "annotate": "Serve a page on which people compare, rank or rate responses by keyboard.",
     "judge": "Let judges say which answer is better: rules, reward models, local models, servers, people.",
     "aggregate": "Say how far annotators agree, and make one preference per pair of their votes.",
     "leaderboard": "Rank models from votes or verdicts, or judges from items of known truth.",

@@ -5,6 +5,7 @@ the recipes ever sees these objects.
 """
 
 from .advice import advice
+from .annotate import AnnotateConfig
 from .base import Settings, members
 from .compare import START, CompareConfig, Entry, entries, ordered, substituted, variables
 from .explain import Setting, suggestion
@@ -39,6 +40,7 @@ __all__ = [
     "REFERENCES",
     "START",
     "VIRTUAL",
+    "AnnotateConfig",
     "BetaConfig",
     "CompareConfig",
     "Entry",

@@ -1,0 +1,81 @@
+"""The settings of ``afzal annotate``."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from .base import Columns, Names, Settings
+
+
+def _split_axes(value: Any) -> Any:
+    """``helpful=Which one helps, A or B?,safe=Which one is safe?``: a comma ends a question only before a ``NAME=``."""
+    if not isinstance(value, str):
+        return value
+    parts = [part.partition("=") for part in re.split(r",(?=\s*[\w-]+=)", value)]
+    if any(not sign or not name.strip() or not question.strip() for name, sign, question in parts):
+        raise ValueError("write it as NAME=QUESTION, such as helpful=Which response helps more?")
+    return {name.strip(): question.strip() for name, _, question in parts}
+
+
+Axes = Annotated[dict[str, str], BeforeValidator(_split_axes)]
+
+
+class AnnotateConfig(Settings, frozen=True):
+    """A page on which people compare, rank or rate responses."""
+
+    data: str = Field(description="The rows to ask about, in any format that training data may have.")
+    out: str | None = Field(None, description="Folder for the votes; default: the file's name with .votes.")
+    mode: Literal["pair", "rank", "rate"] | None = Field(
+        None, description="Compare two responses, rank several, or rate each; default: by how many there are."
+    )
+    axis: Axes = Field({}, description="What is asked, as NAME=QUESTION; several: each is asked of every item.")
+    overlap: int = Field(1, ge=1, description="Annotators per question; never exceeded.")
+    annotators: Names = Field(
+        None, description="Names, one address each; a number gives that many addresses, whose people name themselves."
+    )
+    repeat: float = Field(
+        0.0, ge=0, le=1, description="Share of questions that the same person is asked again, sides swapped, 20 later."
+    )
+    gold: str | None = Field(None, description="Rows of known truth in any format; everybody is asked all of them.")
+    practice: int = Field(0, ge=0, description="Gold questions that come first and are answered with feedback.")
+    order: Literal["random", "file"] = Field("random", description="Each annotator's own random order, or the file's.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Of orders, sides and repeats.")
+    guideline: str | None = Field(None, description="A text file with the guideline, shown before the first question.")
+    title: str | None = Field(None, description="What the page is called; default: the file's name.")
+    host: str = Field("127.0.0.1", description="Address to serve at; loopback, so that only this machine reaches it.")
+    port: int = Field(0, ge=0, le=65535, description="Port to serve at; 0 takes a free one.")
+    names: Names = Field(None, description="Further names of the server in the Host header, such as a proxy's.")
+    headless: bool = Field(False, description="Print the addresses and open no browser.")
+    export: str | None = Field(None, description="File for the rows with their votes, written when the page ends.")
+    columns: Columns = Field({}, description="Which field is what, as prompt=q,chosen=good,rejected=bad.")
+    data_format: str | None = Field(None, description="Name of the data's format, when detection is to be overruled.")
+
+    @field_validator("annotators")
+    @classmethod
+    def _named_once(cls, value: list[str] | None) -> list[str] | None:
+        if value and not (len(value) == 1 and value[0].isdecimal()):
+            if not all(value) or len({name.casefold() for name in value}) < len(value):
+                raise ValueError("each annotator needs a name of their own")
+            if any(len(name) > 60 or not name.isprintable() for name in value):
+                raise ValueError("a name has at most 60 characters, all of them visible")
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.gold is None:
+            self._refuse(("practice",), "there are no gold rows to practise on")
+        if len(self.people) < self.overlap:
+            raise ValueError(f"overlap {self.overlap} needs as many annotators: there are {len(self.people)}")
+        return self
+
+    @property
+    def people(self) -> tuple[str, ...]:
+        """A name per address, empty where the person gives it; as many as the overlap unless annotators says more."""
+        if not self.annotators:
+            return ("",) * self.overlap
+        if len(self.annotators) == 1 and self.annotators[0].isdecimal():
+            return ("",) * int(self.annotators[0])
+        return tuple(self.annotators)

@@ -1,0 +1,182 @@
+"""The page over HTTP: routes, tokens, and answers that are on the disk before they are acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from afzal.errors import AfzalError
+from afzal.web.bodies import Refused, name_of
+from afzal.web.desk import Reply, Step
+from afzal.web.folder import Folder
+from afzal.web.journal import Journal
+
+STATIC = Path(__file__).with_name("static")
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+TOKEN = "x-afzal-token"
+
+
+class Commits:
+    """Lines on their way to the disk: those that arrive while one write is forced out share the next one.
+
+    ``failed`` is called when the disk refuses, before anybody is told and before anything else happens.
+    """
+
+    def __init__(self, journal: Journal, failed: Callable[[], None]) -> None:
+        self._journal, self._failed = journal, failed
+        self._waiting: list[tuple[list[Mapping[str, Any]], asyncio.Future[None]]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    async def add(self, lines: list[Mapping[str, Any]]) -> None:
+        """Return once these lines, and all that were added before, are on the disk.
+
+        Raises:
+            AfzalError: the disk refuses.
+        """
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append((lines, done))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write())
+        await done
+
+    async def _write(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                lines = [line for some, _ in batch for line in some]
+                if lines:
+                    await asyncio.to_thread(self._journal.append, lines)
+            except AfzalError as error:
+                batch, self._waiting = batch + self._waiting, []
+                self._failed()
+                for _, done in batch:
+                    if not done.done():
+                        done.set_exception(error)
+                return
+            for _, done in batch:
+                if not done.done():
+                    done.set_result(None)
+
+
+class Page:
+    """The routes over an open folder."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._commits = Commits(folder.journal, folder.reopen)
+
+    def routes(self) -> list[Route]:
+        post, get = ["POST"], ["GET"]
+        return [
+            Route("/a/{token}/", self.page, methods=get),
+            Route("/static/{name}", static, methods=get),
+            Route("/api/about", self._api(self.about), methods=get),
+            Route("/api/next", self._api(self.next), methods=get),
+            Route("/api/sign-in", self._api(self.sign_in), methods=post),
+            Route("/api/vote", self._api(self._step("vote")), methods=post),
+            Route("/api/skip", self._api(self._step("skip")), methods=post),
+            Route("/api/undo", self._api(self._step("undo")), methods=post),
+            Route("/api/leave", self._api(self.leave), methods=post),
+        ]
+
+    async def page(self, request: Request) -> Response:
+        """The page itself; a wrong token sees nothing."""
+        if self._folder.name_of(request.path_params["token"]) is None:
+            raise HTTPException(404)
+        return _file("page.html")
+
+    async def about(self, request: Request, token: str, name: str) -> Reply:
+        return {"annotator": name, **self._folder.desk.about()}
+
+    async def next(self, request: Request, token: str, name: str) -> Reply:
+        if not name:
+            return {"state": "sign_in"}
+        query = request.query_params
+        return self._folder.desk.next(name, query.get("tab"), takes=query.get("take") == "1")
+
+    async def sign_in(self, request: Request, token: str, name: str) -> Reply:
+        wanted = name_of(await _body(request))
+        if name and name != wanted:
+            raise Refused(409, "named", f"this address belongs to {name}")
+        if not name and not self._folder.sign_in(token, wanted):
+            raise Refused(409, "name_taken", "somebody else has this name: choose another one")
+        return {"annotator": wanted}
+
+    async def leave(self, request: Request, token: str, name: str) -> Reply:
+        return self._folder.desk.leave(name, str((await _body(request)).get("tab")))
+
+    def _step(self, verb: str) -> Callable[[Request, str, str], Awaitable[Reply]]:
+        async def handle(request: Request, token: str, name: str) -> Reply:
+            body = await _body(request)
+            if not name:
+                raise Refused(409, "sign_in", "give a name first")
+            step: Step = getattr(self._folder.desk, verb)(name, body)
+            await self._commit(step)
+            return step.reply
+
+        return handle
+
+    async def _commit(self, step: Step) -> None:
+        """Wait for the disk, also when there is nothing new: a repeated request must not overtake the first one."""
+        try:
+            await self._commits.add(list(step.lines))
+        except AfzalError as error:
+            raise Refused(503, "not_saved", f"the answer was not saved: {error.why or error.what}") from error
+
+    def _api(self, handle: Callable[[Request, str, str], Awaitable[Reply]]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            token = request.headers.get(TOKEN, "")
+            name = self._folder.name_of(token)
+            if name is None:
+                return as_json({"error": "token", "message": "this address is not, or no longer, valid"}, 401)
+            try:
+                return as_json(await handle(request, token, name))
+            except Refused as refused:
+                return as_json({"error": refused.code, "message": str(refused)}, refused.status)
+
+        return endpoint
+
+
+def application(folder: Folder) -> Starlette:
+    """The page as an ASGI application, without the :class:`afzal.web.security.Guard` around it."""
+    return Starlette(routes=Page(folder).routes())
+
+
+def as_json(value: Any, status: int = 200) -> Response:
+    """JSON in ASCII: halves of surrogate pairs, which texts may hold, have no UTF-8."""
+    return Response(json.dumps(value, allow_nan=False, default=str).encode(), status, media_type="application/json")
+
+
+async def static(request: Request) -> Response:
+    """A file of the page; only names that stand there are served."""
+    return _file(request.path_params["name"])
+
+
+def _file(name: str) -> Response:
+    if name not in _FILES:
+        raise HTTPException(404)
+    return Response(_FILES[name], media_type=TYPES[Path(name).suffix])
+
+
+_FILES = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir()) if path.suffix in TYPES}
+
+
+async def _body(request: Request) -> Mapping[str, Any]:
+    try:
+        body = json.loads(await request.body())
+    except ClientDisconnect:
+        raise Refused(413, "too_large", "the body is too large") from None
+    except (ValueError, RecursionError):
+        raise Refused(400, "not_json", "the body is not JSON") from None
+    if not isinstance(body, dict):
+        raise Refused(400, "not_json", "the body is not a JSON object")
+    return body

@@ -1,0 +1,106 @@
+"""The bodies of requests, checked: everything a browser or a script sends is foreign."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from afzal.web.questions import Mode
+
+LONGEST_NOTE = 10_000
+LONGEST_NAME = 60
+MOST_SECONDS = 7 * 86_400.0
+_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+_OUTCOMES = ("first", "second", "tie", "both_bad")
+
+
+class Refused(Exception):  # noqa: N818
+    """A request that is not carried out: HTTP status, a short code for scripts, and a sentence for people."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        self.status, self.code = status, code
+        super().__init__(message)
+
+
+def identifier(body: Mapping[str, Any]) -> str:
+    """The id that the client gave its request: 8 to 64 letters, digits, ``_`` and ``-``."""
+    ident = body.get("id")
+    if not isinstance(ident, str) or not _ID.fullmatch(ident):
+        raise Refused(400, "bad_id", "id must be 8 to 64 letters, digits, _ or -")
+    return ident
+
+
+def name_of(body: Mapping[str, Any]) -> str:
+    """The name under which a person votes: one line of 1 to 60 characters that can be seen."""
+    name = body.get("name")
+    name = " ".join(name.split()) if isinstance(name, str) else ""
+    if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():
+        raise Refused(400, "bad_name", f"a name has 1 to {LONGEST_NAME} characters")
+    return name
+
+
+def verdict_of(body: Mapping[str, Any], mode: Mode, shown: Sequence[int]) -> dict[str, Any]:
+    """What the body says of the responses, as fields of a vote line."""
+    return {"pair": _pair, "rank": _rank, "rate": _rate}[mode](body, shown)
+
+
+def _pair(body: Mapping[str, Any], shown: Sequence[int]) -> dict[str, Any]:
+    outcome, strength = body.get("outcome"), body.get("strength", 1)
+    if outcome not in _OUTCOMES:
+        raise Refused(400, "bad_outcome", f"outcome must be one of {', '.join(_OUTCOMES)}")
+    if outcome not in ("first", "second"):
+        return {"outcome": outcome, "strength": None}
+    if type(strength) is not int or strength not in (1, 2):
+        raise Refused(400, "bad_strength", "strength must be 1, or 2 for clearly")
+    return {"outcome": outcome, "strength": strength}
+
+
+def _rank(body: Mapping[str, Any], shown: Sequence[int]) -> dict[str, Any]:
+    """``groups`` names places on the screen from 0, best first; the line holds numbers of responses."""
+    groups = body.get("groups")
+    if not isinstance(groups, list) or not all(isinstance(g, list) and g for g in groups):
+        raise Refused(400, "bad_groups", "groups must be a list of lists of places, best first")
+    places = [place for group in groups for place in group]
+    if not all(type(p) is int for p in places) or sorted(places) != list(range(len(shown))):
+        raise Refused(400, "bad_groups", f"groups must name each place from 0 to {len(shown) - 1} once")
+    return {"groups": [[shown[place] for place in group] for group in groups]}
+
+
+def _rate(body: Mapping[str, Any], shown: Sequence[int]) -> dict[str, Any]:
+    values = body.get("values")
+    if not isinstance(values, list) or len(values) != len(shown):
+        raise Refused(400, "bad_values", f"values must hold {len(shown)} numbers, in the order shown")
+    if not all(type(v) is int and 0 <= v <= 10 for v in values):
+        raise Refused(400, "bad_values", "a rating is a whole number from 0 to 10")
+    return {"values": values}
+
+
+def note_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Note and flag."""
+    note, flag = body.get("note", ""), body.get("flag", False)
+    if not isinstance(note, str) or len(note) > LONGEST_NOTE:
+        raise Refused(400, "bad_note", f"a note is a text of at most {LONGEST_NOTE} characters")
+    if not isinstance(flag, bool):
+        raise Refused(400, "bad_flag", "flag must be true or false")
+    return {"note": note.encode("utf-8", "replace").decode(), "flag": flag}
+
+
+def seconds_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Seconds of work, idle seconds beside them, and seconds heard of each sound in the order shown; or None."""
+    heard = body.get("heard")
+    if heard is not None and not (isinstance(heard, list) and len(heard) <= 9 and all(map(_is_seconds, heard))):
+        raise Refused(400, "bad_heard", "heard must be a list of seconds")
+    found: dict[str, Any] = {"seconds": None, "idle": 0.0, "heard": heard}
+    for key in ("seconds", "idle"):
+        value = body.get(key, found[key])
+        if value is not None and not _is_seconds(value):
+            raise Refused(400, f"bad_{key}", f"{key} must be a number from 0 to {MOST_SECONDS:g}")
+        found[key] = value
+    return found
+
+
+def _is_seconds(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and 0 <= value <= MOST_SECONDS

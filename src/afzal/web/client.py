@@ -1,0 +1,82 @@
+"""A script in the place of a person: the page's API with the standard library, as documented in docs/annotate.md."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import uuid
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from afzal.errors import AfzalError
+
+
+class Client:
+    """One annotator's connection.
+
+    Args:
+        address: as printed by ``afzal annotate --headless``: ``http://127.0.0.1:PORT/a/TOKEN/``.
+
+    Every request raises ``AfzalError`` with what the page says when it refuses, and ``OSError`` when it is not there.
+    """
+
+    def __init__(self, address: str, timeout: float = 30.0) -> None:
+        parts = urlsplit(address)
+        self._token = parts.path.strip("/").rpartition("/")[2]
+        self._connection = http.client.HTTPConnection(parts.netloc, timeout=timeout)
+
+    def about(self) -> dict[str, Any]:
+        """Title, mode, axes, guideline and the annotator's name."""
+        return self._request("GET", "/api/about")
+
+    def sign_in(self, name: str) -> dict[str, Any]:
+        """Give the address a name, where it has none."""
+        return self._request("POST", "/api/sign-in", {"name": name})
+
+    def next(self) -> dict[str, Any]:
+        """The question to answer; ``state`` is ask, wait, done or sign_in."""
+        return self._request("GET", "/api/next")
+
+    def vote(self, question: Mapping[str, Any], **said: Any) -> dict[str, Any]:
+        """Answer a question of :meth:`next`: ``outcome="first"``, ``groups=[[1], [0, 2]]`` or ``values=[3, 5]``.
+
+        ``seconds``, ``note``, ``strength`` and ``id`` may be given too. A request that was lost may be sent again with
+        the same ``id``: it counts once.
+        """
+        return self._request("POST", "/api/vote", _answer(question) | said)
+
+    def skip(self, question: Mapping[str, Any], reason: str) -> dict[str, Any]:
+        """Leave a question out: ``cannot_judge``, ``broken`` or ``offensive``."""
+        return self._request("POST", "/api/skip", _answer(question) | {"reason": reason})
+
+    def undo(self) -> dict[str, Any]:
+        """Take the newest answer back."""
+        return self._request("POST", "/api/undo", {"id": new_id()})
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        headers = {"X-Afzal-Token": self._token, "Content-Type": "application/json"}
+        try:
+            self._connection.request(method, path, None if body is None else json.dumps(body), headers)
+            reply = self._connection.getresponse()
+            text = reply.read()
+        except (OSError, http.client.HTTPException):
+            self._connection.close()
+            raise
+        found = json.loads(text) if reply.getheader("content-type", "").startswith("application/json") else {}
+        if reply.status != 200:
+            what = found.get("message") or text.decode("utf-8", "replace").strip()
+            raise AfzalError(f"the page refused {path}: {what}", why=f"{reply.status} {found.get('error', '')}".strip())
+        return found
+
+
+def new_id() -> str:
+    """A fresh id for a request."""
+    return uuid.uuid4().hex
+
+
+def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": new_id(), "question": question["question"], "position": question["position"]}

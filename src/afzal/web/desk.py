@@ -1,0 +1,279 @@
+"""What the page says and what it takes: requests of a person as plain values in, replies and journal lines out.
+
+HTTP stands in :mod:`afzal.web.app`. A step changes the queue at once and returns the lines that must be on the disk
+before its reply is sent.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from afzal import __version__
+from afzal.records import Item
+from afzal.web.bodies import Refused, identifier, note_of, seconds_of, verdict_of
+from afzal.web.questions import Mode, Question, shown_turns
+from afzal.web.queue import Answer, Queue, Rules, Turn
+
+Line = dict[str, Any]
+Reply = dict[str, Any]
+SKIP_REASONS = ("cannot_judge", "broken", "offensive")
+RECENT = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """What is asked about which items: all that does not change while the page runs.
+
+    Attributes:
+        hashes: SHA-256 of the content of each item.
+        axes: names of the axes with the question that each of them asks; one None without a name.
+    """
+
+    title: str
+    mode: Mode
+    items: Sequence[Item]
+    hashes: Sequence[str]
+    questions: Sequence[Question]
+    axes: Mapping[str | None, str]
+    rules: Rules
+    guideline: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A reply, and the lines that must be on the disk before it is sent."""
+
+    reply: Reply
+    lines: list[Line] = field(default_factory=list)
+
+
+class Desk:
+    """The page's memory: the queue, and the tab that each person answers from.
+
+    Args:
+        sheet: what is asked.
+        people: names of annotators.
+        lines: the journal so far.
+        clock: seconds since the epoch.
+
+    Raises:
+        KeyError: a line of the journal is about an item that the sheet does not have.
+    """
+
+    def __init__(
+        self, sheet: Sheet, people: Sequence[str], lines: Sequence[Mapping[str, Any]], clock: Callable[[], float]
+    ) -> None:
+        self.sheet, self.clock = sheet, clock
+        self.queue = Queue(sheet.questions, sheet.rules, people)
+        self._tabs: dict[str, str] = {}
+        for line in lines:
+            self.queue.apply(line)
+
+    def join(self, name: str) -> None:
+        """Make a person known."""
+        self.queue.join(name)
+
+    # --- requests ------------------------------------------------------------------------------------------------
+
+    def about(self) -> Reply:
+        """What the page shows all the time."""
+        sheet = self.sheet
+        return {
+            "title": sheet.title,
+            "mode": sheet.mode,
+            "axes": [{"name": name, "question": question} for name, question in sheet.axes.items()],
+            "guideline": sheet.guideline,
+            "version": __version__,
+        }
+
+    def next(self, name: str, tab: str | None = None, *, takes: bool = False) -> Reply:
+        """The question of this person, or why there is none. One tab at a time: ``takes`` moves the work here."""
+        if tab is not None:
+            if self._tabs.get(name, tab) != tab and not takes:
+                return {"state": "elsewhere"}
+            self._tabs[name] = tab
+        turn = self.queue.next(name, self.clock())
+        if isinstance(turn, Turn):
+            return self._asked(name, turn)
+        if turn == "wait":
+            return {"state": "wait", "progress": self._progress(name)}
+        return {"state": "done", "progress": self._progress(name), "summary": self._summary(name)}
+
+    def leave(self, name: str, tab: str) -> Reply:
+        """The tab is closed: any other one may go on."""
+        if self._tabs.get(name) == tab:
+            del self._tabs[name]
+        return {}
+
+    def vote(self, name: str, body: Mapping[str, Any]) -> Step:
+        """Take an answer. The same id again is the same answer: it is acknowledged, and never counted twice.
+
+        Raises:
+            Refused: the answer is malformed, or the question is no longer this person's.
+        """
+        turn, repeated = self._turn(name, body)
+        if turn is None:
+            return self._again(name, repeated)
+        line = self._line(name, turn, body) | verdict_of(body, self.sheet.mode, turn.shown) | note_of(body)
+        line |= seconds_of(body)
+        return self._taken(name, turn, line)
+
+    def skip(self, name: str, body: Mapping[str, Any]) -> Step:
+        """Leave a question out, with a reason."""
+        turn, repeated = self._turn(name, body)
+        if turn is None:
+            return self._again(name, repeated)
+        reason = body.get("reason")
+        if reason not in SKIP_REASONS:
+            raise Refused(400, "bad_reason", f"reason must be one of {', '.join(SKIP_REASONS)}")
+        line = self._line(name, turn, body) | {"kind": "skip", "reason": reason} | note_of(body) | seconds_of(body)
+        return self._taken(name, turn, line)
+
+    def undo(self, name: str, body: Mapping[str, Any]) -> Step:
+        """Take the newest answer back. It stays in the journal; a line says that it is retracted."""
+        ident = identifier(body)
+        self._refuse_other_tab(name, body)
+        known = self.queue.ids.get(ident)
+        if known is not None:
+            return self._again(name, known)
+        last = self.queue.last(name)
+        if last is None:
+            raise Refused(409, "nothing_to_undo", "there is nothing to take back")
+        line = {"id": ident, "at": self._now(), "annotator": name, "kind": "undo", "retracts": last.id}
+        line["page"] = __version__
+        self.queue.apply(line, self.clock())
+        previous = {key: last.line[key] for key in _VERDICT if key in last.line}
+        return Step({"undone": previous, "next": self.next(name)}, [line])
+
+    def counts(self) -> dict[str, int]:
+        """Votes and skips that stand, of all people."""
+        answers = [a for name in self.queue.people for a in self.queue.answers(name)]
+        skips = sum(a.is_skip for a in answers)
+        return {"votes": len(answers) - skips, "skips": skips}
+
+    # --- parts ---------------------------------------------------------------------------------------------------
+
+    def _turn(self, name: str, body: Mapping[str, Any]) -> tuple[Turn | None, Mapping[str, Any]]:
+        """The turn that a body answers; or None with the line of the same id that is known already."""
+        ident = identifier(body)
+        known = self.queue.ids.get(ident)
+        if known is not None:
+            if known["annotator"] != name:
+                raise Refused(409, "id_taken", "this id belongs to another answer")
+            return None, known
+        self._refuse_other_tab(name, body)
+        position = body.get("position")
+        if not isinstance(body.get("question"), str) or type(position) is not int:
+            raise Refused(400, "bad_question", "question and position must be those of the question that was sent")
+        turn = self.queue.turn_for(name, body["question"], position, self.clock())
+        if turn is None:
+            raise Refused(409, "stale", "this question has been answered meanwhile, or was passed on to somebody else")
+        return turn, {}
+
+    def _refuse_other_tab(self, name: str, body: Mapping[str, Any]) -> None:
+        tab = body.get("tab")
+        if isinstance(tab, str) and self._tabs.get(name, tab) != tab:
+            raise Refused(409, "elsewhere", "the work goes on in another tab")
+
+    def _line(self, name: str, turn: Turn, body: Mapping[str, Any]) -> Line:
+        question = self.sheet.questions[turn.question]
+        line: Line = {
+            "id": body["id"],
+            "at": self._now(),
+            "item": question.item_id,
+            "item_sha256": self.sheet.hashes[question.item],
+            "annotator": name,
+            "axis": question.axis,
+            "kind": self.sheet.mode,
+            "shown": list(turn.shown),
+            "repeat_of": turn.repeat_of,
+            "gold": question.is_gold,
+            "practice": turn.is_practice,
+            "retracts": None,
+            "page": __version__,
+        }
+        return line
+
+    def _taken(self, name: str, turn: Turn, line: Line) -> Step:
+        self.queue.apply(line, self.clock())
+        reply: Reply = {"saved": self._saved(name, line)}
+        if turn.is_practice and line["kind"] != "skip":
+            reply["feedback"] = self._feedback(turn, line)
+        return Step(reply | {"next": self.next(name)}, [line])
+
+    def _again(self, name: str, line: Mapping[str, Any]) -> Step:
+        """The reply to a request that was carried out before."""
+        return Step({"saved": self._saved(name, line), "next": self.next(name)})
+
+    def _saved(self, name: str, line: Mapping[str, Any]) -> Reply:
+        said = {key: line[key] for key in ("kind", *_VERDICT) if key in line}
+        return {"id": line["id"], "number": len(self.queue.answers(name))} | said
+
+    def _feedback(self, turn: Turn, line: Line) -> Reply:
+        question = self.sheet.questions[turn.question]
+        better = "first" if turn.shown[0] == question.truth else "second"
+        why = self.sheet.items[question.item].extra.get("feedback")
+        reply: Reply = {"right": line.get("outcome") == better, "better": better}
+        return reply | ({"why": why} if isinstance(why, str) else {})
+
+    def _asked(self, name: str, turn: Turn) -> Reply:
+        question = self.sheet.questions[turn.question]
+        item = self.sheet.items[question.item]
+        return {
+            "state": "ask",
+            "question": question.key,
+            "position": turn.position,
+            "axis": question.axis,
+            "ask": self.sheet.axes[question.axis],
+            "practice": turn.is_practice,
+            "prompt": shown_turns(item.prompt),
+            "responses": [shown_turns(item.responses[k].turns) for k in turn.shown],
+            "progress": self._progress(name),
+        }
+
+    def _progress(self, name: str) -> Reply:
+        answers = self.queue.answers(name)
+        recent = [a.line["seconds"] for a in answers[-RECENT:] if a.line.get("seconds") is not None]
+        left = self.queue.left(name)
+        minutes = left * statistics.median(recent) / 60 if recent else None
+        return {"done": len(answers), "left": left, "minutes_left": minutes}
+
+    def _summary(self, name: str) -> Reply:
+        answers = self.queue.answers(name)
+        pairs = self._repeated_pairs(answers)
+        return {
+            "votes": sum(not a.is_skip for a in answers),
+            "skips": sum(a.is_skip for a in answers),
+            "repeats": len(pairs),
+            "consistent": sum(same_verdict(first.line, second.line) for first, second in pairs),
+            "seconds": sum(a.line.get("seconds") or 0.0 for a in answers),
+        }
+
+    @staticmethod
+    def _repeated_pairs(answers: Sequence[Answer]) -> list[tuple[Answer, Answer]]:
+        by_id = {a.id: a for a in answers}
+        return [(by_id[a.repeat_of], a) for a in answers if a.repeat_of in by_id and not a.is_skip]
+
+    def _now(self) -> str:
+        return datetime.fromtimestamp(self.clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+_VERDICT = ("outcome", "strength", "groups", "values", "reason")
+
+
+def same_verdict(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two lines on one question say the same of its responses, in whatever order they were shown."""
+    return _of_responses(first) == _of_responses(second)
+
+
+def _of_responses(line: Mapping[str, Any]) -> Any:
+    if line["kind"] == "pair":
+        shown, outcome = line["shown"], line["outcome"]
+        return shown[outcome == "second"] if outcome in ("first", "second") else outcome
+    if line["kind"] == "rank":
+        return [sorted(group) for group in line["groups"]]
+    return sorted(zip(line["shown"], line["values"], strict=True))

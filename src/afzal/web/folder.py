@@ -1,0 +1,223 @@
+"""The folder of a page: what is asked, who may answer, and every answer. The same command makes it and opens it again.
+
+``items.jsonl`` holds the rows asked, ``votes.jsonl`` one line per act, ``page.json`` the rules and the secret tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from afzal import __version__, data
+from afzal.data.native import to_row
+from afzal.data.remap import moved_votes
+from afzal.errors import AfzalError
+from afzal.records import Item, turns_to_json
+from afzal.runs import atomic_write, lock, read_json, writing
+from afzal.web.desk import Desk, Sheet
+from afzal.web.journal import Journal
+from afzal.web.questions import Mode, content_sha256, default_mode, questions_on, with_unique_ids
+from afzal.web.queue import Rules
+
+ITEMS, VOTES, PAGE = "items.jsonl", "votes.jsonl", "page.json"
+FORMAT = 1
+QUESTIONS: Mapping[Mode, str] = {
+    "pair": "Which response is better?",
+    "rank": "Rank the responses, best first.",
+    "rate": "How good is each response?",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What ``afzal annotate`` is to ask, as plain values.
+
+    Attributes:
+        mode: None chooses by the number of responses.
+        axes: name to question; empty for one axis without a name.
+        annotators: names in order; an empty name is given by the person on the page.
+    """
+
+    source: str
+    out: Path
+    mode: Mode | None = None
+    rules: Rules = field(default_factory=Rules)
+    axes: Mapping[str, str] = field(default_factory=dict)
+    gold: str | None = None
+    guideline: str = ""
+    title: str = ""
+    annotators: tuple[str, ...] = ("",)
+    columns: Mapping[str, str] | None = None
+    data_format: str | None = None
+
+
+def read_items(job: Job) -> list[Item]:
+    """The rows of the job without votes: those of the file, then gold rows that are not among them.
+
+    A gold row whose prompt and responses stand in the file marks that row, whatever the order of its responses.
+
+    Raises:
+        AfzalError: a file cannot be read.
+    """
+    said = data.read(job.source, columns=job.columns, format=job.data_format)
+    items = [replace(item, votes=()) for item in said.items]
+    if job.gold is None:
+        return with_unique_ids(items)
+    truths = {_content(item): item for item in data.read(job.gold).items}
+    marked = []
+    for item in items:
+        truth = truths.pop(_content(item), None)
+        marked.append(item if truth is None else _marked(item, truth))
+    marked += [replace(item, gold=item.gold or item.votes, votes=()) for item in truths.values()]
+    return with_unique_ids(marked)
+
+
+def _content(item: Item) -> str:
+    """Prompt and responses, without their order."""
+    answers = sorted(json.dumps(turns_to_json(r.turns)) for r in item.responses)
+    return json.dumps([turns_to_json(item.prompt), answers])
+
+
+def _marked(item: Item, truth: Item) -> Item:
+    places = {json.dumps(turns_to_json(r.turns)): k for k, r in enumerate(item.responses)}
+    new_index = [places[json.dumps(turns_to_json(r.turns))] for r in truth.responses]
+    gold = tuple(moved_votes(truth.gold or truth.votes, new_index))
+    return replace(item, gold=gold, extra={**truth.extra, **item.extra})
+
+
+def sheet_of(job: Job, items: Sequence[Item]) -> Sheet:
+    """What is asked about these rows.
+
+    Raises:
+        AfzalError: a row does not suit the mode.
+    """
+    mode = job.mode or default_mode(items)
+    axes: dict[str | None, str] = {**job.axes} or {None: QUESTIONS[mode]}
+    hashes = [content_sha256(item) for item in items]
+    questions = questions_on(items, hashes, mode, axes)
+    title = job.title or Path(job.source).name.partition(".")[0]
+    return Sheet(title, mode, items, hashes, questions, axes, job.rules, job.guideline)
+
+
+class Folder:
+    """An open folder: the desk, the journal and the tokens. One process at a time.
+
+    Raises:
+        AfzalError: another process has the folder; it holds something else; the rows or the rules are not those that
+            it was begun with; it cannot be written.
+    """
+
+    def __init__(self, job: Job, clock: Callable[[], float]) -> None:
+        self.path, self._clock = Path(job.out), clock
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        _claim(self.path)
+        try:
+            self.sheet = sheet_of(job, read_items(job))
+            facts = _facts(self.sheet)
+            self.tokens = self._resumed(facts) if (self.path / PAGE).exists() else self._begun(facts)
+            self._add_annotators(job.annotators)
+            self._facts = facts
+            self._save()
+            self.journal = Journal(self.path / VOTES)
+            self.reopen()
+        except BaseException:
+            lock.release(self.path)
+            raise
+
+    def reopen(self) -> None:
+        """Forget everything but what the journal on the disk says."""
+        names = [name for name in self.tokens.values() if name]
+        try:
+            self.desk = Desk(self.sheet, names, self.journal.lines(), self._clock)
+        except KeyError as error:
+            raise AfzalError(
+                f"{self.path / VOTES} has a line that is no answer to a question of this page",
+                why=f"it lacks or misnames {error}",
+                remedy="restore the file, or choose another --out",
+            ) from None
+
+    def name_of(self, token: str) -> str | None:
+        """The name that belongs to a token, empty where the person has not given one; None for a wrong token."""
+        return next((name for known, name in self.tokens.items() if secrets.compare_digest(known, token)), None)
+
+    def sign_in(self, token: str, name: str) -> bool:
+        """Give the token's person a name; False when somebody else has it."""
+        if name.casefold() in {other.casefold() for other in self.tokens.values()}:
+            return False
+        self.tokens[token] = name
+        self._save()
+        self.desk.join(name)
+        return True
+
+    def close(self) -> None:
+        """Let others open the folder."""
+        self.journal.close()
+        lock.release(self.path)
+
+    def _begun(self, facts: Mapping[str, Any]) -> dict[str, str]:
+        strange = sorted(p.name for p in self.path.iterdir() if p.name != lock.NAME and not p.name.startswith("."))
+        strange = [name for name in strange if name != ITEMS]  # a page that was killed before it had begun
+        if strange:
+            raise AfzalError(
+                f"{self.path} is not empty and holds no page",
+                why=f"it holds {', '.join(strange[:3])}",
+                remedy="choose another --out",
+            )
+        rows = (json.dumps(to_row(item), ensure_ascii=False, default=str) for item in self.sheet.items)
+        atomic_write(self.path / ITEMS, "".join(f"{row}\n" for row in rows).encode("utf-8", "surrogatepass"))
+        return {}
+
+    def _resumed(self, facts: Mapping[str, Any]) -> dict[str, str]:
+        known = read_json(self.path / PAGE)
+        for key, value in facts.items():
+            if known.get(key) != value:
+                raise _other(self.path, key, known.get(key), value)
+        return {entry["token"]: entry["name"] for entry in known["annotators"]}
+
+    def _add_annotators(self, wanted: Iterable[str]) -> None:
+        """Named ones that are not there yet, and unnamed ones up to the number wanted."""
+        wanted = list(wanted)
+        for name in wanted:
+            if name and name not in self.tokens.values():
+                self.tokens[secrets.token_urlsafe(18)] = name
+        for _ in range(len(wanted) - len(self.tokens)):
+            self.tokens[secrets.token_urlsafe(18)] = ""
+
+    def _save(self) -> None:
+        people = [{"name": name, "token": token} for token, name in self.tokens.items()]
+        body = {"afzal": __version__, **self._facts, "annotators": people}
+        atomic_write(self.path / PAGE, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+        os.chmod(self.path / PAGE, 0o600)
+
+
+def _facts(sheet: Sheet) -> dict[str, Any]:
+    """What must be the same when the page is opened again."""
+    axes = [[name, question] for name, question in sheet.axes.items()]
+    sha = hashlib.sha256("\n".join(sheet.hashes).encode()).hexdigest()
+    rules = {f"rules.{key}": value for key, value in asdict(sheet.rules).items()}
+    return {"format": FORMAT, "mode": sheet.mode, "axes": axes, **rules, "items": len(sheet.items), "items_sha256": sha}
+
+
+def _claim(path: Path) -> None:
+    with writing(path):
+        other = lock.acquire(path)
+    if other is not None:
+        who = f"process {other.get('pid', '?')} on {other.get('host', '?')}, since {other.get('since', '?')}"
+        raise AfzalError(f"{path} is served by another process", why=who, remedy="stop it, or choose another --out")
+
+
+def _other(path: Path, key: str, known: Any, value: Any) -> AfzalError:
+    if key in ("items", "items_sha256"):
+        what = "the rows are not those that this page was begun with"
+        why = f"{known} rows then, {value} now" if key == "items" else "a prompt or a response has changed"
+        return AfzalError(what, where=str(path), why=why, remedy="restore the file, or choose another --out")
+    name = key.removeprefix("rules.")
+    what = f"this page was begun with {name} {known!r}, not {value!r}"
+    return AfzalError(what, where=str(path), remedy="use the same setting, or choose another --out")

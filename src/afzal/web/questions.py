@@ -1,0 +1,134 @@
+"""What is asked: questions on the items of a file, with stable keys, and what people must not see left out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any, Literal
+
+from afzal.errors import AfzalError
+from afzal.records import Item, preferences, turns_to_json
+
+Mode = Literal["pair", "rank", "rate"]
+MOST_RANKED = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One thing to be said about some responses of an item, on one axis.
+
+    ``key`` names it to the page and tells nothing about the item; ``item`` and ``item_id`` stay with the server.
+    ``truth`` is the index of the better response of a gold pair; None where it is not known.
+    """
+
+    key: str
+    item: int
+    item_id: str
+    responses: tuple[int, ...]
+    axis: str | None = None
+    is_gold: bool = False
+    truth: int | None = None
+
+
+def content_sha256(item: Item) -> str:
+    """The SHA-256 of what is shown of an item: prompt and responses, neither ids nor sources nor votes."""
+    content = [turns_to_json(item.prompt), [turns_to_json(r.turns) for r in item.responses]]
+    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
+
+
+def with_unique_ids(items: Sequence[Item]) -> list[Item]:
+    """The items with ``#2``, ``#3`` after ids that came before."""
+    used: set[str] = set()
+    counts: dict[str, int] = {}
+    unique = []
+    for item in items:
+        name = item.id
+        while name in used:
+            counts[item.id] = counts.get(item.id, 1) + 1
+            name = f"{item.id}#{counts[item.id]}"
+        used.add(name)
+        unique.append(item if name == item.id else replace(item, id=name))
+    return unique
+
+
+def default_mode(items: Sequence[Item]) -> Mode:
+    """Pairs where every item has two responses or some have one; ranking above two; rating where all have one."""
+    most = max((len(item.responses) for item in items), default=0)
+    return "rank" if most > 2 else "pair" if most == 2 else "rate"
+
+
+def questions_on(
+    items: Sequence[Item], hashes: Sequence[str], mode: Mode, axes: Iterable[str | None]
+) -> list[Question]:
+    """Every question on every item, those of an item one after another; items with a known truth give gold questions.
+
+    Raises:
+        AfzalError: an item has too few or too many responses for the mode, or a gold item says nothing.
+    """
+    asked, axes = [], list(axes)
+    for number, (item, sha) in enumerate(zip(items, hashes, strict=True)):
+        for responses in _groups(item, mode):
+            for axis in axes:
+                truth = _truth(item, responses) if item.gold and mode == "pair" else None
+                key = _key(sha, item.id, responses, axis)
+                asked.append(Question(key, number, item.id, responses, axis, bool(item.gold), truth))
+    return asked
+
+
+def _groups(item: Item, mode: Mode) -> list[tuple[int, ...]]:
+    """The responses that are shown together."""
+    count = len(item.responses)
+    if mode == "rate":
+        return [tuple(range(count))]
+    if count < 2:
+        raise AfzalError(
+            f"the item has {count} response{'s' * (count != 1)}, and --mode {mode} needs two",
+            where=item.where or item.id,
+            remedy="use --mode rate, or leave these rows out",
+        )
+    if mode == "pair":
+        return list(combinations(range(count), 2))
+    if count > MOST_RANKED:
+        raise AfzalError(
+            f"the item has {count} responses; a ranking by digits holds {MOST_RANKED}",
+            where=item.where or item.id,
+            remedy="use --mode pair",
+        )
+    return [tuple(range(count))]
+
+
+def _truth(item: Item, responses: tuple[int, ...]) -> int:
+    for pair in preferences(replace(item, votes=item.gold)):
+        if {pair.i, pair.j} == set(responses) and pair.p != 0.5:
+            return pair.i if pair.p > 0.5 else pair.j
+    raise AfzalError(
+        "the row of known truth does not say which response is better",
+        where=item.where or item.id,
+        remedy="give rows with a clear preference in --gold",
+    )
+
+
+def _key(sha: str, ident: str, responses: tuple[int, ...], axis: str | None) -> str:
+    return hashlib.sha256(json.dumps([sha, ident, responses, axis]).encode()).hexdigest()[:16]
+
+
+def shown_turns(turns: str | Sequence[Any]) -> list[dict[str, Any]]:
+    """A text or a conversation as blocks ``{"role", "parts"}``; the role of a plain text is None."""
+    if isinstance(turns, str):
+        return [{"role": None, "parts": [{"type": "text", "text": turns}]}]
+    blocks = []
+    for message in turns:
+        content = message.content
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else [_part(p) for p in content]
+        thoughts = [{"type": "reasoning", "text": message.reasoning}] if message.reasoning else []
+        blocks.append({"role": message.role, "parts": thoughts + parts})
+    return blocks
+
+
+def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+    if part.get("type") == "text":
+        return {"type": "text", "text": str(part.get("text", ""))}
+    return {"type": str(part.get("type")), "text": json.dumps(dict(part), ensure_ascii=False, default=str)}

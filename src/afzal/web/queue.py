@@ -1,0 +1,350 @@
+"""Who is asked what next: overlap, leases, sides, repeats and gold, as a function of the lines of the journal.
+
+Nothing here reads a clock, a file or a network. Times are handed in, in seconds; what is written into the journal is
+handed back to :meth:`Queue.apply`, so that a restarted page stands where the killed one stood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from afzal.web.draws import chance, draw, permuted, swapped_at
+from afzal.web.questions import Question
+
+LEASE_SECONDS = 15 * 60.0
+REPEAT_GAP = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How questions are handed out.
+
+    Attributes:
+        overlap: annotators per question; never exceeded.
+        repeat: share of a person's answers that are asked again, swapped, at least ``REPEAT_GAP`` answers later.
+        practice: gold questions that come first and are answered with feedback.
+        order: of the file, or of each annotator's own.
+    """
+
+    seed: int = 0
+    overlap: int = 1
+    repeat: float = 0.0
+    practice: int = 0
+    order: Literal["file", "random"] = "random"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A line of the journal that stands: a vote, or a skip.
+
+    ``repeat_of`` is the id of the earlier answer to the same question.
+    """
+
+    id: str
+    question: int
+    shown: tuple[int, ...]
+    is_skip: bool
+    repeat_of: str | None
+    line: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A question as it is shown to a person: their vote number ``position``, and the responses in the order shown."""
+
+    question: int
+    position: int
+    shown: tuple[int, ...]
+    repeat_of: str | None = None
+    is_practice: bool = False
+
+
+Pause = Literal["wait", "done"]
+"""No question: all are with others at the moment, or all are answered."""
+
+
+@dataclass(slots=True)
+class _Person:
+    name: str
+    order: list[int]
+    gold: list[int]
+    cursor: int = 0
+    stack: list[Answer] = field(default_factory=list)
+    answered: set[int] = field(default_factory=set)
+    repeated: set[str] = field(default_factory=set)
+    redo: list[int] = field(default_factory=list)
+    current: Turn | None = None
+
+    @property
+    def position(self) -> int:
+        """Votes that stand: the number of the next one."""
+        return sum(not answer.is_skip for answer in self.stack)
+
+
+class Queue:
+    """The state of the page, folded from the lines of its journal.
+
+    Args:
+        questions: all of them; those with ``is_gold`` are asked of everybody, the others of ``rules.overlap`` people.
+        people: names of annotators; :meth:`join` adds more.
+    """
+
+    def __init__(self, questions: Sequence[Question], rules: Rules, people: Sequence[str] = ()) -> None:
+        self.questions, self.rules = questions, rules
+        self.main = [k for k, q in enumerate(questions) if not q.is_gold]
+        self.gold = [k for k, q in enumerate(questions) if q.is_gold]
+        self.by_key = {q.key: k for k, q in enumerate(questions)}
+        self._by_place = {_place(q.item_id, q.responses, q.axis): k for k, q in enumerate(questions)}
+        self._given = 0  # answers to questions that are not gold
+        self.votes = [0] * len(questions)
+        self.full: set[int] = set()
+        self.ids: dict[str, Mapping[str, Any]] = {}
+        self._leases: dict[int, dict[str, float]] = {}
+        self._people: dict[str, _Person] = {}
+        for name in people:
+            self.join(name)
+
+    def join(self, name: str) -> None:
+        """Make a person known, with an order of their own."""
+        if name not in self._people:
+            gold = sorted(self.gold, key=lambda k: draw(self.rules.seed, name, "gold", self.questions[k].key))
+            self._people[name] = _Person(name, self._own_order(name), gold)
+
+    @property
+    def people(self) -> list[str]:
+        return list(self._people)
+
+    def _own_order(self, name: str) -> list[int]:
+        """Items in the person's order; the questions on one item stay together."""
+        if self.rules.order == "file":
+            return list(self.main)
+        first = {self.questions[k].item: k for k in reversed(self.main)}
+        place = {item: draw(self.rules.seed, name, self.questions[k].key) for item, k in first.items()}
+        return sorted(self.main, key=lambda k: (place[self.questions[k].item], k))
+
+    # --- what is asked -------------------------------------------------------------------------------------------
+
+    def next(self, name: str, now: float) -> Turn | Pause:
+        """What this person is asked now. The same until it is answered or lost; it is theirs for the lease."""
+        person = self._people[name]
+        turn = person.current
+        if turn is None or not self._stands(person, turn, now):
+            turn = self._choose(person, now)
+        person.current = turn if isinstance(turn, Turn) else None
+        if isinstance(turn, Turn) and self._is_shared(turn):
+            self._lease(turn.question, name, now)
+        for question in person.redo:
+            if self._is_open(person, question, now):
+                self._lease(question, name, now)
+        return turn
+
+    def turn_for(self, name: str, key: str, position: int, now: float) -> Turn | None:
+        """The turn that a person answers with this question and vote number; None when it is not theirs to answer.
+
+        After a restart nobody holds a lease: then any open question is theirs if it was shown as it would be now.
+        """
+        turn = self.next(name, now)
+        person, question = self._people[name], self.by_key.get(key)
+        if question is None or position != person.position:
+            return None
+        if isinstance(turn, Turn) and turn.question == question:
+            return turn
+        if self.questions[question].is_gold or not self._is_open(person, question, now):
+            return None
+        return self._fresh(person, question)
+
+    def _choose(self, person: _Person, now: float) -> Turn | Pause:
+        if len(self._gold_answers(person)) < min(self.rules.practice, len(person.gold)):
+            return self._gold_turn(person)
+        again = self._due_repeat(person)
+        if again is not None:
+            return again
+        if self._gold_is_due(person):
+            return self._gold_turn(person)
+        while person.redo:
+            if self._is_open(person, person.redo[-1], now):
+                return self._fresh(person, person.redo[-1])
+            if self._is_closed(person, person.redo[-1]):
+                person.redo.pop()
+            else:
+                break
+        question, pause = self._scan(person, now)
+        if question is not None:
+            return self._fresh(person, question)
+        return self._gold_turn(person) if len(self._gold_answers(person)) < len(person.gold) else pause
+
+    def _scan(self, person: _Person, now: float) -> tuple[int | None, Pause]:
+        """The first open question in the person's order, else whether one may come back."""
+        order, pause = person.order, "done"
+        while person.cursor < len(order) and self._is_closed(person, order[person.cursor]):
+            person.cursor += 1
+        for place in range(person.cursor, len(order)):
+            if self._is_open(person, order[place], now):
+                return order[place], "wait"
+            if not self._is_closed(person, order[place]):
+                pause = "wait"
+        return None, pause
+
+    def _fresh(self, person: _Person, question: int) -> Turn:
+        return Turn(question, person.position, self._sides(person, question, person.position))
+
+    def _sides(self, person: _Person, question: int, position: int) -> tuple[int, ...]:
+        responses = self.questions[question].responses
+        if len(responses) == 2:
+            swapped = swapped_at(self.rules.seed, person.name, position)
+            return responses[::-1] if swapped else responses
+        return permuted(responses, self.rules.seed, person.name, self.questions[question].key)
+
+    def _gold_turn(self, person: _Person) -> Turn:
+        done = {answer.question for answer in self._gold_answers(person)}
+        question = next(k for k in person.gold if k not in done)
+        is_practice = len(done) < min(self.rules.practice, len(person.gold))
+        turn = self._fresh(person, question)
+        return Turn(question, turn.position, turn.shown, is_practice=is_practice)
+
+    def _gold_answers(self, person: _Person) -> list[Answer]:
+        return [a for a in person.stack if self.questions[a.question].is_gold] if person.gold else []
+
+    def _gold_is_due(self, person: _Person) -> bool:
+        """Gold beyond the practice is spread evenly over the questions that a person may expect."""
+        done, hidden = len(self._gold_answers(person)), len(person.gold) - self.rules.practice
+        if done >= len(person.gold):
+            return False
+        share = min(1.0, self.rules.overlap / max(1, len(self._people)))
+        spacing = len(self.main) * share / (hidden + 1)
+        return len(person.stack) - done >= (done - self.rules.practice + 1) * spacing
+
+    def _due_repeat(self, person: _Person) -> Turn | None:
+        """The earliest answer that is to be given again, is old enough, and whose swapped sides suit the balance."""
+        if self.rules.repeat <= 0:
+            return None
+        position = person.position
+        votes = [a for a in person.stack if not a.is_skip]
+        for answer in votes[: max(0, position - REPEAT_GAP)]:
+            if answer.id in person.repeated or not self._is_repeated(person, answer):
+                continue
+            shown = answer.shown[::-1]
+            if len(shown) != 2 or shown == self._sides(person, answer.question, position):
+                return Turn(answer.question, position, shown, repeat_of=answer.id)
+        return None
+
+    def _is_repeated(self, person: _Person, answer: Answer) -> bool:
+        question = self.questions[answer.question]
+        is_first = answer.repeat_of is None and not question.is_gold
+        return is_first and chance(self.rules.repeat, self.rules.seed, person.name, "again", question.key)
+
+    # --- leases --------------------------------------------------------------------------------------------------
+
+    def _is_shared(self, turn: Turn) -> bool:
+        """Whether the question is one of those that only so many people are asked."""
+        return turn.repeat_of is None and not self.questions[turn.question].is_gold
+
+    def _is_closed(self, person: _Person, question: int) -> bool:
+        """Never to be asked of this person, unless somebody takes an answer back."""
+        return question in person.answered or question in self.full
+
+    def _is_open(self, person: _Person, question: int, now: float) -> bool:
+        if self._is_closed(person, question):
+            return False
+        held = self._leases.get(question)
+        others = sum(until > now and name != person.name for name, until in held.items()) if held else 0
+        return self.votes[question] + others < self.rules.overlap
+
+    def _stands(self, person: _Person, turn: Turn, now: float) -> bool:
+        if turn.position != person.position:
+            return False
+        return not self._is_shared(turn) or self._is_open(person, turn.question, now)
+
+    def _lease(self, question: int, name: str, now: float) -> None:
+        self._leases.setdefault(question, {})[name] = now + LEASE_SECONDS
+
+    def _release(self, question: int, name: str) -> None:
+        held = self._leases.get(question, {})
+        held.pop(name, None)
+        if not held:
+            self._leases.pop(question, None)
+
+    # --- what was answered ---------------------------------------------------------------------------------------
+
+    def apply(self, line: Mapping[str, Any], now: float | None = None) -> None:
+        """Take a line of the journal into account. ``now`` is given while the page runs, not when it is read again."""
+        if line["id"] in self.ids:
+            return
+        self.ids[line["id"]] = line
+        self.join(line["annotator"])
+        person = self._people[line["annotator"]]
+        if line["kind"] == "undo":
+            self._retract(person, line["retracts"], now)
+        else:
+            self._add(person, line)
+
+    def _add(self, person: _Person, line: Mapping[str, Any]) -> None:
+        shown = tuple(line["shown"])
+        question = self._by_place[_place(line["item"], shown, line["axis"])]
+        answer = Answer(line["id"], question, shown, line["kind"] == "skip", line.get("repeat_of"), line)
+        person.stack.append(answer)
+        if answer.repeat_of is not None:
+            person.repeated.add(answer.repeat_of)
+        elif not self.questions[question].is_gold:
+            person.answered.add(question)
+            self._count(question, 0 if answer.is_skip else 1)
+        if question in person.redo:
+            person.redo.remove(question)
+        self._release(question, person.name)
+        person.current = None
+
+    def _retract(self, person: _Person, ident: str, now: float | None) -> None:
+        if not person.stack or person.stack[-1].id != ident:
+            return
+        answer = person.stack.pop()
+        if person.current is not None and self._is_shared(person.current):
+            self._release(person.current.question, person.name)
+        person.current = None
+        if answer.repeat_of is not None:
+            person.repeated.discard(answer.repeat_of)
+        elif not self.questions[answer.question].is_gold:
+            person.answered.discard(answer.question)
+            self._count(answer.question, 0 if answer.is_skip else -1)
+            person.redo.append(answer.question)
+            if now is not None:
+                self._lease(answer.question, person.name, now)
+        for other in self._people.values():  # the question may stand before their cursors
+            other.cursor = 0
+
+    def _count(self, question: int, change: int) -> None:
+        self.votes[question] += change
+        self._given += change
+        if self.votes[question] >= self.rules.overlap:
+            self.full.add(question)
+        else:
+            self.full.discard(question)
+
+    # --- what people are told ------------------------------------------------------------------------------------
+
+    def last(self, name: str) -> Answer | None:
+        """The person's newest answer that stands."""
+        stack = self._people[name].stack
+        return stack[-1] if stack else None
+
+    def answers(self, name: str) -> list[Answer]:
+        """The person's answers that stand, in order."""
+        return list(self._people[name].stack)
+
+    def left(self, name: str) -> int:
+        """Questions that this person may expect still: open ones shared among all people, and gold."""
+        person = self._people[name]
+        own = len(self.main) - len(person.answered | self.full)
+        slots = self.rules.overlap * len(self.main) - self._given
+        fair = -(-slots // max(1, len(self._people)))
+        return min(own, fair) + len(person.gold) - len(self._gold_answers(person))
+
+    def is_done(self) -> bool:
+        """Whether every question has all its answers, or has been skipped by everybody."""
+        return all(k in self.full or all(k in p.answered for p in self._people.values()) for k in self.main)
+
+
+def _place(item: str, responses: Sequence[int], axis: str | None) -> tuple[str, tuple[int, ...], str | None]:
+    """What a line of the journal says of its question, whatever the order shown."""
+    return item, tuple(sorted(responses)), axis

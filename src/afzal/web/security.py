@@ -1,0 +1,109 @@
+"""What every request must satisfy before any route sees it.
+
+The page holds private texts and takes votes, and any site that its reader visits may send requests to the loopback
+address. So the Host header must name this server (or a rebound name of a foreign site would be "same origin"), writes
+and the API must come from the page itself, and bodies are small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+LARGEST_BODY = 64 * 1024
+LONGEST_PATH = 2048
+
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "media-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+def fault(method: str, path: str, headers: dict[str, str], hosts: Collection[str]) -> tuple[int, str] | None:
+    """Why a request is refused, as status and sentence; None when it may pass.
+
+    Args:
+        headers: by lower-case name.
+        hosts: the values that the Host header may have, in lower case.
+    """
+    if len(path) > LONGEST_PATH:
+        return 414, "the address is too long"
+    if headers.get("host", "").lower() not in hosts:
+        return 421, "this server does not go by that name"
+    if method not in ("GET", "HEAD", "POST"):
+        return 405, "only GET and POST are answered"
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc.lower() not in hosts:
+        return 403, "requests of other sites are not answered"
+    site = headers.get("sec-fetch-site", "same-origin")
+    opens_page = method in ("GET", "HEAD") and not path.startswith(("/api/", "/media/"))
+    if site not in ("same-origin", "none") and not (opens_page and headers.get("sec-fetch-mode") == "navigate"):
+        return 403, "requests of other sites are not answered"
+    if method == "POST" and not headers.get("content-type", "").startswith("application/json"):
+        return 415, "a body must be application/json"
+    length = headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > LARGEST_BODY:
+        return 413, f"a body has at most {LARGEST_BODY} bytes"
+    return None
+
+
+class Guard:
+    """An ASGI application that refuses what has a :func:`fault`, bounds bodies, and adds :data:`HEADERS`."""
+
+    def __init__(self, app: App, hosts: Collection[str]) -> None:
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As of any ASGI application."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        broken = fault(scope["method"], scope["path"], headers, self._hosts)
+        if broken is not None:
+            await _refuse(send, *broken)
+            return
+        await self._app(scope, _bounded(receive), _with_headers(send))
+
+
+def _bounded(receive: Receive) -> Receive:
+    """A body without a stated length ends the connection once it is too long."""
+    read = 0
+
+    async def bounded() -> MutableMapping[str, Any]:
+        nonlocal read
+        message = await receive()
+        read += len(message.get("body", b""))
+        return message if read <= LARGEST_BODY else {"type": "http.disconnect"}
+
+    return bounded
+
+
+def _with_headers(send: Send) -> Send:
+    added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+
+    async def sending(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), *added]
+        await send(message)
+
+    return sending
+
+
+async def _refuse(send: Send, status: int, sentence: str) -> None:
+    body = f"{sentence}\n".encode()
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    await _with_headers(send)({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,98 @@
+"""The process that serves a page: a socket, the addresses, and an orderly end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from afzal.errors import AfzalError
+from afzal.web.folder import Folder, Job
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the page is served.
+
+    Attributes:
+        host: the address to bind; loopback unless people on other machines are to reach the page.
+        port: 0 for a free one.
+        names: further names that the server goes by in the Host header, such as those of a proxy.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    names: tuple[str, ...] = ()
+
+
+def bound(place: Place) -> socket.socket:
+    """A socket that is bound to the place.
+
+    Raises:
+        AfzalError: the address cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+    sock = socket.socket(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((place.host, place.port))
+    except OSError as error:
+        sock.close()
+        raise AfzalError(
+            f"cannot serve at {place.host}:{place.port}",
+            why=error.strerror or str(error),
+            remedy="another --port, or --port 0 for a free one",
+        ) from None
+    return sock
+
+
+def hosts_of(place: Place, port: int) -> frozenset[str]:
+    """The Host headers that are answered."""
+    own = {place.host, "localhost", "127.0.0.1", "::1"} - {"0.0.0.0", "::"}
+    named = {f"[{name}]" if ":" in name else name for name in own}
+    return frozenset(f"{name}:{port}" for name in named) | frozenset(name.lower() for name in place.names)
+
+
+def addresses(folder: Folder, host: str, port: int) -> list[tuple[str, str]]:
+    """Name (empty where nobody has signed in) and address of each annotator."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return [(name, f"http://{shown}:{port}/a/{token}/") for token, name in folder.tokens.items()]
+
+
+def serve(job: Job, place: Place, ready: Callable[[Folder, list[tuple[str, str]]], None]) -> Folder:
+    """Serve a job until SIGINT or SIGTERM, and return its folder, closed.
+
+    Args:
+        ready: called with the folder and the addresses once the page can be reached.
+
+    Raises:
+        AfzalError: the folder or the address cannot be used.
+    """
+    import uvicorn
+
+    from afzal.web.app import application
+    from afzal.web.security import Guard
+
+    folder = Folder(job, time.time)
+    try:
+        with bound(place) as sock:
+            port = sock.getsockname()[1]
+            app = Guard(application(folder), hosts_of(place, port))
+            settings = uvicorn.Config(
+                app,
+                log_level="error",
+                access_log=False,
+                server_header=False,
+                lifespan="off",
+                timeout_graceful_shutdown=3,
+            )
+            sock.listen(settings.backlog)  # a page that is opened before the loop runs waits in the queue
+            ready(folder, addresses(folder, place.host, port))
+            for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises the signal again when it has ended
+                signal.signal(number, lambda *_: None)
+            uvicorn.Server(settings).run(sockets=[sock])
+    finally:
+        folder.close()
+    return folder

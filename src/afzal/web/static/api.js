@@ -1,0 +1,69 @@
+// Requests to the server. A write is sent again, with the same id, until the server says that it is on the disk.
+
+const TOKEN = location.pathname.split("/")[2];
+const WAITS = [300, 1000, 2000, 4000, 8000];
+
+export const tab = sessionStorage.afzalTab ??= newId();
+
+export function newId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+export class Refused extends Error {
+  constructor(status, reply) {
+    super(reply.message ?? `the server says ${status}`);
+    this.status = status;
+    this.code = reply.error ?? "";
+  }
+}
+
+export async function get(path) {
+  return answered(await fetch(path, { headers: { "X-Afzal-Token": TOKEN } }));
+}
+
+export async function post(path, body) {
+  const headers = { "X-Afzal-Token": TOKEN, "Content-Type": "application/json" };
+  return answered(await fetch(path, { method: "POST", headers, body: JSON.stringify(body) }));
+}
+
+// onTrouble(reason) is told of each failure, and onTrouble(null) when the request went through.
+export async function persist(path, body, onTrouble) {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      const reply = await post(path, { ...body, tab });
+      onTrouble(null);
+      return reply;
+    } catch (error) {
+      if (error instanceof Refused && error.status < 500) {
+        onTrouble(null);
+        throw error;
+      }
+      onTrouble(error instanceof Refused ? error.message : "offline");
+      await pause(WAITS[Math.min(attempt, WAITS.length - 1)]);
+    }
+  }
+}
+
+export function leave() {
+  const headers = { "X-Afzal-Token": TOKEN, "Content-Type": "application/json" };
+  fetch("/api/leave", { method: "POST", keepalive: true, headers, body: JSON.stringify({ tab }) }).catch(() => {});
+}
+
+async function answered(response) {
+  const reply = response.headers.get("Content-Type")?.startsWith("application/json") ? await response.json() : {};
+  if (!response.ok) throw new Refused(response.status, reply);
+  return reply;
+}
+
+function pause(milliseconds) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(done, milliseconds);
+    addEventListener("online", done);
+    function done() {
+      clearTimeout(timer);
+      removeEventListener("online", done);
+      resolve();
+    }
+  });
+}

@@ -1,0 +1,264 @@
+// The page's states: sign in, guideline, asking, saving, feedback, waiting, done; and what each key does in them.
+
+import * as clock from "./clock.js";
+import * as dialogs from "./dialogs.js";
+import { get, leave, newId, persist, post, tab } from "./api.js";
+import { digitOf, isPlain, isQuestionMark, isTyping, letterOf } from "./keys.js";
+import * as pair from "./pair.js";
+import { $, element, fold, isFoldable, minutes, plural, scroll, showPrompt, write } from "./show.js";
+
+const MODES = { pair };
+const SLOW = 300, POLL = 4000;
+
+let about = {}, mode = pair, question = null, phase = "loading", note = "", flag = false, afterFeedback = null, timer = 0;
+
+const COMMON_KEYS = [
+  [["s"], "skip, with a reason"],
+  [["u"], "undo: take back the last answer, any number of times"],
+  [["n"], "add a note"],
+  [["f"], "flag for another look"],
+  [["j", "k"], "scroll the responses; with Shift only one"],
+  [["p"], "unfold or fold a long prompt"],
+  [["g"], "guideline"],
+  [["?"], "this list"],
+  [["Esc"], "close"],
+];
+
+async function begin() {
+  clock.watch();
+  document.addEventListener("keydown", onKey);
+  document.addEventListener("click", onClick);
+  addEventListener("pagehide", leave);
+  await load();
+}
+
+async function load() {
+  try {
+    about = await get("/api/about");
+    mode = MODES[about.mode];
+    document.title = `${about.title} · Afzal`;
+    write("title", about.title);
+    write("who", about.annotator);
+    document.querySelector("[data-act=guideline]").hidden = !about.guideline;
+    trouble(null);
+    await take(await get(`/api/next?tab=${tab}`));
+  } catch (error) {
+    if (error.status) return notice("This address is not valid", error.message);
+    trouble("offline");
+    setTimeout(load, 2000);
+  }
+}
+
+function enter(next) {
+  phase = next;
+  document.body.dataset.phase = next;
+  clearTimeout(timer);
+}
+
+// --- what the server says next ---------------------------------------------------------------------------------
+
+async function take(reply) {
+  showProgress(reply.progress);
+  if (reply.state === "ask") return ask(reply);
+  question = null;
+  if (reply.state === "sign_in") return signIn();
+  if (reply.state === "wait") return waiting();
+  if (reply.state === "elsewhere") return elsewhere();
+  return done(reply);
+}
+
+async function ask(reply) {
+  question = reply;
+  note = "";
+  flag = false;
+  showMarks();
+  $("notice").hidden = true;
+  $("task").hidden = document.querySelector("footer").hidden = false;
+  write("axis", reply.axis ?? "");
+  write("ask", reply.practice ? `Practice: ${reply.ask}` : reply.ask);
+  showPrompt(reply.prompt);
+  mode.show(reply, vote);
+  $("main").scrollTop = 0;
+  $("prompt").focus({ preventScroll: true });
+  enter("ask");
+  if (about.guideline && reply.progress.done === 0 && !ask.told) {
+    ask.told = true;
+    await dialogs.openGuideline(about.guideline, true);
+  }
+  clock.restart();
+}
+
+function showProgress(progress) {
+  if (!progress) return;
+  const total = progress.done + progress.left;
+  write("count", `${progress.done} of ${total}`);
+  write("eta", minutes(progress.minutes_left));
+  $("bar").value = total ? progress.done / total : 1;
+}
+
+function notice(title, text, ...more) {
+  $("task").hidden = true;
+  $("notice").hidden = false;
+  $("notice").replaceChildren(element("h1", {}, title), element("p", {}, text), ...more);
+  document.querySelector("footer").hidden = phase === "loading" || phase === "sign_in" || phase === "elsewhere";
+}
+
+function signIn() {
+  enter("sign_in");
+  const input = element("input", { id: "name", maxlength: "60", autocomplete: "off", "data-testid": "name" });
+  const fault = element("p", { class: "fault", role: "alert", "data-testid": "fault" });
+  const button = element("button", { class: "primary", "data-testid": "start" }, "Start ", element("kbd", {}, "Enter"));
+  const form = element("form", {}, element("label", { for: "name" }, "Your name"), input, button, fault);
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    try {
+      await post("/api/sign-in", { name: input.value });
+      await load();
+    } catch (error) {
+      fault.textContent = error.status ? error.message : "The server cannot be reached. Try again.";
+    }
+  });
+  notice("Welcome", "Your answers are kept under a name. Nobody else can use this address once you have chosen it.", form);
+  input.focus();
+}
+
+function waiting() {
+  enter("wait");
+  notice("One moment", "All remaining questions are with other people. This page asks again by itself.");
+  timer = setTimeout(refresh, POLL);
+}
+
+function elsewhere() {
+  enter("elsewhere");
+  const here = element("button", { type: "button", class: "primary", "data-act": "here", "data-testid": "here" }, "Continue here ", element("kbd", {}, "Enter"));
+  notice("Open in another tab", "You can answer in one tab at a time.", here);
+}
+
+function done(reply) {
+  enter("done");
+  const { votes, skips, repeats, consistent, seconds } = reply.summary;
+  const took = seconds >= 60 ? `, ${Math.round(seconds / 60)} min of work` : "";
+  const same = repeats ? `Of ${plural(repeats, "repeated question")}, you gave the same answer to ${consistent}.` : "";
+  notice("All done. Thank you.", `${plural(votes, "answer")}, ${skips} skipped${took}.`, element("p", {}, same));
+}
+
+async function refresh(query = "") {
+  try {
+    await take(await get(`/api/next?tab=${tab}${query}`));
+    trouble(null);
+  } catch {
+    trouble("offline");
+    timer = setTimeout(refresh, POLL);
+  }
+}
+
+// --- what the person says --------------------------------------------------------------------------------------
+
+function vote(verdict) {
+  if (phase !== "ask") return;
+  mode.mark(verdict);
+  send("/api/vote", { ...answer(), ...verdict });
+}
+
+function skip(reason) {
+  if (phase === "ask") send("/api/skip", { ...answer(), reason });
+}
+
+function undo() {
+  if (phase === "ask" || phase === "done" || phase === "wait") send("/api/undo", {});
+}
+
+function answer() {
+  return { question: question.question, position: question.position, note, flag, ...clock.read() };
+}
+
+// Keys are dead until the server has the answer on its disk.
+async function send(path, body) {
+  enter("saving");
+  const slow = setTimeout(() => document.body.classList.add("slow"), SLOW);
+  try {
+    const reply = await persist(path, { id: newId(), ...body }, trouble);
+    if (reply.undone) write("saved", "taken back");
+    if (reply.saved) write("saved", `saved ${reply.saved.number}: ${spoken(reply.saved)}`);
+    await (reply.feedback ? feedback(reply) : take(reply.next));
+  } catch (error) {
+    write("saved", `not saved: ${error.message}`);
+    if (error.code === "elsewhere") elsewhere();
+    else await refresh();
+  } finally {
+    clearTimeout(slow);
+    document.body.classList.remove("slow");
+  }
+}
+
+const spoken = (saved) => (saved.kind === "skip" ? "skipped" : mode.words(saved));
+
+function feedback(reply) {
+  enter("feedback");
+  afterFeedback = reply.next;
+  write("ask", `${mode.feedback(reply.feedback)} Press any key to continue.`);
+}
+
+function trouble(reason) {
+  document.body.classList.toggle("offline", reason !== null);
+  $("online").lastElementChild.textContent = reason === null ? "online" : "offline";
+  $("banner").hidden = reason === null;
+  const kept = phase === "saving" ? " Your last answer is kept here and sent again." : "";
+  const what = reason === "offline" ? "The server cannot be reached." : `${reason}.`;
+  write("banner", reason === null ? "" : what + kept);
+}
+
+function showMarks() {
+  for (const [act, isOn] of [["note", note !== ""], ["flag", flag]]) {
+    document.querySelector(`[data-act=${act}]`).setAttribute("aria-pressed", String(isOn));
+  }
+}
+
+// --- keys and buttons ------------------------------------------------------------------------------------------
+
+const ACTS = {
+  skip: () => phase === "ask" && dialogs.openSkip(skip),
+  undo,
+  note: () => phase === "ask" && dialogs.openNote(note, (text) => { note = text; showMarks(); }),
+  flag: () => { flag = !flag; showMarks(); },
+  guideline: () => about.guideline && dialogs.openGuideline(about.guideline, false),
+  keys: () => dialogs.openKeys([...mode.keys, ...COMMON_KEYS]),
+  fold: () => isFoldable() && fold(),
+  here: () => refresh("&take=1"),
+};
+const LETTERS = { s: "skip", u: "undo", n: "note", f: "flag", g: "guideline", p: "fold" };
+
+function onClick(event) {
+  const button = event.target.closest?.("[data-act]");
+  if (button) ACTS[button.dataset.act]?.();
+}
+
+function onKey(event) {
+  if (!isPlain(event) || event.repeat && !"jk".includes(event.key)) return;
+  if (dialogs.isOpen()) return onDialogKey(event);
+  if (isTyping(event)) return;
+  if (phase === "feedback") return afterKey(event, () => take(afterFeedback));
+  if (phase === "elsewhere" && event.key === "Enter") return afterKey(event, ACTS.here);
+  if (isQuestionMark(event)) return afterKey(event, ACTS.keys);
+  const letter = letterOf(event);
+  if (letter === "j" || letter === "k") return scroll(letter === "j" ? 1 : -1, { one: event.shiftKey });
+  if (letter && LETTERS[letter]) return afterKey(event, ACTS[LETTERS[letter]]);
+  const verdict = phase === "ask" ? mode.verdictOf(event) : null;
+  if (verdict) afterKey(event, () => vote(verdict));
+}
+
+function onDialogKey(event) {
+  if (dialogs.kind() === "skip") {
+    const reason = dialogs.REASONS[digitOf(event) - 1];
+    if (reason) afterKey(event, () => { dialogs.close(); skip(reason[0]); });
+  } else if (dialogs.kind() !== "note" && event.key === "Enter") {
+    afterKey(event, dialogs.close);
+  }
+}
+
+function afterKey(event, act) {
+  event.preventDefault();
+  if (!/^(?:Shift|Control|Alt|Meta|CapsLock|Tab)$/.test(event.key)) act();
+}
+
+begin();

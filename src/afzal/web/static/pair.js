@@ -1,0 +1,54 @@
+// Comparing two responses: one key is the vote.
+
+import { digitOf } from "./keys.js";
+import { $, cards, element, showResponses } from "./show.js";
+
+const OUTCOMES = { 1: "first", 2: "second", 0: "tie", 9: "both_bad" };
+const WORDS = { first: "first", second: "second", tie: "equal", both_bad: "both bad" };
+const CHOICES = [["1", "first", "first is better"], ["2", "second", "second is better"], ["0", "tie", "equal"], ["9", "both_bad", "both bad"]];
+
+export const keys = [
+  [["1", "←"], "the first response is better"],
+  [["2", "→"], "the second response is better"],
+  [["0"], "they are equally good"],
+  [["9"], "both are bad"],
+  [["Shift"], "with 1 or 2: clearly better"],
+];
+
+export function show(question, vote) {
+  showResponses(question.responses, ["First", "Second"], ["1", "2"]);
+  const buttons = CHOICES.map(([key, outcome, words]) => {
+    const button = element("button", { type: "button", "data-testid": `vote-${outcome}`, "data-outcome": outcome }, element("kbd", {}, key), ` ${words}`);
+    button.addEventListener("click", (event) => vote(said(outcome, event.shiftKey)));
+    return button;
+  });
+  const hint = element("span", { class: "hint" }, element("kbd", {}, "Shift"), " clearly");
+  $("choices").replaceChildren(...buttons, hint);
+}
+
+export function verdictOf(event) {
+  const arrow = { ArrowLeft: "first", ArrowRight: "second" }[event.key];
+  const outcome = arrow ?? OUTCOMES[digitOf(event)];
+  return outcome ? said(outcome, event.shiftKey) : null;
+}
+
+function said(outcome, clearly) {
+  return outcome === "first" || outcome === "second" ? { outcome, strength: clearly ? 2 : 1 } : { outcome };
+}
+
+export function mark(verdict) {
+  const chosen = { first: [0], second: [1], tie: [0, 1] }[verdict?.outcome] ?? [];
+  cards().forEach((card, place) => card.classList.toggle("chosen", chosen.includes(place)));
+  for (const button of $("choices").querySelectorAll("button")) {
+    button.classList.toggle("chosen", button.dataset.outcome === verdict?.outcome);
+  }
+}
+
+export function words(said) {
+  return WORDS[said.outcome] + (said.strength === 2 ? " (clearly)" : "");
+}
+
+export function feedback({ right, better, why }) {
+  cards().forEach((card, place) => card.classList.toggle("better", (better === "first") === (place === 0)));
+  return `${right ? "Right" : "Not quite"}: the ${better} response is better. ${why ?? ""}`;
+}

@@ -1,0 +1,93 @@
+// Texts on the page. Every text that comes from data is set by textContent: nothing in it is ever markup.
+
+const FOLDED_LINES = 12;
+const ROLES = { user: "User", assistant: "Assistant", system: "System", tool: "Tool", developer: "Developer" };
+
+export const $ = (id) => document.getElementById(id);
+
+export function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value === true) made.setAttribute(key, "");
+    else if (value !== false && value != null) made.setAttribute(key, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+export function write(id, text) {
+  $(id).textContent = text;
+}
+
+// Blocks are {role, parts}; a plain text has no role.
+export function turns(blocks) {
+  const one = blocks.length === 1;
+  return blocks.map((block) => {
+    const parts = block.parts.map(part);
+    const named = block.role && !(one && block.role === "assistant");
+    const label = named ? [element("div", { class: "role" }, ROLES[block.role] ?? block.role)] : [];
+    return element("div", { class: "turn", "data-role": block.role ?? "text" }, ...label, ...parts);
+  });
+}
+
+function part({ type, text }) {
+  const kind = type === "reasoning" ? "part reasoning" : type === "text" ? "part" : "part foreign";
+  const made = element("div", { class: kind, dir: "auto", "data-testid": "text" });
+  made.textContent = text;
+  return made;
+}
+
+export function showPrompt(blocks) {
+  const place = $("prompt").querySelector(".text");
+  place.replaceChildren(...turns(blocks));
+  place.scrollTop = 0;
+  const line = parseFloat(getComputedStyle(place).lineHeight);
+  const folds = place.scrollHeight > line * (FOLDED_LINES + 1);
+  fold(folds);
+  $("prompt").querySelector(".fold").hidden = !folds;
+}
+
+export function fold(folded = !$("prompt").classList.contains("folded")) {
+  $("prompt").classList.toggle("folded", folded);
+  const button = $("prompt").querySelector(".fold");
+  button.replaceChildren(element("kbd", {}, "p"), folded ? " show all of the prompt" : " fold the prompt");
+  button.setAttribute("aria-expanded", String(!folded));
+}
+
+export function isFoldable() {
+  return !$("prompt").querySelector(".fold").hidden;
+}
+
+// One card per response. names: what each is called; keys: the key that stands for it, where there is one.
+export function showResponses(responses, names, keys) {
+  const cards = responses.map((blocks, place) => {
+    const mark = keys[place] ? [element("kbd", {}, keys[place]), " "] : [];
+    const head = element("h2", {}, ...mark, names[place]);
+    const text = element("div", { class: "text", "data-testid": `response-${place}` }, ...turns(blocks));
+    return element("article", { tabindex: "0", "aria-label": `${names[place]} response`, "data-place": place }, head, text);
+  });
+  $("responses").replaceChildren(...cards);
+  $("responses").dataset.count = responses.length;
+}
+
+export function cards() {
+  return [...$("responses").children];
+}
+
+// j and k scroll every card; with Shift only the one in focus, or the first.
+export function scroll(direction, { one }) {
+  const focused = document.activeElement?.closest?.("article");
+  const moved = one ? [focused ?? cards()[0]] : cards();
+  const own = moved.filter((card) => card && card.scrollHeight > card.clientHeight);
+  for (const place of own.length ? own : [$("main")]) place.scrollBy({ top: direction * 120, behavior: "instant" });
+}
+
+export function minutes(left) {
+  if (left == null) return "";
+  if (left < 1) return "less than a minute left";
+  return left < 90 ? `about ${Math.round(left)} min left` : `about ${(left / 60).toFixed(1)} h left`;
+}
+
+export function plural(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
