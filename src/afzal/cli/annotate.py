@@ -70,6 +70,7 @@ def job_of(settings: config.AnnotateConfig) -> Job:
         annotators=settings.people,
         columns=settings.columns or None,
         data_format=settings.data_format,
+        on_error="drop" if settings.skip_bad else "raise",
     )
 
 
@@ -81,14 +82,13 @@ def _text(path: str) -> str:
 
 
 def _tell(folder: Folder, addresses: list[tuple[str, str]]) -> None:
-    """Facts on stderr, addresses on stdout: one line each, ``NAME<tab>ADDRESS``."""
+    """Facts on stderr, addresses on stdout: one line each, ``NAME<tab>ADDRESS``, and an empty line after the last."""
     sheet = folder.sheet
     gold = sum(bool(item.gold) for item in sheet.items)
     known = f", {gold} of them of known truth" if gold else ""
     asked = f"{len(sheet.questions)} questions ({sheet.mode})"
     typer.echo(f"{len(sheet.items)} rows{known}, {asked}: {folder.path}", err=True)
-    for name, address in addresses:
-        typer.echo(f"{one_line(name) or '-'}\t{address}")
+    typer.echo("".join(f"{one_line(name) or '-'}\t{address}\n" for name, address in addresses))
     sys.stdout.flush()
 
 

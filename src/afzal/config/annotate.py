@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from .base import Columns, Names, Settings
+from .base import Columns, Names, Settings, split_names
 
 
 def _split_axes(value: Any) -> Any:
@@ -20,6 +20,12 @@ def _split_axes(value: Any) -> Any:
     return {name.strip(): question.strip() for name, _, question in parts}
 
 
+def _split_people(value: Any) -> Any:
+    """``ann,bob`` as names; ``3``, which YAML and flags read as a number, as itself in words."""
+    return [str(value)] if type(value) is int else split_names(value)
+
+
+Annotators = Annotated[list[str] | None, BeforeValidator(_split_people)]
 Axes = Annotated[dict[str, str], BeforeValidator(_split_axes)]
 
 
@@ -33,7 +39,7 @@ class AnnotateConfig(Settings, frozen=True):
     )
     axis: Axes = Field({}, description="What is asked, as NAME=QUESTION; several: each is asked of every item.")
     overlap: int = Field(1, ge=1, description="Annotators per question; never exceeded.")
-    annotators: Names = Field(
+    annotators: Annotators = Field(
         None, description="Names, one address each; a number gives that many addresses, whose people name themselves."
     )
     repeat: float = Field(
@@ -52,6 +58,7 @@ class AnnotateConfig(Settings, frozen=True):
     export: str | None = Field(None, description="File for the rows with their votes, written when the page ends.")
     columns: Columns = Field({}, description="Which field is what, as prompt=q,chosen=good,rejected=bad.")
     data_format: str | None = Field(None, description="Name of the data's format, when detection is to be overruled.")
+    skip_bad: bool = Field(False, description="Leave out damaged rows instead of stopping at the first.")
 
     @field_validator("annotators")
     @classmethod

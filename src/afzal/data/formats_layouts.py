@@ -30,6 +30,7 @@ LAYOUTS: tuple[Format, ...] = (
         optional=("votes", "group", "extra", "where"),
         system=False,
         beside="none",
+        keeps_empty=True,
     ),
     Format(
         "standard",

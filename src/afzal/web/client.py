@@ -5,11 +5,18 @@ from __future__ import annotations
 import http.client
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from typing import Any
 from urllib.parse import urlsplit
 
 from afzal.errors import AfzalError
+
+
+def addresses_of(lines: Iterable[str]) -> list[tuple[str, str]]:
+    """Names (``-`` where there is none yet) and addresses, as ``afzal annotate`` prints them before it serves."""
+    told = takewhile(lambda line: line.strip(), lines)
+    return [(name, address) for name, _, address in (line.strip().partition("\t") for line in told)]
 
 
 class Client:

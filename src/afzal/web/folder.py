@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from afzal import __version__, data
 from afzal.data.native import to_row
@@ -55,6 +55,7 @@ class Job:
     annotators: tuple[str, ...] = ("",)
     columns: Mapping[str, str] | None = None
     data_format: str | None = None
+    on_error: Literal["raise", "drop"] = "raise"
 
 
 def read_items(job: Job) -> list[Item]:
@@ -65,7 +66,7 @@ def read_items(job: Job) -> list[Item]:
     Raises:
         AfzalError: a file cannot be read.
     """
-    said = data.read(job.source, columns=job.columns, format=job.data_format)
+    said = data.read(job.source, columns=job.columns, format=job.data_format, on_error=job.on_error)
     items = [replace(item, votes=()) for item in said.items]
     if job.gold is None:
         return with_unique_ids(items)

@@ -1,0 +1,110 @@
+"""A page without a network: rows on disk, an open folder with a clock that is turned by hand, and a served one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import afzal
+from afzal.web.client import Client, addresses_of
+from afzal.web.desk import Desk
+from afzal.web.folder import Folder, Job
+from afzal.web.queue import Rules
+
+SOURCE = str(Path(afzal.__file__).parents[1])
+
+
+class Clock:
+    """Seconds since the epoch, turned by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def pairs(n: int) -> list[dict[str, Any]]:
+    """Rows whose better response is ``good k``."""
+    return [{"prompt": f"prompt {k}", "chosen": f"good {k}", "rejected": f"bad {k}"} for k in range(n)]
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def job(tmp_path: Path, rows: Sequence[dict[str, Any]], annotators: Sequence[str] = ("ann",), **given: Any) -> Job:
+    source = tmp_path / "rows.jsonl"
+    if not source.exists():
+        write_rows(source, rows)
+    about = {k: given.pop(k) for k in ("mode", "axes", "gold", "guideline") if k in given}
+    return Job(str(source), tmp_path / "out", rules=Rules(**given), annotators=tuple(annotators), **about)
+
+
+@contextmanager
+def opened(made: Job, clock: Clock | None = None) -> Iterator[Folder]:
+    folder = Folder(made, clock or Clock())
+    try:
+        yield folder
+    finally:
+        folder.close()
+
+
+_ids = iter(range(10**9))
+
+
+def answer(desk: Desk, name: str, folder: Folder | None = None, **said: Any) -> dict[str, Any]:
+    """Answer the person's question, and return the line of the journal."""
+    asked = desk.next(name)
+    assert asked["state"] == "ask", asked
+    body = {"id": f"id{next(_ids):08d}", "question": asked["question"], "position": asked["position"]}
+    step = desk.vote(
+        name, body | ({"outcome": "first"} | said if "groups" not in said and "values" not in said else said)
+    )
+    if folder is not None:
+        folder.journal.append(step.lines)
+    return step.lines[0]
+
+
+@contextmanager
+def served(*arguments: str, cwd: Path) -> Iterator[tuple[list[str], subprocess.Popen[str]]]:
+    """``afzal annotate ... --headless`` in a process of its own: the addresses, and the process, which is killed."""
+    environment = {**os.environ, "PYTHONPATH": SOURCE}
+    command = [sys.executable, "-m", "afzal", "annotate", *arguments, "--headless"]
+    process = subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        addresses = [address for _, address in addresses_of(iter(process.stdout.readline, ""))]
+        if not addresses:
+            raise AssertionError(process.communicate()[1])
+        yield addresses, process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def first_text(question: dict[str, Any], place: int = 0) -> str:
+    """The text of the response in a place on the screen."""
+    return question["responses"][place][0]["parts"][0]["text"]
+
+
+def vote_all(client: Client, choose: Any) -> int:
+    """Answer until there is nothing to answer; the number of answers."""
+    asked, count = client.next(), 0
+    while asked["state"] == "ask":
+        asked, count = client.vote(asked, **choose(asked))["next"], count + 1
+    return count
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    text = (folder / "votes.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]

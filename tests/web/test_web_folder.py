@@ -1,0 +1,180 @@
+"""The folder of a page: begun, resumed, and refused when it is another one's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers_web import SOURCE, answer, job, opened, pairs, write_rows
+
+from afzal.errors import AfzalError
+from afzal.records import Item, Response
+from afzal.web.questions import content_sha256, with_unique_ids
+
+
+def test_the_same_job_resumes_with_the_same_tokens_and_votes(tmp_path):
+    made = job(tmp_path, pairs(5), ("ann", "bob"))
+    with opened(made) as folder:
+        tokens = dict(folder.tokens)
+        answer(folder.desk, "ann", folder)
+        waiting = folder.desk.next("ann")
+    with opened(made) as folder:
+        assert folder.tokens == tokens
+        assert folder.desk.counts()["votes"] == 1
+        assert folder.desk.next("ann") == waiting
+
+
+def test_tokens_are_secret_and_long(tmp_path):
+    with opened(job(tmp_path, pairs(2), ("ann", "bob"))) as folder:
+        assert all(len(token) >= 24 for token in folder.tokens)
+        assert len(set(folder.tokens)) == 2
+    assert (tmp_path / "out" / "page.json").stat().st_mode & 0o077 == 0
+
+
+def test_annotators_can_be_added_and_nobody_is_lost(tmp_path):
+    with opened(job(tmp_path, pairs(2), ("ann",))) as folder:
+        first = dict(folder.tokens)
+    with opened(job(tmp_path, pairs(2), ("bob", "cem", ""))) as folder:
+        assert first.items() <= folder.tokens.items()
+        assert list(folder.tokens.values()) == ["ann", "bob", "cem"]
+
+
+def test_an_address_without_a_name_gets_one_once(tmp_path):
+    made = job(tmp_path, pairs(2), ("", ""))
+    with opened(made) as folder:
+        one, two = folder.tokens
+        assert folder.name_of(one) == ""
+        assert folder.name_of("x" * 24) is None
+        assert folder.sign_in(one, "Dilnoza")
+        assert not folder.sign_in(two, "dilnoza")
+        answer(folder.desk, "Dilnoza", folder)
+    with opened(made) as folder:
+        assert folder.name_of(one) == "Dilnoza"
+        assert folder.desk.counts()["votes"] == 1
+
+
+@pytest.mark.parametrize("change", ["text", "order", "more"])
+def test_rows_that_changed_are_refused(tmp_path, change):
+    made = job(tmp_path, pairs(3))
+    with opened(made):
+        pass
+    rows = pairs(4) if change == "more" else pairs(3)[:: -1 if change == "order" else 1]
+    if change == "text":
+        rows[1]["rejected"] = "worse"
+    write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(AfzalError, match="rows are not those"), opened(made):
+        pass
+
+
+@pytest.mark.parametrize("change", [{"overlap": 2}, {"seed": 1}, {"repeat": 0.5}, {"axes": {"safe": "Which?"}}])
+def test_other_rules_are_refused_by_name(tmp_path, change):
+    with opened(job(tmp_path, pairs(3))):
+        pass
+    (name,) = change
+    with pytest.raises(AfzalError, match=f"begun with {name}"), opened(job(tmp_path, pairs(3), **change)):
+        pass
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("precious")
+    with pytest.raises(AfzalError, match="holds no page"), opened(job(tmp_path, pairs(3))):
+        pass
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_one_process_at_a_time(tmp_path):
+    script = (
+        "import sys; sys.path.insert(0, 'TESTS'); from helpers_web import *; from pathlib import Path\n"
+        "try:\n    with opened(job(Path('PLACE'), pairs(3))): pass\n"
+        "except Exception as error: print(error)\n"
+    )
+    script = script.replace("PLACE", str(tmp_path)).replace("TESTS", SOURCE.replace("/src", "/tests"))
+    with opened(job(tmp_path, pairs(3))):
+        told = subprocess.run(
+            [sys.executable, "-c", script], env={"PYTHONPATH": SOURCE}, capture_output=True, text=True, check=True
+        )
+    assert "served by another process" in told.stdout, told.stderr
+
+
+def test_a_vote_on_an_item_that_is_not_there_is_refused(tmp_path):
+    made = job(tmp_path, pairs(3))
+    with opened(made) as folder:
+        line = answer(folder.desk, "ann")
+        folder.journal.append([line | {"item": "nowhere"}])
+    with pytest.raises(AfzalError, match="no answer to a question"), opened(made):
+        pass
+
+
+def test_gold_rows_mark_the_rows_of_the_file_whatever_their_order(tmp_path):
+    gold = [
+        {"prompt": "prompt 1", "chosen": "bad 1", "rejected": "good 1"},
+        {"prompt": "q", "chosen": "x", "rejected": "y"},
+    ]
+    made = job(tmp_path, pairs(3), gold=str(write_rows(tmp_path / "gold.jsonl", gold)))
+    with opened(made) as folder:
+        assert [bool(item.gold) for item in folder.sheet.items] == [False, True, False, True]
+        marked = folder.sheet.questions[1]
+        assert folder.sheet.items[1].responses[marked.truth].turns == "bad 1"
+        assert folder.sheet.items[1].responses[0].turns == "good 1"
+        assert [q.is_gold for q in folder.sheet.questions] == [False, True, False, True]
+
+
+def test_gold_without_a_preference_is_refused(tmp_path):
+    row = {
+        "afzal": 1,
+        "id": "g",
+        "prompt": "p",
+        "responses": [{"turns": "a"}, {"turns": "b"}],
+        "votes": [{"vote": "comparison", "first": 0, "second": 1, "outcome": "tie"}],
+    }
+    made = job(tmp_path, pairs(3), gold=str(write_rows(tmp_path / "gold.jsonl", [row])))
+    with pytest.raises(AfzalError, match="does not say which"), opened(made):
+        pass
+
+
+def test_a_single_response_cannot_be_compared(tmp_path):
+    with (
+        pytest.raises(AfzalError, match="needs two"),
+        opened(job(tmp_path, [{"prompt": "p", "completion": "c"}], mode="pair")),
+    ):
+        pass
+
+
+def test_every_pair_of_several_responses_is_asked(tmp_path):
+    row = {"afzal": 1, "id": "x", "prompt": "p", "responses": [{"turns": t} for t in "abc"]}
+    with opened(job(tmp_path, [row], mode="pair")) as folder:
+        seen = set()
+        while folder.desk.next("ann")["state"] == "ask":
+            seen.add(tuple(sorted(answer(folder.desk, "ann")["shown"])))
+        assert seen == {(0, 1), (0, 2), (1, 2)}
+
+
+def test_each_axis_is_asked_of_each_item_one_after_another(tmp_path):
+    with opened(job(tmp_path, pairs(5), axes={"helpful": "Which helps?", "safe": "Which is safe?"})) as folder:
+        lines = [answer(folder.desk, "ann") for _ in range(10)]
+        assert folder.desk.next("ann")["state"] == "done"
+        assert [line["axis"] for line in lines] == ["helpful", "safe"] * 5
+        assert all(lines[k]["item"] == lines[k + 1]["item"] for k in range(0, 10, 2))
+
+
+def test_ids_are_made_unique():
+    items = [Item(name, "p", (Response("a"),)) for name in ("a", "a", "b", "a#2", "a")]
+    assert [item.id for item in with_unique_ids(items)] == ["a", "a#2", "b", "a#2#2", "a#3"]
+
+
+def test_the_hash_is_of_what_is_shown():
+    one = Item("a", "p", (Response("x", "gpt"), Response("y")))
+    same = Item("b", "p", (Response("x"), Response("y", "llama")), where="elsewhere", extra={"k": 1})
+    other = Item("a", "p", (Response("y"), Response("x")))
+    assert content_sha256(one) == content_sha256(same) != content_sha256(other)
+
+
+def test_items_are_written_without_votes(tmp_path):
+    with opened(job(tmp_path, pairs(2))):
+        pass
+    rows = [json.loads(line) for line in (tmp_path / "out" / "items.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["rows.jsonl:1", "rows.jsonl:2"]
+    assert all("votes" not in row for row in rows)
