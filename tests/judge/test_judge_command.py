@@ -13,7 +13,7 @@ from afzal import data
 from afzal.cli import main
 from afzal.cli.judge import parse_conditions, unmet
 from afzal.errors import AfzalError
-from afzal.judge import local, summary
+from afzal.judge import local, summary, text
 from afzal.judge.games import Pair, Ruling, games_of, pairs_of
 from afzal.recipes import judges, judging
 from afzal.records import Comparison, Item, Response
@@ -290,7 +290,7 @@ def test_a_judge_that_never_gives_a_verdict_has_no_figures_but_is_written(tmp_pa
     assert json.loads(json.dumps(seen, allow_nan=False))["no_verdict_share"] == 1.0
     assert seen["orders"]["slot_bias"] is None
     assert "win_rate" not in seen["models"]
-    assert "no verdict 100.0 %" in "\n".join(summary.lines(seen))
+    assert "no verdict 100.0 %" in "\n".join(text.lines(seen))
 
 
 def test_one_judge_without_the_command_line(tmp_path):

@@ -20,7 +20,8 @@ def command(
     judge: Annotated[
         list[str],
         typer.Option(
-            help="judge.yaml, a model folder, rule:longest, file.py:function, people:FILE; several times: a jury."
+            help="judge.yaml, a model folder, rule:longest, file.py:function, people:FILE, verdicts:FILE:NAME; "
+            "several times: a jury."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for verdicts, rows with votes, the summary and the judge's card.")],
@@ -40,7 +41,7 @@ def command(
     Run again, the same command asks only what has no reply yet.
     """
     conditions = parse_conditions(require) if require else []
-    from afzal.judge import summary
+    from afzal.judge import text
     from afzal.judge.people import votes_on
     from afzal.recipes import judging
 
@@ -56,23 +57,13 @@ def command(
         from afzal.report.text import visible
 
         for each in found:
-            typer.echo("\n".join(map(visible, summary.lines(each, _prices(judge, each["judge"])))))
+            typer.echo("\n".join(map(visible, text.lines(each))))
         typer.echo(f"written: {out}")
     broken = [line for each in found for line in unmet(each, conditions)]
     for line in broken:
         typer.echo(line, err=True)
     if broken:
         raise typer.Exit(1)
-
-
-def _prices(specs: Sequence[str], name: str) -> tuple[float | None, float | None]:
-    from afzal.recipes.judges import named
-
-    for spec in specs:
-        known = named(spec)
-        if known.name == name and known.settings is not None:
-            return known.settings.price_in, known.settings.price_out
-    return None, None
 
 
 Condition = tuple[str, str, float]

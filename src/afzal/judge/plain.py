@@ -16,3 +16,8 @@ def finite(value: Any) -> Any:
 def interval(known: Interval) -> dict[str, float | None]:
     """``value``, ``low`` and ``high``."""
     return {key: finite(getattr(known, key)) for key in ("value", "low", "high")}
+
+
+def figure(known: Interval) -> dict[str, float | None]:
+    """The same with ``n``, what is independent."""
+    return interval(known) | {"n": known.n}

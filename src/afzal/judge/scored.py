@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 
 from afzal.errors import AfzalError
 from afzal.judge.games import Game, Judge, Pair, Ruling
+from afzal.judge.verdicts import Outcome
 
 Score = Callable[[Sequence[Pair], Sequence[str]], Sequence[float]]
 """``(the pair that each answer belongs to, answers) -> scores``; larger is better."""
 
 
-def by_score(score: Score) -> Judge:
-    """The answer with the larger score wins; equal scores are a tie. Each answer of an item is scored once."""
+def by_score(score: Score, *, stated: bool = False) -> Judge:
+    """The answer with the larger score wins; equal scores are a tie. Each answer of an item is scored once.
+
+    Args:
+        stated: whether the gap of two scores states a probability, sigma(gap) that the first is better.
+    """
 
     def judge(games: Sequence[Game]) -> list[Ruling]:
         once: dict[tuple[int, int], tuple[Pair, str]] = {}
@@ -24,13 +30,18 @@ def by_score(score: Score) -> Judge:
         if any(value != value for value in values):
             raise AfzalError("a score is no number", remedy="mend the rule or function, so that it always gives one")
         known = dict(zip(once, values, strict=True))
-        return [_larger(known[g.pair.item, g.pair.first], known[g.pair.item, g.pair.second]) for g in games]
+        both = [(known[g.pair.item, g.pair.first], known[g.pair.item, g.pair.second]) for g in games]
+        return [Ruling(_larger(*values), _sigmoid(values[0] - values[1]) if stated else None) for values in both]
 
     return judge
 
 
-def _larger(first: float, second: float) -> Ruling:
-    return Ruling("first" if first > second else "second" if first < second else "tie")
+def _larger(first: float, second: float) -> Outcome:
+    return "first" if first > second else "second" if first < second else "tie"
+
+
+def _sigmoid(gap: float) -> float:
+    return 0.5 * (1 + math.tanh(gap / 2))
 
 
 def rule(name: str, pattern: str | None = None) -> Score:

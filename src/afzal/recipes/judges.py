@@ -11,33 +11,40 @@ from pathlib import Path
 from afzal import config
 from afzal.config.judging import PROMPT, SCORE_PROMPT, JudgeConfig
 from afzal.errors import AfzalError
-from afzal.judge import asked, people, scored
+from afzal.judge import asked, given, people, scored
 from afzal.judge.cache import Cache
 from afzal.judge.games import Game, Judge, Pair, Ruling, games_of
 from afzal.judge.server import Server, key_from
+from afzal.model.load import pick_device
 from afzal.objectives import names_function
 from afzal.recipes.contents import content_hash
 from afzal.recipes.named import own_function
-from afzal.recipes.rewards import reward_source
+from afzal.recipes.rewards import implicit_rewards, reward_source
 from afzal.records import Item
 from afzal.report.text import duration
+
+BETA = 0.1
+"""Of an implicit reward, where neither the judge nor its run says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
     """A judge that was asked for: its name, settings, and a fingerprint of all that decides its verdicts.
 
-    ``votes`` is the file of people's votes, for people as a judge, whose settings are of no kind.
+    ``votes`` is the file of people's votes, for people as a judge, and ``verdicts`` that of the verdicts of a judge of
+    that name; these have no settings.
     """
 
     name: str
     settings: JudgeConfig | None
     fingerprint: str
     votes: str = ""
+    verdicts: str = ""
 
 
 def named(spec: str) -> Named:
-    """What ``--judge`` names: a YAML file, ``rule:longest``, ``people:FILE``, ``file.py:function``, or a model folder.
+    """What ``--judge`` names: a YAML file, ``rule:longest``, ``people:FILE``, ``verdicts:FILE:NAME``,
+    ``file.py:function``, or a model folder.
 
     Raises:
         AfzalError: it names nothing, or the file is no judge.
@@ -47,6 +54,11 @@ def named(spec: str) -> Named:
     if spec.startswith("people:"):
         path = spec.removeprefix("people:")
         return Named(f"people ({Path(path).stem})", None, content_hash(path), votes=path)
+    if spec.startswith("verdicts:"):
+        return _of_verdicts(spec.removeprefix("verdicts:"))
+    if spec.startswith("policy:"):
+        path = spec.removeprefix("policy:")
+        return _named(Path(path).name, _built([("kind", "policy"), ("model", path)], spec))
     if names_function(spec):
         return _named(spec.rpartition(":")[2], _built([("kind", "function"), ("function", spec)], spec))
     path = Path(spec)
@@ -61,8 +73,46 @@ def named(spec: str) -> Named:
     raise AfzalError(
         f"there is no judge {spec!r}",
         where="--judge",
-        remedy="a judge.yaml, a model folder, rule:longest, file.py:function, or people:votes.jsonl",
+        remedy="a judge.yaml, a model folder, rule:longest, file.py:function, people:FILE, or verdicts:FILE",
     )
+
+
+def _of_verdicts(spec: str) -> Named:
+    path, _, name = (spec, "", "") if Path(spec).exists() else spec.rpartition(":")
+    known = given.judges_in(path or spec)
+    if name not in known and (name or len(known) > 1):
+        raise AfzalError(
+            f"there is no judge {name!r} in the file" if name else f"the file has {len(known)} judges",
+            where=f"--judge verdicts:{spec}",
+            remedy=f"verdicts:{path}:NAME with one of " + ", ".join(known[:30]),
+        )
+    name = name or known[0]
+    return Named(name, None, hashlib.sha256(f"{content_hash(path)} {name}".encode()).hexdigest(), verdicts=path)
+
+
+def _with_reference(settings: JudgeConfig) -> JudgeConfig:
+    """The settings of a policy with the reference and the beta of its run, where they do not say.
+
+    Raises:
+        AfzalError: it is no run with a reference, and none is named.
+    """
+    if settings.reference is not None:
+        return settings.model_copy(update={"beta": settings.beta or BETA})
+    assert settings.model is not None
+    path = Path(settings.model) / "run.yaml"
+    run = {s.key: s.value for s in config.read_file(path)} if path.is_file() else {}
+    reference = run.get("reference")
+    if reference in (*config.REFERENCES, None):
+        reference = run.get("model") if reference is not None else None
+    if reference is None:
+        raise AfzalError(
+            "the policy's reference is not known",
+            where=settings.model,
+            why="only the run folder of a method with a reference names one",
+            remedy="a judge.yaml with kind: policy, model and reference",
+        )
+    beta = settings.beta or (run["beta"] if isinstance(run.get("beta"), float) else BETA)
+    return settings.model_copy(update={"reference": str(reference), "beta": beta})
 
 
 def _built(values: Sequence[tuple[str, str]], spec: str) -> JudgeConfig:
@@ -70,19 +120,42 @@ def _built(values: Sequence[tuple[str, str]], spec: str) -> JudgeConfig:
 
 
 def _named(name: str, settings: JudgeConfig) -> Named:
+    settings = _with_reference(settings) if settings.kind == "policy" else settings
     what = [settings.model_dump(mode="json", exclude={"name", "timeout", "attempts", "concurrency"})]
-    what += [content_hash(s) for s in (settings.model, settings.function) if s and settings.kind != "http"]
+    what += [
+        content_hash(s)
+        for s in (settings.model, settings.function, settings.reference)
+        if s and settings.kind != "http"
+    ]
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     return Named(name, settings, digest)
 
 
 def about(n: Named) -> dict[str, str]:
     """Facts of a judge for its card: kind, model, fingerprint, and ``prompt``, what it is asked."""
-    facts = {"kind": "people", "prompt": ""} if n.settings is None else {"kind": n.settings.kind, "prompt": ""}
+    kind = n.settings.kind if n.settings is not None else "people" if n.votes else "verdicts of a file"
+    facts = {"kind": kind, "prompt": ""}
     if n.settings is not None and n.settings.kind in ("model", "http"):
         facts["model"] = str(n.settings.model)
         facts["prompt"] = "\n\n".join(x for x in (n.settings.system, prompt_of(n.settings)) if x)
+    if n.settings is not None and n.settings.kind == "policy":
+        facts |= {"reference": str(n.settings.reference), "beta": f"{n.settings.beta:g}"}
     return facts | {"fingerprint": n.fingerprint[:16]}
+
+
+def prices(n: Named) -> tuple[float | None, float | None]:
+    """What a judge asks for a million tokens asked, and answered."""
+    return (None, None) if n.settings is None else (n.settings.price_in, n.settings.price_out)
+
+
+def own_source(n: Named, items: Sequence[Item]) -> str | None:
+    """The source, among those of the answers, that is the judge's own model; None where there is none."""
+    if n.settings is None:
+        return None
+    model = n.settings.model or ""
+    names = (n.settings.own,) if n.settings.own else (model, Path(model).name)
+    sources = {response.source for item in items for response in item.responses}
+    return next((name for name in names if name and name in sources), None)
 
 
 def played(
@@ -98,10 +171,12 @@ def played(
         AfzalError: the judge cannot be had, or its server does not answer; replies that came before are in the cache.
     """
     settings = n.settings
+    if n.verdicts:
+        return given.from_file(n.verdicts, n.name, items, pairs)
     if settings is None:
         games = games_of(pairs, "first")
         return games, people.by_people(people.votes_on(items, n.votes), pairs)(games)
-    if settings.kind in ("rule", "function", "reward"):
+    if settings.kind in ("rule", "function", "reward", "policy"):
         games = games_of(pairs, "first")
         return games, _scorer(settings, items)(games)
     games = games_of(pairs, settings.orders, samples=settings.samples, seed=settings.seed)
@@ -167,6 +242,14 @@ def _scorer(settings: JudgeConfig, items: Sequence[Item]) -> Judge:
     if settings.kind == "rule":
         assert settings.rule is not None
         return scored.by_score(scored.rule(settings.rule, settings.pattern))
+    if settings.kind == "policy":
+        assert settings.model is not None
+        assert settings.reference is not None
+        implicit = implicit_rewards(
+            settings.model, settings.reference, beta=settings.beta or BETA, device=pick_device("auto")
+        )
+        read = lambda pairs, answers: implicit([items[p.item].prompt for p in pairs], answers)  # noqa: E731
+        return scored.by_score(read, stated=True)
     spec = settings.function if settings.kind == "function" else settings.model
     assert spec is not None
     if settings.kind == "function":
@@ -177,7 +260,7 @@ def _scorer(settings: JudgeConfig, items: Sequence[Item]) -> Judge:
 
 def _local(settings: JudgeConfig) -> Judge:
     from afzal.judge.local import by_log_probs
-    from afzal.model.load import context_of_model, load_model, load_tokenizer, pick_device
+    from afzal.model.load import context_of_model, load_model, load_tokenizer
     from afzal.model.probe import choose_sharing
     from afzal.train.feed import Layout
 

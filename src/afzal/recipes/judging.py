@@ -11,12 +11,11 @@ from typing import Any
 from afzal import data, report
 from afzal.errors import AfzalError
 from afzal.judge import outputs, people, summary
+from afzal.judge.card import card, pairs_to_read
 from afzal.judge.games import Game, Pair, Ruling, pairs_of
 from afzal.judge.labels import Labels
-from afzal.recipes.judges import Named, about, named, played
+from afzal.recipes.judges import Named, about, named, own_source, played, prices
 from afzal.records import Item, Response, turns_to_json
-
-WORST = 20
 
 
 def read_items(source: str, against: str | None = None) -> list[Item]:
@@ -70,7 +69,6 @@ class Judged:
     Attributes:
         games, rulings: what it was asked, and what came of it, one of each.
         rows: the items with each verdict as one more vote, under the judge's name; no verdict gives no vote.
-        people: what people said of the same pairs, where that was given.
         summary: its figures as plain values, as in ``summary.json``.
     """
 
@@ -79,7 +77,6 @@ class Judged:
     games: Sequence[Game]
     rulings: Sequence[Ruling]
     rows: Sequence[Item]
-    people: Labels | None
     summary: dict[str, Any]
 
 
@@ -106,11 +103,15 @@ def judge_items(
         AfzalError: the judge cannot be had, or its server does not answer; replies that came before are in the cache.
     """
     pairs, n = pairs_of(items), named(spec)
-    beside = people.labels_on(voted, pairs) if voted is not None else None
     games, rulings = played(n, items, pairs, cache, say)
-    figures = summary.summary(n.name, items, pairs, games, rulings, people=beside, resamples=resamples)
+    known = summary.Known(_labels(voted, pairs), own=own_source(n, items), prices=prices(n))
+    figures = summary.summary(n.name, items, pairs, games, rulings, known, resamples=resamples)
     rows = outputs.with_votes(items, n.name, games, rulings)
-    return Judged(n, pairs, games, rulings, rows, beside, figures | {"sha256": n.fingerprint})
+    return Judged(n, pairs, games, rulings, rows, figures | {"sha256": n.fingerprint})
+
+
+def _labels(voted: Sequence[Item] | None, pairs: Sequence[Pair]) -> Labels | None:
+    return None if voted is None else people.labels_on(voted, pairs)
 
 
 def judged(
@@ -132,51 +133,29 @@ def judged(
     Raises:
         AfzalError: as for :func:`judge_items`, or two judges have the same name.
     """
-    if len({named(spec).name for spec in specs}) < len(specs):
+    judges, pairs = [named(spec) for spec in specs], pairs_of(items)
+    if len({n.name for n in judges}) < len(judges):
         raise AfzalError(
             "two judges have the same name", where="--judge", remedy="give them a name in their YAML files"
         )
+    beside, replies = _labels(voted, pairs), cache or out / "replies.sqlite"
+    said = {n.name: played(n, items, pairs, replies, say) for n in judges}
+    points = {name: summary.points_of(summary.codes(pairs, *both)[1]) for name, both in said.items()}
     verdicts, summaries, rows = [], [], list(items)
-    for spec in specs:
-        j = judge_items(spec, items, cache=cache or out / "replies.sqlite", voted=voted, resamples=resamples, say=say)
-        given = list(zip(j.games, j.rulings, strict=True))
-        verdicts += [outputs.verdict_row(j.judge.name, j.judge.fingerprint, items, g, r) for g, r in given]
-        summaries.append(j.summary)
-        rows = outputs.with_votes(rows, j.judge.name, j.games, j.rulings)
-        body = outputs.card(j.summary, about(j.judge), _worst(j.pairs, j.games, j.rulings, j.people))
-        report.write_board(out, body, "judge_card" if len(specs) == 1 else f"judge_card-{_slug(j.judge.name)}")
+    for n in judges:
+        games, rulings = said[n.name]
+        others = {name: p for name, p in points.items() if name != n.name}
+        known = summary.Known(beside, others, own_source(n, items), prices(n))
+        found = summary.summary(n.name, items, pairs, games, rulings, known, resamples=resamples)
+        summaries.append(found | {"sha256": n.fingerprint})
+        given = zip(games, rulings, strict=True)
+        verdicts += [outputs.verdict_row(n.name, n.fingerprint, items, g, r) for g, r in given]
+        rows = outputs.with_votes(rows, n.name, games, rulings)
+        body = card(summaries[-1], about(n), pairs_to_read(pairs, games, rulings, beside))
+        report.write_board(out, body, "judge_card" if len(judges) == 1 else f"judge_card-{_slug(n.name)}")
     outputs.write(out, rows, verdicts, summaries)
     return summaries
 
 
 def _slug(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
-
-
-def _worst(
-    pairs: Sequence[Pair], games: Sequence[Game], rulings: Sequence[Ruling], beside: Any
-) -> list[dict[str, str]]:
-    """Pairs to read: without a verdict, judged differently in the two orders, or against what most people say."""
-    from afzal.judge.aggregate import aggregate
-
-    table, together = summary.codes(pairs, games, rulings)
-    p = None if beside is None else aggregate(beside, "majority").p_first
-    why: dict[int, str] = {}
-    for k in range(len(pairs)):
-        if together[k] == -1:
-            why[k] = "no verdict"
-        elif set(table[k].tolist()) == {1, 2}:
-            why[k] = "each order names another winner"
-        elif p is not None and p[k] == p[k] and p[k] != 0.5 and together[k] > 0 and (p[k] > 0.5) != (together[k] == 1):
-            why[k] = "people prefer the other"
-    order = sorted(why, key=lambda k: ("people" not in why[k], k))[:WORST]
-    short = lambda text: text if len(text) <= 2000 else text[:2000] + " …"  # noqa: E731
-    return [
-        {
-            "why": why[k],
-            "prompt": short(pairs[k].prompt),
-            "first": short(pairs[k].answers[0]),
-            "second": short(pairs[k].answers[1]),
-        }
-        for k in order
-    ]

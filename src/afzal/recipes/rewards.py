@@ -13,15 +13,19 @@ import torch
 
 from afzal.data.turns import full_text, reply
 from afzal.errors import AfzalError
-from afzal.model.load import context_of, load_tokenizer
-from afzal.model.probe import choose_sharing
+from afzal.folders.fit import refuse_other_size
+from afzal.folders.load import refuse_another_tokenizer
+from afzal.model.load import context_of, context_of_model, load_model, load_tokenizer, vocabulary_of
+from afzal.model.logprobs import score as logprob_score
+from afzal.model.probe import Sharing, choose_common_sharing, choose_sharing
 from afzal.model.reward import head_scores, load_reward_model, refuse_language_model, shift_of
 from afzal.objectives import names_function
-from afzal.recipes.assess import end_of, score_items
+from afzal.recipes.assess import ScoreBatch, end_of, score_items
 from afzal.recipes.named import own_function
 from afzal.recipes.prepare import eos_id
 from afzal.records import Item, Response, Turns
 from afzal.tokens import Branch, Tree, encode_prompts, resolve_template
+from afzal.tokens.batch import Batch
 from afzal.tokens.codec import Codec
 from afzal.train.feed import Layout
 
@@ -67,6 +71,50 @@ def reward_source(
     if names_function(spec):
         return _checked(by_text(own_function(spec, "reward", "function(prompt, answer) returns a number"), spec), spec)
     return _checked(_by_model(spec, torch.device(device), max_tokens, tokens_per_forward, eos_token), spec)
+
+
+def implicit_rewards(
+    policy: str,
+    reference: str,
+    *,
+    beta: float = 0.1,
+    device: torch.device | str = "cpu",
+    max_tokens: int = 1024,
+    tokens_per_forward: int = 8192,
+) -> Rewarder:
+    """beta (log pi - log pi_ref) of whole answers, nats: what a policy has come to prefer to its reference (Rafailov et
+    al. 2023, arXiv 2305.18290, eq. 5, up to a constant per prompt).
+
+    Args:
+        policy, reference: folders or hub ids of language models with one tokenizer.
+        max_tokens: longest prompt + answer that is read; longer ones are cut.
+
+    Raises:
+        AfzalError: a model cannot be had, or the two do not belong together.
+    """
+    place, tokenizer = torch.device(device), load_tokenizer(policy)
+    scores, sharing, context = implicit_scorer(policy, reference, beta, max_tokens, place, tokenizer)
+    layout = Layout(sharing, tokens_per_forward, place)
+    reader = _Reader(scores, tokenizer, layout, min(max_tokens, context or max_tokens), eos_id(tokenizer, None))
+    return _checked(reader.rewards, f"{policy} against {reference}")
+
+
+def implicit_scorer(
+    policy: str, reference: str, beta: float, max_tokens: int, device: torch.device, tokenizer: Any
+) -> tuple[ScoreBatch, Sharing, int | None]:
+    """Implicit rewards ``[B, 1]`` of batches, how both models share prompts, and their smaller context."""
+    what = f"the reference {reference}"
+    refuse_another_tokenizer(tokenizer, reference, what)
+    models = [load_model(path, device=device).requires_grad_(False) for path in (policy, reference)]
+    refuse_other_size(vocabulary_of(models[0]), vocabulary_of(models[1]), what)
+    sharing = choose_common_sharing(models, max_tokens)
+
+    def rewards(batch: Batch) -> torch.Tensor:
+        ours, theirs = (logprob_score(model, batch).logps for model in models)
+        return beta * (ours - theirs)[:, None]
+
+    contexts = [context for model in models if (context := context_of_model(model)) is not None]
+    return rewards, sharing, min(contexts, default=None)
 
 
 def by_text(fn: TextReward, name: str = "the reward function") -> Rewarder:
@@ -124,20 +172,21 @@ def _by_model(
     tokenizer = load_tokenizer(spec)
     layout = Layout(choose_sharing(model, max_tokens)[0], tokens_per_forward, device)
     longest = min(max_tokens, context_of(model.config) or max_tokens)
-    reader = _Reader(model, tokenizer, layout, longest, eos_id(tokenizer, eos_token), shift_of(model))
+    shift = shift_of(model)
+    scores = lambda batch: head_scores(model, batch) - shift  # noqa: E731
+    reader = _Reader(scores, tokenizer, layout, longest, eos_id(tokenizer, eos_token))
     return reader.rewards
 
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """A reward model with its tokenizer; ``shift`` is subtracted from its scores."""
+    """What scores batches of answers, with the tokenizer that writes them."""
 
-    model: Any
+    scores: ScoreBatch
     tokenizer: Any
     layout: Layout
     max_tokens: int
     eos: int | None
-    shift: float
 
     def rewards(
         self, prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None
@@ -149,16 +198,13 @@ class _Reader:
         if any(item.is_chat for item in items):
             template = resolve_template(self.tokenizer, None)[0]
         encoding = {"max_tokens": self.max_tokens, "chat_template": template, "eos": self.eos}
-        scored, _ = score_items(self._scores, items, self.tokenizer, self.layout, cut=cut, **encoding)
+        scored, _ = score_items(self.scores, items, self.tokenizer, self.layout, cut=cut, **encoding)
         found = np.concatenate([s.scores for s in scored]) if scored else np.zeros(0)
         unread = np.flatnonzero(np.isnan(found)).tolist()
         rows = [(prompts[k], answers[k], whole[k]) for k in unread]
         for k, value in zip(unread, self._unread(rows, template), strict=True):
             found[k] = value
         return found.tolist()
-
-    def _scores(self, batch: Any) -> torch.Tensor:
-        return head_scores(self.model, batch) - self.shift
 
     def _unread(self, rows: Sequence[tuple[Turns, str, bool]], template: str | None) -> list[float]:
         """Answers that no data would hold, since nothing is in them or their tokens do not read back: as they are."""
@@ -176,7 +222,7 @@ class _Reader:
         found: dict[str, float] = {}
         with torch.no_grad():
             for batch in self.layout.batches(trees):
-                values = self._scores(batch).mean(1).double().tolist()
+                values = self.scores(batch).mean(1).double().tolist()
                 found |= {t.item_id: value for (t, _), value in zip(batch.sources, values, strict=True)}
         return [found[str(n)] for n in range(len(rows))]
 

@@ -8,21 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from afzal import data, runs
 from afzal.config import ScoreConfig
 from afzal.errors import AfzalError
-from afzal.folders.fit import refuse_other_size
-from afzal.folders.load import refuse_another_tokenizer
-from afzal.model.load import context_of, context_of_model, load_model, load_tokenizer, pick_device, vocabulary_of
-from afzal.model.logprobs import score as logprob_score
-from afzal.model.probe import choose_common_sharing, choose_sharing
+from afzal.model.load import context_of, load_tokenizer, pick_device
+from afzal.model.probe import choose_sharing
 from afzal.model.reward import head_scores, load_reward_model, refuse_language_model, shift_of
 from afzal.recipes.assess import ScoreBatch, ScoredItem, assess, lines, score_items
+from afzal.recipes.rewards import implicit_scorer
 from afzal.records import Item, turns_to_json
 from afzal.tokens import resolve_template
-from afzal.tokens.batch import Batch
 from afzal.train.feed import Layout
 
 
@@ -42,7 +38,13 @@ def score(config: ScoreConfig) -> list[str]:
     tokenizer = load_tokenizer(source)
     template = resolve_template(tokenizer, None)[0] if any(item.is_chat for item in items) else None
     device = pick_device(config.device)
-    scorer, sharing, context = _reward(config, device) if config.model else _implicit(config, device, tokenizer)
+    if config.model:
+        scorer, sharing, context = _reward(config, device)
+    else:
+        assert config.policy is not None
+        assert config.reference is not None
+        pair = (config.policy, config.reference)
+        scorer, sharing, context = implicit_scorer(*pair, config.beta, config.max_tokens, device, tokenizer)
     longest = min(config.max_tokens, context or config.max_tokens)
     layout = Layout(sharing, config.tokens_per_forward, device)
     encoding = {"max_tokens": longest, "chat_template": template}
@@ -66,23 +68,6 @@ def _reward(config: ScoreConfig, device: torch.device) -> tuple[ScoreBatch, Any,
     model = load_reward_model(config.model, device=device)
     sharing, shift = choose_sharing(model, config.max_tokens)[0], shift_of(model)
     return lambda batch: head_scores(model, batch) - shift, sharing, context_of(model.config)
-
-
-def _implicit(config: ScoreConfig, device: torch.device, tokenizer: Any) -> tuple[ScoreBatch, Any, int | None]:
-    assert config.policy is not None
-    assert config.reference is not None
-    what = f"the reference {config.reference}"
-    refuse_another_tokenizer(tokenizer, config.reference, what)
-    models = [load_model(path, device=device) for path in (config.policy, config.reference)]
-    refuse_other_size(vocabulary_of(models[0]), vocabulary_of(models[1]), what)
-    sharing = choose_common_sharing(models, config.max_tokens)
-
-    def rewards(batch: Batch) -> Tensor:
-        policy, reference = (logprob_score(model, batch).logps for model in models)
-        return config.beta * (policy - reference)[:, None]
-
-    contexts = [context for model in models if (context := context_of_model(model)) is not None]
-    return rewards, sharing, min(contexts, default=None)
 
 
 def _cut(items: Sequence[Item]) -> set[tuple[int, int]]:

@@ -1,6 +1,6 @@
-"""Named figures with intervals (a leaderboard, a list of annotators) as one self-contained page, a drawing, CSV, JSON.
+"""Named figures with intervals, a leaderboard or a judge's card, as one page, a drawing, CSV, JSON and Markdown.
 
-All four come from the same plain values (the JSON file), so that they cannot disagree.
+All five come from the same plain values (the JSON file), so that they cannot disagree.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from afzal import __version__
 from afzal.report import svg
+from afzal.report.card import plain
 from afzal.report.forest import Whisker, forest_svg
 from afzal.report.template import rendered
 from afzal.report.text import interval, number
@@ -23,18 +24,20 @@ SCHEMA = "afzal.board/1"
 
 
 def write_board(folder: Path, body: Mapping[str, Any], stem: str = "leaderboard") -> Path:
-    """Write the four files into a folder that is made if it is not there; returns the path of the page.
+    """Write the five files into a folder that is made if it is not there; returns the path of the page.
 
     Args:
         stem: of the files' names.
         body: ``title``, ``subtitle``, ``findings`` (sentences), ``facts`` (pairs), ``unit``, ``rule`` (the value of no
             difference), ``lines`` (mappings with ``name``, ``value``, ``low``, ``high`` and what else is known) and
-            ``differences`` (mappings with ``first``, ``second``, ``value``, ``low``, ``high``).
+            ``differences`` (mappings with ``first``, ``second``, ``value``, ``low``, ``high``). There may be ``tables``
+            of cells, ``texts`` and ``worst``, pairs of answers to read.
     """
     whole = {"schema": SCHEMA, "afzal": __version__, **body}
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / f"{stem}.json", json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     atomic_write(folder / f"{stem}.csv", to_csv(whole))
+    atomic_write(folder / f"{stem}.md", to_markdown(whole).encode("utf-8", "replace"))
     atomic_write(folder / f"{stem}.html", to_html(whole).encode("utf-8", "replace"))
     if drawing := _drawing(whole):
         atomic_write(folder / f"{stem}.svg", svg.standalone(drawing))
@@ -55,13 +58,6 @@ def to_html(body: Mapping[str, Any]) -> str:
     """The page. Every value is escaped by the template; only the drawing is markup."""
     from markupsafe import Markup
 
-    tables = [{"title": "All figures", "words": "", **_lines(body)}]
-    if body.get("figures"):
-        words = "Corrected for chance, but for the first two; 1 is perfect, 0 is what chance would give."
-        tables.insert(0, {"title": "Agreement", "words": words, **_named(body["figures"])})
-    if body["differences"]:
-        words = "Both of a pair on the same resamples of whole prompts. An interval without 0 tells the two apart."
-        tables.append({"title": "Paired differences", "words": words, **_differences(body)})
     return rendered(
         "board.html.j2",
         title=body["title"],
@@ -70,14 +66,57 @@ def to_html(body: Mapping[str, Any]) -> str:
         facts=body["facts"],
         drawing=Markup(_drawing(body)),
         drawn_as=f"{body['unit'][:1].upper()}{body['unit'][1:]}, with 95 % intervals over prompts",
-        tables=tables,
+        tables=_tables(body),
         texts=body.get("texts", []),
         worst=body.get("worst", []),
     )
 
 
+def to_markdown(body: Mapping[str, Any]) -> str:
+    """The same as Markdown; every text is taken literally."""
+    parts = [f"# {plain(body['title'])}", plain(body["subtitle"])]
+    parts.append("\n".join(f"- {plain(line)}" for line in body["findings"]))
+    parts.append("\n".join(f"- {plain(name)}: {plain(str(value))}" for name, value in body["facts"]))
+    for table in _tables(body):
+        parts += [f"## {plain(table['title'])}", plain(table["words"]), _markdown_table(table)]
+    for text in body.get("texts", []):
+        parts += [f"## {plain(text['title'])}", _quoted(text["text"])]
+    if body.get("worst"):
+        parts.append("## Pairs to read")
+        for pair in body["worst"]:
+            said = [pair["why"], pair.get("verdicts"), pair.get("people") and f"people: {pair['people']}"]
+            parts.append(f"**{plain('; '.join(filter(None, said)))}**")
+            parts += [f"{name}\n\n{_quoted(pair[name])}" for name in ("prompt", "first", "second")]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _markdown_table(table: Mapping[str, Any]) -> str:
+    rows = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
+    escaped = [row if k == 1 else [plain(cell) for cell in row] for k, row in enumerate(rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {plain(line)}" for line in text.split("\n"))
+
+
+def _tables(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All tables of the page as titles, words, columns and cells."""
+    tables = [{"title": "All figures", "words": "", **_lines(body)}]
+    if body.get("figures"):
+        words = "Corrected for chance, but for the first two; 1 is perfect, 0 is what chance would give."
+        tables.insert(0, {"title": "Agreement", "words": words, **_named(body["figures"])})
+    if body["differences"]:
+        words = "Both of a pair on the same resamples of whole prompts. An interval without 0 tells the two apart."
+        tables.append({"title": "Paired differences", "words": words, **_differences(body)})
+    return [*tables, *body.get("tables", [])]
+
+
 def _drawing(body: Mapping[str, Any]) -> str:
-    rows = [Whisker(x["name"], x["value"], x["low"], x["high"]) for x in body["lines"] if x["value"] is not None]
+    """Figures that have an interval; where none has, all figures."""
+    known = [x for x in body["lines"] if x["value"] is not None]
+    drawn = [x for x in known if x["low"] is not None] or known
+    rows = [Whisker(x["name"], x["value"], x["low"], x["high"]) for x in drawn]
     return forest_svg(rows, x_label=body["unit"], title=body["title"], rule=body["rule"]) if rows else ""
 
 

@@ -129,12 +129,17 @@ def column_means(values: np.ndarray, prompts: Sequence[Hashable], *, resamples: 
 @dataclass(frozen=True, slots=True)
 class AltTest:
     """May the judge stand in for an annotator? ``winning_rate`` is the share of annotators it beats at the allowed
-    margin, and it passes at a half; ``advantage`` the mean probability that it is at least as good as the one left
-    out."""
+    margin, and it passes at a half; ``advantages`` ``[R]`` the share of items on which it is at least as good as the
+    annotator left out, and ``p_values`` ``[R]`` of the tests."""
 
     winning_rate: float
-    advantage: float
+    advantages: tuple[float, ...]
     p_values: tuple[float, ...]
+
+    @property
+    def advantage(self) -> float:
+        """The mean over the annotators."""
+        return float(np.mean(self.advantages))
 
     @property
     def passes(self) -> bool:
@@ -172,7 +177,7 @@ def alt_test(judged: np.ndarray, labels: np.ndarray, *, epsilon: float = 0.2, le
         advantages.append(float((ours >= theirs).mean()))
         p_values.append(_one_sided(gap, epsilon, ttest_1samp))
     kept = _benjamini_yekutieli(p_values, level)
-    return AltTest(sum(kept) / len(kept), float(np.mean(advantages)), tuple(p_values))
+    return AltTest(sum(kept) / len(kept), tuple(advantages), tuple(p_values))
 
 
 def _one_sided(gap: np.ndarray, epsilon: float, test: object) -> float:

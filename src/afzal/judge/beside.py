@@ -1,0 +1,196 @@
+"""A judge beside people who saw the same pairs: agreement and its ceiling, calibration, a win rate that both give.
+
+Shapes: N pairs, R people. Classes of labels are those of :mod:`afzal.judge.labels`; outcomes of the judge are coded as
+in :mod:`afzal.stats.judging`: 1 the first answer, 2 the second, 0 a tie, below 0 no verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from afzal.judge.labels import CLASSES, FIRST, SECOND, TIE, Labels
+from afzal.judge.plain import figure, finite
+from afzal.stats import agreement, judging
+from afzal.stats.calibration import calibration
+from afzal.stats.resampling import numbered
+
+EPSILONS = (0.0, 0.1, 0.2)
+"""What a judge may be worse by in the alternative-annotator test; 0.2 where annotators are experts, 0.1 for crowds."""
+_CLASS_OF = {1: FIRST, 2: SECOND, 0: TIE}
+_POINTS = np.array([1.0, 0.0, 0.5])
+
+
+def beside_people(together: np.ndarray, people: Labels, *, resamples: int, seed: int) -> dict[str, Any]:
+    """How far a judge ``[N]`` agrees with people; a missing verdict agrees with nobody, but where it is left out."""
+    judged, equal = _classes(together), equal_labels(together, people)
+    labels, given = people.table, people.table >= 0
+    drawn = {"resamples": resamples, "seed": seed}
+    spoke = np.where((judged >= 0)[:, None], equal, np.nan)
+    winners = (labels <= SECOND) & (judged <= SECOND)[:, None]
+    found: dict[str, Any] = {
+        "people": len(people.annotators),
+        "labels": int(given.sum()),
+        "agreement": _mean(equal, people.prompts, **drawn),
+        "verdicts_only": _mean(spoke, people.prompts, **drawn),
+        "without_ties": _mean(np.where(winners, spoke, np.nan), people.prompts, **drawn),
+    }
+    if (given.sum(1) >= 2).any():
+        found["with_the_majority"] = _with_majority(judged, labels, people.prompts, **drawn)
+        found |= _with_the_rest(judged, labels, people.prompts, **drawn)
+    if labels.shape[1] >= 3 and (given.sum(1) >= 3).any():
+        tests = {str(epsilon): _alt_test(judged, labels, epsilon) for epsilon in EPSILONS}
+        found["alt_test"] = {epsilon: test for epsilon, test in tests.items() if test is not None}
+    return found
+
+
+def _classes(together: np.ndarray) -> np.ndarray:
+    return np.array([_CLASS_OF.get(int(code), -1) for code in together])
+
+
+def equal_labels(together: np.ndarray, people: Labels) -> np.ndarray:
+    """``[N, R]`` 1 where the judge and a person say the same, 0 where not, NaN where the person said nothing."""
+    same = people.table == _classes(together)[:, None]
+    return np.where(people.table >= 0, same.astype(float), np.nan)
+
+
+def _mean(values: np.ndarray, prompts: Sequence[Hashable], *, resamples: int, seed: int) -> dict[str, Any] | None:
+    """The mean of ``[N, R]`` over what is known, with an interval over prompts, and the number of ``pairs``."""
+    rows, columns = np.nonzero(np.isfinite(values))
+    if not len(rows):
+        return None
+    flat, of = values[rows, columns][:, None], [prompts[r] for r in rows.tolist()]
+    means = judging.column_means(flat, of, resamples=resamples, seed=seed)
+    return figure(means.interval(0)) | {"pairs": len(rows)}
+
+
+def _with_majority(judged: np.ndarray, labels: np.ndarray, prompts: Sequence[Hashable], **drawn: int) -> dict[str, Any]:
+    """Against the one most frequent label of each pair: shares, Cohen's kappa, and means over the classes."""
+    said = agreement.counts(labels, len(CLASSES))
+    top = said == said.max(1, keepdims=True)
+    majority = np.where((said.sum(1) > 0) & (top.sum(1) == 1), said.argmax(1), -1)
+    use = majority >= 0
+    if not use.any():
+        return {}
+    equal = (judged == majority).astype(float)
+    spoke, decided = use & (judged >= 0), use & (judged >= 0) & (judged <= SECOND) & (majority <= SECOND)
+    kept = lambda where: np.where(where, equal, np.nan)[:, None]  # noqa: E731
+    return {
+        "agreement": _mean(kept(use), prompts, **drawn),
+        "verdicts_only": _mean(kept(spoke), prompts, **drawn),
+        "without_ties": _mean(kept(decided), prompts, **drawn),
+        "cohen": finite(agreement.cohen(judged[spoke], majority[spoke])) if spoke.any() else None,
+        **_by_class(judged[use], majority[use]),
+    }
+
+
+def _by_class(judged: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Precision, recall and F1, averaged over the classes that occur; a missing verdict is a miss of its class."""
+    shares = []
+    for label in np.unique(np.concatenate([truth, judged[judged >= 0]])).tolist():
+        hits = float(((judged == label) & (truth == label)).sum())
+        precision = hits / max(1, int((judged == label).sum()))
+        recall = hits / max(1, int((truth == label).sum()))
+        shares.append((precision, recall, 2 * precision * recall / (precision + recall) if hits else 0.0))
+    return dict(zip(("precision", "recall", "f1"), np.mean(shares, 0).tolist(), strict=True))
+
+
+def _with_the_rest(judged: np.ndarray, labels: np.ndarray, prompts: Sequence[Hashable], **drawn: int) -> dict[str, Any]:
+    """Judge and each person against the mode of the other people: the same references, so that the two compare."""
+    judge = agreement.judge_with_rest(judged, labels, len(CLASSES))
+    ceiling = agreement.agreement_with_rest(labels, len(CLASSES))
+    use = np.isfinite(judge) & np.isfinite(ceiling)
+    columns = np.stack([judge[use], ceiling[use], (judge - ceiling)[use]], 1)
+    means = judging.column_means(columns, [prompts[r] for r in np.where(use)[0]], **drawn)
+    keys = ("with_the_mode_of_others", "ceiling", "minus_ceiling")
+    return {key: figure(means.interval(column)) for column, key in enumerate(keys)}
+
+
+def _alt_test(judged: np.ndarray, labels: np.ndarray, epsilon: float) -> dict[str, Any] | None:
+    try:
+        tested = judging.alt_test(judged, labels, epsilon=epsilon)
+    except ValueError:
+        return None
+    return {
+        "winning_rate": tested.winning_rate,
+        "advantage": tested.advantage,
+        "advantages": list(tested.advantages),
+        "p_values": list(tested.p_values),
+        "passes": tested.passes,
+    }
+
+
+def points_of_people(people: Labels) -> np.ndarray:
+    """``[N]`` the mean of the labels that order a pair, 1 for the first answer and 0.5 for a tie; NaN without any."""
+    said = np.where(people.table < len(_POINTS), people.table, -1)
+    given = said >= 0
+    with np.errstate(invalid="ignore"):
+        return np.where(given, _POINTS[np.maximum(said, 0)], 0.0).sum(1) / given.sum(1)
+
+
+def corrected(points: np.ndarray, human: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | None:
+    """The prediction-powered win rate over prompts; None with fewer than three labelled prompts.
+
+    Pairs of one prompt are first averaged, since what is independent are prompts.
+
+    Args:
+        points: ``[N]`` of the judge, NaN without a verdict.
+        human: ``[N]`` of people, NaN without a label.
+    """
+    place, spoke = numbered(prompts), np.isfinite(points)
+    both = spoke & np.isfinite(human)
+    labelled, judged = _by_prompt(human[both], place[both]), _by_prompt(points[both], place[both])
+    if len(labelled) < 3:
+        return None
+    found = judging.prediction_powered(labelled, judged, _by_prompt(points[spoke], place[spoke]))
+    return {
+        "prompts": len(labelled),
+        "corrected": figure(found.value),
+        "people_alone": figure(found.people),
+        "power": found.power,
+    }
+
+
+def _by_prompt(values: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """The mean of the rows ``[N]`` of each prompt that has any, by the prompts' numbers ``[N]``."""
+    rows = np.bincount(place)
+    return np.bincount(place, values)[rows > 0] / rows[rows > 0]
+
+
+def calibrated(p_first: np.ndarray, human: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | None:
+    """How well the probabilities ``[N]`` that a judge states are those of people's labels; None without any."""
+    use = np.isfinite(p_first) & np.isfinite(human)
+    if not use.any():
+        return None
+    p = np.clip(p_first[use], 1e-12, 1 - 1e-12)
+    known = calibration(np.log(p / (1 - p)), human[use], [p for p, u in zip(prompts, use, strict=True) if u])
+    return {key: finite(value) for key, value in asdict(known).items()}
+
+
+def own_answers(
+    own: np.ndarray, points: np.ndarray, others: Mapping[str, np.ndarray], prompts: Sequence[Hashable], **drawn: int
+) -> dict[str, Any] | None:
+    """Self-preference: the share of points that a judge gives to answers of its own model, and what others give them.
+
+    Args:
+        own: ``[N]`` 1 where only the first answer is of the judge's model, -1 where only the second, else 0.
+        points: ``[N]`` of the judge for the first answer, NaN without a verdict.
+        others: by name ``[N]``, points of people or of other judges.
+    """
+    share = np.where(own > 0, points, np.where(own < 0, 1 - points, np.nan))
+    if not np.isfinite(share).any():
+        return None
+    found: dict[str, Any] = {"share": _mean(share[:, None], prompts, **drawn), "beside": {}}
+    for name, theirs in others.items():
+        reference = np.where(own > 0, theirs, np.where(own < 0, 1 - theirs, np.nan))
+        gap = share - reference
+        if np.isfinite(gap).any():
+            both = np.where(np.isfinite(gap), reference, np.nan)
+            found["beside"][name] = {
+                "share": _mean(both[:, None], prompts, **drawn),
+                "difference": _mean(gap[:, None], prompts, **drawn),
+            }
+    return found

@@ -1,0 +1,122 @@
+"""A judge whose verdicts are in a file: those of another tool, or of ``afzal judge`` before.
+
+Three layouts are read, each row naming its item by ``id`` or ``idx``: lines of ``verdicts.jsonl``; rows with a mapping
+``judges`` of names to verdicts; and tables with a column of verdicts for each judge. A verdict in the last two is in
+the numbering of the item, and a list of two is both orders of a pair, the second with the answers turned round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from afzal.data import files
+from afzal.errors import AfzalError
+from afzal.judge.games import Game, Pair, Ruling
+from afzal.judge.verdicts import Outcome
+from afzal.records import Item
+
+_WORDS: dict[str, Outcome] = {
+    **dict.fromkeys(("1", "first"), "first"),
+    **dict.fromkeys(("2", "second"), "second"),
+    **dict.fromkeys(("0", "tie"), "tie"),
+    **dict.fromkeys(("none", "garbage", "error"), "none"),
+    "both_bad": "both_bad",
+}
+_IDS = ("id", "idx")
+_OWN = frozenset({"id", "pair", "judge", "order", "verdict"})
+_ABSENT = "the file holds no verdict on this pair"
+
+
+def judges_in(path: str) -> list[str]:
+    """Names of the judges of a file of verdicts, in order.
+
+    Raises:
+        AfzalError: the file cannot be read, or holds no verdicts.
+    """
+    rows = _rows(path)
+    first = rows[0][1]
+    if first.keys() >= _OWN:
+        names = list(dict.fromkeys(str(row["judge"]) for _, row in rows if "judge" in row))
+    elif isinstance(first.get("judges"), Mapping):
+        names = list(dict.fromkeys(name for _, row in rows for name in row.get("judges") or {}))
+    else:
+        columns = [name for name in first if name not in _IDS]
+        names = [name for name in columns if all(_is_verdict(row.get(name)) for _, row in rows)]
+    if not names or not any(key in first for key in _IDS):
+        raise AfzalError(
+            f"{path} holds no verdicts of judges",
+            why=f"its first row has the fields {', '.join(map(str, first))}",
+            remedy="verdicts.jsonl of afzal judge, rows with a mapping judges, or id and a column for each judge",
+        )
+    return names
+
+
+def from_file(path: str, judge: str, items: Sequence[Item], pairs: Sequence[Pair]) -> tuple[list[Game], list[Ruling]]:
+    """The games that a judge of a file played on these pairs, and its rulings; no verdict where the file has none.
+
+    Raises:
+        AfzalError: a row cannot be read, or the file is about other items.
+    """
+    place: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        place.setdefault(items[pair.item].id, []).append(pair)
+    heard: dict[Pair, list[tuple[Game, Ruling]]] = {}
+    for where, row in _rows(path):
+        name = next((str(row[key]) for key in _IDS if key in row), "")
+        if name in place:
+            for game, ruling in _of_row(row, judge, place[name], where):
+                heard.setdefault(game.pair, []).append((game, ruling))
+    if not heard:
+        raise AfzalError(
+            f"{path} holds no verdicts of {judge} on these items",
+            why="a verdict belongs to the item with the same id (or idx)",
+            remedy="look at the ids of both files",
+        )
+    given = [got for pair in pairs for got in heard.get(pair, [(Game(pair, False), Ruling("none", why=_ABSENT))])]
+    return [game for game, _ in given], [ruling for _, ruling in given]
+
+
+def _rows(path: str) -> list[tuple[str, Mapping[str, Any]]]:
+    rows = [(raw.where, raw.value) for raw in files.rows(path)]
+    broken = next((where for where, value in rows if not isinstance(value, Mapping)), None)
+    if not rows or broken is not None:
+        raise AfzalError("there are no verdicts to read", where=broken or path)
+    return rows  # pyright: ignore[reportReturnType]
+
+
+def _of_row(row: Mapping[str, Any], judge: str, pairs: Sequence[Pair], where: str) -> list[tuple[Game, Ruling]]:
+    if row.keys() >= _OWN:
+        return [_own(row, pairs, where)] if row["judge"] == judge else []
+    said = row["judges"] if isinstance(row.get("judges"), Mapping) else row
+    if judge not in said:
+        return []
+    if len(pairs) != 1:
+        raise AfzalError("a verdict on more than two answers must say which of them it compares", where=where)
+    both = said[judge] if isinstance(said[judge], list) else [said[judge]]
+    if not 1 <= len(both) <= 2:
+        raise AfzalError(f"{judge} has {len(both)} verdicts; one, or one for each order", where=where)
+    return [(Game(pairs[0], bool(k)), _ruling(word, where)) for k, word in enumerate(both)]
+
+
+def _own(row: Mapping[str, Any], pairs: Sequence[Pair], where: str) -> tuple[Game, Ruling]:
+    pair = next((p for p in pairs if [p.first, p.second] == row["pair"]), None)
+    if pair is None:
+        raise AfzalError(f"the item has no pair of answers {row['pair']}", where=where)
+    ruling = _ruling(row["verdict"], where)
+    why, asked = row.get("why_none") or ruling.why, row.get("tokens") or (0, 0)
+    tokens = int(asked[0]), int(asked[1])
+    turned = row["order"] == [pair.second, pair.first]
+    return Game(pair, turned, row.get("sample", 0)), Ruling(ruling.outcome, row.get("p_first"), why, tokens)
+
+
+def _is_verdict(value: Any) -> bool:
+    each = value if isinstance(value, list) else [value]
+    return all(v is None or str(v).lower() in _WORDS for v in each)
+
+
+def _ruling(word: Any, where: str) -> Ruling:
+    outcome = "none" if word is None else _WORDS.get(str(word).lower())
+    if outcome is None:
+        raise AfzalError(f"the verdict {word!r} is not one of {', '.join(_WORDS)}", where=where)
+    return Ruling(outcome, why="the file says so" if outcome == "none" else "")

@@ -1,0 +1,264 @@
+"""The judge's card: verdict files, a policy as a judge, self-preference, calibration, categories, cost."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers_runs import command_line, model_folder, one_thread, settings
+
+from afzal import data
+from afzal.cli import main
+from afzal.errors import AfzalError
+from afzal.judge import beside, summary, text
+from afzal.judge.card import card, pairs_to_read
+from afzal.judge.games import Ruling, games_of, pairs_of
+from afzal.judge.given import from_file, judges_in
+from afzal.judge.people import labels_on
+from afzal.recipes import judges, judging
+from afzal.records import Comparison, Item, Response
+
+
+def item(k: int, votes: str = "", category: str | None = None) -> Item:
+    """Two answers of a and b; each letter of ``votes`` is one person's: f, s or t."""
+    words = {"f": "first", "s": "second", "t": "tie"}
+    said = tuple(Comparison(0, 1, words[v], annotator=f"p{n}") for n, v in enumerate(votes))  # pyright: ignore[reportArgumentType]
+    extra = {} if category is None else {"category": category}
+    return Item(f"i{k}", f"q{k}", (Response(f"one {k}", "a"), Response(f"two {k}", "b")), said, extra=extra)
+
+
+def write_lines(path: Path, rows: list) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_a_table_of_verdicts_is_a_judge_for_each_column(tmp_path):
+    table = [{"idx": "i0", "x": "1", "y": ["1", None]}, {"idx": "i1", "x": "Tie", "y": [2, 2]}]
+    path = write_lines(tmp_path / "t.jsonl", table)
+    assert judges_in(path) == ["x", "y"]
+    items = [item(k) for k in range(3)]
+    pairs = pairs_of(items)
+    games, rulings = from_file(path, "x", items, pairs)
+    assert [r.outcome for r in rulings] == ["first", "tie", "none"]
+    assert rulings[2].why == "the file holds no verdict on this pair"
+    games, rulings = from_file(path, "y", items, pairs)
+    assert [(g.pair.item, g.turned, r.outcome) for g, r in zip(games, rulings, strict=True)] == [
+        (0, False, "first"),
+        (0, True, "none"),
+        (1, False, "second"),
+        (1, True, "second"),
+        (2, False, "none"),
+    ]
+
+
+def test_a_mapping_of_judges_and_what_is_no_verdict(tmp_path):
+    path = write_lines(tmp_path / "m.jsonl", [{"id": "i0", "judges": {"GPT/CoT": ["2", "1"]}}])
+    assert judges_in(path) == ["GPT/CoT"]
+    spec = judges.named(f"verdicts:{path}")
+    assert (spec.name, spec.settings) == ("GPT/CoT", None)
+    bad = write_lines(tmp_path / "bad.jsonl", [{"id": "i0", "judges": {"j": "maybe"}}])
+    with pytest.raises(AfzalError, match="'maybe' is not one of 1, first"):
+        from_file(bad, "j", [item(0)], pairs_of([item(0)]))
+    three = write_lines(tmp_path / "three.jsonl", [{"id": "i0", "judges": {"j": [1, 2, 1]}}])
+    with pytest.raises(AfzalError, match="j has 3 verdicts"):
+        from_file(three, "j", [item(0)], pairs_of([item(0)]))
+    with pytest.raises(AfzalError, match="holds no verdicts of j on these items"):
+        from_file(three, "j", [item(7)], pairs_of([item(7)]))
+    none = write_lines(tmp_path / "none.jsonl", [{"id": "i0", "x": "some text"}])
+    with pytest.raises(AfzalError, match="holds no verdicts of judges"):
+        judges_in(none)
+
+
+def test_several_judges_of_a_file_must_be_named(tmp_path):
+    path = write_lines(tmp_path / "t.jsonl", [{"idx": "i0", "x": "1", "y": "2"}])
+    with pytest.raises(AfzalError, match="the file has 2 judges"):
+        judges.named(f"verdicts:{path}")
+    with pytest.raises(AfzalError, match="no judge 'z' in the file"):
+        judges.named(f"verdicts:{path}:z")
+    one, two = (judges.named(f"verdicts:{path}:{name}") for name in "xy")
+    assert one.fingerprint != two.fingerprint
+
+
+def test_verdicts_that_were_written_are_read_back(tmp_path):
+    """A judge and its own verdict file say the same, whatever was asked."""
+    source = tmp_path / "rows.jsonl"
+    data.write([item(k, "fs"[k % 2] * 3) for k in range(6)], source, "afzal")
+    (tmp_path / "taste.py").write_text(
+        "def odd(prompt, answer):\n    return answer.startswith('one') == ('3' in prompt)\n"
+    )
+    arguments = ["judge", str(source), "--resamples", "20"]
+    assert main([*arguments, "--judge", f"{tmp_path}/taste.py:odd", "--out", str(tmp_path / "a")]) == 0
+    spec = f"verdicts:{tmp_path}/a/verdicts.jsonl"
+    assert main([*arguments, "--judge", spec, "--out", str(tmp_path / "b")]) == 0
+    one, two = (json.loads((tmp_path / x / "summary.json").read_text())[0] for x in "ab")
+    assert {**one, "sha256": ""} == {**two, "sha256": ""}
+    assert one["models"]["win"] == 1
+
+
+def yaml(path: Path, **values: object) -> str:
+    path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items()))
+    return str(path)
+
+
+def test_a_policy_prefers_what_it_has_learnt(tmp_path):
+    """The verdict is the sign of the implicit reward's gap, its probability sigma of it; changed roles mirror it."""
+    with one_thread():
+        assert main(command_line("dpo", settings(tmp_path, tmp_path / "run", epochs=1.0))) == 0
+        items = [item(k) for k in range(4)]
+        ask = {"cache": tmp_path / "none.sqlite", "resamples": 10}
+        of_run = judging.judge_items(f"policy:{tmp_path}/run", items, **ask)
+        start = {"kind": "policy", "model": f"{tmp_path}/run", "reference": f"{tmp_path}/model"}
+        same = judging.judge_items(yaml(tmp_path / "same.yaml", **start, beta=0.1), items, **ask)
+        strong = judging.judge_items(yaml(tmp_path / "strong.yaml", **start, beta=0.2), items, **ask)
+        turned = {"kind": "policy", "model": f"{tmp_path}/model", "reference": f"{tmp_path}/run"}
+        mirror = judging.judge_items(yaml(tmp_path / "mirror.yaml", **turned), items, **ask)
+    p, q, weak = ([r.p_first for r in said.rulings] for said in (of_run, mirror, same))
+    assert p == weak
+    assert of_run.judge.settings.reference == f"{tmp_path}/model"  # as the run's settings say
+    assert all(abs(value - 0.5) > 1e-6 for value in p)
+    assert [a + b for a, b in zip(p, q, strict=True)] == pytest.approx([1.0] * 4, abs=1e-6)
+    assert [r.outcome for r in of_run.rulings] == ["first" if value > 0.5 else "second" for value in p]
+    logit = lambda value: math.log(value / (1 - value))  # noqa: E731
+    assert [logit(r.p_first) for r in strong.rulings] == pytest.approx([2 * logit(v) for v in p], rel=1e-4)
+    assert of_run.judge.fingerprint != mirror.judge.fingerprint
+
+
+def test_a_policy_needs_a_reference(tmp_path):
+    folder = model_folder(tmp_path / "model")
+    with pytest.raises(AfzalError, match="the policy's reference is not known"):
+        judges.named(f"policy:{folder}")
+    with pytest.raises(AfzalError, match="is no policy"):
+        judges.named(yaml(tmp_path / "r.yaml", kind="rule", rule="longest", beta=0.2))
+
+
+def said_by(items: list[Item], outcomes: str, orders: str = "first", **more) -> tuple:
+    """Pairs, games and rulings of a judge that says these outcomes in turn (f, s, t, n)."""
+    words = {"f": "first", "s": "second", "t": "tie", "n": "none"}
+    pairs = pairs_of(items)
+    games = games_of(pairs, orders)  # pyright: ignore[reportArgumentType]
+    rulings = [Ruling(words[o], why="refused" if o == "n" else "", **more) for o in outcomes]  # pyright: ignore[reportArgumentType]
+    return pairs, games, rulings
+
+
+def test_agreement_with_people_by_hand():
+    """Three people; the judge says f, t, n: agreement 3/9 of all labels, 3/6 of those with a verdict."""
+    items = [item(0, "fff"), item(1, "sst"), item(2, "sss")]
+    pairs, games, rulings = said_by(items, "ftn")
+    people = labels_on(items, pairs)
+    known = summary.summary("j", items, pairs, games, rulings, summary.Known(people), resamples=20)["people"]
+    assert known["agreement"]["value"] == pytest.approx(4 / 9)
+    assert (known["verdicts_only"]["value"], known["verdicts_only"]["pairs"]) == (pytest.approx(4 / 6), 6)
+    assert (known["without_ties"]["value"], known["without_ties"]["pairs"]) == (1.0, 3)
+    majority = known["with_the_majority"]
+    assert majority["agreement"]["value"] == pytest.approx(1 / 3)
+    assert majority["verdicts_only"]["value"] == pytest.approx(1 / 2)
+    # classes first (1 of 1 right), second (never said, 2 missed), tie (said once, wrongly)
+    assert majority["recall"] == pytest.approx(1 / 3)
+    assert majority["precision"] == pytest.approx(1 / 3)
+
+
+def test_self_preference_is_beside_the_same_pairs():
+    """The judge gives its own answers 3 of 4 points; people give the same answers 1 of 4."""
+    items = [item(0, "f"), item(1, "s"), item(2, "s"), item(3, "s")]
+    pairs, games, rulings = said_by(items, "fffs")
+    other = np.array([0.5, 0.5, np.nan, 0.5])
+    known = summary.Known(labels_on(items, pairs), {"ruler": other}, own="a")
+    own = summary.summary("j", items, pairs, games, rulings, known, resamples=50)["own_answers"]
+    assert own["share"]["value"] == 0.75
+    assert own["beside"]["people"]["difference"]["value"] == 0.5
+    assert (own["beside"]["ruler"]["difference"]["value"], own["beside"]["ruler"]["difference"]["pairs"]) == (
+        pytest.approx(1 / 6),
+        3,
+    )
+    turned = summary.summary("j", items, pairs, games, rulings, summary.Known(own="b"), resamples=50)["own_answers"]
+    assert turned["share"]["value"] == 0.25
+    assert not turned["beside"]
+
+
+def test_the_judges_own_model_is_known_by_name(tmp_path):
+    named = judges.named(yaml(tmp_path / "j.yaml", kind="http", url="http://x/v1", model="org/a"))
+    assert judges.own_source(named, [item(0)]) == "a"
+    other = judges.named(yaml(tmp_path / "k.yaml", kind="http", url="http://x/v1", model="org/a", own="b"))
+    assert judges.own_source(other, [item(0)]) == "b"
+    stranger = judges.named(yaml(tmp_path / "l.yaml", kind="http", url="http://x/v1", model="org/z"))
+    assert judges.own_source(stranger, [item(0)]) is None
+
+
+def test_cost_by_hand():
+    items = [item(0), item(1)]
+    pairs, games, rulings = said_by(items, "fs", tokens=(1_000_000, 500_000))
+    found = summary.summary("j", items, pairs, games, rulings, summary.Known(prices=(0.5, 2.0)), resamples=5)
+    assert found["cost"] == pytest.approx(2 * 0.5 + 1 * 2.0)
+    assert "tokens: 2,000,000 asked, 1,000,000 answered, cost 3.00" in text.lines(found)[-1]
+    free = summary.summary("j", items, pairs, games, rulings, resamples=5)
+    assert "cost" not in free
+
+
+def test_calibration_of_stated_probabilities():
+    """People agree with every certain verdict: the Brier score is (1 - p)^2."""
+    items = [item(k, "fff" if k % 2 else "sss") for k in range(8)]
+    pairs = pairs_of(items)
+    games = games_of(pairs, "first")
+    rulings = [Ruling("first" if k % 2 else "second", 0.9 if k % 2 else 0.1) for k in range(8)]
+    known = summary.Known(labels_on(items, pairs))
+    found = summary.summary("j", items, pairs, games, rulings, known, resamples=5)["calibration"]
+    assert found["brier"] == pytest.approx(0.01)
+    assert found["ece"] == pytest.approx(0.1)
+    assert [(b["n"], b["right"]) for b in found["bins"]] == [(8, 1.0)]
+    hard = summary.summary("j", items, pairs, games, [Ruling(r.outcome) for r in rulings], known, resamples=5)
+    assert "calibration" not in hard
+
+
+def test_categories_add_up():
+    items = [item(0, "f", "code"), item(1, "s", "code"), item(2, "f", "chat")]
+    pairs, games, rulings = said_by(items, "fff")
+    found = summary.summary("j", items, pairs, games, rulings, summary.Known(labels_on(items, pairs)), resamples=5)
+    lines = {line["category"]: line for line in found["by_category"]}
+    assert {name: line["pairs"] for name, line in lines.items()} == {"chat": 1, "code": 2}
+    assert (lines["chat"]["agreement"]["value"], lines["code"]["agreement"]["value"]) == (1.0, 0.5)
+    assert lines["code"]["win_rate"]["value"] == 1.0
+    assert "code: 2 pairs, win rate 100.0 %" in "\n".join(text.lines(found))
+
+
+def test_pairs_to_read_come_with_both_orders_and_what_people_said():
+    items = [item(0, "fff"), item(1, "sst"), item(2, "sss"), item(3, "fff"), item(4, "fff")]
+    pairs, games, rulings = said_by(items, "ff" + "ff" + "ff" + "fs" + "nf", "both")
+    worst = pairs_to_read(pairs, games, rulings, labels_on(items, pairs))
+    assert [(w["why"], w["prompt"]) for w in worst] == [
+        ("people prefer the other", "q2"),
+        ("people prefer the other", "q1"),
+        ("each order names another winner", "q3"),
+        ("no verdict", "q4"),
+    ]
+    assert worst[1]["people"] == "2 x second, 1 x tie"
+    assert worst[2]["verdicts"] == "first shown first: first; second shown first: second"
+    assert worst[3]["verdicts"] == "first shown first: no verdict; second shown first: first"
+
+
+def test_the_card_holds_every_part_in_all_of_its_forms(tmp_path):
+    source = tmp_path / "rows.jsonl"
+    data.write([item(k, "fst"[k % 3] * 3, "x|y" if k % 2 else "<b>") for k in range(12)], source, "afzal")
+    assert main(["judge", str(source), "--judge", "rule:longest", "--out", str(tmp_path), "--resamples", "20"]) == 0
+    whole = json.loads((tmp_path / "judge_card.json").read_text())
+    assert whole["summary"]["pairs"] == 12
+    assert [table["title"] for table in whole["tables"]] == ["Verdicts", "Alternative-annotator test", "By category"]
+    markdown, page = ((tmp_path / f"judge_card.{end}").read_text() for end in ("md", "html"))
+    for title in ("Verdicts", "Alternative-annotator test", "By category"):
+        assert f"## {title}" in markdown
+        assert f"<h2>{title}</h2>" in page
+    assert "&lt;b&gt;" in page
+    assert "| &lt;b\\> |" in markdown
+    assert "x\\|y" in markdown  # no cell more than the table has
+    assert "<b>" not in page + markdown
+
+
+def test_a_card_of_nothing_but_silence():
+    items = [item(0, "fff")]
+    pairs, games, rulings = said_by(items, "n")
+    found = summary.summary("j", items, pairs, games, rulings, summary.Known(labels_on(items, pairs)), resamples=5)
+    body = card(found, {"kind": "rule"}, pairs_to_read(pairs, games, rulings, None))
+    assert body["findings"][0] == "1 of 1 games have no verdict; they count for nobody."
+    assert beside.own_answers(np.array([1]), np.array([np.nan]), {}, ["q"], resamples=5, seed=0) is None
