@@ -6,7 +6,7 @@ import pytest
 
 from afzal.data import FORMATS, read
 from afzal.errors import AfzalError
-from afzal.records import Comparison, Message, Rating, labels, preferences
+from afzal.records import Comparison, Message, Ranking, Rating, labels, preferences
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "formats"
 
@@ -43,6 +43,100 @@ GOLDEN = [
             ),
             ((user("Grass?"),), (BLUE, GREEN), (Comparison(0, 1, "second", annotator="ann"),)),
             (SKY, (BLUE, RED), (Comparison(0, 1, "both_bad"),)),
+        ],
+    ),
+    (
+        "votes_wide",
+        "votes_wide",
+        [
+            (
+                SKY,
+                (BLUE, GREEN),
+                (Comparison(0, 1, "first", annotator="ann"), Comparison(0, 1, "tie", annotator="ben")),
+            ),
+            (
+                (user("Grass?"),),
+                (BLUE, GREEN),
+                (
+                    Comparison(0, 1, "second", annotator="ann"),
+                    Comparison(0, 1, "first", strength=2.0, annotator="ben"),
+                    Comparison(0, 1, "both_bad", annotator="eve"),
+                ),
+            ),
+        ],
+    ),
+    (
+        "rated",
+        "rated",
+        [
+            (
+                SKY,
+                (BLUE, GREEN),
+                (
+                    Rating(0, 4.0, "score", annotator="ann", seconds=3.0),
+                    Rating(1, 1.5, "score", annotator="ann"),
+                    Rating(0, 5.0, "score", annotator="ben"),
+                ),
+            )
+        ],
+    ),
+    (
+        "label_studio_ranker",
+        "label_studio",
+        [
+            (
+                SKY,
+                (GREEN, BLUE, RED),
+                (
+                    Ranking(((1,), (2,), (0,)), annotator="1", seconds=4.5, id="31", at="2026-03-09T22:16:08Z"),
+                    Ranking(((1,), (0,)), annotator="b@example.org", id="32"),
+                ),
+            )
+        ],
+    ),
+    (
+        "argilla_records",
+        "argilla_records",
+        [
+            (
+                SKY,
+                (GREEN, BLUE, RED),
+                (Ranking(((1,), (0, 2)), annotator="u1"), Ranking(((1,), (2,), (0,)), annotator="u2")),
+            ),
+            (
+                (user("Grass?"),),
+                (GREEN, BLUE),
+                (
+                    Comparison(0, 1, "first", annotator="u1", axis="better"),
+                    Comparison(0, 1, "tie", annotator="u1", axis="clearer"),
+                    Comparison(0, 1, "second", annotator="u2", axis="better"),
+                ),
+            ),
+        ],
+    ),
+    (
+        "potato",
+        "potato",
+        [
+            (
+                SKY,
+                (GREEN, BLUE, RED),
+                (
+                    Ranking(((1,), (0, 2)), annotator="ann", seconds=72.0),
+                    Comparison(1, 0, "first", annotator="ben", seconds=12.5),
+                    Comparison(1, 2, "first", annotator="ben", seconds=12.5),
+                    Comparison(0, 2, "first", annotator="ben", seconds=12.5),
+                ),
+            ),
+            (
+                (user("Grass?"),),
+                (GREEN, BLUE),
+                (
+                    Comparison(0, 1, "first", annotator="ann", axis="preference"),
+                    Comparison(0, 1, "second", strength=2.0, annotator="ann", axis="clear"),
+                    Comparison(0, 1, "tie", annotator="ben"),
+                ),
+            ),
         ],
     ),
     (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,6 +36,8 @@ class Format:
             the weight alone, or none; None for what is usual in the family.
         system: whether a system message may precede the prompt.
         keeps_empty: whether answers without words stay, since people judged them.
+        settle: for what no single row can tell, such as which scale a column of numbers is on: the format with a parser
+            made for the source, from its first rows.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Format:
     beside: Literal["all", "weight", "none"] | None = None
     system: bool = True
     keeps_empty: bool = False
+    settle: Callable[[Format, Sequence[Row]], Format] | None = None
 
     def applies(self, row: Row) -> bool:
         """Whether a row holds what the format requires and passes its condition."""

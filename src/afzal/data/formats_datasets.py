@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 from afzal.data import parse_others as others
 from afzal.data import parse_pairs as pairs
+from afzal.data import parse_tools as tools
 from afzal.data import parse_votes as votes
 from afzal.data.fields import has
 from afzal.data.format import Format, is_list, texts
+from afzal.data.votewords import pair_of
 
 DATASETS: tuple[Format, ...] = (
     Format(
@@ -137,11 +139,51 @@ DATASETS: tuple[Format, ...] = (
     Format(
         "label_studio",
         ("data", "annotations|completions"),
-        pairs.label_studio,
+        tools.label_studio,
         {"prompt": "data.prompt", "A": "data.answer1", "B": "data.answer2", "votes": "annotations (left: A better)"},
-        accepts=lambda row: isinstance(row["data"], Mapping) and has(row["data"], "answer1"),
+        accepts=lambda row: isinstance(row["data"], Mapping) and pair_of(tuple(row["data"])) is not None,
         keeps_empty=True,
         beside="none",
+    ),
+    Format(
+        "label_studio",
+        ("data", "annotations|completions"),
+        tools.label_studio,
+        {"prompt": "data.prompt", "answers": "data.items", "votes": "annotations (the Ranker's order, best first)"},
+        accepts=lambda row: isinstance(row["data"], Mapping) and has(row["data"], "items"),
+        keeps_empty=True,
+        beside="none",
+    ),
+    Format(
+        "argilla_records",
+        ("fields", "responses"),
+        tools.argilla_records,
+        {"prompt": "fields.prompt", "answers": "fields.response_1, ...", "votes": "submitted responses of each user"},
+        accepts=lambda row: isinstance(row["fields"], Mapping),
+        keeps_empty=True,
+        beside="none",
+        optional=("suggestions", "metadata", "vectors", "status"),
+    ),
+    Format(
+        "potato",
+        ("label_annotations|labels|annotations",),
+        tools.potato,
+        {
+            "prompt": "prompt",
+            "answers": "responses",
+            "votes": "label_annotations (selection, scale_value, rank_order, best and worst) of user_id",
+        },
+        family="votes",
+        accepts=tools.is_potato,
+        keeps_empty=True,
+        optional=(
+            f"{tools.PROMPTS}|text|source|responses|candidates|options|items|translations|texts|left|right",
+            "displayed_text",
+            "user_id",
+            "instance_id",
+            "span_annotations",
+            "behavioral_data",
+        ),
     ),
     Format(
         "oasst",
@@ -177,6 +219,33 @@ DATASETS: tuple[Format, ...] = (
         family="votes",
         accepts=votes.fits,
         also=votes.fields_read,
+        keeps_empty=True,
+        settle=votes.settled,
+    ),
+    Format(
+        "votes_wide",
+        (votes.PROMPTS,),
+        votes.wide_vote,
+        {
+            "prompt": "prompt",
+            "A": "response_a",
+            "B": "response_b",
+            "votes": "a column per annotator, or a field votes (a, b, tie or both_bad; empty is no vote)",
+        },
+        family="votes",
+        accepts=votes.fits_wide,
+        also=votes.fields_read,
+        keeps_empty=True,
+        settle=votes.settled_wide,
+    ),
+    Format(
+        "rated",
+        (votes.PROMPTS, votes.ANSWERS, votes.SCORES, votes.ANNOTATORS),
+        votes.rated,
+        {"prompt": "prompt", "answer": "response", "score": "score (larger is better) of annotator"},
+        family="votes",
+        also=votes.fields_read,
+        optional=("model|source|generator|response_source",),
         keeps_empty=True,
     ),
 )

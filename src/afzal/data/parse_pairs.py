@@ -284,37 +284,12 @@ def anthropic_evals(row: Row) -> Item:
     return pair(facts | dict(row), text(row, "question"), better, worse)
 
 
-def label_studio(row: Row) -> Item:
-    """``data`` with prompt, answer1, answer2; every annotation is one vote, ``left`` meaning answer1."""
-    data = mapping(row, "data")
-    votes = [vote for entry in array(row, "annotations|completions") if (vote := _label_studio_vote(entry))]
-    if not votes:
-        raise UnusableError("no_votes", "no annotation selects an answer")
-    prompt = ask(text(data, "prompt|instruction|question"))
-    return versus(prompt, reply(text(data, "answer1")), reply(text(data, "answer2")), *votes)
-
-
 def instruction(row: Row) -> str:
     """``instruction`` (or ``question``, ...), then ``input`` and ``context``, each on a new line; any alone will do."""
     parts = [optional_text(row, name) for name in ("instruction|question|query|problem", "input", "context")]
     if not any(part.strip() for part in parts):
         raise RowError("missing_field", "instruction", "is missing or empty, and so is 'input'")
     return "\n".join(part for part in parts if part.strip())
-
-
-def _label_studio_vote(entry: Any) -> Comparison | None:
-    if not isinstance(entry, dict) or entry.get("was_cancelled"):
-        return None
-    who = entry.get("completed_by")
-    who = who.get("email", who.get("id")) if isinstance(who, dict) else who
-    for result in array(entry, "result") if has(entry, "result") else []:
-        answer = result.get("value") if isinstance(result, dict) else None
-        selected = answer.get("selected") if isinstance(answer, dict) else None
-        if selected in ("left", "right"):
-            outcome: Outcome = "first" if selected == "left" else "second"
-            seconds = optional_number(entry, "lead_time")
-            return Comparison(0, 1, outcome, annotator=None if who is None else str(who), seconds=seconds)
-    return None
 
 
 def _dialogue(row: Row, name: str) -> Messages:

@@ -1,122 +1,282 @@
-"""Rows of one vote each: a prompt, two answers, and who won in the eyes of one annotator."""
+"""Votes as people keep them: a row for each vote, or a row for each pair with what several annotators said of it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import chain
+from typing import Any
 
-from afzal.data.fields import Row, RowError, ScaleError, UnusableError, has, is_numeral, name_of, text, value, weight
+from afzal.data.fields import (
+    Row,
+    RowError,
+    UnusableError,
+    has,
+    is_numeral,
+    name_of,
+    number,
+    optional_number,
+    text,
+    value,
+    weight,
+)
+from afzal.data.format import Format
+from afzal.data.remap import moved_votes
 from afzal.data.turns import answer_text, ask, messages, reply
-from afzal.records import Comparison, Item, Outcome, Response, Turns
+from afzal.data.votewords import Pair, pair_of, plain, said
+from afzal.records import Comparison, Item, Rating, Response, Turns, Vote
 
 PROMPTS = "prompt|instruction|question|query|context"
+ANSWERS = "response|completion|answer|output"
+SCORES = "score|rating"
 WINNERS = ("winner", "preference", "preferred", "choice", "vote", "verdict", "label", "better", "preferred_response")
-ANNOTATORS = "annotator|annotator_id|worker|rater|user|judge"
-_STEMS = ("response", "answer", "completion", "output", "generation", "candidate", "reply", "assistant")
-_SIDES = (("a", "b"), ("1", "2"), ("0", "1"), ("left", "right"), ("first", "second"))
-_OUTCOMES: dict[str, Outcome] = {
-    **dict.fromkeys(("tie", "draw", "equal", "same"), "tie"),
-    **dict.fromkeys(("both_bad", "bothbad", "tie_bothbad", "tie_both_bad", "neither"), "both_bad"),
-}
+_WHO = ("annotator", "worker", "rater", "user", "labeler", "evaluator", "expert", "judge")
+ANNOTATORS = "|".join((*_WHO, *(f"{who}_id" for who in _WHO), *(f"{who}_name" for who in _WHO)))
+SECONDS = "seconds|lead_time|time_spent|duration_seconds|time_per_example"
+TIMES = "at|timestamp|created_at|submitted_at|tstamp"
+_BESIDE = "|".join((ANNOTATORS, SECONDS, TIMES, "vote_id|annotation_id"))
+_LISTS = ("votes", "annotations", "preferences", "winners", "labels", "judgments", "verdicts", "human_votes", "choices")
+_OF_ONE = re.compile(rf"({'|'.join(_WHO)}|voter|person|vote|winner|preference|choice|label|verdict)_?(?=[^_].*)(.+)")
+_ONES = re.compile(r"(.+)_(vote|winner|preference|choice|verdict)")
+_NO_VOTE = re.compile(r".*_?(id|ids|name|email|model|time|seconds|comment|comments|note|notes|reason|confidence|count)")
 
 
 def fits(row: Row) -> bool:
-    """Whether the row holds a prompt, two answers of one name with two sides, and a winner with a known value."""
-    layout = _layout(tuple(row))
-    if layout is None or not has(row, PROMPTS):
+    """Whether the row holds a prompt, two answers of one name with two sides, and one winner with a known value."""
+    pair, winner = pair_of(tuple(row)), _winner(tuple(row))
+    if pair is None or winner is None or not _whole(row, pair):
         return False
-    try:
-        _outcome(row, *layout)
-    except (RowError, UnusableError):
+    return _known(row[winner], winner, replace(pair, counts=True), row) is True
+
+
+def fits_wide(row: Row) -> bool:
+    """Whether the row holds a prompt, two answers, and votes of several annotators with known values."""
+    pair, keys = pair_of(tuple(row)), tuple(row)
+    if pair is None or not _whole(row, pair):
         return False
-    return all(row[name] is not None for name in layout[:2])
+    loose = replace(pair, counts=True)
+    if held := _list(keys):
+        told = _entries(row[held], held) if isinstance(row[held], list | tuple | Mapping) else ()
+        known = [_known(got, field, loose, row) for got, field, _ in told]
+        return True in known and False not in known
+    return sum(_known(row[name], name, loose, row) is True for name in _candidates(keys)) > 1
 
 
 def fields_read(keys: tuple[str, ...]) -> tuple[str, ...]:
-    """The fields of two answers, a winner and an annotator among these."""
-    return (*(_layout(keys) or ()), *(name for name in ANNOTATORS.split("|") if name in keys))
+    """The fields of two answers and their names, a winner, an annotator and what is recorded of a vote among these."""
+    pair, winner = pair_of(keys), _winner(keys)
+    beside = (name for name in _BESIDE.split("|") if name in keys)
+    return (*_answers(pair), *((winner,) if winner else ()), *beside)
 
 
-def vote(row: Row) -> Item:
+def settled(entry: Format, sample: Sequence[Row]) -> Format:
+    """The format of rows of one vote each as these first rows show it to be: are 1, 2 and 0 counts or sides?"""
+    counts = _are_counts(row.get(name) for row in sample if (name := _winner(tuple(row))))
+    return replace(entry, parse=lambda row: vote(row, counts))
+
+
+def settled_wide(entry: Format, sample: Sequence[Row]) -> Format:
+    """The format of rows with several votes each: which columns are annotators, and whether 1, 2 and 0 are counts.
+
+    A column whose name tells an annotator needs known values in most of the first rows, and any other name, such as
+    ``ann``, words for the two sides in all of them.
+    """
+    pairs = [(row, replace(pair, counts=True)) for row in sample if (pair := pair_of(tuple(row)))]
+    names = tuple(name for name in dict.fromkeys(n for row in sample for n in row) if _is_column(name, pairs))
+    counts = _are_counts(got for row in sample for got, *_ in _told(row, names))
+
+    def also(keys: tuple[str, ...]) -> Iterable[str]:
+        return (*fields_read(keys), *names, *filter(None, [_list(keys)]))
+
+    return replace(entry, parse=lambda row: wide_vote(row, names, counts), also=also)
+
+
+def _are_counts(told: Iterable[Any]) -> bool:
+    """Whether 1 and 2 both stand among the values, so that 0 is neither of two sides."""
+    return {"1", "2"} <= {str(got).strip().removesuffix(".0") for got in told}
+
+
+def vote(row: Row, counts: bool = False) -> Item:
     """One vote on two answers; the rows on one prompt and the same two answers are joined by :func:`joined`."""
-    layout = _layout(tuple(row))
-    if layout is None:
+    pair, winner = pair_of(tuple(row)), _winner(tuple(row))
+    if pair is None or winner is None:
         raise RowError("missing_field", WINNERS[0], "is missing, or the two answers are")
-    who = name_of(row, ANNOTATORS)
-    opinion = Comparison(0, 1, _outcome(row, *layout), annotator=str(row[who]) if who else None, weight=weight(row))
+    outcome, strength = said(row[winner], replace(pair, counts=counts), row, winner)
+    return _item(row, pair, (Comparison(0, 1, outcome, strength, weight=weight(row), **_recorded(row)),))
+
+
+def wide_vote(row: Row, columns: tuple[str, ...] = (), counts: bool = False) -> Item:
+    """The votes of several annotators on two answers; an empty cell is no vote."""
+    pair = pair_of(tuple(row))
+    if pair is None:
+        raise RowError("missing_field", "response_a", "is missing, or the other answer is")
+    pair, votes = replace(pair, counts=counts), []
+    for got, field, about in _told(row, columns):
+        if got is None or (isinstance(got, str) and not got.strip()) or got != got:
+            continue
+        outcome, strength = said(got, pair, row, field)
+        votes.append(Comparison(0, 1, outcome, strength, weight=weight(row), **about))
+    if not votes:
+        raise UnusableError("no_votes", "nobody voted")
+    return _item(row, pair, tuple(votes))
+
+
+def rated(row: Row) -> Item:
+    """One annotator's score of one answer, larger better; the rows on one prompt are joined by :func:`joined`."""
     prompt = value(row, PROMPTS)
-    a, b = (_reply(row, name) for name in layout[:2])
     asked = ask(prompt) if isinstance(prompt, str) else messages(prompt, "prompt")
-    return Item("", asked, (Response(a), Response(b)), (opinion,))
+    source = name_of(row, "model|source|generator|response_source")
+    answer = Response(_reply(row, ANSWERS), str(row[source]) if source else None)
+    rating = Rating(0, number(row, SCORES), "score", weight(row), **_recorded(row))
+    return Item("", asked, (answer,), (rating,))
 
 
 def joined(items: Iterable[Item]) -> list[Item]:
-    """Items on the same prompt and the same two answers as one, with the votes of all; the first one's place and id."""
+    """Items on the same prompt and the same answers as one, with the votes of all; the first one's place and id.
+
+    Where rows name the same two answers in different orders, the order of each row is taken for the one shown. Items of
+    one answer each are joined by their prompt.
+    """
     by_question: dict[tuple[Turns, frozenset[Turns]], list[Item]] = {}
     for item in items:
-        answers = frozenset(response.turns for response in item.responses)
+        answers = frozenset(response.turns for response in item.responses) if len(item.responses) > 1 else frozenset()
         by_question.setdefault((item.prompt, answers), []).append(item)
-    return [
-        replace(same[0], votes=tuple(v for item in same for v in _votes(item, same[0])))
-        for same in by_question.values()
-    ]
+    return [same[0] if len(same) == 1 else _as_one(same) for same in by_question.values()]
 
 
-def _votes(item: Item, first: Item) -> list[Comparison]:
-    """The votes of an item in the numbering of the first one on the same answers."""
-    votes = [v for v in item.votes if isinstance(v, Comparison)]
-    if item.responses[0].turns == first.responses[0].turns:
-        return votes
-    return [replace(v.swap(), first=v.first, second=v.second, shown_first=1) for v in votes]
+def _as_one(same: Sequence[Item]) -> Item:
+    first = same[0]
+    if len({r.turns for r in first.responses}) < len(first.responses):
+        return replace(first, votes=tuple(v for item in same for v in item.votes))
+    responses = {r.turns: r for item in reversed(same) for r in reversed(item.responses)}
+    place = {turns: k for k, turns in enumerate(dict.fromkeys(r.turns for item in same for r in item.responses))}
+    orders = [[place[response.turns] for response in item.responses] for item in same]
+    votes = [moved_votes(item.votes, order) for item, order in zip(same, orders, strict=True)]
+    if len(place) == 2 and {(0, 1), (1, 0)} == set(map(tuple, orders)):
+        votes = [[_shown(v, order[0]) for v in some] for some, order in zip(votes, orders, strict=True)]
+    return replace(first, responses=tuple(map(responses.__getitem__, place)), votes=tuple(chain.from_iterable(votes)))
 
 
-def _reply(row: Row, name: str) -> Turns:
-    given = row[name]
-    said = messages(given, name) if isinstance(given, list | dict) else reply(text(row, name))
-    if not any(m.role == "assistant" for m in said) and answer_text(said):
+def _shown(vote: Vote, first: int) -> Vote:
+    if not isinstance(vote, Comparison):
+        return vote
+    return replace(vote if vote.first < vote.second else vote.swap(), shown_first=first)
+
+
+def _item(row: Row, pair: Pair, votes: tuple[Comparison, ...]) -> Item:
+    prompt = value(row, PROMPTS)
+    asked = ask(prompt) if isinstance(prompt, str) else messages(prompt, "prompt")
+    names = [tuple(row.get(field) for field in fields) for fields in pair.names]
+    sources = next(((a, b) for a, b in names if isinstance(a, str) and isinstance(b, str)), (None, None))
+    responses = (Response(_reply(row, name), source) for name, source in zip((pair.a, pair.b), sources, strict=True))
+    return Item("", asked, tuple(responses), votes)
+
+
+def _reply(row: Row, names: str) -> Turns:
+    given, name = value(row, names), name_of(row, names)
+    turns = messages(given, name) if isinstance(given, list | dict) else reply(text(row, name))
+    if not any(m.role == "assistant" for m in turns) and answer_text(turns):
         raise RowError("bad_value", name, "holds no answer of the assistant")
-    return said
+    return turns
 
 
-def _outcome(row: Row, a: str, b: str, winner: str) -> Outcome:
-    got = row[winner]
-    text_of = "" if got is None else f"{got:g}" if isinstance(got, float) else str(got).strip()
-    # "-2" is no name of side 2: a signed scale is another opinion
-    said = text_of if is_numeral(text_of) else _plain(text_of)
-    if not text_of:
-        raise UnusableError("no_votes", f"'{winner}' is empty")
-    sides = _side(_plain(a)), _side(_plain(b))
-    for side, outcome in zip(sides, ("first", "second"), strict=True):
-        if not isinstance(got, bool) and said in (side, *(f"{stem}_{side}" for stem in (*_STEMS, "model"))):
-            return outcome  # pyright: ignore[reportReturnType]
-    if said in _OUTCOMES:
-        return _OUTCOMES[said]
-    number = isinstance(got, int | float) or (isinstance(got, str) and is_numeral(got))
-    known = f"{sides[0]}, {sides[1]}, tie or both_bad"
-    raise (ScaleError if number else RowError)("bad_value", winner, f"is {str(got)[:40]!r}, not one of {known}")
+def _recorded(row: Row) -> dict[str, Any]:
+    """Who voted, how long it took, when, and the vote's own id."""
+    who, at, name = (name_of(row, names) for names in (ANNOTATORS, TIMES, "vote_id|annotation_id"))
+    return {
+        "annotator": str(row[who]) if who else None,
+        "seconds": optional_number(row, SECONDS),
+        "at": _time(row[at]) if at else None,
+        "id": str(row[name]) if name else None,
+    }
+
+
+def _time(given: Any) -> str:
+    """A time as text; seconds since 1970 as ISO 8601."""
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < 1e11:
+        return str(given)
+    return datetime.fromtimestamp(given, UTC).isoformat()
 
 
 @lru_cache(maxsize=256)
-def _layout(keys: tuple[str, ...]) -> tuple[str, str, str] | None:
-    """(field of one answer, field of the other, field of the winner), where there is one such choice."""
-    plain = {_plain(name): name for name in keys}
-    pairs = [
-        (plain[f"{stem}_{a}"], plain[f"{stem}_{b}"])
-        for stem in _STEMS
-        for a, b in _SIDES
-        if f"{stem}_{a}" in plain and f"{stem}_{b}" in plain
-    ]
-    winners = [plain[name] for name in WINNERS if name in plain]
-    return (*pairs[0], winners[0]) if len(pairs) == 1 and len(winners) == 1 else None
+def _winner(keys: tuple[str, ...]) -> str | None:
+    known = [name for name in keys if plain(name) in WINNERS]
+    return known[0] if len(known) == 1 else None
 
 
-def _plain(name: str) -> str:
-    """``"Response A"``, ``"responseA"`` and ``"response_a"`` as ``"response_a"``; ``"[[A]]"`` as ``"a"``."""
-    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+", str(name))
-    return "_".join(words).lower()
+def _answers(pair: Pair | None) -> tuple[str, ...]:
+    return () if pair is None else (pair.a, pair.b, *(field for fields in pair.names for field in fields))
 
 
-def _side(name: str) -> str:
-    return name.rsplit("_", 1)[-1]
+def _whole(row: Row, pair: Pair) -> bool:
+    return has(row, PROMPTS) and all(row[name] is not None for name in (pair.a, pair.b))
+
+
+def _known(got: Any, field: str, pair: Pair, row: Row) -> bool | None:
+    """Whether a value says something of the pair; None where it is empty."""
+    try:
+        said(got, pair, row, field)
+    except RowError:
+        return False
+    except UnusableError:
+        return None
+    return True
+
+
+@lru_cache(maxsize=256)
+def _list(keys: tuple[str, ...]) -> str:
+    """The field with the votes of all annotators, where there is one such field."""
+    held = [name for name in keys if plain(name) in _LISTS]
+    return held[0] if len(held) == 1 else ""
+
+
+@lru_cache(maxsize=256)
+def _candidates(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """The fields that may hold one annotator's votes."""
+    read = (*_answers(pair_of(keys)), *PROMPTS.split("|"))
+    return tuple(name for name in keys if name not in read and not _NO_VOTE.fullmatch(plain(name)))
+
+
+def _is_column(name: str, pairs: Sequence[tuple[Row, Pair]]) -> bool:
+    there = [(row, pair) for row, pair in pairs if name in row and name in _candidates(tuple(row))]
+    known = [_known(row[name], name, pair, row) for row, pair in there]
+    if _name_in(name):
+        return known.count(True) > 4 * known.count(False)
+    return True in known and False not in known and not any(is_numeral(str(row[name])) for row, _ in there)
+
+
+def _name_in(column: str) -> str:
+    """The annotator whom a column's name tells: ``winner_ann`` and ``ann_vote`` are ann's, ``annotator1`` its own."""
+    word = plain(column)
+    if found := _OF_ONE.fullmatch(word):
+        return column if found[1] in (*_WHO, "voter", "person") or found[2].isdigit() else found[2]
+    found = _ONES.fullmatch(word)
+    return found[1] if found else ""
+
+
+def _told(row: Row, columns: tuple[str, ...]) -> list[tuple[Any, str, dict[str, Any]]]:
+    """(what was said, its field, facts of the vote) for every annotator of a row."""
+    held = _list(tuple(row))
+    if held:
+        return list(_entries(row[held], held))
+    return [(row[name], name, {"annotator": _name_in(name) or name}) for name in columns if name in row]
+
+
+def _entries(given: Any, field: str) -> Iterator[tuple[Any, str, dict[str, Any]]]:
+    """The votes that a field holds: by name, in order, or as objects."""
+    if isinstance(given, Mapping):
+        for who, got in given.items():
+            yield got, field, {"annotator": str(who)}
+        return
+    if not isinstance(given, list | tuple):
+        raise RowError("wrong_type", field, "is neither a list of votes nor an object of them")
+    for k, entry in enumerate(given, 1):
+        if not isinstance(entry, Mapping):
+            yield entry, field, {"annotator": f"{field} {k}"}
+        elif winner := _winner(tuple(entry)):
+            yield entry[winner], winner, _recorded(entry)
+        else:
+            raise RowError("missing_field", f"{field}[].winner", "is missing")

@@ -22,6 +22,7 @@ from afzal.data.formats import FORMATS, named
 from afzal.data.jsontext import Fault, Raw
 from afzal.data.page import Said, is_page, page_rows
 from afzal.data.parse_votes import joined
+from afzal.data.potato import is_potato_folder, potato_rows
 from afzal.data.remap import without
 from afzal.data.turns import answer_text, content_text
 from afzal.data.unread import Unread
@@ -86,8 +87,7 @@ class Reading:
         self.source, self.rows, self.losses = str(source), 0, Losses()
         self._columns, self._strict, self._lenient = dict(columns or {}), format is None, on_error == "drop"
         self._page = Said()
-        raws = page_rows(source, self._page) if is_page(source) else rows(source, max_unpacked)
-        stream = _structured(renamed_rows(raws, self._columns))
+        stream = _structured(renamed_rows(self._raws(source, max_unpacked), self._columns))
         head = list(islice(stream, SAMPLE_ROWS))
         sound = [raw for raw in head if isinstance(raw.value, Mapping)]
         self._sample = [raw.value for raw in sound if isinstance(raw.value, Mapping)]
@@ -97,6 +97,8 @@ class Reading:
             raise AfzalError("no row can be read", where=self.source)
         wheres = [raw.where for raw in sound]
         self._entry = _chosen(format, self._sample) if format else detect(self._sample, self.source, wheres)
+        if self._entry.settle is not None:
+            self._entry = self._entry.settle(self._entry, self._sample)
         self.format = self._entry.name
         self._unread = Unread(self._entry)
         # One row with a system message makes the whole file one of conversations: they are not mixed with plain texts.
@@ -124,6 +126,11 @@ class Reading:
         """Every item, once; what is dropped on the way is counted, and added to ``drops``."""
         items = self._items(drops if drops is not None else None)
         return iter(joined(items)) if self._entry.family == "votes" else items
+
+    def _raws(self, source: str | Path, max_unpacked: int) -> Iterator[Raw]:
+        if is_page(source):
+            return page_rows(source, self._page)
+        return potato_rows(source) if is_potato_folder(source) else rows(source, max_unpacked)
 
     def _items(self, drops: list[Drop] | None) -> Iterator[Item]:
         faults: list[Drop] = []

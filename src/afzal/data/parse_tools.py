@@ -1,0 +1,304 @@
+"""Exports of annotation tools, with the votes of every annotator: Label Studio, Argilla, Potato."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from afzal.data.fields import (
+    Row,
+    RowError,
+    UnusableError,
+    array,
+    has,
+    mapping,
+    name_of,
+    number,
+    optional_number,
+    text,
+    value,
+)
+from afzal.data.turns import ask, messages, reply
+from afzal.data.votewords import STEMS, Pair, pair_of, plain, said
+from afzal.records import Comparison, Item, Outcome, Ranking, Response, Turns, Vote
+
+PROMPTS = "prompt|instruction|question|query|context|input"
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_LISTS = "responses|candidates|options|items|translations|texts"
+_KINDS = frozenset({"selection", "scale_value", "rank_order", "best"})
+_MARKED = re.compile(r"(?:^|<br\s*/?>|\n)\s*([A-Z])\.\s+")
+_SPENT = re.compile(r"(\d+)d (\d+)h (\d+)m (\d+)s")
+
+
+def label_studio(row: Row) -> Item:
+    """``data`` with a prompt and two answers, or a list of items; every annotation is one vote.
+
+    ``left`` means the first answer. A Ranker's list is a ranking. An annotation marked ``ground_truth`` is known truth.
+    """
+    data = mapping(row, "data")
+    if has(data, "items"):
+        names, turns = _list_items(array(data, "items"))
+    else:
+        pair = _pair(data)
+        names, turns = [pair.a, pair.b], [reply(text(data, field)) for field in (pair.a, pair.b)]
+    votes: list[Vote] = []
+    gold: list[Vote] = []
+    for entry in array(row, "annotations|completions"):
+        if isinstance(entry, dict) and not entry.get("was_cancelled"):
+            (gold if entry.get("ground_truth") else votes).extend(_label_studio_votes(entry, data, names))
+    if not votes and not gold:
+        raise UnusableError("no_votes", "no annotation says which answer is better")
+    responses = tuple(map(Response, turns))
+    return Item("", ask(text(data, PROMPTS)), responses, tuple(votes), gold=tuple(gold))
+
+
+def _list_items(items: Sequence[Any]) -> tuple[list[str], list[Turns]]:
+    names, turns = [], []
+    for k, item in enumerate(items):
+        if isinstance(item, Mapping):
+            names.append(str(item.get("id", k)))
+            turns.append(reply(text(item, "body|text|html|content|title")))
+        else:
+            names.append(str(item))
+            turns.append(reply(str(item)))
+    return names, turns
+
+
+def _pair(data: Row) -> Pair:
+    pair = pair_of(tuple(data))
+    if pair is None:
+        raise RowError("missing_field", "answer1", "is missing in the data, or answer2 is")
+    return pair
+
+
+def _label_studio_votes(entry: Row, data: Row, names: Sequence[str]) -> Iterator[Vote]:
+    who = entry.get("completed_by")
+    who = who.get("email", who.get("id")) if isinstance(who, dict) else who
+    about = {"annotator": None if who is None else str(who), "seconds": optional_number(entry, "lead_time")}
+    about |= {key: None if entry.get(name) is None else str(entry[name]) for key, name in _LABEL_STUDIO.items()}
+    for result in array(entry, "result") if has(entry, "result") else []:
+        answer = result.get("value") if isinstance(result, dict) else None
+        if not isinstance(answer, dict):
+            continue
+        if "ranker" in answer:
+            yield Ranking(tuple((k,) for k in _ranked(answer["ranker"], names)), **about)
+            return
+        if answer.get("selected") in _SIDES:
+            yield Comparison(0, 1, _SIDES[answer["selected"]], **about)
+            return
+        selected = next(iter(answer.get("choices") or ()), None)
+        if isinstance(selected, str):
+            outcome, strength = said(selected, _pair(data), data, "choices")
+            yield Comparison(0, 1, outcome, strength, **about)
+            return
+
+
+_LABEL_STUDIO = {"id": "id", "at": "created_at"}
+_SIDES: dict[str, Outcome] = {"left": "first", "right": "second"}
+
+
+def _ranked(ranker: Any, names: Sequence[str]) -> list[int]:
+    """The responses of a Ranker's result, best first; several buckets have no order (``_`` is what nobody sorted)."""
+    if isinstance(ranker, Mapping):
+        filled = {name: ids for name, ids in ranker.items() if name != "_" and ids}
+        if len(filled) > 1:
+            raise UnusableError("buckets", f"the buckets {', '.join(map(str, filled))} are sorted by no order")
+        ranker = next(iter(filled.values()), ranker.get("_", []))
+    known = {name: k for k, name in enumerate(names)}
+    places = [known.get(str(name)) for name in ranker] if isinstance(ranker, list | tuple) else []
+    if None in places or len(set(places)) != len(places) or len(places) < 2:
+        raise RowError("bad_value", "ranker", "does not name two or more of the items, each once")
+    return [k for k in places if k is not None]
+
+
+def argilla_records(row: Row) -> Item:
+    """``fields`` with a prompt and answers; submitted responses of every user to a ranking or a label question.
+
+    Responses stand by question, as the SDK writes them, or by user, as the server does. A label that names one of more
+    than two answers says that it is better than each of the others. Suggestions of models are no votes.
+    """
+    data = mapping(row, "fields")
+    names = _answer_fields(data)
+    given = value(data, PROMPTS)
+    prompt = ask(given) if isinstance(given, str) else messages(given, "fields")
+    told = [(question, got, who) for question, got, who in _submitted(value(row, "responses"))]
+    votes = [(question, vote) for question, got, who in told for vote in _opinions(got, data, names, who)]
+    if not votes:
+        raise UnusableError("no_votes", "no submitted response orders the answers")
+    one = len({question for question, _ in votes}) == 1
+    placed = tuple(vote if one else _on(vote, question) for question, vote in votes)
+    turns = (reply(v) if isinstance(v := data[name], str) else messages(v, name) for name in names)
+    return Item("", prompt, tuple(map(Response, turns)), placed)
+
+
+def _on(vote: Vote, axis: str) -> Vote:
+    return replace(vote, axis=axis)
+
+
+def _answer_fields(data: Row) -> list[str]:
+    """The fields of the answers: of one stem and numbered or lettered, in that order."""
+    known = {plain(name): name for name in data}
+    for stem in STEMS:
+        for sides in ([str(n) for n in range(27)], list(_LETTERS)):
+            names = [known[f"{stem}_{side}"] for side in sides if f"{stem}_{side}" in known]
+            if len(names) > 1:
+                return names
+    raise RowError("missing_field", "fields", "holds no two answers, such as response_1 and response_2")
+
+
+def _submitted(responses: Any) -> Iterator[tuple[str, Any, str | None]]:
+    """(question, value, user) of every response that is neither a draft nor discarded."""
+    if isinstance(responses, Mapping):
+        for question, entries in responses.items():
+            for entry in entries if isinstance(entries, list) else [entries]:
+                if isinstance(entry, Mapping) and entry.get("status", "submitted") == "submitted":
+                    yield str(question), entry.get("value"), _user(entry)
+        return
+    for entry in responses if isinstance(responses, list | tuple) else ():
+        if isinstance(entry, Mapping) and entry.get("status", "submitted") == "submitted":
+            for question, got in (entry.get("values") or {}).items():
+                yield str(question), got.get("value") if isinstance(got, Mapping) else got, _user(entry)
+
+
+def _user(entry: Row) -> str | None:
+    who = name_of(entry, "user_id|user|username")
+    return str(entry[who]) if who else None
+
+
+def _opinions(got: Any, data: Row, names: Sequence[str], who: str | None) -> Iterable[Vote]:
+    """What a value says of the answers; nothing where it answers another kind of question."""
+    places = _places(names, data)
+    if isinstance(got, list | tuple):
+        groups = _argilla_groups(got, places)
+        return [Ranking(groups, annotator=who)] if groups else []
+    if not isinstance(got, str):
+        return []
+    best = places.get(plain(got))
+    if best is not None and len(names) > 2:
+        return [Comparison(best, k, "first", annotator=who) for k in range(len(names)) if k != best]
+    try:
+        outcome, strength = said(got, _pair(data), data, "responses")
+    except (RowError, UnusableError):
+        return []
+    return [Comparison(0, 1, outcome, strength, annotator=who)]
+
+
+def _argilla_groups(got: Sequence[Any], places: Mapping[str, int]) -> tuple[tuple[int, ...], ...]:
+    """The groups of a ranking question's value: names from best to worst, or names with ranks, equal ones tied."""
+    ranked: dict[float, list[int]] = {}
+    for k, entry in enumerate(got):
+        name = entry.get("value") if isinstance(entry, Mapping) else entry
+        rank = entry.get("rank") if isinstance(entry, Mapping) else k
+        place = places.get(plain(str(name)))
+        if place is None or rank is None:
+            return ()
+        ranked.setdefault(rank, []).append(place)
+    groups = tuple(tuple(ranked[rank]) for rank in sorted(ranked))
+    return groups if _once(groups) else ()
+
+
+def _once(groups: Sequence[Sequence[int]]) -> bool:
+    """Whether groups name two or more responses, each once."""
+    named = [k for group in groups for k in group]
+    return len(named) > 1 and len(set(named)) == len(named)
+
+
+def _places(names: Sequence[str], texts: Row | Sequence[str]) -> dict[str, int]:
+    """The number of each answer by all that people call it: field, number, letter, own text."""
+    own = [texts[name] for name in names] if isinstance(texts, Mapping) else list(texts)
+    places: dict[str, int] = {}
+    for k, name in enumerate(names):
+        for called in (plain(name), plain(name).rsplit("_", 1)[-1], _LETTERS[k % 26], str(own[k]).strip()):
+            places.setdefault(called, k)
+    return places
+
+
+def potato(row: Row) -> Item:
+    """Potato's annotations of one user on one instance, beside the instance's texts.
+
+    Pairwise: ``selection`` A, B or tie, or ``scale_value``, **below 0 for the left answer**. Ranking: ``rank_order``
+    from the best, ``=`` for ties. Best-worst: ``best`` and ``worst``. Where there are several schemes, their names are
+    axes.
+    """
+    answers = _texts(row)
+    if len(answers) < 2:
+        raise UnusableError("no_pair", "fewer than two texts were compared")
+    about = {"annotator": _user(row), "seconds": _seconds(row.get("behavioral_data"))}
+    schemes = mapping(row, "label_annotations|labels|annotations")
+    votes = [(str(name), vote) for name, got in schemes.items() for vote in _potato_votes(got, answers, about)]
+    if not votes:
+        raise UnusableError("no_votes", "no pairwise, ranking or best-worst scheme has an answer")
+    one = len({name for name, _ in votes}) == 1
+    placed = tuple(vote if one else _on(vote, name) for name, vote in votes)
+    asked = name_of(row, PROMPTS + "|text|source")
+    return Item("", ask(str(row[asked])) if asked else (), tuple(Response(reply(a)) for a in answers), placed)
+
+
+def is_potato(row: Row) -> bool:
+    """Whether the row holds answers to a pairwise, ranking or best-worst scheme."""
+    schemes = row.get(name_of(row, "label_annotations|labels|annotations"))
+    told = schemes.values() if isinstance(schemes, Mapping) else ()
+    return any(isinstance(scheme, Mapping) and not _KINDS.isdisjoint(scheme) for scheme in told)
+
+
+def _texts(row: Row) -> list[str]:
+    """The texts that were compared: a list, ``left`` and ``right``, or the displayed text with its marks A., B., ..."""
+    if has(row, _LISTS):
+        return [str(entry) for entry in array(row, _LISTS)]
+    if has(row, "left") and has(row, "right"):
+        return [text(row, "left"), text(row, "right")]
+    shown = row.get("displayed_text")
+    parts = _MARKED.split(shown) if isinstance(shown, str) else []
+    if len(parts) >= 5 and parts[1::2] == list(_LETTERS.upper()[: len(parts[1::2])]):
+        return [re.sub(r"<br\s*/?>$", "", part.strip()).strip() for part in parts[2::2]]
+    raise RowError(
+        "missing_field", "responses", "is missing: Potato names instances by id; put its data file beside its output"
+    )
+
+
+def _potato_votes(got: Any, answers: Sequence[str], about: Mapping[str, Any]) -> Iterator[Vote]:
+    if not isinstance(got, Mapping):
+        return
+    if got.get("selection"):
+        pair = Pair("a", "b", ("a", "b"))
+        outcome, _ = said(got["selection"], pair, dict(zip("ab", answers, strict=False)), "selection")
+        yield Comparison(0, 1, outcome, **about)
+    elif has(got, "scale_value"):
+        liking = -number(got, "scale_value")
+        outcome = "tie" if liking == 0 else "first" if liking > 0 else "second"
+        yield Comparison(0, 1, outcome, strength=abs(liking), **about)
+    elif got.get("rank_order"):
+        order = text(got, "rank_order").split(",")
+        groups = tuple(tuple(_place(name, answers, "rank_order") for name in group.split("=")) for group in order)
+        if not _once(groups):
+            raise RowError("bad_value", "rank_order", "does not name two or more items, each once")
+        yield Ranking(groups, **about)
+    elif got.get("best") and got.get("worst"):
+        best, worst = (_place(str(got[name]), answers, name) for name in ("best", "worst"))
+        yield from (Comparison(best, k, "first", **about) for k in range(len(answers)) if k != best)
+        yield from (Comparison(k, worst, "first", **about) for k in range(len(answers)) if k not in (best, worst))
+
+
+def _place(name: str, answers: Sequence[str], field: str) -> int:
+    """The number of the answer that a name, a letter, a number or its own text means."""
+    places = _places([f"item_{letter}" for letter in _LETTERS[: len(answers)]], answers)
+    place = places.get(plain(name), places.get(name.strip()))
+    if place is None:
+        raise RowError("bad_value", field, f"names {name.strip()[:40]!r}, which is none of the items")
+    return place
+
+
+def _seconds(told: Any) -> float | None:
+    """Seconds on an instance, as a number or as Potato's ``"Time spent: 0d 0h 1m 12s"``."""
+    if not isinstance(told, Mapping):
+        return None
+    spent = told.get("time_spent", told.get("total_time"))
+    if isinstance(spent, int | float) and not isinstance(spent, bool):
+        return float(spent)
+    parts = _SPENT.search(str(told.get("time_string", "")))
+    if parts is None:
+        return None
+    days, hours, minutes, seconds = map(int, parts.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)

@@ -1,0 +1,206 @@
+"""Votes as people keep them: sides, names, numbers and signs, in rows of one vote and in a column per annotator."""
+
+import csv
+import json
+
+import pytest
+
+from afzal.data import read
+from afzal.errors import AfzalError
+from afzal.quality import clean
+from afzal.records import preferences
+
+A, B = "An apple.", "A chair."
+BASE = {"prompt": "Name a fruit.", "response_a": A, "response_b": B}
+NUMBERED = {"prompt": "Name a fruit.", "answer_1": A, "answer_2": B}
+
+
+def read_rows(path, rows):
+    (path / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read(path / "votes.jsonl")
+
+
+def said(dataset):
+    return [(v.annotator, v.outcome) for item in dataset.items for v in item.votes]
+
+
+@pytest.mark.parametrize(
+    ("word", "outcome"),
+    [
+        *((word, "first") for word in ("A", "a", "response_a", "Response A", "[[A]]", "Option A", "model_a")),
+        *((word, "first") for word in ("m1", A, "A>B", "B<A", "A is better", "a wins")),
+        *((word, "second") for word in ("B", "Response B", "text_b", "model_b", "m2", B, "B > A", "[[A<<B]]")),
+        *((word, "tie") for word in ("tie", "Tie", "equal", "draw", "A=B", "no preference")),
+        *((word, "both_bad") for word in ("both_bad", "Both bad", "neither")),
+    ],
+)
+def test_words_for_the_two_sides(tmp_path, word, outcome):
+    row = BASE | {"model_a": "m1", "model_b": "m2", "winner": word, "annotator": "ann"}
+    dataset = read_rows(tmp_path, [row])
+    assert said(dataset) == [("ann", outcome)]
+    assert [response.source for response in dataset.items[0].responses] == ["m1", "m2"]
+
+
+@pytest.mark.parametrize("word", ["banana", "A and B", "C", "-1", "3", "0.5", "m3", "A>C", "left"])
+def test_words_that_name_no_side_are_never_passed_over(tmp_path, word):
+    with pytest.raises(AfzalError):
+        read_rows(tmp_path, [BASE | {"winner": word, "annotator": "ann"}])
+
+
+def test_numbers_name_sides_that_are_numbers(tmp_path):
+    rows = [NUMBERED | {"choice": got, "rater": str(k)} for k, got in enumerate((1, 2, "1", 2.0, 0))]
+    assert [outcome for _, outcome in said(read_rows(tmp_path, rows))] == ["first", "second", "first", "second", "tie"]
+    zero = [{"prompt": "P", "answer_0": A, "answer_1": B, "choice": k, "rater": "x"} for k in (0, 1)]
+    assert [outcome for _, outcome in said(read_rows(tmp_path, zero))] == ["first", "second"]
+
+
+def test_one_two_and_zero_count_the_sides_only_where_a_two_stands(tmp_path):
+    rows = [BASE | {"winner": got, "annotator": str(k)} for k, got in enumerate((1, 0, 2))]
+    assert [outcome for _, outcome in said(read_rows(tmp_path, rows))] == ["first", "tie", "second"]
+    with pytest.raises(AfzalError, match="1 may be the first answer or the second"):
+        read_rows(tmp_path, rows[:2])
+
+
+def test_what_is_recorded_of_a_vote_is_kept(tmp_path):
+    about = {"rater_id": 7, "lead_time": 3.5, "timestamp": "2026-01-02T03:04:05Z", "vote_id": "v1", "weight": 2}
+    (vote,) = read_rows(tmp_path, [BASE | {"winner": "B"} | about]).items[0].votes
+    assert (vote.annotator, vote.seconds, vote.at, vote.id, vote.weight) == (
+        "7",
+        3.5,
+        "2026-01-02T03:04:05Z",
+        "v1",
+        2.0,
+    )
+    (vote,) = read_rows(tmp_path, [BASE | {"winner": "B", "judge": "j", "tstamp": 1700000000.5}]).items[0].votes
+    assert vote.at == "2023-11-14T22:13:20.500000+00:00"
+
+
+WIDE = {
+    "names": [{"ann": "A", "ben": "B", "eve": "tie"}, {"ann": "B", "ben": "", "eve": "both_bad"}],
+    "columns": [
+        {"winner_ann": "a", "winner_ben": "b", "winner_eve": "tie"},
+        {"winner_ann": "b", "winner_ben": None, "winner_eve": "both_bad"},
+    ],
+    "suffixes": [
+        {"ann_vote": "A", "ben_vote": "B", "eve_vote": "tie"},
+        {"ann_vote": "B", "ben_vote": None, "eve_vote": "both_bad"},
+    ],
+    "object": [
+        {"votes": {"ann": "A", "ben": "B", "eve": "tie"}},
+        {"votes": {"ann": "B", "ben": None, "eve": "both_bad"}},
+    ],
+    "objects": [
+        {"annotations": [{"rater": n, "winner": w} for n, w in (("ann", "A"), ("ben", "B"), ("eve", "tie"))]},
+        {"annotations": [{"rater": n, "winner": w} for n, w in (("ann", "B"), ("eve", "both_bad"))]},
+    ],
+}
+
+
+@pytest.mark.parametrize("layout", WIDE)
+def test_several_annotators_in_one_row(tmp_path, layout):
+    rows = [BASE | cells | {"prompt": f"P{k}", "note": "x"} for k, cells in enumerate(WIDE[layout])]
+    dataset = read_rows(tmp_path, rows)
+    assert dataset.format == "votes_wide"
+    want = [("ann", "first"), ("ben", "second"), ("eve", "tie"), ("ann", "second"), ("eve", "both_bad")]
+    assert said(dataset) == want
+
+
+def test_numbered_annotators_and_lists_without_names(tmp_path):
+    rows = [NUMBERED | {"annotator_1": 1, "annotator_2": 2, "annotator_3": 0}]
+    assert said(read_rows(tmp_path, rows)) == [
+        ("annotator_1", "first"),
+        ("annotator_2", "second"),
+        ("annotator_3", "tie"),
+    ]
+    assert said(read_rows(tmp_path, [BASE | {"votes": ["A", "B"]}])) == [("votes 1", "first"), ("votes 2", "second")]
+
+
+def test_a_column_of_an_annotator_with_a_damaged_cell_is_not_dropped(tmp_path):
+    rows = [BASE | {"prompt": f"P{k}", "annotator_1": "A", "annotator_2": "B"} for k in range(9)]
+    rows[4]["annotator_2"] = "banana"
+    with pytest.raises(AfzalError, match="banana"):
+        read_rows(tmp_path, rows)
+
+
+def test_columns_of_other_things_are_no_annotators(tmp_path):
+    rows = [BASE | {"prompt": f"P{k}", "ann": "A", "ben": "B", "judge_model": "A", "language": "uz"} for k in range(3)]
+    assert {name for name, _ in said(read_rows(tmp_path, rows))} == {"ann", "ben"}
+    # scores from 1 to 5 are no votes, although 1 and 2 would be
+    rows = [NUMBERED | {"prompt": f"P{k}", "rater_1": 1 + k, "rater_2": 5 - k} for k in range(5)]
+    with pytest.raises(AfzalError):
+        read_rows(tmp_path, rows)
+
+
+def test_an_empty_row_is_dropped_and_counted(tmp_path):
+    rows = [BASE | {"ann": "A", "ben": "B"}, BASE | {"prompt": "P", "ann": "", "ben": ""}]
+    dataset = read_rows(tmp_path, rows)
+    assert dataset.drop_counts == {"no_votes": 1}
+
+
+def test_a_table_of_votes(tmp_path):
+    with (tmp_path / "votes.csv").open("w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["prompt", "response_a", "response_b", "nodira", "timur"])
+        table.writerows([["P", A, B, "A", "B"], ["Q", A, B, "tie", ""]])
+    dataset = read(tmp_path / "votes.csv")
+    assert said(dataset) == [("nodira", "first"), ("timur", "second"), ("nodira", "tie")]
+
+
+def test_agreeing_annotators_are_no_duplicates_and_disagreement_is_pooled(tmp_path):
+    rows = [BASE | {"winner": w, "annotator": n} for n, w in (("a", "A"), ("b", "A"), ("c", "B"))]
+    items, dropped = clean(read_rows(tmp_path, rows).items)
+    assert not dropped
+    assert [q.p for q in preferences(items[0])] == [pytest.approx(2 / 3)]
+
+
+def test_rows_in_both_orders_are_one_item_and_tell_the_order_shown(tmp_path):
+    turned = {"prompt": BASE["prompt"], "response_a": B, "response_b": A}
+    rows = [BASE | {"winner": "A", "annotator": "x"}, turned | {"winner": "B", "annotator": "y"}]
+    (item,) = read_rows(tmp_path, rows).items
+    assert [(v.first, v.outcome, v.shown_first) for v in item.votes] == [(0, "first", 0), (0, "first", 1)]
+
+
+def test_potatos_folder_is_joined_with_its_data(tmp_path):
+    (tmp_path / "tasks.json").write_text(json.dumps([{"id": "1", "prompt": "Q", "responses": [A, B]}]))
+    for user, side in (("ann", "A"), ("ben", "tie")):
+        (tmp_path / user).mkdir()
+        line = {"id": "1", "displayed_text": "...", "label_annotations": {"preference": {"selection": side}}}
+        (tmp_path / user / "annotated_instances.jsonl").write_text(json.dumps(line) + "\n")
+        (tmp_path / user / "user_state.json").write_text("{}")
+    (item,) = read(tmp_path).items
+    assert [(v.annotator, v.outcome) for v in item.votes] == [("ann", "first"), ("ben", "tie")]
+    assert item.id == "1"
+
+
+def test_potatos_export_is_joined_with_its_data_and_refused_without(tmp_path):
+    lines = [{"instance_id": "1", "user_id": u, "labels": {"p": {"rank_order": "B,A"}}} for u in ("ann", "ben")]
+    (tmp_path / "annotations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(AfzalError, match="data file beside"):
+        read(tmp_path / "annotations.jsonl")
+    (tmp_path / "data.jsonl").write_text(json.dumps({"id": 1, "prompt": "Q", "responses": [A, B]}) + "\n")
+    (item,) = read(tmp_path).items
+    assert [(v.annotator, v.groups) for v in item.votes] == [("ann", ((1,), (0,))), ("ben", ((1,), (0,)))]
+
+
+def test_label_studio_says_ties_by_choices_and_truths_by_ground_truth(tmp_path):
+    def annotation(number, value, **more):
+        return {"id": number, "completed_by": number, "result": [{"type": "x", "value": value}]} | more
+
+    row = {"id": 1, "data": {"prompt": "P", "response_a": A, "response_b": B}}
+    row["annotations"] = [
+        annotation(1, {"choices": ["Response B"]}),
+        annotation(2, {"choices": ["tie"]}),
+        annotation(3, {"selected": "left"}, ground_truth=True),
+        annotation(4, {"selected": "left"}, was_cancelled=True),
+        annotation(5, {}),
+    ]
+    (item,) = read_rows(tmp_path, [row]).items
+    assert [(v.annotator, v.outcome) for v in item.votes] == [("1", "second"), ("2", "tie")]
+    assert [v.outcome for v in item.gold] == ["first"]
+
+
+def test_argilla_says_best_of_several(tmp_path):
+    fields = {"prompt": "P", "response_1": A, "response_2": B, "response_3": "C"}
+    row = {"id": "1", "fields": fields, "responses": {"best": [{"value": "response_2", "user_id": "u"}]}}
+    (item,) = read_rows(tmp_path, [row]).items
+    assert {(q.i, q.j, q.p) for q in preferences(item)} == {(1, 0, 1.0), (1, 2, 1.0)}
