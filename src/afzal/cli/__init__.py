@@ -40,6 +40,7 @@ VERBS = {
     "compare": "Train or re-use several methods, draw reward against KL, and set them side by side.",
     "annotate": "Serve a page on which people compare, rank or rate responses by keyboard.",
     "judge": "Let judges say which answer is better: rules, reward models, local models, servers, people.",
+    "ask": "Choose the pairs of answers that people should be asked about next.",
     "aggregate": "Say how far annotators agree, and make one preference per pair of their votes.",
     "leaderboard": "Rank models from votes or verdicts, or judges from items of known truth.",
     "report": "Write the page of a run again, and say whether its curves are healthy.",

@@ -6,6 +6,7 @@ the recipes ever sees these objects.
 
 from .advice import advice
 from .annotate import AnnotateConfig
+from .ask import AskConfig
 from .base import Settings, members
 from .compare import START, CompareConfig, Entry, entries, ordered, substituted, variables
 from .explain import Setting, suggestion
@@ -41,6 +42,7 @@ __all__ = [
     "START",
     "VIRTUAL",
     "AnnotateConfig",
+    "AskConfig",
     "BetaConfig",
     "CompareConfig",
     "Entry",

@@ -268,12 +268,15 @@ def alpaca_farm(row: Row) -> Item:
 
 
 def pandalm(row: Row) -> Item:
-    """One vote per annotator: 1 or 2 names the better response, 0 is a tie."""
+    """One vote per annotator: 1 or 2 names the better response, 0 is a tie. ``cmp_key`` names the models, as a_b."""
     votes = []
     for name in sorted(key for key in row if key.startswith("annotator") and row[key] is not None):
         outcome: Outcome = ("tie", "first", "second")[index(row, name, 3)]  # pyright: ignore[reportAssignmentType]
         votes.append(Comparison(0, 1, outcome, annotator=name, weight=weight(row)))
-    return versus(ask(instruction(row)), reply(text(row, "response1")), reply(text(row, "response2")), *votes)
+    models = str(row.get("cmp_key", "")).split("_")
+    sources = (models[0], models[1]) if len(models) == 2 else (None, None)
+    a, b = reply(text(row, "response1")), reply(text(row, "response2"))
+    return versus(ask(instruction(row)), a, b, *votes, sources=sources)
 
 
 def anthropic_evals(row: Row) -> Item:

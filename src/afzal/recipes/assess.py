@@ -57,6 +57,29 @@ def score_items(
             the end mark that other responses get.
         encoding: ``max_tokens``, ``chat_template`` and ``eos`` as for :func:`afzal.tokens.encode`.
     """
+    places, losses = _read(items, tokenizer, cut, encoding)
+    return _filled(items, places, _by_tree(score, [t for t, _, _ in places], layout)), losses
+
+
+def score_heads(
+    score: ScoreBatch, items: Sequence[Item], tokenizer: Any, layout: Layout, **encoding: Any
+) -> list[np.ndarray]:
+    """Per item ``[K, N]`` the scores of its responses one by one, as :func:`score_items` has their mean; NaN where a
+    response could not be read."""
+    places, _ = _read(items, tokenizer, (), encoding)
+    found = _by_tree(score, [t for t, _, _ in places], layout)
+    width = max((len(row) for rows in found.values() for row in rows), default=1)
+    made = [np.full((len(item.responses), width), math.nan) for item in items]
+    for t, k, responses in places:
+        for branch, response in enumerate(responses):
+            made[k][response] = found[id(t)][branch]
+    return made
+
+
+def _read(
+    items: Sequence[Item], tokenizer: Any, cut: Collection[tuple[int, int]], encoding: Mapping[str, Any]
+) -> tuple[list[tuple[Tree, int, list[int]]], list[Loss]]:
+    """Trees, each with its item and the response of each branch; and what could not be read, or not whole."""
     encoded = encode(items, tokenizer, **encoding)
     places: list[tuple[Tree, int, list[int]]] = []  # a tree, its item, and the response of each branch
     broken = []
@@ -74,7 +97,7 @@ def score_items(
         places = [
             (_as_cut(t, items[k], [(k, r) in cut for r in rs], tokenizer, encoding), k, rs) for t, k, rs in places
         ]
-    return _filled(items, places, _by_tree(score, [t for t, _, _ in places], layout)), [*encoded.drops, *encoded.cuts]
+    return places, [*encoded.drops, *encoded.cuts]
 
 
 def end_of(tokenizer: Any, template: str | None, eos: int | None) -> int:

@@ -7,18 +7,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from afzal import data, runs
 from afzal.config import ScoreConfig
 from afzal.errors import AfzalError
 from afzal.model.load import context_of, load_tokenizer, pick_device
 from afzal.model.probe import choose_sharing
-from afzal.model.reward import head_scores, load_reward_model, refuse_language_model, shift_of
-from afzal.recipes.assess import ScoreBatch, ScoredItem, assess, lines, score_items
+from afzal.model.reward import (
+    head_scores,
+    last_scored,
+    load_reward_model,
+    refuse_language_model,
+    shift_of,
+    states_at_head,
+)
+from afzal.recipes.assess import ScoreBatch, ScoredItem, assess, lines, score_heads, score_items
 from afzal.recipes.rewards import implicit_scorer
 from afzal.records import Item, turns_to_json
 from afzal.tokens import resolve_template
+from afzal.tokens.batch import Batch
 from afzal.train.feed import Layout
 
 
@@ -33,6 +43,55 @@ def score(config: ScoreConfig) -> list[str]:
     """
     runs.refuse_existing(config.out)
     items = data.read(config.data, columns=config.columns or None, format=config.data_format).items
+    scorer, tokenizer, layout, encoding = _opened(config, items)
+    longest = encoding["max_tokens"]
+    scored, losses = score_items(scorer, items, tokenizer, layout, cut=_cut(items), **encoding)
+    lost = [loss for loss in losses if loss.action == "dropped"]
+    if not any(math.isfinite(x) for s in scored for x in s.scores):
+        why = lost[0].reason if lost else "no row"
+        raise AfzalError("no response could be scored", where=config.data, why=why, remedy="afzal check shows the rows")
+    if config.out:
+        runs.append_jsonl(Path(config.out), _records(scored))
+    head = f"{sum(len(s.scores) for s in scored)} responses of {len(items)} items scored"
+    head += f"; {len(lost)} items could not be read" if lost else ""
+    short = {loss.item_id for loss in losses if loss.action == "cut"}
+    head += f"; {len(short)} items were cut to {longest} tokens" if short else ""
+    return [head, *lines(assess(scored))]
+
+
+def heads(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray]:
+    """Per item ``[K, N]`` the scores of its responses by every head of the reward model, or by the policy (N = 1); NaN
+    where a response could not be read.
+
+    Raises:
+        AfzalError: the model cannot be read.
+    """
+    scorer, tokenizer, layout, encoding = _opened(config, items)
+    return score_heads(scorer, items, tokenizer, layout, **encoding)
+
+
+def hidden_states(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray]:
+    """Per item ``[K, d]`` the last hidden state of ``config.model``, a language model or a reward model, at the end of
+    each response: what a reward head would read. NaN where a response could not be read.
+
+    Raises:
+        AfzalError: the model cannot be read.
+    """
+    assert config.model is not None
+    device = pick_device(config.device)
+    model, tokenizer = load_reward_model(config.model, device=device), load_tokenizer(config.model)
+    layout = Layout(choose_sharing(model, config.max_tokens)[0], config.tokens_per_forward, device)
+    template = resolve_template(tokenizer, None)[0] if any(item.is_chat for item in items) else None
+    longest = min(config.max_tokens, context_of(model.config) or config.max_tokens)
+
+    def states(batch: Batch) -> Tensor:
+        return states_at_head(model, batch).flatten(0, 1)[last_scored(batch)]
+
+    return score_heads(states, items, tokenizer, layout, max_tokens=longest, chat_template=template)
+
+
+def _opened(config: ScoreConfig, items: Sequence[Item]) -> tuple[ScoreBatch, Any, Layout, dict[str, Any]]:
+    """What scores, its tokenizer, the layout of its batches, and how it reads responses."""
     source = config.model or config.policy
     assert source is not None
     tokenizer = load_tokenizer(source)
@@ -47,19 +106,7 @@ def score(config: ScoreConfig) -> list[str]:
         scorer, sharing, context = implicit_scorer(*pair, config.beta, config.max_tokens, device, tokenizer)
     longest = min(config.max_tokens, context or config.max_tokens)
     layout = Layout(sharing, config.tokens_per_forward, device)
-    encoding = {"max_tokens": longest, "chat_template": template}
-    scored, losses = score_items(scorer, items, tokenizer, layout, cut=_cut(items), **encoding)
-    lost = [loss for loss in losses if loss.action == "dropped"]
-    if not any(math.isfinite(x) for s in scored for x in s.scores):
-        why = lost[0].reason if lost else "no row"
-        raise AfzalError("no response could be scored", where=config.data, why=why, remedy="afzal check shows the rows")
-    if config.out:
-        runs.append_jsonl(Path(config.out), _records(scored))
-    head = f"{sum(len(s.scores) for s in scored)} responses of {len(items)} items scored"
-    head += f"; {len(lost)} items could not be read" if lost else ""
-    short = {loss.item_id for loss in losses if loss.action == "cut"}
-    head += f"; {len(short)} items were cut to {longest} tokens" if short else ""
-    return [head, *lines(assess(scored))]
+    return scorer, tokenizer, layout, {"max_tokens": longest, "chat_template": template}
 
 
 def _reward(config: ScoreConfig, device: torch.device) -> tuple[ScoreBatch, Any, int | None]:

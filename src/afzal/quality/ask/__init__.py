@@ -1,0 +1,40 @@
+"""Which pairs to ask people about next, whether the rule is worth it, and when to stop.
+
+Pure functions of rows, votes and numbers. Scores of reward models and policies are made above and handed in.
+"""
+
+from .asking import Asked, How, Scored, ask, with_row_features
+from .choose import HARMFUL, RULES, By, Question, Seen, choose, next_questions, rows_of, words_of
+from .curve import Curve, Decided, Labelled, best_model, learning_curve, model_curve
+from .matches import matches_of
+from .pool import Pool, Votes, places_in, pool_of, refuse_nothing_to_ask, votes_of
+
+__all__ = [
+    "HARMFUL",
+    "RULES",
+    "Asked",
+    "By",
+    "Curve",
+    "Decided",
+    "How",
+    "Labelled",
+    "Pool",
+    "Question",
+    "Scored",
+    "Seen",
+    "Votes",
+    "ask",
+    "best_model",
+    "choose",
+    "learning_curve",
+    "matches_of",
+    "model_curve",
+    "next_questions",
+    "places_in",
+    "pool_of",
+    "refuse_nothing_to_ask",
+    "rows_of",
+    "votes_of",
+    "with_row_features",
+    "words_of",
+]

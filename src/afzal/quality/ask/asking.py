@@ -1,0 +1,221 @@
+"""From scored rows to the next questions, with all that there is to say about them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from afzal.errors import AfzalError
+from afzal.records import Item
+from afzal.stats.intervals import Interval
+
+from .choose import HARMFUL, By, Question, Seen, choose, rows_of
+from .curve import Curve, Decided, Labelled, best_model, learning_curve, model_curve
+from .features import of_rows, reduced
+from .matches import matches_of
+from .pool import Pool, Votes, pool_of, refuse_nothing_to_ask, votes_of
+
+_BY_SCORES = ("d_optimal", "bald", "entropy", "max_margin")
+_SHOWN = 12
+_RUNS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How to choose.
+
+    Attributes:
+        source: what the pool is called in messages.
+        seeds: simulations of the learning curve; 0 for none. Curves of models take five times as many, which are cheap.
+        labels: labels or votes at the end of the curve.
+    """
+
+    source: str
+    by: By
+    n: int
+    random_share: float
+    ridge: float
+    seed: int
+    seeds: int
+    labels: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """Rows and what is known of their responses.
+
+    Attributes:
+        items: the rows.
+        members: per item ``[K, M]`` scores by M scorers or heads; None where the linear model is to score.
+        features: per item ``[K, D]``; None for the words of the responses.
+        hidden: whether the features are hidden states, whose scale says nothing.
+        unread: rows left out, since a model could not read one of their responses.
+    """
+
+    items: Sequence[Item]
+    members: Sequence[np.ndarray] | None = None
+    features: Sequence[np.ndarray] | None = None
+    hidden: bool = False
+    unread: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The questions as rows, what there is to say in lines, warnings, and the same as plain values."""
+
+    rows: list[Item]
+    lines: list[str]
+    warnings: list[str]
+    plain: dict[str, Any]
+
+
+def with_row_features(items: Sequence[Item]) -> Scored:
+    """Rows with the features that they hold themselves."""
+    return Scored(items, features=of_rows(items))
+
+
+def ask(ours: Scored, theirs: Scored | None, how: How) -> Asked:
+    """The next questions, and the learning curve where it is wanted.
+
+    Args:
+        ours: the pool.
+        theirs: the rows with the votes so far; None for those of the pool itself.
+
+    Raises:
+        AfzalError: a score is not a finite number, nothing is left to ask, or the rule needs what is not there.
+    """
+    pool = pool_of(ours.items)
+    refuse_nothing_to_ask(pool, how.source)
+    known = pool if theirs is None else pool_of(theirs.items)
+    votes = votes_of(known)
+    seen = _seen(how.by, (pool, ours), (pool, ours) if theirs is None else (known, theirs))
+    lines, plain = _about(pool, votes, ours.unread + (theirs.unread if theirs else 0)), {}
+    if how.by == "information" or how.by == "closest":
+        models = matches_of(pool, votes)
+        lines += _decision(best_model(models, votes, seed=how.seed), plain)
+        if how.seeds:
+            curve = model_curve(models, how.by, runs=_RUNS * how.seeds, votes=how.labels, seed=how.seed)
+            lines += _curve(curve, plain)
+    elif how.seeds and seen is not None:
+        lines += _curve(_simulated(how, votes, seen), plain)
+    shares = {"seed": how.seed, "random_share": how.random_share, "ridge": how.ridge}
+    chosen = choose(pool, votes, seen, how.n, how.by, **shares)
+    if not chosen and not how.seeds:
+        raise AfzalError(
+            "every pair of the pool has votes",
+            where=how.source,
+            remedy="--by repeat asks again where people disagree, --curve simulates; or give another pool",
+        )
+    warnings = [HARMFUL[how.by]] if how.by in HARMFUL else []
+    warnings += _uninformed(how.by, seen, votes)
+    plain = {"rule": how.by, "pairs": len(pool.pairs), "voted": int(votes.cast.sum()), **plain}
+    plain |= {"questions": len(chosen), "by_rule": dict(Counter(q.rule for q in chosen)), "warnings": warnings}
+    return Asked(rows_of(pool, chosen), [*lines, *_told(how, chosen)], warnings, plain)
+
+
+def _seen(by: By, ours: tuple[Pool, Scored], theirs: tuple[Pool, Scored]) -> Seen | None:
+    """What the rule reads of the pairs of the pool and of those voted on; None where it reads nothing."""
+    if by not in _BY_SCORES:
+        return None
+
+    def both(of_side: Callable[[Pool, Scored], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        found = of_side(*ours)
+        return found, found if theirs[0] is ours[0] else of_side(*theirs)
+
+    margins = None
+    if ours[1].members is not None:
+        margins = both(lambda pool, scored: pool.differences(scored.members or ()).T)
+    if ours[1].features is not None:
+        features = both(lambda pool, scored: pool.differences(scored.features or ()))
+        return Seen(reduced(*features) if ours[1].hidden else features, margins)
+    return Seen(both(lambda pool, _: pool.words), margins)
+
+
+def _simulated(how: How, votes: Votes, seen: Seen) -> Curve:
+    had = votes.weight > 0
+    prompts = [prompt for prompt, is_there in zip(votes.pool.prompts, had, strict=True) if is_there]
+    margins = None if seen.margins is None else seen.margins[1][:, had]
+    known = Labelled(seen.features[1][had], votes.p_first[had], votes.weight[had], prompts, margins)
+    assert how.by in ("d_optimal", "bald", "entropy", "max_margin")
+    return learning_curve(known, how.by, seeds=how.seeds, most=how.labels, ridge=how.ridge, seed=how.seed)
+
+
+def _uninformed(by: By, seen: Seen | None, votes: Votes) -> list[str]:
+    """A rule that nothing tells the pairs apart by."""
+    if by not in ("entropy", "max_margin") or votes.weight.any() or (seen and seen.margins is not None):
+        return []
+    return [f"there are no votes and no scores to go by: the order of {by} is that of random questions"]
+
+
+def _about(pool: Pool, votes: Votes, unread: int) -> list[str]:
+    counts = (
+        (pool.short, "rows with fewer than two answers"),
+        (pool.repeated, "pairs that were there before"),
+        (pool.identical, "pairs of equal answers"),
+        (unread, "rows that a model could not read"),
+    )
+    left = [f"{count} {what}" for count, what in counts if count]
+    said = f"known: {len(votes.p):,} votes on {int(votes.cast.sum()):,} pairs"
+    unordered = int(np.isnan(votes.p).sum())
+    return [
+        f"pool: {len(pool.items):,} rows, {len(pool.pairs):,} pairs of different answers",
+        *([f"left out: {', '.join(left)}"] if left else []),
+        said + (f", of which {unordered} order nothing (both bad)" if unordered else ""),
+    ]
+
+
+def _told(how: How, chosen: Sequence[Question]) -> list[str]:
+    if not chosen:
+        return ["no pair without votes is left to ask about"]
+    ours = [q.score for q in chosen if q.rule == how.by]
+    parts = [f"{len(chosen) - len(ours)} at random"]
+    if how.by == "random":
+        parts = ["all at random"]
+    elif ours:
+        parts = [f"{len(ours)} by {how.by} (score {ours[0]:.3g} to {ours[-1]:.3g})", *parts]
+    short = [f"{how.n} were wanted; no more are left"] if len(chosen) < how.n else []
+    return [f"{len(chosen)} questions: {', '.join(parts)}", *short]
+
+
+def _decision(decided: Decided | None, plain: dict[str, Any]) -> list[str]:
+    """The stop rule of a leaderboard."""
+    plain["decided"] = None if decided is None else asdict(decided) | {"settled": decided.settled}
+    if decided is None:
+        return ["the votes so far give no finite strengths to all models: not decided, go on asking"]
+    leads = f"{decided.leader} leads in {100 * decided.share:.1f} % of resamples of {decided.prompts} prompts"
+    return [leads + (": decided at 95 %, you may stop" if decided.settled else ": not decided at 95 %, go on asking")]
+
+
+def _curve(curve: Curve, plain: dict[str, Any]) -> list[str]:
+    """A learning curve as a table, and what it comes to."""
+    plain["curve"] = asdict(curve) | {"better": curve.better, "worse": curve.worse, "flat": curve.flat}
+    where = f"{curve.seeds} simulations"
+    if curve.held_out:
+        where += f", {curve.held_out} held-out pairs on {curve.prompts} prompts"
+    lines = [f"learning curve: {curve.what} ({where})", f"  {curve.unit:>6}  {curve.rule:<22}  random"]
+    every = math.ceil(len(curve.marks) / _SHOWN)
+    for k, mark in enumerate(curve.marks):
+        if k % every == 0 or k == len(curve.marks) - 1:
+            lines.append(f"  {mark:>6}  {_figure(curve.ours[k]):<22}  {_figure(curve.random[k])}")
+    verdict = "better than random" if curve.better else "worse than random" if curve.worse else "no clear difference"
+    stop = "no clear gain, you may stop" if curve.flat else "go on asking"
+    return [
+        *lines,
+        f"mean gain over random: {_points(curve.gain)}: {verdict}",
+        f"100 more {curve.unit} add, over the second half: {_points(curve.slope)}: {stop}",
+    ]
+
+
+def _figure(value: Interval) -> str:
+    ends = "" if value.low is None or value.high is None else f" [{value.low:.3f}, {value.high:.3f}]"
+    return f"{value.value:.3f}{ends}"
+
+
+def _points(value: Interval) -> str:
+    ends = "" if value.low is None or value.high is None else f" [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"
+    return f"{100 * value.value:+.1f} points{ends}"

@@ -1,0 +1,278 @@
+"""Is the rule worth it? Learning curves against random questions, and when to stop asking.
+
+Shapes: N labelled pairs, D features, C marks along a curve, S seeds, X held-out prompts, M models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from afzal.errors import AfzalError
+from afzal.stats import bradley_terry as bt
+from afzal.stats.agreement import numbered
+from afzal.stats.comparing import over_seeds_and_prompts, share_of_wins
+from afzal.stats.intervals import LEVEL, Interval, over_seeds
+
+from .linear import fit
+from .matches import Matches, MatchRule, simulate, strengths
+from .pool import Votes
+from .rules import Belief, Rule, ranked
+
+START, BATCH = 20, 10
+FEWEST = 3 * START
+HELD_OUT = 0.3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """Pairs whose answers are on record.
+
+    Attributes:
+        features: ``[N, D]`` of the first response less the second.
+        p_first: ``[N]`` the share of the votes that name the first; 0.5 is a tie, which teaches but is no test.
+        weight: ``[N]`` votes.
+        prompts: ``[N]`` the prompt of each.
+        margins: ``[M, N]`` of given scorers, by which the rule chooses; None where it goes by the model that learns.
+    """
+
+    features: np.ndarray
+    p_first: np.ndarray
+    weight: np.ndarray
+    prompts: Sequence[str]
+    margins: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A rule against random questions.
+
+    Attributes:
+        rule: its name.
+        what: the figure that is followed, in words; larger is better.
+        unit: what is counted along the curve.
+        marks: numbers of labels or votes.
+        ours, random: the figure at each mark.
+        gain: the rule's mean over the marks less that of random questions.
+        slope: what 100 further labels add to the rule's figure, over the second half of its curve.
+        held_out, prompts: pairs and prompts that it is measured on; 0 where it is measured by simulated leaderboards.
+        seeds: how often the whole was done, each time with other questions at the start.
+    """
+
+    rule: str
+    what: str
+    unit: str
+    marks: tuple[int, ...]
+    ours: tuple[Interval, ...]
+    random: tuple[Interval, ...]
+    gain: Interval
+    slope: Interval
+    held_out: int
+    prompts: int
+    seeds: int
+
+    @property
+    def better(self) -> bool:
+        """Whether the interval of the gain lies above 0."""
+        return self.gain.low is not None and self.gain.low > 0
+
+    @property
+    def worse(self) -> bool:
+        """Whether it lies below 0."""
+        return self.gain.high is not None and self.gain.high < 0
+
+    @property
+    def flat(self) -> bool:
+        """The stop rule: further labels do not measurably help any more, since the slope's interval holds 0 or lies
+        below it."""
+        return self.slope.low is not None and self.slope.low <= 0
+
+
+def asked_in_turn(
+    known: Labelled, train: np.ndarray, start: np.ndarray, rule: Rule, most: int, rng: np.random.Generator, ridge: float
+) -> dict[int, np.ndarray]:
+    """The parameters ``[D]`` that are learned from 20, 30, ... labels, by number of labels, each batch of ten
+    chosen by the rule from the pairs of ``train`` that are left.
+
+    Args:
+        train: numbers of the pairs that may be asked about.
+        start: those asked about first.
+        most: labels at which to end.
+    """
+    asked, learned = start.tolist(), {}
+    while True:
+        model = fit(known.features[asked], known.p_first[asked], known.weight[asked], ridge)
+        learned[len(asked)] = model.theta
+        left = np.setdiff1d(train, asked)
+        if len(asked) >= most or not len(left):
+            return learned
+        order = rng.permutation(len(left))
+        x = known.features[left]
+        margins = (x @ model.theta)[None] if known.margins is None else known.margins[:, left]
+        chosen = ranked(rule, Belief(margins, x, model.precision), BATCH, order)
+        asked += [int(left[c.pair]) for c in chosen]
+
+
+def learning_curve(
+    known: Labelled, rule: Rule, *, seeds: int = 10, most: int = 200, ridge: float = 1.0, seed: int = 0
+) -> Curve:
+    """Held-out accuracy by number of labels, by the rule and by random questions.
+
+    A part of the prompts is held out once, so that all seeds are measured on the same pairs and intervals are over
+    seeds and prompts (:func:`afzal.stats.comparing.over_seeds_and_prompts`). Both sides start from the same 20 labels.
+
+    Raises:
+        AfzalError: there are too few labelled pairs, or too few prompts.
+    """
+    train, test, prompt = _divided(known, seed)
+    marks = list(range(START, min(most, len(train)) + 1, BATCH))
+    sign = np.sign(known.p_first[test] - 0.5)
+    right: dict[str, np.ndarray] = {}
+    for name in dict.fromkeys((rule, "random")):
+        of_seeds = []
+        for k in range(seeds):
+            rng = np.random.default_rng([seed, k])
+            start = rng.permutation(train)[:START]
+            learned = asked_in_turn(known, train, start, name, marks[-1], rng, ridge)
+            margins = np.stack([known.features[test] @ learned[m] for m in marks])
+            of_seeds.append(_by_prompt((np.sign(margins) * sign + 1) / 2, prompt))
+        right[name] = np.stack(of_seeds)
+    ours, chance = right[rule], right["random"]
+    return Curve(
+        rule,
+        "held-out accuracy",
+        "labels",
+        tuple(marks),
+        tuple(over_seeds_and_prompts(ours[:, c]) for c in range(len(marks))),
+        tuple(over_seeds_and_prompts(chance[:, c]) for c in range(len(marks))),
+        over_seeds_and_prompts((ours - chance).mean(1)),
+        over_seeds_and_prompts(_slopes(ours, marks)),
+        len(test),
+        int(prompt.max()) + 1,
+        seeds,
+    )
+
+
+def _divided(known: Labelled, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs to ask about, pairs to measure on, and the prompt of each of the latter, from 0."""
+    prompts = numbered(known.prompts)
+    count = int(prompts.max()) + 1 if len(prompts) else 0
+    held = np.random.default_rng([seed, 1]).permutation(count)[: int(HELD_OUT * count)]
+    apart = np.isin(prompts, held)
+    train = np.flatnonzero(~apart)
+    test = np.flatnonzero(apart & (known.p_first != 0.5))
+    if len(train) < FEWEST or len(np.unique(prompts[test])) < 10:
+        raise AfzalError(
+            f"{len(prompts)} pairs with votes, on {count} prompts, are too few for a learning curve",
+            where="--curve",
+            why=f"{len(train)} can be asked about and {len(test)} are left to measure on; 60 and 10 prompts are needed",
+            remedy="leave out --curve, or give more rows with votes",
+        )
+    return train, test, np.unique(prompts[test], return_inverse=True)[1]
+
+
+def _by_prompt(values: np.ndarray, prompt: np.ndarray) -> np.ndarray:
+    """``[C, X]`` means over the pairs of each prompt, of values ``[C, T]`` per pair."""
+    size = np.bincount(prompt)
+    return np.stack([np.bincount(prompt, row) for row in values]) / size
+
+
+def _slopes(values: np.ndarray, marks: Sequence[int]) -> np.ndarray:
+    """``[S, X]``: by least squares, how much 100 labels add over the second half of the marks; values ``[S, C, X]``."""
+    half = len(marks) // 2
+    at = np.asarray(marks[half:], float) / 100
+    away = at - at.mean()
+    if not away.any():
+        return np.zeros((values.shape[0], values.shape[2]))
+    return np.einsum("c,scx->sx", away, values[:, half:]) / (away @ away)
+
+
+def model_curve(known: Matches, rule: MatchRule, *, runs: int = 50, votes: int = 300, seed: int = 0) -> Curve:
+    """How often the best model is named after so many votes, by the rule and by random pairs of models.
+
+    Votes are drawn from those on record, whose own leader counts as the best. Intervals are over runs: they say how
+    well the simulation is known, not how far the record can be trusted.
+
+    Raises:
+        AfzalError: the record holds fewer than two votes on a pair of models, or there are only two models.
+    """
+    enough = known.weight > 0
+    names = known.x[enough].any(0) if enough.any() else np.zeros(0)
+    if names.sum() < 3:
+        raise AfzalError(
+            "a learning curve of models needs votes on three models or more",
+            where="--curve",
+            remedy="leave out --curve, or give rows with votes and the model of each response as its source",
+        )
+    x = known.x[enough]
+    answers = [_record(p, w) for p, w in zip(known.points[enough], known.weight[enough], strict=True)]
+    best = int(np.argmax(strengths(x, known.points[enough], known.weight[enough]).theta))
+    step = max(5, votes // 10 // 5 * 5)
+    marks = list(range(step, votes + 1, step))
+    right: dict[str, np.ndarray] = {}
+    for name in dict.fromkeys((rule, "random")):
+        runs_of = []
+        for k in range(runs):
+            found = simulate(x, answers, name, votes, np.random.default_rng([seed, k]))
+            runs_of.append([float(np.argmax(found[m // 5 - 1]) == best) for m in marks])
+        right[name] = np.array(runs_of)
+    ours, chance = right[rule], right["random"]
+    return Curve(
+        rule,
+        f"how often {known.names[best]} is named the best model",
+        "votes",
+        tuple(marks),
+        tuple(share_of_wins(ours[:, c], 1) for c in range(len(marks))),
+        tuple(share_of_wins(chance[:, c], 1) for c in range(len(marks))),
+        over_seeds((ours - chance).mean(1).tolist()),
+        over_seeds(_slopes(ours[:, :, None], marks)[:, 0].tolist()),
+        0,
+        0,
+        runs,
+    )
+
+
+def _record(points: float, weight: float) -> np.ndarray:
+    """Votes of this many points in all, whole but for one."""
+    count = max(1, round(weight))
+    share = points / weight * count
+    return np.clip(share - np.arange(count), 0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Which model leads, and in which share of the resamples of whole prompts it does."""
+
+    leader: str
+    share: float
+    prompts: int
+
+    @property
+    def settled(self) -> bool:
+        """Whether the leader leads in at least 95 % of the resamples: the stop rule of a leaderboard."""
+        return self.share >= LEVEL
+
+
+def best_model(known: Matches, votes: Votes, *, resamples: int = 500, seed: int = 0) -> Decided | None:
+    """The model that leads by the votes so far; None while they give no finite strengths to all models.
+
+    A resample whose votes do not connect all models counts as one in which nobody leads.
+    """
+    first, second, outcome, prompts = [], [], [], []
+    number = {name: k for k, name in enumerate(known.names)}
+    for two, at, p in zip(votes.writers, votes.pair.tolist(), votes.p.tolist(), strict=True):
+        if two is not None and p == p:
+            first.append(number[two[0]])
+            second.append(number[two[1]])
+            outcome.append(1.0 if p > 0.5 else 0.0 if p < 0.5 else 0.5)
+            prompts.append(votes.pool.prompts[at])
+    played = bt.games(first, second, outcome, prompts, len(number))
+    if not first or not bt.connection(played).whole:
+        return None
+    board = bt.leaderboard(played, resamples=resamples, seed=seed)
+    leader = board.places[0].model
+    leads = int((np.argmax(board.drawn, 1) == leader).sum()) if len(board.drawn) else 0
+    drawn = len(board.drawn) + board.unconnected
+    return Decided(known.names[leader], leads / drawn if drawn else 0.0, played.n_prompts)

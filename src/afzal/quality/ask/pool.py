@@ -1,0 +1,233 @@
+"""The pairs of answers that people could be asked about, and what they said of them so far.
+
+Shapes: N pairs, K responses of an item.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations
+
+import numpy as np
+
+from afzal.data import remap
+from afzal.data.turns import stripped
+from afzal.errors import AfzalError
+from afzal.records import Comparison, Item, Turns, Vote, preferences, prompt_key, turns_to_json
+
+from .features import place, words
+
+Key = tuple[str, str, str]
+"""A prompt and two different responses, the smaller text first: the same for a pair and for the swapped pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two responses of an item: the item's number in the pool, and the numbers of the responses in the item."""
+
+    item: int
+    first: int
+    second: int
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Pairs that can be asked about; each stands here once, whatever the number and order of its rows.
+
+    Attributes:
+        items: the rows.
+        pairs: ``[N]``.
+        keys: ``[N]`` the texts of each.
+        number: which pair has a key.
+        short: rows with fewer than two responses.
+        repeated: pairs that stood in the rows before.
+        identical: pairs of responses with the same text, about which there is nothing to ask.
+    """
+
+    items: tuple[Item, ...]
+    pairs: tuple[Pair, ...]
+    keys: tuple[Key, ...]
+    number: Mapping[Key, int]
+    short: int
+    repeated: int
+    identical: int
+
+    @cached_property
+    def words(self) -> np.ndarray:
+        """``[N, D]`` hashed words of the first response less those of the second."""
+        return self.differences(words(self.items))
+
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        """``[N]`` what must not be taken for independent: the group or prompt of each pair."""
+        keys = [prompt_key(item) for item in self.items]
+        return tuple(keys[pair.item] for pair in self.pairs)
+
+    def differences(self, by_item: Sequence[np.ndarray]) -> np.ndarray:
+        """``[N, D]``: of values ``[K, D]`` per item, those of the first response less those of the second.
+
+        Raises:
+            AfzalError: a value is not a finite number; the message names the row.
+        """
+        for item, values in zip(self.items, by_item, strict=True):
+            if not np.isfinite(values).all():
+                response, column = np.argwhere(~np.isfinite(values))[0].tolist()
+                raise AfzalError(
+                    f"the score of response {response} is {values[response, column]}",
+                    where=place(item),
+                    why="a pair without a score cannot be ranked",
+                    remedy="mend the scorer, so that it gives a finite number for every response",
+                )
+        return np.array([by_item[p.item][p.first] - by_item[p.item][p.second] for p in self.pairs])
+
+    def row(self, number: int) -> Item:
+        """The item of a pair, with its two responses alone and without votes.
+
+        An item of more than two responses gives an id of its own to each pair, and names its prompt as the group.
+        """
+        pair = self.pairs[number]
+        item = self.items[pair.item]
+        if len(item.responses) == 2:
+            return replace(item, votes=())
+        places = {pair.first: 0, pair.second: 1}
+        made = remap(replace(item, votes=()), [places.get(k) for k in range(len(item.responses))])
+        return replace(made, id=f"{item.id}/{pair.first}-{pair.second}", group=item.group or item.id)
+
+
+def pool_of(items: Sequence[Item]) -> Pool:
+    """All pairs of different responses of all items, in order, each once."""
+    pairs, number, repeated, identical = [], {}, 0, 0
+    for at, item in enumerate(items):
+        prompt, texts = _text(item.prompt), [_text(r.turns) for r in item.responses]
+        for i, j in combinations(range(len(texts)), 2):
+            key = _key(prompt, texts[i], texts[j])
+            if key[1] == key[2]:
+                identical += 1
+            elif key in number:
+                repeated += 1
+            else:
+                number[key] = len(pairs)
+                pairs.append(Pair(at, i, j))
+    short = sum(len(item.responses) < 2 for item in items)
+    return Pool(tuple(items), tuple(pairs), tuple(number), number, short, repeated, identical)
+
+
+def refuse_nothing_to_ask(pool: Pool, source: str) -> None:
+    """Raise AfzalError where no row holds two different responses."""
+    if not pool.pairs:
+        raise AfzalError(
+            "no row holds two different responses",
+            where=source,
+            why=f"{pool.short} rows have fewer than two; {pool.identical} pairs are of the same text",
+            remedy="several answers to each prompt can be written with: afzal generate",
+        )
+
+
+def _text(turns: Turns) -> str:
+    plain = stripped(turns)
+    return plain if isinstance(plain, str) else json.dumps(turns_to_json(turns), sort_keys=True)
+
+
+def _key(prompt: str, first: str, second: str) -> Key:
+    return (prompt, first, second) if first <= second else (prompt, second, first)
+
+
+@dataclass(frozen=True, eq=False)
+class Votes:
+    """What was said about the pairs of a pool: O opinions, each on one pair.
+
+    Attributes:
+        pool: the pairs; those without any vote may be among them.
+        pair: ``[O]`` int, the pair's number.
+        p: ``[O]`` the opinion's probability that the pair's first response is better, a tie being a half; NaN where it
+            orders nothing (both bad).
+        w: ``[O]`` its weight, above 0.
+        writers: ``[O]`` the models that wrote the two responses, in that order, where the voted row names them. Equal
+            texts of different models are one pair to ask about, but each vote counts for the models of its row.
+    """
+
+    pool: Pool
+    pair: np.ndarray
+    p: np.ndarray
+    w: np.ndarray
+    writers: tuple[tuple[str, str] | None, ...]
+
+    @cached_property
+    def cast(self) -> np.ndarray:
+        """``[N]`` bool: which pairs anybody voted on."""
+        return np.bincount(self.pair, minlength=len(self.pool.pairs)) > 0
+
+    @cached_property
+    def weight(self) -> np.ndarray:
+        """``[N]`` summed weight of the opinions that order the pair or call it a tie."""
+        return self._sum(np.ones(len(self.p)))
+
+    @cached_property
+    def points(self) -> np.ndarray:
+        """``[N]`` summed weight of those for the first response, a tie counting half."""
+        return self._sum(self.p)
+
+    @property
+    def p_first(self) -> np.ndarray:
+        """``[N]`` the share of the votes that name the first response; a half where there are none."""
+        return np.where(self.weight > 0, self.points / np.where(self.weight > 0, self.weight, 1.0), 0.5)
+
+    @property
+    def disagree(self) -> np.ndarray:
+        """``[N]`` bool: not all opinions on the pair are the same. Ties alone agree that it is a tie."""
+        away = np.abs(self.p - self.p_first[self.pair])
+        return self._sum(away) > 1e-9 * self.weight
+
+    def _sum(self, values: np.ndarray) -> np.ndarray:
+        ordering = ~np.isnan(self.p)
+        at, of = self.pair[ordering], (self.w * values)[ordering]
+        return np.bincount(at, of, minlength=len(self.pool.pairs))
+
+
+def votes_of(pool: Pool, cast: Mapping[int, Sequence[Vote]] | None = None) -> Votes:
+    """The votes on the pairs of a pool, those of rows that repeat a pair with the others on it.
+
+    Args:
+        cast: the votes of each item by its number in the pool; default those that the items hold. Comparisons count
+            one by one; where an item has none, its scores or ranks order its pairs.
+    """
+    numbers, p, w, writers = [], [], [], []
+    for at, item in enumerate(pool.items):
+        given = item.votes if cast is None else tuple(cast.get(at, ()))
+        if not given:
+            continue
+        prompt, texts = _text(item.prompt), [_text(r.turns) for r in item.responses]
+        for first, second, share, weight in _opinions(item, given):
+            number = pool.number.get(_key(prompt, texts[first], texts[second]))
+            if number is not None:  # else the two have the same text
+                pair = pool.pairs[number]
+                upright = _text(pool.items[pair.item].responses[pair.first].turns) == texts[first]
+                numbers.append(number)
+                p.append(np.nan if share is None else share if upright else 1 - share)
+                w.append(weight)
+                writers.append(writers_of(item, *((first, second) if upright else (second, first))))
+    return Votes(pool, np.array(numbers, dtype=np.int64), np.array(p), np.array(w), tuple(writers))
+
+
+def writers_of(item: Item, first: int, second: int) -> tuple[str, str] | None:
+    """The models that wrote two responses; None where they are one model, or one is not named."""
+    a, b = item.responses[first].source, item.responses[second].source
+    return (a, b) if a and b and a != b else None
+
+
+def _opinions(item: Item, votes: Sequence[Vote]) -> list[tuple[int, int, float | None, float]]:
+    """(first, second, probability that the first is better or None, weight) of each opinion."""
+    compared = [v for v in votes if isinstance(v, Comparison)]
+    if compared:
+        return [(v.first, v.second, v.p_first, v.weight) for v in compared if v.weight > 0]
+    return [(q.i, q.j, q.p, 1.0) for q in preferences(replace(item, votes=tuple(votes)))]
+
+
+def places_in(pool: Pool, votes: Votes) -> np.ndarray:
+    """``[N]`` int: for each pair of ``pool`` its number among the pairs voted on, -1 where nobody voted on it."""
+    cast = votes.cast
+    found = [votes.pool.number.get(key, -1) for key in pool.keys]
+    return np.array([k if k >= 0 and cast[k] else -1 for k in found], dtype=np.int64)

@@ -1,0 +1,189 @@
+"""Which pairs to ask about next, given what is believed about them: pure functions of numbers.
+
+Shapes: N pairs, D features, M members of an ensemble. Scores are larger where asking is worth more. Margins are those
+of the first response over the second, in nats; every score stays the same when the responses of a pair are swapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from .linear import sigmoid
+
+Rule = Literal["d_optimal", "bald", "entropy", "random", "max_margin"]
+"""Rules that rank pairs by what is believed of their margins."""
+
+_NODES = 24
+_EQUAL = 1e-12
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Belief:
+    """What is believed about N pairs.
+
+    Attributes:
+        margins: ``[M, N]`` of each member of an ensemble, or of the one model (M = 1).
+        features: ``[N, D]`` of the first response less the second.
+        precision: ``[D, D]`` of the parameters of a linear model on these features, from what was asked so far.
+    """
+
+    margins: np.ndarray
+    features: np.ndarray
+    precision: np.ndarray
+
+    @property
+    def p_first(self) -> np.ndarray:
+        """``[N]`` mean probability over the members that the first response is better."""
+        return sigmoid(self.margins).mean(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A pair (its number) and the score that it was chosen for."""
+
+    pair: int
+    score: float
+
+
+def binary_entropy(p: np.ndarray) -> np.ndarray:
+    """H(p) in nats; 0 at 0 and 1."""
+    inside = np.clip(p, 1e-300, 1.0)
+    other = np.clip(1 - p, 1e-300, 1.0)
+    return -(p * np.log(inside) + (1 - p) * np.log(other))
+
+
+def entropy(margins: np.ndarray) -> np.ndarray:
+    """``[N]`` H(mean p) in nats: how open the next answer is, for whatever reason, noise included."""
+    return binary_entropy(_towards_half(sigmoid(margins).mean(0)))
+
+
+def disagreement(margins: np.ndarray) -> np.ndarray:
+    """``[N]`` H(mean p) - mean H(p) in nats: what an answer is expected to say about which member is right (BALD,
+    Houlsby et al. 2011, arXiv 1112.5745). At least 0, and 0 where all members agree, so always with one member."""
+    p = sigmoid(margins)
+    if len(p) == 1 or (p == p[:1]).all():
+        return np.zeros(p.shape[1])
+    return np.maximum(0.0, entropy(margins) - binary_entropy(_towards_half(p)).mean(0))
+
+
+def information(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """``[N]`` BALD in nats for margins that are normal with this mean and variance: H(E sigma(d)) - E H(sigma(d)).
+
+    By Gauss-Hermite quadrature. 0 where the variance is 0.
+    """
+    nodes, weights = _quadrature()
+    p = sigmoid(np.abs(mean)[:, None] + np.sqrt(variance)[:, None] * nodes)
+    known = np.maximum(0.0, binary_entropy(p @ weights) - binary_entropy(p) @ weights)
+    return np.where(variance > 0, known, 0.0)
+
+
+@lru_cache(maxsize=1)
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    return nodes, weights / weights.sum()
+
+
+def _towards_half(p: np.ndarray) -> np.ndarray:
+    """The smaller of p and 1 - p: entropies of a pair and of the swapped pair are then the same to the last bit."""
+    return np.minimum(p, 1 - p)
+
+
+def max_margin(margins: np.ndarray) -> np.ndarray:
+    """``[N]`` |mean margin| in nats (Muldrew et al. 2024, arXiv 2402.08114)."""
+    return np.abs(margins.mean(0))
+
+
+def by_score(scores: np.ndarray, n: int, order: np.ndarray) -> list[Choice]:
+    """The n pairs of the highest scores, best first.
+
+    Args:
+        order: ``[N]`` a random permutation: among equal scores the pair that stands first in it is first. So a constant
+            score gives this very order, which is that of random questions.
+    """
+    ranked = order[np.argsort(-scores[order], kind="stable")][:n]
+    return [Choice(k, float(scores[k])) for k in ranked.tolist()]
+
+
+def d_optimal(belief: Belief, n: int, order: np.ndarray) -> list[Choice]:
+    """The n pairs that, one after another, each add most to the log-determinant of the information matrix.
+
+    The score is the gain log(1 + w x' A^-1 x) in nats with w = p (1 - p), which is log det(A + w x x') - log det A
+    (Mukherjee et al. 2024, arXiv 2404.13895; Das et al. 2024, arXiv 2402.10500). Each choice updates A^-1 by rank one
+    (Sherman and Morrison 1950), so that a batch is not n times the same question.
+    """
+    p = belief.p_first
+    spread = p * (1 - p)
+    return _greedy(belief, n, order, lambda variance, at: np.log1p(spread[at] * variance))
+
+
+def bald(belief: Belief, n: int, order: np.ndarray) -> list[Choice]:
+    """The n pairs whose answers are expected to say most about the parameters of the linear model.
+
+    The score is :func:`information` of the pair's margin. Each choice narrows the posterior as its answer would on
+    average, so that a batch does not ask the same thing twice.
+    """
+    mean = belief.margins.mean(0)
+    return _greedy(belief, n, order, lambda variance, at: information(mean[at], variance))
+
+
+def ranked(rule: Rule, belief: Belief, n: int, order: np.ndarray) -> list[Choice]:
+    """The n pairs that a rule would ask about next, the first one first.
+
+    BALD is the disagreement of the members where there are several, else that of the linear model's posterior.
+
+    Args:
+        order: ``[N]`` a random permutation, which decides between equal scores.
+    """
+    match rule:
+        case "d_optimal":
+            return d_optimal(belief, n, order)
+        case "bald" if len(belief.margins) == 1:
+            return bald(belief, n, order)
+        case "bald":
+            scores = disagreement(belief.margins)
+        case "entropy":
+            scores = entropy(belief.margins)
+        case "max_margin":
+            scores = max_margin(belief.margins)
+        case "random":
+            scores = np.zeros(len(order))
+    return by_score(scores, n, order)
+
+
+def may_be_wrong(points: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """``[N]`` the probability that the majority of the votes on a pair is not that of many more votes.
+
+    From the posterior Beta(1 + a, 1 + b) of the share of people who prefer the first response, a and b being the votes
+    for either: 1/2 where they are even, 5/16 for 2 to 1, and less the clearer they are.
+    """
+    from scipy.special import betainc
+
+    few = np.minimum(points, weight - points)
+    return betainc(1 + weight - few, 1 + few, 0.5)
+
+
+def _greedy(
+    belief: Belief, n: int, order: np.ndarray, score: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> list[Choice]:
+    """One choice after another by ``score(variance [N] of the margins, pairs [N])``, the covariance updated by each."""
+    x, p = belief.features[order], belief.p_first[order]
+    covariance = np.linalg.inv(belief.precision)
+    variance = ((x @ covariance) * x).sum(1)
+    live = np.ones(len(x), bool)
+    chosen = []
+    for _ in range(min(n, len(x))):
+        scores = np.where(live, score(np.maximum(variance, 0.0), order), -np.inf)
+        k = int(np.argmax(scores >= scores.max() - _EQUAL))  # rounding decides nothing
+        chosen.append(Choice(int(order[k]), float(scores[k])))
+        live[k] = False
+        along = covariance @ x[k]
+        weight = p[k] * (1 - p[k])
+        shrink = weight / (1 + weight * float(x[k] @ along))
+        covariance = covariance - shrink * np.outer(along, along)
+        variance = variance - shrink * (x @ along) ** 2
+    return chosen

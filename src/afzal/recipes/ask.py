@@ -1,0 +1,65 @@
+"""What ``afzal ask`` needs models for: scores and hidden states of the responses of a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from afzal.config import AskConfig, ScoreConfig
+from afzal.data.turns import answer_text
+from afzal.errors import AfzalError
+from afzal.objectives import names_function
+from afzal.quality.ask import Scored
+from afzal.quality.ask.features import of_rows
+from afzal.recipes.rewards import reward_source
+from afzal.recipes.score import heads, hidden_states
+from afzal.records import Item
+
+
+def scored(config: AskConfig, items: Sequence[Item]) -> Scored:
+    """Every response as the scorers and the features of the settings have it.
+
+    D-optimal choices by given scorers go by the hidden states of the first reward model among them; by the scores
+    themselves, where they are of functions and policies. A row of which a model cannot read a response is left out.
+
+    Raises:
+        AfzalError: a model cannot be read, a function gives no finite number, or no row could be read.
+    """
+    parts = [_scores(config, spec, items) for spec in config.scorers]
+    members = [np.concatenate(of_item, axis=1) for of_item in zip(*parts, strict=True)] if parts else None
+    source = _source(config)
+    features = members if source == "scores" else of_rows(items) if source == "rows" else None
+    hidden = source not in ("scores", "rows", "words")
+    if hidden:
+        features = hidden_states(_score_config(config, model=source), items)
+    columns = [values for values in (members, features) if values is not None]
+    kept = [k for k in range(len(items)) if not any(np.isnan(values[k]).all(1).any() for values in columns)]
+    if items and not kept:
+        raise AfzalError("the models could read no row", remedy="afzal check --model shows the rows as tokens")
+    left = lambda values: None if values is None else [values[k] for k in kept]  # noqa: E731
+    return Scored([items[k] for k in kept], left(members), left(features), hidden, len(items) - len(kept))
+
+
+def _source(config: AskConfig) -> str:
+    """``words``, ``rows``, ``scores``, or the model whose hidden states are the features."""
+    if config.features is not None or config.by != "d_optimal" or not config.scorers:
+        return config.features or "words"
+    return next((spec for spec in config.reward or () if not names_function(spec)), "scores")
+
+
+def _scores(config: AskConfig, spec: str, items: Sequence[Item]) -> list[np.ndarray]:
+    """Per item ``[K, M]`` by one reward model, function or policy."""
+    if spec in (config.policy or ()):
+        return heads(_score_config(config, policy=spec, reference=config.reference, beta=config.beta), items)
+    if not names_function(spec):
+        return heads(_score_config(config, model=spec), items)
+    asked = [(item.prompt, answer_text(r.turns)) for item in items for r in item.responses]
+    flat = iter(reward_source(spec)([prompt for prompt, _ in asked], [answer for _, answer in asked]))
+    return [np.array([[next(flat)] for _ in item.responses]) for item in items]
+
+
+def _score_config(config: AskConfig, **what: Any) -> ScoreConfig:
+    how = {key: getattr(config, key) for key in ("data", "max_tokens", "tokens_per_forward", "device")}
+    return ScoreConfig(**what, **how)
