@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from afzal.errors import AfzalError
 from afzal.quality import ask
-from afzal.records import Comparison, Item, Message, Rating, Response
+from afzal.records import Comparison, Item, Message, Ranking, Rating, Response
 
 WORDS = "a bird cat dog egg fish good happy ill joy kite".split()  # noqa: SIM905
 
@@ -278,3 +278,32 @@ def test_words_of_conversations_of_uzbek_and_of_chinese():
     assert (pool.words[0] ** 2).sum() == pytest.approx(2)  # one word twice, no digits
     assert np.abs(pool.words[0]).max() == pytest.approx(np.sqrt(2))
     assert (pool.words[1] ** 2).sum() == pytest.approx(2)  # 你 twice, 好 on both sides
+
+
+def test_a_row_of_known_truth_teaches_and_is_never_asked_about():
+    rows = some(5)
+    rows[1] = replace(rows[1], gold=(first(),))
+    rows[2] = replace(rows[2], gold=(first(),), votes=(first("a"), second("b")))
+    rows[3] = replace(rows[3], votes=(first("a"), second("b")))
+    pool = ask.pool_of(rows)
+    votes = ask.votes_of(pool)
+    assert votes.weight.tolist() == [0, 1, 3, 2, 0]
+    how = {"seed": 0, "random_share": 0}
+    assert sorted(q.pair for q in ask.choose(pool, votes, ask.words_of(pool, votes), 9, "d_optimal", **how)) == [0, 4]
+    assert [q.pair for q in ask.choose(pool, votes, None, 9, "repeat", **how)] == [3]
+
+
+def test_rankings_count_as_their_pairs_and_votes_without_weight_do_not():
+    ranked = item(0, "x", "y", "z", votes=[Ranking(((2,), (0, 1)), annotator="ann")])
+    votes = ask.votes_of(ask.pool_of([ranked, item(1, "x", "y", votes=[first(weight=0.0)])]))
+    assert votes.p_first.tolist() == [0.5, 0, 0, 0.5]
+    assert votes.weight.tolist() == [1, 1, 1, 0]
+    assert votes.cast.tolist() == [True, True, True, False]
+
+
+def test_votes_on_one_axis_can_be_told_from_the_others():
+    votes = [first(axis="helpful"), Comparison(0, 1, "second", axis="safe")]
+    pool = ask.pool_of([item(0, "x", "y", votes=votes)])
+    assert ask.votes_of(pool).p_first.tolist() == [0.5]
+    assert ask.votes_of(pool, axis="helpful").p_first.tolist() == [1]
+    assert not ask.votes_of(pool, axis="kind").cast.any()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 def _ask(
     pool: Annotated[str, typer.Argument(metavar="POOL", help="Rows with two responses or more, in any format.")],
+    n: Annotated[str | None, typer.Option("--n", "-n", help="Questions. Default 100.", metavar="INTEGER")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write the questions even if the file exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     **flags: Any,
@@ -30,7 +31,7 @@ def _ask(
 
     Each row says why in extra.asked: the rule and its score. A share is always drawn at random.
     """
-    settings = [config.Setting("data", pool, "POOL", typed=True), *given(config.AskConfig, flags)]
+    settings = [config.Setting("data", pool, "POOL", typed=True), *given(config.AskConfig, flags | {"n": n})]
     made = config.build(config.AskConfig, settings)
     out = Path(made.out)
     if out.exists() and not force:
@@ -43,7 +44,7 @@ def _ask(
     ours = _scored(made, read.items)
     theirs = None if made.votes is None else _scored(made, data.read(made.votes).items)
     seeds = made.seeds if made.curve else 0
-    how = ask.How(made.data, made.by, made.n, made.random, made.ridge, made.seed, seeds, made.labels)
+    how = ask.How(made.data, made.by, made.n, made.random, made.ridge, made.seed, seeds, made.labels, made.axis)
     asked = ask.ask(ours, theirs, how)
     for warning in asked.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -68,4 +69,6 @@ def _scored(made: config.AskConfig, items: Sequence[Item]) -> Scored:
     return ask.with_row_features(items) if made.features == "rows" else ask.Scored(items)
 
 
-command = with_parameters(_ask, [p for p in parameters(config.AskConfig, panel="Options") if p.name != "data"])
+command = with_parameters(
+    _ask, [p for p in parameters(config.AskConfig, panel="Options") if p.name not in ("data", "n")]
+)

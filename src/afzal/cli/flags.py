@@ -65,9 +65,8 @@ _ORDER = ("Data", "Model", "Optimisation", "Rollouts", "Objective", "Constraint"
 def _parameter(key: str, field: FieldInfo, heading: str) -> inspect.Parameter:
     kinds = members(field.annotation) - {type(None)}
     is_switch = kinds == {bool}
-    names = [f"-{key}", f"--{key}"] if len(key) == 1 else [f" /{off(key)}" if field.default is True else flag(key)]
     option = typer.Option(
-        *names,
+        f" /{off(key)}" if field.default is True else flag(key),
         help=sentence(field),
         rich_help_panel=heading,
         metavar=None if is_switch else " | ".join(_metavar(k) for k in sorted(kinds, key=str)),

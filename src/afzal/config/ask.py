@@ -27,6 +27,7 @@ class AskConfig(Settings, frozen=True):
     votes: str | None = Field(
         None, description="Votes so far: rows, or a folder of afzal annotate. Default: those in the pool."
     )
+    axis: str | None = Field(None, description="Only votes on this axis, such as helpful; default: all, pooled.")
     reward: Names = Field(
         None,
         description="Scores by which the rule goes, in place of a linear model: folders of reward models, or "

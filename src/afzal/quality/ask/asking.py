@@ -33,6 +33,7 @@ class How:
         source: what the pool is called in messages.
         seeds: simulations of the learning curve; 0 for none. Curves of models take five times as many, which are cheap.
         labels: labels or votes at the end of the curve.
+        axis: only votes on this axis; None for all.
     """
 
     source: str
@@ -43,6 +44,7 @@ class How:
     seed: int
     seeds: int
     labels: int
+    axis: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,7 +94,7 @@ def ask(ours: Scored, theirs: Scored | None, how: How) -> Asked:
     pool = pool_of(ours.items)
     refuse_nothing_to_ask(pool, how.source)
     known = pool if theirs is None else pool_of(theirs.items)
-    votes = votes_of(known)
+    votes = votes_of(known, axis=how.axis)
     seen = _seen(how.by, (pool, ours), (pool, ours) if theirs is None else (known, theirs))
     lines, plain = _about(pool, votes, ours.unread + (theirs.unread if theirs else 0)), {}
     if how.by == "information" or how.by == "closest":

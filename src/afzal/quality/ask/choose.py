@@ -112,7 +112,7 @@ def choose(
     """
     generator = np.random.default_rng(seed)
     places = places_in(pool, votes)
-    open_ = places >= 0 if rule == "repeat" else places < 0
+    open_ = (places >= 0 if rule == "repeat" else places < 0) & ~pool.settled
     known = matches_of(pool, votes) if rule in ("information", "closest") else None
     if known is not None:
         open_ = open_ & (known.of >= 0)

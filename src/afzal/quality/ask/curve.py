@@ -12,9 +12,9 @@ import numpy as np
 
 from afzal.errors import AfzalError
 from afzal.stats import bradley_terry as bt
-from afzal.stats.agreement import numbered
 from afzal.stats.comparing import over_seeds_and_prompts, share_of_wins
 from afzal.stats.intervals import LEVEL, Interval, over_seeds
+from afzal.stats.resampling import numbered
 
 from .linear import fit
 from .matches import Matches, MatchRule, simulate, strengths

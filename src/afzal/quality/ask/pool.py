@@ -16,7 +16,7 @@ import numpy as np
 from afzal.data import remap
 from afzal.data.turns import stripped
 from afzal.errors import AfzalError
-from afzal.records import Comparison, Item, Turns, Vote, preferences, prompt_key, turns_to_json
+from afzal.records import Comparison, Item, Ranking, Turns, Vote, preferences, prompt_key, turns_to_json
 
 from .features import place, words
 
@@ -45,6 +45,7 @@ class Pool:
         short: rows with fewer than two responses.
         repeated: pairs that stood in the rows before.
         identical: pairs of responses with the same text, about which there is nothing to ask.
+        settled: ``[N]`` bool, pairs whose truth a row states; they teach, and nobody is asked about them.
     """
 
     items: tuple[Item, ...]
@@ -54,6 +55,7 @@ class Pool:
     short: int
     repeated: int
     identical: int
+    settled: np.ndarray
 
     @cached_property
     def words(self) -> np.ndarray:
@@ -100,6 +102,7 @@ class Pool:
 def pool_of(items: Sequence[Item]) -> Pool:
     """All pairs of different responses of all items, in order, each once."""
     pairs, number, repeated, identical = [], {}, 0, 0
+    settled: set[Key] = set()
     for at, item in enumerate(items):
         prompt, texts = _text(item.prompt), [_text(r.turns) for r in item.responses]
         for i, j in combinations(range(len(texts)), 2):
@@ -111,8 +114,11 @@ def pool_of(items: Sequence[Item]) -> Pool:
             else:
                 number[key] = len(pairs)
                 pairs.append(Pair(at, i, j))
+            if item.gold:
+                settled.add(key)
     short = sum(len(item.responses) < 2 for item in items)
-    return Pool(tuple(items), tuple(pairs), tuple(number), number, short, repeated, identical)
+    known = np.array([key in settled for key in number], dtype=bool)
+    return Pool(tuple(items), tuple(pairs), tuple(number), number, short, repeated, identical, known)
 
 
 def refuse_nothing_to_ask(pool: Pool, source: str) -> None:
@@ -187,16 +193,19 @@ class Votes:
         return np.bincount(at, of, minlength=len(self.pool.pairs))
 
 
-def votes_of(pool: Pool, cast: Mapping[int, Sequence[Vote]] | None = None) -> Votes:
+def votes_of(pool: Pool, cast: Mapping[int, Sequence[Vote]] | None = None, axis: str | None = None) -> Votes:
     """The votes on the pairs of a pool, those of rows that repeat a pair with the others on it.
 
     Args:
-        cast: the votes of each item by its number in the pool; default those that the items hold. Comparisons count
-            one by one; where an item has none, its scores or ranks order its pairs.
+        cast: the votes of each item by its number in the pool; default those that the items hold, and their known
+            truth, which nobody needs to be asked. Comparisons count one by one, a ranking as those of its pairs; where
+            an item has neither, its scores or ranks order its pairs. Votes of weight 0 do not count.
+        axis: only votes on this axis; None for all.
     """
     numbers, p, w, writers = [], [], [], []
     for at, item in enumerate(pool.items):
-        given = item.votes if cast is None else tuple(cast.get(at, ()))
+        said = item.votes if cast is None else cast.get(at, ())
+        given = (*(v for v in said if axis is None or v.axis == axis), *item.gold)
         if not given:
             continue
         prompt, texts = _text(item.prompt), [_text(r.turns) for r in item.responses]
@@ -220,7 +229,12 @@ def writers_of(item: Item, first: int, second: int) -> tuple[str, str] | None:
 
 def _opinions(item: Item, votes: Sequence[Vote]) -> list[tuple[int, int, float | None, float]]:
     """(first, second, probability that the first is better or None, weight) of each opinion."""
-    compared = [v for v in votes if isinstance(v, Comparison)]
+    compared = [
+        told
+        for v in votes
+        if isinstance(v, Comparison | Ranking)
+        for told in (v.comparisons() if isinstance(v, Ranking) else (v,))
+    ]
     if compared:
         return [(v.first, v.second, v.p_first, v.weight) for v in compared if v.weight > 0]
     return [(q.i, q.j, q.p, 1.0) for q in preferences(replace(item, votes=tuple(votes)))]
