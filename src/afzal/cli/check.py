@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,8 +16,9 @@ from afzal.errors import AfzalError
 from afzal.terminal import one_line
 
 if TYPE_CHECKING:
+    from afzal.config import ScoreConfig
     from afzal.data import Dataset
-    from afzal.quality import Audit
+    from afzal.quality import Audit, Finding, NotRun
 
 Columns = Annotated[
     str | None,
@@ -41,26 +42,44 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     skip_bad: SkipBad = False,
     max_unpacked: MaxUnpacked = 4,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Compare all texts with each other also in a large file (near-duplicates).")
+    ] = False,
+    against: Annotated[
+        str | None, typer.Option(help="A test set: which of its prompts stand in FILE?", metavar="TEST")
+    ] = None,
+    reward: Annotated[
+        str | None, typer.Option(help="A reward model: which pairs does it contradict, or not tell apart?")
+    ] = None,
+    policy: Annotated[str | None, typer.Option(help="In its place, a policy, with --reference.")] = None,
+    reference: Annotated[str | None, typer.Option(help="The reference of --policy.")] = None,
     model: Annotated[str | None, typer.Option(help="Also show the tokens this model would be trained on.")] = None,
     show: Annotated[int, typer.Option(min=0, help="How many items to show with --model.")] = 3,
-    max_tokens: Annotated[int, typer.Option(min=2, help="Length limit per sequence, with --model.")] = 1024,
+    max_tokens: Annotated[
+        int, typer.Option(min=2, help="Length limit per sequence, with --model, --reward and --policy.")
+    ] = 1024,
 ) -> None:
     """Say what a file holds and what is wrong with it (exit 0: well, 1: major findings or no tokens, 2: unreadable)."""
     from afzal import data, quality
 
-    given, most = parse_columns(columns), int(max_unpacked * 2**30)
-    on_error = "drop" if skip_bad else "raise"
+    reads = _Reads(parse_columns(columns), format, "drop" if skip_bad else "raise", int(max_unpacked * 2**30))
+    scorer = _scorer(source, reward, policy, reference, max_tokens)
     dataset: Dataset | None = None
     with _collector_paused():
-        if model is None:
+        extra = [quality.Overlap(quality.HeldOutPrompts(data.Reading(against).items()))] if against else []
+        how = "always" if deep else "small"
+        if model is None and scorer is None:
             # one item after another, so that a file of any size is looked at in little memory
-            reading = data.Reading(source, columns=given, format=format, on_error=on_error, max_unpacked=most)
-            audit = quality.audit_stream(reading)
+            reading = data.Reading(source, **asdict(reads))
+            audit = quality.audit_stream(reading, extra, how)
             about = {"notes": reading.notes(), "unread": reading.unread()}
         else:
-            dataset = data.read(source, columns=given, format=format, on_error=on_error, max_unpacked=most)
-            audit = quality.audit(dataset)
+            dataset = data.read(source, **asdict(reads))
+            audit = quality.audit(dataset, extra, how)
             about = {"notes": dataset.notes, "unread": dataset.unread}
+    if scorer is not None and dataset is not None:
+        audit = replace(audit, findings=audit.findings + _by_scores(dataset, scorer))
+    audit = replace(audit, not_run=audit.not_run + _not_asked(audit, against, scorer))
     if as_json:
         typer.echo(json.dumps(asdict(audit) | about, ensure_ascii=False, indent=2))
     elif sys.stdout.isatty():
@@ -77,6 +96,53 @@ def command(
         nothing_left = shown.n_trees == 0
     if audit.worst == "major" or nothing_left:
         raise typer.Exit(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reads:
+    """How FILE is read, in the words of :class:`afzal.data.Reading`."""
+
+    columns: dict[str, str] | None
+    format: str | None
+    on_error: str
+    max_unpacked: int
+
+
+def _scorer(
+    source: str, reward: str | None, policy: str | None, reference: str | None, max_tokens: int
+) -> ScoreConfig | None:
+    """The settings of the scorer that was named, if any."""
+    if not (reward or policy or reference):
+        return None
+    from afzal import config
+
+    named = {"model": (reward, "--reward"), "policy": (policy, "--policy"), "reference": (reference, "--reference")}
+    settings = [config.Setting(key, value, flag) for key, (value, flag) in named.items() if value is not None]
+    settings += [config.Setting("data", source, "FILE"), config.Setting("max_tokens", max_tokens, "--max-tokens")]
+    return config.build(config.ScoreConfig, settings)
+
+
+def _by_scores(dataset: Dataset, scorer: ScoreConfig) -> list[Finding]:
+    from afzal import quality
+    from afzal.recipes.score import heads
+
+    made = [scores.mean(1).tolist() for scores in heads(scorer, dataset.items)]
+    if not any(score == score for scores in made for score in scores):
+        raise AfzalError("no response could be scored", where=dataset.source, remedy="look at the tokens with --model")
+    return quality.scored_findings(zip(dataset.items, made, strict=True))
+
+
+def _not_asked(audit: Audit, against: str | None, scorer: ScoreConfig | None) -> list[NotRun]:
+    """Findings that need what was not given."""
+    from afzal.quality import NotRun
+
+    lacking = []
+    if against is None:
+        lacking.append(NotRun(("overlap",), "needs a test set", "--against TEST"))
+    if scorer is None and audit.pairs:
+        how = "--reward MODEL, or --policy MODEL --reference MODEL"
+        lacking.append(NotRun(("suspicious_pairs", "ambiguous_pairs"), "need scores", how))
+    return lacking
 
 
 @contextmanager
@@ -125,11 +191,16 @@ def _lines(audit: Audit, notes: list[str], unread: list[str]) -> list[str]:
     lines += [f"  not read: {one_line(', '.join(unread))}"] if unread else []
     lines += [f"{name}: {figure}" for name, figure in counts(audit).items()]
     for finding in audit.findings:
-        lines.append(f"{finding.severity:<5} {finding.code}: {finding.message}")
+        lines.append(f"{finding.severity:<5} {finding.code}: {one_line(finding.message)}")
         if finding.severity != "ok":
             lines += [f"      first: {one_line(', '.join(finding.ids[:5]))}"] if finding.ids else []
             lines += [f"      try: {finding.remedy}"] if finding.remedy else []
-    return lines
+    return lines + [f"not run: {one}" for one in _left_out(audit)]
+
+
+def _left_out(audit: Audit) -> list[str]:
+    """What was not looked for, why, and the flag that asks for it."""
+    return [f"{', '.join(one.codes)} ({one.why}): add {one.how}" for one in audit.not_run]
 
 
 def _print_table(audit: Audit, notes: list[str], unread: list[str]) -> None:
@@ -150,9 +221,11 @@ def _print_table(audit: Audit, notes: list[str], unread: list[str]) -> None:
     console.print(facts)
     table = Table("", "finding", "what was seen", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for finding in audit.findings:
-        said = escape(finding.message)
+        said = escape(one_line(finding.message))
         if finding.severity != "ok":
             said += f"\n[dim]first: {escape(one_line(', '.join(finding.ids[:5])))}[/]" if finding.ids else ""
             said += f"\n[dim]try: {escape(finding.remedy)}[/]" if finding.remedy else ""
         table.add_row(_MARKS[finding.severity], finding.code, said)
     console.print(table)
+    for one in _left_out(audit):
+        console.print(f"[dim]not run: {escape(one)}[/]")

@@ -2,7 +2,20 @@
 
 from afzal.quality.audit import Audit, audit, audit_stream
 from afzal.quality.clean import clean
-from afzal.quality.finding import Finding
+from afzal.quality.finding import Finding, NotRun
+from afzal.quality.overlap import HeldOutPrompts, Overlap
 from afzal.quality.relations import contradictions
+from afzal.quality.scored import scored_findings
 
-__all__ = ["Audit", "Finding", "audit", "audit_stream", "clean", "contradictions"]
+__all__ = [
+    "Audit",
+    "Finding",
+    "HeldOutPrompts",
+    "NotRun",
+    "Overlap",
+    "audit",
+    "audit_stream",
+    "clean",
+    "contradictions",
+    "scored_findings",
+]

@@ -10,8 +10,11 @@ from typing import Literal
 
 from afzal.data import Dataset, Reading
 from afzal.data.dataset import Fingerprint, Losses
-from afzal.quality.finding import Finding, nothing
-from afzal.quality.findings import looks
+from afzal.quality.finding import Finding, Look, NotRun, nothing
+from afzal.quality.findings import Shared, looks
+from afzal.quality.kinds import Kinds
+from afzal.quality.near import Deep, Texts
+from afzal.quality.private import Private
 from afzal.quality.relations import Edges
 from afzal.quality.view import View
 from afzal.records import Comparison, Item
@@ -27,6 +30,7 @@ class Audit:
             those neither certain nor tied.
         good, bad: labelled responses.
         characters: median, 95 % quantile and largest length of prompts and of responses.
+        not_run: findings that were not looked for, and how to ask for them.
     """
 
     source: str
@@ -48,6 +52,7 @@ class Audit:
     characters: dict[str, dict[str, int]]
     drops: dict[str, int]
     findings: list[Finding]
+    not_run: list[NotRun]
 
     @property
     def worst(self) -> Literal["ok", "minor", "major"]:
@@ -56,17 +61,22 @@ class Audit:
         return "major" if "major" in found else "minor" if "minor" in found else "ok"
 
 
-def audit(dataset: Dataset) -> Audit:
-    """Look a data set over; needs no model and no tokenizer."""
-    ledger = Ledger()
+def audit(dataset: Dataset, extra: Sequence[Look] = (), deep: Deep = "never") -> Audit:
+    """Look a data set over; needs no model and no tokenizer.
+
+    Args:
+        extra: further findings to look for.
+        deep: when texts are compared with each other, which takes about a second per 3,000 items.
+    """
+    ledger = Ledger(extra, deep)
     for item in dataset.items:
         ledger.add(item)
     return ledger.audit(dataset.source, dataset.format, dataset.rows, dataset.losses, dataset.fingerprint)
 
 
-def audit_stream(reading: Reading) -> Audit:
+def audit_stream(reading: Reading, extra: Sequence[Look] = (), deep: Deep = "never") -> Audit:
     """The same of a source that is read on the way, so that its items need not be in memory together."""
-    ledger, digest = Ledger(), Fingerprint()
+    ledger, digest = Ledger(extra, deep), Fingerprint()
     for item in reading.items():
         ledger.add(item)
         digest.add(item)
@@ -76,10 +86,13 @@ def audit_stream(reading: Reading) -> Audit:
 class Ledger:
     """What an audit says of the items so far."""
 
-    def __init__(self) -> None:
-        self._view, self._edges = View(), Edges()
-        self._looks = looks(self._edges)
-        self._adds = [look.add for look in self._looks if type(look).add is not nothing]
+    def __init__(self, extra: Sequence[Look] = (), deep: Deep = "never") -> None:
+        self._view, self._texts = View(), Texts(deep)
+        self._shared = Shared(Edges(), Kinds(), Private())
+        self._looks = [*looks(self._shared), *extra]
+        adds = [look.add for look in self._looks if type(look).add is not nothing]
+        shared = self._shared
+        self._adds = [shared.edges.add, shared.kinds.add, shared.private.add, self._texts.add, *adds]
         self._sizes: Counter[int] = Counter()
         self._asked: Counter[int] = Counter()
         self._said: Counter[int] = Counter()
@@ -89,7 +102,6 @@ class Ledger:
     def add(self, item: Item) -> None:
         """Look at one more item."""
         told = self._view.add(item)
-        self._edges.add(told)
         for add in self._adds:
             add(told)
         self._sizes[len(item.responses)] += 1
@@ -110,6 +122,7 @@ class Ledger:
         """What was seen; ``losses`` and ``rows`` are those of the source."""
         view = self._view
         findings = [seen for look in self._looks if (seen := look.finding(view, losses, rows)) is not None]
+        findings += self._texts.findings(view)
         return Audit(
             source=source,
             format=format,
@@ -130,6 +143,7 @@ class Ledger:
             characters={"prompt": _lengths(self._asked), "response": _lengths(self._said)},
             drops=dict(losses.counts.most_common()),
             findings=findings,
+            not_run=self._texts.not_run(),
         )
 
 

@@ -9,7 +9,9 @@ from typing import Literal, Protocol
 
 from afzal.data.dataset import Losses
 from afzal.quality.columns import SHOWN_IDS
+from afzal.quality.thresholds import THRESHOLDS
 from afzal.quality.view import Told, View
+from afzal.stats.intervals import Interval
 
 Severity = Literal["ok", "minor", "major"]
 
@@ -22,12 +24,13 @@ class Finding:
 
     Attributes:
         code: short name, such as ``"contradictions"``.
-        severity: ok (nothing to do), minor (know about it), major (mend it first).
+        severity: ok (nothing to do), minor (know about it), major (fix it first).
         count, total: how many of how many.
         message: what was seen, in one sentence with its numbers.
         remedy: what to do about it; "" when nothing.
         value, low, high: a rate and its 95 % interval over prompts, where the finding is one.
         ids: the first 20 items concerned.
+        threshold: when it is minor or major, in words.
     """
 
     code: str
@@ -40,6 +43,22 @@ class Finding:
     low: float | None = None
     high: float | None = None
     ids: list[str] = field(default_factory=list)
+    threshold: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NotRun:
+    """Findings that were not looked for.
+
+    Attributes:
+        codes: their short names.
+        why: what was missing, in a few words.
+        how: the flag that asks for them.
+    """
+
+    codes: tuple[str, ...]
+    why: str
+    how: str
 
 
 class Look(Protocol):
@@ -57,8 +76,28 @@ def nothing(look: Look, told: Told) -> None:
 
 
 def finding(
-    code: str, severity: Severity, count: int, total: int, message: str, remedy: str = "", ids: Iterable[str] = ()
+    code: str,
+    severity: Severity,
+    count: int,
+    total: int,
+    message: str,
+    remedy: str = "",
+    ids: Iterable[str] = (),
+    known: Interval | None = None,
 ) -> Finding:
-    """A finding; its remedy is only told when there is something to mend."""
+    """A finding with its threshold; its remedy is given only when there is something to fix.
+
+    Args:
+        known: the rate and its interval, where the finding is a rate.
+    """
     shown = list(islice(ids, SHOWN_IDS))
-    return Finding(code, severity, count, total, message, remedy if severity != "ok" else "", ids=shown)
+    rate = (known.value, *known.ends) if known else (None, None, None)
+    return Finding(
+        code, severity, count, total, message, remedy if severity != "ok" else "", *rate, shown, THRESHOLDS[code]
+    )
+
+
+def percent(known: Interval) -> str:
+    """A rate with its interval, for messages."""
+    low, high = known.ends
+    return f"{known.value:.1%} (95 % interval {low:.1%}-{high:.1%})"

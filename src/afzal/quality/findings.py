@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
-from dataclasses import replace
+from dataclasses import dataclass
 
 from afzal.data.dataset import Losses
-from afzal.data.turns import answer_text, full_text
+from afzal.data.turns import full_text
 from afzal.quality.columns import FirstIds, clusters, repeated
 from afzal.quality.finding import CLEANED, Finding, Look, Severity, finding, nothing
+from afzal.quality.kinds import Balance, Kinds
+from afzal.quality.private import PersonalData, Private, Secrets
 from afzal.quality.relations import Contradictions, Cycles, DuplicateIds, DuplicateItems, Edges
+from afzal.quality.shortcuts import FormatBias, LengthBiasByType, SourceBias
+from afzal.quality.thresholds import (
+    LENGTH_BIAS_MAJOR,
+    LENGTH_BIAS_MINOR,
+    LENGTH_BIAS_PAIRS,
+    LONG_CHARACTERS,
+    LOW_AGREEMENT,
+    LOW_CLASS_SHARE,
+)
 from afzal.quality.view import Told, View
-from afzal.records import Item, comparisons
+from afzal.records import Comparison, Item, Ranking, Rating, comparisons, scores
 from afzal.stats.intervals import share
-
-LONG_CHARACTERS = 16_000
-LENGTH_BIAS_MINOR, LENGTH_BIAS_MAJOR = 0.6, 0.8
-LOW_AGREEMENT = 0.6
-LOW_CLASS_SHARE = 0.2
 
 
 class _Counting:
@@ -45,7 +51,7 @@ class DroppedRows:
         message = f"{losses.whole} of {rows} rows dropped" + (f", {losses.parts} in part" if losses.parts else "")
         message += f": {reasons}" if reasons else ""
         ids = [drop.where for drop in losses.first]
-        return finding("dropped_rows", severity, losses.whole, rows, message, "mend or remove these rows", ids)
+        return finding("dropped_rows", severity, losses.whole, rows, message, "fix or remove these rows", ids)
 
 
 class IdenticalPairs(_Counting):
@@ -118,14 +124,14 @@ class LengthBias:
         if not total:
             return None
         known = share(clusters(self._prompts, self._longer, self._weights))
-        rate, (low, high) = known.value, known.ends
+        low, high = known.ends
         severity: Severity = "ok"
-        if low > LENGTH_BIAS_MINOR or high < 1 - LENGTH_BIAS_MINOR:
+        if total >= LENGTH_BIAS_PAIRS and (low > LENGTH_BIAS_MINOR or high < 1 - LENGTH_BIAS_MINOR):
             severity = "major" if low > LENGTH_BIAS_MAJOR or high < 1 - LENGTH_BIAS_MAJOR else "minor"
-        message = f"the longer answer is preferred in {rate:.1%} of {total} pairs (95 % interval {low:.1%}-{high:.1%})"
+        message = f"the longer answer is preferred in {known.value:.1%} of {total} pairs "
+        message += f"(95 % interval {low:.1%}-{high:.1%})"
         remedy = "a model may learn length instead of quality: watch the lengths of its samples"
-        seen = finding("length_bias", severity, sum(self._longer), total, message, remedy)
-        return replace(seen, value=rate, low=low, high=high)
+        return finding("length_bias", severity, sum(self._longer), total, message, remedy, known=known)
 
 
 class LabelBalance:
@@ -144,13 +150,12 @@ class LabelBalance:
         total = len(self._good)
         if not total:
             return None
-        good, (low, high) = sum(self._good), share(clusters(self._prompts, self._good)).ends
+        good, known = sum(self._good), share(clusters(self._prompts, self._good))
         rarer = min(good, total - good) / total
         severity: Severity = "major" if rarer == 0 else "minor" if rarer < LOW_CLASS_SHARE else "ok"
         message = f"{good} answers are good and {total - good} bad ({good / total:.1%} good)"
         remedy = "KTO needs both kinds; weigh the rarer one up (desirable_weight, undesirable_weight)"
-        seen = finding("label_balance", severity, good, total, message, remedy)
-        return replace(seen, value=good / total, low=low, high=high)
+        return finding("label_balance", severity, good, total, message, remedy, known=known)
 
 
 class Agreement(_Counting):
@@ -173,22 +178,25 @@ class Agreement(_Counting):
         if not self._agreed:
             return None
         known, same, total = share(clusters(self._prompts, self._agreed)), sum(self._agreed), len(self._agreed)
-        rate, (low, high) = known.value, known.ends
-        message = f"two votes on the same answers agree in {rate:.1%} of {total} cases; {self.count} items are disputed"
-        severity: Severity = "minor" if rate < LOW_AGREEMENT else "ok"
+        message = f"two votes on the same answers agree in {known.value:.1%} of {total} cases; "
+        message += f"{self.count} items are disputed"
+        severity: Severity = "minor" if known.value < LOW_AGREEMENT else "ok"
         remedy = "clarify the guideline, or ask more people"
-        seen = finding("agreement", severity, same, total, message, remedy, self.ids)
-        return replace(seen, value=rate, low=low, high=high)
+        return finding("agreement", severity, same, total, message, remedy, self.ids, known)
 
 
 class ScoreMismatches(_Counting):
-    """Pairs whose stated scores say the opposite of the stated order."""
+    """Pairs whose stated scores, or ratings, say the opposite of the stated order."""
 
     def add(self, told: Told) -> None:
+        rated = _rated(told.item) if len(told.item.votes) > 1 else ()
         for pair in told.pairs:
-            if pair.margin is not None:
+            gap = pair.margin
+            if rated and (a := rated[pair.i]) is not None and (b := rated[pair.j]) is not None:
+                gap = a - b
+            if gap is not None:
                 self.total += 1
-                if pair.p > 0.5 and pair.margin < 0:
+                if pair.p > 0.5 and gap < 0:
                     self.hit(told.item)
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
@@ -256,26 +264,48 @@ class OnePrompt:
         return finding("one_prompt", "minor", 1, view.items, message, "add prompts, or give --eval-data")
 
 
-def looks(edges: Edges) -> list[Look]:
-    """Everything that is looked for, in the order in which it is told; ``edges`` is fed before them."""
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What several findings ask of all items; it is fed before them."""
+
+    edges: Edges
+    kinds: Kinds
+    private: Private
+
+
+def looks(shared: Shared) -> list[Look]:
+    """Everything that is looked for, in the order in which it is reported."""
     return [
         DroppedRows(),
         IdenticalPairs(),
-        Contradictions(edges),
-        Cycles(edges),
+        Contradictions(shared.edges),
+        Cycles(shared.edges),
         DuplicateItems(),
         NoOrder(),
         LabelBalance(),
         LengthBias(),
+        LengthBiasByType(shared.kinds),
+        FormatBias(shared.kinds),
+        SourceBias(),
         Agreement(),
         ScoreMismatches(),
+        Balance(shared.kinds),
         OverLong(),
         EmptyPrompts(),
         DuplicateIds(),
+        PersonalData(shared.private),
+        Secrets(shared.private),
         RepeatedPrompts(),
         ContinuedAnswers(),
         OnePrompt(),
     ]
+
+
+def _rated(item: Item) -> tuple[float | None, ...]:
+    """Mean scores of the responses of an item that is also compared; () where it is not both."""
+    kinds = {(type(vote), getattr(vote, "kind", "")) for vote in item.votes}
+    both = (Rating, "score") in kinds and any(kind in (Comparison, Ranking) for kind, _ in kinds)
+    return scores(item) if both else ()
 
 
 def _agreeing(item: Item) -> tuple[int, int]:
@@ -299,7 +329,7 @@ def _words(told: Told, response: int) -> str:
         return said
     turns = told.item.responses[response].turns
     alone = turns[0].content if len(turns) == 1 and not isinstance(turns, str) else None
-    return (alone if isinstance(alone, str) else answer_text(turns)).strip()
+    return (alone if isinstance(alone, str) else told.texts[response]).strip()
 
 
 def _size(told: Told) -> int:

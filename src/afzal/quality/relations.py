@@ -9,10 +9,9 @@ from afzal.data.dataset import Losses
 from afzal.quality.clean import duplicate_key
 from afzal.quality.columns import repeated
 from afzal.quality.finding import CLEANED, Finding, Severity, finding, nothing
+from afzal.quality.thresholds import MANY_DUPLICATES
 from afzal.quality.view import Told, View, tell
 from afzal.records import Comparison, Item
-
-MANY_DUPLICATES = 0.05
 
 
 class DuplicateItems:

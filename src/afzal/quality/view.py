@@ -19,7 +19,7 @@ class Told:
         asked: the words of the prompt as they stand.
         key: a hash of what was asked, without white space at the ends.
         answers: what was said, without white space at the ends; one answer per response.
-        lengths: characters of each answer as it stands.
+        texts: the words of each answer as they stand; ``lengths`` their characters.
         pairs: the preferences derived from its votes, the better first.
         labels: per response good, bad or None; () where single responses are not called good or bad.
     """
@@ -29,6 +29,7 @@ class Told:
     asked: str
     key: int
     answers: tuple[object, ...]
+    texts: tuple[str, ...]
     lengths: tuple[int, ...]
     pairs: tuple[Preference, ...]
     labels: tuple[bool | None, ...]
@@ -59,6 +60,11 @@ class View:
         """How many items there are."""
         return len(self.prompts)
 
+    @property
+    def units(self) -> array[int]:
+        """What is independent of each other: prompts, or what must not be split where there are none."""
+        return self.prompts if self.prompted else self.groups
+
     def add(self, item: Item) -> Told:
         """Look at one more item."""
         told = tell(item, self.items)
@@ -75,10 +81,11 @@ def tell(item: Item, at: int = 0) -> Told:
     """One item and what it says."""
     turns = [response.turns for response in item.responses]
     answers = tuple([stripped(t) for t in turns])
-    lengths = tuple([len(answer_text(t)) for t in turns])
+    texts = tuple([answer_text(t) for t in turns])
+    lengths = tuple([len(text) for text in texts])
     stated = labels(item) if is_labelled(item) else ()
     key = hash(stripped(item.prompt))
-    return Told(item, at, full_text(item.prompt), key, answers, lengths, preferences(item), stated)
+    return Told(item, at, full_text(item.prompt), key, answers, texts, lengths, preferences(item), stated)
 
 
 def is_labelled(item: Item) -> bool:

@@ -1,0 +1,106 @@
+"""What sorts the items: fields such as type or source, one small number per item and field."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from afzal.data.dataset import Losses
+from afzal.quality.columns import clusters
+from afzal.quality.finding import Finding, Severity, finding, nothing, percent
+from afzal.quality.thresholds import MANY_KINDS, ONE_KIND
+from afzal.quality.view import Told, View
+from afzal.stats.intervals import Interval, share
+
+FIELDS = frozenset(
+    {"type", "category", "task", "task_type", "domain", "subset", "topic", "dimension", "difficulty"}
+    | {"source", "dataset", "origin", "language", "lang", "split"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """One field that sorts the items.
+
+    Attributes:
+        names: its different values; the first is "" for items that lack it.
+        codes: the number of its value, for every item.
+    """
+
+    names: list[str]
+    codes: bytes
+
+
+class Kinds:
+    """The fields of the items so far that have few different values."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, dict[str, int]] = {}
+        self._codes: dict[str, bytearray] = {}
+        self._other: set[str] = set()  # fields of too many values
+
+    def add(self, told: Told) -> None:
+        """Look at one more item."""
+        extra = told.item.extra
+        for name in extra:
+            if name in FIELDS and name not in self._other:
+                self._note(told.at, name, extra[name])
+
+    def _note(self, at: int, name: str, value: object) -> None:
+        if not isinstance(value, str) or not value.strip():
+            return
+        names, codes = self._names.setdefault(name, {"": 0}), self._codes.setdefault(name, bytearray())
+        if value not in names:
+            if len(names) > MANY_KINDS:
+                self._other.add(name)
+                del self._names[name], self._codes[name]
+                return
+            names[value] = len(names)
+        codes.extend(bytes(at - len(codes)))
+        codes.append(names[value])
+
+    def fields(self, items: int) -> dict[str, Sorted]:
+        """The fields of two or more values by name, once all ``items`` were seen."""
+        found = {}
+        for name, codes in self._codes.items():
+            whole = bytes(codes) + bytes(items - len(codes))
+            if len(set(whole)) > 1:
+                found[name] = Sorted(list(self._names[name]), whole)
+        return found
+
+
+class Balance:
+    """Whether nearly all items are of one type, source or language; a missing value is a class of its own."""
+
+    add = nothing
+
+    def __init__(self, kinds: Kinds) -> None:
+        self._kinds = kinds
+
+    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+        told: list[tuple[Interval, str, int]] = []
+        for name, field in self._kinds.fields(view.items).items():
+            counts = Counter(field.codes)
+            code, most = counts.most_common(1)[0]
+            known = share(clusters(view.units, [c == code for c in field.codes]))
+            largest = field.names[code][:40] or "(none)"
+            worth = effective_number(list(counts.values()))
+            text = f"{name} has {len(counts)} values, worth {worth:.1f} of equal size; largest: {largest}"
+            told.append((known, f"{text}, {percent(known)}", most))
+        if not told:
+            return None
+        told.sort(key=lambda entry: -entry[0].value)
+        known, _, most = told[0]
+        severity: Severity = "minor" if known.ends[0] > ONE_KIND else "ok"
+        message, remedy = (
+            "; ".join(text for _, text, _ in told),
+            "add items of the rare kinds, or sample them more often",
+        )
+        return finding("balance", severity, most, view.items, message, remedy, known=known)
+
+
+def effective_number(counts: list[int]) -> float:
+    """exp of the entropy of a distribution (Hill 1973, order 1): so many equally frequent classes are as diverse."""
+    total = sum(counts)
+    return math.exp(-math.fsum(n / total * math.log(n / total) for n in counts if n))

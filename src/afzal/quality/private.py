@@ -1,0 +1,203 @@
+"""Personal data and secrets: counted, and their rows named; the text itself is never shown."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+
+from afzal.data.dataset import Losses
+from afzal.quality.columns import FirstIds
+from afzal.quality.finding import Finding, Severity, finding, nothing
+from afzal.quality.view import Told, View
+
+PERSONAL = ("e-mail address", "phone number", "IBAN", "card number")
+SECRETS = ("access key", "private key", "signed token")
+
+_NOT_DIGITS = bytes(n for n in range(256) if not 48 <= n <= 57)
+_FEW_DIGITS = 7  # no phone number, account or card has fewer
+_DOMAIN = re.compile(r"@((?:[A-Za-z0-9-]{2,63}\.)+[A-Za-z]{2,24})\b")
+_LOCAL = re.compile(r"(?<![\w.+-])[\w.+-]{2,64}\Z")
+_LONGEST_LOCAL = 65  # characters before the "@" that are looked at
+# All numbers looked for begin within a few characters before such a run; regular expressions read little else.
+_DENSE = re.compile(r"\d[\dA-Z .()-]{6,}")
+_BEFORE = 7
+_PHONE = re.compile(
+    r"(?<![\w.+-])(?:\+[1-9]\d{0,2}(?:[ .-]?\(?\d{1,4}\)?){2,5}"
+    r"|(?:\+?1[ .-])?(?:\([2-9]\d\d\) ?[2-9]\d\d[ .-]\d{4}|[2-9]\d\d([.-])[2-9]\d\d\1\d{4}))(?![\w-])"
+)
+_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
+_CARD = re.compile(
+    r"(?<![\w.,-])(?:\d{4}([ -]?)\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|3[47]\d\d([ -]?)\d{6}\2\d{5})(?![\w-]|[.,]\d)"
+)
+_KEY = re.compile(
+    r"\b(?:sk-(?:proj-|ant-|live-|test-)?[A-Za-z0-9_-]{20,}|(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36,}"
+    r"|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{30,}|AIza[0-9A-Za-z_-]{35}"
+    r"|xox[abprs]-[0-9A-Za-z-]{10,}|[rs]k_live_[0-9A-Za-z]{20,}|npm_[A-Za-z0-9]{36})\b"
+)
+_PRIVATE = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----\s*[A-Za-z0-9+/=\s]{64}")
+_TOKEN = re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}")
+# Domains that RFC 2606 and 6761 reserve for examples, and the ones people write in their place.
+_EXAMPLES = re.compile(
+    r".*example.*|(?:.*\.)?(?:test|invalid|localhost|(?:my|your)?(?:site|website|domain|company|email)\.com)"
+)
+_FILMS = re.compile(r"555\D{0,2}\d{4}$")  # numbers that American telephone companies keep for fiction
+_FEW_DIFFERENT = 8  # characters: "sk-xxxxxxxxxxxxxxxxxxxxxxxx" is a placeholder
+
+
+class Private:
+    """What was met so far, by kind: how often, and in which items."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._items: dict[str, array[int]] = {}
+
+    def add(self, told: Told) -> None:
+        """Look at one more item."""
+        for kind in private_kinds("\n".join((told.asked, *told.texts))):
+            self.counts[kind] += 1
+            items = self._items.setdefault(kind, array("Q"))
+            if not items or items[-1] != told.at:
+                items.append(told.at)
+
+    def items(self, kinds: tuple[str, ...]) -> list[int]:
+        """The numbers of the items that hold one of these kinds."""
+        return sorted({at for kind in kinds for at in self._items.get(kind, ())})
+
+
+class PersonalData:
+    """Addresses, phone numbers and accounts in prompts and answers."""
+
+    add = nothing
+
+    def __init__(self, private: Private) -> None:
+        self._private = private
+
+    def finding(self, view: View, losses: Losses, rows: int) -> Finding:
+        remedy = "replace them by placeholders before a model learns them"
+        return _private_finding("personal_data", "minor", PERSONAL, self._private, view, remedy)
+
+
+class Secrets:
+    """Keys and tokens in prompts and answers."""
+
+    add = nothing
+
+    def __init__(self, private: Private) -> None:
+        self._private = private
+
+    def finding(self, view: View, losses: Losses, rows: int) -> Finding:
+        remedy = "revoke them if they are real, and replace them by placeholders"
+        return _private_finding("secrets", "major", SECRETS, self._private, view, remedy)
+
+
+def private_kinds(text: str) -> list[str]:
+    """The kind of every piece of personal data and every secret in a text, as often as it occurs."""
+    kinds: list[str] = []
+    # One character is found fifty times as fast as a word or an expression, and nearly all texts lack some.
+    if "@" in text:
+        kinds += ["e-mail address"] * sum(_is_email(text, found) for found in _DOMAIN.finditer(text))
+    if any(map(text.__contains__, "0123456789")):
+        digits = len(text.encode("utf-8", "surrogatepass").translate(None, _NOT_DIGITS))
+        if digits >= _FEW_DIGITS:
+            kinds += _numbers(text)
+        if _may_hold_key(text):
+            kinds += ["access key"] * sum(len(set(found[0])) > _FEW_DIFFERENT for found in _KEY.finditer(text))
+        if "J" in text and "eyJ" in text:
+            kinds += ["signed token"] * len(_TOKEN.findall(text))
+    if "-" in text and "-----BEGIN" in text:
+        kinds += ["private key"] * len(_PRIVATE.findall(text))
+    return kinds
+
+
+def _is_email(text: str, domain: re.Match[str]) -> bool:
+    """Whether a name stands before "@" and a domain that is none of examples."""
+    at = domain.start()
+    return bool(_LOCAL.search(text[max(0, at - _LONGEST_LOCAL) : at])) and not _EXAMPLES.fullmatch(domain[1].lower())
+
+
+def _numbers(text: str) -> list[str]:
+    """The kinds of the cards, accounts and phone numbers in a text."""
+    kinds: list[str] = []
+    for run in _DENSE.finditer(text):
+        start, end = max(0, run.start() - _BEFORE), run.end()
+        if sum(map(str.isdigit, run[0])) < _FEW_DIGITS:
+            continue
+        # up to the end of the text, so that what follows the run can refuse a match
+        taken = [found.span() for found in _within(_CARD, text, start, end) if is_card(found[0])]
+        kinds += ["card number"] * len(taken)
+        accounts = [found.span() for found in _within(_IBAN, text, start, end) if is_iban(found[0])]
+        kinds += ["IBAN"] * len(accounts)
+        for found in _within(_PHONE, text, start, end):
+            inside = any(found.start() < b and a < found.end() for a, b in taken + accounts)
+            kinds += ["phone number"] * (not inside and _is_phone(found[0]))
+    return kinds
+
+
+def _within(pattern: re.Pattern[str], text: str, start: int, end: int) -> Iterator[re.Match[str]]:
+    """Matches that begin between two places; each sees what stands before it and after it."""
+    at = start
+    while (found := pattern.search(text, at, min(len(text), end + 2))) and found.start() < end:
+        yield found
+        at = found.end()
+
+
+def _may_hold_key(text: str) -> bool:
+    return (
+        ("-" in text and ("sk-" in text or "xox" in text or "glpat-" in text))
+        or ("_" in text and any(map(text.__contains__, _UNDERSCORED)))
+        or ("K" in text and "AKIA" in text)
+        or ("S" in text and "ASIA" in text)
+        or ("z" in text and "AIza" in text)
+    )
+
+
+_UNDERSCORED = ("hf_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "k_live_", "npm_")
+
+
+def is_card(text: str) -> bool:
+    """Whether digits are a payment card's: its issuer's first digits and length, and Luhn's checksum (ISO/IEC 7812)."""
+    digits = [int(c) for c in text if c.isdigit()]
+    head, n = int("".join(map(str, digits[:4]))), len(digits)
+    issued = (
+        (head // 1000 == 4 and n in (16, 19))
+        or (n == 16 and (51 <= head // 100 <= 55 or 2221 <= head <= 2720 or 3528 <= head <= 3589))
+        or (n == 15 and head // 100 in (34, 37))
+        or (16 <= n <= 19 and (head == 6011 or 644 <= head // 10 <= 659 or head // 100 == 62))
+    )
+    return issued and luhn(digits)
+
+
+def luhn(digits: list[int]) -> bool:
+    """Whether the sum of the digits, every second from the right doubled, is a multiple of ten."""
+    doubled = (2 * d - 9 * (d > 4) for d in digits[-2::-2])
+    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+
+
+def is_iban(text: str) -> bool:
+    """Whether letters and digits have an account number's length and checksum (ISO 13616, ISO 7064 mod 97)."""
+    compact = text.replace(" ", "")
+    if not 15 <= len(compact) <= 34:
+        return False
+    return int("".join(str(int(c, 36)) for c in compact[4:] + compact[:4])) % 97 == 1
+
+
+def _is_phone(text: str) -> bool:
+    """Whether a match has a number's length (ITU-T E.164), and is none of fiction; sums have longer runs of digits."""
+    digits = sum(c.isdigit() for c in text)
+    most = 13 if text[1:].isdigit() else 15
+    return 8 <= digits <= most and not _FILMS.search(text)
+
+
+def _private_finding(
+    code: str, severity: Severity, kinds: tuple[str, ...], private: Private, view: View, remedy: str
+) -> Finding:
+    hit, ids = private.items(kinds), FirstIds()
+    for at in hit:
+        ids.add(view.ids[at])
+    counts = ", ".join(f"{private.counts[kind]} of kind {kind}" for kind in kinds if private.counts[kind])
+    message = f"{len(hit)} of {view.items} items hold {'personal data' if code == 'personal_data' else 'secrets'}"
+    return finding(
+        code, severity if hit else "ok", len(hit), view.items, message + (f": {counts}" if counts else ""), remedy, ids
+    )

@@ -1,0 +1,199 @@
+"""What may decide a pair in place of quality: a format, the model that wrote the answer, length within one type."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from afzal.data.dataset import Losses
+from afzal.quality.columns import FirstIds, clusters
+from afzal.quality.finding import Finding, Severity, finding, percent
+from afzal.quality.kinds import Kinds, Sorted
+from afzal.quality.thresholds import MANY_KINDS, SHORTCUT, SHORTCUT_PAIRS, SOURCE_SHORTCUT
+from afzal.quality.view import Told, View
+from afzal.stats.intervals import Interval, share
+
+MARKS = ("a list", "a heading", "bold text", "a code block", "a refusal")
+_LIST, _HEADING, _BOLD, _CODE, _REFUSAL = (1 << k for k in range(len(MARKS)))
+_LIST_LINE = re.compile(r"^\s{0,3}(?:[-*\u2022]|\d{1,2}[.)])\s", re.MULTILINE)
+_REFUSES = re.compile(
+    r"\s*(?:I(?:['\u2019]m| am) (?:really |very |so )?(?:sorry|unable|not able)|Sorry[,.]|I apologi[sz]e"
+    r"|I (?:cannot|can['\u2019]?t|won['\u2019]?t|will not)\b|As an AI\b)"
+)
+
+
+class Decided:
+    """Pairs in which one answer has something that the other lacks: does it win?"""
+
+    def __init__(self) -> None:
+        self._items, self._wins, self._weights = array("I"), bytearray(), array("d")
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def wins(self) -> int:
+        """In how many it wins."""
+        return sum(self._wins)
+
+    def add(self, item: int, wins: bool, weight: float) -> None:
+        """One more pair: the number of its item, whether the answer that has it is preferred, and its weight."""
+        self._items.append(item)
+        self._wins.append(wins)
+        self._weights.append(weight)
+
+    def of(self, field: Sorted, code: int) -> Decided:
+        """The pairs whose items have this value in a field."""
+        chosen = Decided()
+        for item, wins, weight in zip(self._items, self._wins, self._weights, strict=True):
+            if field.codes[item] == code:
+                chosen.add(item, bool(wins), weight)
+        return chosen
+
+    def share(self, view: View) -> Interval:
+        """How often it wins, with its interval over prompts."""
+        return share(clusters(array("q", (view.prompts[item] for item in self._items)), self._wins, self._weights))
+
+    def first(self, view: View, winners: bool) -> FirstIds:
+        """The first items in which it wins, or loses."""
+        ids = FirstIds()
+        for item, wins in zip(self._items, self._wins, strict=True):
+            if bool(wins) is winners:
+                ids.add(view.ids[item])
+        return ids
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often the answer with something wins: ``what`` it is, among which pairs."""
+
+    what: str
+    pairs: Decided
+    known: Interval
+
+    @property
+    def ends(self) -> float:
+        """The end of the interval that is nearer to one half, as the share that it leaves to the winning side."""
+        low, high = self.known.ends
+        return max(low, 1 - high)
+
+
+class LengthBiasByType:
+    """The longer answer's share of wins in each type: it may cancel out in the whole."""
+
+    def __init__(self, kinds: Kinds) -> None:
+        self._kinds, self._pairs = kinds, Decided()
+
+    def add(self, told: Told) -> None:
+        if not told.item.extra:
+            return
+        for pair in told.pairs:
+            gap = told.lengths[pair.i] - told.lengths[pair.j]
+            if pair.p != 0.5 and gap and pair.weight > 0:
+                self._pairs.add(told.at, gap > 0, pair.weight)
+
+    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+        rates = list(_by_type({"the longer answer": self._pairs}, self._kinds.fields(view.items), view))
+        remedy = "a model may learn length instead of quality in these types: balance them, or watch their samples"
+        return _worst("length_bias_by_type", rates, SHORTCUT, view, remedy)
+
+
+class FormatBias:
+    """How often the answer with a list, a heading, bold text, code or a refusal wins against one without, by type."""
+
+    def __init__(self, kinds: Kinds) -> None:
+        self._kinds = kinds
+        self._pairs = [Decided() for _ in MARKS]
+
+    def add(self, told: Told) -> None:
+        if not told.pairs:
+            return
+        marks = [marks_of(text) for text in told.texts]
+        if not any(marks):
+            return
+        for pair in told.pairs:
+            differing = marks[pair.i] ^ marks[pair.j]
+            if differing and pair.p != 0.5 and pair.weight > 0:
+                for k, pairs in enumerate(self._pairs):
+                    if differing >> k & 1:
+                        pairs.add(told.at, bool(marks[pair.i] >> k & 1), pair.weight)
+
+    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+        pairs = {f"the answer with {mark}": decided for mark, decided in zip(MARKS, self._pairs, strict=True)}
+        rates = [Rate(what, of, of.share(view)) for what, of in pairs.items() if len(of) >= SHORTCUT_PAIRS]
+        rates += _by_type(pairs, self._kinds.fields(view.items), view)
+        remedy = "a model may learn the format instead of quality: add pairs in which it does not decide"
+        return _worst("format_bias", rates, SHORTCUT, view, remedy)
+
+
+class SourceBias:
+    """How often each source's answers win against those of others: where it always wins, its style is the reward."""
+
+    def __init__(self) -> None:
+        self._pairs: dict[str, Decided] = {}
+
+    def add(self, told: Told) -> None:
+        answers = told.item.responses
+        for pair in told.pairs:
+            better, worse = answers[pair.i].source, answers[pair.j].source
+            if better and worse and better != worse and pair.p != 0.5 and pair.weight > 0:
+                for name, wins in ((better, True), (worse, False)):
+                    if name in self._pairs or len(self._pairs) < MANY_KINDS:
+                        self._pairs.setdefault(name, Decided()).add(told.at, wins, pair.weight)
+
+    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+        rates = [
+            Rate(f"the answer of {name[:40]}", of, of.share(view))
+            for name, of in sorted(self._pairs.items())
+            if len(of) >= SHORTCUT_PAIRS
+        ]
+        remedy = "a model may learn who wrote an answer: add pairs of two answers by one source"
+        return _worst("source_bias", rates, SOURCE_SHORTCUT, view, remedy)
+
+
+def marks_of(text: str) -> int:
+    """Which of ``MARKS`` an answer has, one bit each; a list has two lines at least."""
+    found = 0
+    if "\n" in text:
+        if "\n#" in text or text.startswith("#"):
+            found |= _HEADING
+        if len(_LIST_LINE.findall(text)) > 1:
+            found |= _LIST
+    if "**" in text:
+        found |= _BOLD
+    if "```" in text:
+        found |= _CODE
+    return found | _REFUSAL if _REFUSES.match(text) else found
+
+
+def _by_type(pairs: Mapping[str, Decided], fields: Mapping[str, Sorted], view: View) -> Iterator[Rate]:
+    """The rates in every type with enough pairs."""
+    for name, field in fields.items():
+        for code, value in enumerate(field.names):
+            for what, decided in pairs.items():
+                if len(decided) >= SHORTCUT_PAIRS and len(of := decided.of(field, code)) >= SHORTCUT_PAIRS:
+                    yield Rate(f"{what} in {name} {value[:40] or '(none)'}", of, of.share(view))
+
+
+def _worst(code: str, rates: list[Rate], limit: float, view: View, remedy: str) -> Finding | None:
+    """The finding of the rate farthest from one half; None where no rate has enough pairs."""
+    if not rates:
+        return None
+    ends: Callable[[Rate], float] = lambda rate: rate.ends  # noqa: E731
+    rates = sorted(rates, key=ends, reverse=True)
+    hit = [rate for rate in rates if rate.ends > limit]
+    severity: Severity = "minor" if hit else "ok"
+    told = "; ".join(
+        f"{rate.what} is preferred in {percent(rate.known)} of {len(rate.pairs)} pairs" for rate in hit[:5]
+    )
+    more = f"; and {len(hit) - 5} more" if len(hit) > 5 else ""
+    worst = rates[0]
+    if not hit:
+        told = f"{worst.what} is preferred in {percent(worst.known)} of {len(worst.pairs)} pairs, "
+        told += f"the farthest from even of {len(rates)}"
+    ids = worst.pairs.first(view, worst.known.value > 0.5)
+    return finding(
+        code, severity, worst.pairs.wins, len(worst.pairs), told + more, remedy, ids if hit else (), worst.known
+    )
