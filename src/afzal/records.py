@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import combinations
 from operator import attrgetter
@@ -335,7 +335,13 @@ def comparisons(votes: Iterable[Vote]) -> Iterator[Comparison]:
             yield from vote.comparisons()
 
 
-def _compared(votes: Iterable[Vote]) -> tuple[Preference, ...]:
+def _compared(votes: Sequence[Vote]) -> tuple[Preference, ...]:
+    if len(votes) == 1 and isinstance(vote := votes[0], Comparison):  # nearly every row of a file of pairs
+        p = vote.p_first
+        if p is None or vote.weight <= 0:
+            return ()
+        i, j, p = (vote.first, vote.second, p) if vote.first < vote.second else (vote.second, vote.first, 1.0 - p)
+        return (_pooled(i, j, [(p, vote.weight, vote.strength)], 1),)
     by_pair: dict[tuple[int, int], list[tuple[float, float, float | None]]] = {}
     for vote in comparisons(votes):
         p, i, j = vote.p_first, vote.first, vote.second

@@ -1,11 +1,13 @@
 """``afzal check`` and ``afzal convert`` as a person meets them: exit codes and what is printed."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from afzal import cli
 from afzal.data import read
+from afzal.quality.thresholds import THRESHOLDS
 
 ROWS = [
     {"prompt": f"Q{n}", "chosen": f" {'x' * (n % 4 + 1)}{n}", "rejected": f" {'x' * (4 - n % 4)}{n}"} for n in range(20)
@@ -74,6 +76,47 @@ def test_json_is_one_object_with_findings(put, capsys):
     told = json.loads(out)
     assert (told["format"], told["rows"], told["kept"]) == ("standard", 20, 20)
     assert {"code", "severity", "count", "total", "message", "ids"} <= told["findings"][0].keys()
+
+
+def test_what_was_not_looked_for_is_said_with_the_flag_that_asks_for_it(put, capsys):
+    path = put(ROWS)
+    _, out, _ = afzal(capsys, "check", path)
+    assert "not run: overlap (needs a test set): add --against TEST" in out
+    assert "not run: suspicious_pairs, ambiguous_pairs (need scores): add --reward MODEL" in out
+    assert "near_duplicates: 0 of 20 items" in out
+    _, out, _ = afzal(capsys, "check", path, "--against", path)
+    assert "not run: overlap" not in out
+    many = put([{"prompt": f"Q {n}", "chosen": f" a{n}", "rejected": f" b{n}"} for n in range(2001)], "many.jsonl")
+    _, out, _ = afzal(capsys, "check", many)
+    assert "not run: near_duplicates, coverage (more than 2,000 items or 4 million characters): add --deep" in out
+    told = json.loads(afzal(capsys, "check", many, "--json")[1])["not_run"]
+    assert [one["codes"] for one in told] == [
+        ["near_duplicates", "coverage"],
+        ["overlap"],
+        ["suspicious_pairs", "ambiguous_pairs"],
+    ]
+
+
+def test_prompts_of_a_test_set_are_found(put, capsys):
+    test = put([{"prompt": "q7 "}, {"prompt": "Another"}], "test.jsonl")
+    code, out, _ = afzal(capsys, "check", put(ROWS), "--against", test)
+    assert code == 1
+    assert "major overlap: 1 of 2 test prompts, 50.0%" in out
+    code, _, err = afzal(capsys, "check", put(ROWS), "--against", "nowhere.jsonl")
+    assert code == 2
+    assert "nowhere.jsonl" in err
+
+
+def test_scores_come_from_a_reward_model_or_from_a_policy_and_its_reference(put, capsys):
+    code, _, err = afzal(capsys, "check", put(ROWS), "--policy", "p")
+    assert (code, "policy and reference belong together" in err) == (2, True)
+
+
+def test_every_finding_has_its_threshold_in_the_documentation():
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    told = {cells[0].strip("| `"): cells[-1].removesuffix(" |") for cells in rows if len(cells) == 3}
+    assert told == THRESHOLDS
 
 
 def test_a_terminal_gets_a_table(put, capsys, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from helpers_runs import model_folder, pair_file, settings
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from afzal import config, recipes, runs
+from afzal import cli, config, recipes, runs
 from afzal.errors import AfzalError
 from afzal.model.reward import HEADS_FILE, load_reward_model, shift_of
 
@@ -174,6 +174,20 @@ def test_strengths_are_used_by_the_margin_loss_and_named_where_they_are_not(fold
 def test_a_loss_that_is_none_of_reward_models_is_refused(folder):
     with pytest.raises(AfzalError, match="no loss of reward models"):
         train(folder, "wrong", objective="dpo")
+
+
+def test_a_check_names_the_pairs_that_a_reward_model_contradicts(trained, folder, tmp_path, capsys):
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    for row in rows[:20]:
+        row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    path = tmp_path / "turned.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cli.main(["check", str(path), "--reward", str(trained.path), "--json"])
+    told = {one["code"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
+    assert told["ambiguous_pairs"]["total"] == 60
+    suspicious = told["suspicious_pairs"]
+    assert (suspicious["severity"], suspicious["count"]) == ("minor", 20)
+    assert {int(name.split(":")[1]) for name in suspicious["ids"]} == set(range(1, 21))
 
 
 def test_a_policy_is_scored_by_its_implicit_reward(folder, tmp_path):

@@ -101,6 +101,9 @@ def value(row: Row, names: str) -> Any:
 
 def text(row: Row, names: str) -> str:
     """A text, as it stands."""
+    stated = row.get(names)  # most fields have one name, and the row has it
+    if type(stated) is str and "|" not in names:
+        return stated
     name = name_of(row, names)
     got = row[name] if name else value(row, names)
     if not isinstance(got, str):
@@ -200,10 +203,9 @@ def _known(row: Row, names: str, words: Mapping[str, bool], wanted: str) -> bool
 
 def opinion(row: Row) -> dict[str, Any]:
     """Keyword arguments of a Comparison whose first response is the chosen one: strength, probability, weight, who."""
-    facts: dict[str, Any] = {"strength": None, "probability": None, "weight": 1.0, "annotator": None}
     if row.keys().isdisjoint(_STATED):
-        return facts
-    facts["strength"] = _strength(row)
+        return {}
+    facts: dict[str, Any] = {"strength": _strength(row)}
     probability = optional_number(row, _PROBABILITY)
     if probability is not None and not 0.0 <= probability <= 1.0:
         name = name_of(row, _PROBABILITY)

@@ -59,6 +59,8 @@ def without_marks(item: Item) -> Item:
     Raises:
         UnusableError: an answer is marked as not to be learned, or only in part.
     """
+    if isinstance(item.prompt, str):
+        return item
     if not (_has_marks(item.prompt) or any(_has_marks(response.turns) for response in item.responses)):
         return item
     for response in item.responses:

@@ -34,9 +34,15 @@ from afzal.records import Comparison, Item, Message, Outcome, Response, Turns
 
 def pair(row: Row, prompt: Turns, better: Turns, worse: Turns) -> Item:
     """An item of two responses, the first preferred, with the row's own strength, probability and weight."""
-    sources = (optional_text(row, "chosen_model|chosen-model"), optional_text(row, "rejected_model|rejected-model"))
-    responses = (Response(better, sources[0] or None), Response(worse, sources[1] or None))
+    if row.keys().isdisjoint(_MODELS):
+        responses = Response(better), Response(worse)
+    else:
+        sources = (optional_text(row, "chosen_model|chosen-model"), optional_text(row, "rejected_model|rejected-model"))
+        responses = (Response(better, sources[0] or None), Response(worse, sources[1] or None))
     return Item("", prompt, responses, (Comparison(0, 1, "first", **opinion(row)),))
+
+
+_MODELS = ("chosen_model", "chosen-model", "rejected_model", "rejected-model")
 
 
 def versus(prompt: Turns, a: Turns, b: Turns, *votes: Comparison, sources: tuple[Any, Any] = (None, None)) -> Item:

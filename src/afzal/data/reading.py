@@ -197,13 +197,13 @@ class Reading:
             raise _not_understood(name, place, entry, self._sample)
         ident, where = item.id or ident, item.where or place
         drops = []
-        empty = {k for k, response in enumerate(item.responses) if not says(response.turns)}
+        empty = [k for k, response in enumerate(item.responses) if not says(response.turns)]
         if empty and not (entry.keeps_empty and len(empty) < len(item.responses)):
             if len(item.responses) - len(empty) < 2:
-                named_ = ", ".join(f"response {k}" for k in sorted(empty))
+                named_ = ", ".join(f"response {k}" for k in empty)
                 raise UnusableError("empty_response", f"{named_} of {len(item.responses)} is empty")
-            item = without(item, empty)
-            drops = [Drop(where, ident, "empty_response", f"response {k}", "part") for k in sorted(empty)]
+            item = without(item, set(empty))
+            drops = [Drop(where, ident, "empty_response", f"response {k}", "part") for k in empty]
         if entry.name == "afzal":
             return item.placed(ident, where, item.group, item.extra), drops
         spare = {k: v for k in self._unread.others(row) if (v := row[k]) is not None and _small(v)}

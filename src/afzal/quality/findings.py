@@ -93,8 +93,10 @@ class NoOrder(_Counting):
     def add(self, told: Told) -> None:
         if told.item.votes and not told.labels:
             self.total += 1
-            if all(pair.p == 0.5 for pair in told.pairs):
-                self.hit(told.item)
+            for pair in told.pairs:
+                if pair.p != 0.5:
+                    return
+            self.hit(told.item)
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         if not self.total:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from afzal.quality.columns import FirstIds, Names, clusters
 from afzal.quality.finding import Finding, NotRun, Severity, finding, percent
+from afzal.quality.overlap import WORD
 from afzal.quality.thresholds import (
     MANY_NEAR,
     NARROW,
@@ -31,7 +31,6 @@ _BANDS, _ROWS = 25, 5  # of the signature: finds a pair of similarity 0.8 but on
 _TRIED = 20  # candidates per item that are compared exactly
 _SAMPLE = 500  # prompts of which the coverage is taken
 _WORD_COLUMNS = 4096
-_WORD = re.compile(r"\w+")
 
 
 class Texts:
@@ -134,19 +133,22 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> float:
 def vendi(prompts: Sequence[str]) -> float:
     """As how many wholly different prompts these are as diverse: exp of the entropy of the eigenvalues of K / n.
 
-    K holds the cosines of their words, weighted by rarity (TF-IDF), case folded (Friedman and Dieng 2023, arXiv
-    2210.02410). k groups of equal prompts that share no word give the effective number of the groups.
+    K holds the cosines of their words, case folded and weighted by rarity (TF-IDF; Friedman and Dieng 2023, arXiv
+    2210.02410). Words of one prompt only, such as its number, are left out: they make nothing diverse. k groups of
+    equal prompts that share no word give the effective number of the groups.
     """
     import numpy as np
 
     counts = np.zeros((len(prompts), _WORD_COLUMNS))
     for n, prompt in enumerate(prompts):
-        for word in _WORD.findall(prompt.casefold()):
+        for word in WORD.findall(prompt.casefold()):
             counts[n, zlib.crc32(word.encode("utf-8", "surrogatepass")) % _WORD_COLUMNS] += 1
     occurs = (counts > 0).sum(0)
-    rows = counts * np.log1p(len(prompts) / np.maximum(occurs, 1))
+    rows = counts * np.where(occurs > 1, np.log1p(len(prompts) / np.maximum(occurs, 1)), 0.0)
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    values = np.linalg.eigvalsh(rows @ rows.T / len(prompts))
+    cosines = rows @ rows.T
+    np.fill_diagonal(cosines, 1.0)
+    values = np.linalg.eigvalsh(cosines / len(prompts))
     values = values[values > 1e-12]
     return float(np.exp(-(values * np.log(values)).sum()))
 

@@ -17,7 +17,7 @@ from afzal.stats.intervals import clustered, share
 
 # Chinese and Japanese have no spaces between words: every character there is one.
 _UNSPACED = "\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
+WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
 _TEMPLATE_PROMPTS, _TEMPLATE_SHARE = 10, 0.05
 
 
@@ -71,7 +71,7 @@ def words_of(prompt: Turns) -> list[str]:
     """The words of a prompt, case and punctuation folded; system messages, which many prompts share, are left out."""
     if not isinstance(prompt, str):
         prompt = tuple(message for message in prompt if message.role != "system")
-    return _WORD.findall(full_text(prompt).casefold())
+    return WORD.findall(full_text(prompt).casefold())
 
 
 def runs(words: list[str]) -> Iterator[int]:

@@ -107,7 +107,9 @@ class Contradictions:
         self._items, self._answers, self._good = array("Q"), array("q"), bytearray()
 
     def add(self, told: Told) -> None:
-        self._labelled = self._labelled or bool(told.labels)
+        if not told.labels:
+            return
+        self._labelled = True
         for answer, label in zip(told.answers, told.labels, strict=False):
             if label is not None:
                 self._items.append(told.at)

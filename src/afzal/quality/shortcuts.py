@@ -138,6 +138,8 @@ class SourceBias:
         answers = told.item.responses
         for pair in told.pairs:
             better, worse = answers[pair.i].source, answers[pair.j].source
+            if not (isinstance(better, str) and isinstance(worse, str)):  # rows may hold anything there
+                continue
             if better and worse and better != worse and pair.p != 0.5 and pair.weight > 0:
                 for name, wins in ((better, True), (worse, False)):
                     if name in self._pairs or len(self._pairs) < MANY_KINDS:

@@ -81,8 +81,8 @@ def tell(item: Item, at: int = 0) -> Told:
     """One item and what it says."""
     turns = [response.turns for response in item.responses]
     answers = tuple([stripped(t) for t in turns])
-    texts = tuple([answer_text(t) for t in turns])
-    lengths = tuple([len(text) for text in texts])
+    texts = tuple([t if isinstance(t, str) else answer_text(t) for t in turns])
+    lengths = tuple(map(len, texts))
     stated = labels(item) if is_labelled(item) else ()
     key = hash(stripped(item.prompt))
     return Told(item, at, full_text(item.prompt), key, answers, texts, lengths, preferences(item), stated)
@@ -90,4 +90,5 @@ def tell(item: Item, at: int = 0) -> Told:
 
 def is_labelled(item: Item) -> bool:
     """Whether single responses are called good or bad."""
-    return any(isinstance(vote, Rating) and vote.kind == "label" for vote in item.votes)
+    # a list, since it takes half the time of a generator for one vote
+    return True in [isinstance(vote, Rating) and vote.kind == "label" for vote in item.votes]
