@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers_models import make, random_trees
@@ -13,6 +15,7 @@ from afzal.model.probe import choose_sharing
 from afzal.model.reference import Frozen
 from afzal.tokens import mismatched, only_branch
 from afzal.tokens.batch import collate
+from afzal.train.evaluate import pooled_statistics
 from afzal.train.feed import Feed, Layout
 from afzal.train.method import Method
 from afzal.train.update import accumulate
@@ -58,3 +61,15 @@ def test_the_kl_estimate_is_the_mean_over_all_rows_whatever_the_batches(n, budge
         ]
     expected = max(0.0, sum(ratios) / n)
     assert float(outcome.metrics["kl_estimate"][0]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_the_kl_estimate_is_summed_in_double_precision():
+    """Batches of 1e8, 1 and -1e8 nats have a mean of 1/3; in float32 the 1 is lost."""
+    sums = iter((1e8, 1.0, -1e8))
+    kto = replace(objectives.get("kto"), statistic=lambda *_: (torch.tensor(next(sums)), torch.tensor(1.0)))
+    model, other = make("llama"), make("llama", seed=1)
+    choose_sharing(model)
+    choose_sharing(other)
+    batches = [collate([t], "shared") for t in rows(3)]
+    pooled = pooled_statistics(model, Method.of(kto, {}, Frozen(other)), batches)["kto"]
+    assert (pooled.item(), pooled.dtype) == (pytest.approx(1 / 3), torch.float32)

@@ -29,6 +29,10 @@ from afzal.train.optim import trainable
 from afzal.train.update import accumulate
 
 WORLD = 3
+# Summed log-probs are float32, and another division of the work lays rows out anew, which moves a sum by a step or two:
+# by 3e-5 at the -166 nats of the longest row. What is made of differences of such sums is no more exact than that: the
+# mean of 8 log-ratios, and a correlation of margins, which is divided by their small spread.
+ROUNDING = {"kl_estimate": 1e-5, "correlation": 1e-5}
 
 
 class Found(NamedTuple):
@@ -81,6 +85,13 @@ def _cut(budget: int) -> Layout:
     return Layout("shared", budget, rank=ranks.rank(), world=ranks.world())
 
 
+def _assert_equal(found: dict[str, float], expected: dict[str, float], where: Any) -> None:
+    assert set(found) == set(expected)
+    for key, value in expected.items():
+        limit = next((limit for word, limit in ROUNDING.items() if word in key), 1e-6)
+        assert found[key] == pytest.approx(value, rel=2e-6, abs=limit), (where, key)
+
+
 def _every_objective(names: list[str], environment: dict[str, str]) -> None:
     torch.set_num_threads(1)
     alone = {name: _update(name, _cut(10_000)) for name in names}
@@ -89,7 +100,7 @@ def _every_objective(names: list[str], environment: dict[str, str]) -> None:
         assert ranks.world() == WORLD
         for name in names:
             found, expected = _update(name, _cut(90)), alone[name]
-            assert found.figures == pytest.approx(expected.figures, rel=2e-6, abs=1e-6), name
+            _assert_equal(found.figures, expected.figures, name)
             gap = float((found.gradient - expected.gradient).norm() / expected.gradient.norm())
             assert gap <= 2e-6, (name, gap)
 
@@ -101,7 +112,7 @@ def _every_number_of_rows(numbers: list[int], environment: dict[str, str]) -> No
     with ranks.joined(torch.device("cpu")):
         for n in numbers:
             for budget in (1, 60, 200, 10_000):
-                assert _held_out(n, _cut(budget)) == pytest.approx(alone[n], rel=1e-6, abs=1e-6), (n, budget)
+                _assert_equal(_held_out(n, _cut(budget)), alone[n], (n, budget))
 
 
 def _assert_all_agree(target: Any, argument: Any) -> None:

@@ -213,8 +213,8 @@ def _pooled(model: Any, method: Method, term: Term, batches: Sequence[Batch]) ->
         own = [[float(x) for x in part] for part, b in zip(parts, batches, strict=True) if not b.idle]
         total, count = ranks.total([sum(column) for column in zip([0.0, 0.0], *own, strict=True)])
         return parts[0][0].new_tensor(total / count)
-    total, count = (torch.stack(list(x)).sum() for x in zip(*parts, strict=True))
-    return total / count
+    total, count = (torch.stack(list(x)).double().sum() for x in zip(*parts, strict=True))  # as over ranks
+    return (total / count).to(parts[0][0].dtype)
 
 
 def evaluate(
