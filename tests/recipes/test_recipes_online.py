@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from afzal.generate import Sample
 from afzal.model.load import load_model, load_tokenizer
 from afzal.model.reward import load_reward_model, save_reward_model
 from afzal.recipes import online as recipes_online
-from afzal.recipes.rollout import Answers, explained_variance, numbers_of, prompts_of
+from afzal.recipes.rollout import Answers, Writer, explained_variance, figures, held_out, numbers_of, prompts_of
 from afzal.train import checkpoint
 
 METHODS = ("ppo", "rloo", "grpo", "reinforce")
@@ -302,6 +303,30 @@ def test_advantages_are_whitened_over_the_whole_rollout():
     assert plain[0, 2] == pytest.approx(float(1.0 - 0.1 * (found.old_logp - found.ref_logp)[0, 2]))
     assert plain[2, 0] == pytest.approx(float(-2.0 - 0.1 * found.log_ratio[2]))
     assert all(bool((table[~found.mask] == 0).all()) for table in numbers.values())
+
+
+def test_figures_of_a_rollout_by_hand():
+    """Two answers of two tokens and of one, worth 3 and 1."""
+    found = answers([3.0, 1.0], [2, 1])
+    logp = torch.tensor([[-1.0, -2.0], [-4.0, 0.0]], dtype=torch.float64)
+    ref = torch.tensor([[-1.5, -2.5], [-6.0, 0.0]], dtype=torch.float64)
+    found = replace(found, old_logp=logp, ref_logp=ref, kl=torch.tensor([[0.25, 0.5], [1.0, 0.0]]))
+    said = figures(found, {}, 0.1, 1)
+    assert said["objective/entropy"] == pytest.approx((3 + 4) / 2)
+    assert said["objective/kl"] == pytest.approx((1 + 2) / 2)
+    assert said["objective/kl_exact"] == pytest.approx((0.75 + 1) / 2)
+    assert said["objective/scores"] == 2.0
+    assert said["objective/rlhf_reward"] == pytest.approx(2 - 0.1 * 1.5)
+    assert said["rollout/length"] == 1.5
+
+
+def test_the_objective_of_held_out_prompts_is_reward_less_kl(monkeypatch):
+    """Worth 2 on average, at an exact KL of .2 (.1 for each of two tokens): 2 - 3 x .2."""
+    monkeypatch.setattr(Writer, "answer", lambda *_, **__: answers([3.0, 1.0], [2, 2]))
+    writer = Writer(some("rloo"), *[None] * 6, [], [], [], starts_at_reference=True)
+    said = held_out(writer, [], [])(3.0)
+    assert (said["reward"], said["kl"]) == (2.0, pytest.approx(0.2))
+    assert said["objective"] == pytest.approx(1.4)
 
 
 def test_targets_are_advantages_and_values_before_whitening():

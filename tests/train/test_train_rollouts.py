@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -159,7 +160,7 @@ def test_a_rollout_is_written_once_and_every_pass_sees_every_answer_once():
         seen = [i for u in updates[first : first + 3] for i in u.item_ids]
         assert sorted(seen) == sorted(t.item_id for t in rollout_trees())
     orders = [[u.item_ids for u in updates[k : k + 3]] for k in (0, 3, 6)]
-    assert orders[0] != orders[1] != orders[2]
+    assert all(a != b for a, b in combinations(orders, 2)), "each pass has an order of its own, in every iteration"
     assert [bool(u.record) for u in updates] == [k % 6 == 0 for k in range(12)]
     assert rollouts.updates_per_epoch == 6
 

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -86,6 +87,7 @@ def redact_text(text: str) -> str:
     return _QUERY.sub(rf"\1{HIDDEN}", _LOGIN.sub(HIDDEN, _SHAPES.sub(HIDDEN, text)))
 
 
+@lru_cache(maxsize=1024)  # the same names of the environment are asked about for every text
 def is_secret_name(name: str) -> bool:
     """``hub_token``, ``--api-key``, ``HF_TOKEN``: yes; ``max_tokens``, ``eos_token``, ``tokenizer``: no."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.rpartition(".")[2])
