@@ -145,6 +145,7 @@ date and the command that makes it again. A machine with other work on it is ref
 | `python -m benchmarks.growth` | how time and memory grow with lengths, responses, prompts and vocabulary |
 | `python -m benchmarks.startup` | how long `afzal --help` and `afzal check` take |
 | `python -m benchmarks.generation` | sampling against `transformers.generate` |
+| `python -m benchmarks.annotate` | the annotation page: votes of many people at once, the time of a start |
 | `python -m benchmarks.objectives_lab OUT` | objectives, measured exactly: [results](results/lab/objectives-lab.md) |
 | `python -m benchmarks.ordering OUT` | methods at equal KL, measured exactly: [results](results/lab/ordering.md) |
 | `python -m benchmarks.sentiment OUT` | a real model, a known reward: [results](results/sentiment/sentiment.md) |

@@ -67,6 +67,7 @@ def job_of(settings: config.AnnotateConfig) -> Job:
         gold=settings.gold,
         guideline=guideline,
         title=settings.title or "",
+        scale=settings.scale,
         annotators=settings.people,
         columns=settings.columns or None,
         data_format=settings.data_format,

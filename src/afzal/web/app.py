@@ -11,7 +11,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from afzal.errors import AfzalError
@@ -19,6 +19,7 @@ from afzal.web.bodies import Refused, name_of
 from afzal.web.desk import Reply, Step
 from afzal.web.folder import Folder
 from afzal.web.journal import Journal
+from afzal.web.media import media_type
 
 STATIC = Path(__file__).with_name("static")
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -79,6 +80,7 @@ class Page:
         return [
             Route("/a/{token}/", self.page, methods=get),
             Route("/static/{name}", static, methods=get),
+            Route("/media/{token}/{key}", self.media, methods=get),
             Route("/api/about", self._api(self.about), methods=get),
             Route("/api/next", self._api(self.next), methods=get),
             Route("/api/sign-in", self._api(self.sign_in), methods=post),
@@ -93,6 +95,13 @@ class Page:
         if self._folder.name_of(request.path_params["token"]) is None:
             raise HTTPException(404)
         return _file("page.html")
+
+    async def media(self, request: Request) -> Response:
+        """An image or a sound of the rows, whole or a range of it."""
+        path = self._folder.sheet.library.find(request.path_params["key"])
+        if path is None or self._folder.name_of(request.path_params["token"]) is None:
+            raise HTTPException(404)
+        return FileResponse(path, media_type=media_type(path))
 
     async def about(self, request: Request, token: str, name: str) -> Reply:
         return {"annotator": name, **self._folder.desk.about()}

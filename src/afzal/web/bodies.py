@@ -7,8 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from afzal.web.questions import Mode
-
 LONGEST_NOTE = 10_000
 LONGEST_NAME = 60
 MOST_SECONDS = 7 * 86_400.0
@@ -41,12 +39,8 @@ def name_of(body: Mapping[str, Any]) -> str:
     return name
 
 
-def verdict_of(body: Mapping[str, Any], mode: Mode, shown: Sequence[int]) -> dict[str, Any]:
-    """What the body says of the responses, as fields of a vote line."""
-    return {"pair": _pair, "rank": _rank, "rate": _rate}[mode](body, shown)
-
-
-def _pair(body: Mapping[str, Any], shown: Sequence[int]) -> dict[str, Any]:
+def compared(body: Mapping[str, Any]) -> dict[str, Any]:
+    """``outcome``, and ``strength`` where one is better."""
     outcome, strength = body.get("outcome"), body.get("strength", 1)
     if outcome not in _OUTCOMES:
         raise Refused(400, "bad_outcome", f"outcome must be one of {', '.join(_OUTCOMES)}")
@@ -57,7 +51,7 @@ def _pair(body: Mapping[str, Any], shown: Sequence[int]) -> dict[str, Any]:
     return {"outcome": outcome, "strength": strength}
 
 
-def _rank(body: Mapping[str, Any], shown: Sequence[int]) -> dict[str, Any]:
+def ranked(body: Mapping[str, Any], shown: Sequence[int]) -> dict[str, Any]:
     """``groups`` names places on the screen from 0, best first; the line holds numbers of responses."""
     groups = body.get("groups")
     if not isinstance(groups, list) or not all(isinstance(g, list) and g for g in groups):
@@ -68,12 +62,13 @@ def _rank(body: Mapping[str, Any], shown: Sequence[int]) -> dict[str, Any]:
     return {"groups": [[shown[place] for place in group] for group in groups]}
 
 
-def _rate(body: Mapping[str, Any], shown: Sequence[int]) -> dict[str, Any]:
+def rated(body: Mapping[str, Any], shown: Sequence[int], scale: int) -> dict[str, Any]:
+    """``values`` from 1 to ``scale``, larger is better, in the order of the screen."""
     values = body.get("values")
     if not isinstance(values, list) or len(values) != len(shown):
         raise Refused(400, "bad_values", f"values must hold {len(shown)} numbers, in the order shown")
-    if not all(type(v) is int and 0 <= v <= 10 for v in values):
-        raise Refused(400, "bad_values", "a rating is a whole number from 0 to 10")
+    if not all(type(v) is int and 1 <= v <= scale for v in values):
+        raise Refused(400, "bad_values", f"a rating is a whole number from 1 to {scale}")
     return {"values": values}
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from afzal import __version__
 from afzal.records import Item
-from afzal.web.bodies import Refused, identifier, note_of, seconds_of, verdict_of
+from afzal.web.bodies import Refused, compared, identifier, note_of, ranked, rated, seconds_of
+from afzal.web.media import Library
 from afzal.web.questions import Mode, Question, shown_turns
 from afzal.web.queue import Answer, Queue, Rules, Turn
 
@@ -31,6 +32,8 @@ class Sheet:
     Attributes:
         hashes: SHA-256 of the content of each item.
         axes: names of the axes with the question that each of them asks; one None without a name.
+        library: the images and sounds of the items.
+        scale: the best rating; the worst is 1.
     """
 
     title: str
@@ -40,7 +43,9 @@ class Sheet:
     questions: Sequence[Question]
     axes: Mapping[str | None, str]
     rules: Rules
+    library: Library
     guideline: str = ""
+    scale: int = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,7 @@ class Desk:
             "mode": sheet.mode,
             "axes": [{"name": name, "question": question} for name, question in sheet.axes.items()],
             "guideline": sheet.guideline,
+            "scale": sheet.scale,
             "version": __version__,
         }
 
@@ -118,7 +124,7 @@ class Desk:
         turn, repeated = self._turn(name, body)
         if turn is None:
             return self._again(name, repeated)
-        line = self._line(name, turn, body) | verdict_of(body, self.sheet.mode, turn.shown) | note_of(body)
+        line = self._line(name, turn, body) | self._verdict(turn, body) | note_of(body)
         line |= seconds_of(body)
         return self._taken(name, turn, line)
 
@@ -173,6 +179,11 @@ class Desk:
         if turn is None:
             raise Refused(409, "stale", "this question has been answered meanwhile, or was passed on to somebody else")
         return turn, {}
+
+    def _verdict(self, turn: Turn, body: Mapping[str, Any]) -> Line:
+        if self.sheet.mode == "pair":
+            return compared(body)
+        return ranked(body, turn.shown) if self.sheet.mode == "rank" else rated(body, turn.shown, self.sheet.scale)
 
     def _refuse_other_tab(self, name: str, body: Mapping[str, Any]) -> None:
         tab = body.get("tab")
@@ -230,8 +241,8 @@ class Desk:
             "axis": question.axis,
             "ask": self.sheet.axes[question.axis],
             "practice": turn.is_practice,
-            "prompt": shown_turns(item.prompt),
-            "responses": [shown_turns(item.responses[k].turns) for k in turn.shown],
+            "prompt": shown_turns(item.prompt, self.sheet.library),
+            "responses": [shown_turns(item.responses[k].turns, self.sheet.library) for k in turn.shown],
             "progress": self._progress(name),
         }
 

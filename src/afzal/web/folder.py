@@ -22,6 +22,7 @@ from afzal.records import Item, turns_to_json
 from afzal.runs import atomic_write, lock, read_json, writing
 from afzal.web.desk import Desk, Sheet
 from afzal.web.journal import Journal
+from afzal.web.media import Library, root_of
 from afzal.web.questions import Mode, content_sha256, default_mode, questions_on, with_unique_ids
 from afzal.web.queue import Rules
 
@@ -40,6 +41,7 @@ class Job:
 
     Attributes:
         mode: None chooses by the number of responses.
+        scale: the best rating; the worst is 1.
         axes: name to question; empty for one axis without a name.
         annotators: names in order; an empty name is given by the person on the page.
     """
@@ -52,6 +54,7 @@ class Job:
     gold: str | None = None
     guideline: str = ""
     title: str = ""
+    scale: int = 5
     annotators: tuple[str, ...] = ("",)
     columns: Mapping[str, str] | None = None
     data_format: str | None = None
@@ -103,7 +106,8 @@ def sheet_of(job: Job, items: Sequence[Item]) -> Sheet:
     hashes = [content_sha256(item) for item in items]
     questions = questions_on(items, hashes, mode, axes)
     title = job.title or Path(job.source).name.partition(".")[0]
-    return Sheet(title, mode, items, hashes, questions, axes, job.rules, job.guideline)
+    library = Library(root_of(job.source), items)
+    return Sheet(title, mode, items, hashes, questions, axes, job.rules, library, job.guideline, job.scale)
 
 
 class Folder:
@@ -203,7 +207,8 @@ def _facts(sheet: Sheet) -> dict[str, Any]:
     axes = [[name, question] for name, question in sheet.axes.items()]
     sha = hashlib.sha256("\n".join(sheet.hashes).encode()).hexdigest()
     rules = {f"rules.{key}": value for key, value in asdict(sheet.rules).items()}
-    return {"format": FORMAT, "mode": sheet.mode, "axes": axes, **rules, "items": len(sheet.items), "items_sha256": sha}
+    about = {"format": FORMAT, "mode": sheet.mode, "scale": sheet.scale, "axes": axes}
+    return {**about, **rules, "items": len(sheet.items), "items_sha256": sha}
 
 
 def _claim(path: Path) -> None:

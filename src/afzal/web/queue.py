@@ -67,20 +67,20 @@ Pause = Literal["wait", "done"]
 
 @dataclass(slots=True)
 class _Person:
+    """``position`` is the number of votes that stand, ``chosen`` those of them (with their numbers) to be repeated;
+    ``order`` is empty until the first question is looked for."""
+
     name: str
-    order: list[int]
     gold: list[int]
+    order: list[int] = field(default_factory=list)
     cursor: int = 0
+    position: int = 0
     stack: list[Answer] = field(default_factory=list)
+    chosen: list[tuple[int, Answer]] = field(default_factory=list)
     answered: set[int] = field(default_factory=set)
     repeated: set[str] = field(default_factory=set)
     redo: list[int] = field(default_factory=list)
     current: Turn | None = None
-
-    @property
-    def position(self) -> int:
-        """Votes that stand: the number of the next one."""
-        return sum(not answer.is_skip for answer in self.stack)
 
 
 class Queue:
@@ -110,7 +110,7 @@ class Queue:
         """Make a person known, with an order of their own."""
         if name not in self._people:
             gold = sorted(self.gold, key=lambda k: draw(self.rules.seed, name, "gold", self.questions[k].key))
-            self._people[name] = _Person(name, self._own_order(name), gold)
+            self._people[name] = _Person(name, gold)
 
     @property
     def people(self) -> list[str]:
@@ -177,7 +177,8 @@ class Queue:
 
     def _scan(self, person: _Person, now: float) -> tuple[int | None, Pause]:
         """The first open question in the person's order, else whether one may come back."""
-        order, pause = person.order, "done"
+        order = person.order = person.order or self._own_order(person.name)
+        pause: Pause = "done"
         while person.cursor < len(order) and self._is_closed(person, order[person.cursor]):
             person.cursor += 1
         for place in range(person.cursor, len(order)):
@@ -218,12 +219,9 @@ class Queue:
 
     def _due_repeat(self, person: _Person) -> Turn | None:
         """The earliest answer that is to be given again, is old enough, and whose swapped sides suit the balance."""
-        if self.rules.repeat <= 0:
-            return None
         position = person.position
-        votes = [a for a in person.stack if not a.is_skip]
-        for answer in votes[: max(0, position - REPEAT_GAP)]:
-            if answer.id in person.repeated or not self._is_repeated(person, answer):
+        for number, answer in person.chosen:
+            if position - number < REPEAT_GAP or answer.id in person.repeated:
                 continue
             shown = answer.shown[::-1]
             if len(shown) != 2 or shown == self._sides(person, answer.question, position):
@@ -232,7 +230,7 @@ class Queue:
 
     def _is_repeated(self, person: _Person, answer: Answer) -> bool:
         question = self.questions[answer.question]
-        is_first = answer.repeat_of is None and not question.is_gold
+        is_first = answer.repeat_of is None and not answer.is_skip and not question.is_gold
         return is_first and chance(self.rules.repeat, self.rules.seed, person.name, "again", question.key)
 
     # --- leases --------------------------------------------------------------------------------------------------
@@ -285,6 +283,9 @@ class Queue:
         question = self._by_place[_place(line["item"], shown, line["axis"])]
         answer = Answer(line["id"], question, shown, line["kind"] == "skip", line.get("repeat_of"), line)
         person.stack.append(answer)
+        if self._is_repeated(person, answer):
+            person.chosen.append((person.position, answer))
+        person.position += not answer.is_skip
         if answer.repeat_of is not None:
             person.repeated.add(answer.repeat_of)
         elif not self.questions[question].is_gold:
@@ -299,6 +300,9 @@ class Queue:
         if not person.stack or person.stack[-1].id != ident:
             return
         answer = person.stack.pop()
+        person.position -= not answer.is_skip
+        if person.chosen and person.chosen[-1][1] is answer:
+            person.chosen.pop()
         if person.current is not None and self._is_shared(person.current):
             self._release(person.current.question, person.name)
         person.current = None

@@ -3,11 +3,15 @@
 import * as clock from "./clock.js";
 import * as dialogs from "./dialogs.js";
 import { get, leave, newId, persist, post, tab } from "./api.js";
+import * as diff from "./diff.js";
+import * as media from "./media.js";
+import * as rank from "./rank.js";
+import * as rate from "./rate.js";
 import { digitOf, isPlain, isQuestionMark, isTyping, letterOf } from "./keys.js";
 import * as pair from "./pair.js";
 import { $, element, fold, isFoldable, minutes, plural, scroll, showPrompt, write } from "./show.js";
 
-const MODES = { pair };
+const MODES = { pair, rank, rate };
 const SLOW = 300, POLL = 4000;
 
 let about = {}, mode = pair, question = null, phase = "loading", note = "", flag = false, afterFeedback = null, timer = 0;
@@ -29,6 +33,10 @@ async function begin() {
   document.addEventListener("keydown", onKey);
   document.addEventListener("click", onClick);
   addEventListener("pagehide", leave);
+  media.onHeard(() => {
+    if (phase !== "ask" || !document.body.classList.contains("locked") || !media.allHeard()) return;
+    showLock();
+  });
   await load();
 }
 
@@ -77,9 +85,11 @@ async function ask(reply) {
   write("axis", reply.axis ?? "");
   write("ask", reply.practice ? `Practice: ${reply.ask}` : reply.ask);
   showPrompt(reply.prompt);
-  mode.show(reply, vote);
+  mode.show(reply, vote, about);
   $("main").scrollTop = 0;
-  $("prompt").focus({ preventScroll: true });
+  showLock();
+  if (mode.focus) mode.focus();
+  else $("prompt").focus({ preventScroll: true });
   enter("ask");
   if (about.guideline && reply.progress.done === 0 && !ask.told) {
     ask.told = true;
@@ -156,6 +166,7 @@ async function refresh(query = "") {
 
 function vote(verdict) {
   if (phase !== "ask") return;
+  if (!media.allHeard()) return write("lock", "Listen to every sound first: three seconds of each, or to its end.");
   mode.mark(verdict);
   send("/api/vote", { ...answer(), ...verdict });
 }
@@ -169,12 +180,13 @@ function undo() {
 }
 
 function answer() {
-  return { question: question.question, position: question.position, note, flag, ...clock.read() };
+  return { question: question.question, position: question.position, note, flag, heard: media.heard(), ...clock.read() };
 }
 
 // Keys are dead until the server has the answer on its disk.
 async function send(path, body) {
   enter("saving");
+  media.pauseOthers();
   const slow = setTimeout(() => document.body.classList.add("slow"), SLOW);
   try {
     const reply = await persist(path, { id: newId(), ...body }, trouble);
@@ -208,6 +220,16 @@ function trouble(reason) {
   write("banner", reason === null ? "" : what + kept);
 }
 
+function showLock() {
+  const isLocked = !media.allHeard();
+  document.body.classList.toggle("locked", isLocked);
+  write("lock", isLocked ? "Listen to every sound before you answer." : "");
+}
+
+function compare() {
+  if (phase === "ask" && about.mode === "pair" && !diff.toggle()) write("saved", "These two cannot be compared word by word.");
+}
+
 function showMarks() {
   for (const [act, isOn] of [["note", note !== ""], ["flag", flag]]) {
     document.querySelector(`[data-act=${act}]`).setAttribute("aria-pressed", String(isOn));
@@ -222,11 +244,12 @@ const ACTS = {
   note: () => phase === "ask" && dialogs.openNote(note, (text) => { note = text; showMarks(); }),
   flag: () => { flag = !flag; showMarks(); },
   guideline: () => about.guideline && dialogs.openGuideline(about.guideline, false),
-  keys: () => dialogs.openKeys([...mode.keys, ...COMMON_KEYS]),
+  keys: () => dialogs.openKeys([...mode.keys, ...(document.querySelector("#task :is(audio, img)") ? media.keys : []), ...COMMON_KEYS]),
   fold: () => isFoldable() && fold(),
+  diff: compare,
   here: () => refresh("&take=1"),
 };
-const LETTERS = { s: "skip", u: "undo", n: "note", f: "flag", g: "guideline", p: "fold" };
+const LETTERS = { d: "diff", s: "skip", u: "undo", n: "note", f: "flag", g: "guideline", p: "fold" };
 
 function onClick(event) {
   const button = event.target.closest?.("[data-act]");
@@ -243,12 +266,17 @@ function onKey(event) {
   const letter = letterOf(event);
   if (letter === "j" || letter === "k") return scroll(letter === "j" ? 1 : -1, { one: event.shiftKey });
   if (letter && LETTERS[letter]) return afterKey(event, ACTS[LETTERS[letter]]);
-  const verdict = phase === "ask" ? mode.verdictOf(event) : null;
-  if (verdict) afterKey(event, () => vote(verdict));
+  if (phase !== "ask") return;
+  if (letter && media.key(letter)) return event.preventDefault();
+  if (event.key === "Enter" && event.target.closest("button")) return;
+  if (mode.key(event, vote)) event.preventDefault();
 }
 
 function onDialogKey(event) {
-  if (dialogs.kind() === "skip") {
+  if (dialogs.kind() === "image") {
+    if (letterOf(event) === "z") afterKey(event, dialogs.close);
+    else if (letterOf(event) === "x") afterKey(event, () => media.key("x"));
+  } else if (dialogs.kind() === "skip") {
     const reason = dialogs.REASONS[digitOf(event) - 1];
     if (reason) afterKey(event, () => { dialogs.close(); skip(reason[0]); });
   } else if (dialogs.kind() !== "note" && event.key === "Enter") {

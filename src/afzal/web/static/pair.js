@@ -13,6 +13,7 @@ export const keys = [
   [["0"], "they are equally good"],
   [["9"], "both are bad"],
   [["Shift"], "with 1 or 2: clearly better"],
+  [["d"], "show where the two differ"],
 ];
 
 export function show(question, vote) {
@@ -26,21 +27,22 @@ export function show(question, vote) {
   $("choices").replaceChildren(...buttons, hint);
 }
 
-export function verdictOf(event) {
+export function key(event, vote) {
   const arrow = { ArrowLeft: "first", ArrowRight: "second" }[event.key];
   const outcome = arrow ?? OUTCOMES[digitOf(event)];
-  return outcome ? said(outcome, event.shiftKey) : null;
+  if (outcome) vote(said(outcome, event.shiftKey));
+  return Boolean(outcome);
 }
 
 function said(outcome, clearly) {
   return outcome === "first" || outcome === "second" ? { outcome, strength: clearly ? 2 : 1 } : { outcome };
 }
 
-export function mark(verdict) {
-  const chosen = { first: [0], second: [1], tie: [0, 1] }[verdict?.outcome] ?? [];
+export function mark({ outcome }) {
+  const chosen = { first: [0], second: [1], tie: [0, 1] }[outcome] ?? [];
   cards().forEach((card, place) => card.classList.toggle("chosen", chosen.includes(place)));
   for (const button of $("choices").querySelectorAll("button")) {
-    button.classList.toggle("chosen", button.dataset.outcome === verdict?.outcome);
+    button.classList.toggle("chosen", button.dataset.outcome === outcome);
   }
 }
 

@@ -1,5 +1,7 @@
 // Texts on the page. Every text that comes from data is set by textContent: nothing in it is ever markup.
 
+import { partOf } from "./media.js";
+
 const FOLDED_LINES = 12;
 const ROLES = { user: "User", assistant: "Assistant", system: "System", tool: "Tool", developer: "Developer" };
 
@@ -24,13 +26,14 @@ export function turns(blocks) {
   const one = blocks.length === 1;
   return blocks.map((block) => {
     const parts = block.parts.map(part);
-    const named = block.role && !(one && block.role === "assistant");
+    const named = block.role && !(one && /^(?:user|assistant)$/.test(block.role));
     const label = named ? [element("div", { class: "role" }, ROLES[block.role] ?? block.role)] : [];
     return element("div", { class: "turn", "data-role": block.role ?? "text" }, ...label, ...parts);
   });
 }
 
-function part({ type, text }) {
+function part({ type, text, media }) {
+  if (media) return partOf({ type, media });
   const kind = type === "reasoning" ? "part reasoning" : type === "text" ? "part" : "part foreign";
   const made = element("div", { class: kind, dir: "auto", "data-testid": "text" });
   made.textContent = text;
@@ -58,11 +61,14 @@ export function isFoldable() {
   return !$("prompt").querySelector(".fold").hidden;
 }
 
-// One card per response. names: what each is called; keys: the key that stands for it, where there is one.
-export function showResponses(responses, names, keys) {
+// One card per response. names: what each is called; keys: the key that stands for it, where there is one;
+// onPick: what a press of the card's name does, where it does something.
+export function showResponses(responses, names, keys, onPick = null) {
   const cards = responses.map((blocks, place) => {
     const mark = keys[place] ? [element("kbd", {}, keys[place]), " "] : [];
-    const head = element("h2", {}, ...mark, names[place]);
+    const name = onPick ? element("button", { type: "button", "data-testid": `pick-${place}` }, ...mark, names[place]) : element("span", {}, ...mark, names[place]);
+    if (onPick) name.addEventListener("click", () => onPick(place));
+    const head = element("h2", {}, name, element("span", { class: "badge" }));
     const text = element("div", { class: "text", "data-testid": `response-${place}` }, ...turns(blocks));
     return element("article", { tabindex: "0", "aria-label": `${names[place]} response`, "data-place": place }, head, text);
   });

@@ -1,0 +1,97 @@
+// Images and sounds. A sound counts as heard once it has played for three seconds, or to its end.
+
+import { $, cards, element } from "./show.js";
+import * as dialogs from "./dialogs.js";
+
+const ENOUGH = 3;
+const TOKEN = location.pathname.split("/")[2];
+
+let side = 0, current = null;
+const heardOf = new WeakMap();
+
+export const keys = [
+  [["q", "w"], "play or pause the first, the second sound"],
+  [["e"], "play the last sound from its start"],
+  [["z"], "an image at full size"],
+  [["x"], "flip between the two images"],
+];
+
+export function partOf({ type, media }) {
+  const src = `/media/${TOKEN}/${media}`;
+  if (type === "image") return element("img", { class: "image", src, alt: "image", "data-testid": "image" });
+  const sound = element("audio", { src, controls: true, preload: "auto", "data-testid": "sound" });
+  heardOf.set(sound, { seconds: 0, last: 0, ended: false });
+  sound.addEventListener("play", () => { pauseOthers(sound); heardOf.get(sound).last = sound.currentTime; });
+  sound.addEventListener("timeupdate", () => listen(sound));
+  sound.addEventListener("ended", () => { heardOf.get(sound).ended = true; told(); });
+  return sound;
+}
+
+function listen(sound) {
+  const heard = heardOf.get(sound), gap = sound.currentTime - heard.last;
+  if (gap > 0 && gap < 1) heard.seconds += gap;
+  heard.last = sound.currentTime;
+  told();
+}
+
+let told = () => {};
+
+export function onHeard(callback) {
+  told = callback;
+}
+
+const soundOf = (card) => card?.querySelector("audio");
+const imageOf = (card) => card?.querySelector("img.image");
+const isHeard = (sound) => !sound || heardOf.get(sound).ended || heardOf.get(sound).seconds >= ENOUGH;
+
+export function hasSound() {
+  return cards().some(soundOf);
+}
+
+export function allHeard() {
+  return cards().every((card) => isHeard(soundOf(card)));
+}
+
+// Seconds heard of each response, in the order shown; null where there is nothing to hear.
+export function heard() {
+  if (!hasSound()) return null;
+  return cards().map((card) => Math.round((heardOf.get(soundOf(card))?.seconds ?? 0) * 10) / 10);
+}
+
+export function pauseOthers(kept = null) {
+  for (const sound of document.querySelectorAll("audio")) if (sound !== kept) sound.pause();
+}
+
+export function key(letter) {
+  if (letter === "q" || letter === "w") return toggle(soundOf(cards()[letter === "q" ? 0 : 1]));
+  if (letter === "e") return restart();
+  if (letter === "z") return open(side);
+  if (letter === "x") return open(dialogs.kind() === "image" ? 1 - side : side);
+  return false;
+}
+
+function toggle(sound) {
+  if (!sound) return false;
+  current = sound;
+  if (sound.paused) sound.play().catch(() => {});
+  else sound.pause();
+  return true;
+}
+
+function restart() {
+  const sound = current?.isConnected ? current : soundOf(cards()[0]);
+  if (!sound) return false;
+  current = sound;
+  sound.currentTime = 0;
+  sound.play().catch(() => {});
+  return true;
+}
+
+function open(place) {
+  const image = imageOf(cards()[place]) ?? imageOf($("prompt")) ?? imageOf(cards()[1 - place]);
+  if (!image) return false;
+  side = place;
+  const large = element("img", { src: image.src, alt: "image at full size", "data-testid": "large" });
+  dialogs.open("image", cards().length === 2 ? ["First", "Second"][place] : "Image", large);
+  return true;
+}

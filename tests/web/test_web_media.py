@@ -1,0 +1,184 @@
+"""Images and sounds: only those of the rows, only from the data's folder, whole or in ranges; rankings and ratings."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from helpers_web import answer, job, opened, pairs, served, write_rows
+from starlette.testclient import TestClient
+
+from afzal import data
+from afzal.errors import AfzalError
+from afzal.records import Item, Message, Ranking, Rating, Response
+from afzal.web.app import application
+from afzal.web.bodies import Refused
+from afzal.web.client import Client, new_id
+from afzal.web.media import Library
+
+
+def row(*names: str, kind: str = "audio") -> dict:
+    answers = [[{"role": "assistant", "content": [{"type": kind, kind: name}]}] for name in names]
+    return {
+        "afzal": 1,
+        "id": "x",
+        "prompt": [{"role": "user", "content": "p"}],
+        "responses": [{"turns": a} for a in answers],
+    }
+
+
+def item(name: object, kind: str = "audio", field: str = "") -> Item:
+    part = {"type": kind, field or kind: name}
+    return Item("x", (Message("user", "p"),), (Response((Message("assistant", (part,)),)),), where="rows.jsonl:1")
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.wav", "/etc/hostname", "a/../../secret.wav", "link.wav", "missing.wav", "folder.wav", "a\0.wav"]
+)
+def test_only_files_of_the_datas_folder_are_taken(tmp_path, name):
+    root = tmp_path / "data"
+    (root / "folder.wav").mkdir(parents=True)
+    (tmp_path / "secret.wav").write_bytes(b"secret")
+    os.symlink(tmp_path / "secret.wav", root / "link.wav")
+    with pytest.raises(AfzalError, match="no file in the folder") as caught:
+        Library(root, [item(name)])
+    assert caught.value.where == "rows.jsonl:1"
+
+
+@pytest.mark.parametrize("name", ["page.html", "image.svg", "script.js", "rows"])
+def test_only_images_and_sounds_are_taken(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(AfzalError, match="no type"):
+        Library(tmp_path, [item(name)])
+
+
+@pytest.mark.parametrize("field", ["audio", "path", "url"])
+def test_a_file_is_named_by_a_hash(tmp_path, field):
+    (tmp_path / "gpt4.wav").write_bytes(b"x")
+    one = item("gpt4.wav", field=field)
+    library = Library(tmp_path, [one])
+    key = library.key(one.responses[0].turns[0].content[0])
+    assert library.find(key) == tmp_path / "gpt4.wav"
+    assert "gpt4" not in key
+    assert library.find("gpt4.wav") is None
+    (tmp_path / "gpt4.wav").unlink()
+    os.symlink("/etc/hostname", tmp_path / "gpt4.wav")
+    assert library.find(key) is None
+
+
+@pytest.mark.parametrize("name", ["https://example.org/a.wav", "data:audio/wav;base64,AAAA", {"url": "a"}, ""])
+def test_what_is_no_path_is_text(tmp_path, name):
+    made = job(
+        tmp_path,
+        [
+            row("a.wav", "b.wav")
+            | {
+                "responses": [
+                    {"turns": [{"role": "assistant", "content": [{"type": "audio", "audio": name}]}]},
+                    {"turns": [{"role": "assistant", "content": "b"}]},
+                ]
+            }
+        ],
+    )
+    with opened(made) as folder:
+        parts = [turns[0]["parts"][0] for turns in folder.desk.next("ann")["responses"]]
+        assert {part["type"] for part in parts} == {"audio", "text"}
+        assert all("media" not in part for part in parts)
+
+
+def test_files_are_served_whole_and_in_ranges_to_those_with_a_token(tmp_path):
+    sound = bytes(range(256)) * 40
+    (tmp_path / "llama.wav").write_bytes(sound)
+    (tmp_path / "gpt.mp3").write_bytes(b"other")
+    with opened(job(tmp_path, [row("llama.wav", "gpt.mp3")])) as folder, TestClient(application(folder)) as client:
+        (token,) = folder.tokens
+        asked = folder.desk.next("ann")
+        said = json.dumps(asked)
+        assert "llama" not in said
+        assert "gpt" not in said
+        bodies, address = {}, ""
+        for turns in asked["responses"]:
+            place = f"/media/{token}/{turns[0]['parts'][0]['media']}"
+            reply = client.get(place)
+            bodies[reply.headers["content-type"]] = reply.content
+            address = place if reply.content == sound else address
+        assert bodies == {"audio/wav": sound, "audio/mpeg": b"other"}
+        part = client.get(address, headers={"Range": "bytes=100-199"})
+        assert (part.status_code, part.content) == (206, sound[100:200])
+        assert part.headers["content-range"] == f"bytes 100-199/{len(sound)}"
+        assert client.get(address, headers={"Range": "bytes=-56"}).content == sound[-56:]
+        assert client.get(address, headers={"Range": f"bytes={len(sound)}-"}).status_code == 416
+        assert client.get(address.replace(token, "x" * 24)).status_code == 404
+        for name in ("llama.wav", "..%2f..%2fetc%2fpasswd", "../rows.jsonl", "0" * 16):
+            assert client.get(f"/media/{token}/{name}").status_code == 404
+
+
+def test_a_ranking_holds_the_numbers_of_the_responses(tmp_path):
+    four = {"afzal": 1, "id": "x", "prompt": "p", "responses": [{"turns": t} for t in "abcd"]}
+    with opened(job(tmp_path, [four])) as folder:
+        assert folder.sheet.mode == "rank"
+        asked = folder.desk.next("ann")
+        texts = [turns[0]["parts"][0]["text"] for turns in asked["responses"]]
+        places = {text: k for k, text in enumerate(texts)}
+        line = answer(folder.desk, "ann", folder, groups=[[places["c"]], [places["a"], places["d"]], [places["b"]]])
+        assert line["groups"] == [[2], [0, 3], [1]]
+        assert ["abcd"[k] for k in line["shown"]] == texts
+    (read,) = data.read(tmp_path / "out").items
+    (vote,) = read.votes
+    assert isinstance(vote, Ranking)
+    assert [sorted(group) for group in vote.groups] == [[2], [0, 3], [1]]
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        None,
+        [],
+        [[0, 1, 2]],
+        [[0], [1], [2], [3], [3]],
+        [[0], [], [1, 2, 3]],
+        [[0.0], [1], [2], [3]],
+        [["0"]],
+        [[-1, 0, 1, 2]],
+    ],
+)
+def test_a_ranking_must_name_every_place_once(tmp_path, groups):
+    four = {"afzal": 1, "id": "x", "prompt": "p", "responses": [{"turns": t} for t in "abcd"]}
+    with opened(job(tmp_path, [four])) as folder, pytest.raises(Refused):
+        answer(folder.desk, "ann", groups=groups, values=None)
+
+
+def test_ratings_are_in_the_order_of_the_screen(tmp_path):
+    with opened(job(tmp_path, pairs(1), mode="rate")) as folder:
+        asked = folder.desk.next("ann")
+        texts = [turns[0]["parts"][0]["text"] for turns in asked["responses"]]
+        answer(folder.desk, "ann", folder, values=[5 if text.startswith("good") else 2 for text in texts])
+        assert folder.desk.next("ann")["state"] == "done"
+    (read,) = data.read(tmp_path / "out").items
+    assert {(v.response, v.value) for v in read.votes if isinstance(v, Rating)} == {(0, 5), (1, 2)}
+
+
+@pytest.mark.parametrize("values", [None, [5], [5, 6], [0, 1], [1.5, 2], [True, 1], ["1", "2"], [1, None]])
+def test_a_rating_is_a_whole_number_of_the_scale(tmp_path, values):
+    with opened(job(tmp_path, pairs(1), mode="rate")) as folder, pytest.raises(Refused):
+        answer(folder.desk, "ann", values=values, groups=None)
+
+
+def test_more_than_nine_responses_cannot_be_ranked_by_digits(tmp_path):
+    many = {"afzal": 1, "id": "x", "prompt": "p", "responses": [{"turns": str(t)} for t in range(10)]}
+    with pytest.raises(AfzalError, match="holds 9"), opened(job(tmp_path, [many])):
+        pass
+
+
+def test_a_script_ranks_and_rates_over_the_network(tmp_path):
+    write_rows(tmp_path / "rows.jsonl", pairs(2))
+    for mode, said in (("rank", {"groups": [[1], [0]]}), ("rate", {"values": [3, 5]})):
+        arguments = ["rows.jsonl", "--mode", mode, "--annotators", "ann", "--out", mode]
+        with served(*arguments, cwd=tmp_path) as ((address,), _):
+            client = Client(address)
+            asked = client.next()
+            ident = new_id()
+            once, twice = (client.vote(asked, id=ident, **said) for _ in range(2))
+            assert once["saved"] == twice["saved"]
+            assert client.vote(once["next"], **said)["next"]["state"] == "done"
