@@ -13,7 +13,7 @@ from helpers_tokenizers import byte_tokenizer
 
 from afzal.errors import AfzalError
 from afzal.model.probe import choose_sharing
-from afzal.model.reward import load_reward_model, save_reward_model
+from afzal.model.reward import head_scores, load_reward_model, save_reward_model
 from afzal.recipes import compare_measure, round_stages
 from afzal.recipes.assess import score_items
 from afzal.recipes.rewards import _Reader, by_text, reward_source
@@ -126,7 +126,7 @@ def test_a_text_that_no_data_would_hold_is_read_as_it_was_cut(folder):
 def _reader(spec: str) -> _Reader:
     model, tokenizer = load_reward_model(spec), byte_tokenizer()
     layout = Layout(choose_sharing(model)[0], 1000, torch.device("cpu"))
-    return _Reader(model, tokenizer, layout, 100, None, 0.25)
+    return _Reader(lambda batch: head_scores(model, batch) - 0.25, tokenizer, layout, 100, None)
 
 
 def test_a_conversation_s_answer_loses_the_mark_of_its_template():
