@@ -129,6 +129,7 @@ _KINDS = {
     "dpo-step": lambda content: dpo_step.markdown(content["about"], content["shapes"]),
     "growth": growth,
     "startup": startup,
+    "asking": startup,
     "generation": generation,
 }
 
@@ -144,6 +145,7 @@ date and the command that makes it again. A machine with other work on it is ref
 | `python -m benchmarks.attention` | attention kernels for trees on a GPU, and whether each is right |
 | `python -m benchmarks.growth` | how time and memory grow with lengths, responses, prompts and vocabulary |
 | `python -m benchmarks.startup` | how long `afzal --help` and `afzal check` take |
+| `python -m benchmarks.asking` | how long `afzal ask` takes on 10,000 pairs |
 | `python -m benchmarks.generation` | sampling against `transformers.generate` |
 | `python -m benchmarks.annotate` | the annotation page: votes of many people at once, the time of a start |
 | `python -m benchmarks.objectives_lab OUT` | objectives, measured exactly: [results](results/lab/objectives-lab.md) |
