@@ -272,3 +272,36 @@ def test_policies_are_scored_against_their_reference(folder, tmp_path):
     assert [row["extra"]["asked"]["score"] for row in asked(tmp_path / "to_label.jsonl")] == pytest.approx(
         [np.log(2)] * 4
     )
+
+
+def test_votes_of_nobody_pass_over_those_in_the_pool(tmp_path, capsys):
+    assert main(["ask", pool(tmp_path, voted=40), "--votes", "nobody", "--n", "5"]) == 0
+    assert "known: 0 votes on 0 pairs" in capsys.readouterr().out
+    (tmp_path / "mine.py").write_text("def size(prompt, answer):\n    return len(answer)\n")
+    for rule in ("entropy", "d_optimal"):
+        how = ["--by", rule, "--reward", "mine.py:size", "--votes", "nobody", "--force"]
+        assert main(["ask", pool(tmp_path, voted=40), *how]) == 0
+
+
+def test_single_answers_of_afzal_generate_are_a_pool(folder, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"Q{k}"}) + "\n" for k in range(3)))
+    how = ["--prompts", "prompts.jsonl", "-n", "3", "--max-new-tokens", "4", "--out", "answers.jsonl"]
+    assert main(["generate", "--model", str(folder / "lm"), *how]) == 0
+    assert main(["ask", "answers.jsonl"]) == 0
+    made = asked(tmp_path / "to_label.jsonl")
+    assert len(made) == 9
+    assert all(len(row["responses"]) == 2 for row in made)
+    assert len({row["id"] for row in made}) == 9
+
+
+def test_the_folder_of_the_annotation_page_is_votes(tmp_path, capsys):
+    source = pool(tmp_path, n=6)
+    page = tmp_path / "page"
+    page.mkdir()
+    (page / "items.jsonl").write_bytes(Path(source).read_bytes())
+    vote = {"id": "v1", "item": "r2", "annotator": "ann", "axis": None, "kind": "pair", "shown": [1, 0]}
+    vote |= {"outcome": "first", "at": "2026-11-28T10:12:03.412Z", "repeat_of": None, "retracts": None, "gold": False}
+    (page / "votes.jsonl").write_text(json.dumps(vote) + "\n")
+    assert main(["ask", source, "--votes", str(page)]) == 0
+    assert "known: 1 votes on 1 pairs" in capsys.readouterr().out
+    assert {row["id"] for row in asked(tmp_path / "to_label.jsonl")} == {"r0", "r1", "r3", "r4", "r5"}

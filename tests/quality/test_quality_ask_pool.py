@@ -307,3 +307,18 @@ def test_votes_on_one_axis_can_be_told_from_the_others():
     assert ask.votes_of(pool).p_first.tolist() == [0.5]
     assert ask.votes_of(pool, axis="helpful").p_first.tolist() == [1]
     assert not ask.votes_of(pool, axis="kind").cast.any()
+
+
+def test_single_answers_to_one_prompt_are_put_together_with_their_votes_and_features():
+    rows = [
+        replace(item(0, "x", prompt="p"), extra={"features": [[1.0]], "n": 1}),
+        item(1, "y", "z"),
+        replace(item(2, "w", prompt="p", votes=[Rating(0, 5.0, "score")]), extra={"features": [[2.0]], "n": 2}),
+        item(3, "alone"),
+    ]
+    made = ask.together(rows)
+    assert [i.id for i in made] == ["r0", "r1", "r3"]
+    assert [r.turns for r in made[0].responses] == ["x", "w"]
+    assert made[0].votes == (Rating(1, 5.0, "score"),)
+    assert made[0].extra == {"features": [[1.0], [2.0]], "n": 1}
+    assert made[1:] == [rows[1], rows[3]]

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from afzal.records import Item
 
 
+NOBODY = "nobody"  # votes: those that the pool has are passed over
+
+
 def _ask(
     pool: Annotated[str, typer.Argument(metavar="POOL", help="Rows with two responses or more, in any format.")],
     n: Annotated[str | None, typer.Option("--n", "-n", help="Questions. Default 100.", metavar="INTEGER")] = None,
@@ -41,8 +44,10 @@ def _ask(
     from afzal.quality import ask
 
     read = data.read(made.data, columns=made.columns or None, format=made.data_format)
-    ours = _scored(made, read.items)
-    theirs = None if made.votes is None else _scored(made, data.read(made.votes).items)
+    ours = _scored(made, ask.together(read.items))
+    theirs = None
+    if made.votes is not None:
+        theirs = ask.Scored(()) if made.votes == NOBODY else _scored(made, ask.together(data.read(made.votes).items))
     seeds = made.seeds if made.curve else 0
     how = ask.How(made.data, made.by, made.n, made.random, made.ridge, made.seed, seeds, made.labels, made.axis)
     asked = ask.ask(ours, theirs, how)

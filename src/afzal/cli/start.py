@@ -17,7 +17,7 @@ from afzal.errors import AfzalError
 _MODELS = ("model", "policy", "reference", "value_model", "reward", "watch_reward")
 _DATA = ("data", "eval_data", "prompts", "held_out_prompts", "constraint_data", "votes")
 _FUNCTIONS = ("objective", "constraint", "constraint_score", "reward", "watch_reward")
-_WORDS = (*config.REFERENCES, config.PEOPLE, "initial", "previous")
+_WORDS = (*config.REFERENCES, config.PEOPLE, "initial", "previous", "nobody")
 
 
 def begin(settings: Settings, what: str) -> None:

@@ -7,7 +7,7 @@ from .asking import Asked, How, Scored, ask, with_row_features
 from .choose import HARMFUL, RULES, By, Question, Seen, choose, next_questions, rows_of, words_of
 from .curve import Curve, Decided, Labelled, best_model, learning_curve, model_curve
 from .matches import matches_of
-from .pool import Pool, Votes, places_in, pool_of, refuse_nothing_to_ask, votes_of
+from .pool import Pool, Votes, places_in, pool_of, refuse_nothing_to_ask, together, votes_of
 
 __all__ = [
     "HARMFUL",
@@ -34,6 +34,7 @@ __all__ = [
     "pool_of",
     "refuse_nothing_to_ask",
     "rows_of",
+    "together",
     "votes_of",
     "with_row_features",
     "words_of",

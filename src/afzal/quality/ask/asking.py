@@ -86,7 +86,7 @@ def ask(ours: Scored, theirs: Scored | None, how: How) -> Asked:
 
     Args:
         ours: the pool.
-        theirs: the rows with the votes so far; None for those of the pool itself.
+        theirs: the rows with the votes so far, none of which need be in the pool; None for those of the pool itself.
 
     Raises:
         AfzalError: a score is not a finite number, nothing is left to ask, or the rule needs what is not there.
@@ -111,7 +111,7 @@ def ask(ours: Scored, theirs: Scored | None, how: How) -> Asked:
         raise AfzalError(
             "every pair of the pool has votes",
             where=how.source,
-            remedy="--by repeat asks again where people disagree, --curve simulates; or give another pool",
+            remedy="--votes nobody passes over the votes in the pool; --by repeat asks again where people disagree",
         )
     warnings = [HARMFUL[how.by]] if how.by in HARMFUL else []
     warnings += _uninformed(how.by, seen, votes)
@@ -127,11 +127,14 @@ def _seen(by: By, ours: tuple[Pool, Scored], theirs: tuple[Pool, Scored]) -> See
 
     def both(of_side: Callable[[Pool, Scored], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         found = of_side(*ours)
-        return found, found if theirs[0] is ours[0] else of_side(*theirs)
+        if theirs[0] is ours[0]:
+            return found, found
+        return found, of_side(*theirs) if theirs[0].pairs else found[:0]
 
     margins = None
     if ours[1].members is not None:
-        margins = both(lambda pool, scored: pool.differences(scored.members or ()).T)
+        a, b = both(lambda pool, scored: pool.differences(scored.members or ()))
+        margins = a.T, b.T
     if ours[1].features is not None:
         features = both(lambda pool, scored: pool.differences(scored.features or ()))
         return Seen(reduced(*features) if ours[1].hidden else features, margins)

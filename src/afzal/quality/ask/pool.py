@@ -14,11 +14,12 @@ from itertools import combinations
 import numpy as np
 
 from afzal.data import remap
+from afzal.data.remap import moved_votes
 from afzal.data.turns import stripped
 from afzal.errors import AfzalError
 from afzal.records import Comparison, Item, Ranking, Turns, Vote, preferences, prompt_key, turns_to_json
 
-from .features import place, words
+from .features import FIELD, place, words
 
 Key = tuple[str, str, str]
 """A prompt and two different responses, the smaller text first: the same for a pair and for the swapped pair."""
@@ -83,7 +84,8 @@ class Pool:
                     why="a pair without a score cannot be ranked",
                     remedy="mend the scorer, so that it gives a finite number for every response",
                 )
-        return np.array([by_item[p.item][p.first] - by_item[p.item][p.second] for p in self.pairs])
+        found = [by_item[p.item][p.first] - by_item[p.item][p.second] for p in self.pairs]
+        return np.array(found) if found else np.zeros((0, 0))
 
     def row(self, number: int) -> Item:
         """The item of a pair, with its two responses alone and without votes.
@@ -97,6 +99,35 @@ class Pool:
         places = {pair.first: 0, pair.second: 1}
         made = remap(replace(item, votes=()), [places.get(k) for k in range(len(item.responses))])
         return replace(made, id=f"{item.id}/{pair.first}-{pair.second}", group=item.group or item.id)
+
+
+def together(items: Sequence[Item]) -> list[Item]:
+    """Rows of a single answer to the same prompt as one row, at the place of the first of them; others as they are.
+
+    So the answers that ``afzal generate`` writes one by one can be compared. Votes stay with their answers;
+    ``extra`` is that of the first row, but for features, which are those of all.
+    """
+    of_prompt: dict[str, list[Item]] = {}
+    for item in items:
+        if len(item.responses) == 1:
+            of_prompt.setdefault(_text(item.prompt), []).append(item)
+    made = []
+    for item in items:
+        rows = of_prompt.get(_text(item.prompt), []) if len(item.responses) == 1 else []
+        if len(rows) < 2:
+            made.append(item)
+        elif rows[0] is item:
+            made.append(_joined(rows))
+    return made
+
+
+def _joined(rows: Sequence[Item]) -> Item:
+    votes = tuple(v for k, row in enumerate(rows) for v in moved_votes(row.votes, [k]))
+    features = [row.extra.get(FIELD) for row in rows]
+    whole = all(isinstance(f, list) and len(f) == 1 for f in features)
+    extra = {**rows[0].extra, **({FIELD: [f[0] for f in features if f]} if whole else {})}
+    responses = tuple(row.responses[0] for row in rows)
+    return replace(rows[0], responses=responses, votes=votes, extra=extra, gold=())
 
 
 def pool_of(items: Sequence[Item]) -> Pool:
@@ -128,7 +159,7 @@ def refuse_nothing_to_ask(pool: Pool, source: str) -> None:
             "no row holds two different responses",
             where=source,
             why=f"{pool.short} rows have fewer than two; {pool.identical} pairs are of the same text",
-            remedy="several answers to each prompt can be written with: afzal generate",
+            remedy="write several answers to each prompt with: afzal generate --prompts FILE -n 4 --out answers.jsonl",
         )
 
 
