@@ -48,7 +48,11 @@ class AnnotateConfig(Settings, frozen=True):
     gold: str | None = Field(None, description="Rows of known truth in any format; everybody is asked all of them.")
     practice: int = Field(0, ge=0, description="Gold questions that come first and are answered with feedback.")
     scale: int = Field(5, ge=2, le=9, description="The best rating, with mode rate; the worst is 1.")
-    order: Literal["random", "file"] = Field("random", description="Each annotator's own random order, or the file's.")
+    order: Literal["random", "file", "ask"] = Field(
+        "random",
+        description="Each annotator's own random order, the file's, or (ask, pairs only) what would teach most by the "
+        "votes so far.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Of orders, sides and repeats.")
     guideline: str | None = Field(None, description="A text file with the guideline, shown before the first question.")
     title: str | None = Field(None, description="What the page is called; default: the file's name.")

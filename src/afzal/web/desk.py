@@ -15,6 +15,7 @@ from typing import Any
 from afzal import __version__
 from afzal.records import Item
 from afzal.web.bodies import Refused, compared, identifier, note_of, ranked, rated, seconds_of
+from afzal.web.choosing import Chooser, Chosen
 from afzal.web.media import Library
 from afzal.web.questions import Mode, Question, shown_turns
 from afzal.web.queue import Answer, Queue, Rules, Turn
@@ -77,6 +78,11 @@ class Desk:
         self._tabs: dict[str, str] = {}
         for line in lines:
             self.queue.apply(line)
+        self._chooser: Chooser | None = None
+        self._chosen: Chosen = {}
+        if sheet.rules.order == "ask":
+            self._chooser = Chooser(sheet.items, sheet.questions, sheet.rules.seed)
+            self._prefer(self._chooser.choose(self._answers(), len(self.queue.ids)))
 
     def join(self, name: str) -> None:
         """Make a person known."""
@@ -102,6 +108,8 @@ class Desk:
             if self._tabs.get(name, tab) != tab and not takes:
                 return {"state": "elsewhere"}
             self._tabs[name] = tab
+        if self._chooser is not None:
+            self._prefer(self._chooser.renew(self._answers(), len(self.queue.ids)))
         turn = self.queue.next(name, self.clock())
         if isinstance(turn, Turn):
             return self._asked(name, turn)
@@ -157,9 +165,17 @@ class Desk:
 
     def counts(self) -> dict[str, int]:
         """Votes and skips that stand, of all people."""
-        answers = [a for name in self.queue.people for a in self.queue.answers(name)]
+        answers = self._answers()
         skips = sum(a.is_skip for a in answers)
         return {"votes": len(answers) - skips, "skips": skips}
+
+    def _answers(self) -> list[Answer]:
+        return [a for name in self.queue.people for a in self.queue.answers(name)]
+
+    def _prefer(self, chosen: Chosen | None) -> None:
+        if chosen is not None:
+            self._chosen = chosen
+            self.queue.prefer(chosen)
 
     # --- parts ---------------------------------------------------------------------------------------------------
 
@@ -207,7 +223,7 @@ class Desk:
             "retracts": None,
             "page": __version__,
         }
-        return line
+        return line if self._chooser is None else line | {"asked": self._chosen.get(turn.question)}
 
     def _taken(self, name: str, turn: Turn, line: Line) -> Step:
         self.queue.apply(line, self.clock())

@@ -102,6 +102,13 @@ def sheet_of(job: Job, items: Sequence[Item]) -> Sheet:
         AfzalError: a row does not suit the mode.
     """
     mode = job.mode or default_mode(items)
+    if job.rules.order == "ask" and mode != "pair":
+        raise AfzalError(
+            "questions are chosen among pairs only",
+            where="--order ask",
+            why=f"this page is one of mode {mode}",
+            remedy="--mode pair, or --order random",
+        )
     axes: dict[str | None, str] = {**job.axes} or {None: QUESTIONS[mode]}
     hashes = [content_sha256(item) for item in items]
     questions = questions_on(items, hashes, mode, axes)

@@ -6,7 +6,7 @@ handed back to :meth:`Queue.apply`, so that a restarted page stands where the ki
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,14 +25,14 @@ class Rules:
         overlap: annotators per question; never exceeded.
         repeat: share of a person's answers that are asked again, swapped, at least ``REPEAT_GAP`` answers later.
         practice: gold questions that come first and are answered with feedback.
-        order: of the file, or of each annotator's own.
+        order: of the file, of each annotator's own, or ``ask``: what :meth:`Queue.prefer` puts first.
     """
 
     seed: int = 0
     overlap: int = 1
     repeat: float = 0.0
     practice: int = 0
-    order: Literal["file", "random"] = "random"
+    order: Literal["file", "random", "ask"] = "random"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,7 @@ class Queue:
         self.ids: dict[str, Mapping[str, Any]] = {}
         self._leases: dict[int, dict[str, float]] = {}
         self._people: dict[str, _Person] = {}
+        self._preferred: list[int] = []
         for name in people:
             self.join(name)
 
@@ -123,6 +124,14 @@ class Queue:
         first = {self.questions[k].item: k for k in reversed(self.main)}
         place = {item: draw(self.rules.seed, name, self.questions[k].key) for item, k in first.items()}
         return sorted(self.main, key=lambda k: (place[self.questions[k].item], k))
+
+    def prefer(self, questions: Iterable[int]) -> None:
+        """Ask these questions before all others, of everybody; questions that lack votes of further people come first.
+
+        What people are being asked at the moment stays.
+        """
+        begun = [k for k in self.main if 0 < self.votes[k] < self.rules.overlap]
+        self._preferred = [*begun, *questions]
 
     # --- what is asked -------------------------------------------------------------------------------------------
 
@@ -177,6 +186,9 @@ class Queue:
 
     def _scan(self, person: _Person, now: float) -> tuple[int | None, Pause]:
         """The first open question in the person's order, else whether one may come back."""
+        for question in self._preferred:
+            if self._is_open(person, question, now):
+                return question, "wait"
         order = person.order = person.order or self._own_order(person.name)
         pause: Pause = "done"
         while person.cursor < len(order) and self._is_closed(person, order[person.cursor]):

@@ -69,6 +69,12 @@ class Pool:
         keys = [prompt_key(item) for item in self.items]
         return tuple(keys[pair.item] for pair in self.pairs)
 
+    def find(self, item: int, first: int, second: int) -> int | None:
+        """The number of the pair that two responses of an item are; None where they say the same."""
+        responses = self.items[item].responses
+        texts = _text(responses[first].turns), _text(responses[second].turns)
+        return self.number.get(_key(_text(self.items[item].prompt), *texts))
+
     def differences(self, by_item: Sequence[np.ndarray]) -> np.ndarray:
         """``[N, D]``: of values ``[K, D]`` per item, those of the first response less those of the second.
 

@@ -1,0 +1,64 @@
+"""``--order ask``: the questions whose answers would teach most come first, chosen anew after every ten answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from afzal.records import Comparison, Item
+from afzal.web.questions import Question
+from afzal.web.queue import Answer
+
+if TYPE_CHECKING:
+    from afzal.quality.ask import By
+
+EVERY = 10
+AHEAD = 50
+Chosen = Mapping[int, "By"]
+"""Questions in the order in which they are to be asked, each with the rule that chose it."""
+
+
+class Chooser:
+    """Chooses in a thread of its own, since a choice among 10,000 questions takes tenths of a second and votes must not
+    wait for it. Until it is made, the last one stands.
+
+    Args:
+        seed: of the share of questions that is drawn at random.
+    """
+
+    def __init__(self, items: Sequence[Item], questions: Sequence[Question], seed: int) -> None:
+        from afzal.quality.ask import pool_of
+
+        self._pool, self._questions, self._seed = pool_of(items), questions, seed
+        self._of_pair: dict[int, list[int]] = {}
+        for number, question in enumerate(questions):
+            pair = None if question.is_gold else self._pool.find(question.item, *question.responses)
+            if pair is not None:
+                self._of_pair.setdefault(pair, []).append(number)
+        self._thread = ThreadPoolExecutor(1, "afzal-ask")
+        self._running: Future[Chosen] | None = None
+        self._heard = 0
+
+    def choose(self, answers: Iterable[Answer], heard: int) -> Chosen:
+        """The questions to ask first, given the answers that stand and the number of lines of the journal."""
+        from afzal.quality.ask import next_questions
+
+        self._heard = heard
+        votes: dict[int, list[Comparison]] = {}
+        for answer in answers:
+            question = self._questions[answer.question]
+            if not answer.is_skip and answer.repeat_of is None:
+                first, second = answer.shown
+                votes.setdefault(question.item, []).append(Comparison(first, second, answer.line["outcome"]))
+        chosen = next_questions(self._pool, votes, AHEAD, seed=self._seed + heard)
+        return {number: q.rule for q in chosen for number in self._of_pair.get(q.pair, ())}
+
+    def renew(self, answers: Iterable[Answer], heard: int) -> Chosen | None:
+        """The choice that was made since the last call, if there is one; ten further lines begin a new one."""
+        if self._running is not None and self._running.done():
+            running, self._running = self._running, None
+            return running.result()
+        if self._running is None and heard - self._heard >= EVERY:
+            self._running = self._thread.submit(self.choose, list(answers), heard)
+        return None

@@ -1,0 +1,118 @@
+"""``afzal annotate --order ask``: what would teach most comes first, live, and nothing else of the page changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import wait
+
+import numpy as np
+import pytest
+from helpers_web import answer, job, lines_of, opened
+
+from afzal.errors import AfzalError
+from afzal.quality import ask
+from afzal.records import Comparison
+from afzal.web.choosing import AHEAD, EVERY
+
+WORDS = "bird cat dog egg fish good happy ill joy kite".split()  # noqa: SIM905
+
+
+def rows(n: int = 80) -> list[dict[str, str]]:
+    rng = np.random.default_rng(0)
+    say = lambda k: " ".join(rng.choice(WORDS, 5)) + f" {k}"  # noqa: E731
+    return [{"prompt": f"prompt {k}", "chosen": say(f"a{k}"), "rejected": say(f"b{k}")} for k in range(n)]
+
+
+def settled(desk) -> None:
+    """Wait for the choice that is being made."""
+    assert desk._chooser is not None
+    if desk._chooser._running is not None:
+        wait([desk._chooser._running])
+
+
+def wanted(folder, lines, heard: int) -> list[str]:
+    """Ids of the items that the rule would ask about first, after these lines."""
+    items = folder.sheet.items
+    number = {item.id: k for k, item in enumerate(items)}
+    votes = {number[v["item"]]: [Comparison(*v["shown"], v["outcome"])] for v in lines}
+    chosen = ask.next_questions(ask.pool_of(items), votes, AHEAD, seed=folder.sheet.rules.seed + heard)
+    return [items[q.pair].id for q in chosen]
+
+
+def test_the_first_questions_are_those_of_the_rule_and_the_journal_says_why(tmp_path):
+    with opened(job(tmp_path, rows(), order="ask")) as folder:
+        lines = [answer(folder.desk, "ann") for _ in range(EVERY)]
+        assert [v["item"] for v in lines] == wanted(folder, [], 0)[:EVERY]
+        assert Counter(v["asked"] for v in lines) == {"d_optimal": 9, "random": 1}
+
+
+def test_the_choice_is_made_anew_after_every_ten_answers(tmp_path):
+    with opened(job(tmp_path, rows(), order="ask")) as folder:
+        lines = [answer(folder.desk, "ann", outcome="first" if k % 3 else "second") for k in range(EVERY)]
+        folder.desk.next("ann")
+        settled(folder.desk)
+        known = folder.desk.next("ann")  # what is on the screen stays
+        lines.append(answer(folder.desk, "ann"))
+        assert folder.desk.sheet.questions[folder.desk.queue.by_key[known["question"]]].item_id == lines[-1]["item"]
+        after = wanted(folder, lines[:EVERY], EVERY)
+        settled(folder.desk)
+        then = [answer(folder.desk, "ann")["item"] for _ in range(4)]
+        assert then == [item for item in after if item != lines[-1]["item"]][:4]
+
+
+@pytest.mark.parametrize("overlap", [1, 2])
+def test_everything_is_asked_and_no_more_often_than_the_overlap(tmp_path, overlap):
+    people = ("ann", "bob", "cem")
+    with opened(job(tmp_path, rows(60), people, order="ask", overlap=overlap)) as folder:
+        said = []
+        while True:
+            asked = [name for name in people if folder.desk.next(name)["state"] == "ask"]
+            if not asked:
+                break
+            said += [answer(folder.desk, name) for name in asked if folder.desk.next(name)["state"] == "ask"]
+        assert Counter(v["item"] for v in said) == dict.fromkeys({i.id for i in folder.sheet.items}, overlap)
+        assert len({(v["item"], v["annotator"]) for v in said}) == len(said) == 60 * overlap
+
+
+def test_a_question_that_lacks_a_second_vote_comes_before_new_ones(tmp_path):
+    with opened(job(tmp_path, rows(), ("ann", "bob"), order="ask", overlap=2)) as folder:
+        ours = [answer(folder.desk, "ann")["item"] for _ in range(EVERY + 1)]
+        folder.desk.next("ann")
+        settled(folder.desk)
+        theirs = [answer(folder.desk, "bob")["item"] for _ in range(EVERY)]
+        assert set(theirs) <= set(ours)
+
+
+def test_a_reopened_page_chooses_by_the_votes_on_the_disk(tmp_path):
+    made = job(tmp_path, rows(), order="ask")
+    with opened(made) as folder:
+        for _ in range(EVERY + 3):
+            answer(folder.desk, "ann", folder)
+            settled(folder.desk)
+    with opened(made) as folder:
+        lines = lines_of(tmp_path / "out")
+        assert answer(folder.desk, "ann")["item"] == wanted(folder, lines, len(lines))[0]
+
+
+def test_gold_is_asked_as_ever_and_teaches_the_choice(tmp_path):
+    from helpers_web import write_rows
+
+    gold = write_rows(tmp_path / "gold.jsonl", rows()[:3])
+    with opened(job(tmp_path, rows(), order="ask", gold=str(gold), practice=3)) as folder:
+        first = [answer(folder.desk, "ann") for _ in range(3)]
+        assert {v["item"] for v in first} == {i.id for i in folder.sheet.items if i.gold}
+        assert [v["asked"] for v in first] == [None] * 3
+        assert answer(folder.desk, "ann")["item"] == wanted(folder, [], 0)[0]
+
+
+def test_only_pairs_can_be_chosen(tmp_path):
+    with (
+        pytest.raises(AfzalError, match="questions are chosen among pairs only"),
+        opened(job(tmp_path, rows(4), order="ask", mode="rate")),
+    ):
+        pass
+
+
+def test_other_orders_leave_no_trace_of_a_choice(tmp_path):
+    with opened(job(tmp_path, rows(4))) as folder:
+        assert "asked" not in answer(folder.desk, "ann")
