@@ -66,6 +66,21 @@ GOLDEN = [
         ],
     ),
     (
+        "prometheus",
+        "prometheus",
+        [
+            (
+                SKY,
+                (BLUE, GREEN),
+                (
+                    Rating(0, 4.0, "score", annotator="gpt4_score 1"),
+                    Rating(0, 5.0, "score", annotator="gpt4_score 2"),
+                    Rating(1, 2.0, "score", annotator="gpt4_score 1"),
+                ),
+            )
+        ],
+    ),
+    (
         "rated",
         "rated",
         [

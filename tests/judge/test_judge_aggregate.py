@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from afzal import data, judge
 from afzal.cli import main
 from afzal.errors import AfzalError
 from afzal.judge import aggregate, annotators, labels
-from afzal.records import Comparison, Item, Rating, Response, preferences
+from afzal.records import Comparison, Item, Ranking, Rating, Response, preferences
 
 
 def vote(outcome: str, who: str, first: int = 0, second: int = 1, **more) -> Comparison:
@@ -149,14 +150,95 @@ def test_a_fair_person_is_rarely_remarked():
     assert remarked <= 4
 
 
-def test_a_left_only_person_is_always_remarked():
-    for seed in range(50):
-        generator, rows = np.random.default_rng(seed), []
-        for k in range(40):
-            shown = int(generator.integers(2))
-            rows.append(item(k, vote(("first", "second")[shown], "left", shown_first=shown), vote("first", "other")))
-        (left,) = [p for p in annotators.people_of(labels.of_items(rows), resamples=2) if p.name == "left"]
-        assert "prefers what is shown first" in " ".join(left.remarks)
+def forty_votes(seed: int, left: float) -> list[labels.Said]:
+    """40 votes on sides drawn evenly, by one who names the left with a probability and else the better one."""
+    generator = np.random.default_rng(seed)
+    first_shown, truth = generator.integers(2, size=(2, 40)) == 1
+    said = np.where(generator.random(40) < left, first_shown, truth)
+    return [
+        labels.Said(k, 0, int(not first), bool(shown))
+        for k, (first, shown) in enumerate(zip(said, first_shown, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(("left", "least", "most"), [(1.0, 1.0, 1.0), (0.9, 0.95, 1.0), (0.0, 0.0, 0.02)])
+def test_a_left_only_habit_is_remarked_after_forty_votes_and_a_fair_person_is_not(left, least, most):
+    pairs = tuple((k, 0, 1) for k in range(40))
+    flagged = []
+    for seed in range(200):
+        own = tuple(forty_votes(seed, left))
+        said = labels.Labels(pairs, tuple(map(str, range(40))), ("ann",), own, np.full(40, -1))
+        (person,) = annotators.people_of(said, resamples=2)
+        wanted = "what is shown first" if left > 0 else ""  # a fair person has no remark of any kind
+        flagged.append(any(wanted in remark for remark in person.remarks))
+    assert least <= np.mean(flagged) <= most
+
+
+def test_one_who_changes_sides_each_time_is_remarked():
+    generator, rows = np.random.default_rng(0), []
+    for k in range(40):
+        shown = int(generator.integers(2))
+        # the first slot on even votes, the second on odd ones
+        rows.append(item(k, vote(("first", "second")[(shown + k) % 2], "zigzag", shown_first=shown)))
+    (person,) = annotators.people_of(labels.of_items(rows), resamples=2)
+    assert person.remarks == ("changes the slot 39 times in 39 steps: left, right, left, right?",)
+
+
+def test_crowd_bt_finds_the_turned_one_and_mirrors_him():
+    rows, gold = crowd(400, ali=0.9, dil=0.85, eve=0.8, umi=0.15)
+    turned = [replace(i, votes=tuple(v if v.annotator != "umi" else turn(v) for v in i.votes)) for i in rows]
+    given, mirrored = (aggregate.aggregate(labels.of_items(r), "crowd_bt") for r in (rows, turned))
+    assert given.eta[3] < 0.5 < given.eta[2]
+    assert mirrored.eta[3] == pytest.approx(1 - given.eta[3], abs=1e-4)
+    assert mirrored.eta[:3] == pytest.approx(given.eta[:3], abs=1e-4)
+    assert mirrored.p_first == pytest.approx(given.p_first, abs=1e-3)
+    truth = labels.of_items(rows, gold).gold == labels.FIRST
+    majority = aggregate.aggregate(labels.of_items(rows), "majority").p_first
+    right = ((given.p_first > 0.5) == truth).mean()
+    assert right > (np.where(majority == 0.5, 0.5, (majority > 0.5) == truth)).mean() + 0.03
+
+
+def turn(v: Comparison) -> Comparison:
+    return replace(v, outcome={"first": "second", "second": "first"}[v.outcome])
+
+
+def test_dawid_skene_is_anchored_by_known_truth_and_says_what_that_is_worth():
+    """Seven who err independently, and four who share an error, as below: known truth turns the answer back."""
+    rows, truth = shared_errors(300)
+    free = aggregate.aggregate(labels.of_items(rows), "dawid_skene")
+    held = aggregate.aggregate(labels.of_items(rows, truth[:80]), "dawid_skene")
+    known = np.array([i.votes[0].outcome == "first" for i in truth])
+    assert ((held.p_first > 0.5) == known)[80:].mean() > ((free.p_first > 0.5) == known)[80:].mean() + 0.1
+    assert held.p_first[:80].round().astype(bool).tolist() == known[:80].tolist()
+    n, anchored, majority = held.checked
+    assert (n, free.checked) == (80, None)
+    assert anchored > majority
+    assert (free.refused, held.refused) == (True, False)
+    # nobody believes a few truths against the majority
+    assert aggregate.aggregate(labels.of_items(rows, truth[:10]), "dawid_skene").refused
+
+
+def shared_errors(n: int) -> tuple[list[Item], list[Item]]:
+    generator, rows, truths, names = np.random.default_rng(3), [], [], ("first", "second")
+    for k in range(n):
+        truth = int(generator.integers(2))
+        shared = truth if generator.random() < 0.3 else 1 - truth
+        votes = [vote(names[truth if generator.random() < 0.7 else 1 - truth], f"good {j}") for j in range(7)]
+        rows.append(item(k, *votes, *(vote(names[shared], f"like {j}") for j in range(4))))
+        truths.append(item(k, vote(names[truth], "truth")))
+    return rows, truths
+
+
+def test_rankings_are_aggregated_pair_by_pair():
+    said = (Ranking(((0,), (1,), (2,)), annotator="ali"), Ranking(((0,), (1, 2)), annotator="dil", shown=(2, 1, 0)))
+    row = Item("x", "p", tuple(map(Response, "abc")), (*said, Rating(0, 5.0, "score")))
+    found = labels.of_items([row])
+    assert found.pairs == ((0, 0, 1), (0, 0, 2), (0, 1, 2))
+    assert found.table.tolist() == [[0, 0], [0, 0], [0, 2]]
+    assert [s.first_shown_first for s in found.said if s.annotator == 1] == [False, False, False]
+    (kept,) = aggregate.as_items([row], found, aggregate.aggregate(found), "mean")
+    assert [(q.i, q.j, q.p) for q in preferences(kept)] == [(0, 1, 1.0), (0, 2, 1.0), (1, 2, 0.75)]
+    assert kept.votes[-1] == Rating(0, 5.0, "score")
 
 
 def test_rows_with_one_preference_per_pair():

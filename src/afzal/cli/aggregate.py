@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from afzal.cli.check import Columns, FormatName, SkipBad, parse_columns
 from afzal.errors import AfzalError
 
+By = Literal["mean", "majority", "dawid_skene", "crowd_bt", "gold"]
+
+if TYPE_CHECKING:
+    from afzal.data import Dataset
+    from afzal.judge.labels import Labels
+    from afzal.records import Item
+
 
 def command(
     source: Annotated[str, typer.Argument(metavar="FILE", help="Rows with votes, or a file of verdicts.")],
     by: Annotated[
-        Literal["mean", "majority", "dawid_skene", "gold"],
-        typer.Option(help="mean gives soft labels; gold weighs annotators by rows of known truth."),
+        By, typer.Option(help="mean gives soft labels; gold weighs annotators by rows of known truth.")
     ] = "mean",
     gold: Annotated[
         str | None, typer.Option(help="Rows of known truth: the same prompts and responses, in any format.")
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(help="Aggregate groups apart: found, a .json or .csv of annotators, or a field of the rows."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="File for the rows with one preference per pair, as Afzal rows.")
@@ -35,29 +45,23 @@ def command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Report the agreement of annotators, then make one preference per pair of their votes.
+    """Report the agreement of annotators, then make one preference per pair of their votes, or one score per answer.
 
     Says when aggregation changes nothing, and refuses an unsupervised answer that contradicts the majority (exit 1).
     """
-    from afzal import data
-    from afzal.judge import aggregate, annotators, labels
+    from afzal import data, judge
+    from afzal.judge import labels
 
     if out is not None and out.exists() and not force:
         raise AfzalError(f"{out} exists", remedy="choose another name, or pass --force")
-    from afzal import judge
-
     if out is None and gold is None and columns is None and format is None and judge.knows(source):
         dataset, said = None, labels.of_verdicts(judge.read([source]))
+        body, rows, refused = _on_pairs([], said, by, group_by, Path(source).name, resamples)
     else:
         dropping = "drop" if skip_bad else "raise"
         dataset = data.read(source, columns=parse_columns(columns), format=format, on_error=dropping)
-        said = labels.of_items(dataset.items, data.read(gold).items if gold else ())
-    agreed = annotators.agreement_of(said, resamples=resamples)
-    people = annotators.people_of(said, resamples=resamples)
-    found = aggregate.aggregate(said, by)
-    body = annotators.as_plain(said, agreed, people, Path(source).name)
-    body["findings"] += found.warnings
-    body |= {"by": by, "moved": found.moved, "decided": found.decided, "doubtful": found.doubtful}
+        truths = data.read(gold).items if gold else []
+        body, rows, refused = _on_rows(dataset, truths, by, group_by, Path(source).name, resamples)
     if page is not None:
         from afzal import report
 
@@ -66,12 +70,81 @@ def command(
         typer.echo(json.dumps(body, indent=1, ensure_ascii=False))
     else:
         typer.echo("\n".join(_text(body)))
-    if by == "dawid_skene" and found.doubtful and not force:
+    if refused and not force:
         raise typer.Exit(1)
     if out is not None and dataset is not None:
-        rows = data.write(aggregate.as_items(dataset.items, said, found, by), out, "afzal")
+        if not rows:
+            raise AfzalError("there is nothing to aggregate", where=source, why="the rows name no annotators")
+        written = data.write(rows, out, "afzal")
         if not as_json:
-            typer.echo(f"{out}: {rows} rows by {by}")
+            typer.echo(f"{out}: {written} rows by {by}")
+
+
+def _on_rows(
+    dataset: Dataset, truths: Sequence[Item], by: By, group_by: str | None, name: str, resamples: int
+) -> tuple[dict[str, Any], list[Item], bool]:
+    """The report, the rows with one opinion each, and whether they are refused."""
+    from afzal.judge import labels, ratings, tallies
+    from afzal.records import comparisons
+
+    items = dataset.items
+    notes = [note for note in dataset.notes if note.startswith("votes.jsonl")]
+    if tallies.are_tallies(items):
+        return tallies.of_voters(items, name, resamples=resamples), [], False
+    if tallies.are_ranked(items):
+        return tallies.of_ranks(items, name), [], False
+    ordered = any(True for item in items for _ in comparisons(item.votes))
+    scores = None if ordered else ratings.of_items(items)
+    if scores is None:
+        body, rows, refused = _on_pairs(items, labels.of_items(items, truths), by, group_by, name, resamples)
+        body["findings"] += notes
+        return body, rows, refused
+    if by != "mean" or group_by is not None:
+        raise AfzalError(
+            "scores are averaged",
+            where=f"--by {by}" if by != "mean" else "--group-by",
+            why="they have an order and distances, which weights for classes would throw away",
+            remedy="--by mean",
+        )
+    body = ratings.report(scores, name, resamples=resamples)
+    body["findings"] += notes
+    return body, ratings.as_items(items, scores), False
+
+
+def _on_pairs(
+    items: Sequence[Item], said: Labels, by: By, group_by: str | None, name: str, resamples: int
+) -> tuple[dict[str, Any], list[Item], bool]:
+    from afzal.judge import aggregate, annotators, groups
+
+    agreed = annotators.agreement_of(said, resamples=resamples)
+    people = annotators.people_of(said, resamples=resamples)
+    found = aggregate.aggregate(said, by, anchored=bool(items))
+    body = annotators.as_plain(said, agreed, people, name)
+    body["findings"] += found.warnings
+    body |= {"kind": "pairs", "by": by, "moved": found.moved, "decided": found.decided, "doubtful": found.doubtful}
+    if found.eta is not None:
+        for line, eta in zip(body["lines"], found.eta, strict=True):
+            line["eta"] = eta
+    refused = by in aggregate.UNSUPERVISED and found.refused
+    how = {"resamples": resamples}
+    if group_by is not None and group_by != "found" and not group_by.endswith((".json", ".csv")):
+        body["tables"] = [groups.by_field(items, said, group_by, **how)]
+        return body, aggregate.as_items(items, said, found, by), refused
+    if group_by is None or group_by == "found":
+        apart = groups.found(said, **how)
+    else:
+        apart = groups.stated(said, groups.read_groups(group_by), **how)
+    if apart is not None:
+        body["tables"] = [groups.table(said, apart)]
+        body["groups"] = groups.as_plain(apart)
+    if group_by is None or apart is None:
+        body["findings"] += [groups.in_words(apart)] if apart is not None else []
+        if group_by is not None:
+            body["findings"].append("No groups of annotators were found; all are aggregated together.")
+        return body, aggregate.as_items(items, said, found, by), refused
+    rows, answers = groups.rows_by_group(items, said, apart, by)
+    body["findings"].append("Each group is aggregated apart; the rows carry its name in extra.group.")
+    return body, rows, by in aggregate.UNSUPERVISED and any(answer.refused for answer in answers.values())
 
 
 def _text(body: Mapping[str, Any]) -> list[str]:
@@ -82,15 +155,36 @@ def _text(body: Mapping[str, Any]) -> list[str]:
     width = max((len(f["name"]) for f in body["figures"]), default=0)
     for f in body["figures"]:
         lines.append(f"{visible(f['name']):{width}}  {number(f['value'], 3)} {interval(f['low'], f['high'])}".rstrip())
-    width = max(len(visible(line["name"])) for line in body["lines"])
+    width = max((len(visible(line["name"])) for line in body["lines"]), default=0)
     for line in body["lines"]:
-        cells = [f"{visible(line['name']):{width}}", f"labels {line['labels']}"]
+        cells = [f"{visible(line['name']):{width}}"]
         if line["value"] is not None:
             shown = interval(line["low"], line["high"])
-            cells.append(f"agrees with the others {number(line['value'], 3)} {shown}".rstrip())
-        cells += [f"{key.replace('_', ' ')} {number(line[key], 3)}" for key in _KNOWN if line[key] is not None]
+            cells.append(f"{body['unit']} {number(line['value'], 3)} {shown}".rstrip())
+        cells += [f"{key.replace('_', ' ')} {_cell(line[key])}" for key in _KNOWN if line.get(key) is not None]
         lines.append("  ".join(cells))
+    for table in body.get("tables", []):
+        lines.append(f"{visible(table['title'])}: {visible(table['words'])}")
+        lines += ["  " + "  ".join(map(visible, row)) for row in [table["columns"], *table["rows"]]]
     return [*lines, *map(visible, body["findings"])]
 
 
-_KNOWN = ("right", "first_slot", "first_slot_p", "consistent", "seconds")
+def _cell(value: Any) -> str:
+    from afzal.report.text import number
+
+    return str(value) if isinstance(value, int) else number(value, 3)
+
+
+_KNOWN = (
+    "labels",
+    "scores",
+    "mean",
+    "above_others",
+    "right",
+    "first_slot",
+    "first_slot_p",
+    "consistent",
+    "repeats",
+    "seconds",
+    "eta",
+)

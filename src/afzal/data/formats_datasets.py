@@ -207,6 +207,15 @@ DATASETS: tuple[Format, ...] = (
         beside="weight",
     ),
     Format(
+        "prometheus",
+        ("instruction", "gpt4_score"),
+        others.prometheus,
+        {"prompt, answer": "inside instruction", "scores": "gpt4_score, a repeat of the judge each"},
+        family="votes",
+        accepts=is_list("gpt4_score"),
+        optional=("response_source", "gpt4_feedback"),
+    ),
+    Format(
         "votes",
         (votes.PROMPTS,),
         votes.vote,

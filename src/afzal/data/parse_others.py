@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,6 +69,26 @@ def rated_generations(row: Row) -> Item:
     sources = array(row, "generation_models|models") if has(row, "generation_models|models") else [None] * len(texts)
     responses = tuple(Response(wrap(t), s) for t, s in zip(texts, sources, strict=False))
     return Item("", ask(instruction(row)) if chat else text(row, "prompt"), responses, votes)
+
+
+def prometheus(row: Row) -> Item:
+    """One answer inside the wrapped instruction, with the scores of one judge asked several times (``gpt4_score``).
+
+    The rows on one instruction are joined; the repeats are annotators, called ``gpt4_score 1`` and so on.
+    """
+    parts = _WRAPPED.search(text(row, "instruction"))
+    if parts is None:
+        raise RowError("bad_value", "instruction", "does not wrap an instruction and a response to evaluate")
+    given = array(row, "gpt4_score")
+    told = [(k, number({"gpt4_score": v}, "gpt4_score")) for k, v in enumerate(given, 1) if v is not None]
+    votes = tuple(Rating(0, v, "score", annotator=f"gpt4_score {k}") for k, v in told)
+    answer = Response(reply(parts[2]), optional_text(row, "response_source") or None)
+    return Item("", ask(parts[1]), (answer,), votes)
+
+
+_WRAPPED = re.compile(
+    r"###The instruction to evaluate:\n(.*?)\n\n###Response to evaluate:\n(.*?)\n\n###Reference Answer", re.S
+)
 
 
 def oasst(row: Row) -> Iterator[Item | UnusableError]:

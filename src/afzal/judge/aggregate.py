@@ -14,7 +14,10 @@ from afzal.records import Comparison, Item, Rating
 from afzal.stats import annotators
 from afzal.stats.agreement import counts
 
-By = Literal["mean", "majority", "dawid_skene", "gold"]
+By = Literal["mean", "majority", "dawid_skene", "crowd_bt", "gold"]
+UNSUPERVISED = ("dawid_skene", "crowd_bt")
+CROWD_RIDGE = 0.1  # of strengths in nats: a pair's difference has a prior with standard deviation 3.2
+HELD_OUT = 20  # pairs of known truth from which an anchored answer may be believed against the majority
 PARTS_AT = 0.05  # share of decided pairs on which Dawid-Skene may differ from the majority before it is not believed
 
 
@@ -27,8 +30,12 @@ class Aggregated:
             no label, or most said that both are bad.
         moved: pairs on which the answer names another winner than the majority does, of those that it decides.
         decided: pairs that the majority decides.
-        dawid_skene_moved: the same for Dawid-Skene, whatever was asked for; None with fewer than three annotators.
+        dawid_skene_moved: the same for Dawid-Skene without known truth, whatever was asked for; None with fewer than
+            three annotators.
         warnings: why the answer may be wrong, in words.
+        eta: of each annotator, how often he says what he sees (Crowd-BT alone): 1/2 is a coin, below it turned round.
+        checked: pairs of known truth, and on how many of them, held out, the anchored answer and the majority are right
+            (Dawid-Skene with known truth alone).
     """
 
     p_first: np.ndarray
@@ -36,20 +43,36 @@ class Aggregated:
     decided: int
     dawid_skene_moved: int | None
     warnings: tuple[str, ...]
+    eta: tuple[float, ...] | None = None
+    checked: tuple[int, float, float] | None = None
 
     @property
     def doubtful(self) -> bool:
         """Whether the annotators part so far that an unsupervised answer is not to be believed."""
         return self.dawid_skene_moved is not None and self.dawid_skene_moved > PARTS_AT * max(1, self.decided)
 
+    @property
+    def refused(self) -> bool:
+        """Whether the answer asked for contradicts the majority on more pairs than may be believed.
 
-def aggregate(labels: Labels, by: By = "mean") -> Aggregated:
+        Of supervised answers, only one that held-out pairs of known truth speak for is believed against the majority.
+        """
+        if self.moved <= PARTS_AT * max(1, self.decided):
+            return False
+        n, anchored, majority = self.checked or (0, 0.0, 0.0)
+        return not (n >= HELD_OUT and anchored > majority)
+
+
+def aggregate(labels: Labels, by: By = "mean", *, anchored: bool = True) -> Aggregated:
     """Aggregate the labels that order a pair (first, second, tie).
 
     Args:
+        anchored: whether Dawid-Skene may know the pairs of known truth; verdict files have them to measure judges by.
         by: ``mean``, the share of the votes (a soft label); ``majority``, the most frequent label, an even split being
-            a tie; ``dawid_skene``, weights by a confusion matrix of each annotator, unsupervised; ``gold``, weights by
-            what each annotator is worth on the pairs of known truth.
+            a tie; ``dawid_skene``, weights by a confusion matrix of each annotator, unsupervised, or anchored by the
+            pairs of known truth where there are any; ``crowd_bt``, Bradley-Terry strengths of the responses with a
+            reliability of each annotator; ``gold``, weights by what each annotator is worth on the pairs of known
+            truth.
 
     Raises:
         AfzalError: ``gold`` without a labelled pair of known truth.
@@ -59,12 +82,71 @@ def aggregate(labels: Labels, by: By = "mean") -> Aggregated:
     heard = (table >= 0).sum(1)
     majority = _majority(table)
     unsupervised = _dawid_skene(table) if table.shape[1] >= 3 and heard.max(initial=0) >= 3 else None
-    answer = _answer(table, labels.gold, by, unsupervised)
+    eta = checked = None
+    known = _known(labels.gold)
+    if by == "crowd_bt":
+        answer, eta = _crowd_bt(table, labels.pairs)
+    elif by == "dawid_skene" and anchored and unsupervised is not None and _is_anchored(table, known):
+        answer, checked = _dawid_skene(table, known), _held_out(table, known, majority)
+    else:
+        answer = _answer(table, known, by, unsupervised)
     answer = np.where((heard > 0) & (bad <= heard), answer, np.nan)
     decided = int((np.isfinite(majority) & (majority != 0.5)).sum())
     ds_moved = None if unsupervised is None else _moved(unsupervised, majority)
-    found = Aggregated(answer, _moved(answer, majority), decided, ds_moved, ())
+    found = Aggregated(answer, _moved(answer, majority), decided, ds_moved, (), eta, checked)
     return replace(found, warnings=tuple(_warnings(found, labels, by)))
+
+
+def _known(gold: np.ndarray) -> np.ndarray:
+    """Truths that order a pair; -1 for others."""
+    return np.where((gold >= 0) & (gold < 3), gold, -1)
+
+
+def _is_anchored(table: np.ndarray, known: np.ndarray) -> bool:
+    return bool(((known >= 0)[:, None] & (table >= 0)).any())
+
+
+def _held_out(table: np.ndarray, known: np.ndarray, majority: np.ndarray) -> tuple[int, float, float]:
+    """(pairs, share right by Dawid-Skene, share right by the majority), each fifth of the truths held out in turn."""
+    at = np.flatnonzero((known >= 0) & (table >= 0).any(1))
+    answer = np.full(len(known), np.nan)
+    for fold in range(min(5, len(at))):
+        held = at[fold::5]
+        kept = known.copy()
+        kept[held] = -1
+        answer[held] = _dawid_skene(table, kept)[held]
+    truth = np.choose(known[at], VALUES)
+    anchored, voted = (float(_credit(said[at], truth).mean()) for said in (answer, majority))
+    return len(at), anchored, voted
+
+
+VALUES = (1.0, 0.0, 0.5)
+"""Probability that the first is better, by class."""
+
+
+def _credit(said: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """1 for the right side, 1/2 for a tie where one side is right or the other way round, else 0."""
+    return 1 - np.abs(np.sign(said - 0.5) - np.sign(truth - 0.5)) / 2
+
+
+def _crowd_bt(table: np.ndarray, pairs: Sequence[tuple[int, int, int]]) -> tuple[np.ndarray, tuple[float, ...]]:
+    """``[N]`` probabilities that the first is better, and the reliability of each annotator.
+
+    The players are the responses of each item, so that a reliability does not take up what differs between items.
+    """
+    players: dict[tuple[int, int], int] = {}
+    ends = [[players.setdefault((item, k), len(players)) for k in (i, j)] for item, i, j in pairs]
+    first, second = np.array(ends).T
+    pair, who = np.nonzero(table >= 0)
+    outcome = np.choose(table[pair, who], VALUES)
+    sizes = {"n_models": len(players), "n_annotators": table.shape[1], "ridge": CROWD_RIDGE}
+    try:
+        fit = annotators.crowd_bt(first[pair], second[pair], outcome, who, **sizes)
+    except ValueError as error:
+        raise AfzalError(
+            "Crowd-BT gives no answer", where="--by crowd_bt", why=str(error), remedy="--by mean"
+        ) from None
+    return 1 / (1 + np.exp(fit.theta[second] - fit.theta[first])), tuple(fit.eta.tolist())
 
 
 def _majority(table: np.ndarray) -> np.ndarray:
@@ -80,18 +162,17 @@ def _points(distribution: np.ndarray) -> np.ndarray:
     return distribution[:, FIRST] + 0.5 * distribution[:, TIE]
 
 
-def _dawid_skene(table: np.ndarray) -> np.ndarray:
-    return _points(annotators.dawid_skene(table, 3).posterior)
+def _dawid_skene(table: np.ndarray, gold: np.ndarray | None = None) -> np.ndarray:
+    return _points(annotators.dawid_skene(table, 3, gold=gold).posterior)
 
 
-def _answer(table: np.ndarray, gold: np.ndarray, by: By, unsupervised: np.ndarray | None) -> np.ndarray:
+def _answer(table: np.ndarray, known: np.ndarray, by: By, unsupervised: np.ndarray | None) -> np.ndarray:
     if by == "mean":
         return _points(annotators.vote_shares(table, 3))
     if by == "majority":
         return _majority(table)
     if by == "gold":
-        known = np.where((gold >= 0) & (gold < 3), gold, -1)
-        if not ((known >= 0)[:, None] & (table >= 0)).any():
+        if not _is_anchored(table, known):
             raise AfzalError(
                 "no labelled pair has a known truth",
                 where="--by gold",
@@ -124,6 +205,15 @@ def _warnings(found: Aggregated, labels: Labels, by: By) -> list[str]:
         )
     elif found.dawid_skene_moved is not None:
         said.append(f"Dawid-Skene moves {found.dawid_skene_moved} of {found.decided} decided pairs.")
+    if by == "crowd_bt":
+        said.append(f"Crowd-BT moves {found.moved} of {found.decided} decided pairs.")
+    if found.checked is not None:
+        n, anchored, majority = found.checked
+        said.append(
+            f"Anchored by known truth, Dawid-Skene moves {found.moved} of {found.decided} decided pairs. On the {n} "
+            f"pairs of known truth, each fifth held out in turn, it is right on {anchored:.0%}, the majority on "
+            f"{majority:.0%}."
+        )
     if by == "gold" and known < 10:
         said.append(f"{known} pairs of known truth are few; ten or more make the weights steady.")
     return said

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from afzal.judge.plain import interval
 from afzal.stats import agreement
 from afzal.stats.intervals import Interval, clustered, share
 from afzal.stats.judging import column_means
-from afzal.stats.resampling import resampled
+from afzal.stats.resampling import sums
 
 ENOUGH = 20  # labels from which a person's habits are judged
 ONE_ANSWER = 0.95  # share of one label that is a pattern, where all others together give it less than half as often
@@ -50,7 +50,8 @@ class Person:
         right: share that is right, on items of known truth; None without any.
         first_slot: of his winners, the share that was shown first; None where that is not recorded.
         first_slot_p: exact p-value of no preference for a slot.
-        consistent: share of repeated pairs on which he said the same again; None without repeats.
+        consistent: share of repeated pairs on which he said the same again, and ``repeats`` how many there are; None
+            without repeats.
         seconds: median; None where they are not recorded.
         remarks: what is odd about him, in words.
     """
@@ -65,6 +66,7 @@ class Person:
     consistent: float | None
     seconds: float | None
     remarks: tuple[str, ...]
+    repeats: int = 0
 
 
 def agreement_of(labels: Labels, *, resamples: int = 1000, seed: int = 0) -> Agreement | None:
@@ -72,36 +74,33 @@ def agreement_of(labels: Labels, *, resamples: int = 1000, seed: int = 0) -> Agr
     table = agreement.counts(labels.table, len(CLASSES))
     if (table.sum(1) >= 2).sum() == 0:
         return None
-    prompts, decided = labels.prompts, np.where(labels.table <= SECOND, labels.table, -1)
-
-    def over(figure: Callable[[np.ndarray], float]) -> Interval:
-        return resampled(_safe(figure), prompts, resamples=resamples, seed=seed)
-
+    decided = np.where(labels.table <= SECOND, labels.table, -1)
     ordered = agreement.counts(np.where(labels.table < len(VALUES), labels.table, -1), len(VALUES))
     winners = agreement.counts(decided, 2)
     sizes = table.sum(1)[table.sum(1) >= 2]
     used = table[:, table.sum(0) > 0]
+    parts = [
+        agreement.raw_sums(table),
+        agreement.raw_sums(winners),
+        agreement.alpha_sums(used),
+        agreement.alpha_sums(ordered),
+        agreement.gwet_sums(used),
+    ]
+    ends = np.cumsum([0, *(part.shape[1] for part in parts)])
+    known = sums(np.concatenate(parts, 1), labels.prompts, resamples=resamples, seed=seed)
+
+    def over(figure: Callable[[np.ndarray], np.ndarray], part: int) -> Interval:
+        return known.interval(lambda s: figure(s[..., ends[part] : ends[part + 1]]))
+
     return Agreement(
-        raw=over(lambda w: agreement.raw(table, w)),
-        without_ties=over(lambda w: agreement.raw(winners, w)) if (winners.sum(1) >= 2).any() else None,
-        alpha=over(lambda w: agreement.krippendorff(used, repeats=w)),
-        alpha_scale=over(lambda w: agreement.krippendorff(ordered, "interval", VALUES, w)),
-        gwet=over(lambda w: agreement.gwet(used, w)),
-        fleiss=over(lambda w: agreement.fleiss(used, w)) if (sizes == sizes[0]).all() else None,
+        raw=over(agreement.raw_of, 0),
+        without_ties=over(agreement.raw_of, 1) if (winners.sum(1) >= 2).any() else None,
+        alpha=over(agreement.alpha_of, 2),
+        alpha_scale=over(lambda s: agreement.alpha_of(s, "interval", VALUES), 3),
+        gwet=over(agreement.gwet_of, 4),
+        fleiss=over(agreement.fleiss_of, 4) if (sizes == sizes[0]).all() else None,
         cohen=_kappas(labels),
     )
-
-
-def _safe(figure: Callable[[np.ndarray], float]) -> Callable[[np.ndarray], float]:
-    """A resample in which no item has two labels has no figure."""
-
-    def tried(weights: np.ndarray) -> float:
-        try:
-            return figure(weights)
-        except ValueError:
-            return float("nan")
-
-    return tried
 
 
 def _kappas(labels: Labels) -> dict[tuple[str, str], float]:
@@ -140,29 +139,41 @@ def people_of(labels: Labels, *, resamples: int = 500, seed: int = 0) -> list[Pe
         }
         said = _remarks(labels, person, own, everybody, about)
         ties = sum(CLASSES[s.label] == "tie" for s in own)
-        found.append(Person(name, len(own), ties, consistent=_repeats(own), remarks=said, **about))
+        same, repeats = _repeats(own)
+        found.append(Person(name, len(own), ties, consistent=same, remarks=said, repeats=repeats, **about))
     return found
+
+
+def _slots(own: list[Said]) -> list[bool]:
+    """Of winners in order, whether they were shown first, where that is recorded."""
+    return [
+        (s.label == FIRST) == s.first_shown_first for s in own if s.first_shown_first is not None and s.label <= SECOND
+    ]
 
 
 def _slot(own: list[Said]) -> tuple[float | None, float | None]:
     """The share of winners that were shown first, and the exact p-value of a half."""
     from scipy.stats import binomtest
 
-    won = [
-        (s.label == FIRST) == s.first_shown_first for s in own if s.first_shown_first is not None and s.label <= SECOND
-    ]
+    won = _slots(own)
     if not won:
         return None, None
     return sum(won) / len(won), float(binomtest(sum(won), len(won)).pvalue)
 
 
-def _repeats(own: list[Said]) -> float | None:
-    """Of pairs that a person labelled more than once, the share on which all labels are the same."""
+def _repeats(own: list[Said]) -> tuple[float | None, int]:
+    """Of pairs that a person labelled more than once, the share on which all labels are the same; and their number."""
     by_pair: dict[int, list[int]] = defaultdict(list)
     for s in own:
         by_pair[s.pair].append(s.label)
     again = [len(set(values)) == 1 for values in by_pair.values() if len(values) > 1]
-    return sum(again) / len(again) if again else None
+    return (sum(again) / len(again) if again else None), len(again)
+
+
+def _alternates(own: list[Said]) -> tuple[int, int]:
+    """Of winners one after another, how often the slot changed, and of how many steps."""
+    slots = _slots(own)
+    return sum(a != b for a, b in pairwise(slots)), max(0, len(slots) - 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,6 +201,8 @@ def _by_class(said: Sequence[Said]) -> np.ndarray:
 def _remarks(
     labels: Labels, person: int, own: list[Said], everybody: _Everybody, about: Mapping[str, Any]
 ) -> tuple[str, ...]:
+    from scipy.stats import binomtest
+
     if len(own) < ENOUGH:
         return ()
     said, n, pace = [], len(labels.annotators), everybody.pace
@@ -207,6 +220,9 @@ def _remarks(
     if p is not None and p < 0.01 / n:
         side = "first" if about["first_slot"] > 0.5 else "second"
         said.append(f"prefers what is shown {side} ({about['first_slot']:.0%} first, p = {p:.1g})")
+    changes, steps = _alternates(own)
+    if steps and changes > 0.5 * steps and binomtest(changes, steps).pvalue < 0.001 / n:
+        said.append(f"changes the slot {changes} times in {steps} steps: left, right, left, right?")
     mine_given = _by_class(own)
     rest = everybody.given - mine_given
     given, usual = mine_given / len(own), rest / max(1, rest.sum())
@@ -263,5 +279,6 @@ def _line(person: Person) -> dict[str, Any]:
         "first_slot": person.first_slot,
         "first_slot_p": person.first_slot_p,
         "consistent": person.consistent,
+        "repeats": person.repeats or None,
         "seconds": person.seconds,
     }

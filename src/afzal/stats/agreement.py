@@ -22,6 +22,17 @@ def counts(labels: np.ndarray, n_classes: int) -> np.ndarray:
     return (labels[:, :, None] == np.arange(n_classes)).sum(1).astype(np.float64)
 
 
+def raw_sums(table: np.ndarray) -> np.ndarray:
+    """``[N, 2]`` pairs of labels of an item, and how many of them are equal, from counts ``[N, K]``."""
+    n = table.sum(1)
+    return np.stack([n * (n - 1), (table * (table - 1)).sum(1)], 1)
+
+
+def raw_of(sums: np.ndarray) -> np.ndarray:
+    """The share of pairs of labels that are equal, of ``[..., 2]`` sums."""
+    return sums[..., 1] / sums[..., 0]
+
+
 def raw(table: np.ndarray, repeats: np.ndarray | None = None) -> float:
     """Share of pairs of labels of one item that are equal, pooled over items: not corrected for chance.
 
@@ -32,9 +43,7 @@ def raw(table: np.ndarray, repeats: np.ndarray | None = None) -> float:
         ValueError: no item has two labels.
     """
     table, repeats = _usable(table, repeats)
-    n = table.sum(1)
-    equal = (table * (table - 1)).sum(1)
-    return float((repeats * equal).sum() / (repeats * n * (n - 1)).sum())
+    return float(raw_of(repeats @ raw_sums(table)))
 
 
 def cohen(first: np.ndarray, second: np.ndarray, repeats: np.ndarray | None = None) -> float:
@@ -65,21 +74,55 @@ def fleiss(table: np.ndarray, repeats: np.ndarray | None = None) -> float:
     n = table.sum(1)
     if (n != n[0]).any():
         raise ValueError("Fleiss' kappa needs equally many labels for every item; use Krippendorff's alpha")
-    shares = (repeats[:, None] * table).sum(0)
-    shares = shares / shares.sum()
-    observed = ((table * (table - 1)).sum(1) / (n * (n - 1)) * repeats).sum() / repeats.sum()
-    return _above_chance(float(observed), float((shares**2).sum()))
+    return float(fleiss_of(repeats @ gwet_sums(table)))
+
+
+def gwet_sums(table: np.ndarray) -> np.ndarray:
+    """``[N, K + 2]`` per item with two labels: 1, the share of equal pairs, the shares of the classes; else 0."""
+    n = table.sum(1)
+    kept = n >= 2
+    observed = (table * (table - 1)).sum(1) / np.maximum(n * (n - 1), 1)
+    return np.column_stack([np.ones(len(table)), observed, table / np.maximum(n, 1)[:, None]]) * kept[:, None]
+
+
+def gwet_of(sums: np.ndarray) -> np.ndarray:
+    """Gwet's AC1 of ``[..., K + 2]`` sums."""
+    observed, shares = sums[..., 1] / sums[..., 0], sums[..., 2:] / sums[..., :1]
+    expected = (shares * (1 - shares)).sum(-1) / (shares.shape[-1] - 1)
+    return np.where(expected < 1, (observed - expected) / (1 - expected), np.nan)
 
 
 def gwet(table: np.ndarray, repeats: np.ndarray | None = None) -> float:
     """Gwet's AC1 (2008) of counts ``[N, K]``: steadier than kappa where one class is rare."""
     table, repeats = _usable(table, repeats)
+    return float(gwet_of(repeats @ gwet_sums(table)))
+
+
+def fleiss_of(sums: np.ndarray) -> np.ndarray:
+    """Fleiss' kappa of the sums of :func:`gwet_sums`, where every item has the same number of labels."""
+    observed, shares = sums[..., 1] / sums[..., 0], sums[..., 2:] / sums[..., :1]
+    expected = (shares**2).sum(-1)
+    return np.where(expected < 1, (observed - expected) / (1 - expected), np.nan)
+
+
+def alpha_sums(table: np.ndarray) -> np.ndarray:
+    """``[N, K * K]`` coincidences of an item with two labels or more: what Krippendorff's alpha adds up."""
     n = table.sum(1)
-    total = repeats.sum()
-    observed = ((table * (table - 1)).sum(1) / (n * (n - 1)) * repeats).sum() / total
-    shares = (repeats[:, None] * table / n[:, None]).sum(0) / total
-    expected = (shares * (1 - shares)).sum() / (table.shape[1] - 1)
-    return _above_chance(float(observed), float(expected))
+    pairs = table[:, :, None] * table[:, None, :] - table[:, :, None] * np.eye(table.shape[1])
+    return (pairs / np.where(n >= 2, n - 1, np.inf)[:, None, None]).reshape(len(table), -1)
+
+
+def alpha_of(sums: np.ndarray, level: Level = "nominal", values: Sequence[float] = ()) -> np.ndarray:
+    """Krippendorff's alpha of ``[..., K * K]`` sums of coincidences."""
+    size = round(sums.shape[-1] ** 0.5)
+    pairs = sums.reshape(*sums.shape[:-1], size, size)
+    totals = pairs.sum(-2)
+    distance = _distances(level, totals, values)
+    alone = totals[..., :, None] * np.eye(size)
+    n = totals.sum(-1)
+    expected = (totals[..., :, None] * totals[..., None, :] - alone) / (n - 1)[..., None, None]
+    chance = (expected * distance).sum((-2, -1))
+    return np.where(chance > 0, 1 - (pairs * distance).sum((-2, -1)) / np.where(chance > 0, chance, 1), np.nan)
 
 
 def krippendorff(
@@ -96,18 +139,12 @@ def krippendorff(
         ValueError: no item has two labels, or the values are missing.
     """
     table, repeats = _usable(table, repeats)
-    weight = repeats / (table.sum(1) - 1)
-    pairs = (table * weight[:, None]).T @ table - np.diag((table * weight[:, None]).sum(0))
-    totals = pairs.sum(0)
-    distance = _distances(level, totals, values)
-    expected = (np.outer(totals, totals) - np.diag(totals)) / (totals.sum() - 1)
-    disagreement = float((expected * distance).sum())
-    return 1 - float((pairs * distance).sum()) / disagreement if disagreement > 0 else float("nan")
+    return float(alpha_of(repeats @ alpha_sums(table), level, values))
 
 
 def _distances(level: Level, totals: np.ndarray, values: Sequence[float]) -> np.ndarray:
-    """``[K, K]`` squared distances of the classes."""
-    size = len(totals)
+    """``[K, K]`` squared distances of the classes; ``[..., K, K]`` where they follow from the totals ``[..., K]``."""
+    size = totals.shape[-1]
     if level == "nominal":
         return 1.0 - np.eye(size)
     if level == "interval":
@@ -116,8 +153,8 @@ def _distances(level: Level, totals: np.ndarray, values: Sequence[float]) -> np.
         at = np.asarray(values, np.float64)
         return (at[:, None] - at[None]) ** 2
     # how many labels lie between two classes, the ends by half
-    upto = totals.cumsum() - totals / 2
-    return (upto[:, None] - upto[None]) ** 2
+    upto = totals.cumsum(-1) - totals / 2
+    return (upto[..., :, None] - upto[..., None, :]) ** 2
 
 
 def agreement_with_rest(labels: np.ndarray, n_classes: int) -> np.ndarray:
@@ -162,7 +199,3 @@ def _usable(table: np.ndarray, repeats: np.ndarray | None) -> tuple[np.ndarray, 
     if not kept.any():
         raise ValueError("agreement needs an item with at least two labels")
     return table[kept], weights[kept]
-
-
-def _above_chance(observed: float, expected: float) -> float:
-    return (observed - expected) / (1 - expected) if expected < 1 else float("nan")

@@ -6,6 +6,7 @@ Shapes: N rows, P prompts, S resamples.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -57,3 +58,30 @@ def resampled(
     weights = prompt_resamples(prompts, resamples=resamples, seed=seed)
     drawn = np.array([figure(w) for w in weights])
     return percentiles(figure(np.ones(len(prompts))), drawn, len(set(prompts)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sums:
+    """Sums over rows of F quantities: ``total`` ``[F]``, and ``drawn`` ``[S, F]`` over resamples of whole prompts."""
+
+    total: np.ndarray
+    drawn: np.ndarray
+    prompts: int
+
+    def interval(self, figure: Callable[[np.ndarray], np.ndarray]) -> Interval:
+        """A figure of the sums, from ``[..., F]`` to ``[...]``, with its percentile interval; NaN where it has none."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return percentiles(float(figure(self.total)), np.asarray(figure(self.drawn)), self.prompts)
+
+
+def sums(quantities: np.ndarray, prompts: Sequence[Hashable], *, resamples: int = 1000, seed: int = 0) -> Sums:
+    """Quantities of rows ``[N, F]`` added up, and added up over the prompts of each resample.
+
+    The same resamples as :func:`resampled` makes; for figures that are functions of sums it is many times faster.
+    """
+    place = numbered(prompts)
+    n = int(place.max()) + 1 if len(place) else 0
+    by_prompt = np.zeros((n, quantities.shape[1]))
+    np.add.at(by_prompt, place, quantities)
+    drawn = [times @ by_prompt for times in draws(n, resamples=resamples, seed=seed)]
+    return Sums(by_prompt.sum(0), np.array(drawn).reshape(-1, quantities.shape[1]), n)

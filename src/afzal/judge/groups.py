@@ -1,0 +1,242 @@
+"""Annotators in groups: do people agree within a group, and not between groups, so that disagreement is no noise?"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from afzal.errors import AfzalError
+from afzal.judge.aggregate import Aggregated, By, aggregate, as_items
+from afzal.judge.labels import CLASSES, SECOND, Labels
+from afzal.judge.plain import figure
+from afzal.records import Item
+from afzal.stats import agreement, resampling
+from afzal.stats.intervals import Interval
+
+SHARED_AT_LEAST = 20  # pairs that two annotators both decided, for their agreement to be known
+GAP_AT_LEAST = 0.1  # agreement within minus between from which groups are offered
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Annotators in groups.
+
+    Attributes:
+        of: the group of each annotator, by name.
+        within, between: the probability that two decided labels of one pair, by two people of one group or of two
+            groups, name the same winner; on pairs that played no part in finding the groups.
+        gap: within minus between.
+    """
+
+    of: Mapping[str, str]
+    within: Interval
+    between: Interval
+    gap: Interval
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The groups in order."""
+        return tuple(dict.fromkeys(self.of.values()))
+
+
+def stated(labels: Labels, of: Mapping[str, str], *, resamples: int, seed: int = 0) -> Groups:
+    """Groups that are known beforehand, on all pairs.
+
+    Raises:
+        AfzalError: an annotator has no group, or there is only one group.
+    """
+    missing = [name for name in labels.annotators if name not in of]
+    if missing:
+        raise AfzalError(f"{missing[0]!r} has no group", where="--group-by", why=f"{len(missing)} annotators have none")
+    own = {name: str(of[name]) for name in labels.annotators}
+    if len(set(own.values())) < 2:
+        raise AfzalError("all annotators are of one group", where="--group-by", remedy="leave the option out")
+    every = np.ones(len(labels.pairs), bool)
+    return _measured(labels, own, every, resamples, seed)
+
+
+def read_groups(path: str) -> dict[str, str]:
+    """The group of each annotator out of a JSON object, or of a CSV file with the columns annotator and group."""
+    file = Path(path)
+    try:
+        if file.suffix == ".csv":
+            rows = list(csv.DictReader(file.open(encoding="utf-8-sig", newline="")))
+            return {row["annotator"]: row["group"] for row in rows}
+        told = json.loads(file.read_text(encoding="utf-8"))
+        return {str(name): str(group) for name, group in told.items()}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        what = "holds no groups of annotators"
+        remedy = 'write {"ann": "group 1", ...}, or a CSV file with the columns annotator and group'
+        raise AfzalError(what, where=path, why=str(error), remedy=remedy) from None
+
+
+def found(labels: Labels, *, resamples: int, seed: int = 0) -> Groups | None:
+    """Two groups of annotators who agree among themselves and not with each other; None where there are none.
+
+    They are found on one half of the prompts, by average linkage of the agreement of any two annotators, and measured
+    on the other half. Each needs two people, since one alone who differs may be turned round.
+    """
+    half = np.array([_heads(prompt) for prompt in labels.prompts])
+    own = _two_groups(labels, half)
+    if own is None:
+        return None
+    groups = _measured(labels, own, ~half, resamples, seed)
+    low = groups.gap.low
+    return groups if low is not None and low > 0 and groups.gap.value >= GAP_AT_LEAST else None
+
+
+def _heads(prompt: str) -> bool:
+    """A coin that depends on the prompt alone."""
+    return bool(hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=1).digest()[0] & 1)
+
+
+def _decided(labels: Labels, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``[R, R]`` pairs that two annotators both decided, and those on which they name the same winner."""
+    table = labels.table[rows]
+    first, second = ((table == c).astype(np.float64) for c in (0, SECOND))
+    given = first + second
+    return given.T @ given, first.T @ first + second.T @ second
+
+
+def _two_groups(labels: Labels, rows: np.ndarray) -> dict[str, str] | None:
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
+
+    shared, same = _decided(labels, rows)
+    known = [k for k in range(len(shared)) if (shared[k] >= SHARED_AT_LEAST / 2).sum() > 1]
+    if len(known) < 4:
+        return None
+    shared, same = shared[np.ix_(known, known)], same[np.ix_(known, known)]
+    apart = 1 - np.where(shared > 0, same / np.maximum(shared, 1), same.sum() / shared.sum())
+    np.fill_diagonal(apart, 0.0)
+    which = fcluster(linkage(squareform(apart, checks=False), "average"), 2, "maxclust")
+    sizes = np.bincount(which)[1:]
+    if len(sizes) < 2 or sizes.min() < 2:
+        return None
+    names = [labels.annotators[k] for k in known]
+    order = dict.fromkeys(which.tolist())
+    number = {group: f"group {k}" for k, group in enumerate(order, 1)}
+    return {name: number[group] for name, group in zip(names, which.tolist(), strict=True)}
+
+
+def _measured(labels: Labels, own: Mapping[str, str], rows: np.ndarray, resamples: int, seed: int) -> Groups:
+    """Agreement within and between, from counts per pair: two of n who chose the first are n (n - 1) equal pairs."""
+    table = labels.table[rows]
+    number = {name: k for k, name in enumerate(labels.annotators)}
+    columns = [[number[n] for n, g in own.items() if g == group] for group in dict.fromkeys(own.values())]
+    first = np.stack([(table[:, some] == 0).sum(1) for some in columns], 1).astype(np.float64)
+    second = np.stack([(table[:, some] == SECOND).sum(1) for some in columns], 1).astype(np.float64)
+    n = first + second
+    inside = (n * (n - 1)).sum(1), (first * (first - 1) + second * (second - 1)).sum(1)
+    all_pairs = n.sum(1) * (n.sum(1) - 1)
+    all_same = first.sum(1) * (first.sum(1) - 1) + second.sum(1) * (second.sum(1) - 1)
+    quantities = np.stack([*inside, all_pairs - inside[0], all_same - inside[1]], 1)
+    prompts = [p for p, used in zip(labels.prompts, rows, strict=True) if used]
+    known = resampling.sums(quantities, prompts, resamples=resamples, seed=seed)
+    return Groups(
+        dict(own),
+        within=known.interval(lambda s: s[..., 1] / s[..., 0]),
+        between=known.interval(lambda s: s[..., 3] / s[..., 2]),
+        gap=known.interval(lambda s: s[..., 1] / s[..., 0] - s[..., 3] / s[..., 2]),
+    )
+
+
+def only(labels: Labels, groups: Groups, group: str) -> Labels:
+    """The labels of one group; pairs and their numbers stay."""
+    kept = {k for k, name in enumerate(labels.annotators) if groups.of.get(name) == group}
+    number = {old: new for new, old in enumerate(sorted(kept))}
+    said = tuple(replace(s, annotator=number[s.annotator]) for s in labels.said if s.annotator in kept)
+    return replace(labels, annotators=tuple(labels.annotators[k] for k in sorted(kept)), said=said)
+
+
+def rows_by_group(
+    items: Sequence[Item], labels: Labels, groups: Groups, by: By
+) -> tuple[list[Item], dict[str, Aggregated]]:
+    """The rows once for each group, with that group's preferences and its name in ``extra.group``, and the answers."""
+    rows, answers = [], {}
+    for group in groups.names:
+        own = only(labels, groups, group)
+        answers[group] = aggregate(own, by)
+        for item in as_items(items, own, answers[group], by):
+            if item.votes:
+                rows.append(replace(item, id=f"{item.id}/{group}", extra={**item.extra, "group": group}))
+    return rows, answers
+
+
+def table(labels: Labels, groups: Groups) -> dict[str, Any]:
+    """The groups as a table of the page, with the share that each is right where truths are known."""
+    rows = []
+    for group in groups.names:
+        own = only(labels, groups, group)
+        known = (own.table >= 0) & (own.gold >= 0)[:, None]
+        right = f"{(own.table == own.gold[:, None])[known].mean():.1%}" if known.any() else "unknown"
+        rows.append([group, right, ", ".join(_members(groups, group))])
+    words = (
+        f"Two people name the same winner on {groups.within.value:.1%} of decided pairs within a group and on "
+        f"{groups.between.value:.1%} between groups."
+    )
+    return {"title": "Groups", "words": words, "columns": ["group", "right", "annotators"], "rows": rows}
+
+
+def as_plain(groups: Groups) -> dict[str, Any]:
+    """The groups as plain values."""
+    figures = {name: figure(getattr(groups, name)) for name in ("within", "between", "gap")}
+    return {"of": dict(groups.of), **figures}
+
+
+def by_field(items: Sequence[Item], labels: Labels, field: str, *, resamples: int, seed: int = 0) -> dict[str, Any]:
+    """Agreement within each group of rows, as a table: rows whose ``extra`` holds the same value of a field.
+
+    Raises:
+        AfzalError: no row has the field.
+    """
+    values = [items[number].extra.get(field) if items else None for number, _, _ in labels.pairs]
+    if all(value is None for value in values):
+        what = f"{field!r} is neither a file of groups nor a field of the rows"
+        raise AfzalError(what, where="--group-by", remedy="name a field, a .json or .csv file, or: found")
+    counted = agreement.counts(labels.table, len(CLASSES))
+    rows = []
+    for value in sorted({str(v) for v in values}):
+        used = np.array([str(v) == value for v in values])
+        several = used & (counted.sum(1) >= 2)
+        cells = [value, str(int(used.sum())), str(int(several.sum()))]
+        if several.any():
+            prompts = [p for p, one in zip(labels.prompts, several, strict=True) if one]
+            own = counted[several]
+            known = resampling.sums(agreement.raw_sums(own), prompts, resamples=resamples, seed=seed)
+            raw = known.interval(agreement.raw_of)
+            cells += [_shown(raw), f"{agreement.krippendorff(own[:, own.sum(0) > 0]):.3f}"]
+        rows.append([*cells, "", ""][:5])
+    words = "Agreement among rows with the same value; a group that agrees less may be a matter of taste."
+    columns = [field, "pairs", "with two labels or more", "raw agreement", "Krippendorff's alpha"]
+    return {"title": f"By {field}", "words": words, "columns": columns, "rows": rows}
+
+
+def _shown(known: Interval) -> str:
+    ends = "" if known.low is None or known.high is None else f" [{known.low:.3f}, {known.high:.3f}]"
+    return f"{known.value:.3f}{ends}"
+
+
+def in_words(groups: Groups) -> str:
+    """What the groups are, for the report."""
+    parts = [f"{group} ({_some(_members(groups, group))})" for group in groups.names]
+    return (
+        f"The disagreement has a pattern: within {' and '.join(parts)} two people name the same winner on "
+        f"{groups.within.value:.0%} of decided pairs, between the groups on {groups.between.value:.0%}. That is no "
+        "noise: either they differ in taste, or one group errs. --group-by found aggregates them apart."
+    )
+
+
+def _members(groups: Groups, group: str) -> list[str]:
+    return [name for name, own in groups.of.items() if own == group]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names if len(names) <= 5 else [*names[:3], f"and {len(names) - 3} more"])

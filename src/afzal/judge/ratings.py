@@ -1,0 +1,231 @@
+"""Scores of several annotators on the same answers: how far they agree on the scale of the data, and their means.
+
+Shapes: N units, R annotators. A unit is one answer on one axis.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from afzal.judge.annotators import HASTY, ONE_ANSWER
+from afzal.judge.plain import finite, interval
+from afzal.records import Item, Rating, prompt_key
+from afzal.stats import agreement, ratings, resampling
+from afzal.stats.intervals import Interval
+
+ENOUGH = 20  # scores from which a person's habits are judged
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of units.
+
+    Attributes:
+        values: ``[N, R]``, NaN where nothing was said; repeats of a question are left out.
+        units: number of the item, response, axis.
+        prompts: of each unit; units of one prompt are not independent.
+        again: of each annotator, (first score, score when asked again).
+        seconds: of each annotator, where they are recorded.
+    """
+
+    values: np.ndarray
+    units: tuple[tuple[int, int, str | None], ...]
+    prompts: tuple[str, ...]
+    annotators: tuple[str, ...]
+    again: tuple[tuple[tuple[float, float], ...], ...]
+    seconds: tuple[tuple[float, ...], ...]
+
+
+def of_items(items: Sequence[Item]) -> Scores | None:
+    """The scores of rows; those without an annotator's name are one annotator's, called ``votes``. None without any."""
+    units: dict[tuple[int, int, str | None], int] = {}
+    people: dict[str, int] = {}
+    given: dict[tuple[int, int], float] = {}
+    again, seconds = defaultdict(list), defaultdict(list)
+    for number, item in enumerate(items):
+        for vote in item.votes:
+            if not isinstance(vote, Rating) or vote.kind != "score":
+                continue
+            unit = units.setdefault((number, vote.response, vote.axis), len(units))
+            person = people.setdefault(vote.annotator or "votes", len(people))
+            if vote.seconds is not None:
+                seconds[person].append(vote.seconds)
+            if vote.weight == 0 and (unit, person) in given:
+                again[person].append((given[unit, person], vote.value))
+            else:
+                given[unit, person] = vote.value
+    if not given:
+        return None
+    values = np.full((len(units), len(people)), np.nan)
+    values[tuple(np.array(list(given)).T)] = list(given.values())
+    keys = [prompt_key(item) for item in items]
+    prompts = tuple(keys[number] for number, _, _ in units)
+    numbers = range(len(people))
+    return Scores(
+        values,
+        tuple(units),
+        prompts,
+        tuple(people),
+        tuple(tuple(again[k]) for k in numbers),
+        tuple(tuple(seconds[k]) for k in numbers),
+    )
+
+
+def report(scores: Scores, source: str, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """The report as plain values, for the page and for files."""
+    scale = ratings.scale_of(scores.values)
+    beside = ratings.rest_sums(scores.values)
+    parts = [ratings.alpha_sums(scores.values), beside.sum(1), beside.reshape(len(beside), -1)]
+    known = resampling.sums(np.concatenate(parts, 1), scores.prompts, resamples=resamples, seed=seed)
+    people = [_person(scores, k, known) for k in range(len(scores.annotators))]
+    per_unit = np.isfinite(scores.values).sum(1)
+    several = int((per_unit >= 2).sum())
+    figures = _figures(scores, scale, known) if several else []
+    shown = scale if scale == "numbers" else f"{scale}, {_span(scores.values)}"
+    facts = [
+        ("annotators", f"{len(scores.annotators):,}"),
+        ("scores", f"{int(per_unit.sum()):,}"),
+        ("answers", f"{len(scores.units):,}"),
+        ("answers with two scores or more", f"{several:,}"),
+        ("prompts", f"{len(set(scores.prompts)):,}"),
+        ("scale", shown),
+    ]
+    findings = [_advice(scale, figures)]
+    findings += [f"{line['name']}: {remark}" for line, remarks in people for remark in remarks]
+    return {
+        "title": "Annotators",
+        "subtitle": source,
+        "unit": "correlation with the mean of the others",
+        "rule": None,
+        "kind": "scores",
+        "scale": scale,
+        "facts": facts,
+        "findings": findings,
+        "figures": figures,
+        "lines": [line for line, _ in people],
+        "differences": [],
+    }
+
+
+def _span(values: np.ndarray) -> str:
+    return f"{np.nanmin(values):g} to {np.nanmax(values):g}"
+
+
+def _advice(scale: ratings.Scale, figures: Sequence[dict[str, Any]]) -> str:
+    if not figures:
+        return "No answer was scored twice, so that nothing is known of the agreement."
+    known = {figure["name"]: figure["value"] for figure in figures}
+    if scale == "two values":
+        return f"Two values are two classes: Krippendorff's alpha is {_short(known['alpha, nominal'])}."
+    said = f"The scores have an order and distances: alpha on an interval scale is {_short(known['alpha, interval'])}"
+    if "alpha, nominal" in known:
+        said += f" (as mere classes it would be {_short(known['alpha, nominal'])})"
+    return said + ". Take means; Dawid-Skene would throw the distances away."
+
+
+def _short(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
+
+
+def _figures(scores: Scores, scale: ratings.Scale, known: resampling.Sums) -> list[dict[str, Any]]:
+    values = scores.values
+    alpha = known.interval(lambda s: ratings.alpha_of(s[..., :4]))
+    named: dict[str, Interval | float] = {"alpha, interval": alpha}
+    if scale != "numbers":
+        counts, used = ratings.class_counts(values)
+        levels = ("ordinal", "nominal") if scale == "whole numbers" else ("nominal",)
+        for level in levels:
+            named[f"alpha, {level}"] = agreement.krippendorff(counts, level)
+        if used.min() < 0 < used.max():
+            signs, _ = ratings.class_counts(np.sign(values))
+            named["alpha of the sign, nominal"] = agreement.krippendorff(signs, "nominal")
+        pairs = ratings.pairwise(values)
+        named |= {"two scores equal": pairs.equal, "two scores within 1": pairs.within_one}
+    named["one annotator with the mean of the others"] = known.interval(_beside(ratings.correlation_of, 0))
+    if (values[np.isfinite(values)] < 0).any():
+        named["same sign as the mean of the others"] = known.interval(_beside(ratings.same_sign_of, 0))
+    raters = float(np.isfinite(values).sum(1)[np.isfinite(values).sum(1) >= 2].mean())
+    named[f"reliability of a mean of {raters:.3g}"] = ratings.reliability(alpha.value, raters)
+    named |= _verdicts(scores)
+    return [{"name": name, **_figure(known)} for name, known in named.items()]
+
+
+def _beside(figure: Callable[[np.ndarray], np.ndarray], part: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A figure of all annotators (part 0) or of the one of number part - 1, from the sums of the report."""
+    return lambda s: figure(s[..., 4 + 7 * part : 11 + 7 * part])
+
+
+def _figure(known: Interval | float) -> dict[str, Any]:
+    return interval(known) if isinstance(known, Interval) else {"value": finite(known), "low": None, "high": None}
+
+
+def _verdicts(scores: Scores) -> dict[str, float]:
+    """What the scores of two answers to one prompt come to, where there are any: ties, and how far annotators agree."""
+    by_question: dict[tuple[int, str | None], list[int]] = defaultdict(list)
+    for unit, (number, _, axis) in enumerate(scores.units):
+        by_question[number, axis].append(unit)
+    pairs = [pair for units in by_question.values() for pair in combinations(units, 2)]
+    if not pairs:
+        return {}
+    first, second = np.array(pairs).T
+    gap = np.sign(scores.values[first] - scores.values[second])
+    known = np.isfinite(gap)
+    several = known.sum(1) >= 2
+    top, bottom = np.where(known, gap, -2).max(1), np.where(known, gap, 2).min(1)
+    if not several.any():
+        return {}
+    return {
+        "ties among implied pairs": float((gap[known] == 0).mean()),
+        "implied pairs on which all agree": float((top == bottom)[several].mean()),
+        "implied pairs with opposite winners": float(((top == 1) & (bottom == -1))[several].mean()),
+    }
+
+
+def _person(scores: Scores, person: int, known: resampling.Sums) -> tuple[dict[str, Any], list[str]]:
+    own = scores.values[:, person]
+    own = own[np.isfinite(own)]
+    part = person + 1
+    beside = known.interval(_beside(ratings.correlation_of, part)) if known.total[4 + 7 * part] else None
+    again, seconds = scores.again[person], scores.seconds[person]
+    line = {
+        "name": scores.annotators[person],
+        **({"value": None, "low": None, "high": None} if beside is None else interval(beside)),
+        "scores": len(own),
+        "mean": float(own.mean()),
+        "above_others": None if beside is None else finite(known.interval(_beside(ratings.above_of, part)).value),
+        "consistent": sum(a == b for a, b in again) / len(again) if again else None,
+        "seconds": float(np.median(seconds)) if seconds else None,
+    }
+    return line, _remarks(scores, own, beside, line) if len(own) >= ENOUGH else []
+
+
+def _remarks(scores: Scores, own: np.ndarray, beside: Interval | None, line: dict[str, Any]) -> list[str]:
+    said = []
+    if beside is not None and beside.high is not None and beside.high < 0:
+        said.append(f"goes against the others (correlation {beside.value:.2f}): turned round?")
+    used, times = np.unique(own, return_counts=True)
+    usual = (scores.values == used[times.argmax()]).sum() / np.isfinite(scores.values).sum()
+    if times.max() >= ONE_ANSWER * len(own) and usual < times.max() / len(own) / 2:
+        said.append(
+            f"gives {used[times.argmax()]:g} {times.max() / len(own):.0%} of the time, all together {usual:.0%}"
+        )
+    everybody = [s for some in scores.seconds for s in some]
+    if line["seconds"] is not None and line["seconds"] < HASTY * float(np.median(everybody)):
+        said.append(f"takes {line['seconds']:.1f} s where all take {float(np.median(everybody)):.1f} s")
+    return said
+
+
+def as_items(items: Sequence[Item], scores: Scores) -> list[Item]:
+    """The rows with one score per answer and axis in place of all: their mean."""
+    means = defaultdict(list)
+    counted = np.isfinite(scores.values).sum(1)
+    for (number, response, axis), mean, n in zip(scores.units, np.nanmean(scores.values, 1), counted, strict=True):
+        means[number].append(Rating(response, float(mean), "score", annotator=f"mean of {n}", axis=axis))
+    others = [[v for v in item.votes if not isinstance(v, Rating) or v.kind != "score"] for item in items]
+    return [replace(item, votes=(*others[k], *means[k])) for k, item in enumerate(items)]

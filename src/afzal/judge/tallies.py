@@ -1,0 +1,108 @@
+"""Opinions without annotators' names: how many people chose each option, and ranked groups of answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from afzal.judge.plain import interval
+from afzal.records import Comparison, Item, Rating
+from afzal.stats import agreement, resampling
+from afzal.stats.intervals import Interval
+
+VOTERS = "voters"
+
+
+def are_tallies(items: Sequence[Item]) -> bool:
+    """Whether rows count the people who chose each response (scores on the axis ``voters``)."""
+    return any(isinstance(v, Rating) and v.axis == VOTERS for item in items for v in item.votes)
+
+
+def are_ranked(items: Sequence[Item]) -> bool:
+    """Whether rows rank their responses without saying who did."""
+    kinds = {(v.kind, v.annotator) for item in items for v in item.votes if isinstance(v, Rating)}
+    others = any(not isinstance(v, Rating) for item in items for v in item.votes)
+    return not others and kinds == {("rank", None)}
+
+
+def of_voters(items: Sequence[Item], source: str, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Counts of people per option, beside the right option where the rows name it.
+
+    An option that the list of counts does not reach has no count: it is missing, and not chosen by nobody.
+    """
+    counted = [
+        {v.response: v.value for v in item.votes if isinstance(v, Rating) and v.axis == VOTERS} for item in items
+    ]
+    size = max(len(item.responses) for item in items)
+    table = np.array([[counts.get(k, 0.0) for k in range(size)] for counts in counted])
+    voted = table.sum(1) > 0
+    right = np.array([_right(item) for item in items])
+    prompts = [item.id for item, some in zip(items, voted, strict=True) if some]
+    shares = table[voted] / table[voted].sum(1, keepdims=True)
+    top = shares == shares.max(1, keepdims=True)
+    how = {"resamples": resamples, "seed": seed}
+    alpha = resampling.sums(agreement.alpha_sums(table[voted]), prompts, **how).interval(agreement.alpha_of)
+    named = {"Krippendorff's alpha of the votes": alpha}
+    known = right[voted] >= 0
+    if known.any():
+        at = np.flatnonzero(known)
+        hits = (top[at, right[voted][at]] & (top[at].sum(1) == 1)).astype(float)
+        on_right = shares[at, right[voted][at]]
+        some = [prompts[k] for k in at]
+        named |= {
+            "most people are right": _mean(hits, some, **how),
+            "share of votes on the right option": _mean(on_right, some, **how),
+        }
+    lengths = Counter(len(counts) for counts in counted)
+    facts = [
+        ("rows", f"{len(items):,}"),
+        ("votes", f"{int(table.sum()):,}"),
+        ("rows without votes", f"{int((~voted).sum()):,}"),
+        ("options counted", ", ".join(f"{k} in {n:,}" for k, n in sorted(lengths.items()))),
+        ("rows that name the right option", f"{int((right >= 0).sum()):,}"),
+    ]
+    findings = ["Options that a row does not count are missing, not chosen by nobody."]
+    figures = [{"name": name, **interval(found)} for name, found in named.items()]
+    return _body("Voters", source, "voters", facts, findings, figures)
+
+
+def _mean(values: np.ndarray, prompts: Sequence[str], **how: int) -> Interval:
+    known = resampling.sums(np.stack([np.ones(len(values)), values], 1), prompts, **how)
+    return known.interval(lambda s: s[..., 1] / s[..., 0])
+
+
+def _right(item: Item) -> int:
+    """The response that beats the others by the rows themselves; -1 where none is named."""
+    named = {v.first for v in item.votes if isinstance(v, Comparison) and v.axis == "answer"}
+    return next(iter(named)) if len(named) == 1 else -1
+
+
+def of_ranks(items: Sequence[Item], source: str) -> dict[str, Any]:
+    """Ranked groups: how many, of which sizes, how many pairs they make, and how many have equal ranks."""
+    groups = [[v.value for v in item.votes if isinstance(v, Rating)] for item in items]
+    groups = [ranks for ranks in groups if len(ranks) > 1]
+    sizes = sorted(Counter(map(len, groups)).items())
+    pairs = sum(len(ranks) * (len(ranks) - 1) // 2 for ranks in groups)
+    facts = [
+        ("ranked groups", f"{len(groups):,}"),
+        ("groups by size", ", ".join(f"{size}: {n}" for size, n in sizes)),
+        ("pairs", f"{pairs:,}"),
+        ("groups with equal ranks", f"{sum(len(set(ranks)) < len(ranks) for ranks in groups):,}"),
+    ]
+    findings = ["The rows rank their answers without saying who did: there is no agreement to report."]
+    return _body("Rankings", source, "ranks", facts, findings, [])
+
+
+def _body(
+    title: str,
+    source: str,
+    kind: str,
+    facts: list[tuple[str, str]],
+    findings: list[str],
+    figures: list[dict[str, Any]],
+) -> dict[str, Any]:
+    about = {"title": title, "subtitle": source, "unit": "value", "rule": None, "kind": kind}
+    return {**about, "facts": facts, "findings": findings, "figures": figures, "lines": [], "differences": []}

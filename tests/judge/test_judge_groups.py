@@ -1,0 +1,115 @@
+"""Groups of annotators: found where people agree within and not between, and nowhere else; aggregated apart."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from afzal import data
+from afzal.cli import main
+from afzal.errors import AfzalError
+from afzal.judge import groups, labels
+from afzal.records import Comparison, Item, Response, preferences
+
+NAMES = ("first", "second")
+
+
+def rows(n: int, tastes: dict[str, int], right: float = 0.9, seed: int = 0) -> list[Item]:
+    """Rows on which every person follows the taste of a group, each taste a coin of its own, with some noise."""
+    generator, made = np.random.default_rng(seed), []
+    for k in range(n):
+        likes = generator.integers(2, size=max(tastes.values()) + 1)
+        votes = []
+        for who, taste in tastes.items():
+            said = int(likes[taste]) if generator.random() < right else 1 - int(likes[taste])
+            votes.append(Comparison(0, 1, NAMES[said], annotator=who))
+        answers = (Response(f"a {k}"), Response(f"b {k}"))
+        made.append(Item(f"i{k}", f"prompt {k}", answers, tuple(votes), extra={"lang": ("uz", "en")[k % 2]}))
+    return made
+
+
+TWO = {"ann": 0, "ben": 0, "cat": 0, "dil": 1, "eve": 1}
+
+
+def test_two_tastes_are_found_and_measured_on_other_prompts():
+    found = groups.found(labels.of_items(rows(300, TWO)), resamples=200)
+    assert found is not None
+    assert len({found.of[n] for n in ("ann", "ben", "cat")}) == len({found.of[n] for n in ("dil", "eve")}) == 1
+    assert found.of["ann"] != found.of["dil"]
+    assert found.within.value == pytest.approx(0.9**2 + 0.1**2, abs=0.05)
+    assert found.between.value == pytest.approx(0.5, abs=0.05)
+    assert found.gap.low > 0.2
+    assert "The disagreement has a pattern" in groups.in_words(found)
+
+
+def test_no_groups_are_found_among_people_of_one_taste():
+    one = dict.fromkeys(TWO, 0)
+    known = [groups.found(labels.of_items(rows(120, one, 0.75, seed)), resamples=100) for seed in range(40)]
+    assert sum(found is not None for found in known) == 0
+
+
+def test_one_alone_is_no_group():
+    turned = rows(200, dict.fromkeys(("ann", "ben", "cat"), 0) | {"umi": 1})
+    assert groups.found(labels.of_items(turned), resamples=100) is None
+
+
+def test_agreement_within_and_between_by_hand():
+    def item(k, *outcomes):
+        votes = tuple(Comparison(0, 1, o, annotator=n) for n, o in zip("abcd", outcomes, strict=True))
+        return Item(f"i{k}", f"p{k}", (Response("x"), Response("y")), votes)
+
+    said = labels.of_items([item(0, "first", "first", "second", "second"), item(1, "first", "second", "first", "tie")])
+    known = groups.stated(said, {"a": "1", "b": "1", "c": "2", "d": "2"}, resamples=10)
+    # within: (a,b) and (c,d) agree on the first; (a,b) differ on the second, where d names no winner: 2 of 3
+    assert known.within.value == pytest.approx(2 / 3)
+    # between: none of four on the first; a with c and not b with c on the second: 1 of 6
+    assert known.between.value == pytest.approx(1 / 6)
+
+
+def test_groups_that_miss_somebody_are_refused():
+    said = labels.of_items(rows(5, TWO))
+    with pytest.raises(AfzalError, match="'eve' has no group"):
+        groups.stated(said, dict.fromkeys(("ann", "ben", "cat", "dil"), "x"), resamples=5)
+    with pytest.raises(AfzalError, match="of one group"):
+        groups.stated(said, dict.fromkeys(TWO, "x"), resamples=5)
+
+
+def written(path, items: list[Item]) -> str:
+    data.write(items, path, "afzal")
+    return str(path)
+
+
+def test_the_command_offers_groups_and_aggregates_them_apart(tmp_path, capsys):
+    source, out = written(tmp_path / "v.jsonl", rows(200, TWO)), tmp_path / "o.jsonl"
+    assert main(["aggregate", source, "--json", "--resamples", "100"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    assert set(body["groups"]["of"]) == set(TWO)
+    assert any("--group-by found" in line for line in body["findings"])
+    assert main(["aggregate", source, "--group-by", "found", "--out", str(out), "--resamples", "100"]) == 0
+    assert "extra.group" in capsys.readouterr().out
+    kept = data.read(str(out)).items
+    assert len(kept) == 400
+    assert {item.extra["group"] for item in kept} == {"group 1", "group 2"}
+    assert len({item.id for item in kept}) == 400
+    sure = [preferences(item)[0] for item in kept]
+    assert np.mean([q.p for q in sure]) > 0.9  # together they are a coin
+
+
+def test_groups_from_files_and_fields(tmp_path, capsys):
+    source = written(tmp_path / "v.jsonl", rows(60, TWO))
+    (tmp_path / "g.csv").write_text("annotator,group\n" + "".join(f"{n},g{t}\n" for n, t in TWO.items()))
+    (tmp_path / "g.json").write_text(json.dumps({n: f"g{t}" for n, t in TWO.items()}))
+    said = []
+    for name in ("g.csv", "g.json"):
+        assert main(["aggregate", source, "--json", "--group-by", str(tmp_path / name), "--resamples", "50"]) == 0
+        said.append(json.loads(capsys.readouterr().out)["groups"])
+    assert said[0] == said[1]
+    assert said[0]["of"] == {n: f"g{t}" for n, t in TWO.items()}
+    assert main(["aggregate", source, "--json", "--group-by", "lang", "--resamples", "50"]) == 0
+    (table,) = json.loads(capsys.readouterr().out)["tables"]
+    assert [row[:3] for row in table["rows"]] == [["en", "30", "30"], ["uz", "30", "30"]]
+    assert main(["aggregate", source, "--group-by", "nothing"]) == 2
+    (tmp_path / "bad.json").write_text("[1]")
+    assert main(["aggregate", source, "--group-by", str(tmp_path / "bad.json")]) == 2
