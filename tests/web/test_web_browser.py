@@ -276,6 +276,41 @@ def test_a_second_tab_takes_the_work_when_it_is_told_to(chromium, tmp_path):
         opened.close()
 
 
+@pytest.mark.slow
+def test_time_without_input_is_counted_apart(chromium, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", pairs(2))
+    with served("rows.jsonl", "--annotators", "ann", "--out", "out", cwd=tmp_path) as ((address,), _):
+        opened = chromium.new_context()
+        page = opened.new_page()
+        page.clock.install()
+        one = Person(page, address)
+        one.phase("ask")
+        page.clock.fast_forward(60_000)
+        one.press("j")
+        page.clock.fast_forward(600_000)
+        one.press("1")
+        page.clock.fast_forward(1000)
+        one.says("saved 1")
+        opened.close()
+    (line,) = lines_of(tmp_path / "out")
+    assert 180 <= line["seconds"] < 190
+    assert 480 <= line["idle"] < 481
+
+
+@pytest.mark.slow
+def test_a_page_waits_for_others_and_goes_on_by_itself(chromium, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", pairs(1))
+    with (
+        served("rows.jsonl", "--annotators", "ann,bob", "--out", "out", cwd=tmp_path) as ((first, second), _),
+        person(chromium, first) as ann,
+    ):
+        ann.phase("ask")
+        with person(chromium, second) as bob:
+            bob.phase("wait")
+            ann.votes(1, "1", says="first")
+            bob.phase("done")
+
+
 def ranked(n: int) -> list[dict[str, Any]]:
     return [
         {"afzal": 1, "id": str(k), "prompt": f"prompt {k}", "responses": [{"turns": f"{k} {c}"} for c in "abcd"]}

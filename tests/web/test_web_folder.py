@@ -77,6 +77,19 @@ def test_other_rules_are_refused_by_name(tmp_path, change):
         pass
 
 
+def test_practice_needs_pairs(tmp_path):
+    gold = write_rows(tmp_path / "gold.jsonl", [{"prompt": "q", "chosen": "x", "rejected": "y"}])
+    made = job(tmp_path, pairs(3), mode="rate", practice=1, gold=str(gold))
+    with pytest.raises(AfzalError, match="practice is made of pairs"), opened(made):
+        pass
+
+
+def test_rows_that_cannot_be_used_are_counted(tmp_path):
+    with opened(job(tmp_path, [*pairs(2), {"prompt": "p", "chosen": "a", "rejected": ""}])) as folder:
+        assert len(folder.sheet.items) == 2
+        assert folder.drops == {"empty_response": 1}
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("precious")

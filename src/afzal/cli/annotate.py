@@ -34,6 +34,8 @@ def _annotate(
     data.refuse_missing(settings.data)
     if settings.export is not None and not Path(settings.export).absolute().parent.is_dir():
         raise AfzalError(f"{Path(settings.export).parent} is no folder", where="--export", remedy="create it first")
+    if settings.export is not None and _same_file(settings.export, settings.data, settings.gold):
+        raise AfzalError(f"{settings.export} is what the page reads", where="--export", remedy="choose another file")
     job = job_of(settings)
     place = Place(settings.host, settings.port, tuple(settings.names or ()))
 
@@ -75,6 +77,10 @@ def job_of(settings: config.AnnotateConfig) -> Job:
     )
 
 
+def _same_file(path: str, *others: str | None) -> bool:
+    return Path(path).exists() and any(o and Path(o).exists() and Path(path).samefile(o) for o in others)
+
+
 def _text(path: str) -> str:
     try:
         return Path(path).read_text("utf-8")
@@ -89,6 +95,8 @@ def _tell(folder: Folder, addresses: list[tuple[str, str]]) -> None:
     known = f", {gold} of them of known truth" if gold else ""
     asked = f"{len(sheet.questions)} questions ({sheet.mode})"
     typer.echo(f"{len(sheet.items)} rows{known}, {asked}: {folder.path}", err=True)
+    for reason, count in folder.drops.items():
+        typer.echo(f"left out: {reason} {count}", err=True)
     typer.echo("".join(f"{one_line(name) or '-'}\t{address}\n" for name, address in addresses))
     sys.stdout.flush()
 

@@ -61,10 +61,11 @@ class Job:
     on_error: Literal["raise", "drop"] = "raise"
 
 
-def read_items(job: Job) -> list[Item]:
-    """The rows of the job without votes: those of the file, then gold rows that are not among them.
+def read_items(job: Job) -> tuple[list[Item], dict[str, int]]:
+    """The rows of the job without votes, and how many rows of the file were left out, by reason.
 
-    A gold row whose prompt and responses stand in the file marks that row, whatever the order of its responses.
+    Gold rows that are not among those of the file come last. A gold row whose prompt and responses stand in the file
+    marks that row, whatever the order of its responses.
 
     Raises:
         AfzalError: a file cannot be read.
@@ -72,14 +73,14 @@ def read_items(job: Job) -> list[Item]:
     said = data.read(job.source, columns=job.columns, format=job.data_format, on_error=job.on_error)
     items = [replace(item, votes=()) for item in said.items]
     if job.gold is None:
-        return with_unique_ids(items)
+        return with_unique_ids(items), said.drop_counts
     truths = {_content(item): item for item in data.read(job.gold).items}
     marked = []
     for item in items:
         truth = truths.pop(_content(item), None)
         marked.append(item if truth is None else _marked(item, truth))
     marked += [replace(item, gold=item.gold or item.votes, votes=()) for item in truths.values()]
-    return with_unique_ids(marked)
+    return with_unique_ids(marked), said.drop_counts
 
 
 def _content(item: Item) -> str:
@@ -109,6 +110,8 @@ def sheet_of(job: Job, items: Sequence[Item]) -> Sheet:
             why=f"this page is one of mode {mode}",
             remedy="--mode pair, or --order random",
         )
+    if job.rules.practice and mode != "pair":
+        raise AfzalError(f"practice is made of pairs, and these rows are asked with mode {mode}", where="--practice")
     axes: dict[str | None, str] = {**job.axes} or {None: QUESTIONS[mode]}
     hashes = [content_sha256(item) for item in items]
     questions = questions_on(items, hashes, mode, axes)
@@ -119,6 +122,8 @@ def sheet_of(job: Job, items: Sequence[Item]) -> Sheet:
 
 class Folder:
     """An open folder: the desk, the journal and the tokens. One process at a time.
+
+    ``drops`` counts the rows that were left out, ``port`` is the last one that the page was served at, or 0.
 
     Raises:
         AfzalError: another process has the folder; it holds something else; the rows or the rules are not those that
@@ -131,8 +136,9 @@ class Folder:
             self.path.mkdir(parents=True, exist_ok=True)
         _claim(self.path)
         try:
-            self.sheet = sheet_of(job, read_items(job))
-            facts = _facts(self.sheet)
+            items, self.drops = read_items(job)
+            self.sheet = sheet_of(job, items)
+            facts, self.port = _facts(self.sheet), 0
             self.tokens = self._resumed(facts) if (self.path / PAGE).exists() else self._begun(facts)
             self._add_annotators(job.annotators)
             self._facts = facts
@@ -168,6 +174,12 @@ class Folder:
         self.desk.join(name)
         return True
 
+    def served_at(self, port: int) -> None:
+        """Remember the port, so that a page that is open in a browser finds the resumed server."""
+        if port != self.port:
+            self.port = port
+            self._save()
+
     def close(self) -> None:
         """Let others open the folder."""
         self.journal.close()
@@ -191,6 +203,7 @@ class Folder:
         for key, value in facts.items():
             if known.get(key) != value:
                 raise _other(self.path, key, known.get(key), value)
+        self.port = known.get("port", 0)
         return {entry["token"]: entry["name"] for entry in known["annotators"]}
 
     def _add_annotators(self, wanted: Iterable[str]) -> None:
@@ -204,7 +217,7 @@ class Folder:
 
     def _save(self) -> None:
         people = [{"name": name, "token": token} for token, name in self.tokens.items()]
-        body = {"afzal": __version__, **self._facts, "annotators": people}
+        body = {"afzal": __version__, **self._facts, "port": self.port, "annotators": people}
         atomic_write(self.path / PAGE, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
         os.chmod(self.path / PAGE, 0o600)
 

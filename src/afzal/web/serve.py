@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from afzal.errors import AfzalError
 from afzal.web.folder import Folder, Job
@@ -48,6 +48,16 @@ def bound(place: Place) -> socket.socket:
     return sock
 
 
+def bound_again(place: Place, port: int) -> socket.socket:
+    """A socket at the place; where any port will do, at the one of the last time if it is free."""
+    if place.port == 0 and port != 0:
+        try:
+            return bound(replace(place, port=port))
+        except AfzalError:
+            pass
+    return bound(place)
+
+
 def hosts_of(place: Place, port: int) -> frozenset[str]:
     """The Host headers that are answered."""
     own = {place.host, "localhost", "127.0.0.1", "::1"} - {"0.0.0.0", "::"}
@@ -77,8 +87,9 @@ def serve(job: Job, place: Place, ready: Callable[[Folder, list[tuple[str, str]]
 
     folder = Folder(job, time.time)
     try:
-        with bound(place) as sock:
+        with bound_again(place, folder.port) as sock:
             port = sock.getsockname()[1]
+            folder.served_at(port)
             app = Guard(application(folder), hosts_of(place, port))
             settings = uvicorn.Config(
                 app,
