@@ -48,7 +48,7 @@ def test_an_address_without_a_name_gets_one_once(tmp_path):
         assert folder.name_of(one) == ""
         assert folder.name_of("x" * 24) is None
         assert folder.sign_in(one, "Dilnoza")
-        assert not folder.sign_in(two, "dilnoza")
+        assert not folder.sign_in(two, "DILNOZA")
         answer(folder.desk, "Dilnoza", folder)
     with opened(made) as folder:
         assert folder.name_of(one) == "Dilnoza"

@@ -162,6 +162,16 @@ def test_a_retracted_question_is_kept_for_its_person():
     assert desk.queue.next("a", desk.now) == "done"
 
 
+def test_a_retracted_question_goes_to_somebody_who_had_passed_it():
+    desk = Desk(queue(3, "a b", order="file"))
+    assert [desk.vote(name).question for name in "abb"] == [0, 1, 2]
+    assert desk.queue.next("b", desk.now) == "done"
+    desk.undo("a")
+    assert desk.queue.next("b", desk.now) == "wait"
+    desk.now += LEASE_SECONDS
+    assert desk.vote("b").question == 0
+
+
 def test_a_skip_is_no_vote_and_the_question_stays_open_for_others():
     desk = Desk(queue(1, "a b"))
     desk.vote("a", kind="skip")

@@ -74,6 +74,20 @@ def _winner(item) -> int:
     return vote.first if vote.outcome == "first" else vote.second
 
 
+def test_the_page_ends_with_the_last_answer_when_it_is_told_to(tmp_path):
+    write_rows(tmp_path / "rows.jsonl", pairs(3))
+    write_rows(tmp_path / "gold.jsonl", pairs(1))
+    arguments = ["rows.jsonl", "--annotators", "ann,bob", "--gold", "gold.jsonl", "--until-done", "--export", "p.jsonl"]
+    with served(*arguments, cwd=tmp_path) as ((first, second), process):
+        assert vote_all(Client(first), good) == 3
+        assert process.poll() is None  # bob has a gold question left
+        assert vote_all(Client(second), good) == 1
+        assert process.wait(20) == 0
+    assert len(data.read(tmp_path / "p.jsonl").items) == 3
+    with served(*arguments, cwd=tmp_path) as (_, process):
+        assert process.wait(20) == 0
+
+
 def test_strangers_get_nothing(tmp_path):
     write_rows(tmp_path / "rows.jsonl", pairs(3))
     with served("rows.jsonl", "--annotators", "ann", "--out", "out", cwd=tmp_path) as ((address,), _):

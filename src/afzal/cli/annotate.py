@@ -44,7 +44,7 @@ def _annotate(
         if not settings.headless:
             _open(addresses)
 
-    folder = serve(job, place, ready)
+    folder = serve(job, place, ready, "done" if settings.until_done else "stopped")
     counts = folder.desk.counts()
     typer.echo(f"{job.out}: {counts['votes']} votes, {counts['skips']} skips", err=True)
     if settings.export is not None:

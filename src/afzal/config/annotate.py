@@ -60,6 +60,7 @@ class AnnotateConfig(Settings, frozen=True):
     port: int = Field(0, ge=0, le=65535, description="Port to serve at; 0 takes a free one.")
     names: Names = Field(None, description="Further names of the server in the Host header, such as a proxy's.")
     headless: bool = Field(False, description="Print the addresses and open no browser.")
+    until_done: bool = Field(False, description="End the page when nobody has anything left to answer.")
     export: str | None = Field(None, description="File for the rows with their votes, written when the page ends.")
     columns: Columns = Field({}, description="Which field is what, as prompt=q,chosen=good,rejected=bad.")
     data_format: str | None = Field(None, description="Name of the data's format, when detection is to be overruled.")

@@ -69,10 +69,10 @@ class Commits:
 
 
 class Page:
-    """The routes over an open folder."""
+    """The routes over an open folder; ``finished`` is called when the last answer has been saved."""
 
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
+    def __init__(self, folder: Folder, finished: Callable[[], None]) -> None:
+        self._folder, self._finished = folder, finished
         self._commits = Commits(folder.journal, folder.reopen)
 
     def routes(self) -> list[Route]:
@@ -130,6 +130,8 @@ class Page:
                 raise Refused(409, "sign_in", "give a name first")
             step: Step = getattr(self._folder.desk, verb)(name, body)
             await self._commit(step)
+            if step.reply["next"]["state"] == "done" and self._folder.desk.queue.is_done():
+                self._finished()
             return step.reply
 
         return handle
@@ -155,9 +157,12 @@ class Page:
         return endpoint
 
 
-def application(folder: Folder) -> Starlette:
-    """The page as an ASGI application, without the :class:`afzal.web.security.Guard` around it."""
-    return Starlette(routes=Page(folder).routes())
+def application(folder: Folder, finished: Callable[[], None] = lambda: None) -> Starlette:
+    """The page as an ASGI application, without the :class:`afzal.web.security.Guard` around it.
+
+    ``finished`` is called when the last answer has been saved, just before its reply is sent.
+    """
+    return Starlette(routes=Page(folder, finished).routes())
 
 
 def as_json(value: Any, status: int = 200) -> Response:

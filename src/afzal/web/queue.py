@@ -263,8 +263,6 @@ class Queue:
         return self.votes[question] + others < self.rules.overlap
 
     def _stands(self, person: _Person, turn: Turn, now: float) -> bool:
-        if turn.position != person.position:
-            return False
         return not self._is_shared(turn) or self._is_open(person, turn.question, now)
 
     def _lease(self, question: int, name: str, now: float) -> None:
@@ -303,8 +301,6 @@ class Queue:
         elif not self.questions[question].is_gold:
             person.answered.add(question)
             self._count(question, 0 if answer.is_skip else 1)
-        if question in person.redo:
-            person.redo.remove(question)
         self._release(question, person.name)
         person.current = None
 
@@ -357,8 +353,12 @@ class Queue:
         return min(own, fair) + len(person.gold) - len(self._gold_answers(person))
 
     def is_done(self) -> bool:
-        """Whether every question has all its answers, or has been skipped by everybody."""
-        return all(k in self.full or all(k in p.answered for p in self._people.values()) for k in self.main)
+        """Whether nobody has anything left to answer, of the people who are known."""
+        people = self._people.values()
+        if any(len(self._gold_answers(person)) < len(person.gold) for person in people):
+            return False
+        open_ = [k for k in self.main if k not in self.full]
+        return all(k in person.answered for k in open_ for person in people)
 
 
 def _place(item: str, responses: Sequence[int], axis: str | None) -> tuple[str, tuple[int, ...], str | None]:

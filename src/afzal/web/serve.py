@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from afzal.errors import AfzalError
 from afzal.web.folder import Folder, Job
@@ -71,11 +72,17 @@ def addresses(folder: Folder, host: str, port: int) -> list[tuple[str, str]]:
     return [(name, f"http://{shown}:{port}/a/{token}/") for token, name in folder.tokens.items()]
 
 
-def serve(job: Job, place: Place, ready: Callable[[Folder, list[tuple[str, str]]], None]) -> Folder:
+def serve(
+    job: Job,
+    place: Place,
+    ready: Callable[[Folder, list[tuple[str, str]]], None],
+    until: Literal["stopped", "done"] = "stopped",
+) -> Folder:
     """Serve a job until SIGINT or SIGTERM, and return its folder, closed.
 
     Args:
         ready: called with the folder and the addresses once the page can be reached.
+        until: ``done`` ends it also when nobody has anything left to answer.
 
     Raises:
         AfzalError: the folder or the address cannot be used.
@@ -90,9 +97,14 @@ def serve(job: Job, place: Place, ready: Callable[[Folder, list[tuple[str, str]]
         with bound_again(place, folder.port) as sock:
             port = sock.getsockname()[1]
             folder.served_at(port)
-            app = Guard(application(folder), hosts_of(place, port))
+            servers: list[uvicorn.Server] = []
+
+            def finished() -> None:
+                for server in servers if until == "done" else ():
+                    server.should_exit = True  # it sends the replies that are under way, then ends
+
             settings = uvicorn.Config(
-                app,
+                Guard(application(folder, finished), hosts_of(place, port)),
                 log_level="error",
                 access_log=False,
                 server_header=False,
@@ -103,7 +115,9 @@ def serve(job: Job, place: Place, ready: Callable[[Folder, list[tuple[str, str]]
             ready(folder, addresses(folder, place.host, port))
             for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises the signal again when it has ended
                 signal.signal(number, lambda *_: None)
-            uvicorn.Server(settings).run(sockets=[sock])
+            servers.append(uvicorn.Server(settings))
+            if not (until == "done" and folder.desk.queue.people and folder.desk.queue.is_done()):
+                servers[0].run(sockets=[sock])
     finally:
         folder.close()
     return folder

@@ -208,7 +208,8 @@ const spoken = (saved) => (saved.kind === "skip" ? "skipped" : mode.words(saved)
 function feedback(reply) {
   enter("feedback");
   afterFeedback = reply.next;
-  write("ask", `${mode.feedback(reply.feedback)} Press any key to continue.`);
+  write("ask", mode.feedback(reply.feedback));
+  $("choices").replaceChildren(element("button", { type: "button", class: "primary", "data-act": "goOn", "data-testid": "go-on" }, "Continue ", element("kbd", {}, "any key")));
 }
 
 function trouble(reason) {
@@ -247,6 +248,7 @@ const ACTS = {
   keys: () => dialogs.openKeys([...mode.keys, ...(document.querySelector("#task :is(audio, img)") ? media.keys : []), ...COMMON_KEYS]),
   fold: () => isFoldable() && fold(),
   diff: compare,
+  goOn: () => phase === "feedback" && take(afterFeedback),
   here: () => refresh("&take=1"),
 };
 const LETTERS = { d: "diff", s: "skip", u: "undo", n: "note", f: "flag", g: "guideline", p: "fold" };
@@ -260,7 +262,7 @@ function onKey(event) {
   if (!isPlain(event) || event.repeat && !"jk".includes(event.key)) return;
   if (dialogs.isOpen()) return onDialogKey(event);
   if (isTyping(event)) return;
-  if (phase === "feedback") return afterKey(event, () => take(afterFeedback));
+  if (phase === "feedback") return afterKey(event, ACTS.goOn);
   if (phase === "elsewhere" && event.key === "Enter") return afterKey(event, ACTS.here);
   if (isQuestionMark(event)) return afterKey(event, ACTS.keys);
   const letter = letterOf(event);

@@ -89,7 +89,7 @@ export function scroll(direction, { one }) {
 }
 
 export function minutes(left) {
-  if (left == null) return "";
+  if (!left) return "";
   if (left < 1) return "less than a minute left";
   return left < 90 ? `about ${Math.round(left)} min left` : `about ${(left / 60).toFixed(1)} h left`;
 }
