@@ -132,12 +132,12 @@ class Folder:
 
     def __init__(self, job: Job, clock: Callable[[], float]) -> None:
         self.path, self._clock = Path(job.out), clock
+        items, self.drops = read_items(job)
+        self.sheet = sheet_of(job, items)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         _claim(self.path)
         try:
-            items, self.drops = read_items(job)
-            self.sheet = sheet_of(job, items)
             facts, self.port = _facts(self.sheet), 0
             self.tokens = self._resumed(facts) if (self.path / PAGE).exists() else self._begun(facts)
             self._add_annotators(job.annotators)
