@@ -55,7 +55,7 @@ PLANTED = {
     "kl": {"kl_exact": 80.0},
     "endings": {"eos_rate": 0.2},
     "entropy": {"entropy": 1.0},
-    "signal": {"same_reward": 0.95},
+    "signal": {"same_reward": 0.95, "scores": 0.0},
 }
 
 
@@ -82,6 +82,24 @@ def test_planted_faults_are_named(name, seed):
 def test_a_fault_without_a_rising_reward_is_no_hacking():
     assert set(signs(rollouts(length=90.0, scores=-1.0))) == {"length"}
     assert "collapsed" in signs(rollouts(length=9.0, entropy=8.0))["length"]
+
+
+def test_prompts_that_are_solved_lack_no_signal():
+    """All answers to a prompt earn one reward at the end of a run that rose, too."""
+    assert signs(rollouts(same_reward=0.95)) == {}
+    assert set(signs(rollouts(same_reward=0.95, scores=0.0))) == {"signal"}
+
+
+def test_a_reward_that_moves_by_chance_is_no_hacking():
+    """Noise of .3 about 1, and a mean .1 higher at the end than at the beginning: less than 2.5 standard errors."""
+    lines = rollouts(length=90.0)
+    for k, line in enumerate(lines):
+        line["objective/scores"] = 1.0 + (0.3, -0.3)[k % 2]
+    lines[-2]["objective/scores"] = 2.2
+    assert set(signs(lines)) == {"length"}
+    for line in lines[-3:]:
+        line["objective/scores"] += 2
+    assert set(signs(lines)) == {"length", "hacking"}
 
 
 def test_alarms_are_said_once_and_as_soon_as_they_show():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afzal.report.health.behaviour import LENGTH_BAD
-from afzal.report.health.curves import Curves, Diagnosis
+from afzal.report.health.curves import Curves, Diagnosis, noise
 from afzal.report.health.excess import KL_WATCH, KL_WATCH_TOKEN
 from afzal.report.text import is_number, number
 
@@ -21,7 +21,7 @@ _RULE = (
     f"the mean of the last {SEVERAL} rollouts against the first {SEVERAL}: KL above {KL_WATCH:.0f} nats per answer and "
     f"{KL_WATCH_TOKEN} per token, length {LENGTH_BAD:.0f} times more or less, endings below {EOS_LEFT:.0%} or entropy "
     f"per token below {ENTROPY_LEFT:.0%} of what they were, or {SAME_REWARD:.0%} of prompts with one reward for all "
-    "answers"
+    f"answers while the reward did not rise by more than {SURE} standard errors of its noise"
 )
 
 
@@ -49,18 +49,23 @@ def signs(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         if left < ENTROPY_LEFT:
             found["entropy"] = f"the policy says ever the same: {left:.0%} of its entropy per token is left"
     same = _both(first, last, "rollout/same_reward")
-    if same and same[1] > SAME_REWARD:
+    rose = _rose(rollouts)
+    if same and same[1] > SAME_REWARD and not rose:  # where it rose, prompts may be solved
         found["signal"] = f"all answers get the same reward at {same[1]:.0%} of the prompts: nothing is learned there"
-    return _hacked(found, _both(first, last, "objective/scores"))
-
-
-def _hacked(found: dict[str, str], scores: tuple[float, float] | None) -> dict[str, str]:
-    """A reward that rises while the answers go wrong is being served, not the people it stands for."""
+    # a reward that rises while the answers go wrong is being served, not the people it stands for
     wrong = [name for name in ("length", "kl", "endings", "entropy") if name in found]
-    if wrong and scores and scores[1] > scores[0]:
-        rose = f"the reward rose from {number(scores[0], 3)} to {number(scores[1], 3)}"
-        found["hacking"] = f"this may be reward hacking: {rose} while " + "; ".join(found[name] for name in wrong)
+    if wrong and rose:
+        rise = f"the reward rose from {number(rose[0], 3)} to {number(rose[1], 3)}"
+        found["hacking"] = f"this may be reward hacking: {rise} while " + "; ".join(found[name] for name in wrong)
     return found
+
+
+def _rose(rollouts: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """The mean reward at either end, where it rose beyond the noise between rollouts."""
+    scores = _both(rollouts[:SEVERAL], rollouts[-SEVERAL:], "objective/scores")
+    spread = noise([r["objective/scores"] for r in rollouts if is_number(r.get("objective/scores"))])
+    beyond = scores is not None and scores[1] - scores[0] > SURE * spread * (2 / SEVERAL) ** 0.5
+    return scores if beyond else None
 
 
 def _both(

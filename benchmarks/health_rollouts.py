@@ -1,0 +1,265 @@
+"""False alarms and misses of the health checks on policies that learn from rewards: simulated healthy and sick runs.
+
+    python -m benchmarks.health_rollouts --runs 1000 --out benchmarks/results/health/rollouts.json
+
+A run is a sequence of rollouts, each of ``prompts`` prompts with ``n`` answers, and evaluations on the same held-out
+prompts. Noise is what such counts give: rewards vary between prompts and between answers of one, lengths and KLs are
+gamma distributed, endings and groups of equal rewards are binomial, gradient norms log-normal. A healthy world counts
+as a false alarm where any check says ``watch`` or ``bad``; a sick world is found where the check that is made for it
+says so, and where what it says names the fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from afzal.report.health import Diagnosis, alarms, diagnose
+
+Lines = list[dict[str, Any]]
+Curve = Callable[[float], float]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A kind of run. Curves are functions of the share of training done, 0 to 1.
+
+    Attributes:
+        updates: of each iteration.
+        n: answers to each of the ``prompts`` of an iteration; the ``held_out`` prompts get one each.
+        reward: mean reward; it varies by ``between`` over prompts and by ``within`` over the answers to one. With
+            ``binary`` it is a share of answers that are right, and the prompts' shares spread by ``between``.
+        kl, length: means of an answer, nats and tokens; ``entropy`` nats per token; ``ended`` share that end.
+        same: share of the prompts whose answers all get one reward.
+        clipped, moved: clip fraction and KL(old || new) of an update.
+    """
+
+    iterations: int = 40
+    updates: int = 4
+    prompts: int = 32
+    n: int = 4
+    held_out: int = 256
+    reward: Curve = lambda t: 1.5 * (1 - math.exp(-3 * t))
+    between: float = 1.0
+    within: float = 1.0
+    binary: bool = False
+    kl: Curve = lambda t: 6 * t
+    length: Curve = lambda t: 60.0
+    entropy: Curve = lambda t: 1.2 - 0.5 * t
+    ended: Curve = lambda t: 0.9
+    same: Curve = lambda t: 0.0
+    clipped: Curve = lambda t: 0.1
+    moved: Curve = lambda t: 0.01
+    grad_spread: float = 0.5
+
+
+def lines_of(world: World, seed: int) -> Lines:
+    """``metrics.jsonl`` of one run."""
+    rng = np.random.default_rng(seed)
+    shift = rng.normal(0, world.between, world.held_out)
+    every = max(1, world.iterations // 10)
+    lines: Lines = [_eval_line(world, rng, 0, 0.0, shift)]
+    for k in range(world.iterations):
+        t, first = k / (world.iterations - 1), k * world.updates
+        lines.append({"kind": "rollout", "step": first, "iteration": k, **_rollout(world, rng, t)})
+        lines += [_train_line(world, rng, first + u + 1, t) for u in range(world.updates)]
+        if (k + 1) % every == 0:
+            lines.append(_eval_line(world, rng, first + world.updates, t, shift))
+    return lines
+
+
+def _rewards(world: World, rng: np.random.Generator, t: float, shift: np.ndarray, n: int) -> np.ndarray:
+    """``[P, n]``: the answers of prompts whose means differ by ``shift`` from that of all."""
+    if world.binary:
+        odds = math.log(world.reward(t) / (1 - world.reward(t))) + shift
+        return (rng.random((len(shift), n)) < (1 / (1 + np.exp(-odds)))[:, None]).astype(float)
+    return world.reward(t) + shift[:, None] + rng.normal(0, world.within, (len(shift), n))
+
+
+def _rollout(world: World, rng: np.random.Generator, t: float) -> dict[str, float]:
+    rewards = _rewards(world, rng, t, rng.normal(0, world.between, world.prompts), world.n)
+    answers = rewards.size
+    lengths = rng.gamma(4.0, world.length(t) / 4, answers)
+    said = {
+        "objective/scores": float(rewards.mean()),
+        "objective/scores_sd": float(rewards.std(ddof=1)),
+        "objective/kl_exact": float(rng.gamma(2.0, world.kl(t) / 2, answers).mean()) if world.kl(t) else 0.0,
+        "objective/entropy": float((lengths * world.entropy(t) * np.exp(rng.normal(0, 0.3, answers))).mean()),
+        "rollout/length": float(lengths.mean()),
+        "rollout/eos_rate": float(rng.binomial(answers, world.ended(t))) / answers,
+    }
+    if world.n == 1:
+        return said
+    equal = (rewards.std(1) == 0) | (rng.random(world.prompts) < world.same(t))
+    return said | {"rollout/same_reward": float(equal.mean())}
+
+
+def _train_line(world: World, rng: np.random.Generator, step: int, t: float) -> dict[str, Any]:
+    # the first update of an iteration is made by the policy that wrote, and clips nothing
+    moving = (step - 1) % world.updates > 0 or world.updates == 1
+    share = min(1.0, world.clipped(t) * math.exp(rng.normal(0, 0.4))) if moving else 0.0
+    return {
+        "kind": "train",
+        "step": step,
+        "loss": float(rng.normal(0, 0.1)),
+        "grad_norm": math.exp(rng.normal(0, world.grad_spread)),
+        "lr": 1e-6,
+        "policy/clipfrac": share,
+        "policy/approxkl": world.moved(t) * math.exp(rng.normal(0, 0.5)) if moving else 0.0,
+    }
+
+
+def _eval_line(world: World, rng: np.random.Generator, step: int, t: float, shift: np.ndarray) -> dict[str, Any]:
+    size = len(shift)
+    rewards = _rewards(world, rng, t, shift, 1)[:, 0]
+    kls = rng.gamma(2.0, world.kl(t) / 2, size) if step else np.zeros(size)
+    error = lambda values: float(values.std(ddof=1)) / math.sqrt(size)  # noqa: E731
+    return {
+        "kind": "eval",
+        "step": step,
+        "n": float(size),
+        "reward": float(rewards.mean()),
+        "reward_se": error(rewards),
+        "kl": float(kls.mean()),
+        "kl_se": error(kls),
+        "samples/length": float(rng.gamma(4.0, world.length(t) / 4, size).mean()),
+        "samples/eos_rate": float(rng.binomial(size, world.ended(t))) / size,
+    }
+
+
+def facts_of(world: World, lines: Lines) -> dict[str, Any]:
+    """``run.json``, with the summary of the 8 samples that a run on rewards keeps."""
+    ends = [m for m in lines if m["kind"] == "eval"]
+    few = 8
+    samples = {
+        stage: {
+            "n": few,
+            "length": m["samples/length"],
+            "length_se": m["samples/length"] / 2 / math.sqrt(few),
+            "eos_rate": round(few * m["samples/eos_rate"]) / few,
+            "eos_rate_se": math.sqrt((p := (few * m["samples/eos_rate"] + 1) / (few + 2)) * (1 - p) / few),
+        }
+        for stage, m in (("before", ends[0]), ("after", ends[-1]))
+    }
+    steps = world.iterations * world.updates
+    told = {"method": "ppo" if world.n == 1 else "grpo", "status": "finished", "stop_reason": "finished"}
+    told |= {"step": steps, "steps": steps, "samples": samples, "reference_is_start": True}
+    return told | {"config": {"method": told["method"], "lr": 1e-6, "max_grad_norm": 10.0, "kl_coef": 0.05}}
+
+
+def _odds(start: float, end: float) -> Curve:
+    """A share that goes from one to another evenly in log-odds."""
+    first, last = (math.log(p / (1 - p)) for p in (start, end))
+    return lambda t: 1 / (1 + math.exp(-(first + (last - first) * t)))
+
+
+HEALTHY: dict[str, World] = {
+    "ppo": World(n=1, prompts=64),
+    "ppo, small rollouts": World(n=1, prompts=16, iterations=100),
+    "ppo, far but sound": World(n=1, prompts=64, kl=lambda t: 18 * t),
+    "ppo, steady": World(n=1, prompts=64, reward=lambda t: 1.2 * t, held_out=128),
+    "ppo, loud gradients": World(n=1, prompts=64, grad_spread=0.8),
+    "grpo": World(updates=1),
+    "grpo, 12 iterations": World(updates=1, iterations=12, reward=lambda t: 1.2 * t),
+    "grpo, somewhat longer": World(updates=1, length=lambda t: 60 + 8 * t),
+    "grpo, right or wrong": World(updates=1, n=8, binary=True, reward=_odds(0.2, 0.6), between=2.0),
+    "grpo, solved": World(updates=1, n=8, binary=True, reward=_odds(0.4, 0.995), between=1.5),
+    "grpo, sharper": World(updates=1, entropy=lambda t: 1.2 * math.exp(-1.5 * t)),
+    "rloo, cut answers": World(n=2, ended=lambda t: 0.6 + 0.2 * t),
+}
+
+SICK: dict[str, tuple[set[str], str, World]] = {
+    "runs away": ({"conduct", "kl_large"}, "KL|far", World(kl=lambda t: 120 * t * t)),
+    "runs away in short answers": (
+        {"conduct", "kl_large"},
+        "KL|far",
+        World(length=lambda t: 10.0, kl=lambda t: 16 * t),
+    ),
+    "hacks by length": ({"conduct"}, "hacking.*length", World(length=lambda t: 60 + 110 * t)),
+    "writes longer for nothing": (
+        {"conduct"},
+        r"\A(?!.*hacking).*exploded",
+        World(length=lambda t: 60 + 110 * t, reward=lambda t: 0.0),
+    ),
+    "hacks by one phrase": (
+        {"conduct"},
+        "hacking",
+        World(entropy=lambda t: 1.2 * math.exp(-5 * t), kl=lambda t: 40 * t),
+    ),
+    "collapses": (
+        {"conduct"},
+        "the same",
+        World(n=1, prompts=64, entropy=lambda t: 1.2 * math.exp(-4 * t), reward=lambda t: 0.0),
+    ),
+    "forgets to end": ({"conduct"}, "no longer end", World(ended=lambda t: 0.9 - 0.75 * t)),
+    "writes ever less": ({"conduct"}, "collapsed", World(length=lambda t: 60 - 45 * t, entropy=lambda t: 1.0)),
+    "no signal": (
+        {"conduct"},
+        "same reward",
+        World(updates=1, same=lambda t: 0.95, reward=lambda t: 0.0, between=1.0, within=0.1),
+    ),
+    "all wrong": (
+        {"conduct"},
+        "same reward",
+        World(updates=1, binary=True, reward=lambda t: 0.01, between=1.0, n=8),
+    ),
+    "does not rise": ({"reward_flat"}, "did not rise", World(reward=lambda t: 0.0)),
+    "falls": ({"reward_fell"}, "fell", World(reward=lambda t: -1.5 * t)),
+    "updates too large": ({"large_updates"}, "large", World(n=1, clipped=lambda t: 0.7)),
+    "updates go too far": ({"large_updates"}, "large", World(n=1, moved=lambda t: 0.5)),
+}
+
+
+def raised(world: World, runs: int, first: int) -> list[list[Diagnosis]]:
+    """The alarms of each run."""
+    every = []
+    for seed in range(first, first + runs):
+        lines = lines_of(world, seed)
+        every.append(alarms(diagnose(lines, facts_of(world, lines))))
+    return every
+
+
+def names(said: Sequence[Diagnosis], codes: set[str], pattern: str) -> bool:
+    """Whether one of the checks says what is wrong, in its title or explanation."""
+    return any(d.code in codes and re.search(pattern, f"{d.title} {d.explanation}", re.S) for d in said)
+
+
+def rates(runs: int, first: int = 0) -> dict[str, Any]:
+    """Of every world, in how many of ``runs`` runs something was said; and what."""
+    found: dict[str, Any] = {"runs": runs, "healthy": {}, "sick": {}}
+    for name, world in HEALTHY.items():
+        said = raised(world, runs, first)
+        codes = Counter(d.code for each in said for d in each)
+        share = sum(map(bool, said)) / runs
+        found["healthy"][name] = {"false_alarms": share, "codes": {k: v / runs for k, v in codes.items()}}
+    for name, (wanted, pattern, world) in SICK.items():
+        hits = [names(each, wanted, pattern) for each in raised(world, runs, first)]
+        found["sick"][name] = {"found": sum(hits) / runs}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=1000, help="runs of every world")
+    parser.add_argument("--out", type=Path, help="file to write the figures to, as JSON")
+    given = parser.parse_args()
+    found = rates(given.runs)
+    for name, row in found["healthy"].items():
+        print(f"healthy  {name:28} false alarms {row['false_alarms']:6.1%}  {row['codes'] or ''}")
+    for name, row in found["sick"].items():
+        print(f"sick     {name:28} found        {row['found']:6.1%}")
+    if given.out:
+        given.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
