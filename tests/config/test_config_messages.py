@@ -65,6 +65,10 @@ FILES = {
         "method: prefer\nmodel: M\ndata: D\nlearned_lr: 0.1\n",
         "run.yaml:4: learned_lr is without effect: learn names no parameter",
     ),
+    "nothing learned at a rate of 0": (
+        "method: prefer\nmodel: M\ndata: D\nlearn: nu\nlr: 0\n",
+        "run.yaml:4: learn is without effect: lr is 0, and learned_lr follows its course",
+    ),
     "arguments": (
         "method: prefer\nmodel: M\ndata: D\nobjective_arg: beta\n",
         "run.yaml:4: objective_arg cannot be 'beta'; write it as name=value,name=value, such as beta=0.2",

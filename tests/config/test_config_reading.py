@@ -110,6 +110,23 @@ def test_advice_is_silent_on_usual_settings_and_names_unusual_ones():
     assert [note.split()[0] for note in told] == ["lr", "beta", "batch_size", "9", "tokens_per_forward"]
 
 
+@pytest.mark.parametrize(
+    ("given", "note"),
+    [
+        ({"eval_fraction": 0, "sample_tokens": 4}, "without effect: sample_tokens, since nothing is held out"),
+        (
+            {"eval_fraction": 0, "sample_prompts": 4, "sample_temperature": 0.5},
+            "without effect: sample_prompts, sample_temperature, since nothing is held out",
+        ),
+        ({"sample_prompts": 0, "sample_tokens": 4}, "without effect: sample_tokens, since sample_prompts is 0"),
+        ({"sample_prompts": 0}, None),
+        ({"eval_fraction": 0, "eval_data": "H", "sample_tokens": 4}, None),
+    ],
+)
+def test_settings_of_samples_that_nobody_takes_are_named(given, note):
+    assert config.advice(config.make("dpo", **BASE, **given)) == ([note] if note else [])
+
+
 def test_hostile_yaml_is_not_executed(tmp_path: Path):
     path = written(tmp_path, "method: !!python/object/apply:os.system ['true']\n")
     with pytest.raises(AfzalError, match=r"run\.yaml:1: not valid YAML: could not determine a constructor"):

@@ -64,3 +64,8 @@ def test_repeats_are_left_out_and_listed_unless_they_may_stay(tmp_path: Path):
     found = prepared(tmp_path, rows)
     assert (len(found.train), [line["reason"] for line in found.losses]) == (1, ["duplicate_item"] * 2)
     assert (len(prepared(tmp_path, rows, clean=False).train)) == 3
+
+
+def test_a_chat_template_without_conversations_is_refused(tmp_path: Path):
+    with pytest.raises(AfzalError, match="chat_template is without effect: no row is a conversation"):
+        prepared(tmp_path, [json.dumps(PAIR)], chat_template="{{ messages }}")

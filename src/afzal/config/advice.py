@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from .offline import BetaConfig
 from .online import OnlineConfig
-from .training import TrainConfig
+from .training import PolicyConfig, TrainConfig
 
+_OF_SAMPLES = ("sample_tokens", "sample_temperature")
 _SMALL = 100_000_000  # weights below which models take larger steps
 _RUIN = 10  # times the usual learning rate
 
@@ -40,7 +41,21 @@ def advice(config: TrainConfig, parameters: int | None = None) -> list[str]:
         notes.append(f"{config.epochs:g} epochs: {config.method} over-optimises after a few; see early_stop_patience")
     if config.pass_tokens < config.max_tokens:
         notes.append(f"tokens_per_forward {config.tokens_per_forward} is below max_tokens {config.max_tokens}")
+    if isinstance(config, PolicyConfig) and not isinstance(config, OnlineConfig):
+        notes += _unsampled(config)
     return notes
+
+
+def _unsampled(config: PolicyConfig) -> list[str]:
+    """Settings of samples that nobody takes."""
+    held_out = config.eval_data is not None or config.eval_fraction > 0
+    if held_out and config.sample_prompts:
+        return []
+    keys = ("sample_prompts", *_OF_SAMPLES) if config.sample_prompts else _OF_SAMPLES
+    fields = PolicyConfig.model_fields
+    given = [key for key in keys if getattr(config, key) != fields[key].default]
+    why = "sample_prompts is 0" if held_out else "nothing is held out"
+    return [f"without effect: {', '.join(given)}, since {why}"] if given else []
 
 
 # (is SFT, is LoRA) -> usual peak learning rates of models of 1B to 70B parameters.

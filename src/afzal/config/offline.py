@@ -72,6 +72,8 @@ class PreferConfig(ConstraintSettings, ReferenceConfig, frozen=True):
     def _constraint_parts(self) -> Self:
         if self.learn is None:
             self._refuse(("learned_lr",), "learn names no parameter")
+        elif self.lr == 0:
+            raise ValueError("learn is without effect: lr is 0, and learned_lr follows its course")
         own = CONSTRAINT_NEEDS.get(self.constraint or "")
         others = [key for key in CONSTRAINT_NEEDS.values() if key != own]
         if self.constraint is None:

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from .base import Settings
 from .training import LiveReferenceConfig
 
+_CLIPS = ("clip", "clip_high", "value_clip")
+
 
 class RolloutSettings(Settings, frozen=True, title="Rollouts"):
     """What the policy writes, what it is worth, and how often it is learned from."""
@@ -55,6 +57,9 @@ class OnlineConfig(RolloutSettings, LiveReferenceConfig, frozen=True):
             raise ValueError(
                 f"{self.minibatches} minibatches need as many prompts, and batch_size is {self.batch_size}"
             )
+        if self.ppo_epochs * self.minibatches == 1:
+            clips = [key for key in _CLIPS if key in type(self).model_fields]
+            self._refuse(clips, "an iteration makes one update, by the policy that wrote its answers")
         return self
 
 
@@ -108,6 +113,8 @@ class PPOConfig(PenaltyConfig, frozen=True):
     def _value_parts(self) -> Self:
         if self.value == "shared":
             self._refuse(("value_model",), "the value model is a head on the policy")
+        if self.lr == 0:
+            self._refuse(("value_lr",), "lr is 0, and value_lr follows its course")
         return self
 
 

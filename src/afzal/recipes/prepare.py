@@ -109,8 +109,16 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
 
 
 def _template(tokenizer: Any, config: TrainConfig, items: Sequence[Item]) -> tuple[str | None, list[str]]:
-    """The chat template when there are conversations to render; it is saved with the tokenizer from now on."""
+    """The chat template when there are conversations to render; it is saved with the tokenizer from now on.
+
+    Raises:
+        AfzalError: one is stated, and no row is a conversation.
+    """
     if not any(item.is_chat for item in items):
+        if config.chat_template is not None:
+            raise AfzalError(
+                "chat_template is without effect: no row is a conversation", where=config.data, remedy="leave it out"
+            )
         return None, []
     template, notice = resolve_template(tokenizer, config.chat_template)
     tokenizer.chat_template = template
