@@ -44,7 +44,7 @@ def job(tmp_path: Path, rows: Sequence[dict[str, Any]], annotators: Sequence[str
     source = tmp_path / "rows.jsonl"
     if not source.exists():
         write_rows(source, rows)
-    about = {k: given.pop(k) for k in ("mode", "axes", "gold", "guideline") if k in given}
+    about = {k: given.pop(k) for k in ("mode", "axes", "gold", "guideline", "text") if k in given}
     return Job(str(source), tmp_path / "out", rules=Rules(**given), annotators=tuple(annotators), **about)
 
 

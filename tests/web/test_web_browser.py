@@ -213,6 +213,41 @@ def test_differences_are_marked_and_the_texts_stay(chromium, tmp_path):
 
 
 @pytest.mark.slow
+def test_markdown_is_built_of_known_elements(chromium, tmp_path):
+    text = "# T\n\n**bold** <img src=x onerror=alert(1)> [l](https://e.example)\n\n- one\n- two"
+    write_rows(tmp_path / "rows.jsonl", [{"prompt": text, "chosen": text, "rejected": "plain"}])
+    arguments = ["rows.jsonl", "--annotators", "ann", "--markdown"]
+    with served(*arguments, cwd=tmp_path) as ((address,), _), person(chromium, address) as one:
+        one.phase("ask")
+        tags = one.page.eval_on_selector_all("#prompt .part *", "(all) => all.map((one) => one.tagName)")
+        assert tags == ["H1", "P", "STRONG", "UL", "LI", "P", "LI", "P"]
+        assert "<img src=x onerror=alert(1)> l (https://e.example)" in one.page.text_content("#prompt .part")
+        one.press("d")
+        one.says("cannot be compared")
+
+
+@pytest.mark.slow
+def test_a_page_outlives_its_server(chromium, tmp_path):
+    """The server is killed while the page is open; the vote is kept, and saved by the next server at the same port."""
+    write_rows(tmp_path / "rows.jsonl", pairs(3))
+    arguments = ["rows.jsonl", "--annotators", "ann", "--out", "out"]
+    opened = chromium.new_context()
+    with served(*arguments, cwd=tmp_path) as ((address,), process):
+        one = Person(opened.new_page(), address)
+        one.votes(1, "1", says="first")
+        process.kill()
+        process.wait()
+        one.press("2")
+        one.says("sent again", "banner")
+    with served(*arguments, cwd=tmp_path) as ((again,), _):
+        assert again == address
+        one.says("saved 2: second")
+        one.votes(3, "1", says="first")
+        opened.close()
+    assert [line["outcome"] for line in lines_of(tmp_path / "out")] == ["first", "second", "first"]
+
+
+@pytest.mark.slow
 def test_practice_shows_the_truth_before_the_next_question(chromium, tmp_path):
     write_rows(tmp_path / "rows.jsonl", pairs(2))
     write_rows(

@@ -83,7 +83,7 @@ def test_what_is_no_path_is_text(tmp_path, name):
     )
     with opened(made) as folder:
         parts = [turns[0]["parts"][0] for turns in folder.desk.next("ann")["responses"]]
-        assert {part["type"] for part in parts} == {"audio", "text"}
+        assert {part["type"] for part in parts} == {"foreign", "text"}
         assert all("media" not in part for part in parts)
 
 

@@ -70,6 +70,7 @@ def job_of(settings: config.AnnotateConfig) -> Job:
         guideline=guideline,
         title=settings.title or "",
         scale=settings.scale,
+        text="markdown" if settings.markdown else "plain",
         annotators=settings.people,
         columns=settings.columns or None,
         data_format=settings.data_format,

@@ -54,6 +54,7 @@ class AnnotateConfig(Settings, frozen=True):
         "votes so far.",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Of orders, sides and repeats.")
+    markdown: bool = Field(False, description="Show texts as Markdown, without HTML, links and images.")
     guideline: str | None = Field(None, description="A text file with the guideline, shown before the first question.")
     title: str | None = Field(None, description="What the page is called; default: the file's name.")
     host: str = Field("127.0.0.1", description="Address to serve at; loopback, so that only this machine reaches it.")

@@ -16,9 +16,9 @@ from afzal import __version__
 from afzal.records import Item
 from afzal.web.bodies import Refused, compared, identifier, note_of, ranked, rated, seconds_of
 from afzal.web.choosing import Chooser, Chosen
-from afzal.web.media import Library
-from afzal.web.questions import Mode, Question, shown_turns
+from afzal.web.questions import Mode, Question
 from afzal.web.queue import Answer, Queue, Rules, Turn
+from afzal.web.showing import Display
 
 Line = dict[str, Any]
 Reply = dict[str, Any]
@@ -33,7 +33,7 @@ class Sheet:
     Attributes:
         hashes: SHA-256 of the content of each item.
         axes: names of the axes with the question that each of them asks; one None without a name.
-        library: the images and sounds of the items.
+        display: how texts, images and sounds are shown.
         scale: the best rating; the worst is 1.
     """
 
@@ -44,7 +44,7 @@ class Sheet:
     questions: Sequence[Question]
     axes: Mapping[str | None, str]
     rules: Rules
-    library: Library
+    display: Display
     guideline: str = ""
     scale: int = 5
 
@@ -249,7 +249,7 @@ class Desk:
 
     def _asked(self, name: str, turn: Turn) -> Reply:
         question = self.sheet.questions[turn.question]
-        item = self.sheet.items[question.item]
+        item, show = self.sheet.items[question.item], self.sheet.display.turns
         return {
             "state": "ask",
             "question": question.key,
@@ -257,8 +257,8 @@ class Desk:
             "axis": question.axis,
             "ask": self.sheet.axes[question.axis],
             "practice": turn.is_practice,
-            "prompt": shown_turns(item.prompt, self.sheet.library),
-            "responses": [shown_turns(item.responses[k].turns, self.sheet.library) for k in turn.shown],
+            "prompt": show(item.prompt),
+            "responses": [show(item.responses[k].turns) for k in turn.shown],
             "progress": self._progress(name),
         }
 

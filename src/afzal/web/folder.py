@@ -25,6 +25,7 @@ from afzal.web.journal import Journal
 from afzal.web.media import Library, root_of
 from afzal.web.questions import Mode, content_sha256, default_mode, questions_on, with_unique_ids
 from afzal.web.queue import Rules
+from afzal.web.showing import Display, TextKind
 
 ITEMS, VOTES, PAGE = "items.jsonl", "votes.jsonl", "page.json"
 FORMAT = 1
@@ -55,6 +56,7 @@ class Job:
     guideline: str = ""
     title: str = ""
     scale: int = 5
+    text: TextKind = "plain"
     annotators: tuple[str, ...] = ("",)
     columns: Mapping[str, str] | None = None
     data_format: str | None = None
@@ -116,8 +118,8 @@ def sheet_of(job: Job, items: Sequence[Item]) -> Sheet:
     hashes = [content_sha256(item) for item in items]
     questions = questions_on(items, hashes, mode, axes)
     title = job.title or Path(job.source).name.partition(".")[0]
-    library = Library(root_of(job.source), items)
-    return Sheet(title, mode, items, hashes, questions, axes, job.rules, library, job.guideline, job.scale)
+    display = Display(Library(root_of(job.source), items), job.text)
+    return Sheet(title, mode, items, hashes, questions, axes, job.rules, display, job.guideline, job.scale)
 
 
 class Folder:
@@ -227,7 +229,7 @@ def _facts(sheet: Sheet) -> dict[str, Any]:
     axes = [[name, question] for name, question in sheet.axes.items()]
     sha = hashlib.sha256("\n".join(sheet.hashes).encode()).hexdigest()
     rules = {f"rules.{key}": value for key, value in asdict(sheet.rules).items()}
-    about = {"format": FORMAT, "mode": sheet.mode, "scale": sheet.scale, "axes": axes}
+    about = {"format": FORMAT, "mode": sheet.mode, "scale": sheet.scale, "text": sheet.display.text, "axes": axes}
     return {**about, **rules, "items": len(sheet.items), "items_sha256": sha}
 
 

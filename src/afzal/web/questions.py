@@ -1,17 +1,16 @@
-"""What is asked: questions on the items of a file, with stable keys, and what people must not see left out."""
+"""What is asked: questions on the items of a file, with stable keys."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any, Literal
+from typing import Literal
 
 from afzal.errors import AfzalError
-from afzal.records import Item, Turns, preferences, turns_to_json
-from afzal.web.media import Library, is_media
+from afzal.records import Item, preferences, turns_to_json
 
 Mode = Literal["pair", "rank", "rate"]
 MOST_RANKED = 9
@@ -114,29 +113,3 @@ def _truth(item: Item, responses: tuple[int, ...]) -> int:
 
 def _key(sha: str, ident: str, responses: tuple[int, ...], axis: str | None) -> str:
     return hashlib.sha256(json.dumps([sha, ident, responses, axis]).encode()).hexdigest()[:16]
-
-
-def shown_turns(turns: Turns, library: Library) -> list[dict[str, Any]]:
-    """A text or a conversation as blocks ``{"role", "parts"}``; the role of a plain text is None.
-
-    An image or a sound is ``{"type", "media"}`` with its key in the library; what is no text otherwise is its JSON.
-    """
-    if isinstance(turns, str):
-        return [{"role": None, "parts": [{"type": "text", "text": turns}]}]
-    blocks = []
-    for message in turns:
-        content = message.content
-        parts = (
-            [{"type": "text", "text": content}] if isinstance(content, str) else [_part(p, library) for p in content]
-        )
-        thoughts = [{"type": "reasoning", "text": message.reasoning}] if message.reasoning else []
-        blocks.append({"role": message.role, "parts": thoughts + parts})
-    return blocks
-
-
-def _part(part: Mapping[str, Any], library: Library) -> dict[str, Any]:
-    if is_media(part):
-        return {"type": part["type"], "media": library.key(part)}
-    if part.get("type") == "text":
-        return {"type": "text", "text": str(part.get("text", ""))}
-    return {"type": str(part.get("type")), "text": json.dumps(dict(part), ensure_ascii=False, default=str)}

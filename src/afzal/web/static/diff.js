@@ -11,6 +11,7 @@ export function isShown() {
 // False where there is nothing to compare, or where the texts are too long.
 export function toggle() {
   if (isShown()) return clear();
+  if (document.querySelector("#responses .markdown")) return false;
   const [first, second] = cards().map((card) => [...card.querySelectorAll(".part")]);
   if (!second) return false;
   return first.map((part, k) => second[k] && compare(part, second[k])).some(Boolean);

@@ -32,12 +32,22 @@ export function turns(blocks) {
   });
 }
 
-function part({ type, text, media }) {
+function part({ type, text, media, tree }) {
   if (media) return partOf({ type, media });
+  if (tree) return element("div", { class: "part markdown", dir: "auto", "data-testid": "text" }, ...tree.map(node));
   const kind = type === "reasoning" ? "part reasoning" : type === "text" ? "part" : "part foreign";
   const made = element("div", { class: kind, dir: "auto", "data-testid": "text" });
   made.textContent = text;
   return made;
+}
+
+const TAGS = new Set("p br hr em strong s code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 table thead tbody tr th td".split(" "));
+
+// A node of Markdown is a text, or [tag, ...children]; only known tags are made.
+function node(value) {
+  if (typeof value === "string") return value;
+  const [tag, ...children] = value;
+  return element(TAGS.has(tag) ? tag : "span", {}, ...children.map(node));
 }
 
 export function showPrompt(blocks) {
