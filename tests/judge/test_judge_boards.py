@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
+from itertools import combinations
 
+import numpy as np
 import pytest
 
 from afzal import judge, report
 from afzal.cli import main
 from afzal.errors import AfzalError
-from afzal.judge import Verdict, Verdicts
+from afzal.judge import Verdict, Verdicts, at_equal_lengths, of_models, rank_correlation, read
+from afzal.judge.judges import two_games
+from afzal.judge.verdicts import MIRRORED
 
 
 def verdicts(*games: tuple[str, str, str]) -> Verdicts:
@@ -65,8 +70,8 @@ def test_a_judge_of_the_order_alone_is_at_a_half():
     board = judge.of_judges(Verdicts(said, gold), resamples=50)
     assert [line.name for line in board.lines] == ["right", "order"]
     right, order = board.lines
-    assert (right.accuracy.value, right.orders.consistent, right.orders.slot_bias) == (1.0, 1.0, 0.0)
-    assert (order.accuracy.value, order.orders.consistent, order.orders.slot_bias) == (0.5, 0.0, 1.0)
+    assert (right.accuracy.value, right.both.consistent, right.both.orders.slot_bias) == (1.0, 1.0, 0.0)
+    assert (order.accuracy.value, order.both.consistent, order.both.orders.slot_bias) == (0.5, 0.0, 1.0)
     assert board.separable == board.pairs == 1
 
 
@@ -158,3 +163,67 @@ def test_five_models_of_pandalm(shared, capsys):
         assert (line["rank"], line["win_rate"]) == (known["rank"], pytest.approx(known["win_rate"], abs=1e-4))
     assert "6 of 10 differences" in body["findings"][0]
     assert len(body["differences"]) == 10
+
+
+def test_two_games_by_hand():
+    """Truth 1, 1, 2, 2: right twice; the first slot twice; no verdict and right; a tie twice."""
+    table = np.array([[1, 1], [1, 2], [-1, 2], [0, 0]])
+    found = two_games(table, np.array([1, 1, 2, 2]))
+    assert (found.first_order, found.second_order, found.both_right) == (0.5, 0.5, 0.25)
+    assert (found.consistent, found.consistent_of_two) == (0.5, 2 / 3)
+    assert (found.right_where_consistent, found.right_by_halves) == (0.5, 0.375)
+    assert found.none_as_label[0] == 0.5
+    assert (found.orders.always_first, found.orders.always_second) == (1, 0)
+    assert two_games(np.array([[1, -2]]), np.array([1])) is None
+
+
+def test_equal_lengths_of_a_judge_that_reads_lengths_alone():
+    """The longer answer always wins but for one pair each way: at equal lengths both models are at a half."""
+    said = []
+    for k in range(40):
+        longer = 10 if k % 2 else -10
+        wins = longer > 0 if k < 36 else longer < 0
+        said.append(Verdict(f"q{k}", f"q{k}", "a", "b", "first" if wins else "second", "j", lengths=(50 + longer, 50)))
+    lines = {x.model: x for x in at_equal_lengths(Verdicts(said), resamples=20)}
+    assert lines["a"].pairs == 40
+    assert lines["a"].control.controlled.value == pytest.approx(0.5, abs=1e-6)
+    assert lines["a"].control.slope.value == pytest.approx(lines["b"].control.slope.value, abs=1e-6)
+    assert lines["a"].control.slope.value > 1
+    with pytest.raises(AfzalError, match="the lengths of the answers are not known"):
+        at_equal_lengths(Verdicts([Verdict("q", "q", "a", "b", "first")]))
+
+
+def test_a_leaderboard_beside_its_mirror():
+    said = [Verdict(f"q{k}", f"q{k}", a, b, o) for k, (a, b, o) in enumerate(_round(("a", "b", "c")))]
+    turned = [replace(v, outcome=MIRRORED[v.outcome]) for v in said]
+    boards = [of_models(Verdicts(v), resamples=2) for v in (said, turned)]
+    assert rank_correlation(boards[0], boards[0]) == {"models": 3, "spearman": 1.0, "kendall": 1.0}
+    assert rank_correlation(*boards)["kendall"] == -1.0
+
+
+def _round(names):
+    """The earlier name beats each later one four times of five."""
+    for a, b in combinations(names, 2):
+        yield from [(a, b, "first")] * 4
+        yield a, b, "second"
+
+
+def test_scores_of_prometheus_become_verdicts(tmp_path):
+    rows = [
+        {"idx": 1, "response_source": "x", "gpt4_score": [5, 3, None]},
+        {"idx": 2, "response_source": "x", "gpt4_score": [1, 1, 1]},
+        {"idx": 1, "response_source": "y", "gpt4_score": [4, 3, 2]},
+        {"idx": 2, "response_source": "y", "gpt4_score": [2, 1, 1]},
+    ]
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(rows))
+    said = read([str(path)])
+    assert (said.format, said.rows) == ("Prometheus scores", 4)
+    assert [(v.prompt, v.first, v.second, v.outcome) for v in said.verdicts] == [
+        ("1", "x", "y", "first"),
+        ("1", "x", "y", "tie"),
+        ("1", "x", "y", "none"),
+        ("2", "x", "y", "second"),
+        ("2", "x", "y", "tie"),
+        ("2", "x", "y", "tie"),
+    ]

@@ -104,7 +104,7 @@ def test_a_judge_against_itself_is_at_a_half():
         np.concatenate([score, 1 - score]), np.concatenate([gap, -gap]), [*range(200), *range(200)], resamples=50
     )
     assert both.raw.value == both.controlled.value == pytest.approx(0.5)
-    assert both.slope > 1
+    assert both.slope.value > 1
     assert both.overlap == pytest.approx(1.0)
     assert not both.extrapolated
 
@@ -115,7 +115,7 @@ def test_length_control_finds_what_is_left_of_a_win():
     gap = generator.normal(1.0, 1.0, 4000)
     odds = 0.5 + 1.5 * np.tanh(gap / gap.std(ddof=1))
     found = judging.length_controlled(1 / (1 + np.exp(-odds)), gap, range(4000), resamples=20)
-    assert found.slope == pytest.approx(1.5, abs=1e-3)
+    assert found.slope.value == pytest.approx(1.5, abs=1e-3)
     assert found.controlled.value == pytest.approx(1 / (1 + math.exp(-0.5)), abs=1e-3)
     assert found.raw.value > found.controlled.value
 
@@ -127,7 +127,7 @@ def test_a_ridge_draws_the_slope_where_lengths_do_not_overlap():
     held = judging.length_controlled(score, gap, range(60), ridge=100, expected_slope=1.0, resamples=10)
     assert free.extrapolated
     assert free.overlap == 0.0
-    assert abs(held.slope - 1.0) < abs(free.slope - 1.0)
+    assert abs(held.slope.value - 1.0) < abs(free.slope.value - 1.0)
 
 
 def test_equal_lengths_cannot_be_controlled():
@@ -227,7 +227,7 @@ def test_length_control_on_pandalm(shared):
         of.append(prompt)
     found, line = judging.length_controlled(np.array(score), np.array(longer), of), reference["length_control"]
     assert found.raw.value == pytest.approx(line["win_rate"], abs=1e-4)
-    assert found.slope == pytest.approx(line["length_coefficient"], abs=1e-4)
+    assert found.slope.value == pytest.approx(line["length_coefficient"], abs=1e-4)
     assert found.controlled.value == pytest.approx(line["length_controlled_win_rate"], abs=1e-4)
     interval = [found.controlled.low, found.controlled.high]
     assert interval == pytest.approx(line["length_controlled_interval"], abs=0.01)

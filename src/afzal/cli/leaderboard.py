@@ -21,6 +21,12 @@ def command(
         Literal["half", "davidson", "rao_kupper"],
         typer.Option(help="What a tie is: half a win, or an outcome of its own."),
     ] = "half",
+    length_control: Annotated[
+        bool, typer.Option("--length-control", help="Also each model's win rate at equal lengths of the answers.")
+    ] = False,
+    beside: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Rank correlation with the leaderboard of another file.")
+    ] = None,
     judge: Annotated[str | None, typer.Option(help="Count the verdicts of this judge or annotator only.")] = None,
     resamples: Annotated[
         int | None, typer.Option(min=2, help="Resamples of whole prompts. Default 500 for models, 2000 for judges.")
@@ -36,6 +42,8 @@ def command(
     """
     from afzal import judge as judging
 
+    if of == "judges" and (length_control or beside is not None):
+        raise AfzalError("lengths and correlations are of models", where="--of judges", remedy="leave one out")
     said = judging.read(files)
     if judge is not None:
         said = _only(said, judge)
@@ -48,6 +56,13 @@ def command(
     else:
         board = judging.of_models(said, ties, resamples=resamples or 500, seed=seed)
         body, whole = judging.models_as_plain(board, ties, source), board.board is not None
+        if length_control:
+            body |= judging.lengths_as_plain(judging.at_equal_lengths(said, resamples=resamples or 500, seed=seed))
+        if beside is not None:
+            body["beside"] = judging.rank_correlation(
+                board, judging.of_models(judging.read([beside]), ties, resamples=2)
+            )
+            body["findings"].append(_correlation(body["beside"], Path(beside).name))
     if as_json:
         typer.echo(json.dumps(body, indent=1, ensure_ascii=False))
     else:
@@ -61,6 +76,11 @@ def command(
             typer.echo(f"page: {page}")
     if not whole:
         raise typer.Exit(1)
+
+
+def _correlation(found: Mapping[str, Any], name: str) -> str:
+    shown = {key: "unknown" if found[key] is None else f"{found[key]:.2f}" for key in ("spearman", "kendall")}
+    return f"Beside {name}: Spearman's rank correlation {shown['spearman']}, Kendall's tau {shown['kendall']}."
 
 
 def _only(said: Any, judge: str) -> Any:
@@ -88,6 +108,9 @@ def _text(body: Mapping[str, Any]) -> list[str]:
             cells.append(f"{number(line['value'], 3):>7} {interval(line['low'], line['high']):18}")
         cells += [f"{key.replace('_', ' ')} {_shown(value)}" for key, value in line.items() if key in _IN_TEXT]
         lines.append("  ".join(cells).rstrip())
+    for table in body.get("tables", []):
+        lines.append(table["title"])
+        lines += [visible("  " + "  ".join(row)) for row in (table["columns"], *table["rows"])]
     return [*lines, *map(visible, body["findings"])]
 
 

@@ -5,15 +5,15 @@ and become leaderboards in :mod:`.boards`.
 """
 
 from afzal.judge.boards import (
-    JudgeBoard,
-    JudgeLine,
     ModelBoard,
-    judges_as_plain,
+    at_equal_lengths,
+    lengths_as_plain,
     models_as_plain,
-    of_judges,
     of_models,
+    rank_correlation,
 )
 from afzal.judge.foreign import FORMATS, knows, read
+from afzal.judge.judges import JudgeBoard, JudgeLine, judges_as_plain, of_judges
 from afzal.judge.verdicts import Verdict, Verdicts
 
 __all__ = [
@@ -23,10 +23,13 @@ __all__ = [
     "ModelBoard",
     "Verdict",
     "Verdicts",
+    "at_equal_lengths",
     "judges_as_plain",
     "knows",
+    "lengths_as_plain",
     "models_as_plain",
     "of_judges",
     "of_models",
+    "rank_correlation",
     "read",
 ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
 
 from afzal.judge.labels import CLASSES, FIRST, SECOND, VALUES, Labels, Said
-from afzal.judge.plain import interval
+from afzal.judge.plain import finite, interval
 from afzal.stats import agreement
 from afzal.stats.intervals import Interval, clustered, share
 from afzal.stats.judging import column_means
@@ -23,12 +23,25 @@ HASTY = 1 / 3  # of the median seconds of all
 
 
 @dataclass(frozen=True, slots=True)
+class Two:
+    """Two annotators on the pairs that both labelled: the share of equal labels, the same where both name a winner
+    (None without any) and how many pairs those are, and Cohen's kappa."""
+
+    annotators: tuple[str, str]
+    raw: float
+    without_ties: float | None
+    decided: int
+    cohen: float
+
+
+@dataclass(frozen=True, slots=True)
 class Agreement:
     """Figures over all annotators, each with an interval over prompts.
 
     ``raw`` is the share of pairs of labels of one item that are equal, ``without_ties`` the same where both name a
     winner; ``alpha`` is Krippendorff's on classes, ``alpha_scale`` on the scale second, tie, first. ``fleiss`` is None
-    where items have different numbers of labels, ``cohen`` holds kappa by pair of names where there are at most ten.
+    where items have different numbers of labels. ``pairs`` holds every two annotators who met, where there are at most
+    ten.
     """
 
     raw: Interval
@@ -37,7 +50,7 @@ class Agreement:
     alpha_scale: Interval
     gwet: Interval
     fleiss: Interval | None
-    cohen: Mapping[tuple[str, str], float]
+    pairs: tuple[Two, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +112,33 @@ def agreement_of(labels: Labels, *, resamples: int = 1000, seed: int = 0) -> Agr
         alpha_scale=over(lambda s: agreement.alpha_of(s, "interval", VALUES), 3),
         gwet=over(agreement.gwet_of, 4),
         fleiss=over(agreement.fleiss_of, 4) if (sizes == sizes[0]).all() else None,
-        cohen=_kappas(labels),
+        pairs=_twos(labels),
     )
 
 
-def _kappas(labels: Labels) -> dict[tuple[str, str], float]:
+def _safe(figure: Callable[[np.ndarray], float]) -> Callable[[np.ndarray], float]:
+    """A resample in which no item has two labels has no figure."""
+
+    def tried(weights: np.ndarray) -> float:
+        try:
+            return figure(weights)
+        except ValueError:
+            return float("nan")
+
+    return tried
+
+
+def _twos(labels: Labels) -> tuple[Two, ...]:
     names, table = labels.annotators, labels.table
-    if len(names) > 10:
-        return {}
-    both = {(a, b): ((table[:, a] >= 0) & (table[:, b] >= 0)).any() for a, b in combinations(range(len(names)), 2)}
-    return {(names[a], names[b]): agreement.cohen(table[:, a], table[:, b]) for (a, b), met in both.items() if met}
+    found = []
+    for a, b in combinations(range(len(names)), 2) if len(names) <= 10 else ():
+        met = (table[:, a] >= 0) & (table[:, b] >= 0)
+        if met.any():
+            same, decided = table[:, a] == table[:, b], met & (table[:, (a, b)] <= SECOND).all(1)
+            winners = float(same[decided].mean()) if decided.any() else None
+            kappa = agreement.cohen(table[:, a], table[:, b])
+            found.append(Two((names[a], names[b]), float(same[met].mean()), winners, int(decided.sum()), kappa))
+    return tuple(found)
 
 
 def people_of(labels: Labels, *, resamples: int = 500, seed: int = 0) -> list[Person]:
@@ -239,6 +269,7 @@ def as_plain(labels: Labels, agreed: Agreement | None, people: Sequence[Person],
     odd = [f"{person.name}: {remark}" for person in people for remark in person.remarks]
     lines = [_line(person) for person in people]
     figures: list[dict[str, Any]] = []
+    unknown = {"low": None, "high": None}
     if agreed is not None:
         named = {
             "raw agreement": agreed.raw,
@@ -250,8 +281,8 @@ def as_plain(labels: Labels, agreed: Agreement | None, people: Sequence[Person],
         }
         figures = [{"name": name, **interval(found)} for name, found in named.items() if found is not None]
         figures += [
-            {"name": f"Cohen's kappa, {a} and {b}", "value": kappa, "low": None, "high": None}
-            for (a, b), kappa in agreed.cohen.items()
+            {"name": f"Cohen's kappa, {' and '.join(two.annotators)}", "value": finite(two.cohen), **unknown}
+            for two in agreed.pairs
         ]
     several = int((agreement.counts(labels.table, len(CLASSES)).sum(1) >= 2).sum())
     facts = [
@@ -265,7 +296,9 @@ def as_plain(labels: Labels, agreed: Agreement | None, people: Sequence[Person],
     found = [] if agreed is None else [f"Two labels of one pair agree with probability {agreed.raw.value:.3f}."]
     found = found or ["No pair was labelled twice, so that nothing is known of the agreement."]
     about = {"title": "Annotators", "subtitle": source, "unit": "agreement with the others", "rule": None}
-    return {**about, "findings": [*found, *odd], "facts": facts, "lines": lines, "figures": figures, "differences": []}
+    body = {**about, "findings": [*found, *odd], "facts": facts, "lines": lines, "figures": figures, "differences": []}
+    pairs = () if agreed is None else agreed.pairs
+    return body | {"pairs_of_annotators": [{key: finite(v) for key, v in asdict(two).items()} for two in pairs]}
 
 
 def _line(person: Person) -> dict[str, Any]:

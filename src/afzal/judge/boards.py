@@ -1,20 +1,20 @@
-"""Leaderboards from verdicts: of models by strength, of judges by accuracy and by what they do in both orders."""
+"""Leaderboards of models from verdicts: strengths, who met whom, and win rates at equal lengths."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from afzal.errors import AfzalError
+from afzal.judge import text
 from afzal.judge.plain import finite, interval
-from afzal.judge.verdicts import CODES, POINTS, Verdict, Verdicts
+from afzal.judge.verdicts import POINTS, Verdicts
 from afzal.stats import bradley_terry as bt
 from afzal.stats import judging
-from afzal.stats.intervals import Interval
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +25,7 @@ class ModelBoard:
         names: of the models, by number.
         board: their places; None where the verdicts give no finite strengths, which ``connection`` explains.
         wins, ties, losses: by model number.
+        met: by the numbers of two models, the smaller first, wins of the first, of the second, and ties.
         judges, items, prompts: how many there are.
         verdicts: those that count; ``without`` is the number of those that do not, since they name no winner.
     """
@@ -35,6 +36,7 @@ class ModelBoard:
     wins: tuple[int, ...]
     ties: tuple[int, ...]
     losses: tuple[int, ...]
+    met: Mapping[tuple[int, int], tuple[int, int, int]]
     judges: int
     items: int
     prompts: int
@@ -66,9 +68,13 @@ def of_models(said: Verdicts, ties: bt.Ties = "half", *, resamples: int = 500, s
     connected = bt.connection(played)
     board = bt.leaderboard(played, ties, resamples=resamples, seed=seed) if connected.whole else None
     tally = {p: Counter[int]() for p in (1.0, 0.5, 0.0)}
+    met: Counter[tuple[int, int, float]] = Counter()
     for i, j, p in zip(first, second, points, strict=True):
-        tally[p][i] += 1
-        tally[1 - p][j] += 1
+        met[(i, j, p) if i < j else (j, i, 1 - p)] += 1
+    for (i, j, p), n in met.items():
+        tally[p][i] += n
+        tally[1 - p][j] += n
+    pairs = sorted({(i, j) for i, j, _ in met})
     won, drawn, lost = (tuple(tally[p][k] for k in range(len(names))) for p in (1.0, 0.5, 0.0))
     return ModelBoard(
         tuple(names),
@@ -77,6 +83,7 @@ def of_models(said: Verdicts, ties: bt.Ties = "half", *, resamples: int = 500, s
         won,
         drawn,
         lost,
+        {(i, j): (met[i, j, 1.0], met[i, j, 0.0], met[i, j, 0.5]) for i, j in pairs},
         judges=len({v.judge for v in counted}),
         items=len({v.item for v in counted}),
         prompts=len({v.prompt for v in counted}),
@@ -86,74 +93,84 @@ def of_models(said: Verdicts, ties: bt.Ties = "half", *, resamples: int = 500, s
 
 
 @dataclass(frozen=True, slots=True)
-class JudgeLine:
-    """One judge: share of games that name the truth (no verdict is wrong), its rank, and its two games.
+class AtEqualLengths:
+    """One model against all others: pairs of answers, and its win rate by their mean verdicts."""
 
-    ``orders`` is None where no pair was judged in both orders.
-    """
-
-    name: str
-    accuracy: Interval
-    rank: int
-    games: int
-    no_verdict: int
-    orders: judging.Orders | None
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeBoard:
-    """Judges by accuracy against known truth; ``separable`` of ``pairs`` paired differences exclude 0."""
-
-    lines: tuple[JudgeLine, ...]
-    items: int
-    separable: int
+    model: str
     pairs: int
+    control: judging.LengthControl
 
 
-def of_judges(said: Verdicts, *, resamples: int = 2000, seed: int = 0) -> JudgeBoard:
-    """Judges beside the truth, each pair of them on the same items.
+def at_equal_lengths(said: Verdicts, *, resamples: int = 500, seed: int = 0) -> list[AtEqualLengths]:
+    """The win rate of each model at equal lengths of the answers, best first; those whose lengths never differ are left
+    out. What several judges say of one pair is first averaged.
 
     Raises:
-        AfzalError: the file states no truth.
+        AfzalError: the verdicts do not hold the lengths of the answers.
     """
-    if not said.gold:
-        raise AfzalError("a leaderboard of judges needs the truth of each item, and the file states none")
-    items = sorted(said.gold)
-    place = {item: k for k, item in enumerate(items)}
-    games: dict[str, list[Verdict]] = defaultdict(list)
+    sides: dict[str, dict[str, tuple[list[float], float, str]]] = defaultdict(dict)
     for v in said.verdicts:
-        if v.item in place:
-            games[v.judge].append(v)
-    names = list(games)
-    table = np.full((len(items), len(names)), np.nan)
-    for column, name in enumerate(names):
-        right, played = np.zeros(len(items)), np.zeros(len(items))
-        for v in games[name]:
-            right[place[v.item]] += v.outcome == said.gold[v.item]
-            played[place[v.item]] += 1
-        table[:, column] = np.where(played > 0, right / np.maximum(played, 1), np.nan)
-    prompts = {v.item: v.prompt for v in said.verdicts}
-    means = judging.column_means(table, [prompts.get(item, item) for item in items], resamples=resamples, seed=seed)
-    lines = []
-    for rank, column in enumerate(np.argsort(-means.values, kind="stable").tolist(), start=1):
-        own = games[names[column]]
-        missing = sum(v.outcome == "none" for v in own)
-        lines.append(JudgeLine(names[column], means.interval(column), rank, len(own), missing, orders_of(own)))
-    n = len(names)
-    return JudgeBoard(tuple(lines), len(items), means.separable(), n * (n - 1) // 2)
+        if v.lengths is None or v.outcome == "none":
+            continue
+        points, gap = POINTS[v.outcome], float(v.lengths[0] - v.lengths[1])
+        for model, won, longer in ((v.first, points, gap), (v.second, 1 - points, -gap)):
+            sides[model].setdefault(v.item, ([], longer, v.prompt))[0].append(won)
+    if not sides:
+        raise AfzalError(
+            "the lengths of the answers are not known",
+            where="--length-control",
+            why="these verdicts come without the answers",
+            remedy="rows with the answers, such as rows.jsonl of afzal judge",
+        )
+    found = []
+    for model, rows in sides.items():
+        scores, gaps, prompts = zip(*rows.values(), strict=True)
+        if len(set(gaps)) > 1:
+            means = np.array([float(np.mean(s)) for s in scores])
+            control = judging.length_controlled(means, np.array(gaps), prompts, resamples=resamples, seed=seed)
+            found.append(AtEqualLengths(model, len(rows), control))
+    return sorted(found, key=lambda line: -line.control.controlled.value)
 
 
-def orders_of(verdicts: Sequence[Verdict]) -> judging.Orders | None:
-    """What one judge did with the pairs that it saw in both orders; None where there are none."""
-    by_item: dict[str, dict[int, int]] = defaultdict(dict)
-    for v in verdicts:
-        if v.shown_first is not None:
-            by_item[v.item].setdefault(v.shown_first, CODES[v.outcome])
-    both = [(seen[0], seen[1]) for seen in by_item.values() if len(seen) == 2]
-    if not both:
-        return None
-    one, two = np.array(both).T
-    return judging.both_orders(one, two)
+def lengths_as_plain(lines: Sequence[AtEqualLengths]) -> dict[str, Any]:
+    """The same as plain values, with a table for the page."""
+    plain, rows = [], []
+    for line in lines:
+        c = line.control
+        known = {"raw": interval(c.raw), "controlled": interval(c.controlled), "slope": interval(c.slope)}
+        about = {"deviation": c.deviation, "overlap": c.overlap, "extrapolated": c.extrapolated}
+        plain.append({"model": line.model, "pairs": line.pairs, **known, **about})
+        marked = "extrapolated" if c.extrapolated else f"{c.overlap:.0%}"
+        rows.append([line.model, f"{line.pairs:,}", *(text.percent(known[k]) for k in ("raw", "controlled")), marked])
+    words = (
+        "Each model against all others; at equal lengths by a logistic fit on the difference in length. Where one side "
+        "is longer in more than nine pairs of ten the figure is extrapolated."
+    )
+    columns = ["model", "pairs", "win rate", "at equal lengths", "lengths overlap"]
+    table = {"title": "Win rate at equal lengths", "words": words, "columns": columns, "rows": rows}
+    return {"at_equal_lengths": plain, "tables": [table]}
+
+
+def rank_correlation(board: ModelBoard, other: ModelBoard) -> dict[str, Any]:
+    """Rank correlations of the strengths of the models that two leaderboards share.
+
+    Raises:
+        AfzalError: one of them has no strengths, or they share fewer than two models.
+    """
+    from scipy.stats import kendalltau, spearmanr
+
+    shared = [name for name in board.names if name in other.names]
+    if board.board is None or other.board is None or len(shared) < 2:
+        raise AfzalError(
+            "the two leaderboards cannot be set beside each other",
+            where="--beside",
+            why="both need strengths, and two models or more in common",
+        )
+    one, two = (
+        [float(b.board.theta[b.names.index(name)]) for name in shared] for b in (board, other) if b.board is not None
+    )
+    figures: dict[str, Any] = {"spearman": spearmanr(one, two)[0], "kendall": kendalltau(one, two)[0]}
+    return {"models": len(shared), **{name: finite(float(value)) for name, value in figures.items()}}
 
 
 def models_as_plain(board: ModelBoard, ties: bt.Ties, source: str) -> dict[str, Any]:
@@ -194,39 +211,20 @@ def models_as_plain(board: ModelBoard, ties: bt.Ties, source: str) -> dict[str, 
         "ties": _TIES[ties],
     }
     about = {"title": "Leaderboard of models", "subtitle": source, "unit": "strength in nats", "rule": 0.0}
-    return {**about, "findings": findings, "facts": list(facts.items()), "lines": lines, "differences": gaps}
+    played = [
+        {"first": names[i], "second": names[j], **dict(zip(("won", "lost", "tied"), counts, strict=True))}
+        for (i, j), counts in board.met.items()
+    ]
+    body = {**about, "findings": findings, "facts": list(facts.items()), "lines": lines, "differences": gaps}
+    return body | {"met": played} | _fit(board)
 
 
-def judges_as_plain(board: JudgeBoard, source: str) -> dict[str, Any]:
-    """A leaderboard of judges as plain values."""
-    lines = []
-    for line in board.lines:
-        figures: dict[str, Any] = {"rank": line.rank, "games": line.games, "no_verdict": line.no_verdict}
-        if line.orders is not None:
-            figures |= {
-                "consistent": line.orders.consistent,
-                "contradictions": line.orders.contradictions,
-                "slot_bias": finite(line.orders.slot_bias),
-                "slot_p": line.orders.slot_p,
-            }
-        lines.append({"name": line.name, **interval(line.accuracy), **figures})
-    findings = [
-        f"{board.lines[0].name} leads. {board.separable} of {board.pairs} pairs of judges can be told apart on the "
-        "same items."
-    ]
-    biased = [
-        x for x in board.lines if x.orders and x.orders.slot_p is not None and x.orders.slot_p < 0.05 / len(lines)
-    ]
-    if biased:
-        findings.append(
-            f"{len(biased)} of {len(lines)} judges prefer a slot whatever stands there (exact test, p below 0.05 over "
-            "the number of judges)."
-        )
-    if missing := sum(x.no_verdict for x in board.lines):
-        findings.append(f"{missing} games have no verdict; none of them counts as right.")
-    facts = [("judges", _count(len(lines))), ("items of known truth", _count(board.items))]
-    about = {"title": "Leaderboard of judges", "subtitle": source, "unit": "accuracy", "rule": None}
-    return {**about, "findings": findings, "facts": facts, "lines": lines, "differences": []}
+def _fit(board: ModelBoard) -> dict[str, Any]:
+    """The tie parameter and the log-likelihood of the fit, where there is one."""
+    if board.board is None:
+        return {}
+    fit = board.board.fit
+    return {"fit": {"tie": fit.tie, "log_likelihood": fit.log_likelihood}}
 
 
 def why_no_strengths(board: ModelBoard) -> list[str]:

@@ -7,16 +7,18 @@ differs from tool to tool; each function says what it takes, and a fixture pins 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
 from afzal import data
 from afzal.data import files
 from afzal.data.jsontext import Raw
+from afzal.data.turns import answer_text
 from afzal.errors import AfzalError
+from afzal.judge.games import category_of
 from afzal.judge.verdicts import MIRRORED, Outcome, Verdict, Verdicts, from_probability
 from afzal.records import comparisons, turns_to_json
 
@@ -27,11 +29,16 @@ Made = tuple[list[Verdict], Outcome | None]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A verdict format: the fields by which it is known, and how a row is read."""
+    """A verdict format: the fields by which it is known, and how a row is read.
+
+    ``group`` is the field by which rows belong together, where a verdict needs several of them: ``read`` is then given
+    one row, whose field ``rows`` holds them.
+    """
 
     name: str
     needs: frozenset[str]
     read: Callable[[Row], Made]
+    group: str = ""
 
 
 def _alpaca_eval(row: Row) -> Made:
@@ -114,12 +121,16 @@ def _judgebench(row: Row) -> Made:
 
 
 def _llmbar(row: Row) -> Made:
-    """``judges``: by name the winners of two games, both in the numbering of the row; the second was turned round."""
+    """``judges``: by name the winners of two games, both in the numbering of the row; the second was turned round.
+
+    An ``id`` such as ``Natural/0`` names the subset.
+    """
     item, names, made = _text(row.get("id", row["input"])), ("output_1", "output_2"), []
+    lengths, subset = _lengths(row["output_1"], row["output_2"]), item.rpartition("/")[0]
     for judge, winners in row["judges"].items():
         for game, winner in enumerate(winners):
             outcome: Outcome = "none" if winner in (None, "", 0) else _known(_NUMBERS, str(winner))
-            made.append(Verdict(item, item, *names, outcome, judge, game))
+            made.append(Verdict(item, item, *names, outcome, judge, game, lengths=lengths, category=subset))
     return made, _known(_NUMBERS, str(row["label"]))
 
 
@@ -132,8 +143,25 @@ def _pandalm(row: Row) -> Made:
     prompt = _text(row["instruction"]) + "\0" + _text(row.get("input", ""))
     item = _key(prompt, first, second)
     people = sorted(name for name in row if name.startswith("annotator"))
-    made = [Verdict(prompt, item, first, second, _known(_NUMBERS, str(row[p])), p, 0) for p in people]
+    lengths = _lengths(row.get("response1", ""), row.get("response2", ""))
+    made = [Verdict(prompt, item, first, second, _known(_NUMBERS, str(row[p])), p, 0, lengths=lengths) for p in people]
     return made, None
+
+
+def _prometheus(row: Row) -> Made:
+    """``gpt4_score``: repeated scores of one answer. Of the answers to one question the larger score wins, repeat by
+    repeat; equal scores are a tie, and a score of null is no verdict."""
+    answers = {_text(r["response_source"]): r["gpt4_score"] for r in row["rows"]}
+    prompt, made = _text(row["rows"][0]["idx"]), []
+    for first, second in combinations(sorted(answers), 2):
+        for k, (a, b) in enumerate(zip(answers[first], answers[second], strict=True), start=1):
+            outcome: Outcome = "none" if a is None or b is None else "first" if a > b else "second" if a < b else "tie"
+            made.append(Verdict(prompt, _key(prompt, first, second), first, second, outcome, f"gpt4_score {k}"))
+    return made, None
+
+
+def _lengths(first: Any, second: Any) -> tuple[int, int]:
+    return len(_text(first)), len(_text(second))
 
 
 FORMATS: tuple[Format, ...] = (
@@ -150,6 +178,7 @@ FORMATS: tuple[Format, ...] = (
     Format("JudgeBench judgements", frozenset({"pair_id", "question", "label", "judgments"}), _judgebench),
     Format("LLMBar judges", frozenset({"input", "output_1", "output_2", "label", "judges"}), _llmbar),
     Format("PandaLM annotations", frozenset({"instruction", "cmp_key", "annotator1"}), _pandalm),
+    Format("Prometheus scores", frozenset({"idx", "response_source", "gpt4_score"}), _prometheus, group="idx"),
 )
 
 
@@ -198,8 +227,8 @@ def _read_one(source: str) -> Verdicts:
 def _foreign(source: str, form: Format, rows: Iterable[Raw]) -> Verdicts:
     verdicts, gold, n = [], {}, 0
     judge = Path(source).stem
-    for raw in rows:
-        n += 1
+    for raw in _grouped(rows, form.group) if form.group else rows:
+        n += len(raw.value.get("rows", (0,))) if form.group and isinstance(raw.value, Mapping) else 1
         try:
             if not isinstance(raw.value, Mapping):
                 raise ValueError(raw.value.detail)
@@ -213,9 +242,21 @@ def _foreign(source: str, form: Format, rows: Iterable[Raw]) -> Verdicts:
     return Verdicts(verdicts, gold, form.name, n)
 
 
+def _grouped(rows: Iterable[Raw], field: str) -> Iterator[Raw]:
+    """One row for each value of a field, at the place of the first; rows that cannot be read stay as they are."""
+    groups: dict[str, list[Raw]] = {}
+    for raw in rows:
+        if not isinstance(raw.value, Mapping):
+            yield raw
+        else:
+            groups.setdefault(_text(raw.value.get(field)), []).append(raw)
+    for group in groups.values():
+        yield replace(group[0], value={"rows": [raw.value for raw in group]})
+
+
 def _by(judge: str, v: Verdict) -> Verdict:
     """A verdict of a file that does not say who judged: the file's name does."""
-    return Verdict(v.prompt, v.item, v.first, v.second, v.outcome, judge, v.shown_first, v.probability)
+    return replace(v, judge=judge)
 
 
 def _native(source: str) -> Verdicts:
@@ -225,6 +266,8 @@ def _native(source: str) -> Verdicts:
     for item in dataset.items:
         prompt = json.dumps(turns_to_json(item.prompt), ensure_ascii=False)
         names = [response.source for response in item.responses]
+        lengths = [len(answer_text(response.turns)) for response in item.responses]
+        category = category_of(item) or ""
         for vote in comparisons(item.votes):
             first, second = names[vote.first], names[vote.second]
             if not first or not second or first == second:
@@ -235,7 +278,10 @@ def _native(source: str) -> Verdicts:
             if vote.probability is not None:
                 outcome = from_probability(vote.probability)
             judge = vote.annotator or "votes"
-            verdicts.append(Verdict(prompt, key, first, second, outcome, judge, shown, vote.probability))
+            size = (lengths[vote.first], lengths[vote.second])
+            verdicts.append(
+                Verdict(prompt, key, first, second, outcome, judge, shown, vote.probability, size, category)
+            )
     if not verdicts:
         raise AfzalError(
             f"{source} holds no verdicts on models",

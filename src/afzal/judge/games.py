@@ -14,6 +14,8 @@ from afzal.judge.verdicts import MIRRORED, Outcome
 from afzal.records import Item, Turns, turns_to_json
 
 Orders = Literal["both", "random", "first"]
+CATEGORIES = ("category", "subset")
+"""Fields of a row that say what kind of prompt it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +105,8 @@ def games_of(pairs: Sequence[Pair], orders: Orders, *, samples: int = 1, seed: i
 def _tossed(pair: Pair, sample: int, seed: int) -> bool:
     about = json.dumps([seed, sample, pair.prompt, pair.answers], ensure_ascii=False)
     return bool(hashlib.sha256(about.encode("utf-8", "surrogatepass")).digest()[0] & 1)
+
+
+def category_of(item: Item) -> str | None:
+    """What kind of prompt a row says that it is; None where it says nothing."""
+    return next((str(item.extra[name]) for name in CATEGORIES if item.extra.get(name) is not None), None)

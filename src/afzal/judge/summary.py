@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from afzal.judge import beside
-from afzal.judge.games import Game, Pair, Ruling
+from afzal.judge.games import Game, Pair, Ruling, category_of
 from afzal.judge.labels import Labels
 from afzal.judge.plain import figure, finite
 from afzal.judge.verdicts import CODES
@@ -24,8 +24,6 @@ from afzal.stats import judging
 from afzal.stats.intervals import clustered, share
 
 _POINTS = {1: 1.0, 2: 0.0, 0: 0.5}
-CATEGORIES = ("category", "subset")
-"""Fields of a row that say what kind of prompt it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +136,6 @@ def _sides_of(source: str, items: Sequence[Item], pairs: Sequence[Pair]) -> np.n
     return np.array([int(sources[p.item][p.first] == source) - int(sources[p.item][p.second] == source) for p in pairs])
 
 
-def category_of(item: Item) -> str | None:
-    """What kind of prompt a row says that it is; None where it says nothing."""
-    return next((str(item.extra[name]) for name in CATEGORIES if item.extra.get(name) is not None), None)
-
-
 def _by_category(
     items: Sequence[Item],
     pairs: Sequence[Pair],
@@ -183,7 +176,7 @@ def _share(values: np.ndarray, use: np.ndarray, prompts: Sequence[Hashable]) -> 
 
 
 def _orders(seen: judging.Orders) -> dict[str, Any]:
-    names = ("pairs", "contradictions", "consistent", "first_slot", "slot_bias", "slot_p")
+    names = ("pairs", "contradictions", "consistent", "first_slot", "slot_bias", "slot_p", "kappa")
     return {name: finite(getattr(seen, name)) for name in names}
 
 
@@ -233,7 +226,8 @@ def _models(
             points[spoke], (gap * side)[spoke], of, resamples=min(resamples, 500), seed=seed
         )
         found["length_controlled"] = figure(controlled.controlled) | {
-            "slope": controlled.slope,
+            "slope": figure(controlled.slope),
+            "deviation": controlled.deviation,
             "overlap": controlled.overlap,
             "extrapolated": controlled.extrapolated,
         }

@@ -33,6 +33,8 @@ class Verdict:
         judge: who judged.
         shown_first: which of the two was shown first, 0 or 1, where it is known.
         probability: a stated probability that the first is better; it leads to the outcome and is kept beside it.
+        lengths: of the two answers in characters, where the file holds them.
+        category: what kind of prompt it is, where the file says so.
     """
 
     prompt: str
@@ -43,6 +45,8 @@ class Verdict:
     judge: str = ""
     shown_first: int | None = None
     probability: float | None = None
+    lengths: tuple[int, int] | None = None
+    category: str = ""
 
 
 @dataclass(frozen=True, slots=True)

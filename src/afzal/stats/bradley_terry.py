@@ -251,8 +251,13 @@ class Board:
 
     places: tuple[Place, ...]
     drawn: np.ndarray
-    theta: np.ndarray
+    fit: Strengths
     unconnected: int
+
+    @property
+    def theta(self) -> np.ndarray:
+        """``[M]`` strengths, nats."""
+        return self.fit.theta
 
     def difference(self, first: int, second: int) -> Interval:
         """theta of one model less that of another, with a paired interval: both from the same resamples of prompts."""
@@ -268,7 +273,8 @@ def leaderboard(played: Games, ties: Ties = "half", *, resamples: int = 500, see
     Raises:
         ValueError: as for :func:`strengths`.
     """
-    theta = strengths(played, ties).theta
+    fit = strengths(played, ties)
+    theta = fit.theta
     drawn, unconnected = _resampled(played, ties, resamples, seed)
     table = _table(played, played.weight)
     order = np.argsort(-theta, kind="stable")
@@ -282,7 +288,7 @@ def leaderboard(played: Games, ties: Ties = "half", *, resamples: int = 500, see
         interval = percentiles(float(theta[model]), drawn[:, model], played.n_prompts)
         share = float(table[model].sum()) / played_by
         places.append(Place(model, interval, rank, best or rank, worst or rank, share, round(played_by)))
-    return Board(tuple(places), drawn, theta, unconnected)
+    return Board(tuple(places), drawn, fit, unconnected)
 
 
 def _resampled(played: Games, ties: Ties, resamples: int, seed: int) -> tuple[np.ndarray, int]:

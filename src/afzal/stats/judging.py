@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from afzal.stats.agreement import MISSING
+from afzal.stats.agreement import MISSING, cohen
 from afzal.stats.intervals import Z95, Interval
-from afzal.stats.resampling import percentiles, prompt_resamples
+from afzal.stats.resampling import draws, numbered, percentiles, prompt_resamples
 
 FIRST, SECOND, TIE = 1, 2, 0
 
@@ -36,6 +36,8 @@ class Orders:
         slot_bias: share of pairs that always went to the first slot less that of those that always went to the second,
             of the pairs with two verdicts: 0 is fair, 1 always the first.
         slot_p: exact binomial p-value of no slot bias; None where no pair went to one slot twice.
+        always_first, always_second: pairs whose winner was shown first, or second, in both games.
+        kappa: Cohen's between the two games, over the pairs with two verdicts; NaN where chance explains all.
     """
 
     pairs: int
@@ -45,6 +47,9 @@ class Orders:
     first_slot: float
     slot_bias: float
     slot_p: float | None
+    always_first: int
+    always_second: int
+    kappa: float
 
 
 def both_orders(first_game: np.ndarray, second_game: np.ndarray) -> Orders:
@@ -71,6 +76,9 @@ def both_orders(first_game: np.ndarray, second_game: np.ndarray) -> Orders:
         first_slot=float(slots.mean()) if len(slots) else math.nan,
         slot_bias=(always_first - always_second) / int(spoke.sum()) if spoke.any() else math.nan,
         slot_p=float(binomtest(always_first, decided).pvalue) if decided else None,
+        always_first=always_first,
+        always_second=always_second,
+        kappa=cohen(one[spoke], two[spoke]) if spoke.any() else math.nan,
     )
 
 
@@ -119,11 +127,16 @@ def column_means(values: np.ndarray, prompts: Sequence[Hashable], *, resamples: 
     table = np.asarray(values, np.float64)
     known = np.isfinite(table)
     filled = np.where(known, table, 0.0)
-    weights = np.array(list(prompt_resamples(prompts, resamples=resamples, seed=seed)))
+    place, columns = numbered(prompts), range(table.shape[1])
+    n = int(place.max()) + 1 if len(place) else 0
+    # rows of a prompt are drawn together, so that their sums are all that a draw needs
+    totals = np.stack([np.bincount(place, filled[:, c], n) for c in columns], 1)
+    counts = np.stack([np.bincount(place, known[:, c], n) for c in columns], 1)
+    weights = np.array(list(draws(n, resamples=resamples, seed=seed)))
     with np.errstate(invalid="ignore"):
-        drawn = (weights @ filled) / (weights @ known)
+        drawn = (weights @ totals) / (weights @ counts)
         means = filled.sum(0) / known.sum(0)
-    return Means(means, drawn, len(set(prompts)))
+    return Means(means, drawn, n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +256,8 @@ class LengthControl:
 
     Attributes:
         raw, controlled: win rates, with intervals over prompts.
-        slope: log-odds per standard deviation of the difference in length.
+        slope: log-odds that the longer response gains, per unit of tanh(difference / deviation).
+        deviation: standard deviation of the difference in length, in the unit of the lengths.
         overlap: share of pairs in which the shorter response is at most a tenth shorter, or the sides take turns at
             being longer: twice the smaller of the shares of pairs in which either side is longer.
         extrapolated: one side is longer in more than nine pairs of ten, so that the controlled figure says more about
@@ -252,7 +266,8 @@ class LengthControl:
 
     raw: Interval
     controlled: Interval
-    slope: float
+    slope: Interval
+    deviation: float
     overlap: float
     extrapolated: bool
 
@@ -288,14 +303,15 @@ def length_controlled(
     x = np.stack([np.ones(len(d)), np.tanh(d / deviation)], 1)
     whole = _logistic(x, y, np.ones(len(y)), ridge, expected_slope)
     weights = list(prompt_resamples(prompts, resamples=resamples, seed=seed))
-    drawn = np.array([_logistic(x, y, w, ridge, expected_slope)[0] for w in weights])
+    drawn = np.array([_logistic(x, y, w, ridge, expected_slope) for w in weights])
     means = np.array([(w * y).sum() / w.sum() for w in weights])
     n, ahead, behind = len(set(prompts)), float((d > 0).mean()), float((d < 0).mean())
     sigma = lambda t: 1 / (1 + np.exp(-t))  # noqa: E731
     return LengthControl(
         raw=percentiles(float(y.mean()), means, n),
-        controlled=percentiles(float(sigma(whole[0])), sigma(drawn), n),
-        slope=float(whole[1]),
+        controlled=percentiles(float(sigma(whole[0])), sigma(drawn[:, 0]), n),
+        slope=percentiles(float(whole[1]), drawn[:, 1], n),
+        deviation=deviation,
         overlap=2 * min(ahead, behind),
         extrapolated=max(ahead, behind) > 0.9,
     )

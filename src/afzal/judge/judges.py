@@ -1,0 +1,215 @@
+"""Leaderboards of judges from verdicts on items of known truth: accuracy, and what they do in both orders.
+
+Shapes: N items, J judges. Outcomes are coded as in :mod:`afzal.stats.judging`: 1 the first answer, 2 the second, 0 a
+tie, -1 no verdict.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from afzal.errors import AfzalError
+from afzal.judge.plain import finite, interval
+from afzal.judge.verdicts import CODES, Verdict, Verdicts
+from afzal.stats import agreement, judging
+from afzal.stats.intervals import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class TwoGames:
+    """The two games of the items that a judge saw in both orders; shares of all these items but where it is said.
+
+    Attributes:
+        first_order, second_order: accuracy in each order; no verdict is wrong.
+        both_right: right in both.
+        consistent: the same verdict in both.
+        consistent_of_two: the same, of the items with two verdicts.
+        right_where_consistent: right, of the consistent items.
+        right_by_halves: right in both, and by half where the two verdicts part.
+        none_as_label: the same label in both, no verdict being a label too, and Cohen's kappa of that: what LLMBar
+            publishes.
+    """
+
+    orders: judging.Orders
+    first_order: float
+    second_order: float
+    both_right: float
+    consistent: float
+    consistent_of_two: float
+    right_where_consistent: float
+    right_by_halves: float
+    none_as_label: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeLine:
+    """One judge: share of games that name the truth (no verdict is wrong), its rank among all with an interval over
+    prompts, and its two games.
+
+    ``both`` is None where no item was judged in both orders; ``categories`` holds items, accuracy and two games of each
+    category, where the file has several.
+    """
+
+    name: str
+    accuracy: Interval
+    rank: int
+    best_rank: int
+    worst_rank: int
+    games: int
+    no_verdict: int
+    both: TwoGames | None
+    categories: Mapping[str, tuple[int, float, TwoGames | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeBoard:
+    """Judges by accuracy against known truth; ``separable`` of ``pairs`` paired differences exclude 0."""
+
+    lines: tuple[JudgeLine, ...]
+    items: int
+    separable: int
+    pairs: int
+
+
+def of_judges(said: Verdicts, *, resamples: int = 2000, seed: int = 0) -> JudgeBoard:
+    """Judges beside the truth, each pair of them on the same items.
+
+    Raises:
+        AfzalError: the file states no truth.
+    """
+    if not said.gold:
+        raise AfzalError("a leaderboard of judges needs the truth of each item, and the file states none")
+    items = sorted(said.gold)
+    place = {item: k for k, item in enumerate(items)}
+    truth = np.array([CODES[said.gold[item]] for item in items])
+    games: dict[str, list[Verdict]] = defaultdict(list)
+    prompts, categories = list(items), [""] * len(items)
+    for v in said.verdicts:
+        if v.item in place:
+            games[v.judge].append(v)
+            prompts[place[v.item]], categories[place[v.item]] = v.prompt, v.category
+    names = list(games)
+    table = np.stack([_right(games[name], place, truth) for name in names], 1)
+    means = judging.column_means(table, prompts, resamples=resamples, seed=seed)
+    best, worst = _ranks(means)
+    kinds = sorted(set(categories)) if len(set(categories)) > 1 else []
+    lines = []
+    for rank, column in enumerate(np.argsort(-means.values, kind="stable").tolist(), start=1):
+        own = games[names[column]]
+        both = _played(own, place)
+        apart = {}
+        for kind in kinds:
+            of = np.array([c == kind for c in categories])
+            apart[kind] = (int(of.sum()), float(np.nanmean(table[of, column])), two_games(both[of], truth[of]))
+        missing = sum(v.outcome == "none" for v in own)
+        ranks = rank, int(best[column]), int(worst[column])
+        accuracy = means.interval(column)
+        lines.append(JudgeLine(names[column], accuracy, *ranks, len(own), missing, two_games(both, truth), apart))
+    n = len(names)
+    return JudgeBoard(tuple(lines), len(items), means.separable(), n * (n - 1) // 2)
+
+
+def _right(own: Sequence[Verdict], place: Mapping[str, int], truth: np.ndarray) -> np.ndarray:
+    """``[N]`` the share of a judge's games on each item that name the truth; NaN where it played none."""
+    at = np.array([place[v.item] for v in own])
+    hits = np.array([CODES[v.outcome] for v in own]) == truth[at]
+    played = np.bincount(at, minlength=len(place))
+    return np.where(played > 0, np.bincount(at, hits, len(place)) / np.maximum(played, 1), np.nan)
+
+
+def _ranks(means: judging.Means) -> tuple[np.ndarray, np.ndarray]:
+    """``[J]`` each: the 2.5 % and 97.5 % quantiles of the ranks over the resamples, 1 being best."""
+    ranks = np.argsort(np.argsort(-means.drawn, 1, kind="stable"), 1, kind="stable") + 1
+    best, worst = np.quantile(ranks, [0.025, 0.975], axis=0)
+    return best, worst
+
+
+def _played(own: Sequence[Verdict], place: Mapping[str, int]) -> np.ndarray:
+    """``[N, 2]`` the outcome of each item as it stands and turned; -2 where that was not played."""
+    table = np.full((len(place), 2), -2)
+    for v in reversed(own):  # of several games in one order the first counts
+        if v.shown_first is not None:
+            table[place[v.item], v.shown_first] = CODES[v.outcome]
+    return table
+
+
+def two_games(table: np.ndarray, truth: np.ndarray) -> TwoGames | None:
+    """What a judge did with the items ``[N, 2]`` that it saw in both orders; None where there are none."""
+    played = (table > -2).all(1)
+    if not played.any():
+        return None
+    one, two, truth = table[played, 0], table[played, 1], truth[played]
+    spoke = (one >= 0) & (two >= 0)
+    same = spoke & (one == two)
+    right = same & (one == truth)
+    return TwoGames(
+        orders=judging.both_orders(one, two),
+        first_order=float((one == truth).mean()),
+        second_order=float((two == truth).mean()),
+        both_right=float(((one == truth) & (two == truth)).mean()),
+        consistent=float(same.mean()),
+        consistent_of_two=float(same.sum() / spoke.sum()) if spoke.any() else float("nan"),
+        right_where_consistent=float(right.sum() / same.sum()) if same.any() else float("nan"),
+        right_by_halves=float((right + 0.5 * (spoke & ~same)).mean()),
+        none_as_label=(float((one == two).mean()), agreement.cohen(one + 1, two + 1)),
+    )
+
+
+def judges_as_plain(board: JudgeBoard, source: str) -> dict[str, Any]:
+    """A leaderboard of judges as plain values."""
+    lines, categories = [], []
+    for line in board.lines:
+        ranks = {"rank": line.rank, "best_rank": line.best_rank, "worst_rank": line.worst_rank}
+        figures: dict[str, Any] = {**ranks, "games": line.games, "no_verdict": line.no_verdict}
+        lines.append({"name": line.name, **interval(line.accuracy), **figures, **_of_both(line.both)})
+        for kind, (items, right, both) in line.categories.items():
+            known = {"judge": line.name, "category": kind, "items": items, "accuracy": right}
+            categories.append(known | _of_both(both))
+    findings = [
+        f"{board.lines[0].name} leads. {board.separable} of {board.pairs} pairs of judges can be told apart on the "
+        "same items."
+    ]
+    biased = [x for x in board.lines if x.both and (p := x.both.orders.slot_p) is not None and p < 0.05 / len(lines)]
+    if biased:
+        findings.append(
+            f"{len(biased)} of {len(lines)} judges prefer a slot whatever stands there (exact test, p below 0.05 over "
+            "the number of judges)."
+        )
+    if missing := sum(x.no_verdict for x in board.lines):
+        findings.append(f"{missing} games have no verdict; none of them counts as right.")
+    facts = [("judges", f"{len(lines):,}"), ("items of known truth", f"{board.items:,}")]
+    about = {"title": "Leaderboard of judges", "subtitle": source, "unit": "accuracy", "rule": None}
+    body = {**about, "findings": findings, "facts": facts, "lines": [_shown(x) for x in lines], "differences": []}
+    body |= {"judges": lines, "separable": board.separable, "pairs": board.pairs}
+    return body | ({"categories": categories, "tables": [_by_category(categories)]} if categories else {})
+
+
+_SHOWN = ("rank", "best_rank", "worst_rank", "games", "no_verdict", "both_right", "consistent", "slot_bias", "slot_p")
+
+
+def _shown(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What a line of the table has of all that is known of a judge."""
+    return {key: line[key] for key in ("name", "value", "low", "high", *_SHOWN) if key in line}
+
+
+def _of_both(both: TwoGames | None) -> dict[str, Any]:
+    if both is None:
+        return {}
+    orders = asdict(both.orders)
+    kept = ("contradictions", "first_slot", "slot_bias", "slot_p", "always_first", "always_second", "kappa")
+    shares = {key: finite(value) for key, value in asdict(both).items() if key not in ("orders", "none_as_label")}
+    labels = dict(zip(("consistent", "kappa"), map(finite, both.none_as_label), strict=True))
+    return {**shares, **{key: finite(orders[key]) for key in kept}, "none_as_label": labels}
+
+
+def _by_category(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    kinds = list(dict.fromkeys(line["category"] for line in lines))
+    cells = {(line["judge"], line["category"]): f"{line['accuracy']:.3f}" for line in lines}
+    names = list(dict.fromkeys(line["judge"] for line in lines))
+    rows = [[name, *(cells.get((name, kind), "") for kind in kinds)] for name in names]
+    return {"title": "Accuracy by category", "words": "", "columns": ["judge", *kinds], "rows": rows}
