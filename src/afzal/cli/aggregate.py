@@ -84,10 +84,11 @@ def _on_rows(
     dataset: Dataset, truths: Sequence[Item], by: By, group_by: str | None, name: str, resamples: int
 ) -> tuple[dict[str, Any], list[Item], bool]:
     """The report, the rows with one opinion each, and whether they are refused."""
+    from afzal import data
     from afzal.judge import labels, ratings, tallies
     from afzal.records import comparisons
 
-    items = dataset.items
+    items = data.together(dataset.items)
     notes = [note for note in dataset.notes if note.startswith("votes.jsonl")]
     if tallies.are_tallies(items):
         return tallies.of_voters(items, name, resamples=resamples), [], False

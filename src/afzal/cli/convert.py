@@ -16,7 +16,8 @@ def command(
     source: Annotated[str, typer.Argument(metavar="IN", help="File, folder or hub id to read.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write: JSON lines, gzip if it ends in .gz.")],
     to: Annotated[
-        Literal["trl", "conversational", "openai", "afzal"], typer.Option(help="Layout to write; afzal loses nothing.")
+        Literal["trl", "conversational", "openai", "afzal", "alpaca_eval", "fastchat"],
+        typer.Option(help="Layout to write: a row per pair, or per vote (alpaca_eval, fastchat); afzal loses nothing."),
     ],
     columns: Columns = None,
     format: FormatName = None,

@@ -102,7 +102,7 @@ DATASETS: tuple[Format, ...] = (
     ),
     Format(
         "alpaca_farm",
-        ("instruction|input", "output_1", "output_2", "preference|label"),
+        ("instruction|input", "output_1", "output_2", "preference|label|generator_1"),
         pairs.alpaca_farm,
         {
             "prompt": "instruction + input",
@@ -110,7 +110,12 @@ DATASETS: tuple[Format, ...] = (
             "B": "output_2",
             "vote": "preference or label (1: A better)",
         },
-        optional=("instruction", "input", "context"),
+        optional=(
+            "instruction",
+            "input",
+            "context",
+            *("preference", "generator_1", "generator_2", "annotator", "annotator_id", "time_per_example"),
+        ),
         beside="weight",
         keeps_empty=True,
     ),

@@ -20,6 +20,7 @@ from afzal.data.fields import (
     kind,
     mapping,
     name_of,
+    number,
     opinion,
     optional_number,
     optional_text,
@@ -267,10 +268,25 @@ def webgpt(row: Row) -> Item:
 
 
 def alpaca_farm(row: Row) -> Item:
-    """``preference`` (or ``label``) 1 means output_1 is better, 2 means output_2."""
-    outcome: Outcome = "first" if index(row, "preference|label", 2, base=1) == 0 else "second"
-    vote = Comparison(0, 1, outcome, weight=weight(row))
-    return versus(ask(instruction(row)), reply(text(row, "output_1")), reply(text(row, "output_2")), vote)
+    """``preference`` (or ``label``) 1 means output_1 is better, 2 means output_2, 1.5 a draw.
+
+    In AlpacaEval's annotations, which name generators, a number between is 1 + P(output_2 is better), 0 an old draw,
+    and null no verdict.
+    """
+    is_eval = has(row, "generator_1")
+    if is_eval and not has(row, "preference|label"):
+        raise UnusableError("no_votes", "'preference' is null: no verdict")
+    told, name = number(row, "preference|label"), name_of(row, "preference|label")
+    if not (told in (1, 1.5, 2) or (is_eval and (told == 0 or 1 <= told <= 2))):
+        raise RowError("bad_value", name, f"is {told:g}, not one of 1 to 2")
+    p = 0.5 if told == 0 else 2 - told
+    outcome: Outcome = "tie" if p == 0.5 else "first" if p > 0.5 else "second"
+    who = name_of(row, "annotator|annotator_id")
+    about: dict[str, Any] = {"annotator": str(row[who]) if who else None, "weight": weight(row)}
+    about |= {"seconds": optional_number(row, "time_per_example"), "probability": None if p in (0, 0.5, 1) else p}
+    sources = (row.get("generator_1"), row.get("generator_2"))
+    a, b = reply(text(row, "output_1")), reply(text(row, "output_2"))
+    return versus(ask(instruction(row)), a, b, Comparison(0, 1, outcome, **about), sources=sources)
 
 
 def pandalm(row: Row) -> Item:

@@ -147,6 +147,27 @@ def joined(items: Iterable[Item]) -> list[Item]:
     return [same[0] if len(same) == 1 else _as_one(same) for same in by_question.values()]
 
 
+def together(items: Iterable[Item]) -> list[Item]:
+    """Items on the same prompt and the same two or more answers as one, where different annotators voted on them.
+
+    Vote files of other tools hold one vote a row. Where an annotator was heard already, the question was asked again,
+    as a question of its own: then the items stay apart.
+    """
+    merged: list[list[Item]] = []
+    open_: dict[tuple[Turns, frozenset[Turns]], tuple[list[Item], set[str]]] = {}
+    for item in items:
+        key = item.prompt, frozenset(response.turns for response in item.responses)
+        names = {vote.annotator for vote in item.votes if vote.annotator is not None}
+        same, heard = open_.get(key, ([], set()))
+        if len(item.responses) > 1 and same and names and not names & heard:
+            same.append(item)
+            heard |= names
+        else:
+            open_[key] = [item], names
+            merged.append(open_[key][0])
+    return [same[0] if len(same) == 1 else _as_one(same) for same in merged]
+
+
 def _as_one(same: Sequence[Item]) -> Item:
     first = same[0]
     if len({r.turns for r in first.responses}) < len(first.responses):
@@ -157,13 +178,16 @@ def _as_one(same: Sequence[Item]) -> Item:
     votes = [moved_votes(item.votes, order) for item, order in zip(same, orders, strict=True)]
     if len(place) == 2 and {(0, 1), (1, 0)} == set(map(tuple, orders)):
         votes = [[_shown(v, order[0]) for v in some] for some, order in zip(votes, orders, strict=True)]
-    return replace(first, responses=tuple(map(responses.__getitem__, place)), votes=tuple(chain.from_iterable(votes)))
+    gold = [moved_votes(item.gold, order) for item, order in zip(same, orders, strict=True)]
+    said, known = (tuple(chain.from_iterable(parts)) for parts in (votes, gold))
+    return replace(first, responses=tuple(map(responses.__getitem__, place)), votes=said, gold=known)
 
 
 def _shown(vote: Vote, first: int) -> Vote:
     if not isinstance(vote, Comparison):
         return vote
-    return replace(vote if vote.first < vote.second else vote.swap(), shown_first=first)
+    upright = vote if vote.first < vote.second else vote.swap()
+    return replace(upright, shown_first=first) if vote.shown_first is None else upright
 
 
 def _item(row: Row, pair: Pair, votes: tuple[Comparison, ...]) -> Item:

@@ -1,4 +1,4 @@
-"""Items out again: TRL's text and conversational layouts, OpenAI's preference format, and Afzal's own."""
+"""Items out again: TRL's layouts, OpenAI's preference format, vote files of other tools, and Afzal's own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from afzal.data.dataset import Drop
 from afzal.data.native import to_row
+from afzal.data.writing_votes import VoteTarget, left_out, vote_rows
 from afzal.errors import AfzalError
 from afzal.records import (
     Comparison,
@@ -26,7 +27,7 @@ from afzal.records import (
     turns_to_json,
 )
 
-Target = Literal["trl", "conversational", "openai", "afzal"]
+Target = Literal["trl", "conversational", "openai", "afzal", "alpaca_eval", "fastchat"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class _CannotHold:
 
 
 def plan(items: Iterable[Item], target: Target) -> Plan:
-    """Items as rows of the target: one row per ordered pair, labelled response or plain answer."""
+    """Items as rows of the target: one row per ordered pair, labelled response, plain answer or vote."""
     if target not in get_args(Target):
         raise ValueError(f"unknown target {target!r}; known: {', '.join(get_args(Target))}")
     made = Plan()
@@ -55,7 +56,7 @@ def plan(items: Iterable[Item], target: Target) -> Plan:
         if target == "afzal":
             made.rows.append(to_row(item))
             continue
-        made.left_out.update(_left_out(item))
+        made.left_out.update(left_out(item) if target in get_args(VoteTarget) else _left_out(item))
         for row in _rows(item, target):
             if isinstance(row, _CannotHold):
                 made.skipped.append(Drop(item.where, item.id, row.reason, row.detail, "part"))
@@ -80,18 +81,21 @@ def write(items: Sequence[Item], path: str | Path, format: Target, *, skip_unhol
             why="no item holds a pair, label or answer it has a place for",
             remedy="--to afzal holds every item",
         )
-    return write_rows(made.rows, path)
+    return write_rows(made.rows, path, "list" if format == "alpaca_eval" and Path(path).suffix == ".json" else "lines")
 
 
-def write_rows(rows: Sequence[dict[str, Any]], path: str | Path) -> int:
-    """Rows as JSON lines, written beside the target and then moved into place."""
+def write_rows(rows: Sequence[dict[str, Any]], path: str | Path, layout: Literal["lines", "list"] = "lines") -> int:
+    """Rows as JSON lines, or as one JSON list, written beside the target and then moved into place."""
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with gzip.open(beside, "wb") if path.suffix == ".gz" else beside.open("wb") as stream:
+            between, end = (b"[\n", b"\n]\n") if layout == "list" else (b"", b"\n" if rows else b"")
             for row in rows:
-                stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+                stream.write(between + json.dumps(row, ensure_ascii=False, allow_nan=False).encode())
+                between = b",\n" if layout == "list" else b"\n"
+            stream.write(end)
         os.replace(beside, path)
     except OSError as error:
         raise AfzalError(f"cannot write {path}", why=str(error.strerror or error)) from None
@@ -101,7 +105,9 @@ def write_rows(rows: Sequence[dict[str, Any]], path: str | Path) -> int:
 
 
 def _rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _CannotHold]:
-    if unfit := _unfit(item, target):
+    if target == "alpaca_eval" or target == "fastchat":
+        yield from (_CannotHold(*row) if isinstance(row, tuple) else row for row in vote_rows(item, target))
+    elif unfit := _unfit(item, target):
         yield unfit
     elif any(isinstance(vote, Rating) and vote.kind == "label" for vote in item.votes):
         yield from _label_rows(item, target)

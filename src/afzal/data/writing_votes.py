@@ -1,0 +1,106 @@
+"""Single votes as the vote files of other tools: AlpacaEval's annotations, FastChat's votes of people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from afzal.data.turns import content_text
+from afzal.records import Comparison, Item, Ranking, Rating, Turns, Vote, comparisons, turns_to_json
+
+VoteTarget = Literal["alpaca_eval", "fastchat"]
+_WINNERS = {"first": "model_a", "second": "model_b", "tie": "tie", "both_bad": "tie (bothbad)"}
+
+
+def vote_rows(item: Item, target: VoteTarget) -> Iterator[dict[str, Any] | tuple[str, str]]:
+    """One row for each vote on two responses, as it was shown; (reason, detail) for what the target cannot hold.
+
+    The response that was shown first, where that is recorded, is the first of the row. A ranking is the votes of its
+    pairs. Votes of weight 0 train nothing, and are left out.
+    """
+    if not item.is_chat:
+        yield "plain_text", "a text to be continued is no dialogue"
+        return
+    if target == "alpaca_eval" and len(item.prompt) != 1:
+        yield "dialogue", "an instruction is one turn of the user; fastchat holds dialogues"
+        return
+    told = [vote for vote in item.votes if vote.weight > 0]
+    if not any(isinstance(vote, Comparison | Ranking) for vote in told):
+        yield "no_comparison", "no vote compares two responses"
+    for vote in comparisons(told):
+        yield _row(item, _as_shown(vote), target)
+
+
+def left_out(item: Item) -> Iterator[str]:
+    """Facts that the rows of an item leave out."""
+    told: Mapping[str, bool] = {
+        "scores, ranks and labels of single responses": any(isinstance(v, Rating) for v in item.votes),
+        "votes of weight 0 (repeats, votes on known truth)": any(v.weight == 0 for v in item.votes),
+        "weights": any(v.weight not in (0, 1) for v in item.votes),
+        "which axis a vote is on": any(v.axis for v in item.votes),
+        "strengths": any(isinstance(v, Comparison) and v.strength is not None for v in item.votes),
+        "known truths": bool(item.gold),
+        "names of models (the responses have none)": any(r.source is None for r in item.responses),
+    }
+    yield from (name for name, holds in told.items() if holds)
+
+
+def _as_shown(vote: Comparison) -> Comparison:
+    """The vote with the response that was shown first as its first; the lower index where nothing is recorded."""
+    first = min(vote.first, vote.second) if vote.shown_first is None else vote.shown_first
+    return vote if vote.first == first else vote.swap()
+
+
+def _row(item: Item, vote: Comparison, target: VoteTarget) -> dict[str, Any] | tuple[str, str]:
+    row = _alpaca_eval(item, vote) if target == "alpaca_eval" else _fastchat(item, vote)
+    return row if isinstance(row, tuple) else {k: v for k, v in row.items() if v is not None}
+
+
+def _alpaca_eval(item: Item, vote: Comparison) -> dict[str, Any] | tuple[str, str]:
+    """``preference`` is 1 + P(the second is better): 1 the first, 2 the second, 1.5 a draw."""
+    if vote.p_first is None:
+        return "both_bad", "two bad answers have no order"
+    first, second = item.responses[vote.first], item.responses[vote.second]
+    preference = 2.0 - vote.p_first
+    return {
+        "instruction": _said(item.prompt),
+        "output_1": _said(first.turns),
+        "generator_1": first.source,
+        "output_2": _said(second.turns),
+        "generator_2": second.source,
+        "annotator": vote.annotator,
+        "preference": int(preference) if preference in (1.0, 2.0) else preference,
+        "time_per_example": vote.seconds,
+    }
+
+
+def _fastchat(item: Item, vote: Comparison) -> dict[str, Any] | tuple[str, str]:
+    if vote.probability is not None and vote.probability not in (0.0, 0.5, 1.0):
+        return "soft_label", "a probability is no winner"
+    sides = [item.responses[k] for k in (vote.first, vote.second)]
+    said = vote.outcome if vote.probability is None else {1.0: "first", 0.0: "second", 0.5: "tie"}[vote.probability]
+    prompt = turns_to_json(item.prompt)
+    a, b = ([*prompt, *turns_to_json(side.turns)] for side in sides)
+    return {
+        "question_id": item.id,
+        "model_a": sides[0].source,
+        "model_b": sides[1].source,
+        "winner": _WINNERS[said],
+        "judge": vote.annotator,
+        "turn": sum(message.role == "user" for message in item.prompt if not isinstance(message, str)),
+        "conversation_a": a,
+        "conversation_b": b,
+        "tstamp": _seconds_since_1970(vote),
+    }
+
+
+def _said(turns: Turns) -> str:
+    return turns if isinstance(turns, str) else "\n".join(content_text(message.content) for message in turns)
+
+
+def _seconds_since_1970(vote: Vote) -> float | None:
+    try:
+        return None if vote.at is None else datetime.fromisoformat(vote.at).timestamp()
+    except ValueError:
+        return None
