@@ -15,6 +15,7 @@ export function open(kind, title, ...body) {
   $("dialog-title").textContent = title;
   $("dialog-body").replaceChildren(...body);
   $("dialog").showModal();
+  $("dialog").scrollTop = 0;
   return new Promise((resolve) => $("dialog").addEventListener("close", resolve, { once: true }));
 }
 

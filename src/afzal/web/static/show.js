@@ -57,6 +57,9 @@ export function showPrompt(blocks) {
   const line = parseFloat(getComputedStyle(place).lineHeight);
   const folds = place.scrollHeight > line * (FOLDED_LINES + 1);
   fold(folds);
+  // Of a conversation the last turns matter most.
+  $("prompt").classList.toggle("tail", blocks.length > 1);
+  if (blocks.length > 1) place.scrollTop = place.scrollHeight;
   $("prompt").querySelector(".fold").hidden = !folds;
 }
 
