@@ -9,6 +9,7 @@ import pytest
 from helpers_web import answer, first_text, job, opened, pairs
 
 from afzal import data
+from afzal.cli import main
 from afzal.web.bodies import Refused
 from afzal.web.export import export
 
@@ -228,7 +229,7 @@ def test_the_summary_counts_consistent_repeats(tmp_path):
         assert asked["summary"]["consistent"] == 0
 
 
-def test_the_export_holds_every_vote_and_trains_on_the_first_answers(tmp_path):
+def test_the_export_holds_every_vote_and_trains_on_the_first_answers(tmp_path, capsys):
     gold = tmp_path / "gold.jsonl"
     gold.write_text(json.dumps({"prompt": "known", "chosen": "good g", "rejected": "bad g"}) + "\n")
     with opened(job(tmp_path, pairs(60), ("ann", "bob"), overlap=2, repeat=0.2, gold=str(gold))) as folder:
@@ -251,3 +252,7 @@ def test_the_export_holds_every_vote_and_trains_on_the_first_answers(tmp_path):
     assert {v.shown_first for v in votes} == {0, 1}
     assert all(v.shown_first == v.first and v.seconds == 1.5 for v in votes)
     assert [bool(item.gold) for item in items] == [False] * 60 + [True]
+    for source in ("out", "prefs.jsonl"):
+        assert main(["aggregate", str(tmp_path / source), "--resamples", "20"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("ann  agreement") == 2

@@ -16,6 +16,7 @@ from typing import Any
 from afzal import data
 from afzal.data import files
 from afzal.data.jsontext import Raw
+from afzal.data.page import is_page
 from afzal.data.turns import answer_text
 from afzal.errors import AfzalError
 from afzal.judge.games import category_of
@@ -202,12 +203,12 @@ def read(sources: Sequence[str]) -> Verdicts:
 
 
 def knows(source: str) -> bool:
-    """Whether a file is one of :data:`FORMATS`, by its first row.
+    """Whether a file is one of :data:`FORMATS`, by its first row; the folder of an annotation page is not.
 
     Raises:
         AfzalError: the file cannot be read.
     """
-    return _format_of(next(iter(files.rows(source)), None)) is not None
+    return not is_page(source) and _format_of(next(iter(files.rows(source)), None)) is not None
 
 
 def _format_of(first: Raw | None) -> Format | None:
