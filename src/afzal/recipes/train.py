@@ -347,7 +347,8 @@ def _keep_best(run: runs.Run, setup: Setup, state: State, watch: Watch) -> None:
 def _finish(config: TrainConfig, run: runs.Run, setup: Setup, state: State) -> Path:
     setup.weights.restore()
     if setup.method.learned:
-        learnt = {f"{t.name}.{k}": float(v) for t in setup.method.terms for k, v in setup.method.learnt(t).items()}
+        method = setup.method
+        learnt = {f"{t.name}.{k}": float(v.detach()) for t in method.terms for k, v in method.learnt(t).items()}
         run.update(learned=learnt)
     sections: Sequence[report.Section] = ()
     shift = 0.0
