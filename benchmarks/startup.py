@@ -1,4 +1,5 @@
-"""How long a person waits before anything happens: ``afzal --help``, and ``afzal check`` of many rows.
+"""How long a person waits before anything happens: ``afzal --help``, and ``afzal check`` of many rows, also with the
+findings that are only made when asked for.
 
 .venv/bin/python -m benchmarks.startup --out benchmarks/results/startup.json
 """
@@ -18,6 +19,9 @@ from pathlib import Path
 from benchmarks import table
 from benchmarks.machine import about_run
 
+LETTERS = random.Random(0)
+WORDS = ["".join(LETTERS.choices("aaeeioutnsrlhd", k=LETTERS.randint(2, 9))) for _ in range(5000)]
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -29,7 +33,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "rows.jsonl")
         file.write_text("".join(json.dumps(row(i)) + "\n" for i in range(given.rows)))
-        for name, arguments in {"--help": ["--help"], f"check, {given.rows:,} rows": ["check", str(file)]}.items():
+        few = given.rows // 10
+        deep, test = Path(folder, "deep.jsonl"), Path(folder, "test.jsonl")
+        deep.write_text("".join(json.dumps(varied(i)) + "\n" for i in range(few)))
+        test.write_text("".join(json.dumps({"prompt": varied(i)["prompt"]}) + "\n" for i in range(few, few + 1000)))
+        for name, arguments in {
+            "--help": ["--help"],
+            f"check, {given.rows:,} rows": ["check", str(file)],
+            f"check --against 1,000 prompts, {given.rows:,} rows": ["check", str(file), "--against", str(test)],
+            f"check, {few:,} rows": ["check", str(deep)],
+            f"check --deep, {few:,} rows": ["check", str(deep), "--deep"],
+        }.items():
             seconds = [cpu_seconds([sys.executable, "-m", "afzal", *arguments]) for _ in range(given.repeats)]
             commands[f"afzal {name}"] = {"median": statistics.median(seconds), "seconds": seconds}
     found = {"about": about, "processor_seconds": commands}
@@ -44,6 +58,13 @@ def row(i: int) -> dict[str, str]:
     rng = random.Random(i)
     words = lambda n: " ".join(rng.choice(("never", "is", "the", "a", "person", "who")) for _ in range(n))  # noqa: E731
     return {"prompt": f"{i} {words(60)}", "chosen": words(30), "rejected": words(32)}
+
+
+def varied(i: int) -> dict[str, str]:
+    """A pair of the same length out of 5,000 words, so that no two texts are alike; every fiftieth nearly repeats."""
+    rng = random.Random(i - i % 50 if i % 50 == 49 else i)
+    words = lambda n: " ".join(WORDS[rng.randrange(len(WORDS))] for _ in range(n))  # noqa: E731
+    return {"prompt": f"{words(40)} {i}", "chosen": words(20), "rejected": words(21)}
 
 
 def cpu_seconds(command: list[str]) -> float:

@@ -327,11 +327,7 @@ def _choose_two(n: int) -> int:
 def _words(told: Told, response: int) -> str:
     """An answer's words without white space at the ends."""
     said = told.answers[response]
-    if isinstance(said, str):
-        return said
-    turns = told.item.responses[response].turns
-    alone = turns[0].content if len(turns) == 1 and not isinstance(turns, str) else None
-    return (alone if isinstance(alone, str) else told.texts[response]).strip()
+    return said if isinstance(said, str) else told.texts[response].strip()
 
 
 def _size(told: Told) -> int:

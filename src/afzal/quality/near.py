@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from afzal.quality.columns import FirstIds, Names, clusters
@@ -29,6 +29,7 @@ Deep = Literal["never", "small", "always"]
 _GRAM = 5  # characters
 _BANDS, _ROWS = 25, 5  # of the signature: finds a pair of similarity 0.8 but once in 20,000
 _TRIED = 20  # candidates per item that are compared exactly
+_LIKELY = 0.64  # share of agreeing places of two sketches: four standard errors below NEAR
 _SAMPLE = 500  # prompts of which the coverage is taken
 _WORD_COLUMNS = 4096
 
@@ -84,6 +85,7 @@ def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int]]:
     index = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
     seen: dict[str, int] = {}
     found: list[tuple[int, int]] = []
+    sketches: dict[int, np.ndarray] = {}
     for at, text in enumerate(texts):
         folded = _folded(text)
         if folded in seen:
@@ -96,10 +98,11 @@ def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int]]:
             continue
         sketch = MinHash(num_perm=_BANDS * _ROWS, seed=1, hashfunc=int)
         sketch.update_batch((own >> 32).tolist())
-        candidates = sorted(int(str(name)) for name in index.query(sketch))[:_TRIED]
+        candidates = _likely(sketch.hashvalues, sketches, [int(str(name)) for name in index.query(sketch)])
         near = next((other for other in candidates if _is_near(folded, _folded(texts[other]))), None)
         if near is None:
             index.insert(at, sketch, check_duplication=False)
+            sketches[at] = sketch.hashvalues
         else:
             found.append((at, near))
     return found
@@ -151,6 +154,17 @@ def vendi(prompts: Sequence[str]) -> float:
     values = np.linalg.eigvalsh(cosines / len(prompts))
     values = values[values > 1e-12]
     return float(np.exp(-(values * np.log(values)).sum()))
+
+
+def _likely(sketch: np.ndarray, others: Mapping[int, np.ndarray], candidates: Sequence[int]) -> list[int]:
+    """The candidates whose sketches agree with this one often enough, the most alike first."""
+    import numpy as np
+
+    if not candidates:
+        return []
+    agreement = (np.stack([others[at] for at in candidates]) == sketch).mean(1)
+    best = sorted(zip((-agreement).tolist(), candidates, strict=True))
+    return [at for less, at in best[:_TRIED] if -less >= _LIKELY]
 
 
 def _is_near(one: str, other: str) -> bool:
