@@ -23,7 +23,7 @@ def fit(method: str, /, *, model: Any, tokenizer: Any = None, resume: bool = Fal
         settings: the keys of the configuration, as on the command line: ``data``, ``out``, ``beta``, ``lr``, ...
 
     Raises:
-        afzal.errors.AfzalError: a fault of the input; says what, where and how to mend it.
+        afzal.errors.AfzalError: a fault of the input; says what, where and how to fix it.
     """
     from afzal import config, recipes, runs
 

@@ -1,4 +1,4 @@
-"""The one error a person meets: what happened, where, why, and how to mend it."""
+"""The one error a person meets: what happened, where, why, and how to fix it."""
 
 from __future__ import annotations
 

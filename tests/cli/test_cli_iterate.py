@@ -74,7 +74,7 @@ def test_a_dry_run_shows_the_settings_and_does_nothing(asked, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nowhere"], "'nowhere' is no file and no run"),
+        (["nowhere"], "'nowhere' is neither a file nor a run"),
         (["--roundz", "3"], "unknown option --roundz (did you mean --rounds?)"),
         (["--prompts", "P", "--model", "M"], "reward is missing"),
         (["--model", "M"], "'prompts' is missing"),

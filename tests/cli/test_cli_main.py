@@ -95,7 +95,8 @@ SAID = {
     "train simpo": "error: 'simpo' is an objective, not a method\n  try: afzal train prefer --objective simpo ...\n",
     "train dpoo": "error: 'dpoo' is neither a method nor a file (did you mean dpo?)\n"
     "  try: afzal train sft|dpo|ipo|kto|prefer|reward|ppo|rloo|grpo|reinforce ..., or afzal train FILE.yaml\n",
-    "train dpo beta": "error: command line: 'beta' is no setting\n  try: write key=value, such as beta=0.2\n",
+    "train dpo run.yaml": "error: 'run.yaml' is a file, which names its own method\n  try: afzal train run.yaml\n",
+    "train dpo beta": "error: command line: 'beta' is not a setting\n  try: write key=value, such as beta=0.2\n",
     "train dpo --model M --data D --lr fast": "error: --lr: lr cannot be 'fast'; wanted: a number of at least 0\n",
     "train dpo --model M": "error: the setting 'data' is missing\n"
     "  try: data: Training data: a file, a folder or a hub id; the format is detected.\n",
@@ -123,7 +124,7 @@ FAILURES = {
     "disk full": (
         OSError(errno.ENOSPC, "No space left on device", "R/metrics.jsonl"),
         2,
-        "error: R/metrics.jsonl: No space left on device\n  try: free space on that disk, then go on with --resume\n",
+        "error: R/metrics.jsonl: No space left on device\n  try: free space on that disk, then continue with --resume\n",
     ),
     "read only": (
         PermissionError(errno.EACCES, "Permission denied", "R"),

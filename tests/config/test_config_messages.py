@@ -1,4 +1,4 @@
-"""The words of every refusal, word for word: what, where, and how to mend it."""
+"""The words of every refusal, word for word: what, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_what_is_said_about_a_file(name: str, tmp_path: Path, monkeypatch: pytes
 
 OVERRIDES = {
     "bata=1": "command line: unknown setting 'bata' (did you mean beta?)",
-    "beta": "command line: 'beta' is no setting\n  try: write key=value, such as beta=0.2",
+    "beta": "command line: 'beta' is not a setting\n  try: write key=value, such as beta=0.2",
     "lr=fast": "command line: lr cannot be 'fast'; wanted: a number of at least 0",
     "lr=[": "command line: lr cannot be '['; wanted: a number of at least 0",
 }

@@ -233,7 +233,7 @@ def _usage(error: Any) -> str:
 
 
 _REMEDIES: dict[int | None, str] = {
-    errno.ENOSPC: "free space on that disk, then go on with --resume",
+    errno.ENOSPC: "free space on that disk, then continue with --resume",
     errno.EACCES: "choose a place you may write to, with --out",
     errno.EROFS: "choose a place you may write to, with --out",
 }

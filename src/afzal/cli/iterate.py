@@ -47,7 +47,7 @@ def _base(words: Sequence[str]) -> list[config.Setting]:
         return []
     path = path_of(words[0])
     if not path.is_file():
-        raise AfzalError(f"{words[0]!r} is no file and no run", remedy="afzal iterate --help")
+        raise AfzalError(f"{words[0]!r} is neither a file nor a run", remedy="afzal iterate --help")
     settings = settings_of(words[0])
     if any(s.key == "method" for s in settings):
         raise AfzalError(f"{path} is a run of afzal train", remedy=f"afzal train {words[0]}")

@@ -19,7 +19,7 @@ def command(
     of: Annotated[Literal["models", "judges"], typer.Option(help="Judges need the truth of each item.")] = "models",
     ties: Annotated[
         Literal["half", "davidson", "rao_kupper"],
-        typer.Option(help="What a tie is: half a win, or an outcome of its own."),
+        typer.Option(help="What a tie is: half a win, or a separate outcome."),
     ] = "half",
     length_control: Annotated[
         bool, typer.Option("--length-control", help="Also each model's win rate at equal lengths of the answers.")

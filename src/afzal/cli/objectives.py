@@ -125,4 +125,4 @@ def _shown(value: Any) -> str:
         return ", ".join(value) or "-"
     if isinstance(value, float):
         return f"{value:.6g}"
-    return {None: "hangs on the data", True: "yes", False: "no"}.get(value, str(value))
+    return {None: "depends on the data", True: "yes", False: "no"}.get(value, str(value))

@@ -72,15 +72,22 @@ def _runner(method: str, base: Sequence[config.Setting]) -> Callable[..., Any]:
     def run(
         ctx: typer.Context,
         overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", show_default=False)] = None,
-        resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest sound checkpoint.")] = False,
+        resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest intact checkpoint.")] = False,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show settings and plan, train nothing.")] = False,
         **flags: Any,
     ) -> None:
-        typed = [config.read_override(text) for text in overrides or ()]
+        typed = [_override(text) for text in overrides or ()]
         settings = [*base, config.Setting("method", method), *given(config.CONFIGS[method], flags), *typed]
         _train(config.resolve(settings), resume=resume, dry_run=dry_run, command=shlex.join(["afzal", *ctx.obj]))
 
     return run
+
+
+def _override(text: str) -> config.Setting:
+    """A ``key=value``; a file in its place belongs where the method stands."""
+    if "=" not in text and text.endswith((".yaml", ".yml")):
+        raise AfzalError(f"{text!r} is a file, which names its own method", remedy=f"afzal train {text}")
+    return config.read_override(text)
 
 
 def _train(settings: config.TrainConfig, *, resume: bool, dry_run: bool, command: str) -> None:
@@ -105,7 +112,7 @@ app = typer.Typer(
     cls=MethodGroup,
     add_completion=False,
     context_settings=CONTEXT,
-    help="Train a model. `afzal train FILE.yaml key=value ...` runs a file, and goes on with a run as "
+    help="Train a model. `afzal train FILE.yaml key=value ...` runs a file, and resumes a run as "
     "`afzal train RUN --resume`; every flag of a method is also a key of the file: see `afzal train dpo --help`.",
 )
 for _name, _line in _LINES.items():

@@ -70,12 +70,12 @@ class CompareConfig(Settings, frozen=True):
     """Several methods from one start model, on the same prompts, by the same rewards."""
 
     model: str = Field(description="The start: a model folder, a run folder or a hub id. KL is measured to it.")
-    data: str | None = Field(None, description="Training data of every entry that names none of its own.")
+    data: str | None = Field(None, description="Training data of every entry that does not name its own.")
     prompts: str = Field(description="Held-out prompts to answer, in any format that training data may have.")
     max_prompts: int | None = Field(None, ge=2, description="Use only the first so many of them.")
     rewards: dict[str, str] = Field(
         description="Name -> what gives it: module:function, file.py:function, a reward model's folder, or ${entry}. "
-        "Methods are compared by the first, the true one; the others stand beside it."
+        "Methods are compared by the first, the true one; the others are shown beside it."
     )
     methods: list[dict[str, Any]] = Field(
         description="Entries {name, train: METHOD}, {name, iterate: OBJECTIVE}, {name, run: FOLDER} or "

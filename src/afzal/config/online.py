@@ -96,7 +96,7 @@ class PPOConfig(PenaltyConfig, frozen=True):
         0.95, ge=0, le=1, description="GAE: 1 trusts the rewards alone (more noise), 0 the value model (more bias)."
     )
     value: Literal["own", "shared"] = Field(
-        "own", description="The value model: a copy of the policy with a head of its own, or a head on the policy."
+        "own", description="The value model: a copy of the policy with its own head, or a head on the policy."
     )
     value_model: str | None = Field(
         None, description="A reward model to start the value model from; default: the policy, and a head of zeros."

@@ -135,7 +135,7 @@ def read_override(text: str, where: str = "command line") -> Setting:
     """A ``key=value`` of the command line."""
     key, sign, value = text.partition("=")
     if not sign:
-        raise AfzalError(f"{text!r} is no setting", where=where, remedy="write key=value, such as beta=0.2")
+        raise AfzalError(f"{text!r} is not a setting", where=where, remedy="write key=value, such as beta=0.2")
     return Setting(key.strip().replace("-", "_"), value.strip(), where, typed=True)
 
 

@@ -18,7 +18,7 @@ Tokens = Annotated[int | None, BeforeValidator(lambda value: None if value == "a
 class MemorySettings(Settings, frozen=True, title="Model"):
     activation_checkpointing: Literal["auto", "none", "selective", "full"] = Field(
         "auto",
-        description="What is made again in the backward pass: none; selective keeps the results of matrix products; "
+        description="What is recomputed in the backward pass: none; selective keeps the results of matrix products; "
         "full keeps each block's input, for a third more work; auto is the first of these that fits into memory.",
     )
     memory_gb: float | None = Field(

@@ -177,7 +177,7 @@ def _several_kinds(
         where=wheres[at] if at < len(wheres) else source,
         why=f"{few[rare]} of {len(sample)} rows are in the format {rare.name}, the first of them here; "
         f"{n} are in the format {common.name}",
-        remedy=f"give each kind a file of its own, or name the format: --format {rare.name} or --format {common.name}",
+        remedy=f"put each kind in its own file, or name the format: --format {rare.name} or --format {common.name}",
     )
 
 

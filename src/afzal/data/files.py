@@ -81,7 +81,7 @@ def _text(path: Path, kind: str, packed: bool, limit: int) -> Iterator[Raw]:
             raise first_fault(stream, name) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         why = f"{error}; was it cut off?"
-        raise AfzalError("the gzip file cannot be unpacked", where=name, why=why, remedy="fetch it once more") from None
+        raise AfzalError("the gzip file cannot be unpacked", where=name, why=why, remedy="download it again") from None
     except OSError as error:
         raise AfzalError("the file cannot be read", where=name, why=str(error.strerror or error)) from None
 
@@ -210,7 +210,7 @@ def _arrow(path: Path) -> Iterator[Raw]:
 
 
 def _unreadable(kind: str, path: Path, error: Exception) -> AfzalError:
-    remedy = "write or fetch it once more, or give the rows as JSON lines"
+    remedy = "write or download it again, or give the rows as JSON lines"
     return AfzalError(f"is not a readable {kind} file", where=str(path), why=_first_line(error), remedy=remedy)
 
 

@@ -215,7 +215,7 @@ class Window:
             f"is not JSON: {_reason(error)} (column {column})",
             where=f"{self._name}:{line}",
             why="the file ends inside a row; was it cut off?" if cut else "",
-            remedy="mend the file; --skip-bad cannot skip rows inside one JSON document (JSON lines can)",
+            remedy="fix the file; --skip-bad cannot skip rows inside one JSON document (JSON lines can)",
         )
 
 

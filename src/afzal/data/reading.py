@@ -321,7 +321,7 @@ def _faulty(faults: list[Drop], faulty: int, count: int, sound: int) -> AfzalErr
         faults[0].detail,
         where=faults[0].where,
         why="\n       ".join(lines),
-        remedy="mend the rows, or pass --skip-bad to drop and count them" if sound else "mend the rows",
+        remedy="fix the rows, or pass --skip-bad to drop and count them" if sound else "fix the rows",
     )
 
 

@@ -137,7 +137,7 @@ def _inspect_model(path: Path, *, adapter_allowed: bool) -> None:
         return
     if has_whole_weights(folder) or configs.get("config.json", {}).get("transformers_weights"):
         why = "it holds a whole model and an adapter, and only one of them would be used"
-        raise _refusal(folder, ADAPTER_CONFIG, why, remedy="keep each of them in a folder of its own")
+        raise _refusal(folder, ADAPTER_CONFIG, why, remedy="keep each of them in its own folder")
     if not adapter_allowed:
         raise _refusal(folder, ADAPTER_CONFIG, "this adapter is itself the base of an adapter")
     _check_adapter(folder, configs[ADAPTER_CONFIG])
@@ -233,7 +233,7 @@ def _check_key(folder: Path, name: str, key: str, value: Any) -> None:
     if key in _HARMLESS or (key == "_attn_implementation" and _is_plain(value)):
         return
     if key in _RUNS_CODE and value:
-        why = f"it asks for code of its own to be run ({key!r})"
+        why = f"it asks to run its own code ({key!r})"
         raise _refusal(
             folder, name, why, remedy=f"{_SAFE_COPY}, or remove {key!r} if transformers knows the architecture"
         )

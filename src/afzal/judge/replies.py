@@ -89,7 +89,7 @@ def by_score(reply: str, pattern: str, finish: str = "stop") -> Reading:
     try:
         score = float(found[-1])
     except (TypeError, ValueError):
-        return Reading(why=f"the score {found[-1]!r} is no number")
+        return Reading(why=f"the score {found[-1]!r} is not a number")
     return Reading(score=score) if math.isfinite(score) else Reading(why=f"the score is {score}")
 
 

@@ -28,7 +28,7 @@ def by_score(score: Score, *, stated: bool = False) -> Judge:
                 once.setdefault((pair.item, response), (pair, answer))
         values = score([pair for pair, _ in once.values()], [answer for _, answer in once.values()])
         if any(value != value for value in values):
-            raise AfzalError("a score is no number", remedy="mend the rule or function, so that it always gives one")
+            raise AfzalError("a score is not a number", remedy="fix the rule or function so that it always returns one")
         known = dict(zip(once, values, strict=True))
         both = [(known[g.pair.item, g.pair.first], known[g.pair.item, g.pair.second]) for g in games]
         return [Ruling(_larger(*values), _sigmoid(values[0] - values[1]) if stated else None) for values in both]

@@ -35,7 +35,7 @@ _WORD_COLUMNS = 4096
 
 
 class Texts:
-    """The texts of the items so far; let go when they become too many."""
+    """The texts of the items so far; dropped when they become too many."""
 
     def __init__(self, deep: Deep) -> None:
         self._deep, self._characters = deep, 0

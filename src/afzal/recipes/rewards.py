@@ -149,7 +149,7 @@ def _checked(rewarder: Rewarder, spec: str) -> Rewarder:
                     f"the reward is {value}",
                     where=_place(prompt, answer),
                     why=f"{spec} gave it",
-                    remedy="mend the reward, so that it is a finite number for every answer",
+                    remedy="fix the reward so that it is a finite number for every answer",
                 )
         return found
 

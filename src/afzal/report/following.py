@@ -11,7 +11,7 @@ from afzal.report.text import setting
 
 
 def next_command(path: str, facts: Mapping[str, Any], diagnoses: Sequence[Diagnosis]) -> str:
-    """One line for a shell: to resume, to repeat the run with what would mend it, or to use what was trained.
+    """One line for a shell: to resume, to repeat the run with what would fix it, or to use what was trained.
 
     Args:
         path: the run folder.

@@ -97,7 +97,7 @@ def _begin_again(step: int, made: int, weights: Weights | Sharded, optimizer: to
         raise AfzalError(
             f"out of memory while the optimizer moved the weights in update {step + 1}",
             why="some may have moved and others not",
-            remedy="go on from the last checkpoint with --resume, and a smaller tokens_per_forward",
+            remedy="continue from the last checkpoint with --resume, and a smaller tokens_per_forward",
         )
     for p in [p for p, state in optimizer.state.items() if int(state.get("step", 0)) == 0]:
         del optimizer.state[p]  # it was made for this step, perhaps not wholly

@@ -88,7 +88,7 @@ class Pool:
                     f"the score of response {response} is {values[response, column]}",
                     where=place(item),
                     why="a pair without a score cannot be ranked",
-                    remedy="mend the scorer, so that it gives a finite number for every response",
+                    remedy="fix the scorer so that it gives a finite number for every response",
                 )
         found = [by_item[p.item][p.first] - by_item[p.item][p.second] for p in self.pairs]
         return np.array(found) if found else np.zeros((0, 0))

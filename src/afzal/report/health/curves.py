@@ -22,7 +22,7 @@ class Diagnosis:
     ``severity`` is ``open`` where there are numbers that allow no conclusion. ``code`` is stable and for machines,
     ``rule`` the exact numeric condition, ``remedy`` a setting to change (empty when nothing is wrong), ``step`` the
     training step it points at, ``evidence`` the numbers it rests on, ``check`` the name of the check that made it, and
-    ``change`` the settings of a next run that would mend it, by name.
+    ``change`` the settings of a next run that would fix it, by name.
     """
 
     code: str

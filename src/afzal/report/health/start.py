@@ -25,7 +25,7 @@ def run_ended(c: Curves) -> Diagnosis | None:
         return Diagnosis("no_steps", severity, "no training step was made", words, rule, remedy)
     if status == "failed":
         words = f"It ended with an error{': ' + reason if reason else ''}. The numbers describe what came before it."
-        remedy = "mend the cause and run the same command with --resume"
+        remedy = "fix the cause and run the same command with --resume"
         return Diagnosis("failed", "bad", f"the run failed at step {number(step)}", words, rule, remedy)
     if status in ("stopped", "running"):
         ended = "has not ended" if status == "running" else f"was stopped{': ' + reason if reason else ''}"
