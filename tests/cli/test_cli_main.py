@@ -124,7 +124,8 @@ FAILURES = {
     "disk full": (
         OSError(errno.ENOSPC, "No space left on device", "R/metrics.jsonl"),
         2,
-        "error: R/metrics.jsonl: No space left on device\n  try: free space on that disk, then continue with --resume\n",
+        "error: R/metrics.jsonl: No space left on device\n"
+        "  try: free space on that disk, then continue with --resume\n",
     ),
     "read only": (
         PermissionError(errno.EACCES, "Permission denied", "R"),
