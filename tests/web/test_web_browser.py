@@ -213,6 +213,30 @@ def test_differences_are_marked_and_the_texts_stay(chromium, tmp_path):
 
 
 @pytest.mark.slow
+def test_keys_work_on_every_layout(chromium, tmp_path):
+    """A French keyboard writes "&" with the key of "1", a Cyrillic one "г" with that of "u"."""
+    write_rows(tmp_path / "rows.jsonl", pairs(4))
+    press = "(key) => document.body.dispatchEvent(new KeyboardEvent('keydown', { bubbles: true, ...key }))"
+    with (
+        served("rows.jsonl", "--annotators", "ann", "--out", "out", cwd=tmp_path) as ((address,), _),
+        person(chromium, address) as one,
+    ):
+        one.phase("ask")
+        for ignored in ({"ctrlKey": True}, {"metaKey": True}, {"altKey": True}, {"repeat": True}):
+            one.page.evaluate(press, {"key": "1", "code": "Digit1", **ignored})
+        assert one.phase("ask", "saving") == "ask"
+        one.page.evaluate(press, {"key": "&", "code": "Digit1"})
+        one.says("saved 1: first")
+        one.phase("ask")
+        one.page.evaluate(press, {"key": "г", "code": "KeyU"})
+        one.says("taken back")
+        one.phase("ask")
+        one.page.evaluate(press, {"key": "2", "code": "Numpad2"})
+        one.says("saved 1: second")
+    assert [line["kind"] for line in lines_of(tmp_path / "out")] == ["pair", "undo", "pair"]
+
+
+@pytest.mark.slow
 def test_markdown_is_built_of_known_elements(chromium, tmp_path):
     text = "# T\n\n**bold** <img src=x onerror=alert(1)> [l](https://e.example)\n\n- one\n- two"
     write_rows(tmp_path / "rows.jsonl", [{"prompt": text, "chosen": text, "rejected": "plain"}])

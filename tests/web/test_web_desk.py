@@ -176,6 +176,19 @@ def test_a_second_tab_gets_nothing_until_it_takes_the_work(tmp_path):
         assert desk.next("ann", "tab-one")["state"] == "ask"
 
 
+def test_who_closes_the_page_frees_the_question(tmp_path):
+    with opened(job(tmp_path, pairs(1), ("ann", "bob"))) as folder:
+        asked = folder.desk.next("ann", "tab-of-ann")
+        folder.desk.leave("ann", "another-tab")
+        assert folder.desk.next("bob")["state"] == "wait"
+        folder.desk.leave("ann", "tab-of-ann")
+        assert folder.desk.next("ann", "tab-of-ann-again") == asked
+        assert folder.desk.next("bob")["state"] == "wait"
+        folder.desk.leave("ann", "tab-of-ann-again")
+        assert folder.desk.next("bob")["state"] == "ask"
+        assert folder.desk.next("ann", "tab-of-ann")["state"] == "wait"
+
+
 def test_nothing_that_is_sent_names_models_items_or_votes(tmp_path):
     rows = [
         {

@@ -327,6 +327,21 @@ def test_a_disk_that_refuses_leaves_no_vote_and_the_page_goes_on(tmp_path, monke
         assert len(lines_of(tmp_path / "out")) == 1
 
 
+def test_nobody_waits_for_ever_when_a_write_breaks(tmp_path, monkeypatch):
+    with opened(job(tmp_path, pairs(4))) as folder:
+
+        def broken(lines):
+            raise ValueError("unforeseen")
+
+        async def run():
+            commits = Commits(folder.journal, folder.reopen)
+            both = await asyncio.gather(*(commits.add([{"id": str(k)}]) for k in range(2)), return_exceptions=True)
+            assert [type(error) for error in both] == [ValueError, ValueError]
+
+        monkeypatch.setattr(folder.journal, "append", broken)
+        asyncio.run(asyncio.wait_for(run(), 10))
+
+
 def test_lines_that_arrive_together_share_a_write(tmp_path, monkeypatch):
     with opened(job(tmp_path, pairs(4))) as folder:
         forced = []

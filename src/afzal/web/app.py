@@ -56,7 +56,7 @@ class Commits:
                 lines = [line for some, _ in batch for line in some]
                 if lines:
                     await asyncio.to_thread(self._journal.append, lines)
-            except AfzalError as error:
+            except Exception as error:  # whatever it is, those who wait must hear of it
                 batch, self._waiting = batch + self._waiting, []
                 self._failed()
                 for _, done in batch:

@@ -118,9 +118,10 @@ class Desk:
         return {"state": "done", "progress": self._progress(name), "summary": self._summary(name)}
 
     def leave(self, name: str, tab: str) -> Reply:
-        """The tab is closed: any other one may go on."""
-        if self._tabs.get(name) == tab:
+        """The tab is closed: any other one may go on, and other people need not wait for this one's question."""
+        if name and self._tabs.get(name) == tab:
             del self._tabs[name]
+            self.queue.leave(name)
         return {}
 
     def vote(self, name: str, body: Mapping[str, Any]) -> Step:

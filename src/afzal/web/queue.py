@@ -245,6 +245,12 @@ class Queue:
         is_first = answer.repeat_of is None and not answer.is_skip and not question.is_gold
         return is_first and chance(self.rules.repeat, self.rules.seed, person.name, "again", question.key)
 
+    def leave(self, name: str) -> None:
+        """Free what this person was being asked, since they have gone; it is theirs again if they come back first."""
+        turn = self._people[name].current
+        if turn is not None and self._is_shared(turn):
+            self._release(turn.question, name)
+
     # --- leases --------------------------------------------------------------------------------------------------
 
     def _is_shared(self, turn: Turn) -> bool:
