@@ -130,6 +130,7 @@ _KINDS = {
     "growth": growth,
     "startup": startup,
     "asking": startup,
+    "aggregating": startup,
     "generation": generation,
 }
 
@@ -146,6 +147,7 @@ date and the command that makes it again. A machine with other work on it is ref
 | `python -m benchmarks.growth` | how time and memory grow with lengths, responses, prompts and vocabulary |
 | `python -m benchmarks.startup` | how long `afzal --help` and `afzal check` take |
 | `python -m benchmarks.asking` | how long `afzal ask` takes on 10,000 pairs |
+| `python -m benchmarks.aggregating` | how long 75,200 votes and scores of ten people take |
 | `python -m benchmarks.generation` | sampling against `transformers.generate` |
 | `python -m benchmarks.annotate` | the annotation page: votes of many people at once, the time of a start |
 | `python -m benchmarks.objectives_lab OUT` | objectives, measured exactly: [results](results/lab/objectives-lab.md) |

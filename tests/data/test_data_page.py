@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from afzal.cli import main
 from afzal.data import read
 from afzal.errors import AfzalError
 from afzal.judge.labels import FIRST, SECOND, of_items
@@ -123,3 +124,18 @@ def test_lines_that_make_no_sense_are_refused_with_their_place(tmp_path, lines, 
     with pytest.raises(AfzalError, match=why) as refused:
         read(folder(tmp_path, lines))
     assert "jsonl:1" in str(refused.value.where)
+
+
+def test_the_commands_take_the_folder(tmp_path, capsys):
+    source = str(folder(tmp_path, LINES))
+    assert main(["aggregate", source, "--json", "--resamples", "5"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    assert [(line["name"], line["right"], line["consistent"]) for line in body["lines"]] == [
+        ("ann", 1.0, 0.0),
+        ("bob", None, None),
+    ]
+    assert "votes.jsonl: 1 retracted and left out" in body["findings"]
+    assert main(["check", source]) == 0
+    said = capsys.readouterr().out
+    assert "votes.jsonl: 4 votes to train on" in said
+    assert "agree in 0.0% of 1 cases" in said  # the repeat of one person is no agreement of two

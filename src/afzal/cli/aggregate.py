@@ -16,6 +16,7 @@ By = Literal["mean", "majority", "dawid_skene", "crowd_bt", "gold"]
 
 if TYPE_CHECKING:
     from afzal.data import Dataset
+    from afzal.judge import Verdicts
     from afzal.judge.labels import Labels
     from afzal.records import Item
 
@@ -49,13 +50,14 @@ def command(
 
     Says when aggregation changes nothing, and refuses an unsupervised answer that contradicts the majority (exit 1).
     """
-    from afzal import data, judge
+    from afzal import data
     from afzal.judge import labels
 
     if out is not None and out.exists() and not force:
         raise AfzalError(f"{out} exists", remedy="choose another name, or pass --force")
-    if out is None and gold is None and columns is None and format is None and judge.knows(source):
-        dataset, said = None, labels.of_verdicts(judge.read([source]))
+    plain = out is None and gold is None and columns is None and format is None
+    if plain and (verdicts := _verdicts(source)) is not None:
+        dataset, said = None, labels.of_verdicts(verdicts)
         body, rows, refused = _on_pairs([], said, by, group_by, Path(source).name, resamples)
     else:
         dropping = "drop" if skip_bad else "raise"
@@ -78,6 +80,16 @@ def command(
         written = data.write(rows, out, "afzal")
         if not as_json:
             typer.echo(f"{out}: {written} rows by {by}")
+
+
+def _verdicts(source: str) -> Verdicts | None:
+    """The verdicts of a file of them; None of folders, of rows with votes, and of scores, which are better averaged."""
+    from afzal import judge
+
+    if Path(source).is_dir() or not judge.knows(source):
+        return None
+    said = judge.read([source])
+    return None if said.format == "Prometheus scores" else said
 
 
 def _on_rows(
@@ -123,6 +135,11 @@ def _on_pairs(
     body = annotators.as_plain(said, agreed, people, name)
     body["findings"] += found.warnings
     body |= {"kind": "pairs", "by": by, "moved": found.moved, "decided": found.decided, "doubtful": found.doubtful}
+    body |= {"dawid_skene_moved": found.dawid_skene_moved, "soft": found.soft_share(), "right": None}
+    if by != "gold" and found.checked is None and (right := found.right(said.gold)) is not None:
+        body["right"] = right
+        n = int((said.gold >= 0).sum())
+        body["findings"].append(f"The answer by {by} is right on {right:.1%} of {n} pairs of known truth, a tie half.")
     if found.eta is not None:
         for line, eta in zip(body["lines"], found.eta, strict=True):
             line["eta"] = eta

@@ -46,6 +46,17 @@ class Aggregated:
     eta: tuple[float, ...] | None = None
     checked: tuple[int, float, float] | None = None
 
+    def soft_share(self) -> float:
+        """The share of pairs with an answer whose answer is not certain: a tie, or a split."""
+        known = self.p_first[np.isfinite(self.p_first)]
+        return float(((known > 0) & (known < 1)).mean()) if len(known) else 0.0
+
+    def right(self, gold: np.ndarray) -> float | None:
+        """How often the answer names the true winner ``[N]``, a tie or no answer counting half; None without truths."""
+        at = np.flatnonzero(_known(gold) >= 0)
+        said = np.where(np.isfinite(self.p_first), self.p_first, 0.5)[at]
+        return float(_credit(said, np.choose(gold[at], VALUES)).mean()) if len(at) else None
+
     @property
     def doubtful(self) -> bool:
         """Whether the annotators part so far that an unsupervised answer is not to be believed."""

@@ -284,12 +284,18 @@ def as_plain(labels: Labels, agreed: Agreement | None, people: Sequence[Person],
             {"name": f"Cohen's kappa, {' and '.join(two.annotators)}", "value": finite(two.cohen), **unknown}
             for two in agreed.pairs
         ]
-    several = int((agreement.counts(labels.table, len(CLASSES)).sum(1) >= 2).sum())
+    counts = agreement.counts(labels.table, len(CLASSES))
+    several = counts[counts.sum(1) >= 2]
+    unanimous = int((several.max(1) == several.sum(1)).sum())
+    most = int((2 * several.max(1) > several.sum(1)).sum())
     facts = [
         ("annotators", f"{len(labels.annotators):,}"),
         ("labels", f"{len(labels.said):,}"),
         ("pairs", f"{len(labels.pairs):,}"),
-        ("pairs with two labels or more", f"{several:,}"),
+        ("pairs with two labels or more", f"{len(several):,}"),
+        ("of them unanimous", f"{unanimous:,}"),
+        ("with a majority", f"{most - unanimous:,}"),
+        ("without one", f"{len(several) - most:,}"),
         ("prompts", f"{len(set(labels.prompts)):,}"),
         ("pairs of known truth", f"{int((labels.gold >= 0).sum()):,}"),
     ]

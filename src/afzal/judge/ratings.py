@@ -108,6 +108,7 @@ def report(scores: Scores, source: str, *, resamples: int = 1000, seed: int = 0)
         "facts": facts,
         "findings": findings,
         "figures": figures,
+        "figures_words": "Alpha is corrected for chance: 1 is perfect, 0 is what chance would give.",
         "lines": [line for line, _ in people],
         "differences": [],
     }

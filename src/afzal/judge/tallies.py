@@ -104,5 +104,5 @@ def _body(
     findings: list[str],
     figures: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    about = {"title": title, "subtitle": source, "unit": "value", "rule": None, "kind": kind}
+    about = {"title": title, "subtitle": source, "unit": "value", "rule": None, "kind": kind, "figures_words": ""}
     return {**about, "facts": facts, "findings": findings, "figures": figures, "lines": [], "differences": []}

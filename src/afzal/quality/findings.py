@@ -311,9 +311,9 @@ def _rated(item: Item) -> tuple[float | None, ...]:
 
 
 def _agreeing(item: Item) -> tuple[int, int]:
-    """(agreeing pairs of votes, pairs of votes) over all pairs of answers of an item."""
+    """(agreeing pairs of votes, pairs of votes) over all pairs of answers of an item; repeats have no weight."""
     by_pair: dict[object, Counter[object]] = defaultdict(Counter)
-    for vote in comparisons(item.votes):
+    for vote in comparisons(vote for vote in item.votes if vote.weight > 0):
         vote = vote if vote.first < vote.second else vote.swap()
         by_pair[vote.first, vote.second, vote.axis][vote.outcome] += 1
     same = sum(n * (n - 1) // 2 for counts in by_pair.values() for n in counts.values())

@@ -21,6 +21,7 @@ from afzal.report.text import interval, number
 from afzal.runs import atomic_write
 
 SCHEMA = "afzal.board/1"
+_CORRECTED = "Corrected for chance, but for the first two; 1 is perfect, 0 is what chance would give."
 
 
 def write_board(folder: Path, body: Mapping[str, Any], stem: str = "leaderboard") -> Path:
@@ -104,7 +105,7 @@ def _tables(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """All tables of the page as titles, words, columns and cells."""
     tables = [{"title": "All figures", "words": "", **_lines(body)}]
     if body.get("figures"):
-        words = "Corrected for chance, but for the first two; 1 is perfect, 0 is what chance would give."
+        words = body.get("figures_words", _CORRECTED)
         tables.insert(0, {"title": "Agreement", "words": words, **_named(body["figures"])})
     if body["differences"]:
         words = "Both of a pair on the same resamples of whole prompts. An interval without 0 tells the two apart."
