@@ -29,7 +29,8 @@ def main() -> None:
     given = parser.parse_args()
     scored, compared = rows()
     said, scores = labels.of_items(compared), ratings.of_items(scored)
-    assert scores is not None and len(said.said) == WORDS * PEOPLE
+    assert scores is not None
+    assert len(said.said) == WORDS * PEOPLE
     work: dict[str, Callable[[], object]] = {
         "one table of 75,200 votes": lambda: labels.of_items(compared),
         "mean": lambda: aggregate.aggregate(said, "mean"),
