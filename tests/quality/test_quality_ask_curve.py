@@ -235,3 +235,26 @@ def test_a_curve_of_models_follows_how_often_the_best_is_named():
     two = ask.pool_of(league({("A", "B"): (30, 10)}, 20))
     with pytest.raises(AfzalError, match="three models or more"):
         ask.model_curve(ask.matches_of(two, ask.votes_of(two)), "information")
+
+
+def test_prompts_are_held_out_whole():
+    known = linear_world(300, per_prompt=3)
+    train, test, prompt = curve._divided(known, seed=0)
+    assert not {known.prompts[k] for k in train} & {known.prompts[k] for k in test}
+    assert len(test) == 90
+    assert sorted(np.bincount(prompt).tolist()) == [3] * 30
+
+
+def test_the_slope_is_that_of_the_second_half_per_100():
+    marks = [20, 30, 40, 50, 60, 70]
+    values = np.array([0.0, 0.5, 0.6, 0.6, 0.62, 0.64])[None, :, None]
+    assert curve._slopes(values, marks)[0, 0] == pytest.approx(0.2)
+
+
+def test_a_resample_that_connects_nothing_counts_against_the_leader():
+    """B's only win is on one prompt of ten, which a third of the resamples leave out."""
+    found = decided(league({("A", "B"): (9, 1)}, 10))
+    assert found is not None
+    assert found.leader == "A"
+    assert 0.5 < found.share < 0.75
+    assert not found.settled

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from afzal.errors import AfzalError
 from afzal.quality import ask
+from afzal.quality.ask import linear
+from afzal.quality.ask.choose import belief_of
 from afzal.records import Comparison, Item, Message, Ranking, Rating, Response
 
 WORDS = "a bird cat dog egg fish good happy ill joy kite".split()  # noqa: SIM905
@@ -322,3 +324,42 @@ def test_single_answers_to_one_prompt_are_put_together_with_their_votes_and_feat
     assert made[0].votes == (Rating(1, 5.0, "score"),)
     assert made[0].extra == {"features": [[1.0], [2.0]], "n": 1}
     assert made[1:] == [rows[1], rows[3]]
+
+
+def test_what_is_asked_at_random_counts_as_known_to_a_batch():
+    """Pairs 0 and 1 are alike: where chance asks about one of them, the rule has no need of the other."""
+    pool = ask.pool_of(some(3))
+    x = np.array([[3.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
+    seen, votes = ask.Seen((x, x)), ask.votes_of(pool)
+    hit = 0
+    for seed in range(30):
+        one, two = sorted(
+            ask.choose(pool, votes, seen, 2, "d_optimal", seed=seed, random_share=0.5), key=lambda q: q.rule != "random"
+        )
+        if one.pair in (0, 1):
+            hit += 1
+            assert two.pair == 2
+    assert hit > 5
+
+
+def test_what_was_voted_on_lowers_the_worth_of_its_like_also_under_given_scorers():
+    rows = [replace(row, votes=(first("a"), first("b"))) if k == 0 else row for k, row in enumerate(some(3))]
+    pool = ask.pool_of(rows)
+    votes = ask.votes_of(pool)
+    x = np.array([[3.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
+    margins = np.zeros((1, 3))
+    how = {"seed": 0, "random_share": 0}
+    chosen = ask.choose(pool, votes, ask.Seen((x, x), (margins, margins)), 2, "d_optimal", **how)
+    assert [q.pair for q in chosen] == [2, 1]
+    # A = 1 + 2 votes x 1/4 x 9 in that direction
+    assert chosen[1].score == pytest.approx(np.log1p(0.25 * 9 / (1 + 2 * 0.25 * 9)))
+
+
+def test_the_linear_model_counts_every_vote():
+    rows = [replace(row, votes=(first("a"),) * n) for row, n in zip(some(2), (1, 5), strict=True)]
+    pool = ask.pool_of(rows)
+    votes = ask.votes_of(pool)
+    x = np.array([[1.0], [2.0]])
+    found = belief_of(votes, ask.Seen((x, x)), "entropy", 1.0)
+    theta = linear.fit(x, np.ones(2), np.array([1.0, 5.0]), 1.0).theta
+    assert found.margins[0] == pytest.approx(x @ theta)

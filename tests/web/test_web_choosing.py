@@ -116,3 +116,19 @@ def test_only_pairs_can_be_chosen(tmp_path):
 def test_other_orders_leave_no_trace_of_a_choice(tmp_path):
     with opened(job(tmp_path, rows(4))) as folder:
         assert "asked" not in answer(folder.desk, "ann")
+
+
+def test_repeats_and_skips_are_no_votes(tmp_path):
+    with opened(job(tmp_path, rows(), order="ask", repeat=1.0)) as folder:
+        lines = []
+        while len(lines) < 30:
+            lines.append(answer(folder.desk, "ann", outcome="first"))
+            settled(folder.desk)
+        assert any(v["repeat_of"] for v in lines)
+        skipped = folder.desk.next("ann")
+        about = {"question": skipped["question"], "position": skipped["position"], "reason": "broken"}
+        folder.desk.skip("ann", {"id": "skip00000001", **about})
+        answers = folder.desk._answers()
+        own = [v for v in lines if not v["repeat_of"]]
+        ids = [folder.sheet.questions[k].item_id for k in folder.desk._chooser.choose(answers, 77)]
+        assert ids == wanted(folder, own, 77)

@@ -80,11 +80,10 @@ def strengths(x: np.ndarray, points: np.ndarray, weight: np.ndarray, ridge: floa
 def expected_drop(x: np.ndarray, p: np.ndarray, precision: np.ndarray) -> np.ndarray:
     """``[P]`` by how much one vote is expected to lower the summed variance of the strengths (A-optimal design).
 
-    w |V x|^2 / (1 + w x' V x) with w = p (1 - p), V the posterior covariance of the strengths, whose common level is
-    held: only differences count.
+    w |V x|^2 / (1 + w x' V x) with w = p (1 - p) and V the posterior covariance of the strengths. Their common level is
+    a direction of its own, which no vote touches.
     """
-    size = x.shape[1]
-    along = x @ np.linalg.inv(precision + np.full((size, size), 1 / size))
+    along = x @ np.linalg.inv(precision)
     w = p * (1 - p)
     return w * (along**2).sum(1) / (1 + w * (along * x).sum(1))
 
