@@ -7,7 +7,7 @@ before its reply is sent.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -166,12 +166,13 @@ class Desk:
 
     def counts(self) -> dict[str, int]:
         """Votes and skips that stand, of all people."""
-        answers = self._answers()
+        answers = list(self._answers())
         skips = sum(a.is_skip for a in answers)
         return {"votes": len(answers) - skips, "skips": skips}
 
-    def _answers(self) -> list[Answer]:
-        return [a for name in self.queue.people for a in self.queue.answers(name)]
+    def _answers(self) -> Iterator[Answer]:
+        """Nothing is gathered until it is looked at: most requests need none of it."""
+        return (answer for name in self.queue.people for answer in self.queue.answers(name))
 
     def _prefer(self, chosen: Chosen | None) -> None:
         if chosen is not None:
