@@ -133,7 +133,9 @@ def _on_pairs(
     people = annotators.people_of(said, resamples=resamples)
     found = aggregate.aggregate(said, by, anchored=bool(items))
     body = annotators.as_plain(said, agreed, people, name)
-    body["findings"] += found.warnings
+    # a danger is what the page says first
+    parts = (found.warnings, body["findings"]) if found.doubtful else (body["findings"], found.warnings)
+    body["findings"] = [*parts[0], *parts[1]]
     body |= {"kind": "pairs", "by": by, "moved": found.moved, "decided": found.decided, "doubtful": found.doubtful}
     body |= {"dawid_skene_moved": found.dawid_skene_moved, "soft": found.soft_share(), "right": None}
     if by != "gold" and found.checked is None and (right := found.right(said.gold)) is not None:
@@ -153,7 +155,7 @@ def _on_pairs(
     else:
         apart = groups.stated(said, groups.read_groups(group_by), **how)
     if apart is not None:
-        body["tables"] = [groups.table(said, apart)]
+        body["tables"] = groups.tables(said, apart)
         body["groups"] = groups.as_plain(apart)
     if group_by is None or apart is None:
         body["findings"] += [groups.in_words(apart)] if apart is not None else []
@@ -182,7 +184,7 @@ def _text(body: Mapping[str, Any]) -> list[str]:
         cells += [f"{key.replace('_', ' ')} {_cell(line[key])}" for key in _KNOWN if line.get(key) is not None]
         lines.append("  ".join(cells))
     for table in body.get("tables", []):
-        lines.append(f"{visible(table['title'])}: {visible(table['words'])}")
+        lines.append(f"{visible(table['title'])}: {visible(table['words'])}".rstrip(": "))
         lines += ["  " + "  ".join(map(visible, row)) for row in [table["columns"], *table["rows"]]]
     return [*lines, *map(visible, body["findings"])]
 

@@ -170,19 +170,23 @@ def rows_by_group(
     return rows, answers
 
 
-def table(labels: Labels, groups: Groups) -> dict[str, Any]:
-    """The groups as a table of the page, with the share that each is right where truths are known."""
+def tables(labels: Labels, groups: Groups) -> list[dict[str, Any]]:
+    """The groups as tables of the page, with the share that each is right where truths are known."""
     rows = []
     for group in groups.names:
         own = only(labels, groups, group)
         known = (own.table >= 0) & (own.gold >= 0)[:, None]
         right = f"{(own.table == own.gold[:, None])[known].mean():.1%}" if known.any() else "unknown"
-        rows.append([group, right, ", ".join(_members(groups, group))])
+        rows.append([group, str(len(own.annotators)), right])
     words = (
         f"Two people name the same winner on {groups.within.value:.1%} of decided pairs within a group and on "
         f"{groups.between.value:.1%} between groups."
     )
-    return {"title": "Groups", "words": words, "columns": ["group", "right", "annotators"], "rows": rows}
+    members = [[name, group] for group in groups.names for name in _members(groups, group)]
+    return [
+        {"title": "Groups", "words": words, "columns": ["group", "annotators", "right"], "rows": rows},
+        {"title": "Members", "words": "", "columns": ["annotator", "group"], "rows": members},
+    ]
 
 
 def as_plain(groups: Groups) -> dict[str, Any]:

@@ -122,7 +122,9 @@ def _drawing(body: Mapping[str, Any]) -> str:
 
 
 def _lines(body: Mapping[str, Any]) -> dict[str, Any]:
-    keys = [key for key in dict.fromkeys(k for line in body["lines"] for k in line) if key not in ("low", "high")]
+    told = dict.fromkeys(key for line in body["lines"] for key, value in line.items() if value is not None)
+    keys = [key for key in dict.fromkeys(k for line in body["lines"] for k in line) if key in told]
+    keys = [key for key in keys if key not in ("low", "high")]
     rows = [[_interval(line) if key == "value" else _cell(line.get(key)) for key in keys] for line in body["lines"]]
     return {"columns": [body["unit"] if key == "value" else key.replace("_", " ") for key in keys], "rows": rows}
 
