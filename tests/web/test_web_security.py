@@ -127,5 +127,5 @@ def test_the_default_place_is_the_loopback():
 
 def test_a_proxys_name_is_answered_when_it_is_named():
     assert "annotate.example" not in HOSTS
-    assert "annotate.example" in hosts_of(Place(names=("Annotate.example",)), 8000)
+    assert {"annotate.example", "annotate.example:8000"} <= hosts_of(Place(names=("Annotate.example",)), 8000)
     assert not any("0.0.0.0" in host for host in hosts_of(Place(host="0.0.0.0"), 8000))

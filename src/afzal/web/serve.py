@@ -63,7 +63,8 @@ def hosts_of(place: Place, port: int) -> frozenset[str]:
     """The Host headers that are answered."""
     own = {place.host, "localhost", "127.0.0.1", "::1"} - {"0.0.0.0", "::"}
     named = {f"[{name}]" if ":" in name else name for name in own}
-    return frozenset(f"{name}:{port}" for name in named) | frozenset(name.lower() for name in place.names)
+    others = [name.lower() for name in place.names]
+    return frozenset(f"{name}:{port}" for name in [*named, *others]) | frozenset(others)
 
 
 def addresses(folder: Folder, host: str, port: int) -> list[tuple[str, str]]:
