@@ -9,6 +9,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -16,7 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from helpers_web import first_text, job, lines_of, opened, pairs, served, vote_all, write_rows
+from helpers_web import SOURCE, first_text, job, lines_of, opened, pairs, served, vote_all, write_rows
 
 from afzal import data
 from afzal.errors import AfzalError
@@ -72,6 +74,18 @@ def test_a_script_votes_resumes_and_exports(tmp_path):
 def _winner(item) -> int:
     (vote,) = item.votes
     return vote.first if vote.outcome == "first" else vote.second
+
+
+def test_the_script_of_the_documentation_votes(tmp_path):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "annotate.md").read_text(encoding="utf-8")
+    script = page.partition("```python\n")[2].partition("```")[0]
+    write_rows(tmp_path / "rows.jsonl", pairs(4))
+    with served("rows.jsonl", "--annotators", "ann", "--out", "out", cwd=tmp_path) as ((address,), _):
+        (tmp_path / "script.py").write_text(f"address = {address!r}\n{script}")
+        run = [sys.executable, "script.py"]
+        subprocess.run(run, cwd=tmp_path, env={"PYTHONPATH": SOURCE}, check=True, timeout=60)
+    lines = lines_of(tmp_path / "out")
+    assert [line["shown"][line["outcome"] == "second"] for line in lines] == [1] * 4  # "bad" is the shorter
 
 
 def test_the_page_ends_with_the_last_answer_when_it_is_told_to(tmp_path):
