@@ -230,12 +230,14 @@ def shared_errors(n: int) -> tuple[list[Item], list[Item]]:
 
 
 def test_rankings_are_aggregated_pair_by_pair():
-    said = (Ranking(((0,), (1,), (2,)), annotator="ali"), Ranking(((0,), (1, 2)), annotator="dil", shown=(2, 1, 0)))
+    said = (Ranking(((0,), (1,), (2,)), annotator="ali"), Ranking(((0,), (1, 2)), None, 1.0, "dil", seconds=9.0))
     row = Item("x", "p", tuple(map(Response, "abc")), (*said, Rating(0, 5.0, "score")))
     found = labels.of_items([row])
     assert found.pairs == ((0, 0, 1), (0, 0, 2), (0, 1, 2))
     assert found.table.tolist() == [[0, 0], [0, 0], [0, 2]]
-    assert [s.first_shown_first for s in found.said if s.annotator == 1] == [False, False, False]
+    assert [s.seconds for s in found.said if s.annotator == 1] == [9.0, None, None]
+    told = labels.of_items([replace(row, votes=(replace(said[1], shown=(2, 1, 0)),))]).said
+    assert [s.first_shown_first for s in told] == [False, False, False]
     (kept,) = aggregate.as_items([row], found, aggregate.aggregate(found), "mean")
     assert [(q.i, q.j, q.p) for q in preferences(kept)] == [(0, 1, 1.0), (0, 2, 1.0), (1, 2, 0.75)]
     assert kept.votes[-1] == Rating(0, 5.0, "score")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -16,7 +16,7 @@ import numpy as np
 
 from afzal.errors import AfzalError
 from afzal.judge.verdicts import MIRRORED, Outcome, Verdicts, from_probability
-from afzal.records import Comparison, Item, comparisons, turns_to_json
+from afzal.records import Comparison, Item, Vote, comparisons, turns_to_json
 from afzal.stats.agreement import MISSING
 
 CLASSES: tuple[Outcome, ...] = ("first", "second", "tie", "both_bad")
@@ -89,7 +89,7 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
     for number, item in enumerate(items):
         prompt = json.dumps(turns_to_json(item.prompt), ensure_ascii=False)
         answers = [json.dumps(turns_to_json(r.turns), ensure_ascii=False) for r in item.responses]
-        for vote in comparisons(item.votes):
+        for vote, seconds in _timed(item.votes):
             low, high = sorted((vote.first, vote.second))
             place = (number, low, high)
             if place not in pairs:
@@ -101,7 +101,7 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
             person = people.setdefault(vote.annotator or "votes", len(people))
             again = vote.weight == 0 and (pairs[place], person) in heard
             heard.add((pairs[place], person))
-            said.append(Said(pairs[place], person, label, shown, vote.seconds, again))
+            said.append(Said(pairs[place], person, label, shown, seconds, again))
     if not said:
         raise AfzalError(
             "there are no comparisons to aggregate",
@@ -109,6 +109,13 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
             remedy="look at what was read with: afzal check",
         )
     return Labels(tuple(pairs), tuple(prompts), tuple(people), tuple(said), np.array(known))
+
+
+def _timed(votes: Iterable[Vote]) -> Iterator[tuple[Comparison, float | None]]:
+    """Every opinion on two responses with its seconds; those of a ranking stand with the first of its pairs."""
+    for vote in votes:
+        for n, pair in enumerate(comparisons([vote])):
+            yield pair, vote.seconds if n == 0 else None
 
 
 def _label(vote: Comparison) -> int:
