@@ -305,3 +305,12 @@ def test_the_folder_of_the_annotation_page_is_votes(tmp_path, capsys):
     assert main(["ask", source, "--votes", str(page)]) == 0
     assert "known: 1 votes on 1 pairs" in capsys.readouterr().out
     assert {row["id"] for row in asked(tmp_path / "to_label.jsonl")} == {"r0", "r1", "r3", "r4", "r5"}
+
+
+def test_each_scorer_of_a_list_is_looked_for_before_anything_is_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("afzal.data.read", None)
+    assert main(["ask", pool(tmp_path), "--reward", "good.py:f,gone.py:f", "--by", "entropy"]) == 2
+    assert "there is no file 'good.py'" in capsys.readouterr().err
+    (tmp_path / "good.py").write_text("def f(prompt, answer):\n    return 1\n")
+    assert main(["ask", pool(tmp_path), "--reward", "good.py:f,gone.py:f", "--by", "entropy"]) == 2
+    assert "there is no file 'gone.py'" in capsys.readouterr().err

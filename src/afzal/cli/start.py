@@ -54,5 +54,7 @@ def refuse_missing(settings: Settings) -> None:
 
 def _named(settings: Settings, keys: tuple[str, ...]) -> Iterator[str]:
     """What these settings name; words that stand for something else are left out."""
-    values = (getattr(settings, key, None) for key in keys)
-    yield from (value for value in values if isinstance(value, str) and value not in _WORDS)
+    for key in keys:
+        given = getattr(settings, key, None)
+        values = given if isinstance(given, list) else [given]
+        yield from (value for value in values if isinstance(value, str) and value not in _WORDS)
