@@ -157,3 +157,15 @@ def test_ten_gold_items_mend_it(shared, n_gold):
         reference["log_odds_weights_from_gold_items_20_seeds"][str(n_gold)], abs=1e-3
     )
     assert np.mean(right) >= 0.79
+
+
+def test_equal_items_count_as_often_as_they_are():
+    """A hundred copies of every item: the same answer, a hundred times the likelihood but for the smoothing."""
+    generator = np.random.default_rng(4)
+    labels = np.where(
+        generator.random((40, 4)) < 0.8, generator.integers(2, size=(40, 1)), generator.integers(2, size=(40, 4))
+    )
+    one = annotators.dawid_skene(labels, 2, smoothing=1e-9)
+    many = annotators.dawid_skene(np.repeat(labels, 100, 0), 2, smoothing=1e-9)
+    assert many.posterior[::100] == pytest.approx(one.posterior, abs=1e-6)
+    assert many.log_likelihood == pytest.approx(100 * one.log_likelihood, rel=1e-6)

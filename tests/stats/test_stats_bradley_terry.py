@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,3 +159,17 @@ def test_ties_on_pandalm(shared):
         assert fit.log_likelihood == pytest.approx(expected[f"{ties}_loglik"], abs=2e-3)
         theta = {name: line[ties] for name, line in reference["leaderboard"].items()}
         assert dict(zip(names, fit.theta, strict=True)) == pytest.approx(theta, abs=2e-4)
+
+
+@pytest.mark.parametrize("seed", [7, 16, 25])
+def test_many_comparisons_come_to_rest(seed):
+    """Ten models, 4.5 million comparisons: the last steps climb by less than the sum is rounded by."""
+    generator, theta, n = np.random.default_rng(seed), np.linspace(1.2, -1.2, 10), 100_000
+    i, j = np.triu_indices(10, 1)
+    won = generator.binomial(n, 1 / (1 + np.exp(theta[j] - theta[i]))).astype(float)
+    ends, prompts = (np.tile(i, 2), np.tile(j, 2)), np.zeros(2 * len(i), np.int64)
+    played = bt.Games(*ends, np.repeat([1.0, 0.0], len(i)), np.concatenate([won, n - won]), prompts, 10)
+    found = bt.strengths(played).theta
+    assert found == pytest.approx(theta, abs=0.02)
+    tenth = bt.strengths(replace(played, weight=played.weight / 10)).theta
+    assert found == pytest.approx(tenth, abs=1e-8)

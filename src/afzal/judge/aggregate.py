@@ -92,7 +92,7 @@ def aggregate(labels: Labels, by: By = "mean", *, anchored: bool = True) -> Aggr
     bad = counts(labels.table, len(CLASSES))[:, BOTH_BAD]
     heard = (table >= 0).sum(1)
     majority = _majority(table)
-    unsupervised = _dawid_skene(table) if table.shape[1] >= 3 and heard.max(initial=0) >= 3 else None
+    unsupervised = _at_rest(table) if table.shape[1] >= 3 and heard.max(initial=0) >= 3 else None
     eta = checked = None
     known = _known(labels.gold)
     if by == "crowd_bt":
@@ -173,6 +173,14 @@ def _points(distribution: np.ndarray) -> np.ndarray:
     return distribution[:, FIRST] + 0.5 * distribution[:, TIE]
 
 
+def _at_rest(table: np.ndarray) -> np.ndarray | None:
+    """Dawid-Skene's answer; None where it has not come to rest, as with labels that say next to nothing."""
+    try:
+        return _dawid_skene(table)
+    except ValueError:
+        return None
+
+
 def _dawid_skene(table: np.ndarray, gold: np.ndarray | None = None) -> np.ndarray:
     return _points(annotators.dawid_skene(table, 3, gold=gold).posterior)
 
@@ -194,7 +202,10 @@ def _answer(table: np.ndarray, known: np.ndarray, by: By, unsupervised: np.ndarr
         return _points(shares) if classes == 3 else shares[:, FIRST]
     if unsupervised is None:
         raise AfzalError(
-            "Dawid-Skene needs pairs that three annotators labelled", where="--by dawid_skene", remedy="--by mean"
+            "Dawid-Skene gives no answer",
+            where="--by dawid_skene",
+            why="it needs pairs that three annotators labelled, and labels that say enough for it to come to rest",
+            remedy="--by mean",
         )
     return unsupervised
 

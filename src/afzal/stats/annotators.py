@@ -76,26 +76,29 @@ def dawid_skene(
         ValueError: it has not come to rest within ``iterations``.
     """
     labels = np.asarray(labels)
-    said = (labels[:, :, None] == np.arange(n_classes)).astype(np.float64)
-    known = np.zeros(0, np.int64) if gold is None else np.flatnonzero(np.asarray(gold) >= 0)
-    truth = np.eye(n_classes)[np.asarray(gold)[known]] if gold is not None else np.zeros((0, n_classes))
-    flat = said.reshape(len(labels), -1)
+    truths = np.full(len(labels), -1) if gold is None else np.asarray(gold)
+    # items with the same labels and the same truth are one kind: few annotators make few kinds of many items
+    kinds, place, times = np.unique(np.column_stack([labels, truths]), axis=0, return_inverse=True, return_counts=True)
+    said = (kinds[:, :-1, None] == np.arange(n_classes)).astype(np.float64)
+    known = np.flatnonzero(kinds[:, -1] >= 0)
+    truth = np.eye(n_classes)[kinds[known, -1]]
+    flat = said.reshape(len(kinds), -1)
     posterior = flat.reshape(said.shape).sum(1) + 1e-12
     posterior /= posterior.sum(1, keepdims=True)
     posterior[known] = truth
     before = -np.inf
     for step in range(1, iterations + 1):
-        prior = posterior.mean(0)
-        expected = (posterior.T @ flat).reshape(n_classes, -1, n_classes) + smoothing
+        prior = times @ posterior / len(labels)
+        expected = ((times[:, None] * posterior).T @ flat).reshape(n_classes, -1, n_classes) + smoothing
         confusion = expected / expected.sum(-1, keepdims=True)
         scores = np.log(np.maximum(prior, 1e-300)) + flat @ np.log(confusion).reshape(n_classes, -1).T
         top = scores.max(1, keepdims=True)
         shares = np.exp(scores - top)
-        log_likelihood = float((top[:, 0] + np.log(shares.sum(1))).sum())
+        log_likelihood = float(times @ (top[:, 0] + np.log(shares.sum(1))))
         posterior = shares / shares.sum(1, keepdims=True)
         posterior[known] = truth
         if abs(log_likelihood - before) < tolerance * max(1.0, abs(log_likelihood)):
-            return DawidSkene(posterior, confusion.transpose(1, 0, 2), prior, log_likelihood, step)
+            return DawidSkene(posterior[place.ravel()], confusion.transpose(1, 0, 2), prior, log_likelihood, step)
         before = log_likelihood
     raise ValueError(f"Dawid and Skene's model has not come to rest within {iterations} iterations")
 

@@ -22,6 +22,7 @@ from afzal.stats.resampling import draws, numbered, percentiles
 
 Ties = Literal["half", "davidson", "rao_kupper"]
 ELO_PER_NAT = 400 / math.log(10)
+_ROUNDING = 1e-12  # relative, of a sum over all comparisons: a smaller loss of height is none
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,7 +171,7 @@ def _newton(wins: np.ndarray, ridge: float) -> np.ndarray:
         bend = both * p * (1 - p)
         bend = np.diag(bend.sum(1)) - bend + (1 / size + 2 * ridge * np.eye(size) if ridge else 1 / size)
         step, scale, here = np.linalg.solve(bend, slope), 1.0, height(theta)
-        while scale > 1e-6 and height(theta + scale * step) < here:
+        while scale > 1e-6 and height(theta + scale * step) < here - _ROUNDING * abs(here):
             scale /= 2
         theta = theta + scale * step
         if np.abs(step).max() < 1e-10:

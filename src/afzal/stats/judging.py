@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from afzal.stats.agreement import MISSING, cohen
-from afzal.stats.intervals import Z95, Interval
+from afzal.stats.intervals import Interval, t95
 from afzal.stats.resampling import draws, numbered, percentiles, prompt_resamples
 
 FIRST, SECOND, TIE = 1, 2, 0
+_ROUNDING = 1e-12  # relative, of a sum over all rows: a smaller loss of height is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,11 +244,13 @@ def prediction_powered(labelled: np.ndarray, judged: np.ndarray, everything: np.
     value = power * every.mean() + (y - power * f).mean()
     error = math.sqrt(power**2 * spread / total + (y - power * f).var(ddof=1) / n)
     alone = float(y.std(ddof=1)) / math.sqrt(n)
-    return Corrected(_normal(float(value), error, n), _normal(float(y.mean()), alone, n), power)
+    return Corrected(_by_t(float(value), error, n), _by_t(float(y.mean()), alone, n), power)
 
 
-def _normal(value: float, error: float, n: int) -> Interval:
-    return Interval(value, value - Z95 * error, value + Z95 * error, n)
+def _by_t(value: float, error: float, n: int) -> Interval:
+    """By Student's t over the labelled rows: a few of them do not know their own spread well."""
+    half = t95(n - 1) * error
+    return Interval(value, value - half, value + half, n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +339,7 @@ def _logistic(x: np.ndarray, y: np.ndarray, w: np.ndarray, ridge: float, towards
         slope = x.T @ (w * (y - p)) - pull * (b - centre)
         bend = (x * (w * p * (1 - p))[:, None]).T @ x + np.diag(pull) + 1e-12 * np.eye(len(b))
         step, scale, here = np.linalg.solve(bend, slope), 1.0, height(b)
-        while scale > 1e-6 and height(b + scale * step) < here:
+        while scale > 1e-6 and height(b + scale * step) < here - _ROUNDING * abs(here):
             scale /= 2
         b = b + scale * step
         if np.abs(step).max() < 1e-10:
