@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from afzal.report.health import Diagnosis, alarms, diagnose
+from afzal.health import Diagnosis, alarms, diagnose
 
 Lines = list[dict[str, Any]]
 Curve = Callable[[float], float]

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from afzal.report.health import alarms, diagnose
+from afzal.health import alarms, diagnose
 from afzal.stats.intervals import wilson
 
 LN2 = math.log(2)

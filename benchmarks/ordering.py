@@ -122,7 +122,7 @@ def reward_model(world: World, plan: Plan, seed: int) -> Path:
 
 def learned_rewards(folder: Path, prompts: np.ndarray) -> np.ndarray:
     """What a reward model gives every response: ``[X, Y]``."""
-    from afzal.recipes.rewards import reward_source
+    from afzal.rewards.source import reward_source
 
     ends = {"max_tokens": language.SETTINGS["max_tokens"], "eos_token": language.SETTINGS["eos_token"]}
     rewarder = reward_source(str(folder), **ends)

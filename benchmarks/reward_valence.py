@@ -21,6 +21,7 @@ import numpy as np
 from scipy import stats
 
 from afzal import config, data, recipes, runs
+from afzal.rewards.score import score
 from benchmarks.sentiment.valence import by_word, lexicon
 
 
@@ -47,7 +48,7 @@ def measured(options: argparse.Namespace, seed: int) -> list[str]:
         made = config.make("reward", model=str(options.shared / "models/stories260k"), **files, **settings)
         facts = runs.open_run(recipes.train(made)).facts()["reward"]
         given = {"model": str(work / "run"), "data": files["eval_data"], "out": str(work / "scores.jsonl")}
-        recipes.score(config.build(config.ScoreConfig, [config.Setting(k, v) for k, v in given.items()]))
+        score(config.build(config.ScoreConfig, [config.Setting(k, v) for k, v in given.items()]))
         rows = [json.loads(line) for line in (work / "scores.jsonl").read_text().splitlines()]
     words = lexicon(options.shared / "annot/vader_lexicon.txt")
     scores = np.array([row["score"] for row in rows])

@@ -21,6 +21,7 @@ import torch
 
 from afzal import config, recipes
 from afzal.config import IterateConfig, Setting
+from afzal.iterate import iterate
 from afzal.lab import exact, language
 
 TRAIN, HELD_OUT = language.prompts()
@@ -76,7 +77,7 @@ def rounds(out: Path, name: str, seed: int, start: Path) -> list[dict[str, Any]]
     given |= {"objective_arg": {"beta": 0.2}} | VARIANTS[name]
     if name == "spin":
         given["prompts"] = str(out / "few-demonstrations.jsonl")
-    recipes.iterate(config.build(IterateConfig, [Setting(k, v) for k, v in given.items()]))
+    iterate(config.build(IterateConfig, [Setting(k, v) for k, v in given.items()]))
     log_ref = policy(start)
     found = []
     for r in json.loads((folder / "rounds.json").read_text())["rounds"]:

@@ -28,12 +28,12 @@ def main(argv: Sequence[str] | None = None) -> Path:
     options = _options(argv)
     import torch
 
-    from afzal import recipes
+    from afzal.compare import compare
 
     torch.set_num_threads(1)  # operations this small lose time when they are shared out over cores
     start = supervised(options.out)
     pairs = preferences(options.out, start)
-    page = recipes.compare(comparison(options.out, start, pairs, quick=options.quick))
+    page = compare(comparison(options.out, start, pairs, quick=options.quick))
     print(f"figures: {table.write(page.parent)}")
     print(f"report: {page}")
     return page

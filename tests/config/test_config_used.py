@@ -1,4 +1,4 @@
-"""A setting that would be ignored is an error: every setting is read somewhere in the recipes."""
+"""A setting that would be ignored is an error: every setting is read in a room that runs something."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import pytest
 import afzal
 from afzal import config
 
-RECIPES = Path(afzal.__file__).parent / "recipes"
+ROOMS = ("recipes", "rewards", "iterate", "compare")
 
 
 def read_names() -> set[str]:
-    """Attributes read, and words quoted, in the recipes."""
-    nodes = [node for path in RECIPES.glob("*.py") for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    """Attributes read, and words quoted, in the rooms that settings are for."""
+    paths = [path for room in ROOMS for path in (Path(afzal.__file__).parent / room).glob("*.py")]
+    nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
     attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     return attributes | {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
 

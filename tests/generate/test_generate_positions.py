@@ -11,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from afzal import config, recipes, runs
 from afzal.cli import main
+from afzal.compare import compare
 from afzal.errors import AfzalError
 from afzal.generate import Sampling, answer_limits, sample
 from afzal.generate.draw import draw
@@ -148,7 +149,7 @@ def test_compare_refuses_to_cut_a_prompt(place, tmp_path):
         ],
     )
     with pytest.raises(AfzalError, match="1 of 3 prompts have more than 56 tokens"):
-        recipes.compare(made)
+        compare(made)
 
 
 def test_a_reference_with_fewer_positions_is_refused(tmp_path, capsys):

@@ -2,10 +2,12 @@
 
 The source is parsed, not imported. Rooms of Afzal are held to the table wherever the import stands (a call that imports
 upwards is as wrong as a line at the top); heavy packages are held to it where importing the room would load them: at
-module level, inside ``try`` and ``if`` included, ``if TYPE_CHECKING`` excepted. `docs/design.md` is the prose of it.
+module level, inside ``try`` and ``if`` included, ``if TYPE_CHECKING`` excepted. The table is
+the one in `docs/design.md`.
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +17,10 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "afzal"
 
-NONE: frozenset[str] = frozenset()
-ARRAYS = frozenset({"numpy", "scipy"})
-TORCH = frozenset({"torch", "numpy", "safetensors"})  # torch loads numpy itself; safetensors is thin
+DESIGN = SOURCE.parents[1] / "docs" / "design.md"
 LIGHT = frozenset({"yaml", "pydantic", "pydantic_core", "rich"})  # tens of milliseconds
+GROUPS = {"light": LIGHT, "typer": frozenset({"typer", "click"}), "nothing": frozenset()}
+WITHOUT_ERRORS = {"errors", "objectives", "__init__", "__main__"}
 
 
 class Room(NamedTuple):
@@ -28,42 +30,23 @@ class Room(NamedTuple):
     packages: frozenset[str]
 
 
-def room(rooms: str, packages: frozenset[str]) -> Room:
-    return Room(frozenset(rooms.split()), packages)
+def table(page: str) -> dict[str, Room]:
+    """The rooms of the design's table, by name."""
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `")
+    ]
+    rows = [row for row in rows if len(row) == 4]
+    return {name.strip("`"): _room(name.strip("`"), rooms, packages) for name, _, rooms, packages in rows}
 
 
-_LOW = (
-    "errors terminal records folders stats config runs data quality tokens objectives model train generate judge report"
-)
-TABLE = {
-    # room          may import (afzal)                                      may load at module level
-    "errors": room("", NONE),
-    "terminal": room("", LIGHT),
-    "records": room("errors", NONE),
-    "stats": room("errors", frozenset({"numpy"})),  # its intervals load nothing: audit and page start at once
-    "folders": room("errors", NONE),
-    "plan": room("errors folders", frozenset({"numpy"})),
-    "config": room("errors", LIGHT),
-    "runs": room("errors", NONE),
-    "data": room("errors records", LIGHT),
-    "quality": room("errors records stats data", LIGHT | ARRAYS),
-    "tokens": room("errors records folders", LIGHT | TORCH),
-    "objectives": room("", frozenset({"torch"})),
-    # objectives: only its input types (what a model returns); runs: only its atomic writing (cached references)
-    "model": room("errors folders tokens objectives runs", LIGHT | TORCH | {"transformers"}),
-    "train": room("errors terminal stats runs tokens model objectives", LIGHT | TORCH),
-    "generate": room("errors records folders tokens model", LIGHT | TORCH),
-    "judge": room("errors records runs stats data tokens model", LIGHT | ARRAYS),  # tokens and model inside functions
-    "report": room("errors records stats runs", LIGHT),
-    "recipes": room(_LOW, LIGHT | TORCH),
-    # config, runs, report: the demonstration writes a run's configuration and adds its frontier to the report
-    "lab": room("errors terminal records folders stats config runs report recipes", LIGHT | TORCH),
-    "web": room("errors records stats runs data quality report", LIGHT | {"starlette"}),
-    "guide": room("errors objectives model train", frozenset({"torch"})),
-    "cli": room("errors terminal config", LIGHT | {"typer", "click"}),  # and every room inside functions
-    "__init__": room("", NONE),
-    "__main__": room("cli", NONE),
-}
+def _room(name: str, rooms: str, packages: str) -> Room:
+    named = [re.sub(r"\(.*?\)", "", word).strip() for word in rooms.split(",")]
+    allowed = {word for word in named if word != "nothing"} | (set() if name in WITHOUT_ERRORS else {"errors"})
+    loaded = [GROUPS.get(word.strip(), frozenset({word.strip()})) for word in packages.split(",")]
+    return Room(frozenset(allowed), frozenset().union(*loaded))
+
+
+TABLE = table(DESIGN.read_text(encoding="utf-8"))
 ANYWHERE_INSIDE_FUNCTIONS = {"cli", "__init__"}  # imports lazily whatever a verb or a public name needs
 
 
@@ -128,7 +111,7 @@ def files() -> list[tuple[str, str, Path]]:
 
 def test_every_file_belongs_to_a_room():
     strangers = sorted({name for name, _, _ in files()} - TABLE.keys())
-    assert not strangers, f"give these rooms a row in the table, here and in the design: {strangers}"
+    assert not strangers, f"give these rooms a row in the table of docs/design.md: {strangers}"
 
 
 @pytest.mark.parametrize("name", [n for n in TABLE if n in {f[0] for f in files()}])
@@ -154,9 +137,10 @@ def test_the_table_has_no_circle():
 def test_the_fixed_points_of_the_design():
     """Rules that must survive any edit of the table above."""
     assert TABLE["objectives"] == Room(frozenset(), frozenset({"torch"}))
+    assert {"errors", "records", "tokens", "train", "cli"} <= TABLE.keys()
     assert "train" not in TABLE["model"].rooms
     assert not TABLE["train"].rooms & {"generate", "judge", "recipes"}
-    for light in "errors records stats folders plan config runs data quality judge report web cli".split():  # noqa: SIM905
+    for light in "errors text records stats folders plan config runs data quality judge health report web cli".split():  # noqa: SIM905
         assert not TABLE[light].packages & {"torch", "transformers", "datasets", "pyarrow", "safetensors"}, light
 
 

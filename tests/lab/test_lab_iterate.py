@@ -14,11 +14,12 @@ import torch
 from afzal import config, recipes
 from afzal.config import IterateConfig, Setting
 from afzal.generate import Sampling, as_trees, sample
+from afzal.iterate import iterate
+from afzal.iterate.answers import sequence_kl
+from afzal.iterate.figures import estimate
 from afzal.lab import exact, language
 from afzal.model.logprobs import score
 from afzal.objectives.inputs import Scored
-from afzal.recipes.answers import sequence_kl
-from afzal.recipes.rounds import estimate
 from afzal.tokens import encode_prompts
 from afzal.tokens.batch import collate
 
@@ -103,7 +104,7 @@ def rounds(sft: Path, out: Path, **overrides: Any) -> list[dict[str, Any]]:
     given |= {"eos_token": ".", "require_eos": False, "device": "cpu", "eval_fraction": 0.0}
     given |= {"pairing": "all", "batch_size": 32, "lr": 5e-4, "lr_schedule": "constant", "warmup": 5, "epochs": 4.0}
     given |= {"objective_arg": {"beta": 0.2}} | overrides
-    recipes.iterate(config.build(IterateConfig, [Setting(k, v) for k, v in given.items()]))
+    iterate(config.build(IterateConfig, [Setting(k, v) for k, v in given.items()]))
     return json.loads((out / "rounds.json").read_text())["rounds"]
 
 

@@ -12,10 +12,10 @@ from helpers_models import VOCABULARY, make, random_trees
 
 from afzal.errors import AfzalError
 from afzal.generate import Sampling, choose_decoding, sample
+from afzal.iterate.answers import sequence_kl
 from afzal.model.load import frozen_copy
 from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing, largest_gap, plain_logps
-from afzal.recipes.answers import sequence_kl
 from afzal.tokens.batch import collate
 from afzal.tokens.tree import Tree, tree
 

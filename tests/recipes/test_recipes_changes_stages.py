@@ -11,7 +11,7 @@ import pytest
 from helpers_runs import one_thread, pair_file
 from test_recipes_changes import CODE, SPACE, edited, kept, lines, model_folder, one_number, setting
 
-from afzal import config, recipes, runs
+from afzal import config, runs
 from afzal.config import IterateConfig, Setting
 from afzal.errors import AfzalError
 
@@ -40,7 +40,7 @@ def iterate(world: Path, *, resume: bool = False) -> Path:
     given |= {"reward": f"{world}/rewards.py:letters", "out": f"{world}/rounds"}
     with one_thread():
         made = config.build(IterateConfig, [Setting(k, v) for k, v in given.items()])
-        return recipes.iterate(made, resume=resume)
+        return iterate(made, resume=resume)
 
 
 def compare(world: Path) -> list[str]:
@@ -62,7 +62,7 @@ def compare(world: Path) -> list[str]:
     }
     said: list[str] = []
     with one_thread():
-        recipes.compare(config.build(config.CompareConfig, [Setting(k, v) for k, v in given.items()]), say=said.append)
+        compare(config.build(config.CompareConfig, [Setting(k, v) for k, v in given.items()]), say=said.append)
     return said
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from afzal import cli, config, recipes, runs
 from afzal.errors import AfzalError
 from afzal.model.reward import HEADS_FILE, load_reward_model, shift_of
+from afzal.rewards.score import score
 
 WRITES = ("sample_prompts", "sample_tokens")
 
@@ -33,7 +34,7 @@ def train(folder, name, *, resume=False, **overrides):
 def scores(tmp_path, model, folder):
     """The lines that ``afzal score`` writes for the pairs."""
     given = {"model": str(model), "data": str(folder / "pairs.jsonl"), "out": str(tmp_path / f"{model.name}.jsonl")}
-    recipes.score(config.build(config.ScoreConfig, [config.Setting(k, v) for k, v in given.items()]))
+    score(config.build(config.ScoreConfig, [config.Setting(k, v) for k, v in given.items()]))
     return [json.loads(line) for line in (tmp_path / f"{model.name}.jsonl").read_text().splitlines()]
 
 
@@ -63,7 +64,7 @@ def test_a_run_learns_and_says_how_well(trained):
 def test_the_folder_scores_as_afzal_does(trained, folder, tmp_path):
     given = {"model": str(trained.path), "data": str(folder / "pairs.jsonl"), "out": str(tmp_path / "scores.jsonl")}
     made = config.build(config.ScoreConfig, [config.Setting(k, v) for k, v in given.items()])
-    said = recipes.score(made)
+    said = score(made)
     assert said[0] == "120 responses of 60 items scored"
     assert said[1].startswith("accuracy 1.000") or float(said[1].split()[1]) > 0.9
     rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
@@ -79,7 +80,7 @@ def test_the_folder_scores_as_afzal_does(trained, folder, tmp_path):
         assert row["score"] == pytest.approx(logit - model.config.reward_shift, abs=1e-4)
         assert row["score_sd"] == 0.0
     with pytest.raises(AfzalError, match="nothing was overwritten"):
-        recipes.score(made)
+        score(made)
 
 
 def test_preferred_responses_have_mean_0_after_the_stated_shift(folder, tmp_path):
@@ -202,7 +203,7 @@ def test_a_policy_is_scored_by_its_implicit_reward(folder, tmp_path):
     tokenizer.save_pretrained(tmp_path / "policy")
     given = {"policy": str(tmp_path / "policy"), "reference": str(folder / "model"), "beta": 0.5}
     given |= {"data": str(folder / "pairs.jsonl"), "out": str(tmp_path / "implicit.jsonl")}
-    said = recipes.score(config.build(config.ScoreConfig, [config.Setting(k, v) for k, v in given.items()]))
+    said = score(config.build(config.ScoreConfig, [config.Setting(k, v) for k, v in given.items()]))
     assert said[1].startswith("accuracy")
     row = json.loads((tmp_path / "implicit.jsonl").read_text().splitlines()[0])
     prompt = tokenizer(row["prompt"]).input_ids

@@ -17,7 +17,7 @@ from afzal import config, recipes
 from afzal.cli import main
 from afzal.config import ExportConfig, GenerateConfig, IterateConfig, PlanConfig, PreferConfig, ScoreConfig, Setting
 from afzal.errors import AfzalError
-from afzal.recipes.round_stages import training
+from afzal.iterate.stages import training
 
 Case = tuple[Any, dict[str, Any]]
 """Another value of a setting, and what else must be given for it to have an effect."""

@@ -13,11 +13,12 @@ from helpers_tokenizers import CHATML, byte_tokenizer
 
 from afzal import config, data, recipes, runs
 from afzal.cli import main
+from afzal.compare.measure import set_up
 from afzal.config import CompareConfig, GenerateConfig, IterateConfig, Setting
 from afzal.errors import AfzalError
-from afzal.recipes.compare_measure import set_up
+from afzal.iterate import iterate
+from afzal.iterate.prompts import ask
 from afzal.recipes.prepare import prepare
-from afzal.recipes.questions import ask
 from afzal.recipes.watch import stop_ids
 from afzal.tokens import end_ids
 
@@ -136,7 +137,7 @@ def test_what_rows_say_reaches_rounds_and_what_they_train_on(place: Path, tmp_pa
     asked = ask(settings, load_tokenizer(str(place / "model")))
     for question in [*(q for group in asked.groups for q in group), *asked.held_out]:
         assert _decoded(question.ids).startswith("Tools: lamp. LOUD. u: Q")
-    out = recipes.iterate(settings)
+    out = iterate(settings)
     pairs = data.read(str(out / "rounds" / "001" / "pairs.jsonl")).items
     assert pairs
     assert all(item.extra == STATED[3] for item in pairs)

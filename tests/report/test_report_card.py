@@ -2,8 +2,8 @@
 
 import re
 
+import helpers_report as rr
 import pytest
-import report_runs as rr
 import yaml
 
 from afzal import report

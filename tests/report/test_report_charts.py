@@ -2,8 +2,8 @@
 
 import math
 
+import helpers_report as rr
 import pytest
-import report_runs as rr
 
 from afzal.report import charts, svg
 from afzal.stats.intervals import Z95

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-import report_runs as rr
+import helpers_report as rr
 import typer
 from typer.testing import CliRunner
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+import helpers_report as rr
 import pytest
-import report_runs as rr
 
+from afzal.health import Diagnosis, diagnose
 from afzal.report.following import next_command
-from afzal.report.health import Diagnosis, diagnose
 
 
 def facts(**changes: Any) -> dict[str, Any]:

@@ -4,8 +4,8 @@ import json
 import re
 from html.parser import HTMLParser
 
+import helpers_report as rr
 import pytest
-import report_runs as rr
 
 from afzal import report
 from afzal.errors import AfzalError

@@ -2,8 +2,8 @@
 
 import json
 
+import helpers_report as rr
 import pytest
-import report_runs as rr
 
 from afzal import report
 from afzal.report import sections

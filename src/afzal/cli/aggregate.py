@@ -168,7 +168,7 @@ def _on_pairs(
 
 
 def _text(body: Mapping[str, Any]) -> list[str]:
-    from afzal.report.text import interval, number, visible
+    from afzal.text import interval, number, visible
 
     lines = [visible(f"{body['title']}: {body['subtitle']}")]
     lines.append("  ".join(f"{name} {value}" for name, value in body["facts"]))
@@ -190,7 +190,7 @@ def _text(body: Mapping[str, Any]) -> list[str]:
 
 
 def _cell(value: Any) -> str:
-    from afzal.report.text import number
+    from afzal.text import number
 
     return str(value) if isinstance(value, int) else number(value, 3)
 

@@ -124,7 +124,7 @@ def _scorer(
 
 def _by_scores(dataset: Dataset, scorer: ScoreConfig) -> list[Finding]:
     from afzal import quality
-    from afzal.recipes.score import heads
+    from afzal.rewards.score import heads
 
     made = [scores.mean(1).tolist() for scores in heads(scorer, dataset.items)]
     if not any(score == score for scores in made for score in scores):

@@ -24,11 +24,11 @@ def command(
     settings = config.build(config.CompareConfig, [*config.read_file(file), *typed])
     if not dry_run:
         start.begin(settings, f"comparison of {len(settings.methods)} methods, into {settings.out}")
-    from afzal import recipes
+    from afzal.compare import compare, plan
 
     if dry_run:
         typer.echo(config.dump(settings))
-        for line in recipes.compare_plan(settings):
+        for line in plan(settings):
             typer.echo(line)
         return
-    typer.echo(f"report: {recipes.compare(settings, say=typer.echo)}")
+    typer.echo(f"report: {compare(settings, say=typer.echo)}")

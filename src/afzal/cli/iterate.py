@@ -35,9 +35,9 @@ def _iterate(
         typer.echo(config.dump(made))
         return
     start.begin(made, f"rounds of {made.model} on {made.prompts}, into {made.out}")
-    from afzal import recipes
+    from afzal.iterate import iterate
 
-    folder = recipes.iterate(made, resume=resume, command=shlex.join(["afzal", *ctx.obj]))
+    folder = iterate(made, resume=resume, command=shlex.join(["afzal", *ctx.obj]))
     typer.echo(f"report: {folder / 'report.html'}")
 
 

@@ -54,7 +54,7 @@ def command(
     if as_json:
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
     else:
-        from afzal.report.text import visible
+        from afzal.text import visible
 
         for each in found:
             typer.echo("\n".join(map(visible, text.lines(each))))

@@ -97,7 +97,7 @@ def _only(said: Any, judge: str) -> Any:
 
 def _text(body: Mapping[str, Any]) -> list[str]:
     """The leaderboard in lines: what was found, then one line for each name."""
-    from afzal.report.text import interval, number, visible
+    from afzal.text import interval, number, visible
 
     lines = [visible(f"{body['title']}: {body['subtitle']}")]
     lines.append("  ".join(f"{name} {value}" for name, value in body["facts"]))
@@ -118,6 +118,6 @@ _IN_TEXT = ("rank", "win_rate", "won", "tied", "lost", "no_verdict", "consistent
 
 
 def _shown(value: Any) -> str:
-    from afzal.report.text import number
+    from afzal.text import number
 
     return number(value, 3)

@@ -18,9 +18,9 @@ def _score(**flags: Any) -> None:
     """
     settings = config.build(config.ScoreConfig, given(config.ScoreConfig, flags))
     start.begin(settings, f"scores of {settings.data} by {settings.model}")
-    from afzal import recipes
+    from afzal.rewards.score import score
 
-    for line in recipes.score(settings):
+    for line in score(settings):
         typer.echo(line)
 
 

@@ -13,9 +13,9 @@ from afzal.errors import AfzalError
 from afzal.objectives import names_function
 from afzal.quality.ask import Scored
 from afzal.quality.ask.features import of_rows
-from afzal.recipes.rewards import reward_source
-from afzal.recipes.score import heads, hidden_states
 from afzal.records import Item
+from afzal.rewards.score import heads, hidden_states
+from afzal.rewards.source import reward_source
 
 
 def scored(config: AskConfig, items: Sequence[Item]) -> Scored:

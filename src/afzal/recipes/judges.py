@@ -18,10 +18,10 @@ from afzal.judge.server import Server, key_from
 from afzal.model.load import pick_device
 from afzal.objectives import names_function
 from afzal.recipes.contents import content_hash
-from afzal.recipes.named import own_function
-from afzal.recipes.rewards import implicit_rewards, reward_source
 from afzal.records import Item
-from afzal.report.text import duration
+from afzal.rewards.functions import own_function
+from afzal.rewards.source import implicit_rewards, reward_source
+from afzal.text import duration
 
 BETA = 0.1
 """Of an implicit reward, where neither the judge nor its run says."""

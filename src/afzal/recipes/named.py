@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from afzal.config import PEOPLE, REFERENCES, Settings
 from afzal.errors import AfzalError
-from afzal.objectives import load_function
 from afzal.recipes.contents import parts_of
 from afzal.runs import Run
 
@@ -21,23 +20,6 @@ Inputs = Mapping[str, str | Mapping[str, str]]
 """By setting: the hash of the one file that it names, or those of the parts of what it names."""
 # What changes no number: where a run is, and when it saves
 _FREE = ("out", "save_every_steps", "save_every_minutes", "keep_checkpoints")
-
-
-def own_function(spec: str, key: str, contract: str) -> Callable[..., Any]:
-    """The function of ``module:function`` or ``file.py:function``.
-
-    Args:
-        key: the setting that names it.
-        contract: what the function must be, for whoever has to fix it.
-
-    Raises:
-        AfzalError: there is no such module, file or function, or its code fails as it is read.
-    """
-    try:
-        return load_function(spec)
-    except ValueError as error:
-        remedy = f"write module:function or file.py:function, where {contract}"
-        raise AfzalError(str(error), where=key, remedy=remedy) from error
 
 
 def input_hashes(config: Settings) -> dict[str, str | dict[str, str]]:

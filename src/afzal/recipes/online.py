@@ -8,16 +8,16 @@ from typing import Any
 from afzal.config import GRPOConfig, OnlineConfig, PenaltyConfig, PPOConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.folders.load import refuse_another_tokenizer
+from afzal.health.rollouts import signs
 from afzal.model.adapters import virtual_kind
 from afzal.model.load import refuse_fewer_positions
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import Reference
 from afzal.model.value import Critic, own_critic, reward_critic, shared_critic
 from afzal.recipes.prepare import Prepared
-from afzal.recipes.rewards import reward_source
 from afzal.recipes.rollout import Writer, held_out
 from afzal.recipes.watch import stop_ids
-from afzal.report.health.rollouts import signs
+from afzal.rewards.source import reward_source
 from afzal.tokens.batch import Sharing
 from afzal.train.feed import Layout
 from afzal.train.rollouts import Controller, Rollouts

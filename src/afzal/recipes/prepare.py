@@ -16,7 +16,7 @@ from afzal.recipes.contents import tokens_hash
 from afzal.recipes.methods import Recipe, recipe_of
 from afzal.records import Item, Turns, prompt_key
 from afzal.tokens import Loss, distinct_prompts, encode, encode_prompts, mismatched, rendering
-from afzal.tokens.template import resolve_template
+from afzal.tokens.template import eos_id, resolve_template
 from afzal.tokens.tree import Tree
 
 _ENDLESS = 1 << 40  # tokens: nothing is cut
@@ -263,20 +263,6 @@ def _counts(losses: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
         whole = line["unit"] in ("row", "item")
         found["cut" if line["action"] == "cut" else "dropped" if whole else "parts"][line["reason"]] += 1
     return {name: dict(counter.most_common()) for name, counter in found.items()}
-
-
-def eos_id(tokenizer: Any, token: str | None) -> int | None:
-    """The id of a token that is to end responses; None where none is named.
-
-    Raises:
-        AfzalError: the tokenizer does not know it.
-    """
-    if token is None:
-        return None
-    found = tokenizer.convert_tokens_to_ids(token)
-    if found is None or (found == tokenizer.unk_token_id and token != tokenizer.unk_token):
-        raise AfzalError(f"eos_token {token!r} is not in the tokenizer's vocabulary", remedy="name one of its tokens")
-    return found
 
 
 def _refuse_nothing(

@@ -19,9 +19,9 @@ from afzal.model.reward import (
     load_reward_model,
     n_heads,
 )
-from afzal.recipes.assess import assess, lines, score_items, sections
 from afzal.recipes.prepare import Prepared
 from afzal.report import Section
+from afzal.rewards.assess import assess, lines, score_items, sections
 from afzal.tokens import Tree
 from afzal.tokens.batch import Batch
 from afzal.train.feed import Layout

@@ -22,8 +22,8 @@ from afzal.model.statistics import score_with
 from afzal.model.value import Critic
 from afzal.objectives import advantages
 from afzal.objectives.statistics import kl_policy_ref
-from afzal.recipes.rewards import Rewarder
 from afzal.records import Turns
+from afzal.rewards.source import Rewarder
 from afzal.stats.intervals import clustered, mean
 from afzal.tokens import Branch, Tree, continuations, update_order
 from afzal.train.feed import Layout

@@ -1,10 +1,10 @@
 """The report of a run: one self-contained HTML page, the same facts as JSON, a model card, and a verdict in words."""
 
+from afzal.health import Diagnosis, Verdict, diagnose, verdict
 from afzal.report.board import write_board
 from afzal.report.card import model_card, write_card
 from afzal.report.comparison import write_comparison
 from afzal.report.frontier import Spot, frontier_svg
-from afzal.report.health import Diagnosis, Verdict, diagnose, verdict
 from afzal.report.page import build
 from afzal.report.sections import FrontierChart, LineChart, Section, Table
 from afzal.report.svg import Rule, Series, line_chart, standalone

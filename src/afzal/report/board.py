@@ -17,8 +17,8 @@ from afzal.report import svg
 from afzal.report.card import plain
 from afzal.report.forest import Whisker, forest_svg
 from afzal.report.template import rendered
-from afzal.report.text import interval, number
 from afzal.runs import atomic_write
+from afzal.text import interval, number
 
 SCHEMA = "afzal.board/1"
 _CORRECTED = "Corrected for chance, but for the first two; 1 is perfect, 0 is what chance would give."

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from afzal import __version__
+from afzal.health import diagnose, verdict
 from afzal.report.headline import measures
-from afzal.report.health import diagnose, verdict
 from afzal.report.load import enriched_facts, load
-from afzal.report.text import is_number, number, visible
 from afzal.runs import atomic_write
+from afzal.text import is_number, number, visible
 
 FILE = "README.md"
 

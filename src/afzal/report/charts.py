@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from afzal.health import interval_of
 from afzal.report import svg
-from afzal.report.health import interval_of
 from afzal.report.svg import CHOSEN, HELD_OUT, OTHER, REJECTED, TRAIN, Rule, Series
-from afzal.report.text import is_number, kl_of, number, setting, unit_of
+from afzal.text import is_number, kl_of, number, setting, unit_of
 
 Records = Sequence[Mapping[str, Any]]
 

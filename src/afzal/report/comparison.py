@@ -30,7 +30,7 @@ def write_comparison(folder: Path, body: Mapping[str, Any]) -> tuple[Path, list[
     """Write the figures and everything drawn from them; returns the page's path and what could not be done.
 
     Args:
-        body: as :func:`afzal.recipes.compare_summary.summary` makes it, with settings, runs and environment.
+        body: as :func:`afzal.compare.summary.summary` makes it, with settings, runs and environment.
     """
     whole = {"schema": SCHEMA, "afzal": __version__, **body}
     atomic_write(folder / JSON, json.dumps(whole, indent=1, allow_nan=False) + "\n")

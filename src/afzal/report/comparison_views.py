@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from afzal.report.text import duration, interval, number, plural, signed
+from afzal.text import duration, interval, number, plural, signed
 
 Cell = tuple[str, str]
 Table = dict[str, Any]

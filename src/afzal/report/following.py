@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from afzal.report.health import Diagnosis, alarms
-from afzal.report.text import setting
+from afzal.health import Diagnosis, alarms
+from afzal.text import setting
 
 
 def next_command(path: str, facts: Mapping[str, Any], diagnoses: Sequence[Diagnosis]) -> str:
@@ -15,7 +15,7 @@ def next_command(path: str, facts: Mapping[str, Any], diagnoses: Sequence[Diagno
 
     Args:
         path: the run folder.
-        diagnoses: alarms first, as :func:`~afzal.report.health.diagnose` gives them.
+        diagnoses: alarms first, as :func:`~afzal.health.diagnose` gives them.
     """
     if facts.get("status") in ("stopped", "running", "failed"):
         return shlex.join(["afzal", "train", path, "--resume"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from afzal.report import svg
 from afzal.report.svg import Frame
-from afzal.report.text import interval, number
+from afzal.text import interval, number
 
 _ROW, _LETTER, _TOP, _BOTTOM = 26, 6.4, 10, 40
 _LONGEST = 34  # letters of a name that are drawn

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afzal.report.health import interval_of, upto
-from afzal.report.text import interval, is_number, kl_of, number, signed, unit_of
+from afzal.health import interval_of, upto
+from afzal.text import interval, is_number, kl_of, number, signed, unit_of
 
 
 @dataclass(frozen=True, slots=True)

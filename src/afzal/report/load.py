@@ -12,8 +12,8 @@ from typing import Any
 from afzal.errors import AfzalError
 from afzal.report import sections
 from afzal.report.sections import Section
-from afzal.report.text import is_number, plural
 from afzal.runs import redact_config, redact_texts
+from afzal.text import is_number, plural
 
 _MAX_DEPTH = 20  # of run.yaml
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from afzal import __version__
+from afzal.health import Diagnosis, Verdict, alarms, diagnose, not_checked, verdict
 from afzal.report import sections, views
 from afzal.report.charts import Figure, figures
 from afzal.report.following import next_command
 from afzal.report.headline import Measure, measures
-from afzal.report.health import Diagnosis, Verdict, alarms, diagnose, not_checked, verdict
 from afzal.report.load import RunFiles, enriched_facts, load
 from afzal.report.sections import FrontierChart, LineChart, Section
 from afzal.report.template import rendered

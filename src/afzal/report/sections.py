@@ -16,8 +16,8 @@ from typing import Any
 from afzal.report import svg
 from afzal.report.frontier import Spot, frontier_svg
 from afzal.report.svg import Rule, Series
-from afzal.report.text import is_number, number
 from afzal.runs import atomic_write
+from afzal.text import is_number, number
 
 FILE = "sections.json"
 _MARKS = ("line", "faint", "dots", "dashed")

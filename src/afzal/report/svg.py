@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Literal
 
-from afzal.report.text import is_number, number, visible
+from afzal.text import is_number, number, visible
 
 Mark = Literal["line", "faint", "dots", "dashed"]
 Point = tuple[float, float | None]

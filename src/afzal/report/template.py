@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from afzal import __version__
-from afzal.report.text import visible
+from afzal.text import visible
 
 
 def rendered(template: str, **values: Any) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from afzal.health import upto
 from afzal.report.headline import Measure
-from afzal.report.health import upto
 from afzal.report.load import RunFiles, lost_rows
-from afzal.report.text import duration, is_number, number, plural, setting, unit_of
+from afzal.text import duration, is_number, number, plural, setting, unit_of
 
 Rows = list[tuple[str, str]]
 

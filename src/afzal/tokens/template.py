@@ -234,6 +234,20 @@ def end_ids(settings: Any, tokenizer: Any, *, template: str | None, stated: int 
     return sorted(i for i in ends if i is not None)
 
 
+def eos_id(tokenizer: Any, token: str | None) -> int | None:
+    """The id of a token that is to end responses; None where none is named.
+
+    Raises:
+        AfzalError: the tokenizer does not know it.
+    """
+    if token is None:
+        return None
+    id_ = tokenizer.convert_tokens_to_ids(token)
+    if id_ is None or (id_ == tokenizer.unk_token_id and token != tokenizer.unk_token):
+        raise AfzalError(f"eos_token {token!r} is not in the tokenizer's vocabulary", remedy="name one of its tokens")
+    return id_
+
+
 def marker_pattern(tokenizer: Any, *, special_only: bool) -> re.Pattern[str] | None:
     """A pattern for the tokens that a tokenizer finds in a text by their spelling, longest first."""
     added = tokenizer.added_tokens_decoder.values()

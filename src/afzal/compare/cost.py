@@ -1,0 +1,62 @@
+"""What the policies of a comparison cost to make: seconds, tokens trained on, and tokens generated to train on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from afzal import runs
+from afzal.compare.summary import Cost
+from afzal.compare.trainings import folder_of, ledger_of
+from afzal.config import CompareConfig, Entry, entries
+
+
+def needed(config: CompareConfig, entry: Entry, seed: int) -> Cost:
+    """The cost of every run that an entry is built on, each counted once."""
+    known = {e.name: e for e in entries(config)}
+    names, waiting = [], list(entry.needs)
+    while waiting:
+        name = waiting.pop()
+        if name not in names:
+            names.append(name)
+            waiting += known[name].needs
+    return sum((cost_at(config, known[name], seed, None) for name in names), Cost())
+
+
+def cost_at(config: CompareConfig, entry: Entry, seed: int, step: int | None) -> Cost:
+    """What a run had cost by a step or round (or by its end), without the runs it is built on.
+
+    Seconds of a training are those of its log, evaluations included. A run of rounds logs no seconds: those it took
+    here are shared out evenly over its rounds.
+    """
+    run = folder_of(config, entry.name, seed)
+    if not (run / "run.json").exists():
+        return Cost()
+    if (run / "rounds.json").exists():
+        return _of_rounds(run, ledger_of(config, entry.name, seed), step)
+    records = [r for r in runs.open_run(run).metrics("train") if step is None or r["step"] <= step]
+    last = records[-1] if records else {}
+    return Cost(float(last.get("seconds", 0.0)), int(last.get("tokens", 0)), _rolled_out(run, step))
+
+
+def _rolled_out(run: Path, step: int | None) -> int:
+    """Tokens of the answers of all rollouts before a step; none of other methods."""
+    opened = runs.open_run(run)
+    settings = opened.facts().get("config", {})
+    answers = settings.get("batch_size", 0) * settings.get("n", 0)
+    rollouts = [r for r in opened.metrics("rollout") if step is None or r["step"] < step]
+    return round(sum(r["rollout/length"] * answers for r in rollouts))
+
+
+def _of_rounds(run: Path, ledger: Path, last: int | None) -> Cost:
+    made = [r["number"] for r in runs.read_json(run / "rounds.json")["rounds"] if r["steps"]]
+    found = Cost()
+    for k in (k for k in made if last is None or k <= last):
+        folder = run / "rounds" / f"{k:03d}"
+        logged = runs.open_run(folder / "run").metrics("train")
+        lines = (folder / "samples.jsonl").read_text("utf-8").splitlines()
+        drawn = sum(json.loads(line)["tokens"] for line in lines)
+        found += Cost(0.0, int(logged[-1]["tokens"]) if logged else 0, drawn)
+    whole = float(runs.read_json(ledger).get("seconds", 0.0)) if ledger.exists() else 0.0
+    share = 1.0 if last is None or not made else sum(k <= last for k in made) / len(made)
+    return found + Cost(seconds=whole * share)

@@ -1,0 +1,84 @@
+"""What a comparison names, opened before anything is trained: hours of training must not end at a missing file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from afzal import data
+from afzal.compare.measure import finished, read_prompts
+from afzal.compare.trainings import Stage, given
+from afzal.config import PEOPLE, REFERENCES, CompareConfig, entries, variables
+from afzal.model.load import context_tokens, load_tokenizer
+from afzal.model.reward import refuse_language_model
+from afzal.objectives import names_function
+from afzal.rewards.functions import own_function
+
+_DATA = ("data", "prompts", "eval_data", "held_out_prompts", "constraint_data")
+_MODELS = ("model", "reference", "value_model")
+_REWARDS = ("reward", "watch_reward")
+_WORDS = (*REFERENCES, PEOPLE, "initial", "previous")  # values that name no folder
+
+
+def open_inputs(config: CompareConfig, stages: Sequence[Stage]) -> None:
+    """Make sure that every file, folder and function that a comparison names can be read. Loads no weights.
+
+    What one of its own trainings will make is left to that training.
+
+    Raises:
+        AfzalError: something cannot be read; names it.
+    """
+    read_prompts(config, load_tokenizer(config.model))
+    for stage in stages:
+        if stage.config is None:
+            given(stage)
+            if (stage.folder / "run.json").exists():
+                finished(stage.folder)
+    own = [str(stage.folder) for stage in stages if stage.config is not None]
+    best_of = [e.settings["reward"] for e in entries(config) if e.kind == "best_of" and "reward" in e.settings]
+    rewards = {spec: "rewards" for spec in [*config.rewards.values(), *best_of] if not variables(spec)}
+    models: dict[str, None] = {}
+    for stage in stages:
+        if stage.config is not None:
+            rewards |= {spec: key for key, spec in _named(stage.config, _REWARDS, own)}
+            models |= dict.fromkeys(name for _, name in _named(stage.config, _MODELS, own))
+    for spec, key in rewards.items():
+        _open_reward(spec, key)
+    for name in models:
+        context_tokens(name)
+    _open_data(stages, own)
+
+
+def _named(settings: Any, keys: Iterable[str], own: Sequence[str]) -> Iterable[tuple[str, str]]:
+    """(setting, value) of those that name something that is there before the comparison begins."""
+    for key in keys:
+        value = getattr(settings, key, None)
+        if isinstance(value, str) and value not in _WORDS and not _below(value, own):
+            yield key, value
+
+
+def _below(value: str, folders: Sequence[str]) -> bool:
+    return any(Path(value) == Path(folder) or Path(folder) in Path(value).parents for folder in folders)
+
+
+def _open_reward(spec: str, key: str) -> None:
+    if names_function(spec):
+        own_function(spec, key, "function(prompt, answer) returns a number")
+    else:
+        refuse_language_model(spec, key)
+
+
+def _open_data(stages: Sequence[Stage], own: Sequence[str]) -> None:
+    """Every source of data once for each way of reading it."""
+    seen = set()
+    for stage in stages:
+        settings: Any = stage.config
+        for key, source in _named(settings, _DATA, own):
+            plain = key in ("held_out_prompts", "constraint_data")
+            columns = None if plain else getattr(settings, "columns", None)
+            shape = None if plain else getattr(settings, "data_format", None)
+            damaged = "drop" if getattr(settings, "skip_bad", False) else "raise"
+            if (way := (source, repr(columns), shape, damaged)) not in seen:
+                seen.add(way)
+                data.read(source, columns=columns or None, format=shape, on_error=damaged)

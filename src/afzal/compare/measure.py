@@ -1,0 +1,329 @@
+"""What the policies of a comparison say to the same prompts with the same random numbers, and what it is worth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from afzal import data, runs
+from afzal.config import CompareConfig
+from afzal.errors import AfzalError
+from afzal.folders.fit import refuse_other_size
+from afzal.folders.load import refuse_another_tokenizer
+from afzal.generate import Sampling, sample
+from afzal.iterate.answers import sequence_kl
+from afzal.model.adapters import is_adapted
+from afzal.model.load import context_tokens, load_model, load_tokenizer, pick_device, vocabulary_of
+from afzal.recipes.contents import content_hash
+from afzal.records import Item, Turns
+from afzal.rewards.source import Rewarder
+from afzal.stats.comparing import best_of, best_of_kl
+from afzal.tokens import continuations, distinct_prompts, encode_prompts, end_ids, resolve_template
+from afzal.tokens.template import eos_id
+from afzal.train import checkpoint
+
+_ENDLESS = 1 << 40  # tokens: no prompt is cut
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """Measured answers of one policy: X prompts, n answers each.
+
+    Attributes:
+        texts: ``[X][n]``.
+        tokens: ``[X, n]`` int, tokens of each answer with its EOS.
+        unended: ``[X, n]`` bool, answers that the length limit ended.
+        kl: ``[X, n]`` nats, whose mean estimates the KL to the start per answer.
+        rewards: ``[X, n]`` by name of the reward.
+        drawn: tokens that had to be drawn for one answer, as a mean; n times as many for best-of-n.
+    """
+
+    texts: list[list[str]]
+    tokens: np.ndarray
+    unended: np.ndarray
+    kl: np.ndarray
+    rewards: dict[str, np.ndarray]
+    drawn: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """What is the same for every policy of a comparison."""
+
+    start: Any
+    tokenizer: Any
+    prompts: Sequence[Turns]
+    ids: Sequence[Sequence[int]]
+    eos: Sequence[int]
+    sampling: Sampling
+    device: torch.device
+    config: CompareConfig
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A policy on its way: a checkpoint of a run, or (without one) the run's finished model. ``step`` counts updates,
+    or the rounds of an iteration."""
+
+    run: Path
+    step: int
+    checkpoint: Path | None
+    key: str
+
+
+def set_up(config: CompareConfig) -> Bench:
+    """The start model, the prompts and how answers are drawn.
+
+    Answers end by the start model's rule, whatever the model folders of the methods say.
+
+    Raises:
+        AfzalError: the model or the prompts cannot be read, or there are fewer than two prompts.
+    """
+    device = pick_device(config.device)
+    tokenizer = load_tokenizer(config.model)
+    start = load_model(config.model, device=device).requires_grad_(False)
+    asked, ids = read_prompts(config, tokenizer)
+    template = resolve_template(tokenizer)[0] if any(p.is_chat for p in asked) else None
+    stated = eos_id(tokenizer, config.eos_token)
+    eos = end_ids(start.generation_config, tokenizer, template=template, stated=stated)
+    sampling = Sampling(config.sample_tokens, config.temperature)
+    about = [content_hash(config.model), ids, eos, config.sample_tokens, config.temperature, config.samples]
+    return Bench(start, tokenizer, [item.prompt for item in asked], ids, eos, sampling, device, config, _digest(about))
+
+
+def read_prompts(config: CompareConfig, tokenizer: Any) -> tuple[list[Item], list[list[int]]]:
+    """The items of the held-out prompts, and the prompts' token ids.
+
+    Raises:
+        AfzalError: they cannot be read, there are fewer than two, or one of them leaves no room for an answer.
+    """
+    found = distinct_prompts(data.read(config.prompts).items)[: config.max_prompts]
+    if len(found) < 2:
+        raise AfzalError(f"{len(found)} prompts are too few to compare on", where=config.prompts, remedy="at least 2")
+    room = min(config.max_tokens, context_tokens(config.model) or config.max_tokens) - config.sample_tokens
+    if room < 1:
+        raise AfzalError("sample_tokens leaves no room for a prompt", remedy="lower sample_tokens, or raise max_tokens")
+    ids = [p.tolist() for p in encode_prompts(found, tokenizer, max_tokens=_ENDLESS)]
+    long = [k for k, prompt in enumerate(ids) if len(prompt) > room]
+    if long:
+        raise AfzalError(
+            f"{len(long)} of {len(ids)} prompts have more than {room} tokens, which leave no room for an answer",
+            where=config.prompts,
+            why=f"the first of them is prompt {long[0]}, with {len(ids[long[0]])} tokens",
+            remedy="leave them out, lower sample_tokens, or raise max_tokens as far as the model has positions",
+        )
+    return found, ids
+
+
+def finished(run: Path) -> runs.Run:
+    """A run that came to its end.
+
+    Raises:
+        AfzalError: it did not.
+    """
+    opened = runs.open_run(run)
+    if opened.status() != "finished":
+        raise AfzalError(f"the run {run} is {opened.status()}", remedy=f"afzal train {run} --resume")
+    return opened
+
+
+def snapshots(run: Path, most: int) -> list[Snapshot]:
+    """At most ``most`` policies along a run, evenly spread, by step; the last is its finished model.
+
+    Raises:
+        AfzalError: the run did not finish.
+    """
+    if not (run / "run.json").exists():  # a model folder that no run made
+        return [Snapshot(run, 1, None, content_hash(str(run)))]
+    facts = finished(run).facts()
+    if (run / "rounds.json").exists():
+        made = [r["number"] for r in runs.read_json(run / "rounds.json")["rounds"] if r["steps"]]
+        folders = {k: run / "rounds" / f"{k:03d}" / "run" for k in made}
+        return _thinned([Snapshot(path, k, None, content_hash(str(path))) for k, path in folders.items()], most)
+    end = int(facts.get("kept_step", facts.get("step", 0)))
+    weights = content_hash(str(run))
+    found = [
+        Snapshot(run, step, path, f"{weights} {checkpoint.fingerprint(path, 'model')}")
+        for step, path in checkpoint.listed(run / "checkpoints")
+        if step < end
+    ]
+    return _thinned([*found, Snapshot(run, end, None, weights)], most)
+
+
+def _thinned(found: Sequence[Snapshot], most: int) -> list[Snapshot]:
+    places = np.linspace(0, len(found), min(most, len(found)) + 1)[1:].round().astype(int) - 1
+    return [found[k] for k in places]
+
+
+def measured(
+    bench: Bench,
+    snaps: Sequence[Snapshot],
+    rewarders: Mapping[str, Rewarder],
+    keys: Mapping[str, str],
+    seed: int,
+    name: str,
+) -> Iterator[tuple[Snapshot, Answers]]:
+    """The answers of each snapshot, drawn and scored now or read from an earlier call's file.
+
+    Args:
+        keys: for each reward, the hash of what gives it.
+        seed: of the draws: with the same seed every policy answers a prompt by the same random numbers.
+        name: of the files.
+    """
+    model = None
+    for snap in snaps:
+        path = Path(bench.config.out) / "measured" / f"{name}-step-{snap.step:08d}.json"
+        key = _digest([bench.key, snap.key, dict(sorted(keys.items())), seed])
+        found = _read(path, key)
+        if found is None:
+            model = _with_weights(model, snap, bench)
+            found = _measure(bench, model, rewarders, seed)
+            _write(path, key, found)
+        yield snap, found
+
+
+def start_answers(bench: Bench, rewarders: Mapping[str, Rewarder], keys: Mapping[str, str], seed: int) -> Answers:
+    """Those of the start model itself, whose KL is 0."""
+    path = Path(bench.config.out) / "measured" / f"start-{seed}.json"
+    key = _digest([bench.key, dict(sorted(keys.items())), seed])
+    found = _read(path, key)
+    if found is None:
+        found = _measure(bench, bench.start, rewarders, seed)
+        _write(path, key, found)
+    return found
+
+
+def best_of_answers(
+    bench: Bench,
+    numbers: Sequence[int],
+    ranking: Rewarder,
+    ranking_key: str,
+    rewarders: Mapping[str, Rewarder],
+    keys: Mapping[str, str],
+    seed: int,
+    name: str,
+) -> list[tuple[int, Answers]]:
+    """For each n, answers that are the best of n answers of the start by ``ranking``; their KL is its upper bound.
+
+    Smaller n use the first of the candidates of larger n.
+    """
+    places = {n: Path(bench.config.out) / "measured" / f"{name}-best-of-{n:05d}.json" for n in numbers}
+    hashes = {n: _digest([bench.key, ranking_key, dict(sorted(keys.items())), seed, n]) for n in numbers}
+    known = {n: a for n in numbers if (a := _read(places[n], hashes[n])) is not None}
+    missing = [n for n in numbers if n not in known]
+    if missing:
+        answers = bench.config.samples
+        drawn = _draw(bench, bench.start, max(missing) * answers, seed)
+        scores = np.asarray(ranking(*_flat(bench, drawn.texts, drawn.unended))).reshape(len(bench.prompts), -1)
+        for n in missing:
+            known[n] = _chosen(bench, drawn, best_of(scores, n, answers), n, rewarders)
+            _write(places[n], hashes[n], known[n])
+    return [(n, known[n]) for n in numbers]
+
+
+def _chosen(bench: Bench, drawn: Answers, take: np.ndarray, n: int, rewarders: Mapping[str, Rewarder]) -> Answers:
+    texts = [[row[k] for k in places] for row, places in zip(drawn.texts, take.tolist(), strict=True)]
+    tokens, unended = (np.take_along_axis(a, take, 1) for a in (drawn.tokens, drawn.unended))
+    spent = drawn.tokens[:, : n * take.shape[1]].sum() / take.size
+    kl = np.full(take.shape, best_of_kl(n))
+    return Answers(texts, tokens, unended, kl, _rewards(bench, texts, unended, rewarders), float(spent))
+
+
+def _measure(bench: Bench, model: Any, rewarders: Mapping[str, Rewarder], seed: int) -> Answers:
+    drawn = _draw(bench, model, bench.config.samples, seed)
+    return replace(drawn, rewards=_rewards(bench, drawn.texts, drawn.unended, rewarders))
+
+
+def _draw(bench: Bench, model: Any, n: int, seed: int) -> Answers:
+    """``n`` answers to each prompt with their KL to the start; no rewards yet."""
+    drawn = sample(
+        model,
+        bench.ids,
+        eos=bench.eos,
+        n=n,
+        sampling=bench.sampling,
+        seed=seed,
+        rows_per_batch=bench.config.rows_per_batch,
+    )
+    shape = (len(bench.prompts), n)
+    said = continuations(bench.tokenizer, [(bench.ids[s.prompt_index], s.answer.tolist()) for s in drawn])
+    texts = [said[k * n : (k + 1) * n] for k in range(len(bench.prompts))]
+    tokens = np.array([len(s.ids) for s in drawn]).reshape(shape)
+    unended = np.array([s.stop == "length" for s in drawn]).reshape(shape)
+    kl = np.zeros(shape)
+    if model is not bench.start:
+        temperature, budget = bench.sampling.temperature, bench.config.tokens_per_forward
+        kl += np.reshape(sequence_kl(model, bench.start, drawn, bench.ids, budget, temperature), shape)
+    return Answers(texts, tokens, unended, kl, {}, float(tokens.mean()))
+
+
+def _rewards(
+    bench: Bench, texts: list[list[str]], unended: np.ndarray, rewarders: Mapping[str, Rewarder]
+) -> dict[str, np.ndarray]:
+    asked = _flat(bench, texts, unended)
+    return {name: np.asarray(give(*asked)).reshape(len(texts), -1) for name, give in rewarders.items()}
+
+
+def _flat(bench: Bench, texts: list[list[str]], unended: np.ndarray) -> tuple[list[Turns], list[str], list[bool]]:
+    prompts = [p for p, row in zip(bench.prompts, texts, strict=True) for _ in row]
+    return prompts, [text for row in texts for text in row], (~unended).ravel().tolist()
+
+
+def _with_weights(model: Any, snap: Snapshot, bench: Bench) -> Any:
+    """The model of a snapshot: loaded for the finished one, else the run's model with the checkpoint's weights."""
+    if model is None or snap.checkpoint is None:
+        what = f"the run {snap.run}"
+        refuse_another_tokenizer(bench.tokenizer, str(snap.run), what)
+        model = load_model(str(snap.run), device=bench.device)
+        refuse_other_size(vocabulary_of(bench.start), vocabulary_of(model), what)
+    if snap.checkpoint is not None:
+        _fill(model, snap.checkpoint)
+    return model.requires_grad_(False)
+
+
+def _fill(model: Any, path: Path) -> None:
+    """Give the model the weights of a checkpoint, which must hold all that trained."""
+    tensors = checkpoint.load(path)[0]["model"]
+    parameters = dict(model.named_parameters())
+    misfits = [n for n, t in tensors.items() if n not in parameters or parameters[n].shape != t.shape]
+    lacking = [n for n in parameters if n not in tensors] if not is_adapted(model) else []
+    if misfits or lacking or not tensors:
+        raise AfzalError(
+            f"the checkpoint {path} does not fit the model of its run",
+            why=f"{(misfits + lacking)[0]} differs" if misfits or lacking else "it holds no weights",
+            remedy="delete the run to train it anew",
+        )
+    with torch.no_grad():
+        for name, value in tensors.items():
+            parameters[name].copy_(value)
+
+
+def _read(path: Path, key: str) -> Answers | None:
+    if not path.exists():
+        return None
+    found = runs.read_json(path)
+    if found.get("key") != key:
+        return None
+    rewards = {name: np.asarray(values) for name, values in found["rewards"].items()}
+    arrays = (np.asarray(found[name]) for name in ("tokens", "unended", "kl"))
+    return Answers(found["texts"], *arrays, rewards=rewards, drawn=found["drawn"])
+
+
+def _write(path: Path, key: str, found: Answers) -> None:
+    arrays = {name: getattr(found, name).tolist() for name in ("tokens", "unended", "kl")}
+    rewards = {name: values.tolist() for name, values in found.rewards.items()}
+    body = {"key": key, "drawn": found.drawn, **arrays, "rewards": rewards, "texts": found.texts}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    runs.atomic_write(path, json.dumps(body) + "\n")
+
+
+def _digest(about: Any) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

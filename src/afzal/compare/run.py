@@ -1,0 +1,138 @@
+"""One comparison of several methods: train or re-use each, measure all alike, and set them side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from afzal import report, runs
+from afzal.compare.cost import cost_at, needed
+from afzal.compare.inputs import open_inputs
+from afzal.compare.measure import (
+    Answers,
+    Bench,
+    best_of_answers,
+    measured,
+    set_up,
+    snapshots,
+    start_answers,
+)
+from afzal.compare.summary import Course, Point, summary
+from afzal.compare.trainings import Stage, State, ensure, folders, stages_of
+from afzal.config import CompareConfig, Entry, dump, entries, substituted
+from afzal.data.turns import full_text
+from afzal.recipes.contents import content_hash
+from afzal.recipes.runtime import fixed_date
+from afzal.rewards.source import Rewarder, reward_source
+from afzal.train import ranks
+
+Say = Callable[[str], None]
+
+
+def compare(config: CompareConfig, *, say: Say = print) -> Path:
+    """Run the comparison that ``config`` describes and return its page.
+
+    What is finished already is used again when its settings and inputs are the same, and refused by name when not; so
+    the same command goes on where it was stopped.
+
+    Raises:
+        AfzalError: a fault of the input; :class:`~afzal.recipes.train.Stopped` when a signal ended a training.
+    """
+    ranks.alone("afzal compare")
+    file = Path(config.out) / "stages" / "date.json"
+    with fixed_date(file, resume=True) as date:
+        return _compare(config, say, file, date)
+
+
+def _compare(config: CompareConfig, say: Say, dated: Path, date: str) -> Path:
+    stages = stages_of(config)
+    open_inputs(config, stages)
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with runs.Run(out) as claim:
+        claim.claim()
+        runs.atomic_write(out / "compare.yaml", dump(config))
+        dated.parent.mkdir(exist_ok=True)
+        runs.atomic_write(dated, json.dumps({"template_date": date}) + "\n")
+        states = _made(stages, config, say)
+        bench = set_up(config)
+        policies = [e for e in entries(config) if e.is_policy]
+        starts, courses = _measured(bench, policies, stages, say)
+        shown = [full_text(p) for p in bench.prompts[: config.show_prompts]]
+        body = summary(config, policies, starts, courses, shown)
+        body |= {
+            "settings": config.model_dump(mode="json"),
+            "runs": {f"{s.entry.name}-{s.seed}": {"folder": str(s.folder), "state": states[s.name]} for s in stages},
+            **runs.environment(),
+        }
+        page, notes = report.write_comparison(out, body)
+    for line in notes:
+        say(line)
+    return page
+
+
+def plan(config: CompareConfig) -> list[str]:
+    """What a comparison would do: each training with its state, then what is measured. Nothing is trained."""
+    lines = []
+    for stage in stages_of(config):
+        there = (stage.folder / "run.json").exists()
+        state = runs.open_run(stage.folder).status() if there else "to be trained"
+        lines.append(f"{stage.name}: {state if stage.config else 'given'}")
+    best = [f"{e.name}: best of {', '.join(map(str, e.value))}" for e in entries(config) if e.kind == "best_of"]
+    return [*lines, *best]
+
+
+def _made(stages: Sequence[Stage], config: CompareConfig, say: Say) -> dict[str, State]:
+    states: dict[str, State] = {}
+    for k, stage in enumerate(stages, 1):
+        states[stage.name] = ensure(stage, config, lambda line, k=k: say(f"[{k}/{len(stages)}] {line}"))
+    again = sum(state == "re-used" for state in states.values())
+    if again:
+        say(f"{again} of {len(stages)} runs re-used: finished, with the same settings and inputs")
+    return states
+
+
+def _measured(
+    bench: Bench, policies: Sequence[Entry], stages: Sequence[Stage], say: Say
+) -> tuple[dict[int, Answers], dict[tuple[str, int], Course]]:
+    """The start's answers by seed, and the points of every policy and seed."""
+    config = bench.config
+    by_name = {(s.entry.name, s.seed): s for s in stages}
+    starts: dict[int, Answers] = {}
+    courses: dict[tuple[str, int], Course] = {}
+    for seed in config.seeds:
+        specs = {n: substituted(spec, folders(config, seed)) for n, spec in config.rewards.items()}
+        give = {n: _rewarder(bench, spec) for n, spec in specs.items()}
+        keys = {n: content_hash(spec) for n, spec in specs.items()}
+        starts[seed] = start_answers(bench, give, keys, seed)
+        for entry in policies:
+            if entry.kind == "best_of":
+                courses[entry.name, seed] = _best_of(bench, entry, seed, give, keys)
+            elif (stage := by_name.get((entry.name, seed))) is not None:
+                snaps = snapshots(stage.folder, config.snapshots)
+                found = measured(bench, snaps, give, keys, seed, stage.name)
+                before = needed(config, entry, seed)
+                courses[entry.name, seed] = [
+                    Point(s.step, answers, cost_at(config, entry, seed, s.step) + before) for s, answers in found
+                ]
+        say(f"seed {seed}: measured on {len(bench.prompts)} prompts, {config.samples} answers each")
+    return starts, courses
+
+
+def _best_of(
+    bench: Bench, entry: Entry, seed: int, give: Mapping[str, Rewarder], keys: Mapping[str, str]
+) -> list[Point]:
+    """Best-of-n for each n; it costs nothing to train but its reward model, and n answers for each one given."""
+    config = bench.config
+    spec = substituted(entry.settings.get("reward", next(iter(config.rewards.values()))), folders(config, seed))
+    known = {substituted(s, folders(config, seed)): give[n] for n, s in config.rewards.items()}
+    ranking = known[spec] if spec in known else _rewarder(bench, spec)
+    found = best_of_answers(bench, entry.value, ranking, content_hash(spec), give, keys, seed, f"{entry.name}-{seed}")
+    return [Point(n, answers, needed(config, entry, seed), draws=n) for n, answers in found]
+
+
+def _rewarder(bench: Bench, spec: str) -> Rewarder:
+    config = bench.config
+    sizes = {"max_tokens": config.max_tokens, "tokens_per_forward": config.tokens_per_forward}
+    return reward_source(spec, device=bench.device, eos_token=config.eos_token, **sizes)

@@ -1,0 +1,217 @@
+"""The trainings of a comparison: what each one is, and making it, going on with it, or using it again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from afzal import runs
+from afzal.config import (
+    CONFIGS,
+    START,
+    CompareConfig,
+    Entry,
+    IterateConfig,
+    OnlineConfig,
+    PolicyConfig,
+    Setting,
+    TrainConfig,
+    build,
+    entries,
+    ordered,
+    resolve,
+    substituted,
+)
+from afzal.errors import AfzalError
+from afzal.iterate.run import iterate
+from afzal.recipes.contents import content_hash
+from afzal.recipes.named import input_hashes
+from afzal.recipes.online import planned
+from afzal.recipes.prepare import prepare
+from afzal.recipes.setup import steps_of
+from afzal.recipes.train import train
+from afzal.train.feed import Feed, Layout
+
+State = Literal["trained", "resumed", "re-used", "given"]
+Say = Callable[[str], None]
+Settings = TrainConfig | IterateConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One entry with one seed. ``folder`` holds its run; ``config`` is None for a run that was there before."""
+
+    entry: Entry
+    seed: int
+    folder: Path
+    config: Settings | None
+
+    @property
+    def name(self) -> str:
+        """The entry's name and the seed, which names the folder too."""
+        return f"{self.entry.name}-{self.seed}"
+
+
+def stages_of(config: CompareConfig) -> list[Stage]:
+    """Every training and every given run of a comparison, each behind those it needs; best-of-n trains nothing.
+
+    Raises:
+        AfzalError: settings of an entry are wrong, or ``common`` has one that no entry knows.
+    """
+    found: list[Stage] = []
+    used: set[str] = set()
+    for entry in ordered(entries(config)):
+        if entry.kind == "best_of":
+            continue
+        several = entry.kind != "run" or "{seed}" in entry.value
+        for seed in config.seeds if several else config.seeds[:1]:
+            stage = _stage(config, entry, seed)
+            used |= config.common.keys() & (stage.config.model_fields_set if stage.config else set())
+            found.append(stage)
+    if unknown := config.common.keys() - used:
+        raise AfzalError(f"common: {min(unknown)!r} has no effect on any entry of methods", remedy="leave it out")
+    return found
+
+
+def folder_of(config: CompareConfig, name: str, seed: int) -> Path:
+    """Where the run of an entry is."""
+    entry = next(e for e in entries(config) if e.name == name)
+    if entry.kind == "run":
+        return Path(entry.value.replace("{seed}", str(seed)))
+    return Path(config.out) / "runs" / f"{name}-{seed}"
+
+
+def folders(config: CompareConfig, seed: int) -> dict[str, str]:
+    """What ``${name}`` stands for, for every entry that has a folder; ``${start}`` is the start model."""
+    names = [e.name for e in entries(config) if e.kind != "best_of"]
+    return {START: config.model, **{name: str(folder_of(config, name, seed)) for name in names}}
+
+
+def _stage(config: CompareConfig, entry: Entry, seed: int) -> Stage:
+    folder = folder_of(config, entry.name, seed)
+    if entry.kind == "run":
+        return Stage(entry, seed, folder, None)
+    where = f"methods, {entry.name}"
+    in_rounds = entry.kind == "iterate"
+    known = (IterateConfig if in_rounds else CONFIGS[entry.value]).model_fields
+    chosen: dict[str, Any] = {"model": config.model, "device": config.device}
+    if config.data is not None:
+        chosen["prompts" if in_rounds else "data"] = config.data
+    if in_rounds:
+        chosen["max_new_tokens"] = config.sample_tokens
+    chosen |= {k: v for k, v in config.common.items() if k in known} | dict(entry.settings)
+    fixed = {"objective" if in_rounds else "method": entry.value, "seed": seed, "out": str(folder)}
+    values = [Setting(k, v, where) for k, v in (substituted(chosen, folders(config, seed)) | fixed).items()]
+    return Stage(entry, seed, folder, build(IterateConfig, values) if in_rounds else resolve(values))
+
+
+def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
+    """The stage finished: trained now, gone on with, or used again because settings and inputs are the same.
+
+    Raises:
+        AfzalError: its folder holds a run with other settings or of other inputs (names them), or no run of this
+            comparison; or the training fails.
+    """
+    if stage.config is None:
+        return given(stage)
+    settings = with_snapshots(stage.config, config)
+    ledger = ledger_of(config, stage.entry.name, stage.seed)
+    made_of = {"settings": _plain(settings), "inputs": _inputs(settings)}
+    if (stage.folder / "run.json").exists():
+        _refuse_other(stage, ledger, made_of)
+        if runs.open_run(stage.folder).status() == "finished":
+            return "re-used"
+    resume = (stage.folder / "run.json").exists()
+    say(f"{stage.name}: {'going on' if resume else 'training'}")
+    before = runs.read_json(ledger).get("seconds", 0.0) if resume else 0.0
+    _keep(ledger, {**made_of, "seconds": before})
+    began = time.perf_counter()
+    try:
+        if isinstance(settings, IterateConfig):
+            run = iterate(settings, resume=resume)
+        else:
+            run = train(settings, resume=resume)
+    finally:
+        _keep(ledger, {**made_of, "seconds": round(before + time.perf_counter() - began, 3)})
+    if (status := runs.open_run(run).status()) != "finished":
+        raise AfzalError(f"{run} is {status}", remedy="give what it waits for, then the same command again")
+    return "resumed" if resume else "trained"
+
+
+def given(stage: Stage) -> State:
+    """A run that was there before the comparison.
+
+    Raises:
+        AfzalError: it is not there.
+    """
+    if not stage.folder.is_dir():
+        raise AfzalError(
+            f"there is no run {stage.folder}",
+            where=f"methods, {stage.entry.name}",
+            remedy="give the folder of a finished run, or the settings to train one",
+        )
+    return "given"
+
+
+def ledger_of(config: CompareConfig, name: str, seed: int) -> Path:
+    """The file that says what a run was made of, and how many seconds its making took."""
+    return Path(config.out) / "stages" / f"{name}-{seed}.json"
+
+
+def _keep(ledger: Path, body: Mapping[str, Any]) -> None:
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    runs.atomic_write(ledger, json.dumps(body, indent=1) + "\n")
+
+
+def with_snapshots(settings: Settings, config: CompareConfig) -> Settings:
+    """The settings with checkpoints at ``config.snapshots`` even distances, the last of which is the end.
+
+    The distance is that of the first seed, so that all seeds are measured at the same steps.
+    """
+    if not isinstance(settings, PolicyConfig):
+        return settings
+    prepared = prepare(settings.model_copy(update={"seed": config.seeds[0]}))
+    if isinstance(settings, OnlineConfig):
+        steps = steps_of(settings, planned(settings, prepared))
+    else:
+        layout = Layout("shared", settings.pass_tokens)
+        steps = steps_of(settings, Feed(prepared.train, (), settings.batch_size, settings.seed, layout))
+    every = -(-steps // config.snapshots)
+    return settings.model_copy(update={"save_every_steps": every, "keep_checkpoints": config.snapshots + 1})
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    return {k: v for k, v in settings.model_dump(mode="json").items() if k not in ("out", "save_every_minutes")}
+
+
+def _inputs(settings: Settings) -> dict[str, Any]:
+    """The content of everything that the settings name, as hashes."""
+    data = {key: getattr(settings, key, None) for key in ("data", "prompts")}
+    return {key: content_hash(value) for key, value in data.items() if value is not None} | input_hashes(settings)
+
+
+def _refuse_other(stage: Stage, ledger: Path, made_of: Mapping[str, Any]) -> None:
+    if not ledger.exists():
+        raise AfzalError(
+            f"{stage.folder} holds a run that this comparison did not make",
+            remedy=f"choose another out=, or name it as an entry {{name: ..., run: {stage.folder}}}",
+        )
+    before = runs.read_json(ledger)
+    changed = [*_changes(before["settings"], made_of["settings"])]
+    changed += [f"the content of {k} has changed" for k, v in made_of["inputs"].items() if before["inputs"].get(k) != v]
+    if changed:
+        raise AfzalError(
+            f"{stage.folder} cannot be used again: it was made otherwise",
+            why="; ".join(changed),
+            remedy=f"put that back, delete {stage.folder} to train it anew, or choose another out=",
+        )
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            yield f"{key}: {before.get(key)!r} -> {now.get(key)!r}"

@@ -1,0 +1,176 @@
+"""What the checks share: the shape of a finding, and questions to ask of the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
+from typing import Any, Literal
+
+from afzal.stats.intervals import half_width, wilson
+from afzal.text import is_number, setting
+
+_VIRTUAL = ("prefix", "prompt", "p_tuning")
+Severity = Literal["good", "open", "watch", "bad"]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One finding in words.
+
+    ``severity`` is ``open`` where there are numbers that allow no conclusion. ``code`` is stable and for machines,
+    ``rule`` the exact numeric condition, ``remedy`` a setting to change (empty when nothing is wrong), ``step`` the
+    training step it points at, ``evidence`` the numbers it rests on, ``check`` the name of the check that made it, and
+    ``change`` the settings of a next run that would fix it, by name.
+    """
+
+    code: str
+    severity: Severity
+    title: str
+    explanation: str
+    rule: str
+    remedy: str = ""
+    step: int | None = None
+    evidence: Mapping[str, float] = field(default_factory=dict)
+    check: str = ""
+    change: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """The metrics split by kind, with the questions the checks ask of them."""
+
+    train: list[Mapping[str, Any]]
+    held_out: list[Mapping[str, Any]]
+    facts: Mapping[str, Any]
+    rollouts: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def points(self, kind: Literal["train", "eval"], name: str) -> list[tuple[int, float]]:
+        """(step, value) of the finite values, in order."""
+        rows = self.train if kind == "train" else self.held_out
+        return [(int(r["step"]), r[name]) for r in rows if is_number(r.get(name)) and is_number(r.get("step"))]
+
+    def change(self, name: str) -> tuple[float, float] | None:
+        """First and last value: of the evaluations, else of tenths of the training curve."""
+        held_out = [v for _, v in self.points("eval", name)]
+        if len(held_out) > 1:
+            return held_out[0], held_out[-1]
+        train = [v for _, v in self.points("train", name)]
+        return (head_mean(train), tail_mean(train)) if len(train) > 1 else None
+
+    def margin(self) -> tuple[float, float] | None:
+        """First and last reward margin: as logged, or the chosen (desirable) reward less the rejected one."""
+        logged = self.change("rewards/margins")
+        if logged:
+            return logged
+        chosen, rejected = self.change("rewards/chosen"), self.change("rewards/rejected")
+        return (chosen[0] - rejected[0], chosen[1] - rejected[1]) if chosen and rejected else None
+
+    def last_accuracy(self) -> tuple[Mapping[str, Any], tuple[float, float]] | None:
+        """The last evaluation that has a reward accuracy, with its 95% interval."""
+        last = next((r for r in reversed(self.held_out) if is_number(r.get("rewards/accuracies"))), None)
+        bounds = accuracy_interval(last) if last else None
+        return (last, bounds) if last and bounds else None
+
+    def setting(self, name: str) -> Any:
+        """Value of a setting, from the objective's parameters or the configuration; None when unknown."""
+        objective = self.facts.get("objective")
+        params = objective.get("params") if isinstance(objective, Mapping) else None
+        places = [place for place in (params, self.facts.get("config")) if isinstance(place, Mapping)]
+        return next((place[name] for place in places if place.get(name) is not None), None)
+
+    def named(self, name: str) -> str:
+        """A setting with its present value: ``beta (now 0.1)``."""
+        value = self.setting(name)
+        return f"{name} (now {setting(value)})" if is_number(value) else name
+
+    @property
+    def is_reward_model(self) -> bool:
+        """Whether what was trained gives scores and writes nothing."""
+        return self.facts.get("method") == "reward"
+
+    @property
+    def subject(self) -> str:
+        """What was trained, in words."""
+        return "reward model" if self.is_reward_model else "policy"
+
+    @property
+    def training_loss_is_one_curve(self) -> bool:
+        """Whether the training losses of two steps can be compared: not where each is of new answers, nor where the
+        reference that they are measured against moves."""
+        return not self.rollouts and not self.facts.get("reference_moves")
+
+    def known_start(self) -> float | None:
+        """The loss at policy = reference, where that is what training began from; None where it is not known."""
+        objective = self.facts.get("objective")
+        value = objective.get("at_reference") if isinstance(objective, Mapping) else None
+        return value if is_number(value) and starts_at_reference(self.facts) else None
+
+    def times_lr(self, factor: float) -> dict[str, float]:
+        """The settings of a next run with ``factor`` times the learning rate; none where that is not known."""
+        value = self.setting("lr")
+        return {"lr": float(f"{value * factor:.0e}")} if is_number(value) and value else {}
+
+    def lower_lr(self) -> str:
+        """A remedy: a third of the learning rate, with figures when it is known."""
+        value = self.setting("lr")
+        return f"lower lr from {setting(value)} to about {setting(float(f'{value / 3:.0e}'))}" if value else "lower lr"
+
+
+def accuracy_interval(record: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The stated 95% interval of an evaluation's reward accuracy, else Wilson's from its ``n``."""
+    share, low, high = (record.get(f"rewards/accuracies{end}") for end in ("", "_low", "_high"))
+    if is_number(low) and is_number(high):
+        return low, high
+    n = record.get("n")
+    return wilson(share * n, n) if is_number(share) and is_number(n) and n > 0 else None
+
+
+def interval_of(record: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """95% interval of any metric: stated ends, else by its standard error, else Wilson's for an accuracy."""
+    value, low, high, error = (record.get(f"{name}{end}") for end in ("", "_low", "_high", "_se"))
+    if is_number(low) and is_number(high):
+        return low, high
+    if is_number(value) and is_number(error):
+        return value - half_width(error), value + half_width(error)
+    return accuracy_interval(record) if name == "rewards/accuracies" else None
+
+
+def starts_at_reference(facts: Mapping[str, Any]) -> bool:
+    """Whether policy and reference are one before training: a fact of the run.
+
+    Runs of before there was that fact tell it by the reference's name and by the kind of the adapter, since a fresh one
+    with virtual tokens is not the identity.
+    """
+    known = facts.get("starts_at_reference")
+    if isinstance(known, bool):
+        return known
+    model = facts.get("model")
+    kind = model.get("adapter") if isinstance(model, Mapping) else None
+    return kind not in _VIRTUAL and not str(facts.get("reference", "")).startswith("the model ")
+
+
+def noise(values: Sequence[float]) -> float:
+    """Standard deviation of a curve about its course, from the differences of neighbours, in the values' unit.
+
+    The median of their size, so that a few jumps do not count: 0.6745 sqrt 2 standard deviations of normal noise.
+    """
+    steps = [abs(b - a) for a, b in pairwise(values)]
+    return median(steps) / (0.67449 * 2**0.5) if steps else 0.0
+
+
+def head_mean(values: Sequence[float]) -> float:
+    """Mean of the first tenth (at least three values)."""
+    size = max(3, len(values) // 10)
+    return sum(values[:size]) / len(values[:size])
+
+
+def tail_mean(values: Sequence[float]) -> float:
+    """Mean of the last tenth (at least three values)."""
+    return head_mean(values[::-1])
+
+
+def whole(value: Any) -> int | None:
+    """A step as an int."""
+    return int(value) if is_number(value) else None

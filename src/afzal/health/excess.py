@@ -1,0 +1,229 @@
+"""Was too much learned: past the best held-out loss, at the cost of the chosen texts, or by heart?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from afzal.health.curves import Curves, Diagnosis, interval_of, noise, tail_mean
+from afzal.text import interval, is_number, kl_of, number, signed
+
+RISE_OF_FIRST = 0.03  # share of the first held-out loss
+RISE_OF_DROP = 0.10  # share of what the held-out loss had fallen by
+CHOSEN_WATCH = 1.5  # perplexity of the chosen responses over its first value
+CHOSEN_BAD = 3.0
+COMMON_FALL = 3.0  # nats the chosen fell per nat that the gap to the rejected gained
+COMMON_FALL_NATS = 2.0
+COLLAPSED_LOSS = 0.05  # share of the first training loss
+COLLAPSED_ACCURACY = 0.98
+OVERFIT_GAP = 0.10
+FITTED, FITTED_OF_FIRST = 0.5, 0.15  # of the held-out loss, and of the first held-out loss: both
+SURE = 4.0  # standard errors of the training loss
+KL_WATCH, KL_WATCH_TOKEN = 10.0, 0.5  # nats per sequence and per sampled token, both exceeded
+KL_BAD, KL_BAD_TOKEN = 50.0, 1.0
+
+
+def held_out_loss(c: Curves) -> Diagnosis | None:
+    """Did the held-out loss turn upwards while the training loss did not?"""
+    points = c.points("eval", "loss")
+    train = c.points("train", "loss") if c.training_loss_is_one_curve else []
+    if len(points) < 3:
+        return None
+    at, best = min(points, key=lambda p: (p[1], p[0]))
+    first, (end, last) = points[0][1], points[-1]
+    limit = max(RISE_OF_FIRST * abs(first), RISE_OF_DROP * (first - best))
+    # a single evaluation may be above by chance: the one before it is too, where it comes after the minimum
+    lasting = [v for s, v in points[-2:] if s > at]
+    evidence = {"minimum": best, "last": last}
+    rule = (
+        f"the last two held-out losses after the minimum are above it by more than {RISE_OF_FIRST:.0%} of the first "
+        f"and {RISE_OF_DROP:.0%} of the fall, while the training loss did not rise (bad: above the first)"
+    )
+    if not lasting or min(lasting) - best <= limit or _training_rose(train, at):
+        words = f"Its minimum, {number(best)}, is at step {at}; the last value is {number(last)}."
+        return Diagnosis("held_out_loss", "good", "held-out loss did not turn upwards", words, rule, "", at, evidence)
+    return Diagnosis(
+        "held_out_loss_rises",
+        "bad" if last > first else "watch",
+        f"over-optimised after step {at}: held-out loss {number(best)} there, {number(last)} at the end",
+        f"From step {at} to step {end} the held-out loss rose while the training loss did not: the model went on "
+        "learning its rows and stopped learning the preference.",
+        rule,
+        f"stop near step {at} (early_stop_patience), {c.lower_lr()}, or gather more data",
+        at,
+        evidence,
+        change={"early_stop_patience": 2},
+    )
+
+
+def _training_rose(train: Sequence[tuple[int, float]], at: int) -> bool:
+    """Whether the training loss ended above what it was around step ``at`` by more than chance."""
+    values = [v for _, v in train]
+    if len(values) < 2:
+        return False
+    before = [v for s, v in train if s <= at] or values[:1]
+    size = max(3, len(values) // 10)
+    sure = 2 * noise(values) / min(size, len(before)) ** 0.5
+    return tail_mean(values) > sum(before[-size:]) / len(before[-size:]) + sure
+
+
+def log_probs(c: Curves) -> Diagnosis | None:
+    """Over-optimisation and likelihood displacement: both show in the log-prob of the chosen responses."""
+    chosen, rejected, length = c.change("logps/chosen"), c.change("logps/rejected"), c.change("lengths/chosen")
+    margin = c.margin()
+    if chosen is None or rejected is None or margin is None:
+        return None
+    fall, other = chosen[0] - chosen[1], rejected[0] - rejected[1]
+    tokens = length[0] if length and length[0] > 0 else math.inf
+    ratio = math.exp(min(fall / tokens, 50.0))
+    evidence = {"chosen_fall": fall, "rejected_fall": other, "perplexity_ratio": ratio}
+    said = f"Chosen responses changed by {signed(-fall)} nats"
+    said += f" ({signed(-fall / tokens, 2)} per token)" if tokens < math.inf else ""
+    said += f", rejected ones by {signed(-other)}"
+    if ratio >= CHOSEN_BAD and margin[1] > margin[0]:
+        return Diagnosis(
+            "over_optimised",
+            "bad",
+            f"over-optimised: the margin grew, but chosen responses became {number(ratio, 2)} times as perplexing",
+            f"{said}. The margin grows only because the rejected fall faster; probability is leaving both for texts "
+            "that nobody compared.",
+            f"perplexity of chosen responses at least {CHOSEN_BAD} times its first value, with the margin rising",
+            f"{c.lower_lr()}, raise {c.named('beta')}, or stop earlier (early_stop_patience)",
+            _step_of_ratio(c, tokens),
+            evidence,
+            change=c.times_lr(1 / 3),
+        )
+    common = fall >= COMMON_FALL_NATS and fall >= COMMON_FALL * abs(other - fall)
+    rule = (
+        f"both log-probs fell, and the perplexity of chosen responses is at least {CHOSEN_WATCH} times its first "
+        f"value, or the chosen fell by {COMMON_FALL_NATS:.0f} nats and {COMMON_FALL:.0f} times what the gap gained"
+    )
+    if min(fall, other) > 0 and (ratio >= CHOSEN_WATCH or common):
+        return Diagnosis(
+            "displacement",
+            "watch",
+            f"likelihood displacement: chosen responses lost {number(fall, 3)} nats, rejected ones {number(other, 3)}",
+            f"{said}. Some of this is usual with DPO, since only the difference counts; it matters when the chosen "
+            "texts themselves are wanted, and when chosen and rejected are nearly alike.",
+            rule,
+            f"raise {c.named('beta')}, {c.lower_lr()}, or drop near-identical pairs",
+            evidence=evidence,
+        )
+    title = "chosen responses kept their likelihood" if fall <= 0 else "chosen responses kept most of their likelihood"
+    return Diagnosis("log_probs", "good", title, f"{said}.", rule, evidence=evidence)
+
+
+def overfit(c: Curves) -> Diagnosis | None:
+    """Were the training rows learned by heart, or fitted much better than held-out rows?"""
+    points, shares = c.points("train", "loss"), [v for _, v in c.points("train", "rewards/accuracies")]
+    held_out, last = c.points("eval", "loss"), c.last_accuracy()
+    if len(points) < 10 or not held_out or not c.training_loss_is_one_curve:
+        return None
+    losses = [v for _, v in points]
+    loss, first, outside = tail_mean(losses), held_out[0][1], held_out[-1][1]
+    share, high = (tail_mean(shares), last[1][1]) if shares and last else (0.0, 1.0)
+    sure = SURE * noise(losses) / max(3, len(losses) // 10) ** 0.5
+    evidence = {"train_loss": loss, "held_out_loss": outside, "train_accuracy": share, "held_out_high": high}
+    rule = (
+        f"training loss at most {FITTED:.0%} of the held-out loss and below it by {FITTED_OF_FIRST:.0%} of the first "
+        f"held-out loss and {SURE:.0f} standard errors (bad: at most {COLLAPSED_LOSS:.0%} of the first, with accuracy "
+        f"at least {COLLAPSED_ACCURACY} and the whole held-out interval more than {OVERFIT_GAP} below it)"
+    )
+    said = f"Training loss ends at {number(loss)}, held-out loss at {number(outside)}"
+    said += (
+        f"; training accuracy at {number(share, 3)}, held out at most {number(high, 3)}." if shares and last else "."
+    )
+    if loss <= COLLAPSED_LOSS * losses[0] and share >= COLLAPSED_ACCURACY and high < share - OVERFIT_GAP:
+        return Diagnosis(
+            "overfit",
+            "bad",
+            f"overfitted: training accuracy {number(share, 3)}, held out at most {number(high, 3)}",
+            f"The training loss collapsed to {number(loss)} with every pair ranked right; held-out pairs do not "
+            "follow: the rows were learned by heart. More epochs only make the log-ratios grow.",
+            rule,
+            f"fewer epochs, {c.lower_lr()}, raise {c.named('beta')}, or use IPO, whose loss is bounded",
+            evidence=evidence,
+            change=c.times_lr(1 / 3),
+        )
+    if loss <= FITTED * outside and outside - loss > max(FITTED_OF_FIRST * abs(first), sure):
+        return Diagnosis(
+            "rows_fitted",
+            "watch",
+            f"training rows are fitted better than held-out rows: loss {number(loss, 3)} against {number(outside, 3)}",
+            f"{said} Part of what was learned holds for the training rows alone, and further epochs add to that part.",
+            rule,
+            f"fewer epochs, {c.lower_lr()}, or more data",
+            evidence=evidence,
+        )
+    return Diagnosis("fit", "good", "no sign of rows learned by heart", said, rule, evidence=evidence)
+
+
+def distance(c: Curves) -> Diagnosis | None:
+    """How far did the policy go from where it started (KL of its own answers, nats)?"""
+    records = [r for r in c.held_out if is_number(r.get("kl"))]
+    if not records:
+        return None
+    last, (step, kl) = records[-1], c.points("eval", "kl")[-1]
+    bounds = interval_of(last, "kl")
+    low = bounds[0] if bounds else kl
+    tokens = last.get("kl_tokens", last.get("samples/length"))
+    per_token = low / tokens if is_number(tokens) and tokens > 0 else math.inf
+    said = number(kl, 3) + (f" {interval(*bounds)}" if bounds else "")
+    evidence = {"kl": kl, "kl_low": low}
+    rule = (
+        f"the lower end of the KL's 95% interval is above {KL_WATCH:.0f} nats per answer and {KL_WATCH_TOKEN} a token "
+        f"(bad: {KL_BAD:.0f} and {KL_BAD_TOKEN:.0f}); within bounds where no answer was cut and the estimate is not "
+        f"negative"
+    )
+    whom = kl_of(c.facts)
+    if low > KL_WATCH and per_token > KL_WATCH_TOKEN:
+        return Diagnosis(
+            "kl_large",
+            "bad" if low > KL_BAD and per_token > KL_BAD_TOKEN else "watch",
+            f"the policy went far: {whom} is {said} nats",
+            f"Best-of-n sampling would need n of about {_best_of(low)} to go as far. What the model knew before is "
+            "being given up for the preference.",
+            rule,
+            f"raise {c.named('beta')}, {c.lower_lr()}, or stop earlier (early_stop_patience)",
+            step,
+            evidence,
+            change=c.times_lr(1 / 3),
+        )
+    if kl < 0:
+        words = "A KL is never negative: the mean log-ratio of so few samples says nothing of it."
+        return Diagnosis("kl_unknown", "open", f"{whom} is not known", words, rule, "", step, evidence)
+    cut = _cut(last)
+    if cut:
+        return Diagnosis(
+            "kl_of_cut_answers",
+            "open",
+            f"{whom} is {said} nats or more: {cut:.0%} of the answers were cut",
+            f"It is the KL of the first {number(tokens, 3)} tokens, on average. That of whole answers is larger, and "
+            "not known.",
+            rule,
+            "raise sample_tokens",
+            step,
+            evidence,
+        )
+    per = f", {number(kl / tokens, 2)} per token" if is_number(tokens) and tokens > 0 else ""
+    title = f"{whom} is {said} nats, within bounds"
+    return Diagnosis("kl", "good", title, f"Per answer{per}.", rule, "", step, evidence)
+
+
+def _cut(record: Mapping[str, Any]) -> float:
+    """Share of the answers that were cut."""
+    cut, ended = record.get("kl_cut"), record.get("samples/eos_rate")
+    return cut if is_number(cut) else 1 - ended if is_number(ended) else 0.0
+
+
+def _step_of_ratio(c: Curves, tokens: float) -> int | None:
+    """The first evaluation at which the chosen responses' perplexity had passed the limit."""
+    points = c.points("eval", "logps/chosen")
+    passed = [s for s, v in points if (points[0][1] - v) / tokens >= math.log(CHOSEN_BAD)]
+    return passed[0] if passed else None
+
+
+def _best_of(kl: float) -> str:
+    """n of best-of-n sampling with this KL, ln n − (n − 1)/n: for large n about e^(KL + 1)."""
+    return "10" + f"{(kl + 1) / math.log(10):.0f}".translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))

@@ -1,0 +1,170 @@
+"""Was the preference learned, as far as held-out data can tell?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from afzal.health.curves import Curves, Diagnosis, whole
+from afzal.text import interval, is_number, number, plural, signed
+
+CHANCE = 0.5
+WIDE_INTERVAL = 0.10  # half width of the accuracy's 95% interval
+FEW_ROWS = 20
+LEAST_STEPS = 6  # logged updates whose ends can be told apart
+MOVED_MARGIN = 0.02  # reward units (beta times nats)
+MOVED_LOGP = 0.1  # nats per sequence
+MOVED_LOSS = 0.01  # share of the first loss
+
+
+def learning(c: Curves) -> Diagnosis | None:
+    """Does the policy rank held-out pairs as people did (or, without pairs, did the held-out loss fall)?"""
+    if not c.train or (c.rollouts and c.held_out):  # of a policy that learns from rewards, these are asked for
+        return None
+    stuck = None if c.rollouts else _unmoved(c) or _stuck(c)
+    if stuck:
+        return stuck
+    if not c.held_out:
+        return Diagnosis(
+            "no_evaluation",
+            "watch",
+            "nothing was held out",
+            "Every number is of rows the model was trained on, so nothing can be said about unseen data.",
+            "at least one evaluation line",
+            "give --eval-data, or set eval_fraction above 0",
+        )
+    last = c.last_accuracy()
+    return _accuracy(c, *last) if last else _falling_loss(c)
+
+
+def _unmoved(c: Curves) -> Diagnosis | None:
+    """Every held-out figure that depends on the weights alone is to the last bit what it was."""
+    names = [name for name in ("loss", "logps/chosen", "rewards/margins") if len(c.points("eval", name)) > 1]
+    if "loss" not in names or any(len({v for _, v in c.points("eval", name)}) > 1 for name in names):
+        return None
+    if any(v != 0 for _, v in c.points("eval", "kl")):
+        return None
+    lr = c.setting("lr")
+    remedy = "set lr above 0" if lr == 0 else f"raise {c.named('lr')}, or look for what keeps the weights from training"
+    return Diagnosis(
+        "weights_unmoved",
+        "bad",
+        "nothing was learned: the weights did not move",
+        f"Every held-out figure is to the last digit what it was before training{' (lr is 0)' if lr == 0 else ''}.",
+        "loss, log-probs and margins of all evaluations are equal, and the KL is 0",
+        remedy,
+        evidence={"loss": c.points("eval", "loss")[0][1]},
+    )
+
+
+def _stuck(c: Curves) -> Diagnosis | None:
+    """Nothing moved that would be worth the name: margin, log-prob and loss all stayed where they began."""
+    loss, margin, logp = c.change("loss"), c.margin(), c.change("logps/chosen")
+    if loss is None or (len(c.points("eval", "loss")) < 2 and len(c.train) < LEAST_STEPS):
+        return None
+    limits = ((loss, MOVED_LOSS * abs(loss[0])), (margin, MOVED_MARGIN), (logp, MOVED_LOGP))
+    if any(pair is not None and abs(pair[1] - pair[0]) >= limit for pair, limit in limits):
+        return None
+    also = f", the margin from {number(margin[0])} to {number(margin[1])}" if margin else ""
+    updates = c.facts.get("step")
+    took = f" in {plural(int(updates), 'update')} at {c.named('lr')}" if is_number(updates) else ""
+    return Diagnosis(
+        "nothing_moved",
+        "bad",
+        f"nothing was learned: the {c.subject} is nearly as it was",
+        f"The loss went from {number(loss[0])} to {number(loss[1])}{also}{took}. The steps were too few or too small.",
+        f"loss changed by less than {MOVED_LOSS:.0%} of its first value, margin by less than {MOVED_MARGIN}, chosen "
+        f"log-prob by less than {MOVED_LOGP} nats",
+        f"raise {c.named('lr')} about tenfold, or make more updates (a smaller batch_size, more epochs)",
+        evidence={"first": loss[0], "last": loss[1]},
+        change=c.times_lr(10),
+    )
+
+
+def _accuracy(c: Curves, last: Mapping[str, Any], bounds: tuple[float, float]) -> Diagnosis:
+    share, n, (low, high) = float(last["rewards/accuracies"]), last.get("n"), bounds
+    rows = f" of {plural(int(n), 'held-out pair')}" if is_number(n) else " of held-out pairs"
+    said = f"{number(share, 3)} {interval(low, high)}"
+    where = {"step": whole(last.get("step")), "evidence": {"accuracy": share, "low": low, "high": high}}
+    rule = f"the 95% interval of the last held-out reward accuracy lies above {CHANCE}"
+    if (low <= CHANCE <= high and (high - low) / 2 > WIDE_INTERVAL) or (is_number(n) and n < FEW_ROWS):
+        return Diagnosis(
+            "few_rows",
+            "watch",
+            f"too few held-out rows for a conclusion: accuracy {said}",
+            f"The {c.subject} ranks {share:.1%}{rows} as people did, but the 95% interval {interval(low, high)} is too "
+            "wide to say more.",
+            f"the interval includes {CHANCE} and its half width exceeds {WIDE_INTERVAL}, or fewer than {FEW_ROWS} rows",
+            "hold more rows out (about 400 give ±0.05): raise eval_fraction or give --eval-data",
+            **where,
+        )
+    if high < CHANCE:
+        return Diagnosis(
+            "backwards",
+            "bad",
+            f"the {c.subject} ranks held-out pairs backwards: accuracy {said}",
+            "Reward accuracy is below chance: the labels of the training or the evaluation rows are probably swapped.",
+            rule,
+            "look at a few rows with `afzal check`, and name the fields with --columns chosen=…,rejected=…",
+            **where,
+        )
+    if low <= CHANCE:
+        return Diagnosis(
+            "not_learning",
+            "bad",
+            f"no learning to be seen on held-out data: accuracy {said}",
+            f"The {c.subject} ranks {share:.1%}{rows} as people did, which chance explains. The weights did move, so "
+            "what they learned does not carry over.",
+            rule,
+            f"check that the labels mean something (`afzal check`), train longer, or change {c.named('beta')}",
+            **where,
+        )
+    margin = c.margin()
+    rise = f"; the margin went from {number(margin[0])} to {number(margin[1])}" if margin else ""
+    words = f"The {c.subject} ranks {share:.1%}{rows} as people did, 95% interval {interval(low, high)}{rise}."
+    if margin and margin[1] <= margin[0]:
+        title = f"the margin did not grow: {number(margin[0])} to {number(margin[1])}"
+        also = f"{words} Pairs were ranked so before training already."
+        remedy = f"check that the labels mean something (`afzal check`), or change {c.named('lr')}"
+        grew = f"{rule}, and the margin grew"
+        return Diagnosis("not_learning", "bad", title, also, grew, remedy, **where)
+    return Diagnosis("learning", "good", f"held-out accuracy {said}, above chance", words, rule, **where)
+
+
+def _falling_loss(c: Curves) -> Diagnosis | None:
+    """For methods without pairs: the held-out loss fell (for KTO, desirable above undesirable as well)."""
+    losses, margin = [v for _, v in c.points("eval", "loss")], c.margin()
+    if len(losses) < 2:
+        return None
+    first, last, best = losses[0], losses[-1], min(losses)
+    rule = f"the held-out loss fell by at least {MOVED_LOSS:.0%} of its first value, and the margin did not shrink"
+    words = f"Held-out loss went from {number(first)} to {number(last)}, at its best {number(best)}"
+    words += f"; desirable over undesirable by {signed(margin[1])} in reward." if margin else "."
+    evidence = {"first": first, "best": best}
+    grew = margin is None or margin[1] > margin[0]
+    if first - best >= MOVED_LOSS * abs(first) and grew:
+        title = f"held-out loss fell from {number(first)} to {number(best)}"
+        return Diagnosis("learning", "good", title, words, rule, evidence=evidence)
+    if last < first and grew:
+        return Diagnosis(
+            "little_learned",
+            "watch",
+            f"little was learned: the held-out loss fell only from {number(first)} to {number(last)}",
+            f"{words} That is less than {MOVED_LOSS:.0%}.",
+            rule,
+            f"raise {c.named('lr')}, or make more updates (a smaller batch_size, more epochs)",
+            evidence=evidence,
+            change=c.times_lr(3),
+        )
+    title = f"the held-out loss did not fall: {number(first)} to {number(last)}"
+    if last < first and margin is not None:
+        title = f"the margin did not grow: {number(margin[0])} to {number(margin[1])}"
+    return Diagnosis(
+        "not_learning",
+        "bad",
+        title,
+        f"{words} The weights did move, so what they learned does not carry over.",
+        rule,
+        f"check the data (`afzal check`), train longer, or change {c.named('lr')}",
+        evidence=evidence,
+    )

@@ -1,0 +1,95 @@
+"""A policy's answers as rows of a file, and how far each is from another policy's: what a round writes down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from afzal.config import IterateConfig
+from afzal.errors import AfzalError
+from afzal.generate import Sample, Sampling, sample
+from afzal.iterate.prompts import Question
+from afzal.model.load import load_model, pick_device
+from afzal.model.probe import choose_common_sharing
+from afzal.model.reference import Frozen
+from afzal.recipes.divergence import kl_along
+from afzal.recipes.setup import dtype_of
+from afzal.records import turns_to_json
+from afzal.tokens import continuations, end_ids
+from afzal.tokens.template import eos_id
+from afzal.train.feed import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """A loaded policy with all that turns prompts into answers."""
+
+    model: Any
+    tokenizer: Any
+    eos: tuple[int, ...]
+    rows_per_batch: int
+
+    @classmethod
+    def load(cls, path: str, config: IterateConfig, tokenizer: Any, template: str | None) -> Speaker:
+        """The policy saved at ``path``, on the device and in the number format of the settings."""
+        device = pick_device(config.device)
+        dtype = torch.bfloat16 if dtype_of(config, device) == "bf16" else torch.float32
+        model = load_model(path, device=device, dtype=dtype)
+        stated = eos_id(tokenizer, config.eos_token)
+        ends = end_ids(model.generation_config, tokenizer, template=template, stated=stated)
+        return cls(model.requires_grad_(False), tokenizer, tuple(ends), 128)
+
+    def draw(self, questions: Sequence[Question], n: int, sampling: Sampling, seed: int) -> list[Sample]:
+        """``n`` answers to every question, in order."""
+        prompts = [q.ids for q in questions]
+        return sample(
+            self.model, prompts, eos=self.eos, n=n, sampling=sampling, seed=seed, rows_per_batch=self.rows_per_batch
+        )
+
+
+def rows_of(drawn: Sequence[Sample], questions: Sequence[Question], tokenizer: Any) -> list[dict[str, Any]]:
+    """Answers as JSON values: ``prompt_index``, ``sample`` (its number among those of the prompt), ``prompt``,
+    ``text`` without its end marker, ``tokens`` with it, and ``stop``."""
+    texts = continuations(tokenizer, [(questions[s.prompt_index].ids, s.answer.tolist()) for s in drawn])
+    rows: list[dict[str, Any]] = []
+    for s, text in zip(drawn, texts, strict=True):
+        number = rows[-1]["sample"] + 1 if rows and rows[-1]["prompt_index"] == s.prompt_index else 0
+        prompt = turns_to_json(questions[s.prompt_index].prompt)
+        about = {"prompt_index": s.prompt_index, "sample": number, "prompt": prompt, "text": text}
+        rows.append({**about, "tokens": len(s.ids), "stop": s.stop})
+    return rows
+
+
+def sequence_kl(
+    policy: Any,
+    first: Any,
+    drawn: Sequence[Sample],
+    prompts: Sequence[Any],
+    budget: int,
+    temperature: float = 1.0,
+) -> list[float]:
+    """KL(policy || first) along each answer, in nats: :func:`~afzal.recipes.divergence.kl_along` of two models.
+
+    Args:
+        drawn: the policy's answers, in order of their prompts; every token counts, the end marker included.
+        prompts: token ids of the prompts that the samples count in.
+        budget: tokens per forward pass.
+        temperature: of both policies.
+
+    Raises:
+        AfzalError: the KL is infinite: the policy gives mass to a token that ``first`` never writes.
+    """
+    longest = max((len(prompts[s.prompt_index]) + len(s.ids) for s in drawn), default=0)
+    layout = Layout(choose_common_sharing((policy, first), longest), budget, next(policy.parameters()).device)
+    values = kl_along(policy, Frozen(first), drawn, prompts, layout, temperature)
+    if not all(map(math.isfinite, values)):
+        raise AfzalError(
+            "the KL of a policy to its start is not finite",
+            why="it can write tokens whose logits are -inf in the start model, or its logits are not numbers",
+            remedy="compare models that bar the same tokens",
+        )
+    return values

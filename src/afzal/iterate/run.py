@@ -1,0 +1,175 @@
+"""Iterative preference optimisation: rounds of generating, scoring, rejecting, pairing and training, in one folder.
+
+A run that was stopped anywhere goes on, and ends with the bytes of one that was not: stages meet in files. What a round
+came to is read off its files.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from afzal import runs
+from afzal.config import PEOPLE, IterateConfig
+from afzal.errors import AfzalError
+from afzal.iterate import figures
+from afzal.iterate.figures import Round
+from afzal.iterate.people import Waiting
+from afzal.iterate.prompts import Questions, ask, slice_of
+from afzal.iterate.stages import Job, again, measure, one_round, round_of, training
+from afzal.iterate.summary import finish, now
+from afzal.model.load import load_tokenizer, pick_device
+from afzal.recipes.contents import tokens_hash
+from afzal.recipes.methods import Recipe, recipe_of
+from afzal.recipes.named import input_hashes, refuse_changes
+from afzal.recipes.runtime import fixed_date
+from afzal.recipes.train import Stopped
+from afzal.rewards.source import Rewarder, reward_source
+from afzal.tokens.tree import tree
+from afzal.train import ranks
+
+
+def iterate(config: IterateConfig, *, resume: bool = False, command: str = "") -> Path:
+    """Run the rounds that ``config`` describes and return the folder; its report says which policy is the best.
+
+    Where people are to label answers the folder comes back with the status ``waiting``, and goes on with ``resume``.
+
+    Args:
+        resume: go on with the run in ``config.out`` wherever it stopped.
+        command: what the person typed, for the record.
+
+    Raises:
+        AfzalError: a fault of the input or the set-up; ``Stopped`` when a signal ended a round's training.
+    """
+    ranks.alone("afzal iterate")
+    with fixed_date(Path(config.out) / "run.json", resume) as date:
+        return _iterate(config, resume, command, date)
+
+
+def _iterate(config: IterateConfig, resume: bool, command: str, date: str) -> Path:
+    recipe = recipe_of(training(config, 1, config.model, config.prompts, config.out))
+    _refuse_reference(config, recipe)
+    tokenizer = load_tokenizer(config.model)
+    asked = ask(config, tokenizer)
+    reward, watch = (_source(spec, config) for spec in (config.reward, config.watch_reward))
+    run = _open(config, asked, resume)
+    with run:
+        try:
+            run.update(template_date=date, **({"command": command} if command else {}))
+            _all_rounds(Job(config, run, asked, tokenizer, recipe, reward, watch))
+        except Stopped as stop:
+            run.update(status="stopped", stop_reason=stop.signal, finished=now())
+            raise Stopped(stop.signal, run.path, stop.step, remedy=f"continue with: {again(run)}") from None
+        except KeyboardInterrupt:
+            run.update(status="stopped", stop_reason="SIGINT", finished=now())
+            raise
+        except BaseException as error:
+            with suppress(AfzalError):  # on a full disk even this may fail; the first error is the one to tell
+                run.update(status="failed", stop_reason=f"{type(error).__name__}: {error}", finished=now())
+            raise
+    return run.path
+
+
+def _all_rounds(job: Job) -> None:
+    for note in (*job.asked.notes, *_notes(job.config, job.recipe)):
+        _say(f"note: {note}")
+    first = measure(job, 0)
+    found = [Round(0, measured=figures.figures(first, first))]
+    _say(figures.line(found[0]))
+    while True:
+        number = len(found)
+        if reason := _ended(job, found):
+            break
+        try:
+            found.append(one_round(job, number, first))
+        except Waiting as waiting:
+            finish(job, found, "waiting", "labels")
+            _say(str(waiting))
+            return
+        _say(figures.line(found[-1]))
+        job.run.update(step=sum(r.steps for r in found))
+    last = max((r.number for r in found if r.steps), default=0)
+    if not found[last].measured:
+        found[last] = round_of(job, last, measure(job, last), first)
+        _say(figures.line(found[last]))
+    for said in finish(job, found, "finished", reason):
+        _say(said)
+
+
+def _ended(job: Job, found: Sequence[Round]) -> str:
+    """Why there is no further round; empty when there is one."""
+    config, number = job.config, len(found)
+    if number > 1 and not found[-1].pairs:
+        return "no_pairs"
+    limits = {"patience": config.patience, "min_gain": config.min_gain}
+    if reason := figures.stop_reason(found, kl_budget=config.kl_budget, **limits):
+        return reason
+    if number > config.rounds:
+        return "finished"
+    left = slice_of(job.asked.groups, number, job.asked.per_round, again=config.reuse_prompts)
+    return "" if left else "no_prompts"
+
+
+def _notes(config: IterateConfig, recipe: Recipe) -> list[str]:
+    """What a person should know before the first round."""
+    if config.reference != "previous" or config.rounds == 1:
+        return []
+    beta = next((term.parameters["beta"] for term in recipe.terms if "beta" in term.parameters), None)
+    if beta is None:
+        return ["the reference moves with the policy, so every round adds to how far it may go from the first policy"]
+    return [
+        f"the reference moves with the policy: over {config.rounds} rounds, beta {beta:g} holds it to the first one no "
+        f"more than {beta / config.rounds:.3g} would; beta {beta * config.rounds:g} ({config.rounds} x {beta:g}) "
+        f"would act as {beta:g} does beside a reference that stays"
+    ]
+
+
+def _refuse_reference(config: IterateConfig, recipe: Recipe) -> None:
+    if config.reference == "previous" and not recipe.needs_reference:
+        raise AfzalError(f"reference is without effect: {config.objective} has no reference", remedy="leave it out")
+
+
+def _open(config: IterateConfig, asked: Questions, resume: bool) -> runs.Run:
+    plain = config.model_dump(mode="json")
+    facts = {"source": config.prompts, "fingerprint": asked.fingerprint}
+    facts |= {"train": len(asked.groups), "eval": len(asked.held_out)}
+    facts["tokens"] = _tokens(asked)
+    files = input_hashes(config)
+    if not resume:
+        run = runs.create(config.out, plain)
+        about = {"method": "iterate", "config": plain, "seed": config.seed, "data": facts, "files": files}
+        run.update(**about, model={"path": config.model}, reference=f"{config.reference} policy")
+        return run
+    run = runs.resume(config.out)
+    try:
+        method = run.facts().get("method")
+        other = [] if method in (None, "iterate") else [f"this is a run of {method}, not of iterate"]
+        seen = {
+            "fingerprint": ("prompts: the content of the file", asked.fingerprint),
+            "tokens": ("tokens: what the prompts become (tokenizer, chat template, versions)", facts["tokens"]),
+        }
+        refuse_changes(run, plain, files, seen, other)
+        run.update(status="running", method="iterate", config=plain, data=facts, files=files)
+    except BaseException:
+        run.release()
+        raise
+    return run
+
+
+def _tokens(asked: Questions) -> str:
+    """The hash of all prompts as tokens, in the order in which rounds take them."""
+    groups = [*asked.groups, asked.held_out]
+    return tokens_hash([[tree(q.demonstration, q.ids, ()) for q in group] for group in groups])
+
+
+def _source(spec: str | None, config: IterateConfig) -> Rewarder | None:
+    if spec is None or spec == PEOPLE:
+        return None
+    limits = {"max_tokens": config.max_tokens, "tokens_per_forward": config.pass_tokens}
+    return reward_source(spec, device=pick_device(config.device), eos_token=config.eos_token, **limits)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

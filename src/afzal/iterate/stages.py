@@ -1,0 +1,295 @@
+"""The stages of a round: generate, score, reject and pair, train, measure. Each writes a file, or finds it there.
+
+A file is whole or not there, so that a stage that was stopped is done again from its beginning, and one that ended is
+not. A round's training goes on from its own checkpoints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from afzal import runs
+from afzal.config import PEOPLE, IterateConfig, PreferConfig, TrainConfig, make
+from afzal.data.native import from_row, to_row
+from afzal.data.turns import messages
+from afzal.generate import Sampling
+from afzal.iterate import figures
+from afzal.iterate.answers import Speaker, rows_of, sequence_kl
+from afzal.iterate.figures import Round
+from afzal.iterate.pairing import Candidate, Rejection, against_own, paired_item, pairs_of, rejected, uniforms
+from afzal.iterate.people import TO_LABEL, labelled_items, questionnaire
+from afzal.iterate.prompts import Question, Questions, slice_of
+from afzal.recipes.methods import Recipe, recipe_of
+from afzal.recipes.train import train
+from afzal.records import Item, preferences
+from afzal.rewards.source import Rewarder
+
+Row = dict[str, Any]
+
+SAMPLES, SCORES, REJECTED, PAIRS = "samples.jsonl", "scores.jsonl", "rejected.jsonl", "pairs.jsonl"
+TRAIN, MEASURED, FRESH = "train.jsonl", "measured.jsonl", "measured-fresh.jsonl"
+
+# A round's training takes over every setting that it has in common with the rounds, but for those that a round decides
+# itself: where it starts and writes to, what its reference is, how its own rows are read, and what of them is held out.
+_OF_THE_ROUND = {"model", "out", "reference", "columns", "data_format", "eval_fraction", "eval_every_steps"}
+_OF_THE_FIRST = {"adapter", "lora_rank", "lora_alpha", "lora_targets"}  # later rounds train on the adapter that it made
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all rounds share."""
+
+    config: IterateConfig
+    run: runs.Run
+    asked: Questions
+    tokenizer: Any
+    recipe: Recipe
+    reward: Rewarder | None
+    watch: Rewarder | None
+
+    def folder(self, number: int) -> Path:
+        """Where the files of a round are; round 0 is the policy that the run starts from."""
+        return self.run.path / "rounds" / f"{number:03d}"
+
+    def policy(self, number: int) -> str:
+        """The model that round ``number`` made; the first one's is the one that the run starts from."""
+        return str(self.folder(number) / "run") if number else self.config.model
+
+
+def one_round(job: Job, number: int, first: Sequence[Row]) -> Round:
+    """One round from wherever its files say it stands; without pairs it ends before its training.
+
+    Args:
+        first: the first policy's answers to the held-out prompts, as :func:`measure` gives them.
+
+    Raises:
+        Waiting: people have not labelled its answers yet.
+    """
+    config, folder, start = job.config, job.folder(number), job.policy(number - 1)
+    groups = slice_of(job.asked.groups, number, job.asked.per_round, again=config.reuse_prompts)
+    asked = [question for group in groups for question in group]
+    samples = _stage(folder / SAMPLES, lambda: _samples(job, number, start, asked))
+    scores: Sequence[Row] = ()
+    if job.reward is not None and config.pairing != "spin":
+        scores = _stage(folder / SCORES, lambda: _scores(job, samples))
+    if not (folder / PAIRS).exists():
+        items, lost = _pairs(job, number, asked, samples, scores)
+        write(folder / REJECTED, lost)
+        write(folder / PAIRS, [to_row(item) for item in items])
+    if not (folder / PAIRS).stat().st_size:
+        return round_of(job, number, (), first)
+    _train(job, number, start)
+    due = number % config.measure_every == 0 or number == config.rounds
+    return round_of(job, number, measure(job, number) if due else (), first)
+
+
+def _samples(job: Job, number: int, policy: str, asked: Sequence[Question]) -> list[Row]:
+    config = job.config
+    speaker = Speaker.load(policy, config, job.tokenizer, job.asked.template)
+    sampling = Sampling(
+        config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0, config.min_new_tokens
+    )
+    drawn = speaker.draw(asked, config.n, sampling, _seed(config.seed, f"round-{number}"))
+    return rows_of(drawn, asked, job.tokenizer)
+
+
+def _scores(job: Job, samples: Sequence[Row]) -> list[Row]:
+    assert job.reward is not None
+    values = job.reward([_prompt(row) for row in samples], [row["text"] for row in samples], _ended(samples))
+    return [
+        {"prompt_index": row["prompt_index"], "sample": row["sample"], "reward": value}
+        for row, value in zip(samples, values, strict=True)
+    ]
+
+
+def _ended(rows: Sequence[Row]) -> list[bool]:
+    return [row["stop"] == "eos" for row in rows]
+
+
+def _pairs(
+    job: Job, number: int, asked: Sequence[Question], samples: Sequence[Row], scores: Sequence[Row]
+) -> tuple[list[Item], list[Row]]:
+    """The round's pairs, and a line for everything that was rejected."""
+    by_prompt: dict[int, list[Candidate]] = {}
+    for k, row in enumerate(samples):
+        reward = scores[k]["reward"] if scores else float("nan")
+        by_prompt.setdefault(row["prompt_index"], []).append(Candidate(row["text"], reward, row["stop"] == "eos"))
+    if job.config.reward == PEOPLE:
+        return _by_people(job, number, asked, by_prompt)
+    items, lost = [], []
+    for index, candidates in by_prompt.items():
+        item_id = f"r{number:03d}-{index:05d}"
+        item, why = _pair(job.config, item_id, asked[index], candidates)
+        items += [replace(item, extra=asked[index].stated)] if item else []
+        lost += [_lost(item_id, rejection) for rejection in why]
+    return items, lost
+
+
+def _pair(
+    config: IterateConfig, item_id: str, asked: Question, candidates: Sequence[Candidate]
+) -> tuple[Item | None, list[Rejection]]:
+    pairing = config.pairing
+    repeats = "keep" if pairing == "rso" else "reject"
+    kept, lost = rejected(candidates, require_eos=config.require_eos, repeats=repeats)
+    if pairing == "spin":
+        item, more = against_own(item_id, asked.prompt, asked.demonstration, candidates, kept)
+        return item, [*lost, *more]
+    pairs, more = pairs_of(
+        candidates,
+        kept,
+        pairing,
+        uniforms(f"{config.seed}/{item_id}"),
+        min_margin=config.min_margin,
+        rso_beta=config.rso_beta,
+        rso_accepted=config.rso_accepted,
+    )
+    item = paired_item(item_id, asked.prompt, candidates, pairs) if pairs else None
+    return item, [*lost, *more]
+
+
+def _by_people(
+    job: Job, number: int, asked: Sequence[Question], by_prompt: Mapping[int, Sequence[Candidate]]
+) -> tuple[list[Item], list[Row]]:
+    """What people said about the answers, once they have; until then a file to be labelled, and the wait."""
+    items, lost = [], []
+    for index, candidates in by_prompt.items():
+        item_id = f"r{number:03d}-{index:05d}"
+        item, why = questionnaire(item_id, asked[index].prompt, candidates, require_eos=job.config.require_eos)
+        items += [replace(item, extra=asked[index].stated)] if item else []
+        lost += [_lost(item_id, rejection) for rejection in why]
+    folder = job.folder(number)
+    _stage(folder / TO_LABEL, lambda: [to_row(item) for item in items])
+    if not items:
+        return [], lost
+    said, undecided = labelled_items(folder, items, again(job.run))
+    return said, [*lost, *(_lost(item_id, rejection) for item_id, rejection in undecided)]
+
+
+def _train(job: Job, number: int, start: str) -> None:
+    """The round's training, from its beginning, from its newest checkpoint, or not at all when it is done."""
+    out, data = job.folder(number) / "run", job.folder(number) / PAIRS
+    if job.config.accumulate and number > 1:
+        data = job.folder(number) / TRAIN
+        _stage(data, lambda: [row for k in range(1, number + 1) for row in read(job.folder(k) / PAIRS)])
+    begun = (out / "run.json").exists()
+    if begun and runs.open_run(out).facts().get("status") == "finished" and (out / "report.html").exists():
+        return
+    if not begun and out.exists():  # killed before it had said what it is
+        shutil.rmtree(out)
+    several = len({json.dumps(row["prompt"]) for row in read(data)}) > 1
+    train(training(job.config, number, start, str(data), str(out), held_out=several), resume=begun)
+
+
+def training(
+    config: IterateConfig, number: int, start: str, data: str, out: str, *, held_out: bool = True
+) -> TrainConfig:
+    """The ordinary settings of one round's training; without ``held_out`` none of its pairs are."""
+    common = (IterateConfig.model_fields.keys() & PreferConfig.model_fields.keys()) - _OF_THE_ROUND
+    given = {key: getattr(config, key) for key in sorted(common if number == 1 else common - _OF_THE_FIRST)}
+    if held_out:
+        given |= {"eval_fraction": config.eval_fraction, "eval_every_steps": config.eval_every_steps}
+    else:
+        given |= {"eval_fraction": 0.0}
+    if config.reference == "initial" and number > 1 and _needs_reference(config):
+        given["reference"] = config.model
+    return make("prefer", model=start, data=data, out=out, clean=False, sample_tokens=config.max_new_tokens, **given)
+
+
+def _needs_reference(config: IterateConfig) -> bool:
+    plain = make("prefer", model="", data="", objective=config.objective, objective_arg=config.objective_arg)
+    return recipe_of(plain).needs_reference
+
+
+def measure(job: Job, number: int) -> list[Row]:
+    """The policy's answers to the held-out prompts at temperature 1, with rewards and KL to the first policy.
+
+    Every policy draws by the same random numbers.
+    """
+    return _stage(job.folder(number) / MEASURED, lambda: _measured(job, number, "held-out"))
+
+
+def measure_fresh(job: Job, number: int) -> list[Row]:
+    """As :func:`measure`, by other random numbers: what chose the policy is not what it is described by."""
+    return _stage(job.folder(number) / FRESH, lambda: _measured(job, number, "held-out-fresh"))
+
+
+def _measured(job: Job, number: int, draws: str) -> list[Row]:
+    config, asked = job.config, job.asked.held_out
+    speaker = Speaker.load(job.policy(number), config, job.tokenizer, job.asked.template)
+    plain = Sampling(config.max_new_tokens)  # the policy itself, nothing barred: so its mean KL is unbiased
+    drawn = speaker.draw(asked, config.held_out_samples, plain, _seed(config.seed, draws))
+    rows = rows_of(drawn, asked, job.tokenizer)
+    kl = [0.0] * len(rows)
+    if number:
+        first = Speaker.load(config.model, config, job.tokenizer, job.asked.template).model
+        kl = sequence_kl(speaker.model, first, drawn, [q.ids for q in asked], config.pass_tokens)
+    prompts, texts = [_prompt(row) for row in rows], [row["text"] for row in rows]
+    for name, source in (("reward", job.reward), ("watch_reward", job.watch)):
+        for row, value in zip(
+            rows, source(prompts, texts, _ended(rows)) if source else [None] * len(rows), strict=True
+        ):
+            row[name] = value
+    return [{**row, "kl": value} for row, value in zip(rows, kl, strict=True)]
+
+
+def round_of(job: Job, number: int, measured: Sequence[Row], first: Sequence[Row]) -> Round:
+    """A round as its files tell it."""
+    folder = job.folder(number)
+    samples, items = read(folder / SAMPLES), [from_row(row) for row in read(folder / PAIRS)]
+    pairs = [(item.id, p) for item in items for p in preferences(item) if p.p != 0.5]
+    gaps = [(name, p.margin) for name, p in pairs if p.margin is not None]
+    run = folder / "run"
+    return Round(
+        number,
+        f"rounds/{number:03d}/run" if items else "",
+        prompts=len({row["prompt_index"] for row in samples}),
+        samples=len(samples),
+        pairs=len(pairs),
+        steps=int(runs.open_run(run).facts().get("step", 0)) if items else 0,
+        lost=figures.lost_counts(read(folder / REJECTED)),
+        margin=figures.estimate(gaps) if gaps else None,
+        measured=figures.figures(measured, first) if measured else {},
+    )
+
+
+def _stage(path: Path, make_rows: Callable[[], Sequence[Row]]) -> list[Row]:
+    """The rows of a stage: from its file, or made and written. Either way they are what the file says."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, make_rows())
+    return read(path)
+
+
+def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replace a file of JSON lines as a whole."""
+    runs.atomic_write(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a file; none where there is no file."""
+    return list(runs.read_jsonl(path))
+
+
+def _prompt(row: Row) -> Any:
+    return row["prompt"] if isinstance(row["prompt"], str) else messages(row["prompt"], "prompt")
+
+
+def _lost(item_id: str, rejection: Rejection) -> Row:
+    about = {"item_id": item_id, "reason": rejection.reason, "detail": rejection.detail}
+    return {**about, "stage": "reject", "action": "dropped", "unit": rejection.unit}
+
+
+def _seed(seed: int, name: str) -> int:
+    """A seed for each use of random numbers, from the run's own."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
+
+
+def again(run: runs.Run) -> str:
+    """The command that goes on with a run."""
+    return f"afzal iterate {run.path} --resume"

@@ -1,0 +1,125 @@
+"""What a run of rounds leaves behind: the summary, the metrics and samples of its page, and the policy to use."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from afzal import report, runs
+from afzal.iterate import figures
+from afzal.iterate.figures import Round
+from afzal.iterate.stages import MEASURED, REJECTED, Job, Row, measure_fresh, read, write
+from afzal.stats.intervals import Estimate
+from afzal.text import plural
+
+
+def finish(job: Job, found: Sequence[Round], status: str, reason: str) -> list[str]:
+    """Write summary, metrics, samples and page, all made anew from the rounds' files; returns what is to be said.
+
+    A finished run measures the policy it recommends once more: it was chosen by its figures, so those flatter it.
+    """
+    path, best = job.run.path, figures.best_round(found, job.config.kl_budget)
+    policy = str(path / best.policy) if best.number else job.config.model
+    body = {"rounds": [figures.to_json(r) for r in found], "best": best.number, "stop_reason": reason}
+    fresh: dict[str, Estimate] = {}
+    if status == "finished" and best.number:
+        first = read(job.folder(0) / MEASURED)
+        fresh = figures.figures(measure_fresh(job, best.number), first, common=False)
+        body["best_fresh"] = {name: figures.plain(e) for name, e in fresh.items()}
+    runs.atomic_write(path / "rounds.json", json.dumps(body, indent=2) + "\n")
+    runs.atomic_write(path / "rounds.csv", figures.csv(found))
+    write(path / "metrics.jsonl", _metrics(job, found))
+    last = next(r for r in reversed(found) if r.measured)
+    stages = [("before", 0), *([("after", last.number)] if last.number else [])]
+    write(path / "samples.jsonl", [row for stage, k in stages for row in _page_samples(job, stage, k)])
+    write(path / "losses.jsonl", [row for r in found for row in _lost(job, r.number)])
+    runs.atomic_write(path / "data.json", json.dumps({"notes": job.asked.notes}, indent=2) + "\n")
+    steps = sum(r.steps for r in found)
+    trained = [runs.open_run(job.folder(r.number) / "run").facts() for r in found if r.steps]
+    about = {key: trained[0].get(key) for key in ("objective", "chat")} if trained else {}
+    job.run.update(status=status, stop_reason=reason, best=policy, step=steps, steps=steps, finished=now(), **about)
+    words = _words(found, replace(best, measured=fresh or best.measured), policy, reason)
+    report.build(path, figures.sections(found, words))
+    return [*figures.alarms(found), words]
+
+
+def _lost(job: Job, number: int) -> list[Row]:
+    where = f"round {number}"
+    return [{"where": where, **row} for row in read(job.folder(number) / REJECTED)]
+
+
+_REASONS = {
+    "finished": "all rounds were made",
+    "kl_budget": "the KL to the first policy is above kl_budget",
+    "plateau": "the held-out reward did not rise any more (patience)",
+    "no_pairs": "no pair was left in the last round",
+    "no_prompts": "there are no fresh prompts left",
+    "labels": "people have not labelled the answers yet",
+}
+
+
+def _words(found: Sequence[Round], best: Round, policy: str, reason: str) -> str:
+    """The outcome in a few sentences."""
+    made = f"{plural(sum(bool(r.steps) for r in found), 'round')} of training"
+    ended = f"; no more, since {_REASONS[reason]}"
+    kl, reward = best.mean("kl") or 0.0, best.mean("reward")
+    worth = "" if reward is None else f" reward {reward:.3f} (from {found[0].mean('reward') or 0.0:.3f}),"
+    later = [r for r in found if r.measured and r.number > best.number]
+    hacked = bool(later) and bool(figures.alarms(found))
+    if not best.number:
+        none = " No round is sound: the first policy is the one to use." if hacked else ""
+        none = none or (" No round is better than the first policy." if len(found) > 1 else "")
+        return f"{made}{ended}.{none}"
+    said = f"{made}{ended}. The policy to use is {policy}: held out, on fresh answers,{worth} KL {kl:.3f} nats to the "
+    said += "first policy."
+    return said + (" The rounds after it are not recommended, whatever their reward." if hacked else "")
+
+
+def _metrics(job: Job, found: Sequence[Round]) -> list[Row]:
+    """The training lines of all rounds by number of updates since the start, and a held-out line for each policy."""
+    rows: list[Row] = []
+    step = 0
+    for r in found:
+        if r.steps:
+            trained = runs.open_run(job.folder(r.number) / "run").metrics("train")
+            rows += [{**line, "step": step + line["step"], "round": r.number} for line in trained]
+            step += r.steps
+        if r.measured:
+            rows.append(_evaluation(r, step))
+    return rows
+
+
+_NAMES = {"length": "samples/length", "ended": "samples/eos_rate"}
+
+
+def _evaluation(r: Round, step: int) -> Row:
+    row: Row = {"kind": "eval", "step": step, "round": r.number, "n": r.measured["length"].count}
+    for name, e in r.measured.items():
+        key = _NAMES.get(name, name)
+        row |= {key: e.mean, **({f"{key}_se": e.se} if math.isfinite(e.se) else {})}
+    return row
+
+
+def _page_samples(job: Job, stage: str, number: int) -> list[Row]:
+    """One answer per held-out prompt, as the page shows them."""
+    rows = read(job.folder(number) / MEASURED)
+    return [
+        {
+            "stage": stage,
+            "prompt": row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"],
+            "text": row["text"],
+            "tokens": row["tokens"],
+            "stop": row["stop"],
+            "prompt_id": str(row["prompt_index"]),
+        }
+        for row in rows
+        if row["sample"] == 0
+    ]
+
+
+def now() -> str:
+    """The time in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

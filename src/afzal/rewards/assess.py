@@ -1,0 +1,361 @@
+"""Scores of every response of a data set, and what they say about the model that gave them.
+
+Shapes: B responses, N heads, K responses of an item.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afzal.records import Item, comparisons, preferences, prompt_key
+from afzal.report import LineChart, Section, Series, Table
+from afzal.report.svg import HELD_OUT, OPTIMUM
+from afzal.stats.calibration import Calibration, Trend, calibration, trend
+from afzal.stats.intervals import Interval, clustered, share
+from afzal.text import plural
+from afzal.tokens import Branch, Loss, Tree, encode, stop_token
+from afzal.tokens.batch import Batch
+from afzal.train.feed import Layout
+
+ScoreBatch = Callable[[Batch], Tensor]
+"""Scores ``[B, N]`` of a batch's responses."""
+
+_FEW = 10  # votes below which an annotator's accuracy says nothing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredItem:
+    """An item with its responses' scores ``[K]`` (mean over heads), their spread over heads ``[K]`` (0 with one head)
+    and lengths ``[K]`` in tokens. NaN and 0 where a response could not be read."""
+
+    item: Item
+    scores: np.ndarray
+    spread: np.ndarray
+    lengths: np.ndarray
+
+
+def score_items(
+    score: ScoreBatch,
+    items: Sequence[Item],
+    tokenizer: Any,
+    layout: Layout,
+    *,
+    cut: Collection[tuple[int, int]] = (),
+    **encoding: Any,
+) -> tuple[list[ScoredItem], list[Loss]]:
+    """Every response of ``items``, in order; and what could not be read, or not whole, with the reason.
+
+    Args:
+        cut: (item, response) of those that were cut at a limit as they were written: they are read as they are, without
+            the end mark that other responses get.
+        encoding: ``max_tokens``, ``chat_template`` and ``eos`` as for :func:`afzal.tokens.encode`.
+    """
+    places, losses = _read(items, tokenizer, cut, encoding)
+    return _filled(items, places, _by_tree(score, [t for t, _, _ in places], layout)), losses
+
+
+def score_heads(
+    score: ScoreBatch, items: Sequence[Item], tokenizer: Any, layout: Layout, **encoding: Any
+) -> list[np.ndarray]:
+    """Per item ``[K, N]`` the scores of its responses one by one, as :func:`score_items` has their mean; NaN where a
+    response could not be read."""
+    places, _ = _read(items, tokenizer, (), encoding)
+    found = _by_tree(score, [t for t, _, _ in places], layout)
+    width = max((len(row) for rows in found.values() for row in rows), default=1)
+    made = [np.full((len(item.responses), width), math.nan) for item in items]
+    for t, k, responses in places:
+        for branch, response in enumerate(responses):
+            made[k][response] = found[id(t)][branch]
+    return made
+
+
+def _read(
+    items: Sequence[Item], tokenizer: Any, cut: Collection[tuple[int, int]], encoding: Mapping[str, Any]
+) -> tuple[list[tuple[Tree, int, list[int]]], list[Loss]]:
+    """Trees, each with its item and the response of each branch; and what could not be read, or not whole."""
+    encoded = encode(items, tokenizer, **encoding)
+    places: list[tuple[Tree, int, list[int]]] = []  # a tree, its item, and the response of each branch
+    broken = []
+    for t, k in zip(encoded.trees, encoded.kept, strict=True):
+        if len(t.branches) == len(items[k].responses):
+            places.append((t, k, list(range(len(t.branches)))))
+        else:
+            broken += [(k, r) for r in range(len(items[k].responses))]
+    # an item that lost a response is read again one response at a time, so that each is known by its number
+    singles = [replace(items[k], responses=(items[k].responses[r],), votes=()) for k, r in broken]
+    again = encode(singles, tokenizer, **encoding) if singles else None
+    for t, n in zip(again.trees, again.kept, strict=True) if again else ():
+        places.append((t, broken[n][0], [broken[n][1]]))
+    if cut:
+        places = [
+            (_as_cut(t, items[k], [(k, r) in cut for r in rs], tokenizer, encoding), k, rs) for t, k, rs in places
+        ]
+    return places, [*encoded.drops, *encoded.cuts]
+
+
+def end_of(tokenizer: Any, template: str | None, eos: int | None) -> int:
+    """Id of the mark that ends a response: ``eos`` where it is named, else that of the template or the tokenizer."""
+    end = eos
+    if end is None:
+        end = tokenizer.eos_token_id if template is None else stop_token(tokenizer, template)
+    assert end is not None  # encode has refused such a tokenizer before
+    return end
+
+
+def _as_cut(t: Tree, item: Item, cut: Sequence[bool], tokenizer: Any, encoding: Mapping[str, Any]) -> Tree:
+    """The tree whose branches that were ``cut`` have no end mark; one of nothing else keeps it."""
+    end = end_of(tokenizer, encoding.get("chat_template") if item.is_chat else None, encoding.get("eos"))
+    branches = []
+    for b, was_cut in zip(t.branches, cut, strict=True):
+        last = int(np.flatnonzero(b.scored)[-1])
+        shorten = was_cut and last > 0 and b.ids[last] == end and b.scored[:last].any()
+        branches.append(Branch(b.ids[:last], b.scored[:last]) if shorten else b)
+    return replace(t, branches=tuple(branches))
+
+
+def _by_tree(score: ScoreBatch, trees: Sequence[Tree], layout: Layout) -> dict[int, list[np.ndarray]]:
+    found: dict[int, list[np.ndarray]] = {id(t): [] for t in trees}
+    with torch.no_grad():
+        for batch in layout.batches(trees):
+            for (t, _), row in zip(batch.sources, score(batch).float().cpu().numpy(), strict=True):
+                found[id(t)].append(row)
+    return found
+
+
+def _filled(
+    items: Sequence[Item], places: Sequence[tuple[Tree, int, list[int]]], found: dict[int, list[np.ndarray]]
+) -> list[ScoredItem]:
+    blank = lambda item, value: np.full(len(item.responses), value)  # noqa: E731
+    made = [ScoredItem(item, blank(item, math.nan), blank(item, math.nan), blank(item, 0)) for item in items]
+    for t, k, responses in places:
+        for branch, response in enumerate(responses):
+            row = found[id(t)][branch].astype(np.float64)
+            made[k].scores[response] = row.mean()
+            made[k].spread[response] = row.std(ddof=1) if len(row) > 1 else 0.0
+            made[k].lengths[response] = int(t.branches[branch].scored.sum())
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How many of ``n`` pairs or votes are right, by weight (ties in score count one half), with its 95 % interval over
+    prompts."""
+
+    known: Interval
+    n: int
+
+    @property
+    def value(self) -> float:
+        """The share itself, from 0 to 1."""
+        return self.known.value
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its 95% interval."""
+        return self.known.ends
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts the pairs are of."""
+        return self.known.n
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What scores are worth against the preferences of the same items; None where there is nothing to compare with.
+
+    ``length`` is the pull of a response's tokens on its score, ``length_within`` that of the difference in tokens on
+    the difference in score inside a pair; ``strength`` that of the stated strength of a preference on the difference
+    in score. ``annotators`` holds those with enough votes.
+    """
+
+    accuracy: Share | None
+    calibration: Calibration | None
+    length: Trend | None
+    length_within: Trend | None
+    strength: Trend | None
+    annotators: dict[str, Share]
+    spread: float
+    n_responses: int
+
+    def facts(self) -> dict[str, Any]:
+        """The figures as plain values, for ``run.json``."""
+        found: dict[str, Any] = {"responses": self.n_responses}
+        if self.accuracy:
+            found["accuracy"] = _share(self.accuracy)
+        for name in ("calibration", "length", "length_within", "strength"):
+            if (value := getattr(self, name)) is not None:
+                found[name] = asdict(value)
+        if self.annotators:
+            found["annotators"] = {name: _share(share) for name, share in self.annotators.items()}
+        return found | ({"spread_over_heads": self.spread} if self.spread else {})
+
+
+def _share(share: Share) -> dict[str, float]:
+    low, high = share.interval
+    return {"value": share.value, "low": low, "high": high, "n": share.n, "prompts": share.prompts}
+
+
+def assess(scored: Sequence[ScoredItem]) -> Assessment:
+    """All figures of scores against the preferences, votes and lengths of their items.
+
+    Pairs count by their weight, as in the loss. What shares a prompt is not independent, so intervals are over prompts.
+    """
+    keys = [prompt_key(s.item) for s in scored]
+    placed = [
+        (key, s, q)
+        for key, s in zip(keys, scored, strict=True)
+        for q in preferences(s.item)
+        if q.weight > 0 and np.isfinite(s.scores[[q.i, q.j]]).all()
+    ]
+    prompts, pairs = [key for key, _, _ in placed], [(s, q) for _, s, q in placed]
+    weights = np.array([q.weight for _, q in pairs])
+    gaps = np.array([s.scores[q.i] - s.scores[q.j] for s, q in pairs])
+    p = np.array([q.p for _, q in pairs])
+    longer = np.array([s.lengths[q.i] - s.lengths[q.j] for s, q in pairs])
+    stated = np.array([math.nan if q.margin is None else q.margin for _, q in pairs])
+    known = np.isfinite(stated)
+    scores, lengths, spread = (
+        np.concatenate([getattr(s, name)[np.isfinite(s.scores)] for s in scored] or [np.zeros(0)])
+        for name in ("scores", "lengths", "spread")
+    )
+    of_score = [key for key, s in zip(keys, scored, strict=True) for _ in range(int(np.isfinite(s.scores).sum()))]
+    decided = p != 0.5
+    return Assessment(
+        accuracy=_share_of(_picked(prompts, decided), gaps[decided], weights[decided]),
+        calibration=calibration(gaps, p, prompts, weights) if len(gaps) else None,
+        length=trend(lengths, scores, of_score),
+        length_within=trend(longer, gaps, prompts),
+        strength=trend(stated[known], gaps[known], _picked(prompts, known)),
+        annotators=_annotators(scored),
+        spread=float(spread.mean()) if len(spread) else 0.0,
+        n_responses=len(scores),
+    )
+
+
+def _picked(prompts: Sequence[str], which: np.ndarray) -> list[str]:
+    return [prompt for prompt, taken in zip(prompts, which, strict=True) if taken]
+
+
+def _share_of(prompts: Sequence[str], gaps: np.ndarray, weights: np.ndarray) -> Share | None:
+    """How many gaps are positive, zeros half; None where there are none."""
+    if not len(gaps):
+        return None
+    right = (gaps > 0) + 0.5 * (gaps == 0)
+    return Share(share(clustered(prompts, right.tolist(), weights.tolist())), len(gaps))
+
+
+def _annotators(scored: Sequence[ScoredItem]) -> dict[str, Share]:
+    gaps: dict[str, list[tuple[str, float]]] = {}
+    for s in scored:
+        key = prompt_key(s.item)
+        for v in comparisons(s.item.votes):
+            if v.annotator is None or v.p_first in (None, 0.5):
+                continue
+            gap = s.scores[v.first] - s.scores[v.second]
+            if math.isfinite(gap):
+                gaps.setdefault(v.annotator, []).append((key, gap if (v.p_first or 0.0) > 0.5 else -gap))
+    agreed = {}
+    for name, found in sorted(gaps.items()):
+        prompts, values = [key for key, _ in found], np.array([gap for _, gap in found])
+        known = _share_of(prompts, values, np.ones(len(values)))
+        if known is not None and known.n >= _FEW:
+            agreed[name] = known
+    return agreed
+
+
+def lines(found: Assessment) -> list[str]:
+    """The figures in a few lines of words."""
+    said = []
+    if found.accuracy:
+        low, high = found.accuracy.interval
+        on = _counts(found.accuracy.n, found.accuracy.prompts)
+        said.append(f"accuracy {found.accuracy.value:.3f} ({low:.3f} to {high:.3f}) on {on}")
+    if found.calibration:
+        said.append(f"calibration: {_calibration(found.calibration)}")
+    if found.length:
+        said.append(f"length: {_trend(found.length, 'per token')}")
+    if found.strength:
+        said.append(f"stated strength: {_trend(found.strength, 'per unit')}")
+    said += [f"annotator {name}: {share.value:.3f} on {share.n} votes" for name, share in found.annotators.items()]
+    return said
+
+
+def _trend(found: Trend, unit: str) -> str:
+    within = f"({found.low:+.4f} to {found.high:+.4f})"
+    return f"score {found.slope:+.4f} {within} {unit}, correlation {found.correlation:+.2f}"
+
+
+def _counts(pairs: int, prompts: int) -> str:
+    return plural(pairs, "pair") if pairs == prompts else f"{plural(pairs, 'pair')} of {plural(prompts, 'prompt')}"
+
+
+def _calibration(found: Calibration) -> str:
+    """Error with number, interval and what chance alone makes, so that a small sample is not taken for a bad model."""
+    within = "" if found.ece_low is None else f" ({found.ece_low:.3f} to {found.ece_high:.3f})"
+    clear = "more than chance explains" if found.ece > found.null_high else "within what chance explains"
+    return (
+        f"expected calibration error {found.ece:.3f}{within} on {_counts(found.n, found.prompts)}; a perfectly "
+        f"calibrated model would show about {found.null:.3f} here, so this is {clear}; Brier score {found.brier:.3f} "
+        f"(a coin has 0.25), log loss {found.log_loss:.3f} nats (a coin has 0.693)"
+    )
+
+
+def sections(found: Assessment) -> list[Section]:
+    """The same for the report: a reliability plot, the pull of length, and annotators where they are known."""
+    made = []
+    if found.calibration:
+        made.append(_reliability(found.calibration))
+    rows = [
+        (name, t.slope, t.low, t.high, t.correlation, t.n)
+        for name, t in (
+            ("tokens of a response", found.length),
+            ("difference in tokens inside a pair", found.length_within),
+            ("stated strength of a preference", found.strength),
+        )
+        if t
+    ]
+    if rows:
+        text = (
+            "Score per unit of each, by least squares; 95 % intervals over prompts. A reward that follows length can "
+        )
+        text += "be had by writing more."
+        table = Table(("", "slope", "low", "high", "correlation", "n"), tuple(rows))
+        made.append(Section("What the score follows", text, table=table))
+    if found.annotators:
+        cells = tuple((name, s.value, *s.interval, s.n) for name, s in found.annotators.items())
+        text = f"How often the score agrees with each annotator who cast at least {_FEW} votes; 95 % intervals over "
+        text += "prompts."
+        made.append(Section("Annotators", text, table=Table(("annotator", "agreement", "low", "high", "votes"), cells)))
+    return made
+
+
+def _reliability(found: Calibration) -> Section:
+    points = tuple((b.confidence, b.right) for b in found.bins)
+    series = (
+        Series("perfectly calibrated", ((0.5, 0.5), (1.0, 1.0)), OPTIMUM, "dashed"),
+        Series(
+            "held-out pairs",
+            points,
+            HELD_OUT,
+            "dots",
+            tuple(b.right_low for b in found.bins),
+            tuple(b.right_high for b in found.bins),
+        ),
+    )
+    text = _calibration(found)
+    text = f"{text[:1].upper()}{text[1:]}. Below the dashed line the scores are too sure of themselves."
+    rows = tuple((f"{b.low:.2f} to {b.high:.2f}", b.confidence, b.right, b.n) for b in found.bins)
+    return Section(
+        "Reliability",
+        text,
+        LineChart(series, "stated probability of the favoured response", "share that was right"),
+        Table(("confidence", "mean", "right", "pairs"), rows),
+    )

@@ -1,0 +1,139 @@
+"""Scores of the responses of a file: by a reward model, or by what a policy has come to prefer to its reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afzal import data, runs
+from afzal.config import ScoreConfig
+from afzal.errors import AfzalError
+from afzal.model.load import context_of, load_tokenizer, pick_device
+from afzal.model.probe import choose_sharing
+from afzal.model.reward import (
+    head_scores,
+    last_scored,
+    load_reward_model,
+    refuse_language_model,
+    shift_of,
+    states_at_head,
+)
+from afzal.records import Item, turns_to_json
+from afzal.rewards.assess import ScoreBatch, ScoredItem, assess, lines, score_heads, score_items
+from afzal.rewards.source import implicit_scorer
+from afzal.tokens import resolve_template
+from afzal.tokens.batch import Batch
+from afzal.train.feed import Layout
+
+
+def score(config: ScoreConfig) -> list[str]:
+    """Score every response of ``config.data``; write them to ``config.out`` and return what they say, in lines.
+
+    A reward model's scores are less its stated shift; a policy's are its implicit rewards beta (log pi - log pi_ref),
+    summed over the scored tokens (Rafailov et al. 2023, arXiv 2305.18290, eq. 5, up to a constant per prompt).
+
+    Raises:
+        AfzalError: data or model cannot be read, nothing of it can be scored, or ``config.out`` exists.
+    """
+    runs.refuse_existing(config.out)
+    items = data.read(config.data, columns=config.columns or None, format=config.data_format).items
+    scorer, tokenizer, layout, encoding = _opened(config, items)
+    longest = encoding["max_tokens"]
+    scored, losses = score_items(scorer, items, tokenizer, layout, cut=_cut(items), **encoding)
+    lost = [loss for loss in losses if loss.action == "dropped"]
+    if not any(math.isfinite(x) for s in scored for x in s.scores):
+        why = lost[0].reason if lost else "no row"
+        raise AfzalError("no response could be scored", where=config.data, why=why, remedy="afzal check shows the rows")
+    if config.out:
+        runs.append_jsonl(Path(config.out), _records(scored))
+    head = f"{sum(len(s.scores) for s in scored)} responses of {len(items)} items scored"
+    head += f"; {len(lost)} items could not be read" if lost else ""
+    short = {loss.item_id for loss in losses if loss.action == "cut"}
+    head += f"; {len(short)} items were cut to {longest} tokens" if short else ""
+    return [head, *lines(assess(scored))]
+
+
+def heads(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray]:
+    """Per item ``[K, N]`` the scores of its responses by every head of the reward model, or by the policy (N = 1); NaN
+    where a response could not be read.
+
+    Raises:
+        AfzalError: the model cannot be read.
+    """
+    scorer, tokenizer, layout, encoding = _opened(config, items)
+    return score_heads(scorer, items, tokenizer, layout, **encoding)
+
+
+def hidden_states(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray]:
+    """Per item ``[K, d]`` the last hidden state of ``config.model``, a language model or a reward model, at the end of
+    each response: what a reward head would read. NaN where a response could not be read.
+
+    Raises:
+        AfzalError: the model cannot be read.
+    """
+    assert config.model is not None
+    device = pick_device(config.device)
+    model, tokenizer = load_reward_model(config.model, device=device), load_tokenizer(config.model)
+    layout = Layout(choose_sharing(model, config.max_tokens)[0], config.tokens_per_forward, device)
+    template = resolve_template(tokenizer, None)[0] if any(item.is_chat for item in items) else None
+    longest = min(config.max_tokens, context_of(model.config) or config.max_tokens)
+
+    def states(batch: Batch) -> Tensor:
+        return states_at_head(model, batch).flatten(0, 1)[last_scored(batch)]
+
+    return score_heads(states, items, tokenizer, layout, max_tokens=longest, chat_template=template)
+
+
+def _opened(config: ScoreConfig, items: Sequence[Item]) -> tuple[ScoreBatch, Any, Layout, dict[str, Any]]:
+    """What scores, its tokenizer, the layout of its batches, and how it reads responses."""
+    source = config.model or config.policy
+    assert source is not None
+    tokenizer = load_tokenizer(source)
+    template = resolve_template(tokenizer, None)[0] if any(item.is_chat for item in items) else None
+    device = pick_device(config.device)
+    if config.model:
+        scorer, sharing, context = _reward(config, device)
+    else:
+        assert config.policy is not None
+        assert config.reference is not None
+        pair = (config.policy, config.reference)
+        scorer, sharing, context = implicit_scorer(*pair, config.beta, config.max_tokens, device, tokenizer)
+    longest = min(config.max_tokens, context or config.max_tokens)
+    layout = Layout(sharing, config.tokens_per_forward, device)
+    return scorer, tokenizer, layout, {"max_tokens": longest, "chat_template": template}
+
+
+def _reward(config: ScoreConfig, device: torch.device) -> tuple[ScoreBatch, Any, int | None]:
+    assert config.model is not None
+    refuse_language_model(config.model, "model")
+    model = load_reward_model(config.model, device=device)
+    sharing, shift = choose_sharing(model, config.max_tokens)[0], shift_of(model)
+    return lambda batch: head_scores(model, batch) - shift, sharing, context_of(model.config)
+
+
+def _cut(items: Sequence[Item]) -> set[tuple[int, int]]:
+    """Answers that the limit of ``afzal generate`` ended, by the column ``stop`` that it writes."""
+    return {(k, 0) for k, i in enumerate(items) if len(i.responses) == 1 and i.extra.get("stop") == "length"}
+
+
+def _records(scored: Sequence[ScoredItem]) -> list[dict[str, Any]]:
+    return [_record(s.item, s, k) for s in scored for k in range(len(s.scores))]
+
+
+def _record(item: Item, s: ScoredItem, k: int) -> dict[str, Any]:
+    finite = math.isfinite(s.scores[k])
+    return {
+        "item": item.id,
+        "response_index": k,
+        "prompt": turns_to_json(item.prompt),
+        "response": turns_to_json(item.responses[k].turns),
+        "score": float(s.scores[k]) if finite else None,
+        "score_sd": float(s.spread[k]) if finite else None,
+        "tokens": int(s.lengths[k]),
+    }

@@ -1,0 +1,237 @@
+"""What answers are worth: by a saved reward model, or by any function of two texts. Larger is better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from afzal.data.turns import full_text, reply
+from afzal.errors import AfzalError
+from afzal.folders.fit import refuse_other_size
+from afzal.folders.load import refuse_another_tokenizer
+from afzal.model.load import context_of, context_of_model, load_model, load_tokenizer, vocabulary_of
+from afzal.model.logprobs import score as logprob_score
+from afzal.model.probe import Sharing, choose_common_sharing, choose_sharing
+from afzal.model.reward import head_scores, load_reward_model, refuse_language_model, shift_of
+from afzal.objectives import names_function
+from afzal.records import Item, Response, Turns
+from afzal.rewards.assess import ScoreBatch, end_of, score_items
+from afzal.rewards.functions import own_function
+from afzal.tokens import Branch, Tree, encode_prompts, resolve_template
+from afzal.tokens.batch import Batch
+from afzal.tokens.codec import Codec
+from afzal.tokens.template import eos_id
+from afzal.train.feed import Layout
+
+
+class Rewarder(Protocol):
+    """``(prompts, answers, ended) -> rewards``, one of each per answer; larger is better.
+
+    ``ended`` says which answers their writer ended; the others were cut at a limit, and a reward model reads them
+    without the end mark that was never written. None stands for answers that are all whole.
+    """
+
+    def __call__(
+        self, prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None
+    ) -> list[float]: ...
+
+
+TextReward = Callable[[str, str], float]
+"""``(prompt, answer) -> reward`` of one answer; of a conversation, the prompt is its words."""
+
+
+def reward_source(
+    spec: str,
+    *,
+    device: torch.device | str = "cpu",
+    max_tokens: int = 1024,
+    tokens_per_forward: int = 8192,
+    eos_token: str | None = None,
+) -> Rewarder:
+    """What ``spec`` names, as a function from prompts and answers to rewards.
+
+    Args:
+        spec: the folder or hub id of a reward model, whose score (the mean over its heads) less its stated shift is the
+            reward; or ``module:function`` or ``file.py:function`` with ``function(prompt, answer) -> float``.
+        max_tokens: longest prompt + answer that a reward model reads; longer ones are cut.
+        eos_token: what ends an answer for the reward model, when not its tokenizer's own EOS.
+
+    Returns:
+        a function that refuses a reward that is not finite, with the prompt and the answer.
+
+    Raises:
+        AfzalError: there is no such folder, file or function, or the folder holds no reward model.
+    """
+    if names_function(spec):
+        return _checked(by_text(own_function(spec, "reward", "function(prompt, answer) returns a number"), spec), spec)
+    return _checked(_by_model(spec, torch.device(device), max_tokens, tokens_per_forward, eos_token), spec)
+
+
+def implicit_rewards(
+    policy: str,
+    reference: str,
+    *,
+    beta: float = 0.1,
+    device: torch.device | str = "cpu",
+    max_tokens: int = 1024,
+    tokens_per_forward: int = 8192,
+) -> Rewarder:
+    """beta (log pi - log pi_ref) of whole answers, nats: what a policy has come to prefer to its reference (Rafailov et
+    al. 2023, arXiv 2305.18290, eq. 5, up to a constant per prompt).
+
+    Args:
+        policy, reference: folders or hub ids of language models with one tokenizer.
+        max_tokens: longest prompt + answer that is read; longer ones are cut.
+
+    Raises:
+        AfzalError: a model cannot be had, or the two do not belong together.
+    """
+    place, tokenizer = torch.device(device), load_tokenizer(policy)
+    scores, sharing, context = implicit_scorer(policy, reference, beta, max_tokens, place, tokenizer)
+    layout = Layout(sharing, tokens_per_forward, place)
+    reader = _Reader(scores, tokenizer, layout, min(max_tokens, context or max_tokens), eos_id(tokenizer, None))
+    return _checked(reader.rewards, f"{policy} against {reference}")
+
+
+def implicit_scorer(
+    policy: str, reference: str, beta: float, max_tokens: int, device: torch.device, tokenizer: Any
+) -> tuple[ScoreBatch, Sharing, int | None]:
+    """Implicit rewards ``[B, 1]`` of batches, how both models share prompts, and their smaller context."""
+    what = f"the reference {reference}"
+    refuse_another_tokenizer(tokenizer, reference, what)
+    models = [load_model(path, device=device).requires_grad_(False) for path in (policy, reference)]
+    refuse_other_size(vocabulary_of(models[0]), vocabulary_of(models[1]), what)
+    sharing = choose_common_sharing(models, max_tokens)
+
+    def rewards(batch: Batch) -> torch.Tensor:
+        ours, theirs = (logprob_score(model, batch).logps for model in models)
+        return beta * (ours - theirs)[:, None]
+
+    contexts = [context for model in models if (context := context_of_model(model)) is not None]
+    return rewards, sharing, min(contexts, default=None)
+
+
+def by_text(fn: TextReward, name: str = "the reward function") -> Rewarder:
+    """A rewarder that asks ``fn`` about one answer after another.
+
+    Raises:
+        AfzalError: (when called) ``fn`` fails, or returns no number.
+    """
+
+    def one(prompt: Turns, answer: str) -> float:
+        try:
+            return float(fn(full_text(prompt), answer))
+        except Exception as error:
+            raise AfzalError(
+                f"{name} failed: {type(error).__name__}: {error}",
+                where=_place(prompt, answer),
+                remedy="it must return a number for every prompt and answer, an empty answer included",
+            ) from error
+
+    def each(prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None) -> list[float]:
+        return [one(p, a) for p, a in zip(prompts, answers, strict=True)]
+
+    return each
+
+
+def _checked(rewarder: Rewarder, spec: str) -> Rewarder:
+    def rewards(prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None) -> list[float]:
+        found = rewarder(prompts, answers, ended)
+        for prompt, answer, value in zip(prompts, answers, found, strict=True):
+            if not math.isfinite(value):
+                raise AfzalError(
+                    f"the reward is {value}",
+                    where=_place(prompt, answer),
+                    why=f"{spec} gave it",
+                    remedy="fix the reward so that it is a finite number for every answer",
+                )
+        return found
+
+    return rewards
+
+
+def _place(prompt: Turns, answer: str) -> str:
+    return f"prompt {_short(full_text(prompt))}, answer {_short(answer)}"
+
+
+def _short(text: str, limit: int = 80) -> str:
+    return repr(text if len(text) <= limit else text[: limit - 3] + "...")
+
+
+def _by_model(
+    spec: str, device: torch.device, max_tokens: int, tokens_per_forward: int, eos_token: str | None
+) -> Rewarder:
+    refuse_language_model(spec, "reward")
+    model = load_reward_model(spec, device=device).requires_grad_(False)
+    tokenizer = load_tokenizer(spec)
+    layout = Layout(choose_sharing(model, max_tokens)[0], tokens_per_forward, device)
+    longest = min(max_tokens, context_of(model.config) or max_tokens)
+    shift = shift_of(model)
+    scores = lambda batch: head_scores(model, batch) - shift  # noqa: E731
+    reader = _Reader(scores, tokenizer, layout, longest, eos_id(tokenizer, eos_token))
+    return reader.rewards
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """What scores batches of answers, with the tokenizer that writes them."""
+
+    scores: ScoreBatch
+    tokenizer: Any
+    layout: Layout
+    max_tokens: int
+    eos: int | None
+
+    def rewards(
+        self, prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None
+    ) -> list[float]:
+        items, whole = _items(prompts, answers), [True] * len(answers) if ended is None else list(ended)
+        places = [(k, r) for k, item in enumerate(items) for r in range(len(item.responses))]
+        cut = {place for place, is_whole in zip(places, whole, strict=True) if not is_whole}
+        template = None
+        if any(item.is_chat for item in items):
+            template = resolve_template(self.tokenizer, None)[0]
+        encoding = {"max_tokens": self.max_tokens, "chat_template": template, "eos": self.eos}
+        scored, _ = score_items(self.scores, items, self.tokenizer, self.layout, cut=cut, **encoding)
+        found = np.concatenate([s.scores for s in scored]) if scored else np.zeros(0)
+        unread = np.flatnonzero(np.isnan(found)).tolist()
+        rows = [(prompts[k], answers[k], whole[k]) for k in unread]
+        for k, value in zip(unread, self._unread(rows, template), strict=True):
+            found[k] = value
+        return found.tolist()
+
+    def _unread(self, rows: Sequence[tuple[Turns, str, bool]], template: str | None) -> list[float]:
+        """Answers that no data would hold, since nothing is in them or their tokens do not read back: as they are."""
+        if not rows:
+            return []
+        room = max(1, self.max_tokens // 2)
+        asked = encode_prompts([p for p, _, _ in rows], self.tokenizer, max_tokens=room, chat_template=template)
+        said = Codec(self.tokenizer).encode([answer for _, answer, _ in rows], markers=False)
+        trees = []
+        for n, ((prompt, _, ended), ids, own) in enumerate(zip(rows, asked, said, strict=True)):
+            end = end_of(self.tokenizer, None if isinstance(prompt, str) else template, self.eos)
+            text = own[: self.max_tokens - len(ids) - 1]
+            branch = np.asarray([*text, end] if ended or not text else text, dtype=np.int32)
+            trees.append(Tree(str(n), ids, (Branch(branch, np.ones(len(branch), dtype=bool)),)))
+        found: dict[str, float] = {}
+        with torch.no_grad():
+            for batch in self.layout.batches(trees):
+                values = self.scores(batch).mean(1).double().tolist()
+                found |= {t.item_id: value for (t, _), value in zip(batch.sources, values, strict=True)}
+        return [found[str(n)] for n in range(len(rows))]
+
+
+def _items(prompts: Sequence[Turns], answers: Sequence[str]) -> list[Item]:
+    """One item per run of equal prompts, so that a prompt is read once for all its answers."""
+    rows, items = list(zip(prompts, answers, strict=True)), []
+    for prompt, group in groupby(rows, key=lambda row: row[0]):
+        chat = not isinstance(prompt, str)
+        responses = tuple(Response(reply(answer) if chat else answer) for _, answer in group)
+        items.append(Item(str(len(items)), prompt, responses))
+    return items

@@ -1,0 +1,322 @@
+"""What a run says of itself is so: cases in which it once said otherwise, each with what it must say."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import helpers_report as rr
+import pytest
+
+from afzal.health import Diagnosis, alarms, diagnose, verdict
+from afzal.report import page
+from afzal.report.load import enriched_facts, load
+
+LN2 = math.log(2)
+Lines = list[dict[str, Any]]
+
+
+def told(method: str = "dpo", **changes: Any) -> dict[str, Any]:
+    return rr.facts(method) | {"config": rr.config(method)} | changes
+
+
+def by_check(metrics: Lines, facts: dict[str, Any] | None = None) -> dict[str, Diagnosis]:
+    return {d.check: d for d in diagnose(metrics, facts or told())}
+
+
+def curve(name: str, first: float, last: float, n: int = 7) -> Lines:
+    """``n`` evaluations of a loss that goes from the first to the last value, with a training line for each."""
+    at = [first + (last - first) * k / (n - 1) for k in range(n)]
+    train = [{"kind": "train", "step": k + 1, "loss": v, "grad_norm": 0.5} for k, v in enumerate(at[:-1])]
+    return [*({"kind": "eval", "step": k, "n": 24.0, name: v} for k, v in enumerate(at)), *train]
+
+
+def test_nothing_learned_in_few_steps_is_called_so():
+    """The README's DPO of old: seven updates, a loss from .6931 to .6925, a margin of .0013."""
+    metrics = curve("loss", LN2, 0.6925)
+    for m in metrics:
+        if m["kind"] == "eval":
+            moved = 0.0013 * m["step"] / 6
+            m |= {
+                "rewards/margins": moved,
+                "rewards/accuracies": 0.5 if not moved else 0.9,
+                "logps/chosen": -30 + moved,
+            }
+    found = diagnose(metrics, told())
+    assert [d.code for d in alarms(found)] == ["nothing_moved"]
+    assert verdict(found).word == "not healthy"
+    assert verdict(found).sentence.startswith("Nothing was learned")
+    assert found[0].change == {"lr": 1e-3}  # tenfold
+
+
+def test_weights_that_did_not_move_are_called_so():
+    metrics = curve("loss", LN2, LN2)
+    for m in metrics:
+        if m["kind"] == "eval":
+            m |= {"rewards/margins": 0.0, "rewards/accuracies": 0.5, "logps/chosen": -30.0, "kl": 0.0}
+    still = told(config=rr.config("dpo", lr=0.0))
+    (alarm,) = alarms(diagnose(metrics, still))
+    assert alarm.code == "weights_unmoved"
+    assert alarm.title == "nothing was learned: the weights did not move"
+    assert alarm.remedy == "set lr above 0"
+    metrics[-8]["kl"] = 1e-9  # the last evaluation
+    assert alarms(diagnose(metrics, still))[0].code == "nothing_moved"
+
+
+def test_a_loss_that_fell_a_little_is_not_called_one_that_did_not():
+    """SFT from 1.958 to 1.953, down at all seven evaluations."""
+    metrics = curve("loss", 1.958, 1.953)
+    for m in metrics:
+        if m["kind"] == "eval":
+            m["logps/chosen"] = -40 * m["loss"]
+    found = by_check(metrics, told("sft"))["learning"]
+    assert (found.code, found.severity) == ("little_learned", "watch")
+    assert found.title == "little was learned: the held-out loss fell only from 1.958 to 1.953"
+
+
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [(1.9805, "little_learned"), (1.9795, "learning"), (2.001, "not_learning"), (2.0, "not_learning")],
+)
+def test_a_hundredth_of_the_first_loss_is_learning(last: float, code: str):
+    metrics = curve("loss", 2.0, last)
+    for m in metrics:
+        if m["kind"] == "eval":
+            m["logps/chosen"] = -1000.0 + m["step"]
+    assert by_check(metrics, told("sft"))["learning"].code == code
+
+
+@pytest.mark.parametrize(("margin", "logp", "stuck"), [(0.019, 0.09, True), (0.021, 0.09, False), (0.019, 0.11, False)])
+def test_what_counts_as_moved(margin: float, logp: float, stuck: bool):
+    metrics = curve("loss", LN2, LN2 * 0.9905)
+    for m in metrics:
+        if m["kind"] == "eval":
+            t = m["step"] / 6
+            m |= {"rewards/margins": margin * t, "logps/chosen": -30 - logp * t, "rewards/accuracies": 0.9}
+    assert ("nothing_moved" in [d.code for d in diagnose(metrics, told())]) is stuck
+
+
+def fitted(train: float, held_out: float, accuracy: float = 0.9) -> Lines:
+    """A run whose losses end at these values, from ln 2, with quiet batches."""
+    metrics = rr.dpo_metrics(
+        noise=0.0,
+        loss=lambda t: LN2 + (train - LN2) * min(1.0, 2 * t),
+        held_out_loss=lambda t: LN2 + (held_out - LN2) * t,
+    )
+    return [m | {"rewards/accuracies": accuracy} if m["kind"] == "train" else m for m in metrics]
+
+
+def test_rows_that_are_fitted_far_better_than_held_out_rows_are_called_so():
+    found = by_check(fitted(0.068, 0.292))["overfitting"]
+    assert (found.code, found.severity) == ("rows_fitted", "watch")
+    assert "0.068" in found.title
+    assert "0.292" in found.title
+    assert by_check(fitted(0.15, 0.292))["overfitting"].title == "no sign of rows learned by heart"
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "code"),
+    [(0.199, 0.4, "rows_fitted"), (0.201, 0.4, "fit"), (0.09, 0.19, "fit"), (0.09, 0.2, "rows_fitted")],
+)
+def test_half_the_held_out_loss_and_a_sixth_of_the_first_are_fitting_rows(train: float, held_out: float, code: str):
+    """0.15 ln 2 = 0.104 nats."""
+    assert by_check(fitted(train, held_out))["overfitting"].code == code
+
+
+def test_gradients_that_were_all_clipped_are_not_called_even():
+    metrics = rr.dpo_metrics(steps=56, grad=lambda t: 60.0)  # six times the limit of 10
+    found = by_check(metrics)["gradients"]
+    assert found.title == "no gradient spikes, and 100% of the steps were clipped"
+    assert found.severity == "good"
+    quiet = by_check(rr.dpo_metrics(steps=56, grad=lambda t: 2.0))["gradients"]
+    assert quiet.title == "no gradient spikes"
+
+
+@pytest.mark.parametrize(("size", "code"), [(19.0, "gradients"), (21.0, "always_clipped")])
+def test_twenty_times_the_limit_is_a_limit_that_decides(size: float, code: str):
+    metrics = rr.dpo_metrics(noise=0.0, grad=lambda t: size * 10)
+    assert by_check(metrics)["gradients"].code == code
+
+
+def kl(value: float, **more: float) -> Diagnosis:
+    metrics = rr.dpo_metrics(noise=0.0, kl=lambda t: value * t)
+    told_of = [
+        m | ({"kl_tokens": 40.0, "samples/eos_rate": 1.0} | more if m["kind"] == "eval" else {}) for m in metrics
+    ]
+    return by_check([{k: v for k, v in m.items() if k != "kl_se"} for m in told_of])["distance to the start"]
+
+
+def test_a_kl_below_zero_is_not_known():
+    found = kl(-20.0)
+    assert (found.code, found.severity) == ("kl_unknown", "open")
+    assert "within bounds" not in found.title
+
+
+def test_a_kl_of_cut_answers_is_a_lower_bound_and_never_within_bounds():
+    found = kl(2.0, kl_cut=0.25)
+    assert (found.code, found.severity) == ("kl_of_cut_answers", "open")
+    assert found.title == "KL to the reference is 2.00 nats or more: 25% of the answers were cut"
+    assert kl(2.0, kl_cut=0.0).title.endswith("within bounds")
+    assert kl(30.0, kl_cut=0.25).code == "kl_large"
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "code", "severity"),
+    [
+        (21.0, 19.9, "kl", "good"),  # 0.4975 a token
+        (21.0, 20.1, "kl_large", "watch"),
+        (49.0, 49.9, "kl_large", "watch"),
+        (51.0, 50.1, "kl_large", "bad"),  # 1.25 a token
+    ],
+)
+def test_the_lower_end_of_the_interval_decides(value: float, low: float, code: str, severity: str):
+    found = kl(value, kl_low=low, kl_high=2 * value - low, kl_cut=0.0)
+    assert (found.code, found.severity) == (code, severity)
+
+
+def test_ten_nats_are_not_far_however_short_the_answers():
+    assert kl(9.9, kl_tokens=2.0, kl_cut=0.0).code == "kl"
+    assert kl(10.1, kl_tokens=2.0, kl_cut=0.0).code == "kl_large"
+
+
+@pytest.mark.parametrize(
+    ("facts", "name"),
+    [
+        ({}, "KL to the reference"),
+        ({"reference_is_start": True}, "KL to the start"),
+        ({"reference_is_start": None}, "KL to the start"),
+        ({"reference_is_start": False}, "KL to the start"),
+        ({"reference_is_start": False, "method": "ppo"}, "KL to the reference"),
+        ({"reference_is_start": True, "method": "ppo"}, "KL to the start"),
+    ],
+)
+def test_what_the_kl_is_measured_to_is_named(facts: dict[str, Any], name: str):
+    found = by_check(rr.dpo_metrics(noise=0.0), told(**facts))
+    assert found["distance to the start"].title.startswith(name)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"starts_at_reference": False},
+        {"model": {"path": "m", "adapter": "prompt"}},  # of before there was that fact
+        {"reference": "the model other/model"},
+    ],
+)
+def test_a_policy_that_starts_elsewhere_has_no_known_first_loss(facts: dict[str, Any]):
+    metrics = rr.dpo_metrics(loss=lambda t: 0.72 - 0.2 * t)
+    assert "first loss" not in by_check(metrics, told(**facts))
+    known = {"starts_at_reference": True, "reference": "the model that training starts from"}
+    assert by_check(metrics, told(**known))["first loss"].code == "first_loss_off"
+
+
+@pytest.mark.parametrize(
+    ("first", "code"), [(LN2 + 4e-4, "first_loss"), (LN2 - 4e-4, "first_loss"), (LN2 + 6e-4, "first_loss_off")]
+)
+def test_how_far_the_first_loss_may_be_off(first: float, code: str):
+    metrics = curve("loss", first, 0.5)
+    assert by_check(metrics, told(starts_at_reference=True))["first loss"].code == code
+
+
+def test_a_moving_reference_leaves_the_training_loss_unjudged():
+    """It returns to ln 2 at every move, which is neither divergence nor a held-out loss that turns upwards."""
+    metrics = rr.dpo_metrics(noise=0.0, loss=lambda t: 0.5 + 0.19 * (t > 0.6), held_out_loss=lambda t: LN2 - 0.2 * t)
+    found = by_check(metrics, told(reference_moves=True))
+    assert "overfitting" not in found
+    assert found["finite numbers"].severity == "good"
+    risen = rr.dpo_metrics(noise=0.0, loss=lambda t: LN2 + t, held_out_loss=lambda t: LN2 - 0.4 * t + 0.45 * t * t)
+    assert by_check(risen, told(reference_moves=True))["held-out loss"].code == "held_out_loss_rises"
+
+
+def rising(first: float, last: float, n: int = 30) -> Lines:
+    """A training loss in two steps, without noise."""
+    values = [first] * (n // 2) + [last] * (n - n // 2)
+    return [{"kind": "train", "step": k + 1, "loss": v} for k, v in enumerate(values)]
+
+
+@pytest.mark.parametrize(("last", "code"), [(1.19, "finite"), (1.21, "diverged"), (0.5, "finite")])
+def test_a_fifth_above_the_start_is_divergence(last: float, code: str):
+    assert by_check(rising(1.0, last), {"method": "sft"})["finite numbers"].code == code
+
+
+def test_batches_that_differ_are_no_divergence():
+    """A single first batch that was easy once made healthy runs diverge."""
+    metrics = rising(1.0, 1.0)
+    metrics[0]["loss"] = 0.7
+    assert by_check(metrics, {"method": "sft"})["finite numbers"].code == "finite"
+
+
+def test_a_run_is_healthy_only_where_something_shows_that_it_learned():
+    silent = [m | {k: None for k in m if "/" in k} for m in rr.dpo_metrics(noise=0.0)]
+    held_out = [{"kind": "eval", "step": 0, "n": 9.0, "loss": LN2}, *(m for m in silent if m["kind"] == "train")]
+    found = diagnose(held_out, told())
+    assert alarms(found) == []
+    assert verdict(found).word == "watch"
+    assert verdict(found).sentence == "Nothing was measured that shows whether anything was learned."
+
+
+def test_scores_that_ranked_pairs_before_training_prove_nothing():
+    """Methods without a reference begin at any accuracy; without growth of the margin nothing was learned."""
+    metrics = rr.dpo_metrics(noise=0.0, margin=lambda t: 0.4 - 0.1 * t, accuracy=lambda t: 0.8)
+    found = by_check(metrics)["learning"]
+    assert (found.code, found.severity) == ("not_learning", "bad")
+    assert found.title == "the margin did not grow: 0.4000 to 0.3000"
+
+
+def test_a_reward_models_page_speaks_of_no_policy_and_misses_no_samples(tmp_path):
+    metrics = [
+        {k: v for k, v in m.items() if not k.startswith(("logps", "kl", "samples", "lengths"))}
+        for m in rr.dpo_metrics()
+    ]
+    facts = rr.facts("dpo") | {"method": "reward", "reference": "none", "starts_at_reference": False}
+    facts["objective"] = {"name": "bradley_terry", "unit": "pair", "params": {}, "at_reference": None}
+    run = rr.write_run(tmp_path / "run", metrics=metrics, facts=facts, config=rr.config("reward"), samples=None)
+    page.build(run)
+    text = (run / "report.html").read_text("utf-8")
+    body = text.partition("<main>")[2]
+    for word in ("policy", "policies", "samples before and after", "No samples"):
+        assert word not in body, word
+    assert "The reward model ranks" in body
+    assert 'href="#samples"' not in text
+    assert enriched_facts(load(run))["method"] == "reward"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "error", "code"),
+    [
+        (40.0, 49.0, 0.1, "length"),
+        (40.0, 51.0, 0.1, "length_drift"),
+        (40.0, 31.0, 0.1, "length_drift"),
+        (40.0, 51.0, 3.0, "length"),  # within three standard errors
+    ],
+)
+def test_how_much_longer_or_shorter_is_a_drift(before: float, after: float, error: float, code: str):
+    values = {"length_se": error, "eos_rate": 1.0, "eos_rate_se": 0.01}
+    samples = {"before": {"length": before} | values, "after": {"length": after} | values}
+    found = by_check(rr.dpo_metrics(), told(samples=samples))["length of responses"]
+    assert found.code == code
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "code"),
+    [(0.9, 0.44, "eos_collapsed"), (0.9, 0.46, "endings"), (0.3, 0.12, "endings"), (0.4, 0.9, "endings")],
+)
+def test_how_many_fewer_endings_are_a_collapse(before: float, after: float, code: str):
+    values = {"length": 40.0, "length_se": 0.1, "eos_rate_se": 0.01}
+    samples = {"before": {"eos_rate": before} | values, "after": {"eos_rate": after} | values}
+    assert by_check(rr.dpo_metrics(), told(samples=samples))["endings of responses"].code == code
+
+
+@pytest.mark.parametrize(("size", "code"), [(29.0, "gradients"), (31.0, "gradient_spikes")])
+def test_ten_times_its_neighbours_is_a_spike(size: float, code: str):
+    metrics = rr.dpo_metrics(noise=0.0, grad=lambda t: size if abs(t - 0.5) < 0.001 else 3.0)
+    assert by_check(metrics)["gradients"].code == code
+
+
+@pytest.mark.parametrize(("last", "code"), [(0.513, "held_out_loss"), (0.53, "held_out_loss_rises")])
+def test_how_far_above_its_minimum_the_held_out_loss_has_turned(last: float, code: str):
+    """Minimum 0.5 from 0.6931: a tenth of the fall is 0.0193, 3 % of the first 0.0208."""
+    metrics = rr.dpo_metrics(
+        noise=0.0, held_out_loss=lambda t: LN2 + (0.5 - LN2) * min(1.0, 2 * t) + (last - 0.5) * (t > 0.7)
+    )
+    assert by_check(metrics)["held-out loss"].code == code

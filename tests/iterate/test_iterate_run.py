@@ -1,0 +1,415 @@
+"""`afzal iterate` from end to end on a tiny model: what each stage writes, what is said, and resumption after each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers_runs import model_folder, one_thread, pair_file
+
+from afzal import config, data, recipes, runs
+from afzal.cli import main
+from afzal.config import IterateConfig, Setting
+from afzal.errors import AfzalError
+from afzal.iterate import iterate, stages
+from afzal.records import preferences
+
+REWARD = '''
+def letters(prompt, answer):
+    """More letters are better, and no digits."""
+    return sum(c.isalpha() for c in answer) - sum(c.isdigit() for c in answer)
+
+def shortness(prompt, answer):
+    return -float(len(answer))
+'''
+ROUND = ("samples.jsonl", "scores.jsonl", "rejected.jsonl", "pairs.jsonl", "measured.jsonl", "run/model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A model, pairs whose prompts are used, and rewards."""
+    path = tmp_path_factory.mktemp("iterate")
+    model_folder(path / "model")
+    pair_file(path / "pairs.jsonl", 24)
+    (path / "rewards.py").write_text(REWARD)
+    return path
+
+
+def settings(folder: Path, out: Path, **overrides: Any) -> IterateConfig:
+    """Two rounds of two updates each: about two seconds."""
+    small: dict[str, Any] = {"n": 4, "max_new_tokens": 6, "max_tokens": 64, "require_eos": False, "held_out": 4}
+    small |= {"held_out_samples": 2, "rounds": 2, "batch_size": 4, "lr": 1e-3, "max_steps": 2, "eval_fraction": 0.0}
+    base = {"model": str(folder / "model"), "prompts": str(folder / "pairs.jsonl"), "out": str(out)}
+    given = base | {"reward": f"{folder / 'rewards.py'}:letters", "device": "cpu"} | small | overrides
+    return config.build(IterateConfig, [Setting(k, v) for k, v in given.items()])
+
+
+def run(folder: Path, out: Path, *, resume: bool = False, **overrides: Any) -> Path:
+    with one_thread():
+        return iterate(settings(folder, out, **overrides), resume=resume)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return list(runs.read_jsonl(path))
+
+
+def fingerprint(out: Path) -> dict[str, bytes]:
+    """Every byte that must be the same whether or not the run was interrupted."""
+    found = {str(p.relative_to(out)): p.read_bytes() for p in sorted((out / "rounds").rglob("*.jsonl"))}
+    kept = {name: body for name, body in found.items() if "/run/" not in name}
+    weights = {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.glob("rounds/*/run/model.safetensors"))}
+    return kept | weights | {name: (out / name).read_bytes() for name in ("rounds.json", "rounds.csv", "samples.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def whole(folder) -> Path:
+    """A run that was never interrupted."""
+    return run(folder, folder / "whole")
+
+
+def test_a_round_leaves_its_stages_and_the_run_its_summary(whole):
+    for number in ("001", "002"):
+        assert all((whole / "rounds" / number / name).exists() for name in ROUND)
+    found = json.loads((whole / "rounds.json").read_text())
+    assert found["stop_reason"] == "finished"
+    assert [r["number"] for r in found["rounds"]] == [0, 1, 2]
+    assert all(r["kl"]["count"] == 8 for r in found["rounds"])
+    assert found["rounds"][0]["kl"]["mean"] == 0.0
+    assert found["rounds"][2]["kl"]["mean"] > 0.0
+    assert (found["rounds"][0]["win_rate"]["mean"], found["rounds"][0]["win_rate"]["count"]) == (0.5, 8)
+    assert [r["steps"] for r in found["rounds"]] == [0, 2, 2]
+    facts = runs.open_run(whole).facts()
+    assert (facts["status"], facts["method"], facts["steps"]) == ("finished", "iterate", 4)
+    page = (whole / "report.html").read_text()
+    assert "KL to the first policy" in page
+    assert "iterative preference optimisation" in page
+
+
+def test_scores_are_the_rewards_and_pairs_are_the_best_and_the_worst(whole):
+    samples, scores = (lines(whole / "rounds" / "001" / f"{name}.jsonl") for name in ("samples", "scores"))
+    assert len(samples) == len(scores) == 10 * 4
+    for sample, score in zip(samples, scores, strict=True):
+        assert score["reward"] == sum(c.isalpha() for c in sample["text"]) - sum(c.isdigit() for c in sample["text"])
+    worth = {(s["prompt_index"], s["text"]): r["reward"] for s, r in zip(samples, scores, strict=True)}
+    items = data.read(str(whole / "rounds" / "001" / "pairs.jsonl")).items
+    assert items
+    for item in items:
+        index = int(item.id.rpartition("-")[2])
+        (p,) = preferences(item)
+        found = [worth[index, item.responses[k].turns] for k in (p.i, p.j)]
+        all_of_it = [r for (i, text), r in worth.items() if i == index and text.strip()]
+        assert found == [max(all_of_it), min(all_of_it)]
+        assert p.margin == found[0] - found[1] > 0
+
+
+def test_no_prompt_is_in_two_rounds_nor_held_out(whole):
+    sets = [{row["prompt"] for row in lines(whole / "rounds" / n / "samples.jsonl")} for n in ("001", "002")]
+    sets.append({row["prompt"] for row in lines(whole / "rounds" / "000" / "measured.jsonl")})
+    assert [len(s) for s in sets] == [10, 10, 4]
+    assert len(set().union(*sets)) == 24
+
+
+def test_every_answer_is_paired_or_rejected_with_a_reason(whole):
+    for number in ("001", "002"):
+        folder = whole / "rounds" / number
+        items, lost = data.read(str(folder / "pairs.jsonl")).items, lines(folder / "rejected.jsonl")
+        whole_prompts = {row["item_id"] for row in lost if row["unit"] in ("item", "pair")}
+        assert len(items) + len(whole_prompts) == 10
+        assert {row["reason"] for row in lost} <= {"empty", "duplicate", "margin", "too_few"}
+
+
+def test_the_pairs_are_read_by_check(whole, capsys):
+    assert main(["check", str(whole / "rounds" / "001" / "pairs.jsonl")]) in (0, 1)  # 1: findings, as in so few pairs
+    said = capsys.readouterr().out
+    assert "format afzal" in said
+    assert "pairs:" in said
+
+
+def test_the_first_round_starts_at_ln_2_and_later_ones_are_held_to_the_first_policy(whole):
+    facts = [runs.open_run(whole / "rounds" / n / "run").facts() for n in ("001", "002")]
+    assert "frozen copy" in facts[0]["reference"]
+    assert facts[1]["reference"] == f"the model {facts[0]['model']['path']}"
+    assert facts[1]["model"]["path"].endswith("rounds/001/run")
+    loss = runs.open_run(whole / "rounds" / "001" / "run").metrics("train")[0]["loss"]
+    assert loss == pytest.approx(0.6931, abs=1e-4)
+
+
+def test_the_same_command_gives_the_same_bytes(folder, whole):
+    assert fingerprint(run(folder, folder / "again")) == fingerprint(whole)
+
+
+class _Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def _writes(folder, monkeypatch, out: Path, before: int | None) -> int:
+    """Run until the write number ``before`` of a stage's file, which does not happen; how many there were."""
+    count = 0
+    write = stages.write
+
+    def counted(path, rows):
+        nonlocal count
+        if count == before:
+            raise _Killed
+        count += 1
+        write(path, rows)
+
+    monkeypatch.setattr(stages, "write", counted)
+    try:
+        run(folder, out)
+    except _Killed:
+        pass
+    finally:
+        monkeypatch.setattr(stages, "write", write)
+    return count
+
+
+def test_a_run_that_ended_before_any_stage_was_written_resumes_to_the_same_bytes(folder, whole, monkeypatch, tmp_path):
+    expected, out = fingerprint(whole), tmp_path
+    for k in range(11):  # measured, then samples, scores, rejected, pairs, measured of two rounds
+        out = tmp_path / f"cut-{k}"
+        assert _writes(folder, monkeypatch, out, k) == k
+        assert fingerprint(run(folder, out, resume=True)) == expected, k
+    assert fingerprint(run(folder, out, resume=True)) == expected  # a finished run stays as it is
+
+
+def test_a_training_that_was_cut_goes_on_from_its_checkpoint(folder, whole, monkeypatch, tmp_path):
+    out = tmp_path / "cut"
+    monkeypatch.setattr(stages, "train", _cut_short(stages.train))
+    with pytest.raises(_Killed):
+        run(folder, out, save_every_steps=1)
+    monkeypatch.undo()
+    assert runs.open_run(out / "rounds" / "001" / "run").facts()["status"] == "failed"
+    assert not (out / "rounds" / "001" / "run" / "model.safetensors").exists()
+    found = fingerprint(run(folder, out, resume=True, save_every_steps=1))
+    assert found == fingerprint(whole)
+
+
+def _cut_short(train):
+    """A training that is killed after its first update, once."""
+    from afzal.train import checkpoint
+
+    def cut(settings, *, resume=False):
+        save = checkpoint.save
+
+        def saved(*args, **kwargs):
+            save(*args, **kwargs)
+            raise _Killed
+
+        checkpoint.save = saved
+        try:
+            return train(settings, resume=resume)
+        finally:
+            checkpoint.save = save
+
+    return cut
+
+
+def test_a_folder_killed_before_it_knew_what_it_is_is_begun_again(folder, whole, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    _writes(folder, monkeypatch, out, 5)  # all but the first round's training
+    (out / "rounds" / "001" / "run").mkdir(exist_ok=True)
+    for path in (out / "rounds" / "001" / "run").iterdir():
+        if path.is_file():
+            path.unlink()
+    (out / "rounds" / "001" / "run" / "run.yaml").write_text("method: prefer\n")
+    (out / "rounds" / "001" / "measured.jsonl").unlink(missing_ok=True)
+    assert fingerprint(run(folder, out, resume=True)) == fingerprint(whole)
+
+
+def test_other_settings_or_prompts_are_refused_on_resume(folder, whole, tmp_path):
+    with pytest.raises(AfzalError, match="rounds: 2 -> 3"):
+        run(folder, whole, resume=True, rounds=3)
+    other = pair_file(tmp_path / "other.jsonl", 25)
+    with pytest.raises(AfzalError, match="prompts: the content of the file has changed"):
+        run(folder, whole, resume=True, prompts=str(other))
+    with pytest.raises(AfzalError, match="already holds a run"):
+        run(folder, whole)
+
+
+# --- variants ----------------------------------------------------------------------------------------------------
+
+
+def test_a_reference_that_moves_says_the_correction_of_beta(folder, tmp_path, capsys):
+    out = run(folder, tmp_path / "run", reference="previous", objective_arg={"beta": 0.2})
+    said = " ".join(capsys.readouterr().err.split())
+    assert "over 2 rounds, beta 0.2 holds it to the first one no more than 0.1 would; beta 0.4 (2 x 0.2)" in said
+    facts = runs.open_run(out / "rounds" / "002" / "run").facts()
+    assert "frozen copy" in facts["reference"]
+    assert runs.open_run(out / "rounds" / "002" / "run").metrics("train")[0]["loss"] == pytest.approx(0.6931, abs=1e-4)
+
+
+def test_a_reference_that_stays_says_nothing_of_beta(folder, tmp_path, capsys):
+    run(folder, tmp_path / "run", rounds=1)
+    assert "beta" not in capsys.readouterr().err
+
+
+def test_accumulated_rounds_train_on_all_pairs_so_far(folder, whole, tmp_path):
+    out = run(folder, tmp_path / "run", accumulate=True)
+    first, second = (lines(out / "rounds" / n / "pairs.jsonl") for n in ("001", "002"))
+    assert lines(out / "rounds" / "002" / "train.jsonl") == [*first, *second]
+    assert runs.open_run(out / "rounds" / "002" / "run").facts()["data"]["rows"] == len(first) + len(second)
+    assert first == lines(whole / "rounds" / "001" / "pairs.jsonl")
+
+
+def test_a_watched_reward_is_only_reported(folder, whole, tmp_path):
+    out = run(folder, tmp_path / "run", watch_reward=f"{folder / 'rewards.py'}:shortness")
+    rows = lines(out / "rounds" / "002" / "measured.jsonl")
+    assert all(row["watch_reward"] == -len(row["text"]) for row in rows)
+    found = json.loads((out / "rounds.json").read_text())["rounds"][2]
+    assert found["watch_reward"]["sum"] == sum(row["watch_reward"] for row in rows)
+    weights = "rounds/002/run/model.safetensors"
+    assert (out / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+def test_prompts_that_run_out_end_the_run_or_are_used_again(folder, tmp_path, capsys):
+    out = run(folder, tmp_path / "run", rounds=3, prompts_per_round=15)
+    assert "20 prompts at 15 per round run out in round 2 of 3: the run will end there" in capsys.readouterr().err
+    found = json.loads((out / "rounds.json").read_text())
+    assert [r["prompts"] for r in found["rounds"]] == [0, 15, 5]
+    assert found["stop_reason"] == "no_prompts"
+    out = run(folder, tmp_path / "again", prompts_per_round=15, reuse_prompts=True)
+    assert "used again" in capsys.readouterr().err
+    asked = [[row["prompt"] for row in lines(out / "rounds" / n / "samples.jsonl")][::4] for n in ("001", "002")]
+    assert asked[1] == [*dict.fromkeys([*_others(asked[0], out)]), *asked[0][:10]]
+
+
+def _others(used: list[str], out: Path) -> list[str]:
+    """The prompts of the second round that the first one did not have, in order."""
+    return [row["prompt"] for row in lines(out / "rounds" / "002" / "samples.jsonl") if row["prompt"] not in used]
+
+
+def test_no_pairs_left_ends_the_run_and_keeps_the_first_policy(folder, tmp_path):
+    out = run(folder, tmp_path / "run", min_margin=1000.0)
+    found = json.loads((out / "rounds.json").read_text())
+    assert (found["stop_reason"], found["best"], found["rounds"][1]["pairs"]) == ("no_pairs", 0, 0)
+    assert found["rounds"][1]["lost"]["margin"] == 10
+    assert not (out / "rounds" / "001" / "run").exists()
+
+
+def test_a_kl_budget_ends_the_run_and_the_best_round_is_within_it(folder, tmp_path):
+    out = run(folder, tmp_path / "run", kl_budget=1e-9)
+    found = json.loads((out / "rounds.json").read_text())
+    assert (found["stop_reason"], found["best"], len(found["rounds"])) == ("kl_budget", 0, 2)
+
+
+def test_missing_ends_are_rejected_unless_they_may_stay(folder, tmp_path):
+    out = run(folder, tmp_path / "run", require_eos=True)
+    samples = lines(out / "rounds" / "001" / "samples.jsonl")
+    cut = sum(row["stop"] == "length" and bool(row["text"].strip()) for row in samples)
+    assert cut > 30
+    assert json.loads((out / "rounds.json").read_text())["rounds"][1]["lost"]["no_eos"] == cut
+
+
+def test_rejection_sampling_as_a_preset(folder, tmp_path):
+    out = run(folder, tmp_path / "run", preset="rso", n=8, rso_accepted=4, rso_beta=2.0, top_k=None)
+    found = json.loads((out / "rounds.json").read_text())
+    assert (found["rounds"][1]["samples"], len(found["rounds"])) == (10 * 8, 3)
+    facts = runs.open_run(out / "rounds" / "001" / "run").facts()
+    assert facts["objective"]["name"] == "hinge"
+    items = data.read(str(out / "rounds" / "001" / "pairs.jsonl")).items
+    assert max(len(preferences(item)) for item in items) == 2
+
+
+def test_online_dpo_as_a_preset(folder, tmp_path):
+    out = run(
+        folder, tmp_path / "run", preset="online", n=2, rounds=4, prompts_per_round=4, measure_every=3, max_steps=1
+    )
+    found = json.loads((out / "rounds.json").read_text())["rounds"]
+    assert [r["steps"] for r in found] == [0, 1, 1, 1, 1]
+    assert [r["number"] for r in found if "kl" in r] == [0, 3, 4]
+    assert all(row["sample"] in (0, 1) for row in lines(out / "rounds" / "001" / "samples.jsonl"))
+    made = settings(folder, out, preset="online")
+    assert (made.max_steps, made.lr_schedule, made.warmup) == (2, "constant", 0.0)  # what is given wins over a preset
+
+
+def test_self_play_as_a_preset(folder, tmp_path):
+    out = run(folder, tmp_path / "run", preset="spin", n=2, reward=None)
+    own = {row["prompt"]: row["chosen"] for row in map(json.loads, (folder / "pairs.jsonl").read_text().splitlines())}
+    for number in ("001", "002"):
+        items = data.read(str(out / "rounds" / number / "pairs.jsonl")).items
+        assert len(items) == 10
+        drawn = {(r["prompt"], r["text"]) for r in lines(out / "rounds" / number / "samples.jsonl")}
+        for item in items:
+            assert all(p.i == 0 and p.p == 1.0 for p in preferences(item))
+            assert item.responses[0].turns == own[item.prompt]
+            assert all((item.prompt, r.turns) in drawn for r in item.responses[1:])
+        assert "frozen copy" in runs.open_run(out / "rounds" / number / "run").facts()["reference"]
+    found = json.loads((out / "rounds.json").read_text())
+    assert "reward" not in found["rounds"][0]
+    assert found["best"] == 2
+
+
+def test_an_objective_without_a_reference(folder, tmp_path):
+    out = run(folder, tmp_path / "run", objective="simpo")
+    assert runs.open_run(out / "rounds" / "002" / "run").facts()["reference"] == "none"
+    with pytest.raises(AfzalError, match="simpo has no reference"):
+        run(folder, tmp_path / "other", objective="simpo", reference="previous")
+
+
+@pytest.mark.parametrize("adapter", [{"lora_rank": 2}, *({"adapter": k, "lr": 0.1} for k in ("dora", "ia3", "prompt"))])
+def test_adapters_are_trained_on_from_round_to_round(folder, tmp_path, adapter):
+    out = run(folder, tmp_path / "run", **adapter)
+    for number in ("001", "002"):
+        assert (out / "rounds" / number / "run" / "adapter_model.safetensors").exists()
+        model = runs.open_run(out / "rounds" / number / "run").facts()["model"]
+        assert model["trainable"] < 0.2 * model["parameters"]
+    kind = runs.open_run(out / "rounds" / "001" / "run").facts()["model"]["adapter"]
+    assert kind == adapter.get("adapter", "lora")
+    assert "adapter" in runs.open_run(out / "rounds" / "001" / "run").facts()["reference"]
+    assert json.loads((out / "rounds.json").read_text())["rounds"][2]["kl"]["mean"] > 0
+
+
+def test_a_reward_model_scores_the_answers(folder, tmp_path):
+    given = {"model": str(folder / "model"), "data": str(folder / "pairs.jsonl"), "max_steps": 2, "device": "cpu"}
+    with one_thread():
+        made = recipes.train(config.make("reward", out=str(tmp_path / "reward"), eval_fraction=0.0, **given))
+    out = run(folder, tmp_path / "run", rounds=1, reward=str(made))
+    rewards = [row["reward"] for row in lines(out / "rounds" / "001" / "scores.jsonl")]
+    assert len(set(rewards)) > 10
+
+
+# --- people ------------------------------------------------------------------------------------------------------
+
+
+def _label(folder: Path) -> list[dict[str, Any]]:
+    """Labels of everything but the first prompt, which is a tie: the longer answer is better."""
+    rows = lines(folder / "to_label.jsonl")
+    for k, row in enumerate(rows):
+        sizes = [len(r["turns"]) for r in row["responses"]]
+        best, worst = sizes.index(max(sizes)), sizes.index(min(sizes))
+        outcome = "tie" if k == 0 or best == worst else "first"
+        vote = {"first": best, "second": (worst if best != worst else best - 1) % len(sizes), "outcome": outcome}
+        row["votes"] = [{"vote": "comparison", **vote, "annotator": "ann"}]
+    (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
+    return rows
+
+
+def test_people_label_a_file_and_the_run_goes_on(folder, tmp_path, capsys):
+    out = run(folder, tmp_path / "run", reward="people")
+    said = capsys.readouterr().err
+    assert "rounds/001/to_label.jsonl holds 10 prompts with answers to label" in said
+    assert f"afzal iterate {out} --resume" in said
+    assert runs.open_run(out).facts()["status"] == "waiting"
+    assert not (out / "rounds" / "001" / "pairs.jsonl").exists()
+    for number in ("001", "002"):
+        _label(out / "rounds" / number)
+        run(folder, out, resume=True, reward="people")
+        items = data.read(str(out / "rounds" / number / "pairs.jsonl")).items
+        assert 0 < len(items) < 9
+        assert all(vote.annotator == "ann" for item in items for vote in item.votes)
+        reasons = [row["reason"] for row in lines(out / "rounds" / number / "rejected.jsonl")]
+        assert reasons.count("undecided") == 9 - len(items)
+    found = json.loads((out / "rounds.json").read_text())
+    assert (found["stop_reason"], found["best"]) == ("finished", 2)
+
+
+def test_labels_of_answers_that_nobody_was_asked_about_are_refused(folder, tmp_path):
+    out = run(folder, tmp_path / "run", reward="people", rounds=1)
+    rows = lines(out / "rounds" / "001" / "to_label.jsonl")
+    rows[0]["responses"][0]["turns"] = "something else"
+    (out / "rounds" / "001" / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(AfzalError, match="this answer was not asked about: 'something else'"):
+        run(folder, out, resume=True, reward="people", rounds=1)
