@@ -48,13 +48,17 @@ def _own_roots() -> list[Path]:
     """Folders of ``sys.path`` that hold neither the standard library nor installed packages nor Afzal."""
     installed = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()]
     known = {Path(place).resolve() for place in installed} | {Path(__file__).resolve().parents[2]}
+    standard = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]  # lib-dynload lies below
     places = [Path(place or ".").resolve() for place in sys.path]
-    return [place for place in places if place.is_dir() and place not in known]
+    own = [place for place in places if place.is_dir() and place not in known]
+    return [place for place in own if not any(map(place.is_relative_to, standard))]
 
 
 def _located(name: str, roots: list[Path]) -> list[Path]:
     """The files of a dotted name, those of the packages around it first; none where it is not one's own."""
     parts = name.split(".")
+    if parts[0] == "afzal":  # another copy of it may lie on the path
+        return []
     for root in roots:
         found = []
         for k in range(1, len(parts) + 1):
