@@ -25,6 +25,7 @@ HIT = {
     "card 4111111111111111,": "card number",
     "card 5500-0000-0000-0004": "card number",
     "amex 3782 822463 10005": "card number",
+    "+3782 822463 10005": "card number",  # and no phone number
     f"key {KEY}.": "access key",
     "AKIA" + "IOSFODNN7EXAMPLE": "access key",
     "ghp_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8": "access key",

@@ -27,6 +27,12 @@ def test_planted_contradictions_are_counted_the_most_contradicted_first():
     assert found.ids[:3] == ["99", "98", "97"]
 
 
+def test_a_share_that_chance_explains_raises_no_alarm():
+    found = by_code([(item(n, n != 0), (3.0, 0.0)) for n in range(5)])["suspicious_pairs"]
+    assert (found.severity, found.value, found.count) == ("ok", 0.2, 1)
+    assert found.low < 0.1
+
+
 def test_the_bounds_are_90_and_60_percent():
     rows = [(item(0), (GAP + 1e-9, 0.0)), (item(1), (0.0, GAP - 1e-9)), (item(2), (0.0, GAP + 1e-9))]
     found = by_code(rows)["suspicious_pairs"]
