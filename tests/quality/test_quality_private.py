@@ -96,7 +96,7 @@ def test_rows_and_counts_are_told_and_never_the_text():
         5,
         ["row0", "row1", "row4"],
     )
-    assert "2 of kind e-mail address, 2 of kind phone number" in personal.message
+    assert "e-mail address 2, phone number 2" in personal.message
     assert (secrets.severity, secrets.count, secrets.ids) == ("major", 1, ["row2"])
     said = json.dumps(asdict(made))
     assert not [piece for piece in ("valiyev", "123 45", KEY) if piece in said]

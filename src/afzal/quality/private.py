@@ -196,7 +196,7 @@ def _private_finding(
     hit, ids = private.items(kinds), FirstIds()
     for at in hit:
         ids.add(view.ids[at])
-    counts = ", ".join(f"{private.counts[kind]} of kind {kind}" for kind in kinds if private.counts[kind])
+    counts = ", ".join(f"{kind} {private.counts[kind]}" for kind in kinds if private.counts[kind])
     message = f"{len(hit)} of {view.items} items hold {'personal data' if code == 'personal_data' else 'secrets'}"
     return finding(
         code, severity if hit else "ok", len(hit), view.items, message + (f": {counts}" if counts else ""), remedy, ids
