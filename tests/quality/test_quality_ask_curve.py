@@ -258,3 +258,20 @@ def test_a_resample_that_connects_nothing_counts_against_the_leader():
     assert found.leader == "A"
     assert 0.5 < found.share < 0.75
     assert not found.settled
+
+
+def test_a_rule_that_is_better_is_said_to_be_and_one_that_is_worse_too():
+    """Four of five pairs hardly differ, and people call them ties; the others tell the direction."""
+    rng = np.random.default_rng(3)
+    scale = np.where(rng.random(900) < 0.2, 3.0, 0.03)[:, None]
+    x, theta = rng.normal(size=(900, 10)), rng.normal(size=10)
+    y = np.where(scale[:, 0] > 1, x @ theta > 0, 0.5).astype(float)
+    clear = curve.Labelled(x * scale, y, np.ones(900), [str(k) for k in range(900)])
+    found = ask.learning_curve(clear, "d_optimal", seeds=4, most=60)
+    assert found.better
+    assert not found.worse
+    # a scorer that says of the clear pairs that there is nothing to learn from them
+    misled = curve.Labelled(clear.features, y, clear.weight, clear.prompts, margins=np.where(scale > 1, 9.0, 0.0).T)
+    found = ask.learning_curve(misled, "entropy", seeds=6, most=200)
+    assert found.worse
+    assert not found.better
