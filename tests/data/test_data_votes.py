@@ -131,6 +131,18 @@ def test_columns_of_other_things_are_no_annotators(tmp_path):
         read_rows(tmp_path, rows)
 
 
+def test_a_score_beside_votes_is_no_annotator(tmp_path):
+    rows = [BASE | {"prompt": f"P{k}", "ann": "A", "ben": "B", "user_rating": k} for k in (1, 2, 3, 4, 5)]
+    assert {name for name, _ in said(read_rows(tmp_path, rows))} == {"ann", "ben"}
+
+
+def test_a_name_of_both_answers_names_neither(tmp_path):
+    row = BASE | {"model_a": "m1", "model_b": "m1", "annotator": "ann"}
+    assert said(read_rows(tmp_path, [row | {"winner": "model_b"}])) == [("ann", "second")]
+    with pytest.raises(AfzalError):
+        read_rows(tmp_path, [row | {"winner": "model_b"}, row | {"winner": "m1"}])
+
+
 def test_an_empty_row_is_dropped_and_counted(tmp_path):
     rows = [BASE | {"ann": "A", "ben": "B"}, BASE | {"prompt": "P", "ann": "", "ben": ""}]
     dataset = read_rows(tmp_path, rows)
