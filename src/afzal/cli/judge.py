@@ -15,7 +15,7 @@ from afzal.errors import AfzalError
 
 def command(
     source: Annotated[
-        str, typer.Argument(metavar="FILE", help="Rows with two answers or more, or one model's answers.")
+        str, typer.Argument(metavar="FILE", help="Rows with two answers or more, one model's answers, or a run.")
     ],
     judge: Annotated[
         list[str],
@@ -25,7 +25,14 @@ def command(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for verdicts, rows with votes, the summary and the judge's card.")],
-    against: Annotated[str | None, typer.Option(help="Another model's answers to the same prompts.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another model's answers to the same prompts, or a run.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="Prompts that the runs FILE and --against answer before they are judged.")
+    ] = None,
+    n: Annotated[int, typer.Option(min=1, help="Answers per prompt, with --prompts.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the answers, with --prompts; 0 is greedy.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens, with --prompts.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Of the answers, with --prompts.")] = 0,
     people: Annotated[
         str | None, typer.Option(help="Votes of people on the same pairs, to set the judge beside.")
     ] = None,
@@ -45,11 +52,18 @@ def command(
     from afzal.judge.people import votes_on
     from afzal.recipes import judging
 
+    say = lambda line: typer.echo(line, err=True)  # noqa: E731
+    if prompts is not None:
+        from afzal.recipes.answers import Drawing, answers_of, refuse_no_model
+
+        refuse_no_model([s for s in (source, against) if s is not None])
+        drawing, folder = Drawing(n, temperature, max_new_tokens, seed), out / "answers"
+        source = answers_of(source, prompts, drawing, folder, say)
+        against = answers_of(against, prompts, drawing, folder, say) if against is not None else None
     items = judging.read_items(source, against)
     voted = votes_on(items, people) if people else None
     if voted is None and any(item.votes for item in items):
         voted = items
-    say = lambda line: typer.echo(line, err=True)  # noqa: E731
     found = judging.judged(items, judge, out, voted=voted, cache=cache, resamples=resamples, say=say)
     if as_json:
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False))

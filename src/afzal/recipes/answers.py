@@ -1,0 +1,71 @@
+"""Answers of models to held-out prompts, sampled once and kept, for a judge to compare."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from afzal.config import GenerateConfig
+from afzal.errors import AfzalError
+from afzal.recipes.contents import content_hash
+from afzal.recipes.generate import generate
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """How answers are drawn: ``n`` of at most ``max_new_tokens`` tokens to each prompt; temperature 0 is greedy."""
+
+    n: int = 1
+    temperature: float = 1.0
+    max_new_tokens: int = 256
+    seed: int = 0
+
+
+def answers_of(
+    source: str, prompts: str, drawing: Drawing, folder: Path, say: Callable[[str], None] = lambda line: None
+) -> str:
+    """The file of a model's answers to the prompts of a file; where ``source`` is a file of answers, that file.
+
+    Answers are kept in ``folder`` under a hash of the model, the prompts and how they are drawn: the same call reads
+    them back, and a file is there only when it is whole.
+
+    Args:
+        source: the folder of a model or a finished run, or a file of answers.
+
+    Raises:
+        AfzalError: the model or the prompts cannot be read.
+    """
+    model = Path(source)
+    if not model.is_dir():
+        return source
+    what = json.dumps([content_hash(source), content_hash(prompts), asdict(drawing)], sort_keys=True)
+    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in model.resolve().name)
+    file = folder / hashlib.sha256(what.encode()).hexdigest()[:16] / f"{name}.jsonl"
+    if file.exists():
+        say(f"{source}: its answers are read from {file}")
+        return str(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    say(f"{source}: answers are sampled to the prompts of {prompts}")
+    generate(GenerateConfig(model=source, prompts=prompts, out=str(part), **asdict(drawing)))
+    part.replace(file)
+    return str(file)
+
+
+def refuse_no_model(sources: list[str]) -> None:
+    """Prompts are for models.
+
+    Raises:
+        AfzalError: none of the sources is a folder.
+    """
+    if not any(Path(source).is_dir() for source in sources):
+        raise AfzalError(
+            "prompts are given, but no model that answers them",
+            where="--prompts",
+            why=f"{' and '.join(sources)}: not a folder",
+            remedy="name the folder of a run or a model, or leave out --prompts",
+        )

@@ -1,0 +1,88 @@
+"""``afzal judge`` on two runs: answers to held-out prompts are drawn once, kept, and judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_runs import model_folder
+from transformers import AutoModelForCausalLM
+
+from afzal.cli import main
+
+
+def two_models(folder: Path) -> tuple[str, str]:
+    """Two folders whose weights differ."""
+    ours, theirs = model_folder(folder / "dpo-0.1"), model_folder(folder / "sft")
+    model = AutoModelForCausalLM.from_pretrained(ours)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.5)
+    model.save_pretrained(ours)
+    return str(ours), str(theirs)
+
+
+def prompts(folder: Path, n: int = 6) -> str:
+    path = folder / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"question {k}"}) + "\n" for k in range(n)))
+    return str(path)
+
+
+def judged(ours: str, theirs: str, asked: str, out: Path, *more: str) -> int:
+    words = ["--against", theirs, "--prompts", asked, "--judge", "rule:longest", "--max-new-tokens", "12"]
+    return main(["judge", ours, *words, "--out", str(out), "--resamples", "50", *more])
+
+
+def answers(out: Path) -> dict[str, list[dict]]:
+    files = sorted((out / "answers").glob("*/*.jsonl"))
+    return {f.stem: [json.loads(line) for line in f.read_text().splitlines()] for f in files}
+
+
+def test_the_win_rate_is_that_of_counting_by_hand_and_is_mirrored(tmp_path):
+    ours, theirs = two_models(tmp_path)
+    asked = prompts(tmp_path)
+    assert judged(ours, theirs, asked, tmp_path / "a", "--n", "2") == 0
+    assert judged(theirs, ours, asked, tmp_path / "b", "--n", "2") == 0
+    said = answers(tmp_path / "a")
+    assert said == answers(tmp_path / "b")
+    assert set(said) == {"dpo-0_1", "sft"}
+    mine, yours = ([len(row["completion"]) for row in said[name]] for name in ("dpo-0_1", "sft"))
+    assert len(mine) == 12
+    points = [(a > b) + (a == b) / 2 for a, b in zip(mine, yours, strict=True)]
+    one, two = (json.loads((tmp_path / x / "summary.json").read_text())[0]["models"] for x in "ab")
+    assert 0 < sum(points) < 12
+    assert (one["ours"], one["theirs"]) == ("dpo-0_1", "sft")
+    assert one["win_rate"]["value"] == pytest.approx(sum(points) / 12)
+    assert one["win_rate"]["low"] <= one["win_rate"]["value"] <= one["win_rate"]["high"]
+    assert two["win_rate"]["value"] == pytest.approx(1 - sum(points) / 12)
+
+
+def test_the_same_command_samples_nothing_and_ends_with_the_same_bytes(tmp_path, monkeypatch):
+    ours, theirs = two_models(tmp_path)
+    asked, out = prompts(tmp_path), tmp_path / "out"
+    assert judged(ours, theirs, asked, out) == 0
+    names = ("summary.json", "rows.jsonl", "verdicts.jsonl")
+    before = [(out / name).read_bytes() for name in names]
+    drawn = []
+    from afzal.recipes import answers as kept
+
+    really = kept.generate
+    monkeypatch.setattr(kept, "generate", lambda config: (drawn.append(config.model), really(config)))
+    assert judged(ours, theirs, asked, out) == 0
+    assert drawn == []
+    assert [(out / name).read_bytes() for name in names] == before
+    lost = next((out / "answers").glob("*/sft.jsonl"))
+    lost.rename(lost.with_suffix(".part"))  # as a kill in the middle leaves it
+    assert judged(ours, theirs, asked, out) == 0
+    assert drawn == [theirs]
+    assert [(out / name).read_bytes() for name in names] == before
+    assert judged(ours, theirs, asked, out, "--seed", "1") == 0
+    assert drawn == [theirs, ours, theirs]
+
+
+def test_prompts_without_a_model_are_refused(tmp_path, capsys):
+    file = prompts(tmp_path)
+    assert judged(file, file, file, tmp_path / "out") == 2
+    assert "no model that answers them" in capsys.readouterr().err
