@@ -73,7 +73,7 @@ def is_cached(side: str) -> bool:
 def afzal(work: Work) -> Loop:
     """What ``afzal train dpo`` sets up from its settings, and its loop."""
     from afzal import runs
-    from afzal.config import PairConfig
+    from afzal.config.methods.dpo import DPOConfig
     from afzal.recipes.methods import recipe_of
     from afzal.recipes.prepare import Prepared
     from afzal.recipes.setup import set_up
@@ -83,7 +83,7 @@ def afzal(work: Work) -> Loop:
 
     trees = [tree(str(i), p, [c, r], pairs=[Preference(0, 1, 1.0)]) for i, (p, c, r) in enumerate(work.rows)]
     with tempfile.TemporaryDirectory() as folder:
-        config = PairConfig(
+        config = DPOConfig(
             model="random weights",
             data="random tokens",
             out=f"{folder}/run",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 _MINUS = "\N{MINUS SIGN}"
@@ -88,22 +87,3 @@ def _exponent(text: str) -> str:
     mantissa, power = text.split("e")
     mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
     return f"{mantissa}e{int(power)}"
-
-
-def unit_of(facts: Mapping[str, Any]) -> str:
-    """What a run's objective judges: ``pair``, ``group``, ``response`` or ``token``."""
-    objective = facts.get("objective")
-    found = objective.get("unit") if isinstance(objective, Mapping) else None
-    known = {"sft": "token", "kto": "response"}
-    return str(found or known.get(str(facts.get("method")), "pair"))
-
-
-def kl_of(facts: Mapping[str, Any]) -> str:
-    """What a run's KL is measured to, in words.
-
-    Policies that learn from rewards measure it to their reference, and so did all runs of before ``run.json`` said
-    whether the reference is the start.
-    """
-    start = facts.get("reference_is_start", False)
-    online = facts.get("method") in ("ppo", "rloo", "grpo", "reinforce")
-    return "KL to the start" if start or ("reference_is_start" in facts and not online) else "KL to the reference"

@@ -205,7 +205,7 @@ def test_a_file_with_overrides_and_flags_on_top(tmp_path: Path, seen: list[Any],
     path.write_text("method: kto\nmodel: M\ndata: D\nlr: 1e-6\nbatch_size: 4\nout: R\n")
     assert main(["train", str(path), "lr=2e-6", "--batch-size", "8", "--resume"]) == 0
     settings, resume, command = seen[0]
-    assert isinstance(settings, config.KTOConfig)
+    assert isinstance(settings, config.CONFIGS["kto"])
     assert (settings.lr, settings.batch_size, resume) == (2e-6, 8, True)
     assert command == f"afzal train {path} lr=2e-6 --batch-size 8 --resume"
     assert capsys.readouterr().out == "report: R/report.html\n"

@@ -15,7 +15,8 @@ from helpers_runs import model_folder, one_thread, pair_file, settings
 
 from afzal import config, recipes
 from afzal.cli import main
-from afzal.config import ExportConfig, GenerateConfig, IterateConfig, PlanConfig, PreferConfig, ScoreConfig, Setting
+from afzal.config import ExportConfig, GenerateConfig, IterateConfig, PlanConfig, ScoreConfig, Setting
+from afzal.config.methods.prefer import PreferConfig
 from afzal.errors import AfzalError
 from afzal.iterate.stages import training
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from afzal.plan import Assumptions, Device, Job, Wish
 
-METHOD_HELP = "What would be trained: sft, dpo, ipo, kto, prefer, reward, ppo, rloo, grpo or reinforce."
+METHOD_HELP = f"What would be trained: {', '.join(config.METHODS)}."
 
 
 def _plan(

@@ -15,19 +15,6 @@ from afzal.cli.flags import given, parameters, with_parameters
 from afzal.cli.report import conclude
 from afzal.errors import AfzalError
 
-_LINES = {
-    "sft": "Supervised fine-tuning on the good responses.",
-    "dpo": "Direct preference optimisation on pairs, ties and soft labels included.",
-    "ipo": "Identity preference optimisation: a finite margin, for near-certain labels.",
-    "kto": "Kahneman-Tversky optimisation on single responses labelled good or bad.",
-    "prefer": "Any objective by name, a weighted sum of objectives, or one of your own: see afzal objectives.",
-    "reward": "A reward model on pairs, ties, soft labels and rankings: a scalar head on the model's trunk.",
-    "ppo": "Proximal policy optimisation: the policy's own answers, a reward, and a value model.",
-    "rloo": "REINFORCE, leave one out: several answers to each prompt, the others' mean reward as baseline.",
-    "grpo": "Group-relative policy optimisation: advantages within the answers to a prompt.",
-    "reinforce": "REINFORCE++: rewards to go, whitened over the iteration, without a value model.",
-}
-
 
 class MethodGroup(HelpfulGroup):
     """``sft``, ``dpo``, ... are commands; any other word is a YAML file or a run folder, whose method decides."""
@@ -62,7 +49,7 @@ def _command(method: str, base: Sequence[config.Setting]) -> Any:
     """The command of one method: a flag for each of its settings, on top of the settings ``base``."""
     kind = config.CONFIGS[method]
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(method, help=_LINES[method], context_settings=CONTEXT)(
+    app.command(method, help=config.METHODS[method].line, context_settings=CONTEXT)(
         with_parameters(_runner(method, base), parameters(kind))
     )
     return typer.main.get_command(app)
@@ -115,5 +102,5 @@ app = typer.Typer(
     help="Train a model. `afzal train FILE.yaml key=value ...` runs a file, and resumes a run as "
     "`afzal train RUN --resume`; every flag of a method is also a key of the file: see `afzal train dpo --help`.",
 )
-for _name, _line in _LINES.items():
-    app.command(_name, help=_line)(lambda: None)
+for _method in config.METHODS.values():
+    app.command(_method.name, help=_method.line)(lambda: None)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from afzal import runs
 from afzal.config import (
@@ -16,8 +16,6 @@ from afzal.config import (
     CompareConfig,
     Entry,
     IterateConfig,
-    OnlineConfig,
-    PolicyConfig,
     Setting,
     TrainConfig,
     build,
@@ -54,6 +52,11 @@ class Stage:
     def name(self) -> str:
         """The entry's name and the seed, which names the folder too."""
         return f"{self.entry.name}-{self.seed}"
+
+    @property
+    def in_rounds(self) -> bool:
+        """Whether it is a run of rounds, and not one training."""
+        return self.entry.kind == "iterate"
 
 
 def stages_of(config: CompareConfig) -> list[Stage]:
@@ -118,7 +121,7 @@ def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
     """
     if stage.config is None:
         return given(stage)
-    settings = with_snapshots(stage.config, config)
+    settings = stage.config if stage.in_rounds else with_snapshots(cast(TrainConfig, stage.config), config)
     ledger = ledger_of(config, stage.entry.name, stage.seed)
     made_of = {"settings": _plain(settings), "inputs": _inputs(settings)}
     if (stage.folder / "run.json").exists():
@@ -131,10 +134,10 @@ def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
     _keep(ledger, {**made_of, "seconds": before})
     began = time.perf_counter()
     try:
-        if isinstance(settings, IterateConfig):
-            run = iterate(settings, resume=resume)
+        if stage.in_rounds:
+            run = iterate(cast(IterateConfig, settings), resume=resume)
         else:
-            run = train(settings, resume=resume)
+            run = train(cast(TrainConfig, settings), resume=resume)
     finally:
         _keep(ledger, {**made_of, "seconds": round(before + time.perf_counter() - began, 3)})
     if (status := runs.open_run(run).status()) != "finished":
@@ -167,16 +170,16 @@ def _keep(ledger: Path, body: Mapping[str, Any]) -> None:
     runs.atomic_write(ledger, json.dumps(body, indent=1) + "\n")
 
 
-def with_snapshots(settings: Settings, config: CompareConfig) -> Settings:
+def with_snapshots(settings: TrainConfig, config: CompareConfig) -> TrainConfig:
     """The settings with checkpoints at ``config.snapshots`` even distances, the last of which is the end.
 
     The distance is that of the first seed, so that all seeds are measured at the same steps.
     """
-    if not isinstance(settings, PolicyConfig):
+    if settings.policy is None:
         return settings
     prepared = prepare(settings.model_copy(update={"seed": config.seeds[0]}))
-    if isinstance(settings, OnlineConfig):
-        steps = steps_of(settings, planned(settings, prepared))
+    if settings.rollouts is not None:
+        steps = steps_of(settings, planned(settings.rollouts, prepared))
     else:
         layout = Layout("shared", settings.pass_tokens)
         steps = steps_of(settings, Feed(prepared.train, (), settings.batch_size, settings.seed, layout))

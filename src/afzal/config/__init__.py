@@ -9,27 +9,19 @@ from .annotate import AnnotateConfig
 from .ask import AskConfig
 from .base import Settings, members
 from .compare import START, CompareConfig, Entry, entries, ordered, substituted, variables
+from .constrained import CONSTRAINT_NEEDS, ConstrainedConfig
 from .explain import Setting, suggestion
 from .export import ExportConfig
 from .generate import GenerateConfig
 from .iterate import PEOPLE, PRESETS, IterateConfig
-from .methods import CONFIGS
-from .offline import (
-    CONSTRAINT_NEEDS,
-    BetaConfig,
-    KTOConfig,
-    PairConfig,
-    PreferConfig,
-    ReferenceConfig,
-    RewardConfig,
-    SFTConfig,
-)
-from .online import GRPOConfig, OnlineConfig, PenaltyConfig, PPOConfig, ReinforceConfig, RLOOConfig
+from .method import Cost, Method, Paper
+from .methods import CONFIGS, METHODS, method_in
+from .online import OnlineConfig
 from .planning import PlanConfig
 from .reading import build, dump, load, make, method_of, read_file, read_override, resolve
 from .score import ScoreConfig
 from .sections import LOW_RANK, VIRTUAL, ModelSettings, section
-from .training import METHODS, REFERENCES, LiveReferenceConfig, Method, PolicyConfig, TrainConfig
+from .training import REFERENCES, BetaConfig, LiveReferenceConfig, PolicyConfig, ReferenceConfig, TrainConfig
 
 __all__ = [
     "CONFIGS",
@@ -45,27 +37,20 @@ __all__ = [
     "AskConfig",
     "BetaConfig",
     "CompareConfig",
+    "ConstrainedConfig",
+    "Cost",
     "Entry",
     "ExportConfig",
-    "GRPOConfig",
     "GenerateConfig",
     "IterateConfig",
-    "KTOConfig",
     "LiveReferenceConfig",
     "Method",
     "ModelSettings",
     "OnlineConfig",
-    "PPOConfig",
-    "PairConfig",
-    "PenaltyConfig",
+    "Paper",
     "PlanConfig",
     "PolicyConfig",
-    "PreferConfig",
-    "RLOOConfig",
     "ReferenceConfig",
-    "ReinforceConfig",
-    "RewardConfig",
-    "SFTConfig",
     "ScoreConfig",
     "Setting",
     "Settings",
@@ -77,6 +62,7 @@ __all__ = [
     "load",
     "make",
     "members",
+    "method_in",
     "method_of",
     "ordered",
     "read_file",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from .offline import BetaConfig
-from .online import OnlineConfig
+from .methods import METHODS
 from .training import PolicyConfig, TrainConfig
 
 _OF_SAMPLES = ("sample_tokens", "sample_temperature")
@@ -20,7 +19,8 @@ def advice(config: TrainConfig, parameters: int | None = None) -> list[str]:
     notes = []
     kind = config.adapter_kind
     tuning = {"lora": "LoRA", None: "all weights"}.get(kind, f"adapter {kind}")
-    low, high = _USUAL_LR_OF.get(kind or "") or _USUAL_LR[config.method == "sft", kind is not None]
+    method = METHODS[config.method]
+    low, high = _USUAL_LR_OF.get(kind or "") or method.usual_lr[kind is not None]
     small = parameters is not None and parameters < _SMALL
     if small and kind not in _USUAL_LR_OF:
         high = _SMALL_LR * (1 if kind is None else 10)
@@ -33,16 +33,16 @@ def advice(config: TrainConfig, parameters: int | None = None) -> list[str]:
         notes.append(
             f"lr {config.lr:g} is outside the usual {low:g} to {high:g} for {config.method} on {of}{more}{ruin}"
         )
-    if isinstance(config, BetaConfig) and not 0.01 <= config.beta <= 1:
-        notes.append(f"beta {config.beta:g} is outside the usual 0.01 to 1; larger stays nearer to the reference")
-    if config.method != "sft" and config.batch_size < 8:
+    if (beta := getattr(config, "beta", None)) is not None and not 0.01 <= beta <= 1:
+        notes.append(f"beta {beta:g} is outside the usual 0.01 to 1; larger stays nearer to the reference")
+    if not method.small_batches and config.batch_size < 8:
         notes.append(f"batch_size {config.batch_size} is small for {config.method}: 32 to 128 is usual")
-    if config.method != "sft" and config.epochs > 5 and not isinstance(config, OnlineConfig):
+    if method.over_optimises and config.epochs > 5:
         notes.append(f"{config.epochs:g} epochs: {config.method} over-optimises after a few; see early_stop_patience")
     if config.pass_tokens < config.max_tokens:
         notes.append(f"tokens_per_forward {config.tokens_per_forward} is below max_tokens {config.max_tokens}")
-    if isinstance(config, PolicyConfig) and not isinstance(config, OnlineConfig):
-        notes += _unsampled(config)
+    if config.policy is not None and config.rollouts is None:
+        notes += _unsampled(config.policy)
     return notes
 
 
@@ -58,13 +58,6 @@ def _unsampled(config: PolicyConfig) -> list[str]:
     return [f"without effect: {', '.join(given)}, since {why}"] if given else []
 
 
-# (is SFT, is LoRA) -> usual peak learning rates of models of 1B to 70B parameters.
-_USUAL_LR = {
-    (True, False): (1e-6, 1e-4),
-    (True, True): (1e-5, 1e-3),
-    (False, False): (1e-7, 1e-5),
-    (False, True): (1e-6, 1e-4),
-}
 _SMALL_LR = 3e-3  # of models below 100 million weights, 10 times that with LoRA
 # Adapters of few weights take large steps.
 _USUAL_LR_OF = {"ia3": (1e-5, 1e-2), "prefix": (1e-4, 0.3), "prompt": (1e-4, 0.3), "p_tuning": (1e-4, 0.3)}

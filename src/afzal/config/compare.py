@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from .base import Settings, split_names
 from .explain import suggestion
-from .training import METHODS
+from .methods import METHODS
 
 Kind = Literal["train", "iterate", "run", "best_of"]
 KINDS: tuple[Kind, ...] = ("train", "iterate", "run", "best_of")
@@ -40,7 +40,7 @@ class Entry:
     @property
     def is_policy(self) -> bool:
         """Whether it gives a policy to be compared; a reward model is a stage for others."""
-        return not (self.kind == "train" and self.value == "reward")
+        return not (self.kind == "train" and not METHODS[self.value].writes)
 
     @property
     def needs(self) -> tuple[str, ...]:

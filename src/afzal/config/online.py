@@ -1,4 +1,4 @@
-"""The settings of the methods that learn from the policy's own answers: PPO, RLOO, GRPO, REINFORCE++."""
+"""What the methods share that learn from rewards of the policy's own answers."""
 
 from __future__ import annotations
 
@@ -47,6 +47,15 @@ class OnlineConfig(RolloutSettings, LiveReferenceConfig, frozen=True):
     sample_prompts: int = Field(8, ge=0, description="Held-out prompts whose answers are kept at each evaluation.")
     sample_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")  # pyright: ignore[reportIncompatibleVariableOverride] - prompts alone ask for no length
 
+    @property
+    def rollouts(self) -> OnlineConfig:
+        return self
+
+    @property
+    def penalty(self) -> PenaltyConfig | None:
+        """Of a KL penalty that stands in the reward; None where the pull to the reference is a term of the loss."""
+        return None
+
     @model_validator(mode="after")
     def _online_parts(self) -> Self:
         if self.reference == "cached":
@@ -73,6 +82,10 @@ class PenaltyConfig(OnlineConfig, frozen=True):
         10_000.0, gt=0, description="Answers in which kl_coef may change by a fifth; larger is slower."
     )
 
+    @property
+    def penalty(self) -> PenaltyConfig:
+        return self
+
     @model_validator(mode="after")
     def _controller(self) -> Self:
         if self.kl_target is None:
@@ -82,19 +95,9 @@ class PenaltyConfig(OnlineConfig, frozen=True):
         return self
 
 
-class PPOConfig(PenaltyConfig, frozen=True):
-    """Proximal policy optimisation with a value model."""
+class ValueSettings(Settings, frozen=True, title="Objective"):
+    """A value model that trains beside the policy."""
 
-    method: Literal["ppo"] = Field("ppo", description="Proximal policy optimisation.")
-    lr: float = Field(
-        3e-6, ge=0, description="Peak learning rate, 0 for none; 10 times as large by default with lora_rank."
-    )
-    ppo_epochs: int = Field(4, ge=1, description="Passes over the answers of an iteration.")
-    whiten: bool = Field(True, description="Give the advantages of an iteration mean 0 and variance 1.")
-    gamma: float = Field(1.0, gt=0, le=1, description="Discount per token; 1 has none.")
-    lam: float = Field(
-        0.95, ge=0, le=1, description="GAE: 1 trusts the rewards alone (more noise), 0 the value model (more bias)."
-    )
     value: Literal["own", "shared"] = Field(
         "own", description="The value model: a copy of the policy with its own head, or a head on the policy."
     )
@@ -108,39 +111,3 @@ class PPOConfig(PenaltyConfig, frozen=True):
     value_clip: float = Field(
         0.2, gt=0, description="How far a value may go from its old one and still have a gradient, in rewards."
     )
-
-    @model_validator(mode="after")
-    def _value_parts(self) -> Self:
-        if self.value == "shared":
-            self._refuse(("value_model",), "the value model is a head on the policy")
-        if self.lr == 0:
-            self._refuse(("value_lr",), "lr is 0, and value_lr follows its course")
-        return self
-
-
-class RLOOConfig(PenaltyConfig, frozen=True):
-    """REINFORCE with the other answers' mean reward as baseline."""
-
-    method: Literal["rloo"] = Field("rloo", description="REINFORCE, leave one out.")
-    n: int = Field(4, ge=2, description="Answers to each prompt of an iteration.")
-
-
-class GRPOConfig(OnlineConfig, frozen=True):
-    """Group-relative policy optimisation."""
-
-    method: Literal["grpo"] = Field("grpo", description="Group-relative policy optimisation.")
-    n: int = Field(4, ge=2, description="Answers to each prompt of an iteration.")
-    kl_coef: float = Field(
-        0.04, ge=0, description="Strength of the pull to the reference, in the loss; larger stays nearer to it."
-    )
-    group_std: bool = Field(
-        True, description="Divide advantages by the spread of their group's rewards, which weighs easy prompts up."
-    )
-
-
-class ReinforceConfig(PenaltyConfig, frozen=True):
-    """REINFORCE++: rewards to go, whitened over the iteration, without a value model."""
-
-    method: Literal["reinforce"] = Field("reinforce", description="REINFORCE++.")
-    whiten: bool = Field(True, description="Give the advantages of an iteration mean 0 and variance 1.")
-    gamma: float = Field(1.0, gt=0, le=1, description="Discount per token; 1 has none.")

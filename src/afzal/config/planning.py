@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from .base import Columns, Settings
-from .training import Method
+from .methods import METHODS
 
 
 class PlanConfig(Settings, frozen=True):
@@ -16,7 +16,7 @@ class PlanConfig(Settings, frozen=True):
     model: str = Field(
         description="A built-in shape (llama-3.1-8b, qwen2.5-7b, ...), a folder with a config.json, or a hub id."
     )
-    method: Method = Field("dpo", description="What would be trained.")
+    method: str = Field("dpo", description=f"What would be trained: {', '.join(METHODS)}.")
     data: str | None = Field(None, description="Measure the lengths of this file in place of the three numbers below.")
     columns: Columns = Field({}, description="Which field of the file is what, as chosen=good,prompt=question.")
     tokenizer: str | None = Field(None, description="Folder or hub id that the file is measured with; default: model.")

@@ -18,8 +18,8 @@ from afzal.errors import AfzalError
 
 from .base import Settings, members
 from .explain import Setting, explain, joined, suggestion, unknown
-from .methods import CONFIGS
-from .training import METHODS, TrainConfig
+from .methods import CONFIGS, METHODS
+from .training import TrainConfig
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from .base import Columns, Names, Settings
+from .base import Columns, Names, ObjectiveArguments, ObjectiveName, Settings
 from .scale import TOKENS_PER_FORWARD, MemorySettings, Tokens
 
 AdapterKind = Literal["lora", "dora", "rslora", "ia3", "prefix", "prompt", "p_tuning"]
@@ -169,6 +169,35 @@ class RunSettings(Settings, frozen=True, title="Run"):
         "auto",
         description="Number format of the saved weights: auto is that of the model's own files, and fp32 for adapters; "
         "fp32 keeps what bf16 would round away.",
+    )
+
+
+class ObjectiveSettings(Settings, frozen=True, title="Objective"):
+    """An objective of one's choice, and what it learns or asks of the labels."""
+
+    objective: ObjectiveName = "dpo"
+    objective_arg: ObjectiveArguments = Field({})
+    soft_labels: Literal["keep", "majority"] = Field(
+        "keep", description="majority turns a label's probability into certainty, for objectives that need it."
+    )
+    learn: Names = Field(None, description="Parameters of the objective to learn, such as nu (ties).")
+    learned_lr: float = Field(1e-2, gt=0, description="Peak learning rate of the parameters named by learn.")
+
+
+class ScorerSettings(Settings, frozen=True, title="Objective"):
+    """A reward model: its loss, its heads, and where its zero is."""
+
+    objective: str = Field(
+        "bradley_terry", description="The loss: bradley_terry, bradley_terry_margin, or another of reward models."
+    )
+    centering: float = Field(
+        0.01, ge=0, description="Weight of (r_w + r_l)^2 in the loss, which draws the mean score to 0."
+    )
+    heads: int = Field(
+        1, ge=1, le=64, description="Heads on one trunk, each on its own bootstrap of the items: their spread is doubt."
+    )
+    shift: Literal["none", "chosen"] = Field(
+        "chosen", description="State in config.json (reward_shift) what gives the preferred responses a mean of 0."
     )
 
 

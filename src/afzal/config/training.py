@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -24,9 +24,12 @@ from .sections import (
     WriterSettings,
 )
 
-Method = Literal["sft", "dpo", "ipo", "kto", "prefer", "reward", "ppo", "rloo", "grpo", "reinforce"]
-METHODS: tuple[str, ...] = get_args(Method)
 REFERENCES = ("frozen", "cached", "adapter_off")
+
+if TYPE_CHECKING:
+    from .constrained import ConstrainedConfig
+    from .online import OnlineConfig, ValueSettings
+    from .sections import ObjectiveSettings, ScorerSettings
 
 _USUAL_RANK = 8
 _USUAL_VIRTUAL_TOKENS = 20
@@ -50,14 +53,55 @@ class TrainConfig(
 ):
     """What every training method has; use the class of the method, or :func:`make`."""
 
-    method: Method = Field(
-        description="What to train: sft, dpo, ipo, kto, reward, ppo, rloo, grpo, reinforce, or prefer."
-    )
+    method: str = Field(description="What to train: the name of a method, such as sft, dpo or ppo.")
+
+    # What a method can do, as the settings that say how: None where it cannot. The rooms that train ask these and never
+    # which method it is, so that a new method is a class and nothing else.
+
+    @property
+    def policy(self) -> PolicyConfig | None:
+        """Of a model that writes; None for one that scores."""
+        return None
+
+    @property
+    def referenced(self) -> LiveReferenceConfig | None:
+        """Of a policy that may be held near a reference."""
+        return None
+
+    @property
+    def cacheable(self) -> ReferenceConfig | None:
+        """Of a reference whose log-probs may be kept, since the data are known beforehand."""
+        return None
+
+    @property
+    def rollouts(self) -> OnlineConfig | None:
+        """Of a policy that learns from rewards of its own answers."""
+        return None
+
+    @property
+    def critic(self) -> ValueSettings | None:
+        """Of a value model that trains beside the policy."""
+        return None
+
+    @property
+    def chosen(self) -> ObjectiveSettings | None:
+        """Of a method whose objective is a setting."""
+        return None
+
+    @property
+    def constrained(self) -> ConstrainedConfig | None:
+        """Of constraints on the policy, beside its objective."""
+        return None
+
+    @property
+    def scorer(self) -> ScorerSettings | None:
+        """Of a model that scores answers: a reward model."""
+        return None
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, given: Any) -> Any:
-        """Defaults that hang on other settings."""
+        """Defaults that depend on other settings."""
         if not isinstance(given, dict):
             return given
         filled = {"method": cls.model_fields["method"].default, **given}
@@ -88,6 +132,10 @@ class TrainConfig(
 class PolicyConfig(WriterSettings, SampleSettings, TrainConfig, frozen=True):
     """Methods that train a model which writes."""
 
+    @property
+    def policy(self) -> PolicyConfig:
+        return self
+
     @model_validator(mode="after")
     def _virtual_tokens_are_used(self) -> Self:
         if self.adapter not in VIRTUAL:
@@ -110,6 +158,10 @@ class LiveReferenceConfig(PolicyConfig, frozen=True):
         0.6, gt=0, le=1, description="How far the reference moves towards the policy each time; 1 copies it."
     )
 
+    @property
+    def referenced(self) -> LiveReferenceConfig:
+        return self
+
     @field_validator("reference")
     @classmethod
     def _reference(cls, value: str) -> str:
@@ -130,3 +182,31 @@ class LiveReferenceConfig(PolicyConfig, frozen=True):
                 f"reference_sync_steps needs a frozen copy of all weights that can follow; the reference is {kind}"
             )
         return self
+
+
+class ReferenceConfig(LiveReferenceConfig, frozen=True):
+    """Methods on data that is known beforehand, so that the reference's log-probs may be kept."""
+
+    reference: str = Field(
+        "frozen",
+        description="frozen (copy of the starting weights), cached (their log-probs on disk), adapter_off, or a model.",
+    )
+    reference_cache: str | None = Field(
+        None, description="Folder of cached reference log-probs, to be shared by runs; default: inside the run folder."
+    )
+
+    @property
+    def cacheable(self) -> ReferenceConfig:
+        return self
+
+    @model_validator(mode="after")
+    def _cache_parts(self) -> Self:
+        if self.reference != "cached":
+            self._refuse(("reference_cache",), f"the reference is {self.reference}, not cached")
+        return self
+
+
+class BetaConfig(ReferenceConfig, frozen=True):
+    """Methods of one objective with a reference, whose strength is ``beta``."""
+
+    beta: float = Field(0.1, gt=0, description="Strength of the pull to the reference; larger stays nearer to it.")

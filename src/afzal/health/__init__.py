@@ -18,6 +18,7 @@ from typing import Any
 
 from afzal.health import behaviour, excess, learning, rollouts, start
 from afzal.health.curves import Curves, Diagnosis, Severity, accuracy_interval, interval_of
+from afzal.health.facts import writes
 from afzal.text import is_number, plural
 
 __all__ = [
@@ -119,7 +120,7 @@ def not_checked(diagnoses: Iterable[Diagnosis], facts: Mapping[str, Any] | None 
     """
     made = {d.check for d in diagnoses}
     other: set[str] = (_ON_DATA if made & _ON_REWARDS else _ON_REWARDS) if made else set()
-    if (facts or {}).get("method") == "reward":
+    if not writes(facts or {}):
         other = other | _OF_WRITERS
     return [name for name in CHECKS if name not in made | other]
 

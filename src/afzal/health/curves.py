@@ -8,6 +8,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any, Literal
 
+from afzal.health.facts import writes
 from afzal.stats.intervals import half_width, wilson
 from afzal.text import is_number, setting
 
@@ -88,7 +89,7 @@ class Curves:
     @property
     def is_reward_model(self) -> bool:
         """Whether what was trained gives scores and writes nothing."""
-        return self.facts.get("method") == "reward"
+        return not writes(self.facts)
 
     @property
     def subject(self) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afzal.health.curves import Curves, Diagnosis, interval_of, noise, tail_mean
-from afzal.text import interval, is_number, kl_of, number, signed
+from afzal.health.facts import kl_of
+from afzal.text import interval, is_number, number, signed
 
 RISE_OF_FIRST = 0.03  # share of the first held-out loss
 RISE_OF_DROP = 0.10  # share of what the held-out loss had fallen by

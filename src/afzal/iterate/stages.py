@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from afzal import runs
-from afzal.config import PEOPLE, IterateConfig, PreferConfig, TrainConfig, make
+from afzal.config import CONFIGS, PEOPLE, IterateConfig, TrainConfig, make
 from afzal.data.native import from_row, to_row
 from afzal.data.turns import messages
 from afzal.generate import Sampling
@@ -190,7 +190,7 @@ def training(
     config: IterateConfig, number: int, start: str, data: str, out: str, *, held_out: bool = True
 ) -> TrainConfig:
     """The ordinary settings of one round's training; without ``held_out`` none of its pairs are."""
-    common = (IterateConfig.model_fields.keys() & PreferConfig.model_fields.keys()) - _OF_THE_ROUND
+    common = (IterateConfig.model_fields.keys() & CONFIGS["prefer"].model_fields.keys()) - _OF_THE_ROUND
     given = {key: getattr(config, key) for key in sorted(common if number == 1 else common - _OF_THE_FIRST)}
     if held_out:
         given |= {"eval_fraction": config.eval_fraction, "eval_every_steps": config.eval_every_steps}

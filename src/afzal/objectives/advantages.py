@@ -5,8 +5,42 @@ Shapes: N responses of up to L tokens, a mask ``[N, L]`` of real tokens (first o
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
+
+
+class Answered(Protocol):
+    """N answers of a policy, and what is known of them.
+
+    Attributes:
+        scores: ``[N]`` float64 rewards.
+        mask: ``[N, L]`` real tokens.
+        old_logp, ref_logp: ``[N, L]`` float64 nats under the policy that wrote them and under the reference.
+        old_value: ``[N, L]`` float64 values; zeros without a value model.
+    """
+
+    @property
+    def scores(self) -> Tensor: ...
+    @property
+    def mask(self) -> Tensor: ...
+    @property
+    def old_logp(self) -> Tensor: ...
+    @property
+    def ref_logp(self) -> Tensor: ...
+    @property
+    def old_value(self) -> Tensor: ...
+
+
+def penalties(answers: Answered, kl_coef: float) -> Tensor:
+    """``[N, L]`` kl_coef (log pi - log pi_ref) of each token: what it costs to part from the reference."""
+    return kl_coef * (answers.old_logp - answers.ref_logp)
+
+
+def spread(values: Tensor, mask: Tensor) -> Tensor:
+    """A value of each answer ``[N]`` at each of its real tokens, ``[N, L]``."""
+    return torch.where(mask, values[:, None], 0.0)
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float = 1.0, lam: float = 0.95) -> Tensor:

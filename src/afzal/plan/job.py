@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
+from afzal import config
 from afzal.plan.shapes import Shape, adapter_parameters, block_matrices, block_parameters, parameters, trunk_parameters
 from afzal.plan.work import Lengths
 
@@ -40,23 +41,7 @@ class Method:
     online: bool = False
 
 
-# KTO's KL term scores another prompt's responses under both models; an online method scores its own samples under the
-# policy that drew them and under the reward model, and PPO under the value model.
-METHODS: dict[str, Method] = {
-    m.name: m
-    for m in (
-        Method("sft", 1, reference=False),
-        Method("dpo", 2, reference=True),
-        Method("ipo", 2, reference=True),
-        Method("kto", 1, reference=True, estimates=2.0),
-        Method("prefer", 2, reference=True),
-        Method("reward", 2, reference=False, scalar=True),
-        Method("ppo", 1, reference=True, estimates=3.0, value=True, reward_model=True, online=True),
-        Method("rloo", 4, reference=True, estimates=2.0, reward_model=True, online=True),
-        Method("grpo", 4, reference=True, estimates=2.0, reward_model=True, online=True),
-        Method("reinforce", 1, reference=True, estimates=2.0, reward_model=True, online=True),
-    )
-}
+METHODS: dict[str, Method] = {name: Method(name, *astuple(method.cost)) for name, method in config.METHODS.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from afzal import runs
-from afzal.config import RewardConfig, TrainConfig
+from afzal.config import TrainConfig
 from afzal.errors import AfzalError
 from afzal.model.adapters import is_adapted
 from afzal.recipes import parallel
@@ -96,7 +96,7 @@ def bytes_to_write(config: TrainConfig, setup: Setup) -> dict[str, int]:
     one += sum(p.numel() * p.element_size() for p in reference_weights(setup).values())
     several = config.save_every_minutes > 0 or setup.settings.save_every_steps > 0
     model = setup.model
-    merged = isinstance(config, RewardConfig) or not is_adapted(model)
+    merged = config.scorer is not None or not is_adapted(model)
     saved = [p for p in model.parameters() if p.requires_grad or merged]
     return {
         "checkpoints": one * (kept_checkpoints(config) + 1 if several else 1),

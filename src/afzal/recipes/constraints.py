@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from afzal import data
-from afzal.config import PreferConfig
+from afzal.config import ConstrainedConfig
 from afzal.errors import AfzalError
 from afzal.generate import Sample, Sampling, as_trees, sample
 from afzal.model.logprobs import logits_of, predicting, score
@@ -36,8 +36,10 @@ Scorer = Callable[[str, str], float]
 """``(prompt, answer) -> cost``, for instance 1 for an unsafe answer and 0 for any other."""
 
 
-def constraint_of(config: PreferConfig, encoder: Any, layout: Layout, eos: Sequence[int]) -> tuple[Constraint, ...]:
-    """The constraint that the settings name, if any.
+def constraint_of(
+    config: ConstrainedConfig, encoder: Any, layout: Layout, eos: Sequence[int]
+) -> tuple[Constraint, ...]:
+    """The constraint that the settings name.
 
     Args:
         encoder: has ``tokenizer``, ``max_tokens`` and ``template``, as :class:`afzal.recipes.prepare.Prepared` has.
@@ -46,10 +48,8 @@ def constraint_of(config: PreferConfig, encoder: Any, layout: Layout, eos: Seque
     Raises:
         AfzalError: a token, file or function that it needs is not there.
     """
-    if config.constraint is None:
-        return ()
     cost = _cost(config, encoder, layout, eos)
-    name = config.constraint.rpartition(":")[2]
+    name = (config.constraint or "").rpartition(":")[2]
     held = (config.constraint_bound, config.constraint_weight, config.constraint_dual_lr)
     return (Constraint(name, cost, *held, getattr(cost, "counts", responses)),)
 
@@ -64,7 +64,7 @@ def _counted_by(counts: Callable[[Batch], float]) -> Callable[[Cost], Cost]:
     return mark
 
 
-def _cost(config: PreferConfig, encoder: Any, layout: Layout, eos: Sequence[int]) -> Cost:
+def _cost(config: ConstrainedConfig, encoder: Any, layout: Layout, eos: Sequence[int]) -> Cost:
     if config.constraint == "unsafe_mass":
         return unsafe_mass(_token_ids(encoder.tokenizer, config.constraint_tokens or ()))
     if config.constraint == "unsafe_likelihood":
@@ -157,7 +157,7 @@ def _token_ids(tokenizer: Any, words: Sequence[str]) -> list[int]:
     return found
 
 
-def _unsafe_trees(config: PreferConfig, encoder: Any) -> list[Tree]:
+def _unsafe_trees(config: ConstrainedConfig, encoder: Any) -> list[Tree]:
     source = config.constraint_data or ""
     items = data.read(source).items
     made = encode(items, encoder.tokenizer, max_tokens=encoder.max_tokens, chat_template=encoder.template).trees

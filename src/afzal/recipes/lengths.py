@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from afzal import data, quality
-from afzal.config import CONFIGS, OnlineConfig, make
+from afzal.config import METHODS, make
 from afzal.errors import AfzalError
 from afzal.model.load import load_tokenizer
 from afzal.recipes.methods import best_responses, recipe_of
@@ -30,7 +30,7 @@ def token_counts(
     codec = load_tokenizer(tokenizer)
     template = resolve_template(codec, None)[0] if any(item.is_chat for item in items) else None
     encoded = encode(items, codec, max_tokens=max_tokens, chat_template=template)
-    compares = method in CONFIGS and not issubclass(CONFIGS[method], OnlineConfig)
+    compares = method in METHODS and not METHODS[method].online
     select = recipe_of(make(method=method, data=source, model=tokenizer)).select if compares else best_responses
     trees = select(encoded.trees, [items[k] for k in encoded.kept])[0]
     if not trees:

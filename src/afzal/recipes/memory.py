@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from afzal.config import OnlineConfig, PPOConfig, ReferenceConfig, TrainConfig
+from afzal.config import TrainConfig
 from afzal.errors import AfzalError
 from afzal.model.adapters import virtual_kind
 from afzal.model.memory import PerToken, free_bytes, measure
@@ -124,8 +124,8 @@ class Sizes:
 def sizes_of(config: TrainConfig, trees: Sequence[Tree]) -> Sizes:
     """The sizes of an update of the longest items; answers that are not yet written count in full."""
     found = np.array([(t.n_tokens, sum(int(b.scored.sum()) for b in t.branches)) for t in trees])
-    if isinstance(config, OnlineConfig):
-        found += config.n * config.sample_tokens
+    if (asked := config.rollouts) is not None:
+        found += asked.n * asked.sample_tokens
     tokens, scored = found[np.argsort(-found[:, 0])][: config.batch_size].sum(0)
     return Sizes(int(tokens), int(found[:, 0].max()), float(scored / tokens))
 
@@ -272,9 +272,12 @@ def _remedy(config: TrainConfig, term: str, mode: Recompute) -> str:
     options = {
         "activations": ["" if mode == "full" else "activation_checkpointing=full", "a smaller tokens_per_forward"],
         "logits": ["a smaller tokens_per_forward"],
-        "reference": ["offload=reference", "reference=cached" if isinstance(config, ReferenceConfig) else ""],
+        "reference": [
+            "offload=reference",
+            "reference=cached" if config.cacheable is not None else "",
+        ],
         "start": ["sample_prompts=0"],
-        "value model": ["value=shared" if isinstance(config, PPOConfig) else ""],
+        "value model": ["value=shared" if config.critic is not None else ""],
         "float32 weights": [offload, adapter],
         "optimizer": [offload, adapter],
         "gradients": [adapter],

@@ -8,20 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from afzal.config import (
-    BetaConfig,
-    GRPOConfig,
-    KTOConfig,
-    OnlineConfig,
-    PPOConfig,
-    PreferConfig,
-    RewardConfig,
-    TrainConfig,
-)
+from afzal.config import METHODS, TrainConfig
+from afzal.config.sections import ObjectiveSettings
 from afzal.errors import AfzalError
-from afzal.objectives import REGISTRY, Term, bind
+from afzal.objectives import Term, bind
 from afzal.records import Item, Preference
 from afzal.tokens import Loss
 from afzal.tokens.tree import Tree, only_branch
@@ -60,61 +51,18 @@ def recipe_of(config: TrainConfig) -> Recipe:
     Raises:
         AfzalError: an objective or a parameter is wrong, or a combination impossible or without effect.
     """
-    expression, arguments = _expression(config)
+    expression, arguments = METHODS[config.method].objective(config)
     try:
         terms = bind(expression, arguments)
     except ValueError as error:
         raise AfzalError(str(error), where="objective", remedy="see what there is with: afzal objectives") from error
     recipe = Recipe(terms, _selection(terms, config))
-    if isinstance(config, PreferConfig):
-        _refuse_combinations(config, recipe)
+    if config.chosen is not None:
+        _refuse_combinations(config, config.chosen, recipe)
     return recipe
 
 
-def _expression(config: TrainConfig) -> tuple[str, dict[str, Any]]:
-    if isinstance(config, PreferConfig):
-        return config.objective, dict(config.objective_arg)
-    if isinstance(config, KTOConfig):
-        weights = {"desirable_weight": config.desirable_weight, "undesirable_weight": config.undesirable_weight}
-        return "kto", {"beta": config.beta, **weights}
-    if isinstance(config, RewardConfig):
-        return config.objective, _reward_arguments(config)
-    if isinstance(config, OnlineConfig):
-        return _online_expression(config)
-    return config.method, {"beta": config.beta} if isinstance(config, BetaConfig) else {}
-
-
-def _online_expression(config: OnlineConfig) -> tuple[str, dict[str, Any]]:
-    """REINFORCE++ differs from PPO in its advantages alone; a value model adds a loss of its own."""
-    clips = {"clip": config.clip, "clip_high": config.clip_high}
-    if isinstance(config, GRPOConfig):
-        return "grpo", {**clips, "beta": config.kl_coef}
-    if isinstance(config, PPOConfig):
-        return f"ppo + {config.vf_coef!r}*value", {**clips, "value_clip": config.value_clip}
-    return ("rloo" if config.method == "rloo" else "ppo"), clips
-
-
-def _reward_arguments(config: RewardConfig) -> dict[str, Any]:
-    """``centering`` for the losses that have it; only losses of reward models are let through."""
-    known = [o for o in REGISTRY.values() if o.scores == "reward"]
-    found = next((o for o in known if o.name == config.objective), None)
-    if found is None:
-        remedy = f"choose one of {', '.join(o.name for o in known)}"
-        raise AfzalError(f"objective {config.objective!r} is no loss of reward models", remedy=remedy)
-    if config.heads > 1 and found.unit != "pair":
-        raise AfzalError(
-            f"objective {found.name!r} trains a single head",
-            why="heads of an ensemble differ by the weights of their pairs, and it has no pairs",
-            remedy="heads=1, or objective=bradley_terry",
-        )
-    if "centering" in found.parameters:
-        return {"centering": config.centering}
-    if config.centering != type(config).model_fields["centering"].default:
-        raise AfzalError(f"centering is without effect on {found.name}", remedy="leave centering out")
-    return {}
-
-
-def _refuse_combinations(config: PreferConfig, recipe: Recipe) -> None:
+def _refuse_combinations(config: TrainConfig, chosen: ObjectiveSettings, recipe: Recipe) -> None:
     """Settings that do not go together with the objectives, refused by name."""
     for term in recipe.terms:
         if term.objective.scores == "reward":
@@ -122,9 +70,13 @@ def _refuse_combinations(config: PreferConfig, recipe: Recipe) -> None:
         if term.objective.scores == "rollout":
             raise AfzalError(
                 f"objective {term.name!r} learns from the policy's own answers, not from data",
-                remedy="afzal train ppo, rloo, grpo or reinforce",
+                remedy=f"afzal train {' or '.join(name for name, method in METHODS.items() if method.online)}",
             )
-        if term.objective.needs_live_reference and config.reference == "cached":
+        if (
+            term.objective.needs_live_reference
+            and config.referenced is not None
+            and config.referenced.reference == "cached"
+        ):
             raise AfzalError(
                 f"objective {term.name!r} cannot use reference=cached",
                 why="it compares whole next-token distributions, and a cache holds one log-prob per token",
@@ -133,7 +85,7 @@ def _refuse_combinations(config: PreferConfig, recipe: Recipe) -> None:
     if not recipe.needs_reference:
         _refuse_reference_settings(config, recipe)
     learnable = {name for term in recipe.terms for name in term.objective.learnable}
-    for name in config.learn or ():
+    for name in chosen.learn or ():
         if name not in learnable:
             known = f"only {', '.join(sorted(learnable))}" if learnable else "nothing"
             raise AfzalError(f"learn: {_names(recipe.terms)} can learn {known}, not {name!r}", remedy="leave it out")
@@ -141,12 +93,12 @@ def _refuse_combinations(config: PreferConfig, recipe: Recipe) -> None:
     if recipe.needs_mismatched and units & {"pair", "group"}:
         raise AfzalError(
             "kto takes responses one by one and cannot stand beside an objective on pairs or groups",
-            why=f"objective={config.objective}",
+            why=f"objective={chosen.objective}",
             remedy="use bco in its place",
         )
 
 
-def _refuse_reference_settings(config: PreferConfig, recipe: Recipe) -> None:
+def _refuse_reference_settings(config: TrainConfig, recipe: Recipe) -> None:
     for key in ("reference", "reference_cache", "reference_sync_steps"):
         if getattr(config, key) != type(config).model_fields[key].default:
             raise AfzalError(
@@ -171,7 +123,7 @@ def _selection(terms: Sequence[Term], config: TrainConfig) -> Select:
     for term in paired:
         if not {"p", "weight"} <= term.objective.uses:
             select = _after(_plain_pairs(term), select)
-    if isinstance(config, PreferConfig) and config.soft_labels == "majority":
+    if config.chosen is not None and config.chosen.soft_labels == "majority":
         select = _after(_majority, select)
     return select
 

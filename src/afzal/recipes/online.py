@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from afzal.config import GRPOConfig, OnlineConfig, PenaltyConfig, PPOConfig, TrainConfig
+from afzal.config import OnlineConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.folders.load import refuse_another_tokenizer
 from afzal.health.rollouts import signs
@@ -18,6 +18,7 @@ from afzal.recipes.prepare import Prepared
 from afzal.recipes.rollout import Writer, held_out
 from afzal.recipes.watch import stop_ids
 from afzal.rewards.source import reward_source
+from afzal.text import plural
 from afzal.tokens.batch import Sharing
 from afzal.train.feed import Layout
 from afzal.train.rollouts import Controller, Rollouts
@@ -37,27 +38,28 @@ def critic_of(
         AfzalError: the reward model to start it from cannot be read, or cannot share prompts where the policy does; or
             the adapter is of a kind that these methods do not train.
     """
-    if isinstance(config, OnlineConfig) and (kind := virtual_kind(model)):
+    if config.rollouts is not None and (kind := virtual_kind(model)):
         raise AfzalError(
             f"adapter {kind} is not offered with {config.method}",
             why="a fresh one is another policy than its reference, from which rewards would pull it away at once",
             remedy="adapter=lora",
         )
-    if not isinstance(config, PPOConfig):
+    asked = config.critic
+    if asked is None:
         return None
-    if config.value == "shared":
+    if asked.value == "shared":
         return shared_critic(model)
-    if config.quantize is not None:
+    if config.policy is not None and config.policy.quantize is not None:
         raise AfzalError("a 4-bit model is not copied for a value model", remedy="value=shared")
-    if config.value_model is None:
+    if asked.value_model is None:
         return own_critic(model)
-    what = f"the value model {config.value_model}"
-    refuse_another_tokenizer(prepared.tokenizer, config.value_model, what)
-    critic = reward_critic(config.value_model, model, adapt)
+    what = f"the value model {asked.value_model}"
+    refuse_another_tokenizer(prepared.tokenizer, asked.value_model, what)
+    critic = reward_critic(asked.value_model, model, adapt)
     refuse_fewer_positions(critic.trunk, prepared.max_tokens, what)
     if choose_sharing(critic.trunk, config.max_tokens)[0] != sharing and sharing == "shared":
         raise AfzalError(
-            f"value_model {config.value_model} cannot share prompts between answers", remedy="sharing=unshared"
+            f"value_model {asked.value_model} cannot share prompts between answers", remedy="sharing=unshared"
         )
     return critic
 
@@ -107,8 +109,8 @@ def planned(config: OnlineConfig, prepared: Prepared) -> Rollouts:
 
 def _feed(config: OnlineConfig, prepared: Prepared, write: Callable[[int, float], Any], layout: Layout) -> Rollouts:
     controller = Controller(config.kl_coef)
-    if isinstance(config, PenaltyConfig):
-        controller = Controller(config.kl_coef, config.kl_target, config.kl_horizon)
+    if config.penalty is not None:
+        controller = Controller(config.kl_coef, config.penalty.kl_target, config.penalty.kl_horizon)
     return Rollouts(
         write,
         prepared.train,
@@ -125,8 +127,8 @@ def plan_line(config: OnlineConfig, steps: int) -> str:
     """What the run will do, in a line."""
     each = config.ppo_epochs * config.minibatches
     answers = config.batch_size * config.n
-    updates = "1 update" if each == 1 else f"{each} updates"
-    pull = "in the loss" if isinstance(config, GRPOConfig) else "in the reward"
+    updates = plural(each, "update")
+    pull = "in the loss" if config.penalty is None else "in the reward"
     return (
         f"{-(-steps // each)} iterations of {answers} answers to {config.batch_size} prompts, {updates} each; "
         f"reward: {config.reward}, KL x {config.kl_coef:g} {pull}"
@@ -145,7 +147,8 @@ class Alarms:
         self, say: Callable[[str], None], before: Sequence[Mapping[str, Any]] = (), config: TrainConfig | None = None
     ) -> None:
         self.say, self.heard = say, list(before)
-        self.unpunished = isinstance(config, OnlineConfig) and config.missing_eos_penalty is None
+        asked = config.rollouts if config is not None else None
+        self.unpunished = asked is not None and asked.missing_eos_penalty is None
         self.said = {name for n in range(1, len(self.heard) + 1) for name in self._signs(self.heard[:n])}
 
     def _signs(self, heard: Sequence[Mapping[str, Any]]) -> dict[str, str]:

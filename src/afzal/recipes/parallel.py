@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from afzal.config import OnlineConfig, PolicyConfig, PreferConfig, TrainConfig
+from afzal.config import TrainConfig
 from afzal.errors import AfzalError
 from afzal.model.reference import Frozen, Reference
 from afzal.runs import launched
@@ -34,10 +34,10 @@ def refuse(config: TrainConfig, model: Any) -> None:
         return
     kind = config.adapter_kind
     found = {
-        f"method={config.method}": isinstance(config, OnlineConfig),
+        f"method={config.method}": config.rollouts is not None,
         f"adapter={kind}": kind in (*_VIRTUAL, *_FACTORS),
-        "quantize": isinstance(config, PolicyConfig) and config.quantize is not None,
-        "constraint": isinstance(config, PreferConfig) and config.constraint is not None,
+        "quantize": config.policy is not None and config.policy.quantize is not None,
+        "constraint": config.constrained is not None,
         "compile": config.compile,
         f"offload={config.offload}": config.offload is not None,
         "a model in memory": model is not None,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from afzal import data, quality
-from afzal.config import OnlineConfig, PolicyConfig, TrainConfig
+from afzal.config import TrainConfig
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_ids_without_rows
 from afzal.model.load import context_of_model, context_tokens, less, load_tokenizer
@@ -70,17 +70,18 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     template, notes = _template(tokenizer, config, items)
     audit = {"audit": asdict(quality.audit(dataset)), "notes": list(dataset.notes)}
     context = context_tokens(config.model) if model is None else context_of_model(model)
-    context = less(context, (config.virtual_tokens or 0) if isinstance(config, PolicyConfig) else 0)
+    context = less(context, (config.policy.virtual_tokens or 0) if config.policy is not None else 0)
     longest = min(config.max_tokens, context or config.max_tokens)
     if longest < config.max_tokens:
         notes.append(f"max_tokens is {longest}, not {config.max_tokens}: the model has no more positions")
     notes += _warnings(*held_out)
     notes += _uneven(held_out, config)
-    notes += [] if isinstance(config, OnlineConfig) else _without_effect(held_out[0], config.method, recipe)
+    notes += [] if config.rollouts is not None else _without_effect(held_out[0], config.method, recipe)
     encoder = _Encoder(config, tokenizer, template, longest, recipe, losses, notes)
     asked: tuple[Sequence[Turns], Sequence[Turns]] = ((), ())
-    if isinstance(config, OnlineConfig):
-        (train, trained), (evaluation, evaluated) = (encoder.prompts(part, config.sample_tokens) for part in held_out)
+    if config.rollouts is not None:
+        limit = config.rollouts.sample_tokens
+        (train, trained), (evaluation, evaluated) = (encoder.prompts(part, limit) for part in held_out)
         asked = trained, evaluated
     else:
         train, evaluation = (encoder.trees(items) for items in held_out)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from afzal import runs
-from afzal.config import RewardConfig, TrainConfig
+from afzal.config import TrainConfig
+from afzal.config.sections import ScorerSettings
 from afzal.errors import AfzalError
 from afzal.model.reward import (
     choose_pad,
@@ -29,17 +30,17 @@ from afzal.train.feed import Layout
 _SHIFT_TREES = 512  # items whose better responses set the zero: enough for two digits
 
 
-def start(config: RewardConfig, prepared: Prepared, device: torch.device, given: Any) -> Any:
+def start(config: TrainConfig, asked: ScorerSettings, prepared: Prepared, device: torch.device, given: Any) -> Any:
     """The model to train: ``given``, or the trunk or reward model of ``config.model``; it knows its padding token.
 
     Raises:
         AfzalError: the given model has no scalar head, or another number of heads.
     """
     if given is None:
-        given = load_reward_model(config.model, heads=config.heads, seed=config.seed, device=device)
-    elif not is_reward_model(given) or n_heads(given) != config.heads:
+        given = load_reward_model(config.model, heads=asked.heads, seed=config.seed, device=device)
+    elif not is_reward_model(given) or n_heads(given) != asked.heads:
         raise AfzalError(
-            f"a {type(given).__name__} is no reward model of {config.heads} heads",
+            f"a {type(given).__name__} is no reward model of {asked.heads} heads",
             remedy="pass a folder, or a model of AutoModelForSequenceClassification with num_labels=heads",
         )
     ends = {int(b.ids[-1]) for t in (*prepared.train, *prepared.evaluation) for b in t.branches}
@@ -49,26 +50,26 @@ def start(config: RewardConfig, prepared: Prepared, device: torch.device, given:
 
 def bootstrap(config: TrainConfig) -> Callable[[Batch], Batch]:
     """Gives each head of an ensemble its own weights on the pairs of a batch; nothing to do for any other model."""
-    if isinstance(config, RewardConfig) and config.heads > 1:
-        return partial(ensemble, heads=config.heads, seed=config.seed)
+    if config.scorer is not None and config.scorer.heads > 1:
+        return partial(ensemble, heads=config.scorer.heads, seed=config.seed)
     return lambda batch: batch
 
 
 def judged(
-    config: RewardConfig, run: runs.Run, model: Any, prepared: Prepared, layout: Layout
+    asked: ScorerSettings, run: runs.Run, model: Any, prepared: Prepared, layout: Layout
 ) -> tuple[list[Section], float]:
     """What the held-out items say of the model, as sections of its report; and the mean score of better answers."""
     model.eval()
-    shift = _shift(model, prepared.train, layout) if config.shift == "chosen" else 0.0
+    shift = _shift(model, prepared.train, layout) if asked.shift == "chosen" else 0.0
     extra: list[Section] = []
     if prepared.evaluation_items:
         score = lambda batch: head_scores(model, batch) - shift  # noqa: E731
         scored, _ = score_items(score, prepared.evaluation_items, prepared.tokenizer, layout, **prepared.encoding)
         found = assess(scored)
-        run.update(reward={"shift": shift, "heads": config.heads, **found.facts()})
+        run.update(reward={"shift": shift, "heads": asked.heads, **found.facts()})
         extra = [_summary(lines(found)), *sections(found)]
     else:
-        run.update(reward={"shift": shift, "heads": config.heads})
+        run.update(reward={"shift": shift, "heads": asked.heads})
     return extra, shift
 
 

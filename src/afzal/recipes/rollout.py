@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afzal.config import GRPOConfig, OnlineConfig, PPOConfig, ReinforceConfig
+from afzal.config import METHODS, OnlineConfig
 from afzal.errors import AfzalError
 from afzal.generate import Sample, Sampling, sample
 from afzal.model.logprobs import predicting
 from afzal.model.statistics import score_with
 from afzal.model.value import Critic
-from afzal.objectives import advantages
 from afzal.objectives.statistics import kl_policy_ref
 from afzal.records import Turns
 from afzal.rewards.source import Rewarder
@@ -162,34 +161,9 @@ def seed_of(seed: int, purpose: str, number: int) -> int:
 
 def numbers_of(found: Answers, config: OnlineConfig, kl_coef: float) -> dict[str, Tensor]:
     """What travels with every token, ``[N, L]`` float64 each: ``old_logp``, ``advantage``, what else the loss needs."""
-    mask, penalties = found.mask, kl_coef * (found.old_logp - found.ref_logp)
-    numbers = {"old_logp": found.old_logp}
-    if isinstance(config, GRPOConfig):
-        return numbers | {"advantage": _spread(_in_groups(found, config), mask), "ref_logp": found.ref_logp}
-    if config.method == "rloo":
-        worth = (found.scores - penalties.sum(1)).reshape(-1, config.n)
-        return numbers | {"advantage": _spread(advantages.rloo(worth).flatten(), mask)}
-    assert isinstance(config, (PPOConfig, ReinforceConfig))
-    rewards = advantages.token_rewards(found.scores, penalties, mask)
-    # without a value model: rewards to go
-    lam, values = (config.lam, found.old_value) if isinstance(config, PPOConfig) else (1.0, torch.zeros_like(rewards))
-    gained = advantages.gae(rewards, values, mask, gamma=config.gamma, lam=lam)
-    numbers["advantage"] = advantages.whiten(gained, mask) if config.whiten else gained
-    if isinstance(config, PPOConfig):
-        numbers |= {"old_value": found.old_value, "target": gained + found.old_value}
-    return numbers
-
-
-def _in_groups(found: Answers, config: GRPOConfig) -> Tensor:
-    """``[N]`` advantages within the answers to each prompt."""
-    scores = found.scores.reshape(-1, config.n)
-    centred = scores - scores.mean(1, keepdim=True)
-    return (advantages.group_normalised(scores) if config.group_std else centred).flatten()
-
-
-def _spread(values: Tensor, mask: Tensor) -> Tensor:
-    """A value of each answer ``[N]`` at each of its tokens, ``[N, L]``."""
-    return torch.where(mask, values[:, None], 0.0)
+    advantages = METHODS[config.method].advantages
+    assert advantages is not None, f"{config.method} learns from rewards and has no advantages"
+    return {"old_logp": found.old_logp, **advantages(found, config, kl_coef)}
 
 
 def _trees(asked: Sequence[Tree], found: Answers, numbers: dict[str, Tensor], n: int) -> list[Tree]:

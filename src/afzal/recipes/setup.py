@@ -16,11 +16,6 @@ from afzal.config import (
     REFERENCES,
     LiveReferenceConfig,
     ModelSettings,
-    OnlineConfig,
-    PolicyConfig,
-    PPOConfig,
-    PreferConfig,
-    ReferenceConfig,
     TrainConfig,
 )
 from afzal.errors import AfzalError
@@ -119,10 +114,11 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     if config.compile:
         compile_layers(model)
     notes = list(kernel_notes(model)) if sharing == "shared" else []
-    needed = prepared.recipe.needs_reference or isinstance(config, OnlineConfig)
+    needed = prepared.recipe.needs_reference or config.rollouts is not None
     if not needed and config.offload == "reference":
         raise AfzalError("offload=reference is without effect: the objective has no reference", remedy=_LEAVE)
-    reference = _reference(config, model, prepared, layout, weights.dtype, run) if needed else None
+    asked = config.referenced if needed else None
+    reference = None if asked is None else _reference(asked, model, prepared, layout, weights.dtype, run)
     notes += [f"prompts are not shared: {why_unshared}"] if why_unshared else []
     notes += [note] if (note := router_note(model.config)) else []
     start = _start(config, model, prepared, reference, device)
@@ -132,10 +128,10 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     architecture = type(model).__name__
     weights = parallel.sharded(weights, *{id(r): r for r in (reference, start)}.values())
     look = None
-    if isinstance(config, OnlineConfig):
+    if config.rollouts is not None:
         assert reference is not None
-        method = Method(prepared.recipe.terms, critic=critic, temperature=config.temperature)
-        feed, look = online.rollouts(config, prepared, model, reference, critic, layout)
+        method = Method(prepared.recipe.terms, critic=critic, temperature=config.rollouts.temperature)
+        feed, look = online.rollouts(config.rollouts, prepared, model, reference, critic, layout)
     else:
         method = _method(config, model, prepared, layout, reference)
         weigh = reward.bootstrap(config)
@@ -189,38 +185,39 @@ def _wanted(config: TrainConfig, kind: Any) -> Adapter:
         usual = _RSLORA_ALPHA if kind == "rslora" else 2.0 * rank
         alpha = config.lora_alpha if config.lora_alpha is not None else usual
         return Adapter(kind, rank, alpha, config.lora_targets or "all-linear")
-    tokens = config.virtual_tokens if isinstance(config, PolicyConfig) else None
+    tokens = config.policy.virtual_tokens if config.policy is not None else None
     return Adapter(kind) if tokens is None else Adapter(kind, virtual_tokens=tokens)
 
 
 def _is_quantized(config: TrainConfig) -> bool:
-    return isinstance(config, PolicyConfig) and config.quantize is not None
+    return config.policy is not None and config.policy.quantize is not None
 
 
 def _method(config: TrainConfig, model: Any, prepared: Prepared, layout: Layout, reference: Reference | None) -> Method:
     terms = prepared.recipe.terms
-    if not isinstance(config, PreferConfig):
-        return Method(terms, reference)
-    names = config.learn or ()
+    names = (config.chosen.learn or ()) if config.chosen is not None else ()
     learned = {
         f"{term.name}.{name}": raw_parameter(term, name)
         for term in terms
         for name in names
         if name in term.objective.learnable
     }
-    return Method(terms, reference, learned, constraint_of(config, prepared, layout, stop_ids(model, prepared)))
+    asked = config.constrained
+    held = () if asked is None else constraint_of(asked, prepared, layout, stop_ids(model, prepared))
+    return Method(terms, reference, learned, held)
 
 
 def _optimizer(config: TrainConfig, weights: Weights | Sharded, method: Method) -> torch.optim.Optimizer:
     """Over the model's weights; over the learned scalars and the value model's weights at rates of their own."""
     groups: list[dict[str, Any]] = [{"params": list(weights.masters.values())}]
     if method.learned:
-        assert isinstance(config, PreferConfig)
-        scale = config.learned_lr / config.lr if config.lr else 0.0
+        assert config.chosen is not None
+        scale = config.chosen.learned_lr / config.lr if config.lr else 0.0
         groups.append({"params": list(method.learned.values()), "lr_scale": scale, "weight_decay": 0.0})
     if method.critic is not None:
-        assert isinstance(config, PPOConfig)
-        scale = config.value_lr / config.lr if config.value_lr is not None and config.lr else 2.0
+        assert config.critic is not None
+        value_lr = config.critic.value_lr
+        scale = value_lr / config.lr if value_lr is not None and config.lr else 2.0
         groups.append({"params": list(method.critic.parameters.values()), "lr_scale": scale})
     return make_optimizer(
         groups,
@@ -234,8 +231,9 @@ def _optimizer(config: TrainConfig, weights: Weights | Sharded, method: Method) 
 def steps_of(config: TrainConfig, feed: Updates) -> int:
     """Updates of the run: those of the epochs or iterations, or ``max_steps`` if that is less."""
     steps = max(1, round(config.epochs * feed.updates_per_epoch))
-    if isinstance(config, OnlineConfig) and config.iterations is not None:
-        steps = config.iterations * config.ppo_epochs * config.minibatches
+    asked = config.rollouts
+    if asked is not None and asked.iterations is not None:
+        steps = asked.iterations * asked.ppo_epochs * asked.minibatches
     return min(steps, config.max_steps) if config.max_steps else steps
 
 
@@ -280,20 +278,19 @@ def _longest_row(config: TrainConfig, prepared: Prepared) -> int:
     own = (*prepared.train, *prepared.evaluation)
     every = (*own, *prepared.train_mismatched, *prepared.evaluation_mismatched)
     given = max((len(t.prompt) + len(b.ids) for t in every for b in t.branches), default=0)
-    written = (config.sample_tokens or prepared.longest_response) if isinstance(config, PolicyConfig) else 0
-    constrained = prepared.max_tokens if isinstance(config, PreferConfig) and config.constraint_data else 0
+    written = (config.policy.sample_tokens or prepared.longest_response) if config.policy is not None else 0
+    constrained = prepared.max_tokens if config.constrained is not None and config.constrained.constraint_data else 0
     return max(given, constrained, written + max((len(t.prompt) for t in own), default=0))
 
 
 def _reference(
-    config: TrainConfig,
+    config: LiveReferenceConfig,
     model: Any,
     prepared: Prepared,
     layout: Layout,
     dtype: Dtype,
     run: runs.Run,
 ) -> Reference:
-    assert isinstance(config, LiveReferenceConfig)
     fresh = config.adapter_kind is not None
     away = memory.offloads(config, "reference", layout.device)
     of_its_own = config.reference not in REFERENCES or (config.reference == "frozen" and not is_adapted(model))
@@ -320,8 +317,8 @@ def _reference(
         name = f"the model {config.reference}"
         home = move_home(other, layout.device) if away else other
         return Offloaded(home, name, False, device=layout.device) if away else Frozen(other, name, is_start=False)
-    assert isinstance(config, ReferenceConfig)
-    folder = Path(config.reference_cache) if config.reference_cache else run.path / "reference"
+    kept = config.cacheable.reference_cache if config.cacheable is not None else None
+    folder = Path(kept) if kept else run.path / "reference"
     trees = [*prepared.train, *prepared.evaluation, *prepared.train_mismatched, *prepared.evaluation_mismatched]
     key = cache_key(model, sharing=layout.sharing, dtype=dtype, fresh_adapter=fresh)
     live = AdapterOff(model) if fresh else Frozen(model)
@@ -342,10 +339,11 @@ def _start(
     and there is no such reference it is a copy of them in the machine's memory, in the format that computes, which
     visits the device while it is asked; ``sample_prompts=0`` spares it, but for a moving reference.
     """
-    if not isinstance(config, PolicyConfig) or isinstance(config, OnlineConfig) or not prepared.evaluation:
+    asked = config.policy
+    if asked is None or config.rollouts is not None or not prepared.evaluation:
         return None
     moves = bool(sync_steps(config))
-    if not config.sample_prompts and not moves:
+    if not asked.sample_prompts and not moves:
         return None
     if reference is not None and reference.is_start and not moves and not isinstance(reference, Cached):
         return reference
@@ -365,7 +363,7 @@ def dtype_of(config: ModelSettings, device: torch.device) -> Dtype:
 
 def sync_steps(config: TrainConfig) -> int:
     """Updates between two moves of the reference; 0 when it stays."""
-    return (config.reference_sync_steps or 0) if isinstance(config, LiveReferenceConfig) else 0
+    return (config.referenced.reference_sync_steps or 0) if config.referenced is not None else 0
 
 
 def reference_weights(setup: Setup) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from afzal import report, runs
-from afzal.config import LiveReferenceConfig, OnlineConfig, PolicyConfig, RewardConfig, TrainConfig, advice
+from afzal.config import TrainConfig, advice
 from afzal.errors import AfzalError
 from afzal.model.attention import attention_restored
 from afzal.model.load import (
@@ -111,8 +111,8 @@ def _train(config: TrainConfig, run: runs.Run, prepared: Prepared, model: Any, s
     given = outputs.input_format(config.model, model)
     if model is not None:
         switch_off_dropout(model.to(device).eval())
-    if isinstance(config, RewardConfig):
-        model = reward.start(config, prepared, device, model)
+    if config.scorer is not None:
+        model = reward.start(config, config.scorer, prepared, device, model)
     elif model is None:
         model = _starting_model(config, device)
     setup = set_up(config, prepared, model, device, run)
@@ -125,7 +125,7 @@ def _train(config: TrainConfig, run: runs.Run, prepared: Prepared, model: Any, s
 
 def _starting_model(config: TrainConfig, device: torch.device) -> Any:
     """The model in float32; under quantize the layers that stay whole are in the format that computes."""
-    quantize = config.quantize if isinstance(config, PolicyConfig) else None
+    quantize = config.policy.quantize if config.policy is not None else None
     low = quantize is not None and dtype_of(config, device) == "bf16"
     return load_model(config.model, device=device, dtype=torch.bfloat16 if low else torch.float32, quantize=quantize)
 
@@ -241,10 +241,10 @@ def _hooks(
 
     def stepped(step: int) -> None:
         if follows and step % follows == 0:
-            assert isinstance(config, LiveReferenceConfig)
+            assert config.referenced is not None
             assert isinstance(reference, Frozen)
             parallel.let_go(setup.model, reference.model)
-            follow(reference, setup.model, config.reference_mixup)
+            follow(reference, setup.model, config.referenced.reference_mixup)
 
     def stopped() -> str | None:
         return ranks.first(stop.requested)  # a signal reaches ranks at different steps, and stops all at the same
@@ -326,8 +326,8 @@ def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str
     lost = ", ".join(f"{n} {reason}" for part in ("dropped", "parts", "cut") for reason, n in facts[part].items())
     tokens = sum(t.n_tokens for t in prepared.train)
     work = f"{steps} updates of {config.batch_size} items, {tokens:,} tokens per epoch"
-    if isinstance(config, OnlineConfig):
-        work = online.plan_line(config, steps)
+    if config.rollouts is not None:
+        work = online.plan_line(config.rollouts, steps)
     return [
         f"data: {facts['rows']} rows as {facts['format']}, {facts['train']} to train on, {facts['eval']} held out"
         + (f" ({lost}; see losses.jsonl)" if lost else ""),
@@ -352,13 +352,13 @@ def _finish(config: TrainConfig, run: runs.Run, setup: Setup, state: State) -> P
         run.update(learned=learnt)
     sections: Sequence[report.Section] = ()
     shift = 0.0
-    if isinstance(config, RewardConfig):
-        sections, shift = reward.judged(config, run, setup.model, setup.prepared, setup.feed.layout)
+    if config.scorer is not None:
+        sections, shift = reward.judged(config.scorer, run, setup.model, setup.prepared, setup.feed.layout)
     model = setup.whole()
 
     def write() -> None:
         rounded = partial(outputs.written_as, dtype=setup.save_dtype)
-        if isinstance(config, RewardConfig):
+        if config.scorer is not None:
             save_reward_model(model, setup.prepared.tokenizer, run.path, shift=shift, rounded=rounded)
         else:
             _remember_stop_ids(model, setup.prepared)
@@ -388,7 +388,7 @@ def plan(config: TrainConfig) -> list[str]:
     """What a run would do, from the data alone: rows and where they went, updates, tokens. Loads no model."""
     prepared = prepare(config)
     notes = [f"note: {note}" for note in advice(config)]
-    if isinstance(config, OnlineConfig):
-        return [*_data_lines(config, prepared, steps_of(config, online.planned(config, prepared))), *notes]
+    if config.rollouts is not None:
+        return [*_data_lines(config, prepared, steps_of(config, online.planned(config.rollouts, prepared))), *notes]
     feed = Feed(prepared.train, (), config.batch_size, config.seed, Layout("shared", config.pass_tokens))
     return [*_data_lines(config, prepared, steps_of(config, feed)), *notes]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from afzal import runs
-from afzal.config import PolicyConfig, TrainConfig
+from afzal.config import TrainConfig
 from afzal.generate import Sample, Sampling, sample
 from afzal.model.load import context_of_model
 from afzal.model.statistics import LiveReference
@@ -54,13 +54,14 @@ class Watch:
     ) -> Watch:
         """A watch over the first ``config.sample_prompts`` held-out prompts by item id; writes below ``path``."""
         by_prompt = {tuple(t.prompt.tolist()): t.item_id for t in prepared.evaluation}
-        wanted = config.sample_prompts if isinstance(config, PolicyConfig) else 0
+        asked = config.policy
+        wanted = asked.sample_prompts if asked is not None else 0
         chosen = sorted(by_prompt.items(), key=lambda pair: pair[1])[:wanted]
         sampling = Sampling()
-        if isinstance(config, PolicyConfig) and chosen:
+        if asked is not None and chosen:
             room = (context_of_model(model) or prepared.max_tokens) - max(len(p) for p, _ in chosen)
-            limit = config.sample_tokens or max(1, min(prepared.longest_response, room))
-            sampling = Sampling(max_new_tokens=limit, temperature=config.sample_temperature)
+            limit = asked.sample_tokens or max(1, min(prepared.longest_response, room))
+            sampling = Sampling(max_new_tokens=limit, temperature=asked.sample_temperature)
         return cls(
             model,
             prepared.tokenizer,

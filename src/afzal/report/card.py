@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from afzal import __version__
+from afzal.config import method_in
 from afzal.health import diagnose, verdict
+from afzal.health.facts import unit_of, writes
 from afzal.report.headline import measures
 from afzal.report.load import enriched_facts, load
 from afzal.runs import atomic_write
@@ -17,86 +20,6 @@ from afzal.text import is_number, number, visible
 
 FILE = "README.md"
 
-_TITLES = {
-    "sft": "supervised fine-tuning",
-    "dpo": "direct preference optimisation (DPO)",
-    "ipo": "identity preference optimisation (IPO)",
-    "kto": "Kahneman-Tversky optimisation (KTO)",
-    "reward": "training a reward model",
-    "ppo": "proximal policy optimisation (PPO)",
-    "rloo": "REINFORCE with a leave-one-out baseline (RLOO)",
-    "grpo": "group-relative policy optimisation (GRPO)",
-    "reinforce": "REINFORCE++",
-}
-_PAPERS = {
-    "sft": (
-        "ouyang2022training",
-        "Training language models to follow instructions with human feedback",
-        "Ouyang, Long and Wu, Jeff and Jiang, Xu and Almeida, Diogo and Wainwright, Carroll and others",
-        "2022",
-        "2203.02155",
-    ),
-    "dpo": (
-        "rafailov2023direct",
-        "Direct Preference Optimization: Your Language Model is Secretly a Reward Model",
-        "Rafailov, Rafael and Sharma, Archit and Mitchell, Eric and Ermon, Stefano and Manning, Christopher D. and "
-        "Finn, Chelsea",
-        "2023",
-        "2305.18290",
-    ),
-    "ipo": (
-        "azar2023general",
-        "A General Theoretical Paradigm to Understand Learning from Human Preferences",
-        "Azar, Mohammad Gheshlaghi and Rowland, Mark and Piot, Bilal and Guo, Daniel and Calandriello, Daniele and "
-        "Valko, Michal and Munos, Rémi",
-        "2023",
-        "2310.12036",
-    ),
-    "reward": (
-        "stiennon2020learning",
-        "Learning to summarize from human feedback",
-        "Stiennon, Nisan and Ouyang, Long and Wu, Jeff and Ziegler, Daniel M. and Lowe, Ryan and Voss, Chelsea and "
-        "Radford, Alec and Amodei, Dario and Christiano, Paul",
-        "2020",
-        "2009.01325",
-    ),
-    "ppo": (
-        "schulman2017proximal",
-        "Proximal Policy Optimization Algorithms",
-        "Schulman, John and Wolski, Filip and Dhariwal, Prafulla and Radford, Alec and Klimov, Oleg",
-        "2017",
-        "1707.06347",
-    ),
-    "rloo": (
-        "ahmadian2024back",
-        "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback in LLMs",
-        "Ahmadian, Arash and Cremer, Chris and Gallé, Matthias and Fadaee, Marzieh and Kreutzer, Julia and "
-        "Pietquin, Olivier and Üstün, Ahmet and Hooker, Sara",
-        "2024",
-        "2402.14740",
-    ),
-    "grpo": (
-        "shao2024deepseekmath",
-        "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
-        "Shao, Zhihong and Wang, Peiyi and Zhu, Qihao and Xu, Runxin and Song, Junxiao and others",
-        "2024",
-        "2402.03300",
-    ),
-    "reinforce": (
-        "hu2025reinforce",
-        "REINFORCE++: A Simple and Efficient Approach for Aligning Large Language Models",
-        "Hu, Jian",
-        "2025",
-        "2501.03262",
-    ),
-    "kto": (
-        "ethayarajh2024kto",
-        "KTO: Model Alignment as Prospect Theoretic Optimization",
-        "Ethayarajh, Kawin and Xu, Winnie and Muennighoff, Niklas and Jurafsky, Dan and Kiela, Douwe",
-        "2024",
-        "2402.01306",
-    ),
-}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&!])")
 
@@ -128,11 +51,11 @@ def model_card(
         _front_matter(run_facts, method),
         f"# {plain(name)}",
         _opening(run_facts, method),
-        _quick_start(name, run_facts.get("chat") is True) if method != "reward" else _scoring(name, run_facts),
+        _quick_start(name, run_facts.get("chat") is True) if writes(run_facts) else _scoring(name, run_facts),
         _numbers(run_facts, metrics),
         _training(run_facts),
         _settings(config),
-        _citation(method),
+        _citation(run_facts),
         f"Made with Afzal {plain(str(run_facts.get('afzal') or __version__))}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -148,8 +71,8 @@ def _front_matter(facts: Mapping[str, Any], method: str) -> str:
 
     model, source = _text(facts, "model", "path"), _text(facts, "data", "source")
     method = " ".join(method.split())  # a line break could end the front matter for readers that look for "---" alone
-    tags = ["afzal", *([method] if method else []), *(["preference-optimization"] if method != "sft" else [])]
-    task = "text-classification" if method == "reward" else "text-generation"
+    tags = ["afzal", *([method] if method else []), *(["preference-optimization"] if unit_of(facts) != "token" else [])]
+    task = "text-generation" if writes(facts) else "text-classification"
     front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": task, "tags": tags}
     if _is_hub_id(model):
         front = {"base_model": model, **front}
@@ -160,8 +83,9 @@ def _front_matter(facts: Mapping[str, Any], method: str) -> str:
 
 def _opening(facts: Mapping[str, Any], method: str) -> str:
     model, source = (_name(_text(facts, *path)) for path in (("model", "path"), ("data", "source")))
-    how = _TITLES.get(method, plain(method) or "training")
-    if method == "prefer":
+    known = method_in(facts)
+    how = known.full if known else plain(method) or "training"
+    if known is not None and not known.full:  # named by its objective
         how = f"preference optimisation ({plain(_text(facts, 'objective', 'name'))})"
     made = f"Made from **{plain(model)}** by {how}"
     made += f" on **{plain(source)}**." if source else "."
@@ -253,10 +177,11 @@ def _settings(config: Mapping[str, Any]) -> str:
     return f"<details><summary>Configuration</summary>\n\n{fence}yaml\n{body}{fence}\n\n</details>"
 
 
-def _citation(method: str) -> str:
-    if method not in _PAPERS:
+def _citation(facts: Mapping[str, Any]) -> str:
+    known = method_in(facts)
+    if known is None or known.paper is None:
         return ""
-    key, title, authors, year, arxiv = _PAPERS[method]
+    key, title, authors, year, arxiv = astuple(known.paper)
     fields = {"title": f"{{{title}}}", "author": authors, "year": year, "eprint": arxiv, "archivePrefix": "arXiv"}
     body = "\n".join(f"  {field} = {{{value}}}," for field, value in fields.items())
     return f"## Citation\n\nThe method:\n\n```bibtex\n@article{{{key},\n{body}\n}}\n```"

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from afzal.health import interval_of
+from afzal.health.facts import kl_of, unit_of
 from afzal.report import svg
 from afzal.report.svg import CHOSEN, HELD_OUT, OTHER, REJECTED, TRAIN, Rule, Series
-from afzal.text import is_number, kl_of, number, setting, unit_of
+from afzal.text import is_number, number, setting
 
 Records = Sequence[Mapping[str, Any]]
 

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from afzal.config import method_in
 from afzal.health import Diagnosis, alarms
 from afzal.text import setting
 
@@ -28,8 +29,7 @@ def next_command(path: str, facts: Mapping[str, Any], diagnoses: Sequence[Diagno
         return shlex.join(["afzal", "report", path, "--open"])
     data = facts.get("data")
     source = str(data.get("source") or "") if isinstance(data, Mapping) else ""
-    if facts.get("method") == "reward" and source:
-        return shlex.join(["afzal", "score", "--model", path, "--data", source, "--out", "scores.jsonl"])
-    if facts.get("method") == "sft" and source:
-        return shlex.join(["afzal", "train", "dpo", "--model", path, "--data", source])
+    method = method_in(facts)
+    if method is not None and method.next is not None and source:
+        return shlex.join(method.next(path, source))
     return shlex.join(["afzal", "generate", "--model", path, "--prompt", "How are you?"])

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from afzal.health import interval_of, upto
-from afzal.text import interval, is_number, kl_of, number, signed, unit_of
+from afzal.health.facts import kl_of, unit_of
+from afzal.text import interval, is_number, number, signed
 
 
 @dataclass(frozen=True, slots=True)

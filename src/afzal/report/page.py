@@ -11,6 +11,7 @@ from typing import Any
 
 from afzal import __version__
 from afzal.health import Diagnosis, Verdict, alarms, diagnose, not_checked, verdict
+from afzal.health.facts import writes
 from afzal.report import sections, views
 from afzal.report.charts import Figure, figures
 from afzal.report.following import next_command
@@ -69,7 +70,7 @@ def to_html(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
         diagnoses=diagnoses,
         opened=[d for d in diagnoses if d.severity == "open"],
         unchecked=not_checked(diagnoses, facts),
-        writes=facts.get("method") != "reward",
+        writes=writes(facts),
         extra=extra,
         figures=charts,
         evaluations=views.evaluations(run.metrics),
@@ -108,7 +109,7 @@ def to_json(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
 def _contents(extra: Sequence[Section], facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     first = [("numbers", "Before and after"), ("health", "Health")]
     middle = [(f"extra-{k}", s.title) for k, s in enumerate(extra, 1)]
-    written = [("samples", "Samples")] if facts.get("method") != "reward" else []
+    written = [("samples", "Samples")] if writes(facts) else []
     last = [("curves", "Curves"), *written, ("data", "Data")]
     return [*first, *middle, *last, ("configuration", "Configuration"), ("glossary", "Terms")]
 

@@ -5,28 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from afzal.config import method_in
 from afzal.health import upto
+from afzal.health.facts import unit_of, writes
 from afzal.report.headline import Measure
 from afzal.report.load import RunFiles, lost_rows
-from afzal.text import duration, is_number, number, plural, setting, unit_of
+from afzal.text import duration, is_number, number, plural, setting
 
 Rows = list[tuple[str, str]]
 
 _LONGEST_TEXT = 4000
 _MOST_PROMPTS = 40
 _EXAMPLES = 50
-_METHODS = {
-    "iterate": "iterative preference optimisation",
-    "sft": "supervised fine-tuning",
-    "dpo": "direct preference optimisation",
-    "ipo": "identity preference optimisation",
-    "kto": "Kahneman-Tversky optimisation",
-    "reward": "reward model",
-    "ppo": "proximal policy optimisation",
-    "rloo": "REINFORCE, leave one out",
-    "grpo": "group-relative policy optimisation",
-    "reinforce": "REINFORCE++",
-}
+_ROUNDS = {"iterate": "iterative preference optimisation"}  # no training method: it trains by others
 _GLOSSARY = (
     ("nat", "Unit of log-probability: ln 2 nats are one bit. Log-probs are summed over a response, its end included."),
     ("reward (implicit)", "β (log π − log π_ref) of a response: how much likelier training made it, times β."),
@@ -59,10 +50,10 @@ _GLOSSARY = (
 
 def subtitle(facts: Mapping[str, Any]) -> str:
     """The method in words."""
-    method = str(facts.get("method") or "")
-    if method == "prefer":
-        return f"preference optimisation, {_part(facts, 'objective').get('name') or 'unknown objective'}"
-    return _METHODS.get(method, method or "unknown method")
+    name, method = str(facts.get("method") or ""), method_in(facts)
+    if method is None:
+        return _ROUNDS.get(name, name or "unknown method")
+    return method.title or f"preference optimisation, {_part(facts, 'objective').get('name') or 'unknown objective'}"
 
 
 def overview(facts: Mapping[str, Any]) -> Rows:
@@ -230,7 +221,7 @@ def glossary(facts: Mapping[str, Any]) -> Rows:
     policy_terms = {"KL to the start"} | pair_terms - {"reward accuracy", "margin"}
     hidden = {"token": pair_terms | kto_terms, "response": {"reward accuracy", "perplexity"}}
     unseen = hidden.get(unit_of(facts), kto_terms | {"perplexity"})
-    if facts.get("method") == "reward":
+    if not writes(facts):
         unseen = policy_terms | kto_terms | {"perplexity", "nat"}
     return [row for row in _GLOSSARY if row[0] not in unseen]
 

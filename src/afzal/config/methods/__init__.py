@@ -1,0 +1,32 @@
+"""The table of training methods, one file each: add one there, and its line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..method import Method
+from ..training import TrainConfig
+from . import dpo, grpo, ipo, kto, ppo, prefer, reinforce, reward, rloo, sft
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        sft.METHOD,
+        dpo.METHOD,
+        ipo.METHOD,
+        kto.METHOD,
+        prefer.METHOD,
+        reward.METHOD,
+        ppo.METHOD,
+        rloo.METHOD,
+        grpo.METHOD,
+        reinforce.METHOD,
+    )
+}
+CONFIGS: dict[str, type[TrainConfig]] = {name: method.settings for name, method in METHODS.items()}
+
+
+def method_in(facts: Mapping[str, Any]) -> Method | None:
+    """The method of a run's facts (``run.json``); None where they name none that is known here."""
+    return METHODS.get(str(facts.get("method") or ""))

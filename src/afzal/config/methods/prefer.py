@@ -1,0 +1,45 @@
+"""Any objective of the registry, a weighted sum of them, or one of your own; with constraints."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ..constrained import ConstrainedConfig
+from ..method import Cost, Expression, Method
+from ..sections import ObjectiveSettings
+
+
+class PreferConfig(ObjectiveSettings, ConstrainedConfig, frozen=True):
+    """Any objective of the registry, a weighted sum of them, or one of your own."""
+
+    method: Literal["prefer"] = Field("prefer", description="Any objective.")
+
+    @property
+    def chosen(self) -> PreferConfig:
+        return self
+
+    @model_validator(mode="after")
+    def _learned_parts(self) -> Self:
+        if self.learn is None:
+            self._refuse(("learned_lr",), "learn names no parameter")
+        elif self.lr == 0:
+            raise ValueError("learn is without effect: lr is 0, and learned_lr follows its course")
+        return self
+
+
+def objective(config: PreferConfig) -> Expression:
+    """The objective that the settings name."""
+    return config.objective, dict(config.objective_arg)
+
+
+METHOD = Method(
+    name="prefer",
+    line="Any objective by name, a weighted sum of objectives, or one of your own: see afzal objectives.",
+    title="",
+    full="",
+    settings=PreferConfig,
+    objective=objective,
+    cost=Cost(2, reference=True),
+)

@@ -1,0 +1,32 @@
+"""What the facts of a run say of its method, where older run folders do not say it themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from afzal.config import method_in
+
+
+def writes(facts: Mapping[str, Any]) -> bool:
+    """Whether the run trained a model that writes; a reward model does not."""
+    method = method_in(facts)
+    return method is None or method.writes
+
+
+def unit_of(facts: Mapping[str, Any]) -> str:
+    """What a run's objective judges: ``pair``, ``group``, ``response`` or ``token``."""
+    objective, method = facts.get("objective"), method_in(facts)
+    stated = objective.get("unit") if isinstance(objective, Mapping) else None
+    return str(stated or (method.unit if method else "pair"))
+
+
+def kl_of(facts: Mapping[str, Any]) -> str:
+    """What a run's KL is measured to, in words.
+
+    Policies that learn from rewards measure it to their reference. So did every run before ``run.json`` said whether
+    the reference is the start.
+    """
+    start, method = facts.get("reference_is_start", False), method_in(facts)
+    online = method is not None and method.online
+    return "KL to the start" if start or ("reference_is_start" in facts and not online) else "KL to the reference"
