@@ -286,8 +286,7 @@ def test_score_hands_its_settings_on_and_prints_what_it_is_told(
 ):
     calls: list[config.ScoreConfig] = []
     fake = SimpleNamespace(score=lambda settings: calls.append(settings) or ["accuracy 0.9"])
-    monkeypatch.setitem(sys.modules, "afzal.recipes", fake)
-    monkeypatch.setattr(afzal, "recipes", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "afzal.rewards.score", fake)
     line = ["score", "--policy", "P", "--reference", "Q", "--beta", "0.3", "--data", "D", "--columns", "chosen=good"]
     assert main(line) == 0
     (settings,) = calls

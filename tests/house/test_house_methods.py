@@ -113,12 +113,12 @@ def test_a_method_is_one_file_and_one_line(with_toy: Path):
     (with_toy / "pairs.jsonl").write_text("\n".join(rows) + "\n")
     assert "Half of what DPO does." in run(with_toy, "train", "--help")
     assert "--share" in run(with_toy, "train", "half", "--help")
-    data = ("--model", "model", "--data", "pairs.jsonl", "--out", "half", "--max-steps", "2", "--device", "cpu")
+    data = ("--model", "model", "--data", "pairs.jsonl", "--out", "made", "--max-steps", "2", "--device", "cpu")
     run(with_toy, "train", "half", *data, "--share", "0.25", "--beta", "0.4", "--batch-size", "4")
-    facts = (with_toy / "half" / "run.json").read_text()
+    facts = (with_toy / "made" / "run.json").read_text()
     assert '"method": "half"' in facts
     assert '"beta": 0.1' in facts
-    assert "nothing left to do" in run(with_toy, "train", "half", "--resume")
-    assert "half of direct preference optimisation" in (with_toy / "half" / "report.html").read_text()
-    assert "(HALF)" in (with_toy / "half" / "README.md").read_text()
+    assert "nothing left to do" in run(with_toy, "train", "made", "--resume")
+    assert "half of direct preference optimisation" in (with_toy / "made" / "report.html").read_text()
+    assert "(HALF)" in (with_toy / "made" / "README.md").read_text()
     assert "half, fp32" in run(with_toy, "plan", "half", "--model", "model", "--hardware", "cpu", "--memory-gb", "8")
