@@ -101,7 +101,7 @@ def run(root: Path, *arguments: str) -> str:
         [sys.executable, "-m", "afzal", *arguments], capture_output=True, text=True, cwd=root, env=env, timeout=300
     )
     assert made.returncode == 0, made.stdout + made.stderr
-    return made.stdout
+    return made.stdout + made.stderr
 
 
 def test_a_method_is_one_file_and_one_line(with_toy: Path):
