@@ -12,8 +12,10 @@ from helpers_runs import one_thread, pair_file
 from test_recipes_changes import CODE, SPACE, edited, kept, lines, model_folder, one_number, setting
 
 from afzal import config, runs
+from afzal.compare import compare as run_comparison
 from afzal.config import IterateConfig, Setting
 from afzal.errors import AfzalError
+from afzal.iterate import iterate as run_rounds
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def iterate(world: Path, *, resume: bool = False) -> Path:
     given |= {"reward": f"{world}/rewards.py:letters", "out": f"{world}/rounds"}
     with one_thread():
         made = config.build(IterateConfig, [Setting(k, v) for k, v in given.items()])
-        return iterate(made, resume=resume)
+        return run_rounds(made, resume=resume)
 
 
 def compare(world: Path) -> list[str]:
@@ -62,7 +64,7 @@ def compare(world: Path) -> list[str]:
     }
     said: list[str] = []
     with one_thread():
-        compare(config.build(config.CompareConfig, [Setting(k, v) for k, v in given.items()]), say=said.append)
+        run_comparison(config.build(config.CompareConfig, [Setting(k, v) for k, v in given.items()]), say=said.append)
     return said
 
 

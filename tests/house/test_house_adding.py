@@ -1,4 +1,7 @@
-"""One file per training method: nothing outside its file and the table says its name or asks which one it is."""
+"""Adding a method, a loss, a format, a verb or a finding, as CONTRIBUTING says: one file, or one entry, and one line.
+
+And what makes that so: nothing outside a method's file and the table says its name or asks which method it is.
+"""
 
 from __future__ import annotations
 
@@ -82,16 +85,101 @@ def test_no_room_asks_which_settings_it_was_given():
     assert not found
 
 
+VERB = '''"""``afzal hello``."""
+
+from __future__ import annotations
+
+import typer
+
+
+def command() -> None:
+    """Say hello."""
+    typer.echo("hello")
+'''
+FINDING = '''
+
+class Shouts(_Counting):
+    """Items whose prompt is in capital letters."""
+
+    def add(self, told: Told) -> None:
+        if told.asked.isupper():
+            self.hit(told.item)
+
+    def finding(self, view: View, losses: Losses, rows: int) -> Finding:
+        message = f"{self.count} of {view.items} prompts shout"
+        severity = "minor" if self.count else "ok"
+        return finding("shouts", severity, self.count, view.items, message, "ask quietly", self.ids)
+'''
+FORMAT = """    Format(
+        "riddle",
+        ("riddle", "solution"),
+        lambda row: Item("", row["riddle"], (Response(row["solution"]),)),
+        {"prompt": "riddle", "answer": "solution"},
+        family="plain",
+    ),
+)
+"""
+LOSS = '''"""A loss that only a test has."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .inputs import Pairs, Scored
+from .margins import log_ratios, over_labels
+from .registry import objective
+
+
+@objective("squared_hinge", unit="pair", needs_reference=True, at_reference=1.0, shift_invariant=True,
+           formula="max(0, 1 - beta h)^2", paper="a test")
+def squared_hinge(policy: Scored, reference: Scored, pairs: Pairs, *, beta: float = 0.05) -> tuple[Tensor, Tensor]:
+    """Squared hinge on the implicit-reward margin."""
+    rho = log_ratios(policy, reference)
+    return over_labels(lambda a, b: F.relu(1 - beta * (rho[a] - rho[b])) ** 2, pairs), beta * rho.detach()
+'''
+
+
+def changed(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{path.name} has {old!r} {text.count(old)} times"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def with_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sources with one method more: one file, and one line of the table."""
+    """A copy of the sources with a method, a loss, a format, a verb and a finding more."""
     root = tmp_path_factory.mktemp("house")
-    shutil.copytree(PACKAGE, root / "afzal", ignore=shutil.ignore_patterns("__pycache__"))
-    methods = root / "afzal" / "config" / "methods"
-    (methods / "half.py").write_text(TOY)
-    table = (methods / "__init__.py").read_text()
-    line = table.replace("        dpo.METHOD,\n", "        dpo.METHOD,\n        half.METHOD,\n")
-    (methods / "__init__.py").write_text(line.replace("from . import dpo,", "from . import dpo, half,"))
+    package = root / "afzal"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "config" / "methods" / "half.py").write_text(TOY)
+    changed(
+        package / "config" / "methods" / "__init__.py",
+        "        dpo.METHOD,\n",
+        "        dpo.METHOD,\n        half.METHOD,\n",
+    )
+    changed(package / "config" / "methods" / "__init__.py", "from . import dpo,", "from . import dpo, half,")
+    (package / "objectives" / "squared_hinge.py").write_text(LOSS)
+    changed(
+        package / "objectives" / "__init__.py",
+        "from . import shapes\n",
+        "from . import shapes\nfrom . import squared_hinge\n",
+    )
+    (package / "cli" / "hello.py").write_text(VERB)
+    changed(package / "cli" / "__init__.py", "VERBS = {\n", 'VERBS = {\n    "hello": "Say hello.",\n')
+    single = package / "data" / "formats_single.py"
+    text = single.read_text()
+    single.write_text(
+        text.rstrip().removesuffix(")") + FORMAT + "\nfrom afzal.records import Item, Response  # noqa: E402\n"
+    )
+    findings = package / "quality" / "findings.py"
+    changed(findings, "\n\nclass OverLong(_Counting):", FINDING + "\n\nclass OverLong(_Counting):")
+    changed(findings, "        OverLong(),\n", "        OverLong(),\n        Shouts(),\n")
+    changed(
+        package / "quality" / "thresholds.py",
+        "THRESHOLDS = {\n",
+        'THRESHOLDS = {\n    "shouts": "minor from one on",\n',
+    )
     return root
 
 
@@ -122,3 +210,21 @@ def test_a_method_is_one_file_and_one_line(with_toy: Path):
     assert "half of direct preference optimisation" in (with_toy / "made" / "report.html").read_text()
     assert "(HALF)" in (with_toy / "made" / "README.md").read_text()
     assert "half, fp32" in run(with_toy, "plan", "half", "--model", "model", "--hardware", "cpu", "--memory-gb", "8")
+
+
+def test_a_verb_is_one_file_and_one_line(with_toy: Path):
+    assert "Say hello." in run(with_toy, "--help")
+    assert run(with_toy, "hello") == "hello\n"
+
+
+def test_a_format_is_one_entry_and_a_finding_one_class_and_one_line(with_toy: Path):
+    rows = ['{"riddle": "WHAT HAS KEYS?", "solution": "a piano"}', '{"riddle": "what runs?", "solution": "a river"}']
+    (with_toy / "riddles.jsonl").write_text("\n".join(rows) + "\n")
+    said = run(with_toy, "check", "riddles.jsonl")
+    assert "riddle" in said
+    assert "1 of 2 prompts shout" in said
+    assert "ask quietly" in said
+
+
+def test_a_loss_is_one_function_and_one_line(with_toy: Path):
+    assert "max(0, 1 - beta h)^2" in run(with_toy, "objectives")
