@@ -173,6 +173,8 @@ def test_the_order_of_rows_changes_no_figure():
     rows = sound(random.Random(1), 150)
     shuffled = random.Random(2).sample(rows, len(rows))
     one, other = findings(rows, deep="always"), findings(shuffled, deep="always")
+    # a near-duplicate is compared with rows that are none: which of a chain of three counts depends on their order
+    assert abs(one.pop("near_duplicates").count - other.pop("near_duplicates").count) <= 2
     assert {c: (f.count, f.total, f.value, f.message) for c, f in one.items()} == {
         c: (f.count, f.total, f.value, f.message) for c, f in other.items()
     }
