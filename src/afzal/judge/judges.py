@@ -189,7 +189,7 @@ def judges_as_plain(board: JudgeBoard, source: str) -> dict[str, Any]:
     return body | ({"categories": categories, "tables": [_by_category(categories)]} if categories else {})
 
 
-_SHOWN = ("rank", "best_rank", "worst_rank", "games", "no_verdict", "both_right", "consistent", "slot_bias", "slot_p")
+_SHOWN = ("rank", "best_rank", "worst_rank", "no_verdict", "both_right", "consistent", "slot_bias", "slot_p")
 
 
 def _shown(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -121,12 +121,21 @@ def _drawing(body: Mapping[str, Any]) -> str:
     return forest_svg(rows, x_label=body["unit"], title=body["title"], rule=body["rule"]) if rows else ""
 
 
+_FOLDED = ("low", "high", "best_rank", "worst_rank")  # shown beside the figure that they belong to
+
+
 def _lines(body: Mapping[str, Any]) -> dict[str, Any]:
-    told = dict.fromkeys(key for line in body["lines"] for key, value in line.items() if value is not None)
-    keys = [key for key in dict.fromkeys(k for line in body["lines"] for k in line) if key in told]
-    keys = [key for key in keys if key not in ("low", "high")]
-    rows = [[_interval(line) if key == "value" else _cell(line.get(key)) for key in keys] for line in body["lines"]]
+    keys = [key for key in dict.fromkeys(k for line in body["lines"] for k in line) if key not in _FOLDED]
+    rows = [[_of_line(line, key) for key in keys] for line in body["lines"]]
     return {"columns": [body["unit"] if key == "value" else key.replace("_", " ") for key in keys], "rows": rows}
+
+
+def _of_line(line: Mapping[str, Any], key: str) -> str:
+    if key == "value":
+        return _interval(line)
+    if key == "rank" and line.get("best_rank") is not None:
+        return f"{line['rank']} [{line['best_rank']}, {line['worst_rank']}]"
+    return _cell(line.get(key))
 
 
 def _differences(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,108 @@
+"""Killed in the middle of its judgements, a run resumes: only what is missing is asked, and the same bytes come out."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from helpers_runs import finished, start_command
+
+from afzal import data
+from afzal.records import Item, Response
+
+CONCURRENCY = 4
+
+
+class Fair(ThreadingHTTPServer):
+    """A judge behind HTTP that prefers the answer with the larger number, and counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.lock = threading.Lock()
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Fair
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        text = body["messages"][-1]["content"]
+        with self.server.lock:
+            self.server.asked.append(text)
+        _, first, second = text.split("|")
+        said = f"VERDICT: {'A' if int(first) > int(second) else 'B'}"
+        reply = {"choices": [{"message": {"content": said}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 5}}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(reply).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server():
+    running = Fair()
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    yield running
+    running.shutdown()
+    running.server_close()
+
+
+def files(out: Path) -> dict[str, bytes]:
+    """What a run leaves behind but for its cache, whose pages lie as the replies came."""
+    return {p.name: p.read_bytes() for p in sorted(out.iterdir()) if not p.name.startswith("replies.")}
+
+
+def kept(out: Path) -> int:
+    path = out / "replies.sqlite"
+    if not path.exists():
+        return 0
+    with sqlite3.connect(path) as connection:
+        return connection.execute("SELECT COUNT(*) FROM reply").fetchone()[0]
+
+
+def killed_run(tmp_path: Path, server: Fair, pairs: int, kills: int) -> None:
+    games = 2 * pairs
+    items = [Item(str(k), f"q{k}", (Response(str(2 * k)), Response(str(2 * k + 1)))) for k in range(pairs)]
+    data.write(items, tmp_path / "rows.jsonl", "afzal")
+    address = f"http://127.0.0.1:{server.server_port}/v1"
+    judge = {"kind": "http", "url": address, "model": "fair", "prompt": "{{ prompt }}|{{ first }}|{{ second }}"}
+    (tmp_path / "judge.yaml").write_text(json.dumps(judge | {"concurrency": CONCURRENCY}))
+    line = ["judge", f"{tmp_path}/rows.jsonl", "--judge", f"{tmp_path}/judge.yaml", "--resamples", "20", "--out"]
+    assert finished(start_command([*line, f"{tmp_path}/whole"])) == 0
+    assert len(server.asked) == games
+    server.asked.clear()
+    out, landed = tmp_path / "killed", 0
+    for kill in range(1, kills + 1):
+        process = start_command([*line, str(out)])
+        until = kill * games // (kills + 1)
+        while process.is_alive() and len(set(server.asked)) < until:
+            time.sleep(0.001)
+        landed += process.is_alive()
+        process.kill()
+        process.join()
+        before = kept(out)
+        assert before >= len(set(server.asked)) - CONCURRENCY  # lost is at most what was on its way
+    assert landed == kills
+    calls = len(server.asked)
+    assert calls <= games + kills * CONCURRENCY
+    left = games - kept(out)
+    assert finished(start_command([*line, str(out)])) == 0
+    assert len(server.asked) - calls == left
+    assert files(out) == files(tmp_path / "whole")
+
+
+def test_a_killed_run_resumes(tmp_path, server):
+    killed_run(tmp_path, server, pairs=30, kills=3)
+
+
+@pytest.mark.slow
+def test_a_run_killed_twenty_times_in_500_judgements_resumes(tmp_path, server):
+    killed_run(tmp_path, server, pairs=250, kills=20)
