@@ -85,7 +85,8 @@ class PairingSettings(Settings, frozen=True, title="Pairs"):
 
     reward: str | None = Field(
         None,
-        description="What scores the answers: a reward model's folder, module:function, file.py:function, or people.",
+        description="What scores the answers: a reward model's folder, module:function, file.py:function, the YAML "
+        "file of a judge that scores each answer alone, or people.",
     )
     watch_reward: str | None = Field(
         None, description="A second reward that is only reported: where it falls as reward rises, reward is hacked."

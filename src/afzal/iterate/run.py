@@ -22,11 +22,12 @@ from afzal.iterate.stages import Job, again, measure, one_round, round_of, train
 from afzal.iterate.summary import finish, now
 from afzal.model.load import load_tokenizer, pick_device
 from afzal.recipes.contents import tokens_hash
+from afzal.recipes.judged_rewards import reward_or_judge
 from afzal.recipes.methods import Recipe, recipe_of
 from afzal.recipes.named import input_hashes, refuse_changes
 from afzal.recipes.runtime import fixed_date
 from afzal.recipes.train import Stopped
-from afzal.rewards.source import Rewarder, reward_source
+from afzal.rewards.source import Rewarder
 from afzal.tokens.tree import tree
 from afzal.train import ranks
 
@@ -168,7 +169,7 @@ def _source(spec: str | None, config: IterateConfig) -> Rewarder | None:
     if spec is None or spec == PEOPLE:
         return None
     limits = {"max_tokens": config.max_tokens, "tokens_per_forward": config.pass_tokens}
-    return reward_source(spec, device=pick_device(config.device), eos_token=config.eos_token, **limits)
+    return reward_or_judge(spec, device=pick_device(config.device), eos_token=config.eos_token, **limits)
 
 
 def _say(text: str) -> None:

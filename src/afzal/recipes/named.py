@@ -8,6 +8,7 @@ from typing import Any
 from afzal.config import PEOPLE, REFERENCES, Settings
 from afzal.errors import AfzalError
 from afzal.recipes.contents import parts_of
+from afzal.recipes.judged_rewards import named_in
 from afzal.runs import Run
 
 # Settings that may name something outside, whose content is hashed. Data has a fingerprint of its own.
@@ -15,6 +16,7 @@ NAMES = (
     *("model", "reference", "value_model", "reward", "watch_reward", "objective", "chat_template"),
     *("eval_data", "held_out_prompts", "constraint", "constraint_data", "constraint_score"),
 )
+_REWARDS = ("reward", "watch_reward")
 _WORDS = (PEOPLE, *REFERENCES, "initial", "previous")
 Inputs = Mapping[str, str | Mapping[str, str]]
 """By setting: the hash of the one file that it names, or those of the parts of what it names."""
@@ -31,6 +33,7 @@ def input_hashes(config: Settings) -> dict[str, str | dict[str, str]]:
             continue
         # an objective may be a sum, as 0.8*dpo + 0.2*mine.py:loss
         terms = [term.rpartition("*")[2].strip() for term in value.split("+")] if key == "objective" else [value]
+        terms += named_in(value) if key in _REWARDS else []
         several = [parts_of(term) for term in terms]
         parts = {name: part for term in several for name, part in term.items()}
         if len(parts) < sum(map(len, several)):  # several files of which each is its term's own

@@ -1,0 +1,90 @@
+"""Judges that score each answer alone, where a reward is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from afzal.config.judging import JudgeConfig
+from afzal.errors import AfzalError
+from afzal.judge import scored
+from afzal.recipes.judges import BETA, named
+from afzal.records import Turns
+from afzal.rewards.source import Rewarder, implicit_rewards, reward_source
+
+
+def names_judge(spec: str) -> bool:
+    """Whether ``spec`` is the YAML file of a judge."""
+    return Path(spec).suffix in (".yaml", ".yml")
+
+
+def scoring_judge(spec: str) -> JudgeConfig:
+    """The settings of a judge that scores each answer alone: a rule, a function, a reward model, a policy.
+
+    Raises:
+        AfzalError: it is no judge, or one that only compares answers or asks a server.
+    """
+    settings = named(spec).settings
+    assert settings is not None
+    if settings.kind in ("model", "http"):
+        raise AfzalError(
+            f"a judge of kind {settings.kind} is no reward",
+            where=spec,
+            why="a reward is a number for each answer alone, and this judge is asked in words",
+            remedy="a judge of kind rule, function, reward or policy; or train a reward model on the verdicts in "
+            "rows.jsonl of afzal judge",
+        )
+    return settings
+
+
+def named_in(spec: str) -> list[str]:
+    """What decides a reward beside ``spec`` itself: the models and the function that a judge's YAML file names.
+
+    Raises:
+        AfzalError: as for :func:`scoring_judge`.
+    """
+    if not names_judge(spec):
+        return []
+    settings = scoring_judge(spec)
+    return [s for s in (settings.model, settings.reference, settings.function) if s]
+
+
+def reward_or_judge(
+    spec: str,
+    *,
+    device: torch.device | str = "cpu",
+    max_tokens: int = 1024,
+    tokens_per_forward: int = 8192,
+    eos_token: str | None = None,
+) -> Rewarder:
+    """As :func:`afzal.rewards.source.reward_source`, of which ``spec`` may also be the YAML file of a judge.
+
+    Raises:
+        AfzalError: as for :func:`scoring_judge` and :func:`afzal.rewards.source.reward_source`.
+    """
+    if not names_judge(spec):
+        return reward_source(
+            spec, device=device, max_tokens=max_tokens, tokens_per_forward=tokens_per_forward, eos_token=eos_token
+        )
+    settings = scoring_judge(spec)
+    if settings.kind == "rule":
+        assert settings.rule is not None
+        return _by_rule(scored.rule(settings.rule, settings.pattern))
+    sizes = {"max_tokens": max_tokens, "tokens_per_forward": tokens_per_forward}
+    if settings.kind == "policy":
+        assert settings.model is not None
+        assert settings.reference is not None
+        beta = settings.beta or BETA
+        return implicit_rewards(settings.model, settings.reference, beta=beta, device=device, **sizes)
+    source = settings.function if settings.kind == "function" else settings.model
+    assert source is not None
+    return reward_source(source, device=device, eos_token=eos_token, **sizes)
+
+
+def _by_rule(score: scored.Score) -> Rewarder:
+    def rewards(prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None) -> list[float]:
+        return list(score([], answers))  # a rule looks at no pair
+
+    return rewards

@@ -1,0 +1,91 @@
+"""A judge where ``afzal iterate`` takes a reward: the same bytes as its reward gives; what is hashed and refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers_runs import model_folder, one_thread, pair_file
+
+from afzal import config, runs
+from afzal.config import IterateConfig, Setting
+from afzal.errors import AfzalError
+from afzal.iterate import iterate
+from afzal.recipes.judged_rewards import reward_or_judge
+from afzal.recipes.named import input_hashes
+from afzal.rewards.source import implicit_rewards
+
+
+def judge(folder: Path, text: str) -> str:
+    path = folder / "judge.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def settings(folder: Path, out: Path, reward: str) -> IterateConfig:
+    """One round of one update."""
+    small = {"n": 3, "max_new_tokens": 6, "max_tokens": 64, "require_eos": False, "held_out": 2, "rounds": 1}
+    small |= {"held_out_samples": 1, "batch_size": 4, "max_steps": 1, "eval_fraction": 0.0, "device": "cpu"}
+    small |= {"model": str(folder / "model"), "prompts": str(folder / "pairs.jsonl"), "out": str(out)}
+    return config.build(IterateConfig, [Setting(k, v) for k, v in (small | {"reward": reward}).items()])
+
+
+def inputs(folder: Path) -> Path:
+    model_folder(folder / "model")
+    pair_file(folder / "pairs.jsonl", 12)
+    (folder / "rewards.py").write_text("def length(prompt, answer):\n    return float(len(answer))\n")
+    return folder
+
+
+def test_the_longest_answer_is_chosen_and_a_rule_scores_as_the_function_does(tmp_path):
+    inputs(tmp_path)
+    with one_thread():
+        ruled = iterate(settings(tmp_path, tmp_path / "a", judge(tmp_path, "kind: rule\nrule: longest\n")))
+        plain = iterate(settings(tmp_path, tmp_path / "b", f"{tmp_path / 'rewards.py'}:length"))
+    one, two = (sorted(p.relative_to(out) for p in out.rglob("*.jsonl")) for out in (ruled, plain))
+    assert one == two
+    names = [n for n in one if n.name in ("samples.jsonl", "scores.jsonl", "pairs.jsonl")]
+    assert len(names) >= 3
+    assert all((ruled / n).read_bytes() == (plain / n).read_bytes() for n in names)
+    pairs = [row for n in names if n.name == "pairs.jsonl" for row in runs.read_jsonl(ruled / n)]
+    assert pairs
+
+
+def test_rules_and_functions(tmp_path):
+    rewards = reward_or_judge(judge(tmp_path, "kind: rule\nrule: shortest\n"))
+    assert rewards(["a", "a", "a"], ["", "xx", "x"]) == [0.0, -2.0, -1.0]
+    (tmp_path / "taste.py").write_text("def last(prompt, answer):\n    return int(answer[-1]) + len(prompt)\n")
+    rewards = reward_or_judge(judge(tmp_path, f"kind: function\nfunction: {tmp_path / 'taste.py'}:last\n"))
+    assert rewards(["a", "bb"], ["x3", "x1"]) == [4.0, 3.0]
+
+
+def test_a_policy_gives_its_implicit_reward(tmp_path):
+    ours, theirs = (str(model_folder(tmp_path / name, hidden_size=size)) for name, size in (("a", 32), ("b", 64)))
+    text = f"kind: policy\nmodel: {ours}\nreference: {theirs}\nbeta: 0.5\n"
+    rows = (["why?", "why?"], ["so", "no idea"])
+    said = reward_or_judge(judge(tmp_path, text))(*rows)
+    assert said == implicit_rewards(ours, theirs, beta=0.5)(*rows)
+    assert said == pytest.approx([5 * x for x in implicit_rewards(ours, theirs, beta=0.1)(*rows)])
+
+
+def test_what_a_judge_names_is_hashed_with_it(tmp_path):
+    inputs(tmp_path)
+    spec = judge(tmp_path, f"kind: function\nfunction: {tmp_path / 'rewards.py'}:length\n")
+    given = settings(tmp_path, tmp_path / "out", spec)
+    before = input_hashes(given)
+    assert input_hashes(given) == before
+    (tmp_path / "rewards.py").write_text("def length(prompt, answer):\n    return -float(len(answer))\n")
+    after = input_hashes(given)
+    assert after["reward"] != before["reward"]
+    assert {k: v for k, v in after.items() if k != "reward"} == {k: v for k, v in before.items() if k != "reward"}
+
+
+@pytest.mark.parametrize("kind", ["model", "http"])
+def test_a_judge_that_is_asked_in_words_is_refused(tmp_path, kind):
+    text = f"kind: {kind}\nmodel: {model_folder(tmp_path / 'm')}\n" + "url: http://127.0.0.1:9\n" * (kind == "http")
+    text += "" if kind == "model" else "verdict: {choices: {A: first, B: second}}\n"
+    spec = judge(tmp_path, text)
+    with pytest.raises(AfzalError, match=f"a judge of kind {kind} is no reward"):
+        input_hashes(settings(tmp_path, tmp_path / "out", spec))
+    with pytest.raises(AfzalError, match="is no reward"):
+        reward_or_judge(spec)
