@@ -154,6 +154,7 @@ date and the command that makes it again. A machine with other work on it is ref
 | `python -m benchmarks.objectives_lab OUT` | objectives, measured exactly: [results](results/lab/objectives-lab.md) |
 | `python -m benchmarks.ordering OUT` | methods at equal KL, measured exactly: [results](results/lab/ordering.md) |
 | `python -m benchmarks.sentiment OUT` | a real model, a known reward: [results](results/sentiment/sentiment.md) |
+| `make people` | from votes to a better model: [results](results/people/people.md) |
 | `python -m benchmarks.judging` | judges: [results](results/judging/judging.md); `--speed`: many verdicts |
 | `python -m benchmarks.coverage` | how often 95 % intervals hold the truth: [results](results/coverage/coverage.md) |
 | `python -m benchmarks.real_run --out FILE` | a whole training: tokenizer, SFT, DPO, reports |

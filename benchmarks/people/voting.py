@@ -1,0 +1,91 @@
+"""Three simulated annotators, who vote through the page's own API over loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from afzal import data
+from afzal.web.client import Client
+from afzal.web.folder import Folder, Job
+from afzal.web.queue import Rules
+from afzal.web.serve import Place, addresses, bound, hosts_of
+
+NAMES, TURNED = ("anvar", "barno", "chori"), "chori"
+NOISE = 0.15
+_BEGAN, _SECONDS = 1_700_000_000.0, 4.0
+
+
+def vote(source: Path, gold: Path | None, folder: Path, out: Path, worth: Mapping[tuple[str, str], float]) -> None:
+    """Everybody answers every question of ``source``; ``out`` gets the rows with their votes.
+
+    Times come from a clock that moves with the votes, and who comes next from a fixed seed: the same bytes each time.
+
+    Args:
+        gold: rows of known truth, hidden among the others; None for none.
+        worth: (prompt, response) -> what a faultless annotator would call better.
+    """
+    now = [_BEGAN]
+    job = Job(
+        str(source), folder, rules=Rules(overlap=len(NAMES)), gold=gold and str(gold), annotators=NAMES, title="stories"
+    )
+    with served(job, lambda: now[0]) as told:
+        people = {name: Client(address) for name, address in told}
+        asked = {name: person.next() for name, person in people.items()}
+        rng, count = random.Random(0), 0
+        while waiting := [name for name in NAMES if asked[name]["state"] == "ask"]:
+            name = rng.choice(waiting)
+            now[0], count = now[0] + _SECONDS, count + 1
+            said = outcome(name, asked[name], worth)
+            replied = people[name].vote(asked[name], outcome=said, strength=1, seconds=_SECONDS, id=f"vote-{count:06}")
+            asked[name] = replied["next"]
+        for person in people.values():
+            person.close()
+    rows = [replace(item, where="") for item in data.read(folder).items if item.votes]
+    data.write(rows, out, "afzal")
+
+
+def outcome(name: str, asked: Mapping[str, Any], worth: Mapping[tuple[str, str], float]) -> str:
+    """``first`` or ``second`` of what is shown: the truth, wrong with probability ``NOISE``, turned round for one."""
+    prompt = asked["prompt"][0]["parts"][0]["text"]
+    first, second = (turns[0]["parts"][0]["text"] for turns in asked["responses"])
+    digest = hashlib.sha256("\n".join((name, prompt)).encode()).digest()
+    slip = int.from_bytes(digest[:8], "big") / 2**64 < NOISE
+    is_first = worth[prompt, first] > worth[prompt, second]
+    return "first" if is_first ^ slip ^ (name == TURNED) else "second"
+
+
+@contextmanager
+def served(job: Job, clock: Callable[[], float]) -> Iterator[list[tuple[str, str]]]:
+    """The page as ``afzal annotate`` serves it, in a thread and by ``clock``: names and addresses of the annotators."""
+    import uvicorn
+
+    from afzal.web.app import application
+    from afzal.web.security import Guard
+
+    folder, place = Folder(job, clock), Place()
+    try:
+        with bound(place) as sock:
+            port = sock.getsockname()[1]
+            guard = Guard(application(folder, lambda: None), hosts_of(place, port))
+            # Annotators who wait for their turn keep their connection.
+            settings = uvicorn.Config(
+                guard, log_level="error", access_log=False, lifespan="off", timeout_keep_alive=600
+            )
+            server = uvicorn.Server(settings)
+            sock.listen(8)
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+            thread.start()
+            try:
+                yield addresses(folder, place.host, port)
+            finally:
+                server.should_exit = True
+                thread.join()
+    finally:
+        folder.close()
