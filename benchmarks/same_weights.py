@@ -30,7 +30,7 @@ _COMMON = "--model model --data pairs.jsonl --batch-size 4 --max-steps 4 --lr 1e
 _ONLINE = "--reward rewards.py:letters --sample-tokens 6 --iterations 2"
 _ROUNDS = (
     "iterate --model model --prompts pairs.jsonl --reward rewards.py:letters --rounds 2 -n 4 --max-new-tokens 6 "
-    "--max-tokens 64 --require-eos false --held-out 4 --held-out-samples 2 --batch-size 4 --lr 1e-3 --max-steps 2 "
+    "--max-tokens 64 --no-require-eos --held-out 4 --held-out-samples 2 --batch-size 4 --lr 1e-3 --max-steps 2 "
     "--eval-fraction 0 --device cpu"
 )
 RUNS = {

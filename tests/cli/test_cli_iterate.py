@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-import afzal
 from afzal import config
 from afzal.cli import main
 from afzal.config import IterateConfig
@@ -27,8 +26,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[IterateConfig, bool, st
         return Path(made.out)
 
     fake: Any = SimpleNamespace(iterate=iterate)
-    monkeypatch.setitem(sys.modules, "afzal.recipes", fake)
-    monkeypatch.setattr(afzal, "recipes", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "afzal.iterate", fake)
     return found
 
 
