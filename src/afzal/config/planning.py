@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .base import Columns, Settings
+from .explain import suggestion
 from .methods import METHODS
 
 
@@ -58,6 +59,13 @@ class PlanConfig(Settings, frozen=True):
     mfu: float | None = Field(None, gt=0, le=1, description="Share of the matrix peak assumed; default 0.3, cpu 0.45.")
     link: float = Field(0.7, gt=0, le=1, description="Share of the links' bandwidth assumed.")
     price: float | None = Field(None, ge=0, description="Price of one device for one hour; gives the cost.")
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        if value not in METHODS:
+            raise ValueError(f"it is none of {', '.join(METHODS)}{suggestion(value, list(METHODS))}")
+        return value
 
     @model_validator(mode="after")
     def _nothing_ignored(self) -> Self:
