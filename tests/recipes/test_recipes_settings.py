@@ -19,11 +19,13 @@ from afzal.config import ExportConfig, GenerateConfig, IterateConfig, PlanConfig
 from afzal.config.methods.prefer import PreferConfig
 from afzal.errors import AfzalError
 from afzal.iterate.stages import training
+from afzal.rewards.score import score
 
 Case = tuple[Any, dict[str, Any]]
 """Another value of a setting, and what else must be given for it to have an effect."""
 
 REFUSED = "refused"
+VERBS = {"generate": recipes.generate, "score": score, "export": recipes.export}
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +277,7 @@ def outcome(command: str, given: dict[str, Any], folder: Path, place: Path, caps
         monkeypatch.setattr(importlib.import_module(module), name, _counted(module, name, passes, only))
     try:
         with one_thread():
-            found = getattr(recipes, command)(build(kind, full))
+            found = VERBS[command](build(kind, full))
     except AfzalError as error:
         return REFUSED, str(error)
     finally:
