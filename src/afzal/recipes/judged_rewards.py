@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from afzal.config.judging import JudgeConfig
 from afzal.errors import AfzalError
-from afzal.judge import scored
-from afzal.recipes.judges import BETA, named
-from afzal.records import Turns
-from afzal.rewards.source import Rewarder, implicit_rewards, reward_source
+from afzal.recipes.judges import named, rewarder_of
+from afzal.rewards.source import Rewarder, reward_source
 
 
 def names_judge(spec: str) -> bool:
@@ -68,23 +65,10 @@ def reward_or_judge(
         return reward_source(
             spec, device=device, max_tokens=max_tokens, tokens_per_forward=tokens_per_forward, eos_token=eos_token
         )
-    settings = scoring_judge(spec)
-    if settings.kind == "rule":
-        assert settings.rule is not None
-        return _by_rule(scored.rule(settings.rule, settings.pattern))
-    sizes = {"max_tokens": max_tokens, "tokens_per_forward": tokens_per_forward}
-    if settings.kind == "policy":
-        assert settings.model is not None
-        assert settings.reference is not None
-        beta = settings.beta or BETA
-        return implicit_rewards(settings.model, settings.reference, beta=beta, device=device, **sizes)
-    source = settings.function if settings.kind == "function" else settings.model
-    assert source is not None
-    return reward_source(source, device=device, eos_token=eos_token, **sizes)
-
-
-def _by_rule(score: scored.Score) -> Rewarder:
-    def rewards(prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None) -> list[float]:
-        return list(score([], answers))  # a rule looks at no pair
-
-    return rewards
+    return rewarder_of(
+        scoring_judge(spec),
+        device=device,
+        max_tokens=max_tokens,
+        tokens_per_forward=tokens_per_forward,
+        eos_token=eos_token,
+    )

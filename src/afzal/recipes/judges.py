@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from afzal import config
 from afzal.config.judging import PROMPT, SCORE_PROMPT, JudgeConfig
@@ -20,7 +23,7 @@ from afzal.objectives import names_function
 from afzal.recipes.contents import content_hash
 from afzal.records import Item
 from afzal.rewards.functions import own_function
-from afzal.rewards.source import implicit_rewards, reward_source
+from afzal.rewards.source import Rewarder, implicit_rewards, reward_source
 from afzal.text import duration
 
 BETA = 0.1
@@ -197,8 +200,6 @@ def played(
 
 def _counter(total: int, say: Callable[[str], None]) -> Callable[[int], None]:
     """Says every tenth of the way, with the time that is left at the present pace."""
-    import time
-
     began, said = time.monotonic(), [0]
 
     def heard(n: int) -> None:
@@ -239,23 +240,52 @@ def prompt_of(settings: JudgeConfig) -> str:
 
 
 def _scorer(settings: JudgeConfig, items: Sequence[Item]) -> Judge:
+    if settings.kind == "function":
+        own_function(settings.function or "", "function", "function(prompt, answer) returns a number")
+    device = pick_device("auto") if settings.kind == "policy" else "cpu"
+    rewards = rewarder_of(settings, device=device)
+    read = lambda pairs, answers: rewards([items[p.item].prompt for p in pairs], answers)  # noqa: E731
+    return scored.by_score(read, stated=settings.kind == "policy")
+
+
+def rewarder_of(
+    settings: JudgeConfig,
+    *,
+    device: torch.device | str = "cpu",
+    max_tokens: int = 1024,
+    tokens_per_forward: int = 8192,
+    eos_token: str | None = None,
+) -> Rewarder:
+    """What a judge that scores each answer alone gives for it: a rule, a function, a reward model or a policy.
+
+    Args:
+        settings: of such a judge, as :func:`named` completes them.
+        eos_token: what ends an answer for a reward model, when not its tokenizer's own EOS.
+
+    Raises:
+        AfzalError: as for :func:`afzal.rewards.source.reward_source`.
+    """
     if settings.kind == "rule":
         assert settings.rule is not None
-        return scored.by_score(scored.rule(settings.rule, settings.pattern))
+        rule = scored.rule(settings.rule, settings.pattern)
+        return lambda prompts, answers, ended=None: list(rule([], answers))  # a rule looks at no pair
     if settings.kind == "policy":
         assert settings.model is not None
         assert settings.reference is not None
-        implicit = implicit_rewards(
-            settings.model, settings.reference, beta=settings.beta or BETA, device=pick_device("auto")
+        assert settings.beta is not None
+        return implicit_rewards(
+            settings.model,
+            settings.reference,
+            beta=settings.beta,
+            device=device,
+            max_tokens=max_tokens,
+            tokens_per_forward=tokens_per_forward,
         )
-        read = lambda pairs, answers: implicit([items[p.item].prompt for p in pairs], answers)  # noqa: E731
-        return scored.by_score(read, stated=True)
-    spec = settings.function if settings.kind == "function" else settings.model
-    assert spec is not None
-    if settings.kind == "function":
-        own_function(spec, "function", "function(prompt, answer) returns a number")
-    rewards = reward_source(spec)
-    return scored.by_score(lambda pairs, answers: rewards([items[p.item].prompt for p in pairs], answers))
+    source = settings.function if settings.kind == "function" else settings.model
+    assert source is not None
+    return reward_source(
+        source, device=device, max_tokens=max_tokens, tokens_per_forward=tokens_per_forward, eos_token=eos_token
+    )
 
 
 def _local(settings: JudgeConfig) -> Judge:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from afzal import data, runs
@@ -17,16 +16,13 @@ from afzal.errors import AfzalError
 from afzal.model.load import context_of, load_tokenizer, pick_device
 from afzal.model.probe import choose_sharing
 from afzal.model.reward import (
-    head_scores,
     last_scored,
     load_reward_model,
-    refuse_language_model,
-    shift_of,
     states_at_head,
 )
 from afzal.records import Item, turns_to_json
 from afzal.rewards.assess import ScoreBatch, ScoredItem, assess, lines, score_heads, score_items
-from afzal.rewards.source import implicit_scorer
+from afzal.rewards.source import implicit_scorer, reward_scorer
 from afzal.tokens import resolve_template
 from afzal.tokens.batch import Batch
 from afzal.train.feed import Layout
@@ -98,7 +94,7 @@ def _opened(config: ScoreConfig, items: Sequence[Item]) -> tuple[ScoreBatch, Any
     template = resolve_template(tokenizer, None)[0] if any(item.is_chat for item in items) else None
     device = pick_device(config.device)
     if config.model:
-        scorer, sharing, context = _reward(config, device)
+        scorer, sharing, context = reward_scorer(config.model, "model", config.max_tokens, device)
     else:
         assert config.policy is not None
         assert config.reference is not None
@@ -107,14 +103,6 @@ def _opened(config: ScoreConfig, items: Sequence[Item]) -> tuple[ScoreBatch, Any
     longest = min(config.max_tokens, context or config.max_tokens)
     layout = Layout(sharing, config.tokens_per_forward, device)
     return scorer, tokenizer, layout, {"max_tokens": longest, "chat_template": template}
-
-
-def _reward(config: ScoreConfig, device: torch.device) -> tuple[ScoreBatch, Any, int | None]:
-    assert config.model is not None
-    refuse_language_model(config.model, "model")
-    model = load_reward_model(config.model, device=device)
-    sharing, shift = choose_sharing(model, config.max_tokens)[0], shift_of(model)
-    return lambda batch: head_scores(model, batch) - shift, sharing, context_of(model.config)
 
 
 def _cut(items: Sequence[Item]) -> set[tuple[int, int]]:

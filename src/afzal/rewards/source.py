@@ -99,6 +99,24 @@ def implicit_rewards(
     return _checked(reader.rewards, f"{policy} against {reference}")
 
 
+def reward_scorer(
+    spec: str, setting: str, max_tokens: int, device: torch.device
+) -> tuple[ScoreBatch, Sharing, int | None]:
+    """Scores ``[B, heads]`` of batches by a reward model less its stated shift, how it shares prompts, and its context.
+
+    Args:
+        setting: the one that names the model, for messages.
+    """
+    refuse_language_model(spec, setting)
+    model = load_reward_model(spec, device=device).requires_grad_(False)
+    shift = shift_of(model)
+    return (
+        lambda batch: head_scores(model, batch) - shift,
+        choose_sharing(model, max_tokens)[0],
+        context_of(model.config),
+    )
+
+
 def implicit_scorer(
     policy: str, reference: str, beta: float, max_tokens: int, device: torch.device, tokenizer: Any
 ) -> tuple[ScoreBatch, Sharing, int | None]:
@@ -167,13 +185,9 @@ def _short(text: str, limit: int = 80) -> str:
 def _by_model(
     spec: str, device: torch.device, max_tokens: int, tokens_per_forward: int, eos_token: str | None
 ) -> Rewarder:
-    refuse_language_model(spec, "reward")
-    model = load_reward_model(spec, device=device).requires_grad_(False)
-    tokenizer = load_tokenizer(spec)
-    layout = Layout(choose_sharing(model, max_tokens)[0], tokens_per_forward, device)
-    longest = min(max_tokens, context_of(model.config) or max_tokens)
-    shift = shift_of(model)
-    scores = lambda batch: head_scores(model, batch) - shift  # noqa: E731
+    scores, sharing, context = reward_scorer(spec, "reward", max_tokens, device)
+    tokenizer, layout = load_tokenizer(spec), Layout(sharing, tokens_per_forward, device)
+    longest = min(max_tokens, context or max_tokens)
     reader = _Reader(scores, tokenizer, layout, longest, eos_id(tokenizer, eos_token))
     return reader.rewards
 
