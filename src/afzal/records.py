@@ -17,7 +17,9 @@ from typing import Any, Literal
 Outcome = Literal["first", "second", "tie", "both_bad"]
 RatingKind = Literal["score", "rank", "label"]
 
-_SWAPPED: dict[Outcome, Outcome] = {"first": "second", "second": "first", "tie": "tie", "both_bad": "both_bad"}
+SWAPPED: dict[Outcome, Outcome] = {"first": "second", "second": "first", "tie": "tie", "both_bad": "both_bad"}
+"""What an outcome is of the same two responses in the other order."""
+
 _P_FIRST: dict[Outcome, float] = {"first": 1.0, "second": 0.0, "tie": 0.5}
 
 
@@ -76,7 +78,7 @@ class Comparison:
     def swap(self) -> Comparison:
         """The same opinion with the two responses named in the other order."""
         probability = None if self.probability is None else 1.0 - self.probability
-        return self._with(self.second, self.first, _SWAPPED[self.outcome], probability, self.shown_first)
+        return self._with(self.second, self.first, SWAPPED[self.outcome], probability, self.shown_first)
 
     def between(self, first: int, second: int, shown_first: int | None) -> Comparison:
         """The same opinion where the responses have other numbers."""

@@ -127,14 +127,14 @@ def argilla_records(row: Row) -> Item:
     votes = [(question, vote) for question, got, who in told for vote in _opinions(got, data, names, who)]
     if not votes:
         raise UnusableError("no_votes", "no submitted response orders the answers")
-    one = len({question for question, _ in votes}) == 1
-    placed = tuple(vote if one else _on(vote, question) for question, vote in votes)
     turns = (reply(v) if isinstance(v := data[name], str) else messages(v, name) for name in names)
-    return Item("", prompt, tuple(map(Response, turns)), placed)
+    return Item("", prompt, tuple(map(Response, turns)), _placed(votes))
 
 
-def _on(vote: Vote, axis: str) -> Vote:
-    return replace(vote, axis=axis)
+def _placed(votes: Sequence[tuple[str, Vote]]) -> tuple[Vote, ...]:
+    """Votes by the name of their question, which is their axis where there are several questions."""
+    one = len({name for name, _ in votes}) == 1
+    return tuple(vote if one else replace(vote, axis=name) for name, vote in votes)
 
 
 def _answer_fields(data: Row) -> list[str]:
@@ -230,10 +230,8 @@ def potato(row: Row) -> Item:
     votes = [(str(name), vote) for name, got in schemes.items() for vote in _potato_votes(got, answers, about)]
     if not votes:
         raise UnusableError("no_votes", "no pairwise, ranking or best-worst scheme has an answer")
-    one = len({name for name, _ in votes}) == 1
-    placed = tuple(vote if one else _on(vote, name) for name, vote in votes)
     asked = name_of(row, PROMPTS + "|text|source")
-    return Item("", ask(str(row[asked])) if asked else (), tuple(Response(reply(a)) for a in answers), placed)
+    return Item("", ask(str(row[asked])) if asked else (), tuple(Response(reply(a)) for a in answers), _placed(votes))
 
 
 def is_potato(row: Row) -> bool:

@@ -126,12 +126,10 @@ def wide_vote(row: Row, columns: tuple[str, ...] = (), counts: bool = False) -> 
 
 def rated(row: Row) -> Item:
     """One annotator's score of one answer, larger better; the rows on one prompt are joined by :func:`joined`."""
-    prompt = value(row, PROMPTS)
-    asked = ask(prompt) if isinstance(prompt, str) else messages(prompt, "prompt")
     source = name_of(row, "model|source|generator|response_source")
     answer = Response(_reply(row, ANSWERS), str(row[source]) if source else None)
     rating = Rating(0, number(row, SCORES), "score", weight(row), **_recorded(row))
-    return Item("", asked, (answer,), (rating,))
+    return Item("", _asked(row), (answer,), (rating,))
 
 
 def joined(items: Iterable[Item]) -> list[Item]:
@@ -191,12 +189,15 @@ def _shown(vote: Vote, first: int) -> Vote:
 
 
 def _item(row: Row, pair: Pair, votes: tuple[Comparison, ...]) -> Item:
-    prompt = value(row, PROMPTS)
-    asked = ask(prompt) if isinstance(prompt, str) else messages(prompt, "prompt")
     names = [tuple(row.get(field) for field in fields) for fields in pair.names]
     sources = next(((a, b) for a, b in names if isinstance(a, str) and isinstance(b, str)), (None, None))
     responses = (Response(_reply(row, name), source) for name, source in zip((pair.a, pair.b), sources, strict=True))
-    return Item("", asked, tuple(responses), votes)
+    return Item("", _asked(row), tuple(responses), votes)
+
+
+def _asked(row: Row) -> Turns:
+    prompt = value(row, PROMPTS)
+    return ask(prompt) if isinstance(prompt, str) else messages(prompt, "prompt")
 
 
 def _reply(row: Row, names: str) -> Turns:

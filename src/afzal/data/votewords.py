@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from afzal.data.fields import Row, RowError, ScaleError, UnusableError, is_numeral
-from afzal.records import Outcome
+from afzal.records import SWAPPED, Outcome
 
 STEMS = ("response", "answer", "completion", "output", "generation", "candidate", "reply", "assistant")
 SIDES = (("a", "b"), ("1", "2"), ("0", "1"), ("left", "right"), ("first", "second"))
@@ -29,7 +29,6 @@ _SIGNED: dict[str, tuple[Outcome, float | None]] = {
     "<<": ("second", 2.0),
     "=": ("tie", None),
 }
-_SWAPPED: dict[Outcome, Outcome] = {"first": "second", "second": "first", "tie": "tie", "both_bad": "both_bad"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ def _by_sign(signed: re.Match[str], known: dict[str, Outcome]) -> tuple[Outcome,
     outcome, strength = _SIGNED[sign[:2] if sign[0] != "=" else "="]
     if order == ("first", "second"):
         return outcome, strength
-    return (_SWAPPED[outcome], strength) if order == ("second", "first") else None
+    return (SWAPPED[outcome], strength) if order == ("second", "first") else None
 
 
 def _by_name(given: str, pair: Pair, row: Row) -> Outcome | None:

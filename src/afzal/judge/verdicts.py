@@ -7,14 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from afzal.records import SWAPPED
+
 Outcome = Literal["first", "second", "tie", "both_bad", "none"]
-MIRRORED: dict[Outcome, Outcome] = {
-    "first": "second",
-    "second": "first",
-    "tie": "tie",
-    "both_bad": "both_bad",
-    "none": "none",
-}
+MIRRORED: dict[Outcome, Outcome] = {**SWAPPED, "none": "none"}
 POINTS: dict[Outcome, float] = {"first": 1.0, "second": 0.0, "tie": 0.5, "both_bad": 0.5}
 """What the first answer gets of a point; no verdict gives none to anybody."""
 CODES: dict[Outcome, int] = {"first": 1, "second": 2, "tie": 0, "both_bad": 0, "none": -1}

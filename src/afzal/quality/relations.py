@@ -11,7 +11,7 @@ from afzal.quality.columns import repeated
 from afzal.quality.finding import CLEANED, Finding, Severity, finding, nothing
 from afzal.quality.thresholds import MANY_DUPLICATES
 from afzal.quality.view import Told, View, tell
-from afzal.records import Comparison, Item
+from afzal.records import SWAPPED, Comparison, Item
 
 
 class DuplicateItems:
@@ -184,14 +184,11 @@ def _key(told: Told) -> int:
     crossed = one > two
     outcome, p, shown = vote.outcome, vote.probability, vote.shown_first
     if (vote.first == 1) != crossed:
-        outcome, p = _SWAPPED[outcome], None if p is None else 1.0 - p
+        outcome, p = SWAPPED[outcome], None if p is None else 1.0 - p
     if crossed:
         one, two, shown = two, one, None if shown is None else 1 - shown
     facts = vote.strength, vote.weight, vote.annotator, vote.axis, vote.seconds, vote.id, vote.at
     return hash((asked, one, two, outcome, p, shown, facts))
-
-
-_SWAPPED = {"first": "second", "second": "first", "tie": "tie", "both_bad": "both_bad"}
 
 
 def _has_cycle(edges: Iterable[tuple[int, int]]) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from afzal import __version__, data
 from afzal.data.native import to_row
+from afzal.data.page import ITEMS, VOTES
 from afzal.data.remap import moved_votes
 from afzal.errors import AfzalError
 from afzal.records import Item, turns_to_json
@@ -27,7 +28,7 @@ from afzal.web.questions import Mode, content_sha256, default_mode, questions_on
 from afzal.web.queue import Rules
 from afzal.web.showing import Display, TextKind
 
-ITEMS, VOTES, PAGE = "items.jsonl", "votes.jsonl", "page.json"
+PAGE = "page.json"
 FORMAT = 1
 QUESTIONS: Mapping[Mode, str] = {
     "pair": "Which response is better?",
