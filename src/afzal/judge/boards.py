@@ -43,13 +43,6 @@ class ModelBoard:
     verdicts: int
     without: int
 
-    def separable(self) -> tuple[int, int]:
-        """How many of the differences between two models exclude 0, and how many there are."""
-        assert self.board is not None
-        gaps = [self.board.difference(a, b) for a in range(len(self.names)) for b in range(a + 1, len(self.names))]
-        clear = [g for g in gaps if g.low is not None and g.high is not None and (g.low > 0 or g.high < 0)]
-        return len(clear), len(gaps)
-
 
 def of_models(said: Verdicts, ties: bt.Ties = "half", *, resamples: int = 500, seed: int = 0) -> ModelBoard:
     """Strengths of the models that were compared, with intervals over prompts.
@@ -194,8 +187,8 @@ def models_as_plain(board: ModelBoard, ties: bt.Ties, source: str) -> dict[str, 
         pairs = [(a.model, b.model) for k, a in enumerate(places) for b in places[k + 1 :]]
         for a, b in pairs:
             gaps.append({"first": names[a], "second": names[b], **interval(board.board.difference(a, b))})
-        clear, of = board.separable()
-        findings = [f"{names[places[0].model]} leads. {clear} of {of} differences between two models exclude 0."]
+        clear = sum(g["low"] is not None and (g["low"] > 0 or g["high"] < 0) for g in gaps)
+        findings = [f"{names[places[0].model]} leads. {clear} of {len(gaps)} differences between two models exclude 0."]
         if board.board.unconnected:
             lost = f"{board.board.unconnected} of the resamples had no finite strengths and are left out"
             findings.append(f"{lost}: the intervals are too narrow at the far ends.")

@@ -106,7 +106,7 @@ def summary(
         others = dict(known.others) if human is None else {"people": human, **known.others}
         own = _sides_of(known.own, items, pairs)
         found["own_answers"] = beside.own_answers(own, points_of(together), others, prompts, **drawn)
-    if by_category := _by_category(items, pairs, together, table, sides, people):
+    if by_category := _by_category(items, pairs, prompts, together, table, sides, people):
         found["by_category"] = by_category
     return found
 
@@ -139,6 +139,7 @@ def _sides_of(source: str, items: Sequence[Item], pairs: Sequence[Pair]) -> np.n
 def _by_category(
     items: Sequence[Item],
     pairs: Sequence[Pair],
+    prompts: Sequence[Hashable],
     together: np.ndarray,
     table: np.ndarray,
     sides: tuple[str, str, np.ndarray] | None,
@@ -147,7 +148,6 @@ def _by_category(
     """Pairs, win rate, agreement with people and consistency of each category, where there are two or more."""
     of = np.array([category_of(items[pair.item]) or "" for pair in pairs])
     names = sorted({name for name in of.tolist() if name})
-    prompts = [prompt_key(items[pair.item]) for pair in pairs]
     points, found = points_of(together), []
     if sides is not None:
         points = np.where(sides[2] > 0, points, 1 - points)
@@ -159,7 +159,7 @@ def _by_category(
             line["win_rate"] = _share(points, own & np.isfinite(points), prompts)
         if equal is not None:
             rows, columns = np.nonzero(np.isfinite(equal) & own[:, None])
-            where = [prompts[r] for r in rows]
+            where = [prompts[r] for r in rows.tolist()]
             line["agreement"] = figure(share(clustered(where, equal[rows, columns].tolist()))) if where else None
         if (played := own & (table > -2).all(1)).any():
             line["consistent"] = judging.both_orders(table[played, 0], table[played, 1]).consistent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from afzal import config
@@ -18,30 +18,14 @@ Reference = Literal["none", "live", "cached"]
 _FORMAT_BYTES = {"fp8": 1.0, "nf4": 0.5 + 1 / 64}
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
-    """What a method holds and computes beside the policy.
-
-    Attributes:
-        responses: per prompt, when the data does not say.
-        reference: whether it compares with a reference.
-        estimates: forward passes without gradient per update beside policy and reference, of the data's size.
-        scalar: the trained model has a head of one number, not of a vocabulary.
-        value, reward_model: a second trained trunk, and a frozen one that judges.
-        online: answers are sampled during the training.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method(config.Cost):
+    """What a method costs, by its name."""
 
     name: str
-    responses: int
-    reference: bool
-    estimates: float = 0.0
-    scalar: bool = False
-    value: bool = False
-    reward_model: bool = False
-    online: bool = False
 
 
-METHODS: dict[str, Method] = {name: Method(name, *astuple(method.cost)) for name, method in config.METHODS.items()}
+METHODS: dict[str, Method] = {name: Method(name=name, **asdict(method.cost)) for name, method in config.METHODS.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,11 @@ from afzal.errors import AfzalError
 
 from .linear import Fit, fit, sigmoid
 from .pool import Pool, Votes, writers_of
-from .rules import Choice
+from .rules import Choice, first_of_equals
 
 MatchRule = Literal["information", "closest", "random"]
 RIDGE = 0.1
 """Precision of the prior on every strength: a standard deviation of about 3 nats."""
-_EQUAL = 1e-12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,8 +95,7 @@ def closeness(p: np.ndarray) -> np.ndarray:
 
 def first_of_best(scores: np.ndarray, order: np.ndarray) -> int:
     """The number of the best score; among those that differ by rounding alone, the first of them in ``order``."""
-    ordered = scores[order]
-    return int(order[int(np.argmax(ordered >= ordered.max() - _EQUAL))])
+    return int(order[first_of_equals(scores[order])])
 
 
 def next_matches(known: Matches, rule: Literal["information", "closest"], n: int, order: np.ndarray) -> list[Choice]:

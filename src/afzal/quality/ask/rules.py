@@ -109,6 +109,11 @@ def by_score(scores: np.ndarray, n: int, order: np.ndarray) -> list[Choice]:
     return [Choice(k, float(scores[k])) for k in ranked.tolist()]
 
 
+def first_of_equals(scores: np.ndarray) -> int:
+    """The place of the largest score, or of the first that differs from it by rounding alone."""
+    return int(np.argmax(scores >= scores.max() - _EQUAL))
+
+
 def d_optimal(belief: Belief, n: int, order: np.ndarray) -> list[Choice]:
     """The n pairs that, one after another, each add most to the log-determinant of the information matrix.
 
@@ -178,7 +183,7 @@ def _greedy(
     chosen = []
     for _ in range(min(n, len(x))):
         scores = np.where(live, score(np.maximum(variance, 0.0), order), -np.inf)
-        k = int(np.argmax(scores >= scores.max() - _EQUAL))  # rounding decides nothing
+        k = first_of_equals(scores)
         chosen.append(Choice(int(order[k]), float(scores[k])))
         live[k] = False
         along = covariance @ x[k]
