@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -170,22 +171,27 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     yield f"`python -m benchmarks.coverage --runs {found['runs']}`: so many simulated data sets for each row, a tenth"
     yield "of it (at least 100) for the calibration error. Coverage is the share of intervals that hold the truth, in"
     yield "percent. Rows of one prompt depend on each other as `dependence` says; 0 is independent, 1 all alike."
-    for name, rows in found["tables"].items():
-        yield from ("", f"## {name[:1].upper()}{name[1:]}", "")
-        columns = list(rows[0])
-        yield f"| {' | '.join(columns)} |"
-        yield f"|{'---|' * len(columns)}"
-        for row in rows:
-            yield f"| {' | '.join(_cell(k, v) for k, v in row.items())} |"
+    yield from tables(found["tables"], _PERCENT)
 
 
 _PERCENT = {"coverage", "by rows", "bootstrap", "over seeds alone", "called more than chance"}
 
 
-def _cell(name: str, value: Any) -> str:
+def tables(named: Mapping[str, Sequence[Mapping[str, Any]]], percent: AbstractSet[str]) -> Iterator[str]:
+    """Rows as Markdown tables under their names; the columns of ``percent`` are shares."""
+    for name, rows in named.items():
+        yield from ("", f"## {name[:1].upper()}{name[1:]}", "")
+        columns = list(rows[0])
+        yield f"| {' | '.join(columns)} |"
+        yield f"|{'---|' * len(columns)}"
+        for row in rows:
+            yield f"| {' | '.join(_cell(v, shares=k in percent) for k, v in row.items())} |"
+
+
+def _cell(value: Any, *, shares: bool) -> str:
     if value is None:
         return ""
-    return f"{100 * value:.1f}" if name in _PERCENT else str(value)
+    return f"{100 * value:.1f}" if shares else str(value)
 
 
 def main() -> None:

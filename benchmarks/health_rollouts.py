@@ -11,19 +11,17 @@ says so, and where what it says names the fault.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from afzal.health import Diagnosis, alarms, diagnose
+from benchmarks.health_sim import run
 
 Lines = list[dict[str, Any]]
 Curve = Callable[[float], float]
@@ -247,19 +245,5 @@ def rates(runs: int, first: int = 0) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=1000, help="runs of every world")
-    parser.add_argument("--out", type=Path, help="file to write the figures to, as JSON")
-    given = parser.parse_args()
-    found = rates(given.runs)
-    for name, row in found["healthy"].items():
-        print(f"healthy  {name:28} false alarms {row['false_alarms']:6.1%}  {row['codes'] or ''}")
-    for name, row in found["sick"].items():
-        print(f"sick     {name:28} found        {row['found']:6.1%}")
-    if given.out:
-        given.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    run(rates, __doc__)

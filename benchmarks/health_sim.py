@@ -253,8 +253,9 @@ def codes_of(world: World, runs: int, first: int) -> list[list[str]]:
     return every
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(rates: Callable[[int], dict[str, Any]], about: str | None) -> None:
+    """The command: figures of every world, printed and written."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000, help="runs of every world")
     parser.add_argument("--out", type=Path, help="file to write the figures to, as JSON")
     given = parser.parse_args()
@@ -268,4 +269,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(rates, __doc__)

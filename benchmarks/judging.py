@@ -28,7 +28,7 @@ from afzal.judge import beside, summary
 from afzal.judge.games import Ruling, games_of, pairs_of
 from afzal.records import Item, Response
 from afzal.stats import judging
-from benchmarks.coverage import SIZES, Rng, Row, shared_normals
+from benchmarks.coverage import SIZES, Rng, Row, shared_normals, tables
 from benchmarks.machine import about_run
 from benchmarks.startup import cpu_seconds
 
@@ -149,24 +149,12 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     yield f"`python -m benchmarks.judging --runs {found['runs']}`: so many simulated data sets for each row, with a win"
     yield f"rate of {RATE:.0%} and {TIES:.0%} ties. Coverage is the share of 95 % intervals that hold the truth, in"
     yield "percent. Pairs of one prompt depend on each other as `dependence` says; 0 is independent, 1 all alike."
-    for name, rows in found["tables"].items():
-        yield from ("", f"## {name[:1].upper()}{name[1:]}", "")
-        columns = list(rows[0])
-        yield f"| {' | '.join(columns)} |"
-        yield f"|{'---|' * len(columns)}"
-        for row in rows:
-            yield f"| {' | '.join(_cell(k, v) for k, v in row.items())} |"
+    yield from tables(found["tables"], _PERCENT)
 
 
 _PERCENT = {
     *("coverage", "by pairs", "people alone", "labels saved", "win rate", "at equal lengths", "contradictions"),
 }
-
-
-def _cell(name: str, value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{100 * value:.1f}" if name in _PERCENT else str(value)
 
 
 def write_verdicts(path: Path, verdicts: int) -> None:
