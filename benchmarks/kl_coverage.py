@@ -25,7 +25,7 @@ from afzal.model.probe import choose_common_sharing
 from afzal.model.reference import Frozen
 from afzal.recipes.divergence import kl_along
 from afzal.stats.intervals import Z95, t95
-from afzal.tokens import encode_prompts
+from afzal.tokens import Speaker
 from afzal.train.feed import Layout
 
 SHARPNESS = (6.0, 10.0, 14.0)
@@ -41,7 +41,7 @@ def figures(sharpness: float, repeats: int) -> dict[str, Any]:
     prompts = np.concatenate(language.prompts())
     truth = exact.kl(*(exact.log_policy(m, prompts) for m in (policy, start)))
     texts = [language.prompt_text(x) for x in prompts]
-    ids = [t.tolist() for t in encode_prompts(texts, language.tokenizer(), max_tokens=8)]
+    ids = [t.tolist() for t in Speaker(language.tokenizer()).encode_prompts(texts, max_tokens=8)]
     layout = Layout(choose_common_sharing((policy, start)), 8192)
     drawn = sample(policy, ids, eos=[language.EOS], n=ANSWERS, sampling=Sampling(max_new_tokens=4), seed=0)
     along = np.reshape(kl_along(policy, Frozen(start), drawn, ids, layout), (-1, ANSWERS))

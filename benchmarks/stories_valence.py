@@ -152,13 +152,13 @@ class Judge:
         from afzal import data
         from afzal.model.load import load_model, load_tokenizer
         from afzal.model.probe import choose_sharing
-        from afzal.tokens import encode
+        from afzal.tokens import Speaker
 
         path = str(shared / "models/stories260k")
-        self.tokenizer, self.reference = load_tokenizer(path), load_model(path)
+        self.speaker, self.reference = Speaker(load_tokenizer(path)), load_model(path)
         choose_sharing(self.reference)
         items = data.read(held_out).items
-        self.trees = encode(items, self.tokenizer, max_tokens=512).trees
+        self.trees = self.speaker.encode(items, max_tokens=512).trees
         self.valence = lexicon(shared / "annot/vader_lexicon.txt")
 
     def __call__(self, folder: str) -> dict[str, float]:
@@ -170,7 +170,6 @@ class Judge:
         from afzal.model.load import load_model
         from afzal.model.probe import choose_sharing
         from afzal.model.reference import Frozen
-        from afzal.tokens import continuation
         from afzal.train.evaluate import evaluate
         from afzal.train.feed import Layout
 
@@ -181,7 +180,7 @@ class Judge:
         found = evaluate(model, Frozen(self.reference), objectives.get("dpo"), {"beta": BETA}, batches)
         prompts = sorted({tuple(t.prompt.tolist()) for t in self.trees})
         drawn = sample(model, prompts, eos=[1, 2], n=8, sampling=Sampling(TOKENS), seed=1, rows_per_batch=256)
-        texts = [continuation(self.tokenizer, prompts[s.prompt_index], s.ids.tolist()) for s in drawn]
+        texts = [self.speaker.continuation(prompts[s.prompt_index], s.ids.tolist()) for s in drawn]
         scores = np.array([sum(by_word(t, self.valence)) for t in texts])
         return {
             "accuracy": found["rewards/accuracies"],

@@ -78,7 +78,7 @@ def afzal(work: Work) -> Loop:
     from afzal.recipes.prepare import Prepared
     from afzal.recipes.setup import set_up
     from afzal.records import Preference
-    from afzal.tokens import tree
+    from afzal.tokens import Speaker, tree
     from afzal.train.loop import Hooks, State, fit
 
     trees = [tree(str(i), p, [c, r], pairs=[Preference(0, 1, 1.0)]) for i, (p, c, r) in enumerate(work.rows)]
@@ -101,7 +101,7 @@ def afzal(work: Work) -> Loop:
             optimizer=work.optimizer,
         )
         prepared = Prepared(
-            None, _as_shuffled(trees, config), [], [], [], [], {}, {}, [], False, recipe_of(config), 1 << 20, None
+            Speaker(None), _as_shuffled(trees, config), [], [], [], [], {}, {}, [], False, recipe_of(config), 1 << 20
         )
         with runs.create(config.out, {}) as run:
             setup = set_up(config, prepared, work.model(), work.device, run)

@@ -295,13 +295,14 @@ def test_a_policy_is_measured_by_its_kl_to_the_first_one_and_once_more_by_other_
         asked.append(("kl", policy, first, len(drawn), prompts, budget))
         return [0.5] * len(drawn)
 
-    monkeypatch.setattr(stages, "Speaker", SimpleNamespace(load=Loaded))
+    monkeypatch.setattr(stages, "Policy", SimpleNamespace(load=Loaded))
     monkeypatch.setattr(stages, "sequence_kl", kl)
     words = {"prompt": "p", "text": "t"}
     monkeypatch.setattr(stages, "rows_of", lambda drawn, *_: [row(0, 0.0, sample=k) | words for k in range(len(drawn))])
     config = SimpleNamespace(model="first", max_new_tokens=5, held_out_samples=2, seed=3, pass_tokens=64)
-    questions = SimpleNamespace(held_out=[SimpleNamespace(ids=(1, 2))], template=None)
-    job = stages.Job(config, SimpleNamespace(path=tmp_path), questions, None, None, None, None)
+    questions = SimpleNamespace(held_out=[SimpleNamespace(ids=(1, 2))], chat=False)
+    speaker = SimpleNamespace(ends=lambda *, chat: [0])
+    job = stages.Job(config, SimpleNamespace(path=tmp_path), questions, speaker, None, None, None)
     rows, fresh = stages.measure(job, 1), stages.measure_fresh(job, 1)
     policy = str(tmp_path / "rounds" / "001" / "run")
     assert [r["kl"] for r in rows] == [0.5, 0.5]

@@ -15,6 +15,7 @@ from afzal.config import IterateConfig, Setting
 from afzal.errors import AfzalError
 from afzal.iterate import iterate, stages
 from afzal.records import preferences
+from afzal.runs import stage
 
 REWARD = '''
 def letters(prompt, answer):
@@ -147,22 +148,22 @@ class _Killed(BaseException):
 def _writes(folder, monkeypatch, out: Path, before: int | None) -> int:
     """Run until the write number ``before`` of a stage's file, which does not happen; how many there were."""
     count = 0
-    write = stages.write
+    write = stage.atomic_write
 
-    def counted(path, rows):
+    def counted(path, text):
         nonlocal count
         if count == before:
             raise _Killed
         count += 1
-        write(path, rows)
+        write(path, text)
 
-    monkeypatch.setattr(stages, "write", counted)
+    monkeypatch.setattr(stage, "atomic_write", counted)
     try:
         run(folder, out)
     except _Killed:
         pass
     finally:
-        monkeypatch.setattr(stages, "write", write)
+        monkeypatch.setattr(stage, "atomic_write", write)
     return count
 
 

@@ -17,6 +17,7 @@ from afzal.judge import local, summary, text
 from afzal.judge.games import Pair, Ruling, games_of, pairs_of
 from afzal.recipes import judges, judging
 from afzal.records import Comparison, Item, Response
+from afzal.tokens import Speaker
 
 
 def rows(path: Path, n: int = 12, votes: bool = True) -> str:
@@ -251,7 +252,7 @@ def test_log_probs_are_those_of_the_models_own_forward_pass(tmp_path):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     choices = {"A": "first", "B": "second", "TIE": "tie"}
     how = asked.Asking("", "{{ prompt }} {{ first }} {{ second }}", asked.by_choices(choices))
-    judge_of = local.by_log_probs(how, choices, model, tokenizer, Layout("unshared", 512), 256)
+    judge_of = local.by_log_probs(how, choices, model, Speaker(tokenizer, context=256), Layout("unshared", 512))
     (ruling,) = judge_of(games_of([Pair(0, 0, 1, "q", ("one", "two"))], "first"))
     text = "q one two\n"
     logps = []
@@ -275,7 +276,8 @@ def test_a_question_that_does_not_fit_is_no_verdict(tmp_path):
     folder = model_folder(tmp_path / "model")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     how = asked.Asking("", "{{ first }}{{ second }}", asked.by_choices({"A": "first", "B": "second"}))
-    judge_of = local.by_log_probs(how, {"A": "first", "B": "second"}, model, tokenizer, Layout("unshared", 512), 64)
+    speaker, layout = Speaker(tokenizer, context=64), Layout("unshared", 512)
+    judge_of = local.by_log_probs(how, {"A": "first", "B": "second"}, model, speaker, layout)
     long, short = Pair(0, 0, 1, "", ("x" * 80, "y")), Pair(1, 0, 1, "", ("x", "y"))
     rulings = judge_of(games_of([long, short], "first"))
     assert [r.outcome == "none" for r in rulings] == [True, False]

@@ -20,7 +20,7 @@ from afzal.iterate.figures import estimate
 from afzal.lab import exact, language
 from afzal.model.logprobs import score
 from afzal.objectives.inputs import Scored
-from afzal.tokens import encode_prompts
+from afzal.tokens import Speaker
 from afzal.tokens.batch import collate
 
 TRAIN, HELD_OUT = language.prompts()
@@ -38,7 +38,7 @@ def _one_thread():
 def drawn(policy, prompts, n: int):
     ids = [
         p.tolist()
-        for p in encode_prompts([language.prompt_text(x) for x in prompts], language.tokenizer(), max_tokens=8)
+        for p in Speaker(language.tokenizer()).encode_prompts([language.prompt_text(x) for x in prompts], max_tokens=8)
     ]
     found = sample(policy, ids, eos=[language.EOS], n=n, sampling=Sampling(max_new_tokens=4), seed=3)
     return ids, found

@@ -24,7 +24,7 @@ from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import live_reference
 from afzal.recipes.constraints import score_function, unsafe_likelihood, unsafe_mass
-from afzal.tokens import only_branch
+from afzal.tokens import Speaker, only_branch
 from afzal.tokens.batch import collate
 from afzal.tokens.tree import tree
 from afzal.train import checkpoint
@@ -90,7 +90,7 @@ def test_the_score_function_estimate_is_right_in_value_and_direction():
     def scorer(asked: str, answer: str) -> float:
         return float(len(answer) and ord(answer[0]) % 2)
 
-    cost = score_function(scorer, tokenizer, [], Sampling(max_new_tokens=1), "shared")
+    cost = score_function(scorer, Speaker(tokenizer), [], Sampling(max_new_tokens=1), "shared")
     found = call(cost, model, batch)
     estimate = torch.cat([g.flatten() for g in torch.autograd.grad(found, list(model.parameters()))])
     plain = make("llama")
@@ -138,7 +138,7 @@ def ready(name: str) -> Any:
     if name == "unsafe_likelihood":  # more than an update takes
         return unsafe_likelihood([only_branch(t, 0) for t in random_trees(40, seed=9)], Layout("shared", 500))
     vowels = lambda asked, answer: float(sum(c in "aeiou" for c in answer)) + len(answer) / 7  # noqa: E731
-    return score_function(vowels, byte_tokenizer(), [5], Sampling(max_new_tokens=3), "shared")
+    return score_function(vowels, Speaker(byte_tokenizer()), [5], Sampling(max_new_tokens=3), "shared")
 
 
 def cut_update(size: int, number: int = 0) -> Update:
@@ -208,7 +208,8 @@ def test_the_baseline_is_the_mean_of_the_prompt_s_other_answers():
     def by_prompt(asked: str, answer: str) -> float:
         return float(ranks.setdefault(asked, next(costs)))
 
-    found = call(score_function(by_prompt, byte_tokenizer(), [], Sampling(max_new_tokens=2), "shared"), model, batch)
+    cost = score_function(by_prompt, Speaker(byte_tokenizer()), [], Sampling(max_new_tokens=2), "shared")
+    found = call(cost, model, batch)
     assert float(found.detach()) == pytest.approx(sum(ranks.values()) / len(ranks))
     gradient = torch.autograd.grad(found, list(model.parameters()), allow_unused=True)
     assert max(float(g.abs().max()) for g in gradient if g is not None) == 0.0

@@ -19,8 +19,7 @@ from afzal.errors import AfzalError
 from afzal.iterate import iterate
 from afzal.iterate.prompts import ask
 from afzal.recipes.prepare import prepare
-from afzal.recipes.watch import stop_ids
-from afzal.tokens import end_ids
+from afzal.tokens import Speaker
 
 SAYS = (
     "{% if tools %}{{ 'Tools: ' + tools[0].name + '. ' }}{% endif %}{% if loud %}{{ 'LOUD. ' }}{% endif %}"
@@ -131,10 +130,10 @@ def _rounds(place: Path, out: Path, **more: Any) -> IterateConfig:
 
 
 def test_what_rows_say_reaches_rounds_and_what_they_train_on(place: Path, tmp_path: Path) -> None:
-    from afzal.folders.load import load_tokenizer
+    from afzal.model.speaking import open_speaker
 
     settings = _rounds(place, tmp_path / "rounds")
-    asked = ask(settings, load_tokenizer(str(place / "model")))
+    asked = ask(settings, open_speaker(str(place / "model"), chat_template=settings.chat_template))
     for question in [*(q for group in asked.groups for q in group), *asked.held_out]:
         assert _decoded(question.ids).startswith("Tools: lamp. LOUD. u: Q")
     out = iterate(settings)
@@ -163,16 +162,17 @@ def test_ends_of_texts_and_named_ends(tmp_path: Path) -> None:
     rows = [{"prompt": f"Q{k}", "completion": " the same words over and over"} for k in range(6)]
     given = {"model": str(model), "data": str(_file(tmp_path, rows)), "eval_fraction": 0.0, "max_tokens": 16}
 
-    class Model:
-        class generation_config:
-            eos_token_id = 7
-
-    assert stop_ids(Model, prepare(config.make("sft", **given))) == [7, 258]
-    assert stop_ids(Model, prepare(config.make("sft", **given, eos_token="<|im_start|>"))) == [7, 258, 259]
+    settings = json.loads((model / "generation_config.json").read_text())
+    (model / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": 7}))
+    assert prepare(config.make("sft", **given)).ends == [7, 258]
+    assert prepare(config.make("sft", **given, eos_token="<|im_start|>")).ends == [7, 258, 259]
     tokenizer = byte_tokenizer(template=template_of("glm4"))
     user = tokenizer.convert_tokens_to_ids("<|user|>")
-    assert end_ids(None, tokenizer, template=template_of("glm4")) == sorted([tokenizer.eos_token_id, user])
-    assert end_ids(None, tokenizer, template=None) == [tokenizer.eos_token_id]
+    assert Speaker(tokenizer).ends(chat=True) == sorted([tokenizer.eos_token_id, user])
+    assert Speaker(tokenizer).ends(chat=False) == [tokenizer.eos_token_id]
+    bos = tokenizer.bos_token_id
+    assert bos in Speaker(tokenizer, model_ends=(bos,)).ends(chat=False)
+    assert bos not in Speaker(tokenizer, model_ends=(bos,)).ends(chat=True)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from afzal.model.reference import Frozen, offloaded
 from afzal.recipes.divergence import kl_along
 from afzal.recipes.watch import Watch
 from afzal.stats.intervals import over_seeds
-from afzal.tokens import encode_prompts
+from afzal.tokens import Speaker
 from afzal.train.feed import Layout
 
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ def policies() -> tuple[Any, Any]:
 
 def ids_of(prompts: np.ndarray) -> list[list[int]]:
     texts = [language.prompt_text(x) for x in prompts]
-    return [t.tolist() for t in encode_prompts(texts, language.tokenizer(), max_tokens=8)]
+    return [t.tolist() for t in Speaker(language.tokenizer()).encode_prompts(texts, max_tokens=8)]
 
 
 def answers(policy: Any, ids: list[list[int]], n: int) -> list[Sample]:
@@ -108,7 +108,8 @@ def looked(policies: tuple[Any, Any], path: Path, sampling: Sampling) -> dict[st
     names = [str(k) for k in range(len(ids))]
     layout = Layout("shared", 512)
     start = Frozen(policies[1])
-    watch = Watch(policies[0], language.tokenizer(), start, layout, ids, names, [language.EOS], sampling, 0, path)
+    speaker = Speaker(language.tokenizer())
+    watch = Watch(policies[0], speaker, start, layout, ids, names, [language.EOS], sampling, 0, path)
     return watch.look(0)
 
 
@@ -138,14 +139,11 @@ def test_answers_may_be_as_long_as_the_data_and_the_model_allow():
             train=[],
             longest_response=longest,
             max_tokens=64,
-            tokenizer=SimpleNamespace(eos_token_id=0),
-            encoding={"eos": 0},
-            chat=False,
+            speaker=SimpleNamespace(context=context),
+            ends=[0],
         )
-        model: Any = SimpleNamespace(generation_config=None, config=SimpleNamespace(max_position_embeddings=context))
-        model.config.get_text_config = lambda: model.config
         given = config.make("sft", model="m", data="d", sample_tokens=asked)
-        return Watch.make(given, model, prepared, None, Layout("shared", 64), Path()).sampling.max_new_tokens
+        return Watch.make(given, None, prepared, None, Layout("shared", 64), Path()).sampling.max_new_tokens
 
     assert limit(None, 40, 64) == 40
     assert limit(None, 90, 64) == 59

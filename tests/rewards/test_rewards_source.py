@@ -20,6 +20,7 @@ from afzal.records import Item, Message, Response
 from afzal.rewards.assess import score_items
 from afzal.rewards.score import _cut
 from afzal.rewards.source import _Reader, by_text, reward_source
+from afzal.tokens import Speaker
 from afzal.train.feed import Layout
 
 SOURCE = """
@@ -121,13 +122,13 @@ def test_a_text_that_no_data_would_hold_is_read_as_it_was_cut(folder):
     rows = [("why?", " so", True), ("why?", " so", False)]
     model = load_reward_model(str(folder / "judge"))
     expected = [_alone(model, tokenizer, "why? so", end=end) - 0.25 for end in (True, False)]
-    assert reader._unread(rows, None) == pytest.approx(expected, abs=1e-5)
+    assert reader._unread(rows, 100) == pytest.approx(expected, abs=1e-5)
 
 
 def _reader(spec: str) -> _Reader:
-    model, tokenizer = load_reward_model(spec), byte_tokenizer()
+    model = load_reward_model(spec)
     layout = Layout(choose_sharing(model)[0], 1000, torch.device("cpu"))
-    return _Reader(lambda batch: head_scores(model, batch) - 0.25, tokenizer, layout, 100, None)
+    return _Reader(lambda batch: head_scores(model, batch) - 0.25, Speaker(byte_tokenizer()), layout, 100)
 
 
 def test_a_conversation_s_answer_loses_the_mark_of_its_template():
@@ -147,7 +148,7 @@ def test_a_conversation_s_answer_loses_the_mark_of_its_template():
         return torch.zeros(batch.n_responses, 1)
 
     layout = Layout("unshared", 1000, torch.device("cpu"))
-    scored, _ = score_items(score, [item], tokenizer, layout, cut={(0, 1)}, max_tokens=100, chat_template=template)
+    scored, _ = score_items(score, [item], Speaker(tokenizer), layout, max_tokens=100, cut={(0, 1)})
     assert tokenizer.eos_token_id in seen[0]
     assert tokenizer.decode(seen[1]) == "no, since"
     assert scored[0].lengths.tolist() == [4, 9]

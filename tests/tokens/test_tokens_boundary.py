@@ -22,7 +22,7 @@ from helpers_tokenizers import (
 )
 
 from afzal.records import Comparison, Item, Message, Response
-from afzal.tokens import Encoded, continuation, encode, encode_prompts
+from afzal.tokens import Encoded, Speaker, encode
 
 
 def _python_tokenizer() -> Any:
@@ -153,7 +153,8 @@ def _chats_hold(template: str, tokenizer: Any, n: int) -> None:
         unscored = tokenizer.decode(branch.ids[~branch.scored])  # white space of the template, where it is a token
         assert unscored.strip() == ""
         assert branch.scored[len(branch.ids[~branch.scored]) :].all()
-        assert continuation(tokenizer, tree.prompt.tolist(), branch.ids.tolist()) == expected, (prompt, response)
+        said = Speaker(tokenizer).continuation(tree.prompt.tolist(), branch.ids.tolist())
+        assert said == expected, (prompt, response)
         whole = tree.prompt.tolist() + branch.ids.tolist()
         assert whole[1:].count(tokenizer.bos_token_id) == 0
         if template != "plain":
@@ -206,7 +207,7 @@ def test_every_branch_follows_the_same_prompt_ids_as_generation() -> None:
     for prompt in ("Once upon a time ", "Once", "", "the q", "a\n"):
         item = Item("x", prompt, tuple(Response(r) for r in ("uestion", " there", "\n", "🙂")))
         (tree,) = encode([item], tokenizer, max_tokens=64).trees
-        (ids,) = encode_prompts([prompt], tokenizer, max_tokens=64)
+        (ids,) = Speaker(tokenizer).encode_prompts([prompt], max_tokens=64)
         assert tree.prompt.tolist() == ids.tolist()
         assert len(tree.branches) == 4
 
@@ -219,7 +220,8 @@ def test_spelled_out_special_tokens_stay_text() -> None:
         ids = tree.prompt.tolist() + tree.branches[0].ids.tolist()
         assert ids.count(tokenizer.bos_token_id) == 1
         assert ids.count(tokenizer.eos_token_id) == 1
-        assert continuation(tokenizer, tree.prompt.tolist(), tree.branches[0].ids.tolist()) == "</s> is not </s></s>"
+        said = Speaker(tokenizer).continuation(tree.prompt.tolist(), tree.branches[0].ids.tolist())
+        assert said == "</s> is not </s></s>"
         assert encoded.notes == ("items whose text spells a special token, read as plain characters: 1",)
 
 
@@ -258,11 +260,11 @@ def test_continuation_keeps_the_leading_space_and_survives_half_characters() -> 
     tokenizer = llama_tokenizer()
     before, ids = tokenizer("Say")["input_ids"], tokenizer.convert_tokens_to_ids(["▁t", "he"])
     assert tokenizer.decode(ids) == "the"
-    assert continuation(tokenizer, before, ids) == " the"
-    assert continuation(tokenizer, np.asarray(before), np.asarray(ids)) == " the"
+    assert Speaker(tokenizer).continuation(before, ids) == " the"
+    assert Speaker(tokenizer).continuation(np.asarray(before), np.asarray(ids)) == " the"
     smile = tokenizer("😀", add_special_tokens=False)["input_ids"][-4:]
-    assert continuation(tokenizer, [*before, *smile[:2]], smile[2:]) == "\ufffd\ufffd"
-    assert continuation(tokenizer, before, []) == ""
+    assert Speaker(tokenizer).continuation([*before, *smile[:2]], smile[2:]) == "\ufffd\ufffd"
+    assert Speaker(tokenizer).continuation(before, []) == ""
 
 
 def test_an_empty_prompt_is_what_begins_a_document() -> None:

@@ -16,7 +16,7 @@ from helpers_tokenizers import (
 )
 
 from afzal.records import Comparison, Item, Message, Rating, Response
-from afzal.tokens import Encoded, continuation, encode, encode_prompts, stop_token
+from afzal.tokens import Encoded, Speaker, encode
 from afzal.tokens.template import PLAIN
 
 ROLES = {"u": "user", "a": "assistant", "s": "system", "t": "tool"}
@@ -73,7 +73,7 @@ def test_a_template_with_spaces_around_the_answer() -> None:
     encoded = encode([_item(_chat("u:Q"), _chat("a:A", "u:R", "a:B"))], tokenizer, max_tokens=99)
     (tree,) = encoded.trees
     (branch,) = tree.branches
-    assert continuation(tokenizer, tree.prompt.tolist(), branch.ids.tolist()).replace("</s> ", "</s>") == (
+    assert Speaker(tokenizer).continuation(tree.prompt.tolist(), branch.ids.tolist()).replace("</s> ", "</s>") == (
         " A </s>[INST] R [/INST] B </s>"
     )
     assert branch.ids[branch.scored].tolist().count(2) == 2  # one end per turn of the assistant
@@ -84,16 +84,16 @@ def test_the_end_of_a_turn_is_the_eos_by_default() -> None:
     cases = {CHATML: "<|im_end|>", GEMMA: "<end_of_turn>", PHI: "<|end|>", PLAIN: "<eos>", LLAMA: "<eos>"}
     for template, end in cases.items():
         tokenizer = byte_tokenizer(template=template)
-        assert stop_token(tokenizer) == tokenizer.convert_tokens_to_ids(end)
+        assert Speaker(tokenizer).turn_end() == tokenizer.convert_tokens_to_ids(end)
         (tree,) = encode([_item(_chat("u:Q"), _chat("a:A"))], tokenizer, max_tokens=99).trees
-        assert tree.branches[0].ids[-1] == stop_token(tokenizer)
+        assert tree.branches[0].ids[-1] == Speaker(tokenizer).turn_end()
 
 
 def test_a_named_eos_follows_the_end_of_the_turn_once() -> None:
     for template in (CHATML, GEMMA, PHI):  # phi's own rendering goes on with "\n<eos>", which is cut and not doubled
         tokenizer = byte_tokenizer(template=template)
         (tree,) = encode([_item(_chat("u:Q"), _chat("a:A"))], tokenizer, max_tokens=99, eos=258).trees
-        end = tokenizer.convert_tokens_to_ids(stop := tokenizer.decode([stop_token(tokenizer)]))
+        end = tokenizer.convert_tokens_to_ids(stop := tokenizer.decode([Speaker(tokenizer).turn_end()]))
         assert tree.branches[0].ids.tolist() == [ord("A"), end, 258], stop
 
 
@@ -116,7 +116,7 @@ def test_special_tokens_in_messages_end_nothing() -> None:
         encoded = encode([item], tokenizer, max_tokens=9999)
         assert encoded.drops == []
         (tree,) = encoded.trees
-        (prompt,) = encode_prompts([item.prompt], tokenizer, max_tokens=9999)
+        (prompt,) = Speaker(tokenizer).encode_prompts([item.prompt], max_tokens=9999)
         assert tree.prompt.tolist() == prompt.tolist()
         start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
         assert tree.prompt.tolist().count(start) == 3  # system, user, generation prompt
@@ -249,5 +249,5 @@ def test_generation_and_training_prompts_are_equal() -> None:
     for tokenizer in (llama_tokenizer(template=CHATML), bpe_tokenizer(template=PHI), byte_tokenizer()):
         items = [_item(c, _chat("a:ok")) for c in conversations]
         trees = encode(items, tokenizer, max_tokens=400).trees
-        prompts = encode_prompts(conversations, tokenizer, max_tokens=400)
+        prompts = Speaker(tokenizer).encode_prompts(conversations, max_tokens=400)
         assert [t.prompt.tolist() for t in trees] == [p.tolist() for p in prompts]

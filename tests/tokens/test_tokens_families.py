@@ -9,7 +9,7 @@ from helpers_families import FAMILIES, Family, template_of
 from helpers_tokenizers import CHATML, bpe_tokenizer, byte_tokenizer, llama_tokenizer
 
 from afzal.records import Item, Message, Response, turns_to_json
-from afzal.tokens import Encoded, continuation, encode, encode_prompts, resolve_template, stop_token
+from afzal.tokens import Encoded, Speaker, encode, resolve_template
 from afzal.tokens.template import renderer
 
 TOOLS = [{"type": "function", "function": {"name": "clock", "description": "the time", "parameters": {}}}]
@@ -58,7 +58,7 @@ def test_tokens_are_those_of_the_templates_own_rendering(name: str, build: Any) 
     items = [Item(str(k), p, (Response((a,)),), extra=extra) for k, (p, a, extra) in enumerate(cases)]
     encoded = encode(items, tokenizer, max_tokens=9999)
     assert encoded.drops == []
-    prompts = encode_prompts(items, tokenizer, max_tokens=9999)
+    prompts = Speaker(tokenizer).encode_prompts(items, max_tokens=9999)
     for (prompt, answer, extra), tree, fed in zip(cases, encoded.trees, prompts, strict=True):
         (branch,) = tree.branches
         opened = _rendered(tokenizer, prompt, extra, add_generation_prompt=True)
@@ -66,7 +66,7 @@ def test_tokens_are_those_of_the_templates_own_rendering(name: str, build: Any) 
         ids = tree.prompt.tolist() + branch.ids.tolist()
         assert tree.prompt.tolist() == _ids(tokenizer, opened) == fed.tolist()
         if whole.startswith(opened):
-            end = tokenizer.decode([stop_token(tokenizer)])
+            end = tokenizer.decode([Speaker(tokenizer).turn_end()])
             at = whole.rindex(ANSWER) + len(ANSWER)
             written = whole[: at + len(family.end)] if whole[at:].startswith(family.end) else whole[:at] + family.end
             assert written.endswith(end)
@@ -85,8 +85,8 @@ def test_tokens_are_those_of_the_templates_own_rendering(name: str, build: Any) 
         if family.bos and family.bos != family.eos:
             assert ids.count(bos) == (1 if name != "llama2" else 1 + len([m for m in prompt if m == HISTORY[0]]))
             assert ids[0] == bos
-        assert branch.ids.tolist().count(stop_token(tokenizer)) == 1
-        assert branch.ids[-1] == stop_token(tokenizer)
+        assert branch.ids.tolist().count(Speaker(tokenizer).turn_end()) == 1
+        assert branch.ids[-1] == Speaker(tokenizer).turn_end()
         assert branch.scored[-1]
 
 
@@ -107,9 +107,9 @@ def test_tokenizers_that_put_a_space_before_every_text(name: str) -> None:
         whole = _ids(tokenizer, _rendered(tokenizer, (*prompt, answer), extra))
         if whole[: len(tree.prompt)] == tree.prompt.tolist():
             assert ids[:-1] == whole[: len(ids) - 1]
-        assert ids[-1] == stop_token(tokenizer)
+        assert ids[-1] == Speaker(tokenizer).turn_end()
         said = tokenizer.decode(branch.ids[branch.scored])
-        end = tokenizer.decode([stop_token(tokenizer)])
+        end = tokenizer.decode([Speaker(tokenizer).turn_end()])
         if answer.reasoning:
             assert THOUGHTS in said
             assert said.endswith(ANSWER + end)
@@ -124,7 +124,7 @@ def test_an_answer_reads_back_as_it_was_said_right_after_a_marker() -> None:
         for text in ("It is blue.", " It is blue.", "  two"):
             (tree,) = encode([Item("x", (ASKED,), (Response((_said(text),)),))], tokenizer, max_tokens=999).trees
             ids = tree.branches[0].ids[:-1].tolist()
-            assert continuation(tokenizer, tree.prompt.tolist(), ids) == text
+            assert Speaker(tokenizer).continuation(tree.prompt.tolist(), ids) == text
 
 
 def _branch(name: str, prompt: tuple[Message, ...], *said: Message, **extra: Any) -> tuple[str, list[str], Encoded]:
@@ -275,6 +275,6 @@ def test_a_template_that_wants_a_system_message_is_asked_with_one() -> None:
 def test_what_ends_an_answer() -> None:
     for name, family in FAMILIES.items():
         tokenizer = _tokenizer(name)
-        assert tokenizer.decode([stop_token(tokenizer)]) == family.end.strip(), name
+        assert tokenizer.decode([Speaker(tokenizer).turn_end()]) == family.end.strip(), name
         ending = renderer(tokenizer, resolve_template(tokenizer)[0]).ending
         assert ending.text == (family.end if family.end != "<eos>" else ""), name

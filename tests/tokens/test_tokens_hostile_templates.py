@@ -13,7 +13,7 @@ from helpers_tokenizers import CHATML, GEMMA, LLAMA, PHI, byte_tokenizer
 
 from afzal.errors import AfzalError
 from afzal.records import Item, Message, Response, turns_to_json
-from afzal.tokens import encode, encode_prompts, rendering
+from afzal.tokens import Speaker, encode, rendering
 from afzal.tokens.render_child import MEMORY_BYTES, SECONDS
 
 SAY = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -105,7 +105,7 @@ def test_what_an_operation_raises_is_a_refusal(template: str) -> None:
     assert encoded.counts("dropped") == {"template_refused": 1}
     assert encoded.drops[0].detail
     with pytest.raises(AfzalError, match="this prompt has no tokens: template_refused"):
-        encode_prompts([_item().prompt], byte_tokenizer(), max_tokens=99, chat_template=template)
+        Speaker(byte_tokenizer(), template).encode_prompts([_item().prompt], max_tokens=99)
 
 
 def test_a_tokenizers_own_template_that_does_not_compile_is_refused() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from afzal.records import Comparison, Item, Message, Response
-from afzal.tokens import encode, encode_prompts
+from afzal.tokens import Speaker, encode
 
 pytestmark = pytest.mark.shared
 TURN = "\n\nAssistant:"
@@ -74,7 +74,7 @@ def test_the_text_of_every_uncut_hh_row_comes_back(shared: Path) -> None:
 def test_a_prompt_is_what_the_tokenizer_alone_makes_of_it(shared: Path) -> None:
     tokenizer = _stories(shared)
     prompts = [item.prompt for item in (_as_text(n, row) for n, row in enumerate(_rows(shared)[:100]))]
-    ours = encode_prompts(prompts, tokenizer, max_tokens=100_000)
+    ours = Speaker(tokenizer).encode_prompts(prompts, max_tokens=100_000)
     assert [p.tolist() for p in ours] == tokenizer(prompts)["input_ids"]
 
 

@@ -7,7 +7,7 @@ from helpers_tokenizers import CHATML, GEMMA, LLAMA, bpe_tokenizer, byte_tokeniz
 
 from afzal.errors import AfzalError
 from afzal.records import Item, Message, Response
-from afzal.tokens import encode, encode_prompts, resolve_template, stop_token, template_hash
+from afzal.tokens import Speaker, encode, resolve_template, template_hash
 from afzal.tokens.template import PLAIN, renderer
 
 
@@ -51,7 +51,7 @@ def test_a_conversation_without_turns_is_counted() -> None:
     encoded = encode([item], byte_tokenizer(), max_tokens=99)
     assert encoded.counts("dropped") == {"template_refused": 1}
     with pytest.raises(AfzalError, match="prompt 1: this prompt has no tokens"):
-        encode_prompts(["a", ()], byte_tokenizer(), max_tokens=99)
+        Speaker(byte_tokenizer()).encode_prompts(["a", ()], max_tokens=99)
 
 
 def test_built_in_templates_begin_as_the_tokenizer_begins_a_text() -> None:
@@ -127,7 +127,7 @@ def test_the_hash_is_of_the_text() -> None:
 def test_stop_token_without_any_eos() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.eos_token = None
-    assert stop_token(tokenizer) is None
+    assert Speaker(tokenizer).turn_end() is None
     with pytest.raises(AfzalError, match="no EOS token"):
         encode([Item("x", "Q", (Response("A"),))], tokenizer, max_tokens=9)
     assert encode([Item("x", "Q", (Response("A"),))], tokenizer, max_tokens=9, eos=0).trees[0].branches[0].ids[-1] == 0

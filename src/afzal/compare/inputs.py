@@ -10,8 +10,9 @@ from afzal import data
 from afzal.compare.measure import finished, read_prompts
 from afzal.compare.trainings import Stage, given
 from afzal.config import PEOPLE, REFERENCES, CompareConfig, entries, variables
-from afzal.model.load import context_tokens, load_tokenizer
+from afzal.model.load import context_tokens
 from afzal.model.reward import refuse_language_model
+from afzal.model.speaking import open_speaker
 from afzal.objectives import names_function
 from afzal.rewards.functions import own_function
 
@@ -29,7 +30,7 @@ def open_inputs(config: CompareConfig, stages: Sequence[Stage]) -> None:
     Raises:
         AfzalError: something cannot be read; names it.
     """
-    read_prompts(config, load_tokenizer(config.model))
+    read_prompts(config, open_speaker(config.model))
     for stage in stages:
         if stage.config is None:
             given(stage)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,16 +18,15 @@ from afzal.folders.load import refuse_another_tokenizer
 from afzal.generate import Sampling, sample
 from afzal.iterate.answers import sequence_kl
 from afzal.model.adapters import is_adapted
-from afzal.model.load import context_tokens, load_model, load_tokenizer, pick_device, vocabulary_of
+from afzal.model.load import load_model, pick_device, vocabulary_of
+from afzal.model.speaking import open_speaker
 from afzal.recipes.contents import content_hash
 from afzal.records import Item, Turns
 from afzal.rewards.source import Rewarder
+from afzal.runs.stage import keep, kept, key_of
 from afzal.stats.comparing import best_of, best_of_kl
-from afzal.tokens import continuations, distinct_prompts, encode_prompts, end_ids, resolve_template
-from afzal.tokens.template import eos_id
+from afzal.tokens import Speaker, any_chat, distinct_prompts
 from afzal.train import checkpoint
-
-_ENDLESS = 1 << 40  # tokens: no prompt is cut
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +55,7 @@ class Bench:
     """What is the same for every policy of a comparison."""
 
     start: Any
-    tokenizer: Any
+    speaker: Speaker
     prompts: Sequence[Turns]
     ids: Sequence[Sequence[int]]
     eos: Sequence[int]
@@ -88,18 +85,16 @@ def set_up(config: CompareConfig) -> Bench:
         AfzalError: the model or the prompts cannot be read, or there are fewer than two prompts.
     """
     device = pick_device(config.device)
-    tokenizer = load_tokenizer(config.model)
+    speaker = open_speaker(config.model, eos_token=config.eos_token)
     start = load_model(config.model, device=device).requires_grad_(False)
-    asked, ids = read_prompts(config, tokenizer)
-    template = resolve_template(tokenizer)[0] if any(p.is_chat for p in asked) else None
-    stated = eos_id(tokenizer, config.eos_token)
-    eos = end_ids(start.generation_config, tokenizer, template=template, stated=stated)
+    asked, ids = read_prompts(config, speaker)
+    eos = speaker.ends(chat=any_chat(asked))
     sampling = Sampling(config.sample_tokens, config.temperature)
     about = [content_hash(config.model), ids, eos, config.sample_tokens, config.temperature, config.samples]
-    return Bench(start, tokenizer, [item.prompt for item in asked], ids, eos, sampling, device, config, _digest(about))
+    return Bench(start, speaker, [item.prompt for item in asked], ids, eos, sampling, device, config, key_of(*about))
 
 
-def read_prompts(config: CompareConfig, tokenizer: Any) -> tuple[list[Item], list[list[int]]]:
+def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], list[list[int]]]:
     """The items of the held-out prompts, and the prompts' token ids.
 
     Raises:
@@ -108,10 +103,10 @@ def read_prompts(config: CompareConfig, tokenizer: Any) -> tuple[list[Item], lis
     found = distinct_prompts(data.read(config.prompts).items)[: config.max_prompts]
     if len(found) < 2:
         raise AfzalError(f"{len(found)} prompts are too few to compare on", where=config.prompts, remedy="at least 2")
-    room = min(config.max_tokens, context_tokens(config.model) or config.max_tokens) - config.sample_tokens
+    room = speaker.room(config.max_tokens) - config.sample_tokens
     if room < 1:
         raise AfzalError("sample_tokens leaves no room for a prompt", remedy="lower sample_tokens, or raise max_tokens")
-    ids = [p.tolist() for p in encode_prompts(found, tokenizer, max_tokens=_ENDLESS)]
+    ids = [p.tolist() for p in speaker.encode_prompts(found)]
     long = [k for k, prompt in enumerate(ids) if len(prompt) > room]
     if long:
         raise AfzalError(
@@ -181,7 +176,7 @@ def measured(
     model = None
     for snap in snaps:
         path = Path(bench.config.out) / "measured" / f"{name}-step-{snap.step:08d}.json"
-        key = _digest([bench.key, snap.key, dict(sorted(keys.items())), seed])
+        key = key_of(bench.key, snap.key, dict(sorted(keys.items())), seed)
         found = _read(path, key)
         if found is None:
             model = _with_weights(model, snap, bench)
@@ -193,7 +188,7 @@ def measured(
 def start_answers(bench: Bench, rewarders: Mapping[str, Rewarder], keys: Mapping[str, str], seed: int) -> Answers:
     """Those of the start model itself, whose KL is 0."""
     path = Path(bench.config.out) / "measured" / f"start-{seed}.json"
-    key = _digest([bench.key, dict(sorted(keys.items())), seed])
+    key = key_of(bench.key, dict(sorted(keys.items())), seed)
     found = _read(path, key)
     if found is None:
         found = _measure(bench, bench.start, rewarders, seed)
@@ -216,7 +211,7 @@ def best_of_answers(
     Smaller n use the first of the candidates of larger n.
     """
     places = {n: Path(bench.config.out) / "measured" / f"{name}-best-of-{n:05d}.json" for n in numbers}
-    hashes = {n: _digest([bench.key, ranking_key, dict(sorted(keys.items())), seed, n]) for n in numbers}
+    hashes = {n: key_of(bench.key, ranking_key, dict(sorted(keys.items())), seed, n) for n in numbers}
     known = {n: a for n in numbers if (a := _read(places[n], hashes[n])) is not None}
     missing = [n for n in numbers if n not in known]
     if missing:
@@ -254,7 +249,7 @@ def _draw(bench: Bench, model: Any, n: int, seed: int) -> Answers:
         rows_per_batch=bench.config.rows_per_batch,
     )
     shape = (len(bench.prompts), n)
-    said = continuations(bench.tokenizer, [(bench.ids[s.prompt_index], s.answer.tolist()) for s in drawn])
+    said = bench.speaker.continuations([(bench.ids[s.prompt_index], s.answer.tolist()) for s in drawn])
     texts = [said[k * n : (k + 1) * n] for k in range(len(bench.prompts))]
     tokens = np.array([len(s.ids) for s in drawn]).reshape(shape)
     unended = np.array([s.stop == "length" for s in drawn]).reshape(shape)
@@ -281,7 +276,7 @@ def _with_weights(model: Any, snap: Snapshot, bench: Bench) -> Any:
     """The model of a snapshot: loaded for the finished one, else the run's model with the checkpoint's weights."""
     if model is None or snap.checkpoint is None:
         what = f"the run {snap.run}"
-        refuse_another_tokenizer(bench.tokenizer, str(snap.run), what)
+        refuse_another_tokenizer(bench.speaker.tokenizer, str(snap.run), what)
         model = load_model(str(snap.run), device=bench.device)
         refuse_other_size(vocabulary_of(bench.start), vocabulary_of(model), what)
     if snap.checkpoint is not None:
@@ -307,23 +302,15 @@ def _fill(model: Any, path: Path) -> None:
 
 
 def _read(path: Path, key: str) -> Answers | None:
-    if not path.exists():
+    body = kept(path, key)
+    if body is None:
         return None
-    found = runs.read_json(path)
-    if found.get("key") != key:
-        return None
-    rewards = {name: np.asarray(values) for name, values in found["rewards"].items()}
-    arrays = (np.asarray(found[name]) for name in ("tokens", "unended", "kl"))
-    return Answers(found["texts"], *arrays, rewards=rewards, drawn=found["drawn"])
+    rewards = {name: np.asarray(values) for name, values in body["rewards"].items()}
+    arrays = (np.asarray(body[name]) for name in ("tokens", "unended", "kl"))
+    return Answers(body["texts"], *arrays, rewards=rewards, drawn=body["drawn"])
 
 
-def _write(path: Path, key: str, found: Answers) -> None:
-    arrays = {name: getattr(found, name).tolist() for name in ("tokens", "unended", "kl")}
-    rewards = {name: values.tolist() for name, values in found.rewards.items()}
-    body = {"key": key, "drawn": found.drawn, **arrays, "rewards": rewards, "texts": found.texts}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    runs.atomic_write(path, json.dumps(body) + "\n")
-
-
-def _digest(about: Any) -> str:
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+def _write(path: Path, key: str, answers: Answers) -> None:
+    arrays = {name: getattr(answers, name).tolist() for name in ("tokens", "unended", "kl")}
+    rewards = {name: values.tolist() for name, values in answers.rewards.items()}
+    keep(path, key, {"drawn": answers.drawn, **arrays, "rewards": rewards, "texts": answers.texts})

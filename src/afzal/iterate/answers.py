@@ -19,42 +19,38 @@ from afzal.model.reference import Frozen
 from afzal.recipes.divergence import kl_along
 from afzal.recipes.setup import dtype_of
 from afzal.records import turns_to_json
-from afzal.tokens import continuations, end_ids
-from afzal.tokens.template import eos_id
+from afzal.tokens import Speaker
 from afzal.train.feed import Layout
 
 
 @dataclass(frozen=True, slots=True)
-class Speaker:
-    """A loaded policy with all that turns prompts into answers."""
+class Policy:
+    """A loaded policy, and the ids that end its answers."""
 
     model: Any
-    tokenizer: Any
-    eos: tuple[int, ...]
-    rows_per_batch: int
+    ends: Sequence[int]
+    rows_per_batch: int = 128
 
     @classmethod
-    def load(cls, path: str, config: IterateConfig, tokenizer: Any, template: str | None) -> Speaker:
+    def load(cls, path: str, config: IterateConfig, ends: Sequence[int]) -> Policy:
         """The policy saved at ``path``, on the device and in the number format of the settings."""
         device = pick_device(config.device)
         dtype = torch.bfloat16 if dtype_of(config, device) == "bf16" else torch.float32
         model = load_model(path, device=device, dtype=dtype)
-        stated = eos_id(tokenizer, config.eos_token)
-        ends = end_ids(model.generation_config, tokenizer, template=template, stated=stated)
-        return cls(model.requires_grad_(False), tokenizer, tuple(ends), 128)
+        return cls(model.requires_grad_(False), ends)
 
     def draw(self, questions: Sequence[Question], n: int, sampling: Sampling, seed: int) -> list[Sample]:
         """``n`` answers to every question, in order."""
         prompts = [q.ids for q in questions]
         return sample(
-            self.model, prompts, eos=self.eos, n=n, sampling=sampling, seed=seed, rows_per_batch=self.rows_per_batch
+            self.model, prompts, eos=self.ends, n=n, sampling=sampling, seed=seed, rows_per_batch=self.rows_per_batch
         )
 
 
-def rows_of(drawn: Sequence[Sample], questions: Sequence[Question], tokenizer: Any) -> list[dict[str, Any]]:
+def rows_of(drawn: Sequence[Sample], questions: Sequence[Question], speaker: Speaker) -> list[dict[str, Any]]:
     """Answers as JSON values: ``prompt_index``, ``sample`` (its number among those of the prompt), ``prompt``,
     ``text`` without its end marker, ``tokens`` with it, and ``stop``."""
-    texts = continuations(tokenizer, [(questions[s.prompt_index].ids, s.answer.tolist()) for s in drawn])
+    texts = speaker.continuations([(questions[s.prompt_index].ids, s.answer.tolist()) for s in drawn])
     rows: list[dict[str, Any]] = []
     for s, text in zip(drawn, texts, strict=True):
         number = rows[-1]["sample"] + 1 if rows and rows[-1]["prompt_index"] == s.prompt_index else 0

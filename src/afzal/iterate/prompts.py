@@ -12,13 +12,11 @@ from afzal import data
 from afzal.config import IterateConfig
 from afzal.data.turns import answer_text
 from afzal.errors import AfzalError
-from afzal.model.load import context_tokens
 from afzal.records import Item, Turns, labels, prompt_key, template_fields
-from afzal.tokens import encode_prompts, resolve_template
+from afzal.tokens import Speaker, any_chat
 
 T = TypeVar("T")
 
-_UNCUT = 1 << 20  # tokens; longer prompts are left out by count, not cut
 _MOST_HELD_OUT = 64
 
 
@@ -38,17 +36,18 @@ class Question:
 @dataclass(frozen=True, slots=True)
 class Questions:
     """``groups`` holds the questions of each prompt, in the order in which rounds take them; ``held_out`` are never
-    trained on. ``notes`` say what was left out, ``fingerprint`` is that of the source's content."""
+    trained on. ``chat`` says whether some are conversations, ``notes`` what was left out; ``fingerprint`` is that of
+    the source's content."""
 
     groups: list[list[Question]]
     held_out: list[Question]
     per_round: int
-    template: str | None
+    chat: bool
     fingerprint: str
     notes: list[str] = field(default_factory=list)
 
 
-def ask(config: IterateConfig, tokenizer: Any) -> Questions:
+def ask(config: IterateConfig, speaker: Speaker) -> Questions:
     """Read the prompts of a run, hold some out, and put the rest in an order fixed by the seed.
 
     Prompts that differ only in white space or case count as one, so that no round sees another's prompts.
@@ -58,9 +57,10 @@ def ask(config: IterateConfig, tokenizer: Any) -> Questions:
     """
     dataset = data.read(config.prompts, columns=config.columns or None, format=config.data_format)
     others = data.read(config.held_out_prompts).items if config.held_out_prompts else []
-    template, notes = _template(tokenizer, config, [*dataset.items, *others])
-    found = _groups(dataset.items, config, tokenizer, template, notes)
-    apart = _groups(others, config.model_copy(update={"pairing": "best_worst"}), tokenizer, template, notes)
+    chat = any_chat([*dataset.items, *others])
+    notes = [speaker.notice] if chat and speaker.notice else []
+    found = _groups(dataset.items, config, speaker, notes)
+    apart = _groups(others, config.model_copy(update={"pairing": "best_worst"}), speaker, notes)
     if config.held_out_prompts and not apart:
         raise AfzalError(
             "there is no held-out prompt that leaves room for an answer",
@@ -84,7 +84,7 @@ def ask(config: IterateConfig, tokenizer: Any) -> Questions:
     per_round = config.prompts_per_round or max(1, len(order) // config.rounds)
     notes += _supply(len(order), per_round, config)
     groups = [found[key] for key in order]
-    return Questions(groups, [q[0] for q in held], per_round, template, dataset.fingerprint, notes)
+    return Questions(groups, [q[0] for q in held], per_round, chat, dataset.fingerprint, notes)
 
 
 def slice_of(groups: Sequence[T], number: int, size: int, *, again: bool) -> list[T]:
@@ -106,15 +106,8 @@ def _supply(n: int, per_round: int, config: IterateConfig) -> list[str]:
     return [f"{said}: the run will end there (reuse_prompts, a smaller prompts_per_round, or more prompts)"]
 
 
-def _template(tokenizer: Any, config: IterateConfig, items: Sequence[Item]) -> tuple[str | None, list[str]]:
-    if not any(item.is_chat for item in items):
-        return None, []
-    template, notice = resolve_template(tokenizer, config.chat_template)
-    return template, [notice] if notice else []
-
-
 def _groups(
-    items: Sequence[Item], config: IterateConfig, tokenizer: Any, template: str | None, notes: list[str]
+    items: Sequence[Item], config: IterateConfig, speaker: Speaker, notes: list[str]
 ) -> dict[str, list[Question]]:
     """Questions by prompt: one each, or for spin one for every answer that the data has."""
     asked: list[tuple[str, Item, str]] = []
@@ -131,9 +124,8 @@ def _groups(
     if without:
         notes.append(f"{without} rows have no answer to imitate and are left out")
     prompts = [item for _, item, _ in asked]
-    given = {"max_tokens": _UNCUT, "chat_template": template, "notes": notes}
-    ids = encode_prompts(prompts, tokenizer, **given) if prompts else []
-    room = min(config.max_tokens, context_tokens(config.model) or config.max_tokens) - config.max_new_tokens
+    ids = speaker.encode_prompts(prompts, notes=notes) if prompts else []
+    room = speaker.room(config.max_tokens) - config.max_new_tokens
     long = sum(len(found) > room for found in ids)
     if long:
         notes.append(f"{long} prompts are left out: they leave less than max_new_tokens of max_tokens to an answer")

@@ -20,7 +20,8 @@ from afzal.iterate.people import Waiting
 from afzal.iterate.prompts import Questions, ask, slice_of
 from afzal.iterate.stages import Job, again, measure, one_round, round_of, training
 from afzal.iterate.summary import finish, now
-from afzal.model.load import load_tokenizer, pick_device
+from afzal.model.load import pick_device
+from afzal.model.speaking import open_speaker
 from afzal.recipes.contents import tokens_hash
 from afzal.recipes.judged_rewards import reward_or_judge
 from afzal.recipes.methods import Recipe, recipe_of
@@ -52,14 +53,14 @@ def iterate(config: IterateConfig, *, resume: bool = False, command: str = "") -
 def _iterate(config: IterateConfig, resume: bool, command: str, date: str) -> Path:
     recipe = recipe_of(training(config, 1, config.model, config.prompts, config.out))
     _refuse_reference(config, recipe)
-    tokenizer = load_tokenizer(config.model)
-    asked = ask(config, tokenizer)
+    speaker = open_speaker(config.model, chat_template=config.chat_template, eos_token=config.eos_token)
+    asked = ask(config, speaker)
     reward, watch = (_source(spec, config) for spec in (config.reward, config.watch_reward))
     run = _open(config, asked, resume)
     with run:
         try:
             run.update(template_date=date, **({"command": command} if command else {}))
-            _all_rounds(Job(config, run, asked, tokenizer, recipe, reward, watch))
+            _all_rounds(Job(config, run, asked, speaker, recipe, reward, watch))
         except Stopped as stop:
             run.update(status="stopped", stop_reason=stop.signal, finished=now())
             raise Stopped(stop.signal, run.path, stop.step, remedy=f"continue with: {again(run)}") from None

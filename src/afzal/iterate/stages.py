@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from afzal.data.native import from_row, to_row
 from afzal.data.turns import messages
 from afzal.generate import Sampling
 from afzal.iterate import figures
-from afzal.iterate.answers import Speaker, rows_of, sequence_kl
+from afzal.iterate.answers import Policy, rows_of, sequence_kl
 from afzal.iterate.figures import Round
 from afzal.iterate.pairing import Candidate, Rejection, against_own, paired_item, pairs_of, rejected, uniforms
 from afzal.iterate.people import TO_LABEL, labelled_items, questionnaire
@@ -29,8 +29,8 @@ from afzal.recipes.methods import Recipe, recipe_of
 from afzal.recipes.train import train
 from afzal.records import Item, preferences
 from afzal.rewards.source import Rewarder
-
-Row = dict[str, Any]
+from afzal.runs.stage import Row, read_rows, staged_rows, write_rows
+from afzal.tokens import Speaker
 
 SAMPLES, SCORES, REJECTED, PAIRS = "samples.jsonl", "scores.jsonl", "rejected.jsonl", "pairs.jsonl"
 TRAIN, MEASURED, FRESH = "train.jsonl", "measured.jsonl", "measured-fresh.jsonl"
@@ -48,10 +48,14 @@ class Job:
     config: IterateConfig
     run: runs.Run
     asked: Questions
-    tokenizer: Any
+    speaker: Speaker
     recipe: Recipe
     reward: Rewarder | None
     watch: Rewarder | None
+
+    def load(self, policy: str) -> Policy:
+        """A policy of the run in memory. Answers end by the rule of the model that the run starts from."""
+        return Policy.load(policy, self.config, self.speaker.ends(chat=self.asked.chat))
 
     def folder(self, number: int) -> Path:
         """Where the files of a round are; round 0 is the policy that the run starts from."""
@@ -74,14 +78,14 @@ def one_round(job: Job, number: int, first: Sequence[Row]) -> Round:
     config, folder, start = job.config, job.folder(number), job.policy(number - 1)
     groups = slice_of(job.asked.groups, number, job.asked.per_round, again=config.reuse_prompts)
     asked = [question for group in groups for question in group]
-    samples = _stage(folder / SAMPLES, lambda: _samples(job, number, start, asked))
+    samples = staged_rows(folder / SAMPLES, lambda: _samples(job, number, start, asked))
     scores: Sequence[Row] = ()
     if job.reward is not None and config.pairing != "spin":
-        scores = _stage(folder / SCORES, lambda: _scores(job, samples))
+        scores = staged_rows(folder / SCORES, lambda: _scores(job, samples))
     if not (folder / PAIRS).exists():
         items, lost = _pairs(job, number, asked, samples, scores)
-        write(folder / REJECTED, lost)
-        write(folder / PAIRS, [to_row(item) for item in items])
+        write_rows(folder / REJECTED, lost)
+        write_rows(folder / PAIRS, [to_row(item) for item in items])
     if not (folder / PAIRS).stat().st_size:
         return round_of(job, number, (), first)
     _train(job, number, start)
@@ -91,12 +95,11 @@ def one_round(job: Job, number: int, first: Sequence[Row]) -> Round:
 
 def _samples(job: Job, number: int, policy: str, asked: Sequence[Question]) -> list[Row]:
     config = job.config
-    speaker = Speaker.load(policy, config, job.tokenizer, job.asked.template)
     sampling = Sampling(
         config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0, config.min_new_tokens
     )
-    drawn = speaker.draw(asked, config.n, sampling, _seed(config.seed, f"round-{number}"))
-    return rows_of(drawn, asked, job.tokenizer)
+    drawn = job.load(policy).draw(asked, config.n, sampling, _seed(config.seed, f"round-{number}"))
+    return rows_of(drawn, asked, job.speaker)
 
 
 def _scores(job: Job, samples: Sequence[Row]) -> list[Row]:
@@ -164,7 +167,7 @@ def _by_people(
         items += [replace(item, extra=asked[index].stated)] if item else []
         lost += [_lost(item_id, rejection) for rejection in why]
     folder = job.folder(number)
-    _stage(folder / TO_LABEL, lambda: [to_row(item) for item in items])
+    staged_rows(folder / TO_LABEL, lambda: [to_row(item) for item in items])
     if not items:
         return [], lost
     said, undecided = labelled_items(folder, items, again(job.run))
@@ -176,13 +179,13 @@ def _train(job: Job, number: int, start: str) -> None:
     out, data = job.folder(number) / "run", job.folder(number) / PAIRS
     if job.config.accumulate and number > 1:
         data = job.folder(number) / TRAIN
-        _stage(data, lambda: [row for k in range(1, number + 1) for row in read(job.folder(k) / PAIRS)])
+        staged_rows(data, lambda: [row for k in range(1, number + 1) for row in read_rows(job.folder(k) / PAIRS)])
     begun = (out / "run.json").exists()
     if begun and runs.open_run(out).facts().get("status") == "finished" and (out / "report.html").exists():
         return
     if not begun and out.exists():  # killed before it had said what it is
         shutil.rmtree(out)
-    several = len({json.dumps(row["prompt"]) for row in read(data)}) > 1
+    several = len({json.dumps(row["prompt"]) for row in read_rows(data)}) > 1
     train(training(job.config, number, start, str(data), str(out), held_out=several), resume=begun)
 
 
@@ -211,24 +214,24 @@ def measure(job: Job, number: int) -> list[Row]:
 
     Every policy draws by the same random numbers.
     """
-    return _stage(job.folder(number) / MEASURED, lambda: _measured(job, number, "held-out"))
+    return staged_rows(job.folder(number) / MEASURED, lambda: _measured(job, number, "held-out"))
 
 
 def measure_fresh(job: Job, number: int) -> list[Row]:
     """As :func:`measure`, by other random numbers: what chose the policy is not what it is described by."""
-    return _stage(job.folder(number) / FRESH, lambda: _measured(job, number, "held-out-fresh"))
+    return staged_rows(job.folder(number) / FRESH, lambda: _measured(job, number, "held-out-fresh"))
 
 
 def _measured(job: Job, number: int, draws: str) -> list[Row]:
     config, asked = job.config, job.asked.held_out
-    speaker = Speaker.load(job.policy(number), config, job.tokenizer, job.asked.template)
+    policy = job.load(job.policy(number))
     plain = Sampling(config.max_new_tokens)  # the policy itself, nothing barred: so its mean KL is unbiased
-    drawn = speaker.draw(asked, config.held_out_samples, plain, _seed(config.seed, draws))
-    rows = rows_of(drawn, asked, job.tokenizer)
+    drawn = policy.draw(asked, config.held_out_samples, plain, _seed(config.seed, draws))
+    rows = rows_of(drawn, asked, job.speaker)
     kl = [0.0] * len(rows)
     if number:
-        first = Speaker.load(config.model, config, job.tokenizer, job.asked.template).model
-        kl = sequence_kl(speaker.model, first, drawn, [q.ids for q in asked], config.pass_tokens)
+        first = job.load(config.model).model
+        kl = sequence_kl(policy.model, first, drawn, [q.ids for q in asked], config.pass_tokens)
     prompts, texts = [_prompt(row) for row in rows], [row["text"] for row in rows]
     for name, source in (("reward", job.reward), ("watch_reward", job.watch)):
         for row, value in zip(
@@ -241,7 +244,7 @@ def _measured(job: Job, number: int, draws: str) -> list[Row]:
 def round_of(job: Job, number: int, measured: Sequence[Row], first: Sequence[Row]) -> Round:
     """A round as its files tell it."""
     folder = job.folder(number)
-    samples, items = read(folder / SAMPLES), [from_row(row) for row in read(folder / PAIRS)]
+    samples, items = read_rows(folder / SAMPLES), [from_row(row) for row in read_rows(folder / PAIRS)]
     pairs = [(item.id, p) for item in items for p in preferences(item) if p.p != 0.5]
     gaps = [(name, p.margin) for name, p in pairs if p.margin is not None]
     run = folder / "run"
@@ -252,28 +255,10 @@ def round_of(job: Job, number: int, measured: Sequence[Row], first: Sequence[Row
         samples=len(samples),
         pairs=len(pairs),
         steps=int(runs.open_run(run).facts().get("step", 0)) if items else 0,
-        lost=figures.lost_counts(read(folder / REJECTED)),
+        lost=figures.lost_counts(read_rows(folder / REJECTED)),
         margin=figures.estimate(gaps) if gaps else None,
         measured=figures.figures(measured, first) if measured else {},
     )
-
-
-def _stage(path: Path, make_rows: Callable[[], Sequence[Row]]) -> list[Row]:
-    """The rows of a stage: from its file, or made and written. Either way they are what the file says."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, make_rows())
-    return read(path)
-
-
-def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replace a file of JSON lines as a whole."""
-    runs.atomic_write(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
-
-
-def read(path: Path) -> list[Row]:
-    """The rows of a file; none where there is no file."""
-    return list(runs.read_jsonl(path))
 
 
 def _prompt(row: Row) -> Any:

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from afzal import report, runs
 from afzal.iterate import figures
 from afzal.iterate.figures import Round
-from afzal.iterate.stages import MEASURED, REJECTED, Job, Row, measure_fresh, read, write
+from afzal.iterate.stages import MEASURED, REJECTED, Job, measure_fresh
+from afzal.runs.stage import Row, read_rows, write_rows
 from afzal.stats.intervals import Estimate
 from afzal.text import plural
 
@@ -26,16 +27,16 @@ def finish(job: Job, found: Sequence[Round], status: str, reason: str) -> list[s
     body = {"rounds": [figures.to_json(r) for r in found], "best": best.number, "stop_reason": reason}
     fresh: dict[str, Estimate] = {}
     if status == "finished" and best.number:
-        first = read(job.folder(0) / MEASURED)
+        first = read_rows(job.folder(0) / MEASURED)
         fresh = figures.figures(measure_fresh(job, best.number), first, common=False)
         body["best_fresh"] = {name: figures.plain(e) for name, e in fresh.items()}
     runs.atomic_write(path / "rounds.json", json.dumps(body, indent=2) + "\n")
     runs.atomic_write(path / "rounds.csv", figures.csv(found))
-    write(path / "metrics.jsonl", _metrics(job, found))
+    write_rows(path / "metrics.jsonl", _metrics(job, found))
     last = next(r for r in reversed(found) if r.measured)
     stages = [("before", 0), *([("after", last.number)] if last.number else [])]
-    write(path / "samples.jsonl", [row for stage, k in stages for row in _page_samples(job, stage, k)])
-    write(path / "losses.jsonl", [row for r in found for row in _lost(job, r.number)])
+    write_rows(path / "samples.jsonl", [row for stage, k in stages for row in _page_samples(job, stage, k)])
+    write_rows(path / "losses.jsonl", [row for r in found for row in _lost(job, r.number)])
     runs.atomic_write(path / "data.json", json.dumps({"notes": job.asked.notes}, indent=2) + "\n")
     steps = sum(r.steps for r in found)
     trained = [runs.open_run(job.folder(r.number) / "run").facts() for r in found if r.steps]
@@ -48,7 +49,7 @@ def finish(job: Job, found: Sequence[Round], status: str, reason: str) -> list[s
 
 def _lost(job: Job, number: int) -> list[Row]:
     where = f"round {number}"
-    return [{"where": where, **row} for row in read(job.folder(number) / REJECTED)]
+    return [{"where": where, **row} for row in read_rows(job.folder(number) / REJECTED)]
 
 
 _REASONS = {
@@ -105,7 +106,7 @@ def _evaluation(r: Round, step: int) -> Row:
 
 def _page_samples(job: Job, stage: str, number: int) -> list[Row]:
     """One answer per held-out prompt, as the page shows them."""
-    rows = read(job.folder(number) / MEASURED)
+    rows = read_rows(job.folder(number) / MEASURED)
     return [
         {
             "stage": stage,

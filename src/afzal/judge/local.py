@@ -7,7 +7,7 @@ tie, are read from it and made to sum to 1. So there is always a verdict, and no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from afzal.errors import AfzalError
 from afzal.judge.asked import Asking, Words
@@ -15,26 +15,26 @@ from afzal.judge.games import Game, Judge, Ruling, as_shown
 from afzal.judge.verdicts import Outcome, from_probability
 from afzal.records import Message, Turns
 
+if TYPE_CHECKING:
+    from afzal.tokens import Speaker
+
 LEAD = "VERDICT:"
 
 
-def by_log_probs(
-    asking: Asking, choices: Mapping[str, Outcome], model: Any, tokenizer: Any, layout: Any, max_tokens: int
-) -> Judge:
+def by_log_probs(asking: Asking, choices: Mapping[str, Outcome], model: Any, speaker: Speaker, layout: Any) -> Judge:
     """A judge from a loaded language model.
 
     Args:
         choices: what each word after VERDICT: means.
+        speaker: that of the model. A question that does not fit into its context with a verdict is no verdict, since
+            cutting would hide an answer.
         layout: a :class:`afzal.train.feed.Layout`, how trees become forward passes.
-        max_tokens: longest question with its verdict; a longer one is no verdict, since cutting would hide an answer.
 
     Raises:
         AfzalError: (when made) the tokenizer cannot write the verdict words as a continuation.
     """
-    from afzal.tokens.codec import Codec
-
     words = Words(asking)
-    spelled = Codec(tokenizer).continuations([f"{LEAD} {word}" for word in choices], markers=False)
+    spelled = speaker.codec.continuations([f"{LEAD} {word}" for word in choices], markers=False)
     if any(ids is None for ids in spelled):
         raise AfzalError(
             "the tokenizer cannot write the judge's verdict words", where="verdict.choices", remedy="plain words: A, B"
@@ -42,8 +42,8 @@ def by_log_probs(
     endings: list[list[int]] = [list(ids) for ids in spelled if ids is not None]
 
     def judge(games: Sequence[Game]) -> list[Ruling]:
-        asked = [_turns(words, game, tokenizer) for game in games]
-        logps, lengths = _scored(model, tokenizer, layout, asked, endings, max_tokens)
+        asked = [_turns(words, game, speaker) for game in games]
+        logps, lengths = _scored(model, speaker, layout, asked, endings)
         return [
             _ruling(game, row, n, list(choices.values())) for game, row, n in zip(games, logps, lengths, strict=True)
         ]
@@ -51,30 +51,30 @@ def by_log_probs(
     return judge
 
 
-def _turns(words: Words, game: Game, tokenizer: Any) -> Turns:
+def _turns(words: Words, game: Game, speaker: Speaker) -> Turns:
     first, second = game.shown
     messages = words.messages(prompt=game.pair.prompt, first=first, second=second)
-    if tokenizer.chat_template:
+    if speaker.tokenizer.chat_template:
         return tuple(Message(m["role"], m["content"]) for m in messages)
     return "\n\n".join(m["content"] for m in messages) + "\n"
 
 
 def _scored(
-    model: Any, tokenizer: Any, layout: Any, asked: Sequence[Turns], endings: Sequence[Sequence[int]], max_tokens: int
+    model: Any, speaker: Speaker, layout: Any, asked: Sequence[Turns], endings: Sequence[Sequence[int]]
 ) -> tuple[list[list[float] | None], list[int]]:
     """Summed log-probs of each ending after each question, None where it does not fit; and the questions' tokens."""
     import numpy as np
     import torch
 
     from afzal.model.logprobs import score
-    from afzal.tokens import Branch, Tree, encode_prompts
+    from afzal.tokens import ENDLESS, Branch, Tree
 
-    room = 1 << 20
-    ids = [p.tolist() for p in encode_prompts(asked, tokenizer, max_tokens=room)]
+    ids = [p.tolist() for p in speaker.encode_prompts(asked)]
+    room = speaker.room(ENDLESS)
     longest = max(map(len, endings))
     trees = []
     for number, prompt in enumerate(ids):
-        if len(prompt) + longest <= max_tokens:
+        if len(prompt) + longest <= room:
             branches = tuple(Branch(np.asarray(e, np.int32), np.ones(len(e), dtype=bool)) for e in endings)
             trees.append(Tree(str(number), np.asarray(prompt, np.int32), branches))
     found: dict[int, list[float]] = {int(t.item_id): [0.0] * len(endings) for t in trees}

@@ -20,8 +20,9 @@ from afzal.errors import AfzalError
 from afzal.generate import Sample, Sampling, as_trees, sample
 from afzal.model.logprobs import logits_of, predicting, score
 from afzal.objectives import advantages
+from afzal.recipes.prepare import Prepared
 from afzal.rewards.functions import own_function
-from afzal.tokens import continuation, encode
+from afzal.tokens import Speaker
 from afzal.tokens.batch import Batch, Sharing, collate, expand
 from afzal.tokens.tree import Tree
 from afzal.train.constraints import Constraint, Cost, responses
@@ -36,19 +37,13 @@ Scorer = Callable[[str, str], float]
 """``(prompt, answer) -> cost``, for instance 1 for an unsafe answer and 0 for any other."""
 
 
-def constraint_of(
-    config: ConstrainedConfig, encoder: Any, layout: Layout, eos: Sequence[int]
-) -> tuple[Constraint, ...]:
+def constraint_of(config: ConstrainedConfig, prepared: Prepared, layout: Layout) -> tuple[Constraint, ...]:
     """The constraint that the settings name.
-
-    Args:
-        encoder: has ``tokenizer``, ``max_tokens`` and ``template``, as :class:`afzal.recipes.prepare.Prepared` has.
-        eos: ids that end a sampled answer.
 
     Raises:
         AfzalError: a token, file or function that it needs is not there.
     """
-    cost = _cost(config, encoder, layout, eos)
+    cost = _cost(config, prepared, layout)
     name = (config.constraint or "").rpartition(":")[2]
     held = (config.constraint_bound, config.constraint_weight, config.constraint_dual_lr)
     return (Constraint(name, cost, *held, getattr(cost, "counts", responses)),)
@@ -64,15 +59,15 @@ def _counted_by(counts: Callable[[Batch], float]) -> Callable[[Cost], Cost]:
     return mark
 
 
-def _cost(config: ConstrainedConfig, encoder: Any, layout: Layout, eos: Sequence[int]) -> Cost:
+def _cost(config: ConstrainedConfig, prepared: Prepared, layout: Layout) -> Cost:
     if config.constraint == "unsafe_mass":
-        return unsafe_mass(_token_ids(encoder.tokenizer, config.constraint_tokens or ()))
+        return unsafe_mass(_token_ids(prepared.tokenizer, config.constraint_tokens or ()))
     if config.constraint == "unsafe_likelihood":
-        return unsafe_likelihood(_unsafe_trees(config, encoder), layout)
+        return unsafe_likelihood(_unsafe_trees(config, prepared), layout)
     if config.constraint == "black_box":
         scorer = own_function(config.constraint_score or "", "constraint_score", _SCORES)
-        sampling = Sampling(max_new_tokens=config.sample_tokens or encoder.longest_response, temperature=1.0)
-        return score_function(scorer, encoder.tokenizer, eos, sampling, layout.sharing)
+        sampling = Sampling(max_new_tokens=config.sample_tokens or prepared.longest_response, temperature=1.0)
+        return score_function(scorer, prepared.speaker, prepared.ends, sampling, layout.sharing)
     return own_function(config.constraint or "", "constraint", _COSTS)
 
 
@@ -103,7 +98,7 @@ def unsafe_likelihood(trees: Sequence[Tree], layout: Layout) -> Cost:
     return cost
 
 
-def score_function(scorer: Scorer, tokenizer: Any, eos: Sequence[int], sampling: Sampling, sharing: Sharing) -> Cost:
+def score_function(scorer: Scorer, speaker: Speaker, eos: Sequence[int], sampling: Sampling, sharing: Sharing) -> Cost:
     """Expected cost of the policy's own answers to the batch's prompts, by any function of their texts.
 
     The value is the mean cost s of four answers y ~ pi per prompt; the gradient is that of the score-function estimator
@@ -117,7 +112,7 @@ def score_function(scorer: Scorer, tokenizer: Any, eos: Sequence[int], sampling:
         prompts, numbers = [t.prompt.tolist() for t in asked], [_number(t.item_id) for t in asked]
         seed = _number(f"update {batch.update}")
         drawn = sample(model, prompts, eos=eos, n=_ANSWERS, sampling=sampling, seed=seed, numbers=numbers)
-        costs = torch.tensor([_scored(scorer, tokenizer, prompts, s) for s in drawn], device=pi.device)
+        costs = torch.tensor([_scored(scorer, speaker, prompts, s) for s in drawn], device=pi.device)
         logps = score(model, collate(as_trees(drawn, prompts), sharing, pi.device)).logps
         better_than_others = advantages.rloo(costs.view(-1, _ANSWERS)).flatten()
         surrogate = (better_than_others * logps).mean()
@@ -131,11 +126,11 @@ def _asked(batch: Batch) -> list[Tree]:
     return [t for t, k in batch.sources if k == 0]
 
 
-def _scored(scorer: Scorer, tokenizer: Any, prompts: Sequence[Sequence[int]], drawn: Sample) -> float:
+def _scored(scorer: Scorer, speaker: Speaker, prompts: Sequence[Sequence[int]], drawn: Sample) -> float:
     """What a sampled answer costs, its end marker left out."""
     prompt = prompts[drawn.prompt_index]
-    text = continuation(tokenizer, prompt, drawn.answer.tolist())
-    return float(scorer(tokenizer.decode(prompt, skip_special_tokens=True), text))
+    text = speaker.continuation(prompt, drawn.answer.tolist())
+    return float(scorer(speaker.tokenizer.decode(prompt, skip_special_tokens=True), text))
 
 
 def _number(words: str) -> int:
@@ -157,10 +152,10 @@ def _token_ids(tokenizer: Any, words: Sequence[str]) -> list[int]:
     return found
 
 
-def _unsafe_trees(config: ConstrainedConfig, encoder: Any) -> list[Tree]:
+def _unsafe_trees(config: ConstrainedConfig, prepared: Prepared) -> list[Tree]:
     source = config.constraint_data or ""
     items = data.read(source).items
-    made = encode(items, encoder.tokenizer, max_tokens=encoder.max_tokens, chat_template=encoder.template).trees
+    made = prepared.speaker.encode(items, max_tokens=prepared.max_tokens).trees
     trees = expand(made)
     if not trees:
         raise AfzalError("no completion could be read", where=source, remedy="rows with prompt and completion")

@@ -18,7 +18,6 @@ from afzal.folders.load import model_folder
 from afzal.model.adapters import adapter_base, peft_type_of, positions_taken
 from afzal.model.load import (
     cast_parameters,
-    context_of_model,
     load_model,
     load_tokenizer,
     name_base,
@@ -27,8 +26,8 @@ from afzal.model.load import (
 )
 from afzal.model.logprobs import score
 from afzal.model.probe import largest_gap, probe_trees
+from afzal.model.speaking import speaker_of
 from afzal.recipes.outputs import input_format
-from afzal.tokens import encode, resolve_template
 from afzal.tokens.batch import Batch
 from afzal.tokens.tree import Tree
 from afzal.train.feed import Layout
@@ -88,9 +87,8 @@ def _rows(config: ExportConfig, tokenizer: Any, model: Any) -> list[Tree]:
     if config.data is None:
         return probe_trees(model)
     items = data.read(config.data).items[: config.rows]
-    template = resolve_template(tokenizer, None)[0] if any(item.is_chat for item in items) else None
-    longest = min(config.max_tokens, context_of_model(model) or config.max_tokens)
-    encoded = encode(items, tokenizer, max_tokens=longest, chat_template=template)
+    speaker = speaker_of(model, tokenizer)
+    encoded = speaker.encode(items, max_tokens=speaker.room(config.max_tokens))
     if not encoded.trees:
         why = encoded.drops[0].reason if encoded.drops else "no row was read"
         raise AfzalError(

@@ -13,14 +13,11 @@ import torch
 from afzal import data, runs
 from afzal.config import GenerateConfig
 from afzal.errors import AfzalError
-from afzal.folders.kinds import base_of, is_adapter
-from afzal.folders.load import load_config, load_generation_config, model_folder
 from afzal.generate import Sample, Sampling, answer_limits, choose_decoding, sample, sample_with_vllm
-from afzal.model.load import context_tokens, load_model, load_tokenizer, pick_device
+from afzal.model.load import load_model, pick_device
+from afzal.model.speaking import open_speaker
 from afzal.records import Item, Message, template_fields, turns_to_json
-from afzal.tokens import continuation, distinct_prompts, encode_prompts, end_ids, resolve_template
-
-_ENDLESS = 1 << 40  # tokens: no prompt is cut
+from afzal.tokens import Speaker, any_chat, distinct_prompts
 
 
 def generate(config: GenerateConfig) -> Path | None:
@@ -33,13 +30,12 @@ def generate(config: GenerateConfig) -> Path | None:
         AfzalError: model or prompts cannot be read, or ``config.out`` exists.
     """
     runs.refuse_existing(config.out)
-    tokenizer = load_tokenizer(config.model)
-    prompts = _prompts(config, tokenizer)
-    template = resolve_template(tokenizer)[0] if any(p.is_chat for p in prompts) else None
-    ids = [p.tolist() for p in encode_prompts(prompts, tokenizer, max_tokens=_ENDLESS)]
-    _say_what_is_short(config, ids)
-    drawn = _draw(config, tokenizer, template, ids)
-    records = [_record(s, prompts, ids, tokenizer) for s in drawn]
+    speaker = open_speaker(config.model)
+    prompts = _prompts(config, speaker)
+    ids = [p.tolist() for p in speaker.encode_prompts(prompts)]
+    _say_what_is_short(config, speaker, ids)
+    drawn = _draw(config, speaker.ends(chat=any_chat(prompts)), ids)
+    records = [_record(s, prompts, ids, speaker) for s in drawn]
     if config.out is None:
         for record in records:
             print(_shown(record))
@@ -48,13 +44,12 @@ def generate(config: GenerateConfig) -> Path | None:
     return Path(config.out)
 
 
-def _draw(config: GenerateConfig, tokenizer: Any, template: str | None, ids: Sequence[Sequence[int]]) -> list[Sample]:
+def _draw(config: GenerateConfig, eos: Sequence[int], ids: Sequence[Sequence[int]]) -> list[Sample]:
     sampling = Sampling(
         config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0, config.min_new_tokens
     )
     if config.engine == "vllm":
         print("note: Afzal has been tested with a stand-in for vLLM only, never with vLLM itself", file=sys.stderr)
-        eos = end_ids(_generation_settings(config.model), tokenizer, template=template)
         return sample_with_vllm(config.model, ids, eos=eos, n=config.n, sampling=sampling, seed=config.seed)
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     model = load_model(config.model, device=pick_device("auto"), dtype=dtype)
@@ -65,7 +60,7 @@ def _draw(config: GenerateConfig, tokenizer: Any, template: str | None, ids: Seq
     return sample(
         model,
         ids,
-        eos=end_ids(model.generation_config, tokenizer, template=template),
+        eos=eos,
         n=config.n,
         sampling=sampling,
         seed=config.seed,
@@ -74,23 +69,10 @@ def _draw(config: GenerateConfig, tokenizer: Any, template: str | None, ids: Seq
     )
 
 
-def _generation_settings(model: str) -> Any:
-    """The generation settings that a model would have if it were loaded here: those of its folder, of an adapter
-    without any those of its base model, else what its configuration says."""
-    from transformers import GenerationConfig
-
-    folder = model_folder(model)
-    if (Path(folder) / "generation_config.json").exists():
-        return load_generation_config(folder)
-    if is_adapter(folder):
-        return _generation_settings(base_of(folder))
-    return GenerationConfig.from_model_config(load_config(folder))
-
-
-def _prompts(config: GenerateConfig, tokenizer: Any) -> list[Item]:
+def _prompts(config: GenerateConfig, speaker: Speaker) -> list[Item]:
     """The different prompts, as items without responses."""
     if config.prompt is not None:
-        asked = (Message("user", config.prompt),) if tokenizer.chat_template else config.prompt
+        asked = (Message("user", config.prompt),) if speaker.tokenizer.chat_template else config.prompt
         return [Item("prompt", asked, ())]
     assert config.prompts is not None
     found = distinct_prompts(data.read(config.prompts).items)
@@ -99,24 +81,23 @@ def _prompts(config: GenerateConfig, tokenizer: Any) -> list[Item]:
     return found
 
 
-def _say_what_is_short(config: GenerateConfig, ids: Sequence[Sequence[int]]) -> None:
+def _say_what_is_short(config: GenerateConfig, speaker: Speaker, ids: Sequence[Sequence[int]]) -> None:
     """Name the answers that the model has fewer positions for than ``max_new_tokens``."""
-    context = context_tokens(config.model)
-    limits = answer_limits([len(prompt) for prompt in ids], config.max_new_tokens, context)
+    limits = answer_limits([len(prompt) for prompt in ids], config.max_new_tokens, speaker.context)
     short = [limit for limit in limits if limit < config.max_new_tokens]
     if short:
         print(
             f"note: answers to {len(short)} of {len(ids)} prompts end after at most {min(short)} tokens, "
-            f"not {config.max_new_tokens}: the model has {context} positions for prompt and answer together",
+            f"not {config.max_new_tokens}: the model has {speaker.context} positions for prompt and answer together",
             file=sys.stderr,
         )
 
 
-def _record(s: Sample, prompts: Sequence[Item], ids: Sequence[Sequence[int]], tokenizer: Any) -> dict[str, Any]:
+def _record(s: Sample, prompts: Sequence[Item], ids: Sequence[Sequence[int]], speaker: Speaker) -> dict[str, Any]:
     asked = prompts[s.prompt_index]
     return {
         "prompt": turns_to_json(asked.prompt),
-        "completion": continuation(tokenizer, ids[s.prompt_index], s.answer.tolist()),
+        "completion": speaker.continuation(ids[s.prompt_index], s.answer.tolist()),
         "tokens": len(s.ids),
         "stop": s.stop,
         **template_fields(asked),

@@ -290,14 +290,15 @@ def rewarder_of(
 
 def _local(settings: JudgeConfig) -> Judge:
     from afzal.judge.local import by_log_probs
-    from afzal.model.load import context_of_model, load_model, load_tokenizer
+    from afzal.model.load import load_model, load_tokenizer
     from afzal.model.probe import choose_sharing
+    from afzal.model.speaking import speaker_of
     from afzal.train.feed import Layout
 
     assert settings.model is not None
     device = pick_device("auto")
-    model, tokenizer = load_model(settings.model, device=device).requires_grad_(False), load_tokenizer(settings.model)
-    longest = context_of_model(model) or 1 << 20
-    layout = Layout(choose_sharing(model, min(longest, 1024))[0], 8192, device)
+    model = load_model(settings.model, device=device).requires_grad_(False)
+    speaker = speaker_of(model, load_tokenizer(settings.model))
+    layout = Layout(choose_sharing(model, speaker.room(1024))[0], 8192, device)
     assert settings.verdict.choices is not None
-    return by_log_probs(_asking(settings), settings.verdict.choices, model, tokenizer, layout, longest)
+    return by_log_probs(_asking(settings), settings.verdict.choices, model, speaker, layout)

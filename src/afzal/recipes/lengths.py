@@ -9,7 +9,7 @@ from afzal.config import METHODS, make
 from afzal.errors import AfzalError
 from afzal.model.load import load_tokenizer
 from afzal.recipes.methods import best_responses, recipe_of
-from afzal.tokens import encode, resolve_template
+from afzal.tokens import Speaker
 
 
 def token_counts(
@@ -27,9 +27,7 @@ def token_counts(
     """
     dataset = data.read(source, columns=columns or None)
     items = quality.clean(dataset.items)[0]
-    codec = load_tokenizer(tokenizer)
-    template = resolve_template(codec, None)[0] if any(item.is_chat for item in items) else None
-    encoded = encode(items, codec, max_tokens=max_tokens, chat_template=template)
+    encoded = Speaker(load_tokenizer(tokenizer)).encode(items, max_tokens=max_tokens)
     compares = method in METHODS and not METHODS[method].online
     select = recipe_of(make(method=method, data=source, model=tokenizer)).select if compares else best_responses
     trees = select(encoded.trees, [items[k] for k in encoded.kept])[0]

@@ -16,7 +16,6 @@ from afzal.model.reference import Reference
 from afzal.model.value import Critic, own_critic, reward_critic, shared_critic
 from afzal.recipes.prepare import Prepared
 from afzal.recipes.rollout import Writer, held_out
-from afzal.recipes.watch import stop_ids
 from afzal.rewards.source import reward_source
 from afzal.text import plural
 from afzal.tokens.batch import Sharing
@@ -72,7 +71,6 @@ def rollouts(
     Raises:
         AfzalError: the reward cannot be had, or nothing ends an answer.
     """
-    eos = stop_ids(model, prepared)
     rewarder = reward_source(
         config.reward,
         device=layout.device,
@@ -86,11 +84,11 @@ def rollouts(
         reference=reference,
         critic=critic,
         layout=layout,
-        tokenizer=prepared.tokenizer,
+        speaker=prepared.speaker,
         rewarder=rewarder,
         prompts=prepared.train,
         turns=prepared.prompts,
-        eos=eos,
+        eos=prepared.ends,
         starts_at_reference=reference.is_start,
     )
     feed = _feed(config, prepared, writer.write, layout)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from afzal import data, quality
 from afzal.config import TrainConfig
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_ids_without_rows
-from afzal.model.load import context_of_model, context_tokens, less, load_tokenizer
+from afzal.model.load import less, load_tokenizer
+from afzal.model.speaking import open_speaker, speaker_of
 from afzal.recipes.contents import tokens_hash
 from afzal.recipes.methods import Recipe, recipe_of
 from afzal.records import Item, Turns, prompt_key
-from afzal.tokens import Loss, distinct_prompts, encode, encode_prompts, mismatched, rendering
-from afzal.tokens.template import eos_id, resolve_template
+from afzal.tokens import Loss, Speaker, any_chat, distinct_prompts, mismatched, rendering
 from afzal.tokens.tree import Tree
-
-_ENDLESS = 1 << 40  # tokens: nothing is cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +25,11 @@ class Prepared:
     """Trees ready to train on, and an account of every row that is not among them.
 
     ``losses`` are the lines of ``losses.jsonl``, ``facts`` the data part of ``run.json``, ``audit`` the ``data.json``.
-    For a policy that writes its own answers, trees are prompts without branches, and ``prompts`` are their texts.
+    ``chat`` says whether some rows are conversations. For a policy that writes its own answers, trees are prompts
+    without branches, and ``prompts`` are their texts.
     """
 
-    tokenizer: Any
+    speaker: Speaker
     train: list[Tree]
     evaluation: list[Tree]
     train_mismatched: list[Tree]
@@ -42,11 +41,19 @@ class Prepared:
     chat: bool
     recipe: Recipe
     max_tokens: int
-    template: str | None
     evaluation_items: Sequence[Item] = ()
-    encoding: Mapping[str, Any] = field(default_factory=dict)
     prompts: Sequence[Turns] = ()
     evaluation_prompts: Sequence[Turns] = ()
+
+    @property
+    def tokenizer(self) -> Any:
+        """The speaker's."""
+        return self.speaker.tokenizer
+
+    @property
+    def ends(self) -> list[int]:
+        """Ids that end an answer of the model."""
+        return self.speaker.ends(chat=self.chat)
 
     @property
     def longest_response(self) -> int:
@@ -61,23 +68,20 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
         AfzalError: a source cannot be read, or nothing is left to train on (says where the rows went).
     """
     recipe = recipe_of(config)
-    tokenizer = tokenizer if tokenizer is not None else load_tokenizer(config.model)
-    if model is not None:
-        refuse_ids_without_rows(tokenizer, model.get_input_embeddings().num_embeddings, "the given model")
+    speaker = _speaker(config, model, tokenizer)
     losses: list[dict[str, Any]] = []
     dataset, items = _load(config.data, config, losses)
     held_out = _held_out(config, items, losses)
-    template, notes = _template(tokenizer, config, items)
+    chat = any_chat(items)
+    notes = _use_template(speaker, config, chat)
     audit = {"audit": asdict(quality.audit(dataset)), "notes": list(dataset.notes)}
-    context = context_tokens(config.model) if model is None else context_of_model(model)
-    context = less(context, (config.policy.virtual_tokens or 0) if config.policy is not None else 0)
-    longest = min(config.max_tokens, context or config.max_tokens)
+    longest = speaker.room(config.max_tokens)
     if longest < config.max_tokens:
         notes.append(f"max_tokens is {longest}, not {config.max_tokens}: the model has no more positions")
     notes += _warnings(*held_out)
     notes += _uneven(held_out, config)
     notes += [] if config.rollouts is not None else _without_effect(held_out[0], config.method, recipe)
-    encoder = _Encoder(config, tokenizer, template, longest, recipe, losses, notes)
+    encoder = _Encoder(speaker, longest, recipe, losses, notes)
     asked: tuple[Sequence[Turns], Sequence[Turns]] = ((), ())
     if config.rollouts is not None:
         limit = config.rollouts.sample_tokens
@@ -100,54 +104,56 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     # held-out rows may be few: their partners come from all rows
     partners = _partners([*evaluation, *train], config.seed, longest) if couples else []
     split = len(evaluation) if couples else 0
-    chat = template is not None
     trees = (train, evaluation, partners[split:], partners[:split])
     facts["tokens"] = tokens_hash(trees)
-    about = {"recipe": recipe, "max_tokens": longest, "template": template, "chat": chat}
-    about |= {"evaluation_items": held_out[1], "encoding": encoder.encoding}
+    about = {"recipe": recipe, "max_tokens": longest, "chat": chat, "evaluation_items": held_out[1]}
     about |= {"prompts": asked[0], "evaluation_prompts": asked[1]}
-    return Prepared(tokenizer, *trees, losses=losses, facts=facts, audit=audit, notes=notes, **about)
+    return Prepared(speaker, *trees, losses=losses, facts=facts, audit=audit, notes=notes, **about)
 
 
-def _template(tokenizer: Any, config: TrainConfig, items: Sequence[Item]) -> tuple[str | None, list[str]]:
-    """The chat template when there are conversations to render; it is saved with the tokenizer from now on.
+def _speaker(config: TrainConfig, model: Any, tokenizer: Any) -> Speaker:
+    """That of the model to train, whose context is less by the virtual tokens that the run adds."""
+    stated: Any = {"chat_template": config.chat_template, "eos_token": config.eos_token}
+    if model is None:
+        speaker = open_speaker(config.model, tokenizer=tokenizer, **stated)
+    else:
+        tokenizer = tokenizer if tokenizer is not None else load_tokenizer(config.model)
+        refuse_ids_without_rows(tokenizer, model.get_input_embeddings().num_embeddings, "the given model")
+        speaker = speaker_of(model, tokenizer, **stated)
+    added = (config.policy.virtual_tokens or 0) if config.policy is not None else 0
+    return replace(speaker, context=less(speaker.context, added))
+
+
+def _use_template(speaker: Speaker, config: TrainConfig, chat: bool) -> list[str]:
+    """Save the chat template with the tokenizer from now on, where there are conversations; what to say about it.
 
     Raises:
         AfzalError: one is stated, and no row is a conversation.
     """
-    if not any(item.is_chat for item in items):
+    if not chat:
         if config.chat_template is not None:
             raise AfzalError(
                 "chat_template is without effect: no row is a conversation", where=config.data, remedy="leave it out"
             )
-        return None, []
-    template, notice = resolve_template(tokenizer, config.chat_template)
-    tokenizer.chat_template = template
-    notes = [notice] if notice else []
-    if "strftime_now" in template:
+        return []
+    speaker.tokenizer.chat_template = speaker.template
+    notes = [speaker.notice] if speaker.notice else []
+    if "strftime_now" in speaker.template:
         notes.append(f"the chat template writes the date: {rendering.date():%Y-%m-%d} for the whole of this run")
-    return template, notes
+    return notes
 
 
 @dataclass(frozen=True, slots=True)
 class _Encoder:
-    config: TrainConfig
-    tokenizer: Any
-    template: str | None
+    speaker: Speaker
     max_tokens: int
     recipe: Recipe
     losses: list[dict[str, Any]]
     notes: list[str]
 
-    @property
-    def encoding(self) -> dict[str, Any]:
-        """How items become tokens, as keywords of ``encode``."""
-        eos = eos_id(self.tokenizer, self.config.eos_token)
-        return {"max_tokens": self.max_tokens, "chat_template": self.template, "eos": eos}
-
     def trees(self, items: Sequence[Item]) -> list[Tree]:
         """The trees of these items for this method; what is lost on the way is added to ``losses``."""
-        encoded = encode(items, self.tokenizer, **self.encoding)
+        encoded = self.speaker.encode(items, max_tokens=self.max_tokens)
         trees, left_out = self.recipe.select(encoded.trees, [items[k] for k in encoded.kept])
         self.losses.extend(_line(x, "encode", x.action) for x in (*encoded.drops, *encoded.cuts))
         self.notes.extend(n for n in encoded.notes if n not in self.notes)
@@ -159,8 +165,7 @@ class _Encoder:
         room for an answer are added to ``losses``."""
         found = distinct_prompts(items)
         notes: list[str] = []
-        given = {"max_tokens": _ENDLESS, "chat_template": self.template, "notes": notes}
-        ids = encode_prompts(found, self.tokenizer, **given)
+        ids = self.speaker.encode_prompts(found, notes=notes)
         self.notes.extend(n for n in notes if n not in self.notes)
         room = self.max_tokens - answer_tokens
         trees, texts = [], []

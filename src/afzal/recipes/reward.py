@@ -64,7 +64,9 @@ def judged(
     extra: list[Section] = []
     if prepared.evaluation_items:
         score = lambda batch: head_scores(model, batch) - shift  # noqa: E731
-        scored, _ = score_items(score, prepared.evaluation_items, prepared.tokenizer, layout, **prepared.encoding)
+        scored, _ = score_items(
+            score, prepared.evaluation_items, prepared.speaker, layout, max_tokens=prepared.max_tokens
+        )
         found = assess(scored)
         run.update(reward={"shift": shift, "heads": asked.heads, **found.facts()})
         extra = [_summary(lines(found)), *sections(found)]

@@ -24,7 +24,7 @@ from afzal.objectives.statistics import kl_policy_ref
 from afzal.records import Turns
 from afzal.rewards.source import Rewarder
 from afzal.stats.intervals import clustered, mean
-from afzal.tokens import Branch, Tree, continuations, update_order
+from afzal.tokens import Branch, Speaker, Tree, update_order
 from afzal.train.feed import Layout
 from afzal.train.rollouts import Rollout, rollout_tree
 
@@ -77,7 +77,7 @@ class Writer:
     reference: Any
     critic: Critic | None
     layout: Layout
-    tokenizer: Any
+    speaker: Speaker
     rewarder: Rewarder
     prompts: Sequence[Tree]
     turns: Sequence[Turns]
@@ -105,7 +105,7 @@ class Writer:
         ids = [t.prompt.tolist() for t in asked]
         sampling = Sampling(self.config.sample_tokens, self.config.temperature)
         drawn = sample(self.model, ids, eos=self.eos, n=n, sampling=sampling, seed=seed)
-        texts = continuations(self.tokenizer, [(ids[s.prompt_index], s.answer.tolist()) for s in drawn])
+        texts = self.speaker.continuations([(ids[s.prompt_index], s.answer.tolist()) for s in drawn])
         ended = [s.stop == "eos" for s in drawn]
         rewards = self.rewarder([turns[s.prompt_index] for s in drawn], texts, ended)
         scores = torch.tensor(rewards, dtype=torch.float64)

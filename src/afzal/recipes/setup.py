@@ -47,7 +47,6 @@ from afzal.model.reference import (
 from afzal.recipes import memory, online, parallel, reward
 from afzal.recipes.constraints import constraint_of
 from afzal.recipes.prepare import Prepared
-from afzal.recipes.watch import stop_ids
 from afzal.tokens.batch import Sharing
 from afzal.train import ranks
 from afzal.train.feed import Feed, Layout, Updates, cost_of_tree
@@ -203,7 +202,7 @@ def _method(config: TrainConfig, model: Any, prepared: Prepared, layout: Layout,
         if name in term.objective.learnable
     }
     asked = config.constrained
-    held = () if asked is None else constraint_of(asked, prepared, layout, stop_ids(model, prepared))
+    held = () if asked is None else constraint_of(asked, prepared, layout)
     return Method(terms, reference, learned, held)
 
 

@@ -36,7 +36,7 @@ from afzal.recipes.pace import pace_note
 from afzal.recipes.prepare import Prepared, prepare
 from afzal.recipes.runtime import fixed_date, other_machine, refuse_runtime, runtime_of
 from afzal.recipes.setup import Setup, dtype_of, set_up, steps_of, sync_steps
-from afzal.recipes.watch import Watch, stop_ids
+from afzal.recipes.watch import Watch
 from afzal.train import ranks
 from afzal.train.evaluate import evaluate
 from afzal.train.feed import Feed, Layout
@@ -377,7 +377,7 @@ def _finish(config: TrainConfig, run: runs.Run, setup: Setup, state: State) -> P
 def _remember_stop_ids(model: Any, prepared: Prepared) -> None:
     """Plain `transformers` generation from the saved folder then stops where the responses were trained to."""
     if model.generation_config is not None:
-        model.generation_config.eos_token_id = stop_ids(model, prepared)
+        model.generation_config.eos_token_id = prepared.ends
 
 
 def _now() -> str:

@@ -14,12 +14,11 @@ import numpy as np
 from afzal import runs
 from afzal.config import TrainConfig
 from afzal.generate import Sample, Sampling, sample
-from afzal.model.load import context_of_model
 from afzal.model.statistics import LiveReference
 from afzal.recipes.divergence import kl_along
 from afzal.recipes.prepare import Prepared
 from afzal.stats.intervals import clustered, mean, over_seeds
-from afzal.tokens import continuation, end_ids
+from afzal.tokens import Speaker
 from afzal.train import ranks
 from afzal.train.feed import Layout
 
@@ -32,7 +31,7 @@ class Watch:
     """
 
     model: Any
-    tokenizer: Any
+    speaker: Speaker
     start: LiveReference | None
     layout: Layout
     prompts: Sequence[Sequence[int]]
@@ -59,17 +58,17 @@ class Watch:
         chosen = sorted(by_prompt.items(), key=lambda pair: pair[1])[:wanted]
         sampling = Sampling()
         if asked is not None and chosen:
-            room = (context_of_model(model) or prepared.max_tokens) - max(len(p) for p, _ in chosen)
+            room = (prepared.speaker.context or prepared.max_tokens) - max(len(p) for p, _ in chosen)
             limit = asked.sample_tokens or max(1, min(prepared.longest_response, room))
             sampling = Sampling(max_new_tokens=limit, temperature=asked.sample_temperature)
         return cls(
             model,
-            prepared.tokenizer,
+            prepared.speaker,
             start,
             layout,
             [p for p, _ in chosen],
             [item_id for _, item_id in chosen],
-            stop_ids(model, prepared) if chosen else [],
+            prepared.ends,
             sampling,
             config.seed,
             path / "samples.jsonl",
@@ -130,16 +129,9 @@ class Watch:
         return {
             "stage": stage,
             "step": step,
-            "prompt": self.tokenizer.decode(prompt, skip_special_tokens=True),
-            "text": continuation(self.tokenizer, prompt, s.answer.tolist()),
+            "prompt": self.speaker.tokenizer.decode(prompt, skip_special_tokens=True),
+            "text": self.speaker.continuation(prompt, s.answer.tolist()),
             "tokens": len(s.ids),
             "stop": s.stop,
             "prompt_id": self.prompt_ids[s.prompt_index],
         }
-
-
-def stop_ids(model: Any, prepared: Prepared) -> list[int]:
-    """Ids that end an answer: the template's end marker, the tokenizer's EOS, and the model's own."""
-    template = prepared.template if prepared.chat else None
-    stated = prepared.encoding.get("eos")
-    return end_ids(model.generation_config, prepared.tokenizer, template=template, stated=stated)

@@ -6,7 +6,7 @@ Shapes: B responses, N heads, K responses of an item.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from afzal.report.svg import HELD_OUT, OPTIMUM
 from afzal.stats.calibration import Calibration, Trend, calibration, trend
 from afzal.stats.intervals import Interval, clustered, share
 from afzal.text import plural
-from afzal.tokens import Branch, Loss, Tree, encode, stop_token
+from afzal.tokens import Branch, Loss, Speaker, Tree
 from afzal.tokens.batch import Batch
 from afzal.train.feed import Layout
 
@@ -44,29 +44,29 @@ class ScoredItem:
 def score_items(
     score: ScoreBatch,
     items: Sequence[Item],
-    tokenizer: Any,
+    speaker: Speaker,
     layout: Layout,
     *,
+    max_tokens: int,
     cut: Collection[tuple[int, int]] = (),
-    **encoding: Any,
 ) -> tuple[list[ScoredItem], list[Loss]]:
     """Every response of ``items``, in order; and what could not be read, or not whole, with the reason.
 
     Args:
+        max_tokens: longest prompt + response that is read; longer ones are cut.
         cut: (item, response) of those that were cut at a limit as they were written: they are read as they are, without
             the end mark that other responses get.
-        encoding: ``max_tokens``, ``chat_template`` and ``eos`` as for :func:`afzal.tokens.encode`.
     """
-    places, losses = _read(items, tokenizer, cut, encoding)
+    places, losses = _read(items, speaker, max_tokens, cut)
     return _filled(items, places, _by_tree(score, [t for t, _, _ in places], layout)), losses
 
 
 def score_heads(
-    score: ScoreBatch, items: Sequence[Item], tokenizer: Any, layout: Layout, **encoding: Any
+    score: ScoreBatch, items: Sequence[Item], speaker: Speaker, layout: Layout, *, max_tokens: int
 ) -> list[np.ndarray]:
     """Per item ``[K, N]`` the scores of its responses one by one, as :func:`score_items` has their mean; NaN where a
     response could not be read."""
-    places, _ = _read(items, tokenizer, (), encoding)
+    places, _ = _read(items, speaker, max_tokens, ())
     found = _by_tree(score, [t for t, _, _ in places], layout)
     width = max((len(row) for rows in found.values() for row in rows), default=1)
     made = [np.full((len(item.responses), width), math.nan) for item in items]
@@ -77,10 +77,10 @@ def score_heads(
 
 
 def _read(
-    items: Sequence[Item], tokenizer: Any, cut: Collection[tuple[int, int]], encoding: Mapping[str, Any]
+    items: Sequence[Item], speaker: Speaker, max_tokens: int, cut: Collection[tuple[int, int]]
 ) -> tuple[list[tuple[Tree, int, list[int]]], list[Loss]]:
     """Trees, each with its item and the response of each branch; and what could not be read, or not whole."""
-    encoded = encode(items, tokenizer, **encoding)
+    encoded = speaker.encode(items, max_tokens=max_tokens)
     places: list[tuple[Tree, int, list[int]]] = []  # a tree, its item, and the response of each branch
     broken = []
     for t, k in zip(encoded.trees, encoded.kept, strict=True):
@@ -90,28 +90,17 @@ def _read(
             broken += [(k, r) for r in range(len(items[k].responses))]
     # an item that lost a response is read again one response at a time, so that each is known by its number
     singles = [replace(items[k], responses=(items[k].responses[r],), votes=()) for k, r in broken]
-    again = encode(singles, tokenizer, **encoding) if singles else None
+    again = speaker.encode(singles, max_tokens=max_tokens) if singles else None
     for t, n in zip(again.trees, again.kept, strict=True) if again else ():
         places.append((t, broken[n][0], [broken[n][1]]))
     if cut:
-        places = [
-            (_as_cut(t, items[k], [(k, r) in cut for r in rs], tokenizer, encoding), k, rs) for t, k, rs in places
-        ]
+        places = [(_as_cut(t, items[k], [(k, r) in cut for r in rs], speaker), k, rs) for t, k, rs in places]
     return places, [*encoded.drops, *encoded.cuts]
 
 
-def end_of(tokenizer: Any, template: str | None, eos: int | None) -> int:
-    """Id of the mark that ends a response: ``eos`` where it is named, else that of the template or the tokenizer."""
-    end = eos
-    if end is None:
-        end = tokenizer.eos_token_id if template is None else stop_token(tokenizer, template)
-    assert end is not None  # encode has refused such a tokenizer before
-    return end
-
-
-def _as_cut(t: Tree, item: Item, cut: Sequence[bool], tokenizer: Any, encoding: Mapping[str, Any]) -> Tree:
+def _as_cut(t: Tree, item: Item, cut: Sequence[bool], speaker: Speaker) -> Tree:
     """The tree whose branches that were ``cut`` have no end mark; one of nothing else keeps it."""
-    end = end_of(tokenizer, encoding.get("chat_template") if item.is_chat else None, encoding.get("eos"))
+    end = speaker.response_end(chat=item.is_chat)
     branches = []
     for b, was_cut in zip(t.branches, cut, strict=True):
         last = int(np.flatnonzero(b.scored)[-1])

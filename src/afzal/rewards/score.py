@@ -23,7 +23,7 @@ from afzal.model.reward import (
 from afzal.records import Item, turns_to_json
 from afzal.rewards.assess import ScoreBatch, ScoredItem, assess, lines, score_heads, score_items
 from afzal.rewards.source import implicit_scorer, reward_scorer
-from afzal.tokens import resolve_template
+from afzal.tokens import Speaker
 from afzal.tokens.batch import Batch
 from afzal.train.feed import Layout
 
@@ -39,9 +39,9 @@ def score(config: ScoreConfig) -> list[str]:
     """
     runs.refuse_existing(config.out)
     items = data.read(config.data, columns=config.columns or None, format=config.data_format).items
-    scorer, tokenizer, layout, encoding = _opened(config, items)
-    longest = encoding["max_tokens"]
-    scored, losses = score_items(scorer, items, tokenizer, layout, cut=_cut(items), **encoding)
+    scorer, speaker, layout = _opened(config)
+    longest = speaker.room(config.max_tokens)
+    scored, losses = score_items(scorer, items, speaker, layout, max_tokens=longest, cut=_cut(items))
     lost = [loss for loss in losses if loss.action == "dropped"]
     if not any(math.isfinite(x) for s in scored for x in s.scores):
         why = lost[0].reason if lost else "no row"
@@ -62,8 +62,8 @@ def heads(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray]:
     Raises:
         AfzalError: the model cannot be read.
     """
-    scorer, tokenizer, layout, encoding = _opened(config, items)
-    return score_heads(scorer, items, tokenizer, layout, **encoding)
+    scorer, speaker, layout = _opened(config)
+    return score_heads(scorer, items, speaker, layout, max_tokens=speaker.room(config.max_tokens))
 
 
 def hidden_states(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray]:
@@ -77,21 +77,19 @@ def hidden_states(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray
     device = pick_device(config.device)
     model, tokenizer = load_reward_model(config.model, device=device), load_tokenizer(config.model)
     layout = Layout(choose_sharing(model, config.max_tokens)[0], config.tokens_per_forward, device)
-    template = resolve_template(tokenizer, None)[0] if any(item.is_chat for item in items) else None
-    longest = min(config.max_tokens, context_of(model.config) or config.max_tokens)
+    speaker = Speaker(tokenizer, context=context_of(model.config))
 
     def states(batch: Batch) -> Tensor:
         return states_at_head(model, batch).flatten(0, 1)[last_scored(batch)]
 
-    return score_heads(states, items, tokenizer, layout, max_tokens=longest, chat_template=template)
+    return score_heads(states, items, speaker, layout, max_tokens=speaker.room(config.max_tokens))
 
 
-def _opened(config: ScoreConfig, items: Sequence[Item]) -> tuple[ScoreBatch, Any, Layout, dict[str, Any]]:
-    """What scores, its tokenizer, the layout of its batches, and how it reads responses."""
+def _opened(config: ScoreConfig) -> tuple[ScoreBatch, Speaker, Layout]:
+    """What scores, how it reads responses, and the layout of its batches."""
     source = config.model or config.policy
     assert source is not None
     tokenizer = load_tokenizer(source)
-    template = resolve_template(tokenizer, None)[0] if any(item.is_chat for item in items) else None
     device = pick_device(config.device)
     if config.model:
         scorer, sharing, context = reward_scorer(config.model, "model", config.max_tokens, device)
@@ -100,9 +98,8 @@ def _opened(config: ScoreConfig, items: Sequence[Item]) -> tuple[ScoreBatch, Any
         assert config.reference is not None
         pair = (config.policy, config.reference)
         scorer, sharing, context = implicit_scorer(*pair, config.beta, config.max_tokens, device, tokenizer)
-    longest = min(config.max_tokens, context or config.max_tokens)
     layout = Layout(sharing, config.tokens_per_forward, device)
-    return scorer, tokenizer, layout, {"max_tokens": longest, "chat_template": template}
+    return scorer, Speaker(tokenizer, context=context), layout
 
 
 def _cut(items: Sequence[Item]) -> set[tuple[int, int]]:

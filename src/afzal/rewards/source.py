@@ -21,11 +21,10 @@ from afzal.model.probe import Sharing, choose_common_sharing, choose_sharing
 from afzal.model.reward import head_scores, load_reward_model, refuse_language_model, shift_of
 from afzal.objectives import names_function
 from afzal.records import Item, Response, Turns
-from afzal.rewards.assess import ScoreBatch, end_of, score_items
+from afzal.rewards.assess import ScoreBatch, score_items
 from afzal.rewards.functions import own_function
-from afzal.tokens import Branch, Tree, encode_prompts, resolve_template
+from afzal.tokens import Branch, Speaker, Tree
 from afzal.tokens.batch import Batch
-from afzal.tokens.codec import Codec
 from afzal.tokens.template import eos_id
 from afzal.train.feed import Layout
 
@@ -95,7 +94,7 @@ def implicit_rewards(
     place, tokenizer = torch.device(device), load_tokenizer(policy)
     scores, sharing, context = implicit_scorer(policy, reference, beta, max_tokens, place, tokenizer)
     layout = Layout(sharing, tokens_per_forward, place)
-    reader = _Reader(scores, tokenizer, layout, min(max_tokens, context or max_tokens), eos_id(tokenizer, None))
+    reader = _Reader(scores, Speaker(tokenizer, context=context), layout, max_tokens)
     return _checked(reader.rewards, f"{policy} against {reference}")
 
 
@@ -187,20 +186,18 @@ def _by_model(
 ) -> Rewarder:
     scores, sharing, context = reward_scorer(spec, "reward", max_tokens, device)
     tokenizer, layout = load_tokenizer(spec), Layout(sharing, tokens_per_forward, device)
-    longest = min(max_tokens, context or max_tokens)
-    reader = _Reader(scores, tokenizer, layout, longest, eos_id(tokenizer, eos_token))
-    return reader.rewards
+    speaker = Speaker(tokenizer, stated_end=eos_id(tokenizer, eos_token), context=context)
+    return _Reader(scores, speaker, layout, max_tokens).rewards
 
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """What scores batches of answers, with the tokenizer that writes them."""
+    """What scores batches of answers, and how it reads them."""
 
     scores: ScoreBatch
-    tokenizer: Any
+    speaker: Speaker
     layout: Layout
     max_tokens: int
-    eos: int | None
 
     def rewards(
         self, prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None
@@ -208,29 +205,25 @@ class _Reader:
         items, whole = _items(prompts, answers), [True] * len(answers) if ended is None else list(ended)
         places = [(k, r) for k, item in enumerate(items) for r in range(len(item.responses))]
         cut = {place for place, is_whole in zip(places, whole, strict=True) if not is_whole}
-        template = None
-        if any(item.is_chat for item in items):
-            template = resolve_template(self.tokenizer, None)[0]
-        encoding = {"max_tokens": self.max_tokens, "chat_template": template, "eos": self.eos}
-        scored, _ = score_items(self.scores, items, self.tokenizer, self.layout, cut=cut, **encoding)
+        longest = self.speaker.room(self.max_tokens)
+        scored, _ = score_items(self.scores, items, self.speaker, self.layout, max_tokens=longest, cut=cut)
         found = np.concatenate([s.scores for s in scored]) if scored else np.zeros(0)
         unread = np.flatnonzero(np.isnan(found)).tolist()
         rows = [(prompts[k], answers[k], whole[k]) for k in unread]
-        for k, value in zip(unread, self._unread(rows, template), strict=True):
+        for k, value in zip(unread, self._unread(rows, longest), strict=True):
             found[k] = value
         return found.tolist()
 
-    def _unread(self, rows: Sequence[tuple[Turns, str, bool]], template: str | None) -> list[float]:
+    def _unread(self, rows: Sequence[tuple[Turns, str, bool]], longest: int) -> list[float]:
         """Answers that no data would hold, since nothing is in them or their tokens do not read back: as they are."""
         if not rows:
             return []
-        room = max(1, self.max_tokens // 2)
-        asked = encode_prompts([p for p, _, _ in rows], self.tokenizer, max_tokens=room, chat_template=template)
-        said = Codec(self.tokenizer).encode([answer for _, answer, _ in rows], markers=False)
+        asked = self.speaker.encode_prompts([p for p, _, _ in rows], max_tokens=max(1, longest // 2))
+        said = self.speaker.codec.encode([answer for _, answer, _ in rows], markers=False)
         trees = []
         for n, ((prompt, _, ended), ids, own) in enumerate(zip(rows, asked, said, strict=True)):
-            end = end_of(self.tokenizer, None if isinstance(prompt, str) else template, self.eos)
-            text = own[: self.max_tokens - len(ids) - 1]
+            end = self.speaker.response_end(chat=not isinstance(prompt, str))
+            text = own[: longest - len(ids) - 1]
             branch = np.asarray([*text, end] if ended or not text else text, dtype=np.int32)
             trees.append(Tree(str(n), ids, (Branch(branch, np.ones(len(branch), dtype=bool)),)))
         found: dict[str, float] = {}

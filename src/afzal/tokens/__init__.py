@@ -1,28 +1,27 @@
 """Texts and conversations to token trees, and trees to updates: the only room that calls a tokenizer."""
 
-from afzal.tokens.encode import Encoded, continuation, continuations, encode, encode_prompts
+from afzal.tokens.encode import Encoded
 from afzal.tokens.layout import distinct_prompts
 from afzal.tokens.loss import Loss
 from afzal.tokens.pack import mismatched, pack, update_order
-from afzal.tokens.template import end_ids, resolve_template, stop_token, template_hash
+from afzal.tokens.speaker import ENDLESS, Speaker, any_chat, encode
+from afzal.tokens.template import resolve_template, template_hash
 from afzal.tokens.tree import Branch, Tree, only_branch, tree
 
 __all__ = [
+    "ENDLESS",
     "Branch",
     "Encoded",
     "Loss",
+    "Speaker",
     "Tree",
-    "continuation",
-    "continuations",
+    "any_chat",
     "distinct_prompts",
     "encode",
-    "encode_prompts",
-    "end_ids",
     "mismatched",
     "only_branch",
     "pack",
     "resolve_template",
-    "stop_token",
     "template_hash",
     "tree",
     "update_order",

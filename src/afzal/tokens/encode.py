@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -22,8 +22,11 @@ from afzal.tokens.cut import cut_prompt, cut_tree
 from afzal.tokens.layout import Chunk, Conversation, Layout, chat_layout, conversation, mentions, text_layout
 from afzal.tokens.loss import Loss
 from afzal.tokens.spell import Answer, continued, honest, joint_table, spell, why_not
-from afzal.tokens.template import Renderer, TurnError, renderer, resolve_template
+from afzal.tokens.template import TurnError
 from afzal.tokens.tree import Branch, Tree
+
+if TYPE_CHECKING:
+    from afzal.tokens.speaker import Speaker
 
 _BLOCK = 512
 
@@ -48,50 +51,34 @@ class Encoded:
         return dict(Counter(loss.reason for loss in losses).most_common())
 
 
-def encode(
-    items: Sequence[Item],
-    tokenizer: Any,
-    *,
-    max_tokens: int,
-    chat_template: str | None = None,
-    eos: int | None = None,
-) -> Encoded:
+def encode_items(items: Sequence[Item], speaker: Speaker, max_tokens: int) -> Encoded:
     """One tree per item.
 
     Args:
-        tokenizer: a `transformers` tokenizer, fast or slow.
         max_tokens: limit for the prompt and any one of its branches together, see :func:`afzal.tokens.cut.cut_tree`.
-        chat_template: as for :func:`afzal.tokens.resolve_template`; None takes the tokenizer's own, or else ``plain``.
-        eos: id that ends a response. None takes the marker with which the template ends a turn, or else the
-            tokenizer's EOS.
 
     Raises:
         AfzalError: no room (``max_tokens`` below 2), or nothing that could end a response.
     """
     if max_tokens < 2:
         raise AfzalError(f"max_tokens is {max_tokens}: no room for a prompt and a response", remedy="max_tokens=512")
-    speaker = _Speaker(tokenizer, chat_template, eos)
+    remarks: Counter[str] = Counter()
     trees: list[Tree] = []
     drops: list[Loss] = []
     cuts: list[Loss] = []
     kept: list[int] = []
     for start in range(0, len(items), _BLOCK):
-        block = _encode_block(items[start : start + _BLOCK], speaker, max_tokens)
+        block = _encode_block(items[start : start + _BLOCK], speaker, max_tokens, remarks)
         for n, (found, losses) in enumerate(block, start):
             trees += [found] if found else []
             kept += [n] if found else []
             drops += [loss for loss in losses if loss.action == "dropped"]
             cuts += [loss for loss in losses if loss.action == "cut"]
-    return Encoded(trees, drops, cuts, (*_notes(items, speaker.codec), *speaker.notes()), tuple(kept))
+    return Encoded(trees, drops, cuts, (*_notes(items, speaker.codec), *_remarks(remarks)), tuple(kept))
 
 
-def encode_prompts(
-    prompts: Sequence[Turns | Item],
-    tokenizer: Any,
-    *,
-    max_tokens: int,
-    chat_template: str | None = None,
-    notes: list[str] | None = None,
+def prompt_ids(
+    prompts: Sequence[Turns | Item], speaker: Speaker, max_tokens: int, notes: list[str] | None = None
 ) -> list[np.ndarray]:
     """Ids (int32 ``[P]``) to generate from: for equal prompts, those of the trees' prompts.
 
@@ -103,17 +90,17 @@ def encode_prompts(
     Raises:
         AfzalError: a prompt cannot be rendered.
     """
-    speaker = _Speaker(tokenizer, chat_template, None)
+    remarks: Counter[str] = Counter()
     layouts: list[Layout] = []
     for start in range(0, len(prompts), _BLOCK):
         block = [p if isinstance(p, Item) else Item("", p, ()) for p in prompts[start : start + _BLOCK]]
-        for n, layout in enumerate(_layouts([replace(item, responses=()) for item in block], speaker), start):
+        for n, layout in enumerate(_layouts([replace(item, responses=()) for item in block], speaker, remarks), start):
             if isinstance(layout, TurnError):
                 what, remedy = f"this prompt has no tokens: {layout}", "leave it out, or change its text"
                 raise AfzalError(what, where=block[n - start].where or f"prompt {n}", remedy=remedy) from layout
             layouts.append(layout)
     if notes is not None:
-        notes.extend(speaker.notes())
+        notes.extend(_remarks(remarks))
     table = joint_table(layouts, speaker.codec)
     ids = [_prompt_ids(layout, speaker, table) for layout in layouts]
     for n, found in enumerate(ids):
@@ -123,72 +110,12 @@ def encode_prompts(
     return [np.asarray(cut_prompt(found or [], max_tokens, speaker.bos), dtype=np.int32) for found in ids]
 
 
-def continuation(tokenizer: Any, before: Sequence[int], ids: Sequence[int]) -> str:
-    """The text that ``ids`` add after ``before``; unlike ``decode(ids)`` it keeps a leading space."""
-    return continuations(tokenizer, [(before, ids)])[0]
-
-
-def continuations(tokenizer: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[str]:
-    """:func:`continuation` of each ``(before, ids)``, with the tokenizer asked about all of them at once."""
-    codec = Codec(tokenizer)
-    added = codec.after(pairs)
-    plain = iter(codec.decode([ids for (_, ids), text in zip(pairs, added, strict=True) if text is None]))
-    texts = [next(plain) if text is None else text for text in added]
-    return [codec.unspaced(before, text) for (before, _), text in zip(pairs, texts, strict=True)]
-
-
-class _Speaker:
-    """Tokenizer, template and end of a response; the template is only looked up when a conversation comes."""
-
-    def __init__(self, tokenizer: Any, chat_template: str | None, eos: int | None) -> None:
-        self.tokenizer, self.codec = tokenizer, Codec(tokenizer)
-        self.bos: int | None = tokenizer.bos_token_id
-        self.remarks: Counter[str] = Counter()
-        self._chat_template, self._eos = chat_template, eos
-        self._renderer: Renderer | None = None
-
-    def renderer(self) -> Renderer:
-        if self._renderer is None:
-            self._renderer = renderer(self.tokenizer, resolve_template(self.tokenizer, self._chat_template)[0])
-        return self._renderer
-
-    def eos(self, chat: bool) -> int:
-        if self._eos is not None:
-            return self._eos
-        marker = self.renderer().ending.marker if chat else None
-        found = self.tokenizer.eos_token_id if marker is None else self.tokenizer.convert_tokens_to_ids(marker)
-        if found is None:
-            raise AfzalError(
-                "nothing ends a response: the tokenizer has no EOS token", remedy="name the id that does, eos=..."
-            )
-        return found
-
-    def layout(self, talk: Item | Conversation | TurnError) -> Layout | TurnError:
-        """The layout of an item of texts or of a conversation, or the reason why it has none."""
-        try:
-            if isinstance(talk, TurnError):
-                return talk
-            layout = text_layout(talk) if isinstance(talk, Item) else chat_layout(talk, self.renderer())
-        except TurnError as error:
-            return error
-        self.remarks.update(layout.remarks)
-        return layout
-
-    def notes(self) -> tuple[str, ...]:
-        """What the template did to the conversations so far, in how many items."""
-        return tuple(remark_text(remark, n) for remark, n in self.remarks.most_common())
-
-    def empty_prompt(self) -> list[int]:
-        """What stands for an empty prompt: whatever begins a document."""
-        return list(self.codec.head) or [self.bos if self.bos is not None else self.eos(chat=False)]
-
-
 def _encode_block(
-    items: Sequence[Item], speaker: _Speaker, max_tokens: int
+    items: Sequence[Item], speaker: Speaker, max_tokens: int, remarks: Counter[str]
 ) -> Iterator[tuple[Tree | None, list[Loss]]]:
     layouts = [
         layout if item.responses else TurnError("no_responses")
-        for item, layout in zip(items, _layouts(items, speaker), strict=True)
+        for item, layout in zip(items, _layouts(items, speaker, remarks), strict=True)
     ]
     good = [layout for layout in layouts if isinstance(layout, Layout)]
     table = joint_table(good, speaker.codec)
@@ -207,13 +134,31 @@ def _encode_block(
             yield _tree(item, layout, prompt, found, speaker, max_tokens)
 
 
-def _layouts(items: Sequence[Item], speaker: _Speaker) -> list[Layout | TurnError]:
-    """The layout of every item, with all its renderings asked for at once."""
+def _layouts(items: Sequence[Item], speaker: Speaker, remarks: Counter[str]) -> list[Layout | TurnError]:
+    """The layout of every item, with all its renderings asked for at once; what the templates did is counted."""
     talks = [_talk(item, speaker.codec) for item in items]
     calls = [call for talk in talks if isinstance(talk, Conversation) for call in talk.calls()]
     if calls:
-        speaker.renderer().prepare(calls)
-    return [speaker.layout(talk) for talk in talks]
+        speaker.renderer.prepare(calls)
+    layouts = [_layout(talk, speaker) for talk in talks]
+    for layout in layouts:
+        remarks.update(layout.remarks if isinstance(layout, Layout) else ())
+    return layouts
+
+
+def _layout(talk: Item | Conversation | TurnError, speaker: Speaker) -> Layout | TurnError:
+    """The layout of an item of texts or of a conversation, or the reason why it has none."""
+    if isinstance(talk, TurnError):
+        return talk
+    try:
+        return text_layout(talk) if isinstance(talk, Item) else chat_layout(talk, speaker.renderer)
+    except TurnError as error:
+        return error
+
+
+def _remarks(remarks: Counter[str]) -> tuple[str, ...]:
+    """What the template did to the conversations, in how many items."""
+    return tuple(remark_text(remark, n) for remark, n in remarks.most_common())
 
 
 def _talk(item: Item, codec: Codec) -> Item | Conversation | TurnError:
@@ -223,7 +168,7 @@ def _talk(item: Item, codec: Codec) -> Item | Conversation | TurnError:
         return error
 
 
-def _prompt_ids(layout: Layout, speaker: _Speaker, table: dict[Chunk, list[int]]) -> list[int] | None:
+def _prompt_ids(layout: Layout, speaker: Speaker, table: dict[Chunk, list[int]]) -> list[int] | None:
     codec = speaker.codec
     if not layout.prompt:
         return speaker.empty_prompt()
@@ -237,11 +182,11 @@ def _prompt_ids(layout: Layout, speaker: _Speaker, table: dict[Chunk, list[int]]
 
 
 def _tree(
-    item: Item, layout: Layout, prompt: list[int], answers: Sequence[Answer], speaker: _Speaker, max_tokens: int
+    item: Item, layout: Layout, prompt: list[int], answers: Sequence[Answer], speaker: Speaker, max_tokens: int
 ) -> tuple[Tree | None, list[Loss]]:
     """The tree of the responses that could be spelled, cut to size."""
     losses = [_lost(item, k, b.reason, b.detail) for k, b in enumerate(layout.branches) if isinstance(b, TurnError)]
-    eos = speaker.eos(item.is_chat)
+    eos = speaker.response_end(chat=item.is_chat)
     branches: dict[int, Branch] = {}
     for answer in answers:
         if answer.parts is None:

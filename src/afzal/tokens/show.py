@@ -12,9 +12,9 @@ from rich.text import Text
 from afzal.folders.load import load_tokenizer
 from afzal.records import Item
 from afzal.tokens.codec import Codec
-from afzal.tokens.encode import Encoded, encode
+from afzal.tokens.encode import Encoded
 from afzal.tokens.loss import Loss
-from afzal.tokens.template import resolve_template
+from afzal.tokens.speaker import Speaker, any_chat
 from afzal.tokens.tree import Branch, Tree
 
 # role: style, and the signs around a token that say the same without colour
@@ -57,13 +57,12 @@ def show(
     Raises:
         AfzalError: no tokenizer there.
     """
-    tokenizer = load_tokenizer(model)
-    encoded = encode(items, tokenizer, max_tokens=max_tokens, chat_template=chat_template, eos=eos)
+    speaker = Speaker(load_tokenizer(model), chat_template, eos)
+    encoded = speaker.encode(items, max_tokens=max_tokens)
     blocks = [_legend()]
-    if any(item.is_chat for item in items):
-        blocks.append(Text(resolve_template(tokenizer, chat_template)[1] or "chat template: the tokenizer's own"))
-    codec = Codec(tokenizer)
-    blocks += [_tree(tree, codec, ids) for tree in encoded.trees[:n]]
+    if any_chat(items):
+        blocks.append(Text(speaker.notice or "chat template: the tokenizer's own"))
+    blocks += [_tree(tree, speaker.codec, ids) for tree in encoded.trees[:n]]
     blocks.append(_counts(encoded, len(items)))
     return Shown("\n\n".join(block.markup for block in blocks), len(encoded.trees))
 

@@ -202,38 +202,6 @@ def _after_probe(bare: Renderer, messages: Sequence[Message]) -> str | None:
     return text[at + len(_PROBE) :] if at >= 0 else None
 
 
-def stop_token(tokenizer: Any, chat_template: str | None = None) -> int | None:
-    """Id of the token that ends an assistant's turn: the template's own marker, or else the tokenizer's EOS.
-
-    Args:
-        chat_template: as for :func:`resolve_template`.
-    """
-    template, _ = resolve_template(tokenizer, chat_template)
-    marker = renderer(tokenizer, template).ending.marker
-    return tokenizer.eos_token_id if marker is None else tokenizer.convert_tokens_to_ids(marker)
-
-
-def end_ids(settings: Any, tokenizer: Any, *, template: str | None, stated: int | None = None) -> list[int]:
-    """Ids at which generation stops, ascending: the template's end marker, the tokenizer's EOS, the model's own.
-
-    They are facts about model and template, whatever the answers of some data set end with.
-
-    Args:
-        settings: the model's generation settings, or None.
-        template: that of conversations, as for :func:`resolve_template`; None for plain texts. A BOS that the model
-            names as an end is none in conversations: some templates begin every turn with it.
-        stated: the id that a person named.
-    """
-    named = settings.eos_token_id if settings is not None else None
-    own = named if isinstance(named, list) else [named]
-    ends = {tokenizer.eos_token_id, stated}
-    if template is None:
-        ends.update(own)
-    else:
-        ends.update(set(own) - {tokenizer.bos_token_id}, {stop_token(tokenizer, template)})
-    return sorted(i for i in ends if i is not None)
-
-
 def eos_id(tokenizer: Any, token: str | None) -> int | None:
     """The id of a token that is to end responses; None where none is named.
 
