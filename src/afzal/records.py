@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import combinations
 from operator import attrgetter
 from typing import Any, Literal
+
+from afzal.media import Media as Media
+from afzal.media import media_in, part_to_json, part_to_row
 
 Outcome = Literal["first", "second", "tie", "both_bad"]
 RatingKind = Literal["score", "rank", "label"]
@@ -25,7 +28,8 @@ _P_FIRST: dict[Outcome, float] = {"first": 1.0, "second": 0.0, "tie": 0.5}
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. ``content`` is text, or typed parts (``{"type": "text" | "image" | "audio", ...}``) for media.
+    """One turn. ``content`` is text, or typed parts: ``{"type": "text", "text": str}`` and, of an image or a sound,
+    ``{"type": "image" | "audio", "media": Media}``.
 
     ``reasoning`` holds the thoughts that precede the content of an assistant's turn where the source keeps them apart
     (``reasoning_content``); the chat template writes them.
@@ -305,13 +309,30 @@ def template_fields(item: Item) -> dict[str, Any]:
     return {name: item.extra[name] for name in TEMPLATE_FIELDS if item.extra.get(name)}
 
 
+def media_of(told: Item | Turns) -> tuple[Media, ...]:
+    """The images and sounds of turns in reading order; of an item those of the prompt, then of each response."""
+    if isinstance(told, str):
+        return ()
+    if isinstance(told, Item):
+        return tuple(m for turns in (told.prompt, *(r.turns for r in told.responses)) for m in media_of(turns))
+    return tuple(media for message in told for media in media_in(message.content))
+
+
 def turns_to_json(turns: Turns) -> str | list[dict[str, Any]]:
-    """A text as itself, messages as ``[{"role": ..., "content": ...}]``, with ``reasoning_content`` where there is."""
-    return turns if isinstance(turns, str) else [_message_to_json(m) for m in turns]
+    """A text as itself, messages as ``[{"role": ..., "content": ...}]``, with ``reasoning_content`` where there is.
+
+    What keys and hashes are made of: an image or a sound stands as its kind and SHA-256, whatever it is called.
+    """
+    return turns if isinstance(turns, str) else [_message_to_json(m, part_to_json) for m in turns]
 
 
-def _message_to_json(m: Message) -> dict[str, Any]:
-    content = m.content if isinstance(m.content, str) else [dict(part) for part in m.content]
+def turns_to_row(turns: Turns) -> str | list[dict[str, Any]]:
+    """As :func:`turns_to_json` for rows of files: an image or a sound stands with its name, or with its bytes."""
+    return turns if isinstance(turns, str) else [_message_to_json(m, part_to_row) for m in turns]
+
+
+def _message_to_json(m: Message, written: Callable[[Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    content = m.content if isinstance(m.content, str) else [written(part) for part in m.content]
     return {"role": m.role, "content": content} | ({"reasoning_content": m.reasoning} if m.reasoning else {})
 
 

@@ -18,7 +18,7 @@ from afzal.records import (
     Response,
     Turns,
     Vote,
-    turns_to_json,
+    turns_to_row,
 )
 
 VERSION = 1
@@ -28,9 +28,9 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 def to_row(item: Item) -> dict[str, Any]:
     """The item as JSON values; what is at its default is left out."""
-    row: dict[str, Any] = {"afzal": VERSION, "id": item.id, "prompt": turns_to_json(item.prompt)}
+    row: dict[str, Any] = {"afzal": VERSION, "id": item.id, "prompt": turns_to_row(item.prompt)}
     row["responses"] = [
-        {"turns": turns_to_json(r.turns)} | ({"source": r.source} if r.source is not None else {})
+        {"turns": turns_to_row(r.turns)} | ({"source": r.source} if r.source is not None else {})
         for r in item.responses
     ]
     for name in ("votes", "gold"):

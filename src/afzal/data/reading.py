@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
@@ -24,7 +25,7 @@ from afzal.data.page import Said, is_page, page_rows
 from afzal.data.parse_votes import joined
 from afzal.data.potato import is_potato_folder, potato_rows
 from afzal.data.remap import without
-from afzal.data.turns import answer_text, content_text
+from afzal.data.turns import answer_text, content_key
 from afzal.data.unread import Unread
 from afzal.errors import AfzalError
 from afzal.records import Item, Message
@@ -257,7 +258,8 @@ def _group(item: Item) -> str:
     """
     if not isinstance(item.prompt, str):
         opening = next((m for m in item.prompt if m.role == "user"), Message("user", ""))
-        return _hashed("opening", content_text(opening.content))
+        shown = content_key(opening.content)
+        return _hashed("opening", shown) if isinstance(shown, str) else _hashed("opening_media", json.dumps(shown))
     return "" if item.prompt.strip() or not item.responses else _hashed("text", answer_text(item.responses[0].turns))
 
 

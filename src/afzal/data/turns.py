@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
 from afzal.data.fields import RowError, UnusableError, flag, kind, number
+from afzal.media import media_in
 from afzal.records import Message, Turns
 
 Messages = tuple[Message, ...]
@@ -171,16 +172,33 @@ def content_text(content: str | tuple[Mapping[str, Any], ...]) -> str:
     return "".join(str(part["text"]) if part.get("type") == "text" else f"<{part.get('type')}>" for part in content)
 
 
-def stripped(turns: Turns) -> str | tuple[tuple[str, str], ...]:
-    """A hashable key of what was said (and thought), without white space at the ends."""
+def content_key(content: str | tuple[Mapping[str, Any], ...]) -> str | tuple[str | tuple[str, str], ...]:
+    """What a message says and shows, for keys: its text, or texts and (kind, SHA-256) of media in order.
+
+    The two are of different types, so that no text, whatever it spells, equals an image or a sound.
+    """
+    if isinstance(content, str):
+        return content.strip()
+    if not any(media_in(content)):
+        return content_text(content).strip()
+    return tuple(
+        [(m.kind, m.sha256) if (m := part.get("media")) else content_text((part,)).strip() for part in content]
+    )
+
+
+def stripped(turns: Turns) -> Hashable:
+    """A key of what was said (and thought) and shown, without white space at the ends."""
     if isinstance(turns, str):
         return turns.strip()
     return tuple([(m.role, _said(m)) for m in turns])
 
 
-def _said(m: Message) -> str:
-    content = content_text(m.content).strip()
-    return f"{m.reasoning.strip()}\0{content}" if m.reasoning else content
+def _said(m: Message) -> Hashable:
+    said = content_key(m.content)
+    if not m.reasoning:
+        return said
+    thoughts = m.reasoning.strip()
+    return f"{thoughts}\0{said}" if isinstance(said, str) else (thoughts, said)
 
 
 def transcript(text: str) -> Messages | None:

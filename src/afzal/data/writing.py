@@ -24,7 +24,7 @@ from afzal.records import (
     labels,
     preferences,
     template_fields,
-    turns_to_json,
+    turns_to_row,
 )
 
 Target = Literal["trl", "conversational", "openai", "afzal", "alpaca_eval", "fastchat"]
@@ -141,7 +141,7 @@ def _pair_rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _CannotH
             yield _openai_row(item, chosen, rejected, pair)
         else:
             row = {"prompt": item.prompt, "chosen": chosen, "rejected": rejected}
-            yield {k: turns_to_json(v) for k, v in row.items()} | _facts(pair) | _template(item)
+            yield {k: turns_to_row(v) for k, v in row.items()} | _facts(pair) | _template(item)
 
 
 def _openai_row(item: Item, chosen: Turns, rejected: Turns, pair: Preference) -> dict[str, Any] | _CannotHold:
@@ -151,9 +151,9 @@ def _openai_row(item: Item, chosen: Turns, rejected: Turns, pair: Preference) ->
         return _CannotHold("user_turn_in_response", "preferred_output holds answers only, no user turns")
     tools = item.extra.get("tools")
     return {
-        "input": {"messages": turns_to_json(item.prompt)} | ({"tools": tools} if tools else {}),
-        "preferred_output": turns_to_json(chosen),
-        "non_preferred_output": turns_to_json(rejected),
+        "input": {"messages": turns_to_row(item.prompt)} | ({"tools": tools} if tools else {}),
+        "preferred_output": turns_to_row(chosen),
+        "non_preferred_output": turns_to_row(rejected),
     }
 
 
@@ -167,8 +167,8 @@ def _label_rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _Cannot
             yield _CannotHold("no_label", "nothing says whether the answer is good or bad")
             continue
         row = {
-            "prompt": turns_to_json(item.prompt),
-            "completion": turns_to_json(item.responses[k].turns),
+            "prompt": turns_to_row(item.prompt),
+            "completion": turns_to_row(item.responses[k].turns),
             "label": label,
         }
         yield row | ({"weight": weights[k]} if weights.get(k, 1.0) != 1.0 else {})
@@ -178,11 +178,11 @@ def _answer_rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _Canno
     if target == "openai":
         yield _CannotHold("no_preference", "single answers have no place in it")
         return
-    completion = turns_to_json(item.responses[0].turns)
+    completion = turns_to_row(item.responses[0].turns)
     if item.prompt == "":
         yield {"text": completion}
     else:
-        yield {"prompt": turns_to_json(item.prompt), "completion": completion} | _template(item)
+        yield {"prompt": turns_to_row(item.prompt), "completion": completion} | _template(item)
 
 
 def _facts(pair: Preference) -> dict[str, float]:

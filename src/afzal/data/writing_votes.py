@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from afzal.data.turns import content_text
-from afzal.records import Comparison, Item, Ranking, Rating, Turns, Vote, comparisons, turns_to_json
+from afzal.records import Comparison, Item, Ranking, Rating, Turns, Vote, comparisons, turns_to_row
 
 VoteTarget = Literal["alpaca_eval", "fastchat"]
 _WINNERS = {"first": "model_a", "second": "model_b", "tie": "tie", "both_bad": "tie (bothbad)"}
@@ -80,8 +80,8 @@ def _fastchat(item: Item, vote: Comparison) -> dict[str, Any] | tuple[str, str]:
         return "soft_label", "a probability is no winner"
     sides = [item.responses[k] for k in (vote.first, vote.second)]
     said = vote.outcome if vote.probability is None else {1.0: "first", 0.0: "second", 0.5: "tie"}[vote.probability]
-    prompt = turns_to_json(item.prompt)
-    a, b = ([*prompt, *turns_to_json(side.turns)] for side in sides)
+    prompt = turns_to_row(item.prompt)
+    a, b = ([*prompt, *turns_to_row(side.turns)] for side in sides)
     return {
         "question_id": item.id,
         "model_a": sides[0].source,

@@ -18,7 +18,7 @@ from afzal.model.probe import choose_common_sharing
 from afzal.model.reference import Frozen
 from afzal.recipes.divergence import kl_along
 from afzal.recipes.setup import dtype_of
-from afzal.records import turns_to_json
+from afzal.records import turns_to_row
 from afzal.tokens import Speaker
 from afzal.train.feed import Layout
 
@@ -54,7 +54,7 @@ def rows_of(drawn: Sequence[Sample], questions: Sequence[Question], speaker: Spe
     rows: list[dict[str, Any]] = []
     for s, text in zip(drawn, texts, strict=True):
         number = rows[-1]["sample"] + 1 if rows and rows[-1]["prompt_index"] == s.prompt_index else 0
-        prompt = turns_to_json(questions[s.prompt_index].prompt)
+        prompt = turns_to_row(questions[s.prompt_index].prompt)
         about = {"prompt_index": s.prompt_index, "sample": number, "prompt": prompt, "text": text}
         rows.append({**about, "tokens": len(s.ids), "stop": s.stop})
     return rows

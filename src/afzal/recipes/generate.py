@@ -16,7 +16,7 @@ from afzal.errors import AfzalError
 from afzal.generate import Sample, Sampling, answer_limits, choose_decoding, sample, sample_with_vllm
 from afzal.model.load import load_model, pick_device
 from afzal.model.speaking import open_speaker
-from afzal.records import Item, Message, template_fields, turns_to_json
+from afzal.records import Item, Message, template_fields, turns_to_row
 from afzal.tokens import Speaker, any_chat, distinct_prompts
 
 
@@ -96,7 +96,7 @@ def _say_what_is_short(config: GenerateConfig, speaker: Speaker, ids: Sequence[S
 def _record(s: Sample, prompts: Sequence[Item], ids: Sequence[Sequence[int]], speaker: Speaker) -> dict[str, Any]:
     asked = prompts[s.prompt_index]
     return {
-        "prompt": turns_to_json(asked.prompt),
+        "prompt": turns_to_row(asked.prompt),
         "completion": speaker.continuation(ids[s.prompt_index], s.answer.tolist()),
         "tokens": len(s.ids),
         "stop": s.stop,

@@ -20,7 +20,7 @@ from afzal.model.reward import (
     load_reward_model,
     states_at_head,
 )
-from afzal.records import Item, turns_to_json
+from afzal.records import Item, turns_to_row
 from afzal.rewards.assess import ScoreBatch, ScoredItem, assess, lines, score_heads, score_items
 from afzal.rewards.source import implicit_scorer, reward_scorer
 from afzal.tokens import Speaker
@@ -116,8 +116,8 @@ def _record(item: Item, s: ScoredItem, k: int) -> dict[str, Any]:
     return {
         "item": item.id,
         "response_index": k,
-        "prompt": turns_to_json(item.prompt),
-        "response": turns_to_json(item.responses[k].turns),
+        "prompt": turns_to_row(item.prompt),
+        "response": turns_to_row(item.responses[k].turns),
         "score": float(s.scores[k]) if finite else None,
         "score_sd": float(s.spread[k]) if finite else None,
         "tokens": int(s.lengths[k]),

@@ -1,0 +1,88 @@
+"""An image or a sound of a row: what its bytes are, what the row calls it, and where to read it.
+
+A medium is its bytes. Two files of the same bytes are one medium whatever they are called, and two media under one
+text never share a key: everything that hashes or compares turns takes ``kind`` and ``sha256`` and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+MediaKind = Literal["image", "audio"]
+
+KINDS: tuple[MediaKind, ...] = ("image", "audio")
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An image or a sound.
+
+    Attributes:
+        kind: ``image`` or ``audio``.
+        sha256: of the bytes of the file, 64 hexadecimal digits. It is the identity: of two media, only ``kind`` and
+            ``sha256`` are compared and hashed.
+        name: as the row wrote it, a path relative to the data's folder; writers write it back. "" where the bytes
+            stood in the row.
+        path: absolute, links followed, inside the data's folder; "" where the bytes stood in the row.
+        data: the bytes that stood in the row (parquet, base64, ``datasets``); None where there is a path.
+    """
+
+    kind: MediaKind
+    sha256: str
+    name: str = field(default="", compare=False)
+    path: str = field(default="", compare=False)
+    data: bytes | None = field(default=None, compare=False, repr=False)
+
+    def read(self) -> bytes:
+        """The bytes of the file.
+
+        Raises:
+            OSError: the file cannot be read any more.
+            ValueError: the file has changed since the row was read, so its bytes are another medium's.
+        """
+        if self.data is not None:
+            return self.data
+        content = Path(self.path).read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise ValueError(f"{self.name or self.path} has changed since it was read: its SHA-256 is another one")
+        return content
+
+
+def in_row(kind: MediaKind, data: bytes, name: str = "") -> Media:
+    """The medium whose bytes stand in a row."""
+    return Media(kind, hashlib.sha256(data).hexdigest(), name, data=data)
+
+
+def media_part(media: Media) -> dict[str, Any]:
+    """The medium as a part of a message's content."""
+    return {"type": media.kind, "media": media}
+
+
+def media_in(content: str | tuple[Mapping[str, Any], ...]) -> Iterator[Media]:
+    """The media of a message's content, in reading order."""
+    if not isinstance(content, str):
+        yield from (part["media"] for part in content if isinstance(part.get("media"), Media))
+
+
+def part_to_json(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A content part as JSON; of a medium ``{"type", "sha256"}``, so that equal JSON means equal bytes."""
+    media = part.get("media")
+    return {"type": media.kind, "sha256": media.sha256} if isinstance(media, Media) else dict(part)
+
+
+def part_to_row(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A content part as a file holds it: as JSON and, of a medium, also its name, or its bytes as a data address."""
+    media = part.get("media")
+    if not isinstance(media, Media):
+        return dict(part)
+    return {"type": media.kind, media.kind: media.name if media.path else data_address(media), "sha256": media.sha256}
+
+
+def data_address(media: Media) -> str:
+    """The bytes of a medium as a ``data:`` address; the type is the kind's, since decoders look at the bytes."""
+    return f"data:{media.kind}/*;base64,{base64.b64encode(media.read()).decode()}"
