@@ -1,6 +1,7 @@
 """Run folders: creating without overwriting, one writer, facts, metrics that survive a kill, finding."""
 
 import errno
+import fcntl
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import yaml
 
 from afzal import __version__, runs
 from afzal.errors import AfzalError
+from afzal.runs import lock
 
 
 def test_create_writes_configuration_and_first_facts(tmp_path):
@@ -252,16 +254,10 @@ def test_reading_the_status_does_not_disturb_the_writer(tmp_path):
 
 def test_without_kernel_locks_the_process_id_decides(tmp_path, monkeypatch):
     """A file system that cannot lock: a living process holds, a dead or recycled one does not."""
-    from afzal.runs import lock
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
 
-    class NoLocks:
-        LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN = 2, 4, 1, 8
-
-        @staticmethod
-        def lockf(*_):
-            raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(lock, "fcntl", NoLocks)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     sleeper = subprocess.Popen(["sleep", "600"])
     me = lock._me()
     record = me | {"pid": sleeper.pid, "started": lock._started(sleeper.pid)}
@@ -283,6 +279,24 @@ def test_without_kernel_locks_the_process_id_decides(tmp_path, monkeypatch):
     assert lock.acquire(tmp_path) is None
     assert json.loads((tmp_path / "run.lock").read_text())["pid"] == os.getpid()
     lock.release(tmp_path)
+
+
+def test_a_lock_file_that_is_something_else_is_refused_and_untouched(tmp_path):
+    precious = tmp_path / "thesis.tex"
+    precious.write_text("precious")
+    linked, folder, pipe = (tmp_path / name for name in ("linked", "folder", "pipe"))
+    for out in (linked, folder, pipe):
+        out.mkdir()
+    (linked / "run.lock").symlink_to(precious)
+    os.mkfifo(pipe / "run.lock")
+    (folder / "run.lock").mkdir()
+    for out, why in ((linked, "symbolic links"), (folder, "a folder of that name is in the way")):
+        with pytest.raises(AfzalError, match="cannot write") as caught:
+            runs.create(out, {})
+        assert why in caught.value.why
+        assert os.listdir(out) == ["run.lock"]
+    assert precious.read_text() == "precious"
+    assert lock.holder(pipe) is None  # asking does not wait for a writer of the pipe
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""One writer per run folder.
+"""One writer per run folder, by a ``filelock`` on ``run.lock``.
 
-The lock is the kernel's (``fcntl.lockf`` on ``run.lock``): it ends with the process, however that dies, and holds
-across machines that share a file system. The file's text only says who holds it, for the message. Where the file system
-cannot lock, the process named there decides: gone means free.
+The lock is the kernel's: it ends with the process, however that dies, and it works across machines that share a file
+system. The text of the file says who holds the lock, for the message. On a file system that cannot lock, the process
+named in the file decides: if it no longer runs, the folder is free.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-try:
-    import fcntl
-except ImportError:  # not POSIX: only the process id in the file tells
-    fcntl = None
+from typing import TYPE_CHECKING, Any
 
 from afzal.runs.files import write_all
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
 NAME = "run.lock"
-_BUSY = (errno.EACCES, errno.EAGAIN)
-_CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-_held: dict[tuple[int, str], int] = {}  # (process, lock file) -> descriptor: closing any other one would free the lock
+_PATIENCE = 0.5  # seconds: a reader that asks who writes holds the lock for an instant
+_CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)  # EBADF: NFS, opened to read
+# A pipe of that name must not stop a reader, nor a link of that name send the record into another file.
+_READ, _NOT_ELSEWHERE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0), getattr(os, "O_NOFOLLOW", 0)
+_held: dict[tuple[int, str], BaseFileLock | None] = {}  # (process, folder); None where the file system cannot lock
 
 
 def acquire(folder: Path) -> dict[str, Any] | None:
@@ -36,26 +36,32 @@ def acquire(folder: Path) -> dict[str, Any] | None:
     Raises:
         OSError: the lock file cannot be written.
     """
-    key = _key(folder)
-    if key in _held:
+    if _key(folder) in _held:
         return None
-    for wait in (0.05, 0.05, 0.1, 0.3, None):  # a reader that looks at the lock holds it for an instant
-        descriptor, holder = _try(folder / NAME)
-        if descriptor is not None:
-            _held[key] = descriptor
-            return None
-        if wait is not None:
-            time.sleep(wait)
-    return holder
+    path = folder / NAME
+    try:
+        lock = _taken(path)
+    except TimeoutError:
+        return _record_in(path)
+    if lock is None and _alive(record := _record_in(path)):
+        return record
+    try:
+        _write_record(path)
+    except BaseException:
+        _give_back(lock)
+        raise
+    _held[_key(folder)] = lock
+    return None
 
 
 def release(folder: Path) -> None:
     """Give the lock back and remove its file; nothing when this process does not hold it."""
-    descriptor = _held.pop(_key(folder), None)
-    if descriptor is not None:
-        with suppress(OSError):
-            (folder / NAME).unlink(missing_ok=True)
-        os.close(descriptor)
+    if _key(folder) not in _held:
+        return
+    lock = _held.pop(_key(folder))
+    with suppress(OSError):  # while the lock is held: a process that waits for this file sees that it is gone
+        (folder / NAME).unlink(missing_ok=True)
+    _give_back(lock)
 
 
 def holder(folder: Path) -> dict[str, Any] | None:
@@ -63,7 +69,7 @@ def holder(folder: Path) -> dict[str, Any] | None:
     if _key(folder) in _held:
         return _me()
     try:
-        descriptor = os.open(folder / NAME, os.O_RDONLY)
+        descriptor = os.open(folder / NAME, _READ)
     except OSError:
         return None
     try:
@@ -72,45 +78,51 @@ def holder(folder: Path) -> dict[str, Any] | None:
         os.close(descriptor)
 
 
-def _try(path: Path) -> tuple[int | None, dict[str, Any]]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        taken = _lock(descriptor)
-        found = _record(descriptor)
-        if taken and _same_file(descriptor, path):
-            os.ftruncate(descriptor, 0)
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            write_all(descriptor, json.dumps(_me()).encode())
-            return descriptor, {}
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None, found
+def _taken(path: Path) -> BaseFileLock | None:
+    """The lock of a file; None where the file system cannot lock.
 
+    Raises:
+        TimeoutError: another process holds it.
+        OSError: the file cannot be opened.
+    """
+    from filelock import FileLock
 
-def _lock(descriptor: int) -> bool:
-    if fcntl is None:
-        return not _alive(_record(descriptor))
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.acquire(timeout=_PATIENCE)
     except OSError as error:
-        if error.errno in _BUSY:
-            return False
         if error.errno in _CANNOT_LOCK:
-            return not _alive(_record(descriptor))
+            return None
         raise
-    return True
+    return lock
+
+
+def _give_back(lock: BaseFileLock | None) -> None:
+    if lock is not None:
+        lock.release(force=True)
 
 
 def _busy(descriptor: int) -> bool:
-    if fcntl is None:
-        return _alive(_record(descriptor))
+    """Whether another process holds the lock. Another reader holds it for an instant too, so a lock whose file names
+    no living process is tried again."""
+    for wait in (0.02, 0.05, None):
+        if not _locked(descriptor):
+            return False
+        if _alive(_record(descriptor)) or wait is None:
+            return True
+        time.sleep(wait)
+    return True
+
+
+def _locked(descriptor: int) -> bool:
+    from filelock import lock_descriptor, unlock_descriptor
+
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if not lock_descriptor(descriptor, blocking=False):
+            return True
     except OSError as error:
-        return error.errno in _BUSY or _alive(_record(descriptor))
-    fcntl.lockf(descriptor, fcntl.LOCK_UN)
+        return error.errno not in _CANNOT_LOCK or _alive(_record(descriptor))
+    unlock_descriptor(descriptor)
     return False
 
 
@@ -145,21 +157,32 @@ def _me() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "started": _started(os.getpid())}
 
 
-def _record(descriptor: int) -> dict[str, Any]:
-    os.lseek(descriptor, 0, os.SEEK_SET)
+def _write_record(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NOT_ELSEWHERE, 0o644)
     try:
-        found = json.loads(os.read(descriptor, 4096) or b"{}")
-    except ValueError:
+        write_all(descriptor, json.dumps(_me()).encode())
+    finally:
+        os.close(descriptor)
+
+
+def _record_in(path: Path) -> dict[str, Any]:
+    try:
+        descriptor = os.open(path, _READ)
+    except OSError:  # released in the meantime
         return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _same_file(descriptor: int, path: Path) -> bool:
-    """False when the file was removed between opening and locking it."""
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+        return _record(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _record(descriptor: int) -> dict[str, Any]:
+    try:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        written = json.loads(os.read(descriptor, 4096) or b"{}")
+    except (OSError, ValueError):  # a pipe, or a record that is half written
+        return {}
+    return written if isinstance(written, dict) else {}
 
 
 def _key(folder: Path) -> tuple[int, str]:
