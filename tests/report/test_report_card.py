@@ -18,7 +18,7 @@ def front_matter(card):
 def test_front_matter_is_what_the_hub_wants():
     facts = rr.facts()
     facts["model"]["path"], facts["data"]["source"] = "HuggingFaceTB/SmolLM2-135M", "trl-lib/ultrafeedback_binarized"
-    front = front_matter(model_card(facts, rr.config(), rr.dpo_metrics()))
+    front = front_matter(model_card(facts, rr.config(), []))
     assert front == {
         "base_model": "HuggingFaceTB/SmolLM2-135M",
         "library_name": "transformers",
@@ -26,6 +26,41 @@ def test_front_matter_is_what_the_hub_wants():
         "tags": ["afzal", "dpo", "preference-optimization"],
         "datasets": ["trl-lib/ultrafeedback_binarized"],
     }
+
+
+def test_the_hub_reads_the_last_held_out_figures(tmp_path):
+    """Loaded back by the hub's own reader, from the written file: the figures are those of the log, unrounded."""
+    from huggingface_hub import ModelCard, metadata_load
+
+    facts = rr.facts()
+    facts["data"]["source"] = "trl-lib/ultrafeedback_binarized"
+    metrics = rr.dpo_metrics()
+    last = [m for m in metrics if m["kind"] == "eval"][-1]
+    path = tmp_path / "README.md"
+    path.write_text(model_card(facts, rr.config(out="runs/my-dpo"), metrics), "utf-8")
+    data = ModelCard.load(path).data
+    assert data.model_name == "my-dpo"
+    read = {r.metric_type: r.metric_value for r in data.eval_results}
+    assert read == {
+        "accuracy": last["rewards/accuracies"],
+        **{k: last[k] for k in ("rewards/margins", "loss", "kl", "logps/chosen", "logps/rejected")},
+        **{k: last[k] for k in ("samples/length", "samples/eos_rate")},
+    }
+    assert {r.dataset_type for r in data.eval_results} == {"trl-lib/ultrafeedback_binarized"}
+    assert {r.dataset_split for r in data.eval_results} == {"held-out"}
+    assert {r.task_type for r in data.eval_results} == {"text-generation"}
+    assert len(metadata_load(path)["model-index"][0]["results"]) == 1  # one data set, one entry on the hub
+
+
+def test_figures_that_were_not_measured_are_not_published(tmp_path):
+    from huggingface_hub import ModelCard
+
+    blind = [m | {"kl": float("nan"), "loss": None} for m in rr.dpo_metrics()]
+    path = tmp_path / "README.md"
+    path.write_text(model_card(rr.facts(), rr.config(), blind), "utf-8")
+    named = {r.metric_type for r in ModelCard.load(path).data.eval_results}
+    assert "accuracy" in named
+    assert not {"kl", "loss"} & named
 
 
 @pytest.mark.parametrize("path", ["/home/someone/models/secret-name/", "../up/base", "./base", "~/base", "C:\\base"])
@@ -46,7 +81,7 @@ def test_values_cannot_break_out_of_the_front_matter(evil):
     facts = rr.facts(method=evil)
     facts["model"]["path"] = facts["data"]["source"] = evil
     front = front_matter(model_card(facts, {"out": evil}, rr.dpo_metrics()))
-    assert set(front) <= {"base_model", "library_name", "pipeline_tag", "tags", "datasets"}
+    assert set(front) <= {"base_model", "library_name", "pipeline_tag", "tags", "datasets", "model-index"}
     assert front["tags"][1] == " ".join(evil.split())
 
 
@@ -55,7 +90,8 @@ def test_values_cannot_break_out_of_the_markdown():
     facts["versions"] = {"torch|x": "1\n\n# new"}
     config = rr.config() | {"prompt": "``` \n# out\n```````\n</details><script>alert(1)</script>"}
     card = model_card(facts, config, rr.dpo_metrics(), name="# <img src=x>")
-    outside = re.sub(r"(`{3,})(yaml|python)\n.*?\n\1\n", "", card, flags=re.DOTALL)
+    body = card.split("---\n", 2)[2]  # the front matter is YAML, which no viewer takes as markup
+    outside = re.sub(r"(`{3,})(yaml|python)\n.*?\n\1\n", "", body, flags=re.DOTALL)
     assert "<script" not in outside
     assert "<img" not in outside
     assert "\n# heading" not in outside

@@ -254,6 +254,7 @@ def test_reading_the_status_does_not_disturb_the_writer(tmp_path):
 
 def test_without_kernel_locks_the_process_id_decides(tmp_path, monkeypatch):
     """A file system that cannot lock: a living process holds, a dead or recycled one does not."""
+
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 

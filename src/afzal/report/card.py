@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from afzal import __version__
 from afzal.config import method_in
@@ -18,8 +18,12 @@ from afzal.report.load import enriched_facts, load
 from afzal.runs import atomic_write
 from afzal.text import is_number, number, visible
 
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
 FILE = "README.md"
 
+_HUB_METRICS = {"rewards/accuracies": "accuracy"}  # other measures keep the name that they have in metrics.jsonl
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&!])")
 
@@ -48,7 +52,7 @@ def model_card(
     method = str(run_facts.get("method") or "")
     name = name or Path(str(config.get("out") or method or "model")).name
     parts = [
-        _front_matter(run_facts, method),
+        _front_matter(run_facts, metrics, name),
         f"# {plain(name)}",
         _opening(run_facts, method),
         _quick_start(name, run_facts.get("chat") is True) if writes(run_facts) else _scoring(name, run_facts),
@@ -66,19 +70,54 @@ def plain(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", " ".join(visible(text).split())).replace("\\<", "&lt;").replace("\\&", "&amp;")
 
 
-def _front_matter(facts: Mapping[str, Any], method: str) -> str:
-    import yaml
+def _front_matter(facts: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], name: str) -> str:
+    """What the hub reads of the card: base model, data set, tags, and the held-out figures as ``model-index``."""
+    from huggingface_hub import ModelCardData
 
     model, source = _text(facts, "model", "path"), _text(facts, "data", "source")
-    method = " ".join(method.split())  # a line break could end the front matter for readers that look for "---" alone
+    method = _one_line(str(facts.get("method") or ""))
     tags = ["afzal", *([method] if method else []), *(["preference-optimization"] if unit_of(facts) != "token" else [])]
-    task = "text-generation" if writes(facts) else "text-classification"
-    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": task, "tags": tags}
-    if _is_hub_id(model):
-        front = {"base_model": model, **front}
-    if _is_hub_id(source) and "." not in source.split("/")[-1]:
-        front["datasets"] = [source]
-    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---"
+    data = ModelCardData(
+        base_model=model if _is_hub_id(model) else None,
+        datasets=[source] if _is_data_set(source) else None,
+        library_name="transformers",
+        model_name=_one_line(name) or "model",
+        pipeline_tag=_task(facts),
+        tags=tags,
+        eval_results=_results(facts, metrics) or None,
+    )
+    if data.eval_results is None:
+        data.model_name = None  # it belongs to the results
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _results(facts: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
+    """The last held-out value of every measure, as the hub lists results."""
+    from huggingface_hub import EvalResult
+
+    source = _text(facts, "data", "source")
+    shown = _one_line(_name(source)) or "held-out data"
+    return [
+        EvalResult(
+            task_type=_task(facts),
+            dataset_type=shown,
+            dataset_name=shown,
+            dataset_split="held-out",
+            metric_type=_HUB_METRICS.get(m.key, m.key),
+            metric_name=m.name,
+            metric_value=m.after,
+        )
+        for m in measures(metrics, facts)
+    ]
+
+
+def _task(facts: Mapping[str, Any]) -> str:
+    return "text-generation" if writes(facts) else "text-classification"
+
+
+def _one_line(text: str) -> str:
+    """A line break could end the front matter for readers that look for ``---`` alone."""
+    return " ".join(visible(text).split())
 
 
 def _opening(facts: Mapping[str, Any], method: str) -> str:
@@ -195,6 +234,11 @@ def _text(facts: Mapping[str, Any], part: str, key: str) -> str:
 def _is_hub_id(name: str) -> bool:
     """Whether a name can be a hub id (``name`` or ``owner/name``) rather than a path on this machine."""
     return bool(_HUB_ID.fullmatch(name)) and "--" not in name and ".." not in name and not Path(name).exists()
+
+
+def _is_data_set(source: str) -> bool:
+    """Whether the source is a data set of the hub; a file's name can look like a hub id, but has an ending."""
+    return _is_hub_id(source) and "." not in source.split("/")[-1]
 
 
 def _name(source: str) -> str:

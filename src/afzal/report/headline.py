@@ -13,8 +13,12 @@ from afzal.text import interval, is_number, number, signed
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One row: value before and after with 95% intervals in words, where the run measured them."""
+    """One row: value before and after with 95% intervals in words, where the run measured them.
 
+    ``key`` is the measure's name in ``metrics.jsonl``, ``name`` the one that a reader sees.
+    """
+
+    key: str
     name: str
     meaning: str
     before: float | None
@@ -73,6 +77,7 @@ def _measure(held_out: Sequence[Mapping[str, Any]], name: str, title: str, meani
         return None
     first, last = (having[0], having[-1]) if len(having) > 1 else (None, having[-1])
     return Measure(
+        key=name,
         name=title,
         meaning=meaning,
         before=first[name] if first else None,
