@@ -33,7 +33,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"Seeds {', '.join(map(str, found['seeds']))}; intervals are 95 % over seeds (Student's t). "
         "[All figures](compare.csv).",
         "",
-        "![Summed valence against KL](compare.png)",
+        "![Summed valence against KL](compare.svg)",
         "",
         f"{_REWARD.capitalize()} at a matched KL to the start, nats per answer, linear between snapshots:",
         "",

@@ -87,7 +87,7 @@ def outcome(changes: dict[str, Any], folder: Path, place: Path, monkeypatch: Any
     given["rewards"] = {name: str(folder / spec) for name, spec in given["rewards"].items()}
     (place / "compare.yaml").write_text(yaml.safe_dump(given))
     bodies: list[dict[str, Any]] = []
-    monkeypatch.setattr("afzal.report.write_comparison", lambda out, body: (bodies.append(body), (out, []))[1])
+    monkeypatch.setattr("afzal.report.write_comparison", lambda out, body: (bodies.append(body), out)[1])
     calls: Counter[str] = Counter()
     hook = register_module_forward_hook(lambda module, *_: calls.update([type(module).__name__]))
     try:

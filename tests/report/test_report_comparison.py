@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 import sys
+import zlib
+from xml.etree import ElementTree
 
 import pytest
 
 from afzal import report
-from afzal.report import comparison_views
+from afzal.errors import AfzalError
+from afzal.report import Series, comparison_views, line_chart, raster, standalone
 
 
 def body() -> dict:
@@ -99,16 +103,75 @@ def test_the_page_escapes_answers_and_says_when_intervals_overlap(tmp_path):
     assert "cut off" in page
 
 
-def test_the_picture_is_a_png(tmp_path):
-    pytest.importorskip("matplotlib")
-    assert report.write_comparison(tmp_path, body())[1] == []
-    assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+def test_the_picture_is_the_drawing_of_the_page(tmp_path):
+    page = report.write_comparison(tmp_path, body()).read_text()
+    drawing = (tmp_path / "compare.svg").read_text()
+    root = ElementTree.fromstring(drawing)
+    assert (root.get("width"), root.get("height")) == ("960", "470")
+    assert drawing.partition("</style>")[2].partition("/>")[2].removesuffix("</svg>") in page
 
 
-def test_without_matplotlib_a_sentence_says_what_to_install(tmp_path, monkeypatch):
-    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
-        monkeypatch.setitem(sys.modules, name, None)
-    page, notes = report.write_comparison(tmp_path, body())
-    assert page.exists()
+def test_a_flattened_drawing_has_no_variables_and_the_colours_of_the_page(tmp_path):
+    report.write_comparison(tmp_path, body())
+    flat = raster.flattened((tmp_path / "compare.svg").read_text())
+    ElementTree.fromstring(flat)
+    assert "var(" not in flat
+    assert "@media" not in flat
+    assert "svg .l.s3{fill: none; stroke: #c24a00;" in flat
+    assert "svg .paper{fill: #ffffff;}" in flat
+
+
+def test_the_png_has_the_colours_of_the_drawing(tmp_path):
+    pytest.importorskip("resvg_py")
+    lines = [Series("a", ((0, 1.0), (1, 2.0)), 2), Series("b", ((0, 2.0), (1, 1.0)), 3)]
+    path = tmp_path / "small.svg"
+    path.write_text(standalone(line_chart(lines, title="a and b", x_label="", width=120, height=80)))
+    width, height, pixels = decoded(report.write_png(path).read_bytes())
+    assert (width, height) == (240, 160)
+    assert pixels[:4] == bytes([255, 255, 255, 255])  # the paper, in the corner
+    colours = {pixels[k : k + 4] for k in range(0, len(pixels), 4)}
+    assert {bytes.fromhex(c + "ff") for c in ("0062b8", "c24a00", "5a626c")} <= colours  # two lines and the text
+
+
+def decoded(png: bytes) -> tuple[int, int, bytes]:
+    """Width, height and RGBA of a PNG of eight bits without interlacing."""
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    at, data = 8, b""
+    while at < len(png):
+        size, kind = struct.unpack(">I4s", png[at : at + 8])
+        data += png[at + 8 : at + 8 + size] if kind == b"IDAT" else b""
+        at += size + 12
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", png[16:29])
+    assert (depth, colour, interlaced) == (8, 6, 0)
+    raw, before, rows = zlib.decompress(data), bytes(width * 4), []
+    for k in range(height):
+        filtered, *line = raw[k * (width * 4 + 1) : (k + 1) * (width * 4 + 1)]
+        before = _unfiltered(filtered, bytes(line), before)
+        rows.append(before)
+    return width, height, b"".join(rows)
+
+
+def _unfiltered(how: int, line: bytes, above: bytes) -> bytes:
+    out = bytearray(len(line))
+    for k, value in enumerate(line):
+        left, corner = (out[k - 4], above[k - 4]) if k >= 4 else (0, 0)
+        guesses = (0, left, above[k], (left + above[k]) // 2, _paeth(left, above[k], corner))
+        out[k] = (value + guesses[how]) % 256
+    return bytes(out)
+
+
+def _paeth(left: int, above: int, corner: int) -> int:
+    return min((left, above, corner), key=lambda v: abs(left + above - corner - v))
+
+
+def test_without_the_library_or_a_font_one_line_says_what_to_install(tmp_path, monkeypatch):
+    report.write_comparison(tmp_path, body())
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    with pytest.raises(AfzalError, match="cannot draw a PNG") as caught:
+        report.write_png(tmp_path / "compare.svg")
+    assert "pip install 'afzal[png]'" in caught.value.remedy
     assert not (tmp_path / "compare.png").exists()
-    assert "pip install 'afzal[plots]'" in notes[0]
+    monkeypatch.setattr(raster, "_pixels", lambda drawing: b"the same with and without a letter")
+    with pytest.raises(AfzalError) as caught:
+        report.require_png()
+    assert "font" in caught.value.why

@@ -66,10 +66,7 @@ def _compare(config: CompareConfig, say: Say, dated: Path, date: str) -> Path:
             "runs": {f"{s.entry.name}-{s.seed}": {"folder": str(s.folder), "state": states[s.name]} for s in stages},
             **runs.environment(),
         }
-        page, notes = report.write_comparison(out, body)
-    for line in notes:
-        say(line)
-    return page
+        return report.write_comparison(out, body)
 
 
 def plan(config: CompareConfig) -> list[str]:

@@ -6,6 +6,7 @@ from afzal.report.card import model_card, write_card
 from afzal.report.comparison import write_comparison
 from afzal.report.frontier import Spot, frontier_svg
 from afzal.report.page import build
+from afzal.report.raster import require_png, write_png
 from afzal.report.sections import FrontierChart, LineChart, Section, Table
 from afzal.report.svg import Rule, Series, line_chart, standalone
 
@@ -24,9 +25,11 @@ __all__ = [
     "frontier_svg",
     "line_chart",
     "model_card",
+    "require_png",
     "standalone",
     "verdict",
     "write_board",
     "write_card",
     "write_comparison",
+    "write_png",
 ]

@@ -8,26 +8,25 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from afzal import __version__
 from afzal.report import comparison_views as views
 from afzal.report.frontier import Spot, frontier_svg
-from afzal.report.plots import comparison_png
-from afzal.report.svg import Series
+from afzal.report.svg import Series, standalone
 from afzal.report.template import rendered
 from afzal.runs import atomic_write
 
-HTML, JSON, CSV, PNG = "compare.html", "compare.json", "compare.csv", "compare.png"
+HTML, JSON, CSV, SVG = "compare.html", "compare.json", "compare.csv", "compare.svg"
 SCHEMA = "afzal.compare/1"
 PALETTE = (2, 3, 1, 5, 7, 9, 8, 10, 11, 6)
 _MAIN, _SMALL = (960, 470), (560, 330)
 
 
-def write_comparison(folder: Path, body: Mapping[str, Any]) -> tuple[Path, list[str]]:
-    """Write the figures and everything drawn from them; returns the page's path and what could not be done.
+def write_comparison(folder: Path, body: Mapping[str, Any]) -> Path:
+    """Write the figures and everything drawn from them; returns the page's path.
 
     Args:
         body: as :func:`afzal.compare.summary.summary` makes it, with settings, runs and environment.
@@ -36,11 +35,8 @@ def write_comparison(folder: Path, body: Mapping[str, Any]) -> tuple[Path, list[
     atomic_write(folder / JSON, json.dumps(whole, indent=1, allow_nan=False) + "\n")
     atomic_write(folder / CSV, to_csv(whole))
     atomic_write(folder / HTML, to_html(whole).encode("utf-8", "replace"))
-    try:
-        atomic_write(folder / PNG, comparison_png(whole))
-    except ModuleNotFoundError:
-        return folder / HTML, [f"{PNG} was not drawn: it needs matplotlib; pip install 'afzal[plots]'"]
-    return folder / HTML, []
+    atomic_write(folder / SVG, standalone(_drawing(whole, "kl", whole["rewards"][0], _MAIN, str)["drawing"]))
+    return folder / HTML
 
 
 def to_csv(body: Mapping[str, Any]) -> str:
@@ -123,8 +119,3 @@ def way(method: Mapping[str, Any], across: str, up: str, colour: int = 0, place:
 def value(figures: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """An interval by the name of a reward or of another figure."""
     return figures["rewards"][name] if name in figures["rewards"] else figures[name]
-
-
-def ways(body: Mapping[str, Any], across: str, up: str) -> Sequence[Series]:
-    """:func:`way` of every method."""
-    return [way(m, across, up, k, k) for k, m in enumerate(body["methods"])]

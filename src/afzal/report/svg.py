@@ -1,7 +1,7 @@
 """Line charts as inline SVG: nice ticks, gaps, bands, direct labels, and a readout under the pointer without a script.
 
 Colours and type come from the style sheet by class (``s0`` … ``s6``), so one drawing serves light, dark and print; see
-:func:`standalone` for a file of its own. The same input gives the same bytes.
+:func:`standalone` for a file. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -183,10 +183,17 @@ def wrap(body: str, width: int, height: int, title: str) -> str:
 
 
 def standalone(drawing: str) -> str:
-    """A drawing of this module as an SVG file of its own, with the style sheet inside."""
-    style = Path(__file__).with_name("page.css").read_text("utf-8")
+    """A drawing of this module as an SVG file by itself: size, background and style sheet inside."""
     head, rest = drawing.split(">", 1)
-    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{escape(style, quote=False)}</style>{rest}'
+    width, height = head.split('viewBox="0 0 ')[1].split('"')[0].split()
+    size = f'width="{width}" height="{height}" xmlns="http://www.w3.org/2000/svg"'
+    behind = '<rect class="paper" width="100%" height="100%"/>'
+    return f"{head} {size}><style>{escape(style(), quote=False)}</style>{behind}{rest}"
+
+
+def style() -> str:
+    """The colours and rules that every drawing needs, on a page and by itself."""
+    return Path(__file__).with_name("chart.css").read_text("utf-8")
 
 
 def text(x: float, y: float, content: str, css: str, anchor: str = "start") -> str:

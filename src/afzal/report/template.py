@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from afzal import __version__
+from afzal.report import svg
 from afzal.text import visible
 
 
@@ -31,7 +32,7 @@ def rendered(template: str, **values: Any) -> str:
         trim_blocks=True,
         finalize=shown,
     )
-    style = Path(__file__).with_name("page.css").read_text("utf-8")
+    style = svg.style() + Path(__file__).with_name("page.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     whole = {"style": Markup(style), "style_hash": Markup(digest), "version": __version__, **values}
     return environment.get_template(template).render(whole)
