@@ -306,3 +306,18 @@ def test_one_judge_without_the_command_line(tmp_path):
     assert said.summary["models"]["win"] == 8
     assert said.summary["people"]["people"] == 3
     assert {p.name for p in tmp_path.iterdir()} == {"rows.jsonl"}  # nothing is written by a judge without replies
+
+
+def test_a_reward_model_judges_on_the_device_of_all_other_scoring(tmp_path, monkeypatch):
+    seen = []
+
+    def source(spec, *, device, **more):
+        seen.append(device)
+        return lambda prompts, answers, ended=None: [float(len(a)) for a in answers]
+
+    monkeypatch.setattr(judges, "pick_device", lambda name: f"device of {name}")
+    monkeypatch.setattr(judges, "reward_source", source)
+    items, spec = data.read(rows(tmp_path / "rows.jsonl")).items, tmp_path / "judge.yaml"
+    spec.write_text(f"kind: reward\nmodel: {model_folder(tmp_path / 'rm')}\n")
+    judging.judge_items(str(spec), items, cache=tmp_path / "c.sqlite", resamples=10)
+    assert seen == ["device of auto"]

@@ -86,3 +86,14 @@ def test_prompts_without_a_model_are_refused(tmp_path, capsys):
     file = prompts(tmp_path)
     assert judged(file, file, file, tmp_path / "out") == 2
     assert "no model that answers them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("--n", "1"), ("--temperature", "0"), ("--max-new-tokens", "12"), ("--seed", "0")])
+def test_how_answers_are_drawn_is_refused_where_none_are(tmp_path, capsys, words):
+    """A flag that would be ignored is an error, also where it names the default."""
+    file = prompts(tmp_path)
+    assert main(["judge", file, "--judge", "rule:longest", "--out", str(tmp_path / "out"), *words]) == 2
+    said = capsys.readouterr().err
+    assert f"{words[0]}: how answers are drawn" in said
+    assert "--prompts FILE" in said
+    assert not (tmp_path / "out").exists()

@@ -107,7 +107,7 @@ def test_empty_null_and_missing_are_told_before_anything_is_trained(tmp_path):
 
 
 def test_intervals_of_the_audit_are_over_prompts(tmp_path):
-    """Four rows of every prompt, all four alike, are one fact about it: as wide as the prompts alone, and a bit."""
+    """Four rows of every prompt, all four alike, are one fact about it: as wide as the prompts alone."""
     once = [pair(n, " long" * 5) for n in range(30)] + [pair(n, None, " long" * 5) for n in range(30, 40)]
     again = [
         {**row, "chosen": f"{row['chosen']} {k}", "rejected": f"{row['rejected']} {k}"}
@@ -116,9 +116,7 @@ def test_intervals_of_the_audit_are_over_prompts(tmp_path):
     ]
     one, four = (finding(load(tmp_path, rows), "length_bias") for rows in (once, again))
     assert (four.value, four.total) == (one.value, 4 * one.total)
-    assert (four.low, four.high) == pytest.approx((one.low, one.high), abs=0.015)
-    assert four.low < one.low
-    assert one.high < four.high
+    assert (four.low, four.high) == pytest.approx((one.low, one.high), abs=1e-12)
 
 
 def test_length_bias_is_a_rate_with_its_wilson_interval(tmp_path):

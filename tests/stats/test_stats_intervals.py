@@ -40,13 +40,12 @@ def test_the_share_of_independent_rows_is_wilsons_own():
 
 
 def test_rows_that_repeat_their_prompt_are_worth_one():
-    """40 prompts of 10 equal rows each: as 40 rows, but for Student's quantile; 400 rows would be far too sure."""
+    """40 prompts of 10 equal rows each: as 40 rows; 400 rows would be far too sure."""
     values = [float(k % 4 > 0) for k in range(40) for _ in range(10)]
     found = share(clustered([k // 10 for k in range(400)], values))
-    low, high = wilson(30, 40)
     assert found.value == 0.75
-    assert (found.low, found.high) == pytest.approx((low, high), abs=0.01)
-    assert found.low < low < wilson(300, 400)[0]
+    assert (found.low, found.high) == pytest.approx(wilson(30, 40), abs=1e-12)
+    assert found.low < wilson(300, 400)[0]
 
 
 def test_rows_that_differ_within_their_prompt_as_between_prompts_are_worth_themselves():
@@ -55,12 +54,30 @@ def test_rows_that_differ_within_their_prompt_as_between_prompts_are_worth_thems
     assert (found.low, found.high) == pytest.approx(wilson(120, 160), abs=1e-12)
 
 
-def test_a_share_of_one_is_as_sure_as_its_prompts():
+@pytest.mark.parametrize("prompts", [1, 2, 5, 50])
+def test_a_share_of_one_is_as_sure_as_its_prompts(prompts):
     """Whether rows of a prompt differ cannot be seen where all are right, so the prompts are what counts."""
-    few, many = (share(clustered([k % prompts for k in range(100)], [1.0] * 100)) for prompts in (5, 50))
-    assert (few.high, many.high) == pytest.approx((1.0, 1.0))
-    assert few.low < wilson(5, 5)[0] + 1e-9
-    assert many.low == pytest.approx(wilson(50, 50)[0], abs=0.005)
+    found = share(clustered([k % prompts for k in range(100)], [1.0] * 100))
+    assert (found.low, found.high) == pytest.approx(wilson(prompts, prompts), abs=1e-12)
+    none = share(clustered([k % prompts for k in range(100)], [0.0] * 100))
+    assert (none.low, none.high) == pytest.approx(wilson(0, prompts), abs=1e-12)
+
+
+def test_one_prompt_is_one_row_at_most():
+    """Nothing is seen of the variance over prompts, so its rows may be all alike."""
+    found = share(clustered("aaaaa", [1, 1, 0, 0, 0]))
+    assert (found.value, found.n) == (0.4, 1)
+    assert (found.low, found.high) == pytest.approx(wilson(0.4, 1), abs=1e-12)
+
+
+def test_a_share_is_between_wilson_of_its_prompts_and_of_its_rows():
+    for seed in range(50):
+        keys = [k % 7 for k in range(40)]
+        values = [float((k * seed + k % 7 * seed // 3) % 5 > 1) for k in range(40)]
+        found = share(clustered(keys, values))
+        few, many = wilson(found.value * 40**2 / 230, 40**2 / 230), wilson(found.value * 40, 40)  # 5 x 6^2 + 2 x 5^2
+        assert few[0] - 1e-12 <= found.low <= many[0] + 1e-12
+        assert many[1] - 1e-12 <= found.high <= few[1] + 1e-12
 
 
 def test_a_share_does_not_change_when_right_and_wrong_change_places():
@@ -93,8 +110,14 @@ def test_the_expansion_of_students_quantile_meets_scipys():
 
 
 def test_a_share_by_hand():
-    """Four prompts of two rows, all right but one. Variance over prompts (3 x .25^2 + .75^2) 4/3 = 1; of independent
-    rows 8 x 7/8 x 1/8 = .875; all alike would be 2. Effect (1 + .5 x 2) / (.875 + .5) = 16/11, so 5.5 rows."""
-    found = share(clustered([0, 0, 1, 1, 2, 2, 3, 3], [1, 1, 1, 1, 1, 1, 1, 0]))
-    worth = 5.5 * (stats.t.ppf(0.975, 7) / stats.t.ppf(0.975, 4.5)) ** 2
-    assert (found.low, found.high) == pytest.approx(wilson(7 / 8 * worth, worth))
+    """Eight prompts of four rows, of which 4, 4, 4, 4, 4, 4, 1, 3 are right: 7/8 of 32. Prompts are off by six times
+    .5, -2.5 and -.5, so 1.5 + 6.25 + .25 = 8 squared, and 6/16 + 39.0625 + 1/16 = 39.5 to the fourth: 3 x 64 / 39.5 are
+    4.86 degrees of freedom. Around P, with d = 7/8 - P, prompts have 8 + 8 x 16 d^2 and a row 7/64 + d^2."""
+    right = (4, 4, 4, 4, 4, 4, 1, 3)
+    found = share(clustered([k // 4 for k in range(32)], [float(k % 4 < right[k // 4]) for k in range(32)]))
+    t2 = stats.t.ppf(0.975, 3 * 64 / 39.5) ** 2
+    for p in (found.low, found.high):
+        d = 7 / 8 - p
+        effect = (8 + 128 * d * d) / (32 * (7 / 64 + d * d))
+        assert 1 < effect < 4
+        assert 32 * d * d == pytest.approx(p * (1 - p) * effect * 8 * t2 / (7 + t2), rel=1e-9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,10 +29,14 @@ def command(
     prompts: Annotated[
         str | None, typer.Option(help="Prompts that the runs FILE and --against answer before they are judged.")
     ] = None,
-    n: Annotated[int, typer.Option(min=1, help="Answers per prompt, with --prompts.")] = 1,
-    temperature: Annotated[float, typer.Option(min=0, help="Of the answers, with --prompts; 0 is greedy.")] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens, with --prompts.")] = 256,
-    seed: Annotated[int, typer.Option(min=0, help="Of the answers, with --prompts.")] = 0,
+    n: Annotated[int | None, typer.Option(min=1, help="Answers per prompt, with --prompts. Default 1.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="Of the answers, with --prompts; 0 is greedy. Default 1.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer in tokens, with --prompts. Default 256.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the answers, with --prompts. Default 0.")] = None,
     people: Annotated[
         str | None, typer.Option(help="Votes of people on the same pairs, to set the judge beside.")
     ] = None,
@@ -48,6 +52,15 @@ def command(
     Run again, the same command asks only what has no reply yet.
     """
     conditions = parse_conditions(require) if require else []
+    drawn = {"n": n, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
+    drawn = {key: value for key, value in drawn.items() if value is not None}
+    if prompts is None and drawn:
+        raise AfzalError(
+            f"{_flags(drawn)}: how answers are drawn, and none are drawn",
+            where="afzal judge",
+            why="without --prompts the answers are those of the file",
+            remedy="give --prompts FILE and the runs that answer them, or leave it out",
+        )
     from afzal.judge import text
     from afzal.judge.people import votes_on
     from afzal.recipes import judging
@@ -57,7 +70,7 @@ def command(
         from afzal.recipes.answers import Drawing, answers_of, refuse_no_model
 
         refuse_no_model([s for s in (source, against) if s is not None])
-        drawing, folder = Drawing(n, temperature, max_new_tokens, seed), out / "answers"
+        drawing, folder = Drawing(**drawn), out / "answers"
         source = answers_of(source, prompts, drawing, folder, say)
         against = answers_of(against, prompts, drawing, folder, say) if against is not None else None
     items = judging.read_items(source, against)
@@ -78,6 +91,10 @@ def command(
         typer.echo(line, err=True)
     if broken:
         raise typer.Exit(1)
+
+
+def _flags(keys: Iterable[str]) -> str:
+    return ", ".join("--" + key.replace("_", "-") for key in keys)
 
 
 Condition = tuple[str, str, float]

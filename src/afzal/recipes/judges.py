@@ -242,8 +242,7 @@ def prompt_of(settings: JudgeConfig) -> str:
 def _scorer(settings: JudgeConfig, items: Sequence[Item]) -> Judge:
     if settings.kind == "function":
         own_function(settings.function or "", "function", "function(prompt, answer) returns a number")
-    device = pick_device("auto") if settings.kind == "policy" else "cpu"
-    rewards = rewarder_of(settings, device=device)
+    rewards = rewarder_of(settings, device=pick_device("auto"))
     read = lambda pairs, answers: rewards([items[p.item].prompt for p in pairs], answers)  # noqa: E731
     return scored.by_score(read, stated=settings.kind == "policy")
 

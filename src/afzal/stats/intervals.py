@@ -7,7 +7,7 @@ independent. Values are in the caller's units.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -16,7 +16,7 @@ _MANY_DF = 1000
 Z95 = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
 
-_PRIOR_ROWS = 0.5  # of variance, in favour of rows that say all the same within their prompt
+_BISECTIONS = 60  # halve the unit interval until its doubles end
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +129,18 @@ def mean(clusters: Sequence[Cluster]) -> Estimate:
 
 
 def share(clusters: Sequence[Cluster]) -> Interval:
-    """The weighted share of rows that hit, with Wilson's interval at as many independent rows as these are worth.
+    """The weighted share of rows that hit, with a score interval over prompts.
 
-    Rows that agree with others of their prompt are worth less. The design effect is the variance over prompts by that
-    of independent rows (Kish 1965), taken between 1 and that of prompts whose rows are all alike, with half a row of
-    prior weight on the latter: where everything hits nothing else is known of it. Wilson's interval at an effective
-    number of rows is the one that keeps its coverage near 0 and 1 (Franco et al. 2019, J. Survey Stat. Methodol. 7);
-    the quantile grows as Student's does with fewer degrees of freedom (Korn and Graubard 1998). With one row per
-    prompt it is Wilson's own. Simulated in ``benchmarks/coverage.py``.
+    Like Wilson's, it holds every share P that the data do not contradict, with the variance that P itself would give:
+    (share - P)^2 <= P (1 - P) / rows times the design effect times a squared quantile. The design effect is the
+    variance over prompts by that of independent rows (Kish 1965; Rao and Scott 1992, Biometrics 48), both taken around
+    P, as in a generalised score test (Boos 1992, The American Statistician 46). So it tends to that of rows which are
+    all alike in their prompt where P is far from what was seen, and needs no prior where every row hits. The quantile
+    is Student's (:func:`_squared_quantile`).
+
+    The interval is never narrower than Wilson's of so many independent rows, nor wider than Wilson's of so many
+    prompts (Kish's numbers of both, where weights differ). With one row per prompt, or rows that are all alike in
+    their prompt, it is Wilson's own. Simulated in ``benchmarks/coverage.py``.
 
     Args:
         clusters: the rows by prompt, values from 0 to 1; at a half they are ties.
@@ -150,15 +154,53 @@ def share(clusters: Sequence[Cluster]) -> Interval:
     weight, square = math.fsum(c.weight for c in known), math.fsum(c.square for c in known)
     rows, prompts = weight**2 / square, weight**2 / math.fsum(c.weight**2 for c in known)
     value = min(1.0, max(0.0, math.fsum(c.total for c in known) / weight))
-    effect = 1.0
-    if rows > prompts:
-        most, free = rows / prompts, value * (1 - value) * rows
-        spread = math.fsum((c.total - c.weight * value) ** 2 for c in known) / weight**2 * rows**2
-        spread *= len(known) / (len(known) - 1) if len(known) > 1 else 1.0
-        effect = min(most, max(1.0, (spread + _PRIOR_ROWS * most) / (free + _PRIOR_ROWS)))
-    worth = rows / effect
-    wider = (t95(max(1.0, worth - 1)) / t95(max(1.0, rows - 1))) ** 2
-    return Interval(value, *wilson(value * worth / wider, worth / wider), len(known))
+    if len(known) == 1:  # its rows may be all alike
+        return Interval(value, *wilson(value, 1), 1)
+    rest = [(c.total - c.weight * value) / weight for c in known]
+    own, both = (
+        math.fsum(r * r for r in rest),
+        math.fsum(r * c.weight for r, c in zip(rest, known, strict=True)) / weight,
+    )
+    squared = _squared_quantile(rest, prompts)
+
+    def holds(p: float) -> bool:
+        off = value - p
+        spread, free = own + 2 * off * both + off * off / prompts, value * (1 - value) + off * off
+        seen = min(Z95**2 / prompts * free, max(Z95**2 / rows * free, squared * spread))
+        return off * off * free <= p * (1 - p) * seen
+
+    few, many = wilson(value * prompts, prompts), wilson(value * rows, rows)
+    low, high = (_edge(holds, near, far) for near, far in zip(many, few, strict=True))
+    return Interval(value, low, high, len(known))
+
+
+def _squared_quantile(rest: Sequence[float], prompts: float) -> float:
+    """The square of the 97.5 % quantile for a score whose variance is taken around the share that is tested.
+
+    P t^2 / (P - 1 + t^2), with t of Student, since a variance around the tested share holds the difference that is
+    tested. The degrees of freedom are those of the variance over prompts: three times the square of the sum of squares
+    by the sum of fourth powers, which is P where prompts are normal, and 3 where one of them makes up all of it; at
+    most prompts less one. Never below the normal quantile.
+
+    Args:
+        rest: what each prompt adds to the share beyond its part, summing to 0.
+        prompts: P, where weights differ Kish's number.
+    """
+    squares = [r * r for r in rest]
+    fourth = math.fsum(s * s for s in squares)
+    df = min(len(rest) - 1.0, 3 * math.fsum(squares) ** 2 / fourth) if fourth > 0 else len(rest) - 1.0
+    t2 = t95(df) ** 2
+    return max(Z95**2, prompts * t2 / (prompts - 1 + t2))
+
+
+def _edge(holds: Callable[[float], bool], inside: float, outside: float) -> float:
+    """Where ``holds`` ends between a number at which it holds and one at which it need not."""
+    if holds(outside):
+        return outside
+    for _ in range(_BISECTIONS):
+        middle = (inside + outside) / 2
+        inside, outside = (middle, outside) if holds(middle) else (inside, middle)
+    return inside
 
 
 def over_seeds(values: Sequence[float]) -> Interval:
