@@ -99,6 +99,7 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "keep_checkpoints": ("3", 3, []),
     "save_dtype": ("bf16", "bf16", []),
     "save_every_minutes": ("2.5", 2.5, []),
+    "samples": ("drawn.jsonl", "drawn.jsonl", []),
     "reward": ("r.py:other", "r.py:other", []),
     "n": ("6", 6, []),
     "iterations": ("9", 9, []),
@@ -144,6 +145,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[config.TrainConfig, bool
 
 ONLINE = tuple(m for m in config.METHODS if issubclass(config.CONFIGS[m], config.OnlineConfig))
 OTHERS = {("reward", "objective"): ("bradley_terry_margin", "bradley_terry_margin", [])}
+OTHERS[("irl", "objective")] = ("airl", "airl", [])
+OTHERS[("irl", "heads")] = ("3", 3, ["--objective", "demonstration_pairs"])
 OTHERS |= {(method, "reference"): ("runs/sft", "runs/sft", []) for method in ONLINE}
 """Where a method takes other values for a setting of the same name."""
 
@@ -179,7 +182,7 @@ TOGETHER = {"constraint": MASS[2:]}
 def test_every_setting_is_a_flag_with_an_effect(method: str, key: str, seen: list[Any]):
     text, value, needed = OTHERS.get((method, key), VALUES[key])
     base = ["train", method, "--model", "M", "--data", "D", *needed]
-    base += ["--reward", "r.py:f"] if method in ONLINE else []
+    base += ["--reward", "r.py:f"] if method in ONLINE else ["--samples", "S"] if method == "irl" else []
     assert main(base) == 0
     assert main([*base, flag_of(key), *([text] if text else []), *TOGETHER.get(key, [])]) == 0
     without, given = (call[0] for call in seen)

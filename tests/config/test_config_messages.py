@@ -21,7 +21,7 @@ FILES = {
     ),
     "sft has no beta": (
         "method: sft\nmodel: M\ndata: D\nbeta: 0.2\n",
-        "run.yaml:4: the setting 'beta' has no effect on sft (only on dpo, ipo, kto)\n  try: leave it out",
+        "run.yaml:4: the setting 'beta' has no effect on sft (only on dpo, ipo, kto, irl)\n  try: leave it out",
     ),
     "ipo is called ipo": (
         "method: ipo\nmodel: M\ndata: D\ndesirable_weight: 2\n",
@@ -29,7 +29,7 @@ FILES = {
     ),
     "prefer has objective_arg": (
         "method: prefer\nmodel: M\ndata: D\nbeta: 0.2\n",
-        "run.yaml:4: the setting 'beta' has no effect on prefer (only on dpo, ipo, kto)\n"
+        "run.yaml:4: the setting 'beta' has no effect on prefer (only on dpo, ipo, kto, irl)\n"
         "  try: objective_arg: {beta: ...}, if the objective has it",
     ),
     "a reference that cannot follow": (
@@ -143,12 +143,12 @@ FILES = {
     "unknown method": (
         "method: dpoo\nmodel: M\n",
         "run.yaml:1: unknown method 'dpoo' (did you mean dpo?)\n"
-        "  try: choose one of sft, dpo, ipo, kto, prefer, reward, ppo, rloo, grpo, reinforce",
+        "  try: choose one of sft, dpo, ipo, kto, prefer, reward, irl, ppo, rloo, grpo, reinforce",
     ),
     "no method": (
         "model: M\n",
         "run.yaml: the setting 'method' is missing\n"
-        "  try: add `method: dpo` (or sft, ipo, kto, prefer, reward, ppo, rloo, grpo, reinforce)",
+        "  try: add `method: dpo` (or sft, ipo, kto, prefer, reward, irl, ppo, rloo, grpo, reinforce)",
     ),
     "twice": (
         HEAD + "model: N\n",

@@ -21,6 +21,7 @@ def written(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize("method", config.METHODS)
 def test_the_dumped_copy_reads_back_to_an_equal_object(tmp_path: Path, method: str):
     rewarded = {"reward": "r.py:f"} if issubclass(config.CONFIGS[method], config.OnlineConfig) else {}
+    rewarded |= {"samples": "S"} if method == "irl" else {}
     usual = {"lr": 3e-7, "columns": {"chosen": "good: one"}, "eos_token": "<s>", "seed": 2**40}
     settings = config.make(method, **BASE, **usual, **rewarded)
     assert config.load(written(tmp_path, config.dump(settings))) == settings

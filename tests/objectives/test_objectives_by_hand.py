@@ -121,6 +121,25 @@ BY_HAND = [
     Case("bradley_terry_margin", [0.693147], [1, 0], None, None, {}, {}, opinions(1, p=[0.25], margin=[1.0])),
     Case("plackett_luce_reward", [1.244592], [1, 0, 0], None, None, {}, {}, one_group([3, 2, 1])),
     Case("top1", [0.551445], [1, 0, 0], None, None, {}, {}, one_group([3, 2, 1])),
+    Case("maxent_irl", [-1.0], [1, 0, 0], None, None, {"beta": 1}, {}, one_group([1, 0, 0])),
+    # two demonstrations, beta 1/2: -(2 + 0) / 2 + log(e^4)
+    Case("maxent_irl", [3.0], [1, 0, 2], None, None, {"beta": 0.5}, {}, one_group([1, 1, 0])),
+    Case("maxent_irl", [0.0], [1, 7], None, None, {"beta": 1}, {}, one_group([1, 1])),
+    Case("ranking_nce", [0.551445], [1, 0, 0], None, None, {"beta": 1}, {}, one_group([1, 0, 0])),
+    # beta 1/2: the mean of log(1 + 2 / e^2) and log(1 + 2)
+    Case(
+        "ranking_nce",
+        [(math.log(1 + 2 / math.e**2) + LN3) / 2],
+        [1, 0, 0, 0],
+        None,
+        None,
+        {"beta": 0.5},
+        {},
+        one_group([1, 1, 0, 0]),
+    ),
+    Case("airl", [0.313262] * 2, [1, -1], None, None, {"beta": 1}),
+    Case("airl", [0.126928] * 2, [1, -1], None, None, {"beta": 0.5}),
+    Case("demonstration_pairs", [0.126928], [1, 0], None, None, {"beta": 0.5}),
 ]
 
 
@@ -200,6 +219,8 @@ LIMITS = [
     Limit("nca", {**B, "temperature": 1e-4}, "nca_pair", B, kind="two"),
     Limit("plackett_luce_reward", {}, "bradley_terry", {}, kind="two"),
     Limit("top1", {}, "bradley_terry", {}, kind="two"),
+    Limit("ranking_nce", {"beta": 1.0}, "bradley_terry", {}, kind="two"),
+    Limit("demonstration_pairs", {"beta": 1.0}, "bradley_terry", {}),
 ]
 
 

@@ -46,6 +46,7 @@ REWARDS = {
     "bradley_terry_margin": lambda p, r, beta: p.logps,
     "plackett_luce_reward": lambda p, r, beta: p.logps,
     "top1": lambda p, r, beta: p.logps,
+    **dict.fromkeys(("maxent_irl", "ranking_nce", "airl", "demonstration_pairs"), lambda p, r, beta: p.logps),
     "sft": lambda p, r, beta: p.logps,
 }
 

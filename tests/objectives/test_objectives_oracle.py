@@ -233,6 +233,32 @@ def top1(w: World) -> Tensor:
     return torch.stack(losses)
 
 
+def shown_and_drawn(w: World, group: list[int]) -> tuple[list[int], list[int]]:
+    """Demonstrations of a prompt, which have its best score, and samples."""
+    best = max(w.score(b) for b in group)
+    return [b for b in group if w.score(b) == best], [b for b in group if w.score(b) < best]
+
+
+def maxent_irl(w: World, beta: float) -> Tensor:
+    losses = []
+    for g in w.groups():
+        shown, drawn = shown_and_drawn(w, g)
+        z = sum((w.lp[k] / beta).exp() for k in drawn) / max(1, len(drawn))
+        loss = sum(z.log() - w.lp[b] / beta for b in shown) / len(shown) if drawn else 0 * w.lp[g[0]]
+        losses.append(loss)
+    return torch.stack(losses)
+
+
+def ranking_nce(w: World, beta: float) -> Tensor:
+    losses = []
+    for g in w.groups():
+        shown, drawn = shown_and_drawn(w, g)
+        z = sum((w.lp[k] / beta).exp() for k in drawn)
+        powers = [(w.lp[b] / beta).exp() for b in shown]
+        losses.append(-sum((x / (x + z)).log() for x in powers) / len(shown))
+    return torch.stack(losses)
+
+
 def f_of(rho: Tensor, divergence: str, alpha: float) -> Tensor:
     u = rho.exp()
     if divergence == "forward_kl":
@@ -357,6 +383,12 @@ ORACLE: dict[str, Callable[..., Tensor]] = {
     ),
     "plackett_luce_reward": lambda w: plackett_luce(w, lambda b: w.lp[b]),
     "top1": top1,
+    "maxent_irl": maxent_irl,
+    "ranking_nce": ranking_nce,
+    "airl": lambda w, beta: torch.stack(
+        [nls((1 if w.given.desirable[b] == 1 else -1) * w.lp[b] / beta) for b in range(len(w.lp))]
+    ),
+    "demonstration_pairs": lambda w, beta: w.pairs(lambda a, b, _: nls((w.lp[a] - w.lp[b]) / beta)),
 }
 
 # Parameters away from the defaults, so that a default written into a formula would show.
@@ -374,12 +406,13 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "nca": {"temperature": 2.0},
 }
 EXACT_BETA = 0.125
+DIVIDED = ("maxent_irl", "ranking_nce", "airl", "demonstration_pairs")  # by beta: a small one amplifies what is rounded
 
 
 def parameters_of(name: str) -> dict[str, Any]:
     found = objectives.get(name).parameters | PARAMETERS.get(name, {})
     if "beta" in found and name not in ("sppo", "sppo_hard", "cal_dpo"):
-        found["beta"] = EXACT_BETA
+        found["beta"] = 2.0 if name in DIVIDED else EXACT_BETA
     return found
 
 

@@ -206,7 +206,7 @@ def test_what_is_planned_is_what_the_trainer_does(method: str, monkeypatch):
 
     monkeypatch.setattr(parallel, "processes", lambda: 8)
     given = {"reward": "r.py:f"} if METHODS[method].online else {}
-    given |= {"objective": "simpo"} if method == "prefer" else {}
+    given |= {"objective": "simpo"} if method == "prefer" else {"samples": "s"} if method == "irl" else {}
     for adapter in ({}, {"lora_rank": 16}):
         settings = config.make(method, model="m", data="d", out="o", **given, **adapter)
         found = job("llama-3.2-1b", method, rank=adapter.get("lora_rank", 0))

@@ -116,6 +116,7 @@ CASES: dict[str, Case] = {
         {"constraint": "black_box", "constraint_score": "rewards.py:length", "constraint_weight": 1.0},
     ),
     "centering": (9.0, {}),
+    "samples": ("drawn-otherwise.jsonl", {}),
     "heads": (2, {}),
     "shift": ("none", {}),
     "reward": ("rewards.py:letters", {}),
@@ -150,6 +151,11 @@ OF_METHOD: dict[tuple[str, str], Case] = {
     **{(method, "virtual_tokens"): (3, {}) for method in ONLINE},
     ("reward", "method"): ("dpo", {"sample_prompts": None, "sample_tokens": None}),
     ("reward", "objective"): ("bradley_terry_margin", {"data": "strong.jsonl"}),
+    ("irl", "method"): ("sft", {"samples": None, "sample_prompts": None, "sample_tokens": None}),
+    ("irl", "objective"): ("airl", {}),
+    ("irl", "heads"): (2, {"objective": "demonstration_pairs"}),
+    ("irl", "eval_data"): ("later.jsonl", {"eval_fraction": None}),
+    ("irl", "data"): ("later.jsonl", {}),
 }
 # What is given together with a setting that asks for it.
 BESIDE: dict[str, dict[str, Any]] = {"constraint": _MASS}
@@ -175,6 +181,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [json.loads(line) for line in (path / "pairs.jsonl").read_text().splitlines()]
     write = lambda name, lines: (path / name).write_text("".join(json.dumps(x) + "\n" for x in lines))  # noqa: E731
     write("more.jsonl", [r | {"prompt": f"Or {r['prompt']}"} for r in rows])
+    write("later.jsonl", rows[2:])
+    drawn = [{"prompt": r["prompt"], "completion": text} for r in rows for text in (r["rejected"], " away")]
+    write("drawn.jsonl", drawn)
+    write("drawn-otherwise.jsonl", [r | {"completion": r["completion"] + "!"} for r in drawn])
     write("named.jsonl", [{"prompt": r["prompt"], "good": r["chosen"], "bad": r["rejected"]} for r in rows])
     write("twice.jsonl", rows + rows[:3])
     (path / "damaged.jsonl").write_text((path / "pairs.jsonl").read_text() + '{"prompt": "x"\n')
@@ -215,7 +225,9 @@ def given_to(method: str, changes: dict[str, Any], folder: Path) -> dict[str, An
     """Settings of a run of three updates of two items, or of as many iterations of two prompts."""
     base: dict[str, Any] = {"model": "model", "data": "pairs.jsonl", "batch_size": 2, "lr": 0.02, "device": "cpu"}
     base |= {"eval_fraction": 0.25, "max_tokens": 64}
-    if method != "reward":
+    if method == "irl":
+        base |= {"samples": "drawn.jsonl"}
+    elif method != "reward":
         base |= {"sample_prompts": 2, "sample_tokens": 5}
     if method in ONLINE:
         base |= {"reward": "rewards.py:length"}

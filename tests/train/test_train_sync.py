@@ -28,7 +28,7 @@ from afzal.train.update import accumulate
 WAITING = {
     *("bco", "bco_pair", "beta_dpo", "epsilon_dpo"),
     *("aot", "aot_unpaired", "dr_dpo"),
-    *("exo", "infonca", "nca", "plackett_luce", "plackett_luce_reward", "top1"),
+    *("exo", "infonca", "nca", "plackett_luce", "plackett_luce_reward", "top1", "maxent_irl", "ranking_nce"),
     "ld_dpo",
 }
 

@@ -185,19 +185,26 @@ class ObjectiveSettings(Settings, frozen=True, title="Objective"):
 
 
 class ScorerSettings(Settings, frozen=True, title="Objective"):
-    """A reward model: its loss, its heads, and where its zero is."""
+    """A reward model: its heads, and where its zero is."""
 
-    objective: str = Field(
-        "bradley_terry", description="The loss: bradley_terry, bradley_terry_margin, or another of reward models."
-    )
-    centering: float = Field(
-        0.01, ge=0, description="Weight of (r_w + r_l)^2 in the loss, which draws the mean score to 0."
-    )
     heads: int = Field(
         1, ge=1, le=64, description="Heads on one trunk, each on its own bootstrap of the items: their spread is doubt."
     )
     shift: Literal["none", "chosen"] = Field(
         "chosen", description="State in config.json (reward_shift) what gives the preferred responses a mean of 0."
+    )
+
+    @property
+    def inferred_at(self) -> float | None:
+        """The demonstrator's beta, of a reward that is inferred from demonstrations; None of any other."""
+        return None
+
+
+class DemonstrationSettings(Settings, frozen=True, title="Data"):
+    """What demonstrations are compared with."""
+
+    samples: str = Field(
+        description="Answers that the reference drew to the same prompts, several each, as afzal generate writes them."
     )
 
 

@@ -29,7 +29,7 @@ REFERENCES = ("frozen", "cached", "adapter_off")
 if TYPE_CHECKING:
     from .constrained import ConstrainedConfig
     from .online import OnlineConfig, ValueSettings
-    from .sections import ObjectiveSettings, ScorerSettings
+    from .sections import DemonstrationSettings, ObjectiveSettings, ScorerSettings
 
 _USUAL_RANK = 8
 _USUAL_VIRTUAL_TOKENS = 20
@@ -96,6 +96,11 @@ class TrainConfig(
     @property
     def scorer(self) -> ScorerSettings | None:
         """Of a model that scores answers: a reward model."""
+        return None
+
+    @property
+    def demonstrated(self) -> DemonstrationSettings | None:
+        """Of a reward that is inferred from demonstrations, against samples."""
         return None
 
     @model_validator(mode="before")

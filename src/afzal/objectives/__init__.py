@@ -13,6 +13,7 @@ from . import logits
 from . import coupled
 from . import likelihood
 from . import reward
+from . import inverse
 from . import policy_gradient
 
 # isort: on
@@ -38,6 +39,7 @@ __all__ = [
     "coupled",
     "dpo",
     "get",
+    "inverse",
     "ipo",
     "join_pairs",
     "join_scored",

@@ -9,10 +9,12 @@ from typing import Any
 
 from afzal import data, quality
 from afzal.config import TrainConfig
+from afzal.config.sections import DemonstrationSettings
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_ids_without_rows
 from afzal.model.load import less, load_tokenizer
 from afzal.model.speaking import open_speaker, speaker_of
+from afzal.recipes import demonstrations
 from afzal.recipes.contents import tokens_hash
 from afzal.recipes.methods import Recipe, recipe_of
 from afzal.records import Item, Turns, prompt_key
@@ -74,6 +76,8 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     held_out = _held_out(config, items, losses)
     chat = any_chat(items)
     notes = _use_template(speaker, config, chat)
+    if config.demonstrated is not None:
+        held_out = _beside_samples(config.demonstrated, held_out, losses, notes)
     audit = {"audit": asdict(quality.audit(dataset)), "notes": list(dataset.notes)}
     longest = speaker.room(config.max_tokens)
     if longest < config.max_tokens:
@@ -218,6 +222,24 @@ def _held_out(
     if config.eval_fraction == 0:
         return items, []
     return data.split(items, config.eval_fraction, config.seed)
+
+
+def _beside_samples(
+    asked: DemonstrationSettings,
+    parts: tuple[Sequence[Item], Sequence[Item]],
+    losses: list[dict[str, Any]],
+    notes: list[str],
+) -> tuple[Sequence[Item], Sequence[Item]]:
+    """Both parts with the samples of their prompts; what is lost on the way is added to ``losses``."""
+    samples = demonstrations.read_samples(asked.samples)
+    made = []
+    for part in parts:
+        both, lost = demonstrations.beside(part, samples)
+        losses.extend(_line(loss, "samples") for loss in lost)
+        made.append(both)
+    if unused := demonstrations.unanswered([item for part in parts for item in part], samples):
+        notes.append(f"samples of prompts without a demonstration, which teach nothing: {unused}")
+    return made[0], made[1]
 
 
 def _warnings(train: Sequence[Item], evaluation: Sequence[Item]) -> list[str]:

@@ -23,6 +23,7 @@ from afzal.model.reward import (
 from afzal.recipes.prepare import Prepared
 from afzal.report import Section
 from afzal.rewards.assess import assess, lines, score_items, sections
+from afzal.rewards.identified import identified, section
 from afzal.tokens import Tree
 from afzal.tokens.batch import Batch
 from afzal.train.feed import Layout
@@ -70,6 +71,9 @@ def judged(
         found = assess(scored)
         run.update(reward={"shift": shift, "heads": asked.heads, **found.facts()})
         extra = [_summary(lines(found)), *sections(found)]
+        if asked.inferred_at is not None and (known := identified(scored, asked.inferred_at)) is not None:
+            run.update(identified=known.facts())
+            extra[1:1] = [section(known)]
     else:
         run.update(reward={"shift": shift, "heads": asked.heads})
     return extra, shift

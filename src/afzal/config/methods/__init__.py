@@ -7,7 +7,7 @@ from typing import Any
 
 from ..method import Method
 from ..training import TrainConfig
-from . import dpo, grpo, ipo, kto, ppo, prefer, reinforce, reward, rloo, sft
+from . import dpo, grpo, ipo, irl, kto, ppo, prefer, reinforce, reward, rloo, sft
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -18,6 +18,7 @@ METHODS: dict[str, Method] = {
         kto.METHOD,
         prefer.METHOD,
         reward.METHOD,
+        irl.METHOD,
         ppo.METHOD,
         rloo.METHOD,
         grpo.METHOD,

@@ -17,6 +17,12 @@ class RewardConfig(ScorerSettings, TrainConfig, frozen=True):
     """A reward model on pairs, ties, soft labels, strengths and rankings."""
 
     method: Literal["reward"] = Field("reward", description="Reward model.")
+    objective: str = Field(
+        "bradley_terry", description="The loss: bradley_terry, bradley_terry_margin, or another of reward models."
+    )
+    centering: float = Field(
+        0.01, ge=0, description="Weight of (r_w + r_l)^2 in the loss, which draws the mean score to 0."
+    )
     lr: float = Field(1e-5, ge=0, description="Peak learning rate, 0 for none; larger by default with an adapter.")
 
     @property
