@@ -38,6 +38,7 @@ VERBS = {
     "score": "Score the responses of a file by a reward model, or by a policy against its reference.",
     "export": "Merge a trained adapter into its base model and check that its log-probs stay.",
     "compare": "Train or re-use several methods, draw reward against KL, and set them side by side.",
+    "sweep": "Vary settings of a training, and choose the best arm on held-out prompts within a KL budget.",
     "annotate": "Serve a page on which people compare, rank or rate responses by keyboard.",
     "judge": "Let judges say which answer is better: rules, reward models, local models, servers, people.",
     "ask": "Choose the pairs of answers that people should be asked about next.",

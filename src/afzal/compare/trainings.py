@@ -39,6 +39,10 @@ Say = Callable[[str], None]
 Settings = TrainConfig | IterateConfig
 
 
+class MadeOtherwise(AfzalError):  # noqa: N818 - a state of a folder
+    """A run that is there was made with other settings or of other inputs; nothing was overwritten."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One entry with one seed. ``folder`` holds its run; ``config`` is None for a run that was there before."""
@@ -116,14 +120,13 @@ def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
     """The stage finished: trained now, gone on with, or used again because settings and inputs are the same.
 
     Raises:
-        AfzalError: its folder holds a run with other settings or of other inputs (names them), or no run of this
-            comparison; or the training fails.
+        AfzalError: the training fails; :class:`MadeOtherwise` where its folder holds a run with other settings or of
+            other inputs (names them), or no run of this comparison.
     """
     if stage.config is None:
         return given(stage)
-    settings = stage.config if stage.in_rounds else with_snapshots(cast(TrainConfig, stage.config), config)
+    settings, made_of = _made_of(stage, stage.config, config)
     ledger = ledger_of(config, stage.entry.name, stage.seed)
-    made_of = {"settings": _plain(settings), "inputs": _inputs(settings)}
     if (stage.folder / "run.json").exists():
         _refuse_other(stage, ledger, made_of)
         if runs.open_run(stage.folder).status() == "finished":
@@ -143,6 +146,17 @@ def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
     if (status := runs.open_run(run).status()) != "finished":
         raise AfzalError(f"{run} is {status}", remedy="give what it waits for, then the same command again")
     return "resumed" if resume else "trained"
+
+
+def refuse_other(stage: Stage, config: CompareConfig) -> None:
+    """Make sure that a run in the stage's folder was made with its settings, of its inputs.
+
+    Raises:
+        MadeOtherwise: it was not; names what differs.
+    """
+    if stage.config is not None and (stage.folder / "run.json").exists():
+        made_of = _made_of(stage, stage.config, config)[1]
+        _refuse_other(stage, ledger_of(config, stage.entry.name, stage.seed), made_of)
 
 
 def given(stage: Stage) -> State:
@@ -187,6 +201,12 @@ def with_snapshots(settings: TrainConfig, config: CompareConfig) -> TrainConfig:
     return settings.model_copy(update={"save_every_steps": every, "keep_checkpoints": config.snapshots + 1})
 
 
+def _made_of(stage: Stage, settings: Settings, config: CompareConfig) -> tuple[Settings, dict[str, Any]]:
+    """The settings with their snapshots, and what a run is that was made of them."""
+    whole = settings if stage.in_rounds else with_snapshots(cast(TrainConfig, settings), config)
+    return whole, {"settings": _plain(whole), "inputs": _inputs(whole)}
+
+
 def _plain(settings: Settings) -> dict[str, Any]:
     return {k: v for k, v in settings.model_dump(mode="json").items() if k not in ("out", "save_every_minutes")}
 
@@ -199,7 +219,7 @@ def _inputs(settings: Settings) -> dict[str, Any]:
 
 def _refuse_other(stage: Stage, ledger: Path, made_of: Mapping[str, Any]) -> None:
     if not ledger.exists():
-        raise AfzalError(
+        raise MadeOtherwise(
             f"{stage.folder} holds a run that this comparison did not make",
             remedy=f"choose another out=, or name it as an entry {{name: ..., run: {stage.folder}}}",
         )
@@ -207,7 +227,7 @@ def _refuse_other(stage: Stage, ledger: Path, made_of: Mapping[str, Any]) -> Non
     changed = [*_changes(before["settings"], made_of["settings"])]
     changed += [f"the content of {k} has changed" for k, v in made_of["inputs"].items() if before["inputs"].get(k) != v]
     if changed:
-        raise AfzalError(
+        raise MadeOtherwise(
             f"{stage.folder} cannot be used again: it was made otherwise",
             why="; ".join(changed),
             remedy=f"put that back, delete {stage.folder} to train it anew, or choose another out=",

@@ -20,12 +20,15 @@ from .online import OnlineConfig
 from .planning import PlanConfig
 from .reading import build, dump, load, make, method_of, read_file, read_override, resolve
 from .score import ScoreConfig
-from .sections import LOW_RANK, VIRTUAL, ModelSettings, section
+from .sections import LOW_RANK, VIRTUAL, DataSettings, ModelSettings, ObjectiveSettings, section
+from .sweep import ADAPTIVE, FIXED, Axis, Goal, SweepConfig
 from .training import REFERENCES, BetaConfig, LiveReferenceConfig, PolicyConfig, ReferenceConfig, TrainConfig
 
 __all__ = [
+    "ADAPTIVE",
     "CONFIGS",
     "CONSTRAINT_NEEDS",
+    "FIXED",
     "LOW_RANK",
     "METHODS",
     "PEOPLE",
@@ -35,17 +38,21 @@ __all__ = [
     "VIRTUAL",
     "AnnotateConfig",
     "AskConfig",
+    "Axis",
     "BetaConfig",
     "CompareConfig",
     "ConstrainedConfig",
     "Cost",
+    "DataSettings",
     "Entry",
     "ExportConfig",
     "GenerateConfig",
+    "Goal",
     "IterateConfig",
     "LiveReferenceConfig",
     "Method",
     "ModelSettings",
+    "ObjectiveSettings",
     "OnlineConfig",
     "Paper",
     "PlanConfig",
@@ -54,6 +61,7 @@ __all__ = [
     "ScoreConfig",
     "Setting",
     "Settings",
+    "SweepConfig",
     "TrainConfig",
     "advice",
     "build",

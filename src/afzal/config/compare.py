@@ -9,8 +9,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from .base import Settings, split_names
+from .base import split_names
 from .explain import suggestion
+from .measuring import MeasuringSettings
 from .methods import METHODS
 
 Kind = Literal["train", "iterate", "run", "best_of"]
@@ -66,13 +67,12 @@ def substituted(value: Any, known: Mapping[str, str]) -> Any:
     return [substituted(v, known) for v in value] if isinstance(value, list | tuple) else value
 
 
-class CompareConfig(Settings, frozen=True):
+class CompareConfig(MeasuringSettings, frozen=True):
     """Several methods from one start model, on the same prompts, by the same rewards."""
 
     model: str = Field(description="The start: a model folder, a run folder or a hub id. KL is measured to it.")
     data: str | None = Field(None, description="Training data of every entry that does not name its own.")
     prompts: str = Field(description="Held-out prompts to answer, in any format that training data may have.")
-    max_prompts: int | None = Field(None, ge=2, description="Use only the first so many of them.")
     rewards: dict[str, str] = Field(
         description="Name -> what gives it: module:function, file.py:function, a reward model's folder, or ${entry}. "
         "Methods are compared by the first, the true one; the others are shown beside it."
@@ -84,13 +84,6 @@ class CompareConfig(Settings, frozen=True):
     common: dict[str, Any] = Field(
         {}, description="Settings of every entry whose method has them, unless the entry says otherwise."
     )
-    seeds: list[int] = Field([0, 1, 2], description="Every entry is trained and sampled once for each seed.")
-    samples: int = Field(
-        4, ge=2, description="Answers per prompt, seed and snapshot; win rates need 2, drawn independently."
-    )
-    sample_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")
-    temperature: float = Field(1.0, gt=0, description="Temperature of the answers, and of both sides of the KL.")
-    snapshots: int = Field(5, ge=1, description="Points along each training at which the policy is measured.")
     matched_kl: list[float] | None = Field(
         None,
         description="KLs in nats at which rewards are compared; default: a quarter, a half and all of what half "
@@ -101,30 +94,11 @@ class CompareConfig(Settings, frozen=True):
     )
     resamples: int = Field(2000, ge=100, description="Bootstrap resamples of the prompts, for gains within a seed.")
     show_prompts: int = Field(6, ge=0, description="Prompts whose answers the page shows side by side.")
-    rows_per_batch: int = Field(128, ge=1, description="Answers sampled at a time; a matter of speed and memory.")
     tokens_per_forward: int = Field(8192, ge=2, description="Tokens per forward pass when answers are measured.")
     max_tokens: int = Field(1024, ge=2, description="Longest prompt + answer, in tokens; longer is refused.")
     eos_token: str | None = Field(None, description="Token that ends an answer, when not the tokenizer's own EOS.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:1 or mps.")
     out: str = Field("compare", description="Folder of the runs, the measurements and the report.")
-
-    @field_validator("seeds", mode="before")
-    @classmethod
-    def _seeds(cls, value: Any) -> Any:
-        """``0,1,2`` is a list, and so is a single number."""
-        if isinstance(value, int) and not isinstance(value, bool):
-            return [value]
-        try:
-            return [int(part) for part in split_names(value)]
-        except (TypeError, ValueError):
-            raise ValueError("write it as [0, 1, 2]") from None
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_differ(cls, value: list[int]) -> list[int]:
-        if not value or len(set(value)) < len(value) or min(value) < 0:
-            raise ValueError("give different seeds of 0 or more, at least one")
-        return value
 
     @field_validator("matched_kl", mode="before")
     @classmethod

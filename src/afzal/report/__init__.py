@@ -9,6 +9,7 @@ from afzal.report.page import build
 from afzal.report.raster import require_png, write_png
 from afzal.report.sections import FrontierChart, LineChart, Section, Table
 from afzal.report.svg import Rule, Series, line_chart, standalone
+from afzal.report.sweep import write_sweep
 
 __all__ = [
     "Diagnosis",
@@ -32,4 +33,5 @@ __all__ = [
     "write_card",
     "write_comparison",
     "write_png",
+    "write_sweep",
 ]

@@ -37,6 +37,7 @@ def frontier_svg(
     x_label: str = "KL to the reference, nats",
     y_label: str = "expected reward",
     optimum_label: str = "optimum",
+    limit: tuple[float, str] | None = None,
     size: tuple[int, int] = (_WIDTH, _HEIGHT),
 ) -> str:
     """A scatter of policies under the curve of the best reward at each KL.
@@ -45,12 +46,14 @@ def frontier_svg(
         points: policies with labels; crosses are 95 % intervals, where standard errors are given.
         optimum: the curve (KL, reward), in order of KL; the region above it is shaded, since no policy can be there.
         paths: the way of a policy through training, its points in order of step, with a band where it has one.
+        limit: a KL with a label, drawn as a vertical line.
         size: width and height in SVG units.
     """
     xs = (
         [x for p in points for x in _ends(p.x, p.x_se)]
         + [x for x, _ in optimum]
         + [x for s in paths for x, _ in s.points]
+        + ([limit[0]] if limit else [])
     )
     ys = (
         [y for p in points for y in _ends(p.y, p.y_se)]
@@ -73,6 +76,7 @@ def frontier_svg(
         svg.y_axis_and_grid(frame, y_label),
         svg.x_axis(frame, x_label),
         _optimum(frame, curve, optimum_label),
+        svg.mark(frame, *limit) if limit else "",
         *(svg.band(frame, s) for s in paths if s.low),
         *(_path(frame, s) for s in paths),
         *(_cross(frame, p) for p in points),

@@ -167,7 +167,7 @@ def line_chart(
         _y_axis(frame, y_ticks, labels, y_label),
         _x_axis(frame, whole_ticks(*x) if x_label in ("step", "steps") else nice_ticks(*x), x_label),
         *(_rule(frame, rule) for rule in rules),
-        _mark(frame, *marked) if marked else "",
+        mark(frame, *marked) if marked else "",
         *(band(frame, s) for s in series if s.low),
         *(_line(frame, s) for s in series),
         _end_labels(frame, series, width),
@@ -227,6 +227,16 @@ def x_axis(frame: Frame, label: str) -> str:
     return _x_axis(frame, nice_ticks(*frame.x, 6), label)
 
 
+def mark(frame: Frame, x: float, label: str) -> str:
+    """A vertical line with a label; nothing where it is out of sight."""
+    if not frame.x[0] <= x <= frame.x[1]:
+        return ""
+    px = frame.px(x)
+    near_end = px > (frame.left + frame.right) / 2
+    line = f'<path class="rule" d="M{px:.1f} {frame.top:.1f}V{frame.bottom:.1f}"/>'
+    return line + text(px - 4 if near_end else px + 4, frame.bottom - 5, label, "note", "end" if near_end else "start")
+
+
 def _decimals(value: float) -> int:
     shown = f"{value:.10f}".rstrip("0")
     return len(shown.split(".")[1])
@@ -264,15 +274,6 @@ def _rule(frame: Frame, rule: Rule) -> str:
     y = frame.py(rule.y)
     line = f'<path class="rule" d="M{frame.left:.1f} {y:.1f}H{frame.right:.1f}"/>'
     return line + text(frame.right - 2, y - 4 if y > frame.top + 14 else y + 11, rule.label, "note", "end")
-
-
-def _mark(frame: Frame, x: float, label: str) -> str:
-    if not frame.x[0] <= x <= frame.x[1]:
-        return ""
-    px = frame.px(x)
-    near_end = px > (frame.left + frame.right) / 2
-    line = f'<path class="rule" d="M{px:.1f} {frame.top:.1f}V{frame.bottom:.1f}"/>'
-    return line + text(px - 4 if near_end else px + 4, frame.bottom - 5, label, "note", "end" if near_end else "start")
 
 
 def _runs(points: Sequence[Point]) -> list[list[tuple[float, float]]]:

@@ -28,6 +28,10 @@ from afzal.train.shard import Sharded
 from afzal.train.update import accumulate
 
 
+class NotFinite(AfzalError):  # noqa: N818 - what happened to a number
+    """The loss or the gradient is not finite: the training has diverged, or its data are broken."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Numbers of the loop. ``lr`` maps an update (from 0) to its learning rate; intervals are in updates."""
@@ -191,7 +195,7 @@ def _checked(grad_norm: Tensor, metrics: Tally, update: Update, step: int) -> di
         return found
     what = "gradient" if math.isfinite(loss) else "loss"
     numbers = f"(loss {loss}, gradient norm {found['grad_norm']})"
-    raise AfzalError(
+    raise NotFinite(
         f"the {what} is not finite in update {step + 1} {numbers}",
         where="rows " + _shorten(update.item_ids),
         why="the weights were not changed; the last checkpoint is sound",

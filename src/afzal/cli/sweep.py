@@ -1,0 +1,38 @@
+"""``afzal sweep FILE.yaml key=value ...``: settings varied, and the best within a KL budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from afzal import config
+from afzal.cli import start
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="The sweep as YAML: see docs/sweep.md.", show_default=False)],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", show_default=False)] = None,
+    more: Annotated[int, typer.Option("--more", min=0, help="Add so many arms to those of earlier commands.")] = 0,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Trainings side by side, as far as memory allows.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show arms and cost, train nothing.")] = False,
+) -> None:
+    """Train many arms, choose the best on held-out prompts within a KL budget, and confirm it with fresh seeds.
+
+    The same command resumes a sweep that was stopped. Exit code 1 when no arm finished.
+    """
+    typed = [config.read_override(text) for text in overrides or ()]
+    settings = config.build(config.SweepConfig, [*config.read_file(file), *typed])
+    if not dry_run:
+        start.begin(settings, f"sweep over {', '.join(axis.key for axis in settings.axes)}, into {settings.out}")
+    from afzal.sweep import plan, sweep
+
+    if dry_run:
+        for line in plan(settings, more=more):
+            typer.echo(line)
+        return
+    outcome = sweep(settings, more=more, jobs=jobs, say=typer.echo)
+    typer.echo(f"report: {outcome.page}")
+    if not outcome.finished:
+        raise typer.Exit(1)

@@ -1,0 +1,215 @@
+"""The settings of a sweep: the space that is searched, and the goal within a KL budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from .explain import suggestion
+from .measuring import MeasuringSettings
+
+Goal = Literal["reward", "win_rate", "accuracy"]
+GOALS: tuple[Goal, ...] = ("reward", "win_rate", "accuracy")
+Scale = Literal["list", "log", "uniform"]
+
+# Searches that know all their arms beforehand; tpe proposes each from those before it.
+ADAPTIVE = ("tpe",)
+# What the sweep itself decides, the same for all arms or fitted to their batch size.
+FIXED: Mapping[str, str] = {
+    "out": "each arm has a folder of its own below the sweep's out",
+    "seed": "every arm is trained with each of seeds",
+    "model": "KL is measured to the model of base, the same for all arms",
+    "max_steps": "every arm sees the same number of examples; see examples",
+    "epochs": "every arm sees the same number of examples, and every snapshot on the way is a candidate; see examples",
+    "save_every_steps": "every snapshot is a candidate; see snapshots",
+    "keep_checkpoints": "every snapshot is a candidate; see snapshots",
+    "eval_data": "all arms are measured on the same held-out data",
+    "reference_cache": "all arms share one",
+}
+SPACES: Mapping[str, Mapping[str, Any]] = {
+    # the ranges of the DPO guide
+    "guide": {"beta": {"uniform": [0.1, 0.5]}, "lr": {"log": [1e-6, 1e-5]}, "batch_size": [32, 64, 128]},
+}
+"""The axes of a preset; ``space`` may add others and replace them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One setting that is varied: over the ``values`` of a list, or between the two ends of a range.
+
+    ``points`` is how many values a grid takes of a range, ends included; ``whole`` axes have whole numbers only.
+    """
+
+    key: str
+    scale: Scale
+    values: tuple[Any, ...]
+    points: int | None = None
+    whole: bool = False
+
+
+class SweepConfig(MeasuringSettings, frozen=True):
+    """Settings of a training varied, and the best of them on held-out prompts within a KL budget."""
+
+    base: str | dict[str, Any] = Field(
+        description="The training that is varied: its settings, or the YAML file that has them, such as a run's "
+        "run.yaml. Its method, model and data are those of every arm."
+    )
+    space: dict[str, Any] = Field(
+        {},
+        description="Setting -> a list of its values, {log: [low, high]} or {uniform: [low, high]}; with points: N "
+        "beside it for a grid. method is an axis too.",
+    )
+    preset: Literal["guide"] | None = Field(
+        None, description="Axes of a known space: guide is beta .1 to .5, lr 1e-6 to 1e-5, batch_size 32 to 128."
+    )
+    search: Literal["grid", "random", "sobol", "tpe"] = Field(
+        "sobol", description="How arms are chosen from the space; tpe needs optuna: pip install 'afzal[sweep]'."
+    )
+    arms: int = Field(12, ge=1, description="How many arms, besides base itself; a grid has as many as it has.")
+    search_seed: int = Field(0, ge=0, lt=2**31, description="Seed of random, sobol and tpe.")
+    goal: dict[str, Any] = Field(
+        description="{maximize: GOAL, within: {kl: NATS}}: GOAL is reward (the first of rewards), win_rate (against "
+        "the start, by that reward) or accuracy (of held-out pairs); NATS is the budget of KL to the start per answer."
+    )
+    rewards: dict[str, str] = Field(
+        {},
+        description="Name -> what gives it: module:function, file.py:function, or a reward model's folder; the first "
+        "is the one of the goal.",
+    )
+    prompts: str | None = Field(
+        None, description="Held-out prompts to answer, in any format of training data; default: base's eval_data."
+    )
+    examples: int | None = Field(
+        None, ge=1, description="Training examples that every arm sees; default: as many as base by itself."
+    )
+    confirm: int = Field(
+        2, ge=0, description="Fresh seeds with which the chosen arm and base are trained and measured again."
+    )
+    confirm_prompts: str | None = Field(
+        None, description="Prompts of the confirmation, best ones that the choice has not seen; default: prompts."
+    )
+    prune: Literal["median"] | None = Field(
+        None,
+        description="median: an arm below the median of those before it after its first seeds gets no further seed; "
+        "needs optuna.",
+    )
+    out: str = Field("sweep", description="Folder of the runs, the measurements and the report.")
+
+    @property
+    def maximized(self) -> Goal:
+        """What is maximised."""
+        return self.goal["maximize"]
+
+    @property
+    def kl_budget(self) -> float:
+        """Nats per answer that a candidate may be away from the start."""
+        return self.goal["within"]["kl"]
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """What is varied: the axes of the preset, then others."""
+        preset = SPACES[self.preset] if self.preset is not None else {}
+        return tuple(_axis(key, given) for key, given in {**preset, **self.space}.items())
+
+    @field_validator("base")
+    @classmethod
+    def _base(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(k).replace("-", "_"): v for k, v in value.items()}
+        return value
+
+    @field_validator("space")
+    @classmethod
+    def _space(cls, value: dict[str, Any]) -> dict[str, Any]:
+        space = {str(k).replace("-", "_"): v for k, v in value.items()}
+        for key, given in space.items():
+            if key in FIXED:
+                raise ValueError(f"{key} cannot be varied: {FIXED[key]}")
+            _axis(key, given)
+        return space
+
+    @field_validator("goal")
+    @classmethod
+    def _goal(cls, value: dict[str, Any]) -> dict[str, Any]:
+        name, within = value.get("maximize"), value.get("within")
+        if "minimize" in value or _is_loss(name):
+            raise ValueError(
+                "a loss is no goal: a larger beta or lr changes its scale, and the training loss falls whatever the "
+                f"answers are worth; maximize {', '.join(GOALS)} on held-out prompts"
+            )
+        if name not in GOALS:
+            near = suggestion(str(name), GOALS)
+            raise ValueError(f"maximize one of {', '.join(GOALS)}, not {name!r}{near}")
+        if not isinstance(within, dict) or set(within) != {"kl"} or not _is_positive(within["kl"]):
+            raise ValueError(
+                "add the budget as within: {kl: NATS}, more than 0: without one the best reward is the one that moved "
+                "farthest"
+            )
+        if unknown := value.keys() - {"maximize", "within"}:
+            raise ValueError(f"{min(unknown)!r} is unknown; write it as {{maximize: reward, within: {{kl: 12}}}}")
+        return {"maximize": name, "within": {"kl": float(within["kl"])}}
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if not self.axes:
+            raise ValueError(
+                "space is empty: name a setting with its values, such as beta: [0.05, 0.1, 0.2], or a preset"
+            )
+        if self.maximized != "accuracy" and not self.rewards:
+            raise ValueError(f"the goal {self.maximized} needs a reward, as rewards: {{name: file.py:function}}")
+        for axis in self.axes:
+            if self.search == "grid" and axis.scale != "list" and axis.points is None:
+                raise ValueError(f"a grid takes a list for {axis.key}, or points: N beside {axis.scale}")
+            if self.search != "grid" and axis.points is not None:
+                raise ValueError(f"points of {axis.key} is without effect: search is {self.search}, not grid")
+        if self.search == "grid":
+            self._refuse(("arms", "search_seed"), "a grid has as many arms as its axes have points")
+        if self.prune is not None and len(self.seeds) < 2:
+            raise ValueError("prune is without effect: arms are pruned between seeds, and there is one")
+        if self.confirm == 0:
+            self._refuse(("confirm_prompts",), "confirm is 0")
+        return self
+
+
+def _is_loss(name: Any) -> bool:
+    return isinstance(name, str) and any(word in name.lower() for word in ("loss", "nll", "perplexity"))
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
+def _axis(key: str, given: Any) -> Axis:
+    """One axis as it is written.
+
+    Raises:
+        ValueError: it is neither a list of different values nor a range.
+    """
+    if isinstance(given, list):
+        if not given or any(given.count(v) > 1 for v in given):
+            raise ValueError(f"{key} needs at least one value, and no value twice")
+        return Axis(key, "list", tuple(given))
+    wanted = f"write {key} as a list of values, {{log: [low, high]}} or {{uniform: [low, high]}}"
+    if not isinstance(given, dict):
+        raise ValueError(wanted)
+    scales: list[Scale] = [s for s in ("log", "uniform") if s in given]
+    points = given.get("points")
+    if len(scales) != 1 or given.keys() - {scales[0], "points"}:
+        raise ValueError(wanted)
+    ends = given[scales[0]]
+    plain = isinstance(ends, list) and len(ends) == 2 and all(_is_number(v) for v in ends)
+    if not plain or not ends[0] < ends[1] or (scales[0] == "log" and ends[0] <= 0):
+        raise ValueError(
+            f"{key}: {scales[0]} has two numbers, the lower one first" + (", above 0" * (scales[0] == "log"))
+        )
+    if points is not None and (not isinstance(points, int) or isinstance(points, bool) or points < 2):
+        raise ValueError(f"{key}: points is a whole number of at least 2")
+    return Axis(key, scales[0], tuple(ends), points)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,289 @@
+"""The parts of the page of a sweep as plain data: rows of cells, sentences, and pairs of name and value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from afzal.report.comparison_views import Cell, Table, environment, settings
+from afzal.text import interval, number, plural, setting, signed
+
+BASE = "a000"
+_NOTHING = "\N{EM DASH}"
+_GOALS = {"win_rate": "win rate against the start", "accuracy": "accuracy on held-out pairs"}
+
+__all__ = [
+    "BASE",
+    "arms",
+    "confirmation",
+    "environment",
+    "facts",
+    "far",
+    "findings",
+    "front",
+    "goal",
+    "settings",
+    "snapshots",
+    "title",
+]
+
+
+def goal(body: Mapping[str, Any]) -> str:
+    """What is maximised, as a reader meets it."""
+    return str(_GOALS.get(body["goal"]["maximize"], body["goal"]["reward"]))
+
+
+def title(body: Mapping[str, Any]) -> str:
+    """What is swept."""
+    return f"{plural(len(body['arms']), 'arm')} by {goal(body)}"
+
+
+def facts(body: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The frame of the sweep."""
+    s = body["settings"]
+    seen = sorted({a["examples"] for a in body["arms"]})
+    return [
+        ("search", f"{s['search']} over {', '.join(body['axes'])}"),
+        ("KL budget", f"{number(body['goal']['kl'], 3)} nats per answer"),
+        ("examples per arm", number(seen[0]) if len(seen) == 1 else f"{number(seen[0])} to {number(seen[-1])}"),
+        ("seeds", _listed(body["seeds"])),
+        ("held-out prompts", f"{number(body['prompts'])}, {s['samples']} answers each"),
+    ]
+
+
+def findings(body: Mapping[str, Any]) -> list[str]:
+    """What the figures say, in sentences; the first is the most important one."""
+    arm, chosen = _chosen(body)
+    if arm is None or chosen is None:
+        said = [_nothing_chosen(body)]
+    else:
+        of = f", after {number(chosen['steps'][0])} of {number(arm['updates'])} updates"
+        of = "" if chosen["steps"][0] == arm["updates"] else of
+        said = [
+            f"{_named(arm)} has the highest {goal(body)} within {number(body['goal']['kl'], 3)} nats of KL: "
+            f"{_spelled(body, chosen['goal'])} at a KL of {number(chosen['kl']['value'], 3)}{of}."
+        ]
+        said += _confirmed(body, chosen)
+    if len(body["seeds"]) < 2:
+        said.append("There is one seed only: how much another one would change is not known.")
+    counts = {status: [a for a in body["arms"] if a["status"] == status] for status in ("failed", "pruned")}
+    said += [
+        f"{plural(len(rows), 'arm')} {status}: {', '.join(map(_named, rows))}."
+        for status, rows in counts.items()
+        if rows
+    ]
+    outside = [a for a in body["arms"] if a["status"] == "finished" and a["best"] is None]
+    if outside and chosen is not None:
+        said.append(f"{plural(len(outside), 'arm')} never had a snapshot within the budget.")
+    return said
+
+
+def _nothing_chosen(body: Mapping[str, Any]) -> str:
+    kls = [c["kl"]["value"] for a in body["arms"] for c in a["candidates"] if c["kl"]["value"] is not None]
+    if not kls:
+        return "No arm finished, so nothing was chosen."
+    least = number(min(kls), 3)
+    return (
+        f"No snapshot is within the KL budget, so nothing was chosen; the nearest has a KL of {least} nats per answer."
+    )
+
+
+def _confirmed(body: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
+    c = body["confirmation"]
+    if c is None:
+        return [
+            "The choice was not confirmed with fresh seeds: its figure is the best of many and too high on average."
+        ]
+    if c["choice"] is None:
+        return [f"The choice failed with a fresh seed: {next(iter(c['failures'].values()))}."]
+    again, lost = c["choice"], c["choice"]["goal"]["value"] - chosen["goal"]["value"]
+    on = f"With fresh seeds ({_listed(c['seeds'])})" + (" and fresh prompts" if c["fresh_prompts"] else "")
+    said = [
+        f"{on} it has {_spelled(body, again['goal'])} at a KL of {number(again['kl']['value'], 3)}: "
+        f"{_difference(body, lost)} against the figure it was chosen by (the winner's curse)."
+    ]
+    if not again["within"]:
+        said.append("With fresh seeds the choice is beyond the KL budget.")
+    return [*said, *_beside_base(body, c)]
+
+
+def _beside_base(body: Mapping[str, Any], c: Mapping[str, Any]) -> list[str]:
+    """Whether the choice beats base, on the fresh seeds alone."""
+    if body["choice"]["arm"] == BASE:
+        return ["The choice is base itself: no other arm is better within the budget."]
+    d = c["difference"]
+    if d is None:
+        return ["Base has no figure to compare with: it did not finish."]
+    figure = _difference(body, d["value"]) + _ends(body, d)
+    if not c["base"]["within"]:
+        figure += "; base is beyond the KL budget"
+    if d["low"] is not None and d["low"] > 0:
+        return [f"The choice beats base with fresh seeds: {figure}."]
+    if d["high"] is not None and d["high"] < 0:
+        return [f"The choice is worse than base with fresh seeds: {figure}."]
+    return [f"The choice does not beat base with fresh seeds: {figure}."]
+
+
+def front(body: Mapping[str, Any]) -> str:
+    """The front in a sentence."""
+    found = body["front"]
+    many = plural(len(found["points"]), "snapshot")
+    knee = found["knee"]
+    said = f"{many} on the front; "
+    if knee is None:
+        said += "it has no knee"
+    else:
+        arm = next(a for a in body["arms"] if a["name"] == knee["arm"])
+        said += f"its knee is {_named(arm)} at step {number(arm['candidates'][knee['place']]['steps'][0])}"
+    return f"{said}; area under it up to the budget, above the start: {number(found['hypervolume'], 3)}."
+
+
+def far(body: Mapping[str, Any], most: float) -> str:
+    """How many snapshots are too far away to be drawn."""
+    kls = [c["kl"]["value"] for a in body["arms"] if a["status"] == "finished" for c in a["candidates"]]
+    beyond = sum(kl is not None and kl > most for kl in kls)
+    return f"{plural(beyond, 'snapshot')} beyond {number(most, 3)} nats not drawn." if beyond else ""
+
+
+def confirmation(body: Mapping[str, Any]) -> Table:
+    """The figures that the choice was made by beside those of fresh seeds, for the choice and for base."""
+    c, (arm, chosen) = body["confirmation"], _chosen(body)
+    columns = ["", "seeds", goal(body), "KL, nats", "tokens", "without EOS"]
+    if c is None or arm is None or chosen is None:
+        return {"columns": columns, "rows": []}
+    rows = [_figures(body, f"{arm['name']}, chosen by", body["seeds"], chosen)]
+    rows.append(_figures(body, f"{arm['name']}, confirmed", c["seeds"], c["choice"]))
+    base = next((a for a in body["arms"] if a["name"] == BASE), None)
+    if arm["name"] != BASE and base is not None and c["base_place"] is not None:
+        rows.append(_figures(body, "base, same seeds", body["seeds"], base["candidates"][c["base_place"]]))
+        rows.append(_figures(body, "base, confirmed", c["seeds"], c["base"]))
+    return {"columns": columns, "rows": rows}
+
+
+def _figures(body: Mapping[str, Any], name: str, seeds: Sequence[int], row: Mapping[str, Any] | None) -> list[Cell]:
+    if row is None:
+        return [(name, "failed"), (_listed(seeds), ""), *[(_NOTHING, "")] * 4]
+    cells = [(name, f"step {number(row['steps'][0])}"), (_listed(seeds), ""), _goal_cell(body, row["goal"])]
+    return [*cells, _cell(row["kl"]), (number(row["tokens"], 3), ""), (_percent(row["unended"]), "")]
+
+
+def arms(body: Mapping[str, Any]) -> Table:
+    """Every arm at its best snapshot within the budget, in order; those that failed last."""
+    columns = ["arm", *body["axes"], goal(body), "KL, nats", "step", "examples", "front"]
+    return {"columns": columns, "rows": [_arm(body, a) for a in body["arms"]]}
+
+
+def _arm(body: Mapping[str, Any], arm: Mapping[str, Any]) -> list[Cell]:
+    name = "base" if arm["name"] == BASE else ""
+    cells: list[Cell] = [(arm["name"], name), *((_shown(arm["values"].get(key)), "") for key in body["axes"])]
+    tail: list[Cell] = [(number(arm["examples"]), "")]
+    if arm["status"] != "finished" or arm["best"] is None:
+        why = {"failed": "failed", "pruned": f"pruned after {plural(arm['seeds'], 'seed')}"}.get(arm["status"], "")
+        nearest = min((c["kl"]["value"] for c in arm["candidates"] if c["kl"]["value"] is not None), default=None)
+        note = (_NOTHING, why or "beyond the budget")
+        return [
+            *cells,
+            note,
+            (number(nearest, 3), "at least") if nearest is not None else ("", ""),
+            ("", ""),
+            *tail,
+            ("", ""),
+        ]
+    top = arm["candidates"][arm["best"]]
+    step = (number(top["steps"][0]), "" if top["steps"][0] == arm["updates"] else f"of {number(arm['updates'])}")
+    return [
+        *cells,
+        _goal_cell(body, top["goal"]),
+        _cell(top["kl"]),
+        step,
+        *tail,
+        ("yes" if top["on_front"] else "", ""),
+    ]
+
+
+def snapshots(body: Mapping[str, Any]) -> Table:
+    """Every candidate."""
+    others = [
+        n for n in body["settings"]["rewards"] if n != body["goal"]["reward"] or body["goal"]["maximize"] != "reward"
+    ]
+    columns = ["arm", "step", goal(body), "KL, nats", "within", "front", *others, "tokens", "without EOS"]
+    rows = []
+    for arm in body["arms"]:
+        for c in arm["candidates"]:
+            marks = [("yes" if c[key] else "", "") for key in ("within", "on_front")]
+            tail = [(number(c["rewards"][n], 3), "") for n in others]
+            tail += [(number(c["tokens"], 3), ""), (_percent(c["unended"]), "")]
+            rows.append(
+                [
+                    (arm["name"], ""),
+                    (number(c["steps"][0]), ""),
+                    _goal_cell(body, c["goal"]),
+                    _cell(c["kl"]),
+                    *marks,
+                    *tail,
+                ]
+            )
+    return {"columns": columns, "rows": rows}
+
+
+def _chosen(body: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+    choice = body["choice"]
+    if choice is None:
+        return None, None
+    arm = next(a for a in body["arms"] if a["name"] == choice["arm"])
+    return arm, arm["candidates"][choice["place"]]
+
+
+def _named(arm: Mapping[str, Any]) -> str:
+    return "Base" if arm["name"] == BASE else f"{arm['name']} ({arm['label']})"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return _NOTHING
+    return setting(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def _is_share(body: Mapping[str, Any]) -> bool:
+    return body["goal"]["maximize"] != "reward"
+
+
+def _goal_cell(body: Mapping[str, Any], figure: Mapping[str, Any]) -> Cell:
+    if not _is_share(body) or figure["value"] is None:
+        return _cell(figure)
+    return _percent(figure["value"]), _ends(body, figure).strip()
+
+
+def _spelled(body: Mapping[str, Any], figure: Mapping[str, Any]) -> str:
+    value = _percent(figure["value"]) if _is_share(body) else number(figure["value"])
+    return value + _ends(body, figure)
+
+
+def _ends(body: Mapping[str, Any], figure: Mapping[str, Any]) -> str:
+    if figure["low"] is None:
+        return ""
+    if _is_share(body):
+        return f" [{_points(figure['low'])}, {_points(figure['high'])}]"
+    return f" {interval(figure['low'], figure['high'])}"
+
+
+def _difference(body: Mapping[str, Any], value: float) -> str:
+    if not _is_share(body):
+        return signed(value, 3)
+    return ("+" if value > 0 else "") + f"{_points(value)} points"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _percent(value: float) -> str:
+    return f"{_points(value)} %"
+
+
+def _cell(figure: Mapping[str, Any]) -> Cell:
+    return number(figure["value"]), interval(figure["low"], figure["high"])

@@ -1,0 +1,170 @@
+"""From measured snapshots to a choice: candidates, those within the KL budget, the front, and the figures beside them.
+
+Pure functions of arrays and settings. A candidate is one snapshot of one arm with all its seeds; what is compared is
+its mean over seeds and prompts. Larger goals are better, KL is in nats per answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from afzal.compare.measure import Answers
+from afzal.config import Goal
+from afzal.stats.comparing import over_seeds_and_prompts, same_draws, total, wins
+from afzal.stats.fronts import hypervolume, knee, on_front
+from afzal.stats.intervals import Interval, over_seeds
+from afzal.sweep.training import Point
+
+Course = Sequence[Point]
+Courses = Mapping[str, Mapping[int, Course]]
+"""By arm and seed: the snapshots of a training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What is maximised, by which reward, and the nats of KL within which it counts."""
+
+    goal: Goal
+    reward: str
+    kl_budget: float
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Snapshot number ``place`` of an arm, over its seeds. ``steps`` are its updates, seed by seed."""
+
+    arm: str
+    place: int
+    steps: tuple[int, ...]
+    goal: Interval
+    kl: Interval
+
+    @property
+    def known(self) -> bool:
+        """Whether both figures are numbers."""
+        return math.isfinite(self.goal.value) and math.isfinite(self.kl.value)
+
+
+def values_of(aim: Aim, point: Point, start: Answers) -> np.ndarray:
+    """``[X]`` the goal on each prompt; of accuracy ``[1]``, since its prompts are those of the held-out pairs."""
+    if aim.goal == "accuracy":
+        return np.array([point.accuracy[0] if point.accuracy is not None else math.nan])
+    ours = point.answers.rewards[aim.reward]
+    if aim.goal == "reward":
+        return ours.mean(1)
+    return wins(ours, start.rewards[aim.reward], same_draws(ours.shape[1], start.rewards[aim.reward].shape[1]))
+
+
+def candidates(aim: Aim, courses: Courses, starts: Mapping[int, Answers]) -> list[Candidate]:
+    """Every snapshot of every arm, arms in order and snapshots by step.
+
+    Args:
+        courses: arms that have all their seeds.
+        starts: the start's answers by seed.
+    """
+    return [
+        _candidate(aim, arm, place, {seed: course[place] for seed, course in by_seed.items()}, starts)
+        for arm, by_seed in courses.items()
+        for place in range(min(len(course) for course in by_seed.values()))
+    ]
+
+
+def _candidate(aim: Aim, arm: str, place: int, points: Mapping[int, Point], starts: Mapping[int, Answers]) -> Candidate:
+    goal = _over(aim, [values_of(aim, p, starts[s]) for s, p in points.items()], next(iter(points.values())))
+    kl = over_seeds_and_prompts(np.stack([p.answers.kl.mean(1) for p in points.values()]))
+    return Candidate(arm, place, tuple(p.step for p in points.values()), goal, kl)
+
+
+def _over(aim: Aim, values: Sequence[np.ndarray], first: Point) -> Interval:
+    """The mean of the goal over seeds and prompts; the accuracy of a single seed has its own interval."""
+    if aim.goal != "accuracy":
+        return over_seeds_and_prompts(np.stack(values))
+    if len(values) == 1 and first.accuracy is not None:
+        return Interval(*first.accuracy, 1)
+    return over_seeds([float(v[0]) for v in values])
+
+
+def within(aim: Aim, found: Sequence[Candidate]) -> list[Candidate]:
+    """Those whose mean KL is within the budget."""
+    return [c for c in found if c.known and c.kl.value <= aim.kl_budget]
+
+
+def best(aim: Aim, found: Sequence[Candidate]) -> Candidate | None:
+    """The one of the highest goal within the budget; of equals the one of less KL, then the first. None without any."""
+    return max(within(aim, found), key=lambda c: (c.goal.value, -c.kl.value), default=None)
+
+
+def score(aim: Aim, found: Sequence[Candidate]) -> float | None:
+    """One number for an arm, for what proposes or prunes arms: its best goal within the budget.
+
+    An arm that never is within the budget has the goal at its least KL less the nats in excess, so that of two such
+    arms the nearer one is the better; None where nothing is known of it.
+    """
+    chosen = best(aim, found)
+    if chosen is not None:
+        return chosen.goal.value
+    nearest = min((c for c in found if c.known), key=lambda c: c.kl.value, default=None)
+    return None if nearest is None else nearest.goal.value - (nearest.kl.value - aim.kl_budget)
+
+
+def front(aim: Aim, found: Sequence[Candidate], start: float) -> dict[str, Any]:
+    """Which candidates are on the front of KL and goal, which is its knee, and the area that they dominate.
+
+    Args:
+        start: the goal of the start, whose KL is 0: the lower end of the area, which reaches to the budget.
+    """
+    kls, goals = (np.array([getattr(c, name).value for c in found], float) for name in ("kl", "goal"))
+    place = knee(kls, goals)
+    return {
+        "on_front": np.flatnonzero(on_front(kls, goals)).tolist(),
+        "knee": place,
+        "hypervolume": hypervolume(kls, goals, at=(aim.kl_budget, start)),
+    }
+
+
+def difference(
+    aim: Aim, ours: Mapping[int, Point], theirs: Mapping[int, Point], starts: Mapping[int, Answers]
+) -> Interval:
+    """The goal of one policy less that of another, on the same seeds and prompts."""
+    rows = [values_of(aim, ours[s], starts[s]) - values_of(aim, theirs[s], starts[s]) for s in ours]
+    if aim.goal == "accuracy":
+        return over_seeds([float(row[0]) for row in rows])
+    return over_seeds_and_prompts(np.stack(rows))
+
+
+def start_goal(aim: Aim, starts: Mapping[int, Answers]) -> float:
+    """The goal of the start: its reward, a win rate of one half, or the accuracy of a coin."""
+    if aim.goal != "reward":
+        return 0.5
+    return float(np.mean([a.rewards[aim.reward].mean() for a in starts.values()]))
+
+
+def record(aim: Aim, candidate: Candidate, points: Mapping[int, Point]) -> dict[str, Any]:
+    """A candidate as plain values, with the means of all else that was measured of its answers."""
+    answers = [p.answers for p in points.values()]
+
+    def mean(values: Sequence[np.ndarray]) -> float:
+        return float(np.mean([total(v).mean for v in values]))
+
+    return {
+        "steps": list(candidate.steps),
+        "goal": _plain(candidate.goal),
+        "kl": _plain(candidate.kl),
+        "within": bool(within(aim, [candidate])),
+        "rewards": {name: _finite(mean([a.rewards[name] for a in answers])) for name in answers[0].rewards},
+        "tokens": mean([a.tokens for a in answers]),
+        "unended": mean([a.unended for a in answers]),
+    }
+
+
+def _plain(interval: Interval) -> dict[str, Any]:
+    return {key: _finite(value) for key, value in asdict(interval).items()}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

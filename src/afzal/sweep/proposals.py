@@ -1,0 +1,82 @@
+"""What optuna decides: the next arm (TPE), and whether an arm is worth further seeds (median pruning).
+
+Optuna is an extra. Each decision is a function of what was measured before and of a seed, made anew each time, so that
+a sweep that was stopped goes the same way as one that was not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from afzal.config import Axis
+from afzal.errors import AfzalError
+from afzal.sweep.space import Values, typed
+
+_STARTUP = 4  # arms at random before TPE proposes, and before anything is pruned
+
+
+def optuna_module() -> Any:
+    """Optuna, told to be quiet.
+
+    Raises:
+        AfzalError: it is not installed.
+    """
+    try:
+        import optuna
+    except ModuleNotFoundError:
+        raise AfzalError("search: tpe and prune need optuna", remedy="pip install 'afzal[sweep]'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def propose(axes: Sequence[Axis], seed: int, tried: Sequence[tuple[Values, float]]) -> Values:
+    """The next arm by the tree-structured Parzen estimator (Bergstra et al. 2011, NeurIPS 24).
+
+    Args:
+        tried: the arms before it with their scores, larger ones better; those without a score are left out.
+    """
+    optuna = optuna_module()
+    spaces = {axis.key: _distribution(optuna, axis) for axis in axes}
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP),
+    )
+    for values, score in tried:
+        params = {axis.key: _inner(axis, values[axis.key]) for axis in axes}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=spaces, value=score))
+    asked = study.ask(spaces).params
+    return {axis.key: _outer(axis, asked[axis.key]) for axis in axes}
+
+
+def _distribution(optuna: Any, axis: Axis) -> Any:
+    if axis.scale == "list":  # values may be of any kind; their places are numbers
+        return optuna.distributions.CategoricalDistribution(list(range(len(axis.values))))
+    low, high = axis.values
+    kind = optuna.distributions.IntDistribution if axis.whole else optuna.distributions.FloatDistribution
+    return kind(low, high, log=axis.scale == "log")
+
+
+def _inner(axis: Axis, value: Any) -> Any:
+    return axis.values.index(value) if axis.scale == "list" else value
+
+
+def _outer(axis: Axis, value: Any) -> Any:
+    return axis.values[value] if axis.scale == "list" else typed(axis, value)
+
+
+def is_hopeless(scores: Sequence[float], others: Sequence[Sequence[float]]) -> bool:
+    """Whether an arm is below the median of the finished ones at as many seeds as it has; never among the first four.
+
+    Args:
+        scores: of the arm, after its first seed, after its first two, ...; larger is better.
+        others: the same of each arm that has all its seeds.
+    """
+    optuna = optuna_module()
+    study = optuna.create_study(direction="maximize")
+    create = optuna.trial.create_trial
+    for other in others:
+        study.add_trial(create(value=other[-1], intermediate_values=dict(enumerate(other))))
+    running = create(state=optuna.trial.TrialState.RUNNING, intermediate_values=dict(enumerate(scores)))
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=_STARTUP, n_warmup_steps=0)
+    return bool(pruner.prune(study, running))

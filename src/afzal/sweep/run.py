@@ -1,0 +1,195 @@
+"""One sweep: search, choose within the KL budget, confirm on fresh seeds, and write it down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from afzal import report, runs
+from afzal.compare.inputs import open_inputs
+from afzal.compare.trainings import Stage, stages_of, with_snapshots
+from afzal.config import CompareConfig, SweepConfig, TrainConfig, advice, dump
+from afzal.recipes import Stopped
+from afzal.recipes.runtime import fixed_date
+from afzal.sweep.arms import BASE_NAME, Arm, arms_of, is_finished, load, plan_of, resolved, wanted_arms
+from afzal.sweep.choose import Candidate, best, candidates
+from afzal.sweep.equal import comparison, lengths
+from afzal.sweep.search import Search, explore, run
+from afzal.sweep.summary import Confirmed, summary
+from afzal.sweep.training import Gauge, state_of
+from afzal.text import duration, plural
+from afzal.train import ranks
+
+Say = Callable[[str], None]
+RUN = "run.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The page of a sweep, and how many of its arms finished."""
+
+    page: Path
+    finished: int
+
+
+def sweep(config: SweepConfig, *, more: int = 0, jobs: int = 1, say: Say = print) -> Outcome:
+    """Run the sweep that ``config`` describes.
+
+    What is finished already is used again, and what was stopped is resumed; so the same command resumes a sweep.
+
+    Args:
+        more: arms to add to those of the earlier commands, once these are finished; until then it resumes them.
+        jobs: trainings side by side, each in a process of its own, as far as the memory holds them.
+
+    Raises:
+        AfzalError: a fault of the input; :class:`~afzal.recipes.train.Stopped` when a signal ended it.
+    """
+    ranks.alone("afzal sweep")
+    file = Path(config.out) / "stages" / "date.json"
+    with fixed_date(file, resume=True) as date:
+        try:
+            return _sweep(config, more, jobs, say, file, date)
+        except Stopped as stop:
+            raise Stopped(stop.signal, Path(config.out), stop.step, remedy="the same command resumes") from None
+
+
+def _sweep(config: SweepConfig, more: int, jobs: int, say: Say, dated: Path, date: str) -> Outcome:
+    search = _open(config, jobs, say)
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with runs.Run(out) as claim:
+        claim.claim()
+        runs.atomic_write(out / "sweep.yaml", dump(config))
+        dated.parent.mkdir(exist_ok=True)
+        runs.atomic_write(dated, json.dumps({"template_date": date}) + "\n")
+        explore(search, _asked(search, more))
+        found = candidates(search.aim, search.whole, search.starts())
+        chosen = best(search.aim, found)
+        confirmed = _confirmed(search, chosen, found)
+        body = summary(search, found, chosen, confirmed)
+        body |= {"settings": config.model_dump(mode="json"), **runs.environment()}
+        if chosen is not None:
+            runs.atomic_write(out / RUN, _ready(search, chosen))
+        page = report.write_sweep(out, body)
+    return Outcome(page, len(search.whole))
+
+
+def _open(config: SweepConfig, jobs: int, say: Say) -> Search:
+    """A search with everything that it names looked at.
+
+    Raises:
+        AfzalError: something cannot be read; names it.
+    """
+    plan = plan_of(config)
+    base = [Arm(BASE_NAME, {})]
+    found = lengths(config, plan, base)
+    search = Search(config, plan, Gauge(comparison(config, plan, base, found, config.seeds)), jobs, say, [], found)
+    arms = arms_of(config, plan) if config.search != "tpe" else base
+    made = search.trainings(arms, config.seeds)
+    open_inputs(made, stages_of(made))
+    return search
+
+
+def _asked(search: Search, more: int) -> int:
+    """How many arms are to be added: none as long as those of the last command are not finished."""
+    if not more or is_finished(search.config):
+        return more
+    search.say("the arms of the last command are not finished; they are first, and nothing is added to them")
+    return 0
+
+
+def _fresh(config: SweepConfig) -> list[int]:
+    """Seeds that the choice has not seen."""
+    return list(range(max(config.seeds) + 1, max(config.seeds) + 1 + config.confirm))
+
+
+def _confirmed(search: Search, chosen: Candidate | None, found: Sequence[Candidate]) -> Confirmed | None:
+    """The chosen arm and base, trained and measured with fresh seeds; None where nothing was chosen or asked for."""
+    seeds = _fresh(search.config)
+    if chosen is None or not seeds:
+        return None
+    names = list(dict.fromkeys([chosen.arm, BASE_NAME]))
+    arms = [a for a in search.arms if a.name in names]
+    made = search.trainings(arms, seeds)
+    prompts = search.config.confirm_prompts or search.gauge.config.prompts
+    gauge = Gauge(search.gauge.config.model_copy(update={"prompts": prompts}))
+    search.say(f"confirming {chosen.arm} with {plural(len(seeds), 'fresh seed')}")
+    outcome = run(search, gauge, made, stages_of(made))
+    points = {
+        name: {s.seed: gauge.course(s) for s in stages_of(made) if s.entry.name == name}
+        for name in names
+        if all(outcome[s.name] is None for s in stages_of(made) if s.entry.name == name)
+    }
+    failures = {s.entry.name: f.why for s in stages_of(made) if (f := outcome[s.name]) is not None}
+    return Confirmed(seeds, points, {seed: gauge.start(seed) for seed in seeds}, failures)
+
+
+def _ready(search: Search, chosen: Candidate) -> str:
+    """The chosen arm as settings of a training by itself, which gives the same weights as the arm's first seed."""
+    config = search.config
+    arm = next(a for a in search.arms if a.name == chosen.arm)
+    made = search.trainings([arm], config.seeds)
+    stage = stages_of(made)[0]
+    settings = with_snapshots(cast(TrainConfig, stage.config), made)
+    last = search.lengths[arm.name].steps
+    lines = [f"# The choice of {config.out}/sweep.yaml: {arm.name}, {arm.label}"]
+    if chosen.steps[0] < last:
+        at = f"checkpoints/step-{chosen.steps[0]:08d}"
+        lines.append(f"# after {chosen.steps[0]} of {last} updates: {stage.folder}/{at} of the seed {stage.seed}")
+    return "\n".join([*lines, dump(settings.model_copy(update={"out": str(Path(config.out) / "best")}))])
+
+
+def plan(config: SweepConfig, *, more: int = 0) -> list[str]:
+    """What a sweep would do: its arms with their state, then the cost. Nothing is trained."""
+    made = plan_of(config)
+    known = load(config, made)
+    adaptive = config.search == "tpe"
+    arms = (known or [Arm(BASE_NAME, {})]) if adaptive else arms_of(config, made, more)
+    found = lengths(config, made, arms)
+    trainings = comparison(config, made, arms, found, config.seeds)
+    stages = stages_of(trainings)
+    lines = [
+        _line(trainings, arm, found[arm.name].steps, [s for s in stages if s.entry.name == arm.name]) for arm in arms
+    ]
+    proposed = max(0, (wanted_arms(config, arms, more) or 0) + 1 - len(arms)) if adaptive else 0
+    if proposed:
+        lines.append(f"and {plural(proposed, 'arm')} that tpe proposes from what it has seen")
+    notes = dict.fromkeys(note for arm in arms for note in advice(resolved(made, arm)))
+    return [*lines, *_cost(config, trainings, stages, found, proposed), *(f"note: {n}" for n in notes)]
+
+
+def _line(config: CompareConfig, arm: Arm, steps: int, stages: Sequence[Stage]) -> str:
+    states = [state_of(config, s) for s in stages]
+    counted = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))
+    return f"{arm.name}: {arm.label}; {plural(steps, 'update')}; {counted}"
+
+
+def _cost(
+    config: SweepConfig, made: CompareConfig, stages: Sequence[Stage], found: Mapping[str, Any], proposed: int
+) -> list[str]:
+    """Trainings, tokens and, once one training is finished, time."""
+    states = {s.name: state_of(made, s) for s in stages}
+    open_ones = [s for s in stages if states[s.name] in ("to be trained", "stopped")]
+    fresh = (proposed * len(config.seeds)) + 2 * config.confirm
+    each = max((length.tokens for length in found.values()), default=0)
+    tokens = sum(found[s.entry.name].tokens for s in open_ones) + fresh * each
+    lines = [
+        f"{plural(len(stages), 'training')}, {len(stages) - len(open_ones)} of them made; then at most {fresh} more "
+        f"(proposed arms; the choice and base with {plural(config.confirm, 'fresh seed')})",
+        f"to be trained: {tokens:,} tokens; every arm sees {min(n.examples for n in found.values()):,} to "
+        f"{max(n.examples for n in found.values()):,} examples",
+    ]
+    speed = _tokens_per_second(made, stages, found)
+    if speed is not None:
+        lines.append(f"at the speed of the finished trainings: {duration(tokens / speed)} one after the other")
+    return lines
+
+
+def _tokens_per_second(made: CompareConfig, stages: Sequence[Stage], found: Mapping[str, Any]) -> float | None:
+    """Of the finished trainings, from their run.json."""
+    finished = [s for s in stages if state_of(made, s) == "finished"]
+    seconds = sum(float(runs.open_run(s.folder).facts().get("seconds", 0.0)) for s in finished)
+    return sum(found[s.entry.name].tokens for s in finished) / seconds if seconds else None

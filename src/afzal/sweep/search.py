@@ -1,0 +1,167 @@
+"""The trainings of a sweep in order: all arms at once, or each proposed or pruned by what came before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from afzal.compare.measure import Answers
+from afzal.compare.trainings import Stage, stages_of
+from afzal.config import ADAPTIVE, CompareConfig, SweepConfig
+from afzal.sweep import workers
+from afzal.sweep.arms import BASE_NAME, Arm, Plan, arms_of, distinct, keep, load, wanted_arms
+from afzal.sweep.choose import Aim, candidates, score
+from afzal.sweep.equal import Length, comparison, lengths
+from afzal.sweep.proposals import is_hopeless, optuna_module, propose
+from afzal.sweep.training import Failure, Gauge, Point, Say
+
+
+@dataclass(slots=True)
+class Search:
+    """A sweep on its way.
+
+    Attributes:
+        arms: those there are so far, base first.
+        lengths: how long each is trained, by name.
+        failures: why an arm came to no end, by name.
+        pruned: after how many seeds an arm was given up, by name.
+        points: by name and seed, the snapshots of what was trained.
+    """
+
+    config: SweepConfig
+    plan: Plan
+    gauge: Gauge
+    jobs: int
+    say: Say
+    arms: list[Arm] = field(default_factory=list)
+    lengths: dict[str, Length] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    pruned: dict[str, int] = field(default_factory=dict)
+    points: dict[str, dict[int, list[Point]]] = field(default_factory=dict)
+
+    @property
+    def aim(self) -> Aim:
+        """What the arms are ranked by."""
+        return Aim(self.config.maximized, next(iter(self.gauge.config.rewards)), self.config.kl_budget)
+
+    @property
+    def whole(self) -> dict[str, dict[int, list[Point]]]:
+        """The snapshots of the arms that have all their seeds."""
+        return {name: p for name, p in self.points.items() if name not in self.failures and name not in self.pruned}
+
+    def trainings(self, arms: Sequence[Arm], seeds: Sequence[int]) -> CompareConfig:
+        """The trainings of these arms as a comparison, whose machinery makes them."""
+        if missing := [a for a in arms if a.name not in self.lengths]:
+            self.lengths |= lengths(self.config, self.plan, missing)
+        return comparison(self.config, self.plan, arms, self.lengths, seeds)
+
+    def starts(self) -> dict[int, Answers]:
+        """The start's answers by seed."""
+        return {seed: self.gauge.start(seed) for seed in self.config.seeds}
+
+
+def explore(search: Search, more: int) -> None:
+    """Train and measure every arm with every seed.
+
+    Args:
+        more: arms to add to those of earlier commands.
+    """
+    config, plan = search.config, search.plan
+    adaptive = config.search in ADAPTIVE
+    if adaptive or config.prune is not None:
+        optuna_module()
+    known = load(config, plan)
+    search.arms[:] = distinct(plan, known, ()) if adaptive else arms_of(config, plan, more)
+    if search.arms != known:
+        keep(config, plan, search.arms, finished=False)
+    if adaptive:
+        _proposed(search, wanted_arms(config, search.arms, more) or 0)
+    elif config.prune is not None:
+        for arm in search.arms:
+            _seed_by_seed(search, arm)
+    else:
+        train(search, search.arms)
+    keep(config, plan, search.arms, finished=True)
+
+
+def train(search: Search, arms: Sequence[Arm]) -> None:
+    """Every seed of these arms."""
+    made = search.trainings(arms, search.config.seeds)
+    enter(search, stages_of(made), run(search, search.gauge, made, stages_of(made)))
+
+
+def run(search: Search, gauge: Gauge, made: CompareConfig, stages: Sequence[Stage]) -> workers.Outcome:
+    """Trainings with their measurements, one after the other or side by side."""
+    if search.jobs > 1 and len(stages) > 1:
+        return workers.side_by_side(gauge, made, stages, search.jobs, search.say)
+    return workers.alone(gauge, stages, search.say)
+
+
+def enter(search: Search, stages: Sequence[Stage], outcome: workers.Outcome) -> None:
+    """Take in what became of trainings."""
+    for stage in stages:
+        name, failure = stage.entry.name, outcome[stage.name]
+        if failure is not None:
+            search.failures.setdefault(name, failure)
+        else:
+            search.points.setdefault(name, {})[stage.seed] = search.gauge.course(stage)
+
+
+def _proposed(search: Search, wanted: int) -> None:
+    """Arms one by one, each proposed from the scores of all before it."""
+    config, plan = search.config, search.plan
+    for arm in search.arms:
+        _arm(search, arm)
+    while len(search.arms) <= wanted:
+        scores = ((a.values, score_of(search, a, len(config.seeds))) for a in search.arms if a.name != BASE_NAME)
+        tried = [(values, s) for values, s in scores if s is not None]
+        draws = count(config.search_seed * 1_000_003 + len(search.arms) * 1009)  # each arm has seeds of its own
+        arms = distinct(plan, search.arms, (propose(plan.axes, k, tried) for k in draws), len(search.arms) + 1)
+        if len(arms) == len(search.arms):
+            search.say("tpe: the space has no further arm")
+            return
+        search.arms.append(arms[-1])
+        keep(config, plan, search.arms, finished=False)
+        _arm(search, arms[-1])
+
+
+def _arm(search: Search, arm: Arm) -> None:
+    if search.config.prune is None:
+        train(search, [arm])
+    else:
+        _seed_by_seed(search, arm)
+
+
+def _seed_by_seed(search: Search, arm: Arm) -> None:
+    """One arm, which may be given up between its seeds."""
+    seeds = search.config.seeds
+    made = search.trainings([arm], seeds)
+    for k, stage in enumerate(stages_of(made), 1):
+        enter(search, [stage], run(search, search.gauge, made, [stage]))
+        if arm.name in search.failures:
+            return
+        if k < len(seeds) and _is_hopeless(search, arm, k):
+            search.pruned[arm.name] = k
+            search.say(f"{arm.name}: pruned after {k} of {len(seeds)} seeds")
+            return
+
+
+def _is_hopeless(search: Search, arm: Arm, seeds: int) -> bool:
+    def scores(name: str, most: int) -> list[float]:
+        found = [score_of(search, Arm(name, {}), k) for k in range(1, most + 1)]
+        return [s for s in found if s is not None]
+
+    finished = [
+        name for name, points in search.whole.items() if name != arm.name and len(points) == len(search.config.seeds)
+    ]
+    return is_hopeless(scores(arm.name, seeds), [scores(name, len(search.config.seeds)) for name in finished])
+
+
+def score_of(search: Search, arm: Arm, seeds: int) -> float | None:
+    """The score of an arm by its first so many seeds; None where it failed."""
+    points: Mapping[int, list[Point]] = search.points.get(arm.name, {})
+    if arm.name in search.failures or not points:
+        return None
+    some = dict(list(points.items())[:seeds])
+    return score(search.aim, candidates(search.aim, {arm.name: some}, search.starts()))

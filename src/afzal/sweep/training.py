@@ -1,0 +1,133 @@
+"""One training of a sweep: made or resumed, measured at every snapshot; what diverged is remembered with the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from afzal import runs
+from afzal.compare.measure import Answers, Bench, measured, set_up, snapshots, start_answers
+from afzal.compare.trainings import MadeOtherwise, Stage, ensure, refuse_other
+from afzal.config import CompareConfig
+from afzal.errors import AfzalError
+from afzal.recipes import Stopped
+from afzal.recipes.contents import content_hash
+from afzal.rewards.source import Rewarder, reward_source
+from afzal.text import is_number
+from afzal.train.loop import NotFinite
+
+Say = Callable[[str], None]
+State = Literal["to be trained", "stopped", "finished", "diverged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a training came to no end. One that diverged would do so again, and is not tried again."""
+
+    why: str
+    diverged: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Point:
+    """A policy on its way: its step, its answers, and its accuracy on held-out pairs with an interval over prompts,
+    where it was evaluated."""
+
+    step: int
+    answers: Answers
+    accuracy: tuple[float, float, float] | None
+
+
+@dataclass(eq=False)
+class Gauge:
+    """What measures policies: the start model, the prompts and the rewards, opened when they are first needed."""
+
+    config: CompareConfig
+    _known: dict[tuple[str, int], list[Point]] = field(default_factory=dict)
+
+    @cached_property
+    def bench(self) -> Bench:
+        """The start model and the prompts."""
+        return set_up(self.config)
+
+    @cached_property
+    def rewarders(self) -> dict[str, Rewarder]:
+        """What gives each reward."""
+        c = self.config
+        sizes = {"max_tokens": c.max_tokens, "tokens_per_forward": c.tokens_per_forward}
+        return {
+            name: reward_source(spec, device=self.bench.device, eos_token=c.eos_token, **sizes)
+            for name, spec in c.rewards.items()
+        }
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """For each reward, the hash of what gives it."""
+        return {name: content_hash(spec) for name, spec in self.config.rewards.items()}
+
+    def start(self, seed: int) -> Answers:
+        """The start's answers, drawn now or before."""
+        return start_answers(self.bench, self.rewarders, self.keys, seed)
+
+    def course(self, stage: Stage) -> list[Point]:
+        """Every snapshot of a finished training, measured now or before."""
+        if (stage.name, stage.seed) not in self._known:
+            snaps = snapshots(stage.folder, self.config.snapshots)
+            found = measured(self.bench, snaps, self.rewarders, self.keys, stage.seed, stage.name)
+            accuracies = {r["step"]: _accuracy(r) for r in runs.open_run(stage.folder).metrics("eval")}
+            self._known[stage.name, stage.seed] = [Point(s.step, a, accuracies.get(s.step)) for s, a in found]
+        return self._known[stage.name, stage.seed]
+
+
+def _accuracy(record: Mapping[str, Any]) -> tuple[float, float, float] | None:
+    value, low, high = (record.get(f"rewards/accuracies{end}") for end in ("", "_low", "_high"))
+    return (value, low, high) if is_number(value) and is_number(low) and is_number(high) else None
+
+
+def made(gauge: Gauge, stage: Stage, say: Say) -> Failure | None:
+    """A training, and the measurements of all its snapshots; None, or why it failed.
+
+    Raises:
+        MadeOtherwise: its folder holds another one.
+        Stopped: a signal ended it; everything is saved.
+    """
+    config = gauge.config
+    if (before := failure_of(config, stage)) is not None:
+        refuse_other(stage, config)
+        return before
+    try:
+        ensure(stage, config, say)
+    except (MadeOtherwise, Stopped):
+        raise
+    except AfzalError as error:
+        failure = Failure(error.what, isinstance(error, NotFinite))
+        if failure.diverged:
+            runs.atomic_write(_failure_file(config, stage), json.dumps({"why": failure.why}) + "\n")
+        return failure
+    gauge.course(stage)
+    return None
+
+
+def failure_of(config: CompareConfig, stage: Stage) -> Failure | None:
+    """What an earlier command remembered of a training that diverged; None once its folder was deleted."""
+    path = _failure_file(config, stage)
+    if not path.exists() or not (stage.folder / "run.json").exists():
+        return None
+    return Failure(runs.read_json(path)["why"], diverged=True)
+
+
+def state_of(config: CompareConfig, stage: Stage) -> State:
+    """How far a training is, from its folder alone."""
+    if failure_of(config, stage) is not None:
+        return "diverged"
+    if not (stage.folder / "run.json").exists():
+        return "to be trained"
+    return "finished" if runs.open_run(stage.folder).status() == "finished" else "stopped"
+
+
+def _failure_file(config: CompareConfig, stage: Stage) -> Path:
+    return Path(config.out) / "stages" / f"{stage.name}-failed.json"

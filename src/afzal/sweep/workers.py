@@ -1,0 +1,220 @@
+"""Trainings side by side, each in a process of its own, as many as were asked for and as the memory holds.
+
+A worker ends with the process that started it, however that ends, so that no run is written by a process that nobody
+waits for.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from afzal.compare.trainings import Stage, stages_of
+from afzal.config import CompareConfig
+from afzal.errors import AfzalError
+from afzal.model.load import pick_device
+from afzal.model.memory import free_bytes
+from afzal.recipes import Stopped
+from afzal.recipes.runtime import fixed_date
+from afzal.runs.environment import usable_cpus
+from afzal.sweep.training import Failure, Gauge, Say, made
+from afzal.train.signals import stop_on_signals
+
+_SPARE = 0.8  # of the free memory, for further trainings
+_LOOK = 0.5  # seconds between two looks for a signal
+
+Outcome = dict[str, Failure | None]
+"""By the name of a training: None where it finished, else why not."""
+
+
+def alone(gauge: Gauge, stages: Sequence[Stage], say: Say) -> Outcome:
+    """The trainings one after the other, in this process."""
+    found: Outcome = {}
+    for k, stage in enumerate(stages, 1):
+        found[stage.name] = made(gauge, stage, lambda line, k=k: say(f"[{k}/{len(stages)}] {line}"))
+        _tell(found, stage.name, say)
+    return found
+
+
+def side_by_side(gauge: Gauge, made_of: CompareConfig, stages: Sequence[Stage], jobs: int, say: Say) -> Outcome:
+    """The trainings in at most ``jobs`` processes.
+
+    The first one is alone: it computes the reference for all, and shows how much memory one takes.
+
+    Args:
+        made_of: the comparison whose stages these are.
+
+    Raises:
+        Stopped: a signal asked for the end; all trainings have saved what they had.
+    """
+    todo, found, workers = list(stages), Outcome(), list[_Worker]()
+    limit = 1
+    with stop_on_signals() as stop:
+        try:
+            while todo or any(w.task for w in workers):
+                for worker in (w for w in workers if not w.task and todo):
+                    worker.give(todo.pop(0), say)
+                if todo and len(workers) < limit:
+                    workers.append(_Worker.started(gauge.config, made_of, jobs))
+                    continue
+                for worker, answer in _answers(workers):
+                    peak = _heard(worker, answer, found, say)
+                    if peak and limit == 1 and jobs > 1:
+                        limit = _room(gauge, peak, jobs, say)
+                workers = [w for w in workers if w.process.is_alive() or w.task]
+                if stop.requested:
+                    _end(workers)
+                    raise Stopped(stop.requested, Path(gauge.config.out), 0, remedy="the same command resumes")
+        except BaseException:
+            _end(workers)
+            raise
+        for worker in workers:
+            worker.dismiss()
+    return found
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A process that trains, this end of the way to it, and what it is at. While ``alive`` is open, so is this
+    process."""
+
+    process: Any
+    way: Connection
+    alive: Connection
+    task: str = ""
+
+    @classmethod
+    def started(cls, measuring: CompareConfig, made_of: CompareConfig, jobs: int) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        ending, alive = context.Pipe(duplex=False)
+        threads = max(1, usable_cpus() // jobs)
+        settings = (measuring.model_dump_json(), made_of.model_dump_json())
+        process = context.Process(target=_serve, args=(there, ending, *settings, threads))
+        process.start()
+        there.close()
+        ending.close()
+        return cls(process, here, alive)
+
+    def give(self, stage: Stage, say: Say) -> None:
+        self.task = stage.name
+        with suppress(OSError):  # a worker that is gone is found by its silence
+            self.way.send(stage.name)
+
+    def dismiss(self) -> None:
+        with suppress(OSError):
+            self.way.send(None)
+        self.process.join()
+
+
+def _answers(workers: Sequence[_Worker]) -> list[tuple[_Worker, tuple[Any, ...]]]:
+    """What workers have to say; of one that is gone, with which exit code."""
+    busy = {w.way: w for w in workers if w.task}
+    found = []
+    for way in wait(list(busy), timeout=_LOOK):
+        worker = busy[way]  # type: ignore[index]
+        try:
+            found.append((worker, worker.way.recv()))
+        except (EOFError, OSError):
+            worker.process.join()
+            found.append((worker, ("gone", worker.process.exitcode)))
+    return found
+
+
+def _heard(worker: _Worker, answer: tuple[Any, ...], found: Outcome, say: Say) -> int:
+    """Take in an answer; returns the bytes that a training took at most, 0 where nothing finished."""
+    kind, *values = answer
+    if kind == "say":
+        say(values[0])
+        return 0
+    if kind == "fault":
+        raise AfzalError(values[0], where=values[1], why=values[2], remedy=values[3])
+    name, worker.task = worker.task, ""
+    if kind == "gone":
+        found[name] = Failure(f"its process ended with exit code {values[0]}")
+    elif kind == "failed":
+        found[name] = Failure(*values)
+    else:
+        found[name] = None
+    _tell(found, name, say)
+    return values[0] if kind == "done" else 0
+
+
+def _tell(found: Mapping[str, Failure | None], name: str, say: Say) -> None:
+    if (failure := found[name]) is not None:
+        say(f"{name}: failed: {failure.why}")
+
+
+def _room(gauge: Gauge, peak: int, jobs: int, say: Say) -> int:
+    """How many trainings fit beside each other, of ``jobs`` that were asked for, the first one included."""
+    free = free_bytes(pick_device(gauge.config.device))
+    fit = jobs if free is None else 1 + int(_SPARE * free / peak)
+    if fit < jobs:
+        say(f"one training takes {peak / 1e9:.1f} GB: {fit} at a time fit into the memory, not {jobs}")
+    return min(fit, jobs)
+
+
+def _end(workers: Sequence[_Worker]) -> None:
+    """Have every worker save what it has, and wait for it."""
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join()
+
+
+def _serve(way: Connection, ending: Connection, measuring: str, made_of: str, threads: int) -> None:
+    """The worker: trainings by name until there is none, each with its output in a file of its own."""
+    import torch
+
+    threading.Thread(target=_end_with_parent, args=(ending,), daemon=True).start()
+    torch.set_num_threads(threads)
+    gauge = Gauge(CompareConfig.model_validate_json(measuring))
+    stages = {s.name: s for s in stages_of(CompareConfig.model_validate_json(made_of))}
+    folder = Path(gauge.config.out) / "stages"
+    with fixed_date(folder / "date.json", resume=True), suppress(EOFError):
+        while (name := way.recv()) is not None:
+            _redirect(folder / f"{name}.log")
+            try:
+                failure = made(gauge, stages[name], lambda line: way.send(("say", line)))
+            except Stopped:
+                return
+            except AfzalError as error:
+                way.send(("fault", error.what, error.where, error.why, error.remedy))
+                return
+            way.send(("done", _peak_bytes()) if failure is None else ("failed", failure.why, failure.diverged))
+
+
+def _end_with_parent(ending: Connection) -> None:
+    with suppress(EOFError, OSError):
+        ending.recv()
+    os._exit(1)
+
+
+def _redirect(path: Path) -> None:
+    """What the process prints from here on, to a file; several bars on one terminal could not be read."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(descriptor, stream.fileno())
+    os.close(descriptor)
+
+
+def _peak_bytes() -> int:
+    """Most memory that this process has had: of the GPU where it uses one, else of the machine."""
+    import torch
+
+    if torch.cuda.is_available() and (most := torch.cuda.max_memory_reserved()):
+        return most
+    try:
+        from resource import RUSAGE_SELF, getrusage
+    except ImportError:  # Windows; nothing is known then, and one runs after the other
+        return 0
+    return getrusage(RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
