@@ -32,6 +32,7 @@ from afzal.recipes.online import planned
 from afzal.recipes.prepare import prepare
 from afzal.recipes.setup import steps_of
 from afzal.recipes.train import train
+from afzal.runs import lock
 from afzal.train.feed import Feed, Layout
 
 State = Literal["trained", "resumed", "re-used", "given"]
@@ -132,6 +133,8 @@ def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
         if runs.open_run(stage.folder).status() == "finished":
             return "re-used"
     resume = (stage.folder / "run.json").exists()
+    if not resume:
+        _clear_unborn(stage.folder)
     say(f"{stage.name}: {'going on' if resume else 'training'}")
     before = runs.read_json(ledger).get("seconds", 0.0) if resume else 0.0
     _keep(ledger, {**made_of, "seconds": before})
@@ -177,6 +180,12 @@ def given(stage: Stage) -> State:
 def ledger_of(config: CompareConfig, name: str, seed: int) -> Path:
     """The file that says what a run was made of, and how many seconds its making took."""
     return Path(config.out) / "stages" / f"{name}-{seed}.json"
+
+
+def _clear_unborn(folder: Path) -> None:
+    """Take away the settings of a run that was killed before its first facts were written: nothing was trained."""
+    if folder.is_dir() and {path.name for path in folder.iterdir()} - {lock.NAME} == {"run.yaml"}:
+        (folder / "run.yaml").unlink()
 
 
 def _keep(ledger: Path, body: Mapping[str, Any]) -> None:

@@ -56,9 +56,10 @@ def lengths(config: SweepConfig, plan: Plan, arms: Sequence[Arm]) -> dict[str, L
 
 
 def updates_for(examples: int, items: int, batch_size: int) -> int:
-    """The number of updates that see so many examples, to the nearest; the last update of an epoch may be smaller."""
+    """The number of updates that see nearest to so many examples, at least 1; of two as near, the fewer."""
     epochs, rest = divmod(examples, items)
-    return max(1, epochs * math.ceil(items / batch_size) + round(rest / batch_size))
+    below = epochs * math.ceil(items / batch_size) + rest // batch_size
+    return min((max(1, below), below + 1), key=lambda n: abs(examples_in(n, items, batch_size) - examples))
 
 
 def examples_in(steps: int, items: int, batch_size: int) -> int:
