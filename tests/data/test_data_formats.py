@@ -6,6 +6,7 @@ import pytest
 
 from afzal.data import FORMATS, read
 from afzal.errors import AfzalError
+from afzal.media import in_row, media_part
 from afzal.records import Comparison, Message, Ranking, Rating, labels, preferences
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "formats"
@@ -26,6 +27,7 @@ def system(text):
 SKY = (user("Sky?"),)
 BRIEF = (system("Be brief."), user("Sky?"))
 BLUE, GREEN, RED, AZURE = (bot("Blue."),), (bot("Green."),), (bot("Red."),), (bot("Azure."),)
+SKY_PNG = in_row("image", (FIXTURES / "sky.png").read_bytes())
 FIRST = Comparison(0, 1, "first")
 SECOND = Comparison(0, 1, "second")
 
@@ -189,7 +191,7 @@ GOLDEN = [
         "conversational",
         [
             (
-                (Message("user", ({"type": "image", "image": "sky.png"}, {"type": "text", "text": "Which?"})),),
+                (Message("user", (media_part(SKY_PNG), {"type": "text", "text": "Which?"})),),
                 (BLUE, GREEN),
                 (FIRST,),
             )

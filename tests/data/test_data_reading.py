@@ -294,10 +294,11 @@ def test_one_damaged_row_does_not_change_the_format(tmp_path):
     assert "field 'chosen' is missing" in said.what
 
 
-def test_rows_with_media_are_dropped_and_counted(tmp_path):
+def test_rows_whose_media_are_not_there_are_damaged(tmp_path):
     path = put(tmp_path, "a.jsonl", lines([*ROWS, ROWS[0] | {"images": ["x.png"]}, ROWS[0] | {"images": []}]))
-    dataset = read(path)
-    assert (len(dataset.items), dataset.drop_counts) == (6, {"media": 1})
+    dataset = read(path, on_error="drop")
+    assert (len(dataset.items), dataset.drop_counts) == (6, {"media_missing": 1})
+    assert error(path).what == f"'x.png' is no file in {tmp_path.name}/, the folder of the data"
 
 
 def test_none_of_the_rows_usable_says_why(tmp_path):

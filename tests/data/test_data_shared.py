@@ -11,7 +11,7 @@ import pytest
 from afzal.data import read, split
 from afzal.errors import AfzalError
 from afzal.quality import audit, clean
-from afzal.records import labels, preferences, prompt_key
+from afzal.records import labels, media_of, preferences, prompt_key
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 pytestmark = pytest.mark.shared
@@ -59,10 +59,20 @@ def test_files_of_no_known_format_are_refused_with_their_fields(name):
     assert "the first row's fields" in caught.value.why
 
 
-def test_media_rows_are_counted_not_trained_on_as_text():
-    with pytest.raises(AfzalError, match="none of 6 rows") as caught:
-        read(shared("media/mllm_demo.json"))
-    assert "media 6" in caught.value.why
+def test_images_and_sounds_of_the_demonstrations_stand_where_their_marks_stood():
+    pictures, sounds = read(shared("media/mllm_demo.json")), read(shared("media/mllm_audio_demo.json"))
+    folder = "mllm_demo_data/"
+    assert [[m.name for m in media_of(item)] for item in pictures.items] == [
+        [f"{folder}{name}.jpg" for name in names] for names in ("11", "2", "3", "11", "2", "3")
+    ]
+    assert [media_of(item)[0].name for item in sounds.items] == [f"{folder}{x}" for x in ("1.mp3", "2.wav", "3.flac")]
+    first, asked = pictures.items[0].prompt[0], sounds.items[2].prompt[0]
+    assert [part["type"] for part in first.content] == ["image", "text"]
+    assert first.content[1]["text"] == "Who are they?"
+    assert media_of((first,))[0].sha256 == "95d292cbe8e7151b277f8c04f670a1bd28bbb36882ed5ac0a486b6e5f6e67a0b"
+    assert media_of((asked,))[0].sha256 == "4e25e22555cd16e90edb0a3b49fdcf1fe652b2a1250ab643634db33895c75b41"
+    assert "images: 8 (3 different)" in pictures.notes
+    assert "sounds: 3 (3 different)" in sounds.notes
 
 
 def test_hh_transcripts_split_at_the_last_answer():

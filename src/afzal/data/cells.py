@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from afzal.data.fields import Row, RowError
+from afzal.data.mediaparts import COLUMNS
 from afzal.data.turns import looks_like_messages
 
 # Fields that hold lists or objects in some format: a text there that begins like one is one.
 _STRUCTURED = frozenset(
     {"answers", "annotations", "chat_template_kwargs", "completions", "data", "generation_models", "generations"}
     | {"history", "info", "models", "num_voters", "pairs", "ratings", "responses", "rewards", "scores", "summaries"}
-    | {"tools", "votes"}
+    | {"tools", "votes", *COLUMNS}
 )
 _OPENERS = frozenset("[{( \t\r\n")
 _OPENED = re.compile(r"\s*[\[{(]")

@@ -294,7 +294,10 @@ def _records(loaded: Any, name: str, split: str) -> Iterator[Raw]:
             example = f"{name}@{splits[0]}" if not Path(name).exists() else str(Path(name) / splits[0])
             raise AfzalError(f"{name} has several splits: {', '.join(splits)}", remedy=f"name one: {example}")
         loaded, name = loaded[chosen], f"{name}@{chosen}"
-    return (Raw(f"{name}:{n}", row) for n, row in enumerate(loaded, 1))
+    # as stored: decoding images and sounds would lose their bytes, and needs libraries that reading does not
+    stored = (row for table in loaded.with_format("arrow").iter(1000) for row in table.to_pylist())
+    rows = stored if any(kind in str(loaded.features) for kind in ("Image(", "Audio(")) else loaded
+    return (Raw(f"{name}:{n}", row) for n, row in enumerate(rows, 1))
 
 
 def _hidden(file: Path, root: Path) -> bool:

@@ -14,7 +14,7 @@ _SYSTEM = alternatives(SYSTEM)
 
 
 def says(turns: Turns) -> bool:
-    """Whether an answer has words, or thoughts."""
+    """Whether an answer has words, thoughts, or media."""
     if isinstance(turns, str):
         return not turns.isspace() and turns != ""
     return bool(answer_text(turns).strip()) or any(m.reasoning.strip() for m in turns)
@@ -42,8 +42,7 @@ def with_system(item: Item, row: Row) -> Item:
     """
     system = system_of(row)
     if isinstance(item.prompt, str):
-        answers = [Response(reply(r.turns) if isinstance(r.turns, str) else r.turns, r.source) for r in item.responses]
-        return replace(item, prompt=ask(item.prompt, system=system), responses=tuple(answers))
+        return as_conversation(item, system)
     if not system.strip():
         return item
     if item.prompt and item.prompt[0].role == "system":
@@ -51,6 +50,14 @@ def with_system(item: Item, row: Row) -> Item:
             raise RowError("bad_value", name_of(row, SYSTEM), "differs from the system message of the conversation")
         return item
     return replace(item, prompt=(Message("system", system), *item.prompt))
+
+
+def as_conversation(item: Item, system: str = "") -> Item:
+    """The item as a conversation: a prompt that is a text becomes the user's turn, and answers the assistant's."""
+    if not isinstance(item.prompt, str):
+        return item
+    answers = [Response(reply(r.turns) if isinstance(r.turns, str) else r.turns, r.source) for r in item.responses]
+    return replace(item, prompt=ask(item.prompt, system=system), responses=tuple(answers))
 
 
 def without_marks(item: Item) -> Item:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from afzal.data.fields import ANNOTATOR, PROBABILITY, Row, UnusableError, alternatives, has, looks_like_label, name_of
+from afzal.data.mediaparts import COLUMNS
 from afzal.data.turns import ROLES, looks_like_messages, transcript
 from afzal.records import Item
 
@@ -65,7 +66,7 @@ class Format:
 
 
 _USUAL = {"preference": "all", "unpaired": "weight", "votes": "weight", "plain": "none", "refused": "none"}
-_ALWAYS = frozenset({"id", "tools", "chat_template_kwargs"})
+_ALWAYS = frozenset({"id", "tools", "chat_template_kwargs", *COLUMNS})
 _BESIDE = {
     "none": _ALWAYS,
     "weight": _ALWAYS | {"weight"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -25,7 +25,7 @@ from afzal.data.fields import (
 )
 from afzal.data.format import Format
 from afzal.data.remap import moved_votes
-from afzal.data.turns import answer_text, ask, messages, reply
+from afzal.data.turns import answer_text, ask, exact_key, messages, reply
 from afzal.data.votewords import Pair, pair_of, plain, said
 from afzal.records import Comparison, Item, Rating, Response, Turns, Vote
 
@@ -138,10 +138,14 @@ def joined(items: Iterable[Item]) -> list[Item]:
     Where rows name the same two answers in different orders, the order of each row is taken for the one shown. Items of
     one answer each are joined by their prompt.
     """
-    by_question: dict[tuple[Turns, frozenset[Turns]], list[Item]] = {}
+    by_question: dict[tuple[Hashable, frozenset[Hashable]], list[Item]] = {}
     for item in items:
-        answers = frozenset(response.turns for response in item.responses) if len(item.responses) > 1 else frozenset()
-        by_question.setdefault((item.prompt, answers), []).append(item)
+        answers = (
+            frozenset(exact_key(response.turns) for response in item.responses)
+            if len(item.responses) > 1
+            else frozenset()
+        )
+        by_question.setdefault((exact_key(item.prompt), answers), []).append(item)
     return [same[0] if len(same) == 1 else _as_one(same) for same in by_question.values()]
 
 
@@ -152,9 +156,9 @@ def together(items: Iterable[Item]) -> list[Item]:
     as a question of its own: then the items stay apart.
     """
     merged: list[list[Item]] = []
-    open_: dict[tuple[Turns, frozenset[Turns]], tuple[list[Item], set[str]]] = {}
+    open_: dict[tuple[Hashable, frozenset[Hashable]], tuple[list[Item], set[str]]] = {}
     for item in items:
-        key = item.prompt, frozenset(response.turns for response in item.responses)
+        key = exact_key(item.prompt), frozenset(exact_key(response.turns) for response in item.responses)
         names = {vote.annotator for vote in item.votes if vote.annotator is not None}
         same, heard = open_.get(key, ([], set()))
         if len(item.responses) > 1 and same and names and not names & heard:
@@ -168,11 +172,12 @@ def together(items: Iterable[Item]) -> list[Item]:
 
 def _as_one(same: Sequence[Item]) -> Item:
     first = same[0]
-    if len({r.turns for r in first.responses}) < len(first.responses):
+    if len({exact_key(r.turns) for r in first.responses}) < len(first.responses):
         return replace(first, votes=tuple(v for item in same for v in item.votes))
-    responses = {r.turns: r for item in reversed(same) for r in reversed(item.responses)}
-    place = {turns: k for k, turns in enumerate(dict.fromkeys(r.turns for item in same for r in item.responses))}
-    orders = [[place[response.turns] for response in item.responses] for item in same]
+    responses = {exact_key(r.turns): r for item in reversed(same) for r in reversed(item.responses)}
+    keys = dict.fromkeys(exact_key(r.turns) for item in same for r in item.responses)
+    place = {key: k for k, key in enumerate(keys)}
+    orders = [[place[exact_key(response.turns)] for response in item.responses] for item in same]
     votes = [moved_votes(item.votes, order) for item, order in zip(same, orders, strict=True)]
     if len(place) == 2 and {(0, 1), (1, 0)} == set(map(tuple, orders)):
         votes = [[_shown(v, order[0]) for v in some] for some, order in zip(votes, orders, strict=True)]

@@ -21,6 +21,8 @@ from afzal.data.finishing import has_system, says, system_of, template_option, w
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS, named
 from afzal.data.jsontext import Fault, Raw
+from afzal.data.mediafiles import MediaRules
+from afzal.data.mediarows import MediaReader
 from afzal.data.page import Said, is_page, page_rows
 from afzal.data.parse_votes import joined
 from afzal.data.potato import is_potato_folder, potato_rows
@@ -32,7 +34,7 @@ from afzal.records import Item, Message
 
 SAMPLE_ROWS = 64
 SHOWN_FAULTS = 5
-_MEDIA = ("image", "images", "video", "videos", "audio", "audios", "rejected_images", "audio_path")
+MEDIA_RULES = MediaRules()
 _TEMPLATE = ("tools", "chat_template_kwargs")
 
 
@@ -43,6 +45,7 @@ def read(
     format: str | None = None,
     on_error: Literal["raise", "drop"] = "raise",
     max_unpacked: int = MAX_UNPACKED,
+    media: MediaRules = MEDIA_RULES,
 ) -> Dataset:
     """Every row of a file, folder or hub data set as items with votes; the format is found out from the first rows.
 
@@ -55,12 +58,13 @@ def read(
             passed over, whatever their names.
         on_error: what to do with damaged rows (not JSON, a field missing or of a wrong type): raise, or drop and count.
         max_unpacked: bytes that a gzip file may unpack to; 0 for any number.
+        media: where images and sounds may lie, and how large they may be.
 
     Raises:
         AfzalError: nothing to read, no known format, damaged rows with ``on_error="raise"``, a field that may change
             what the rows mean and is not read, or no row left.
     """
-    reading = Reading(source, columns=columns, format=format, on_error=on_error, max_unpacked=max_unpacked)
+    reading = Reading(source, columns=columns, format=format, on_error=on_error, max_unpacked=max_unpacked, media=media)
     drops: list[Drop] = []
     items = list(reading.items(drops))
     notes, unread = reading.notes(), reading.unread()
@@ -84,6 +88,7 @@ class Reading:
         format: str | None = None,
         on_error: Literal["raise", "drop"] = "raise",
         max_unpacked: int = MAX_UNPACKED,
+        media: MediaRules = MEDIA_RULES,
     ) -> None:
         self.source, self.rows, self.losses = str(source), 0, Losses()
         self._columns, self._strict, self._lenient = dict(columns or {}), format is None, on_error == "drop"
@@ -102,6 +107,7 @@ class Reading:
             self._entry = self._entry.settle(self._entry, self._sample)
         self.format = self._entry.name
         self._unread = Unread(self._entry)
+        self._media = MediaReader(media, self._sample)
         # One row with a system message makes the whole file one of conversations: they are not mixed with plain texts.
         self._chat = self._entry.system and any(has_system(row) for row in self._sample)
 
@@ -117,7 +123,11 @@ class Reading:
 
     def notes(self) -> list[str]:
         """What was understood, in words: which field is what."""
-        return _notes(self._entry, self._sample[0] if self._sample else {}, self._columns) + self._page.notes()
+        return (
+            _notes(self._entry, self._sample[0] if self._sample else {}, self._columns)
+            + self._media.notes()
+            + self._page.notes()
+        )
 
     def unread(self) -> list[str]:
         """The fields of the rows so far that are passed over; ids are kept, and not among them."""
@@ -162,7 +172,6 @@ class Reading:
         items: list[Item] = []
         drops: list[Drop] = []
         try:
-            _refuse_media(raw.value)
             assert self._entry.parse is not None
             parsed = self._entry.parse(raw.value)
             for n, made in enumerate([parsed] if isinstance(parsed, Item) else parsed):
@@ -196,6 +205,7 @@ class Reading:
         name = self._unread.of(row, item) or self._unread.of_messages(row)
         if name and self._strict:
             raise _not_understood(name, place, entry, self._sample)
+        item = self._media.resolved(item, row, place)
         ident, where = item.id or ident, item.where or place
         drops = []
         empty = [k for k, response in enumerate(item.responses) if not says(response.turns)]
@@ -230,6 +240,8 @@ def _structured(stream: Iterator[Raw]) -> Iterator[Raw]:
 _FAULTS = frozenset(
     {"not_json", "not_utf8", "not_an_object", "duplicate_key", "line_too_long", "wrong_width"}
     | {"missing_field", "wrong_type", "bad_value"}
+    | {"media_count", "media_missing", "media_outside", "media_address"}
+    | {"media_broken", "media_wrong_type", "media_too_large", "media_changed"}
 )
 
 
@@ -287,12 +299,6 @@ def _row_id(row: Row) -> str:
 
 
 _IDS = ("id", "prompt_id", "uid", "question_id", "idx", "message_tree_id")
-
-
-def _refuse_media(row: Row) -> None:
-    for name in () if row.keys().isdisjoint(_MEDIA) else _MEDIA:
-        if isinstance(row.get(name), list | tuple | Mapping | bytes) and row[name]:
-            raise UnusableError("media", f"'{name}' holds images, sound or video, which are not read yet")
 
 
 def _chosen(name: str, sample: list[Row]) -> Format:

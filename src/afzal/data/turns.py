@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Hashable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from afzal.data.fields import RowError, UnusableError, flag, kind, number
 from afzal.media import media_in
-from afzal.records import Message, Turns
+from afzal.records import Message, Turns, turns_to_json
 
 Messages = tuple[Message, ...]
 
@@ -181,9 +182,19 @@ def content_key(content: str | tuple[Mapping[str, Any], ...]) -> str | tuple[str
         return content.strip()
     if not any(media_in(content)):
         return content_text(content).strip()
-    return tuple(
-        [(m.kind, m.sha256) if (m := part.get("media")) else content_text((part,)).strip() for part in content]
-    )
+    return tuple([_part_key(part) for part in content])
+
+
+def _part_key(part: Mapping[str, Any]) -> str | tuple[str, str]:
+    media = next(media_in((part,)), None)
+    return content_text((part,)).strip() if media is None else (media.kind, media.sha256)
+
+
+def exact_key(turns: Turns) -> Hashable:
+    """Equal for equal turns: themselves, or their JSON where they have parts, which cannot be hashed."""
+    if isinstance(turns, str) or all(isinstance(message.content, str) for message in turns):
+        return turns
+    return json.dumps(turns_to_json(turns), default=str)
 
 
 def stripped(turns: Turns) -> Hashable:
@@ -315,7 +326,16 @@ def _content(raw: Any, field: str) -> str | tuple[Mapping[str, Any], ...]:
     if not isinstance(raw, list | tuple):
         raise RowError("wrong_type", field, f"holds a message whose content is {kind(raw)}, not text or parts")
     parts = tuple(_part(part, field) for part in raw)
-    return content_text(parts) if all(part["type"] == "text" for part in parts) else parts
+    # A typed text that spells a mark of media stays typed until media are placed, so that it is never taken for one.
+    spells_mark = any("<image>" in part.get("text", "") or "<audio>" in part.get("text", "") for part in parts)
+    return parts if spells_mark else joined_texts(parts)
+
+
+def joined_texts(content: str | tuple[Mapping[str, Any], ...]) -> str | tuple[Mapping[str, Any], ...]:
+    """Parts that are all texts as one text; others as they are."""
+    if isinstance(content, str) or not all(part["type"] == "text" for part in content):
+        return content
+    return content_text(content)
 
 
 def _reasoning(raw: Mapping[str, Any], field: str) -> str:

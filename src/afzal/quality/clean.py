@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from afzal.data import Drop, remap, without
 from afzal.data.remap import moved_votes
-from afzal.data.turns import full_text, stripped
-from afzal.records import Comparison, Item, Ranking, Turns, Vote, template_fields, turns_to_json, vote_values
+from afzal.data.turns import exact_key, full_text, stripped
+from afzal.records import Comparison, Item, Ranking, Turns, Vote, template_fields, vote_values
 
 
 def clean(items: Iterable[Item]) -> tuple[list[Item], list[Drop]]:
@@ -84,20 +84,13 @@ def duplicate_key(item: Item) -> Hashable:
         place = {old: new for new, old in enumerate(order)}
         votes = moved_votes(votes, [place[k] for k in range(len(said))])
     told = [vote_values(_upright(vote)) for vote in votes]
-    answers = tuple([_hashable(item.responses[k].turns) for k in order])
+    answers = tuple([exact_key(item.responses[k].turns) for k in order])
     stated = json.dumps(template_fields(item), sort_keys=True, default=str) if item.extra else "{}"
-    return _hashable(item.prompt), stated, answers, tuple(sorted(told, key=repr) if len(told) > 1 else told)
+    return exact_key(item.prompt), stated, answers, tuple(sorted(told, key=repr) if len(told) > 1 else told)
 
 
 def _sortable(turns: Turns) -> str:
     return turns.strip() if isinstance(turns, str) else repr(stripped(turns))
-
-
-def _hashable(turns: Turns) -> Hashable:
-    """The turns whole; those with images or sounds, which are mappings, as JSON."""
-    if isinstance(turns, str) or all(isinstance(message.content, str) for message in turns):
-        return turns
-    return json.dumps(turns_to_json(turns), default=str)
 
 
 def _upright(vote: Vote) -> Vote:

@@ -1,0 +1,187 @@
+"""Whether bytes are the image or the sound that a row says they are: the header, the size, and whether they are whole.
+
+The first bytes tell the kind without any library. Pillow (extra ``vision``) and soundfile (extra ``audio``) look
+further where they are installed: size in pixels, length in seconds, and whether the file breaks off.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from afzal.data.fields import RowError
+from afzal.media import MediaKind
+
+MIB = 2**20
+_IMAGES = ("PNG", "JPEG", "GIF", "WEBP", "BMP")  # never EPS and the like, which start other programs
+_LAST_FRAMES = 4096
+_LIBRARY = {"image": ("PIL", "vision"), "audio": ("soundfile", "audio")}
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRules:
+    """Where media files may lie, and how large they may be.
+
+    Attributes:
+        folder: what relative paths start from, and no path leaves; "" for the folder of the data file.
+        max_mib: of a file, in MiB.
+        max_megapixels: of an image, in millions of pixels; Pillow itself refuses more than 178.
+        max_minutes: of a sound.
+    """
+
+    folder: str = ""
+    max_mib: float = 64.0
+    max_megapixels: float = 100.0
+    max_minutes: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a file says of itself: its format; pixels of an image; seconds, samples per second and channels of a sound.
+
+    A value is 0 where the library that would tell it is not installed.
+    """
+
+    format: str
+    width: int = 0
+    height: int = 0
+    seconds: float = 0.0
+    rate: int = 0
+    channels: int = 0
+
+
+def missing_extra(kind: MediaKind) -> str:
+    """How to install what looks into files of this kind; "" when it is installed."""
+    package, extra = _LIBRARY[kind]
+    return "" if find_spec(package) else f"pip install afzal[{extra}]"
+
+
+def inspect(kind: MediaKind, data: bytes, rules: MediaRules) -> Facts:
+    """What a file says of itself.
+
+    Raises:
+        RowError: it is of another kind, of a format that is not read, too large, broken, or cut off.
+    """
+    if not data:
+        raise _broken("is empty")
+    if len(data) > rules.max_mib * MIB:
+        raise too_large(len(data), rules)
+    told = format_of(data)
+    if told is None or told[0] != kind:
+        said = f"holds {told[1]} ({told[0]})" if told else "is text" if _is_text(data) else "is of an unknown format"
+        wanted = "an image (png, jpeg, gif, webp, bmp)" if kind == "image" else "a sound (wav, flac, ogg, mp3)"
+        raise RowError("media_wrong_type", "", f"{said}, not {wanted}")
+    if missing_extra(kind):
+        return Facts(told[1])
+    return _image(data, told[1], rules) if kind == "image" else _sound(data, told[1], rules)
+
+
+def too_large(size: int, rules: MediaRules) -> RowError:
+    """A file of so many bytes is refused."""
+    return RowError("media_too_large", "", f"has {size / MIB:.1f} MiB, more than {rules.max_mib:g}")
+
+
+def format_of(data: bytes) -> tuple[MediaKind, str] | None:
+    """Kind and format by the first bytes; None when they are of no known kind."""
+    if data[:4] == b"RIFF":
+        riff: dict[bytes, tuple[MediaKind, str]] = {b"WEBP": ("image", "webp"), b"WAVE": ("audio", "wav")}
+        return riff.get(data[8:12])
+    for start, kind, name in _STARTS:
+        if data.startswith(start):
+            return kind, name
+    is_frame = len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0 and data[1] & 0x06 != 0
+    return ("audio", "mp3") if is_frame else None
+
+
+_STARTS: tuple[tuple[bytes, MediaKind, str], ...] = (
+    (b"\x89PNG\r\n\x1a\n", "image", "png"),
+    (b"\xff\xd8\xff", "image", "jpeg"),
+    (b"GIF87a", "image", "gif"),
+    (b"GIF89a", "image", "gif"),
+    (b"BM", "image", "bmp"),
+    (b"fLaC", "audio", "flac"),
+    (b"OggS", "audio", "ogg"),
+    (b"ID3", "audio", "mp3"),
+)
+
+
+def _image(data: bytes, name: str, rules: MediaRules) -> Facts:
+    from PIL import Image
+
+    most = rules.max_megapixels * 1e6
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            opened = Image.open(io.BytesIO(data), formats=_IMAGES)
+        width, height = opened.size
+    except Image.DecompressionBombError:
+        raise RowError("media_too_large", "", "has more pixels than Pillow opens (178 million)") from None
+    except Exception as error:  # the decoders raise many kinds
+        raise _broken(f"is a broken {name} file ({_words(error)})") from None
+    if width * height > most:
+        told = f"has {width} x {height} pixels, more than {rules.max_megapixels:g} million"
+        raise RowError("media_too_large", "", told)
+    try:
+        if name == "png":
+            opened.verify()  # lengths and checksums of all its chunks; what they unpack to is not unpacked
+        else:
+            opened.draft("L", (max(1, width // 8), max(1, height // 8)))  # a JPEG is decoded at an eighth
+            opened.load()
+    except Exception as error:  # the decoders raise many kinds
+        raise _broken(f"is a broken {name} file, or is cut off ({_words(error)})") from None
+    return Facts(name, width, height)
+
+
+def _sound(data: bytes, name: str, rules: MediaRules) -> Facts:
+    import soundfile
+
+    if name == "wav" and (lacking := _lacking(data)):
+        raise _broken(f"is cut off: {lacking} bytes of its samples are missing")
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+            frames, rate, channels = sound.frames, sound.samplerate, sound.channels
+            if frames > 60 * rules.max_minutes * rate:
+                told = f"lasts {frames / rate / 60:.1f} minutes, more than {rules.max_minutes:g}"
+                raise RowError("media_too_large", "", told)
+            if not frames:
+                raise _broken("holds no samples")
+            wanted = min(frames, _LAST_FRAMES)
+            sound.seek(frames - wanted)
+            read = len(sound.read(wanted, dtype="float32"))
+    except RowError:
+        raise
+    except Exception as error:  # the decoders raise many kinds
+        raise _broken(f"is a broken {name} file, or is cut off ({_words(error)})") from None
+    if read < wanted and name != "mp3":  # an mp3 file only estimates its length
+        raise _broken(f"is cut off: {wanted - read} of its last {wanted} samples are missing")
+    return Facts(name, seconds=frames / rate, rate=rate, channels=channels)
+
+
+def _lacking(data: bytes) -> int:
+    """Bytes that a WAV file's samples lack of what is announced; a recorder that streams announces the largest size."""
+    at = 12
+    while at + 8 <= len(data):
+        name, size = struct.unpack_from("<4sI", data, at)
+        if name == b"data":
+            return 0 if size in (0, 0x7FFFFFFF, 0xFFFFFFFF) else max(0, size - (len(data) - at - 8))
+        at += 8 + size + (size & 1)
+    return 0
+
+
+def _broken(problem: str) -> RowError:
+    return RowError("media_broken", "", problem)
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        return "\0" not in data[:1000].decode("utf-8", "strict")
+    except UnicodeDecodeError:
+        return False
+
+
+def _words(error: Any) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]

@@ -1,0 +1,181 @@
+"""What rows call an image or a sound: parts of messages, cells of columns, and marks in texts."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import struct
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from afzal.data.fields import Row, RowError, UnusableError, kind
+from afzal.media import Media, MediaKind
+
+COLUMNS: dict[str, MediaKind] = {
+    "images": "image",
+    "image": "image",
+    "image_path": "image",
+    "audios": "audio",
+    "audio": "audio",
+    "audio_path": "audio",
+}
+"""Fields of a row whose values are media, and of which kind."""
+
+_UNREAD = ("video", "videos", "rejected_image", "rejected_images", "rejected_audios", "rejected_videos")
+
+_NAMES = frozenset((*COLUMNS, *_UNREAD))
+
+MARK = re.compile("<(image|audio)>")
+"""Where an image or a sound of the columns stands in a text."""
+
+_TYPES: dict[str, MediaKind] = {
+    **dict.fromkeys(("image", "image_url", "input_image"), "image"),
+    **dict.fromkeys(("audio", "audio_url", "input_audio"), "audio"),
+}
+_PAYLOAD = "image", "image_url", "audio", "audio_url", "input_audio", "path", "url", "bytes", "base64", "data"
+_BESIDE = frozenset({"type", "sha256", "detail", "format", "index"})
+
+Given = str | bytes | Media
+
+
+def kind_of(part: Mapping[str, Any]) -> MediaKind | None:
+    """Whether a content part is an image or a sound; None for anything else."""
+    return _TYPES.get(str(part.get("type")))
+
+
+def payload(part: Mapping[str, Any]) -> Any:
+    """What a part of media names or holds; None where it only marks a place.
+
+    Raises:
+        RowError: it names several, or holds what no medium has.
+    """
+    held = [name for name in _PAYLOAD if part.get(name) is not None]
+    odd = [name for name in part if name not in _PAYLOAD and name not in _BESIDE and part[name] != ""]
+    if odd:
+        raise RowError("wrong_type", "", f"a part of type {part['type']} holds '{odd[0]}', which is not read")
+    if {"path", "bytes"} == set(held):
+        return {name: part[name] for name in held}
+    if len(held) > 1:
+        raise RowError("wrong_type", "", f"a part of type {part['type']} holds both '{held[0]}' and '{held[1]}'")
+    if not held:
+        return None
+    got = part[held[0]]
+    if held[0] in ("base64", "data") and isinstance(got, str):
+        return _decoded(got)
+    return got
+
+
+def given(value: Any) -> Given:
+    """A path, or the bytes, of a value as files, ``datasets`` and servers write it.
+
+    Raises:
+        RowError: the value is none of these, or its base64 cannot be decoded.
+    """
+    if isinstance(value, str | Media):
+        return _of_data_address(value) if isinstance(value, str) and value[:5].lower() == "data:" else value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, Mapping):
+        return _of_mapping(value)
+    if type(value).__module__.startswith("PIL."):
+        return _png(value)
+    raise RowError("wrong_type", "", f"an image or a sound is {kind(value)}, neither a path nor bytes")
+
+
+def column_values(row: Row) -> dict[MediaKind, list[Any]]:
+    """The media of a row's columns by kind, in order; a null is none.
+
+    Raises:
+        UnusableError: the row has video, or media of its own for one answer's prompt.
+        RowError: a list holds a null, or two columns hold media of one kind.
+    """
+    if row.keys().isdisjoint(_NAMES):
+        return {}
+    if unread := next((name for name in _UNREAD if _is_held(row.get(name))), None):
+        what = "video is not read" if "video" in unread else "answers to different prompts are no pair"
+        raise UnusableError("media", f"'{unread}': {what}")
+    held = {name: value for name in COLUMNS if _is_held(value := row.get(name))}
+    values: dict[MediaKind, list[Any]] = {}
+    for name, value in held.items():
+        if COLUMNS[name] in values:
+            raise RowError("wrong_type", name, f"and another column both hold media of the kind {COLUMNS[name]}")
+        values[COLUMNS[name]] = list(value) if isinstance(value, list | tuple) else [value]
+        if any(entry is None for entry in values[COLUMNS[name]]):
+            raise RowError("wrong_type", name, "holds a null among its media")
+    return values
+
+
+def has_columns(row: Row) -> bool:
+    """Whether a row has columns of media with something in them."""
+    return not row.keys().isdisjoint(COLUMNS) and any(_is_held(row.get(name)) for name in COLUMNS)
+
+
+def marked(text: str) -> tuple[dict[str, Any], ...]:
+    """A text as parts, with a part without payload at each mark."""
+    parts: list[dict[str, Any]] = []
+    for n, piece in enumerate(MARK.split(text)):  # texts and kinds in turn
+        if n % 2:
+            parts.append({"type": piece})
+        elif piece:
+            parts.append({"type": "text", "text": piece})
+    return tuple(parts)
+
+
+def _is_held(value: Any) -> bool:
+    return value is not None and value != "" and value != [] and value != {} and value != b""
+
+
+def _of_mapping(value: Mapping[str, Any]) -> Given:
+    held = {name: got for name, got in value.items() if got is not None}
+    if "array" in held and "sampling_rate" in held:
+        return _wave(held["array"], held["sampling_rate"])
+    for name in ("bytes", "data", "base64"):
+        if name in held:
+            return _decoded(held[name]) if isinstance(held[name], str) else given(held[name])
+    for name in ("path", "url"):
+        if isinstance(held.get(name), str):
+            return given(held[name])
+    fields = ", ".join(map(str, held)) or "nothing"
+    raise RowError("wrong_type", "", f"an image or a sound is an object of {fields}: it needs path, bytes or url")
+
+
+def _of_data_address(text: str) -> bytes:
+    head, comma, rest = text.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise RowError("media_broken", "", "is a data: address that is not in base64")
+    return _decoded(rest)
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise RowError("media_broken", "", "holds text that is not base64") from None
+
+
+def _png(image: Any) -> bytes:
+    import io
+
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _wave(samples: Any, rate: Any) -> bytes:
+    """Samples, ``[frames]`` or ``[channels, frames]``, as a WAV file of 32-bit floats."""
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 1 <= rate <= 2**31:
+        raise RowError("wrong_type", "", f"sampling_rate is {kind(rate)}, not a number of samples per second")
+    lists = samples.tolist() if hasattr(samples, "tolist") else samples
+    channels = list(lists) if isinstance(lists, Sequence) and lists and isinstance(lists[0], Sequence) else [lists]
+    try:
+        data = array("f", [value for frame in zip(*channels, strict=True) for value in frame])
+    except (TypeError, ValueError, OverflowError):
+        raise RowError("wrong_type", "", "array is not a list of numbers, or of equally long lists of them") from None
+    if struct.pack("=H", 1) != struct.pack("<H", 1):
+        data.byteswap()
+    n, content = len(channels), data.tobytes()
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 3, n, int(rate), int(rate) * 4 * n, 4 * n, 32)
+    body = b"WAVE" + form + struct.pack("<4sI", b"data", len(content)) + content
+    return b"RIFF" + struct.pack("<I", len(body)) + body
