@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +56,13 @@ class Media:
 def in_row(kind: MediaKind, data: bytes, name: str = "") -> Media:
     """The medium whose bytes stand in a row."""
     return Media(kind, hashlib.sha256(data).hexdigest(), name, data=data)
+
+
+def named_from(media: Media, folder: Path) -> Media:
+    """The medium with its name relative to a folder; itself where its file lies elsewhere, or its bytes in the row."""
+    if not media.path or not Path(media.path).is_relative_to(folder):
+        return media
+    return replace(media, name=Path(media.path).relative_to(folder).as_posix())
 
 
 def media_part(media: Media) -> dict[str, Any]:

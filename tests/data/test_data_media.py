@@ -383,6 +383,18 @@ def test_writers_keep_media_and_reading_them_gives_the_same_items(folder, target
         assert [m.name for m in media_of(again.items[0])] == [m.name for m in media_of(first.items[0])]
 
 
+def test_media_are_named_from_the_folder_of_the_written_file(folder):
+    made = items(folder, {"prompt": "<image>", **PAIR, "images": ["red.png"]}, media=MediaRules(folder=f"{folder}/m"))
+    write(made, folder / "out.jsonl", "afzal")
+    write(made, folder / "elsewhere" / "out.jsonl", "afzal")
+    assert [m.name for m in media_of(read(folder / "out.jsonl").items[0])] == ["m/red.png"]
+    with pytest.raises(AfzalError, match=r"'red.png' is no file in elsewhere/") as caught:
+        read(folder / "elsewhere" / "out.jsonl")
+    assert "--media-folder" in caught.value.remedy
+    again = read(folder / "elsewhere" / "out.jsonl", media=MediaRules(folder=f"{folder}/m"))
+    assert shas(again.items[0]) == [sha(RED)]
+
+
 def test_a_written_row_whose_file_changed_is_refused(folder):
     write(items(folder, {"prompt": "<image>", **PAIR, "images": ["m/red.png"]}), folder / "out.jsonl", "afzal")
     (folder / "m" / "red.png").write_bytes(BLUE)

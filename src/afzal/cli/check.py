@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +17,7 @@ from afzal.terminal import one_line
 
 if TYPE_CHECKING:
     from afzal.config import ScoreConfig
-    from afzal.data import Dataset
+    from afzal.data import Dataset, MediaRules
     from afzal.quality import Audit, Finding, NotRun
 
 Columns = Annotated[
@@ -31,6 +31,10 @@ MaxUnpacked = Annotated[
     float,
     typer.Option("--max-unpacked", min=0, help="GiB that a gzip file may unpack to; 0 lifts the limit.", metavar="GIB"),
 ]
+MediaFolder = Annotated[
+    str | None,
+    typer.Option("--media-folder", help="Where paths of images and sounds start; default: the folder of FILE."),
+]
 
 _MARKS = {"ok": "[green]ok[/]", "minor": "[yellow]minor[/]", "major": "[bold red]major[/]"}
 
@@ -42,6 +46,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     skip_bad: SkipBad = False,
     max_unpacked: MaxUnpacked = 4,
+    media_folder: MediaFolder = None,
     deep: Annotated[
         bool, typer.Option("--deep", help="Compare all texts with each other also in a large file (near-duplicates).")
     ] = False,
@@ -62,7 +67,8 @@ def command(
     """Say what a file holds and what is wrong with it (exit 0: well, 1: major findings or no tokens, 2: unreadable)."""
     from afzal import data, quality
 
-    reads = _Reads(parse_columns(columns), format, "drop" if skip_bad else "raise", int(max_unpacked * 2**30))
+    most, rules = int(max_unpacked * 2**30), data.MediaRules(folder=media_folder or "")
+    reads = _Reads(parse_columns(columns), format, "drop" if skip_bad else "raise", most, rules)
     scorer = _scorer(source, reward, policy, reference, max_tokens)
     dataset: Dataset | None = None
     with _collector_paused():
@@ -70,11 +76,11 @@ def command(
         how = "always" if deep else "small"
         if model is None and scorer is None:
             # one item after another, so that a file of any size is looked at in little memory
-            reading = data.Reading(source, **asdict(reads))
+            reading = data.Reading(source, **reads.named())
             audit = quality.audit_stream(reading, extra, how)
             about = {"notes": reading.notes(), "unread": reading.unread()}
         else:
-            dataset = data.read(source, **asdict(reads))
+            dataset = data.read(source, **reads.named())
             audit = quality.audit(dataset, extra, how)
             about = {"notes": dataset.notes, "unread": dataset.unread}
     if scorer is not None and dataset is not None:
@@ -106,6 +112,11 @@ class _Reads:
     format: str | None
     on_error: str
     max_unpacked: int
+    media: MediaRules
+
+    def named(self) -> dict[str, Any]:
+        """As keyword arguments."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def _scorer(

@@ -4,6 +4,7 @@ from afzal.data.dataset import Dataset, Drop, fingerprint
 from afzal.data.files import refuse_missing
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS
+from afzal.data.mediafiles import MediaRules
 from afzal.data.parse_votes import together
 from afzal.data.reading import Reading, read
 from afzal.data.remap import remap, without
@@ -15,6 +16,7 @@ __all__ = [
     "Dataset",
     "Drop",
     "Format",
+    "MediaRules",
     "Plan",
     "Reading",
     "fingerprint",

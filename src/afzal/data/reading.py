@@ -329,8 +329,16 @@ def _faulty(faults: list[Drop], faulty: int, count: int, sound: int) -> AfzalErr
         faults[0].detail,
         where=faults[0].where,
         why="\n       ".join(lines),
-        remedy="fix the rows, or pass --skip-bad to drop and count them" if sound else "fix the rows",
+        remedy=_remedy(faults[0].reason, sound),
     )
+
+
+def _remedy(reason: str, sound: int) -> str:
+    if reason in ("media_missing", "media_outside"):
+        fix = "put the files into the folder of the data, or name another one with --media-folder"
+    else:
+        fix = "fix the rows"
+    return f"{fix}, or pass --skip-bad to drop and count them" if sound else fix
 
 
 def _nothing_left(source: str, entry: Format, losses: Losses, count: int, sample: list[Row]) -> AfzalError:
