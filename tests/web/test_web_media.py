@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 
 import pytest
+from helpers_media import sound as sound_file
+from helpers_media import wav
 from helpers_web import answer, job, opened, pairs, served, write_rows
 from starlette.testclient import TestClient
 
 from afzal import data
 from afzal.errors import AfzalError
-from afzal.records import Item, Message, Ranking, Rating, Response
+from afzal.media import in_row
+from afzal.records import Ranking, Rating, media_of
 from afzal.web.app import application
 from afzal.web.bodies import Refused
 from afzal.web.client import Client, new_id
-from afzal.web.media import Library
 
 
 def row(*names: str, kind: str = "audio") -> dict:
@@ -28,69 +32,62 @@ def row(*names: str, kind: str = "audio") -> dict:
     }
 
 
-def item(name: object, kind: str = "audio", field: str = "") -> Item:
-    part = {"type": kind, field or kind: name}
-    return Item("x", (Message("user", "p"),), (Response((Message("assistant", (part,)),)),), where="rows.jsonl:1")
-
-
 @pytest.mark.parametrize(
     "name", ["../secret.wav", "/etc/hostname", "a/../../secret.wav", "link.wav", "missing.wav", "folder.wav", "a\0.wav"]
 )
 def test_only_files_of_the_datas_folder_are_taken(tmp_path, name):
     root = tmp_path / "data"
     (root / "folder.wav").mkdir(parents=True)
-    (tmp_path / "secret.wav").write_bytes(b"secret")
+    (tmp_path / "secret.wav").write_bytes(wav())
     os.symlink(tmp_path / "secret.wav", root / "link.wav")
-    with pytest.raises(AfzalError, match="no file in the folder") as caught:
-        Library(root, [item(name)])
-    assert caught.value.where == "rows.jsonl:1"
+    with pytest.raises(AfzalError) as caught, opened(job(root, [row(name, name)])):
+        pass
+    assert caught.value.where == f"{root / 'rows.jsonl'}:1"
 
 
-@pytest.mark.parametrize("name", ["page.html", "image.svg", "script.js", "rows"])
-def test_only_images_and_sounds_are_taken(tmp_path, name):
-    (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(AfzalError, match="no type"):
-        Library(tmp_path, [item(name)])
+@pytest.mark.parametrize("content", [b"<html></html>", b"<svg></svg>", b"alert(1)", b""])
+def test_only_images_and_sounds_are_taken(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(AfzalError), opened(job(tmp_path, [row("a.png", "a.png", kind="image")])):
+        pass
 
 
-@pytest.mark.parametrize("field", ["audio", "path", "url"])
-def test_a_file_is_named_by_a_hash(tmp_path, field):
-    (tmp_path / "gpt4.wav").write_bytes(b"x")
-    one = item("gpt4.wav", field=field)
-    library = Library(tmp_path, [one])
-    key = library.key(one.responses[0].turns[0].content[0])
-    assert library.find(key) == tmp_path / "gpt4.wav"
-    assert "gpt4" not in key
-    assert library.find("gpt4.wav") is None
-    (tmp_path / "gpt4.wav").unlink()
-    os.symlink("/etc/hostname", tmp_path / "gpt4.wav")
+def test_media_are_copied_named_by_their_bytes_and_found_by_nothing_else(tmp_path):
+    named, in_the_row = wav(300), in_row("audio", wav(500))
+    (tmp_path / "gpt4.wav").write_bytes(named)
+    address = "data:audio/wav;base64," + base64.b64encode(in_the_row.read()).decode()
+    with opened(job(tmp_path, [row("gpt4.wav", address)])) as folder:
+        key = hashlib.sha256(named).hexdigest()
+        library = folder.library
+        assert library.find(key) == tmp_path / "out" / "media" / f"{key}.wav"
+        assert library.find(in_the_row.sha256).read_bytes() == in_the_row.data
+        for other in ("gpt4.wav", f"{key}.wav", f"../media/{key}", key[:16], ""):
+            assert library.find(other) is None
+        text = (tmp_path / "out" / "items.jsonl").read_text()
+        assert "gpt4" not in text
+        assert "data:" not in text
+        (tmp_path / "gpt4.wav").unlink()
+    (read,) = data.read(tmp_path / "out").items  # the folder of the page is whole without the data's
+    assert [media.read() for media in media_of(read)] == [named, in_the_row.data]
+    library.find(key).unlink()
+    os.symlink("/etc/hostname", tmp_path / "out" / "media" / f"{key}.wav")
     assert library.find(key) is None
 
 
-@pytest.mark.parametrize("name", ["https://example.org/a.wav", "data:audio/wav;base64,AAAA", {"url": "a"}, ""])
-def test_what_is_no_path_is_text(tmp_path, name):
-    made = job(
-        tmp_path,
-        [
-            row("a.wav", "b.wav")
-            | {
-                "responses": [
-                    {"turns": [{"role": "assistant", "content": [{"type": "audio", "audio": name}]}]},
-                    {"turns": [{"role": "assistant", "content": "b"}]},
-                ]
-            }
-        ],
-    )
+def test_a_page_is_resumed_with_its_media(tmp_path):
+    (tmp_path / "a.wav").write_bytes(wav(300))
+    (tmp_path / "b.wav").write_bytes(wav(500))
+    made = job(tmp_path, [row("a.wav", "b.wav")])
     with opened(made) as folder:
-        parts = [turns[0]["parts"][0] for turns in folder.desk.next("ann")["responses"]]
-        assert {part["type"] for part in parts} == {"foreign", "text"}
-        assert all("media" not in part for part in parts)
+        shown = [turns[0]["parts"][0]["media"] for turns in folder.desk.next("ann")["responses"]]
+    with opened(made) as folder:
+        assert all(folder.library.find(key) for key in shown)
 
 
 def test_files_are_served_whole_and_in_ranges_to_those_with_a_token(tmp_path):
-    sound = bytes(range(256)) * 40
+    sound, other = wav(300, 1.0), sound_file("MP3")
     (tmp_path / "llama.wav").write_bytes(sound)
-    (tmp_path / "gpt.mp3").write_bytes(b"other")
+    (tmp_path / "gpt.mp3").write_bytes(other)
     with opened(job(tmp_path, [row("llama.wav", "gpt.mp3")])) as folder, TestClient(application(folder)) as client:
         (token,) = folder.tokens
         asked = folder.desk.next("ann")
@@ -103,14 +100,14 @@ def test_files_are_served_whole_and_in_ranges_to_those_with_a_token(tmp_path):
             reply = client.get(place)
             bodies[reply.headers["content-type"]] = reply.content
             address = place if reply.content == sound else address
-        assert bodies == {"audio/wav": sound, "audio/mpeg": b"other"}
+        assert bodies == {"audio/wav": sound, "audio/mpeg": other}
         part = client.get(address, headers={"Range": "bytes=100-199"})
         assert (part.status_code, part.content) == (206, sound[100:200])
         assert part.headers["content-range"] == f"bytes 100-199/{len(sound)}"
         assert client.get(address, headers={"Range": "bytes=-56"}).content == sound[-56:]
         assert client.get(address, headers={"Range": f"bytes={len(sound)}-"}).status_code == 416
         assert client.get(address.replace(token, "x" * 24)).status_code == 404
-        for name in ("llama.wav", "..%2f..%2fetc%2fpasswd", "../rows.jsonl", "0" * 16):
+        for name in ("llama.wav", "..%2f..%2fetc%2fpasswd", "../rows.jsonl", "0" * 64):
             assert client.get(f"/media/{token}/{name}").status_code == 404
 
 

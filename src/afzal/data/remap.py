@@ -1,11 +1,13 @@
-"""Renumbering the responses of an item together with every vote that names them."""
+"""Items with other responses, renumbered in every vote that names them, or with other media."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from afzal.records import Item, Ranking, Rating, Vote
+from afzal.media import Media, media_part
+from afzal.records import Item, Message, Ranking, Rating, Response, Turns, Vote
 
 
 def remap(item: Item, new_index: Sequence[int | None]) -> Item:
@@ -31,6 +33,26 @@ def without(item: Item, removed: set[int]) -> Item:
     kept = [k for k in range(len(item.responses)) if k not in removed]
     place = {old: new for new, old in enumerate(kept)}
     return remap(item, [place.get(k) for k in range(len(item.responses))])
+
+
+def with_media(item: Item, change: Callable[[Media], Media]) -> Item:
+    """The item with other media in the places of its own."""
+    answers = tuple(Response(_changed(response.turns, change), response.source) for response in item.responses)
+    return replace(item, prompt=_changed(item.prompt, change), responses=answers)
+
+
+def _changed(turns: Turns, change: Callable[[Media], Media]) -> Turns:
+    if isinstance(turns, str):
+        return turns
+    return tuple(Message(m.role, _changed_content(m.content, change), m.reasoning) for m in turns)
+
+
+def _changed_content(
+    content: str | tuple[Mapping[str, Any], ...], change: Callable[[Media], Media]
+) -> str | tuple[Mapping[str, Any], ...]:
+    if isinstance(content, str):
+        return content
+    return tuple(media_part(change(m)) if isinstance(m := part.get("media"), Media) else part for part in content)
 
 
 def _moved(vote: Vote, new_index: Sequence[int | None]) -> Vote | None:

@@ -6,20 +6,20 @@ import gzip
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from afzal.data.dataset import Drop
 from afzal.data.native import to_row
+from afzal.data.remap import with_media
 from afzal.data.writing_votes import VoteTarget, left_out, vote_rows
 from afzal.errors import AfzalError
-from afzal.media import Media, media_part, named_from
+from afzal.media import named_from
 from afzal.records import (
     Comparison,
     Item,
-    Message,
     Preference,
     Rating,
     Turns,
@@ -78,7 +78,8 @@ def write(items: Sequence[Item], path: str | Path, format: Target, *, skip_unhol
             is off, or nothing is left to write.
     """
     folder = Path(path).expanduser().resolve().parent
-    made = plan([_named_from(item, folder) if media_of(item) else item for item in items], format)
+    named = [with_media(x, lambda media: named_from(media, folder)) if media_of(x) else x for x in items]
+    made = plan(named, format)
     if made.skipped and not skip_unholdable:
         raise _refusal(made.skipped, format)
     if not made.rows:
@@ -108,27 +109,6 @@ def write_rows(rows: Sequence[dict[str, Any]], path: str | Path, layout: Literal
     finally:
         beside.unlink(missing_ok=True)
     return len(rows)
-
-
-def _named_from(item: Item, folder: Path) -> Item:
-    answers = tuple(replace(response, turns=_renamed(response.turns, folder)) for response in item.responses)
-    return replace(item, prompt=_renamed(item.prompt, folder), responses=answers)
-
-
-def _renamed(turns: Turns, folder: Path) -> Turns:
-    if isinstance(turns, str):
-        return turns
-    return tuple(
-        m
-        if isinstance(m.content, str)
-        else Message(m.role, tuple(_part_from(part, folder) for part in m.content), m.reasoning)
-        for m in turns
-    )
-
-
-def _part_from(part: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    media = part.get("media")
-    return media_part(named_from(media, folder)) if isinstance(media, Media) else part
 
 
 def _rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _CannotHold]:

@@ -98,7 +98,7 @@ class Page:
 
     async def media(self, request: Request) -> Response:
         """An image or a sound of the rows, whole or a range of it."""
-        path = self._folder.sheet.display.library.find(request.path_params["key"])
+        path = self._folder.library.find(request.path_params["key"])
         if path is None or self._folder.name_of(request.path_params["token"]) is None:
             raise HTTPException(404)
         return FileResponse(path, media_type=media_type(path))

@@ -23,7 +23,7 @@ from afzal.records import Item, turns_to_json
 from afzal.runs import atomic_write, lock, read_json, writing
 from afzal.web.desk import Desk, Sheet
 from afzal.web.journal import Journal
-from afzal.web.media import Library, root_of
+from afzal.web.media import FOLDER, Library
 from afzal.web.questions import Mode, content_sha256, default_mode, questions_on, with_unique_ids
 from afzal.web.queue import Rules
 from afzal.web.showing import Display, TextKind
@@ -119,7 +119,7 @@ def sheet_of(job: Job, items: Sequence[Item]) -> Sheet:
     hashes = [content_sha256(item) for item in items]
     questions = questions_on(items, hashes, mode, axes)
     title = job.title or Path(job.source).name.partition(".")[0]
-    display = Display(Library(root_of(job.source), items), job.text)
+    display = Display(job.text)
     return Sheet(title, mode, items, hashes, questions, axes, job.rules, display, job.guideline, job.scale)
 
 
@@ -136,7 +136,7 @@ class Folder:
     def __init__(self, job: Job, clock: Callable[[], float]) -> None:
         self.path, self._clock = Path(job.out), clock
         items, self.drops = read_items(job)
-        self.sheet = sheet_of(job, items)
+        self.sheet, self.library = sheet_of(job, items), Library(items)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         _claim(self.path)
@@ -190,18 +190,23 @@ class Folder:
 
     def _begun(self, facts: Mapping[str, Any]) -> dict[str, str]:
         strange = sorted(p.name for p in self.path.iterdir() if p.name != lock.NAME and not p.name.startswith("."))
-        strange = [name for name in strange if name != ITEMS]  # a page that was killed before it had begun
+        strange = [
+            name for name in strange if name not in (ITEMS, FOLDER)
+        ]  # a page that was killed before it had begun
         if strange:
             raise AfzalError(
                 f"{self.path} is not empty and holds no page",
                 why=f"it holds {', '.join(strange[:3])}",
                 remedy="choose another --out",
             )
-        rows = (json.dumps(to_row(item), ensure_ascii=False, default=str) for item in self.sheet.items)
+        self.library.keep(self.path)
+        kept = map(self.library.kept, self.sheet.items)
+        rows = (json.dumps(to_row(item), ensure_ascii=False, default=str) for item in kept)
         atomic_write(self.path / ITEMS, "".join(f"{row}\n" for row in rows).encode("utf-8", "surrogatepass"))
         return {}
 
     def _resumed(self, facts: Mapping[str, Any]) -> dict[str, str]:
+        self.library.keep(self.path)
         known = read_json(self.path / PAGE)
         for key, value in facts.items():
             if known.get(key) != value:

@@ -7,25 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from afzal.media import Media
 from afzal.records import Turns
 from afzal.web.markdown import tree
-from afzal.web.media import Library, is_media
 
 TextKind = Literal["plain", "markdown"]
 
 
 @dataclass(frozen=True, slots=True)
 class Display:
-    """How texts are shown, and where images and sounds are."""
+    """How texts are shown."""
 
-    library: Library
     text: TextKind = "plain"
 
     def turns(self, turns: Turns) -> list[dict[str, Any]]:
         """A text or a conversation as blocks ``{"role", "parts"}``; the role of a plain text is None.
 
         A text is ``{"type": "text", "text"}``, with ``tree`` beside it where it is shown as Markdown; an image or a
-        sound is ``{"type", "media"}`` with its key in the library; anything else is its JSON.
+        sound is ``{"type", "media"}`` with its SHA-256; anything else is its JSON.
         """
         if isinstance(turns, str):
             return [{"role": None, "parts": [self._text(turns)]}]
@@ -42,8 +41,8 @@ class Display:
         return {"type": "text", "text": text} | ({} if nodes is None else {"tree": nodes})
 
     def _part(self, part: Mapping[str, Any]) -> dict[str, Any]:
-        if is_media(part):
-            return {"type": part["type"], "media": self.library.key(part)}
+        if isinstance(media := part.get("media"), Media):
+            return {"type": media.kind, "media": media.sha256}
         if part.get("type") == "text":
             return self._text(str(part.get("text", "")))
         return {"type": "foreign", "text": json.dumps(dict(part), ensure_ascii=False, default=str)}
