@@ -143,12 +143,12 @@ FILES = {
     "unknown method": (
         "method: dpoo\nmodel: M\n",
         "run.yaml:1: unknown method 'dpoo' (did you mean dpo?)\n"
-        "  try: choose one of sft, dpo, ipo, kto, prefer, reward, irl, ppo, rloo, grpo, reinforce",
+        "  try: choose one of sft, dpo, ipo, kto, prefer, meta, reward, irl, ppo, rloo, grpo, reinforce",
     ),
     "no method": (
         "model: M\n",
         "run.yaml: the setting 'method' is missing\n"
-        "  try: add `method: dpo` (or sft, ipo, kto, prefer, reward, irl, ppo, rloo, grpo, reinforce)",
+        "  try: add `method: dpo` (or sft, ipo, kto, prefer, meta, reward, irl, ppo, rloo, grpo, reinforce)",
     ),
     "twice": (
         HEAD + "model: N\n",

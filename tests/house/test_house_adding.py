@@ -20,7 +20,7 @@ from afzal.objectives import REGISTRY
 
 PACKAGE = Path(afzal.__file__).parent
 RUNS_OF_ITS_OWN = {"lab/demo.py"}  # the demonstration trains by SFT and by DPO: it is a user of the methods
-OTHER_WORDS = {"reward", "prefer"}  # the names of a setting, a field of files and a figure as well
+OTHER_WORDS = {"reward", "prefer", "meta"}  # of a setting, a field of files, a figure and a device as well
 
 TOY = '''"""Half of DPO: a method that only a test has."""
 

@@ -59,6 +59,9 @@ CASES: dict[str, Case] = {
     "lora_alpha": (3.0, {"lora_rank": 2}),
     "lora_targets": (["q_proj"], {"lora_rank": 2}),
     "virtual_tokens": (3, {"adapter": "prompt"}),
+    "adapter_from": ("started", {}),
+    "prior": (1.0, {"adapter_from": "started", "optimizer": "sgd"}),
+    "prior_labels": (1, {"adapter_from": "started", "optimizer": "sgd", "prior": 1.0}),
     "quantize": ("4bit", {}),
     "activation_checkpointing": ("full", {}),
     "memory_gb": (1e-6, {}),
@@ -141,6 +144,12 @@ CASES: dict[str, Case] = {
     "vf_coef": (5.0, {"value": "shared"}),
     "value_clip": (1e-6, _MANY),
     "group_std": (False, {}),
+    "order": ("maml", {}),
+    "inner_steps": (1, {}),
+    "inner_lr": (0.7, {}),
+    "support_size": (3, {}),
+    "query_size": (3, {}),
+    "task": ("kind", {}),
 }
 OF_METHOD: dict[tuple[str, str], Case] = {
     ("kto", "sharing"): ("shared", {"sharing": "unshared"}),
@@ -149,6 +158,14 @@ OF_METHOD: dict[tuple[str, str], Case] = {
     **{(method, "max_tokens"): (16, {}) for method in ONLINE},
     **{(method, "eos_token"): ("e", {"sample_tokens": 40}) for method in ONLINE},
     **{(method, "virtual_tokens"): (3, {}) for method in ONLINE},
+    ("meta", "method"): ("dpo", {"support_size": None, "query_size": None, "inner_steps": None}),
+    ("meta", "eval_data"): ("more.jsonl", {"eval_data": "pairs.jsonl", "eval_fraction": None}),
+    ("meta", "eval_fraction"): (0.5, {}),
+    ("meta", "batch_size"): (1, {}),
+    ("meta", "prior"): (1.0, {"adapter_from": "started", "lora_rank": None}),
+    ("meta", "lora_rank"): (3, {}),
+    ("meta", "virtual_tokens"): (3, {"adapter": "prompt", "lora_rank": None}),
+    ("meta", "adapter_from"): ("started", {"adapter_from": "begun", "lora_rank": None}),
     ("reward", "method"): ("dpo", {"sample_prompts": None, "sample_tokens": None}),
     ("reward", "objective"): ("bradley_terry_margin", {"data": "strong.jsonl"}),
     ("irl", "method"): ("sft", {"samples": None, "sample_prompts": None, "sample_tokens": None}),
@@ -161,6 +178,12 @@ OF_METHOD: dict[tuple[str, str], Case] = {
 BESIDE: dict[str, dict[str, Any]] = {"constraint": _MASS}
 # Settings that a plain run on a CPU refuses, and the pattern of what is said then; by method where only some do.
 REFUSALS: dict[str | tuple[str, str], str] = {
+    ("meta", "dtype"): "round inner steps away",
+    ("meta", "reference_sync_steps"): "share one reference|needs a frozen copy",
+    ("meta", "quantize"): "inner steps are taken in fp32",
+    **{(method, "adapter_from"): "pull it back" for method in ONLINE},
+    ("meta", "learn"): "inner steps move the adapter alone",
+    ("meta", "prior"): "not held anywhere|names no adapter",
     **{(method, "virtual_tokens"): "virtual_tokens is without effect" for method in ONLINE},
     "data_format": "rows cannot be read",
     "device": "cuda",
@@ -168,6 +191,11 @@ REFUSALS: dict[str | tuple[str, str], str] = {
     "memory_gb": "memory_gb",
     "offload": "offload",
 }
+
+
+# What only another setting that the method refuses would give an effect.
+ALWAYS_REFUSED = {("meta", key) for key in ("reference_mixup", "learned_lr", "prior_labels")}
+ALWAYS_REFUSED |= {(method, key) for method in ONLINE for key in ("prior", "prior_labels")}
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +207,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model_folder(path / "other", **small, rms_norm_eps=0.1)
     pair_file(path / "pairs.jsonl", 8)
     rows = [json.loads(line) for line in (path / "pairs.jsonl").read_text().splitlines()]
-    write = lambda name, lines: (path / name).write_text("".join(json.dumps(x) + "\n" for x in lines))  # noqa: E731
+    (path / "many").mkdir()
+
+    def write(name: str, lines: list[dict[str, Any]]) -> None:
+        (path / name).write_text("".join(json.dumps(x) + "\n" for x in lines))
+        (path / "many" / name).write_text("".join(json.dumps(x) + "\n" for x in of_tasks(lines)))
+
+    write("pairs.jsonl", rows)
     write("more.jsonl", [r | {"prompt": f"Or {r['prompt']}"} for r in rows])
     write("later.jsonl", rows[2:])
     drawn = [{"prompt": r["prompt"], "completion": text} for r in rows for text in (r["rejected"], " away")]
@@ -187,7 +221,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write("drawn-otherwise.jsonl", [r | {"completion": r["completion"] + "!"} for r in drawn])
     write("named.jsonl", [{"prompt": r["prompt"], "good": r["chosen"], "bad": r["rejected"]} for r in rows])
     write("twice.jsonl", rows + rows[:3])
-    (path / "damaged.jsonl").write_text((path / "pairs.jsonl").read_text() + '{"prompt": "x"\n')
+    for part in (path, path / "many"):
+        (part / "damaged.jsonl").write_text((part / "pairs.jsonl").read_text() + '{"prompt": "x"\n')
     turn = lambda role, text: [{"role": role, "content": text}]  # noqa: E731
     answers = ("chosen", "rejected")
     write(
@@ -218,7 +253,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with one_thread():
         given = given_to("reward", {"out": str(path / "judge")}, path)
         recipes.train(config.make("reward", **given))
+        for name, seed in (("started", 0), ("begun", 1)):
+            about = {"out": str(path / name), "lora_rank": 2, "seed": seed, "max_steps": 1}
+            recipes.train(config.make("dpo", **given_to("dpo", about, path)))
     return path
+
+
+def of_tasks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Four times as many rows with other prompts, of two tasks; and of two others by ``kind``."""
+    made = []
+    for j in range(4):
+        for k, row in enumerate(rows):
+            asked = row["prompt"]
+            other = f"{j} {asked}" if isinstance(asked, str) else [asked[0] | {"content": f"{j} {asked[0]['content']}"}]
+            names = {"task": "ab"[k % 2], "kind": "cd"[k // 2 % 2]}
+            own = {"id": f"{k}-{j}", "extra": names} if "afzal" in row else names
+            made.append(row | {"prompt": other} | own)
+    return made
 
 
 def given_to(method: str, changes: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -231,7 +282,12 @@ def given_to(method: str, changes: dict[str, Any], folder: Path) -> dict[str, An
         base |= {"sample_prompts": 2, "sample_tokens": 5}
     if method in ONLINE:
         base |= {"reward": "rewards.py:length"}
+    if method == "meta":
+        base |= {"support_size": 2, "query_size": 2, "lora_rank": 2, "inner_steps": 2}
     given = {k: v for k, v in (base | changes).items() if v is not None}
+    if method == "meta":
+        folder_of = lambda name: f"many/{name}" if (folder / "many" / str(name)).is_file() else name  # noqa: E731
+        given |= {k: folder_of(given[k]) for k in ("data", "eval_data") if k in given}
     return {k: _placed(v, folder) for k, v in given.items()}
 
 
@@ -299,6 +355,8 @@ def _asked() -> Iterator[Any]:
     seen: set[str] = set()
     for method in METHODS:
         for key in config.CONFIGS[method].model_fields:
+            if (method, key) in ALWAYS_REFUSED:
+                continue
             yield pytest.param(method, key, marks=[pytest.mark.slow] if key in seen else [])
             seen.add(key)
 

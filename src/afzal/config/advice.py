@@ -18,12 +18,14 @@ def advice(config: TrainConfig, parameters: int | None = None) -> list[str]:
     """
     notes = []
     kind = config.adapter_kind
-    tuning = {"lora": "LoRA", None: "all weights"}.get(kind, f"adapter {kind}")
+    tuning = {"lora": "LoRA", None: "an adapter" if config.has_new_adapter else "all weights"}.get(
+        kind, f"adapter {kind}"
+    )
     method = METHODS[config.method]
-    low, high = _USUAL_LR_OF.get(kind or "") or method.usual_lr[kind is not None]
+    low, high = _USUAL_LR_OF.get(kind or "") or method.usual_lr[config.has_new_adapter]
     small = parameters is not None and parameters < _SMALL
     if small and kind not in _USUAL_LR_OF:
-        high = _SMALL_LR * (1 if kind is None else 10)
+        high = _SMALL_LR * (10 if config.has_new_adapter else 1)
     if config.lr == 0:
         notes.append("lr is 0: no weight will move")
     elif not low <= config.lr <= high:

@@ -60,6 +60,11 @@ class OnlineConfig(RolloutSettings, LiveReferenceConfig, frozen=True):
     def _online_parts(self) -> Self:
         if self.reference == "cached":
             raise ValueError("reference cannot be cached: the answers are not known before they are written")
+        if self.adapter_from is not None:
+            raise ValueError(
+                "adapter_from is another policy than the reference, and the KL penalty would pull it back: "
+                "name the adapter as the model, which is then the reference"
+            )
         if self.iterations is not None:
             self._refuse(("epochs",), "iterations says how long the run is")
         if self.batch_size < self.minibatches:

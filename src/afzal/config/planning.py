@@ -38,7 +38,9 @@ class PlanConfig(Settings, frozen=True):
         "dtype", description="Number format of the weights below the adapters."
     )
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="Of the forward pass; auto is fp32 on a CPU.")
-    optimizer: Literal["adamw", "rmsprop"] = Field("adamw", description="Two float32 moments per weight, or one.")
+    optimizer: Literal["adamw", "rmsprop", "sgd"] = Field(
+        "adamw", description="Two float32 moments per weight, one, or none."
+    )
     checkpointing: Literal["auto", "none", "full"] = Field(
         "auto", description="Make activations again in the backward pass: auto when it pays or nothing else fits."
     )

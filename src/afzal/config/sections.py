@@ -74,6 +74,11 @@ class ModelSettings(Settings, frozen=True, title="Model"):
         """The kind of the fresh adapter; None without one."""
         return self.adapter or ("lora" if self.lora_rank is not None else None)
 
+    @property
+    def has_new_adapter(self) -> bool:
+        """Whether an adapter is put on the model, fresh or from a folder: the reference is the model without it."""
+        return self.adapter_kind is not None
+
     def _refuse_adapter_parts(self) -> None:
         """Settings of an adapter that there is not must have their defaults."""
         kind = self.adapter_kind
@@ -88,6 +93,21 @@ class WriterSettings(Settings, frozen=True, title="Model"):
 
     virtual_tokens: int | None = Field(
         None, ge=1, description="Virtual tokens of prefix, prompt or p_tuning before every row; default 20."
+    )
+    adapter_from: str | None = Field(
+        None,
+        description="Begin with the adapter in this folder on the model, whose reference is the model without it.",
+    )
+    prior: float | None = Field(
+        None,
+        gt=0,
+        description="Hold the adapter near the one of adapter_from: weight of half the squared distance (L2-SP).",
+    )
+    prior_labels: int | None = Field(
+        None,
+        ge=1,
+        description="Anneal the prior with the data: its weight is prior x this / items of training; default: it is "
+        "the same for any number of items.",
     )
     quantize: Literal["4bit"] | None = Field(
         None, description="Hold the base model's linear layers in 4 bits under an adapter (QLoRA; needs bitsandbytes)."
@@ -111,7 +131,9 @@ class OptimisationSettings(Settings, frozen=True, title="Optimisation"):
         "linear", description="Course of the learning rate after the warm-up; linear and cosine end at 0."
     )
     warmup: float = Field(0.1, ge=0, description="Linear warm-up: a share of the updates if below 1, else updates.")
-    optimizer: Literal["adamw", "rmsprop"] = Field("adamw", description="AdamW, or RMSprop as in the DPO paper.")
+    optimizer: Literal["adamw", "rmsprop", "sgd"] = Field(
+        "adamw", description="AdamW, RMSprop as in the DPO paper, or plain gradient descent."
+    )
     weight_decay: float = Field(0.0, ge=0, description="Weight decay: decoupled in AdamW, an L2 term in RMSprop.")
     max_grad_norm: float = Field(1.0, ge=0, description="Clip the gradient to this Euclidean norm; 0 never clips.")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: decay of the gradient's mean.")

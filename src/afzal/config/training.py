@@ -27,6 +27,7 @@ from .sections import (
 REFERENCES = ("frozen", "cached", "adapter_off")
 
 if TYPE_CHECKING:
+    from .adaptation import AdaptationSettings
     from .constrained import ConstrainedConfig
     from .online import OnlineConfig, ValueSettings
     from .sections import DemonstrationSettings, ObjectiveSettings, ScorerSettings
@@ -44,7 +45,7 @@ def fill_adapter(filled: dict[str, Any], kind_of_settings: type[Settings]) -> No
         filled["lora_rank"] = _USUAL_RANK
     if kind in VIRTUAL and "virtual_tokens" in fields and filled.get("virtual_tokens") is None:
         filled["virtual_tokens"] = _USUAL_VIRTUAL_TOKENS
-    if kind is not None or filled.get("lora_rank") is not None:
+    if kind is not None or filled.get("lora_rank") is not None or filled.get("adapter_from") is not None:
         filled.setdefault("lr", float(f"{_LR_FACTOR.get(kind, 10) * fields['lr'].default:g}"))
 
 
@@ -89,6 +90,11 @@ class TrainConfig(
         return None
 
     @property
+    def adaptation(self) -> AdaptationSettings | None:
+        """Of an adapter that is learned for what a few steps on a new task make of it."""
+        return None
+
+    @property
     def constrained(self) -> ConstrainedConfig | None:
         """Of constraints on the policy, beside its objective."""
         return None
@@ -127,6 +133,8 @@ class TrainConfig(
         self._refuse_adapter_parts()
         if self.optimizer != "adamw":
             self._refuse(("adam_beta1", "adam_beta2"), f"the optimizer is {self.optimizer}")
+        if self.optimizer == "sgd":
+            self._refuse(("adam_eps",), "the optimizer is sgd")
         if self.offload == "reference" and getattr(self, "reference", "cached") == "cached":
             raise ValueError("offload reference is without effect: there is no reference whose weights are held")
         if self.activation_checkpointing != "auto" and self.tokens_per_forward is not None:
@@ -141,10 +149,25 @@ class PolicyConfig(WriterSettings, SampleSettings, TrainConfig, frozen=True):
     def policy(self) -> PolicyConfig:
         return self
 
+    @property
+    def has_new_adapter(self) -> bool:
+        return self.adapter_kind is not None or self.adapter_from is not None
+
     @model_validator(mode="after")
     def _virtual_tokens_are_used(self) -> Self:
         if self.adapter not in VIRTUAL:
             self._refuse(("virtual_tokens",), f"adapter is none of {', '.join(VIRTUAL)}")
+        return self
+
+    @model_validator(mode="after")
+    def _given_adapter(self) -> Self:
+        if self.adapter_from is not None and self.adapter_kind is not None:
+            given = "adapter" if self.adapter else "lora_rank"
+            raise ValueError(f"{given} is without effect beside adapter_from, which says what the adapter is")
+        if self.adapter_from is None:
+            self._refuse(("prior",), "adapter_from names no adapter to stay near")
+        if self.prior is None:
+            self._refuse(("prior_labels",), "there is no prior")
         return self
 
 
@@ -177,11 +200,11 @@ class LiveReferenceConfig(PolicyConfig, frozen=True):
 
     @model_validator(mode="after")
     def _reference_parts(self) -> Self:
-        if self.reference == "adapter_off" and self.adapter_kind is None:
+        if self.reference == "adapter_off" and not self.has_new_adapter:
             raise ValueError("reference adapter_off needs an adapter to switch off: set lora_rank or adapter")
         if self.reference_sync_steps is None:
             self._refuse(("reference_mixup",), "reference_sync_steps is not set")
-        elif self.reference != "frozen" or self.adapter_kind is not None:
+        elif self.reference != "frozen" or self.has_new_adapter:
             kind = self.reference if self.reference != "frozen" else "the model with its new adapter off"
             raise ValueError(
                 f"reference_sync_steps needs a frozen copy of all weights that can follow; the reference is {kind}"

@@ -231,10 +231,11 @@ def write_demonstrations(items: Iterable[Item], path: Path) -> Path:
 
 def write_pairs(items: Iterable[Item], path: Path) -> Path:
     """Items with one vote that orders their two responses as JSON lines of ``prompt``, ``chosen`` and ``rejected``."""
-    return _write((_ordered(item) for item in items), path)
+    return _write((ordered(item) for item in items), path)
 
 
-def _ordered(item: Item) -> dict[str, Any]:
+def ordered(item: Item) -> dict[str, Any]:
+    """An item with one certain vote as a row of ``prompt``, ``chosen`` and ``rejected``."""
     (vote,) = item.votes
     if not isinstance(vote, Comparison) or vote.outcome not in ("first", "second") or vote.probability is not None:
         raise ValueError(f"{item.id}: only a certain vote for one of two responses can be written as a pair")

@@ -201,11 +201,18 @@ def acting_as(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
 
     The model's own weights are put aside, not overwritten: graphs that hold them stay valid.
     """
+    with acting_with(model, {n: nn.Parameter(value, requires_grad=False) for n, value in weights.items()}):
+        yield
+
+
+@contextmanager
+def acting_with(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """As :func:`acting_as`, with these very tensors: what is computed in the block has gradients to them."""
     places = [(_owner(model, name), name.rpartition(".")[2], value) for name, value in weights.items()]
     own = [module._parameters[leaf] for module, leaf, _ in places]
     try:
         for module, leaf, value in places:
-            module._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+            module._parameters[leaf] = value  # pyright: ignore[reportArgumentType] - a tensor of a graph acts as well
         yield
     finally:
         for (module, leaf, _), parameter in zip(places, own, strict=True):

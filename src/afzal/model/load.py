@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from afzal.errors import AfzalError
-from afzal.folders.kinds import ADAPTER_CONFIG, adapter_config, stored_name
+from afzal.folders.kinds import ADAPTER_CONFIG, adapter_config, is_adapter, stored_name
 from afzal.folders.load import load_causal_model, load_config, load_generation_config, model_folder, no_bars, reason
 from afzal.folders.load import load_tokenizer as load_tokenizer  # beside load_model, for whoever needs both
 from afzal.folders.numbers import wrong_token
@@ -77,6 +77,21 @@ def _with_adapter(load: Callable[[str], Any], folder: str) -> Any:
             raise AfzalError(f"{folder}: {fault}", where="generation_config.json", remedy="correct it")
         model.get_base_model().generation_config = settings
     return model
+
+
+def begin_with(model: Any, adapter: str) -> Any:
+    """The model with the adapter of a folder on it, which was made for this very model; only the adapter trains.
+
+    Raises:
+        AfzalError: there is no adapter, or it does not fit the model.
+    """
+    folder = model_folder(adapter)
+    if not is_adapter(folder):
+        raise AfzalError(f"{adapter} is no adapter", remedy="name the folder of a run that trained one")
+    made = load_adapter(model, folder)
+    switch_off_dropout(made)
+    refuse_unsound(made.eval(), adapter)
+    return made
 
 
 def _base_folder(base: str, adapter: str) -> str:

@@ -9,8 +9,10 @@ from afzal.errors import AfzalError
 from afzal.model.probe import gap_to_plain, tolerance
 from afzal.model.reference import Cached, Reference
 from afzal.recipes.setup import Setup
+from afzal.train.episodes import Episodes
 from afzal.train.evaluate import evaluate
 from afzal.train.feed import Feed
+from afzal.train.rollouts import Rollouts
 
 _Measure = Callable[..., dict[str, float]]
 
@@ -28,11 +30,11 @@ def check_first_loss(setup: Setup, say: Callable[[str], None]) -> None:
     method, feed = setup.method, setup.feed
     if method.reference is None or not method.reference.is_start:
         return
-    assert isinstance(feed, Feed)  # a policy that writes its own answers has no reference in its loss
+    assert not isinstance(feed, Rollouts)  # a policy that writes its own answers has no reference in its loss
     update = feed.update(0)
     measure = partial(evaluate, batches=update.batches, mismatched=update.mismatched)
     if setup.starts_elsewhere:
-        _check_virtual(setup, feed, measure, say)
+        _check_with_adapter_off(setup, feed, measure, say)
         return
     expected = method.at_reference()
     if expected is None:
@@ -44,13 +46,13 @@ def check_first_loss(setup: Setup, say: Callable[[str], None]) -> None:
     say(f"first loss {found:.4f}, as it must be where policy equals reference ({expected:.4f})")
 
 
-def _check_virtual(setup: Setup, feed: Feed, measure: _Measure, say: Callable[[str], None]) -> None:
+def _check_with_adapter_off(setup: Setup, feed: Feed | Episodes, measure: _Measure, say: Callable[[str], None]) -> None:
     method, model = setup.method, setup.model
     tree = min(feed.trees, key=lambda t: t.n_tokens)
     gap = gap_to_plain(model, tree, feed.layout.sharing)
     if not gap <= tolerance(model):
         raise AfzalError(
-            f"log-probs with adapter {setup.starts_elsewhere} are off by {gap:.3g} nats",
+            f"log-probs with {setup.starts_elsewhere} are off by {gap:.3g} nats",
             where=tree.item_id,
             why="they are not those of the model's own forward pass",
             remedy="report the model type and the adapter, or use adapter=lora",
@@ -63,8 +65,8 @@ def _check_virtual(setup: Setup, feed: Feed, measure: _Measure, say: Callable[[s
     found = measure(model, method).get("loss")
     if found is not None and off is not None:
         say(
-            f"first loss {found:.4f}, and {off:.4f} with the adapter off: the reference is the model without it, and a "
-            f"fresh {setup.starts_elsewhere} adapter is not the identity"
+            f"first loss {found:.4f}, and {off:.4f} with the adapter off: the reference is the model without it, and "
+            f"{setup.starts_elsewhere} is not the identity"
         )
 
 

@@ -27,7 +27,7 @@ from afzal.train.precision import Weights
 from afzal.train.shard import Sharded
 
 _SPARE = 0.8  # of the free memory that a run may plan with
-STATE_BYTES = {"adamw": 8, "rmsprop": 4}  # of the optimiser, per trained weight
+STATE_BYTES = {"adamw": 8, "rmsprop": 4, "sgd": 0}  # of the optimiser, per trained weight
 _MOST_TOKENS = 2**17  # larger forward passes gain nothing
 
 

@@ -13,7 +13,7 @@ from afzal.runs import Run
 
 # Settings that may name something outside, whose content is hashed. Data has a fingerprint of its own.
 NAMES = (
-    *("model", "reference", "value_model", "reward", "watch_reward", "objective", "chat_template"),
+    *("model", "adapter_from", "reference", "value_model", "reward", "watch_reward", "objective", "chat_template"),
     *("eval_data", "samples", "held_out_prompts", "constraint", "constraint_data", "constraint_score"),
 )
 _REWARDS = ("reward", "watch_reward")

@@ -34,7 +34,8 @@ def refuse(config: TrainConfig, model: Any) -> None:
         return
     kind = config.adapter_kind
     found = {
-        f"method={config.method}": config.rollouts is not None,
+        f"method={config.method}": config.rollouts is not None or config.adaptation is not None,
+        "adapter_from": config.policy is not None and config.policy.adapter_from is not None,
         f"adapter={kind}": kind in (*_VIRTUAL, *_FACTORS),
         "quantize": config.policy is not None and config.policy.quantize is not None,
         "constraint": config.constrained is not None,

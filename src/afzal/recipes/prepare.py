@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from afzal.config import TrainConfig
 from afzal.config.sections import DemonstrationSettings
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_ids_without_rows
+from afzal.model.adapters import positions_taken
 from afzal.model.load import less, load_tokenizer
 from afzal.model.speaking import open_speaker, speaker_of
 from afzal.recipes import demonstrations
@@ -29,6 +30,7 @@ class Prepared:
     ``losses`` are the lines of ``losses.jsonl``, ``facts`` the data part of ``run.json``, ``audit`` the ``data.json``.
     ``chat`` says whether some rows are conversations. For a policy that writes its own answers, trees are prompts
     without branches, and ``prompts`` are their texts.
+    ``tasks`` are those of the training and of the held-out items by id, where they are asked for.
     """
 
     speaker: Speaker
@@ -46,6 +48,7 @@ class Prepared:
     evaluation_items: Sequence[Item] = ()
     prompts: Sequence[Turns] = ()
     evaluation_prompts: Sequence[Turns] = ()
+    tasks: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {})
 
     @property
     def tokenizer(self) -> Any:
@@ -112,6 +115,8 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     facts["tokens"] = tokens_hash(trees)
     about = {"recipe": recipe, "max_tokens": longest, "chat": chat, "evaluation_items": held_out[1]}
     about |= {"prompts": asked[0], "evaluation_prompts": asked[1]}
+    if config.adaptation is not None:
+        about["tasks"] = tuple(_tasks(part, config.adaptation.task) for part in held_out)
     return Prepared(speaker, *trees, losses=losses, facts=facts, audit=audit, notes=notes, **about)
 
 
@@ -124,7 +129,10 @@ def _speaker(config: TrainConfig, model: Any, tokenizer: Any) -> Speaker:
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(config.model)
         refuse_ids_without_rows(tokenizer, model.get_input_embeddings().num_embeddings, "the given model")
         speaker = speaker_of(model, tokenizer, **stated)
-    added = (config.policy.virtual_tokens or 0) if config.policy is not None else 0
+    added = 0
+    if config.policy is not None:
+        begun = config.policy.adapter_from
+        added = positions_taken(begun) if begun is not None else config.policy.virtual_tokens or 0
     return replace(speaker, context=less(speaker.context, added))
 
 
@@ -145,6 +153,24 @@ def _use_template(speaker: Speaker, config: TrainConfig, chat: bool) -> list[str
     if "strftime_now" in speaker.template:
         notes.append(f"the chat template writes the date: {rendering.date():%Y-%m-%d} for the whole of this run")
     return notes
+
+
+def _tasks(items: Sequence[Item], name: str) -> dict[str, str]:
+    """The task of every item, by its id.
+
+    Raises:
+        AfzalError: a row names none.
+    """
+    for item in items:
+        if not str(item.extra.get(name) or "").strip():
+            known = ", ".join(sorted(item.extra)) or "none"
+            raise AfzalError(
+                f"a row has no {name!r} that names its task",
+                where=item.where or item.id,
+                why=f"further fields of this row: {known}",
+                remedy="add the field to every row, or name another one with task=",
+            )
+    return {item.id: str(item.extra[name]) for item in items}
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
 from afzal.model import rotary
-from afzal.model.adapters import Adapter, add_adapter, is_adapted, start_norms, virtual_kind
+from afzal.model.adapters import Adapter, add_adapter, is_adapted, start_norms
 from afzal.model.load import (
     cast_parameters,
     compile_layers,
@@ -44,11 +44,12 @@ from afzal.model.reference import (
     live_reference,
     offloaded,
 )
-from afzal.recipes import memory, online, parallel, reward
+from afzal.recipes import begun, memory, meta, online, parallel, reward
 from afzal.recipes.constraints import constraint_of
 from afzal.recipes.prepare import Prepared
 from afzal.tokens.batch import Sharing
 from afzal.train import ranks
+from afzal.train.episodes import Episodes
 from afzal.train.feed import Feed, Layout, Updates, cost_of_tree
 from afzal.train.loop import Settings
 from afzal.train.method import Method, raw_parameter
@@ -56,6 +57,7 @@ from afzal.train.optim import learning_rate, make_optimizer, warmup_steps
 from afzal.train.precision import Dtype, Weights
 from afzal.train.rollouts import Rollouts
 from afzal.train.shard import Sharded
+from afzal.train.update import Accumulate, accumulate
 
 _EVALUATIONS_PER_RUN = 10
 _LEAVE = "leave it out, or offload=optimizer"
@@ -76,14 +78,15 @@ class Setup:
     weights: Weights | Sharded
     prepared: Prepared
     method: Method
-    feed: Feed | Rollouts
+    feed: Feed | Rollouts | Episodes
     optimizer: torch.optim.Optimizer
     settings: Settings
     reference: Reference | None = None
     start: Any = None
     reference_moves: bool = False
     notes: tuple[str, ...] = ()
-    starts_elsewhere: str = ""  # the kind of a fresh adapter that is not the identity
+    starts_elsewhere: str = ""  # a new adapter that is not the identity, in words
+    gradient: Accumulate = accumulate
     look: Callable[[], dict[str, float]] | None = None
     architecture: str = ""
     save_dtype: torch.dtype = torch.float32
@@ -122,7 +125,7 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     notes += [note] if (note := router_note(model.config)) else []
     start = _start(config, model, prepared, reference, device)
     notes += memory.fit(config, prepared, memory.Held(weights, reference, critic, start), layout)
-    if is_adapted(model) and config.adapter_kind is None and config.lr == type(config).model_fields["lr"].default:
+    if is_adapted(model) and not config.has_new_adapter and config.lr == type(config).model_fields["lr"].default:
         notes.append(f"lr {config.lr:g} is the default for all weights; adapters take a larger one")
     architecture = type(model).__name__
     weights = parallel.sharded(weights, *{id(r): r for r in (reference, start)}.values())
@@ -131,10 +134,15 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
         assert reference is not None
         method = Method(prepared.recipe.terms, critic=critic, temperature=config.rollouts.temperature)
         feed, look = online.rollouts(config.rollouts, prepared, model, reference, critic, layout)
+        gradient = accumulate
     else:
         method = _method(config, model, prepared, layout, reference)
-        weigh = reward.bootstrap(config)
-        feed = Feed(prepared.train, prepared.train_mismatched, config.batch_size, config.seed, layout, weigh)
+        if config.adaptation is not None:
+            feed, gradient, look = meta.tasks(config, config.adaptation, prepared, model, method, weights, layout)
+        else:
+            weigh = reward.bootstrap(config)
+            feed = Feed(prepared.train, prepared.train_mismatched, config.batch_size, config.seed, layout, weigh)
+            gradient = begun.gradient_near_start(config, weights, len(prepared.train))
     optimizer = _optimizer(config, weights, method)
     settings = _settings(config, feed, bool(prepared.evaluation))
     return Setup(
@@ -149,7 +157,8 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
         start,
         reference_moves=bool(sync_steps(config)),
         notes=tuple(notes),
-        starts_elsewhere=virtual_kind(model) if config.adapter_kind else "",
+        starts_elsewhere=begun.not_the_identity(config, model),
+        gradient=gradient,
         look=look,
         architecture=architecture,
     )
@@ -164,7 +173,10 @@ def _adapted(config: TrainConfig, model: Any) -> Any:
             f"{config.model} is an adapter already",
             remedy=f"leave {setting} out to train it on, or merge it into its base model first: afzal export",
         )
-    model = _fresh_adapter(config, model)
+    folder = begun.folder_of(config)
+    model = _fresh_adapter(config, model) if folder is None else begun.begun(model, folder)
+    if config.adaptation is not None and not is_adapted(model):
+        raise AfzalError(f"{config.method} learns an adapter, and there is none", remedy="adapter=lora")
     if _is_quantized(config):
         if not is_adapted(model):
             raise AfzalError("quantize needs an adapter: 4-bit weights do not train", remedy="adapter=lora")
@@ -290,7 +302,7 @@ def _reference(
     dtype: Dtype,
     run: runs.Run,
 ) -> Reference:
-    fresh = config.adapter_kind is not None
+    fresh = config.has_new_adapter
     away = memory.offloads(config, "reference", layout.device)
     of_its_own = config.reference not in REFERENCES or (config.reference == "frozen" and not is_adapted(model))
     if config.offload == "reference" and not of_its_own:
@@ -346,8 +358,8 @@ def _start(
         return None
     if reference is not None and reference.is_start and not moves and not isinstance(reference, Cached):
         return reference
-    if is_adapted(model) and (ranks.world() == 1 or config.adapter_kind is not None):
-        return live_reference(model, fresh_adapter=config.adapter_kind is not None)
+    if is_adapted(model) and (ranks.world() == 1 or config.has_new_adapter):
+        return live_reference(model, fresh_adapter=config.has_new_adapter)
     if ranks.world() > 1 or memory.shares_memory(device):
         return Frozen(frozen_copy(model))
     return offloaded(model, device)

@@ -27,7 +27,7 @@ from afzal.model.load import (
 from afzal.model.memory import is_out_of_memory
 from afzal.model.reference import Frozen, Remembered, follow
 from afzal.model.reward import save_reward_model
-from afzal.recipes import checkpoints, online, outputs, parallel, reward
+from afzal.recipes import checkpoints, meta, online, outputs, parallel, reward
 from afzal.recipes.contents import weights_hash
 from afzal.recipes.first_loss import check_first_loss
 from afzal.recipes.memory import Held, ran_out
@@ -39,7 +39,7 @@ from afzal.recipes.setup import Setup, dtype_of, set_up, steps_of, sync_steps
 from afzal.recipes.watch import Watch
 from afzal.train import ranks
 from afzal.train.evaluate import evaluate
-from afzal.train.feed import Feed, Layout
+from afzal.train.feed import Layout
 from afzal.train.loop import Hooks, State, fit
 from afzal.train.method import Carried, Method
 from afzal.train.progress import Reporter
@@ -164,7 +164,7 @@ def _fit(config: TrainConfig, setup: Setup, hooks: Hooks, state: State) -> str:
     layout.tokens_per_forward = state.tokens_per_forward or layout.tokens_per_forward
     parts = (setup.model, setup.method, setup.feed, setup.optimizer, setup.settings)
     try:
-        return fit(*parts, hooks=hooks, state=state, weights=setup.weights)
+        return fit(*parts, hooks=hooks, state=state, weights=setup.weights, gradient=setup.gradient)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -272,7 +272,9 @@ def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepar
         reference=reference.name if reference else "none",
         reference_is_start=reference.is_start if reference else None,
         reference_moves=setup.reference_moves,
-        starts_at_reference=bool(reference and reference.is_start and not setup.starts_elsewhere),
+        starts_at_reference=bool(
+            reference and reference.is_start and not setup.starts_elsewhere and config.adaptation is None
+        ),
         data=prepared.facts,
         objective={
             "name": method.name,
@@ -328,6 +330,8 @@ def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str
     work = f"{steps} updates of {config.batch_size} items, {tokens:,} tokens per epoch"
     if config.rollouts is not None:
         work = online.plan_line(config.rollouts, steps)
+    if config.adaptation is not None:
+        work = meta.plan_line(config, config.adaptation, prepared, steps)
     return [
         f"data: {facts['rows']} rows as {facts['format']}, {facts['train']} to train on, {facts['eval']} held out"
         + (f" ({lost}; see losses.jsonl)" if lost else ""),
@@ -390,5 +394,5 @@ def plan(config: TrainConfig) -> list[str]:
     notes = [f"note: {note}" for note in advice(config)]
     if config.rollouts is not None:
         return [*_data_lines(config, prepared, steps_of(config, online.planned(config.rollouts, prepared))), *notes]
-    feed = Feed(prepared.train, (), config.batch_size, config.seed, Layout("shared", config.pass_tokens))
+    feed = meta.planned(config, prepared, Layout("shared", config.pass_tokens))
     return [*_data_lines(config, prepared, steps_of(config, feed)), *notes]

@@ -25,7 +25,7 @@ from afzal.train.pieces import clip_gradients
 from afzal.train.precision import Weights
 from afzal.train.retry import steps_made, within_memory
 from afzal.train.shard import Sharded
-from afzal.train.update import accumulate
+from afzal.train.update import Accumulate, accumulate
 
 
 class NotFinite(AfzalError):  # noqa: N818 - what happened to a number
@@ -84,11 +84,13 @@ def fit(
     hooks: Hooks,
     state: State,
     weights: Weights | Sharded | None = None,
+    gradient: Accumulate = accumulate,
 ) -> str:
     """Train from ``state`` to the end; returns why it stopped: ``finished``, ``early`` or a signal's name.
 
     Args:
         weights: what the optimiser moves, where that is not the model's own parameters.
+        gradient: how an update gets its gradient.
 
     Raises:
         AfzalError: the loss or the gradient is not finite (before the weights move), naming the rows; or the loss is
@@ -101,7 +103,7 @@ def fit(
     feed = read_ahead(feed, settings.steps)
 
     def work(update: Update) -> tuple[dict[str, float], Carried]:
-        _, metrics, carried = accumulate(model, method, update, state.carried)
+        _, metrics, carried = gradient(model, method, update, state.carried)
         grad_norm = clip_gradients(parameters, settings.max_grad_norm or math.inf)
         found = _checked(grad_norm, metrics, update, state.step)
         weights.hand_over()

@@ -19,13 +19,18 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def make_optimizer(
     parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
-    name: Literal["adamw", "rmsprop"] = "adamw",
+    name: Literal["adamw", "rmsprop", "sgd"] = "adamw",
     *,
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> torch.optim.Optimizer:
-    """AdamW (fused) or RMSprop, the DPO paper's choice. The learning rate is set at every step from the schedule."""
+    """AdamW (fused), RMSprop, the DPO paper's choice, or gradient descent without momentum.
+
+    The learning rate is set at every step from the schedule.
+    """
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=0.0, weight_decay=weight_decay, fused=True)
     if name == "rmsprop":  # tensor by tensor: all at once, it holds a copy of all its state for the square roots
         return torch.optim.RMSprop(parameters, lr=0.0, alpha=0.99, eps=eps, weight_decay=weight_decay, foreach=False)
     return torch.optim.AdamW(parameters, lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)

@@ -15,7 +15,7 @@ of a batch-coupled loss every rank sees all per-token numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -56,6 +56,10 @@ class Outcome(NamedTuple):
     loss: Tensor
     metrics: Tally
     carried: Carried
+
+
+Accumulate = Callable[[Any, Method, Update, Carried | None], Outcome]
+"""``(model, method, update, running numbers) -> outcome``, which adds the update's gradient to the parameters."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..method import Method
 from ..training import TrainConfig
-from . import dpo, grpo, ipo, irl, kto, ppo, prefer, reinforce, reward, rloo, sft
+from . import dpo, grpo, ipo, irl, kto, meta, ppo, prefer, reinforce, reward, rloo, sft
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -17,6 +17,7 @@ METHODS: dict[str, Method] = {
         ipo.METHOD,
         kto.METHOD,
         prefer.METHOD,
+        meta.METHOD,
         reward.METHOD,
         irl.METHOD,
         ppo.METHOD,

@@ -1,0 +1,120 @@
+"""What is particular to an adapter that is learned over tasks: episodes, their gradient, held-out tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from afzal.config import TrainConfig
+from afzal.config.adaptation import AdaptationSettings
+from afzal.errors import AfzalError
+from afzal.recipes.prepare import Prepared
+from afzal.train.adapting import Adapting, measured, remembering
+from afzal.train.episodes import Episode, Episodes, Shape
+from afzal.train.feed import Feed, Layout
+from afzal.train.method import Method
+from afzal.train.precision import Weights
+from afzal.train.shard import Sharded
+from afzal.train.update import Accumulate
+
+Look = Callable[[], dict[str, float]]
+
+
+def tasks(
+    config: TrainConfig,
+    asked: AdaptationSettings,
+    prepared: Prepared,
+    model: Any,
+    method: Method,
+    weights: Weights | Sharded,
+    layout: Layout,
+) -> tuple[Episodes, Accumulate, Look | None]:
+    """The feed of the loop, how an update gets its gradient, and what evaluates the adapter on held-out episodes.
+
+    Raises:
+        AfzalError: there is one task only, a task has too few prompts, or the objective keeps running numbers.
+    """
+    refuse_running(method)
+    adapting = Adapting(asked.order, asked.inner_lr)
+    feed = episodes(config, asked, prepared, layout)
+    gradient = partial(adapting.accumulate, carriers=weights.carriers)
+    look = None
+    if prepared.evaluation:
+        held_out = _held_out(config, asked, prepared, layout)
+        look = partial(measured, model, remembering(method), adapting, held_out, list(weights.carriers))
+    return feed, gradient, look
+
+
+def _held_out(
+    config: TrainConfig, asked: AdaptationSettings, prepared: Prepared, layout: Layout
+) -> tuple[Episode, ...]:
+    """An episode of every held-out task with two prompts or more.
+
+    Raises:
+        AfzalError: there is none.
+    """
+    task_of, prompts = prepared.tasks[1], dict[str, set[str]]()
+    for t in prepared.evaluation:
+        prompts.setdefault(task_of[t.item_id], set()).add(t.prompt_key)
+    kept = [t for t in prepared.evaluation if len(prompts[task_of[t.item_id]]) > 1]
+    if not kept:
+        raise AfzalError(
+            "no held-out task has two prompts",
+            why="one is adapted to and the other one judged by",
+            remedy="a larger eval_fraction, eval_data, or eval_fraction=0",
+        )
+    known = [task_of[t.item_id] for t in kept]
+    shape = Shape(len(set(known)), asked.support_size, asked.query_size, asked.inner_steps)
+    return Episodes(kept, known, shape, config.seed, layout).each()
+
+
+def episodes(config: TrainConfig, asked: AdaptationSettings, prepared: Prepared, layout: Layout) -> Episodes:
+    """The feed alone: also to count its updates.
+
+    Raises:
+        AfzalError: there is one task only, or a task has too few prompts.
+    """
+    known = [prepared.tasks[0][t.item_id] for t in prepared.train]
+    if len(set(known)) < 2:
+        raise AfzalError(
+            f"{config.method} needs several tasks, and all rows are of {known[0]!r}",
+            where=config.data,
+            remedy=f"name the task of every row in the field {asked.task!r}, or use another method",
+        )
+    fresh = asked.order == "reptile"
+    query = 0 if fresh else asked.query_size
+    shape = Shape(config.batch_size, asked.support_size, query, asked.inner_steps, fresh)
+    return Episodes(prepared.train, known, shape, config.seed, layout)
+
+
+def planned(config: TrainConfig, prepared: Prepared, layout: Layout) -> Feed | Episodes:
+    """The feed of any method on known data, to count its updates."""
+    if config.adaptation is not None:
+        return episodes(config, config.adaptation, prepared, layout)
+    return Feed(prepared.train, (), config.batch_size, config.seed, layout)
+
+
+def refuse_running(method: Method) -> None:
+    """Make sure that the objective is a function of the items alone.
+
+    Raises:
+        AfzalError: it keeps running numbers from update to update, or needs the answers of other prompts.
+    """
+    for term in method.terms:
+        if term.objective.initial_state is not None or term.objective.statistic is not None:
+            raise AfzalError(
+                f"objective {term.name!r} cannot be learned over tasks",
+                why="it estimates numbers over many updates or other prompts, and a task has a few items",
+                remedy="objective=dpo, or another objective on pairs",
+            )
+
+
+def plan_line(config: TrainConfig, asked: AdaptationSettings, prepared: Prepared, steps: int) -> str:
+    """What the run will do, in a line."""
+    names, sets = set(prepared.tasks[0].values()), f"a support set of {asked.support_size}"
+    sets += "" if asked.order == "reptile" else f" and a query set of {asked.query_size}"
+    return (
+        f"{steps} updates of {min(config.batch_size, len(names))} of {len(names)} tasks by {asked.order}: "
+        f"{asked.inner_steps} inner steps at {asked.inner_lr:g}, {sets}"
+    )

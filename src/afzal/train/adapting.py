@@ -1,0 +1,202 @@
+"""An adapter that is learned for what a few steps on a new task make of it.
+
+Inner steps are plain gradient descent on a task's support set: phi_0 = theta, phi_{j+1} = phi_j - a grad L(phi_j).
+The gradient of an update is the mean over its tasks of
+
+- MAML: d L_query(phi_k) / d theta, through the inner steps (Finn, Abbeel and Levine 2017, arXiv 1703.03400, alg. 1);
+- FOMAML: grad L_query at phi_k, the inner steps taken as constants (ibid., sec. 5.2);
+- Reptile: (theta - phi_k) / a, the sum of the gradients along the way, each on items of its own (Nichol, Achiam and
+  Schulman 2018, arXiv 1803.02999, alg. 1).
+
+Without inner steps, or with a = 0, MAML and FOMAML are training on all tasks at once; Reptile with one step is gradient
+descent on the mixture. The reference is the same for inner and outer losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from afzal.model import kernels
+from afzal.model.adapters import acting_with
+from afzal.model.logprobs import output_head
+from afzal.model.reference import Remembered
+from afzal.objectives.metrics import Tally, add, means
+from afzal.tokens.batch import Batch
+from afzal.train.episodes import Episode, Lesson
+from afzal.train.evaluate import Losses, by_term, evaluate, join, judge, losses_of, weighted_mean
+from afzal.train.feed import Update
+from afzal.train.method import Carried, Method
+from afzal.train.update import Outcome
+
+Order = Literal["fomaml", "reptile", "maml"]
+Weights = Mapping[str, Tensor]
+Loss = Callable[[Weights], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Adapting:
+    """How a task is adapted to: the order of the gradient, and the learning rate of the inner steps."""
+
+    order: Order
+    lr: float
+
+    def accumulate(
+        self, model: Any, method: Method, update: Update, carried: Carried | None, carriers: Mapping[str, nn.Parameter]
+    ) -> Outcome:
+        """The gradient of an update's episodes, in the ``grad`` of ``carriers``, and its figures.
+
+        ``loss`` is the mean over tasks of the loss on the query set after adapting (of Reptile, on the support sets
+        along the way); ``support_loss`` that on the support set before.
+
+        Args:
+            carriers: the weights that train, by name.
+        """
+        assert isinstance(update, Lesson)
+        known = carried if carried is not None else method.start()
+        method = remembering(method)
+        start = {name: p.detach() for name, p in model.named_parameters() if name in carriers}
+        total = {name: torch.zeros_like(p) for name, p in start.items()}
+        metrics: Tally = {}
+        for episode in update.episodes:
+            gradient, figures = self._of_task(model, method, episode, start, known)
+            add(metrics, figures)
+            for name, part in gradient.items():
+                total[name].add_(part, alpha=1 / len(update.episodes))
+        for name, carrier in carriers.items():
+            carrier.grad = total[name]
+        loss, n = metrics["loss"]
+        return Outcome(loss / n, metrics, dict(known))
+
+    def gradient(self, start: Weights, support: Sequence[Loss], query: Loss | None) -> Weights:
+        """The gradient of one task at the weights ``start``; ``query`` is None for Reptile alone."""
+        if query is None:
+            total, weights = {name: torch.zeros_like(w) for name, w in start.items()}, start
+            for loss in support:
+                slope = _slope(loss, weights)
+                total = {name: value + slope[name] for name, value in total.items()}
+                weights = self._moved(weights, slope)
+            return total
+        if self.order == "maml":
+            return self._through(start, support, query)
+        return _slope(query, self.adapted(start, support))
+
+    def adapted(self, start: Weights, support: Sequence[Loss]) -> Weights:
+        """The weights after an inner step on each of the support losses, as constants."""
+        weights = start
+        for loss in support:
+            weights = self._moved(weights, _slope(loss, weights))
+        return weights
+
+    def _moved(self, weights: Weights, slope: Weights) -> Weights:
+        return {name: w.detach() - self.lr * slope[name] for name, w in weights.items()}
+
+    def _through(self, start: Weights, support: Sequence[Loss], query: Loss) -> Weights:
+        leaves = {name: w.detach().requires_grad_() for name, w in start.items()}
+        weights: Weights = leaves
+        for loss in support:
+            parts = torch.autograd.grad(
+                loss(weights), list(weights.values()), create_graph=True, materialize_grads=True
+            )
+            weights = {name: w - self.lr * g for (name, w), g in zip(weights.items(), parts, strict=True)}
+        parts = torch.autograd.grad(query(weights), list(leaves.values()), materialize_grads=True)
+        return dict(zip(leaves, parts, strict=True))
+
+    def _of_task(
+        self, model: Any, method: Method, episode: Episode, start: Weights, carried: Carried
+    ) -> tuple[Weights, Tally]:
+        seen: list[Losses] = []
+        support = [_loss_on(batches, model, method, carried, seen) for batches in episode.support]
+        query = None if self.order == "reptile" else _loss_on(episode.query, model, method, carried, seen)
+        with twice_differentiable(model) if self.order == "maml" else nullcontext():
+            gradient = self.gradient(start, support, query)
+        metrics: Tally = {}
+        for losses in seen if query is None else seen[-1:]:
+            add(metrics, {**losses.metrics, "loss": _mean(method, losses)})
+        return gradient, {**metrics, "support_loss": _mean(method, seen[0])} if support else metrics
+
+
+def _slope(loss: Loss, weights: Weights) -> Weights:
+    leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
+    parts = torch.autograd.grad(loss(leaves), list(leaves.values()), materialize_grads=True)
+    return dict(zip(leaves, parts, strict=True))
+
+
+def _loss_on(batches: Sequence[Batch], model: Any, method: Method, carried: Carried, seen: list[Losses]) -> Loss:
+    """The loss of a set as a function of the weights; what it finds on the way is added to ``seen``."""
+
+    def loss(weights: Weights) -> Tensor:
+        losses, value = task_loss(model, method, weights, batches, carried)
+        seen.append(replace(losses, sums=tuple(s.detach() for s in losses.sums)))
+        return value
+
+    return loss
+
+
+def _mean(method: Method, losses: Losses) -> tuple[Tensor, Tensor]:
+    """A set's loss, which counts once for its task."""
+    return weighted_mean(method, by_term(method, losses))
+
+
+def task_loss(
+    model: Any, method: Method, weights: Weights, batches: Sequence[Batch], carried: Carried
+) -> tuple[Losses, Tensor]:
+    """The weighted mean loss of all batches as one, with a graph to ``weights``, which act in place of the model's."""
+    with acting_with(model, weights):
+        judged = [judge(model, method, batch) for batch in batches]
+    losses = losses_of(method, join(judged) if len(judged) > 1 else judged[0], carried, {})
+    parts = zip(method.terms, losses.sums, losses.counts, strict=True)
+    return losses, torch.stack([term.weight * s / torch.where(n > 0, n, 1.0) for term, s, n in parts]).sum()
+
+
+def remembering(method: Method) -> Method:
+    """The method with a reference that is asked once for each batch, however many inner steps see it."""
+    return method if method.reference is None else replace(method, reference=Remembered(method.reference))
+
+
+def measured(
+    model: Any, method: Method, adapting: Adapting, episodes: Sequence[Episode], names: Sequence[str]
+) -> dict[str, float]:
+    """Figures on the query sets of held-out episodes, as means over tasks: after adapting, and ``before/`` it.
+
+    Args:
+        names: of the weights that adapt.
+    """
+    start = {name: p.detach() for name, p in model.named_parameters() if name in set(names)}
+    after, before = [], []
+    for episode in episodes:
+        before.append(evaluate(model, method, episode.query))
+        steps = [_loss_on(batches, model, method, method.start(), []) for batches in episode.support]
+        weights = adapting.adapted(start, steps)
+        with acting_with(model, weights):
+            after.append(evaluate(model, method, episode.query))
+    found = _means(after)
+    was = _means(before)
+    keys = ("loss", "rewards/accuracies", "rewards/margins")
+    return {"tasks": float(len(episodes)), **found, **{f"before/{k}": was[k] for k in keys if k in was}}
+
+
+def _means(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean over tasks of every figure that all of them have; ends of intervals of single tasks are no figures."""
+    shared = [k for k in each[0] if all(k in found for found in each) and not k.endswith(("_low", "_high"))]
+    one = torch.ones((), dtype=torch.float64)
+    return {k: means({k: (one * sum(f[k] for f in each), one * len(each))})[k] for k in shared}
+
+
+@contextmanager
+def twice_differentiable(model: Any) -> Iterator[None]:
+    """Inside the block, attention and output head have gradients that have gradients themselves."""
+    # a hooked head is called as it is; the fused one has a backward pass of its own that has none
+    hook: Callable[..., None] = lambda *_: None  # noqa: E731
+    handle = output_head(model).register_forward_hook(hook)
+    try:
+        with kernels.forced(kernels.BLOCKS), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        handle.remove()

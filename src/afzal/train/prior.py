@@ -1,0 +1,51 @@
+"""An adapter that is held near the one it began as.
+
+L2-SP (Li, Grandvalet and Davoine 2018, arXiv 1802.01483, eq. 3) adds s/2 ||theta - theta_0||^2 to the loss: a normal
+prior round what was learned before. The loss is a mean over n items, so a prior that counts as much as a fixed number
+of labels has a strength s = c / n. A constant s is a prior that grows with the data, and holds back where the target
+differs from the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from afzal.train.feed import Update
+from afzal.train.method import Carried, Method
+from afzal.train.update import Accumulate, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """The weights to stay near, by name, and how strongly: the pull is ``strength`` times the distance."""
+
+    weights: Mapping[str, Tensor]
+    strength: float
+
+    def accumulate(
+        self,
+        inner: Accumulate,
+        masters: Mapping[str, nn.Parameter],
+        carriers: Mapping[str, nn.Parameter],
+        model: Any,
+        method: Method,
+        update: Update,
+        carried: Carried | None,
+    ) -> Outcome:
+        """``inner``'s update with the prior's gradient added; ``distance`` is the Euclidean one before the step."""
+        outcome = inner(model, method, update, carried)
+        squares = []
+        with torch.no_grad():
+            for name, carrier in carriers.items():
+                gap = masters[name].detach().to(carrier.device) - self.weights[name]
+                squares.append(gap.double().square().sum())
+                carrier.grad = (
+                    self.strength * gap if carrier.grad is None else carrier.grad.add_(gap, alpha=self.strength)
+                )
+        distance = torch.stack(squares).sum().sqrt()
+        return outcome._replace(metrics={**outcome.metrics, "distance": (distance, torch.ones_like(distance))})
