@@ -52,6 +52,8 @@ def body() -> dict:
         "methods": [one, other],
         "differences": [{"kl": 1.0, "ours": "a", "theirs": "b", "value": -0.05, "low": -0.11, "high": 0.01, "n": 2}],
         "wins": [{"ours": "a", "theirs": "start", **figure(0.6)}],
+        "judges": [],
+        "judge_agreement": [],
         "samples": [
             {
                 "prompt": "p",

@@ -243,3 +243,21 @@ def test_best_of_n_gives_the_exact_reward_and_stays_below_its_bound_in_kl():
         assert taken.mean() == pytest.approx(exact.expected(policy, rewards), abs=0.03)
         assert 0.5 * comparing.best_of_kl(n) < exact.kl(policy, start) <= comparing.best_of_kl(n)
     assert comparing.best_of_kl(2) == pytest.approx(math.log(2) - 0.5)
+
+
+def test_a_share_of_verdicts_of_one_seed_is_that_over_prompts_and_leaves_out_no_verdict():
+    found = comparing.share_of_verdicts(np.array([[1.0, 1.0, 0.0, 0.5, math.nan]]))
+    assert found is not None
+    assert (found.value, found.n) == (2.5 / 4, 4)
+    assert (found.low, found.high) == pytest.approx(intervals.wilson(2.5, 4))
+    assert comparing.share_of_verdicts(np.full((2, 3), math.nan)) is None
+
+
+def test_a_share_of_verdicts_is_as_unsure_as_its_seeds_and_never_sure_of_all():
+    """Two seeds that part on every prompt: over prompts a half is certain; over two seeds nothing is known."""
+    apart = comparing.share_of_verdicts(np.stack([np.ones(40), np.zeros(40)]))
+    assert apart is not None
+    assert (apart.value, apart.low, apart.high) == (0.5, 0.0, 1.0)
+    every = comparing.share_of_verdicts(np.ones((3, 10)))
+    assert every is not None
+    assert (every.low, every.high) == pytest.approx(intervals.wilson(10, 10))

@@ -10,10 +10,13 @@ from afzal import data
 from afzal.compare.measure import finished, read_prompts
 from afzal.compare.trainings import Stage, given
 from afzal.config import PEOPLE, REFERENCES, CompareConfig, entries, variables
+from afzal.errors import AfzalError
+from afzal.judge.server import key_from
 from afzal.model.load import context_tokens
 from afzal.model.reward import refuse_language_model
 from afzal.model.speaking import open_speaker
 from afzal.objectives import names_function
+from afzal.recipes.judges import named
 from afzal.rewards.functions import own_function
 
 _DATA = ("data", "prompts", "eval_data", "held_out_prompts", "constraint_data")
@@ -42,16 +45,18 @@ def open_inputs(config: CompareConfig, stages: Sequence[Stage]) -> None:
     models: dict[str, None] = {}
     for stage in stages:
         if stage.config is not None:
-            rewards |= {spec: key for key, spec in _named(stage.config, _REWARDS, own)}
-            models |= dict.fromkeys(name for _, name in _named(stage.config, _MODELS, own))
+            rewards |= {spec: key for key, spec in _settings_that_name(stage.config, _REWARDS, own)}
+            models |= dict.fromkeys(name for _, name in _settings_that_name(stage.config, _MODELS, own))
     for spec, key in rewards.items():
         _open_reward(spec, key)
     for name in models:
         context_tokens(name)
+    for name, spec in config.judges.items():
+        _open_judge(name, spec)
     _open_data(stages, own)
 
 
-def _named(settings: Any, keys: Iterable[str], own: Sequence[str]) -> Iterable[tuple[str, str]]:
+def _settings_that_name(settings: Any, keys: Iterable[str], own: Sequence[str]) -> Iterable[tuple[str, str]]:
     """(setting, value) of those that name something that is there before the comparison begins."""
     for key in keys:
         value = getattr(settings, key, None)
@@ -70,12 +75,22 @@ def _open_reward(spec: str, key: str) -> None:
         refuse_language_model(spec, key)
 
 
+def _open_judge(name: str, spec: str) -> None:
+    """Its files are there, and a server's key is known."""
+    try:
+        settings = named(spec).settings
+    except AfzalError as error:
+        raise AfzalError(error.what, where=f"judges: {name}", why=error.why, remedy=error.remedy) from error
+    if settings is not None and settings.kind == "http":
+        key_from(settings.key_env)
+
+
 def _open_data(stages: Sequence[Stage], own: Sequence[str]) -> None:
     """Every source of data once for each way of reading it."""
     seen = set()
     for stage in stages:
         settings: Any = stage.config
-        for key, source in _named(settings, _DATA, own):
+        for key, source in _settings_that_name(settings, _DATA, own):
             plain = key in ("held_out_prompts", "constraint_data")
             columns = None if plain else getattr(settings, "columns", None)
             shape = None if plain else getattr(settings, "data_format", None)

@@ -9,6 +9,7 @@ from pathlib import Path
 from afzal import report, runs
 from afzal.compare.cost import cost_at, needed
 from afzal.compare.inputs import open_inputs
+from afzal.compare.judged import judged
 from afzal.compare.measure import (
     Answers,
     Bench,
@@ -18,9 +19,9 @@ from afzal.compare.measure import (
     snapshots,
     start_answers,
 )
-from afzal.compare.summary import Course, Point, summary
+from afzal.compare.summary import Course, Point, chosen_points, start_points, summary
 from afzal.compare.trainings import Stage, State, ensure, folders, stages_of
-from afzal.config import CompareConfig, Entry, dump, entries, substituted
+from afzal.config import START, CompareConfig, Entry, dump, entries, substituted
 from afzal.data.turns import full_text
 from afzal.recipes.contents import content_hash
 from afzal.recipes.runtime import fixed_date
@@ -61,6 +62,8 @@ def _compare(config: CompareConfig, say: Say, dated: Path, date: str) -> Path:
         starts, courses = _measured(bench, policies, stages, say)
         shown = [full_text(p) for p in bench.prompts[: config.show_prompts]]
         body = summary(config, policies, starts, courses, shown)
+        chosen = {**chosen_points(config, policies, courses), START: start_points(starts)}
+        body |= judged(config, chosen, bench.prompts, say)
         body |= {
             "settings": config.model_dump(mode="json"),
             "runs": {f"{s.entry.name}-{s.seed}": {"folder": str(s.folder), "state": states[s.name]} for s in stages},
@@ -77,7 +80,7 @@ def plan(config: CompareConfig) -> list[str]:
         state = runs.open_run(stage.folder).status() if there else "to be trained"
         lines.append(f"{stage.name}: {state if stage.config else 'given'}")
     best = [f"{e.name}: best of {', '.join(map(str, e.value))}" for e in entries(config) if e.kind == "best_of"]
-    return [*lines, *best]
+    return [*lines, *best, *(f"judge {name}: {spec}" for name, spec in config.judges.items())]
 
 
 def _made(stages: Sequence[Stage], config: CompareConfig, say: Say) -> dict[str, State]:

@@ -78,7 +78,7 @@ def summary(
     """
     chief = next(iter(config.rewards))
     by_seed = {e.name: {s: courses[e.name, s] for s in config.seeds if (e.name, s) in courses} for e in policies}
-    chosen = {name: {s: _judged(c, config.kl_budget) for s, c in found.items()} for name, found in by_seed.items()}
+    chosen = chosen_points(config, policies, courses)
     ways = {name: {s: _way(starts[s], c) for s, c in found.items()} for name, found in by_seed.items()}
     levels = config.matched_kl or matched_levels([min(map(_reach, w.values()), default=0.0) for w in ways.values()])
     methods = [
@@ -98,7 +98,7 @@ def summary(
         }
         for e in policies
     ]
-    at_start = {s: Point(0, a, Cost()) for s, a in starts.items()}
+    at_start = start_points(starts)
     return {
         "rewards": list(config.rewards),
         "seeds": list(config.seeds),
@@ -112,6 +112,21 @@ def summary(
         "wins": _table_of_wins({START: at_start, **chosen}, chief),
         "samples": _side_by_side(config, policies, chosen, starts, prompts),
     }
+
+
+def chosen_points(
+    config: CompareConfig, policies: Sequence[Entry], courses: Mapping[tuple[str, int], Course]
+) -> dict[str, dict[int, Point | None]]:
+    """The point that each policy is judged by, by its name and seed; None where no point is within the budget."""
+    return {
+        e.name: {s: _judged(courses[e.name, s], config.kl_budget) for s in config.seeds if (e.name, s) in courses}
+        for e in policies
+    }
+
+
+def start_points(starts: Mapping[int, Answers]) -> dict[int, Point]:
+    """The start as a policy, by seed."""
+    return {s: Point(0, a, Cost()) for s, a in starts.items()}
 
 
 def _judged(course: Course, budget: float | None) -> Point | None:

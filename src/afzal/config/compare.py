@@ -77,6 +77,12 @@ class CompareConfig(MeasuringSettings, frozen=True):
         description="Name -> what gives it: module:function, file.py:function, a reward model's folder, or ${entry}. "
         "Methods are compared by the first, the true one; the others are shown beside it."
     )
+    judges: dict[str, str] = Field(
+        {},
+        description="Name -> a judge, as for afzal judge --judge: judge.yaml, a model folder, rule:longest, "
+        "people:votes.jsonl. Each compares the answers of every two policies and the start.",
+    )
+    judge_prompts: int | None = Field(None, ge=2, description="Judges see only the first so many prompts.")
     methods: list[dict[str, Any]] = Field(
         description="Entries {name, train: METHOD}, {name, iterate: OBJECTIVE}, {name, run: FOLDER} or "
         "{name, best_of: N}, each with the settings of its method."
@@ -120,6 +126,18 @@ class CompareConfig(MeasuringSettings, frozen=True):
             raise ValueError("write it as {name: file.py:function, another: ${entry}}")
         return {str(k): v for k, v in value.items()}
 
+    @field_validator("judges", mode="before")
+    @classmethod
+    def _judges(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+            raise ValueError("write it as {name: judge.yaml, another: rule:longest}")
+        for name, spec in value.items():
+            if not _NAME.fullmatch(str(name)):
+                raise ValueError(f"a judge's name has letters, digits, '-', '_', '+' and '.', and {name!r} has not")
+            if variables(spec):
+                raise ValueError(f"{spec!r}: what the comparison trains is no judge of it; put it into rewards")
+        return {str(k): v for k, v in value.items()}
+
     @field_validator("methods", mode="before")
     @classmethod
     def _methods(cls, value: Any) -> Any:
@@ -139,6 +157,10 @@ class CompareConfig(MeasuringSettings, frozen=True):
                 raise ValueError(f"rewards: there is no entry {name!r} in methods{suggestion(name, known)}")
             if known[name].is_policy:
                 raise ValueError(f"rewards: the entry {name!r} is no reward model")
+        if self.judge_prompts is not None and not self.judges:
+            raise ValueError("judge_prompts is without effect: there are no judges")
+        if next(iter(self.rewards)) in self.judges:
+            raise ValueError("judges: a judge has the name of the true reward")
         if not any(e.is_policy for e in known.values()):
             raise ValueError("methods: there is nothing to compare, only reward models")
         if self.common and not any(e.kind in ("train", "iterate") for e in known.values()):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from afzal import __version__
+from afzal.report import comparison_judged as by_judges
 from afzal.report import comparison_views as views
 from afzal.report.frontier import Spot, frontier_svg
 from afzal.report.svg import Series, standalone
@@ -72,7 +73,7 @@ def to_html(body: Mapping[str, Any]) -> str:
         "comparison.html.j2",
         title=views.title(body),
         facts=views.facts(body),
-        findings=views.findings(body),
+        findings=[*views.findings(body), *by_judges.parted(body)],
         chief=chief,
         main=_drawing(body, "kl", chief, _MAIN, Markup),
         others=[_drawing(body, "kl", name, _SMALL, Markup) for name in (*body["rewards"][1:], "tokens", "unended")],
@@ -80,6 +81,7 @@ def to_html(body: Mapping[str, Any]) -> str:
         table=views.table(body),
         matched=views.matched(body),
         wins=views.wins(body),
+        judges=_judges(body) if body["judges"] else None,
         costs=views.costs(body),
         seeds=views.per_seed(body),
         samples=views.samples(body),
@@ -87,6 +89,17 @@ def to_html(body: Mapping[str, Any]) -> str:
         environment=views.environment(body),
         settings=views.settings(body),
     )
+
+
+def _judges(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of the section on judges."""
+    return {
+        "start": by_judges.against_the_start(body),
+        "reliability": by_judges.reliability(body),
+        "agreement": by_judges.agreement(body),
+        "each": by_judges.each(body),
+        "people": by_judges.has_people(body),
+    }
 
 
 def _drawing(body: Mapping[str, Any], across: str, up: str, size: tuple[int, int], markup: type[str]) -> dict[str, Any]:

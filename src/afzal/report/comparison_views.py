@@ -19,7 +19,7 @@ _NAMES = {
     "tokens": "tokens per answer",
     "unended": "share of answers without EOS",
 }
-_NOTHING = "\N{EM DASH}"
+NOTHING = "\N{EM DASH}"
 
 
 def named(figure: str) -> str:
@@ -126,15 +126,15 @@ def table(body: Mapping[str, Any]) -> Table:
 def _row(method: Mapping[str, Any], rewards: Sequence[str]) -> list[Cell]:
     f = method["judged"]
     if not f["seeds"]:
-        return [(method["label"], "no snapshot within the KL budget")] + [(_NOTHING, "")] * (6 + len(rewards))
+        return [(method["label"], "no snapshot within the KL budget")] + [(NOTHING, "")] * (6 + len(rewards))
     at_start = method["label"] == "the start"
     steps = sorted(set(f["steps"]))
     kl = ("\N{LESS-THAN OR EQUAL TO} " if method["kl_is_bound"] else "") + number(f["kl"]["value"])
     cells = [(method["label"], ""), (_span(steps), ""), _cell(f["rewards"][rewards[0]])]
     cells += [("", "")] if at_start else [(signed(f["gain"]["value"]), interval(f["gain"]["low"], f["gain"]["high"]))]
     cells += [(kl, interval(f["kl"]["low"], f["kl"]["high"]) if not method["kl_is_bound"] else "")]
-    cells += [("", "")] if at_start else [_share(f["win"])]
-    return [*cells, *(_cell(f["rewards"][n]) for n in rewards[1:]), _cell(f["tokens"]), _share(f["unended"])]
+    cells += [("", "")] if at_start else [share_cell(f["win"])]
+    return [*cells, *(_cell(f["rewards"][n]) for n in rewards[1:]), _cell(f["tokens"]), share_cell(f["unended"])]
 
 
 def matched(body: Mapping[str, Any]) -> Table:
@@ -151,12 +151,23 @@ def _reached(row: Mapping[str, Any]) -> Cell:
     return number(row["value"]), interval(row["low"], row["high"])
 
 
+def labels(body: Mapping[str, Any]) -> dict[str, str]:
+    """What every policy is called on the page, the start first."""
+    return {"start": "the start", **{m["name"]: m["label"] for m in body["methods"]}}
+
+
 def wins(body: Mapping[str, Any]) -> Table:
     """Row against column: how often the row's answer has the higher true reward."""
-    labels = {"start": "the start", **{m["name"]: m["label"] for m in body["methods"]}}
-    known = {(w["ours"], w["theirs"]): w for w in body["wins"]}
+    return table_of_wins(labels(body), body["wins"])
+
+
+def table_of_wins(labels: Mapping[str, str], wins: Sequence[Mapping[str, Any]]) -> Table:
+    """Row against column: how often the row's answer wins."""
+    known = {(w["ours"], w["theirs"]): w for w in wins if w["value"] is not None}
     there = [n for n in labels if any(n in pair for pair in known)]
-    rows = [[(labels[a], ""), *(_share(known[a, b]) if (a, b) in known else ("", "") for b in there)] for a in there]
+    rows = [
+        [(labels[a], ""), *(share_cell(known[a, b]) if (a, b) in known else ("", "") for b in there)] for a in there
+    ]
     return {"columns": ["", *(labels[b] for b in there)], "rows": rows}
 
 
@@ -174,7 +185,7 @@ def costs(body: Mapping[str, Any]) -> Table:
     for m in body["methods"]:
         f = m["judged"]
         figures = ("seconds", "trained_tokens", "generated_tokens", "drawn_per_answer")
-        cells = [_plain(f[k]) for k in figures] if f["seeds"] else [(_NOTHING, "")] * len(figures)
+        cells = [_plain(f[k]) for k in figures] if f["seeds"] else [(NOTHING, "")] * len(figures)
         rows.append([(m["label"], ""), (", ".join(m["needs"]), ""), *cells])
     return {"columns": columns, "rows": rows}
 
@@ -197,7 +208,7 @@ def per_seed(body: Mapping[str, Any]) -> Table:
                     (reward, ""),
                     gain,
                     (kl, ""),
-                    _share(p["win"]),
+                    share_cell(p["win"]),
                 ]
             )
     return {"columns": columns, "rows": rows}
@@ -254,7 +265,8 @@ def _plain(figure: Mapping[str, Any]) -> Cell:
     return number(round(value) if value >= 100 else round(value, 1)), ""
 
 
-def _share(figure: Mapping[str, Any]) -> Cell:
+def share_cell(figure: Mapping[str, Any]) -> Cell:
+    """A share in percent with its interval."""
     ends = "" if figure["low"] is None else f"[{_percent(figure['low'])}, {_percent(figure['high'])}]"
     return _percent(figure["value"]), ends
 

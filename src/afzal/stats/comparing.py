@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from afzal.stats.intervals import Cluster, Interval, mean, share, t95
+from afzal.stats.intervals import Cluster, Interval, clustered, mean, share, t95
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +139,27 @@ def share_of_wins(by_prompt: np.ndarray, pairs: int) -> Interval:
     """Mean of ``[X]`` win rates, each over so many pairs of answers, with an interval over prompts that keeps its
     coverage where all or none are won."""
     return share([Cluster(value * pairs, float(pairs), float(pairs)) for value in np.asarray(by_prompt).tolist()])
+
+
+def share_of_verdicts(points: np.ndarray) -> Interval | None:
+    """Mean of ``[S, X]`` points that S seeds win on X prompts, over the verdicts there are; NaN is none.
+
+    The interval is that of a share over prompts, whatever the seed. With several seeds it is widened to the one over
+    seeds and prompts, of the prompts with a verdict of every seed: where all or none are won only the first is of use,
+    and only the second sees that another training would win on other prompts. None without any verdict.
+    """
+    found = np.asarray(points, np.float64)
+    known = np.isfinite(found)
+    if not known.any():
+        return None
+    over_prompts = share(clustered(np.nonzero(known)[1].tolist(), found[known].tolist()))
+    whole = found[:, known.all(0)]
+    if len(found) < 2 or not whole.size:
+        return over_prompts
+    low, high = over_seeds_and_prompts(whole).ends
+    half, value = (high - low) / 2, over_prompts.value
+    low, high = over_prompts.ends
+    return Interval(value, max(0.0, min(low, value - half)), min(1.0, max(high, value + half)), over_prompts.n)
 
 
 def at_kl(kl: Sequence[float], at: float) -> np.ndarray | None:

@@ -136,7 +136,8 @@ def share(clusters: Sequence[Cluster]) -> Interval:
     variance over prompts by that of independent rows (Kish 1965; Rao and Scott 1992, Biometrics 48), both taken around
     P, as in a generalised score test (Boos 1992, The American Statistician 46). So it tends to that of rows which are
     all alike in their prompt where P is far from what was seen, and needs no prior where every row hits. The quantile
-    is Student's (:func:`_squared_quantile`).
+    is Student's (:func:`_squared_quantile`), and the normal one where rows of a prompt are all alike: there the design
+    effect is the greatest there is, and nothing is estimated.
 
     The interval is never narrower than Wilson's of so many independent rows, nor wider than Wilson's of so many
     prompts (Kish's numbers of both, where weights differ). With one row per prompt, or rows that are all alike in
@@ -157,15 +158,15 @@ def share(clusters: Sequence[Cluster]) -> Interval:
     if len(known) == 1:  # its rows may be all alike
         return Interval(value, *wilson(value, 1), 1)
     rest = [(c.total - c.weight * value) / weight for c in known]
-    own, both = (
-        math.fsum(r * r for r in rest),
-        math.fsum(r * c.weight for r, c in zip(rest, known, strict=True)) / weight,
-    )
-    squared = _squared_quantile(rest, prompts)
+    own = math.fsum(r * r for r in rest)
+    both = math.fsum(r * c.weight for r, c in zip(rest, known, strict=True)) / weight
+    quantile = _squared_quantile(rest, prompts)
 
     def holds(p: float) -> bool:
         off = value - p
         spread, free = own + 2 * off * both + off * off / prompts, value * (1 - value) + off * off
+        alike = min(1.0, prompts * spread / free) if free else 1.0
+        squared = quantile + max(0.0, Z95**2 - quantile) * alike**2
         seen = min(Z95**2 / prompts * free, max(Z95**2 / rows * free, squared * spread))
         return off * off * free <= p * (1 - p) * seen
 
@@ -180,7 +181,7 @@ def _squared_quantile(rest: Sequence[float], prompts: float) -> float:
     P t^2 / (P - 1 + t^2), with t of Student, since a variance around the tested share holds the difference that is
     tested. The degrees of freedom are those of the variance over prompts: three times the square of the sum of squares
     by the sum of fourth powers, which is P where prompts are normal, and 3 where one of them makes up all of it; at
-    most prompts less one. Never below the normal quantile.
+    most prompts less one.
 
     Args:
         rest: what each prompt adds to the share beyond its part, summing to 0.
@@ -190,7 +191,7 @@ def _squared_quantile(rest: Sequence[float], prompts: float) -> float:
     fourth = math.fsum(s * s for s in squares)
     df = min(len(rest) - 1.0, 3 * math.fsum(squares) ** 2 / fourth) if fourth > 0 else len(rest) - 1.0
     t2 = t95(df) ** 2
-    return max(Z95**2, prompts * t2 / (prompts - 1 + t2))
+    return prompts * t2 / (prompts - 1 + t2)
 
 
 def _edge(holds: Callable[[float], bool], inside: float, outside: float) -> float:

@@ -1,0 +1,169 @@
+"""Judges beside the true reward: the answers of every two policies to the same prompts, and who says which is better.
+
+Shapes: N pairs of answers, S seeds, X prompts. Outcomes are coded as in :mod:`afzal.stats.judging`: 1 the first answer,
+2 the second, 0 a tie, -1 no verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from afzal import data
+from afzal.compare.summary import Point
+from afzal.config import CompareConfig
+from afzal.judge.people import votes_on
+from afzal.judge.summary import codes, points_of
+from afzal.recipes.judges import Named, about, named
+from afzal.recipes.judging import judge_items
+from afzal.records import Item, Response, Turns, turns_to_json
+from afzal.runs.stage import keep, kept, key_of
+from afzal.stats.comparing import same_draws, share_of_verdicts
+from afzal.stats.intervals import clustered, share
+
+Say = Callable[[str], None]
+Chosen = Mapping[str, Mapping[int, Point | None]]
+"""The point that each policy is judged by, by its name and seed; the start last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Two policies on one prompt (by its number) with one seed, and the numbers of their answers that are compared."""
+
+    ours: str
+    theirs: str
+    seed: int
+    prompt: int
+    answers: tuple[int, int]
+
+
+def judged(config: CompareConfig, chosen: Chosen, prompts: Sequence[Turns], say: Say) -> dict[str, Any]:
+    """What each judge says of every two policies, and how far the judges agree with each other, with people and with
+    the true reward. Verdicts are kept in ``judged/`` under a hash of judge and answers.
+
+    Raises:
+        AfzalError: as for :func:`afzal.recipes.judging.judge_items`.
+    """
+    if not config.judges:
+        return {"judges": [], "judge_agreement": []}
+    folder = Path(config.out) / "judged"
+    matches = list(_matches(chosen, min(len(prompts), config.judge_prompts or len(prompts))))
+    items = [_item(m, chosen, prompts) for m in matches]
+    folder.mkdir(parents=True, exist_ok=True)
+    data.write(items, folder / "pairs.jsonl", "afzal")
+    judges = {name: named(spec) for name, spec in config.judges.items()}
+    people = next((n.votes for n in judges.values() if n.votes), None)
+    said, found = {}, []
+    for name, spec in config.judges.items():
+        say(f"judge {name}: {len(items)} pairs of answers")
+        outcomes, figures = _verdicts(folder, name, spec, items, None if judges[name].votes else people, say)
+        said[name] = outcomes
+        facts = {"name": name, **_facts(judges[name]), "wins": list(_wins(config, matches, outcomes))}
+        found.append(facts | {"summary": figures})
+    said[next(iter(config.rewards))] = _by_reward(config, matches, chosen)
+    return {"judges": found, "judge_agreement": list(_agreement(said, matches))}
+
+
+def _matches(chosen: Chosen, prompts: int) -> Iterator[Match]:
+    """Every two policies of the same seed on each prompt, by the first answers that share no random numbers."""
+    for (ours, mine), (theirs, other) in combinations(chosen.items(), 2):
+        for seed, a in mine.items():
+            b = other.get(seed)
+            if a is None or b is None:
+                continue
+            n, m = (p.answers.tokens.shape[1] for p in (a, b))
+            i, j = np.argwhere(~same_draws(n, m, a.draws, b.draws))[0].tolist()
+            yield from (Match(ours, theirs, seed, k, (i, j)) for k in range(prompts))
+
+
+def _item(m: Match, chosen: Chosen, prompts: Sequence[Turns]) -> Item:
+    responses = []
+    for name, k in zip((m.ours, m.theirs), m.answers, strict=True):
+        point = chosen[name][m.seed]
+        assert point is not None
+        responses.append(Response(point.answers.texts[m.prompt][k], name))
+    return Item(f"{m.ours}-{m.theirs}-{m.seed}-{m.prompt}", prompts[m.prompt], tuple(responses))
+
+
+def _verdicts(
+    folder: Path, name: str, spec: str, items: Sequence[Item], people: str | None, say: Say
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """``[N]`` outcomes of one judge and its summary, from an earlier call's file where judge and answers are the same.
+
+    Args:
+        people: file of people's votes to set the judge beside.
+    """
+    texts = [[turns_to_json(item.prompt), *(turns_to_json(r.turns) for r in item.responses)] for item in items]
+    key = key_of(named(spec).fingerprint, texts, None if people is None else named(f"people:{people}").fingerprint)
+    path = folder / f"{name}.json"
+    body = kept(path, key)
+    if body is None:
+        voted = None if people is None else votes_on(items, people)
+        made = judge_items(spec, items, cache=folder / "replies.sqlite", voted=voted, say=say)
+        together = codes(made.pairs, made.games, made.rulings)[1]
+        body = {"outcomes": together.tolist(), "summary": made.summary}
+        keep(path, key, body)
+    return np.asarray(body["outcomes"]), body["summary"]
+
+
+def _facts(judge: Named) -> dict[str, Any]:
+    facts = about(judge)
+    return {"kind": facts["kind"], "model": facts.get("model"), "sha256": judge.fingerprint}
+
+
+def _wins(config: CompareConfig, matches: Sequence[Match], outcomes: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Win, tie, loss, no verdict and win rate of each ordered pair of policies."""
+    points = points_of(outcomes)
+    at: dict[tuple[str, str], list[int]] = {}
+    for k, m in enumerate(matches):
+        at.setdefault((m.ours, m.theirs), []).append(k)
+    for (ours, theirs), rows in at.items():
+        seeds = [s for s in config.seeds if any(matches[k].seed == s for k in rows)]
+        table = np.full((len(seeds), 1 + max(matches[k].prompt for k in rows)), np.nan)
+        for k in rows:
+            table[seeds.index(matches[k].seed), matches[k].prompt] = points[k]
+        yield {"ours": ours, "theirs": theirs, **_won(table)}
+        yield {"ours": theirs, "theirs": ours, **_won(1 - table)}
+
+
+def _won(points: np.ndarray) -> dict[str, Any]:
+    counts = {name: int((points == value).sum()) for name, value in (("win", 1.0), ("tie", 0.5), ("loss", 0.0))}
+    counts["no_verdict"] = int(np.isnan(points).sum())
+    rate = share_of_verdicts(points)
+    return counts | ({"value": None, "low": None, "high": None, "n": 0} if rate is None else asdict(rate))
+
+
+def _by_reward(config: CompareConfig, matches: Sequence[Match], chosen: Chosen) -> np.ndarray:
+    """``[N]`` what the true reward says of the same pairs."""
+    chief, said = next(iter(config.rewards)), []
+    for m in matches:
+        points = (chosen[m.ours][m.seed], chosen[m.theirs][m.seed])
+        a, b = (p.answers.rewards[chief][m.prompt, k] for p, k in zip(points, m.answers, strict=True) if p is not None)
+        said.append(1 if a > b else 2 if b > a else 0)
+    return np.array(said)
+
+
+def _agreement(said: Mapping[str, np.ndarray], matches: Sequence[Match]) -> Iterator[dict[str, Any]]:
+    """Of every two judges, and each with the true reward (the last of ``said``): how often both say the same of a pair
+    that both gave a verdict on, and the same where both name a winner. Intervals are over prompts."""
+    prompts = [m.prompt for m in matches]
+    for (one, a), (two, b) in combinations(said.items(), 2):
+        spoke = (a >= 0) & (b >= 0)
+        yield {
+            "first": one,
+            "second": two,
+            "same": _share(a == b, spoke, prompts),
+            "same_winner": _share(a == b, spoke & (a > 0) & (b > 0), prompts),
+        }
+
+
+def _share(equal: np.ndarray, use: np.ndarray, prompts: Sequence[int]) -> dict[str, Any] | None:
+    if not use.any():
+        return None
+    rows = clustered([p for p, u in zip(prompts, use, strict=True) if u], equal[use].astype(float).tolist())
+    return asdict(share(rows)) | {"pairs": int(use.sum())}
