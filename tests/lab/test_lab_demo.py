@@ -54,6 +54,8 @@ def test_the_report_holds_the_frontier_and_figures_that_can_be_had_again(made):
     assert listed.table is not None
     assert len(listed.table.rows) == 10
     page = (made / "report.html").read_text()
+    picture = (made.parent / "frontier.svg").read_text()
+    assert picture.partition("</style>")[2].partition("/>")[2].removesuffix("</svg>") in page
     assert gain.title in page
     assert "<svg" in page[page.index(gain.title, page.index("<h2")) :]
 

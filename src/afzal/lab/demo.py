@@ -21,6 +21,7 @@ from afzal.report import sections
 from afzal.stats.intervals import half_width
 from afzal.terminal.console import VisibleConsole
 
+PICTURE = "frontier.svg"
 _SEED = 0
 _N_HELD_OUT = 512
 _SMALL_MODEL_BYTES = 400_000_000  # 100 million float32 weights
@@ -70,7 +71,7 @@ def run(out: Path, quick: bool = False, model: str | None = None, data: str | No
         model, data: a model and a preference file to do the same with afterwards; both or neither.
 
     Returns:
-        The folder of the main DPO run, whose ``report.html`` shows the frontier.
+        The folder of the main DPO run, whose ``report.html`` shows the frontier, as does ``frontier.svg`` in ``out``.
     """
     if (model is None) != (data is None):
         raise AfzalError("a model and data go together", remedy="give both --model and --data, or neither")
@@ -79,8 +80,10 @@ def run(out: Path, quick: bool = False, model: str | None = None, data: str | No
         reference = _supervised(out, plan)
         world, outcomes = _preferences(out, plan, reference)
     main = outcomes[-1]
-    sections.write(main.run, _sections(world, outcomes))
+    chart = _chart(world, outcomes)
+    sections.write(main.run, _sections(world, outcomes, chart))
     report.build(main.run)
+    runs.atomic_write(out / PICTURE, report.standalone(chart.draw("expected reward against KL, exact")))
     console.print(_table(world, outcomes))
     console.print(_verdict(world, main), highlight=False)
     console.print(f"report: {main.run / 'report.html'}", highlight=False, soft_wrap=True)
@@ -217,13 +220,17 @@ def _verdict(world: World, main: Outcome) -> str:
     )
 
 
-def _sections(world: World, outcomes: Sequence[Outcome]) -> list[sections.Section]:
-    main = outcomes[-1]
+def _chart(world: World, outcomes: Sequence[Outcome]) -> sections.FrontierChart:
+    """Every policy by its KL and expected reward, under the best that any policy could have."""
     spots = [sections.Spot(o.label, o.figures.kl, o.figures.reward) for o in outcomes]
     spots += [_best_of(world, n) for n in (4, 16)]
     curve = tuple(zip(world.frontier.kl.tolist(), world.frontier.reward.tolist(), strict=True))
+    return sections.FrontierChart(tuple(spots), curve, optimum_label="optimum")
+
+
+def _sections(world: World, outcomes: Sequence[Outcome], chart: sections.FrontierChart) -> list[sections.Section]:
+    main = outcomes[-1]
     text = "\n\n".join(filter(None, (_verdict(world, main), _estimate(main), _ABOUT)))
-    chart = sections.FrontierChart(tuple(spots), curve, optimum_label="optimum")
     table = sections.Table(_COLUMNS, tuple(_rows(world, outcomes)))
     gain = sections.Section("What was gained, exactly", text, chart, table)
     return [gain, _listed(world, main)]
