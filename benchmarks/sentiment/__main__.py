@@ -5,7 +5,7 @@
 
 A 260-thousand-weight model of children's stories is fine-tuned to answer an opening with its next sentence. Its own
 answers, ordered by the summed valence of their words, are the preferences. Then ``compare.yaml`` trains every method
-on them and draws valence against KL. It ends with the page's place; the same command goes on where it was stopped.
+on them and draws valence against KL. It ends with the page's place; the same command resumes where it was stopped.
 Run it from the top folder of the checkout; it needs the folder ``shared/data`` beside it, or AFZAL_SHARED.
 """
 

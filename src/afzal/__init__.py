@@ -18,7 +18,7 @@ def fit(method: str, /, *, model: Any, tokenizer: Any = None, resume: bool = Fal
     Args:
         method: ``sft``, ``dpo``, ``ipo``, ``kto``, or ``prefer`` with any ``objective``.
         model: a folder, a hub id, or a `transformers` model in memory (then ``tokenizer`` too); trained in place, with
-            a reference made of its present weights, and to be called as before afterwards.
+            a reference made of its present weights, and its calls work as before afterwards.
         resume: continue the run in ``out``.
         settings: the keys of the configuration, as on the command line: ``data``, ``out``, ``beta``, ``lr``, ...
 

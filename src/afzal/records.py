@@ -61,7 +61,7 @@ class Comparison:
 
     ``strength`` says how clear the preference was in the source's own units (larger is clearer); ``probability`` is a
     stated probability that the *first* is better and overrules ``outcome``; ``weight`` multiplies the example's loss.
-    ``shown_first`` is the index of the response that was displayed first, when recorded. ``both_bad`` is no tie: it
+    ``shown_first`` is the index of the response that was displayed first, when recorded. ``both_bad`` is not a tie: it
     says nothing about the order. ``seconds`` is how long the vote took; ``id`` names it in the file that it came from,
     and ``at`` is its time (ISO 8601).
     """
@@ -226,7 +226,7 @@ class Preference:
     margin: float | None = None
 
     def swap(self) -> Preference:
-        """The same opinion told of j and i, with 1 - p and the margin's sign turned."""
+        """The same opinion about j and i, with 1 - p and the margin's sign turned."""
         margin = None if self.margin is None else -self.margin
         return Preference(self.j, self.i, 1.0 - self.p, self.weight, margin)
 

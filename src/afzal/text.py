@@ -44,7 +44,7 @@ def interval(low: Any, high: Any, digits: int = 3) -> str:
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """True for a finite int or float (a bool is no number)."""
+    """True for a finite int or float (a bool is not a number)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

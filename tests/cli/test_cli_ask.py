@@ -181,11 +181,11 @@ def test_features_of_rows_are_read_and_no_model_is_loaded(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--by", "repeat", "--features", "rows"], "features is without effect: repeat reads none"),
-        (["--by", "information", "--reward", "R"], "reward is without effect: information reads none"),
-        (["--seeds", "3"], "seeds is without effect: curve is off"),
+        (["--by", "repeat", "--features", "rows"], "features has no effect: repeat reads none"),
+        (["--by", "information", "--reward", "R"], "reward has no effect: information reads none"),
+        (["--seeds", "3"], "seeds has no effect: curve is off"),
         (["--by", "random", "--curve"], "has nothing to be compared with random"),
-        (["--beta", "0.2"], "beta is without effect: there is no policy"),
+        (["--beta", "0.2"], "beta has no effect: there is no policy"),
         (["--policy", "P"], "policy and reference belong together"),
         (["--by", "entropy", "--reward", "R", "--features", "rows"], "entropy goes by the given scores alone"),
         (["--random", "0"], "random"),

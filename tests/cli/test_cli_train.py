@@ -304,7 +304,7 @@ def test_score_hands_its_settings_on_and_prints_what_it_is_told(
         ([], "give either model"),
         (["--model", "M", "--policy", "P", "--reference", "Q"], "give either model"),
         (["--policy", "P"], "belong together"),
-        (["--model", "M", "--beta", "0.5"], "beta is without effect"),
+        (["--model", "M", "--beta", "0.5"], "beta has no effect"),
     ],
 )
 def test_score_refuses_what_does_not_go_together(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):

@@ -188,8 +188,8 @@ def test_finished_runs_are_used_again_and_said_to_be(place, made):
     assert {p: p.stat().st_mtime_ns for p in (made[0] / "measured").iterdir()} == before
     again = read(made[0])
     assert again["methods"] == body["methods"]
-    assert {r["state"] for r in again["runs"].values()} == {"re-used"}
-    assert not any("re-used" in line for line in made[1])
+    assert {r["state"] for r in again["runs"].values()} == {"reused"}
+    assert not any("reused" in line for line in made[1])
 
 
 def test_other_settings_or_inputs_are_refused_by_name(place, made, tmp_path):
@@ -228,7 +228,7 @@ def test_a_comparison_that_was_stopped_goes_on_to_the_same_figures(place, made, 
     said: list[str] = []
     compare(asked, say=said.append)
     body = read(tmp_path / "out")
-    assert [r["state"] for r in body["runs"].values()] == ["re-used", "resumed"]
+    assert [r["state"] for r in body["runs"].values()] == ["reused", "resumed"]
     ours, theirs = (method(b, "dpo")["points"] for b in (body, read(made[0])))
     assert [(p["step"], p["kl"], p["rewards"]["gold"]) for p in ours] == [
         (p["step"], p["kl"], p["rewards"]["gold"]) for p in theirs

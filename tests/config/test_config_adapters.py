@@ -37,11 +37,11 @@ def test_a_rank_alone_means_lora_and_nothing_means_all_weights():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"adapter": "prefix", "lora_rank": 4}, "lora_rank is without effect: the adapter is prefix"),
-        ({"adapter": "ia3", "lora_alpha": 4}, "lora_alpha is without effect: the adapter is ia3"),
-        ({"adapter": "prompt", "lora_targets": ["q"]}, "lora_targets is without effect: the adapter is prompt"),
-        ({"adapter": "lora", "virtual_tokens": 4}, "virtual_tokens is without effect: adapter is none of prefix"),
-        ({"virtual_tokens": 4}, "virtual_tokens is without effect"),
+        ({"adapter": "prefix", "lora_rank": 4}, "lora_rank has no effect: the adapter is prefix"),
+        ({"adapter": "ia3", "lora_alpha": 4}, "lora_alpha has no effect: the adapter is ia3"),
+        ({"adapter": "prompt", "lora_targets": ["q"]}, "lora_targets has no effect: the adapter is prompt"),
+        ({"adapter": "lora", "virtual_tokens": 4}, "virtual_tokens has no effect: adapter is none of prefix"),
+        ({"virtual_tokens": 4}, "virtual_tokens has no effect"),
         ({"adapter": "lorra"}, "did you mean lora"),
         ({"adapter": "prompt", "reference_sync_steps": 2}, "the model with its new adapter off"),
         ({"quantize": "8bit"}, "quantize cannot be '8bit'"),
@@ -66,7 +66,7 @@ def test_the_reference_may_be_any_fresh_adapter_switched_off():
 
 def test_export_refuses_what_it_would_ignore():
     assert config.ExportConfig(model="M", out="O").dtype == "auto"
-    with pytest.raises(ValueError, match="rows is without effect"):
+    with pytest.raises(ValueError, match="rows has no effect"):
         config.ExportConfig(model="M", out="O", rows=3)
 
 

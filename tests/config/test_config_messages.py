@@ -38,7 +38,7 @@ FILES = {
     ),
     "mixup of nothing": (
         HEAD + "reference_mixup: 1\n",
-        "run.yaml:4: reference_mixup is without effect: reference_sync_steps is not set",
+        "run.yaml:4: reference_mixup has no effect: reference_sync_steps is not set",
     ),
     "a constraint that nothing holds": (
         "method: prefer\nmodel: M\ndata: D\nconstraint: unsafe_mass\nconstraint_tokens: [a]\n",
@@ -50,11 +50,11 @@ FILES = {
     ),
     "parts of another constraint": (
         "method: prefer\nmodel: M\ndata: D\nconstraint: m:f\nconstraint_weight: 1\nconstraint_score: m:g\n",
-        "run.yaml:6: constraint_score is without effect: the constraint is m:f",
+        "run.yaml:6: constraint_score has no effect: the constraint is m:f",
     ),
     "parts of no constraint": (
         "method: prefer\nmodel: M\ndata: D\nconstraint_bound: 1\n",
-        "run.yaml:4: constraint_bound is without effect: there is no constraint",
+        "run.yaml:4: constraint_bound has no effect: there is no constraint",
     ),
     "unknown constraint": (
         "method: prefer\nmodel: M\ndata: D\nconstraint: mass\nconstraint_weight: 1\n",
@@ -63,11 +63,11 @@ FILES = {
     ),
     "learned_lr of nothing": (
         "method: prefer\nmodel: M\ndata: D\nlearned_lr: 0.1\n",
-        "run.yaml:4: learned_lr is without effect: learn names no parameter",
+        "run.yaml:4: learned_lr has no effect: learn names no parameter",
     ),
     "nothing learned at a rate of 0": (
         "method: prefer\nmodel: M\ndata: D\nlearn: nu\nlr: 0\n",
-        "run.yaml:4: learn is without effect: lr is 0, and learned_lr follows its course",
+        "run.yaml:4: learn has no effect: lr is 0, and learned_lr follows its course",
     ),
     "arguments": (
         "method: prefer\nmodel: M\ndata: D\nobjective_arg: beta\n",
@@ -109,20 +109,20 @@ FILES = {
     ),
     "cache of nothing": (
         HEAD + "reference_cache: c\n",
-        "run.yaml:4: reference_cache is without effect: the reference is frozen, not cached",
+        "run.yaml:4: reference_cache has no effect: the reference is frozen, not cached",
     ),
-    "lora parts": (HEAD + "lora_alpha: 8\n", "run.yaml:4: lora_alpha is without effect: lora_rank is not set"),
+    "lora parts": (HEAD + "lora_alpha: 8\n", "run.yaml:4: lora_alpha has no effect: lora_rank is not set"),
     "two held-out sets": (
         HEAD + "eval_data: H\neval_fraction: 0.2\n",
-        "run.yaml:5: eval_fraction is without effect beside eval_data: leave one of them out",
+        "run.yaml:5: eval_fraction has no effect beside eval_data: leave one of them out",
     ),
     "patience without data": (
         HEAD + "early_stop_patience: 2\neval_fraction: 0\n",
-        "run.yaml:4: early_stop_patience is without effect: nothing is held out (eval_fraction is 0)",
+        "run.yaml:4: early_stop_patience has no effect: nothing is held out (eval_fraction is 0)",
     ),
     "rmsprop has no betas": (
         HEAD + "optimizer: rmsprop\nadam_beta1: 0.5\n",
-        "run.yaml:5: adam_beta1 is without effect: the optimizer is rmsprop",
+        "run.yaml:5: adam_beta1 has no effect: the optimizer is rmsprop",
     ),
     "columns": (
         HEAD + "columns: chosen\n",

@@ -114,12 +114,12 @@ def test_advice_is_silent_on_usual_settings_and_names_unusual_ones():
 @pytest.mark.parametrize(
     ("given", "note"),
     [
-        ({"eval_fraction": 0, "sample_tokens": 4}, "without effect: sample_tokens, since nothing is held out"),
+        ({"eval_fraction": 0, "sample_tokens": 4}, "no effect: sample_tokens, since nothing is held out"),
         (
             {"eval_fraction": 0, "sample_prompts": 4, "sample_temperature": 0.5},
-            "without effect: sample_prompts, sample_temperature, since nothing is held out",
+            "no effect: sample_prompts, sample_temperature, since nothing is held out",
         ),
-        ({"sample_prompts": 0, "sample_tokens": 4}, "without effect: sample_tokens, since sample_prompts is 0"),
+        ({"sample_prompts": 0, "sample_tokens": 4}, "no effect: sample_tokens, since sample_prompts is 0"),
         ({"sample_prompts": 0}, None),
         ({"eval_fraction": 0, "eval_data": "H", "sample_tokens": 4}, None),
     ],

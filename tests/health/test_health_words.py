@@ -111,7 +111,7 @@ def test_rows_that_are_fitted_far_better_than_held_out_rows_are_called_so():
     assert (found.code, found.severity) == ("rows_fitted", "watch")
     assert "0.068" in found.title
     assert "0.292" in found.title
-    assert by_check(fitted(0.15, 0.292))["overfitting"].title == "no sign of rows learned by heart"
+    assert by_check(fitted(0.15, 0.292))["overfitting"].title == "no sign of memorised rows"
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_a_judge_that_is_asked_in_words_is_refused(tmp_path, kind):
     text = f"kind: {kind}\nmodel: {model_folder(tmp_path / 'm')}\n" + "url: http://127.0.0.1:9\n" * (kind == "http")
     text += "" if kind == "model" else "verdict: {choices: {A: first, B: second}}\n"
     spec = judge(tmp_path, text)
-    with pytest.raises(AfzalError, match=f"a judge of kind {kind} is no reward"):
+    with pytest.raises(AfzalError, match=f"a judge of kind {kind} is not a reward"):
         input_hashes(settings(tmp_path, tmp_path / "out", spec))
-    with pytest.raises(AfzalError, match="is no reward"):
+    with pytest.raises(AfzalError, match="is not a reward"):
         reward_or_judge(spec)

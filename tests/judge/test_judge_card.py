@@ -130,7 +130,7 @@ def test_a_policy_needs_a_reference(tmp_path):
     folder = model_folder(tmp_path / "model")
     with pytest.raises(AfzalError, match="the policy's reference is not known"):
         judges.named(f"policy:{folder}")
-    with pytest.raises(AfzalError, match="is no policy"):
+    with pytest.raises(AfzalError, match="is not a policy"):
         judges.named(yaml(tmp_path / "r.yaml", kind="rule", rule="longest", beta=0.2))
 
 

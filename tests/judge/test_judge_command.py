@@ -122,7 +122,7 @@ def test_what_is_required(tmp_path, capsys):
 
 def test_conditions():
     assert parse_conditions("a.b>=.8, c<=1e-2") == [("a.b", ">=", 0.8), ("c", "<=", 0.01)]
-    with pytest.raises(AfzalError, match="is no condition"):
+    with pytest.raises(AfzalError, match="is not a condition"):
         parse_conditions("a>=x")
     assert not unmet({"judge": "j", "c": 0.5}, [("c", "<=", 0.5), ("c", ">=", 0.5)])
 
@@ -132,7 +132,7 @@ def test_conditions():
     [
         ("kind: http\nurl: http://x/v1\n", "needs model"),
         ("kind: model\n", "needs model"),
-        ("kind: rule\nrule: longest\ntemperature: 1\n", "temperature is without effect"),
+        ("kind: rule\nrule: longest\ntemperature: 1\n", "temperature has no effect"),
         ("kind: rule\nrule: regex\n", "pattern belongs to"),
         ("kind: rule\nrule: regex\npattern: '('\n", "no regular expression"),
         ("kind: http\nmodel: m\nurl: u\nverdict: {choices: {A: first}}\n", "a word for first and one for second"),

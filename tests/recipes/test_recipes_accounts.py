@@ -203,7 +203,7 @@ def test_columns_that_a_method_cannot_use_are_said_aloud(
 ):
     rows = [GOOD[0] | extra, *GOOD[1:]]
     found = prepared(folder, method, data=str(write(tmp_path / "rows.jsonl", rows)))
-    notes = [note for note in found.notes if "without effect" in note]
+    notes = [note for note in found.notes if "no effect" in note]
     assert len(notes) == (said is not None)
     assert said is None or said in notes[0]
 

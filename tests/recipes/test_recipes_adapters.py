@@ -241,7 +241,7 @@ def test_what_export_refuses(folder: Path, tmp_path: Path):
     made_of = lambda **given: config.ExportConfig(**({"model": str(run.path), "out": str(tmp_path / "m")} | given))  # noqa: E731
     with pytest.raises(AfzalError, match=r"log-probs differ from the adapter's by"):
         recipes.export(made_of(tolerance=1e-12))
-    with pytest.raises(AfzalError, match="is no adapter"):
+    with pytest.raises(AfzalError, match="is not an adapter"):
         recipes.export(made_of(model=str(folder / "model")))
     assert not (tmp_path / "m").exists()
     recipes.export(made_of(dtype="bf16"))
@@ -259,7 +259,7 @@ def test_virtual_tokens_are_copied_and_said_to_be(folder: Path, tmp_path: Path):
     trees = prepare(made(folder, "unused")).train[:4]
     found = [response_logps(load_model(str(path)), trees) for path in (run.path, tmp_path / "copy")]
     assert torch.equal(*found)
-    with pytest.raises(AfzalError, match="dtype is without effect"):
+    with pytest.raises(AfzalError, match="dtype has no effect"):
         recipes.export(config.ExportConfig(model=str(run.path), out=str(tmp_path / "no"), dtype="bf16"))
 
 
@@ -272,5 +272,5 @@ def test_reward_models_train_layers_adapters_and_are_saved_merged(folder: Path, 
     run = runs.open_run(recipes.train(config.make("reward", **wanted)))
     assert run.facts()["model"]["adapter"] == kind
     assert AutoModelForSequenceClassification.from_pretrained(run.path).num_labels == 1
-    with pytest.raises(AfzalError, match="is no adapter"):
+    with pytest.raises(AfzalError, match="is not an adapter"):
         recipes.export(config.ExportConfig(model=str(run.path), out=str(folder / "none")))

@@ -165,7 +165,7 @@ def test_ties_are_left_out_where_an_objective_knows_none_and_listed(folder, tmp_
     [
         ("dpoo", {}, "unknown objective 'dpoo'; did you mean dpo"),
         ("0.5*dpo + 0.5*sigmoid", {}, "stands twice"),
-        ("0.5 dpo", {}, "is no objective"),
+        ("0.5 dpo", {}, "is not an objective"),
         ("0*dpo", {}, "must be a number above 0"),
         ("dpo", {"objective_arg": {"label_smoothing": 0.1}}, "label_smoothing has no effect on dpo (only on aot"),
         ("orpo", {"objective_arg": {"beta": 0.1}}, "beta has no effect on orpo"),
@@ -176,8 +176,8 @@ def test_ties_are_left_out_where_an_objective_knows_none_and_listed(folder, tmp_
         ("dpo + bco", {"objective_arg": {"ipo.beta": 0.1}}, "there is no term 'ipo' (only dpo, bco)"),
         ("tdpo", {"reference": "cached"}, "objective 'tdpo2' cannot use reference=cached"),
         ("epsilon_dpo", {"reference": "cached"}, "objective 'epsilon_dpo' cannot use reference=cached"),
-        ("simpo", {"reference": "cached"}, "reference is without effect: simpo has no reference"),
-        ("cpo", {"reference_sync_steps": 2}, "reference_sync_steps is without effect: cpo has no reference"),
+        ("simpo", {"reference": "cached"}, "reference has no effect: simpo has no reference"),
+        ("cpo", {"reference_sync_steps": 2}, "reference_sync_steps has no effect: cpo has no reference"),
         ("dpo", {"learn": ["nu"]}, "learn: dpo can learn nothing, not 'nu'"),
         ("davidson", {"learn": ["beta"]}, "learn: davidson can learn only nu, not 'beta'"),
         ("bradley_terry", {}, "trains reward models, not policies"),
@@ -222,8 +222,8 @@ def test_margins_are_used_or_said_to_be_without_effect(folder, tmp_path):
     given = {"data": str(path), "eval_fraction": 0.0}
     used = prepare(prefer(folder, tmp_path / "x", "odpo", **given))
     ignored = prepare(prefer(folder, tmp_path / "x", "dpo", **given))
-    assert not [n for n in used.notes if "without effect" in n]
-    assert "without effect on dpo: margins (strengths) of 12 opinions" in ignored.notes
+    assert not [n for n in used.notes if "no effect" in n]
+    assert "no effect on dpo: margins (strengths) of 12 opinions" in ignored.notes
     plain, offset = (run(folder, tmp_path / n, n, **given).metrics("train")[0]["loss"] for n in ("dpo", "odpo"))
     assert offset == pytest.approx(1.386294, abs=1e-5)  # -log sigma(-log 3) = log 4
     assert plain == pytest.approx(0.693147, abs=1e-5)

@@ -67,5 +67,5 @@ def test_repeats_are_left_out_and_listed_unless_they_may_stay(tmp_path: Path):
 
 
 def test_a_chat_template_without_conversations_is_refused(tmp_path: Path):
-    with pytest.raises(AfzalError, match="chat_template is without effect: no row is a conversation"):
+    with pytest.raises(AfzalError, match="chat_template has no effect: no row is a conversation"):
         prepared(tmp_path, [json.dumps(PAIR)], chat_template="{{ messages }}")

@@ -137,7 +137,7 @@ def test_later_rounds_train_on_the_adapter_that_the_first_one_made():
 @pytest.mark.parametrize(("adapter", "lr"), [("dora", 1e-5), ("ia3", 1e-4), ("prompt", 1e-3)])
 def test_adapters_of_rounds_have_the_defaults_of_training(adapter: str, lr: float):
     assert passed_down(adapter=adapter)[0]["lr"] == pytest.approx(lr)
-    with pytest.raises(AfzalError, match="lora_alpha is without effect"):
+    with pytest.raises(AfzalError, match="lora_alpha has no effect"):
         passed_down(lora_alpha=3.0)
 
 

@@ -201,7 +201,7 @@ def test_a_prompt_that_opens_thoughts_is_continued_as_the_model_is_prompted() ->
     prompt, shown, encoded = _branch("deepseek_r1", (ASKED,), _said("<think>\nLight.\n</think>\n\nBlue."))
     assert prompt.endswith("<｜Assistant｜><think>\n")
     assert shown == [f"[Light.\n</think>\n\nBlue.{end}]"]  # the template itself would leave the thoughts out
-    assert encoded.notes == ("the template would write an answer of 1 item otherwise: trained on as it was said",)
+    assert encoded.notes == ("the template would write an answer of 1 item differently: trained on as it was written",)
     assert _branch("deepseek_r1", (ASKED,), _said("Blue.", "Light."))[1] == shown
     _, shown, encoded = _branch("deepseek_r1", (ASKED,), _said("Blue."))
     assert shown == ["\n</think>\n\n", f"[Blue.{end}]"]

@@ -73,7 +73,7 @@ def test_nothing_is_said_where_nothing_happens() -> None:
 @pytest.mark.parametrize("template", [LOUD, SHORT])
 def test_an_answer_in_other_words_is_trained_on_as_it_was_said(template: str) -> None:
     encoded = _encoded(template, (Message("user", "SKY?"),), A, n=2)
-    assert "the template would write an answer of 2 items otherwise: trained on as it was said" in encoded.notes
+    assert "the template would write an answer of 2 items differently: trained on as it was written" in encoded.notes
     assert _scored(encoded) == "It is a deep blue.<|im_end|>"
 
 

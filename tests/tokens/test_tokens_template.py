@@ -65,7 +65,7 @@ def test_built_in_templates_begin_as_the_tokenizer_begins_a_text() -> None:
 def test_chatml_by_name_says_when_its_markers_are_unknown() -> None:
     template, notice = resolve_template(byte_tokenizer(), "chatml")
     assert notice == (
-        "chat template: the built-in 'chatml' (<|im_start|> and <|im_end|> are no single tokens of this tokenizer)"
+        "chat template: the built-in 'chatml' (<|im_start|> and <|im_end|> are not single tokens of this tokenizer)"
     )
     assert resolve_template(byte_tokenizer(template=CHATML), "chatml")[1] == "chat template: the built-in 'chatml'"
     # then the marker is text like any other, and the EOS follows it

@@ -33,7 +33,7 @@ def _annotate(
 
     data.refuse_missing(settings.data)
     if settings.export is not None and not Path(settings.export).absolute().parent.is_dir():
-        raise AfzalError(f"{Path(settings.export).parent} is no folder", where="--export", remedy="create it first")
+        raise AfzalError(f"{Path(settings.export).parent} is not a folder", where="--export", remedy="create it first")
     if settings.export is not None and _same_file(settings.export, settings.data, settings.gold):
         raise AfzalError(f"{settings.export} is what the page reads", where="--export", remedy="choose another file")
     job = job_of(settings)

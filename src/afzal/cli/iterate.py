@@ -20,14 +20,14 @@ def _iterate(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="[FILE|RUN] KEY=VALUE", show_default=False, help="As for train.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on wherever the run stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume where the run stopped.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the settings, do nothing.")] = False,
     **flags: Any,
 ) -> None:
     """Rounds of generating, scoring, rejecting, pairing and training, by a reward or by people.
 
     Every flag is also a key of a YAML file: `afzal iterate FILE.yaml key=value ...` runs one, and
-    `afzal iterate RUN --resume` goes on with a run, also after labels were asked for.
+    `afzal iterate RUN --resume` resumes a run, also after it has asked for labels.
     """
     settings = [*_base(words or ()), *given(config.IterateConfig, flags), *_overrides(words or ())]
     made = config.build(config.IterateConfig, settings)

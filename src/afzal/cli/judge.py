@@ -105,14 +105,14 @@ def parse_conditions(text: str) -> list[Condition]:
     """``name>=number,name<=number`` as conditions.
 
     Raises:
-        AfzalError: a part is no condition.
+        AfzalError: a part is not a condition.
     """
     found = []
     for part in text.split(","):
         match = _CONDITION.fullmatch(part)
         if match is None:
             raise AfzalError(
-                f"{part!r} is no condition",
+                f"{part!r} is not a condition",
                 where="--require",
                 remedy="write orders.consistent>=.8,no_verdict_share<=.02",
             )

@@ -1,6 +1,6 @@
 """What a command does before anything heavy is imported: it looks at the paths that were named, and says what it does.
 
-Importing torch and transformers takes seconds (six to fifteen on a busy machine); a wrong path is told before that.
+Importing torch and transformers takes seconds (six to fifteen on a busy machine); a wrong path is reported before that.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def begin(settings: Settings, what: str) -> None:
 
 
 def refuse_missing(settings: Settings) -> None:
-    """Raise AfzalError for the first path that a setting names and that is not there; content is not looked at."""
+    """Raise AfzalError for the first path that a setting names and that is not there; content is not read."""
     for value in _named(settings, _FUNCTIONS):
         for term in value.split("+"):
             path = term.rpartition("*")[2].strip().rpartition(":")[0]

@@ -294,7 +294,7 @@ def _fill(model: Any, path: Path) -> None:
         raise AfzalError(
             f"the checkpoint {path} does not fit the model of its run",
             why=f"{(misfits + lacking)[0]} differs" if misfits or lacking else "it holds no weights",
-            remedy="delete the run to train it anew",
+            remedy="delete the run to train it again",
         )
     with torch.no_grad():
         for name, value in tensors.items():

@@ -1,4 +1,4 @@
-"""One comparison of several methods: train or re-use each, measure all alike, and set them side by side."""
+"""One comparison of several methods: train or reuse each, measure all alike, and set them side by side."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def compare(config: CompareConfig, *, say: Say = print) -> Path:
     """Run the comparison that ``config`` describes and return its page.
 
     What is finished already is used again when its settings and inputs are the same, and refused by name when not; so
-    the same command goes on where it was stopped.
+    the same command resumes where it was stopped.
 
     Raises:
         AfzalError: a fault of the input; :class:`~afzal.recipes.train.Stopped` when a signal ended a training.
@@ -87,9 +87,9 @@ def _made(stages: Sequence[Stage], config: CompareConfig, say: Say) -> dict[str,
     states: dict[str, State] = {}
     for k, stage in enumerate(stages, 1):
         states[stage.name] = ensure(stage, config, lambda line, k=k: say(f"[{k}/{len(stages)}] {line}"))
-    again = sum(state == "re-used" for state in states.values())
+    again = sum(state == "reused" for state in states.values())
     if again:
-        say(f"{again} of {len(stages)} runs re-used: finished, with the same settings and inputs")
+        say(f"{again} of {len(stages)} runs reused: finished, with the same settings and inputs")
     return states
 
 

@@ -253,7 +253,7 @@ def _differences(level: float, ways: Mapping[str, Mapping[int, Sequence[Point]]]
 
 
 def _turned(found: Mapping[int, Course], chief: str) -> list[dict[str, Any]]:
-    """Rewards that went on rising while the true one fell, from its best point to the last, both clearly.
+    """Rewards that kept rising while the true one fell, from its best point to the last, both clearly.
 
     The best point is the one of the highest mean on every other prompt; what came after it is measured on the prompts
     between, so that a peak by chance is not followed by a fall by choice.

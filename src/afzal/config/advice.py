@@ -57,7 +57,7 @@ def _unsampled(config: PolicyConfig) -> list[str]:
     fields = PolicyConfig.model_fields
     given = [key for key in keys if getattr(config, key) != fields[key].default]
     why = "sample_prompts is 0" if held_out else "nothing is held out"
-    return [f"without effect: {', '.join(given)}, since {why}"] if given else []
+    return [f"no effect: {', '.join(given)}, since {why}"] if given else []
 
 
 _SMALL_LR = 3e-3  # of models below 100 million weights, 10 times that with LoRA

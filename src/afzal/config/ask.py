@@ -69,7 +69,7 @@ class AskConfig(Settings, frozen=True):
         if not self.curve:
             self._refuse(("seeds", "labels"), "curve is off")
         elif self.by in ("repeat", "random"):
-            raise ValueError(f"curve is without effect: {self.by} has nothing to be compared with random")
+            raise ValueError(f"curve has no effect: {self.by} has nothing to be compared with random")
         if self.by in (*_BY_MODELS, "repeat", "random"):
             because = "it goes by votes on models" if self.by in _BY_MODELS else "it goes by no scores"
             self._refuse(("reward", "policy", "reference", "features", "ridge"), f"{self.by} reads none; {because}")

@@ -24,14 +24,14 @@ class Settings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     @classmethod
     def _truth_is_no_number(cls, value: Any, info: Any) -> Any:
         if isinstance(value, bool) and bool not in members(cls.model_fields[info.field_name].annotation):
-            raise PydanticCustomError("truth", "true and false are no numbers")
+            raise PydanticCustomError("truth", "true and false are not numbers")
         return value
 
     def _refuse(self, keys: Iterable[str], because: str) -> None:
         """Settings that would be ignored must have their defaults."""
         for key in keys:
             if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} is without effect: {because}")
+                raise ValueError(f"{key} has no effect: {because}")
 
 
 def _split_pairs(value: Any, example: str) -> Any:

@@ -164,13 +164,13 @@ class CompareConfig(MeasuringSettings, frozen=True):
         if not any(e.is_policy for e in known.values()):
             raise ValueError("methods: there is nothing to compare, only reward models")
         if self.common and not any(e.kind in ("train", "iterate") for e in known.values()):
-            raise ValueError("common is without effect: no entry of methods is trained")
+            raise ValueError("common has no effect: no entry of methods is trained")
         for key in self.common.keys() & set(_OWN):
             raise ValueError(f"common: {key!r} is set by the comparison itself")
         if self.snapshots != type(self).model_fields["snapshots"].default and all(
             e.kind == "best_of" for e in known.values()
         ):
-            raise ValueError("snapshots is without effect: no entry of methods is trained")
+            raise ValueError("snapshots has no effect: no entry of methods is trained")
         return self
 
 

@@ -38,7 +38,7 @@ class GenerateConfig(Settings, frozen=True):
         if (self.prompt is None) == (self.prompts is None):
             raise ValueError("give either prompt (a text) or prompts (a file)")
         if self.temperature == 0 and (self.n > 1 or self.top_p < 1 or self.top_k is not None):
-            raise ValueError("n, top_p and top_k are without effect at temperature 0")
+            raise ValueError("n, top_p and top_k have no effect at temperature 0")
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError("min_new_tokens is above max_new_tokens")
         return self

@@ -157,7 +157,7 @@ class IterateConfig(
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, given: Any) -> Any:
-        """The preset's values, and defaults that hang on other settings."""
+        """The preset's values, and defaults that depend on other settings."""
         if not isinstance(given, dict):
             return given
         filled = {**PRESETS.get(str(given.get("preset")), {}), **given}
@@ -179,7 +179,7 @@ class IterateConfig(
         if self.pairing == "rso" and self.rso_accepted > self.n:
             raise ValueError(f"rso_accepted ({self.rso_accepted}) is above n ({self.n})")
         if self.held_out is not None and self.held_out_prompts is not None:
-            raise ValueError("held_out is without effect beside held_out_prompts: leave one of them out")
+            raise ValueError("held_out has no effect beside held_out_prompts: leave one of them out")
         return self
 
     @model_validator(mode="after")

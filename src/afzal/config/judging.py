@@ -51,7 +51,7 @@ class ScoreVerdict(BaseModel, frozen=True, extra="forbid"):
         try:
             groups = re.compile(value).groups
         except re.error as error:
-            raise ValueError(f"is no regular expression: {error}") from None
+            raise ValueError(f"is not a regular expression: {error}") from None
         if groups != 1:
             raise ValueError("must have one group, which is the score")
         return value
@@ -130,11 +130,11 @@ class JudgeConfig(Settings, frozen=True):
             try:
                 re.compile(self.pattern)
             except re.error as error:
-                raise ValueError(f"pattern is no regular expression: {error}") from None
+                raise ValueError(f"pattern is not a regular expression: {error}") from None
         if self.kind == "model" and self.verdict.choices is None:
             raise ValueError("a judge of kind model reads no reply: it needs verdict.choices")
         if self.kind != "policy":
-            self._refuse(("reference", "beta"), f"a judge of kind {self.kind} is no policy")
+            self._refuse(("reference", "beta"), f"a judge of kind {self.kind} is not a policy")
         talks = {
             "http": (),
             "model": ("url", "key_env", "samples", "temperature", "max_tokens", "price_in", "price_out"),

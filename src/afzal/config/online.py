@@ -20,7 +20,7 @@ class RolloutSettings(Settings, frozen=True, title="Rollouts"):
     )
     n: int = Field(1, ge=1, description="Answers to each prompt of an iteration.")
     iterations: int | None = Field(
-        None, ge=1, description="Times of writing and then learning; default: epochs over the prompts."
+        None, ge=1, description="Rounds of writing answers and learning from them; default: epochs over the prompts."
     )
     ppo_epochs: int = Field(1, ge=1, description="Passes over the answers of an iteration.")
     minibatches: int = Field(1, ge=1, description="Updates in each of these passes.")
@@ -34,7 +34,7 @@ class RolloutSettings(Settings, frozen=True, title="Rollouts"):
         0.05, ge=0, description="Strength of the pull to the reference, in rewards per nat; larger stays nearer to it."
     )
     clip: float = Field(0.2, gt=0, description="How far pi / pi_old may go from 1 and still have a gradient.")
-    clip_high: float = Field(0.0, ge=0, description="The same upwards, when it is not to be that of clip.")
+    clip_high: float = Field(0.0, ge=0, description="The same upwards, if it should differ from clip.")
     eval_prompts: int = Field(
         256, ge=1, description="Held-out prompts to answer at each evaluation, for reward and KL; the first by order."
     )

@@ -42,7 +42,7 @@ class PlanConfig(Settings, frozen=True):
         "adamw", description="Two float32 moments per weight, one, or none."
     )
     checkpointing: Literal["auto", "none", "full"] = Field(
-        "auto", description="Make activations again in the backward pass: auto when it pays or nothing else fits."
+        "auto", description="Recompute activations in the backward pass: auto when it pays or nothing else fits."
     )
     hardware: str = Field("h100", description="h100, h200, b200, a100-80, a100-40, l4, 4090 or cpu.")
     memory_gb: float | None = Field(None, gt=0, description="Memory of one device, in GB, in place of the table's.")

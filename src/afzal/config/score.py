@@ -31,5 +31,5 @@ class ScoreConfig(Settings, frozen=True):
         if (self.policy is None) != (self.reference is None):
             raise ValueError("policy and reference belong together")
         if self.policy is None and self.beta != type(self).model_fields["beta"].default:
-            raise ValueError("beta is without effect on a reward model")
+            raise ValueError("beta has no effect on a reward model")
         return self

@@ -147,7 +147,7 @@ class OptimisationSettings(Settings, frozen=True, title="Optimisation"):
 
 
 class EvaluationSettings(Settings, frozen=True, title="Evaluation"):
-    """When the held-out part is looked at, and what follows from it."""
+    """When the held-out part is evaluated, and what follows from it."""
 
     eval_every_steps: int | None = Field(None, ge=1, description="Updates between evaluations; default 10 per run.")
     early_stop_patience: int | None = Field(

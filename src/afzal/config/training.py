@@ -127,7 +127,7 @@ class TrainConfig(
     def _nothing_ignored(self) -> Self:
         """A setting that would be ignored is an error."""
         if self.eval_data is not None and self.eval_fraction > 0:
-            raise ValueError("eval_fraction is without effect beside eval_data: leave one of them out")
+            raise ValueError("eval_fraction has no effect beside eval_data: leave one of them out")
         if self.eval_data is None and self.eval_fraction == 0:
             self._refuse(("eval_every_steps", "early_stop_patience"), "nothing is held out (eval_fraction is 0)")
         self._refuse_adapter_parts()
@@ -136,7 +136,7 @@ class TrainConfig(
         if self.optimizer == "sgd":
             self._refuse(("adam_eps",), "the optimizer is sgd")
         if self.offload == "reference" and getattr(self, "reference", "cached") == "cached":
-            raise ValueError("offload reference is without effect: there is no reference whose weights are held")
+            raise ValueError("offload reference has no effect: there is no reference whose weights are held")
         if self.activation_checkpointing != "auto" and self.tokens_per_forward is not None:
             self._refuse(("memory_gb",), "neither activation_checkpointing nor tokens_per_forward is auto")
         return self

@@ -244,7 +244,7 @@ DATASETS: tuple[Format, ...] = (
             "prompt": "prompt",
             "A": "response_a",
             "B": "response_b",
-            "votes": "a column per annotator, or a field votes (a, b, tie or both_bad; empty is no vote)",
+            "votes": "a column per annotator, or a field votes (a, b, tie or both_bad; empty is not a vote)",
         },
         family="votes",
         accepts=votes.fits_wide,

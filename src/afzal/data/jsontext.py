@@ -315,7 +315,7 @@ def by_rows(table: Row) -> list[Row] | None:
     """The rows of a table written by columns, in any of the ways of pandas; None when it is none.
 
     An object of lists of one length, or of objects with the same keys (``orient="columns"``), an object of rows under
-    their numbers (``"index"``), or ``columns`` beside ``data`` (``"split"``). Messages are no columns: an object that
+    their numbers (``"index"``), or ``columns`` beside ``data`` (``"split"``). Messages are not columns: an object that
     holds some is one row.
     """
     values = list(table.values())

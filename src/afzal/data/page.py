@@ -59,7 +59,7 @@ def page_rows(source: str | Path, said: Said) -> Iterator[Raw]:
     """The rows of a page's folder with their votes, as Afzal rows; ``said`` is filled on the way.
 
     Raises:
-        AfzalError: a line is no act of the page, or its item is not among the rows.
+        AfzalError: a line is not an act of the page, or its item is not among the rows.
     """
     path = Path(source).expanduser()
     rows = list(_lines(path / ITEMS))
@@ -67,7 +67,7 @@ def page_rows(source: str | Path, said: Said) -> Iterator[Raw]:
     known = {str(raw.value.get("id")) for raw in rows if isinstance(raw.value, Mapping)}
     acts = list(_lines(path / VOTES))
     if acts and isinstance(acts[-1].value, Fault) and not _ends_whole(path / VOTES):
-        acts.pop()  # a page that was killed in the middle of a line told nobody that it was saved
+        acts.pop()  # a page that was killed in the middle of a line confirmed nothing to anybody
     _collect(acts, known, gold, said)
     for raw in rows:
         if isinstance(raw.value, Mapping):
@@ -127,7 +127,7 @@ def _collect(acts: list[Raw], known: set[str], gold: set[str], said: Said) -> No
         try:
             said.votes.setdefault(ident, []).extend({**vote, **kept} for vote in _votes(line))
         except (KeyError, TypeError, ValueError, IndexError):
-            raise AfzalError(f"is no vote of kind {line.get('kind')!r}", where=where) from None
+            raise AfzalError(f"is not a vote of kind {line.get('kind')!r}", where=where) from None
 
 
 def _weighed(line: Row, on_gold: bool, counts: Counter[str]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ ANSWERS = "completion|response|output|answer|target"
 
 
 def ultrafeedback(row: Row) -> Item:
-    """K completions rated on aspects, each an axis; a Rating of "N/A" is no rating.
+    """K completions rated on aspects, each an axis; a Rating of "N/A" is not a rating.
 
     The published ``overall_score`` has known slips (10 for answers rated 1 on every aspect), so it counts only where
     no aspect was rated.
@@ -56,7 +56,7 @@ def nectar(row: Row) -> Item:
 
 
 def rated_generations(row: Row) -> Item:
-    """K generations with a rating each, larger better, equal ratings a tie; null is no rating."""
+    """K generations with a rating each, larger better, equal ratings a tie; null is not a rating."""
     texts = array(row, "generations|responses")
     ratings = array(row, "ratings|scores|rewards")
     if len(texts) != len(ratings):

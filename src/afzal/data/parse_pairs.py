@@ -221,7 +221,7 @@ _ARENA: dict[str, Outcome] = {
 
 
 def arena(row: Row) -> Item:
-    """Two dialogues and a winner; "tie (bothbad)" says nothing about the order and is no tie."""
+    """Two dialogues and a winner; "tie (bothbad)" says nothing about the order and is not a tie."""
     winner = text(row, "winner").strip().lower()
     if winner not in _ARENA:
         raise RowError("bad_value", "winner", f"is {winner[:40]!r}, not one of {', '.join(_ARENA)}")

@@ -117,7 +117,7 @@ def argilla_records(row: Row) -> Item:
     """``fields`` with a prompt and answers; submitted responses of every user to a ranking or a label question.
 
     Responses stand by question, as the SDK writes them, or by user, as the server does. A label that names one of more
-    than two answers says that it is better than each of the others. Suggestions of models are no votes.
+    than two answers says that it is better than each of the others. Suggestions of models are not votes.
     """
     data = mapping(row, "fields")
     names = _answer_fields(data)

@@ -109,7 +109,7 @@ def vote(row: Row, counts: bool = False) -> Item:
 
 
 def wide_vote(row: Row, columns: tuple[str, ...] = (), counts: bool = False) -> Item:
-    """The votes of several annotators on two answers; an empty cell is no vote."""
+    """The votes of several annotators on two answers; an empty cell is not a vote."""
     pair = pair_of(tuple(row))
     if pair is None:
         raise RowError("missing_field", "response_a", "is missing, or the other answer is")

@@ -72,7 +72,7 @@ def read(
 
 
 class Reading:
-    """A source whose items are read one after another, so that a file of any size can be looked at in little memory.
+    """A source whose items are read one after another, so that a file of any size can be read in little memory.
 
     Attributes:
         format: the name of the format.

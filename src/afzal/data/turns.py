@@ -162,7 +162,7 @@ def answer_text(turns: Turns) -> str:
 
 
 def full_text(turns: Turns) -> str:
-    """All words of a prompt or an answer, whoever said them."""
+    """All words of a prompt or an answer, whichever turn they are in."""
     return turns if isinstance(turns, str) else "\n\n".join([content_text(m.content) for m in turns])
 
 

@@ -85,7 +85,7 @@ def said(got: Any, pair: Pair, row: Row, field: str) -> tuple[Outcome, float | N
     if not given:
         raise UnusableError("no_votes", f"'{field}' is empty")
     if not isinstance(got, bool):
-        # "-2" is no name of side 2: a signed scale is another opinion
+        # "-2" is not a name of side 2: a signed scale is another opinion
         word = given if is_numeral(given) else plain(given)
         known = _words(pair.sides, pair.counts)
         if word in known:

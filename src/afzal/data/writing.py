@@ -128,7 +128,7 @@ def _unfit(item: Item, target: Target) -> _CannotHold | None:
     if target == "trl" and item.is_chat:
         return _CannotHold("dialogue", "messages have no place in plain texts; write it as conversational")
     if target != "trl" and not item.is_chat:
-        return _CannotHold("plain_text", "a text to be continued is no dialogue; write it as trl")
+        return _CannotHold("plain_text", "a text to be continued is not a dialogue; write it as trl")
     return None
 
 

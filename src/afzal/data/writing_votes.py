@@ -20,7 +20,7 @@ def vote_rows(item: Item, target: VoteTarget) -> Iterator[dict[str, Any] | tuple
     pairs. Votes of weight 0 train nothing, and are left out.
     """
     if not item.is_chat:
-        yield "plain_text", "a text to be continued is no dialogue"
+        yield "plain_text", "a text to be continued is not a dialogue"
         return
     if target == "alpaca_eval" and len(item.prompt) != 1:
         yield "dialogue", "an instruction is one turn of the user; fastchat holds dialogues"
@@ -77,7 +77,7 @@ def _alpaca_eval(item: Item, vote: Comparison) -> dict[str, Any] | tuple[str, st
 
 def _fastchat(item: Item, vote: Comparison) -> dict[str, Any] | tuple[str, str]:
     if vote.probability is not None and vote.probability not in (0.0, 0.5, 1.0):
-        return "soft_label", "a probability is no winner"
+        return "soft_label", "a probability is not a winner"
     sides = [item.responses[k] for k in (vote.first, vote.second)]
     said = vote.outcome if vote.probability is None else {1.0: "first", 0.0: "second", 0.5: "tie"}[vote.probability]
     prompt = turns_to_row(item.prompt)

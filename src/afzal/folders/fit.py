@@ -101,7 +101,7 @@ def refuse_other_tokens(tokenizer: Any, other: Any, what: str) -> None:
     """Make sure that ids of one tokenizer mean the same tokens in another.
 
     Args:
-        what: the model whose tokenizer is ``other``, as it is to be called.
+        what: the model whose tokenizer is ``other``, as messages name it.
 
     Raises:
         AfzalError: a token has another id there, or none.

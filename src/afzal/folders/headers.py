@@ -43,7 +43,7 @@ def read_header(path: Path) -> dict[str, Stored]:
     """The tensors of a safetensors file by name.
 
     Raises:
-        ValueError: it is no safetensors file, or its header contradicts itself or the length of the file.
+        ValueError: it is not a safetensors file, or its header contradicts itself or the length of the file.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -63,7 +63,7 @@ def read_header(path: Path) -> dict[str, Stored]:
 def _stored(name: str, entry: Mapping[str, Any]) -> Stored:
     shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
     if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
-        raise ValueError(f"{name}: sizes that are no counts")
+        raise ValueError(f"{name}: sizes that are not counts")
     bits = _BITS.get(entry["dtype"])
     if bits is not None and math.prod(shape) * bits != 8 * (end - begin):
         raise ValueError(f"{name}: {end - begin} bytes are not its {list(shape)} numbers")

@@ -159,7 +159,7 @@ def _check_model(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> None
                 remedy="take the unquantised model; quantize=4bit quantises it while it is loaded",
             )
     if not isinstance(config.get("architectures") or [], list):
-        raise _refusal(folder, "config.json", "'architectures' is no list", remedy=_CORRECT)
+        raise _refusal(folder, "config.json", "'architectures' is not a list", remedy=_CORRECT)
     _check_weights(folder, config.get("transformers_weights"))
     fault = wrong_number(config, len(tensors_of(folder)))
     if not fault:
@@ -276,7 +276,7 @@ def _check_indexes(folder: Path) -> None:
             raise _refusal(folder, path.name, "it has no weight_map")
         for shard in sorted({str(value) for value in shards.values()}):
             if not _is_file_name(shard) or not shard.endswith(".safetensors"):
-                raise _refusal(folder, path.name, f"it names {shard!r}, which is no safetensors file of this folder")
+                raise _refusal(folder, path.name, f"it names {shard!r}, which is not a safetensors file of this folder")
             _check_safetensors(folder, shard, named_by=path.name)
 
 

@@ -80,7 +80,7 @@ def refuse_another_tokenizer(tokenizer: Any, path: str, what: str) -> None:
     A folder of weights alone is taken at its word.
 
     Args:
-        what: the model at ``path``, as it is to be called.
+        what: the model at ``path``, as messages name it.
 
     Raises:
         AfzalError: the model has another tokenizer.
@@ -118,7 +118,7 @@ def hub_config(model: str) -> dict[str, Any]:
     """The configuration of a model of the hub as a mapping; nothing else of it is downloaded.
 
     Raises:
-        AfzalError: it cannot be reached, or is no configuration.
+        AfzalError: it cannot be reached, or is not a configuration.
     """
     return read_config(_local(model, wanted=("config.json",)) / "config.json")
 
@@ -142,7 +142,7 @@ def load_causal_model(folder: str, **settings: Any) -> Any:
         settings: further keyword arguments of ``from_pretrained``: number format, devices, quantisation.
 
     Raises:
-        AfzalError: it is no causal language model, cannot be read, or lacks a tensor, has one too many or of another
+        AfzalError: it is not a causal language model, cannot be read, or lacks a tensor, has one too many or of another
             shape.
     """
     from transformers import AutoModelForCausalLM
@@ -273,7 +273,7 @@ def _plain(name: str) -> str:
 
 @contextmanager
 def guarded(path: str) -> Iterator[None]:
-    """Whatever a library raises inside the block is told as a fault of the folder at ``path``, whose content it met.
+    """Errors that a library raises inside the block are reported as faults of the folder at ``path``.
 
     transformers, PEFT, tokenizers and safetensors raise exceptions of many types for a broken folder. Only calls of
     libraries belong inside, so that no mistake of Afzal is taken for one of the folder.
@@ -323,7 +323,7 @@ def find_folder(path: str) -> None:
 
 
 def _tokenizer_folder(path: str) -> str:
-    """The inspected folder of a tokenizer. One that holds a model too must be a sound model: whoever looks at its
+    """The inspected folder of a tokenizer. One that holds a model too must be a sound model: a reader of its
     tokens is about to load it."""
     folder = _local(path, wanted=TEXTS)
     if Path(path).is_dir() and holds_model(folder):

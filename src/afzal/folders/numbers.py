@@ -148,7 +148,7 @@ def _fault(key: str, value: Any, tensors: int | None) -> str:
     if isinstance(value, str) or (core and not isinstance(value, int)):
         return f"{key} is {_short(value)}, not a count"
     if not (value > 0 if core else value >= 0 or value == _NONE):
-        return f"{key} is {_short(value)}, which is no size"
+        return f"{key} is {_short(value)}, which is not a size"
     if value > MOST:
         return f"{key} is {_short(value)}, more than any model has"
     if layers and value > MOST_LAYERS:

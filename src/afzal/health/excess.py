@@ -1,4 +1,4 @@
-"""Was too much learned: past the best held-out loss, at the cost of the chosen texts, or by heart?"""
+"""Was too much learned: past the best held-out loss, at the cost of the chosen texts, or by memorising rows?"""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def held_out_loss(c: Curves) -> Diagnosis | None:
         "held_out_loss_rises",
         "bad" if last > first else "watch",
         f"over-optimised after step {at}: held-out loss {number(best)} there, {number(last)} at the end",
-        f"From step {at} to step {end} the held-out loss rose while the training loss did not: the model went on "
+        f"From step {at} to step {end} the held-out loss rose while the training loss did not: the model kept "
         "learning its rows and stopped learning the preference.",
         rule,
         f"stop near step {at} (early_stop_patience), {c.lower_lr()}, or gather more data",
@@ -116,7 +116,7 @@ def log_probs(c: Curves) -> Diagnosis | None:
 
 
 def overfit(c: Curves) -> Diagnosis | None:
-    """Were the training rows learned by heart, or fitted much better than held-out rows?"""
+    """Were the training rows memorised, or fitted much better than held-out rows?"""
     points, shares = c.points("train", "loss"), [v for _, v in c.points("train", "rewards/accuracies")]
     held_out, last = c.points("eval", "loss"), c.last_accuracy()
     if len(points) < 10 or not held_out or not c.training_loss_is_one_curve:
@@ -141,7 +141,7 @@ def overfit(c: Curves) -> Diagnosis | None:
             "bad",
             f"overfitted: training accuracy {number(share, 3)}, held out at most {number(high, 3)}",
             f"The training loss collapsed to {number(loss)} with every pair ranked right; held-out pairs do not "
-            "follow: the rows were learned by heart. More epochs only make the log-ratios grow.",
+            "follow: the rows were memorised. More epochs only make the log-ratios grow.",
             rule,
             f"fewer epochs, {c.lower_lr()}, raise {c.named('beta')}, or use IPO, whose loss is bounded",
             evidence=evidence,
@@ -157,7 +157,7 @@ def overfit(c: Curves) -> Diagnosis | None:
             f"fewer epochs, {c.lower_lr()}, or more data",
             evidence=evidence,
         )
-    return Diagnosis("fit", "good", "no sign of rows learned by heart", said, rule, evidence=evidence)
+    return Diagnosis("fit", "good", "no sign of memorised rows", said, rule, evidence=evidence)
 
 
 def distance(c: Curves) -> Diagnosis | None:

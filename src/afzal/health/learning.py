@@ -112,7 +112,7 @@ def _accuracy(c: Curves, last: Mapping[str, Any], bounds: tuple[float, float]) -
         return Diagnosis(
             "not_learning",
             "bad",
-            f"no learning to be seen on held-out data: accuracy {said}",
+            f"no learning is visible on held-out data: accuracy {said}",
             f"The {c.subject} ranks {share:.1%}{rows} as people did, which chance explains. The weights did move, so "
             "what they learned does not carry over.",
             rule,

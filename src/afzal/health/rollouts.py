@@ -47,7 +47,7 @@ def signs(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     if entropy and lengths and entropy[0] > 0 and lengths[0] > 0 and lengths[1] > 0:
         left = (entropy[1] / lengths[1]) / (entropy[0] / lengths[0])
         if left < ENTROPY_LEFT:
-            found["entropy"] = f"the policy says ever the same: {left:.0%} of its entropy per token is left"
+            found["entropy"] = f"the policy always says the same: {left:.0%} of its entropy per token is left"
     same = _both(first, last, "rollout/same_reward")
     rose = _rose(rollouts)
     if same and same[1] > SAME_REWARD and not rose:  # where it rose, prompts may be solved

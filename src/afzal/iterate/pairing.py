@@ -1,6 +1,6 @@
 """From scored answers to preference pairs: what is rejected, and which answers are set against each other.
 
-Pure functions of texts, rewards and random numbers that hang on names alone, so that a round replays exactly.
+Pure functions of texts, rewards and random numbers that depend on names alone, so that a round replays exactly.
 Rewards are in the source's own units; larger is better.
 """
 
@@ -154,7 +154,7 @@ def rejection_sample(rewards: Sequence[float], wanted: int, beta: float, uniform
 
 
 def uniforms(name: str) -> Iterator[float]:
-    """Numbers in [0, 1) that hang on the name alone: the same on every machine, in every version."""
+    """Numbers in [0, 1) that depend on the name alone: the same on every machine, in every version."""
     for k in count():
         digest = hashlib.sha256(f"{name}/{k}".encode()).digest()
         yield (int.from_bytes(digest[:8], "big") >> 11) * 2.0**-53

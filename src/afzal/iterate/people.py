@@ -15,7 +15,7 @@ TO_LABEL, LABELLED = "to_label.jsonl", "labelled.jsonl"
 
 
 class Waiting(Exception):  # noqa: N818 - a request, not a fault
-    """Labels are needed before the run can go on; the text says which file and what to do."""
+    """Labels are needed before the run can continue; the text says which file and what to do."""
 
 
 def questionnaire(

@@ -96,13 +96,13 @@ def slice_of(groups: Sequence[T], number: int, size: int, *, again: bool) -> lis
 
 
 def _supply(n: int, per_round: int, config: IterateConfig) -> list[str]:
-    """What is to be said when the prompts will not last."""
+    """The note for prompts that will run out."""
     if n >= per_round * config.rounds:
         return []
     last = n // per_round + 1
     said = f"{n} prompts at {per_round} per round run out in round {last} of {config.rounds}"
     if config.reuse_prompts:
-        return [f"{said}: from there on they are used again"]
+        return [f"{said}: from there on they are reused"]
     return [f"{said}: the run will end there (reuse_prompts, a smaller prompts_per_round, or more prompts)"]
 
 

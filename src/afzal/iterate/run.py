@@ -1,6 +1,6 @@
 """Iterative preference optimisation: rounds of generating, scoring, rejecting, pairing and training, in one folder.
 
-A run that was stopped anywhere goes on, and ends with the bytes of one that was not: stages meet in files. What a round
+A run that was stopped anywhere resumes, and ends with the bytes of one that was not: stages meet in files. What a round
 came to is read off its files.
 """
 
@@ -36,10 +36,10 @@ from afzal.train import ranks
 def iterate(config: IterateConfig, *, resume: bool = False, command: str = "") -> Path:
     """Run the rounds that ``config`` describes and return the folder; its report says which policy is the best.
 
-    Where people are to label answers the folder comes back with the status ``waiting``, and goes on with ``resume``.
+    Where people are to label answers the folder comes back with the status ``waiting``, and continues with ``resume``.
 
     Args:
-        resume: go on with the run in ``config.out`` wherever it stopped.
+        resume: continue the run in ``config.out`` where it stopped.
         command: what the person typed, for the record.
 
     Raises:
@@ -130,7 +130,7 @@ def _notes(config: IterateConfig, recipe: Recipe) -> list[str]:
 
 def _refuse_reference(config: IterateConfig, recipe: Recipe) -> None:
     if config.reference == "previous" and not recipe.needs_reference:
-        raise AfzalError(f"reference is without effect: {config.objective} has no reference", remedy="leave it out")
+        raise AfzalError(f"reference has no effect: {config.objective} has no reference", remedy="leave it out")
 
 
 def _open(config: IterateConfig, asked: Questions, resume: bool) -> runs.Run:

@@ -1,7 +1,7 @@
 """The stages of a round: generate, score, reject and pair, train, measure. Each writes a file, or finds it there.
 
 A file is whole or not there, so that a stage that was stopped is done again from its beginning, and one that ended is
-not. A round's training goes on from its own checkpoints.
+not. A round's training resumes from its own checkpoints.
 """
 
 from __future__ import annotations
@@ -276,5 +276,5 @@ def _seed(seed: int, name: str) -> int:
 
 
 def again(run: runs.Run) -> str:
-    """The command that goes on with a run."""
+    """The command that resumes a run."""
     return f"afzal iterate {run.path} --resume"

@@ -18,7 +18,7 @@ from afzal.text import plural
 
 
 def finish(job: Job, found: Sequence[Round], status: str, reason: str) -> list[str]:
-    """Write summary, metrics, samples and page, all made anew from the rounds' files; returns what is to be said.
+    """Write summary, metrics, samples and page, all rebuilt from the rounds' files; returns the lines to print.
 
     A finished run measures the policy it recommends once more: it was chosen by its figures, so those flatter it.
     """
@@ -55,7 +55,7 @@ def _lost(job: Job, number: int) -> list[Row]:
 _REASONS = {
     "finished": "all rounds were made",
     "kl_budget": "the KL to the first policy is above kl_budget",
-    "plateau": "the held-out reward did not rise any more (patience)",
+    "plateau": "the held-out reward stopped rising (patience)",
     "no_pairs": "no pair was left in the last round",
     "no_prompts": "there are no fresh prompts left",
     "labels": "people have not labelled the answers yet",

@@ -174,7 +174,7 @@ def _points(distribution: np.ndarray) -> np.ndarray:
 
 
 def _at_rest(table: np.ndarray) -> np.ndarray | None:
-    """Dawid-Skene's answer; None where it has not come to rest, as with labels that say next to nothing."""
+    """Dawid-Skene's answer; None where it did not converge, as with labels that say next to nothing."""
     try:
         return _dawid_skene(table)
     except ValueError:
@@ -204,7 +204,7 @@ def _answer(table: np.ndarray, known: np.ndarray, by: By, unsupervised: np.ndarr
         raise AfzalError(
             "Dawid-Skene gives no answer",
             where="--by dawid_skene",
-            why="it needs pairs that three annotators labelled, and labels that say enough for it to come to rest",
+            why="it needs pairs that three annotators labelled, and labels informative enough to converge",
             remedy="--by mean",
         )
     return unsupervised

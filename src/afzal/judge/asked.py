@@ -150,7 +150,7 @@ def played(
     """Rulings on all games; only what the cache does not hold is asked, ``concurrency`` requests at once.
 
     Args:
-        heard: told how many replies have come, each time one does.
+        heard: called with the number of replies, each time one arrives.
 
     Raises:
         AfzalError: a request failed for good. Replies that came before it are in the cache.

@@ -155,7 +155,7 @@ def rank_correlation(board: ModelBoard, other: ModelBoard) -> dict[str, Any]:
     shared = [name for name in board.names if name in other.names]
     if board.board is None or other.board is None or len(shared) < 2:
         raise AfzalError(
-            "the two leaderboards cannot be set beside each other",
+            "the two leaderboards cannot be compared",
             where="--beside",
             why="both need strengths, and two models or more in common",
         )

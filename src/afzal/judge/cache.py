@@ -45,7 +45,7 @@ class Cache:
     """Replies by key; may be used from several threads.
 
     Raises:
-        AfzalError: the file is no cache, or cannot be written.
+        AfzalError: the file is not a cache, or cannot be written.
     """
 
     def __init__(self, path: Path) -> None:

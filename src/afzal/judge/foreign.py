@@ -98,7 +98,7 @@ _SCORES: dict[str, Outcome] = {
 
 
 def _arena_hard(row: Row) -> Made:
-    """``games``: in the first the baseline is A, in the second the model is; a score of null is no verdict."""
+    """``games``: in the first the baseline is A, in the second the model is; a score of null is not a verdict."""
     names, prompt = (_text(row["model"]), _text(row.get("baseline") or "baseline")), _text(row["uid"])
     item, judge, made = _key(prompt, *names), _text(row["judge"]), []
     for game, (played, model_first) in enumerate(zip(row["games"], (False, True), strict=False)):
@@ -151,7 +151,7 @@ def _pandalm(row: Row) -> Made:
 
 def _prometheus(row: Row) -> Made:
     """``gpt4_score``: repeated scores of one answer. Of the answers to one question the larger score wins, repeat by
-    repeat; equal scores are a tie, and a score of null is no verdict."""
+    repeat; equal scores are a tie, and a score of null is not a verdict."""
     answers = {_text(r["response_source"]): r["gpt4_score"] for r in row["rows"]}
     prompt, made = _text(row["rows"][0]["idx"]), []
     for first, second in combinations(sorted(answers), 2):

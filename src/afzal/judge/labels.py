@@ -1,6 +1,6 @@
 """What several annotators said about the same pairs, as one table; read from rows with votes or from verdict files.
 
-Shapes: N pairs, R annotators. Classes are :data:`CLASSES`, -1 is no label.
+Shapes: N pairs, R annotators. Classes are :data:`CLASSES`, -1 is not a label.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Labels:
         pairs: the place of each: (number of the item, first response, second response), or (number, 0, 1) for verdicts.
         prompts: of each pair; labels on one prompt are not independent.
         annotators: names.
-        said: all labels in the order they were given; the last one of a person on a pair that is no repeat is the one
+        said: all labels in the order they were given; the last one of a person on a pair, repeats apart, is the one
             that counts.
         gold: ``[N]`` the true class where it is known, else -1.
     """

@@ -26,7 +26,7 @@ def by_log_probs(asking: Asking, choices: Mapping[str, Outcome], model: Any, spe
 
     Args:
         choices: what each word after VERDICT: means.
-        speaker: that of the model. A question that does not fit into its context with a verdict is no verdict, since
+        speaker: that of the model. A question that does not fit into its context with a verdict is not a verdict, since
             cutting would hide an answer.
         layout: a :class:`afzal.train.feed.Layout`, how trees become forward passes.
 

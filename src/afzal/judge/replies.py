@@ -1,4 +1,4 @@
-"""Verdicts out of replies. A reply that does not say exactly one thing in exactly one place is no verdict.
+"""Verdicts out of replies. A reply that does not say exactly one thing in exactly one place is not a verdict.
 
 A candidate can write verdict lines, JSON or instructions into its answer, and a judge may quote them. So only the last
 line counts, a second verdict that differs makes the reply unreadable, and nothing is searched for in running text.
@@ -44,7 +44,7 @@ def by_choice(reply: str, choices: Mapping[str, Outcome], finish: str = "stop") 
         return Reading(why="the reply is empty")
     words = [found[1] for line in lines if (found := _MARKER.fullmatch(line))]
     if not _MARKER.fullmatch(lines[-1]):
-        return Reading(why="the last line is no verdict" if words else "there is no verdict line")
+        return Reading(why="the last line is not a verdict" if words else "there is no verdict line")
     if unknown := [word for word in words if word not in choices]:
         return Reading(why=f"the verdict {unknown[-1]!r} is not one of {', '.join(choices)}")
     if len({choices[word] for word in words}) > 1:
@@ -83,7 +83,7 @@ def by_score(reply: str, pattern: str, finish: str = "stop") -> Reading:
     expression = re.compile(pattern)
     found = [match[1] for line in lines if (match := expression.fullmatch(line.strip()))]
     if not expression.fullmatch(lines[-1].strip()):
-        return Reading(why="the last line is no score" if found else "there is no score line")
+        return Reading(why="the last line is not a score" if found else "there is no score line")
     if len(set(found)) > 1:
         return Reading(why="there are two different scores")
     try:

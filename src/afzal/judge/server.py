@@ -97,7 +97,7 @@ class Server:
         try:
             return _reply(found.json()), "", None
         except (ValueError, KeyError, TypeError, IndexError):
-            return None, "a reply that is no completion", None
+            return None, "a reply that is not a completion", None
 
     def _connected(self) -> Any:
         import httpx2

@@ -25,7 +25,7 @@ class Verdict:
         prompt: what the two answers answer; verdicts on one prompt are not independent.
         item: the pair of answers; the same for all judgements of it, in either order.
         first, second: the models that wrote them, by name.
-        outcome: in this numbering, however they were shown. ``none`` is no verdict: a refusal, an unreadable reply.
+        outcome: in this numbering, however they were shown. ``none`` is not a verdict: a refusal, an unreadable reply.
         judge: who judged.
         shown_first: which of the two was shown first, 0 or 1, where it is known.
         probability: a stated probability that the first is better; it leads to the outcome and is kept beside it.

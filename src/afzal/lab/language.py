@@ -6,7 +6,7 @@ that is known. Prompts and responses are ordinary text, so the ordinary readers,
 out, so that no response is an empty text; after four tokens the length limit ends a response, and none is written.
 
 Two rules keep a model inside the language. The separator is barred from responses by the output bias of
-:func:`new_model`. The end after four tokens is no decision: ``SETTINGS`` cut the row there.
+:func:`new_model`. The end after four tokens is not a decision: ``SETTINGS`` cut the row there.
 
 Legend: X prompts, Y = 1555 responses, T pairs, N rows.
 """
@@ -39,7 +39,7 @@ SETTINGS: Mapping[str, Any] = {
     "sample_tokens": MAX_LENGTH,
     "clean": False,
 }
-"""What a recipe must be told to train on this language: where a response ends, by its own mark or by the limit, and
+"""What a recipe needs to train on this language: where a response ends, by its own mark or by the limit, and
 that rows which repeat are independent samples and stay."""
 
 _SFT_LENGTHS = (0.05, 0.15, 0.2, 0.35, 0.25)
@@ -253,7 +253,7 @@ def _write(rows: Iterable[dict[str, Any]], path: Path) -> Path:
 def tokenizer() -> Any:
     """A fast tokenizer of the eight symbols, one per character.
 
-    The end token is no special token of it, since the texts spell it. Any other character reads as the separator, so
+    The end token is not a special token of it, since the texts spell it. Any other character reads as the separator, so
     that a text outside the language does not survive the round trip and its row is dropped, with the reason counted.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers

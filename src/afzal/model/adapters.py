@@ -134,7 +134,7 @@ def start_norms(model: Any) -> None:
 def load_adapter(base: Any, folder: str) -> Any:
     """The model with the adapter of a folder on it; only the adapter trains.
 
-    PEFT keeps of p-tuning what its network gave, so that training goes on on the virtual tokens themselves.
+    PEFT keeps of p-tuning what its network gave, so that training continues on the virtual tokens themselves.
     """
     if peft_type_of(folder) not in _VIRTUAL:
         return load_peft(base, folder, is_trainable=True)

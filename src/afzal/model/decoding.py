@@ -63,7 +63,7 @@ class DecodeCache:
         return (self.lengths + self.written)[self.group][None]
 
     def keep(self, rows: Tensor) -> None:
-        """Only these rows go on, in this order; prompts without a row are forgotten. ``rows`` ascends."""
+        """Only these rows continue, in this order; prompts without a row are forgotten. ``rows`` ascends."""
         group = self.group[rows]
         prompts, self.group = torch.unique(group, return_inverse=True)
         narrower = len(prompts) < len(self.lengths)
@@ -276,7 +276,7 @@ def shared_decoding(model: Any) -> Iterator[None]:
 def read_prompts(
     model: Any, prompts: Sequence[Sequence[int]], rows: Sequence[int], *, tokens_per_forward: int = 8192
 ) -> tuple[Tensor, DecodeCache]:
-    """One pass over G prompts: logits ``[R, V]`` of each row's first token, and the cache to go on with.
+    """One pass over G prompts: logits ``[R, V]`` of each row's first token, and the cache to continue with.
 
     Args:
         rows: for each of the R rows the prompt it continues, ascending, every prompt at least once.

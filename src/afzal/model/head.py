@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from afzal.model.kernels import logits as fused
 
 TILE_ELEMENTS = 2**22  # float32 logits at work at once
-KEEP_BYTES = 2**30  # logits of one forward pass that are kept for the backward pass rather than made again
+KEEP_BYTES = 2**30  # logits of one forward pass that are kept for the backward pass rather than recomputed
 KEEP_BYTES_GPU = 2**32  # the same on a GPU
 TILE_ELEMENTS_GPU = 2**28  # logits made by one matrix product of a GPU, where they are not kept
 
@@ -87,7 +87,7 @@ class _LinearLogps(torch.autograd.Function):
 def _recomputed(
     ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, lse: Tensor, gradient: Tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients with the logits made again, so that one tile is alive; those of the weights are summed in float32."""
+    """Gradients with the logits recomputed, so that one tile is alive; those of the weights are summed in float32."""
     to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
     d_hidden = torch.empty_like(hidden) if to_hidden else None
     d_weight = torch.zeros_like(weight, dtype=torch.float32) if to_weight else None

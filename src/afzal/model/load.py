@@ -17,7 +17,7 @@ from torch import nn
 from afzal.errors import AfzalError
 from afzal.folders.kinds import ADAPTER_CONFIG, adapter_config, is_adapter, stored_name
 from afzal.folders.load import load_causal_model, load_config, load_generation_config, model_folder, no_bars, reason
-from afzal.folders.load import load_tokenizer as load_tokenizer  # beside load_model, for whoever needs both
+from afzal.folders.load import load_tokenizer as load_tokenizer  # beside load_model, for callers that need both
 from afzal.folders.numbers import wrong_token
 from afzal.model.adapters import (
     Adapter,
@@ -102,7 +102,7 @@ def _base_folder(base: str, adapter: str) -> str:
         if Path(base).exists():
             raise
         raise AfzalError(
-            f"the base model {base!r} of {adapter} cannot be had",
+            f"the base model {base!r} of {adapter} cannot be loaded",
             why=f"there is no such folder here or beside the adapter, and as a hub id: {error.why or error.what}",
             remedy="write the folder of the base model into base_model_name_or_path of adapter_config.json",
         ) from error
@@ -168,7 +168,7 @@ def refuse_fewer_positions(model: Any, longest: int, what: str) -> None:
 
     Args:
         longest: tokens of the longest sequence.
-        what: the second model, as it is to be called.
+        what: the second model, as messages name it.
 
     Raises:
         AfzalError: it has not.

@@ -27,7 +27,7 @@ _SAID = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_F
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, of a GPU or of the machine, could not be had."""
+    """Whether an error says that memory, of a GPU or of the machine, could not be allocated."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID)
@@ -38,7 +38,7 @@ class PerToken:
     """Bytes that grow with a forward pass.
 
     Attributes:
-        block: per token, for what one block keeps where nothing is made again.
+        block: per token, for what one block keeps where nothing is recomputed.
         kept: per token, for what all blocks keep, by mode.
         logit: per scored token, for its logits in the computed number format; 0 for a reward model.
         element: of a computed number.
@@ -51,7 +51,7 @@ class PerToken:
 
     def of(self, mode: Recompute, tokens: float, scored: float) -> dict[str, float]:
         """Bytes of the activations and of the logits of a forward pass, for its backward pass."""
-        at_work = self.block if mode != "none" else 0.0  # one block's are made again at a time
+        at_work = self.block if mode != "none" else 0.0  # one block's are recomputed at a time
         kept = scored * self.logit
         tiles = min(TILE_ELEMENTS * 4.0 * (2 if self.element == 4 else 3), 3.0 * kept * 4 / self.element)
         logits = (kept if kept <= KEEP_BYTES else 0.0) + tiles if self.logit else 0.0
@@ -115,7 +115,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def _available(meminfo: Path) -> int | None:
-    """What Linux calls available: free, and what can be had back from caches."""
+    """What Linux calls available: free, and what caches can give back."""
     lines = _lines(meminfo)
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 

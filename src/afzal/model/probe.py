@@ -144,7 +144,7 @@ def _check_head(model: Any, trees: list[Tree]) -> Tensor:
         )
     if not gap <= tolerance(model):
         raise AfzalError(
-            f"log-probs of {type(model).__name__} cannot be had from its hidden states: off by {gap:.3g} nats",
+            f"log-probs of {type(model).__name__} cannot be computed from its hidden states: off by {gap:.3g} nats",
             why="its forward does something to the logits after the output head that is not known here",
             remedy="report the model type; a family is added in model/logprobs.py: logit_adjustment",
         )

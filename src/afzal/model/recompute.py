@@ -1,4 +1,4 @@
-"""Which activations wait for the backward pass and which are made again then: three ways to the same numbers."""
+"""Which activations are kept for the backward pass and which are recomputed then: three ways to the same numbers."""
 
 from __future__ import annotations
 

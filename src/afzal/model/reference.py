@@ -86,7 +86,7 @@ class Frozen(_Live):
 class Offloaded(Frozen):
     """A frozen model that lies in the machine's memory and visits ``device`` for its forward passes.
 
-    Its weights travel once per update where :func:`ahead` is told of it, else once per forward pass.
+    Its weights travel once per update where :func:`ahead` knows it, else once per forward pass.
     """
 
     device: torch.device = field(kw_only=True)
@@ -222,7 +222,7 @@ def cached(
 ) -> Cached:
     """The reference's log-probs of all ``trees``, from disk where present; what is missing is computed and written.
 
-    Whatever was computed stays: a pass that is killed goes on where its last file ends.
+    Whatever was computed stays: a pass that is killed resumes where its last file ends.
 
     Args:
         folder: holds safetensors files whose metadata list the responses; they can be inspected and deleted freely.

@@ -218,7 +218,7 @@ def _poisson(seed: int, item: str, head: int) -> int:
 
 
 def choose_pad(model: Any, tokenizer: Any, ends: Collection[int]) -> None:
-    """Give model and tokenizer a padding token that no response ends with, and so can be told from its last token.
+    """Give model and tokenizer a padding token that ends no response, so that it differs from every last token.
 
     `transformers` reads a sequence classifier at the last token that is not padding. Where every known candidate (the
     padding, unknown and start tokens) can end a response, a new token is added.

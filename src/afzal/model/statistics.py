@@ -27,7 +27,7 @@ Wanted = Sequence[tuple[Statistic, Mapping[str, Any]]]
 
 
 class LiveReference(Protocol):
-    """A reference that can be run, so that its logits can be had."""
+    """A reference that can be run, so that its logits are available."""
 
     def hidden(self, batch: Batch) -> Tensor: ...
 

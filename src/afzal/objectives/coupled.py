@@ -119,7 +119,7 @@ def _beta_next(
 def _keep(h: Tensor, state: Mapping[str, float], share: float) -> Tensor:
     """1 for the pairs that stay, ``[T]``: drawn without replacement in proportion to N(h; mean, std).
 
-    The noise (Gumbel top-k) hangs on the number of updates and on the place of h in order of size: the order of the
+    The noise (Gumbel top-k) depends on the number of updates and on the place of h in order of size: the order of the
     pairs in a batch plays no part, and a resumed run draws the same.
     """
     n = math.ceil(share * len(h))

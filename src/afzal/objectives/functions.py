@@ -89,7 +89,7 @@ def _of_file(path: Path) -> ModuleType:
 
 
 class _FromSource(SourceFileLoader):
-    """Neither reads nor leaves bytecode, which is told from a newer source by the whole second alone."""
+    """Neither reads nor leaves bytecode, which is compared with its source by whole seconds only."""
 
     def path_stats(self, path: str) -> Any:
         raise OSError

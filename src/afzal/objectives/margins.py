@@ -17,7 +17,7 @@ from .inputs import Pairs, Scored
 
 LN2 = math.log(2)
 EXPONENT_LIMIT = 80.0
-"""Largest exponent: e^80 is within float32. Beyond it a loss goes on at a constant value."""
+"""Largest exponent: e^80 is within float32. Beyond it a loss stays constant."""
 
 
 def log_ratios(policy: Scored, reference: Scored) -> Tensor:

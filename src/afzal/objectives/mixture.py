@@ -63,7 +63,7 @@ def parse(expression: str) -> list[tuple[float, str]]:
     for text in expression.split("+"):
         match = _TERM.fullmatch(text)
         if match is None:
-            raise ValueError(f"{expression!r} is no objective: write name, or 0.8*name + 0.2*name")
+            raise ValueError(f"{expression!r} is not an objective: write name, or 0.8*name + 0.2*name")
         weight = _number(match["weight"]) if match["weight"] else 1.0
         if weight is None or not 0 < weight < math.inf:
             raise ValueError(f"the weight {match['weight']} in {expression!r} must be a number above 0")

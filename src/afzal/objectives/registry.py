@@ -8,7 +8,7 @@ that returns one unreduced loss per unit (pair, response, group or token, in nat
 detached rewards ``[B]``. It never sees a model, a configuration or a device. The loop divides the weighted sum of
 losses by a number of the whole update, so accumulation and data parallelism are exact.
 
-Two parameters are no hyper-parameters and are filled in by the loop: ``statistic`` (see :attr:`Objective.statistic`)
+Two parameters are not hyper-parameters and are filled in by the loop: ``statistic`` (see :attr:`Objective.statistic`)
 and ``state`` (see :attr:`Objective.initial_state`).
 """
 
@@ -75,7 +75,7 @@ class Objective:
     Attributes:
         unit: what a loss belongs to, and so what the loss is averaged over.
         needs_reference: whether reference log-probs are used; without it ``reference`` is None.
-        at_reference: parameters -> the mean loss when policy equals reference; None where it hangs on the data.
+        at_reference: parameters -> the mean loss when policy equals reference; None where it depends on the data.
         formula: the loss in one line of text.
         paper: where the formula comes from.
         uses: what it takes from the data: ``p``, ``weight``, ``margin``, ``score``, ``labels``.

@@ -71,7 +71,7 @@ def _located(name: str, roots: list[Path]) -> list[Path]:
 
 
 def _imported(path: Path) -> set[str]:
-    """Dotted names that a file imports, each with what it may be a module of; of a file that is no source, none."""
+    """Dotted names that a file imports, each with what it may be a module of; of a file that is not a source, none."""
     if path.suffix != ".py":
         return set()
     try:

@@ -30,7 +30,7 @@ from afzal.plan.shapes import (
     trunk_parameters,
 )
 
-KEPT_LOGITS = 2**30  # bytes of logits that one forward pass keeps; beyond, they are made again tile by tile
+KEPT_LOGITS = 2**30  # bytes of logits that one forward pass keeps; beyond, they are recomputed tile by tile
 TILE = 2**22  # float32 logits at work at once
 _MOMENTS = ("head", "last block", "first block", "embedding")  # along the backward pass
 USABLE = 0.95  # share of a device's memory that is planned with; the allocator loses the rest to fragments

@@ -47,7 +47,7 @@ def _from_hub(model: str) -> dict[str, Any]:
         return hub_config(model)
     except AfzalError as error:
         raise AfzalError(
-            f"the configuration of {model!r} cannot be had",
+            f"the configuration of {model!r} cannot be loaded",
             why=error.why or error.what,
             remedy="a folder with its config.json, or a built-in shape such as llama-3.1-8b",
         ) from error

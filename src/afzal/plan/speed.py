@@ -1,7 +1,7 @@
 """Seconds per update: arithmetic against traffic, both by stated assumptions, none of it a measurement.
 
 Arithmetic runs at an assumed share of the peak. Traffic runs at an assumed share of the links. Gathering and scattering
-shards goes on beside the arithmetic; tensor-parallel sums do not.
+shards overlaps with the arithmetic; tensor-parallel sums do not.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Passes:
 
     Attributes:
         forward: extra forward passes: a live reference, an estimate.
-        recompute: blocks made again in the backward pass, 0 or 1.
+        recompute: blocks recomputed in the backward pass, 0 or 1.
         rank: of LoRA adapters, 0 when all weights train. Frozen weights have no gradient of their own, so that the
             backward pass of their products costs one forward pass rather than two.
     """

@@ -36,7 +36,7 @@ class Names:
 
 
 class FirstIds:
-    """The first different ids of those told, as many as are shown."""
+    """The first different ids, as many as are shown."""
 
     def __init__(self) -> None:
         self._ids: dict[str, None] = {}

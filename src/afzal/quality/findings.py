@@ -331,7 +331,7 @@ def _words(told: Told, response: int) -> str:
 
 
 def _size(told: Told) -> int:
-    """Characters of the prompt and of the longest response, whoever said them."""
+    """Characters of the prompt and of the longest response, whichever turn they are in."""
     if isinstance(told.item.prompt, str) or all(len(response.turns) == 1 for response in told.item.responses):
         return len(told.asked) + max(told.lengths, default=0)
     return len(told.asked) + max((len(full_text(r.turns)) for r in told.item.responses), default=0)

@@ -168,7 +168,7 @@ def _likely(sketch: np.ndarray, others: Mapping[int, np.ndarray], candidates: Se
 
 
 def _is_near(one: str, other: str) -> bool:
-    """Whether two items are alike, and their answers by themselves: other answers to one long prompt are no repeats."""
+    """Whether two items are alike, and their answers by themselves: other answers to a long prompt are not repeats."""
     answers = (text.partition("\0")[2] for text in (one, other))
     return jaccard(grams(one), grams(other)) >= NEAR and jaccard(*map(grams, answers)) >= NEAR
 

@@ -19,7 +19,7 @@ _NOT_DIGITS = bytes(n for n in range(256) if not 48 <= n <= 57)
 _FEW_DIGITS = 7  # no phone number, account or card has fewer
 _DOMAIN = re.compile(r"@((?:[A-Za-z0-9-]{2,63}\.)+[A-Za-z]{2,24})\b")
 _LOCAL = re.compile(r"(?<![\w.+-])[\w.+-]{2,64}\Z")
-_LONGEST_LOCAL = 65  # characters before the "@" that are looked at
+_LONGEST_LOCAL = 65  # characters before the "@" that are read
 # All numbers looked for begin within a few characters before such a run; regular expressions read little else.
 _DENSE = re.compile(r"\d[\dA-Z .()-]{6,}")
 _BEFORE = 7

@@ -159,7 +159,7 @@ class Cycles:
 def contradictions(items: Iterable[Item]) -> list[list[Item]]:
     """Groups of items that state opposite orders of the same two answers, or opposite labels of one answer.
 
-    Disagreement *within* an item (several annotators) is no contradiction: it is pooled into a probability.
+    Disagreement *within* an item (several annotators) is not a contradiction: it is pooled into a probability.
     """
     edges, items = Edges(), list(items)
     look = Contradictions(edges)

@@ -53,7 +53,7 @@ def export(config: ExportConfig) -> list[str]:
     base = adapter_base(folder)
     if base is None:
         raise AfzalError(
-            f"{config.model} is no adapter", why="it has all its weights", remedy="use it as it is, without export"
+            f"{config.model} is not an adapter", why="it has all its weights", remedy="use it as it is, without export"
         )
     tokenizer = load_tokenizer(config.model)
     if positions_taken(folder):
@@ -125,7 +125,7 @@ def _copied(config: ExportConfig, folder: str, tokenizer: Any) -> list[str]:
     kind, fields = peft_type_of(folder), type(config).model_fields
     for key in ("data", "dtype", "tolerance"):
         if getattr(config, key) != fields[key].default:
-            raise AfzalError(f"{key} is without effect: an adapter of type {kind} is copied", remedy=f"leave {key} out")
+            raise AfzalError(f"{key} has no effect: an adapter of type {kind} is copied", remedy=f"leave {key} out")
     load_model(config.model)  # which refuses what is not sound
     out = Path(config.out)
     out.mkdir(parents=True)

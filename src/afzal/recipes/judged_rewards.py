@@ -21,13 +21,13 @@ def scoring_judge(spec: str) -> JudgeConfig:
     """The settings of a judge that scores each answer alone: a rule, a function, a reward model, a policy.
 
     Raises:
-        AfzalError: it is no judge, or one that only compares answers or asks a server.
+        AfzalError: it is not a judge, or one that only compares answers or asks a server.
     """
     settings = named(spec).settings
     assert settings is not None
     if settings.kind in ("model", "http"):
         raise AfzalError(
-            f"a judge of kind {settings.kind} is no reward",
+            f"a judge of kind {settings.kind} is not a reward",
             where=spec,
             why="a reward is a number for each answer alone, and this judge is asked in words",
             remedy="a judge of kind rule, function, reward or policy; or train a reward model on the verdicts in "

@@ -50,7 +50,7 @@ def named(spec: str) -> Named:
     ``file.py:function``, or a model folder.
 
     Raises:
-        AfzalError: it names nothing, or the file is no judge.
+        AfzalError: it names nothing, or the file is not a judge.
     """
     if spec.startswith("rule:"):
         return _named(spec, _built([("kind", "rule"), ("rule", spec.removeprefix("rule:"))], spec))
@@ -97,7 +97,7 @@ def _with_reference(settings: JudgeConfig) -> JudgeConfig:
     """The settings of a policy with the reference and the beta of its run, where they do not say.
 
     Raises:
-        AfzalError: it is no run with a reference, and none is named.
+        AfzalError: it is not a run with a reference, and none is named.
     """
     if settings.reference is not None:
         return settings.model_copy(update={"beta": settings.beta or BETA})
@@ -168,10 +168,10 @@ def played(
 
     Args:
         cache: file of the replies of a server.
-        say: told how far it is, in lines.
+        say: called with lines of progress.
 
     Raises:
-        AfzalError: the judge cannot be had, or its server does not answer; replies that came before are in the cache.
+        AfzalError: the judge cannot be opened, or its server does not answer; earlier replies are in the cache.
     """
     settings = n.settings
     if n.verdicts:

@@ -97,10 +97,10 @@ def judge_items(
             of the first item's first source under ``models``.
         cache: file of a server's replies. The same call asks only what is not in it.
         voted: the same items with people's votes, to set the judge beside.
-        say: told how far it is, in lines.
+        say: called with lines of progress.
 
     Raises:
-        AfzalError: the judge cannot be had, or its server does not answer; replies that came before are in the cache.
+        AfzalError: the judge cannot be opened, or its server does not answer; earlier replies are in the cache.
     """
     pairs, n = pairs_of(items), named(spec)
     games, rulings = played(n, items, pairs, cache, say)

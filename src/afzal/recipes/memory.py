@@ -1,4 +1,4 @@
-"""How a run fits into its memory: what is made again, tokens per forward pass, what is offloaded, and what to say when
+"""How a run fits into its memory: what is recomputed, tokens per forward pass, what is offloaded, and what to say when
 it does not fit."""
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def offloads(config: TrainConfig, part: Literal["reference", "optimizer"], devic
     """
     if config.offload is not None and shares_memory(device):
         raise AfzalError(
-            f"offload={config.offload} is without effect on the {device.type}",
+            f"offload={config.offload} has no effect on the {device.type}",
             why="the device computes in the machine's own memory",
             remedy="leave it out",
         )
@@ -134,7 +134,7 @@ def fit(config: TrainConfig, prepared: Prepared, held: Held, layout: Layout) -> 
     """Have the models make again what must be, and set the tokens per forward pass; what there is to say about it.
 
     Raises:
-        AfzalError: nothing fits into ``memory_gb``; or layers that are made again would not see the model's prefix.
+        AfzalError: nothing fits into ``memory_gb``; or recomputed layers would not see the model's prefix.
     """
     asked: Recompute | None = None if config.activation_checkpointing == "auto" else config.activation_checkpointing
     obstacle = _obstacle(held, layout)
@@ -158,7 +158,7 @@ def fit(config: TrainConfig, prepared: Prepared, held: Held, layout: Layout) -> 
 
 
 def _obstacle(held: Held, layout: Layout) -> str:
-    """Why activations cannot be made again; empty where they can."""
+    """Why activations cannot be recomputed; empty where they can."""
     model = held.weights.model
     if virtual_kind(model) == "prefix" and layout.sharing == "unshared":
         return "it would lose the prefix: layers that are computed again drop the cache that holds its keys and values"

@@ -49,7 +49,7 @@ def recipe_of(config: TrainConfig) -> Recipe:
     """The objectives that the settings name, and what they train on.
 
     Raises:
-        AfzalError: an objective or a parameter is wrong, or a combination impossible or without effect.
+        AfzalError: an objective or a parameter is wrong, or a combination impossible or has no effect.
     """
     expression, arguments = METHODS[config.method].objective(config)
     try:
@@ -101,9 +101,7 @@ def _refuse_combinations(config: TrainConfig, chosen: ObjectiveSettings, recipe:
 def _refuse_reference_settings(config: TrainConfig, recipe: Recipe) -> None:
     for key in ("reference", "reference_cache", "reference_sync_steps"):
         if getattr(config, key) != type(config).model_fields[key].default:
-            raise AfzalError(
-                f"{key} is without effect: {_names(recipe.terms)} has no reference", remedy=f"leave {key} out"
-            )
+            raise AfzalError(f"{key} has no effect: {_names(recipe.terms)} has no reference", remedy=f"leave {key} out")
 
 
 def _names(terms: Iterable[Term]) -> str:
@@ -183,7 +181,7 @@ def _refuse_unused(term: Term, q: Preference, item: Item) -> None:
 def best_responses(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
     """SFT: the response that is never the worse one of a decided pair; all responses where there are no opinions.
 
-    An opinion that orders nothing (both bad, or of weight 0) is one all the same: its responses are no examples.
+    An opinion that orders nothing (both bad, or of weight 0) is one all the same: its responses are not examples.
     """
     kept, lost = [], []
     for t, item in zip(trees, items, strict=True):

@@ -78,7 +78,7 @@ def refuse_changes(
         raise AfzalError(
             f"{run.path} cannot be resumed with other settings",
             why="; ".join(changed),
-            remedy="put back what changed (run.yaml has the settings), or start a new run with another --out",
+            remedy="restore what changed (run.yaml has the settings), or start a new run with another --out",
         )
 
 

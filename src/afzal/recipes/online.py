@@ -69,7 +69,7 @@ def rollouts(
     """The feed of the loop, and a function that evaluates the policy on the held-out prompts.
 
     Raises:
-        AfzalError: the reward cannot be had, or nothing ends an answer.
+        AfzalError: the reward cannot be opened, or nothing ends an answer.
     """
     rewarder = reward_source(
         config.reward,

@@ -83,7 +83,7 @@ def format_name(dtype: torch.dtype) -> str:
 
 
 def kept_checkpoints(config: TrainConfig) -> int:
-    """How many checkpoints are kept as long as a run goes on."""
+    """How many checkpoints are kept while a run lasts."""
     return config.keep_checkpoints if config.keep_checkpoints is not None else 2
 
 

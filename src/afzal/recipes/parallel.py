@@ -49,7 +49,7 @@ def refuse(config: TrainConfig, model: Any) -> None:
 
 
 def goes_on(out: str) -> bool:
-    """Whether ``torchrun`` has started the ranks again and there is a run to go on with."""
+    """Whether ``torchrun`` has started the ranks again and there is a run to resume."""
     return launched.restarts() > 0 and (Path(out) / "run.json").is_file()
 
 

@@ -145,7 +145,7 @@ def _use_template(speaker: Speaker, config: TrainConfig, chat: bool) -> list[str
     if not chat:
         if config.chat_template is not None:
             raise AfzalError(
-                "chat_template is without effect: no row is a conversation", where=config.data, remedy="leave it out"
+                "chat_template has no effect: no row is a conversation", where=config.data, remedy="leave it out"
             )
         return []
     speaker.tokenizer.chat_template = speaker.template
@@ -301,7 +301,7 @@ def _without_effect(items: Sequence[Item], method: str, recipe: Recipe) -> list[
     if "p" not in recipe.uses and unsure:
         found.append("probabilities of opinions, beyond which answer is the likelier one")
     name = method if method != "prefer" else ", ".join(term.name for term in recipe.terms)
-    return [f"without effect on {name}: {'; '.join(found)}"] if found else []
+    return [f"no effect on {name}: {'; '.join(found)}"] if found else []
 
 
 def _line(drop: Any, stage: str, action: str = "dropped", unit: str = "item") -> dict[str, Any]:

@@ -41,7 +41,7 @@ def start(config: TrainConfig, asked: ScorerSettings, prepared: Prepared, device
         given = load_reward_model(config.model, heads=asked.heads, seed=config.seed, device=device)
     elif not is_reward_model(given) or n_heads(given) != asked.heads:
         raise AfzalError(
-            f"a {type(given).__name__} is no reward model of {asked.heads} heads",
+            f"a {type(given).__name__} is not a reward model of {asked.heads} heads",
             remedy="pass a folder, or a model of AutoModelForSequenceClassification with num_labels=heads",
         )
     ends = {int(b.ids[-1]) for t in (*prepared.train, *prepared.evaluation) for b in t.branches}

@@ -88,7 +88,7 @@ class Writer:
         """Rollout number ``iteration``: a pure function of it, of the weights and of the settings.
 
         Raises:
-            AfzalError: a reward cannot be had; or policy and reference differ before any update.
+            AfzalError: a reward cannot be opened; or policy and reference differ before any update.
         """
         members = prompts_of(iteration, self.config.batch_size, len(self.prompts), self.config.seed)
         asked, turns = [self.prompts[i] for i in members], [self.turns[i] for i in members]

@@ -66,9 +66,9 @@ def refuse_runtime(run: runs.Run, now: Mapping[str, Any]) -> None:
     ]
     if changed:
         raise AfzalError(
-            f"{run.path} cannot be resumed as it was begun",
+            f"{run.path} cannot be resumed the way it was started",
             why="; ".join(changed),
-            remedy="resume it on the machine, and with the files, that it was begun with, or start a new run",
+            remedy="resume it on the machine, and with the files, that it was started with, or start a new run",
         )
 
 
@@ -84,4 +84,4 @@ def other_machine(run: runs.Run, now: Mapping[str, Any]) -> list[str]:
     found += [f"{k} {versions[k]} -> {v}" for k, v in installed.items() if versions.get(k, v) != v]
     if not found:
         return []
-    return [f"note: not as at the run's beginning: {', '.join(found)}; numbers may differ in their last bits"]
+    return [f"note: changed since the run started: {', '.join(found)}; numbers may differ in their last bits"]

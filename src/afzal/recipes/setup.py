@@ -118,7 +118,7 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     notes = list(kernel_notes(model)) if sharing == "shared" else []
     needed = prepared.recipe.needs_reference or config.rollouts is not None
     if not needed and config.offload == "reference":
-        raise AfzalError("offload=reference is without effect: the objective has no reference", remedy=_LEAVE)
+        raise AfzalError("offload=reference has no effect: the objective has no reference", remedy=_LEAVE)
     asked = config.referenced if needed else None
     reference = None if asked is None else _reference(asked, model, prepared, layout, weights.dtype, run)
     notes += [f"prompts are not shared: {why_unshared}"] if why_unshared else []
@@ -181,7 +181,7 @@ def _adapted(config: TrainConfig, model: Any) -> Any:
         if not is_adapted(model):
             raise AfzalError("quantize needs an adapter: 4-bit weights do not train", remedy="adapter=lora")
         if not getattr(model, "is_loaded_in_4bit", False):
-            raise AfzalError("quantize is without effect on a model that is in memory", remedy="leave it out")
+            raise AfzalError("quantize has no effect on a model that is in memory", remedy="leave it out")
     return model
 
 
@@ -306,7 +306,7 @@ def _reference(
     away = memory.offloads(config, "reference", layout.device)
     of_its_own = config.reference not in REFERENCES or (config.reference == "frozen" and not is_adapted(model))
     if config.offload == "reference" and not of_its_own:
-        raise AfzalError("offload=reference is without effect: the reference has no weights of its own", remedy=_LEAVE)
+        raise AfzalError("offload=reference has no effect: the reference has no weights of its own", remedy=_LEAVE)
     if away and config.reference == "frozen" and of_its_own:
         return offloaded(model, layout.device)
     if sync_steps(config):

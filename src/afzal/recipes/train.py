@@ -73,7 +73,7 @@ def train(
         AfzalError: a fault of the input or the set-up; :class:`Stopped` when a signal ended the run early.
 
     Under ``torchrun`` all ranks call this alike; they train one model together, and rank 0 writes the folder. Started
-    once more after a rank had died, they go on with the run.
+    once more after a rank had died, they resume the run.
     """
     parallel.refuse(config, model)
     resume = resume or parallel.goes_on(config.out)
@@ -159,7 +159,7 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, stop: StopSignals, re
 
 
 def _fit(config: TrainConfig, setup: Setup, hooks: Hooks, state: State) -> str:
-    """The loop; why it stopped. Memory that runs out for good is told term by term."""
+    """The loop; why it stopped. Memory that runs out for good is reported term by term."""
     layout = setup.feed.layout
     layout.tokens_per_forward = state.tokens_per_forward or layout.tokens_per_forward
     parts = (setup.model, setup.method, setup.feed, setup.optimizer, setup.settings)
@@ -205,7 +205,7 @@ def _begin(config: TrainConfig, prepared: Prepared, model: Any, resume: bool) ->
 def _hooks(
     config: TrainConfig, run: runs.Run, setup: Setup, watch: Watch, reporter: Reporter, stop: StopSignals
 ) -> Hooks:
-    # prompts alone are no batches: a policy that answers them is looked at in another way
+    # prompts alone are not batches: a policy that answers them is evaluated in another way
     batches = [] if setup.look else setup.feed.layout.own(setup.prepared.evaluation)[0]
     mismatched = setup.feed.layout.own(setup.prepared.evaluation_mismatched)[0]
     follows = sync_steps(config)

@@ -32,7 +32,7 @@ def write_card(run_path: str | Path) -> Path:
     """Write the model card of a run folder; returns its path.
 
     Raises:
-        AfzalError: ``run_path`` is no run folder, or cannot be written.
+        AfzalError: ``run_path`` is not a run folder, or cannot be written.
     """
     run = load(Path(run_path))
     atomic_write(run.path / FILE, model_card(enriched_facts(run), run.config, run.metrics).encode("utf-8", "replace"))

@@ -41,7 +41,7 @@ def load(path: Path) -> RunFiles:
     """Read a run folder, tolerating whatever a killed or failed run leaves behind.
 
     Raises:
-        AfzalError: ``path`` is no run folder (there is no ``run.json`` in it).
+        AfzalError: ``path`` is not a run folder (there is no ``run.json`` in it).
     """
     if not (path / "run.json").is_file():
         what = f"{path} is not a run folder: it has no run.json" if path.is_dir() else f"there is no folder {path}"

@@ -32,7 +32,7 @@ def build(run_path: str | Path, extra_sections: Sequence[Section] = ()) -> Path:
     sections kept with the run and are kept in their place, so that a later call without them draws them again.
 
     Raises:
-        AfzalError: ``run_path`` is no run folder, or cannot be written.
+        AfzalError: ``run_path`` is not a run folder, or cannot be written.
     """
     path = Path(run_path)
     run = load(path)

@@ -160,7 +160,7 @@ def findings(audit: Any) -> list[dict[str, str]]:
     """What the audit looked for, the gravest first."""
     found = audit.get("findings") if isinstance(audit, Mapping) else None
     rows = [f for f in found if isinstance(f, Mapping)] if isinstance(found, list) else []
-    names = {"major": ("bad", "Mend first"), "minor": ("watch", "Watch"), "ok": ("good", "")}
+    names = {"major": ("bad", "Fix first"), "minor": ("watch", "Watch"), "ok": ("good", "")}
     ordered = sorted(rows, key=lambda f: list(names).index(f["severity"]) if f.get("severity") in names else 1)
     return [
         {

@@ -315,7 +315,7 @@ def sections(found: Assessment) -> list[Section]:
         text = (
             "Score per unit of each, by least squares; 95 % intervals over prompts. A reward that follows length can "
         )
-        text += "be had by writing more."
+        text += "be raised by writing more."
         table = Table(("", "slope", "low", "high", "correlation", "n"), tuple(rows))
         made.append(Section("What the score follows", text, table=table))
     if found.annotators:

@@ -14,7 +14,7 @@ def own_function(spec: str, key: str, contract: str) -> Callable[..., Any]:
 
     Args:
         key: the setting that names it.
-        contract: what the function must be, for whoever has to fix it.
+        contract: what the function must be, for the error message.
 
     Raises:
         AfzalError: there is no such module, file or function, or its code fails as it is read.

@@ -89,7 +89,7 @@ def implicit_rewards(
         max_tokens: longest prompt + answer that is read; longer ones are cut.
 
     Raises:
-        AfzalError: a model cannot be had, or the two do not belong together.
+        AfzalError: a model cannot be loaded, or the two do not belong together.
     """
     place, tokenizer = torch.device(device), load_tokenizer(policy)
     scores, sharing, context = implicit_scorer(policy, reference, beta, max_tokens, place, tokenizer)

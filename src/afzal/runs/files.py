@@ -109,7 +109,7 @@ def force_to_disk(folder: Path) -> None:
 
 
 def refuse_existing(path: str | Path | None) -> None:
-    """Raise AfzalError when there is something at ``path`` already; None is no file."""
+    """Raise AfzalError when there is something at ``path`` already; None is not a file."""
     if path and Path(path).exists():
         raise AfzalError(f"{path} exists; nothing was overwritten", remedy="choose another --out")
 

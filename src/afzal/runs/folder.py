@@ -57,7 +57,7 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of what a resumed run goes on from."""
+        """The folder of what a resumed run continues from."""
         return self.path / "checkpoints"
 
     def claim(self) -> None:
@@ -77,7 +77,7 @@ class Run:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``; it has left the process when this returns. An evaluation also becomes
-        the ``latest`` of ``run.json``, so that whoever lists runs need not read their logs."""
+        the ``latest`` of ``run.json``, so that listing runs need not read their logs."""
         if self.writes:
             append_jsonl(self.path / _METRICS, [record])
             if record.get("kind") == "eval":

@@ -5,7 +5,7 @@ int with -1 where the truth is not known.
 
 Unsupervised aggregation trusts those who agree with the crowd. Annotators with shared errors (language models are the
 rule and not the exception) agree with each other, so it can turn the answer round: on 24 judges of LLMBar the majority
-is right on 64 % of items and Dawid-Skene on 53 %. Ten items of known truth mend that (:func:`log_odds_vote`).
+is right on 64 % of items and Dawid-Skene on 53 %. Ten items of known truth repair that (:func:`log_odds_vote`).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def dawid_skene(
         tolerance: relative change of the log-likelihood at which it stops.
 
     Raises:
-        ValueError: it has not come to rest within ``iterations``.
+        ValueError: it did not converge within ``iterations``.
     """
     labels = np.asarray(labels)
     truths = np.full(len(labels), -1) if gold is None else np.asarray(gold)
@@ -100,7 +100,7 @@ def dawid_skene(
         if abs(log_likelihood - before) < tolerance * max(1.0, abs(log_likelihood)):
             return DawidSkene(posterior[place.ravel()], confusion.transpose(1, 0, 2), prior, log_likelihood, step)
         before = log_likelihood
-    raise ValueError(f"Dawid and Skene's model has not come to rest within {iterations} iterations")
+    raise ValueError(f"Dawid and Skene's model did not converge within {iterations} iterations")
 
 
 def log_odds_vote(labels: np.ndarray, gold: np.ndarray, n_classes: int) -> np.ndarray:
@@ -162,7 +162,7 @@ def crowd_bt(
             prompts, and larger strengths pay for it.
 
     Raises:
-        ValueError: the ridge is not above 0, or the fit has not come to rest.
+        ValueError: the ridge is not above 0, or the fit did not converge.
     """
     from scipy.optimize import minimize
 
@@ -187,6 +187,6 @@ def crowd_bt(
     start = np.concatenate([1e-3 * np.arange(n_models - 1), np.full(n_annotators, 2.0)])
     fit = minimize(value, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-14, "gtol": 1e-8})
     if not fit.success and np.abs(fit.jac).max() > 1e-3 * len(outcome):
-        raise ValueError(f"the fit of Crowd-BT has not come to rest: {fit.message}")
+        raise ValueError(f"the fit of Crowd-BT did not converge: {fit.message}")
     theta = np.append(fit.x[: n_models - 1], -fit.x[: n_models - 1].sum())
     return CrowdBT(theta, 1 / (1 + np.exp(-fit.x[n_models - 1 :])), -float(fit.fun))

@@ -139,7 +139,7 @@ def strengths(played: Games, ties: Ties = "half", *, ridge: float = 0.0) -> Stre
         ridge: weight of the squared strengths; above 0 there is always a finite answer, drawn towards 0.
 
     Raises:
-        ValueError: there is no finite maximum (see :func:`connection`) and no ridge, or the fit has not come to rest.
+        ValueError: there is no finite maximum (see :func:`connection`) and no ridge, or the fit did not converge.
     """
     if not ridge and not connection(played).whole:
         raise ValueError("there is no finite maximum: the comparisons do not connect all models both ways")
@@ -176,7 +176,7 @@ def _newton(wins: np.ndarray, ridge: float) -> np.ndarray:
         theta = theta + scale * step
         if np.abs(step).max() < 1e-10:
             return theta - theta.mean()
-    raise ValueError("the fit of Bradley and Terry's model has not come to rest")
+    raise ValueError("the fit of Bradley and Terry's model did not converge")
 
 
 def _with_ties(played: Games, ties: Ties, ridge: float) -> Strengths:
@@ -198,7 +198,7 @@ def _with_ties(played: Games, ties: Ties, ridge: float) -> Strengths:
     start = np.append(np.zeros(size - 1), -1.0)
     fit = minimize(value, start, jac=True, method="BFGS", options={"gtol": 1e-8 * w.sum(), "maxiter": 1000})
     if np.abs(fit.jac).max() > 1e-5 * w.sum():
-        raise ValueError(f"the fit with ties has not come to rest: {fit.message}")
+        raise ValueError(f"the fit with ties did not converge: {fit.message}")
     theta = np.append(fit.x[: size - 1], -fit.x[: size - 1].sum())
     tie = math.exp(fit.x[-1]) / 2 if ties == "davidson" else math.exp(math.exp(fit.x[-1]))
     return Strengths(theta, float(tie), -float(fit.fun) + ridge * float((theta**2).sum()))

@@ -63,7 +63,7 @@ def both_orders(first_game: np.ndarray, second_game: np.ndarray) -> Orders:
 
     one, two = np.asarray(first_game), np.asarray(second_game)
     if not len(one):
-        raise ValueError("a judge needs at least one pair to be looked at")
+        raise ValueError("a judge needs at least one pair")
     spoke = (one >= 0) & (two >= 0)
     always_first = int(((one == FIRST) & (two == SECOND)).sum())
     always_second = int(((one == SECOND) & (two == FIRST)).sum())

@@ -37,7 +37,7 @@ class Turn:
 _HISTORY_THOUGHTS = "history_thoughts"
 REMARKS = {
     "white_space": "the template strips white space around an answer of {}",
-    "rewritten": "the template would write an answer of {} otherwise: trained on as it was said",
+    "rewritten": "the template would write an answer of {} differently: trained on as it was written",
     "thoughts_left_out": "the template leaves out the thoughts of an answer of {}",
     "thoughts_closed": "the prompt opens thoughts that an answer of {} does not have: closed before it, not scored",
     _HISTORY_THOUGHTS: "the template leaves out the thoughts of earlier turns of {}",
@@ -101,7 +101,7 @@ def earlier_turn(opened: str, later: str, message: Message, ending: Ending) -> T
     kept = _THOUGHTS_END.split(content)[-1].strip()
     if _THOUGHTS_END.search(content) and kept in said:
         return Turn((), (_HISTORY_THOUGHTS,))
-    raise TurnError("template_not_prefix", "an earlier turn is rendered in other words once another follows it")
+    raise TurnError("template_not_prefix", "an earlier turn is rendered differently once another follows it")
 
 
 def opening_of(begun: Message, whole: str, ending: Ending) -> str:

@@ -159,7 +159,7 @@ class Codec:
 
 
 def starts(ids: Sequence[int], prefix: Sequence[int]) -> bool:
-    """Whether ``prefix`` is a true prefix of ``ids``, which go on after it."""
+    """Whether ``prefix`` is a true prefix of ``ids``, which continue after it."""
     return len(ids) > len(prefix) and ids[: len(prefix)] == prefix
 
 

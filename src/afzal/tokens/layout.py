@@ -290,7 +290,7 @@ def _chat_branch(
     written, pieces, remarks = before, [], []
     for k, following in zip(answers, [*answers[1:], None], strict=True):
         if not opened[k].startswith(written):
-            raise TurnError("template_not_prefix", f"turn {k - first} is rendered otherwise when another follows it")
+            raise TurnError("template_not_prefix", f"turn {k - first} is rendered differently when another follows it")
         said = response[0] if k == first else turns[k]  # without the beginning that the prompt holds already
         if following is None:
             whole = renderer.whole(turns, talk.options)

@@ -53,7 +53,7 @@ def resolve_template(tokenizer: Any, override: str | None = None) -> tuple[str, 
         ``(template, notice)``; ``notice`` is None for the tokenizer's own template.
 
     Raises:
-        AfzalError: no such built-in or file, or the text is no valid template.
+        AfzalError: no such built-in or file, or the text is not a valid template.
     """
     own = _own_template(tokenizer)
     if own is not None and override in (None, own):
@@ -87,7 +87,7 @@ class Ending:
     Attributes:
         marker: the token that ends an answer: the one right after its text, or, where the template writes none, the
             one that opens the next turn (GLM's ``<|user|>``); None where there is neither.
-        text: what stands after an answer up to the end of that token; without one, all that is no white space.
+        text: what stands after an answer up to the end of that token; without one, all that is not white space.
         closing: all that the template writes after the last answer of a conversation.
     """
 
@@ -235,7 +235,7 @@ def _own_template(tokenizer: Any) -> str | None:
             )
         own = own["default"]
     if own and not isinstance(own, str):
-        what = f"the tokenizer's chat template is no text but {type(own).__name__}"
+        what = f"the tokenizer's chat template is not text but {type(own).__name__}"
         raise AfzalError(what, where="chat_template", remedy="give one with chat_template=FILE.jinja")
     return own or None
 
@@ -248,7 +248,7 @@ def _built_in(tokenizer: Any, name: str) -> str:
 def _unknown_markers(tokenizer: Any, template: str) -> str:
     known = set(tokenizer.get_vocab())
     unknown = [m for m in dict.fromkeys(re.findall(r"<\|\w+\|>", template)) if m not in known]
-    return f" ({' and '.join(unknown)} are no single tokens of this tokenizer)" if unknown else ""
+    return f" ({' and '.join(unknown)} are not single tokens of this tokenizer)" if unknown else ""
 
 
 def _read(path: str) -> str:

@@ -47,7 +47,7 @@ class Constraint:
         if (self.weight is None) == (self.dual_lr is None):
             raise AfzalError(
                 f"constraint {self.name!r} needs a weight (penalty) or a dual_lr (Lagrangian), and only one of them",
-                remedy="give the one and leave the other out",
+                remedy="give one of them and leave out the other",
             )
 
     @property
@@ -75,7 +75,7 @@ def cost_of(
     """The cost on one batch, a scalar.
 
     Raises:
-        AfzalError: it is no scalar, or has no gradient, so that it could never be held.
+        AfzalError: it is not a scalar, or has no gradient, so that it could never be held.
     """
     ref_logps = None if reference is None else reference.logps
     value = constraint.cost(model, policy.logps, ref_logps, pairs.yw_idxs, pairs.yl_idxs, batch)

@@ -148,7 +148,7 @@ def losses_of(method: Method, judged: Judged, carried: Carried, pooled: Mapping[
             metrics |= objective.metrics(policy, pairs, **term.parameters)
         elif term is method.main:
             metrics |= tally(objective.unit, policy, rewards, pairs)
-            if objective.scores == "reward":  # there are no log-probs, and a score is no length
+            if objective.scores == "reward":  # there are no log-probs, and a score is not a length
                 metrics = {name: value for name, value in metrics.items() if name.startswith("rewards/")}
     return Losses(tuple(sums), tuple(counts), metrics, main)
 

@@ -49,7 +49,7 @@ class Update:
 class Layout:
     """How trees become forward passes: the attention layout, tokens per pass, and the device.
 
-    The tokens per pass may be lowered while a run goes on, and whoever holds the layout follows.
+    The tokens per pass may be lowered during a run, and every holder of the layout sees it.
 
     Attributes:
         rank, world: which of how many ranks this is.

@@ -52,7 +52,7 @@ def write_manifest(
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """What the manifest of a checkpoint says, itself sound and of this checkpoint; its files are not looked at.
+    """What the manifest of a checkpoint says, itself sound and of this checkpoint; its files are not read.
 
     Raises:
         AfzalError: it is damaged, of a later version, or names what it must not.

@@ -1,4 +1,4 @@
-"""A method as the loop sees it: a weighted sum of objectives, a reference, and what goes on from update to update."""
+"""A method as the loop sees it: weighted objectives, a reference, and the state carried from update to update."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def _begin_again(step: int, made: int, weights: Weights | Sharded, optimizer: to
 
 
 def _give_back() -> None:
-    """Let memory that nobody uses go back to where it can be had in larger pieces."""
+    """Return unused memory, so that it can be allocated again in larger pieces."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

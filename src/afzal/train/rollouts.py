@@ -1,7 +1,7 @@
 """Updates on what the policy itself writes: iteration after iteration, written once and then learned from.
 
 A rollout is data. It is made when its first update is asked for, from the weights of that moment, and stays as it is
-until its last; a checkpoint holds it, so that a resumed run goes on with the very same numbers.
+until its last; a checkpoint holds it, so that a resumed run continues with the very same numbers.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Rollouts:
         return {} if self.current is None else as_tensors(self.current)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what :meth:`tensors` gave."""
+        """Continue from what :meth:`tensors` gave."""
         self.current = from_tensors(tensors, self.all_prompts) if tensors else None
 
 

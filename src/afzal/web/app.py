@@ -29,7 +29,7 @@ TOKEN = "x-afzal-token"
 class Commits:
     """Lines on their way to the disk: those that arrive while one write is forced out share the next one.
 
-    ``failed`` is called when the disk refuses, before anybody is told and before anything else happens.
+    ``failed`` is called when the disk refuses, before anybody sees a confirmation and before anything else happens.
     """
 
     def __init__(self, journal: Journal, failed: Callable[[], None]) -> None:

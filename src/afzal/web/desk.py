@@ -118,7 +118,7 @@ class Desk:
         return {"state": "done", "progress": self._progress(name), "summary": self._summary(name)}
 
     def leave(self, name: str, tab: str) -> Reply:
-        """The tab is closed: any other one may go on, and other people need not wait for this one's question."""
+        """The tab is closed: any other one may continue, and other people need not wait for this one's question."""
         if name and self._tabs.get(name) == tab:
             del self._tabs[name]
             self.queue.leave(name)
@@ -171,7 +171,7 @@ class Desk:
         return {"votes": len(answers) - skips, "skips": skips}
 
     def _answers(self) -> Iterator[Answer]:
-        """Nothing is gathered until it is looked at: most requests need none of it."""
+        """Nothing is gathered until it is read: most requests need none of it."""
         return (answer for name in self.queue.people for answer in self.queue.answers(name))
 
     def _prefer(self, chosen: Chosen | None) -> None:
@@ -206,7 +206,7 @@ class Desk:
     def _refuse_other_tab(self, name: str, body: Mapping[str, Any]) -> None:
         tab = body.get("tab")
         if isinstance(tab, str) and self._tabs.get(name, tab) != tab:
-            raise Refused(409, "elsewhere", "the work goes on in another tab")
+            raise Refused(409, "elsewhere", "the work continues in another tab")
 
     def _line(self, name: str, turn: Turn, body: Mapping[str, Any]) -> Line:
         question = self.sheet.questions[turn.question]

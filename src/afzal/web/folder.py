@@ -159,7 +159,7 @@ class Folder:
             self.desk = Desk(self.sheet, names, self.journal.lines(), self._clock)
         except KeyError as error:
             raise AfzalError(
-                f"{self.path / VOTES} has a line that is no answer to a question of this page",
+                f"{self.path / VOTES} has a line that is not an answer to a question of this page",
                 why=f"it lacks or misnames {error}",
                 remedy="restore the file, or choose another --out",
             ) from None
@@ -249,9 +249,9 @@ def _claim(path: Path) -> None:
 
 def _other(path: Path, key: str, known: Any, value: Any) -> AfzalError:
     if key in ("items", "items_sha256"):
-        what = "the rows are not those that this page was begun with"
+        what = "the rows are not those that this page was started with"
         why = f"{known} rows then, {value} now" if key == "items" else "a prompt or a response has changed"
         return AfzalError(what, where=str(path), why=why, remedy="restore the file, or choose another --out")
     name = key.removeprefix("rules.")
-    what = f"this page was begun with {name} {known!r}, not {value!r}"
+    what = f"this page was started with {name} {known!r}, not {value!r}"
     return AfzalError(what, where=str(path), remedy="use the same setting, or choose another --out")

@@ -1,4 +1,4 @@
-"""The file of votes: lines are only ever added, and a line is on the disk before anybody is told that it is saved."""
+"""The file of votes: lines are only ever added, and a line is on the disk before it is confirmed as saved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from afzal.runs.files import to_json_line
 class Journal:
     """A JSON-lines file that one process appends to.
 
-    A last line without its line feed is what a kill in the middle of a write leaves. Nobody was told that it is saved,
+    A last line without its line feed is what a kill in the middle of a write leaves. It was not confirmed as saved,
     so opening the file removes it; so does a write that fails.
 
     Raises:

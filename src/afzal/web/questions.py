@@ -18,7 +18,7 @@ MOST_RANKED = 9
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One thing to be said about some responses of an item, on one axis.
+    """One question about some responses of an item, on one axis.
 
     ``key`` names it to the page and tells nothing about the item; ``item`` and ``item_id`` stay with the server.
     ``truth`` is the index of the better response of a gold pair; None where it is not known.

@@ -339,7 +339,7 @@ class Queue:
         else:
             self.full.discard(question)
 
-    # --- what people are told ------------------------------------------------------------------------------------
+    # --- what people see -----------------------------------------------------------------------------------------
 
     def last(self, name: str) -> Answer | None:
         """The person's newest answer that stands."""

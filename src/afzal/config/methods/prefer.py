@@ -25,7 +25,7 @@ class PreferConfig(ObjectiveSettings, ConstrainedConfig, frozen=True):
         if self.learn is None:
             self._refuse(("learned_lr",), "learn names no parameter")
         elif self.lr == 0:
-            raise ValueError("learn is without effect: lr is 0, and learned_lr follows its course")
+            raise ValueError("learn has no effect: lr is 0, and learned_lr follows its course")
         return self
 
 

@@ -40,7 +40,7 @@ def objective(config: RewardConfig) -> Expression:
     """The loss that the settings name.
 
     Raises:
-        AfzalError: it is no loss of reward models, or heads or centering have no effect on it.
+        AfzalError: it is not a loss of reward models, or heads or centering have no effect on it.
     """
     return config.objective, _arguments(config)
 
@@ -53,7 +53,7 @@ def _arguments(config: RewardConfig) -> dict[str, float]:
     loss = next((o for o in known if o.name == config.objective), None)
     if loss is None:
         remedy = f"choose one of {', '.join(o.name for o in known)}"
-        raise AfzalError(f"objective {config.objective!r} is no loss of reward models", remedy=remedy)
+        raise AfzalError(f"objective {config.objective!r} is not a loss of reward models", remedy=remedy)
     if config.heads > 1 and loss.unit != "pair":
         raise AfzalError(
             f"objective {loss.name!r} trains a single head",
@@ -63,7 +63,7 @@ def _arguments(config: RewardConfig) -> dict[str, float]:
     if "centering" in loss.parameters:
         return {"centering": config.centering}
     if config.centering != type(config).model_fields["centering"].default:
-        raise AfzalError(f"centering is without effect on {loss.name}", remedy="leave centering out")
+        raise AfzalError(f"centering has no effect on {loss.name}", remedy="leave centering out")
     return {}
 
 

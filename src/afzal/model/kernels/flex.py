@@ -44,7 +44,7 @@ def attend(
 
 def _compiled(*args: Any, **options: Any) -> Tensor:
     """Each number format, head shape, cap and gradient mode is compiled for itself. Beyond a limit of such forms torch
-    would go on uncompiled, with a table of all pairs of positions."""
+    would continue uncompiled, with a table of all pairs of positions."""
     import torch._dynamo as compiler
 
     with compiler.config.patch(recompile_limit=_FORMS):

@@ -3,7 +3,7 @@
 A tree is cut into sequences of queries: the prompt together with the branch behind it, and every further branch. Keys
 of the first are its own positions; keys of a further branch are the prompt's and its own, copied together, so that its
 queries stand at the end of their keys, as bottom-right causal order has it. Nothing is padded, no pair of positions is
-looked at that need not be, and grouped heads share their keys.
+read needlessly, and grouped heads share their keys.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def flash(*args: Any, **options: Any) -> Any:
 
 
 def _grouped(needed: bool) -> dict[str, bool]:
-    """torch 2.11 takes fewer key heads than query heads as they are; later versions want to be told."""
+    """torch 2.11 takes fewer key heads than query heads as they are; later versions need to be told."""
     return {"enable_gqa": True} if needed and "enable_gqa" in _options() else {}
 
 

@@ -191,9 +191,9 @@ def _decision(decided: Decided | None, plain: dict[str, Any]) -> list[str]:
     """The stop rule of a leaderboard."""
     plain["decided"] = None if decided is None else asdict(decided) | {"settled": decided.settled}
     if decided is None:
-        return ["the votes so far give no finite strengths to all models: not decided, go on asking"]
+        return ["the votes so far give no finite strengths to all models: not decided, keep asking"]
     leads = f"{decided.leader} leads in {100 * decided.share:.1f} % of resamples of {decided.prompts} prompts"
-    return [leads + (": decided at 95 %, you may stop" if decided.settled else ": not decided at 95 %, go on asking")]
+    return [leads + (": decided at 95 %, you may stop" if decided.settled else ": not decided at 95 %, keep asking")]
 
 
 def _curve(curve: Curve, plain: dict[str, Any]) -> list[str]:
@@ -208,7 +208,7 @@ def _curve(curve: Curve, plain: dict[str, Any]) -> list[str]:
         if k % every == 0 or k == len(curve.marks) - 1:
             lines.append(f"  {mark:>6}  {_figure(curve.ours[k]):<22}  {_figure(curve.random[k])}")
     verdict = "better than random" if curve.better else "worse than random" if curve.worse else "no clear difference"
-    stop = "no clear gain, you may stop" if curve.flat else "go on asking"
+    stop = "no clear gain, you may stop" if curve.flat else "keep asking"
     return [
         *lines,
         f"mean gain over random: {_points(curve.gain)}: {verdict}",

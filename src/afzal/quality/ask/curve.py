@@ -32,7 +32,7 @@ class Labelled:
 
     Attributes:
         features: ``[N, D]`` of the first response less the second.
-        p_first: ``[N]`` the share of the votes that name the first; 0.5 is a tie, which teaches but is no test.
+        p_first: ``[N]`` the share of the votes that name the first; 0.5 is a tie, which teaches but is not a test.
         weight: ``[N]`` votes.
         prompts: ``[N]`` the prompt of each.
         margins: ``[M, N]`` of given scorers, by which the rule chooses; None where it goes by the model that learns.

@@ -62,4 +62,4 @@ def fit(x: np.ndarray, p_first: np.ndarray, weight: np.ndarray, ridge: float) ->
         if np.abs(step).max(initial=0.0) < 1e-8:
             p = sigmoid(x @ theta)
             return Fit(theta, (x * (weight * p * (1 - p))[:, None]).T @ x + prior)
-    raise ValueError("the fit of the linear Bradley-Terry model has not come to rest")
+    raise ValueError("the fit of the linear Bradley-Terry model did not converge")

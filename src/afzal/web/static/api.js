@@ -27,7 +27,7 @@ export async function post(path, body) {
   return answered(await fetch(path, { method: "POST", headers, body: JSON.stringify(body) }));
 }
 
-// onTrouble(reason) is told of each failure, and onTrouble(null) when the request went through.
+// onTrouble(reason) is called at each failure, and onTrouble(null) when the request went through.
 export async function persist(path, body, onTrouble) {
   for (let attempt = 0; ; attempt++) {
     try {
