@@ -26,7 +26,7 @@ def set_recompute(model: Any, mode: Recompute) -> None:
 
     Args:
         mode: ``none`` makes nothing again; ``selective`` keeps the results of matrix products and fused attention and
-            makes norms, activations and masks again; ``full`` keeps each block's input alone (Chen et al. 2016,
+            recomputes norms, activations and masks; ``full`` keeps each block's input alone (Chen et al. 2016,
             arXiv 1604.06174). The operations and their order are the same, and so are the numbers.
     """
     if mode == "none":
