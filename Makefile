@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo people test test-slow mutants test-newest test-gpu lint format peers bench bench-gpu pins clean
+.PHONY: help demo picture people test test-slow mutants test-newest test-gpu lint format peers bench bench-gpu pins clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -13,6 +13,11 @@ help:  ## list the targets
 
 demo: $(VENV)/.run  ## install, then run the whole job on the embedded data into demo/
 	$(BIN)/afzal demo --out demo
+
+picture: $(VENV)/.run  ## draw docs/frontier.svg, the README's picture, again
+	rm -rf demo-picture
+	$(BIN)/afzal demo --out demo-picture
+	cp demo-picture/frontier.svg docs/frontier.svg
 
 people: $(VENV)/.run  ## people vote on stories, a model is trained on their votes and judged: one page in people/
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.people people

@@ -1,4 +1,4 @@
-"""The tables of README.md and benchmarks/README.md, made from the figures in benchmarks/results.
+"""The figures of README.md and the tables of benchmarks/README.md, made from the figures in benchmarks/results.
 
     python -m benchmarks.table            # after a benchmark has written its JSON there with --out
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder with the JSON files")
     found = read(parser.parse_args().results)
     readme = ROOT / "README.md"
-    readme.write_text(replaced(readme.read_text(encoding="utf-8"), summary(found)), encoding="utf-8")
+    readme.write_text(replaced(readme.read_text(encoding="utf-8"), claim(found)), encoding="utf-8")
     (ROOT / "benchmarks/README.md").write_text(page(found), encoding="utf-8")
 
 
@@ -56,11 +56,22 @@ def replaced(text: str, block: str) -> str:
     return f"{before}{begin}\n{block}\n{end}{after}"
 
 
+def claim(found: Sequence[Figures]) -> str:
+    """What the README says of speed: the range of the rows of :func:`summary`."""
+    rows = [line.split(" | ") for line in summary(found).splitlines() if "x |" in line]
+    peer, best = ([float(row[k].removesuffix("x")) for row in rows if row[k].endswith("x")] for k in (3, 4))
+    if not peer or not best:
+        return "Speed: no figures have been taken yet."
+    said = f"**Speed.** At equal losses one DPO update is {min(peer):g} to {max(peer):g} times as fast as TRL's, and"
+    said += f" {min(best):g} to {max(best):g} times\nas fast as TRL's at its best settings (CPUs, bf16,"
+    return said + f" {len(rows)} shapes and machines; [all figures](benchmarks/README.md))."
+
+
 def summary(found: Sequence[Figures]) -> str:
-    """What the README says: how much faster one DPO update is than that of each peer."""
+    """How much faster one DPO update is than that of each peer, a row per machine and shape."""
     steps = [f for f in found if f.name.startswith("dpo-step")]
     if not steps:
-        return "No figures have been taken yet: see [benchmarks](benchmarks/README.md)."
+        return "No figures have been taken yet."
     lines: list[str] = []
     for machine, files in _by_machine(steps).items():
         lines += [
@@ -78,7 +89,7 @@ def summary(found: Sequence[Figures]) -> str:
 def page(found: Sequence[Figures]) -> str:
     """benchmarks/README.md: every figure with its hardware, versions, date and command."""
     sections = [f"## {f.name}\n\n{_section(f).rstrip()}\n" for f in found]
-    return "\n".join([_INTRODUCTION, *sections])
+    return "\n".join([_INTRODUCTION, f"## One DPO update\n\n{summary(found)}\n", *sections])
 
 
 def growth(content: Mapping[str, Any]) -> str:
@@ -138,7 +149,7 @@ _KINDS = {
 _INTRODUCTION = """# Benchmarks
 
 Made by `python -m benchmarks.table` from the files in `benchmarks/results`; every section names hardware, versions,
-date and the command that makes it again. A machine with other work on it is refused unless `--force` is given.
+date and the command that repeats it. A machine with other work on it is refused unless `--force` is given.
 
 | command | what it measures |
 |---|---|
@@ -165,12 +176,12 @@ grouped by length, and *afzal-cached* does the same. Before anything is timed, a
 float32). The share of the matmul peak is the least work that gives the exact result, over time, over what a plain
 matrix product reached in the same run; executed / minimum is the work of padding and masks on top of that.
 
-On a GPU every side has a process of its own and makes the updates of all shapes in one run; MFU is that same least work
+On a GPU every side has a separate process and makes the updates of all shapes in one run; MFU is that same least work
 over what the card's vendor states for dense bf16. Weights are random, in the shapes of known models. TRL has float32
 weights under bf16 autocast, which is the same computation as Afzal's; *trl-bf16* holds weights and optimiser in bf16,
 which is less work and loses small updates. Peers take 8 pairs per forward pass, TRL's own number, of 16 per update;
-Afzal cuts its updates by tokens. A budget of minutes, the order of the parts, and how a run that was stopped
-goes on: `python -m benchmarks.gpu --help`.
+Afzal cuts its updates by tokens. A budget of minutes, the order of the parts, and how a stopped run
+resumes: `python -m benchmarks.gpu --help`.
 """
 
 

@@ -40,9 +40,22 @@ def shape(name: str) -> dict:
 def test_the_readme_shows_what_the_files_hold():
     found = table.read(table.RESULTS)
     readme = (table.ROOT / "README.md").read_text(encoding="utf-8")
-    assert table.replaced(readme, table.summary(found)) == readme, "run: python -m benchmarks.table"
+    assert table.replaced(readme, table.claim(found)) == readme, "run: python -m benchmarks.table"
     page = (table.ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
     assert page == table.page(found), "run: python -m benchmarks.table"
+
+
+def test_the_claim_is_the_range_of_the_rows(tmp_path):
+    files = (("dpo-step-cpu-a", 30.0, "trl"), ("dpo-step-cpu-b", 6.0, "trl"), ("dpo-step-cpu-c", 5.0, "trl-best"))
+    for name, ratio, peer in files:
+        sides = {"afzal": side(4.0, 0.561, executed_over_minimum=1.0081, peak_bytes=2.57e9)}
+        sides |= {peer: side(30.0, 0.07, ratio={"median": ratio, "low": ratio, "high": ratio})}
+        content = {"about": ABOUT | {"device": name}, "shapes": [{**shape("hh"), "trl": {}, **sides}]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    said = table.claim(table.read(tmp_path))
+    assert "is 6 to 30 times as fast as TRL's, and 5 to 5 times" in said
+    assert "3 shapes and machines" in said
+    assert table.claim([]) == "Speed: no figures have been taken yet."
 
 
 def test_the_summary_has_a_row_per_shape_and_a_line_per_machine(tmp_path):

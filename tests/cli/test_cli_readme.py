@@ -1,4 +1,4 @@
-"""The README is true: its commands run; and the file tree of the documentation is the tree."""
+"""The README and the examples are true: their commands run; and the file tree of the documentation is the tree."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ import pytest
 from helpers_tokenizers import CHATML, byte_tokenizer
 
 import afzal
+from afzal import runs
 from afzal.cli import main
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 FILES = README.parent / "docs" / "files.md"
+RUN_FOLDER = README.parent / "docs" / "run-folder.md"
+EXAMPLES = README.parent / "docs" / "examples.md"
 PACKAGE = Path(afzal.__file__).parent
 _GENERATED = {"__pycache__", "py.typed"}
 
@@ -44,13 +47,14 @@ def test_the_file_tree_names_every_file_once():
 
 
 def blocks(language: str) -> list[str]:
-    """The fenced blocks that are marked runnable."""
-    return re.findall(rf"```{language} runnable\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    """The fenced blocks of the README and of the page of examples that are marked runnable, in order."""
+    pages = README.read_text(encoding="utf-8") + EXAMPLES.read_text(encoding="utf-8")
+    return re.findall(rf"```{language} runnable\n(.*?)```", pages, flags=re.DOTALL)
 
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with what the README assumes: ``my-model`` and ``prefs.jsonl``."""
+    """A folder with what the README assumes: ``my-model``, ``prefs.jsonl`` and the file with a loss."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -70,13 +74,23 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for n in range(240)
     ]
     (tmp_path / "prefs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (loss,) = re.findall(r"```python my_loss.py\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (tmp_path / "my_loss.py").write_text(loss)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
+def test_every_link_of_the_readme_leads_to_a_file():
+    text = README.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)|src=\"([^\"]+)\"", text)
+    named = [a or b for a, b in links if not (a or b).startswith("http")]
+    assert len(named) > 20
+    assert [name for name in named if not (README.parent / name).exists()] == []
+
+
 def test_the_commands_and_the_python_lines_run(workplace: Path, capsys: pytest.CaptureFixture[str]):
     lines = [shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines()]
-    assert len(lines) > 8
+    assert len(lines) > 16
     for words in lines:
         assert words[0] == "afzal"
         code = main([*words[1:], "--debug"])
@@ -89,7 +103,10 @@ def test_the_commands_and_the_python_lines_run(workplace: Path, capsys: pytest.C
     path, accuracy = capsys.readouterr().out.split()[-2:]
     assert Path(path).is_file()
     assert 0 <= float(accuracy) <= 1
-    promised = re.findall(r"^\| (`.*?) \|", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    first = runs.open_run("runs/mine").metrics("eval")[0]
+    assert first["loss"] == pytest.approx(1.0, abs=1e-6)  # the README's own loss, where policy equals reference
+    promised = re.findall(r"^\| (`.*?) \|", RUN_FOLDER.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert len(promised) > 8
     for name in re.findall(r"`([\w./]+)`", " ".join(promised)):
         # a finished run has removed its checkpoints, and the table says so
         assert (workplace / "runs" / "dpo" / name).exists() == (name != "checkpoints/"), name

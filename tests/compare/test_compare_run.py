@@ -1,4 +1,4 @@
-"""A whole comparison on the enumerable language: sampled figures against exact ones, re-use, refusal, going on."""
+"""A whole comparison on the enumerable language: sampled figures against exact ones, reuse, refusal, resuming."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_finished_runs_are_used_again_and_said_to_be(place, made):
     body = read(made[0])
     said: list[str] = []
     compare(settings(place, made[0]), say=said.append)
-    assert any("4 of 4 runs re-used" in line for line in said)
+    assert any("4 of 4 runs reused" in line for line in said)
     assert {p: p.stat().st_mtime_ns for p in (made[0] / "measured").iterdir()} == before
     again = read(made[0])
     assert again["methods"] == body["methods"]

@@ -106,7 +106,7 @@ def test_a_comparison_that_is_called_again_refuses_it_by_name(world, change, key
 def test_without_a_change_both_use_what_is_there(world, capsys):
     with kept(world):
         before = {path: path.stat().st_mtime_ns for path in sorted((world / "compared" / "measured").iterdir())}
-        assert any("1 of 1 runs re-used" in line for line in compare(world))
+        assert any("1 of 1 runs reused" in line for line in compare(world))
         assert {path: path.stat().st_mtime_ns for path in before} == before
         samples = (world / "rounds" / "rounds" / "001" / "samples.jsonl").read_bytes()
         iterate(world, resume=True)
