@@ -388,7 +388,7 @@ def test_media_are_named_from_the_folder_of_the_written_file(folder):
     write(made, folder / "out.jsonl", "afzal")
     write(made, folder / "elsewhere" / "out.jsonl", "afzal")
     assert [m.name for m in media_of(read(folder / "out.jsonl").items[0])] == ["m/red.png"]
-    with pytest.raises(AfzalError, match=r"'red.png' is no file in elsewhere/") as caught:
+    with pytest.raises(AfzalError, match=r"'red.png' is not a file in elsewhere/") as caught:
         read(folder / "elsewhere" / "out.jsonl")
     assert "--media-folder" in caught.value.remedy
     again = read(folder / "elsewhere" / "out.jsonl", media=MediaRules(folder=f"{folder}/m"))

@@ -272,7 +272,7 @@ def test_prompts_that_run_out_end_the_run_or_are_used_again(folder, tmp_path, ca
     assert [r["prompts"] for r in found["rounds"]] == [0, 15, 5]
     assert found["stop_reason"] == "no_prompts"
     out = run(folder, tmp_path / "again", prompts_per_round=15, reuse_prompts=True)
-    assert "used again" in capsys.readouterr().err
+    assert "reused" in capsys.readouterr().err
     asked = [[row["prompt"] for row in lines(out / "rounds" / n / "samples.jsonl")][::4] for n in ("001", "002")]
     assert asked[1] == [*dict.fromkeys([*_others(asked[0], out)]), *asked[0][:10]]
 

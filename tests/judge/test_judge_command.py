@@ -134,7 +134,7 @@ def test_conditions():
         ("kind: model\n", "needs model"),
         ("kind: rule\nrule: longest\ntemperature: 1\n", "temperature has no effect"),
         ("kind: rule\nrule: regex\n", "pattern belongs to"),
-        ("kind: rule\nrule: regex\npattern: '('\n", "no regular expression"),
+        ("kind: rule\nrule: regex\npattern: '('\n", "not a regular expression"),
         ("kind: http\nmodel: m\nurl: u\nverdict: {choices: {A: first}}\n", "a word for first and one for second"),
         ("kind: http\nmodel: m\nurl: u\nverdict: {json: {}, choices: {A: first, B: second}}\n", "exactly one"),
         ("kind: http\nmodel: m\nurl: u\nverdict: {score: {pattern: 'x'}}\n", "one group"),

@@ -99,7 +99,7 @@ def test_held_out_prompts_of_rounds_are_compared_too(world):
 def test_a_comparison_that_is_called_again_refuses_it_by_name(world, change, key):
     with kept(world):
         change(world)
-        with pytest.raises(AfzalError, match=f"(?s)cannot be used again.*the content of {key} has changed"):
+        with pytest.raises(AfzalError, match=f"(?s)cannot be reused.*the content of {key} has changed"):
             compare(world)
 
 

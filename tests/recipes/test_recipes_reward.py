@@ -173,7 +173,7 @@ def test_strengths_are_used_by_the_margin_loss_and_named_where_they_are_not(fold
 
 
 def test_a_loss_that_is_none_of_reward_models_is_refused(folder):
-    with pytest.raises(AfzalError, match="no loss of reward models"):
+    with pytest.raises(AfzalError, match="not a loss of reward models"):
         train(folder, "wrong", objective="dpo")
 
 
@@ -276,7 +276,7 @@ def test_a_model_in_memory_must_be_a_reward_model(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     given = {k: v for k, v in settings(folder, folder / "memory", max_steps=2).items() if k not in WRITES}
     made = config.make("reward", **given)
-    with pytest.raises(AfzalError, match="no reward model of 1 heads"):
+    with pytest.raises(AfzalError, match="not a reward model of 1 heads"):
         recipes.train(made, model=AutoModelForCausalLM.from_pretrained(folder / "model"), tokenizer=tokenizer)
     made = config.make("reward", **(given | {"out": str(folder / "memory-2")}))
     path = recipes.train(made, model=load_reward_model(str(folder / "model")), tokenizer=tokenizer)

@@ -117,7 +117,7 @@ def test_a_vote_on_an_item_that_is_not_there_is_refused(tmp_path):
     with opened(made) as folder:
         line = answer(folder.desk, "ann")
         folder.journal.append([line | {"item": "nowhere"}])
-    with pytest.raises(AfzalError, match="no answer to a question"), opened(made):
+    with pytest.raises(AfzalError, match="not an answer to a question"), opened(made):
         pass
 
 

@@ -36,15 +36,15 @@ VERBS = {
     "iterate": "Generate, score, pair and train in rounds: iterative DPO, RSO, online DPO, SPIN.",
     "generate": "Let a model answer one prompt or a file of prompts.",
     "score": "Score the responses of a file by a reward model, or by a policy against its reference.",
-    "export": "Merge a trained adapter into its base model and check that its log-probs stay.",
-    "compare": "Train or re-use several methods, draw reward against KL, and set them side by side.",
+    "export": "Merge a trained adapter into its base model and check that its log-probs do not change.",
+    "compare": "Train or reuse several methods, draw reward against KL, and set them side by side.",
     "sweep": "Vary settings of a training, and choose the best arm on held-out prompts within a KL budget.",
     "annotate": "Serve a page on which people compare, rank or rate responses by keyboard.",
     "judge": "Let judges say which answer is better: rules, reward models, local models, servers, people.",
     "ask": "Choose the pairs of answers that people should be asked about next.",
     "aggregate": "Say how far annotators agree, and make one preference per pair of their votes.",
     "leaderboard": "Rank models from votes or verdicts, or judges from items of known truth.",
-    "report": "Write the page of a run again, and say whether its curves are healthy.",
+    "report": "Rebuild the page of a run, and say whether its curves are healthy.",
     "runs": "List the runs below a folder and how each one ended.",
     "env": "Say which versions and hardware a run would use.",
     "demo": "Run the whole job on an embedded language whose true reward is known exactly.",
@@ -178,7 +178,7 @@ def _load(verb: str) -> Any:
 
 
 def _guarded(run: Callable[[], int], debug: bool) -> int:
-    """The exit code of ``run``, with every failure told in a few plain lines."""
+    """The exit code of ``run``, with every failure reported in a few plain lines."""
     from afzal.runs import launched
 
     try:
@@ -193,7 +193,7 @@ def _guarded(run: Callable[[], int], debug: bool) -> int:
         if debug:
             raise
         message, code = _plain(error)
-        # what rank 0 tells, or all are told by the same signal, needs no second telling
+        # what rank 0 reports, or every rank got by the same signal, is reported once
         rank = launched.number()
         told = getattr(error, "told", False) or (rank and hasattr(error, "signal"))
         return code if told else _tell(f"rank {rank}: {message}" if rank else message, code)

@@ -75,7 +75,7 @@ def command(
         extra = [quality.Overlap(quality.HeldOutPrompts(data.Reading(against).items()))] if against else []
         how = "always" if deep else "small"
         if model is None and scorer is None:
-            # one item after another, so that a file of any size is looked at in little memory
+            # one item after another, so that a file of any size is read in little memory
             reading = data.Reading(source, **reads.named())
             audit = quality.audit_stream(reading, extra, how)
             about = {"notes": reading.notes(), "unread": reading.unread()}

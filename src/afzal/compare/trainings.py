@@ -1,4 +1,4 @@
-"""The trainings of a comparison: what each one is, and making it, going on with it, or using it again."""
+"""The trainings of a comparison: what each one is, and whether it is trained, resumed or reused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from afzal.recipes.train import train
 from afzal.runs import lock
 from afzal.train.feed import Feed, Layout
 
-State = Literal["trained", "resumed", "re-used", "given"]
+State = Literal["trained", "resumed", "reused", "given"]
 Say = Callable[[str], None]
 Settings = TrainConfig | IterateConfig
 
@@ -131,11 +131,11 @@ def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
     if (stage.folder / "run.json").exists():
         _refuse_other(stage, ledger, made_of)
         if runs.open_run(stage.folder).status() == "finished":
-            return "re-used"
+            return "reused"
     resume = (stage.folder / "run.json").exists()
     if not resume:
         _clear_unborn(stage.folder)
-    say(f"{stage.name}: {'going on' if resume else 'training'}")
+    say(f"{stage.name}: {'resuming' if resume else 'training'}")
     before = runs.read_json(ledger).get("seconds", 0.0) if resume else 0.0
     _keep(ledger, {**made_of, "seconds": before})
     began = time.perf_counter()
@@ -147,7 +147,7 @@ def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
     finally:
         _keep(ledger, {**made_of, "seconds": round(before + time.perf_counter() - began, 3)})
     if (status := runs.open_run(run).status()) != "finished":
-        raise AfzalError(f"{run} is {status}", remedy="give what it waits for, then the same command again")
+        raise AfzalError(f"{run} is {status}", remedy="give what it waits for, then run the same command again")
     return "resumed" if resume else "trained"
 
 
@@ -237,9 +237,9 @@ def _refuse_other(stage: Stage, ledger: Path, made_of: Mapping[str, Any]) -> Non
     changed += [f"the content of {k} has changed" for k, v in made_of["inputs"].items() if before["inputs"].get(k) != v]
     if changed:
         raise MadeOtherwise(
-            f"{stage.folder} cannot be used again: it was made otherwise",
+            f"{stage.folder} cannot be reused: its settings or inputs differ",
             why="; ".join(changed),
-            remedy=f"put that back, delete {stage.folder} to train it anew, or choose another out=",
+            remedy=f"restore that, delete {stage.folder} to train it again, or choose another out=",
         )
 
 

@@ -138,7 +138,7 @@ class SweepConfig(MeasuringSettings, frozen=True):
         name, within = value.get("maximize"), value.get("within")
         if "minimize" in value or _is_loss(name):
             raise ValueError(
-                "a loss is no goal: a larger beta or lr changes its scale, and the training loss falls whatever the "
+                "a loss is not a goal: a larger beta or lr changes its scale, and the training loss falls whatever the "
                 f"answers are worth; maximize {', '.join(GOALS)} on held-out prompts"
             )
         if name not in GOALS:
@@ -165,11 +165,11 @@ class SweepConfig(MeasuringSettings, frozen=True):
             if self.search == "grid" and axis.scale != "list" and axis.points is None:
                 raise ValueError(f"a grid takes a list for {axis.key}, or points: N beside {axis.scale}")
             if self.search != "grid" and axis.points is not None:
-                raise ValueError(f"points of {axis.key} is without effect: search is {self.search}, not grid")
+                raise ValueError(f"points of {axis.key} has no effect: search is {self.search}, not grid")
         if self.search == "grid":
             self._refuse(("arms", "search_seed"), "a grid has as many arms as its axes have points")
         if self.prune is not None and len(self.seeds) < 2:
-            raise ValueError("prune is without effect: arms are pruned between seeds, and there is one")
+            raise ValueError("prune has no effect: arms are pruned between seeds, and there is one")
         if self.confirm == 0:
             self._refuse(("confirm_prompts",), "confirm is 0")
         return self

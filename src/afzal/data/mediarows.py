@@ -182,9 +182,11 @@ def _inside(root: Path, name: str) -> Path:
         if ".." in Path(name).parts or not path.is_relative_to(root):
             raise RowError("media_outside", "", f"{shown} leads out of the folder of the data")
         if not path.is_file():
-            raise RowError("media_missing", "", f"{shown} is no file in {root.name or root}/, the folder of the data")
+            raise RowError(
+                "media_missing", "", f"{shown} is not a file in {root.name or root}/, the folder of the data"
+            )
     except (OSError, ValueError, RuntimeError):
-        raise RowError("media_missing", "", f"{shown} is no name of a file") from None
+        raise RowError("media_missing", "", f"{shown} is not the name of a file") from None
     return path
 
 

@@ -35,7 +35,7 @@ def maxent_irl(policy: Scored, reference: Scored | None, pairs: Pairs, *, beta: 
     """Negative log-likelihood of the demonstrations relative to the reference, ``[G]`` nats; equal rewards give 0.
 
     The gradient is E_demo[grad r] - sum_k w_k grad r_k, over beta and negated, with w = softmax(r / beta) over the
-    samples. A demonstration that is no sample can be raised without end. A group without samples costs 0.
+    samples. A demonstration that is not a sample can be raised without end. A group without samples costs 0.
     By hand: r = (1, 0, 0), the first a demonstration, beta = 1: -1 + log mean(1, 1) = -1.
 
     Args:

@@ -71,7 +71,7 @@ def plan_of(config: SweepConfig) -> Plan:
     """Base and axes, checked against the settings of base's method.
 
     Raises:
-        AfzalError: base cannot be read or is no training on data, an axis is no setting of it, or the goal needs
+        AfzalError: base cannot be read or is not a training on data, an axis is not a setting of it, or the goal needs
             held-out data that base does not name.
     """
     settings = _base_settings(config)
@@ -103,7 +103,7 @@ def _checked(axis: Axis, method: str) -> Axis:
     """The axis, whole where its setting is.
 
     Raises:
-        AfzalError: the method has no such setting, or a range was given for one that is no number.
+        AfzalError: the method has no such setting, or a range was given for one that is not a number.
     """
     if axis.key == "method":
         if axis.scale != "list":
@@ -115,7 +115,9 @@ def _checked(axis: Axis, method: str) -> Axis:
         raise AfzalError(f"{method} has no setting {axis.key!r}{near}", where="space", remedy="see docs/cli.md")
     kinds = members(fields[axis.key].annotation)
     if axis.scale != "list" and not kinds & {int, float}:
-        raise AfzalError(f"{axis.key} is no number and has no range", where="space", remedy="give a list of its values")
+        raise AfzalError(
+            f"{axis.key} is not a number and has no range", where="space", remedy="give a list of its values"
+        )
     return replace(axis, whole=int in kinds and float not in kinds)
 
 
