@@ -116,7 +116,7 @@ def test_a_tokenizers_own_template_that_does_not_compile_is_refused() -> None:
             encode([_item()], tokenizer, max_tokens=99)
     for template in (3, ["{{ x }}"], {"default": 3}):
         tokenizer.chat_template = template
-        with pytest.raises(AfzalError, match="is no text"):
+        with pytest.raises(AfzalError, match="is not text"):
             encode([_item()], tokenizer, max_tokens=99)
 
 

@@ -73,7 +73,7 @@ def test_other_rules_are_refused_by_name(tmp_path, change):
     with opened(job(tmp_path, pairs(3))):
         pass
     (name,) = change
-    with pytest.raises(AfzalError, match=f"begun with {name}"), opened(job(tmp_path, pairs(3), **change)):
+    with pytest.raises(AfzalError, match=f"started with {name}"), opened(job(tmp_path, pairs(3), **change)):
         pass
 
 
