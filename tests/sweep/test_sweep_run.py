@@ -113,7 +113,7 @@ def test_the_same_command_trains_nothing_again_and_writes_the_same_bytes(made):
     before, said = files(out), []
     sweep(made[0], say=said.append)
     assert files(out) == before
-    assert not any("training" in line or "going on" in line for line in said)
+    assert not any("training" in line or "resuming" in line for line in said)
 
 
 def test_an_arm_that_diverged_is_kept_named_last_and_not_tried_again(made):
@@ -195,7 +195,7 @@ def test_nothing_but_diverged_arms_exits_with_one(settings, tmp_path, capsys):
 def test_a_run_that_the_sweep_did_not_make_is_refused_not_failed(made, settings_of):
     """A fault of the folder ends the sweep with its name; it is no property of an arm."""
     other = settings_of(Path(made[0].out), space=made[0].space, confirm=1, examples=512)
-    with pytest.raises(AfzalError, match="cannot be used again"):
+    with pytest.raises(AfzalError, match="cannot be reused"):
         sweep(other, say=lambda line: None)
 
 

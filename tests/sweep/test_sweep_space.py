@@ -131,8 +131,8 @@ def test_the_preset_has_the_ranges_of_the_guide(settings, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"goal": {"maximize": "loss", "within": {"kl": 1}}}, "a loss is no goal"),
-        ({"goal": {"minimize": "train_loss", "within": {"kl": 1}}}, "a loss is no goal"),
+        ({"goal": {"maximize": "loss", "within": {"kl": 1}}}, "a loss is not a goal"),
+        ({"goal": {"minimize": "train_loss", "within": {"kl": 1}}}, "a loss is not a goal"),
         ({"goal": {"maximize": "rewards", "within": {"kl": 1}}}, "did you mean reward"),
         ({"goal": {"maximize": "reward"}}, "add the budget"),
         ({"goal": {"maximize": "reward", "within": {"kl": 0}}}, "add the budget"),
