@@ -159,7 +159,7 @@ def test_what_is_refused(settings, tmp_path, changes, said):
     [
         ({"space": {"betta": [0.1, 0.2]}}, "did you mean beta"),
         ({"space": {"objective": ["dpo"]}}, "no setting 'objective'"),
-        ({"space": {"lr_schedule": {"log": [1, 2], "points": 2}}}, "is no number"),
+        ({"space": {"lr_schedule": {"log": [1, 2], "points": 2}}}, "is not a number"),
         ({"space": {"beta": [0.1, -1]}}, "beta"),
         ({"goal": {"maximize": "accuracy", "within": {"kl": 1}}}, "held-out pairs"),
         ({"prompts": None}, "no held-out prompts"),
