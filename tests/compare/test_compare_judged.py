@@ -127,9 +127,9 @@ def test_a_judge_is_asked_again_only_where_it_or_the_answers_changed(tmp_path, m
     [
         ({"judges": {"gold": "rule:longest"}}, "the name of the true reward"),
         ({"judges": {"a b": "rule:longest"}}, "'a b' has not"),
-        ({"judges": {"j": "${a}"}}, "no judge of it"),
+        ({"judges": {"j": "${a}"}}, "cannot judge it"),
         ({"judges": ["rule:longest"]}, "{name: judge.yaml"),
-        ({"judges": {}, "judge_prompts": 4}, "without effect: there are no judges"),
+        ({"judges": {}, "judge_prompts": 4}, "no effect: there are no judges"),
     ],
 )
 def test_settings_of_judges_are_refused_with_a_way_out(tmp_path, changes, said):

@@ -115,12 +115,12 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(folder: Path, order: str
         ({"task": "subject"}, "a row has no 'subject' that names its task"),
         ({"adapter": None}, "learns an adapter, and there is none"),
         ({"objective": "bco"}, "cannot be learned over tasks"),
-        ({"order": "reptile"}, "query_size is without effect: reptile has no query set"),
+        ({"order": "reptile"}, "query_size has no effect: reptile has no query set"),
         ({"order": "reptile", "query_size": None, "inner_steps": 0, "inner_lr": None}, "reptile needs inner_steps"),
-        ({"inner_steps": 0}, "inner_lr is without effect: there is no inner step"),
+        ({"inner_steps": 0}, "inner_lr has no effect: there is no inner step"),
         ({"dtype": "bf16"}, "would round inner steps away"),
         ({"order": "maml", "compile": True}, "differentiates twice"),
-        ({"adapter_from": "model"}, "adapter is without effect beside adapter_from"),
+        ({"adapter_from": "model"}, "adapter has no effect beside adapter_from"),
     ],
 )
 def test_what_cannot_be_learned_is_refused_by_name(folder: Path, changes: dict[str, Any], said: str):
@@ -133,7 +133,7 @@ def test_one_task_is_refused_and_a_folder_without_adapter(folder: Path):
     (folder / "one.jsonl").write_text(rows)
     with pytest.raises(AfzalError, match="needs several tasks, and all rows are of 'polite'"):
         train("meta", given(folder, "alone", data=str(folder / "one.jsonl")))
-    with pytest.raises(AfzalError, match="is no adapter"):
+    with pytest.raises(AfzalError, match="is not an adapter"):
         train("meta", given(folder, "none", adapter=None, adapter_from=str(folder / "model")))
 
 

@@ -184,7 +184,7 @@ REFUSALS: dict[str | tuple[str, str], str] = {
     **{(method, "adapter_from"): "pull it back" for method in ONLINE},
     ("meta", "learn"): "inner steps move the adapter alone",
     ("meta", "prior"): "not held anywhere|names no adapter",
-    **{(method, "virtual_tokens"): "virtual_tokens is without effect" for method in ONLINE},
+    **{(method, "virtual_tokens"): "virtual_tokens has no effect" for method in ONLINE},
     "data_format": "rows cannot be read",
     "device": "cuda",
     "quantize": "bitsandbytes|adapter",

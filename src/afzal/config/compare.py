@@ -135,7 +135,7 @@ class CompareConfig(MeasuringSettings, frozen=True):
             if not _NAME.fullmatch(str(name)):
                 raise ValueError(f"a judge's name has letters, digits, '-', '_', '+' and '.', and {name!r} has not")
             if variables(spec):
-                raise ValueError(f"{spec!r}: what the comparison trains is no judge of it; put it into rewards")
+                raise ValueError(f"{spec!r}: what the comparison trains cannot judge it; put it into rewards")
         return {str(k): v for k, v in value.items()}
 
     @field_validator("methods", mode="before")
@@ -156,9 +156,9 @@ class CompareConfig(MeasuringSettings, frozen=True):
             if name not in known:
                 raise ValueError(f"rewards: there is no entry {name!r} in methods{suggestion(name, known)}")
             if known[name].is_policy:
-                raise ValueError(f"rewards: the entry {name!r} is no reward model")
+                raise ValueError(f"rewards: the entry {name!r} is not a reward model")
         if self.judge_prompts is not None and not self.judges:
-            raise ValueError("judge_prompts is without effect: there are no judges")
+            raise ValueError("judge_prompts has no effect: there are no judges")
         if next(iter(self.rewards)) in self.judges:
             raise ValueError("judges: a judge has the name of the true reward")
         if not any(e.is_policy for e in known.values()):

@@ -163,7 +163,7 @@ class PolicyConfig(WriterSettings, SampleSettings, TrainConfig, frozen=True):
     def _given_adapter(self) -> Self:
         if self.adapter_from is not None and self.adapter_kind is not None:
             given = "adapter" if self.adapter else "lora_rank"
-            raise ValueError(f"{given} is without effect beside adapter_from, which says what the adapter is")
+            raise ValueError(f"{given} has no effect beside adapter_from, which says what the adapter is")
         if self.adapter_from is None:
             self._refuse(("prior",), "adapter_from names no adapter to stay near")
         if self.prior is None:

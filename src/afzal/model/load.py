@@ -87,7 +87,7 @@ def begin_with(model: Any, adapter: str) -> Any:
     """
     folder = model_folder(adapter)
     if not is_adapter(folder):
-        raise AfzalError(f"{adapter} is no adapter", remedy="name the folder of a run that trained one")
+        raise AfzalError(f"{adapter} is not an adapter", remedy="name the folder of a run that trained one")
     made = load_adapter(model, folder)
     switch_off_dropout(made)
     refuse_unsound(made.eval(), adapter)
