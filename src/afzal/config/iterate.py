@@ -41,14 +41,14 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Chen et al. 2024, arXiv 2401.01335: the data's own answers against the policy's, each round from the last.
     "spin": {"n": 1, "pairing": "spin", "reference": "previous"},
 }
-"""What a preset sets unless it is given otherwise."""
+"""What a preset sets unless a setting overrides it."""
 
 
 class RoundSettings(Settings, frozen=True, title="Rounds"):
     """How many rounds there are, and the prompts of each."""
 
     preset: Literal["rso", "online", "spin"] | None = Field(
-        None, description="Settings of a known method, each of which can still be given otherwise."
+        None, description="Settings of a known method, each of which can still be overridden."
     )
     rounds: int = Field(3, ge=1, description="Rounds of generating, scoring, pairing and training, at most.")
     prompts: str = Field(

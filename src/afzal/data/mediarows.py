@@ -1,4 +1,4 @@
-"""Images and sounds of rows: each found, looked at, and put where it belongs in its item.
+"""Images and sounds of rows: each found, checked, and put where it belongs in its item.
 
 Parsers leave media as the row writes them. Here every medium is read once, inside the data's folder only, and becomes
 a part ``{"type", "media"}``. A medium of a column takes the place of the next mark in reading order: prompt first, then

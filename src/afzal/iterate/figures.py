@@ -148,7 +148,7 @@ def best_round(rounds: Sequence[Round], kl_budget: float | None) -> Round:
     """The round to use: the last sound one whose held-out reward is not clearly below that of an earlier sound one.
 
     Rewards that rise while an alarm speaks are what the alarm is about, so the highest reward is not what is asked for.
-    Its figure is to be measured anew, since it was chosen by the one there is.
+    Its figure must be measured again, since it was chosen by the one there is.
     """
     sound = sound_rounds(rounds, kl_budget) or [rounds[0]]
     best = sound[0]

@@ -66,7 +66,7 @@ class Person:
         consistent: share of repeated pairs on which he said the same again, and ``repeats`` how many there are; None
             without repeats.
         seconds: median; None where they are not recorded.
-        remarks: what is odd about him, in words.
+        remarks: what is odd about them, in words.
     """
 
     name: str

@@ -58,7 +58,7 @@ def refuse_changes(
     Args:
         files: of :func:`input_hashes`.
         data: by its key in the data part of ``run.json``: what to call it, and its hash now.
-        also: what else is not as it was, in words.
+        also: what else has changed, in words.
 
     Raises:
         AfzalError: something is not what ``run.json`` says of the run's beginning.

@@ -78,7 +78,7 @@ def _sweep(config: SweepConfig, more: int, jobs: int, say: Say, dated: Path, dat
 
 
 def _open(config: SweepConfig, jobs: int, say: Say) -> Search:
-    """A search with everything that it names looked at.
+    """A search whose inputs have been opened and checked.
 
     Raises:
         AfzalError: something cannot be read; names it.

@@ -1,4 +1,4 @@
-"""``--order ask``: the questions whose answers would teach most come first, chosen anew after every ten answers."""
+"""``--order ask``: the questions whose answers would teach most come first, chosen again after every ten answers."""
 
 from __future__ import annotations
 
