@@ -1,4 +1,4 @@
-"""What a file says is read, or the file is refused: nothing that changes who won or what was asked is passed over."""
+"""What a file says is read, or the file is refused: nothing that changes who won or what was asked is skipped."""
 
 import csv
 import json

@@ -46,7 +46,7 @@ def test_flex_attention_agrees_with_plain_attention(dtype, window, softcap, head
 
 
 def test_torch_is_not_told_what_it_does_not_know(cuda):
-    """On this machine the kernel for 16 bits is ragged, for soft-caps flex, and nothing was passed over."""
+    """On this machine the kernel for 16 bits is ragged, for soft-caps flex, and nothing was skipped."""
     job = choose.Job(cuda, torch.bfloat16, 8, 2, 64, 0.125)
     assert kernels.kernel_for(job) == "ragged", kernels.notes()
     assert kernels.kernel_for(choose.replace(job, softcap=30.0)) == "flex", kernels.notes()

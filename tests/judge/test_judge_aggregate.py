@@ -89,7 +89,7 @@ def test_one_who_is_turned_round_is_found_and_used():
     said = labels.of_items(rows, gold)
     people = {p.name: p for p in annotators.people_of(said, resamples=50)}
     assert people["umi"].right.high < 0.3
-    assert "turned round?" in people["umi"].remarks[0]
+    assert "reversed?" in people["umi"].remarks[0]
     assert not people["ali"].remarks
     few = labels.of_items(rows, gold[:10])
     truth = said.gold == labels.FIRST

@@ -66,7 +66,7 @@ def test_crowd_bt_on_pandalm_is_a_mirror(shared, tmp_path, capsys):
     eta, back = ([line["eta"] for line in body["lines"]] for body in (given, mirrored))
     assert back == pytest.approx([eta[0], eta[1], 1 - eta[2]], abs=1e-4)
     assert min(eta) > 0.9
-    assert "turned round?" in " ".join(mirrored["findings"])
+    assert "reversed?" in " ".join(mirrored["findings"])
 
 
 def test_judges_of_llmbar_as_annotators(shared, reference, capsys):

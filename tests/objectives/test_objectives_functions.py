@@ -71,7 +71,7 @@ def test_what_fails_is_a_value_error_that_says_what(folder, monkeypatch):
         f"{mine}:number": "has no function 'number'",
         "other.py:f": "there is no file 'other.py'",
         "no_such_module_here:f": "there is no module 'no_such_module_here'",
-        "broken.py:f": "broken.py fails as it is read: ZeroDivisionError",
+        "broken.py:f": "broken.py fails while it is read: ZeroDivisionError",
         "lacking.py:f": "there is no module 'no_such_module_here'",
     }.items():
         with pytest.raises(ValueError, match=said):

@@ -398,7 +398,7 @@ def test_rankings_and_ratings_by_keyboard(chromium, tmp_path):
     arguments = ["rows.jsonl", "--annotators", "ann", "--out", "rate", "--mode", "rate"]
     with served(*arguments, cwd=tmp_path) as ((address,), _), person(chromium, address) as one:
         one.phase("ask")
-        one.press("4", "Enter", "9", "5", "Tab", "2", "1")  # the third is passed over, and rated at last
+        one.press("4", "Enter", "9", "5", "Tab", "2", "1")  # the third is skipped, and rated at last
         one.votes(1, "Enter", says="rated 4, 5, 1, 2")
         one.press("Tab", "3", "3", "3", "3", "Shift+Tab", "Shift+Tab", "1")
         one.press("Enter")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from afzal.records import Item
 
 
-NOBODY = "nobody"  # votes: those that the pool has are passed over
+NOBODY = "nobody"  # votes: those that the pool has are skipped
 
 
 def _ask(

@@ -86,7 +86,7 @@ def wish_of(settings: PlanConfig) -> Wish:
 
 
 def assumptions_of(settings: PlanConfig) -> Assumptions:
-    """The shares of peak and links to reckon with."""
+    """The shares of peak and links that the plan assumes."""
     from afzal import plan
 
     usual = 0.45 if settings.hardware == "cpu" else 0.3

@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 def compare(config: CompareConfig, *, say: Say = print) -> Path:
     """Run the comparison that ``config`` describes and return its page.
 
-    What is finished already is used again when its settings and inputs are the same, and refused by name when not; so
+    What is finished already is reused if its settings and inputs are the same, and refused by name if not; so
     the same command resumes where it was stopped.
 
     Raises:

@@ -118,7 +118,7 @@ def _stage(config: CompareConfig, entry: Entry, seed: int) -> Stage:
 
 
 def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
-    """The stage finished: trained now, gone on with, or used again because settings and inputs are the same.
+    """The stage finished: trained now, resumed, or reused because settings and inputs are the same.
 
     Raises:
         AfzalError: the training fails; :class:`MadeOtherwise` where its folder holds a run with other settings or of

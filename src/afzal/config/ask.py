@@ -26,7 +26,7 @@ class AskConfig(Settings, frozen=True):
     random: float = Field(0.1, gt=0, le=1, description="Share of the questions drawn at random.")
     votes: str | None = Field(
         None,
-        description="Votes so far: rows, or a folder of afzal annotate; nobody passes over all votes. Default: those "
+        description="Votes so far: rows, or a folder of afzal annotate; nobody ignores all votes. Default: those "
         "in the pool.",
     )
     axis: str | None = Field(None, description="Only votes on this axis, such as helpful; default: all, pooled.")

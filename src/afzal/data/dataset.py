@@ -59,7 +59,7 @@ class Dataset:
     """Items of one source, with an account of every row: ``rows == kept + dropped rows``.
 
     A row may hold several items (a conversation tree), so ``len(items)`` can exceed ``kept``. ``notes`` say in words
-    what was understood; ``unread`` names the fields that were passed over. ``fingerprint`` is the SHA-256 of prompts,
+    what was understood; ``unread`` names the fields that were skipped. ``fingerprint`` is the SHA-256 of prompts,
     responses, votes and known truths in order; file names, ids and line numbers do not enter it.
     """
 

@@ -43,7 +43,7 @@ class _Constant(float):
 
 
 class _Decoder:
-    """A JSON decoder that notes what the standard one passes over."""
+    """A JSON decoder that notes what the standard one ignores."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -89,7 +89,7 @@ def _holds_constant(value: Any) -> bool:
 
 
 def read_lines(stream: BinaryIO, name: str) -> Iterator[Raw]:
-    """Rows of a JSON-lines stream, one line at a time; blank lines and a leading byte-order mark are passed over."""
+    """Rows of a JSON-lines stream, one line at a time; blank lines and a leading byte-order mark are skipped."""
     decoder, offset, number = _Decoder(), 0, 0
     while line := stream.readline(MAX_LINE_BYTES + 1):
         number += 1

@@ -130,7 +130,7 @@ class Reading:
         )
 
     def unread(self) -> list[str]:
-        """The fields of the rows so far that are passed over; ids are kept, and not among them."""
+        """The fields of the rows so far that are skipped; ids are kept, and not among them."""
         return [name for name in self._unread.names if name not in _IDS]
 
     def items(self, drops: list[Drop] | None = None) -> Iterator[Item]:

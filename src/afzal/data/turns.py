@@ -103,7 +103,7 @@ def learned_share(raw: Mapping[str, Any]) -> float | None:
 
 
 def unread_keys(raw: Any) -> list[str]:
-    """The keys of a message that :func:`message` passes over."""
+    """The keys of a message that :func:`message` ignores."""
     return [str(name) for name in raw if name not in _KNOWN_KEYS] if isinstance(raw, Mapping) else []
 
 

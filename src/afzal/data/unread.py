@@ -64,7 +64,7 @@ class Unread:
     """What the rows of one source hold beside what their format reads; ask :meth:`of` about every row.
 
     Attributes:
-        names: every field that was passed over, in the order met; ``messages[].name`` for the keys of messages.
+        names: every field that was skipped, in the order met; ``messages[].name`` for the keys of messages.
     """
 
     def __init__(self, entry: Format) -> None:

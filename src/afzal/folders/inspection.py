@@ -181,7 +181,7 @@ def _existing(path: Path) -> Path:
 
 
 def _check_files(folder: Path) -> None:
-    """Every entry is a plain file or folder inside, and none of them is code. Hidden folders are nobody's input."""
+    """Every entry is a plain file or folder inside, and none of them is code. Hidden folders are ignored."""
     inside = _boundary(folder)
     for path in _entries(folder):
         name = str(path.relative_to(folder))

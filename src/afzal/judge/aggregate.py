@@ -33,7 +33,7 @@ class Aggregated:
         dawid_skene_moved: the same for Dawid-Skene without known truth, whatever was asked for; None with fewer than
             three annotators.
         warnings: why the answer may be wrong, in words.
-        eta: of each annotator, how often he says what he sees (Crowd-BT alone): 1/2 is a coin, below it turned round.
+        eta: of each annotator, how often they say what they see (Crowd-BT alone): 1/2 is a coin, below it reversed.
         checked: pairs of known truth, and on how many of them, held out, the anchored answer and the majority are right
             (Dawid-Skene with known truth alone).
     """

@@ -58,12 +58,12 @@ class Person:
     """One annotator.
 
     Attributes:
-        labels: how many he gave, and ``ties`` how many of them are ties.
-        with_rest: agreement with the mode of the others; None where nobody else labelled his items.
+        labels: how many they gave, and ``ties`` how many of them are ties.
+        with_rest: agreement with the mode of the others; None where nobody else labelled their items.
         right: share that is right, on items of known truth; None without any.
-        first_slot: of his winners, the share that was shown first; None where that is not recorded.
+        first_slot: of their winners, the share that was shown first; None where that is not recorded.
         first_slot_p: exact p-value of no preference for a slot.
-        consistent: share of repeated pairs on which he said the same again, and ``repeats`` how many there are; None
+        consistent: share of repeated pairs on which they said the same again, and ``repeats`` how many there are; None
             without repeats.
         seconds: median; None where they are not recorded.
         remarks: what is odd about them, in words.
@@ -245,7 +245,7 @@ def _remarks(
         prompts = [p for p, c in zip(labels.prompts, clear, strict=True) if c]
         found = share(clustered(prompts, same.astype(float)))
         if found.high is not None and found.high < 0.5:
-            said.append(f"names the loser of the others on {1 - found.value:.0%} of pairs: turned round?")
+            said.append(f"names the loser of the others on {1 - found.value:.0%} of pairs: reversed?")
     p = about["first_slot_p"]
     if p is not None and p < 0.01 / n:
         side = "first" if about["first_slot"] > 0.5 else "second"

@@ -1,6 +1,6 @@
 """Verdict files of other tools: one function per format, from a row to verdicts. Add a format in one place, the table.
 
-Which answer a word or a number names, and whether the second game of a pair was played with the answers turned round,
+Which answer a word or a number names, and whether the second game of a pair was played with the answers swapped,
 differs from tool to tool; each function says what it takes, and a fixture pins it.
 """
 
@@ -69,7 +69,7 @@ _ARENA: dict[str, Outcome] = {
 
 
 def _fastchat_judge(row: Row) -> Made:
-    """``g1_winner`` and ``g2_winner``: two games, the second with the answers turned round, both naming the model."""
+    """``g1_winner`` and ``g2_winner``: two games, the second with the answers swapped, both naming the model."""
     names = _text(row["model_1"]), _text(row["model_2"])
     prompt = f"{row['question_id']}/{row.get('turn', 1)}"
     item, judge = _key(prompt, *names), _name(row.get("judge", ""))
@@ -109,7 +109,7 @@ def _arena_hard(row: Row) -> Made:
 
 
 def _judgebench(row: Row) -> Made:
-    """``judgments``: in the second the answers were turned round. ``label`` is the truth, a decision of null none."""
+    """``judgments``: in the second the answers were swapped. ``label`` is the truth, a decision of null none."""
     item = _text(row["pair_id"])
     names, made = ("response_A", "response_B"), []
     for game, said in enumerate(row["judgments"][:2]):
@@ -122,7 +122,7 @@ def _judgebench(row: Row) -> Made:
 
 
 def _llmbar(row: Row) -> Made:
-    """``judges``: by name the winners of two games, both in the numbering of the row; the second was turned round.
+    """``judges``: by name the winners of two games, both in the numbering of the row; the second was swapped.
 
     An ``id`` such as ``Natural/0`` names the subset.
     """

@@ -2,7 +2,7 @@
 
 Three layouts are read, each row naming its item by ``id`` or ``idx``: lines of ``verdicts.jsonl``; rows with a mapping
 ``judges`` of names to verdicts; and tables with a column of verdicts for each judge. A verdict in the last two is in
-the numbering of the item, and a list of two is both orders of a pair, the second with the answers turned round.
+the numbering of the item, and a list of two is both orders of a pair, the second with the answers swapped.
 """
 
 from __future__ import annotations

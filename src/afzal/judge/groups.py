@@ -81,7 +81,7 @@ def found(labels: Labels, *, resamples: int, seed: int = 0) -> Groups | None:
     """Two groups of annotators who agree among themselves and not with each other; None where there are none.
 
     They are found on one half of the prompts, by average linkage of the agreement of any two annotators, and measured
-    on the other half. Each needs two people, since one alone who differs may be turned round.
+    on the other half. Each needs two people, since a single one who differs may have reversed labels.
     """
     half = np.array([_heads(prompt) for prompt in labels.prompts])
     own = _two_groups(labels, half)

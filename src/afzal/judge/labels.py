@@ -29,7 +29,7 @@ VALUES = (1.0, -1.0, 0.0)
 class Said:
     """One label: which pair and annotator (numbers), the class, whether the pair's first was shown first (None where
     that is not recorded), the seconds it took, and whether it is an answer to a question that the same person had
-    answered before, asked again to see whether he says the same."""
+    answered before, asked again to see whether they say the same."""
 
     pair: int
     annotator: int

@@ -209,7 +209,7 @@ def _person(scores: Scores, person: int, known: resampling.Sums) -> tuple[dict[s
 def _remarks(scores: Scores, own: np.ndarray, beside: Interval | None, line: dict[str, Any]) -> list[str]:
     said = []
     if beside is not None and beside.high is not None and beside.high < 0:
-        said.append(f"goes against the others (correlation {beside.value:.2f}): turned round?")
+        said.append(f"goes against the others (correlation {beside.value:.2f}): reversed?")
     used, times = np.unique(own, return_counts=True)
     usual = (scores.values == used[times.argmax()]).sum() / np.isfinite(scores.values).sum()
     if times.max() >= ONE_ANSWER * len(own) and usual < times.max() / len(own) / 2:

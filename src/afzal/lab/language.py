@@ -179,7 +179,7 @@ def deterministic(gaps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def flipped(p_first: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:
-    """The same labels, each turned round with probability ``rate``."""
+    """The same labels, each reversed with probability ``rate``."""
     return np.where(rng.random(len(p_first)) < rate, 1 - p_first, p_first)
 
 
@@ -191,7 +191,7 @@ def with_ties(gaps: np.ndarray, rng: np.random.Generator, nu: float = 1.5) -> np
 
 
 def crowd(gaps: np.ndarray, reliability: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    """Votes ``[A, T]`` of annotators who report a noisy vote as it is with their reliability, else turned round.
+    """Votes ``[A, T]`` of annotators who report a noisy vote as it is with their reliability, else reversed.
 
     1 is faithful, .5 a coin, 0 an adversary (Chen 2013, CrowdBT).
     """

@@ -82,7 +82,7 @@ def head_logps(model: Any, hidden: Tensor, target: Tensor, temperature: float = 
     """Log-prob ``[M]`` of ``target`` ``[M]`` given hidden states ``[M, d]``, float32 nats.
 
     A plain linear head goes through :mod:`afzal.model.head`; any other (adapted, hooked, sharded) is called as it is,
-    in tiles that the backward pass makes again, so that at most one tile of logits is alive.
+    in tiles that the backward pass recomputes, so that at most one tile of logits is alive.
     """
     head = output_head(model)
     if is_plain(head):

@@ -31,7 +31,7 @@ def load_function(spec: str) -> Callable[..., Any]:
             path of the file, which may import what stands beside it.
 
     Raises:
-        ValueError: there is no such module, file or function, or the code fails as it is read.
+        ValueError: there is no such module, file or function, or the code fails while it is read.
     """
     path, _, name = spec.rpartition(":")
     if path.endswith(".py") and not Path(path).is_file():
@@ -41,7 +41,7 @@ def load_function(spec: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         raise ValueError(f"there is no module {error.name!r} for {spec!r}") from error
     except Exception as error:
-        raise ValueError(f"{path} fails as it is read: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{path} fails while it is read: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
     if not callable(found):
         raise ValueError(f"{path} has no function {name!r}")

@@ -161,7 +161,7 @@ class LabelBalance:
 
 
 class Agreement(_Counting):
-    """How often two votes on the same two answers (and axis) say the same, ties being an answer of their own."""
+    """How often two votes on the same two answers (and axis) say the same, ties being a separate answer."""
 
     def __init__(self) -> None:
         super().__init__()

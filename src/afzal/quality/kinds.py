@@ -71,7 +71,7 @@ class Kinds:
 
 
 class Balance:
-    """Whether nearly all items are of one type, source or language; a missing value is a class of its own."""
+    """Whether nearly all items are of one type, source or language; a missing value is a separate class."""
 
     add = nothing
 

@@ -154,7 +154,7 @@ def _is_flat(text: str) -> bool:
 
 
 def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """JSON lines; a torn last line (a run killed while writing) is passed over, as is any damaged one, with a note."""
+    """JSON lines; a torn last line (a run killed while writing) is skipped, as is any damaged one, with a note."""
     rows, bad = [], []
     for number, line in enumerate(_text(path, notes).splitlines(), 1):
         if not line.strip():

@@ -17,7 +17,7 @@ def own_function(spec: str, key: str, contract: str) -> Callable[..., Any]:
         contract: what the function must be, for the error message.
 
     Raises:
-        AfzalError: there is no such module, file or function, or its code fails as it is read.
+        AfzalError: there is no such module, file or function, or its code fails while it is read.
     """
     try:
         return load_function(spec)

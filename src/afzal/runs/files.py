@@ -161,7 +161,7 @@ def append_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None
 def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
     """The records of a JSON-lines file; none when it is missing.
 
-    A last line without its newline is what a killed writer leaves, and is passed over when it does not parse.
+    A last line without its newline is what a killed writer leaves, and is skipped when it does not parse.
 
     Raises:
         AfzalError: any other line is not a JSON object (names ``file:line``).

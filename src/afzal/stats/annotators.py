@@ -104,11 +104,11 @@ def dawid_skene(
 
 
 def log_odds_vote(labels: np.ndarray, gold: np.ndarray, n_classes: int) -> np.ndarray:
-    """``[N, K]`` distributions from a vote that weighs each annotator by what he is worth on the items of known truth.
+    """``[N, K]`` distributions from a vote that weighs each annotator by their accuracy on the items of known truth.
 
     The weight is log((K - 1) a / (1 - a)), a = (right + 1) / (labelled + K): the optimal one where annotators err
     independently and evenly over classes (Nitzan and Paroush 1982). Somebody who is wrong more often than chance counts
-    against what he says. Items of known truth have it.
+    against what they say. Items of known truth have it.
 
     Raises:
         ValueError: no item of known truth was labelled by anybody.
@@ -130,9 +130,9 @@ def log_odds_vote(labels: np.ndarray, gold: np.ndarray, n_classes: int) -> np.nd
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CrowdBT:
-    """Strengths ``theta`` ``[M]`` nats (sum 0), and ``eta`` ``[R]``: how often each annotator says what he sees.
+    """Strengths ``theta`` ``[M]`` nats (sum 0), and ``eta`` ``[R]``: how often each annotator says what they see.
 
-    An eta of 1/2 is a coin, below it the annotator is turned round.
+    An eta of 1/2 is a coin, below it the annotator's labels are reversed.
     """
 
     theta: np.ndarray

@@ -2,7 +2,7 @@
 labels.
 
 Verdicts name the better of two responses by the item's own numbering: 1 the first, 2 the second, 0 a tie, and -1 no
-verdict, which is a class of its own and never a tie or a loss in silence. In the second game of a pair the responses
+verdict, which is a separate class and never silently a tie or a loss. In the second game of a pair the responses
 were shown in the other order.
 
 Shapes: N pairs of responses, J judges, R annotators.
@@ -164,7 +164,7 @@ def alt_test(judged: np.ndarray, labels: np.ndarray, *, epsilon: float = 0.2, le
     """The alternative-annotator test (Calderon, Reichart and Dror 2025, arXiv 2501.10970).
 
     On each item judge and annotator are scored by their agreement with the remaining annotators. One-sided t-tests ask
-    for each annotator whether he is better by less than ``epsilon``, with Benjamini and Yekutieli's correction.
+    for each annotator whether they are better by less than ``epsilon``, with Benjamini and Yekutieli's correction.
 
     Args:
         judged: ``[N]`` verdicts.

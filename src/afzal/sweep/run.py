@@ -38,7 +38,7 @@ class Outcome:
 def sweep(config: SweepConfig, *, more: int = 0, jobs: int = 1, say: Say = print) -> Outcome:
     """Run the sweep that ``config`` describes.
 
-    What is finished already is used again, and what was stopped is resumed; so the same command resumes a sweep.
+    Finished work is reused and stopped work is resumed, so the same command resumes a sweep.
 
     Args:
         more: arms to add to those of the earlier commands, once these are finished; until then it resumes them.

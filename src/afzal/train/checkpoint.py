@@ -139,7 +139,7 @@ def fingerprint(path: Path, group: str) -> str:
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The checkpoint of the highest step that verifies, or None; ``warn`` hears of each one passed over, and why."""
+    """The checkpoint of the highest step that verifies, or None; ``warn`` hears of each one skipped, and why."""
     # rank 0 says what there is: a network file system may not show every rank the same at the same moment
     for name in ranks.agreed([path.name for _, path in reversed(listed(folder))]):
         try:

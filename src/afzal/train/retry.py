@@ -1,8 +1,8 @@
-"""Out of memory in the midst of an update: the update is begun again in smaller forward passes.
+"""Out of memory during an update: the update starts again in smaller forward passes.
 
 The items of the update stay the same, and since sums are divided by counts of the whole update, so do its loss and its
-gradient. Nothing else is touched: gradients are let go, random numbers begin again, and an optimiser that has begun to
-move weights is never asked twice.
+gradient. Nothing else is touched: gradients are freed, random numbers start again, and an optimiser that has started to
+move weights is never retried.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def within_memory(
     Args:
         step: number of the update, from 0.
         made: steps that the optimiser has made before it.
-        lowered: hears the smaller number before the update is begun again.
+        lowered: hears the smaller number before the update starts again.
 
     Raises:
         AfzalError: memory ran out while the optimiser was moving the weights.

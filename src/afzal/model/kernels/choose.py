@@ -1,7 +1,7 @@
 """Which attention kernel a layer gets: the first of its device's list that can do the job and has shown that it can.
 
 Before a kernel is used it runs once, forwards and backwards, on a small layout and must agree with plain attention; one
-that does not (another causal alignment, a missing compiler) is passed over, and ``kernels.notes()`` says so.
+that does not (another causal alignment, a missing compiler) is skipped, and ``kernels.notes()`` says so.
 """
 
 from __future__ import annotations

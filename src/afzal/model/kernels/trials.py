@@ -24,5 +24,5 @@ def verdict(what: str, trial: Callable[[], float], limit: float) -> str:
 
 
 def notes() -> tuple[str, ...]:
-    """A sentence for everything that was passed over because it did not do what it should."""
+    """A sentence for everything that was skipped because it did not do what it should."""
     return tuple(_passed_over)

@@ -111,7 +111,7 @@ def ask(ours: Scored, theirs: Scored | None, how: How) -> Asked:
         raise AfzalError(
             "every pair of the pool has votes",
             where=how.source,
-            remedy="--votes nobody passes over the votes in the pool; --by repeat asks again where people disagree",
+            remedy="--votes nobody ignores the votes in the pool; --by repeat asks again where people disagree",
         )
     warnings = [HARMFUL[how.by]] if how.by in HARMFUL else []
     warnings += _uninformed(how.by, seen, votes)
