@@ -43,7 +43,7 @@ def lengths(c: Curves) -> Diagnosis | None:
             "length_drift",
             "bad" if _drifted(*sampled, LENGTH_BAD) else "watch",
             f"responses became {way}: {number(before, 3)} to {number(after, 3)} tokens",
-            f"Samples have {number(after / before, 3)} times the length they had. Part of what was learned is length, "
+            f"Samples have {number(after / before, 3)} times their former length. Part of what was learned is length, "
             "which people and judges reward without meaning to.",
             rule,
             remedy,

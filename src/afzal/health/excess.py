@@ -192,7 +192,7 @@ def distance(c: Curves) -> Diagnosis | None:
             change=c.times_lr(1 / 3),
         )
     if kl < 0:
-        words = "A KL is never negative: the mean log-ratio of so few samples says nothing of it."
+        words = "A KL is never negative: the mean log-ratio of so few samples says nothing about it."
         return Diagnosis("kl_unknown", "open", f"{whom} is not known", words, rule, "", step, evidence)
     cut = _cut(last)
     if cut:

@@ -29,7 +29,7 @@ def learning(c: Curves) -> Diagnosis | None:
             "no_evaluation",
             "watch",
             "nothing was held out",
-            "Every number is of rows the model was trained on, so nothing can be said about unseen data.",
+            "Every number is from rows the model was trained on, so nothing can be said about unseen data.",
             "at least one evaluation line",
             "give --eval-data, or set eval_fraction above 0",
         )
@@ -50,7 +50,7 @@ def _unmoved(c: Curves) -> Diagnosis | None:
         "weights_unmoved",
         "bad",
         "nothing was learned: the weights did not move",
-        f"Every held-out figure is to the last digit what it was before training{' (lr is 0)' if lr == 0 else ''}.",
+        f"Every held-out figure equals its value before training to the last digit{' (lr is 0)' if lr == 0 else ''}.",
         "loss, log-probs and margins of all evaluations are equal, and the KL is 0",
         remedy,
         evidence={"loss": c.points("eval", "loss")[0][1]},
@@ -71,7 +71,7 @@ def _stuck(c: Curves) -> Diagnosis | None:
     return Diagnosis(
         "nothing_moved",
         "bad",
-        f"nothing was learned: the {c.subject} is nearly as it was",
+        f"nothing was learned: the {c.subject} has hardly changed",
         f"The loss went from {number(loss[0])} to {number(loss[1])}{also}{took}. The steps were too few or too small.",
         f"loss changed by less than {MOVED_LOSS:.0%} of its first value, margin by less than {MOVED_MARGIN}, chosen "
         f"log-prob by less than {MOVED_LOGP} nats",
@@ -124,7 +124,7 @@ def _accuracy(c: Curves, last: Mapping[str, Any], bounds: tuple[float, float]) -
     words = f"The {c.subject} ranks {share:.1%}{rows} as people did, 95% interval {interval(low, high)}{rise}."
     if margin and margin[1] <= margin[0]:
         title = f"the margin did not grow: {number(margin[0])} to {number(margin[1])}"
-        also = f"{words} Pairs were ranked so before training already."
+        also = f"{words} Pairs were already ranked this way before training."
         remedy = f"check that the labels mean something (`afzal check`), or change {c.named('lr')}"
         grew = f"{rule}, and the margin grew"
         return Diagnosis("not_learning", "bad", title, also, grew, remedy, **where)

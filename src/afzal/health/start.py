@@ -15,25 +15,25 @@ LEAST_STEPS = 6  # logged updates below which their noise is not known
 
 def run_ended(c: Curves) -> Diagnosis | None:
     """Is the run whole, or do its numbers describe a part?"""
-    rule = "status is finished, and at least one training step was made"
+    rule = "status is finished, and at least one training step was taken"
     status, step, steps = (c.facts.get(k) for k in ("status", "step", "steps"))
     reason = "" if c.facts.get("stop_reason") == "finished" else str(c.facts.get("stop_reason") or "")
     if not c.train:
         words = f"There is no training line in metrics.jsonl{': ' + reason if reason else ''}."
-        remedy = "look at the status and the reason above, then run the same command again"
+        remedy = "check the status and the reason above, then run the same command again"
         severity = "bad" if status == "failed" else "watch"
-        return Diagnosis("no_steps", severity, "no training step was made", words, rule, remedy)
+        return Diagnosis("no_steps", severity, "no training step was taken", words, rule, remedy)
     if status == "failed":
         words = f"It ended with an error{': ' + reason if reason else ''}. The numbers describe what came before it."
         remedy = "fix the cause and run the same command with --resume"
         return Diagnosis("failed", "bad", f"the run failed at step {number(step)}", words, rule, remedy)
     if status in ("stopped", "running"):
         ended = "has not ended" if status == "running" else f"was stopped{': ' + reason if reason else ''}"
-        words = f"It {ended}. Every number is of an unfinished run, whose learning rate had not come to its end."
+        words = f"It {ended}. Every number is from an unfinished run, whose learning rate had not reached its end."
         title = f"the run is unfinished: step {number(step)} of {number(steps)}"
         return Diagnosis("unfinished", "watch", title, words, rule, "run the same command with --resume")
     took = f" in {duration(c.facts['seconds'])}" if is_number(c.facts.get("seconds")) else ""
-    words = f"Ended{took}: {reason}." if reason else f"All {number(steps)} steps were made{took}."
+    words = f"Ended{took}: {reason}." if reason else f"All {number(steps)} steps were taken{took}."
     return Diagnosis("ended", "good", f"finished after {number(step)} steps", words, rule)
 
 

@@ -53,7 +53,7 @@ def _lost(job: Job, number: int) -> list[Row]:
 
 
 _REASONS = {
-    "finished": "all rounds were made",
+    "finished": "all rounds are done",
     "kl_budget": "the KL to the first policy is above kl_budget",
     "plateau": "the held-out reward stopped rising (patience)",
     "no_pairs": "no pair was left in the last round",
