@@ -140,7 +140,7 @@ FAILURES = {
     "bug": (
         RuntimeError("boom\nand more"),
         70,
-        "error: RuntimeError: boom\n  this is a bug of Afzal; run it again with --debug to see where\n",
+        "error: RuntimeError: boom\n  this is a bug in Afzal; run it again with --debug to see where\n",
     ),
     "signal": (
         Stopped("stopped by SIGTERM after step 3", remedy="continue with: afzal train R/run.yaml --resume"),

@@ -141,7 +141,7 @@ def test_words_of_vader_are_averaged(shared, reference, tmp_path, capsys):
     beside = [line["value"] for line in body["lines"]]
     assert beside == pytest.approx(truth["per_column"]["correlation_with_rest"], abs=6e-5)
     assert [line["mean"] for line in body["lines"]] == pytest.approx(truth["per_column"]["mean"], abs=6e-5)
-    assert "Dawid-Skene would throw the distances away" in body["findings"][0]
+    assert "Dawid-Skene would ignore the distances" in body["findings"][0]
     mean = data.read(str(tmp_path / "means.jsonl")).items[0].votes
     assert mean == (Rating(0, -1.5, "score", annotator="mean of 10"),)
 

@@ -113,7 +113,7 @@ def test_scores_are_averaged_and_nothing_else(tmp_path, capsys):
     data.write(items(scored(40)), source, "afzal")
     out = tmp_path / "o.jsonl"
     assert main(["aggregate", str(source), "--out", str(out), "--page", str(tmp_path / "page")]) == 0
-    assert "Dawid-Skene would throw the distances away" in capsys.readouterr().out
+    assert "Dawid-Skene would ignore the distances" in capsys.readouterr().out
     assert len(data.read(str(out)).items) == 40
     assert "correlation with the mean" in (tmp_path / "page/annotators.html").read_text()
     assert main(["aggregate", str(source), "--by", "dawid_skene"]) == 2

@@ -128,7 +128,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, before, after):
         (["train", "dpo", "--adapter", "prompt"], "adapter=prompt cannot"),
         (["train", "dpo", "--offload", "optimizer"], "offload=optimizer cannot"),
         (["train", "dpo", "--device", "cuda:1"], "device=cuda:1 cannot be the device of 2 ranks"),
-        (["check", "pairs.jsonl"], "afzal check is not made for 2 ranks"),
+        (["check", "pairs.jsonl"], "afzal check cannot run on 2 ranks"),
     ],
 )
 def test_what_ranks_would_not_do_alike_is_refused(tmp_path, monkeypatch, capsys, arguments, said):

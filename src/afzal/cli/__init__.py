@@ -130,7 +130,7 @@ def _refuse_ranks(args: list[str]) -> None:
     from afzal.runs import launched
 
     if args and args[0] in VERBS and args[0] != "train" and launched.processes() > 1:
-        what = f"afzal {args[0]} is not made for {launched.processes()} ranks"
+        what = f"afzal {args[0]} cannot run on {launched.processes()} ranks"
         raise AfzalError(what, remedy="run it without torchrun")
 
 
@@ -212,7 +212,7 @@ def _plain(error: Exception) -> tuple[str, int]:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out of memory\n  try: lower tokens_per_forward, or activation_checkpointing=full, or lora_rank", 2
     first = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {first}\n  this is a bug of Afzal; run it again with --debug to see where", BUG
+    return f"{type(error).__name__}: {first}\n  this is a bug in Afzal; run it again with --debug to see where", BUG
 
 
 def _usage(error: Any) -> str:

@@ -116,7 +116,7 @@ def _on_rows(
         raise AfzalError(
             "scores are averaged",
             where=f"--by {by}" if by != "mean" else "--group-by",
-            why="they have an order and distances, which weights for classes would throw away",
+            why="they have an order and distances, which weights for classes would ignore",
             remedy="--by mean",
         )
     body = ratings.report(scores, name, resamples=resamples)

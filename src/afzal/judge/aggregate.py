@@ -242,7 +242,7 @@ def _warnings(found: Aggregated, labels: Labels, by: By) -> list[str]:
 
 
 def _mend(known: int) -> str:
-    return "Use --by gold." if known else "Find out the truth of ten pairs or more and use --by gold --gold FILE."
+    return "Use --by gold." if known else "Establish the truth of ten pairs or more and use --by gold --gold FILE."
 
 
 def as_items(items: Sequence[Item], labels: Labels, found: Aggregated, by: By) -> list[Item]:

@@ -238,8 +238,8 @@ def why_no_strengths(board: ModelBoard) -> list[str]:
         parts = " and ".join("{" + ", ".join(names[m] for m in part) + "}" for part in found.parts)
         said.append(f"of {parts} one side never won against the other")
     return [
-        f"There are no finite strengths: {', and '.join(said)}. Win rates stand below; more comparisons would give a "
-        "number."
+        f"There are no finite strengths: {', and '.join(said)}. Win rates are shown below; more comparisons would give "
+        "a number."
     ]
 
 

@@ -127,7 +127,7 @@ def _advice(scale: ratings.Scale, figures: Sequence[dict[str, Any]]) -> str:
     said = f"The scores have an order and distances: alpha on an interval scale is {_short(known['alpha, interval'])}"
     if "alpha, nominal" in known:
         said += f" (as mere classes it would be {_short(known['alpha, nominal'])})"
-    return said + ". Take means; Dawid-Skene would throw the distances away."
+    return said + ". Take means; Dawid-Skene would ignore the distances."
 
 
 def _short(value: float | None) -> str:

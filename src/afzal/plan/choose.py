@@ -170,7 +170,7 @@ def does_not_fit(job: Job, layout: Layout, device: Device) -> AfzalError:
     if start.total > USABLE * device.memory >= moment.total:
         return AfzalError(
             f"{start.total / 1e9:.1f} GB per device are needed to load the model, and "
-            f"{USABLE * device.memory / 1e9:.1f} GB of {device.name} can be planned with",
+            f"{USABLE * device.memory / 1e9:.1f} GB of {device.name} are available",
             where=job.shape.name,
             why="every rank loads the whole model in float32 before it is cut into pieces",
             remedy="a device with more memory, or a smaller model; more devices do not help",
@@ -178,7 +178,7 @@ def does_not_fit(job: Job, layout: Layout, device: Device) -> AfzalError:
     term, size = max(moment.terms.items(), key=lambda item: item[1])
     return AfzalError(
         f"{moment.total / 1e9:.1f} GB per device are needed, and {USABLE * device.memory / 1e9:.1f} GB "
-        f"of {device.name} can be planned with",
+        f"of {device.name} are available",
         where=f"{job.shape.name} on {layout.nodes} x {layout.gpus}, {layout.shards} shards, tensor {layout.tensor}",
         why=f"the largest term is {term}: {size / 1e9:.1f} GB",
         remedy=_remedy(term, job, layout, device),

@@ -60,7 +60,7 @@ def assumptions(plan: Plan) -> list[str]:
     peak = device.bf16 if job.dtype == "bf16" else device.fp32
     found = [
         f"arithmetic at {plan.assumed.mfu:.0%} of a peak of {_scaled(peak)}FLOP/s; nothing here was timed",
-        f"{USABLE:.0%} of {device.memory / 1e9:g} GB can be filled; {device.reserve / 1e9:g} GB are the runtime's own",
+        f"{USABLE:.0%} of {device.memory / 1e9:g} GB can be filled; {device.reserve / 1e9:g} GB belong to the runtime",
         "no evaluation, no checkpoints written, no padding, work spread evenly",
     ]
     if plan.layout.devices > 1:

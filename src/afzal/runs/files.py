@@ -21,7 +21,7 @@ from afzal.errors import AfzalError
 
 _FREE_SPACE = "free some space, or use a folder on another disk; a run that was under way continues with --resume"
 _ELSEWHERE = "choose another folder (--out), one that you may write to"
-_RESTORE = "put back a copy of the file, or start a new run with another --out"
+_RESTORE = "restore the file, or start a new run with another --out"
 _FAULTS = {
     errno.ENOSPC: ("the disk is full", _FREE_SPACE),
     errno.EDQUOT: ("your disk quota is used up", _FREE_SPACE),

@@ -122,7 +122,7 @@ class Run:
             raise AfzalError(
                 f"{path} is {size} bytes long, but was {n_bytes} when the checkpoint was made",
                 why="lines of the log are missing, so the resumed log would have a hole",
-                remedy="put the file back, or start again with another --out",
+                remedy="restore the file, or start again with another --out",
             )
         with writing(path):
             os.truncate(path, n_bytes)

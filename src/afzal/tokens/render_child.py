@@ -74,7 +74,7 @@ def _rendered(template: Any, job: dict[str, Any]) -> dict[str, str]:
     except MemoryError:
         return {"limit": f"it needs more than {MEMORY_BYTES >> 20} MB of memory for one conversation"}
     except RecursionError:
-        return {"limit": "it calls itself without an end"}
+        return {"limit": "it recurses without end"}
     except Exception as error:  # whatever an operation of a template may raise, such as a division by zero
         return {"refused": _words(error)}
 

@@ -113,7 +113,7 @@ def alone(what: str) -> None:
         AfzalError: it is one of several.
     """
     if processes() > 1:
-        raise AfzalError(f"{what} is not made for {processes()} ranks", remedy="run it without torchrun")
+        raise AfzalError(f"{what} cannot run on {processes()} ranks", remedy="run it without torchrun")
 
 
 def gather(value: T) -> list[T]:
