@@ -94,7 +94,7 @@ SAID = {
     "train dpo --lr": "error: Option '--lr' requires an argument\n",
     "train simpo": "error: 'simpo' is an objective, not a method\n  try: afzal train prefer --objective simpo ...\n",
     "train dpoo": "error: 'dpoo' is neither a method nor a file (did you mean dpo?)\n"
-    "  try: afzal train sft|dpo|ipo|kto|prefer|reward|ppo|rloo|grpo|reinforce ..., or afzal train FILE.yaml\n",
+    "  try: afzal train sft|dpo|ipo|kto|prefer|meta|reward|irl|ppo|rloo|grpo|reinforce ..., or afzal train FILE.yaml\n",
     "train dpo run.yaml": "error: 'run.yaml' is a file, which names its own method\n  try: afzal train run.yaml\n",
     "train dpo beta": "error: command line: 'beta' is not a setting\n  try: write key=value, such as beta=0.2\n",
     "train dpo --model M --data D --lr fast": "error: --lr: lr cannot be 'fast'; wanted: a number of at least 0\n",
