@@ -112,6 +112,9 @@ class WriterSettings(Settings, frozen=True, title="Model"):
     quantize: Literal["4bit"] | None = Field(
         None, description="Hold the base model's linear layers in 4 bits under an adapter (QLoRA; needs bitsandbytes)."
     )
+    train_towers: bool = Field(
+        False, description="Also train what reads images and sounds; otherwise it is frozen, and no adapter changes it."
+    )
 
 
 class OptimisationSettings(Settings, frozen=True, title="Optimisation"):

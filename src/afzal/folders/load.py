@@ -38,6 +38,9 @@ from afzal.folders.kinds import (
 from afzal.folders.limits import bounded_by
 from afzal.folders.numbers import vocabulary_size
 
+_TOWERS = ("vision_config", "audio_config")
+_PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+
 _HEADS = frozenset({"score.weight", "lm_head.weight", "lm_head.bias", "embed_out.weight"})
 _OTHER_INPUTS = re.compile(r"vision|visual|image|audio|speech|multi_modal")  # what a model reads besides texts
 
@@ -72,6 +75,46 @@ def load_tokenizer(path: str) -> Any:
     if rows is not None:
         refuse_ids_without_rows(tokenizer, rows, path)
     return tokenizer
+
+
+def load_processor(path: str) -> Any:
+    """The processor of a folder or hub id, with its tokenizer in ``tokenizer``; None of a model that reads texts alone.
+
+    An adapter's folder without one has that of its base model. Where torchvision is missing, processors of images and
+    videos are opened without their part for videos.
+
+    Raises:
+        AfzalError: the folder is hostile or broken, or a library that the processor needs is missing.
+    """
+    import transformers
+    from transformers.utils.import_utils import is_torchvision_available
+
+    folder = _tokenizer_folder(path)
+    if not any((Path(folder) / name).exists() for name in _PROCESSORS):
+        base = base_of(folder) if is_adapter(folder) else None
+        return load_processor(base) if base is not None else None
+    named = [read_config(file).get("processor_class") for n in _PROCESSORS if (file := Path(folder) / n).exists()]
+    kind = next((getattr(transformers, name, None) for name in named if isinstance(name, str)), None)
+    opener: Any = kind or transformers.AutoProcessor
+    with guarded(path), no_bars():
+        if kind is not None and not is_torchvision_available():
+            opener = without_videos(kind)
+        processor = opener.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if getattr(processor, "tokenizer", None) is None:
+        return None
+    tokenizer = processor.tokenizer
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = processor.chat_template
+    rows = rows_of(folder)
+    if rows is not None:
+        refuse_ids_without_rows(tokenizer, rows, path)
+    return processor
+
+
+def without_videos(kind: Any) -> Any:
+    """The processor class without its part for videos, which needs torchvision."""
+    parts = [name for name in kind.get_attributes() if "video" not in name]
+    return type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda _: parts)})
 
 
 def refuse_another_tokenizer(tokenizer: Any, path: str, what: str) -> None:
@@ -145,12 +188,11 @@ def load_causal_model(folder: str, **settings: Any) -> Any:
         AfzalError: it is not a causal language model, cannot be read, or lacks a tensor, has one too many or of another
             shape.
     """
-    from transformers import AutoModelForCausalLM
-
     refuse_other_task(folder)
     stored = tensors_of(folder)
+    opener = _opener(folder)
     with guarded(folder), no_bars(), bounded_by(folder, stored):
-        made: Any = AutoModelForCausalLM.from_pretrained(
+        made: Any = opener.from_pretrained(
             folder,
             trust_remote_code=False,
             local_files_only=True,
@@ -160,6 +202,17 @@ def load_causal_model(folder: str, **settings: Any) -> Any:
             **settings,
         )
     return _filled(folder, stored, made)
+
+
+def _opener(folder: str) -> Any:
+    """The auto class that opens a language model, alone or with the towers that read images and sounds for it."""
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+
+    config = read_config(Path(folder) / "config.json")
+    reads_media = any(isinstance(config.get(name), dict) for name in _TOWERS)
+    known = config.get("model_type") in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+    return AutoModelForMultimodalLM if reads_media and known else AutoModelForCausalLM
 
 
 def load_classifier(folder: str, **settings: Any) -> Any:

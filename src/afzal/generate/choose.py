@@ -13,6 +13,7 @@ from afzal.model import rotary, virtual
 from afzal.model.attention import may_share, stock_attention
 from afzal.model.decoding import evaluating, next_logits, read_prompts, shared_decoding
 from afzal.model.load import vocabulary_of
+from afzal.model.media import random_ids
 from afzal.model.probe import largest_gap, tolerance
 
 _known: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
@@ -40,8 +41,8 @@ def _trial(model: Any) -> str:
     """Empty if prefill, several steps and rows that leave give the log-probs of plain forward passes; else why not."""
     rng = np.random.default_rng(0)
     vocabulary = vocabulary_of(model)
-    prompts = [rng.integers(0, vocabulary, n).tolist() for n in (9, 3, 1)]
-    texts = [(prompts[p], rng.integers(0, vocabulary, 7)) for p in (0, 0, 1, 2, 2, 2)]
+    prompts = [random_ids(model.config, vocabulary, rng, n) for n in (9, 3, 1)]
+    texts = [(prompts[p], np.array(random_ids(model.config, vocabulary, rng, 7))) for p in (0, 0, 1, 2, 2, 2)]
     with torch.no_grad():
         try:
             with shared_decoding(model):

@@ -23,7 +23,8 @@ _BLOCK = 256
 class Sampling:
     """How to draw: temperature 0 is greedy; ``top_p`` 1 and ``top_k`` 0 leave the distribution whole.
 
-    No token of ``eos`` is drawn before ``min_new_tokens`` tokens.
+    No token of ``eos`` is drawn before ``min_new_tokens`` tokens, and none of ``barred`` ever: tokens that stand for
+    images or sounds mean nothing in an answer.
     """
 
     max_new_tokens: int = 64
@@ -31,6 +32,7 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     min_new_tokens: int = 0
+    barred: tuple[int, ...] = ()
 
 
 PLAIN = Sampling()

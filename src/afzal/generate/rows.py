@@ -93,13 +93,16 @@ class Written:
         self.rows, self.sampling = rows, sampling
         self.keys = row_keys(seed, np.array([r.number for r in rows]), np.array([r.sample for r in rows]))
         self.eos = torch.tensor(list(eos), dtype=torch.int64, device=device)
+        self.never = torch.tensor(list(sampling.barred), dtype=torch.int64, device=device)
+        self.never_or_early = torch.cat([self.never, self.eos])
         self.ids = torch.zeros((len(rows), sampling.max_new_tokens), dtype=torch.int32, device=device)
         self.logps = torch.zeros((len(rows), sampling.max_new_tokens), device=device)
 
     def draw(self, logits: Tensor, step: int, live: Tensor, live_host: np.ndarray) -> Tensor:
         """Draw and keep token ``step`` of the rows ``live`` ``[r]`` from their logits ``[r, V]``: tokens ``[r]``."""
         uniform = torch.from_numpy(uniforms(self.keys[live_host], step)).to(logits.device)
-        barred = self.eos if step < self.sampling.min_new_tokens and len(self.eos) else None
+        early = step < self.sampling.min_new_tokens and len(self.eos)
+        barred = self.never_or_early if early else self.never if len(self.never) else None
         tokens, logps = draw(logits, uniform, self.sampling, barred)
         self.ids[live, step] = tokens.to(torch.int32)
         self.logps[live, step] = logps

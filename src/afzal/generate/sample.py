@@ -12,19 +12,23 @@ import torch
 from afzal.errors import AfzalError
 from afzal.generate.choose import choose_decoding
 from afzal.generate.draw import PLAIN, Sampling
-from afzal.generate.rows import Sample, answer_limits, batches
+from afzal.generate.rows import Row, Sample, answer_limits, batches
 from afzal.generate.shared import decode_shared
 from afzal.generate.stock import decode_stock
 from afzal.model.decoding import shared_decoding
 from afzal.model.load import context_of_model
+from afzal.model.media import placeholder_ids
 from afzal.tokens.tree import Branch, Tree
 
 Decoding = Literal["auto", "shared", "stock"]
 
+Prompt = Sequence[int] | Tree
+"""Token ids, or a tree without branches, which may also show images and sounds."""
+
 
 def sample(
     model: Any,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Prompt],
     *,
     eos: Iterable[int],
     n: int = 1,
@@ -44,7 +48,8 @@ def sample(
         eos: token ids that end a continuation.
         rows_per_batch: sequences decoded together.
         decoding: ``shared`` reads a prompt once for all its samples; ``stock`` is the model's own ``generate``;
-            ``auto`` is shared where :func:`~afzal.generate.choose_decoding` finds it exact.
+            ``auto`` is shared where :func:`~afzal.generate.choose_decoding` finds it exact. Prompts that show images or
+            sounds are decoded by ``stock``.
         numbers: of each prompt, what its draws depend on in place of its place among the prompts; so the same prompt
             gets the same samples in other company.
 
@@ -55,11 +60,14 @@ def sample(
             answer; or the model's log-probs are not numbers.
     """
     ends = sorted(set(eos))
-    longest = max(map(len, prompts), default=0) + sampling.max_new_tokens
-    way, reason = ("stock", "") if decoding == "stock" else choose_decoding(model, longest)
+    shown = [t if isinstance(t, Tree) and t.media else None for t in prompts]
+    ids = [p.prompt.tolist() if isinstance(p, Tree) else p for p in prompts]
+    longest = max(map(len, ids), default=0) + sampling.max_new_tokens
+    way, reason = _way(model, decoding, longest, shows=any(shown))
     if decoding == "shared" and way != "shared":
         raise AfzalError("this model cannot share prompts between samples", why=reason, remedy="decoding='auto'")
-    lengths = [len(p) for p in prompts]
+    lengths = [len(p) for p in ids]
+    sampling = replace(sampling, barred=placeholder_ids(model.config))
     limits = answer_limits(lengths, sampling.max_new_tokens, context_of_model(model))
     drawn: list[tuple[int, int, Sample]] = []
     for limit in sorted(set(limits), reverse=True):  # those that share a limit are decoded together
@@ -67,22 +75,37 @@ def sample(
         limited = replace(sampling, max_new_tokens=limit)
         for rows in batches(alike, n, rows_per_batch, numbers):
             with torch.no_grad():
-                found = _decode(way, model, rows, prompts, eos=ends, sampling=limited, seed=seed)
+                found = _decode(way, model, rows, ids, shown, eos=ends, sampling=limited, seed=seed)
             drawn += [(r.prompt, r.sample, s) for r, s in zip(rows, found, strict=True)]
     return [s for _, _, s in sorted(drawn, key=lambda entry: entry[:2])]
 
 
-def _decode(way: str, model: Any, *args: Any, **settings: Any) -> list[Sample]:
+def _way(model: Any, decoding: Decoding, longest: int, *, shows: bool) -> tuple[str, str]:
+    """``shared`` or ``stock``, and why not shared."""
+    if decoding == "stock":
+        return "stock", ""
+    return ("stock", "its prompts show images or sounds") if shows else choose_decoding(model, longest)
+
+
+def _decode(
+    way: str, model: Any, rows: Sequence[Row], ids: Sequence[Sequence[int]], shown: Sequence[Tree | None], **how: Any
+) -> list[Sample]:
     if way == "stock":
-        return decode_stock(model, *args, **settings)
+        return decode_stock(model, rows, ids, shown=shown, **how)
     with shared_decoding(model):
-        return decode_shared(model, *args, **settings)
+        return decode_shared(model, rows, ids, **how)
 
 
-def as_trees(samples: Sequence[Sample], prompts: Sequence[Sequence[int]]) -> list[Tree]:
+def as_trees(samples: Sequence[Sample], prompts: Sequence[Prompt]) -> list[Tree]:
     """One tree per prompt with its samples as branches, every sampled token scored; empty samples are left out."""
     by_prompt: dict[int, list[Branch]] = {}
     for s in samples:
         if len(s.ids):
             by_prompt.setdefault(s.prompt_index, []).append(Branch(s.ids, np.ones(len(s.ids), dtype=bool)))
-    return [Tree(f"sample-{i}", np.asarray(prompts[i], np.int32), tuple(b)) for i, b in sorted(by_prompt.items())]
+    return [_tree(f"sample-{i}", prompts[i], tuple(b)) for i, b in sorted(by_prompt.items())]
+
+
+def _tree(name: str, prompt: Prompt, branches: tuple[Branch, ...]) -> Tree:
+    if isinstance(prompt, Tree):
+        return replace(prompt, item_id=name, branches=branches)
+    return Tree(name, np.asarray(prompt, np.int32), branches)

@@ -14,12 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from afzal.errors import AfzalError
 from afzal.generate.draw import Sampling
 from afzal.generate.plain import decode_plain
 from afzal.generate.rows import Row, Sample, Written
 from afzal.model import rotary, virtual
 from afzal.model.adapters import is_adapted
 from afzal.model.attention import stock_attention
+from afzal.tokens.media import model_inputs
+from afzal.tokens.tree import Tree
 
 
 def decode_stock(
@@ -30,18 +33,30 @@ def decode_stock(
     eos: Sequence[int],
     sampling: Sampling,
     seed: int,
+    shown: Sequence[Tree | None] = (),
 ) -> list[Sample]:
-    """Samples for ``rows``, in their order; of a model that padding would change, by :func:`.plain.decode_plain`."""
+    """Samples for ``rows``, in their order; of a model that padding would change, by :func:`.plain.decode_plain`.
+
+    Args:
+        shown: of each prompt that shows images or sounds its tree; of any other None.
+
+    Raises:
+        AfzalError: prompts show media to a model that padding would change.
+    """
     longest = max(len(prompts[r.prompt]) for r in rows) + sampling.max_new_tokens
+    trees = [shown[r.prompt] for r in rows] if any(shown) else []
     if virtual.acts(model) or rotary.why_not_share(model, longest):
+        if trees:
+            raise AfzalError("prompts with images or sounds cannot follow virtual tokens", remedy="adapter=lora")
         return decode_plain(model, rows, prompts, eos=eos, sampling=sampling, seed=seed)
-    return _decode(model, rows, prompts, eos=eos, sampling=sampling, seed=seed)
+    return _decode(model, rows, prompts, trees, eos=eos, sampling=sampling, seed=seed)
 
 
 def _decode(
     model: Any,
     rows: Sequence[Row],
     prompts: Sequence[Sequence[int]],
+    trees: Sequence[Tree | None],
     *,
     eos: Sequence[int],
     sampling: Sampling,
@@ -55,6 +70,7 @@ def _decode(
         model.generate(
             input_ids=ids,
             attention_mask=mask,
+            **_shown(trees, ids.shape[1], device),
             do_sample=False,
             max_new_tokens=sampling.max_new_tokens,
             eos_token_id=list(eos) or None,
@@ -62,6 +78,19 @@ def _decode(
             logits_processor=[_drawing(written, ids.shape[1])],
         )
     return written.samples()
+
+
+def _shown(trees: Sequence[Tree | None], width: int, device: torch.device) -> dict[str, Tensor]:
+    """What the model reads of the rows' media, with the types of tokens padded on the left as the ids are."""
+    present = [t for t in trees if t is not None]
+    made = model_inputs([m for t in present for m in t.media])
+    for name in {name for t in present for name in t.types}:
+        types = np.zeros((len(trees), width), dtype=np.int64)
+        for row, t in enumerate(trees):
+            if t is not None:
+                types[row, width - len(t.prompt) :] = t.types[name]
+        made[name] = types
+    return {name: torch.from_numpy(array).to(device) for name, array in made.items()}
 
 
 def _drawing(written: Written, width: int) -> Any:

@@ -7,6 +7,7 @@ the base model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Adapter:
         rank, alpha, targets: of low-rank adapters only. The change of a layer is scaled by alpha / rank, with rsLoRA
             by alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732).
         virtual_tokens: of prefix, prompt and p_tuning only.
+        excluded: names of modules that get no low-rank adapter or IA3, nor anything inside them.
     """
 
     kind: Kind
@@ -42,6 +44,7 @@ class Adapter:
     alpha: float = 16.0
     targets: str | Sequence[str] = "all-linear"
     virtual_tokens: int = 20
+    excluded: Sequence[str] = ()
 
 
 def add_adapter(model: Any, adapter: Adapter, *, also: Sequence[str] = ()) -> Any:
@@ -78,6 +81,8 @@ def _config(model: Any, adapter: Adapter, also: Sequence[str]) -> Any:
 
     task = "SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM"
     whole: Any = list(also) or None
+    inside = "|".join(map(re.escape, adapter.excluded))
+    spared: Any = rf"({inside})\..*" if inside else None
     n: Any = adapter.virtual_tokens
     if adapter.kind == "prefix":
         return peft.PrefixTuningConfig(task_type=task, num_virtual_tokens=n)
@@ -86,7 +91,7 @@ def _config(model: Any, adapter: Adapter, also: Sequence[str]) -> Any:
     if adapter.kind == "p_tuning":
         return peft.PromptEncoderConfig(task_type=task, num_virtual_tokens=n)
     if adapter.kind == "ia3":
-        return peft.IA3Config(task_type=task, modules_to_save=whole)
+        return peft.IA3Config(task_type=task, modules_to_save=whole, exclude_modules=spared)
     targets: Any = adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets)
     alpha: Any = adapter.alpha  # a float works, whatever its annotation says
     return peft.LoraConfig(
@@ -94,6 +99,7 @@ def _config(model: Any, adapter: Adapter, also: Sequence[str]) -> Any:
         r=adapter.rank,
         lora_alpha=alpha,
         target_modules=targets,
+        exclude_modules=spared,
         lora_dropout=0.0,
         use_dora=adapter.kind == "dora",
         use_rslora=adapter.kind == "rslora",

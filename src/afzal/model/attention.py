@@ -33,6 +33,9 @@ SHAREABLE = frozenset(
         *("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "starcoder2"),
     }
 )
+
+# The same of families that read images or sounds. Those whose image tokens see each other (Gemma 3) are not among them.
+SHAREABLE_WITH_MEDIA = frozenset({"idefics3", "llava", "qwen2_audio", "qwen2_vl", "qwen2_5_vl", "smolvlm", "voxtral"})
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 # On a CPU the fused kernel gains nothing from bf16, so that plain batched products beat it below this many keys.
@@ -201,31 +204,42 @@ def keep_uncompiled() -> None:
 
 def use_tree_attention(model: Any) -> None:
     """Switch a model (and its config) to tree attention; plain calls then need :func:`stock_attention`."""
-    model.set_attn_implementation(TREE_ATTENTION)
+    set_attention(model, TREE_ATTENTION)
+
+
+def set_attention(model: Any, name: str) -> None:
+    """Give the language model an attention by name; towers that read images or sounds keep theirs."""
+    text = model.config.get_text_config()
+    model.set_attn_implementation(name if text is model.config else {"text_config": name})
+
+
+def attention_of(model: Any) -> str:
+    """The name of the language model's attention."""
+    return model.config.get_text_config()._attn_implementation
 
 
 @contextmanager
 def stock_attention(model: Any) -> Iterator[None]:
     """Give the model `transformers`' own attention inside the block, for generation and plain forward passes."""
-    current = model.config._attn_implementation
+    current = attention_of(model)
     if current != TREE_ATTENTION:
         yield
         return
-    model.set_attn_implementation(stock_implementation(model))
+    set_attention(model, stock_implementation(model))
     try:
         yield
     finally:
-        model.set_attn_implementation(current)
+        set_attention(model, current)
 
 
 @contextmanager
 def attention_restored(model: Any) -> Iterator[None]:
     """Whatever attention the block gives the model, at its end the model has the one it came with."""
-    before = model.config._attn_implementation
+    before = attention_of(model)
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        set_attention(model, before)
 
 
 def stock_implementation(model: Any) -> str:
@@ -235,7 +249,9 @@ def stock_implementation(model: Any) -> str:
 
 def may_share(config: Any) -> str:
     """Empty if the family may share prompts between branches, else the reason why not."""
-    if config.model_type not in SHAREABLE:
+    text = config.get_text_config()
+    known = text.model_type in SHAREABLE if text is config else config.model_type in SHAREABLE_WITH_MEDIA
+    if not known:
         return f"model type {config.model_type!r} is not among the families known to share prompts exactly"
-    odd = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
+    odd = set(getattr(text, "layer_types", None) or ()) - _LAYER_TYPES
     return f"layer types {sorted(odd)} carry state that branches would share" if odd else ""

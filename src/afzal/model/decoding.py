@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from afzal.model import rotary, virtual
-from afzal.model.attention import attention_restored
+from afzal.model.attention import attention_restored, set_attention
 from afzal.model.logprobs import output_head
 
 DECODE_ATTENTION = "afzal_decode"
@@ -268,7 +268,7 @@ def evaluating(model: Any) -> Iterator[None]:
 def shared_decoding(model: Any) -> Iterator[None]:
     """The model with decode attention, in evaluation mode; at the end it has the attention and mode it came with."""
     with attention_restored(model), evaluating(model):
-        model.set_attn_implementation(DECODE_ATTENTION)
+        set_attention(model, DECODE_ATTENTION)
         rotary.start_afresh(model)
         yield
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from afzal.errors import AfzalError
 from afzal.model import kernels, rotary
-from afzal.model.attention import may_share, stock_attention, stock_implementation, use_tree_attention
+from afzal.model.attention import may_share, set_attention, stock_attention, stock_implementation, use_tree_attention
 from afzal.model.load import vocabulary_of
 from afzal.model.logprobs import score
+from afzal.model.media import random_ids
 from afzal.model.reward import is_reward_model, reward_head
 from afzal.tokens.batch import Batch, Sharing, collate, expand
 from afzal.tokens.tree import Tree, only_branch, tree
@@ -27,18 +28,19 @@ _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _ROUTER_LOSSES = ("router_aux_loss_coef", "aux_loss_coef")
 
 
-def choose_sharing(model: Any, longest: int | None = None) -> tuple[Sharing, str]:
+def choose_sharing(model: Any, longest: int | None = None, shown: Sequence[Tree] = ()) -> tuple[Sharing, str]:
     """Whether the model can share a prompt between branches, by allow-list and by trial; and why not, if not.
 
     Leaves the model with the attention that the answer needs.
 
     Args:
         longest: tokens of the longest prompt + response that there will be; None where that is not known.
+        shown: trees with images or sounds to try as well; what the probe makes up itself has none.
 
     Raises:
         AfzalError: even the unshared path disagrees with the model's own logits, so nothing could be trusted.
     """
-    trees = probe_trees(model)
+    trees = [*probe_trees(model), *shown]
     model.eval()
     with torch.no_grad():
         plain = _check_head(model, trees)
@@ -46,7 +48,7 @@ def choose_sharing(model: Any, longest: int | None = None) -> tuple[Sharing, str
         if not reason:
             reason = _try_sharing(model, trees, plain)
     if reason:
-        model.set_attn_implementation(stock_implementation(model))
+        set_attention(model, stock_implementation(model))
     return ("unshared", reason) if reason else ("shared", "")
 
 
@@ -55,7 +57,7 @@ def choose_common_sharing(models: Sequence[Any], longest: int | None = None) -> 
     if {choose_sharing(model, longest)[0] for model in models} == {"shared"}:
         return "shared"
     for model in models:
-        model.set_attn_implementation(stock_implementation(model))
+        set_attention(model, stock_implementation(model))
     return "unshared"
 
 
@@ -96,7 +98,7 @@ def plain_logps(model: Any, batch: Batch) -> Tensor:
         alone = [collate([only_branch(t, k)], "unshared", batch.ids.device) for t, k in batch.sources]
         return torch.cat([plain_logps(model, one) for one in alone])
     rotary.start_afresh(model)
-    logits = model(input_ids=batch.ids, attention_mask=batch.attention_mask, use_cache=False).logits
+    logits = model(**batch.inputs, use_cache=False).logits
     logits = logits[:, -batch.ids.shape[1] :]  # an adapter's virtual tokens have logits too
     flat = logits.flatten(0, 1)[batch.predict_at].float().log_softmax(-1)
     return flat.gather(1, batch.target[:, None])[:, 0]
@@ -166,7 +168,7 @@ def _try_sharing(model: Any, trees: list[Tree], plain: Tensor) -> str:
 def probe_trees(model: Any) -> list[Tree]:
     """Two trees of random tokens, five responses in all; the same for every model of one vocabulary."""
     rng = np.random.default_rng(0)
-    draw = lambda n: rng.integers(0, vocabulary_of(model), n)  # noqa: E731
+    draw = lambda n: random_ids(model.config, vocabulary_of(model), rng, n)  # noqa: E731
     return [tree("probe-1", draw(9), [draw(6), draw(4), draw(1)]), tree("probe-2", draw(3), [draw(5), draw(8)])]
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from afzal.model import virtual
 from afzal.model.adapters import virtual_tokens
+from afzal.model.media import inputs_of
 from afzal.tokens.batch import Batch
 
 
@@ -66,11 +67,11 @@ def run_rows(model: Any, batch: Batch, run: Callable[[Mapping[str, Any]], Tensor
         ValueError: prompts are shared in a batch whose items have frequencies of their own.
     """
     if constant_up_to(model.config) is None:
-        return run(batch.inputs)
+        return run(inputs_of(model, batch))
     groups = _groups(model, batch)
     if len(groups) == 1:
         start_afresh(model)
-        return run(batch.inputs)
+        return run(inputs_of(model, batch))
     if batch.attention_mask is None:
         raise ValueError(f"a batch with shared prompts cannot be read: {why_not_share(model, None)}")
     parts, order = [], []

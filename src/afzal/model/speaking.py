@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 from afzal.folders.kinds import base_of, is_adapter
-from afzal.folders.load import load_config, load_generation_config, load_tokenizer, model_folder
+from afzal.folders.load import load_config, load_generation_config, load_processor, load_tokenizer, model_folder
 from afzal.model.load import context_of_model, context_tokens
+from afzal.tokens.media import MediaReader
 from afzal.tokens.speaker import Speaker
 from afzal.tokens.template import eos_id
 
@@ -25,17 +28,32 @@ def open_speaker(
     Raises:
         AfzalError: there is no model or tokenizer, one of them is broken, or ``eos_token`` is not in the vocabulary.
     """
-    tokenizer = load_tokenizer(path) if tokenizer is None else tokenizer
+    processor = load_processor(path) if tokenizer is None else None
+    if tokenizer is None:
+        tokenizer = load_tokenizer(path) if processor is None else processor.tokenizer
     ends = _ends_of(_generation_settings(path))
-    return Speaker(tokenizer, chat_template, eos_id(tokenizer, eos_token), ends, context_tokens(path))
+    stated = eos_id(tokenizer, eos_token)
+    return Speaker(tokenizer, chat_template, stated, ends, context_tokens(path), _reader(processor))
 
 
-def speaker_of(
-    model: Any, tokenizer: Any, *, chat_template: str | None = None, eos_token: str | None = None
-) -> Speaker:
-    """As :func:`open_speaker`, of a loaded model."""
+def speaker_of(model: Any, given: Any, *, chat_template: str | None = None, eos_token: str | None = None) -> Speaker:
+    """As :func:`open_speaker`, of a loaded model.
+
+    Args:
+        given: its tokenizer, or its processor.
+    """
+    tokenizer = getattr(given, "tokenizer", given)
     stated, ends = eos_id(tokenizer, eos_token), _ends_of(getattr(model, "generation_config", None))
-    return Speaker(tokenizer, chat_template, stated, ends, context_of_model(model))
+    reader = None if tokenizer is given else _reader(given)
+    return Speaker(tokenizer, chat_template, stated, ends, context_of_model(model), reader)
+
+
+def _reader(processor: Any) -> MediaReader | None:
+    """What reads media for a processor, named by all that configures it."""
+    if processor is None:
+        return None
+    about = json.dumps(processor.to_dict(), sort_keys=True, default=str)
+    return MediaReader(processor, hashlib.sha256(about.encode()).hexdigest()[:16])
 
 
 def _ends_of(settings: Any) -> tuple[int, ...]:

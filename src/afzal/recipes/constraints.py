@@ -111,9 +111,9 @@ def score_function(scorer: Scorer, speaker: Speaker, eos: Sequence[int], samplin
         asked = _asked(batch)
         prompts, numbers = [t.prompt.tolist() for t in asked], [_number(t.item_id) for t in asked]
         seed = _number(f"update {batch.update}")
-        drawn = sample(model, prompts, eos=eos, n=_ANSWERS, sampling=sampling, seed=seed, numbers=numbers)
+        drawn = sample(model, asked, eos=eos, n=_ANSWERS, sampling=sampling, seed=seed, numbers=numbers)
         costs = torch.tensor([_scored(scorer, speaker, prompts, s) for s in drawn], device=pi.device)
-        logps = score(model, collate(as_trees(drawn, prompts), sharing, pi.device)).logps
+        logps = score(model, collate(as_trees(drawn, asked), sharing, pi.device)).logps
         better_than_others = advantages.rloo(costs.view(-1, _ANSWERS)).flatten()
         surrogate = (better_than_others * logps).mean()
         return costs.mean() + surrogate - surrogate.detach()

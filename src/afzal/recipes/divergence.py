@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from afzal.generate import Sample, as_trees
+from afzal.generate import Prompt, Sample, as_trees
 from afzal.model.reference import Offloaded
 from afzal.model.statistics import LiveReference, score_with
 from afzal.objectives.statistics import kl_policy_ref
@@ -19,7 +19,7 @@ def kl_along(
     policy: Any,
     other: LiveReference,
     drawn: Sequence[Sample],
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Prompt],
     layout: Layout,
     temperature: float = 1.0,
 ) -> list[float]:
@@ -33,7 +33,7 @@ def kl_along(
     Args:
         other: has logits, not only log-probs of the tokens that stand there.
         drawn: the policy's answers, in order of their prompts; every token counts, the end marker included.
-        prompts: token ids of the prompts that the samples count in.
+        prompts: those that the samples count in.
         temperature: of both policies.
     """
     trees = as_trees(drawn, prompts)

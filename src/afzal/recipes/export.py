@@ -14,7 +14,7 @@ from torch import Tensor
 from afzal import data, runs
 from afzal.config import ExportConfig
 from afzal.errors import AfzalError
-from afzal.folders.load import model_folder
+from afzal.folders.load import load_processor, model_folder
 from afzal.model.adapters import adapter_base, peft_type_of, positions_taken
 from afzal.model.load import (
     cast_parameters,
@@ -55,13 +55,12 @@ def export(config: ExportConfig) -> list[str]:
         raise AfzalError(
             f"{config.model} is not an adapter", why="it has all its weights", remedy="use it as it is, without export"
         )
-    tokenizer = load_tokenizer(config.model)
+    processor = load_processor(config.model)
+    files = load_tokenizer(config.model) if processor is None else processor
     if positions_taken(folder):
-        return _copied(config, folder, tokenizer)
+        return _copied(config, folder, files)
     model = load_model(config.model, device=pick_device(config.device))
-    batches = Layout("unshared", _TOKENS_PER_FORWARD, pick_device(config.device)).batches(
-        _rows(config, tokenizer, model)
-    )
+    batches = Layout("unshared", _TOKENS_PER_FORWARD, pick_device(config.device)).batches(_rows(config, files, model))
     wanted = _logps(model, batches)
     with model.disable_adapter():
         before = largest_gap(_logps(model, batches), wanted)
@@ -73,7 +72,7 @@ def export(config: ExportConfig) -> list[str]:
     _refuse_difference(config, gap, config.tolerance or _TOLERANCE[dtype])
     facts = {"adapter": config.model, "base": base, "dtype": dtype, "tokens": len(wanted)}
     facts |= {"largest_difference_nats": gap, "adapter_to_base_nats": before}
-    save_model(merged, tokenizer, Path(config.out))
+    save_model(merged, files, Path(config.out))
     runs.force_to_disk(Path(config.out))
     runs.atomic_write(Path(config.out) / "export.json", json.dumps(facts, indent=2) + "\n")
     return [
@@ -83,11 +82,11 @@ def export(config: ExportConfig) -> list[str]:
     ]
 
 
-def _rows(config: ExportConfig, tokenizer: Any, model: Any) -> list[Tree]:
+def _rows(config: ExportConfig, files: Any, model: Any) -> list[Tree]:
     if config.data is None:
         return probe_trees(model)
     items = data.read(config.data).items[: config.rows]
-    speaker = speaker_of(model, tokenizer)
+    speaker = speaker_of(model, files)
     encoded = speaker.encode(items, max_tokens=speaker.room(config.max_tokens))
     if not encoded.trees:
         why = encoded.drops[0].reason if encoded.drops else "no row was read"
@@ -121,7 +120,7 @@ def _refuse_difference(config: ExportConfig, gap: float, allowed: float) -> None
     )
 
 
-def _copied(config: ExportConfig, folder: str, tokenizer: Any) -> list[str]:
+def _copied(config: ExportConfig, folder: str, files: Any) -> list[str]:
     kind, fields = peft_type_of(folder), type(config).model_fields
     for key in ("data", "dtype", "tolerance"):
         if getattr(config, key) != fields[key].default:
@@ -133,7 +132,7 @@ def _copied(config: ExportConfig, folder: str, tokenizer: Any) -> list[str]:
         if (Path(folder) / name).exists():
             shutil.copyfile(Path(folder) / name, out / name)
     name_base(out, adapter_base(folder))
-    tokenizer.save_pretrained(out)
+    files.save_pretrained(out)
     return [
         f"{config.out}: a copy of the adapter, for PEFT to load on {adapter_base(folder)}",
         f"an adapter of type {kind} cannot be merged: its virtual tokens stand before every row, not in the weights",

@@ -17,7 +17,7 @@ from afzal.generate import Sample, Sampling, answer_limits, choose_decoding, sam
 from afzal.model.load import load_model, pick_device
 from afzal.model.speaking import open_speaker
 from afzal.records import Item, Message, template_fields, turns_to_row
-from afzal.tokens import Speaker, any_chat, distinct_prompts
+from afzal.tokens import Speaker, Tree, any_chat, distinct_prompts
 
 
 def generate(config: GenerateConfig) -> Path | None:
@@ -32,9 +32,10 @@ def generate(config: GenerateConfig) -> Path | None:
     runs.refuse_existing(config.out)
     speaker = open_speaker(config.model)
     prompts = _prompts(config, speaker)
-    ids = [p.tolist() for p in speaker.encode_prompts(prompts)]
+    asked = speaker.prompt_trees(prompts)
+    ids = [t.prompt.tolist() for t in asked]
     _say_what_is_short(config, speaker, ids)
-    drawn = _draw(config, speaker.ends(chat=any_chat(prompts)), ids)
+    drawn = _draw(config, speaker.ends(chat=any_chat(prompts)), asked)
     records = [_record(s, prompts, ids, speaker) for s in drawn]
     if config.out is None:
         for record in records:
@@ -44,22 +45,26 @@ def generate(config: GenerateConfig) -> Path | None:
     return Path(config.out)
 
 
-def _draw(config: GenerateConfig, eos: Sequence[int], ids: Sequence[Sequence[int]]) -> list[Sample]:
+def _draw(config: GenerateConfig, eos: Sequence[int], asked: Sequence[Tree]) -> list[Sample]:
+    ids = [t.prompt.tolist() for t in asked]
     sampling = Sampling(
         config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0, config.min_new_tokens
     )
+    shows = any(t.media for t in asked)
     if config.engine == "vllm":
+        if shows:
+            raise AfzalError("vLLM is given texts alone, and prompts show images or sounds", remedy="--engine stock")
         print("note: Afzal has been tested with a stand-in for vLLM only, never with vLLM itself", file=sys.stderr)
         return sample_with_vllm(config.model, ids, eos=eos, n=config.n, sampling=sampling, seed=config.seed)
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     model = load_model(config.model, device=pick_device("auto"), dtype=dtype)
     longest = max(map(len, ids)) + config.max_new_tokens
-    decoding, reason = ("stock", "") if config.engine == "stock" else choose_decoding(model, longest)
+    decoding, reason = ("stock", "") if shows or config.engine == "stock" else choose_decoding(model, longest)
     if reason:
         print(f"note: prompts are read once per answer, since {reason}", file=sys.stderr)
     return sample(
         model,
-        ids,
+        asked,
         eos=eos,
         n=config.n,
         sampling=sampling,

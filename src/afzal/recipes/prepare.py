@@ -12,6 +12,7 @@ from afzal.config import TrainConfig
 from afzal.config.sections import DemonstrationSettings
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_ids_without_rows
+from afzal.folders.load import load_processor
 from afzal.model.adapters import positions_taken
 from afzal.model.load import less, load_tokenizer
 from afzal.model.speaking import open_speaker, speaker_of
@@ -126,8 +127,10 @@ def _speaker(config: TrainConfig, model: Any, tokenizer: Any) -> Speaker:
     if model is None:
         speaker = open_speaker(config.model, tokenizer=tokenizer, **stated)
     else:
-        tokenizer = tokenizer if tokenizer is not None else load_tokenizer(config.model)
-        refuse_ids_without_rows(tokenizer, model.get_input_embeddings().num_embeddings, "the given model")
+        if tokenizer is None:
+            tokenizer = load_processor(config.model) or load_tokenizer(config.model)
+        rows = model.get_input_embeddings().num_embeddings
+        refuse_ids_without_rows(getattr(tokenizer, "tokenizer", tokenizer), rows, "the given model")
         speaker = speaker_of(model, tokenizer, **stated)
     added = 0
     if config.policy is not None:
@@ -148,7 +151,7 @@ def _use_template(speaker: Speaker, config: TrainConfig, chat: bool) -> list[str
                 "chat_template has no effect: no row is a conversation", where=config.data, remedy="leave it out"
             )
         return []
-    speaker.tokenizer.chat_template = speaker.template
+    speaker.tokenizer.chat_template = speaker.files.chat_template = speaker.template
     notes = [speaker.notice] if speaker.notice else []
     if "strftime_now" in speaker.template:
         notes.append(f"the chat template writes the date: {rendering.date():%Y-%m-%d} for the whole of this run")
@@ -195,16 +198,16 @@ class _Encoder:
         room for an answer are added to ``losses``."""
         found = distinct_prompts(items)
         notes: list[str] = []
-        ids = self.speaker.encode_prompts(found, notes=notes)
+        asked = self.speaker.prompt_trees(found, notes=notes)
         self.notes.extend(n for n in notes if n not in self.notes)
         room = self.max_tokens - answer_tokens
         trees, texts = [], []
-        for item, prompt in zip(found, ids, strict=True):
-            if len(prompt) > room:
-                detail = f"{len(prompt)} tokens, and {room} leave room for an answer of {answer_tokens}"
+        for item, tree in zip(found, asked, strict=True):
+            if len(tree.prompt) > room:
+                detail = f"{len(tree.prompt)} tokens, and {room} leave room for an answer of {answer_tokens}"
                 self.losses.append(_line(Loss(item.id, item.where, "prompt_too_long", detail), "encode"))
                 continue
-            trees.append(Tree(item.id, prompt, ()))
+            trees.append(tree)
             texts.append(item.prompt)
         return trees, texts
 

@@ -104,7 +104,7 @@ class Writer:
         """``n`` answers to each prompt, rewarded and scored by policy, reference and value model."""
         ids = [t.prompt.tolist() for t in asked]
         sampling = Sampling(self.config.sample_tokens, self.config.temperature)
-        drawn = sample(self.model, ids, eos=self.eos, n=n, sampling=sampling, seed=seed)
+        drawn = sample(self.model, asked, eos=self.eos, n=n, sampling=sampling, seed=seed)
         texts = self.speaker.continuations([(ids[s.prompt_index], s.answer.tolist()) for s in drawn])
         ended = [s.stop == "eos" for s in drawn]
         rewards = self.rewarder([turns[s.prompt_index] for s in drawn], texts, ended)

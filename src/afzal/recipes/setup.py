@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from afzal.model.load import (
     refuse_fewer_positions,
     vocabulary_of,
 )
+from afzal.model.media import freeze_towers, towers
 from afzal.model.offload import move_home
 from afzal.model.probe import choose_sharing, kernel_notes, router_note
 from afzal.model.reference import (
@@ -46,7 +47,9 @@ from afzal.model.reference import (
 )
 from afzal.recipes import begun, memory, meta, online, parallel, reward
 from afzal.recipes.constraints import constraint_of
+from afzal.recipes.media import ablation_note
 from afzal.recipes.prepare import Prepared
+from afzal.tokens import Tree
 from afzal.tokens.batch import Sharing
 from afzal.train import ranks
 from afzal.train.episodes import Episodes
@@ -61,6 +64,7 @@ from afzal.train.update import Accumulate, accumulate
 
 _EVALUATIONS_PER_RUN = 10
 _LEAVE = "leave it out, or offload=optimizer"
+_PROBED = 2  # trees with images or sounds that sharing is tried on
 _RSLORA_ALPHA = 8.0  # PEFT's own; constant, since the scale alpha / sqrt(rank) is what suits every rank
 
 
@@ -102,9 +106,11 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     Raises:
         AfzalError: the model cannot do what the settings ask for.
     """
+    _settle_towers(config, model)
     model = _adapted(config, model)
     longest = _longest_row(config, prepared)
-    sharing, why_unshared = _sharing(config, model, longest)
+    shown = [t for t in prepared.train if t.media and t.branches][:_PROBED]
+    sharing, why_unshared = _sharing(config, model, longest, shown)
     layout = parallel.layout(model, sharing, config.pass_tokens, device)
     critic = online.critic_of(config, prepared, model, sharing, partial(_fresh_adapter, config))
     # under quantize the adapter is in float32 already, and the base model in the format that computes
@@ -123,6 +129,7 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     reference = None if asked is None else _reference(asked, model, prepared, layout, weights.dtype, run)
     notes += [f"prompts are not shared: {why_unshared}"] if why_unshared else []
     notes += [note] if (note := router_note(model.config)) else []
+    notes += [ablation_note(model, shown, layout)] if shown else []
     start = _start(config, model, prepared, reference, device)
     notes += memory.fit(config, prepared, memory.Held(weights, reference, critic, start), layout)
     if is_adapted(model) and not config.has_new_adapter and config.lr == type(config).model_fields["lr"].default:
@@ -164,6 +171,15 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     )
 
 
+def _settle_towers(config: TrainConfig, model: Any) -> None:
+    """Freeze what encodes images and sounds, unless it is to train."""
+    trains = config.policy is not None and config.policy.train_towers
+    if trains and not towers(model):
+        raise AfzalError("train_towers is without effect: the model reads texts alone", remedy="leave it out")
+    if not trains:
+        freeze_towers(model)
+
+
 def _adapted(config: TrainConfig, model: Any) -> Any:
     """The model with the fresh adapter that is asked for, if one is."""
     kind = config.adapter_kind
@@ -187,7 +203,11 @@ def _adapted(config: TrainConfig, model: Any) -> Any:
 
 def _fresh_adapter(config: TrainConfig, model: Any) -> Any:
     kind = config.adapter_kind
-    return model if kind is None else add_adapter(model, _wanted(config, kind))
+    if kind is None:
+        return model
+    wanted = _wanted(config, kind)
+    spared = () if config.policy is not None and config.policy.train_towers else tuple(towers(model))
+    return add_adapter(model, replace(wanted, excluded=spared))
 
 
 def _wanted(config: TrainConfig, kind: Any) -> Adapter:
@@ -268,7 +288,7 @@ def _settings(config: TrainConfig, feed: Updates, evaluates: bool) -> Settings:
     )
 
 
-def _sharing(config: TrainConfig, model: Any, longest: int) -> tuple[Sharing, str]:
+def _sharing(config: TrainConfig, model: Any, longest: int, shown: Sequence[Tree]) -> tuple[Sharing, str]:
     """How prompts are laid out, and why they are not shared where that was not asked for."""
     if ranks.world() > 1 and (reason := rotary.why_not_share(model, longest)):
         raise AfzalError(
@@ -278,7 +298,7 @@ def _sharing(config: TrainConfig, model: Any, longest: int) -> tuple[Sharing, st
         )
     if config.sharing == "unshared":
         return "unshared", ""
-    sharing, reason = choose_sharing(model, longest)
+    sharing, reason = choose_sharing(model, longest, shown)
     if sharing == "unshared" and config.sharing == "shared":
         raise AfzalError("sharing=shared is not possible with this model", why=reason, remedy="sharing=auto")
     return sharing, reason

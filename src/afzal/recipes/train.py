@@ -363,11 +363,11 @@ def _finish(config: TrainConfig, run: runs.Run, setup: Setup, state: State) -> P
     def write() -> None:
         rounded = partial(outputs.written_as, dtype=setup.save_dtype)
         if config.scorer is not None:
-            save_reward_model(model, setup.prepared.tokenizer, run.path, shift=shift, rounded=rounded)
+            save_reward_model(model, setup.prepared.speaker.files, run.path, shift=shift, rounded=rounded)
         else:
             _remember_stop_ids(model, setup.prepared)
             with rounded(model):
-                save_model(model, setup.prepared.tokenizer, run.path)
+                save_model(model, setup.prepared.speaker.files, run.path)
         runs.force_to_disk(run.path)  # not only in a cache when run.json says that it is there
         run.update(status="finished", finished=_now(), seconds=round(state.seconds, 3))
         report.write_card(run.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from afzal.model.statistics import LiveReference
 from afzal.recipes.divergence import kl_along
 from afzal.recipes.prepare import Prepared
 from afzal.stats.intervals import clustered, mean, over_seeds
-from afzal.tokens import Speaker
+from afzal.tokens import Speaker, Tree
 from afzal.train import ranks
 from afzal.train.feed import Layout
 
@@ -34,7 +34,7 @@ class Watch:
     speaker: Speaker
     start: LiveReference | None
     layout: Layout
-    prompts: Sequence[Sequence[int]]
+    prompts: Sequence[Tree]
     prompt_ids: Sequence[str]
     eos: Sequence[int]
     sampling: Sampling
@@ -52,13 +52,13 @@ class Watch:
         path: Path,
     ) -> Watch:
         """A watch over the first ``config.sample_prompts`` held-out prompts by item id; writes below ``path``."""
-        by_prompt = {tuple(t.prompt.tolist()): t.item_id for t in prepared.evaluation}
+        by_prompt = {t.prompt_key: t for t in prepared.evaluation}
         asked = config.policy
         wanted = asked.sample_prompts if asked is not None else 0
-        chosen = sorted(by_prompt.items(), key=lambda pair: pair[1])[:wanted]
+        chosen = sorted(by_prompt.values(), key=lambda t: t.item_id)[:wanted]
         sampling = Sampling()
         if asked is not None and chosen:
-            room = (prepared.speaker.context or prepared.max_tokens) - max(len(p) for p, _ in chosen)
+            room = (prepared.speaker.context or prepared.max_tokens) - max(len(t.prompt) for t in chosen)
             limit = asked.sample_tokens or max(1, min(prepared.longest_response, room))
             sampling = Sampling(max_new_tokens=limit, temperature=asked.sample_temperature)
         return cls(
@@ -66,8 +66,8 @@ class Watch:
             prepared.speaker,
             start,
             layout,
-            [p for p, _ in chosen],
-            [item_id for _, item_id in chosen],
+            [replace(t, branches=()) for t in chosen],
+            [t.item_id for t in chosen],
             prepared.ends,
             sampling,
             config.seed,
@@ -125,7 +125,7 @@ class Watch:
         return said | {"kl_se": error, "kl_low": max(0.0, figure.low), "kl_high": figure.high}
 
     def _record(self, s: Sample, stage: str, step: int) -> dict[str, Any]:
-        prompt = self.prompts[s.prompt_index]
+        prompt = self.prompts[s.prompt_index].prompt.tolist()
         return {
             "stage": stage,
             "step": step,

@@ -10,8 +10,8 @@ Shapes: R rows, L row length, N = R * L positions, M scored tokens, B responses,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from afzal.records import Preference
 from afzal.tokens.attend import Segment, TreeLayout
+from afzal.tokens.media import model_inputs
 from afzal.tokens.tree import Tree, only_branch
 from afzal.tokens.upload import upload
 
@@ -43,6 +44,8 @@ class Batch:
         desirable: ``[B]`` float, NaN unknown.
         idle: it only keeps its rank in step with the others, and nothing of it counts.
         update: number of the update that it is a part of, from 0: what draws made for it are seeded by.
+        media: further keyword arguments of the model: images and sounds in the order of their tokens, and
+            ``[R, L]`` int64 which tokens those are.
     """
 
     ids: Tensor
@@ -57,6 +60,7 @@ class Batch:
     desirable: Tensor
     idle: bool = False
     update: int = 0
+    media: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def n_responses(self) -> int:
@@ -101,8 +105,8 @@ class Batch:
     def inputs(self) -> dict[str, Any]:
         """Keyword arguments of a model's forward pass."""
         if self.layout is None:
-            return {"input_ids": self.ids, "attention_mask": self.attention_mask}
-        return {"input_ids": self.ids, "position_ids": self.positions, "tree": self.layout}
+            return {"input_ids": self.ids, "attention_mask": self.attention_mask, **self.media}
+        return {"input_ids": self.ids, "position_ids": self.positions, "tree": self.layout, **self.media}
 
     @property
     def item_ids(self) -> list[str]:
@@ -129,6 +133,7 @@ def collate(trees: Sequence[Tree], sharing: Sharing, device: torch.device | str 
         tuple((t, k) for t in trees for k in range(len(t.branches))),
         torch.tensor(_preference_rows(trees)),
         torch.tensor(_desirable(trees)),
+        media={name: move(array) for name, array in _media(trees, sharing, ids.shape).items()},
     )
 
 
@@ -180,6 +185,21 @@ def _predictions(trees: Sequence[Tree], starts: Sequence[tuple[int, int]]):
         target.append(b.ids[b.scored].astype(np.int64))
         response_of.append(np.full(int(b.scored.sum()), response, dtype=np.int64))
     return np.concatenate(predict_at), np.concatenate(target), np.concatenate(response_of)
+
+
+def _media(trees: Sequence[Tree], sharing: Sharing, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """What the model reads beside ids. A tree that is repeated for each of its branches shows its media each time."""
+    times = [1 if sharing == "shared" else len(t.branches) for t in trees]
+    shown = model_inputs([m for t, n in zip(trees, times, strict=True) for _ in range(n) for m in t.media])
+    for name in sorted({name for t in trees for name in t.types}):
+        types = np.zeros(shape, dtype=np.int64)
+        row = at = 0
+        for t, n in zip(trees, times, strict=True):
+            for _ in range(n):
+                types[row, at : at + len(t.prompt)] = t.types.get(name, 0)
+                row, at = (row, at + t.n_tokens) if sharing == "shared" else (row + 1, 0)
+        shown[name] = types
+    return shown
 
 
 def _preference_rows(trees: Sequence[Tree]) -> np.ndarray:

@@ -77,10 +77,10 @@ def encode_items(items: Sequence[Item], speaker: Speaker, max_tokens: int) -> En
     return Encoded(trees, drops, cuts, (*_notes(items, speaker.codec), *_remarks(remarks)), tuple(kept))
 
 
-def prompt_ids(
+def prompt_trees(
     prompts: Sequence[Turns | Item], speaker: Speaker, max_tokens: int, notes: list[str] | None = None
-) -> list[np.ndarray]:
-    """Ids (int32 ``[P]``) to generate from: for equal prompts, those of the trees' prompts.
+) -> list[Tree]:
+    """Trees without branches to generate from: for equal prompts, with the ids and media of the items' trees.
 
     Args:
         prompts: an item stands for its prompt with what its row says to the template (``tools`` ...).
@@ -107,7 +107,24 @@ def prompt_ids(
         if found is None:
             what, remedy = "a special token spelled out in this prompt cannot be kept apart", "leave the prompt out"
             raise AfzalError(what, where=f"prompt {n}", remedy=remedy)
-    return [np.asarray(cut_prompt(found or [], max_tokens, speaker.bos), dtype=np.int32) for found in ids]
+    names = [p.id if isinstance(p, Item) else str(n) for n, p in enumerate(prompts)]
+    cut = [np.asarray(cut_prompt(found or [], max_tokens, speaker.bos), dtype=np.int32) for found in ids]
+    for layout, found, short in zip(layouts, ids, cut, strict=True):
+        if layout.media and len(short) < len(found or []):
+            what, remedy = "a prompt with images or sounds is longer than the limit", "a larger max_tokens"
+            raise AfzalError(what, why=f"{len(found or [])} tokens, {max_tokens} allowed", remedy=remedy)
+    return [
+        _with_media(Tree(name, short, ()), layout, speaker)
+        for name, short, layout in zip(names, cut, layouts, strict=True)
+    ]
+
+
+def _with_media(tree: Tree, layout: Layout, speaker: Speaker) -> Tree:
+    """The tree with the images and sounds of its prompt."""
+    reader = speaker.reader
+    if reader is None:
+        return tree
+    return replace(tree, media=tuple(map(reader.medium, layout.media)), types=reader.types(tree.prompt))
 
 
 def _encode_block(
@@ -151,7 +168,7 @@ def _layout(talk: Item | Conversation | TurnError, speaker: Speaker) -> Layout |
     if isinstance(talk, TurnError):
         return talk
     try:
-        return text_layout(talk) if isinstance(talk, Item) else chat_layout(talk, speaker.renderer)
+        return text_layout(talk) if isinstance(talk, Item) else chat_layout(talk, speaker.renderer, speaker.reader)
     except TurnError as error:
         return error
 
@@ -202,11 +219,13 @@ def _tree(
         return None, [Loss(item.id, item.where, reason, "; ".join(loss.detail for loss in losses))]
     kept = sorted(branches)
     made, cuts = cut_tree(item, prompt, {k: branches[k] for k in kept}, max_tokens, speaker.bos)
+    if layout.media and len(made.prompt) < len(prompt):
+        detail = f"{len(prompt)} prompt tokens leave no room, and images and sounds are never cut"
+        return None, [Loss(item.id, item.where, "media_too_long", detail)]
     pairs, lost_pairs = _pairs(item, dict(zip(kept, made.branches, strict=True)), losses, cuts)
     wanted, ranked = labels(item), scores(item)
-    tree = Tree(
-        item.id, made.prompt, made.branches, pairs, tuple(wanted[k] for k in kept), tuple(ranked[k] for k in kept)
-    )
+    told = {"labels": tuple(wanted[k] for k in kept), "scores": tuple(ranked[k] for k in kept)}
+    tree = _with_media(replace(made, preferences=pairs, **told), layout, speaker)
     return tree, [*losses, *cuts, *lost_pairs]
 
 

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from afzal.records import Item, Message, Turns, template_fields
+from afzal.media import Media
+from afzal.records import Item, Message, Turns, template_fields, turns_to_json
 from afzal.tokens.answers import THOUGHT_TAG, earlier_turn, last_turn, left_out, opening_of
+from afzal.tokens.media import MediaReader, texts_of
 from afzal.tokens.template import Call, Renderer, TurnError
 
 _PRIVATE = range(0xE000, 0xF8FF)
@@ -50,12 +52,14 @@ Branch = tuple[Segment, ...] | TurnError
 class Layout:
     """An item as text: its prompt, and one list of segments (or the reason why there is none) per response.
 
-    ``remarks`` say what the template does to the conversation (:mod:`afzal.tokens.answers`).
+    ``remarks`` say what the template does to the conversation (:mod:`afzal.tokens.answers`); ``media`` are the images
+    and sounds of the prompt, in the order of their tokens.
     """
 
     prompt: tuple[Chunk, ...]
     branches: tuple[Branch, ...]
     remarks: tuple[str, ...] = ()
+    media: tuple[Media, ...] = ()
 
 
 def text_layout(item: Item) -> Layout:
@@ -108,8 +112,8 @@ def conversation(item: Item, specials: re.Pattern[str] | None) -> Conversation:
     """The item's messages, ready for a template.
 
     Raises:
-        TurnError: the prompt holds images or audio, or text that cannot be encoded, or it ends with a turn of the
-            assistant and the row does not say that the answers continue it.
+        TurnError: the prompt holds text that cannot be encoded, or it ends with a turn of the assistant and the row
+            does not say that the answers continue it.
     """
     prompt, options = _flat(item.prompt), template_options(item)
     continues = options.pop(_CONTINUE, False)
@@ -121,13 +125,18 @@ def conversation(item: Item, specials: re.Pattern[str] | None) -> Conversation:
         begun = asked[-1] if asked[-1].content or asked[-1].reasoning else None
         if begun and not continues:
             raise TurnError("begun_turn", _BEGUN)
+        if begun and not isinstance(begun.content, str):
+            raise TurnError("media_in_response", "images and sounds may not stand in a turn that answers continue")
         asked = asked[:-1]
     hidden = tuple(r if isinstance(r, TurnError) else shield.hide(r) for r in responses)
     return Conversation(asked, begun, hidden, shield.hide_options(options), shield)
 
 
-def chat_layout(talk: Conversation, renderer: Renderer) -> Layout:
+def chat_layout(talk: Conversation, renderer: Renderer, reader: MediaReader | None = None) -> Layout:
     """A conversation: the rendered prompt with its generation prompt, and per response the turns that follow it.
+
+    Args:
+        reader: writes the tokens of images and sounds where the template marks them; None for models of texts.
 
     A turn of the assistant that the prompt begins is continued there: it is neither closed nor opened again.
 
@@ -137,7 +146,7 @@ def chat_layout(talk: Conversation, renderer: Renderer) -> Layout:
     before = renderer.text(talk.prompt(), talk.options)
     if talk.begun is not None:
         before = opening_of(talk.begun, before, renderer.ending)
-    remarks = [*left_out(talk.prompt()[0], before), *_unread(talk, before, renderer)]
+    remarks = [*left_out(_spoken(talk.prompt()[0]), before), *_unread(talk, before, renderer)]
     branches: list[Branch] = []
     for response in talk.responses:
         made = response if isinstance(response, TurnError) else _caught(_chat_branch, talk, before, response, renderer)
@@ -146,7 +155,12 @@ def chat_layout(talk: Conversation, renderer: Renderer) -> Layout:
         else:
             branches.append(made[0])
             remarks += made[1]
-    return Layout(talk.shield.chunks(before), tuple(branches), tuple(dict.fromkeys(remarks)))
+    shown = tuple(part for m in talk.prompt()[0] if not isinstance(m.content, str) for part in m.content)
+    media = tuple(part for part in shown if isinstance(part, Media))
+    if media and reader is None:
+        raise TurnError("media_not_supported", "the model reads texts alone")
+    prompt = before if reader is None else reader.expand(before, media)
+    return Layout(talk.shield.chunks(prompt), tuple(branches), tuple(dict.fromkeys(remarks)), media)
 
 
 def template_options(item: Item) -> dict[str, Any]:
@@ -162,7 +176,7 @@ def distinct_prompts(items: Iterable[Item]) -> list[Item]:
     """The different prompts among items, as items without responses; what rows say to their template counts too."""
     found: dict[Any, Item] = {}
     for item in items:
-        key = item.prompt, json.dumps(template_fields(item), sort_keys=True, default=str)
+        key = json.dumps([turns_to_json(item.prompt), template_fields(item)], sort_keys=True, default=str)
         found.setdefault(key, replace(item, responses=(), votes=()))
     return list(found.values())
 
@@ -228,7 +242,7 @@ class _Shield:
             return self.specials.sub(lambda spelled: self.stand_ins[spelled.group()], value)
         if isinstance(value, Mapping):
             return {key: self._hidden(v) for key, v in value.items()}
-        return [self._hidden(v) for v in value] if isinstance(value, list | tuple) else value
+        return type(value)(self._hidden(v) for v in value) if isinstance(value, list | tuple) else value
 
     def chunks(self, text: str) -> tuple[Chunk, ...]:
         """The text with every spelling back in place, marked as no special token."""
@@ -239,7 +253,12 @@ class _Shield:
 
 
 def _words(message: Message) -> list[str]:
-    return [text for text in (message.reasoning, message.content) if isinstance(text, str)]
+    return [message.reasoning, *texts_of(message.content)]
+
+
+def _spoken(messages: Sequence[Message]) -> list[Message]:
+    """Messages without media: one for each text of a message that has some."""
+    return [replace(m, content=text) for m in messages for text in texts_of(m.content)]
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -267,6 +286,8 @@ def _unread(talk: Conversation, before: str, renderer: Renderer) -> Iterator[str
 def _response(turns: Turns) -> tuple[Message, ...]:
     """The messages of a response up to its last answer."""
     messages = _flat(turns)
+    if any(not isinstance(m.content, str) for m in messages):
+        raise TurnError("media_in_response", "images and sounds may stand in prompts only")
     answers = _answers(messages, 0)
     if not answers or answers[0] != 0:
         raise TurnError("no_assistant_turn", "a response begins with the assistant's own turn")
@@ -307,19 +328,21 @@ def _chat_branch(
 
 
 def _flat(turns: Turns) -> tuple[Message, ...]:
-    """Messages with plain text; typed text parts are joined."""
+    """Messages with plain text, typed text parts joined; with media, the content is a tuple of texts and media."""
     if isinstance(turns, str):
         raise TurnError("mixed_kinds", "a text among conversations")
     return tuple(Message(m.role, _flat_content(m), _encodable(m.reasoning)) for m in turns)
 
 
-def _flat_content(message: Message) -> str:
+def _flat_content(message: Message) -> Any:
     if isinstance(message.content, str):
         return _encodable(message.content)
-    kinds = [str(part.get("type")) for part in message.content]
-    if any(kind != "text" for kind in kinds):
-        raise TurnError("media_not_supported", ", ".join(sorted({k for k in kinds if k != "text"})))
-    return _encodable("".join(str(part.get("text", "")) for part in message.content))
+    parts = [part["media"] if isinstance(part.get("media"), Media) else part for part in message.content]
+    kinds = {str(part.get("type")) for part in parts if not isinstance(part, Media)} - {"text"}
+    if kinds:
+        raise TurnError("media_not_supported", ", ".join(sorted(kinds)))
+    flat = [part if isinstance(part, Media) else _encodable(str(part.get("text", ""))) for part in parts]
+    return tuple(flat) if any(isinstance(part, Media) for part in flat) else "".join(map(str, flat))
 
 
 def _text_branch(turns: Turns) -> Branch:

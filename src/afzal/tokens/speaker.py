@@ -16,8 +16,10 @@ import numpy as np
 from afzal.errors import AfzalError
 from afzal.records import Item, Turns
 from afzal.tokens.codec import Codec
-from afzal.tokens.encode import Encoded, encode_items, prompt_ids
+from afzal.tokens.encode import Encoded, encode_items, prompt_trees
+from afzal.tokens.media import MediaReader
 from afzal.tokens.template import Renderer, renderer, resolve_template
+from afzal.tokens.tree import Tree
 
 ENDLESS = 1 << 40
 """A limit in tokens that cuts nothing."""
@@ -36,6 +38,7 @@ class Speaker:
             a turn, or else the tokenizer's EOS.
         model_ends: ids at which the model's own generation settings stop.
         context: tokens of prompt and answer together that the model has positions for; None when unlimited.
+        reader: turns images and sounds into tokens and arrays; None of a model that reads texts alone.
     """
 
     tokenizer: Any
@@ -43,6 +46,12 @@ class Speaker:
     stated_end: int | None = None
     model_ends: tuple[int, ...] = ()
     context: int | None = None
+    reader: MediaReader | None = None
+
+    @property
+    def files(self) -> Any:
+        """What writes the files that a saved model needs beside its weights: the processor, or else the tokenizer."""
+        return self.tokenizer if self.reader is None else self.reader.processor
 
     @cached_property
     def codec(self) -> Codec:
@@ -121,8 +130,21 @@ class Speaker:
     def encode_prompts(
         self, prompts: Sequence[Turns | Item], *, max_tokens: int = ENDLESS, notes: list[str] | None = None
     ) -> list[np.ndarray]:
-        """Ids (int32 ``[P]``) of each prompt: :func:`afzal.tokens.encode.prompt_ids`."""
-        return prompt_ids(prompts, self, max_tokens, notes)
+        """Ids (int32 ``[P]``) of each prompt of texts: the prompts of :meth:`prompt_trees`.
+
+        Raises:
+            AfzalError: a prompt cannot be rendered, or shows an image or a sound, which ids alone do not hold.
+        """
+        trees = self.prompt_trees(prompts, max_tokens=max_tokens, notes=notes)
+        if any(t.media for t in trees):
+            raise AfzalError("a prompt has images or sounds, and only texts can be read here", remedy="leave it out")
+        return [t.prompt for t in trees]
+
+    def prompt_trees(
+        self, prompts: Sequence[Turns | Item], *, max_tokens: int = ENDLESS, notes: list[str] | None = None
+    ) -> list[Tree]:
+        """A tree without branches for each prompt: :func:`afzal.tokens.encode.prompt_trees`."""
+        return prompt_trees(prompts, self, max_tokens, notes)
 
     def continuation(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """The text that ``ids`` add after ``before``; unlike ``decode(ids)`` it keeps a leading space."""

@@ -9,12 +9,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from afzal.errors import AfzalError
-from afzal.records import Message, turns_to_json
+from afzal.records import Message
 from afzal.tokens.rendering import Refusal, check, render
 
 PLAIN = (
@@ -102,11 +102,15 @@ Call = tuple[tuple[Message, ...], bool]
 
 @dataclass(frozen=True, slots=True)
 class Renderer:
-    """A tokenizer's way to write conversations. Renderings asked for once are remembered until :meth:`prepare`."""
+    """A tokenizer's way to write conversations. Renderings asked for once are remembered until :meth:`prepare`.
+
+    ``typed`` says that the template reads every content as a list of typed parts, as those of multimodal models may.
+    """
 
     tokenizer: Any
     template: str
     ending: Ending = Ending()
+    typed: bool = False
     _texts: dict[Any, str | TurnError] = field(default_factory=dict)
 
     def prepare(self, calls: Sequence[tuple[Call, Mapping[str, Any]]]) -> None:
@@ -160,7 +164,19 @@ class Renderer:
             if given is not None and not (isinstance(given, list) and all(isinstance(x, Mapping) for x in given)):
                 return TurnError("template_refused", f"{name} must be a list of objects")
         given = {"tools": None, "documents": None, **self.tokenizer.special_tokens_map, **options}
-        return {**given, "messages": turns_to_json(messages), "add_generation_prompt": generation}
+        return {**given, "messages": self._written(messages), "add_generation_prompt": generation}
+
+    def _written(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """Messages as the template sees them, media as ``{"type": kind}``."""
+        written = []
+        for m in messages:
+            parts: Any = (m.content,) if isinstance(m.content, str) else m.content
+            typed = [{"type": "text", "text": p} if isinstance(p, str) else {"type": p.kind} for p in parts]
+            content = typed if self.typed or not isinstance(m.content, str) else m.content
+            written.append({"role": m.role, "content": content})
+            if m.reasoning:
+                written[-1]["reasoning_content"] = m.reasoning
+        return written
 
 
 def _sound(text: str) -> str | TurnError:
@@ -174,6 +190,8 @@ def _sound(text: str) -> str | TurnError:
 def renderer(tokenizer: Any, template: str) -> Renderer:
     """A renderer whose end of an answer was read off the template by rendering short conversations."""
     bare = Renderer(tokenizer, template)
+    if not _writes(bare) and _writes(typed := replace(bare, typed=True)):
+        bare = typed
     markers = marker_pattern(tokenizer, special_only=False)
     asked, answer = Message("user", "Hi"), Message("assistant", _PROBE)
     talk, closing = [asked, answer], _after_probe(bare, [asked, answer])
@@ -184,12 +202,20 @@ def renderer(tokenizer: Any, template: str) -> Renderer:
         return bare
     written = markers.search(closing) if markers else None
     if written:
-        return Renderer(tokenizer, template, Ending(written.group(), closing[: written.end()], closing))
+        return replace(bare, ending=Ending(written.group(), closing[: written.end()], closing))
     following = _after_probe(bare, [*talk, asked]) or ""
     opens = markers.match(following, len(following) - len(following.lstrip())) if markers else None
     if opens and opens.group() != tokenizer.bos_token:
-        return Renderer(tokenizer, template, Ending(opens.group(), following[: opens.end()], closing))
-    return Renderer(tokenizer, template, Ending(None, closing.rstrip(), closing))
+        return replace(bare, ending=Ending(opens.group(), following[: opens.end()], closing))
+    return replace(bare, ending=Ending(None, closing.rstrip(), closing))
+
+
+def _writes(bare: Renderer) -> bool:
+    """Whether the template writes a user's text when it is given in this form."""
+    try:
+        return _PROBE in bare.prompt([Message("user", _PROBE)], {})
+    except TurnError:
+        return False
 
 
 def _after_probe(bare: Renderer, messages: Sequence[Message]) -> str | None:

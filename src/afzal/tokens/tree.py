@@ -9,10 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from afzal.records import Preference
+
+if TYPE_CHECKING:
+    from afzal.tokens.media import Medium
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +34,9 @@ class Branch:
 class Tree:
     """One item as tokens: ``prompt`` (int32 ``[P]``, P >= 1), branches, and what is known about them.
 
-    ``preferences``, ``labels`` and ``scores`` (larger is better, None unknown) index ``branches``.
+    ``preferences``, ``labels`` and ``scores`` (larger is better, None unknown) index ``branches``. ``media`` are the
+    images and sounds of the prompt, in the order of the placeholder tokens that it holds for them; ``types`` says by
+    the model's own name which of its tokens those are (int64 ``[P]``), where the model asks for it.
     """
 
     item_id: str
@@ -39,6 +45,8 @@ class Tree:
     preferences: tuple[Preference, ...] = ()
     labels: tuple[bool | None, ...] = ()
     scores: tuple[float | None, ...] = ()
+    media: tuple[Medium, ...] = ()
+    types: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def n_tokens(self) -> int:
@@ -48,17 +56,24 @@ class Tree:
     @property
     def prompt_key(self) -> str:
         """Content hash of the prompt: trees with the same one are not independent."""
-        return hashlib.sha256(self.prompt.astype(np.int32).tobytes()).hexdigest()[:16]
+        digest = _shown(self.media)
+        digest.update(self.prompt.astype(np.int32).tobytes())
+        return digest.hexdigest()[:16]
 
     def key(self, branch: int) -> str:
         """Content hash of one prompt + response as scored; equal keys have equal log-probs under equal weights."""
         b = self.branches[branch]
         parts = (self.prompt.astype(np.int32), b.ids.astype(np.int32), b.scored.astype(np.uint8))
-        digest = hashlib.sha256()
+        digest = _shown(self.media)
         for part in parts:
             digest.update(len(part).to_bytes(8, "little"))
             digest.update(part.tobytes())
         return digest.hexdigest()[:32]
+
+
+def _shown(media: Sequence[Medium]) -> Any:
+    """A hash that has read who the media are: two pictures under one text must never share a number."""
+    return hashlib.sha256("".join(f"{m.key}\n" for m in media).encode())
 
 
 def tree(

@@ -7,7 +7,7 @@ until its last; a checkpoint holds it, so that a resumed run continues with the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -153,4 +153,4 @@ def from_tensors(tensors: Mapping[str, Tensor], all_prompts: Sequence[Tree]) -> 
 
 def rollout_tree(prompt: Tree, answers: Sequence[Branch]) -> Tree:
     """A prompt with answers that all count."""
-    return Tree(prompt.item_id, prompt.prompt, tuple(answers), labels=(True,) * len(answers))
+    return replace(prompt, branches=tuple(answers), labels=(True,) * len(answers))

@@ -1,0 +1,93 @@
+"""What a forward pass of a multimodal model needs beside ids, where trees are packed into one row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from afzal.tokens.batch import Batch
+from afzal.tokens.tree import Tree
+
+_TOWERS = ("vision_config", "audio_config")
+_KINDS = ("image", "video", "audio")
+
+
+def inputs_of(model: Any, batch: Batch) -> dict[str, Any]:
+    """Keyword arguments of a model's forward pass: those of the batch, with positions on all the axes it has.
+
+    Models with several axes of position (Qwen2-VL) place a picture's tokens by row and column. Left alone they derive
+    that from a row's ids, which is right for one prompt per row but not for packed trees.
+    """
+    inputs = batch.inputs
+    base = _places_itself(model)
+    if batch.layout is None or base is None:
+        return inputs
+    trees = [t for t, k in batch.sources if k == 0]
+    inputs["position_ids"] = torch.cat([_tree_positions(base, t, batch.ids.device) for t in trees], dim=2)
+    return inputs
+
+
+def reads_media(config: Any) -> bool:
+    """Whether a configuration is that of a language model with towers for images or sounds."""
+    return config.get_text_config() is not config and any(getattr(config, name, None) is not None for name in _TOWERS)
+
+
+def towers(model: Any) -> dict[str, nn.Module]:
+    """The modules that encode images and sounds, by name: those whose configuration is a tower's own."""
+    if not reads_media(model.config):
+        return {}
+    own = [part for name in _TOWERS if (part := getattr(model.config, name, None)) is not None]
+    made: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in made)
+        if name and not inside and any(getattr(module, "config", None) is config for config in own):
+            made[name] = module
+    return made
+
+
+def freeze_towers(model: Any) -> None:
+    """Keep what encodes images and sounds as it is; the projection of its features goes on training."""
+    for tower in towers(model).values():
+        tower.requires_grad_(False)
+
+
+def placeholder_ids(config: Any) -> tuple[int, ...]:
+    """Ids of the tokens that stand for images and sounds: a forward pass puts features in the place of each of them."""
+    if not reads_media(config):
+        return ()
+    named = (getattr(config, f"{kind}_token_{ending}", None) for kind in _KINDS for ending in ("id", "index"))
+    return tuple(sorted({int(i) for i in named if i is not None}))
+
+
+def random_ids(config: Any, vocabulary: int, rng: np.random.Generator, n: int) -> list[int]:
+    """``n`` ids from the vocabulary; the first one in place of those that stand for images and sounds, which
+    cannot be read without their features."""
+    ids = rng.integers(0, vocabulary, n)
+    return np.where(np.isin(ids, placeholder_ids(config)), 0, ids).tolist()
+
+
+def _places_itself(model: Any) -> Any:
+    """The part of a model that derives positions from ids and grids of patches; None where there is none."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for part in (inner, getattr(inner, "model", None)):
+        if hasattr(part, "get_rope_index"):
+            return part
+    return None
+
+
+def _tree_positions(base: Any, t: Tree, device: torch.device) -> Tensor:
+    """``[3, 1, n]``: the prompt's positions as the model derives them, and every branch counting on from their end."""
+    ids = torch.from_numpy(t.prompt).long()[None].to(device)
+    types = t.types.get("mm_token_type_ids")
+    grids = [torch.from_numpy(m.arrays()["image_grid_thw"]) for m in t.media]
+    if grids and types is not None:
+        given = {"mm_token_type_ids": torch.from_numpy(types)[None].to(device)}
+        prompt, _ = base.get_rope_index(ids, image_grid_thw=torch.cat(grids).to(device), **given)
+    else:
+        prompt = torch.arange(ids.shape[1], device=device).expand(3, 1, -1)
+    after = int(prompt.max()) + 1
+    branches = [torch.arange(after, after + len(b.ids), device=device).expand(3, 1, -1) for b in t.branches]
+    return torch.cat([prompt, *branches], dim=2)

@@ -1,0 +1,31 @@
+"""What images and sounds change in what a policy says: measured before a run, so that nobody trains a blind model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from afzal.model.logprobs import score
+from afzal.tokens import Tree
+from afzal.train.feed import Layout
+
+
+def ablation_note(model: Any, trees: Sequence[Tree], layout: Layout) -> str:
+    """How far the log-probs of responses move when their pictures turn grey and their sounds silent.
+
+    Args:
+        trees: some that show media, with responses.
+    """
+    blank = [replace(t, media=tuple(m.without_content() for m in t.media)) for t in trees]
+    with torch.no_grad():
+        seen, unseen = (_per_response(model, given, layout) for given in (trees, blank))
+    change = float((seen - unseen).abs().mean())
+    said = f"media: with blank images and sounds, the log-prob of a response changes by {change:.3g} nats on average"
+    return said if change > 0 else f"{said}: this model does not use them"
+
+
+def _per_response(model: Any, trees: Sequence[Tree], layout: Layout) -> torch.Tensor:
+    return torch.cat([score(model, batch).logps.double().cpu() for batch in layout.batches(trees)])
