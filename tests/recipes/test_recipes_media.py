@@ -1,0 +1,120 @@
+"""Runs on rows with images and sounds: they begin where they must, resume to the same bytes, and load elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers_towers import FAMILIES, made, picture, tone
+from safetensors.torch import load_file
+
+from afzal import config, recipes, runs
+from afzal.errors import AfzalError
+
+pytest.importorskip("PIL", reason="needs the extra vision")
+pytest.importorskip("soundfile", reason="needs the extra audio")
+
+
+def place(folder: Path, family: str, rows: int = 8) -> dict[str, Any]:
+    """A model and a file of preferences, every fourth row without a medium, and the settings of a short run."""
+    kind = FAMILIES[family][0]
+    model, processor = made(family)
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    written = []
+    for k in range(rows):
+        name = f"{k}.png" if kind == "image" else f"{k}.wav"
+        (folder / name).write_bytes(picture(k) if kind == "image" else tone(200 + 50 * k))
+        shown = [{"type": kind, "path": name}, {"type": "text", "text": "What is it?"}]
+        prompt = [{"role": "user", "content": f"Say {k}." if k % 4 == 3 else shown}]
+        answers = {"chosen": f"good {k}", "rejected": f"bad, {k}"}
+        row = {name: [{"role": "assistant", "content": text}] for name, text in answers.items()}
+        written.append(json.dumps({"prompt": prompt, **row}) + "\n")
+    (folder / "data.jsonl").write_text("".join(written))
+    given = {"model": str(folder / "model"), "data": str(folder / "data.jsonl"), "max_tokens": 300, "batch_size": 2}
+    return given | {"epochs": 1.0, "lr": 1e-3, "warmup": 0, "eval_fraction": 0.25, "sample_prompts": 1}
+
+
+def weights(run: Path) -> dict[str, Any]:
+    return {n: w.tolist() for n, w in load_file(run / "model.safetensors").items()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dpo_begins_at_ln_2_and_its_folder_loads_with_the_auto_classes(family: str, tmp_path: Path, capsys) -> None:
+    from transformers import AutoModelForMultimodalLM, AutoTokenizer
+
+    from afzal.folders.load import load_processor
+
+    given = place(tmp_path, family)
+    out = recipes.train(config.make("dpo", **given, out=str(tmp_path / "run"), sample_tokens=4))
+    first = next(r for r in runs.read_jsonl(out / "metrics.jsonl") if "loss" in r)
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-4)
+    said = capsys.readouterr().err
+    assert "media: with blank images and sounds, the log-prob of a response changes by" in said
+    assert "does not use them" not in said
+    assert type(AutoModelForMultimodalLM.from_pretrained(out)).__name__ == type(made(family)[0]).__name__
+    assert AutoTokenizer.from_pretrained(out).chat_template == made(family)[1].chat_template
+    assert load_processor(str(out)) is not None
+    before, after = load_file(tmp_path / "model" / "model.safetensors"), load_file(out / "model.safetensors")
+    moved = {n for n in before if not before[n].equal(after[n])}
+    assert moved
+    assert not [n for n in moved if "vision" in n or "visual" in n or "audio_tower" in n]
+
+
+def test_towers_train_when_asked_and_the_setting_is_refused_without_towers(tmp_path: Path) -> None:
+    given = place(tmp_path, "llava")
+    out = recipes.train(config.make("dpo", **given, out=str(tmp_path / "run"), train_towers=True, max_steps=1))
+    before, after = load_file(tmp_path / "model" / "model.safetensors"), load_file(out / "model.safetensors")
+    assert [n for n in before if "vision_tower" in n and not before[n].equal(after[n])]
+
+
+def test_a_stopped_run_resumes_to_the_same_bytes_and_a_cached_reference_changes_nothing(tmp_path: Path) -> None:
+    given = place(tmp_path, "qwen2_vl") | {"sample_tokens": 4, "save_every_steps": 1}
+    whole = recipes.train(config.make("dpo", **given, out=str(tmp_path / "whole")))
+    cut = config.make("dpo", **given, out=str(tmp_path / "cut"))
+    seen: list[str] = []
+    append = runs.Run.log
+
+    def stopping(self: runs.Run, record: dict[str, Any]) -> None:
+        append(self, record)
+        seen.extend(["step"] if "loss" in record else [])
+        if len(seen) > 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs.Run, "log", stopping)
+        recipes.train(cut)
+    resumed = recipes.train(cut, resume=True)
+    assert weights(resumed) == weights(whole)
+    cached = recipes.train(config.make("dpo", **given, out=str(tmp_path / "cached"), reference="cached"))
+    assert weights(cached) == weights(whole)
+
+
+@pytest.mark.parametrize("method", ["sft", "kto", "grpo"])
+def test_other_methods_take_rows_with_media(method: str, tmp_path: Path) -> None:
+    given = place(tmp_path, "llava") | {"max_steps": 1}
+    given |= {"reward": "len_reward.py:longer", "n": 2, "sample_tokens": 4} if method == "grpo" else {}
+    if method == "grpo":
+        (tmp_path / "len_reward.py").write_text("def longer(prompt, answer):\n    return float(len(answer))\n")
+        given["reward"] = f"{tmp_path / 'len_reward.py'}:longer"
+    out = recipes.train(config.make(method, **given, out=str(tmp_path / "run")))
+    assert runs.open_run(out).status() == "finished"
+
+
+def test_answers_to_pictures_are_sampled_and_the_marks_of_pictures_never_are(tmp_path: Path) -> None:
+    given = place(tmp_path, "llava")
+    out = tmp_path / "answers.jsonl"
+    settings = {"model": given["model"], "prompts": given["data"], "out": str(out), "n": 2, "max_new_tokens": 16}
+    recipes.generate(config.GenerateConfig(**settings))
+    rows = list(runs.read_jsonl(out))
+    assert len(rows) == 2 * 8
+    assert not any("<image>" in row["completion"] for row in rows)
+    assert rows[0]["prompt"][0]["content"][0]["image"] == "0.png"
+    again = tmp_path / "again.jsonl"
+    recipes.generate(config.GenerateConfig(**settings | {"out": str(again)}))
+    assert out.read_bytes() == again.read_bytes()
+    with pytest.raises(AfzalError, match="vLLM is given texts alone"):
+        recipes.generate(config.GenerateConfig(**settings | {"out": str(tmp_path / "v"), "engine": "vllm"}))
