@@ -44,6 +44,7 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "lora_targets": ("q_proj,v_proj", ["q_proj", "v_proj"], ["--lora-rank", "4"]),
     "virtual_tokens": ("4", 4, ["--adapter", "prompt"]),
     "quantize": ("4bit", "4bit", []),
+    "train_towers": ("", True, []),
     "batch_size": ("3", 3, []),
     "tokens_per_forward": ("99", 99, []),
     "epochs": ("0.5", 0.5, []),

@@ -18,7 +18,10 @@ AUTO = {**LOCAL, "trust_remote_code": False}
 NEEDED = {
     "AutoTokenizer": AUTO,
     "AutoConfig": AUTO,
+    "AutoProcessor": AUTO,
+    "images_alone": AUTO,
     "AutoModelForCausalLM": {**AUTO, "use_safetensors": True},
+    "AutoModelForMultimodalLM": {**AUTO, "use_safetensors": True},
     "AutoModelForSequenceClassification": {**AUTO, "use_safetensors": True},
     "GenerationConfig": LOCAL,
     "PeftModel": LOCAL,
@@ -86,7 +89,7 @@ SAFE = "AutoTokenizer.from_pretrained(x, trust_remote_code=False, local_files_on
         ("AutoModelForCausalLM.from_pretrained(x, trust_remote_code=False, local_files_only=True)", True),
         ("AutoTokenizer.from_pretrained(x, **safe)", True),
         ("partial(AutoTokenizer.from_pretrained, trust_remote_code=False, local_files_only=True)", True),
-        ("AutoProcessor.from_pretrained(x, trust_remote_code=False, local_files_only=True)", True),
+        ("AutoFeatureExtractor.from_pretrained(x, trust_remote_code=False, local_files_only=True)", True),
     ],
 )
 def test_the_scan_finds(source, is_loader):

@@ -43,7 +43,7 @@ def item(prompt: Any, name: str = "a") -> Item:
 
 
 def by_transformers(model: Any, processor: Any, one: Item, t: Tree) -> tuple[list[list[int]], torch.Tensor]:
-    """Ids and log-probs of the item's answers as a user of `transformers` would get them, one conversation at a time."""
+    """Ids and log-probs of the item's answers as a user of `transformers` gets them, one conversation at a time."""
     kind = next(m.kind for m in one.prompt[0].content[0].values() if isinstance(m, Media))
     media = [p["media"] for p in one.prompt[0].content if "media" in p]
     parts = [{"type": p["type"], **({"text": p["text"]} if "text" in p else {})} for p in one.prompt[0].content]

@@ -71,7 +71,9 @@ def test_towers_train_when_asked_and_the_setting_is_refused_without_towers(tmp_p
     assert [n for n in before if "vision_tower" in n and not before[n].equal(after[n])]
 
 
-def test_a_stopped_run_resumes_to_the_same_bytes_and_a_cached_reference_changes_nothing(tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_to_the_same_bytes_and_a_cached_reference_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = place(tmp_path, "qwen2_vl") | {"sample_tokens": 4, "save_every_steps": 1}
     whole = recipes.train(config.make("dpo", **given, out=str(tmp_path / "whole")))
     cut = config.make("dpo", **given, out=str(tmp_path / "cut"))
@@ -84,9 +86,10 @@ def test_a_stopped_run_resumes_to_the_same_bytes_and_a_cached_reference_changes_
         if len(seen) > 2:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs.Run, "log", stopping)
+    monkeypatch.setattr(runs.Run, "log", stopping)
+    with pytest.raises(KeyboardInterrupt):
         recipes.train(cut)
+    monkeypatch.undo()
     resumed = recipes.train(cut, resume=True)
     assert weights(resumed) == weights(whole)
     cached = recipes.train(config.make("dpo", **given, out=str(tmp_path / "cached"), reference="cached"))

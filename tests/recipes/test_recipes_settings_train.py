@@ -63,6 +63,7 @@ CASES: dict[str, Case] = {
     "prior": (1.0, {"adapter_from": "started", "optimizer": "sgd"}),
     "prior_labels": (1, {"adapter_from": "started", "optimizer": "sgd", "prior": 1.0}),
     "quantize": ("4bit", {}),
+    "train_towers": (True, {}),
     "activation_checkpointing": ("full", {}),
     "memory_gb": (1e-6, {}),
     "offload": ("optimizer", {}),
@@ -188,6 +189,7 @@ REFUSALS: dict[str | tuple[str, str], str] = {
     "data_format": "rows cannot be read",
     "device": "cuda",
     "quantize": "bitsandbytes|adapter",
+    "train_towers": "reads texts alone",
     "memory_gb": "memory_gb",
     "offload": "offload",
 }

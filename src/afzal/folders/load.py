@@ -86,20 +86,20 @@ def load_processor(path: str) -> Any:
     Raises:
         AfzalError: the folder is hostile or broken, or a library that the processor needs is missing.
     """
-    import transformers
+    from transformers import AutoProcessor
     from transformers.utils.import_utils import is_torchvision_available
 
     folder = _tokenizer_folder(path)
     if not any((Path(folder) / name).exists() for name in _PROCESSORS):
         base = base_of(folder) if is_adapter(folder) else None
         return load_processor(base) if base is not None else None
-    named = [read_config(file).get("processor_class") for n in _PROCESSORS if (file := Path(folder) / n).exists()]
-    kind = next((getattr(transformers, name, None) for name in named if isinstance(name, str)), None)
-    opener: Any = kind or transformers.AutoProcessor
+    stated = _stated_processor(folder)
     with guarded(path), no_bars():
-        if kind is not None and not is_torchvision_available():
-            opener = without_videos(kind)
-        processor = opener.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        if stated is None or is_torchvision_available():
+            processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        else:
+            images_alone = without_videos(stated)
+            processor = images_alone.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if getattr(processor, "tokenizer", None) is None:
         return None
     tokenizer = processor.tokenizer
@@ -109,6 +109,18 @@ def load_processor(path: str) -> Any:
     if rows is not None:
         refuse_ids_without_rows(tokenizer, rows, path)
     return processor
+
+
+def _stated_processor(folder: str) -> Any:
+    """The class of `transformers` that a folder names for its processor; None where it names none that there is."""
+    import transformers
+
+    for file in (Path(folder) / name for name in _PROCESSORS):
+        name = read_config(file).get("processor_class") if file.exists() else None
+        kind = getattr(transformers, name, None) if isinstance(name, str) else None
+        if isinstance(kind, type) and issubclass(kind, transformers.ProcessorMixin):
+            return kind
+    return None
 
 
 def without_videos(kind: Any) -> Any:
@@ -188,31 +200,30 @@ def load_causal_model(folder: str, **settings: Any) -> Any:
         AfzalError: it is not a causal language model, cannot be read, or lacks a tensor, has one too many or of another
             shape.
     """
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+
     refuse_other_task(folder)
     stored = tensors_of(folder)
-    opener = _opener(folder)
+    given = {"output_loading_info": True, "ignore_mismatched_sizes": True} | settings  # so that they can be named
     with guarded(folder), no_bars(), bounded_by(folder, stored):
-        made: Any = opener.from_pretrained(
-            folder,
-            trust_remote_code=False,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they can be named
-            **settings,
-        )
+        if _has_towers(folder):
+            made: Any = AutoModelForMultimodalLM.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True, use_safetensors=True, **given
+            )
+        else:
+            made = AutoModelForCausalLM.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True, use_safetensors=True, **given
+            )
     return _filled(folder, stored, made)
 
 
-def _opener(folder: str) -> Any:
-    """The auto class that opens a language model, alone or with the towers that read images and sounds for it."""
-    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+def _has_towers(folder: str) -> bool:
+    """Whether `transformers` opens the folder as a language model with towers that read images or sounds for it."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
     config = read_config(Path(folder) / "config.json")
     reads_media = any(isinstance(config.get(name), dict) for name in _TOWERS)
-    known = config.get("model_type") in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
-    return AutoModelForMultimodalLM if reads_media and known else AutoModelForCausalLM
+    return reads_media and config.get("model_type") in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 
 def load_classifier(folder: str, **settings: Any) -> Any:
