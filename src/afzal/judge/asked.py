@@ -98,7 +98,7 @@ class Words:
             asked = [{"prompt": game.pair.prompt, "answer": answer} for answer in game.pair.answers]
         else:
             first, second = game.shown
-            asked = [{"prompt": game.pair.prompt, "first": first, "second": second}]
+            asked = [{"prompt": game.pair.prompt, "first": first, "second": second, "transcript": game.transcript}]
         sampling: dict[str, Any] = {"temperature": self.asking.temperature, "max_tokens": self.asking.max_tokens}
         if self.asking.temperature > 0:
             sampling["seed"] = self.asking.seed + game.sample
@@ -157,7 +157,27 @@ def played(
     """
     words = Words(asking)
     requests = [words.requests(game) for game in games]
-    wanted = {r.key: r for asked in requests for r in asked}
+    known = answered(
+        [r for asked in requests for r in asked], ask, cache, name=name, concurrency=concurrency, heard=heard
+    )
+    return [ruling(game, asking, [known[r.key] for r in asked]) for game, asked in zip(games, requests, strict=True)]
+
+
+def answered(
+    requests: Sequence[Request],
+    ask: Ask,
+    cache: Cache,
+    *,
+    name: str,
+    concurrency: int = 4,
+    heard: Callable[[int], None] = lambda n: None,
+) -> dict[bytes, Reply]:
+    """The reply to each request, by its key; those that the cache does not hold are asked.
+
+    Raises:
+        AfzalError: as for :func:`played`.
+    """
+    wanted = {r.key: r for r in requests}
     known = {key: reply for key in wanted if (reply := cache.get(key)) is not None}
     missing = [request for key, request in wanted.items() if key not in known]
     lock, stop = threading.Lock(), threading.Event()
@@ -183,4 +203,4 @@ def played(
             raise
     for future in done:
         future.result()
-    return [ruling(game, asking, [known[r.key] for r in asked]) for game, asked in zip(games, requests, strict=True)]
+    return known

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from afzal.judge import controls
 from afzal.judge.aggregate import aggregate
 from afzal.judge.games import Game, Pair, Ruling
 from afzal.judge.labels import CLASSES, Labels
@@ -63,7 +64,14 @@ def card(found: Mapping[str, Any], about: Mapping[str, Any], worst: Sequence[Map
         "facts": [*facts, *((name, value) for name, value in about.items() if name != "prompt")],
         "lines": [_line(found, key, words, numbers[key]) for key, words in _FIGURES.items() if key in numbers],
         "differences": [],
-        "tables": [*_verdicts(found), *_alt_test(found), *_own(found), *_categories(found), *_calibration(found)],
+        "tables": [
+            *_verdicts(found),
+            *_controls(found),
+            *_alt_test(found),
+            *_own(found),
+            *_categories(found),
+            *_calibration(found),
+        ],
         "texts": [{"title": "What the judge is asked", "text": about["prompt"]}] if about.get("prompt") else [],
         "worst": list(worst),
         "summary": dict(found),
@@ -111,6 +119,10 @@ def _verdicts(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         why = [(reason, f"{n:,}") for reason, n in found["why_none"].items()]
         tables.append(_table("Why there is no verdict", "", ("reason", "games"), why))
     return tables
+
+
+def _controls(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [controls.table(found["controls"])] if "controls" in found else []
 
 
 def _alt_test(found: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -31,11 +31,13 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """One question to a judge: a pair in an order. ``turned`` means that the second answer is shown first."""
+    """One question to a judge: a pair in an order. ``turned`` means that the second answer is shown first;
+    ``transcript`` is what was argued before the judge, where somebody argued."""
 
     pair: Pair
     turned: bool
     sample: int = 0
+    transcript: str = ""
 
     @property
     def shown(self) -> tuple[str, str]:

@@ -53,7 +53,7 @@ def by_log_probs(asking: Asking, choices: Mapping[str, Outcome], model: Any, spe
 
 def _turns(words: Words, game: Game, speaker: Speaker) -> Turns:
     first, second = game.shown
-    messages = words.messages(prompt=game.pair.prompt, first=first, second=second)
+    messages = words.messages(prompt=game.pair.prompt, first=first, second=second, transcript=game.transcript)
     if speaker.tokenizer.chat_template:
         return tuple(Message(m["role"], m["content"]) for m in messages)
     return "\n\n".join(m["content"] for m in messages) + "\n"

@@ -12,7 +12,8 @@ from afzal import data
 from afzal.judge.games import Game, Ruling
 from afzal.records import Comparison, Item
 
-VERDICTS, ROWS, SUMMARY = "verdicts.jsonl", "rows.jsonl", "summary.json"
+VERDICTS, ROWS, SUMMARY, TRANSCRIPTS = "verdicts.jsonl", "rows.jsonl", "summary.json", "transcripts.jsonl"
+_SHOWN = 20  # transcripts on a page
 
 
 def verdict_row(judge: str, fingerprint: str, items: Sequence[Item], game: Game, ruling: Ruling) -> dict[str, Any]:
@@ -32,6 +33,28 @@ def verdict_row(judge: str, fingerprint: str, items: Sequence[Item], game: Game,
     }
 
 
+def transcript_row(judge: str, items: Sequence[Item], game: Game) -> dict[str, Any]:
+    """What was argued in one game, as JSON values."""
+    pair = game.pair
+    order = [pair.second, pair.first] if game.turned else [pair.first, pair.second]
+    about = {"id": items[pair.item].id, "pair": [pair.first, pair.second], "judge": judge, "order": order}
+    return {**about, "sample": game.sample, "transcript": game.transcript}
+
+
+def transcripts_to_read(items: Sequence[Item], games: Sequence[Game]) -> list[dict[str, str]]:
+    """The first transcripts for a page, of the games in which the answers stand as they are."""
+    argued = [game for game in games if game.transcript and not game.turned][:_SHOWN]
+    return [
+        {"title": f"What was argued about {items[game.pair.item].id}", "text": _both(game) + game.transcript}
+        for game in argued
+    ]
+
+
+def _both(game: Game) -> str:
+    first, second = game.shown
+    return f"{game.pair.prompt}\n\n[Answer A]\n{first}\n\n[Answer B]\n{second}\n\n"
+
+
 def with_votes(items: Sequence[Item], judge: str, games: Sequence[Game], rulings: Sequence[Ruling]) -> list[Item]:
     """The rows with each verdict as one more vote, under the judge's name; a game without a verdict gives none."""
     votes: dict[int, list[Comparison]] = {}
@@ -48,13 +71,19 @@ def with_votes(items: Sequence[Item], judge: str, games: Sequence[Game], rulings
 
 
 def write(
-    folder: Path, items: Sequence[Item], verdicts: Sequence[Mapping[str, Any]], summaries: Sequence[Mapping[str, Any]]
+    folder: Path,
+    items: Sequence[Item],
+    verdicts: Sequence[Mapping[str, Any]],
+    summaries: Sequence[Mapping[str, Any]],
+    transcripts: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Write the verdicts, the rows with votes and the summaries."""
+    """Write the verdicts, the rows with votes, the summaries, and what was argued, if anything was."""
     from afzal.runs import atomic_write
 
     folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in verdicts)
-    atomic_write(folder / VERDICTS, lines.encode("utf-8", "surrogatepass"))
+    for name, found in ((VERDICTS, verdicts), (TRANSCRIPTS, transcripts)):
+        if found or name == VERDICTS:
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
+            atomic_write(folder / name, lines.encode("utf-8", "surrogatepass"))
     data.write(items, folder / ROWS, "afzal")
     atomic_write(folder / SUMMARY, json.dumps(list(summaries), indent=1, ensure_ascii=False) + "\n")

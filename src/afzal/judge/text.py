@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from afzal.judge import controls
+
 Plain = Mapping[str, Any]
 
 
@@ -18,6 +20,7 @@ def lines(found: Plain) -> list[str]:
         *(_people(found["people"]) if "people" in found else ()),
         *(_calibration(found["calibration"]) if found.get("calibration") else ()),
         *(_own(found["own_answers"]) if found.get("own_answers") else ()),
+        *(controls.lines(found["controls"]) if "controls" in found else ()),
         *map(_category, found.get("by_category", ())),
         *_cost(found),
     ]

@@ -25,7 +25,7 @@ def scoring_judge(spec: str) -> JudgeConfig:
     """
     settings = named(spec).settings
     assert settings is not None
-    if settings.kind in ("model", "http"):
+    if settings.kind in ("model", "http", "debate", "assisted"):
         raise AfzalError(
             f"a judge of kind {settings.kind} is not a reward",
             where=spec,

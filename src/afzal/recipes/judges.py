@@ -6,20 +6,23 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from afzal import config
+from afzal.config.debating import DEBATE_PROMPT, DebaterConfig
 from afzal.config.judging import PROMPT, SCORE_PROMPT, JudgeConfig
 from afzal.errors import AfzalError
 from afzal.judge import asked, given, people, scored
 from afzal.judge.cache import Cache
+from afzal.judge.debate import CONTROLS, WORDS, Protocol
 from afzal.judge.games import Game, Judge, Pair, Ruling, games_of
 from afzal.judge.server import Server, key_from
 from afzal.model.load import pick_device
 from afzal.objectives import names_function
+from afzal.recipes import debates
 from afzal.recipes.contents import content_hash
 from afzal.records import Item
 from afzal.rewards.functions import own_function
@@ -35,7 +38,7 @@ class Named:
     """A judge that was asked for: its name, settings, and a fingerprint of all that decides its verdicts.
 
     ``votes`` is the file of people's votes, for people as a judge, and ``verdicts`` that of the verdicts of a judge of
-    that name; these have no settings.
+    that name; these have no settings. ``protocol`` is how is argued before the judge, where somebody argues.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Named:
     fingerprint: str
     votes: str = ""
     verdicts: str = ""
+    protocol: Protocol | None = None
 
 
 def named(spec: str) -> Named:
@@ -124,14 +128,29 @@ def _built(values: Sequence[tuple[str, str]], spec: str) -> JudgeConfig:
 
 def _named(name: str, settings: JudgeConfig) -> Named:
     settings = _with_reference(settings) if settings.kind == "policy" else settings
-    what = [settings.model_dump(mode="json", exclude={"name", "timeout", "attempts", "concurrency"})]
-    what += [
-        content_hash(s)
-        for s in (settings.model, settings.function, settings.reference)
-        if s and settings.kind != "http"
-    ]
+    argues = settings.kind in CONTROLS
+    unused = set() if argues else {"judge", "debater", "assistant", "rounds"}
+    what = [settings.model_dump(mode="json", exclude={"name", "timeout", "attempts", "concurrency", *unused})]
+    for part in (settings, settings.judge, settings.debater, settings.assistant):
+        if part is not None and part.kind != "http":
+            named_by = (part.model, part.function, getattr(part, "reference", None))
+            what += [content_hash(source) for source in named_by if source]
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-    return Named(name, settings, digest)
+    protocol: Protocol | None = None
+    if settings.kind == "debate" or settings.kind == "assisted":
+        protocol = settings.kind
+    return Named(name, settings, digest, protocol=protocol)
+
+
+def controls(n: Named) -> list[Named]:
+    """What always runs beside a judge before whom somebody argues: the same judge alone, and with one consultant."""
+    if n.settings is None or n.protocol is None:
+        return []
+    made = []
+    for protocol in CONTROLS[n.settings.kind]:
+        digest = hashlib.sha256(f"{n.fingerprint} {protocol}".encode()).hexdigest()
+        made.append(replace(n, name=f"{n.name} ({WORDS[protocol]})", fingerprint=digest, protocol=protocol))
+    return made
 
 
 def about(n: Named) -> dict[str, str]:
@@ -141,9 +160,18 @@ def about(n: Named) -> dict[str, str]:
     if n.settings is not None and n.settings.kind in ("model", "http"):
         facts["model"] = str(n.settings.model)
         facts["prompt"] = "\n\n".join(x for x in (n.settings.system, prompt_of(n.settings)) if x)
+    if n.settings is not None and n.protocol is not None and n.settings.judge is not None:
+        who = n.settings.debater or n.settings.assistant
+        assert who is not None
+        facts |= {"decides": _who(n.settings.judge), "argues": _who(who), "rounds": str(n.settings.rounds)}
+        facts["prompt"] = n.settings.prompt or DEBATE_PROMPT
     if n.settings is not None and n.settings.kind == "policy":
         facts |= {"reference": str(n.settings.reference), "beta": f"{n.settings.beta:g}"}
     return facts | {"fingerprint": n.fingerprint[:16]}
+
+
+def _who(settings: JudgeConfig | DebaterConfig) -> str:
+    return f"{settings.kind} {settings.function or settings.model}"
 
 
 def prices(n: Named) -> tuple[float | None, float | None]:
@@ -183,19 +211,30 @@ def played(
         games = games_of(pairs, "first")
         return games, _scorer(settings, items)(games)
     games = games_of(pairs, settings.orders, samples=settings.samples, seed=settings.seed)
+    if n.protocol is not None:
+        decider = lambda inside, replies: _decides(inside, replies, n.name, say)  # noqa: E731
+        return debates.argued(settings, n.protocol, games, cache, decider, n.name)
     if settings.kind == "model":
         return games, _local(settings)(games)
+    with Cache(cache) as replies:
+        return games, _decides(settings, replies, n.name, say)(games)
+
+
+def _decides(settings: JudgeConfig, replies: Cache, name: str, say: Callable[[str], None]) -> Judge:
+    """A language model as a judge, local or on a server."""
+    if settings.kind == "model":
+        return _local(settings)
     assert settings.url is not None
     assert settings.model is not None
-    server = Server(
-        settings.url, settings.model, key_from(settings.key_env), timeout=settings.timeout, attempts=settings.attempts
-    )
-    with Cache(cache) as replies:
-        total = len(games) * (2 if settings.verdict.score else 1)
-        heard = _counter(total, say)
-        return games, asked.played(
-            games, _asking(settings), server.ask, replies, name=n.name, concurrency=settings.concurrency, heard=heard
-        )
+    key = key_from(settings.key_env)
+    server = Server(settings.url, settings.model, key, timeout=settings.timeout, attempts=settings.attempts)
+
+    def judge(games: Sequence[Game]) -> Sequence[Ruling]:
+        heard = _counter(len(games) * (2 if settings.verdict.score else 1), say)
+        about = {"name": name, "concurrency": settings.concurrency, "heard": heard}
+        return asked.played(games, _asking(settings), server.ask, replies, **about)
+
+    return judge
 
 
 def _counter(total: int, say: Callable[[str], None]) -> Callable[[int], None]:

@@ -12,9 +12,10 @@ from afzal import data, report
 from afzal.errors import AfzalError
 from afzal.judge import outputs, people, summary
 from afzal.judge.card import card, pairs_to_read
+from afzal.judge.controls import Control, beside_controls
 from afzal.judge.games import Game, Pair, Ruling, pairs_of
 from afzal.judge.labels import Labels
-from afzal.recipes.judges import Named, about, named, own_source, played, prices
+from afzal.recipes.judges import Named, about, controls, named, own_source, played, prices
 from afzal.records import Item, Response, turns_to_json
 
 
@@ -107,7 +108,23 @@ def judge_items(
     known = summary.Known(_labels(voted, pairs), own=own_source(n, items), prices=prices(n))
     figures = summary.summary(n.name, items, pairs, games, rulings, known, resamples=resamples)
     rows = outputs.with_votes(items, n.name, games, rulings)
+    compared = _controls(n, items, pairs, cache, say)
+    if compared:
+        about = {"resamples": resamples, "seed": 0}
+        beside = beside_controls(items, pairs, (games, rulings), compared, _labels(voted, pairs), **about)
+        figures |= {"controls": beside}
     return Judged(n, pairs, games, rulings, rows, figures | {"sha256": n.fingerprint})
+
+
+def _controls(
+    n: Named, items: Sequence[Item], pairs: Sequence[Pair], cache: Path, say: Callable[[str], None]
+) -> list[Control]:
+    """What the controls of a judge say of the same pairs."""
+    found = []
+    for control in controls(n):
+        assert control.protocol is not None
+        found.append(Control(control.name, control.protocol, *played(control, items, pairs, cache, say)))
+    return found
 
 
 def _labels(voted: Sequence[Item] | None, pairs: Sequence[Pair]) -> Labels | None:
@@ -141,19 +158,26 @@ def judged(
     beside, replies = _labels(voted, pairs), cache or out / "replies.sqlite"
     said = {n.name: played(n, items, pairs, replies, say) for n in judges}
     points = {name: summary.points_of(summary.codes(pairs, *both)[1]) for name, both in said.items()}
-    verdicts, summaries, rows = [], [], list(items)
+    verdicts, summaries, said_before, rows = [], [], [], list(items)
     for n in judges:
         games, rulings = said[n.name]
         others = {name: p for name, p in points.items() if name != n.name}
         known = summary.Known(beside, others, own_source(n, items), prices(n))
         found = summary.summary(n.name, items, pairs, games, rulings, known, resamples=resamples)
+        compared = _controls(n, items, pairs, replies, say)
+        if compared:
+            drawn = {"resamples": resamples, "seed": 0}
+            found["controls"] = beside_controls(items, pairs, (games, rulings), compared, beside, **drawn)
         summaries.append(found | {"sha256": n.fingerprint})
-        given = zip(games, rulings, strict=True)
-        verdicts += [outputs.verdict_row(n.name, n.fingerprint, items, g, r) for g, r in given]
+        for name, played_by in ((n.name, (games, rulings)), *((c.name, (c.games, c.rulings)) for c in compared)):
+            given = list(zip(*played_by, strict=True))
+            verdicts += [outputs.verdict_row(name, n.fingerprint, items, g, r) for g, r in given]
+            said_before += [outputs.transcript_row(name, items, g) for g, _ in given if g.transcript]
         rows = outputs.with_votes(rows, n.name, games, rulings)
         body = card(summaries[-1], about(n), pairs_to_read(pairs, games, rulings, beside))
+        body["texts"] += outputs.transcripts_to_read(items, games)
         report.write_board(out, body, "judge_card" if len(judges) == 1 else f"judge_card-{_slug(n.name)}")
-    outputs.write(out, rows, verdicts, summaries)
+    outputs.write(out, rows, verdicts, summaries, said_before)
     return summaries
 
 

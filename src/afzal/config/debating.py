@@ -1,0 +1,85 @@
+"""The settings of those who argue before a judge: debaters, and assistants that criticise."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from .base import Settings
+
+TRANSCRIPT = "transcript"
+"""What a prompt must name so that the judge sees what was said."""
+
+DEBATE_PROMPT = """[Question]
+{{ prompt }}
+
+[Answer A]
+{{ first }}
+
+[Answer B]
+{{ second }}
+
+[What was argued for them, by sides that were told which answer to defend. Quotes were compared with the texts above.]
+{{ transcript }}
+
+Which answer is better? End with one line: VERDICT: A, VERDICT: B or VERDICT: TIE"""
+ARGUE_PROMPT = """[Question]
+{{ prompt }}
+
+[Answer {{ side }}, which you defend]
+{{ own }}
+
+[The other answer]
+{{ other }}
+{% if transcript %}
+[So far]
+{{ transcript }}
+{% endif %}
+Say in at most 100 words why answer {{ side }} is better.
+Quote the texts as <quote>their very words</quote>: quotes are checked."""
+ASSIST_PROMPT = """[Question]
+{{ prompt }}
+
+[Answer A]
+{{ own }}
+
+[Answer B]
+{{ other }}
+
+Say in at most 100 words what is wrong with each answer.
+Quote the texts as <quote>their very words</quote>: quotes are checked."""
+
+
+class DebaterConfig(Settings, frozen=True):
+    """Whoever writes arguments or criticism: a local model, a server, or a function."""
+
+    kind: Literal["model", "http", "function"] = Field(description="model (a folder), http, or function.")
+    model: str | None = Field(None, description="A folder or hub id; for http the model's name at the server.")
+    url: str | None = Field(None, description="Of an OpenAI-compatible server, up to and with /v1.")
+    key_env: str | None = Field(None, description="The environment variable that holds the server's key.")
+    function: str | None = Field(
+        None, description="file.py:function(prompt, own, other, side, transcript), which returns a text."
+    )
+    system: str = Field("", description="The system message; empty for none.")
+    prompt: str = Field("", description="Jinja text with prompt, own, other, side and transcript; default: ours.")
+    temperature: float = Field(0.0, ge=0, description="Of what is written.")
+    max_tokens: int = Field(256, ge=1, description="Longest argument, in tokens.")
+    seed: int = Field(0, ge=0, description="Of what is sampled.")
+    timeout: float = Field(60.0, gt=0, description="Seconds for one request.")
+    attempts: int = Field(5, ge=1, description="Tries of one request before the run stops.")
+    concurrency: int = Field(4, ge=1, description="Requests at once.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        needed = {"model": ("model",), "http": ("url", "model"), "function": ("function",)}[self.kind]
+        for key in needed:
+            if getattr(self, key) is None:
+                raise ValueError(f"kind {self.kind} needs {key}")
+        unused = {
+            "model": ("url", "key_env", "function", "timeout", "attempts", "concurrency"),
+            "http": ("function",),
+            "function": tuple(key for key in type(self).model_fields if key not in ("kind", "function")),
+        }
+        self._refuse(unused[self.kind], f"kind {self.kind} has no use for it")
+        return self

@@ -1,0 +1,112 @@
+"""A judge before whom somebody argues beside its controls: the same judge alone, and with one consultant.
+
+Shapes: N pairs, R people. Outcomes are coded as in :mod:`afzal.stats.judging`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from afzal.judge import beside
+from afzal.judge.debate import Protocol, quotes
+from afzal.judge.games import Game, Pair, Ruling
+from afzal.judge.labels import Labels
+from afzal.judge.summary import codes
+from afzal.records import Item, prompt_key
+from afzal.stats import judging
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Control:
+    """What a control said of the same pairs: its name, protocol, games and rulings."""
+
+    name: str
+    protocol: Protocol
+    games: Sequence[Game]
+    rulings: Sequence[Ruling]
+
+
+def beside_controls(
+    items: Sequence[Item],
+    pairs: Sequence[Pair],
+    said: tuple[Sequence[Game], Sequence[Ruling]],
+    controls: Sequence[Control],
+    people: Labels | None,
+    **drawn: int,
+) -> dict[str, Any]:
+    """By protocol of each control: how often it says the same, and where people's labels are known how often the judge
+    and the control agree with them, and the difference, judge less control, with an interval over prompts."""
+    prompts = [prompt_key(items[pair.item]) for pair in pairs]
+    ours = codes(pairs, *said)[1]
+    found: dict[str, Any] = {"quotes": quotes(said[0])}
+    for control in controls:
+        theirs = codes(pairs, control.games, control.rulings)[1]
+        line: dict[str, Any] = {
+            "judge": control.name,
+            "same": _figure((ours == theirs).astype(float), prompts, **drawn),
+        }
+        line["no_verdict"] = sum(r.outcome == "none" for r in control.rulings)
+        if people is not None and (people.table >= 0).any():
+            equal = [_by_pair(beside.equal_labels(each, people)) for each in (ours, theirs)]
+            line["agreement"] = _figure(equal[1], prompts, **drawn)
+            line["difference"] = _figure(equal[0] - equal[1], prompts, **drawn)
+        found[control.protocol] = line
+    return found
+
+
+def _by_pair(equal: np.ndarray) -> np.ndarray:
+    """``[N]`` the share of people who say the same; NaN where nobody said anything."""
+    given = np.isfinite(equal)
+    with np.errstate(invalid="ignore"):
+        return np.where(given, equal, 0.0).sum(1) / given.sum(1)
+
+
+def _figure(values: np.ndarray, prompts: Sequence[Hashable], *, resamples: int, seed: int = 0) -> dict[str, Any] | None:
+    use = np.isfinite(values)
+    if not use.any():
+        return None
+    means = judging.column_means(
+        values[use][:, None], [p for p, u in zip(prompts, use, strict=True) if u], resamples=resamples, seed=seed
+    )
+    known = means.interval(0)
+    return {"value": known.value, "low": known.low, "high": known.high, "n": known.n}
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """The figures in words."""
+    counted = found["quotes"]
+    said = [f"  quotes: {counted['verified']} verified, {counted['unverified']} not in the texts"]
+    for protocol, line in found.items():
+        if protocol == "quotes":
+            continue
+        text = f"  beside {line['judge']}: the same verdict on {100 * line['same']['value']:.1f} % of the pairs"
+        if (gap := line.get("difference")) is not None:
+            ends = "" if gap["low"] is None else f" [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
+            text += f"; agrees with people {100 * gap['value']:+.1f} points{ends} more often than it"
+        said.append(text)
+    return said
+
+
+def table(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for the card."""
+    rows = []
+    for protocol, line in found.items():
+        if protocol != "quotes":
+            rows.append([line["judge"], *(_cell(line.get(key)) for key in ("same", "agreement", "difference"))])
+    words = (
+        "The same judge without what was argued, and with one side only, whose answer was drawn. The difference is the "
+        "judge's agreement with people less the control's; where its interval holds 0, arguments did not help."
+    )
+    columns = ["control", "same verdict", "agreement with people", "difference"]
+    return {"title": "Controls", "words": words, "columns": columns, "rows": rows}
+
+
+def _cell(known: Mapping[str, Any] | None) -> str:
+    if known is None:
+        return ""
+    ends = "" if known["low"] is None else f" [{known['low']:.3f}, {known['high']:.3f}]"
+    return f"{known['value']:.3f}{ends}"

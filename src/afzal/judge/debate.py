@@ -1,0 +1,136 @@
+"""What is argued before a judge: positions, quotes that are compared with the texts, and transcripts.
+
+Both sides of a debate argue for the answer that they were given, in rounds; within a round neither sees what the other
+says (Khan et al. 2024, arXiv 2402.06782; Irving et al. 2018, arXiv 1805.00899). A consultant is one such side alone.
+An assistant criticises both answers (Saunders et al. 2022, arXiv 2206.05802).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from afzal.judge.games import Game
+
+Protocol = Literal["debate", "consultant", "assisted", "alone"]
+Side = str  # A, B, or nothing for an assistant
+
+CONTROLS: dict[str, tuple[Protocol, ...]] = {"debate": ("alone", "consultant"), "assisted": ("alone",)}
+"""What always runs beside each kind of judge that is argued before, on the same pairs."""
+WORDS: dict[Protocol, str] = {"alone": "alone", "consultant": "one consultant"}
+
+_QUOTE = re.compile(r"<\s*quote\b[^>]*>(.*?)<\s*/\s*quote\s*>", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"<\s*(/?)\s*quote\b[^>]*>", re.IGNORECASE)
+_ALIKE = str.maketrans(
+    {"‘": "'", "’": "'", "‚": "'", "ʼ": "'", "ʻ": "'", "“": '"', "”": '"', "„": '"', "–": "-", "—": "-"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Somebody's turn to speak.
+
+    Attributes:
+        prompt: what the answers answer.
+        own, other: the answer that is defended and the other one; for an assistant the first and the second as shown.
+        side: A where ``own`` is shown first, else B; empty for an assistant.
+        round: from 1.
+        transcript: what was said in the rounds before.
+    """
+
+    prompt: str
+    own: str
+    other: str
+    side: Side
+    round: int
+    transcript: str
+
+    def values(self) -> dict[str, str]:
+        """What the template of a prompt is filled with."""
+        return {name: getattr(self, name) for name in ("prompt", "own", "other", "side", "transcript")}
+
+
+Speak = Callable[[Sequence[Position]], Sequence[str]]
+"""What is said in each position."""
+
+
+def heard(games: Sequence[Game], protocol: Protocol, speak: Speak, *, rounds: int = 1, seed: int = 0) -> list[Game]:
+    """The games with the transcript of what was argued in each.
+
+    Args:
+        seed: of the answers that consultants are given to defend; one draw for both orders of a pair.
+    """
+    sides: list[tuple[Side, ...]] = [_sides(game, protocol, seed) for game in games]
+    for number in range(1, rounds + 1 if protocol == "debate" else 2):
+        turns = [(k, side) for k, own in enumerate(sides) for side in own]
+        positions = [_position(games[k], side, number) for k, side in turns]
+        said: dict[int, list[str]] = {}
+        for (k, side), position, text in zip(turns, positions, speak(positions), strict=True):
+            said.setdefault(k, []).append(_entry(side, number, checked(text, _sources(position))))
+        games = [
+            replace(g, transcript="\n\n".join([g.transcript] * bool(g.transcript) + said.get(k, [])))
+            for k, g in enumerate(games)
+        ]
+    return list(games)
+
+
+def _sides(game: Game, protocol: Protocol, seed: int) -> tuple[Side, ...]:
+    if protocol == "debate":
+        return "A", "B"
+    if protocol == "assisted":
+        return ("",)
+    if protocol == "alone":
+        return ()
+    about = json.dumps([seed, game.sample, game.pair.prompt, sorted(game.pair.answers)], ensure_ascii=False)
+    smaller = bool(hashlib.sha256(about.encode("utf-8", "surrogatepass")).digest()[0] & 1)
+    first, second = game.shown
+    # by the texts and not by their order, so that it is the same answer in both orders
+    return ("A",) if (first <= second) == smaller else ("B",)
+
+
+def _position(game: Game, side: Side, number: int) -> Position:
+    first, second = game.shown
+    own, other = (second, first) if side == "B" else (first, second)
+    return Position(game.pair.prompt, own, other, side, number, game.transcript)
+
+
+def _sources(position: Position) -> tuple[str, ...]:
+    return position.prompt, position.own, position.other
+
+
+def _entry(side: Side, number: int, text: str) -> str:
+    """What one side says in one round. Its lines are indented, so that none of them can pass for another's heading."""
+    head = f"[For answer {side}, round {number}]" if side else "[Criticism]"
+    return "\n".join([head, *(f"  {line}" for line in text.splitlines() or [""])])
+
+
+def checked(text: str, sources: Sequence[str]) -> str:
+    """A text with each quote marked: ``<quote verified>`` where it stands in one of the sources, else ``<quote
+    unverified>``. Marks that the text brings along are taken away before."""
+    folded = [folded_text(source) for source in sources]
+
+    def marked(found: re.Match[str]) -> str:
+        words = _TAG.sub("", found[1])
+        known = folded_text(words)
+        ok = bool(known) and any(known in source for source in folded)
+        return f"<quote {'verified' if ok else 'unverified'}>{words}</quote>"
+
+    plain = _TAG.sub(lambda tag: f"<{tag[1]}quote>", text)
+    return _QUOTE.sub(marked, plain)
+
+
+def folded_text(text: str) -> str:
+    """A text as quotes are compared: compatible characters, quotation marks and dashes alike, case and white space
+    folded."""
+    return " ".join(unicodedata.normalize("NFKC", text).translate(_ALIKE).casefold().split())
+
+
+def quotes(games: Sequence[Game]) -> dict[str, int]:
+    """Quotes in the transcripts: how many are ``verified``, and how many are not."""
+    text = "\n".join(game.transcript for game in games)
+    return {word: text.count(f"<quote {word}>") for word in ("verified", "unverified")}

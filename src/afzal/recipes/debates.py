@@ -1,0 +1,170 @@
+"""Judges before whom somebody argues: the debate or criticism, the verdict on it, and the controls beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from afzal.config.debating import ARGUE_PROMPT, ASSIST_PROMPT, DEBATE_PROMPT, DebaterConfig
+from afzal.config.judging import PROMPT, JudgeConfig
+from afzal.errors import AfzalError
+from afzal.judge import asked
+from afzal.judge.asked import Asking, Request, Words
+from afzal.judge.cache import Cache, Reply, key_of
+from afzal.judge.debate import Position, Protocol, Speak, heard
+from afzal.judge.games import Game, Judge, Ruling, as_shown
+from afzal.judge.server import Server, key_from
+from afzal.judge.verdicts import from_probability
+from afzal.model.load import pick_device
+from afzal.recipes.contents import content_hash
+from afzal.rewards.functions import own_function
+
+if TYPE_CHECKING:
+    from afzal.judge.replies import Reading
+
+Decider = Callable[[JudgeConfig, Cache], Judge]
+"""How the judge inside is asked, from its settings."""
+
+_DECIDES = "function(prompt, first, second, transcript) returns the probability that the first answer is better"
+_ARGUES = "function(prompt, own, other, side, transcript) returns a text"
+
+
+def argued(
+    settings: JudgeConfig, protocol: Protocol, games: Sequence[Game], cache: Path, decider: Decider, name: str
+) -> tuple[Sequence[Game], Sequence[Ruling]]:
+    """The games with what was argued in each under a protocol, and the rulings of the judge inside.
+
+    Args:
+        settings: of kind debate or assisted.
+        cache: file of all replies, arguments included.
+        decider: makes the judge inside.
+        name: who judges, as the cache notes it.
+
+    Raises:
+        AfzalError: somebody cannot be had, or a server does not answer; replies that came before are in the cache.
+    """
+    assert settings.judge is not None
+    who = settings.assistant if settings.kind == "assisted" else settings.debater
+    assert who is not None
+    with Cache(cache) as replies:
+        shown = list(games)
+        if protocol != "alone":
+            speak = debater(who, ASSIST_PROMPT if protocol == "assisted" else ARGUE_PROMPT, replies, name)
+            shown = heard(games, protocol, speak, rounds=settings.rounds, seed=settings.seed)
+        prompt = settings.judge.prompt or PROMPT if protocol == "alone" else settings.prompt or DEBATE_PROMPT
+        inside = settings.judge.model_copy(update={"prompt": prompt})
+        if inside.kind == "function":
+            return shown, _by_function(inside.function or "")(shown)
+        return shown, decider(inside, replies)(shown)
+
+
+def _by_function(spec: str) -> Judge:
+    decide = own_function(spec, "judge.function", _DECIDES)
+
+    def judge(games: Sequence[Game]) -> list[Ruling]:
+        rulings = []
+        for game in games:
+            try:
+                p = float(decide(game.pair.prompt, *game.shown, game.transcript))
+            except Exception as error:
+                raise AfzalError(
+                    f"{spec} failed: {type(error).__name__}: {error}", where="judge.function", remedy=_DECIDES
+                ) from error
+            if not 0 <= p <= 1:
+                raise AfzalError(f"{spec} gave {p}, which is no probability", where="judge.function", remedy=_DECIDES)
+            rulings.append(Ruling(*as_shown(game, from_probability(p), p)))
+        return rulings
+
+    return judge
+
+
+def debater(settings: DebaterConfig, prompt: str, cache: Cache, name: str) -> Speak:
+    """Whoever argues: each text is asked for once, and then read from the cache.
+
+    Args:
+        prompt: where the settings have none.
+
+    Raises:
+        AfzalError: the model, the server's key or the function cannot be had.
+    """
+    if settings.kind == "function":
+        return _function(settings.function or "", cache, name)
+    about: dict[str, Any] = {"kind": settings.kind, "model": settings.model, "url": settings.url, "argues": True}
+    if settings.kind == "model":
+        about["sha256"] = content_hash(settings.model or "")
+    asking = Asking(settings.system, settings.prompt or prompt, _unread)
+    words = Words(asking)
+    sampling: dict[str, Any] = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
+    sampling |= {"seed": settings.seed} if settings.temperature > 0 else {}
+    ask = _local(settings) if settings.kind == "model" else _server(settings).ask
+
+    def speak(positions: Sequence[Position]) -> list[str]:
+        requests = []
+        for position in positions:
+            messages = words.messages(**position.values())
+            key = key_of({**about, "messages": list(messages), "sampling": sampling})
+            requests.append(Request(messages, sampling, key))
+        at_once = settings.concurrency if settings.kind == "http" else 1
+        known = asked.answered(requests, ask, cache, name=f"{name}: arguments", concurrency=at_once)
+        return [_whole(known[request.key]) for request in requests]
+
+    return speak
+
+
+def _whole(reply: Reply) -> str:
+    return reply.text.strip() + (" [cut]" if reply.finish == "length" else "")
+
+
+def _unread(reply: Reply) -> Reading:
+    raise NotImplementedError("an argument holds no verdict")
+
+
+def _server(settings: DebaterConfig) -> Server:
+    key = key_from(settings.key_env)
+    return Server(settings.url or "", settings.model or "", key, timeout=settings.timeout, attempts=settings.attempts)
+
+
+def _function(spec: str, cache: Cache, name: str) -> Speak:
+    argue, code = own_function(spec, "function", _ARGUES), content_hash(spec)
+
+    def one(position: Position) -> str:
+        key = key_of({"kind": "function", "sha256": code, "spec": spec.rpartition(":")[2], **position.values()})
+        if (known := cache.get(key)) is not None:
+            return known.text
+        try:
+            text = argue(*position.values().values())
+        except Exception as error:
+            raise AfzalError(
+                f"{spec} failed: {type(error).__name__}: {error}", where="function", remedy=_ARGUES
+            ) from error
+        if not isinstance(text, str):
+            raise AfzalError(f"{spec} gave no text but {text!r}", where="function", remedy=_ARGUES)
+        cache.put(key, f"{name}: arguments", Reply(text))
+        return text
+
+    return lambda positions: [one(position) for position in positions]
+
+
+def _local(settings: DebaterConfig) -> asked.Ask:
+    """A local model that writes one text after another."""
+    from afzal.generate import Sampling, sample
+    from afzal.model.load import load_model, load_tokenizer
+    from afzal.model.speaking import speaker_of
+    from afzal.records import Message
+
+    assert settings.model is not None
+    model = load_model(settings.model, device=pick_device("auto")).requires_grad_(False)
+    tokens = speaker_of(model, load_tokenizer(settings.model))
+    sampling = Sampling(settings.max_tokens, temperature=settings.temperature)
+
+    def ask(messages: Sequence[Mapping[str, str]], _: Mapping[str, Any]) -> Reply:
+        chat = bool(tokens.tokenizer.chat_template)
+        plain = "\n\n".join(m["content"] for m in messages) + "\n"
+        turns = tuple(Message(m["role"], m["content"]) for m in messages) if chat else plain
+        ids = tokens.encode_prompts([turns])[0].tolist()
+        (drawn,) = sample(model, [ids], eos=tokens.ends(chat=chat), sampling=sampling, seed=settings.seed)
+        text = tokens.continuation(ids, drawn.answer.tolist())
+        return Reply(text, drawn.stop if drawn.stop == "length" else "stop", len(ids), len(drawn.ids))
+
+    return ask

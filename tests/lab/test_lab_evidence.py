@@ -1,0 +1,77 @@
+"""Debate without words: the known accuracies, and what symmetry asks for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from afzal.lab.evidence import Shown, aware, naive, probability, right, shown, toy
+
+# Of 7 pieces from N(0, 1), 200,000 draws: people-and-judges, section 2.5
+KNOWN = {
+    ("random", 2): (0.679, 0.679),
+    ("consultant", 2): (0.515, 0.748),
+    ("debate", 2): (0.808, 0.808),
+    ("random", 4): (0.773, 0.773),
+    ("consultant", 4): (0.571, 0.856),
+    ("debate", 4): (0.893, 0.911),
+    ("random", 6): (0.877, 0.877),
+    ("consultant", 6): (0.779, 0.939),
+    ("debate", 6): (0.964, 0.974),
+}
+
+
+@pytest.fixture(scope="module")
+def found():
+    return toy()
+
+
+@pytest.mark.parametrize(("protocol", "k"), KNOWN)
+def test_accuracies_of_the_toy(found, protocol, k):
+    known = found[f"{protocol}, k = {k}"]
+    assert (known["naive"], known["aware"]) == pytest.approx(KNOWN[protocol, k], abs=0.005)
+
+
+def test_everything_shown_is_always_right():
+    pieces = np.random.default_rng(0).standard_normal((500, 6))
+    for protocol in ("random", "consultant", "debate"):
+        seen = shown(pieces, 6, protocol, np.random.default_rng(1))
+        assert right(naive(seen), pieces.sum(1)).tolist() == [1.0] * 500
+
+
+def test_answers_in_the_other_order_give_the_other_verdict():
+    rng = np.random.default_rng(2)
+    pieces = rng.standard_normal((400, 7))
+    one, other = (shown(p, 2, "debate", rng) for p in (pieces, -pieces))
+    assert other.pieces[:, ::-1].tolist() == one.pieces.tolist()
+    np.testing.assert_allclose(naive(other), -naive(one))
+    # a judge whose past has every case in both orders gives 1 - p exactly
+    totals = np.concatenate([pieces.sum(1), -pieces.sum(1)])
+    past = Shown(np.concatenate([one.pieces, other.pieces]), np.concatenate([one.values, other.values]))
+    expected = [aware(past, totals, seen) for seen in (past, one, other)]
+    p, q = (probability(e, expected[0], totals) for e in expected[1:])
+    np.testing.assert_allclose(expected[2], -expected[1], atol=1e-9)
+    np.testing.assert_allclose(p + q, 1.0, atol=1e-2)
+
+
+def test_identical_answers_are_a_coin():
+    seen = shown(np.zeros((3, 4)), 2, "debate", np.random.default_rng(0))
+    assert naive(seen).tolist() == [0.0] * 3
+    assert right(naive(seen), np.zeros(3)).tolist() == [0.5] * 3
+    past = np.array([-1.0, 1.0])
+    assert probability(np.zeros(1), np.zeros(2), past).tolist() == [0.5]
+
+
+def test_each_side_shows_what_helps_it():
+    seen = shown(np.array([[0.5, -2.0, 3.0, 1.0]]), 2, "debate", np.random.default_rng(0))
+    assert seen.pieces.tolist() == [[2, 1]]
+    sides = {
+        tuple(shown(np.array([[0.5, -2.0, 3.0]]), 1, "consultant", np.random.default_rng(s)).pieces[0])
+        for s in range(9)
+    }
+    assert sides == {(2,), (1,)}
+
+
+def test_an_odd_number_cannot_be_shared_by_two_sides():
+    with pytest.raises(ValueError, match="debate"):
+        shown(np.zeros((1, 4)), 3, "debate", np.random.default_rng(0))
