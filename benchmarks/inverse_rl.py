@@ -98,7 +98,8 @@ def tune(out: Path, reference: str, openings: Path) -> Path:
 def infer(out: Path, name: str, reference: str, shown: Path, samples: Path) -> Path:
     """The reward model of one estimator."""
     where = {"model": reference, "data": str(shown), "samples": str(samples), "objective": name}
-    return trained(out, f"irl-{name}", "irl", **where, lr=1e-3, epochs=8.0, batch_size=16, max_tokens=128)
+    stop = {"eval_every_steps": 8, "early_stop_patience": 3}  # by held-out demonstrations: valence is not looked at
+    return trained(out, f"irl-{name}", "irl", **where, **stop, lr=1e-3, epochs=4.0, batch_size=16, max_tokens=128)
 
 
 def improve(out: Path, reference: str, reward: Path, openings: Path) -> Path:

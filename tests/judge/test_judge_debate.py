@@ -206,11 +206,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"kind": "debate"}, "kind debate needs judge and debater"),
     ({"kind": "assisted", "debater": {"kind": "function", "function": "a:b"}}, "needs judge and assistant"),
     ({"kind": "debate", "judge": {"kind": "rule", "rule": "longest"}}, "reads no arguments|needs judge"),
-    ({"kind": "rule", "rule": "longest", "rounds": 2}, "rounds is without effect"),
+    ({"kind": "rule", "rule": "longest", "rounds": 2}, "rounds has no effect"),
     ({"prompt": "{{ first }} or {{ second }}?"}, "must name transcript"),
     ({"temperature": 0.5}, "it belongs to the judge inside"),
     ({"debater": {"kind": "http", "model": "m"}}, "kind http needs url"),
-    ({"debater": {"kind": "function", "function": "a:b", "max_tokens": 9}}, "max_tokens is without effect"),
+    ({"debater": {"kind": "function", "function": "a:b", "max_tokens": 9}}, "max_tokens has no effect"),
 ]
 
 
@@ -223,8 +223,8 @@ def test_what_cannot_be_is_refused(changes, said):
         config.build(JudgeConfig, [config.Setting(k, v) for k, v in given.items()])
 
 
-def test_a_debate_is_no_reward(place):
-    with pytest.raises(AfzalError, match="kind debate is no reward"):
+def test_a_debate_is_not_a_reward(place):
+    with pytest.raises(AfzalError, match="kind debate is not a reward"):
         scoring_judge("debate.yaml")
 
 
