@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from afzal.cli import main
+from afzal.report import Series, line_chart, standalone
 
 
 @pytest.fixture
@@ -47,3 +49,26 @@ def test_a_wrong_entry_names_the_line_and_the_entry(file, capsys):
     said = capsys.readouterr().err
     assert f"{file}:7" in said
     assert "(dpo): unknown method 'dop' (did you mean dpo?)" in said
+
+
+def test_png_is_drawn_of_the_svg_and_refused_before_any_work_without_its_library(file, capsys, tmp_path, monkeypatch):
+    pytest.importorskip("resvg_py")
+    drawing = standalone(
+        line_chart([Series("a", ((0, 1.0), (1, 2.0)), 2)], title="a", x_label="", width=120, height=80)
+    )
+    worked = []
+
+    def compared(settings, say):
+        worked.append(settings)
+        (tmp_path / "compare.svg").write_text(drawing)
+        return tmp_path / "compare.html"
+
+    monkeypatch.setattr("afzal.compare.compare", compared)
+    assert main(["compare", str(file)]) == 0
+    assert not (tmp_path / "compare.png").exists()
+    assert main(["compare", str(file), "--png"]) == 0
+    assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    assert main(["compare", str(file), "--png"]) == 2
+    assert "cannot draw a PNG" in capsys.readouterr().err
+    assert len(worked) == 2
