@@ -233,7 +233,7 @@ def test_a_judge_that_gives_no_probability_is_refused(place):
     settings = json.loads(Path("debate.yaml").read_text())
     settings["judge"]["function"] = "odd.py:decide"
     Path("odd.yaml").write_text(json.dumps(settings))
-    with pytest.raises(AfzalError, match="no probability"):
+    with pytest.raises(AfzalError, match="not a probability"):
         judging.judge_items("odd.yaml", items(), cache=place / "replies.sqlite")
 
 

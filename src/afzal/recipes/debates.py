@@ -72,7 +72,9 @@ def _by_function(spec: str) -> Judge:
                     f"{spec} failed: {type(error).__name__}: {error}", where="judge.function", remedy=_DECIDES
                 ) from error
             if not 0 <= p <= 1:
-                raise AfzalError(f"{spec} gave {p}, which is no probability", where="judge.function", remedy=_DECIDES)
+                raise AfzalError(
+                    f"{spec} gave {p}, which is not a probability", where="judge.function", remedy=_DECIDES
+                )
             rulings.append(Ruling(*as_shown(game, from_probability(p), p)))
         return rulings
 

@@ -175,7 +175,7 @@ def _settle_towers(config: TrainConfig, model: Any) -> None:
     """Freeze what encodes images and sounds, unless it is to train."""
     trains = config.policy is not None and config.policy.train_towers
     if trains and not towers(model):
-        raise AfzalError("train_towers is without effect: the model reads texts alone", remedy="leave it out")
+        raise AfzalError("train_towers has no effect: the model reads texts alone", remedy="leave it out")
     if not trains:
         freeze_towers(model)
 
