@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from afzal.lab.evidence import Shown, aware, naive, probability, right, shown, toy
+from afzal.lab import language
+from afzal.lab.evidence import Shown, aware, aware_by_count, naive, positions, probability, right, shown, toy
+from afzal.stats.intervals import clustered, mean
 
 # Of 7 pieces from N(0, 1), 200,000 draws: people-and-judges, section 2.5
 KNOWN = {
@@ -47,7 +49,7 @@ def test_answers_in_the_other_order_give_the_other_verdict():
     np.testing.assert_allclose(naive(other), -naive(one))
     # a judge whose past has every case in both orders gives 1 - p exactly
     totals = np.concatenate([pieces.sum(1), -pieces.sum(1)])
-    past = Shown(np.concatenate([one.pieces, other.pieces]), np.concatenate([one.values, other.values]))
+    past = Shown(*(np.concatenate([getattr(s, f) for s in (one, other)]) for f in ("pieces", "values", "side")))
     expected = [aware(past, totals, seen) for seen in (past, one, other)]
     p, q = (probability(e, expected[0], totals) for e in expected[1:])
     np.testing.assert_allclose(expected[2], -expected[1], atol=1e-9)
@@ -75,3 +77,35 @@ def test_each_side_shows_what_helps_it():
 def test_an_odd_number_cannot_be_shared_by_two_sides():
     with pytest.raises(ValueError, match="debate"):
         shown(np.zeros((1, 4)), 3, "debate", np.random.default_rng(0))
+
+
+def language_cases(prompts, n, seed):
+    policy = language.sft_policy(prompts)
+    pairs = language.sample_pairs(policy, n, np.random.default_rng(seed))
+    rewards = language.reward(prompts)
+    gaps = rewards[pairs[0], pairs[1]] - rewards[pairs[0], pairs[2]]
+    return tuple(part[gaps != 0] for part in pairs), gaps[gaps != 0]
+
+
+def test_positions_add_up_to_the_reward_without_length_and_parity():
+    prompts = language.prompts()[0]
+    pairs, gaps = language_cases(prompts, 3000, 0)
+    _, a, b = pairs
+    parity = [np.where(language.RESPONSES >= 0, language.RESPONSES, 0).sum(1)[y] % 2 for y in (a, b)]
+    same = (language.LENGTHS[a] == language.LENGTHS[b]) & (parity[0] == parity[1])
+    np.testing.assert_allclose(positions(prompts, pairs).sum(1)[same], gaps[same], atol=1e-9)
+
+
+def test_on_the_language_debate_beats_a_consultant_who_beats_the_judge_alone():
+    train, held = language.prompts()
+    (past, past_gaps), (now, gaps) = language_cases(train, 60_000, 1), language_cases(held, 20_000, 2)
+    right_by = {}
+    for number, protocol in enumerate(("random", "consultant", "debate")):
+        rng = np.random.default_rng(number)
+        before = shown(positions(train, past), 2, protocol, rng)
+        seen = shown(positions(held, now), 2, protocol, rng)
+        right_by[protocol] = right(aware_by_count(before, past_gaps, seen), gaps)
+    for better, worse in (("consultant", "random"), ("debate", "consultant")):
+        gain = mean(clustered(now[0].tolist(), (right_by[better] - right_by[worse]).tolist()))
+        assert gain.prompts == len(held)
+        assert gain.ends[0] > 0.01, (better, worse)

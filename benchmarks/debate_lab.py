@@ -1,0 +1,265 @@
+"""Debate and recursive reward modelling on the enumerable language, where the better answer is known.
+
+    python -m benchmarks.debate_lab OUT [--quick]
+
+1. A judge who sees 2 of 4 positions of two answers: positions drawn, shown by a consultant, shown by two debaters.
+2. Debaters trained by DPO on arguments that the judge ranked, in rounds of self-play.
+3. A ladder: a judge who sees 2 positions labels pairs; a reward model and a policy are trained on the labels; the
+   reward model answers the judge's question on the next level. Beside it an assistant that lies, and the judge alone.
+
+Runs that are finished are found, so the same command resumes. Writes OUT/debate-lab.json and OUT/debate-lab.md.
+Intervals are 95 % over held-out prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from afzal.lab import evidence, exact, language
+from afzal.lab.evidence import PROTOCOLS, Shown
+from afzal.rewards.source import reward_source
+from afzal.stats.intervals import clustered, mean
+from benchmarks import lab_world as world
+from benchmarks.lab_world import HELD_OUT, TRAIN
+
+K, CASES, LEVELS, ROUNDS = 2, 20_000, 3, 2
+Cases = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--quick", action="store_true", help="a quarter of the updates")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    start, less = world.make_world(given.out, 600), 4 if given.quick else 1
+    found: dict[str, Any] = {"toy": evidence.toy(), "protocols": protocols(start)}
+    found["debaters"] = self_play(start, 240 // less)
+    found["ladder"] = ladder(start, 300 // less)
+    command = "python -m benchmarks.debate_lab OUT" + " --quick" * given.quick
+    found["about"] = world.about(command, (time.monotonic() - began) / 60)
+    (given.out / "debate-lab.json").write_text(json.dumps(found, indent=1) + "\n")
+    (given.out / "debate-lab.md").write_text(page(found))
+    print(page(found))
+
+
+def cases(prompts: np.ndarray, log_policy: np.ndarray, n: int, seed: int) -> tuple[Cases, np.ndarray]:
+    """Pairs of the reference's responses whose gold rewards differ, and the gaps ``[N]``."""
+    pairs = language.sample_pairs(np.exp(log_policy), n, np.random.default_rng(seed))
+    rewards = language.reward(prompts)
+    gaps = rewards[pairs[0], pairs[1]] - rewards[pairs[0], pairs[2]]
+    kept = gaps != 0
+    return (pairs[0][kept], pairs[1][kept], pairs[2][kept]), gaps[kept]
+
+
+def figure(keys: np.ndarray, values: np.ndarray) -> dict[str, float]:
+    known = mean(clustered(keys.tolist(), values.tolist()))
+    low, high = known.ends
+    return {"value": known.mean, "low": low, "high": high, "prompts": known.prompts}
+
+
+def protocols(start: world.World) -> dict[str, Any]:
+    """Accuracy of a naive and an aware judge under each protocol, and paired differences of aware ones."""
+    past, past_gaps = cases(TRAIN, start.log_ref_train, 4 * CASES, 1)
+    now, gaps = cases(HELD_OUT, start.log_ref, CASES, 2)
+    right, found = {}, {}
+    for number, protocol in enumerate(PROTOCOLS):
+        rng = np.random.default_rng(number)
+        before = evidence.shown(evidence.positions(TRAIN, past), K, protocol, rng)
+        seen = evidence.shown(evidence.positions(HELD_OUT, now), K, protocol, rng)
+        right[protocol] = evidence.right(evidence.aware_by_count(before, past_gaps, seen), gaps)
+        naive = evidence.right(evidence.naive(seen), gaps)
+        found[protocol] = {"naive": figure(now[0], naive), "aware": figure(now[0], right[protocol])}
+    found["consultant less alone"] = figure(now[0], right["consultant"] - right["random"])
+    found["debate less consultant"] = figure(now[0], right["debate"] - right["consultant"])
+    return found
+
+
+def self_play(start: world.World, steps: int) -> dict[str, Any]:
+    """The judge's accuracy with debaters who argue at random, after each round of training, and at their best.
+
+    An argument names one position, which the judge then sees. A debater reads the prompt and both answers.
+    """
+    past, past_gaps = cases(TRAIN, start.log_ref_train, 6_000, 3)
+    now, gaps = cases(HELD_OUT, start.log_ref, 6_000, 4)
+    texts, rng = _debater_texts(TRAIN, past), np.random.default_rng(5)
+    rows = [{"prompt": t, "completion": f"{rng.integers(4)}."} for side in texts for t in side]
+    data = _rows(rows, start.out, "arguments-start")
+    settings = {"max_tokens": 20, "sample_tokens": 2, "lr": 1e-3, "batch_size": 64}
+    blank = start.out / "runs" / "start"
+    policy = world.train(start.out, "sft", blank, data, "debater-0", steps=steps, rows=len(rows), **settings)
+    found: dict[str, Any] = {"at random": _debated(policy, now, gaps, past, past_gaps)}
+    for number in range(1, ROUNDS + 1):
+        rows = _ranked(policy, past, np.random.default_rng(5 + number))
+        data = _rows(rows, start.out, f"arguments-{number}")
+        about = settings | {"beta": 0.1, "lr": 5e-4}
+        name = f"debater-{number}"
+        policy = world.train(start.out, "dpo", policy, data, name, steps=steps, rows=len(rows), **about)
+        found[f"round {number}"] = _debated(policy, now, gaps, past, past_gaps)
+    pieces, before = evidence.positions(HELD_OUT, now), evidence.positions(TRAIN, past)
+    best = [evidence.shown(p, 2, "debate", rng) for p in (before, pieces)]
+    judged = evidence.aware_by_count(best[0], past_gaps, best[1])
+    found["best arguments"] = {"accuracy": figure(now[0], evidence.right(judged, gaps))}
+    return found
+
+
+def _debater_texts(prompts: np.ndarray, of: Cases) -> tuple[list[str], list[str]]:
+    """What each side reads, for every case: ``413|own|other|``, short answers filled up with full stops."""
+    text = lambda y: language.response_text(language.RESPONSES[y]).ljust(4, ".")  # noqa: E731
+    heads = [language.prompt_text(prompts[x]) for x in of[0]]
+    both = [[f"{h}{text(a)}|{text(b)}|" for h, a, b in zip(heads, *ab, strict=True)] for ab in (of[1:], of[2:0:-1])]
+    return both[0], both[1]
+
+
+def _argued(policy: Path, texts: list[str], rng: np.random.Generator, n: int = 1) -> np.ndarray:
+    """``[N, n]`` positions that a debater names, drawn among the four."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(policy).eval()
+    ids = torch.tensor([[language.VOCABULARY.index(c) for c in t] for t in texts])
+    with torch.inference_mode():
+        logits = torch.cat([model(input_ids=part).logits[:, -1, :4] for part in ids.split(1024)])
+    edges = torch.softmax(logits.double(), -1).cumsum(-1).numpy()
+    return np.minimum((rng.random((len(texts), n, 1)) > edges[:, None]).sum(-1), 3)
+
+
+def _debated(policy: Path, now: Cases, gaps: np.ndarray, past: Cases, past_gaps: np.ndarray) -> dict[str, Any]:
+    """The aware judge's accuracy, and how often an argument is the best that its side has."""
+    rng, seen, best = np.random.default_rng(9), [], []
+    for prompts, of in ((TRAIN, past), (HELD_OUT, now)):
+        pieces = evidence.positions(prompts, of)
+        chosen = np.concatenate([_argued(policy, side, rng) for side in _debater_texts(prompts, of)], 1)
+        values = np.take_along_axis(pieces, chosen, 1)
+        seen.append(Shown(chosen, values, np.zeros(len(values))))
+        best = 0.5 * ((values[:, 0] == pieces.max(1)).astype(float) + (values[:, 1] == pieces.min(1)))
+    judged = evidence.aware_by_count(seen[0], past_gaps, seen[1])
+    return {"accuracy": figure(now[0], evidence.right(judged, gaps)), "best argument": figure(now[0], best)}
+
+
+def _ranked(policy: Path, of: Cases, rng: np.random.Generator) -> list[dict[str, str]]:
+    """Two arguments of each side, of which the judge is moved further by the chosen one."""
+    pieces, rows = evidence.positions(TRAIN, of), []
+    for sign, texts in zip((1, -1), _debater_texts(TRAIN, of), strict=True):
+        two = _argued(policy, texts, rng, 2)
+        worth = sign * np.take_along_axis(pieces, two, 1)
+        for text, (i, j), (u, v) in zip(texts, two.tolist(), worth.tolist(), strict=True):
+            if u != v:
+                chosen, rejected = (i, j) if u > v else (j, i)
+                rows.append({"prompt": text, "chosen": f"{chosen}.", "rejected": f"{rejected}."})
+    return rows
+
+
+def _rows(rows: list[dict[str, str]], out: Path, name: str) -> Path:
+    path = out / "runs" / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def ladder(start: world.World, steps: int) -> dict[str, Any]:
+    """Agreement with gold of labels, reward models and policies by level; the lying assistant and the control."""
+    train, _ = cases(TRAIN, start.log_ref_train, 8_000, 11)
+    held, held_gaps = cases(HELD_OUT, start.log_ref, 4_000, 12)
+    levels, policy, assistant = [], start.sft, None
+    for level in range(LEVELS):
+        said = {name: _labels(p, of, assistant, 1, seed) for name, p, of, seed in _sides(train, held)}
+        line: dict[str, Any] = {"labels": figure(held[0], evidence.right(said["held"], held_gaps))}
+        if assistant is not None:
+            line |= _beside(held, held_gaps, assistant)
+        rows = language.pair_items(TRAIN, train, (said["train"] > 0).astype(float), f"level-{level}")
+        data = world.write(rows, start.out, f"ladder-{level}")
+        about = {"steps": steps, "rows": len(rows), "batch_size": 64}
+        model = world.train(start.out, "reward", start.sft, data, f"ladder-reward-{level}", **about)
+        policy = world.train(start.out, "dpo", policy, data, f"ladder-policy-{level}", beta=0.5, **about)
+        line["reward model"] = figure(held[0], evidence.right(_gaps(model, HELD_OUT, held), held_gaps))
+        known = exact.evaluate(world.policy(policy), start.log_ref, world.REWARDS)
+        line["policy"] = {"reward": known.reward, "kl": known.kl, "share": known.share}
+        levels.append(line)
+        assistant = model
+    gain = _labels(HELD_OUT, held, assistant, 1, 14)
+    last = evidence.right(gain, held_gaps)
+    alone = evidence.right(_labels(HELD_OUT, held, None, 1, 14), held_gaps)
+    rewards = float(exact.expected(start.log_ref, world.REWARDS))
+    return {"levels": levels, "start reward": rewards, "assisted less alone": figure(held[0], last - alone)}
+
+
+def _sides(train: Cases, held: Cases) -> tuple[tuple[str, np.ndarray, Cases, int], ...]:
+    return ("train", TRAIN, train, 13), ("held", HELD_OUT, held, 14)
+
+
+def _labels(prompts: np.ndarray, of: Cases, assistant: Path | None, honest: int, seed: int) -> np.ndarray:
+    """``[N]`` what the judge says: the sum of two positions drawn, and what the assistant answers when it is asked by
+    how much the first is better; a coin where it sees no difference. ``honest`` is -1 for an assistant that lies."""
+    rng = np.random.default_rng(seed)
+    judged = evidence.naive(evidence.shown(evidence.positions(prompts, of), K, "random", rng))
+    coin = 1e-6 * rng.choice([-1, 1], len(judged))
+    return judged + coin + (0 if assistant is None else honest * _gaps(assistant, prompts, of))
+
+
+def _beside(held: Cases, gaps: np.ndarray, assistant: Path) -> dict[str, Any]:
+    """Accuracy of the judge alone and with a lying assistant, and paired differences to the judge alone."""
+    alone, honest, lying = (
+        evidence.right(_labels(HELD_OUT, held, a, sign, 14), gaps)
+        for a, sign in ((None, 1), (assistant, 1), (assistant, -1))
+    )
+    figures = {"alone": alone, "lying": lying, "honest less alone": honest - alone, "lying less alone": lying - alone}
+    return {name: figure(held[0], values) for name, values in figures.items()}
+
+
+_SCORED: dict[tuple[Path, int], np.ndarray] = {}
+
+
+def _gaps(model: Path, prompts: np.ndarray, of: Cases) -> np.ndarray:
+    """``[N]`` the reward model's score of the first response less that of the second."""
+    key = (model, len(of[0]))
+    if key not in _SCORED:
+        heads = [language.prompt_text(prompts[x]) for x in of[0]]
+        texts = [[language.response_text(language.RESPONSES[y]) for y in ys] for ys in of[1:]]
+        rewards = reward_source(str(model), max_tokens=8, eos_token=".")
+        one, other = (np.array(rewards(heads, side)) for side in texts)
+        _SCORED[key] = one - other
+    return _SCORED[key]
+
+
+def page(found: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    cell = lambda f: f"{f['value']:.3f} [{f['low']:.3f}, {f['high']:.3f}]"  # noqa: E731
+    p, ladder = found["protocols"], found["ladder"]
+    lines = ["# Debate and recursive reward modelling on the enumerable language", "", world.about_line(found["about"])]
+    lines += ["Intervals are 95 % over 32 held-out prompts.", "", "## The toy: seven pieces of N(0, 1)", ""]
+    lines += ["| protocol | naive judge | aware judge |", "|---|---|---|"]
+    lines += [f"| {name} | {t['naive']:.3f} | {t['aware']:.3f} |" for name, t in found["toy"].items()]
+    lines += ["", "## A judge who sees two of four positions", "", "| positions | naive judge | aware judge |"]
+    lines += [
+        "|---|---|---|",
+        *(f"| {name} | {cell(p[name]['naive'])} | {cell(p[name]['aware'])} |" for name in PROTOCOLS),
+    ]
+    lines += ["", f"Aware judge, consultant less drawn positions: {cell(p['consultant less alone'])}; "]
+    lines[-1] += f"debate less consultant: {cell(p['debate less consultant'])}."
+    lines += ["", "## Debaters trained by DPO in self-play", "", "| debaters | aware judge | share of best arguments |"]
+    lines += ["|---|---|---|"]
+    for name, f in found["debaters"].items():
+        lines.append(
+            f"| {name} | {cell(f['accuracy'])} | {cell(f['best argument']) if 'best argument' in f else '1'} |"
+        )
+    lines += ["", "## The ladder", "", "| level | labels agree with gold | reward model | lying assistant less alone |"]
+    lines[-1] += " policy: reward, KL |"
+    lines += ["|---|---|---|---|---|"]
+    for level, line in enumerate(ladder["levels"]):
+        lying = cell(line["lying less alone"]) if "lying less alone" in line else ""
+        policy = f"{line['policy']['reward']:.3f}, {line['policy']['kl']:.2f} nats"
+        lines.append(f"| {level} | {cell(line['labels'])} | {cell(line['reward model'])} | {lying} | {policy} |")
+    lines += ["", f"The start's reward is {ladder['start reward']:.3f}. Assisted by the last reward model less alone: "]
+    lines[-1] += f"{cell(ladder['assisted less alone'])}."
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
