@@ -89,7 +89,7 @@ class PairingSettings(Settings, frozen=True, title="Pairs"):
         "file of a judge that scores each answer alone, or people.",
     )
     watch_reward: str | None = Field(
-        None, description="A second reward that is only reported: where it falls as reward rises, reward is hacked."
+        None, description="A second reward that is never trained on: where it falls as reward rises, reward is hacked."
     )
     pairing: Literal["best_worst", "best_random", "all", "rso", "spin"] = Field(
         "best_worst",
@@ -115,6 +115,9 @@ class StopSettings(Settings, frozen=True, title="Stopping"):
     )
     patience: int | None = Field(
         None, ge=1, description="Stop after this many measurements in a row without a higher held-out reward."
+    )
+    on_parting: Literal["stop", "warn"] = Field(
+        "stop", description="What to do where the reward rises while watch_reward falls: stop, or only warn."
     )
     min_gain: float = Field(0.0, ge=0, description="How much higher the reward must be to count, with patience.")
     held_out: int | None = Field(
@@ -192,6 +195,8 @@ class IterateConfig(
             self._refuse(("pairing", "min_margin"), "people say which answers are better")
         if self.pairing == "spin":
             self._refuse(("min_margin",), "spin sets the data's answer above the policy's, whatever their rewards")
+        if self.watch_reward is None or self.reward is None or by_people:
+            self._refuse(("on_parting",), "no watched reward stands beside a reward")
         if self.patience is None:
             self._refuse(("min_gain",), "patience is not set")
         elif self.reward is None or by_people:

@@ -30,7 +30,7 @@ class Round:
     ``lost`` counts what was rejected by reason; ``steps`` are the updates of its training, ``margin`` the gap in reward
     of its pairs, ``measured`` the policy's figures (``reward``, ``watch_reward``, ``kl`` in nats per response to the
     first policy, ``length`` in tokens, ``ended``, ``win_rate`` against the first policy by the reward) and empty where
-    the round was not measured.
+    the round was not measured. ``parted`` says how the reward and the watched one part, if they do.
     """
 
     number: int
@@ -42,6 +42,7 @@ class Round:
     lost: Mapping[str, int] = field(default_factory=dict)
     margin: Estimate | None = None
     measured: Mapping[str, Estimate] = field(default_factory=dict)
+    parted: str = ""
 
     def mean(self, name: str) -> float | None:
         """The mean of a figure, or None where it was not measured."""
@@ -165,7 +166,9 @@ def alarms(rounds: Sequence[Round]) -> list[str]:
     known = [r for r in rounds if r.measured]
     first, last = known[0].measured, known[-1].measured
     found = []
-    if "reward" in last and last["reward"].mean > first["reward"].mean and "watch_reward" in last:
+    if known[-1].parted:
+        found.append(known[-1].parted)
+    elif "reward" in last and last["reward"].mean > first["reward"].mean and "watch_reward" in last:
         before, after = first["watch_reward"], last["watch_reward"]
         if before.mean - after.mean > 2 * math.hypot(before.se, after.se):
             found.append(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from afzal import runs
@@ -16,6 +17,7 @@ from afzal.config import PEOPLE, IterateConfig
 from afzal.errors import AfzalError
 from afzal.iterate import figures
 from afzal.iterate.figures import Round
+from afzal.iterate.parting import parted
 from afzal.iterate.people import Waiting
 from afzal.iterate.prompts import Questions, ask, slice_of
 from afzal.iterate.stages import Job, again, measure, one_round, round_of, training
@@ -85,19 +87,29 @@ def _all_rounds(job: Job) -> None:
         if reason := _ended(job, found):
             break
         try:
-            found.append(one_round(job, number, first))
+            found.append(_told(job, found, one_round(job, number, first)))
         except Waiting as waiting:
             finish(job, found, "waiting", "labels")
             _say(str(waiting))
             return
         _say(figures.line(found[-1]))
+        if found[-1].parted:
+            _say(f"warning: {found[-1].parted}")
         job.run.update(step=sum(r.steps for r in found))
     last = max((r.number for r in found if r.steps), default=0)
     if not found[last].measured:
-        found[last] = round_of(job, last, measure(job, last), first)
+        found[last] = _told(job, found[:last], round_of(job, last, measure(job, last), first))
         _say(figures.line(found[last]))
     for said in finish(job, found, "finished", reason):
         _say(said)
+
+
+def _told(job: Job, before: Sequence[Round], last: Round) -> Round:
+    """The round, with what is to be said where its reward and the watched one part."""
+    known = [r.number for r in (*before, last) if r.measured]
+    if job.watch is None or not last.measured:
+        return last
+    return replace(last, parted=parted({k: measure(job, k) for k in known}))
 
 
 def _ended(job: Job, found: Sequence[Round]) -> str:
@@ -105,6 +117,8 @@ def _ended(job: Job, found: Sequence[Round]) -> str:
     config, number = job.config, len(found)
     if number > 1 and not found[-1].pairs:
         return "no_pairs"
+    if found[-1].parted and config.on_parting == "stop":
+        return "parted"
     limits = {"patience": config.patience, "min_gain": config.min_gain}
     if reason := figures.stop_reason(found, kl_budget=config.kl_budget, **limits):
         return reason

@@ -55,6 +55,7 @@ def _lost(job: Job, number: int) -> list[Row]:
 _REASONS = {
     "finished": "all rounds are done",
     "kl_budget": "the KL to the first policy is above kl_budget",
+    "parted": "the reward rose while the watched one fell (on_parting)",
     "plateau": "the held-out reward stopped rising (patience)",
     "no_pairs": "no pair was left in the last round",
     "no_prompts": "there are no fresh prompts left",
