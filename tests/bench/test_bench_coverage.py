@@ -21,18 +21,19 @@ def test_the_table_is_made_of_the_figures(committed):
 
 
 def test_intervals_over_prompts_hold_the_truth(committed):
-    """With clustered prompts 93 to 97 % on average and in most cells; by rows it was as low as 34 %.
+    """With clustered prompts 93 to 97 % on average and in nine of ten cells; by rows it was as low as 34 %.
 
-    What lies outside: 28 rows per prompt that nearly all agree, at accuracies of .9 and more, where 20 prompts hold two
-    that differ; and single rows of 10 prompts, where Wilson's own coverage goes in steps.
+    What lies above is near 1, where few prompts hold an error and only one end can miss. The one cell below, 93.0 % in
+    40,000 data sets, has 50 prompts of 28 rows that nearly all agree, at .97.
     """
     rows = [r for r in committed["tables"]["accuracy"] if r["dependence"] > 0]
-    assert committed["runs"] >= 2000
-    assert np.mean([r["coverage"] for r in rows]) == pytest.approx(0.95, abs=0.01)
-    usual = [r["coverage"] for r in rows if r["rows per prompt"] != "28"]
-    assert min(usual) > 0.92
-    assert max(usual) < 0.985
-    assert np.mean([0.93 <= c <= 0.97 for c in usual]) > 0.75
+    cover = [r["coverage"] for r in rows]
+    assert committed["runs"] >= 4000
+    assert np.mean(cover) == pytest.approx(0.95, abs=0.006)
+    assert np.mean([0.93 <= c <= 0.97 for c in cover]) >= 0.9
+    assert sum(c < 0.93 for c in cover) <= 1
+    assert min(cover) > 0.92
+    assert max(cover) < 0.98
     assert min(r["by rows"] for r in rows) < 0.4
     for name, low in (("mean", 0.90), ("paired difference", 0.91), ("slope", 0.93), ("calibration error", 0.91)):
         assert min(r["coverage"] for r in committed["tables"][name]) > low, name
@@ -43,7 +44,7 @@ def test_a_perfectly_calibrated_model_is_told_what_chance_makes(committed):
     assert len(rows) == 7
     for r in rows:
         assert r["mean of chance alone"] == pytest.approx(r["mean error found"], abs=0.01)
-        assert r["called more than chance"] <= 0.08
+        assert r["called more than chance"] <= 0.09
 
 
 @pytest.mark.parametrize(("size", "dependence", "truth"), [("1 to 10", 0.3, 0.5), ("4", 0.8, 0.7), ("4", 0.8, 0.97)])
