@@ -52,7 +52,7 @@ Quote the texts as <quote>their very words</quote>: quotes are checked."""
 
 
 class DebaterConfig(Settings, frozen=True):
-    """Whoever writes arguments or criticism: a local model, a server, or a function."""
+    """The writer of arguments or criticism: a local model, a server, or a function."""
 
     kind: Literal["model", "http", "function"] = Field(description="model (a folder), http, or function.")
     model: str | None = Field(None, description="A folder or hub id; for http the model's name at the server.")

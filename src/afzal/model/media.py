@@ -49,7 +49,7 @@ def towers(model: Any) -> dict[str, nn.Module]:
 
 
 def freeze_towers(model: Any) -> None:
-    """Keep what encodes images and sounds as it is; the projection of its features goes on training."""
+    """Keep what encodes images and sounds as it is; the projection of its features still trains."""
     for tower in towers(model).values():
         tower.requires_grad_(False)
 

@@ -42,7 +42,7 @@ def argued(
         name: who judges, as the cache notes it.
 
     Raises:
-        AfzalError: somebody cannot be had, or a server does not answer; replies that came before are in the cache.
+        AfzalError: a participant cannot be opened, or a server does not answer; replies that came before are in the cache.
     """
     assert settings.judge is not None
     who = settings.assistant if settings.kind == "assisted" else settings.debater
@@ -82,13 +82,13 @@ def _by_function(spec: str) -> Judge:
 
 
 def debater(settings: DebaterConfig, prompt: str, cache: Cache, name: str) -> Speak:
-    """Whoever argues: each text is asked for once, and then read from the cache.
+    """The debaters: each text is asked for once, and then read from the cache.
 
     Args:
         prompt: where the settings have none.
 
     Raises:
-        AfzalError: the model, the server's key or the function cannot be had.
+        AfzalError: the model, the server's key or the function cannot be found.
     """
     if settings.kind == "function":
         return _function(settings.function or "", cache, name)

@@ -22,7 +22,7 @@ from afzal.media import KINDS, Media, MediaKind
 from afzal.tokens.template import TurnError
 
 _KEPT = 64
-"""Media whose arrays stay in memory; those of others are made again when a batch needs them."""
+"""Media whose arrays stay in memory; those of others are computed again when a batch needs them."""
 
 _TYPE_NAMES = ("mm_token_type_ids", "token_type_ids")
 _TEXT = frozenset({"input_ids", "attention_mask", *_TYPE_NAMES, "text_replacement_offsets"})
