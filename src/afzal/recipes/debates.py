@@ -42,7 +42,7 @@ def argued(
         name: who judges, as the cache notes it.
 
     Raises:
-        AfzalError: a participant cannot be opened, or a server does not answer; replies that came before are in the cache.
+        AfzalError: a participant cannot be opened, or a server does not answer; earlier replies are in the cache.
     """
     assert settings.judge is not None
     who = settings.assistant if settings.kind == "assisted" else settings.debater
