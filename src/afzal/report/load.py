@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from afzal.errors import AfzalError
-from afzal.report import sections
+from afzal.report import judged, sections
 from afzal.report.sections import Section
 from afzal.runs import redact_config, redact_texts
 from afzal.text import is_number, plural
@@ -55,7 +55,7 @@ def load(path: Path) -> RunFiles:
         samples=redact_texts(_lines(path / "samples.jsonl", notes)),
         data=redact_texts(_json(path / "data.json", notes)),
         losses=redact_texts(_lines(path / "losses.jsonl", [])),
-        sections=_sections(path, notes),
+        sections=[*_sections(path, notes), *judged.read(path, notes)],
         notes=notes,
     )
 
