@@ -134,6 +134,7 @@ def body(**changes: Any) -> dict[str, Any]:
         "front": {"points": [{"arm": "a001", "place": 0}], "knee": None, "hypervolume": 1.0},
         "choice": {"arm": "a001", "place": 0},
         "confirmation": {**confirmation, **changes.pop("confirmation", {})},
+        "trained_on": {"prompts": 0},
         "settings": {"search": "grid", "samples": 4, "rewards": {"gold": "x"}},
         **changes,
     }
@@ -170,4 +171,7 @@ def test_the_page_says_where_nothing_was_confirmed_or_chosen():
     none = body() | {"choice": None, "confirmation": None}
     assert views.findings(none)[0].startswith("No snapshot is within the KL budget")
     assert views.confirmation(none)["rows"] == []
+    assert "Of prompts, 2 stood in the training data" in " ".join(
+        views.findings(body() | {"trained_on": {"prompts": 2}})
+    )
     assert "one seed only" in " ".join(views.findings(body() | {"seeds": [0]}))

@@ -13,7 +13,9 @@ class MeasuringSettings(Settings, frozen=True):
     """Prompts, seeds, and the answers to each prompt."""
 
     max_prompts: int | None = Field(None, ge=2, description="Use only the first so many of them.")
-    seeds: list[int] = Field([0, 1, 2], description="Every entry is trained and sampled once for each seed.")
+    seeds: list[int] = Field(
+        [0, 1, 2], description="Each training is made, and its answers are drawn, once for each seed."
+    )
     samples: int = Field(
         4, ge=2, description="Answers per prompt, seed and snapshot; win rates need 2, drawn independently."
     )

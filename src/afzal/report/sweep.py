@@ -20,7 +20,7 @@ HTML, JSON, CSV = "sweep.html", "sweep.json", "sweep.csv"
 SCHEMA = "afzal.sweep/1"
 _FAR = 3.0  # times the budget; what moved farther is counted and not drawn
 _ARM, _CHOICE, _FRONT, _BASE = 0, 1, 2, 3  # colours
-_SIZE = (960, 470)
+_SIZE = (680, 420)
 
 
 def write_sweep(folder: Path, body: Mapping[str, Any]) -> Path:

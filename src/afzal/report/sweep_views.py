@@ -64,6 +64,11 @@ def findings(body: Mapping[str, Any]) -> list[str]:
             f"{_spelled(body, chosen['goal'])} at a KL of {number(chosen['kl']['value'], 3)}{of}."
         ]
         said += _confirmed(body, chosen)
+    said += [
+        f"Of {name}, {number(count)} stood in the training data: figures on them say too much."
+        for name, count in body["trained_on"].items()
+        if count
+    ]
     if len(body["seeds"]) < 2:
         said.append("There is one seed only: how much another one would change is not known.")
     counts = {status: [a for a in body["arms"] if a["status"] == status] for status in ("failed", "pruned")}

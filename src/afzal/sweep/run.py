@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from afzal import report, runs
+from afzal import data, report, runs
 from afzal.compare.inputs import open_inputs
 from afzal.compare.trainings import Stage, stages_of, with_snapshots
 from afzal.config import CompareConfig, SweepConfig, TrainConfig, advice, dump
@@ -65,13 +65,19 @@ def _sweep(config: SweepConfig, more: int, jobs: int, say: Say, dated: Path, dat
         runs.atomic_write(out / "sweep.yaml", dump(config))
         dated.parent.mkdir(exist_ok=True)
         runs.atomic_write(dated, json.dumps({"template_date": date}) + "\n")
+        seen = trained_on(search)
+        for name, count in seen.items():
+            if count:
+                say(f"note: {count} of {name} are training prompts too; what is measured on them says too much")
         explore(search, _asked(search, more))
         found = candidates(search.aim, search.whole, search.starts())
         chosen = best(search.aim, found)
         confirmed = _confirmed(search, chosen, found)
         body = summary(search, found, chosen, confirmed)
-        body |= {"settings": config.model_dump(mode="json"), **runs.environment()}
-        if chosen is not None:
+        body |= {"trained_on": seen, "settings": config.model_dump(mode="json"), **runs.environment()}
+        if chosen is None:
+            (out / RUN).unlink(missing_ok=True)
+        else:
             runs.atomic_write(out / RUN, _ready(search, chosen))
         page = report.write_sweep(out, body)
     return Outcome(page, len(search.whole))
@@ -91,6 +97,16 @@ def _open(config: SweepConfig, jobs: int, say: Say) -> Search:
     made = search.trainings(arms, config.seeds)
     open_inputs(made, stages_of(made))
     return search
+
+
+def trained_on(search: Search) -> dict[str, int]:
+    """How many of the different held-out prompts stand in base's training data, by the setting that names them."""
+    config, base = search.config, search.plan.base
+    read = data.read(base.data, columns=base.columns or None, format=base.data_format, on_error="drop")
+    trained = {item.prompt for item in read.items}
+    named = {"prompts": search.gauge.config.prompts, "confirm_prompts": config.confirm_prompts}
+    asked = {name: {item.prompt for item in data.read(path).items} for name, path in named.items() if path is not None}
+    return {name: len(prompts & trained) for name, prompts in asked.items()}
 
 
 def _asked(search: Search, more: int) -> int:
@@ -176,11 +192,14 @@ def _cost(
     fresh = (proposed * len(config.seeds)) + 2 * config.confirm
     each = max((length.tokens for length in found.values()), default=0)
     tokens = sum(found[s.entry.name].tokens for s in open_ones) + fresh * each
+    seen = sorted(length.examples for length in found.values())
+    ends = [f"{n:,}" for n in (seen[0], seen[-1])]
+    later = [f"{plural(proposed, 'proposed arm')}"] if proposed else []
+    later += [f"the choice and base with {plural(config.confirm, 'fresh seed')}"] if config.confirm else []
     lines = [
-        f"{plural(len(stages), 'training')}, {len(stages) - len(open_ones)} of them made; then at most {fresh} more "
-        f"(proposed arms; the choice and base with {plural(config.confirm, 'fresh seed')})",
-        f"to be trained: {tokens:,} tokens; every arm sees {min(n.examples for n in found.values()):,} to "
-        f"{max(n.examples for n in found.values()):,} examples",
+        f"{plural(len(stages), 'training')}, {len(stages) - len(open_ones)} of them made"
+        + (f"; then at most {fresh} more: {' and '.join(later)}" if later else ""),
+        f"to be trained: {tokens:,} tokens; every arm sees {' to '.join(dict.fromkeys(ends))} examples",
     ]
     speed = _tokens_per_second(made, stages, found)
     if speed is not None:
