@@ -1,6 +1,6 @@
 """A sweep on real pairs: does its choice beat the settings that one would have taken anyway?
 
-    python -m benchmarks.sweep_stories OUT            # 8 arms and base, 2 seeds, then 3 fresh seeds
+    python -m benchmarks.sweep_stories OUT            # 5 arms and base, 2 seeds, then 2 fresh seeds
     python -m benchmarks.sweep_stories OUT --quick    # 2 arms, 1 seed, a third of the examples
 
 stories260k, a model of 260 thousand weights, is trained by DPO on pairs of its own stories ordered by the summed
@@ -74,9 +74,9 @@ def sweep_of(out: Path, *, quick: bool) -> dict[str, Any]:
         "base": base,
         "space": {"beta": {"log": [0.02, 0.5]}, "lr": {"log": [3e-5, 1e-3]}, "batch_size": [8, 16, 32]},
         "search": "sobol",
-        "arms": 2 if quick else 8,
+        "arms": 2 if quick else 5,
         "seeds": [0] if quick else [0, 1],
-        "confirm": 1 if quick else 3,
+        "confirm": 1 if quick else 2,
         "prompts": str(out / "choice.jsonl"),
         "confirm_prompts": str(out / "confirmation.jsonl"),
         "rewards": {
