@@ -131,6 +131,16 @@ def test_readout_names_every_series_at_a_step():
     assert "<title>step 10 · train 0.5000 · held out 0.6000</title>" in drawing
 
 
+def test_named_ticks_stand_where_they_are_and_in_the_readout():
+    series = [Series("a", ((2.0, 1.0), (3.0, 0.5)))]
+    drawn = line_chart(series, title="t", x_label="labels of a task", x_ticks={2.0: "4", 3.0: "8"})
+    ticks = re.findall(r'class="tick" x="([\d.]+)" y="[\d.]+" text-anchor="middle">(\w+)<', drawn)
+    assert [name for _, name in ticks] == ["4", "8"]
+    assert float(ticks[0][0]) < float(ticks[1][0])
+    assert "labels of a task 8 · a 0.5" in drawn
+    assert "labels of a task 3" not in drawn
+
+
 def test_columns_are_few_and_hold_the_sparse_series():
     dense = Series("train", tuple((x, 1.0 * x) for x in range(1000)))
     sparse = Series("held out", ((0, 1.0), (333, 2.0), (999, 3.0)), 1)

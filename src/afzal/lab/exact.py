@@ -33,7 +33,8 @@ def log_policy(model: Any, prompt: np.ndarray) -> np.ndarray:
         for x in np.asarray(prompt):
             head = np.broadcast_to(np.append(x, SEP), (len(content), 4))
             ids = torch.from_numpy(np.concatenate([head, content], axis=1)).to(model.device)
-            logits = model(input_ids=ids, use_cache=False).logits[:, 3:].double()
+            logits = model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]  # virtual tokens stand before
+            logits = logits[:, 3:].double()
             rows.append(_assemble(torch.log_softmax(logits, dim=-1).cpu().numpy()))
     model.train(was_training)
     return np.stack(rows)

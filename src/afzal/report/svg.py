@@ -7,7 +7,7 @@ Colours and type come from the style sheet by class (``s0`` … ``s6``), so one 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -137,6 +137,7 @@ def line_chart(
     y_range: tuple[float, float] | None = None,
     rules: Sequence[Rule] = (),
     marked: tuple[float, str] | None = None,
+    x_ticks: Mapping[float, str] | None = None,
     width: int = 360,
     height: int = 226,
 ) -> str:
@@ -147,6 +148,7 @@ def line_chart(
         y_range: fixed range of y (for shares, (0, 1)); by default the range of the data and rules.
         rules: horizontal lines with a label.
         marked: an x with a label, drawn as a vertical line.
+        x_ticks: what stands at which x, in place of round values, such as doublings on a logarithmic axis.
     """
     xs = sorted({x for s in series for x, _ in s.points})
     bounds = [v for s in series for v in (*(y for _, y in s.points), *s.low, *s.high)]
@@ -163,15 +165,17 @@ def line_chart(
         x=x,
         y=y,
     )
+    ticks = whole_ticks(*x) if x_label in ("step", "steps") else nice_ticks(*x)
+    named = x_ticks or dict(zip(ticks, tick_labels(ticks), strict=True))
     body = [
         _y_axis(frame, y_ticks, labels, y_label),
-        _x_axis(frame, whole_ticks(*x) if x_label in ("step", "steps") else nice_ticks(*x), x_label),
+        _x_axis(frame, named, x_label),
         *(_rule(frame, rule) for rule in rules),
         mark(frame, *marked) if marked else "",
         *(band(frame, s) for s in series if s.low),
         *(_line(frame, s) for s in series),
         _end_labels(frame, series, width),
-        _columns(frame, series, xs, x_label),
+        _columns(frame, series, xs, x_label, x_ticks or {}),
     ]
     return wrap("".join(body), width, height, title)
 
@@ -224,7 +228,8 @@ def y_axis_and_grid(frame: Frame, label: str) -> str:
 
 def x_axis(frame: Frame, label: str) -> str:
     """Round values under the plot, the unit at the right end."""
-    return _x_axis(frame, nice_ticks(*frame.x, 6), label)
+    ticks = nice_ticks(*frame.x, 6)
+    return _x_axis(frame, dict(zip(ticks, tick_labels(ticks), strict=True)), label)
 
 
 def mark(frame: Frame, x: float, label: str) -> str:
@@ -253,12 +258,12 @@ def _y_axis(frame: Frame, ticks: Sequence[float], labels: Sequence[str], label: 
     return "".join(parts)
 
 
-def _x_axis(frame: Frame, ticks: Sequence[float], label: str) -> str:
+def _x_axis(frame: Frame, ticks: Mapping[float, str], label: str) -> str:
     y = frame.bottom
     parts = [f'<path class="axis" d="M{frame.left:.1f} {y:.1f}H{frame.right:.1f}"/>']
     beside = len(label) <= _SHORT  # a short unit stands in the row of the values, a long one below it
     end = frame.right - len(label) * 5.6 - 6 if label and beside else math.inf
-    for tick, name in zip(ticks, tick_labels(ticks), strict=True):
+    for tick, name in ticks.items():
         x = frame.px(tick)
         parts.append(f'<path class="axis" d="M{x:.1f} {y:.1f}v4"/>')
         if x + len(name) * _CHAR / 2 < end or x == frame.left:
@@ -331,7 +336,9 @@ def _end_labels(frame: Frame, series: Sequence[Series], width: int) -> str:
     )
 
 
-def _columns(frame: Frame, series: Sequence[Series], xs: Sequence[float], x_label: str) -> str:
+def _columns(
+    frame: Frame, series: Sequence[Series], xs: Sequence[float], x_label: str, names: Mapping[float, str]
+) -> str:
     """Invisible strips over the plot; the one under the pointer shows its values (CSS alone, titles for the rest)."""
     chosen = _chosen_columns(series, xs)
     lookup = [dict(s.points) for s in series]
@@ -342,7 +349,7 @@ def _columns(frame: Frame, series: Sequence[Series], xs: Sequence[float], x_labe
         here = [(s, v) for s, at in zip(series, lookup, strict=True) if is_number(v := at.get(x))]
         if not here:
             continue
-        place = f"{x_label} {number(int(x) if x == int(x) else x)}"
+        place = f"{x_label} {names.get(x) or number(int(x) if x == int(x) else x)}"
         words = place + "".join(f" · {s.name} {number(v)}" for s, v in here)
         values = "".join(f'<tspan class="end s{s.colour}" dx="9">{number(v)}</tspan>' for s, v in here)
         px = frame.px(x)

@@ -1,0 +1,245 @@
+"""What is compared: ways from a few labels of a new task to a policy, all by the training loop of `afzal train`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afzal.lab import language, tasks
+from afzal.model.adapters import Adapter, add_adapter
+from afzal.model.logprobs import score
+from afzal.model.reference import AdapterOff, Remembered
+from afzal.objectives import REGISTRY, Scored
+from afzal.tokens.batch import Batch, collate
+from afzal.tokens.tree import Tree, tree
+from afzal.train.adapting import Adapting
+from afzal.train.episodes import Episodes, Shape
+from afzal.train.feed import Feed
+from afzal.train.loop import Hooks, Settings, State, fit
+from afzal.train.method import Method
+from afzal.train.optim import learning_rate, make_optimizer, trainable
+from afzal.train.prior import Prior
+from afzal.train.update import Accumulate, accumulate
+from benchmarks.few_shot import world as w
+
+LORA = Adapter("lora", rank=8, alpha=16.0)
+PROMPT = Adapter("prompt", virtual_tokens=4)
+MOST_IN_CONTEXT = 16
+"""Examples that a prompt holds at most; labels beyond it do not reach the in-context learner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """How a policy adapts: optimiser, learning rate, updates, pairs per update."""
+
+    optimizer: Any = "adamw"
+    lr: float = 5e-3
+    steps: int = 40
+    batch: int = 32
+
+    def rate(self, step: int) -> float:
+        """Linear decay to 0."""
+        return learning_rate(step, peak=self.lr, steps=self.steps, warmup_steps=0, schedule="linear")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The size of a comparison.
+
+    Attributes:
+        labels: of the target task, the x axis.
+        sources: tasks that transfer, meta-learning and the in-context learner have seen.
+        source_pairs: labels of each source task.
+        transfer_steps, meta_steps, context_steps: updates on the sources.
+    """
+
+    labels: tuple[int, ...] = (4, 8, 16, 32, 64, 128)
+    sources: int = 16
+    source_pairs: int = 400
+    sft_steps: int = 250
+    transfer_steps: int = 200
+    meta_steps: int = 80
+    context_steps: int = 120
+    seeds: int = 5
+
+
+QUICK = Sizes(
+    labels=(4, 16, 64),
+    sources=6,
+    source_pairs=64,
+    sft_steps=120,
+    transfer_steps=30,
+    meta_steps=15,
+    context_steps=15,
+    seeds=2,
+)
+
+ADAPT = Steps(lr=3e-3, steps=30)
+PROMPT_ADAPT = Steps(lr=3e-2, steps=50)
+SOURCE_LR, INNER_LR, INNER_STEPS = 5e-3, 1.0, 3
+PRIOR, PROMPT_PRIOR, PRIOR_LABELS = 1.0, 0.02, 8
+"""The prior's weight at so many labels, round whatever a learner starts from: the fixed one keeps it, all others anneal
+it in proportion to 1 / labels."""
+
+Weights = Mapping[str, Tensor]
+
+
+class Policy:
+    """The reference with an adapter whose weights come and go; the reference is the model without it."""
+
+    def __init__(self, world: w.World, adapter: Adapter, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.model = add_adapter(w.model(world), adapter).eval()
+        self.fresh = self.weights()
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in trainable(self.model).items()}
+
+    @torch.no_grad()
+    def become(self, weights: Weights) -> None:
+        for name, p in trainable(self.model).items():
+            p.copy_(weights[name])
+
+    @property
+    def method(self) -> Method:
+        return Method.of(REGISTRY["dpo"], {"beta": w.BETA}, Remembered(AdapterOff(self.model)))
+
+    def learn(self, trees: Sequence[Tree], how: Steps, seed: int, gradient: Accumulate = accumulate) -> None:
+        """The loop of `afzal train dpo` on these trees, from the weights as they are."""
+        feed = _Kept(Feed(trees, (), how.batch, seed, w.layout()))
+        optimizer = make_optimizer(trainable(self.model).values(), how.optimizer)
+        fit(
+            self.model,
+            self.method,
+            feed,
+            optimizer,
+            Settings(how.steps, how.rate),
+            hooks=Hooks(),
+            state=State(),
+            gradient=gradient,
+        )
+
+    def near(self, weights: Weights, strength: float) -> Accumulate:
+        """The gradient with a pull to these weights."""
+        parameters = trainable(self.model)
+        return partial(Prior(weights, strength).accumulate, accumulate, parameters, parameters)
+
+
+class _Kept:
+    """A feed whose updates are made once where they come again, so that the reference scores them once."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed, self.layout, self.updates_per_epoch = feed, feed.layout, feed.updates_per_epoch
+        self._made: dict[tuple[int, ...], Any] = {}
+
+    def update(self, step: int) -> Any:
+        members = tuple(sorted(self.feed.members(step)))
+        if members not in self._made:
+            self._made[members] = self.feed.update(step)
+        return self._made[members]
+
+
+def transferred(policy: Policy, sources: Mapping[str, Sequence[Tree]], steps: int, seed: int) -> Weights:
+    """One adapter for all source tasks at once: general preferences."""
+    policy.become(policy.fresh)
+    trees = [t for each in sources.values() for t in each]
+    policy.learn(trees, Steps(lr=SOURCE_LR, steps=steps, batch=64), seed)
+    return policy.weights()
+
+
+def meta_learned(
+    policy: Policy, sources: Mapping[str, Sequence[Tree]], start: Weights, steps: int, seed: int
+) -> Weights:
+    """An adapter that is learned for a few steps on the next task (FOMAML), as `afzal train meta` does."""
+    policy.become(start)
+    trees = [t for each in sources.values() for t in each]
+    task_of = [name for name, each in sources.items() for _ in each]
+    feed = Episodes(trees, task_of, Shape(4, 16, 32, INNER_STEPS), seed, w.layout())
+    adapting = Adapting("fomaml", INNER_LR)
+    carriers = trainable(policy.model)
+    gradient = partial(adapting.accumulate, carriers=carriers)
+    method = Method.of(REGISTRY["dpo"], {"beta": w.BETA}, AdapterOff(policy.model))
+    optimizer = make_optimizer(carriers.values())
+    fit(
+        policy.model,
+        method,
+        feed,
+        optimizer,
+        Settings(steps, Steps(lr=3e-3, steps=steps).rate),
+        hooks=Hooks(),
+        state=State(),
+        gradient=gradient,
+    )
+    return policy.weights()
+
+
+# -- in context
+
+
+def with_examples(t: Tree, examples: Sequence[Tree]) -> Tree:
+    """The tree with labelled examples before its prompt: prompt, preferred response, other response, each closed."""
+    before = [i for e in examples for i in _told(e)]
+    return Tree(t.item_id, np.asarray([*before, *t.prompt.tolist()], dtype=np.int32), t.branches, t.preferences)
+
+
+def _told(e: Tree) -> list[int]:
+    (pair,) = e.preferences
+    better, worse = (e.branches[k].ids.tolist() for k in ((pair.i, pair.j) if pair.p > 0.5 else (pair.j, pair.i)))
+    close = lambda ids: ids if ids[-1] == language.EOS else [*ids, language.EOS]  # noqa: E731
+    return [*e.prompt.tolist(), *close(better), *close(worse)]
+
+
+class Plain:
+    """The reference's log-probs of the same responses without the examples."""
+
+    name, is_start = "the reference, which sees no examples", True
+
+    def __init__(self, model: Any, plain: Mapping[str, Tree]) -> None:
+        self.model, self.plain = model, plain
+
+    def score(self, batch: Batch) -> Scored:
+        trees = [self.plain[name] for name in dict.fromkeys(t.item_id for t, _ in batch.sources)]
+        with torch.no_grad():
+            found = score(self.model, collate(trees, "shared", w.layout().device))
+        return Scored(found.token_logps, batch.response_of, batch.n_responses)
+
+
+def in_context(world: w.World, sources: Mapping[str, Sequence[Tree]], steps: int, seed: int) -> Any:
+    """A policy that DPO trains to read labels from its prompt (after FSPO, Singh et al. 2025, arXiv 2502.19312)."""
+    model = w.model(world).requires_grad_(True)
+    reference = w.model(world)
+    rng = np.random.default_rng(seed)
+    made, plain = [], {}
+    names = list(sources)
+    for k in range(16 * steps):
+        each = sources[names[int(rng.integers(len(names)))]]
+        n = int(rng.choice([0, 4, 8, MOST_IN_CONTEXT]))
+        drawn = rng.choice(len(each), size=n + 1, replace=False)
+        judged = [each[i] for i in drawn]
+        bare = Tree(f"context-{k}", judged[0].prompt, judged[0].branches, judged[0].preferences)
+        made.append(with_examples(bare, judged[1:]))
+        plain[bare.item_id] = bare
+    method = Method.of(REGISTRY["dpo"], {"beta": w.BETA}, Plain(reference, plain))
+    optimizer = make_optimizer(trainable(model).values())
+    feed = Feed(made, (), 16, seed, w.layout())
+    rate = lambda step: 1e-3 * min(1.0, (step + 1) / 20)  # noqa: E731
+    fit(model, method, feed, optimizer, Settings(steps, rate), hooks=Hooks(), state=State())
+    return model.eval()
+
+
+def regret_in_context(model: Any, examples: Sequence[Tree], task: tasks.Task, world: w.World) -> float:
+    """Exact regret of the policy that reads these examples."""
+    branches = [w.response_ids(y) for y in range(len(language.RESPONSES))]
+    told = [i for e in examples[:MOST_IN_CONTEXT] for i in _told(e)]
+    rows = []
+    for x in w.HELD_OUT:
+        asked = tree("x", [*told, *x.tolist(), language.SEP], branches)
+        with torch.no_grad():
+            rows.append(score(model, collate([asked], "shared", w.layout().device)).logps.double().numpy())
+    return w.regret_of(np.stack(rows), task, world)

@@ -1,0 +1,181 @@
+"""The page: regret against the number of target labels, with bands over seeds, and what follows from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from afzal.report import svg
+from afzal.report.template import rendered
+from afzal.runs import atomic_write
+from afzal.stats.intervals import Interval, over_seeds
+from benchmarks.few_shot import world as w
+from benchmarks.few_shot.seeds import METHODS
+
+_COLOURS = {"scratch": svg.OTHER, "fixed": svg.REJECTED, "annealed": svg.TRAIN, "meta": svg.CHOSEN}
+_COLOURS |= {"prompt": svg.HELD_OUT, "context": svg.OPTIMUM}
+_SHORT = {"scratch": "scratch", "fixed": "fixed", "annealed": "annealed", "meta": "meta", "prompt": "prompt"}
+_SHORT |= {"context": "in context"}
+
+
+def shares(results: Sequence[Mapping[str, Any]], name: str, at: int) -> list[float]:
+    """Regret over that of the reference, by seed: 1 is no training at all, 0 is optimal."""
+    return [r["regret"][name][at] / r["start"] for r in results]
+
+
+def figures(results: Sequence[Mapping[str, Any]], labels: Sequence[int]) -> dict[str, Any]:
+    """Mean share of the reference's regret over seeds by learner and number of labels, with Student's t intervals; and
+    paired differences to scratch and between the priors."""
+    names = list(results[0]["regret"])
+    table = {name: [_plain(over_seeds(shares(results, name, at))) for at in range(len(labels) + 1)] for name in names}
+    pairs = [(name, "scratch") for name in names if name != "scratch"] + [("annealed", "fixed")]
+    differences = {
+        f"{a} - {b}": [_plain(over_seeds(_differences(results, a, b, at))) for at in range(1, len(labels) + 1)]
+        for a, b in pairs
+        if a in names and b in names
+    }
+    return {"labels": [0, *labels], "share_of_start_regret": table, "differences": differences}
+
+
+def _differences(results: Sequence[Mapping[str, Any]], a: str, b: str, at: int) -> list[float]:
+    return [x - y for x, y in zip(shares(results, a, at), shares(results, b, at), strict=True)]
+
+
+def _plain(found: Interval) -> dict[str, float | None]:
+    return {"value": found.value, "low": found.low, "high": found.high}
+
+
+def findings(f: Mapping[str, Any], seeds: int) -> list[str]:
+    """What was measured, each expectation with whether it came about."""
+    labels = f["labels"][1:]
+    sure = lambda d: d["high"] is not None and d["high"] < 0  # noqa: E731
+    worse = lambda d: d["low"] is not None and d["low"] > 0  # noqa: E731
+    said = []
+    for name in ("annealed", "meta"):
+        few = [k for k, d in zip(labels, f["differences"][f"{name} - scratch"], strict=True) if k <= 16 and sure(d)]
+        wanted = [k for k in labels if k <= 16]
+        state = "as expected" if few == wanted else "NOT at every number of labels"
+        said.append(
+            f"Ahead of scratch with up to 16 labels: {METHODS[name]} at {_list(few)} of {_list(wanted)} ({state})."
+        )
+    level = [k for k, d in zip(labels, f["differences"]["annealed - scratch"], strict=True) if not sure(d)]
+    said.append(
+        f"Scratch is level with annealed transfer from {level[0]} labels on."
+        if level
+        else f"Scratch is behind annealed transfer up to {labels[-1]} labels."
+    )
+    negative = [k for k, d in zip(labels, f["differences"]["fixed - scratch"], strict=True) if worse(d)]
+    said.append(
+        f"Negative transfer: with a fixed prior the adapter is worse than scratch at {_list(negative)} labels."
+        if negative
+        else "Negative transfer was not seen: nowhere is the fixed prior worse than scratch beyond the interval."
+    )
+    better = [k for k, d in zip(labels, f["differences"]["annealed - fixed"], strict=True) if sure(d)]
+    said.append(
+        f"Annealing the prior lowers the regret against the fixed one at {_list(better)} labels."
+        if better
+        else "Annealing the prior makes no difference beyond the interval."
+    )
+    harmed = [METHODS[n] for n, row in f["share_of_start_regret"].items() if (row[1]["low"] or 0) > 1]
+    if harmed:
+        said.append(f"With {labels[0]} labels worse than no training at all: {', '.join(harmed)}.")
+    said.append(f"Bands and intervals: 95 % over {seeds} seeds, each with tasks, labels and adapters of its own.")
+    return said
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers)) if numbers else "none"
+
+
+def chart(f: Mapping[str, Any]) -> str:
+    """Share of the reference's regret over the number of labels, on a scale of doublings."""
+    ticks = {math.log2(k) if k else math.log2(f["labels"][1]) - 1: str(k) for k in f["labels"]}
+    xs = list(ticks)
+    # bands of few seeds are wide, and learners that fail fail by far: neither may hide the others
+    top = min(2.0, 1.15 * max(d["value"] for row in f["share_of_start_regret"].values() for d in row))
+    lines = [
+        svg.Series(
+            METHODS[name],
+            tuple((x, d["value"] if d["value"] <= top else None) for x, d in zip(xs, row, strict=True)),
+            colour=_COLOURS[name],
+            low=tuple(_within(d["low"], top) for d in row),
+            high=tuple(_within(d["high"], top) for d in row),
+            label=f"{_SHORT[name]} ",
+        )
+        for name, row in f["share_of_start_regret"].items()
+    ]
+    return svg.line_chart(
+        lines,
+        title="regret against labels",
+        x_label="labels of the target task",
+        y_label="regret / regret of the reference",
+        rules=[svg.Rule(1.0, "no training")],
+        x_ticks=ticks,
+        y_range=(0.0, top),
+        width=640,
+        height=380,
+    )
+
+
+def _within(value: float | None, top: float) -> float | None:
+    return None if value is None else min(max(value, 0.0), top)
+
+
+def write(out: Path, results: Sequence[Mapping[str, Any]], labels: Sequence[int], about: str) -> Path:
+    """``few-shot.html``, ``few-shot.svg`` and ``few-shot.json``."""
+    f = figures(results, labels)
+    said = findings(f, len(results))
+    drawing = chart(f)
+    rows = [[METHODS[n], *(_cell(d) for d in row)] for n, row in f["share_of_start_regret"].items()]
+    seconds = {stage: sum(r["processor_seconds"].get(stage, 0.0) for r in results) for stage in _stages(results)}
+    page = rendered(
+        "board.html.j2",
+        title="Few-shot preferences",
+        subtitle="exact regret on a family of enumerable languages",
+        findings=said,
+        facts=[
+            ["objective", f"E[r] - {w.BETA:g} KL"],
+            ["regret of the reference", _cell(_plain(over_seeds([r["start"] for r in results])))],
+            ["seeds", str(len(results))],
+            ["held-out prompts", str(w.JUDGED_ON)],
+        ],
+        drawing=Markup(drawing),
+        drawn_as="Regret against labels, with 95 % bands over seeds; what lies above the frame is in the table",
+        tables=[
+            {
+                "title": "Share of the reference's regret",
+                "words": "Mean over seeds and its 95 % interval; 1 is no training, 0 is the optimum of the task.",
+                "columns": ["learner", *(f"{k} labels" for k in f["labels"])],
+                "rows": rows,
+            },
+            {
+                "title": "Cost",
+                "words": about,
+                "columns": ["stage", "processor seconds, all seeds"],
+                "rows": [[stage, f"{value:.0f}"] for stage, value in seconds.items()],
+            },
+        ],
+        texts=[],
+        worst=[],
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    whole = {"about": about, "findings": said, **f, "seeds": list(results)}
+    atomic_write(out / "few-shot.json", json.dumps(whole, indent=1) + "\n")
+    atomic_write(out / "few-shot.svg", svg.standalone(drawing))
+    atomic_write(out / "few-shot.html", page)
+    return out / "few-shot.html"
+
+
+def _stages(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(stage for r in results for stage in r["processor_seconds"]))
+
+
+def _cell(d: Mapping[str, float | None]) -> str:
+    if d["low"] is None or d["high"] is None:
+        return f"{d['value']:.2f}"
+    return f"{d['value']:.2f} [{d['low']:.2f}, {d['high']:.2f}]"

@@ -1,0 +1,119 @@
+"""Tasks, labels and exact figures of few-shot learning on the enumerable language.
+
+Legend: X prompts, Y = 1555 responses, T pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from afzal.lab import exact, language, tasks
+from afzal.model.attention import stock_attention
+from afzal.model.load import load_model
+from afzal.model.probe import choose_sharing
+from afzal.records import Preference
+from afzal.tokens.tree import Tree, tree
+from afzal.train.feed import Layout
+from benchmarks import lab_world
+
+BETA = 0.5
+"""Strength of the KL penalty in the objective E[r] - BETA KL and in every loss: a perfect fit has a regret of 0."""
+
+SPREAD = 0.75
+"""How far tasks differ, in the units of `afzal.lab.tasks.SPREAD`."""
+
+JUDGED_ON = 16
+"""Held-out prompts of every exact figure."""
+
+TRAIN, HELD_OUT = language.prompts()[0], language.prompts()[1][:JUDGED_ON]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class World:
+    """The reference: its model folder, and its log-probs ``[X, Y]`` on held-out and on training prompts."""
+
+    folder: Path
+    log_ref: np.ndarray
+    policy: np.ndarray  # probabilities on the training prompts
+
+
+def make(out: Path, sft_steps: int) -> World:
+    """The supervised reference in ``out/runs``, trained unless it is there."""
+    made = lab_world.make_world(out, sft_steps)
+    return World(made.sft, made.log_ref[:JUDGED_ON], np.exp(made.log_ref_train))
+
+
+def drawn_tasks(n: int, seed: int) -> list[tasks.Task]:
+    """Tasks without the parity term, which no few labels teach."""
+    local = np.array([name != "parity" for name in tasks.FEATURES])
+    return [tasks.Task(t.name, t.weights * local) for t in tasks.draw(n, seed, spread=SPREAD)]
+
+
+def model(world: World) -> Any:
+    """A fresh copy of the reference, ready for trees."""
+    found = load_model(str(world.folder))
+    choose_sharing(found, 16)
+    return found.requires_grad_(False)
+
+
+def layout() -> Layout:
+    """All of an update in one pass."""
+    return Layout("shared", 1 << 14)
+
+
+def draw(task: tasks.Task, world: World, n: int, seed: int) -> list[Tree]:
+    """``n`` pairs of the reference's responses to training prompts, with one Bradley-Terry vote each, as trees."""
+    rng, rewards = np.random.default_rng(seed), tasks.reward(task, TRAIN)
+    x, a, b = language.sample_pairs(world.policy, n, rng)
+    wins = language.noisy(rewards[x, a] - rewards[x, b], rng) > 0
+    return [
+        tree(
+            f"{task.name}-{k}",
+            prompt_ids(x[k]),
+            [response_ids(a[k]), response_ids(b[k])],
+            pairs=[Preference(0, 1) if wins[k] else Preference(1, 0)],
+        )
+        for k in range(n)
+    ]
+
+
+def prompt_ids(x: int) -> list[int]:
+    """Ids of training prompt ``x``."""
+    return [*TRAIN[x].tolist(), language.SEP]
+
+
+def response_ids(y: int) -> list[int]:
+    """Ids of response ``y``; after four tokens the end is forced, and no part of it."""
+    content = [int(t) for t in language.RESPONSES[y] if t >= 0]
+    return content if len(content) == language.MAX_LENGTH else [*content, language.EOS]
+
+
+def regret(policy: Any, task: tasks.Task, world: World) -> float:
+    """Exact regret of a model on a task, in the reward's measure."""
+    with stock_attention(policy):
+        return regret_of(exact.log_policy(policy, HELD_OUT), task, world)
+
+
+def regret_of(log_pi: np.ndarray, task: tasks.Task, world: World) -> float:
+    """Exact regret of log-probs ``[X, Y]``."""
+    return tasks.standing(log_pi, world.log_ref, tasks.reward(task, HELD_OUT), BETA).regret
+
+
+def start_regret(task: tasks.Task, world: World) -> float:
+    """What the reference itself leaves to gain."""
+    return regret_of(world.log_ref, task, world)
+
+
+def seeded(*parts: int) -> int:
+    """One seed of several numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def one_thread() -> None:
+    """A model this small loses time when its operations are shared out over cores."""
+    torch.set_num_threads(1)
