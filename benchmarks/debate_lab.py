@@ -42,8 +42,8 @@ def main() -> None:
     began = time.monotonic()
     start, less = world.make_world(given.out, 600), 4 if given.quick else 1
     found: dict[str, Any] = {"toy": evidence.toy(), "protocols": protocols(start)}
-    found["debaters"] = self_play(start, 240 // less)
-    found["ladder"] = ladder(start, 300 // less)
+    found["debaters"] = self_play(start, 1000 // less)
+    found["ladder"] = ladder(start, 1000 // less)
     command = "python -m benchmarks.debate_lab OUT" + " --quick" * given.quick
     found["about"] = world.about(command, (time.monotonic() - began) / 60)
     (given.out / "debate-lab.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -100,7 +100,7 @@ def self_play(start: world.World, steps: int) -> dict[str, Any]:
     for number in range(1, ROUNDS + 1):
         rows = _ranked(policy, past, np.random.default_rng(5 + number))
         data = _rows(rows, start.out, f"arguments-{number}")
-        about = settings | {"beta": 0.1, "lr": 5e-4}
+        about = settings | {"beta": 0.1}
         name = f"debater-{number}"
         policy = world.train(start.out, "dpo", policy, data, name, steps=steps, rows=len(rows), **about)
         found[f"round {number}"] = _debated(policy, now, gaps, past, past_gaps)
@@ -165,7 +165,7 @@ def _rows(rows: list[dict[str, str]], out: Path, name: str) -> Path:
 
 def ladder(start: world.World, steps: int) -> dict[str, Any]:
     """Agreement with gold of labels, reward models and policies by level; the lying assistant and the control."""
-    train, _ = cases(TRAIN, start.log_ref_train, 8_000, 11)
+    train, _ = cases(TRAIN, start.log_ref_train, 16_000, 11)
     held, held_gaps = cases(HELD_OUT, start.log_ref, 4_000, 12)
     levels, policy, assistant = [], start.sft, None
     for level in range(LEVELS):
@@ -175,9 +175,13 @@ def ladder(start: world.World, steps: int) -> dict[str, Any]:
             line |= _beside(held, held_gaps, assistant)
         rows = language.pair_items(TRAIN, train, (said["train"] > 0).astype(float), f"level-{level}")
         data = world.write(rows, start.out, f"ladder-{level}")
-        about = {"steps": steps, "rows": len(rows), "batch_size": 64}
-        model = world.train(start.out, "reward", start.sft, data, f"ladder-reward-{level}", **about)
-        policy = world.train(start.out, "dpo", policy, data, f"ladder-policy-{level}", beta=0.5, **about)
+        about = {"rows": len(rows), "batch_size": 64}
+        name = f"ladder-reward-{level}"
+        model = world.train(
+            start.out, "reward", start.sft, data, name, steps=steps, lr=1e-3, lr_schedule="linear", **about
+        )
+        name = f"ladder-policy-{level}"
+        policy = world.train(start.out, "dpo", policy, data, name, steps=steps // 4, beta=0.5, **about)
         line["reward model"] = figure(held[0], evidence.right(_gaps(model, HELD_OUT, held), held_gaps))
         known = exact.evaluate(world.policy(policy), start.log_ref, world.REWARDS)
         line["policy"] = {"reward": known.reward, "kl": known.kl, "share": known.share}
