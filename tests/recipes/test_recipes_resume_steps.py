@@ -21,6 +21,7 @@ ROLLOUTS: dict[str, Any] = {"iterations": 6, "ppo_epochs": 2, "minibatches": 2, 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("sft", {}),
     "reward": ("reward", {}),
+    "irl": ("irl", {}),
     "dpo": ("dpo", {}),
     "kto": ("kto", {"batch_size": 16}),
     "orpo": ("prefer", {"objective": "orpo"}),
@@ -36,7 +37,13 @@ def given(tmp_path: Path, name: str) -> tuple[str, dict[str, Any]]:
     if method == "ppo":
         (tmp_path / "reward.py").write_text("def polite(prompt, answer):\n    return float(answer.count('e'))\n")
         found = {k: v for k, v in found.items() if k != "epochs"} | {"reward": f"{tmp_path}/reward.py:polite"}
-    return method, {k: v for k, v in found.items() if method != "reward" or k not in ONLY_POLICY}
+    if method == "irl":
+        rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+        drawn = [{"prompt": r["prompt"], "completion": r["rejected"]} for r in rows]
+        (tmp_path / "drawn.jsonl").write_text("".join(json.dumps(row) + "\n" for row in drawn))
+        found |= {"samples": f"{tmp_path}/drawn.jsonl"}
+    scores = method in ("reward", "irl")
+    return method, {k: v for k, v in found.items() if not scores or k not in ONLY_POLICY}
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:
