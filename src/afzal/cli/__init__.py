@@ -41,6 +41,7 @@ VERBS = {
     "sweep": "Vary settings of a training, and choose the best arm on held-out prompts within a KL budget.",
     "annotate": "Serve a page on which people compare, rank or rate responses by keyboard.",
     "judge": "Let judges say which answer is better: rules, reward models, local models, servers, people.",
+    "revise": "Make preference pairs from principles: answers, critiques, revisions, or a judge's labels.",
     "ask": "Choose the pairs of answers that people should be asked about next.",
     "aggregate": "Say how far annotators agree, and make one preference per pair of their votes.",
     "leaderboard": "Rank models from votes or verdicts, or judges from items of known truth.",

@@ -19,6 +19,7 @@ from .methods import CONFIGS, METHODS, method_in
 from .online import OnlineConfig
 from .planning import PlanConfig
 from .reading import build, dump, load, make, method_of, read_file, read_override, resolve
+from .revise import PrinciplesConfig, ReviseConfig
 from .score import ScoreConfig
 from .sections import LOW_RANK, VIRTUAL, DataSettings, ModelSettings, ObjectiveSettings, section
 from .sweep import ADAPTIVE, FIXED, Axis, Goal, SweepConfig
@@ -57,7 +58,9 @@ __all__ = [
     "Paper",
     "PlanConfig",
     "PolicyConfig",
+    "PrinciplesConfig",
     "ReferenceConfig",
+    "ReviseConfig",
     "ScoreConfig",
     "Setting",
     "Settings",

@@ -212,15 +212,15 @@ def played(
         return games, _scorer(settings, items)(games)
     games = games_of(pairs, settings.orders, samples=settings.samples, seed=settings.seed)
     if n.protocol is not None:
-        decider = lambda inside, replies: _decides(inside, replies, n.name, say)  # noqa: E731
+        decider = lambda inside, replies: decides(inside, replies, n.name, say)  # noqa: E731
         return debates.argued(settings, n.protocol, games, cache, decider, n.name)
     if settings.kind == "model":
         return games, _local(settings)(games)
     with Cache(cache) as replies:
-        return games, _decides(settings, replies, n.name, say)(games)
+        return games, decides(settings, replies, n.name, say)(games)
 
 
-def _decides(settings: JudgeConfig, replies: Cache, name: str, say: Callable[[str], None]) -> Judge:
+def decides(settings: JudgeConfig, replies: Cache, name: str, say: Callable[[str], None]) -> Judge:
     """A language model as a judge, local or on a server."""
     if settings.kind == "model":
         return _local(settings)

@@ -1,0 +1,178 @@
+"""The settings of ``afzal revise``, and the file of principles that it reads."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from .base import Settings
+
+CRITIQUE_PROMPT = """[Question]
+{{ prompt }}
+
+[Answer]
+{{ answer }}
+
+{{ request }}"""
+REVISION_PROMPT = """[Question]
+{{ prompt }}
+
+[Answer]
+{{ answer }}
+
+[Critique]
+{{ critique }}
+
+{{ request }}
+Write the revised answer and nothing else."""
+LABEL_PROMPT = """[Question]
+{{ prompt }}
+
+[Answer A]
+{{ first }}
+
+[Answer B]
+{{ second }}
+
+[Principle]
+{{ principle }}
+
+Which answer follows the principle better? End with one line: VERDICT: A, VERDICT: B or VERDICT: TIE"""
+REFUSALS = (
+    "i cannot",
+    "i can't",
+    "i can not",
+    "i won't",
+    "i will not",
+    "i'm sorry",
+    "i am sorry",
+    "i'm unable",
+    "i am unable",
+    "i'm not able",
+    "i am not able",
+    "i apologize",
+    "i must decline",
+    "as an ai",
+)
+
+
+class PrincipleConfig(BaseModel, frozen=True, extra="forbid"):
+    """One principle, what is asked about it, and word lists that check it without a model."""
+
+    id: str = Field(min_length=1, description="Its name in rows and figures.")
+    text: str = Field(min_length=1, description="What an answer should be like.")
+    critique: str = Field("", description="What asks for a critique. Default: names the principle.")
+    revision: str = Field("", description="What asks for a revision. Default: names the principle.")
+    avoid: tuple[str, ...] = Field((), description="Words or phrases that break the principle.")
+    need: tuple[str, ...] = Field((), description="Words or phrases of which an answer must have one.")
+
+    @field_validator("avoid", "need")
+    @classmethod
+    def _words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not re.search(r"\w", word) for word in value):
+            raise ValueError("holds an entry without a letter or a digit")
+        return value
+
+    @property
+    def checked(self) -> bool:
+        """Whether word lists say what breaks it."""
+        return bool(self.avoid or self.need)
+
+
+class PrinciplesConfig(Settings, frozen=True):
+    """A file of principles: what ``--principles`` names."""
+
+    principles: list[PrincipleConfig] = Field(description="The principles, each with id and text.")
+    system: str = Field("", description="The system message of critiques and revisions; empty for none.")
+    critique_prompt: str = Field(
+        CRITIQUE_PROMPT,
+        description="Jinja with prompt, answer, principle and request. Empty: no model criticises, and the critique is "
+        "what the word lists say.",
+    )
+    revision_prompt: str = Field(
+        REVISION_PROMPT, description="Jinja with prompt, answer, principle, critique and request."
+    )
+    label_prompt: str = Field(LABEL_PROMPT, description="Jinja with prompt, first, second and principle.")
+    refusals: list[str] = Field(list(REFUSALS), description="Phrases that make an answer a refusal where it begins.")
+
+    @field_validator("principles", mode="before")
+    @classmethod
+    def _each(cls, value: Any) -> Any:
+        if not isinstance(value, list) or not value:
+            raise ValueError("wanted: a list of principles, each with id and text")
+        for number, entry in enumerate(value, 1):
+            try:
+                PrincipleConfig.model_validate(entry)
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                at = ".".join(map(str, first["loc"][:1]))
+                raise ValueError(f"principle {number}: {at}: {first['msg'].removeprefix('Value error, ')}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        doubled = [name for name, n in Counter(p.id for p in self.principles).items() if n > 1]
+        if doubled:
+            raise ValueError(f"two principles have the id {doubled[0]!r}")
+        unchecked = [p.id for p in self.principles if not p.checked]
+        if not self.critique_prompt and unchecked:
+            raise ValueError(f"critique_prompt is empty, and principle {unchecked[0]!r} has no word lists to go by")
+        return self
+
+
+class ReviseConfig(Settings, frozen=True):
+    """Preference pairs from principles: answers, critiques and revisions, or labels of a judge."""
+
+    mode: Literal["revision", "label"] = Field(
+        "revision",
+        description="revision: answer, critique, revision, and the pair revision over answer. label: two answers, and "
+        "a judge that sees the principle says how likely the first is the better one.",
+    )
+    model: str = Field(
+        description="Who answers, criticises and revises: a model folder or hub id; with url the server's name for it."
+    )
+    url: str | None = Field(None, description="Of an OpenAI-compatible server, up to and with /v1.")
+    key_env: str | None = Field(None, description="The environment variable that holds the server's key.")
+    prompts: str = Field(
+        description="A file of prompts in any format that training data may have. A field twin holds a harmless prompt "
+        "that looks alike: its answers are measured and enter no pair. In mode label, rows with two responses are not "
+        "answered anew."
+    )
+    principles: str = Field(description="YAML file of the principles.")
+    out: str = Field(description="Folder for pairs, stages and report; the same command resumes in it.")
+    rounds: int = Field(1, ge=1, description="Revisions of each answer, each under another principle where possible.")
+    candidates: int = Field(
+        1, ge=1, description="Revisions drawn at each step, of which the one that breaks fewest word lists is kept."
+    )
+    judge: str | None = Field(
+        None, description="For mode label: a judge.yaml of kind model or http, or a model folder. Default: the model."
+    )
+    clamp: float = Field(
+        0.05, ge=0, lt=0.5, description="For mode label: probabilities are held within clamp and 1 - clamp."
+    )
+    temperature: float = Field(1.0, ge=0, description="Of all that is written; 0 is greedy.")
+    max_new_tokens: int = Field(256, ge=1, description="Longest answer, critique or revision, in tokens.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Of the principles and of what is written.")
+    batch_size: int = Field(64, ge=1, description="Texts that a local model writes at a time.")
+    timeout: float = Field(60.0, gt=0, description="Seconds for one request to a server.")
+    attempts: int = Field(5, ge=1, description="Tries of one request before the run stops.")
+    concurrency: int = Field(4, ge=1, description="Requests to a server at once.")
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        if self.url is None:
+            self._refuse(("key_env", "timeout", "attempts", "concurrency"), "there is no url")
+        else:
+            self._refuse(("batch_size",), "a server writes")
+        if self.mode == "label":
+            self._refuse(("rounds", "candidates"), "nothing is revised in mode label")
+            if self.temperature == 0:
+                raise ValueError("mode label compares two answers, and at temperature 0 both are the same")
+        else:
+            self._refuse(("judge", "clamp"), "nobody labels in mode revision")
+        if self.candidates > 1 and self.temperature == 0:
+            raise ValueError("candidates are all the same at temperature 0")
+        return self

@@ -1,0 +1,116 @@
+"""Labels of a judge that sees a principle: both orders averaged, and held away from certainty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from afzal.config.judging import JudgeConfig
+from afzal.config.revise import PrinciplesConfig, ReviseConfig
+from afzal.data.turns import full_text
+from afzal.errors import AfzalError
+from afzal.judge.asked import Asking, Words
+from afzal.judge.cache import Cache, Reply
+from afzal.judge.games import Game, Pair, Ruling
+from afzal.judge.replies import Reading
+from afzal.judge.verdicts import POINTS
+from afzal.recipes.judges import Named, decides, named
+from afzal.recipes.principles import in_turn
+from afzal.records import Item
+from afzal.runs.stage import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Labelling:
+    """What labels are made with; the replies of a server are kept in ``out``."""
+
+    config: ReviseConfig
+    principles: PrinciplesConfig
+    out: Path
+    say: Callable[[str], None]
+
+
+def label_rows(labelling: Labelling, items: Sequence[Item], answers: Sequence[Row]) -> list[Row]:
+    """One label for each prompt's two answers, under one principle each.
+
+    ``p`` is the probability that the first answer is better: the mean over both orders, within ``clamp`` and
+    1 - ``clamp``. It is None, with ``why``, where the answers are the same or an order gave no verdict.
+
+    Raises:
+        AfzalError: the judge cannot be had, or its server does not answer; replies that came before are kept.
+    """
+    config, principles = labelling.config, labelling.principles
+    judge = _judge(config)
+    settings = _shown_principle(judge, principles.label_prompt)
+    turn = [in_turn(principles.principles, config.seed, row["id"], 0) for row in answers]
+    games = []
+    for k, (item, row, principle) in enumerate(zip(items, answers, turn, strict=True)):
+        one, two = row["answers"]
+        if one.strip() != two.strip():
+            pair = Pair(k, 0, 1, full_text(item.prompt), (one, two))
+            games += [Game(pair, turned, transcript=principle.text) for turned in (False, True)]
+    with Cache(labelling.out / "replies.sqlite") as replies:
+        rulings = decides(settings, replies, judge.name, labelling.say)(games)
+    said = {(game.pair.item, game.turned): ruling for game, ruling in zip(games, rulings, strict=True)}
+    asked = Words(Asking(settings.system, settings.prompt, _unread))
+    rows = []
+    for k, (item, row, principle) in enumerate(zip(items, answers, turn, strict=True)):
+        one, two = row["answers"]
+        texts = {"prompt": full_text(item.prompt), "first": one, "second": two, "transcript": principle.text}
+        label = labelled(said.get((k, False)), said.get((k, True)), config.clamp)
+        about = {"id": row["id"], "principle": principle.id, "judge": judge.name, "model": config.model}
+        rows.append({**about, "prompts": {"label": asked.messages(**texts)[-1]["content"]}, **label})
+    return rows
+
+
+def labelled(first: Ruling | None, turned: Ruling | None, clamp: float) -> Row:
+    """The label from the rulings on both orders, both in the numbering of the pair; None where nothing was asked.
+
+    ``p_shown_first`` and ``p_shown_second`` are the probabilities of the first answer where it was shown first, and
+    second: a judge that goes by the place alone says p and 1 - p, and its label is a half.
+    """
+    if first is None or turned is None:
+        return {"p": None, "p_shown_first": None, "p_shown_second": None, "why": "the answers are the same"}
+    p = [_p(ruling) for ruling in (first, turned)]
+    why = next((r.why or "no verdict" for r in (first, turned) if _p(r) is None), "")
+    known = [value for value in p if value is not None]
+    mean = sum(known) / 2 if len(known) == 2 else None
+    held = None if mean is None else min(1 - clamp, max(clamp, mean))
+    return {"p": held, "p_shown_first": p[0], "p_shown_second": p[1], "why": why}
+
+
+def _p(ruling: Ruling) -> float | None:
+    return ruling.p_first if ruling.p_first is not None else POINTS.get(ruling.outcome)
+
+
+def _judge(config: ReviseConfig) -> Named:
+    """The judge that is named, or the model itself.
+
+    Raises:
+        AfzalError: it is not one that is asked in words about two answers.
+    """
+    if config.judge is not None:
+        judge = named(config.judge)
+        if judge.settings is None or judge.settings.kind not in ("model", "http") or judge.settings.verdict.score:
+            kind = "people or a file" if judge.settings is None else f"of kind {judge.settings.kind}"
+            raise AfzalError(
+                "the judge cannot be shown a principle",
+                where="judge",
+                why=f"it is {kind}",
+                remedy="a judge of kind model or http that compares two answers",
+            )
+        return judge
+    kind = {"kind": "model"} if config.url is None else {"kind": "http", "url": config.url, "key_env": config.key_env}
+    more = {} if config.url is None else {key: getattr(config, key) for key in ("timeout", "attempts", "concurrency")}
+    return Named(Path(config.model).name, JudgeConfig(model=config.model, **kind, **more), "")  # pyright: ignore[reportArgumentType]
+
+
+def _shown_principle(judge: Named, prompt: str) -> JudgeConfig:
+    """The settings of the judge with the prompt for labels; what a game holds beside its answers is the principle."""
+    assert judge.settings is not None
+    return judge.settings.model_copy(update={"prompt": "{% set principle = transcript %}" + prompt})
+
+
+def _unread(reply: Reply) -> Reading:
+    raise NotImplementedError("a question that is only written down has no reply")

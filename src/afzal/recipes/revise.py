@@ -1,0 +1,326 @@
+"""Preference pairs from principles: answer, critique, revision, or two answers and a label.
+
+Bai et al. 2022, arXiv 2212.08073. Every stage is a file of the folder, so that a stopped program repeats at most one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from afzal import config as settings
+from afzal import data
+from afzal.config.revise import PrincipleConfig, PrinciplesConfig, ReviseConfig
+from afzal.data.turns import full_text
+from afzal.errors import AfzalError
+from afzal.judge.asked import Asking, Words
+from afzal.judge.cache import Reply
+from afzal.judge.replies import Reading
+from afzal.recipes.contents import content_hash
+from afzal.recipes.labelled import Labelling, label_rows
+from afzal.recipes.principles import better, breaches, broken, by_words, in_turn
+from afzal.recipes.revised import report_body
+from afzal.recipes.writer import Wanted, Write, asked_as, writer
+from afzal.records import Comparison, Item, Message, Response, Turns, turns_to_row
+from afzal.report import write_board
+from afzal.runs.stage import Row, keep, kept, key_of, staged_rows
+from afzal.tokens import distinct_prompts
+
+PAIRS, REPORT = "pairs.jsonl", "revise"
+_SPARED = {"out", "timeout", "attempts", "concurrency", "batch_size", "key_env"}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One prompt of a run. ``twin`` marks a harmless look-alike, which is measured and enters no pair."""
+
+    id: str
+    item: Item
+    twin: bool = False
+
+
+def revise(config: ReviseConfig, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Make the pairs and the report; returns the report as plain values.
+
+    Leaves ``pairs.jsonl`` (Afzal rows; none where no pair was made), ``revise.json``, ``.html``, ``.md``, ``.csv`` and
+    the stages in ``config.out``.
+
+    Raises:
+        AfzalError: prompts, principles or model cannot be read, the folder holds a run with other settings, or a server
+            does not answer; what was done before is kept.
+    """
+    principles = read_principles(config.principles)
+    asked = _prompts(config)
+    out = Path(config.out)
+    _claim(config, out)
+    write, speaks = writer(config, out / "replies.sqlite")
+    say(f"{sum(not a.twin for a in asked)} prompts, {sum(a.twin for a in asked)} twins")
+    answers = staged_rows(out / "answers.jsonl", lambda: _answers(config, asked, write))
+    if config.mode == "label":
+        labelling = Labelling(config, principles, out, say)
+        steps = [staged_rows(out / "labels.jsonl", lambda: label_rows(labelling, [a.item for a in asked], answers))]
+        items = [
+            item for a, row, label in zip(asked, answers, steps[0], strict=True) for item in _labelled(a, row, label)
+        ]
+    else:
+        steps = _revised(config, principles, asked, answers, write, speaks, say)
+        items = [_pair(config, a, k, answers[k], steps) for k, a in enumerate(asked) if not a.twin]
+        items = [item for item in items if item is not None]
+    if items:
+        data.write(items, out / PAIRS, "afzal")
+    body = report_body(config, principles, answers, steps, len(items))
+    write_board(out, body, REPORT)
+    return body
+
+
+def read_principles(path: str) -> PrinciplesConfig:
+    """The principles of a file, with its templates tried on plain texts.
+
+    Raises:
+        AfzalError: the file is not one of principles, or a template does not render.
+    """
+    found = settings.build(PrinciplesConfig, settings.read_file(path))
+    names = ("prompt", "answer", "principle", "critique", "request")
+    given = {
+        "critique_prompt": tuple(n for n in names if n != "critique"),
+        "revision_prompt": names,
+        "label_prompt": ("prompt", "first", "second", "principle"),
+    }
+    for key, values in given.items():
+        try:
+            _words("", getattr(found, key)).messages(**dict.fromkeys(values, "text"))
+        except AfzalError as error:
+            why = error.what.partition(": ")[2]
+            raise AfzalError(
+                f"{key} does not render: {why}", where=path, remedy=f"it is Jinja, with {', '.join(values)}"
+            ) from None
+    return found
+
+
+def _words(system: str, prompt: str) -> Words:
+    return Words(Asking(system, prompt, _unread))
+
+
+def _unread(reply: Reply) -> Reading:
+    raise NotImplementedError("no verdict is read out of a revision")
+
+
+def _prompts(config: ReviseConfig) -> list[Asked]:
+    """The different prompts of the file in order, each followed by its twin where it has one."""
+    rows = list(data.read(config.prompts).items)
+    paired = config.mode == "label" and all(len(item.responses) == 2 for item in rows)
+    found = []
+    for k, item in enumerate(rows if paired else distinct_prompts(rows)):
+        found.append(Asked(f"{k}", item))
+        twin = item.extra.get("twin")
+        if twin is not None and config.mode == "revision":
+            found.append(Asked(f"{k}/twin", Item(f"{item.id}/twin", _twin(twin, item), ()), twin=True))
+    if not found:
+        raise AfzalError("there are no prompts", where=config.prompts, remedy="afzal check shows what the file holds")
+    return found
+
+
+def _twin(value: Any, item: Item) -> Turns:
+    if not isinstance(value, str) or not value.strip():
+        raise AfzalError("a twin must be a prompt as text", where=item.where, remedy='as "twin": "a harmless prompt"')
+    return (Message("user", value),) if item.is_chat else value
+
+
+def _claim(config: ReviseConfig, out: Path) -> None:
+    """Take the folder for these settings.
+
+    Raises:
+        AfzalError: it holds a run with others, or something else.
+    """
+    what = config.model_dump(mode="json", exclude=_SPARED)
+    sources = [config.prompts, config.principles, *([config.model] if config.url is None else [])]
+    if config.judge is not None:
+        sources.append(config.judge)
+    key, path = key_of(what, [content_hash(s) for s in sources]), out / "revise-settings.json"
+    if kept(path, key) is not None:
+        return
+    if out.exists() and any(out.iterdir()):
+        raise AfzalError(
+            "the folder holds a run with other settings, prompts, principles or model"
+            if path.exists()
+            else "the folder is not empty",
+            where=str(out),
+            remedy="another --out, or the same command as before to resume",
+        )
+    keep(path, key, {"settings": what})
+
+
+def _answers(config: ReviseConfig, asked: Sequence[Asked], write: Write) -> list[Row]:
+    """One answer to each prompt, two in mode label; those that a row holds already are taken."""
+    n = 2 if config.mode == "label" else 1
+    open_ = [(a, k) for a in asked for k in range(n) if len(a.item.responses) != n or config.mode != "label"]
+    written = iter(write([Wanted(a.item.prompt, f"{a.id} answer {k}") for a, k in open_]))
+    rows = []
+    for a in asked:
+        texts, ends = [], []
+        for k in range(n):
+            if config.mode == "label" and len(a.item.responses) == n:
+                texts.append(full_text(a.item.responses[k].turns))
+                ends.append("given")
+                continue
+            reply = next(written)
+            texts.append(reply.text)
+            ends.append(reply.finish)
+        rows.append({"id": a.id, "twin": a.twin, "prompt": turns_to_row(a.item.prompt), "answers": texts, "ends": ends})
+    return rows
+
+
+def _revised(
+    config: ReviseConfig,
+    principles: PrinciplesConfig,
+    asked: Sequence[Asked],
+    answers: Sequence[Row],
+    write: Write,
+    speaks: Callable[[], bool],
+    say: Callable[[str], None],
+) -> list[list[Row]]:
+    """The revisions of every round, one row per prompt in each."""
+    out, steps = Path(config.out), []
+    current = [row["answers"][0] for row in answers]
+    for step in range(config.rounds):
+        turn = [in_turn(principles.principles, config.seed, a.id, step) for a in asked]
+        tasks = [_Task(a, p, text, step) for a, p, text in zip(asked, turn, current, strict=True)]
+        critiques = staged_rows(
+            out / f"critiques-{step + 1}.jsonl", lambda tasks=tasks: _critiques(principles, tasks, write, speaks)
+        )
+        rows = staged_rows(
+            out / f"revisions-{step + 1}.jsonl",
+            lambda tasks=tasks, said=critiques: _revisions(config, principles, tasks, said, write, speaks),
+        )
+        steps.append([{**row, **said} for row, said in zip(rows, critiques, strict=True)])
+        current = [row["revision"] if not row["why"] else text for row, text in zip(rows, current, strict=True)]
+        say(f"round {step + 1}: {sum(not row['why'] for row in rows)} of {len(rows)} answers were revised")
+    return steps
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """An answer as it stands, and the principle under which it is looked at in a step."""
+
+    asked: Asked
+    principle: PrincipleConfig
+    answer: str
+    step: int
+
+    def request(self, template: str, system: str, default: str, own: str, **more: str) -> tuple[Mapping[str, str], ...]:
+        """The messages of a critique or a revision."""
+        values = {"prompt": full_text(self.asked.item.prompt), "answer": self.answer, "principle": self.principle.text}
+        return _words(system, template).messages(**values, request=own or default, **more)
+
+
+def _critiques(
+    principles: PrinciplesConfig, tasks: Sequence[_Task], write: Write, speaks: Callable[[], bool]
+) -> list[Row]:
+    if not principles.critique_prompt:
+        return [
+            {
+                "id": t.asked.id,
+                "principle": t.principle.id,
+                "critique_asked": "",
+                "critique": by_words(t.principle, t.answer),
+            }
+            for t in tasks
+        ]
+    sent = []
+    for t in tasks:
+        default = f"Principle: {t.principle.text}\nSay where the answer does not follow the principle."
+        sent.append(t.request(principles.critique_prompt, principles.system, default, t.principle.critique))
+    said = write(
+        [
+            Wanted(asked_as(m, chat=speaks()), f"{t.asked.id} critique {t.step}")
+            for t, m in zip(tasks, sent, strict=True)
+        ]
+    )
+    return [
+        {"id": t.asked.id, "principle": t.principle.id, "critique_asked": m[-1]["content"], "critique": r.text.strip()}
+        for t, m, r in zip(tasks, sent, said, strict=True)
+    ]
+
+
+def _revisions(
+    config: ReviseConfig,
+    principles: PrinciplesConfig,
+    tasks: Sequence[_Task],
+    critiques: Sequence[Row],
+    write: Write,
+    speaks: Callable[[], bool],
+) -> list[Row]:
+    sent = []
+    for t, said in zip(tasks, critiques, strict=True):
+        default = f"Principle: {t.principle.text}\nRewrite the answer so that it follows the principle."
+        known = {"critique": said["critique"]}
+        sent.append(t.request(principles.revision_prompt, principles.system, default, t.principle.revision, **known))
+    open_ = [k for k, said in enumerate(critiques) if said["critique"]]
+    wanted = [
+        Wanted(asked_as(sent[k], chat=speaks()), f"{tasks[k].asked.id} revision {tasks[k].step} {c}")
+        for k in open_
+        for c in range(config.candidates)
+    ]
+    written = write(wanted)
+    drawn = {k: written[n * config.candidates : (n + 1) * config.candidates] for n, k in enumerate(open_)}
+    rows = []
+    for k, t in enumerate(tasks):
+        texts = [reply.text for reply in drawn.get(k, ())]
+        best = min(texts, key=lambda text: breaches(principles.principles, text) + 1e6 * (not text.strip()), default="")
+        why = better(t.answer, best, t.principle, principles.principles) if texts else _unasked(principles)
+        found = {"broken_before": broken(t.principle, t.answer), "broken_after": broken(t.principle, best)}
+        ends = [reply.finish for reply in drawn.get(k, ())]
+        if why == "empty" and ends and set(ends) == {"no room"}:
+            why = "no room in the model's context"
+        row = {"id": t.asked.id, "principle": t.principle.id, "revision_asked": sent[k][-1]["content"] if texts else ""}
+        rows.append(row | {"answer": t.answer, "revision": best, "why": why, "ends": ends, **found})
+    return rows
+
+
+def _unasked(principles: PrinciplesConfig) -> str:
+    return "no critique" if principles.critique_prompt else "follows the principle"
+
+
+def _pair(config: ReviseConfig, asked: Asked, place: int, answer: Row, steps: Sequence[Sequence[Row]]) -> Item | None:
+    """The pair of one prompt: its last revision over its first answer; None where nothing was revised."""
+    made = [step[place] for step in steps if not step[place]["why"]]
+    first = answer["answers"][0]
+    if not made or made[-1]["revision"].strip() == first.strip() or not first.strip():
+        return None
+    last = made[-1]
+    keys = ("principle", "critique", "critique_asked", "revision_asked", "revision")
+    extra = {
+        "principle": last["principle"],
+        "critique": last["critique"],
+        "model": config.model,
+        "prompts": {"critique": last["critique_asked"], "revision": last["revision_asked"]},
+        "steps": [{key: row[key] for key in keys} for row in made],
+    }
+    texts = (Response(_turns(asked.item, last["revision"]), "revision"), Response(_turns(asked.item, first), "answer"))
+    vote = Comparison(0, 1, "first", annotator="principles", axis=last["principle"])
+    return Item(asked.item.id, asked.item.prompt, texts, (vote,), group=asked.item.group, extra=_others(asked) | extra)
+
+
+def _labelled(asked: Asked, answer: Row, label: Row) -> list[Item]:
+    """The pair of one prompt with its label; nothing where the judge gave no verdict or the answers are the same."""
+    if label["p"] is None:
+        return []
+    p, (one, two) = label["p"], answer["answers"]
+    extra = {key: label[key] for key in ("principle", "judge", "model", "prompts", "p_shown_first", "p_shown_second")}
+    texts = (Response(_turns(asked.item, one)), Response(_turns(asked.item, two)))
+    outcome = "first" if p > 0.5 else "second" if p < 0.5 else "tie"
+    vote = Comparison(0, 1, outcome, probability=p, annotator=label["judge"], axis=label["principle"])
+    return [
+        Item(asked.item.id, asked.item.prompt, texts, (vote,), group=asked.item.group, extra=_others(asked) | extra)
+    ]
+
+
+def _others(asked: Asked) -> dict[str, Any]:
+    """What the row of a prompt held beside it."""
+    return dict(asked.item.extra)
+
+
+def _turns(item: Item, text: str) -> Turns:
+    return (Message("assistant", text),) if item.is_chat else text

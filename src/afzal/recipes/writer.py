@@ -1,0 +1,127 @@
+"""Texts that a model writes when it is asked in words: a local model, many at a time, or a server through the cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from afzal.config.revise import ReviseConfig
+from afzal.data.turns import full_text
+from afzal.judge.asked import Request, answered
+from afzal.judge.cache import Cache, Reply, key_of
+from afzal.judge.server import Server, key_from
+from afzal.records import Message, Turns
+
+NO_ROOM = "no room"
+"""How a text ended that could not begin, since what is asked fills the model's context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One text that is asked for: ``turns`` are read, and ``about`` is what its draws depend on beside the seed."""
+
+    turns: Turns
+    about: str
+
+
+Write = Callable[[Sequence[Wanted]], list[Reply]]
+"""The text that is written for each request, in order."""
+
+
+def writer(config: ReviseConfig, replies: Path) -> tuple[Write, Callable[[], bool]]:
+    """Whoever writes, and whether it reads conversations; a local model is loaded when it is first needed.
+
+    Args:
+        replies: file of a server's replies, each asked for once.
+    """
+    return (_local(config), lambda: _speaks(config.model)) if config.url is None else (_served(config, replies), _chat)
+
+
+def _chat() -> bool:
+    return True
+
+
+@cache
+def _speaks(model: str) -> bool:
+    from afzal.model.speaking import open_speaker
+
+    return bool(open_speaker(model).tokenizer.chat_template)
+
+
+def asked_as(messages: Sequence[Mapping[str, str]], *, chat: bool) -> Turns:
+    """A request as a model reads it: a conversation, or one text that is continued."""
+    if chat:
+        return tuple(Message(m["role"], m["content"]) for m in messages)
+    return "\n\n".join(m["content"] for m in messages)
+
+
+def number_of(*words: Any) -> int:
+    """A hash in [0, 2^31): the same for the same words."""
+    return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:4], "big") >> 1
+
+
+def _local(config: ReviseConfig) -> Write:
+    from afzal.generate import Sampling, sample
+    from afzal.model.load import load_model, pick_device
+    from afzal.model.speaking import open_speaker
+
+    sampling = Sampling(config.max_new_tokens, temperature=config.temperature)
+
+    @cache
+    def model() -> Any:
+        return load_model(config.model, device=pick_device("auto")).requires_grad_(False)
+
+    def write(wanted: Sequence[Wanted]) -> list[Reply]:
+        speaker = open_speaker(config.model)
+        ids = [p.tolist() for p in speaker.encode_prompts([w.turns for w in wanted])]
+        written = [Reply("", NO_ROOM, len(p), 0) for p in ids]
+        for chat in (False, True):
+            fits = [
+                k
+                for k, w in enumerate(wanted)
+                if isinstance(w.turns, str) != chat and (speaker.context is None or len(ids[k]) < speaker.context)
+            ]
+            if not fits:
+                continue
+            drawn = sample(
+                model(),
+                [ids[k] for k in fits],
+                eos=speaker.ends(chat=chat),
+                sampling=sampling,
+                seed=config.seed,
+                rows_per_batch=config.batch_size,
+                numbers=[number_of(wanted[k].about) for k in fits],
+            )
+            texts = speaker.continuations([(ids[fits[s.prompt_index]], s.answer.tolist()) for s in drawn])
+            for s, text in zip(drawn, texts, strict=True):
+                k, finish = fits[s.prompt_index], "length" if s.stop == "length" else "stop"
+                written[k] = Reply(text.strip() if chat else text, finish, len(ids[k]), len(s.ids))
+        return written
+
+    return write
+
+
+def _served(config: ReviseConfig, replies: Path) -> Write:
+    def write(wanted: Sequence[Wanted]) -> list[Reply]:
+        key = key_from(config.key_env)
+        server = Server(config.url or "", config.model, key, timeout=config.timeout, attempts=config.attempts)
+        requests = [_request(config, w) for w in wanted]
+        with Cache(replies) as known:
+            said = answered(requests, server.ask, known, name=config.model, concurrency=config.concurrency)
+        return [said[r.key] for r in requests]
+
+    return write
+
+
+def _request(config: ReviseConfig, wanted: Wanted) -> Request:
+    turns = (Message("user", wanted.turns),) if isinstance(wanted.turns, str) else wanted.turns
+    messages = tuple({"role": m.role, "content": full_text((m,))} for m in turns)
+    sampling: dict[str, Any] = {"temperature": config.temperature, "max_tokens": config.max_new_tokens}
+    if config.temperature > 0:
+        sampling["seed"] = number_of(config.seed, wanted.about)
+    about = {"kind": "http", "model": config.model, "url": config.url, "writes": True}
+    return Request(messages, sampling, key_of({**about, "messages": list(messages), "sampling": sampling}))
