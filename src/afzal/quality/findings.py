@@ -11,6 +11,7 @@ from afzal.data.turns import full_text
 from afzal.quality.columns import FirstIds, clusters, repeated
 from afzal.quality.finding import CLEANED, Finding, Look, Severity, finding, nothing
 from afzal.quality.kinds import Balance, Kinds
+from afzal.quality.media import MissingMedia, OddImages, OddSounds, RepeatedMedia
 from afzal.quality.private import PersonalData, Private, Secrets
 from afzal.quality.relations import Contradictions, Cycles, DuplicateIds, DuplicateItems, Edges
 from afzal.quality.shortcuts import FormatBias, LengthBiasByType, SourceBias
@@ -297,6 +298,10 @@ def looks(shared: Shared) -> list[Look]:
         DuplicateIds(),
         PersonalData(shared.private),
         Secrets(shared.private),
+        MissingMedia(),
+        OddImages(),
+        OddSounds(),
+        RepeatedMedia(),
         RepeatedPrompts(),
         ContinuedAnswers(),
         OnePrompt(),

@@ -178,7 +178,8 @@ def _folded(text: str) -> str:
 
 
 def _near_finding(texts: list[str], view: View) -> Finding:
-    found, ids = near_duplicates(texts), FirstIds()
+    found = [(at, near) for at, near in near_duplicates(texts) if view.media[at] == view.media[near]]
+    ids = FirstIds()
     hit = bytearray(len(texts))
     for at, other in found:
         hit[at] = 1

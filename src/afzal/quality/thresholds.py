@@ -25,6 +25,8 @@ MANY_OVERLAPS = 0.01
 SURE = 0.9  # probability of the favoured answer, from which on a scorer is confident
 UNSURE = 0.6
 MANY_UNSURE = 0.5
+SMALL_PIXELS, NARROW_SHAPE = 16, 20  # of the shorter side; longer side over shorter
+SHORT_SECONDS, LONG_SECONDS = 0.1, 30
 SMALL_ITEMS, SMALL_CHARACTERS = 2_000, 4_000_000
 
 THRESHOLDS = {
@@ -48,6 +50,10 @@ THRESHOLDS = {
     "duplicate_ids": "minor: one id",
     "personal_data": "minor: one item",
     "secrets": "major: one item",
+    "missing_media": "minor: one item",
+    "odd_images": f"minor: one below {SMALL_PIXELS} pixels, or longer than {NARROW_SHAPE} times its width",
+    "odd_sounds": f"minor: one shorter than {SHORT_SECONDS} s or longer than {LONG_SECONDS} s",
+    "repeated_media": "never",
     "repeated_prompts": "never",
     "continued_answers": "never",
     "one_prompt": "minor: always",

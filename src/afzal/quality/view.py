@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from afzal.data.turns import answer_text, full_text, stripped
 from afzal.quality.columns import Names
-from afzal.records import Item, Preference, Rating, folded_prompt, labels, preferences
+from afzal.records import Item, Preference, Rating, folded_prompt, labels, media_of, preferences
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,9 @@ class View:
     Attributes:
         ids: their ids.
         prompts: hashes of what was asked, ``Told.key``.
-        asked: hashes of the prompts' words as they stand.
+        asked: hashes of the prompts' words as they stand, and of what they show.
         groups: hashes of what must not be split.
+        media: hashes of the images and sounds of the whole item, in order.
         pairs: how many pairs they make.
         prompted: whether any prompt is not empty.
     """
@@ -52,6 +53,7 @@ class View:
     prompts: array[int] = field(default_factory=lambda: array("q"))
     asked: array[int] = field(default_factory=lambda: array("q"))
     groups: array[int] = field(default_factory=lambda: array("q"))
+    media: array[int] = field(default_factory=lambda: array("q"))
     pairs: int = 0
     prompted: bool = False
 
@@ -70,7 +72,9 @@ class View:
         told = tell(item, self.items)
         self.ids.append(item.id)
         self.prompts.append(told.key)
-        self.asked.append(hash(told.asked))
+        shown = media_of(item.prompt)
+        self.asked.append(hash((told.asked, shown)) if shown else hash(told.asked))
+        self.media.append(hash(media_of(item)))
         self.groups.append(hash(folded_prompt(item)))
         self.pairs += len(told.pairs)
         self.prompted = self.prompted or item.prompt != ""

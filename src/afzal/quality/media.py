@@ -1,0 +1,145 @@
+"""Findings about images and sounds: marks without media, media that many prompts share, odd sizes and lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from afzal.data.dataset import Losses
+from afzal.data.fields import RowError
+from afzal.data.mediafiles import Facts, MediaRules, inspect
+from afzal.media import KINDS, Media
+from afzal.quality.columns import FirstIds
+from afzal.quality.finding import Finding, Severity, finding
+from afzal.quality.thresholds import LONG_SECONDS, NARROW_SHAPE, SHORT_SECONDS, SMALL_PIXELS
+from afzal.quality.view import Told, View
+from afzal.records import Item, media_of
+
+_ANY_SIZE = MediaRules(max_mib=float("inf"), max_megapixels=float("inf"), max_minutes=float("inf"))
+
+
+class MissingMedia:
+    """Items whose words hold ``<image>`` or ``<audio>`` while the item has no medium of that kind."""
+
+    def __init__(self) -> None:
+        self.count, self.ids = 0, FirstIds()
+
+    def add(self, told: Told) -> None:
+        marked = [kind for kind in KINDS if any(f"<{kind}>" in text for text in (told.asked, *told.texts))]
+        if marked and not {media.kind for media in media_of(told.item)}.issuperset(marked):
+            self.count += 1
+            self.ids.add(told.item.id)
+
+    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+        if not self.count:
+            return None
+        message = f"{self.count} of {view.items} items speak of <image> or <audio> and have none"
+        remedy = "name the files in a column (images, audios) if they are meant; the words are plain text now"
+        return finding("missing_media", "minor", self.count, view.items, message, remedy, self.ids)
+
+
+class RepeatedMedia:
+    """Images and sounds that stand under several prompts of other words: a split by prompts parts them."""
+
+    def __init__(self) -> None:
+        self._words: dict[str, int] = {}
+        self._first: dict[str, str] = {}
+        self._shared: set[str] = set()
+        self.ids = FirstIds()
+
+    def add(self, told: Told) -> None:
+        words = hash(told.asked)
+        for media in set(media_of(told.item.prompt)):
+            known = self._words.setdefault(media.sha256, words)
+            self._first.setdefault(media.sha256, told.item.id)
+            if known != words:
+                self._shared.add(media.sha256)
+                self.ids.add(self._first[media.sha256])
+                self.ids.add(told.item.id)
+
+    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+        if not self._words:
+            return None
+        count, total = len(self._shared), len(self._words)
+        message = (
+            f"{count} of {total} images and sounds stand under several prompts; splits go by prompts, not by media"
+        )
+        return finding("repeated_media", "ok", count, total, message, "", self.ids)
+
+
+class _Odd:
+    """Distinct media of one kind whose header says something odd; those that cannot be read are passed over."""
+
+    kind = "image"
+
+    def __init__(self) -> None:
+        self._met: set[str] = set()
+        self.odd: dict[str, int] = {}
+        self.total, self.ids = 0, FirstIds()
+
+    def add(self, told: Told) -> None:
+        for media in _new(told.item, self.kind, self._met):
+            facts = _facts(media)
+            words = "" if facts is None else self.oddity(facts)
+            self.total += facts is not None
+            if words:
+                self.odd[words] = self.odd.get(words, 0) + 1
+                self.ids.add(told.item.id)
+
+    def oddity(self, facts: Facts) -> str:
+        """What is odd, in words; "" when nothing is, or when the library that would tell is not installed."""
+        raise NotImplementedError
+
+    def told(self, code: str, noun: str, remedy: str) -> Finding | None:
+        """The finding; None where there are no media of the kind."""
+        if not self.total:
+            return None
+        count = sum(self.odd.values())
+        details = ", ".join(f"{n} {words}" for words, n in sorted(self.odd.items()))
+        message = f"{count} of {self.total} different {noun} are odd" + (f": {details}" if details else "")
+        severity: Severity = "minor" if count else "ok"
+        return finding(code, severity, count, self.total, message, remedy, self.ids)
+
+
+class OddImages(_Odd):
+    """Images too small to show anything, or so narrow that scaling to a square destroys them."""
+
+    def oddity(self, facts: Facts) -> str:
+        short, long = sorted((facts.width, facts.height))
+        if not short:
+            return ""
+        if short < SMALL_PIXELS:
+            return f"below {SMALL_PIXELS} pixels"
+        return f"longer than {NARROW_SHAPE} times their width" if long > NARROW_SHAPE * short else ""
+
+    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+        return self.told("odd_images", "images", "look at these files: icons and rulers teach little")
+
+
+class OddSounds(_Odd):
+    """Sounds too short to hold anything, or longer than the 30 seconds that Whisper's encoder hears."""
+
+    kind = "audio"
+
+    def oddity(self, facts: Facts) -> str:
+        if not facts.rate:
+            return ""
+        if facts.seconds < SHORT_SECONDS:
+            return f"shorter than {SHORT_SECONDS} s"
+        return f"longer than {LONG_SECONDS} s" if facts.seconds > LONG_SECONDS else ""
+
+    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+        return self.told("odd_sounds", "sounds", "cut long sounds: many encoders hear only the first 30 seconds")
+
+
+def _new(item: Item, kind: str, met: set[str]) -> Iterator[Media]:
+    for media in media_of(item):
+        if media.kind == kind and media.sha256 not in met:
+            met.add(media.sha256)
+            yield media
+
+
+def _facts(media: Media) -> Facts | None:
+    try:
+        return inspect(media.kind, media.read(), _ANY_SIZE)
+    except (OSError, ValueError, RowError):
+        return None
