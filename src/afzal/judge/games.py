@@ -11,7 +11,7 @@ from typing import Literal
 
 from afzal.data.turns import full_text
 from afzal.judge.verdicts import MIRRORED, Outcome
-from afzal.records import Item, Turns, turns_to_json
+from afzal.records import Item, Turns, media_of, turns_to_json
 
 Orders = Literal["both", "random", "first"]
 CATEGORIES = ("category", "subset")
@@ -77,10 +77,15 @@ def pairs_of(items: Sequence[Item]) -> list[Pair]:
     """All pairs of answers of all items, in order. Empty answers are answers."""
     found = []
     for number, item in enumerate(items):
-        prompt = full_text(item.prompt)
+        prompt = _asked(item.prompt)
         texts = [answer_text(item.prompt, r.turns) for r in item.responses]
         found += [Pair(number, i, j, prompt, (texts[i], texts[j])) for i, j in combinations(range(len(texts)), 2)]
     return found
+
+
+def _asked(prompt: Turns) -> str:
+    """The words of a prompt. With media, what a key is made of: replies to two images are never taken for one."""
+    return json.dumps(turns_to_json(prompt), ensure_ascii=False) if media_of(prompt) else full_text(prompt)
 
 
 def answer_text(prompt: Turns, turns: Turns) -> str:
