@@ -300,7 +300,7 @@ def test_killed_at_several_points_it_ends_with_the_same_bytes_and_trains_nothing
     (tmp_path / "o").rename(tmp_path / "never-stopped")
     said = ""
     # as a training is begun, within one, as an arm has failed, as the confirmation begins
-    for seen in ("a000-0: training", "step 1/16", "a001-1: training", "a002-0: failed", "confirming"):
+    for seen in ("a000-0: training", "step 1/17", "a001-1: training", "a002-0: failed", "confirming"):
         said += _run(tmp_path, seen)
     said += _run(tmp_path, None)
     assert files(tmp_path / "o") == expected
