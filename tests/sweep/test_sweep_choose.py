@@ -150,6 +150,15 @@ def test_the_page_says_what_was_chosen_what_became_of_it_and_that_it_beats_base(
     ]
 
 
+def test_the_page_says_where_base_ends_beyond_the_budget_and_where_no_curse_was_seen():
+    longer = body()
+    longer["arms"][1]["candidates"].append({**longer["arms"][1]["candidates"][0], "kl": {"value": 2.5}})
+    longer["arms"][0]["candidates"][0]["goal"]["value"] = 1.5
+    said = views.findings(longer)
+    assert "Trained to its end, base is beyond the budget, at a KL of 2.50." in said
+    assert "+0.250 against the figure it was chosen by (no winner's curse this time)" in said[1]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -102,14 +102,15 @@ def _confirmed(body: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
     if c["choice"] is None:
         return [f"The choice failed with a fresh seed: {next(iter(c['failures'].values()))}."]
     again, lost = c["choice"], c["choice"]["goal"]["value"] - chosen["goal"]["value"]
+    curse = "the winner's curse" if lost < 0 else "no winner's curse this time"
     on = f"With fresh seeds ({_listed(c['seeds'])})" + (" and fresh prompts" if c["fresh_prompts"] else "")
     said = [
         f"{on} it has {_spelled(body, again['goal'])} at a KL of {number(again['kl']['value'], 3)}: "
-        f"{_difference(body, lost)} against the figure it was chosen by (the winner's curse)."
+        f"{_difference(body, lost)} against the figure it was chosen by ({curse})."
     ]
     if not again["within"]:
         said.append("With fresh seeds the choice is beyond the KL budget.")
-    return [*said, *_beside_base(body, c)]
+    return [*said, *_beside_base(body, c), *_base_at_its_end(body)]
 
 
 def _beside_base(body: Mapping[str, Any], c: Mapping[str, Any]) -> list[str]:
@@ -127,6 +128,13 @@ def _beside_base(body: Mapping[str, Any], c: Mapping[str, Any]) -> list[str]:
     if d["high"] is not None and d["high"] < 0:
         return [f"The choice is worse than base with fresh seeds: {figure}."]
     return [f"The choice does not beat base with fresh seeds: {figure}."]
+
+
+def _base_at_its_end(body: Mapping[str, Any]) -> list[str]:
+    """What the budget says of base as a training by itself would leave it."""
+    ends = [a["candidates"][-1]["kl"]["value"] for a in body["arms"] if a["name"] == BASE and a["candidates"]]
+    beyond = [kl for kl in ends if kl is not None and kl > body["goal"]["kl"]]
+    return [f"Trained to its end, base is beyond the budget, at a KL of {number(kl, 3)}." for kl in beyond]
 
 
 def front(body: Mapping[str, Any]) -> str:
