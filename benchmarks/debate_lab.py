@@ -43,7 +43,7 @@ def main() -> None:
     start, less = world.make_world(given.out, 600), 4 if given.quick else 1
     found: dict[str, Any] = {"toy": evidence.toy(), "protocols": protocols(start)}
     found["debaters"] = self_play(start, 1000 // less)
-    found["ladder"] = ladder(start, 1000 // less)
+    found["ladder"] = ladder(start, 300 // less)
     command = "python -m benchmarks.debate_lab OUT" + " --quick" * given.quick
     found["about"] = world.about(command, (time.monotonic() - began) / 60)
     (given.out / "debate-lab.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -165,7 +165,7 @@ def _rows(rows: list[dict[str, str]], out: Path, name: str) -> Path:
 
 def ladder(start: world.World, steps: int) -> dict[str, Any]:
     """Agreement with gold of labels, reward models and policies by level; the lying assistant and the control."""
-    train, _ = cases(TRAIN, start.log_ref_train, 16_000, 11)
+    train, _ = cases(TRAIN, start.log_ref_train, 8_000, 11)
     held, held_gaps = cases(HELD_OUT, start.log_ref, 4_000, 12)
     levels, policy, assistant = [], start.sft, None
     for level in range(LEVELS):
@@ -175,13 +175,9 @@ def ladder(start: world.World, steps: int) -> dict[str, Any]:
             line |= _beside(held, held_gaps, assistant)
         rows = language.pair_items(TRAIN, train, (said["train"] > 0).astype(float), f"level-{level}")
         data = world.write(rows, start.out, f"ladder-{level}")
-        about = {"rows": len(rows), "batch_size": 64}
-        name = f"ladder-reward-{level}"
-        model = world.train(
-            start.out, "reward", start.sft, data, name, steps=steps, lr=1e-3, lr_schedule="linear", **about
-        )
-        name = f"ladder-policy-{level}"
-        policy = world.train(start.out, "dpo", policy, data, name, steps=steps // 4, beta=0.5, **about)
+        about = {"steps": steps, "rows": len(rows), "batch_size": 64}
+        model = world.train(start.out, "reward", start.sft, data, f"ladder-reward-{level}", **about)
+        policy = world.train(start.out, "dpo", policy, data, f"ladder-policy-{level}", beta=0.5, **about)
         line["reward model"] = figure(held[0], evidence.right(_gaps(model, HELD_OUT, held), held_gaps))
         known = exact.evaluate(world.policy(policy), start.log_ref, world.REWARDS)
         line["policy"] = {"reward": known.reward, "kl": known.kl, "share": known.share}
@@ -237,7 +233,12 @@ def page(found: dict[str, Any]) -> str:
     cell = lambda f: f"{f['value']:.3f} [{f['low']:.3f}, {f['high']:.3f}]"  # noqa: E731
     p, ladder = found["protocols"], found["ladder"]
     lines = ["# Debate and recursive reward modelling on the enumerable language", "", world.about_line(found["about"])]
-    lines += ["Intervals are 95 % over 32 held-out prompts.", "", "## The toy: seven pieces of N(0, 1)", ""]
+    lines += [
+        found.get("note", "") + "Intervals are 95 % over 32 held-out prompts.",
+        "",
+        "## The toy: seven pieces of N(0, 1)",
+        "",
+    ]
     lines += ["| protocol | naive judge | aware judge |", "|---|---|---|"]
     lines += [f"| {name} | {t['naive']:.3f} | {t['aware']:.3f} |" for name, t in found["toy"].items()]
     lines += ["", "## A judge who sees two of four positions", "", "| positions | naive judge | aware judge |"]
