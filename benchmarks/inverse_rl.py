@@ -62,7 +62,9 @@ def measured(out: Path, estimators: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"valence": figures, "estimators": {}}
     for name in estimators:
         model = infer(out, name, reference, shown, samples)
-        found["estimators"][name] = beside_valence(model, texts) | {"run": runs.open_run(model).facts()["identified"]}
+        facts = runs.open_run(model).facts()
+        seen = {"updates": facts.get("kept_step", facts["steps"]), "trees": facts["data"]["train"]}
+        found["estimators"][name] = beside_valence(model, texts) | {"run": facts["identified"] | seen}
     best = estimators[0]
     policy = improve(out, reference, out / f"irl-{best}", openings)
     after = worth(rows(drawn(out, "ppo-answers", str(policy), held_out, 16, seed=4)))
