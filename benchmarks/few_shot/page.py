@@ -65,7 +65,7 @@ def findings(f: Mapping[str, Any], seeds: int) -> list[str]:
         )
     level = [k for k, d in zip(labels, f["differences"]["annealed - scratch"], strict=True) if not sure(d)]
     said.append(
-        f"Scratch is level with annealed transfer from {level[0]} labels on."
+        f"Scratch is level with annealed transfer, within the interval, at {_list(level)} labels."
         if level
         else f"Scratch is behind annealed transfer up to {labels[-1]} labels."
     )
