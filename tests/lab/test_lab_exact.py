@@ -172,3 +172,30 @@ def test_evaluate_gathers_the_same_figures(model, rewards):
     assert half.reward < start.reward
     assert half.share < 0
     assert half.win_rate < 0.5 < best.win_rate
+
+
+def test_the_constrained_optimum_keeps_its_bound_and_nothing_better_does():
+    log_ref = exact.normalise(np.log(language.sft_policy(language.prompts()[1])))
+    rewards = language.reward(language.prompts()[1])
+    costs = np.broadcast_to((language.RESPONSES == 5).any(1).astype(float), rewards.shape)
+    beta = 0.3
+    free = exact.optimum(log_ref, rewards, beta)
+    bound = 0.25 * exact.expected(free, costs)
+    best = exact.constrained(log_ref, rewards, costs, beta, bound)
+    assert exact.expected(best.log_pi, costs) == pytest.approx(bound, abs=1e-9)
+
+    def worth(log_pi: np.ndarray) -> float:
+        return exact.expected(log_pi, rewards) - beta * exact.kl(log_pi, log_ref)
+
+    stricter = exact.optimum(log_ref, rewards - 1.2 * best.multiplier * costs, beta)
+    assert exact.expected(stricter, costs) < bound
+    assert worth(stricter) < worth(best.log_pi) < worth(free)
+    # mixed with what keeps the bound by chance it does not gain
+    rescaled = exact.normalise(best.log_pi + 0.3 * np.random.default_rng(0).normal(size=rewards.shape))
+    held = exact.constrained(log_ref, beta * (rescaled - log_ref), costs, beta, bound)
+    assert worth(held.log_pi) < worth(best.log_pi)
+    idle = exact.constrained(log_ref, rewards, costs, beta, 1.0)
+    assert idle.multiplier == 0
+    np.testing.assert_array_equal(idle.log_pi, free)
+    with pytest.raises(ValueError, match="no policy"):
+        exact.constrained(log_ref, rewards, costs, beta, -0.1)

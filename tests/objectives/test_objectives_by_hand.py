@@ -39,6 +39,9 @@ BY_HAND = [
     Case("odpo", [1.313262, 0.313262], [1, 0, 1, 0], None, None, {"beta": 1}, {}, opinions(2, margin=[math.e**2, 0.0])),
     # a gap against the label strengthens nothing, and one for it below 1 asks for less
     Case("odpo", [0.313262] * 2, [1, 0, 1, 0], None, None, {"beta": 1}, {}, opinions(2, margin=[-(math.e**2), -1e-3])),
+    Case("modpo", [0.313262, 0.693147], [1, 0, 1, 0], None, None, {"beta": 1}, {}, opinions(2, margin=[0.5, 1.0])),
+    # (1/4) softplus(-2 (1 - 1.5)) + (3/4) softplus(2 (1 - 1.5))
+    Case("modpo", [0.563262], [1, 0], None, None, {"beta": 1}, {}, opinions(1, p=[0.25], margin=[1.5])),
     Case("odpo", [0.126928], [1, 0], None, None, {"beta": 1}, {}, opinions(1, margin=[1 / math.e])),
     # p = 1/4 of being the better one by e: (1/4) 0.693147 + (3/4) 1.313262
     Case("odpo", [1.158233], [1, 0], None, None, {"beta": 1}, {}, opinions(1, p=[0.25], margin=[math.e])),
@@ -183,6 +186,8 @@ LIMITS = [
     Limit("cdpo", {**B, "label_smoothing": 0.0}, "dpo", B),
     Limit("robust", {**B, "label_smoothing": 0.0}, "dpo", B),
     Limit("odpo", {**B, "alpha": 0.0}, "dpo", B),
+    Limit("modpo", {**B, "w": 0.4}, "dpo", {"beta": 0.75}, kind="no margin"),
+    Limit("modpo", {**B, "w": 1.0}, "dpo", B, kind="no margin"),
     Limit("r_dpo", {**B, "alpha": 0.0}, "dpo", B),
     Limit("r_dpo", B, "dpo", B, kind="one token"),
     Limit("ln_dpo", B, "dpo", B, kind="one token"),

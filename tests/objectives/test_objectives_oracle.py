@@ -301,6 +301,7 @@ ORACLE: dict[str, Callable[..., Tensor]] = {
     "odpo": lambda w, beta, alpha: w.pairs(
         lambda a, b, m: nls(beta * (w.rho[a] - w.rho[b]) - (alpha * math.log(m) if m > 0 else 0.0))
     ),
+    "modpo": lambda x, beta, w: x.pairs(lambda a, b, m: nls((beta * (x.rho[a] - x.rho[b]) - m) / w)),
     "r_dpo": lambda w, beta, alpha: w.pairs(
         lambda a, b, _: nls(beta * (w.rho[a] - w.rho[b]) + alpha * (w.n[a] - w.n[b]))
     ),

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from afzal.lab import exact
-from afzal.objectives import Pairs, Scored, dpo, ipo, pairs
+from afzal.objectives import Pairs, Scored, dpo, get, ipo, pairs
+from afzal.train.constraints import Constraint
 
 X, Y, BETA = 3, 5, 0.3
 
@@ -260,3 +261,61 @@ def test_ipo_stops_at_a_finite_margin_on_certain_labels(tau):
     )
     assert least == pytest.approx(0, abs=1e-12)
     assert found.softmax(1)[0, 0].item() == pytest.approx(1 / (1 + np.exp(-1 / (2 * tau))), abs=1e-8)
+
+
+def test_dpo_on_helpfulness_and_then_on_safety_with_the_first_result_as_reference_is_dpo_on_their_sum(world):
+    """SACPO (Wachi et al. 2024): beta for the first step and beta / lambda for the second give
+    pi_ref e^{(r + lambda g)/beta} / Z, in either order."""
+    rewards, log_ref = world
+    safety = torch.randn(X, Y, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    weight = 2.5
+    both = optimum(log_ref, rewards + weight * safety, BETA)
+    helpful, _ = fit_dpo(bradley_terry(rewards), log_ref, BETA)
+    assert total_variation(helpful, both) > 0.1
+    found, _ = fit_dpo(bradley_terry(safety), helpful, BETA / weight)
+    assert total_variation(found, both) < 1e-6
+    safe, _ = fit_dpo(bradley_terry(safety), log_ref, BETA / weight)
+    assert total_variation(fit_dpo(bradley_terry(rewards), safe, BETA)[0], both) < 1e-6
+
+
+def test_modpo_on_the_labels_of_one_objective_reaches_the_optimum_of_the_weighted_sum(world):
+    rewards, log_ref = world
+    other = torch.randn(X, Y, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    labels, w = bradley_terry(rewards), 0.4
+    gap = (1 - w) * (other.flatten()[labels.yw_idxs] - other.flatten()[labels.yl_idxs])
+    assert (gap < 0).any()  # the other objective is against some labels
+    given = pairs(labels.yw_idxs, labels.yl_idxs, p=labels.p, margin=gap)
+    modpo, reference = get("modpo").fn, table(log_ref)
+    found, _ = minimise(
+        lambda logits: modpo(table(logits.log_softmax(1)), reference, given, beta=BETA, w=w)[0].mean(), log_ref
+    )
+    assert total_variation(found.log_softmax(1), optimum(log_ref, w * rewards + (1 - w) * other, BETA)) < 1e-6
+
+
+def test_dual_steps_from_sampled_costs_bring_dpo_on_the_relabelled_reward_to_its_bound(world):
+    """C-DPO (Liu et al. 2024): relabel by r - lambda c, train, estimate E[c] from samples, step; with a table that is
+    trained to the end the multiplier becomes that of the constrained optimum, and the cost keeps the bound."""
+    rewards, log_ref = world
+    costs = torch.rand(X, Y, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    free = exact.expected(optimum(log_ref, rewards, BETA), costs.numpy())
+    bound = 0.8 * free
+    best = exact.constrained(log_ref.numpy(), rewards.numpy(), costs.numpy(), BETA, bound)
+    assert best.multiplier > 0.1
+    draws = torch.Generator().manual_seed(5)
+    carried: dict[str, float] = {}
+    course = []
+    for step in range(400):
+        held = Constraint("cost", lambda *_: costs.sum(), bound=bound, dual_lr=20.0 / (10 + step))
+        multiplier = carried.get(held.multiplier_key, 0.0)
+        log_pi = torch.as_tensor(optimum(log_ref, rewards - multiplier * costs, BETA))
+        if step in (0, 5):  # what stands for the training is what it comes to
+            fitted, _ = fit_dpo(bradley_terry(rewards - multiplier * costs), log_ref, BETA)
+            assert total_variation(fitted, log_pi) < 1e-6
+        drawn = torch.multinomial(log_pi.exp(), 256, replacement=True, generator=draws)
+        carried = held.next_multiplier(costs.gather(1, drawn).mean().item(), carried)
+        course.append(carried[held.multiplier_key])
+    settled = float(np.mean(course[200:]))
+    assert settled == pytest.approx(best.multiplier, rel=0.1)
+    kept = optimum(log_ref, rewards - settled * costs, BETA)
+    assert exact.expected(kept, costs.numpy()) <= bound + 0.01
+    assert total_variation(torch.as_tensor(kept), best.log_pi) < 0.03

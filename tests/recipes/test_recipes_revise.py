@@ -30,6 +30,7 @@ JOY = PrincipleConfig(id="joy", text="A happy end.", need=("happy", "smiled"))
 def test_word_lists_find_whole_words_in_either_case_and_endings_where_a_star_allows_them():
     assert broken(PEACE, "He KILLED it. Swords are not a word of the list.") == ["kill*"]
     assert broken(PEACE, "a skill, a sword.") == ["sword"]
+    assert broken(PrincipleConfig(id="x", text="t", avoid=("*5*", "*ing")), "451 rings") == ["*5*"]
     assert broken(JOY, "He smiled.") == []
     assert broken(JOY, "unhappy") == ["none of happy, smiled"]
     assert by_words(PEACE, "sword, kills") == "It has the words: kill*, sword."

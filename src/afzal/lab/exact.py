@@ -13,6 +13,9 @@ import numpy as np
 
 from afzal.lab.language import EOS, LENGTHS, MAX_LENGTH, N_CONTENT, RESPONSES, SEP
 
+_STRICTEST = 1e6
+"""Largest multiplier that is tried."""
+_HALVINGS = 60
 BETAS: tuple[float, ...] = tuple(np.geomspace(8, 0.05, 120).tolist())
 
 
@@ -92,6 +95,46 @@ def log_partition(log_ref: np.ndarray, rewards: np.ndarray, beta: float) -> np.n
 def optimum(log_ref: np.ndarray, rewards: np.ndarray, beta: float) -> np.ndarray:
     """The policy π_ref e^{r/β} / Z that maximises E[r] − β KL (Rafailov et al. 2023, eq. 4)."""
     return normalise(log_ref + rewards / beta)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Constrained:
+    """The best policy under a bound on its cost: ``log_pi`` ``[X, Y]`` in nats, and the multiplier that holds it there.
+
+    ``multiplier`` is in reward per cost, and 0 where the bound does not bind.
+    """
+
+    multiplier: float
+    log_pi: np.ndarray
+
+
+def constrained(log_ref: np.ndarray, rewards: np.ndarray, costs: np.ndarray, beta: float, bound: float) -> Constrained:
+    """The policy that maximises E[r] - beta KL with E[c] <= bound, both means over prompts.
+
+    It is π_ref e^{(r - λc)/β} / Z for the smallest λ >= 0 that keeps the bound (Dai et al. 2023, arXiv 2310.12773),
+    found by bisection, since the cost falls with λ.
+
+    Args:
+        costs: ``[X, Y]`` in any unit; larger is worse.
+
+    Raises:
+        ValueError: no policy on the reference's support has so low a cost.
+    """
+
+    def at(multiplier: float) -> np.ndarray:
+        return optimum(log_ref, rewards - multiplier * costs, beta)
+
+    if expected(at(0.0), costs) <= bound:
+        return Constrained(0.0, at(0.0))
+    low, high = 0.0, 1.0
+    while expected(at(high), costs) > bound:
+        low, high = high, 2 * high
+        if high > _STRICTEST:
+            raise ValueError(f"no policy has a cost of at most {bound:g}")
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if expected(at(middle), costs) > bound else (low, middle)
+    return Constrained(high, at(high))
 
 
 def best_of(log_ref: np.ndarray, scores: np.ndarray, n: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .inputs import Pairs, Scored
 from .margins import LN2, log_ratios, over_labels, soft_label
-from .registry import FRACTION, LABEL_NOISE, NON_NEGATIVE, objective
+from .registry import FRACTION, LABEL_NOISE, NON_NEGATIVE, POSITIVE, objective
 
 
 @objective(
@@ -148,6 +148,33 @@ def odpo(
     u = beta * (rho[pairs.yw_idxs] - rho[pairs.yl_idxs])
     right, wrong = (-F.logsigmoid(s * u - alpha * _log_gap(s * pairs.margin)) for s in (1.0, -1.0))
     return pairs.p * right + (1 - pairs.p) * wrong, beta * rho.detach()
+
+
+@objective(
+    "modpo",
+    unit="pair",
+    needs_reference=True,
+    uses=("p", "weight", "margin"),
+    shift_invariant=True,
+    limits={"w": POSITIVE},
+    formula="-log sigma((beta h - margin) / w), margin = the other objectives' weighted reward difference",
+    paper="Zhou et al. 2023, arXiv 2310.03708 (multi-objective DPO, eq. 10)",
+)
+def modpo(
+    policy: Scored, reference: Scored, pairs: Pairs, *, beta: float = 0.1, w: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """DPO on the labels of one objective for the sum of several, ``[T]`` nats; minimal at beta h = w logit p + margin.
+
+    The margin (strength of a row) is sum_j w_j (r_j(y_w) - r_j(y_l)) over the other objectives j, below 0 where they
+    prefer y_l; so the optimum is pi_ref exp((w r + sum_j w_j r_j) / beta). Without others it is DPO at beta / w.
+    By hand: h = 1, beta = 1, margin 0.5, w = 0.5 give -log sigma(1) = 0.313262; margin 1 gives ln 2 = 0.693147.
+
+    Args:
+        w: weight of the objective that the labels are of; larger follows them further.
+    """
+    rho = log_ratios(policy, reference)
+    u = (beta * (rho[pairs.yw_idxs] - rho[pairs.yl_idxs]) - pairs.margin) / w
+    return soft_label(u, pairs.p), beta * rho.detach()
 
 
 @objective(

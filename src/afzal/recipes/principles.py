@@ -26,7 +26,7 @@ def in_turn(principles: Sequence[PrincipleConfig], seed: int, about: str, step: 
 def broken(principle: PrincipleConfig, answer: str) -> list[str]:
     """What the word lists find: each word of ``avoid`` that occurs, and ``need`` as a whole where none of it occurs.
 
-    Whole words count, in either case; a star at the end of a word stands for any ending.
+    Whole words count, in either case; a star at the start or the end of a word stands for any letters.
     """
     said = [word for word in principle.avoid if _pattern(word).search(answer)]
     if principle.need and not any(_pattern(word).search(answer) for word in principle.need):
@@ -74,5 +74,7 @@ def better(current: str, candidate: str, principle: PrincipleConfig, principles:
 
 @lru_cache(4096)
 def _pattern(word: str) -> re.Pattern[str]:
-    stem = word.removesuffix("*")
-    return re.compile(r"(?<!\w)" + re.escape(stem) + ("" if word.endswith("*") else r"(?!\w)"), re.IGNORECASE)
+    before, after = (
+        "" if star else edge for star, edge in ((word[:1] == "*", r"(?<!\w)"), (word[-1:] == "*", r"(?!\w)"))
+    )
+    return re.compile(before + re.escape(word.removeprefix("*").removesuffix("*")) + after, re.IGNORECASE)

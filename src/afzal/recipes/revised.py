@@ -71,7 +71,7 @@ def _of_revisions(
     why = Counter(step["why"] or "revised" for row in own for step in row[1:])
     cut = sum(step["ends"].count("length") for row in own for step in row[1:])
     if cut:
-        findings.append(f"{plural(cut, 'revision')} ended at the limit of tokens.")
+        findings.append(f"{plural(cut, 'candidate')} for a revision ended at the limit of tokens.")
     tables = [
         {
             "title": "Steps",

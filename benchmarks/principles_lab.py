@@ -1,0 +1,240 @@
+"""Principles where all is exact: the data side, the loss side and a multiplier beside the constrained optimum.
+
+    python -m benchmarks.principles_lab OUT [--quick]
+
+On the enumerable language an answer is harmful when it holds a 5: its cost is 1, and that of any other answer 0. The
+gold reward knows nothing of it. Every arm starts from the same supervised policy and the same noisy votes on the reward,
+and is set beside the best policy whose cost keeps the bound, pi_ref e^((r - lambda c)/beta) / Z. Writes
+OUT/principles-lab.json and OUT/principles-lab.md; runs that are there finished are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from afzal import config, data, runs
+from afzal.lab import exact, language
+from afzal.recipes.revise import revise
+from afzal.records import Comparison, Item, Response
+from benchmarks import lab_world
+from benchmarks.lab_world import HELD_OUT, REWARDS, TRAIN, TRAIN_REWARDS, World, policy
+
+BETA, BOUND = 1.0, 0.1
+COSTS = (language.RESPONSES == 5).any(1).astype(float)
+"""``[Y]`` whether 5 stands in each response."""
+PENALTY, DUAL_LR = 4.0, 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Updates of a run, pairs of votes, updates of the supervised start, and revisions of every prompt."""
+
+    steps: int
+    pairs: int
+    sft_steps: int
+    revisions: int
+
+
+PROPER = Plan(steps=300, pairs=6000, sft_steps=400, revisions=8)
+QUICK = Plan(steps=6, pairs=200, sft_steps=30, revisions=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder for the data, the runs and the figures")
+    parser.add_argument("--quick", action="store_true", help="a few updates: shows that it runs, and no more")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    found = measured(given.out, QUICK if given.quick else PROPER)
+    command = f"python -m benchmarks.principles_lab OUT{' --quick' if given.quick else ''}"
+    found["about"] = lab_world.about(command, (time.monotonic() - began) / 60)
+    (given.out / "principles-lab.json").write_text(json.dumps(found, indent=1) + "\n")
+    (given.out / "principles-lab.md").write_text(page(found))
+    print(page(found))
+
+
+def harm(prompt: str, answer: str) -> float:
+    """The cost as a black box sees it."""
+    return float("5" in answer)
+
+
+def measured(out: Path, plan: Plan) -> dict[str, Any]:
+    """Reward, cost and KL of every arm, exact means over held-out prompts."""
+    world = lab_world.make_world(out, plan.sft_steps)
+    costs = np.broadcast_to(COSTS, REWARDS.shape)
+    best = exact.constrained(world.log_ref, REWARDS, costs, BETA, BOUND)
+    # what is chosen before training is chosen on the training prompts
+    train_costs = np.broadcast_to(COSTS, TRAIN_REWARDS.shape)
+    multiplier = exact.constrained(world.log_ref_train, TRAIN_REWARDS, train_costs, BETA, BOUND).multiplier
+    found: dict[str, Any] = {"beta": BETA, "bound": BOUND, "multiplier": multiplier, "plan": plan.__dict__, "arms": {}}
+    found["arms"]["start"] = worth(world, world.log_ref)
+    for name, arm in ARMS.items():
+        found["arms"][name] = worth(world, policy(arm(world, plan, multiplier)))
+        print(name, found["arms"][name], flush=True)
+    found["arms"]["constrained optimum"] = worth(world, best.log_pi)
+    found["arms"]["optimum without a bound"] = worth(world, exact.optimum(world.log_ref, REWARDS, BETA))
+    return found
+
+
+def worth(world: World, log_pi: np.ndarray) -> dict[str, float]:
+    """Reward, cost, KL in nats, the objective reward - beta KL, and how much more of it the best policy has that costs
+    no more."""
+    costs = np.broadcast_to(COSTS, REWARDS.shape)
+    reward, cost, kl = exact.expected(log_pi, REWARDS), exact.expected(log_pi, costs), exact.kl(log_pi, world.log_ref)
+    rival = exact.constrained(world.log_ref, REWARDS, costs, BETA, cost).log_pi
+    ideal = exact.expected(rival, REWARDS) - BETA * exact.kl(rival, world.log_ref)
+    value = reward - BETA * kl
+    return {"reward": reward, "cost": cost, "kl": kl, "objective": value, "shortfall": ideal - value}
+
+
+def prefer(world: World, plan: Plan, data: Path, name: str, *, start: Path | None = None, **given: Any) -> Path:
+    model = start or world.sft
+    length = {"steps": plan.steps, "rows": plan.pairs}
+    settings = {"objective": "dpo", "objective_arg": {"beta": BETA}, **given}
+    return lab_world.train(world.out, "prefer", model, data, name, **length, **settings)
+
+
+def helpful(world: World, plan: Plan) -> Path:
+    return lab_world.pairs(world, 0, plan.pairs, language.noisy, "noisy")
+
+
+def free(world: World, plan: Plan, multiplier: float) -> Path:
+    """DPO on votes on the reward alone."""
+    return prefer(world, plan, helpful(world, plan), "free")
+
+
+def safety_votes(world: World, plan: Plan) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Pairs of the reference, and the labels of a Bradley-Terry judge of harm: probabilities, not votes."""
+    drawn = language.sample_pairs(np.exp(world.log_ref_train), plan.pairs, np.random.default_rng(7))
+    gaps = COSTS[drawn[2]] - COSTS[drawn[1]]
+    return drawn, 1 / (1 + np.exp(-gaps))
+
+
+def revised_items(world: World, plan: Plan) -> list[Item]:
+    """Revisions over answers that hold a 5, by ``afzal revise`` with the supervised policy."""
+    folder = world.out / "runs"
+    prompts, principles = folder / "prompts.jsonl", folder / "principles.yaml"
+    rows = [json.dumps({"prompt": language.prompt_text(x)}) + "\n" for x in TRAIN]
+    runs.atomic_write(prompts, "".join(rows))
+    kept = {"id": "no-five", "text": "No answer holds a 5.", "avoid": ["*5*"]}
+    said = {"principles": [kept], "critique_prompt": "", "revision_prompt": "{{ prompt }}"}
+    runs.atomic_write(principles, yaml.safe_dump(said))
+    items = []
+    for seed in range(plan.revisions):
+        made = config.ReviseConfig(
+            model=str(world.sft),
+            prompts=str(prompts),
+            principles=str(principles),
+            out=str(folder / f"revise-{seed}"),
+            candidates=4,
+            max_new_tokens=language.MAX_LENGTH,
+            seed=seed,
+        )
+        if revise(made)["pairs"]:
+            items += data.read(f"{made.out}/pairs.jsonl").items
+    return [
+        replace(item, id=f"{item.id}-{k}", extra={}, responses=tuple(map(_closed, item.responses)))
+        for k, item in enumerate(items)
+    ]
+
+
+def _closed(response: Response) -> Response:
+    """The text with the full stop that ends it, which generation leaves out."""
+    text = str(response.turns)
+    return Response(text if len(text) == language.MAX_LENGTH else text + language.VOCABULARY[language.EOS])
+
+
+def revisions(world: World, plan: Plan, multiplier: float) -> Path:
+    """The data side: votes on the reward and revisions, in one file of pairs."""
+    items = [*data.read(helpful(world, plan)).items, *revised_items(world, plan)]
+    return prefer(world, plan, lab_world.write(items, world.out, "with-revisions"), "revisions")
+
+
+def revisions_after(world: World, plan: Plan, multiplier: float) -> Path:
+    """The data side in two steps: votes on the reward, then revisions with the first result as reference."""
+    made = lab_world.write(revised_items(world, plan), world.out, "revisions-alone")
+    arguments = {"objective_arg": {"beta": BETA / multiplier}}
+    return prefer(world, plan, made, "revisions-after", start=free(world, plan, multiplier), **arguments)
+
+
+def sacpo(world: World, plan: Plan, multiplier: float) -> Path:
+    """SACPO: votes on the reward, then labels of harm with the first result as reference, at beta / lambda."""
+    drawn, p = safety_votes(world, plan)
+    made = lab_world.write(language.pair_items(TRAIN, drawn, p), world.out, "safety")  # pyright: ignore[reportArgumentType]
+    arguments = {"objective_arg": {"beta": BETA / multiplier}}
+    return prefer(world, plan, made, "sacpo", start=free(world, plan, multiplier), **arguments)
+
+
+def modpo(world: World, plan: Plan, multiplier: float) -> Path:
+    """MODPO: the same votes on the reward, with the weighted difference of costs as margin."""
+    items = []
+    for item in data.read(helpful(world, plan)).items:
+        (vote,) = item.votes
+        assert isinstance(vote, Comparison)
+        cost = [harm("", str(r.turns)) for r in item.responses]
+        better, worse = (vote.first, vote.second) if vote.outcome == "first" else (vote.second, vote.first)
+        items.append(replace(item, votes=(replace(vote, strength=-multiplier * (cost[better] - cost[worse])),)))
+    made = lab_world.write(items, world.out, "with-margins")
+    return prefer(world, plan, made, "modpo", objective="modpo", objective_arg={"beta": BETA, "w": 1.0})
+
+
+HELD = {
+    "constraint": "black_box",
+    "constraint_score": "benchmarks.principles_lab:harm",
+    "constraint_bound": BOUND,
+}
+
+
+def penalty(world: World, plan: Plan, multiplier: float) -> Path:
+    """The loss side: a penalty on the policy's own answers where their cost is above the bound."""
+    return prefer(world, plan, helpful(world, plan), "penalty", **HELD, constraint_weight=PENALTY)
+
+
+def lagrangian(world: World, plan: Plan, multiplier: float) -> Path:
+    """A multiplier that follows the sampled cost of the policy's own answers."""
+    return prefer(world, plan, helpful(world, plan), "lagrangian", **HELD, constraint_dual_lr=DUAL_LR)
+
+
+ARMS: Mapping[str, Callable[[World, Plan, float], Path]] = {
+    "DPO on votes alone": free,
+    "data: votes and revisions together": revisions,
+    "data: revisions after votes": revisions_after,
+    "SACPO": sacpo,
+    "MODPO": modpo,
+    "loss: penalty": penalty,
+    "Lagrangian": lagrangian,
+}
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """The figures as Markdown."""
+    keys: Sequence[str] = ("reward", "cost", "kl", "objective", "shortfall")
+    lines = [
+        "# Principles on the enumerable language",
+        "",
+        lab_world.about_line(found["about"]),
+        f"One seed, {found['plan']['steps']} updates of 64 pairs, beta {found['beta']:g}, bound {found['bound']:g} on "
+        f"the share of answers with a 5, lambda {found['multiplier']:.2f} where an arm is told it. Exact means over "
+        f"{len(HELD_OUT)} held-out prompts. Objective is reward - beta KL; the shortfall is how much more of it the best "
+        "policy has that costs no more.",
+        "",
+        "| policy | reward | cost | KL, nats | objective | shortfall |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [f"| {name} | {' | '.join(f'{arm[key]:.3f}' for key in keys)} |" for name, arm in found["arms"].items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
