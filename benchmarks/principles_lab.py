@@ -3,8 +3,8 @@
     python -m benchmarks.principles_lab OUT [--quick]
 
 On the enumerable language an answer is harmful when it holds a 5: its cost is 1, and that of any other answer 0. The
-gold reward knows nothing of it. Every arm starts from the same supervised policy and the same noisy votes on the reward,
-and is set beside the best policy whose cost keeps the bound, pi_ref e^((r - lambda c)/beta) / Z. Writes
+gold reward knows nothing of it. Every arm starts from the same supervised policy and the same noisy votes on the
+reward, and is set beside the best policy whose cost keeps the bound, pi_ref e^((r - lambda c)/beta) / Z. Writes
 OUT/principles-lab.json and OUT/principles-lab.md; runs that are there finished are not made again.
 """
 
@@ -226,8 +226,8 @@ def page(found: Mapping[str, Any]) -> str:
         lab_world.about_line(found["about"]),
         f"One seed, {found['plan']['steps']} updates of 64 pairs, beta {found['beta']:g}, bound {found['bound']:g} on "
         f"the share of answers with a 5, lambda {found['multiplier']:.2f} where an arm is told it. Exact means over "
-        f"{len(HELD_OUT)} held-out prompts. Objective is reward - beta KL; the shortfall is how much more of it the best "
-        "policy has that costs no more.",
+        f"{len(HELD_OUT)} held-out prompts. Objective is reward - beta KL; the shortfall is how much more of it the "
+        "best policy has that costs no more.",
         "",
         "| policy | reward | cost | KL, nats | objective | shortfall |",
         "|---|---|---|---|---|---|",

@@ -286,7 +286,9 @@ def test_a_local_judge_labels_by_log_probs_and_a_swapped_row_gives_the_mirrored_
     principles = {"principles": [{"id": "one", "text": "Be red."}]}
     (tmp_path / "principles.yaml").write_text(yaml.safe_dump(principles))
     where = {"prompts": f"{tmp_path}/prompts.jsonl", "principles": f"{tmp_path}/principles.yaml"}
-    revise(config.ReviseConfig(mode="label", model=str(model), out=f"{tmp_path}/out", **where))
+    revise(
+        config.ReviseConfig.model_validate({"mode": "label", "model": str(model), "out": f"{tmp_path}/out", **where})
+    )
     one, two = (next(v.probability for v in item.votes) for item in data.read(f"{tmp_path}/out/pairs.jsonl").items)
     assert one != 0.5
     assert one == pytest.approx(1 - two, abs=1e-6)
@@ -304,8 +306,8 @@ def test_what_cannot_be_is_refused(tmp_path):
         ({"url": "http://x/v1", "batch_size": 3}, "batch_size"),
     ):
         with pytest.raises(ValueError, match=word):
-            config.ReviseConfig(model="m", out="o", **where, **wrong)
-    for body, word in (
+            config.ReviseConfig.model_validate({"model": "m", "out": "o", **where, **wrong})
+    bodies: tuple[tuple[dict[str, Any], str], ...] = (
         ({"principles": []}, "wanted: a list of principles"),
         ({"principles": [{"id": "a"}]}, "principle 1: text: Field required"),
         ({"principles": [{"id": "a", "text": "t", "avoids": ["x"]}]}, "principle 1: avoids"),
@@ -314,7 +316,8 @@ def test_what_cannot_be_is_refused(tmp_path):
         ({"critique_prompt": ""}, "no word lists"),
         ({"principles": [{"id": "a", "text": "t"}, {"id": "a", "text": "u"}]}, "two principles"),
         ({"principles": [{"id": "a", "text": "t", "avoid": ["..."]}]}, "without a letter"),
-    ):
+    )
+    for body, word in bodies:
         inputs(tmp_path, **body)
         with pytest.raises(AfzalError, match=word):
             read_principles(where["principles"])
