@@ -11,24 +11,15 @@ It needs the folder ``shared/data`` beside the checkout, or AFZAL_SHARED; withou
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from afzal.errors import AfzalError
 from benchmarks.people import data, judged, page, steps
 from benchmarks.sentiment import valence
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """What is made, relative to the output folder, and how: ``make`` is given the path to leave it at."""
-
-    name: str
-    make: Callable[[Path], None]
+from benchmarks.stages import Stage, make_all
 
 
 def stages(out: Path, size: data.Size) -> list[Stage]:
@@ -63,19 +54,7 @@ def stages(out: Path, size: data.Size) -> list[Stage]:
 
 def run(out: Path, size: data.Size, say: Callable[[str], None] = print) -> Path:
     """Make every stage that is not there; returns the path of the page."""
-    out.mkdir(parents=True, exist_ok=True)
-    for stage in stages(out, size):
-        if (out / stage.name).exists():
-            continue
-        began = time.monotonic()
-        # A killed stage leaves its unfinished files here: they are never read.
-        unfinished = out / "unfinished" / stage.name
-        steps.remove(out / "unfinished")
-        unfinished.parent.mkdir(parents=True)
-        stage.make(unfinished)
-        os.replace(unfinished, out / stage.name)
-        say(f"{stage.name:<20} {time.monotonic() - began:6.1f} s")
-    steps.remove(out / "unfinished")
+    make_all(out, stages(out, size), say)
     return out / "page" / "people.html"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,9 +77,3 @@ def answer(name: str, out: Path, to: Path, size: data.Size) -> None:
     wanted = {"model": str(model), "prompts": str(out / "data" / "held-out.jsonl"), "n": size.answers, "out": str(to)}
     given = {**wanted, "max_new_tokens": _TOKENS, "batch_size": 256}
     recipes.generate(config.build(config.GenerateConfig, [config.Setting(k, v) for k, v in given.items()]))
-
-
-def remove(path: Path) -> None:
-    """A folder with all that is in it, where it is there."""
-    if path.exists():
-        shutil.rmtree(path)

@@ -32,7 +32,8 @@ def write_board(folder: Path, body: Mapping[str, Any], stem: str = "leaderboard"
         body: ``title``, ``subtitle``, ``findings`` (sentences), ``facts`` (pairs), ``unit``, ``rule`` (the value of no
             difference), ``lines`` (mappings with ``name``, ``value``, ``low``, ``high`` and what else is known) and
             ``differences`` (mappings with ``first``, ``second``, ``value``, ``low``, ``high``). There may be ``tables``
-            of cells, ``texts`` and ``worst``, pairs of answers to read.
+            of cells, ``texts``, ``worst``, pairs of answers to read, and ``gallery``, images and sounds (mappings with
+            ``kind``, ``title``, ``source``, a data URI, and ``said``: who, what, ``right`` or ``wrong``).
     """
     whole = {"schema": SCHEMA, "afzal": __version__, **body}
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,6 +71,7 @@ def to_html(body: Mapping[str, Any]) -> str:
         tables=_tables(body),
         texts=body.get("texts", []),
         worst=body.get("worst", []),
+        gallery=body.get("gallery", []),
     )
 
 
@@ -82,6 +84,8 @@ def to_markdown(body: Mapping[str, Any]) -> str:
         parts += [f"## {plain(table['title'])}", plain(table["words"]), _markdown_table(table)]
     for text in body.get("texts", []):
         parts += [f"## {plain(text['title'])}", _quoted(text["text"])]
+    if body.get("gallery"):
+        parts += ["## Images and sounds", _markdown_table(_gallery(body["gallery"]))]
     if body.get("worst"):
         parts.append("## Pairs to read")
         for pair in body["worst"]:
@@ -89,6 +93,15 @@ def to_markdown(body: Mapping[str, Any]) -> str:
             parts.append(f"**{plain('; '.join(filter(None, said)))}**")
             parts += [f"{name}\n\n{_quoted(pair[name])}" for name in ("prompt", "first", "second")]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _gallery(shown: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The words of a gallery; Markdown shows no data URIs."""
+    names = list(dict.fromkeys(name for one in shown for name, _, _ in one["said"]))
+    rows = [
+        [one["title"], *({n: f"{text} ({r})" for n, text, r in one["said"]}.get(k, "") for k in names)] for one in shown
+    ]
+    return {"columns": ["truth", *names], "rows": rows}
 
 
 def _markdown_table(table: Mapping[str, Any]) -> str:

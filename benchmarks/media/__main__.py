@@ -1,0 +1,88 @@
+"""Images and sounds whose truth is known: SFT on true captions, DPO on noisy preferences, accuracy against the truth.
+
+    make media
+    python -m benchmarks.media OUT            # a few minutes on two cores, without a network
+    python -m benchmarks.media OUT --quick    # a few items and updates: does it run?
+
+Every stage leaves a file or a folder that is complete or absent, so that the same command resumes where it was stopped.
+Needs the extras vision and audio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from afzal.errors import AfzalError
+from benchmarks.machine import about_run
+from benchmarks.media import models, page, steps, world
+from benchmarks.stages import Stage, make_all
+
+
+def stages(out: Path, size: world.Size) -> list[Stage]:
+    """All stages in order. Each reads only what the stages before it have left in ``out``."""
+    return [
+        *(stage for name in world.WORLDS for stage in _of_world(out, name, size)),
+        Stage("page", lambda to: page.write(out, to, size)),
+    ]
+
+
+def _of_world(out: Path, name: world.World, size: world.Size) -> list[Stage]:
+    at = out / name
+    held_out = at / "data" / "held-out.jsonl"
+    measured = [
+        Stage(f"{name}/measured-{model}.json", lambda to, model=model: steps.measure(at / model, held_out, to))
+        for model in page.MODELS
+    ]
+    rows = at / "data"
+    return [
+        Stage(f"{name}/data", lambda to: world.write(to, name, size)),
+        Stage(f"{name}/start", lambda to: models.write(to, name)),
+        Stage(
+            f"{name}/sft",
+            lambda to: steps.train("sft", at / "start", rows / "sft.jsonl", to, size),
+        ),
+        Stage(
+            f"{name}/dpo",
+            lambda to: steps.train("dpo", at / "sft", rows / "prefer.jsonl", to, size),
+        ),
+        *measured,
+        Stage(f"{name}/answers.jsonl", lambda to: steps.answer(at / "dpo", held_out, to)),
+    ]
+
+
+def run(out: Path, size: world.Size, say: Callable[[str], None] = print) -> Path:
+    """Make every stage that is not there; returns the path of the page."""
+    make_all(out, stages(out, size), say)
+    return out / "page" / "media.html"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder for the media, the runs and the page")
+    parser.add_argument("--quick", action="store_true", help="a few items and updates")
+    options = parser.parse_args(argv)
+    import torch
+
+    torch.set_num_threads(1)  # operations this small lose time when they are shared out over cores
+    began, used = time.monotonic(), time.process_time()
+    try:
+        made = run(options.out, world.QUICK if options.quick else world.PROPER)
+    except AfzalError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    seconds = {"wall": round(time.monotonic() - began), "processor": round(time.process_time() - used)}
+    about = about_run("benchmarks.media", ["afzal", "torch", "transformers"], threads=1)
+    (options.out / "about.json").write_text(json.dumps({**about, "seconds": seconds}, indent=1) + "\n", "utf-8")
+    print("\n".join(page.findings(options.out)))
+    print(f"page: {made}")
+    print(f"time of this call: {seconds['wall']} s, of one processor {seconds['processor']} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""The page at the end, and the figures on it. It holds no time, so that it is the same bytes twice."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from afzal.report.board import write_board
+from afzal.stats import intervals
+from benchmarks.media.world import FLIPPED, KIND, WORLDS, Size, World, captions
+
+MODELS = ("start", "sft", "dpo")
+_NAMES = {"start": "start", "sft": "SFT", "dpo": "DPO"}
+_WHAT = {"shapes": "pictures", "tones": "sounds"}
+_TYPES = {"shapes": "image/png", "tones": "audio/wav"}
+
+
+def chosen(logps: np.ndarray) -> np.ndarray:
+    """``[X]`` 1 where the true caption, the first, is likelier than every other; a tie is 0."""
+    return (logps[:, :1] > logps[:, 1:]).all(1).astype(float)
+
+
+def figures(out: Path) -> dict[str, Any]:
+    """Per world the share of held-out media whose true caption is the likeliest of all, of each model, seen and blank;
+    the gain of DPO over SFT; and the share whose greedy caption is the true one. Intervals are over media."""
+    return {world: _of_world(out / world) for world in WORLDS}
+
+
+def _of_world(folder: Path) -> dict[str, Any]:
+    found = {name: json.loads((folder / f"measured-{name}.json").read_text("utf-8")) for name in MODELS}
+    hits = {(name, how): chosen(np.array(found[name][how])) for name in MODELS for how in ("seen", "blank")}
+    gain = intervals.mean(_each(hits["dpo", "seen"] - hits["sft", "seen"]))
+    low, high = gain.ends
+    truths, said = _truths(folder), _said(folder)
+    exact = np.array([float(a == b) for a, b in zip(truths, said, strict=True)])
+    return {
+        **{how: {name: _share(hits[name, how]) for name in MODELS} for how in ("seen", "blank")},
+        "gain": {"value": gain.mean, "low": low, "high": high},
+        "greedy": _share(exact),
+        "held_out": len(exact),
+        "captions": len(found["sft"]["seen"][0]),
+    }
+
+
+def _each(values: np.ndarray) -> list[intervals.Cluster]:
+    return intervals.clustered(range(len(values)), values.tolist())
+
+
+def _share(hits: np.ndarray) -> dict[str, float]:
+    found = intervals.share(_each(hits))
+    low, high = found.ends
+    return {"value": found.value, "low": low, "high": high}
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def _truths(folder: Path) -> list[str]:
+    return [row["responses"][0][0]["content"] for row in _rows(folder / "data" / "held-out.jsonl")]
+
+
+def _said(folder: Path) -> list[str]:
+    """The greedy captions of the model after DPO, in the order of the held-out media."""
+    names = {row["prompt"][0]["content"][0][row["prompt"][0]["content"][0]["type"]]: _text(row["completion"])
+             for row in _rows(folder / "answers.jsonl")}  # fmt: skip
+    return [names[row["prompt"][0]["content"][0]["path"]] for row in _rows(folder / "data" / "held-out.jsonl")]
+
+
+def _text(completion: Any) -> str:
+    text = completion if isinstance(completion, str) else completion[-1]["content"]
+    return text.strip()
+
+
+def findings(out: Path) -> list[str]:
+    """The results in sentences, each goal with whether it is reached."""
+    lines = []
+    for world, f in figures(out).items():
+        what, gain, blank, n = _WHAT[world], f["gain"], f["blank"]["dpo"], f["captions"]
+        points = f"{100 * gain['value']:+.1f} points [{100 * gain['low']:.1f}, {100 * gain['high']:.1f}]"
+        lines.append(
+            f"Held-out {what}: the true caption is the likeliest of {n} for {_percent(f['seen']['dpo'])} after DPO"
+            f" and for {_percent(f['seen']['sft'])} before; the gain is {points}"
+            f" ({_reached(gain['low'] > 0)}: the interval excludes 0)."
+        )
+        lines.append(
+            f"With blank {what} it is {_percent(blank)} ({_reached(blank['low'] <= 1 / n <= blank['high'])}:"
+            f" chance is {100 / n:.1f} %). Greedy captions after DPO are true of {_percent(f['greedy'])} of {what}."
+        )
+    held_out = " and ".join(f"{f['held_out']} {_WHAT[world]}" for world, f in figures(out).items())
+    lines.append(f"Intervals are 95 % over {held_out} that no training saw.")
+    return lines
+
+
+def _percent(value: dict[str, float]) -> str:
+    return f"{100 * value['value']:.1f} % [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+
+
+def _reached(goal: bool) -> str:
+    return "goal reached" if goal else "GOAL NOT REACHED"
+
+
+def write(out: Path, to: Path, size: Size) -> None:
+    """``media.html`` and the same as Markdown, CSV, JSON and a drawing; ``figures.json`` beside them."""
+    f = figures(out)
+    lines = [
+        {"name": f"{_WHAT[world]}, {_NAMES[name]}{', blank' if how == 'blank' else ''}", **f[world][how][name]}
+        for world in WORLDS
+        for name in MODELS
+        for how in ("seen", "blank")
+    ]
+    body = {
+        "title": "What preferences about images and sounds teach",
+        "subtitle": f"tiny models from random weights; {100 * FLIPPED:.0f} % of the preferences are turned round",
+        "findings": findings(out),
+        "facts": [
+            ["pictures", f"LLaVA, {len(captions('shapes'))} captions: number, colour, shape"],
+            ["sounds", f"Qwen2-Audio, {len(captions('tones'))} captions: number, length, pitch"],
+            ["demonstrations, preferences", f"{size.demonstrations}, {size.preferences} of each"],
+        ],
+        "unit": "share whose true caption is the likeliest of all",
+        "rule": 0.0,
+        "lines": lines,
+        "differences": [],
+        "gallery": [shown for world in WORLDS for shown in _gallery(out / world, world, size.shown)],
+    }
+    write_board(to, body, "media")
+    (to / "figures.json").write_text(json.dumps(f, indent=1) + "\n", "utf-8")
+
+
+def _gallery(folder: Path, world: World, n: int) -> list[dict[str, Any]]:
+    """The first ``n`` held-out media with the likeliest caption by each model."""
+    rows = _rows(folder / "data" / "held-out.jsonl")[:n]
+    logps = {name: json.loads((folder / f"measured-{name}.json").read_text("utf-8")) for name in MODELS}
+    return [_shown(folder, world, row, {_NAMES[m]: logps[m]["seen"][k] for m in MODELS}) for k, row in enumerate(rows)]
+
+
+def _shown(folder: Path, world: World, row: dict[str, Any], logps: dict[str, Sequence[float]]) -> dict[str, Any]:
+    content = (folder / "data" / row["prompt"][0]["content"][0]["path"]).read_bytes()
+    texts = [response[0]["content"] for response in row["responses"]]
+    best = {name: int(np.argmax(values)) for name, values in logps.items()}
+    return {
+        "kind": KIND[world],
+        "title": texts[0],
+        "source": f"data:{_TYPES[world]};base64,{base64.b64encode(content).decode()}",
+        "said": [[name, texts[k], "right" if k == 0 else "wrong"] for name, k in best.items()],
+    }

@@ -1,0 +1,67 @@
+"""The stages of the demonstration, each by the product's own functions. All paths are given, none is chosen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from afzal import config, data, recipes
+from afzal.model.load import load_model
+from afzal.model.logprobs import score
+from afzal.model.probe import choose_sharing
+from afzal.model.speaking import open_speaker
+from afzal.tokens import Tree
+from afzal.train.feed import Layout
+from benchmarks.media.world import Size
+
+_TOKENS_PER_FORWARD = 4096
+_COMMON = {
+    "batch_size": 32,
+    "eval_fraction": 0.0,
+    "device": "cpu",
+    "save_every_minutes": 0,
+    "train_towers": True,
+    "sample_prompts": 0,
+    "tokens_per_forward": _TOKENS_PER_FORWARD,
+}
+_SFT = {"lr": 2e-3, "warmup": 20, "lr_schedule": "cosine"}
+_DPO = {"lr": 3e-4, "warmup": 10, "lr_schedule": "cosine", "beta": 0.1}
+
+
+def train(method: Literal["sft", "dpo"], model: Path, rows: Path, to: Path, size: Size, **changed: Any) -> None:
+    """SFT on true captions, or DPO on noisy preferences, towers and all: nothing of the model was trained before."""
+    own, updates = (_SFT, size.sft_updates) if method == "sft" else (_DPO, size.dpo_updates)
+    given = {"model": str(model), "data": str(rows), "out": str(to), "max_steps": updates, "epochs": float(updates)}
+    recipes.train(config.make(method, **{**given, **_COMMON, **own, **changed}))
+
+
+def measure(model: Path, rows: Path, to: Path) -> None:
+    """Per held-out item the log-probs of its captions, the true one first, with the media as they are and blank."""
+    loaded, speaker = load_model(str(model)), open_speaker(str(model))
+    trees = speaker.encode(data.read(str(rows)).items, max_tokens=1024).trees
+    layout = Layout(choose_sharing(loaded, shown=trees[:1])[0], _TOKENS_PER_FORWARD)
+    blank = [replace(t, media=tuple(m.without_content() for m in t.media)) for t in trees]
+    found = {name: _captions(loaded, given, layout).tolist() for name, given in (("seen", trees), ("blank", blank))}
+    to.write_text(json.dumps(found) + "\n", "utf-8")
+
+
+def _captions(model: Any, trees: Sequence[Tree], layout: Layout) -> np.ndarray:
+    """``[X, captions]`` summed log-probs in nats."""
+    made: dict[str, np.ndarray] = {}
+    with torch.no_grad():
+        for batch in layout.batches(trees):
+            logps = score(model, batch).logps.double().numpy().reshape(len(batch.item_ids), -1)
+            made |= dict(zip(batch.item_ids, logps, strict=True))
+    return np.stack([made[t.item_id] for t in trees])
+
+
+def answer(model: Path, rows: Path, to: Path) -> None:
+    """The greedy caption of every held-out medium."""
+    given = {"model": str(model), "prompts": str(rows), "out": str(to), "temperature": 0.0, "max_new_tokens": 12}
+    recipes.generate(config.GenerateConfig(**given, batch_size=128))
