@@ -17,7 +17,7 @@ F64 = torch.float64
 EVERY = [name for name, o in objectives.REGISTRY.items() if o.scores != "rollout"]
 WITH_REFERENCE = [name for name in EVERY if objectives.get(name).needs_reference]
 ON_PAIRS = [name for name in EVERY if objectives.get(name).unit == "pair"]
-EXTRAS = ("log_sum_p2", "kl_ref_policy", "logp_away", "logp_towards")
+EXTRAS = ("log_sum_p2", "kl_ref_policy", "logp_away", "logp_towards", "piece_log_ratio", "changed")
 
 
 def scored(logps: Any, lengths: list[int] | None = None, **extras: Any) -> Scored:
@@ -70,8 +70,9 @@ def fill(name: str, policy: Scored, **given: Any) -> dict[str, Any]:
 def run(name: str, policy: Scored, reference: Scored | None, given: Pairs, **parameters: Any) -> tuple[Tensor, Tensor]:
     """Losses and rewards of an objective; statistics that are missing are those of a policy equal to its reference."""
     objective = objectives.get(name)
-    missing = {fn.__name__ for fn in objective.statistics} - policy.extras.keys()
-    neutral = {k: torch.zeros_like(policy.token_logps) if k == "kl_ref_policy" else policy.token_logps for k in missing}
+    missing = set(objective.all_extras) - policy.extras.keys()
+    zero = ("kl_ref_policy", "piece_log_ratio", "changed")
+    neutral = {k: torch.zeros_like(policy.token_logps) if k in zero else policy.token_logps for k in missing}
     policy = replace(policy, extras={**policy.extras, **neutral})
     return objective.fn(
         policy, reference if objective.needs_reference else None, given, **fill(name, policy, **parameters)
@@ -106,7 +107,9 @@ def random_case(name: str, seed: int, *, groups: int = 3, dtype: torch.dtype = F
         "logp_away": policy + exact(0.1 * rand(m) - 0.05),
         "logp_towards": policy + exact(0.1 * rand(m) - 0.05),
     }
-    wanted = {fn.__name__ for fn in objectives.get(name).statistics}
+    wanted = set(objectives.get(name).all_extras)
+    if wanted & {"piece_log_ratio", "changed"}:  # drawn only here, so that all else is drawn as it always was
+        extras |= {"piece_log_ratio": exact(rand(m) - 0.5), "changed": (rand(m) < 0.5).to(dtype)}
     starts = torch.cumsum(sizes, 0) - sizes
     index = torch.cat([_pairs_of(int(s), int(n)) for s, n in zip(starts, sizes, strict=True)])
     t = len(index)

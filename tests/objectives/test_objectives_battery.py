@@ -153,7 +153,7 @@ def test_gradient_falls_only_on_positions_that_predict_a_scored_token(name):
     hidden = hidden_states(model, batch)
     hidden.retain_grad()
     logps = head_logps(model, hidden.flatten(0, 1)[batch.predict_at], batch.target)
-    extras = {fn.__name__: logps.detach() for fn in objective.statistics}
+    extras = {name: logps.detach() for name in objective.all_extras}
     policy = Scored(logps, batch.response_of, batch.n_responses, extras)
     reference = Scored(logps.detach() + 0.1 * torch.sin(torch.arange(len(logps))), batch.response_of, batch.n_responses)
     mean_loss(name, policy, reference, batch_pairs(batch)).backward()
@@ -238,7 +238,7 @@ def test_declared_needs_are_true_needs(name):
             bare(policy, None, given, **filled)
     else:
         bare(policy, None, given, **filled)
-    if objective.statistics:
+    if objective.all_extras:
         with pytest.raises(KeyError):
             bare(replace(policy, extras={}), reference, given, **filled)
 
@@ -271,7 +271,7 @@ def extreme(name: str, n: int) -> tuple[Scored, Scored, Pairs]:
     given = opinions(n, p=p, margin=draw(n))
     given = Pairs(*(x.float() if x.is_floating_point() else x for x in (getattr(given, f) for f in Pairs.__slots__)))
     tokens = logps[response_of]
-    extras = {fn.__name__: draw(len(tokens)) for fn in objectives.get(name).statistics}
+    extras = {key: draw(len(tokens)) for key in objectives.get(name).all_extras}
     zero = Scored(torch.zeros_like(tokens), response_of, 2 * n)
     return Scored(tokens.requires_grad_(), response_of, 2 * n, extras), zero, given
 

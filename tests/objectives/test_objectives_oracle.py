@@ -134,6 +134,23 @@ def ld(w: World, beta: float, alpha: float) -> Tensor:
     return w.pairs(loss)
 
 
+def dense(w: World, beta: float, gamma: float, reduction: str) -> Tensor:
+    def worth(b: int) -> Tensor:
+        weights = [gamma if c else 1.0 for c in w.extras["changed"][b].tolist()]
+        whole = sum(g * (x - y) for g, x, y in zip(weights, w.tokens[b], w.ref[b], strict=True))
+        return whole / sum(weights) if reduction == "mean" else whole
+
+    return w.pairs(lambda a, b, _: nls(beta * (worth(a) - worth(b))))
+
+
+def mdpo(w: World, beta: float, delta: float) -> Tensor:
+    def loss(a: int, b: int, _: float) -> Tensor:
+        conditional = nls(beta * (w.rho[a] - w.total("piece_log_ratio", a)))
+        return nls(beta * (w.rho[a] - w.rho[b])) + conditional + nls(beta * w.rho[a] - delta)
+
+    return w.pairs(loss)
+
+
 def wpo(w: World, beta: float) -> Tensor:
     weight = lambda k: constant((w.tokens[k] - w.extras["log_sum_p2"][k]).mean().exp())  # noqa: E731
     return w.pairs(
@@ -325,6 +342,8 @@ ORACLE: dict[str, Callable[..., Tensor]] = {
     "tdpo1": lambda w, beta: tdpo(w, beta, 1.0, lambda x: x),
     "tdpo2": lambda w, beta, alpha: tdpo(w, beta, alpha, constant),
     "epsilon_dpo": epsilon,
+    "mdpo": mdpo,
+    "ddpo": dense,
     "aot": aot,
     "aot_unpaired": aot_unpaired,
     "dr_dpo": dr,

@@ -10,6 +10,7 @@ from . import reference_free
 from . import ranking
 from . import ties
 from . import logits
+from . import media
 from . import coupled
 from . import likelihood
 from . import reward
@@ -48,6 +49,7 @@ __all__ = [
     "load_function",
     "log_ratios",
     "logits",
+    "media",
     "names_function",
     "objective",
     "own_sources",

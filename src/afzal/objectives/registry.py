@@ -84,6 +84,7 @@ class Objective:
         shift_invariant: adding a constant per prompt to the summed log-probs changes no loss.
         bounded: whether single losses have a bound ``below``, on ``both`` sides, or ``none``.
         statistics: further per-token numbers it needs from the logits.
+        extras: further per-token numbers it needs that are no function of the logits: ``piece_log_ratio``, ``changed``.
         statistic: ``(policy, reference) -> (sum, count)`` over mismatched prompt/response rows, pooled over the whole
             update and handed to ``fn`` as ``statistic`` = sum / count.
         initial_state: parameters -> the running numbers that ``fn`` gets as ``state``, a constant to the gradient.
@@ -108,6 +109,7 @@ class Objective:
     shift_invariant: bool = False
     bounded: Bound = "below"
     statistics: tuple[Statistic, ...] = ()
+    extras: tuple[str, ...] = ()
     statistic: Callable[[Scored, Scored], tuple[Tensor, Tensor]] | None = None
     initial_state: Callable[[Mapping[str, Any]], dict[str, float]] | None = None
     next_state: Callable[..., dict[str, float]] | None = None
@@ -122,6 +124,11 @@ class Objective:
         keyword = inspect.Parameter.KEYWORD_ONLY
         found = inspect.signature(self.fn).parameters.values()
         return {p.name: p.default for p in found if p.kind is keyword and p.name not in _FILLED_IN}
+
+    @property
+    def all_extras(self) -> tuple[str, ...]:
+        """Names of everything that it reads from ``Scored.extras``."""
+        return (*(fn.__name__ for fn in self.statistics), *self.extras)
 
     @property
     def needs_live_reference(self) -> bool:

@@ -15,6 +15,7 @@ from afzal.errors import AfzalError
 from afzal.objectives import Term, bind
 from afzal.records import Item, Preference
 from afzal.tokens import Loss
+from afzal.tokens.changes import with_changes
 from afzal.tokens.tree import Tree, only_branch
 
 Trees = tuple[list[Tree], list[Loss]]
@@ -43,6 +44,12 @@ class Recipe:
     def needs_mismatched(self) -> bool:
         """Whether rows of other prompts' responses are needed (KTO's KL estimate)."""
         return any(term.objective.statistic is not None for term in self.terms)
+
+
+    @property
+    def shows_pieces(self) -> bool:
+        """Whether any of the objectives compares media with pieces of them."""
+        return any("piece_log_ratio" in term.objective.extras for term in self.terms)
 
 
 def recipe_of(config: TrainConfig) -> Recipe:
@@ -121,6 +128,8 @@ def _selection(terms: Sequence[Term], config: TrainConfig) -> Select:
     for term in paired:
         if not {"p", "weight"} <= term.objective.uses:
             select = _after(_plain_pairs(term), select)
+    if any("changed" in term.objective.extras for term in terms):
+        select = _with_changes(select)
     if config.chosen is not None and config.chosen.soft_labels == "majority":
         select = _after(_majority, select)
     return select
@@ -135,6 +144,16 @@ def _after(change: Select, select: Select) -> Select:
         return kept, [*lost, *more]
 
     return both
+
+
+def _with_changes(select: Select) -> Select:
+    """``select``, then a tree for each pair, whose scored tokens say where it differs from the other response."""
+
+    def marked(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
+        kept, lost = select(trees, items)
+        return [with_changes(_only(t, {q.i, q.j}, [q])) for t in kept for q in t.preferences], lost
+
+    return marked
 
 
 def _majority(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:

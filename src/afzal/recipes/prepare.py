@@ -108,6 +108,12 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
         "fingerprint": dataset.fingerprint,
     }
     _refuse_nothing(train, facts, losses, config)
+    if recipe.shows_pieces and not any(t.media for t in train):
+        raise AfzalError(
+            "objective mdpo compares images and sounds with pieces of them, and no row has any",
+            where=config.data,
+            remedy="objective=dpo",
+        )
     couples = recipe.needs_mismatched
     # held-out rows may be few: their partners come from all rows
     partners = _partners([*evaluation, *train], config.seed, longest) if couples else []

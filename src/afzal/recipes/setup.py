@@ -351,6 +351,8 @@ def _reference(
     kept = config.cacheable.reference_cache if config.cacheable is not None else None
     folder = Path(kept) if kept else run.path / "reference"
     trees = [*prepared.train, *prepared.evaluation, *prepared.train_mismatched, *prepared.evaluation_mismatched]
+    if prepared.recipe.shows_pieces:
+        trees += [t.in_pieces() for t in trees if t.media]
     key = cache_key(model, sharing=layout.sharing, dtype=dtype, fresh_adapter=fresh)
     live = AdapterOff(model) if fresh else Frozen(model)
     about = {"key": key, "sharing": layout.sharing, "budget": layout.tokens_per_forward, "device": layout.device}

@@ -101,6 +101,12 @@ class Batch:
             for name in branches[0].numbers
         }
 
+    @cached_property
+    def in_pieces(self) -> Batch:
+        """The same batch with a small random piece of each image and sound in place of the whole."""
+        trees = [t.in_pieces() for t, k in self.sources if k == 0]
+        return collate(trees, "unshared" if self.layout is None else "shared", self.ids.device)
+
     @property
     def inputs(self) -> dict[str, Any]:
         """Keyword arguments of a model's forward pass."""

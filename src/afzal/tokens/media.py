@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import gcd
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,27 +29,42 @@ _TEXT = frozenset({"input_ids", "attention_mask", *_TYPE_NAMES, "text_replacemen
 _EXTRAS = {"image": ("vision", "pillow"), "audio": ("audio", "soundfile")}
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is done to a medium: nothing, all content taken out, or a random ``piece`` by ``seed`` in its place."""
+
+    kind: Literal["", "blank", "piece"] = ""
+    seed: int = 0
+
+
+SEEN, BLANK = Change(), Change("blank")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Medium:
     """An image or a sound of a tree: who it is, and how to get the arrays that a model reads.
 
     Attributes:
         key: names the bytes, the processor, and what was done to the arrays; equal keys have equal arrays.
-        blank: its arrays are those of silence, or of a picture of one colour.
+        change: what is done to the picture or the sound before the processor reads it.
     """
 
     media: Media
     reader: MediaReader
     key: str
-    blank: bool = False
+    change: Change = SEEN
 
     def arrays(self) -> Mapping[str, np.ndarray]:
         """Keyword arguments of the model, each with the medium's own first axis."""
-        return self.reader.arrays(self.media, self.blank)
+        return self.reader.arrays(self.media, self.change)
 
     def without_content(self) -> Medium:
         """The medium with nothing to see or to hear in it, and as many tokens."""
-        return Medium(self.media, self.reader, f"{self.key}:blank", True)
+        return Medium(self.media, self.reader, f"{self.key}:blank", BLANK)
+
+    def cropped(self, seed: int) -> Medium:
+        """A small random piece of the medium in place of the whole, with as many tokens: see :func:`decode_image`."""
+        return Medium(self.media, self.reader, f"{self.key}:piece-{seed}", Change("piece", seed))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +116,11 @@ class MediaReader:
 
     def replacement(self, media: Media) -> str:
         """The text that stands for a medium: its placeholder tokens, and what the processor puts around them."""
-        return self._read(media, False)[0]
+        return self._read(media, SEEN)[0]
 
-    def arrays(self, media: Media, blank: bool) -> Mapping[str, np.ndarray]:
+    def arrays(self, media: Media, change: Change = SEEN) -> Mapping[str, np.ndarray]:
         """What the model reads of a medium, see :meth:`Medium.arrays`."""
-        return self._read(media, blank)[1]
+        return self._read(media, change)[1]
 
     def types(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Which tokens stand for media (int64 ``[P]``), under the name that the model wants; empty where it does not.
@@ -122,22 +137,25 @@ class MediaReader:
         names = ("image_processor",) if kind == "image" else ("feature_extractor", "audio_processor")
         return next((part for n in names if (part := getattr(self.processor, n, None)) is not None), None)
 
-    def _process(self, media: Media, blank: bool) -> tuple[str, dict[str, np.ndarray]]:
+    def _process(self, media: Media, change: Change) -> tuple[str, dict[str, np.ndarray]]:
         marker = self.markers()[media.kind]
         given: dict[str, Any] = {"text": [marker], "return_tensors": "np", "add_special_tokens": False}
         given["return_text_replacement_offsets"] = True
         if media.kind == "image":
-            given["images"] = [[decode_image(media, blank)]]
+            given["images"] = [[decode_image(media, change)]]
         else:
             rate = int(self._part("audio").sampling_rate)
-            given |= {"audio": [decode_sound(media, rate, blank)], "sampling_rate": rate}
+            given |= {"audio": [decode_sound(media, rate, change)], "sampling_rate": rate}
         made = self.processor(**given)
         ((offset,),) = made["text_replacement_offsets"]
         return offset["replacement"], {name: np.asarray(v) for name, v in made.items() if name not in _TEXT}
 
 
-def decode_image(media: Media, blank: bool = False) -> Any:
-    """A PIL image in RGB, turned as its EXIF data say; ``blank`` gives a grey one of its size.
+def decode_image(media: Media, change: Change = SEEN) -> Any:
+    """A PIL image in RGB, turned as its EXIF data say; after any change it has the same size.
+
+    Blank is grey. A piece is a random part of 1 to 20 % of the area with sides in a ratio between 3 : 4 and 4 : 3,
+    enlarged to the whole size, as mDPO takes it (Wang et al. 2024, arXiv 2406.11839).
 
     Raises:
         AfzalError: pillow is not installed, or the bytes are no image.
@@ -146,11 +164,17 @@ def decode_image(media: Media, blank: bool = False) -> Any:
         from PIL import Image, ImageOps
 
         image = ImageOps.exif_transpose(Image.open(io.BytesIO(media.read()))).convert("RGB")
-        return Image.new("RGB", image.size, (128, 128, 128)) if blank else image
+        if change.kind == "blank":
+            return Image.new("RGB", image.size, (128, 128, 128))
+        if change.kind == "piece":
+            return image.resize(image.size, Image.Resampling.BICUBIC, box=_box(image.size, change.seed))
+        return image
 
 
-def decode_sound(media: Media, rate: int, blank: bool = False) -> np.ndarray:
-    """float32 ``[n]``, the mean over channels at ``rate`` samples a second; ``blank`` gives silence of its length.
+def decode_sound(media: Media, rate: int, change: Change = SEEN) -> np.ndarray:
+    """float32 ``[n]``, the mean over channels at ``rate`` samples a second; after any change it has the same length.
+
+    Blank is silence. A piece is a random stretch of 1 to 20 % of the length where it was, with silence around it.
 
     Raises:
         AfzalError: soundfile is not installed, or the bytes are no sound.
@@ -163,7 +187,28 @@ def decode_sound(media: Media, rate: int, blank: bool = False) -> np.ndarray:
         mono = samples.mean(1)
         if own != rate:
             mono = resample_poly(mono, rate // gcd(rate, own), own // gcd(rate, own)).astype(np.float32)
-        return np.zeros_like(mono) if blank else mono
+        if not change.kind:
+            return mono
+        kept = np.zeros_like(mono)
+        if change.kind == "piece":
+            rng = np.random.default_rng(change.seed)
+            n = max(1, round(len(mono) * rng.uniform(*_PIECE)))
+            start = int(rng.integers(len(mono) - n + 1))
+            kept[start : start + n] = mono[start : start + n]
+        return kept
+
+
+_PIECE = (0.01, 0.2)  # of the area of a picture, or of the length of a sound
+
+
+def _box(size: tuple[int, int], seed: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a random piece of a picture of this width and height, in pixels."""
+    rng = np.random.default_rng(seed)
+    area, ratio = rng.uniform(*_PIECE), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    pixels = area * size[0] * size[1]
+    width, height = min(np.sqrt(pixels * ratio), size[0]), min(np.sqrt(pixels / ratio), size[1])
+    left, top = rng.uniform(0, size[0] - width), rng.uniform(0, size[1] - height)
+    return float(left), float(top), float(left + width), float(top + height)
 
 
 @contextmanager

@@ -60,6 +60,12 @@ class Tree:
         digest.update(self.prompt.astype(np.int32).tobytes())
         return digest.hexdigest()[:16]
 
+    def in_pieces(self) -> Tree:
+        """The tree with a small random piece of each of its media in place of the whole, the same for one item."""
+        seeds = (hashlib.sha256(f"{self.item_id}\n{k}".encode()).digest()[:6] for k in range(len(self.media)))
+        pieces = (m.cropped(int.from_bytes(seed, "big")) for m, seed in zip(self.media, seeds, strict=True))
+        return replace(self, media=tuple(pieces))
+
     def key(self, branch: int) -> str:
         """Content hash of one prompt + response as scored; equal keys have equal log-probs under equal weights."""
         b = self.branches[branch]

@@ -60,9 +60,18 @@ def judge(model: Any, method: Method, batch: Batch) -> Judged:
         policy, ref = score(model, batch, method.temperature), None
     if ref is None and reference is not None:
         ref = reference.score(batch)
+    if method.shows_pieces:
+        policy = replace(policy, extras={**policy.extras, "piece_log_ratio": _of_pieces(model, method, batch)})
     if batch.numbers:
         policy = replace(policy, extras={**policy.extras, **batch.numbers})
     return Judged(policy, ref, batch_pairs(batch))
+
+
+def _of_pieces(model: Any, method: Method, batch: Batch) -> Tensor:
+    """``[M]`` log-ratio of each scored token to the reference, both shown pieces of the media, with gradient."""
+    assert method.reference is not None
+    shown = batch.in_pieces
+    return score(model, shown, method.temperature).token_logps - method.reference.score(shown).token_logps
 
 
 def _with_values(model: Any, method: Method, critic: Critic, batch: Batch) -> Scored:

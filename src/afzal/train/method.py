@@ -71,6 +71,11 @@ class Method:
         found = {fn: parameters_of(fn, term.parameters) for term in self.terms for fn in term.objective.statistics}
         return tuple(found.items())
 
+    @property
+    def shows_pieces(self) -> bool:
+        """Whether a term compares what is said of the whole media with what is said of pieces of them."""
+        return any("piece_log_ratio" in term.objective.extras for term in self.terms)
+
     def at_reference(self) -> float | None:
         """The loss where policy equals reference, when it is known from the parameters alone."""
         values = [term.objective.at_reference(term.parameters) for term in self.terms]

@@ -1,0 +1,25 @@
+"""Where the two responses of a pair differ, token by token."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from difflib import SequenceMatcher
+
+import numpy as np
+
+from afzal.tokens.tree import Tree
+
+
+def with_changes(t: Tree) -> Tree:
+    """A pair's tree whose scored tokens have the number ``changed``: 0 in what both responses share in order, else 1.
+
+    Args:
+        t: of two branches.
+    """
+    first, second = (b.ids[b.scored].tolist() for b in t.branches)
+    changed = [np.ones(len(ids), dtype=np.float32) for ids in (first, second)]
+    for i, j, n in SequenceMatcher(None, first, second, autojunk=False).get_matching_blocks():
+        changed[0][i : i + n] = 0
+        changed[1][j : j + n] = 0
+    marked = (replace(b, numbers={**b.numbers, "changed": c}) for b, c in zip(t.branches, changed, strict=True))
+    return replace(t, branches=tuple(marked))
