@@ -35,7 +35,7 @@ _DPO = {"lr": 3e-4, "warmup": 10, "lr_schedule": "cosine", "beta": 0.1}
 
 
 def train(method: Literal["sft", "dpo"], model: Path, rows: Path, to: Path, size: Size, **changed: Any) -> None:
-    """SFT on true captions, or DPO on noisy preferences, towers and all: nothing of the model was trained before."""
+    """SFT on sloppy captions, or DPO on noisy preferences, towers and all: nothing of the model was trained before."""
     own, updates = (_SFT, size.sft_updates) if method == "sft" else (_DPO, size.dpo_updates)
     given = {"model": str(model), "data": str(rows), "out": str(to), "max_steps": updates, "epochs": float(updates)}
     recipes.train(config.make(method, **{**given, **_COMMON, **own, **changed}))

@@ -21,6 +21,9 @@ SIDE = 32
 """Pixels along a picture."""
 RATE = 16000
 """Samples a second of a sound, each of which lasts one second."""
+SLOPPY = 0.6
+"""Share of the demonstrations whose caption counts one more than there is, and one where there are most."""
+
 FLIPPED = 0.2
 """Share of the preferences that are for the false caption."""
 _NUMBERS = ("one", "two", "three", "four")
@@ -36,10 +39,10 @@ class Size:
     """Items of each kind of rows, and updates of each training."""
 
     demonstrations: int = 1024
-    preferences: int = 1024
+    preferences: int = 2048
     held_out: int = 300
-    sft_updates: int = 90
-    dpo_updates: int = 128
+    sft_updates: int = 160
+    dpo_updates: int = 64
     shown: int = 6
 
 
@@ -64,7 +67,7 @@ def medium(world: World, caption: str, rng: np.random.Generator) -> bytes:
 
 
 def write(folder: Path, world: World, size: Size) -> None:
-    """``sft.jsonl`` (true captions), ``prefer.jsonl`` (pairs with a caption that is false in one word, a share of them
+    """``sft.jsonl`` (captions of a sloppy writer), ``prefer.jsonl`` (pairs with a caption that is false in one word, a share of them
     turned round) and ``held-out.jsonl`` (all captions, the true one first), with their media beside them."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng([WORLDS.index(world), 0])
@@ -75,18 +78,26 @@ def write(folder: Path, world: World, size: Size) -> None:
             true, *others = (known[i] for i in rng.permutation(len(known)))
             name = f"{part}-{k}.{'png' if world == 'shapes' else 'wav'}"
             (folder / name).write_bytes(medium(world, true, rng))
-            rows.append(_row(part, _asked(world, name), true, others, bool(rng.random() < FLIPPED)))
+            rows.append(_row(part, _asked(world, name), true, others, float(rng.random())))
         _write_rows(folder / f"{part}.jsonl", rows)
 
 
-def _row(part: str, prompt: list[Any], true: str, others: list[str], flipped: bool) -> dict[str, Any]:
+def _row(part: str, prompt: list[Any], true: str, others: list[str], draw: float) -> dict[str, Any]:
     if part == "sft":
-        return {"messages": [*prompt, _said(true)]}
+        return {"messages": [*prompt, _said(one_more(true, others) if draw < SLOPPY else true)]}
     if part == "held-out":
         return {"prompt": prompt, "responses": [[_said(text)] for text in (true, *others)], "i": 0, "j": 1}
     false = next(text for text in others if words_apart(text, true) == 1)
-    chosen, rejected = (false, true) if flipped else (true, false)
+    chosen, rejected = (false, true) if draw < FLIPPED else (true, false)
     return {"prompt": prompt, "chosen": [_said(chosen)], "rejected": [_said(rejected)]}
+
+
+def one_more(caption: str, others: list[str]) -> str:
+    """The caption with the next number, and with one in place of the largest."""
+    number, *rest = caption.removesuffix("s").split()
+    known = [text.split()[0] for text in (caption, *others)]
+    order = [word for word in _NUMBERS if word in known]
+    return _plural(order[(order.index(number) + 1) % len(order)], " ".join(rest))
 
 
 def words_apart(one: str, other: str) -> int:

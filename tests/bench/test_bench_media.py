@@ -14,7 +14,7 @@ from afzal import data
 from afzal.records import media_of
 from benchmarks.media import __main__ as media
 from benchmarks.media import page, steps, world
-from benchmarks.stages import Stage
+from benchmarks.stages import Stage, make_all
 
 pytest.importorskip("PIL", reason="needs the extra vision")
 pytest.importorskip("soundfile", reason="needs the extra audio")
@@ -56,6 +56,13 @@ def test_the_true_caption_counts_where_it_is_the_likeliest_and_a_tie_does_not():
     assert page.chosen(np.array([[-1.0, -2, -3], [-2, -1, -3], [-1, -1, -3]])).tolist() == [1.0, 0.0, 0.0]
 
 
+def test_a_sloppy_caption_counts_one_more_and_one_in_place_of_the_largest_number():
+    known = world.captions("tones")
+    assert world.one_more("two short high tones", known) == "three short high tones"
+    assert world.one_more("three short high tones", known) == "one short high tone"
+    assert world.one_more("four red squares", world.captions("shapes")) == "one red square"
+
+
 def test_one_in_five_preferences_is_turned_round_and_no_medium_stands_in_two_files(tmp_path: Path):
     size = world.Size(demonstrations=30, preferences=400, held_out=30)
     for name in ("one", "again"):
@@ -91,6 +98,16 @@ def _digests(out: Path) -> dict[str, str]:
     return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in kept}
 
 
+def test_each_stage_of_pictures_leaves_its_file(tmp_path: Path):
+    made = [stage for stage in media.stages(tmp_path, world.QUICK) if stage.name.startswith("shapes/")]
+    make_all(tmp_path, made, say=lambda text: None)
+    assert all((tmp_path / stage.name).exists() for stage in made)
+    logps = json.loads((tmp_path / "shapes" / "measured-dpo.json").read_text("utf-8"))
+    assert np.array(logps["seen"]).shape == np.array(logps["blank"]).shape == (world.QUICK.held_out, 48)
+    assert np.abs(np.array(logps["seen"]) - np.array(logps["blank"])).max() > 1e-4
+
+
+@pytest.mark.slow
 def test_a_quick_run_that_is_killed_ends_in_the_same_bytes_and_its_page_plays(tmp_path: Path, monkeypatch):
     whole = media.run(tmp_path / "whole", world.QUICK)
     text = whole.read_text("utf-8")

@@ -48,7 +48,12 @@ REWARDS = {
     "top1": lambda p, r, beta: p.logps,
     **dict.fromkeys(("maxent_irl", "ranking_nce", "airl", "demonstration_pairs"), lambda p, r, beta: p.logps),
     "sft": lambda p, r, beta: p.logps,
+    "ddpo": lambda p, r, beta: beta * _weighted_mean(p, r, 1 + 4 * p.extras["changed"]),
 }
+
+
+def _weighted_mean(p: Scored, r: Scored, weight: torch.Tensor) -> torch.Tensor:
+    return p.total(weight * (p.token_logps - r.token_logps)) / p.total(weight)
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -52,7 +52,7 @@ def mdpo(
     length_normalised=True,
     extras=("changed",),
     limits={"gamma": POSITIVE, "reduction": ("mean", "sum")},
-    formula="-log sigma(beta (r(y_w) - r(y_l))), r = sum_t g_t rho_t / sum_t g_t, g = gamma where y_w and y_l differ, or 1",
+    formula="-log sigma(beta (r(y_w) - r(y_l))), r = sum_t g_t rho_t / sum_t g_t, g = gamma where they differ, or 1",
     paper="Yu et al. 2023, arXiv 2312.00849 (RLHF-V, dense DPO)",
 )
 def ddpo(

@@ -45,7 +45,6 @@ class Recipe:
         """Whether rows of other prompts' responses are needed (KTO's KL estimate)."""
         return any(term.objective.statistic is not None for term in self.terms)
 
-
     @property
     def shows_pieces(self) -> bool:
         """Whether any of the objectives compares media with pieces of them."""
