@@ -22,4 +22,3 @@ class AdaptationSettings(Settings, frozen=True, title="Objective"):
     query_size: int = Field(
         16, ge=1, description="Items of other prompts of the task that the adapted policy is judged by."
     )
-    task: str = Field("task", description="Field of the rows that names their task.")

@@ -28,6 +28,9 @@ class DataSettings(Settings, frozen=True, title="Data"):
     columns: Columns = Field({}, description="Which field is what, as chosen=good,prompt=question.")
     data_format: str | None = Field(None, description="Name of the data's format, when detection is to be overruled.")
     axis: str | None = Field(None, description="Keep only the opinions on this axis, such as safer.")
+    task: str = Field(
+        "task", description="Field of the rows that names their task or group: held-out accuracy is given by task."
+    )
     skip_bad: bool = Field(False, description="Leave out and list damaged rows instead of stopping at the first.")
     clean: bool = Field(
         True, description="Leave out exact repeats and answers compared with themselves, and list them in losses.jsonl."

@@ -5,21 +5,26 @@ from afzal.data.files import refuse_missing
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS
 from afzal.data.mediafiles import MediaRules
+from afzal.data.mixture import TASK, epoch, is_mixture
 from afzal.data.parse_votes import together
-from afzal.data.reading import Reading, read
+from afzal.data.reading import Reading
 from afzal.data.remap import remap, without
+from afzal.data.sources import read
 from afzal.data.splitting import split
 from afzal.data.writing import Plan, plan, write, write_rows
 
 __all__ = [
     "FORMATS",
+    "TASK",
     "Dataset",
     "Drop",
     "Format",
     "MediaRules",
     "Plan",
     "Reading",
+    "epoch",
     "fingerprint",
+    "is_mixture",
     "plan",
     "read",
     "refuse_missing",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from afzal.data.mixture import Mixture
 from afzal.records import Item, turns_to_json, vote_values
 
 
@@ -60,7 +61,8 @@ class Dataset:
 
     A row may hold several items (a conversation tree), so ``len(items)`` can exceed ``kept``. ``notes`` say in words
     what was understood; ``unread`` names the fields that were skipped. ``fingerprint`` is the SHA-256 of prompts,
-    responses, votes and known truths in order; file names, ids and line numbers do not enter it.
+    responses, votes and known truths in order; file names, ids and line numbers do not enter it. ``mixture`` says what
+    share of an epoch each task has, where the source is a mixture.
     """
 
     items: list[Item]
@@ -71,6 +73,7 @@ class Dataset:
     fingerprint: str = ""
     source: str = ""
     unread: list[str] = field(default_factory=list)
+    mixture: Mixture | None = None
 
     @property
     def kept(self) -> int:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from afzal.health import behaviour, excess, learning, rollouts, start
+from afzal.health import tasks as by_task
 from afzal.health.curves import Curves, Diagnosis, Severity, accuracy_interval, interval_of
 from afzal.health.facts import writes
 from afzal.text import is_number, plural
@@ -46,6 +47,7 @@ CHECKS: dict[str, Callable[[Curves], Diagnosis | None]] = {
     "length of responses": behaviour.lengths,
     "endings of responses": behaviour.endings,
     "gradients": behaviour.gradients,
+    "tasks": by_task.tasks,
     "reward": rollouts.reward,
     "conduct of the policy": rollouts.conduct,
     "size of the updates": rollouts.step_sizes,
@@ -122,6 +124,8 @@ def not_checked(diagnoses: Iterable[Diagnosis], facts: Mapping[str, Any] | None 
     other: set[str] = (_ON_DATA if made & _ON_REWARDS else _ON_REWARDS) if made else set()
     if not writes(facts or {}):
         other = other | _OF_WRITERS
+    if len(by_task.task_names(facts or {})) < 2:
+        other = other | {"tasks"}
     return [name for name in CHECKS if name not in made | other]
 
 

@@ -12,6 +12,7 @@ from . import ties
 from . import logits
 from . import media
 from . import coupled
+from . import groups
 from . import likelihood
 from . import reward
 from . import inverse
@@ -40,6 +41,7 @@ __all__ = [
     "coupled",
     "dpo",
     "get",
+    "groups",
     "inverse",
     "ipo",
     "join_pairs",

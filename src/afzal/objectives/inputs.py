@@ -82,6 +82,7 @@ class Pairs:
         desirable: ``[B]`` float, 1 good, 0 bad, NaN unknown.
         group_of: ``[B]`` int64 ascending, which prompt (of G) a response answers.
         score: ``[B]`` float, rating of a response, or minus its rank: larger is better; NaN unknown.
+        task_of: ``[B]`` int64, number of the task or group that a response's item belongs to.
     """
 
     yw_idxs: Tensor
@@ -92,6 +93,7 @@ class Pairs:
     desirable: Tensor
     group_of: Tensor = field(default_factory=_none)
     score: Tensor = field(default_factory=_none)
+    task_of: Tensor = field(default_factory=_none)
 
     @property
     def n_groups(self) -> int:
@@ -109,6 +111,7 @@ def pairs(
     desirable: Tensor | None = None,
     group_of: Tensor | None = None,
     score: Tensor | None = None,
+    task_of: Tensor | None = None,
 ) -> Pairs:
     """Pairs with certain labels and unit weights where nothing else is given."""
     ones = torch.ones(yw_idxs.shape, dtype=torch.float32, device=yw_idxs.device)
@@ -122,6 +125,7 @@ def pairs(
         none if desirable is None else desirable,
         none.long() if group_of is None else group_of,
         none if score is None else score,
+        none.long() if task_of is None else task_of,
     )
 
 

@@ -80,7 +80,7 @@ def episodes(config: TrainConfig, asked: AdaptationSettings, prepared: Prepared,
         raise AfzalError(
             f"{config.method} needs several tasks, and all rows are of {known[0]!r}",
             where=config.data,
-            remedy=f"name the task of every row in the field {asked.task!r}, or use another method",
+            remedy=f"name the task of every row in the field {config.task!r}, or use another method",
         )
     fresh = asked.order == "reptile"
     query = 0 if fresh else asked.query_size

@@ -19,6 +19,7 @@ from afzal.model.speaking import open_speaker, speaker_of
 from afzal.recipes import demonstrations
 from afzal.recipes.contents import tokens_hash
 from afzal.recipes.methods import Recipe, recipe_of
+from afzal.recipes.tasks import epoch_of, task_facts, task_lines, tasks_of
 from afzal.records import Item, Turns, prompt_key
 from afzal.tokens import Loss, Speaker, any_chat, distinct_prompts, mismatched, rendering
 from afzal.tokens.tree import Tree
@@ -97,6 +98,20 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
         asked = trained, evaluated
     else:
         train, evaluation = (encoder.trees(items) for items in held_out)
+    tasks = tasks_of([*held_out[0], *held_out[1]], config.task)
+    train, evaluation = tasks.on(train), tasks.on(evaluation)
+    chosen = epoch_of(train, tasks, dataset.mixture, config.seed)
+    by_task = task_facts(tasks, train, chosen, evaluation) if tasks.several else []
+    if "task" in recipe.uses and not tasks.several:
+        raise AfzalError(
+            f"{config.method} weighs tasks or groups, and the rows name fewer than two",
+            where=config.data,
+            remedy="name the field that tells them apart with task=, or a mixture of sources",
+        )
+    train = [train[k] for k in chosen]
+    if asked[0]:
+        asked = [asked[0][k] for k in chosen], asked[1]
+    notes += task_lines(by_task) if dataset.mixture is not None and by_task else []
     facts = {
         "source": dataset.source or config.data,
         "format": dataset.format,
@@ -106,6 +121,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
         "train": len(train),
         "eval": len(evaluation),
         "fingerprint": dataset.fingerprint,
+        **({"tasks": by_task} if by_task else {}),
     }
     _refuse_nothing(train, facts, losses, config)
     if recipe.shows_pieces and not any(t.media for t in train):
@@ -123,7 +139,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     about = {"recipe": recipe, "max_tokens": longest, "chat": chat, "evaluation_items": held_out[1]}
     about |= {"prompts": asked[0], "evaluation_prompts": asked[1]}
     if config.adaptation is not None:
-        about["tasks"] = tuple(_tasks(part, config.adaptation.task) for part in held_out)
+        about["tasks"] = tuple(_tasks(part, config.task) for part in held_out)
     return Prepared(speaker, *trees, losses=losses, facts=facts, audit=audit, notes=notes, **about)
 
 

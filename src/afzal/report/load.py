@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from afzal.errors import AfzalError
-from afzal.report import judged, sections
+from afzal.report import by_task, judged, sections
 from afzal.report.sections import Section
 from afzal.runs import redact_config, redact_texts
 from afzal.text import is_number, plural
@@ -47,15 +47,17 @@ def load(path: Path) -> RunFiles:
         what = f"{path} is not a run folder: it has no run.json" if path.is_dir() else f"there is no folder {path}"
         raise AfzalError(what, remedy="give the folder that `afzal train` wrote; `afzal runs` lists them")
     notes: list[str] = []
+    facts = redact_texts(_json(path / "run.json", notes))
+    metrics = sorted(_lines(path / "metrics.jsonl", notes), key=_step)
     return RunFiles(
         path=path,
-        facts=redact_texts(_json(path / "run.json", notes)),
+        facts=facts,
         config=redact_config(_yaml(path / "run.yaml", notes)),
-        metrics=sorted(_lines(path / "metrics.jsonl", notes), key=_step),
+        metrics=metrics,
         samples=redact_texts(_lines(path / "samples.jsonl", notes)),
         data=redact_texts(_json(path / "data.json", notes)),
         losses=redact_texts(_lines(path / "losses.jsonl", [])),
-        sections=[*_sections(path, notes), *judged.read(path, notes)],
+        sections=[*by_task.sections(facts, metrics), *_sections(path, notes), *judged.read(path, notes)],
         notes=notes,
     )
 

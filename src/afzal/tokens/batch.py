@@ -82,6 +82,11 @@ class Batch:
         return torch.tensor(np.cumsum(starts) - 1, dtype=torch.int64)
 
     @cached_property
+    def task_of(self) -> Tensor:
+        """``[B]`` int64: number of the task that a response's item belongs to."""
+        return torch.tensor([t.task for t, _ in self.sources], dtype=torch.int64)
+
+    @cached_property
     def score(self) -> Tensor:
         """``[B]`` float: rating of a response, or minus its rank; NaN unknown."""
         found = [t.scores[k] if t.scores else None for t, k in self.sources]

@@ -37,6 +37,8 @@ class Tree:
     ``preferences``, ``labels`` and ``scores`` (larger is better, None unknown) index ``branches``. ``media`` are the
     images and sounds of the prompt, in the order of the placeholder tokens that it holds for them; ``types`` says by
     the model's own name which of its tokens those are (int64 ``[P]``), where the model asks for it.
+    ``task`` is the number of the task or group that the item belongs to, for figures and objectives by task; it enters
+    no key.
     """
 
     item_id: str
@@ -47,6 +49,7 @@ class Tree:
     scores: tuple[float | None, ...] = ()
     media: tuple[Medium, ...] = ()
     types: Mapping[str, np.ndarray] = field(default_factory=dict)
+    task: int = 0
 
     @property
     def n_tokens(self) -> int:

@@ -29,7 +29,15 @@ def opinions(batch: Batch) -> Pairs:
     rows = batch.preferences
     index, real = rows[:, :2].long(), rows[:, 2:].float()
     return Pairs(
-        index[:, 0], index[:, 1], real[:, 0], real[:, 1], real[:, 2], batch.desirable, batch.group_of, batch.score
+        index[:, 0],
+        index[:, 1],
+        real[:, 0],
+        real[:, 1],
+        real[:, 2],
+        batch.desirable,
+        batch.group_of,
+        batch.score,
+        batch.task_of,
     )
 
 
@@ -259,13 +267,14 @@ _ROUNDING = 1e-5  # reward units
 
 class _Answered(NamedTuple):
     """Pairs of held-out items, ``T`` each: the prompt, whether the pair is ordered right, its weight, its reward margin
-    and the difference in tokens, both of them the preferred response less the other."""
+    and the difference in tokens, both of them the preferred response less the other, and the number of its task."""
 
     prompts: Sequence[str]
     right: Sequence[float]
     weight: Sequence[float]
     margin: Sequence[float]
     longer: Sequence[float]
+    task: Sequence[int]
 
 
 class _Responses(NamedTuple):
@@ -281,15 +290,15 @@ def _answered(responses: _Responses, rewards: Tensor, pairs: Pairs) -> _Answered
     both: list[tuple[int, int]] = list(zip(pairs.yw_idxs.tolist(), pairs.yl_idxs.tolist(), strict=True))
     longer = [float(responses.lengths[w] - responses.lengths[k]) for w, k in both]
     prompts = [responses.prompts[w] for w, _ in both]
-    return _Answered(prompts, right.tolist(), weight.tolist(), margin.tolist(), longer)
+    tasks = pairs.task_of[pairs.yw_idxs].tolist()
+    return _Answered(prompts, right.tolist(), weight.tolist(), margin.tolist(), longer, tasks)
 
 
 def _pairs_of_all(answered: Sequence[_Answered]) -> _Answered:
     """The pairs of all batches and ranks."""
     rows: Any = [row for found in answered for row in zip(*found, strict=True)]
     rows = [row for part in ranks.gather(rows) for row in part]
-    prompts, right, weight, margin, longer = zip(*rows, strict=True) if rows else ((), (), (), (), ())
-    return _Answered(prompts, right, weight, margin, longer)
+    return _Answered(*zip(*rows, strict=True)) if rows else _Answered((), (), (), (), (), ())
 
 
 def _counted(model: Any, method: Method, batches: Sequence[Batch]) -> Iterator[tuple[Judged, _Responses]]:
@@ -325,6 +334,7 @@ def _figures(method: Method, tallies: Tally, answered: _Answered, pooled: Mappin
     if any(answered.weight):
         low, high = share(clustered(answered.prompts, answered.right, answered.weight)).ends
         result |= {"rewards/accuracies_low": low, "rewards/accuracies_high": high}
+        result |= _by_task(answered)
     # before training margins are 0 but for rounding, which goes with nothing
     known = any(abs(margin) > _ROUNDING for margin in answered.margin)
     pull = paired_correlation(answered.prompts, answered.margin, answered.longer, answered.weight) if known else None
@@ -338,6 +348,22 @@ def _figures(method: Method, tallies: Tally, answered: _Answered, pooled: Mappin
         result["kl_estimate"] = max(0.0, float(value))
     return result
 
+
+def _by_task(answered: _Answered) -> dict[str, float]:
+    """Accuracy with its interval over prompts for each task by its number, where there are several."""
+    result: dict[str, float] = {}
+    for task in sorted(set(answered.task)) if len(set(answered.task)) > 1 else ():
+        own = [k for k, t in enumerate(answered.task) if t == task]
+        weight = [answered.weight[k] for k in own]
+        if any(weight):
+            known = share(clustered([answered.prompts[k] for k in own], [answered.right[k] for k in own], weight))
+            name = f"{TASK_ACCURACY}{task}"
+            result |= {name: known.value, f"{name}/low": known.ends[0], f"{name}/high": known.ends[1]}
+    return result
+
+
+TASK_ACCURACY = "tasks/accuracies/"
+"""Begins the name of a task's held-out accuracy; its number follows, then nothing, ``/low`` or ``/high``."""
 
 Evaluator = Callable[[int, Carried], dict[str, float]]
 """``(updates done, running numbers) -> held-out figures``."""

@@ -1,0 +1,90 @@
+"""Objectives that look after the worst of several tasks or groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .inputs import Pairs, Scored
+from .margins import LN2, log_ratios, shares, soft_label
+from .registry import NON_NEGATIVE, objective
+
+_MOST = 50.0  # nats between the log-weights of two groups; beyond it a group counts for nothing anyway
+
+
+def _start(parameters: Mapping[str, Any]) -> dict[str, float]:
+    return {}
+
+
+def _means(policy: Scored, reference: Scored, pairs: Pairs, beta: float) -> dict[int, float]:
+    """The weighted mean loss of every group that the update holds, nats."""
+    rho = log_ratios(policy, reference)
+    each = soft_label(beta * (rho[pairs.yw_idxs] - rho[pairs.yl_idxs]), pairs.p)
+    found: dict[int, float] = {}
+    for group in pairs.task_of[pairs.yw_idxs].unique().tolist():
+        own = pairs.task_of[pairs.yw_idxs] == group
+        weight = pairs.weight[own].sum()
+        if weight > 0:
+            found[int(group)] = float((each[own] * pairs.weight[own]).sum().detach() / weight)
+    return found
+
+
+def _next(
+    state: Mapping[str, float], policy: Scored, reference: Scored, pairs: Pairs, *, beta: float, step: float, **_: Any
+) -> dict[str, float]:
+    """Exponentiated gradient: the log-weight of a group grows by its loss. The largest is kept at 0."""
+    grown = dict(state)
+    for group, loss in _means(policy, reference, pairs, beta).items():
+        grown[str(group)] = grown.get(str(group), 0.0) + step * loss
+    top = max(grown.values(), default=0.0)
+    return {group: max(value - top, -_MOST) for group, value in grown.items()}
+
+
+@objective(
+    "group_dpo",
+    unit="pair",
+    needs_reference=True,
+    at_reference=LN2,
+    uses=("p", "weight", "task"),
+    couples_batch=True,
+    shift_invariant=True,
+    initial_state=_start,
+    next_state=_next,
+    limits={"step": NON_NEGATIVE},
+    formula="sum_g alpha_g mean_(i in g) L_i, L = DPO, alpha_g ~ alpha_g exp(step mean_(i in g) L_i) after each update",
+    paper="Ramesh et al. 2024, arXiv 2405.20304 (group robust preference optimisation, GR-DPO)",
+)
+def group_dpo(
+    policy: Scored,
+    reference: Scored,
+    pairs: Pairs,
+    *,
+    beta: float = 0.1,
+    step: float = 0.01,
+    state: Mapping[str, float],
+) -> tuple[Tensor, Tensor]:
+    """DPO that weighs tasks or groups by how badly they fare, ``[T]`` nats: min over the policy of max over alpha.
+
+    Groups that an update does not hold keep their weights, and those that it holds share the whole of its loss. One
+    group is DPO; equal losses keep the weights equal.
+
+    By hand: losses 1, 3 of group 0 and 5 of group 1, alpha = (1/2, 1/2): the mean of the three returned values is
+    (1 + 3) / 2 / 2 + 5 / 2 = 3.5.
+
+    Args:
+        step: of the exponentiated gradient, per update and nat; 0 keeps the weights equal.
+    """
+    rho = log_ratios(policy, reference)
+    each = soft_label(beta * (rho[pairs.yw_idxs] - rho[pairs.yl_idxs]), pairs.p)
+    part, groups = shares(pairs), pairs.task_of[pairs.yw_idxs]
+    present = [int(g) for g in groups.unique().tolist() if float(part[groups == g].sum()) > 0]
+    raw = {g: math.exp(state.get(str(g), 0.0)) for g in present}
+    scale = torch.zeros_like(each)
+    for g in present:
+        own = groups == g
+        scale = torch.where(own, raw[g] / sum(raw.values()) / part[own].sum(), scale)
+    return scale * each, beta * rho.detach()

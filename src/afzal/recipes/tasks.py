@@ -1,0 +1,74 @@
+"""Tasks of a run: their numbers, what share of an epoch each has, and what became of each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from afzal import data
+from afzal.data.mixture import Mixture
+from afzal.records import Item
+from afzal.tokens import Tree
+
+NO_TASK = "(none)"
+"""Stands for the items that name no task, beside others that do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """Names in order of their numbers, and the number of every item by its id; without names there are no tasks."""
+
+    names: tuple[str, ...]
+    number_of: dict[str, int]
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one."""
+        return len(self.names) > 1
+
+    def on(self, trees: Sequence[Tree]) -> list[Tree]:
+        """Trees that know the number of their task."""
+        return [replace(t, task=self.number_of.get(t.item_id, 0)) for t in trees] if self.several else list(trees)
+
+
+def tasks_of(items: Sequence[Item], field: str) -> Tasks:
+    """The tasks that items name in a field of their rows, in alphabetical order."""
+    named = {item.id: str(item.extra.get(field) or "").strip() for item in items}
+    if not any(named.values()):
+        return Tasks((), {})
+    names = sorted({name or NO_TASK for name in named.values()})
+    place = {name: k for k, name in enumerate(names)}
+    return Tasks(tuple(names), {i: place[name or NO_TASK] for i, name in named.items()})
+
+
+def epoch_of(trees: Sequence[Tree], tasks: Tasks, mixture: Mixture | None, seed: int) -> list[int]:
+    """Places of the trees that make up an epoch: all of them once, or in the shares of a mixture."""
+    if mixture is None or not tasks.several:
+        return list(range(len(trees)))
+    names = [tasks.names[t.task] for t in trees]
+    return data.epoch(names, mixture.shares(Counter(names)), seed)
+
+
+def task_facts(tasks: Tasks, trees: Sequence[Tree], chosen: Sequence[int], held_out: Sequence[Tree]) -> list[Any]:
+    """For ``run.json``: of every task the items there are, those of an epoch, how often an epoch passes through them,
+    and those held out."""
+    own, taken, held = (Counter(t.task for t in part) for part in (trees, [trees[k] for k in chosen], held_out))
+    return [
+        {
+            "name": name,
+            "items": own[k],
+            "per_epoch": taken[k],
+            "passes": round(taken[k] / own[k], 4) if own[k] else 0.0,
+            "held_out": held[k],
+        }
+        for k, name in enumerate(tasks.names)
+    ]
+
+
+def task_lines(facts: Sequence[Any]) -> list[str]:
+    """The same for a person, in one line."""
+    total = sum(f["per_epoch"] for f in facts) or 1
+    said = [f"{f['name']} {f['per_epoch'] / total:.0%} ({f['passes']:.3g} x {f['items']} items)" for f in facts]
+    return [f"an epoch is {', '.join(said)}"]

@@ -1,0 +1,119 @@
+"""Runs on several tasks: shares of an epoch, accuracy by task, and what the page and the checks say of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers_runs import model_folder
+
+from afzal import config, health, recipes, runs
+from afzal.errors import AfzalError
+from afzal.health.tasks import tasks
+from afzal.recipes.prepare import prepare
+from afzal.report.by_task import sections
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tasks")
+    model_folder(path / "model")
+    for name, n in (("large", 24), ("small", 8)):
+        rows = [{"prompt": f"{name[0]}{k}", "chosen": f" y{k}", "rejected": f" no{k}"} for k in range(n)]
+        (path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    sources = "sources:\n  - {data: large.jsonl, task: large}\n  - {data: small.jsonl, task: small, share: .5}\n"
+    (path / "mix.yaml").write_text(sources)
+    return path
+
+
+def settings(place: Path, out: str, method: str = "dpo", **more: Any) -> config.TrainConfig:
+    given = {"model": str(place / "model"), "data": str(place / "mix.yaml"), "out": str(place / out), "max_tokens": 32}
+    given |= {"batch_size": 8, "max_steps": 4, "epochs": 4.0, "sample_prompts": 0, "eval_every_steps": 2}
+    return config.make(method, **given | {"eval_fraction": 0.25, "lr": 1e-3} | more)
+
+
+def test_an_epoch_has_the_shares_of_the_mixture(place: Path) -> None:
+    prepared = prepare(settings(place, "unused"))
+    known = prepared.facts["tasks"]
+    assert [e["name"] for e in known] == ["large", "small"]
+    total = len(prepared.train)
+    assert total == sum(e["items"] for e in known)
+    assert Counter(t.task for t in prepared.train) == {k: e["per_epoch"] for k, e in enumerate(known)}
+    assert abs(known[1]["per_epoch"] - total / 2) <= 1
+    assert known[1]["passes"] == pytest.approx(known[1]["per_epoch"] / known[1]["items"], abs=1e-3)
+    assert any("an epoch is large" in note for note in prepared.notes)
+
+
+def test_accuracy_is_given_by_task(place: Path) -> None:
+    whole = recipes.train(settings(place, "whole", "prefer", objective="group_dpo", save_every_steps=2))
+    last = [r for r in runs.read_jsonl(whole / "metrics.jsonl") if r.get("kind") == "eval"][-1]
+    for k in (0, 1):
+        assert last[f"tasks/accuracies/{k}/low"] <= last[f"tasks/accuracies/{k}"] <= last[f"tasks/accuracies/{k}/high"]
+    held = runs.read_json(whole / "run.json")["data"]["tasks"]
+    both = sum(last[f"tasks/accuracies/{k}"] * e["held_out"] for k, e in enumerate(held))
+    assert both / sum(e["held_out"] for e in held) == pytest.approx(last["rewards/accuracies"])
+    checks = health.diagnose(list(runs.read_jsonl(whole / "metrics.jsonl")), runs.read_json(whole / "run.json"))
+    assert "tasks" in {d.check for d in checks}
+    assert ">Tasks<" in (whole / "report.html").read_text()
+
+
+def test_the_weights_of_groups_survive_a_stop(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"objective": "group_dpo", "save_every_steps": 1, "objective_arg": {"step": 1.0}}
+    whole = recipes.train(settings(place, "all", "prefer", **given))
+    cut, seen, append = settings(place, "cut", "prefer", **given), [], runs.Run.log
+
+    def stopping(self: runs.Run, written: dict[str, Any]) -> None:
+        append(self, written)
+        seen.extend(["step"] if "grad_norm" in written else [])
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.Run, "log", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        recipes.train(cut)
+    monkeypatch.undo()
+    resumed = recipes.train(cut, resume=True)
+    assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+
+
+def test_one_task_is_refused_where_groups_are_weighed_and_says_nothing_elsewhere(place: Path) -> None:
+    alone = {"data": str(place / "large.jsonl")}
+    with pytest.raises(AfzalError, match="weighs tasks or groups, and the rows name fewer than two"):
+        prepare(settings(place, "one", "prefer", objective="group_dpo", **alone))
+    prepared = prepare(settings(place, "one", **alone))
+    assert "tasks" not in prepared.facts
+    assert {t.task for t in prepared.train} == {0}
+
+
+def record(step: int, *bounds: tuple[float, float, float]) -> dict[str, Any]:
+    made: dict[str, Any] = {"kind": "eval", "step": step}
+    for k, (value, low, high) in enumerate(bounds):
+        made |= {f"tasks/accuracies/{k}": value, f"tasks/accuracies/{k}/low": low, f"tasks/accuracies/{k}/high": high}
+    return made
+
+
+FACTS = {"data": {"tasks": [{"name": "a", "items": 9}, {"name": "b", "items": 3}]}}
+
+
+def test_over_and_under_fitted_tasks_are_named() -> None:
+    from afzal.health.curves import Curves
+
+    start = record(0, (0.5, 0.4, 0.6), (0.5, 0.4, 0.6))
+    fine = tasks(Curves([], [start, record(9, (0.8, 0.7, 0.9), (0.7, 0.6, 0.8))], FACTS))
+    assert fine is not None
+    assert fine.severity == "good"
+    peak, end = record(5, (0.9, 0.85, 0.95), (0.5, 0.4, 0.6)), record(9, (0.7, 0.6, 0.8), (0.55, 0.45, 0.65))
+    found = tasks(Curves([], [start, peak, end], FACTS))
+    assert found is not None
+    assert found.severity == "watch"
+    assert "over-fitted: a (0.900 to 0.700)" in found.title
+    assert "under-fitted: b (0.55" in found.title
+    assert tasks(Curves([], [start, end], {})) is None
+    (section,) = sections(FACTS, [start, end])
+    assert section.table is not None
+    assert [row[0] for row in section.table.rows] == ["a", "b"]
+    assert section.table.rows[0][5:] == (70.0, "[60.0, 80.0]", 50.0)
+    assert sections({}, [end]) == []
