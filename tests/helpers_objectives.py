@@ -131,6 +131,7 @@ def random_case(name: str, seed: int, *, groups: int = 3, dtype: torch.dtype = F
         labels.to(dtype),
         torch.repeat_interleave(torch.arange(groups), sizes),
         score.to(dtype),
+        torch.repeat_interleave(torch.arange(groups), sizes) % 2 if "task" in uses else torch.zeros(b).long(),
     )
     kept = {k: v for k, v in extras.items() if k in wanted}
     return Scored(policy, response_of, b, kept), Scored(reference, response_of, b), given

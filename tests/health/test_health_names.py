@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
             )
         run = runs.open_run(recipes.train(config.make(method, **given)))
         names |= set(_names(run))
-    return names
+    tasked = folder / "tasked.jsonl"
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    tasked.write_text("".join(json.dumps(row | {"task": "ab"[k % 2]}) + "\n" for k, row in enumerate(rows)))
+    given = settings(folder, folder / "tasks", **base) | {"data": str(tasked)}
+    return names | set(_names(runs.open_run(recipes.train(config.make("dpo", **given)))))
 
 
 def _names(run: runs.Run) -> Iterator[tuple[str, str]]:

@@ -215,6 +215,7 @@ def test_what_an_objective_uses_is_what_it_declares(name):
         "margin": replace(given, margin=given.margin + torch.linspace(1, 2, len(given.p), dtype=F64)),
         "score": replace(given, score=given.score.flip(0).nan_to_num() + torch.arange(len(given.score))),
         "labels": replace(given, desirable=1 - given.desirable.nan_to_num()),
+        "task": replace(given, task_of=torch.zeros_like(given.group_of)),
     }
     for what, other in changes.items():
         found = mean_loss(name, policy, reference, other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import permutations
 from typing import Any, NamedTuple
 
@@ -88,6 +89,16 @@ BY_HAND = [
         None,
         None,
         {"beta": 0.5, "a": 1, "rho": 0, "state": {"mean": 1.0, "std": 1.0, "updates": 0.0}},
+    ),
+    Case(
+        "group_dpo",
+        [0.156631, 1.969893],
+        [1, 0, -1, 0],
+        None,
+        None,
+        {"beta": 1, "step": 0.1, "state": {"0": 0.0, "1": math.log(3)}},
+        {},
+        replace(opinions(2), task_of=torch.tensor([0, 0, 1, 1])),
     ),
     Case("ipo", [16.0], [-1, -2], [-1.5, -1.5], None, {"beta": 0.1}),
     Case("ipo_mean", [0.0], [2, -3], None, [4, 6], {"beta": 0.5}),

@@ -306,6 +306,7 @@ def test_running_numbers_begin_where_the_papers_say():
         "bco_pair": {"shift": 0.0},
         "epsilon_dpo": {"beta": 0.3},
         "beta_dpo": {"mean": 0.0, "std": 1.0, "updates": 0.0},
+        "group_dpo": {},
     }
 
 

@@ -206,6 +206,16 @@ def beta_dpo(w: World, beta: float, a: float, rho: float, state: Any) -> Tensor:
     return losses * torch.tensor([scale if k in kept else 0.0 for k in range(len(h))])
 
 
+def group_dpo(w: World, beta: float, step: float, state: Any) -> Tensor:
+    """Each group's mean loss times the group's weight, spread over its pairs."""
+    groups = [int(w.given.task_of[i]) for i, _, _, _ in w.t]
+    share = [float(x) / float(w.given.weight.sum()) for x in w.given.weight]
+    size = {g: sum(s for s, own in zip(share, groups, strict=True) if own == g) for g in set(groups)}
+    alpha = {g: math.exp(state.get(str(g), 0.0)) for g in size}
+    each = w.pairs(lambda a, b, _: nls(beta * (w.rho[a] - w.rho[b])))
+    return each * torch.tensor([alpha[g] / sum(alpha.values()) / size[g] for g in groups], dtype=F64)
+
+
 def signed(w: World, loss: Callable[[int, float], Tensor]) -> Tensor:
     """Per response; what has no label is told apart as bad, and weighs nothing."""
     labels = w.given.desirable.tolist()
@@ -348,6 +358,7 @@ ORACLE: dict[str, Callable[..., Tensor]] = {
     "aot_unpaired": aot_unpaired,
     "dr_dpo": dr,
     "beta_dpo": beta_dpo,
+    "group_dpo": group_dpo,
     "ipo": lambda w, beta: w.pairs(lambda a, b, _: sq(w.rho[a] - w.rho[b] - 1 / (2 * beta))),
     "ipo_mean": lambda w, beta: w.pairs(lambda a, b, _: sq(w.rho[a] / w.n[a] - w.rho[b] / w.n[b] - 1 / (2 * beta))),
     "exo_pair": lambda w, beta, label_smoothing: w.pairs(

@@ -150,7 +150,7 @@ CASES: dict[str, Case] = {
     "inner_lr": (0.7, {}),
     "support_size": (3, {}),
     "query_size": (3, {}),
-    "task": ("kind", {}),
+    "task": ("kind", {"data": "tasked.jsonl"}),
 }
 OF_METHOD: dict[tuple[str, str], Case] = {
     ("kto", "sharing"): ("shared", {"sharing": "unshared"}),
@@ -245,6 +245,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     write("partly.jsonl", native)
     write("unsure.jsonl", [r | {"p": 0.6 + 0.04 * k} for k, r in enumerate(rows)])
+    write("tasked.jsonl", [r | {"task": "ab"[k % 2], "kind": "cd"[k // 2 % 2]} for k, r in enumerate(rows)])
     write("strong.jsonl", [r | {"margin": 1.0 + k} for k, r in enumerate(rows)])
     (path / "chat.jinja").write_text(CHATML)
     (path / "other.jinja").write_text(CHATML.replace("\\n", " "))

@@ -29,7 +29,7 @@ WAITING = {
     *("bco", "bco_pair", "beta_dpo", "epsilon_dpo"),
     *("aot", "aot_unpaired", "dr_dpo"),
     *("exo", "infonca", "nca", "plackett_luce", "plackett_luce_reward", "top1", "maxent_irl", "ranking_nce"),
-    "ld_dpo",
+    *("ld_dpo", "group_dpo"),
 }
 
 

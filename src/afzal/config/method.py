@@ -41,6 +41,7 @@ class Cost:
         value: a value model trains beside the policy.
         reward_model: the answers are scored by a further model.
         online: answers are sampled during the training.
+        alone: one process trains it, whatever there is.
     """
 
     responses: int
@@ -50,6 +51,7 @@ class Cost:
     value: bool = False
     reward_model: bool = False
     online: bool = False
+    alone: bool = False
 
 
 Advantages = Callable[["Answered", Any, float], "dict[str, Tensor]"]

@@ -124,7 +124,7 @@ def not_checked(diagnoses: Iterable[Diagnosis], facts: Mapping[str, Any] | None 
     other: set[str] = (_ON_DATA if made & _ON_REWARDS else _ON_REWARDS) if made else set()
     if not writes(facts or {}):
         other = other | _OF_WRITERS
-    if len(by_task.task_names(facts or {})) < 2:
+    if made and len(by_task.task_names(facts or {})) < 2:
         other = other | {"tasks"}
     return [name for name in CHECKS if name not in made | other]
 

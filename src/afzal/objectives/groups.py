@@ -20,13 +20,19 @@ def _start(parameters: Mapping[str, Any]) -> dict[str, float]:
     return {}
 
 
+def _groups(pairs: Pairs) -> Tensor:
+    """The group of every pair, ``[T]``; one group where nothing is known of any."""
+    return pairs.task_of[pairs.yw_idxs] if len(pairs.task_of) else torch.zeros_like(pairs.yw_idxs)
+
+
 def _means(policy: Scored, reference: Scored, pairs: Pairs, beta: float) -> dict[int, float]:
     """The weighted mean loss of every group that the update holds, nats."""
     rho = log_ratios(policy, reference)
     each = soft_label(beta * (rho[pairs.yw_idxs] - rho[pairs.yl_idxs]), pairs.p)
     found: dict[int, float] = {}
-    for group in pairs.task_of[pairs.yw_idxs].unique().tolist():
-        own = pairs.task_of[pairs.yw_idxs] == group
+    groups = _groups(pairs)
+    for group in groups.unique().tolist():
+        own = groups == group
         weight = pairs.weight[own].sum()
         if weight > 0:
             found[int(group)] = float((each[own] * pairs.weight[own]).sum().detach() / weight)
@@ -80,7 +86,7 @@ def group_dpo(
     """
     rho = log_ratios(policy, reference)
     each = soft_label(beta * (rho[pairs.yw_idxs] - rho[pairs.yl_idxs]), pairs.p)
-    part, groups = shares(pairs), pairs.task_of[pairs.yw_idxs]
+    part, groups = shares(pairs), _groups(pairs)
     present = [int(g) for g in groups.unique().tolist() if float(part[groups == g].sum()) > 0]
     raw = {g: math.exp(state.get(str(g), 0.0)) for g in present}
     scale = torch.zeros_like(each)

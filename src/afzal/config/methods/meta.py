@@ -64,7 +64,7 @@ METHOD = Method(
     full="meta-learning over tasks",
     settings=MetaConfig,
     objective=objective,
-    cost=Cost(2, reference=True),
+    cost=Cost(2, reference=True, alone=True),
     paper=Paper(
         "finn2017maml",
         "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks",
