@@ -64,12 +64,24 @@ class Client:
     def close(self) -> None:
         self._connection.close()
 
+    def _exchange(
+        self, method: str, path: str, body: str | None, headers: Mapping[str, str]
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        self._connection.request(method, path, body, dict(headers))
+        reply = self._connection.getresponse()
+        return reply, reply.read()
+
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         headers = {"X-Afzal-Token": self._token, "Content-Type": "application/json"}
+        sent = None if body is None else json.dumps(body)
         try:
-            self._connection.request(method, path, None if body is None else json.dumps(body), headers)
-            reply = self._connection.getresponse()
-            text = reply.read()
+            try:
+                reply, text = self._exchange(method, path, sent, headers)
+            except (ConnectionError, http.client.BadStatusLine):  # the server ends connections that idle
+                self._connection.close()
+                reply, text = self._exchange(
+                    method, path, sent, headers
+                )  # a vote sent twice has one id, and counts once
         except (OSError, http.client.HTTPException):
             self._connection.close()
             raise
