@@ -329,3 +329,19 @@ def test_a_folder_of_another_run_is_refused(tmp_path, server):
     assert main([*line, "--seed", "1"]) == 2
     assert main([*line[:-1], str(tmp_path)]) == 2
     assert main([*line, "--attempts", "3"]) == 0  # what decides no text may change
+
+
+def test_another_judge_is_another_run(tmp_path, server):
+    judge = tmp_path / "judge.yaml"
+    address = f"http://127.0.0.1:{server.server_port}/v1"
+    judge.write_text(yaml.safe_dump({"kind": "http", "url": address, "model": "strict"}))
+    line = [*inputs(tmp_path), *at(server), "--mode", "label", "--judge", str(judge), "--out", f"{tmp_path}/out"]
+    assert main(line) == 0
+    votes = [v for item in data.read(f"{tmp_path}/out/pairs.jsonl").items for v in item.votes]
+    assert {vote.annotator for vote in votes} == {"judge"}
+    assert {body["model"] for body in server.asked if "VERDICT" in body["messages"][-1]["content"]} == {"strict"}
+    assert not [body for body in server.asked if "refused" in body["messages"][-1]["content"]]  # twins are left out
+    judge.write_text(yaml.safe_dump({"kind": "http", "url": address, "model": "mild"}))
+    assert main(line) == 2
+    judge.write_text(yaml.safe_dump({"kind": "rule", "rule": "longest"}))
+    assert main([*line[:-1], f"{tmp_path}/other"]) == 2

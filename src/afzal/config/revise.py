@@ -138,8 +138,8 @@ class ReviseConfig(Settings, frozen=True):
     key_env: str | None = Field(None, description="The environment variable that holds the server's key.")
     prompts: str = Field(
         description="A file of prompts in any format that training data may have. A field twin holds a harmless prompt "
-        "that looks alike: its answers are measured and enter no pair. In mode label, rows with two responses are not "
-        "answered anew."
+        "that looks alike: its answers are measured and enter no pair. In mode label twins are left out, and where "
+        "every row has two responses, these are labelled."
     )
     principles: str = Field(description="YAML file of the principles.")
     out: str = Field(description="Folder for pairs, stages and report; the same command resumes in it.")

@@ -19,6 +19,7 @@ from afzal.judge.asked import Asking, Words
 from afzal.judge.cache import Reply
 from afzal.judge.replies import Reading
 from afzal.recipes.contents import content_hash
+from afzal.recipes.judges import named
 from afzal.recipes.labelled import Labelling, label_rows
 from afzal.recipes.principles import better, breaches, broken, by_words, in_turn
 from afzal.recipes.revised import report_body
@@ -136,9 +137,8 @@ def _claim(config: ReviseConfig, out: Path) -> None:
     """
     what = config.model_dump(mode="json", exclude=_SPARED)
     sources = [config.prompts, config.principles, *([config.model] if config.url is None else [])]
-    if config.judge is not None:
-        sources.append(config.judge)
-    key, path = key_of(what, [content_hash(s) for s in sources]), out / "revise-settings.json"
+    judge = [named(config.judge).fingerprint] if config.judge is not None else []
+    key, path = key_of(what, [content_hash(s) for s in sources], judge), out / "revise-settings.json"
     if kept(path, key) is not None:
         return
     if out.exists() and any(out.iterdir()):
