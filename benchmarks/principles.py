@@ -123,7 +123,7 @@ class Plan:
 
 
 PROPER = Plan(openings=512, names=24, tokens=40, candidates=4, answers=16, epochs=4.0)
-QUICK = Plan(openings=24, names=2, tokens=16, candidates=2, answers=2, epochs=1.0)
+QUICK = Plan(openings=24, names=12, tokens=32, candidates=2, answers=2, epochs=1.0)
 
 
 def main() -> None:
