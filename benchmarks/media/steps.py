@@ -31,11 +31,12 @@ _COMMON = {
     "tokens_per_forward": _TOKENS_PER_FORWARD,
 }
 _SFT = {"lr": 2e-3, "warmup": 20, "lr_schedule": "cosine"}
-_DPO = {"lr": 3e-4, "warmup": 10, "lr_schedule": "cosine", "beta": 0.1}
+_DPO = {"lr": 3e-4, "warmup": 10, "lr_schedule": "cosine", "beta": 0.1, "batch_size": 64, "train_towers": False}
 
 
 def train(method: Literal["sft", "dpo"], model: Path, rows: Path, to: Path, size: Size, **changed: Any) -> None:
-    """SFT on sloppy captions, or DPO on noisy preferences, towers and all: nothing of the model was trained before."""
+    """SFT on sloppy captions, towers and all, since nothing of the model was trained before; or DPO on noisy
+    preferences, towers frozen."""
     own, updates = (_SFT, size.sft_updates) if method == "sft" else (_DPO, size.dpo_updates)
     given = {"model": str(model), "data": str(rows), "out": str(to), "max_steps": updates, "epochs": float(updates)}
     recipes.train(config.make(method, **{**given, **_COMMON, **own, **changed}))

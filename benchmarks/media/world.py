@@ -67,9 +67,9 @@ def medium(world: World, caption: str, rng: np.random.Generator) -> bytes:
 
 
 def write(folder: Path, world: World, size: Size) -> None:
-    """``sft.jsonl`` (captions of a sloppy writer), ``prefer.jsonl`` (pairs of the true caption and one that is false in
-    one word, a share of them turned round) and ``held-out.jsonl`` (all captions, the true one first), with their media
-    beside them."""
+    """``sft.jsonl`` (captions of a sloppy writer), ``prefer.jsonl`` (the true caption and one that is false in one word,
+    half of those as that writer's are; a share of the pairs turned round) and ``held-out.jsonl`` (all captions, the true
+    one first), with their media beside them."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng([WORLDS.index(world), 0])
     known = captions(world)
@@ -88,7 +88,8 @@ def _row(part: str, prompt: list[Any], true: str, others: list[str], draw: float
         return {"messages": [*prompt, _said(one_more(true, others) if draw < SLOPPY else true)]}
     if part == "held-out":
         return {"prompt": prompt, "responses": [[_said(text)] for text in (true, *others)], "i": 0, "j": 1}
-    false = next(text for text in others if words_apart(text, true) == 1)
+    near = next(text for text in others if words_apart(text, true) == 1)
+    false = one_more(true, others) if others[0] < others[1] else near
     chosen, rejected = (false, true) if draw < FLIPPED else (true, false)
     return {"prompt": prompt, "chosen": [_said(chosen)], "rejected": [_said(rejected)]}
 
