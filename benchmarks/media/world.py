@@ -67,9 +67,9 @@ def medium(world: World, caption: str, rng: np.random.Generator) -> bytes:
 
 
 def write(folder: Path, world: World, size: Size) -> None:
-    """``sft.jsonl`` (captions of a sloppy writer), ``prefer.jsonl`` (the true caption and one that is false in one word,
-    half of those as that writer's are; a share of the pairs turned round) and ``held-out.jsonl`` (all captions, the true
-    one first), with their media beside them."""
+    """``sft.jsonl`` (captions of a sloppy writer), ``prefer.jsonl`` (the true caption and one that is false in a word,
+    half of those as that writer's are; a share of the pairs turned round) and ``held-out.jsonl`` (all captions, the
+    true one first), with their media beside them."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng([WORLDS.index(world), 0])
     known = captions(world)
