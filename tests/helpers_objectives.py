@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -141,3 +142,11 @@ def _pairs_of(start: int, size: int) -> Tensor:
     """The responses of a prompt, each compared with the next."""
     first = torch.arange(start, start + size - 1)
     return torch.stack([first, first + 1], 1)
+
+
+def with_numbers(name: str, trees: list[Any]) -> list[Any]:
+    """Trees with the numbers that an objective asks of their tokens, made up: every second token is a changed one."""
+    if "changed" not in objectives.get(name).extras:
+        return trees
+    marked = lambda b: replace(b, numbers={"changed": np.arange(int(b.scored.sum()), dtype=np.float32) % 2})  # noqa: E731
+    return [replace(t, branches=tuple(map(marked, t.branches))) for t in trees]

@@ -307,7 +307,11 @@ def test_a_change_under_a_resumed_run_is_refused_by_name(world, base, change, na
         change(world)
         with pytest.raises(AfzalError, match=f"(?s){named}") as caught:
             train(world, resume=True, **given)
-        assert "put back" in str(caught.value) or "delete" in str(caught.value) or "resume it on" in str(caught.value)
+        assert (
+            "restore what changed" in str(caught.value)
+            or "delete" in str(caught.value)
+            or "resume it on" in str(caught.value)
+        )
         assert (world / base / "metrics.jsonl").read_bytes() == before
 
 
@@ -408,7 +412,7 @@ def test_other_versions_ranks_and_threads_are_said(world, capsys):
         train(world, resume=True, **given)
         said = capsys.readouterr().err
     torch_now = facts["versions"]["torch"]
-    assert f"not as at the run's beginning: ranks 4 -> 1, threads per rank 7 -> 1, torch 1.0 -> {torch_now}; " in said
+    assert f"changed since the run started: ranks 4 -> 1, threads per rank 7 -> 1, torch 1.0 -> {torch_now}; " in said
 
 
 def dated(world: Path) -> dict[str, Any]:
@@ -464,7 +468,7 @@ def test_a_model_in_memory_is_compared_too(world):
 # Texts that name nothing outside the run, or whose content has a fingerprint of its own (the data).
 WORDS = {
     *("method", "data", "prompts", "out", "device", "data_format", "axis", "eos_token", "tokenizer"),
-    *("preset", "reference_cache", "pairing"),
+    *("preset", "reference_cache", "pairing", "task"),
 }
 
 

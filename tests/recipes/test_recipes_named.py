@@ -63,7 +63,7 @@ def test_a_changed_file_is_refused_by_name_on_resume_and_the_same_content_is_not
     run = runs.open_run(tmp_path / "run")
     assert run.facts()["files"][key] == digest(path)
     path.write_text(REWARD.format(2))
-    with pytest.raises(AfzalError, match=f"(?s)cannot be resumed.*{key}: the content of its file.*try: put"):
+    with pytest.raises(AfzalError, match=f"(?s)cannot be resumed.*{key}: the content of its file.*try: restore"):
         recipes.train(made, resume=True)
     path.write_text(REWARD.format(1))
     recipes.train(made, resume=True)

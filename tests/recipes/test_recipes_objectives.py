@@ -16,7 +16,8 @@ from afzal.errors import AfzalError
 from afzal.recipes.prepare import prepare
 from afzal.train import checkpoint
 
-POLICIES = [o.name for o in objectives.REGISTRY.values() if o.scores == "policy"]
+# mdpo needs rows with images or sounds: tests/recipes/test_recipes_media_objectives.py
+POLICIES = [o.name for o in objectives.REGISTRY.values() if o.scores == "policy" and o.name != "mdpo"]
 SHORT = {"epochs": 1.0, "eval_every_steps": None, "save_every_steps": None, "sample_prompts": 0, "max_steps": 3}
 
 
@@ -41,6 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i, row in enumerate(rows)
     ]
     write(path / "ranked.jsonl", votes)
+    pairs = [json.loads(line) for line in (path / "pairs.jsonl").read_text().splitlines()]
+    write(path / "tasked.jsonl", [row | {"task": "ab"[k % 2]} for k, row in enumerate(pairs)])
     return path
 
 
@@ -62,6 +65,8 @@ def run(folder: Path, out: Path, objective: str, **overrides: Any) -> runs.Run:
 
 
 def data_for(folder: Path, name: str) -> dict[str, Any]:
+    if "task" in objectives.get(name).uses:
+        return {"data": str(folder / "tasked.jsonl")}
     return {"data": str(folder / "ranked.jsonl")} if objectives.get(name).unit == "group" else {}
 
 

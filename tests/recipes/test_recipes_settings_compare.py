@@ -43,6 +43,8 @@ CASES: dict[str, Case] = {
     "eos_token": ("e", {"sample_tokens": 40, "temperature": 9.0}),
     "device": ("cuda:7", {}),
     "out": ("elsewhere", {}),
+    "judges": ({"longest": "rule:longest"}, {}),
+    "judge_prompts": (2, {"judges": {"longest": "rule:longest"}}),
 }
 REFUSALS = {"max_tokens": "max_tokens", "device": "cuda"}
 

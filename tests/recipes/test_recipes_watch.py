@@ -22,7 +22,7 @@ from afzal.model.reference import Frozen, offloaded
 from afzal.recipes.divergence import kl_along
 from afzal.recipes.watch import Watch
 from afzal.stats.intervals import over_seeds
-from afzal.tokens import Speaker
+from afzal.tokens import Speaker, tree
 from afzal.train.feed import Layout
 
 CPU = torch.device("cpu")
@@ -104,7 +104,8 @@ def test_the_interval_over_prompts_covers_the_exact_kl(policies):
 
 
 def looked(policies: tuple[Any, Any], path: Path, sampling: Sampling) -> dict[str, float]:
-    ids = ids_of(language.prompts()[1])
+    texts = [language.prompt_text(x) for x in language.prompts()[1]]
+    ids = Speaker(language.tokenizer()).prompt_trees(texts, max_tokens=8)
     names = [str(k) for k in range(len(ids))]
     layout = Layout("shared", 512)
     start = Frozen(policies[1])
@@ -135,7 +136,7 @@ def test_the_share_of_answers_that_were_cut_stands_beside_the_kl(policies, tmp_p
 def test_answers_may_be_as_long_as_the_data_and_the_model_allow():
     def limit(asked: int | None, longest: int, context: int) -> int:
         prepared: Any = SimpleNamespace(
-            evaluation=[SimpleNamespace(prompt=np.arange(5), item_id="a")],
+            evaluation=[tree("a", range(5), [[7]])],
             train=[],
             longest_response=longest,
             max_tokens=64,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers_models import make, random_trees
-from helpers_objectives import EVERY
+from helpers_objectives import EVERY, with_numbers
 
 from afzal import objectives
 from afzal.model.probe import choose_sharing
@@ -59,7 +59,7 @@ def models(sharing):
 def update_of(models, name: str, size: int, sharing) -> tuple[float, torch.Tensor]:
     model, reference = models
     objective = objectives.get(name)
-    trees = skewed(objective.unit)
+    trees = with_numbers(name, skewed(objective.unit))
     cut = lambda ts: [collate(ts[k : k + size], sharing) for k in range(0, len(ts), size)]  # noqa: E731
     partners = cut(mismatched(trees, 0)) if objective.statistic else []
     method = Method.of(objective, {}, reference if objective.needs_reference else None)

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 from helpers_models import make, random_trees
-from helpers_objectives import EVERY
+from helpers_objectives import EVERY, with_numbers
 
 from afzal import objectives
 from afzal.model.load import add_lora
@@ -35,7 +35,7 @@ def trees_for(name, n=12):
     unit = objectives.get(name).unit
     if unit in ("response", "token"):
         return labelled(n)
-    return ranked(n) if unit == "group" else random_trees(n)
+    return ranked(n) if unit == "group" else with_numbers(name, random_trees(n))
 
 
 def ranked(n=12, seed=0):

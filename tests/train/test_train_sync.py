@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers_models import make, random_trees
-from helpers_objectives import EVERY
+from helpers_objectives import EVERY, with_numbers
 
 from afzal import objectives
 from afzal.model.load import frozen_copy
@@ -50,7 +50,7 @@ def updated_on(device: str, name: str) -> tuple[torch.Tensor, list[torch.Tensor]
     choose_sharing(model)
     reference = frozen_copy(model)
     objective = objectives.get(name)
-    trees = trees_for(objective.unit)
+    trees = with_numbers(name, trees_for(objective.unit))
     cut = lambda ts: [collate(part, "shared", device) for part in (ts[:4], ts[4:])]  # noqa: E731
     partners = cut(mismatched(trees, 0)) if objective.statistic else []
     method = Method.of(objective, {}, Frozen(reference.to(device)) if objective.needs_reference else None)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers_models import make, random_trees
-from helpers_objectives import EVERY
+from helpers_objectives import EVERY, with_numbers
 
 from afzal import objectives
 from afzal.errors import AfzalError
@@ -72,7 +72,7 @@ def update_of(name: str, update: Update, **parameters: Any) -> tuple[Any, torch.
 
 def epoch(name: str, trees: list[Tree], size: int, *, budget: int = 10_000) -> torch.Tensor:
     """The gradients of an epoch's updates, each times its number of items, added up."""
-    feed = Feed(trees, (), size, 0, Layout("shared", budget))
+    feed = Feed(with_numbers(name, trees), (), size, 0, Layout("shared", budget))
     updates = [feed.update(step) for step in range(feed.updates_per_epoch)]
     return torch.stack([update_of(name, u)[1] * u.n_trees for u in updates]).sum(0)
 
@@ -206,7 +206,7 @@ def nothing(update: Update) -> Update:
 @pytest.mark.parametrize("name", ON_PAIRS)
 def test_an_update_without_any_weight_has_no_gradient(name):
     """And it shows no loss, and leaves no running number that is not finite."""
-    update = nothing(Feed(weighted(6), (), 6, 0, Layout("shared", 60)).update(0))
+    update = nothing(Feed(with_numbers(name, weighted(6)), (), 6, 0, Layout("shared", 60)).update(0))
     outcome, found = update_of(name, update)
     assert found.numel() == sum(p.numel() for p in trainable(models()[0]).values())
     assert found.abs().max() == 0
