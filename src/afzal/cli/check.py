@@ -72,9 +72,9 @@ def command(
     scorer = _scorer(source, reward, policy, reference, max_tokens)
     dataset: Dataset | None = None
     with _collector_paused():
-        extra = [quality.Overlap(quality.HeldOutPrompts(data.Reading(against).items()))] if against else []
+        extra = [quality.Overlap(quality.HeldOutPrompts(data.stream(against)))] if against else []
         how = "always" if deep else "small"
-        if model is None and scorer is None:
+        if model is None and scorer is None and not data.is_mixture(source):
             # one item after another, so that a file of any size is read in little memory
             reading = data.Reading(source, **reads.named())
             audit = quality.audit_stream(reading, extra, how)

@@ -9,7 +9,7 @@ from afzal.data.mixture import TASK, epoch, is_mixture
 from afzal.data.parse_votes import together
 from afzal.data.reading import Reading
 from afzal.data.remap import remap, without
-from afzal.data.sources import read
+from afzal.data.sources import read, stream
 from afzal.data.splitting import split
 from afzal.data.writing import Plan, plan, write, write_rows
 
@@ -30,6 +30,7 @@ __all__ = [
     "refuse_missing",
     "remap",
     "split",
+    "stream",
     "together",
     "without",
     "write",

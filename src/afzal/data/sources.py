@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +54,11 @@ def read(
         list(dict.fromkeys(name for part in parts for name in part.unread)),
         mixture,
     )
+
+
+def stream(source: str | Path) -> Iterator[Item]:
+    """The items of a source one after another, in little memory but for a mixture."""
+    yield from read(source).items if is_mixture(source) else reading.Reading(source).items()
 
 
 def _note(source: str, part: Dataset, items: Sequence[Item]) -> str:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from .inputs import Pairs, Scored
-from .margins import LN2, log_ratios, shares, soft_label
+from .margins import LN2, shares
 from .registry import NON_NEGATIVE, objective
+from .sigmoid import dpo
 
 _MOST = 50.0  # nats between the log-weights of two groups; beyond it a group counts for nothing anyway
 
@@ -25,18 +26,11 @@ def _groups(pairs: Pairs) -> Tensor:
     return pairs.task_of[pairs.yw_idxs] if len(pairs.task_of) else torch.zeros_like(pairs.yw_idxs)
 
 
-def _means(policy: Scored, reference: Scored, pairs: Pairs, beta: float) -> dict[int, float]:
-    """The weighted mean loss of every group that the update holds, nats."""
-    rho = log_ratios(policy, reference)
-    each = soft_label(beta * (rho[pairs.yw_idxs] - rho[pairs.yl_idxs]), pairs.p)
-    found: dict[int, float] = {}
-    groups = _groups(pairs)
-    for group in groups.unique().tolist():
-        own = groups == group
-        weight = pairs.weight[own].sum()
-        if weight > 0:
-            found[int(group)] = float((each[own] * pairs.weight[own]).sum().detach() / weight)
-    return found
+def _held(pairs: Pairs) -> dict[int, tuple[Tensor, Tensor]]:
+    """Of every group with any weight in the update which pairs are its own, ``[T]``, and its share of all weight."""
+    groups, part = _groups(pairs), shares(pairs)
+    own = {int(group): groups == group for group in groups.unique().tolist()}
+    return {g: (mask, part[mask].sum()) for g, mask in own.items() if float(part[mask].sum()) > 0}
 
 
 def _next(
@@ -44,8 +38,9 @@ def _next(
 ) -> dict[str, float]:
     """Exponentiated gradient: the log-weight of a group grows by its loss. The largest is kept at 0."""
     grown = dict(state)
-    for group, loss in _means(policy, reference, pairs, beta).items():
-        grown[str(group)] = grown.get(str(group), 0.0) + step * loss
+    each = dpo(policy, reference, pairs, beta=beta)[0].detach() * shares(pairs)
+    for group, (own, weight) in _held(pairs).items() if float(pairs.weight.sum()) > 0 else ():
+        grown[str(group)] = grown.get(str(group), 0.0) + step * float(each[own].sum() / weight)
     top = max(grown.values(), default=0.0)
     return {group: max(value - top, -_MOST) for group, value in grown.items()}
 
@@ -84,13 +79,10 @@ def group_dpo(
     Args:
         step: of the exponentiated gradient, per update and nat; 0 keeps the weights equal.
     """
-    rho = log_ratios(policy, reference)
-    each = soft_label(beta * (rho[pairs.yw_idxs] - rho[pairs.yl_idxs]), pairs.p)
-    part, groups = shares(pairs), _groups(pairs)
-    present = [int(g) for g in groups.unique().tolist() if float(part[groups == g].sum()) > 0]
-    raw = {g: math.exp(state.get(str(g), 0.0)) for g in present}
+    each, rewards = dpo(policy, reference, pairs, beta=beta)
+    held = _held(pairs)
+    alpha = {group: math.exp(state.get(str(group), 0.0)) for group in held}
     scale = torch.zeros_like(each)
-    for g in present:
-        own = groups == g
-        scale = torch.where(own, raw[g] / sum(raw.values()) / part[own].sum(), scale)
-    return scale * each, beta * rho.detach()
+    for group, (own, weight) in held.items():
+        scale = torch.where(own, alpha[group] / sum(alpha.values()) / weight, scale)
+    return scale * each, rewards

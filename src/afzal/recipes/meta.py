@@ -54,17 +54,17 @@ def _held_out(
     Raises:
         AfzalError: there is none.
     """
-    task_of, prompts = prepared.tasks[1], dict[str, set[str]]()
+    prompts: dict[int, set[str]] = {}
     for t in prepared.evaluation:
-        prompts.setdefault(task_of[t.item_id], set()).add(t.prompt_key)
-    kept = [t for t in prepared.evaluation if len(prompts[task_of[t.item_id]]) > 1]
+        prompts.setdefault(t.task, set()).add(t.prompt_key)
+    kept = [t for t in prepared.evaluation if len(prompts[t.task]) > 1]
     if not kept:
         raise AfzalError(
             "no held-out task has two prompts",
             why="one is adapted to and the other one judged by",
             remedy="a larger eval_fraction, eval_data, or eval_fraction=0",
         )
-    known = [task_of[t.item_id] for t in kept]
+    known = [prepared.tasks[t.task] for t in kept]
     shape = Shape(len(set(known)), asked.support_size, asked.query_size, asked.inner_steps)
     return Episodes(kept, known, shape, config.seed, layout).each()
 
@@ -75,7 +75,7 @@ def episodes(config: TrainConfig, asked: AdaptationSettings, prepared: Prepared,
     Raises:
         AfzalError: there is one task only, or a task has too few prompts.
     """
-    known = [prepared.tasks[0][t.item_id] for t in prepared.train]
+    known = [prepared.tasks[t.task] for t in prepared.train]
     if len(set(known)) < 2:
         raise AfzalError(
             f"{config.method} needs several tasks, and all rows are of {known[0]!r}",
@@ -112,7 +112,7 @@ def refuse_running(method: Method) -> None:
 
 def plan_line(config: TrainConfig, asked: AdaptationSettings, prepared: Prepared, steps: int) -> str:
     """What the run will do, in a line."""
-    names, sets = set(prepared.tasks[0].values()), f"a support set of {asked.support_size}"
+    names, sets = {t.task for t in prepared.train}, f"a support set of {asked.support_size}"
     sets += "" if asked.order == "reptile" else f" and a query set of {asked.query_size}"
     return (
         f"{steps} updates of {min(config.batch_size, len(names))} of {len(names)} tasks by {asked.order}: "

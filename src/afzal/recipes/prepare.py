@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from afzal.model.speaking import open_speaker, speaker_of
 from afzal.recipes import demonstrations
 from afzal.recipes.contents import tokens_hash
 from afzal.recipes.methods import Recipe, recipe_of
-from afzal.recipes.tasks import epoch_of, task_facts, task_lines, tasks_of
+from afzal.recipes.tasks import epoch_of, require_tasks, task_facts, task_lines, tasks_of
 from afzal.records import Item, Turns, prompt_key
 from afzal.tokens import Loss, Speaker, any_chat, distinct_prompts, mismatched, rendering
 from afzal.tokens.tree import Tree
@@ -32,7 +32,7 @@ class Prepared:
     ``losses`` are the lines of ``losses.jsonl``, ``facts`` the data part of ``run.json``, ``audit`` the ``data.json``.
     ``chat`` says whether some rows are conversations. For a policy that writes its own answers, trees are prompts
     without branches, and ``prompts`` are their texts.
-    ``tasks`` are those of the training and of the held-out items by id, where they are asked for.
+    ``tasks`` are their names, in order of the numbers that trees hold.
     """
 
     speaker: Speaker
@@ -50,7 +50,7 @@ class Prepared:
     evaluation_items: Sequence[Item] = ()
     prompts: Sequence[Turns] = ()
     evaluation_prompts: Sequence[Turns] = ()
-    tasks: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {})
+    tasks: tuple[str, ...] = ()
 
     @property
     def tokenizer(self) -> Any:
@@ -98,7 +98,10 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
         asked = trained, evaluated
     else:
         train, evaluation = (encoder.trees(items) for items in held_out)
-    tasks = tasks_of([*held_out[0], *held_out[1]], config.task)
+    every = [*held_out[0], *held_out[1]]
+    if config.adaptation is not None:
+        require_tasks(every, config.task)
+    tasks = tasks_of(every, config.task)
     train, evaluation = tasks.on(train), tasks.on(evaluation)
     chosen = epoch_of(train, tasks, dataset.mixture, config.seed)
     by_task = task_facts(tasks, train, chosen, evaluation) if tasks.several else []
@@ -138,8 +141,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     facts["tokens"] = tokens_hash(trees)
     about = {"recipe": recipe, "max_tokens": longest, "chat": chat, "evaluation_items": held_out[1]}
     about |= {"prompts": asked[0], "evaluation_prompts": asked[1]}
-    if config.adaptation is not None:
-        about["tasks"] = tuple(_tasks(part, config.task) for part in held_out)
+    about["tasks"] = tasks.names
     return Prepared(speaker, *trees, losses=losses, facts=facts, audit=audit, notes=notes, **about)
 
 
@@ -178,24 +180,6 @@ def _use_template(speaker: Speaker, config: TrainConfig, chat: bool) -> list[str
     if "strftime_now" in speaker.template:
         notes.append(f"the chat template writes the date: {rendering.date():%Y-%m-%d} for the whole of this run")
     return notes
-
-
-def _tasks(items: Sequence[Item], name: str) -> dict[str, str]:
-    """The task of every item, by its id.
-
-    Raises:
-        AfzalError: a row names none.
-    """
-    for item in items:
-        if not str(item.extra.get(name) or "").strip():
-            known = ", ".join(sorted(item.extra)) or "none"
-            raise AfzalError(
-                f"a row has no {name!r} that names its task",
-                where=item.where or item.id,
-                why=f"further fields of this row: {known}",
-                remedy="add the field to every row, or name another one with task=",
-            )
-    return {item.id: str(item.extra[name]) for item in items}
 
 
 @dataclass(frozen=True, slots=True)

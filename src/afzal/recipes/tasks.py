@@ -9,6 +9,7 @@ from typing import Any
 
 from afzal import data
 from afzal.data.mixture import Mixture
+from afzal.errors import AfzalError
 from afzal.records import Item
 from afzal.tokens import Tree
 
@@ -41,6 +42,23 @@ def tasks_of(items: Sequence[Item], field: str) -> Tasks:
     names = sorted({name or NO_TASK for name in named.values()})
     place = {name: k for k, name in enumerate(names)}
     return Tasks(tuple(names), {i: place[name or NO_TASK] for i, name in named.items()})
+
+
+def require_tasks(items: Sequence[Item], field: str) -> None:
+    """Make sure that every item names its task.
+
+    Raises:
+        AfzalError: one does not.
+    """
+    for item in items:
+        if not str(item.extra.get(field) or "").strip():
+            known = ", ".join(sorted(item.extra)) or "none"
+            raise AfzalError(
+                f"a row has no {field!r} that names its task",
+                where=item.where or item.id,
+                why=f"further fields of this row: {known}",
+                remedy="add the field to every row, or name another one with task=",
+            )
 
 
 def epoch_of(trees: Sequence[Tree], tasks: Tasks, mixture: Mixture | None, seed: int) -> list[int]:
