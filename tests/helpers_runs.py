@@ -124,3 +124,18 @@ def fingerprint(out: Path) -> dict[str, str]:
         "samples": (out / "samples.jsonl").read_text() if (out / "samples.jsonl").exists() else "",
         "losses": (out / "losses.jsonl").read_text(),
     }
+
+
+def interrupt_after(monkeypatch: Any, n: int, key: str) -> None:
+    """Let runs end as by Ctrl+C when they have logged ``n`` records with ``key``; ``monkeypatch.undo()`` ends it."""
+    from afzal import runs
+
+    seen, append = [], runs.Run.log
+
+    def stopping(self: Any, record: dict[str, Any]) -> None:
+        append(self, record)
+        seen.extend(["record"] if key in record else [])
+        if len(seen) == n:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.Run, "log", stopping)

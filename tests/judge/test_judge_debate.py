@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers_replies import send_reply
 from helpers_runs import finished, model_folder, one_thread, start_command
 
 from afzal import config, data
@@ -246,10 +247,7 @@ class _Talk(BaseHTTPRequestHandler):
             self.server.asked.append(text)  # type: ignore[attr-defined]
         time.sleep(0.002)
         said = f"<quote>{text.split('|')[1]}</quote>" if text.startswith("argue") else "VERDICT: A"
-        reply = {"choices": [{"message": {"content": said}, "finish_reason": "stop"}]}
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(reply).encode())
+        send_reply(self, said)
 
     def log_message(self, *_: object) -> None:
         pass

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from helpers_replies import send_reply
 from helpers_runs import finished, start_command
 
 from afzal import data
@@ -37,10 +38,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.asked.append(text)
         _, first, second = text.split("|")
         said = f"VERDICT: {'A' if int(first) > int(second) else 'B'}"
-        reply = {"choices": [{"message": {"content": said}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 5}}
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(reply).encode())
+        send_reply(self, said, usage={"prompt_tokens": 5})
 
     def log_message(self, *_: object) -> None:
         pass

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from helpers_towers import made, picture
+from helpers_trl import in_order, trl_arguments
 
 from afzal import config, recipes, runs
 from afzal.tokens import update_order
@@ -34,38 +35,16 @@ def of_trl(folder: Path, rows: list[dict[str, Any]], lr: float) -> list[dict[str
     """Logged metrics of TRL's DPOTrainer over ``rows`` in the given order."""
     import torch
     from datasets import Dataset, Features, Image, List, Value
-    from torch.utils.data import SequentialSampler
     from transformers import LlavaForConditionalGeneration
 
-    class InOrder(trl.DPOTrainer):
-        def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-            return SequentialSampler(self.train_dataset)
-
-    arguments = trl.DPOConfig(
-        output_dir=str(folder / "trl"),
-        per_device_train_batch_size=BATCH,
-        num_train_epochs=1,
-        learning_rate=lr,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        beta=0.1,
-        bf16=False,
-        use_cpu=True,
-        gradient_checkpointing=False,
-        logging_steps=1,
-        max_length=None,
-        save_strategy="no",
-        report_to=[],
-    )
+    arguments = trl_arguments(folder / "trl", BATCH, lr)
     message = List({"role": Value("string"), "content": Value("string")})
     columns = dict.fromkeys(("prompt", "chosen", "rejected"), message)
     data = Dataset.from_list(rows, features=Features({**columns, "images": List(Image())}))
     processor = made("llava")[1]
     processor.chat_template = processor.tokenizer.chat_template = TEMPLATE
     model = LlavaForConditionalGeneration.from_pretrained(folder / "model", dtype=torch.float32)
-    trainer = InOrder(model, args=arguments, train_dataset=data, processing_class=processor)
+    trainer = in_order()(model, args=arguments, train_dataset=data, processing_class=processor)
     trainer.train()
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers_runs import pair_file, settings
+from helpers_trl import in_order, trl_arguments
 
 from afzal import config, recipes, runs
 
@@ -21,34 +22,11 @@ def trl_losses(given, rows, out, **overrides):
     """Logged metrics of TRL's DPOTrainer over ``rows`` in the given order."""
     import torch
     from datasets import Dataset
-    from torch.utils.data import SequentialSampler
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    class InOrder(trl.DPOTrainer):
-        def _get_train_sampler(self, *args, **kwargs):
-            return SequentialSampler(self.train_dataset)
-
     model = AutoModelForCausalLM.from_pretrained(given["model"], dtype=torch.float32)
-    arguments = trl.DPOConfig(
-        output_dir=str(out),
-        per_device_train_batch_size=given["batch_size"],
-        num_train_epochs=1,
-        learning_rate=given["lr"],
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        beta=0.1,
-        bf16=False,
-        use_cpu=True,
-        gradient_checkpointing=False,
-        logging_steps=1,
-        max_length=None,
-        save_strategy="no",
-        report_to=[],
-        **overrides,
-    )
-    trainer = InOrder(
+    arguments = trl_arguments(out, given["batch_size"], given["lr"], **overrides)
+    trainer = in_order()(
         model,
         args=arguments,
         train_dataset=Dataset.from_list(rows),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers_runs import interrupt_after
 from helpers_towers import FAMILIES, made, picture, tone
 from safetensors.torch import load_file
 
@@ -77,16 +78,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes_and_a_cached_reference_changes_
     given = place(tmp_path, "qwen2_vl") | {"sample_tokens": 4, "save_every_steps": 1}
     whole = recipes.train(config.make("dpo", **given, out=str(tmp_path / "whole")))
     cut = config.make("dpo", **given, out=str(tmp_path / "cut"))
-    seen: list[str] = []
-    append = runs.Run.log
-
-    def stopping(self: runs.Run, record: dict[str, Any]) -> None:
-        append(self, record)
-        seen.extend(["step"] if "loss" in record else [])
-        if len(seen) > 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(runs.Run, "log", stopping)
+    interrupt_after(monkeypatch, 3, "loss")
     with pytest.raises(KeyboardInterrupt):
         recipes.train(cut)
     monkeypatch.undo()

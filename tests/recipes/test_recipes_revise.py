@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers_replies import send_reply
 from helpers_runs import finished, model_folder, start_command
 
 from afzal import config, data
@@ -122,10 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
             said = "I cannot talk about that."
         else:
             said = f"A sword {body['seed'] % 1000}." if body["seed"] % 3 else f"A tree {body['seed'] % 1000}."
-        reply = {"choices": [{"message": {"content": said}, "finish_reason": "stop"}]}
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(reply).encode())
+        send_reply(self, said)
 
     def log_message(self, *_: object) -> None:
         pass

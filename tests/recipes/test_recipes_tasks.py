@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_runs import model_folder
+from helpers_runs import interrupt_after, model_folder
 
 from afzal import config, health, recipes, runs
 from afzal.errors import AfzalError
@@ -63,15 +63,8 @@ def test_accuracy_is_given_by_task(place: Path) -> None:
 def test_the_weights_of_groups_survive_a_stop(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"objective": "group_dpo", "save_every_steps": 1, "objective_arg": {"step": 1.0}}
     whole = recipes.train(settings(place, "all", "prefer", **given))
-    cut, seen, append = settings(place, "cut", "prefer", **given), [], runs.Run.log
-
-    def stopping(self: runs.Run, written: dict[str, Any]) -> None:
-        append(self, written)
-        seen.extend(["step"] if "grad_norm" in written else [])
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(runs.Run, "log", stopping)
+    cut = settings(place, "cut", "prefer", **given)
+    interrupt_after(monkeypatch, 2, "grad_norm")
     with pytest.raises(KeyboardInterrupt):
         recipes.train(cut)
     monkeypatch.undo()
