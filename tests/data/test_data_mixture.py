@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from afzal import data
+from afzal.cli import main
 from afzal.data.mixture import Mixture, Source, epoch, mixture_of
 from afzal.errors import AfzalError
 from afzal.records import prompt_key
@@ -71,6 +72,21 @@ def test_a_mixture_is_read_as_one_source_and_splits_without_leaks(tmp_path: Path
     assert mixed.fingerprint != apart.fingerprint
     with pytest.raises(AfzalError, match="columns has no effect on a mixture"):
         data.read(tmp_path / "mix.yaml", columns={"chosen": "x"})
+
+
+def test_check_audits_a_mixture_and_takes_one_as_the_test_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs(tmp_path / "one.jsonl", [f"w{k}" for k in range(20)])
+    pairs(tmp_path / "two.jsonl", [f"w{k}" for k in range(10, 30)])
+    (tmp_path / "mix.yaml").write_text("sources:\n  - {data: one.jsonl, task: first}\n  - data: two.jsonl\n")
+    main(["check", str(tmp_path / "mix.yaml"), "--json"])
+    whole = json.loads(capsys.readouterr().out)
+    assert (whole["rows"], whole["items"], whole["prompts"]) == (40, 40, 30)
+    main(["check", str(tmp_path / "one.jsonl"), "--against", str(tmp_path / "mix.yaml"), "--json"])
+    against = json.loads(capsys.readouterr().out)
+    overlap = next(finding for finding in against["findings"] if finding["code"] == "overlap")
+    assert len(overlap["ids"]) == 20
 
 
 @pytest.mark.parametrize(
