@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from afzal import report, runs
 from afzal.compare.cost import cost_at, needed
+from afzal.compare.folder import claimed, study_date
 from afzal.compare.inputs import open_inputs
 from afzal.compare.judged import judged
 from afzal.compare.measure import (
@@ -24,7 +24,6 @@ from afzal.compare.trainings import Stage, State, ensure, folders, stages_of
 from afzal.config import START, CompareConfig, Entry, dump, entries, substituted
 from afzal.data.turns import full_text
 from afzal.recipes.contents import content_hash
-from afzal.recipes.runtime import fixed_date
 from afzal.rewards.source import Rewarder, reward_source
 from afzal.train import ranks
 
@@ -41,21 +40,15 @@ def compare(config: CompareConfig, *, say: Say = print) -> Path:
         AfzalError: a fault of the input; :class:`~afzal.recipes.train.Stopped` when a signal ended a training.
     """
     ranks.alone("afzal compare")
-    file = Path(config.out) / "stages" / "date.json"
-    with fixed_date(file, resume=True) as date:
-        return _compare(config, say, file, date)
+    with study_date(config.out) as date:
+        return _compare(config, say, date)
 
 
-def _compare(config: CompareConfig, say: Say, dated: Path, date: str) -> Path:
+def _compare(config: CompareConfig, say: Say, date: str) -> Path:
     stages = stages_of(config)
     open_inputs(config, stages)
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    with runs.Run(out) as claim:
-        claim.claim()
-        runs.atomic_write(out / "compare.yaml", dump(config))
-        dated.parent.mkdir(exist_ok=True)
-        runs.atomic_write(dated, json.dumps({"template_date": date}) + "\n")
+    with claimed(out, "compare.yaml", dump(config), date):
         states = _made(stages, config, say)
         bench = set_up(config)
         policies = [e for e in entries(config) if e.is_policy]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from afzal import data, report, runs
+from afzal.compare.folder import claimed, study_date
 from afzal.compare.inputs import open_inputs
 from afzal.compare.trainings import Stage, stages_of, with_snapshots
 from afzal.config import CompareConfig, SweepConfig, TrainConfig, advice, dump
 from afzal.recipes import Stopped
-from afzal.recipes.runtime import fixed_date
 from afzal.sweep.arms import BASE_NAME, Arm, arms_of, is_finished, load, plan_of, resolved, wanted_arms
 from afzal.sweep.choose import Candidate, best, candidates
 from afzal.sweep.equal import comparison, lengths
@@ -48,23 +47,17 @@ def sweep(config: SweepConfig, *, more: int = 0, jobs: int = 1, say: Say = print
         AfzalError: a fault of the input; :class:`~afzal.recipes.train.Stopped` when a signal ended it.
     """
     ranks.alone("afzal sweep")
-    file = Path(config.out) / "stages" / "date.json"
-    with fixed_date(file, resume=True) as date:
+    with study_date(config.out) as date:
         try:
-            return _sweep(config, more, jobs, say, file, date)
+            return _sweep(config, more, jobs, say, date)
         except Stopped as stop:
             raise Stopped(stop.signal, Path(config.out), stop.step, remedy="the same command resumes") from None
 
 
-def _sweep(config: SweepConfig, more: int, jobs: int, say: Say, dated: Path, date: str) -> Outcome:
+def _sweep(config: SweepConfig, more: int, jobs: int, say: Say, date: str) -> Outcome:
     search = _open(config, jobs, say)
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    with runs.Run(out) as claim:
-        claim.claim()
-        runs.atomic_write(out / "sweep.yaml", dump(config))
-        dated.parent.mkdir(exist_ok=True)
-        runs.atomic_write(dated, json.dumps({"template_date": date}) + "\n")
+    with claimed(out, "sweep.yaml", dump(config), date):
         seen = trained_on(search)
         for name, count in seen.items():
             if count:

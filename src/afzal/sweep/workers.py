@@ -17,13 +17,13 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from afzal.compare.folder import study_date
 from afzal.compare.trainings import Stage, stages_of
 from afzal.config import CompareConfig
 from afzal.errors import AfzalError
 from afzal.model.load import pick_device
 from afzal.model.memory import free_bytes
 from afzal.recipes import Stopped
-from afzal.recipes.runtime import fixed_date
 from afzal.runs.environment import usable_cpus
 from afzal.sweep.training import Failure, Gauge, Say, made
 from afzal.train.signals import stop_on_signals
@@ -179,7 +179,7 @@ def _serve(way: Connection, ending: Connection, measuring: str, made_of: str, th
     gauge = Gauge(CompareConfig.model_validate_json(measuring))
     stages = {s.name: s for s in stages_of(CompareConfig.model_validate_json(made_of))}
     folder = Path(gauge.config.out) / "stages"
-    with fixed_date(folder / "date.json", resume=True), suppress(EOFError):
+    with study_date(gauge.config.out), suppress(EOFError):
         while (name := way.recv()) is not None:
             _redirect(folder / f"{name}.log")
             try:

@@ -1,0 +1,40 @@
+"""The folder of a study (a comparison or a sweep): one process writes it, and all its trainings share one date."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from afzal import runs
+from afzal.recipes.runtime import fixed_date
+
+
+def study_date(out: str | Path) -> AbstractContextManager[str]:
+    """Inside the block chat templates see the date at which the study in ``out`` began."""
+    return fixed_date(_date_file(Path(out)), resume=True)
+
+
+@contextmanager
+def claimed(out: Path, name: str, settings: str, date: str) -> Iterator[None]:
+    """Inside the block no other process may write to ``out``, which then holds its settings and its date.
+
+    Args:
+        name: the file of the settings, such as ``compare.yaml``.
+        date: what :func:`study_date` yielded.
+
+    Raises:
+        AfzalError: another process writes there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with runs.Run(out) as claim:
+        claim.claim()
+        runs.atomic_write(out / name, settings)
+        _date_file(out).parent.mkdir(exist_ok=True)
+        runs.atomic_write(_date_file(out), json.dumps({"template_date": date}) + "\n")
+        yield
+
+
+def _date_file(out: Path) -> Path:
+    return out / "stages" / "date.json"
