@@ -11,7 +11,7 @@ from afzal import config, runs
 from afzal.config import IterateConfig, Setting
 from afzal.errors import AfzalError
 from afzal.iterate import iterate
-from afzal.recipes.judged_rewards import reward_or_judge
+from afzal.judging.rewards import reward_or_judge
 from afzal.recipes.named import input_hashes
 from afzal.rewards.source import implicit_rewards
 

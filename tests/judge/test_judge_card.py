@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers_runs import command_line, model_folder, one_thread, settings
 
-from afzal import data
+from afzal import data, judging
 from afzal.cli import main
 from afzal.errors import AfzalError
 from afzal.judge import beside, summary, text
@@ -18,7 +18,7 @@ from afzal.judge.card import card, pairs_to_read
 from afzal.judge.games import Ruling, games_of, pairs_of
 from afzal.judge.given import from_file, judges_in
 from afzal.judge.people import labels_on
-from afzal.recipes import judges, judging
+from afzal.judging import judges
 from afzal.records import Comparison, Item, Response
 
 

@@ -115,7 +115,7 @@ def test_without_a_change_both_use_what_is_there(world, capsys):
 
 def test_a_reward_model_of_a_comparison_is_known_by_its_tokenizer_too(world):
     """Answers that were measured by another reading of the same weights are measured anew."""
-    from afzal.recipes.contents import content_hash
+    from afzal.hashes import content_hash
 
     before = content_hash(f"{world}/judge")
     with kept(world):

@@ -61,9 +61,9 @@ def command(
             why="without --prompts the answers are those of the file",
             remedy="give --prompts FILE and the runs that answer them, or leave it out",
         )
+    from afzal import judging
     from afzal.judge import text
     from afzal.judge.people import votes_on
-    from afzal.recipes import judging
 
     say = lambda line: typer.echo(line, err=True)  # noqa: E731
     if prompts is not None:

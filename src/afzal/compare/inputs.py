@@ -12,11 +12,11 @@ from afzal.compare.trainings import Stage, given
 from afzal.config import PEOPLE, REFERENCES, CompareConfig, entries, variables
 from afzal.errors import AfzalError
 from afzal.judge.server import key_from
+from afzal.judging.judges import named
 from afzal.model.load import context_tokens
 from afzal.model.reward import refuse_language_model
 from afzal.model.speaking import open_speaker
 from afzal.objectives import names_function
-from afzal.recipes.judges import named
 from afzal.rewards.functions import own_function
 
 _DATA = ("data", "prompts", "eval_data", "held_out_prompts", "constraint_data")

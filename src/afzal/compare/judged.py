@@ -19,8 +19,8 @@ from afzal.compare.summary import Point
 from afzal.config import CompareConfig
 from afzal.judge.people import votes_on
 from afzal.judge.summary import codes, points_of
-from afzal.recipes.judges import Named, about, named
-from afzal.recipes.judging import judge_items
+from afzal.judging.judges import Named, about, named
+from afzal.judging.run import judge_items
 from afzal.records import Item, Response, Turns, turns_to_json
 from afzal.runs.stage import keep, kept, key_of
 from afzal.stats.comparing import same_draws, share_of_verdicts
@@ -47,7 +47,7 @@ def judged(config: CompareConfig, chosen: Chosen, prompts: Sequence[Turns], say:
     the true reward. Verdicts are kept in ``judged/`` under a hash of judge and answers.
 
     Raises:
-        AfzalError: as for :func:`afzal.recipes.judging.judge_items`.
+        AfzalError: as for :func:`afzal.judging.run.judge_items`.
     """
     if not config.judges:
         return {"judges": [], "judge_agreement": []}

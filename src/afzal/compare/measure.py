@@ -16,11 +16,11 @@ from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
 from afzal.generate import Sampling, sample
+from afzal.hashes import content_hash
 from afzal.iterate.answers import sequence_kl
 from afzal.model.adapters import is_adapted
 from afzal.model.load import load_model, pick_device, vocabulary_of
 from afzal.model.speaking import open_speaker
-from afzal.recipes.contents import content_hash
 from afzal.records import Item, Turns
 from afzal.rewards.source import Rewarder
 from afzal.runs.stage import keep, kept, key_of

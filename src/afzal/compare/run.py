@@ -23,7 +23,7 @@ from afzal.compare.summary import Course, Point, chosen_points, start_points, su
 from afzal.compare.trainings import Stage, State, ensure, folders, stages_of
 from afzal.config import START, CompareConfig, Entry, dump, entries, substituted
 from afzal.data.turns import full_text
-from afzal.recipes.contents import content_hash
+from afzal.hashes import content_hash
 from afzal.rewards.source import Rewarder, reward_source
 from afzal.train import ranks
 

@@ -25,8 +25,8 @@ from afzal.config import (
     substituted,
 )
 from afzal.errors import AfzalError
+from afzal.hashes import content_hash
 from afzal.iterate.run import iterate
-from afzal.recipes.contents import content_hash
 from afzal.recipes.named import input_hashes
 from afzal.recipes.online import planned
 from afzal.recipes.prepare import prepare

@@ -15,6 +15,7 @@ from pathlib import Path
 from afzal import runs
 from afzal.config import PEOPLE, IterateConfig
 from afzal.errors import AfzalError
+from afzal.hashes import tokens_hash
 from afzal.iterate import figures
 from afzal.iterate.figures import Round
 from afzal.iterate.parting import parted
@@ -22,10 +23,9 @@ from afzal.iterate.people import Waiting
 from afzal.iterate.prompts import Questions, ask, slice_of
 from afzal.iterate.stages import Job, again, measure, one_round, round_of, training
 from afzal.iterate.summary import finish, now
+from afzal.judging.rewards import reward_or_judge
 from afzal.model.load import pick_device
 from afzal.model.speaking import open_speaker
-from afzal.recipes.contents import tokens_hash
-from afzal.recipes.judged_rewards import reward_or_judge
 from afzal.recipes.methods import Recipe, recipe_of
 from afzal.recipes.named import input_hashes, refuse_changes
 from afzal.recipes.runtime import fixed_date

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from afzal.config import GenerateConfig
 from afzal.errors import AfzalError
-from afzal.recipes.contents import content_hash
+from afzal.hashes import content_hash
 from afzal.recipes.generate import generate
 
 

@@ -15,7 +15,7 @@ from afzal.judge.cache import Cache, Reply
 from afzal.judge.games import Game, Pair, Ruling
 from afzal.judge.replies import Reading
 from afzal.judge.verdicts import POINTS
-from afzal.recipes.judges import Named, decides, named
+from afzal.judging.judges import Named, decides, named
 from afzal.recipes.principles import in_turn
 from afzal.records import Item
 from afzal.runs.stage import Row

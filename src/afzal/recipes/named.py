@@ -7,8 +7,8 @@ from typing import Any
 
 from afzal.config import PEOPLE, REFERENCES, Settings
 from afzal.errors import AfzalError
-from afzal.recipes.contents import parts_of
-from afzal.recipes.judged_rewards import named_in
+from afzal.hashes import parts_of
+from afzal.judging.rewards import named_in
 from afzal.runs import Run
 
 # Settings that may name something outside, whose content is hashed. Data has a fingerprint of its own.

@@ -13,11 +13,11 @@ from afzal.config.sections import DemonstrationSettings
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_ids_without_rows
 from afzal.folders.load import load_processor
+from afzal.hashes import tokens_hash
 from afzal.model.adapters import positions_taken
 from afzal.model.load import less, load_tokenizer
 from afzal.model.speaking import open_speaker, speaker_of
 from afzal.recipes import demonstrations
-from afzal.recipes.contents import tokens_hash
 from afzal.recipes.methods import Recipe, recipe_of
 from afzal.recipes.tasks import epoch_of, require_tasks, task_facts, task_lines, tasks_of
 from afzal.records import Item, Turns, prompt_key

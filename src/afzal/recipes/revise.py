@@ -15,11 +15,11 @@ from afzal import data
 from afzal.config.revise import PrincipleConfig, PrinciplesConfig, ReviseConfig
 from afzal.data.turns import full_text
 from afzal.errors import AfzalError
+from afzal.hashes import content_hash
 from afzal.judge.asked import Asking, Words
 from afzal.judge.cache import Reply
 from afzal.judge.replies import Reading
-from afzal.recipes.contents import content_hash
-from afzal.recipes.judges import named
+from afzal.judging.judges import named
 from afzal.recipes.labelled import Labelling, label_rows
 from afzal.recipes.principles import better, breaches, broken, by_words, in_turn
 from afzal.recipes.revised import report_body

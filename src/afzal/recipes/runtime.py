@@ -16,8 +16,8 @@ import torch
 from afzal import runs
 from afzal.config import TrainConfig
 from afzal.errors import AfzalError
+from afzal.hashes import table_hash
 from afzal.model.reference import Cached
-from afzal.recipes.contents import table_hash
 from afzal.recipes.setup import Setup, dtype_of
 from afzal.tokens import rendering
 from afzal.train import ranks

@@ -17,6 +17,7 @@ import torch
 from afzal import report, runs
 from afzal.config import TrainConfig, advice
 from afzal.errors import AfzalError
+from afzal.hashes import weights_hash
 from afzal.model.attention import attention_restored
 from afzal.model.load import (
     load_model,
@@ -28,7 +29,6 @@ from afzal.model.memory import is_out_of_memory
 from afzal.model.reference import Frozen, Remembered, follow
 from afzal.model.reward import save_reward_model
 from afzal.recipes import checkpoints, meta, online, outputs, parallel, reward
-from afzal.recipes.contents import weights_hash
 from afzal.recipes.first_loss import check_first_loss
 from afzal.recipes.memory import Held, ran_out
 from afzal.recipes.named import input_hashes, refuse_changes

@@ -14,8 +14,8 @@ from afzal.compare.measure import Answers, Bench, measured, set_up, snapshots, s
 from afzal.compare.trainings import MadeOtherwise, Stage, ensure, refuse_other
 from afzal.config import CompareConfig
 from afzal.errors import AfzalError
+from afzal.hashes import content_hash
 from afzal.recipes import Stopped
-from afzal.recipes.contents import content_hash
 from afzal.rewards.source import Rewarder, reward_source
 from afzal.text import is_number
 from afzal.train.loop import NotFinite

@@ -8,7 +8,7 @@ import torch
 
 from afzal.config.judging import JudgeConfig
 from afzal.errors import AfzalError
-from afzal.recipes.judges import named, rewarder_of
+from afzal.judging.judges import named, rewarder_of
 from afzal.rewards.source import Rewarder, reward_source
 
 

@@ -15,7 +15,7 @@ from afzal.judge.card import card, pairs_to_read
 from afzal.judge.controls import Control, beside_controls
 from afzal.judge.games import Game, Pair, Ruling, pairs_of
 from afzal.judge.labels import Labels
-from afzal.recipes.judges import Named, about, controls, named, own_source, played, prices
+from afzal.judging.judges import Named, about, controls, named, own_source, played, prices
 from afzal.records import Item, Response, turns_to_json
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from helpers_runs import model_folder, one_thread
 
-from afzal import data
+from afzal import data, judging
 from afzal.cli import main
 from afzal.cli.judge import parse_conditions, unmet
 from afzal.errors import AfzalError
 from afzal.judge import local, summary, text
 from afzal.judge.games import Pair, Ruling, games_of, pairs_of
-from afzal.recipes import judges, judging
+from afzal.judging import judges
 from afzal.records import Comparison, Item, Response
 from afzal.tokens import Speaker
 

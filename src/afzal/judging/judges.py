@@ -15,15 +15,15 @@ from afzal import config
 from afzal.config.debating import DEBATE_PROMPT, DebaterConfig
 from afzal.config.judging import PROMPT, SCORE_PROMPT, JudgeConfig
 from afzal.errors import AfzalError
+from afzal.hashes import content_hash
 from afzal.judge import asked, given, people, scored
 from afzal.judge.cache import Cache
 from afzal.judge.debate import CONTROLS, WORDS, Protocol
 from afzal.judge.games import Game, Judge, Pair, Ruling, games_of
 from afzal.judge.server import Server, key_from
+from afzal.judging import debates
 from afzal.model.load import pick_device
 from afzal.objectives import names_function
-from afzal.recipes import debates
-from afzal.recipes.contents import content_hash
 from afzal.records import Item
 from afzal.rewards.functions import own_function
 from afzal.rewards.source import Rewarder, implicit_rewards, reward_source

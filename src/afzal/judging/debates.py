@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from afzal.config.debating import ARGUE_PROMPT, ASSIST_PROMPT, DEBATE_PROMPT, DebaterConfig
 from afzal.config.judging import PROMPT, JudgeConfig
 from afzal.errors import AfzalError
+from afzal.hashes import content_hash
 from afzal.judge import asked
 from afzal.judge.asked import Asking, Request, Words
 from afzal.judge.cache import Cache, Reply, key_of
@@ -17,7 +18,6 @@ from afzal.judge.games import Game, Judge, Ruling, as_shown
 from afzal.judge.server import Server, key_from
 from afzal.judge.verdicts import from_probability
 from afzal.model.load import pick_device
-from afzal.recipes.contents import content_hash
 from afzal.rewards.functions import own_function
 
 if TYPE_CHECKING:

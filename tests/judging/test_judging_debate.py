@@ -14,14 +14,13 @@ import pytest
 from helpers_replies import send_reply
 from helpers_runs import finished, model_folder, one_thread, start_command
 
-from afzal import config, data
+from afzal import config, data, judging
 from afzal.cli import main
 from afzal.config.judging import JudgeConfig
 from afzal.errors import AfzalError
 from afzal.judge.debate import Position, checked, heard
 from afzal.judge.games import Game, Pair, games_of
-from afzal.recipes import judging
-from afzal.recipes.judged_rewards import scoring_judge
+from afzal.judging.rewards import scoring_judge
 from afzal.records import Comparison, Item, Response
 
 ARGUE = '''

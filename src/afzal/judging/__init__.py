@@ -1,0 +1,7 @@
+"""Judges by name or file, opened with what they need, and asked about pairs of answers."""
+
+from .judges import named
+from .rewards import reward_or_judge, scoring_judge
+from .run import judge_items, judged, read_items
+
+__all__ = ["judge_items", "judged", "named", "read_items", "reward_or_judge", "scoring_judge"]
