@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from afzal import config, recipes, runs
+from afzal.generate.run import generate
 from afzal.rewards.source import reward_source
 from afzal.stats.intervals import clustered, mean
 from afzal.stats.rewards import epic, ordering, pooled_spearman
@@ -117,7 +118,7 @@ def drawn(out: Path, name: str, model: str, prompts: Path, n: int, seed: int) ->
     if not path.exists():
         given = {"model": model, "prompts": str(prompts), "n": n, "max_new_tokens": TOKENS, "batch_size": 256}
         given |= {"seed": seed, "out": str(path)}
-        recipes.generate(config.build(config.GenerateConfig, [config.Setting(k, v) for k, v in given.items()]))
+        generate(config.build(config.GenerateConfig, [config.Setting(k, v) for k, v in given.items()]))
     return path
 
 

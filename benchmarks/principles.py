@@ -27,8 +27,9 @@ import yaml
 
 from afzal import config, recipes, runs
 from afzal.config.revise import REFUSALS, PrincipleConfig
-from afzal.recipes.principles import broken, refuses
-from afzal.recipes.revise import revise
+from afzal.generate.run import generate
+from afzal.principles.run import revise
+from afzal.principles.words import broken, refuses
 from afzal.stats.intervals import clustered, mean
 from benchmarks.machine import about_run
 from benchmarks.sentiment import data, valence
@@ -211,7 +212,7 @@ def answers(out: Path, name: str, model: str, prompts: Path, plan: Plan) -> list
     if not path.exists():
         given = {"model": model, "prompts": str(prompts), "n": plan.answers, "max_new_tokens": plan.tokens}
         given |= {"batch_size": 256, "seed": 4, "out": str(path)}
-        recipes.generate(config.build(config.GenerateConfig, [config.Setting(k, v) for k, v in given.items()]))
+        generate(config.build(config.GenerateConfig, [config.Setting(k, v) for k, v in given.items()]))
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 

@@ -24,7 +24,7 @@ import yaml
 
 from afzal import config, data, runs
 from afzal.lab import exact, language
-from afzal.recipes.revise import revise
+from afzal.principles.run import revise
 from afzal.records import Comparison, Item, Response
 from benchmarks import lab_world
 from benchmarks.lab_world import HELD_OUT, REWARDS, TRAIN, TRAIN_REWARDS, World, policy

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from afzal import config, data, recipes
+from afzal.generate.run import generate
 from afzal.model.load import load_model
 from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing
@@ -65,4 +66,4 @@ def _captions(model: Any, trees: Sequence[Tree], layout: Layout) -> np.ndarray:
 def answer(model: Path, rows: Path, to: Path) -> None:
     """The greedy caption of every held-out medium."""
     given = {"model": str(model), "prompts": str(rows), "out": str(to), "temperature": 0.0, "max_new_tokens": 12}
-    recipes.generate(config.GenerateConfig(**given, batch_size=128))
+    generate(config.GenerateConfig(**given, batch_size=128))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from afzal import config, recipes
+from afzal.generate.run import generate
 from benchmarks.people import data, voting
 from benchmarks.sentiment import valence
 
@@ -76,4 +77,4 @@ def answer(name: str, out: Path, to: Path, size: data.Size) -> None:
     model = start() if name == "start" else out / name
     wanted = {"model": str(model), "prompts": str(out / "data" / "held-out.jsonl"), "n": size.answers, "out": str(to)}
     given = {**wanted, "max_new_tokens": _TOKENS, "batch_size": 256}
-    recipes.generate(config.build(config.GenerateConfig, [config.Setting(k, v) for k, v in given.items()]))
+    generate(config.build(config.GenerateConfig, [config.Setting(k, v) for k, v in given.items()]))

@@ -65,13 +65,14 @@ def supervised(out: Path) -> Path:
 
 def preferences(out: Path, start: Path) -> Path:
     """Four answers of the start to each training opening, and every pair of them that valence orders."""
-    from afzal import config, recipes
+    from afzal import config
+    from afzal.generate.run import generate
 
     answers, pairs = out / "answers.jsonl", out / "pairs.jsonl"
     if not answers.exists():
         drawn = {"model": str(start), "prompts": str(out / "sft.jsonl"), "n": _ANSWERS, "max_new_tokens": _TOKENS}
         given = [config.Setting(k, v) for k, v in {**drawn, "batch_size": 256, "out": str(answers)}.items()]
-        recipes.generate(config.build(config.GenerateConfig, given))
+        generate(config.build(config.GenerateConfig, given))
     if not pairs.exists():
         print(f"{data.write_pairs(answers, pairs)} pairs ordered by summed valence")
     return pairs

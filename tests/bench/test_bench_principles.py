@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from afzal.config.revise import PrincipleConfig
-from afzal.recipes.principles import broken
+from afzal.principles.words import broken
 from benchmarks import principles, principles_lab
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "principles"

@@ -82,10 +82,9 @@ def test_missing_log_probs_and_a_missing_vllm_are_said_plainly(monkeypatch, tmp_
 @pytest.mark.parametrize("adapted", [False, True])
 def test_vllm_is_given_the_ends_of_the_other_engines(monkeypatch, tmp_path, capsys, lacks, adapted):
     """The model's own ends from wherever the folder, or an adapter's base model, states them."""
-    from afzal import config, recipes
-    from afzal.recipes import generate as _  # noqa: F401
+    from afzal import config
+    from afzal.generate import run as module
 
-    module = sys.modules["afzal.recipes.generate"]
     folder = model_folder(tmp_path / "model", eos_token_id=9)
     if lacks == "generation_config.json":
         (folder / "generation_config.json").unlink()
@@ -104,7 +103,7 @@ def test_vllm_is_given_the_ends_of_the_other_engines(monkeypatch, tmp_path, caps
     monkeypatch.setattr(module, "sample", lambda *args, eos, **more: ends.update(own=eos) or [])
     monkeypatch.setattr(module, "sample_with_vllm", lambda *args, eos, **more: ends.update(vllm=eos) or [])
     for engine in ("auto", "vllm"):
-        recipes.generate(config.GenerateConfig(model=str(folder), prompt="a", engine=engine))
+        module.generate(config.GenerateConfig(model=str(folder), prompt="a", engine=engine))
     assert ends["vllm"] == ends["own"]
     assert 9 in ends["own"]
     assert "never with vLLM itself" in capsys.readouterr().err

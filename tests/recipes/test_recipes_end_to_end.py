@@ -18,6 +18,7 @@ from helpers_runs import model_folder, pair_file, settings
 
 from afzal import config, objectives, recipes, runs
 from afzal.errors import AfzalError
+from afzal.generate.run import generate
 from afzal.model.load import add_lora, load_model, switch_off_dropout
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import cached, live_reference
@@ -228,9 +229,9 @@ def test_generate_is_reproducible_by_its_seed(folder, tmp_path, capsys):
     for name in ("a", "b"):
         given = {"model": str(run.path), "prompts": str(prompts), "out": str(tmp_path / f"{name}.jsonl"), "n": 2}
         made = config.build(config.GenerateConfig, [config.Setting(k, v) for k, v in given.items()])
-        texts.append(recipes.generate(made).read_text())
+        texts.append(generate(made).read_text())
     assert texts[0] == texts[1]
     assert len(texts[0].splitlines()) == 10
     one = {"model": str(run.path), "prompt": "Q1:", "max_new_tokens": 4}
-    recipes.generate(config.build(config.GenerateConfig, [config.Setting(k, v) for k, v in one.items()]))
+    generate(config.build(config.GenerateConfig, [config.Setting(k, v) for k, v in one.items()]))
     assert capsys.readouterr().out.startswith("Q1:")

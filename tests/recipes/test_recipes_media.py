@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from afzal import config, recipes, runs
 from afzal.errors import AfzalError
+from afzal.generate.run import generate
 
 pytest.importorskip("PIL", reason="needs the extra vision")
 pytest.importorskip("soundfile", reason="needs the extra audio")
@@ -103,13 +104,13 @@ def test_answers_to_pictures_are_sampled_and_the_marks_of_pictures_never_are(tmp
     given = place(tmp_path, "llava")
     out = tmp_path / "answers.jsonl"
     settings = {"model": given["model"], "prompts": given["data"], "out": str(out), "n": 2, "max_new_tokens": 16}
-    recipes.generate(config.GenerateConfig(**settings))
+    generate(config.GenerateConfig(**settings))
     rows = list(runs.read_jsonl(out))
     assert len(rows) == 2 * 8
     assert not any("<image>" in row["completion"] for row in rows)
     assert rows[0]["prompt"][0]["content"][0]["image"] == "0.png"
     again = tmp_path / "again.jsonl"
-    recipes.generate(config.GenerateConfig(**settings | {"out": str(again)}))
+    generate(config.GenerateConfig(**settings | {"out": str(again)}))
     assert out.read_bytes() == again.read_bytes()
     with pytest.raises(AfzalError, match="vLLM is given texts alone"):
-        recipes.generate(config.GenerateConfig(**settings | {"out": str(tmp_path / "v"), "engine": "vllm"}))
+        generate(config.GenerateConfig(**settings | {"out": str(tmp_path / "v"), "engine": "vllm"}))

@@ -18,6 +18,7 @@ from afzal.cli import main
 from afzal.config import ExportConfig, GenerateConfig, IterateConfig, PlanConfig, ScoreConfig, Setting
 from afzal.config.methods.prefer import PreferConfig
 from afzal.errors import AfzalError
+from afzal.generate.run import generate
 from afzal.iterate.stages import training
 from afzal.rewards.score import score
 
@@ -25,7 +26,7 @@ Case = tuple[Any, dict[str, Any]]
 """Another value of a setting, and what else must be given for it to have an effect."""
 
 REFUSED = "refused"
-VERBS = {"generate": recipes.generate, "score": score, "export": recipes.export}
+VERBS = {"generate": generate, "score": score, "export": recipes.export}
 
 
 @pytest.fixture(scope="module")
@@ -272,8 +273,8 @@ def outcome(command: str, given: dict[str, Any], folder: Path, place: Path, caps
     for module, name, only in (
         ("afzal.generate.sample", "batches", ""),
         ("afzal.train.feed", "pack", ""),
-        ("afzal.recipes.generate", "sample", "decoding"),
-        ("afzal.recipes.generate", "load_model", "dtype"),
+        ("afzal.generate.run", "sample", "decoding"),
+        ("afzal.generate.run", "load_model", "dtype"),
     ):
         monkeypatch.setattr(importlib.import_module(module), name, _counted(module, name, passes, only))
     try:

@@ -16,6 +16,7 @@ from afzal.cli import main
 from afzal.compare.measure import set_up
 from afzal.config import CompareConfig, GenerateConfig, IterateConfig, Setting
 from afzal.errors import AfzalError
+from afzal.generate.run import generate
 from afzal.iterate import iterate
 from afzal.iterate.prompts import ask
 from afzal.recipes.prepare import prepare
@@ -103,7 +104,7 @@ def test_what_rows_say_reaches_training_and_rollouts(place: Path) -> None:
 def test_what_rows_say_reaches_generation_and_is_kept_with_the_answers(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "answers.jsonl"
     given = {"model": str(place / "model"), "prompts": str(place / "one.jsonl"), "out": str(out), "max_new_tokens": 2}
-    recipes.generate(config.build(GenerateConfig, [Setting(k, v) for k, v in given.items()]))
+    generate(config.build(GenerateConfig, [Setting(k, v) for k, v in given.items()]))
     rows = list(runs.read_jsonl(out))
     assert [{k: row[k] for k in ("tools", "chat_template_kwargs") if k in row} for row in rows] == list(STATED)
 

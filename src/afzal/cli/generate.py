@@ -13,9 +13,9 @@ def _generate(**flags: Any) -> None:
     """Let a model answer one prompt (--prompt TEXT) or a file of prompts (--prompts FILE)."""
     settings = config.build(config.GenerateConfig, given(config.GenerateConfig, flags))
     start.begin(settings, f"answers of {settings.model}")
-    from afzal import recipes
+    from afzal.generate.run import generate
 
-    recipes.generate(settings)
+    generate(settings)
 
 
 command = with_parameters(_generate, parameters(config.GenerateConfig, panel="Options"))

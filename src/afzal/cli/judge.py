@@ -67,7 +67,7 @@ def command(
 
     say = lambda line: typer.echo(line, err=True)  # noqa: E731
     if prompts is not None:
-        from afzal.recipes.answers import Drawing, answers_of, refuse_no_model
+        from afzal.generate.answers import Drawing, answers_of, refuse_no_model
 
         refuse_no_model([s for s in (source, against) if s is not None])
         drawing, folder = Drawing(**drawn), out / "answers"

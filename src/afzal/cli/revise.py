@@ -24,7 +24,7 @@ def _revise(
         settings if settings.url is None else settings.model_copy(update={"model": f"{settings.url}:{settings.model}"})
     )
     start.begin(named, f"pairs from the principles of {settings.principles}")
-    from afzal.recipes.revise import PAIRS, REPORT, revise
+    from afzal.principles.run import PAIRS, REPORT, revise
     from afzal.text import interval, number, visible
 
     found = revise(settings, say=lambda line: typer.echo(line, err=True))

@@ -16,7 +16,7 @@ from afzal.judge.games import Game, Pair, Ruling
 from afzal.judge.replies import Reading
 from afzal.judge.verdicts import POINTS
 from afzal.judging.judges import Named, decides, named
-from afzal.recipes.principles import in_turn
+from afzal.principles.words import in_turn
 from afzal.records import Item
 from afzal.runs.stage import Row
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from afzal.config import GenerateConfig
 from afzal.errors import AfzalError
+from afzal.generate.run import generate
 from afzal.hashes import content_hash
-from afzal.recipes.generate import generate
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from afzal.cli import main
 from afzal.config.revise import PrincipleConfig
 from afzal.errors import AfzalError
 from afzal.judge.games import Ruling
-from afzal.recipes.labelled import labelled
-from afzal.recipes.principles import better, broken, by_words, in_turn, refuses
-from afzal.recipes.revise import read_principles, revise
+from afzal.principles.labels import labelled
+from afzal.principles.run import read_principles, revise
+from afzal.principles.words import better, broken, by_words, in_turn, refuses
 
 PEACE = PrincipleConfig(id="peace", text="No violence.", avoid=("kill*", "sword"))
 JOY = PrincipleConfig(id="joy", text="A happy end.", need=("happy", "smiled"))

@@ -20,10 +20,10 @@ from afzal.judge.asked import Asking, Words
 from afzal.judge.cache import Reply
 from afzal.judge.replies import Reading
 from afzal.judging.judges import named
-from afzal.recipes.labelled import Labelling, label_rows
-from afzal.recipes.principles import better, breaches, broken, by_words, in_turn
-from afzal.recipes.revised import report_body
-from afzal.recipes.writer import Wanted, Write, asked_as, writer
+from afzal.principles.figures import report_body
+from afzal.principles.labels import Labelling, label_rows
+from afzal.principles.words import better, breaches, broken, by_words, in_turn
+from afzal.principles.writer import Wanted, Write, asked_as, writer
 from afzal.records import Comparison, Item, Message, Response, Turns, turns_to_row
 from afzal.report import write_board
 from afzal.runs.stage import Row, keep, kept, key_of, staged_rows

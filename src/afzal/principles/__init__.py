@@ -1,0 +1,1 @@
+"""Pairs of answers from principles in words: what ``afzal revise`` does."""
