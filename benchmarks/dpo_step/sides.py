@@ -74,8 +74,7 @@ def afzal(work: Work) -> Loop:
     """What ``afzal train dpo`` sets up from its settings, and its loop."""
     from afzal import runs
     from afzal.config.methods.dpo import DPOConfig
-    from afzal.recipes.methods import recipe_of
-    from afzal.recipes.prepare import Prepared
+    from afzal.prepare import Prepared, recipe_of
     from afzal.recipes.setup import set_up
     from afzal.records import Preference
     from afzal.tokens import Speaker, tree

@@ -10,7 +10,7 @@ import pytest
 import afzal
 from afzal import config
 
-ROOMS = ("recipes", "rewards", "iterate", "compare", "config/methods")
+ROOMS = ("prepare", "generate", "recipes", "rewards", "iterate", "compare", "config/methods")
 
 
 def read_names() -> set[str]:

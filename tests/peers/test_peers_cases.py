@@ -14,7 +14,7 @@ from afzal import config, data, recipes, runs
 from afzal.errors import AfzalError
 from afzal.model import reference as reference_module
 from afzal.model.load import load_model, load_tokenizer
-from afzal.recipes.prepare import prepare
+from afzal.prepare import prepare
 from afzal.tokens.batch import collate
 
 SHORT = {"max_steps": 2, "eval_fraction": 0.0, "eval_every_steps": None, "save_every_steps": None}

@@ -15,7 +15,7 @@ from helpers_runs import one_thread, settings
 from afzal import config, recipes, runs
 from afzal.errors import AfzalError
 from afzal.model.load import load_model
-from afzal.recipes.prepare import prepare
+from afzal.prepare import prepare
 from afzal.train import checkpoint
 
 LN2 = math.log(2)

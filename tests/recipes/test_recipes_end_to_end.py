@@ -22,7 +22,7 @@ from afzal.generate.run import generate
 from afzal.model.load import add_lora, load_model, switch_off_dropout
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import cached, live_reference
-from afzal.recipes.prepare import prepare
+from afzal.prepare import prepare
 from afzal.train.feed import Feed, Layout
 from afzal.train.method import Method
 from afzal.train.precision import Weights

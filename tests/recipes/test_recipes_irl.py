@@ -11,7 +11,7 @@ from helpers_runs import fingerprint, model_folder, one_thread
 
 from afzal import config, recipes, runs
 from afzal.errors import AfzalError
-from afzal.recipes.demonstrations import beside, read_samples, unanswered
+from afzal.prepare.demonstrations import beside, read_samples, unanswered
 from afzal.records import Comparison, Item, Rating, Response, labels, preferences, scores
 from afzal.rewards.assess import ScoredItem
 from afzal.rewards.identified import identified

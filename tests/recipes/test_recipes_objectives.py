@@ -13,7 +13,7 @@ from helpers_runs import fingerprint, finished, pair_file, settings, start
 
 from afzal import config, objectives, recipes, runs
 from afzal.errors import AfzalError
-from afzal.recipes.prepare import prepare
+from afzal.prepare import prepare
 from afzal.train import checkpoint
 
 # mdpo needs rows with images or sounds: tests/recipes/test_recipes_media_objectives.py

@@ -13,7 +13,7 @@ from helpers_runs import interrupt_after, model_folder
 from afzal import config, health, recipes, runs
 from afzal.errors import AfzalError
 from afzal.health.tasks import tasks
-from afzal.recipes.prepare import prepare
+from afzal.prepare import prepare
 from afzal.report.by_task import sections
 
 

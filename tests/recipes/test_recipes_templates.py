@@ -19,7 +19,7 @@ from afzal.errors import AfzalError
 from afzal.generate.run import generate
 from afzal.iterate import iterate
 from afzal.iterate.prompts import ask
-from afzal.recipes.prepare import prepare
+from afzal.prepare import prepare
 from afzal.tokens import Speaker
 
 SAYS = (

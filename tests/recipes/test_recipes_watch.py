@@ -179,7 +179,7 @@ def test_every_method_shows_its_kl_to_the_start(folder: Path, tmp_path: Path, na
 
 def kl_again(run: runs.Run, policy: Any, start: Any, n: int, given: dict[str, Any]) -> float:
     """The KL of the saved policy to the model the run started from, by a watch made from the settings anew."""
-    from afzal.recipes.prepare import prepare
+    from afzal.prepare import prepare
 
     facts = run.facts()["config"]
     prepared = prepare(config.make(facts.pop("method"), **facts))

@@ -100,7 +100,7 @@ def _counts(settings: PlanConfig, responses: int) -> np.ndarray:
     if settings.data is None:
         branches = [settings.response_tokens] * (settings.responses or responses)
         return np.tile([settings.prompt_tokens, *branches], (settings.items, 1))
-    from afzal.recipes.lengths import token_counts
+    from afzal.prepare.lengths import token_counts
 
     source = settings.tokenizer or settings.model
     return token_counts(

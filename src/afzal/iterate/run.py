@@ -26,7 +26,7 @@ from afzal.iterate.summary import finish, now
 from afzal.judging.rewards import reward_or_judge
 from afzal.model.load import pick_device
 from afzal.model.speaking import open_speaker
-from afzal.recipes.methods import Recipe, recipe_of
+from afzal.prepare import Recipe, recipe_of
 from afzal.recipes.named import input_hashes, refuse_changes
 from afzal.recipes.runtime import fixed_date
 from afzal.recipes.train import Stopped

@@ -25,7 +25,7 @@ from afzal.iterate.figures import Round
 from afzal.iterate.pairing import Candidate, Rejection, against_own, paired_item, pairs_of, rejected, uniforms
 from afzal.iterate.people import TO_LABEL, labelled_items, questionnaire
 from afzal.iterate.prompts import Question, Questions, slice_of
-from afzal.recipes.methods import Recipe, recipe_of
+from afzal.prepare import Recipe, recipe_of
 from afzal.recipes.train import train
 from afzal.records import Item, preferences
 from afzal.rewards.source import Rewarder

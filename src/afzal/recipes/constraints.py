@@ -20,7 +20,7 @@ from afzal.errors import AfzalError
 from afzal.generate import Sample, Sampling, as_trees, sample
 from afzal.model.logprobs import logits_of, predicting, score
 from afzal.objectives import advantages
-from afzal.recipes.prepare import Prepared
+from afzal.prepare import Prepared
 from afzal.rewards.functions import own_function
 from afzal.tokens import Speaker
 from afzal.tokens.batch import Batch, Sharing, collate, expand

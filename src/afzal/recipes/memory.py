@@ -18,7 +18,7 @@ from afzal.model.memory import PerToken, free_bytes, measure
 from afzal.model.recompute import MODES, Recompute, recompute_of, set_recompute
 from afzal.model.reference import Frozen, Offloaded, Reference
 from afzal.model.value import Critic
-from afzal.recipes.prepare import Prepared
+from afzal.prepare import Prepared
 from afzal.tokens.tree import Tree
 from afzal.train import ranks
 from afzal.train.feed import Layout

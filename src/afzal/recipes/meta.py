@@ -9,7 +9,7 @@ from typing import Any
 from afzal.config import TrainConfig
 from afzal.config.adaptation import AdaptationSettings
 from afzal.errors import AfzalError
-from afzal.recipes.prepare import Prepared
+from afzal.prepare import Prepared
 from afzal.train.adapting import Adapting, measured, remembering
 from afzal.train.episodes import Episode, Episodes, Shape
 from afzal.train.feed import Feed, Layout

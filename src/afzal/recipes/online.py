@@ -14,7 +14,7 @@ from afzal.model.load import refuse_fewer_positions
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import Reference
 from afzal.model.value import Critic, own_critic, reward_critic, shared_critic
-from afzal.recipes.prepare import Prepared
+from afzal.prepare import Prepared
 from afzal.recipes.rollout import Writer, held_out
 from afzal.rewards.source import reward_source
 from afzal.text import plural

@@ -20,7 +20,7 @@ from afzal.model.reward import (
     load_reward_model,
     n_heads,
 )
-from afzal.recipes.prepare import Prepared
+from afzal.prepare import Prepared
 from afzal.report import Section
 from afzal.rewards.assess import assess, lines, score_items, sections
 from afzal.rewards.identified import identified, section

@@ -45,10 +45,10 @@ from afzal.model.reference import (
     live_reference,
     offloaded,
 )
+from afzal.prepare import Prepared
 from afzal.recipes import begun, memory, meta, online, parallel, reward
 from afzal.recipes.constraints import constraint_of
 from afzal.recipes.media import ablation_note
-from afzal.recipes.prepare import Prepared
 from afzal.tokens import Tree
 from afzal.tokens.batch import Sharing
 from afzal.train import ranks

@@ -28,12 +28,12 @@ from afzal.model.load import (
 from afzal.model.memory import is_out_of_memory
 from afzal.model.reference import Frozen, Remembered, follow
 from afzal.model.reward import save_reward_model
+from afzal.prepare import Prepared, prepare
 from afzal.recipes import checkpoints, meta, online, outputs, parallel, reward
 from afzal.recipes.first_loss import check_first_loss
 from afzal.recipes.memory import Held, ran_out
 from afzal.recipes.named import input_hashes, refuse_changes
 from afzal.recipes.pace import pace_note
-from afzal.recipes.prepare import Prepared, prepare
 from afzal.recipes.runtime import fixed_date, other_machine, refuse_runtime, runtime_of
 from afzal.recipes.setup import Setup, dtype_of, set_up, steps_of, sync_steps
 from afzal.recipes.watch import Watch

@@ -15,8 +15,8 @@ from afzal import runs
 from afzal.config import TrainConfig
 from afzal.generate import Sample, Sampling, sample
 from afzal.model.statistics import LiveReference
+from afzal.prepare import Prepared
 from afzal.recipes.divergence import kl_along
-from afzal.recipes.prepare import Prepared
 from afzal.stats.intervals import clustered, mean, over_seeds
 from afzal.tokens import Speaker, Tree
 from afzal.train import ranks

@@ -47,7 +47,7 @@ class Identified:
 
 
 def identified(scored: Sequence[ScoredItem], beta: float) -> Identified | None:
-    """The figures of items as :func:`afzal.recipes.demonstrations.beside` makes them; None without any.
+    """The figures of items as :func:`afzal.prepare.demonstrations.beside` makes them; None without any.
 
     Args:
         beta: that of the demonstrator's objective.

@@ -19,8 +19,7 @@ from afzal.config import (
     TrainConfig,
     build,
 )
-from afzal.recipes.methods import recipe_of
-from afzal.recipes.prepare import prepare
+from afzal.prepare import prepare, recipe_of
 from afzal.sweep.arms import BASE_NAME, Arm, Plan, resolved, settings_of
 
 CHARACTERS = "characters"

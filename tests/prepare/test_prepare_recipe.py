@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from afzal import config
-from afzal.recipes.methods import best_responses, compared, ranked, recipe_of
+from afzal.prepare.recipe import best_responses, compared, ranked, recipe_of
 from afzal.records import Comparison, Item, Preference, Response
 from afzal.tokens.tree import Tree, tree
 

@@ -12,7 +12,7 @@ import pytest
 from helpers_runs import model_folder
 
 from afzal import config, recipes, runs
-from afzal.recipes.prepare import Prepared, prepare
+from afzal.prepare import Prepared, prepare
 
 LONG = "a" * 60
 GOOD = [{"prompt": f"Q{i}?", "chosen": f" yes {i}", "rejected": f" no {i}"} for i in range(6)]

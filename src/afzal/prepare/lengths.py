@@ -8,7 +8,7 @@ from afzal import data, quality
 from afzal.config import METHODS, make
 from afzal.errors import AfzalError
 from afzal.model.load import load_tokenizer
-from afzal.recipes.methods import best_responses, recipe_of
+from afzal.prepare.recipe import best_responses, recipe_of
 from afzal.tokens import Speaker
 
 

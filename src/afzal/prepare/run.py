@@ -17,9 +17,9 @@ from afzal.hashes import tokens_hash
 from afzal.model.adapters import positions_taken
 from afzal.model.load import less, load_tokenizer
 from afzal.model.speaking import open_speaker, speaker_of
-from afzal.recipes import demonstrations
-from afzal.recipes.methods import Recipe, recipe_of
-from afzal.recipes.tasks import epoch_of, require_tasks, task_facts, task_lines, tasks_of
+from afzal.prepare import demonstrations
+from afzal.prepare.recipe import Recipe, recipe_of
+from afzal.prepare.tasks import epoch_of, require_tasks, task_facts, task_lines, tasks_of
 from afzal.records import Item, Turns, prompt_key
 from afzal.tokens import Loss, Speaker, any_chat, distinct_prompts, mismatched, rendering
 from afzal.tokens.tree import Tree

@@ -11,7 +11,7 @@ from helpers_tokenizers import byte_tokenizer
 
 from afzal import config
 from afzal.errors import AfzalError
-from afzal.recipes.prepare import Prepared, prepare
+from afzal.prepare import Prepared, prepare
 
 # The first answer is always the better one; the second is the safer one in every other row.
 TWO_AXES = [
