@@ -100,7 +100,7 @@ class DPOTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
 
 class DPOTrainerWithLoRA(DPOTrainer):

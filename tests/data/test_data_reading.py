@@ -342,3 +342,12 @@ def test_reading_and_auditing_ten_thousand_rows_needs_no_heavy_library(tmp_path)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stderr.strip() == "0 []", done.stderr
     assert "rows: 10000 (10000 used)" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["p", "p_chosen", "preference_prob", "probability"])
+def test_a_stated_probability_is_that_of_the_chosen_answer(tmp_path, name):
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", name: 0.2}
+    (item,) = read(put(tmp_path, "rows.jsonl", lines([row]))).items
+    (vote,) = item.votes
+    assert [item.responses[k].turns for k in (vote.first, vote.second)] == ["b", "c"]
+    assert vote.probability == 0.2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,13 +14,14 @@ from helpers_runs import model_folder
 from helpers_tokenizers import byte_tokenizer
 
 from afzal.compare import measure
+from afzal.config import ScoreConfig
 from afzal.errors import AfzalError
 from afzal.iterate import stages
 from afzal.model.probe import choose_sharing
 from afzal.model.reward import head_scores, load_reward_model, save_reward_model
 from afzal.records import Item, Message, Response
 from afzal.rewards.assess import score_items
-from afzal.rewards.score import _cut
+from afzal.rewards.score import _cut, score
 from afzal.rewards.source import _Reader, by_text, reward_source
 from afzal.tokens import Speaker
 from afzal.train.feed import Layout
@@ -113,6 +116,25 @@ def test_an_answer_that_was_cut_is_read_without_an_end_mark(folder):
     assert found == pytest.approx([x - 0.25 for x in alone], abs=1e-5)
     assert abs(found[1] - found[2]) > 1e-3
     assert source(prompts, answers, [True] * 4) == source(prompts, answers) != found
+
+
+def test_a_run_that_named_its_end_mark_is_read_with_it(folder, tmp_path):
+    """Trained with "!" after every answer, it is read with "!" too, unless the caller names another end."""
+    judge = tmp_path / "run"
+    shutil.copytree(folder / "judge", judge)
+    (judge / "run.yaml").write_text("method: reward\neos_token: '!'\n")
+    marked, plain = reward_source(str(judge)), reward_source(str(folder / "judge"))
+    asked = (["why?"], [" yes"])
+    assert marked(*asked) == reward_source(str(folder / "judge"), eos_token="!")(*asked)
+    assert abs(marked(*asked)[0] - plain(*asked)[0]) > 1e-4
+    own = byte_tokenizer().eos_token
+    assert reward_source(str(judge), eos_token=own)(*asked) == plain(*asked)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "why?", "chosen": " yes", "rejected": " no"}\n')
+    out = tmp_path / "scores.jsonl"
+    score(ScoreConfig(model=str(judge), data=str(rows), out=str(out), device="cpu"))
+    first = json.loads(out.read_text().splitlines()[0])
+    assert (first["response"], first["score"]) == (" yes", pytest.approx(marked(*asked)[0], abs=1e-5))
 
 
 def test_a_text_that_no_data_would_hold_is_read_as_it_was_cut(folder):

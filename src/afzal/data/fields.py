@@ -16,7 +16,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
-PROBABILITY = ("p", "p_chosen", "preference_prob")
+PROBABILITY = ("p", "p_chosen", "preference_prob", "probability")
 ANNOTATOR = ("annotator", "annotator_id", "worker")
 # What a truth value may be, as text in any case (numbers 1 and 0 and JSON's true and false count too) ...
 WORDS = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}

@@ -13,6 +13,7 @@ from torch import Tensor
 from afzal import data, runs
 from afzal.config import ScoreConfig
 from afzal.errors import AfzalError
+from afzal.folders.trained import trained_end
 from afzal.model.load import context_of, load_tokenizer, pick_device
 from afzal.model.probe import choose_sharing
 from afzal.model.reward import (
@@ -25,6 +26,7 @@ from afzal.rewards.assess import ScoreBatch, ScoredItem, assess, lines, score_he
 from afzal.rewards.source import implicit_scorer, reward_scorer
 from afzal.tokens import Speaker
 from afzal.tokens.batch import Batch
+from afzal.tokens.template import eos_id
 from afzal.train.feed import Layout
 
 
@@ -77,7 +79,9 @@ def hidden_states(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray
     device = pick_device(config.device)
     model, tokenizer = load_reward_model(config.model, device=device), load_tokenizer(config.model)
     layout = Layout(choose_sharing(model, config.max_tokens)[0], config.tokens_per_forward, device)
-    speaker = Speaker(tokenizer, context=context_of(model.config))
+    speaker = Speaker(
+        tokenizer, stated_end=eos_id(tokenizer, trained_end(config.model)), context=context_of(model.config)
+    )
 
     def states(batch: Batch) -> Tensor:
         return states_at_head(model, batch).flatten(0, 1)[last_scored(batch)]
@@ -99,7 +103,8 @@ def _opened(config: ScoreConfig) -> tuple[ScoreBatch, Speaker, Layout]:
         pair = (config.policy, config.reference)
         scorer, sharing, context = implicit_scorer(*pair, config.beta, config.max_tokens, device, tokenizer)
     layout = Layout(sharing, config.tokens_per_forward, device)
-    return scorer, Speaker(tokenizer, context=context), layout
+    end = eos_id(tokenizer, trained_end(source))
+    return scorer, Speaker(tokenizer, stated_end=end, context=context), layout
 
 
 def _cut(items: Sequence[Item]) -> set[tuple[int, int]]:

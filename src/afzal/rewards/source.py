@@ -15,6 +15,7 @@ from afzal.data.turns import full_text, reply
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
+from afzal.folders.trained import trained_end
 from afzal.model.load import context_of, context_of_model, load_model, load_tokenizer, vocabulary_of
 from afzal.model.logprobs import score as logprob_score
 from afzal.model.probe import Sharing, choose_common_sharing, choose_sharing
@@ -59,7 +60,8 @@ def reward_source(
         spec: the folder or hub id of a reward model, whose score (the mean over its heads) less its stated shift is the
             reward; or ``module:function`` or ``file.py:function`` with ``function(prompt, answer) -> float``.
         max_tokens: longest prompt + answer that a reward model reads; longer ones are cut.
-        eos_token: what ends an answer for the reward model, when not its tokenizer's own EOS.
+        eos_token: what ends an answer for the reward model; None takes the end that it was trained with, where its
+            folder is a run that names one, and else its tokenizer's own EOS.
 
     Returns:
         a function that refuses a reward that is not finite, with the prompt and the answer.
@@ -94,7 +96,8 @@ def implicit_rewards(
     place, tokenizer = torch.device(device), load_tokenizer(policy)
     scores, sharing, context = implicit_scorer(policy, reference, beta, max_tokens, place, tokenizer)
     layout = Layout(sharing, tokens_per_forward, place)
-    reader = _Reader(scores, Speaker(tokenizer, context=context), layout, max_tokens)
+    speaker = Speaker(tokenizer, stated_end=eos_id(tokenizer, trained_end(policy)), context=context)
+    reader = _Reader(scores, speaker, layout, max_tokens)
     return _checked(reader.rewards, f"{policy} against {reference}")
 
 
@@ -186,7 +189,8 @@ def _by_model(
 ) -> Rewarder:
     scores, sharing, context = reward_scorer(spec, "reward", max_tokens, device)
     tokenizer, layout = load_tokenizer(spec), Layout(sharing, tokens_per_forward, device)
-    speaker = Speaker(tokenizer, stated_end=eos_id(tokenizer, eos_token), context=context)
+    end = eos_id(tokenizer, eos_token or trained_end(spec))
+    speaker = Speaker(tokenizer, stated_end=end, context=context)
     return _Reader(scores, speaker, layout, max_tokens).rewards
 
 

@@ -98,7 +98,8 @@ class Speaker:
         end = self.turn_end() if chat else self.tokenizer.eos_token_id
         if end is None:
             raise AfzalError(
-                "nothing ends a response: the tokenizer has no EOS token", remedy="name the id that does, eos=..."
+                "nothing ends a response: the tokenizer has no EOS token",
+                remedy="train with --eos-token, or use a folder whose tokenizer has one",
             )
         return end
 
