@@ -76,11 +76,7 @@ def answer(desk: Desk, name: str, folder: Folder | None = None, **said: Any) -> 
 @contextmanager
 def served(*arguments: str, cwd: Path) -> Iterator[tuple[list[str], subprocess.Popen[str]]]:
     """``afzal annotate ... --headless`` in a process of its own: the addresses, and the process, which is killed."""
-    environment = {**os.environ, "PYTHONPATH": SOURCE}
-    command = [sys.executable, "-m", "afzal", "annotate", *arguments, "--headless"]
-    process = subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = _headless("annotate", *arguments, cwd=cwd)
     try:
         assert process.stdout is not None
         addresses = [address for _, address in addresses_of(iter(process.stdout.readline, ""))]
@@ -90,6 +86,29 @@ def served(*arguments: str, cwd: Path) -> Iterator[tuple[list[str], subprocess.P
     finally:
         process.kill()
         process.communicate()
+
+
+@contextmanager
+def page_of(verb: str, *arguments: str, cwd: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """``afzal VERB ... --headless`` of a page with one address, which is the first line of the process's output."""
+    process = _headless(verb, *arguments, cwd=cwd)
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        if not address:
+            raise AssertionError(process.communicate()[1])
+        yield address, process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _headless(verb: str, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": SOURCE}
+    command = [sys.executable, "-m", "afzal", verb, *arguments, "--headless"]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def first_text(question: dict[str, Any], place: int = 0) -> str:

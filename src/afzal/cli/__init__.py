@@ -47,6 +47,7 @@ VERBS = {
     "leaderboard": "Rank models from votes or verdicts, or judges from items of known truth.",
     "report": "Rebuild the page of a run, and say whether its curves are healthy.",
     "runs": "List the runs below a folder and how each one ended.",
+    "board": "Show the runs below a folder in the browser, with live curves.",
     "env": "Say which versions and hardware a run would use.",
     "demo": "Run the whole job on an embedded language whose true reward is known exactly.",
 }

@@ -6,14 +6,11 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from afzal.terminal import one_line
-
-if TYPE_CHECKING:
-    from afzal.runs import Run
 
 _COLUMNS = ("name", "method", "status", "steps", "train_loss", "loss", "accuracy", "of", "started", "path")
 _HEADINGS = {"train_loss": "train loss", "loss": "held-out loss", "accuracy": "held-out accuracy"}
@@ -32,7 +29,7 @@ def command(
     """
     from afzal import runs
 
-    rows = [summary(run) for run in runs.find(root)]
+    rows = [runs.summary(run) for run in runs.find(root)]
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     elif not rows:
@@ -41,31 +38,6 @@ def command(
         _print_table(rows)
     else:
         _print_plain(rows)
-
-
-def summary(run: Run) -> dict[str, Any]:
-    """One run in a few plain facts; what is not known is None."""
-    facts = run.facts()
-    held_out, trained = run.latest("eval"), run.latest("train")
-    items = _finite(held_out.get("n"))
-    return {
-        "name": run.name,
-        "path": str(run.path),
-        "method": facts.get("method"),
-        "status": run.status(),
-        "step": facts.get("step"),
-        "steps": facts.get("steps"),
-        "train_loss": _finite(trained.get("loss")),
-        "loss": _finite(held_out.get("loss")),
-        "accuracy": _finite(held_out.get("rewards/accuracies")),
-        "of": None if items is None else int(items),
-        "started": facts.get("started"),
-        "seconds": facts.get("seconds"),
-    }
-
-
-def _finite(value: Any) -> float | None:
-    return value if isinstance(value, (int, float)) and abs(value) < float("inf") else None
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

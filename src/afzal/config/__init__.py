@@ -8,6 +8,7 @@ from .advice import advice
 from .annotate import AnnotateConfig
 from .ask import AskConfig
 from .base import Settings, members
+from .board import BoardConfig
 from .compare import START, CompareConfig, Entry, entries, ordered, substituted, variables
 from .constrained import CONSTRAINT_NEEDS, ConstrainedConfig
 from .explain import Setting, suggestion
@@ -41,6 +42,7 @@ __all__ = [
     "AskConfig",
     "Axis",
     "BetaConfig",
+    "BoardConfig",
     "CompareConfig",
     "ConstrainedConfig",
     "Cost",

@@ -54,7 +54,7 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
     """Every figure for which the run has numbers, in the order a reader wants them."""
     train = [m for m in metrics if m.get("kind") == "train" and is_number(m.get("step"))]
     held_out = [m for m in metrics if m.get("kind") == "eval" and is_number(m.get("step"))]
-    written = [_as_train(m) for m in metrics if m.get("kind") == "rollout" and is_number(m.get("step"))]
+    written = [as_train(m) for m in metrics if m.get("kind") == "rollout" and is_number(m.get("step"))]
     single = unit_of(facts) == "response"
     names = good, bad = ("desirable", "undesirable") if single else ("chosen", "rejected")
     both = f"{good} and {bad} responses"
@@ -136,7 +136,7 @@ _WRITTEN = {
 }
 
 
-def _as_train(record: Mapping[str, Any]) -> dict[str, Any]:
+def as_train(record: Mapping[str, Any]) -> dict[str, Any]:
     """A rollout's figures under the names of the held-out ones beside which they are drawn."""
     return {_WRITTEN.get(name, name): value for name, value in record.items()}
 

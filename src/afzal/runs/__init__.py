@@ -23,6 +23,7 @@ from afzal.runs.files import (
 )
 from afzal.runs.folder import Run, create, find, open_run, resume
 from afzal.runs.redact import redact_arguments, redact_config, redact_texts
+from afzal.runs.summary import summary
 
 __all__ = [
     "Run",
@@ -44,6 +45,7 @@ __all__ = [
     "refuse_existing",
     "resume",
     "sha256",
+    "summary",
     "write_all",
     "writing",
 ]

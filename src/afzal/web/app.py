@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
@@ -20,10 +18,7 @@ from afzal.web.desk import Reply, Step
 from afzal.web.folder import Folder
 from afzal.web.journal import Journal
 from afzal.web.media import media_type
-
-STATIC = Path(__file__).with_name("static")
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
-TOKEN = "x-afzal-token"
+from afzal.web.replies import TOKEN, as_json, body_of, page_file, refusal, static, wrong_token
 
 
 class Commits:
@@ -94,7 +89,7 @@ class Page:
         """The page itself; a wrong token sees nothing."""
         if self._folder.name_of(request.path_params["token"]) is None:
             raise HTTPException(404)
-        return _file("page.html")
+        return page_file("page.html")
 
     async def media(self, request: Request) -> Response:
         """An image or a sound of the rows, whole or a range of it."""
@@ -113,7 +108,7 @@ class Page:
         return self._folder.desk.next(name, query.get("tab"), takes=query.get("take") == "1")
 
     async def sign_in(self, request: Request, token: str, name: str) -> Reply:
-        wanted = name_of(await _body(request))
+        wanted = name_of(await body_of(request))
         if name and name != wanted:
             raise Refused(409, "named", f"this address belongs to {name}")
         if not name and not self._folder.sign_in(token, wanted):
@@ -121,11 +116,11 @@ class Page:
         return {"annotator": wanted}
 
     async def leave(self, request: Request, token: str, name: str) -> Reply:
-        return self._folder.desk.leave(name, str((await _body(request)).get("tab")))
+        return self._folder.desk.leave(name, str((await body_of(request)).get("tab")))
 
     def _step(self, verb: str) -> Callable[[Request, str, str], Awaitable[Reply]]:
         async def handle(request: Request, token: str, name: str) -> Reply:
-            body = await _body(request)
+            body = await body_of(request)
             if not name:
                 raise Refused(409, "sign_in", "give a name first")
             step: Step = getattr(self._folder.desk, verb)(name, body)
@@ -148,11 +143,11 @@ class Page:
             token = request.headers.get(TOKEN, "")
             name = self._folder.name_of(token)
             if name is None:
-                return as_json({"error": "token", "message": "this address is not, or no longer, valid"}, 401)
+                return wrong_token()
             try:
                 return as_json(await handle(request, token, name))
             except Refused as refused:
-                return as_json({"error": refused.code, "message": str(refused)}, refused.status)
+                return refusal(refused)
 
         return endpoint
 
@@ -163,34 +158,3 @@ def application(folder: Folder, finished: Callable[[], None] = lambda: None) -> 
     ``finished`` is called when the last answer has been saved, just before its reply is sent.
     """
     return Starlette(routes=Page(folder, finished).routes())
-
-
-def as_json(value: Any, status: int = 200) -> Response:
-    """JSON in ASCII: halves of surrogate pairs, which texts may hold, have no UTF-8."""
-    return Response(json.dumps(value, allow_nan=False, default=str).encode(), status, media_type="application/json")
-
-
-async def static(request: Request) -> Response:
-    """A file of the page; only names that stand there are served."""
-    return _file(request.path_params["name"])
-
-
-def _file(name: str) -> Response:
-    if name not in _FILES:
-        raise HTTPException(404)
-    return Response(_FILES[name], media_type=TYPES[Path(name).suffix])
-
-
-_FILES = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir()) if path.suffix in TYPES}
-
-
-async def _body(request: Request) -> Mapping[str, Any]:
-    try:
-        body = json.loads(await request.body())
-    except ClientDisconnect:
-        raise Refused(413, "too_large", "the body is too large") from None
-    except (ValueError, RecursionError):
-        raise Refused(400, "not_json", "the body is not JSON") from None
-    if not isinstance(body, dict):
-        raise Refused(400, "not_json", "the body is not a JSON object")
-    return body

@@ -60,7 +60,8 @@ def fault(method: str, path: str, headers: dict[str, str], hosts: Collection[str
 
 
 class Guard:
-    """An ASGI application that refuses what has a :func:`fault`, bounds bodies, and adds :data:`HEADERS`."""
+    """An ASGI application that refuses what has a :func:`fault`, bounds bodies, and adds what a reply lacks of
+    :data:`HEADERS`."""
 
     def __init__(self, app: App, hosts: Collection[str]) -> None:
         self._app, self._hosts = app, hosts
@@ -96,7 +97,9 @@ def _with_headers(send: Send) -> Send:
 
     async def sending(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *added]
+            own = message.get("headers", [])
+            names = {name for name, _ in own}  # a reply may state a content policy of its own
+            message["headers"] = [*own, *(header for header in added if header[0] not in names)]
         await send(message)
 
     return sending

@@ -11,6 +11,7 @@ from typing import Literal
 
 from afzal.errors import AfzalError
 from afzal.web.folder import Folder, Job
+from afzal.web.security import App, Guard
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,13 @@ def hosts_of(place: Place, port: int) -> frozenset[str]:
 
 def addresses(folder: Folder, host: str, port: int) -> list[tuple[str, str]]:
     """Name (empty where nobody has signed in) and address of each annotator."""
+    return [(name, f"{origin(host, port)}/a/{token}/") for token, name in folder.tokens.items()]
+
+
+def origin(host: str, port: int) -> str:
+    """The beginning of the addresses at which a browser on this machine finds the server."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return [(name, f"http://{shown}:{port}/a/{token}/") for token, name in folder.tokens.items()]
+    return f"http://{shown}:{port}"
 
 
 def serve(
@@ -88,37 +94,55 @@ def serve(
     Raises:
         AfzalError: the folder or the address cannot be used.
     """
-    import uvicorn
-
     from afzal.web.app import application
-    from afzal.web.security import Guard
 
     folder = Folder(job, time.time)
     try:
         with bound_again(place, folder.port) as sock:
             port = sock.getsockname()[1]
             folder.served_at(port)
-            servers: list[uvicorn.Server] = []
+            endings: list[Callable[[], None]] = []
 
             def finished() -> None:
-                for server in servers if until == "done" else ():
-                    server.should_exit = True  # it sends the replies that are under way, then ends
+                for end in endings if until == "done" else ():
+                    end()  # the replies that are under way are sent, then the server ends
 
-            settings = uvicorn.Config(
-                Guard(application(folder, finished), hosts_of(place, port)),
-                log_level="error",
-                access_log=False,
-                server_header=False,
-                lifespan="off",
-                timeout_graceful_shutdown=3,
-            )
-            sock.listen(settings.backlog)  # a page that is opened before the loop runs waits in the queue
-            ready(folder, addresses(folder, place.host, port))
-            for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises the signal again when it has ended
-                signal.signal(number, lambda *_: None)
-            servers.append(uvicorn.Server(settings))
-            if not (until == "done" and folder.desk.queue.people and folder.desk.queue.is_done()):
-                servers[0].run(sockets=[sock])
+            def begun(end: Callable[[], None]) -> None:
+                endings.append(end)
+                ready(folder, addresses(folder, place.host, port))
+
+            if until == "done" and folder.desk.queue.people and folder.desk.queue.is_done():
+                ready(folder, addresses(folder, place.host, port))
+            else:
+                run_server(application(folder, finished), place, sock, begun)
     finally:
         folder.close()
     return folder
+
+
+def run_server(app: App, place: Place, sock: socket.socket, ready: Callable[[Callable[[], None]], None]) -> None:
+    """Serve an application behind the :class:`afzal.web.security.Guard` until SIGINT or SIGTERM.
+
+    Args:
+        ready: called once the page can be reached, with a function that ends the server.
+    """
+    import uvicorn
+
+    settings = uvicorn.Config(
+        Guard(app, hosts_of(place, sock.getsockname()[1])),
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=3,
+    )
+    server = uvicorn.Server(settings)
+
+    def end() -> None:
+        server.should_exit = True
+
+    sock.listen(settings.backlog)  # a page that is opened before the loop runs waits in the queue
+    ready(end)
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises the signal again when it has ended
+        signal.signal(number, lambda *_: None)
+    server.run(sockets=[sock])

@@ -1,0 +1,48 @@
+"""A run in a few plain facts, for tables and pages that list many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from afzal.runs.folder import Run
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """Name, method, status, progress and key figures of a run; what is not known is None.
+
+    ``train_loss`` is of the last update; ``loss``, ``accuracy``, ``reward`` and ``kl`` (nats per answer) are of the
+    last evaluation, and ``of`` says of how many items. ``seconds`` is how long the run has worked.
+
+    Raises:
+        AfzalError: ``run.json`` cannot be read.
+    """
+    facts = run.facts()
+    held_out, trained = run.latest("eval"), run.latest("train")
+    items, seconds = _finite(held_out.get("n")), _finite(facts.get("seconds"))
+    return {
+        "name": run.name,
+        "path": str(run.path),
+        "method": facts.get("method"),
+        "status": run.status(),
+        "step": _latest_step(facts.get("step"), trained.get("step")),
+        "steps": facts.get("steps"),
+        "train_loss": _finite(trained.get("loss")),
+        "loss": _finite(held_out.get("loss")),
+        "accuracy": _finite(held_out.get("rewards/accuracies")),
+        "reward": _finite(held_out.get("reward")),
+        "kl": _finite(held_out.get("kl")),
+        "of": None if items is None else int(items),
+        "started": facts.get("started"),
+        "seconds": seconds if seconds is not None else _finite(trained.get("seconds")),
+    }
+
+
+def _latest_step(saved: Any, logged: Any) -> Any:
+    """The step in ``run.json`` is that of the last checkpoint; the log is ahead of it."""
+    known = [step for step in (saved, logged) if _finite(step) is not None]
+    return int(max(known)) if known else saved
+
+
+def _finite(value: Any) -> float | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number and abs(value) < float("inf") else None

@@ -1,0 +1,109 @@
+"""The board over HTTP: the list, the curves, and the pages below the folder. It writes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from afzal.web.board import curves
+from afzal.web.board.listing import Listing
+from afzal.web.bodies import Refused
+from afzal.web.replies import TOKEN, as_json, page_file, refusal, static, wrong_token
+
+SERVED = {".html": "text/html", ".svg": "image/svg+xml", ".png": "image/png"}
+# Pages of a folder may come from anywhere: they run nothing, load nothing, and are of no site.
+POLICY = (
+    "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+_MOST_NAMES = 12
+
+
+def inside(root: Path, path: str) -> Path | None:
+    """What a relative path names below a folder; None for what is hidden, leads out of it, or is not there."""
+    parts = path.split("/")
+    if "\0" in path or "\\" in path or any(part.startswith(".") or not part for part in parts if path != "."):
+        return None
+    try:
+        found = (root / path).resolve(strict=True)
+    except (OSError, RuntimeError):
+        return None
+    return found if found.is_relative_to(root.resolve()) else None
+
+
+class Board:
+    """The routes over a folder; ``token`` is the secret of its address."""
+
+    def __init__(self, root: Path, token: str) -> None:
+        self._root, self._token = root, token
+        self._listing = Listing(root, time.monotonic)
+
+    def routes(self) -> list[Route]:
+        """The page, its data, and the files below the folder."""
+        get = ["GET"]
+        return [
+            Route("/b/{token}/", self.page, methods=get),
+            Route("/static/{name}", static, methods=get),
+            Route("/f/{token}/{path:path}", self.file, methods=get),
+            Route("/api/runs", self._api(self.runs), methods=get),
+            Route("/api/curves", self._api(self.curves), methods=get),
+        ]
+
+    async def page(self, request: Request) -> Response:
+        """The page itself; a wrong token sees nothing."""
+        self._check(request)
+        return page_file("board.html")
+
+    async def file(self, request: Request) -> Response:
+        """A page or a picture below the folder."""
+        self._check(request)
+        path = inside(self._root, request.path_params["path"])
+        if path is None or path.suffix not in SERVED or not path.is_file():
+            raise HTTPException(404)
+        return FileResponse(path, media_type=SERVED[path.suffix], headers={"content-security-policy": POLICY})
+
+    async def runs(self, request: Request) -> Response:
+        """Every run and page, as of this second."""
+        body = await asyncio.to_thread(self._listing.body)
+        return Response(body, media_type="application/json")
+
+    async def curves(self, request: Request) -> Response:
+        """The points of a run's metrics after a place in its log."""
+        query = request.query_params
+        run = inside(self._root, query.get("run", ""))
+        if run is None or not run.is_dir():
+            raise Refused(404, "no_run", "there is no such run")
+        names = query.get("names", "").split(",")[:_MOST_NAMES]
+        return as_json(await asyncio.to_thread(curves.read, run, names, query.get("since", "")))
+
+    def _check(self, request: Request) -> None:
+        if not self._is_right(request.path_params["token"]):
+            raise HTTPException(404)
+
+    def _is_right(self, token: str) -> bool:
+        return secrets.compare_digest(self._token.encode(), token.encode())
+
+    def _api(self, handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            if not self._is_right(request.headers.get(TOKEN, "")):
+                return wrong_token()
+            try:
+                return await handle(request)
+            except Refused as refused:
+                return refusal(refused)
+
+        return endpoint
+
+
+def application(root: Path, token: str) -> Starlette:
+    """The board as an ASGI application, without the :class:`afzal.web.security.Guard` around it."""
+    return Starlette(routes=Board(root, token).routes())

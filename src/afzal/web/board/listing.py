@@ -1,0 +1,164 @@
+"""What there is below a folder: runs, also broken ones, and the pages that Afzal wrote."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from afzal.errors import AfzalError
+from afzal.runs import Run, summary
+from afzal.text import is_number
+
+_MAX_DEPTH = 6
+_HEAD = 8192  # bytes of a page in which its title stands
+_FACTS, _REPORT = "run.json", "report.html"
+_KINDS = {
+    "afzal.compare": "comparison",
+    "afzal.sweep": "sweep",
+    "afzal.report": "report",
+    "afzal.board": "leaderboard",
+}
+_STEMS = {"judge_card": "judge card", "annotators": "annotators", "revise": "principles"}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a walk met, as paths relative to the root: folders with a ``run.json``, and pages."""
+
+    runs: list[str]
+    pages: list[str]
+
+
+def listing(root: Path) -> dict[str, Any]:
+    """Runs and pages below a folder, as plain values for the page; paths are relative to it, with ``/``.
+
+    A run that cannot be read has the status ``broken`` and says ``why``.
+    """
+    found = walk(root)
+    runs = [_run(root, path) for path in found.runs]
+    with_run = set(found.runs)
+    pages = [page for path in found.pages if (page := _page(root, path, with_run)) is not None]
+    return {"runs": runs, "pages": pages}
+
+
+def walk(root: Path) -> Found:
+    """Folders with runs, and HTML files, at most six levels down; hidden ones, checkpoints and links are left out."""
+    found = Found([], [])
+    for folder, names in _folders(root, "", _MAX_DEPTH):
+        if _FACTS in names:
+            found.runs.append(folder or ".")
+        found.pages.extend(_joined(folder, name) for name in sorted(names) if name.endswith(".html"))
+    return found
+
+
+def _folders(root: Path, inside: str, depth: int) -> Iterator[tuple[str, set[str]]]:
+    files, below = set(), []
+    try:
+        with os.scandir(root / inside) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.is_symlink():
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(entry.name)
+                else:
+                    files.add(entry.name)
+    except OSError:  # a folder that may not be read, or that has just been removed
+        return
+    yield inside, files
+    for name in sorted(below) if depth else ():
+        if name != "checkpoints":
+            yield from _folders(root, _joined(inside, name), depth - 1)
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _run(root: Path, path: str) -> dict[str, Any]:
+    run = Run(root / path)
+    about: dict[str, Any] = {"path": path, "name": root.name if path == "." else path}
+    report = _joined("" if path == "." else path, _REPORT)
+    about["report"] = report if (root / report).is_file() else None
+    try:
+        known = summary(run)
+        if "afzal" not in run.facts():
+            raise AfzalError(f"{_FACTS} is not that of a run")
+    except (AfzalError, OSError) as error:
+        why = str(error) if isinstance(error, OSError) else error.what
+        return about | {"status": "broken", "why": why.replace(f"{root}{os.sep}", "")}
+    known |= about | {"left": _seconds_left(known)}
+    return {key: _finite(value) for key, value in known.items()}
+
+
+def _seconds_left(known: Mapping[str, Any]) -> float | None:
+    """Seconds to the end of a running run, at the mean pace so far; None where that is not known."""
+    step, steps, seconds = (known[key] for key in ("step", "steps", "seconds"))
+    if known["status"] != "running" or not all(map(is_number, (step, steps, seconds))) or not 0 < step <= steps:
+        return None
+    return seconds / step * (steps - step)
+
+
+def _finite(value: Any) -> Any:
+    """Whatever a damaged file says, JSON holds no NaN, and the page no objects."""
+    return value if isinstance(value, str) or is_number(value) else None
+
+
+def _page(root: Path, path: str, with_run: set[str]) -> dict[str, Any] | None:
+    """A page that Afzal wrote: its data stand beside it and name their schema; None for any other file.
+
+    The report of a run is linked from the run.
+    """
+    file = root / path
+    folder, _, name = path.rpartition("/")
+    schema = _schema(file.with_suffix(".json"))
+    if schema is None or (name == _REPORT and (folder or ".") in with_run):
+        return None
+    kind = next((k for stem, k in _STEMS.items() if name.startswith(stem)), _KINDS.get(schema, "page"))
+    return {"path": path, "kind": kind, "title": _title(file) or path, "changed": _changed(file)}
+
+
+def _schema(file: Path) -> str | None:
+    found = re.match(r'\s*\{\s*"schema":\s*"(afzal\.\w+)/\d+"', _head(file))
+    return found[1] if found else None
+
+
+def _title(file: Path) -> str:
+    found = re.search(r"<title>(.*?)</title>", _head(file), re.DOTALL)
+    return html.unescape(found[1]).strip() if found else ""
+
+
+def _head(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(_HEAD).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _changed(file: Path) -> float | None:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return None
+
+
+class Listing:
+    """:func:`listing`, at most once a second however many pages ask."""
+
+    def __init__(self, root: Path, clock: Any) -> None:
+        self._root, self._clock = root, clock
+        self._at, self._body = float("-inf"), b""
+
+    def body(self) -> bytes:
+        """The listing as JSON."""
+        now = self._clock()
+        if now - self._at >= 1.0:
+            self._body = json.dumps(listing(self._root), allow_nan=False).encode()
+            self._at = self._clock()
+        return self._body
