@@ -381,7 +381,7 @@ def parts_of(page: str) -> set[str]:
     while waiting:
         name = waiting.pop()
         found.add(name)
-        waiting |= set(re.findall(r'"/static/([\w.-]+)"', (STATIC / name).read_text("utf-8"))) - found
+        waiting |= set(re.findall(r'"(?:/static|\.)/([\w.-]+)"', (STATIC / name).read_text("utf-8"))) - found
     return found
 
 
