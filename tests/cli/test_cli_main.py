@@ -86,7 +86,7 @@ SAID = {
     "trian": "error: unknown command 'trian' (did you mean train?)\n  try: afzal --help\n",
     "xyzzy": "error: unknown command 'xyzzy'\n  try: afzal --help\n",
     "--bogus": "error: unknown option --bogus (see afzal --help)\n",
-    "generate --n 3": "error: unknown option --n (did you mean -n?)\n",
+    "generate --model M --n x": "error: -n: n cannot be 'x'; wanted: a whole number of at least 1\n",
     "train dpo --bata 3": "error: unknown option --bata (did you mean --beta?)\n",
     "train dpo --learning-rate=3": "error: unknown option --learning-rate (did you mean --lr?)\n",
     "train dpo --max-token 3": "error: unknown option --max-token (did you mean --max-tokens?)\n",

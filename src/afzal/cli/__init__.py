@@ -227,8 +227,6 @@ def _usage(error: Any) -> str:
     from afzal.config import suggestion
 
     names = [name for p in ctx.command.params for name in p.opts]
-    if len(flag.strip("-")) == 1 and (short := f"-{flag.strip('-')}") in names:
-        return f"unknown option {flag} (did you mean {short}?)"
     known = {name.strip("-"): name for name in names if name.startswith("--")}
     near = suggestion(flag.strip("-").replace("-", "_"), [k.replace("-", "_") for k in known])
     shown = near.replace("(did you mean ", "(did you mean --").replace("_", "-")

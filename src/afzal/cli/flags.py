@@ -15,7 +15,7 @@ _METAVAR = {int: "INTEGER", float: "NUMBER", str: "TEXT", dict: "KEY=VALUE,...",
 
 
 def flag(key: str) -> str:
-    """``max_tokens`` as ``--max-tokens``, ``n`` as ``-n``."""
+    """``max_tokens`` as ``--max-tokens``, ``n`` as ``-n``, which ``--n`` is another name of."""
     return "-" + key if len(key) == 1 else "--" + key.replace("_", "-")
 
 
@@ -66,7 +66,7 @@ def _parameter(key: str, field: FieldInfo, heading: str) -> inspect.Parameter:
     kinds = members(field.annotation) - {type(None)}
     is_switch = kinds == {bool}
     option = typer.Option(
-        f" /{off(key)}" if field.default is True else flag(key),
+        *((f" /{off(key)}",) if field.default is True else dict.fromkeys((flag(key), f"--{key.replace('_', '-')}"))),
         help=sentence(field),
         rich_help_panel=heading,
         metavar=None if is_switch else " | ".join(_metavar(k) for k in sorted(kinds, key=str)),
