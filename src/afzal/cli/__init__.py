@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 VERBS = {
     "check": "Say what a data file holds and what is wrong with it; needs no model.",
     "convert": "Write a data file in another format.",
+    "import": "Turn a configuration of TRL, axolotl or LLaMA-Factory into settings.",
     "train": "Train a model by a method such as dpo, by any objective, or from a YAML file.",
     "plan": "Say what a training run needs before it is started: memory, time, cost, and a layout that fits.",
     "objectives": "List the objectives: formula, what each needs, defaults, paper.",

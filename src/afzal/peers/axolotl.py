@@ -1,0 +1,341 @@
+"""Configurations of axolotl: ``rl: dpo``, ``datasets`` with types and field maps, ``sequence_len``.
+
+Defaults are those of axolotl 0.19 and of the trainers of TRL that it wraps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from afzal.errors import AfzalError
+
+from . import common, names
+from .translation import Translation, is_off, texts, truth
+
+NAME = "axolotl"
+METHODS = ("sft", "reward", "dpo", "ipo", "kto", "orpo", "simpo", "grpo")
+
+TELLING = (
+    "base_model sequence_len micro_batch_size rl datasets test_datasets val_set_size adapter lora_r lora_target_linear "
+    "lora_target_modules num_epochs optimizer lr_scheduler chat_template special_tokens train_on_inputs "
+    "evals_per_epoch saves_per_epoch sample_packing flash_attention load_in_4bit load_in_8bit dataset_prepared_path "
+    "rl_beta trl pad_to_sequence_len wandb_name hub_model_id orpo_alpha kto_desirable_weight dpo_beta "
+    "gradient_checkpointing"
+)
+
+
+def translate(t: Translation, path: Path, *, method: str | None, processes: int) -> None:
+    """Afzal's settings of a configuration of axolotl.
+
+    Raises:
+        AfzalError: the method is none that can be read.
+    """
+    rl = str(method or t.value("rl", "reward" if truth(t.value("reward_model", False)) else "sft"))
+    if rl not in METHODS:
+        raise AfzalError(f"rl: {rl} has no counterpart", where=str(path), remedy=" ".join(METHODS))
+    if t.has("base_model"):
+        t.put("model", str(t.value("base_model")), "base_model")
+    keys = ("micro_batch_size", "gradient_accumulation_steps")
+    size = t.value("batch_size")
+    per_step = int(t.value(keys[0], 1)) * int(t.value(keys[1], 1)) if size is None else int(size)
+    common.batch(t, per_step, processes, *(("batch_size",) if size is not None else keys))
+    _method(t, rl)
+    t.idle("rl", "sft")
+    t.idle("reward_model", "off")
+    _data(t, path.parent, rl)
+    _optimisation(t)
+    _templates(t)
+    _adapter(t)
+    _lengths(t)
+    _hub(t)
+    common.close(t, idle=names.AXOLOTL_IDLE, lost=names.AXOLOTL_LOST)
+
+
+def _method(t: Translation, rl: str) -> None:
+    inner = t.value("trl", {})
+    beta = float(inner.get("beta") or t.value("rl_beta", t.value("dpo_beta", 0.1)))
+    key = "trl" if inner.get("beta") else "dpo_beta" if t.has("dpo_beta") and not t.has("rl_beta") else "rl_beta"
+    if rl in ("sft", "reward"):
+        t.put("method", rl, "reward_model" if rl == "reward" else "rl")
+        if rl == "reward":
+            t.put("centering", float(t.value("center_rewards_coefficient", 0.0)), "center_rewards_coefficient")
+        t.idle("train_on_inputs", "only answers are learned") if not truth(
+            t.value("train_on_inputs", False)
+        ) else t.lose("train_on_inputs", "only answers are learned")
+    elif rl in ("dpo", "ipo"):
+        _dpo(t, rl, beta, key)
+    elif rl == "kto":
+        t.put("method", "kto", "rl")
+        t.put("beta", beta, key)
+        for name, into in (
+            ("kto_desirable_weight", "desirable_weight"),
+            ("kto_undesirable_weight", "undesirable_weight"),
+        ):
+            if t.has(name):
+                t.put(into, float(t.value(name)), name)
+    elif rl == "orpo":
+        t.put("method", "prefer", "rl")
+        t.settings["objective"] = "orpo"
+        lam = beta if t.has("rl_beta") or inner.get("beta") else float(t.value("orpo_alpha", 0.1))
+        why = "lam here; TRL's likelihood term also learns the prompt"
+        t.put("objective_arg", {"lam": lam}, "orpo_alpha", *([key] if key in t.given else []), changed=True, why=why)
+    elif rl == "simpo":
+        t.put("method", "prefer", "rl")
+        alpha = float(t.value("cpo_alpha", 1.0))
+        t.put("objective", f"simpo+{alpha:g}*sft" if alpha else "simpo", "cpo_alpha")
+        gamma = float(t.value("simpo_gamma", 0.5))
+        t.put("objective_arg", {"beta": beta, "gamma": gamma}, key, "simpo_gamma")
+    else:
+        _grpo(t, inner)
+    t.idle("train_on_inputs", "prompts are never learned")
+    t.idle_all(
+        {
+            "of another method": "rl_beta dpo_beta orpo_alpha simpo_gamma cpo_alpha kto_desirable_weight "
+            "kto_undesirable_weight dpo_label_smoothing dpo_use_weighting dpo_loss_type dpo_loss_weights trl "
+            "center_rewards_coefficient precompute_ref_log_probs rpo_alpha dpo_norm_loss"
+        }
+    )
+
+
+def _dpo(t: Translation, rl: str, beta: float, key: str) -> None:
+    from .trl_losses import dpo_losses
+
+    if truth(t.value("precompute_ref_log_probs", False)):
+        t.put("reference", "cached", "precompute_ref_log_probs")
+    losses = ["ipo"] if rl == "ipo" else texts(t.value("dpo_loss_type", "sigmoid"))
+    names = ("rl",) if rl == "ipo" or not t.has("dpo_loss_type") else ("dpo_loss_type", "rl")
+    smoothing = float(t.value("dpo_label_smoothing", 0.0)) if rl == "dpo" else 0.0
+    dpo_losses(
+        t,
+        losses,
+        [float(w) for w in t.value("dpo_loss_weights", [1.0] * len(losses))],
+        {"beta": beta, "label_smoothing": smoothing, "tau": 0.05},
+        {"loss_type": names, "beta": (key,), "label_smoothing": ("dpo_label_smoothing",)},
+    )
+    t.lose("dpo_use_weighting", "weighted DPO is an objective here: prefer with wpo")
+    t.lose("rpo_alpha", "prefer with objective dpo+A*sft, or rpo, is that loss")
+
+
+def _grpo(t: Translation, inner: Mapping[str, Any]) -> None:
+    t.put("method", "grpo", "rl")
+    functions = texts(inner.get("reward_funcs"))
+    n = int(inner.get("num_generations") or 8)
+    t.put("n", n, "trl")
+    t.put("batch_size", max(1, t.settings["batch_size"] // n), "trl")
+    t.put("kl_coef", float(inner.get("beta") or 0.0), "trl")
+    t.put("sample_tokens", int(inner.get("max_completion_length") or 512), "trl")
+    t.put("temperature", float(inner.get("temperature") or 1.0), "trl")
+    if functions:
+        module, _, name = functions[0].rpartition(".")
+        t.put("reward", f"{module}:{name}" if module else name, "trl")
+    read = ("beta", "num_generations", "max_completion_length", "temperature", "reward_funcs")
+    rest = [k for k, v in inner.items() if k not in read and not is_off(v)]
+    why = "batch_size counts prompts, the reward is a function of a prompt and an answer (docs/rewards.md)"
+    t.change("trl", f"{why}; not taken: {', '.join(rest) or 'nothing'}")
+    if len(functions) > 1:
+        t.change("trl", "one reward: write one function that adds them up", "reward")
+
+
+def _optimisation(t: Translation) -> None:
+    t.put("lr", float(t.value("learning_rate", 0.0)), "learning_rate")
+    common.schedule(t, "lr_scheduler", "cosine")
+    common.warmup(t, 0.03)
+    common.length(t, "num_epochs", 1.0)
+    common.optimizer(t, "optimizer", "adamw_torch_fused")
+    t.put("weight_decay", float(t.value("weight_decay", 0.0)), "weight_decay")
+    t.put("max_grad_norm", float(t.value("max_grad_norm", 1.0)), "max_grad_norm")
+    common.adam(t, "adam_epsilon")
+    t.put("seed", int(t.value("seed", 42)), "seed", why="rows are drawn in another order all the same")
+    t.put("out", str(t.value("output_dir", "./model-out")), "output_dir")
+    common.checkpoints(t)
+    if t.has("logging_steps"):
+        t.put("log_every_steps", max(1, int(float(t.value("logging_steps")))), "logging_steps")
+    common.precision(t)
+    offload = str(t.value("gradient_checkpointing", "")).startswith("offload")
+    if offload:
+        t.put(
+            "activation_checkpointing", "full", "gradient_checkpointing", changed=True, why="kept where it is computed"
+        )
+    common.recompute(t, "gradient_checkpointing")
+
+
+def _lengths(t: Translation) -> None:
+    t.put("max_tokens", int(t.value("sequence_len", 512)), "sequence_len")
+    strategy = str(t.value("excess_length_strategy", "drop"))
+    why = f"longer rows are cut here, and counted; axolotl's {strategy} leaves them out" if strategy == "drop" else ""
+    if strategy == "truncate":
+        t.idle("excess_length_strategy", "longer rows are cut, as here")
+    else:
+        t.change("excess_length_strategy", why or "longer rows are cut here, and counted", "max_tokens")
+        if "excess_length_strategy" not in t.given:
+            t.change("sequence_len", why, "max_tokens")
+
+
+def _hub(t: Translation) -> None:
+    if t.has("hub_model_id"):
+        why = "the result is uploaded once, at the end; the repository is private there, and as hub_private says here"
+        t.put("push_to_hub", str(t.value("hub_model_id")), "hub_model_id", why=why)
+    t.idle_all({"nothing is uploaded, or once at the end": "hub_model_id hub_strategy hub_revision"})
+
+
+def _templates(t: Translation) -> None:
+    tokens = t.value("special_tokens", {})
+    if tokens.get("eos_token"):
+        t.put("eos_token", str(tokens["eos_token"]), "special_tokens")
+    t.idle("special_tokens", "the padding token is never read, and the others are the tokenizer's own")
+    name, jinja = str(t.value("chat_template", "")), t.value("chat_template_jinja")
+    if jinja:
+        t.put("chat_template", str(jinja), "chat_template_jinja")
+        t.idle("chat_template", "chat_template_jinja is taken")
+    elif name == "chatml":
+        t.put("chat_template", "chatml", "chat_template")
+    elif name in ("tokenizer_default", "") or name.startswith("tokenizer_default"):
+        t.idle("chat_template", "the tokenizer's own, as here")
+    else:
+        t.change("chat_template", "the tokenizer's own is used, which is the one a family's name stands for")
+
+
+def _adapter(t: Translation) -> None:
+    kind = str(t.value("adapter", "")).lower()
+    if kind in ("lora", "qlora"):
+        dora, stable = truth(t.value("peft_use_dora", False)), truth(t.value("peft_use_rslora", False))
+        style = "dora" if dora else "rslora" if stable else "lora"
+        t.put(
+            "adapter", style, "adapter", *(["peft_use_dora"] if dora else []), *(["peft_use_rslora"] if stable else [])
+        )
+        common.low_rank(t, rank=("lora_r", 8), alpha=("lora_alpha", None), kind=style)
+        linear = truth(t.value("lora_target_linear", False))
+        named = "all-linear" if linear else t.value("lora_target_modules")
+        key = "lora_target_linear" if linear else "lora_target_modules"
+        common.targets(t, key, named, str(t.value("base_model", "")))
+        four = kind == "qlora" or truth(t.value("load_in_4bit", False))
+        common.low_bits(t, 4 if four else None, *(("load_in_4bit",) if t.has("load_in_4bit") else ("adapter",)))
+        t.lose("load_in_8bit", "4 bits are there (quantize: 4bit)")
+        if t.has("lora_model_dir"):
+            why = "the adapter's folder is the model: its weights are merged, and it is the reference"
+            t.put("model", str(t.value("lora_model_dir")), "lora_model_dir", changed=True, why=why)
+    elif kind:
+        t.lose("adapter", "lora and qlora are there")
+    t.lose_all({"bits need an adapter": "load_in_4bit load_in_8bit"})
+    t.idle_all(
+        {
+            "of an adapter that there is not": "lora_r lora_alpha lora_dropout lora_target_linear lora_target_modules "
+            "lora_modules_to_save lora_model_dir peft_use_dora peft_use_rslora peft"
+        }
+    )
+
+
+def _data(t: Translation, beside: Path, rl: str) -> None:
+    sources = [source for entry in t.value("datasets", []) for source in _sources(t, entry, beside, rl, "datasets")]
+    if sources:
+        common.one_or_mixture(t, sources, "datasets")
+    tests = [
+        source for entry in t.value("test_datasets", []) for source in _sources(t, entry, beside, rl, "test_datasets")
+    ]
+    size = float(t.value("val_set_size", 0.0) or 0.0)
+    if tests:
+        t.put("eval_data", tests[0]["data"], "test_datasets")
+        if len(tests) > 1:
+            t.lose("test_datasets", "one held-out data set: name a file of sources as eval_data")
+    elif 0 < size < 1:
+        t.put("eval_fraction", size, "val_set_size")
+    elif size >= 1:
+        t.settings["eval_fraction"] = 0.1
+        t.change("val_set_size", f"{size:g} rows there, a share here: a tenth", "eval_fraction")
+    else:
+        t.put(
+            "eval_fraction", 0.0, "val_set_size", why="nothing is held out; eval_fraction: 0.1 shows held-out figures"
+        )
+    _evaluation(t, held_out=bool(tests) or size > 0)
+
+
+def _evaluation(t: Translation, *, held_out: bool) -> None:
+    steps = float(t.value("eval_steps", 0) or 0)
+    if held_out and steps >= 1:
+        t.put("eval_every_steps", int(steps), "eval_steps")
+    if held_out and t.has("early_stopping_patience"):
+        t.put("early_stop_patience", int(t.value("early_stopping_patience")), "early_stopping_patience")
+    names = "eval_steps evals_per_epoch eval_strategy evaluation_strategy early_stopping_patience"
+    for key in names.split():
+        if held_out:
+            t.note(key, "10 evaluations per run; eval_every_steps changes that")
+        else:
+            t.idle(key, "nothing is held out")
+
+
+# Layouts of axolotl's types: the part after the dot -> Afzal's format and the fields that it needs by its own names
+_LAYOUTS: dict[str, tuple[str, dict[str, str]]] = {
+    "prompt_pairs": ("question_pair", {"question": "prompt"}),
+    "ultra": ("", {}),
+    "intel": ("", {}),
+    "icr": ("", {}),
+    "argilla": ("", {}),
+    "argilla_chat": ("", {}),
+    "nectar": ("nectar", {}),
+    "default": ("", {}),
+}
+_UNPAIRED: dict[str, tuple[str, dict[str, str]]] = {
+    "prompt_pairs": ("unpaired_alpaca", {"question": "prompt"}),
+    "ultra": ("unpaired_alpaca", {"question": "prompt"}),
+}
+_ENTRY = frozenset(["path", "split", "type", "data_files", "ds_type", "name", "trust_remote_code"])
+
+
+def _sources(t: Translation, entry: Any, beside: Path, rl: str, key: str) -> list[dict[str, Any]]:
+    """The sources of one entry of ``datasets``, with the fields that its type names."""
+    if not isinstance(entry, Mapping) or not entry.get("path"):
+        raise AfzalError(f"an entry of {key} has no path", remedy="- path: FILE, with type: ...")
+    kind = entry.get("type")
+    columns, style, whys = _fields(entry, kind, rl)
+    split = str(entry.get("split") or "train")
+    files = common.files_of(entry.get("data_files"), split)
+    if files:
+        names = [str(common.local(f, beside) or common.local(f"{entry['path']}/{f}", beside) or f) for f in files]
+    else:
+        names = [common.dataset(str(entry["path"]), entry.get("name"), split, beside=beside)]
+    rest = [
+        k for k, v in entry.items() if k not in _ENTRY and not k.startswith(("field_", "message_")) and not is_off(v)
+    ]
+    if rest := [k for k in rest if k not in ("roles", "chat_template", "chat_template_jinja", "conversation")]:
+        whys.append(f"not taken: {', '.join(rest)}")
+    if isinstance(kind, str) and kind.startswith("chatml") and not t.has("chat_template"):
+        t.settings["chat_template"] = "chatml"
+        whys.append("chat_template: chatml")
+    for why in whys:
+        t.change(key, f"{entry['path']}: {why}", "data")
+    made = {"columns": columns, "format": style}
+    return [{"data": name, **{k: v for k, v in made.items() if v}} for name in names]
+
+
+def _fields(entry: Mapping[str, Any], kind: Any, rl: str) -> tuple[dict[str, str], str, list[str]]:
+    """Which field is what, the format where it does not tell itself, and remarks."""
+    whys: list[str] = []
+    if isinstance(kind, Mapping):
+        shown = {k: str(v) for k, v in kind.items() if k.startswith("field_") and v}
+        asked = shown.get("field_prompt", shown.get("field_instruction", "prompt"))
+        answers = {
+            k: shown.get(f"field_{k}", k) for k in (("completion", "label") if rl == "kto" else ("chosen", "rejected"))
+        }
+        if rl == "sft":
+            answers = {"output": shown.get("field_output", "output")}
+        style = {"kto": "unpaired_alpaca", "sft": "alpaca"}.get(rl, "question_pair")
+        columns = {"question": asked, **answers}
+        if "field_system" in shown:
+            columns["system"] = shown["field_system"]
+        if odd := [k for k, v in kind.items() if k.endswith("_format") and str(v) not in _PLAIN]:
+            whys.append(f"{', '.join(odd)}: the chat template writes the turns")
+        return {k: v for k, v in columns.items() if k != v}, style, whys
+    layout = str(kind or "default").rpartition(".")[2]
+    style, columns = (_UNPAIRED if rl == "kto" else _LAYOUTS).get(layout, ("", {}))
+    mapped = {"field_messages": "messages", "field_chosen": "chosen", "field_rejected": "rejected", "field": "text"}
+    named = {into: str(entry[k]) for k, into in mapped.items() if entry.get(k) and str(entry[k]) != into}
+    if named.get("messages") in ("conversations", "context"):
+        del named["messages"]
+    if isinstance(kind, str) and kind.split(".")[0] in ("llama3", "zephyr"):
+        whys.append(f"type {kind}: the tokenizer's own chat template is used")
+    return {**columns, **named}, style, whys
+
+
+_PLAIN = ("{prompt}", "{chosen}", "{rejected}", "{completion}", "{instruction}", "{system}")

@@ -1,0 +1,139 @@
+"""A file of settings, recognised and translated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from afzal import config
+from afzal.errors import AfzalError
+
+from . import axolotl, llamafactory, trl
+from .common import MIXTURE
+from .translation import Remark, Translation
+
+PEERS: dict[str, ModuleType] = {"trl": trl, "axolotl": axolotl, "llamafactory": llamafactory}
+"""The trainers whose configurations are read, by the name that ``--peer`` takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """Settings made of another trainer's configuration.
+
+    Attributes:
+        path: the other trainer's file.
+        peer: the other trainer's name.
+        settings: Afzal's settings, without those that have their defaults anyway.
+        mixture: what the file of sources says; None where there is a single data set.
+        remarks: what became of every key.
+    """
+
+    path: str
+    peer: str
+    settings: Mapping[str, Any]
+    mixture: Mapping[str, Any] | None
+    remarks: tuple[Remark, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing that the training depends on was lost, and no key is unknown."""
+        return not any(remark.fate in ("lost", "unknown") for remark in self.remarks)
+
+
+def import_config(
+    path: str | Path,
+    *,
+    peer: str | None = None,
+    method: str | None = None,
+    processes: int = 1,
+    mixture: str = MIXTURE,
+) -> Imported:
+    """The settings of Afzal that do what a configuration of TRL, axolotl or LLaMA-Factory does.
+
+    Args:
+        path: a YAML or JSON file.
+        peer: ``trl``, ``axolotl`` or ``llamafactory``; default: recognised by its keys.
+        method: TRL's command, such as ``dpo``, where its file does not tell; the stage of LLaMA-Factory and ``rl`` of
+            axolotl likewise.
+        processes: processes (GPUs) that the other trainer ran in, whose batches add up to one update.
+        mixture: where the file of sources is going to be, if there are several data sets.
+
+    Raises:
+        AfzalError: the file cannot be read or recognised, its method has no counterpart, or what comes out is not
+            accepted by Afzal's own settings.
+    """
+    path = Path(path)
+    given = {s.key: s.value for s in config.read_file(path)}
+    name = peer or recognised(given, path)
+    if name not in PEERS:
+        raise AfzalError(f"unknown trainer {name!r}", remedy=f"--peer {'|'.join(PEERS)}")
+    t = Translation(PEERS[name].NAME, given)
+    try:
+        PEERS[name].translate(t, path, method=method, processes=processes)
+    except (TypeError, ValueError, AttributeError) as error:
+        where, why = str(path), f"a value is not what {t.peer} takes: {error}"
+        raise AfzalError(f"this is not a configuration of {t.peer}", where=where, why=why) from error
+    t.close()
+    if t.settings.get("data") == MIXTURE:
+        t.settings["data"] = mixture
+    settings, remarks = _without_defaults(t, path)
+    return Imported(str(path), t.peer, settings, {"sources": t.sources} if t.sources else None, tuple(remarks))
+
+
+def recognised(given: Mapping[str, Any], path: Path) -> str:
+    """The trainer whose keys a file has.
+
+    Raises:
+        AfzalError: none, Afzal itself, or several equally.
+    """
+    if "method" in given and given["method"] in config.METHODS:
+        raise AfzalError("these are settings of Afzal already", where=str(path), remedy=f"afzal train {path}")
+    counts = {name: len(given.keys() & set(peer.TELLING.split())) for name, peer in PEERS.items()}
+    best = max(counts.values())
+    leading = [name for name, count in counts.items() if count == best]
+    if best < 2 or len(leading) > 1:
+        among = " or ".join(PEERS[name].NAME for name in leading) if best >= 2 else "TRL, axolotl or LLaMA-Factory"
+        raise AfzalError(
+            f"the file is not recognised as a configuration of {among}",
+            where=str(path),
+            why=f"its keys are {', '.join(list(given)[:8])}{' ...' if len(given) > 8 else ''}",
+            remedy=f"--peer {'|'.join(PEERS)}",
+        )
+    return leading[0]
+
+
+def _without_defaults(t: Translation, path: Path) -> tuple[dict[str, Any], list[Remark]]:
+    """Settings that need to be written down, and remarks on the other trainer's defaults that differ from Afzal's."""
+    method = str(t.settings["method"])
+    kind = config.CONFIGS[method]
+    fields = kind.model_fields
+    usual = {key: field.default for key, field in fields.items()}
+    kept: dict[str, Any] = {"method": method}
+    remarks: list[Remark] = []
+    from_file = {remark.into for remark in t.remarks if remark.fate in ("carried", "changed")}
+    for remark in t.remarks:
+        same = remark.fate == "default" and _same(usual.get(remark.into), t.settings.get(remark.into))
+        if remark.into and remark.into not in fields and remark.fate in ("carried", "changed", "default"):
+            if remark.fate != "default":
+                remarks.append(
+                    replace(remark, fate="lost", into="", why=remark.why or f"{method} has no {remark.into}")
+                )
+        elif not same or remark.into == "lr":
+            remarks.append(remark)
+    for key in fields:
+        value = t.settings.get(key)
+        if key in t.settings and (key in from_file or key == "lr" or not _same(usual[key], value)):
+            kept[key] = value
+    missing = [key for key, field in fields.items() if field.is_required() and key not in kept]
+    if missing:
+        what = f"the file names no {' and no '.join(missing)}"
+        raise AfzalError(what, where=str(path), why=f"{method} needs it", remedy="add it, in the other trainer's words")
+    config.make(**kept)
+    return kept, remarks
+
+
+def _same(usual: Any, value: Any) -> bool:
+    return usual == value and isinstance(usual, bool) == isinstance(value, bool)
