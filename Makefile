@@ -75,7 +75,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 .venv-trl/.peers: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-trl
-	.venv-trl/bin/python -m pip install --quiet -e ".[dev,trl]" -c constraints.txt
+	.venv-trl/bin/python -m pip install --quiet -e ".[dev,trl]" trl==1.16.0 -c constraints.txt
 	@touch $@
 
 pins:  ## renew constraints.txt from a fresh environment

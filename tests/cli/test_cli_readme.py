@@ -20,7 +20,7 @@ FILES = README.parent / "docs" / "files.md"
 RUN_FOLDER = README.parent / "docs" / "run-folder.md"
 EXAMPLES = README.parent / "docs" / "examples.md"
 PACKAGE = Path(afzal.__file__).parent
-_GENERATED = {"__pycache__", "py.typed"}
+_GENERATED = {"__pycache__"}
 
 
 def listed() -> list[str]:
