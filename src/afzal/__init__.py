@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from afzal._version import __version__
+
 if TYPE_CHECKING:
     from afzal.runs import Run
-
-__version__ = "0.1.0"
 
 
 def fit(method: str, /, *, model: Any, tokenizer: Any = None, resume: bool = False, **settings: Any) -> Run:

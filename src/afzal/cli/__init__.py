@@ -154,7 +154,7 @@ def _app() -> typer.Typer:
 
 def _version(asked: bool) -> None:
     if asked:
-        from afzal import __version__
+        from afzal._version import __version__
 
         print(f"afzal {__version__}")
         raise typer.Exit

@@ -10,21 +10,28 @@ from .ask import AskConfig
 from .base import Settings, members
 from .board import BoardConfig
 from .compare import START, CompareConfig, Entry, entries, ordered, substituted, variables
-from .constrained import CONSTRAINT_NEEDS, ConstrainedConfig
 from .explain import Setting, suggestion
 from .export import ExportConfig
 from .generate import GenerateConfig
 from .iterate import PEOPLE, PRESETS, IterateConfig
 from .method import Cost, Method, Paper
 from .methods import CONFIGS, METHODS, method_in
-from .online import OnlineConfig
 from .planning import PlanConfig
 from .reading import build, dump, load, make, method_of, read_file, read_override, resolve
 from .revise import PrinciplesConfig, ReviseConfig
 from .score import ScoreConfig
-from .sections import LOW_RANK, VIRTUAL, DataSettings, ModelSettings, ObjectiveSettings, section
+from .sections import CONSTRAINT_NEEDS, LOW_RANK, VIRTUAL, DataSettings, ModelSettings, ObjectiveSettings, section
 from .sweep import ADAPTIVE, FIXED, Axis, Goal, SweepConfig
-from .training import REFERENCES, BetaConfig, LiveReferenceConfig, PolicyConfig, ReferenceConfig, TrainConfig
+from .training import (
+    REFERENCES,
+    BetaConfig,
+    ConstrainedConfig,
+    LiveReferenceConfig,
+    OnlineConfig,
+    PolicyConfig,
+    ReferenceConfig,
+    TrainConfig,
+)
 
 __all__ = [
     "ADAPTIVE",

@@ -236,6 +236,14 @@ class DemonstrationSettings(Settings, frozen=True, title="Data"):
     )
 
 
+# What each ready constraint must be given, and only it.
+CONSTRAINT_NEEDS = {
+    "unsafe_mass": "constraint_tokens",
+    "unsafe_likelihood": "constraint_data",
+    "black_box": "constraint_score",
+}
+
+
 class ConstraintSettings(Settings, frozen=True, title="Constraint"):
     """A cost beside the objective, and how it is held."""
 

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from .base import Settings
+from .online import RolloutSettings
 from .scale import MemorySettings
 from .sections import (
+    CONSTRAINT_NEEDS,
     LOW_RANK,
     VIRTUAL,
     AdapterKind,
+    ConstraintSettings,
     DataSettings,
     EvaluationSettings,
     ModelSettings,
@@ -28,10 +31,10 @@ REFERENCES = ("frozen", "cached", "adapter_off")
 
 if TYPE_CHECKING:
     from .adaptation import AdaptationSettings
-    from .constrained import ConstrainedConfig
-    from .online import OnlineConfig, ValueSettings
+    from .online import ValueSettings
     from .sections import DemonstrationSettings, ObjectiveSettings, ScorerSettings
 
+_CLIPS = ("clip", "clip_high", "value_clip")
 _USUAL_RANK = 8
 _USUAL_VIRTUAL_TOKENS = 20
 # Times the learning rate of all weights; 10 for low-rank adapters
@@ -238,3 +241,94 @@ class BetaConfig(ReferenceConfig, frozen=True):
     """Methods of one objective with a reference, whose strength is ``beta``."""
 
     beta: float = Field(0.1, gt=0, description="Strength of the pull to the reference; larger stays nearer to it.")
+
+
+class ConstrainedConfig(ConstraintSettings, ReferenceConfig, frozen=True):
+    """Methods on data that is known beforehand, whose policy may be held to a constraint."""
+
+    @property
+    def constrained(self) -> ConstrainedConfig | None:
+        return self if self.constraint is not None else None
+
+    @model_validator(mode="after")
+    def _constraint_parts(self) -> Self:
+        own = CONSTRAINT_NEEDS.get(self.constraint or "")
+        others = [key for key in CONSTRAINT_NEEDS.values() if key != own]
+        if self.constraint is None:
+            self._refuse(
+                ("constraint_bound", "constraint_weight", "constraint_dual_lr", *others), "there is no constraint"
+            )
+            return self
+        self._refuse(others, f"the constraint is {self.constraint}")
+        if (self.constraint_weight is None) == (self.constraint_dual_lr is None):
+            raise ValueError(
+                "constraint needs constraint_weight (a penalty) or constraint_dual_lr (a multiplier), one of them"
+            )
+        if own and getattr(self, own) is None:
+            raise ValueError(f"constraint {self.constraint} needs {own}")
+        if not own and ":" not in self.constraint:
+            known = ", ".join(CONSTRAINT_NEEDS)
+            raise ValueError(
+                f"constraint cannot be {self.constraint!r}; choose one of {known}, module:function or file.py:function"
+            )
+        return self
+
+
+class OnlineConfig(RolloutSettings, LiveReferenceConfig, frozen=True):
+    """Methods that learn from the rewards of the policy's own answers; of the data only the prompts are used."""
+
+    batch_size: int = Field(64, ge=1, description="Prompts per iteration.")
+    sample_prompts: int = Field(8, ge=0, description="Held-out prompts whose answers are kept at each evaluation.")
+    sample_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")  # pyright: ignore[reportIncompatibleVariableOverride] - prompts alone ask for no length
+
+    @property
+    def rollouts(self) -> OnlineConfig:
+        return self
+
+    @property
+    def penalty(self) -> PenaltyConfig | None:
+        """Of a KL penalty that stands in the reward; None where the pull to the reference is a term of the loss."""
+        return None
+
+    @model_validator(mode="after")
+    def _online_parts(self) -> Self:
+        if self.reference == "cached":
+            raise ValueError("reference cannot be cached: the answers are not known before they are written")
+        if self.adapter_from is not None:
+            raise ValueError(
+                "adapter_from is another policy than the reference, and the KL penalty would pull it back: "
+                "name the adapter as the model, which is then the reference"
+            )
+        if self.iterations is not None:
+            self._refuse(("epochs",), "iterations says how long the run is")
+        if self.batch_size < self.minibatches:
+            raise ValueError(
+                f"{self.minibatches} minibatches need as many prompts, and batch_size is {self.batch_size}"
+            )
+        if self.ppo_epochs * self.minibatches == 1:
+            clips = [key for key in _CLIPS if key in type(self).model_fields]
+            self._refuse(clips, "an iteration makes one update, by the policy that wrote its answers")
+        return self
+
+
+class PenaltyConfig(OnlineConfig, frozen=True):
+    """Methods whose rewards hold the KL penalty, whose strength may move."""
+
+    kl_target: float | None = Field(
+        None, gt=0, description="Move kl_coef towards the strength that gives this KL, in nats per answer."
+    )
+    kl_horizon: float = Field(
+        10_000.0, gt=0, description="Answers in which kl_coef may change by a fifth; larger is slower."
+    )
+
+    @property
+    def penalty(self) -> PenaltyConfig:
+        return self
+
+    @model_validator(mode="after")
+    def _controller(self) -> Self:
+        if self.kl_target is None:
+            self._refuse(("kl_horizon",), "kl_target is not set")
+        elif self.kl_coef == 0:
+            raise ValueError("kl_target needs a kl_coef above 0 to start from")
+        return self

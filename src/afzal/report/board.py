@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from afzal import __version__
+from afzal._version import __version__
 from afzal.report import svg
 from afzal.report.card import plain
 from afzal.report.forest import Whisker, forest_svg

@@ -9,7 +9,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afzal import __version__
+from afzal._version import __version__
 from afzal.config import method_in
 from afzal.health import diagnose, verdict
 from afzal.health.facts import unit_of, writes

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from afzal import __version__
+from afzal._version import __version__
 from afzal.report import comparison_judged as by_judges
 from afzal.report import comparison_views as views
 from afzal.report.frontier import Spot, frontier_svg

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from afzal import __version__
+from afzal._version import __version__
 from afzal.health import Diagnosis, Verdict, alarms, diagnose, not_checked, verdict
 from afzal.health.facts import writes
 from afzal.report import sections, views

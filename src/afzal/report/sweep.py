@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from afzal import __version__
+from afzal._version import __version__
 from afzal.report import sweep_views as views
 from afzal.report.frontier import Spot, frontier_svg
 from afzal.report.svg import Series

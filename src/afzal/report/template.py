@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from afzal import __version__
+from afzal._version import __version__
 from afzal.report import svg
 from afzal.text import visible
 

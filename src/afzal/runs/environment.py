@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from afzal import __version__
+from afzal._version import __version__
 
 PACKAGES = (
     "torch",

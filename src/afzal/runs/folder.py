@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from afzal import __version__
+from afzal._version import __version__
 from afzal.errors import AfzalError
 from afzal.runs import lock
 from afzal.runs.environment import environment

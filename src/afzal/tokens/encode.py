@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -21,14 +21,27 @@ from afzal.tokens.codec import Codec
 from afzal.tokens.cut import cut_prompt, cut_tree
 from afzal.tokens.layout import Chunk, Conversation, Layout, chat_layout, conversation, mentions, text_layout
 from afzal.tokens.loss import Loss
+from afzal.tokens.media import MediaReader
 from afzal.tokens.spell import Answer, continued, honest, joint_table, spell, why_not
-from afzal.tokens.template import TurnError
+from afzal.tokens.template import Renderer, TurnError
 from afzal.tokens.tree import Branch, Tree
 
-if TYPE_CHECKING:
-    from afzal.tokens.speaker import Speaker
-
 _BLOCK = 512
+
+
+class Spoken(Protocol):
+    """What is asked of a :class:`afzal.tokens.speaker.Speaker`, which stands above this file."""
+
+    @property
+    def codec(self) -> Codec: ...
+    @property
+    def renderer(self) -> Renderer: ...
+    @property
+    def reader(self) -> MediaReader | None: ...
+    @property
+    def bos(self) -> int | None: ...
+    def response_end(self, *, chat: bool) -> int: ...
+    def empty_prompt(self) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +64,7 @@ class Encoded:
         return dict(Counter(loss.reason for loss in losses).most_common())
 
 
-def encode_items(items: Sequence[Item], speaker: Speaker, max_tokens: int) -> Encoded:
+def encode_items(items: Sequence[Item], speaker: Spoken, max_tokens: int) -> Encoded:
     """One tree per item.
 
     Args:
@@ -78,7 +91,7 @@ def encode_items(items: Sequence[Item], speaker: Speaker, max_tokens: int) -> En
 
 
 def prompt_trees(
-    prompts: Sequence[Turns | Item], speaker: Speaker, max_tokens: int, notes: list[str] | None = None
+    prompts: Sequence[Turns | Item], speaker: Spoken, max_tokens: int, notes: list[str] | None = None
 ) -> list[Tree]:
     """Trees without branches to generate from: for equal prompts, with the ids and media of the items' trees.
 
@@ -119,7 +132,7 @@ def prompt_trees(
     ]
 
 
-def _with_media(tree: Tree, layout: Layout, speaker: Speaker) -> Tree:
+def _with_media(tree: Tree, layout: Layout, speaker: Spoken) -> Tree:
     """The tree with the images and sounds of its prompt."""
     reader = speaker.reader
     if reader is None:
@@ -128,7 +141,7 @@ def _with_media(tree: Tree, layout: Layout, speaker: Speaker) -> Tree:
 
 
 def _encode_block(
-    items: Sequence[Item], speaker: Speaker, max_tokens: int, remarks: Counter[str]
+    items: Sequence[Item], speaker: Spoken, max_tokens: int, remarks: Counter[str]
 ) -> Iterator[tuple[Tree | None, list[Loss]]]:
     layouts = [
         layout if item.responses else TurnError("no_responses")
@@ -151,7 +164,7 @@ def _encode_block(
             yield _tree(item, layout, prompt, found, speaker, max_tokens)
 
 
-def _layouts(items: Sequence[Item], speaker: Speaker, remarks: Counter[str]) -> list[Layout | TurnError]:
+def _layouts(items: Sequence[Item], speaker: Spoken, remarks: Counter[str]) -> list[Layout | TurnError]:
     """The layout of every item, with all its renderings asked for at once; what the templates did is counted."""
     talks = [_talk(item, speaker.codec) for item in items]
     calls = [call for talk in talks if isinstance(talk, Conversation) for call in talk.calls()]
@@ -163,7 +176,7 @@ def _layouts(items: Sequence[Item], speaker: Speaker, remarks: Counter[str]) -> 
     return layouts
 
 
-def _layout(talk: Item | Conversation | TurnError, speaker: Speaker) -> Layout | TurnError:
+def _layout(talk: Item | Conversation | TurnError, speaker: Spoken) -> Layout | TurnError:
     """The layout of an item of texts or of a conversation, or the reason why it has none."""
     if isinstance(talk, TurnError):
         return talk
@@ -185,7 +198,7 @@ def _talk(item: Item, codec: Codec) -> Item | Conversation | TurnError:
         return error
 
 
-def _prompt_ids(layout: Layout, speaker: Speaker, table: dict[Chunk, list[int]]) -> list[int] | None:
+def _prompt_ids(layout: Layout, speaker: Spoken, table: dict[Chunk, list[int]]) -> list[int] | None:
     codec = speaker.codec
     if not layout.prompt:
         return speaker.empty_prompt()
@@ -199,7 +212,7 @@ def _prompt_ids(layout: Layout, speaker: Speaker, table: dict[Chunk, list[int]])
 
 
 def _tree(
-    item: Item, layout: Layout, prompt: list[int], answers: Sequence[Answer], speaker: Speaker, max_tokens: int
+    item: Item, layout: Layout, prompt: list[int], answers: Sequence[Answer], speaker: Spoken, max_tokens: int
 ) -> tuple[Tree | None, list[Loss]]:
     """The tree of the responses that could be spelled, cut to size."""
     losses = [_lost(item, k, b.reason, b.detail) for k, b in enumerate(layout.branches) if isinstance(b, TurnError)]

@@ -53,10 +53,25 @@ class Speaker:
         """What writes the files that a saved model needs beside its weights: the processor, or else the tokenizer."""
         return self.tokenizer if self.reader is None else self.reader.processor
 
-    @cached_property
+    @property
     def codec(self) -> Codec:
         """Texts to ids and back, as exact continuations."""
+        return self._codec
+
+    @property
+    def renderer(self) -> Renderer:
+        """Conversations to texts."""
+        return self._renderer
+
+    # Made at the first use; the properties above are what :class:`afzal.tokens.encode.Spoken` asks for.
+
+    @cached_property
+    def _codec(self) -> Codec:
         return Codec(self.tokenizer)
+
+    @cached_property
+    def _renderer(self) -> Renderer:
+        return renderer(self.tokenizer, self.template)
 
     @cached_property
     def _resolved(self) -> tuple[str, str | None]:
@@ -71,11 +86,6 @@ class Speaker:
     def notice(self) -> str | None:
         """A sentence about the template where it is not simply the tokenizer's own."""
         return self._resolved[1]
-
-    @cached_property
-    def renderer(self) -> Renderer:
-        """Conversations to texts."""
-        return renderer(self.tokenizer, self.template)
 
     @property
     def bos(self) -> int | None:

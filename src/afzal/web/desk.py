@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from afzal import __version__
+from afzal._version import __version__
 from afzal.records import Item
 from afzal.web.bodies import Refused, compared, identifier, note_of, ranked, rated, seconds_of
 from afzal.web.choosing import Chooser, Chosen

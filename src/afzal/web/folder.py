@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from afzal import __version__, data
+from afzal import data
+from afzal._version import __version__
 from afzal.data.native import to_row
 from afzal.data.page import ITEMS, VOTES
 from afzal.data.remap import moved_votes

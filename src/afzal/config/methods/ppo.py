@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from ..method import Cost, Expression, Method, Paper
-from ..online import PenaltyConfig, ValueSettings
+from ..online import ValueSettings
+from ..training import PenaltyConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,9 +6,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ..constrained import ConstrainedConfig
 from ..method import Cost, Expression, Method
 from ..sections import ObjectiveSettings
+from ..training import ConstrainedConfig
 
 
 class PreferConfig(ObjectiveSettings, ConstrainedConfig, frozen=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from ..method import Cost, Expression, Method, Paper
-from ..online import PenaltyConfig
+from ..training import PenaltyConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
