@@ -36,6 +36,7 @@ VERBS = {
     "objectives": "List the objectives: formula, what each needs, defaults, paper.",
     "iterate": "Generate, score, pair and train in rounds: iterative DPO, RSO, online DPO, SPIN.",
     "generate": "Let a model answer one prompt or a file of prompts.",
+    "chat": "Talk to a model beside the one it started from or another, and vote blind on their answers.",
     "score": "Score the responses of a file by a reward model, or by a policy against its reference.",
     "export": "Merge a trained adapter into its base model and check that its log-probs do not change.",
     "compare": "Train or reuse several methods, draw reward against KL, and set them side by side.",

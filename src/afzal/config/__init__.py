@@ -9,6 +9,7 @@ from .annotate import AnnotateConfig
 from .ask import AskConfig
 from .base import Settings, members
 from .board import BoardConfig
+from .chat import ChatConfig
 from .compare import START, CompareConfig, Entry, entries, ordered, substituted, variables
 from .explain import Setting, suggestion
 from .export import ExportConfig
@@ -50,6 +51,7 @@ __all__ = [
     "Axis",
     "BetaConfig",
     "BoardConfig",
+    "ChatConfig",
     "CompareConfig",
     "ConstrainedConfig",
     "Cost",

@@ -2,8 +2,18 @@
 
 from .choose import choose_decoding
 from .draw import Sampling
-from .rows import Sample, answer_limits
+from .rows import Heard, Sample, answer_limits
 from .sample import Prompt, as_trees, sample
 from .with_vllm import sample_with_vllm
 
-__all__ = ["Prompt", "Sample", "Sampling", "answer_limits", "as_trees", "choose_decoding", "sample", "sample_with_vllm"]
+__all__ = [
+    "Heard",
+    "Prompt",
+    "Sample",
+    "Sampling",
+    "answer_limits",
+    "as_trees",
+    "choose_decoding",
+    "sample",
+    "sample_with_vllm",
+]

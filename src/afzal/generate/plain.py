@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from afzal.generate.draw import Sampling
-from afzal.generate.rows import Row, Sample, Written
+from afzal.generate.rows import Heard, Row, Sample, Written
 from afzal.model import rotary, virtual
 from afzal.model.attention import stock_attention
 from afzal.model.decoding import evaluating
@@ -34,13 +34,14 @@ def decode_plain(
     eos: Sequence[int],
     sampling: Sampling,
     seed: int,
+    heard: Heard | None = None,
 ) -> list[Sample]:
     """Samples for ``rows``, in their order."""
     found: dict[Row, Sample] = {}
     with stock_attention(model), evaluating(model):
         for length in sorted({len(prompts[r.prompt]) for r in rows}):
             some = [r for r in rows if len(prompts[r.prompt]) == length]
-            written = Written(some, eos, sampling, seed, next(model.parameters()).device)
+            written = Written(some, eos, sampling, seed, next(model.parameters()).device, heard)
             _write(model, written, [prompts[r.prompt] for r in some])
             found |= dict(zip(some, written.samples(), strict=True))
     return [found[r] for r in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +42,10 @@ class Row:
     prompt: int
     sample: int
     number: int
+
+
+Heard = Callable[[Row, int], None]
+"""Told each token of each row as soon as it is drawn, its EOS included; what it raises ends the decoding."""
 
 
 def answer_limits(lengths: Sequence[int], max_new_tokens: int, context: int | None) -> list[int]:
@@ -89,8 +93,17 @@ def batches(
 class Written:
     """The tokens of a batch of rows as they are drawn, with buffers for the longest answers."""
 
-    def __init__(self, rows: Sequence[Row], eos: Sequence[int], sampling: Sampling, seed: int, device: torch.device):
-        self.rows, self.sampling = rows, sampling
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        eos: Sequence[int],
+        sampling: Sampling,
+        seed: int,
+        device: torch.device,
+        heard: Heard | None = None,
+    ):
+        self.rows, self.sampling, self._heard = rows, sampling, heard
+        self._ended: set[int] = set()
         self.keys = row_keys(seed, np.array([r.number for r in rows]), np.array([r.sample for r in rows]))
         self.eos = torch.tensor(list(eos), dtype=torch.int64, device=device)
         self.never = torch.tensor(list(sampling.barred), dtype=torch.int64, device=device)
@@ -106,7 +119,17 @@ class Written:
         tokens, logps = draw(logits, uniform, self.sampling, barred)
         self.ids[live, step] = tokens.to(torch.int32)
         self.logps[live, step] = logps
+        if self._heard is not None:
+            self._tell(self._heard, tokens.tolist(), live_host.tolist())
         return tokens
+
+    def _tell(self, heard: Heard, tokens: Sequence[int], live: Sequence[int]) -> None:
+        """A row that has ended may be drawn for still, beside others."""
+        ends = set(self.eos.tolist())
+        for row, token in zip(live, tokens, strict=True):
+            if row not in self._ended:
+                self._ended |= {row} if token in ends else set()
+                heard(self.rows[row], token)
 
     def samples(self) -> list[Sample]:
         """Every row up to and including its first EOS.

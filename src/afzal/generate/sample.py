@@ -12,7 +12,7 @@ import torch
 from afzal.errors import AfzalError
 from afzal.generate.choose import choose_decoding
 from afzal.generate.draw import PLAIN, Sampling
-from afzal.generate.rows import Row, Sample, answer_limits, batches
+from afzal.generate.rows import Heard, Row, Sample, answer_limits, batches
 from afzal.generate.shared import decode_shared
 from afzal.generate.stock import decode_stock
 from afzal.model.decoding import shared_decoding
@@ -37,6 +37,7 @@ def sample(
     rows_per_batch: int = 128,
     decoding: Decoding = "auto",
     numbers: Sequence[int] | None = None,
+    heard: Heard | None = None,
 ) -> list[Sample]:
     """``n`` continuations of every prompt, ordered by prompt and then by number of the sample.
 
@@ -52,6 +53,7 @@ def sample(
             sounds are decoded by ``stock``.
         numbers: of each prompt, what its draws depend on in place of its place among the prompts; so the same prompt
             gets the same samples in other company.
+        heard: told every token as soon as it is drawn, for people who read along.
 
     An answer ends at the model's last position, whatever ``sampling`` allows.
 
@@ -75,7 +77,7 @@ def sample(
         limited = replace(sampling, max_new_tokens=limit)
         for rows in batches(alike, n, rows_per_batch, numbers):
             with torch.no_grad():
-                found = _decode(way, model, rows, ids, shown, eos=ends, sampling=limited, seed=seed)
+                found = _decode(way, model, rows, ids, shown, eos=ends, sampling=limited, seed=seed, heard=heard)
             drawn += [(r.prompt, r.sample, s) for r, s in zip(rows, found, strict=True)]
     return [s for _, _, s in sorted(drawn, key=lambda entry: entry[:2])]
 

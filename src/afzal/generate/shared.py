@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from afzal.generate.draw import Sampling
-from afzal.generate.rows import Row, Sample, Written
+from afzal.generate.rows import Heard, Row, Sample, Written
 from afzal.model.decoding import next_logits, read_prompts
 
 _LEAVE_AT = 1 / 16  # finished rows stay, unread, until they are this share of all: leaving copies the others' cache
@@ -23,13 +23,14 @@ def decode_shared(
     eos: Sequence[int],
     sampling: Sampling,
     seed: int,
+    heard: Heard | None = None,
 ) -> list[Sample]:
     """Samples for ``rows``, in their order; the model must be inside :func:`afzal.model.decoding.shared_decoding`."""
     used = list(dict.fromkeys(r.prompt for r in rows))
     place = {p: i for i, p in enumerate(used)}
     logits, cache = read_prompts(model, [prompts[p] for p in used], [place[r.prompt] for r in rows])
     device = logits.device
-    written = Written(rows, eos, sampling, seed, device)
+    written = Written(rows, eos, sampling, seed, device, heard)
     live_host = np.arange(len(rows))
     live = torch.arange(len(rows), device=device)
     going = np.ones(len(rows), dtype=bool)  # of the live rows, those without an EOS

@@ -17,7 +17,7 @@ from torch import Tensor
 from afzal.errors import AfzalError
 from afzal.generate.draw import Sampling
 from afzal.generate.plain import decode_plain
-from afzal.generate.rows import Row, Sample, Written
+from afzal.generate.rows import Heard, Row, Sample, Written
 from afzal.model import rotary, virtual
 from afzal.model.adapters import is_adapted
 from afzal.model.attention import stock_attention
@@ -33,6 +33,7 @@ def decode_stock(
     eos: Sequence[int],
     sampling: Sampling,
     seed: int,
+    heard: Heard | None = None,
     shown: Sequence[Tree | None] = (),
 ) -> list[Sample]:
     """Samples for ``rows``, in their order; of a model that padding would change, by :func:`.plain.decode_plain`.
@@ -48,8 +49,8 @@ def decode_stock(
     if virtual.acts(model) or rotary.why_not_share(model, longest):
         if trees:
             raise AfzalError("prompts with images or sounds cannot follow virtual tokens", remedy="adapter=lora")
-        return decode_plain(model, rows, prompts, eos=eos, sampling=sampling, seed=seed)
-    return _decode(model, rows, prompts, trees, eos=eos, sampling=sampling, seed=seed)
+        return decode_plain(model, rows, prompts, eos=eos, sampling=sampling, seed=seed, heard=heard)
+    return _decode(model, rows, prompts, trees, eos=eos, sampling=sampling, seed=seed, heard=heard)
 
 
 def _decode(
@@ -61,9 +62,10 @@ def _decode(
     eos: Sequence[int],
     sampling: Sampling,
     seed: int,
+    heard: Heard | None = None,
 ) -> list[Sample]:
     device = next(model.parameters()).device
-    written = Written(rows, eos, sampling, seed, device)
+    written = Written(rows, eos, sampling, seed, device, heard)
     pad = eos[0] if eos else 0
     ids, mask = _left_padded([prompts[r.prompt] for r in rows], pad, device)
     with stock_attention(model), _plain_settings(model):

@@ -1,6 +1,6 @@
 // Requests to the server. A write is sent again, with the same id, until the server says that it is on the disk.
 
-const TOKEN = location.pathname.split("/")[2];
+export const TOKEN = location.pathname.split("/")[2];
 const WAITS = [300, 1000, 2000, 4000, 8000];
 
 export const tab = sessionStorage.afzalTab ??= newId();

@@ -1,0 +1,118 @@
+"""``afzal chat``: a model beside its start or another one, in the terminal or on a page."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from afzal import config
+from afzal.cli import start
+from afzal.cli.flags import given, parameters, with_parameters
+from afzal.text import number
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from afzal.generate.chat import Partner
+    from afzal.web.chat.session import Session
+
+
+def _chat(
+    model: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a model folder or a hub id.")],
+    **flags: Any,
+) -> None:
+    """Talk to a model beside the one that its run started from, or beside --against OTHER.
+
+    In the terminal, or in the browser with --page. With --blind the answers come in random order without names, and
+    your votes become data for `afzal aggregate` and `afzal train`. Ctrl-C stops an answer, then ends the chat.
+    """
+    settings = config.build(
+        config.ChatConfig, [config.Setting("model", model, "RUN"), *given(config.ChatConfig, flags)]
+    )
+    start.begin(settings, f"chat with {settings.model}")
+    from afzal.generate.chat import partners
+    from afzal.web.chat.session import Session
+    from afzal.web.chat.talk import Talk
+
+    talkers = partners(settings, _note)
+    if plain := [one.name for one in talkers if one.continues_text]:
+        has = "have" if len(plain) > 1 else "has"
+        _note(f"{' and '.join(plain)} {has} no chat template: your text is continued as it stands")
+    talk = Talk(talkers, settings.system, random.SystemRandom() if settings.blind else None)
+    session = Session(talk, _votes(settings, talkers) if settings.blind else None)
+    try:
+        if settings.page:
+            _serve(settings, session)
+        else:
+            from afzal.cli.chatting import converse, own_terminal
+
+            converse(session, own_terminal())
+    finally:
+        if session.votes is not None:
+            session.votes.close()
+            _tell(session, settings)
+
+
+def _votes(settings: config.ChatConfig, talkers: Sequence[Partner]) -> Any:
+    from afzal.web.chat.votes import Votes
+
+    out = Path(settings.out or f"{Path(settings.model).resolve().name}.chat")
+    about = {"models": [one.name for one in talkers], "annotator": settings.annotator, "sampling": _sampling(settings)}
+    return Votes(out, about, plain=all(one.continues_text for one in talkers))
+
+
+def _sampling(settings: config.ChatConfig) -> dict[str, Any]:
+    keys = ("temperature", "top_p", "top_k", "max_new_tokens", "seed")
+    return {key: value for key in keys if (value := getattr(settings, key)) is not None}
+
+
+def _serve(settings: config.ChatConfig, session: Session) -> None:
+    from afzal.web.chat.serve import serve
+    from afzal.web.serve import Place
+
+    def ready(address: str) -> None:
+        print(address)
+        sys.stdout.flush()
+        if not settings.headless:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    about = {"system": settings.system, "sampling": _sampling(settings)}
+    serve(session, about, Place(settings.host, settings.port, tuple(settings.names or ())), ready)
+
+
+def _note(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr)
+
+
+def _tell(session: Session, settings: config.ChatConfig) -> None:
+    """The standing of all votes of the folder, and what can be done with them."""
+    assert session.votes is not None
+    tally, folder = session.votes.tally(), session.votes.path
+    if not any(tally["counts"].values()):
+        print("no votes", file=sys.stderr)
+        return
+    print(standing(tally))
+    print(f"votes: {folder}\nnext: afzal aggregate {folder}")
+    print(f"      afzal train dpo --model {settings.model} --data {folder}")
+
+
+def standing(tally: dict[str, Any]) -> str:
+    """How often the first model was better than the second, in a line."""
+    ours, theirs = tally["models"]
+    counts, rate = tally["counts"], tally["win_rate"]
+    said = f"{ours} over {theirs}: {counts['first']} better, {counts['second']} worse, {counts['tie']} equal"
+    said += f", {counts['both_bad']} both bad"
+    if rate is not None:
+        value, low, high = (number(100 * rate[key], 3) for key in ("value", "low", "high"))
+        said += f"; win rate {value} % [{low}, {high}] over conversations"
+    return said
+
+
+_FLAGS = [p for p in parameters(config.ChatConfig, panel="Options") if p.name != "model"]
+command = with_parameters(_chat, _FLAGS)

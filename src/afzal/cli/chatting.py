@@ -1,0 +1,198 @@
+"""A chat in the terminal: lines in, answers as they are written, one key per vote."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Event
+from typing import TYPE_CHECKING
+
+from afzal.errors import AfzalError
+from afzal.terminal import visible
+
+if TYPE_CHECKING:
+    from afzal.web.chat.session import Session
+    from afzal.web.chat.talk import Answer, Judged, Stop
+
+HELP = """/new    begin a new conversation
+/undo   take the last vote back
+/tally  how often each model was better (with names)
+/quit   end, as Ctrl-D and Ctrl-C do; Ctrl-C during an answer stops the answer
+Votes: 1 the first is better, 2 the second, 0 equal, 9 both bad, s skip, u take the vote before back"""
+KEYS: dict[str, Judged] = {"1": "first", "2": "second", "0": "tie", "9": "both_bad", "s": "skip"}
+_SAID: dict[Judged, str] = {"first": "1 is better", "second": "2 is better", "tie": "equal", "both_bad": "both bad"}
+_ENDED: dict[Stop, str] = {"length": " [cut at the longest answer]", "stopped": " [stopped]", "eos": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """Where a person sits. ``line`` and ``key`` return None at the end of the input.
+
+    Attributes:
+        line: reads a line after a prompt.
+        key: reads one key after a prompt.
+        write: shows text at once.
+        is_coloured: whether heads stand out.
+    """
+
+    line: Callable[[str], str | None]
+    key: Callable[[str], str | None]
+    write: Callable[[str], None]
+    is_coloured: bool = False
+
+
+def converse(session: Session, terminal: Terminal) -> None:
+    """Talk until the input ends. Every vote is on the disk before the next prompt shows."""
+    _greet(session, terminal)
+    with suppress(KeyboardInterrupt):
+        while (line := terminal.line("\n> ")) is not None:
+            if line.strip() in ("/quit", "/exit"):
+                return
+            try:
+                if not _step(session, terminal, line):
+                    return
+            except AfzalError as error:
+                terminal.write(f"error: {error}\n")
+    terminal.write("\n")
+
+
+def _greet(session: Session, terminal: Terminal) -> None:
+    names = [partner.name for partner in session.talk.partners]
+    who = (
+        " beside ".join(names) if not session.talk.is_blind else "two models, blind: which one answers where is random"
+    )
+    terminal.write(f"{who}. /help lists the commands, Ctrl-D ends.\n")
+
+
+def _step(session: Session, terminal: Terminal, line: str) -> bool:
+    """One line of the person; False when the input has ended."""
+    match line.strip():
+        case "":
+            return True
+        case "/help" | "/?":
+            terminal.write(f"{HELP}\n")
+        case "/new":
+            session.begin()
+            terminal.write("a new conversation\n")
+        case "/undo":
+            return _undo(session, terminal)
+        case "/tally":
+            _tally(session, terminal)
+        case command if command.startswith("/") and " " not in command:
+            raise AfzalError(f"there is no command {command}", remedy="/help")
+        case _:
+            return _exchange(session, terminal, line)
+    return True
+
+
+def _exchange(session: Session, terminal: Terminal, text: str) -> bool:
+    talk = session.talk
+    round_ = talk.say(text)
+    try:
+        for place, number in enumerate(round_.shown):
+            head = f"[{place + 1}]" if talk.is_blind else f"[{talk.partners[number].name}]"
+            _show(terminal, head, lambda heard, place=place: talk.answer(place, heard, Event()))
+    except BaseException:
+        talk.drop()
+        raise
+    talk.close()
+    if talk.is_blind and talk.waits == "say":
+        terminal.write("\nnothing to compare: the answers are the same, or one was stopped\n")
+    return talk.waits == "say" or _vote(session, terminal)
+
+
+def _show(terminal: Terminal, head: str, answer: Callable[[Callable[[int, str], None]], Answer]) -> None:
+    """An answer as it grows. Text that a tokenizer takes back cannot be unprinted: then the whole is written anew."""
+    terminal.write(f"\n\x1b[1m{head}\x1b[0m\n" if terminal.is_coloured else f"\n{head}\n")
+    shown = ""
+
+    def heard(keep: int, text: str) -> None:
+        nonlocal shown
+        terminal.write(visible(text if keep == len(shown) else f"\n{shown[:keep]}{text}"))
+        shown = shown[:keep] + text
+
+    said = answer(heard)
+    terminal.write(f"{_ENDED[said.stop]}\n")
+
+
+def _vote(session: Session, terminal: Terminal) -> bool:
+    began = time.monotonic()
+    while True:
+        key = terminal.key("\nbetter? 1, 2, 0 equal, 9 both bad, s skip: ")
+        if key is None:
+            return False
+        judged = KEYS.get(key.strip().lower()[:1])
+        if judged is not None:
+            break
+        terminal.write("no such key\n")
+    session.judge(judged, round(time.monotonic() - began, 2))
+    terminal.write("skipped\n" if judged == "skip" else f"saved: {_SAID[judged]}\n")
+    return True
+
+
+def _undo(session: Session, terminal: Terminal) -> bool:
+    if session.undo() is None:
+        raise AfzalError("there is no vote to take back in this conversation")
+    terminal.write("taken back\n")
+    return _vote(session, terminal)
+
+
+def _tally(session: Session, terminal: Terminal) -> None:
+    if session.votes is None:
+        raise AfzalError("nothing is voted on", remedy="--blind")
+    from afzal.cli.chat import standing
+
+    terminal.write(f"{standing(session.votes.tally())}\n")
+
+
+def own_terminal() -> Terminal:
+    """The terminal of this process; where the input is no terminal, keys are lines too."""
+    if sys.stdin.isatty():
+        with suppress(ImportError):
+            import readline  # noqa: F401  lines can be edited and called again
+    is_coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    out = getattr(sys.stdout, "rich_proxied_file", sys.stdout)  # what models say is made visible by _show
+
+    def write(text: str) -> None:
+        try:
+            out.write(text)
+        except UnicodeEncodeError:
+            out.write(text.encode("ascii", "backslashreplace").decode())
+        out.flush()
+
+    def line(prompt: str) -> str | None:
+        try:
+            return input(prompt)
+        except EOFError:
+            return None
+
+    def key(prompt: str) -> str | None:
+        if not sys.stdin.isatty():
+            return line(prompt)
+        write(prompt)
+        pressed = _one_key()
+        write(f"{visible(pressed)}\n")
+        return pressed or None
+
+    return Terminal(line, key, write, is_coloured)
+
+
+def _one_key() -> str:
+    """A key as soon as it is pressed, without Enter where the system allows that; empty at the end of the input."""
+    try:
+        import termios
+        import tty
+    except ImportError:
+        return sys.stdin.readline()[:1]
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    tty.setcbreak(descriptor)
+    try:
+        pressed = os.read(descriptor, 16).decode("utf-8", "replace")[:1]
+        return "" if pressed == "\x04" else pressed
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

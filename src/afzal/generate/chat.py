@@ -1,0 +1,163 @@
+"""Models to talk to: a run beside the model that it started from, answering token by token."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Event, Lock
+from typing import Literal, NamedTuple
+
+import torch
+
+from afzal import runs
+from afzal.config import ChatConfig
+from afzal.errors import AfzalError
+from afzal.generate.draw import Sampling
+from afzal.generate.rows import Row
+from afzal.generate.sample import sample
+from afzal.model.load import load_model, pick_device
+from afzal.model.speaking import open_speaker
+from afzal.records import Item, Message, Turns
+from afzal.tokens import Speaker
+
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character decode to
+
+
+class Said(NamedTuple):
+    """What a model said: the text, its tokens, and why it ended (``stopped``: by the person)."""
+
+    text: str
+    tokens: int
+    stop: Literal["eos", "length", "stopped"]
+
+
+class _Stopped(Exception):  # noqa: N818
+    """The person wants no more of an answer."""
+
+
+class Partner:
+    """A model that answers a conversation, one answer at a time.
+
+    Args:
+        path: a run folder, a model folder or a hub id.
+        name: what people call it.
+    """
+
+    def __init__(self, path: str, name: str, config: ChatConfig) -> None:
+        self.name, self.path, self.speaker = name, path, open_speaker(path)
+        dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
+        self._model = load_model(path, device=pick_device("auto"), dtype=dtype)
+        self._sampling = Sampling(config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0)
+        self._seed, self._alone = config.seed, Lock()
+
+    @property
+    def continues_text(self) -> bool:
+        """Whether the model has no chat template, so that it continues the conversation as one text."""
+        return not self.speaker.tokenizer.chat_template
+
+    def answer(self, turns: Sequence[Message], number: int, heard: Callable[[int, str], None], stop: Event) -> Said:
+        """Continue a conversation that ends with the person's turn.
+
+        The same model, conversation, settings and number give the same answer, also beside another model.
+
+        Args:
+            number: of the answer in the conversation, which its random draws depend on.
+            heard: called as the answer grows: its first so many characters stay, and a text follows them.
+            stop: set when the person wants no more.
+
+        Raises:
+            AfzalError: the conversation leaves the model no position for an answer, or cannot be rendered.
+        """
+        ids = self._ids(turns)
+        text, ends = Growing(self.speaker, ids, heard), self.speaker.ends(chat=not self.continues_text)
+
+        def token(row: Row, drawn: int) -> None:
+            if drawn not in ends:
+                text.add(drawn)
+            if stop.is_set():
+                raise _Stopped
+
+        with self._alone:
+            try:
+                (found,) = sample(
+                    self._model,
+                    [ids],
+                    eos=ends,
+                    sampling=self._sampling,
+                    seed=self._seed,
+                    numbers=[number],
+                    heard=token,
+                )
+            except (_Stopped, KeyboardInterrupt):
+                return Said(text.whole(), len(text.ids), "stopped")
+        text.replace(found.answer.tolist())
+        return Said(text.whole(), len(found.ids), found.stop)
+
+    def _ids(self, turns: Sequence[Message]) -> list[int]:
+        asked: Turns = "".join(str(turn.content) for turn in turns) if self.continues_text else tuple(turns)
+        return self.speaker.encode_prompts([Item("chat", asked, ())])[0].tolist()
+
+
+class Growing:
+    """The text of an answer as its tokens arrive: a character whose bytes are not all there is held back."""
+
+    def __init__(self, speaker: Speaker, before: Sequence[int], heard: Callable[[int, str], None]) -> None:
+        self._speaker, self._before, self._heard = speaker, before, heard
+        self.ids: list[int] = []
+        self._shown = ""
+
+    def add(self, token: int) -> None:
+        """One more token, of which the text that is settled is told."""
+        self.ids.append(token)
+        self._tell(self.whole().rstrip(_UNFINISHED))
+
+    def replace(self, ids: list[int]) -> None:
+        """The answer as it was in the end, without the token that ended it."""
+        self.ids = ids
+        self._tell(self.whole())
+
+    def whole(self) -> str:
+        """The text of all tokens so far."""
+        return self._speaker.continuation(self._before, self.ids) if self.ids else ""
+
+    def _tell(self, text: str) -> None:
+        if text == self._shown:
+            return
+        pairs = enumerate(zip(text, self._shown, strict=False))
+        keep = next((k for k, (a, b) in pairs if a != b), min(len(text), len(self._shown)))
+        self._heard(keep, text[keep:])
+        self._shown = text
+
+
+def partners(config: ChatConfig, say: Callable[[str], None]) -> list[Partner]:
+    """The models of a chat: the one that was named and, unless it is to be alone, the other one.
+
+    Args:
+        say: told in a sentence when there is nothing to set beside the model.
+
+    Raises:
+        AfzalError: a model cannot be loaded.
+    """
+    other = config.against or (None if config.alone else start_of(config.model))
+    if other is None and not config.alone:
+        say(f"{config.model} names no starting model that is still there: it answers alone (--against OTHER)")
+    paths = [config.model, *([other] if other is not None else [])]
+    return [Partner(path, name, config) for path, name in zip(paths, names_of(paths), strict=True)]
+
+
+def names_of(paths: Sequence[str]) -> list[str]:
+    """What people call models: their paths, from here where they stand below; told apart where they are the same."""
+    here = [os.path.relpath(path) if Path(path).is_absolute() and Path(path).exists() else path for path in paths]
+    names = [path if name.startswith("..") else name for name, path in zip(here, paths, strict=True)]
+    return [name if names.index(name) == k else f"{name} (again)" for k, name in enumerate(names)]
+
+
+def start_of(path: str) -> str | None:
+    """The model that a run started from; None where the folder is no run, or that model is gone."""
+    try:
+        model = runs.open_run(path).facts().get("model")
+    except AfzalError:
+        return None
+    start = model.get("path") if isinstance(model, dict) else None
+    return start if isinstance(start, str) and Path(start).is_dir() else None

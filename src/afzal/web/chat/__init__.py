@@ -1,0 +1,1 @@
+"""``afzal chat``: a conversation with one model or two, and blind votes on their answers."""

@@ -1,0 +1,183 @@
+"""The page of a chat over HTTP: a stream of text while models answer, and votes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from threading import Event
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from afzal.errors import AfzalError
+from afzal.web.bodies import Refused, seconds_of
+from afzal.web.chat.session import Session
+from afzal.web.chat.talk import Answer, Round
+from afzal.web.replies import TOKEN, as_json, body_of, page_file, refusal, static, wrong_token
+
+_JUDGED = ("first", "second", "tie", "both_bad", "skip")
+Handle = Callable[[Request], Awaitable[Response]]
+
+
+class Page:
+    """The routes over a session; ``about`` is told to the page as it is, and ``token`` is the secret of its address."""
+
+    def __init__(self, session: Session, token: str, about: Mapping[str, Any]) -> None:
+        self._session, self._token, self._about = session, token, dict(about)
+        self._stop = Event()
+        self._work: asyncio.Task[None] | None = None
+
+    def routes(self) -> list[Route]:
+        """The page and its data."""
+        post, get = ["POST"], ["GET"]
+        return [
+            Route("/c/{token}/", self.page, methods=get),
+            Route("/static/{name}", static, methods=get),
+            Route("/api/state", self._api(self.state), methods=get),
+            Route("/api/tally", self._api(self.tally), methods=get),
+            Route("/api/say", self._api(self.say), methods=post),
+            Route("/api/stop", self._api(self.stop), methods=post),
+            Route("/api/vote", self._api(self._idle(self.vote)), methods=post),
+            Route("/api/undo", self._api(self._idle(self.undo)), methods=post),
+            Route("/api/new", self._api(self._idle(self.new)), methods=post),
+        ]
+
+    async def page(self, request: Request) -> Response:
+        """The page itself; a wrong token sees nothing."""
+        if not self._is_right(request.path_params["token"]):
+            raise HTTPException(404)
+        return page_file("chat.html")
+
+    async def state(self, request: Request) -> Response:
+        """The conversation so far."""
+        return as_json(self._state())
+
+    async def tally(self, request: Request) -> Response:
+        """How often each model was better, with their names."""
+        if self._session.votes is None:
+            raise Refused(409, "not_blind", "nothing is voted on here")
+        return as_json(self._session.votes.tally())
+
+    async def say(self, request: Request) -> Response:
+        """The person's turn; the reply is a stream of JSON lines until every model has answered."""
+        text = (await body_of(request)).get("text")
+        if not isinstance(text, str):
+            raise Refused(400, "bad_text", "text must be a text")
+        if self._is_busy():
+            raise Refused(409, "busy", "the models are still answering")
+        talk = self._session.talk
+        talk.say(text.encode("utf-8", "replace").decode())
+        self._stop = Event()
+        lines: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._work = asyncio.create_task(self._answers(len(talk.partners), lines, self._stop))
+        return StreamingResponse(self._stream(lines, self._stop), media_type="application/x-ndjson")
+
+    async def stop(self, request: Request) -> Response:
+        """No more of the answers that are under way."""
+        self._stop.set()
+        return as_json({"stopped": True})
+
+    async def vote(self, request: Request) -> Response:
+        """Which place is better; the vote is on the disk when the reply is sent."""
+        body = await body_of(request)
+        judged, seconds = body.get("outcome"), seconds_of(body)["seconds"]
+        if judged not in _JUDGED:
+            raise Refused(400, "bad_outcome", f"outcome must be one of {', '.join(_JUDGED)}")
+        await asyncio.to_thread(self._session.judge, judged, seconds)
+        return as_json(self._state())
+
+    async def undo(self, request: Request) -> Response:
+        """Take the last vote of the conversation back."""
+        if await asyncio.to_thread(self._session.undo) is None:
+            raise Refused(409, "nothing", "there is no vote to take back in this conversation")
+        return as_json(self._state())
+
+    async def new(self, request: Request) -> Response:
+        """A new conversation."""
+        self._session.begin()
+        return as_json(self._state())
+
+    async def _answers(self, places: int, lines: asyncio.Queue[dict[str, Any] | None], stop: Event) -> None:
+        """All models answer at once, each in a thread; then the conversation is taken on, whoever still listens."""
+        talk, loop = self._session.talk, asyncio.get_running_loop()
+
+        def told(line: dict[str, Any]) -> None:
+            loop.call_soon_threadsafe(lines.put_nowait, line)
+
+        def one(place: int) -> None:
+            said = talk.answer(place, lambda keep, text: told({"place": place, "keep": keep, "text": text}), stop)
+            told({"place": place, "done": _answer(said)})
+
+        work = [asyncio.to_thread(one, place) for place in range(places)]
+        failed = [f for f in await asyncio.gather(*work, return_exceptions=True) if isinstance(f, BaseException)]
+        if failed:
+            talk.drop()
+            lines.put_nowait({"error": str(failed[0])})
+        else:
+            talk.close()
+        lines.put_nowait({"state": self._state() | {"busy": False}})
+        lines.put_nowait(None)
+
+    async def _stream(self, lines: asyncio.Queue[dict[str, Any] | None], stop: Event) -> AsyncIterator[bytes]:
+        try:
+            while (line := await lines.get()) is not None:
+                yield json.dumps(line, allow_nan=False).encode() + b"\n"
+        finally:
+            stop.set()  # nobody listens any more
+
+    def _state(self) -> dict[str, Any]:
+        talk, votes = self._session.talk, self._session.votes
+        known = {"names": None} if talk.is_blind else {"names": [partner.name for partner in talk.partners]}
+        saved = 0 if votes is None else sum(votes.tally()["counts"].values())
+        rounds = [_round(round_) for round_ in talk.rounds]
+        about = {"blind": talk.is_blind, "places": len(talk.partners), "waits": talk.waits, "saved": saved}
+        return {**self._about, **known, **about, "rounds": rounds, "busy": self._is_busy()}
+
+    def _is_busy(self) -> bool:
+        return self._work is not None and not self._work.done()
+
+    def _is_right(self, token: str) -> bool:
+        return secrets.compare_digest(self._token.encode(), token.encode())
+
+    def _idle(self, handle: Handle) -> Handle:
+        async def endpoint(request: Request) -> Response:
+            if self._is_busy():
+                raise Refused(409, "busy", "the models are still answering")
+            return await handle(request)
+
+        return endpoint
+
+    def _api(self, handle: Handle) -> Handle:
+        async def endpoint(request: Request) -> Response:
+            if not self._is_right(request.headers.get(TOKEN, "")):
+                return wrong_token()
+            try:
+                return await handle(request)
+            except Refused as refused:
+                return refusal(refused)
+            except AfzalError as error:
+                return refusal(Refused(409, "refused", str(error)))
+
+        return endpoint
+
+
+def _round(round_: Round) -> dict[str, Any]:
+    """What is seen of a round: answers by their place on the screen."""
+    answers = [round_.answers[number] for number in round_.shown]
+    told = [None if answer is None else _answer(answer) for answer in answers]
+    return {"said": str(round_.before[0][-1].content), "answers": told, "judged": round_.judged}
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    return {"text": answer.text, "tokens": answer.tokens, "stop": answer.stop}
+
+
+def application(session: Session, token: str, about: Mapping[str, Any]) -> Starlette:
+    """The page as an ASGI application, without the :class:`afzal.web.security.Guard` around it."""
+    return Starlette(routes=Page(session, token, about).routes())

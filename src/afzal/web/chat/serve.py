@@ -1,0 +1,27 @@
+"""The process that serves the page of a chat."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from afzal.web.chat.app import application
+from afzal.web.chat.session import Session
+from afzal.web.serve import Place, bound, origin, run_server
+
+
+def serve(session: Session, about: Mapping[str, Any], place: Place, ready: Callable[[str], None]) -> None:
+    """Serve a conversation until SIGINT or SIGTERM.
+
+    Args:
+        about: what the page says of the models and how they draw.
+        ready: called with the address once the page can be reached.
+
+    Raises:
+        AfzalError: the address cannot be bound.
+    """
+    token = secrets.token_urlsafe(18)
+    with bound(place) as sock:
+        address = f"{origin(place.host, sock.getsockname()[1])}/c/{token}/"
+        run_server(application(session, token, about), place, sock, lambda end: ready(address))

@@ -1,0 +1,170 @@
+"""Where blind votes are kept: a folder as the annotation page writes it, which ``aggregate`` and ``train`` read.
+
+``items.jsonl`` gets the two answers, ``votes.jsonl`` the vote; both are on the disk before the vote counts.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from afzal._version import __version__
+from afzal.data.native import to_row
+from afzal.data.page import ITEMS, VOTES
+from afzal.errors import AfzalError
+from afzal.records import Item, Message, Response, Turns
+from afzal.runs import atomic_write, lock, read_json, writing
+from afzal.stats.intervals import clustered, share
+from afzal.web.chat.talk import Round
+from afzal.web.journal import Journal
+from afzal.web.questions import content_sha256
+
+ABOUT = "chat.json"
+_POINTS = {"first": 1.0, "tie": 0.5, "second": 0.0}
+
+
+class Votes:
+    """An open folder of blind votes between two models; one process at a time.
+
+    Args:
+        about: ``models`` (their names, in order), ``annotator``, and what else is to be known of the answers. A folder
+            that holds votes between other models is refused.
+        plain: the models continue texts: conversations are written as one text.
+
+    Raises:
+        AfzalError: another process has the folder; it holds something else; it cannot be written.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any], *, plain: bool) -> None:
+        self.path, self._about, self._plain = path, dict(about), plain
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        _claim(path)
+        try:
+            self._check()
+            self._items, self._votes = Journal(path / ITEMS), Journal(path / VOTES)
+            self._lines = {line["id"]: line for line in self._votes.lines() if line.get("kind") == "pair"}
+            for line in self._votes.lines():
+                self._lines.pop(str(line.get("retracts")), None)
+        except BaseException:
+            lock.release(path)
+            raise
+        self.conversation = ""
+        self.begin()
+
+    def begin(self) -> None:
+        """Votes that follow are of a new conversation, which a split keeps together."""
+        self.conversation = uuid.uuid4().hex
+
+    def add(self, round_: Round, seconds: float | None) -> str:
+        """Keep a vote, and return its id once it is on the disk.
+
+        Raises:
+            AfzalError: the disk refuses; then the vote is not kept.
+        """
+        item, ident = self._item(round_), uuid.uuid4().hex
+        line = {
+            "id": ident,
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "item": item.id,
+            "item_sha256": content_sha256(item),
+            "annotator": self._about["annotator"],
+            "axis": None,
+            "kind": "pair",
+            "shown": list(round_.shown),
+            "outcome": round_.judged,
+            "strength": 1 if round_.judged in ("first", "second") else None,
+            "seconds": seconds,
+            "conversation": self.conversation,
+            "page": __version__,
+        }
+        self._items.append([to_row(item)])
+        self._votes.append([line])
+        self._lines[ident] = line
+        return ident
+
+    def retract(self, ident: str) -> None:
+        """Take a vote back, by a line that says so."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._votes.append([{"id": uuid.uuid4().hex, "at": now, "kind": "undo", "retracts": ident}])
+        self._lines.pop(ident, None)
+
+    def tally(self) -> dict[str, Any]:
+        """All votes of the folder that stand.
+
+        Returns:
+            ``models``; ``counts`` by what votes say of the first model (``first``: it is better); and its ``win_rate``
+            with an interval over conversations, ties half, pairs of bad answers left out, None without votes.
+        """
+        said = [(line["conversation"], _of_models(line)) for line in self._lines.values()]
+        counts = Counter(outcome for _, outcome in said)
+        told = [(conversation, _POINTS[outcome]) for conversation, outcome in said if outcome in _POINTS]
+        rate = share(clustered(*zip(*told, strict=True))) if told else None
+        names = ("first", "second", "tie", "both_bad")
+        return {
+            "models": list(self._about["models"]),
+            "counts": {name: counts[name] for name in names},
+            "win_rate": None if rate is None else {"value": rate.value, "low": rate.low, "high": rate.high},
+        }
+
+    def close(self) -> None:
+        """Let others open the folder."""
+        for journal in (self._items, self._votes):
+            journal.close()
+        lock.release(self.path)
+
+    def _item(self, round_: Round) -> Item:
+        prompt: Turns = _text(round_.before[0]) if self._plain else round_.before[0]
+        texts = [answer.text if answer else "" for answer in round_.answers]
+        turns: list[Turns] = [text if self._plain else (Message("assistant", text),) for text in texts]
+        told = [answer for answer in round_.answers if answer]
+        about = {key: value for key, value in self._about.items() if key not in ("models", "annotator")}
+        extra = {**about, "tokens": [a.tokens for a in told], "stop": [a.stop for a in told]}
+        responses = tuple(Response(t, name) for t, name in zip(turns, self._about["models"], strict=True))
+        return Item(uuid.uuid4().hex, prompt, responses, group=self.conversation, extra=extra)
+
+    def _check(self) -> None:
+        path = self.path / ABOUT
+        if path.exists():
+            known = read_json(path).get("models")
+            if known != self._about["models"]:
+                raise AfzalError(
+                    f"{self.path} holds votes between {_and(known or ['?'])}",
+                    why=f"now {_and(self._about['models'])} are compared",
+                    remedy="choose another --out",
+                )
+            return
+        strange = sorted(p.name for p in self.path.iterdir() if p.name != lock.NAME and not p.name.startswith("."))
+        if strange:
+            why = f"it holds {', '.join(strange[:3])}"
+            raise AfzalError(
+                f"{self.path} is not empty and holds no votes of a chat", why=why, remedy="choose another --out"
+            )
+        atomic_write(path, json.dumps({"afzal": __version__, **self._about}, indent=1, ensure_ascii=False) + "\n")
+
+
+def _of_models(line: Mapping[str, Any]) -> str:
+    swapped = {"first": "second", "second": "first"}
+    outcome = str(line["outcome"])
+    return outcome if line["shown"][0] == 0 else swapped.get(outcome, outcome)
+
+
+def _text(turns: Sequence[Message]) -> str:
+    return "".join(str(turn.content) for turn in turns)
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(names)
+
+
+def _claim(path: Path) -> None:
+    with writing(path):
+        other = lock.acquire(path)
+    if other is not None:
+        who = f"process {other.get('pid', '?')} on {other.get('host', '?')}, since {other.get('since', '?')}"
+        raise AfzalError(f"{path} is written by another process", why=who, remedy="stop it, or choose another --out")

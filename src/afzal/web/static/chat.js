@@ -1,0 +1,230 @@
+// The chat: what the person says, answers as they are written, and blind votes by key.
+
+import { get, post, TOKEN } from "/static/api.js";
+import * as clock from "/static/clock.js";
+import { digitOf, isPlain, isQuestionMark, isTyping, letterOf } from "/static/keys.js";
+
+const KEYS = [
+  ["↵", "send; Shift+↵ starts a line"], ["Esc", "stop the answers; leave the message, for the keys below"],
+  ["1 2", "the first, the second answer is better"], ["0", "they are equal"], ["9", "both are bad"], ["s", "skip: no vote"],
+  ["u", "take the last vote back"], ["n", "a new conversation"], ["t", "the tally, with names"], ["/", "back to the message"],
+];
+const BY_DIGIT = { 1: "first", 2: "second", 0: "tie", 9: "both_bad" };
+const WORDS = { first: "first is better", second: "second is better", tie: "equal", both_bad: "both bad", skip: "skipped" };
+const ENDINGS = { length: "cut at the longest answer", stopped: "stopped", eos: "" };
+
+const byId = (id) => document.getElementById(id);
+let state = null;
+
+function element(tag, css = "", text = "") {
+  const made = document.createElement(tag);
+  if (css) made.className = css;
+  if (text) made.textContent = text;
+  return made;
+}
+
+function show(next) {
+  state = next;
+  const title = state.blind ? "Blind: two answers in random order" : state.names.join(" beside ");
+  byId("who").textContent = title;
+  byId("how").textContent = Object.entries(state.sampling).map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`).join(" · ");
+  document.querySelector("[data-act=tally]").hidden = !state.blind;
+  const main = byId("main");
+  main.replaceChildren(...state.rounds.map(section));
+  if (!state.rounds.length) main.append(element("p", "intro", intro()));
+  setPhase(state.busy ? "busy" : state.waits);
+  main.scrollTop = main.scrollHeight;
+  if (state.busy) setTimeout(() => refresh(), 1000); // another page is talking
+}
+
+function intro() {
+  if (!state.blind) return "Type a message. Each model continues its own conversation.";
+  return "Type a message. Two models answer in random order; say which answer is better, and it continues the conversation.";
+}
+
+function section(round) {
+  const made = element("section");
+  const answers = element("div", "answers");
+  for (let place = 0; place < state.places; place++) answers.append(article(round, place));
+  made.append(element("p", "said", round.said), answers);
+  return made;
+}
+
+function article(round, place) {
+  const made = element("article"), head = element("h2"), answer = round.answers[place];
+  const isBetter = round.judged === ["first", "second"][place];
+  made.className = isBetter ? "better" : "";
+  made.dataset.testid = `answer-${place + 1}`;
+  head.append(element("span", "", state.blind ? `${place + 1}${isBetter ? " · better" : ""}` : state.names[place]), element("small"));
+  const text = element("p", "", answer?.text ?? "");
+  if (answer) text.dataset.empty = "(empty)";
+  made.append(head, text);
+  if (answer) note(made, answer, state.blind && !round.judged);
+  return made;
+}
+
+// Before a vote the number of tokens is hidden: it may betray the tokenizer.
+function note(made, answer, isHidden) {
+  const tokens = isHidden ? "" : `${answer.tokens} tokens`;
+  made.querySelector("small").textContent = [tokens, ENDINGS[answer.stop]].filter(Boolean).join(" · ");
+}
+
+function setPhase(phase) {
+  document.body.dataset.phase = phase;
+  byId("choices").hidden = phase !== "vote";
+  byId("text").disabled = byId("send").disabled = phase !== "say";
+  byId("stop").hidden = phase !== "busy";
+  if (phase === "vote") {
+    clock.restart();
+    byId("main").focus();
+  } else if (phase === "say") byId("text").focus();
+}
+
+function trouble(message) {
+  byId("banner").hidden = !message;
+  byId("banner").textContent = message ?? "";
+}
+
+async function attempt(work) {
+  try {
+    await work();
+    trouble(null);
+  } catch (error) {
+    trouble(error.status ? error.message : "The server does not answer. Nothing was lost: try again when it runs.");
+    if (state && document.body.dataset.phase !== "busy") setPhase(state.waits);
+  }
+}
+
+const refresh = () => attempt(async () => show(await get("/api/state")));
+
+async function say() {
+  const text = byId("text").value;
+  if (!text.trim() || document.body.dataset.phase !== "say") return;
+  const headers = { "X-Afzal-Token": TOKEN, "Content-Type": "application/json" };
+  const response = await fetch("/api/say", { method: "POST", headers, body: JSON.stringify({ text }) });
+  if (!response.ok) {
+    const reply = await response.json();
+    throw Object.assign(new Error(reply.message), { status: response.status });
+  }
+  byId("text").value = "";
+  byId("saved").textContent = "";
+  document.querySelector(".intro")?.remove();
+  const made = section({ said: text, answers: [], judged: null });
+  byId("main").append(made);
+  setPhase("busy");
+  for (const one of made.querySelectorAll("article")) one.setAttribute("aria-busy", "true");
+  byId("main").scrollTop = byId("main").scrollHeight;
+  let failed = null;
+  for await (const line of linesOf(response)) {
+    if (line.error) failed = line.error;
+    else if (line.state) show(line.state);
+    else hear(made.querySelectorAll("article")[line.place], line);
+  }
+  if (document.body.dataset.phase === "busy") await refresh();
+  if (failed) {
+    byId("text").value = text;
+    throw Object.assign(new Error(failed), { status: 409 });
+  }
+}
+
+function hear(made, line) {
+  const text = made.querySelector("p"), main = byId("main");
+  const isAtEnd = main.scrollHeight - main.scrollTop - main.clientHeight < 60;
+  if (line.done) {
+    made.removeAttribute("aria-busy");
+    text.textContent = line.done.text;
+    note(made, line.done, state.blind);
+  } else text.textContent = text.textContent.slice(0, line.keep) + line.text;
+  if (isAtEnd) main.scrollTop = main.scrollHeight;
+}
+
+async function* linesOf(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) yield JSON.parse(line);
+  }
+}
+
+const judge = (outcome) => attempt(async () => {
+  if (document.body.dataset.phase !== "vote") return;
+  setPhase("saving");
+  show(await post("/api/vote", { outcome, ...clock.read() }));
+  byId("saved").textContent = outcome === "skip" ? "skipped" : `saved ${state.saved}: ${WORDS[outcome]}`;
+});
+
+const acts = {
+  undo: () => attempt(async () => {
+    show(await post("/api/undo", {}));
+    byId("saved").textContent = "taken back";
+  }),
+  new: () => attempt(async () => {
+    show(await post("/api/new", {}));
+    byId("saved").textContent = "";
+  }),
+  stop: () => attempt(() => post("/api/stop", {})),
+  tally: () => attempt(async () => openDialog("Tally", tally(await get("/api/tally")))),
+  keys: () => openDialog("Keys", keys()),
+};
+
+function tally({ models, counts, win_rate: rate }) {
+  const table = element("table");
+  const rows = [[`${models[0]} is better`, counts.first], [`${models[1]} is better`, counts.second], ["equal", counts.tie], ["both bad", counts.both_bad]];
+  for (const [name, count] of rows) {
+    const row = element("tr");
+    row.append(element("th", "", name), element("td", "", String(count)));
+    table.append(row);
+  }
+  const percent = (share) => (100 * share).toFixed(1);
+  const words = rate ? `Win rate of ${models[0]}: ${percent(rate.value)} % [${percent(rate.low)}, ${percent(rate.high)}], 95 % over conversations, ties half.` : "No votes yet.";
+  const all = element("div");
+  all.append(table, element("p", "soft", `${words} Who has seen the names is no longer blind to their habits.`));
+  return all;
+}
+
+function keys() {
+  const list = element("dl", "keys");
+  for (const [some, what] of KEYS) {
+    const row = element("div"), term = element("dt");
+    term.append(...some.split(" ").map((key) => element("kbd", "", key)));
+    row.append(term, element("dd", "", what));
+    list.append(row);
+  }
+  return list;
+}
+
+function openDialog(title, body) {
+  byId("dialog-title").textContent = title;
+  byId("dialog-body").replaceChildren(body);
+  byId("dialog").showModal();
+}
+
+function onKey(event) {
+  if (!isPlain(event) || byId("dialog").open) return;
+  const phase = document.body.dataset.phase;
+  if (event.key === "Escape") return phase === "busy" ? acts.stop() : event.target.blur();
+  if (isTyping(event)) {
+    if (event.key !== "Enter" || event.shiftKey) return;
+    event.preventDefault();
+    return attempt(say);
+  }
+  if (event.repeat) return;
+  const letter = letterOf(event), digit = digitOf(event);
+  if (phase === "vote" && digit in BY_DIGIT) return judge(BY_DIGIT[digit]);
+  if (phase === "vote" && letter === "s") return judge("skip");
+  const act = { u: acts.undo, n: acts.new, t: state.blind ? acts.tally : null }[letter];
+  if (isQuestionMark(event)) acts.keys();
+  else if (event.key === "/" && phase === "say") event.preventDefault(), byId("text").focus();
+  else if (act && (phase === "say" || phase === "vote")) event.preventDefault(), act();
+}
+
+addEventListener("keydown", onKey);
+byId("form").addEventListener("submit", (event) => (event.preventDefault(), attempt(say)));
+for (const button of document.querySelectorAll("[data-act]")) button.addEventListener("click", () => acts[button.dataset.act]());
+for (const button of document.querySelectorAll("[data-judge]")) button.addEventListener("click", () => judge(button.dataset.judge));
+clock.watch();
+refresh();

@@ -1,0 +1,59 @@
+"""Models to talk to that are a list of words, and a page of a chat with two of them: ``python helpers_chat.py OUT``."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Event
+from typing import Any, NamedTuple
+
+from afzal.records import Message
+from afzal.web.chat.session import Session
+from afzal.web.chat.talk import Stop, Talk
+from afzal.web.chat.votes import Votes
+
+
+class Said(NamedTuple):
+    text: str
+    tokens: int
+    stop: Stop
+
+
+class Words:
+    """A model whose answers are its name and the number of turns, and that takes ``pause`` seconds over a word."""
+
+    def __init__(self, name: str, pause: float = 0.0, words: str = "") -> None:
+        self.name, self._pause, self._words = name, pause, words
+        self.asked: list[tuple[list[str], int]] = []
+
+    def answer(self, turns: Sequence[Message], number: int, heard: Any, stop: Event) -> Said:
+        self.asked.append(([str(turn.content) for turn in turns], number))
+        whole = self._words or f"{self.name} says answer number {number + 1}"
+        said = ""
+        for word in whole.split(" "):
+            if stop.is_set():
+                return Said(said, len(said.split()), "stopped")
+            time.sleep(self._pause)
+            added = f" {word}" if said else word
+            heard(len(said), added)
+            said += added
+        return Said(said, len(said.split()), "eos")
+
+
+def blind(out: Path, *partners: Words, seed: int = 0) -> Session:
+    """A blind session of two models, whose order is drawn from ``seed``."""
+    about = {"models": [one.name for one in partners], "annotator": "ann", "sampling": {"temperature": 1.0}}
+    return Session(Talk(partners, "", random.Random(seed)), Votes(out, about, plain=False))
+
+
+if __name__ == "__main__":
+    from afzal.web.chat.serve import serve
+    from afzal.web.serve import Place
+
+    session = blind(Path(sys.argv[1]), Words("left", 0.02), Words("right", 0.02))
+    serve(
+        session, {"system": "", "sampling": {"temperature": 1.0}}, Place(), lambda address: print(address, flush=True)
+    )
