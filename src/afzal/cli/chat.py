@@ -11,8 +11,8 @@ import typer
 
 from afzal import config
 from afzal.cli import start
+from afzal.cli.chatting import converse, own_terminal, standing
 from afzal.cli.flags import given, parameters, with_parameters
-from afzal.text import number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,8 +48,6 @@ def _chat(
         if settings.page:
             _serve(settings, session)
         else:
-            from afzal.cli.chatting import converse, own_terminal
-
             converse(session, own_terminal())
     finally:
         if session.votes is not None:
@@ -100,18 +98,6 @@ def _tell(session: Session, settings: config.ChatConfig) -> None:
     print(standing(tally))
     print(f"votes: {folder}\nnext: afzal aggregate {folder}")
     print(f"      afzal train dpo --model {settings.model} --data {folder}")
-
-
-def standing(tally: dict[str, Any]) -> str:
-    """How often the first model was better than the second, in a line."""
-    ours, theirs = tally["models"]
-    counts, rate = tally["counts"], tally["win_rate"]
-    said = f"{ours} over {theirs}: {counts['first']} better, {counts['second']} worse, {counts['tie']} equal"
-    said += f", {counts['both_bad']} both bad"
-    if rate is not None:
-        value, low, high = (number(100 * rate[key], 3) for key in ("value", "low", "high"))
-        said += f"; win rate {value} % [{low}, {high}] over conversations"
-    return said
 
 
 _FLAGS = [p for p in parameters(config.ChatConfig, panel="Options") if p.name != "model"]

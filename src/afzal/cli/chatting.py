@@ -9,10 +9,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from afzal.errors import AfzalError
 from afzal.terminal import visible
+from afzal.text import number
 
 if TYPE_CHECKING:
     from afzal.web.chat.session import Session
@@ -144,9 +145,19 @@ def _undo(session: Session, terminal: Terminal) -> bool:
 def _tally(session: Session, terminal: Terminal) -> None:
     if session.votes is None:
         raise AfzalError("nothing is voted on", remedy="--blind")
-    from afzal.cli.chat import standing
-
     terminal.write(f"{standing(session.votes.tally())}\n")
+
+
+def standing(tally: dict[str, Any]) -> str:
+    """How often the first model was better than the second, in a line."""
+    ours, theirs = tally["models"]
+    counts, rate = tally["counts"], tally["win_rate"]
+    said = f"{ours} over {theirs}: {counts['first']} better, {counts['second']} worse, {counts['tie']} equal"
+    said += f", {counts['both_bad']} both bad"
+    if rate is not None:
+        value, low, high = (number(100 * rate[key], 3) for key in ("value", "low", "high"))
+        said += f"; win rate {value} % [{low}, {high}] over conversations"
+    return said
 
 
 def own_terminal() -> Terminal:
