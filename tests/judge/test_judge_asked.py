@@ -16,10 +16,10 @@ import pytest
 
 from afzal.errors import AfzalError
 from afzal.judge import asked, scored
-from afzal.judge.cache import Cache, Reply, key_of
 from afzal.judge.games import Pair, games_of, pairs_of
-from afzal.judge.server import IN_A_ROW, Server, Unreachable, key_from
 from afzal.records import Item, Response
+from afzal.servers.cache import Cache, Reply, key_of
+from afzal.servers.client import IN_A_ROW, Server, Unreachable, key_from
 
 CHOICES = {"A": "first", "B": "second", "TIE": "tie"}
 PROMPT = "{{ prompt }}|{{ first }}|{{ second }}"

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from afzal.judge import asked
-from afzal.judge.cache import Cache, Reply
 from afzal.judge.games import games_of, pairs_of
 from afzal.records import Item, Response
+from afzal.servers.cache import Cache, Reply
 
 CHOICES = {"A": "first", "B": "second", "TIE": "tie"}
 ATTACKS = [

@@ -2,59 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import socket
 import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers_runs import model_folder
+from helpers_serve import serving
 
 from afzal import data
 from afzal.cli import main
 from afzal.records import Item, Response
 
-NEEDED = ("fastapi", "uvicorn", "openai")
-START_S = 180
-
 
 @pytest.fixture
 def server(tmp_path) -> Iterator[tuple[str, str, subprocess.Popen]]:
     """Its address, the model's name there, and the process."""
-    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        pytest.skip(f"transformers serve needs {', '.join(missing)}: pip install 'afzal[serve]'")
     from transformers import AutoTokenizer
 
     model = model_folder(tmp_path / "model", max_position_embeddings=4096)
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
     tokenizer.save_pretrained(model)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", "import sys; from transformers.cli.transformers import main; sys.exit(main())"]
-    command += ["serve", str(model), "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stderr=subprocess.DEVNULL)
-    try:
-        url = f"http://127.0.0.1:{port}/v1"
-        for _ in range(START_S):
-            try:
-                urllib.request.urlopen(f"{url}/models", timeout=2).read()
-                break
-            except (urllib.error.URLError, OSError):
-                assert process.poll() is None, "the server ended"
-                time.sleep(1)
+    with serving(model) as (url, process):
         yield url, str(model), process
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.mark.slow

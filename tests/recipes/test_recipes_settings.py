@@ -97,7 +97,7 @@ ROUND: dict[str, Case] = {
 }
 NOT_OF_TRAINING = {
     *("preset", "rounds", "prompts", "prompts_per_round", "reuse_prompts", "columns", "data_format"),
-    *("n", "min_new_tokens", "temperature", "top_p", "top_k"),
+    *("n", "min_new_tokens", "temperature", "top_p", "top_k", "generator"),
     *("reward", "watch_reward", "pairing", "min_margin", "require_eos", "rso_beta", "rso_accepted", "accumulate"),
     *("kl_budget", "patience", "min_gain", "held_out", "held_out_prompts", "held_out_samples", "measure_every", "out"),
     "on_parting",

@@ -11,13 +11,13 @@ from afzal.compare.measure import finished, read_prompts
 from afzal.compare.trainings import Stage, given
 from afzal.config import PEOPLE, REFERENCES, CompareConfig, entries, variables
 from afzal.errors import AfzalError
-from afzal.judge.server import key_from
 from afzal.judging.judges import named
 from afzal.model.load import context_tokens
 from afzal.model.reward import refuse_language_model
 from afzal.model.speaking import open_speaker
 from afzal.objectives import names_function
 from afzal.rewards.functions import own_function
+from afzal.servers.client import key_from
 
 _DATA = ("data", "prompts", "eval_data", "held_out_prompts", "constraint_data")
 _MODELS = ("model", "reference", "value_model")

@@ -7,12 +7,15 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from .base import Settings
+from .serving import is_server
 
 
 class GenerateConfig(Settings, frozen=True):
     """Answers of a model to one prompt or to a file of prompts."""
 
-    model: str = Field(description="The model: a run folder, a model folder or a hub id.")
+    model: str = Field(
+        description="The model: a run folder, a model folder or a hub id; or the YAML file of a server that answers."
+    )
     prompt: str | None = Field(None, description="One prompt, as text.")
     prompts: str | None = Field(None, description="A file of prompts, in any format that training data may have.")
     n: int = Field(1, ge=1, description="Answers per prompt.")
@@ -41,4 +44,6 @@ class GenerateConfig(Settings, frozen=True):
             raise ValueError("n, top_p and top_k have no effect at temperature 0")
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError("min_new_tokens is above max_new_tokens")
+        if is_server(self.model):
+            self._refuse(("engine", "dtype", "batch_size"), "a server answers, in its own way")
         return self

@@ -78,6 +78,11 @@ class GenerationSettings(Settings, frozen=True, title="Generation"):
     temperature: float = Field(1.0, gt=0, description="Temperature of the answers that are trained on.")
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest tokens of this total probability.")
     top_k: int | None = Field(None, ge=1, description="Sample from this many likeliest tokens.")
+    generator: str | None = Field(
+        None,
+        description="The YAML file of a server that writes the answers of every round; default: this process does. "
+        "Held-out answers are always written here.",
+    )
 
 
 class PairingSettings(Settings, frozen=True, title="Pairs"):

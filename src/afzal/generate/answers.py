@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from afzal.config import GenerateConfig
+from afzal.config.serving import is_server
 from afzal.errors import AfzalError
 from afzal.generate.run import generate
 from afzal.hashes import content_hash
@@ -29,20 +30,23 @@ def answers_of(
 ) -> str:
     """The file of a model's answers to the prompts of a file; where ``source`` is a file of answers, that file.
 
+    A server's answers are kept like those of a folder.
+
     Answers are kept in ``folder`` under a hash of the model, the prompts and how they are drawn: the same call reads
     them back, and a file is there only when it is whole.
 
     Args:
-        source: the folder of a model or a finished run, or a file of answers.
+        source: the folder of a model or a finished run, the YAML file of a server, or a file of answers.
 
     Raises:
         AfzalError: the model or the prompts cannot be read.
     """
     model = Path(source)
-    if not model.is_dir():
+    if not _answers(source):
         return source
     what = json.dumps([content_hash(source), content_hash(prompts), asdict(drawing)], sort_keys=True)
-    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in model.resolve().name)
+    stem = model.stem if is_server(source) else model.resolve().name
+    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in stem)
     file = folder / hashlib.sha256(what.encode()).hexdigest()[:16] / f"{name}.jsonl"
     if file.exists():
         say(f"{source}: its answers are read from {file}")
@@ -60,12 +64,16 @@ def refuse_no_model(sources: list[str]) -> None:
     """Prompts are for models.
 
     Raises:
-        AfzalError: none of the sources is a folder.
+        AfzalError: none of the sources is a folder or a server.
     """
-    if not any(Path(source).is_dir() for source in sources):
+    if not any(_answers(source) for source in sources):
         raise AfzalError(
             "prompts are given, but no model that answers them",
             where="--prompts",
-            why=f"{' and '.join(sources)}: not a folder",
+            why=f"{' and '.join(sources)}: not a folder, nor the file of a server",
             remedy="name the folder of a run or a model, or leave out --prompts",
         )
+
+
+def _answers(source: str) -> bool:
+    return Path(source).is_dir() or is_server(source)

@@ -6,14 +6,17 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from afzal import data, runs
 from afzal.config import GenerateConfig
+from afzal.config.serving import is_server
 from afzal.errors import AfzalError
 from afzal.generate import Sample, Sampling, answer_limits, choose_decoding, sample, sample_with_vllm
+from afzal.generate.served import Asked, answers_from, read_server
 from afzal.model.load import load_model, pick_device
 from afzal.model.speaking import open_speaker
 from afzal.records import Item, Message, template_fields, turns_to_row
@@ -30,26 +33,61 @@ def generate(config: GenerateConfig) -> Path | None:
         AfzalError: model or prompts cannot be read, or ``config.out`` exists.
     """
     runs.refuse_existing(config.out)
-    speaker = open_speaker(config.model)
-    prompts = _prompts(config, speaker)
-    asked = speaker.prompt_trees(prompts)
-    ids = [t.prompt.tolist() for t in asked]
-    _say_what_is_short(config, speaker, ids)
-    drawn = _draw(config, speaker.ends(chat=any_chat(prompts)), asked)
-    records = [_record(s, prompts, ids, speaker) for s in drawn]
+    records = _served(config) if is_server(config.model) else _sampled(config)
     if config.out is None:
         for record in records:
             print(_shown(record))
         return None
     runs.append_jsonl(Path(config.out), records)
+    _replies(config).unlink(missing_ok=True)
     return Path(config.out)
+
+
+def _sampled(config: GenerateConfig) -> list[dict[str, Any]]:
+    speaker = open_speaker(config.model)
+    prompts = _prompts(config, chat=bool(speaker.tokenizer.chat_template))
+    asked = speaker.prompt_trees(prompts)
+    ids = [t.prompt.tolist() for t in asked]
+    _say_what_is_short(config, speaker, ids)
+    drawn = _draw(config, speaker.ends(chat=any_chat(prompts)), asked)
+    return [
+        _record(
+            prompts[s.prompt_index], speaker.continuation(ids[s.prompt_index], s.answer.tolist()), len(s.ids), s.stop
+        )
+        for s in drawn
+    ]
+
+
+def _served(config: GenerateConfig) -> list[dict[str, Any]]:
+    """The answers of a server, asked once: those that came are kept beside ``config.out`` until all have."""
+    settings = read_server(config.model)
+    speaker = open_speaker(settings.folder) if settings.folder is not None else None
+    prompts = _prompts(config, chat=speaker is None or bool(speaker.tokenizer.chat_template))
+    turns = [item.prompt for item in prompts]
+    ids = [p.tolist() for p in speaker.encode_prompts(prompts)] if speaker is not None else None
+    if speaker is None or ids is None:
+        print("note: no folder is named, so that the server's own end marks and template count", file=sys.stderr)
+    else:
+        _say_what_is_short(config, speaker, ids)
+    asked = Asked(turns, config.n, _sampling(config), config.seed, speaker, ids)
+    with TemporaryDirectory() as spare:
+        cache = _replies(config) if config.out is not None else Path(spare) / "replies.sqlite"
+        answers = answers_from(settings, asked, settings.folder or "", cache, lambda line: print(line, file=sys.stderr))
+    return [_record(prompts[a.prompt_index], a.text, a.tokens, a.stop) for a in answers]
+
+
+def _replies(config: GenerateConfig) -> Path:
+    """The replies of a server to what has not come to its end."""
+    return Path(f"{config.out}.replies.sqlite")
+
+
+def _sampling(config: GenerateConfig) -> Sampling:
+    return Sampling(config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0, config.min_new_tokens)
 
 
 def _draw(config: GenerateConfig, eos: Sequence[int], asked: Sequence[Tree]) -> list[Sample]:
     ids = [t.prompt.tolist() for t in asked]
-    sampling = Sampling(
-        config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0, config.min_new_tokens
-    )
+    sampling = _sampling(config)
     shows = any(t.media for t in asked)
     if config.engine == "vllm":
         if shows:
@@ -74,10 +112,10 @@ def _draw(config: GenerateConfig, eos: Sequence[int], asked: Sequence[Tree]) -> 
     )
 
 
-def _prompts(config: GenerateConfig, speaker: Speaker) -> list[Item]:
-    """The different prompts, as items without responses."""
+def _prompts(config: GenerateConfig, *, chat: bool) -> list[Item]:
+    """The different prompts, as items without responses; ``chat`` makes a message of a single one."""
     if config.prompt is not None:
-        asked = (Message("user", config.prompt),) if speaker.tokenizer.chat_template else config.prompt
+        asked = (Message("user", config.prompt),) if chat else config.prompt
         return [Item("prompt", asked, ())]
     assert config.prompts is not None
     found = distinct_prompts(data.read(config.prompts).items)
@@ -98,15 +136,9 @@ def _say_what_is_short(config: GenerateConfig, speaker: Speaker, ids: Sequence[S
         )
 
 
-def _record(s: Sample, prompts: Sequence[Item], ids: Sequence[Sequence[int]], speaker: Speaker) -> dict[str, Any]:
-    asked = prompts[s.prompt_index]
-    return {
-        "prompt": turns_to_row(asked.prompt),
-        "completion": speaker.continuation(ids[s.prompt_index], s.answer.tolist()),
-        "tokens": len(s.ids),
-        "stop": s.stop,
-        **template_fields(asked),
-    }
+def _record(asked: Item, text: str, tokens: int | None, stop: str) -> dict[str, Any]:
+    about = {"prompt": turns_to_row(asked.prompt), "completion": text, "tokens": tokens, "stop": stop}
+    return about | template_fields(asked)
 
 
 def _shown(record: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import torch
 from afzal.config import IterateConfig
 from afzal.errors import AfzalError
 from afzal.generate import Sample, Sampling, sample
+from afzal.generate.served import Answer
 from afzal.iterate.prompts import Question
 from afzal.model.load import load_model, pick_device
 from afzal.model.probe import choose_common_sharing
@@ -57,6 +58,19 @@ def rows_of(drawn: Sequence[Sample], questions: Sequence[Question], speaker: Spe
         prompt = turns_to_row(questions[s.prompt_index].prompt)
         about = {"prompt_index": s.prompt_index, "sample": number, "prompt": prompt, "text": text}
         rows.append({**about, "tokens": len(s.ids), "stop": s.stop})
+    return rows
+
+
+def served_rows(answers: Sequence[Answer], questions: Sequence[Question], speaker: Speaker) -> list[dict[str, Any]]:
+    """A server's answers as :func:`rows_of` writes those of a model; tokens that it does not count are counted here."""
+    rows: list[dict[str, Any]] = []
+    for a in answers:
+        own = (
+            len(speaker.codec.encode([a.text], markers=False)[0]) + (a.stop == "eos") if a.tokens is None else a.tokens
+        )
+        about = {"prompt_index": a.prompt_index, "sample": a.sample}
+        prompt = turns_to_row(questions[a.prompt_index].prompt)
+        rows.append({**about, "prompt": prompt, "text": a.text, "tokens": own, "stop": a.stop})
     return rows
 
 

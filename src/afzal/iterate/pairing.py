@@ -21,11 +21,13 @@ Pairing = Literal["best_worst", "best_random", "all", "rso"]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One sampled answer. ``ended``: by an EOS, not by the token limit; ``reward`` is NaN where nothing scored it."""
+    """One sampled answer. ``ended``: by an EOS, not by the token limit; ``reward`` is NaN where nothing scored it;
+    ``withheld``: how it ended where a server gave it up in another way, such as a filter."""
 
     text: str
     reward: float = math.nan
     ended: bool = True
+    withheld: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +53,18 @@ def rejected(
 ) -> tuple[list[int], list[Rejection]]:
     """Numbers of the answers that may be paired, and why the others may not.
 
-    Empty answers go (``empty``), answers that the token limit ended (``no_eos``, with ``require_eos``), and answers
-    with the text of an earlier one (``duplicate``), white space at the ends aside. Rejection sampling keeps
-    repeats: how often an answer was drawn is its probability.
+    Answers that a server withheld go (``withheld``), empty ones (``empty``), answers that the token limit ended
+    (``no_eos``, with ``require_eos``), and answers with the text of an earlier one (``duplicate``), white space at the
+    ends aside. Rejection sampling keeps repeats: how often an answer was drawn is its probability.
     """
     kept: list[int] = []
     lost: list[Rejection] = []
     seen: dict[str, int] = {}
     for k, candidate in enumerate(candidates):
         text = candidate.text.strip()
-        if not text:
+        if candidate.withheld:
+            lost.append(Rejection("withheld", f"answer {k} ended by {candidate.withheld}"))
+        elif not text:
             lost.append(Rejection("empty", f"answer {k}"))
         elif require_eos and not candidate.ended:
             lost.append(Rejection("no_eos", f"answer {k}"))

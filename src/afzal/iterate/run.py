@@ -14,7 +14,9 @@ from pathlib import Path
 
 from afzal import runs
 from afzal.config import PEOPLE, IterateConfig
+from afzal.config.serving import ServerConfig
 from afzal.errors import AfzalError
+from afzal.generate.served import follows, read_server
 from afzal.hashes import tokens_hash
 from afzal.iterate import figures
 from afzal.iterate.figures import Round
@@ -57,12 +59,13 @@ def _iterate(config: IterateConfig, resume: bool, command: str, date: str) -> Pa
     _refuse_reference(config, recipe)
     speaker = open_speaker(config.model, chat_template=config.chat_template, eos_token=config.eos_token)
     asked = ask(config, speaker)
+    generator = _generator(config)
     reward, watch = (_source(spec, config) for spec in (config.reward, config.watch_reward))
     run = _open(config, asked, resume)
     with run:
         try:
             run.update(template_date=date, **({"command": command} if command else {}))
-            _all_rounds(Job(config, run, asked, speaker, recipe, reward, watch))
+            _all_rounds(Job(config, run, asked, speaker, recipe, reward, watch, generator))
         except Stopped as stop:
             run.update(status="stopped", stop_reason=stop.signal, finished=now())
             raise Stopped(stop.signal, run.path, stop.step, remedy=f"continue with: {again(run)}") from None
@@ -185,6 +188,31 @@ def _source(spec: str | None, config: IterateConfig) -> Rewarder | None:
         return None
     limits = {"max_tokens": config.max_tokens, "tokens_per_forward": config.pass_tokens}
     return reward_or_judge(spec, device=pick_device(config.device), eos_token=config.eos_token, **limits)
+
+
+def _generator(config: IterateConfig) -> ServerConfig | None:
+    """The server that writes the rounds' answers.
+
+    Raises:
+        AfzalError: it would answer with the weights of the first round in later ones, or for another folder.
+    """
+    if config.generator is None:
+        return None
+    found = read_server(config.generator)
+    if found.folder is not None:
+        raise AfzalError(
+            "folder has no effect: the server answers for the policy of each round",
+            where=config.generator,
+            remedy="leave it out",
+        )
+    if config.rounds > 1 and not follows(found):
+        raise AfzalError(
+            f"the server would write the answers of all {config.rounds} rounds with the same weights",
+            where=config.generator,
+            why="each round trains a new policy, and learns from its answers",
+            remedy="name {policy} in model, or in a reload command; or rounds=1",
+        )
+    return found
 
 
 def _say(text: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Any
 
 from afzal import runs
 from afzal.config import CONFIGS, PEOPLE, IterateConfig, TrainConfig, make
+from afzal.config.serving import ServerConfig
 from afzal.data.native import from_row, to_row
 from afzal.data.turns import messages
 from afzal.generate import Sampling
+from afzal.generate.served import Asked, answers_from, reload
 from afzal.iterate import figures
-from afzal.iterate.answers import Policy, rows_of, sequence_kl
+from afzal.iterate.answers import Policy, rows_of, sequence_kl, served_rows
 from afzal.iterate.figures import Round
 from afzal.iterate.pairing import Candidate, Rejection, against_own, paired_item, pairs_of, rejected, uniforms
 from afzal.iterate.people import TO_LABEL, labelled_items, questionnaire
@@ -33,6 +36,7 @@ from afzal.runs.stage import Row, read_rows, staged_rows, write_rows
 from afzal.tokens import Speaker
 
 SAMPLES, SCORES, REJECTED, PAIRS = "samples.jsonl", "scores.jsonl", "rejected.jsonl", "pairs.jsonl"
+REPLIES = "replies.sqlite"
 TRAIN, MEASURED, FRESH = "train.jsonl", "measured.jsonl", "measured-fresh.jsonl"
 
 # A round's training takes over every setting that it has in common with the rounds, but for those that a round decides
@@ -52,6 +56,7 @@ class Job:
     recipe: Recipe
     reward: Rewarder | None
     watch: Rewarder | None
+    generator: ServerConfig | None = None
 
     def load(self, policy: str) -> Policy:
         """A policy of the run in memory. Answers end by the rule of the model that the run starts from."""
@@ -98,8 +103,16 @@ def _samples(job: Job, number: int, policy: str, asked: Sequence[Question]) -> l
     sampling = Sampling(
         config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0, config.min_new_tokens
     )
-    drawn = job.load(policy).draw(asked, config.n, sampling, _seed(config.seed, f"round-{number}"))
-    return rows_of(drawn, asked, job.speaker)
+    seed = _seed(config.seed, f"round-{number}")
+    if job.generator is None:
+        return rows_of(job.load(policy).draw(asked, config.n, sampling, seed), asked, job.speaker)
+    wanted = Asked([q.prompt for q in asked], config.n, sampling, seed, job.speaker, [q.ids for q in asked])
+    folder = str(Path(policy).resolve()) if Path(policy).exists() else policy
+    reload(job.generator, folder)
+    say = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    return served_rows(
+        answers_from(job.generator, wanted, folder, job.folder(number) / REPLIES, say), asked, job.speaker
+    )
 
 
 def _scores(job: Job, samples: Sequence[Row]) -> list[Row]:
@@ -122,7 +135,9 @@ def _pairs(
     by_prompt: dict[int, list[Candidate]] = {}
     for k, row in enumerate(samples):
         reward = scores[k]["reward"] if scores else float("nan")
-        by_prompt.setdefault(row["prompt_index"], []).append(Candidate(row["text"], reward, row["stop"] == "eos"))
+        withheld = "" if row["stop"] in ("eos", "length") else row["stop"]
+        candidate = Candidate(row["text"], reward, row["stop"] == "eos", withheld)
+        by_prompt.setdefault(row["prompt_index"], []).append(candidate)
     if job.config.reward == PEOPLE:
         return _by_people(job, number, asked, by_prompt)
     items, lost = [], []

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
 from afzal.errors import AfzalError
 from afzal.judge import replies
-from afzal.judge.cache import Cache, Reply, key_of
 from afzal.judge.games import Game, Ruling, as_shown
 from afzal.judge.replies import Reading
 from afzal.judge.verdicts import Outcome
-
-Ask = Callable[[Sequence[Mapping[str, str]], Mapping[str, Any]], Reply]
-"""``(messages, sampling) -> reply``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is sent for one game, or for one of its two answers where each is scored alone."""
-
-    messages: tuple[Mapping[str, str], ...]
-    sampling: Mapping[str, Any]
-    key: bytes
+from afzal.servers.cache import Cache, Reply, key_of
+from afzal.servers.requests import Ask, Request, answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,46 +148,3 @@ def played(
         [r for asked in requests for r in asked], ask, cache, name=name, concurrency=concurrency, heard=heard
     )
     return [ruling(game, asking, [known[r.key] for r in asked]) for game, asked in zip(games, requests, strict=True)]
-
-
-def answered(
-    requests: Sequence[Request],
-    ask: Ask,
-    cache: Cache,
-    *,
-    name: str,
-    concurrency: int = 4,
-    heard: Callable[[int], None] = lambda n: None,
-) -> dict[bytes, Reply]:
-    """The reply to each request, by its key; those that the cache does not hold are asked.
-
-    Raises:
-        AfzalError: as for :func:`played`.
-    """
-    wanted = {r.key: r for r in requests}
-    known = {key: reply for key in wanted if (reply := cache.get(key)) is not None}
-    missing = [request for key, request in wanted.items() if key not in known]
-    lock, stop = threading.Lock(), threading.Event()
-
-    def one(request: Request) -> None:
-        if stop.is_set():
-            return
-        try:
-            reply = ask(request.messages, request.sampling)
-            cache.put(request.key, name, reply)
-            with lock:
-                known[request.key] = reply
-                heard(len(known))
-        except BaseException:
-            stop.set()
-            raise
-
-    with ThreadPoolExecutor(concurrency) as pool:
-        try:
-            done, _ = wait([pool.submit(one, request) for request in missing], return_when=FIRST_EXCEPTION)
-        except BaseException:  # an interrupt: what waits in the queue is not sent
-            stop.set()
-            raise
-    for future in done:
-        future.result()
-    return known

@@ -10,15 +10,15 @@ from afzal.config.debating import ARGUE_PROMPT, ASSIST_PROMPT, DEBATE_PROMPT, De
 from afzal.config.judging import PROMPT, JudgeConfig
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
-from afzal.judge import asked
-from afzal.judge.asked import Asking, Request, Words
-from afzal.judge.cache import Cache, Reply, key_of
+from afzal.judge.asked import Asking, Words
 from afzal.judge.debate import Position, Protocol, Speak, heard
 from afzal.judge.games import Game, Judge, Ruling, as_shown
-from afzal.judge.server import Server, key_from
 from afzal.judge.verdicts import from_probability
 from afzal.model.load import pick_device
 from afzal.rewards.functions import own_function
+from afzal.servers.cache import Cache, Reply, key_of
+from afzal.servers.client import Server, key_from
+from afzal.servers.requests import Ask, Request, answered
 
 if TYPE_CHECKING:
     from afzal.judge.replies import Reading
@@ -108,7 +108,7 @@ def debater(settings: DebaterConfig, prompt: str, cache: Cache, name: str) -> Sp
             key = key_of({**about, "messages": list(messages), "sampling": sampling})
             requests.append(Request(messages, sampling, key))
         at_once = settings.concurrency if settings.kind == "http" else 1
-        known = asked.answered(requests, ask, cache, name=f"{name}: arguments", concurrency=at_once)
+        known = answered(requests, ask, cache, name=f"{name}: arguments", concurrency=at_once)
         return [_whole(known[request.key]) for request in requests]
 
     return speak
@@ -148,7 +148,7 @@ def _function(spec: str, cache: Cache, name: str) -> Speak:
     return lambda positions: [one(position) for position in positions]
 
 
-def _local(settings: DebaterConfig) -> asked.Ask:
+def _local(settings: DebaterConfig) -> Ask:
     """A local model that writes one text after another."""
     from afzal.generate import Sampling, sample
     from afzal.model.load import load_model, load_tokenizer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,17 +16,17 @@ from afzal.config.judging import PROMPT, SCORE_PROMPT, JudgeConfig
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
 from afzal.judge import asked, given, people, scored
-from afzal.judge.cache import Cache
 from afzal.judge.debate import CONTROLS, WORDS, Protocol
 from afzal.judge.games import Game, Judge, Pair, Ruling, games_of
-from afzal.judge.server import Server, key_from
 from afzal.judging import debates
 from afzal.model.load import pick_device
 from afzal.objectives import names_function
 from afzal.records import Item
 from afzal.rewards.functions import own_function
 from afzal.rewards.source import Rewarder, implicit_rewards, reward_source
-from afzal.text import duration
+from afzal.servers.cache import Cache
+from afzal.servers.client import Server, key_from
+from afzal.servers.requests import counter
 
 BETA = 0.1
 """Of an implicit reward, where neither the judge nor its run says."""
@@ -230,24 +229,11 @@ def decides(settings: JudgeConfig, replies: Cache, name: str, say: Callable[[str
     server = Server(settings.url, settings.model, key, timeout=settings.timeout, attempts=settings.attempts)
 
     def judge(games: Sequence[Game]) -> Sequence[Ruling]:
-        heard = _counter(len(games) * (2 if settings.verdict.score else 1), say)
+        heard = counter(len(games) * (2 if settings.verdict.score else 1), say)
         about = {"name": name, "concurrency": settings.concurrency, "heard": heard}
         return asked.played(games, _asking(settings), server.ask, replies, **about)
 
     return judge
-
-
-def _counter(total: int, say: Callable[[str], None]) -> Callable[[int], None]:
-    """Says every tenth of the way, with the time that is left at the present pace."""
-    began, said = time.monotonic(), [0]
-
-    def heard(n: int) -> None:
-        if 10 * n // total > said[0]:
-            said[0] = 10 * n // total
-            left = (time.monotonic() - began) / n * (total - n)
-            say(f"{n} of {total} replies, about {duration(left)} left")
-
-    return heard
 
 
 def _asking(settings: JudgeConfig) -> asked.Asking:

@@ -11,7 +11,6 @@ from afzal.config.revise import PrinciplesConfig, ReviseConfig
 from afzal.data.turns import full_text
 from afzal.errors import AfzalError
 from afzal.judge.asked import Asking, Words
-from afzal.judge.cache import Cache, Reply
 from afzal.judge.games import Game, Pair, Ruling
 from afzal.judge.replies import Reading
 from afzal.judge.verdicts import POINTS
@@ -19,6 +18,7 @@ from afzal.judging.judges import Named, decides, named
 from afzal.principles.words import in_turn
 from afzal.records import Item
 from afzal.runs.stage import Row
+from afzal.servers.cache import Cache, Reply
 
 
 @dataclass(frozen=True, slots=True)

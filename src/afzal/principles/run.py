@@ -17,7 +17,6 @@ from afzal.data.turns import full_text
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
 from afzal.judge.asked import Asking, Words
-from afzal.judge.cache import Reply
 from afzal.judge.replies import Reading
 from afzal.judging.judges import named
 from afzal.principles.figures import report_body
@@ -27,6 +26,7 @@ from afzal.principles.writer import Wanted, Write, asked_as, writer
 from afzal.records import Comparison, Item, Message, Response, Turns, turns_to_row
 from afzal.report import write_board
 from afzal.runs.stage import Row, keep, kept, key_of, staged_rows
+from afzal.servers.cache import Reply
 from afzal.tokens import distinct_prompts
 
 PAIRS, REPORT = "pairs.jsonl", "revise"

@@ -11,10 +11,10 @@ from typing import Any
 
 from afzal.config.revise import ReviseConfig
 from afzal.data.turns import full_text
-from afzal.judge.asked import Request, answered
-from afzal.judge.cache import Cache, Reply, key_of
-from afzal.judge.server import Server, key_from
 from afzal.records import Message, Turns
+from afzal.servers.cache import Cache, Reply, key_of
+from afzal.servers.client import Server, key_from
+from afzal.servers.requests import Request, answered
 
 NO_ROOM = "no room"
 """How a text ended that could not begin, since what is asked fills the model's context."""

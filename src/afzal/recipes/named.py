@@ -15,6 +15,7 @@ from afzal.runs import Run
 NAMES = (
     *("model", "adapter_from", "reference", "value_model", "reward", "watch_reward", "objective", "chat_template"),
     *("eval_data", "samples", "held_out_prompts", "constraint", "constraint_data", "constraint_score"),
+    "generator",
 )
 _REWARDS = ("reward", "watch_reward")
 _WORDS = (PEOPLE, *REFERENCES, "initial", "previous")

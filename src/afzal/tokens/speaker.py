@@ -126,6 +126,10 @@ class Speaker:
             ends.update(self.model_ends)
         return sorted(i for i in ends if i is not None)
 
+    def end_texts(self, *, chat: bool) -> list[str]:
+        """The tokens of :meth:`ends` as texts, for a server that is not told ids."""
+        return self.tokenizer.convert_ids_to_tokens(self.ends(chat=chat))
+
     def room(self, max_tokens: int) -> int:
         """``max_tokens``, or the model's context where that is less."""
         return max_tokens if self.context is None else min(max_tokens, self.context)

@@ -1,4 +1,4 @@
-"""One question to an OpenAI-compatible server, with a bounded number of tries."""
+"""One question, or one text to be continued, to an OpenAI-compatible server, with a bounded number of tries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from afzal.errors import AfzalError
-from afzal.judge.cache import Reply
+from afzal.servers.cache import Reply
 
 _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504}
 _LONGEST_WAIT_S = 60.0
@@ -30,6 +30,8 @@ class Server:
     Attributes:
         url: up to and with ``/v1``.
         key: sent as a bearer token; never written anywhere.
+        whose: who asks, as messages name it.
+        exact: whether a reply must name the very model that was asked for.
         sleep: waits; a test counts instead.
         faults: how often each kind of fault came, by name.
     """
@@ -39,6 +41,8 @@ class Server:
     key: str = field(default="", repr=False)
     timeout: float = 60.0
     attempts: int = 5
+    whose: str = "judge"
+    exact: bool = False
     sleep: Callable[[float], None] = time.sleep
     transport: Any = None
     faults: Counter[str] = field(default_factory=Counter)
@@ -47,17 +51,25 @@ class Server:
     _client: Any = field(default=None, repr=False)
 
     def ask(self, messages: Sequence[Mapping[str, str]], sampling: Mapping[str, Any]) -> Reply:
-        """One reply.
+        """One reply to a conversation.
 
         Raises:
             Unreachable: no usable reply within the tries, or too many requests failed one after another.
-            AfzalError: the server refuses the request (a wrong key, model or field); another try would not help.
+            AfzalError: the server refuses the request (a wrong key, model or field), or another model replies; another
+                try would not help.
         """
-        body = {"model": self.model, "messages": [dict(m) for m in messages], **sampling}
+        return self._asked("/chat/completions", {"messages": [dict(m) for m in messages], **sampling})
+
+    def complete(self, prompt: str | Sequence[int], sampling: Mapping[str, Any]) -> Reply:
+        """What follows a prompt, a text or token ids. Raises as :meth:`ask`."""
+        return self._asked("/completions", {"prompt": prompt, **sampling})
+
+    def _asked(self, path: str, fields: Mapping[str, Any]) -> Reply:
+        body = {"model": self.model, **fields}
         for attempt in range(self.attempts):
             if self._failed >= IN_A_ROW:
                 break
-            reply, fault, wait = self._once(body)
+            reply, fault, wait = self._once(path, body)
             if reply is not None:
                 with self._lock:
                     self._failed = 0
@@ -69,18 +81,18 @@ class Server:
         with self._lock:
             self._failed += 1
         raise Unreachable(
-            f"the judge's server gave no reply in {self.attempts} tries",
+            f"the {self.whose}'s server gave no reply in {self.attempts} tries",
             where=self.url,
             why=", ".join(f"{n} x {name}" for name, n in self.faults.most_common()),
             remedy="the replies so far are kept: run the same command again when the server answers",
         )
 
-    def _once(self, body: Mapping[str, Any]) -> tuple[Reply | None, str, float | None]:
+    def _once(self, path: str, body: Mapping[str, Any]) -> tuple[Reply | None, str, float | None]:
         """A reply, or the fault and how long the server asks to wait."""
         import httpx2
 
         try:
-            found = self._connected().post("/chat/completions", json=dict(body))
+            found = self._connected().post(path, json=dict(body))
         except httpx2.TimeoutException:
             return None, "time-out", None
         except httpx2.HTTPError as error:
@@ -89,15 +101,28 @@ class Server:
             return None, f"status {found.status_code}", _asked_wait(found.headers.get("retry-after"))
         if found.status_code != 200:
             raise AfzalError(
-                f"the judge's server refuses the request with status {found.status_code}",
+                f"the {self.whose}'s server refuses the request with status {found.status_code}",
                 where=self.url,
                 why=found.text[:200],
-                remedy="check url, model and key_env of the judge",
+                remedy=f"check url, model and key_env of the {self.whose}",
             )
         try:
-            return _reply(found.json()), "", None
+            read = found.json()
+            reply = _reply(read)
         except (ValueError, KeyError, TypeError, IndexError):
             return None, "a reply that is not a completion", None
+        if self.exact:
+            self._refuse_another(str(read.get("model")))
+        return reply, "", None
+
+    def _refuse_another(self, replied: str) -> None:
+        """Some servers answer with the one model that they hold, whatever is asked for; one adds ``@revision``."""
+        if replied != self.model and not replied.startswith(f"{self.model}@"):
+            raise AfzalError(
+                f"the server answers with the model {replied}, not with {self.model}",
+                where=self.url,
+                remedy="start the server with this model, or name the one that it has",
+            )
 
     def _connected(self) -> Any:
         import httpx2
@@ -113,7 +138,8 @@ class Server:
 
 def _reply(body: Any) -> Reply:
     choice = body["choices"][0]
-    text, finish = choice["message"]["content"], choice.get("finish_reason")
+    text = choice["message"]["content"] if "message" in choice else choice["text"]
+    finish = choice.get("finish_reason")
     if not isinstance(finish, str):
         raise ValueError("a reply without a reason why it ended was cut")
     usage = body.get("usage") or {}

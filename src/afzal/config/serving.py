@@ -1,0 +1,65 @@
+"""The settings of a server that writes answers: one YAML file, which stands where the folder of a model may stand."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from .base import Settings
+
+POLICY = "{policy}"
+"""In ``model`` and ``reload`` it stands for the folder whose weights are to answer."""
+
+
+class ServerConfig(Settings, frozen=True):
+    """A server with the interface of OpenAI that answers for a model."""
+
+    kind: Literal["openai", "vllm", "transformers"] = Field(
+        "openai",
+        description="openai sends only what every such server knows; vllm and transformers (transformers serve) are "
+        "also told the ids that end an answer, top_k and min_new_tokens.",
+    )
+    url: str = Field(description="Of the server, up to and with /v1.")
+    model: str = Field(description="The model's name at the server; {policy} is replaced by the model's folder.")
+    folder: str | None = Field(
+        None,
+        description="The folder or hub id of the same model, whose tokenizer says where answers end; kind openai "
+        "can do without.",
+    )
+    key_env: str | None = Field(None, description="The environment variable that holds the server's key.")
+    reload: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="For afzal iterate: a program and its arguments that make the server load the weights of "
+        "{policy}. It is run before each round is sampled.",
+    )
+    timeout: float = Field(600.0, gt=0, description="Seconds for one request.")
+    attempts: int = Field(5, ge=1, description="Tries of one request before the command stops.")
+    concurrency: int = Field(8, ge=1, description="Requests at once; 1 for kind transformers.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_stream(cls, given: Any) -> Any:
+        serial = isinstance(given, dict) and given.get("kind") == "transformers"
+        if serial and given.setdefault("concurrency", 1) != 1:
+            raise ValueError(
+                "concurrency must be 1 with kind transformers: its requests share one stream of random numbers, so "
+                "that a seed would decide nothing"
+            )
+        return given
+
+    @model_validator(mode="after")
+    def _reloads_something(self) -> Self:
+        if self.reload is not None and not any(POLICY in word for word in self.reload):
+            raise ValueError("reload must name {policy}, the folder whose weights the server is to load")
+        return self
+
+    def named(self, policy: str) -> str:
+        """The model's name at the server when it answers for the folder ``policy``."""
+        return self.model.replace(POLICY, policy)
+
+
+def is_server(model: str) -> bool:
+    """Whether what stands where a model's folder may stand is the file of a server."""
+    return model.endswith((".yaml", ".yml"))

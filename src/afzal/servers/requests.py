@@ -1,0 +1,81 @@
+"""Many requests: only what the cache does not hold is asked, so many at once, and each reply is kept as it comes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+from afzal.servers.cache import Cache, Reply
+from afzal.text import duration
+
+Ask = Callable[[Sequence[Mapping[str, str]], Mapping[str, Any]], Reply]
+"""``(messages, sampling) -> reply``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is sent, with the key under which its reply is kept. Without messages the prompt stands in ``sampling``."""
+
+    messages: tuple[Mapping[str, str], ...]
+    sampling: Mapping[str, Any]
+    key: bytes
+
+
+def answered(
+    requests: Sequence[Request],
+    ask: Ask,
+    cache: Cache,
+    *,
+    name: str,
+    concurrency: int = 4,
+    heard: Callable[[int], None] = lambda n: None,
+) -> dict[bytes, Reply]:
+    """The reply to each request, by its key; those that the cache does not hold are asked.
+
+    Raises:
+        AfzalError: a request failed for good. Replies that came before it are in the cache.
+    """
+    wanted = {r.key: r for r in requests}
+    known = {key: reply for key in wanted if (reply := cache.get(key)) is not None}
+    missing = [request for key, request in wanted.items() if key not in known]
+    lock, stop = threading.Lock(), threading.Event()
+
+    def one(request: Request) -> None:
+        if stop.is_set():
+            return
+        try:
+            reply = ask(request.messages, request.sampling)
+            cache.put(request.key, name, reply)
+            with lock:
+                known[request.key] = reply
+                heard(len(known))
+        except BaseException:
+            stop.set()
+            raise
+
+    with ThreadPoolExecutor(concurrency) as pool:
+        try:
+            done, _ = wait([pool.submit(one, request) for request in missing], return_when=FIRST_EXCEPTION)
+        except BaseException:  # an interrupt: what waits in the queue is not sent
+            stop.set()
+            raise
+    for future in done:
+        future.result()
+    return known
+
+
+def counter(total: int, say: Callable[[str], None]) -> Callable[[int], None]:
+    """Says every tenth of the way, with the time that is left at the present pace."""
+    began, said = time.monotonic(), [0]
+
+    def heard(n: int) -> None:
+        if 10 * n // total > said[0]:
+            said[0] = 10 * n // total
+            left = (time.monotonic() - began) / n * (total - n)
+            say(f"{n} of {total} replies, about {duration(left)} left")
+
+    return heard

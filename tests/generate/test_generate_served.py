@@ -1,0 +1,445 @@
+"""Answers written by a server: what is sent to each kind, what each fault costs, and that nothing is asked twice."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers_runs import model_folder, one_thread, pair_file
+from helpers_serve import serving
+from helpers_tokenizers import CHATML, byte_tokenizer
+
+from afzal import config
+from afzal.cli import main
+from afzal.config import GenerateConfig, IterateConfig, Setting
+from afzal.config.serving import ServerConfig
+from afzal.errors import AfzalError
+from afzal.generate.run import generate as generate_answers
+from afzal.model.speaking import open_speaker
+from afzal.records import Message
+from afzal.servers import client
+
+KEY = "sk-served-0123456789abcdef"
+
+
+class Scripted(ThreadingHTTPServer):
+    """Answers ``said N`` with seed N; of each question the faults in ``plan`` come first."""
+
+    def __init__(self) -> None:
+        self.plan: list[str] = []
+        self.seen: list[tuple[str, dict[str, Any], str]] = []
+        self.prompt_tokens = 0
+        self.finish = "stop"
+        self.answers_as: str | None = None
+        self.stop_after: int | None = None
+        self.most_at_once = self._at_once = 0
+        self.lock = threading.Lock()
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        return [body for _, body, _ in self.seen]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Scripted
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        script = self.server
+        with script.lock:
+            script.seen.append((self.path, body, self.headers.get("authorization", "")))
+            script._at_once += 1
+            script.most_at_once = max(script.most_at_once, script._at_once)
+            step = script.plan.pop(0) if script.plan else "ok"
+            if script.stop_after is not None and len(script.seen) > script.stop_after:
+                step = "401"
+        self._reply(step, body)
+        with script.lock:
+            script._at_once -= 1
+
+    def _reply(self, step: str, body: dict[str, Any]) -> None:
+        script = self.server
+        text = f"said {body.get('seed')}"
+        choice = {"message": {"content": text}} if "messages" in body else {"text": text}
+        usage = {"prompt_tokens": script.prompt_tokens, "completion_tokens": 7}
+        good = {"choices": [choice | {"finish_reason": script.finish}], "usage": usage}
+        sent = json.dumps(good | {"model": script.answers_as or body["model"]}).encode()
+        if step == "cut":
+            sent = sent[: len(sent) // 2]
+        if step == "html":
+            sent = b"<html>Bad gateway</html>"
+        if step == "open":
+            sent = json.dumps({"choices": [choice | {"finish_reason": None}]}).encode()
+        self.send_response(int(step) if step.isdigit() else 200)
+        self.end_headers()
+        self.wfile.write(sent)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def script() -> Iterator[Scripted]:
+    running = Scripted()
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    yield running
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    """The server's waits between tries are counted elsewhere."""
+    start = client.Server.__init__
+    assert start.__defaults__ is not None
+    quick = tuple((lambda seconds: None) if d is time.sleep else d for d in start.__defaults__)
+    monkeypatch.setattr(start, "__defaults__", quick)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A model that talks in chats, plain prompts, and prompts of conversations."""
+    path = tmp_path_factory.mktemp("served")
+    chat = byte_tokenizer(template=CHATML)
+    model_folder(path / "model", vocab_size=len(chat))
+    chat.save_pretrained(path / "model")
+    rows = [{"prompt": f"q{k}"} for k in range(3)]
+    (path / "plain.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    talks = [{"prompt": [{"role": "user", "content": f"q{k}"}]} for k in range(3)]
+    (path / "talks.jsonl").write_text("".join(json.dumps(r) + "\n" for r in talks))
+    return path
+
+
+def server_file(path: Path, script: Any, **given: Any) -> str:
+    url = script if isinstance(script, str) else script.url
+    path.write_text(json.dumps({"url": url, "model": "m", **given}))
+    return str(path)
+
+
+def generate(server: str, folder: Path, out: Path | None = None, **given: Any) -> list[dict[str, Any]]:
+    asked = {"prompts": str(folder / "talks.jsonl"), "n": 2, "max_new_tokens": 5} | given
+    asked = {key: value for key, value in asked.items() if value is not None}
+    where = {"out": str(out)} if out is not None else {}
+    generate_answers(GenerateConfig(model=server, **asked, **where))
+    return [json.loads(line) for line in out.read_text().splitlines()] if out is not None else []
+
+
+def test_openai_is_sent_what_every_server_knows(script, folder, tmp_path):
+    server = server_file(tmp_path / "s.yaml", script, folder=str(folder / "model"))
+    rows = generate(server, folder, tmp_path / "out.jsonl", temperature=0.5, top_p=0.9)
+    assert {path for path, _, _ in script.seen} == {"/v1/chat/completions"}
+    seeds = [body.pop("seed") for body in script.bodies]
+    assert len(set(seeds)) == 6
+    same = {"model": "m", "max_tokens": 5, "temperature": 0.5, "top_p": 0.9, "stop": ["<eos>", "<|im_end|>"]}
+    for body in script.bodies:
+        assert body.pop("messages")[0]["content"] in ("q0", "q1", "q2")
+        assert sorted(body.pop("stop")) == sorted(same["stop"])
+        assert body == {key: value for key, value in same.items() if key != "stop"}
+    assert [(row["prompt"][0]["content"], row["stop"], row["tokens"]) for row in rows] == [
+        (f"q{k}", "eos", 7) for k in range(3) for _ in range(2)
+    ]
+    assert sorted(row["completion"] for row in rows) == sorted(f"said {seed}" for seed in seeds)
+
+
+def test_without_a_folder_the_server_decides_and_it_is_said(script, folder, tmp_path, capsys):
+    generate(server_file(tmp_path / "s.yaml", script), folder, tmp_path / "out.jsonl", temperature=0.0, n=1)
+    assert all("stop" not in body and "seed" not in body for body in script.bodies)
+    assert "no folder is named" in capsys.readouterr().err
+
+
+def test_vllm_is_sent_the_very_tokens_and_the_ids_that_end_an_answer(script, folder, tmp_path):
+    server = server_file(tmp_path / "s.yaml", script, kind="vllm", folder=str(folder / "model"))
+    generate(server, folder, tmp_path / "out.jsonl", top_k=3, min_new_tokens=2)
+    speaker = open_speaker(str(folder / "model"))
+    ids = [p.tolist() for p in speaker.encode_prompts([(Message("user", f"q{k}"),) for k in range(3)])]
+    assert {path for path, _, _ in script.seen} == {"/v1/completions"}
+    assert sorted(body["prompt"] for body in script.bodies) == sorted(i for i in ids for _ in range(2))
+    for body in script.bodies:
+        assert body["stop_token_ids"] == speaker.ends(chat=True)
+        assert len(body["stop_token_ids"]) == 2
+        assert (body["ignore_eos"], body["top_k"], body["min_tokens"], body["repetition_penalty"]) == (True, 3, 2, 1.0)
+
+
+def test_transformers_is_sent_its_own_settings_one_request_at_a_time(script, folder, tmp_path):
+    server = server_file(tmp_path / "s.yaml", script, kind="transformers", folder=str(folder / "model"))
+    generate(server, folder, tmp_path / "out.jsonl")
+    ends = open_speaker(str(folder / "model")).ends(chat=True)
+    for body in script.bodies:
+        asked = json.loads(body["generation_config"])
+        assert asked == {
+            "max_new_tokens": 5,
+            "do_sample": True,
+            "eos_token_id": ends,
+            "pad_token_id": ends[0],
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "top_k": 0,
+        }
+        assert body.keys() == {"model", "messages", "generation_config", "seed"}
+    assert script.most_at_once == 1
+    with pytest.raises(AfzalError, match="one stream of random numbers"):
+        generate(
+            server_file(tmp_path / "s.yaml", script, kind="transformers", folder=str(folder), concurrency=2), folder
+        )
+
+
+def test_a_plain_prompt_is_continued(script, folder, tmp_path):
+    server = server_file(tmp_path / "s.yaml", script)
+    generate(server, folder, tmp_path / "out.jsonl", prompts=str(folder / "plain.jsonl"))
+    assert {path for path, _, _ in script.seen} == {"/v1/completions"}
+    assert Counter(body["prompt"] for body in script.bodies) == {"q0": 2, "q1": 2, "q2": 2}
+
+
+@pytest.mark.parametrize(
+    ("faults", "calls"),
+    [
+        (["429"], 7),
+        (["500", "503"], 8),
+        (["html"], 7),
+        (["cut"], 7),
+        (["open"], 7),
+        (["502", "html", "cut", "504"], 10),
+    ],
+)
+def test_each_fault_costs_one_request_and_no_answer(script, folder, tmp_path, faults, calls):
+    script.plan[:] = faults
+    server = server_file(tmp_path / "s.yaml", script, concurrency=1)
+    rows = generate(server, folder, tmp_path / "out.jsonl")
+    assert len(script.seen) == calls
+    assert len({row["completion"] for row in rows}) == 6
+
+
+def test_tries_are_bounded_and_nothing_more_is_sent(script, folder, tmp_path):
+    script.plan[:] = ["500"] * 99
+    server = server_file(tmp_path / "s.yaml", script, concurrency=1, attempts=3)
+    with pytest.raises(AfzalError, match="no reply in 3 tries"):
+        generate(server, folder, tmp_path / "out.jsonl")
+    assert len(script.seen) == 3
+
+
+def test_requests_at_once_are_bounded(script, folder, tmp_path):
+    generate(server_file(tmp_path / "s.yaml", script, concurrency=2), folder, tmp_path / "out.jsonl", n=8)
+    assert len(script.seen) == 24
+    assert script.most_at_once <= 2
+
+
+def test_a_stopped_command_asks_only_what_has_no_reply(script, folder, tmp_path):
+    server = server_file(tmp_path / "s.yaml", script, concurrency=1)
+    script.stop_after = 4
+    with pytest.raises(AfzalError, match="status 401"):
+        generate(server, folder, tmp_path / "out.jsonl")
+    script.stop_after = None
+    rows = generate(server, folder, tmp_path / "out.jsonl")
+    assert len(script.seen) == 5 + 2
+    assert not (tmp_path / "out.jsonl.replies.sqlite").exists()
+    whole = generate(server, folder, tmp_path / "again.jsonl")
+    assert [row["completion"] for row in rows] == [row["completion"] for row in whole]
+
+
+def test_how_an_answer_ended_is_kept(script, folder, tmp_path):
+    for said, kept in (("length", "length"), ("content_filter", "content_filter")):
+        script.finish = said
+        rows = generate(server_file(tmp_path / "s.yaml", script), folder, tmp_path / f"{said}.jsonl")
+        assert {row["stop"] for row in rows} == {kept}
+
+
+def test_the_key_reaches_the_server_and_no_file(script, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("SERVED_KEY", KEY)
+    server = server_file(tmp_path / "s.yaml", script, key_env="SERVED_KEY")
+    script.stop_after = 3
+    with pytest.raises(AfzalError) as failed:
+        generate(server, folder, tmp_path / "out.jsonl")
+    assert {key for _, _, key in script.seen} == {f"Bearer {KEY}"}
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) >= 2
+    assert all(KEY.encode() not in body for body in [*written, str(failed.value).encode()])
+    monkeypatch.delenv("SERVED_KEY")
+    with pytest.raises(AfzalError, match="SERVED_KEY is not set"):
+        generate(server, folder)
+
+
+@pytest.mark.parametrize(
+    ("server", "asked", "said"),
+    [
+        ({}, {"top_k": 3}, "top_k: a server of kind openai has no such field"),
+        ({}, {"min_new_tokens": 1}, "min_new_tokens: a server of kind openai"),
+        ({"kind": "vllm"}, {}, "no folder says them"),
+        ({"reload": ["load", "it"]}, {}, "reload must name"),
+    ],
+)
+def test_what_a_server_could_not_be_told_is_refused(script, folder, tmp_path, server, asked, said):
+    with pytest.raises(AfzalError, match=said):
+        generate(server_file(tmp_path / "s.yaml", script, **server), folder, **asked)
+    assert not script.seen
+
+
+def test_settings_of_the_own_engine_are_refused_beside_a_server(script, folder, tmp_path):
+    server = server_file(tmp_path / "s.yaml", script)
+    with pytest.raises(AfzalError, match="dtype has no effect: a server answers"):
+        config.build(GenerateConfig, [Setting("model", server), Setting("prompt", "q"), Setting("dtype", "bf16")])
+
+
+def test_another_model_or_another_template_behind_the_address_is_refused(script, folder, tmp_path):
+    server = server_file(tmp_path / "s.yaml", script, kind="vllm", folder=str(folder / "model"))
+    script.answers_as = "other"
+    with pytest.raises(AfzalError, match="answers with the model other, not with m"):
+        generate(server, folder, tmp_path / "out.jsonl")
+    script.answers_as, script.prompt_tokens = None, 3
+    with pytest.raises(AfzalError, match="reads prompt 0 as 3 tokens"):
+        generate(server, folder, tmp_path / "out.jsonl")
+
+
+def test_a_judge_compares_a_server_with_a_run(script, folder, tmp_path, capsys):
+    server = server_file(tmp_path / "big.yaml", script)
+    line = ["judge", server, "--against", str(folder / "model"), "--prompts", str(folder / "talks.jsonl")]
+    line += ["--judge", "rule:longest", "--max-new-tokens", "3", "--out", str(tmp_path / "out"), "--resamples", "10"]
+    assert main(line) == 0
+    rows = (tmp_path / "out" / "rows.jsonl").read_text()
+    assert '"big"' in rows
+    assert "said " in rows
+    asked = len(script.seen)
+    assert main([*line[:-3], str(tmp_path / "out"), "--resamples", "20"]) == 0  # its answers are read back
+    assert len(script.seen) == asked
+
+
+def test_every_key_of_a_server_is_documented():
+    page = Path("docs/servers.md").read_text()
+    assert [key for key in ServerConfig.model_fields if f"| `{key}` |" not in page] == []
+
+
+# --- rounds ---------------------------------------------------------------------------------------------------------
+
+
+def rounds(folder: Path, out: Path, server: str, **given: Any) -> Path:
+    from afzal.iterate import iterate
+
+    pair_file(out.parent / "pairs.jsonl", 16)
+    (out.parent / "r.py").write_text("def r(prompt, answer):\n    return float(sum(map(ord, answer)) % 97)\n")
+    small = {"n": 3, "max_new_tokens": 5, "max_tokens": 64, "held_out": 3, "held_out_samples": 2, "rounds": 2}
+    small |= {"batch_size": 4, "lr": 1e-3, "max_steps": 2, "eval_fraction": 0.0, "device": "cpu", "require_eos": False}
+    base = {"model": str(folder / "model"), "prompts": str(out.parent / "pairs.jsonl"), "out": str(out)}
+    base |= {"reward": f"{out.parent / 'r.py'}:r", "generator": server}
+    asked = base | small | given
+    with one_thread():
+        return iterate(config.build(IterateConfig, [Setting(k, v) for k, v in asked.items()]))
+
+
+def test_every_round_is_answered_by_its_own_policy(script, folder, tmp_path):
+    server = server_file(tmp_path / "s.yaml", script, kind="vllm", model="{policy}")
+    rounds(folder, tmp_path / "out", server)
+    names = Counter(body["model"] for body in script.bodies)
+    first, second = str((folder / "model").resolve()), str((tmp_path / "out" / "rounds" / "001" / "run").resolve())
+    assert names.keys() == {first, second}
+    assert all(count % 3 == 0 for count in names.values())
+    rows = [json.loads(line) for line in (tmp_path / "out/rounds/002/samples.jsonl").read_text().splitlines()]
+    assert all(row["text"].startswith("said ") and row["stop"] == "eos" for row in rows)
+
+
+def test_a_reload_command_is_run_before_each_round(script, folder, tmp_path):
+    note = "import sys, pathlib; pathlib.Path(sys.argv[2]).open('a').write(sys.argv[1] + '\\n')"
+    reload = ["python3", "-c", note, "{policy}", str(tmp_path / "loaded")]
+    server = server_file(tmp_path / "s.yaml", script, reload=reload)
+    rounds(folder, tmp_path / "out", server, rounds=1)
+    assert (tmp_path / "loaded").read_text().splitlines() == [str((folder / "model").resolve())]
+
+
+def test_a_reload_command_that_fails_stops_before_anything_is_asked(script, folder, tmp_path):
+    reload = ["python3", "-c", "import sys; sys.exit('no such adapter')", "{policy}"]
+    with pytest.raises(AfzalError, match="no such adapter"):
+        rounds(folder, tmp_path / "out", server_file(tmp_path / "s.yaml", script, reload=reload))
+    assert not script.seen
+
+
+def test_one_set_of_weights_for_several_rounds_is_refused(script, folder, tmp_path):
+    server = server_file(tmp_path / "s.yaml", script)
+    with pytest.raises(AfzalError, match="with the same weights"):
+        rounds(folder, tmp_path / "out", server)
+    with pytest.raises(AfzalError, match="folder has no effect"):
+        rounds(folder, tmp_path / "out", server_file(tmp_path / "s.yaml", script, folder="x", model="{policy}"))
+    assert not script.seen
+
+
+def test_what_a_filter_withheld_is_never_trained_on(script, folder, tmp_path):
+    script.finish = "content_filter"
+    server = server_file(tmp_path / "s.yaml", script)
+    rounds(folder, tmp_path / "out", server, rounds=1)
+    lost = [json.loads(line) for line in (tmp_path / "out/rounds/001/rejected.jsonl").read_text().splitlines()]
+    assert Counter(row["reason"] for row in lost)["withheld"] == len(script.seen)
+    assert not (tmp_path / "out/rounds/001/pairs.jsonl").read_text()
+
+
+# --- transformers serve ---------------------------------------------------------------------------------------------
+
+
+def ending_model(path: Path) -> Path:
+    """A random model whose greedy answer to ``q0`` ends, after a few tokens, with the template's end of turn.
+
+    Its own generation settings name another end, so that only who is told the template's stops there.
+    """
+    from transformers import AutoModelForCausalLM
+
+    chat = byte_tokenizer(template=CHATML)
+    model_folder(path, vocab_size=len(chat), initializer_range=0.3)
+    chat.save_pretrained(path)
+    model: Any = AutoModelForCausalLM.from_pretrained(path)
+    ids = torch.tensor([open_speaker(str(path)).encode_prompts([(Message("user", "q0"),)])[0].tolist()])
+    said = model.generate(ids, do_sample=False, max_new_tokens=12)[0, ids.shape[1] :].tolist()
+    step = next(k for k in range(3, 12) if said[k] not in said[:k])
+    end = chat.convert_tokens_to_ids("<|im_end|>")
+    with torch.no_grad():
+        model.lm_head.weight[[said[step], end]] = model.lm_head.weight[[end, said[step]]]
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.mark.slow
+def test_transformers_serve_stops_where_the_own_engine_does_and_its_seeds_count(tmp_path):
+    model = ending_model(tmp_path / "model")
+    greedy: dict[str, Any] = {"prompts": None, "prompt": "q0", "temperature": 0.0, "n": 1, "max_new_tokens": 24}
+    own = generate(str(model), tmp_path, tmp_path / "own.jsonl", **greedy)
+    assert (own[0]["stop"], own[0]["tokens"] > 3) == ("eos", True)
+    with serving(model) as (url, _):
+        told: dict[str, Any] = {"kind": "transformers", "model": str(model), "folder": str(model)}
+        served = generate(server_file(tmp_path / "s.yaml", url, **told), tmp_path, tmp_path / "t.jsonl", **greedy)
+        assert served == own
+        by_text = {"model": str(model), "folder": str(model), "concurrency": 1}
+        stopped = generate(server_file(tmp_path / "s.yaml", url, **by_text), tmp_path, tmp_path / "o.jsonl", **greedy)
+        assert stopped[0]["stop"] == "eos"
+        untold = server_file(tmp_path / "s.yaml", url, model=str(model))
+        ran_on = generate(untold, tmp_path, tmp_path / "u.jsonl", **greedy)
+        assert (ran_on[0]["stop"], ran_on[0]["tokens"]) == ("length", 24)
+        drawn = {}
+        for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+            asked = {**greedy, "temperature": 1.0, "n": 4, "seed": seed}
+            server = server_file(tmp_path / "s.yaml", url, **told)
+            rows = generate(server, tmp_path, tmp_path / f"{name}.jsonl", **asked)
+            drawn[name] = [row["completion"] for row in rows]
+        assert drawn["a"] == drawn["b"] != drawn["c"]
+        assert len(set(drawn["a"])) > 1
+        other = server_file(tmp_path / "s.yaml", url, **told | {"model": "another"})
+        with pytest.raises(AfzalError, match="refuses the request"):
+            generate(other, tmp_path, tmp_path / "x.jsonl", **greedy)
+
+
+@pytest.mark.slow
+def test_rounds_of_transformers_serve_follow_the_policy(tmp_path):
+    model = ending_model(tmp_path / "model")
+    with serving() as (url, _):
+        server = server_file(tmp_path / "s.yaml", url, kind="transformers", model="{policy}")
+        out = rounds(tmp_path, tmp_path / "out", server, model=str(model), lr=0.05, temperature=0.7)
+    for number in ("001", "002"):
+        rows = [json.loads(line) for line in (out / "rounds" / number / "samples.jsonl").read_text().splitlines()]
+        assert len({row["text"] for row in rows}) > 3
