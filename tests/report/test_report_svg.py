@@ -6,9 +6,11 @@ import re
 
 import pytest
 
-from afzal.report import frontier, svg
+from afzal.report import svg
 from afzal.report.frontier import Spot, frontier_svg
-from afzal.report.svg import Frame, Rule, Series, domain, line_chart, nice_ticks, spread, thin, tick_labels
+from afzal.report.places import overlap
+from afzal.report.scales import domain, fitting_ticks, nice_ticks, thin, tick_labels, whole_ticks
+from afzal.report.svg import Frame, Rule, Series, line_chart, spread
 
 
 @pytest.mark.parametrize(
@@ -46,10 +48,10 @@ def test_ticks_refuse_what_is_no_range(low, high):
 
 
 def test_whole_ticks_are_whole():
-    assert svg.whole_ticks(0, 3) == [0, 1, 2, 3]
-    assert svg.whole_ticks(0, 96) == [0, 20, 40, 60, 80]
-    assert svg.whole_ticks(7, 7) == [7]
-    assert svg.whole_ticks(0.2, 0.8) == [1]
+    assert whole_ticks(0, 3) == [0, 1, 2, 3]
+    assert whole_ticks(0, 96) == [0, 20, 40, 60, 80]
+    assert whole_ticks(7, 7) == [7]
+    assert whole_ticks(0.2, 0.8) == [1]
 
 
 def test_tick_labels_line_up():
@@ -181,7 +183,7 @@ def test_frontier_labels_avoid_each_other():
     at = re.findall(r'<text class="end s2" x="([\d.]+)" y="([\d.]+)">method', drawing)
     boxes = [(float(x), float(y) - 9, float(x) + 48, float(y) + 3) for x, y in at]
     assert len(boxes) == 3
-    assert all(frontier._overlap(a, b) == 0 for i, a in enumerate(boxes) for b in boxes[:i])
+    assert all(overlap(a, b) == 0 for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 def test_a_standalone_drawing_is_well_formed_xml_with_its_style():

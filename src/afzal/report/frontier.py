@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from afzal.report import svg
+from afzal.report.focus import focus
+from afzal.report.places import LETTER, LINE, Box, Labels, clipped, dense, is_inside
 from afzal.report.svg import OPTIMUM, Frame, Series
 from afzal.stats.intervals import half_width
+from afzal.text import is_number
 
 _WIDTH, _HEIGHT = 440, 330
-_LETTER, _LINE = 6.0, 12.0  # size of a letter of a label, in SVG units
-
-Box = tuple[float, float, float, float]
+_LONGEST = 34  # letters of a label
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,9 @@ def frontier_svg(
 ) -> str:
     """A scatter of policies under the curve of the best reward at each KL.
 
+    Without a curve, a stray policy or way does not flatten the others (:func:`afzal.report.focus.focus`): it is cut at
+    the edge, and a policy beyond is marked there with its values.
+
     Args:
         points: policies with labels; crosses are 95 % intervals, where standard errors are given.
         optimum: the curve (KL, reward), in order of KL; the region above it is shaded, since no policy can be there.
@@ -49,18 +52,11 @@ def frontier_svg(
         limit: a KL with a label, drawn as a vertical line.
         size: width and height in SVG units.
     """
-    xs = (
-        [x for p in points for x in _ends(p.x, p.x_se)]
-        + [x for x, _ in optimum]
-        + [x for s in paths for x, _ in s.points]
-        + ([limit[0]] if limit else [])
-    )
-    ys = (
-        [y for p in points for y in _ends(p.y, p.y_se)]
-        + [y for _, y in optimum]
-        + [y for s in paths for _, y in s.points if y is not None]
-    )
-    ys += [y for s in paths for y in (*s.low, *s.high) if y is not None]
+    xs = [_ends(p.x, p.x_se) for p in points] + [[x for x, _ in s.points] for s in paths]
+    ys = [_ends(p.y, p.y_se) for p in points] + [[*(y for _, y in s.points), *s.low, *s.high] for s in paths]
+    xs, ys = ([v for g in groups for v in g] if optimum else _focused(groups) for groups in (xs, ys))
+    xs = [*xs, *(x for x, _ in optimum), *([limit[0]] if limit else [])]
+    ys = [*ys, *(y for _, y in optimum)]
     width, height = size
     x_low, x_high = svg.domain(xs)
     frame = Frame(
@@ -72,16 +68,18 @@ def frontier_svg(
         y=svg.domain(ys, pad=0.09),
     )
     curve = [(frame.px(x), frame.py(y)) for x, y in optimum]
+    marks = [_place(frame, p) for p in points] + dense(curve)
+    places = Labels(frame.box, marks + [m for s in paths for part in _parts(frame, s) for m in dense(part)])
     body = [
         svg.y_axis_and_grid(frame, y_label),
         svg.x_axis(frame, x_label),
         _optimum(frame, curve, optimum_label),
-        svg.mark(frame, *limit) if limit else "",
         *(svg.band(frame, s) for s in paths if s.low),
         *(_path(frame, s) for s in paths),
         *(_cross(frame, p) for p in points),
         *(_spot(frame, p) for p in points),
-        _labels(frame, points, curve, paths),
+        _labels(frame, points, places),
+        svg.mark(frame, *limit, places) if limit else "",
     ]
     return svg.wrap("".join(body), width, height, title)
 
@@ -99,11 +97,34 @@ def _optimum(frame: Frame, curve: Sequence[tuple[float, float]], label: str) -> 
     )
 
 
+def _focused(groups: Sequence[Sequence[float | None]]) -> list[float]:
+    """The ends of what is shown of these values; nothing without values."""
+    return list(focus(groups)) if any(is_number(v) for group in groups for v in group) else []
+
+
+def _parts(frame: Frame, series: Series) -> list[list[tuple[float, float]]]:
+    """What is drawn of a way, cut at the edges."""
+    at = [(frame.px(x), frame.py(y)) for x, y in series.points if is_number(y)]
+    return clipped(at, frame.box)
+
+
 def _path(frame: Frame, series: Series) -> str:
-    at = [(frame.px(x), frame.py(y)) for x, y in series.points if y is not None]
-    line = "L".join(f"{x:.1f} {y:.1f}" for x, y in at)
-    dots = "".join(f'<circle class="d s{series.colour}" cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for x, y in at)
-    return (f'<path class="l {series.mark} s{series.colour}" d="M{line}"/>' if len(at) > 1 else "") + dots
+    lines = [part for part in _parts(frame, series) if len(part) > 1]
+    paths = ["L".join(f"{x:.1f} {y:.1f}" for x, y in part) for part in lines]
+    at = [(frame.px(x), frame.py(y)) for x, y in series.points if is_number(y)]
+    seen = [spot for spot in at if is_inside(spot, frame.box)] if series.mark != "faint" else []
+    dots = "".join(f'<circle class="d s{series.colour}" cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for x, y in seen)
+    return "".join(f'<path class="l {series.mark} s{series.colour}" d="M{line}"/>' for line in paths) + dots
+
+
+def _place(frame: Frame, spot: Spot) -> tuple[float, float]:
+    """Where a policy stands; one beyond the axes at their edge."""
+    x, y = frame.px(spot.x), frame.py(spot.y)
+    return min(max(x, frame.left), frame.right), min(max(y, frame.top), frame.bottom)
+
+
+def _is_beyond(frame: Frame, spot: Spot) -> bool:
+    return not is_inside((frame.px(spot.x), frame.py(spot.y)), frame.box)
 
 
 def _ends(value: float, se: float) -> tuple[float, float]:
@@ -111,6 +132,8 @@ def _ends(value: float, se: float) -> tuple[float, float]:
 
 
 def _cross(frame: Frame, spot: Spot) -> str:
+    if _is_beyond(frame, spot):
+        return ""
     parts = []
     if spot.x_se > 0:
         ends = [frame.px(x) for x in _ends(spot.x, spot.x_se)]
@@ -123,50 +146,33 @@ def _cross(frame: Frame, spot: Spot) -> str:
 
 def _spot(frame: Frame, spot: Spot) -> str:
     name = svg.escape(svg.visible(f"{spot.label}: KL {svg.number(spot.x)}, reward {svg.number(spot.y)}"))
-    at = f'cx="{frame.px(spot.x):.1f}" cy="{frame.py(spot.y):.1f}"'
-    return (
-        f'<g class="spot"><circle class="d s{spot.colour}" {at} r="4"/>'
-        f'<circle class="hit" {at} r="12"><title>{name}</title></circle></g>'
-    )
+    x, y = _place(frame, spot)
+    at = f'cx="{x:.1f}" cy="{y:.1f}"'
+    shape = f'<circle class="d s{spot.colour}" {at} r="4"/>'
+    if _is_beyond(frame, spot):  # a triangle that points out of the plot
+        dx, dy = (x >= frame.right) - (x <= frame.left), (y >= frame.bottom) - (y <= frame.top)
+        tip, side = (x + 7 * dx, y + 7 * dy), (4.5 * (dy or 0), -4.5 * (dx or 0))
+        ends = f"M{x + side[0]:.1f} {y + side[1]:.1f}L{x - side[0]:.1f} {y - side[1]:.1f}L{tip[0]:.1f} {tip[1]:.1f}Z"
+        shape = f'<path class="beyond s{spot.colour}" d="{ends}"/>'
+    return f'<g class="spot">{shape}<circle class="hit" {at} r="12"><title>{name}</title></circle></g>'
 
 
-def _labels(frame: Frame, points: Sequence[Spot], curve: Sequence[tuple[float, float]], paths: Sequence[Series]) -> str:
-    """Labels beside their points, each at the free one of eight places that covers least of what is drawn."""
-    spots = [(frame.px(p.x), frame.py(p.y)) for p in points]
-    marks = [*spots, *_dense(curve)]
-    marks += [m for s in paths for m in _dense([(frame.px(x), frame.py(y)) for x, y in s.points if y is not None])]
-    taken: list[Box] = []
+def _labels(frame: Frame, points: Sequence[Spot], places: Labels) -> str:
+    """Labels beside their points, each at the one of eight places that covers least of what is drawn; what would cover
+    another label is left to the legend and the title under the pointer."""
     parts = []
-    for spot, (x, y) in zip(points, spots, strict=True):
-        box = min(_places(x, y, len(spot.label) * _LETTER), key=lambda b: _cost(b, frame, taken, marks))
-        taken.append(box)
-        parts.append(svg.text(box[0], box[3] - 3, spot.label, f"end s{spot.colour}"))
+    for spot in points:
+        label = svg.cut(spot.label, _LONGEST)
+        if _is_beyond(frame, spot):
+            label += f" ({svg.number(spot.x, 3)}, {svg.number(spot.y, 3)})"
+        box = places.free(_places(*_place(frame, spot), len(label) * LETTER))
+        if box is not None:
+            parts.append(svg.text(box[0], box[3] - 3, label, f"end s{spot.colour}"))
     return "".join(parts)
 
 
 def _places(x: float, y: float, width: float) -> list[Box]:
     """Boxes (left, top, right, bottom) round a point: right, left, below, above, then the corners."""
     lefts = [x + 8, x - 8 - width, x - width / 2, x - width / 2, x + 6, x - 6 - width, x + 6, x - 6 - width]
-    tops = [y - 6, y - 6, y + 7, y - 7 - _LINE, y + 5, y + 5, y - 5 - _LINE, y - 5 - _LINE]
-    return [(left, top, left + width, top + _LINE) for left, top in zip(lefts, tops, strict=True)]
-
-
-def _cost(box: Box, frame: Frame, taken: Sequence[Box], marks: Sequence[tuple[float, float]]) -> float:
-    left, top, right, bottom = box
-    over = sum(_overlap(box, other) for other in taken)
-    hits = sum(left - 1 <= x <= right + 1 and top <= y <= bottom for x, y in marks)
-    outside = max(0.0, frame.left - left) + max(0.0, right - frame.right) + max(0.0, frame.top - top)
-    return 10 * over + 8 * hits + 100 * (outside + max(0.0, bottom - frame.bottom))
-
-
-def _overlap(a: Box, b: Box) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-
-
-def _dense(line: Sequence[tuple[float, float]], gap: float = 4.0) -> list[tuple[float, float]]:
-    """Points along a line, close enough that a label cannot slip between two of them."""
-    dense = list(line[:1])
-    for (x0, y0), (x1, y1) in pairwise(line):
-        count = max(1, int((abs(x1 - x0) + abs(y1 - y0)) / gap))
-        dense += [(x0 + (x1 - x0) * k / count, y0 + (y1 - y0) * k / count) for k in range(1, count + 1)]
-    return dense
+    tops = [y - 6, y - 6, y + 7, y - 7 - LINE, y + 5, y + 5, y - 5 - LINE, y - 5 - LINE]
+    return [(left, top, left + width, top + LINE) for left, top in zip(lefts, tops, strict=True)]

@@ -7,25 +7,26 @@ Colours and type come from the style sheet by class (``s0`` … ``s6``), so one 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Literal
 
+from afzal.report.focus import focus
+from afzal.report.places import LETTER, LINE, Box, Labels, clipped, dense, is_inside
+from afzal.report.scales import CHAR, Point, domain, fitting_ticks, nice_ticks, thin, tick_labels
 from afzal.text import is_number, number, visible
 
 Mark = Literal["line", "faint", "dots", "dashed"]
-Point = tuple[float, float | None]
 
 # Colours by meaning, the same in every chart of a report.
 TRAIN, HELD_OUT, CHOSEN, REJECTED, OPTIMUM, OTHER, LAST = range(7)
 
-_CHAR = 6.1  # width of one digit at the 11 px of the axis labels
 _LABEL_GAP = 12.0  # least vertical distance between two direct labels
+_ENDING = 0.34  # share of the width that labels at the ends of lines may take
 _SHORT = 6  # letters of an axis label that fits beside the values
 _COLUMNS = 60  # places under the pointer; more would only fatten the file
-_THIN = 400  # points drawn per series at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,62 +71,9 @@ class Frame:
     def py(self, y: float) -> float:
         return self.bottom - (y - self.y[0]) / (self.y[1] - self.y[0]) * (self.bottom - self.top)
 
-
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round values (1, 2 or 5 times a power of ten) inside [low, high], about ``count`` of them, at least one."""
-    if not (math.isfinite(low) and math.isfinite(high)) or low > high:
-        raise ValueError(f"ticks need finite ends in order, got {low} and {high}")
-    if low == high:
-        return [low]
-    raw = (high - low) / max(count - 1, 1)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1.0, 2.0, 5.0, 10.0) if m * power >= raw * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    if first > last:
-        return [low]
-    decimals = max(0, -math.floor(math.log10(step)) + 1)
-    return [round(k * step, decimals) + 0.0 for k in range(first, last + 1)]
-
-
-def whole_ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """:func:`nice_ticks` that are whole numbers, for steps."""
-    return [t for t in nice_ticks(low, high, count) if t == int(t)] or [float(math.ceil(low))]
-
-
-def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """Labels with one number of decimals for all, so that they line up; powers of ten only below 1/1000."""
-    size = max((abs(t) for t in ticks), default=0.0)
-    if 0 < size < 1e-3:
-        return [number(t) for t in ticks]
-    decimals = max((_decimals(t) for t in ticks), default=0)
-    return [f"{t:,.{decimals}f}".replace("-", "\N{MINUS SIGN}") for t in ticks]
-
-
-def domain(values: Iterable[float | None], pad: float = 0.06) -> tuple[float, float]:
-    """The range to show: the values with a little air; (0, 1) without values, a unit-sized range round a constant."""
-    finite = [v for v in values if is_number(v)]
-    if not finite:
-        return 0.0, 1.0
-    low, high = min(finite), max(finite)
-    if high - low <= 1e-12 * max(abs(low), abs(high), 1e-300):
-        half = abs(low) * 0.1 or 0.5
-        return low - half, high + half
-    air = (high - low) * pad
-    return low - air, high + air
-
-
-def thin(points: Sequence[Point], limit: int = _THIN) -> list[Point]:
-    """At most about ``limit`` points, keeping both extremes of every stretch, so that no spike disappears."""
-    if len(points) <= limit:
-        return list(points)
-    size = math.ceil(len(points) / (limit // 2))
-    kept: list[Point] = []
-    for start in range(0, len(points), size):
-        stretch = range(start, min(start + size, len(points)))
-        finite = sorted((y, i) for i in stretch if is_number(y := points[i][1]))
-        ends = {finite[0][1], finite[-1][1]} if finite else {start}
-        kept += [points[i] for i in sorted(ends)]
-    return kept
+    @property
+    def box(self) -> Box:
+        return self.left, self.top, self.right, self.bottom
 
 
 def line_chart(
@@ -145,36 +93,40 @@ def line_chart(
 
     Args:
         series: drawn in order, the last on top.
-        y_range: fixed range of y (for shares, (0, 1)); by default the range of the data and rules.
+        y_range: fixed range of y (for shares, (0, 1)); by default that of the data and rules, but for a stray series
+            or a few spikes (:func:`afzal.report.focus.focus`). What is beyond is marked at the edge with its value.
         rules: horizontal lines with a label.
         marked: an x with a label, drawn as a vertical line.
         x_ticks: what stands at which x, in place of round values, such as doublings on a logarithmic axis.
     """
     xs = sorted({x for s in series for x, _ in s.points})
-    bounds = [v for s in series for v in (*(y for _, y in s.points), *s.low, *s.high)]
-    y = y_range or domain([*bounds, *(r.y for r in rules)])
+    groups = [[*(y for _, y in s.points), *s.low, *s.high] for s in series]
+    shown = focus(groups) if any(is_number(v) for group in groups for v in group) else ()
+    y = y_range or domain([*shown, *(r.y for r in rules)])
     x = (xs[0], xs[-1]) if len(xs) > 1 else domain(xs)
     y_ticks = nice_ticks(*y)
     labels = tick_labels(y_ticks)
-    right = max((len(s.label) for s in series), default=0)
+    longest = int(_ENDING * width / LETTER)
+    right = min(longest, max((len(s.label) for s in series), default=0))
     frame = Frame(
-        left=10 + max(len(label) for label in labels) * _CHAR,
+        left=10 + max(len(label) for label in labels) * CHAR,
         top=24,
-        right=width - (12 if not right else 10 + right * 6.0),
+        right=width - (12 if not right else 10 + right * LETTER),
         bottom=height - (24 if len(x_label) <= _SHORT else 38),
         x=x,
         y=y,
     )
-    ticks = whole_ticks(*x) if x_label in ("step", "steps") else nice_ticks(*x)
-    named = x_ticks or dict(zip(ticks, tick_labels(ticks), strict=True))
+    named = x_ticks or fitting_ticks(*x, frame.right - frame.left, whole=x_label in ("step", "steps"))
+    places = Labels(frame.box, [spot for s in series for spot in _drawn(frame, s)])
     body = [
         _y_axis(frame, y_ticks, labels, y_label),
         _x_axis(frame, named, x_label),
-        *(_rule(frame, rule) for rule in rules),
-        mark(frame, *marked) if marked else "",
         *(band(frame, s) for s in series if s.low),
         *(_line(frame, s) for s in series),
-        _end_labels(frame, series, width),
+        _beyond(frame, series, places),
+        *(_rule(frame, rule, places) for rule in rules),
+        mark(frame, *marked, places) if marked else "",
+        _end_labels(frame, series, longest),
         _columns(frame, series, xs, x_label, x_ticks or {}),
     ]
     return wrap("".join(body), width, height, title)
@@ -228,23 +180,59 @@ def y_axis_and_grid(frame: Frame, label: str) -> str:
 
 def x_axis(frame: Frame, label: str) -> str:
     """Round values under the plot, the unit at the right end."""
-    ticks = nice_ticks(*frame.x, 6)
-    return _x_axis(frame, dict(zip(ticks, tick_labels(ticks), strict=True)), label)
+    return _x_axis(frame, fitting_ticks(*frame.x, frame.right - frame.left), label)
 
 
-def mark(frame: Frame, x: float, label: str) -> str:
-    """A vertical line with a label; nothing where it is out of sight."""
+def mark(frame: Frame, x: float, label: str, places: Labels) -> str:
+    """A vertical line with a label where there is room for one; nothing where it is out of sight."""
     if not frame.x[0] <= x <= frame.x[1]:
         return ""
-    px = frame.px(x)
-    near_end = px > (frame.left + frame.right) / 2
+    px, width = frame.px(x), len(label) * LETTER
     line = f'<path class="rule" d="M{px:.1f} {frame.top:.1f}V{frame.bottom:.1f}"/>'
-    return line + text(px - 4 if near_end else px + 4, frame.bottom - 5, label, "note", "end" if near_end else "start")
+    lefts = (px - 4 - width, px + 4) if px > (frame.left + frame.right) / 2 else (px + 4, px - 4 - width)
+    tops = [frame.bottom - 4 - LINE, frame.top + 2, *(frame.bottom - 4 - LINE * k for k in range(2, 6))]
+    return line + _label(places, [(left, top) for top in tops for left in lefts], label, "note")
 
 
-def _decimals(value: float) -> int:
-    shown = f"{value:.10f}".rstrip("0")
-    return len(shown.split(".")[1])
+def _label(places: Labels, corners: Sequence[tuple[float, float]], label: str, css: str) -> str:
+    """A label at the best free one of several left upper corners; nothing where each would cover another label."""
+    width = len(label) * LETTER
+    box = places.free([(left, top, left + width, top + LINE) for left, top in corners]) if label else None
+    return "" if box is None else text(box[0], box[3] - 2.5, label, css)
+
+
+def _drawn(frame: Frame, series: Series) -> list[tuple[float, float]]:
+    """Points along what is drawn of a series."""
+    runs = [[(frame.px(x), frame.py(y)) for x, y in run] for run in _runs(thin(series.points, 120))]
+    return [spot for run in runs for part in clipped(run, frame.box) for spot in dense(part, 6.0)]
+
+
+def _beyond(frame: Frame, series: Sequence[Series], places: Labels) -> str:
+    """A triangle at the edge for the furthest value of each colour above, and below, what the axis shows."""
+    furthest: dict[tuple[int, bool], tuple[float, float, Series]] = {}
+    for s in series:
+        for x, y in s.points:
+            if not is_number(y) or frame.y[0] <= y <= frame.y[1]:
+                continue
+            key = s.colour, y > frame.y[1]
+            if key not in furthest or abs(y) > abs(furthest[key][1]):
+                furthest[key] = x, y, s
+    parts = []
+    for (colour, is_above), (x, y, s) in furthest.items():
+        px, edge, tip = frame.px(x), *((frame.top, -6) if is_above else (frame.bottom, 6))
+        parts.append(f'<path class="beyond s{colour}" d="M{px - 4.5:.1f} {edge:.1f}h9l-4.5 {tip}Z"/>')
+        words = f"{cut(s.name, 28)}: {number(y)}"
+        width = len(words) * LETTER
+        tops = [edge + 3 + LINE * k if is_above else edge - 3 - LINE * (k + 1) for k in range(6)]
+        lefts = (px - 7 - width, px + 7) if px > (frame.left + frame.right) / 2 else (px + 7, px - 7 - width)
+        inside = [min(max(left, frame.left), frame.right - width) for left in lefts]
+        parts.append(_label(places, [(left, top) for top in tops for left in inside], words, f"end s{colour}"))
+    return "".join(parts)
+
+
+def cut(name: str, longest: int) -> str:
+    """A name of at most ``longest`` letters."""
+    return name if len(name) <= longest else f"{name[: max(1, longest - 1)]}…"
 
 
 def _y_axis(frame: Frame, ticks: Sequence[float], labels: Sequence[str], label: str) -> str:
@@ -263,22 +251,26 @@ def _x_axis(frame: Frame, ticks: Mapping[float, str], label: str) -> str:
     parts = [f'<path class="axis" d="M{frame.left:.1f} {y:.1f}H{frame.right:.1f}"/>']
     beside = len(label) <= _SHORT  # a short unit stands in the row of the values, a long one below it
     end = frame.right - len(label) * 5.6 - 6 if label and beside else math.inf
+    last = -math.inf
     for tick, name in ticks.items():
-        x = frame.px(tick)
+        x, half = frame.px(tick), len(name) * CHAR / 2
         parts.append(f'<path class="axis" d="M{x:.1f} {y:.1f}v4"/>')
-        if x + len(name) * _CHAR / 2 < end or x == frame.left:
+        if (x + half < end or x == frame.left) and x - half > last:
             parts.append(text(x, y + 16, name, "tick", "middle"))
+            last = x + half + 2
     if label:
         parts.append(text(frame.right, y + (16 if beside else 31), label, "unit", "end"))
     return "".join(parts)
 
 
-def _rule(frame: Frame, rule: Rule) -> str:
+def _rule(frame: Frame, rule: Rule, places: Labels) -> str:
     if not frame.y[0] <= rule.y <= frame.y[1]:
         return ""
-    y = frame.py(rule.y)
+    y, width = frame.py(rule.y), len(rule.label) * LETTER
     line = f'<path class="rule" d="M{frame.left:.1f} {y:.1f}H{frame.right:.1f}"/>'
-    return line + text(frame.right - 2, y - 4 if y > frame.top + 14 else y + 11, rule.label, "note", "end")
+    lefts = (frame.right - 2 - width, frame.left + 3, (frame.left + frame.right - width) / 2)
+    corners = [(left, top) for left in lefts for top in (y - 1 - LINE, y + 1)]
+    return line + _label(places, corners, rule.label, "note")
 
 
 def _runs(points: Sequence[Point]) -> list[list[tuple[float, float]]]:
@@ -296,11 +288,13 @@ def _line(frame: Frame, series: Series) -> str:
     parts = []
     for run in _runs(thin(series.points)):
         at = [(frame.px(x), frame.py(y)) for x, y in run]
-        if len(at) > 1:
-            path = "L".join(f"{x:.1f} {y:.1f}" for x, y in at)
-            parts.append(f'<path class="l {series.mark} s{series.colour}" d="M{path}"/>')
+        for part in clipped(at, frame.box):
+            if len(part) > 1:
+                path = "L".join(f"{x:.1f} {y:.1f}" for x, y in part)
+                parts.append(f'<path class="l {series.mark} s{series.colour}" d="M{path}"/>')
         if series.mark == "dots" or len(at) == 1:
-            parts += [f'<circle class="d s{series.colour}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in at]
+            seen = [spot for spot in at if is_inside(spot, frame.box)]
+            parts += [f'<circle class="d s{series.colour}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in seen]
     return "".join(parts)
 
 
@@ -313,7 +307,8 @@ def band(frame: Frame, series: Series) -> str:
         if is_number(low) and is_number(high)
     ]
     for x, low, high in rows:
-        run.append((frame.px(x), frame.py(low), frame.py(high)))
+        inside = [min(max(end, frame.y[0]), frame.y[1]) for end in (low, high)]
+        run.append((frame.px(x), *map(frame.py, inside)))
     if len(run) > 1:
         there = "L".join(f"{x:.1f} {high:.1f}" for x, _, high in run)
         back = "L".join(f"{x:.1f} {low:.1f}" for x, low, _ in reversed(run))
@@ -324,15 +319,20 @@ def band(frame: Frame, series: Series) -> str:
     return "".join(parts)
 
 
-def _end_labels(frame: Frame, series: Sequence[Series], width: int) -> str:
+def _end_labels(frame: Frame, series: Sequence[Series], longest: int) -> str:
+    """Labels at the ends of lines; none where there are more than stand above each other (the legend has them all)."""
     ends = []
     for s in series:
         runs = _runs(s.points)
         if s.label and runs:
-            ends.append((s, frame.py(runs[-1][-1][1])))
+            y = min(max(runs[-1][-1][1], frame.y[0]), frame.y[1])
+            ends.append((s, frame.py(y)))
+    if (len(ends) - 1) * _LABEL_GAP > frame.bottom - frame.top:
+        return ""
     places = spread([y for _, y in ends], frame.top, frame.bottom)
     return "".join(
-        text(frame.right + 6, y + 4, s.label, f"end s{s.colour}") for (s, _), y in zip(ends, places, strict=True)
+        text(frame.right + 6, y + 4, cut(s.label, longest), f"end s{s.colour}")
+        for (s, _), y in zip(ends, places, strict=True)
     )
 
 
@@ -353,7 +353,8 @@ def _columns(
         words = place + "".join(f" · {s.name} {number(v)}" for s, v in here)
         values = "".join(f'<tspan class="end s{s.colour}" dx="9">{number(v)}</tspan>' for s, v in here)
         px = frame.px(x)
-        dots = "".join(f'<circle class="d s{s.colour}" cx="{px:.1f}" cy="{frame.py(v):.1f}" r="3.4"/>' for s, v in here)
+        seen = [(s, frame.py(v)) for s, v in here if frame.y[0] <= v <= frame.y[1]]
+        dots = "".join(f'<circle class="d s{s.colour}" cx="{px:.1f}" cy="{y:.1f}" r="3.4"/>' for s, y in seen)
         parts.append(
             f'<g class="col"><rect x="{left:.1f}" y="{frame.top:.0f}" width="{max(right - left, 0.1):.1f}" '
             f'height="{frame.bottom - frame.top:.0f}"><title>{escape(visible(words))}</title></rect>'

@@ -1,0 +1,109 @@
+"""Where things stand in a drawing: lines cut at the edges of the plot, and labels that do not cover each other.
+
+Boxes are (left, top, right, bottom) in SVG units, y downwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+Box = tuple[float, float, float, float]
+Spot = tuple[float, float]
+
+LETTER, LINE = 6.0, 12.0  # size of a letter of a label
+
+
+class Labels:
+    """The labels of a drawing as they find their places.
+
+    Args:
+        bounds: where labels may stand.
+        marks: points that labels should not cover.
+    """
+
+    def __init__(self, bounds: Box, marks: Sequence[Spot] = ()) -> None:
+        self._bounds, self._marks = bounds, marks
+        self.taken: list[Box] = []
+
+    def best(self, places: Sequence[Box]) -> Box:
+        """Take the place that covers least of labels and marks, the earlier one of equals."""
+        box = min(places, key=self._cost)
+        self.taken.append(box)
+        return box
+
+    def free(self, places: Sequence[Box]) -> Box | None:
+        """As :meth:`best` among places that cover no label and stand within the bounds; None where there is none."""
+        left, top, right, bottom = self._bounds
+        fine = [
+            b
+            for b in places
+            if not any(overlap(b, other) for other in self.taken)
+            and b[0] >= left - 1
+            and b[1] >= top - 1
+            and b[2] <= right + 1
+            and b[3] <= bottom + 1
+        ]
+        return self.best(fine) if fine else None
+
+    def _cost(self, box: Box) -> float:
+        left, top, right, bottom = box
+        over = sum(overlap(box, other) for other in self.taken)
+        hits = sum(left - 1 <= x <= right + 1 and top <= y <= bottom for x, y in self._marks)
+        low = max(0.0, self._bounds[0] - left) + max(0.0, self._bounds[1] - top)
+        high = max(0.0, right - self._bounds[2]) + max(0.0, bottom - self._bounds[3])
+        return 10 * over + 8 * hits + 100 * (low + high)
+
+
+def overlap(a: Box, b: Box) -> float:
+    """The area that two boxes share."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def dense(line: Sequence[Spot], gap: float = 4.0) -> list[Spot]:
+    """Points along a line, close enough that a label cannot slip between two of them."""
+    points = list(line[:1])
+    for (x0, y0), (x1, y1) in pairwise(line):
+        count = max(1, int((abs(x1 - x0) + abs(y1 - y0)) / gap))
+        points += [(x0 + (x1 - x0) * k / count, y0 + (y1 - y0) * k / count) for k in range(1, count + 1)]
+    return points
+
+
+def is_inside(spot: Spot, box: Box, slack: float = 0.01) -> bool:
+    """Whether a point is in a box, its edges included."""
+    x, y = spot
+    return box[0] - slack <= x <= box[2] + slack and box[1] - slack <= y <= box[3] + slack
+
+
+def clipped(line: Sequence[Spot], box: Box) -> list[list[Spot]]:
+    """The parts of a line that are in a box, each ending at the edge where it leaves; of a lone point, itself."""
+    if len(line) == 1:
+        return [list(line)] if is_inside(line[0], box) else []
+    parts: list[list[Spot]] = []
+    for a, b in pairwise(line):
+        piece = _piece(a, b, box)
+        if piece is None:
+            continue
+        if parts and parts[-1][-1] == piece[0] == a:
+            parts[-1].append(piece[1])
+        else:
+            parts.append(list(piece))
+    return parts
+
+
+def _piece(a: Spot, b: Spot, box: Box) -> tuple[Spot, Spot] | None:
+    """The part of a segment in a box (Liang and Barsky 1984); its own ends where they are inside."""
+    start, end = 0.0, 1.0
+    dx, dy = b[0] - a[0], b[1] - a[1]
+    for step, room in ((-dx, a[0] - box[0]), (dx, box[2] - a[0]), (-dy, a[1] - box[1]), (dy, box[3] - a[1])):
+        if step == 0:
+            if room < -0.01:
+                return None
+        elif step < 0:
+            start = max(start, room / step)
+        else:
+            end = min(end, room / step)
+    if start > end:
+        return None
+    first = a if start <= 0 else (a[0] + start * dx, a[1] + start * dy)
+    return first, b if end >= 1 else (a[0] + end * dx, a[1] + end * dy)
