@@ -103,21 +103,30 @@ def _judges(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _drawing(body: Mapping[str, Any], across: str, up: str, size: tuple[int, int], markup: type[str]) -> dict[str, Any]:
-    """The way of every method, ``up`` against ``across`` (names of figures or rewards), with bands over the seeds."""
+    """The way of every method, ``up`` against ``across`` (names of figures or rewards): a band, or its single seeds."""
     paths = [way(m, across, up, PALETTE[k % len(PALETTE)], k) for k, m in enumerate(body["methods"])]
     paths = [s for s in paths if s.points]
+    colours = {m["label"]: PALETTE[k % len(PALETTE)] for k, m in enumerate(body["methods"])}
+    single = [s for m in body["methods"] for s in seeds(m, across, up, colours[m["label"]])]
     spots = [Spot(s.name, s.points[-1][0], y, colour=s.colour) for s in paths if (y := s.points[-1][1]) is not None]
     title = f"{views.named(up)} against {views.named(across)}"
     drawing = frontier_svg(
-        spots, (), paths=paths, title=title, x_label=views.named(across), y_label=views.named(up), size=size
+        spots, (), paths=[*single, *paths], title=title, x_label=views.named(across), y_label=views.named(up), size=size
     )
     return {"title": title, "drawing": markup(drawing), "legend": paths}
 
 
 def way(method: Mapping[str, Any], across: str, up: str, colour: int = 0, place: int = 0) -> Series:
-    """The curve of one method as a line: means over the seeds, the interval of ``up`` as its band."""
-    rows = [(value(c, across), value(c, up)) for c in method["curve"] if c["seeds"]]
-    low, high = (tuple(y[end] for _, y in rows) for end in ("low", "high"))
+    """The curve of one method as a line: means over the seeds, the interval of ``up`` as its band.
+
+    Two seeds have none: an interval of two is many times as wide as what it describes. They are drawn by :func:`seeds`.
+    """
+    told = [c for c in method["curve"] if c["seeds"]]
+    rows = [(value(c, across), value(c, up)) for c in told]
+    low, high = (
+        tuple(None if c["seeds"] == 2 else y[end] for c, (_, y) in zip(told, rows, strict=True))
+        for end in ("low", "high")
+    )
     known = any(v is not None for v in low)
     return Series(
         method["label"],
@@ -127,6 +136,23 @@ def way(method: Mapping[str, Any], across: str, up: str, colour: int = 0, place:
         low if known else (),
         high if known else (),
     )
+
+
+def seeds(method: Mapping[str, Any], across: str, up: str, colour: int) -> list[Series]:
+    """The single seeds of a method as thin lines, where there are two or three; otherwise none."""
+    by_seed: dict[Any, list[tuple[float, float | None]]] = {}
+    for p in method["points"]:
+        by_seed.setdefault(p["seed"], []).append((_of_seed(p, across) or 0.0, _of_seed(p, up)))
+    if not 2 <= len(by_seed) <= 3:
+        return []
+    return [Series(f"{method['label']}, seed {seed}", tuple(at), colour, "faint") for seed, at in by_seed.items()]
+
+
+def _of_seed(point: Mapping[str, Any], name: str) -> float | None:
+    """A figure of one snapshot of one seed by its name, as :func:`value` has those of all seeds."""
+    if name == "seconds":
+        return point["cost"]["seconds"]
+    return (point["rewards"][name] if name in point["rewards"] else point[name])["mean"]
 
 
 def value(figures: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from afzal.text import is_number
 
 REACH = 12.0  # median absolute deviations from the median that count as usual
-STRAY = 0.05  # share of a series' values beyond the reach that makes it a stray
+STRAY = 0.1  # share of a series' values beyond the reach that makes it a stray
 GAIN = 4.0  # how much smaller the range must become, or all is shown
 _QUANTILES = 41  # of each series, so that a long one does not outvote the others
 

@@ -33,17 +33,8 @@ class Labels:
         return box
 
     def free(self, places: Sequence[Box]) -> Box | None:
-        """As :meth:`best` among places that cover no label and stand within the bounds; None where there is none."""
-        left, top, right, bottom = self._bounds
-        fine = [
-            b
-            for b in places
-            if not any(overlap(b, other) for other in self.taken)
-            and b[0] >= left - 1
-            and b[1] >= top - 1
-            and b[2] <= right + 1
-            and b[3] <= bottom + 1
-        ]
+        """As :meth:`best` among places that cover no other label; None where there is none."""
+        fine = [box for box in places if not any(overlap(box, other) for other in self.taken)]
         return self.best(fine) if fine else None
 
     def _cost(self, box: Box) -> float:

@@ -187,7 +187,8 @@ def mark(frame: Frame, x: float, label: str, places: Labels) -> str:
     """A vertical line with a label where there is room for one; nothing where it is out of sight."""
     if not frame.x[0] <= x <= frame.x[1]:
         return ""
-    px, width = frame.px(x), len(label) * LETTER
+    px, label = frame.px(x), cut(label, int((frame.right - frame.left) / LETTER))
+    width = len(label) * LETTER
     line = f'<path class="rule" d="M{px:.1f} {frame.top:.1f}V{frame.bottom:.1f}"/>'
     lefts = (px - 4 - width, px + 4) if px > (frame.left + frame.right) / 2 else (px + 4, px - 4 - width)
     tops = [frame.bottom - 4 - LINE, frame.top + 2, *(frame.bottom - 4 - LINE * k for k in range(2, 6))]
@@ -266,11 +267,12 @@ def _x_axis(frame: Frame, ticks: Mapping[float, str], label: str) -> str:
 def _rule(frame: Frame, rule: Rule, places: Labels) -> str:
     if not frame.y[0] <= rule.y <= frame.y[1]:
         return ""
-    y, width = frame.py(rule.y), len(rule.label) * LETTER
+    y, label = frame.py(rule.y), cut(rule.label, int((frame.right - frame.left) / LETTER))
+    width = len(label) * LETTER
     line = f'<path class="rule" d="M{frame.left:.1f} {y:.1f}H{frame.right:.1f}"/>'
     lefts = (frame.right - 2 - width, frame.left + 3, (frame.left + frame.right - width) / 2)
     corners = [(left, top) for left in lefts for top in (y - 1 - LINE, y + 1)]
-    return line + _label(places, corners, rule.label, "note")
+    return line + _label(places, corners, label, "note")
 
 
 def _runs(points: Sequence[Point]) -> list[list[tuple[float, float]]]:

@@ -41,7 +41,7 @@ export function padded(low, high) {
   return [low - air, high + air];
 }
 
-// The range that the series have in common.
+// The range that the series have in common, by the rule of afzal/report/focus.py.
 export function focus(groups) {
   const series = groups.map((values) => values.filter(finite).sort((a, b) => a - b)).filter((values) => values.length);
   if (!series.length) return [0, 1];
@@ -50,7 +50,7 @@ export function focus(groups) {
   const middle = median(pooled);
   const reach = 12 * median(pooled.map((v) => Math.abs(v - middle)));
   const isInside = (v) => Math.abs(v - middle) <= reach;
-  const isStray = (s) => s.filter((v) => !isInside(v)).length > 0.05 * s.length;
+  const isStray = (s) => s.filter((v) => !isInside(v)).length > 0.1 * s.length;
   const usual = series.filter((s) => !isStray(s));
   const strays = series.length - usual.length, most = series.length < 3 ? 0 : Math.floor((series.length - 1) / 2);
   const inner = usual.flat().filter(isInside);
