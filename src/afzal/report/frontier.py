@@ -165,7 +165,11 @@ def _labels(frame: Frame, points: Sequence[Spot], places: Labels) -> str:
         label = svg.cut(spot.label, _LONGEST)
         if _is_beyond(frame, spot):
             label += f" ({svg.number(spot.x, 3)}, {svg.number(spot.y, 3)})"
-        box = places.free(_places(*_place(frame, spot), len(label) * LETTER))
+        (x, y), width = _place(frame, spot), len(label) * LETTER
+        at = _places(x, y, width)
+        if _is_beyond(frame, spot):  # the places beside the edge are often taken
+            at += [(x - 6 - width, top, x - 6, top + LINE) for k in range(2, 6) for top in (y - 5 - LINE * k,)]
+        box = places.free(at)
         if box is not None:
             parts.append(svg.text(box[0], box[3] - 3, label, f"end s{spot.colour}"))
     return "".join(parts)
