@@ -254,6 +254,9 @@ EXPORT: dict[str, Case] = {
     "tolerance": (1e-30, {}),
     "max_tokens": (14, {"data": "pairs.jsonl"}),
     "device": ("cuda:7", {}),
+    "push_to_hub": ("me/tiny", {}),
+    "hub_public": (True, {}),
+    "ollama": (True, {}),
 }
 KINDS: dict[str, tuple[Any, dict[str, Case], dict[str, Any]]] = {
     "generate": (GenerateConfig, GENERATE, {"model": "model", "prompt": "Why", "max_new_tokens": 5}),

@@ -39,6 +39,7 @@ VERBS = {
     "chat": "Talk to a model beside the one it started from or another, and vote blind on their answers.",
     "score": "Score the responses of a file by a reward model, or by a policy against its reference.",
     "export": "Merge a trained adapter into its base model and check that its log-probs do not change.",
+    "push": "Upload a finished model and its card to the hub.",
     "compare": "Train or reuse several methods, draw reward against KL, and set them side by side.",
     "sweep": "Vary settings of a training, and choose the best arm on held-out prompts within a KL budget.",
     "annotate": "Serve a page on which people compare, rank or rate responses by keyboard.",

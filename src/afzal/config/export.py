@@ -6,10 +6,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from .base import Settings
+from .sections import HubSettings
 
 
-class ExportConfig(Settings, frozen=True):
+class ExportConfig(HubSettings, frozen=True):
     """An adapter's folder as a model that plain `transformers` loads."""
 
     model: str = Field(description="The adapter: a run folder, an adapter's folder or a hub id.")
@@ -26,10 +26,14 @@ class ExportConfig(Settings, frozen=True):
         None, gt=0, description="Largest difference of a token's log-prob, in nats; default 1e-3, in bf16 0.15."
     )
     max_tokens: int = Field(1024, ge=2, description="Longest prompt + response of data, in tokens; longer are cut.")
+    ollama: bool = Field(
+        False, description="Also write a Modelfile for Ollama; of a model that is none of an adapter, only that."
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:1 or mps.")
 
     @model_validator(mode="after")
     def _rows_are_used(self) -> Self:
         if self.data is None:
             self._refuse(("rows", "max_tokens"), "there is no data")
+        self._refuse_hub_parts()
         return self

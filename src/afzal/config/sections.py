@@ -200,6 +200,20 @@ class RunSettings(Settings, frozen=True, title="Run"):
     )
 
 
+class HubSettings(Settings, frozen=True, title="Run"):
+    """Where the result is uploaded to."""
+
+    push_to_hub: str | None = Field(
+        None, description="Upload the finished model and its card to this repository of the hub, OWNER/NAME."
+    )
+    hub_public: bool = Field(False, description="Make the repository public, if it is not there yet; else private.")
+
+    def _refuse_hub_parts(self) -> None:
+        """Settings of an upload that there is not must have their defaults."""
+        if self.push_to_hub is None:
+            self._refuse(("hub_public",), "push_to_hub is not set")
+
+
 class ObjectiveSettings(Settings, frozen=True, title="Objective"):
     """An objective of one's choice, and what it learns or asks of the labels."""
 

@@ -20,6 +20,7 @@ from .sections import (
     ConstraintSettings,
     DataSettings,
     EvaluationSettings,
+    HubSettings,
     ModelSettings,
     OptimisationSettings,
     RunSettings,
@@ -53,7 +54,14 @@ def fill_adapter(filled: dict[str, Any], kind_of_settings: type[Settings]) -> No
 
 
 class TrainConfig(
-    RunSettings, EvaluationSettings, OptimisationSettings, MemorySettings, ModelSettings, DataSettings, frozen=True
+    HubSettings,
+    RunSettings,
+    EvaluationSettings,
+    OptimisationSettings,
+    MemorySettings,
+    ModelSettings,
+    DataSettings,
+    frozen=True,
 ):
     """What every training method has; use the class of the method, or :func:`make`."""
 
@@ -134,6 +142,7 @@ class TrainConfig(
         if self.eval_data is None and self.eval_fraction == 0:
             self._refuse(("eval_every_steps", "early_stop_patience"), "nothing is held out (eval_fraction is 0)")
         self._refuse_adapter_parts()
+        self._refuse_hub_parts()
         if self.optimizer != "adamw":
             self._refuse(("adam_beta1", "adam_beta2"), f"the optimizer is {self.optimizer}")
         if self.optimizer == "sgd":

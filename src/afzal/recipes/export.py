@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from afzal import data, runs
+from afzal import data, hub, runs
 from afzal.config import ExportConfig
 from afzal.errors import AfzalError
 from afzal.folders.load import load_processor, model_folder
@@ -26,14 +26,16 @@ from afzal.model.load import (
 )
 from afzal.model.logprobs import score
 from afzal.model.probe import largest_gap, probe_trees
-from afzal.model.speaking import speaker_of
+from afzal.model.speaking import open_speaker, speaker_of
 from afzal.recipes.outputs import input_format
 from afzal.tokens.batch import Batch
+from afzal.tokens.ollama import CONVERTER, modelfile
 from afzal.tokens.tree import Tree
 from afzal.train.feed import Layout
 
 _TOLERANCE = {"fp32": 1e-3, "bf16": 0.15}  # of a token's log-prob, in nats: rounding of the merged weights
 _TOKENS_PER_FORWARD = 8192
+_GGUF = "model.gguf"
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "generation_config.json")
 
 
@@ -49,16 +51,23 @@ def export(config: ExportConfig) -> list[str]:
             exists.
     """
     runs.refuse_existing(config.out)
+    if config.push_to_hub is not None:
+        hub.refuse_unreachable(config.push_to_hub)
     folder = model_folder(config.model)
     base = adapter_base(folder)
+    if base is None and config.ollama:
+        return _only_modelfile(config, folder)
     if base is None:
-        raise AfzalError(
-            f"{config.model} is not an adapter", why="it has all its weights", remedy="use it as it is, without export"
-        )
+        remedy = "use it as it is, without export; --ollama writes a Modelfile for it"
+        raise AfzalError(f"{config.model} is not an adapter", why="it has all its weights", remedy=remedy)
     processor = load_processor(config.model)
     files = load_tokenizer(config.model) if processor is None else processor
     if positions_taken(folder):
+        if config.ollama:
+            raise AfzalError("Ollama has no virtual tokens", where=config.model, remedy="leave out --ollama")
         return _copied(config, folder, files)
+    if config.ollama:
+        modelfile(open_speaker(config.model), _GGUF)  # refused before anything is merged and written
     model = load_model(config.model, device=pick_device(config.device))
     batches = Layout("unshared", _TOKENS_PER_FORWARD, pick_device(config.device)).batches(_rows(config, files, model))
     wanted = _logps(model, batches)
@@ -79,7 +88,37 @@ def export(config: ExportConfig) -> list[str]:
         f"{config.out}: the adapter merged into {base}, as {dtype}",
         f"largest difference of a log-prob on {len(wanted)} tokens: {gap:.2g} nats between the merged model and the "
         f"adapter, {before:.2g} between the adapter and its base model",
+        *(_modelfile(config, config.model, config.out) if config.ollama else []),
+        *_uploaded(config),
     ]
+
+
+def _only_modelfile(config: ExportConfig, folder: str) -> list[str]:
+    """A model that needs no merging: the Modelfile alone, in a folder of its own."""
+    for key in ("data", "dtype", "tolerance", "push_to_hub"):
+        if getattr(config, key) != type(config).model_fields[key].default:
+            raise AfzalError(f"{key} has no effect: {config.model} is not an adapter", remedy=f"leave {key} out")
+    text = modelfile(open_speaker(config.model), _GGUF)
+    Path(config.out).mkdir(parents=True)
+    return _modelfile(config, folder, folder, text)
+
+
+def _modelfile(config: ExportConfig, source: str, folder: str, text: str = "") -> list[str]:
+    """Write the Modelfile; what to type next."""
+    out = Path(config.out)
+    runs.atomic_write(out / "Modelfile", text or modelfile(open_speaker(source), _GGUF))
+    converter = CONVERTER.format(folder=folder, gguf=out / _GGUF)
+    return [
+        f"{out / 'Modelfile'}: chat template and ends of answers; its prompts are those of the model's own template",
+        f"next, with llama.cpp: {converter}",
+        f"then:                 ollama create NAME -f {out / 'Modelfile'}",
+    ]
+
+
+def _uploaded(config: ExportConfig) -> list[str]:
+    if config.push_to_hub is None:
+        return []
+    return [f"uploaded: {hub.push(config.out, config.push_to_hub, private=not config.hub_public)}"]
 
 
 def _rows(config: ExportConfig, files: Any, model: Any) -> list[Tree]:
@@ -136,4 +175,5 @@ def _copied(config: ExportConfig, folder: str, files: Any) -> list[str]:
     return [
         f"{config.out}: a copy of the adapter, for PEFT to load on {adapter_base(folder)}",
         f"an adapter of type {kind} cannot be merged: its virtual tokens stand before every row, not in the weights",
+        *_uploaded(config),
     ]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from afzal import runs
+from afzal import hub, runs
 from afzal.config import TrainConfig
 from afzal.folders.inspection import weight_format
 from afzal.folders.load import model_folder
@@ -100,6 +100,17 @@ def clean_up(config: TrainConfig, run: runs.Run) -> None:
     for folder in (removed, run.path / "best"):
         if folder.is_dir():
             shutil.rmtree(folder)
+
+
+def upload(config: TrainConfig, run: runs.Run) -> None:
+    """The finished model to the hub, once, where ``push_to_hub`` names a repository; the run says where it went.
+
+    Raises:
+        AfzalError: the hub refuses, or cannot be reached. The run is finished all the same.
+    """
+    if config.push_to_hub is None or run.facts().get("uploaded"):
+        return
+    run.update(uploaded=hub.push(run.path, config.push_to_hub, private=not config.hub_public))
 
 
 def is_done(run: runs.Run) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from afzal import report, runs
+from afzal import hub, report, runs
 from afzal.config import TrainConfig, advice
 from afzal.errors import AfzalError
 from afzal.hashes import weights_hash
@@ -76,6 +76,8 @@ def train(
     once more after a rank had died, they resume the run.
     """
     parallel.refuse(config, model)
+    if config.push_to_hub is not None:
+        hub.refuse_unreachable(config.push_to_hub)
     resume = resume or parallel.goes_on(config.out)
     device = pick_device(ranks.own_device(config.device))
     with ranks.joined(device), fixed_date(Path(config.out) / "run.json", resume) as date:
@@ -90,6 +92,7 @@ def _joined(config: TrainConfig, resume: bool, command: str, date: str, model: A
     if resume and outputs.is_done(run):
         with run:
             ranks.led(lambda: outputs.clean_up(config, run))
+            ranks.led(lambda: outputs.upload(config, run))
         parallel.reporter(0, 0).say(f"{run.path} has finished: there is nothing left to do")
         return run.path
     run.update(template_date=date, **({"command": command} if command else {}))
@@ -373,6 +376,7 @@ def _finish(config: TrainConfig, run: runs.Run, setup: Setup, state: State) -> P
         report.write_card(run.path)
         report.build(run.path, sections)
         outputs.clean_up(config, run)
+        outputs.upload(config, run)
 
     ranks.led(write)
     return run.path

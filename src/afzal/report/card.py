@@ -46,11 +46,11 @@ def model_card(
 
     Args:
         run_facts: contents of ``run.json``.
-        config: the resolved configuration; its ``out`` names the model unless ``name`` is given.
+        config: the resolved configuration; its ``push_to_hub`` or ``out`` names the model unless ``name`` is given.
         metrics: lines of ``metrics.jsonl``.
     """
     method = str(run_facts.get("method") or "")
-    name = name or Path(str(config.get("out") or method or "model")).name
+    name = name or str(config.get("push_to_hub") or "") or Path(str(config.get("out") or method or "model")).name
     parts = [
         _front_matter(run_facts, metrics, name),
         f"# {plain(name)}",

@@ -1,0 +1,171 @@
+"""The same DPO job by Afzal, by TRL's command line and by LLaMA-Factory: what is typed, and how long it takes.
+
+20 updates of 16 pairs of stories on a model of 260,000 weights, in float32 on the CPU, each command from a YAML file.
+
+.venv/bin/python -m benchmarks.beside_others --trl .venv-trl/bin/trl --llamafactory .venv-lf/bin/llamafactory-cli \
+  --out benchmarks/results/beside-others.json --page docs/import.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from benchmarks.machine import about_run
+from benchmarks.sentiment.valence import shared
+
+UPDATES, BATCH, LR, BETA = 20, 16, 1e-4, 0.1
+FIRST = re.compile(r"\bstep 1/|['\"]loss['\"]:")
+START, END = "<!-- beside others -->", "<!-- end -->"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trl", help="the command of TRL, in an environment of its own")
+    parser.add_argument("--llamafactory", help="llamafactory-cli, in an environment of its own")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument("--page", type=Path, help="page whose table is renewed")
+    given = parser.parse_args()
+    found: dict[str, Any] = {"about": about_run("benchmarks.beside_others", ["afzal", "torch"], threads=1), "runs": {}}
+    for name in ("afzal", "afzal, nothing held out", "trl", "llamafactory"):
+        program = {"trl": given.trl, "llamafactory": given.llamafactory}.get(name, "afzal")
+        if program is not None:
+            found["runs"][name] = [run(name, program) for _ in range(given.repeats)]
+            print(row(name, found["runs"][name]), flush=True)
+    if given.out:
+        given.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if given.page:
+        renew(given.page, found)
+
+
+def run(name: str, program: str) -> dict[str, Any]:
+    """One run in a folder of its own; seconds of the clock and of the processor, to the first update and to the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = write(Path(folder), name)
+        file = Path(folder, "dpo.yaml")
+        file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        arguments = {"trl": ["dpo", "--config"]}.get(name, ["train"])
+        start = [sys.executable, "-m", "afzal"] if program == "afzal" else [program]
+        seconds = timed([*start, *arguments, file.name], Path(folder))
+        typed = " ".join([Path(program).name, *arguments, file.name])
+        return {"typed": typed, "lines": len(file.read_text().splitlines()), **seconds}
+
+
+def write(folder: Path, name: str) -> dict[str, Any]:
+    """The data as each one wants them, and the settings of its file."""
+    source = shared() / "derived" / "stories_valence_pairs.jsonl"
+    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+    rows = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    model = str(shared() / "models" / "stories260k")
+    if name.startswith("afzal"):
+        own = {"method": "dpo", "model": model, "data": "pairs.jsonl", "out": "run", "batch_size": BATCH}
+        own |= {"max_steps": UPDATES, "lr": LR, "beta": BETA, "dtype": "fp32"}
+        return own | ({} if name == "afzal" else {"eval_fraction": 0.0})
+    trainer = {"output_dir": "run", "per_device_train_batch_size": BATCH, "max_steps": UPDATES, "learning_rate": LR}
+    trainer |= {"warmup_steps": UPDATES // 10, "logging_steps": 1, "bf16": False, "use_cpu": True, "report_to": "none"}
+    if name == "trl":
+        data = {"datasets": [{"path": "json", "data_files": "pairs.jsonl", "split": "train"}]}
+        return {"model_name_or_path": model, **data, "beta": BETA, **trainer}
+    entry = {"file_name": "pairs.jsonl", "ranking": True}
+    entry |= {"columns": {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}}
+    (folder / "dataset_info.json").write_text(json.dumps({"pairs": entry}), encoding="utf-8")
+    own = {"model_name_or_path": model, "stage": "dpo", "do_train": True, "finetuning_type": "full"}
+    own |= {"dataset": "pairs", "dataset_dir": ".", "template": "empty", "cutoff_len": 1024, "pref_beta": BETA}
+    return own | trainer
+
+
+def timed(command: Sequence[str], folder: Path) -> dict[str, float]:
+    """Seconds of a command that writes a line per update.
+
+    Raises:
+        RuntimeError: it fails, or no line tells of an update; with the end of what it said.
+    """
+    one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    quiet = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "DISABLE_VERSION_CHECK": "1"}
+    paths = os.pathsep.join([str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, **one, **quiet, "PYTHONPATH": paths}
+    began = time.monotonic()
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    first: dict[str, float] = {}
+    said: list[str] = []
+    for line in process.stdout:
+        said.append(line)
+        if not first and FIRST.search(line):
+            first = {"first_clock": time.monotonic() - began, "first_processor": processor_seconds(process.pid)}
+    _, status, usage = os.wait4(process.pid, 0)
+    if status or not first:
+        raise RuntimeError(f"{' '.join(command)}: {''.join(said[-30:])}")
+    return {**first, "clock": time.monotonic() - began, "processor": usage.ru_utime + usage.ru_stime}
+
+
+def processor_seconds(session: int) -> float:
+    """What the processes of a session have used so far, their ended children included."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        if int(fields[3]) == session:
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+NAMES = {
+    "afzal": "Afzal, with held-out figures, samples and a page",
+    "afzal, nothing held out": "Afzal, nothing held out",
+    "trl": "TRL 1.16",
+    "llamafactory": "LLaMA-Factory 0.9.5",
+}
+
+
+def row(name: str, runs: Sequence[Mapping[str, Any]]) -> str:
+    """A line of the table: medians."""
+    middle = {key: median(r[key] for r in runs) for key in ("first_processor", "processor", "first_clock", "clock")}
+    times = (f"{middle[f'first_{k}']:.1f} | {middle[k]:.1f}" for k in ("processor", "clock"))
+    return f"| {NAMES[name]} | `{runs[0]['typed']}` | {runs[0]['lines']} | {' | '.join(times)} |"
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The table as Markdown, with what it was measured on."""
+    about = found["about"]
+    seconds = "processor s to the first update | to the end | clock s to the first update | to the end"
+    head = f"| | typed | lines of YAML | {seconds} |"
+    lines = [head, "|---|---|---:|---:|---:|---:|---:|", *(row(name, runs) for name, runs in found["runs"].items())]
+    repeats = len(next(iter(found["runs"].values())))
+    note = (
+        f"{UPDATES} updates of {BATCH} pairs of short stories, a model of 260,000 weights, float32, one thread; "
+        f"medians of {repeats} runs, {about['date']}, {about['device'].partition(' (')[0]}, "
+        f"torch {about['versions']['torch']}. Other work ran beside it (load {about['load']:.0f}), which stretches "
+        "the clock and hardly the processor's seconds."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def renew(page: Path, found: Mapping[str, Any]) -> None:
+    """Put the table between its marks."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(START)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{START}\n{table(found)}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""``afzal push RUN OWNER/NAME``: a finished model and its card to the hub."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def command(
+    folder: Annotated[
+        str, typer.Argument(metavar="RUN", help="The folder of a finished run, or of an exported model.")
+    ],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository of the hub.")],
+    public: Annotated[
+        bool, typer.Option("--public", help="Make it public, if it is not there yet; else private.")
+    ] = False,
+) -> None:
+    """Upload the weights, the tokenizer and the model card; no samples, metrics or rows.
+
+    The token is that of `hf auth login` or HF_TOKEN.
+    """
+    from afzal import hub
+
+    typer.echo(hub.push(folder, repository, private=not public))

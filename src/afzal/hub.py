@@ -1,0 +1,80 @@
+"""Finished models to the hub: what is uploaded, and what is refused before a run begins. Rows never go there."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from afzal.errors import AfzalError
+
+_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+UPLOADED = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.jinja",
+    "additional_chat_templates/*.jinja",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "README.md",
+    "Modelfile",
+)
+"""What makes a model, and its card. No samples, no metrics, no rows: they hold texts of people."""
+
+
+def refuse_unreachable(repository: str) -> None:
+    """Refuse what an upload at the end of a run would fail at: a name that is none, no network wanted, no token.
+
+    Raises:
+        AfzalError: with the remedy.
+    """
+    if not _ID.fullmatch(repository):
+        raise AfzalError(f"push_to_hub cannot be {repository!r}", remedy="write OWNER/NAME, as in the hub's addresses")
+    offline = next((name for name in _OFFLINE if os.environ.get(name, "").lower() in ("1", "true", "yes", "on")), None)
+    if offline is not None:
+        raise AfzalError(f"push_to_hub needs the hub, and {offline} is set", remedy=f"unset {offline}")
+    from huggingface_hub import get_token
+
+    if not get_token():
+        remedy = "hf auth login, or set HF_TOKEN to a token that may write"
+        raise AfzalError(f"there is no token to upload {repository} with", remedy=remedy)
+
+
+def push(folder: str | Path, repository: str, *, private: bool) -> str:
+    """Upload the model of a folder and its card to a repository of the hub, made if it is not there; its address.
+
+    Args:
+        repository: ``owner/name``.
+        private: of a repository that is made; one that is there stays as it is.
+
+    Raises:
+        AfzalError: the folder holds no model, or the hub refuses or cannot be reached; the folder is as it was.
+    """
+    refuse_unreachable(repository)
+    if not any(Path(folder).glob("*.safetensors")):
+        raise AfzalError(f"{folder} holds no weights to upload", remedy="name the folder of a finished run")
+    from huggingface_hub import HfApi
+
+    api = HfApi(library_name="afzal")
+    try:
+        address = api.create_repo(repository, private=private, exist_ok=True)
+        message = f"Upload {Path(folder).resolve().name}"
+        patterns: list[str] = list(UPLOADED)
+        api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=patterns, commit_message=message)
+    except Exception as error:  # network, permission, quota: the library raises many kinds
+        raise AfzalError(
+            f"{folder} could not be uploaded to {repository}",
+            why=str(error).strip().partition("\n")[0],
+            remedy=f"everything is saved: afzal push {folder} {repository} uploads it",
+        ) from None
+    return str(address)

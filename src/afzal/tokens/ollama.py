@@ -1,0 +1,205 @@
+"""A Modelfile of Ollama: the chat template in Ollama's language, and the texts at which an answer ends.
+
+The template is not looked up by a family's name. A model's own one is rendered for short conversations, the pieces
+between the messages are read off, and the pieces are put together again: only where that gives the very same text for
+further conversations is a Modelfile written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from afzal.errors import AfzalError
+from afzal.records import Message
+from afzal.tokens.speaker import Speaker
+from afzal.tokens.template import Renderer, TurnError, adds_bos
+
+CONVERTER = "python convert_hf_to_gguf.py {folder} --outfile {gguf}"
+"""How llama.cpp's converter is called, which makes a GGUF file of a model folder."""
+
+_USER, _ANSWER, _NEXT, _SYSTEM = "one apple", "two pears", "three plums", "four figs"
+_CHECKED = ("Why?\nSay it.", "Because.", "And then?", "Nothing.", "Tell me 2 + 2.")
+_REMEDY = "write the Modelfile by hand, or train and serve with chat_template: chatml"
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """What a template writes around the messages of a conversation.
+
+    Attributes:
+        begin: before everything.
+        system: before and after a system message; None where the template refuses one.
+        default: the system message that stands there when none is given; "" for none.
+        user: before and after a user's message.
+        assistant: before and after an answer.
+        generation: after the last user's message, before the model writes.
+    """
+
+    begin: str
+    system: tuple[str, str] | None
+    default: str
+    user: tuple[str, str]
+    assistant: tuple[str, str]
+    generation: str
+
+    def text(self, messages: Sequence[Message]) -> str:
+        """The prompt that Ollama makes of a conversation."""
+        given = [(m.role, str(m.content)) for m in messages]
+        if self.default and given[0][0] != "system":
+            given.insert(0, ("system", self.default))
+        around = {"system": self.system or ("", ""), "user": self.user, "assistant": self.assistant}
+        parts = [around[role][0] + content + around[role][1] for role, content in given]
+        return self.begin + "".join(parts) + self.generation
+
+    def template(self) -> str:
+        """The same in the template language of Ollama, which is Go's."""
+        system = f'{{{{ if eq .Role "system" }}}}{self._between(self.system)}{{{{ else }}}}' if self.system else ""
+        user = f'{{{{ if eq .Role "user" }}}}{self._between(self.user)}{{{{ end }}}}'
+        answer = f'{{{{ if eq .Role "assistant" }}}}{self._between(self.assistant)}{{{{ end }}}}'
+        end = "{{ end }}" if self.system else ""
+        return f"{self.begin}{{{{ range .Messages }}}}{system}{user}{answer}{end}{{{{ end }}}}{self.generation}"
+
+    @staticmethod
+    def _between(around: tuple[str, str] | None) -> str:
+        before, after = around or ("", "")
+        return f"{before}{{{{ .Content }}}}{after}"
+
+
+def modelfile(speaker: Speaker, gguf: str) -> str:
+    """The Modelfile of a model.
+
+    Args:
+        speaker: the model's tokenizer, template and ends.
+        gguf: the file that the converter is going to make, as the Modelfile names it.
+
+    Raises:
+        AfzalError: the template cannot be carried over exactly; says where it differs.
+    """
+    turns = turns_of(speaker)
+    template, stops = turns.template(), _stops(speaker)
+    pieces = (turns.begin, turns.default, turns.generation, *turns.user, *turns.assistant, *(turns.system or ()))
+    if any('"""' in piece or "{{" in piece for piece in pieces):
+        raise _refused("it writes braces or quotes that a Modelfile gives a meaning")
+    lines = [f"FROM {gguf}", f'TEMPLATE """{template}"""']
+    lines += [f'SYSTEM """{turns.default}"""'] if turns.default else []
+    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops]
+    if turns.system is None:
+        lines.insert(0, "# The model's template has no system message: one that is given to Ollama is left out.")
+    return "\n".join(lines) + "\n"
+
+
+def turns_of(speaker: Speaker) -> Turns:
+    """The pieces of a speaker's template.
+
+    Raises:
+        AfzalError: they do not give its renderings back.
+    """
+    renderer = speaker.renderer
+    if "strftime_now" in renderer.template:
+        raise _refused("it states the date of the day, which a Modelfile would freeze")
+    user, answer, following = (Message("user", _USER), Message("assistant", _ANSWER), Message("user", _NEXT))
+    system = Message("system", _SYSTEM)
+    try:
+        talk = renderer.prompt([user, answer, following], {})
+    except TurnError as error:
+        raise _refused(f"it refuses an ordinary conversation ({error.detail})") from None
+    before, between, closing, generation = _split(talk, _USER, _ANSWER, _NEXT)
+    opening = _common_end(before, closing)
+    begin, close = before.removesuffix(opening), closing.removesuffix(opening)
+    around, default = _system_of(renderer, [system, user], begin, opening), ""
+    if around is not None and around[0] and around[0] in begin and begin.endswith(around[1]):
+        begin, _, default = begin.removesuffix(around[1]).rpartition(around[0])
+    bos = speaker.tokenizer.bos_token or ""
+    if bos and adds_bos(speaker.tokenizer):
+        if opening.startswith(bos) and not begin:
+            raise _refused(f"it begins every turn with {bos}, which the runtime writes once more at the start")
+        begin = begin.removeprefix(bos)
+    turns = _closed(Turns(begin, around, default, (opening, ""), (between, close), generation), renderer.ending.closing)
+    _check(turns, renderer, bos if adds_bos(speaker.tokenizer) else "")
+    return turns
+
+
+def _system_of(renderer: Renderer, messages: Sequence[Message], begin: str, opening: str) -> tuple[str, str] | None:
+    """Before and after a system message; None where the template refuses one."""
+    try:
+        text = renderer.prompt(messages, {})
+    except TurnError:
+        return None
+    if _SYSTEM not in text:
+        return None
+    head, middle, _ = _split(text, _SYSTEM, _USER)
+    if not middle.endswith(opening):
+        raise _refused("it puts the system message inside the first user's turn, which a TEMPLATE cannot do exactly")
+    shared = _shared(head, begin)
+    start = begin if head.startswith(begin) else ""
+    after = middle.removesuffix(opening)
+    if not start and shared and not begin.endswith(after):
+        raise _refused("what it writes at the beginning depends on whether there is a system message")
+    return head.removeprefix(start), after
+
+
+def _closed(turns: Turns, closing: str) -> Turns:
+    """The same, with the end of a turn standing after its message rather than before the next one."""
+    (user, after), (answer, end) = turns.user, turns.assistant
+    if not closing or not (answer.startswith(closing) and turns.generation.startswith(closing)):
+        return turns
+    answer, generation, after = answer.removeprefix(closing), turns.generation.removeprefix(closing), closing
+    system = turns.system
+    if user.startswith(closing) and system is not None and turns.default:
+        user, end, system = user.removeprefix(closing), end + closing, (system[0], system[1] + closing)
+    return replace(turns, system=system, user=(user, after), assistant=(answer, end), generation=generation)
+
+
+def _check(turns: Turns, renderer: Renderer, bos: str) -> None:
+    """Conversations that the pieces were not read off."""
+    roles = ("user", "assistant", "user", "assistant", "user")
+    talk = [Message(role, text) for role, text in zip(roles, _CHECKED, strict=True)]
+    talks: list[list[Message]] = [talk[:1], talk[:3], talk]
+    if turns.system is not None:
+        talks += [[Message("system", "Be brief."), *one] for one in list(talks)]
+    for messages in talks:
+        try:
+            wanted = renderer.prompt(messages, {}).removeprefix(bos)
+        except TurnError as error:
+            raise _refused(error.detail) from None
+        made = turns.text(messages)
+        if made != wanted:
+            at = len(_shared(made, wanted))
+            why = f"of {len(messages)} messages it makes {wanted[at : at + 40]!r}, the pieces {made[at : at + 40]!r}"
+            raise _refused(why)
+
+
+def _split(text: str, *marks: str) -> list[str]:
+    parts = []
+    for mark in marks:
+        before, found, text = text.partition(mark)
+        if not found:
+            raise _refused(f"it does not write the message {mark!r} as it is")
+        parts.append(before)
+    return [*parts, text]
+
+
+def _shared(a: str, b: str) -> str:
+    """What two texts begin with alike."""
+    alike = 0
+    while alike < min(len(a), len(b)) and a[alike] == b[alike]:
+        alike += 1
+    return a[:alike]
+
+
+def _common_end(a: str, b: str) -> str:
+    return _shared(a[::-1], b[::-1])[::-1]
+
+
+def _stops(speaker: Speaker) -> list[str]:
+    tokens = speaker.tokenizer.convert_ids_to_tokens(speaker.ends(chat=True))
+    return [token for token in tokens if token]
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _refused(why: str) -> AfzalError:
+    return AfzalError("the chat template cannot be carried over to Ollama exactly", why=why, remedy=_REMEDY)
