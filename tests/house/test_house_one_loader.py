@@ -22,6 +22,7 @@ NEEDED = {
     "images_alone": AUTO,
     "AutoModelForCausalLM": {**AUTO, "use_safetensors": True},
     "AutoModelForMultimodalLM": {**AUTO, "use_safetensors": True},
+    "kind": {**AUTO, "use_safetensors": True},
     "AutoModelForSequenceClassification": {**AUTO, "use_safetensors": True},
     "GenerationConfig": LOCAL,
     "PeftModel": LOCAL,

@@ -132,6 +132,11 @@ def adapter_config(folder: str | Path) -> dict[str, Any]:
 
 def tensors_of(folder: str | Path) -> dict[str, Stored]:
     """The tensors by name that a library will take from an inspected folder: a model's, else an adapter's."""
+    return {name: tensor for held in weight_files(folder).values() for name, tensor in held.items()}
+
+
+def weight_files(folder: str | Path) -> dict[Path, dict[str, Stored]]:
+    """The files of :func:`tensors_of`, and the tensors that each of them holds."""
     place = Path(folder)
     config = json.loads((place / "config.json").read_bytes()) if (place / "config.json").exists() else {}
     names = [str(config.get("transformers_weights") or "model.safetensors")]
@@ -139,7 +144,7 @@ def tensors_of(folder: str | Path) -> dict[str, Stored]:
         index = place / "model.safetensors.index.json"
         shards = json.loads(index.read_bytes())["weight_map"] if index.exists() else {}
         names = sorted(set(shards.values())) or [ADAPTER_WEIGHTS]
-    return {k: v for name in names if (place / name).exists() for k, v in read_header(place / name).items()}
+    return {place / name: read_header(place / name) for name in names if (place / name).exists()}
 
 
 def _architectures(folder: str | Path) -> tuple[str, ...]:

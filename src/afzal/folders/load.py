@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_counts, refuse_ids_without_rows, refuse_misfit, refuse_other_tokens
+from afzal.folders.guard import guarded as guarded  # beside the loaders, for callers that need both
+from afzal.folders.guard import no_bars as no_bars
+from afzal.folders.guard import reason as reason
 from afzal.folders.headers import Stored
 from afzal.folders.inspection import (
     TEXTS,
@@ -37,15 +39,13 @@ from afzal.folders.kinds import (
 )
 from afzal.folders.limits import bounded_by
 from afzal.folders.numbers import vocabulary_size
+from afzal.folders.unread import Unread
 
 _TOWERS = ("vision_config", "audio_config")
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 _HEADS = frozenset({"score.weight", "lm_head.weight", "lm_head.bias", "embed_out.weight"})
 _OTHER_INPUTS = re.compile(r"vision|visual|image|audio|speech|multi_modal")  # what a model reads besides texts
-
-_LINES_OF_A_REASON = 3
-_HIDDEN_REPORT = "above report"  # transformers points at a table that its log level keeps from being printed
 
 
 def model_folder(path: str) -> str:
@@ -217,6 +217,49 @@ def load_causal_model(folder: str, **settings: Any) -> Any:
     return _filled(folder, stored, made)
 
 
+def blank_causal_model(folder: str) -> tuple[Any, Unread]:
+    """The language model of an inspected folder without its weights, which are not read; and where they are.
+
+    In all else it is what :func:`load_causal_model` gives in float32.
+
+    Raises:
+        AfzalError: as there; or the model is not made of the files' tensors as they are.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+
+    refuse_other_task(folder)
+    unread = Unread(folder)
+    auto = AutoModelForMultimodalLM if _has_towers(folder) else AutoModelForCausalLM
+    model = _blank(folder, auto, unread)
+    unread.refuse_changed(model)
+    return model, unread
+
+
+def _blank(folder: str, auto: Any, unread: Unread) -> Any:
+    import torch
+
+    config = load_config(folder)
+    with guarded(folder), bounded_by(folder, unread.stored), torch.device("meta"):
+        kind = type(auto.from_config(config))
+    with guarded(folder), no_bars(), bounded_by(folder, unread.stored):
+        made: Any = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=unread.tensors,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    model = _filled(folder, unread.stored, made)
+    model.config.name_or_path = model.name_or_path = folder  # as it has it that was loaded from there
+    if (Path(folder) / "generation_config.json").exists():
+        model.generation_config = load_generation_config(folder)
+    return model
+
+
 def _has_towers(folder: str) -> bool:
     """Whether `transformers` opens the folder as a language model with towers that read images or sounds for it."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
@@ -335,41 +378,6 @@ def _plain(name: str) -> str:
     return name
 
 
-@contextmanager
-def guarded(path: str) -> Iterator[None]:
-    """Errors that a library raises inside the block are reported as faults of the folder at ``path``.
-
-    transformers, PEFT, tokenizers and safetensors raise exceptions of many types for a broken folder. Only calls of
-    libraries belong inside, so that no mistake of Afzal is taken for one of the folder.
-    """
-    try:
-        yield
-    except AfzalError:
-        raise
-    except BaseException as error:
-        if not _is_about_the_folder(error):
-            raise
-        raise AfzalError(
-            f"{path!r} does not load",
-            why=reason(error),
-            remedy="pass a folder with config.json, safetensors weights and a tokenizer, or a reachable hub id",
-        ) from error
-
-
-def _is_about_the_folder(error: BaseException) -> bool:
-    if type(error).__name__ == "PanicException":  # of the tokenizers library, in Rust; no Exception of Python
-        return True
-    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return isinstance(error, Exception) and not memory
-
-
-def reason(error: BaseException) -> str:
-    """The first lines of what a library says, in one; its type's name where it says nothing."""
-    lines = [" ".join(line.split()) for line in str(error).splitlines() if _HIDDEN_REPORT not in line]
-    said = [line for line in lines if line][:_LINES_OF_A_REASON]
-    return " ".join(said) if said else type(error).__name__
-
-
 def _local(path: str, **options: Any) -> Path:
     if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise AfzalError(f"model folder {path!r} does not exist", remedy="check --model; a hub id looks like org/name")
@@ -398,21 +406,3 @@ def _tokenizer_folder(path: str) -> str:
         inspect_model_folder(folder)  # where more is missing than a tokenizer, that is the thing to tell
         raise
     return str(folder)
-
-
-@contextmanager
-def no_bars() -> Iterator[None]:
-    """A run has its own progress; the loader's bars would only stand between its lines."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-    from transformers.utils import logging
-
-    here, in_hub = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    logging.disable_progress_bar()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if here:
-            logging.enable_progress_bar()
-        if in_hub:
-            enable_progress_bars()

@@ -172,6 +172,16 @@ def peft_type_of(folder: str | Path) -> str:
     return str(adapter_config(folder).get("peft_type"))
 
 
+def why_reads_base(folder: str | Path) -> str:
+    """Why the adapter of a folder cannot be made without the numbers of its base model; empty where it can."""
+    about = adapter_config(folder)
+    if about.get("peft_type") != "LORA" or about.get("use_dora"):
+        return f"is of a kind that is made of the base model's weights ({about.get('peft_type')})"
+    if about.get("init_lora_weights", True) not in (True, False, "gaussian"):
+        return f"starts from the base model's weights (init_lora_weights={about['init_lora_weights']})"
+    return "brings along weights of the base model" if about.get("modules_to_save") else ""
+
+
 def positions_taken(folder: str | Path) -> int:
     """Virtual tokens that the adapter of a folder puts before every row; 0 for any other folder."""
     if not is_adapter(folder) or peft_type_of(folder) not in _VIRTUAL:

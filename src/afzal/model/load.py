@@ -16,9 +16,18 @@ from torch import nn
 
 from afzal.errors import AfzalError
 from afzal.folders.kinds import ADAPTER_CONFIG, adapter_config, is_adapter, stored_name
-from afzal.folders.load import load_causal_model, load_config, load_generation_config, model_folder, no_bars, reason
+from afzal.folders.load import (
+    blank_causal_model,
+    load_causal_model,
+    load_config,
+    load_generation_config,
+    model_folder,
+    no_bars,
+    reason,
+)
 from afzal.folders.load import load_tokenizer as load_tokenizer  # beside load_model, for callers that need both
 from afzal.folders.numbers import wrong_token
+from afzal.folders.unread import Unread
 from afzal.model.adapters import (
     Adapter,
     adapter_base,
@@ -27,6 +36,7 @@ from afzal.model.adapters import (
     load_adapter,
     positions_taken,
     virtual_tokens,
+    why_reads_base,
 )
 from afzal.model.attention import keep_uncompiled, stock_attention
 from afzal.model.sound import refuse_unsound
@@ -61,6 +71,30 @@ def load_model(
     refuse_unsound(model.eval(), path)
     settle_generation(model, path)
     return model
+
+
+def blank_model(path: str) -> tuple[Any, Unread]:
+    """What :func:`load_model` gives on the CPU, without large weights of the (base) model, and where those are.
+
+    Whether its weights are sound is not known before they are read.
+
+    Raises:
+        AfzalError: as there; or the weights are not tensors of the files as they are, or an adapter is made of them.
+    """
+    folder = model_folder(path)
+    if is_adapter(folder) and (why := why_reads_base(folder)):
+        raise AfzalError(f"the adapter {path} {why}")
+    unread: list[Unread] = []
+
+    def blank(base: str) -> Any:
+        model, theirs = blank_causal_model(base)
+        unread.append(theirs)
+        return model
+
+    model = _with_adapter(blank, folder)
+    switch_off_dropout(model)
+    settle_generation(model.eval(), path)
+    return model, unread[0]
 
 
 def _with_adapter(load: Callable[[str], Any], folder: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from afzal.errors import AfzalError
 from afzal.folders.load import guarded
 
-_EARLIER = "take an earlier checkpoint, or get the model again"
+EARLIER = "take an earlier checkpoint, or get the model again"
 _TRIAL = 2  # tokens; the second one has a position other than 0
 
 
@@ -20,9 +21,17 @@ def refuse_unsound(model: Any, path: str) -> None:
     Raises:
         AfzalError: names the first weight with a NaN or an infinity; or says what the forward pass does.
     """
-    for name, p in model.named_parameters():
-        if not _is_finite(p):
-            raise AfzalError(f"the weights in {path} are not all numbers: {_told(name, p.detach())}", remedy=_EARLIER)
+    if fault := not_finite(model.named_parameters()):
+        raise AfzalError(f"the weights in {path} are not all numbers: {fault}", remedy=EARLIER)
+    refuse_silent(model, path)
+
+
+def refuse_silent(model: Any, path: str) -> None:
+    """Refuse a model of finite weights whose forward pass fails on two tokens, or gives no numbers.
+
+    Raises:
+        AfzalError: says what it does.
+    """
     with guarded(path), torch.no_grad():
         ids = torch.zeros((1, _TRIAL), dtype=torch.int64, device=next(model.parameters()).device)
         seen = model(input_ids=ids, use_cache=False).logits
@@ -30,8 +39,13 @@ def refuse_unsound(model: Any, path: str) -> None:
         raise AfzalError(
             f"the model in {path} computes no numbers",
             why="its weights are finite, and its logits of two tokens are not: a weight or a scale is far too large",
-            remedy=_EARLIER,
+            remedy=EARLIER,
         )
+
+
+def not_finite(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """The first weight, by name, with a NaN or an infinity, in words; empty where there is none."""
+    return next((_told(name, p.detach()) for name, p in weights if not _is_finite(p)), "")
 
 
 def _is_finite(p: Tensor) -> bool:

@@ -69,7 +69,7 @@ def written_as(model: Any, dtype: torch.dtype) -> Iterator[None]:
     before: list[tuple[nn.Parameter, torch.Tensor]] = [(p, p.data) for p in model.parameters()]
     try:
         for p, _ in before:
-            p.data = p.data.to("cpu")
+            p.data = p.data if p.is_meta else p.data.to("cpu")  # what is on the meta device is not written
         cast_parameters(model, dtype, keep=_is_head if is_reward_model(model) else lambda name: False)
         yield
     finally:

@@ -71,12 +71,64 @@ def let_go(*models: Any) -> None:
             reshard(model)
 
 
-def sharded(weights: Weights, *others: Reference | None) -> Weights | Sharded:
+def why_whole(config: TrainConfig) -> str:
+    """Why the model of a run over several ranks is loaded whole by each of them; empty where it can be read in pieces,
+    as far as the settings say."""
+    if config.scorer is not None:
+        return "it gets a head for scores"
+    if config.rollouts is not None or config.adaptation is not None:
+        return f"method={config.method}"
+    if config.adapter_kind not in (None, "lora", "rslora"):
+        return f"adapter={config.adapter_kind} is made of its weights"
+    return "reference=cached" if config.referenced is not None and config.referenced.reference == "cached" else ""
+
+
+def opened(path: str, why: str = "") -> tuple[Any, Unread | None, str]:
+    """The model of a folder without its weights, and where they are; or None and why it has to be loaded whole."""
+    if why:
+        return None, None, why
+    try:
+        return *blank_model(path), ""
+    except AfzalError as error:  # what is wrong with a folder is said again, in full, when it is loaded
+        return None, None, error.what
+
+
+def read_in_pieces(model: Any, unread: Unread, dtype: Dtype, device: torch.device, path: str) -> Sharded:
+    """The model in pieces, of which each rank has read its own, found sound.
+
+    Raises:
+        AfzalError: a weight is not finite, or the forward pass does not work; on all ranks.
+    """
+    made = Sharded(model, dtype, device, unread)
+    refuse_unsound_pieces(made.model, path)
+    return made
+
+
+def frozen_in_pieces(path: str, dtype: Dtype, device: torch.device) -> tuple[Any, str]:
+    """Another model that never trains, read in pieces; or None, and why not."""
+    model, unread, why = opened(path)
+    if unread is None:
+        return None, why
+    model.requires_grad_(False)
+    made = Sharded(model, dtype, device, unread)
+    refuse_unsound_pieces(made.model, path)
+    return made.model, ""
+
+
+def refuse_unsound_pieces(model: Any, path: str) -> None:
+    """As :func:`afzal.model.sound.refuse_unsound`, of a model in pieces."""
+    faults = ranks.gather(not_finite((name, local(p)) for name, p in model.named_parameters()))
+    if fault := next(filter(None, faults), ""):
+        raise AfzalError(f"the weights in {path} are not all numbers: {fault}", remedy=EARLIER)
+    refuse_silent(model, path)
+
+
+def sharded(weights: Weights | Sharded, device: torch.device, *others: Reference | None) -> Weights | Sharded:
     """With several ranks, the model and the frozen models beside it in pieces."""
-    if ranks.world() == 1:
+    if ranks.world() == 1 or isinstance(weights, Sharded):
         return weights
     for other in others:
         if isinstance(other, Frozen):
-            shard_frozen(other.model)
+            shard_frozen(other.model, device)
     weights.restore()
-    return Sharded(weights.model, weights.dtype)
+    return Sharded(weights.model, weights.dtype, device)

@@ -8,35 +8,53 @@ With bf16 the pieces are the float32 masters, and a layer is rounded to bf16 as 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from afzal.folders.unread import Place, Unread, fill
+from afzal.model.adapters import is_adapted
+from afzal.model.attention import attention_of, set_attention
 from afzal.model.load import cast_parameters
 from afzal.train import ranks
+from afzal.train.boxes import box_of
 from afzal.train.optim import trainable
-from afzal.train.pieces import full
+from afzal.train.pieces import full, local
 from afzal.train.precision import Dtype
 
 
 class Sharded:
     """A model in pieces, as the loop sees it: what the optimiser moves, by name.
 
-    Made of a whole model in float32 that all ranks have alike; that model is in pieces from then on.
+    Made of a whole model in float32 that all ranks have alike, or of one whose weights are ``unread``: then each rank
+    reads its own pieces of them, and none holds them all. The model is in pieces from then on.
+
+    Raises:
+        AfzalError: the weights cannot be read.
     """
 
     offload = False
 
-    def __init__(self, model: Any, dtype: Dtype) -> None:
+    def __init__(self, model: Any, dtype: Dtype, device: torch.device, unread: Unread | None = None) -> None:
         self.model: Any = model
         self.dtype: Dtype = dtype
+        self._device = device
         self._blank = _blank_copy(model)
+        self.names: dict[str, str] = {}  # of weights in the files that they were read from
+        places: dict[str, Place] = {}
+        if unread is not None:
+            found = {name: unread.place(p) for name, p in model.named_parameters()}
+            self.names = {name: place.name for name, place in found.items() if place is not None}
+            places = {n: place for n, p in model.named_parameters() if unread.is_unread(p) and (place := found[n])}
+            _forget(model, set(places))
         if dtype == "bf16":
             trains = trainable(model)  # what never trains needs no float32 master
             cast_parameters(model, torch.bfloat16, keep=lambda name: name in trains)
-        _cut(model, dtype)
+        _cut(model, dtype, device)
         self._all: dict[str, nn.Parameter] = dict(model.named_parameters())
+        fill({name: (place, _slices(self._all[name]), local(self._all[name].detach())) for name, place in places.items()})
         self.masters: dict[str, nn.Parameter] = trainable(model)
 
     @property
@@ -60,24 +78,49 @@ class Sharded:
         """Nothing: the pieces are in float32 already."""
 
     def whole(self) -> Any:
-        """The model in one piece, in float32 on the CPU of rank 0; None on the others."""
+        """The model in one piece, in float32 on the CPU of rank 0; None on the others.
+
+        Where it was read in pieces and carries an adapter, its base stays on the meta device but for the embeddings,
+        which PEFT may save with an adapter.
+        """
         self.publish()
-        values = full(self._all)
+        values = full(self._all if not (self.names and is_adapted(self.model)) else self._saved_with_adapter())
         if not ranks.leads():
             return None
-        filled = {
-            id(p): nn.Parameter(values[name].float(), p.requires_grad) for name, p in self._blank.named_parameters()
-        }
-        for module in self._blank.modules():
-            for leaf, p in module._parameters.items():
-                if p is not None:
-                    module._parameters[leaf] = filled[id(p)]
+        _replace(self._blank, {name: value.float() for name, value in values.items()})
         return self._blank
 
+    def _saved_with_adapter(self) -> dict[str, nn.Parameter]:
+        tables = [self.model.get_input_embeddings(), self.model.get_output_embeddings()]
+        kept = {id(p) for table in tables if table is not None for p in table.parameters()}
+        return {name: p for name, p in self._all.items() if name in self.masters or id(p) in kept}
 
-def shard_frozen(model: Any) -> Any:
+    def frozen_copy(self) -> Any:
+        """The weights as they are now once more, in pieces, in the number format that computes; never trained."""
+        made = copy.deepcopy(self._blank).eval().requires_grad_(False)
+        set_attention(made, attention_of(self.model))
+        if self.dtype == "bf16":
+            cast_parameters(made, torch.bfloat16)
+        shard_frozen(made, self._device)
+        with torch.no_grad():
+            for name, p in made.named_parameters():
+                local(p.detach()).copy_(local(self._all[name].detach()))
+        return made
+
+    def stand_in(self) -> Any:
+        """A model of the same shapes that takes no memory, to measure what a forward pass makes: each of its weights is
+        one number, seen as often as the shape asks for."""
+        made = copy.deepcopy(self._blank)
+        set_attention(made, attention_of(self.model))
+        number = torch.bfloat16 if self.dtype == "bf16" else torch.float32
+        one = torch.zeros((), dtype=number, device=self._device)
+        _replace(made, {name: one.clone().expand(p.shape) for name, p in made.named_parameters()})
+        return made
+
+
+def shard_frozen(model: Any, device: torch.device) -> Any:
     """A model that never trains, in pieces too; in the number format that it is in."""
-    _cut(model, "fp32")
+    _cut(model, "fp32", device)
     return model
 
 
@@ -90,19 +133,23 @@ def reshard(model: Any) -> None:
             module.reshard()
 
 
-def _cut(model: Any, dtype: Dtype) -> None:
+def _cut(model: Any, dtype: Dtype, device: torch.device) -> None:
     """Each block on its own, and what is left with the root: embeddings and head, which stay gathered from a forward
-    pass to its backward pass, since log-probs are taken outside of the model's own forward."""
+    pass to its backward pass, since log-probs are taken outside of the model's own forward.
+
+    Weights on the meta device become empty pieces.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    device = next(model.parameters()).device
+    model._apply(lambda t: t if t.is_meta else t.to(device))
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if dtype == "bf16" else MixedPrecisionPolicy()
     mesh = init_device_mesh(device.type, (ranks.world(),), mesh_dim_names=("shard",))
     blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     for module in [*blocks, model]:
         fully_shard(module, mesh=mesh, mp_policy=policy)
+    model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
@@ -111,7 +158,27 @@ def _cut(model: Any, dtype: Dtype) -> None:
             module.reshard()
 
 
+def _slices(tensor: Any) -> list[slice]:
+    box = box_of(tensor)
+    return [slice(at, at + n) for at, n in zip(box.start, box.size, strict=True)]
+
+
 def _blank_copy(model: nn.Module) -> nn.Module:
     """The model without its weights, which take no memory; tied ones stay tied."""
-    empty = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
+    empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, empty)  # pyright: ignore[reportArgumentType]
+
+
+def _forget(model: nn.Module, names: set[str]) -> None:
+    """Let go of the values of some weights."""
+    empty = {name: torch.empty(p.shape, device="meta") for name, p in model.named_parameters() if name in names}
+    _replace(model, empty)
+
+
+def _replace(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Give weights other tensors, by name; tied ones stay tied."""
+    new = {id(p): nn.Parameter(values[name], p.requires_grad) for name, p in model.named_parameters() if name in values}
+    for module in model.modules():
+        for leaf, p in module._parameters.items():
+            if p is not None and id(p) in new:
+                module._parameters[leaf] = new[id(p)]
