@@ -21,7 +21,7 @@ from afzal.model.adapters import Adapter, add_adapter
 from afzal.model.load import cast_parameters, frozen_copy
 from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing
-from afzal.recipes import setup
+from afzal.recipes import parallel
 from afzal.tokens.batch import collate
 from afzal.tokens.tree import tree
 from afzal.train import ranks
@@ -124,13 +124,13 @@ def test_ids_and_masks_are_no_weights_to_cast():
 
 def test_a_second_reference_keeps_its_buffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     loaded: list[Any] = []
-    load = setup.load_model
+    load = parallel.load_model
 
     def remembered(*args: Any, **kwargs: Any) -> Any:
         loaded.append(load(*args, **kwargs))
         return loaded[-1]
 
-    monkeypatch.setattr(setup, "load_model", remembered)
+    monkeypatch.setattr(parallel, "load_model", remembered)
     given = settings(tmp_path, tmp_path / "run", max_steps=1, save_every_steps=None, dtype="bf16")
     recipes.train(config.make("dpo", **(given | {"reference": given["model"]})))
     (reference,) = loaded
@@ -160,8 +160,8 @@ def _sharded_keeps_buffers(_: None, environment: dict[str, str]) -> None:
         weights = Weights(model, "bf16")
         reference = frozen_copy(model)
         weights.restore()
-        shard_frozen(reference)
-        sharded = Sharded(model, "bf16")
+        shard_frozen(reference, torch.device("cpu"))
+        sharded = Sharded(model, "bf16", torch.device("cpu"))
         assert_same(buffers(reference), before)
         assert_same(buffers(sharded.model), before)
         ids = torch.arange(3, 67)[None]

@@ -1,7 +1,8 @@
 """A folder's weights that nobody has read yet: what stands in for them, and the reading of any part of one.
 
-A library builds a model of tensors that take no memory: of each large one there is a single number, seen as often as its
-shape asks for. Whatever the library renames, the storage of that number tells which tensor of the files a weight is.
+A library builds a model of tensors that take no memory: of each large one there is a single number, repeated as often
+as its shape asks for. Whatever the library renames, the storage of that number tells which tensor of the files a weight
+is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from afzal.folders.guard import guarded
 from afzal.folders.headers import Stored
 from afzal.folders.kinds import weight_files
 
-_SMALL = 1 << 16  # numbers; smaller tensors are read whole at once
+_SMALL = 1 << 10  # numbers; smaller tensors are read whole at once
 _AT_ONCE = 1 << 24  # numbers that are read before they are copied
 _OPEN = 1 << 26  # numbers after which a file is opened anew: what was read of it is in memory as long as it is open
 
@@ -44,7 +45,9 @@ class Unread:
         self._places: dict[int, Place] = {}
         for file, held in weight_files(folder).items():
             self.stored |= held
-            if packed := next((name for name, t in held.items() if t.packed or not t.dtype.startswith(("F", "BF"))), ""):
+            if packed := next(
+                (name for name, t in held.items() if t.packed or not t.dtype.startswith(("F", "BF"))), ""
+            ):
                 raise AfzalError(f"{packed} is in the number format {held[packed].dtype}, which is read as a whole")
             small = [name for name, t in held.items() if t.size < _SMALL]
             with guarded(folder), _opened(file) as reader:

@@ -28,7 +28,9 @@ _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _ROUTER_LOSSES = ("router_aux_loss_coef", "aux_loss_coef")
 
 
-def choose_sharing(model: Any, longest: int | None = None, shown: Sequence[Tree] = ()) -> tuple[Sharing, str]:
+def choose_sharing(
+    model: Any, longest: int | None = None, shown: Sequence[Tree] = (), *, dtype: torch.dtype | None = None
+) -> tuple[Sharing, str]:
     """Whether the model can share a prompt between branches, by allow-list and by trial; and why not, if not.
 
     Leaves the model with the attention that the answer needs.
@@ -36,6 +38,7 @@ def choose_sharing(model: Any, longest: int | None = None, shown: Sequence[Tree]
     Args:
         longest: tokens of the longest prompt + response that there will be; None where that is not known.
         shown: trees with images or sounds to try as well; what the probe makes up itself has none.
+        dtype: the number format that computes, where it is not that of the weights.
 
     Raises:
         AfzalError: even the unshared path disagrees with the model's own logits, so nothing could be trusted.
@@ -43,10 +46,11 @@ def choose_sharing(model: Any, longest: int | None = None, shown: Sequence[Tree]
     trees = [*probe_trees(model), *shown]
     model.eval()
     with torch.no_grad():
-        plain = _check_head(model, trees)
+        allowed = tolerance(model, dtype)
+        plain = _check_head(model, trees, allowed)
         reason = may_share(model.config) or rotary.why_not_share(model, longest)
         if not reason:
-            reason = _try_sharing(model, trees, plain)
+            reason = _try_sharing(model, trees, plain, allowed)
     if reason:
         set_attention(model, stock_implementation(model))
     return ("unshared", reason) if reason else ("shared", "")
@@ -133,7 +137,7 @@ def _own_score(model: Any, t: Tree, branch: int) -> Tensor:
     return seen[0].float().mean()
 
 
-def _check_head(model: Any, trees: list[Tree]) -> Tensor:
+def _check_head(model: Any, trees: list[Tree], allowed: float) -> Tensor:
     batch = collate(trees, "unshared", _device(model))
     with stock_attention(model):
         expected = plain_logps(model, batch)
@@ -144,7 +148,7 @@ def _check_head(model: Any, trees: list[Tree]) -> Tensor:
             why="its logits are NaN or infinite at a token of two short texts",
             remedy="take an earlier checkpoint, or dtype=fp32",
         )
-    if not gap <= tolerance(model):
+    if not gap <= allowed:
         raise AfzalError(
             f"log-probs of {type(model).__name__} cannot be computed from its hidden states: off by {gap:.3g} nats",
             why="its forward does something to the logits after the output head that is not known here",
@@ -153,14 +157,14 @@ def _check_head(model: Any, trees: list[Tree]) -> Tensor:
     return expected
 
 
-def _try_sharing(model: Any, trees: list[Tree], plain: Tensor) -> str:
+def _try_sharing(model: Any, trees: list[Tree], plain: Tensor, allowed: float) -> str:
     use_tree_attention(model)
     try:
         shared = score(model, collate(trees, "shared", _device(model))).token_logps
     except (TypeError, ValueError, RuntimeError) as error:
         return f"the tree layout does not reach its attention ({type(error).__name__}: {error})"
     gap = largest_gap(shared, plain)
-    if gap <= tolerance(model):
+    if gap <= allowed:
         return ""
     return f"shared and unshared log-probs differ by {gap:.3g} nats"
 
@@ -172,9 +176,10 @@ def probe_trees(model: Any) -> list[Tree]:
     return [tree("probe-1", draw(9), [draw(6), draw(4), draw(1)]), tree("probe-2", draw(3), [draw(5), draw(8)])]
 
 
-def tolerance(model: Any) -> float:
-    """Largest difference of a token's log-prob between two exact paths, in nats, at the weights' number format."""
-    return _TOLERANCE.get(model.dtype, _TOLERANCE_LOW)
+def tolerance(model: Any, dtype: torch.dtype | None = None) -> float:
+    """Largest difference of a token's log-prob between two exact paths, in nats, at a number format: the weights' own
+    unless given."""
+    return _TOLERANCE.get(dtype or model.dtype, _TOLERANCE_LOW)
 
 
 def _device(model: Any) -> torch.device:

@@ -47,6 +47,12 @@ class Held:
         return [self.weights.model] if beside is None else [self.weights.model, beside]
 
     @property
+    def measured(self) -> list[Any]:
+        """As ``trunks``, to run and to measure: of a model in pieces one that has no weights."""
+        policy, *beside = self.trunks
+        return [self.weights.stand_in() if isinstance(self.weights, Sharded) else policy, *beside]
+
+    @property
     def trained(self) -> dict[str, int]:
         """Weights that train, of the policy and of the value model."""
         own = sum(local(p).numel() for p in self.weights.masters.values())
@@ -101,7 +107,8 @@ def _bytes(tensors: Any) -> float:
 
 def room(config: TrainConfig, held: Held, device: torch.device) -> float | None:
     """Bytes that activations and logits may take; None when the system does not say what is free."""
-    there, coming = (sum(part.values()) / ranks.world() for part in terms(config, held))  # ranks will share them
+    shares = 1 if isinstance(held.weights, Sharded) else ranks.world()  # what is whole now will be shared
+    there, coming = (sum(part.values()) / shares for part in terms(config, held))
     if config.memory_gb is not None:
         return config.memory_gb * 1e9 - there - coming
     free = free_bytes(device)
@@ -197,7 +204,7 @@ def _first_that_fits(
     modes: tuple[Recompute, ...] = ("none",)
     for mode in allowed:
         modes = modes if mode in modes else (*modes, mode)
-        per = per_token(held.trunks, layout, modes)
+        per = per_token(held.measured, layout, modes)
         if fits(per, mode) or mode == allowed[-1]:
             return mode, per
     raise ValueError("no mode is allowed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,20 @@ import torch
 
 from afzal.config import TrainConfig
 from afzal.errors import AfzalError
+from afzal.folders.unread import Unread
+from afzal.model.load import blank_model, load_model
 from afzal.model.reference import Frozen, Reference
+from afzal.model.sound import EARLIER, not_finite, refuse_silent
 from afzal.runs import launched
 from afzal.runs.launched import processes
 from afzal.terminal.console import VisibleConsole
 from afzal.tokens.batch import Sharing
 from afzal.train import ranks
 from afzal.train.feed import Layout
-from afzal.train.precision import Weights
+from afzal.train.pieces import local
+from afzal.train.precision import Dtype, Weights
 from afzal.train.progress import Reporter
-from afzal.train.shard import Sharded, reshard, shard_frozen
+from afzal.train.shard import Sharded, is_in_pieces, read_frozen, reshard, shard_frozen
 
 _VIRTUAL = ("prefix", "prompt", "p_tuning")
 _FACTORS = ("ia3", "dora")
@@ -83,14 +88,28 @@ def why_whole(config: TrainConfig) -> str:
     return "reference=cached" if config.referenced is not None and config.referenced.reference == "cached" else ""
 
 
-def opened(path: str, why: str = "") -> tuple[Any, Unread | None, str]:
-    """The model of a folder without its weights, and where they are; or None and why it has to be loaded whole."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model to train. Its weights may be ``unread``; else ``why_whole`` says why every one of several ranks has them
+    all."""
+
+    model: Any
+    unread: Unread | None = None
+    why_whole: str = ""
+
+
+def opened(path: str, why: str = "") -> Opened:
+    """The model of a folder without its weights; or without a model, where it has to be loaded whole.
+
+    Args:
+        why: a reason to load it whole that is known already.
+    """
     if why:
-        return None, None, why
+        return Opened(None, None, why)
     try:
-        return *blank_model(path), ""
+        return Opened(*blank_model(path))
     except AfzalError as error:  # what is wrong with a folder is said again, in full, when it is loaded
-        return None, None, error.what
+        return Opened(None, None, error.what)
 
 
 def read_in_pieces(model: Any, unread: Unread, dtype: Dtype, device: torch.device, path: str) -> Sharded:
@@ -104,15 +123,14 @@ def read_in_pieces(model: Any, unread: Unread, dtype: Dtype, device: torch.devic
     return made
 
 
-def frozen_in_pieces(path: str, dtype: Dtype, device: torch.device) -> tuple[Any, str]:
-    """Another model that never trains, read in pieces; or None, and why not."""
-    model, unread, why = opened(path)
-    if unread is None:
-        return None, why
-    model.requires_grad_(False)
-    made = Sharded(model, dtype, device, unread)
-    refuse_unsound_pieces(made.model, path)
-    return made.model, ""
+def frozen_model(path: str, dtype: Dtype, device: torch.device) -> Any:
+    """Another model, which never trains: in pieces where there are several ranks and it can be read so."""
+    found = opened(path) if ranks.world() > 1 else Opened(None)
+    if found.unread is None:
+        return load_model(path, device=device).requires_grad_(False)
+    model = read_frozen(found.model, dtype, device, found.unread)
+    refuse_unsound_pieces(model, path)
+    return model
 
 
 def refuse_unsound_pieces(model: Any, path: str) -> None:
@@ -121,14 +139,17 @@ def refuse_unsound_pieces(model: Any, path: str) -> None:
     if fault := next(filter(None, faults), ""):
         raise AfzalError(f"the weights in {path} are not all numbers: {fault}", remedy=EARLIER)
     refuse_silent(model, path)
+    let_go(model)
 
 
 def sharded(weights: Weights | Sharded, device: torch.device, *others: Reference | None) -> Weights | Sharded:
     """With several ranks, the model and the frozen models beside it in pieces."""
-    if ranks.world() == 1 or isinstance(weights, Sharded):
+    if ranks.world() == 1:
         return weights
     for other in others:
-        if isinstance(other, Frozen):
+        if isinstance(other, Frozen) and not is_in_pieces(other.model):
             shard_frozen(other.model, device)
+    if isinstance(weights, Sharded):
+        return weights
     weights.restore()
     return Sharded(weights.model, weights.dtype, device)

@@ -27,7 +27,6 @@ from afzal.model.load import (
     cast_parameters,
     compile_layers,
     frozen_copy,
-    load_model,
     refuse_fewer_positions,
     vocabulary_of,
 )
@@ -100,23 +99,29 @@ class Setup:
         return self.weights.whole() if isinstance(self.weights, Sharded) else self.model
 
 
-def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.device, run: runs.Run) -> Setup:
+def set_up(
+    config: TrainConfig, prepared: Prepared, opened: parallel.Opened, device: torch.device, run: runs.Run
+) -> Setup:
     """Adapters, reference, objectives, constraints and optimiser around the model, on ``device``.
 
     Raises:
         AfzalError: the model cannot do what the settings ask for.
     """
-    _settle_towers(config, model)
-    model = _adapted(config, model)
+    _settle_towers(config, opened.model)
+    model = _adapted(config, opened.model)
+    architecture = type(model).__name__  # before it is cut, which gives it a class of its own
+    # under quantize the adapter is in float32 already, and the base model in the format that computes
+    dtype = "fp32" if _is_quantized(config) else dtype_of(config, device)
+    pieces = opened.unread and parallel.read_in_pieces(model, opened.unread, dtype, device, config.model)
     longest = _longest_row(config, prepared)
     shown = [t for t in prepared.train if t.media and t.branches][:_PROBED]
-    sharing, why_unshared = _sharing(config, model, longest, shown)
+    sharing, why_unshared = _sharing(config, model, longest, shown, pieces)
+    if pieces is not None:
+        parallel.let_go(model)
     layout = parallel.layout(model, sharing, config.pass_tokens, device)
     critic = online.critic_of(config, prepared, model, sharing, partial(_fresh_adapter, config))
-    # under quantize the adapter is in float32 already, and the base model in the format that computes
-    offload = memory.offloads(config, "optimizer", device)
-    weights = Weights(model, "fp32" if _is_quantized(config) else dtype_of(config, device), offload=offload)
-    if config.adapter_kind == "dora":
+    weights = pieces or Weights(model, dtype, offload=memory.offloads(config, "optimizer", device))
+    if config.adapter_kind == "dora" and isinstance(weights, Weights):
         start_norms(model)
         weights.adopt()
     if config.compile:
@@ -126,16 +131,16 @@ def set_up(config: TrainConfig, prepared: Prepared, model: Any, device: torch.de
     if not needed and config.offload == "reference":
         raise AfzalError("offload=reference has no effect: the objective has no reference", remedy=_LEAVE)
     asked = config.referenced if needed else None
-    reference = None if asked is None else _reference(asked, model, prepared, layout, weights.dtype, run)
+    reference = None if asked is None else _reference(asked, weights, prepared, layout, run)
     notes += [f"prompts are not shared: {why_unshared}"] if why_unshared else []
     notes += [note] if (note := router_note(model.config)) else []
     notes += [ablation_note(model, shown, layout)] if shown else []
-    start = _start(config, model, prepared, reference, device)
+    notes += [f"every rank has loaded the whole model: {opened.why_whole}"] if opened.why_whole else []
+    start = _start(config, weights, prepared, reference, device)
     notes += memory.fit(config, prepared, memory.Held(weights, reference, critic, start), layout)
     if is_adapted(model) and not config.has_new_adapter and config.lr == type(config).model_fields["lr"].default:
         notes.append(f"lr {config.lr:g} is the default for all weights; adapters take a larger one")
-    architecture = type(model).__name__
-    weights = parallel.sharded(weights, *{id(r): r for r in (reference, start)}.values())
+    weights = parallel.sharded(weights, device, *{id(r): r for r in (reference, start)}.values())
     look = None
     if config.rollouts is not None:
         assert reference is not None
@@ -288,7 +293,9 @@ def _settings(config: TrainConfig, feed: Updates, evaluates: bool) -> Settings:
     )
 
 
-def _sharing(config: TrainConfig, model: Any, longest: int, shown: Sequence[Tree]) -> tuple[Sharing, str]:
+def _sharing(
+    config: TrainConfig, model: Any, longest: int, shown: Sequence[Tree], pieces: Sharded | None
+) -> tuple[Sharing, str]:
     """How prompts are laid out, and why they are not shared where that was not asked for."""
     if ranks.world() > 1 and (reason := rotary.why_not_share(model, longest)):
         raise AfzalError(
@@ -298,7 +305,9 @@ def _sharing(config: TrainConfig, model: Any, longest: int, shown: Sequence[Tree
         )
     if config.sharing == "unshared":
         return "unshared", ""
-    sharing, reason = choose_sharing(model, longest, shown)
+    # pieces compute as they will in training; a whole model is in float32 until here
+    dtype = torch.bfloat16 if pieces is not None and pieces.dtype == "bf16" else None
+    sharing, reason = choose_sharing(model, longest, shown, dtype=dtype)
     if sharing == "unshared" and config.sharing == "shared":
         raise AfzalError("sharing=shared is not possible with this model", why=reason, remedy="sharing=auto")
     return sharing, reason
@@ -316,12 +325,13 @@ def _longest_row(config: TrainConfig, prepared: Prepared) -> int:
 
 def _reference(
     config: LiveReferenceConfig,
-    model: Any,
+    weights: Weights | Sharded,
     prepared: Prepared,
     layout: Layout,
-    dtype: Dtype,
     run: runs.Run,
 ) -> Reference:
+    model: Any = weights.model
+    dtype = weights.dtype
     fresh = config.has_new_adapter
     away = memory.offloads(config, "reference", layout.device)
     of_its_own = config.reference not in REFERENCES or (config.reference == "frozen" and not is_adapted(model))
@@ -330,20 +340,21 @@ def _reference(
     if away and config.reference == "frozen" and of_its_own:
         return offloaded(model, layout.device)
     if sync_steps(config):
-        return Frozen(frozen_copy(model))
+        return Frozen(_copy(weights))
     if config.reference in ("frozen", "adapter_off"):
         # pieces cannot be exchanged for others, as an adapter's own start would be
         copies = ranks.world() > 1 and not fresh
-        return Frozen(frozen_copy(model)) if copies else live_reference(model, fresh_adapter=fresh)
+        return Frozen(_copy(weights)) if copies else live_reference(model, fresh_adapter=fresh)
     if config.reference != "cached":
         name = f"the reference {config.reference}"
         refuse_another_tokenizer(prepared.tokenizer, config.reference, name)
-        other = load_model(config.reference, device=layout.device).requires_grad_(False)
+        other = parallel.frozen_model(config.reference, dtype, layout.device)
         refuse_other_size(vocabulary_of(model), vocabulary_of(other), name)
         refuse_fewer_positions(other, prepared.max_tokens, name)
-        if layout.sharing == "shared" and choose_sharing(other, _longest_row(config, prepared))[0] != "shared":
+        longest = _longest_row(config, prepared)
+        if layout.sharing == "shared" and choose_sharing(other, longest)[0] != "shared":
             raise AfzalError(f"reference {config.reference} cannot share prompts", remedy="sharing=unshared")
-        if dtype == "bf16":
+        if dtype == "bf16":  # in pieces it is already
             cast_parameters(other, torch.bfloat16)
         name = f"the model {config.reference}"
         home = move_home(other, layout.device) if away else other
@@ -363,8 +374,17 @@ def _reference(
     return cached(live, trees, folder, **about)
 
 
+def _copy(weights: Weights | Sharded) -> Any:
+    """The model as it is now once more, frozen."""
+    return weights.frozen_copy() if isinstance(weights, Sharded) else frozen_copy(weights.model)
+
+
 def _start(
-    config: TrainConfig, model: Any, prepared: Prepared, reference: Reference | None, device: torch.device
+    config: TrainConfig,
+    weights: Weights | Sharded,
+    prepared: Prepared,
+    reference: Reference | None,
+    device: torch.device,
 ) -> Reference | None:
     """The policy as it is before training, for what is measured against it on held-out data.
 
@@ -373,6 +393,7 @@ def _start(
     visits the device while it is asked; ``sample_prompts=0`` spares it, but for a moving reference.
     """
     asked = config.policy
+    model: Any = weights.model
     if asked is None or config.rollouts is not None or not prepared.evaluation:
         return None
     moves = bool(sync_steps(config))
@@ -383,7 +404,7 @@ def _start(
     if is_adapted(model) and (ranks.world() == 1 or config.has_new_adapter):
         return live_reference(model, fresh_adapter=config.has_new_adapter)
     if ranks.world() > 1 or memory.shares_memory(device):
-        return Frozen(frozen_copy(model))
+        return Frozen(_copy(weights))
     return offloaded(model, device)
 
 

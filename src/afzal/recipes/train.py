@@ -114,16 +114,23 @@ def _train(config: TrainConfig, run: runs.Run, prepared: Prepared, model: Any, s
     given = outputs.input_format(config.model, model)
     if model is not None:
         switch_off_dropout(model.to(device).eval())
-    if config.scorer is not None:
-        model = reward.start(config, config.scorer, prepared, device, model)
-    elif model is None:
-        model = _starting_model(config, device)
-    setup = set_up(config, prepared, model, device, run)
+    setup = set_up(config, prepared, _opened(config, prepared, device, model), device, run)
     setup = replace(setup, save_dtype=outputs.saved_format(config, setup.model, given))
     try:
         return _run(config, run, setup, stop, resume)
     finally:
         setup.weights.restore()
+
+
+def _opened(config: TrainConfig, prepared: Prepared, device: torch.device, model: Any) -> parallel.Opened:
+    """The model to train; over several ranks without its weights, where each rank can read its own pieces of them."""
+    why = parallel.why_whole(config) if ranks.world() > 1 else ""
+    if config.scorer is not None:
+        return parallel.Opened(reward.start(config, config.scorer, prepared, device, model), why_whole=why)
+    if model is not None or ranks.world() == 1:
+        return parallel.Opened(_starting_model(config, device) if model is None else model)
+    found = parallel.opened(config.model, why)
+    return found if found.unread is not None else replace(found, model=_starting_model(config, device))
 
 
 def _starting_model(config: TrainConfig, device: torch.device) -> Any:

@@ -42,19 +42,8 @@ class Sharded:
         self.dtype: Dtype = dtype
         self._device = device
         self._blank = _blank_copy(model)
-        self.names: dict[str, str] = {}  # of weights in the files that they were read from
-        places: dict[str, Place] = {}
-        if unread is not None:
-            found = {name: unread.place(p) for name, p in model.named_parameters()}
-            self.names = {name: place.name for name, place in found.items() if place is not None}
-            places = {n: place for n, p in model.named_parameters() if unread.is_unread(p) and (place := found[n])}
-            _forget(model, set(places))
-        if dtype == "bf16":
-            trains = trainable(model)  # what never trains needs no float32 master
-            cast_parameters(model, torch.bfloat16, keep=lambda name: name in trains)
-        _cut(model, dtype, device)
+        self.names = _into_pieces(model, dtype, dtype, device, unread)  # in the files that they were read from
         self._all: dict[str, nn.Parameter] = dict(model.named_parameters())
-        fill({name: (place, _slices(self._all[name]), local(self._all[name].detach())) for name, place in places.items()})
         self.masters: dict[str, nn.Parameter] = trainable(model)
 
     @property
@@ -124,6 +113,20 @@ def shard_frozen(model: Any, device: torch.device) -> Any:
     return model
 
 
+def read_frozen(model: Any, dtype: Dtype, device: torch.device, unread: Unread) -> Any:
+    """A model whose weights are unread and that never trains, in pieces, in the number format that computes."""
+    model.requires_grad_(False)
+    _into_pieces(model, dtype, "fp32", device, unread)
+    return model
+
+
+def is_in_pieces(model: Any) -> bool:
+    """Whether a model has been cut."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(model, FSDPModule)
+
+
 def reshard(model: Any) -> None:
     """Let go of everything that is gathered: the next forward pass gathers it anew."""
     from torch.distributed.fsdp import FSDPModule
@@ -131,6 +134,25 @@ def reshard(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def _into_pieces(
+    model: Any, dtype: Dtype, policy: Dtype, device: torch.device, unread: Unread | None
+) -> dict[str, str]:
+    """Cut a model; of weights that are unread each rank then reads its pieces. Returns their names in the files."""
+    found: dict[str, Place] = {}
+    large: set[str] = set()
+    if unread is not None:
+        found = {name: place for name, p in model.named_parameters() if (place := unread.place(p)) is not None}
+        large = {name for name, p in model.named_parameters() if unread.is_unread(p)}
+        _forget(model, large)
+    if dtype == "bf16":
+        trains = trainable(model)  # what never trains needs no float32 master
+        cast_parameters(model, torch.bfloat16, keep=lambda name: name in trains)
+    _cut(model, policy, device)
+    pieces = {name: p for name, p in model.named_parameters() if name in large}
+    fill({name: (found[name], _slices(p), local(p.detach())) for name, p in pieces.items()})
+    return {name: place.name for name, place in found.items()}
 
 
 def _cut(model: Any, dtype: Dtype, device: torch.device) -> None:

@@ -1,0 +1,87 @@
+"""Ranks that read their own pieces have the bits of a whole model that was cut, and none of them holds it whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers_models import make
+from helpers_ranks import start_group
+from helpers_runs import finished
+
+from afzal.model.adapters import Adapter, add_adapter
+from afzal.model.load import blank_model, load_model
+from afzal.train import ranks
+from afzal.train.pieces import local
+from afzal.train.precision import Dtype
+from afzal.train.shard import Sharded, read_frozen, shard_frozen
+
+CPU = torch.device("cpu")
+
+
+def same(one: Any, other: Any) -> None:
+    """Names, pieces and what trains, bit for bit."""
+    own, theirs = dict(one.named_parameters()), dict(other.named_parameters())
+    assert own.keys() == theirs.keys()
+    for name, p in own.items():
+        assert p.dtype == theirs[name].dtype, name
+        assert p.requires_grad == theirs[name].requires_grad, name
+        assert torch.equal(local(p.detach()), local(theirs[name].detach())), name
+
+
+def adapted(model: Any, adapter: bool) -> Any:
+    torch.manual_seed(0)
+    return add_adapter(model, Adapter("lora", 4, 8.0)) if adapter else model
+
+
+def cut(folder: str, dtype: Dtype, adapter: bool) -> tuple[Sharded, Sharded]:
+    blank, unread = blank_model(folder)
+    made = Sharded(adapted(blank, adapter), dtype, CPU, unread)
+    return made, Sharded(adapted(load_model(folder), adapter), dtype, CPU)
+
+
+def _compare(argument: tuple[str, Dtype, bool]) -> None:
+    folder, dtype, adapter = argument
+    made, whole = cut(folder, dtype, adapter)
+    same(made.model, whole.model)
+    ids = torch.arange(3, 11)[None]
+    with torch.no_grad():
+        assert torch.equal(made.model(ids).logits, whole.model(ids).logits)
+    made.publish()  # the forward pass leaves embeddings gathered
+    for name, p in made.model.named_parameters():
+        held = local(p.detach())
+        assert held.untyped_storage().nbytes() <= p.element_size() * (p.numel() // 2 + p[0].numel()), name
+    copied = made.frozen_copy()
+    assert not any(p.requires_grad for p in copied.parameters())
+    blank, unread = blank_model(folder)
+    base = shard_frozen(load_model(folder, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32), CPU)
+    same(read_frozen(blank, dtype, CPU, unread), base.requires_grad_(False))
+    if not adapter:
+        same(copied, base)
+    one, other = made.whole(), whole.whole()
+    if ranks.leads():
+        for name, p in one.named_parameters():
+            trains = p.requires_grad or "embed" in name or "lm_head" in name
+            assert p.is_meta == (adapter and not trains), name
+            assert p.is_meta or torch.equal(p, other.get_parameter(name)), name
+
+
+def _as_rank(argument: Any, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    with ranks.joined(CPU):
+        _compare(argument)
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "adapter"),
+    [("llama", "fp32", False), ("llama", "bf16", True), ("gpt2", "bf16", False), ("gpt_neox", "fp32", True)],
+)
+def test_pieces_that_are_read_are_those_of_the_whole(tmp_path: Path, family: str, dtype: Dtype, adapter: bool):
+    overrides = {"hidden_size": 96} if family == "llama" else {}  # 96 rows: matrices beyond what is read at once
+    make(family, **overrides).bfloat16().save_pretrained(tmp_path, max_shard_size="50KB")
+    started = start_group(_as_rank, 2, (str(tmp_path), dtype, adapter))
+    assert [finished(process) for process in started] == [0, 0]
