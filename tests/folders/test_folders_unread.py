@@ -11,7 +11,7 @@ from helpers_models import make
 from safetensors.torch import load_file, save_file
 
 from afzal.errors import AfzalError
-from afzal.folders import unread
+from afzal.folders import limits, unread
 from afzal.folders.load import blank_causal_model, load_causal_model
 
 FAMILIES = ["llama", "gemma3", "gpt2", "gpt_neox", "phi3", "gpt_oss", "mamba"]
@@ -128,3 +128,15 @@ def test_a_folder_that_lacks_a_tensor_is_refused(tmp_path):
     save_file(held, file, metadata={"format": "pt"})
     with pytest.raises(AfzalError, match=r"lacks model\.norm\.weight"):
         blank_causal_model(str(folder))
+
+
+def test_a_large_embedding_that_is_tied_counts_once(tmp_path, monkeypatch):
+    """It is built, read, and tied to the head, which was built too: still no more than twice what the file holds."""
+    monkeypatch.setattr(limits, "_SLACK", 0)
+    folder = saved(tmp_path, "llama", vocab_size=5000, tie_word_embeddings=True)
+    assert load_causal_model(folder).get_output_embeddings().weight.shape == (5000, 32)
+    assert blank_causal_model(folder)[0].get_output_embeddings().weight.shape == (5000, 32)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 20_000}))
+    with pytest.raises(AfzalError, match="larger model than it holds"):
+        load_causal_model(folder)

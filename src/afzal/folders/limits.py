@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from afzal.errors import AfzalError
 from afzal.folders.headers import Stored
@@ -26,16 +27,21 @@ def bounded_by(folder: str, stored: Mapping[str, Stored]) -> Iterator[None]:
     """
     from torch.nn.modules import module
 
-    # tied heads are built twice; quantised files hold several weights in a number
+    # a tied head is built before it is tied; quantised files hold several weights in a number
     weights = 2 * sum(t.size * (8 if t.packed else 1) for t in stored.values()) + _SLACK
     tensors = 1000 + 100 * len(stored)
     seen = {"weights": 0, "tensors": 0, "buffers": 0}
 
-    def count(kind: str, value: Any) -> None:
+    # a weight is registered when its module is made, and again when it is read or tied: it counts once
+    known: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
+
+    def count(kind: str, owner: Any, name: str, value: Any) -> None:
         if value is None:
             return
-        seen["tensors"] += 1
-        seen[kind] += value.numel()
+        own = known.setdefault(owner, {})
+        seen["tensors"] += name not in own
+        seen[kind] += value.numel() - own.get(name, 0)
+        own[name] = value.numel()
         if seen["tensors"] > tensors or seen["weights"] > weights or seen["buffers"] > _BUFFERS:
             raise AfzalError(
                 f"{folder} describes a larger model than it holds",
@@ -45,8 +51,8 @@ def bounded_by(folder: str, stored: Mapping[str, Stored]) -> Iterator[None]:
             )
 
     hooks = [
-        module.register_module_parameter_registration_hook(lambda _m, _n, value: count("weights", value)),
-        module.register_module_buffer_registration_hook(lambda _m, _n, value: count("buffers", value)),
+        module.register_module_parameter_registration_hook(lambda m, n, value: count("weights", m, n, value)),
+        module.register_module_buffer_registration_hook(lambda m, n, value: count("buffers", m, n, value)),
     ]
     try:
         yield

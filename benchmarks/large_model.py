@@ -1,0 +1,231 @@
+"""Memory of each rank while a model is read, cut and trained on: a random model, made on the spot, and LoRA-DPO on it.
+
+    .venv/bin/python -m benchmarks.large_model --out benchmarks/results/large-model-cpu.json
+
+Each row is one run of two ranks (gloo) in processes of their own. *Start* is the peak until the first update may begin:
+weights read and cut, found sound, prompts probed, activations measured. Peaks are those of the whole process
+(``ru_maxrss``), libraries and pages of files included. ``--small`` also loads a smaller model whole on every rank, as
+is done where pieces cannot be read. The model is deleted at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import about_run
+
+_RANKS = 2
+_WORDS = 32_000
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A llama with a tied embedding of 32,000 words."""
+
+    width: int
+    layers: int
+    hidden: int
+    heads: int = 16
+    kv_heads: int = 4
+
+
+LARGE = Shape(2048, 32, 5632)  # 1.5 billion weights
+SMALL = Shape(768, 16, 2048)  # 0.12 billion
+
+
+def make(folder: Path, shape: Shape, dtype: str) -> int:
+    """Write a random model, block by block, with a tokenizer of bytes; returns the number of its weights."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import LlamaConfig
+
+    number = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
+    generator = torch.Generator().manual_seed(0)
+    kv = shape.width // shape.heads * shape.kv_heads
+    block = {
+        "self_attn.q_proj": (shape.width, shape.width),
+        "self_attn.k_proj": (kv, shape.width),
+        "self_attn.v_proj": (kv, shape.width),
+        "self_attn.o_proj": (shape.width, shape.width),
+        "mlp.gate_proj": (shape.hidden, shape.width),
+        "mlp.up_proj": (shape.hidden, shape.width),
+        "mlp.down_proj": (shape.width, shape.hidden),
+        "input_layernorm": (shape.width,),
+        "post_attention_layernorm": (shape.width,),
+    }
+    parts: list[dict[str, tuple[int, ...]]] = [
+        {"model.embed_tokens.weight": (_WORDS, shape.width), "model.norm.weight": (shape.width,)}
+    ]
+    parts += [{f"model.layers.{i}.{name}.weight": size for name, size in block.items()} for i in range(shape.layers)]
+    where, weights = {}, 0
+    for i, part in enumerate(parts):
+        name = f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors"
+        made = {
+            key: (torch.randn(size, generator=generator) * 0.02 if len(size) > 1 else torch.ones(size)).to(number)
+            for key, size in part.items()
+        }
+        save_file(made, folder / name, metadata={"format": "pt"})
+        where |= dict.fromkeys(made, name)
+        weights += sum(t.numel() for t in made.values())
+    index = {"metadata": {"total_size": weights * number.itemsize}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    config = LlamaConfig(
+        vocab_size=_WORDS,
+        hidden_size=shape.width,
+        intermediate_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        dtype=number,
+        architectures=["LlamaForCausalLM"],
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    config.save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    return weights
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE({t: i for i, t in enumerate(["<s>", "</s>", *letters])}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+
+
+def pairs(file: Path, n: int) -> None:
+    """Short pairs."""
+    rows = [{"prompt": f"Question {i}?", "chosen": f" yes, {i}", "rejected": f" no, {i}"} for i in range(n)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def run(folder: Path, dtype: str, whole: bool, updates: int) -> dict[str, Any]:
+    """One run of two ranks, each of which says what it took."""
+    pairs(folder / "pairs.jsonl", 2 * updates)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    out = folder / f"run-{dtype}-{'whole' if whole else 'pieces'}"
+    about = json.dumps({"folder": str(folder), "out": str(out), "dtype": dtype, "whole": whole, "updates": updates})
+    # freed memory goes back at once, so that what is measured is what was needed
+    given = os.environ | {"MALLOC_MMAP_THRESHOLD_": "262144", "WORLD_SIZE": str(_RANKS), "MASTER_ADDR": "127.0.0.1"}
+    given |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "benchmarks.large_model", "--as-rank", about]
+    started = [
+        subprocess.Popen(command, env=given | {"RANK": str(r), "LOCAL_RANK": str(r)}, stdout=subprocess.PIPE, text=True)
+        for r in range(_RANKS)
+    ]
+    said = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
+        sys.exit(f"a rank ended with {[process.returncode for process in started]}")
+    found = [json.loads(lines.strip().splitlines()[-1]) for lines in said]
+    losses = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "dtype": dtype,
+        "read": "whole" if whole else "pieces",
+        "start_gb": [round(r["start"] / 1e9, 3) for r in found],
+        "peak_gb": [round(r["peak"] / 1e9, 3) for r in found],
+        "libraries_gb": [round(r["libraries"] / 1e9, 3) for r in found],
+        "cpu_seconds": [round(r["cpu"], 1) for r in found],
+        "losses": [line["loss"] for line in losses if line["kind"] == "train"],
+    }
+
+
+def _as_rank(about: dict[str, Any]) -> None:
+    import importlib
+
+    import torch
+
+    from afzal import config, recipes
+    from afzal.recipes import parallel
+
+    module = importlib.import_module("afzal.recipes.train")
+    peaks: dict[str, float] = {}
+    original = module.check_first_loss
+
+    def first_loss(*arguments: Any) -> None:
+        peaks["start"] = _peak()
+        original(*arguments)
+
+    module.check_first_loss = first_loss
+    if about["whole"]:
+        parallel.why_whole = lambda _: "to be compared"
+    torch.set_num_threads(1)
+    peaks["libraries"] = _peak()
+    settings = {
+        "model": about["folder"],
+        "data": f"{about['folder']}/pairs.jsonl",
+        "out": about["out"],
+        "dtype": about["dtype"],
+        "lora_rank": 8,
+        "lr": 1e-3,
+        "batch_size": 2,
+        "max_steps": about["updates"],
+        "tokens_per_forward": 256,
+        "eval_fraction": 0.0,
+        "sample_prompts": 0,
+        "log_every_steps": 1,
+        "memory_gb": 64.0,
+        "device": "cpu",
+    }
+    recipes.train(config.make("dpo", **settings))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print("\n" + json.dumps(peaks | {"peak": _peak(), "cpu": used.ru_utime + used.ru_stime}), flush=True)
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
+def main() -> None:
+    """Make the model, run, and write or print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="JSON file of the figures")
+    parser.add_argument("--folder", type=Path, help="where the model is made; default: a temporary folder")
+    parser.add_argument("--updates", type=int, default=2)
+    parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
+    parser.add_argument("--small", action="store_true", help="a model of 0.12 billion weights, whole and in pieces")
+    parser.add_argument("--as-rank", type=json.loads, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.as_rank is not None:
+        _as_rank(asked.as_rank)
+        return
+    shape, ways = (SMALL, (True, False)) if asked.small else (LARGE, (False,))
+    before, rows = time.process_time(), []
+    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+        weights = make(Path(folder), shape, "bf16")
+        print(
+            f"{weights:,} weights in bf16, made in {time.process_time() - before:.0f} s of processor time", flush=True
+        )
+        for dtype in asked.dtypes:
+            for whole in ways:
+                row = run(Path(folder), dtype, whole, asked.updates)
+                row["share_of_fp32"] = round(max(row["start_gb"]) / (4 * weights / 1e9), 3)
+                rows.append(row)
+                print(json.dumps(row), flush=True)
+    about = about_run("benchmarks.large_model", ("afzal", "torch", "transformers", "peft"), threads=1)
+    found = {"about": about, "weights": weights, "whole_fp32_gb": round(4 * weights / 1e9, 3), "rows": rows}
+    if asked.out is not None:
+        asked.out.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
