@@ -80,7 +80,11 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             path = self._begin()
             if path.startswith("/api/models/"):
                 name = "/".join(path.split("/")[3:5])
-                siblings = [{"rfilename": file} for file in hub.files.get(name, {})]
+                own = hub.files.get(name, {})
+                if "/tree/" in path:
+                    tree = [{"type": "file", "path": f, "size": len(c), "oid": COMMIT} for f, c in own.items()]
+                    return self._answer(200, json.dumps(tree).encode(), Content_Type="application/json")
+                siblings = [{"rfilename": file} for file in own]
                 known = {"id": name, "sha": COMMIT, "siblings": siblings, "private": False, "tags": [], "downloads": 0}
                 body = json.dumps(known).encode()
                 return self._answer(200 if name in hub.files else 404, body, Content_Type="application/json")
