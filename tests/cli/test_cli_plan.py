@@ -12,8 +12,8 @@ import pytest
 from helpers_tokenizers import CHATML, byte_tokenizer
 
 from afzal import config
+from afzal.api import planning as module
 from afzal.cli import main
-from afzal.cli import plan as module
 
 
 def out(capsys: pytest.CaptureFixture[str], *args: str) -> str:

@@ -48,7 +48,7 @@ def _room(name: str, rooms: str, packages: str) -> Room:
 
 
 TABLE = table(DESIGN.read_text(encoding="utf-8"))
-ANYWHERE_INSIDE_FUNCTIONS = {"cli", "__init__"}  # imports lazily whatever a verb or a public name needs
+ANYWHERE_INSIDE_FUNCTIONS = {"api", "cli", "__init__"}  # imports lazily whatever a verb or a public name needs
 
 
 class Import(NamedTuple):

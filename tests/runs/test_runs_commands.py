@@ -7,8 +7,8 @@ import pytest
 
 from afzal import runs
 from afzal.cli import main
-from afzal.cli.env import extras
 from afzal.runs import files
+from afzal.runs.environment import extras
 
 
 @pytest.fixture

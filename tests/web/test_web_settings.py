@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from afzal import config
+from afzal.api.asking import job_of
 from afzal.cli import main
-from afzal.cli.annotate import job_of
 from afzal.errors import AfzalError
 
 

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 
+from afzal.api.aggregating import By, aggregate
 from afzal.cli.check import Columns, FormatName, SkipBad, parse_columns
-from afzal.errors import AfzalError
-
-By = Literal["mean", "majority", "dawid_skene", "crowd_bt", "gold"]
-
-if TYPE_CHECKING:
-    from afzal.data import Dataset
-    from afzal.judge import Verdicts
-    from afzal.judge.labels import Labels
-    from afzal.records import Item
 
 
 def command(
@@ -50,161 +41,19 @@ def command(
 
     Says when aggregation changes nothing, and refuses an unsupervised answer that contradicts the majority (exit 1).
     """
-    from afzal import data
-    from afzal.judge import labels
-
-    if out is not None and out.exists() and not force:
-        raise AfzalError(f"{out} exists", remedy="choose another name, or pass --force")
-    plain = out is None and gold is None and columns is None and format is None
-    if plain and (verdicts := _verdicts(source)) is not None:
-        dataset, said = None, labels.of_verdicts(verdicts)
-        body, rows, refused = _on_pairs([], said, by, group_by, Path(source).name, resamples)
-    else:
-        dropping = "drop" if skip_bad else "raise"
-        dataset = data.read(source, columns=parse_columns(columns), format=format, on_error=dropping)
-        truths = data.read(gold).items if gold else []
-        body, rows, refused = _on_rows(dataset, truths, by, group_by, Path(source).name, resamples)
-    if page is not None:
-        from afzal import report
-
-        report.write_board(page, body, "annotators")
-    if as_json:
-        typer.echo(json.dumps(body, indent=1, ensure_ascii=False))
-    else:
-        typer.echo("\n".join(_text(body)))
-    if refused and not force:
+    found = aggregate(
+        source,
+        by=by,
+        gold=gold,
+        group_by=group_by,
+        out=out,
+        page=page,
+        columns=parse_columns(columns),
+        format=format,
+        skip_bad=skip_bad,
+        resamples=resamples,
+        force=force,
+    )
+    typer.echo(json.dumps(found.body, indent=1, ensure_ascii=False) if as_json else str(found))
+    if not found.ok:
         raise typer.Exit(1)
-    if out is not None and dataset is not None:
-        if not rows:
-            raise AfzalError("there is nothing to aggregate", where=source, why="the rows name no annotators")
-        written = data.write(rows, out, "afzal")
-        if not as_json:
-            typer.echo(f"{out}: {written} rows by {by}")
-
-
-def _verdicts(source: str) -> Verdicts | None:
-    """The verdicts of a file of them; None of folders, of rows with votes, and of scores, which are better averaged."""
-    from afzal import judge
-
-    if Path(source).is_dir() or not judge.knows(source):
-        return None
-    said = judge.read([source])
-    return None if said.format == "Prometheus scores" else said
-
-
-def _on_rows(
-    dataset: Dataset, truths: Sequence[Item], by: By, group_by: str | None, name: str, resamples: int
-) -> tuple[dict[str, Any], list[Item], bool]:
-    """The report, the rows with one opinion each, and whether they are refused."""
-    from afzal import data
-    from afzal.judge import labels, ratings, tallies
-    from afzal.records import comparisons
-
-    items = data.together(dataset.items)
-    notes = [note for note in dataset.notes if note.startswith("votes.jsonl")]
-    if tallies.are_tallies(items):
-        return tallies.of_voters(items, name, resamples=resamples), [], False
-    if tallies.are_ranked(items):
-        return tallies.of_ranks(items, name), [], False
-    ordered = any(True for item in items for _ in comparisons(item.votes))
-    scores = None if ordered else ratings.of_items(items)
-    if scores is None:
-        body, rows, refused = _on_pairs(items, labels.of_items(items, truths), by, group_by, name, resamples)
-        body["findings"] += notes
-        return body, rows, refused
-    if by != "mean" or group_by is not None:
-        raise AfzalError(
-            "scores are averaged",
-            where=f"--by {by}" if by != "mean" else "--group-by",
-            why="they have an order and distances, which weights for classes would ignore",
-            remedy="--by mean",
-        )
-    body = ratings.report(scores, name, resamples=resamples)
-    body["findings"] += notes
-    return body, ratings.as_items(items, scores), False
-
-
-def _on_pairs(
-    items: Sequence[Item], said: Labels, by: By, group_by: str | None, name: str, resamples: int
-) -> tuple[dict[str, Any], list[Item], bool]:
-    from afzal.judge import aggregate, annotators, groups
-
-    agreed = annotators.agreement_of(said, resamples=resamples)
-    people = annotators.people_of(said, resamples=resamples)
-    found = aggregate.aggregate(said, by, anchored=bool(items))
-    body = annotators.as_plain(said, agreed, people, name)
-    # a danger is what the page says first
-    parts = (found.warnings, body["findings"]) if found.doubtful else (body["findings"], found.warnings)
-    body["findings"] = [*parts[0], *parts[1]]
-    body |= {"kind": "pairs", "by": by, "moved": found.moved, "decided": found.decided, "doubtful": found.doubtful}
-    body |= {"dawid_skene_moved": found.dawid_skene_moved, "soft": found.soft_share(), "right": None}
-    if by != "gold" and found.checked is None and (right := found.right(said.gold)) is not None:
-        body["right"] = right
-        n = int((said.gold >= 0).sum())
-        body["findings"].append(f"The answer by {by} is right on {right:.1%} of {n} pairs of known truth, a tie half.")
-    if found.eta is not None:
-        for line, eta in zip(body["lines"], found.eta, strict=True):
-            line["eta"] = eta
-    refused = by in aggregate.UNSUPERVISED and found.refused
-    how = {"resamples": resamples}
-    if group_by is not None and group_by != "found" and not group_by.endswith((".json", ".csv")):
-        body["tables"] = [groups.by_field(items, said, group_by, **how)]
-        return body, aggregate.as_items(items, said, found, by), refused
-    if group_by is None or group_by == "found":
-        apart = groups.found(said, **how)
-    else:
-        apart = groups.stated(said, groups.read_groups(group_by), **how)
-    if apart is not None:
-        body["tables"] = groups.tables(said, apart)
-        body["groups"] = groups.as_plain(apart)
-    if group_by is None or apart is None:
-        body["findings"] += [groups.in_words(apart)] if apart is not None else []
-        if group_by is not None:
-            body["findings"].append("No groups of annotators were found; all are aggregated together.")
-        return body, aggregate.as_items(items, said, found, by), refused
-    rows, answers = groups.rows_by_group(items, said, apart, by)
-    body["findings"].append("Each group is aggregated apart; the rows carry its name in extra.group.")
-    return body, rows, by in aggregate.UNSUPERVISED and any(answer.refused for answer in answers.values())
-
-
-def _text(body: Mapping[str, Any]) -> list[str]:
-    from afzal.text import interval, number, visible
-
-    lines = [visible(f"{body['title']}: {body['subtitle']}")]
-    lines.append("  ".join(f"{name} {value}" for name, value in body["facts"]))
-    width = max((len(f["name"]) for f in body["figures"]), default=0)
-    for f in body["figures"]:
-        lines.append(f"{visible(f['name']):{width}}  {number(f['value'], 3)} {interval(f['low'], f['high'])}".rstrip())
-    width = max((len(visible(line["name"])) for line in body["lines"]), default=0)
-    for line in body["lines"]:
-        cells = [f"{visible(line['name']):{width}}"]
-        if line["value"] is not None:
-            shown = interval(line["low"], line["high"])
-            cells.append(f"{body['unit']} {number(line['value'], 3)} {shown}".rstrip())
-        cells += [f"{key.replace('_', ' ')} {_cell(line[key])}" for key in _KNOWN if line.get(key) is not None]
-        lines.append("  ".join(cells))
-    for table in body.get("tables", []):
-        lines.append(f"{visible(table['title'])}: {visible(table['words'])}".rstrip(": "))
-        lines += ["  " + "  ".join(map(visible, row)) for row in [table["columns"], *table["rows"]]]
-    return [*lines, *map(visible, body["findings"])]
-
-
-def _cell(value: Any) -> str:
-    from afzal.text import number
-
-    return str(value) if isinstance(value, int) else number(value, 3)
-
-
-_KNOWN = (
-    "labels",
-    "scores",
-    "mean",
-    "above_others",
-    "right",
-    "first_slot",
-    "first_slot_p",
-    "consistent",
-    "repeats",
-    "seconds",
-    "eta",
-)

@@ -14,7 +14,7 @@ from afzal.errors import AfzalError
 from afzal.terminal import one_line
 
 if TYPE_CHECKING:
-    from afzal.web.folder import Folder, Job
+    from afzal.web.folder import Folder
 
 
 def _annotate(
@@ -29,6 +29,7 @@ def _annotate(
         config.AnnotateConfig, [config.Setting("data", source, "FILE"), *given(config.AnnotateConfig, flags)]
     )
     from afzal import data
+    from afzal.api.asking import job_of
     from afzal.web.serve import Place, serve
 
     data.refuse_missing(settings.data)
@@ -53,40 +54,8 @@ def _annotate(
         typer.echo(f"{settings.export}: {export(job.out, settings.export)} rows with votes", err=True)
 
 
-def job_of(settings: config.AnnotateConfig) -> Job:
-    """The settings as plain values for the page."""
-    from afzal.web.folder import Job
-    from afzal.web.queue import Rules
-
-    guideline = _text(settings.guideline) if settings.guideline else ""
-    rules = Rules(settings.seed, settings.overlap, settings.repeat, settings.practice, settings.order)
-    return Job(
-        source=settings.data,
-        out=Path(settings.out or f"{Path(settings.data).name.partition('.')[0]}.votes"),
-        mode=settings.mode,
-        rules=rules,
-        axes=settings.axis,
-        gold=settings.gold,
-        guideline=guideline,
-        title=settings.title or "",
-        scale=settings.scale,
-        text="markdown" if settings.markdown else "plain",
-        annotators=settings.people,
-        columns=settings.columns or None,
-        data_format=settings.data_format,
-        on_error="drop" if settings.skip_bad else "raise",
-    )
-
-
 def _same_file(path: str, *others: str | None) -> bool:
     return Path(path).exists() and any(o and Path(o).exists() and Path(path).samefile(o) for o in others)
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AfzalError(f"cannot read {path}", why=str(error), where="--guideline") from None
 
 
 def _tell(folder: Folder, addresses: list[tuple[str, str]]) -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,9 +12,7 @@ from afzal.errors import AfzalError
 from afzal.terminal import one_line
 
 if TYPE_CHECKING:
-    from afzal.config import ScoreConfig
-    from afzal.data import Dataset, MediaRules
-    from afzal.quality import Audit, Finding, NotRun
+    from afzal.quality import Audit
 
 Columns = Annotated[
     str | None,
@@ -65,107 +59,37 @@ def command(
     ] = 1024,
 ) -> None:
     """Say what a file holds and what is wrong with it (exit 0: well, 1: major findings or no tokens, 2: unreadable)."""
-    from afzal import data, quality
+    from afzal.api.checking import checked, wanted
 
-    most, rules = int(max_unpacked * 2**30), data.MediaRules(folder=media_folder or "")
-    reads = _Reads(parse_columns(columns), format, "drop" if skip_bad else "raise", most, rules)
-    scorer = _scorer(source, reward, policy, reference, max_tokens)
-    dataset: Dataset | None = None
-    with _collector_paused():
-        extra = [quality.Overlap(quality.HeldOutPrompts(data.stream(against)))] if against else []
-        how = "always" if deep else "small"
-        if model is None and scorer is None and not data.is_mixture(source):
-            # one item after another, so that a file of any size is read in little memory
-            reading = data.Reading(source, **reads.named())
-            audit = quality.audit_stream(reading, extra, how)
-            about = {"notes": reading.notes(), "unread": reading.unread()}
-        else:
-            dataset = data.read(source, **reads.named())
-            audit = quality.audit(dataset, extra, how)
-            about = {"notes": dataset.notes, "unread": dataset.unread}
-    if scorer is not None and dataset is not None:
-        audit = replace(audit, findings=audit.findings + _by_scores(dataset, scorer))
-    audit = replace(audit, not_run=audit.not_run + _not_asked(audit, against, scorer))
+    asked = wanted(
+        source,
+        columns=parse_columns(columns),
+        format=format,
+        skip_bad=skip_bad,
+        max_unpacked=max_unpacked,
+        media_folder=media_folder,
+        reward=reward,
+        policy=policy,
+        reference=reference,
+        max_tokens=max_tokens,
+    )
+    found = checked(asked, deep=deep, against=against, keep=model is not None)
     if as_json:
-        typer.echo(json.dumps(asdict(audit) | about, ensure_ascii=False, indent=2))
+        typer.echo(json.dumps(found.result.body, ensure_ascii=False, indent=2))
     elif sys.stdout.isatty():
-        _print_table(audit, **about)
+        _print_table(found.audit, found.notes, found.unread)
     else:
-        typer.echo("\n".join(_lines(audit, **about)))
+        typer.echo(str(found.result))
     nothing_left = False
-    if model is not None and dataset is not None and not as_json:
+    if model is not None and found.dataset is not None and not as_json:
         from afzal.terminal.console import VisibleConsole
         from afzal.tokens.show import show as show_tokens
 
-        shown = show_tokens(dataset.items, model, show, max_tokens)
+        shown = show_tokens(found.dataset.items, model, show, max_tokens)
         VisibleConsole(highlight=False, emoji=False, soft_wrap=True).print(shown.markup)
         nothing_left = shown.n_trees == 0
-    if audit.worst == "major" or nothing_left:
+    if not found.result.ok or nothing_left:
         raise typer.Exit(1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Reads:
-    """How FILE is read, in the words of :class:`afzal.data.Reading`."""
-
-    columns: dict[str, str] | None
-    format: str | None
-    on_error: str
-    max_unpacked: int
-    media: MediaRules
-
-    def named(self) -> dict[str, Any]:
-        """As keyword arguments."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-def _scorer(
-    source: str, reward: str | None, policy: str | None, reference: str | None, max_tokens: int
-) -> ScoreConfig | None:
-    """The settings of the scorer that was named, if any."""
-    if not (reward or policy or reference):
-        return None
-    from afzal import config
-
-    named = {"model": (reward, "--reward"), "policy": (policy, "--policy"), "reference": (reference, "--reference")}
-    settings = [config.Setting(key, value, flag) for key, (value, flag) in named.items() if value is not None]
-    settings += [config.Setting("data", source, "FILE"), config.Setting("max_tokens", max_tokens, "--max-tokens")]
-    return config.build(config.ScoreConfig, settings)
-
-
-def _by_scores(dataset: Dataset, scorer: ScoreConfig) -> list[Finding]:
-    from afzal import quality
-    from afzal.rewards.score import heads
-
-    made = [scores.mean(1).tolist() for scores in heads(scorer, dataset.items)]
-    if not any(score == score for scores in made for score in scores):
-        raise AfzalError("no response could be scored", where=dataset.source, remedy="look at the tokens with --model")
-    return quality.scored_findings(zip(dataset.items, made, strict=True))
-
-
-def _not_asked(audit: Audit, against: str | None, scorer: ScoreConfig | None) -> list[NotRun]:
-    """Findings that need what was not given."""
-    from afzal.quality import NotRun
-
-    lacking = []
-    if against is None:
-        lacking.append(NotRun(("overlap",), "needs a test set", "--against TEST"))
-    if scorer is None and audit.pairs:
-        how = "--reward MODEL, or --policy MODEL --reference MODEL"
-        lacking.append(NotRun(("suspicious_pairs", "ambiguous_pairs"), "need scores", how))
-    return lacking
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """No search for cycles while a data set is read: millions of small objects are made, and all of them stay."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def parse_columns(text: str | None) -> dict[str, str] | None:
@@ -180,44 +104,11 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
     return {name.strip(): field.strip() for name, field in pairs}
 
 
-def counts(audit: Audit) -> dict[str, str]:
-    """The figures of an audit by name, those that are zero or meaningless for its kind left out."""
-    sizes = ", ".join(f"{n} x {k}" for k, n in audit.responses_per_item.items())
-    lengths = ", ".join(f"{name} {v['median']} / {v['p95']} / {v['max']}" for name, v in audit.characters.items())
-    figures: dict[str, Any] = {
-        "rows": f"{audit.rows} ({audit.kept} used)",
-        "items": f"{audit.items} over {audit.prompts} prompts",
-        "items x responses": sizes,
-        "pairs": audit.pairs and f"{audit.pairs} ({audit.ties} ties, {audit.soft} with split or stated probability)",
-        "both bad": audit.both_bad,
-        "labels": (audit.good or audit.bad) and f"{audit.good} good, {audit.bad} bad",
-        "annotators": audit.annotators,
-        "characters (median / 95 % / max)": lengths,
-    }
-    return {name: str(figure) for name, figure in figures.items() if figure}
-
-
-def _lines(audit: Audit, notes: list[str], unread: list[str]) -> list[str]:
-    lines = [f"{one_line(audit.source)}: format {audit.format}", *(f"  {one_line(note)}" for note in notes)]
-    lines += [f"  not read: {one_line(', '.join(unread))}"] if unread else []
-    lines += [f"{name}: {figure}" for name, figure in counts(audit).items()]
-    for finding in audit.findings:
-        lines.append(f"{finding.severity:<5} {finding.code}: {one_line(finding.message)}")
-        if finding.severity != "ok":
-            lines += [f"      first: {one_line(', '.join(finding.ids[:5]))}"] if finding.ids else []
-            lines += [f"      try: {finding.remedy}"] if finding.remedy else []
-    return lines + [f"not run: {one}" for one in _left_out(audit)]
-
-
-def _left_out(audit: Audit) -> list[str]:
-    """What was not looked for, why, and the flag that asks for it."""
-    return [f"{', '.join(one.codes)} ({one.why}): add {one.how}" for one in audit.not_run]
-
-
 def _print_table(audit: Audit, notes: list[str], unread: list[str]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from afzal.api.checking import counts, left_out
     from afzal.terminal.console import VisibleConsole
 
     console = VisibleConsole(highlight=False, emoji=False)
@@ -238,5 +129,5 @@ def _print_table(audit: Audit, notes: list[str], unread: list[str]) -> None:
             said += f"\n[dim]try: {escape(finding.remedy)}[/]" if finding.remedy else ""
         table.add_row(_MARKS[finding.severity], finding.code, said)
     console.print(table)
-    for one in _left_out(audit):
+    for one in left_out(audit):
         console.print(f"[dim]not run: {escape(one)}[/]")

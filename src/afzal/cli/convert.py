@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from afzal.cli.check import Columns, FormatName, MaxUnpacked, MediaFolder, SkipBad, parse_columns
-from afzal.errors import AfzalError
-
-if TYPE_CHECKING:
-    from afzal.records import Media
 
 
 def command(
@@ -31,27 +26,20 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
 ) -> None:
     """Write a data file in another layout; says what the layout has no place for. Exit 1 when rows were left out."""
-    from afzal import data
-    from afzal.records import media_of
+    from afzal.api.looking import convert
 
-    if target.exists() and not force:
-        raise AfzalError(f"{target} exists", remedy="choose another name, or pass --force")
-    on_error = "drop" if skip_bad else "raise"
-    most = int(max_unpacked * 2**30)
-    rules, named = data.MediaRules(folder=media_folder or ""), parse_columns(columns)
-    dataset = data.read(source, columns=named, format=format, on_error=on_error, max_unpacked=most, media=rules)
-    made = data.plan(dataset.items, to)
-    rows = data.write(dataset.items, target, to, skip_unholdable=skip)
-    typer.echo(f"{target}: {rows} rows as {to}, from {dataset.kept} of {dataset.rows} rows read as {dataset.format}")
-    for name, n in made.left_out.most_common():
-        typer.echo(f"not in this layout: {name} ({n} items)")
-    for reason, n in (Counter(dataset.drop_counts) + Counter(drop.reason for drop in made.skipped)).most_common():
-        typer.echo(f"left out: {reason} {n}")
-    if away := sum(_lies_elsewhere(media, target) for item in dataset.items for media in media_of(item)):
-        typer.echo(f"{away} media lie outside the folder of {target.name}: read it with --media-folder FOLDER")
-    if dataset.drops or made.skipped:
+    found = convert(
+        source,
+        target,
+        to=to,
+        columns=parse_columns(columns),
+        format=format,
+        skip_bad=skip_bad,
+        max_unpacked=max_unpacked,
+        media_folder=media_folder,
+        skip=skip,
+        force=force,
+    )
+    typer.echo(str(found))
+    if not found.ok:
         raise typer.Exit(1)
-
-
-def _lies_elsewhere(media: Media, target: Path) -> bool:
-    return bool(media.path) and not Path(media.path).is_relative_to(target.expanduser().resolve().parent)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Annotated, Any
 
 import typer
-
-_REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)[^;]*;.*\bextra\s*==\s*['\"]([^'\"]+)['\"]")
 
 
 def command(
@@ -19,6 +15,7 @@ def command(
 ) -> None:
     """Say which versions and hardware a run would use; paste it into a bug report."""
     from afzal.runs import environment
+    from afzal.runs.environment import extras
 
     found: dict[str, Any] = {"torch": _torch_facts()} if torch else {}  # first: the list of devices then comes from it
     found = {**environment(), "extras": extras(), **found}
@@ -26,25 +23,6 @@ def command(
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         _print(found)
-
-
-def extras() -> dict[str, list[str]]:
-    """Afzal's optional extras and the packages that each one still lacks (none: it is there)."""
-    try:
-        requirements = metadata.requires("afzal") or []
-    except metadata.PackageNotFoundError:
-        return {}
-    missing: dict[str, list[str]] = {}
-    for match in filter(None, map(_REQUIREMENT.match, requirements)):
-        package, extra = match.groups()
-        missing.setdefault(extra, []).extend([] if _is_installed(package) else [package])
-    return missing
-
-
-def _is_installed(package: str) -> bool:
-    from afzal.runs.environment import installed
-
-    return installed(package) is not None
 
 
 def _torch_facts() -> dict[str, Any]:

@@ -18,13 +18,19 @@ def command(
         str, typer.Argument(metavar="FILE", help="Rows with two answers or more, one model's answers, or a run.")
     ],
     judge: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             help="judge.yaml, a model folder, rule:longest, file.py:function, people:FILE, verdicts:FILE:NAME; "
-            "several times: a jury."
+            "several times: a jury. Without any, people vote blind on the page of afzal annotate."
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for verdicts, rows with votes, the summary and the judge's card.")],
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for verdicts, rows with votes, the summary and the judge's card. Default: judged-... in the "
+            "folder of the run, or beside the file."
+        ),
+    ] = None,
     against: Annotated[str | None, typer.Option(help="Another model's answers to the same prompts, or a run.")] = None,
     prompts: Annotated[
         str | None, typer.Option(help="Prompts that the runs FILE and --against answer before they are judged.")
@@ -52,7 +58,7 @@ def command(
     Run again, the same command asks only what has no reply yet.
     """
     conditions = parse_conditions(require) if require else []
-    drawn = {"n": n, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
+    drawn: dict[str, Any] = {"n": n, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
     drawn = {key: value for key, value in drawn.items() if value is not None}
     if prompts is None and drawn:
         raise AfzalError(
@@ -61,32 +67,22 @@ def command(
             why="without --prompts the answers are those of the file",
             remedy="give --prompts FILE and the runs that answer them, or leave it out",
         )
-    from afzal import judging
-    from afzal.judge import text
-    from afzal.judge.people import votes_on
+    from afzal.api.judging import judge as judged
 
-    say = lambda line: typer.echo(line, err=True)  # noqa: E731
-    if prompts is not None:
-        from afzal.generate.answers import Drawing, answers_of, refuse_no_model
-
-        refuse_no_model([s for s in (source, against) if s is not None])
-        drawing, folder = Drawing(**drawn), out / "answers"
-        source = answers_of(source, prompts, drawing, folder, say)
-        against = answers_of(against, prompts, drawing, folder, say) if against is not None else None
-    items = judging.read_items(source, against)
-    voted = votes_on(items, people) if people else None
-    if voted is None and any(item.votes for item in items):
-        voted = items
-    found = judging.judged(items, judge, out, voted=voted, cache=cache, resamples=resamples, say=say)
-    if as_json:
-        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
-    else:
-        from afzal.text import visible
-
-        for each in found:
-            typer.echo("\n".join(map(visible, text.lines(each))))
-        typer.echo(f"written: {out}")
-    broken = [line for each in found for line in unmet(each, conditions)]
+    found = judged(
+        source,
+        judge=judge or (),
+        out=out,
+        against=against,
+        prompts=prompts,
+        people=people,
+        cache=cache,
+        resamples=resamples,
+        say=lambda line: typer.echo(line, err=True),
+        **drawn,
+    )
+    typer.echo(json.dumps(found["judges"], indent=1, ensure_ascii=False) if as_json else str(found))
+    broken = [line for each in found["judges"] for line in unmet(each, conditions)]
     for line in broken:
         typer.echo(line, err=True)
     if broken:

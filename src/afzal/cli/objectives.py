@@ -5,14 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-from afzal.errors import AfzalError
-
-if TYPE_CHECKING:
-    from afzal.objectives import Objective
 
 _COLUMNS = ("name", "needs", "defaults", "formula", "paper")
 
@@ -22,13 +17,9 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List the objectives for `afzal train prefer --objective NAME`, or show one."""
-    from afzal import objectives
+    from afzal.api.looking import objectives
 
-    try:
-        chosen = [objectives.get(name)] if name else list(objectives.REGISTRY.values())
-    except ValueError as error:
-        raise AfzalError(str(error), remedy="afzal objectives") from error
-    facts = [facts_of(objective) for objective in chosen]
+    facts = objectives(name)
     if as_json:
         print(json.dumps(facts[0] if name else facts, indent=2, ensure_ascii=False))
     elif name:
@@ -37,55 +28,6 @@ def command(
         _print_table(facts)
     else:
         _print_plain(facts)
-
-
-def facts_of(objective: Objective) -> dict[str, Any]:
-    """All that is known about an objective, as plain values."""
-    from afzal.objectives import ALIASES
-
-    return {
-        "name": objective.name,
-        "aliases": sorted(alias for alias, real in ALIASES.items() if real == objective.name),
-        "formula": objective.formula,
-        "unit": objective.unit,
-        "needs": needs_of(objective),
-        "uses": sorted(objective.uses),
-        "defaults": objective.parameters,
-        "limits": {key: _limit(objective, key) for key in objective.parameters},
-        "learnable": sorted(objective.learnable),
-        "at_reference": objective.at_reference(objective.parameters),
-        "bounded": objective.bounded,
-        "couples_batch": objective.couples_batch,
-        "length_normalised": objective.length_normalised,
-        "shift_invariant": objective.shift_invariant,
-        "trains": objective.scores,
-        "paper": objective.paper,
-    }
-
-
-def needs_of(objective: Objective) -> list[str]:
-    """What an objective cannot do without, in a few words."""
-    data = {
-        "pair": "pairs",
-        "response": "labelled responses",
-        "group": "rankings or ratings",
-        "token": "good responses",
-    }
-    found = [data[objective.unit]]
-    if objective.needs_live_reference:
-        found.append("a reference that can be run")
-    elif objective.needs_reference:
-        found.append("reference")
-    if objective.statistics:
-        found.append("logits")
-    if objective.statistic is not None:
-        found.append("two prompts per update")
-    return found
-
-
-def _limit(objective: Objective, key: str) -> str:
-    limit = objective.limit(key)
-    return f"one of {', '.join(limit)}" if isinstance(limit, tuple) else str(limit)
 
 
 def _cells(facts: Mapping[str, Any]) -> list[str]:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from afzal import config
 from afzal.cli.flags import given, parameters, with_parameters
 from afzal.config import PlanConfig
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from afzal.plan import Assumptions, Device, Job, Wish
 
 METHOD_HELP = f"What would be trained: {', '.join(config.METHODS)}."
 
@@ -30,82 +24,13 @@ def _plan(
     The model's configuration is enough; no weights are read. Exit code 2 when it does not fit.
     """
     from afzal import plan
+    from afzal.api.planning import planned
 
     settings = config.build(PlanConfig, [config.Setting("method", method), *given(PlanConfig, flags)])
-    device = device_of(settings)
-    job = job_of(settings, device)
-    found = plan.plan(job, device, wish_of(settings), assumptions_of(settings), price=settings.price)
-    typer.echo(json.dumps(plan.as_data(found), indent=2) if as_json else "\n".join(plan.lines(found)))
-    if not found.fits:
+    said, job, found, device = planned(settings)
+    typer.echo(json.dumps(said.body, indent=2) if as_json else str(said))
+    if not said.ok:
         raise plan.does_not_fit(job, found.layout, device)
-
-
-def job_of(settings: PlanConfig, device: Device) -> Job:
-    """Model, method and data of the settings."""
-    from afzal import plan
-
-    method = plan.METHODS[settings.method]
-    shape = plan.shape_from(settings.model)
-    shared = settings.sharing == "shared"
-    dtype = settings.dtype if settings.dtype != "auto" else "fp32" if device.name == "cpu" else "bf16"
-    return plan.Job(
-        shape=shape,
-        method=method,
-        lengths=plan.lengths(_counts(settings, method.responses), shared=shared),
-        batch_size=settings.batch_size,
-        epochs=settings.epochs,
-        reference=settings.reference or ("live" if method.reference else "none"),
-        rank=settings.lora_rank or 0,
-        dtype=dtype,
-        frozen=settings.frozen_weights,
-        state_bytes=8 if settings.optimizer == "adamw" else 4,
-        shared=shared,
-    )
-
-
-def device_of(settings: PlanConfig) -> Device:
-    """The named hardware, with the numbers that were given in place of the table's."""
-    from afzal import plan
-
-    named = plan.device_named(settings.hardware)
-    giga = {"memory": "memory_gb", "bandwidth": "bandwidth_gbs", "intra": "intra_gbs", "inter": "inter_gbs"}
-    values = {field: getattr(settings, key) for field, key in giga.items()}
-    changed = {field: value * 1e9 for field, value in values.items() if value is not None}
-    if settings.tflops is not None:
-        changed |= {"bf16": settings.tflops * 1e12, "fp32": settings.tflops * 1e12}
-    return replace(named, **changed)
-
-
-def wish_of(settings: PlanConfig) -> Wish:
-    """The parts of the layout that were fixed."""
-    from afzal import plan
-
-    recompute = {"auto": None, "none": False, "full": True}[settings.checkpointing]
-    parts = (settings.nodes, settings.gpus, settings.shards, settings.tensor)
-    return plan.Wish(*parts, recompute, settings.tokens_per_forward)
-
-
-def assumptions_of(settings: PlanConfig) -> Assumptions:
-    """The shares of peak and links that the plan assumes."""
-    from afzal import plan
-
-    usual = 0.45 if settings.hardware == "cpu" else 0.3
-    return plan.Assumptions(usual if settings.mfu is None else settings.mfu, settings.link)
-
-
-def _counts(settings: PlanConfig, responses: int) -> np.ndarray:
-    """Tokens of every prompt and response: those of a file, or the stated ones."""
-    import numpy as np
-
-    if settings.data is None:
-        branches = [settings.response_tokens] * (settings.responses or responses)
-        return np.tile([settings.prompt_tokens, *branches], (settings.items, 1))
-    from afzal.prepare.lengths import token_counts
-
-    source = settings.tokenizer or settings.model
-    return token_counts(
-        settings.data, settings.method, source, columns=settings.columns, max_tokens=settings.max_tokens
-    )
 
 
 command = with_parameters(_plan, parameters(PlanConfig, panel="Options"))

@@ -26,6 +26,20 @@ from afzal.tokens import Speaker, Tree, any_chat, distinct_prompts
 def generate(config: GenerateConfig) -> Path | None:
     """Sample ``config.n`` answers per prompt; write them as JSONL, or print them when there is no ``config.out``.
 
+    Raises:
+        AfzalError: as for :func:`answers`.
+    """
+    records = answers(config)
+    if config.out is None:
+        for record in records:
+            print(_shown(record))
+        return None
+    return Path(config.out)
+
+
+def answers(config: GenerateConfig) -> list[dict[str, Any]]:
+    """``config.n`` sampled answers per prompt, one record each; written as JSONL too where there is a ``config.out``.
+
     A single ``prompt`` is sent through the chat template when the model has one, and continued verbatim otherwise;
     prompts of a file keep the kind they have there.
 
@@ -34,13 +48,10 @@ def generate(config: GenerateConfig) -> Path | None:
     """
     runs.refuse_existing(config.out)
     records = _served(config) if is_server(config.model) else _sampled(config)
-    if config.out is None:
-        for record in records:
-            print(_shown(record))
-        return None
-    runs.append_jsonl(Path(config.out), records)
-    _replies(config).unlink(missing_ok=True)
-    return Path(config.out)
+    if config.out is not None:
+        runs.append_jsonl(Path(config.out), records)
+        _replies(config).unlink(missing_ok=True)
+    return records
 
 
 def _sampled(config: GenerateConfig) -> list[dict[str, Any]]:
@@ -72,8 +83,8 @@ def _served(config: GenerateConfig) -> list[dict[str, Any]]:
     asked = Asked(turns, config.n, _sampling(config), config.seed, speaker, ids)
     with TemporaryDirectory() as spare:
         cache = _replies(config) if config.out is not None else Path(spare) / "replies.sqlite"
-        answers = answers_from(settings, asked, settings.folder or "", cache, lambda line: print(line, file=sys.stderr))
-    return [_record(prompts[a.prompt_index], a.text, a.tokens, a.stop) for a in answers]
+        drawn = answers_from(settings, asked, settings.folder or "", cache, lambda line: print(line, file=sys.stderr))
+    return [_record(prompts[a.prompt_index], a.text, a.tokens, a.stop) for a in drawn]
 
 
 def _replies(config: GenerateConfig) -> Path:

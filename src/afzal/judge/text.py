@@ -26,6 +26,18 @@ def lines(found: Plain) -> list[str]:
     ]
 
 
+def verdict(found: Plain) -> str:
+    """Whether the first model is better, in a sentence; empty where the answers are not of two models."""
+    m = found.get("models", {})
+    rate = m.get("win_rate")
+    if rate is None or rate["value"] is None:
+        return ""
+    low, high = (rate["value"] if rate[end] is None else rate[end] for end in ("low", "high"))
+    word = "better" if low > 0.5 else "worse" if high < 0.5 else "not told apart"
+    by = f"on {found['prompts']} prompts by {found['judge']}"
+    return f"{word}: {m['ours']} wins {percent(rate)} against {m['theirs']} {by}"
+
+
 def _models(m: Plain) -> list[str]:
     total = max(1, m["win"] + m["tie"] + m["loss"])
     record = ", ".join(f"{word} {100 * m[word] / total:.1f}" for word in ("win", "tie", "loss"))

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from afzal.objectives.given import PLACE, recalled
+
 # What a file held when it was read, and what came of it: read again only when it holds something else.
 _READ: dict[Path, tuple[bytes, ModuleType]] = {}
 
@@ -27,13 +29,16 @@ def load_function(spec: str) -> Callable[..., Any]:
     """The function that ``spec`` names.
 
     Args:
-        spec: ``module:function``, where the module may stand in the present folder; or ``file.py:function`` with the
-            path of the file, which may import what stands beside it.
+        spec: ``module:function``, where the module may stand in the present folder; ``file.py:function`` with the
+            path of the file, which may import what stands beside it; or ``in_memory:function_HASH``
+            (:mod:`afzal.objectives.given`).
 
     Raises:
         ValueError: there is no such module, file or function, or the code fails while it is read.
     """
     path, _, name = spec.rpartition(":")
+    if path == PLACE:
+        return recalled(name)
     if path.endswith(".py") and not Path(path).is_file():
         raise ValueError(f"there is no file {path!r}")
     try:

@@ -38,12 +38,13 @@ from afzal.recipes.runtime import fixed_date, other_machine, refuse_runtime, run
 from afzal.recipes.setup import Setup, dtype_of, set_up, steps_of, sync_steps
 from afzal.recipes.watch import Watch
 from afzal.train import ranks
+from afzal.train.callbacks import STOPPED, Audience, Callbacks
 from afzal.train.evaluate import evaluate
 from afzal.train.feed import Layout
-from afzal.train.loop import Hooks, State, fit
+from afzal.train.loop import Hooks, State, fit, look_at
 from afzal.train.method import Carried, Method
 from afzal.train.progress import Reporter
-from afzal.train.signals import EXIT_CODES, StopSignals, stop_on_signals
+from afzal.train.signals import EXIT_CODES, stop_on_signals
 from afzal.train.timer import SaveTimer
 
 
@@ -59,7 +60,13 @@ class Stopped(AfzalError):  # noqa: N818 - a request, not a fault
 
 
 def train(
-    config: TrainConfig, *, resume: bool = False, command: str = "", model: Any = None, tokenizer: Any = None
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    command: str = "",
+    model: Any = None,
+    tokenizer: Any = None,
+    callbacks: Callbacks | None = None,
 ) -> Path:
     """Run the training that ``config`` describes and return the run folder.
 
@@ -68,6 +75,7 @@ def train(
         command: what the person typed, for the record.
         model, tokenizer: objects to train instead of those of ``config.model``; the reference is then made of these
             very weights.
+        callbacks: called while it trains.
 
     Raises:
         AfzalError: a fault of the input or the set-up; :class:`Stopped` when a signal ended the run early.
@@ -81,10 +89,12 @@ def train(
     resume = resume or parallel.goes_on(config.out)
     device = pick_device(ranks.own_device(config.device))
     with ranks.joined(device), fixed_date(Path(config.out) / "run.json", resume) as date:
-        return _joined(config, resume, command, date, model, tokenizer)
+        return _joined(config, resume, command, date, model, tokenizer, callbacks or Callbacks())
 
 
-def _joined(config: TrainConfig, resume: bool, command: str, date: str, model: Any, tokenizer: Any) -> Path:
+def _joined(
+    config: TrainConfig, resume: bool, command: str, date: str, model: Any, tokenizer: Any, callbacks: Callbacks
+) -> Path:
     prepared = prepare(config, model=model, tokenizer=tokenizer)
     ranks.same("training data", prepared.facts["fingerprint"])
     ranks.same("setting", config.model_dump(mode="json"))
@@ -97,9 +107,9 @@ def _joined(config: TrainConfig, resume: bool, command: str, date: str, model: A
         return run.path
     run.update(template_date=date, **({"command": command} if command else {}))
     restored = nullcontext() if model is None else attention_restored(model)
-    with run, restored, stop_on_signals() as stop:
+    with run, restored, stop_on_signals() as signals:
         try:
-            return _train(config, run, prepared, model, stop, resume)
+            return _train(config, run, prepared, model, Audience(signals, callbacks), resume)
         except Stopped:
             raise
         except BaseException as error:
@@ -108,7 +118,9 @@ def _joined(config: TrainConfig, resume: bool, command: str, date: str, model: A
             raise
 
 
-def _train(config: TrainConfig, run: runs.Run, prepared: Prepared, model: Any, stop: StopSignals, resume: bool) -> Path:
+def _train(
+    config: TrainConfig, run: runs.Run, prepared: Prepared, model: Any, audience: Audience, resume: bool
+) -> Path:
     torch.manual_seed(config.seed)
     device = pick_device(ranks.own_device(config.device))
     given = outputs.input_format(config.model, model)
@@ -117,7 +129,7 @@ def _train(config: TrainConfig, run: runs.Run, prepared: Prepared, model: Any, s
     setup = set_up(config, prepared, _opened(config, prepared, device, model), device, run)
     setup = replace(setup, save_dtype=outputs.saved_format(config, setup.model, given))
     try:
-        return _run(config, run, setup, stop, resume)
+        return _run(config, run, setup, audience, resume)
     finally:
         setup.weights.restore()
 
@@ -140,7 +152,7 @@ def _starting_model(config: TrainConfig, device: torch.device) -> Any:
     return load_model(config.model, device=device, dtype=torch.bfloat16 if low else torch.float32, quantize=quantize)
 
 
-def _run(config: TrainConfig, run: runs.Run, setup: Setup, stop: StopSignals, resume: bool) -> Path:
+def _run(config: TrainConfig, run: runs.Run, setup: Setup, audience: Audience, resume: bool) -> Path:
     prepared = setup.prepared
     runtime = runtime_of(config, setup)
     if resume:
@@ -154,15 +166,19 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, stop: StopSignals, re
     with parallel.reporter(setup.settings.steps, state.step) as reporter:
         for line in _banner(config, run, setup, prepared, begun) if ranks.leads() else ():
             reporter.say(line)
-        hooks = _hooks(config, run, setup, watch, reporter, stop)
+        hooks = _hooks(config, run, setup, watch, reporter, audience)
         checkpoints.require_room(config, run, setup)
         if state.step == 0:
             check_first_loss(setup, reporter.say)
         reason = _fit(config, setup, hooks, state)
+        if reason == STOPPED and state.step % (setup.settings.eval_every_steps or state.step + 1):
+            look_at(hooks, state)  # the loop has not done so at this step
     run.update(step=state.step, seconds=round(state.seconds, 3), stop_reason=reason)
     if reason in EXIT_CODES:
         run.update(status="stopped", finished=_now())
         raise Stopped(reason, run.path, state.step)
+    if reason == STOPPED:
+        run.update(stop_reason=f"stopped by {'; '.join(audience.callbacks.asked) or STOPPED}")
     if reason == "early":
         _keep_best(run, setup, state, watch)
     return _finish(config, run, setup, state)
@@ -213,7 +229,7 @@ def _begin(config: TrainConfig, prepared: Prepared, model: Any, resume: bool) ->
 
 
 def _hooks(
-    config: TrainConfig, run: runs.Run, setup: Setup, watch: Watch, reporter: Reporter, stop: StopSignals
+    config: TrainConfig, run: runs.Run, setup: Setup, watch: Watch, reporter: Reporter, audience: Audience
 ) -> Hooks:
     # prompts alone are not batches: a policy that answers them is evaluated in another way
     batches = [] if setup.look else setup.feed.layout.own(setup.prepared.evaluation)[0]
@@ -238,6 +254,7 @@ def _hooks(
         run.log(record)
         reporter.record(record)
         alarms.hear(record)
+        audience.hear(record, setup.settings.steps, run.path)
 
     timer = SaveTimer(60 * config.save_every_minutes or math.inf)
 
@@ -257,10 +274,10 @@ def _hooks(
             follow(reference, setup.model, config.referenced.reference_mixup)
 
     def stopped() -> str | None:
-        return ranks.first(stop.requested)  # a signal reaches ranks at different steps, and stops all at the same
+        return ranks.first(audience.requested())  # a signal reaches ranks at different steps, and stops all at the same
 
-    look_at = look if setup.prepared.evaluation else None
-    return Hooks(log, look_at, save, improved, stopped, stepped, reporter.say, timer.due)
+    evaluated = look if setup.prepared.evaluation else None
+    return Hooks(log, evaluated, save, improved, stopped, stepped, reporter.say, timer.due)
 
 
 def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared, runtime: dict[str, Any]) -> None:

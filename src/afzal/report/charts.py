@@ -246,3 +246,10 @@ def _from_zero(plot: Plot) -> Plot:
     values = [y for s in plot.series for _, y in s.points if is_number(y)]
     top = max([focus([y for _, y in s.points] for s in plot.series)[1], *(r.y for r in plot.rules)])
     return replace(plot, y_range=(0.0, 1.08 * top)) if top > 0 and min(values, default=0.0) >= 0 else plot
+
+
+def figure_of(name: str, metrics: Records) -> Figure:
+    """Any metric by its name, training beside held out; the drawing is empty where there is no number to draw."""
+    train, held_out = ([m for m in metrics if m.get("kind") == kind] for kind in ("train", "eval"))
+    plot = _one(name, name, "", train or [m for m in metrics if m.get("kind") == "rollout"], held_out)
+    return plot.draw(None) if plot.has_values else Figure(name, name, "", "", ())

@@ -31,7 +31,12 @@ from afzal.train.feed import Layout
 
 
 def score(config: ScoreConfig) -> list[str]:
-    """Score every response of ``config.data``; write them to ``config.out`` and return what they say, in lines.
+    """What the scores of ``config.data`` say, in lines; see :func:`scored_rows`."""
+    return scored_rows(config)[1]
+
+
+def scored_rows(config: ScoreConfig) -> tuple[list[dict[str, Any]], list[str]]:
+    """Score every response of ``config.data``; write them to ``config.out`` and return them, and what they say.
 
     A reward model's scores are less its stated shift; a policy's are its implicit rewards beta (log pi - log pi_ref),
     summed over the scored tokens (Rafailov et al. 2023, arXiv 2305.18290, eq. 5, up to a constant per prompt).
@@ -48,13 +53,14 @@ def score(config: ScoreConfig) -> list[str]:
     if not any(math.isfinite(x) for s in scored for x in s.scores):
         why = lost[0].reason if lost else "no row"
         raise AfzalError("no response could be scored", where=config.data, why=why, remedy="afzal check shows the rows")
+    records = _records(scored)
     if config.out:
-        runs.append_jsonl(Path(config.out), _records(scored))
+        runs.append_jsonl(Path(config.out), records)
     head = f"{sum(len(s.scores) for s in scored)} responses of {len(items)} items scored"
     head += f"; {len(lost)} items could not be read" if lost else ""
     short = {loss.item_id for loss in losses if loss.action == "cut"}
     head += f"; {len(short)} items were cut to {longest} tokens" if short else ""
-    return [head, *lines(assess(scored))]
+    return records, [head, *lines(assess(scored))]
 
 
 def heads(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray]:

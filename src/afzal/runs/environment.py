@@ -29,6 +29,8 @@ PACKAGES = (
     "pydantic",
 )
 
+_REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)[^;]*;.*\bextra\s*==\s*['\"]([^'\"]+)['\"]")
+
 
 def environment() -> dict[str, dict[str, Any]]:
     """``{"versions": {...}, "hardware": {...}}``: memory in bytes, ``cpus`` those that this process may use."""
@@ -47,6 +49,19 @@ def installed(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def extras() -> dict[str, list[str]]:
+    """Afzal's optional extras and the packages that each one still lacks (none: it is there)."""
+    try:
+        requirements = metadata.requires("afzal") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    missing: dict[str, list[str]] = {}
+    for match in filter(None, map(_REQUIREMENT.match, requirements)):
+        package, extra = match.groups()
+        missing.setdefault(extra, []).extend([] if installed(package) else [package])
+    return missing
 
 
 def hardware() -> dict[str, Any]:

@@ -30,7 +30,7 @@ from afzal.runs.redact import redact_arguments, redact_command, redact_config
 _FACTS, _METRICS, _CONFIG = "run.json", "metrics.jsonl", "run.yaml"
 _MAX_DEPTH = 6
 _TAIL = 1 << 16  # bytes of a log that are read to list a run
-_IGNORED = {"lost+found", lock.NAME}
+_IGNORED = {"lost+found", lock.NAME, "inputs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +167,13 @@ def create(path: str | Path, config: Mapping[str, Any]) -> Run:
     path = Path(path)
     if (other := lock.holder(path)) is not None:
         raise _busy(path, other)
-    _refuse_used(path)
+    refuse_used(path)
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
     run = Run(path)
     run.claim()
     try:
-        _refuse_used(path)  # again: another process may have been faster
+        refuse_used(path)  # again: another process may have been faster
         atomic_write(path / _CONFIG, _yaml(config))
         run._write_facts(_first_facts())
     except BaseException:
@@ -249,8 +249,13 @@ def _busy(path: Path, other: Mapping[str, Any]) -> AfzalError:
     return AfzalError(f"{path} is being written by another process", why=who, remedy=remedy)
 
 
-def _refuse_used(path: Path) -> None:
-    """Hidden files, a mount's ``lost+found`` and a lock that nobody holds do not count as content."""
+def refuse_used(path: Path) -> None:
+    """Refuse a folder that holds anything. Hidden files, a mount's ``lost+found``, a lock that nobody holds and rows
+    that were given in memory (``inputs``) do not count.
+
+    Raises:
+        AfzalError: there is something; says whether it can be resumed.
+    """
     try:
         names = sorted(name for name in os.listdir(path) if not name.startswith(".") and name not in _IGNORED)
     except FileNotFoundError:

@@ -117,7 +117,7 @@ def fit(
 
     before = steps_made(optimizer) - state.step
     if state.step == 0:
-        _evaluate(hooks, state, began)
+        look_at(hooks, state, began)
     while state.step < settings.steps:
         update = feed.update(state.step)
         if update.record:
@@ -142,7 +142,7 @@ def fit(
         if last or _due(state.step, settings.log_every_steps):
             hooks.log(_record(state, feed, lr, found))
         if last or _due(state.step, settings.eval_every_steps):
-            _evaluate(hooks, state, began)
+            look_at(hooks, state, began)
             if settings.patience and state.stale_evaluations >= settings.patience:
                 hooks.save(state)
                 return "early"
@@ -154,9 +154,11 @@ def fit(
     return "finished"
 
 
-def _evaluate(hooks: Hooks, state: State, began: float) -> None:
+def look_at(hooks: Hooks, state: State, began: float | None = None) -> None:
+    """Evaluate and log it, where anything is held out. ``began``: of the clock of the run, where that goes on."""
     if hooks.evaluate is None:
         return
+    began = time.perf_counter() - state.seconds if began is None else began
     found = hooks.evaluate(state.step, state.carried)
     state.seconds = time.perf_counter() - began
     hooks.log({"kind": "eval", "step": state.step, "seconds": round(state.seconds, 3), **found})
@@ -209,4 +211,4 @@ def _shorten(names: list[str], n: int = 8) -> str:
     return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
-__all__ = ["Hooks", "Method", "Settings", "State", "accumulate", "fit"]
+__all__ = ["Hooks", "Method", "Settings", "State", "accumulate", "fit", "look_at"]

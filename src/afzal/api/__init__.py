@@ -1,0 +1,55 @@
+"""Every command of the command line as a function of the same name, from Python's own objects.
+
+The functions live here and not in ``afzal`` itself, since many of their names (``judge``, ``compare``, ``report``, ...)
+are also the names of Afzal's packages: ``afzal.judge`` would be one thing before a submodule is imported and another
+after. ``afzal.fit`` alone is there under both names. Nothing heavy is imported before a function is called.
+
+    import afzal
+
+    run = afzal.fit("dpo", model="my-model", data=rows, out="runs/dpo")
+    afzal.api.judge(run, against="runs/sft", prompts=["How are you?"])
+"""
+
+from afzal.api.aggregating import aggregate
+from afzal.api.answers import export, generate, revise, score
+from afzal.api.asking import annotate, ask
+from afzal.api.checking import check
+from afzal.api.inputs import Model, RewardFunction, Rows
+from afzal.api.judging import judge
+from afzal.api.looking import convert, env, objectives, open_run, report, runs
+from afzal.api.planning import plan
+from afzal.api.ranking import leaderboard
+from afzal.api.results import Plot, Result, Run
+from afzal.api.training import compare, demo, fit, iterate, sweep, train
+
+__all__ = [
+    "Model",
+    "Plot",
+    "Result",
+    "RewardFunction",
+    "Rows",
+    "Run",
+    "aggregate",
+    "annotate",
+    "ask",
+    "check",
+    "compare",
+    "convert",
+    "demo",
+    "env",
+    "export",
+    "fit",
+    "generate",
+    "iterate",
+    "judge",
+    "leaderboard",
+    "objectives",
+    "open_run",
+    "plan",
+    "report",
+    "revise",
+    "runs",
+    "score",
+    "sweep",
+    "train",
+]

@@ -1,0 +1,217 @@
+"""How far annotators agree, and one preference per pair from all of them: what ``afzal aggregate`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from afzal.api.inputs import Rows, as_path
+from afzal.api.results import Result
+from afzal.errors import AfzalError
+
+By = Literal["mean", "majority", "dawid_skene", "crowd_bt", "gold"]
+
+if TYPE_CHECKING:
+    from afzal.data import Dataset
+    from afzal.judge import Verdicts
+    from afzal.judge.labels import Labels
+    from afzal.records import Item
+
+
+def aggregate(
+    data: Rows,
+    *,
+    by: By = "mean",
+    gold: Rows | None = None,
+    group_by: str | None = None,
+    out: str | PathLike[str] | None = None,
+    page: str | PathLike[str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+    skip_bad: bool = False,
+    resamples: int = 1000,
+    force: bool = False,
+) -> Result:
+    """How far annotators agree, and one preference per pair of their votes (docs/annotators.md).
+
+    Args:
+        data: rows with votes, or a file of verdicts.
+        by: ``mean`` gives soft labels; ``gold`` weighs annotators by rows of known truth, which ``gold`` names.
+        group_by: ``found``, a .json or .csv of annotators, or a field of the rows: groups are aggregated apart.
+        out: file for the rows with one preference per pair.
+        page: folder for the report.
+        resamples: of whole prompts, for the intervals.
+        force: write ``out`` even if it exists, or if the answer is doubtful.
+
+    Returns:
+        The report (agreement has no unit: 1 is perfect, 0 is what chance would give) with the aggregated ``rows``;
+        not ``ok`` where an unsupervised answer contradicts the majority, which is then not written.
+
+    Raises:
+        AfzalError: ``out`` exists, or the rows cannot be read.
+
+    Example:
+        >>> votes = [{"prompt": "Hi", "response_a": "Hello!", "response_b": "No.", "winner": w, "judge": j}
+        ...          for w, j in [("model_a", "ann"), ("model_a", "bob"), ("tie", "cid")]]
+        >>> found = afzal.api.aggregate(votes, resamples=50)
+        >>> len(found.rows)
+        1
+    """
+    from afzal import data as reading
+    from afzal.judge import labels
+
+    if out is not None and Path(out).exists() and not force:
+        raise AfzalError(f"{out} exists", remedy="choose another name, or pass force=True (--force)")
+    source = as_path(data, "data")
+    plain = out is None and gold is None and columns is None and format is None
+    name = Path(source).name
+    if plain and (verdicts := _verdicts(source)) is not None:
+        dataset, said = None, labels.of_verdicts(verdicts)
+        body, rows, refused = _on_pairs([], said, by, group_by, name, resamples)
+    else:
+        dropping = "drop" if skip_bad else "raise"
+        dataset = reading.read(source, columns=columns, format=format, on_error=dropping)
+        truths = reading.read(as_path(gold, "gold")).items if gold is not None else []
+        body, rows, refused = _on_rows(dataset, truths, by, group_by, name, resamples)
+    shown = None
+    if page is not None:
+        from afzal import report
+
+        shown = report.write_board(Path(page), body, "annotators")
+    lines = _text(body)
+    if out is not None and dataset is not None and (force or not refused):
+        if not rows:
+            raise AfzalError("there is nothing to aggregate", where=source, why="the rows name no annotators")
+        written = reading.write(rows, Path(out), "afzal")
+        lines.append(f"{out}: {written} rows by {by}")
+    return Result(body, lines, shown, rows=rows, ok=force or not refused)
+
+
+def _verdicts(source: str) -> Verdicts | None:
+    """The verdicts of a file of them; None of folders, of rows with votes, and of scores, which are better averaged."""
+    from afzal import judge
+
+    if Path(source).is_dir() or not judge.knows(source):
+        return None
+    said = judge.read([source])
+    return None if said.format == "Prometheus scores" else said
+
+
+def _on_rows(
+    dataset: Dataset, truths: Sequence[Item], by: By, group_by: str | None, name: str, resamples: int
+) -> tuple[dict[str, Any], list[Item], bool]:
+    """The report, the rows with one opinion each, and whether they are refused."""
+    from afzal import data
+    from afzal.judge import labels, ratings, tallies
+    from afzal.records import comparisons
+
+    items = data.together(dataset.items)
+    notes = [note for note in dataset.notes if note.startswith("votes.jsonl")]
+    if tallies.are_tallies(items):
+        return tallies.of_voters(items, name, resamples=resamples), [], False
+    if tallies.are_ranked(items):
+        return tallies.of_ranks(items, name), [], False
+    ordered = any(True for item in items for _ in comparisons(item.votes))
+    scores = None if ordered else ratings.of_items(items)
+    if scores is None:
+        body, rows, refused = _on_pairs(items, labels.of_items(items, truths), by, group_by, name, resamples)
+        body["findings"] += notes
+        return body, rows, refused
+    if by != "mean" or group_by is not None:
+        raise AfzalError(
+            "scores are averaged",
+            where=f"--by {by}" if by != "mean" else "--group-by",
+            why="they have an order and distances, which weights for classes would ignore",
+            remedy="--by mean",
+        )
+    body = ratings.report(scores, name, resamples=resamples)
+    body["findings"] += notes
+    return body, ratings.as_items(items, scores), False
+
+
+def _on_pairs(
+    items: Sequence[Item], said: Labels, by: By, group_by: str | None, name: str, resamples: int
+) -> tuple[dict[str, Any], list[Item], bool]:
+    from afzal.judge import aggregate, annotators, groups
+
+    agreed = annotators.agreement_of(said, resamples=resamples)
+    people = annotators.people_of(said, resamples=resamples)
+    found = aggregate.aggregate(said, by, anchored=bool(items))
+    body = annotators.as_plain(said, agreed, people, name)
+    # a danger is what the page says first
+    parts = (found.warnings, body["findings"]) if found.doubtful else (body["findings"], found.warnings)
+    body["findings"] = [*parts[0], *parts[1]]
+    body |= {"kind": "pairs", "by": by, "moved": found.moved, "decided": found.decided, "doubtful": found.doubtful}
+    body |= {"dawid_skene_moved": found.dawid_skene_moved, "soft": found.soft_share(), "right": None}
+    if by != "gold" and found.checked is None and (right := found.right(said.gold)) is not None:
+        body["right"] = right
+        n = int((said.gold >= 0).sum())
+        body["findings"].append(f"The answer by {by} is right on {right:.1%} of {n} pairs of known truth, a tie half.")
+    if found.eta is not None:
+        for line, eta in zip(body["lines"], found.eta, strict=True):
+            line["eta"] = eta
+    refused = by in aggregate.UNSUPERVISED and found.refused
+    how = {"resamples": resamples}
+    if group_by is not None and group_by != "found" and not group_by.endswith((".json", ".csv")):
+        body["tables"] = [groups.by_field(items, said, group_by, **how)]
+        return body, aggregate.as_items(items, said, found, by), refused
+    if group_by is None or group_by == "found":
+        apart = groups.found(said, **how)
+    else:
+        apart = groups.stated(said, groups.read_groups(group_by), **how)
+    if apart is not None:
+        body["tables"] = groups.tables(said, apart)
+        body["groups"] = groups.as_plain(apart)
+    if group_by is None or apart is None:
+        body["findings"] += [groups.in_words(apart)] if apart is not None else []
+        if group_by is not None:
+            body["findings"].append("No groups of annotators were found; all are aggregated together.")
+        return body, aggregate.as_items(items, said, found, by), refused
+    rows, answers = groups.rows_by_group(items, said, apart, by)
+    body["findings"].append("Each group is aggregated apart; the rows carry its name in extra.group.")
+    return body, rows, by in aggregate.UNSUPERVISED and any(answer.refused for answer in answers.values())
+
+
+def _text(body: Mapping[str, Any]) -> list[str]:
+    from afzal.text import interval, number, visible
+
+    lines = [visible(f"{body['title']}: {body['subtitle']}")]
+    lines.append("  ".join(f"{name} {value}" for name, value in body["facts"]))
+    width = max((len(f["name"]) for f in body["figures"]), default=0)
+    for f in body["figures"]:
+        lines.append(f"{visible(f['name']):{width}}  {number(f['value'], 3)} {interval(f['low'], f['high'])}".rstrip())
+    width = max((len(visible(line["name"])) for line in body["lines"]), default=0)
+    for line in body["lines"]:
+        cells = [f"{visible(line['name']):{width}}"]
+        if line["value"] is not None:
+            shown = interval(line["low"], line["high"])
+            cells.append(f"{body['unit']} {number(line['value'], 3)} {shown}".rstrip())
+        cells += [f"{key.replace('_', ' ')} {_cell(line[key])}" for key in _KNOWN if line.get(key) is not None]
+        lines.append("  ".join(cells))
+    for table in body.get("tables", []):
+        lines.append(f"{visible(table['title'])}: {visible(table['words'])}".rstrip(": "))
+        lines += ["  " + "  ".join(map(visible, row)) for row in [table["columns"], *table["rows"]]]
+    return [*lines, *map(visible, body["findings"])]
+
+
+def _cell(value: Any) -> str:
+    from afzal.text import number
+
+    return str(value) if isinstance(value, int) else number(value, 3)
+
+
+_KNOWN = (
+    "labels",
+    "scores",
+    "mean",
+    "above_others",
+    "right",
+    "first_slot",
+    "first_slot_p",
+    "consistent",
+    "repeats",
+    "seconds",
+    "eta",
+)

@@ -1,0 +1,144 @@
+"""Using what was trained: answers, scores, merged adapters."""
+
+from __future__ import annotations
+
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from afzal import config
+from afzal.api.inputs import Model, Rows, plain
+from afzal.api.results import Result
+
+
+def generate(
+    *,
+    model: Model,
+    prompt: str | None = None,
+    prompts: Rows | None = None,
+    out: str | PathLike[str] | None = None,
+    **settings: Any,
+) -> list[dict[str, Any]]:
+    """Answers of a model to one prompt, or to rows of prompts.
+
+    Args:
+        model: a run, a folder or a hub id.
+        prompts: rows with prompts in any format; a list of texts will do.
+        out: JSONL file to write the answers to as well.
+        settings: as on the command line: ``n`` (answers per prompt), ``max_new_tokens`` (tokens), ``temperature``
+            (0 is greedy), ``seed``, ...
+
+    Returns:
+        One dict per answer: ``prompt``, ``completion``, ``tokens`` (with the end mark), and ``stop``: ``eos`` or
+        ``length``.
+
+    Raises:
+        AfzalError: the model or the prompts cannot be read, or ``out`` exists.
+
+    Example:
+        >>> found = afzal.api.generate(model="my-model", prompts=["Hello", "Bye"], n=2, max_new_tokens=4)
+        >>> len(found), found[0]["prompt"]
+        (4, 'Hello')
+    """
+    from afzal.generate.run import answers
+
+    named = plain({"model": model, "prompts": prompts, "out": out, **settings})
+    if prompt is not None:
+        named["prompt"] = prompt
+    return answers(config.build(config.GenerateConfig, [config.Setting(key, value) for key, value in named.items()]))
+
+
+def score(
+    data: Rows,
+    *,
+    model: Model | None = None,
+    policy: Model | None = None,
+    reference: Model | None = None,
+    out: str | PathLike[str] | None = None,
+    **settings: Any,
+) -> Result:
+    """Score every response of rows by a reward model, or by a policy against its reference.
+
+    Args:
+        data: rows with responses.
+        model: a reward model; or ``policy`` and ``reference``, scored by beta (log pi - log pi_ref), nats.
+        out: JSONL file for the scores.
+        settings: as on the command line: ``beta``, ``max_tokens`` (tokens), ...
+
+    Returns:
+        ``lines`` say how often the scores agree with the preferences of the rows; ``rows`` are the scored responses,
+        with ``score`` (larger is better).
+
+    Raises:
+        AfzalError: data or model cannot be read, nothing can be scored, or ``out`` exists.
+
+    Example:
+        >>> found = afzal.api.score("prefs.jsonl", policy="runs/dpo", reference="my-model")
+        >>> round(found.rows[0]["score"], 3) != 0
+        True
+    """
+    from afzal.rewards.score import scored_rows
+
+    named = plain({"data": data, "model": model, "policy": policy, "reference": reference, "out": out, **settings})
+    rows, lines = scored_rows(
+        config.build(config.ScoreConfig, [config.Setting(key, value) for key, value in named.items()])
+    )
+    return Result({"scored": len(rows)}, lines, rows=rows)
+
+
+def export(run: Model, /, *, out: str | PathLike[str], **settings: Any) -> Result:
+    """Merge a trained adapter into its base model, and check that its log-probs do not change.
+
+    Args:
+        run: the adapter: a run, a folder or a hub id.
+        out: folder of the merged model, which `transformers` loads.
+        settings: as on the command line: ``data``, ``dtype``, ...
+
+    Raises:
+        AfzalError: there is no adapter, the log-probs differ by more than rounding, or ``out`` exists.
+
+    Example:
+        >>> print(afzal.api.export("runs/lora", out="merged"))  # doctest: +ELLIPSIS
+        merged...
+    """
+    from afzal import recipes
+
+    named = plain({"model": run, "out": out, **settings})
+    made = config.build(config.ExportConfig, [config.Setting(key, value) for key, value in named.items()])
+    return Result({"out": str(made.out)}, recipes.export(made), Path(made.out))
+
+
+def revise(
+    *, model: Model, prompts: Rows, principles: str | PathLike[str], out: str | PathLike[str], **settings: Any
+) -> Result:
+    """Preference pairs from principles: answers, critiques, revisions, or a judge's labels (docs/principles.md).
+
+    Args:
+        principles: YAML file of the principles.
+        out: folder for ``pairs.jsonl``, stages and report. The same call resumes.
+        settings: as on the command line: ``mode``, ``rounds``, ``judge``, ``max_new_tokens`` (tokens), ...
+
+    Returns:
+        The report; not ``ok`` where no pair was made.
+
+    Raises:
+        AfzalError: a model, a judge or the prompts cannot be read.
+
+    Example:
+        >>> about = {"principles": "principles.yaml", "out": "revised", "max_new_tokens": 4}
+        >>> found = afzal.api.revise(model="my-model", prompts=["How are you?", "Who are you?"], **about)
+        >>> found["pairs"] >= 0
+        True
+    """
+    from afzal.principles.run import PAIRS, REPORT, revise
+    from afzal.text import interval, number, visible
+
+    named = plain({"model": model, "prompts": prompts, "principles": principles, "out": out, **settings})
+    made = config.build(config.ReviseConfig, [config.Setting(key, value) for key, value in named.items()])
+    found = revise(made, say=lambda line: None)
+    lines = [f"{f['name']}: {number(f['value'], 3)} {interval(f['low'], f['high'])}".rstrip() for f in found["figures"]]
+    lines += map(visible, found["findings"])
+    pairs, page = Path(made.out, PAIRS), Path(made.out, f"{REPORT}.html")
+    rows = [json.loads(line) for line in pairs.read_text("utf-8").splitlines()] if pairs.is_file() else []
+    return Result(found, [*lines, f"page: {page}"], page, rows=rows, ok=found["pairs"] > 0)

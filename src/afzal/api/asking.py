@@ -1,0 +1,156 @@
+"""Which pairs of answers people should be asked about next, and the page on which they are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from afzal import config
+from afzal.api.inputs import Rows, plain
+from afzal.api.results import Result
+from afzal.errors import AfzalError
+
+if TYPE_CHECKING:
+    from afzal.quality.ask import Scored
+    from afzal.records import Item
+    from afzal.web.folder import Job
+
+NOBODY = "nobody"  # votes: those that the pool has are skipped
+
+
+def ask(
+    data: Rows,
+    *,
+    out: str | PathLike[str] = "to_label.jsonl",
+    force: bool = False,
+    **settings: Any,
+) -> Result:
+    """Choose the pairs that people should be asked about next (docs/asking.md).
+
+    Args:
+        data: the pool: rows with two responses or more, with or without votes.
+        out: file for the questions, as rows for :func:`annotate`.
+        force: write it even if it exists.
+        settings: as on the command line: ``n`` (questions), ``by``, ``reward``, ``random`` (a share), ...
+
+    Returns:
+        What was chosen and why, with warnings; ``rows`` are the questions.
+
+    Raises:
+        AfzalError: the pool cannot be read, or ``out`` exists.
+
+    Example:
+        >>> found = afzal.api.ask("prefs.jsonl", n=4, by="random", votes="nobody", out="to_label.jsonl")
+        >>> len(found.rows)
+        4
+    """
+    named = plain({"data": data, "out": out, **settings})
+    made = config.build(config.AskConfig, [config.Setting(key, value) for key, value in named.items()])
+    return asked(made, force)
+
+
+def asked(made: config.AskConfig, force: bool = False) -> Result:
+    """The questions that settings ask for, written.
+
+    Raises:
+        AfzalError: as for :func:`ask`.
+    """
+    out = Path(made.out)
+    if out.exists() and not force:
+        raise AfzalError(f"{out} exists", remedy="choose another name with --out, or pass --force")
+    from afzal import data
+    from afzal.quality import ask
+
+    read = data.read(made.data, columns=made.columns or None, format=made.data_format)
+    ours = _scored(made, ask.together(read.items))
+    theirs = None
+    if made.votes is not None:
+        theirs = ask.Scored(()) if made.votes == NOBODY else _scored(made, ask.together(data.read(made.votes).items))
+    seeds = made.seeds if made.curve else 0
+    how = ask.How(made.data, made.by, made.n, made.random, made.ridge, made.seed, seeds, made.labels, made.axis)
+    found = ask.ask(ours, theirs, how)
+    if found.rows:
+        data.write(found.rows, out, "afzal")
+    body = found.plain | {"out": str(out) if found.rows else None}
+    lines = [*found.lines, *([f"{out}: show them with: afzal annotate {out}"] if found.rows else [])]
+    return Result(body, lines, rows=found.rows)
+
+
+def _scored(made: config.AskConfig, items: Sequence[Item]) -> Scored:
+    """The rows with what the rule goes by; only models load torch."""
+    from afzal.quality import ask
+
+    if made.scorers or made.features not in (None, "words", "rows"):
+        from afzal.recipes.ask import scored
+
+        return scored(made, items)
+    return ask.with_row_features(items) if made.features == "rows" else ask.Scored(items)
+
+
+def annotate(
+    data: Rows, *, out: str | PathLike[str] | None = None, until_done: bool = False, **settings: Any
+) -> Result:
+    """Serve a page on which people compare, rank or rate responses, until Ctrl-C (docs/annotate.md).
+
+    Args:
+        data: the rows to ask about.
+        out: folder for the votes; every vote is on the disk before the next question shows.
+        until_done: return when every question has its votes.
+        settings: as on the command line: ``mode``, ``axis``, ``overlap``, ``annotators``, ``port``, ...
+
+    Returns:
+        Counts of votes and skips; ``lines`` name the folder.
+
+    Raises:
+        AfzalError: the rows cannot be read, or the address cannot be bound.
+
+    Example:
+        >>> afzal.api.annotate("prefs.jsonl", out="votes", until_done=True)  # doctest: +SKIP
+    """
+    from afzal.web.serve import Place, serve
+
+    named = plain({"data": data, "out": out, "until_done": until_done or None, **settings})
+    made = config.build(config.AnnotateConfig, [config.Setting(key, value) for key, value in named.items()])
+    job = job_of(made)
+
+    def ready(folder: Any, addresses: list[tuple[str, str]]) -> None:
+        for name, address in addresses:
+            print(f"{name or '-'}\t{address}", flush=True)
+
+    place = Place(made.host, made.port, tuple(made.names or ()))
+    counts = dict(serve(job, place, ready, "done" if made.until_done else "stopped").desk.counts())
+    return Result(counts, [f"{job.out}: {counts['votes']} votes, {counts['skips']} skips"])
+
+
+def job_of(settings: config.AnnotateConfig) -> Job:
+    """The settings as plain values for the page."""
+    from afzal.web.folder import Job
+    from afzal.web.queue import Rules
+
+    guideline = _text(settings.guideline) if settings.guideline else ""
+    rules = Rules(settings.seed, settings.overlap, settings.repeat, settings.practice, settings.order)
+    return Job(
+        source=settings.data,
+        out=Path(settings.out or f"{Path(settings.data).name.partition('.')[0]}.votes"),
+        mode=settings.mode,
+        rules=rules,
+        axes=settings.axis,
+        gold=settings.gold,
+        guideline=guideline,
+        title=settings.title or "",
+        scale=settings.scale,
+        text="markdown" if settings.markdown else "plain",
+        annotators=settings.people,
+        columns=settings.columns or None,
+        data_format=settings.data_format,
+        on_error="drop" if settings.skip_bad else "raise",
+    )
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AfzalError(f"cannot read {path}", why=str(error), where="--guideline") from None

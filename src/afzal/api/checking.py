@@ -1,0 +1,247 @@
+"""What a data file holds and what is wrong with it: what ``afzal check`` does."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from afzal.api.inputs import Model, Rows, as_path
+from afzal.api.results import Result
+from afzal.errors import AfzalError
+from afzal.terminal import one_line
+
+if TYPE_CHECKING:
+    from afzal.config import ScoreConfig
+    from afzal.data import Dataset, MediaRules
+    from afzal.quality import Audit, Finding, NotRun
+
+
+def check(
+    data: Rows,
+    *,
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+    skip_bad: bool = False,
+    max_unpacked: float = 4,
+    media_folder: str | PathLike[str] | None = None,
+    deep: bool = False,
+    against: Rows | None = None,
+    reward: Model | None = None,
+    policy: Model | None = None,
+    reference: Model | None = None,
+    max_tokens: int = 1024,
+) -> Result:
+    """What rows hold and what is wrong with them; needs no model (docs/audit.md).
+
+    Args:
+        data: what to look at.
+        columns: which field is which, such as ``{"chosen": "good"}``.
+        skip_bad: drop and count damaged rows instead of stopping.
+        max_unpacked: GiB that a gzip file may unpack to; 0 lifts the limit.
+        deep: compare all texts with each other also in a large file (near-duplicates).
+        against: a test set: which of its prompts stand in ``data``?
+        reward: a reward model: which pairs does it contradict? Or ``policy`` with its ``reference``.
+        max_tokens: of prompt and response together, for the models.
+
+    Returns:
+        Counts, findings and the format that was understood; not ``ok`` with a major finding.
+
+    Raises:
+        AfzalError: the rows cannot be read.
+
+    Example:
+        >>> found = afzal.api.check([{"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."}])
+        >>> found["format"], found["pairs"]
+        ('standard', 1)
+    """
+    scorers = {key: None if m is None else as_path(m, key) for key, m in (("reward", reward), ("policy", policy))}
+    asked = wanted(
+        as_path(data, "data"),
+        columns=dict(columns) if columns else None,
+        format=format,
+        skip_bad=skip_bad,
+        max_unpacked=max_unpacked,
+        media_folder=None if media_folder is None else as_path(media_folder, "media_folder"),
+        reference=None if reference is None else as_path(reference, "reference"),
+        max_tokens=max_tokens,
+        **scorers,
+    )
+    return checked(asked, deep=deep, against=None if against is None else as_path(against, "against")).result
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is looked at, how it is read, and by which scorer."""
+
+    source: str
+    reads: _Reads
+    scorer: ScoreConfig | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was found, and the rows where they were kept."""
+
+    audit: Audit
+    notes: list[str]
+    unread: list[str]
+    dataset: Dataset | None
+
+    @property
+    def result(self) -> Result:
+        """The same as plain values and in words."""
+        about = {"notes": self.notes, "unread": self.unread}
+        lines = lines_of(self.audit, self.notes, self.unread)
+        return Result(asdict(self.audit) | about, lines, ok=self.audit.worst != "major")
+
+
+def wanted(
+    source: str,
+    *,
+    columns: dict[str, str] | None,
+    format: str | None,
+    skip_bad: bool,
+    max_unpacked: float,
+    media_folder: str | None,
+    reward: str | None,
+    policy: str | None,
+    reference: str | None,
+    max_tokens: int,
+) -> Wanted:
+    """What is asked, checked before anything is read.
+
+    Raises:
+        AfzalError: a scorer is not whole.
+    """
+    from afzal import data
+
+    most, rules = int(max_unpacked * 2**30), data.MediaRules(folder=media_folder or "")
+    reads = _Reads(columns, format, "drop" if skip_bad else "raise", most, rules)
+    return Wanted(source, reads, _scorer(source, reward, policy, reference, max_tokens))
+
+
+def checked(asked: Wanted, *, deep: bool = False, against: str | None = None, keep: bool = False) -> Checked:
+    """The audit of what is asked. ``keep``: hold on to the rows, for somebody who shows them."""
+    from afzal import data, quality
+
+    source, reads, scorer = asked.source, asked.reads, asked.scorer
+    dataset: Dataset | None = None
+    with _collector_paused():
+        extra = [quality.Overlap(quality.HeldOutPrompts(data.stream(against)))] if against else []
+        how = "always" if deep else "small"
+        if not keep and scorer is None and not data.is_mixture(source):
+            # one item after another, so that a file of any size is read in little memory
+            reading = data.Reading(source, **reads.named())
+            audit = quality.audit_stream(reading, extra, how)
+            notes, unread = reading.notes(), reading.unread()
+        else:
+            dataset = data.read(source, **reads.named())
+            audit = quality.audit(dataset, extra, how)
+            notes, unread = dataset.notes, dataset.unread
+    if scorer is not None and dataset is not None:
+        audit = replace(audit, findings=audit.findings + _by_scores(dataset, scorer))
+    audit = replace(audit, not_run=audit.not_run + _not_asked(audit, against, scorer))
+    return Checked(audit, notes, unread, dataset)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reads:
+    """How FILE is read, in the words of :class:`afzal.data.Reading`."""
+
+    columns: dict[str, str] | None
+    format: str | None
+    on_error: str
+    max_unpacked: int
+    media: MediaRules
+
+    def named(self) -> dict[str, Any]:
+        """As keyword arguments."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def _scorer(
+    source: str, reward: str | None, policy: str | None, reference: str | None, max_tokens: int
+) -> ScoreConfig | None:
+    """The settings of the scorer that was named, if any."""
+    if not (reward or policy or reference):
+        return None
+    from afzal import config
+
+    named = {"model": (reward, "--reward"), "policy": (policy, "--policy"), "reference": (reference, "--reference")}
+    settings = [config.Setting(key, value, flag) for key, (value, flag) in named.items() if value is not None]
+    settings += [config.Setting("data", source, "FILE"), config.Setting("max_tokens", max_tokens, "--max-tokens")]
+    return config.build(config.ScoreConfig, settings)
+
+
+def _by_scores(dataset: Dataset, scorer: ScoreConfig) -> list[Finding]:
+    from afzal import quality
+    from afzal.rewards.score import heads
+
+    made = [scores.mean(1).tolist() for scores in heads(scorer, dataset.items)]
+    if not any(score == score for scores in made for score in scores):
+        raise AfzalError("no response could be scored", where=dataset.source, remedy="look at the tokens with --model")
+    return quality.scored_findings(zip(dataset.items, made, strict=True))
+
+
+def _not_asked(audit: Audit, against: str | None, scorer: ScoreConfig | None) -> list[NotRun]:
+    """Findings that need what was not given."""
+    from afzal.quality import NotRun
+
+    lacking = []
+    if against is None:
+        lacking.append(NotRun(("overlap",), "needs a test set", "--against TEST"))
+    if scorer is None and audit.pairs:
+        how = "--reward MODEL, or --policy MODEL --reference MODEL"
+        lacking.append(NotRun(("suspicious_pairs", "ambiguous_pairs"), "need scores", how))
+    return lacking
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """No search for cycles while a data set is read: millions of small objects are made, and all of them stay."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def counts(audit: Audit) -> dict[str, str]:
+    """The figures of an audit by name, those that are zero or meaningless for its kind left out."""
+    sizes = ", ".join(f"{n} x {k}" for k, n in audit.responses_per_item.items())
+    lengths = ", ".join(f"{name} {v['median']} / {v['p95']} / {v['max']}" for name, v in audit.characters.items())
+    figures: dict[str, Any] = {
+        "rows": f"{audit.rows} ({audit.kept} used)",
+        "items": f"{audit.items} over {audit.prompts} prompts",
+        "items x responses": sizes,
+        "pairs": audit.pairs and f"{audit.pairs} ({audit.ties} ties, {audit.soft} with split or stated probability)",
+        "both bad": audit.both_bad,
+        "labels": (audit.good or audit.bad) and f"{audit.good} good, {audit.bad} bad",
+        "annotators": audit.annotators,
+        "characters (median / 95 % / max)": lengths,
+    }
+    return {name: str(figure) for name, figure in figures.items() if figure}
+
+
+def lines_of(audit: Audit, notes: list[str], unread: list[str]) -> list[str]:
+    """An audit in words, with what was understood of the rows."""
+    lines = [f"{one_line(audit.source)}: format {audit.format}", *(f"  {one_line(note)}" for note in notes)]
+    lines += [f"  not read: {one_line(', '.join(unread))}"] if unread else []
+    lines += [f"{name}: {figure}" for name, figure in counts(audit).items()]
+    for finding in audit.findings:
+        lines.append(f"{finding.severity:<5} {finding.code}: {one_line(finding.message)}")
+        if finding.severity != "ok":
+            lines += [f"      first: {one_line(', '.join(finding.ids[:5]))}"] if finding.ids else []
+            lines += [f"      try: {finding.remedy}"] if finding.remedy else []
+    return lines + [f"not run: {one}" for one in left_out(audit)]
+
+
+def left_out(audit: Audit) -> list[str]:
+    """What was not looked for, why, and the flag that asks for it."""
+    return [f"{', '.join(one.codes)} ({one.why}): add {one.how}" for one in audit.not_run]

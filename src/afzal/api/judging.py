@@ -1,0 +1,130 @@
+"""Who says which answer is better: what ``afzal judge`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from afzal.api.inputs import Rows, as_path, plain
+from afzal.api.results import Result
+from afzal.errors import AfzalError
+
+if TYPE_CHECKING:
+    from afzal.records import Item
+
+PAIRS, VOTES = "pairs.jsonl", "votes"
+"""In the folder of the judging: the pairs for people, and the folder of their votes."""
+
+
+def judge(
+    data: Rows,
+    *,
+    judge: Any = (),
+    out: str | PathLike[str] | None = None,
+    against: Rows | None = None,
+    prompts: Rows | None = None,
+    n: int | None = None,
+    temperature: float | None = None,
+    max_new_tokens: int | None = None,
+    seed: int | None = None,
+    people: Rows | None = None,
+    cache: str | PathLike[str] | None = None,
+    resamples: int = 1000,
+    say: Callable[[str], None] = lambda line: None,
+) -> Result:
+    """Which of two answers, or of two models, is better (docs/judges.md).
+
+    Args:
+        data: rows with two answers or more, one model's answers, or a run.
+        judge: a judge or several: a YAML file, a model folder, ``rule:longest``, ``people:FILE``, or a function of a
+            prompt and an answer. Without any, people decide: pairs are written for blind votes on the page of
+            ``annotate``, and the same call then counts the votes.
+        out: folder for verdicts, summary and the judge's card; default: ``judged-...`` in the folder of the run.
+        against: another model's answers to the same prompts, or a run.
+        prompts: prompts that the runs ``data`` and ``against`` answer before they are judged.
+        n: answers per prompt (default 1), at ``temperature`` (default 1; 0 is greedy), of at most ``max_new_tokens``
+            tokens (default 256), drawn with ``seed``.
+        people: votes of people on the same pairs, to set the judges beside.
+        cache: file of a server's replies.
+        resamples: of whole prompts, for the intervals.
+        say: called with lines of progress.
+
+    Returns:
+        ``body["judges"]`` has a summary per judge; the last line is the answer in words: better, worse, or not told
+        apart, with the win rate (ties count half) and its 95 % interval over prompts.
+
+    Raises:
+        AfzalError: a judge cannot be opened, or there is nothing to compare.
+
+    Example:
+        >>> ours = [{"prompt": f"Q{k}", "completion": "A long answer."} for k in range(9)]
+        >>> theirs = [{"prompt": f"Q{k}", "completion": "Short."} for k in range(9)]
+        >>> print(afzal.api.judge(ours, against=theirs, judge="rule:longest", out="judged").lines[-1])
+        better: ours wins 100.0 % [100.0, 100.0] against theirs on 9 prompts by rule:longest
+    """
+    from afzal import judging
+    from afzal.judge import text
+    from afzal.judge.people import votes_on
+    from afzal.text import visible
+
+    source, other = as_path(data, "ours"), None if against is None else as_path(against, "theirs")
+    folder = Path(out) if out is not None else usual_out(source, other)
+    if prompts is not None:
+        from afzal.generate.answers import Drawing, answers_of, refuse_no_model
+
+        refuse_no_model([s for s in (source, other) if s is not None])
+        drawn = {"n": n, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
+        drawing = Drawing(**{key: value for key, value in drawn.items() if value is not None})
+        asked, place = as_path(prompts, "prompts"), folder / "answers"
+        source = answers_of(source, asked, drawing, place, say)
+        other = answers_of(other, asked, drawing, place, say) if other is not None else None
+    items = judging.read_items(source, other)
+    judges = plain({"judge": [judge] if isinstance(judge, str) or callable(judge) else list(judge)})["judge"]
+    if not judges:
+        if (waiting := _for_people(items, folder)) is not None:
+            return waiting
+        judges = [f"people:{folder / VOTES}"]
+    voted = votes_on(items, as_path(people, "people")) if people is not None else None
+    if voted is None and any(item.votes for item in items):
+        voted = items
+    store = None if cache is None else Path(cache)
+    found = judging.judged(items, judges, folder, voted=voted, cache=store, resamples=resamples, say=say)
+    lines = [visible(line) for each in found for line in text.lines(each)]
+    lines += [f"written: {folder}", *(visible(line) for each in found if (line := text.verdict(each)))]
+    return Result({"judges": found}, lines, folder / "judge_card.html" if len(judges) == 1 else None)
+
+
+def usual_out(source: str, against: str | None) -> Path:
+    """Where verdicts go unless a folder is named: into the run that is judged, or beside the file."""
+    beside = f"judged-{_stem(against)}" if against is not None else "judged"
+    return Path(source) / beside if Path(source).is_dir() else Path(f"{_stem(source)}.{beside}")
+
+
+def _stem(source: str) -> str:
+    return Path(source).resolve().name.partition(".")[0] or "rows"
+
+
+def _for_people(items: Sequence[Item], folder: Path) -> Result | None:
+    """The pairs for blind votes, and how to vote; None where votes are there already."""
+    from afzal import data
+    from afzal.data.page import is_page
+
+    if is_page(folder / VOTES) and any(item.votes for item in data.read(folder / VOTES).items):
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    # who wrote what is not told to people, and two answers that are the same are not shown
+    asked = [
+        replace(item, votes=(), responses=tuple(replace(r, source=None) for r in item.responses)) for item in items
+    ]
+    asked = [item for item in asked if len({repr(r.turns) for r in item.responses}) > 1]
+    if not asked:
+        raise AfzalError("the answers are the same on every prompt", why="nobody can prefer one of them")
+    data.write(asked, folder / PAIRS, "afzal")
+    lines = [
+        f"{len(asked)} pairs wait for blind votes; {len(items) - len(asked)} more have the same answer twice",
+        f"next: afzal annotate {folder / PAIRS} --out {folder / VOTES} --until-done, then the same command again",
+    ]
+    return Result({"judges": [], "pairs": len(asked), "out": str(folder)}, lines, rows=asked)

@@ -1,0 +1,222 @@
+"""Looking at what is there: objectives, runs, reports, versions; and data in another layout."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from afzal.api.inputs import Model, Rows, as_path
+from afzal.api.results import Result, Run
+from afzal.errors import AfzalError
+
+if TYPE_CHECKING:
+    from afzal.objectives import Objective
+    from afzal.records import Media
+
+Layout = Literal["trl", "conversational", "openai", "afzal", "alpaca_eval", "fastchat"]
+
+
+def open_run(path: Model, /) -> Run:
+    """A run that is there already, as :func:`afzal.fit` returned it.
+
+    Raises:
+        AfzalError: there is no run.
+
+    Example:
+        >>> afzal.api.open_run("runs/dpo").status()
+        'finished'
+    """
+    from afzal import runs as folders
+
+    return Run(folders.open_run(fspath(path)).path)
+
+
+def runs(root: str | PathLike[str] = ".") -> list[Run]:
+    """The runs below a folder, six levels down, by path.
+
+    Raises:
+        AfzalError: there is no such folder.
+
+    Example:
+        >>> [run.name for run in afzal.api.runs("runs")][:1]
+        ['dpo']
+    """
+    from afzal import runs as folders
+
+    return [Run(run.path) for run in folders.find(fspath(root))]
+
+
+def report(run: Model, /) -> Result:
+    """Rebuild the page of a run, and say whether its curves are healthy.
+
+    Returns:
+        The facts of ``report.json``; not ``ok`` unless the curves are healthy.
+
+    Raises:
+        AfzalError: there is no run.
+
+    Example:
+        >>> afzal.api.report("runs/dpo")["facts"]["status"]
+        'finished'
+    """
+    from afzal import report as reports
+
+    page = reports.build(fspath(run))
+    body = json.loads(page.with_suffix(".json").read_text("utf-8"))
+    said = body["verdict"]
+    lines = [str(page), f"next: {body['next']}", f"{said['word']}: {said['sentence']}"]
+    return Result(body, lines, page, ok=said["severity"] == "good")
+
+
+def objectives(name: str | None = None) -> list[dict[str, Any]]:
+    """The objectives for ``afzal.fit("prefer", objective=...)``: formula, what each needs, defaults, paper.
+
+    Args:
+        name: of a single one, or ``file.py:function``.
+
+    Raises:
+        AfzalError: there is none of that name; names the closest.
+
+    Example:
+        >>> afzal.api.objectives("ipo")[0]["unit"]
+        'pair'
+    """
+    from afzal import objectives as known
+
+    try:
+        chosen = [known.get(name)] if name else list(known.REGISTRY.values())
+    except ValueError as error:
+        raise AfzalError(str(error), remedy="afzal objectives") from error
+    return [facts_of(objective) for objective in chosen]
+
+
+def env() -> dict[str, Any]:
+    """Which versions and hardware a run would use; ``memory_bytes`` are bytes.
+
+    Example:
+        >>> sorted(afzal.api.env())[:2]
+        ['extras', 'hardware']
+    """
+    from afzal import runs as folders
+    from afzal.runs.environment import extras
+
+    return {**folders.environment(), "extras": extras()}
+
+
+def convert(
+    data: Rows,
+    out: str | PathLike[str],
+    *,
+    to: Layout,
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+    skip_bad: bool = False,
+    max_unpacked: float = 4,
+    media_folder: str | PathLike[str] | None = None,
+    skip: bool = False,
+    force: bool = False,
+) -> Result:
+    """Write rows in another layout, and say what it has no place for (docs/formats.md).
+
+    Args:
+        out: the file: JSON lines, gzip if its name ends in .gz.
+        to: the layout; ``afzal`` loses nothing.
+        skip: leave out what the layout cannot hold, and count it.
+        max_unpacked: GiB that a gzip file may unpack to; 0 lifts the limit.
+        force: overwrite ``out``.
+
+    Returns:
+        Counts; not ``ok`` where rows were left out.
+
+    Raises:
+        AfzalError: ``out`` exists, or the layout cannot hold a row and ``skip`` is not given.
+
+    Example:
+        >>> rows = [{"prompt": "Hi", "good": "Hello!", "bad": "Go away."}]
+        >>> columns = {"chosen": "good", "rejected": "bad"}
+        >>> afzal.api.convert(rows, "converted.jsonl", to="trl", columns=columns, force=True)["rows"]
+        1
+    """
+    from afzal import data as reading
+    from afzal.records import media_of
+
+    target = Path(out)
+    if target.exists() and not force:
+        raise AfzalError(f"{target} exists", remedy="choose another name, or pass --force")
+    rules = reading.MediaRules(folder=fspath(media_folder) if media_folder else "")
+    dataset = reading.read(
+        as_path(data, "data"),
+        columns=columns,
+        format=format,
+        on_error="drop" if skip_bad else "raise",
+        max_unpacked=int(max_unpacked * 2**30),
+        media=rules,
+    )
+    made = reading.plan(dataset.items, to)
+    rows = reading.write(dataset.items, target, to, skip_unholdable=skip)
+    left_out = Counter(dataset.drop_counts) + Counter(drop.reason for drop in made.skipped)
+    away = sum(_lies_elsewhere(media, target) for item in dataset.items for media in media_of(item))
+    lines = [f"{target}: {rows} rows as {to}, from {dataset.kept} of {dataset.rows} rows read as {dataset.format}"]
+    lines += [f"not in this layout: {name} ({n} items)" for name, n in made.left_out.most_common()]
+    lines += [f"left out: {reason} {n}" for reason, n in left_out.most_common()]
+    if away:
+        lines.append(f"{away} media lie outside the folder of {target.name}: read it with --media-folder FOLDER")
+    body = {"rows": rows, "read": dataset.rows, "left_out": dict(left_out), "no_place": dict(made.left_out)}
+    return Result(body, lines, ok=not (dataset.drops or made.skipped))
+
+
+def _lies_elsewhere(media: Media, target: Path) -> bool:
+    return bool(media.path) and not Path(media.path).is_relative_to(target.expanduser().resolve().parent)
+
+
+def facts_of(objective: Objective) -> dict[str, Any]:
+    """All that is known about an objective, as plain values."""
+    from afzal.objectives import ALIASES
+
+    return {
+        "name": objective.name,
+        "aliases": sorted(alias for alias, real in ALIASES.items() if real == objective.name),
+        "formula": objective.formula,
+        "unit": objective.unit,
+        "needs": needs_of(objective),
+        "uses": sorted(objective.uses),
+        "defaults": objective.parameters,
+        "limits": {key: _limit(objective, key) for key in objective.parameters},
+        "learnable": sorted(objective.learnable),
+        "at_reference": objective.at_reference(objective.parameters),
+        "bounded": objective.bounded,
+        "couples_batch": objective.couples_batch,
+        "length_normalised": objective.length_normalised,
+        "shift_invariant": objective.shift_invariant,
+        "trains": objective.scores,
+        "paper": objective.paper,
+    }
+
+
+def needs_of(objective: Objective) -> list[str]:
+    """What an objective cannot do without, in a few words."""
+    data = {
+        "pair": "pairs",
+        "response": "labelled responses",
+        "group": "rankings or ratings",
+        "token": "good responses",
+    }
+    found = [data[objective.unit]]
+    if objective.needs_live_reference:
+        found.append("a reference that can be run")
+    elif objective.needs_reference:
+        found.append("reference")
+    if objective.statistics:
+        found.append("logits")
+    if objective.statistic is not None:
+        found.append("two prompts per update")
+    return found
+
+
+def _limit(objective: Objective, key: str) -> str:
+    limit = objective.limit(key)
+    return f"one of {', '.join(limit)}" if isinstance(limit, tuple) else str(limit)

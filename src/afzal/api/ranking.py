@@ -1,0 +1,126 @@
+"""Models by strength, or judges by accuracy, from verdicts: what ``afzal leaderboard`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+from afzal.api.inputs import Rows, as_path, is_source
+from afzal.api.results import Result
+from afzal.errors import AfzalError
+
+
+def leaderboard(
+    files: Rows | Sequence[str | PathLike[str]],
+    *,
+    of: Literal["models", "judges"] = "models",
+    ties: Literal["half", "davidson", "rao_kupper"] = "half",
+    length_control: bool = False,
+    beside: str | PathLike[str] | None = None,
+    judge: str | None = None,
+    resamples: int | None = None,
+    seed: int = 0,
+    out: str | PathLike[str] | None = None,
+) -> Result:
+    """Rank models from votes or verdicts (Bradley-Terry with ties), or judges from items of known truth.
+
+    Args:
+        files: verdict files, or rows whose responses name their source.
+        ties: what a tie is: half a win, or a separate outcome.
+        length_control: also each model's win rate at equal lengths of the answers.
+        beside: another file, for the rank correlation of the two leaderboards.
+        judge: count the verdicts of this judge or annotator only.
+        resamples: of whole prompts; default 500 for models, 2000 for judges.
+        out: folder for the page, the drawing, CSV and JSON.
+
+    Returns:
+        The leaderboard, strengths on the log-odds scale (larger is better; 1 is odds of e to 1); not ``ok`` where
+        models were never compared, never lost or never won, and have no number.
+
+    Raises:
+        AfzalError: a file cannot be read, or an option has no effect.
+
+    Example:
+        >>> talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+        >>> vote = {"model_a": "small", "model_b": "large", "conversation_a": talk, "conversation_b": talk}
+        >>> votes = [{**vote, "question_id": k, "winner": w} for k, w in enumerate(["model_b", "model_b", "model_a"])]
+        >>> board = afzal.api.leaderboard(votes, resamples=50)
+        >>> [line["name"] for line in board["lines"]]
+        ['large', 'small']
+    """
+    from afzal import judge as judging
+
+    if of == "judges" and (length_control or beside is not None):
+        raise AfzalError("lengths and correlations are of models", where="--of judges", remedy="leave one out")
+    several = list(files) if isinstance(files, list | tuple) and all(map(is_source, files)) else [files]
+    named = [as_path(one, "files") for one in several]
+    said = judging.read(named)
+    if judge is not None:
+        said = _only(said, judge)
+    source = ", ".join(Path(name).name for name in named)
+    if of == "judges":
+        found = judging.of_judges(said, resamples=resamples or 2000, seed=seed)
+        body, whole = judging.judges_as_plain(found, source), True
+    else:
+        board = judging.of_models(said, ties, resamples=resamples or 500, seed=seed)
+        body, whole = judging.models_as_plain(board, ties, source), board.board is not None
+        if length_control:
+            body |= judging.lengths_as_plain(judging.at_equal_lengths(said, resamples=resamples or 500, seed=seed))
+        if beside is not None:
+            other = judging.of_models(judging.read([str(beside)]), ties, resamples=2)
+            body["beside"] = judging.rank_correlation(board, other)
+            body["findings"].append(_correlation(body["beside"], Path(beside).name))
+    lines, page = _text(body), None
+    if out is not None:
+        from afzal import report
+
+        page = report.write_board(Path(out), body)
+        lines.append(f"page: {page}")
+    return Result(body, lines, page, ok=whole)
+
+
+def _correlation(found: Mapping[str, Any], name: str) -> str:
+    shown = {key: "unknown" if found[key] is None else f"{found[key]:.2f}" for key in ("spearman", "kendall")}
+    return f"Beside {name}: Spearman's rank correlation {shown['spearman']}, Kendall's tau {shown['kendall']}."
+
+
+def _only(said: Any, judge: str) -> Any:
+    from dataclasses import replace
+
+    from afzal.config import suggestion
+
+    kept = [v for v in said.verdicts if v.judge == judge]
+    if not kept:
+        known = sorted({v.judge for v in said.verdicts})
+        raise AfzalError(f"no verdict of {judge!r}{suggestion(judge, known)}", remedy="one of " + ", ".join(known[:12]))
+    return replace(said, verdicts=kept)
+
+
+def _text(body: Mapping[str, Any]) -> list[str]:
+    """The leaderboard in lines: what was found, then one line for each name."""
+    from afzal.text import interval, number, visible
+
+    lines = [visible(f"{body['title']}: {body['subtitle']}")]
+    lines.append("  ".join(f"{name} {value}" for name, value in body["facts"]))
+    width = max(len(visible(line["name"])) for line in body["lines"])
+    for line in body["lines"]:
+        cells = [f"{visible(line['name']):{width}}"]
+        if line["value"] is not None:
+            cells.append(f"{number(line['value'], 3):>7} {interval(line['low'], line['high']):18}")
+        cells += [f"{key.replace('_', ' ')} {_shown(value)}" for key, value in line.items() if key in _IN_TEXT]
+        lines.append("  ".join(cells).rstrip())
+    for table in body.get("tables", []):
+        lines.append(table["title"])
+        lines += [visible("  " + "  ".join(row)) for row in (table["columns"], *table["rows"])]
+    return [*lines, *map(visible, body["findings"])]
+
+
+_IN_TEXT = ("rank", "win_rate", "won", "tied", "lost", "no_verdict", "consistent", "slot_bias", "slot_p")
+
+
+def _shown(value: Any) -> str:
+    from afzal.text import number
+
+    return number(value, 3)

@@ -1,0 +1,285 @@
+"""Training from Python: one run, rounds, comparisons, sweeps, and what a run would need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from afzal.api.inputs import INPUTS, Rows, is_source, out_of, plain
+from afzal.api.results import Result, Run
+from afzal.errors import AfzalError
+
+if TYPE_CHECKING:
+    from afzal.train.callbacks import Progress
+
+OnProgress = Callable[["Progress"], object]
+"""Called with where the run is; ``progress.stop("why")`` ends it. What it returns is ignored."""
+
+
+def fit(
+    method: str,
+    /,
+    *,
+    model: Any,
+    data: Rows,
+    eval_data: Rows | None = None,
+    tokenizer: Any = None,
+    resume: bool = False,
+    on_step: OnProgress | Sequence[OnProgress] = (),
+    on_evaluation: OnProgress | Sequence[OnProgress] = (),
+    on_end: Callable[[Run], object] | Sequence[Callable[[Run], object]] = (),
+    **settings: Any,
+) -> Run:
+    """Train a model and return the run: its folder, metrics and curves. ``afzal train`` of the command line.
+
+    Args:
+        method: ``sft``, ``dpo``, ``ipo``, ``kto``, ``reward``, ``rloo``, ... or ``prefer`` with any ``objective``.
+        model: a folder, a hub id, a run, or a `transformers` model in memory (then ``tokenizer`` too). A model in
+            memory is trained in place, beside a reference made of its present weights.
+        data: a path, a hub id, a list of dicts, a pandas frame, or a ``Dataset`` of datasets. Rows in memory are
+            written to ``inputs/`` in the run folder, so that the run can be read, resumed and repeated without Python.
+        eval_data: held-out rows; without it, a share of ``data`` is held out, prompts undivided.
+        resume: continue the run in ``out``; data, functions and settings must be what they were.
+        on_step: called after every logged update with a :class:`~afzal.train.callbacks.Progress`.
+        on_evaluation: called after every evaluation, with the held-out metrics.
+        on_end: called with the finished run.
+        settings: the keys of the configuration, as on the command line: ``out``, ``beta``, ``lr`` (per update),
+            ``batch_size`` (items per update), ``max_tokens``, ... ``reward``, ``watch_reward``, ``objective``,
+            ``constraint`` and ``constraint_score`` may be Python functions.
+
+    Returns:
+        The run. Its folder is a model that `transformers` loads.
+
+    Raises:
+        AfzalError: a fault of the input; says what, where and how to fix it. A callback that fails is named.
+
+    Example:
+        >>> rows = [{"prompt": f"{n} and {n}?", "chosen": f"{2 * n}.", "rejected": "No idea."} for n in range(40)]
+        >>> run = afzal.fit("dpo", model="my-model", data=rows, out="runs/fit", batch_size=8, max_steps=2)
+        >>> run.status()
+        'finished'
+    """
+    from afzal import config, recipes
+    from afzal.train.callbacks import Callbacks, call
+
+    given = model if hasattr(model, "state_dict") else None
+    path = fspath(model) if given is None else getattr(given.config, "_name_or_path", "") or "in-memory model"
+    about: dict[str, Any] = {**settings, "data": data, "eval_data": eval_data}
+    out = out_of(about, f"runs/{method}-{_word(data)}")
+    if out:
+        about["out"] = out
+        _refuse_another(Path(out), resume, about)
+    made = config.make(method, model=path, **plain(about, Path(out) / INPUTS if out else None))
+    hears = Callbacks(_several(on_step), _several(on_evaluation))
+    run = Run(recipes.train(made, resume=resume, model=given, tokenizer=tokenizer, callbacks=hears))
+    for fn in _several(on_end):
+        call("on_end", fn, run, str(run.path))
+    return run
+
+
+train = fit
+"""The name of the command."""
+
+
+def iterate(
+    *,
+    model: str | PathLike[str],
+    prompts: Rows,
+    reward: Any,
+    resume: bool = False,
+    **settings: Any,
+) -> Run:
+    """Rounds of generating, scoring, pairing and training: iterative DPO, RSO, online DPO, SPIN (docs/iterate.md).
+
+    Args:
+        model: the policy that the first round starts from.
+        prompts: rows with prompts.
+        reward: a reward model's folder, a function of a prompt and an answer (larger is better), or ``people``.
+        resume: continue the rounds in ``out``, also after they have waited for labels.
+        settings: as on the command line: ``out``, ``rounds``, ``n``, ``beta``, ``kl_budget`` (nats), ...
+
+    Returns:
+        The run of all rounds; its folder is the last policy.
+
+    Raises:
+        AfzalError: a fault of the input.
+
+    Example:
+        >>> def short(prompt, answer):
+        ...     return -float(len(answer))
+        >>> run = afzal.api.iterate(model="my-model", prompts="prefs.jsonl", reward=short, out="runs/rounds", rounds=1,
+        ...                         n=2, prompts_per_round=8, max_new_tokens=4, held_out=4, batch_size=4)
+        >>> run.status()
+        'finished'
+    """
+    from afzal import config
+    from afzal.iterate import iterate as rounds
+
+    about: dict[str, Any] = {**settings, "model": model, "prompts": prompts, "reward": reward}
+    out = out_of(about, "runs/iterate-rows")
+    if out:
+        about["out"] = out
+        _refuse_another(Path(out), resume, about)
+    named = plain(about, Path(out) / INPUTS if out else None)
+    made = config.build(config.IterateConfig, [config.Setting(key, value) for key, value in named.items()])
+    return Run(rounds(made, resume=resume))
+
+
+def compare(
+    settings: str | PathLike[str] | Mapping[str, Any],
+    /,
+    *,
+    dry_run: bool = False,
+    say: Callable[[str], None] = print,
+    **overrides: Any,
+) -> Result:
+    """Train or reuse several methods, draw reward against KL, and set them side by side (docs/compare.md).
+
+    Args:
+        settings: the comparison: a YAML file, or its keys as a mapping.
+        dry_run: say what would be trained, and train nothing.
+        say: called with lines of progress.
+        overrides: single keys on top, such as ``out``.
+
+    Returns:
+        The figures of ``compare.json`` and the page. The same call resumes, and reuses what is finished.
+
+    Raises:
+        AfzalError: a fault of the input.
+
+    Example:
+        >>> study = {"model": "my-model", "prompts": "prefs.jsonl", "rewards": {"short": "rewards.py:short"},
+        ...          "data": "prefs.jsonl", "methods": [{"name": "dpo", "train": "dpo"}], "seeds": [0]}
+        >>> print(afzal.api.compare(study, out="study", dry_run=True))
+        dpo-0: to be trained
+    """
+    from afzal import config
+    from afzal.compare import compare as compared
+    from afzal.compare import plan as planned
+
+    made = _study(config.CompareConfig, settings, overrides)
+    if dry_run:
+        return Result(made.model_dump(mode="json"), planned(made))
+    page = compared(made, say=say)
+    return _written(page, [f"report: {page}"])
+
+
+def sweep(
+    settings: str | PathLike[str] | Mapping[str, Any],
+    /,
+    *,
+    more: int = 0,
+    jobs: int = 1,
+    dry_run: bool = False,
+    say: Callable[[str], None] = print,
+    **overrides: Any,
+) -> Result:
+    """Train many arms, choose the best on held-out prompts within a KL budget, confirm it with fresh seeds
+    (docs/sweep.md).
+
+    Args:
+        settings: the sweep: a YAML file, or its keys as a mapping.
+        more: arms to add to those of earlier calls.
+        jobs: trainings side by side, as far as memory allows.
+        dry_run: say what would be trained, and train nothing.
+        say: called with lines of progress.
+        overrides: single keys on top, such as ``out``.
+
+    Returns:
+        The figures of ``sweep.json`` and the page; not ``ok`` when no arm finished.
+
+    Raises:
+        AfzalError: a fault of the input.
+
+    Example:
+        >>> base = {"method": "dpo", "model": "my-model", "data": "prefs.jsonl", "batch_size": 8}
+        >>> study = {"base": base, "space": {"beta": [0.1, 0.5]}, "search": "grid", "prompts": "prefs.jsonl",
+        ...          "rewards": {"short": "rewards.py:short"}, "goal": {"maximize": "reward", "within": {"kl": 4}}}
+        >>> afzal.api.sweep(study, out="arms", dry_run=True).ok
+        True
+    """
+    from afzal import config
+    from afzal.sweep import plan as planned
+    from afzal.sweep import sweep as swept
+
+    made = _study(config.SweepConfig, settings, overrides)
+    if dry_run:
+        return Result(made.model_dump(mode="json"), planned(made, more=more))
+    outcome = swept(made, more=more, jobs=jobs, say=say)
+    found = _written(outcome.page, [f"report: {outcome.page}"])
+    return Result(found.body, found.lines, found.page, ok=bool(outcome.finished))
+
+
+def demo(
+    *,
+    out: str | PathLike[str] = "demo",
+    quick: bool = False,
+    model: str | PathLike[str] | None = None,
+    data: Rows | None = None,
+) -> Path:
+    """The whole job on a language whose true reward is known exactly; then on ``model`` and ``data`` if given.
+
+    Args:
+        out: folder for the runs and the page.
+        quick: fewer updates: seconds instead of minutes.
+
+    Returns:
+        The folder.
+
+    Raises:
+        AfzalError: only one of ``model`` and ``data`` is given.
+
+    Example:
+        >>> afzal.api.demo(out="demo", quick=True)  # doctest: +SKIP
+    """
+    if (model is None) != (data is None):
+        raise AfzalError("model and data go together", remedy="give both, or neither")
+    from afzal.lab import demo as language
+
+    named = plain({"model": model, "data": data})
+    language.run(out=Path(out), quick=quick, model=named.get("model"), data=named.get("data"))
+    return Path(out)
+
+
+def _study(kind: Any, settings: Any, overrides: Mapping[str, Any]) -> Any:
+    """The settings of a study from a file or a mapping, with single keys on top."""
+    from afzal import config
+
+    file = is_source(settings)
+    base = config.read_file(settings) if file else []
+    given = {**({} if file else settings), **overrides}
+    out = given.get("out") or next((s.value for s in base if s.key == "out"), kind.model_fields["out"].default)
+    named = plain(given, Path(out) / INPUTS)
+    return config.build(kind, [*base, *(config.Setting(key, value) for key, value in named.items())])
+
+
+def _written(page: Path, lines: Sequence[str]) -> Result:
+    import json
+
+    return Result(json.loads(page.with_suffix(".json").read_text("utf-8")), lines, page)
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    return (value,) if callable(value) else tuple(value)
+
+
+def _word(data: Any) -> str:
+    """What a run on rows in memory is called after."""
+    return "rows"
+
+
+def _refuse_another(out: Path, resume: bool, about: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds another run before rows are written into it.
+
+    Raises:
+        AfzalError: as when a run is made.
+    """
+    from afzal.runs.folder import refuse_used
+
+    in_memory = any(
+        about.get(key) is not None and not is_source(about[key]) for key in ("data", "eval_data", "prompts")
+    )
+    if in_memory and not resume:
+        refuse_used(out)

@@ -1,0 +1,124 @@
+"""Rows that are in memory, as a file that every other part reads like any file: a list, a pandas frame, a data set.
+
+The hash of its content names the file's folder, so that the same rows are the same file, and other rows never replace
+it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from afzal.data.native import to_row
+from afzal.errors import AfzalError
+from afzal.records import Item
+
+_WANTED = "a path, a hub id, a list of dicts, a pandas DataFrame, or a Dataset of datasets"
+
+
+def is_source(value: Any) -> bool:
+    """Whether a value names rows that lie elsewhere: a path or a hub id."""
+    return isinstance(value, str | os.PathLike)
+
+
+def keep(given: Any, folder: Path, name: str) -> Path:
+    """Write rows into ``folder`` and return the file, ``HASH/name.jsonl`` (``.parquet`` where rows hold media).
+
+    Args:
+        given: a list or another iterable of dicts, of texts (prompts) or of Afzal's items; a pandas ``DataFrame``; a
+            ``Dataset`` or a ``DatasetDict`` of the library datasets, of which ``train`` or the only split is taken.
+        name: of the setting, for the file's name and for messages.
+
+    Raises:
+        AfzalError: the value holds no rows, or a row holds something that JSON has no word for.
+    """
+    given = _split_of(given, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    if _shows_media(given):
+        return _placed(folder, name, ".parquet", lambda path: given.to_parquet(path))
+    return _placed(folder, name, ".jsonl", lambda path: _write_lines(rows_of(given, name), path, name))
+
+
+def rows_of(given: Any, name: str = "data") -> Iterator[dict[str, Any]]:
+    """The rows of a value, one dict each; missing cells of a frame are None.
+
+    Raises:
+        AfzalError: it holds no rows.
+    """
+    if hasattr(given, "to_dict") and hasattr(given, "columns") and hasattr(given, "notna"):
+        yield from given.astype(object).where(given.notna(), None).to_dict(orient="records")
+        return
+    if isinstance(given, Mapping) or not isinstance(given, Iterable):
+        raise AfzalError(f"{name} is a {type(given).__name__}, which holds no rows", remedy=f"give {_WANTED}")
+    for k, row in enumerate(given):
+        if isinstance(row, Item):
+            yield to_row(row)
+        elif isinstance(row, str):
+            yield {"prompt": row}
+        elif isinstance(row, Mapping):
+            yield dict(row)
+        else:
+            raise AfzalError(f"row {k} of {name} is a {type(row).__name__}, not a dict", remedy=f"{name} is {_WANTED}")
+
+
+def _split_of(given: Any, name: str) -> Any:
+    """Of several splits, ``train`` or the only one, as for a hub id."""
+    if not isinstance(given, Mapping) or not all(hasattr(part, "features") for part in given.values()):
+        return given
+    splits = sorted(map(str, given))
+    if "train" not in splits and len(splits) != 1:
+        raise AfzalError(f"{name} has several splits: {', '.join(splits)}", remedy=f"give one: dataset[{splits[:1]!r}]")
+    return given["train" if "train" in splits else splits[0]]
+
+
+def _shows_media(given: Any) -> bool:
+    return (
+        hasattr(given, "to_parquet")
+        and hasattr(given, "features")
+        and any(kind in str(given.features) for kind in ("Image(", "Audio("))
+    )
+
+
+def _placed(folder: Path, name: str, suffix: str, write: Any) -> Path:
+    """The file that ``write(path)`` writes, under the hash of its content; the same one if it is there already."""
+    handle, part = tempfile.mkstemp(suffix=".part", dir=folder)
+    os.close(handle)
+    try:
+        write(Path(part))
+        with open(part, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        place = folder / digest[:12] / f"{name}{suffix}"
+        place.parent.mkdir(exist_ok=True)
+        os.replace(part, place)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+    return place
+
+
+def _write_lines(rows: Iterable[Mapping[str, Any]], path: Path, name: str) -> None:
+    count = 0
+    with path.open("w", encoding="utf-8", errors="replace") as stream:
+        for count, row in enumerate(rows, 1):
+            try:
+                line = json.dumps(row, ensure_ascii=False, default=_plain)
+            except (TypeError, ValueError) as error:
+                raise AfzalError(f"row {count - 1} of {name} cannot be written as JSON", why=str(error)) from error
+            stream.write(line + "\n")
+    if not count:
+        raise AfzalError(f"{name} holds no rows")
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for: numbers and arrays of numpy, dates, tuples of other kinds."""
+    for way in ("tolist", "isoformat", "_asdict"):
+        if hasattr(value, way):
+            return getattr(value, way)()
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"it holds a {type(value).__name__}; images and sounds are given by path, or in a Dataset")
