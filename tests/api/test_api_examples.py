@@ -26,6 +26,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pair_file(place / "prefs.jsonl", 40)
     (place / "rewards.py").write_text("def short(prompt, answer):\n    return -float(len(answer))\n")
     (place / "principles.yaml").write_text("principles:\n  - {id: kind, text: The answer is kind.}\n")
+    (place / "theirs.yaml").write_text("model_name_or_path: my-model\ndataset_name: prefs.jsonl\nbeta: 0.2\n")
     about = {
         "model": str(place / "my-model"),
         "data": str(place / "prefs.jsonl"),
@@ -70,7 +71,8 @@ def test_the_lines_of_the_page_run(
 
 
 def test_every_command_has_its_function():
-    there = {name for name in api.__all__ if callable(getattr(api, name))}
+    # import is a word of Python
+    there = {"import" if name == "import_config" else name for name in api.__all__ if callable(getattr(api, name))}
     assert set(VERBS) - there == set()
     assert afzal.fit is api.fit is api.train
 

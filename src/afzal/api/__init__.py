@@ -16,7 +16,7 @@ from afzal.api.asking import annotate, ask
 from afzal.api.checking import check
 from afzal.api.inputs import Model, RewardFunction, Rows
 from afzal.api.judging import judge
-from afzal.api.looking import convert, env, objectives, open_run, report, runs
+from afzal.api.looking import board, convert, env, import_config, objectives, open_run, report, runs
 from afzal.api.planning import plan
 from afzal.api.ranking import leaderboard
 from afzal.api.results import Plot, Result, Run
@@ -32,6 +32,7 @@ __all__ = [
     "aggregate",
     "annotate",
     "ask",
+    "board",
     "check",
     "compare",
     "convert",
@@ -40,6 +41,7 @@ __all__ = [
     "export",
     "fit",
     "generate",
+    "import_config",
     "iterate",
     "judge",
     "leaderboard",

@@ -169,6 +169,62 @@ def convert(
     return Result(body, lines, ok=not (dataset.drops or made.skipped))
 
 
+def import_config(
+    path: str | PathLike[str], /, *, peer: str | None = None, method: str | None = None, processes: int = 1
+) -> Result:
+    """The settings that do what a configuration of TRL, axolotl or LLaMA-Factory does (``afzal import``).
+
+    Args:
+        path: a YAML or JSON file of the other trainer.
+        peer: ``trl``, ``axolotl`` or ``llamafactory``; default: recognised by the keys.
+        method: TRL's command, such as ``dpo``, where its file does not tell.
+        processes: processes (GPUs) that the other trainer ran in.
+
+    Returns:
+        ``settings``, and what became of every key; printed, the YAML file. Not ``ok`` where something was lost that the
+        training depends on.
+
+    Raises:
+        AfzalError: the file cannot be read, or is of no known trainer.
+
+    Example:
+        >>> afzal.api.import_config("theirs.yaml", peer="trl", method="dpo")["settings"]["beta"]
+        0.2
+    """
+    from dataclasses import asdict
+
+    from afzal import peers
+
+    found = peers.import_config(
+        Path(path), peer=peer, method=method, processes=processes, mixture=str(Path(path).with_suffix(".data.yaml"))
+    )
+    return Result(asdict(found), peers.as_yaml(found).splitlines(), ok=found.complete)
+
+
+def board(folder: str | PathLike[str] = ".", /, **settings: Any) -> None:
+    """Show the runs below a folder in the browser, until Ctrl-C; it only reads (docs/board.md).
+
+    Args:
+        settings: as on the command line: ``host``, ``port``, ...
+
+    Raises:
+        AfzalError: there is no such folder, or the address cannot be bound.
+
+    Example:
+        >>> afzal.api.board("runs", port=8080)  # doctest: +SKIP
+    """
+    from afzal import config
+    from afzal.web.board.serve import serve
+    from afzal.web.serve import Place
+
+    named = {"folder": fspath(folder), **settings}
+    made = config.build(config.BoardConfig, [config.Setting(key, value) for key, value in named.items()])
+    root = Path(made.folder)
+    if not root.is_dir():
+        raise AfzalError(f"there is no folder {root}", remedy="name the folder that holds your runs")
+    serve(root.resolve(), Place(made.host, made.port, tuple(made.names or ())), print)
+
+
 def _lies_elsewhere(media: Media, target: Path) -> bool:
     return bool(media.path) and not Path(media.path).is_relative_to(target.expanduser().resolve().parent)
 
