@@ -73,7 +73,7 @@ def test_the_lines_of_the_page_run(
 def test_every_command_has_its_function():
     # import is a word of Python
     there = {"import" if name == "import_config" else name for name in api.__all__ if callable(getattr(api, name))}
-    assert set(VERBS) - there == set()
+    assert set(VERBS) - there == {"chat"}  # a conversation at the terminal
     assert afzal.fit is api.fit is api.train
 
 
