@@ -11,7 +11,7 @@ after. ``afzal.fit`` alone is there under both names. Nothing heavy is imported 
 """
 
 from afzal.api.aggregating import aggregate
-from afzal.api.answers import export, generate, revise, score
+from afzal.api.answers import export, generate, push, revise, score
 from afzal.api.asking import annotate, ask
 from afzal.api.checking import check
 from afzal.api.inputs import Model, RewardFunction, Rows
@@ -48,6 +48,7 @@ __all__ = [
     "objectives",
     "open_run",
     "plan",
+    "push",
     "report",
     "revise",
     "runs",

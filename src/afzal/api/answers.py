@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,28 @@ def export(run: Model, /, *, out: str | PathLike[str], **settings: Any) -> Resul
     named = plain({"model": run, "out": out, **settings})
     made = config.build(config.ExportConfig, [config.Setting(key, value) for key, value in named.items()])
     return Result({"out": str(made.out)}, recipes.export(made), Path(made.out))
+
+
+def push(run: Model, repository: str, /, *, public: bool = False) -> str:
+    """Upload a finished model and its card to the hub: weights, tokenizer and card; no samples, metrics or rows.
+
+    Args:
+        run: a finished run, or the folder of an exported model.
+        repository: ``owner/name``.
+        public: make it public, if it is not there yet; else private.
+
+    Returns:
+        What was done, in words.
+
+    Raises:
+        AfzalError: the run has not finished, or the hub refuses.
+
+    Example:
+        >>> afzal.api.push("runs/dpo", "me/model")  # doctest: +SKIP
+    """
+    from afzal import hub
+
+    return hub.push(fspath(run), repository, private=not public)
 
 
 def revise(
