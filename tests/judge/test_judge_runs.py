@@ -66,7 +66,7 @@ def test_the_same_command_samples_nothing_and_ends_with_the_same_bytes(tmp_path,
     names = ("summary.json", "rows.jsonl", "verdicts.jsonl")
     before = [(out / name).read_bytes() for name in names]
     drawn = []
-    from afzal.recipes import answers as kept
+    from afzal.generate import answers as kept
 
     really = kept.generate
     monkeypatch.setattr(kept, "generate", lambda config: (drawn.append(config.model), really(config)))

@@ -22,6 +22,7 @@ PAIRS, VOTES = "pairs.jsonl", "votes"
 def judge(
     data: Rows,
     *,
+    also: Sequence[Rows] = (),
     judge: Any = (),
     out: str | PathLike[str] | None = None,
     against: Rows | None = None,
@@ -39,6 +40,7 @@ def judge(
 
     Args:
         data: rows with two answers or more, one model's answers, or a run.
+        also: the answers of further models, or further runs, each set against ``against`` as ``data`` is; one table has all.
         judge: a judge or several: a YAML file, a model folder, ``rule:longest``, ``people:FILE``, or a function of a
             prompt and an answer. Without any, people decide: pairs are written for blind votes on the page of
             ``annotate``, and the same call then counts the votes.
@@ -53,7 +55,8 @@ def judge(
         say: called with lines of progress.
 
     Returns:
-        ``body["judges"]`` has a summary per judge; the last line is the answer in words: better, worse, or not told
+        ``body["judges"]`` has a summary per judge and model; with ``against``, ``body["table"]`` has the models side by
+        side, and ``body["models"]`` the summaries by the name of the model; the last line is the answer in words: better, worse, or not told
         apart, with the win rate (ties count half) and its 95 % interval over prompts.
 
     Raises:
@@ -67,34 +70,67 @@ def judge(
     """
     from afzal import judging
     from afzal.judge import text
+    from afzal.judge.against import lines as board_lines
     from afzal.judge.people import votes_on
+    from afzal.judging.against import judged_against
     from afzal.text import visible
 
-    source, other = as_path(data, "ours"), None if against is None else as_path(against, "theirs")
-    folder = Path(out) if out is not None else usual_out(source, other)
+    sources = [as_path(data, "ours"), *(as_path(rows, f"ours {k}") for k, rows in enumerate(also, start=2))]
+    other = None if against is None else as_path(against, "theirs")
+    judges = plain({"judge": [judge] if isinstance(judge, str) or callable(judge) else list(judge)})["judge"]
+    if also:
+        _refuse_several(sources, other, judges)
+    folder = Path(out) if out is not None else usual_out(sources[0], other)
     if prompts is not None:
         from afzal.generate.answers import Drawing, answers_of, refuse_no_model
 
-        refuse_no_model([s for s in (source, other) if s is not None])
+        refuse_no_model([s for s in (*sources, other) if s is not None])
         drawn = {"n": n, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
         drawing = Drawing(**{key: value for key, value in drawn.items() if value is not None})
         asked, place = as_path(prompts, "prompts"), folder / "answers"
-        source = answers_of(source, asked, drawing, place, say)
+        sources = [answers_of(source, asked, drawing, place, say) for source in sources]
         other = answers_of(other, asked, drawing, place, say) if other is not None else None
-    items = judging.read_items(source, other)
-    judges = plain({"judge": [judge] if isinstance(judge, str) or callable(judge) else list(judge)})["judge"]
     if not judges:
-        if (waiting := _for_people(items, folder)) is not None:
+        if (waiting := _for_people(judging.read_items(sources[0], other), folder)) is not None:
             return waiting
         judges = [f"people:{folder / VOTES}"]
-    voted = votes_on(items, as_path(people, "people")) if people is not None else None
-    if voted is None and any(item.votes for item in items):
-        voted = items
-    store = None if cache is None else Path(cache)
-    found = judging.judged(items, judges, folder, voted=voted, cache=store, resamples=resamples, say=say)
+    votes, store = None if people is None else as_path(people, "people"), None if cache is None else Path(cache)
+    how: dict[str, Any] = {"cache": store, "resamples": resamples, "say": say}
+    page = folder / "judge_card.html" if len(judges) == 1 else None
+    if other is not None:
+        board, models = judged_against(sources, other, judges, folder, votes=votes, **how)
+        found = [each for of_one in models.values() for each in of_one]
+        body = {"judges": found, "table": board, "models": models}
+        if also:
+            said = [*map(visible, board_lines(board)), f"written: {folder}"]
+            return Result(body, said, folder / "table.html")
+    else:
+        items = judging.read_items(sources[0])
+        voted = votes_on(items, votes) if votes is not None else None
+        if voted is None and any(item.votes for item in items):
+            voted = items
+        found = judging.judged(items, judges, folder, voted=voted, **how)
+        body = {"judges": found}
     lines = [visible(line) for each in found for line in text.lines(each)]
     lines += [f"written: {folder}", *(visible(line) for each in found if (line := text.verdict(each)))]
-    return Result({"judges": found}, lines, folder / "judge_card.html" if len(judges) == 1 else None)
+    return Result(body, lines, page)
+
+
+def _refuse_several(sources: Sequence[str], other: str | None, judges: Sequence[str]) -> None:
+    """Several models need something to be set against, and somebody who judges."""
+    if other is None:
+        raise AfzalError(
+            f"{len(sources)} files, and nothing to set them against",
+            where=", ".join(sources),
+            why="several models are each compared with the same other model",
+            remedy="against=ANSWERS_OR_RUN (--against), or one file of rows",
+        )
+    if not judges:
+        raise AfzalError(
+            "several models need a judge",
+            why="without one, people vote on the pairs of one model",
+            remedy="judge=... (--judge); rows.jsonl in the output folder then has the pairs of all for people to vote on",
+        )
 
 
 def usual_out(source: str, against: str | None) -> Path:

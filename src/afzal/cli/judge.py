@@ -15,7 +15,10 @@ from afzal.errors import AfzalError
 
 def command(
     source: Annotated[
-        str, typer.Argument(metavar="FILE", help="Rows with two answers or more, one model's answers, or a run.")
+        list[str],
+        typer.Argument(
+            metavar="FILE...", help="Rows with two answers or more; or answers of models, or runs, with --against."
+        ),
     ],
     judge: Annotated[
         list[str] | None,
@@ -70,7 +73,8 @@ def command(
     from afzal.api.judging import judge as judged
 
     found = judged(
-        source,
+        source[0],
+        also=source[1:],
         judge=judge or (),
         out=out,
         against=against,
@@ -81,7 +85,11 @@ def command(
         say=lambda line: typer.echo(line, err=True),
         **drawn,
     )
-    typer.echo(json.dumps(found["judges"], indent=1, ensure_ascii=False) if as_json else str(found))
+    if as_json:
+        said = {"table": found["table"], "models": found["models"]} if len(source) > 1 else found["judges"]
+        typer.echo(json.dumps(said, indent=1, ensure_ascii=False))
+    else:
+        typer.echo(str(found))
     broken = [line for each in found["judges"] for line in unmet(each, conditions)]
     for line in broken:
         typer.echo(line, err=True)

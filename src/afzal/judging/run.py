@@ -27,7 +27,7 @@ def read_items(source: str, against: str | None = None) -> list[Item]:
     """
     ours = list(data.read(source).items)
     if against is not None:
-        ours = _side_by_side(ours, list(data.read(against).items), _stem(source), _stem(against))
+        ours = _side_by_side(ours, list(data.read(against).items), stem(source), stem(against))
     found = [item for item in ours if len(item.responses) >= 2]
     if not found:
         raise AfzalError(
@@ -38,7 +38,8 @@ def read_items(source: str, against: str | None = None) -> list[Item]:
     return found
 
 
-def _stem(source: str) -> str:
+def stem(source: str) -> str:
+    """The name by which a file of answers is called."""
     return Path(source).name.partition(".")[0]
 
 
@@ -176,10 +177,11 @@ def judged(
         rows = outputs.with_votes(rows, n.name, games, rulings)
         body = card(summaries[-1], about(n), pairs_to_read(pairs, games, rulings, beside))
         body["texts"] += outputs.transcripts_to_read(items, games)
-        report.write_board(out, body, "judge_card" if len(judges) == 1 else f"judge_card-{_slug(n.name)}")
+        report.write_board(out, body, "judge_card" if len(judges) == 1 else f"judge_card-{slug(n.name)}")
     outputs.write(out, rows, verdicts, summaries, said_before)
     return summaries
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """A name as a part of a file's name."""
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
