@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from helpers_replies import send_reply
 from helpers_runs import model_folder, one_thread, pair_file
 
-from afzal import config, runs
+from afzal import config, recipes, runs
 from afzal.config import IterateConfig, Setting
 from afzal.errors import AfzalError
 from afzal.iterate import iterate
-from afzal.judging.rewards import reward_or_judge
+from afzal.judging import rewards as judging
 from afzal.recipes.named import input_hashes
-from afzal.rewards.source import implicit_rewards
+from afzal.rewards.source import Rewarder, implicit_rewards
 
 
 def judge(folder: Path, text: str) -> str:
     path = folder / "judge.yaml"
     path.write_text(text)
     return str(path)
+
+
+def reward_or_judge(spec: str) -> Rewarder:
+    return judging.reward_or_judge(spec, replies=Path(spec).with_name("replies.sqlite"))
 
 
 def settings(folder: Path, out: Path, reward: str) -> IterateConfig:
@@ -89,3 +97,81 @@ def test_a_judge_that_is_asked_in_words_is_refused(tmp_path, kind):
         input_hashes(settings(tmp_path, tmp_path / "out", spec))
     with pytest.raises(AfzalError, match="is not a reward"):
         reward_or_judge(spec)
+
+
+class Scores(BaseHTTPRequestHandler):
+    """A server whose score is the number of words of the answer; it keeps what it was asked."""
+
+    asked: list[str]
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        text = body["messages"][-1]["content"]
+        self.asked.append(text)
+        said = "I would rather not." if "unreadable" in text else f"SCORE: {len(text.split('Answer: ')[1].split())}"
+        send_reply(self, said)
+
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.fixture
+def scores():
+    Own = type("Own", (Scores,), {"asked": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Own)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1", Own.asked
+    server.shutdown()
+    server.server_close()
+
+
+def scoring(url: str, order: str = "larger") -> str:
+    asks = "prompt: 'Question: {{ prompt }} Answer: {{ answer }}'"
+    return f"kind: http\nurl: {url}\nmodel: m\n{asks}\nverdict: {{score: {{order: {order}}}}}\nattempts: 1\n"
+
+
+def test_a_server_that_scores_each_answer_is_a_reward_and_is_asked_once(tmp_path, scores):
+    url, asked = scores
+    rewards = reward_or_judge(judge(tmp_path, scoring(url)))
+    rows = ["why?", "why?", "how?"], ["a b c", "a", "{{ prompt }} a"]
+    assert rewards(*rows) == [3.0, 1.0, 4.0]
+    assert "Question: how? Answer: {{ prompt }} a" in asked  # text of an answer is no template
+    assert len(asked) == 3
+    assert reward_or_judge(judge(tmp_path, scoring(url)))(*rows) == [3.0, 1.0, 4.0]
+    assert len(asked) == 3
+    assert reward_or_judge(judge(tmp_path, scoring(url, "smaller")))(*rows) == [-3.0, -1.0, -4.0]
+
+
+def test_an_answer_without_a_readable_score_stops(tmp_path, scores):
+    rewards = reward_or_judge(judge(tmp_path, scoring(scores[0])))
+    with pytest.raises(AfzalError) as caught:
+        rewards(["why?", "why?"], ["fine", "unreadable"])
+    assert "gives no score" in str(caught.value)
+    assert "'unreadable'" in str(caught.value)
+    assert "there is no score line" in str(caught.value)
+
+
+def test_rounds_learn_from_a_server_as_from_the_function_that_it_computes(tmp_path, scores):
+    url, asked = scores
+    inputs(tmp_path)
+    (tmp_path / "words.py").write_text("def words(prompt, answer):\n    return float(len(answer.split()))\n")
+    with one_thread():
+        served = iterate(settings(tmp_path, tmp_path / "a", judge(tmp_path, scoring(url))))
+        plain = iterate(settings(tmp_path, tmp_path / "b", f"{tmp_path / 'words.py'}:words"))
+    found = sorted(p.relative_to(served) for p in served.rglob("scores.jsonl"))
+    assert found
+    assert all((served / n).read_bytes() == (plain / n).read_bytes() for n in found)
+    assert asked
+    assert (served / "replies.sqlite").is_file()
+
+
+def test_ppo_takes_a_judge(tmp_path, scores):
+    inputs(tmp_path)
+    small = {"iterations": 1, "batch_size": 2, "minibatches": 1, "ppo_epochs": 1, "sample_tokens": 4, "max_tokens": 64}
+    small |= {"model": str(tmp_path / "model"), "data": str(tmp_path / "pairs.jsonl"), "device": "cpu"}
+    small |= {"eval_fraction": 0.0, "sample_prompts": 0, "reward": judge(tmp_path, scoring(scores[0]))}
+    with one_thread():
+        run = recipes.train(config.make("rloo", out=str(tmp_path / "run"), **small))
+    assert scores[1]
+    assert (run / "replies.sqlite").is_file()

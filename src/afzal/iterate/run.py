@@ -25,7 +25,7 @@ from afzal.iterate.people import Waiting
 from afzal.iterate.prompts import Questions, ask, slice_of
 from afzal.iterate.stages import Job, again, measure, one_round, round_of, training
 from afzal.iterate.summary import finish, now
-from afzal.judging.rewards import reward_or_judge
+from afzal.judging.rewards import REPLIES, reward_or_judge
 from afzal.model.load import pick_device
 from afzal.model.speaking import open_speaker
 from afzal.prepare import Recipe, recipe_of
@@ -187,7 +187,10 @@ def _source(spec: str | None, config: IterateConfig) -> Rewarder | None:
     if spec is None or spec == PEOPLE:
         return None
     limits = {"max_tokens": config.max_tokens, "tokens_per_forward": config.pass_tokens}
-    return reward_or_judge(spec, device=pick_device(config.device), eos_token=config.eos_token, **limits)
+    replies = Path(config.out) / REPLIES
+    return reward_or_judge(
+        spec, device=pick_device(config.device), eos_token=config.eos_token, replies=replies, **limits
+    )
 
 
 def _generator(config: IterateConfig) -> ServerConfig | None:

@@ -86,15 +86,16 @@ class Words:
         else:
             first, second = game.shown
             asked = [{"prompt": game.pair.prompt, "first": first, "second": second, "transcript": game.transcript}]
+        return [self.request(game.sample, **values) for values in asked]
+
+    def request(self, sample: int, **values: str) -> Request:
+        """One request, for the reply of that number."""
         sampling: dict[str, Any] = {"temperature": self.asking.temperature, "max_tokens": self.asking.max_tokens}
         if self.asking.temperature > 0:
-            sampling["seed"] = self.asking.seed + game.sample
-        made = []
-        for values in asked:
-            messages = self.messages(**values)
-            whole = {**self.asking.about, "messages": list(messages), "sampling": sampling, "sample": game.sample}
-            made.append(Request(messages, sampling, key_of(whole)))
-        return made
+            sampling["seed"] = self.asking.seed + sample
+        messages = self.messages(**values)
+        whole = {**self.asking.about, "messages": list(messages), "sampling": sampling, "sample": sample}
+        return Request(messages, sampling, key_of(whole))
 
     def _guarded(self, work: Callable[[], Any]) -> Any:
         from jinja2 import TemplateError
@@ -122,6 +123,42 @@ def ruling(game: Game, asking: Asking, given: Sequence[Reply]) -> Ruling:
     assert two is not None
     gap = one - two if asking.larger else two - one
     return Ruling("first" if gap > 0 else "second" if gap < 0 else "tie", tokens=tokens)
+
+
+def scores(
+    rows: Sequence[tuple[str, str]],
+    asking: Asking,
+    ask: Ask,
+    cache: Cache,
+    *,
+    name: str,
+    samples: int = 1,
+    concurrency: int = 4,
+) -> list[float]:
+    """What each ``(prompt, answer)`` is worth to a judge that scores each answer alone; larger is better.
+
+    It is the mean over the replies that can be read, of ``samples`` to each question.
+
+    Raises:
+        AfzalError: as for :func:`played`, or no reply to a question can be read: no number stands for that.
+    """
+    words = Words(asking)
+    requests = [[words.request(k, prompt=p, answer=a) for k in range(samples)] for p, a in rows]
+    known = answered([r for of in requests for r in of], ask, cache, name=name, concurrency=concurrency)
+    found = []
+    for (prompt, answer), of in zip(rows, requests, strict=True):
+        readings = [asking.read(known[r.key]) for r in of]
+        read = [r.score for r in readings if r.score is not None]
+        if not read:
+            raise AfzalError(
+                f"{name} gives no score for an answer",
+                where=f"prompt {prompt[:80]!r}, answer {answer[:80]!r}",
+                why=readings[0].why,
+                remedy="a prompt that asks for the score on the last line, more max_tokens, or samples: 3 with a "
+                "temperature, of which the readable ones count",
+            )
+        found.append(sum(read) / len(read) * (1 if asking.larger else -1))
+    return found
 
 
 def played(

@@ -13,6 +13,7 @@ import torch
 from afzal import config
 from afzal.config.debating import DEBATE_PROMPT, DebaterConfig
 from afzal.config.judging import PROMPT, SCORE_PROMPT, JudgeConfig
+from afzal.data.turns import full_text
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
 from afzal.judge import asked, given, people, scored
@@ -21,7 +22,7 @@ from afzal.judge.games import Game, Judge, Pair, Ruling, games_of
 from afzal.judging import debates
 from afzal.model.load import pick_device
 from afzal.objectives import names_function
-from afzal.records import Item
+from afzal.records import Item, Turns
 from afzal.rewards.functions import own_function
 from afzal.rewards.source import Rewarder, implicit_rewards, reward_source
 from afzal.servers.cache import Cache
@@ -223,10 +224,7 @@ def decides(settings: JudgeConfig, replies: Cache, name: str, say: Callable[[str
     """A language model as a judge, local or on a server."""
     if settings.kind == "model":
         return _local(settings)
-    assert settings.url is not None
-    assert settings.model is not None
-    key = key_from(settings.key_env)
-    server = Server(settings.url, settings.model, key, timeout=settings.timeout, attempts=settings.attempts)
+    server = _server(settings)
 
     def judge(games: Sequence[Game]) -> Sequence[Ruling]:
         heard = counter(len(games) * (2 if settings.verdict.score else 1), say)
@@ -262,6 +260,34 @@ def _asking(settings: JudgeConfig) -> asked.Asking:
 def prompt_of(settings: JudgeConfig) -> str:
     """The judge's own prompt, or the usual one."""
     return settings.prompt or (SCORE_PROMPT if settings.verdict.score else PROMPT)
+
+
+def _server(settings: JudgeConfig) -> Server:
+    assert settings.url is not None
+    assert settings.model is not None
+    key = key_from(settings.key_env)
+    return Server(settings.url, settings.model, key, timeout=settings.timeout, attempts=settings.attempts)
+
+
+def asked_rewards(settings: JudgeConfig, name: str, cache: Path) -> Rewarder:
+    """What a server's model that scores each answer alone says of it; larger is better.
+
+    Args:
+        settings: of a judge of kind http with ``verdict.score``.
+        cache: file of replies: what is in it is not asked again.
+
+    Raises:
+        AfzalError: (when called) as for :func:`afzal.judge.asked.scores`.
+    """
+    server = _server(settings)
+    how = {"name": name, "samples": settings.samples, "concurrency": settings.concurrency}
+
+    def rewards(prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None) -> list[float]:
+        rows = [(full_text(prompt), answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        with Cache(cache) as replies:
+            return asked.scores(rows, _asking(settings), server.ask, replies, **how)
+
+    return rewards
 
 
 def _scorer(settings: JudgeConfig, items: Sequence[Item]) -> Judge:

@@ -8,8 +8,11 @@ import torch
 
 from afzal.config.judging import JudgeConfig
 from afzal.errors import AfzalError
-from afzal.judging.judges import named, rewarder_of
+from afzal.judging.judges import asked_rewards, named, rewarder_of
 from afzal.rewards.source import Rewarder, reward_source
+
+REPLIES = "replies.sqlite"
+"""In the folder of a run: what a server said."""
 
 
 def names_judge(spec: str) -> bool:
@@ -18,19 +21,22 @@ def names_judge(spec: str) -> bool:
 
 
 def scoring_judge(spec: str) -> JudgeConfig:
-    """The settings of a judge that scores each answer alone: a rule, a function, a reward model, a policy.
+    """The settings of a judge that scores each answer alone: a rule, a function, a reward model, a policy, or a server
+    with ``verdict.score``.
 
     Raises:
-        AfzalError: it is not a judge, or one that only compares answers or asks a server.
+        AfzalError: it is not a judge, or one that only compares answers.
     """
     settings = named(spec).settings
     assert settings is not None
-    if settings.kind in ("model", "http", "debate", "assisted"):
+    alone = settings.kind == "http" and settings.verdict.score is not None
+    if settings.kind in ("model", "http", "debate", "assisted") and not alone:
         raise AfzalError(
             f"a judge of kind {settings.kind} is not a reward",
             where=spec,
-            why="a reward is a number for each answer alone, and this judge is asked in words",
-            remedy="a judge of kind rule, function, reward or policy; or train a reward model on the verdicts in "
+            why="it compares two answers, and a reward is a number for each answer alone",
+            remedy=("verdict: {score: {}}, a score for each answer; " if settings.kind == "http" else "")
+            + "a judge of kind rule, function, reward or policy; or train a reward model on the verdicts in "
             "rows.jsonl of afzal judge",
         )
     return settings
@@ -55,8 +61,12 @@ def reward_or_judge(
     max_tokens: int = 1024,
     tokens_per_forward: int = 8192,
     eos_token: str | None = None,
+    replies: Path,
 ) -> Rewarder:
     """As :func:`afzal.rewards.source.reward_source`, of which ``spec`` may also be the YAML file of a judge.
+
+    Args:
+        replies: file for the replies of a server, which is asked about an answer only once.
 
     Raises:
         AfzalError: as for :func:`scoring_judge` and :func:`afzal.rewards.source.reward_source`.
@@ -65,8 +75,11 @@ def reward_or_judge(
         return reward_source(
             spec, device=device, max_tokens=max_tokens, tokens_per_forward=tokens_per_forward, eos_token=eos_token
         )
+    settings = scoring_judge(spec)
+    if settings.kind == "http":
+        return asked_rewards(settings, settings.name or Path(spec).stem, replies)
     return rewarder_of(
-        scoring_judge(spec),
+        settings,
         device=device,
         max_tokens=max_tokens,
         tokens_per_forward=tokens_per_forward,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from afzal.config import OnlineConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.folders.load import refuse_another_tokenizer
 from afzal.health.rollouts import signs
+from afzal.judging.rewards import REPLIES, reward_or_judge
 from afzal.model.adapters import virtual_kind
 from afzal.model.load import refuse_fewer_positions
 from afzal.model.probe import choose_sharing
@@ -16,7 +18,6 @@ from afzal.model.reference import Reference
 from afzal.model.value import Critic, own_critic, reward_critic, shared_critic
 from afzal.prepare import Prepared
 from afzal.recipes.rollout import Writer, held_out
-from afzal.rewards.source import reward_source
 from afzal.text import plural
 from afzal.tokens.batch import Sharing
 from afzal.train.feed import Layout
@@ -71,12 +72,13 @@ def rollouts(
     Raises:
         AfzalError: the reward cannot be opened, or nothing ends an answer.
     """
-    rewarder = reward_source(
+    rewarder = reward_or_judge(
         config.reward,
         device=layout.device,
         max_tokens=prepared.max_tokens,
         tokens_per_forward=layout.tokens_per_forward,
         eos_token=config.eos_token,
+        replies=Path(config.out) / REPLIES,
     )
     writer = Writer(
         config=config,

@@ -1,0 +1,115 @@
+"""SFT, DPO and PPO against their start, by judges and by people: Table 2 of the DPO paper, in small.
+
+    python -m benchmarks.methods_judged OUT --page benchmarks/results/judging    # a few minutes on two cores
+    python -m benchmarks.methods_judged OUT --quick                              # a few updates: does it run?
+
+All runs start from the 260-thousand-weight story model. DPO and a reward model learn from pairs of stories ordered by
+word valence, SFT from the better ones, PPO from the reward model. Then one command answers held-out openings with
+every model and judges (Rafailov et al. 2023): ``afzal judge sft dpo ppo --against stories260k``. The people are
+simulated: two, who see the valence of an answer, call close ones a tie, and slip on 15 % of the others. The same
+command resumes where it was stopped. It needs the folder ``shared/data`` beside the checkout, or AFZAL_SHARED.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from afzal import data
+from afzal.records import Comparison, Item, Outcome
+from benchmarks.people import data as stories
+from benchmarks.people.steps import afzal, start
+from benchmarks.sentiment import valence
+from benchmarks.stages import Stage, make_all
+
+PEOPLE, SLIPS, CLOSE = ("anvar", "barno"), 0.15, 1.0
+RUNS = ("sft", "dpo", "ppo")
+_TOKENS, _ANSWERS = 48, 2
+_PAGE = ("table.json", "table.md", "table.svg")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder for the data, the runs and the judges' pages")
+    parser.add_argument("--page", type=Path, help="folder for the table as methods.json, .md and .svg")
+    parser.add_argument("--quick", action="store_true", help="a few updates and prompts")
+    options = parser.parse_args(argv)
+    make_all(options.out, stages(options.out, quick=options.quick))
+    made = options.out / "judged"
+    for name in _PAGE if options.page else ():
+        options.page.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(made / name, options.page / name.replace("table", "methods"))
+    print((made / "table.md").read_text("utf-8"))
+
+
+def stages(out: Path, *, quick: bool = False) -> list[Stage]:
+    """Data, runs, answers with their first verdicts, votes, and the table with people beside the judges."""
+    updates = 2 if quick else 96
+    size = replace(stories.Size(), held_out=6) if quick else stories.Size()
+    return [
+        Stage("data", lambda to: write_data(to, size)),
+        Stage("sft", lambda to: train("sft", out, to, ["--lr", "5e-4", "--max-steps", str(max(1, updates // 4))])),
+        Stage("dpo", lambda to: train("dpo", out, to, ["--lr", "3e-4", "--beta", "0.1", "--max-steps", str(updates)])),
+        Stage("reward", lambda to: train("reward", out, to, ["--lr", "3e-4", "--max-steps", str(updates)])),
+        Stage("ppo", lambda to: ppo(out, to, iterations=1 if quick else 24)),
+        Stage("drawn", lambda to: judge(out, to)),
+        Stage("votes.jsonl", lambda to: vote(out / "drawn" / "rows.jsonl", to)),
+        Stage("judged", lambda to: judge(out, to, "--people", str(out / "votes.jsonl"))),
+    ]
+
+
+def write_data(to: Path, size: stories.Size) -> None:
+    """``pairs.jsonl``, and ``held-out.jsonl``, openings that stand in no pair."""
+    stories.write(to, size)
+    stories.write_rows(
+        to / "pairs.jsonl", ({key: row[key] for key in ("prompt", "chosen", "rejected")} for row in stories.pairs())
+    )
+
+
+def train(method: str, out: Path, to: Path, settings: Sequence[str]) -> None:
+    """``afzal train`` from the start on the pairs; nothing is held out, since other openings are judged."""
+    common = ["--model", start(), "--data", out / "data" / "pairs.jsonl", "--out", to, "--batch-size", "16"]
+    fixed = ["--epochs", "200", "--lr-schedule", "constant", "--warmup", "0", "--eval-fraction", "0", "--device", "cpu"]
+    afzal("train", method, *common, *fixed, *settings)
+
+
+def ppo(out: Path, to: Path, *, iterations: int) -> None:
+    """PPO on the openings of the pairs, with the reward model that was trained on them."""
+    about = ["--model", start(), "--data", out / "data" / "pairs.jsonl", "--reward", out / "reward", "--out", to]
+    size = ["--iterations", str(iterations), "--batch-size", "32", "--sample-tokens", str(_TOKENS)]
+    how = ["--lr", "3e-4", "--lr-schedule", "constant", "--warmup", "0", "--ppo-epochs", "2", "--minibatches", "2"]
+    afzal("train", "ppo", *about, *size, *how, "--kl-coef", "0.1", "--eval-fraction", "0", "--device", "cpu")
+
+
+def judge(out: Path, to: Path, *more: str) -> None:
+    """The one command: answers of every run and of the start to held-out openings, judged."""
+    asked = ["--prompts", out / "data" / "held-out.jsonl", "--n", str(_ANSWERS), "--max-new-tokens", str(_TOKENS)]
+    judges = [word for spec in (out / "reward", start(), "rule:longest") for word in ("--judge", spec)]
+    runs = [out / name for name in RUNS]
+    if (out / "drawn").is_dir():  # the same answers, not drawn again
+        shutil.copytree(out / "drawn" / "answers", to / "answers")
+    afzal("judge", *runs, "--against", start(), *asked, *judges, "--out", to, *more)
+
+
+def vote(rows: Path, to: Path) -> None:
+    """What the simulated people say of the answers that the judges saw."""
+    voted = [replace(item, votes=tuple(_vote(item, name) for name in PEOPLE)) for item in data.read(str(rows)).items]
+    data.write(voted, to, "afzal")
+
+
+def _vote(item: Item, name: str) -> Comparison:
+    texts = [str(response.turns) for response in item.responses]  # stories, not conversations
+    gap = valence.summed("", texts[0]) - valence.summed("", texts[1])
+    digest = hashlib.sha256(json.dumps([name, item.id]).encode()).digest()
+    slip = int.from_bytes(digest[:8], "big") / 2**64 < SLIPS
+    said: Outcome = "tie" if abs(gap) < CLOSE else "first" if (gap > 0) ^ slip else "second"
+    return Comparison(0, 1, said, annotator=name)
+
+
+if __name__ == "__main__":
+    main()
