@@ -43,8 +43,8 @@ def further_votes(out: Path, to: Path) -> None:
 
 
 def aggregate(votes: Path, to: Path) -> None:
-    """One preference per pair, the annotators weighed by the gold rows."""
-    afzal("aggregate", votes, "--by", "gold", "--out", to)
+    """One preference per pair, the annotators weighed by the gold rows, and doubtful pairs by their doubt."""
+    afzal("aggregate", votes, "--by", "gold", "--labels", "weighted", "--out", to)
 
 
 def agreement(votes: Path, to: Path) -> None:

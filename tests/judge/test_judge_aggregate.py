@@ -264,6 +264,30 @@ def test_rows_with_one_preference_per_pair():
     assert kept[1].votes == ()
 
 
+def test_weighted_labels_name_the_likelier_answer_and_weigh_by_its_certainty():
+    rows = [
+        item(0, vote("first", "a"), vote("second", "b"), vote("second", "c")),
+        item(1, vote("first", "a"), vote("second", "b")),
+        item(2, vote("first", "a"), vote("first", "b"), vote("first", "c")),
+    ]
+    said = labels.of_items(rows)
+    kept = aggregate.as_items(rows, said, aggregate.aggregate(said), "mean", "weighted")
+    (split,) = preferences(kept[0])
+    assert (split.i, split.j, split.p, split.weight) == (1, 0, 1.0, pytest.approx(1 / 3))
+    assert preferences(kept[1]) == ()  # a tie says nothing
+    (sure,) = preferences(kept[2])
+    assert (sure.i, sure.j, sure.p, sure.weight) == (0, 1, 1.0, 1.0)
+
+
+def test_weighted_labels_need_rows_to_stand_in(tmp_path, capsys):
+    source = write(tmp_path / "votes.jsonl", crowd(4, ali=0.9, dil=0.9)[0])
+    assert main(["aggregate", source, "--labels", "weighted"]) == 2
+    assert "no rows are written" in capsys.readouterr().err
+    assert main(["aggregate", source, "--labels", "weighted", "--out", str(tmp_path / "out.jsonl")]) == 0
+    (weights,) = {v.weight for one in data.read(str(tmp_path / "out.jsonl")).items for v in one.votes} or ({1.0},)
+    assert weights == 1.0  # two people agree or tie
+
+
 def write(path: Path, rows: list[Item]) -> str:
     data.write(rows, path, "afzal")
     return str(path)

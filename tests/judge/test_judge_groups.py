@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers_runs import model_folder, one_thread
 
 from afzal import data
 from afzal.cli import main
@@ -120,3 +121,17 @@ def test_groups_from_files_and_fields(tmp_path, capsys):
     assert main(["aggregate", source, "--group-by", "nothing"]) == 2
     (tmp_path / "bad.json").write_text("[1]")
     assert main(["aggregate", source, "--group-by", str(tmp_path / "bad.json")]) == 2
+
+
+def test_groups_that_were_found_are_trained_on_by_group_dpo(tmp_path):
+    source, out, run = written(tmp_path / "v.jsonl", rows(200, TWO)), tmp_path / "o.jsonl", tmp_path / "run"
+    given = ["--group-by", "found", "--out", str(out), "--resamples", "50", "--labels", "weighted"]
+    assert main(["aggregate", source, *given]) == 0
+    told = ["--model", str(model_folder(tmp_path / "model")), "--data", str(out), "--out", str(run), "--device", "cpu"]
+    small = ["--max-steps", "2", "--batch-size", "8", "--max-tokens", "32", "--lr", "1e-3", "--sample-prompts", "0"]
+    with one_thread():
+        assert main(["train", "prefer", "--objective", "group_dpo", "--task", "group", *told, *small]) == 0
+    facts = json.loads((run / "run.json").read_text())
+    assert {task["name"] for task in facts["data"]["tasks"]} == {"group 1", "group 2"}
+    last = [r for r in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if r.get("kind") == "eval"]
+    assert {"tasks/accuracies/0", "tasks/accuracies/1"} <= last[-1].keys()

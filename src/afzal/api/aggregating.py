@@ -12,6 +12,7 @@ from afzal.api.results import Result
 from afzal.errors import AfzalError
 
 By = Literal["mean", "majority", "dawid_skene", "crowd_bt", "gold"]
+LabelKind = Literal["soft", "weighted"]
 
 if TYPE_CHECKING:
     from afzal.data import Dataset
@@ -24,6 +25,7 @@ def aggregate(
     data: Rows,
     *,
     by: By = "mean",
+    labels: LabelKind = "soft",
     gold: Rows | None = None,
     group_by: str | None = None,
     out: str | PathLike[str] | None = None,
@@ -39,6 +41,7 @@ def aggregate(
     Args:
         data: rows with votes, or a file of verdicts.
         by: ``mean`` gives soft labels; ``gold`` weighs annotators by rows of known truth, which ``gold`` names.
+        labels: of the rows: ``soft`` states the probability p, ``weighted`` names the likelier answer with weight |2p - 1|.
         group_by: ``found``, a .json or .csv of annotators, or a field of the rows: groups are aggregated apart.
         out: file for the rows with one preference per pair.
         page: folder for the report.
@@ -60,7 +63,7 @@ def aggregate(
         1
     """
     from afzal import data as reading
-    from afzal.judge import labels
+    from afzal.judge import labels as judged
 
     if out is not None and Path(out).exists() and not force:
         raise AfzalError(f"{out} exists", remedy="choose another name, or pass force=True (--force)")
@@ -68,13 +71,13 @@ def aggregate(
     plain = out is None and gold is None and columns is None and format is None
     name = Path(source).name
     if plain and (verdicts := _verdicts(source)) is not None:
-        dataset, said = None, labels.of_verdicts(verdicts)
-        body, rows, refused = _on_pairs([], said, by, group_by, name, resamples)
+        dataset, said = None, judged.of_verdicts(verdicts)
+        body, rows, refused = _on_pairs([], said, by, labels, group_by, name, resamples)
     else:
         dropping = "drop" if skip_bad else "raise"
         dataset = reading.read(source, columns=columns, format=format, on_error=dropping)
         truths = reading.read(as_path(gold, "gold")).items if gold is not None else []
-        body, rows, refused = _on_rows(dataset, truths, by, group_by, name, resamples)
+        body, rows, refused = _on_rows(dataset, truths, by, labels, group_by, name, resamples)
     shown = None
     if page is not None:
         from afzal import report
@@ -100,7 +103,13 @@ def _verdicts(source: str) -> Verdicts | None:
 
 
 def _on_rows(
-    dataset: Dataset, truths: Sequence[Item], by: By, group_by: str | None, name: str, resamples: int
+    dataset: Dataset,
+    truths: Sequence[Item],
+    by: By,
+    kind: LabelKind,
+    group_by: str | None,
+    name: str,
+    resamples: int,
 ) -> tuple[dict[str, Any], list[Item], bool]:
     """The report, the rows with one opinion each, and whether they are refused."""
     from afzal import data
@@ -116,13 +125,13 @@ def _on_rows(
     ordered = any(True for item in items for _ in comparisons(item.votes))
     scores = None if ordered else ratings.of_items(items)
     if scores is None:
-        body, rows, refused = _on_pairs(items, labels.of_items(items, truths), by, group_by, name, resamples)
+        body, rows, refused = _on_pairs(items, labels.of_items(items, truths), by, kind, group_by, name, resamples)
         body["findings"] += notes
         return body, rows, refused
-    if by != "mean" or group_by is not None:
+    if by != "mean" or group_by is not None or kind != "soft":
         raise AfzalError(
             "scores are averaged",
-            where=f"--by {by}" if by != "mean" else "--group-by",
+            where=f"--by {by}" if by != "mean" else "--group-by" if kind == "soft" else f"--labels {kind}",
             why="they have an order and distances, which weights for classes would ignore",
             remedy="--by mean",
         )
@@ -132,7 +141,7 @@ def _on_rows(
 
 
 def _on_pairs(
-    items: Sequence[Item], said: Labels, by: By, group_by: str | None, name: str, resamples: int
+    items: Sequence[Item], said: Labels, by: By, kind: LabelKind, group_by: str | None, name: str, resamples: int
 ) -> tuple[dict[str, Any], list[Item], bool]:
     from afzal.judge import aggregate, annotators, groups
 
@@ -156,7 +165,7 @@ def _on_pairs(
     how = {"resamples": resamples}
     if group_by is not None and group_by != "found" and not group_by.endswith((".json", ".csv")):
         body["tables"] = [groups.by_field(items, said, group_by, **how)]
-        return body, aggregate.as_items(items, said, found, by), refused
+        return body, aggregate.as_items(items, said, found, by, kind), refused
     if group_by is None or group_by == "found":
         apart = groups.found(said, **how)
     else:
@@ -168,8 +177,8 @@ def _on_pairs(
         body["findings"] += [groups.in_words(apart)] if apart is not None else []
         if group_by is not None:
             body["findings"].append("No groups of annotators were found; all are aggregated together.")
-        return body, aggregate.as_items(items, said, found, by), refused
-    rows, answers = groups.rows_by_group(items, said, apart, by)
+        return body, aggregate.as_items(items, said, found, by, kind), refused
+    rows, answers = groups.rows_by_group(items, said, apart, by, kind)
     body["findings"].append("Each group is aggregated apart; the rows carry its name in extra.group.")
     return body, rows, by in aggregate.UNSUPERVISED and any(answer.refused for answer in answers.values())
 

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from afzal.api.aggregating import By, aggregate
+from afzal.api.aggregating import By, LabelKind, aggregate
 from afzal.cli.check import Columns, FormatName, SkipBad, parse_columns
+from afzal.errors import AfzalError
 
 
 def command(
@@ -17,6 +18,9 @@ def command(
     by: Annotated[
         By, typer.Option(help="mean gives soft labels; gold weighs annotators by rows of known truth.")
     ] = "mean",
+    labels: Annotated[
+        LabelKind, typer.Option(help="In OUT: the probability, or the likelier answer with a weight.")
+    ] = "soft",
     gold: Annotated[
         str | None, typer.Option(help="Rows of known truth: the same prompts and responses, in any format.")
     ] = None,
@@ -41,9 +45,12 @@ def command(
 
     Says when aggregation changes nothing, and refuses an unsupervised answer that contradicts the majority (exit 1).
     """
+    if labels != "soft" and out is None:
+        raise AfzalError("no rows are written", where=f"--labels {labels}", remedy="give --out FILE")
     found = aggregate(
         source,
         by=by,
+        labels=labels,
         gold=gold,
         group_by=group_by,
         out=out,

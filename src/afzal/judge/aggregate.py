@@ -15,6 +15,7 @@ from afzal.stats import annotators
 from afzal.stats.agreement import counts
 
 By = Literal["mean", "majority", "dawid_skene", "crowd_bt", "gold"]
+LabelKind = Literal["soft", "weighted"]
 UNSUPERVISED = ("dawid_skene", "crowd_bt")
 CROWD_RIDGE = 0.1  # of strengths in nats: a pair's difference has a prior with standard deviation 3.2
 HELD_OUT = 20  # pairs of known truth from which an anchored answer may be believed against the majority
@@ -245,20 +246,28 @@ def _mend(known: int) -> str:
     return "Use --by gold." if known else "Establish the truth of ten pairs or more and use --by gold --gold FILE."
 
 
-def as_items(items: Sequence[Item], labels: Labels, found: Aggregated, by: By) -> list[Item]:
+def as_items(items: Sequence[Item], labels: Labels, found: Aggregated, by: By, kind: LabelKind = "soft") -> list[Item]:
     """The rows with one vote per pair in place of their comparisons and rankings.
 
     It is a stated probability, or certain where all agree. A pair that nothing orders has no vote; other kinds of votes
     stay as they are.
+
+    Args:
+        kind: ``soft`` states the probability p. ``weighted`` names the likelier response with weight abs(2 p - 1), so
+            that a doubtful pair counts little instead of asking for a small margin; a tie has no vote.
     """
     votes: dict[int, list[Comparison]] = {}
     counted = (labels.table >= 0).sum(1)
     for (number, i, j), p, n in zip(labels.pairs, found.p_first.tolist(), counted.tolist(), strict=True):
-        if p == p:
-            outcome = "first" if p > 0.5 else "second" if p < 0.5 else "tie"
-            stated = None if p in (0.0, 0.5, 1.0) else p
-            name = f"{by} of {n}"
-            votes.setdefault(number, []).append(Comparison(i, j, outcome, probability=stated, annotator=name))
+        if p != p or (kind == "weighted" and p == 0.5):
+            continue
+        outcome = "first" if p > 0.5 else "second" if p < 0.5 else "tie"
+        vote = Comparison(i, j, outcome, annotator=f"{by} of {n}")
+        if kind == "weighted":
+            vote = replace(vote, weight=abs(2 * p - 1))
+        elif p not in (0.0, 0.5, 1.0):
+            vote = replace(vote, probability=p)
+        votes.setdefault(number, []).append(vote)
     kept = []
     for number, item in enumerate(items):
         others = tuple(v for v in item.votes if isinstance(v, Rating))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from afzal.errors import AfzalError
-from afzal.judge.aggregate import Aggregated, By, aggregate, as_items
+from afzal.judge.aggregate import Aggregated, By, LabelKind, aggregate, as_items
 from afzal.judge.labels import CLASSES, SECOND, Labels
 from afzal.judge.plain import figure
 from afzal.records import Item
@@ -157,14 +157,14 @@ def only(labels: Labels, groups: Groups, group: str) -> Labels:
 
 
 def rows_by_group(
-    items: Sequence[Item], labels: Labels, groups: Groups, by: By
+    items: Sequence[Item], labels: Labels, groups: Groups, by: By, kind: LabelKind = "soft"
 ) -> tuple[list[Item], dict[str, Aggregated]]:
     """The rows once for each group, with that group's preferences and its name in ``extra.group``, and the answers."""
     rows, answers = [], {}
     for group in groups.names:
         own = only(labels, groups, group)
         answers[group] = aggregate(own, by)
-        for item in as_items(items, own, answers[group], by):
+        for item in as_items(items, own, answers[group], by, kind):
             if item.votes:
                 rows.append(replace(item, id=f"{item.id}/{group}", extra={**item.extra, "group": group}))
     return rows, answers
