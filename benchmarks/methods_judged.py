@@ -30,7 +30,8 @@ from benchmarks.stages import Stage, make_all
 PEOPLE, SLIPS, CLOSE = ("anvar", "barno"), 0.15, 1.0
 RUNS = ("sft", "dpo", "ppo")
 _TOKENS, _ANSWERS = 48, 2
-_ABOUT = """`python -m benchmarks.methods_judged OUT --page benchmarks/results/judging`: SFT, DPO and PPO from one start, a
+_ABOUT = """\
+`python -m benchmarks.methods_judged OUT --page benchmarks/results/judging`: SFT, DPO and PPO from one start, a
 story model of 260 thousand weights, on held-out openings. The command that makes the table is `afzal judge sft dpo
 ppo --against stories260k --prompts held-out.jsonl --judge reward --judge stories260k --judge rule:longest --people
 votes.jsonl --out judged`. **The people are simulated**: two, who see the summed valence of words, call a difference

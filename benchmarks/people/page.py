@@ -36,7 +36,7 @@ def figures(out: Path) -> dict[str, Any]:
 
 def _annotators(out: Path) -> list[str]:
     said = json.loads((out / "agreement" / "aggregate.json").read_text("utf-8"))
-    return [line for line in said.get("findings", []) if "turned round" in line]
+    return [line for line in said.get("findings", []) if "reversed?" in line]
 
 
 def _win_rate(prompts: Sequence[str], wins: Sequence[float]) -> dict[str, float]:
