@@ -246,7 +246,7 @@ def audit() -> Record:
 
 
 def losses() -> list[Record]:
-    """Contents of losses.jsonl."""
+    """Contents of dropped.jsonl."""
     rows = [("identical_pair", "audit", "dropped")] * 4 + [("empty_response", "read", "dropped")] * 3
     rows += [("over_long", "encode", "cut")] * 11
     return [
@@ -271,7 +271,7 @@ def write_run(folder: Path, method: str = "dpo", metrics: list[Record] | None = 
     _json(folder / "data.json", found["audit"])
     _lines(folder / "metrics.jsonl", makers[method]() if metrics is None else metrics)
     _lines(folder / "samples.jsonl", found["samples"])
-    _lines(folder / "losses.jsonl", found["losses"])
+    _lines(folder / "dropped.jsonl", found["losses"])
     if found["config"] is not None:
         (folder / "run.yaml").write_text(yaml.safe_dump(found["config"], sort_keys=False), "utf-8")
     return folder

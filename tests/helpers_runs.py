@@ -122,7 +122,7 @@ def fingerprint(out: Path) -> dict[str, str]:
         "weights": hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest(),
         "metrics": json.dumps(metrics),
         "samples": (out / "samples.jsonl").read_text() if (out / "samples.jsonl").exists() else "",
-        "losses": (out / "losses.jsonl").read_text(),
+        "losses": (out / "dropped.jsonl").read_text(),
     }
 
 
@@ -139,3 +139,8 @@ def interrupt_after(monkeypatch: Any, n: int, key: str) -> None:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(runs.Run, "log", stopping)
+
+
+def dropped_lines(prepared: Any) -> list[dict[str, Any]]:
+    """What ``dropped.jsonl`` would say of prepared data."""
+    return [drop.line() for drop in prepared.dropped]

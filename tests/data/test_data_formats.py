@@ -498,7 +498,7 @@ def test_a_format_comes_to_the_expected_items(name, format, expected):
     assert dataset.format == format
     seen = [(item.prompt, tuple(r.turns for r in item.responses), item.votes) for item in dataset.items]
     assert seen == expected
-    assert dataset.rows == dataset.kept + sum(drop.scope == "row" for drop in dataset.drops)
+    assert dataset.rows == dataset.kept + sum(drop.whole for drop in dataset.drops)
 
 
 @pytest.mark.parametrize("name", ["tokenised", "stepwise"])
@@ -557,7 +557,7 @@ def test_hh_rows_that_cannot_be_used_are_dropped_with_their_lines():
 
 def test_oasst_says_which_replies_have_no_rank():
     (drop,) = read(FIXTURES / "oasst.jsonl").drops
-    assert (drop.reason, drop.scope) == ("unranked_replies", "part")
+    assert (drop.reason, drop.unit) == ("unranked_replies", "response")
     assert "message f" in drop.detail
 
 

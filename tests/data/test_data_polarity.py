@@ -418,7 +418,7 @@ def run(folder, files, seed, capsys):
                 became["refused"] += 1
                 continue
             became["read"] += 1
-            assert dataset.rows == dataset.kept + sum(drop.scope == "row" for drop in dataset.drops)
+            assert dataset.rows == dataset.kept + sum(drop.whole for drop in dataset.drops)
             found = list(flips(dataset, judged))
             assert not found, (n, base.__name__, names, kind, on_error, dataset.format, found[:3])
             clean(dataset.items)

@@ -46,7 +46,7 @@ def arguments(folder: Path, out: Path) -> list[str]:
 
 
 def fingerprint(out: Path) -> dict[str, bytes]:
-    names = ("rounds.json", "rounds.csv", "samples.jsonl", "losses.jsonl")
+    names = ("rounds.json", "rounds.csv", "samples.jsonl", "dropped.jsonl")
     paths = [*out.glob("rounds/*/*.jsonl"), *out.glob("rounds/*/run/model.safetensors"), *(out / n for n in names)]
     return {str(p.relative_to(out)): p.read_bytes() for p in paths}
 

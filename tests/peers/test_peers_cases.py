@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from helpers_models import make, random_trees
-from helpers_runs import settings
+from helpers_runs import dropped_lines, settings
 
 import afzal
 from afzal import config, data, recipes, runs
@@ -175,7 +175,7 @@ def test_case_12_degenerate_rows_are_counted_with_reasons(folder, tmp_path):
     (contradictions,) = [f for f in found.audit["audit"]["findings"] if f["code"] == "contradictions"]
     assert contradictions["count"] == 1
     assert len(found.train) + sum(facts["dropped"].values()) == len(rows)
-    lost_their_end = [line for line in found.losses if line["reason"] == "response_cut"]
+    lost_their_end = [line for line in dropped_lines(found) if line["reason"] == "response_cut"]
     assert all("no EOS" in line["detail"] for line in lost_their_end)
 
 

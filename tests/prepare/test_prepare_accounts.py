@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_runs import model_folder
+from helpers_runs import dropped_lines, model_folder
 
 from afzal import config, recipes, runs
 from afzal.prepare import Prepared, prepare
@@ -84,7 +84,7 @@ def line_of(line: dict[str, Any]) -> int:
 def test_each_defect_is_named_once_with_its_line_and_reason(folder: Path, method: str):
     found = prepared(folder, method)
     expected = {LINE[name]: reason for name, reason in LOST[method].items()}
-    lines = whole(found.losses)
+    lines = whole(dropped_lines(found))
     assert {line_of(line): line["reason"] for line in lines} == expected
     assert len(lines) == len(expected), "a row was counted twice"
     assert found.facts["dropped"] == Counter(expected.values())
@@ -95,7 +95,7 @@ def test_each_defect_is_named_once_with_its_line_and_reason(folder: Path, method
 def test_kept_and_dropped_make_up_the_file(folder: Path, method: str):
     found = prepared(folder, method)
     kept = {int(t.item_id.rpartition(":")[2]) for t in found.train}
-    gone = {line_of(line) for line in whole(found.losses)}
+    gone = {line_of(line) for line in whole(dropped_lines(found))}
     assert not kept & gone
     assert kept | gone == set(range(1, found.facts["rows"] + 1))
     assert len(found.train) == found.facts["train"] == (2 * len(kept) if method == "kto" else len(kept))
@@ -104,7 +104,7 @@ def test_kept_and_dropped_make_up_the_file(folder: Path, method: str):
 @pytest.mark.parametrize("method", LOST)
 def test_what_was_shortened_is_named_beside_it(folder: Path, method: str):
     found = prepared(folder, method)
-    cuts = {(line_of(line), line["reason"]) for line in found.losses if line["action"] == "cut"}
+    cuts = {(line_of(line), line["reason"]) for line in dropped_lines(found) if line["action"] == "cut"}
     assert cuts == {
         (LINE["alike after the cut"], "response_cut"),
         (LINE["long answer"], "response_cut"),
@@ -127,7 +127,7 @@ def test_the_run_folder_says_the_same(folder: Path, tmp_path: Path, method: str)
     given = {"model": str(folder / "model"), "data": str(folder / "messy.jsonl"), "out": str(tmp_path / "run")}
     given |= {"max_tokens": 40, "skip_bad": True, "max_steps": 1, "batch_size": 4, "sample_prompts": 1}
     run = runs.open_run(recipes.train(config.make(method, **given, sample_tokens=2, eval_fraction=0.3)))
-    lines = [json.loads(line) for line in (run.path / "losses.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run.path / "dropped.jsonl").read_text().splitlines()]
     facts = run.facts()["data"]
     assert Counter(line["reason"] for line in whole(lines)) == facts["dropped"] == Counter(LOST[method].values())
     per_row = 2 if method == "kto" else 1
@@ -154,13 +154,16 @@ def test_sft_learns_no_answer_that_people_called_bad(folder: Path, tmp_path: Pat
     found = prepared(folder, "sft", data=str(arena(tmp_path / "arena.jsonl")), max_tokens=200)
     said = [found.tokenizer.decode(t.branches[0].ids, skip_special_tokens=True).strip() for t in found.train]
     assert said == ["a0", "b3"]
-    assert [(line_of(x), x["reason"]) for x in found.losses] == [(2, "no_good_response"), (3, "no_good_response")]
+    assert [(line_of(x), x["reason"]) for x in dropped_lines(found)] == [
+        (2, "no_good_response"),
+        (3, "no_good_response"),
+    ]
 
 
 def test_sft_learns_everything_where_nobody_was_asked(folder: Path, tmp_path: Path):
     path = write(tmp_path / "plain.jsonl", [{"prompt": f"Q{i}", "completion": f" a{i}"} for i in range(3)])
     found = prepared(folder, "sft", data=str(path))
-    assert (len(found.train), found.losses) == (3, [])
+    assert (len(found.train), dropped_lines(found)) == (3, [])
 
 
 def test_an_axis_leaves_out_what_was_judged_on_another(folder: Path, tmp_path: Path):
@@ -172,7 +175,7 @@ def test_an_axis_leaves_out_what_was_judged_on_another(folder: Path, tmp_path: P
     path = write(tmp_path / "axes.jsonl", rows)
     for method in ("sft", "dpo"):
         found = prepared(folder, method, data=str(path), axis="safer", max_tokens=200)
-        assert [line_of(x) for x in found.losses if x["reason"] == "not_on_axis"] == [2, 3]
+        assert [line_of(x) for x in dropped_lines(found) if x["reason"] == "not_on_axis"] == [2, 3]
         assert len(found.train) == 1
     found = prepared(folder, "sft", data=str(path), axis="safer", max_tokens=200)
     assert "b0" in found.tokenizer.decode(found.train[0].branches[0].ids)
@@ -183,7 +186,7 @@ def test_rows_that_share_an_id_keep_their_own_line_numbers(folder: Path, tmp_pat
     base = {"prompt_id": "same", "prompt": "Q?"}
     rows = [base | {"chosen": f" {i}", "rejected": " no", "weight": int(i != 1)} for i in range(3)]
     found = prepared(folder, "dpo", data=str(write(tmp_path / "ids.jsonl", rows)))
-    assert [(line_of(x), x["reason"]) for x in found.losses] == [(2, "no_pair")]
+    assert [(line_of(x), x["reason"]) for x in dropped_lines(found)] == [(2, "no_pair")]
 
 
 @pytest.mark.parametrize(
@@ -213,8 +216,8 @@ def test_every_row_of_the_hh_sample_is_accounted_for_whole(folder: Path, shared:
     source = shared / "data/pref/hh_rlhf_harmless_a.jsonl.gz"
     made = partial(config.make, model=str(shared / "data/models/stories260k"), data=str(source), eval_fraction=0.1)
     found = prepare(made("kto"))
-    gone = {line_of(line) for line in whole(found.losses)}
-    assert {line_of(x) for x in found.losses if x["reason"] == "prefix_differs"} <= gone
+    gone = {line_of(line) for line in whole(dropped_lines(found))}
+    assert {line_of(x) for x in dropped_lines(found) if x["reason"] == "prefix_differs"} <= gone
     examples = Counter(t.item_id for t in (*found.train, *found.evaluation))
     assert set(examples.values()) == {2}
     assert len(examples) + len(gone) == found.facts["rows"] == 1492

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers_models import make
+from helpers_runs import dropped_lines
 from helpers_tokenizers import byte_tokenizer
 
 from afzal import config
@@ -56,13 +57,16 @@ def test_damaged_rows_stop_the_run_unless_they_may_be_skipped(tmp_path: Path):
         prepared(tmp_path, rows)
     found = prepared(tmp_path, rows, skip_bad=True)
     assert len(found.train) == 2
-    assert [line["where"].rpartition(":")[2] for line in found.losses] == ["2"]
+    assert [line["where"].rpartition(":")[2] for line in dropped_lines(found)] == ["2"]
 
 
 def test_repeats_are_left_out_and_listed_unless_they_may_stay(tmp_path: Path):
     rows = [json.dumps(PAIR)] * 3
     found = prepared(tmp_path, rows)
-    assert (len(found.train), [line["reason"] for line in found.losses]) == (1, ["duplicate_item"] * 2)
+    assert (len(found.train), [line["reason"] for line in dropped_lines(found)]) == (
+        1,
+        ["duplicate_item"] * 2,
+    )
     assert (len(prepared(tmp_path, rows, clean=False).train)) == 3
 
 

@@ -209,7 +209,7 @@ def test_clean_joins_equal_answers_of_many():
     ((joined,), (drop,)) = clean([item("Q", ["a", "b", "a "], [*ratings, Comparison(0, 2, "first")])])
     assert [r.turns for r in joined.responses] == ["a", "b"]
     assert joined.votes == (Rating(0, 0.0, "rank"), Rating(1, 2.0, "rank"), Rating(0, 1.0, "rank"))
-    assert (drop.reason, drop.scope) == ("identical_answers", "part")
+    assert (drop.reason, drop.unit) == ("identical_answers", "response")
 
 
 def test_clean_keeps_single_answers_and_leaves_the_input_alone():

@@ -14,7 +14,7 @@ from functools import partial
 import pytest
 import torch
 from helpers_models import make, random_trees
-from helpers_runs import model_folder, pair_file, settings
+from helpers_runs import dropped_lines, model_folder, pair_file, settings
 
 from afzal import config, objectives, recipes, runs
 from afzal.errors import AfzalError
@@ -88,7 +88,7 @@ def test_a_finished_folder_loads_and_generates_with_plain_transformers(folder):
     out = model.generate(**inputs, max_new_tokens=5, do_sample=False)
     assert out.shape[1] > inputs["input_ids"].shape[1]
     names = {p.name for p in run.path.iterdir()}
-    files = "README.md report.html run.yaml run.json metrics.jsonl samples.jsonl losses.jsonl data.json"
+    files = "README.md report.html run.yaml run.json metrics.jsonl samples.jsonl dropped.jsonl data.json"
     assert {*files.split(), "model.safetensors", "generation_config.json"} <= names
     assert not [p for p in run.path.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".pkl"}]
     assert tokenizer.eos_token_id in model.generation_config.eos_token_id
@@ -199,7 +199,7 @@ def test_every_row_of_the_hh_sample_is_accounted_for(shared):
     make_config = partial(config.make, model=str(shared / "data/models/stories260k"), data=str(source))
     for method in ("sft", "dpo"):
         found = prepare(make_config(method))
-        whole = [x for x in found.losses if x["unit"] in ("row", "item") and x["action"] == "dropped"]
+        whole = [x for x in dropped_lines(found) if x["unit"] in ("row", "item") and x["action"] == "dropped"]
         assert len(found.train) + len(found.evaluation) + len(whole) == found.facts["rows"] == 1492
         assert max(len(t.prompt) + max(len(b.ids) for b in t.branches) for t in found.train) <= 512
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_runs import fingerprint, finished, pair_file, settings, start
+from helpers_runs import dropped_lines, fingerprint, finished, pair_file, settings, start
 
 from afzal import config, objectives, recipes, runs
 from afzal.errors import AfzalError
@@ -161,7 +161,10 @@ def test_ties_are_left_out_where_an_objective_knows_none_and_listed(folder, tmp_
     path = write(tmp_path / "ties.jsonl", rows)
     made = prepare(prefer(folder, tmp_path / "x", "aot", data=str(path), eval_fraction=0.0))
     assert len(made.train) == 11
-    assert [line["reason"] for line in made.losses if line["stage"] == "select"] == ["tie", "no_pair"]
+    assert [line["reason"] for line in dropped_lines(made) if line["stage"] == "select"] == [
+        "tie",
+        "no_pair",
+    ]
     assert len(prepare(prefer(folder, tmp_path / "x", "rao_kupper", data=str(path), eval_fraction=0.0)).train) == 12
 
 

@@ -211,7 +211,7 @@ def test_prompts_alone_are_data_enough_and_those_without_room_are_listed(folder,
     out = tmp_path / "run"
     made = config.make("rloo", **online(folder, out, data=str(tmp_path / "prompts.jsonl"), max_tokens=64, max_steps=1))
     run = runs.open_run(recipes.train(made))
-    lost = [json.loads(line) for line in (run.path / "losses.jsonl").read_text().splitlines()]
+    lost = [json.loads(line) for line in (run.path / "dropped.jsonl").read_text().splitlines()]
     assert [(x["reason"], x["action"]) for x in lost] == [("prompt_too_long", "dropped")]
     assert run.facts()["data"]["train"] + run.facts()["data"]["eval"] == 20
 

@@ -185,7 +185,7 @@ def test_names_shaped_like_tokens_stand_nowhere_in_what_a_run_writes(tmp_path):
     }
     assert "[hidden]" in written["samples.jsonl"]
     assert "[hidden]" in written["data.json"]
-    assert {"run.json", "run.yaml", "report.json", "report.html", "losses.jsonl", "README.md"} <= written.keys()
+    assert {"run.json", "run.yaml", "report.json", "report.html", "dropped.jsonl", "README.md"} <= written.keys()
     for name, text in written.items():
         for shaped in (secret, key, other):
             assert shaped not in text, (name, shaped)

@@ -333,7 +333,7 @@ def _files(place: Path) -> Iterator[tuple[str, str]]:
         if path.name == "metrics.jsonl":
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             content = json.dumps([{k: v for k, v in line.items() if k != "seconds"} for line in lines])
-        elif path.name in ("samples.jsonl", "losses.jsonl", "config.json"):
+        elif path.name in ("samples.jsonl", "dropped.jsonl", "config.json"):
             content = path.read_text()
         elif path.suffix == ".safetensors" and "checkpoints" not in path.parts:
             content = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -161,13 +161,22 @@ def test_a_stopped_run_says_so_and_its_torn_line_costs_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["run.yaml", "data.json", "samples.jsonl", "losses.jsonl", "metrics.jsonl", "sections.json"]
+    "name", ["run.yaml", "data.json", "samples.jsonl", "dropped.jsonl", "metrics.jsonl", "sections.json"]
 )
 @pytest.mark.parametrize("content", [b"", b"\x00\xff{[", b"[1, 2]", b'"text"', b"null\n{}\n[]\n"])
 def test_a_damaged_file_never_stops_the_report(tmp_path, name, content):
     folder = rr.write_run(tmp_path / "run")
     (folder / name).write_bytes(content)
     parse(built(folder))
+
+
+def test_rows_left_out_are_read_from_folders_of_earlier_versions_too(tmp_path):
+    folder = rr.write_run(tmp_path / "run")
+    page = built(folder)
+    assert "identical_pair" in words(parse(page))
+    assert "the first 18 of dropped.jsonl" in words(parse(page))
+    (folder / "dropped.jsonl").rename(folder / "losses.jsonl")
+    assert built(folder) == page
 
 
 @pytest.mark.parametrize(

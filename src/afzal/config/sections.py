@@ -33,7 +33,8 @@ class DataSettings(Settings, frozen=True, title="Data"):
     )
     skip_bad: bool = Field(False, description="Leave out and list damaged rows instead of stopping at the first.")
     clean: bool = Field(
-        True, description="Leave out exact repeats and answers compared with themselves, and list them in losses.jsonl."
+        True,
+        description="Leave out exact repeats and answers compared with themselves, and list them in dropped.jsonl.",
     )
     chat_template: str | None = Field(
         None, description="Jinja file (or text) in place of the tokenizer's own chat template."

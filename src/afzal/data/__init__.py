@@ -1,6 +1,6 @@
 """Readers and writers for the field's formats, their detection, and splits that do not leak."""
 
-from afzal.data.dataset import Dataset, Drop, fingerprint
+from afzal.data.dataset import Dataset, fingerprint
 from afzal.data.files import refuse_missing
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS
@@ -17,7 +17,6 @@ __all__ = [
     "FORMATS",
     "TASK",
     "Dataset",
-    "Drop",
     "Format",
     "MediaRules",
     "Plan",

@@ -7,25 +7,10 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from afzal.data.mixture import Mixture
+from afzal.drops import Drop
 from afzal.records import Item, turns_to_json, vote_values
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Something that was read but is not used.
-
-    ``reason`` is a short code such as ``"empty_response"``. ``scope`` tells whether the whole row was dropped or only
-    a part of it (one response of many, one question of a conversation tree).
-    """
-
-    where: str
-    item_id: str
-    reason: str
-    detail: str = ""
-    scope: Literal["row", "part"] = "row"
 
 
 @dataclass(slots=True)
@@ -44,7 +29,7 @@ class Losses:
 
     def add(self, drop: Drop) -> None:
         """Count one drop."""
-        whole = drop.scope == "row"
+        whole = drop.whole
         self.whole += whole
         self.parts += not whole
         self.counts[drop.reason if whole else f"{drop.reason} (part)"] += 1

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from afzal.data.cells import unpacked
 from afzal.data.columns import renamed_rows
-from afzal.data.dataset import Dataset, Drop, Losses, fingerprint
+from afzal.data.dataset import Dataset, Losses, fingerprint
 from afzal.data.detect import detect, nothing_fits, opinion_hint
 from afzal.data.fields import Row, RowError, ScaleError, UnusableError
 from afzal.data.files import MAX_UNPACKED, rows
@@ -29,6 +29,7 @@ from afzal.data.potato import is_potato_folder, potato_rows
 from afzal.data.remap import without
 from afzal.data.turns import answer_text, content_key
 from afzal.data.unread import Unread
+from afzal.drops import Drop
 from afzal.errors import AfzalError
 from afzal.records import Item, Message
 
@@ -167,7 +168,7 @@ class Reading:
         """A row's items and drops; a row without items has exactly one drop of scope "row", the last."""
         ident = _id(raw.where)
         if isinstance(raw.value, Fault):
-            return [], [Drop(raw.where, ident, raw.value.reason, raw.value.detail)]
+            return [], [Drop(raw.where, ident, raw.value.reason, raw.value.detail, "row")]
         ident = _row_id(raw.value) or ident
         items: list[Item] = []
         drops: list[Drop] = []
@@ -176,7 +177,7 @@ class Reading:
             parsed = self._entry.parse(raw.value)
             for n, made in enumerate([parsed] if isinstance(parsed, Item) else parsed):
                 if isinstance(made, UnusableError):
-                    drops.append(Drop(raw.where, ident, made.reason, made.detail, "part"))
+                    drops.append(Drop(raw.where, ident, made.reason, made.detail, "response"))
                     continue
                 item, lost = self._finished(
                     made, raw.where, raw.value, ident if isinstance(parsed, Item) else f"{ident}#{n}"
@@ -186,14 +187,14 @@ class Reading:
         except ScaleError as bad:
             raise _other_scale(bad, raw.where, self._entry) from None
         except RowError as bad:
-            return [], [Drop(raw.where, ident, bad.reason, bad.detail)]
+            return [], [Drop(raw.where, ident, bad.reason, bad.detail, "row")]
         except UnusableError as unusable:
-            return [], [Drop(raw.where, ident, unusable.reason, unusable.detail)]
+            return [], [Drop(raw.where, ident, unusable.reason, unusable.detail, "row")]
         except RecursionError:
-            return [], [Drop(raw.where, ident, "bad_value", "is nested too deeply")]
+            return [], [Drop(raw.where, ident, "bad_value", "is nested too deeply", "row")]
         if not items:
             reason = drops[0].reason if drops else "no_items"
-            return [], [Drop(raw.where, ident, reason, drops[0].detail if drops else "the row holds no item")]
+            return [], [Drop(raw.where, ident, reason, drops[0].detail if drops else "the row holds no item", "row")]
         return items, drops
 
     def _finished(self, item: Item, place: str, row: Row, ident: str) -> tuple[Item, list[Drop]]:
@@ -214,7 +215,7 @@ class Reading:
                 named_ = ", ".join(f"response {k}" for k in empty)
                 raise UnusableError("empty_response", f"{named_} of {len(item.responses)} is empty")
             item = without(item, set(empty))
-            drops = [Drop(where, ident, "empty_response", f"response {k}", "part") for k in empty]
+            drops = [Drop(where, ident, "empty_response", f"response {k}", "response") for k in empty]
         if entry.name == "afzal":
             return item.placed(ident, where, item.group, item.extra), drops
         spare = {k: v for k in self._unread.others(row) if (v := row[k]) is not None and _small(v)}
@@ -315,7 +316,7 @@ def _chosen(name: str, sample: list[Row]) -> Format:
 
 
 def _refuse_empty(stream: Iterable[Raw], source: str) -> None:
-    faults = [Drop(r.where, "", r.value.reason, r.value.detail) for r in stream if isinstance(r.value, Fault)]
+    faults = [Drop(r.where, "", r.value.reason, r.value.detail, "row") for r in stream if isinstance(r.value, Fault)]
     if faults:
         raise _faulty(faults, len(faults), len(faults), 0)
     raise AfzalError("holds no rows", where=source, remedy="give a source with one row at least")

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from afzal.data.dataset import Drop
 from afzal.data.native import to_row
 from afzal.data.remap import with_media
 from afzal.data.writing_votes import VoteTarget, left_out, vote_rows
+from afzal.drops import Drop
 from afzal.errors import AfzalError
 from afzal.media import named_from
 from afzal.records import (
@@ -62,7 +62,7 @@ def plan(items: Iterable[Item], target: Target) -> Plan:
         made.left_out.update(left_out(item) if target in get_args(VoteTarget) else _left_out(item))
         for row in _rows(item, target):
             if isinstance(row, _CannotHold):
-                made.skipped.append(Drop(item.where, item.id, row.reason, row.detail, "part"))
+                made.skipped.append(Drop(item.where, item.id, row.reason, row.detail, "response"))
             else:
                 made.rows.append(row)
     return made

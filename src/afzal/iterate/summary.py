@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from afzal import report, runs
+from afzal import drops, report, runs
 from afzal.iterate import figures
 from afzal.iterate.figures import Round
 from afzal.iterate.stages import MEASURED, REJECTED, Job, measure_fresh
@@ -36,7 +36,7 @@ def finish(job: Job, found: Sequence[Round], status: str, reason: str) -> list[s
     last = next(r for r in reversed(found) if r.measured)
     stages = [("before", 0), *([("after", last.number)] if last.number else [])]
     write_rows(path / "samples.jsonl", [row for stage, k in stages for row in _page_samples(job, stage, k)])
-    write_rows(path / "losses.jsonl", [row for r in found for row in _lost(job, r.number)])
+    write_rows(path / drops.FILE, [row for r in found for row in _lost(job, r.number)])
     runs.atomic_write(path / "data.json", json.dumps({"notes": job.asked.notes}, indent=2) + "\n")
     steps = sum(r.steps for r in found)
     trained = [runs.open_run(job.folder(r.number) / "run").facts() for r in found if r.steps]

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from afzal import data
+from afzal.drops import Drop
 from afzal.errors import AfzalError
 from afzal.records import Comparison, Item, Rating, Response, Turns, labels, turns_to_json
-from afzal.tokens import Loss
 
 Samples = Mapping[str, Sequence[Response]]
 """Responses of the reference, by prompt."""
@@ -33,7 +33,7 @@ def read_samples(source: str) -> Samples:
     return found
 
 
-def beside(items: Sequence[Item], samples: Samples) -> tuple[list[Item], list[Loss]]:
+def beside(items: Sequence[Item], samples: Samples) -> tuple[list[Item], list[Drop]]:
     """One item per prompt: its demonstrations, then its samples; and the items that have one of them only.
 
     A demonstration is scored 1 and labelled good, a sample 0 and bad. Besides, demonstrations are preferred to samples
@@ -48,7 +48,7 @@ def beside(items: Sequence[Item], samples: Samples) -> tuple[list[Item], list[Lo
         if not good or not samples.get(key):
             reason = "no_sample" if good else "no_demonstration"
             detail = "the reference has no answer to this prompt" if good else "no response is a good one"
-            lost.append(Loss(item.id, item.where, reason, detail))
+            lost.append(Drop(item.where, item.id, reason, detail))
             continue
         kept.setdefault(key, item)
         shown.setdefault(key, []).extend(good)

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 
 from afzal.config import METHODS, TrainConfig
 from afzal.config.sections import ObjectiveSettings
+from afzal.drops import Drop
 from afzal.errors import AfzalError
 from afzal.objectives import Term, bind
 from afzal.records import Item, Preference
-from afzal.tokens import Loss
 from afzal.tokens.changes import with_changes
 from afzal.tokens.tree import Tree, only_branch
 
-Trees = tuple[list[Tree], list[Loss]]
+Trees = tuple[list[Tree], list[Drop]]
 Select = Callable[[Sequence[Tree], Sequence[Item]], Trees]
 
 
@@ -172,7 +172,7 @@ def _plain_pairs(term: Term) -> Select:
             for q in decided:
                 _refuse_unused(term, q, item)
             lost += [
-                Loss(item.id, item.where, "tie", f"responses {q.i} and {q.j}: {term.name} knows no ties", unit="pair")
+                Drop(item.where, item.id, "tie", f"responses {q.i} and {q.j}: {term.name} knows no ties", unit="pair")
                 for q in ties
             ]
             kept.append(replace(t, preferences=decided))
@@ -208,7 +208,7 @@ def best_responses(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
         found = [only_branch(t, k) for k in good]
         kept += found
         if not found:
-            lost.append(_loss(item, "no_good_response", "no response wins or is labelled good"))
+            lost.append(_dropped(item, "no_good_response", "no response wins or is labelled good"))
     return kept, lost
 
 
@@ -218,7 +218,7 @@ def compared(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
     for t, item in zip(trees, items, strict=True):
         pairs = tuple(q for q in t.preferences if q.weight > 0)
         if not pairs:
-            lost.append(_loss(item, "no_pair", "no comparison, or only of weight 0"))
+            lost.append(_dropped(item, "no_pair", "no comparison, or only of weight 0"))
             continue
         kept.append(_only(t, {q.i for q in pairs} | {q.j for q in pairs}, pairs))
     return kept, lost
@@ -230,7 +230,7 @@ def ranked(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
     for t, item in zip(trees, items, strict=True):
         known = {k for k, score in enumerate(t.scores) if score is not None}
         if len(known) < 2:
-            lost.append(_loss(item, "no_ranking", "no scores, no ranks, and no certain comparisons that order them"))
+            lost.append(_dropped(item, "no_ranking", "no scores, no ranks, and no certain comparisons that order them"))
             continue
         kept.append(_only(t, known, tuple(q for q in t.preferences if {q.i, q.j} <= known and q.weight > 0)))
     return kept, lost
@@ -243,7 +243,7 @@ def labelled(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
         found = [only_branch(t, k) for k, label in enumerate(t.labels) if label is not None]
         kept += found
         if not found:
-            lost.append(_loss(item, "no_label", "no response is labelled good or bad"))
+            lost.append(_dropped(item, "no_label", "no response is labelled good or bad"))
     return kept, lost
 
 
@@ -267,5 +267,5 @@ def _is_good(t: Tree, branch: int, worse: set[int]) -> bool:
     return branch not in worse and not labelled_bad and (labelled_good or won)
 
 
-def _loss(item: Item, reason: str, detail: str) -> Loss:
-    return Loss(item.id, item.where, reason, detail)
+def _dropped(item: Item, reason: str, detail: str) -> Drop:
+    return Drop(item.where, item.id, reason, detail)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from afzal import data, quality
 from afzal.config import TrainConfig
 from afzal.config.sections import DemonstrationSettings
+from afzal.drops import Drop, at, counts
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_ids_without_rows
 from afzal.folders.load import load_processor
@@ -17,11 +17,11 @@ from afzal.hashes import tokens_hash
 from afzal.model.adapters import positions_taken
 from afzal.model.load import less, load_tokenizer
 from afzal.model.speaking import open_speaker, speaker_of
-from afzal.prepare import demonstrations
+from afzal.prepare import demonstrations, passes
 from afzal.prepare.recipe import Recipe, recipe_of
 from afzal.prepare.tasks import epoch_of, require_tasks, task_facts, task_lines, tasks_of
 from afzal.records import Item, Turns, prompt_key
-from afzal.tokens import Loss, Speaker, any_chat, distinct_prompts, mismatched, rendering
+from afzal.tokens import Speaker, any_chat, distinct_prompts, mismatched, rendering
 from afzal.tokens.tree import Tree
 
 
@@ -29,7 +29,7 @@ from afzal.tokens.tree import Tree
 class Prepared:
     """Trees ready to train on, and an account of every row that is not among them.
 
-    ``losses`` are the lines of ``losses.jsonl``, ``facts`` the data part of ``run.json``, ``audit`` the ``data.json``.
+    ``dropped`` is what ``dropped.jsonl`` lists, ``facts`` the data part of ``run.json``, ``audit`` the ``data.json``.
     ``chat`` says whether some rows are conversations. For a policy that writes its own answers, trees are prompts
     without branches, and ``prompts`` are their texts.
     ``tasks`` are their names, in order of the numbers that trees hold.
@@ -40,7 +40,7 @@ class Prepared:
     evaluation: list[Tree]
     train_mismatched: list[Tree]
     evaluation_mismatched: list[Tree]
-    losses: list[dict[str, Any]]
+    dropped: list[Drop]
     facts: dict[str, Any]
     audit: dict[str, Any]
     notes: list[str]
@@ -76,13 +76,13 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     """
     recipe = recipe_of(config)
     speaker = _speaker(config, model, tokenizer)
-    losses: list[dict[str, Any]] = []
-    dataset, items = _load(config.data, config, losses)
-    held_out = _held_out(config, items, losses)
+    dropped: list[Drop] = []
+    dataset, items = _load(config.data, config, dropped)
+    held_out = _held_out(config, items, dropped)
     chat = any_chat(items)
     notes = _use_template(speaker, config, chat)
     if config.demonstrated is not None:
-        held_out = _beside_samples(config.demonstrated, held_out, losses, notes)
+        held_out = _beside_samples(config.demonstrated, held_out, dropped, notes)
     audit = {"audit": asdict(quality.audit(dataset)), "notes": list(dataset.notes)}
     longest = speaker.room(config.max_tokens)
     if longest < config.max_tokens:
@@ -90,7 +90,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     notes += _warnings(*held_out)
     notes += _uneven(held_out, config)
     notes += [] if config.rollouts is not None else _without_effect(held_out[0], config.method, recipe)
-    encoder = _Encoder(speaker, longest, recipe, losses, notes)
+    encoder = _Encoder(speaker, longest, recipe, dropped, notes)
     asked: tuple[Sequence[Turns], Sequence[Turns]] = ((), ())
     if config.rollouts is not None:
         limit = config.rollouts.sample_tokens
@@ -120,13 +120,13 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
         "format": dataset.format,
         "rows": dataset.rows,
         "kept": dataset.kept,
-        **_counts(losses),
+        **counts(dropped),
         "train": len(train),
         "eval": len(evaluation),
         "fingerprint": dataset.fingerprint,
         **({"tasks": by_task} if by_task else {}),
     }
-    _refuse_nothing(train, facts, losses, config)
+    _refuse_nothing(train, facts, dropped, config)
     if recipe.shows_pieces and not any(t.media for t in train):
         raise AfzalError(
             "objective mdpo compares images and sounds with pieces of them, and no row has any",
@@ -142,7 +142,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     about = {"recipe": recipe, "max_tokens": longest, "chat": chat, "evaluation_items": held_out[1]}
     about |= {"prompts": asked[0], "evaluation_prompts": asked[1]}
     about["tasks"] = tasks.names
-    return Prepared(speaker, *trees, losses=losses, facts=facts, audit=audit, notes=notes, **about)
+    return Prepared(speaker, *trees, dropped=dropped, facts=facts, audit=audit, notes=notes, **about)
 
 
 def _speaker(config: TrainConfig, model: Any, tokenizer: Any) -> Speaker:
@@ -187,21 +187,21 @@ class _Encoder:
     speaker: Speaker
     max_tokens: int
     recipe: Recipe
-    losses: list[dict[str, Any]]
+    dropped: list[Drop]
     notes: list[str]
 
     def trees(self, items: Sequence[Item]) -> list[Tree]:
-        """The trees of these items for this method; what is lost on the way is added to ``losses``."""
+        """The trees of these items for this method; what is lost on the way is added to ``dropped``."""
         encoded = self.speaker.encode(items, max_tokens=self.max_tokens)
         trees, left_out = self.recipe.select(encoded.trees, [items[k] for k in encoded.kept])
-        self.losses.extend(_line(x, "encode", x.action) for x in (*encoded.drops, *encoded.cuts))
+        self.dropped.extend(at("encode", (*encoded.drops, *encoded.cuts)))
         self.notes.extend(n for n in encoded.notes if n not in self.notes)
-        self.losses.extend(_line(x, "select") for x in left_out)
+        self.dropped.extend(at("select", left_out))
         return trees
 
     def prompts(self, items: Sequence[Item], answer_tokens: int) -> tuple[list[Tree], list[Turns]]:
         """The different prompts of these items, as trees without branches and as they were read; those that leave no
-        room for an answer are added to ``losses``."""
+        room for an answer are added to ``dropped``."""
         found = distinct_prompts(items)
         notes: list[str] = []
         asked = self.speaker.prompt_trees(found, notes=notes)
@@ -211,7 +211,7 @@ class _Encoder:
         for item, tree in zip(found, asked, strict=True):
             if len(tree.prompt) > room:
                 detail = f"{len(tree.prompt)} tokens, and {room} leave room for an answer of {answer_tokens}"
-                self.losses.append(_line(Loss(item.id, item.where, "prompt_too_long", detail), "encode"))
+                self.dropped.append(Drop(item.where, item.id, "prompt_too_long", detail, stage="encode"))
                 continue
             trees.append(tree)
             texts.append(item.prompt)
@@ -222,38 +222,18 @@ def _partners(trees: list[Tree], seed: int, max_tokens: int) -> list[Tree]:
     return mismatched(trees, seed, max_tokens=max_tokens) if trees else []
 
 
-def _load(source: str, config: TrainConfig, losses: list[dict[str, Any]]) -> tuple[data.Dataset, Sequence[Item]]:
-    """A source as it was read, and its items on the chosen axis, cleaned; what is lost is added to ``losses``."""
+def _load(source: str, config: TrainConfig, dropped: list[Drop]) -> tuple[data.Dataset, Sequence[Item]]:
+    """A source as it was read, and its items on the chosen axis, cleaned; what is lost is added to ``dropped``."""
     on_error = "drop" if config.skip_bad else "raise"
     dataset = data.read(source, columns=config.columns or None, format=config.data_format, on_error=on_error)
-    items = dataset.items if config.axis is None else _on_axis(dataset.items, config.axis, source, losses)
-    kept, dropped = quality.clean(items) if config.clean else (items, [])
-    losses.extend(_line(d, "read", unit="row" if d.scope == "row" else "response") for d in dataset.drops)
-    losses.extend(_line(d, "audit") for d in dropped)
+    kept, lost = passes.through(dataset.items, passes.of_source(config, source))
+    dropped += [*at("read", dataset.drops), *lost]
     return dataset, kept
 
 
-def _on_axis(items: Sequence[Item], axis: str, source: str, losses: list[dict[str, Any]]) -> list[Item]:
-    """The items with an opinion on one axis, and only those opinions; what has none is added to ``losses``.
-
-    Raises:
-        AfzalError: there is none; names the axes that there are.
-    """
-    kept = [replace(item, votes=tuple(v for v in item.votes if v.axis == axis)) for item in items]
-    if any(item.votes for item in kept):
-        left_out = [data.Drop(item.where, item.id, "not_on_axis", axis) for item in kept if not item.votes]
-        losses.extend(_line(drop, "read") for drop in left_out)
-        return [item for item in kept if item.votes]
-    known = sorted({v.axis for item in items for v in item.votes if v.axis is not None})
-    remedy = f"axis={' or axis='.join(known)}" if known else "leave axis out: no opinion here names one"
-    raise AfzalError(f"no opinion is on the axis {axis!r}", where=source, remedy=remedy)
-
-
-def _held_out(
-    config: TrainConfig, items: Sequence[Item], losses: list[dict[str, Any]]
-) -> tuple[Sequence[Item], Sequence[Item]]:
+def _held_out(config: TrainConfig, items: Sequence[Item], dropped: list[Drop]) -> tuple[Sequence[Item], Sequence[Item]]:
     if config.eval_data is not None:
-        return items, _load(config.eval_data, config, losses)[1]
+        return items, _load(config.eval_data, config, dropped)[1]
     if config.eval_fraction == 0:
         return items, []
     return data.split(items, config.eval_fraction, config.seed)
@@ -262,15 +242,15 @@ def _held_out(
 def _beside_samples(
     asked: DemonstrationSettings,
     parts: tuple[Sequence[Item], Sequence[Item]],
-    losses: list[dict[str, Any]],
+    dropped: list[Drop],
     notes: list[str],
 ) -> tuple[Sequence[Item], Sequence[Item]]:
-    """Both parts with the samples of their prompts; what is lost on the way is added to ``losses``."""
+    """Both parts with the samples of their prompts; what is lost on the way is added to ``dropped``."""
     samples = demonstrations.read_samples(asked.samples)
     made = []
     for part in parts:
-        both, lost = demonstrations.beside(part, samples)
-        losses.extend(_line(loss, "samples") for loss in lost)
+        both, lost = passes.through(part, passes.of_part(samples))
+        dropped += lost
         made.append(both)
     if unused := demonstrations.unanswered([item for part in parts for item in part], samples):
         notes.append(f"samples of prompts without a demonstration, which teach nothing: {unused}")
@@ -313,27 +293,10 @@ def _without_effect(items: Sequence[Item], method: str, recipe: Recipe) -> list[
     return [f"no effect on {name}: {'; '.join(found)}"] if found else []
 
 
-def _line(drop: Any, stage: str, action: str = "dropped", unit: str = "item") -> dict[str, Any]:
-    """One line of ``losses.jsonl``; ``unit`` says whether a whole row or item was lost or only a part of it."""
-    facts = {"where": drop.where, "item_id": drop.item_id, "reason": drop.reason, "detail": drop.detail}
-    return facts | {"stage": stage, "action": action, "unit": getattr(drop, "unit", unit)}
-
-
-def _counts(losses: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Losses by reason: rows and items ``dropped``, single responses or pairs of kept items ``parts``, and ``cut``."""
-    found: dict[str, Counter[str]] = {"dropped": Counter(), "parts": Counter(), "cut": Counter()}
-    for line in losses:
-        whole = line["unit"] in ("row", "item")
-        found["cut" if line["action"] == "cut" else "dropped" if whole else "parts"][line["reason"]] += 1
-    return {name: dict(counter.most_common()) for name, counter in found.items()}
-
-
-def _refuse_nothing(
-    train: Sequence[Tree], facts: dict[str, Any], losses: Sequence[dict[str, Any]], config: TrainConfig
-) -> None:
+def _refuse_nothing(train: Sequence[Tree], facts: dict[str, Any], dropped: Sequence[Drop], config: TrainConfig) -> None:
     if train:
         return
-    first = {line["reason"]: f" ({line['where']}: {line['detail']})" for line in reversed(losses) if line["detail"]}
+    first = {drop.reason: f" ({drop.where}: {drop.detail})" for drop in reversed(dropped) if drop.detail}
     lost = ", ".join(f"{n} {reason}{first.get(reason, '')}" for reason, n in facts["dropped"].items())
     lost = lost or "no row was read"
     raise AfzalError(

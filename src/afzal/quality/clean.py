@@ -6,9 +6,10 @@ import json
 from collections.abc import Hashable, Iterable
 from dataclasses import replace
 
-from afzal.data import Drop, remap, without
+from afzal.data import remap, without
 from afzal.data.remap import moved_votes
 from afzal.data.turns import exact_key, full_text, stripped
+from afzal.drops import Drop
 from afzal.records import Comparison, Item, Ranking, Turns, Vote, template_fields, vote_values
 
 
@@ -27,7 +28,7 @@ def clean(items: Iterable[Item]) -> tuple[list[Item], list[Drop]]:
         item, empty = _without_empty(item)
         if empty is not None:
             drops.append(empty)
-            if empty.scope == "row":
+            if empty.whole:
                 continue
         merged = merge_identical(item)
         if len(merged.responses) < len(item.responses):
@@ -51,10 +52,10 @@ def _without_empty(item: Item) -> tuple[Item, Drop | None]:
     empty = {k for k, response in enumerate(item.responses) if _is_empty(response.turns)}
     if not empty:
         return item, None
-    scope = "row" if len(item.responses) - len(empty) < 2 else "part"
+    unit = "item" if len(item.responses) - len(empty) < 2 else "response"
     names = ", ".join(f"response {k}" for k in sorted(empty))
-    drop = Drop(item.where, item.id, "empty_response", f"{names} of {len(item.responses)} is empty", scope)
-    return (item if scope == "row" else without(item, empty)), drop
+    drop = Drop(item.where, item.id, "empty_response", f"{names} of {len(item.responses)} is empty", unit)
+    return (item if drop.whole else without(item, empty)), drop
 
 
 def _is_empty(turns: Turns) -> bool:
@@ -102,4 +103,4 @@ def _upright(vote: Vote) -> Vote:
 def _identical(item: Item, gone: bool) -> Drop:
     if gone:
         return Drop(item.where, item.id, "identical_pair", "all answers are the same text")
-    return Drop(item.where, item.id, "identical_answers", "answers with the same text were made one", "part")
+    return Drop(item.where, item.id, "identical_answers", "answers with the same text were made one", "response")

@@ -15,7 +15,7 @@ from afzal.stats.intervals import Interval
 
 Severity = Literal["ok", "minor", "major"]
 
-CLEANED = "training removes them and lists each one in losses.jsonl"
+CLEANED = "training removes them and lists each one in dropped.jsonl"
 
 
 @dataclass(frozen=True, slots=True)

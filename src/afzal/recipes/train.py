@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from afzal import hub, report, runs
+from afzal import drops, hub, report, runs
 from afzal.config import TrainConfig, advice
 from afzal.errors import AfzalError
 from afzal.hashes import weights_hash
@@ -221,8 +221,9 @@ def _begin(config: TrainConfig, prepared: Prepared, model: Any, resume: bool) ->
             return
         run.update(status="running")
     run.update(files=inputs)
-    lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in runs.redact_texts(prepared.losses))
-    runs.atomic_write(run.path / "losses.jsonl", lines)
+    dropped = runs.redact_texts([drop.line() for drop in prepared.dropped])
+    lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in dropped)
+    runs.atomic_write(run.path / drops.FILE, lines)
     runs.atomic_write(
         run.path / "data.json", json.dumps(runs.redact_texts(prepared.audit), indent=2, default=str) + "\n"
     )
@@ -361,7 +362,7 @@ def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str
         work = meta.plan_line(config, config.adaptation, prepared, steps)
     return [
         f"data: {facts['rows']} rows as {facts['format']}, {facts['train']} to train on, {facts['eval']} held out"
-        + (f" ({lost}; see losses.jsonl)" if lost else ""),
+        + (f" ({lost}; see {drops.FILE})" if lost else ""),
         work,
         *(f"note: {note}" for note in prepared.notes),
     ]

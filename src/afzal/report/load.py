@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from afzal.drops import FILE, OLD_FILE
 from afzal.errors import AfzalError
 from afzal.report import by_task, judged, sections
 from afzal.report.sections import Section
@@ -28,7 +29,7 @@ class RunFiles:
     metrics: list[dict[str, Any]]
     samples: list[dict[str, Any]]
     data: dict[str, Any]
-    losses: list[dict[str, Any]]
+    dropped: list[dict[str, Any]]
     sections: list[Section]
     notes: list[str]
 
@@ -56,7 +57,7 @@ def load(path: Path) -> RunFiles:
         metrics=metrics,
         samples=redact_texts(_lines(path / "samples.jsonl", notes)),
         data=redact_texts(_json(path / "data.json", notes)),
-        losses=redact_texts(_lines(path / "losses.jsonl", [])),
+        dropped=redact_texts(_lines(path / (FILE if (path / FILE).exists() else OLD_FILE), [])),
         sections=[*by_task.sections(facts, metrics), *_sections(path, notes), *judged.read(path, notes)],
         notes=notes,
     )
@@ -69,9 +70,9 @@ def enriched_facts(run: RunFiles) -> dict[str, Any]:
 
 
 def lost_rows(run: RunFiles) -> dict[str, Counter[str]]:
-    """Rows by action (``dropped``, ``cut``) and reason: from ``run.json``, else counted from ``losses.jsonl``."""
+    """Rows by action (``dropped``, ``cut``) and reason: from ``run.json``, else counted from ``dropped.jsonl``."""
     counted: dict[str, Counter[str]] = {"dropped": Counter(), "cut": Counter()}
-    for row in run.losses:
+    for row in run.dropped:
         counted.setdefault(str(row.get("action", "dropped")), Counter())[str(row.get("reason", "unknown"))] += 1
     told = run.facts.get("data")
     for action in ("dropped", "cut"):

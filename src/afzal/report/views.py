@@ -134,13 +134,13 @@ def data(run: RunFiles) -> dict[str, Any]:
     notes = run.data.get("notes")
     return {
         "summary": [(k, v) for k, v in summary if v],
-        "known": bool(facts) or bool(run.losses),
+        "known": bool(facts) or bool(run.dropped),
         "dropped": _reasons(lost["dropped"], rows),
         "cut": _reasons(lost["cut"], rows),
         "audit": counted(run.data.get("audit")),
         "findings": findings(run.data.get("audit")),
         "notes": [str(n) for n in notes] if isinstance(notes, list) else [],
-        "examples": [_loss(row) for row in run.losses[:_EXAMPLES]],
+        "examples": [_loss(row) for row in run.dropped[:_EXAMPLES]],
     }
 
 

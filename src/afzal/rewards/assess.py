@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from afzal.drops import Drop
 from afzal.records import Item, comparisons, preferences, prompt_key
 from afzal.report import LineChart, Section, Series, Table
 from afzal.report.svg import HELD_OUT, OPTIMUM
 from afzal.stats.calibration import Calibration, Trend, calibration, trend
 from afzal.stats.intervals import Interval, clustered, share
 from afzal.text import plural
-from afzal.tokens import Branch, Loss, Speaker, Tree
+from afzal.tokens import Branch, Speaker, Tree
 from afzal.tokens.batch import Batch
 from afzal.train.feed import Layout
 
@@ -49,7 +50,7 @@ def score_items(
     *,
     max_tokens: int,
     cut: Collection[tuple[int, int]] = (),
-) -> tuple[list[ScoredItem], list[Loss]]:
+) -> tuple[list[ScoredItem], list[Drop]]:
     """Every response of ``items``, in order; and what could not be read, or not whole, with the reason.
 
     Args:
@@ -78,7 +79,7 @@ def score_heads(
 
 def _read(
     items: Sequence[Item], speaker: Speaker, max_tokens: int, cut: Collection[tuple[int, int]]
-) -> tuple[list[tuple[Tree, int, list[int]]], list[Loss]]:
+) -> tuple[list[tuple[Tree, int, list[int]]], list[Drop]]:
     """Trees, each with its item and the response of each branch; and what could not be read, or not whole."""
     encoded = speaker.encode(items, max_tokens=max_tokens)
     places: list[tuple[Tree, int, list[int]]] = []  # a tree, its item, and the response of each branch

@@ -1,7 +1,7 @@
 """The run folder: one place on disk per run, where every stage meets the next.
 
 A run folder holds ``run.yaml`` (the resolved configuration), ``run.json`` (facts), ``metrics.jsonl``,
-``samples.jsonl``, ``losses.jsonl``, ``checkpoints/`` and the finished model. Files that are replaced are replaced
+``samples.jsonl``, ``dropped.jsonl``, ``checkpoints/`` and the finished model. Files that are replaced are replaced
 atomically; files that grow hold one JSON object per line, so that a kill costs at most the line being written.
 Standard library only, so that listing and reporting start at once.
 """

@@ -2,7 +2,6 @@
 
 from afzal.tokens.encode import Encoded
 from afzal.tokens.layout import distinct_prompts
-from afzal.tokens.loss import Loss
 from afzal.tokens.pack import mismatched, pack, update_order
 from afzal.tokens.speaker import ENDLESS, Speaker, any_chat, encode
 from afzal.tokens.template import resolve_template, template_hash
@@ -12,7 +11,6 @@ __all__ = [
     "ENDLESS",
     "Branch",
     "Encoded",
-    "Loss",
     "Speaker",
     "Tree",
     "any_chat",

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from afzal.drops import Drop
 from afzal.records import Item
-from afzal.tokens.loss import Loss
 from afzal.tokens.tree import Branch, Tree
 
 
@@ -23,7 +23,7 @@ def budget(prompt: int, longest: int, max_tokens: int) -> tuple[int, int]:
 
 def cut_tree(
     item: Item, prompt: Sequence[int], branches: Mapping[int, Branch], max_tokens: int, bos: int | None
-) -> tuple[Tree, list[Loss]]:
+) -> tuple[Tree, list[Drop]]:
     """The item's tree with every path of at most ``max_tokens`` tokens, and the cuts it took.
 
     A prompt loses its left end (its BOS stays), a response its right end and so its EOS: it did not end there.
@@ -52,5 +52,5 @@ def cut_prompt(ids: Sequence[int], limit: int, bos: int | None) -> list[int]:
     return [*ids[:head], *ids[len(ids) - limit + head :]]
 
 
-def _cut(item: Item, reason: str, detail: str, unit: str) -> Loss:
-    return Loss(item.id, item.where, reason, detail, "cut", "item" if unit == "item" else "response")
+def _cut(item: Item, reason: str, detail: str, unit: str) -> Drop:
+    return Drop(item.where, item.id, reason, detail, "item" if unit == "item" else "response", "cut")

@@ -14,13 +14,13 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from afzal.drops import Drop
 from afzal.errors import AfzalError
 from afzal.records import Item, Preference, Turns, labels, preferences, scores
 from afzal.tokens.answers import remark_text
 from afzal.tokens.codec import Codec
 from afzal.tokens.cut import cut_prompt, cut_tree
 from afzal.tokens.layout import Chunk, Conversation, Layout, chat_layout, conversation, mentions, text_layout
-from afzal.tokens.loss import Loss
 from afzal.tokens.media import MediaReader
 from afzal.tokens.spell import Answer, continued, honest, joint_table, spell, why_not
 from afzal.tokens.template import Renderer, TurnError
@@ -53,8 +53,8 @@ class Encoded:
     """
 
     trees: list[Tree]
-    drops: list[Loss]
-    cuts: list[Loss]
+    drops: list[Drop]
+    cuts: list[Drop]
     notes: tuple[str, ...] = ()
     kept: tuple[int, ...] = ()
 
@@ -77,8 +77,8 @@ def encode_items(items: Sequence[Item], speaker: Spoken, max_tokens: int) -> Enc
         raise AfzalError(f"max_tokens is {max_tokens}: no room for a prompt and a response", remedy="max_tokens=512")
     remarks: Counter[str] = Counter()
     trees: list[Tree] = []
-    drops: list[Loss] = []
-    cuts: list[Loss] = []
+    drops: list[Drop] = []
+    cuts: list[Drop] = []
     kept: list[int] = []
     for start in range(0, len(items), _BLOCK):
         block = _encode_block(items[start : start + _BLOCK], speaker, max_tokens, remarks)
@@ -142,7 +142,7 @@ def _with_media(tree: Tree, layout: Layout, speaker: Spoken) -> Tree:
 
 def _encode_block(
     items: Sequence[Item], speaker: Spoken, max_tokens: int, remarks: Counter[str]
-) -> Iterator[tuple[Tree | None, list[Loss]]]:
+) -> Iterator[tuple[Tree | None, list[Drop]]]:
     layouts = [
         layout if item.responses else TurnError("no_responses")
         for item, layout in zip(items, _layouts(items, speaker, remarks), strict=True)
@@ -155,11 +155,11 @@ def _encode_block(
     spelled = iter(zip(good, prompts, answers, strict=True))
     for item, layout in zip(items, layouts, strict=True):
         if isinstance(layout, TurnError):
-            yield None, [Loss(item.id, item.where, layout.reason, layout.detail)]
+            yield None, [Drop(item.where, item.id, layout.reason, layout.detail)]
             continue
         _, prompt, found = next(spelled)
         if prompt is None:
-            yield None, [Loss(item.id, item.where, "special_token_in_text", "in the prompt")]
+            yield None, [Drop(item.where, item.id, "special_token_in_text", "in the prompt")]
         else:
             yield _tree(item, layout, prompt, found, speaker, max_tokens)
 
@@ -213,7 +213,7 @@ def _prompt_ids(layout: Layout, speaker: Spoken, table: dict[Chunk, list[int]]) 
 
 def _tree(
     item: Item, layout: Layout, prompt: list[int], answers: Sequence[Answer], speaker: Spoken, max_tokens: int
-) -> tuple[Tree | None, list[Loss]]:
+) -> tuple[Tree | None, list[Drop]]:
     """The tree of the responses that could be spelled, cut to size."""
     losses = [_lost(item, k, b.reason, b.detail) for k, b in enumerate(layout.branches) if isinstance(b, TurnError)]
     eos = speaker.response_end(chat=item.is_chat)
@@ -225,16 +225,16 @@ def _tree(
         branches[answer.k] = _branch(answer, eos)
         if not answer.exact:
             detail = f"response {answer.k}: in the normal form the tokenizer writes"
-            losses.append(Loss(item.id, item.where, "normalised", detail, "cut", "response"))
+            losses.append(Drop(item.where, item.id, "normalised", detail, "response", "cut"))
     if not branches:
         reasons = sorted({loss.reason for loss in losses})
         reason = reasons[0] if len(reasons) == 1 else "no_response_left"
-        return None, [Loss(item.id, item.where, reason, "; ".join(loss.detail for loss in losses))]
+        return None, [Drop(item.where, item.id, reason, "; ".join(loss.detail for loss in losses))]
     kept = sorted(branches)
     made, cuts = cut_tree(item, prompt, {k: branches[k] for k in kept}, max_tokens, speaker.bos)
     if layout.media and len(made.prompt) < len(prompt):
         detail = f"{len(prompt)} prompt tokens leave no room, and images and sounds are never cut"
-        return None, [Loss(item.id, item.where, "media_too_long", detail)]
+        return None, [Drop(item.where, item.id, "media_too_long", detail)]
     pairs, lost_pairs = _pairs(item, dict(zip(kept, made.branches, strict=True)), losses, cuts)
     wanted, ranked = labels(item), scores(item)
     told = {"labels": tuple(wanted[k] for k in kept), "scores": tuple(ranked[k] for k in kept)}
@@ -253,8 +253,8 @@ def _branch(answer: Answer, eos: int) -> Branch:
 
 
 def _pairs(
-    item: Item, branches: dict[int, Branch], losses: Sequence[Loss], cuts: Sequence[Loss]
-) -> tuple[tuple[Preference, ...], list[Loss]]:
+    item: Item, branches: dict[int, Branch], losses: Sequence[Drop], cuts: Sequence[Drop]
+) -> tuple[tuple[Preference, ...], list[Drop]]:
     """The item's preferences between surviving, different branches, by their new indices."""
     new = {k: n for n, k in enumerate(branches)}
     identical = "identical_after_cut" if any(c.reason == "response_cut" for c in cuts) else "identical_pair"
@@ -262,17 +262,17 @@ def _pairs(
     for pair in preferences(item):
         name = f"responses {pair.i} and {pair.j}"
         if pair.i not in new or pair.j not in new:
-            lost.append(Loss(item.id, item.where, "response_dropped", name, "dropped", "pair"))
+            lost.append(Drop(item.where, item.id, "response_dropped", name, "pair"))
         elif np.array_equal(branches[pair.i].ids, branches[pair.j].ids):
-            lost.append(Loss(item.id, item.where, identical, name, "dropped", "pair"))
+            lost.append(Drop(item.where, item.id, identical, name, "pair"))
         else:
             kept.append(replace(pair, i=new[pair.i], j=new[pair.j]))
     return tuple(kept), lost
 
 
-def _lost(item: Item, k: int, reason: str, detail: str = "") -> Loss:
+def _lost(item: Item, k: int, reason: str, detail: str = "") -> Drop:
     text = f"response {k}" + (f": {detail}" if detail else "")
-    return Loss(item.id, item.where, reason, text, "dropped", "response")
+    return Drop(item.where, item.id, reason, text, "response")
 
 
 def _notes(items: Sequence[Item], codec: Codec) -> tuple[str, ...]:

@@ -9,11 +9,11 @@ from itertools import groupby
 
 from rich.text import Text
 
+from afzal.drops import Drop
 from afzal.folders.load import load_tokenizer
 from afzal.records import Item
 from afzal.tokens.codec import Codec
 from afzal.tokens.encode import Encoded
-from afzal.tokens.loss import Loss
 from afzal.tokens.speaker import Speaker, any_chat
 from afzal.tokens.tree import Branch, Tree
 
@@ -127,7 +127,7 @@ def _said(tree: Tree, k: int) -> str:
     return {True: "desirable, ", False: "undesirable, "}.get(label, "") if label is not None else ""
 
 
-def _example(loss: Loss) -> str:
+def _example(loss: Drop) -> str:
     """Where it happened first, in the words of whatever objected."""
     words = ": ".join(filter(None, (loss.where, loss.detail)))
     return f" ({words})" if words else ""

@@ -1,0 +1,60 @@
+"""What was left out, and why: one record for rows, items, responses and pairs, whichever step left them out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+FILE = "dropped.jsonl"
+"""Where a run lists them."""
+
+OLD_FILE = "losses.jsonl"
+"""The same in the folders of earlier versions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Something that was read and is not used as it was read.
+
+    Attributes:
+        where: ``file:line`` of the source row.
+        reason: a short code, counted in reports; ``docs/data.md`` and ``docs/tokens.md`` have all of them.
+        detail: which part of the item, and figures.
+        unit: what was dropped or cut. The drop of a row or an item covers its responses and pairs; that of a response
+            is followed by one for each pair it took with it.
+        action: ``dropped`` is gone; ``cut`` was kept, but shortened or altered.
+        stage: the step that left it out, as ``dropped.jsonl`` names it.
+    """
+
+    where: str
+    item_id: str
+    reason: str
+    detail: str = ""
+    unit: Literal["row", "item", "response", "pair"] = "item"
+    action: Literal["dropped", "cut"] = "dropped"
+    stage: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether a row or an item is gone, and not only a part of it."""
+        return self.unit in ("row", "item") and self.action == "dropped"
+
+    def line(self) -> dict[str, Any]:
+        """One line of ``dropped.jsonl``."""
+        facts = {"where": self.where, "item_id": self.item_id, "reason": self.reason, "detail": self.detail}
+        return facts | {"stage": self.stage, "action": self.action, "unit": self.unit}
+
+
+def at(stage: str, drops: Iterable[Drop]) -> list[Drop]:
+    """The same drops with the step that left them out."""
+    return [replace(drop, stage=stage) for drop in drops]
+
+
+def counts(drops: Iterable[Drop]) -> dict[str, dict[str, int]]:
+    """Drops by reason: rows and items ``dropped``, single responses or pairs of kept items ``parts``, and ``cut``."""
+    found: dict[str, Counter[str]] = {"dropped": Counter(), "parts": Counter(), "cut": Counter()}
+    for drop in drops:
+        found["cut" if drop.action == "cut" else "dropped" if drop.whole else "parts"][drop.reason] += 1
+    return {name: dict(counter.most_common()) for name, counter in found.items()}

@@ -1,0 +1,62 @@
+"""Passes over items on their way to tokens: each turns items into items and says what it left out.
+
+A further pass is a function ``items -> (items, drops)`` and a line in :func:`of_source` or :func:`of_part`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from afzal import quality
+from afzal.config import TrainConfig
+from afzal.drops import Drop, at
+from afzal.errors import AfzalError
+from afzal.prepare.demonstrations import Samples, beside
+from afzal.records import Item
+
+Apply = Callable[[Sequence[Item]], tuple[list[Item], list[Drop]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One pass, and the ``stage`` under which ``dropped.jsonl`` lists what it left out."""
+
+    stage: str
+    apply: Apply
+
+
+def through(items: Sequence[Item], passes: Sequence[Pass]) -> tuple[Sequence[Item], list[Drop]]:
+    """What the passes make of the items, one after another, and all that they left out."""
+    dropped: list[Drop] = []
+    for step in passes:
+        items, lost = step.apply(items)
+        dropped += at(step.stage, lost)
+    return items, dropped
+
+
+def of_source(config: TrainConfig, source: str) -> list[Pass]:
+    """What the items of every source go through, before some of them are held out."""
+    passes = [] if config.axis is None else [Pass("read", partial(on_axis, axis=config.axis, source=source))]
+    return [*passes, Pass("audit", quality.clean)] if config.clean else passes
+
+
+def of_part(samples: Samples | None) -> list[Pass]:
+    """What the items to train on and those held out go through, each part by itself."""
+    return [] if samples is None else [Pass("samples", partial(beside, samples=samples))]
+
+
+def on_axis(items: Sequence[Item], axis: str, source: str) -> tuple[list[Item], list[Drop]]:
+    """The items with an opinion on one axis, and only those opinions.
+
+    Raises:
+        AfzalError: there is none; names the axes that there are.
+    """
+    kept = [replace(item, votes=tuple(v for v in item.votes if v.axis == axis)) for item in items]
+    if any(item.votes for item in kept):
+        left_out = [Drop(item.where, item.id, "not_on_axis", axis) for item in kept if not item.votes]
+        return [item for item in kept if item.votes], left_out
+    known = sorted({v.axis for item in items for v in item.votes if v.axis is not None})
+    remedy = f"axis={' or axis='.join(known)}" if known else "leave axis out: no opinion here names one"
+    raise AfzalError(f"no opinion is on the axis {axis!r}", where=source, remedy=remedy)
