@@ -26,7 +26,7 @@ from afzal.tokens.batch import collate
 from afzal.tokens.tree import tree
 from afzal.train import ranks
 from afzal.train.precision import Weights
-from afzal.train.shard import Sharded, shard_frozen
+from afzal.train.shard import Sharded, shard
 
 LLAMA_3 = {"max_position_embeddings": 2048, "rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}}
 LONGROPE = {
@@ -160,7 +160,7 @@ def _sharded_keeps_buffers(_: None, environment: dict[str, str]) -> None:
         weights = Weights(model, "bf16")
         reference = frozen_copy(model)
         weights.restore()
-        shard_frozen(reference, torch.device("cpu"))
+        shard(reference, torch.device("cpu"))
         sharded = Sharded(model, "bf16", torch.device("cpu"))
         assert_same(buffers(reference), before)
         assert_same(buffers(sharded.model), before)

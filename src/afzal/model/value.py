@@ -48,6 +48,11 @@ class Critic:
             return F.linear(hidden.float(), self.head.weight, self.head.bias)[:, 0]
 
     @property
+    def whole(self) -> tuple[nn.Parameter, ...]:
+        """What every rank has whole where the trunk lies in pieces: the head."""
+        return tuple(self.head.parameters())
+
+    @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """Everything of it that trains, by name."""
         found = {f"head.{name}": p for name, p in self.head.named_parameters()}

@@ -14,6 +14,7 @@ from afzal.folders.unread import Unread
 from afzal.model.load import blank_model, load_model
 from afzal.model.reference import Frozen, Reference
 from afzal.model.sound import EARLIER, not_finite, refuse_silent
+from afzal.model.value import Critic
 from afzal.runs import launched
 from afzal.runs.launched import processes
 from afzal.terminal.console import VisibleConsole
@@ -23,7 +24,7 @@ from afzal.train.feed import Layout
 from afzal.train.pieces import local
 from afzal.train.precision import Dtype, Weights
 from afzal.train.progress import Reporter
-from afzal.train.shard import Sharded, is_in_pieces, read_frozen, reshard, shard_frozen
+from afzal.train.shard import Sharded, is_in_pieces, read_frozen, reshard, shard
 
 _VIRTUAL = ("prefix", "prompt", "p_tuning")
 _FACTORS = ("ia3", "dora")
@@ -39,7 +40,7 @@ def refuse(config: TrainConfig, model: Any) -> None:
         return
     kind = config.adapter_kind
     found = {
-        f"method={config.method}": config.rollouts is not None or config.adaptation is not None,
+        f"method={config.method}": config.adaptation is not None,
         "adapter_from": config.policy is not None and config.policy.adapter_from is not None,
         f"adapter={kind}": kind in (*_VIRTUAL, *_FACTORS),
         "quantize": config.policy is not None and config.policy.quantize is not None,
@@ -142,13 +143,17 @@ def refuse_unsound_pieces(model: Any, path: str) -> None:
     let_go(model)
 
 
-def sharded(weights: Weights | Sharded, device: torch.device, *others: Reference | None) -> Weights | Sharded:
-    """With several ranks, the model and the frozen models beside it in pieces."""
+def sharded(
+    weights: Weights | Sharded, critic: Critic | None, device: torch.device, *others: Reference | None
+) -> Weights | Sharded:
+    """With several ranks, the model, its value model and the frozen models beside it in pieces."""
     if ranks.world() == 1:
         return weights
+    if critic is not None and critic.trunk is not None:
+        shard(critic.trunk, device)
     for other in others:
         if isinstance(other, Frozen) and not is_in_pieces(other.model):
-            shard_frozen(other.model, device)
+            shard(other.model, device)
     if isinstance(weights, Sharded):
         return weights
     weights.restore()

@@ -6,7 +6,8 @@ Shapes: P prompts of an iteration, N = P n answers, M tokens of all of them, L t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,11 +26,14 @@ from afzal.records import Turns
 from afzal.rewards.source import Rewarder
 from afzal.stats.intervals import clustered, mean
 from afzal.tokens import Branch, Speaker, Tree, update_order
+from afzal.train import ranks
 from afzal.train.feed import Layout
 from afzal.train.rollouts import Rollout, rollout_tree
+from afzal.train.shard import gathered
 
 _START_TOLERANCE = {torch.float32: 1e-3}  # nats of a token's log-prob, where policy and reference must agree
 _START_TOLERANCE_LOW = 0.15
+_TABLES = ("old_logp", "ref_logp", "kl", "old_value")
 _ROUNDING = 1e-6  # of a reward model's float32 scores: what differs by less is the same reward
 
 
@@ -101,25 +105,76 @@ class Writer:
         return Rollout(iteration, trees, members, kl_coef, float(found.kl.sum(1).mean()), record)
 
     def answer(self, asked: Sequence[Tree], turns: Sequence[Turns], *, n: int, seed: int) -> Answers:
-        """``n`` answers to each prompt, rewarded and scored by policy, reference and value model."""
+        """``n`` answers to each prompt, rewarded and scored by policy, reference and value model.
+
+        Of several ranks each answers a share of the prompts, with the models whole, and then all know all answers. A
+        draw depends on the prompt's place and the sample's number, so the answers are those of one rank.
+        """
+        mine = list(range(self.layout.rank, len(asked), self.layout.world))
+        with gathered(*self._trunks()) if self.layout.world > 1 else nullcontext():
+            own = self._own([asked[k] for k in mine], [turns[k] for k in mine], mine, n, seed)
+        parts = ranks.gather_tensors(own)
+        places = [k for r in range(len(parts)) for k in range(r, len(asked), len(parts))]
+        columns = {name: torch.cat([part[name] for part in parts]) for name in own}
+        return self._answers(columns, np.argsort(places), [t.prompt.tolist() for t in asked], n)
+
+    def _trunks(self) -> list[Any]:
+        """The models that forward passes go through."""
+        of_reference = getattr(self.reference, "model", None)
+        of_critic = None if self.critic is None else self.critic.trunk
+        found = [m for m in (self.model, of_reference, of_critic) if m is not None]
+        return list({id(m): m for m in found}.values())
+
+    def _own(
+        self, asked: Sequence[Tree], turns: Sequence[Turns], places: Sequence[int], n: int, seed: int
+    ) -> dict[str, Tensor]:
+        """This rank's answers as flat columns: of every answer its length, end and reward, of every token the rest."""
         ids = [t.prompt.tolist() for t in asked]
         sampling = Sampling(self.config.sample_tokens, self.config.temperature)
-        drawn = sample(self.model, asked, eos=self.eos, n=n, sampling=sampling, seed=seed)
+        drawn = sample(self.model, asked, eos=self.eos, n=n, sampling=sampling, seed=seed, numbers=places)
         texts = self.speaker.continuations([(ids[s.prompt_index], s.answer.tolist()) for s in drawn])
         ended = [s.stop == "eos" for s in drawn]
-        rewards = self.rewarder([turns[s.prompt_index] for s in drawn], texts, ended)
-        scores = torch.tensor(rewards, dtype=torch.float64)
-        if self.config.missing_eos_penalty is not None:
-            scores = torch.where(torch.tensor(ended), scores, -self.config.missing_eos_penalty)
+        rewards = self.rewarder([turns[s.prompt_index] for s in drawn], texts, ended) if drawn else []
         answers = [Branch(s.ids, np.ones(len(s.ids), dtype=bool)) for s in drawn]
         trees = [rollout_tree(t, answers[k * n : (k + 1) * n]) for k, t in enumerate(asked)]
-        return Answers(drawn, texts, scores, *self._read(trees))
+        mask, tables = self._read(trees)
+        flat = {name: table[mask] for name, table in zip(_TABLES, tables, strict=True)}
+        return flat | {
+            "length": torch.tensor([len(s.ids) for s in drawn], dtype=torch.int64),
+            "ended": torch.tensor(ended, dtype=torch.int64),
+            "reward": torch.tensor(rewards, dtype=torch.float64),
+            "ids": torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *(s.ids for s in drawn)])),
+            "logps": torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *(s.logps for s in drawn)])),
+        }
 
-    def _read(self, trees: Sequence[Tree]) -> tuple[Tensor, ...]:
-        """Mask, log-probs under policy and reference, KL and values of every token, ``[N, L]`` each."""
+    def _answers(
+        self, columns: Mapping[str, Tensor], order: np.ndarray, prompts: Sequence[Sequence[int]], n: int
+    ) -> Answers:
+        """All answers in the order of the prompts, from columns in the order of the ranks."""
+        rows = (order[:, None] * n + np.arange(n)).ravel().tolist()
+        lengths = columns["length"].tolist()
+        ids, logps = ([part.numpy() for part in columns[name].split(lengths)] for name in ("ids", "logps"))
+        ended = columns["ended"].bool()[rows]
+        drawn = [
+            Sample(k // n, ids[row], "eos" if end else "length", logps[row])
+            for k, (row, end) in enumerate(zip(rows, ended.tolist(), strict=True))
+        ]
+        scores = columns["reward"][rows]
+        if self.config.missing_eos_penalty is not None:
+            scores = torch.where(ended, scores, -self.config.missing_eos_penalty)
+        mask = torch.arange(max(lengths)) < columns["length"][rows][:, None]
+        tables = []
+        for name in _TABLES:
+            parts = columns[name].split(lengths)
+            tables.append(torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(mask, _joined(parts, rows)))
+        texts = self.speaker.continuations([(prompts[s.prompt_index], s.answer.tolist()) for s in drawn])
+        return Answers(drawn, texts, scores, mask, *tables)
+
+    def _read(self, trees: Sequence[Tree]) -> tuple[Tensor, Tensor]:
+        """Mask ``[N, L]``; log-probs under policy and reference, KL and values of every token, ``[4, N, L]``."""
         at = {id(t): k * len(t.branches) for k, t in enumerate(trees)}
-        lengths = torch.tensor([len(b.ids) for t in trees for b in t.branches])
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        lengths = torch.tensor([len(b.ids) for t in trees for b in t.branches], dtype=torch.int64)
+        mask = torch.arange(max(lengths.tolist(), default=0)) < lengths[:, None]
         tables = torch.zeros(4, *mask.shape, dtype=torch.float64)
         with torch.no_grad():
             for batch in self.layout.batches(trees):
@@ -130,7 +185,7 @@ class Writer:
                     part = torch.zeros(flat.shape, dtype=torch.float64)
                     part[flat] = values.double().cpu()
                     table[rows] = part
-        return (mask, *tables)
+        return mask, tables
 
     def _columns(self, batch: Any) -> tuple[Tensor, ...]:
         policy, reference = score_with(
@@ -142,6 +197,10 @@ class Writer:
             shared = self.critic.trunk is None
             values = self.critic.values(batch, predicting(self.model, batch) if shared else None)
         return policy.token_logps, reference.token_logps, policy.extras["kl_policy_ref"], values
+
+
+def _joined(parts: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
+    return torch.cat([parts[row] for row in rows])
 
 
 def prompts_of(iteration: int, size: int, n_prompts: int, seed: int) -> list[int]:

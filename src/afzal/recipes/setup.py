@@ -140,7 +140,7 @@ def set_up(
     notes += memory.fit(config, prepared, memory.Held(weights, reference, critic, start), layout)
     if is_adapted(model) and not config.has_new_adapter and config.lr == type(config).model_fields["lr"].default:
         notes.append(f"lr {config.lr:g} is the default for all weights; adapters take a larger one")
-    weights = parallel.sharded(weights, device, *{id(r): r for r in (reference, start)}.values())
+    weights = parallel.sharded(weights, critic, device, *{id(r): r for r in (reference, start)}.values())
     look = None
     if config.rollouts is not None:
         assert reference is not None
@@ -254,7 +254,10 @@ def _optimizer(config: TrainConfig, weights: Weights | Sharded, method: Method) 
         assert config.critic is not None
         value_lr = config.critic.value_lr
         scale = value_lr / config.lr if value_lr is not None and config.lr else 2.0
-        groups.append({"params": list(method.critic.parameters.values()), "lr_scale": scale})
+        whole = {id(p) for p in method.critic.whole}  # a step takes parameters in pieces apart from those that are not
+        for kind in (True, False):
+            of_kind = [p for p in method.critic.parameters.values() if (id(p) in whole) is kind]
+            groups += [{"params": of_kind, "lr_scale": scale}] if of_kind else []
     return make_optimizer(
         groups,
         config.optimizer,

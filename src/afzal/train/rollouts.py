@@ -100,8 +100,8 @@ class Rollouts:
             self.current = self.write(iteration, self.controller.after(self.current))
         assert self.current is not None
         members = self._members(len(self.current.trees), iteration, at)
-        batches = self.layout.batches([self.current.trees[i] for i in members])
-        return Update(batches, [], len(members), self.current.record if new else {})
+        batches, elsewhere = self.layout.own([self.current.trees[i] for i in members])
+        return Update(batches, [], len(members), self.current.record if new else {}, elsewhere=elsewhere)
 
     def _members(self, n: int, iteration: int, at: int) -> list[int]:
         """Indices of the trees in update ``at`` of an iteration; shares differ by one tree at most."""

@@ -8,7 +8,8 @@ With bf16 the pieces are the float32 masters, and a layer is rounded to bf16 as 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ class Sharded:
         set_attention(made, attention_of(self.model))
         if self.dtype == "bf16":
             cast_parameters(made, torch.bfloat16)
-        shard_frozen(made, self._device)
+        shard(made, self._device)
         with torch.no_grad():
             for name, p in made.named_parameters():
                 local(p.detach()).copy_(local(self._all[name].detach()))
@@ -107,8 +108,8 @@ class Sharded:
         return made
 
 
-def shard_frozen(model: Any, device: torch.device) -> Any:
-    """A model that never trains, in pieces too; in the number format that it is in."""
+def shard(model: Any, device: torch.device) -> Any:
+    """A model beside the policy, frozen or a value model, in pieces too; in the number format that it is in."""
     _cut(model, "fp32", device)
     return model
 
@@ -133,6 +134,30 @@ def reshard(model: Any) -> None:
 
     for module in model.modules():
         if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+@contextmanager
+def gathered(*models: Any) -> Iterator[None]:
+    """Inside the block every rank holds these models whole, and their forward passes wait for no other rank.
+
+    So ranks may run unequal numbers of passes there, as when each writes answers of its own. Models that are not in
+    pieces stay as they are. All ranks must come to the beginning of the block.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    pieces = [m for model in models for m in model.modules() if isinstance(m, FSDPModule)]
+    blocks = [m for m in pieces if not any(m is model for model in models)]  # a root stays gathered by itself
+    for module in blocks:
+        module.set_reshard_after_forward(False, recurse=False)
+    for module in pieces:
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in blocks:
+            module.set_reshard_after_forward(True, recurse=False)
+        for module in pieces:
             module.reshard()
 
 

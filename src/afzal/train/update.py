@@ -104,7 +104,7 @@ def accumulate(model: Any, method: Method, update: Update, carried: Carried | No
     work = _Work(model, method, carried, counts, pooled, counted)
     joint = method.couples_batch and (len(update.batches) > 1 or ranks.world() > 1)
     found, seen = (_joint if joint else _separate)(work, update.batches, _costs_before(work, update.batches))
-    ranks.add_gradients(list(method.learned.values()))
+    ranks.add_gradients([*method.learned.values(), *(method.critic.whole if method.critic is not None else ())])
     return _outcome(work, found, seen)
 
 
@@ -152,7 +152,8 @@ def _joint(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -
 def _idle(work: _Work, batch: Batch) -> Judged:
     """Take part in a forward and a backward pass of the other ranks, with a gradient of exactly 0."""
     judged = judge(work.model, work.method, batch)
-    (0.0 * judged.policy.token_logps.sum()).backward()
+    numbers = [judged.policy.token_logps, *judged.policy.extras.values()]  # a value model's passes are waited for too
+    (0.0 * torch.stack([n.float().sum() for n in numbers if n.requires_grad]).sum()).backward()
     return _constant(empty(judged))
 
 
