@@ -107,6 +107,49 @@ def test_four_ranks_are_one(tmp_path, name):
     assert_same(*both(tmp_path, name, 4, epochs=2.0))
 
 
+# AdamW divides by the size of the gradient, so that its eps decides how much of a gradient's rounding becomes a step
+ONLINE: dict[str, Any] = {
+    "batch_size": 5,
+    "epochs": None,
+    "iterations": 3,
+    "sample_tokens": 6,
+    "eval_prompts": 3,
+    "sample_prompts": None,
+    "lr": 1e-3,
+    "adam_eps": 1e-4,
+}
+FROM_REWARDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "grpo": ("grpo", {"n": 3}),
+    "ppo": ("ppo", {}),
+    "rloo": ("rloo", {"n": 3}),
+    "reinforce": ("reinforce", {}),
+    "ppo-shared": ("ppo", {"value": "shared"}),
+    "grpo-lora": ("grpo", {"n": 3, "lora_rank": 4}),
+    "two-prompts": ("rloo", {"n": 2, "batch_size": 2, "minibatches": 2}),
+}
+
+
+def from_rewards(tmp_path: Path, name: str, n: int) -> tuple[Path, Path]:
+    """The same run by one and by ``n`` ranks; answers are drawn, rewarded and learned from by all of them."""
+    method, overrides = FROM_REWARDS[name]
+    (tmp_path / "rewards.py").write_text("def odd(prompt, answer):\n    return sum(map(ord, answer)) % 17 / 8\n")
+    asked = ONLINE | {"reward": f"{tmp_path / 'rewards.py'}:odd"} | overrides
+    one, several = (given(tmp_path, out, method, **asked) for out in ("one", "several"))
+    assert finished(start_command(command_line(method, one))) == 0
+    assert run_ranks(command_line(method, several), n) == [0] * n
+    return tmp_path / "one", tmp_path / "several"
+
+
+def test_two_ranks_learn_from_rewards_as_one_does(tmp_path):
+    assert_same(*from_rewards(tmp_path, "ppo", 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FROM_REWARDS if name != "ppo"])
+def test_two_ranks_learn_from_rewards_in_every_other_way(tmp_path, name):
+    assert_same(*from_rewards(tmp_path, name, 2))
+
+
 @pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, before, after):
     """The checkpoint of two ranks is that of one, and a resumed run ends as one that never stopped."""
@@ -124,7 +167,6 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, before, after):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["train", "grpo"], "method=grpo cannot be trained over 2 ranks"),
         (["train", "dpo", "--adapter", "prompt"], "adapter=prompt cannot"),
         (["train", "dpo", "--offload", "optimizer"], "offload=optimizer cannot"),
         (["train", "dpo", "--device", "cuda:1"], "device=cuda:1 cannot be the device of 2 ranks"),
@@ -138,8 +180,6 @@ def test_what_ranks_would_not_do_alike_is_refused(tmp_path, monkeypatch, capsys,
     for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
         monkeypatch.setenv(name, str(value))
     more = ["--model", "model", "--data", "pairs.jsonl"] if arguments[0] == "train" else []
-    (tmp_path / "rewards.py").write_text("def length(prompt, answer):\n    return len(answer)\n")
-    more += ["--reward", "rewards.py:length"] if "grpo" in arguments else []
     assert main([*arguments, *more]) == 2
     assert said in capsys.readouterr().err
 

@@ -17,7 +17,7 @@ from afzal.model.load import blank_model, load_model
 from afzal.train import ranks
 from afzal.train.pieces import local
 from afzal.train.precision import Dtype
-from afzal.train.shard import Sharded, read_frozen, shard_frozen
+from afzal.train.shard import Sharded, read_frozen, shard
 
 CPU = torch.device("cpu")
 
@@ -57,7 +57,7 @@ def _compare(argument: tuple[str, Dtype, bool]) -> None:
     copied = made.frozen_copy()
     assert not any(p.requires_grad for p in copied.parameters())
     blank, unread = blank_model(folder)
-    base = shard_frozen(load_model(folder, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32), CPU)
+    base = shard(load_model(folder, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32), CPU)
     same(read_frozen(blank, dtype, CPU, unread), base.requires_grad_(False))
     if not adapter:
         same(copied, base)
