@@ -24,6 +24,7 @@ NEEDED = {
     "AutoModelForMultimodalLM": {**AUTO, "use_safetensors": True},
     "kind": {**AUTO, "use_safetensors": True},
     "AutoModelForSequenceClassification": {**AUTO, "use_safetensors": True},
+    "classifier": {**AUTO, "use_safetensors": True},
     "GenerationConfig": LOCAL,
     "PeftModel": LOCAL,
 }

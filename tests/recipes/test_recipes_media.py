@@ -12,9 +12,11 @@ from helpers_runs import interrupt_after
 from helpers_towers import FAMILIES, made, picture, tone
 from safetensors.torch import load_file
 
-from afzal import config, recipes, runs
+from afzal import config, data, recipes, runs
 from afzal.errors import AfzalError
 from afzal.generate.run import generate
+from afzal.records import media_of
+from afzal.tokens.show import show
 
 pytest.importorskip("PIL", reason="needs the extra vision")
 pytest.importorskip("soundfile", reason="needs the extra audio")
@@ -51,7 +53,7 @@ def test_dpo_begins_at_ln_2_and_its_folder_loads_with_the_auto_classes(family: s
     from afzal.folders.load import load_processor
 
     given = place(tmp_path, family)
-    out = recipes.train(config.make("dpo", **given, out=str(tmp_path / "run"), sample_tokens=4))
+    out = recipes.train(config.make("dpo", **given | {"sample_prompts": 2}, out=str(tmp_path / "run"), sample_tokens=4))
     first = next(r for r in runs.read_jsonl(out / "metrics.jsonl") if "loss" in r)
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-4)
     said = capsys.readouterr().err
@@ -60,10 +62,38 @@ def test_dpo_begins_at_ln_2_and_its_folder_loads_with_the_auto_classes(family: s
     assert type(AutoModelForMultimodalLM.from_pretrained(out)).__name__ == type(made(family)[0]).__name__
     assert AutoTokenizer.from_pretrained(out).chat_template == made(family)[1].chat_template
     assert load_processor(str(out)) is not None
+    _the_page_shows_what_the_samples_are_about(out, FAMILIES[family][0])
     before, after = load_file(tmp_path / "model" / "model.safetensors"), load_file(out / "model.safetensors")
     moved = {n for n in before if not before[n].equal(after[n])}
     assert moved
     assert not [n for n in moved if "vision" in n or "visual" in n or "audio_tower" in n]
+
+
+def _the_page_shows_what_the_samples_are_about(run: Path, kind: str) -> None:
+    samples = list(runs.read_jsonl(run / "samples.jsonl"))
+    shown = [m for s in samples for m in s.get("media", ())]
+    page = (run / "report.html").read_text("utf-8")
+    assert shown
+    start = "<img src=" if kind == "image" else "<audio controls"
+    assert page.count(start) == len({m["file"] for m in shown})
+    assert ("media-src data:" in page) == (kind == "audio")
+
+
+def test_a_page_holds_previews_of_its_run_alone_and_not_too_many(tmp_path: Path, monkeypatch) -> None:
+    from afzal.report import previews
+
+    (tmp_path / "media").mkdir()
+    names = [f"media/{c * 64}.jpg" for c in "abc"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"x" * 100)
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    (tmp_path / "media" / f"{'d' * 64}.jpg").symlink_to(tmp_path / "secret.jpg")
+    wrong = ["secret.jpg", "media/../secret.jpg", f"media/{'d' * 64}.jpg", f"media/{'e' * 64}.jpg", 3, None]
+    monkeypatch.setattr(previews, "_MOST_BYTES", 250)
+    told = [[{"file": name} for name in names], [{"file": name} for name in wrong], "x", None, [None]]
+    found = previews.previews(told, tmp_path)
+    assert [bool(shown["source"]) for shown in found[0]] == [True, True, False]
+    assert found[1:] == [[], [], [], []]
 
 
 def test_towers_train_when_asked_and_the_setting_is_refused_without_towers(tmp_path: Path) -> None:
@@ -100,6 +130,13 @@ def test_other_methods_take_rows_with_media(method: str, tmp_path: Path) -> None
     assert runs.open_run(out).status() == "finished"
 
 
+def test_check_shows_the_tokens_of_a_picture(tmp_path: Path) -> None:
+    given = place(tmp_path, "llava")
+    shown = show(data.read(given["data"]).items, given["model"], 1, 300)
+    assert shown.n_trees == 8
+    assert shown.markup.count("<image>") == 4  # of the one item that is shown
+
+
 def test_answers_to_pictures_are_sampled_and_the_marks_of_pictures_never_are(tmp_path: Path) -> None:
     given = place(tmp_path, "llava")
     out = tmp_path / "answers.jsonl"
@@ -109,6 +146,10 @@ def test_answers_to_pictures_are_sampled_and_the_marks_of_pictures_never_are(tmp
     assert len(rows) == 2 * 8
     assert not any("<image>" in row["completion"] for row in rows)
     assert rows[0]["prompt"][0]["content"][0]["image"] == "0.png"
+    elsewhere = tmp_path / "elsewhere" / "answers.jsonl"
+    generate(config.GenerateConfig(**settings | {"out": str(elsewhere)}))
+    shown = [[m.sha256 for m in media_of(item)] for item in data.read(str(elsewhere)).items]
+    assert shown == [[m.sha256 for m in media_of(item)] for item in data.read(str(out)).items]
     again = tmp_path / "again.jsonl"
     generate(config.GenerateConfig(**settings | {"out": str(again)}))
     assert out.read_bytes() == again.read_bytes()

@@ -1,5 +1,6 @@
 """Readers and writers for the field's formats, their detection, and splits that do not leak."""
 
+from afzal.data.beside import with_media_beside
 from afzal.data.dataset import Dataset, fingerprint
 from afzal.data.files import refuse_missing
 from afzal.data.format import Format
@@ -31,6 +32,7 @@ __all__ = [
     "split",
     "stream",
     "together",
+    "with_media_beside",
     "without",
     "write",
     "write_rows",

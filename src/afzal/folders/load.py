@@ -17,6 +17,7 @@ from afzal.folders.fit import refuse_counts, refuse_ids_without_rows, refuse_mis
 from afzal.folders.guard import guarded as guarded  # beside the loaders, for callers that need both
 from afzal.folders.guard import no_bars as no_bars
 from afzal.folders.guard import reason as reason
+from afzal.folders.headed import classifier_of, with_head
 from afzal.folders.headers import Stored
 from afzal.folders.inspection import (
     TEXTS,
@@ -269,6 +270,14 @@ def _has_towers(folder: str) -> bool:
     return reads_media and config.get("model_type") in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 
+def _has_classifier(folder: str) -> bool:
+    """Whether `transformers` has a sequence classifier for the folder's architecture."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+    known = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    return read_config(Path(folder) / "config.json").get("model_type") in known
+
+
 def load_classifier(folder: str, **settings: Any) -> Any:
     """The sequence classifier of an inspected folder; of a language model, its trunk under a head of random weights.
 
@@ -278,18 +287,21 @@ def load_classifier(folder: str, **settings: Any) -> Any:
     """
     from transformers import AutoModelForSequenceClassification
 
-    is_made = not is_reward_model(folder)
+    is_made, lacks_class = not is_reward_model(folder), _has_towers(folder) and not _has_classifier(folder)
+    if lacks_class and is_made:
+        return with_head(load_causal_model(folder, dtype=settings.get("dtype")), settings["num_labels"])
     stored = tensors_of(folder)
+    given = {"output_loading_info": True, "ignore_mismatched_sizes": True} | settings  # so that they can be named
     with guarded(folder), no_bars(), bounded_by(folder, stored):
-        made: Any = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            trust_remote_code=False,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they can be named
-            **settings,
-        )
+        if lacks_class:
+            classifier = classifier_of(type(load_config(folder)))
+            made: Any = classifier.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True, use_safetensors=True, **given
+            )
+        else:
+            made = AutoModelForSequenceClassification.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True, use_safetensors=True, **given
+            )
     return _filled(folder, stored, made, fresh=_HEADS if is_made else frozenset())
 
 

@@ -19,7 +19,7 @@ from afzal.generate import Sample, Sampling, answer_limits, choose_decoding, sam
 from afzal.generate.served import Asked, answers_from, read_server
 from afzal.model.load import load_model, pick_device
 from afzal.model.speaking import open_speaker
-from afzal.records import Item, Message, template_fields, turns_to_row
+from afzal.records import Item, Message, media_of, template_fields, turns_to_row
 from afzal.tokens import Speaker, Tree, any_chat, distinct_prompts
 
 
@@ -61,6 +61,8 @@ def _sampled(config: GenerateConfig) -> list[dict[str, Any]]:
     ids = [t.prompt.tolist() for t in asked]
     _say_what_is_short(config, speaker, ids)
     drawn = _draw(config, speaker.ends(chat=any_chat(prompts)), asked)
+    if config.out is not None:
+        prompts = data.with_media_beside(prompts, Path(config.out).parent)
     return [
         _record(
             prompts[s.prompt_index], speaker.continuation(ids[s.prompt_index], s.answer.tolist()), len(s.ids), s.stop
@@ -74,6 +76,12 @@ def _served(config: GenerateConfig) -> list[dict[str, Any]]:
     settings = read_server(config.model)
     speaker = open_speaker(settings.folder) if settings.folder is not None else None
     prompts = _prompts(config, chat=speaker is None or bool(speaker.tokenizer.chat_template))
+    if any(map(media_of, prompts)):
+        raise AfzalError(
+            "a server that writes answers is given texts alone, and prompts show images or sounds",
+            where=config.prompts or "",
+            remedy="a folder of a model that reads them",
+        )
     turns = [item.prompt for item in prompts]
     ids = [p.tolist() for p in speaker.encode_prompts(prompts)] if speaker is not None else None
     if speaker is None or ids is None:

@@ -9,8 +9,10 @@ from typing import Any
 from afzal.errors import AfzalError
 from afzal.judge import replies
 from afzal.judge.games import Game, Ruling, as_shown
+from afzal.judge.parts import Content, content, keyed
 from afzal.judge.replies import Reading
 from afzal.judge.verdicts import Outcome
+from afzal.records import Turns
 from afzal.servers.cache import Cache, Reply, key_of
 from afzal.servers.requests import Ask, Request, answered
 
@@ -74,27 +76,37 @@ class Words:
         self._template = self._guarded(lambda: environment.from_string(asking.prompt))
 
     def messages(self, **values: str) -> tuple[Mapping[str, str], ...]:
-        """The messages of one request."""
-        text = self._guarded(lambda: self._template.render(**values))
+        """The messages of one request of texts."""
+        return self._messages(self._render(**values))
+
+    def shown(self, **values: Turns) -> tuple[Mapping[str, Any], ...]:
+        """The messages of one request, with the images and sounds of the values in their places."""
+        return self._messages(content(self._render, values))
+
+    def _messages(self, said: Content) -> tuple[Mapping[str, Any], ...]:
         system = ({"role": "system", "content": self.asking.system},) if self.asking.system else ()
-        return (*system, {"role": "user", "content": text})
+        return (*system, {"role": "user", "content": said})
+
+    def _render(self, **values: str) -> str:
+        return self._guarded(lambda: self._template.render(**values))
 
     def requests(self, game: Game) -> list[Request]:
         """One request for a game; two where each answer is scored alone."""
+        prompt, first, second = game.turns
         if self.asking.alone:
-            asked = [{"prompt": game.pair.prompt, "answer": answer} for answer in game.pair.answers]
+            answers = (second, first) if game.turned else (first, second)
+            asked = [{"prompt": prompt, "answer": answer} for answer in answers]
         else:
-            first, second = game.shown
-            asked = [{"prompt": game.pair.prompt, "first": first, "second": second, "transcript": game.transcript}]
+            asked = [{"prompt": prompt, "first": first, "second": second, "transcript": game.transcript}]
         return [self.request(game.sample, **values) for values in asked]
 
-    def request(self, sample: int, **values: str) -> Request:
+    def request(self, sample: int, **values: Turns) -> Request:
         """One request, for the reply of that number."""
         sampling: dict[str, Any] = {"temperature": self.asking.temperature, "max_tokens": self.asking.max_tokens}
         if self.asking.temperature > 0:
             sampling["seed"] = self.asking.seed + sample
-        messages = self.messages(**values)
-        whole = {**self.asking.about, "messages": list(messages), "sampling": sampling, "sample": sample}
+        messages = self.shown(**values)
+        whole = {**self.asking.about, "messages": keyed(messages), "sampling": sampling, "sample": sample}
         return Request(messages, sampling, key_of(whole))
 
     def _guarded(self, work: Callable[[], Any]) -> Any:

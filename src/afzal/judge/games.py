@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
 
 from afzal.data.turns import full_text
 from afzal.judge.verdicts import MIRRORED, Outcome
-from afzal.records import Item, Turns, media_of, turns_to_json
+from afzal.records import Item, Media, Turns, media_of, turns_to_json
 
 Orders = Literal["both", "random", "first"]
 CATEGORIES = ("category", "subset")
@@ -20,13 +20,23 @@ CATEGORIES = ("category", "subset")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers to one prompt: their item's number, their own numbers, and texts."""
+    """Two answers to one prompt: their item's number, their own numbers, and texts.
+
+    Where there are images or sounds, ``turns`` are prompt and answers as the item has them; in ``prompt`` they stand as
+    ``<image>`` and ``<audio>``.
+    """
 
     item: int
     first: int
     second: int
     prompt: str
     answers: tuple[str, str]
+    turns: tuple[Turns, Turns, Turns] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """The images and sounds of the prompt, of the first and of the second answer."""
+        return tuple(m for turns in self.turns or () for m in media_of(turns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,14 @@ class Game:
         """The answers in the order shown."""
         one, two = self.pair.answers
         return (two, one) if self.turned else (one, two)
+
+    @property
+    def turns(self) -> tuple[Turns, Turns, Turns]:
+        """Prompt and answers in the order shown: with media where there are any, else texts."""
+        if self.pair.turns is None:
+            return self.pair.prompt, *self.shown
+        prompt, one, two = self.pair.turns
+        return (prompt, two, one) if self.turned else (prompt, one, two)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +95,12 @@ def pairs_of(items: Sequence[Item]) -> list[Pair]:
     """All pairs of answers of all items, in order. Empty answers are answers."""
     found = []
     for number, item in enumerate(items):
-        prompt = _asked(item.prompt)
+        prompt, shows = full_text(item.prompt), bool(media_of(item))
         texts = [answer_text(item.prompt, r.turns) for r in item.responses]
-        found += [Pair(number, i, j, prompt, (texts[i], texts[j])) for i, j in combinations(range(len(texts)), 2)]
+        for i, j in combinations(range(len(texts)), 2):
+            turns = (item.prompt, item.responses[i].turns, item.responses[j].turns) if shows else None
+            found.append(Pair(number, i, j, prompt, (texts[i], texts[j]), turns))
     return found
-
-
-def _asked(prompt: Turns) -> str:
-    """The words of a prompt. With media, what a key is made of: replies to two images are never taken for one."""
-    return json.dumps(turns_to_json(prompt), ensure_ascii=False) if media_of(prompt) else full_text(prompt)
 
 
 def answer_text(prompt: Turns, turns: Turns) -> str:
@@ -110,7 +125,8 @@ def games_of(pairs: Sequence[Pair], orders: Orders, *, samples: int = 1, seed: i
 
 
 def _tossed(pair: Pair, sample: int, seed: int) -> bool:
-    about = json.dumps([seed, sample, pair.prompt, pair.answers], ensure_ascii=False)
+    shown = [m.sha256 for m in pair.media]
+    about = json.dumps([seed, sample, pair.prompt, pair.answers, *shown], ensure_ascii=False)
     return bool(hashlib.sha256(about.encode("utf-8", "surrogatepass")).digest()[0] & 1)
 
 

@@ -7,6 +7,7 @@ tie, are read from it and made to sum to 1. So there is always a verdict, and no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from afzal.errors import AfzalError
@@ -52,8 +53,13 @@ def by_log_probs(asking: Asking, choices: Mapping[str, Outcome], model: Any, spe
 
 
 def _turns(words: Words, game: Game, speaker: Speaker) -> Turns:
-    first, second = game.shown
-    messages = words.messages(prompt=game.pair.prompt, first=first, second=second, transcript=game.transcript)
+    prompt, first, second = game.turns
+    if game.pair.media and (speaker.reader is None or not speaker.tokenizer.chat_template):
+        raise AfzalError(
+            "the judge's model reads texts alone, and a row has images or sounds",
+            remedy="a model with a processor and a chat template, or a judge on a server that reads them",
+        )
+    messages = words.shown(prompt=prompt, first=first, second=second, transcript=game.transcript)
     if speaker.tokenizer.chat_template:
         return tuple(Message(m["role"], m["content"]) for m in messages)
     return "\n\n".join(m["content"] for m in messages) + "\n"
@@ -67,23 +73,23 @@ def _scored(
     import torch
 
     from afzal.model.logprobs import score
-    from afzal.tokens import ENDLESS, Branch, Tree
+    from afzal.tokens import ENDLESS, Branch
 
-    ids = [p.tolist() for p in speaker.encode_prompts(asked)]
+    prompts = speaker.prompt_trees(asked)
     room = speaker.room(ENDLESS)
     longest = max(map(len, endings))
     trees = []
-    for number, prompt in enumerate(ids):
-        if len(prompt) + longest <= room:
+    for number, t in enumerate(prompts):
+        if len(t.prompt) + longest <= room:
             branches = tuple(Branch(np.asarray(e, np.int32), np.ones(len(e), dtype=bool)) for e in endings)
-            trees.append(Tree(str(number), np.asarray(prompt, np.int32), branches))
+            trees.append(replace(t, item_id=str(number), branches=branches))
     found: dict[int, list[float]] = {int(t.item_id): [0.0] * len(endings) for t in trees}
     with torch.no_grad():
         for batch in layout.batches(trees):
             values = score(model, batch).logps.double().tolist()
             for (t, k), value in zip(batch.sources, values, strict=True):
                 found[int(t.item_id)][k] = value
-    return [found.get(number) for number in range(len(ids))], [len(prompt) for prompt in ids]
+    return [found.get(number) for number in range(len(prompts))], [len(t.prompt) for t in prompts]
 
 
 def _ruling(game: Game, logps: Sequence[float] | None, n_tokens: int, meanings: Sequence[Outcome]) -> Ruling:

@@ -19,10 +19,11 @@ from afzal.hashes import content_hash
 from afzal.judge import asked, given, people, scored
 from afzal.judge.debate import CONTROLS, WORDS, Protocol
 from afzal.judge.games import Game, Judge, Pair, Ruling, games_of
+from afzal.judge.parts import for_server
 from afzal.judging import debates
 from afzal.model.load import pick_device
 from afzal.objectives import names_function
-from afzal.records import Item, Turns
+from afzal.records import Item, Turns, media_of
 from afzal.rewards.functions import own_function
 from afzal.rewards.source import Rewarder, implicit_rewards, reward_source
 from afzal.servers.cache import Cache
@@ -207,6 +208,7 @@ def played(
     if settings is None:
         games = games_of(pairs, "first")
         return games, people.by_people(people.votes_on(items, n.votes), pairs)(games)
+    _refuse_unseen(n.name, settings, pairs)
     if settings.kind in ("rule", "function", "reward", "policy"):
         games = games_of(pairs, "first")
         return games, _scorer(settings, items)(games)
@@ -220,6 +222,24 @@ def played(
         return games, decides(settings, replies, n.name, say)(games)
 
 
+def _refuse_unseen(name: str, settings: JudgeConfig, pairs: Sequence[Pair]) -> None:
+    """Refuse a judge of words that would be asked about what it cannot see or hear.
+
+    Raises:
+        AfzalError: answers hold media and each is read as a text, or somebody argues about media.
+    """
+    scores = settings.kind in ("rule", "function", "reward", "policy")
+    shown = next((p for p in pairs if any(media_of(t) for t in (p.turns or ())[1 if scores else 0 :])), None)
+    if shown is None or not (scores or settings.kind in CONTROLS):
+        return
+    where = "answers" if scores else "prompts or answers"
+    raise AfzalError(
+        f"the judge {name} ({settings.kind}) reads words, and {where} hold images or sounds",
+        where=f"item {shown.item + 1}",
+        remedy="a judge of kind model or http, people:FILE, or rows without them",
+    )
+
+
 def decides(settings: JudgeConfig, replies: Cache, name: str, say: Callable[[str], None]) -> Judge:
     """A language model as a judge, local or on a server."""
     if settings.kind == "model":
@@ -229,7 +249,8 @@ def decides(settings: JudgeConfig, replies: Cache, name: str, say: Callable[[str
     def judge(games: Sequence[Game]) -> Sequence[Ruling]:
         heard = counter(len(games) * (2 if settings.verdict.score else 1), say)
         about = {"name": name, "concurrency": settings.concurrency, "heard": heard}
-        return asked.played(games, _asking(settings), server.ask, replies, **about)
+        ask = lambda messages, sampling: server.ask(for_server(messages), sampling)  # noqa: E731
+        return asked.played(games, _asking(settings), ask, replies, **about)
 
     return judge
 
@@ -339,6 +360,7 @@ def rewarder_of(
 
 
 def _local(settings: JudgeConfig) -> Judge:
+    from afzal.folders.load import load_processor
     from afzal.judge.local import by_log_probs
     from afzal.model.load import load_model, load_tokenizer
     from afzal.model.probe import choose_sharing
@@ -348,7 +370,7 @@ def _local(settings: JudgeConfig) -> Judge:
     assert settings.model is not None
     device = pick_device("auto")
     model = load_model(settings.model, device=device).requires_grad_(False)
-    speaker = speaker_of(model, load_tokenizer(settings.model))
+    speaker = speaker_of(model, load_processor(settings.model) or load_tokenizer(settings.model))
     layout = Layout(choose_sharing(model, speaker.room(1024))[0], 8192, device)
     assert settings.verdict.choices is not None
     return by_log_probs(_asking(settings), settings.verdict.choices, model, speaker, layout)

@@ -127,11 +127,16 @@ def largest_gap(found: Tensor, expected: Tensor) -> float:
 
 
 def _own_score(model: Any, t: Tree, branch: int) -> Tensor:
-    ids, seen = np.concatenate([t.prompt, t.branches[branch].ids]).astype(np.int64), []
+    device, seen = _device(model), []
+    if t.media:
+        inputs = collate([only_branch(t, branch)], "unshared", device).inputs
+    else:
+        ids = np.concatenate([t.prompt, t.branches[branch].ids]).astype(np.int64)
+        inputs = {"input_ids": torch.from_numpy(ids)[None].to(device)}
     hook = reward_head(model).register_forward_hook(lambda _m, _a, out: seen.append(out[0, -1]))
     rotary.start_afresh(model)
     try:
-        model(input_ids=torch.from_numpy(ids)[None].to(_device(model)), use_cache=False)
+        model(**inputs, use_cache=False)
     finally:
         hook.remove()
     return seen[0].float().mean()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from afzal.folders.kinds import base_of, is_adapter
 from afzal.folders.load import load_config, load_generation_config, load_processor, load_tokenizer, model_folder
 from afzal.model.load import context_of_model, context_tokens
-from afzal.tokens.media import MediaReader
+from afzal.tokens.media import reader_of
 from afzal.tokens.speaker import Speaker
 from afzal.tokens.template import eos_id
 
@@ -33,7 +31,7 @@ def open_speaker(
         tokenizer = load_tokenizer(path) if processor is None else processor.tokenizer
     ends = _ends_of(_generation_settings(path))
     stated = eos_id(tokenizer, eos_token)
-    return Speaker(tokenizer, chat_template, stated, ends, context_tokens(path), _reader(processor))
+    return Speaker(tokenizer, chat_template, stated, ends, context_tokens(path), reader_of(processor))
 
 
 def speaker_of(model: Any, given: Any, *, chat_template: str | None = None, eos_token: str | None = None) -> Speaker:
@@ -44,16 +42,8 @@ def speaker_of(model: Any, given: Any, *, chat_template: str | None = None, eos_
     """
     tokenizer = getattr(given, "tokenizer", given)
     stated, ends = eos_id(tokenizer, eos_token), _ends_of(getattr(model, "generation_config", None))
-    reader = None if tokenizer is given else _reader(given)
+    reader = None if tokenizer is given else reader_of(given)
     return Speaker(tokenizer, chat_template, stated, ends, context_of_model(model), reader)
-
-
-def _reader(processor: Any) -> MediaReader | None:
-    """What reads media for a processor, named by all that configures it."""
-    if processor is None:
-        return None
-    about = json.dumps(processor.to_dict(), sort_keys=True, default=str)
-    return MediaReader(processor, hashlib.sha256(about.encode()).hexdigest()[:16])
 
 
 def _ends_of(settings: Any) -> tuple[int, ...]:

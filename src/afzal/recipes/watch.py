@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from afzal.generate import Sample, Sampling, sample
 from afzal.model.statistics import LiveReference
 from afzal.prepare import Prepared
 from afzal.recipes.divergence import kl_along
+from afzal.recipes.previews import keep_previews
 from afzal.stats.intervals import clustered, mean, over_seeds
 from afzal.tokens import Speaker, Tree
 from afzal.train import ranks
@@ -40,6 +41,7 @@ class Watch:
     sampling: Sampling
     seed: int
     path: Path
+    previews: Mapping[str, Mapping[str, str]]
 
     @classmethod
     def make(
@@ -72,6 +74,7 @@ class Watch:
             sampling,
             config.seed,
             path / "samples.jsonl",
+            keep_previews([m.media for t in chosen for m in t.media], path) if ranks.leads() else {},
         )
 
     def look(self, step: int) -> dict[str, float]:
@@ -125,7 +128,9 @@ class Watch:
         return said | {"kl_se": error, "kl_low": max(0.0, figure.low), "kl_high": figure.high}
 
     def _record(self, s: Sample, stage: str, step: int) -> dict[str, Any]:
-        prompt = self.prompts[s.prompt_index].prompt.tolist()
+        asked = self.prompts[s.prompt_index]
+        prompt = asked.prompt.tolist()
+        shown = [dict(self.previews[m.media.sha256]) for m in asked.media if m.media.sha256 in self.previews]
         return {
             "stage": stage,
             "step": step,
@@ -134,4 +139,5 @@ class Watch:
             "tokens": len(s.ids),
             "stop": s.stop,
             "prompt_id": self.prompt_ids[s.prompt_index],
+            **({"media": shown} if shown else {}),
         }

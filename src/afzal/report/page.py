@@ -54,6 +54,7 @@ def to_html(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
     charts = [_figure(f, Markup) for f in figures(run.metrics, facts)]
     extra = [_section(s, Markup) for s in run.sections]
     judged = verdict(diagnoses)
+    samples = views.samples(run.samples, run.path)
     return rendered(
         "page.html.j2",
         title=run.name,
@@ -74,7 +75,8 @@ def to_html(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
         extra=extra,
         figures=charts,
         evaluations=views.evaluations(run.metrics),
-        samples=views.samples(run.samples),
+        samples=samples,
+        plays=any(m["kind"] == "audio" for s in samples for m in s["media"]),
         sampled=views.sampled(run.samples, facts),
         data=views.data(run),
         run=views.run_facts(facts),

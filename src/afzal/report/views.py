@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from afzal.config import method_in
@@ -10,6 +11,7 @@ from afzal.health import upto
 from afzal.health.facts import unit_of, writes
 from afzal.report.headline import Measure
 from afzal.report.load import RunFiles, lost_rows
+from afzal.report.previews import previews
 from afzal.text import duration, is_number, number, plural, setting
 
 Rows = list[tuple[str, str]]
@@ -94,18 +96,20 @@ def evaluations(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"columns": ["step", *names], "rows": rows}
 
 
-def samples(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Prompts with their answers before and after, in order of appearance."""
+def samples(records: Sequence[Mapping[str, Any]], run: Path) -> list[dict[str, Any]]:
+    """Prompts with their images and sounds, and their answers before and after, in order of appearance."""
     by_prompt: dict[str, dict[str, Any]] = {}
     for s in records:
         key = str(s.get("prompt_id") or s.get("prompt"))
-        entry = by_prompt.setdefault(key, {"prompt": _cut(s.get("prompt")), "before": [], "after": []})
+        new = {"prompt": _cut(s.get("prompt")), "media": s.get("media"), "before": [], "after": []}
+        entry = by_prompt.setdefault(key, new)
         if s.get("stage") in ("before", "after"):
             entry[str(s["stage"])].append({"text": _cut(s.get("text")).strip(), "note": _note(s)})
     shown = list(by_prompt.values())[:_MOST_PROMPTS]
     sides = (("before", "Before"), ("after", "After"))
     return [
-        {"prompt": e["prompt"], "sides": [{"name": name, "texts": e[stage]} for stage, name in sides]} for e in shown
+        {"prompt": e["prompt"], "media": media, "sides": [{"name": name, "texts": e[stage]} for stage, name in sides]}
+        for e, media in zip(shown, previews([e["media"] for e in shown], run), strict=True)
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,19 @@ from afzal import data, runs
 from afzal.config import ScoreConfig
 from afzal.errors import AfzalError
 from afzal.folders.trained import trained_end
-from afzal.model.load import context_of, load_tokenizer, pick_device
+from afzal.model.load import context_of, pick_device
 from afzal.model.probe import choose_sharing
 from afzal.model.reward import (
     last_scored,
     load_reward_model,
     states_at_head,
 )
+from afzal.model.speaking import open_speaker
 from afzal.records import Item, turns_to_row
 from afzal.rewards.assess import ScoreBatch, ScoredItem, assess, lines, score_heads, score_items
 from afzal.rewards.source import implicit_scorer, reward_scorer
 from afzal.tokens import Speaker
 from afzal.tokens.batch import Batch
-from afzal.tokens.template import eos_id
 from afzal.train.feed import Layout
 
 
@@ -83,11 +84,10 @@ def hidden_states(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray
     """
     assert config.model is not None
     device = pick_device(config.device)
-    model, tokenizer = load_reward_model(config.model, device=device), load_tokenizer(config.model)
+    model = load_reward_model(config.model, device=device)
     layout = Layout(choose_sharing(model, config.max_tokens)[0], config.tokens_per_forward, device)
-    speaker = Speaker(
-        tokenizer, stated_end=eos_id(tokenizer, trained_end(config.model)), context=context_of(model.config)
-    )
+    speaker = open_speaker(config.model, eos_token=trained_end(config.model))
+    speaker = replace(speaker, context=context_of(model.config))
 
     def states(batch: Batch) -> Tensor:
         return states_at_head(model, batch).flatten(0, 1)[last_scored(batch)]
@@ -99,7 +99,7 @@ def _opened(config: ScoreConfig) -> tuple[ScoreBatch, Speaker, Layout]:
     """What scores, how it reads responses, and the layout of its batches."""
     source = config.model or config.policy
     assert source is not None
-    tokenizer = load_tokenizer(source)
+    speaker = open_speaker(source, eos_token=trained_end(source))
     device = pick_device(config.device)
     if config.model:
         scorer, sharing, context = reward_scorer(config.model, "model", config.max_tokens, device)
@@ -107,10 +107,9 @@ def _opened(config: ScoreConfig) -> tuple[ScoreBatch, Speaker, Layout]:
         assert config.policy is not None
         assert config.reference is not None
         pair = (config.policy, config.reference)
-        scorer, sharing, context = implicit_scorer(*pair, config.beta, config.max_tokens, device, tokenizer)
+        scorer, sharing, context = implicit_scorer(*pair, config.beta, config.max_tokens, device, speaker.tokenizer)
     layout = Layout(sharing, config.tokens_per_forward, device)
-    end = eos_id(tokenizer, trained_end(source))
-    return scorer, Speaker(tokenizer, stated_end=end, context=context), layout
+    return scorer, replace(speaker, context=context), layout
 
 
 def _cut(items: Sequence[Item]) -> set[tuple[int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -16,17 +16,17 @@ from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
 from afzal.folders.trained import trained_end
-from afzal.model.load import context_of, context_of_model, load_model, load_tokenizer, vocabulary_of
+from afzal.model.load import context_of, context_of_model, load_model, vocabulary_of
 from afzal.model.logprobs import score as logprob_score
 from afzal.model.probe import Sharing, choose_common_sharing, choose_sharing
 from afzal.model.reward import head_scores, load_reward_model, refuse_language_model, shift_of
+from afzal.model.speaking import open_speaker
 from afzal.objectives import names_function
-from afzal.records import Item, Response, Turns
+from afzal.records import Item, Response, Turns, media_of
 from afzal.rewards.assess import ScoreBatch, score_items
 from afzal.rewards.functions import own_function
-from afzal.tokens import Branch, Speaker, Tree
+from afzal.tokens import Branch, Speaker
 from afzal.tokens.batch import Batch
-from afzal.tokens.template import eos_id
 from afzal.train.feed import Layout
 
 
@@ -93,11 +93,10 @@ def implicit_rewards(
     Raises:
         AfzalError: a model cannot be loaded, or the two do not belong together.
     """
-    place, tokenizer = torch.device(device), load_tokenizer(policy)
-    scores, sharing, context = implicit_scorer(policy, reference, beta, max_tokens, place, tokenizer)
+    place, speaker = torch.device(device), open_speaker(policy, eos_token=trained_end(policy))
+    scores, sharing, context = implicit_scorer(policy, reference, beta, max_tokens, place, speaker.tokenizer)
     layout = Layout(sharing, tokens_per_forward, place)
-    speaker = Speaker(tokenizer, stated_end=eos_id(tokenizer, trained_end(policy)), context=context)
-    reader = _Reader(scores, speaker, layout, max_tokens)
+    reader = _Reader(scores, replace(speaker, context=context), layout, max_tokens)
     return _checked(reader.rewards, f"{policy} against {reference}")
 
 
@@ -188,9 +187,8 @@ def _by_model(
     spec: str, device: torch.device, max_tokens: int, tokens_per_forward: int, eos_token: str | None
 ) -> Rewarder:
     scores, sharing, context = reward_scorer(spec, "reward", max_tokens, device)
-    tokenizer, layout = load_tokenizer(spec), Layout(sharing, tokens_per_forward, device)
-    end = eos_id(tokenizer, eos_token or trained_end(spec))
-    speaker = Speaker(tokenizer, stated_end=end, context=context)
+    layout = Layout(sharing, tokens_per_forward, device)
+    speaker = replace(open_speaker(spec, eos_token=eos_token or trained_end(spec)), context=context)
     return _Reader(scores, speaker, layout, max_tokens).rewards
 
 
@@ -206,6 +204,7 @@ class _Reader:
     def rewards(
         self, prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None
     ) -> list[float]:
+        refuse_unread_media(self.speaker, prompts)
         items, whole = _items(prompts, answers), [True] * len(answers) if ended is None else list(ended)
         places = [(k, r) for k, item in enumerate(items) for r in range(len(item.responses))]
         cut = {place for place, is_whole in zip(places, whole, strict=True) if not is_whole}
@@ -222,20 +221,36 @@ class _Reader:
         """Answers that no data would hold, since nothing is in them or their tokens do not read back: as they are."""
         if not rows:
             return []
-        asked = self.speaker.encode_prompts([p for p, _, _ in rows], max_tokens=max(1, longest // 2))
+        prompts = [p for p, _, _ in rows]
+        room = longest - 1 if any(map(media_of, prompts)) else longest // 2  # media are never cut
+        asked = self.speaker.prompt_trees(prompts, max_tokens=max(1, room))
         said = self.speaker.codec.encode([answer for _, answer, _ in rows], markers=False)
         trees = []
-        for n, ((prompt, _, ended), ids, own) in enumerate(zip(rows, asked, said, strict=True)):
+        for n, ((prompt, _, ended), t, own) in enumerate(zip(rows, asked, said, strict=True)):
             end = self.speaker.response_end(chat=not isinstance(prompt, str))
-            text = own[: longest - len(ids) - 1]
+            text = own[: longest - len(t.prompt) - 1]
             branch = np.asarray([*text, end] if ended or not text else text, dtype=np.int32)
-            trees.append(Tree(str(n), ids, (Branch(branch, np.ones(len(branch), dtype=bool)),)))
+            branches = (Branch(branch, np.ones(len(branch), dtype=bool)),)
+            trees.append(replace(t, item_id=str(n), branches=branches))
         found: dict[str, float] = {}
         with torch.no_grad():
             for batch in self.layout.batches(trees):
                 values = self.scores(batch).mean(1).double().tolist()
                 found |= {t.item_id: value for (t, _), value in zip(batch.sources, values, strict=True)}
         return [found[str(n)] for n in range(len(rows))]
+
+
+def refuse_unread_media(speaker: Speaker, prompts: Sequence[Turns]) -> None:
+    """Refuse prompts with images or sounds where the model reads texts alone: a score of the words would not say so.
+
+    Raises:
+        AfzalError: there is one.
+    """
+    if speaker.reader is None and any(map(media_of, prompts)):
+        raise AfzalError(
+            "the model that scores reads texts alone, and a prompt has images or sounds",
+            remedy="a model with a processor, or prompts without them",
+        )
 
 
 def _items(prompts: Sequence[Turns], answers: Sequence[str]) -> list[Item]:

@@ -50,8 +50,8 @@ class Server:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _client: Any = field(default=None, repr=False)
 
-    def ask(self, messages: Sequence[Mapping[str, str]], sampling: Mapping[str, Any]) -> Reply:
-        """One reply to a conversation.
+    def ask(self, messages: Sequence[Mapping[str, Any]], sampling: Mapping[str, Any]) -> Reply:
+        """One reply to a conversation. The content of a message is a text, or parts as the server takes them.
 
         Raises:
             Unreachable: no usable reply within the tries, or too many requests failed one after another.
@@ -104,7 +104,7 @@ class Server:
                 f"the {self.whose}'s server refuses the request with status {found.status_code}",
                 where=self.url,
                 why=found.text[:200],
-                remedy=f"check url, model and key_env of the {self.whose}",
+                remedy=f"check url, model and key_env of the {self.whose}{_SHOWN if _shows(body) else ''}",
             )
         try:
             read = found.json()
@@ -134,6 +134,13 @@ class Server:
                     base_url=self.url.rstrip("/"), headers=headers, timeout=self.timeout, transport=self.transport
                 )
         return self._client
+
+
+_SHOWN = "; it was sent images or sounds, which its model must read"
+
+
+def _shows(body: Mapping[str, Any]) -> bool:
+    return any(not isinstance(message["content"], str) for message in body.get("messages", ()))
 
 
 def _reply(body: Any) -> Reply:

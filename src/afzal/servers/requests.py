@@ -12,7 +12,7 @@ from typing import Any
 from afzal.servers.cache import Cache, Reply
 from afzal.text import duration
 
-Ask = Callable[[Sequence[Mapping[str, str]], Mapping[str, Any]], Reply]
+Ask = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], Reply]
 """``(messages, sampling) -> reply``."""
 
 
@@ -20,7 +20,7 @@ Ask = Callable[[Sequence[Mapping[str, str]], Mapping[str, Any]], Reply]
 class Request:
     """What is sent, with the key under which its reply is kept. Without messages the prompt stands in ``sampling``."""
 
-    messages: tuple[Mapping[str, str], ...]
+    messages: tuple[Mapping[str, Any], ...]
     sampling: Mapping[str, Any]
     key: bytes
 

@@ -6,7 +6,9 @@ medium. Each medium is processed by itself, so what it becomes depends on nothin
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -151,6 +153,14 @@ class MediaReader:
         return offset["replacement"], {name: np.asarray(v) for name, v in made.items() if name not in _TEXT}
 
 
+def reader_of(processor: Any) -> MediaReader | None:
+    """What reads media for a processor, named by all that configures it; None where there is no processor."""
+    if processor is None:
+        return None
+    about = json.dumps(processor.to_dict(), sort_keys=True, default=str)
+    return MediaReader(processor, hashlib.sha256(about.encode()).hexdigest()[:16])
+
+
 def decode_image(media: Media, change: Change = SEEN) -> Any:
     """A PIL image in RGB, turned as its EXIF data say; after any change it has the same size.
 
@@ -160,7 +170,7 @@ def decode_image(media: Media, change: Change = SEEN) -> Any:
     Raises:
         AfzalError: pillow is not installed, or the bytes are no image.
     """
-    with _decoding(media):
+    with decoding(media):
         from PIL import Image, ImageOps
 
         image = ImageOps.exif_transpose(Image.open(io.BytesIO(media.read()))).convert("RGB")
@@ -179,7 +189,7 @@ def decode_sound(media: Media, rate: int, change: Change = SEEN) -> np.ndarray:
     Raises:
         AfzalError: soundfile is not installed, or the bytes are no sound.
     """
-    with _decoding(media):
+    with decoding(media):
         import soundfile
         from scipy.signal import resample_poly
 
@@ -212,7 +222,7 @@ def _box(size: tuple[int, int], seed: int) -> tuple[float, float, float, float]:
 
 
 @contextmanager
-def _decoding(media: Media) -> Iterator[None]:
+def decoding(media: Media) -> Iterator[None]:
     """Whatever a decoder raises inside the block is an error about the medium."""
     name = media.name or media.sha256[:12]
     try:

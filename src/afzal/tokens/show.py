@@ -10,10 +10,11 @@ from itertools import groupby
 from rich.text import Text
 
 from afzal.drops import Drop
-from afzal.folders.load import load_tokenizer
+from afzal.folders.load import load_processor, load_tokenizer
 from afzal.records import Item
 from afzal.tokens.codec import Codec
 from afzal.tokens.encode import Encoded
+from afzal.tokens.media import reader_of
 from afzal.tokens.speaker import Speaker, any_chat
 from afzal.tokens.tree import Branch, Tree
 
@@ -24,6 +25,7 @@ _ROLES = {
     "unscored": ("yellow", "(", ")"),
     "EOS": ("bold red reverse", "<<", ">>"),
 }
+_MOST_ALIKE = 8
 _VISIBLE = str.maketrans({"\n": "↵", "\t": "→", "\r": "␍"})
 
 
@@ -47,8 +49,8 @@ def show(
 ) -> Shown:
     """The first ``n`` items' tokens, and how many of all items were dropped or cut, and why.
 
-    Only the tokenizer of ``model`` is loaded. Print with ``Console.print(..., highlight=False)``: the colours are set
-    already. Signs around each token say the same as its colour.
+    Of ``model`` only the tokenizer or the processor is loaded. Print with ``Console.print(..., highlight=False)``: the
+    colours are set already. Signs around each token say the same as its colour.
 
     Args:
         model: a folder or a hub id.
@@ -57,7 +59,9 @@ def show(
     Raises:
         AfzalError: no tokenizer there.
     """
-    speaker = Speaker(load_tokenizer(model), chat_template, eos)
+    processor = load_processor(model)
+    tokenizer = load_tokenizer(model) if processor is None else processor.tokenizer
+    speaker = Speaker(tokenizer, chat_template, eos, reader=reader_of(processor))
     encoded = speaker.encode(items, max_tokens=max_tokens)
     blocks = [_legend()]
     if any_chat(items):
@@ -94,8 +98,12 @@ def _branch(prompt: list[int], branch: Branch, codec: Codec, ids: bool) -> Itera
 
 def _run(role: str, tokens: Iterable[tuple[str, int]], ids: bool) -> Text:
     line = Text(f"  {role + ':':<10}")
-    for text, i in tokens:
-        line.append_text(_token(f"{text}{{{i}}}" if ids else text, role))
+    for (text, i), group in groupby(tokens):
+        named, n = f"{text}{{{i}}}" if ids else text, len(list(group))
+        long = role == "prompt" and n > _MOST_ALIKE  # an image or a sound is hundreds of equal tokens
+        repeated = [f"{named} x {n}"] if long else [named] * n
+        for each in repeated:
+            line.append_text(_token(each, role))
     return line
 
 

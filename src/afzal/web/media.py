@@ -6,14 +6,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from afzal.data.mediafiles import format_of
+from afzal.data.beside import FOLDER, placed
 from afzal.data.remap import with_media
-from afzal.errors import AfzalError
 from afzal.media import Media
 from afzal.records import Item, media_of
-from afzal.runs import atomic_write
-
-FOLDER = "media"
 
 # No SVG: it may hold scripts.
 TYPES = {
@@ -43,16 +39,7 @@ class Library:
             AfzalError: a file has changed since it was read, or cannot be copied.
         """
         for key, media in self._media.items():
-            try:
-                content = media.read()
-                told = format_of(content)
-                path = folder / FOLDER / f"{key}.{told[1] if told else media.kind}"
-                if not path.is_file():
-                    path.parent.mkdir(exist_ok=True)
-                    atomic_write(path, content)
-            except (OSError, ValueError) as error:
-                raise AfzalError(f"cannot copy {media.name or media.kind}", why=str(error)) from None
-            self._files[key] = path
+            self._files[key] = placed(media, folder)
 
     def kept(self, item: Item) -> Item:
         """The item with its media named as they are kept."""

@@ -1,0 +1,56 @@
+"""Images and sounds put beside a file that names them, so that it can be read without the folder they came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from afzal.data.mediafiles import format_of
+from afzal.data.remap import with_media
+from afzal.errors import AfzalError
+from afzal.media import Media
+from afzal.records import Item, media_of
+
+FOLDER = "media"
+
+
+def with_media_beside(items: Sequence[Item], folder: Path) -> list[Item]:
+    """The items with media that rows of a file in ``folder`` can name: those of other folders are put into
+    ``folder/media`` under the SHA-256 of their bytes; media inside ``folder`` and in rows stay where they are.
+
+    Raises:
+        AfzalError: a file has changed since it was read, or cannot be written.
+    """
+    within = folder.expanduser().resolve()
+    return [with_media(item, lambda media: _beside(media, within)) if media_of(item) else item for item in items]
+
+
+def _beside(media: Media, folder: Path) -> Media:
+    if not media.path:
+        return media
+    if Path(media.path).is_relative_to(folder):
+        return replace(media, name=Path(media.path).relative_to(folder).as_posix())
+    path = placed(media, folder)
+    return replace(media, name=f"{FOLDER}/{path.name}", path=str(path))
+
+
+def placed(media: Media, folder: Path) -> Path:
+    """The file of a medium in ``folder/media``, written where it is not there yet.
+
+    Raises:
+        AfzalError: the medium has changed since it was read, or cannot be written.
+    """
+    try:
+        content = media.read()
+        told = format_of(content)
+        path = folder / FOLDER / f"{media.sha256}.{told[1] if told else media.kind}"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            beside.write_bytes(content)
+            os.replace(beside, path)
+    except (OSError, ValueError) as error:
+        raise AfzalError(f"cannot copy {media.name or media.kind}", why=str(error)) from None
+    return path

@@ -1,0 +1,52 @@
+"""Sequence classifiers of models with towers, for families that `transformers` has none for.
+
+The class is the generic one of `transformers`: the trunk in ``model``, a linear head without bias in ``score``. Its
+folder names it after the family (``LlavaForSequenceClassification``), a name that `transformers` does not know.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from afzal.errors import AfzalError
+
+
+@cache
+def classifier_of(config_class: Any) -> Any:
+    """The sequence classifier for models of a configuration's class, as a class of `transformers`' kind.
+
+    Raises:
+        AfzalError: the family has no trunk that a head could stand on.
+    """
+    from transformers import PreTrainedModel
+    from transformers.modeling_layers import GenericForSequenceClassification
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    trunk = MODEL_MAPPING.get(config_class, None)
+    parents = [] if trunk is None else [k for k in trunk.__mro__[1:] if issubclass(k, PreTrainedModel)]
+    if not parents or parents[0] is PreTrainedModel:
+        raise AfzalError(
+            f"there is no trunk of {config_class.__name__} that a reward head could stand on",
+            remedy="a model of another family, or a judge",
+        )
+    name = trunk.__name__.removesuffix("Model") + "ForSequenceClassification"
+    return type(name, (GenericForSequenceClassification, parents[0]), {"__module__": __name__})
+
+
+def with_head(model: Any, num_labels: int) -> Any:
+    """A language model's trunk, which is shared and not copied, under a head of random weights.
+
+    Raises:
+        AfzalError: as for :func:`classifier_of`.
+    """
+    import torch
+
+    kind = classifier_of(type(model.config))
+    model.config.num_labels = num_labels
+    with torch.device("meta"):  # the trunk's weights are there already
+        made = kind(model.config)
+    made.model = model.model
+    head = torch.nn.Linear(made.score.in_features, num_labels, bias=False, dtype=model.dtype)
+    made.score = head
+    return made

@@ -1,0 +1,54 @@
+"""Small copies of the images and sounds that the samples of a run are about, so that its page can show them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from afzal import runs
+from afzal.records import Media
+from afzal.tokens.media import decode_image, decode_sound, decoding
+
+FOLDER = "media"
+_SIDE = 256  # pixels of the longer side
+_SECONDS = 10.0
+_RATE = 16000
+
+
+def keep_previews(media: Iterable[Media], run: Path) -> dict[str, dict[str, str]]:
+    """Write a JPEG of at most 256 pixels a side, or an MP3 of the first 10 s, of each medium into ``run/media``.
+
+    Returns:
+        By SHA-256 what a line of ``samples.jsonl`` says of it: ``kind``, ``file`` (relative to ``run``) and ``name``.
+
+    Raises:
+        AfzalError: a medium cannot be read, or the library that decodes it is missing.
+    """
+    told: dict[str, dict[str, str]] = {}
+    for one in media:
+        if one.sha256 not in told:
+            ending, content = ("jpg", _jpeg(one)) if one.kind == "image" else ("mp3", _mp3(one))
+            file = f"{FOLDER}/{one.sha256}.{ending}"
+            (run / FOLDER).mkdir(exist_ok=True)
+            runs.atomic_write(run / file, content)
+            told[one.sha256] = {"kind": one.kind, "file": file, "name": one.name}
+    return told
+
+
+def _jpeg(media: Media) -> bytes:
+    image = decode_image(media)
+    image.thumbnail((_SIDE, _SIDE))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=80)
+    return out.getvalue()
+
+
+def _mp3(media: Media) -> bytes:
+    samples = decode_sound(media, _RATE)[: int(_SECONDS * _RATE)]
+    out = io.BytesIO()
+    with decoding(media):
+        import soundfile
+
+        soundfile.write(out, samples.clip(-1, 1), _RATE, format="MP3")
+    return out.getvalue()
