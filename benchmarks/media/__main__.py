@@ -1,4 +1,5 @@
-"""Images and sounds whose truth is known: SFT on true captions, DPO on noisy preferences, accuracy against the truth.
+"""Images and sounds whose truth is known: SFT on captions that often count wrong, DPO and MPO on noisy preferences for
+the true ones, accuracy against the truth.
 
     make media
     python -m benchmarks.media OUT            # a few minutes on two cores, without a network
@@ -15,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from afzal.errors import AfzalError
@@ -39,19 +41,17 @@ def _of_world(out: Path, name: world.World, size: world.Size) -> list[Stage]:
         for model in page.MODELS
     ]
     rows = at / "data"
+    preferred = [
+        Stage(f"{name}/{way}", lambda to, way=way: steps.prefer(way, at / "sft", rows / "prefer.jsonl", to, size))
+        for way in steps.OBJECTIVES
+    ]
     return [
         Stage(f"{name}/data", lambda to: world.write(to, name, size)),
-        Stage(f"{name}/start", lambda to: models.write(to, name)),
-        Stage(
-            f"{name}/sft",
-            lambda to: steps.train("sft", at / "start", rows / "sft.jsonl", to, size),
-        ),
-        Stage(
-            f"{name}/dpo",
-            lambda to: steps.train("dpo", at / "sft", rows / "prefer.jsonl", to, size),
-        ),
+        Stage(f"{name}/start", lambda to: models.write(to, name, size.seed)),
+        Stage(f"{name}/sft", lambda to: steps.learn_captions(at / "start", rows / "sft.jsonl", to, size)),
+        *preferred,
         *measured,
-        Stage(f"{name}/answers.jsonl", lambda to: steps.answer(at / "dpo", held_out, to)),
+        Stage(f"{name}/answers.jsonl", lambda to: steps.answer(at / page.BEST, held_out, to)),
     ]
 
 
@@ -65,13 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the media, the runs and the page")
     parser.add_argument("--quick", action="store_true", help="a few items and updates")
+    parser.add_argument("--seed", type=int, default=0, help="of media, rows, weights and trainings")
     options = parser.parse_args(argv)
     import torch
 
     torch.set_num_threads(1)  # operations this small lose time when they are shared out over cores
     began, used = time.monotonic(), time.process_time()
     try:
-        made = run(options.out, world.QUICK if options.quick else world.PROPER)
+        made = run(options.out, replace(world.QUICK if options.quick else world.PROPER, seed=options.seed))
     except AfzalError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

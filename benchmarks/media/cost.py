@@ -2,9 +2,9 @@
 
     python -m benchmarks.media.cost --out benchmarks/results/media/cost.json
 
-A LLaVA of 112 x 112 pixels with random weights; a question and answers of 16 tokens. Each layout has a process of its
-own, so that its peak memory is its own; passes are timed in processor seconds, which other work on the machine hardly
-moves.
+A LLaVA that reads pictures of 112 x 112 pixels as 196 tokens, with random weights; a question of 24 tokens and answers
+of 16. Every layout runs in processes of its own, so that its peak memory is its own; layouts take turns, and passes are
+timed in processor seconds, so that other work on the machine hardly moves the ratios.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import argparse
 import json
 import resource
 import statistics
+import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,16 @@ import numpy as np
 
 from benchmarks.machine import about_run
 
-_LAYOUTS = {"one answer": (1, "shared"), "two answers, shared": (2, "shared"), "two, unshared": (2, "unshared")}
+_LAYOUTS = {
+    "one answer": (1, "shared"),
+    "two answers, shared": (2, "shared"),
+    "two answers, unshared": (2, "unshared"),
+}
 _ANSWER, _QUESTION = 16, 24
 
 
-def measured(answers: int, sharing: Any, pictures: int, repeats: int) -> dict[str, float]:
-    """Median processor seconds of a pass over ``pictures`` trees, and the process's peak memory in bytes."""
+def measured(answers: int, sharing: Any, pictures: int, repeats: int) -> dict[str, Any]:
+    """Processor seconds of each pass over ``pictures`` trees, and the process's peak memory in bytes."""
     import torch
 
     from afzal.model.logprobs import score
@@ -56,7 +59,7 @@ def measured(answers: int, sharing: Any, pictures: int, repeats: int) -> dict[st
         score(model, batch).logps.sum().backward()
         seconds.append(time.process_time() - began)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"processor_seconds": statistics.median(seconds[1:]), "peak_bytes": peak, "tokens": batch.ids.numel()}
+    return {"processor_seconds": seconds[1:], "peak_bytes": peak, "tokens": batch.ids.numel()}
 
 
 _SIDE, _PATCH, _IMAGE = 112, 8, 255
@@ -73,21 +76,52 @@ def _llava() -> Any:
     return T.LlavaForConditionalGeneration(config)
 
 
+def _alone(name: str, pictures: int, repeats: int) -> dict[str, Any]:
+    """:func:`measured` of a layout in a fresh process.
+
+    A plain command and not a pool of processes: those of a pool begin by loading the caller's main module, and die
+    without a word where that is no file (a script on standard input).
+    """
+    command = [sys.executable, "-m", "benchmarks.media.cost", "--pictures", str(pictures), "--repeats", str(repeats)]
+    done = subprocess.run([*command, "--layout", name], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name}: the process ended with status {done.returncode}\n{done.stderr}")
+    return json.loads(done.stdout)
+
+
+def rows(pictures: int, repeats: int, rounds: int) -> dict[str, dict[str, float]]:
+    """By layout the median seconds of a pass over all rounds, the largest peak, and the tokens of a pass."""
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in _LAYOUTS}
+    for _ in range(rounds):
+        for name, known in runs.items():
+            known.append(_alone(name, pictures, repeats))
+    return {
+        name: {
+            "processor_seconds": statistics.median(s for run in known for s in run["processor_seconds"]),
+            "peak_bytes": max(run["peak_bytes"] for run in known),
+            "tokens": known[0]["tokens"],
+        }
+        for name, known in runs.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--pictures", type=int, default=4, help="trees of a pass")
+    parser.add_argument("--repeats", type=int, default=5, help="passes of a process that count; one more warms up")
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each layout")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--layout", choices=list(_LAYOUTS), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    found = {}
-    for name, (answers, sharing) in _LAYOUTS.items():
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-            found[name] = alone.submit(measured, answers, sharing, options.pictures, options.repeats).result()
+    if options.layout:
+        print(json.dumps(measured(*_LAYOUTS[options.layout], options.pictures, options.repeats)))
+        return
+    found = rows(options.pictures, options.repeats, options.rounds)
     one = found["one answer"]["processor_seconds"]
     ratios = {name: values["processor_seconds"] / one for name, values in found.items()}
     about = about_run("benchmarks.media.cost", ["afzal", "torch", "transformers"], threads=1)
-    said = {**about, "pictures": options.pictures, "layouts": found, "of_one_answer": ratios}
-    text = json.dumps(said, indent=1) + "\n"
+    size = {"pictures": options.pictures, "repeats": options.repeats, "rounds": options.rounds}
+    text = json.dumps({**about, **size, "layouts": found, "of_one_answer": ratios}, indent=1) + "\n"
     if options.out is None:
         sys.stdout.write(text)
     else:

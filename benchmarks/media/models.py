@@ -20,11 +20,11 @@ _TEMPLATE = (
 )
 
 
-def write(to: Path, world: World) -> None:
-    """A model with its processor, as `transformers` saves them; seeded."""
+def write(to: Path, world: World, seed: int) -> None:
+    """A model with its processor, as `transformers` saves them."""
     import torch
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model, processor = _llava() if world == "shapes" else _qwen2_audio()
     model.save_pretrained(to)
     processor.save_pretrained(to)

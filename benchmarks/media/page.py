@@ -12,10 +12,13 @@ import numpy as np
 
 from afzal.report.board import write_board
 from afzal.stats import intervals
-from benchmarks.media.world import FLIPPED, KIND, WORLDS, Size, World, captions
+from benchmarks.media.steps import OBJECTIVES
+from benchmarks.media.world import FLIPPED, KIND, SLOPPY, WORLDS, Size, World, captions
 
-MODELS = ("start", "sft", "dpo")
-_NAMES = {"start": "start", "sft": "SFT", "dpo": "DPO"}
+MODELS = ("start", "sft", "dpo", "mpo")
+BEST = "mpo"
+"""The model whose own captions are compared with the truth, and of which the findings speak first."""
+_NAMES = {"start": "start", "sft": "SFT", "dpo": "DPO", "mpo": "MPO"}
 _WHAT = {"shapes": "pictures", "tones": "sounds"}
 _TYPES = {"shapes": "image/png", "tones": "audio/wav"}
 
@@ -25,26 +28,36 @@ def chosen(logps: np.ndarray) -> np.ndarray:
     return (logps[:, :1] > logps[:, 1:]).all(1).astype(float)
 
 
+def believed(logps: np.ndarray) -> np.ndarray:
+    """``[X]`` probability of the true caption, the first, among all captions."""
+    return np.exp(logps[:, 0] - np.logaddexp.reduce(logps, axis=1))
+
+
 def figures(out: Path) -> dict[str, Any]:
     """Per world the share of held-out media whose true caption is the likeliest of all, of each model, seen and blank;
-    the gain of DPO over SFT; and the share whose greedy caption is the true one. Intervals are over media."""
+    its mean probability among all; the gain of training on preferences over SFT; and the share whose greedy caption
+    by the best model is the true one. Intervals are over media."""
     return {world: _of_world(out / world) for world in WORLDS}
 
 
 def _of_world(folder: Path) -> dict[str, Any]:
     found = {name: json.loads((folder / f"measured-{name}.json").read_text("utf-8")) for name in MODELS}
     hits = {(name, how): chosen(np.array(found[name][how])) for name in MODELS for how in ("seen", "blank")}
-    gain = intervals.mean(_each(hits["dpo", "seen"] - hits["sft", "seen"]))
-    low, high = gain.ends
-    truths, said = _truths(folder), _said(folder)
-    exact = np.array([float(a == b) for a, b in zip(truths, said, strict=True)])
+    exact = np.array([float(a == b) for a, b in zip(_truths(folder), _said(folder), strict=True)])
     return {
         **{how: {name: _share(hits[name, how]) for name in MODELS} for how in ("seen", "blank")},
-        "gain": {"value": gain.mean, "low": low, "high": high},
+        "probability": {name: _mean(believed(np.array(found[name]["seen"]))) for name in MODELS},
+        "gain": {name: _mean(hits[name, "seen"] - hits["sft", "seen"]) for name in ("dpo", "mpo")},
         "greedy": _share(exact),
         "held_out": len(exact),
         "captions": len(found["sft"]["seen"][0]),
     }
+
+
+def _mean(values: np.ndarray) -> dict[str, float]:
+    found = intervals.mean(_each(values))
+    low, high = found.ends
+    return {"value": found.mean, "low": low, "high": high}
 
 
 def _each(values: np.ndarray) -> list[intervals.Cluster]:
@@ -66,7 +79,7 @@ def _truths(folder: Path) -> list[str]:
 
 
 def _said(folder: Path) -> list[str]:
-    """The greedy captions of the model after DPO, in the order of the held-out media."""
+    """The greedy captions of the best model, in the order of the held-out media."""
     names = {row["prompt"][0]["content"][0][row["prompt"][0]["content"][0]["type"]]: _text(row["completion"])
              for row in _rows(folder / "answers.jsonl")}  # fmt: skip
     return [names[row["prompt"][0]["content"][0]["path"]] for row in _rows(folder / "data" / "held-out.jsonl")]
@@ -79,22 +92,33 @@ def _text(completion: Any) -> str:
 
 def findings(out: Path) -> list[str]:
     """The results in sentences, each goal with whether it is reached."""
-    lines = []
-    for world, f in figures(out).items():
-        what, gain, blank, n = _WHAT[world], f["gain"], f["blank"]["dpo"], f["captions"]
-        points = f"{100 * gain['value']:+.1f} points [{100 * gain['low']:.1f}, {100 * gain['high']:.1f}]"
+    lines, all_figures = [], figures(out)
+    for world, f in all_figures.items():
+        what, n, gain = _WHAT[world], f["captions"], f["gain"]
         lines.append(
-            f"Held-out {what}: the true caption is the likeliest of {n} for {_percent(f['seen']['dpo'])} after DPO"
-            f" and for {_percent(f['seen']['sft'])} before; the gain is {points}"
-            f" ({_reached(gain['low'] > 0)}: the interval excludes 0)."
+            f"Held-out {what}: the true caption is the likeliest of {n} for {_percent(f['seen']['sft'])} after SFT,"
+            f" {_percent(f['seen']['dpo'])} after DPO and {_percent(f['seen'][BEST])} after MPO. DPO gains"
+            f" {_points(gain['dpo'])}, MPO {_points(gain[BEST])}"
+            f" ({_reached(min(each['low'] for each in gain.values()) > 0)}: both intervals exclude 0)."
         )
+        chance = all(f["blank"][name]["low"] <= 1 / n <= f["blank"][name]["high"] for name in ("dpo", BEST))
         lines.append(
-            f"With blank {what} it is {_percent(blank)} ({_reached(blank['low'] <= 1 / n <= blank['high'])}:"
-            f" chance is {100 / n:.1f} %). Greedy captions after DPO are true of {_percent(f['greedy'])} of {what}."
+            f"With blank {what} it is the likeliest for {_percent(f['blank']['dpo'])} after DPO and for"
+            f" {_percent(f['blank'][BEST])} after MPO ({_reached(chance)}: chance, {100 / n:.1f} %, is in both"
+            " intervals)."
         )
-    held_out = " and ".join(f"{f['held_out']} {_WHAT[world]}" for world, f in figures(out).items())
-    lines.append(f"Intervals are 95 % over {held_out} that no training saw.")
+        p = {name: f"{f['probability'][name]['value']:.2f}" for name in MODELS}
+        lines.append(
+            f"Among all captions the true one has a mean probability of {p['sft']} after SFT, {p['dpo']} after DPO and"
+            f" {p['mpo']} after MPO. Greedy captions after MPO are true of {_percent(f['greedy'])} of {what}."
+        )
+    held_out = " and ".join(f"{f['held_out']} {_WHAT[world]}" for world, f in all_figures.items())
+    lines.append(f"Intervals are 95 % over {held_out} that no training saw; each is one prompt.")
     return lines
+
+
+def _points(gain: dict[str, float]) -> str:
+    return f"{100 * gain['value']:+.1f} points [{100 * gain['low']:.1f}, {100 * gain['high']:.1f}]"
 
 
 def _percent(value: dict[str, float]) -> str:
@@ -116,12 +140,14 @@ def write(out: Path, to: Path, size: Size) -> None:
     ]
     body = {
         "title": "What preferences about images and sounds teach",
-        "subtitle": f"tiny models from random weights; {100 * FLIPPED:.0f} % of the preferences are turned round",
+        "subtitle": "tiny models from random weights, towers frozen after SFT",
         "findings": findings(out),
         "facts": [
             ["pictures", f"LLaVA, {len(captions('shapes'))} captions: number, colour, shape"],
             ["sounds", f"Qwen2-Audio, {len(captions('tones'))} captions: number, length, pitch"],
-            ["demonstrations, preferences", f"{size.demonstrations}, {size.preferences} of each"],
+            ["demonstrations", f"{size.demonstrations:,} of each; {100 * SLOPPY:.0f} % count one too many"],
+            ["preferences", f"{size.preferences:,} of each; {100 * FLIPPED:.0f} % are for the false caption"],
+            ["objectives", f"DPO: beta 0.1; MPO: {OBJECTIVES['mpo']}"],
         ],
         "unit": "share whose true caption is the likeliest of all",
         "rule": 0.0,

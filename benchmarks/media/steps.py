@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,15 +32,26 @@ _COMMON = {
     "tokens_per_forward": _TOKENS_PER_FORWARD,
 }
 _SFT = {"lr": 2e-3, "warmup": 20, "lr_schedule": "cosine"}
-_DPO = {"lr": 3e-4, "warmup": 10, "lr_schedule": "cosine", "beta": 0.1, "batch_size": 64, "train_towers": False}
+_PREFER = {"lr": 3e-4, "warmup": 10, "lr_schedule": "cosine", "batch_size": 64, "train_towers": False}
+OBJECTIVES = {"dpo": "dpo", "mpo": "0.8*dpo + 0.2*bco_pair + 1.0*nll"}
+"""What is trained on preferences: DPO, and MPO (Wang et al. 2024, arXiv 2411.10442), whose last term holds the
+likelihood of the preferred caption up."""
 
 
-def train(method: Literal["sft", "dpo"], model: Path, rows: Path, to: Path, size: Size, **changed: Any) -> None:
-    """SFT on sloppy captions, towers and all, since nothing of the model was trained before; or DPO on noisy
-    preferences, towers frozen."""
-    own, updates = (_SFT, size.sft_updates) if method == "sft" else (_DPO, size.dpo_updates)
+def learn_captions(model: Path, rows: Path, to: Path, size: Size) -> None:
+    """SFT on sloppy captions, towers and all, since nothing of the model was trained before."""
+    _train("sft", size.sft_updates, model, rows, to, size, _SFT)
+
+
+def prefer(objective: str, model: Path, rows: Path, to: Path, size: Size, **changed: Any) -> None:
+    """Training on noisy preferences by one of :data:`OBJECTIVES`, towers frozen."""
+    named = {"objective": OBJECTIVES[objective]}
+    _train("prefer", size.preference_updates, model, rows, to, size, {**_PREFER, **named, **changed})
+
+
+def _train(method: str, updates: int, model: Path, rows: Path, to: Path, size: Size, own: Mapping[str, Any]) -> None:
     given = {"model": str(model), "data": str(rows), "out": str(to), "max_steps": updates, "epochs": float(updates)}
-    recipes.train(config.make(method, **{**given, **_COMMON, **own, **changed}))
+    recipes.train(config.make(method, **{**given, **_COMMON, "seed": size.seed, **own}))
 
 
 def measure(model: Path, rows: Path, to: Path) -> None:

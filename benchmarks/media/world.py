@@ -36,18 +36,19 @@ _LONGEST_SPAN = 0.9  # seconds from the first tone to the end of the last
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Items of each kind of rows, and updates of each training."""
+    """Items of each kind of rows, updates of SFT and of each objective on preferences, and the seed of it all."""
 
-    demonstrations: int = 1024
-    preferences: int = 2048
+    demonstrations: int = 4096
+    preferences: int = 4096
     held_out: int = 300
-    sft_updates: int = 160
-    dpo_updates: int = 64
+    sft_updates: int = 400
+    preference_updates: int = 100
     shown: int = 6
+    seed: int = 0
 
 
 PROPER = Size()
-QUICK = Size(demonstrations=16, preferences=16, held_out=6, sft_updates=2, dpo_updates=2, shown=2)
+QUICK = Size(demonstrations=16, preferences=16, held_out=6, sft_updates=2, preference_updates=2, shown=2)
 
 
 def captions(world: World) -> list[str]:
@@ -71,7 +72,7 @@ def write(folder: Path, world: World, size: Size) -> None:
     half of those as that writer's are; a share of the pairs turned round) and ``held-out.jsonl`` (all captions, the
     true one first), with their media beside them."""
     folder.mkdir(parents=True)
-    rng = np.random.default_rng([WORLDS.index(world), 0])
+    rng = np.random.default_rng([WORLDS.index(world), size.seed])
     known = captions(world)
     for part, n in (("sft", size.demonstrations), ("prefer", size.preferences), ("held-out", size.held_out)):
         rows = []

@@ -56,6 +56,10 @@ def test_the_true_caption_counts_where_it_is_the_likeliest_and_a_tie_does_not():
     assert page.chosen(np.array([[-1.0, -2, -3], [-2, -1, -3], [-1, -1, -3]])).tolist() == [1.0, 0.0, 0.0]
 
 
+def test_the_probability_of_the_true_caption_is_among_all_captions():
+    assert page.believed(np.log([[0.2, 0.1, 0.1], [0.01, 0.02, 0.01]])) == pytest.approx([0.5, 0.25])
+
+
 def test_a_sloppy_caption_counts_one_more_and_one_in_place_of_the_largest_number():
     known = world.captions("tones")
     assert world.one_more("two short high tones", known) == "three short high tones"
@@ -102,7 +106,7 @@ def test_each_stage_of_pictures_leaves_its_file(tmp_path: Path):
     made = [stage for stage in media.stages(tmp_path, world.QUICK) if stage.name.startswith("shapes/")]
     make_all(tmp_path, made, say=lambda text: None)
     assert all((tmp_path / stage.name).exists() for stage in made)
-    logps = json.loads((tmp_path / "shapes" / "measured-dpo.json").read_text("utf-8"))
+    logps = json.loads((tmp_path / "shapes" / "measured-mpo.json").read_text("utf-8"))
     assert np.array(logps["seen"]).shape == np.array(logps["blank"]).shape == (world.QUICK.held_out, 48)
     assert np.abs(np.array(logps["seen"]) - np.array(logps["blank"])).max() > 1e-4
 
@@ -114,7 +118,7 @@ def test_a_quick_run_that_is_killed_ends_in_the_same_bytes_and_its_page_plays(tm
     assert text.count('<img src="data:image/png;base64,') == text.count("<audio controls") == world.QUICK.shown
     assert "media-src data:" in text
     out, original = tmp_path / "killed", media.stages
-    left = ["shapes/dpo", "tones/sft", "tones/answers.jsonl", "page"]
+    left = ["shapes/mpo", "tones/sft", "tones/answers.jsonl", "page"]
 
     class Killed(BaseException):
         pass
@@ -141,5 +145,5 @@ def test_a_quick_run_that_is_killed_ends_in_the_same_bytes_and_its_page_plays(tm
 
 
 def _a_cached_reference_changes_no_bit(folder: Path, to: Path) -> None:
-    steps.train("dpo", folder / "sft", folder / "data" / "prefer.jsonl", to, world.QUICK, reference="cached")
-    assert (to / "model.safetensors").read_bytes() == (folder / "dpo" / "model.safetensors").read_bytes()
+    steps.prefer("mpo", folder / "sft", folder / "data" / "prefer.jsonl", to, world.QUICK, reference="cached")
+    assert (to / "model.safetensors").read_bytes() == (folder / "mpo" / "model.safetensors").read_bytes()
