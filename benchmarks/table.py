@@ -167,7 +167,7 @@ date and the command that repeats it. A machine with other work on it is refused
 | `python -m benchmarks.ordering OUT` | methods at equal KL, measured exactly: [results](results/lab/ordering.md) |
 | `python -m benchmarks.sentiment OUT` | a real model, a known reward: [results](results/sentiment/sentiment.md) |
 | `make people` | from votes to a better model: [results](results/people/people.md) |
-| `make media` | images and sounds of known truth: SFT, then DPO on noisy preferences |
+| `make media` | images and sounds of known truth: SFT, then DPO and MPO: [results](results/media/media.md) |
 | `python -m benchmarks.media.cost` | what a second answer to one picture costs |
 | `python -m benchmarks.judging` | judges: [results](results/judging/judging.md); `--speed`: many verdicts |
 | `python -m benchmarks.coverage` | how often 95 % intervals hold the truth: [results](results/coverage/coverage.md) |

@@ -51,7 +51,7 @@ def _of_world(out: Path, name: world.World, size: world.Size) -> list[Stage]:
         Stage(f"{name}/sft", lambda to: steps.learn_captions(at / "start", rows / "sft.jsonl", to, size)),
         *preferred,
         *measured,
-        Stage(f"{name}/answers.jsonl", lambda to: steps.answer(at / page.BEST, held_out, to)),
+        Stage(f"{name}/answers", lambda to: steps.answer(at / page.BEST, held_out, to)),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,9 +81,10 @@ def _truths(folder: Path) -> list[str]:
 
 def _said(folder: Path) -> list[str]:
     """The greedy captions of the best model, in the order of the held-out media."""
-    names = {row["prompt"][0]["content"][0][row["prompt"][0]["content"][0]["type"]]: _text(row["completion"])
-             for row in _rows(folder / "answers.jsonl")}  # fmt: skip
-    return [names[row["prompt"][0]["content"][0]["path"]] for row in _rows(folder / "data" / "held-out.jsonl")]
+    answers = _rows(folder / "answers" / "answers.jsonl")
+    said = {row["prompt"][0]["content"][0]["sha256"]: _text(row["completion"]) for row in answers}
+    names = [row["prompt"][0]["content"][0]["path"] for row in _rows(folder / "data" / "held-out.jsonl")]
+    return [said[hashlib.sha256((folder / "data" / name).read_bytes()).hexdigest()] for name in names]
 
 
 def _text(completion: Any) -> str:

@@ -75,6 +75,7 @@ def _captions(model: Any, trees: Sequence[Tree], layout: Layout) -> np.ndarray:
 
 
 def answer(model: Path, rows: Path, to: Path) -> None:
-    """The greedy caption of every held-out medium."""
-    given = {"model": str(model), "prompts": str(rows), "out": str(to), "temperature": 0.0, "max_new_tokens": 12}
-    generate(config.GenerateConfig(**given, batch_size=128))
+    """The greedy caption of every held-out medium, in a folder with the media beside it."""
+    given = {"model": str(model), "prompts": str(rows), "out": str(to / "answers.jsonl")}
+    to.mkdir()
+    generate(config.GenerateConfig(**given, temperature=0.0, max_new_tokens=12, batch_size=128))

@@ -118,7 +118,7 @@ def test_a_quick_run_that_is_killed_ends_in_the_same_bytes_and_its_page_plays(tm
     assert text.count('<img src="data:image/png;base64,') == text.count("<audio controls") == world.QUICK.shown
     assert "media-src data:" in text
     out, original = tmp_path / "killed", media.stages
-    left = ["shapes/mpo", "tones/sft", "tones/answers.jsonl", "page"]
+    left = ["shapes/mpo", "tones/sft", "tones/answers", "page"]
 
     class Killed(BaseException):
         pass

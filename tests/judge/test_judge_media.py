@@ -4,7 +4,6 @@ import base64
 import json
 
 import pytest
-from afzal.recipes.judging import judge_items, judged
 from helpers_media import png, sound, wav
 from helpers_runs import model_folder
 from helpers_towers import made, picture
@@ -14,6 +13,7 @@ from afzal.errors import AfzalError
 from afzal.judge.asked import Asking, Words, by_choices
 from afzal.judge.games import Game, pairs_of
 from afzal.judge.parts import for_server
+from afzal.judging import judge_items, judged
 from afzal.media import in_row, media_part
 from afzal.records import Item, Message, Response, media_of
 from afzal.servers.client import Server
