@@ -41,7 +41,8 @@ def aggregate(
     Args:
         data: rows with votes, or a file of verdicts.
         by: ``mean`` gives soft labels; ``gold`` weighs annotators by rows of known truth, which ``gold`` names.
-        labels: of the rows: ``soft`` states the probability p, ``weighted`` names the likelier answer with weight |2p - 1|.
+        labels: of the rows: ``soft`` states the probability p, ``weighted`` names the likelier answer with weight
+            |2p - 1|.
         group_by: ``found``, a .json or .csv of annotators, or a field of the rows: groups are aggregated apart.
         out: file for the rows with one preference per pair.
         page: folder for the report.

@@ -40,7 +40,8 @@ def judge(
 
     Args:
         data: rows with two answers or more, one model's answers, or a run.
-        also: the answers of further models, or further runs, each set against ``against`` as ``data`` is; one table has all.
+        also: the answers of further models, or further runs, each set against ``against`` as ``data`` is; one table
+            has all.
         judge: a judge or several: a YAML file, a model folder, ``rule:longest``, ``people:FILE``, or a function of a
             prompt and an answer. Without any, people decide: pairs are written for blind votes on the page of
             ``annotate``, and the same call then counts the votes.
@@ -56,8 +57,8 @@ def judge(
 
     Returns:
         ``body["judges"]`` has a summary per judge and model; with ``against``, ``body["table"]`` has the models side by
-        side, and ``body["models"]`` the summaries by the name of the model; the last line is the answer in words: better, worse, or not told
-        apart, with the win rate (ties count half) and its 95 % interval over prompts.
+        side, and ``body["models"]`` the summaries by the name of the model; the last line is the answer in words: better,
+        worse, or not told apart, with the win rate (ties count half) and its 95 % interval over prompts.
 
     Raises:
         AfzalError: a judge cannot be opened, or there is nothing to compare.
@@ -129,7 +130,7 @@ def _refuse_several(sources: Sequence[str], other: str | None, judges: Sequence[
         raise AfzalError(
             "several models need a judge",
             why="without one, people vote on the pairs of one model",
-            remedy="judge=... (--judge); rows.jsonl in the output folder then has the pairs of all for people to vote on",
+            remedy="judge=... (--judge): rows.jsonl in the output folder then holds the pairs of all, to vote on",
         )
 
 
