@@ -184,25 +184,30 @@ def own_terminal() -> Terminal:
     def key(prompt: str) -> str | None:
         if not sys.stdin.isatty():
             return line(prompt)
-        write(prompt)
-        pressed = _one_key()
+        pressed = _one_key(lambda: write(prompt))
         write(f"{visible(pressed)}\n")
         return pressed or None
 
     return Terminal(line, key, write, is_coloured)
 
 
-def _one_key() -> str:
-    """A key as soon as it is pressed, without Enter where the system allows that; empty at the end of the input."""
+def _one_key(ask: Callable[[], None]) -> str:
+    """A key as soon as it is pressed, without Enter where the system allows that; empty at the end of the input.
+
+    Args:
+        ask: shows the prompt, once the terminal passes keys on; an earlier answer would wait for Enter.
+    """
     try:
         import termios
         import tty
     except ImportError:
+        ask()
         return sys.stdin.readline()[:1]
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
-    tty.setcbreak(descriptor)
+    tty.setcbreak(descriptor, termios.TCSANOW)  # which keeps what was typed already
     try:
+        ask()
         pressed = os.read(descriptor, 16).decode("utf-8", "replace")[:1]
         return "" if pressed == "\x04" else pressed
     finally:
