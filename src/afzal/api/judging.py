@@ -57,8 +57,8 @@ def judge(
 
     Returns:
         ``body["judges"]`` has a summary per judge and model; with ``against``, ``body["table"]`` has the models side by
-        side, and ``body["models"]`` the summaries by the name of the model; the last line is the answer in words: better,
-        worse, or not told apart, with the win rate (ties count half) and its 95 % interval over prompts.
+        side, and ``body["models"]`` the summaries by the name of the model; the last line is the answer in words:
+        better, worse, or not told apart, with the win rate (ties count half) and its 95 % interval over prompts.
 
     Raises:
         AfzalError: a judge cannot be opened, or there is nothing to compare.
