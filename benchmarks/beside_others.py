@@ -3,7 +3,7 @@
 20 updates of 16 pairs of stories on a model of 260,000 weights, in float32 on the CPU, each command from a YAML file.
 
 .venv/bin/python -m benchmarks.beside_others --trl .venv-trl/bin/trl --llamafactory .venv-lf/bin/llamafactory-cli \
-  --out benchmarks/results/beside-others.json --page docs/import.md
+  --out benchmarks/results/import/beside-others.json --page docs/import.md
 """
 
 from __future__ import annotations

@@ -107,6 +107,8 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "log_every_steps": ("10", 10, []),
     "save_every_steps": ("20", 20, []),
     "keep_checkpoints": ("3", 3, []),
+    "push_to_hub": ("me/tiny", "me/tiny", []),
+    "hub_public": ("", True, ["--push-to-hub", "me/tiny"]),
     "save_dtype": ("bf16", "bf16", []),
     "save_every_minutes": ("2.5", 2.5, []),
     "samples": ("drawn.jsonl", "drawn.jsonl", []),

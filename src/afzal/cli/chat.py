@@ -13,6 +13,7 @@ from afzal import config
 from afzal.cli import start
 from afzal.cli.chatting import converse, own_terminal, standing
 from afzal.cli.flags import given, parameters, with_parameters
+from afzal.terminal import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +86,7 @@ def _serve(settings: config.ChatConfig, session: Session) -> None:
 
 
 def _note(line: str) -> None:
-    print(f"note: {line}", file=sys.stderr)
+    print(f"note: {one_line(line)}", file=sys.stderr)
 
 
 def _tell(session: Session, settings: config.ChatConfig) -> None:

@@ -23,9 +23,9 @@ def classifier_of(config_class: Any) -> Any:
     from transformers.modeling_layers import GenericForSequenceClassification
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-    trunk = MODEL_MAPPING.get(config_class, None)
+    trunk: Any = MODEL_MAPPING.get(config_class, None)
     parents = [] if trunk is None else [k for k in trunk.__mro__[1:] if issubclass(k, PreTrainedModel)]
-    if not parents or parents[0] is PreTrainedModel:
+    if trunk is None or not parents or parents[0] is PreTrainedModel:
         raise AfzalError(
             f"there is no trunk of {config_class.__name__} that a reward head could stand on",
             remedy="a model of another family, or a judge",
