@@ -18,6 +18,7 @@ from afzal.errors import AfzalError
 from afzal.judge import asked, scored
 from afzal.judge.games import Pair, games_of, pairs_of
 from afzal.records import Item, Response
+from afzal.servers import requests
 from afzal.servers.cache import Cache, Reply, key_of
 from afzal.servers.client import IN_A_ROW, Server, Unreachable, key_from
 
@@ -307,7 +308,7 @@ def test_an_interrupt_sends_nothing_more(tmp_path, monkeypatch):
         begun.wait(10)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(asked, "wait", interrupted)
+    monkeypatch.setattr(requests, "wait", interrupted)
     blocked = threading.Event()
 
     def heard(n: int) -> None:
