@@ -468,7 +468,7 @@ def test_a_model_in_memory_is_compared_too(world):
 # Texts that name nothing outside the run, or whose content has a fingerprint of its own (the data).
 WORDS = {
     *("method", "data", "prompts", "out", "device", "data_format", "axis", "eos_token", "tokenizer"),
-    *("preset", "reference_cache", "pairing", "task"),
+    *("preset", "reference_cache", "pairing", "task", "push_to_hub"),
 }
 
 

@@ -76,7 +76,7 @@ def test_the_reward_hears_which_answers_ended(folder, monkeypatch, capsys):
 
         return give
 
-    monkeypatch.setattr(recipes_online, "reward_source", source)
+    monkeypatch.setattr(recipes_online, "reward_or_judge", source)
     quiet = {"ppo_epochs": 1, "minibatches": 1, "eval_fraction": 0.0, "eval_every_steps": None}
     run = train(folder, "heard", "rloo", **quiet)
     written = run.metrics("rollout")

@@ -110,7 +110,7 @@ def looked(policies: tuple[Any, Any], path: Path, sampling: Sampling) -> dict[st
     layout = Layout("shared", 512)
     start = Frozen(policies[1])
     speaker = Speaker(language.tokenizer())
-    watch = Watch(policies[0], speaker, start, layout, ids, names, [language.EOS], sampling, 0, path)
+    watch = Watch(policies[0], speaker, start, layout, ids, names, [language.EOS], sampling, 0, path, {})
     return watch.look(0)
 
 

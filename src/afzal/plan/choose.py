@@ -146,7 +146,7 @@ def _choose(job: Job, device: Device, wish: Wish, assumed: Assumptions) -> Layou
 
 def one_device_only(job: Job) -> str:
     """What of a job ``afzal train`` refuses over several ranks, so that it is planned for one device; or nothing."""
-    if job.method.online or job.method.alone:
+    if job.method.alone:
         return f"method={job.method.name}"
     return "a quantised model" if job.frozen != "dtype" else ""
 
