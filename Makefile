@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo picture people media test test-slow mutants test-newest test-gpu lint format peers bench bench-gpu pins clean
+.PHONY: help demo picture people guide media test test-slow mutants test-newest test-gpu lint format peers bench bench-gpu pins clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -21,6 +21,9 @@ picture: $(VENV)/.run  ## draw docs/frontier.svg, the README's picture, again
 
 people: $(VENV)/.run  ## people vote on stories, a model is trained on their votes and judged: one page in people/
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.people people
+
+guide: $(VENV)/.run  ## run every command of docs/guide.md in an empty folder, and renew the results in it
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.guide
 
 media: $(VENV)/.dev  ## images and sounds of known truth: SFT, DPO on noisy preferences, one page in media/
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.media media
