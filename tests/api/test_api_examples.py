@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 import inspect
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from helpers_runs import model_folder, pair_file
 import afzal
 from afzal import api
 from afzal.cli import VERBS
+from benchmarks import guide
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_lines_of_the_page_run(
 ):
     monkeypatch.chdir(workplace)
     page = Path(__file__).resolve().parents[2] / "docs" / "python.md"
-    (lines,) = re.findall(r"```python runnable\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (lines,) = (block.text for block in guide.blocks(page.read_text(encoding="utf-8")) if block.is_run)
     exec(compile(lines, str(page), "exec"), {})
     said = capsys.readouterr().out
     assert "finished" in said

@@ -71,11 +71,12 @@ def test_a_run_on_rows_resumes_with_the_same_rows_and_no_others(given: dict[str,
     assert numbers(afzal.fit("dpo", resume=True, **given)) == numbers(whole)
 
 
-def test_what_holds_no_rows_is_named():
+def test_what_holds_no_rows_is_named_and_makes_no_folder(tmp_path: Path):
     with pytest.raises(AfzalError, match="data is a int"):
-        keep(3, Path("x"), "data")
+        keep(3, tmp_path / "x", "data")
     with pytest.raises(AfzalError, match="data is a dict"):
-        keep({"prompt": ["a"]}, Path("x"), "data")
+        keep({"prompt": ["a"]}, tmp_path / "x", "data")
+    assert not (tmp_path / "x").exists()
 
 
 def test_rows_that_json_cannot_say_are_named(tmp_path: Path):

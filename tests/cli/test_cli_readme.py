@@ -14,6 +14,7 @@ from helpers_tokenizers import CHATML, byte_tokenizer
 import afzal
 from afzal import runs
 from afzal.cli import main
+from benchmarks import guide
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 FILES = README.parent / "docs" / "files.md"
@@ -49,7 +50,7 @@ def test_the_file_tree_names_every_file_once():
 def blocks(language: str) -> list[str]:
     """The fenced blocks of the README and of the page of examples that are marked runnable, in order."""
     pages = README.read_text(encoding="utf-8") + EXAMPLES.read_text(encoding="utf-8")
-    return re.findall(rf"```{language} runnable\n(.*?)```", pages, flags=re.DOTALL)
+    return [block.text for block in guide.blocks(pages) if block.is_run and block.language == language]
 
 
 @pytest.fixture

@@ -31,10 +31,9 @@ def small(text: str) -> str:
 
 def quick(words: list[str]) -> list[str]:
     """A command in its small size; flags with their values, too."""
-    flags = {"--max-steps": "2", "--epochs": "1", "--batch-size": None}
     said = [small(word) for word in words]
-    for flag, value in flags.items():
-        if flag in said and value is not None:
+    for flag, value in (("--max-steps", "2"), ("--epochs", "1")):
+        if flag in said:
             said[said.index(flag) + 1] = value
     return said
 

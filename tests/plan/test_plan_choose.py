@@ -30,6 +30,7 @@ from afzal.plan import (
 )
 from afzal.plan.memory import loading
 from afzal.plan.shapes import parameters
+from afzal.plan.table import assumptions
 
 H100 = DEVICES["h100"]
 ASSUMED = Assumptions(0.4)
@@ -176,11 +177,13 @@ def test_loading_names_itself_where_an_update_would_fit():
 
 
 @pytest.mark.parametrize("method", ["ppo", "rloo", "grpo", "reinforce"])
-def test_learning_from_rewards_is_planned_for_one_device(method: str):
+def test_learning_from_rewards_is_planned_for_one_device_or_several(method: str):
     found = plan(job("qwen2.5-0.5b", method), H100, Wish(), ASSUMED)
     assert found.layout.devices == 1
-    with pytest.raises(AfzalError, match=f"method={method} cannot be trained over several devices"):
-        plan(job("qwen2.5-0.5b", method), H100, Wish(nodes=1, gpus=8), ASSUMED)
+    found = plan(job("qwen2.5-0.5b", method), H100, Wish(nodes=1, gpus=8), ASSUMED)
+    assert found.layout.devices == 8
+    said = any("holds every model whole" in line for line in assumptions(found))
+    assert said == (found.layout.shards > 1)
 
 
 def test_a_quantised_model_is_planned_for_one_device():

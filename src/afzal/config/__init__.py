@@ -18,7 +18,7 @@ from .iterate import PEOPLE, PRESETS, IterateConfig
 from .method import Cost, Method, Paper
 from .methods import CONFIGS, METHODS, method_in
 from .planning import PlanConfig
-from .reading import build, dump, load, make, method_of, read_file, read_override, resolve
+from .reading import build, dump, load, make, method_of, read_file, read_override, resolve, stated
 from .revise import PrinciplesConfig, ReviseConfig
 from .score import ScoreConfig
 from .sections import CONSTRAINT_NEEDS, LOW_RANK, VIRTUAL, DataSettings, ModelSettings, ObjectiveSettings, section
@@ -91,6 +91,7 @@ __all__ = [
     "read_override",
     "resolve",
     "section",
+    "stated",
     "substituted",
     "suggestion",
     "variables",

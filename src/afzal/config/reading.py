@@ -108,6 +108,16 @@ def _renamed(setting: Setting) -> Setting:
     return replace(setting, key="activation_checkpointing", value=value)
 
 
+def stated(folder: str | Path) -> dict[str, Any]:
+    """The settings that a run in ``folder`` was made with, as its ``run.yaml`` has them; none where it holds no run.
+
+    Raises:
+        AfzalError: the file cannot be read.
+    """
+    path = Path(folder) / "run.yaml"
+    return {s.key: s.value for s in read_file(path)} if path.is_file() else {}
+
+
 def read_file(path: str | Path) -> list[Setting]:
     """The settings of a YAML file, each with its line."""
     try:

@@ -38,6 +38,7 @@ def keep(given: Any, folder: Path, name: str) -> Path:
         AfzalError: the value holds no rows, or a row holds something that JSON has no word for.
     """
     given = _split_of(given, name)
+    _refuse_no_rows(given, name)
     folder.mkdir(parents=True, exist_ok=True)
     if _shows_media(given):
         return _placed(folder, name, ".parquet", lambda path: given.to_parquet(path))
@@ -50,11 +51,10 @@ def rows_of(given: Any, name: str = "data") -> Iterator[dict[str, Any]]:
     Raises:
         AfzalError: it holds no rows.
     """
-    if hasattr(given, "to_dict") and hasattr(given, "columns") and hasattr(given, "notna"):
+    _refuse_no_rows(given, name)
+    if _is_frame(given):
         yield from given.astype(object).where(given.notna(), None).to_dict(orient="records")
         return
-    if isinstance(given, Mapping) or not isinstance(given, Iterable):
-        raise AfzalError(f"{name} is a {type(given).__name__}, which holds no rows", remedy=f"give {_WANTED}")
     for k, row in enumerate(given):
         if isinstance(row, Item):
             yield to_row(row)
@@ -64,6 +64,15 @@ def rows_of(given: Any, name: str = "data") -> Iterator[dict[str, Any]]:
             yield dict(row)
         else:
             raise AfzalError(f"row {k} of {name} is a {type(row).__name__}, not a dict", remedy=f"{name} is {_WANTED}")
+
+
+def _is_frame(given: Any) -> bool:
+    return hasattr(given, "to_dict") and hasattr(given, "columns") and hasattr(given, "notna")
+
+
+def _refuse_no_rows(given: Any, name: str) -> None:
+    if not _is_frame(given) and (isinstance(given, Mapping) or not isinstance(given, Iterable)):
+        raise AfzalError(f"{name} is a {type(given).__name__}, which holds no rows", remedy=f"give {_WANTED}")
 
 
 def _split_of(given: Any, name: str) -> Any:

@@ -14,9 +14,7 @@ from typing import Any
 
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_counts, refuse_ids_without_rows, refuse_misfit, refuse_other_tokens
-from afzal.folders.guard import guarded as guarded  # beside the loaders, for callers that need both
-from afzal.folders.guard import no_bars as no_bars
-from afzal.folders.guard import reason as reason
+from afzal.folders.guard import guarded, no_bars
 from afzal.folders.headed import classifier_of, with_head
 from afzal.folders.headers import Stored
 from afzal.folders.inspection import (

@@ -107,8 +107,7 @@ def _with_reference(settings: JudgeConfig) -> JudgeConfig:
     if settings.reference is not None:
         return settings.model_copy(update={"beta": settings.beta or BETA})
     assert settings.model is not None
-    path = Path(settings.model) / "run.yaml"
-    run = {s.key: s.value for s in config.read_file(path)} if path.is_file() else {}
+    run = config.stated(settings.model)
     reference = run.get("reference")
     if reference in (*config.REFERENCES, None):
         reference = run.get("model") if reference is not None else None

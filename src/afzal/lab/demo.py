@@ -14,9 +14,9 @@ from rich.table import Table
 
 from afzal import config, recipes, report, runs
 from afzal.errors import AfzalError
-from afzal.folders.load import load_causal_model
 from afzal.lab import exact, language
 from afzal.lab.exact import Exact, Frontier
+from afzal.lab.measure import log_policy
 from afzal.report import sections
 from afzal.stats.intervals import half_width
 from afzal.terminal.console import VisibleConsole
@@ -141,10 +141,10 @@ def _supervised(out: Path, plan: Plan) -> Path:
 def _preferences(out: Path, plan: Plan, reference: Path) -> tuple[World, list[Outcome]]:
     """One DPO run for each beta, on the same noisy pairs drawn from the reference."""
     train, held_out = language.prompts()
-    log_ref, rewards = _policy(reference, held_out), language.reward(held_out)
+    log_ref, rewards = log_policy(reference, held_out), language.reward(held_out)
     world = World(held_out, log_ref, rewards, exact.frontier(log_ref, rewards))
     rng = np.random.default_rng(_SEED + 1)
-    _write_pairs(train, _policy(reference, train), plan.pairs, out / "data" / "pairs.jsonl", rng)
+    _write_pairs(train, log_policy(reference, train), plan.pairs, out / "data" / "pairs.jsonl", rng)
     _write_pairs(held_out, log_ref, _N_HELD_OUT, out / "data" / "pairs-held-out.jsonl", rng)
     outcomes = [Outcome("SFT", reference, log_ref, exact.evaluate(log_ref, log_ref, rewards))]
     for beta in plan.betas:
@@ -163,7 +163,7 @@ def _preferences(out: Path, plan: Plan, reference: Path) -> tuple[World, list[Ou
                 **_steps(plan.dpo_steps, 64, plan.pairs),
             )
         )
-        log_pi = _policy(made, held_out)
+        log_pi = log_policy(made, held_out)
         outcomes.append(Outcome(f"DPO, beta {beta:g}", made, log_pi, exact.evaluate(log_pi, log_ref, rewards)))
     return world, outcomes
 
@@ -180,11 +180,6 @@ def _write_pairs(prompts: np.ndarray, log_ref: np.ndarray, n: int, path: Path, r
     rewards = language.reward(prompts)
     votes = language.noisy(rewards[which, first] - rewards[which, second], rng)
     language.write_pairs(language.pair_items(prompts, pairs, votes), path)
-
-
-def _policy(folder: Path, prompts: np.ndarray) -> np.ndarray:
-    """Every log-probability of a saved model, loaded as `transformers` loads it."""
-    return exact.log_policy(load_causal_model(str(folder)), prompts)
 
 
 _COLUMNS = ("policy", "reward", "KL, nats", "best at KL", "gain won", "beats SFT")

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from afzal.errors import AfzalError
+from afzal.folders.guard import no_bars, reason
 from afzal.folders.kinds import ADAPTER_CONFIG, adapter_config, is_adapter, stored_name
 from afzal.folders.load import (
     blank_causal_model,
@@ -22,8 +23,6 @@ from afzal.folders.load import (
     load_config,
     load_generation_config,
     model_folder,
-    no_bars,
-    reason,
 )
 from afzal.folders.load import load_tokenizer as load_tokenizer  # beside load_model, for callers that need both
 from afzal.folders.numbers import wrong_token

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from afzal.errors import AfzalError
+from afzal.folders.guard import guarded
 from afzal.folders.kinds import REWARD_HEAD
 from afzal.folders.kinds import is_reward_model as is_saved_reward_model
-from afzal.folders.load import guarded, load_classifier, model_folder
+from afzal.folders.load import load_classifier, model_folder
 from afzal.model import rotary
 from afzal.model.attention import stock_attention
 from afzal.model.load import adapter_base, save_model, switch_off_dropout

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from afzal.errors import AfzalError
-from afzal.folders.load import guarded
+from afzal.folders.guard import guarded
 
 EARLIER = "take an earlier checkpoint, or get the model again"
 _TRIAL = 2  # tokens; the second one has a position other than 0

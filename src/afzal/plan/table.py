@@ -81,6 +81,8 @@ def assumptions(plan: Plan) -> list[str]:
             "answers are as long as the data says; a sampled token reads all weights once, or computes for all"
         )
         found.append("the key-value cache of sampling is not counted; it is gone when an update begins")
+        if plan.layout.shards > 1:
+            found.append("while answers are drawn every device holds every model whole, which is not counted")
     if job.frozen != "dtype":
         found.append(f"frozen matrices are kept as {job.frozen} and computed with in {job.dtype}")
     return found

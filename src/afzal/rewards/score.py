@@ -14,7 +14,6 @@ from torch import Tensor
 from afzal import data, runs
 from afzal.config import ScoreConfig
 from afzal.errors import AfzalError
-from afzal.folders.trained import trained_end
 from afzal.model.load import context_of, pick_device
 from afzal.model.probe import choose_sharing
 from afzal.model.reward import (
@@ -22,10 +21,9 @@ from afzal.model.reward import (
     load_reward_model,
     states_at_head,
 )
-from afzal.model.speaking import open_speaker
 from afzal.records import Item, turns_to_row
 from afzal.rewards.assess import ScoreBatch, ScoredItem, assess, lines, score_heads, score_items
-from afzal.rewards.source import implicit_scorer, reward_scorer
+from afzal.rewards.source import implicit_scorer, reward_scorer, speaker_as_trained
 from afzal.tokens import Speaker
 from afzal.tokens.batch import Batch
 from afzal.train.feed import Layout
@@ -86,7 +84,7 @@ def hidden_states(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray
     device = pick_device(config.device)
     model = load_reward_model(config.model, device=device)
     layout = Layout(choose_sharing(model, config.max_tokens)[0], config.tokens_per_forward, device)
-    speaker = open_speaker(config.model, eos_token=trained_end(config.model))
+    speaker = speaker_as_trained(config.model)
     speaker = replace(speaker, context=context_of(model.config))
 
     def states(batch: Batch) -> Tensor:
@@ -99,7 +97,7 @@ def _opened(config: ScoreConfig) -> tuple[ScoreBatch, Speaker, Layout]:
     """What scores, how it reads responses, and the layout of its batches."""
     source = config.model or config.policy
     assert source is not None
-    speaker = open_speaker(source, eos_token=trained_end(source))
+    speaker = speaker_as_trained(source)
     device = pick_device(config.device)
     if config.model:
         scorer, sharing, context = reward_scorer(config.model, "model", config.max_tokens, device)

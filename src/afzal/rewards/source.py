@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from afzal import config
 from afzal.data.turns import full_text, reply
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
-from afzal.folders.trained import trained_end
 from afzal.model.load import context_of, context_of_model, load_model, vocabulary_of
 from afzal.model.logprobs import score as logprob_score
 from afzal.model.probe import Sharing, choose_common_sharing, choose_sharing
@@ -93,11 +93,26 @@ def implicit_rewards(
     Raises:
         AfzalError: a model cannot be loaded, or the two do not belong together.
     """
-    place, speaker = torch.device(device), open_speaker(policy, eos_token=trained_end(policy))
+    place, speaker = torch.device(device), speaker_as_trained(policy)
     scores, sharing, context = implicit_scorer(policy, reference, beta, max_tokens, place, speaker.tokenizer)
     layout = Layout(sharing, tokens_per_forward, place)
     reader = _Reader(scores, replace(speaker, context=context), layout, max_tokens)
     return _checked(reader.rewards, f"{policy} against {reference}")
+
+
+def speaker_as_trained(path: str, eos_token: str | None = None) -> Speaker:
+    """The speaker of a model, whose responses end as they ended in training.
+
+    The score of a response is that of its last token, so a run that named another end than its tokenizer's own is read
+    with that one.
+
+    Args:
+        eos_token: another end, where the caller names one.
+
+    Raises:
+        AfzalError: as for :func:`afzal.model.speaking.open_speaker`.
+    """
+    return open_speaker(path, eos_token=eos_token or config.stated(path).get("eos_token"))
 
 
 def reward_scorer(
@@ -188,7 +203,7 @@ def _by_model(
 ) -> Rewarder:
     scores, sharing, context = reward_scorer(spec, "reward", max_tokens, device)
     layout = Layout(sharing, tokens_per_forward, device)
-    speaker = replace(open_speaker(spec, eos_token=eos_token or trained_end(spec)), context=context)
+    speaker = replace(speaker_as_trained(spec, eos_token), context=context)
     return _Reader(scores, speaker, layout, max_tokens).rewards
 
 

@@ -66,10 +66,7 @@ class Run:
         Raises:
             AfzalError: another process is writing this run (names it), or the folder cannot be written.
         """
-        with writing(self.path):
-            other = lock.acquire(self.path)
-        if other is not None:
-            raise _busy(self.path, other)
+        take(self.path)
 
     def release(self) -> None:
         """Give the claim back."""
@@ -243,10 +240,24 @@ def _is_run(path: Path) -> bool:
         return False
 
 
-def _busy(path: Path, other: Mapping[str, Any]) -> AfzalError:
+_WAIT = "wait for it, or stop it and continue its run with --resume; or choose another --out"
+
+
+def take(path: Path, doing: str = "being written", remedy: str = _WAIT) -> None:
+    """Make this process the folder's only writer, until ``lock.release`` or its end.
+
+    Raises:
+        AfzalError: another process is ``doing`` that (names it, and ``remedy``), or the folder cannot be written.
+    """
+    with writing(path):
+        other = lock.acquire(path)
+    if other is not None:
+        raise _busy(path, other, doing, remedy)
+
+
+def _busy(path: Path, other: Mapping[str, Any], doing: str = "being written", remedy: str = _WAIT) -> AfzalError:
     who = f"process {other.get('pid', '?')} on {other.get('host', '?')}, since {other.get('since', '?')}"
-    remedy = "wait for it, or stop it and continue its run with --resume; or choose another --out"
-    return AfzalError(f"{path} is being written by another process", why=who, remedy=remedy)
+    return AfzalError(f"{path} is {doing} by another process", why=who, remedy=remedy)
 
 
 def refuse_used(path: Path) -> None:

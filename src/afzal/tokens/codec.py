@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from afzal.folders.load import guarded
+from afzal.folders.guard import guarded
 from afzal.tokens.template import marker_pattern
 
 _SENTINELS = ("\n", "a", ".", "0", "。", "|")

@@ -21,7 +21,7 @@ from afzal.data.page import ITEMS, VOTES
 from afzal.data.remap import moved_votes
 from afzal.errors import AfzalError
 from afzal.records import Item, turns_to_json
-from afzal.runs import atomic_write, lock, read_json, writing
+from afzal.runs import atomic_write, lock, read_json, take, writing
 from afzal.web.desk import Desk, Sheet
 from afzal.web.journal import Journal
 from afzal.web.media import FOLDER, Library
@@ -140,7 +140,7 @@ class Folder:
         self.sheet, self.library = sheet_of(job, items), Library(items)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        _claim(self.path)
+        take(self.path, "served", "stop it, or choose another --out")
         try:
             facts, self.port = _facts(self.sheet), 0
             self.tokens = self._resumed(facts) if (self.path / PAGE).exists() else self._begun(facts)
@@ -238,14 +238,6 @@ def _facts(sheet: Sheet) -> dict[str, Any]:
     rules = {f"rules.{key}": value for key, value in asdict(sheet.rules).items()}
     about = {"format": FORMAT, "mode": sheet.mode, "scale": sheet.scale, "text": sheet.display.text, "axes": axes}
     return {**about, **rules, "items": len(sheet.items), "items_sha256": sha}
-
-
-def _claim(path: Path) -> None:
-    with writing(path):
-        other = lock.acquire(path)
-    if other is not None:
-        who = f"process {other.get('pid', '?')} on {other.get('host', '?')}, since {other.get('since', '?')}"
-        raise AfzalError(f"{path} is served by another process", why=who, remedy="stop it, or choose another --out")
 
 
 def _other(path: Path, key: str, known: Any, value: Any) -> AfzalError:

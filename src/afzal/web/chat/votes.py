@@ -18,7 +18,7 @@ from afzal.data.native import to_row
 from afzal.data.page import ITEMS, VOTES
 from afzal.errors import AfzalError
 from afzal.records import Item, Message, Response, Turns
-from afzal.runs import atomic_write, lock, read_json, writing
+from afzal.runs import atomic_write, lock, read_json, take, writing
 from afzal.stats.intervals import clustered, share
 from afzal.web.chat.talk import Round
 from afzal.web.journal import Journal
@@ -44,7 +44,7 @@ class Votes:
         self.path, self._about, self._plain = path, dict(about), plain
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-        _claim(path)
+        take(path, "written", "stop it, or choose another --out")
         try:
             self._check()
             self._items, self._votes = Journal(path / ITEMS), Journal(path / VOTES)
@@ -160,11 +160,3 @@ def _text(turns: Sequence[Message]) -> str:
 
 def _and(names: Sequence[str]) -> str:
     return " and ".join(names)
-
-
-def _claim(path: Path) -> None:
-    with writing(path):
-        other = lock.acquire(path)
-    if other is not None:
-        who = f"process {other.get('pid', '?')} on {other.get('host', '?')}, since {other.get('since', '?')}"
-        raise AfzalError(f"{path} is written by another process", why=who, remedy="stop it, or choose another --out")
