@@ -9,13 +9,16 @@ from helpers_runs import model_folder
 from helpers_towers import made, picture
 
 from afzal import data
+from afzal.config.judging import JudgeConfig
 from afzal.errors import AfzalError
 from afzal.judge.asked import Asking, Words, by_choices
 from afzal.judge.games import Game, pairs_of
 from afzal.judge.parts import for_server
 from afzal.judging import judge_items, judged
+from afzal.judging.judges import asked_rewards
 from afzal.media import in_row, media_part
 from afzal.records import Item, Message, Response, media_of
+from afzal.servers.cache import Reply
 from afzal.servers.client import Server
 
 pytest.importorskip("PIL", reason="needs the extra vision")
@@ -158,3 +161,20 @@ def test_models_that_read_texts_alone_refuse_images(tmp_path):
 
 def said(text):
     return {"role": "assistant", "content": text}
+
+
+def test_a_reward_of_a_server_sees_the_image_of_its_prompt(tmp_path):
+    asked = []
+
+    class Scores(Server):
+        def ask(self, messages, sampling):
+            asked.append(messages)
+            return Reply("SCORE: 7")
+
+    scored = {"kind": "http", "url": "http://127.0.0.1:9/v1", "model": "m", "verdict": {"score": {}}}
+    settings = JudgeConfig.model_validate(scored | {"prompt": "Q: {{ prompt }} A: {{ answer }}"})
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("afzal.judging.judges.opened", lambda settings, whose: Scores("u", "m"))
+        rewards = asked_rewards(settings, "j", tmp_path / "replies.sqlite")
+        assert rewards([(Message("user", (IMAGE,)),)], ["a"]) == [7.0]
+    assert [part["type"] for part in asked[0][-1]["content"]] == ["text", "image_url", "text"]

@@ -11,6 +11,7 @@ from helpers_runs import model_folder
 from transformers import AutoModelForCausalLM
 
 from afzal.cli import main
+from afzal.judge.text import side, verdict
 
 
 def two_models(folder: Path) -> tuple[str, str]:
@@ -97,3 +98,14 @@ def test_how_answers_are_drawn_is_refused_where_none_are(tmp_path, capsys, words
     assert f"{words[0]}: how answers are drawn" in said
     assert "--prompts FILE" in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [(0.6, 1.0, "better"), (0.1, 0.4, "worse"), (0.4, 0.9, "not told"), (None, None, "not told")],
+)
+def test_a_win_rate_without_an_interval_tells_nothing_apart(low, high, word):
+    rate = {"value": 1.0, "low": low, "high": high}
+    found = {"models": {"ours": "A", "theirs": "B", "win_rate": rate}, "prompts": 1, "judge": "j"}
+    assert verdict(found).startswith(word)
+    assert side(rate) == {"better": 1, "worse": -1}.get(word, 0)

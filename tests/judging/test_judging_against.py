@@ -154,6 +154,11 @@ def test_what_is_refused(tmp_path, capsys):
     assert "nothing to set them against" in capsys.readouterr().err
     assert run([of["dpo"], of["dpo"]], of["base"], out, "--judge", "rule:longest") == 2
     assert "two of the models have the same name" in capsys.readouterr().err
+    alike = [tmp_path / "a b.jsonl", tmp_path / "a-b.jsonl"]  # one folder would hold both
+    for path in alike:
+        path.write_bytes(Path(of["dpo"]).read_bytes())
+    assert run([str(path) for path in alike], of["base"], out, "--judge", "rule:longest") == 2
+    assert "two of the models have the same name" in capsys.readouterr().err
     elsewhere = tmp_path / "elsewhere.jsonl"
     data.write([Item("x", "another", (Response("a"), Response("b")), (Comparison(0, 1, "first"),))], elsewhere, "afzal")
     more = ("--judge", "rule:longest", "--people", str(elsewhere))

@@ -159,7 +159,7 @@ def _for_people(items: Sequence[Item], folder: Path) -> Result | None:
     asked = [item for item in asked if len({repr(r.turns) for r in item.responses}) > 1]
     if not asked:
         raise AfzalError("the answers are the same on every prompt", why="nobody can prefer one of them")
-    data.write(asked, folder / PAIRS, "afzal")
+    data.write(data.with_media_beside(asked, folder), folder / PAIRS, "afzal")
     lines = [
         f"{len(asked)} pairs wait for blind votes; {len(items) - len(asked)} more have the same answer twice",
         f"next: afzal annotate {folder / PAIRS} --out {folder / VOTES} --until-done, then the same command again",

@@ -23,6 +23,7 @@ from afzal.judging.judges import Named, about, named
 from afzal.judging.run import judge_items
 from afzal.records import Item, Response, Turns, turns_to_json
 from afzal.runs.stage import keep, kept, key_of
+from afzal.servers.cache import REPLIES
 from afzal.stats.comparing import same_draws, share_of_verdicts
 from afzal.stats.intervals import clustered, share
 
@@ -104,7 +105,7 @@ def _verdicts(
     body = kept(path, key)
     if body is None:
         voted = None if people is None else votes_on(items, people)
-        made = judge_items(spec, items, cache=folder / "replies.sqlite", voted=voted, say=say)
+        made = judge_items(spec, items, cache=folder / REPLIES, voted=voted, say=say)
         together = codes(made.pairs, made.games, made.rulings)[1]
         body = {"outcomes": together.tolist(), "summary": made.summary}
         keep(path, key, body)

@@ -20,6 +20,7 @@ from afzal.generate.served import Asked, answers_from, read_server
 from afzal.model.load import load_model, pick_device
 from afzal.model.speaking import open_speaker
 from afzal.records import Item, Message, media_of, template_fields, turns_to_row
+from afzal.servers.cache import REPLIES
 from afzal.tokens import Speaker, Tree, any_chat, distinct_prompts
 
 
@@ -90,14 +91,14 @@ def _served(config: GenerateConfig) -> list[dict[str, Any]]:
         _say_what_is_short(config, speaker, ids)
     asked = Asked(turns, config.n, _sampling(config), config.seed, speaker, ids)
     with TemporaryDirectory() as spare:
-        cache = _replies(config) if config.out is not None else Path(spare) / "replies.sqlite"
+        cache = _replies(config) if config.out is not None else Path(spare) / REPLIES
         drawn = answers_from(settings, asked, settings.folder or "", cache, lambda line: print(line, file=sys.stderr))
     return [_record(prompts[a.prompt_index], a.text, a.tokens, a.stop) for a in drawn]
 
 
 def _replies(config: GenerateConfig) -> Path:
     """The replies of a server to what has not come to its end."""
-    return Path(f"{config.out}.replies.sqlite")
+    return Path(f"{config.out}.{REPLIES}")
 
 
 def _sampling(config: GenerateConfig) -> Sampling:

@@ -25,7 +25,7 @@ from afzal.iterate.people import Waiting
 from afzal.iterate.prompts import Questions, ask, slice_of
 from afzal.iterate.stages import Job, again, measure, one_round, round_of, training
 from afzal.iterate.summary import finish, now
-from afzal.judging.rewards import REPLIES, reward_or_judge
+from afzal.judging.rewards import reward_or_judge
 from afzal.model.load import pick_device
 from afzal.model.speaking import open_speaker
 from afzal.prepare import Recipe, recipe_of
@@ -33,6 +33,7 @@ from afzal.recipes.named import input_hashes, refuse_changes
 from afzal.recipes.runtime import fixed_date
 from afzal.recipes.train import Stopped
 from afzal.rewards.source import Rewarder
+from afzal.servers.cache import REPLIES
 from afzal.tokens.tree import tree
 from afzal.train import ranks
 

@@ -33,10 +33,10 @@ from afzal.recipes.train import train
 from afzal.records import Item, preferences
 from afzal.rewards.source import Rewarder
 from afzal.runs.stage import Row, read_rows, staged_rows, write_rows
+from afzal.servers.cache import REPLIES
 from afzal.tokens import Speaker
 
 SAMPLES, SCORES, REJECTED, PAIRS = "samples.jsonl", "scores.jsonl", "rejected.jsonl", "pairs.jsonl"
-REPLIES = "replies.sqlite"
 TRAIN, MEASURED, FRESH = "train.jsonl", "measured.jsonl", "measured-fresh.jsonl"
 
 # A round's training takes over every setting that it has in common with the rounds, but for those that a round decides

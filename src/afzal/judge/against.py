@@ -15,11 +15,10 @@ import numpy as np
 from afzal.judge import annotators, beside
 from afzal.judge.games import Pair
 from afzal.judge.labels import Labels
-from afzal.judge.plain import figure
-from afzal.judge.summary import two_models
-from afzal.judge.text import percent
+from afzal.judge.plain import figure, points
+from afzal.judge.summary import share_of, two_models
+from afzal.judge.text import percent, side
 from afzal.records import Item, prompt_key
-from afzal.stats.intervals import clustered, share
 
 PEOPLE = "people"
 
@@ -43,17 +42,16 @@ def of_people(
     sides = two_models(items, pairs)
     if labels is None or sides is None:
         return None
-    points = beside.points_of_people(labels)
-    points = np.where(sides[2] > 0, points, 1 - points)
-    known = np.flatnonzero(np.isfinite(points)).tolist()
-    if not known:
+    won = beside.points_of_people(labels)
+    won = np.where(sides[2] > 0, won, 1 - won)
+    rate = share_of(won, np.isfinite(won), [prompt_key(items[p.item]) for p in pairs])
+    if rate is None:
         return None
-    rate = share(clustered([prompt_key(items[pairs[k].item]) for k in known], points[known].tolist()))
     agreed = annotators.agreement_of(labels, resamples=resamples)
     return {
         "people": int((labels.table >= 0).any(0).sum()),
         "labels": int((labels.table >= 0).sum()),
-        "win_rate": figure(rate) | {"pairs": len(known)},
+        "win_rate": rate,
         "agreement": None if agreed is None else figure(agreed.raw),
     }
 
@@ -132,7 +130,7 @@ def _side_by_side(columns: Sequence[Column], judges: Sequence[str]) -> dict[str,
             seen = [c.summaries[k].get("people") for c in columns]
             rows.append([f"{name} agrees with a person", *(_cell(s, lambda p: percent(p["agreement"])) for s in seen)])
             gaps = [None if s is None else s.get("minus_ceiling") for s in seen]
-            rows += [[f"{name} less a person", *(_cell(gap, _points) for gap in gaps)]] if any(gaps) else []
+            rows += [[f"{name} less a person", *(_cell(gap, points) for gap in gaps)]] if any(gaps) else []
         agreed = [None if c.people is None else c.people["agreement"] for c in columns]
         rows.append(["a person agrees with another", *(_cell(known, percent) for known in agreed)])
     words = "Win rates count a tie as half a win. Agreement is the share of equal labels, a tie being a label."
@@ -148,40 +146,32 @@ def _cell(known: Any, shown: Callable[[Any], str]) -> str:
     return "-" if known is None else shown(known)
 
 
-def _points(gap: Mapping[str, Any]) -> str:
-    ends = "" if gap["low"] is None else f" [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
-    return f"{100 * gap['value']:+.1f}{ends}"
-
-
 def _findings(columns: Sequence[Column], judges: Sequence[str], other: str) -> list[str]:
     said = []
     for c in columns:
         rate = c.people["win_rate"] if c.people is not None else _rate(c.summaries[0])
         who = PEOPLE if c.people is not None else judges[0]
         if rate is not None:
-            said.append(f"{c.name} against {other}, by {who}: {percent(rate)}{_told(rate)}.")
+            told = "" if side(rate) else ", not told apart"
+            said.append(f"{c.name} against {other}, by {who}: {percent(rate)}{told}.")
     for k, name in enumerate(judges):
-        seen = [(c, rate) for c in columns if c.people is not None and (rate := _rate(c.summaries[k])) is not None]
-        wrong = [c.name for c, rate in seen if c.people and _apart(rate, c.people["win_rate"])]
+        seen = [
+            (c.name, rate, c.people["win_rate"])
+            for c in columns
+            if c.people is not None and (rate := _rate(c.summaries[k])) is not None
+        ]
+        wrong = [name for name, rate, by_people in seen if _apart(rate, by_people)]
         if wrong:
             said.append(f"{name} and people part on {', '.join(wrong)}: their intervals of the win rate do not meet.")
         if len(seen) > 1:
-            by_judge = sorted(seen, key=lambda known: -known[1]["value"])
-            by_people = sorted(seen, key=lambda known: -known[0].people["win_rate"]["value"])  # pyright: ignore
-            same = [c.name for c, _ in by_judge] == [c.name for c, _ in by_people]
-            ranked = ", ".join(c.name for c, _ in by_judge)
-            said.append(f"{name} ranks the models {'as people do' if same else 'otherwise than people'}: {ranked}.")
+            ranked = [c for c, *_ in sorted(seen, key=lambda known: -known[1]["value"])]
+            same = ranked == [c for c, *_ in sorted(seen, key=lambda known: -known[2]["value"])]
+            words = "as people do" if same else "otherwise than people"
+            said.append(f"{name} ranks the models {words}: {', '.join(ranked)}.")
     missing = [c.name for c in columns if c.people is None]
     if missing and len(missing) < len(columns):
         said.append(f"There are no votes of people on {', '.join(missing)}.")
     return said
-
-
-def _told(rate: Mapping[str, Any]) -> str:
-    """Whether an interval tells the two models apart."""
-    if rate["low"] is None or rate["low"] <= 0.5 <= rate["high"]:
-        return ", not told apart"
-    return ""
 
 
 def _apart(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from afzal.data.turns import full_text
 from afzal.errors import AfzalError
 from afzal.judge import replies
 from afzal.judge.games import Game, Ruling, as_shown
-from afzal.judge.parts import Content, content, keyed
+from afzal.judge.parts import content, keyed
 from afzal.judge.replies import Reading
 from afzal.judge.verdicts import Outcome
 from afzal.records import Turns
@@ -75,17 +76,10 @@ class Words:
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
         self._template = self._guarded(lambda: environment.from_string(asking.prompt))
 
-    def messages(self, **values: str) -> tuple[Mapping[str, str], ...]:
-        """The messages of one request of texts."""
-        return self._messages(self._render(**values))
-
-    def shown(self, **values: Turns) -> tuple[Mapping[str, Any], ...]:
+    def messages(self, **values: Turns) -> tuple[Mapping[str, Any], ...]:
         """The messages of one request, with the images and sounds of the values in their places."""
-        return self._messages(content(self._render, values))
-
-    def _messages(self, said: Content) -> tuple[Mapping[str, Any], ...]:
         system = ({"role": "system", "content": self.asking.system},) if self.asking.system else ()
-        return (*system, {"role": "user", "content": said})
+        return (*system, {"role": "user", "content": content(self._render, values)})
 
     def _render(self, **values: str) -> str:
         return self._guarded(lambda: self._template.render(**values))
@@ -105,7 +99,7 @@ class Words:
         sampling: dict[str, Any] = {"temperature": self.asking.temperature, "max_tokens": self.asking.max_tokens}
         if self.asking.temperature > 0:
             sampling["seed"] = self.asking.seed + sample
-        messages = self.shown(**values)
+        messages = self.messages(**values)
         whole = {**self.asking.about, "messages": keyed(messages), "sampling": sampling, "sample": sample}
         return Request(messages, sampling, key_of(whole))
 
@@ -138,7 +132,7 @@ def ruling(game: Game, asking: Asking, given: Sequence[Reply]) -> Ruling:
 
 
 def scores(
-    rows: Sequence[tuple[str, str]],
+    rows: Sequence[tuple[Turns, str]],
     asking: Asking,
     ask: Ask,
     cache: Cache,
@@ -164,7 +158,7 @@ def scores(
         if not read:
             raise AfzalError(
                 f"{name} gives no score for an answer",
-                where=f"prompt {prompt[:80]!r}, answer {answer[:80]!r}",
+                where=f"prompt {full_text(prompt)[:80]!r}, answer {answer[:80]!r}",
                 why=readings[0].why,
                 remedy="a prompt that asks for the score on the last line, more max_tokens, or samples: 3 with a "
                 "temperature, of which the readable ones count",

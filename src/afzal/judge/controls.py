@@ -15,6 +15,7 @@ from afzal.judge import beside
 from afzal.judge.debate import Protocol, quotes
 from afzal.judge.games import Game, Pair, Ruling
 from afzal.judge.labels import Labels
+from afzal.judge.plain import points
 from afzal.judge.summary import codes
 from afzal.records import Item, prompt_key
 from afzal.stats import judging
@@ -85,8 +86,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
             continue
         text = f"  beside {line['judge']}: the same verdict on {100 * line['same']['value']:.1f} % of the pairs"
         if (gap := line.get("difference")) is not None:
-            ends = "" if gap["low"] is None else f" [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
-            text += f"; agrees with people {100 * gap['value']:+.1f} points{ends} more often than it"
+            text += f"; agrees with people {points(gap, ' points')} more often than it"
         said.append(text)
     return said
 

@@ -59,7 +59,7 @@ def _turns(words: Words, game: Game, speaker: Speaker) -> Turns:
             "the judge's model reads texts alone, and a row has images or sounds",
             remedy="a model with a processor and a chat template, or a judge on a server that reads them",
         )
-    messages = words.shown(prompt=prompt, first=first, second=second, transcript=game.transcript)
+    messages = words.messages(prompt=prompt, first=first, second=second, transcript=game.transcript)
     if speaker.tokenizer.chat_template:
         return tuple(Message(m["role"], m["content"]) for m in messages)
     return "\n\n".join(m["content"] for m in messages) + "\n"

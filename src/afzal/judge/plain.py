@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from afzal.stats.intervals import Interval
@@ -21,3 +22,9 @@ def interval(known: Interval) -> dict[str, float | None]:
 def figure(known: Interval) -> dict[str, float | None]:
     """The same with ``n``, what is independent."""
     return interval(known) | {"n": known.n}
+
+
+def points(gap: Mapping[str, Any], unit: str = "") -> str:
+    """A difference of shares in points with its interval, as ``+3.1 [+0.2, +6.0]``."""
+    ends = "" if gap["low"] is None else f" [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
+    return f"{100 * gap['value']:+.1f}{unit}{ends}"

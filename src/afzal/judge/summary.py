@@ -88,8 +88,8 @@ def summary(
         "why_none": dict(Counter(r.why for r in rulings if r.outcome == "none").most_common(8)),
         **_cost(rulings, known.prices),
         "outcomes": {word: int((together == code).sum()) for word, code in CODES.items() if word != "both_bad"},
-        "first_wins": _share((together == 1).astype(float), together > 0, prompts),
-        "longer_wins": _share(((together == 1) == (gap > 0)).astype(float), (together > 0) & (gap != 0), prompts),
+        "first_wins": share_of((together == 1).astype(float), together > 0, prompts),
+        "longer_wins": share_of(((together == 1) == (gap > 0)).astype(float), (together > 0) & (gap != 0), prompts),
     }
     both = (table > -2).all(1)
     if both.any():
@@ -156,7 +156,7 @@ def _by_category(
         own = of == name
         line: dict[str, Any] = {"category": name, "pairs": int(own.sum())}
         if sides is not None:
-            line["win_rate"] = _share(points, own & np.isfinite(points), prompts)
+            line["win_rate"] = share_of(points, own & np.isfinite(points), prompts)
         if equal is not None:
             rows, columns = np.nonzero(np.isfinite(equal) & own[:, None])
             where = [prompts[r] for r in rows.tolist()]
@@ -167,7 +167,7 @@ def _by_category(
     return found
 
 
-def _share(values: np.ndarray, use: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | None:
+def share_of(values: np.ndarray, use: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | None:
     """The mean of the pairs ``[N]`` that are used, its interval over prompts and their number; None without any."""
     if not use.any():
         return None

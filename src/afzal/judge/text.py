@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from afzal.judge import controls
+from afzal.judge.plain import points
 
 Plain = Mapping[str, Any]
 
@@ -30,12 +31,18 @@ def verdict(found: Plain) -> str:
     """Whether the first model is better, in a sentence; empty where the answers are not of two models."""
     m = found.get("models", {})
     rate = m.get("win_rate")
-    if rate is None or rate["value"] is None:
+    if rate is None:
         return ""
-    low, high = (rate["value"] if rate[end] is None else rate[end] for end in ("low", "high"))
-    word = "better" if low > 0.5 else "worse" if high < 0.5 else "not told apart"
+    word = ("not told apart", "better", "worse")[side(rate)]
     by = f"on {found['prompts']} prompts by {found['judge']}"
     return f"{word}: {m['ours']} wins {percent(rate)} against {m['theirs']} {by}"
+
+
+def side(rate: Plain) -> int:
+    """1 where the interval of a win rate is above a half, -1 where it is below, 0 where it tells nothing apart."""
+    if rate["low"] is None:
+        return 0
+    return (rate["low"] > 0.5) - (rate["high"] < 0.5)
 
 
 def _models(m: Plain) -> list[str]:
@@ -98,8 +105,7 @@ def _own(own: Plain) -> list[str]:
     said = [f"  gives answers of its own model {percent(own['share'])} of the points"]
     for name, other in own["beside"].items():
         gap = other["difference"]
-        ends = "" if gap["low"] is None else f" [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
-        said.append(f"    {100 * gap['value']:+.1f} points{ends} beside {name}, on {gap['pairs']} pairs")
+        said.append(f"    {points(gap, ' points')} beside {name}, on {gap['pairs']} pairs")
     return said
 
 

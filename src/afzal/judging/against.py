@@ -13,6 +13,7 @@ from afzal.judge import against, outputs, people
 from afzal.judge.games import pairs_of
 from afzal.judging.run import judged, read_items, slug, stem
 from afzal.records import Item
+from afzal.servers.cache import REPLIES
 
 TABLE = "table"
 """Name of the table's files, without their endings."""
@@ -45,7 +46,7 @@ def judged_against(
             these pairs.
     """
     names = [stem(source) for source in sources]
-    if len(set(names)) < len(names):
+    if len({slug(name) for name in names}) < len(names):
         raise AfzalError(
             "two of the models have the same name",
             where=", ".join(sources),
@@ -54,7 +55,7 @@ def judged_against(
         )
     rows = {name: read_items(source, other) for name, source in zip(names, sources, strict=True)}
     voted = dict(zip(names, _voted(list(rows.values()), votes), strict=True))
-    replies, columns, written = cache or out / "replies.sqlite", [], []
+    replies, columns, written = cache or out / REPLIES, [], []
     for name, items in rows.items():
         folder = out if len(rows) == 1 else out / slug(name)
         beside = voted[name]

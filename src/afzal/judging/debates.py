@@ -17,7 +17,7 @@ from afzal.judge.verdicts import from_probability
 from afzal.model.load import pick_device
 from afzal.rewards.functions import own_function
 from afzal.servers.cache import Cache, Reply, key_of
-from afzal.servers.client import Server, key_from
+from afzal.servers.client import opened
 from afzal.servers.requests import Ask, Request, answered
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def debater(settings: DebaterConfig, prompt: str, cache: Cache, name: str) -> Sp
     words = Words(asking)
     sampling: dict[str, Any] = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
     sampling |= {"seed": settings.seed} if settings.temperature > 0 else {}
-    ask = _local(settings) if settings.kind == "model" else _server(settings).ask
+    ask = _local(settings) if settings.kind == "model" else opened(settings, "debater").ask
 
     def speak(positions: Sequence[Position]) -> list[str]:
         requests = []
@@ -120,11 +120,6 @@ def _whole(reply: Reply) -> str:
 
 def _unread(reply: Reply) -> Reading:
     raise NotImplementedError("an argument holds no verdict")
-
-
-def _server(settings: DebaterConfig) -> Server:
-    key = key_from(settings.key_env)
-    return Server(settings.url or "", settings.model or "", key, timeout=settings.timeout, attempts=settings.attempts)
 
 
 def _function(spec: str, cache: Cache, name: str) -> Speak:

@@ -13,7 +13,6 @@ import torch
 from afzal import config
 from afzal.config.debating import DEBATE_PROMPT, DebaterConfig
 from afzal.config.judging import PROMPT, SCORE_PROMPT, JudgeConfig
-from afzal.data.turns import full_text
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
 from afzal.judge import asked, given, people, scored
@@ -27,8 +26,8 @@ from afzal.records import Item, Turns, media_of
 from afzal.rewards.functions import own_function
 from afzal.rewards.source import Rewarder, implicit_rewards, reward_source
 from afzal.servers.cache import Cache
-from afzal.servers.client import Server, key_from
-from afzal.servers.requests import counter
+from afzal.servers.client import opened
+from afzal.servers.requests import Ask, counter
 
 BETA = 0.1
 """Of an implicit reward, where neither the judge nor its run says."""
@@ -243,12 +242,11 @@ def decides(settings: JudgeConfig, replies: Cache, name: str, say: Callable[[str
     """A language model as a judge, local or on a server."""
     if settings.kind == "model":
         return _local(settings)
-    server = _server(settings)
+    ask = _ask(settings)
 
     def judge(games: Sequence[Game]) -> Sequence[Ruling]:
         heard = counter(len(games) * (2 if settings.verdict.score else 1), say)
         about = {"name": name, "concurrency": settings.concurrency, "heard": heard}
-        ask = lambda messages, sampling: server.ask(for_server(messages), sampling)  # noqa: E731
         return asked.played(games, _asking(settings), ask, replies, **about)
 
     return judge
@@ -282,11 +280,10 @@ def prompt_of(settings: JudgeConfig) -> str:
     return settings.prompt or (SCORE_PROMPT if settings.verdict.score else PROMPT)
 
 
-def _server(settings: JudgeConfig) -> Server:
-    assert settings.url is not None
-    assert settings.model is not None
-    key = key_from(settings.key_env)
-    return Server(settings.url, settings.model, key, timeout=settings.timeout, attempts=settings.attempts)
+def _ask(settings: JudgeConfig) -> Ask:
+    """A question to the judge's server, its images and sounds as the server takes them."""
+    server = opened(settings, "judge")
+    return lambda messages, sampling: server.ask(for_server(messages), sampling)
 
 
 def asked_rewards(settings: JudgeConfig, name: str, cache: Path) -> Rewarder:
@@ -299,13 +296,13 @@ def asked_rewards(settings: JudgeConfig, name: str, cache: Path) -> Rewarder:
     Raises:
         AfzalError: (when called) as for :func:`afzal.judge.asked.scores`.
     """
-    server = _server(settings)
+    ask = _ask(settings)
     how = {"name": name, "samples": settings.samples, "concurrency": settings.concurrency}
 
     def rewards(prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None) -> list[float]:
-        rows = [(full_text(prompt), answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        rows = list(zip(prompts, answers, strict=True))
         with Cache(cache) as replies:
-            return asked.scores(rows, _asking(settings), server.ask, replies, **how)
+            return asked.scores(rows, _asking(settings), ask, replies, **how)
 
     return rewards
 

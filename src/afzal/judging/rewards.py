@@ -11,9 +11,6 @@ from afzal.errors import AfzalError
 from afzal.judging.judges import asked_rewards, named, rewarder_of
 from afzal.rewards.source import Rewarder, reward_source
 
-REPLIES = "replies.sqlite"
-"""In the folder of a run: what a server said."""
-
 
 def names_judge(spec: str) -> bool:
     """Whether ``spec`` is the YAML file of a judge."""

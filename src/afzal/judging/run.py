@@ -17,6 +17,7 @@ from afzal.judge.games import Game, Pair, Ruling, pairs_of
 from afzal.judge.labels import Labels
 from afzal.judging.judges import Named, about, controls, named, own_source, played, prices
 from afzal.records import Item, Response, turns_to_json
+from afzal.servers.cache import REPLIES
 
 
 def read_items(source: str, against: str | None = None) -> list[Item]:
@@ -156,7 +157,7 @@ def judged(
         raise AfzalError(
             "two judges have the same name", where="--judge", remedy="give them a name in their YAML files"
         )
-    beside, replies = _labels(voted, pairs), cache or out / "replies.sqlite"
+    beside, replies = _labels(voted, pairs), cache or out / REPLIES
     said = {n.name: played(n, items, pairs, replies, say) for n in judges}
     points = {name: summary.points_of(summary.codes(pairs, *both)[1]) for name, both in said.items()}
     verdicts, summaries, said_before, rows = [], [], [], list(items)

@@ -18,7 +18,7 @@ from afzal.judging.judges import Named, decides, named
 from afzal.principles.words import in_turn
 from afzal.records import Item
 from afzal.runs.stage import Row
-from afzal.servers.cache import Cache, Reply
+from afzal.servers.cache import REPLIES, Cache, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def label_rows(labelling: Labelling, items: Sequence[Item], answers: Sequence[Ro
         if one.strip() != two.strip():
             pair = Pair(k, 0, 1, full_text(item.prompt), (one, two))
             games += [Game(pair, turned, transcript=principle.text) for turned in (False, True)]
-    with Cache(labelling.out / "replies.sqlite") as replies:
+    with Cache(labelling.out / REPLIES) as replies:
         rulings = decides(settings, replies, judge.name, labelling.say)(games)
     said = {(game.pair.item, game.turned): ruling for game, ruling in zip(games, rulings, strict=True)}
     asked = Words(Asking(settings.system, settings.prompt, _unread))

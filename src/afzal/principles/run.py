@@ -26,7 +26,7 @@ from afzal.principles.writer import Wanted, Write, asked_as, writer
 from afzal.records import Comparison, Item, Message, Response, Turns, turns_to_row
 from afzal.report import write_board
 from afzal.runs.stage import Row, keep, kept, key_of, staged_rows
-from afzal.servers.cache import Reply
+from afzal.servers.cache import REPLIES, Reply
 from afzal.tokens import distinct_prompts
 
 PAIRS, REPORT = "pairs.jsonl", "revise"
@@ -56,7 +56,7 @@ def revise(config: ReviseConfig, say: Callable[[str], None] = lambda line: None)
     asked = _prompts(config)
     out = Path(config.out)
     _claim(config, out)
-    write, speaks = writer(config, out / "replies.sqlite")
+    write, speaks = writer(config, out / REPLIES)
     say(f"{sum(not a.twin for a in asked)} prompts, {sum(a.twin for a in asked)} twins")
     answers = staged_rows(out / "answers.jsonl", lambda: _answers(config, asked, write))
     if config.mode == "label":

@@ -13,7 +13,7 @@ from afzal.config.revise import ReviseConfig
 from afzal.data.turns import full_text
 from afzal.records import Message, Turns
 from afzal.servers.cache import Cache, Reply, key_of
-from afzal.servers.client import Server, key_from
+from afzal.servers.client import opened
 from afzal.servers.requests import Request, answered
 
 NO_ROOM = "no room"
@@ -107,8 +107,7 @@ def _local(config: ReviseConfig) -> Write:
 
 def _served(config: ReviseConfig, replies: Path) -> Write:
     def write(wanted: Sequence[Wanted]) -> list[Reply]:
-        key = key_from(config.key_env)
-        server = Server(config.url or "", config.model, key, timeout=config.timeout, attempts=config.attempts)
+        server = opened(config, "writer")
         requests = [_request(config, w) for w in wanted]
         with Cache(replies) as known:
             said = answered(requests, server.ask, known, name=config.model, concurrency=config.concurrency)

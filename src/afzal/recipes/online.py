@@ -10,7 +10,7 @@ from afzal.config import OnlineConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.folders.load import refuse_another_tokenizer
 from afzal.health.rollouts import signs
-from afzal.judging.rewards import REPLIES, reward_or_judge
+from afzal.judging.rewards import reward_or_judge
 from afzal.model.adapters import virtual_kind
 from afzal.model.load import refuse_fewer_positions
 from afzal.model.probe import choose_sharing
@@ -18,6 +18,7 @@ from afzal.model.reference import Reference
 from afzal.model.value import Critic, own_critic, reward_critic, shared_critic
 from afzal.prepare import Prepared
 from afzal.recipes.rollout import Writer, held_out
+from afzal.servers.cache import REPLIES
 from afzal.text import plural
 from afzal.tokens.batch import Sharing
 from afzal.train.feed import Layout

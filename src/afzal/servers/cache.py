@@ -1,4 +1,4 @@
-"""Replies of judges on disk: asked and paid for once.
+"""Replies of servers on disk: asked and paid for once.
 
 SQLite in WAL mode, one row per reply, written through to the disk before it counts. What is stored is the reply as it
 came; it is read anew each time, so that a changed way of reading asks nothing again. Errors are never stored.
@@ -17,6 +17,9 @@ from typing import Any
 
 from afzal.errors import AfzalError
 
+REPLIES = "replies.sqlite"
+"""The usual name of the file."""
+
 _TABLE = """
 CREATE TABLE IF NOT EXISTS reply (
   key BLOB PRIMARY KEY, judge TEXT NOT NULL, text TEXT NOT NULL, finish TEXT NOT NULL,
@@ -27,7 +30,7 @@ CREATE TABLE IF NOT EXISTS reply (
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a judge answered: the text, why it ended (``stop``, ``length``), and tokens asked and answered."""
+    """What a model answered: the text, why it ended (``stop``, ``length``), and tokens asked and answered."""
 
     text: str
     finish: str = "stop"
@@ -59,7 +62,10 @@ class Cache:
             self._connection.commit()
         except (sqlite3.Error, OSError) as error:
             raise AfzalError(
-                "the cache of replies cannot be opened", where=str(path), why=str(error), remedy="another --cache"
+                "the cache of replies cannot be opened",
+                where=str(path),
+                why=str(error),
+                remedy="move the file away; its replies are asked for again",
             ) from None
 
     def get(self, key: bytes) -> Reply | None:

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from afzal.errors import AfzalError
 from afzal.servers.cache import Reply
@@ -21,6 +21,21 @@ IN_A_ROW = 5
 
 class Unreachable(AfzalError):  # noqa: N818 - a state of the server, not a fault of ours
     """The server gave no reply within the tries allowed; replies so far are kept, and the same command resumes."""
+
+
+class Reached(Protocol):
+    """What settings say of a server: ``key_env`` is the environment variable that holds the key."""
+
+    @property
+    def url(self) -> str | None: ...
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def key_env(self) -> str | None: ...
+    @property
+    def timeout(self) -> float: ...
+    @property
+    def attempts(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -159,6 +174,17 @@ def _asked_wait(value: str | None) -> float | None:
         return max(0.0, float(value)) if value is not None else None
     except ValueError:
         return None
+
+
+def opened(settings: Reached, whose: str) -> Server:
+    """The server that settings describe; ``whose`` says who asks, as messages name it.
+
+    Raises:
+        AfzalError: the variable with the key is not set.
+    """
+    key = key_from(settings.key_env)
+    url, model = settings.url or "", settings.model or ""
+    return Server(url, model, key, timeout=settings.timeout, attempts=settings.attempts, whose=whose)
 
 
 def key_from(variable: str | None) -> str:

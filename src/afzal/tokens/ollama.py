@@ -77,7 +77,7 @@ def modelfile(speaker: Speaker, gguf: str) -> str:
         AfzalError: the template cannot be carried over exactly; says where it differs.
     """
     turns = turns_of(speaker)
-    template, stops = turns.template(), _stops(speaker)
+    template, stops = turns.template(), speaker.end_texts(chat=True)
     pieces = (turns.begin, turns.default, turns.generation, *turns.user, *turns.assistant, *(turns.system or ()))
     if any('"""' in piece or "{{" in piece for piece in pieces):
         raise _refused("it writes braces or quotes that a Modelfile gives a meaning")
@@ -190,11 +190,6 @@ def _shared(a: str, b: str) -> str:
 
 def _common_end(a: str, b: str) -> str:
     return _shared(a[::-1], b[::-1])[::-1]
-
-
-def _stops(speaker: Speaker) -> list[str]:
-    tokens = speaker.tokenizer.convert_ids_to_tokens(speaker.ends(chat=True))
-    return [token for token in tokens if token]
 
 
 def _quoted(text: str) -> str:

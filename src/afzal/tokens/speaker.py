@@ -127,8 +127,8 @@ class Speaker:
         return sorted(i for i in ends if i is not None)
 
     def end_texts(self, *, chat: bool) -> list[str]:
-        """The tokens of :meth:`ends` as texts, for a server that is not told ids."""
-        return self.tokenizer.convert_ids_to_tokens(self.ends(chat=chat))
+        """The tokens of :meth:`ends` as texts, for a server that is not told ids; an id without a token has none."""
+        return [token for token in self.tokenizer.convert_ids_to_tokens(self.ends(chat=chat)) if token]
 
     def room(self, max_tokens: int) -> int:
         """``max_tokens``, or the model's context where that is less."""
