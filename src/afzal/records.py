@@ -23,7 +23,8 @@ RatingKind = Literal["score", "rank", "label"]
 SWAPPED: dict[Outcome, Outcome] = {"first": "second", "second": "first", "tie": "tie", "both_bad": "both_bad"}
 """What an outcome is of the same two responses in the other order."""
 
-_P_FIRST: dict[Outcome, float] = {"first": 1.0, "second": 0.0, "tie": 0.5}
+P_FIRST: dict[Outcome, float] = {"first": 1.0, "second": 0.0, "tie": 0.5}
+"""The probability that the first response is better, which an outcome states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,11 @@ TEMPLATE_FIELDS = ("tools", "chat_template_kwargs")
 
 Turns = str | tuple[Message, ...]
 """A text to be continued verbatim, or a conversation to be rendered by the model's chat template."""
+
+
+def as_text(turns: Sequence[Message]) -> str:
+    """A conversation as one text, for a model that continues texts: its turns, one after another."""
+    return "".join(str(turn.content) for turn in turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,7 @@ class Comparison:
     @property
     def p_first(self) -> float | None:
         """Probability that the first response is better; None when the vote does not order them."""
-        return self.probability if self.probability is not None else _P_FIRST.get(self.outcome)
+        return self.probability if self.probability is not None else P_FIRST.get(self.outcome)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from html import unescape
 
 import pytest
 
-from afzal.report.charts import figures
+from afzal.report.charts import figure_of, figures
 from afzal.report.comparison import seeds, way
 from afzal.report.focus import focus
 from afzal.report.frontier import Spot, frontier_svg
@@ -205,3 +205,21 @@ def test_two_seeds_are_drawn_and_have_no_band(n, has_band, drawn):
     assert [s.mark for s in found] == ["faint"] * drawn
     if drawn:
         assert found[1].points == ((1.1, 2.0), (2.1, 3.0))
+
+
+def test_the_furthest_value_of_a_stray_is_the_furthest_one_among_negative_numbers_too():
+    usual = [Series(f"run {k}", falling(shift=-200.0), k) for k in range(3)]
+    up = Series("wild", tuple((float(k), -185.0 + 2.25 * k) for k in range(61)), 5)
+    drawing = line_chart([*usual, up], title="log-prob")
+    assert any(words.startswith("wild: −50") for words, _ in labels(drawing)), labels(drawing)
+    down = Series("sunk", tuple((float(k), -15.0 - 2.25 * k) for k in range(61)), 5)
+    drawing = line_chart([*(Series(f"run {k}", falling(), k) for k in range(3)), down], title="y")
+    assert any(words.startswith("sunk: −150") for words, _ in labels(drawing)), labels(drawing)
+
+
+def test_a_figure_of_a_rollouts_metric_is_drawn_beside_training():
+    kinds = (("train", "loss"), ("rollout", "objective/kl"))
+    metrics = [{"kind": kind, "step": k, name: 0.1 * k} for k in range(4) for kind, name in kinds]
+    assert "<svg" in figure_of("objective/kl", metrics).drawing
+    assert "<svg" in figure_of("loss", metrics).drawing
+    assert figure_of("reward", metrics).drawing == ""

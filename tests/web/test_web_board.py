@@ -58,6 +58,16 @@ def test_runs_pages_and_broken_folders_are_listed(tmp_path):
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.parametrize("latest", ["null", "[1]", "3"])
+def test_a_run_whose_latest_figures_are_damaged_hides_no_other(tmp_path, latest):
+    made(tmp_path, "good", [0.7, 0.6])
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    (folder / "run.json").write_text(f'{{"afzal": "0", "status": "finished", "latest": {latest}}}')
+    good, odd = listing(tmp_path)["runs"]
+    assert (good["train_loss"], odd["status"], odd["loss"]) == (0.6, "finished", None)
+
+
 def test_a_running_run_says_how_long_it_will_take(tmp_path):
     with runs.create(tmp_path / "now", {}) as run:
         run.update(method="sft", steps=10)

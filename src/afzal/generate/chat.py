@@ -18,7 +18,7 @@ from afzal.generate.rows import Row
 from afzal.generate.sample import sample
 from afzal.model.load import load_model, pick_device
 from afzal.model.speaking import open_speaker
-from afzal.records import Item, Message, Turns
+from afzal.records import Item, Message, Turns, as_text
 from afzal.tokens import Speaker
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character decode to
@@ -45,7 +45,7 @@ class Partner:
     """
 
     def __init__(self, path: str, name: str, config: ChatConfig) -> None:
-        self.name, self.path, self.speaker = name, path, open_speaker(path)
+        self.name, self.speaker = name, open_speaker(path)
         dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
         self._model = load_model(path, device=pick_device("auto"), dtype=dtype)
         self._sampling = Sampling(config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0)
@@ -62,7 +62,7 @@ class Partner:
         The same model, conversation, settings and number give the same answer, also beside another model.
 
         Args:
-            number: of the answer in the conversation, which its random draws depend on.
+            number: of the answer since the chat began, which its random draws depend on.
             heard: called as the answer grows: its first so many characters stay, and a text follows them.
             stop: set when the person wants no more.
 
@@ -95,7 +95,7 @@ class Partner:
         return Said(text.whole(), len(found.ids), found.stop)
 
     def _ids(self, turns: Sequence[Message]) -> list[int]:
-        asked: Turns = "".join(str(turn.content) for turn in turns) if self.continues_text else tuple(turns)
+        asked: Turns = as_text(turns) if self.continues_text else tuple(turns)
         return self.speaker.encode_prompts([Item("chat", asked, ())])[0].tolist()
 
 

@@ -104,6 +104,7 @@ class Written:
     ):
         self.rows, self.sampling, self._heard = rows, sampling, heard
         self._ended: set[int] = set()
+        self._ends = frozenset(eos)
         self.keys = row_keys(seed, np.array([r.number for r in rows]), np.array([r.sample for r in rows]))
         self.eos = torch.tensor(list(eos), dtype=torch.int64, device=device)
         self.never = torch.tensor(list(sampling.barred), dtype=torch.int64, device=device)
@@ -125,10 +126,9 @@ class Written:
 
     def _tell(self, heard: Heard, tokens: Sequence[int], live: Sequence[int]) -> None:
         """A row that has ended may be drawn for still, beside others."""
-        ends = set(self.eos.tolist())
         for row, token in zip(live, tokens, strict=True):
             if row not in self._ended:
-                self._ended |= {row} if token in ends else set()
+                self._ended |= {row} if token in self._ends else set()
                 heard(self.rows[row], token)
 
     def samples(self) -> list[Sample]:

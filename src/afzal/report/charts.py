@@ -250,6 +250,8 @@ def _from_zero(plot: Plot) -> Plot:
 
 def figure_of(name: str, metrics: Records) -> Figure:
     """Any metric by its name, training beside held out; the drawing is empty where there is no number to draw."""
-    train, held_out = ([m for m in metrics if m.get("kind") == kind] for kind in ("train", "eval"))
-    plot = _one(name, name, "", train or [m for m in metrics if m.get("kind") == "rollout"], held_out)
+    train, rollouts, held_out = (
+        [m for m in metrics if m.get("kind") == kind and name in m] for kind in ("train", "rollout", "eval")
+    )
+    plot = _one(name, name, "", train or rollouts, held_out)
     return plot.draw(None) if plot.has_values else Figure(name, name, "", "", ())

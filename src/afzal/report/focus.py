@@ -39,3 +39,8 @@ def focus(groups: Iterable[Sequence[float | None]]) -> tuple[float, float]:
         return whole
     low, high = min(inner), max(inner)
     return (low, high) if high > low and whole[1] - whole[0] > GAIN * (high - low) else whole
+
+
+def shown(groups: Sequence[Sequence[float | None]]) -> list[float]:
+    """The ends of what is shown of these values; nothing without values."""
+    return list(focus(groups)) if any(is_number(v) for group in groups for v in group) else []

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from afzal.report import svg
-from afzal.report.focus import focus
+from afzal.report.focus import shown
 from afzal.report.places import LETTER, LINE, Box, Labels, clipped, dense, is_inside
 from afzal.report.svg import OPTIMUM, Frame, Series
 from afzal.stats.intervals import half_width
@@ -54,7 +54,7 @@ def frontier_svg(
     """
     xs = [_ends(p.x, p.x_se) for p in points] + [[x for x, _ in s.points] for s in paths]
     ys = [_ends(p.y, p.y_se) for p in points] + [[*(y for _, y in s.points), *s.low, *s.high] for s in paths]
-    xs, ys = ([v for g in groups for v in g] if optimum else _focused(groups) for groups in (xs, ys))
+    xs, ys = ([v for g in groups for v in g] if optimum else shown(groups) for groups in (xs, ys))
     xs = [*xs, *(x for x, _ in optimum), *([limit[0]] if limit else [])]
     ys = [*ys, *(y for _, y in optimum)]
     width, height = size
@@ -95,11 +95,6 @@ def _optimum(frame: Frame, curve: Sequence[tuple[float, float]], label: str) -> 
         + svg.text(last_x - 2, last_y - 7, label, f"end s{OPTIMUM}", "end")
         + svg.text((curve[0][0] + last_x) / 2 - 60, frame.top + 14, "no policy can be here", "note")
     )
-
-
-def _focused(groups: Sequence[Sequence[float | None]]) -> list[float]:
-    """The ends of what is shown of these values; nothing without values."""
-    return list(focus(groups)) if any(is_number(v) for group in groups for v in group) else []
 
 
 def _parts(frame: Frame, series: Series) -> list[list[tuple[float, float]]]:
@@ -151,7 +146,7 @@ def _spot(frame: Frame, spot: Spot) -> str:
     shape = f'<circle class="d s{spot.colour}" {at} r="4"/>'
     if _is_beyond(frame, spot):  # a triangle that points out of the plot
         dx, dy = (x >= frame.right) - (x <= frame.left), (y >= frame.bottom) - (y <= frame.top)
-        tip, side = (x + 7 * dx, y + 7 * dy), (4.5 * (dy or 0), -4.5 * (dx or 0))
+        tip, side = (x + 7 * dx, y + 7 * dy), (4.5 * dy, -4.5 * dx)
         ends = f"M{x + side[0]:.1f} {y + side[1]:.1f}L{x - side[0]:.1f} {y - side[1]:.1f}L{tip[0]:.1f} {tip[1]:.1f}Z"
         shape = f'<path class="beyond s{spot.colour}" d="{ends}"/>'
     return f'<g class="spot">{shape}<circle class="hit" {at} r="12"><title>{name}</title></circle></g>'

@@ -24,26 +24,23 @@ class Labels:
 
     def __init__(self, bounds: Box, marks: Sequence[Spot] = ()) -> None:
         self._bounds, self._marks = bounds, marks
-        self.taken: list[Box] = []
-
-    def best(self, places: Sequence[Box]) -> Box:
-        """Take the place that covers least of labels and marks, the earlier one of equals."""
-        box = min(places, key=self._cost)
-        self.taken.append(box)
-        return box
+        self._taken: list[Box] = []
 
     def free(self, places: Sequence[Box]) -> Box | None:
-        """As :meth:`best` among places that cover no other label; None where there is none."""
-        fine = [box for box in places if not any(overlap(box, other) for other in self.taken)]
-        return self.best(fine) if fine else None
+        """Take the place that covers fewest marks, the earlier one of equals, of those that cover no other label; None
+        where there is none."""
+        fine = [box for box in places if not any(overlap(box, other) for other in self._taken)]
+        if not fine:
+            return None
+        self._taken.append(box := min(fine, key=self._cost))
+        return box
 
     def _cost(self, box: Box) -> float:
         left, top, right, bottom = box
-        over = sum(overlap(box, other) for other in self.taken)
         hits = sum(left - 1 <= x <= right + 1 and top <= y <= bottom for x, y in self._marks)
         low = max(0.0, self._bounds[0] - left) + max(0.0, self._bounds[1] - top)
         high = max(0.0, right - self._bounds[2]) + max(0.0, bottom - self._bounds[3])
-        return 10 * over + 8 * hits + 100 * (low + high)
+        return 8 * hits + 100 * (low + high)
 
 
 def overlap(a: Box, b: Box) -> float:

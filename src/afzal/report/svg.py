@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Literal
 
-from afzal.report.focus import focus
+from afzal.report.focus import shown
 from afzal.report.places import LETTER, LINE, Box, Labels, clipped, dense, is_inside
 from afzal.report.scales import CHAR, Point, domain, fitting_ticks, nice_ticks, thin, tick_labels
 from afzal.text import is_number, number, visible
@@ -101,8 +101,7 @@ def line_chart(
     """
     xs = sorted({x for s in series for x, _ in s.points})
     groups = [[*(y for _, y in s.points), *s.low, *s.high] for s in series]
-    shown = focus(groups) if any(is_number(v) for group in groups for v in group) else ()
-    y = y_range or domain([*shown, *(r.y for r in rules)])
+    y = y_range or domain([*shown(groups), *(r.y for r in rules)])
     x = (xs[0], xs[-1]) if len(xs) > 1 else domain(xs)
     y_ticks = nice_ticks(*y)
     labels = tick_labels(y_ticks)
@@ -215,9 +214,10 @@ def _beyond(frame: Frame, series: Sequence[Series], places: Labels) -> str:
         for x, y in s.points:
             if not is_number(y) or frame.y[0] <= y <= frame.y[1]:
                 continue
-            key = s.colour, y > frame.y[1]
-            if key not in furthest or abs(y) > abs(furthest[key][1]):
-                furthest[key] = x, y, s
+            is_above = y > frame.y[1]
+            known = furthest.get((s.colour, is_above))
+            if known is None or (y > known[1] if is_above else y < known[1]):
+                furthest[s.colour, is_above] = x, y, s
     parts = []
     for (colour, is_above), (x, y, s) in furthest.items():
         px, edge, tip = frame.px(x), *((frame.top, -6) if is_above else (frame.bottom, 6))

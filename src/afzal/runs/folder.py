@@ -89,11 +89,11 @@ class Run:
         """The last record of a kind, looked for in the last ``within`` bytes of the log; empty when there is none."""
         return unspell(last_jsonl(self.path / _METRICS, "kind", kind, within) or {})
 
-    def latest(self, kind: Literal["eval", "train"]) -> dict[str, Any]:
+    def latest(self, kind: Literal["eval", "train"], facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The last evaluation, or the last update, without reading a long log; empty where there is none near its
-        end."""
-        facts = self.facts()
-        return unspell(facts["latest"]) if kind == "eval" and "latest" in facts else self.last(kind, _TAIL)
+        end. ``facts`` are those of ``run.json``, where they have been read."""
+        told = (self.facts() if facts is None else facts).get("latest") if kind == "eval" else None
+        return unspell(told) if isinstance(told, dict) else self.last(kind, _TAIL)
 
     def metrics_bytes(self) -> int:
         """Size of ``metrics.jsonl``, which is on the disk (not only in a cache) when this returns: for checkpoints."""
@@ -141,9 +141,9 @@ class Run:
         """
         return read_json(self.path / _FACTS)
 
-    def status(self) -> str:
+    def status(self, facts: Mapping[str, Any] | None = None) -> str:
         """The status in the facts; ``interrupted`` when that says ``running`` and no process writes the folder."""
-        status = str(self.facts().get("status", "unknown"))
+        status = str((self.facts() if facts is None else facts).get("status", "unknown"))
         return "interrupted" if status == "running" and lock.holder(self.path) is None else status
 
     def _write_facts(self, facts: Mapping[str, Any]) -> None:

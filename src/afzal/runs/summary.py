@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from afzal.runs.folder import Run
 
 
-def summary(run: Run) -> dict[str, Any]:
+def summary(run: Run, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Name, method, status, progress and key figures of a run; what is not known is None.
 
     ``train_loss`` is of the last update; ``loss``, ``accuracy``, ``reward`` and ``kl`` (nats per answer) are of the
     last evaluation, and ``of`` says of how many items. ``seconds`` is how long the run has worked.
 
+    Args:
+        facts: those of ``run.json``, where they have been read.
+
     Raises:
         AfzalError: ``run.json`` cannot be read.
     """
-    facts = run.facts()
-    held_out, trained = run.latest("eval"), run.latest("train")
+    facts = run.facts() if facts is None else facts
+    held_out, trained = run.latest("eval", facts), run.latest("train", facts)
     items, seconds = _finite(held_out.get("n")), _finite(facts.get("seconds"))
     return {
         "name": run.name,
         "path": str(run.path),
         "method": facts.get("method"),
-        "status": run.status(),
+        "status": run.status(facts),
         "step": _latest_step(facts.get("step"), trained.get("step")),
         "steps": facts.get("steps"),
         "train_loss": _finite(trained.get("loss")),

@@ -7,11 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from afzal.records import SWAPPED
+
 LONGEST_NOTE = 10_000
 LONGEST_NAME = 60
 MOST_SECONDS = 7 * 86_400.0
 _ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
-_OUTCOMES = ("first", "second", "tie", "both_bad")
+OUTCOMES = tuple(SWAPPED)
 
 
 class Refused(Exception):  # noqa: N818
@@ -42,8 +44,8 @@ def name_of(body: Mapping[str, Any]) -> str:
 def compared(body: Mapping[str, Any]) -> dict[str, Any]:
     """``outcome``, and ``strength`` where one is better."""
     outcome, strength = body.get("outcome"), body.get("strength", 1)
-    if outcome not in _OUTCOMES:
-        raise Refused(400, "bad_outcome", f"outcome must be one of {', '.join(_OUTCOMES)}")
+    if outcome not in OUTCOMES:
+        raise Refused(400, "bad_outcome", f"outcome must be one of {', '.join(OUTCOMES)}")
     if outcome not in ("first", "second"):
         return {"outcome": outcome, "strength": None}
     if type(strength) is not int or strength not in (1, 2):

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from afzal.errors import AfzalError
 from afzal.web.bodies import Refused
 
 STATIC = Path(__file__).with_name("static")
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 TOKEN = "x-afzal-token"
+Handle: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 def as_json(value: Any, status: int = 200) -> Response:
@@ -26,6 +29,27 @@ def as_json(value: Any, status: int = 200) -> Response:
 def refusal(refused: Refused) -> Response:
     """The reply to a request that is not carried out."""
     return as_json({"error": refused.code, "message": str(refused)}, refused.status)
+
+
+def is_right(token: str, known: str) -> bool:
+    """Whether a token is the known one; how long it takes says nothing of how alike they are."""
+    return secrets.compare_digest(token.encode(), known.encode())
+
+
+def with_token(known: str, handle: Handle) -> Handle:
+    """An endpoint for data: it takes the token in a header, and says in JSON why it refuses."""
+
+    async def endpoint(request: Request) -> Response:
+        if not is_right(request.headers.get(TOKEN, ""), known):
+            return wrong_token()
+        try:
+            return await handle(request)
+        except Refused as refused:
+            return refusal(refused)
+        except AfzalError as error:
+            return refusal(Refused(409, "refused", str(error)))
+
+    return endpoint
 
 
 def wrong_token() -> Response:

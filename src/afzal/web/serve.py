@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 import socket
 import time
@@ -118,6 +119,22 @@ def serve(
     finally:
         folder.close()
     return folder
+
+
+def serve_secret(letter: str, application_of: Callable[[str], App], place: Place, ready: Callable[[str], None]) -> None:
+    """Serve an application whose address holds a fresh secret, ``/LETTER/TOKEN/``, until SIGINT or SIGTERM.
+
+    Args:
+        application_of: the application that answers to a token.
+        ready: called with the address once the page can be reached.
+
+    Raises:
+        AfzalError: the address cannot be bound.
+    """
+    token = secrets.token_urlsafe(18)
+    with bound(place) as sock:
+        address = f"{origin(place.host, sock.getsockname()[1])}/{letter}/{token}/"
+        run_server(application_of(token), place, sock, lambda end: ready(address))
 
 
 def run_server(app: App, place: Place, sock: socket.socket, ready: Callable[[Callable[[], None]], None]) -> None:

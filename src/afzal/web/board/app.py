@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -17,7 +15,7 @@ from starlette.routing import Route
 from afzal.web.board import curves
 from afzal.web.board.listing import Listing
 from afzal.web.bodies import Refused
-from afzal.web.replies import TOKEN, as_json, page_file, refusal, static, wrong_token
+from afzal.web.replies import as_json, is_right, page_file, static, with_token
 
 SERVED = {".html": "text/html", ".svg": "image/svg+xml", ".png": "image/png"}
 # Pages of a folder may come from anywhere: they run nothing, load nothing, and are of no site.
@@ -54,8 +52,8 @@ class Board:
             Route("/b/{token}/", self.page, methods=get),
             Route("/static/{name}", static, methods=get),
             Route("/f/{token}/{path:path}", self.file, methods=get),
-            Route("/api/runs", self._api(self.runs), methods=get),
-            Route("/api/curves", self._api(self.curves), methods=get),
+            Route("/api/runs", with_token(self._token, self.runs), methods=get),
+            Route("/api/curves", with_token(self._token, self.curves), methods=get),
         ]
 
     async def page(self, request: Request) -> Response:
@@ -86,22 +84,8 @@ class Board:
         return as_json(await asyncio.to_thread(curves.read, run, names, query.get("since", "")))
 
     def _check(self, request: Request) -> None:
-        if not self._is_right(request.path_params["token"]):
+        if not is_right(request.path_params["token"], self._token):
             raise HTTPException(404)
-
-    def _is_right(self, token: str) -> bool:
-        return secrets.compare_digest(self._token.encode(), token.encode())
-
-    def _api(self, handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        async def endpoint(request: Request) -> Response:
-            if not self._is_right(request.headers.get(TOKEN, "")):
-                return wrong_token()
-            try:
-                return await handle(request)
-            except Refused as refused:
-                return refusal(refused)
-
-        return endpoint
 
 
 def application(root: Path, token: str) -> Starlette:

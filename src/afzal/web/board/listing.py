@@ -86,9 +86,10 @@ def _run(root: Path, path: str) -> dict[str, Any]:
     report = _joined("" if path == "." else path, _REPORT)
     about["report"] = report if (root / report).is_file() else None
     try:
-        known = summary(run)
-        if "afzal" not in run.facts():
+        facts = run.facts()
+        if "afzal" not in facts:
             raise AfzalError(f"{_FACTS} is not that of a run")
+        known = summary(run, facts)
     except (AfzalError, OSError) as error:
         why = str(error) if isinstance(error, OSError) else error.what
         return about | {"status": "broken", "why": why.replace(f"{root}{os.sep}", "")}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 
 from afzal.web.board.app import application
-from afzal.web.serve import Place, bound, origin, run_server
+from afzal.web.serve import Place, serve_secret
 
 
 def serve(root: Path, place: Place, ready: Callable[[str], None]) -> None:
@@ -19,7 +18,4 @@ def serve(root: Path, place: Place, ready: Callable[[str], None]) -> None:
     Raises:
         AfzalError: the address cannot be bound.
     """
-    token = secrets.token_urlsafe(18)
-    with bound(place) as sock:
-        address = f"{origin(place.host, sock.getsockname()[1])}/b/{token}/"
-        run_server(application(root, token), place, sock, lambda end: ready(address))
+    serve_secret("b", lambda token: application(root, token), place, ready)

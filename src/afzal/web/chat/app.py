@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from threading import Event
 from typing import Any
 
@@ -15,14 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from afzal.errors import AfzalError
-from afzal.web.bodies import Refused, seconds_of
+from afzal.web.bodies import OUTCOMES, Refused, seconds_of
 from afzal.web.chat.session import Session
 from afzal.web.chat.talk import Answer, Round
-from afzal.web.replies import TOKEN, as_json, body_of, page_file, refusal, static, wrong_token
+from afzal.web.replies import Handle, as_json, body_of, is_right, page_file, static, with_token
 
-_JUDGED = ("first", "second", "tie", "both_bad", "skip")
-Handle = Callable[[Request], Awaitable[Response]]
+_JUDGED = (*OUTCOMES, "skip")
 
 
 class Page:
@@ -50,7 +47,7 @@ class Page:
 
     async def page(self, request: Request) -> Response:
         """The page itself; a wrong token sees nothing."""
-        if not self._is_right(request.path_params["token"]):
+        if not is_right(request.path_params["token"], self._token):
             raise HTTPException(404)
         return page_file("chat.html")
 
@@ -134,16 +131,13 @@ class Page:
     def _state(self) -> dict[str, Any]:
         talk, votes = self._session.talk, self._session.votes
         known = {"names": None} if talk.is_blind else {"names": [partner.name for partner in talk.partners]}
-        saved = 0 if votes is None else sum(votes.tally()["counts"].values())
+        saved = 0 if votes is None else votes.count
         rounds = [_round(round_) for round_ in talk.rounds]
         about = {"blind": talk.is_blind, "places": len(talk.partners), "waits": talk.waits, "saved": saved}
         return {**self._about, **known, **about, "rounds": rounds, "busy": self._is_busy()}
 
     def _is_busy(self) -> bool:
         return self._work is not None and not self._work.done()
-
-    def _is_right(self, token: str) -> bool:
-        return secrets.compare_digest(self._token.encode(), token.encode())
 
     def _idle(self, handle: Handle) -> Handle:
         async def endpoint(request: Request) -> Response:
@@ -154,17 +148,7 @@ class Page:
         return endpoint
 
     def _api(self, handle: Handle) -> Handle:
-        async def endpoint(request: Request) -> Response:
-            if not self._is_right(request.headers.get(TOKEN, "")):
-                return wrong_token()
-            try:
-                return await handle(request)
-            except Refused as refused:
-                return refusal(refused)
-            except AfzalError as error:
-                return refusal(Refused(409, "refused", str(error)))
-
-        return endpoint
+        return with_token(self._token, handle)
 
 
 def _round(round_: Round) -> dict[str, Any]:

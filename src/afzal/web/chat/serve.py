@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from afzal.web.chat.app import application
 from afzal.web.chat.session import Session
-from afzal.web.serve import Place, bound, origin, run_server
+from afzal.web.serve import Place, serve_secret
 
 
 def serve(session: Session, about: Mapping[str, Any], place: Place, ready: Callable[[str], None]) -> None:
@@ -21,7 +20,4 @@ def serve(session: Session, about: Mapping[str, Any], place: Place, ready: Calla
     Raises:
         AfzalError: the address cannot be bound.
     """
-    token = secrets.token_urlsafe(18)
-    with bound(place) as sock:
-        address = f"{origin(place.host, sock.getsockname()[1])}/c/{token}/"
-        run_server(application(session, token, about), place, sock, lambda end: ready(address))
+    serve_secret("c", lambda token: application(session, token, about), place, ready)

@@ -17,15 +17,15 @@ from afzal._version import __version__
 from afzal.data.native import to_row
 from afzal.data.page import ITEMS, VOTES
 from afzal.errors import AfzalError
-from afzal.records import Item, Message, Response, Turns
+from afzal.records import P_FIRST, SWAPPED, Item, Message, Outcome, Response, Turns, as_text
 from afzal.runs import atomic_write, lock, read_json, take, writing
 from afzal.stats.intervals import clustered, share
+from afzal.web.bodies import OUTCOMES
 from afzal.web.chat.talk import Round
 from afzal.web.journal import Journal
 from afzal.web.questions import content_sha256
 
 ABOUT = "chat.json"
-_POINTS = {"first": 1.0, "tie": 0.5, "second": 0.0}
 
 
 class Votes:
@@ -48,8 +48,10 @@ class Votes:
         try:
             self._check()
             self._items, self._votes = Journal(path / ITEMS), Journal(path / VOTES)
-            self._lines = {line["id"]: line for line in self._votes.lines() if line.get("kind") == "pair"}
+            self._lines: dict[str, Mapping[str, Any]] = {}
             for line in self._votes.lines():
+                if line.get("kind") == "pair":
+                    self._lines[line["id"]] = line
                 self._lines.pop(str(line.get("retracts")), None)
         except BaseException:
             lock.release(path)
@@ -94,6 +96,11 @@ class Votes:
         self._votes.append([{"id": uuid.uuid4().hex, "at": now, "kind": "undo", "retracts": ident}])
         self._lines.pop(ident, None)
 
+    @property
+    def count(self) -> int:
+        """Votes of the folder that stand."""
+        return len(self._lines)
+
     def tally(self) -> dict[str, Any]:
         """All votes of the folder that stand.
 
@@ -103,12 +110,11 @@ class Votes:
         """
         said = [(line["conversation"], _of_models(line)) for line in self._lines.values()]
         counts = Counter(outcome for _, outcome in said)
-        told = [(conversation, _POINTS[outcome]) for conversation, outcome in said if outcome in _POINTS]
+        told = [(conversation, P_FIRST[outcome]) for conversation, outcome in said if outcome in P_FIRST]
         rate = share(clustered(*zip(*told, strict=True))) if told else None
-        names = ("first", "second", "tie", "both_bad")
         return {
             "models": list(self._about["models"]),
-            "counts": {name: counts[name] for name in names},
+            "counts": {name: counts[name] for name in OUTCOMES},
             "win_rate": None if rate is None else {"value": rate.value, "low": rate.low, "high": rate.high},
         }
 
@@ -119,7 +125,7 @@ class Votes:
         lock.release(self.path)
 
     def _item(self, round_: Round) -> Item:
-        prompt: Turns = _text(round_.before[0]) if self._plain else round_.before[0]
+        prompt: Turns = as_text(round_.before[0]) if self._plain else round_.before[0]
         texts = [answer.text if answer else "" for answer in round_.answers]
         turns: list[Turns] = [text if self._plain else (Message("assistant", text),) for text in texts]
         told = [answer for answer in round_.answers if answer]
@@ -149,13 +155,8 @@ class Votes:
 
 
 def _of_models(line: Mapping[str, Any]) -> str:
-    swapped = {"first": "second", "second": "first"}
-    outcome = str(line["outcome"])
-    return outcome if line["shown"][0] == 0 else swapped.get(outcome, outcome)
-
-
-def _text(turns: Sequence[Message]) -> str:
-    return "".join(str(turn.content) for turn in turns)
+    outcome: Outcome = line["outcome"]
+    return outcome if line["shown"][0] == 0 else SWAPPED.get(outcome, outcome)
 
 
 def _and(names: Sequence[str]) -> str:

@@ -22,10 +22,15 @@ export async function get(path) {
   return answered(await fetch(path, { headers: { "X-Afzal-Token": TOKEN } }));
 }
 
-export async function post(path, body) {
+// The response itself, for a reply that is a stream; throws Refused.
+export async function send(path, body) {
   const headers = { "X-Afzal-Token": TOKEN, "Content-Type": "application/json" };
-  return answered(await fetch(path, { method: "POST", headers, body: JSON.stringify(body) }));
+  const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
+  if (!response.ok) await answered(response);
+  return response;
 }
+
+export const post = async (path, body) => answered(await send(path, body));
 
 // onTrouble(reason) is called at each failure, and onTrouble(null) when the request went through.
 export async function persist(path, body, onTrouble) {

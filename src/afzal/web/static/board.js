@@ -1,11 +1,11 @@
 // The board: a list that is renewed, curves that grow, and keys for all of it.
 
-import { get } from "/static/api.js";
+import { get, TOKEN } from "/static/api.js";
 import { cursor, draw } from "/static/chart.js";
+import { byId, element, keyList, openDialog } from "/static/dom.js";
 import { isPlain, isQuestionMark, isTyping, letterOf } from "/static/keys.js";
 import { finite, number } from "/static/scale.js";
 
-const TOKEN = location.pathname.split("/")[2];
 const FILES = `/f/${TOKEN}/`;
 const [LIST_EVERY, MOST, COLOURS] = [2000, 8, 8];
 const FIRST = ["loss", "rewards/accuracies", "rewards/margins", "kl", "reward", "perplexity", "grad_norm", "lr"];
@@ -15,23 +15,15 @@ const KEYS = [
   ["/", "filter the list"], ["g", "go to the charts; there ← → move along the steps"], ["?", "this list; Esc closes it"],
 ];
 
-const byId = (id) => document.getElementById(id);
 const kept = (name, fallback) => JSON.parse(sessionStorage.getItem(`board.${name}`)) ?? fallback;
 const keep = (name, value) => sessionStorage.setItem(`board.${name}`, JSON.stringify(value));
 const state = { runs: [], pages: [], colours: new Map(kept("colours", [])), metrics: kept("metrics", null), at: null };
 const curves = new Map(); // run -> { since, names, known, points }
 const rows = new Map(); // run -> its <li>
-const figures = new Map(); // metric -> { figure, svg, drawn }
+const figures = new Map(); // metric -> { figure, svg, caption, lines, drawn }
 
 function link(path) {
   return FILES + path.split("/").map(encodeURIComponent).join("/");
-}
-
-function element(tag, css = "", text = "") {
-  const made = document.createElement(tag);
-  if (css) made.className = css;
-  if (text) made.textContent = text;
-  return made;
 }
 
 // The list
@@ -351,22 +343,7 @@ function alongSteps(delta) {
   return true;
 }
 
-function openDialog(title, body) {
-  byId("dialog-title").textContent = title;
-  byId("dialog-body").replaceChildren(body);
-  byId("dialog").showModal();
-}
-
-function showKeys() {
-  const list = element("dl", "keys");
-  for (const [keys, what] of KEYS) {
-    const row = element("div"), term = element("dt");
-    term.append(...keys.split(" ").map((key) => element("kbd", "", key)));
-    row.append(term, element("dd", "", what));
-    list.append(row);
-  }
-  openDialog("Keys", list);
-}
+const showKeys = () => openDialog("Keys", keyList(KEYS));
 
 function showMetrics() {
   const known = [...new Set([...curves.values()].flatMap((curve) => [...curve.known]))].sort(

@@ -1,7 +1,8 @@
 // The chat: what the person says, answers as they are written, and blind votes by key.
 
-import { get, post, TOKEN } from "/static/api.js";
+import { get, post, Refused, send } from "/static/api.js";
 import * as clock from "/static/clock.js";
+import { byId, element, keyList, openDialog } from "/static/dom.js";
 import { digitOf, isPlain, isQuestionMark, isTyping, letterOf } from "/static/keys.js";
 
 const KEYS = [
@@ -13,15 +14,7 @@ const BY_DIGIT = { 1: "first", 2: "second", 0: "tie", 9: "both_bad" };
 const WORDS = { first: "first is better", second: "second is better", tie: "equal", both_bad: "both bad", skip: "skipped" };
 const ENDINGS = { length: "cut at the longest answer", stopped: "stopped", eos: "" };
 
-const byId = (id) => document.getElementById(id);
 let state = null;
-
-function element(tag, css = "", text = "") {
-  const made = document.createElement(tag);
-  if (css) made.className = css;
-  if (text) made.textContent = text;
-  return made;
-}
 
 function show(next) {
   state = next;
@@ -100,12 +93,7 @@ const refresh = () => attempt(async () => show(await get("/api/state")));
 async function say() {
   const text = byId("text").value;
   if (!text.trim() || document.body.dataset.phase !== "say") return;
-  const headers = { "X-Afzal-Token": TOKEN, "Content-Type": "application/json" };
-  const response = await fetch("/api/say", { method: "POST", headers, body: JSON.stringify({ text }) });
-  if (!response.ok) {
-    const reply = await response.json();
-    throw Object.assign(new Error(reply.message), { status: response.status });
-  }
+  const response = await send("/api/say", { text });
   byId("text").value = "";
   byId("saved").textContent = "";
   document.querySelector(".intro")?.remove();
@@ -123,7 +111,7 @@ async function say() {
   if (document.body.dataset.phase === "busy") await refresh();
   if (failed) {
     byId("text").value = text;
-    throw Object.assign(new Error(failed), { status: 409 });
+    throw new Refused(409, { message: failed });
   }
 }
 
@@ -168,7 +156,7 @@ const acts = {
   }),
   stop: () => attempt(() => post("/api/stop", {})),
   tally: () => attempt(async () => openDialog("Tally", tally(await get("/api/tally")))),
-  keys: () => openDialog("Keys", keys()),
+  keys: () => openDialog("Keys", keyList(KEYS)),
 };
 
 function tally({ models, counts, win_rate: rate }) {
@@ -184,23 +172,6 @@ function tally({ models, counts, win_rate: rate }) {
   const all = element("div");
   all.append(table, element("p", "soft", `${words} Who has seen the names is no longer blind to their habits.`));
   return all;
-}
-
-function keys() {
-  const list = element("dl", "keys");
-  for (const [some, what] of KEYS) {
-    const row = element("div"), term = element("dt");
-    term.append(...some.split(" ").map((key) => element("kbd", "", key)));
-    row.append(term, element("dd", "", what));
-    list.append(row);
-  }
-  return list;
-}
-
-function openDialog(title, body) {
-  byId("dialog-title").textContent = title;
-  byId("dialog-body").replaceChildren(body);
-  byId("dialog").showModal();
 }
 
 function onKey(event) {

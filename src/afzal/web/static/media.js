@@ -1,10 +1,10 @@
 // Images and sounds. A sound counts as heard once it has played for three seconds, or to its end.
 
+import { TOKEN } from "./api.js";
 import { $, cards, element } from "./show.js";
 import * as dialogs from "./dialogs.js";
 
 const ENOUGH = 3;
-const TOKEN = location.pathname.split("/")[2];
 
 let side = 0, current = null;
 const heardOf = new WeakMap();

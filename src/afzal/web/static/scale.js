@@ -1,4 +1,4 @@
-// Ranges, round values and numbers for charts, by the same rules as the reports (afzal/report/svg.py).
+// Ranges, round values and numbers for charts, by the same rules as the reports (afzal/report/scales.py, focus.py).
 
 export function finite(value) {
   return typeof value === "number" && Number.isFinite(value);

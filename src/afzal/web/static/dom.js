@@ -1,0 +1,28 @@
+// Elements, and the dialog over the page, of the board and of the chat.
+
+export const byId = (id) => document.getElementById(id);
+
+export function element(tag, css = "", text = "") {
+  const made = document.createElement(tag);
+  if (css) made.className = css;
+  if (text) made.textContent = text;
+  return made;
+}
+
+export function openDialog(title, body) {
+  byId("dialog-title").textContent = title;
+  byId("dialog-body").replaceChildren(body);
+  byId("dialog").showModal();
+}
+
+// rows: the keys, apart by spaces, and what they do.
+export function keyList(rows) {
+  const list = element("dl", "keys");
+  for (const [keys, what] of rows) {
+    const row = element("div"), term = element("dt");
+    term.append(...keys.split(" ").map((key) => element("kbd", "", key)));
+    row.append(term, element("dd", "", what));
+    list.append(row);
+  }
+  return list;
+}
