@@ -288,7 +288,7 @@ def answers(scores: list[float], lengths: list[int], seed: int = 0) -> Answers:
     drawn = [Sample(k, np.zeros(n, np.int32), "eos", np.zeros(n, np.float32)) for k, n in enumerate(lengths)]
     old, ref, values = logps(), logps(), logps()
     kl = torch.where(mask, 0.1, 0.0)
-    return Answers(drawn, [""] * len(lengths), torch.tensor(scores, dtype=torch.float64), mask, old, ref, kl, values)
+    return Answers(drawn, torch.tensor(scores, dtype=torch.float64), mask, old, ref, kl, values)
 
 
 def some(method: str, **given: Any) -> config.OnlineConfig:

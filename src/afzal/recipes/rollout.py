@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from afzal.config import METHODS, OnlineConfig
 from afzal.errors import AfzalError
@@ -43,7 +44,6 @@ class Answers:
 
     Attributes:
         drawn: what was sampled.
-        texts: without the end mark.
         scores: ``[N]`` float64 rewards, after the penalty of answers that do not end.
         mask: ``[N, L]`` real tokens.
         old_logp, ref_logp: ``[N, L]`` float64 nats at the temperature of the rollout, 0 beyond the mask.
@@ -52,7 +52,6 @@ class Answers:
     """
 
     drawn: Sequence[Sample]
-    texts: Sequence[str]
     scores: Tensor
     mask: Tensor
     old_logp: Tensor
@@ -116,7 +115,7 @@ class Writer:
         parts = ranks.gather_tensors(own)
         places = [k for r in range(len(parts)) for k in range(r, len(asked), len(parts))]
         columns = {name: torch.cat([part[name] for part in parts]) for name in own}
-        return self._answers(columns, np.argsort(places), [t.prompt.tolist() for t in asked], n)
+        return self._answers(columns, np.argsort(places), n)
 
     def _trunks(self) -> list[Any]:
         """The models that forward passes go through."""
@@ -147,9 +146,7 @@ class Writer:
             "logps": torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *(s.logps for s in drawn)])),
         }
 
-    def _answers(
-        self, columns: Mapping[str, Tensor], order: np.ndarray, prompts: Sequence[Sequence[int]], n: int
-    ) -> Answers:
+    def _answers(self, columns: Mapping[str, Tensor], order: np.ndarray, n: int) -> Answers:
         """All answers in the order of the prompts, from columns in the order of the ranks."""
         rows = (order[:, None] * n + np.arange(n)).ravel().tolist()
         lengths = columns["length"].tolist()
@@ -166,9 +163,8 @@ class Writer:
         tables = []
         for name in _TABLES:
             parts = columns[name].split(lengths)
-            tables.append(torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(mask, _joined(parts, rows)))
-        texts = self.speaker.continuations([(prompts[s.prompt_index], s.answer.tolist()) for s in drawn])
-        return Answers(drawn, texts, scores, mask, *tables)
+            tables.append(pad_sequence([parts[row] for row in rows], batch_first=True))
+        return Answers(drawn, scores, mask, *tables)
 
     def _read(self, trees: Sequence[Tree]) -> tuple[Tensor, Tensor]:
         """Mask ``[N, L]``; log-probs under policy and reference, KL and values of every token, ``[4, N, L]``."""
@@ -197,10 +193,6 @@ class Writer:
             shared = self.critic.trunk is None
             values = self.critic.values(batch, predicting(self.model, batch) if shared else None)
         return policy.token_logps, reference.token_logps, policy.extras["kl_policy_ref"], values
-
-
-def _joined(parts: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
-    return torch.cat([parts[row] for row in rows])
 
 
 def prompts_of(iteration: int, size: int, n_prompts: int, seed: int) -> list[int]:
