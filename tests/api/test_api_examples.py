@@ -85,7 +85,7 @@ def test_every_public_function_says_what_it_takes_and_raises():
 
 
 def test_importing_the_functions_is_light():
-    heavy = ("torch", "transformers", "datasets", "pandas", "numpy", "scipy")
+    heavy = ("torch", "transformers", "datasets", "pandas", "numpy", "scipy", "pydantic", "afzal.config")
     code = f"import sys, json, afzal, afzal.api; print(json.dumps([m for m in {heavy!r} if m in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []

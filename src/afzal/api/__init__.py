@@ -1,4 +1,6 @@
-"""Every command of the command line as a function of the same name, from Python's own objects.
+"""The commands as functions of the same names, from Python's own objects.
+
+``afzal import`` is :func:`import_config`; ``afzal chat`` is a conversation and has no function.
 
 The functions live here and not in ``afzal`` itself, since many of their names (``judge``, ``compare``, ``report``, ...)
 are also the names of Afzal's packages: ``afzal.judge`` would be one thing before a submodule is imported and another

@@ -66,8 +66,8 @@ def aggregate(
     from afzal import data as reading
     from afzal.judge import labels as judged
 
-    if out is not None and Path(out).exists() and not force:
-        raise AfzalError(f"{out} exists", remedy="choose another name, or pass force=True (--force)")
+    if out is not None:
+        reading.refuse_existing(Path(out), force)
     source = as_path(data, "data")
     plain = out is None and gold is None and columns is None and format is None
     name = Path(source).name

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from afzal import config
-from afzal.api.inputs import Model, Rows, plain
+from afzal.api.inputs import Model, Rows, settings_of
 from afzal.api.results import Result
+
+if TYPE_CHECKING:
+    from afzal.config import ReviseConfig
 
 
 def generate(
@@ -41,12 +44,11 @@ def generate(
         >>> len(found), found[0]["prompt"]
         (4, 'Hello')
     """
+    from afzal import config
     from afzal.generate.run import answers
 
-    named = plain({"model": model, "prompts": prompts, "out": out, **settings})
-    if prompt is not None:
-        named["prompt"] = prompt
-    return answers(config.build(config.GenerateConfig, [config.Setting(key, value) for key, value in named.items()]))
+    given = {"model": model, "prompts": prompts, "prompt": prompt, "out": out, **settings}
+    return answers(settings_of(config.GenerateConfig, given))
 
 
 def score(
@@ -78,12 +80,11 @@ def score(
         >>> round(found.rows[0]["score"], 3) != 0
         True
     """
+    from afzal import config
     from afzal.rewards.score import scored_rows
 
-    named = plain({"data": data, "model": model, "policy": policy, "reference": reference, "out": out, **settings})
-    rows, lines = scored_rows(
-        config.build(config.ScoreConfig, [config.Setting(key, value) for key, value in named.items()])
-    )
+    given = {"data": data, "model": model, "policy": policy, "reference": reference, "out": out, **settings}
+    rows, lines = scored_rows(settings_of(config.ScoreConfig, given))
     return Result({"scored": len(rows)}, lines, rows=rows)
 
 
@@ -102,10 +103,9 @@ def export(run: Model, /, *, out: str | PathLike[str], **settings: Any) -> Resul
         >>> print(afzal.api.export("runs/lora", out="merged"))  # doctest: +ELLIPSIS
         merged...
     """
-    from afzal import recipes
+    from afzal import config, recipes
 
-    named = plain({"model": run, "out": out, **settings})
-    made = config.build(config.ExportConfig, [config.Setting(key, value) for key, value in named.items()])
+    made = settings_of(config.ExportConfig, {"model": run, "out": out, **settings})
     return Result({"out": str(made.out)}, recipes.export(made), Path(made.out))
 
 
@@ -153,12 +153,22 @@ def revise(
         >>> found["pairs"] >= 0
         True
     """
+    from afzal import config
+
+    given = {"model": model, "prompts": prompts, "principles": principles, "out": out, **settings}
+    return revised(settings_of(config.ReviseConfig, given))
+
+
+def revised(made: ReviseConfig, say: Callable[[str], None] = lambda line: None) -> Result:
+    """The pairs that settings ask for, and the report.
+
+    Raises:
+        AfzalError: as for :func:`revise`.
+    """
     from afzal.principles.run import PAIRS, REPORT, revise
     from afzal.text import interval, number, visible
 
-    named = plain({"model": model, "prompts": prompts, "principles": principles, "out": out, **settings})
-    made = config.build(config.ReviseConfig, [config.Setting(key, value) for key, value in named.items()])
-    found = revise(made, say=lambda line: None)
+    found = revise(made, say=say)
     lines = [f"{f['name']}: {number(f['value'], 3)} {interval(f['low'], f['high'])}".rstrip() for f in found["figures"]]
     lines += map(visible, found["findings"])
     pairs, page = Path(made.out, PAIRS), Path(made.out, f"{REPORT}.html")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afzal import config
-from afzal.api.inputs import Rows, plain
+from afzal.api.inputs import Rows, settings_of
 from afzal.api.results import Result
 from afzal.errors import AfzalError
 
 if TYPE_CHECKING:
+    from afzal import config
     from afzal.quality.ask import Scored
     from afzal.records import Item
-    from afzal.web.folder import Job
+    from afzal.web.folder import Folder, Job
 
 NOBODY = "nobody"  # votes: those that the pool has are skipped
 
@@ -46,9 +46,9 @@ def ask(
         >>> len(found.rows)
         4
     """
-    named = plain({"data": data, "out": out, **settings})
-    made = config.build(config.AskConfig, [config.Setting(key, value) for key, value in named.items()])
-    return asked(made, force)
+    from afzal import config
+
+    return asked(settings_of(config.AskConfig, {"data": data, "out": out, **settings}), force)
 
 
 def asked(made: config.AskConfig, force: bool = False) -> Result:
@@ -57,10 +57,10 @@ def asked(made: config.AskConfig, force: bool = False) -> Result:
     Raises:
         AfzalError: as for :func:`ask`.
     """
-    out = Path(made.out)
-    if out.exists() and not force:
-        raise AfzalError(f"{out} exists", remedy="choose another name with --out, or pass --force")
     from afzal import data
+
+    out = Path(made.out)
+    data.refuse_existing(out, force)
     from afzal.quality import ask
 
     read = data.read(made.data, columns=made.columns or None, format=made.data_format)
@@ -109,19 +109,52 @@ def annotate(
     Example:
         >>> afzal.api.annotate("prefs.jsonl", out="votes", until_done=True)  # doctest: +SKIP
     """
-    from afzal.web.serve import Place, serve
+    from afzal import config
 
-    named = plain({"data": data, "out": out, "until_done": until_done or None, **settings})
-    made = config.build(config.AnnotateConfig, [config.Setting(key, value) for key, value in named.items()])
-    job = job_of(made)
+    given = {"data": data, "out": out, "until_done": until_done or None, **settings}
+    return annotated(settings_of(config.AnnotateConfig, given), _print_addresses)
 
-    def ready(folder: Any, addresses: list[tuple[str, str]]) -> None:
-        for name, address in addresses:
-            print(f"{name or '-'}\t{address}", flush=True)
 
-    place = Place(made.host, made.port, tuple(made.names or ()))
-    counts = dict(serve(job, place, ready, "done" if made.until_done else "stopped").desk.counts())
-    return Result(counts, [f"{job.out}: {counts['votes']} votes, {counts['skips']} skips"])
+def annotated(settings: config.AnnotateConfig, ready: Callable[[Folder, list[tuple[str, str]]], None]) -> Result:
+    """Serve the page of settings until it ends, then write what they export.
+
+    Args:
+        ready: called with the folder and with names and addresses once the page can be opened.
+
+    Raises:
+        AfzalError: as for :func:`annotate`.
+    """
+    from afzal import data
+    from afzal.api.serving import open_page, place_of
+    from afzal.web.serve import serve
+
+    data.refuse_missing(settings.data)
+    if settings.export is not None and not Path(settings.export).absolute().parent.is_dir():
+        raise AfzalError(f"{Path(settings.export).parent} is not a folder", where="--export", remedy="create it first")
+    if settings.export is not None and _same_file(settings.export, settings.data, settings.gold):
+        raise AfzalError(f"{settings.export} is what the page reads", where="--export", remedy="choose another file")
+    job = job_of(settings)
+
+    def opened(folder: Folder, addresses: list[tuple[str, str]]) -> None:
+        ready(folder, addresses)
+        open_page(addresses[0][1], settings)
+
+    counts = dict(serve(job, place_of(settings), opened, "done" if settings.until_done else "stopped").desk.counts())
+    lines = [f"{job.out}: {counts['votes']} votes, {counts['skips']} skips"]
+    if settings.export is not None:
+        from afzal.web.export import export
+
+        lines.append(f"{settings.export}: {export(job.out, settings.export)} rows with votes")
+    return Result(counts, lines)
+
+
+def _print_addresses(folder: Folder, addresses: list[tuple[str, str]]) -> None:
+    for name, address in addresses:
+        print(f"{name or '-'}\t{address}", flush=True)
+
+
+def _same_file(path: str, *others: str | None) -> bool:
+    return Path(path).exists() and any(o and Path(o).exists() and Path(path).samefile(o) for o in others)
 
 
 def job_of(settings: config.AnnotateConfig) -> Job:

@@ -6,11 +6,16 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from afzal.data.given import is_source, keep
+
+if TYPE_CHECKING:
+    from afzal.config import Setting, Settings
+
+S = TypeVar("S", bound="Settings")
 
 Rows: TypeAlias = "str | os.PathLike[str] | Iterable[Any] | Mapping[str, Any]"
 """A path, a hub id ``owner/name[:config][@split]``, a list of dicts, a pandas frame, or a ``Dataset`` of datasets."""
@@ -23,8 +28,10 @@ RewardFunction: TypeAlias = Callable[..., Any]
 
 ROWS = (
     *("data", "eval_data", "prompts", "held_out_prompts", "confirm_prompts", "constraint_data", "votes", "samples"),
-    *("gold", "against"),
+    "gold",
 )
+"""Settings that name rows. A number under such a name is a count: ``samples`` of a comparison."""
+
 INPUTS = "inputs"
 """The folder, below that of a run, of rows that were given in memory."""
 
@@ -42,22 +49,60 @@ def plain(given: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any
     return {key: _plain(key, value, folder) for key, value in given.items() if value is not None}
 
 
+def settings_of(kind: type[S], given: Mapping[str, Any], folder: Path | None = None, base: Sequence[Setting] = ()) -> S:
+    """Settings of one kind from what Python gave, as if the command line had given it.
+
+    Args:
+        kind: the class of settings.
+        given: by setting; None stands for a setting that is not given.
+        folder: where rows in memory are written; default: a folder that is removed when Python ends.
+        base: settings that ``given`` overrides, as those of a file.
+
+    Raises:
+        AfzalError: a setting is unknown or has no effect, or rows cannot be read.
+    """
+    from afzal import config
+
+    named = plain(given, folder)
+    return config.build(kind, [*base, *(config.Setting(key, value) for key, value in named.items())])
+
+
 def as_path(value: Any, name: str) -> str:
     """A source as text; rows in memory are written to a file that is removed when Python ends."""
     return os.fspath(value) if is_source(value) else str(keep(value, _scratch(), name))
 
 
-def out_of(given: Mapping[str, Any], usual: str) -> str:
-    """The run folder that settings name, or ``usual`` where they name none and rows are in memory."""
-    if given.get("out"):
-        return os.fspath(given["out"])
-    return "" if all(is_source(given[key]) for key in ROWS if given.get(key) is not None) else usual
+def out_of(given: Mapping[str, Any], usual: str, *, resume: bool) -> Path | None:
+    """The run folder into which rows in memory go; None where there are none and settings name no folder.
+
+    Args:
+        given: by setting.
+        usual: the folder where settings name none and rows are in memory.
+        resume: the folder may hold a run.
+
+    Raises:
+        AfzalError: the folder holds another run.
+    """
+    from afzal.runs.folder import refuse_used
+
+    in_memory = any(_is_rows(key, value) for key, value in given.items())
+    if given.get("out") is None and not in_memory:
+        return None
+    out = Path(given.get("out") or usual)
+    if in_memory and not resume:
+        refuse_used(out)  # before rows are written into it
+    return out
+
+
+def _is_rows(key: str, value: Any) -> bool:
+    known = value is None or is_source(value) or callable(value)
+    return key in ROWS and not known and not isinstance(value, int | float)
 
 
 def _plain(key: str, value: Any, folder: Path | None) -> Any:
     if is_source(value):
         return os.fspath(value)
-    if key in ROWS:
+    if _is_rows(key, value):
         return str(keep(value, folder or _scratch(), key))
     if callable(value) and not isinstance(value, type):
         from afzal.objectives import spec_of
@@ -66,7 +111,8 @@ def _plain(key: str, value: Any, folder: Path | None) -> Any:
     if isinstance(value, list | tuple):
         return [_plain("", one, folder) for one in value]
     if isinstance(value, dict):
-        return {name: _plain(name, one, folder) for name, one in value.items()}
+        # below ``space`` a name stands for the values of a setting, one of which may be a list of files
+        return {name: _plain("" if key == "space" else name, one, folder) for name, one in value.items()}
     return value
 
 

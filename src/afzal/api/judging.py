@@ -69,6 +69,15 @@ def judge(
         >>> print(afzal.api.judge(ours, against=theirs, judge="rule:longest", out="judged").lines[-1])
         better: ours wins 100.0 % [100.0, 100.0] against theirs on 9 prompts by rule:longest
     """
+    drawn = {"n": n, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
+    drawn = {key: value for key, value in drawn.items() if value is not None}
+    if prompts is None and drawn:
+        raise AfzalError(
+            f"{', '.join(drawn)}: how answers are drawn, and none are drawn",
+            where="judge",
+            why="without prompts the answers are those of the file",
+            remedy="prompts=FILE (--prompts) and the runs that answer them, or leave it out",
+        )
     from afzal import judging
     from afzal.judge import text
     from afzal.judge.against import lines as board_lines
@@ -86,8 +95,7 @@ def judge(
         from afzal.generate.answers import Drawing, answers_of, refuse_no_model
 
         refuse_no_model([s for s in (*sources, other) if s is not None])
-        drawn = {"n": n, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
-        drawing = Drawing(**{key: value for key, value in drawn.items() if value is not None})
+        drawing = Drawing(**drawn)
         asked, place = as_path(prompts, "prompts"), folder / "answers"
         sources = [answers_of(source, asked, drawing, place, say) for source in sources]
         other = answers_of(other, asked, drawing, place, say) if other is not None else None

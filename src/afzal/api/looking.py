@@ -9,11 +9,12 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from afzal.api.inputs import Model, Rows, as_path
+from afzal.api.inputs import Model, Rows, as_path, settings_of
 from afzal.api.results import Result, Run
 from afzal.errors import AfzalError
 
 if TYPE_CHECKING:
+    from afzal.config import BoardConfig
     from afzal.objectives import Objective
     from afzal.records import Media
 
@@ -145,8 +146,7 @@ def convert(
     from afzal.records import media_of
 
     target = Path(out)
-    if target.exists() and not force:
-        raise AfzalError(f"{target} exists", remedy="choose another name, or pass --force")
+    reading.refuse_existing(target, force)
     rules = reading.MediaRules(folder=fspath(media_folder) if media_folder else "")
     dataset = reading.read(
         as_path(data, "data"),
@@ -191,21 +191,19 @@ def import_config(
         >>> afzal.api.import_config("theirs.yaml", peer="trl", method="dpo")["settings"]["beta"]
         0.2
     """
-    from dataclasses import asdict
-
     from afzal import peers
 
     found = peers.import_config(
         Path(path), peer=peer, method=method, processes=processes, mixture=str(Path(path).with_suffix(".data.yaml"))
     )
-    return Result(asdict(found), peers.as_yaml(found).splitlines(), ok=found.complete)
+    return Result(found.as_plain(), peers.as_yaml(found).splitlines(), ok=found.complete)
 
 
 def board(folder: str | PathLike[str] = ".", /, **settings: Any) -> None:
     """Show the runs below a folder in the browser, until Ctrl-C; it only reads (docs/board.md).
 
     Args:
-        settings: as on the command line: ``host``, ``port``, ...
+        settings: as on the command line: ``host``, ``port``, ``headless``, ...
 
     Raises:
         AfzalError: there is no such folder, or the address cannot be bound.
@@ -214,15 +212,25 @@ def board(folder: str | PathLike[str] = ".", /, **settings: Any) -> None:
         >>> afzal.api.board("runs", port=8080)  # doctest: +SKIP
     """
     from afzal import config
-    from afzal.web.board.serve import serve
-    from afzal.web.serve import Place
 
-    named = {"folder": fspath(folder), **settings}
-    made = config.build(config.BoardConfig, [config.Setting(key, value) for key, value in named.items()])
+    show_board(settings_of(config.BoardConfig, {"folder": folder, **settings}))
+
+
+def show_board(made: BoardConfig) -> None:
+    """Show the board of settings until Ctrl-C.
+
+    Raises:
+        AfzalError: as for :func:`board`.
+    """
+    from afzal.api.serving import place_of, show
+    from afzal.web.board.serve import serve
+
     root = Path(made.folder)
     if not root.is_dir():
-        raise AfzalError(f"there is no folder {root}", remedy="name the folder that holds your runs")
-    serve(root.resolve(), Place(made.host, made.port, tuple(made.names or ())), print)
+        raise AfzalError(
+            f"there is no folder {root}", remedy="name the folder that holds your runs: afzal board FOLDER"
+        )
+    serve(root.resolve(), place_of(made), lambda address: show(address, made))
 
 
 def _lies_elsewhere(media: Media, target: Path) -> bool:

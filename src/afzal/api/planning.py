@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from afzal import config
-from afzal.api.inputs import plain
+from afzal.api.inputs import settings_of
 from afzal.api.results import Result
-from afzal.config import PlanConfig
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from afzal.config import PlanConfig
     from afzal.plan import Assumptions, Device, Job, Plan, Wish
 
 
@@ -36,8 +35,9 @@ def plan(method: str = "dpo", /, **settings: Any) -> Result:
         >>> found.ok, found["trained_parameters"]
         (True, 41943040)
     """
-    named = plain({"method": method, **settings})
-    return planned(config.build(PlanConfig, [config.Setting(key, value) for key, value in named.items()]))[0]
+    from afzal.config import PlanConfig
+
+    return planned(settings_of(PlanConfig, {"method": method, **settings}))[0]
 
 
 def planned(settings: PlanConfig) -> tuple[Result, Job, Plan, Device]:

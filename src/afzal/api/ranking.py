@@ -109,7 +109,7 @@ def _text(body: Mapping[str, Any]) -> list[str]:
         cells = [f"{visible(line['name']):{width}}"]
         if line["value"] is not None:
             cells.append(f"{number(line['value'], 3):>7} {interval(line['low'], line['high']):18}")
-        cells += [f"{key.replace('_', ' ')} {_shown(value)}" for key, value in line.items() if key in _IN_TEXT]
+        cells += [f"{key.replace('_', ' ')} {number(value, 3)}" for key, value in line.items() if key in _IN_TEXT]
         lines.append("  ".join(cells).rstrip())
     for table in body.get("tables", []):
         lines.append(table["title"])
@@ -118,9 +118,3 @@ def _text(body: Mapping[str, Any]) -> list[str]:
 
 
 _IN_TEXT = ("rank", "win_rate", "won", "tied", "lost", "no_verdict", "consistent", "slot_bias", "slot_p")
-
-
-def _shown(value: Any) -> str:
-    from afzal.text import number
-
-    return number(value, 3)

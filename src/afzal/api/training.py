@@ -7,7 +7,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afzal.api.inputs import INPUTS, Rows, is_source, out_of, plain
+from afzal.api.inputs import INPUTS, Rows, is_source, out_of, plain, settings_of
 from afzal.api.results import Result, Run
 from afzal.errors import AfzalError
 
@@ -67,11 +67,8 @@ def fit(
     given = model if hasattr(model, "state_dict") else None
     path = fspath(model) if given is None else getattr(given.config, "_name_or_path", "") or "in-memory model"
     about: dict[str, Any] = {**settings, "data": data, "eval_data": eval_data}
-    out = out_of(about, f"runs/{method}-{_word(data)}")
-    if out:
-        about["out"] = out
-        _refuse_another(Path(out), resume, about)
-    made = config.make(method, model=path, **plain(about, Path(out) / INPUTS if out else None))
+    out = out_of(about, f"runs/{method}-rows", resume=resume)
+    made = config.make(method, model=path, **_in_folder(about, out))
     hears = Callbacks(_several(on_step), _several(on_evaluation))
     run = Run(recipes.train(made, resume=resume, model=given, tokenizer=tokenizer, callbacks=hears))
     for fn in _several(on_end):
@@ -118,12 +115,8 @@ def iterate(
     from afzal.iterate import iterate as rounds
 
     about: dict[str, Any] = {**settings, "model": model, "prompts": prompts, "reward": reward}
-    out = out_of(about, "runs/iterate-rows")
-    if out:
-        about["out"] = out
-        _refuse_another(Path(out), resume, about)
-    named = plain(about, Path(out) / INPUTS if out else None)
-    made = config.build(config.IterateConfig, [config.Setting(key, value) for key, value in named.items()])
+    out = out_of(about, "runs/iterate-rows", resume=resume)
+    made = settings_of(config.IterateConfig, _in_folder(about, out))
     return Run(rounds(made, resume=resume))
 
 
@@ -251,8 +244,14 @@ def _study(kind: Any, settings: Any, overrides: Mapping[str, Any]) -> Any:
     base = config.read_file(settings) if file else []
     given = {**({} if file else settings), **overrides}
     out = given.get("out") or next((s.value for s in base if s.key == "out"), kind.model_fields["out"].default)
-    named = plain(given, Path(out) / INPUTS)
-    return config.build(kind, [*base, *(config.Setting(key, value) for key, value in named.items())])
+    return settings_of(kind, given, Path(out) / INPUTS, base)
+
+
+def _in_folder(given: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
+    """Settings as text, with rows in memory written into the run folder that they then name."""
+    if out is None:
+        return plain(given)
+    return plain({**given, "out": out}, out / INPUTS)
 
 
 def _written(page: Path, lines: Sequence[str]) -> Result:
@@ -263,23 +262,3 @@ def _written(page: Path, lines: Sequence[str]) -> Result:
 
 def _several(value: Any) -> tuple[Any, ...]:
     return (value,) if callable(value) else tuple(value)
-
-
-def _word(data: Any) -> str:
-    """What a run on rows in memory is called after."""
-    return "rows"
-
-
-def _refuse_another(out: Path, resume: bool, about: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds another run before rows are written into it.
-
-    Raises:
-        AfzalError: as when a run is made.
-    """
-    from afzal.runs.folder import refuse_used
-
-    in_memory = any(
-        about.get(key) is not None and not is_source(about[key]) for key in ("data", "eval_data", "prompts")
-    )
-    if in_memory and not resume:
-        refuse_used(out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +11,6 @@ import typer
 from afzal import config
 from afzal.cli import start
 from afzal.cli.flags import given, parameters, with_parameters
-from afzal.errors import AfzalError
 
 
 def _ask(
@@ -28,8 +26,6 @@ def _ask(
     """
     settings = [config.Setting("data", pool, "POOL", typed=True), *given(config.AskConfig, flags | {"n": n})]
     made = config.build(config.AskConfig, settings)
-    if Path(made.out).exists() and not force:
-        raise AfzalError(f"{made.out} exists", remedy="choose another name with --out, or pass --force")
     start.refuse_missing(made)
     from afzal.api.asking import asked
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from afzal import config
 from afzal.cli.flags import given, parameters, with_parameters
-from afzal.errors import AfzalError
 
 
 def _board(
@@ -24,23 +21,9 @@ def _board(
     settings = config.build(
         config.BoardConfig, [config.Setting("folder", folder, "FOLDER"), *given(config.BoardConfig, flags)]
     )
-    root = Path(settings.folder)
-    if not root.is_dir():
-        raise AfzalError(
-            f"there is no folder {root}", remedy="name the folder that holds your runs: afzal board FOLDER"
-        )
-    from afzal.web.board.serve import serve
-    from afzal.web.serve import Place
+    from afzal.api.looking import show_board
 
-    def ready(address: str) -> None:
-        print(address)
-        sys.stdout.flush()
-        if not settings.headless:
-            import webbrowser
-
-            webbrowser.open(address)
-
-    serve(root.resolve(), Place(settings.host, settings.port, tuple(settings.names or ())), ready)
+    show_board(settings)
 
 
 _FLAGS = [p for p in parameters(config.BoardConfig, panel="Options") if p.name != "folder"]

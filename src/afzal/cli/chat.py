@@ -70,19 +70,11 @@ def _sampling(settings: config.ChatConfig) -> dict[str, Any]:
 
 
 def _serve(settings: config.ChatConfig, session: Session) -> None:
+    from afzal.api.serving import place_of, show
     from afzal.web.chat.serve import serve
-    from afzal.web.serve import Place
-
-    def ready(address: str) -> None:
-        print(address)
-        sys.stdout.flush()
-        if not settings.headless:
-            import webbrowser
-
-            webbrowser.open(address)
 
     about = {"system": settings.system, "sampling": _sampling(settings)}
-    serve(session, about, Place(settings.host, settings.port, tuple(settings.names or ())), ready)
+    serve(session, about, place_of(settings), lambda address: show(address, settings))
 
 
 def _note(line: str) -> None:

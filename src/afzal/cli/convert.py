@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from afzal.api.looking import Layout
 from afzal.cli.check import Columns, FormatName, MaxUnpacked, MediaFolder, SkipBad, parse_columns
 
 
@@ -14,7 +15,7 @@ def command(
     source: Annotated[str, typer.Argument(metavar="IN", help="File, folder or hub id to read.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write: JSON lines, gzip if it ends in .gz.")],
     to: Annotated[
-        Literal["trl", "conversational", "openai", "afzal", "alpaca_eval", "fastchat"],
+        Layout,
         typer.Option(help="Layout to write: a row per pair, or per vote (alpaca_eval, fastchat); afzal loses nothing."),
     ],
     columns: Columns = None,

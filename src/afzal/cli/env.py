@@ -14,11 +14,10 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say which versions and hardware a run would use; paste it into a bug report."""
-    from afzal.runs import environment
-    from afzal.runs.environment import extras
+    from afzal.api.looking import env
 
-    found: dict[str, Any] = {"torch": _torch_facts()} if torch else {}  # first: the list of devices then comes from it
-    found = {**environment(), "extras": extras(), **found}
+    asked: dict[str, Any] = {"torch": _torch_facts()} if torch else {}  # first: the list of devices then comes from it
+    found = {**env(), **asked}
     if as_json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:

@@ -4,13 +4,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from afzal.errors import AfzalError
 
 if TYPE_CHECKING:
     from afzal.peers import Imported
@@ -45,7 +42,7 @@ def command(
     if out is not None:
         _write(imported, out, beside, force)
     if as_json:
-        print(json.dumps(_facts(imported), indent=2, ensure_ascii=False, default=str))
+        print(json.dumps(imported.as_plain(), indent=2, ensure_ascii=False, default=str))
     elif out is not None:
         typer.echo("\n".join(peers.summary(imported)))
         typer.echo(f"\nwritten: {out}\nnext:    afzal check {imported.settings['data']}\n         afzal train {out}")
@@ -61,16 +58,12 @@ def command(
 
 
 def _write(imported: Imported, out: Path, beside: Path, force: bool) -> None:
-    from afzal import peers
+    from afzal import data, peers
 
     files = {out: peers.as_yaml(imported)}
     if text := peers.mixture_yaml(imported):
         files[beside] = text
-    if (there := [file for file in files if file.exists()]) and not force:
-        raise AfzalError(f"{there[0]} exists", remedy="choose another name, or pass --force")
+    for file in files:
+        data.refuse_existing(file, force)
     for file, content in files.items():
         file.write_text(content, encoding="utf-8")
-
-
-def _facts(imported: Imported) -> dict[str, object]:
-    return {**asdict(imported), "complete": imported.complete}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,15 +61,6 @@ def command(
     Run again, the same command asks only what has no reply yet.
     """
     conditions = parse_conditions(require) if require else []
-    drawn: dict[str, Any] = {"n": n, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
-    drawn = {key: value for key, value in drawn.items() if value is not None}
-    if prompts is None and drawn:
-        raise AfzalError(
-            f"{_flags(drawn)}: how answers are drawn, and none are drawn",
-            where="afzal judge",
-            why="without --prompts the answers are those of the file",
-            remedy="give --prompts FILE and the runs that answer them, or leave it out",
-        )
     from afzal.api.judging import judge as judged
 
     found = judged(
@@ -81,9 +72,12 @@ def command(
         prompts=prompts,
         people=people,
         cache=cache,
+        n=n,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
         resamples=resamples,
         say=lambda line: typer.echo(line, err=True),
-        **drawn,
     )
     if as_json:
         said = {"table": found["table"], "models": found["models"]} if len(source) > 1 else found["judges"]
@@ -91,14 +85,12 @@ def command(
     else:
         typer.echo(str(found))
     broken = [line for each in found["judges"] for line in unmet(each, conditions)]
+    if conditions and not found["judges"]:
+        broken.append(f"nobody has judged yet, so {require} is not known")
     for line in broken:
         typer.echo(line, err=True)
     if broken:
         raise typer.Exit(1)
-
-
-def _flags(keys: Iterable[str]) -> str:
-    return ", ".join("--" + key.replace("_", "-") for key in keys)
 
 
 Condition = tuple[str, str, float]

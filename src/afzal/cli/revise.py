@@ -24,23 +24,14 @@ def _revise(
         settings if settings.url is None else settings.model_copy(update={"model": f"{settings.url}:{settings.model}"})
     )
     start.begin(named, f"pairs from the principles of {settings.principles}")
-    from afzal.principles.run import PAIRS, REPORT, revise
-    from afzal.text import interval, number, visible
+    from afzal.api.answers import revised
 
-    found = revise(settings, say=lambda line: typer.echo(line, err=True))
-    if as_json:
-        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
-    else:
-        for figure in found["figures"]:
-            ends = interval(figure["low"], figure["high"])
-            typer.echo(f"{figure['name']}: {number(figure['value'], 3)} {ends}".rstrip())
-        for line in found["findings"]:
-            typer.echo(visible(line))
-        typer.echo(f"page: {settings.out}/{REPORT}.html")
-    if found["pairs"] == 0:
+    found = revised(settings, say=lambda line: typer.echo(line, err=True))
+    typer.echo(json.dumps(found.body, indent=1, ensure_ascii=False) if as_json else str(found))
+    if not found.ok:
         raise typer.Exit(1)
     if not as_json:
-        typer.echo(f"next: afzal train dpo --data {settings.out}/{PAIRS} --model MODEL --out RUN")
+        typer.echo(f"next: afzal train dpo --data {settings.out}/pairs.jsonl --model MODEL --out RUN")
 
 
 command = with_parameters(_revise, parameters(config.ReviseConfig, panel="Options"))

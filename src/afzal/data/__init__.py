@@ -2,7 +2,7 @@
 
 from afzal.data.beside import with_media_beside
 from afzal.data.dataset import Dataset, fingerprint
-from afzal.data.files import refuse_missing
+from afzal.data.files import refuse_existing, refuse_missing
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS
 from afzal.data.mediafiles import MediaRules
@@ -27,6 +27,7 @@ __all__ = [
     "is_mixture",
     "plan",
     "read",
+    "refuse_existing",
     "refuse_missing",
     "remap",
     "split",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,6 +41,10 @@ class Imported:
     def complete(self) -> bool:
         """Whether nothing that the training depends on was lost, and no key is unknown."""
         return not any(remark.fate in ("lost", "unknown") for remark in self.remarks)
+
+    def as_plain(self) -> dict[str, Any]:
+        """Everything, as JSON holds it."""
+        return {**asdict(self), "complete": self.complete}
 
 
 def import_config(

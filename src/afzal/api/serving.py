@@ -1,0 +1,53 @@
+"""What the pages of ``afzal annotate``, ``board`` and ``chat`` have in common: an address, and a browser."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from afzal.web.serve import Place
+
+
+class Served(Protocol):
+    """Settings of a page."""
+
+    @property
+    def host(self) -> str:
+        """The address to bind."""
+        ...
+
+    @property
+    def port(self) -> int:
+        """0 for a free one."""
+        ...
+
+    @property
+    def names(self) -> list[str] | None:
+        """Further names in the Host header."""
+        ...
+
+    @property
+    def headless(self) -> bool:
+        """Whether the browser stays closed."""
+        ...
+
+
+def place_of(settings: Served) -> Place:
+    """Where settings have a page served."""
+    from afzal.web.serve import Place
+
+    return Place(settings.host, settings.port, tuple(settings.names or ()))
+
+
+def show(address: str, settings: Served) -> None:
+    """Print the address of a page at once, and open it in the browser unless settings say ``headless``."""
+    print(address, flush=True)
+    open_page(address, settings)
+
+
+def open_page(address: str, settings: Served) -> None:
+    """Open a page in the browser unless settings say ``headless``."""
+    if not settings.headless:
+        import webbrowser
+
+        webbrowser.open(address)

@@ -1,0 +1,76 @@
+"""What Python gives becomes settings: rows become files, and nothing else that bears the name of rows does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import afzal
+from afzal.api.inputs import out_of, plain
+from afzal.errors import AfzalError
+
+ROWS = [{"prompt": "Hi", "chosen": "Hello.", "rejected": "No."}]
+
+
+def samples(prompt: str, answer: str) -> float:
+    """A reward that is named as a setting of rows is."""
+    return float(len(answer) - len(prompt))
+
+
+def test_rows_become_a_file_wherever_a_setting_names_rows(tmp_path: Path):
+    found = plain({"data": ROWS, "methods": [{"name": "dpo", "data": ROWS}], "beta": 0.1, "eval_data": None}, tmp_path)
+    assert Path(found["data"]).read_text().count("\n") == 1
+    assert found["methods"][0]["data"] == found["data"], "the same rows are the same file"
+    assert found["beta"] == 0.1
+    assert "eval_data" not in found
+
+
+def test_a_count_under_a_name_of_rows_stays_a_number(tmp_path: Path):
+    assert plain({"samples": 4}, tmp_path) == {"samples": 4}
+    assert not list(tmp_path.iterdir())
+
+
+def test_values_of_an_axis_are_files_not_rows(tmp_path: Path):
+    space = {"data": ["a.jsonl", tmp_path / "b.jsonl"], "beta": [0.1, 0.5]}
+    assert plain({"space": space}, tmp_path)["space"] == {
+        "data": ["a.jsonl", str(tmp_path / "b.jsonl")],
+        "beta": [0.1, 0.5],
+    }
+
+
+def test_a_function_that_is_named_as_rows_are_is_a_function(tmp_path: Path):
+    found = plain({"rewards": {"samples": samples, "data": samples}}, tmp_path)["rewards"]
+    assert found["samples"] == found["data"]
+    assert found["samples"].endswith(":samples")
+
+
+@pytest.mark.parametrize("key", ["data", "held_out_prompts", "constraint_data", "gold"])
+def test_a_folder_of_another_run_is_refused_before_any_rows_are_written(tmp_path: Path, key: str):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(AfzalError):
+        out_of({key: ROWS, "out": tmp_path}, "runs/rows", resume=False)
+    assert out_of({key: ROWS, "out": tmp_path}, "runs/rows", resume=True) == tmp_path
+    assert out_of({key: "rows.jsonl", "out": tmp_path}, "runs/rows", resume=False) == tmp_path
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_rows_without_a_folder_take_the_usual_one():
+    assert out_of({"data": ROWS}, "runs/rows", resume=False) == Path("runs/rows")
+    assert out_of({"data": "rows.jsonl"}, "runs/rows", resume=False) is None
+
+
+def test_how_answers_are_drawn_needs_prompts(tmp_path: Path):
+    with pytest.raises(AfzalError, match="n, temperature: how answers are drawn, and none are drawn"):
+        afzal.api.judge(ROWS, judge="rule:longest", n=2, temperature=0.0, out=tmp_path)
+
+
+def test_the_page_of_people_checks_its_export_before_it_serves(tmp_path: Path):
+    rows: Any = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Hi", "chosen": "Hello.", "rejected": "No."}\n')
+    with pytest.raises(AfzalError, match="is what the page reads"):
+        afzal.api.annotate(rows, export=str(rows), headless=True)
+    with pytest.raises(AfzalError, match="is not a folder"):
+        afzal.api.annotate(rows, export=str(tmp_path / "none" / "out.jsonl"), headless=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
