@@ -17,7 +17,7 @@ def members(annotation: Any) -> set[Any]:
     return {annotation}
 
 
-class Settings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class Settings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True):
     """Any set of settings: frozen, and closed to unknown keys."""
 
     @field_validator("*", mode="before")

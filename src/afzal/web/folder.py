@@ -75,7 +75,7 @@ def read_items(job: Job) -> tuple[list[Item], dict[str, int]]:
         AfzalError: a file cannot be read.
     """
     said = data.read(job.source, columns=job.columns, format=job.data_format, on_error=job.on_error)
-    items = [replace(item, votes=()) for item in said.items]
+    items = [replace(item, votes=()) if item.votes else item for item in said.items]
     if job.gold is None:
         return with_unique_ids(items), said.drop_counts
     truths = {_content(item): item for item in data.read(job.gold).items}
@@ -202,7 +202,7 @@ class Folder:
             )
         self.library.keep(self.path)
         kept = map(self.library.kept, self.sheet.items)
-        rows = (json.dumps(to_row(item), ensure_ascii=False, default=str) for item in kept)
+        rows = (_encode(to_row(item)) for item in kept)
         atomic_write(self.path / ITEMS, "".join(f"{row}\n" for row in rows).encode("utf-8", "surrogatepass"))
         return {}
 
@@ -229,6 +229,10 @@ class Folder:
         body = {"afzal": __version__, **self._facts, "port": self.port, "annotators": people}
         atomic_write(self.path / PAGE, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
         os.chmod(self.path / PAGE, 0o600)
+
+
+# made once: json.dumps makes an encoder for every call that has options
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 
 def _facts(sheet: Sheet) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Library:
 
     def kept(self, item: Item) -> Item:
         """The item with its media named as they are kept."""
-        return with_media(item, self._kept)
+        return with_media(item, self._kept) if media_of(item) else item
 
     def find(self, key: str) -> Path | None:
         """The file of a key; None for an unknown key, or when the file is not there any more."""

@@ -36,7 +36,10 @@ class Question:
 def content_sha256(item: Item) -> str:
     """The SHA-256 of what is shown of an item: prompt and responses, neither ids nor sources nor votes."""
     content = [turns_to_json(item.prompt), [turns_to_json(r.turns) for r in item.responses]]
-    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
+    return hashlib.sha256(_encode(content).encode()).hexdigest()
+
+
+_encode = json.JSONEncoder(default=str).encode
 
 
 def with_unique_ids(items: Sequence[Item]) -> list[Item]:
