@@ -165,6 +165,25 @@ def test_five_models_of_pandalm(shared, capsys):
     assert len(body["differences"]) == 10
 
 
+@pytest.mark.parametrize("turned", ["as given", "annotator3 turned round"])
+def test_annotators_are_weighed_on_pandalm(shared, tmp_path, capsys, turned):
+    """One annotator turned round: reliability r becomes 1 - r, strengths and likelihood stay."""
+    rows = json.loads((shared / "data/annot/pandalm_human3.json").read_text())
+    if turned != "as given":
+        for row in rows:
+            row["annotator3"] = {0: 0, 1: 2, 2: 1}[row["annotator3"]]
+    (tmp_path / "votes.json").write_text(json.dumps(rows))
+    assert main(["leaderboard", str(tmp_path / "votes.json"), "--resamples", "2", "--json"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    reference = json.loads((shared / "reference/people-and-judges.json").read_text())["pandalm"]
+    known = reference["crowd_bt_models_as_players"][f"{turned}, ridge 1.0"]
+    assert body["weighed"]["strengths"] == pytest.approx(known["theta"], abs=1e-3)
+    assert list(body["weighed"]["reliability"].values()) == pytest.approx(known["eta"], abs=1e-3)
+    assert body["weighed"]["log_likelihood"] == pytest.approx(known["loglik_minus_penalty"], abs=1e-3)
+    assert any("annotator3 names the weaker" in line for line in body["findings"]) == (turned != "as given")
+    assert body["tables"][-1]["title"] == "Reliability"
+
+
 def test_two_games_by_hand():
     """Truth 1, 1, 2, 2: right twice; the first slot twice; no verdict and right; a tie twice."""
     table = np.array([[1, 1], [1, 2], [-1, 2], [0, 0]])

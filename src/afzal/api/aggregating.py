@@ -155,6 +155,7 @@ def _on_pairs(
     body["findings"] = [*parts[0], *parts[1]]
     body |= {"kind": "pairs", "by": by, "moved": found.moved, "decided": found.decided, "doubtful": found.doubtful}
     body |= {"dawid_skene_moved": found.dawid_skene_moved, "soft": found.soft_share(), "right": None}
+    body |= {"soft_labels": found.histogram()}
     if by != "gold" and found.checked is None and (right := found.right(said.gold)) is not None:
         body["right"] = right
         n = int((said.gold >= 0).sum())

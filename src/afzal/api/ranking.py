@@ -66,8 +66,12 @@ def leaderboard(
     else:
         board = judging.of_models(said, ties, resamples=resamples or 500, seed=seed)
         body, whole = judging.models_as_plain(board, ties, source), board.board is not None
+        more = [judging.weighed_as_plain(said)]
         if length_control:
-            body |= judging.lengths_as_plain(judging.at_equal_lengths(said, resamples=resamples or 500, seed=seed))
+            more.append(judging.lengths_as_plain(judging.at_equal_lengths(said, resamples=resamples or 500, seed=seed)))
+        for part in more:  # tables and findings of each, one after another
+            joined = {key: [*body.get(key, []), *part[key]] for key in ("tables", "findings") if key in part}
+            body |= part | joined
         if beside is not None:
             other = judging.of_models(judging.read([str(beside)]), ties, resamples=2)
             body["beside"] = judging.rank_correlation(board, other)

@@ -15,6 +15,7 @@ from afzal.judge.boards import (
 from afzal.judge.foreign import FORMATS, knows, read
 from afzal.judge.judges import JudgeBoard, JudgeLine, judges_as_plain, of_judges
 from afzal.judge.verdicts import Verdict, Verdicts
+from afzal.judge.weighed import weighed_as_plain
 
 __all__ = [
     "FORMATS",
@@ -32,4 +33,5 @@ __all__ = [
     "of_models",
     "rank_correlation",
     "read",
+    "weighed_as_plain",
 ]

@@ -52,6 +52,11 @@ class Aggregated:
         known = self.p_first[np.isfinite(self.p_first)]
         return float(((known > 0) & (known < 1)).mean()) if len(known) else 0.0
 
+    def histogram(self) -> dict[str, int]:
+        """How many pairs have each label, the probability of the first answer to four digits, in order."""
+        values, counts = np.unique(self.p_first[np.isfinite(self.p_first)].round(4), return_counts=True)
+        return {f"{value:.4f}": int(count) for value, count in zip(values, counts, strict=True)}
+
     def right(self, gold: np.ndarray) -> float | None:
         """How often the answer names the true winner ``[N]``, a tie or no answer counting half; None without truths."""
         at = np.flatnonzero(_known(gold) >= 0)

@@ -1,0 +1,48 @@
+"""Models by strength where every judge or annotator has a reliability of their own (Crowd-BT)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from afzal.judge.verdicts import POINTS, Verdicts
+from afzal.stats.annotators import crowd_bt
+from afzal.text import number
+
+RIDGE = 1.0
+COIN = 0.5
+"""A reliability of 1/2 is a coin; below it, verdicts are reversed."""
+
+
+def weighed_as_plain(said: Verdicts) -> dict[str, Any]:
+    """Strengths in nats (sum 0) and the reliability of each judge, with a table and findings; empty for one judge.
+
+    Reliability and strengths are shrunk by the ridge and by what differs between prompts, so they are for comparing
+    judges with each other: they are neither accuracies nor the leaderboard's own strengths.
+    """
+    counted = [v for v in said.verdicts if v.outcome != "none"]
+    judges = sorted({v.judge for v in counted})
+    models = sorted({name for v in counted for name in (v.first, v.second)})
+    if len(judges) < 2 or len(models) < 2:
+        return {}
+    judge, model = ({name: k for k, name in enumerate(names)} for names in (judges, models))
+    columns = [(model[v.first], model[v.second], POINTS[v.outcome], judge[v.judge]) for v in counted]
+    first, second, outcome, who = (np.array(column) for column in zip(*columns, strict=True))
+    try:
+        fit = crowd_bt(first, second, outcome, who, n_models=len(models), n_annotators=len(judges), ridge=RIDGE)
+    except ValueError as error:
+        return {"findings": [f"Judges are not weighed: {error}"]}
+    eta = dict(zip(judges, map(float, fit.eta), strict=True))
+    theta = {models[k]: float(fit.theta[k]) for k in np.argsort(-fit.theta)}
+    reversed_ = [name for name, value in eta.items() if value < COIN]
+    words = "How often each names the model that is stronger by all, with a ridge of 1; 0.5 is a coin (Crowd-BT)."
+    table = {
+        "title": "Reliability",
+        "words": words,
+        "columns": ["judge", "reliability"],
+        "rows": [[name, number(eta[name], 3)] for name in sorted(eta, key=lambda name: -eta[name])],
+    }
+    plain = {"ridge": RIDGE, "strengths": theta, "reliability": eta, "log_likelihood": fit.log_likelihood}
+    findings = [f"{name} names the weaker model more often than the stronger one." for name in reversed_]
+    return {"weighed": plain, "tables": [table], "findings": findings}
