@@ -111,6 +111,7 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "hub_public": ("", True, ["--push-to-hub", "me/tiny"]),
     "save_dtype": ("bf16", "bf16", []),
     "save_every_minutes": ("2.5", 2.5, []),
+    "report_to": ("wandb,mlflow", ["wandb", "mlflow"], []),
     "samples": ("drawn.jsonl", "drawn.jsonl", []),
     "reward": ("r.py:other", "r.py:other", []),
     "n": ("6", 6, []),

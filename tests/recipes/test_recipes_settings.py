@@ -89,6 +89,7 @@ ROUND: dict[str, Case] = {
     "save_every_minutes": (3.0, {}),
     "keep_checkpoints": (3, {}),
     "save_dtype": ("bf16", {}),
+    "report_to": (["tensorboard"], {}),
     "objective": ("ipo", {}),
     "objective_arg": ({"beta": 0.3}, {}),
     "eval_fraction": (0.3, {}),

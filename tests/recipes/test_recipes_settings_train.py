@@ -13,6 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ CASES: dict[str, Case] = {
     "push_to_hub": ("me/tiny", {}),
     "hub_public": (True, {}),
     "save_dtype": ("bf16", {}),
+    "report_to": (["tensorboard"], {}),
     "method": ("ipo", {}),
     "reference": ("other", {}),
     "reference_sync_steps": (1, {}),
@@ -196,6 +198,7 @@ REFUSALS: dict[str | tuple[str, str], str] = {
     "train_towers": "reads texts alone",
     "memory_gb": "memory_gb",
     "offload": "offload",
+    **({} if find_spec("tensorboard") else {"report_to": "needs the package tensorboard"}),
 }
 
 

@@ -217,7 +217,8 @@ def _made_of(stage: Stage, settings: Settings, config: CompareConfig) -> tuple[S
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
-    return {k: v for k, v in settings.model_dump(mode="json").items() if k not in ("out", "save_every_minutes")}
+    free = ("out", "save_every_minutes", "report_to")
+    return {k: v for k, v in settings.model_dump(mode="json").items() if k not in free}
 
 
 def _inputs(settings: Settings) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .base import Columns, Names, ObjectiveArguments, ObjectiveName, Settings
 from .scale import TOKENS_PER_FORWARD, MemorySettings, Tokens
@@ -199,6 +200,23 @@ class RunSettings(Settings, frozen=True, title="Run"):
         description="Number format of the saved weights: auto is that of the model's own files, and fp32 for adapters; "
         "fp32 keeps what bf16 would round away.",
     )
+    report_to: Names = Field(
+        None, description="Send the metrics to trackers as well: tensorboard, wandb, mlflow, trackio, or several."
+    )
+
+    @field_validator("report_to")
+    @classmethod
+    def _known_trackers(cls, value: list[str] | None) -> list[str] | None:
+        from afzal.trackers import TRACKERS
+
+        if value in (None, [], ["none"]):  # as transformers writes it
+            return None
+        for name in value:
+            if name not in TRACKERS:
+                near = get_close_matches(name, TRACKERS, n=1)
+                hint = f" (did you mean {near[0]}?)" if near else ""
+                raise ValueError(f"there is no tracker {name!r}{hint}: choose from {', '.join(TRACKERS)}")
+        return list(dict.fromkeys(value))
 
 
 class HubSettings(Settings, frozen=True, title="Run"):

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from afzal import runs
+from afzal import runs, trackers
 from afzal.config import PEOPLE, IterateConfig
 from afzal.config.serving import ServerConfig
 from afzal.errors import AfzalError
@@ -51,6 +51,7 @@ def iterate(config: IterateConfig, *, resume: bool = False, command: str = "") -
         AfzalError: a fault of the input or the set-up; ``Stopped`` when a signal ended a round's training.
     """
     ranks.alone("afzal iterate")
+    trackers.refuse_unready(config.report_to or ())
     with fixed_date(Path(config.out) / "run.json", resume) as date:
         return _iterate(config, resume, command, date)
 

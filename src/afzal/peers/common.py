@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from afzal.trackers import TRACKERS
+
 from . import names
 from .translation import Translation, is_off, texts, truth
 
@@ -70,6 +72,7 @@ def trainer_arguments(t: Translation, defaults: Mapping[str, Any], processes: in
             t.put("log_every_steps", int(steps), "logging_steps")
         else:
             t.idle("logging_steps", "a share of the run; every update is written down here")
+    reporting(t)
     precision(t)
     if truth(t.value("use_cpu", False)):
         t.put("device", "cpu", "use_cpu", "no_cuda")
@@ -164,6 +167,14 @@ def checkpoints(t: Translation) -> None:
     t.idle("save_steps", "a checkpoint is written every 10 minutes (save_every_minutes)")
     if t.has("save_total_limit"):
         t.put("keep_checkpoints", int(t.value("save_total_limit")), "save_total_limit")
+
+
+def reporting(t: Translation) -> None:
+    """The trackers that are there on both sides; others are left to metrics.jsonl."""
+    asked = texts(t.value("report_to"))
+    if known := [name for name in asked if name in TRACKERS]:
+        others = [name for name in asked if name not in TRACKERS]
+        t.put("report_to", known, "report_to", why=f"not {', '.join(others)}" if others else "")
 
 
 def precision(t: Translation) -> None:

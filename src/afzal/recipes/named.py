@@ -21,8 +21,11 @@ _REWARDS = ("reward", "watch_reward")
 _WORDS = (PEOPLE, *REFERENCES, "initial", "previous")
 Inputs = Mapping[str, str | Mapping[str, str]]
 """By setting: the hash of the one file that it names, or those of the parts of what it names."""
-# What changes no number: where a run is, and when it saves
-_FREE = ("out", "push_to_hub", "hub_public", "save_every_steps", "save_every_minutes", "keep_checkpoints")
+# What changes no number: where a run is, when it saves, and who hears of it
+_FREE = (
+    *("out", "push_to_hub", "hub_public", "save_every_steps", "save_every_minutes", "keep_checkpoints"),
+    "report_to",
+)
 
 
 def input_hashes(config: Settings) -> dict[str, str | dict[str, str]]:

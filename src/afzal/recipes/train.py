@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from afzal import drops, hub, report, runs
+from afzal import drops, hub, report, runs, trackers
 from afzal.config import TrainConfig, advice
 from afzal.errors import AfzalError
 from afzal.hashes import weights_hash
@@ -36,6 +36,7 @@ from afzal.recipes.named import input_hashes, refuse_changes
 from afzal.recipes.pace import pace_note
 from afzal.recipes.runtime import fixed_date, other_machine, refuse_runtime, runtime_of
 from afzal.recipes.setup import Setup, dtype_of, set_up, steps_of, sync_steps
+from afzal.recipes.tracking import catch_up, tracked
 from afzal.recipes.watch import Watch
 from afzal.train import ranks
 from afzal.train.callbacks import STOPPED, Audience, Callbacks
@@ -86,6 +87,7 @@ def train(
     parallel.refuse(config, model)
     if config.push_to_hub is not None:
         hub.refuse_unreachable(config.push_to_hub)
+    trackers.refuse_unready(config.report_to or ())
     resume = resume or parallel.goes_on(config.out)
     device = pick_device(ranks.own_device(config.device))
     with ranks.joined(device), fixed_date(Path(config.out) / "run.json", resume) as date:
@@ -103,6 +105,7 @@ def _joined(
         with run:
             ranks.led(lambda: outputs.clean_up(config, run))
             ranks.led(lambda: outputs.upload(config, run))
+            catch_up(config, run, parallel.reporter(0, 0).say)
         parallel.reporter(0, 0).say(f"{run.path} has finished: there is nothing left to do")
         return run.path
     run.update(template_date=date, **({"command": command} if command else {}))
@@ -163,16 +166,18 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, audience: Audience, r
         state.tokens_per_forward = state.tokens_per_forward or setup.feed.layout.tokens_per_forward
     _announce(config, run, setup, prepared, runtime)
     watch = Watch.make(config, setup.model, prepared, setup.start, setup.feed.layout, run.path)
-    with parallel.reporter(setup.settings.steps, state.step) as reporter:
+    shown = parallel.reporter(setup.settings.steps, state.step)
+    with shown as reporter, tracked(config, run, reporter.say) as relay:
         for line in _banner(config, run, setup, prepared, begun) if ranks.leads() else ():
             reporter.say(line)
-        hooks = _hooks(config, run, setup, watch, reporter, audience)
+        hooks = _hooks(config, run, setup, watch, reporter, replace(audience, relay=relay))
         checkpoints.require_room(config, run, setup)
         if state.step == 0:
             check_first_loss(setup, reporter.say)
         reason = _fit(config, setup, hooks, state)
         if reason == STOPPED and state.step % (setup.settings.eval_every_steps or state.step + 1):
             look_at(hooks, state)  # the loop has not done so at this step
+        relay.whole = reason not in EXIT_CODES
     run.update(step=state.step, seconds=round(state.seconds, 3), stop_reason=reason)
     if reason in EXIT_CODES:
         run.update(status="stopped", finished=_now())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from afzal.errors import AfzalError
 from afzal.train import ranks
@@ -32,6 +32,15 @@ class Progress:
 
 Callback = Callable[[Progress], object]
 """What it returns is ignored; an exception ends the run, which names the callback."""
+
+
+class Relay(Protocol):
+    """Passes lines of the metrics on to trackers; returns at once and never fails."""
+
+    def hear(self, record: Mapping[str, Any]) -> None:
+        """A line of the metrics was logged."""
+        ...
+
 
 STOPPED = "callback"
 """Why a run stopped that a callback stopped."""
@@ -72,13 +81,16 @@ class Callbacks:
 
 @dataclass(frozen=True, slots=True)
 class Audience:
-    """Who hears the metrics of a run and may ask it to stop: signals and callbacks."""
+    """Who hears the metrics of a run, and who may ask it to stop: signals and callbacks may, trackers only hear."""
 
     signals: StopSignals
     callbacks: Callbacks
+    relay: Relay | None = None
 
     def hear(self, record: Mapping[str, Any], steps: int, path: Path) -> None:
         """A line of the metrics was logged."""
+        if self.relay is not None:
+            self.relay.hear(record)
         self.callbacks.hear(record, steps, path)
 
     def requested(self) -> str | None:

@@ -1,0 +1,40 @@
+"""The trackers of a run, opened with what the run knows of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from afzal import runs, trackers
+from afzal.config import TrainConfig
+from afzal.train import ranks
+
+_PARTS = 4  # of a path outside the working folder, in a name
+
+
+def tracked(config: TrainConfig, run: runs.Run, say: Callable[[str], None]) -> AbstractContextManager[trackers.Relay]:
+    """The relay to the trackers of ``report_to``, by rank 0. What the metrics already hold goes to those that lack it.
+
+    Args:
+        say: takes lines for the person.
+    """
+    names = (config.report_to or ()) if ranks.leads() else ()
+    about = trackers.About(name_of(run.path), run.path, runs.redact_config(config.model_dump(mode="json")))
+    return trackers.relayed(names, about, run.metrics() if names else (), say)
+
+
+def name_of(folder: Path) -> str:
+    """What a run is called: its path below the working folder, without a leading ``runs/``.
+
+    The last part alone would not do: every round of ``afzal iterate`` trains in a folder ``run``.
+    """
+    path, here = folder.resolve(), Path.cwd().resolve()
+    parts = path.relative_to(here).parts if path.is_relative_to(here) else path.parts[-_PARTS:]
+    return "/".join(parts[1:] if len(parts) > 1 and parts[0] == "runs" else parts).strip("/") or path.name
+
+
+def catch_up(config: TrainConfig, run: runs.Run, say: Callable[[str], None]) -> None:
+    """Send what trackers lack of a finished run."""
+    with tracked(config, run, say) as relay:
+        relay.whole = True

@@ -1,0 +1,9 @@
+"""Experiment trackers that hear what ``metrics.jsonl`` holds, by the names that they have in `transformers`."""
+
+from __future__ import annotations
+
+from .registry import TRACKERS, opener, refuse_unready
+from .relay import NOTES, Relay, relayed
+from .tracker import About, Line, Tracker
+
+__all__ = ["NOTES", "TRACKERS", "About", "Line", "Relay", "Tracker", "opener", "refuse_unready", "relayed"]

@@ -1,0 +1,67 @@
+"""MLflow: the server, file or database of ``MLFLOW_TRACKING_URI``, experiment ``MLFLOW_EXPERIMENT_NAME``."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from .tracker import PROJECT, About, Line
+
+_METRICS, _PARAMS = 1000, 100  # of one request, as MLflow limits them
+_LONGEST = 500  # characters of a parameter, as its older servers limit them
+_NOT_ALLOWED = re.compile(r"[^\w\-. :/]")
+
+
+def opened(about: About) -> _Run:
+    """A new run of the experiment with the settings as its parameters, or the one of the id."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    if about.id is not None:
+        client.update_run(about.id, status="RUNNING")
+        return _Run(client, about.id)
+    run = client.create_run(_experiment(client), run_name=about.name)
+    said = [mlflow.entities.Param(key, str(value)[:_LONGEST]) for key, value in about.settings.items()]
+    for k in range(0, len(said), _PARAMS):
+        client.log_batch(run.info.run_id, params=said[k : k + _PARAMS])
+    return _Run(client, run.info.run_id)
+
+
+def _experiment(client: Any) -> str:
+    """The id of the experiment, which is made where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name)
+        except MlflowException:  # another run was faster
+            found = client.get_experiment_by_name(name)
+    return found.experiment_id
+
+
+class _Run:
+    def __init__(self, client: Any, run_id: str) -> None:
+        import mlflow
+
+        self.client, self.id = client, run_id
+        self.where = f"run {run_id} in {mlflow.get_tracking_uri()}"
+
+    def log(self, lines: Sequence[Line]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        made = [
+            Metric(_NOT_ALLOWED.sub("_", name), value, now, line.step)
+            for line in lines
+            for name, value in line.metrics.items()
+        ]
+        for k in range(0, len(made), _METRICS):
+            self.client.log_batch(self.id, metrics=made[k : k + _METRICS])
+
+    def finish(self, whole: bool) -> None:
+        self.client.set_terminated(self.id, "FINISHED" if whole else "KILLED")

@@ -1,0 +1,34 @@
+"""The trackers that there are. Each is a module of this room, an extra of Afzal and a package of the same name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from importlib.util import find_spec
+
+from afzal.errors import AfzalError
+
+from .tracker import About, Tracker
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+
+
+def opener(name: str) -> Callable[[About], Tracker]:
+    """What opens a run in the tracker of that name; it may raise anything, and may take long."""
+    return import_module(f"{__package__}.{name}").opened
+
+
+def refuse_unready(names: Iterable[str]) -> None:
+    """Refuse a tracker that cannot work before a run begins: its package is missing, or it has no account to write to.
+
+    Raises:
+        AfzalError: with the remedy.
+    """
+    for name in names:
+        found = find_spec(name)
+        if found is None or found.origin is None:  # without an origin it is a folder of that name, such as ./wandb
+            raise AfzalError(
+                f"report_to {name} needs the package {name}", remedy=f'pip install "afzal[{name}]", or leave it out'
+            )
+        if check := getattr(import_module(f"{__package__}.{name}"), "refuse_unready", None):
+            check()

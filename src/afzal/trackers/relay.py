@@ -1,0 +1,152 @@
+"""Lines of the metrics to trackers, behind the back of the run: a thread for each tracker, fed by a queue.
+
+A run puts a line into the queues and computes on. A tracker that fails is given up after one warning, and one that
+hangs is left behind at the end. ``trackers.json`` in the run folder notes what each tracker has, so that a resumed run
+continues there and sends no step twice: what is computed again has the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from afzal import runs
+
+from .registry import opener
+from .tracker import About, Line, Tracker
+
+NOTES = "trackers.json"
+_GATHER = 1.0  # seconds in which lines are gathered: a call for many lines costs a tracker as much as one for one
+_WAIT = 15.0  # seconds that the end of a run waits for what is on its way
+
+
+class Relay:
+    """The trackers of one run, each in a thread of its own.
+
+    Attributes:
+        whole: whether the training reached its end, as trackers are told.
+    """
+
+    def __init__(self, names: Sequence[str], about: About, say: Callable[[str], None]) -> None:
+        self.whole = False
+        self._say, self._about, self._notes = say, about, _Notes(about.folder / NOTES)
+        self._ending, self._said = threading.Event(), SimpleQueue[str]()
+        self._inboxes = {name: SimpleQueue[Line | None]() for name in names}
+        self._threads = {
+            name: threading.Thread(target=self._work, args=(name,), name=f"afzal-{name}", daemon=True) for name in names
+        }
+        for thread in self._threads.values():
+            thread.start()
+
+    def hear(self, record: Mapping[str, Any]) -> None:
+        """Pass a line of the metrics on. Returns at once, whatever the trackers do."""
+        if not self._inboxes:
+            return
+        line = Line.of(record)
+        for name, inbox in self._inboxes.items():
+            if self._threads[name].is_alive():
+                inbox.put(line)
+        self._tell()
+
+    def close(self, wait: float = _WAIT) -> None:
+        """Let the trackers take what is on its way.
+
+        Args:
+            wait: seconds; a tracker that takes longer is left behind with a warning.
+        """
+        until = time.monotonic() + wait
+        self._ending.set()
+        for inbox in self._inboxes.values():
+            inbox.put(None)
+        for thread in self._threads.values():
+            thread.join(max(0.0, until - time.monotonic()))
+        self._tell()
+        for name, thread in self._threads.items():
+            if thread.is_alive():
+                self._say(f"warning: {name} has not answered within {wait:g} s and may lack the last lines; {_KEPT}")
+
+    def _tell(self) -> None:
+        """What the threads have to say is said by the run's own, which draws the bar."""
+        while True:
+            try:
+                self._say(self._said.get_nowait())
+            except Empty:
+                return
+
+    def _work(self, name: str) -> None:
+        try:
+            known = self._notes.of(name)
+            tracker = opener(name)(replace(self._about, id=known.get("id")))
+            self._notes.keep(name, id=tracker.id)
+            self._said.put(f"{name}: {tracker.where}")
+            self._send(name, tracker, known.get("steps", {}))
+            tracker.finish(self.whole)
+        except (Exception, SystemExit) as error:  # of a foreign library: whatever it is, the run continues
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            self._said.put(f"warning: {name} records no more of this run: {what[:300]}; {_KEPT}")
+
+    def _send(self, name: str, tracker: Tracker, had: Mapping[str, int]) -> None:
+        """Send lines until the end.
+
+        Args:
+            had: by kind of line, the last step that an earlier process has sent.
+        """
+        sent, inbox, ended = dict(had), self._inboxes[name], False
+        while not ended:
+            lines = [inbox.get()]
+            self._ending.wait(_GATHER)
+            while not inbox.empty():
+                lines.append(inbox.get())
+            ended = None in lines
+            new = [line for line in lines if line is not None and line.step > had.get(line.kind, -1)]
+            if new:
+                tracker.log(new)
+                sent |= {line.kind: line.step for line in new}
+                self._notes.keep(name, steps=sent)
+
+
+_KEPT = "metrics.jsonl has every line, and --resume sends what is missing"
+
+
+class _Notes:
+    """The file that says what each tracker has."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.lock = path, threading.Lock()
+        self.known: dict[str, dict[str, Any]] = runs.read_json(path) if path.is_file() else {}
+
+    def of(self, name: str) -> Mapping[str, Any]:
+        """What is noted of a tracker."""
+        return self.known.get(name, {})
+
+    def keep(self, name: str, **facts: Any) -> None:
+        """Note more of a tracker."""
+        with self.lock:
+            self.known = {**self.known, name: {**self.known.get(name, {}), **facts}}
+            runs.atomic_write(self.path, json.dumps(self.known, indent=1) + "\n")
+
+
+@contextmanager
+def relayed(
+    names: Sequence[str], about: About, before: Sequence[Mapping[str, Any]], say: Callable[[str], None]
+) -> Iterator[Relay]:
+    """A relay to the trackers of these names, closed at the end of the block, however it ends.
+
+    Args:
+        before: the lines that the metrics have already; a tracker that lacks some of them gets them.
+        say: takes lines for the person, only ever called by the thread of the caller.
+    """
+    relay = Relay(names, about, say)
+    try:
+        for record in before if names else ():
+            relay.hear(record)
+        yield relay
+    finally:
+        relay.close()
