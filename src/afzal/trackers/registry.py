@@ -1,4 +1,4 @@
-"""The trackers that there are. Each is a module of this room, an extra of Afzal and a package of the same name."""
+"""The trackers that there are. Each is a package, an extra of Afzal, and a module ``with_NAME`` of this room."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 def opener(name: str) -> Callable[[About], Tracker]:
     """What opens a run in the tracker of that name; it may raise anything, and may take long."""
-    return import_module(f"{__package__}.{name}").opened
+    return import_module(f"{__package__}.with_{name}").opened
 
 
 def refuse_unready(names: Iterable[str]) -> None:
@@ -30,5 +30,5 @@ def refuse_unready(names: Iterable[str]) -> None:
             raise AfzalError(
                 f"report_to {name} needs the package {name}", remedy=f'pip install "afzal[{name}]", or leave it out'
             )
-        if check := getattr(import_module(f"{__package__}.{name}"), "refuse_unready", None):
+        if check := getattr(import_module(f"{__package__}.with_{name}"), "refuse_unready", None):
             check()

@@ -12,7 +12,7 @@ from .tracker import PROJECT, About, Line
 
 def opened(about: About) -> _Run:
     """A run of the project. Trackio finds a run by its name, so the name has an ending of its own."""
-    import trackio
+    import trackio  # pyright: ignore[reportMissingImports]
 
     project = os.environ.get("TRACKIO_PROJECT", PROJECT)
     run = trackio.init(

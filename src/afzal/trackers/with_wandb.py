@@ -25,7 +25,7 @@ def refuse_unready() -> None:
     Raises:
         AfzalError: there is no account, and offline is not asked for.
     """
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports]
 
     if wandb.setup().settings.mode in ("offline", "disabled", "shared") or wandb.login(prompt=False):
         return
@@ -38,7 +38,7 @@ def refuse_unready() -> None:
 
 def opened(about: About) -> _Run:
     """A run of the project ``WANDB_PROJECT``; one of the same id is continued."""
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports]
 
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT),

@@ -17,7 +17,7 @@ _NOT_ALLOWED = re.compile(r"[^\w\-. :/]")
 
 def opened(about: About) -> _Run:
     """A new run of the experiment with the settings as its parameters, or the one of the id."""
-    import mlflow
+    import mlflow  # pyright: ignore[reportMissingImports]
 
     client = mlflow.MlflowClient()
     if about.id is not None:
@@ -32,7 +32,7 @@ def opened(about: About) -> _Run:
 
 def _experiment(client: Any) -> str:
     """The id of the experiment, which is made where there is none."""
-    from mlflow.exceptions import MlflowException
+    from mlflow.exceptions import MlflowException  # pyright: ignore[reportMissingImports]
 
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
     found = client.get_experiment_by_name(name)
@@ -46,13 +46,13 @@ def _experiment(client: Any) -> str:
 
 class _Run:
     def __init__(self, client: Any, run_id: str) -> None:
-        import mlflow
+        import mlflow  # pyright: ignore[reportMissingImports]
 
         self.client, self.id = client, run_id
         self.where = f"run {run_id} in {mlflow.get_tracking_uri()}"
 
     def log(self, lines: Sequence[Line]) -> None:
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
 
         now = int(1000 * time.time())
         made = [
