@@ -24,7 +24,7 @@ from .tracker import About, Line, Tracker
 
 NOTES = "trackers.json"
 _GATHER = 1.0  # seconds in which lines are gathered: a call for many lines costs a tracker as much as one for one
-_WAIT = 15.0  # seconds that the end of a run waits for what is on its way
+_WAIT = 30.0  # seconds that the end of a run waits for what is on its way
 
 
 class Relay:
