@@ -174,6 +174,30 @@ def test_what_is_offloaded_is_not_among_them(folder: Path):
     assert coming["optimizer"] == 4.0 * n, "RMSprop keeps one number per weight"
 
 
+def test_over_several_ranks_each_tensor_counts_with_its_own_share(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Four ranks: a policy that is still whole, a reference in pieces already, and a head that stays whole."""
+    model, frozen = llama(), live_reference(llama())
+    n = sum(p.numel() for p in model.parameters())
+    pieces = {id(p) for p in frozen.model.parameters()}
+    monkeypatch.setattr(memory.ranks, "world", lambda: 4)
+    monkeypatch.setattr(memory, "local", lambda t: t.flatten()[: t.numel() // 4] if id(t) in pieces else t)
+    critic = own_critic(model)
+    head, trunk = 32 + 1, sum(p.numel() for p in critic.trunk.parameters())
+    learns = sum(p.numel() for p in critic.trunk.parameters() if p.requires_grad)
+    held = Held(Weights(model, "fp32"), frozen, critic)
+    there, coming = terms(given(folder, "shares"), held)
+    assert there == {
+        "weights": 4 * n / 4,
+        "float32 weights": 0.0,
+        "reference": 4 * n / 4,
+        "value model": 4 * (head + trunk / 4),
+    }
+    trained = n / 4 + head + learns / 4
+    assert coming == {"gradients": 4 * trained, "optimizer": 8 * trained}
+    settings = given(folder, "shares", memory_gb=1)
+    assert memory.room(settings, held, torch.device("cpu")) == 1e9 - sum(there.values()) - sum(coming.values())
+
+
 def test_a_value_model_counts_with_its_activations(folder: Path):
     model = llama()
     layout = Layout("shared", 1000)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from afzal.config import TrainConfig
 from afzal.errors import AfzalError
@@ -53,11 +54,13 @@ class Held:
         return [self.weights.stand_in() if isinstance(self.weights, Sharded) else policy, *beside]
 
     @property
-    def trained(self) -> dict[str, int]:
-        """Weights that train, of the policy and of the value model."""
-        own = sum(local(p).numel() for p in self.weights.masters.values())
-        beside = self.critic.parameters.values() if self.critic is not None else ()
-        return {"policy": own, "value model": sum(p.numel() for p in beside)}
+    def trained(self) -> dict[str, float]:
+        """Weights that train, of the policy and of the value model; as many as fall to one rank."""
+        own = sum(_share(p) for p in self.weights.masters.values())
+        beside, whole = (), set[int]()
+        if self.critic is not None:
+            beside, whole = self.critic.parameters.values(), {id(p) for p in self.critic.whole}
+        return {"policy": own, "value model": sum(p.numel() if id(p) in whole else _share(p) for p in beside)}
 
 
 def offloads(config: TrainConfig, part: Literal["reference", "optimizer"], device: torch.device) -> bool:
@@ -83,7 +86,8 @@ def shares_memory(device: torch.device) -> bool:
 def terms(config: TrainConfig, held: Held) -> tuple[dict[str, float], dict[str, float]]:
     """Bytes on the device, by term: of what is there before the first update, and of what the first update adds.
 
-    Activations and logits are not among them.
+    Activations and logits are not among them. Over several ranks they are the bytes of this rank once all models are
+    in pieces, as everything is but the head of a value model.
     """
     weights, trained = held.weights, held.trained
     there = {"weights": _bytes(weights.model.parameters())}
@@ -94,21 +98,26 @@ def terms(config: TrainConfig, held: Held) -> tuple[dict[str, float], dict[str, 
         if isinstance(other, Frozen) and not isinstance(other, Offloaded) and not known:
             there[name] = _bytes(other.model.parameters())
     if held.critic is not None:
-        beside = [] if held.critic.trunk is None else list(held.critic.trunk.parameters())
-        there["value model"] = _bytes([*beside, *held.critic.head.parameters()])
+        there["value model"] = float(sum(p.numel() * p.element_size() for p in held.critic.whole))
+        there["value model"] += 0.0 if held.critic.trunk is None else _bytes(held.critic.trunk.parameters())
     moved = trained["value model"] + (0 if weights.offload else trained["policy"])
     coming = {"gradients": 4.0 * sum(trained.values()), "optimizer": float(STATE_BYTES[config.optimizer] * moved)}
     return there, coming
 
 
 def _bytes(tensors: Any) -> float:
-    return float(sum(local(t).numel() * t.element_size() for t in tensors))
+    return float(sum(_share(t) * t.element_size() for t in tensors))
+
+
+def _share(t: Tensor) -> float:
+    """How many of a tensor's numbers this rank holds: its piece, or what its piece will be on average."""
+    own = local(t)
+    return own.numel() if own is not t else t.numel() / ranks.world()
 
 
 def room(config: TrainConfig, held: Held, device: torch.device) -> float | None:
     """Bytes that activations and logits may take; None when the system does not say what is free."""
-    shares = 1 if isinstance(held.weights, Sharded) else ranks.world()  # what is whole now will be shared
-    there, coming = (sum(part.values()) / shares for part in terms(config, held))
+    there, coming = (sum(part.values()) for part in terms(config, held))
     if config.memory_gb is not None:
         return config.memory_gb * 1e9 - there - coming
     free = free_bytes(device)
@@ -202,9 +211,10 @@ def _first_that_fits(
 ) -> tuple[Recompute, PerToken]:
     """The first mode that does, else the last. One is measured after another, since most runs need the first alone."""
     modes: tuple[Recompute, ...] = ("none",)
+    trunks = held.measured
     for mode in allowed:
         modes = modes if mode in modes else (*modes, mode)
-        per = per_token(held.measured, layout, modes)
+        per = per_token(trunks, layout, modes)
         if fits(per, mode) or mode == allowed[-1]:
             return mode, per
     raise ValueError("no mode is allowed")
