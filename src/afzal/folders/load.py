@@ -14,7 +14,7 @@ from typing import Any
 
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_counts, refuse_ids_without_rows, refuse_misfit, refuse_other_tokens
-from afzal.folders.guard import guarded, no_bars
+from afzal.folders.guard import guarded, no_bars, quiet_peft
 from afzal.folders.headed import classifier_of, with_head
 from afzal.folders.headers import Stored
 from afzal.folders.inspection import (
@@ -199,21 +199,8 @@ def load_causal_model(folder: str, **settings: Any) -> Any:
         AfzalError: it is not a causal language model, cannot be read, or lacks a tensor, has one too many or of another
             shape.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
-
     refuse_other_task(folder)
-    stored = tensors_of(folder)
-    given = {"output_loading_info": True, "ignore_mismatched_sizes": True} | settings  # so that they can be named
-    with guarded(folder), no_bars(), bounded_by(folder, stored):
-        if _has_towers(folder):
-            made: Any = AutoModelForMultimodalLM.from_pretrained(
-                folder, trust_remote_code=False, local_files_only=True, use_safetensors=True, **given
-            )
-        else:
-            made = AutoModelForCausalLM.from_pretrained(
-                folder, trust_remote_code=False, local_files_only=True, use_safetensors=True, **given
-            )
-    return _filled(folder, stored, made)
+    return _read(_causal_class(folder), folder, tensors_of(folder), **settings)
 
 
 def blank_causal_model(folder: str) -> tuple[Any, Unread]:
@@ -224,12 +211,9 @@ def blank_causal_model(folder: str) -> tuple[Any, Unread]:
     Raises:
         AfzalError: as there; or the model is not made of the files' tensors as they are.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
-
     refuse_other_task(folder)
     unread = Unread(folder)
-    auto = AutoModelForMultimodalLM if _has_towers(folder) else AutoModelForCausalLM
-    model = _blank(folder, auto, unread)
+    model = _blank(folder, _causal_class(folder), unread)
     unread.refuse_changed(model)
     return model, unread
 
@@ -240,23 +224,18 @@ def _blank(folder: str, auto: Any, unread: Unread) -> Any:
     config = load_config(folder)
     with guarded(folder), bounded_by(folder, unread.stored), torch.device("meta"):
         kind = type(auto.from_config(config))
-    with guarded(folder), no_bars(), bounded_by(folder, unread.stored):
-        made: Any = kind.from_pretrained(
-            None,
-            config=config,
-            state_dict=unread.tensors,
-            trust_remote_code=False,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
-    model = _filled(folder, unread.stored, made)
+    model = _read(kind, folder, unread.stored, weights=unread.tensors, config=config, dtype=torch.float32)
     model.config.name_or_path = model.name_or_path = folder  # as it has it that was loaded from there
     if (Path(folder) / "generation_config.json").exists():
         model.generation_config = load_generation_config(folder)
     return model
+
+
+def _causal_class(folder: str) -> Any:
+    """The class of `transformers` that opens the folder as a language model."""
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+
+    return AutoModelForMultimodalLM if _has_towers(folder) else AutoModelForCausalLM
 
 
 def _has_towers(folder: str) -> bool:
@@ -288,23 +267,42 @@ def load_classifier(folder: str, **settings: Any) -> Any:
     is_made, lacks_class = not is_reward_model(folder), _has_towers(folder) and not _has_classifier(folder)
     if lacks_class and is_made:
         return with_head(load_causal_model(folder, dtype=settings.get("dtype")), settings["num_labels"])
-    stored = tensors_of(folder)
-    given = {"output_loading_info": True, "ignore_mismatched_sizes": True} | settings  # so that they can be named
+    kind = classifier_of(type(load_config(folder))) if lacks_class else AutoModelForSequenceClassification
+    return _read(kind, folder, tensors_of(folder), fresh=_HEADS if is_made else frozenset(), **settings)
+
+
+def _read(
+    kind: Any,
+    folder: str,
+    stored: Mapping[str, Stored],
+    *,
+    weights: Mapping[str, Any] | None = None,
+    fresh: frozenset[str] = frozenset(),
+    **settings: Any,
+) -> Any:
+    """The model of an inspected folder as a class of `transformers` reads it; the folder fills every weight of it.
+
+    Args:
+        weights: what to fill it with in place of the folder's files.
+        fresh: as for :func:`_filled`.
+        settings: further keyword arguments of ``from_pretrained``.
+    """
     with guarded(folder), no_bars(), bounded_by(folder, stored):
-        if lacks_class:
-            classifier = classifier_of(type(load_config(folder)))
-            made: Any = classifier.from_pretrained(
-                folder, trust_remote_code=False, local_files_only=True, use_safetensors=True, **given
-            )
-        else:
-            made = AutoModelForSequenceClassification.from_pretrained(
-                folder, trust_remote_code=False, local_files_only=True, use_safetensors=True, **given
-            )
-    return _filled(folder, stored, made, fresh=_HEADS if is_made else frozenset())
+        made = kind.from_pretrained(
+            folder if weights is None else None,
+            state_dict=weights,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they can be named
+            **settings,
+        )
+    return _filled(folder, stored, made, fresh)
 
 
 def _filled(
-    folder: str, stored: Mapping[str, Stored], made: tuple[Any, Mapping[str, Any]], fresh: frozenset[str] = frozenset()
+    folder: str, stored: Mapping[str, Stored], made: tuple[Any, Mapping[str, Any]], fresh: frozenset[str]
 ) -> Any:
     """The model of what `transformers` made with ``output_loading_info``, once it is known that the folder fills it.
 
@@ -342,7 +340,7 @@ def load_peft(base: Any, folder: str, **settings: Any) -> Any:
         )
     stored = tensors_of(folder)
     enlarged = _enlarge(base, folder)
-    with guarded(folder), warnings.catch_warnings():
+    with guarded(folder), quiet_peft(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of what is refused by name below
         model = PeftModel.from_pretrained(base, folder, local_files_only=True, ignore_mismatched_sizes=True, **settings)
         wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
