@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,15 @@ def test_a_saved_adapter_is_the_same_through_peft_and_through_us(kind: Any, tmp_
     assert all("lora_" in name or "ia3_" in name or "prompt_encoder" in name for name in training)
     assert positions_taken(tmp_path / "adapter") == virtual_tokens(model)
     assert load.context_tokens(str(tmp_path / "adapter")) == 256 - virtual_tokens(model)
+
+
+def test_adapters_are_made_and_opened_without_a_word_about_names_that_are_given_up(tmp_path: Path):
+    make("llama").save_pretrained(tmp_path / "base")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        model = add_adapter(load.load_model(str(tmp_path / "base")), Adapter("lora", rank=2))
+        model.save_pretrained(tmp_path / "adapter")
+        load.load_model(str(tmp_path / "adapter"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -62,3 +63,11 @@ def no_bars() -> Iterator[None]:
             logging.enable_progress_bar()
         if in_hub:
             enable_progress_bars()
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """PEFT reads ``is_gradient_checkpointing``, a name that `transformers` is giving up; a caller cannot act on it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        yield

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from afzal.errors import AfzalError
+from afzal.folders.guard import quiet_peft
 from afzal.folders.kinds import adapter_config, base_of, is_adapter
 from afzal.folders.load import load_peft
 
@@ -64,7 +65,8 @@ def add_adapter(model: Any, adapter: Adapter, *, also: Sequence[str] = ()) -> An
     from peft import get_peft_model
 
     try:
-        made = get_peft_model(model, _config(model, adapter, also))
+        with quiet_peft():
+            made = get_peft_model(model, _config(model, adapter, also))
         if adapter.kind == "prefix":
             _start_prefix(made, adapter.virtual_tokens)
     except ValueError as error:
