@@ -25,7 +25,7 @@ people: $(VENV)/.run  ## people vote on stories, a model is trained on their vot
 guide: $(VENV)/.run  ## run every command of docs/guide.md in an empty folder, and renew the results in it
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.guide
 
-media: $(VENV)/.dev  ## images and sounds of known truth: SFT, DPO on noisy preferences, one page in media/
+media: $(VENV)/.dev  ## images and sounds of known truth: SFT, then DPO and MPO on noisy preferences, one page in media/
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.media media
 
 test: $(VENV)/.dev  ## install, then run the fast tests (minutes)

@@ -1,6 +1,6 @@
 """Memory of each rank while a model is read, cut and trained on: a random model, made on the spot, and LoRA-DPO on it.
 
-    .venv/bin/python -m benchmarks.large_model --out benchmarks/results/large-model-cpu.json
+    python -m benchmarks.large_model --dtypes bf16 --updates 1 --out benchmarks/results/large/large-model-cpu-bf16.json
 
 Each row is one run of two ranks (gloo) in processes of their own. *Start* is the peak until the first update may begin:
 weights read and cut, found sound, prompts probed, activations measured. Peaks are those of the whole process

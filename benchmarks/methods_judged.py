@@ -63,7 +63,7 @@ def stages(out: Path, *, quick: bool = False) -> list[Stage]:
     updates = 2 if quick else 96
     size = replace(stories.Size(), held_out=6) if quick else stories.Size()
     return [
-        Stage("data", lambda to: write_data(to, size)),
+        Stage("data", lambda to: stories.write(to, size)),
         Stage("sft", lambda to: train("sft", out, to, ["--lr", "5e-4", "--max-steps", str(max(1, updates // 4))])),
         Stage("dpo", lambda to: train("dpo", out, to, ["--lr", "3e-4", "--beta", "0.1", "--max-steps", str(updates)])),
         Stage("reward", lambda to: train("reward", out, to, ["--lr", "3e-4", "--max-steps", str(updates)])),
@@ -74,24 +74,16 @@ def stages(out: Path, *, quick: bool = False) -> list[Stage]:
     ]
 
 
-def write_data(to: Path, size: stories.Size) -> None:
-    """``pairs.jsonl``, and ``held-out.jsonl``, openings that stand in no pair."""
-    stories.write(to, size)
-    stories.write_rows(
-        to / "pairs.jsonl", ({key: row[key] for key in ("prompt", "chosen", "rejected")} for row in stories.pairs())
-    )
-
-
 def train(method: str, out: Path, to: Path, settings: Sequence[str]) -> None:
-    """``afzal train`` from the start on the pairs; nothing is held out, since other openings are judged."""
-    common = ["--model", start(), "--data", out / "data" / "pairs.jsonl", "--out", to, "--batch-size", "16"]
+    """``afzal train`` from the start on all pairs with their true labels; nothing is held out, since other openings are judged."""
+    common = ["--model", start(), "--data", out / "data" / "clean.jsonl", "--out", to, "--batch-size", "16"]
     fixed = ["--epochs", "200", "--lr-schedule", "constant", "--warmup", "0", "--eval-fraction", "0", "--device", "cpu"]
     afzal("train", method, *common, *fixed, *settings)
 
 
 def ppo(out: Path, to: Path, *, iterations: int) -> None:
     """PPO on the openings of the pairs, with the reward model that was trained on them."""
-    about = ["--model", start(), "--data", out / "data" / "pairs.jsonl", "--reward", out / "reward", "--out", to]
+    about = ["--model", start(), "--data", out / "data" / "clean.jsonl", "--reward", out / "reward", "--out", to]
     size = ["--iterations", str(iterations), "--batch-size", "32", "--sample-tokens", str(_TOKENS)]
     how = ["--lr", "3e-4", "--lr-schedule", "constant", "--warmup", "0", "--ppo-epochs", "2", "--minibatches", "2"]
     afzal("train", "ppo", *about, *size, *how, "--kl-coef", "0.1", "--eval-fraction", "0", "--device", "cpu")

@@ -37,7 +37,7 @@ def go(text: str, messages: list[Message]) -> str:
         messages = [Message("system", default[1]), *messages]
     tokens = re.split(r"(\{\{.*?\}\})", template)
 
-    def block(at: int, message: Message | None, live: bool) -> tuple[str, int]:
+    def block(at: int, message: Message | None) -> tuple[str, int]:
         out = ""
         while at < len(tokens):
             token = tokens[at]
@@ -45,15 +45,15 @@ def go(text: str, messages: list[Message]) -> str:
                 return out, at
             if token == "{{ range .Messages }}":
                 for one in messages:
-                    part, stop = block(at + 1, one, live)
+                    part, stop = block(at + 1, one)
                     out += part
                 at = stop
             elif token.startswith("{{ if eq .Role "):
                 chosen = message is not None and message.role == token.split('"')[1]
-                part, stop = block(at + 1, message, live)
+                part, stop = block(at + 1, message)
                 other = ""
                 if tokens[stop] == "{{ else }}":
-                    other, stop = block(stop + 1, message, live)
+                    other, stop = block(stop + 1, message)
                 out += part if chosen else other
                 at = stop
             else:
@@ -61,7 +61,7 @@ def go(text: str, messages: list[Message]) -> str:
             at += 1
         return out, at
 
-    return block(0, None, True)[0]
+    return block(0, None)[0]
 
 
 def talks(system: bool) -> list[list[Message]]:

@@ -165,7 +165,7 @@ class Reading:
             raise _nothing_left(self.source, self._entry, self.losses, self.rows, self._sample)
 
     def _parsed(self, raw: Raw) -> tuple[list[Item], list[Drop]]:
-        """A row's items and drops; a row without items has exactly one drop of scope "row", the last."""
+        """A row's items and drops; a row without items has exactly one drop of unit "row", the last."""
         ident = _id(raw.where)
         if isinstance(raw.value, Fault):
             return [], [Drop(raw.where, ident, raw.value.reason, raw.value.detail, "row")]

@@ -327,7 +327,7 @@ def rewarder_of(
 
     Args:
         settings: of such a judge, as :func:`named` completes them.
-        eos_token: what ends an answer for a reward model, when not its tokenizer's own EOS.
+        eos_token: as for :func:`afzal.rewards.source.reward_source`; read by reward models alone.
 
     Raises:
         AfzalError: as for :func:`afzal.rewards.source.reward_source`.

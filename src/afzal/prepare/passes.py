@@ -42,9 +42,9 @@ def of_source(config: TrainConfig, source: str) -> list[Pass]:
     return [*passes, Pass("audit", quality.clean)] if config.clean else passes
 
 
-def of_part(samples: Samples | None) -> list[Pass]:
-    """What the items to train on and those held out go through, each part by itself."""
-    return [] if samples is None else [Pass("samples", partial(beside, samples=samples))]
+def of_part(samples: Samples) -> list[Pass]:
+    """What demonstrations to train on and those held out go through, each part by itself."""
+    return [Pass("samples", partial(beside, samples=samples))]
 
 
 def on_axis(items: Sequence[Item], axis: str, source: str) -> tuple[list[Item], list[Drop]]:
