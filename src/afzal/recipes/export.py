@@ -66,8 +66,8 @@ def export(config: ExportConfig) -> list[str]:
         if config.ollama:
             raise AfzalError("Ollama has no virtual tokens", where=config.model, remedy="leave out --ollama")
         return _copied(config, folder, files)
-    if config.ollama:
-        modelfile(open_speaker(config.model), _GGUF)  # refused before anything is merged and written
+    # made, and so refused where it cannot be, before anything is merged and written
+    text = modelfile(open_speaker(config.model), _GGUF) if config.ollama else ""
     model = load_model(config.model, device=pick_device(config.device))
     batches = Layout("unshared", _TOKENS_PER_FORWARD, pick_device(config.device)).batches(_rows(config, files, model))
     wanted = _logps(model, batches)
@@ -88,25 +88,29 @@ def export(config: ExportConfig) -> list[str]:
         f"{config.out}: the adapter merged into {base}, as {dtype}",
         f"largest difference of a log-prob on {len(wanted)} tokens: {gap:.2g} nats between the merged model and the "
         f"adapter, {before:.2g} between the adapter and its base model",
-        *(_modelfile(config, config.model, config.out) if config.ollama else []),
+        *(_modelfile(config, config.out, text) if config.ollama else []),
         *_uploaded(config),
     ]
 
 
 def _only_modelfile(config: ExportConfig, folder: str) -> list[str]:
     """A model that needs no merging: the Modelfile alone, in a folder of its own."""
-    for key in ("data", "dtype", "tolerance", "push_to_hub"):
-        if getattr(config, key) != type(config).model_fields[key].default:
-            raise AfzalError(f"{key} has no effect: {config.model} is not an adapter", remedy=f"leave {key} out")
+    _refuse_given(config, ("data", "dtype", "tolerance", "push_to_hub"), f"{config.model} is not an adapter")
     text = modelfile(open_speaker(config.model), _GGUF)
     Path(config.out).mkdir(parents=True)
-    return _modelfile(config, folder, folder, text)
+    return _modelfile(config, folder, text)
 
 
-def _modelfile(config: ExportConfig, source: str, folder: str, text: str = "") -> list[str]:
-    """Write the Modelfile; what to type next."""
+def _refuse_given(config: ExportConfig, keys: Sequence[str], why: str) -> None:
+    for key in keys:
+        if getattr(config, key) != type(config).model_fields[key].default:
+            raise AfzalError(f"{key} has no effect: {why}", remedy=f"leave {key} out")
+
+
+def _modelfile(config: ExportConfig, folder: str, text: str) -> list[str]:
+    """Write the Modelfile of the model in ``folder``; what to type next."""
     out = Path(config.out)
-    runs.atomic_write(out / "Modelfile", text or modelfile(open_speaker(source), _GGUF))
+    runs.atomic_write(out / "Modelfile", text)
     converter = CONVERTER.format(folder=folder, gguf=out / _GGUF)
     return [
         f"{out / 'Modelfile'}: chat template and ends of answers; its prompts are those of the model's own template",
@@ -160,10 +164,8 @@ def _refuse_difference(config: ExportConfig, gap: float, allowed: float) -> None
 
 
 def _copied(config: ExportConfig, folder: str, files: Any) -> list[str]:
-    kind, fields = peft_type_of(folder), type(config).model_fields
-    for key in ("data", "dtype", "tolerance"):
-        if getattr(config, key) != fields[key].default:
-            raise AfzalError(f"{key} has no effect: an adapter of type {kind} is copied", remedy=f"leave {key} out")
+    kind = peft_type_of(folder)
+    _refuse_given(config, ("data", "dtype", "tolerance"), f"an adapter of type {kind} is copied")
     load_model(config.model)  # which refuses what is not sound
     out = Path(config.out)
     out.mkdir(parents=True)
