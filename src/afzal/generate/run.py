@@ -92,7 +92,7 @@ def _served(config: GenerateConfig) -> list[dict[str, Any]]:
     asked = Asked(turns, config.n, _sampling(config), config.seed, speaker, ids)
     with TemporaryDirectory() as spare:
         cache = _replies(config) if config.out is not None else Path(spare) / REPLIES
-        drawn = answers_from(settings, asked, settings.folder or "", cache, lambda line: print(line, file=sys.stderr))
+        drawn = answers_from(settings, asked, settings.folder or "", cache)
     return [_record(prompts[a.prompt_index], a.text, a.tokens, a.stop) for a in drawn]
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,15 +74,12 @@ def read_server(path: str) -> ServerConfig:
     return config.build(ServerConfig, config.read_file(Path(path)))
 
 
-def answers_from(
-    settings: ServerConfig, asked: Asked, policy: str, cache: Path, say: Callable[[str], None]
-) -> list[Answer]:
-    """``n`` answers to every prompt, ordered by prompt and then by number of the sample.
+def answers_from(settings: ServerConfig, asked: Asked, policy: str, cache: Path) -> list[Answer]:
+    """``n`` answers to every prompt, ordered by prompt and then by number of the sample; progress goes to stderr.
 
     Args:
         policy: the folder whose weights answer, which ``{policy}`` stands for.
         cache: file of the replies.
-        say: called with lines of progress.
 
     Raises:
         AfzalError: the server cannot be told what is asked, refuses, answers with another model, or reads prompts in
@@ -106,7 +104,7 @@ def answers_from(
         return server.complete(fields["prompt"], {key: value for key, value in fields.items() if key != "prompt"})
 
     with Cache(cache) as replies:
-        heard = counter(len(made), say)
+        heard = counter(len(made), lambda line: print(line, file=sys.stderr))
         known = answered(
             list(made.values()), ask, replies, name=server.model, concurrency=settings.concurrency, heard=heard
         )

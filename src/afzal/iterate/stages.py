@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,10 +108,8 @@ def _samples(job: Job, number: int, policy: str, asked: Sequence[Question]) -> l
     wanted = Asked([q.prompt for q in asked], config.n, sampling, seed, job.speaker, [q.ids for q in asked])
     folder = str(Path(policy).resolve()) if Path(policy).exists() else policy
     reload(job.generator, folder)
-    say = lambda line: print(line, file=sys.stderr)  # noqa: E731
-    return served_rows(
-        answers_from(job.generator, wanted, folder, job.folder(number) / REPLIES, say), asked, job.speaker
-    )
+    answers = answers_from(job.generator, wanted, folder, job.folder(number) / REPLIES)
+    return served_rows(answers, asked, job.speaker)
 
 
 def _scores(job: Job, samples: Sequence[Row]) -> list[Row]:
