@@ -11,7 +11,7 @@ from torch import Tensor
 from afzal.errors import AfzalError
 from afzal.folders.guard import guarded
 
-EARLIER = "take an earlier checkpoint, or get the model again"
+_EARLIER = "take an earlier checkpoint, or get the model again"
 _TRIAL = 2  # tokens; the second one has a position other than 0
 
 
@@ -21,9 +21,18 @@ def refuse_unsound(model: Any, path: str) -> None:
     Raises:
         AfzalError: names the first weight with a NaN or an infinity; or says what the forward pass does.
     """
-    if fault := not_finite(model.named_parameters()):
-        raise AfzalError(f"the weights in {path} are not all numbers: {fault}", remedy=EARLIER)
+    refuse_fault(not_finite(model.named_parameters()), path)
     refuse_silent(model, path)
+
+
+def refuse_fault(fault: str, path: str) -> None:
+    """Refuse a model for what :func:`not_finite` says of its weights, if it says anything.
+
+    Raises:
+        AfzalError: with the fault.
+    """
+    if fault:
+        raise AfzalError(f"the weights in {path} are not all numbers: {fault}", remedy=_EARLIER)
 
 
 def refuse_silent(model: Any, path: str) -> None:
@@ -39,7 +48,7 @@ def refuse_silent(model: Any, path: str) -> None:
         raise AfzalError(
             f"the model in {path} computes no numbers",
             why="its weights are finite, and its logits of two tokens are not: a weight or a scale is far too large",
-            remedy=EARLIER,
+            remedy=_EARLIER,
         )
 
 

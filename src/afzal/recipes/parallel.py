@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from afzal.config import TrainConfig
+from afzal.config import VIRTUAL, TrainConfig
 from afzal.errors import AfzalError
 from afzal.folders.unread import Unread
 from afzal.model.load import blank_model, load_model
 from afzal.model.reference import Frozen, Reference
-from afzal.model.sound import EARLIER, not_finite, refuse_silent
+from afzal.model.sound import not_finite, refuse_fault, refuse_silent
 from afzal.model.value import Critic
 from afzal.runs import launched
 from afzal.runs.launched import processes
@@ -26,7 +26,6 @@ from afzal.train.precision import Dtype, Weights
 from afzal.train.progress import Reporter
 from afzal.train.shard import Sharded, is_in_pieces, read_frozen, reshard, shard
 
-_VIRTUAL = ("prefix", "prompt", "p_tuning")
 _FACTORS = ("ia3", "dora")
 
 
@@ -42,7 +41,7 @@ def refuse(config: TrainConfig, model: Any) -> None:
     found = {
         f"method={config.method}": config.adaptation is not None,
         "adapter_from": config.policy is not None and config.policy.adapter_from is not None,
-        f"adapter={kind}": kind in (*_VIRTUAL, *_FACTORS),
+        f"adapter={kind}": kind in (*VIRTUAL, *_FACTORS),
         "quantize": config.policy is not None and config.policy.quantize is not None,
         "constraint": config.constrained is not None,
         "compile": config.compile,
@@ -79,13 +78,11 @@ def let_go(*models: Any) -> None:
 
 def why_whole(config: TrainConfig) -> str:
     """Why the model of a run over several ranks is loaded whole by each of them; empty where it can be read in pieces,
-    as far as the settings say."""
+    as far as the settings say that :func:`refuse` lets through."""
     if config.scorer is not None:
         return "it gets a head for scores"
-    if config.rollouts is not None or config.adaptation is not None:
+    if config.rollouts is not None:
         return f"method={config.method}"
-    if config.adapter_kind not in (None, "lora", "rslora"):
-        return f"adapter={config.adapter_kind} is made of its weights"
     return "reference=cached" if config.referenced is not None and config.referenced.reference == "cached" else ""
 
 
@@ -137,8 +134,7 @@ def frozen_model(path: str, dtype: Dtype, device: torch.device) -> Any:
 def refuse_unsound_pieces(model: Any, path: str) -> None:
     """As :func:`afzal.model.sound.refuse_unsound`, of a model in pieces."""
     faults = ranks.gather(not_finite((name, local(p)) for name, p in model.named_parameters()))
-    if fault := next(filter(None, faults), ""):
-        raise AfzalError(f"the weights in {path} are not all numbers: {fault}", remedy=EARLIER)
+    refuse_fault(next(filter(None, faults), ""), path)
     refuse_silent(model, path)
     let_go(model)
 
