@@ -8,7 +8,6 @@ is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +49,7 @@ class Unread:
             ):
                 raise AfzalError(f"{packed} is in the number format {held[packed].dtype}, which is read as a whole")
             small = [name for name, t in held.items() if t.size < _SMALL]
-            with guarded(folder), _opened(file) as reader:
+            with guarded(folder), _open(file) as reader:
                 read = {name: reader.get_tensor(name).float().clone() for name in small}
             for name, t in held.items():
                 tensor = read[name] if name in read else torch.zeros(()).expand(t.shape)
@@ -106,17 +105,13 @@ def fill(places: Mapping[str, tuple[Place, Sequence[slice], Any]]) -> None:
                 with guarded(str(file.parent)):
                     if reader is None or read > _OPEN:
                         reader, read = _open(file), 0
-                    found = reader.get_slice(name)[tuple(rows)] if rows else reader.get_tensor(name)
-                    target.copy_(found.float())
+                    target.copy_(reader.get_slice(name)[tuple(rows)].float())
                 read += target.numel()
 
 
 def _by_rows(part: Sequence[slice], into: Any) -> Iterator[tuple[list[slice], Any]]:
     """The part in slices of rows that are small enough to be read at once, each with its piece of the target."""
-    if not len(part):
-        yield [], into
-        return
-    step = max(1, _AT_ONCE // max(1, into[0].numel())) if len(into) else 1
+    step = max(1, _AT_ONCE // max(1, into[:1].numel()))
     first = part[0].start
     for start in range(0, len(into), step):
         end = min(start + step, len(into))
@@ -127,9 +122,3 @@ def _open(file: Path) -> Any:
     from safetensors import safe_open
 
     return safe_open(file, framework="pt")
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    with _open(file) as reader:
-        yield reader

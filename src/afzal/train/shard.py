@@ -8,7 +8,7 @@ With bf16 the pieces are the float32 masters, and a layer is rounded to bf16 as 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,7 +43,8 @@ class Sharded:
         self.dtype: Dtype = dtype
         self._device = device
         self._blank = _blank_copy(model)
-        self.names = _into_pieces(model, dtype, dtype, device, unread)  # in the files that they were read from
+        self._read_in_pieces = unread is not None
+        _into_pieces(model, dtype, dtype, device, unread)
         self._all: dict[str, nn.Parameter] = dict(model.named_parameters())
         self.masters: dict[str, nn.Parameter] = trainable(model)
 
@@ -74,7 +75,8 @@ class Sharded:
         which PEFT may save with an adapter.
         """
         self.publish()
-        values = full(self._all if not (self.names and is_adapted(self.model)) else self._saved_with_adapter())
+        adapter_alone = self._read_in_pieces and is_adapted(self.model)
+        values = full(self._saved_with_adapter() if adapter_alone else self._all)
         if not ranks.leads():
             return None
         _replace(self._blank, {name: value.float() for name, value in values.items()})
@@ -161,23 +163,26 @@ def gathered(*models: Any) -> Iterator[None]:
             module.reshard()
 
 
-def _into_pieces(
-    model: Any, dtype: Dtype, policy: Dtype, device: torch.device, unread: Unread | None
-) -> dict[str, str]:
-    """Cut a model; of weights that are unread each rank then reads its pieces. Returns their names in the files."""
-    found: dict[str, Place] = {}
-    large: set[str] = set()
-    if unread is not None:
-        found = {name: place for name, p in model.named_parameters() if (place := unread.place(p)) is not None}
-        large = {name for name, p in model.named_parameters() if unread.is_unread(p)}
-        _forget(model, large)
+def _into_pieces(model: Any, dtype: Dtype, policy: Dtype, device: torch.device, unread: Unread | None) -> None:
+    """Cut a model; of weights that are unread each rank then reads its pieces."""
+    places = {} if unread is None else _places(model, unread)
+    _forget(model, places.keys())
     if dtype == "bf16":
         trains = trainable(model)  # what never trains needs no float32 master
         cast_parameters(model, torch.bfloat16, keep=lambda name: name in trains)
     _cut(model, policy, device)
-    pieces = {name: p for name, p in model.named_parameters() if name in large}
-    fill({name: (found[name], _slices(p), local(p.detach())) for name, p in pieces.items()})
-    return {name: place.name for name, place in found.items()}
+    pieces = {name: p for name, p in model.named_parameters() if name in places}
+    fill({name: (places[name], _slices(p), local(p.detach())) for name, p in pieces.items()})
+
+
+def _places(model: nn.Module, unread: Unread) -> dict[str, Place]:
+    """Where the weights lie that have not been read."""
+    found = {}
+    for name, p in model.named_parameters():
+        if unread.is_unread(p):
+            found[name] = unread.place(p)
+            assert found[name] is not None, f"{name} is not a tensor of the files as it is"
+    return found
 
 
 def _cut(model: Any, dtype: Dtype, device: torch.device) -> None:
@@ -216,7 +221,7 @@ def _blank_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, empty)  # pyright: ignore[reportArgumentType]
 
 
-def _forget(model: nn.Module, names: set[str]) -> None:
+def _forget(model: nn.Module, names: Collection[str]) -> None:
     """Let go of the values of some weights."""
     empty = {name: torch.empty(p.shape, device="meta") for name, p in model.named_parameters() if name in names}
     _replace(model, empty)
