@@ -139,15 +139,15 @@ def fit(
         state.examples += update.n_trees
         state.seconds = time.perf_counter() - began
         last = state.step == settings.steps
-        if last or _due(state.step, settings.log_every_steps):
+        if last or due(state.step, settings.log_every_steps):
             hooks.log(_record(state, feed, lr, found))
-        if last or _due(state.step, settings.eval_every_steps):
+        if last or due(state.step, settings.eval_every_steps):
             look_at(hooks, state, began)
             if settings.patience and state.stale_evaluations >= settings.patience:
                 hooks.save(state)
                 return "early"
         signal = hooks.stop()
-        if signal or last or _due(state.step, settings.save_every_steps) or hooks.save_due():
+        if signal or last or due(state.step, settings.save_every_steps) or hooks.save_due():
             hooks.save(state)
         if signal and not last:
             return signal
@@ -184,7 +184,8 @@ def _record(state: State, feed: Updates, lr: float, found: Mapping[str, float]) 
     }
 
 
-def _due(step: int, every: int) -> bool:
+def due(step: int, every: int) -> bool:
+    """Whether something happens after this update that happens after ``every`` of them; never where that is 0."""
     return every > 0 and step % every == 0
 
 
@@ -211,4 +212,4 @@ def _shorten(names: list[str], n: int = 8) -> str:
     return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
-__all__ = ["Hooks", "Method", "Settings", "State", "accumulate", "fit", "look_at"]
+__all__ = ["Hooks", "Method", "Settings", "State", "accumulate", "due", "fit", "look_at"]
