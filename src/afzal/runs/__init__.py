@@ -21,7 +21,7 @@ from afzal.runs.files import (
     write_all,
     writing,
 )
-from afzal.runs.folder import Run, create, find, open_run, resume, take
+from afzal.runs.folder import Run, create, find, open_run, resume, take, walk
 from afzal.runs.redact import redact_arguments, redact_config, redact_texts
 from afzal.runs.summary import summary
 
@@ -47,6 +47,7 @@ __all__ = [
     "sha256",
     "summary",
     "take",
+    "walk",
     "write_all",
     "writing",
 ]

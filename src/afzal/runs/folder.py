@@ -212,25 +212,26 @@ def find(root: str | Path) -> list[Run]:
     root = Path(root)
     if not root.is_dir():
         raise AfzalError(f"there is no folder {root}", remedy="name the folder that holds your runs: afzal runs FOLDER")
-    return [Run(path) for path in _run_folders(root, _MAX_DEPTH)]
+    return [Run(folder) for folder, files in walk(root) if any(f.name == _FACTS for f in files) and _is_run(folder)]
 
 
-def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
-    if _is_run(folder):
-        yield folder
-    if depth == 0:
-        return
-    for child in sorted(_folders(folder)):
-        if child.name != "checkpoints" and not child.name.startswith("."):
-            yield from _run_folders(child, depth - 1)
+def walk(root: Path, depth: int = _MAX_DEPTH) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
+    """A folder and those below it, by path, each with the files in it, links among them.
 
+    Hidden folders, checkpoints, folders behind links, and those that may not be read are left out.
 
-def _folders(folder: Path) -> list[Path]:
+    Args:
+        depth: levels below the root.
+    """
     try:
-        with os.scandir(folder) as entries:
-            return [folder / entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:  # a folder that may not be read holds no run that could be shown
-        return []
+        with os.scandir(root) as entries:
+            found = {entry: entry.is_dir(follow_symlinks=False) for entry in entries}
+    except OSError:  # it may not be read, or has just been removed
+        return
+    yield root, [entry for entry, is_folder in found.items() if not is_folder]
+    for name in sorted(entry.name for entry, is_folder in found.items() if is_folder) if depth else ():
+        if name != "checkpoints" and not name.startswith("."):
+            yield from walk(root / name, depth - 1)
 
 
 def _is_run(path: Path) -> bool:

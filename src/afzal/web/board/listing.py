@@ -6,16 +6,14 @@ import html
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from afzal.errors import AfzalError
-from afzal.runs import Run, summary
+from afzal.runs import Run, summary, walk
 from afzal.text import is_number
 
-_MAX_DEPTH = 6
 _HEAD = 8192  # bytes of a page in which its title stands
 _FACTS, _REPORT = "run.json", "report.html"
 _KINDS = {
@@ -27,63 +25,36 @@ _KINDS = {
 _STEMS = {"judge_card": "judge card", "annotators": "annotators", "revise": "principles"}
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a walk met, as paths relative to the root: folders with a ``run.json``, and pages."""
-
-    runs: list[str]
-    pages: list[str]
-
-
 def listing(root: Path) -> dict[str, Any]:
     """Runs and pages below a folder, as plain values for the page; paths are relative to it, with ``/``.
 
     A run that cannot be read has the status ``broken`` and says ``why``.
     """
-    found = walk(root)
-    runs = [_run(root, path) for path in found.runs]
-    with_run = set(found.runs)
-    pages = [page for path in found.pages if (page := _page(root, path, with_run)) is not None]
+    folders, files = _found(root)
+    runs, with_run = [_run(root, path) for path in folders], set(folders)
+    pages = [page for path in files if (page := _page(root, path, with_run)) is not None]
     return {"runs": runs, "pages": pages}
 
 
-def walk(root: Path) -> Found:
-    """Folders with runs, and HTML files, at most six levels down; hidden ones, checkpoints and links are left out."""
-    found = Found([], [])
-    for folder, names in _folders(root, "", _MAX_DEPTH):
-        if _FACTS in names:
-            found.runs.append(folder or ".")
-        found.pages.extend(_joined(folder, name) for name in sorted(names) if name.endswith(".html"))
-    return found
-
-
-def _folders(root: Path, inside: str, depth: int) -> Iterator[tuple[str, set[str]]]:
-    files, below = set(), []
-    try:
-        with os.scandir(root / inside) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or entry.is_symlink():
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    below.append(entry.name)
-                else:
-                    files.add(entry.name)
-    except OSError:  # a folder that may not be read, or that has just been removed
-        return
-    yield inside, files
-    for name in sorted(below) if depth else ():
-        if name != "checkpoints":
-            yield from _folders(root, _joined(inside, name), depth - 1)
+def _found(root: Path) -> tuple[list[str], list[str]]:
+    """Folders with a ``run.json``, and HTML files, relative to the root; hidden files and links are left out."""
+    runs, pages = [], []
+    for folder, files in walk(root):
+        inside = folder.relative_to(root).as_posix()  # "." of the root itself
+        names = sorted(f.name for f in files if not f.name.startswith(".") and not f.is_symlink())
+        runs += [inside] if _FACTS in names else []
+        pages += [_joined(inside, name) for name in names if name.endswith(".html")]
+    return runs, pages
 
 
 def _joined(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
+    return name if folder == "." else f"{folder}/{name}"
 
 
 def _run(root: Path, path: str) -> dict[str, Any]:
     run = Run(root / path)
     about: dict[str, Any] = {"path": path, "name": root.name if path == "." else path}
-    report = _joined("" if path == "." else path, _REPORT)
+    report = _joined(path, _REPORT)
     about["report"] = report if (root / report).is_file() else None
     try:
         facts = run.facts()
