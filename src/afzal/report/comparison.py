@@ -9,6 +9,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,10 @@ def _judges(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _drawing(body: Mapping[str, Any], across: str, up: str, size: tuple[int, int], markup: type[str]) -> dict[str, Any]:
     """The way of every method, ``up`` against ``across`` (names of figures or rewards): a band, or its single seeds."""
-    paths = [way(m, across, up, PALETTE[k % len(PALETTE)], k) for k, m in enumerate(body["methods"])]
-    paths = [s for s in paths if s.points]
-    colours = {m["label"]: PALETTE[k % len(PALETTE)] for k, m in enumerate(body["methods"])}
-    single = [s for m in body["methods"] for s in seeds(m, across, up, colours[m["label"]])]
+    single, paths = [], []
+    for place, (method, colour) in enumerate(zip(body["methods"], cycle(PALETTE), strict=False)):
+        single += seeds(method, across, up, colour)
+        paths += [s for s in [way(method, across, up, colour, place)] if s.points]
     spots = [Spot(s.name, s.points[-1][0], y, colour=s.colour) for s in paths if (y := s.points[-1][1]) is not None]
     title = f"{views.named(up)} against {views.named(across)}"
     drawing = frontier_svg(

@@ -144,7 +144,7 @@ def data(run: RunFiles) -> dict[str, Any]:
         "audit": counted(run.data.get("audit")),
         "findings": findings(run.data.get("audit")),
         "notes": [str(n) for n in notes] if isinstance(notes, list) else [],
-        "examples": [_loss(row) for row in run.dropped[:_EXAMPLES]],
+        "examples": [_drop(row) for row in run.dropped[:_EXAMPLES]],
     }
 
 
@@ -278,7 +278,7 @@ def _reasons(counts: Mapping[str, int], rows: Any) -> list[tuple[str, str, str]]
     return [(reason.replace("_", " "), number(n), share(n)) for reason, n in ordered if n]
 
 
-def _loss(row: Mapping[str, Any]) -> list[str]:
+def _drop(row: Mapping[str, Any]) -> list[str]:
     what = " ".join(str(row[k]) for k in ("action", "stage") if row.get(k))
     return [str(row.get("where") or ""), str(row.get("item_id") or ""), what, str(row.get("reason") or ""),
             str(row.get("detail") or "")[:300]]  # fmt: skip
