@@ -239,11 +239,8 @@ def _data(t: Translation, beside: Path, rl: str) -> None:
         t.put("eval_data", tests[0]["data"], "test_datasets")
         if len(tests) > 1:
             t.lose("test_datasets", "one held-out data set: name a file of sources as eval_data")
-    elif 0 < size < 1:
-        t.put("eval_fraction", size, "val_set_size")
-    elif size >= 1:
-        t.settings["eval_fraction"] = 0.1
-        t.change("val_set_size", f"{size:g} rows there, a share here: a tenth", "eval_fraction")
+    elif size > 0:
+        common.share_held_out(t, size, "val_set_size")
     else:
         t.put(
             "eval_fraction", 0.0, "val_set_size", why="nothing is held out; eval_fraction: 0.1 shows held-out figures"

@@ -217,6 +217,15 @@ def evaluation(t: Translation, split: str, keys: str) -> None:
     t.idle("eval_on_start", "always: the first figures are those of the start")
 
 
+def share_held_out(t: Translation, size: float, key: str) -> None:
+    """The held-out part, from a share of the rows or a number of them, more than 0."""
+    if size < 1:
+        t.put("eval_fraction", size, key)
+        return
+    t.settings["eval_fraction"] = 0.1
+    t.change(key, f"{size:g} rows there; a share here: a tenth", "eval_fraction")
+
+
 def low_rank(t: Translation, *, rank: tuple[str, int], alpha: tuple[str, float | None], kind: str = "lora") -> None:
     """A LoRA adapter: its rank and scale, by the trainer's key and default."""
     if kind != "lora":

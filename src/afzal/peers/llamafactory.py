@@ -277,11 +277,8 @@ def _held_out(t: Translation, folder: str, info: Mapping[str, Any] | None, besid
         t.put("eval_data", _source(t, others[0], folder, info, beside)["data"], "eval_dataset")
         if len(others) > 1:
             t.lose("eval_dataset", "one held-out data set: name a file of sources as eval_data")
-    elif 0 < size < 1:
-        t.put("eval_fraction", size, "val_size")
-    elif size >= 1:
-        t.settings["eval_fraction"] = 0.1
-        t.change("val_size", f"{size:g} rows there; a share here: a tenth", "eval_fraction")
+    elif size > 0:
+        common.share_held_out(t, size, "val_size")
     t.idle("val_size", "nothing is held out by it")
     common.evaluation(t, "test" if others or size > 0 else "", "eval_strategy evaluation_strategy")
     if (others or size > 0) and "eval_fraction" in t.settings and others:
