@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from helpers_browser import person
-from helpers_web import page_of
+from helpers_web import page_of, raw
 
 from afzal import runs
 from afzal.report.board import write_board
@@ -133,23 +135,13 @@ def test_nothing_outside_the_folder_is_served(tmp_path, path):
 
 
 def test_the_server_refuses_what_it_should(tmp_path):
-    import http.client
-    from urllib.parse import urlsplit
-
     made(tmp_path, "one", [0.7])
     (tmp_path / "one/report.html").write_text("<title>r</title><script>alert(1)</script>")
     with page_of("board", ".", cwd=tmp_path) as (address, process):
         parts = urlsplit(address)
         token = parts.path.split("/")[2]
 
-        def get(path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-            connection = http.client.HTTPConnection(parts.netloc, timeout=20)
-            connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
-            reply = connection.getresponse()
-            found = reply.status, {k.lower(): v for k, v in reply.getheaders()}, reply.read()
-            connection.close()
-            return found
-
+        get = partial(raw, address, "GET")
         assert parts.hostname == "127.0.0.1"
         assert get("/b/wrong/")[0] == get("/f/wrong/one/report.html")[0] == 404
         assert get("/api/runs")[0] == get("/api/runs", X_Afzal_Token="wrong")[0] == 401

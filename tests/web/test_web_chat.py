@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from helpers_browser import person
 from helpers_chat import Words, blind
-from helpers_web import SOURCE, lines_of
+from helpers_web import SOURCE, lines_of, raw
 
 from afzal import data
 from afzal.cli.chatting import Terminal, converse
@@ -278,18 +279,13 @@ def test_a_blind_chat_by_keyboard(chromium, tmp_path):
 
 
 def test_names_stay_on_the_server_until_they_are_asked_for(tmp_path):
-    import http.client
-    from urllib.parse import urlsplit
-
     with page(tmp_path / "v") as address:
-        parts = urlsplit(address)
-        headers = {"X-Afzal-Token": parts.path.split("/")[2], "Content-Type": "application/json"}
+        headers = {"X_Afzal_Token": urlsplit(address).path.split("/")[2], "Content_Type": "application/json"}
 
         def ask(method: str, path: str, body: Any = None, **other: str) -> tuple[int, str]:
-            connection = http.client.HTTPConnection(parts.netloc, timeout=20)
-            connection.request(method, path, None if body is None else json.dumps(body), {**headers, **other})
-            reply = connection.getresponse()
-            return reply.status, reply.read().decode()
+            sent = None if body is None else json.dumps(body).encode()
+            status, _, said = raw(address, method, path, sent, **{**headers, **other})
+            return status, said.decode()
 
         status, said = ask("POST", "/api/say", {"text": "hi"})
         assert status == 200
@@ -305,7 +301,7 @@ def test_names_stay_on_the_server_until_they_are_asked_for(tmp_path):
         assert "models" not in lines[-1]["state"]
         assert ask("POST", "/api/say", {"text": "again"})[0] == 409  # the vote is due
         assert ask("POST", "/api/vote", {"outcome": "left"})[0] == 400
-        assert ask("POST", "/api/vote", {"outcome": "first"}, **{"X-Afzal-Token": "wrong"})[0] == 401
+        assert ask("POST", "/api/vote", {"outcome": "first"}, X_Afzal_Token="wrong")[0] == 401
         assert ask("POST", "/api/vote", {"outcome": "first"}, Origin="http://evil.example")[0] == 403
         assert ask("POST", "/api/vote", {"outcome": "first", "seconds": 2.5})[0] == 200
         assert json.loads(ask("GET", "/api/tally")[1])["models"] == ["left", "right"]

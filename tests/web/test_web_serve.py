@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from helpers_web import SOURCE, first_text, job, lines_of, opened, pairs, served, vote_all, write_rows
+from helpers_web import SOURCE, first_text, job, lines_of, opened, pairs, raw, served, vote_all, write_rows
 
 from afzal import data
 from afzal.errors import AfzalError
@@ -30,22 +30,6 @@ from afzal.web.replies import STATIC
 
 def good(asked):
     return {"outcome": "first" if first_text(asked).startswith("good") else "second", "seconds": 1.0}
-
-
-def raw(address: str, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-    """A request as a stranger would send it; ``_`` in a name of a header stands for ``-``."""
-    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
-    try:
-        connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
-        for name, value in headers.items():
-            connection.putheader(name.replace("_", "-"), value)
-        if body is not None:
-            connection.putheader("Content-Length", str(len(body)))
-        connection.endheaders(body)
-        reply = connection.getresponse()
-        return reply.status, reply.read()
-    finally:
-        connection.close()
 
 
 def test_a_script_votes_resumes_and_exports(tmp_path):
