@@ -75,7 +75,7 @@ def stages(out: Path, *, quick: bool = False) -> list[Stage]:
 
 
 def train(method: str, out: Path, to: Path, settings: Sequence[str]) -> None:
-    """``afzal train`` from the start on all pairs with their true labels; nothing is held out, since other openings are judged."""
+    """``afzal train`` on the pairs as valence labels them; nothing is held out, since other openings are judged."""
     common = ["--model", start(), "--data", out / "data" / "clean.jsonl", "--out", to, "--batch-size", "16"]
     fixed = ["--epochs", "200", "--lr-schedule", "constant", "--warmup", "0", "--eval-fraction", "0", "--device", "cpu"]
     afzal("train", method, *common, *fixed, *settings)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
