@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections import Counter
@@ -318,6 +319,31 @@ def test_a_judge_compares_a_server_with_a_run(script, folder, tmp_path, capsys):
 def test_every_key_of_a_server_is_documented():
     page = Path("docs/servers.md").read_text()
     assert [key for key in ServerConfig.model_fields if f"| `{key}` |" not in page] == []
+
+
+@pytest.mark.slow
+def test_every_command_of_the_page_runs(script, folder, tmp_path, monkeypatch):
+    page = Path("docs/servers.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SERVER_KEY", KEY)
+    files = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    for name, text in zip(("server.yaml", "rounds.yaml"), files, strict=True):
+        Path(name).write_text(re.sub(r"http://\S+/v1", script.url, text))
+    Path("prompts.jsonl").write_text("".join(json.dumps({"prompt": f"q{k}"}) + "\n" for k in range(12)))
+    Path("judge.yaml").write_text("kind: rule\nrule: longest\n")
+    pair_file(Path("pairs.jsonl"), 16)
+    common = ["--data", "pairs.jsonl", "--batch-size", "4", "--max-steps", "1", "--max-tokens", "64", "--device", "cpu"]
+    for method in ("sft", "dpo", "reward"):
+        assert main(["train", method, "--model", str(folder / "model"), *common, "--out", f"runs/{method}"]) == 0
+    commands = re.findall(r"^    afzal (.*)$", page, re.MULTILINE)
+    small = {"generate": "--max-new-tokens 5", "judge": "--max-new-tokens 5 --resamples 10"}
+    small["iterate"] = "--max-new-tokens 5 -n 4 --no-require-eos --held-out 3 --held-out-samples 2 --batch-size 4"
+    assert [command.split()[0] for command in commands] == ["generate", "judge", "iterate"]
+    for command in commands:
+        before = len(script.seen)
+        assert main([*command.split(), *small[command.split()[0]].split()]) == 0, command
+        assert len(script.seen) > before, command
+    assert {body["model"] for body in script.bodies} == {"my-dpo", "my-sft"}
 
 
 # --- rounds ---------------------------------------------------------------------------------------------------------
