@@ -77,19 +77,34 @@ def test_prediction_powered_by_hand():
     perfect = judging.prediction_powered(y, y, every)
     assert perfect.power == 1.0
     assert perfect.value.value == pytest.approx(0.5)
-    assert perfect.value.high - perfect.value.low == pytest.approx(2 * t95(3) * 0.5 / 10, abs=1e-9)
+    assert perfect.value.high - perfect.value.low == pytest.approx(2 * t95(3) * every.std(ddof=1) / 10, abs=1e-9)
     useless = judging.prediction_powered(y, np.array([1.0, 1.0, 0.0, 0.0]), every)
     assert useless.power == 0.0
     assert useless.value == useless.people
 
 
-def test_the_weight_of_a_judge_counts_the_labelled_share():
-    """4 labels, all as the judge says, of 6 rows. Covariance 1 / 3 on the labelled rows, variance 2 / 9 on all rows, so
-    that the weight is 3 / 2 / (1 + 4 / 6) = 9 / 10: below 1, since the labels are most of what the judge has seen."""
-    y = np.array([1.0, 0.0, 1.0, 0.0])
-    made = judging.prediction_powered(y, y, np.array([1.0, 1.0, 1.0, 1.0, 0.0, 0.0]))
-    assert made.power == pytest.approx(0.9)
-    assert made.value.value == pytest.approx(0.9 * 2 / 3 + 0.1 * 1 / 2)
+def test_a_correction_by_hand():
+    """Covariance 1 / 6 and variance 1 / 3 on the labelled rows: weight 1 / 2, residuals 1 / 2, 0, 1, 1 / 2."""
+    y, f = np.array([1.0, 0.0, 1.0, 1.0]), np.array([1.0, 0.0, 0.0, 1.0])
+    every = np.array([*f, 1.0, 1.0, 1.0, 0.0])
+    made = judging.prediction_powered(y, f, every)
+    assert made.power == pytest.approx(0.5)
+    assert made.value.value == pytest.approx(0.5 * 5 / 8 + 0.5)
+    error = math.sqrt(0.25 * (15 / 56) / 8 + (1 / 6) / 4)  # the residuals have no covariance with f: it is a regression
+    assert made.value.high - made.value.value == pytest.approx(t95(3) * error)
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_with_every_row_labelled_the_judge_adds_nothing(turn):
+    generator = np.random.default_rng(3)
+    y = generator.random(40)
+    f = 0.5 * y + generator.random(40)
+    f = 3 - f if turn else f
+    made = judging.prediction_powered(y, f, f)
+    assert (made.power > 0) is not turn
+    assert (made.value.low, made.value.value, made.value.high) == pytest.approx(
+        (made.people.low, made.people.value, made.people.high)
+    )
 
 
 def test_a_judge_turned_round_does_no_harm():

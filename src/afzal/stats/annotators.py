@@ -168,8 +168,10 @@ def crowd_bt(
 
     if not ridge > 0:
         raise ValueError("Crowd-BT needs a ridge above 0: without one its strengths run away")
-    first, second, annotator = (np.asarray(a) for a in (first, second, annotator))
-    outcome = np.asarray(outcome, np.float64)
+    # votes that say the same of the same two by the same annotator are counted once, with their number
+    columns = np.stack([np.asarray(a, np.float64) for a in (first, second, annotator, outcome)])
+    (first, second, annotator, outcome), times = np.unique(columns, axis=1, return_counts=True)
+    first, second, annotator = (a.astype(np.int64) for a in (first, second, annotator))
 
     def value(x: np.ndarray) -> tuple[float, np.ndarray]:
         theta = np.append(x[: n_models - 1], -x[: n_models - 1].sum())
@@ -177,8 +179,8 @@ def crowd_bt(
         s = 1 / (1 + np.exp(-(theta[first] - theta[second])))
         e = eta[annotator]
         p = np.clip(e * s + (1 - e) * (1 - s), 1e-12, 1 - 1e-12)
-        loss = -(outcome * np.log(p) + (1 - outcome) * np.log1p(-p)).sum() + ridge * (theta**2).sum()
-        to_p = (p - outcome) / (p * (1 - p))
+        loss = -times @ (outcome * np.log(p) + (1 - outcome) * np.log1p(-p)) + ridge * (theta**2).sum()
+        to_p = times * (p - outcome) / (p * (1 - p))
         to_d = to_p * (2 * e - 1) * s * (1 - s)
         to_theta = np.bincount(first, to_d, n_models) - np.bincount(second, to_d, n_models) + 2 * ridge * theta
         to_eta = np.bincount(annotator, to_p * (2 * s - 1), n_annotators) * eta * (1 - eta)
@@ -186,7 +188,7 @@ def crowd_bt(
 
     start = np.concatenate([1e-3 * np.arange(n_models - 1), np.full(n_annotators, 2.0)])
     fit = minimize(value, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-14, "gtol": 1e-8})
-    if not fit.success and np.abs(fit.jac).max() > 1e-3 * len(outcome):
+    if not fit.success and np.abs(fit.jac).max() > 1e-3 * times.sum():
         raise ValueError(f"the fit of Crowd-BT did not converge: {fit.message}")
     theta = np.append(fit.x[: n_models - 1], -fit.x[: n_models - 1].sum())
     return CrowdBT(theta, 1 / (1 + np.exp(-fit.x[n_models - 1 :])), -float(fit.fun))

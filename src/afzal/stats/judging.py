@@ -226,10 +226,14 @@ def prediction_powered(labelled: np.ndarray, judged: np.ndarray, everything: np.
     """PPI++ (Angelopoulos et al. 2023, arXiv 2311.01453): the judge's mean on all rows, corrected by its error on the
     labelled ones. Unbiased however wrong the judge is, if the labelled rows were drawn at random.
 
+    The paper draws labelled and unlabelled rows apart. Here the labelled rows are some of all rows, so the judge's weight is
+    the slope of a regression on its score, without the paper's 1 / (1 + n / N), and the error holds the covariance of the
+    judge's mean with its correction. With every row labelled, this is the labels' own mean and interval.
+
     Args:
         labelled: ``[n]`` people's score of the labelled rows, one row per prompt (1 first better, 0.5 tie, 0).
         judged: ``[n]`` the judge's score of the same rows.
-        everything: ``[N]`` the judge's score of all rows.
+        everything: ``[N]`` the judge's score of all rows, the labelled ones among them.
 
     Raises:
         ValueError: fewer than three rows are labelled.
@@ -238,11 +242,12 @@ def prediction_powered(labelled: np.ndarray, judged: np.ndarray, everything: np.
     n, total = len(y), len(every)
     if n < 3:
         raise ValueError(f"{n} labelled rows are too few for a corrected mean; at least 3")
-    spread = float(every.var())
-    power = float(np.cov(y, f)[0, 1]) / spread / (1 + n / total) if spread > 0 else 0.0
-    power = min(max(power, 0.0), 1.0)
-    value = power * every.mean() + (y - power * f).mean()
-    error = math.sqrt(power**2 * spread / total + (y - power * f).var(ddof=1) / n)
+    spread = float(f.var(ddof=1))
+    power = min(max(float(np.cov(y, f)[0, 1]) / spread, 0.0), 1.0) if spread > 0 else 0.0
+    residual = y - power * f
+    value = power * every.mean() + residual.mean()
+    shared = 2 * power * float(np.cov(f, residual)[0, 1]) / total
+    error = math.sqrt(max(power**2 * every.var(ddof=1) / total + residual.var(ddof=1) / n + shared, 0.0))
     alone = float(y.std(ddof=1)) / math.sqrt(n)
     return Corrected(_by_t(float(value), error, n), _by_t(float(y.mean()), alone, n), power)
 
