@@ -226,9 +226,9 @@ def prediction_powered(labelled: np.ndarray, judged: np.ndarray, everything: np.
     """PPI++ (Angelopoulos et al. 2023, arXiv 2311.01453): the judge's mean on all rows, corrected by its error on the
     labelled ones. Unbiased however wrong the judge is, if the labelled rows were drawn at random.
 
-    The paper draws labelled and unlabelled rows apart. Here the labelled rows are some of all rows, so the judge's weight is
-    the slope of a regression on its score, without the paper's 1 / (1 + n / N), and the error holds the covariance of the
-    judge's mean with its correction. With every row labelled, this is the labels' own mean and interval.
+    The paper draws labelled and unlabelled rows apart. Here the labelled rows are some of all rows. So the judge's
+    weight is the slope of a regression on its score, without the paper's 1 / (1 + n / N), and the error holds the
+    covariance of the judge's mean with its correction. With every row labelled, the result is that of the labels.
 
     Args:
         labelled: ``[n]`` people's score of the labelled rows, one row per prompt (1 first better, 0.5 tie, 0).
