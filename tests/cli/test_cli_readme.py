@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers_last import parse, proposed
 from helpers_tokenizers import CHATML, byte_tokenizer
 
 import afzal
@@ -89,13 +91,25 @@ def test_every_link_of_the_readme_leads_to_a_file():
     assert [name for name in named if not (README.parent / name).exists()] == []
 
 
-def test_the_commands_and_the_python_lines_run(workplace: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_commands_and_the_python_lines_run(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     lines = [shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines()]
     assert len(lines) > 16
+    asked: list[list[str]] = []
     for words in lines:
         assert words[0] == "afzal"
         code = main([*words[1:], "--debug"])
-        assert code == 0, (words, capsys.readouterr())
+        told = capsys.readouterr()
+        assert code == 0, (words, told)
+        for command in proposed(told.out):
+            parse(command)
+            if command[0] == "chat" and command[1] == "runs/dpo" and not asked:
+                asked.append(command)
+    (chat,) = asked  # is it better? A person says so, without a reward
+    monkeypatch.setattr("sys.stdin", io.StringIO("How are you?\n1\n"))
+    assert main([*chat, "--max-new-tokens", "4"]) == 0
+    assert "win rate" in capsys.readouterr().out
     _learned_what_it_should()
     (python,) = blocks("python")
     capsys.readouterr()

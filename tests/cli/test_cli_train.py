@@ -337,7 +337,7 @@ def test_score_refuses_what_does_not_go_together(words: list[str], said: str, ca
 
 def test_generate_hands_its_settings_on(monkeypatch: pytest.MonkeyPatch):
     calls: list[config.GenerateConfig] = []
-    fake = SimpleNamespace(generate=calls.append)
+    fake = SimpleNamespace(generate=calls.append, answers=None)
     monkeypatch.setitem(sys.modules, "afzal.generate.run", fake)
     assert main(["generate", "--model", "R", "--prompt", "Once", "-n", "4", "--top-p", "0.9"]) == 0
     (settings,) = calls

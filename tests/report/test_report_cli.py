@@ -21,8 +21,8 @@ def test_it_prints_where_the_page_is(tmp_path):
     done = invoke(folder)
     assert done.exit_code == 0
     assert done.output.splitlines()[0] == str(folder / "report.html")
-    assert done.output.splitlines()[1].startswith("next: afzal generate --model ")
-    assert done.output.splitlines()[-1].startswith("healthy: ")
+    assert done.output.splitlines()[1].startswith("healthy: ")
+    assert done.output.splitlines()[2].startswith("next (is it better? vote blind): afzal chat ")
     assert (folder / "report.html").exists()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from afzal.api.inputs import Rows, settings_of
 from afzal.api.results import Result
 from afzal.errors import AfzalError
+from afzal.text import plural
 
 if TYPE_CHECKING:
     from afzal import config
@@ -74,8 +75,7 @@ def asked(made: config.AskConfig, force: bool = False) -> Result:
     if found.rows:
         data.write(found.rows, out, "afzal")
     body = found.plain | {"out": str(out) if found.rows else None}
-    lines = [*found.lines, *([f"{out}: show them with: afzal annotate {out}"] if found.rows else [])]
-    return Result(body, lines, rows=found.rows)
+    return Result(body, found.lines, rows=found.rows)
 
 
 def _scored(made: config.AskConfig, items: Sequence[Item]) -> Scored:
@@ -101,7 +101,7 @@ def annotate(
         settings: as on the command line: ``mode``, ``axis``, ``overlap``, ``annotators``, ``port``, ...
 
     Returns:
-        Counts of votes and skips; ``lines`` name the folder.
+        ``votes``, ``skips``, the folder ``out``, the ``mode``, and whether questions are still ``open``.
 
     Raises:
         AfzalError: the rows cannot be read, or the address cannot be bound.
@@ -139,13 +139,16 @@ def annotated(settings: config.AnnotateConfig, ready: Callable[[Folder, list[tup
         ready(folder, addresses)
         open_page(addresses[0][1], settings)
 
-    counts = dict(serve(job, place_of(settings), opened, "done" if settings.until_done else "stopped").desk.counts())
-    lines = [f"{job.out}: {counts['votes']} votes, {counts['skips']} skips"]
+    folder = serve(job, place_of(settings), opened, "done" if settings.until_done else "stopped")
+    counts = folder.desk.counts()
+    lines = []
     if settings.export is not None:
         from afzal.web.export import export
 
         lines.append(f"{settings.export}: {export(job.out, settings.export)} rows with votes")
-    return Result(counts, lines)
+    lines.append(f"{job.out}: {plural(counts['votes'], 'vote')}, {plural(counts['skips'], 'skip')}")
+    is_open = not (counts["votes"] and folder.desk.queue.is_done())
+    return Result({**counts, "out": str(job.out), "mode": folder.sheet.mode, "open": is_open}, lines)
 
 
 def _print_addresses(folder: Folder, addresses: list[tuple[str, str]]) -> None:

@@ -156,6 +156,7 @@ def _for_people(items: Sequence[Item], folder: Path) -> Result | None:
     """The pairs for blind votes, and how to vote; None where votes are there already."""
     from afzal import data
     from afzal.data.page import is_page
+    from afzal.terminal.closing import step
 
     if is_page(folder / VOTES) and any(item.votes for item in data.read(folder / VOTES).items):
         return None
@@ -169,7 +170,8 @@ def _for_people(items: Sequence[Item], folder: Path) -> Result | None:
         raise AfzalError("the answers are the same on every prompt", why="nobody can prefer one of them")
     data.write(data.with_media_beside(asked, folder), folder / PAIRS, "afzal")
     lines = [
-        f"{len(asked)} pairs wait for blind votes; {len(items) - len(asked)} more have the same answer twice",
-        f"next: afzal annotate {folder / PAIRS} --out {folder / VOTES} --until-done, then the same command again",
+        f"{len(asked)} pairs wait for blind votes; {len(items) - len(asked)} more have the same answer twice; "
+        "after the votes, the same command counts them",
+        step("annotate", folder / PAIRS, "--out", folder / VOTES, "--until-done", why="vote").line,
     ]
     return Result({"judges": [], "pairs": len(asked), "out": str(folder)}, lines, rows=asked)

@@ -68,9 +68,18 @@ def report(run: Model, /) -> Result:
 
     page = reports.build(fspath(run))
     body = json.loads(page.with_suffix(".json").read_text("utf-8"))
+    said, lines = conclusion(page)
+    return Result(body, [str(page), *lines], page, ok=said["severity"] == "good")
+
+
+def conclusion(page: Path) -> tuple[Mapping[str, Any], list[str]]:
+    """The verdict of a run's page, and the last lines of a command that wrote it."""
+    from afzal.terminal.closing import closing, step
+
+    body = json.loads(page.with_suffix(".json").read_text("utf-8"))
     said = body["verdict"]
-    lines = [str(page), f"next: {body['next']}", f"{said['word']}: {said['sentence']}"]
-    return Result(body, lines, page, ok=said["severity"] == "good")
+    steps = [step(*each["words"], why=each["why"]) for each in body["steps"]]
+    return said, closing(f"{said['word']}: {said['sentence']}", steps)
 
 
 def objectives(name: str | None = None) -> list[dict[str, Any]]:

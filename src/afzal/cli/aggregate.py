@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from afzal.api.aggregating import By, LabelKind, aggregate
 from afzal.cli.check import Columns, FormatName, SkipBad, parse_columns
+from afzal.cli.last import is_new, last, ways_to_learn
 from afzal.errors import AfzalError
+from afzal.terminal.closing import step
+from afzal.text import plural
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from afzal.api.results import Result
 
 
 def command(
+    ctx: typer.Context,
     source: Annotated[str, typer.Argument(metavar="FILE", help="Rows with votes, or a file of verdicts.")],
     by: Annotated[
         By, typer.Option(help="mean gives soft labels; gold weighs annotators by rows of known truth.")
@@ -61,6 +70,25 @@ def command(
         resamples=resamples,
         force=force,
     )
-    typer.echo(json.dumps(found.body, indent=1, ensure_ascii=False) if as_json else str(found))
+    if as_json:
+        typer.echo(json.dumps(found.body, indent=1, ensure_ascii=False))
+    else:
+        typer.echo(str(found))
+        _conclude(found, source, out, by, ctx.obj)
     if not found.ok:
         raise typer.Exit(1)
+
+
+def _conclude(found: Result, source: str, out: Path | None, by: By, typed: Sequence[str]) -> None:
+    """Whether one opinion per pair can be used, and how."""
+    if not found.ok:
+        last("doubtful: this answer contradicts the majority, and was not written")
+    elif not found.rows:
+        last("", [])
+    elif out is None:
+        place = f"{Path(source).name.partition('.')[0]}.{by}.jsonl"
+        steps = [step(*typed, "--out", place, why="write them")] if is_new(place) else []
+        last(f"{plural(len(found.rows), 'row')} have one opinion by {by}; nothing was written", steps)
+    else:
+        ordered = found.body["kind"] == "pairs"
+        last("", [step("check", out), *(ways_to_learn(str(out)) if ordered else [])])

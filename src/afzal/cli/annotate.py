@@ -9,7 +9,10 @@ import typer
 
 from afzal import config
 from afzal.cli.flags import given, parameters, with_parameters
+from afzal.cli.last import last, ways_to_learn
 from afzal.terminal import one_line
+from afzal.terminal.closing import step
+from afzal.text import plural
 
 if TYPE_CHECKING:
     from afzal.web.folder import Folder
@@ -28,8 +31,14 @@ def _annotate(
     )
     from afzal.api.asking import annotated
 
-    for line in annotated(settings, _tell).lines:
+    found = annotated(settings, _tell)
+    for line in found.lines[:-1]:
         typer.echo(line, err=True)
+    steps = [step("aggregate", found["out"], why="agreement")] if found["votes"] else []
+    if found["votes"] and found["mode"] != "rate":
+        steps += ways_to_learn(found["out"])
+    open_ones = "; questions are open, and the same command resumes" if found["open"] else ""
+    last(f"{found.lines[-1]}{open_ones}", steps, err=True)
 
 
 def _tell(folder: Folder, addresses: list[tuple[str, str]]) -> None:

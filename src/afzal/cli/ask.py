@@ -11,6 +11,9 @@ import typer
 from afzal import config
 from afzal.cli import start
 from afzal.cli.flags import given, parameters, with_parameters
+from afzal.cli.last import last
+from afzal.terminal.closing import step
+from afzal.text import plural
 
 
 def _ask(
@@ -36,6 +39,8 @@ def _ask(
         typer.echo(json.dumps(found.body, indent=1, ensure_ascii=False))
         return
     typer.echo(str(found))
+    if found.rows:
+        last(f"{made.out}: {plural(len(found.rows), 'question')}", [step("annotate", made.out)])
 
 
 command = with_parameters(

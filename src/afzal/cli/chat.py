@@ -13,7 +13,9 @@ from afzal import config
 from afzal.cli import start
 from afzal.cli.chatting import converse, own_terminal, standing
 from afzal.cli.flags import given, parameters, with_parameters
+from afzal.cli.last import last, ways_to_learn
 from afzal.terminal import one_line
+from afzal.terminal.closing import step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,9 +90,8 @@ def _tell(session: Session, settings: config.ChatConfig) -> None:
     if not any(tally["counts"].values()):
         print("no votes", file=sys.stderr)
         return
-    print(standing(tally))
-    print(f"votes: {folder}\nnext: afzal aggregate {folder}")
-    print(f"      afzal train dpo --model {settings.model} --data {folder}")
+    print(f"votes: {folder}")
+    last(standing(tally), [step("aggregate", folder), *ways_to_learn(str(folder), model=settings.model)])
 
 
 _FLAGS = [p for p in parameters(config.ChatConfig, panel="Options") if p.name != "model"]

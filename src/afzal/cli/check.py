@@ -12,6 +12,8 @@ from afzal.errors import AfzalError
 from afzal.terminal import one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from afzal.quality import Audit
 
 Columns = Annotated[
@@ -88,8 +90,54 @@ def command(
         shown = show_tokens(found.dataset.items, model, show, max_tokens)
         VisibleConsole(highlight=False, emoji=False, soft_wrap=True).print(shown.markup)
         nothing_left = shown.n_trees == 0
+    if not as_json:
+        named = {"--columns": columns, "--data-format": format, "--skip-bad": "" if skip_bad else None}
+        _conclude(found.audit, source, model, nothing_left, named)
     if not found.result.ok or nothing_left:
         raise typer.Exit(1)
+
+
+def _conclude(audit: Audit, source: str, model: str | None, nothing_left: bool, read: Mapping[str, str | None]) -> None:
+    """Whether the file can be trained on, and what to do with it.
+
+    Args:
+        read: the flags with which it was read.
+    """
+    from afzal.cli.last import last
+    from afzal.terminal.closing import MODEL, step
+    from afzal.text import plural
+
+    major = [finding.code for finding in audit.findings if finding.severity == "major"]
+    minor = [finding.code for finding in audit.findings if finding.severity == "minor"]
+    if nothing_left:
+        last(f"nothing to train on: no row is left as tokens of {model}")
+    elif major:
+        last(f"not fit to train on as it is: {plural(len(major), 'major finding')} ({', '.join(major)})")
+    else:
+        noted = f"{plural(len(minor), 'minor finding')} ({', '.join(minor)})" if minor else "no findings"
+        trained, what = _trained(audit)
+        flags = [word for key, value in read.items() if value is not None for word in (key, value) if word]
+        learning = step("train", trained, "--model", model or MODEL, "--data", source, *flags)
+        answering = step("generate", "--model", model or MODEL, "--prompts", source, "--out", "answers.jsonl")
+        steps = [learning if trained else answering]
+        if audit.annotators > 1 and not flags:
+            steps.insert(0, step("aggregate", source, why="do the annotators agree?"))
+        if not audit.pairs and max(map(int, audit.responses_per_item), default=0) > 1 and not flags:
+            steps.insert(0, step("annotate", source, why="vote on the answers"))
+        last(f"{what}; {noted}", steps)
+
+
+def _trained(audit: Audit) -> tuple[str, str]:
+    """The method that learns from what the rows say, and that in words; no method for rows without answers."""
+    from afzal.text import plural
+
+    if audit.pairs:
+        return "dpo", f"fit to train on: {plural(audit.pairs, 'pair')}"
+    if audit.good or audit.bad:
+        return "kto", f"fit to train on: {plural(audit.good + audit.bad, 'label')}"
+    if any(int(n) > 0 for n in audit.responses_per_item):
+        return "sft", f"fit to train on as demonstrations: {plural(audit.items, 'item')} without an opinion"
+    return "", f"{plural(audit.prompts, 'prompt')} without answers"
 
 
 def parse_columns(text: str | None) -> dict[str, str] | None:

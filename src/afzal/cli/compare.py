@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -42,3 +43,23 @@ def command(
     if png:
         report.write_png(page.with_suffix(".svg"))
     typer.echo(f"report: {page}")
+    if page.with_suffix(".json").exists():
+        _conclude(settings, page)
+
+
+def _conclude(settings: config.CompareConfig, page: Path) -> None:
+    """Who leads, and the two that have most of the first reward beside each other in a chat."""
+    from afzal.cli.last import last
+    from afzal.report.comparison_views import findings
+    from afzal.terminal.closing import step
+
+    body = json.loads(page.with_suffix(".json").read_text("utf-8"))
+    chief, seed = body["rewards"][0], body["seeds"][0]
+    worth = {m["name"]: m["judged"]["rewards"][chief]["value"] for m in body["methods"] if m["judged"]["seeds"]}
+    folders = {name: body["runs"].get(f"{name}-{seed}", {}).get("folder") for name in worth}
+    leading = [folders[name] for name in sorted(worth, key=lambda name: -worth[name]) if folders[name]]
+    steps = []
+    if leading:
+        other = leading[1] if len(leading) > 1 else settings.model
+        steps.append(step("chat", leading[0], "--against", other, "--blind", why="which one do you prefer? vote blind"))
+    last(findings(body)[0], [*steps, step("board", settings.out, why="curves of all runs")])

@@ -9,6 +9,8 @@ import typer
 
 from afzal.api.looking import Layout
 from afzal.cli.check import Columns, FormatName, MaxUnpacked, MediaFolder, SkipBad, parse_columns
+from afzal.cli.last import last
+from afzal.terminal.closing import step
 
 
 def command(
@@ -42,5 +44,6 @@ def command(
         force=force,
     )
     typer.echo(str(found))
+    last("", [step("check", target)])
     if not found.ok:
         raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,8 @@ import typer
 from afzal import config
 from afzal.cli import start
 from afzal.cli.flags import given, parameters, with_parameters
+from afzal.cli.last import last
+from afzal.terminal.closing import step
 
 
 def _export(
@@ -25,6 +28,8 @@ def _export(
 
     for line in recipes.export(settings):
         typer.echo(line)
+    tried = step("generate", "--model", settings.out, "--prompt", "How are you?", why="try it")
+    last("", [tried] if Path(settings.out, "config.json").is_file() else [])
 
 
 command = with_parameters(_export, [p for p in parameters(config.ExportConfig, panel="Options") if p.name != "model"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afzal import config
@@ -13,9 +14,28 @@ def _generate(**flags: Any) -> None:
     """Let a model answer one prompt (--prompt TEXT) or a file of prompts (--prompts FILE)."""
     settings = config.build(config.GenerateConfig, given(config.GenerateConfig, flags))
     start.begin(settings, f"answers of {settings.model}")
-    from afzal.generate.run import generate
+    from afzal.generate.run import answers, generate
 
-    generate(settings)
+    if settings.out is None:
+        generate(settings)  # what a pipe reads
+        return
+    _conclude(settings, answers(settings))
+
+
+def _conclude(settings: config.GenerateConfig, records: Sequence[Mapping[str, Any]]) -> None:
+    from afzal.cli.last import last, start_of
+    from afzal.terminal.closing import step
+    from afzal.text import plural
+
+    cut = sum(record["stop"] == "length" for record in records)
+    said = f"{settings.out}: {plural(len(records), 'answer')}"
+    said += f", {cut} of them cut at {settings.max_new_tokens} tokens" if cut else ", none cut"
+    steps = [step("annotate", settings.out, why="rate them")]
+    start = start_of(settings.model)
+    if start and settings.prompts:
+        asked = ["--against", start, "--prompts", settings.prompts]
+        steps.append(step("judge", settings.model, *asked, why="is it better than its start?"))
+    last(said, steps)
 
 
 command = with_parameters(_generate, parameters(config.GenerateConfig, panel="Options"))

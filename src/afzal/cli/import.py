@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from afzal.cli.last import last
+from afzal.errors import AfzalError
+from afzal.terminal.closing import step
+
 if TYPE_CHECKING:
     from afzal.peers import Imported
 
@@ -45,7 +49,7 @@ def command(
         print(json.dumps(imported.as_plain(), indent=2, ensure_ascii=False, default=str))
     elif out is not None:
         typer.echo("\n".join(peers.summary(imported)))
-        typer.echo(f"\nwritten: {out}\nnext:    afzal check {imported.settings['data']}\n         afzal train {out}")
+        last(f"written: {out}", [step("check", imported.settings["data"]), step("train", out)])
     else:
         typer.echo(peers.as_yaml(imported), nl=False)
         if text := peers.mixture_yaml(imported):

@@ -6,11 +6,16 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from afzal.cli.last import last
 from afzal.errors import AfzalError
+from afzal.terminal.closing import MODEL, step
+
+if TYPE_CHECKING:
+    from afzal.api.results import Result
 
 
 def command(
@@ -84,6 +89,7 @@ def command(
         typer.echo(json.dumps(said, indent=1, ensure_ascii=False))
     else:
         typer.echo(str(found))
+        _conclude(found, people=people is not None)
     broken = [line for each in found["judges"] for line in unmet(each, conditions)]
     if conditions and not found["judges"]:
         broken.append(f"nobody has judged yet, so {require} is not known")
@@ -91,6 +97,21 @@ def command(
         typer.echo(line, err=True)
     if broken:
         raise typer.Exit(1)
+
+
+def _conclude(found: Result, *, people: bool) -> None:
+    """What to do with verdicts; the verdict itself is the last line of what was found."""
+    if not found["judges"] or found.page is None:
+        return  # pairs that wait for votes: that says itself how to vote
+    rows, votes = found.page.parent / "rows.jsonl", found.page.parent / "votes"
+    steps = []
+    if not people and not all(str(each["judge"]).startswith("people:") for each in found["judges"]):
+        steps.append(step("annotate", rows, "--out", votes, why="do people agree with the judge? vote blind"))
+    if len(found.body.get("models", ())) > 1:
+        steps.append(step("leaderboard", rows, why="models by strength"))
+    if found.body.get("table") is None:
+        steps.append(step("train", "dpo", "--model", MODEL, "--data", rows, why="learn from the verdicts"))
+    last("", steps)
 
 
 Condition = tuple[str, str, float]

@@ -9,9 +9,12 @@ from typing import Annotated, Literal
 import typer
 
 from afzal.api.ranking import leaderboard
+from afzal.cli.last import last
+from afzal.terminal.closing import Step, step
 
 
 def command(
+    ctx: typer.Context,
     files: Annotated[
         list[str], typer.Argument(metavar="FILE...", help="Verdict files, or rows whose responses name their source.")
     ],
@@ -50,6 +53,16 @@ def command(
         seed=seed,
         out=out,
     )
-    typer.echo(json.dumps(found.body, indent=1, ensure_ascii=False) if as_json else str(found))
+    if as_json:
+        typer.echo(json.dumps(found.body, indent=1, ensure_ascii=False))
+    else:
+        typer.echo(str(found))
+        last("", _steps(files, of, out, ctx.obj))
     if not found.ok:
         raise typer.Exit(1)
+
+
+def _steps(files: list[str], of: str, out: Path | None, typed: list[str]) -> list[Step]:
+    """The page, if it was not written; and for models, how far those agree whose votes these are."""
+    page = [step(*typed, "--out", "leaderboard", why="as a page")] if out is None else []
+    return [*page, *([] if of == "judges" else [step("aggregate", files[0], why="do the voters agree?")])]

@@ -13,7 +13,7 @@ def command(
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 unless the curves are healthy.")] = False,
 ) -> None:
-    """Write report.html and report.json of a run; print where the page is, the next command, and the verdict."""
+    """Write report.html and report.json of a run; print where the page is, the verdict, and the next commands."""
     from afzal import report
 
     page = report.build(run)
@@ -28,11 +28,10 @@ def command(
 
 
 def conclude(page: Path) -> dict[str, Any]:
-    """Print the command to run next, and as the last line the verdict, which is returned."""
-    import json
+    """Print the verdict, which is returned, and the commands that make sense next."""
+    from afzal.api.looking import conclusion
 
-    body = json.loads(page.with_suffix(".json").read_text("utf-8"))
-    judged: dict[str, Any] = body["verdict"]
-    typer.echo(f"next: {body['next']}")
-    typer.echo(f"{judged['word']}: {judged['sentence']}")
+    judged, lines = conclusion(page)
+    for line in lines:
+        typer.echo(line)
     return judged

@@ -10,6 +10,8 @@ import typer
 from afzal import config
 from afzal.cli import start
 from afzal.cli.flags import given, parameters, with_parameters
+from afzal.cli.last import last, ways_to_learn
+from afzal.terminal.closing import MODEL, step
 
 
 def _revise(
@@ -25,13 +27,16 @@ def _revise(
     )
     start.begin(named, f"pairs from the principles of {settings.principles}")
     from afzal.api.answers import revised
+    from afzal.text import plural
 
     found = revised(settings, say=lambda line: typer.echo(line, err=True))
     typer.echo(json.dumps(found.body, indent=1, ensure_ascii=False) if as_json else str(found))
     if not found.ok:
         raise typer.Exit(1)
     if not as_json:
-        typer.echo(f"next: afzal train dpo --data {settings.out}/pairs.jsonl --model MODEL --out RUN")
+        pairs = f"{settings.out}/pairs.jsonl"
+        learned = ways_to_learn(pairs, model=settings.model if settings.url is None else MODEL)
+        last(f"{pairs}: {plural(found['pairs'], 'pair')}", [step("check", pairs), *learned])
 
 
 command = with_parameters(_revise, parameters(config.ReviseConfig, panel="Options"))

@@ -9,6 +9,8 @@ import typer
 from afzal import config
 from afzal.cli import start
 from afzal.cli.flags import given, parameters, with_parameters
+from afzal.cli.last import last, start_of
+from afzal.terminal.closing import Step, step
 
 
 def _score(**flags: Any) -> None:
@@ -22,6 +24,21 @@ def _score(**flags: Any) -> None:
 
     for line in score(settings):
         typer.echo(line)
+    last("", _steps(settings))
+
+
+def _steps(settings: config.ScoreConfig) -> list[Step]:
+    """The pairs that the scores contradict, and learning from a reward model that was trained here."""
+    if settings.columns or settings.data_format:
+        return []
+    if settings.model is None:
+        by = ["--policy", settings.policy, "--reference", settings.reference]
+        return [step("check", settings.data, *by, why="which pairs do the scores contradict?")]
+    found = [step("check", settings.data, "--reward", settings.model, why="which pairs do the scores contradict?")]
+    if start := start_of(settings.model):
+        learning = ["--model", start, "--data", settings.data, "--reward", settings.model]
+        found.append(step("train", "rloo", *learning, why="learn from it"))
+    return found
 
 
 command = with_parameters(_score, parameters(config.ScoreConfig, panel="Options"))

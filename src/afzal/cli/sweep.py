@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -34,5 +35,17 @@ def command(
         return
     outcome = sweep(settings, more=more, jobs=jobs, say=typer.echo)
     typer.echo(f"report: {outcome.page}")
+    _conclude(settings, outcome.page)
     if not outcome.finished:
         raise typer.Exit(1)
+
+
+def _conclude(settings: config.SweepConfig, page: Path) -> None:
+    """What was chosen, and the training that repeats it."""
+    from afzal.cli.last import last
+    from afzal.report.sweep_views import findings
+    from afzal.terminal.closing import step
+
+    body = json.loads(page.with_suffix(".json").read_text("utf-8"))
+    chosen = [step("train", Path(settings.out, "run.yaml"), why="the choice by itself")] if body["choice"] else []
+    last(findings(body)[0], [*chosen, step("board", settings.out, why="curves of all arms")])

@@ -14,12 +14,13 @@ from afzal.health import Diagnosis, Verdict, alarms, diagnose, not_checked, verd
 from afzal.health.facts import writes
 from afzal.report import sections, views
 from afzal.report.charts import Figure, figures
-from afzal.report.following import next_command
+from afzal.report.following import next_steps
 from afzal.report.headline import Measure, measures
 from afzal.report.load import RunFiles, enriched_facts, load
 from afzal.report.sections import FrontierChart, LineChart, Section
 from afzal.report.template import rendered
 from afzal.runs import atomic_write, redact_texts
+from afzal.terminal.closing import Step
 
 HTML, JSON = "report.html", "report.json"
 SCHEMA = "afzal.report/1"
@@ -60,7 +61,7 @@ def to_html(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
         title=run.name,
         subtitle=views.subtitle(facts),
         verdict=judged,
-        following=next_command(redact_texts(str(run.path)), facts, diagnoses),
+        following=_following(run, facts, diagnoses),
         overview=views.overview(facts),
         contents=_contents(run.sections, facts),
         notes=run.notes,
@@ -90,12 +91,14 @@ def to_html(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
 def to_json(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnosis], numbers: Sequence[Measure]) -> str:
     """The facts of the page for machines: strict JSON, no number that is not finite."""
     judged: Verdict = verdict(diagnoses)
+    steps = _following(run, facts, diagnoses)
     body = {
         "schema": SCHEMA,
         "afzal": __version__,
         "run": run.name,
         "verdict": asdict(judged),
-        "next": next_command(redact_texts(str(run.path)), facts, diagnoses),
+        "next": steps[0].command,
+        "steps": [{"words": each.words, "why": each.why} for each in steps],
         "measures": [asdict(m) for m in numbers],
         "diagnoses": [asdict(d) for d in diagnoses],
         "not_checked": not_checked(diagnoses, facts),
@@ -106,6 +109,11 @@ def to_json(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
         "notes": run.notes,
     }
     return json.dumps(_finite(body), indent=1, default=str, allow_nan=False) + "\n"
+
+
+def _following(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnosis]) -> list[Step]:
+    audit = run.data.get("audit") if isinstance(run.data, Mapping) else None
+    return next_steps(redact_texts(str(run.path)), facts, diagnoses, audit if isinstance(audit, Mapping) else None)
 
 
 def _contents(extra: Sequence[Section], facts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,0 +1,45 @@
+"""The commands that a command proposes, and the real parser for them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from afzal import cli
+from afzal.terminal.closing import MOST
+
+_STEP = re.compile(r"^next(?: \(.*?\))?: afzal (.*)$", flags=re.MULTILINE)
+_WITH_SETTINGS = ("train", "iterate", "generate", "chat", "score", "export", "compare", "sweep", "revise")
+
+
+class Reached(BaseException):
+    """The command line was understood, and the work would begin."""
+
+
+def proposed(output: str) -> list[list[str]]:
+    """The words of the commands in the last lines of an output; all other lines stand before them."""
+    found = [shlex.split(command) for command in _STEP.findall(output)]
+    assert len(found) <= MOST
+    last = output.strip().splitlines()[-len(found) :] if found else []
+    assert all(line.startswith("next") for line in last), output
+    return found
+
+
+def parse(words: Sequence[str]) -> None:
+    """Let the real command line read the words, up to where work would begin; raises what it would print."""
+    if words[0] in _WITH_SETTINGS:
+        with pytest.MonkeyPatch.context() as patch:
+
+            def begin(settings: Any, what: str) -> None:
+                raise Reached
+
+            patch.setattr("afzal.cli.start.begin", begin)
+            with pytest.raises(Reached):
+                cli.main([*words, "--debug"])
+        return
+    command = cli._load(words[0])
+    command.make_context(words[0], list(words[1:]))
