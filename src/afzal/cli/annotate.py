@@ -12,7 +12,6 @@ from afzal.cli.flags import given, parameters, with_parameters
 from afzal.cli.last import last, ways_to_learn
 from afzal.terminal import one_line
 from afzal.terminal.closing import step
-from afzal.text import plural
 
 if TYPE_CHECKING:
     from afzal.web.folder import Folder

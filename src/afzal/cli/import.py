@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from afzal.cli.last import last
-from afzal.errors import AfzalError
 from afzal.terminal.closing import step
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,7 @@ def command(
         raise typer.Exit(1)
 
 
-def conclude(page: Path) -> dict[str, Any]:
+def conclude(page: Path) -> Mapping[str, Any]:
     """Print the verdict, which is returned, and the commands that make sense next."""
     from afzal.api.looking import conclusion
 
