@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from afzal.api.inputs import Rows, settings_of
 from afzal.api.results import Result
 from afzal.errors import AfzalError
-from afzal.text import plural
 
 if TYPE_CHECKING:
     from afzal import config
@@ -126,6 +125,7 @@ def annotated(settings: config.AnnotateConfig, ready: Callable[[Folder, list[tup
     """
     from afzal import data
     from afzal.api.serving import open_page, place_of
+    from afzal.text import plural
     from afzal.web.serve import serve
 
     data.refuse_missing(settings.data)
