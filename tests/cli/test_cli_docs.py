@@ -36,7 +36,7 @@ def rounds() -> str:
         if (key, field.description) not in known or config.section(kind, key) in ("Rounds", "Objective"):
             line = sentence(field).replace("|", "\\|")
             found.setdefault(config.section(kind, key), []).append(f"| `{key}` | {line} |")
-    order = ("Rounds", "Generation", "Pairs", "Objective", "Stopping", "Run")
+    order = ("Rounds", "Generation", "Pairs", "Cost", "Objective", "Stopping", "Run")
     parts = (["### " + h + "\n", "| setting | what it is |", "|---|---|", *found.pop(h), ""] for h in order)
     text = "\n".join(line for part in parts for line in part)
     assert not found, f"no place for {sorted(found)}"

@@ -84,7 +84,7 @@ def test_self_play_needs_no_reward_and_one_answer_is_enough():
 
 
 def test_every_setting_has_a_sentence_and_a_heading():
-    headings = {"Rounds", "Generation", "Pairs", "Stopping", "Model", "Optimisation", "Objective", "Run"}
+    headings = {"Rounds", "Generation", "Pairs", "Cost", "Stopping", "Model", "Optimisation", "Objective", "Run"}
     for key, field in IterateConfig.model_fields.items():
         assert (field.description or "").endswith("."), key
         assert config.section(IterateConfig, key) in headings, key

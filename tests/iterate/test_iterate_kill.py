@@ -13,9 +13,13 @@ from typing import Any
 import pytest
 from helpers_runs import finished, model_folder, pair_file, start_command
 
-REWARD = (
-    "def letters(prompt, answer):\n    return sum(c.isalpha() for c in answer) - sum(c.isdigit() for c in answer)\n"
-)
+REWARD = """
+def letters(prompt, answer):
+    return sum(c.isalpha() for c in answer) - sum(c.isdigit() for c in answer)
+
+def early(prompt, answer):
+    return float(sum(c in "abcdefghijkl" for c in answer))
+"""
 KILLS = 8
 PATIENCE = 600.0  # seconds for a process, on a machine that has other work
 
@@ -29,7 +33,7 @@ def folder(tmp_path_factory) -> Path:
     return path
 
 
-def arguments(folder: Path, out: Path) -> list[str]:
+def arguments(folder: Path, out: Path, bound: str = "none") -> list[str]:
     given = {"model": folder / "model", "prompts": folder / "pairs.jsonl", "reward": f"{folder / 'rewards.py'}:letters"}
     given |= {"out": out, "n": 4, "max-new-tokens": 6, "max-tokens": 64, "held-out": 5, "held-out-samples": 2}
     given |= {
@@ -42,6 +46,8 @@ def arguments(folder: Path, out: Path) -> list[str]:
         "device": "cpu",
     }
     flags = [part for name, value in given.items() for part in ("-n" if name == "n" else f"--{name}", str(value))]
+    if bound == "cost":
+        flags += ["--cost", f"{folder / 'rewards.py'}:early", "--cost-bound", "0.3", "--accumulate"]
     return ["iterate", *flags, "--device", "cpu", "require_eos=false"]
 
 
@@ -52,23 +58,24 @@ def fingerprint(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_rounds_killed_at_random_moments_resume_to_the_same_bytes(folder):
-    whole = folder / "whole"
-    assert finished(start_command(arguments(folder, whole)), PATIENCE) == 0
+@pytest.mark.parametrize("bound", ["none", "cost"])
+def test_rounds_killed_at_random_moments_resume_to_the_same_bytes(folder, bound):
+    whole = folder / f"whole-{bound}"
+    assert finished(start_command(arguments(folder, whole, bound)), PATIENCE) == 0
     n_stages, expected = len(stage_files(whole)), fingerprint(whole)
     assert len([name for name in expected if name.endswith("safetensors")]) == 2
     rng, killed, stages = random.Random(0), 0, set()
     for attempt in range(3 * KILLS):  # a run that was over before the signal came is no kill
-        out = folder / f"killed-{attempt}"
+        out = folder / f"killed-{bound}-{attempt}"
         for target in sorted(rng.sample(range(n_stages), 2)):
-            process = start_command([*arguments(folder, out), *resumption(out)])
+            process = start_command([*arguments(folder, out, bound), *resumption(out)])
             wait_for(process, out, stages=target)
             time.sleep(rng.choice([0.0, rng.uniform(0, 0.3)]))  # most stages are over in an instant
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
             killed += finished(process, PATIENCE) == -signal.SIGKILL
             stages.add(len(stage_files(out)))
-        assert finished(start_command([*arguments(folder, out), *resumption(out)]), PATIENCE) == 0
+        assert finished(start_command([*arguments(folder, out, bound), *resumption(out)]), PATIENCE) == 0
         assert fingerprint(out) == expected
         if killed >= KILLS and len(stages) > 3:
             break

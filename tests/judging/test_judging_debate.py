@@ -253,7 +253,8 @@ class _Talk(BaseHTTPRequestHandler):
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_of_a_debate_it_resumes_to_the_same_bytes(tmp_path):
+@pytest.mark.parametrize("kind", ["debate", "assisted"])
+def test_killed_while_others_speak_it_resumes_to_the_same_bytes(tmp_path, kind):
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Talk)
     server.asked, server.lock = [], threading.Lock()
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -261,8 +262,10 @@ def test_killed_in_the_middle_of_a_debate_it_resumes_to_the_same_bytes(tmp_path)
         rows = [Item(str(k), f"q{k}", (Response(f"{k}a"), Response(f"{k}b"))) for k in range(12)]
         data.write(rows, tmp_path / "rows.jsonl", "afzal")
         http = {"kind": "http", "url": f"http://127.0.0.1:{server.server_port}/v1", "model": "m"}
-        judge = {"kind": "debate", "judge": http, "rounds": 2, "prompt": "{{ first }}{{ second }}{{ transcript }}"}
-        judge["debater"] = http | {"prompt": "argue|{{ own }}|{{ transcript }}|{{ other }}"}
+        judge = {"kind": kind, "judge": http, "prompt": "{{ first }}{{ second }}{{ transcript }}"}
+        judge |= {"rounds": 2} if kind == "debate" else {}
+        speaker = "debater" if kind == "debate" else "assistant"
+        judge[speaker] = http | {"prompt": "argue|{{ own }}|{{ transcript }}|{{ other }}"}
         (tmp_path / "judge.yaml").write_text(json.dumps(judge))
         line = ["judge", f"{tmp_path}/rows.jsonl", "--judge", f"{tmp_path}/judge.yaml", "--resamples", "20", "--out"]
         assert finished(start_command([*line, f"{tmp_path}/whole"])) == 0

@@ -22,7 +22,7 @@ from afzal.errors import AfzalError
 from afzal.judge.games import Ruling
 from afzal.principles.labels import labelled
 from afzal.principles.run import read_principles, revise
-from afzal.principles.words import better, broken, by_words, in_turn, refuses
+from afzal.principles.words import better, broken, by_words, chosen, in_turn, refuses
 
 PEACE = PrincipleConfig(id="peace", text="No violence.", avoid=("kill*", "sword"))
 JOY = PrincipleConfig(id="joy", text="A happy end.", need=("happy", "smiled"))
@@ -301,6 +301,9 @@ def test_what_cannot_be_is_refused(tmp_path):
         ({"candidates": 2, "temperature": 0.0}, "candidates"),
         ({"concurrency": 2}, "concurrency"),
         ({"mode": "label", "temperature": 0.0}, "temperature 0"),
+        ({"mode": "label", "match": "m:f", "match_within": 1.0}, "match has no effect"),
+        ({"match": "m:f"}, "match needs match_within"),
+        ({"match_within": 1.0}, "match_within has no effect"),
         ({"url": "http://x/v1", "batch_size": 3}, "batch_size"),
     ):
         with pytest.raises(ValueError, match=word):
@@ -343,3 +346,62 @@ def test_another_judge_is_another_run(tmp_path, server):
     assert main(line) == 2
     judge.write_text(yaml.safe_dump({"kind": "rule", "rule": "longest"}))
     assert main([*line[:-1], f"{tmp_path}/other"]) == 2
+
+
+def test_of_matched_candidates_the_nearest_in_score_is_taken_and_none_from_further_away():
+    def taken(gaps, within=1.0, texts=("a sword", "a tree", "a rose", "a cat")):
+        return chosen("a sword here", texts, PEACE, (PEACE,), gaps, within)
+
+    assert taken([0.0, 0.5, -0.25, 3.0]) == ("a rose", "", -0.25)  # the sword is nearest, and breaks the principle
+    assert taken([0.0, 0.5, 3.0, -0.75]) == ("a tree", "", 0.5)
+    assert taken([3.0, 1.5, -1.25, 3.0]) == ("a rose", "another score", -1.25)
+    assert taken([0.0, 1.5, -1.25, 3.0]) == ("a sword", "no better by the word lists", 0.0)
+    assert taken([None, None, None, None], None) == ("a tree", "", None)  # without a score the first of equals
+    assert taken([None, 0.5, None, 0.0], texts=(" ", "a tree", "", "a cat")) == ("a cat", "", 0.0)
+    assert taken([0.0], texts=("",)) == ("", "empty", 0.0)
+
+
+def test_matched_pairs_differ_in_the_principle_and_not_in_the_score(tmp_path):
+    model = model_folder(tmp_path / "model")
+    lists = [{"id": "no-a", "text": "No a.", "avoid": ["a*", "e*", "0*", "1*"]}]
+    inputs(tmp_path, 40, principles=lists, critique_prompt="", revision_prompt="{{ prompt }}")
+    (tmp_path / "scores.py").write_text("def letters(prompt, answer):\n    return sum(map(str.isalpha, answer))\n")
+    where = {"prompts": f"{tmp_path}/prompts.jsonl", "principles": f"{tmp_path}/principles.yaml", "model": str(model)}
+    given = {**where, "candidates": 6, "max_new_tokens": 12, "match": f"{tmp_path}/scores.py:letters"}
+    bodies = {}
+    for within in (0.0, 1e9):
+        out = tmp_path / f"within-{within:g}"
+        bodies[within] = revise(config.ReviseConfig.model_validate(given | {"out": str(out), "match_within": within}))
+        for item in data.read(f"{out}/pairs.jsonl").items:
+            revision, answer = (sum(map(str.isalpha, str(r.turns))) for r in item.responses)
+            assert abs(revision - answer) <= within
+    assert 0 < bodies[0.0]["pairs"] < bodies[1e9]["pairs"]
+    (row,) = [f for f in bodies[0.0]["figures"] if f["name"] == "Matched score, revision less answer"]
+    assert row["value"] == 0.0
+    steps = dict(bodies[0.0]["tables"][0]["rows"])
+    assert int(steps["another score"]) > 0
+    (tmp_path / "scores.py").write_text("def letters(prompt, answer):\n    return len(answer)\n")
+    with pytest.raises(AfzalError, match="other settings"):
+        revise(config.ReviseConfig.model_validate(given | {"out": f"{tmp_path}/within-0", "match_within": 0.0}))
+
+
+@pytest.mark.slow
+def test_matched_revisions_of_a_local_model_that_is_killed_resume_to_the_same_bytes(tmp_path):
+    model = model_folder(tmp_path / "model")
+    lists = [{"id": "no-a", "text": "No a.", "avoid": ["a*", "e*", "0*", "1*"]}]
+    line = inputs(tmp_path, 300, principles=lists, critique_prompt="", revision_prompt="{{ prompt }}")
+    (tmp_path / "scores.py").write_text("def letters(prompt, answer):\n    return sum(map(str.isalpha, answer))\n")
+    line += ["--model", str(model), "--candidates", "6", "--max-new-tokens", "12", "--rounds", "2"]
+    line += ["--match", f"{tmp_path}/scores.py:letters", "--match-within", "2", "--out"]
+    assert finished(start_command([*line, f"{tmp_path}/whole"])) == 0
+    out, killed = tmp_path / "killed", set()
+    for stage in ("revise-settings.json", "answers.jsonl", "critiques-1.jsonl", "revisions-1.jsonl"):
+        process = start_command([*line, str(out)])
+        while process.is_alive() and not (out / stage).exists():
+            time.sleep(0.001)
+        process.kill()
+        if finished(process) != 0:
+            killed.add(len(list(out.iterdir())))
+    assert len(killed) > 1
+    assert finished(start_command([*line, str(out)])) == 0
+    assert files(out) == files(tmp_path / "whole")

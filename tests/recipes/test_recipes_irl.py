@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_runs import fingerprint, model_folder, one_thread
+from helpers_runs import fingerprint, finished, model_folder, one_thread, start_command
 
 from afzal import config, recipes, runs
 from afzal.errors import AfzalError
@@ -101,6 +102,28 @@ def test_a_run_resumes_to_the_same_bytes(folder):
             (folder / "whole" / name).unlink()
         runs.open_run(folder / "whole").update(status="running")
         assert fingerprint(recipes.train(whole, resume=True)) == expected
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_resumes_to_the_same_bytes(folder):
+    """Killed at its start, in the middle and near its end, each time a little after the checkpoint before."""
+    line = ["train", "irl", "--model", f"{folder}/model", "--data", f"{folder}/shown.jsonl", "--device", "cpu"]
+    line += ["--samples", f"{folder}/drawn.jsonl", "--lr", "5e-3", "--epochs", "6", "--batch-size", "2"]
+    line += ["--eval-fraction", "0.25", "--save-every-steps", "1", "--keep-checkpoints", "99", "--out"]
+    whole, killed = folder / "unkilled", 0
+    assert finished(start_command([*line, str(whole)])) == 0
+    steps = int(runs.open_run(whole).facts()["steps"])
+    assert steps > 40
+    for target in (1, steps // 2, steps - 5):
+        out = folder / f"killed-{target}"
+        process = start_command([*line, str(out)])
+        while process.is_alive() and not (out / "checkpoints" / f"step-{target:08d}").exists():
+            time.sleep(0.001)
+        process.kill()
+        killed += finished(process) != 0
+        assert finished(start_command([*line, str(out), "--resume"])) == 0
+        assert fingerprint(out) == fingerprint(whole)
+    assert killed == 3
 
 
 def test_other_samples_refuse_to_resume(folder):

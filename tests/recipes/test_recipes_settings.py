@@ -101,7 +101,7 @@ NOT_OF_TRAINING = {
     *("n", "min_new_tokens", "temperature", "top_p", "top_k", "generator"),
     *("reward", "watch_reward", "pairing", "min_margin", "require_eos", "rso_beta", "rso_accepted", "accumulate"),
     *("kl_budget", "patience", "min_gain", "held_out", "held_out_prompts", "held_out_samples", "measure_every", "out"),
-    "on_parting",
+    *("on_parting", "cost", "cost_bound", "dual_lr", "dual_start"),
 }
 
 

@@ -14,9 +14,9 @@ from afzal import config
 from afzal.config import Settings
 from afzal.errors import AfzalError
 
-_MODELS = ("model", "against", "policy", "reference", "value_model", "reward", "watch_reward")
+_MODELS = ("model", "against", "policy", "reference", "value_model", "reward", "watch_reward", "cost", "match")
 _DATA = ("data", "eval_data", "prompts", "held_out_prompts", "constraint_data", "votes")
-_FUNCTIONS = ("objective", "constraint", "constraint_score", "reward", "watch_reward")
+_FUNCTIONS = ("objective", "constraint", "constraint_score", "reward", "watch_reward", "cost", "match")
 _WORDS = (*config.REFERENCES, config.PEOPLE, "initial", "previous", "nobody")
 
 

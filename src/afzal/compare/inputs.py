@@ -21,7 +21,7 @@ from afzal.servers.client import key_from
 
 _DATA = ("data", "prompts", "eval_data", "held_out_prompts", "constraint_data")
 _MODELS = ("model", "reference", "value_model")
-_REWARDS = ("reward", "watch_reward")
+_REWARDS = ("reward", "watch_reward", "cost")
 _WORDS = (*REFERENCES, PEOPLE, "initial", "previous")  # values that name no folder
 
 

@@ -112,6 +112,25 @@ class PairingSettings(Settings, frozen=True, title="Pairs"):
     accumulate: bool = Field(False, description="Train on the pairs of all rounds so far, not only on the newest.")
 
 
+class CostSettings(Settings, frozen=True, title="Cost"):
+    """A bound on a cost, held by a multiplier that steps once per round (C-DPO)."""
+
+    cost: str | None = Field(
+        None,
+        description="A cost to hold at cost_bound, named as reward is; answers are compared by reward less multiplier "
+        "times cost.",
+    )
+    cost_bound: float | None = Field(
+        None, description="The mean cost that the policy's answers may have, in units of the cost."
+    )
+    dual_lr: float = Field(
+        1.0,
+        gt=0,
+        description="How far the multiplier moves in a round per unit of mean cost above the bound.",
+    )
+    dual_start: float = Field(0.0, ge=0, description="The multiplier before the first round, reward per cost.")
+
+
 class StopSettings(Settings, frozen=True, title="Stopping"):
     """What ends a run before its last round."""
 
@@ -141,6 +160,7 @@ class IterateConfig(
     MemorySettings,
     ModelSettings,
     StopSettings,
+    CostSettings,
     PairingSettings,
     GenerationSettings,
     RoundSettings,
@@ -184,6 +204,8 @@ class IterateConfig(
             raise ValueError("n must be 2 or more: pairs are made of answers to one prompt")
         if self.pairing != "spin" and self.reward is None:
             raise ValueError("reward is missing: a reward model's folder, module:function, file.py:function, or people")
+        if self.cost is not None and self.cost_bound is None:
+            raise ValueError("cost_bound is missing: the mean cost that answers may have")
         if self.pairing == "rso" and self.rso_accepted > self.n:
             raise ValueError(f"rso_accepted ({self.rso_accepted}) is above n ({self.n})")
         if self.held_out is not None and self.held_out_prompts is not None:
@@ -206,6 +228,14 @@ class IterateConfig(
             self._refuse(("min_gain",), "patience is not set")
         elif self.reward is None or by_people:
             self._refuse(("patience",), "there is no reward that measures the held-out answers")
+        if self.cost is None:
+            self._refuse(("cost_bound", "dual_lr", "dual_start"), "there is no cost")
+        elif by_people:
+            self._refuse(("cost",), "people say which answers are better")
+        elif self.pairing == "spin":
+            self._refuse(("cost",), "spin sets the data's answer above the policy's, whatever they cost")
+        else:
+            self._refuse(("patience", "min_gain"), "the reward may fall while the multiplier of the cost rises")
         self._refuse_adapter_parts()
         if self.optimizer != "adamw":
             self._refuse(("adam_beta1", "adam_beta2"), f"the optimizer is {self.optimizer}")

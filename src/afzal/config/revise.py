@@ -147,6 +147,14 @@ class ReviseConfig(Settings, frozen=True):
     candidates: int = Field(
         1, ge=1, description="Revisions drawn at each step, of which the one that breaks fewest word lists is kept."
     )
+    match: str | None = Field(
+        None,
+        description="A score that revisions must keep: a reward model's folder, module:function, file.py:function, or "
+        "the YAML file of a judge that scores each answer alone. Pairs then differ in the principle, not in the score.",
+    )
+    match_within: float | None = Field(
+        None, ge=0, description="How far a revision's score may be from the first answer's, in units of the score."
+    )
     judge: str | None = Field(
         None, description="For mode label: a judge.yaml of kind model or http, or a model folder. Default: the model."
     )
@@ -168,11 +176,15 @@ class ReviseConfig(Settings, frozen=True):
         else:
             self._refuse(("batch_size",), "a server writes")
         if self.mode == "label":
-            self._refuse(("rounds", "candidates"), "nothing is revised in mode label")
+            self._refuse(("rounds", "candidates", "match", "match_within"), "nothing is revised in mode label")
             if self.temperature == 0:
                 raise ValueError("mode label compares two answers, and at temperature 0 both are the same")
         else:
             self._refuse(("judge", "clamp"), "nobody labels in mode revision")
+        if self.match is None:
+            self._refuse(("match_within",), "there is no score to match")
+        elif self.match_within is None:
+            raise ValueError("match needs match_within, the largest distance in units of the score")
         if self.candidates > 1 and self.temperature == 0:
             raise ValueError("candidates are all the same at temperature 0")
         return self

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from afzal.report import FrontierChart, LineChart, Section, Series, Spot, Table
-from afzal.report.svg import CHOSEN, HELD_OUT, OTHER, REJECTED
+from afzal.report.svg import CHOSEN, HELD_OUT, OTHER, REJECTED, Rule
 from afzal.stats.intervals import Cluster, Estimate, clustered, mean, share
 
 Rows = Sequence[Mapping[str, Any]]
@@ -29,8 +29,9 @@ class Round:
 
     ``lost`` counts what was rejected by reason; ``steps`` are the updates of its training, ``margin`` the gap in reward
     of its pairs, ``measured`` the policy's figures (``reward``, ``watch_reward``, ``kl`` in nats per response to the
-    first policy, ``length`` in tokens, ``ended``, ``win_rate`` against the first policy by the reward) and empty where
-    the round was not measured. ``parted`` says how the reward and the watched one part, if they do.
+    first policy, ``cost``, ``length`` in tokens, ``ended``, ``win_rate`` against the first policy by the reward) and
+    empty where the round was not measured. ``parted`` says how the reward and the watched one part, if they do;
+    ``multiplier`` is what a unit of cost took from an answer's reward in the round's pairs.
     """
 
     number: int
@@ -43,6 +44,7 @@ class Round:
     margin: Estimate | None = None
     measured: Mapping[str, Estimate] = field(default_factory=dict)
     parted: str = ""
+    multiplier: float | None = None
 
     def mean(self, name: str) -> float | None:
         """The mean of a figure, or None where it was not measured."""
@@ -75,11 +77,12 @@ def figures(rows: Rows, first: Rows, *, common: bool = True) -> dict[str, Estima
 
     Args:
         rows, first: ``prompt_index``, ``sample``, ``tokens``, ``stop``, ``kl`` and, where known, ``reward``,
-            ``watch_reward``.
+            ``watch_reward`` and ``cost``.
         common: whether both were drawn by the same random numbers.
     """
     found = {}
-    for name, key in (("reward", "reward"), ("watch_reward", "watch_reward"), ("kl", "kl"), ("length", "tokens")):
+    keys = {"reward": "reward", "watch_reward": "watch_reward", "cost": "cost", "kl": "kl", "length": "tokens"}
+    for name, key in keys.items():
         if rows and rows[0].get(key) is not None:
             found[name] = estimate([(r["prompt_index"], float(r[key])) for r in rows])
     if rows:
@@ -145,13 +148,26 @@ def sound_rounds(rounds: Sequence[Round], kl_budget: float | None) -> list[Round
     return sound
 
 
-def best_round(rounds: Sequence[Round], kl_budget: float | None) -> Round:
+def within_bound(rounds: Sequence[Round], bound: float | None) -> list[Round]:
+    """The rounds whose held-out cost is at most ``bound``, or where none is, the one with the lowest.
+
+    All of them where there is no bound.
+    """
+    if bound is None or not rounds:
+        return list(rounds)
+    cost = lambda r: r.mean("cost") or 0.0  # noqa: E731
+    return [r for r in rounds if cost(r) <= bound] or [min(rounds, key=cost)]
+
+
+def best_round(rounds: Sequence[Round], kl_budget: float | None, cost_bound: float | None = None) -> Round:
     """The round to use: the last sound one whose held-out reward is not clearly below that of an earlier sound one.
+
+    With a bound on the cost only rounds that keep it count, or where none does, the one with the lowest cost.
 
     Rewards that rise while an alarm speaks are what the alarm is about, so the highest reward is not what is asked for.
     Its figure must be measured again, since it was chosen by the one there is.
     """
-    sound = sound_rounds(rounds, kl_budget) or [rounds[0]]
+    sound = within_bound(sound_rounds(rounds, kl_budget), cost_bound) or [rounds[0]]
     best = sound[0]
     for r in sound[1:]:
         old, new = best.measured.get("reward"), r.measured.get("reward")
@@ -206,10 +222,11 @@ def _unseen(rounds: Sequence[Round]) -> list[str]:
     return found
 
 
-def line(r: Round, with_error: Sequence[str] = ("reward", "watch_reward", "kl")) -> str:
+def line(r: Round, with_error: Sequence[str] = ("reward", "watch_reward", "cost", "kl")) -> str:
     """A round in one line: counts, what was lost, and the figures with 95 % intervals."""
     lost = ", ".join(f"{n} {reason}" for reason, n in r.lost.items())
     counts = f"{r.prompts} prompts, {r.samples} answers, {r.pairs} pairs" + (f" (lost: {lost})" if lost else "")
+    counts += "" if r.multiplier is None else f", multiplier {r.multiplier:.3g}"
     head = f"round {r.number}: {counts}" if r.number else "first policy"
     said = [_figure(name, r.measured[name], name in with_error) for name in _SHOWN if name in r.measured]
     return "; ".join([head, ", ".join(said) if said else "not measured"])
@@ -218,6 +235,7 @@ def line(r: Round, with_error: Sequence[str] = ("reward", "watch_reward", "kl"))
 _SHOWN = {
     "reward": ("reward {}", "{:.3f}"),
     "watch_reward": ("watched reward {}", "{:.3f}"),
+    "cost": ("cost {}", "{:.3f}"),
     "kl": ("KL to the first policy {} nats", "{:.3f}"),
     "length": ("{} tokens", "{:.1f}"),
     "ended": ("{} end by themselves", "{:.0%}"),
@@ -237,6 +255,7 @@ def to_json(r: Round) -> dict[str, Any]:
     """A round as plain values, sums and counts beside the means."""
     body: dict[str, Any] = {k: getattr(r, k) for k in ("number", "policy", "prompts", "samples", "pairs", "steps")}
     body["lost"] = dict(r.lost)
+    body |= {} if r.multiplier is None else {"multiplier": r.multiplier}
     named = dict(r.measured) | ({"margin": r.margin} if r.margin else {})
     return body | {name: plain(e) for name, e in named.items()}
 
@@ -248,18 +267,22 @@ def plain(e: Estimate) -> dict[str, float | int | None]:
 
 
 _COLUMNS = ("round", "prompts", "answers", "pairs", "reward", "KL, nats", "tokens", "ended", "win rate")
+_MEANS = ("reward", "kl", "length", "ended", "win_rate")
 
 
 def csv(rounds: Sequence[Round]) -> str:
     """One line per round: counts, then mean and standard error of every figure; empty where not measured."""
-    names = ["reward", "watch_reward", "kl", "length", "ended", "win_rate", "margin"]
-    lines = [",".join(["round", "prompts", "samples", "pairs", "steps", *(f"{n},{n}_se" for n in names)])]
+    costs = any(r.multiplier is not None for r in rounds)
+    names = ["reward", "watch_reward", *(["cost"] if costs else []), "kl", "length", "ended", "win_rate", "margin"]
+    more = ["multiplier"] if costs else []
+    lines = [",".join(["round", "prompts", "samples", "pairs", "steps", *(f"{n},{n}_se" for n in names), *more])]
     for r in rounds:
         known = dict(r.measured) | ({"margin": r.margin} if r.margin else {})
         cells = [str(v) for v in (r.number, r.prompts, r.samples, r.pairs, r.steps)]
         for name in names:
             e = known.get(name)
             cells += ["", ""] if e is None else [repr(e.mean), repr(e.se) if math.isfinite(e.se) else ""]
+        cells += ["" if r.multiplier is None else repr(r.multiplier)] if costs else []
         lines.append(",".join(cells))
     return "\n".join(lines) + "\n"
 
@@ -269,16 +292,25 @@ def lost_counts(lost: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return dict(Counter(str(row["reason"]) for row in lost).most_common())
 
 
-def sections(rounds: Sequence[Round], words: str) -> list[Section]:
-    """The part of the report page that is about rounds: reward against KL, then length, ends and wins by round."""
+def sections(rounds: Sequence[Round], words: str, cost_bound: float | None = None) -> list[Section]:
+    """The part of the report page that is about rounds: reward against KL, then cost, length, ends and wins."""
     known = [r for r in rounds if r.measured]
     text = "\n\n".join([words, *alarms(rounds)])
     return [
         Section("Rounds", text, _path(known), _table(rounds)),
         *([_by_round("Reward by round", known, _REWARDS, "reward")] if known[0].mean("reward") is not None else []),
+        *([] if cost_bound is None else _costs(known, rounds, cost_bound)),
         _by_round("Length by round", known, (("length", "tokens", HELD_OUT),), "tokens"),
         _by_round("Ends and wins by round", known, _SHARES, "share"),
     ]
+
+
+def _costs(known: Sequence[Round], rounds: Sequence[Round], bound: float) -> list[Section]:
+    """Held-out cost beside its bound, and the multiplier that holds it, by round."""
+    cost = LineChart((_series("cost", "cost", HELD_OUT, known),), "round", "cost", (Rule(bound, "bound"),))
+    steps = tuple((float(r.number), r.multiplier) for r in rounds if r.multiplier is not None)
+    multiplier = LineChart((Series("multiplier", steps, OTHER),), "round", "reward per cost")
+    return [Section("Cost by round", "", cost), *([Section("Multiplier by round", "", multiplier)] if steps else [])]
 
 
 _REWARDS = (("reward", "reward", HELD_OUT), ("watch_reward", "watched reward", REJECTED))
@@ -286,11 +318,11 @@ _SHARES = (("ended", "end by themselves", OTHER), ("win_rate", "win against the 
 
 
 def _table(rounds: Sequence[Round]) -> Table:
-    rows = [
-        (r.number, r.prompts, r.samples, r.pairs, *map(r.mean, ("reward", "kl", "length", "ended", "win_rate")))
-        for r in rounds
-    ]
-    return Table(_COLUMNS, tuple(rows))
+    rows = [(r.number, r.prompts, r.samples, r.pairs, *map(r.mean, _MEANS)) for r in rounds]
+    if all(r.multiplier is None for r in rounds):
+        return Table(_COLUMNS, tuple(rows))
+    more = [(*row, r.mean("cost"), r.multiplier) for row, r in zip(rows, rounds, strict=True)]
+    return Table((*_COLUMNS, "cost", "multiplier"), tuple(more))
 
 
 def _path(known: Sequence[Round]) -> FrontierChart | LineChart:

@@ -157,6 +157,19 @@ def rejection_sample(rewards: Sequence[float], wanted: int, beta: float, uniform
     return accepted
 
 
+def dual_steps(means: Sequence[float], bound: float, lr: float, start: float = 0.0) -> float:
+    """The multiplier after one step lambda <- max(0, lambda + lr (mean cost - bound)) for each mean cost, in order.
+
+    Args:
+        lr: reward per cost, per unit of cost above the bound.
+        start: >= 0, the multiplier before the first step.
+    """
+    value = start
+    for mean in means:
+        value = max(0.0, value + lr * (mean - bound))
+    return value
+
+
 def uniforms(name: str) -> Iterator[float]:
     """Numbers in [0, 1) that depend on the name alone: the same on every machine, in every version."""
     for k in count():

@@ -62,12 +62,12 @@ def _iterate(config: IterateConfig, resume: bool, command: str, date: str) -> Pa
     speaker = open_speaker(config.model, chat_template=config.chat_template, eos_token=config.eos_token)
     asked = ask(config, speaker)
     generator = _generator(config)
-    reward, watch = (_source(spec, config) for spec in (config.reward, config.watch_reward))
+    reward, watch, cost = (_source(spec, config) for spec in (config.reward, config.watch_reward, config.cost))
     run = _open(config, asked, resume)
     with run:
         try:
             run.update(template_date=date, **({"command": command} if command else {}))
-            _all_rounds(Job(config, run, asked, speaker, recipe, reward, watch, generator))
+            _all_rounds(Job(config, run, asked, speaker, recipe, reward, watch, cost, generator))
         except Stopped as stop:
             run.update(status="stopped", stop_reason=stop.signal, finished=now())
             raise Stopped(stop.signal, run.path, stop.step, remedy=f"continue with: {again(run)}") from None

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from afzal import runs
@@ -24,7 +25,16 @@ from afzal.generate.served import Asked, answers_from, reload
 from afzal.iterate import figures
 from afzal.iterate.answers import Policy, rows_of, sequence_kl, served_rows
 from afzal.iterate.figures import Round
-from afzal.iterate.pairing import Candidate, Rejection, against_own, paired_item, pairs_of, rejected, uniforms
+from afzal.iterate.pairing import (
+    Candidate,
+    Rejection,
+    against_own,
+    dual_steps,
+    paired_item,
+    pairs_of,
+    rejected,
+    uniforms,
+)
 from afzal.iterate.people import TO_LABEL, labelled_items, questionnaire
 from afzal.iterate.prompts import Question, Questions, slice_of
 from afzal.prepare import Recipe, recipe_of
@@ -55,6 +65,7 @@ class Job:
     recipe: Recipe
     reward: Rewarder | None
     watch: Rewarder | None
+    cost: Rewarder | None = None
     generator: ServerConfig | None = None
 
     def load(self, policy: str) -> Policy:
@@ -80,14 +91,13 @@ def one_round(job: Job, number: int, first: Sequence[Row]) -> Round:
         Waiting: people have not labelled its answers yet.
     """
     config, folder, start = job.config, job.folder(number), job.policy(number - 1)
-    groups = slice_of(job.asked.groups, number, job.asked.per_round, again=config.reuse_prompts)
-    asked = [question for group in groups for question in group]
+    asked = _asked(job, number)
     samples = staged_rows(folder / SAMPLES, lambda: _samples(job, number, start, asked))
     scores: Sequence[Row] = ()
     if job.reward is not None and config.pairing != "spin":
         scores = staged_rows(folder / SCORES, lambda: _scores(job, samples))
     if not (folder / PAIRS).exists():
-        items, lost = _pairs(job, number, asked, samples, scores)
+        items, lost = _pairs(job, number, asked, samples, _worth(scores, multiplier(job, number)))
         write_rows(folder / REJECTED, lost)
         write_rows(folder / PAIRS, [to_row(item) for item in items])
     if not (folder / PAIRS).stat().st_size:
@@ -95,6 +105,32 @@ def one_round(job: Job, number: int, first: Sequence[Row]) -> Round:
     _train(job, number, start)
     due = number % config.measure_every == 0 or number == config.rounds
     return round_of(job, number, measure(job, number) if due else (), first)
+
+
+def _asked(job: Job, number: int) -> list[Question]:
+    """The questions of a round, in order."""
+    groups = slice_of(job.asked.groups, number, job.asked.per_round, again=job.config.reuse_prompts)
+    return [question for group in groups for question in group]
+
+
+def multiplier(job: Job, number: int) -> float | None:
+    """What a unit of cost takes from an answer's reward in a round; None where there is no cost.
+
+    A dual step per round: lambda <- max(0, lambda + dual_lr (mean cost - cost_bound)), with the mean over the answers
+    of the policy that the round starts from (Liu et al. 2024, arXiv 2403.02475). It is read off the rounds' files.
+    """
+    if job.cost is None:
+        return None
+    rounds = [read_rows(job.folder(k) / SCORES) for k in range(1, number + 1)]
+    means = [fmean(row["cost"] for row in rows) for rows in rounds if rows]
+    bound = job.config.cost_bound
+    assert bound is not None
+    return dual_steps(means, bound, job.config.dual_lr, job.config.dual_start)
+
+
+def _worth(scores: Sequence[Row], multiplier: float | None) -> list[float]:
+    """What answers are compared by: the reward, less the multiplier times the cost."""
+    return [row["reward"] - (0.0 if multiplier is None else multiplier * row["cost"]) for row in scores]
 
 
 def _samples(job: Job, number: int, policy: str, asked: Sequence[Question]) -> list[Row]:
@@ -114,11 +150,15 @@ def _samples(job: Job, number: int, policy: str, asked: Sequence[Question]) -> l
 
 def _scores(job: Job, samples: Sequence[Row]) -> list[Row]:
     assert job.reward is not None
-    values = job.reward([_prompt(row) for row in samples], [row["text"] for row in samples], _ended(samples))
-    return [
+    texts = [_prompt(row) for row in samples], [row["text"] for row in samples], _ended(samples)
+    values = job.reward(*texts)
+    rows = [
         {"prompt_index": row["prompt_index"], "sample": row["sample"], "reward": value}
         for row, value in zip(samples, values, strict=True)
     ]
+    if job.cost is None:
+        return rows
+    return [{**row, "cost": value} for row, value in zip(rows, job.cost(*texts), strict=True)]
 
 
 def _ended(rows: Sequence[Row]) -> list[bool]:
@@ -126,12 +166,12 @@ def _ended(rows: Sequence[Row]) -> list[bool]:
 
 
 def _pairs(
-    job: Job, number: int, asked: Sequence[Question], samples: Sequence[Row], scores: Sequence[Row]
+    job: Job, number: int, asked: Sequence[Question], samples: Sequence[Row], worth: Sequence[float]
 ) -> tuple[list[Item], list[Row]]:
-    """The round's pairs, and a line for everything that was rejected."""
+    """The round's pairs, and a line for everything that was rejected; nothing says what answers are worth to people."""
     by_prompt: dict[int, list[Candidate]] = {}
     for k, row in enumerate(samples):
-        reward = scores[k]["reward"] if scores else float("nan")
+        reward = worth[k] if worth else float("nan")
         withheld = "" if row["stop"] in ("eos", "length") else row["stop"]
         candidate = Candidate(row["text"], reward, row["stop"] == "eos", withheld)
         by_prompt.setdefault(row["prompt_index"], []).append(candidate)
@@ -191,7 +231,7 @@ def _train(job: Job, number: int, start: str) -> None:
     out, data = job.folder(number) / "run", job.folder(number) / PAIRS
     if job.config.accumulate and number > 1:
         data = job.folder(number) / TRAIN
-        staged_rows(data, lambda: [row for k in range(1, number + 1) for row in read_rows(job.folder(k) / PAIRS)])
+        staged_rows(data, lambda: [row for k in range(1, number + 1) for row in _pairs_so_far(job, k, number)])
     begun = (out / "run.json").exists()
     if begun and runs.open_run(out).facts().get("status") == "finished" and (out / "report.html").exists():
         return
@@ -199,6 +239,16 @@ def _train(job: Job, number: int, start: str) -> None:
         shutil.rmtree(out)
     several = len({json.dumps(row["prompt"]) for row in read_rows(data)}) > 1
     train(training(job.config, number, start, str(data), str(out), held_out=several), resume=begun)
+
+
+def _pairs_so_far(job: Job, number: int, now: int) -> list[Row]:
+    """The pairs of a round as a later one trains on them: with a cost, under the later one's multiplier."""
+    folder = job.folder(number)
+    if job.cost is None:
+        return read_rows(folder / PAIRS)
+    worth = _worth(read_rows(folder / SCORES), multiplier(job, now))
+    items, _ = _pairs(job, number, _asked(job, number), read_rows(folder / SAMPLES), worth)
+    return [to_row(item) for item in items]
 
 
 def training(
@@ -245,10 +295,10 @@ def _measured(job: Job, number: int, draws: str) -> list[Row]:
         first = job.load(config.model).model
         kl = sequence_kl(policy.model, first, drawn, [q.ids for q in asked], config.pass_tokens)
     prompts, texts = [_prompt(row) for row in rows], [row["text"] for row in rows]
-    for name, source in (("reward", job.reward), ("watch_reward", job.watch)):
-        for row, value in zip(
-            rows, source(prompts, texts, _ended(rows)) if source else [None] * len(rows), strict=True
-        ):
+    sources = {"reward": job.reward, "watch_reward": job.watch} | ({"cost": job.cost} if job.cost else {})
+    for name, source in sources.items():
+        values = source(prompts, texts, _ended(rows)) if source else [None] * len(rows)
+        for row, value in zip(rows, values, strict=True):
             row[name] = value
     return [{**row, "kl": value} for row, value in zip(rows, kl, strict=True)]
 
@@ -270,6 +320,7 @@ def round_of(job: Job, number: int, measured: Sequence[Row], first: Sequence[Row
         lost=figures.lost_counts(read_rows(folder / REJECTED)),
         margin=figures.estimate(gaps) if gaps else None,
         measured=figures.figures(measured, first) if measured else {},
+        multiplier=multiplier(job, number) if number else None,
     )
 
 

@@ -22,7 +22,8 @@ def finish(job: Job, found: Sequence[Round], status: str, reason: str) -> list[s
 
     A finished run measures the policy it recommends once more: it was chosen by its figures, so those flatter it.
     """
-    path, best = job.run.path, figures.best_round(found, job.config.kl_budget)
+    bound = job.config.cost_bound
+    path, best = job.run.path, figures.best_round(found, job.config.kl_budget, bound)
     policy = str(path / best.policy) if best.number else job.config.model
     body = {"rounds": [figures.to_json(r) for r in found], "best": best.number, "stop_reason": reason}
     fresh: dict[str, Estimate] = {}
@@ -42,8 +43,8 @@ def finish(job: Job, found: Sequence[Round], status: str, reason: str) -> list[s
     trained = [runs.open_run(job.folder(r.number) / "run").facts() for r in found if r.steps]
     about = {key: trained[0].get(key) for key in ("objective", "chat")} if trained else {}
     job.run.update(status=status, stop_reason=reason, best=policy, step=steps, steps=steps, finished=now(), **about)
-    words = _words(found, replace(best, measured=fresh or best.measured), policy, reason)
-    report.build(path, figures.sections(found, words))
+    words = _words(found, replace(best, measured=fresh or best.measured), policy, reason, bound)
+    report.build(path, figures.sections(found, words, bound))
     return [*figures.alarms(found), words]
 
 
@@ -63,20 +64,25 @@ _REASONS = {
 }
 
 
-def _words(found: Sequence[Round], best: Round, policy: str, reason: str) -> str:
+def _words(found: Sequence[Round], best: Round, policy: str, reason: str, bound: float | None) -> str:
     """The outcome in a few sentences."""
     made = f"{plural(sum(bool(r.steps) for r in found), 'round')} of training"
     ended = f"; no more, since {_REASONS[reason]}"
     kl, reward = best.mean("kl") or 0.0, best.mean("reward")
     worth = "" if reward is None else f" reward {reward:.3f} (from {found[0].mean('reward') or 0.0:.3f}),"
+    over = bound is not None and (best.mean("cost") or 0.0) > bound
+    broken = f" It does not keep the mean cost at {bound:g}, and no sound policy does." if over else ""
+    if bound is not None and best.number:
+        worth += f" cost {best.mean('cost') or 0.0:.3f} (bound {bound:g}),"
     later = [r for r in found if r.measured and r.number > best.number]
     hacked = bool(later) and bool(figures.alarms(found))
     if not best.number:
         none = " No round is sound: the first policy is the one to use." if hacked else ""
         none = none or (" No round is better than the first policy." if len(found) > 1 else "")
-        return f"{made}{ended}.{none}"
+        return f"{made}{ended}.{none}{broken}"
     said = f"{made}{ended}. The policy to use is {policy}: held out, on fresh answers,{worth} KL {kl:.3f} nats to the "
     said += "first policy."
+    said += broken
     return said + (" The rounds after it are not recommended, whatever their reward." if hacked else "")
 
 

@@ -55,7 +55,7 @@ def _of_revisions(
     principles: PrinciplesConfig, own: Sequence[Sequence[Row]], twins: Sequence[Sequence[Row]], findings: list[str]
 ) -> dict[str, Any]:
     first, last = [_first(row) for row in own], [_last(row) for row in own]
-    figures = _lengths(own, findings) + _refused(principles, own, twins, findings)
+    figures = _lengths(own, findings) + _scores(own) + _refused(principles, own, twins, findings)
     lines, lists = [], []
     for p in principles.principles:
         steps = [(k, step) for k, row in enumerate(own) for step in row[1:] if step["principle"] == p.id]
@@ -147,6 +147,13 @@ def _lengths(own: Sequence[Sequence[Row]], findings: list[str]) -> list[dict[str
         )
     gap = {"name": "Characters, revision less answer", **known}
     return [gap, {"name": "Share of revisions that are longer"} | longer]
+
+
+def _scores(own: Sequence[Sequence[Row]]) -> list[dict[str, Any]]:
+    """The matched score of the last revisions beside that of the first answers."""
+    last = [next((step for step in reversed(row[1:]) if not step["why"]), {}) for row in own]
+    gaps = [step["score_gap"] for step in last if "score_gap" in step]
+    return [{"name": "Matched score, revision less answer"} | _mean(gaps)] if gaps else []
 
 
 def _refused(

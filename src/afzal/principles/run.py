@@ -21,7 +21,8 @@ from afzal.judge.replies import Reading
 from afzal.judging.judges import named
 from afzal.principles.figures import report_body
 from afzal.principles.labels import Labelling, label_rows
-from afzal.principles.words import better, breaches, broken, by_words, in_turn
+from afzal.principles.matching import scored, sources_of
+from afzal.principles.words import broken, by_words, chosen, in_turn
 from afzal.principles.writer import Wanted, Write, asked_as, writer
 from afzal.records import Comparison, Item, Message, Response, Turns, turns_to_row
 from afzal.report import write_board
@@ -137,6 +138,7 @@ def _claim(config: ReviseConfig, out: Path) -> None:
     """
     what = config.model_dump(mode="json", exclude=_SPARED)
     sources = [config.prompts, config.principles, *([config.model] if config.url is None else [])]
+    sources += sources_of(config.match)
     judge = [named(config.judge).fingerprint] if config.judge is not None else []
     key, path = key_of(what, [content_hash(s) for s in sources], judge), out / "revise-settings.json"
     if kept(path, key) is not None:
@@ -186,7 +188,10 @@ def _revised(
     current = [row["answers"][0] for row in answers]
     for step in range(config.rounds):
         turn = [in_turn(principles.principles, config.seed, a.id, step) for a in asked]
-        tasks = [_Task(a, p, text, step) for a, p, text in zip(asked, turn, current, strict=True)]
+        first = [row["answers"][0] for row in answers]
+        tasks = [
+            _Task(a, p, text, step, origin) for a, p, text, origin in zip(asked, turn, current, first, strict=True)
+        ]
         critiques = staged_rows(
             out / f"critiques-{step + 1}.jsonl", lambda tasks=tasks: _critiques(principles, tasks, write, speaks)
         )
@@ -202,12 +207,13 @@ def _revised(
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """An answer as it stands, and the principle under which it is looked at in a step."""
+    """An answer as it stands, the principle under which it is looked at in a step, and the answer it came from."""
 
     asked: Asked
     principle: PrincipleConfig
     answer: str
     step: int
+    first: str
 
     def request(self, template: str, system: str, default: str, own: str, **more: str) -> tuple[Mapping[str, str], ...]:
         """The messages of a critique or a revision."""
@@ -265,17 +271,24 @@ def _revisions(
     ]
     written = write(wanted)
     drawn = {k: written[n * config.candidates : (n + 1) * config.candidates] for n, k in enumerate(open_)}
+    texts = {k: [reply.text for reply in replies] for k, replies in drawn.items()}
+    gaps = scored(config, [(tasks[k].asked.item.prompt, tasks[k].first, texts[k]) for k in open_])
+    apart = dict(zip(open_, gaps, strict=True))
     rows = []
     for k, t in enumerate(tasks):
-        texts = [reply.text for reply in drawn.get(k, ())]
-        best = min(texts, key=lambda text: breaches(principles.principles, text) + 1e6 * (not text.strip()), default="")
-        why = better(t.answer, best, t.principle, principles.principles) if texts else _unasked(principles)
+        best, why, gap = "", _unasked(principles), None
+        if k in texts:
+            best, why, gap = chosen(
+                t.answer, texts[k], t.principle, principles.principles, apart[k], config.match_within
+            )
         found = {"broken_before": broken(t.principle, t.answer), "broken_after": broken(t.principle, best)}
         ends = [reply.finish for reply in drawn.get(k, ())]
         if why == "empty" and ends and set(ends) == {"no room"}:
             why = "no room in the model's context"
-        row = {"id": t.asked.id, "principle": t.principle.id, "revision_asked": sent[k][-1]["content"] if texts else ""}
-        rows.append(row | {"answer": t.answer, "revision": best, "why": why, "ends": ends, **found})
+        sent_as = sent[k][-1]["content"] if k in texts else ""
+        row = {"id": t.asked.id, "principle": t.principle.id, "revision_asked": sent_as, "answer": t.answer}
+        row |= {"revision": best, "why": why, "ends": ends, **found}
+        rows.append(row if config.match is None else row | {"score_gap": gap})
     return rows
 
 

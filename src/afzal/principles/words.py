@@ -72,6 +72,32 @@ def better(current: str, candidate: str, principle: PrincipleConfig, principles:
     return ""
 
 
+def chosen(
+    current: str,
+    candidates: Sequence[str],
+    principle: PrincipleConfig,
+    principles: Sequence[PrincipleConfig],
+    gaps: Sequence[float | None],
+    within: float | None,
+) -> tuple[str, str, float | None]:
+    """The candidate that breaks the fewest word lists, why it is not taken (empty where it is), and its score gap.
+
+    Args:
+        gaps: how much more each candidate scores than the first answer; None where that is not known.
+        within: the largest gap that is taken, either way. Among candidates with equally few findings the nearest score
+            wins. None leaves scores aside.
+    """
+    near = [within is None or (gap is not None and abs(gap) <= within) for gap in gaps]
+
+    def rank(k: int) -> tuple[bool, bool, int, float]:
+        far = 0.0 if within is None else abs(gaps[k] or 0.0)
+        return not candidates[k].strip(), not near[k], breaches(principles, candidates[k]), far
+
+    best = min(range(len(candidates)), key=rank)
+    why = better(current, candidates[best], principle, principles)
+    return candidates[best], why or ("" if near[best] else "another score"), gaps[best]
+
+
 @lru_cache(4096)
 def _pattern(word: str) -> re.Pattern[str]:
     before, after = (

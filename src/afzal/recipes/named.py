@@ -13,11 +13,12 @@ from afzal.runs import Run
 
 # Settings that may name something outside, whose content is hashed. Data has a fingerprint of its own.
 NAMES = (
-    *("model", "adapter_from", "reference", "value_model", "reward", "watch_reward", "objective", "chat_template"),
-    *("eval_data", "samples", "held_out_prompts", "constraint", "constraint_data", "constraint_score"),
+    *("model", "adapter_from", "reference", "value_model", "reward", "watch_reward", "cost"),
+    *("objective", "chat_template", "eval_data", "samples"),
+    *("held_out_prompts", "constraint", "constraint_data", "constraint_score"),
     "generator",
 )
-_REWARDS = ("reward", "watch_reward")
+_REWARDS = ("reward", "watch_reward", "cost")
 _WORDS = (PEOPLE, *REFERENCES, "initial", "previous")
 Inputs = Mapping[str, str | Mapping[str, str]]
 """By setting: the hash of the one file that it names, or those of the parts of what it names."""

@@ -1,0 +1,42 @@
+"""A score that revisions must keep, so that a pair differs in the principle and not in the score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from afzal.config.revise import ReviseConfig
+from afzal.judging.rewards import named_in, reward_or_judge
+from afzal.model.load import pick_device
+from afzal.records import Turns
+from afzal.servers.cache import REPLIES
+
+
+def sources_of(match: str | None) -> list[str]:
+    """What decides the score: the function, folder or judge that is named, and what the judge's file names."""
+    return [] if match is None else [match, *named_in(match)]
+
+
+def scored(config: ReviseConfig, tasks: Sequence[tuple[Turns, str, Sequence[str]]]) -> list[list[float | None]]:
+    """How much more each candidate scores than the first answer, in units of the score.
+
+    Args:
+        tasks: (prompt, first answer, candidates).
+
+    Returns:
+        One list per task; None for an empty candidate, and everywhere without ``config.match``.
+
+    Raises:
+        AfzalError: the score cannot be read, or is not finite.
+    """
+    if config.match is None or not tasks:
+        return [[None] * len(texts) for _, _, texts in tasks]
+    score = reward_or_judge(config.match, device=pick_device("auto"), replies=Path(config.out) / REPLIES)
+    asked = [(prompt, text) for prompt, first, texts in tasks for text in (first, *texts) if text.strip()]
+    values = iter(score([prompt for prompt, _ in asked], [text for _, text in asked]))
+    found = []
+    for _, first, texts in tasks:
+        origin = next(values) if first.strip() else None
+        known = [next(values) if text.strip() else None for text in texts]
+        found.append([None if value is None or origin is None else value - origin for value in known])
+    return found
