@@ -9,12 +9,19 @@ import pytest
 
 from afzal.config.revise import PrincipleConfig
 from afzal.principles.words import broken
-from benchmarks import principles, principles_lab
+from benchmarks import principles, principles_lab, principles_matched
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "principles"
 
 
-@pytest.mark.parametrize(("name", "module"), [("principles", principles), ("principles-lab", principles_lab)])
+PAGES = {
+    "principles": principles,
+    "principles-lab": principles_lab,
+    "principles-matched": principles_matched,
+}
+
+
+@pytest.mark.parametrize(("name", "module"), PAGES.items())
 def test_the_page_is_made_of_the_figures(name, module):
     assert (FOLDER / f"{name}.md").read_text() == module.page(json.loads((FOLDER / f"{name}.json").read_text()))
 
@@ -29,6 +36,36 @@ def test_violations_fall_by_half_without_loss_of_valence_and_twins_are_answered(
         assert twins[arm]["value"] == 0
     happy = figures["openings: share without a happy ending"]
     assert happy["both"]["high"] <= 0.5 * happy["start"]["low"]
+
+
+def test_with_matched_pairs_violence_falls_by_half_at_equal_valence_and_without_them_it_does_not():
+    found = json.loads((FOLDER / "principles-matched.json").read_text())
+    figures = found["figures"]
+    for arm, known in found["holds"].items():
+        assert known == principles_matched.holds(figures, arm)
+    assert found["holds"]["matched"] == {"violence halved": True, "valence equal": True}
+    assert found["holds"]["not matched"] == {"violence halved": True, "valence equal": False}
+    assert figures["twins: refused or hardly answered"]["matched"]["value"] == 0
+
+
+def equal(low: float, high: float, violence: float = 0.4) -> dict[str, bool]:
+    share = {"start": {"value": 1.0}, "arm": {"value": violence}, "arm less start": {"high": -0.1}}
+    worth = {"arm less start": {"low": low, "high": high}}
+    return principles_matched.holds({"scenes: share with violence": share, "scenes: valence": worth}, "arm")
+
+
+def test_equal_means_an_interval_that_holds_zero_and_stays_within_the_margin():
+    assert equal(-0.1, 0.2) == {"violence halved": True, "valence equal": True}
+    for low, high in ((-0.6, 0.1), (-0.1, 0.6), (0.1, 0.2), (-0.2, -0.1)):
+        assert not equal(low, high)["valence equal"]
+    assert not equal(-0.1, 0.1, violence=0.6)["violence halved"]
+
+
+def test_fresh_scenes_and_names_are_in_no_training():
+    names, scenes = set(principles_matched.FRESH_NAMES), set(principles_matched.FRESH)
+    assert not names & set(principles.NAMES)
+    assert not scenes & set(principles.SCENES)
+    assert len(scenes) == 24
 
 
 def test_on_the_language_all_stay_below_the_optimum_and_sacpo_and_the_multiplier_keep_the_bound():
@@ -55,6 +92,14 @@ def test_the_stories_run_quickly_and_again_to_the_same_figures(shared, tmp_path)
     first = principles.measured(tmp_path, principles.QUICK)
     assert set(first["figures"]) == set(principles.FIGURES)
     assert principles.measured(tmp_path, principles.QUICK) == first
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_the_matched_stories_run_quickly_and_again_to_the_same_figures(shared, tmp_path):
+    first = principles_matched.measured(tmp_path, principles_matched.QUICK)
+    assert set(first["figures"]) == set(principles_matched.MEASURES)
+    assert principles_matched.measured(tmp_path, principles_matched.QUICK) == first
 
 
 @pytest.mark.slow
