@@ -23,7 +23,7 @@ from afzal.train.episodes import Episodes, Shape
 from afzal.train.feed import Feed
 from afzal.train.loop import Hooks, Settings, State, fit
 from afzal.train.method import Method
-from afzal.train.optim import learning_rate, make_optimizer, trainable
+from afzal.train.optim import make_optimizer, trainable
 from afzal.train.prior import Prior
 from afzal.train.update import Accumulate, accumulate
 from benchmarks.few_shot import world as w
@@ -43,9 +43,10 @@ class Steps:
     steps: int = 40
     batch: int = 32
 
-    def rate(self, step: int) -> float:
-        """Linear decay to 0."""
-        return learning_rate(step, peak=self.lr, steps=self.steps, warmup_steps=0, schedule="linear")
+    @property
+    def settings(self) -> Settings:
+        """Of the loop, with linear decay to 0."""
+        return Settings(self.steps, self.lr, schedule="linear")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ class Policy:
             self.method,
             feed,
             optimizer,
-            Settings(how.steps, how.rate),
+            how.settings,
             hooks=Hooks(),
             state=State(),
             gradient=gradient,
@@ -171,7 +172,7 @@ def meta_learned(
         method,
         feed,
         optimizer,
-        Settings(steps, Steps(lr=3e-3, steps=steps).rate),
+        Steps(lr=3e-3, steps=steps).settings,
         hooks=Hooks(),
         state=State(),
         gradient=gradient,
@@ -228,8 +229,7 @@ def in_context(world: w.World, sources: Mapping[str, Sequence[Tree]], steps: int
     method = Method.of(REGISTRY["dpo"], {"beta": w.BETA}, Plain(reference, plain))
     optimizer = make_optimizer(trainable(model).values())
     feed = Feed(made, (), 16, seed, w.layout())
-    rate = lambda step: 1e-3 * min(1.0, (step + 1) / 20)  # noqa: E731
-    fit(model, method, feed, optimizer, Settings(steps, rate), hooks=Hooks(), state=State())
+    fit(model, method, feed, optimizer, Settings(steps, lr=1e-3, warmup_steps=20), hooks=Hooks(), state=State())
     return model.eval()
 
 

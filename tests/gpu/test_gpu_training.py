@@ -38,7 +38,7 @@ class Run:
         self.logged, self.state = [], State()
 
     def go(self, steps, log_every=1, stepped=lambda step: None):
-        settings = Settings(steps=steps, lr=lambda _: 1e-3, log_every_steps=log_every)
+        settings = Settings(steps=steps, lr=1e-3, log_every_steps=log_every)
         parts = (self.model, self.method, self.feed, self.optimizer, settings)
         hooks = Hooks(log=self.logged.append, stepped=stepped)
         fit(*parts, hooks=hooks, state=self.state, weights=self.weights)

@@ -85,7 +85,7 @@ def train(case: Case) -> None:
     feed = Feed(trees, (), case.trees, 0, Layout("shared", case.tokens))
     optimizer = make_optimizer(weights.masters.values())
     method = Method.of(objectives.get(case.method), {}, reference)
-    settings = Settings(steps=case.updates, lr=lambda step: 1e-6)
+    settings = Settings(steps=case.updates, lr=1e-6)
     fit(model, method, feed, optimizer, settings, hooks=Hooks(), state=State(), weights=weights)
 
 

@@ -90,7 +90,7 @@ def test_a_run_with_updates_made_ahead_ends_with_the_same_bits(batch_size: int, 
         choose_sharing(model)
         method = Method.of(objectives.get("dpo"), {"beta": 0.1}, live_reference(model))
         given = Feed(random_trees(10), (), batch_size, 0, LAYOUT)
-        settings = Settings(steps=6, lr=lambda _: 1e-3)
+        settings = Settings(steps=6, lr=1e-3)
         fit(model, method, given, make_optimizer(trainable(model).values()), settings, hooks=Hooks(), state=State())
         return model.state_dict()
 

@@ -21,7 +21,7 @@ from afzal.tokens.tree import tree
 from afzal.train.feed import Feed, Layout
 from afzal.train.loop import Hooks, Settings, State, fit
 from afzal.train.method import Method
-from afzal.train.optim import learning_rate, make_optimizer, trainable
+from afzal.train.optim import make_optimizer, trainable
 from afzal.train.precision import Weights
 from afzal.train.update import accumulate
 
@@ -211,12 +211,12 @@ def test_kto_on_paired_data_mixes_good_and_bad():
     [("constant", [0.5, 1.0, 1.0, 1.0, 1.0]), ("linear", [0.5, 1.0, 1.0, 2 / 3, 1 / 3])],
 )
 def test_learning_rate_schedule(schedule, expected):
-    found = [learning_rate(s, peak=1.0, steps=5, warmup_steps=2, schedule=schedule) for s in range(5)]
+    found = [Settings(5, 1.0, warmup_steps=2, schedule=schedule).lr_at(s) for s in range(5)]
     assert found == pytest.approx(expected)
 
 
 def test_cosine_ends_near_zero_and_halves_in_the_middle():
-    lr = partial(learning_rate, peak=2.0, steps=100, warmup_steps=0, schedule="cosine")
+    lr = Settings(100, 2.0, schedule="cosine").lr_at
     assert lr(0) == 2.0
     assert lr(50) == pytest.approx(1.0)
     assert lr(99) < 1e-3
@@ -236,7 +236,7 @@ def test_training_on_an_identical_tree_learns_its_preference():
         method,
         feed,
         make_optimizer(trainable(model).values()),
-        Settings(steps=20, lr=lambda s: 1e-3),
+        Settings(steps=20, lr=1e-3),
         hooks=Hooks(),
         state=State(),
     )

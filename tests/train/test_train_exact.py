@@ -21,9 +21,9 @@ from afzal.tokens.tree import tree
 from afzal.train.constraints import Constraint
 from afzal.train.evaluate import evaluate, opinions
 from afzal.train.feed import Feed, Layout, Update
-from afzal.train.loop import Hooks, Settings, State, fit
+from afzal.train.loop import Hooks, Settings, State, fit, warmup_steps
 from afzal.train.method import Method, parameters_by_name, raw_parameter, state_of
-from afzal.train.optim import learning_rate, make_optimizer, trainable, warmup_steps
+from afzal.train.optim import make_optimizer, trainable
 from afzal.train.rollouts import Controller, Rollout, Rollouts
 from afzal.train.update import accumulate
 
@@ -64,13 +64,13 @@ def test_rmsprop_takes_its_decay_and_eps():
 
 
 def test_learning_rates_by_hand():
-    lr = lambda step, **more: learning_rate(step, **{"peak": 2.0, "steps": 10, "warmup_steps": 2} | more)  # noqa: E731
+    lr = lambda step, schedule: Settings(10, 2.0, warmup_steps=2, schedule=schedule).lr_at(step)  # noqa: E731
     assert [lr(s, schedule="linear") for s in (0, 1, 2, 6, 9)] == pytest.approx([1.0, 2.0, 2.0, 1.0, 0.25])
     assert [lr(s, schedule="cosine") for s in (0, 1, 2, 4, 6)] == pytest.approx(
         [1.0, 2.0, 2.0, 1 + math.cos(math.pi / 4), 1.0]
     )
     assert [lr(s, schedule="constant") for s in (1, 2, 9)] == [2.0, 2.0, 2.0]
-    assert [learning_rate(s, peak=1.0, steps=2, warmup_steps=2, schedule="linear") for s in (0, 1, 2)] == [0.5, 1, 1]
+    assert [Settings(2, 1.0, warmup_steps=2, schedule="linear").lr_at(s) for s in (0, 1, 2)] == [0.5, 1, 1]
 
 
 def test_warmup_is_a_share_below_one_and_else_a_number():
@@ -91,7 +91,7 @@ def scene(**settings: Any) -> tuple[Any, Method, Feed, Settings]:
     choose_sharing(model)
     method = Method.of(objectives.get("dpo"), {"beta": 1.0}, live_reference(model))
     feed = Feed(random_trees(8), (), 4, 0, Layout("shared", 1000))
-    return model, method, feed, Settings(**{"steps": 1, "lr": lambda step: 0.5} | settings)
+    return model, method, feed, Settings(**{"steps": 1, "lr": 0.5} | settings)
 
 
 def moved_by(max_grad_norm: float) -> tuple[float, float]:
@@ -117,7 +117,7 @@ def test_gradients_are_clipped_to_the_stated_norm_and_0_clips_nothing():
 
 
 def test_groups_have_rates_of_their_own():
-    model, method, feed, settings = scene(steps=2, lr=lambda step: 0.25 * (step + 1))
+    model, method, feed, settings = scene(steps=2, lr=1.0, warmup_steps=4)
     first, *rest = trainable(model).values()
     optimizer = make_optimizer([{"params": [first]}, {"params": rest, "lr_scale": 3.0}])
     rates: list[list[float]] = []

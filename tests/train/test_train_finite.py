@@ -129,7 +129,7 @@ def run(found: Scene, feed: Any, folder: Path) -> State:
         checkpoint.save(folder, state.step, {"model": dict(found.model.named_parameters())}, {})
 
     optimizer = make_optimizer(trainable(found.model).values())
-    settings = Settings(steps=STEPS, lr=lambda _: 1e-3, save_every_steps=1)
+    settings = Settings(steps=STEPS, lr=1e-3, save_every_steps=1)
     fit(found.model, found.method, feed, optimizer, settings, hooks=Hooks(save=save), state=state)
     return state
 

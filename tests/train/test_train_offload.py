@@ -47,7 +47,7 @@ def run(*, weights_away=False, reference_away=False, dtype="fp32", kind=None, na
         shapes = {name: tuple(t.shape) for name, t in kept.items()}
         for key, slot in optimizer_slots(optimizer, weights.masters, shapes).items():
             slot.copy_(kept[key])
-        plan = Settings(steps=steps, lr=lambda _: 1e-3)
+        plan = Settings(steps=steps, lr=1e-3)
         hooks = Hooks(log=found.append, stepped=stepped)
         fit(model, method, feed, optimizer, plan, hooks=hooks, state=state, weights=weights)
         kept = optimizer_tensors(optimizer, weights.masters)
@@ -123,7 +123,7 @@ def test_the_reference_is_on_the_device_only_while_it_computes(monkeypatch):
         seen.append([p.data_ptr() for p in reference.model.parameters()] != home)
 
     reference.model.model.layers[0].register_forward_pre_hook(note)
-    plan = Settings(steps=2, lr=lambda _: 1e-3)
+    plan = Settings(steps=2, lr=1e-3)
     feed = Feed(random_trees(12), (), 6, 0, Layout("shared", 60))
     optimizer = make_optimizer(model.parameters())
     fit(model, Method.of(objectives.get("dpo"), {}, reference), feed, optimizer, plan, hooks=Hooks(), state=State())

@@ -95,7 +95,7 @@ def test_bf16_training_follows_fp32(adapter):
         method = Method.of(objectives.get("dpo"), {"beta": 0.5}, live_reference(model, fresh_adapter=adapter))
         feed = Feed(random_trees(8), (), 8, 0, Layout("shared", 100))
         losses = []
-        settings = Settings(steps=12, lr=lambda _: 1e-2)
+        settings = Settings(steps=12, lr=1e-2)
         optimizer = make_optimizer(weights.masters.values())
         hooks = Hooks(log=lambda record, into=losses: into.append(record["loss"]))
         fit(model, method, feed, optimizer, settings, hooks=hooks, state=State(), weights=weights)

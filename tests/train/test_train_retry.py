@@ -57,7 +57,7 @@ class Scene:
     def run(self) -> list[dict[str, Any]]:
         log: list[dict[str, Any]] = []
         hooks = Hooks(log=log.append, say=self.said.append)
-        plan = Settings(steps=STEPS, lr=lambda _: 1e-3)
+        plan = Settings(steps=STEPS, lr=1e-3)
         fit(self.model, self.method, self, self.optimizer, plan, hooks=hooks, state=self.state)
         return log
 

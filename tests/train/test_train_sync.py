@@ -104,7 +104,7 @@ def test_a_run_waits_once_per_update_logged_or_not(log_every, monkeypatch):
     feed = Feed(trees_for("pair"), (), 4, 0, Layout("shared", 80, torch.device("meta")))
     method = Method.of(objectives.get("dpo"), {}, reference)
     optimizer = torch.optim.AdamW(model.parameters(), foreach=True)  # the fused one counts steps without a meta device
-    settings = Settings(steps=5, lr=lambda _: 1e-3, log_every_steps=log_every)
+    settings = Settings(steps=5, lr=1e-3, log_every_steps=log_every)
     fit(model, method, feed, optimizer, settings, hooks=Hooks(log=logged.append), state=State())
     assert len(reads) == 5
     assert [record["step"] for record in logged] == ([1, 2, 3, 4, 5] if log_every == 1 else [3, 5])

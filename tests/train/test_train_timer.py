@@ -103,7 +103,7 @@ def test_a_default_run_killed_after_fifteen_minutes_loses_at_most_ten():
     method = Method.of(objectives.get("simpo"), {}, None)
     feed = Feed(random_trees(8), (), 8, 0, Layout("shared", 1000))
     optimizer = make_optimizer([{"params": list(trainable(model).values())}], "adamw")
-    settings = Settings(steps=23, lr=lambda step: 1e-3)
+    settings = Settings(steps=23, lr=1e-3)
     hooks = Hooks(save=save, stepped=stepped, save_due=timer.due)
     fit(model, method, feed, optimizer, settings, hooks=hooks, state=State())
     assert saved == [(1000.0, 0), (1560.0, 14), (1920.0, 23)]  # by the clock, and at the end

@@ -177,7 +177,7 @@ def learnt_margin(size: int) -> float:
     trees += [say(f"b{k}", Preference(1, 0, 1.0, 0.97 / 8)) for k in range(8)]
     feed = Feed(trees, (), size, 0, Layout("shared", 1000))
     method = Method.of(objectives.get("dpo"), {"beta": 0.1}, reference)
-    settings = Settings(steps=2 * feed.updates_per_epoch, lr=lambda step: 1e-4)
+    settings = Settings(steps=2 * feed.updates_per_epoch, lr=1e-4)
     fit(model, method, feed, make_optimizer(trainable(model).values()), settings, hooks=Hooks(), state=State())
     batch = feed.update(0).batches[0]
     rho = (Frozen(model).score(batch).logps - reference.score(batch).logps)[:2]
@@ -238,7 +238,7 @@ def test_a_run_takes_a_step_of_gradient_0_and_goes_on():
         seen.append((weight.detach().clone(), optimizer.state[weight]["exp_avg"].clone()))
 
     hooks = Hooks(log=records.append, stepped=stepped)
-    fit(model, method, feed, optimizer, Settings(steps=3, lr=lambda step: 1e-3), hooks=hooks, state=State())
+    fit(model, method, feed, optimizer, Settings(steps=3, lr=1e-3), hooks=hooks, state=State())
     assert ["loss" in record for record in records] == [True, False, True]
     assert [record["grad_norm"] > 0 for record in records] == [True, False, True]
     (before, first), (after, second), _ = seen

@@ -53,9 +53,9 @@ from afzal.tokens.batch import Sharing
 from afzal.train import ranks
 from afzal.train.episodes import Episodes
 from afzal.train.feed import Feed, Layout, Updates, cost_of_tree
-from afzal.train.loop import Settings
+from afzal.train.loop import Settings, warmup_steps
 from afzal.train.method import Method, raw_parameter
-from afzal.train.optim import learning_rate, make_optimizer, warmup_steps
+from afzal.train.optim import make_optimizer
 from afzal.train.precision import Dtype, Weights
 from afzal.train.rollouts import Rollouts
 from afzal.train.shard import Sharded
@@ -278,16 +278,11 @@ def steps_of(config: TrainConfig, feed: Updates) -> int:
 
 def _settings(config: TrainConfig, feed: Updates, evaluates: bool) -> Settings:
     steps = steps_of(config, feed)
-    lr = partial(
-        learning_rate,
-        peak=config.lr,
-        steps=steps,
-        warmup_steps=warmup_steps(config.warmup, steps),
-        schedule=config.lr_schedule,
-    )
     return Settings(
         steps=steps,
-        lr=lr,
+        lr=config.lr,
+        warmup_steps=warmup_steps(config.warmup, steps),
+        schedule=config.lr_schedule,
         max_grad_norm=config.max_grad_norm,
         eval_every_steps=(config.eval_every_steps or max(1, -(-steps // _EVALUATIONS_PER_RUN))) if evaluates else 0,
         save_every_steps=config.save_every_steps or 0,

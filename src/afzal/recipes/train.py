@@ -353,7 +353,7 @@ def _banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared
 
 
 def _pace(setup: Setup, weights: int) -> str:
-    return pace_note(setup.settings.steps, setup.settings.lr, weights)
+    return pace_note(setup.settings.steps, setup.settings.lr_at, weights)
 
 
 def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str]:

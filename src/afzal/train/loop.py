@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ from afzal.train.retry import steps_made, within_memory
 from afzal.train.shard import Sharded
 from afzal.train.update import Accumulate, accumulate
 
+Schedule = Literal["constant", "linear", "cosine"]
+
 
 class NotFinite(AfzalError):  # noqa: N818 - what happened to a number
     """The loss or the gradient is not finite: the training has diverged, or its data are broken."""
@@ -34,15 +36,37 @@ class NotFinite(AfzalError):  # noqa: N818 - what happened to a number
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Numbers of the loop. ``lr`` maps an update (from 0) to its learning rate; intervals are in updates."""
+    """Numbers of the loop; intervals are in updates.
+
+    Attributes:
+        lr: the highest learning rate.
+        warmup_steps: updates of linear warm-up.
+        schedule: what follows the warm-up: the same rate, or linear or cosine decay to 0.
+    """
 
     steps: int
-    lr: Callable[[int], float]
+    lr: float
+    warmup_steps: int = 0
+    schedule: Schedule = "constant"
     max_grad_norm: float = 1.0
     eval_every_steps: int = 0
     save_every_steps: int = 0
     log_every_steps: int = 1
     patience: int = 0
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of update ``step``, from 0."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        if self.schedule == "constant" or self.steps <= self.warmup_steps:
+            return self.lr
+        done = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
+        return self.lr * (1 - done if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def warmup_steps(warmup: float, steps: int) -> int:
+    """Updates of warm-up: a share of all updates when below 1, else a number of updates."""
+    return math.ceil(warmup * steps) if warmup < 1 else int(warmup)
 
 
 @dataclass(slots=True)
@@ -123,7 +147,7 @@ def fit(
         if update.record:
             state.seconds = time.perf_counter() - began
             hooks.log({"step": state.step, "seconds": round(state.seconds, 3), **update.record})
-        lr = settings.lr(state.step)
+        lr = settings.lr_at(state.step)
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         made = state.step + before

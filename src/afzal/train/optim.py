@@ -1,15 +1,12 @@
-"""Optimiser, learning-rate schedule, and the optimiser's state as plain tensors."""
+"""The optimiser, and its state as plain tensors."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-
-Schedule = Literal["constant", "linear", "cosine"]
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -27,28 +24,13 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW (fused), RMSprop, the DPO paper's choice, or gradient descent without momentum.
 
-    The learning rate is set at every step from the schedule.
+    The loop sets the learning rate at every step.
     """
     if name == "sgd":
         return torch.optim.SGD(parameters, lr=0.0, weight_decay=weight_decay, fused=True)
     if name == "rmsprop":  # tensor by tensor: all at once, it holds a copy of all its state for the square roots
         return torch.optim.RMSprop(parameters, lr=0.0, alpha=0.99, eps=eps, weight_decay=weight_decay, foreach=False)
     return torch.optim.AdamW(parameters, lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
-
-
-def learning_rate(step: int, *, peak: float, steps: int, warmup_steps: int, schedule: Schedule) -> float:
-    """Learning rate of update ``step`` (from 0): linear warm-up, then constant, or linear or cosine decay to 0."""
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    if schedule == "constant" or steps <= warmup_steps:
-        return peak
-    done = (step - warmup_steps) / (steps - warmup_steps)
-    return peak * (1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
-
-
-def warmup_steps(warmup: float, steps: int) -> int:
-    """Steps of warm-up: a share of all steps when below 1, else a number of steps."""
-    return math.ceil(warmup * steps) if warmup < 1 else int(warmup)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
