@@ -65,13 +65,27 @@ def metrics(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+def tolerance(name: str, figures: dict[str, Any]) -> float:
+    """How far a figure may be from that of one rank, where it is not a share of its size.
+
+    Log-probs of answers are about -60 nats here, and the last bit of such a float32 is 4e-6 nats: with beta 0.1 a
+    margin is known to 4e-7. At the start, where policy and reference are equal, the sign of a margin that should be 0
+    is chance (with a cached reference, whose log-probs were taken in other batches), and so is the accuracy. After a
+    few updates of an adapter margins are about 0.01, their correlation with lengths is known to 6e-6, and the end of
+    its interval over eight pairs to 3e-5.
+    """
+    if name.startswith("rewards/accuracies") and abs(figures.get("rewards/margins", 1.0)) < 1e-6:
+        return 1.0
+    return 1e-4 if name.startswith("rewards/length_correlation") else 2e-5
+
+
 def assert_same(one: Path, other: Path) -> None:
     """Every figure of both runs, and their weights."""
     for a, b in zip(metrics(one), metrics(other), strict=True):
         assert a.keys() == b.keys()
         assert (a["kind"], a["step"]) == (b["kind"], b["step"])
         for name in a.keys() - {"seconds", "kind"}:
-            assert b[name] == pytest.approx(a[name], rel=1e-5, abs=2e-5), (a["step"], name)
+            assert b[name] == pytest.approx(a[name], rel=1e-5, abs=tolerance(name, a)), (a["step"], name)
         if "loss" in a:
             assert abs(a["loss"] - b["loss"]) <= 1e-6
     assert gap(one, other) <= 1e-6
