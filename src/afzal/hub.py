@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from afzal.errors import AfzalError
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_NEVER = re.compile(r"--|\.\.|[-.]/|[-.]$|\.git$")  # what the hub has in no name
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 UPLOADED = (
     "*.safetensors",
@@ -29,7 +31,8 @@ UPLOADED = (
     "README.md",
     "Modelfile",
 )
-"""What makes a model, and its card. No samples, no metrics, no rows: they hold texts of people."""
+"""What makes a model, and its card, by paths in its folder; ``*`` stops at ``/``, so that checkpoints stay here. No
+samples, no metrics, no rows: they hold texts of people."""
 
 
 def refuse_unreachable(repository: str) -> None:
@@ -38,8 +41,9 @@ def refuse_unreachable(repository: str) -> None:
     Raises:
         AfzalError: with the remedy.
     """
-    if not _ID.fullmatch(repository):
-        raise AfzalError(f"push_to_hub cannot be {repository!r}", remedy="write OWNER/NAME, as in the hub's addresses")
+    if not _ID.fullmatch(repository) or _NEVER.search(repository):
+        remedy = "write OWNER/NAME, as in the hub's addresses: no '--' or '..' in it, no '-', '.' or '.git' at its end"
+        raise AfzalError(f"push_to_hub cannot be {repository!r}", remedy=remedy)
     offline = next((name for name in _OFFLINE if os.environ.get(name, "").lower() in ("1", "true", "yes", "on")), None)
     if offline is not None:
         raise AfzalError(f"push_to_hub needs the hub, and {offline} is set", remedy=f"unset {offline}")
@@ -61,7 +65,8 @@ def push(folder: str | Path, repository: str, *, private: bool) -> str:
         AfzalError: the folder holds no model, or the hub refuses or cannot be reached; the folder is as it was.
     """
     refuse_unreachable(repository)
-    if not any(Path(folder).glob("*.safetensors")):
+    files = _uploaded(Path(folder))
+    if not any(name.endswith(".safetensors") for name in files):
         raise AfzalError(f"{folder} holds no weights to upload", remedy="name the folder of a finished run")
     from huggingface_hub import HfApi
 
@@ -69,8 +74,7 @@ def push(folder: str | Path, repository: str, *, private: bool) -> str:
     try:
         address = api.create_repo(repository, private=private, exist_ok=True)
         message = f"Upload {Path(folder).resolve().name}"
-        patterns: list[str] = list(UPLOADED)
-        api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=patterns, commit_message=message)
+        api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=files, commit_message=message)
     except Exception as error:  # network, permission, quota: the library raises many kinds
         raise AfzalError(
             f"{folder} could not be uploaded to {repository}",
@@ -78,3 +82,10 @@ def push(folder: str | Path, repository: str, *, private: bool) -> str:
             remedy=f"everything is saved: afzal push {folder} {repository} uploads it",
         ) from None
     return str(address)
+
+
+def _uploaded(folder: Path) -> list[str]:
+    """The files of a folder that are uploaded, by name: the client's own patterns would reach into checkpoints."""
+    inside = [*folder.glob("*"), *folder.glob("additional_chat_templates/*")]
+    names = sorted(path.relative_to(folder).as_posix() for path in inside if path.is_file())
+    return [name for name in names if any(name.count("/") == p.count("/") and fnmatchcase(name, p) for p in UPLOADED)]

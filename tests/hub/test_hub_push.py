@@ -76,6 +76,11 @@ def test_a_run_is_uploaded_with_its_card_and_loaded_again_by_its_id(tmp_path, th
 def test_push_uploads_a_folder_and_a_refusal_says_how_to_try_again(tmp_path, there):
     model = model_folder(tmp_path / "model")
     (tmp_path / "model" / "samples.jsonl").write_text("private")
+    for name in ("checkpoints/step-00000004/model-00001-of-00001.safetensors", "best/tokenizer.json"):
+        (tmp_path / "model" / name).parent.mkdir(parents=True)
+        (tmp_path / "model" / name).write_bytes(b"of a checkpoint")
+    (tmp_path / "model" / "additional_chat_templates").mkdir()
+    (tmp_path / "model" / "additional_chat_templates" / "rag.jinja").write_text("{{ messages }}")
     there.refuses = 403
     done = afzal(tmp_path, there.address, "push", str(model), "me/plain")
     assert done.returncode == 2
@@ -85,6 +90,8 @@ def test_push_uploads_a_folder_and_a_refusal_says_how_to_try_again(tmp_path, the
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"{there.address}/me/plain"
     assert there.private["me/plain"] is False
+    inside = [name for name in there.files["me/plain"] if "/" in name]
+    assert inside == ["additional_chat_templates/rag.jinja"]
     assert "samples.jsonl" not in there.files["me/plain"]
     assert there.files["me/plain"]["config.json"] == (tmp_path / "model" / "config.json").read_bytes()
 
@@ -94,6 +101,9 @@ def test_push_uploads_a_folder_and_a_refusal_says_how_to_try_again(tmp_path, the
     [
         ({}, "better", "OWNER/NAME"),
         ({}, "me/../x", "OWNER/NAME"),
+        ({}, "me/better--still", "cannot be 'me/better--still'"),
+        ({}, "me/better.", "cannot be 'me/better.'"),
+        ({}, "me/better.git", "cannot be 'me/better.git'"),
         ({"HF_HUB_OFFLINE": "1"}, "me/better", "HF_HUB_OFFLINE is set"),
         ({}, "me/better", "no token"),
     ],
