@@ -203,7 +203,7 @@ def test_the_command_of_trl_is_recognised_or_asked_for(tmp_path):
         ("method: dpo\nmodel: m\ndata: d\n", "settings of Afzal already"),
         ("a: 1\nb: 2\n", "not recognised"),
         ("base_model: m\ndatasets: [{path: a/b}]\nrl: ebft\nlearning_rate: 1e-5\n", "rl: ebft has no counterpart"),
-        ("base_model: m\ndatasets: [{path: a/b}]\nrl: dpo\nlearning_rate: fast\n", "not a configuration of axolotl"),
+        ("base_model: m\ndatasets: [{path: a/b}]\nrl: dpo\nlearning_rate: fast\n", 'learning_rate cannot be "fast"'),
         ("stage: pt\nmodel_name_or_path: m\ndataset: a/b\n", "stage 'pt' has no counterpart"),
         ("stage: dpo\npref_loss: kto_pair\nmodel_name_or_path: m\ndataset: a/b\n", "pref_loss 'kto_pair'"),
         ("loss_type: odd\nbeta: 1\nmodel_name_or_path: m\ndataset_name: a/b\n", "'odd' has no counterpart"),
@@ -214,6 +214,48 @@ def test_the_command_of_trl_is_recognised_or_asked_for(tmp_path):
 def test_what_is_refused(tmp_path, text, match):
     with pytest.raises(AfzalError, match=match):
         written(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("per_device_train_batch_size: 2.5", "per_device_train_batch_size cannot be 2.5"),
+        ("per_device_train_batch_size: .inf", "per_device_train_batch_size cannot be Infinity"),
+        ("logging_steps: true", "logging_steps cannot be true"),
+        ("model_name_or_path: [m, n]", 'model_name_or_path cannot be ["m", "n"]'),
+        ("use_peft: perhaps", 'use_peft cannot be "perhaps"'),
+        ("bf16: maybe", 'bf16 cannot be "maybe"'),
+        ("datasets: my-data", 'datasets cannot be "my-data"'),
+        ("dataset_mixer: [a, b]", 'dataset_mixer cannot be ["a", "b"]'),
+        ("output_dir: {a: 1}", 'output_dir cannot be {"a": 1}'),
+    ],
+)
+def test_a_value_of_another_kind_is_named(tmp_path, line, said):
+    usual = {"model_name_or_path": "m", "dataset_name": "a/b", "loss_type": "sigmoid", "beta": 0.1}
+    usual.pop(line.partition(":")[0], None)
+    if line.startswith("dataset"):
+        del usual["dataset_name"]
+    with pytest.raises(AfzalError) as caught:
+        written(tmp_path, yaml.safe_dump(usual) + line + "\n")
+    assert caught.value.what == said
+    assert caught.value.remedy
+    assert caught.value.where == str(tmp_path / "theirs.yaml")
+
+
+def test_what_cannot_be_computed_with_is_a_fault_of_the_file(tmp_path):
+    grpo = "model_name_or_path: m\ndataset_name: a/b\nreward_funcs: [r.f]\nnum_generations: 0\n"
+    with pytest.raises(AfzalError, match="num_generations"):
+        written(tmp_path, grpo, method="grpo")
+    with pytest.raises(AfzalError, match="processes cannot be 0"):
+        written(tmp_path, grpo, method="grpo", processes=0)
+
+
+@pytest.mark.parametrize(
+    ("value", "mode"), [("offload", "full"), ("unsloth", "full"), ("true", "full"), ("no", "none")]
+)
+def test_checkpoints_of_axolotl_that_are_offloaded_are_checkpoints(tmp_path, value, mode):
+    text = f"base_model: m\nrl: dpo\nlearning_rate: 1e-5\ngradient_checkpointing: {value}\ndatasets: [{{path: a/b}}]\n"
+    assert written(tmp_path, text).settings["activation_checkpointing"] == mode
 
 
 def test_the_command_prints_writes_and_refuses_to_overwrite(tmp_path, capsys):

@@ -12,7 +12,7 @@ from typing import Any
 from afzal.errors import AfzalError
 
 from . import common, names
-from .translation import Translation, is_off, texts, truth
+from .translation import Translation, is_off, texts
 
 NAME = "axolotl"
 METHODS = ("sft", "reward", "dpo", "ipo", "kto", "orpo", "simpo", "grpo")
@@ -26,20 +26,23 @@ TELLING = (
 )
 
 
+_OFFLOADED = ("offload", "unsloth")  # checkpoints that wait in the machine's memory or on its disk
+
+
 def translate(t: Translation, path: Path, *, method: str | None, processes: int) -> None:
     """Afzal's settings of a configuration of axolotl.
 
     Raises:
         AfzalError: the method is none that can be read.
     """
-    rl = str(method or t.value("rl", "reward" if truth(t.value("reward_model", False)) else "sft"))
+    rl = method or t.text("rl", "reward" if t.switch("reward_model") else "sft")
     if rl not in METHODS:
         raise AfzalError(f"rl: {rl} has no counterpart", where=str(path), remedy=" ".join(METHODS))
     if t.has("base_model"):
-        t.put("model", str(t.value("base_model")), "base_model")
+        t.put("model", t.text("base_model"), "base_model")
     keys = ("micro_batch_size", "gradient_accumulation_steps")
-    size = t.value("batch_size")
-    per_step = int(t.value(keys[0], 1)) * int(t.value(keys[1], 1)) if size is None else int(size)
+    size = t.whole("batch_size") if t.has("batch_size") else None
+    per_step = t.whole(keys[0], 1) * t.whole(keys[1], 1) if size is None else size
     common.batch(t, per_step, processes, *(("batch_size",) if size is not None else keys))
     _method(t, rl)
     t.idle("rl", "sft")
@@ -54,16 +57,15 @@ def translate(t: Translation, path: Path, *, method: str | None, processes: int)
 
 
 def _method(t: Translation, rl: str) -> None:
-    inner = t.value("trl", {})
-    beta = float(inner.get("beta") or t.value("rl_beta", t.value("dpo_beta", 0.1)))
+    inner = t.inner("trl")
+    beta = float(inner.get("beta") or t.number("rl_beta", t.number("dpo_beta", 0.1)))
     key = "trl" if inner.get("beta") else "dpo_beta" if t.has("dpo_beta") and not t.has("rl_beta") else "rl_beta"
     if rl in ("sft", "reward"):
         t.put("method", rl, "reward_model" if rl == "reward" else "rl")
         if rl == "reward":
-            t.put("centering", float(t.value("center_rewards_coefficient", 0.0)), "center_rewards_coefficient")
-        t.idle("train_on_inputs", "only answers are learned") if not truth(
-            t.value("train_on_inputs", False)
-        ) else t.lose("train_on_inputs", "only answers are learned")
+            t.put("centering", t.number("center_rewards_coefficient"), "center_rewards_coefficient")
+        say = t.lose if t.switch("train_on_inputs") else t.idle
+        say("train_on_inputs", "only answers are learned")
     elif rl in ("dpo", "ipo"):
         _dpo(t, rl, beta, key)
     elif rl == "kto":
@@ -74,18 +76,18 @@ def _method(t: Translation, rl: str) -> None:
             ("kto_undesirable_weight", "undesirable_weight"),
         ):
             if t.has(name):
-                t.put(into, float(t.value(name)), name)
+                t.put(into, t.number(name), name)
     elif rl == "orpo":
         t.put("method", "prefer", "rl")
         t.settings["objective"] = "orpo"
-        lam = beta if t.has("rl_beta") or inner.get("beta") else float(t.value("orpo_alpha", 0.1))
+        lam = beta if t.has("rl_beta") or inner.get("beta") else t.number("orpo_alpha", 0.1)
         why = "lam here; TRL's likelihood term also learns the prompt"
         t.put("objective_arg", {"lam": lam}, "orpo_alpha", *([key] if key in t.given else []), changed=True, why=why)
     elif rl == "simpo":
         t.put("method", "prefer", "rl")
-        alpha = float(t.value("cpo_alpha", 1.0))
+        alpha = t.number("cpo_alpha", 1.0)
         t.put("objective", f"simpo+{alpha:g}*sft" if alpha else "simpo", "cpo_alpha")
-        gamma = float(t.value("simpo_gamma", 0.5))
+        gamma = t.number("simpo_gamma", 0.5)
         t.put("objective_arg", {"beta": beta, "gamma": gamma}, key, "simpo_gamma")
     else:
         _grpo(t, inner)
@@ -102,11 +104,11 @@ def _method(t: Translation, rl: str) -> None:
 def _dpo(t: Translation, rl: str, beta: float, key: str) -> None:
     from .trl_losses import dpo_losses
 
-    if truth(t.value("precompute_ref_log_probs", False)):
+    if t.switch("precompute_ref_log_probs"):
         t.put("reference", "cached", "precompute_ref_log_probs")
     losses = ["ipo"] if rl == "ipo" else texts(t.value("dpo_loss_type", "sigmoid"))
     names = ("rl",) if rl == "ipo" or not t.has("dpo_loss_type") else ("dpo_loss_type", "rl")
-    smoothing = float(t.value("dpo_label_smoothing", 0.0)) if rl == "dpo" else 0.0
+    smoothing = t.number("dpo_label_smoothing") if rl == "dpo" else 0.0
     dpo_losses(
         t,
         losses,
@@ -139,31 +141,30 @@ def _grpo(t: Translation, inner: Mapping[str, Any]) -> None:
 
 
 def _optimisation(t: Translation) -> None:
-    t.put("lr", float(t.value("learning_rate", 0.0)), "learning_rate")
+    t.put("lr", t.number("learning_rate"), "learning_rate")
     common.schedule(t, "lr_scheduler", "cosine")
     common.warmup(t, 0.03)
     common.length(t, "num_epochs", 1.0)
     common.optimizer(t, "optimizer", "adamw_torch_fused")
-    t.put("weight_decay", float(t.value("weight_decay", 0.0)), "weight_decay")
-    t.put("max_grad_norm", float(t.value("max_grad_norm", 1.0)), "max_grad_norm")
+    t.put("weight_decay", t.number("weight_decay"), "weight_decay")
+    t.put("max_grad_norm", t.number("max_grad_norm", 1.0), "max_grad_norm")
     common.adam(t, "adam_epsilon")
-    t.put("seed", int(t.value("seed", 42)), "seed", why="rows are drawn in another order all the same")
-    t.put("out", str(t.value("output_dir", "./model-out")), "output_dir")
+    t.put("seed", t.whole("seed", 42), "seed", why="rows are drawn in another order all the same")
+    t.put("out", t.text("output_dir", "./model-out"), "output_dir")
     common.checkpoints(t)
     if t.has("logging_steps"):
-        t.put("log_every_steps", max(1, int(float(t.value("logging_steps")))), "logging_steps")
+        t.put("log_every_steps", max(1, int(t.number("logging_steps"))), "logging_steps")
     common.precision(t)
-    offload = str(t.value("gradient_checkpointing", "")).startswith("offload")
-    if offload:
-        t.put(
-            "activation_checkpointing", "full", "gradient_checkpointing", changed=True, why="kept where it is computed"
-        )
-    common.recompute(t, "gradient_checkpointing")
+    if t.text("gradient_checkpointing").lower().startswith(_OFFLOADED):
+        why = "what is kept stays on the device"
+        t.put("activation_checkpointing", "full", "gradient_checkpointing", changed=True, why=why)
+    else:
+        common.recompute(t, "gradient_checkpointing")
 
 
 def _lengths(t: Translation) -> None:
-    t.put("max_tokens", int(t.value("sequence_len", 512)), "sequence_len")
-    strategy = str(t.value("excess_length_strategy", "drop"))
+    t.put("max_tokens", t.whole("sequence_len", 512), "sequence_len")
+    strategy = t.text("excess_length_strategy", "drop")
     why = f"longer rows are cut here, and counted; axolotl's {strategy} leaves them out" if strategy == "drop" else ""
     if strategy == "truncate":
         t.idle("excess_length_strategy", "longer rows are cut, as here")
@@ -175,17 +176,17 @@ def _lengths(t: Translation) -> None:
 
 def _hub(t: Translation) -> None:
     if t.has("hub_model_id"):
-        why = "the result is uploaded once, at the end; the repository is private there, and as hub_private says here"
-        t.put("push_to_hub", str(t.value("hub_model_id")), "hub_model_id", why=why)
+        why = "uploaded once, at the end; a new repository is private there, and here unless hub_public is set"
+        t.put("push_to_hub", t.text("hub_model_id"), "hub_model_id", why=why)
     t.idle_all({"nothing is uploaded, or once at the end": "hub_model_id hub_strategy hub_revision"})
 
 
 def _templates(t: Translation) -> None:
-    tokens = t.value("special_tokens", {})
+    tokens = t.inner("special_tokens")
     if tokens.get("eos_token"):
         t.put("eos_token", str(tokens["eos_token"]), "special_tokens")
     t.idle("special_tokens", "the padding token is never read, and the others are the tokenizer's own")
-    name, jinja = str(t.value("chat_template", "")), t.value("chat_template_jinja")
+    name, jinja = t.text("chat_template"), t.value("chat_template_jinja")
     if jinja:
         t.put("chat_template", str(jinja), "chat_template_jinja")
         t.idle("chat_template", "chat_template_jinja is taken")
@@ -198,24 +199,24 @@ def _templates(t: Translation) -> None:
 
 
 def _adapter(t: Translation) -> None:
-    kind = str(t.value("adapter", "")).lower()
+    kind = t.text("adapter").lower()
     if kind in ("lora", "qlora"):
-        dora, stable = truth(t.value("peft_use_dora", False)), truth(t.value("peft_use_rslora", False))
+        dora, stable = t.switch("peft_use_dora"), t.switch("peft_use_rslora")
         style = "dora" if dora else "rslora" if stable else "lora"
         t.put(
             "adapter", style, "adapter", *(["peft_use_dora"] if dora else []), *(["peft_use_rslora"] if stable else [])
         )
         common.low_rank(t, rank=("lora_r", 8), alpha=("lora_alpha", None), kind=style)
-        linear = truth(t.value("lora_target_linear", False))
+        linear = t.switch("lora_target_linear")
         named = "all-linear" if linear else t.value("lora_target_modules")
         key = "lora_target_linear" if linear else "lora_target_modules"
-        common.targets(t, key, named, str(t.value("base_model", "")))
-        four = kind == "qlora" or truth(t.value("load_in_4bit", False))
+        common.targets(t, key, named, t.text("base_model"))
+        four = kind == "qlora" or t.switch("load_in_4bit")
         common.low_bits(t, 4 if four else None, *(("load_in_4bit",) if t.has("load_in_4bit") else ("adapter",)))
         t.lose("load_in_8bit", "4 bits are there (quantize: 4bit)")
         if t.has("lora_model_dir"):
             why = "the adapter's folder is the model: its weights are merged, and it is the reference"
-            t.put("model", str(t.value("lora_model_dir")), "lora_model_dir", changed=True, why=why)
+            t.put("model", t.text("lora_model_dir"), "lora_model_dir", changed=True, why=why)
     elif kind:
         t.lose("adapter", "lora and qlora are there")
     t.lose_all({"bits need an adapter": "load_in_4bit load_in_8bit"})
@@ -228,13 +229,13 @@ def _adapter(t: Translation) -> None:
 
 
 def _data(t: Translation, beside: Path, rl: str) -> None:
-    sources = [source for entry in t.value("datasets", []) for source in _sources(t, entry, beside, rl, "datasets")]
+    sources = [source for entry in t.entries("datasets") for source in _sources(t, entry, beside, rl, "datasets")]
     if sources:
         common.one_or_mixture(t, sources, "datasets")
     tests = [
-        source for entry in t.value("test_datasets", []) for source in _sources(t, entry, beside, rl, "test_datasets")
+        source for entry in t.entries("test_datasets") for source in _sources(t, entry, beside, rl, "test_datasets")
     ]
-    size = float(t.value("val_set_size", 0.0) or 0.0)
+    size = t.number("val_set_size")
     if tests:
         t.put("eval_data", tests[0]["data"], "test_datasets")
         if len(tests) > 1:
@@ -249,11 +250,11 @@ def _data(t: Translation, beside: Path, rl: str) -> None:
 
 
 def _evaluation(t: Translation, *, held_out: bool) -> None:
-    steps = float(t.value("eval_steps", 0) or 0)
+    steps = t.number("eval_steps")
     if held_out and steps >= 1:
         t.put("eval_every_steps", int(steps), "eval_steps")
     if held_out and t.has("early_stopping_patience"):
-        t.put("early_stop_patience", int(t.value("early_stopping_patience")), "early_stopping_patience")
+        t.put("early_stop_patience", t.whole("early_stopping_patience"), "early_stopping_patience")
     names = "eval_steps evals_per_epoch eval_strategy evaluation_strategy early_stopping_patience"
     for key in names.split():
         if held_out:

@@ -10,7 +10,7 @@ from typing import Any
 from afzal.trackers import TRACKERS
 
 from . import names
-from .translation import Translation, is_off, texts, truth
+from .translation import Translation, is_off, texts
 
 NO_LIMIT = 131_072
 """``max_tokens`` where the other trainer cuts nothing: longer than any row, and never beyond the model's context."""
@@ -53,28 +53,28 @@ def trainer_arguments(t: Translation, defaults: Mapping[str, Any], processes: in
         "weight_decay": 0.0,
         **defaults,
     }
-    t.put("lr", float(t.value("learning_rate", default["learning_rate"])), "learning_rate")
+    t.put("lr", t.number("learning_rate", default["learning_rate"]), "learning_rate")
     schedule(t, "lr_scheduler_type", default["lr_scheduler_type"])
     warmup(t)
     length(t, "num_train_epochs", default["num_train_epochs"])
     optimizer(t, "optim", "adamw_torch_fused")
-    t.put("weight_decay", float(t.value("weight_decay", default["weight_decay"])), "weight_decay")
-    norm = float(t.value("max_grad_norm", 1.0))
+    t.put("weight_decay", t.number("weight_decay", default["weight_decay"]), "weight_decay")
+    norm = t.number("max_grad_norm", 1.0)
     t.put("max_grad_norm", max(norm, 0.0), "max_grad_norm")
     adam(t, "adam_epsilon")
-    t.put("seed", int(t.value("seed", default["seed"])), "seed", why="rows are drawn in another order all the same")
+    t.put("seed", t.whole("seed", default["seed"]), "seed", why="rows are drawn in another order all the same")
     if t.has("output_dir"):
-        t.put("out", str(t.value("output_dir")), "output_dir")
+        t.put("out", t.text("output_dir"), "output_dir")
     checkpoints(t)
     if t.has("logging_steps"):
-        steps = float(t.value("logging_steps"))
+        steps = t.number("logging_steps")
         if steps >= 1:
             t.put("log_every_steps", int(steps), "logging_steps")
         else:
             t.idle("logging_steps", "a share of the run; every update is written down here")
     reporting(t)
     precision(t)
-    if truth(t.value("use_cpu", False)):
+    if t.switch("use_cpu"):
         t.put("device", "cpu", "use_cpu", "no_cuda")
     t.idle("use_cpu", "the device is chosen by what is there")
     t.idle("no_cuda", "the device is chosen by what is there")
@@ -89,7 +89,7 @@ def batch(t: Translation, items: int, processes: int, *keys: str) -> None:
 
 def schedule(t: Translation, key: str, default: str) -> None:
     """The course of the learning rate."""
-    name = str(t.value(key, default)).lower().rpartition(".")[2]
+    name = t.text(key, default).lower().rpartition(".")[2]
     if name in _SCHEDULES:
         t.put("lr_schedule", _SCHEDULES[name], key)
     else:
@@ -101,13 +101,13 @@ def schedule(t: Translation, key: str, default: str) -> None:
 def warmup(t: Translation, default: float = 0.0) -> None:
     """Linear warm-up: updates, or a share of them."""
     keys = ("warmup_steps", "warmup_ratio")
-    scheduled = str(t.value("lr_scheduler_type", t.value("lr_scheduler", "")))
+    scheduled = t.text("lr_scheduler_type", t.text("lr_scheduler"))
     if scheduled == "constant":
         t.settings["warmup"] = 0.0
         for key in keys:
             t.lose(key, f"{t.peer} ignores it with a constant learning rate; constant_with_warmup uses it")
         return
-    steps, ratio = float(t.value("warmup_steps", 0)), float(t.value("warmup_ratio", 0))
+    steps, ratio = t.number("warmup_steps"), t.number("warmup_ratio")
     if not any(t.has(key) for key in keys):
         t.put("warmup", default, *keys)
         return
@@ -122,7 +122,7 @@ def warmup(t: Translation, default: float = 0.0) -> None:
 
 def length(t: Translation, key: str, default: float) -> None:
     """Epochs, or a number of updates that decides alone."""
-    steps = int(t.value("max_steps", -1))
+    steps = t.whole("max_steps", -1)
     if steps > 0:
         why = f"{t.peer} passes through the data until max_steps: epochs is large enough never to end the run first"
         t.put("max_steps", steps, "max_steps", changed=True, why=why)
@@ -130,12 +130,12 @@ def length(t: Translation, key: str, default: float) -> None:
         t.idle(key, "max_steps decides")
         return
     t.idle("max_steps", "no limit")
-    t.put("epochs", float(t.value(key, default)), key)
+    t.put("epochs", t.number(key, default), key)
 
 
 def optimizer(t: Translation, key: str, default: str) -> None:
     """AdamW, RMSprop or plain gradient descent; 8-bit and paged states are kept in full."""
-    name = str(t.value(key, default)).lower().rpartition(".")[2]
+    name = t.text(key, default).lower().rpartition(".")[2]
     if name in _OPTIMIZERS:
         t.put("optimizer", "adamw", key)
     elif name in _SMALL_STATES:
@@ -156,17 +156,17 @@ def adam(t: Translation, epsilon: str) -> None:
         return
     for key, into in (("adam_beta1", "adam_beta1"), ("adam_beta2", "adam_beta2"), (epsilon, "adam_eps")):
         if t.has(key):
-            t.put(into, float(t.value(key)), key)
+            t.put(into, t.number(key), key)
 
 
 def checkpoints(t: Translation) -> None:
     """How often a run saves itself."""
-    steps = float(t.value("save_steps", 0))
-    if str(t.value("save_strategy", "steps")) == "steps" and steps >= 1:
+    steps = t.number("save_steps")
+    if t.text("save_strategy", "steps") == "steps" and steps >= 1:
         t.put("save_every_steps", int(steps), "save_steps", why="besides those every 10 minutes (save_every_minutes)")
     t.idle("save_steps", "a checkpoint is written every 10 minutes (save_every_minutes)")
     if t.has("save_total_limit"):
-        t.put("keep_checkpoints", int(t.value("save_total_limit")), "save_total_limit")
+        t.put("keep_checkpoints", t.whole("save_total_limit"), "save_total_limit")
 
 
 def reporting(t: Translation) -> None:
@@ -179,11 +179,8 @@ def reporting(t: Translation) -> None:
 
 def precision(t: Translation) -> None:
     """The number format of the forward pass."""
-    bf16, fp16 = t.value("bf16"), truth(t.value("fp16", False))
-    if bf16 is not None and not truth(bf16) and str(bf16).lower() not in ("auto", "full") and not fp16:
-        t.put("dtype", "fp32", "bf16")
-    elif bf16 is not None and str(bf16).lower() != "auto" and not fp16:
-        t.put("dtype", "bf16", "bf16")
+    if t.has("bf16") and not t.switch("fp16") and (kind := t.text("bf16").lower()) != "auto":
+        t.put("dtype", "bf16" if kind == "full" or t.switch("bf16") else "fp32", "bf16")
     t.idle("bf16", "auto: bf16 on a GPU that has it")
     t.lose("fp16", "fp16 overflows in log-probs; dtype auto takes bf16 where there is one, else fp32")
 
@@ -192,7 +189,7 @@ def recompute(t: Translation, *keys: str) -> None:
     """Gradient checkpointing, which changes no number."""
     for key in keys:
         if t.has(key):
-            t.put("activation_checkpointing", "full" if truth(t.value(key)) else "none", key)
+            t.put("activation_checkpointing", "full" if t.switch(key) else "none", key)
 
 
 def evaluation(t: Translation, split: str, keys: str) -> None:
@@ -202,12 +199,12 @@ def evaluation(t: Translation, split: str, keys: str) -> None:
         keys: the names of the strategy, the first that is given counts.
     """
     names = keys.split()
-    strategy = str(next((t.value(key) for key in names if t.has(key)), "no")).lower().rpartition(".")[2]
+    strategy = next((t.text(key) for key in names if t.has(key)), "no").lower().rpartition(".")[2]
     if strategy == "no" or not split:
         t.put("eval_fraction", 0.0, *names, why="nothing is held out; eval_fraction: 0.1 shows held-out figures")
         t.idle("eval_steps", "nothing is held out")
         return
-    every = float(t.value("eval_steps", t.value("logging_steps", 0)) or 0)
+    every = t.number("eval_steps", t.number("logging_steps"))
     if strategy == "steps" and every >= 1:
         t.put("eval_every_steps", int(every), "eval_steps", *names)
     else:
@@ -230,10 +227,9 @@ def low_rank(t: Translation, *, rank: tuple[str, int], alpha: tuple[str, float |
     """A LoRA adapter: its rank and scale, by the trainer's key and default."""
     if kind != "lora":
         t.settings["adapter"] = kind
-    r = int(t.value(rank[0], rank[1]))
+    r = t.whole(rank[0], rank[1])
     t.put("lora_rank", r, rank[0])
-    scale = t.value(alpha[0], alpha[1])
-    t.put("lora_alpha", float(scale if scale is not None else 2 * r), alpha[0])
+    t.put("lora_alpha", t.number(alpha[0], 2.0 * r if alpha[1] is None else alpha[1]), alpha[0])
     t.lose("lora_dropout", NO_DROPOUT)
     t.lose_all(
         {

@@ -13,7 +13,7 @@ from typing import Any
 from afzal.errors import AfzalError
 
 from . import common, names
-from .translation import Translation, is_off, texts, truth
+from .translation import Translation, is_off, texts
 
 NAME = "LLaMA-Factory"
 METHODS = ("sft", "rm", "ppo", "dpo", "kto")
@@ -42,33 +42,33 @@ def translate(t: Translation, path: Path, *, method: str | None, processes: int)
     Raises:
         AfzalError: the stage is none that can be read.
     """
-    stage = method or str(t.value("stage", "sft"))
+    stage = method or t.text("stage", "sft")
     if stage not in METHODS:
         why = "continued pre-training on plain text is not a preference method" if stage == "pt" else ""
         raise AfzalError(f"stage {stage!r} has no counterpart", where=str(path), why=why, remedy=" ".join(METHODS))
     if t.has("model_name_or_path"):
-        t.put("model", str(t.value("model_name_or_path")), "model_name_or_path")
+        t.put("model", t.text("model_name_or_path"), "model_name_or_path")
     if t.value("model_revision", "main") != "main":
         t.lose("model_revision", "the hub's main revision is read: download another one and name its folder")
     t.idle("model_revision", "main, as here")
     kind = {"rm": "reward"}.get(stage, stage)
     t.put("method", kind, "stage")
     keys = ("per_device_train_batch_size", "gradient_accumulation_steps")
-    common.batch(t, int(t.value(keys[0], 8)) * int(t.value(keys[1], 1)), processes, *keys)
+    common.batch(t, t.whole(keys[0], 8) * t.whole(keys[1], 1), processes, *keys)
     _data(t, path.parent)
     {"dpo": _dpo, "kto": _kto, "reward": _reward, "ppo": _ppo}.get(kind, lambda _t: None)(t)
     common.trainer_arguments(t, {}, processes)
-    if truth(t.value("disable_gradient_checkpointing", False)):
+    if t.switch("disable_gradient_checkpointing"):
         t.put("activation_checkpointing", "none", "disable_gradient_checkpointing")
     t.idle("disable_gradient_checkpointing", "off")
-    t.put("max_tokens", int(t.value("cutoff_len", 2048)), "cutoff_len")
+    t.put("max_tokens", t.whole("cutoff_len", 2048), "cutoff_len")
     _template(t)
     _adapter(t)
     if t.has("early_stopping_steps") and t.settings.get("eval_fraction") != 0:
-        t.put("early_stop_patience", int(t.value("early_stopping_steps")), "early_stopping_steps")
+        t.put("early_stop_patience", t.whole("early_stopping_steps"), "early_stopping_steps")
     t.lose("early_stopping_steps", "nothing is held out")
     towers = "freeze_vision_tower freeze_multi_modal_projector freeze_language_model"
-    if not truth(t.value("freeze_vision_tower", True)) and kind != "reward":
+    if not t.switch("freeze_vision_tower", True) and kind != "reward":
         t.put("train_towers", True, "freeze_vision_tower")
     t.idle_all({"towers are frozen unless train_towers is set": towers})
     from .trl import hub
@@ -99,22 +99,22 @@ def translate(t: Translation, path: Path, *, method: str | None, processes: int)
 
 
 def _dpo(t: Translation) -> None:
-    loss = str(t.value("pref_loss", "sigmoid"))
+    loss = t.text("pref_loss", "sigmoid")
     if loss not in _LOSSES:
         raise AfzalError(f"pref_loss {loss!r} has no counterpart", remedy=f"one of {', '.join(_LOSSES)}")
     name, strength = _LOSSES[loss]
-    args: dict[str, Any] = {strength: float(t.value("pref_beta", 0.1))}
-    smoothing, ftx = float(t.value("dpo_label_smoothing", 0.0)), float(t.value("pref_ftx", 0.0))
-    bco = float(t.value("pref_bco_weight", 0.0))
+    args: dict[str, Any] = {strength: t.number("pref_beta", 0.1)}
+    smoothing, ftx = t.number("dpo_label_smoothing"), t.number("pref_ftx")
+    bco = t.number("pref_bco_weight")
     sources = ["pref_loss"]
     if name == "simpo":
-        args["gamma"] = float(t.value("simpo_gamma", 0.5))
+        args["gamma"] = t.number("simpo_gamma", 0.5)
         sources.append("simpo_gamma")
     if smoothing and name == "dpo":
         name, args["label_smoothing"] = "cdpo", smoothing
         sources.append("dpo_label_smoothing")
     if t.has("ld_alpha") and name == "dpo":
-        name, args["alpha"] = "ld_dpo", float(t.value("ld_alpha"))
+        name, args["alpha"] = "ld_dpo", t.number("ld_alpha")
         sources.append("ld_alpha")
     if ftx and name == "dpo":
         name, args["eta"] = "rpo", ftx
@@ -135,7 +135,7 @@ def _dpo(t: Translation) -> None:
     t.idle_all({"0, as here": "dpo_label_smoothing pref_ftx pref_bco_weight", "of simpo": "simpo_gamma"})
     t.lose("ld_alpha", "of the sigmoid loss alone (ld_dpo)")
     if t.has("ref_model") and name.split("+")[0] not in ("orpo", "simpo"):
-        t.put("reference", str(t.value("ref_model")), "ref_model")
+        t.put("reference", t.text("ref_model"), "ref_model")
     t.lose_all(
         {
             "a reference is a whole model: merge its adapter (afzal export)": "ref_model_adapters",
@@ -145,10 +145,10 @@ def _dpo(t: Translation) -> None:
 
 
 def _kto(t: Translation) -> None:
-    t.put("beta", float(t.value("pref_beta", 0.1)), "pref_beta")
+    t.put("beta", t.number("pref_beta", 0.1), "pref_beta")
     for key, into in (("kto_chosen_weight", "desirable_weight"), ("kto_rejected_weight", "undesirable_weight")):
         if t.has(key):
-            t.put(into, float(t.value(key)), key)
+            t.put(into, t.number(key), key)
     t.lose("pref_ftx", "of pairs alone (rpo)")
 
 
@@ -162,15 +162,15 @@ def _ppo(t: Translation) -> None:
             "reward_model_type: api has no counterpart", remedy="reward: FILE.py:FUNCTION that asks the server"
         )
     why = "a model folder with one score (afzal export makes one of an adapter); LLaMA-Factory's adapters are not read"
-    t.put("reward", str(t.value("reward_model", "")), "reward_model", changed=True, why=why)
-    t.put("ppo_epochs", int(t.value("ppo_epochs", 4)), "ppo_epochs")
-    t.put("minibatches", max(1, min(int(t.value("ppo_buffer_size", 1)), t.settings["batch_size"])), "ppo_buffer_size")
-    if int(t.value("ppo_buffer_size", 1)) > 1:
-        t.settings["batch_size"] *= int(t.value("ppo_buffer_size"))
+    t.put("reward", t.text("reward_model"), "reward_model", changed=True, why=why)
+    t.put("ppo_epochs", t.whole("ppo_epochs", 4), "ppo_epochs")
+    t.put("minibatches", max(1, min(t.whole("ppo_buffer_size", 1), t.settings["batch_size"])), "ppo_buffer_size")
+    if t.whole("ppo_buffer_size", 1) > 1:
+        t.settings["batch_size"] *= t.whole("ppo_buffer_size")
     t.put("kl_coef", 0.2, "kl_coef", why="LLaMA-Factory begins with it and cannot set it")
-    t.put("kl_target", float(t.value("ppo_target", 6.0)), "ppo_target")
-    t.put("sample_tokens", int(t.value("max_new_tokens", 1024)), "max_new_tokens")
-    t.put("temperature", float(t.value("temperature", 0.95)), "temperature")
+    t.put("kl_target", t.number("ppo_target", 6.0), "ppo_target")
+    t.put("sample_tokens", t.whole("max_new_tokens", 1024), "max_new_tokens")
+    t.put("temperature", t.number("temperature", 0.95), "temperature")
     why = "answers are drawn from the policy as it is: what is cut off could not be learned from"
     t.lose("top_p", why, (1.0,))
     t.lose("top_k", why, (-1,))
@@ -187,7 +187,7 @@ def _ppo(t: Translation) -> None:
 
 
 def _template(t: Translation) -> None:
-    name = str(t.value("template", ""))
+    name = t.text("template")
     if name == "chatml":
         t.put("chat_template", "chatml", "template")
     elif name in ("default", "empty", "vanilla"):
@@ -197,16 +197,14 @@ def _template(t: Translation) -> None:
 
 
 def _adapter(t: Translation) -> None:
-    kind = str(t.value("finetuning_type", "lora"))
+    kind = t.text("finetuning_type", "lora")
     if kind == "lora":
-        style = (
-            "dora" if truth(t.value("use_dora", False)) else "rslora" if truth(t.value("use_rslora", False)) else "lora"
-        )
+        style = "dora" if t.switch("use_dora") else "rslora" if t.switch("use_rslora") else "lora"
         t.put("adapter", style, "finetuning_type", *[k for k in ("use_dora", "use_rslora") if k[4:] == style])
         common.low_rank(t, rank=("lora_rank", 8), alpha=("lora_alpha", None), kind=style)
         common.targets(t, "lora_target", t.value("lora_target", "all"), "")
-        bits = t.value("quantization_bit")
-        common.low_bits(t, int(bits) if bits is not None else None, "quantization_bit")
+        bits = t.whole("quantization_bit") if t.has("quantization_bit") else None
+        common.low_bits(t, bits, "quantization_bit")
         _earlier_adapter(t)
     elif kind == "full":
         t.idle("finetuning_type", "all weights train, as here without an adapter")
@@ -227,7 +225,7 @@ def _earlier_adapter(t: Translation) -> None:
     names = texts(t.value("adapter_name_or_path"))
     if not names:
         return
-    fresh = truth(t.value("create_new_adapter", False))
+    fresh = t.switch("create_new_adapter")
     t.idle("create_new_adapter", "a fresh adapter on the merged one" if fresh else "training goes on with the adapter")
     if not fresh and t.settings["method"] not in ("ppo", "reward"):
         own = ("adapter", "lora_rank", "lora_alpha", "lora_targets")
@@ -246,7 +244,7 @@ def _earlier_adapter(t: Translation) -> None:
 
 
 def _data(t: Translation, beside: Path) -> None:
-    folder = str(t.value("dataset_dir", "data"))
+    folder = t.text("dataset_dir", "data")
     info = _info(folder, beside)
     names = _names(t.value("dataset"))
     shares = [float(p) for p in texts(t.value("interleave_probs"))]
@@ -254,7 +252,7 @@ def _data(t: Translation, beside: Path) -> None:
     if len(shares) == len(sources) > 1:
         sources = [{**source, "share": share / sum(shares)} for source, share in zip(sources, shares, strict=True)]
         t.change("interleave_probs", "shares of an epoch", "data")
-    if str(t.value("mix_strategy", "concat")) != "concat":
+    if t.text("mix_strategy", "concat") != "concat":
         t.change(
             "mix_strategy",
             "a small part is passed through several times in an epoch, a large one is drawn from",
@@ -272,7 +270,7 @@ def _data(t: Translation, beside: Path) -> None:
 
 def _held_out(t: Translation, folder: str, info: Mapping[str, Any] | None, beside: Path) -> None:
     others = _names(t.value("eval_dataset"))
-    size = float(t.value("val_size", 0.0))
+    size = t.number("val_size")
     if others:
         t.put("eval_data", _source(t, others[0], folder, info, beside)["data"], "eval_dataset")
         if len(others) > 1:

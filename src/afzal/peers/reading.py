@@ -69,15 +69,17 @@ def import_config(
         AfzalError: the file cannot be read or recognised, its method has no counterpart, or what comes out is not
             accepted by Afzal's own settings.
     """
+    if processes < 1:
+        raise AfzalError(f"processes cannot be {processes}", remedy="how many GPUs the other trainer ran on: 1 or more")
     path = Path(path)
     given = {s.key: s.value for s in config.read_file(path)}
     name = peer or recognised(given, path)
     if name not in PEERS:
         raise AfzalError(f"unknown trainer {name!r}", remedy=f"--peer {'|'.join(PEERS)}")
-    t = Translation(PEERS[name].NAME, given)
+    t = Translation(PEERS[name].NAME, given, path=str(path))
     try:
         PEERS[name].translate(t, path, method=method, processes=processes)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
         where, why = str(path), f"a value is not what {t.peer} takes: {error}"
         raise AfzalError(f"this is not a configuration of {t.peer}", where=where, why=why) from error
     t.close()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from afzal.errors import AfzalError
 
 Fate = Literal["carried", "changed", "default", "lost", "idle", "unknown"]
 
@@ -16,6 +20,10 @@ FATES: dict[Fate, str] = {
     "idle": "no counterpart, and the training does not depend on it",
     "unknown": "not known: a newer or a misspelled key",
 }
+
+
+_SWITCH = {"true": True, "yes": True, "1": True, "on": True} | dict.fromkeys(("false", "no", "0", "off", ""), False)
+_SHOWN = 60  # characters of a value in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,7 @@ class Translation:
         settings: Afzal's settings so far.
         sources: the parts of a mixture, where there are several data sets.
         remarks: what became of the keys, in the order in which they were read.
+        path: the other trainer's file, for errors.
     """
 
     peer: str
@@ -53,11 +62,86 @@ class Translation:
     settings: dict[str, Any] = field(default_factory=dict)
     sources: list[dict[str, Any]] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
+    path: str = ""
 
     def value(self, key: str, default: Any = None) -> Any:
         """The value of a key; ``default`` where the file does not give it or says null."""
         found = self.given.get(key)
         return default if found is None else found
+
+    def number(self, key: str, default: float = 0.0) -> float:
+        """The number of a key, which may be written as text (YAML reads ``5e-5`` as text).
+
+        Raises:
+            AfzalError: the value is no finite number.
+        """
+        found = self.value(key, default)
+        try:
+            made = math.nan if isinstance(found, bool) else float(found)
+        except (TypeError, ValueError):
+            made = math.nan
+        if not math.isfinite(made):
+            raise self.wrong(key, "a number")
+        return made
+
+    def whole(self, key: str, default: int = 0) -> int:
+        """As :meth:`number`, without a fraction."""
+        made = self.number(key, default)
+        if made != int(made):
+            raise self.wrong(key, "a whole number")
+        return int(made)
+
+    def text(self, key: str, default: str = "") -> str:
+        """The text of a key: a name, a path, or a number or a switch that is written as such.
+
+        Raises:
+            AfzalError: the value is a list or an object.
+        """
+        found = self.value(key, default)
+        if isinstance(found, list | Mapping):
+            raise self.wrong(key, "one value, not several")
+        return str(found)
+
+    def switch(self, key: str, default: bool = False) -> bool:
+        """Whether a key is switched on, in one of YAML's words for it.
+
+        Raises:
+            AfzalError: the value is none of them.
+        """
+        word = str(self.value(key, default)).strip().lower()
+        if word not in _SWITCH:
+            raise self.wrong(key, "true or false")
+        return _SWITCH[word]
+
+    def entries(self, key: str) -> list[Any]:
+        """The list of a key; empty where there is none.
+
+        Raises:
+            AfzalError: the value is no list.
+        """
+        found = self.value(key, [])
+        if not isinstance(found, list):
+            raise self.wrong(key, "a list")
+        return found
+
+    def inner(self, key: str) -> Mapping[str, Any]:
+        """The object of a key; empty where there is none.
+
+        Raises:
+            AfzalError: the value is no object.
+        """
+        found = self.value(key, {})
+        if not isinstance(found, Mapping):
+            raise self.wrong(key, "keys with values")
+        return found
+
+    def wrong(self, key: str, wanted: str) -> AfzalError:
+        """What to say of a value of another kind than its key takes."""
+        shown = json.dumps(self.given.get(key), ensure_ascii=False, default=str)
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+        return AfzalError(
+            f"{key} cannot be {shown}", where=self.path, remedy=f"write {wanted}, as {self.peer} takes it"
+        )
 
     def has(self, key: str) -> bool:
         """Whether the file gives the key another value than null."""
@@ -148,8 +232,3 @@ def texts(value: Any) -> list[str]:
     if isinstance(value, str):
         return [part for part in value.replace(",", " ").split() if part]
     return [str(part) for part in value] if isinstance(value, Iterable) else [str(value)]
-
-
-def truth(value: Any) -> bool:
-    """A switch, which may be written as text."""
-    return str(value).strip().lower() in ("true", "yes", "1", "on")

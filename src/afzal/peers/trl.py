@@ -13,7 +13,7 @@ from typing import Any
 from afzal.errors import AfzalError
 
 from . import common, names
-from .translation import Translation, texts, truth
+from .translation import Translation, texts
 from .trl_losses import LOSSES, cpo, orpo, trl_dpo
 from .trl_online import rollouts
 
@@ -97,7 +97,7 @@ def translate(t: Translation, path: Path, *, method: str | None, processes: int)
         _reference(t)
     else:
         keys = ("per_device_train_batch_size", "gradient_accumulation_steps")
-        common.batch(t, int(t.value(keys[0], 8)) * int(t.value(keys[1], 1)), processes, *keys)
+        common.batch(t, t.whole(keys[0], 8) * t.whole(keys[1], 1), processes, *keys)
     {"sft": _sft, "dpo": _dpo, "kto": _kto, "reward": _reward, "cpo": cpo, "orpo": orpo}.get(name, lambda _t: None)(t)
     common.trainer_arguments(t, {"learning_rate": _LR.get(name, 1e-6)}, processes)
     if not online:
@@ -110,8 +110,8 @@ def translate(t: Translation, path: Path, *, method: str | None, processes: int)
 
 def hub(t: Translation) -> None:
     """Where the result is uploaded to."""
-    if truth(t.value("push_to_hub", False)) and t.has("hub_model_id"):
-        t.put("push_to_hub", str(t.value("hub_model_id")), "push_to_hub", "hub_model_id")
+    if t.switch("push_to_hub") and t.has("hub_model_id"):
+        t.put("push_to_hub", t.text("hub_model_id"), "push_to_hub", "hub_model_id")
     else:
         t.idle("push_to_hub", "off; --push-to-hub OWNER/NAME uploads the result")
         t.idle("hub_model_id", "push_to_hub is off")
@@ -121,11 +121,11 @@ def hub(t: Translation) -> None:
 
 def _model(t: Translation) -> None:
     if t.has("model_name_or_path"):
-        t.put("model", str(t.value("model_name_or_path")), "model_name_or_path")
+        t.put("model", t.text("model_name_or_path"), "model_name_or_path")
     if t.value("model_revision", "main") != "main":
         t.lose("model_revision", "the hub's main revision is read: download another one and name its folder")
     t.idle("model_revision", "main, as here")
-    kind = str(t.value("dtype", t.value("torch_dtype", "float32")))
+    kind = t.text("dtype", t.text("torch_dtype", "float32"))
     for key in ("dtype", "torch_dtype"):
         if kind in ("float32", "auto"):
             t.idle(key, "weights that train are float32, whatever the files hold")
@@ -134,29 +134,29 @@ def _model(t: Translation) -> None:
 
 
 def _data(t: Translation, beside: Path, method: str) -> None:
-    split = str(t.value("dataset_train_split", "train"))
+    split = t.text("dataset_train_split", "train")
     keys = ("dataset_name", "dataset_config", "dataset_train_split")
     test = ""
     if t.has("datasets"):
         for key in (*keys, "dataset_test_split"):
             t.idle(key, "datasets is read in its place" if key == "dataset_name" else "datasets name their splits")
-        parts = [entry if isinstance(entry, Mapping) else {"path": str(entry)} for entry in t.value("datasets")]
+        parts = [entry if isinstance(entry, Mapping) else {"path": str(entry)} for entry in t.entries("datasets")]
         whole = sum(float(part.get("fraction") or 0) for part in parts)
         common.one_or_mixture(t, [source for part in parts for source in _parts(part, beside, whole)], "datasets")
         if any(part.get("fraction") is not None for part in parts):
             t.change("datasets", "fraction is a share of an epoch here; TRL takes the first rows of each part", "data")
         if t.has("test_split_size"):
-            t.put("eval_fraction", float(t.value("test_split_size")), "test_split_size")
+            t.put("eval_fraction", t.number("test_split_size"), "test_split_size")
             common.evaluation(t, "test", "eval_strategy evaluation_strategy")
             return
     elif t.has("dataset_mixer"):
-        sources = [{"data": common.dataset(n, None, None, beside=beside)} for n in t.value("dataset_mixer")]
+        sources = [{"data": common.dataset(n, None, None, beside=beside)} for n in t.inner("dataset_mixer")]
         common.one_or_mixture(t, sources, "dataset_mixer", "dataset_splits")
         t.change(
             "dataset_mixer", "shares of a data set below 1 are not taken: set share in the file of sources", "data"
         )
     elif t.has("dataset_name"):
-        name, config = str(t.value("dataset_name")), t.value("dataset_config")
+        name, config = t.text("dataset_name"), t.value("dataset_config")
         t.put("data", common.dataset(name, config, split, beside=beside), *keys)
         test = common.dataset(name, config, t.value("dataset_test_split", "test"), beside=beside)
     if t.settings.get("data") and t.value("eval_strategy", t.value("evaluation_strategy")) not in _NEVER:
@@ -190,7 +190,7 @@ def _lengths(t: Translation) -> None:
     if "max_length" in t.given and t.value("max_length") is None:
         t.put("max_tokens", common.NO_LIMIT, "max_length", changed=True, why="nothing is cut below the model's context")
     else:
-        t.put("max_tokens", int(t.value("max_length", 1024)), "max_length")
+        t.put("max_tokens", t.whole("max_length", 1024), "max_length")
     t.idle("truncation_mode", "the end is cut off, as with keep_start") if t.value(
         "truncation_mode", "keep_start"
     ) == "keep_start" else t.lose("truncation_mode", "the end is cut off, as with keep_start")
@@ -199,17 +199,17 @@ def _lengths(t: Translation) -> None:
 
 def _adapter(t: Translation) -> None:
     names = "lora_r lora_alpha lora_dropout lora_target_modules lora_modules_to_save lora_task_type use_rslora use_dora"
-    if not truth(t.value("use_peft", False)):
+    if not t.switch("use_peft"):
         t.idle("use_peft", "off: all weights train")
         t.idle_all({"use_peft is off": names})
         t.lose_all({"4 bits need an adapter": "load_in_4bit load_in_8bit"})
         return
-    kind = "dora" if truth(t.value("use_dora", False)) else "rslora" if truth(t.value("use_rslora", False)) else "lora"
+    kind = "dora" if t.switch("use_dora") else "rslora" if t.switch("use_rslora") else "lora"
     common.low_rank(t, rank=("lora_r", 16), alpha=("lora_alpha", 32.0), kind=kind)
     t.put("adapter", kind, "use_peft", *[k for k in ("use_dora", "use_rslora") if k[4:] == kind])
     t.idle_all({"off": "use_dora use_rslora"})
-    common.targets(t, "lora_target_modules", t.value("lora_target_modules"), str(t.value("model_name_or_path", "")))
-    common.low_bits(t, 4 if truth(t.value("load_in_4bit", False)) else None, "load_in_4bit")
+    common.targets(t, "lora_target_modules", t.value("lora_target_modules"), t.text("model_name_or_path"))
+    common.low_bits(t, 4 if t.switch("load_in_4bit") else None, "load_in_4bit")
     t.lose("load_in_8bit", "4 bits are there (quantize: 4bit)")
     t.settings.setdefault("lora_rank", 16)
     if "lora_dropout" not in t.given:
@@ -219,16 +219,16 @@ def _adapter(t: Translation) -> None:
 def _sft(t: Translation) -> None:
     t.settings["method"] = "sft"
     t.idle("packing", "rows are always packed, and never see each other")
-    field = str(t.value("dataset_text_field", "text"))
+    field = t.text("dataset_text_field", "text")
     if field != "text":
         t.settings["columns"] = {"text": field}
         t.put("columns", {"text": field}, "dataset_text_field")
     t.idle("dataset_text_field", "text, as here")
-    if "completion_only_loss" in t.given and not truth(t.value("completion_only_loss", True)):
+    if "completion_only_loss" in t.given and not t.switch("completion_only_loss", True):
         t.lose("completion_only_loss", "", ())
         t.change("completion_only_loss", "prompts are never learned, only answers")
     t.idle("completion_only_loss", "always: prompts are never learned")
-    if "assistant_only_loss" in t.given and not truth(t.value("assistant_only_loss")):
+    if "assistant_only_loss" in t.given and not t.switch("assistant_only_loss"):
         t.change("assistant_only_loss", "of a conversation only the assistant's turns are learned, always")
     t.idle("assistant_only_loss", "always: of a conversation only the assistant's turns are learned")
     _ends(t)
@@ -240,9 +240,9 @@ def _sft(t: Translation) -> None:
 
 def _ends(t: Translation) -> None:
     if t.has("eos_token"):
-        t.put("eos_token", str(t.value("eos_token")), "eos_token")
+        t.put("eos_token", t.text("eos_token"), "eos_token")
     if t.has("chat_template_path"):
-        path = str(t.value("chat_template_path"))
+        path = t.text("chat_template_path")
         if path.endswith(".jinja"):
             t.put("chat_template", path, "chat_template_path")
         else:
@@ -250,14 +250,12 @@ def _ends(t: Translation) -> None:
 
 
 def _reference(t: Translation) -> None:
-    if truth(t.value("precompute_ref_log_probs", False)):
+    if t.switch("precompute_ref_log_probs"):
         t.put("reference", "cached", "precompute_ref_log_probs")
     t.idle("precompute_ref_log_probs", "off: the reference is computed beside the policy")
-    if truth(t.value("sync_ref_model", False)):
-        t.put(
-            "reference_sync_steps", int(t.value("ref_model_sync_steps", 512)), "ref_model_sync_steps", "sync_ref_model"
-        )
-        t.put("reference_mixup", float(t.value("ref_model_mixup_alpha", 0.6)), "ref_model_mixup_alpha")
+    if t.switch("sync_ref_model"):
+        t.put("reference_sync_steps", t.whole("ref_model_sync_steps", 512), "ref_model_sync_steps", "sync_ref_model")
+        t.put("reference_mixup", t.number("ref_model_mixup_alpha", 0.6), "ref_model_mixup_alpha")
     t.idle_all({"the reference does not follow": "sync_ref_model ref_model_mixup_alpha ref_model_sync_steps"})
 
 
@@ -272,15 +270,14 @@ def _kto(t: Translation) -> None:
     if texts(t.value("loss_type", "kto")) != ["kto"]:
         t.lose("loss_type", "of single labelled answers there are kto and bco; apo_zero is for pairs")
     t.idle("loss_type", "kto, as here")
-    t.put("beta", float(t.value("beta", 0.1)), "beta")
+    t.put("beta", t.number("beta", 0.1), "beta")
     for key in ("desirable_weight", "undesirable_weight"):
         if t.has(key):
-            t.put(key, float(t.value(key)), key)
+            t.put(key, t.number(key), key)
 
 
 def _reward(t: Translation) -> None:
     t.settings["method"] = "reward"
     _ends(t)
-    coefficient = t.value("center_rewards_coefficient", 0.0)
-    t.put("centering", float(coefficient), "center_rewards_coefficient")
+    t.put("centering", t.number("center_rewards_coefficient"), "center_rewards_coefficient")
     t.change("max_length", "longer rows are cut here; TRL leaves them out", "max_tokens")

@@ -7,7 +7,7 @@ from typing import Any
 
 from afzal.errors import AfzalError
 
-from .translation import Translation, texts, truth
+from .translation import Translation, texts
 
 # TRL's loss -> objective here, which of its arguments it takes, and what is different
 LOSSES: dict[str, tuple[str, tuple[str, ...], str]] = {
@@ -81,9 +81,9 @@ def trl_dpo(t: Translation) -> None:
     losses = texts(t.value("loss_type", "sigmoid"))
     weights = [float(w) for w in t.value("loss_weights", [1.0] * len(losses))]
     values = {
-        "beta": float(t.value("beta", 0.1)),
-        "label_smoothing": float(t.value("label_smoothing", 0.0)),
-        "tau": float(t.value("discopop_tau", 0.05)),
+        "beta": t.number("beta", 0.1),
+        "label_smoothing": t.number("label_smoothing"),
+        "tau": t.number("discopop_tau", 0.05),
     }
     variant = _variant(t) if losses == ["sigmoid"] else None
     keys = {"loss_type": ("loss_type", "loss_weights"), "label_smoothing": ("label_smoothing",), "beta": ("beta",)}
@@ -100,7 +100,7 @@ def trl_dpo(t: Translation) -> None:
 
 
 def _divergence(t: Translation) -> str:
-    return str(t.value("f_divergence_type", "reverse_kl")).lower().rpartition(".")[2]
+    return t.text("f_divergence_type", "reverse_kl").lower().rpartition(".")[2]
 
 
 def _variant(t: Translation) -> tuple[str, Mapping[str, Any]] | None:
@@ -110,13 +110,13 @@ def _variant(t: Translation) -> tuple[str, Mapping[str, Any]] | None:
         args: dict[str, Any] = {"divergence": _DIVERGENCES[kind]}
         t.put("objective", "f_dpo", "f_divergence_type")
         if kind == "alpha_divergence":
-            args["alpha"] = float(t.value("f_alpha_divergence_coef", 0.5))
+            args["alpha"] = t.number("f_alpha_divergence_coef", 0.5)
             t.put("objective_arg", args, "f_alpha_divergence_coef")
         return "f_dpo", args
     if t.has("ld_alpha"):
         t.put("objective", "ld_dpo", "ld_alpha")
-        return "ld_dpo", {"alpha": float(t.value("ld_alpha"))}
-    if truth(t.value("use_weighting", False)):
+        return "ld_dpo", {"alpha": t.number("ld_alpha")}
+    if t.switch("use_weighting"):
         t.put(
             "objective", "wpo", "use_weighting", changed=True, why="a pair's weight is at most 1 here, as in the paper"
         )
@@ -132,8 +132,8 @@ def cpo(t: Translation) -> None:
     """
     t.settings["method"] = "prefer"
     loss = (texts(t.value("loss_type", "sigmoid")) or ["sigmoid"])[0]
-    beta, alpha = float(t.value("beta", 0.1)), float(t.value("cpo_alpha", 1.0))
-    gamma, bend = float(t.value("simpo_gamma", 0.5)), float(t.value("alpha", 0.0))
+    beta, alpha = t.number("beta", 0.1), t.number("cpo_alpha", 1.0)
+    gamma, bend = t.number("simpo_gamma", 0.5), t.number("alpha")
     if loss in ("simpo", "alphapo"):
         name = "alphapo" if bend else "simpo"
         args = {"beta": beta, "gamma": gamma, **({"alpha": bend} if bend else {})}
@@ -154,4 +154,4 @@ def orpo(t: Translation) -> None:
     t.settings["method"] = "prefer"
     t.settings["objective"] = "orpo"
     why = "lam here; TRL's likelihood term also learns the prompt, and is a mean over the tokens of a batch"
-    t.put("objective_arg", {"lam": float(t.value("beta", 0.1))}, "beta", changed=True, why=why)
+    t.put("objective_arg", {"lam": t.number("beta", 0.1)}, "beta", changed=True, why=why)

@@ -9,11 +9,13 @@ from .translation import Translation, texts
 def rollouts(t: Translation, method: str, processes: int) -> None:
     """The settings of a configuration of ``trl grpo`` or ``trl rloo`` that concern its rollouts."""
     t.settings["method"] = method
-    n = int(t.value("num_generations", 8 if method == "grpo" else 2))
+    n = t.whole("num_generations", 8 if method == "grpo" else 2)
+    if n < 1:
+        raise t.wrong("num_generations", "a whole number of at least 1")
     t.put("n", n, "num_generations")
-    per, steps = int(t.value("per_device_train_batch_size", 8)), int(t.value("gradient_accumulation_steps", 1))
-    turns = int(t.value("steps_per_generation", steps))
-    wanted = int(t.value("generation_batch_size", per * turns * processes))
+    per, steps = t.whole("per_device_train_batch_size", 8), t.whole("gradient_accumulation_steps", 1)
+    turns = t.whole("steps_per_generation", steps)
+    wanted = t.whole("generation_batch_size", per * turns * processes)
     keys = (
         "per_device_train_batch_size",
         "gradient_accumulation_steps",
@@ -24,21 +26,21 @@ def rollouts(t: Translation, method: str, processes: int) -> None:
     prompts = max(1, wanted // n)
     t.put("batch_size", prompts, *keys, changed=True, why=why)
     minibatches = min(prompts, max(1, wanted // max(1, per * steps * processes)))
-    epochs = int(t.value("num_iterations", 1))
+    epochs = t.whole("num_iterations", 1)
     t.put("ppo_epochs", epochs, "num_iterations")
     if minibatches > 1:
         t.put("minibatches", minibatches, "steps_per_generation")
-    t.put("sample_tokens", int(t.value("max_completion_length", 512)), "max_completion_length")
-    t.put("temperature", float(t.value("temperature", 1.0)), "temperature")
-    t.put("kl_coef", float(t.value("beta", 0.0 if method == "grpo" else 0.05)), "beta")
+    t.put("sample_tokens", t.whole("max_completion_length", 512), "max_completion_length")
+    t.put("temperature", t.number("temperature", 1.0), "temperature")
+    t.put("kl_coef", t.number("beta", 0.0 if method == "grpo" else 0.05), "beta")
     if epochs * minibatches > 1:
-        t.put("clip", float(t.value("epsilon", 0.2)), "epsilon")
+        t.put("clip", t.number("epsilon", 0.2), "epsilon")
         if t.has("epsilon_high"):
-            t.put("clip_high", float(t.value("epsilon_high")), "epsilon_high")
+            t.put("clip_high", t.number("epsilon_high"), "epsilon_high")
     t.idle_all({"an iteration makes one update, so nothing is clipped": "epsilon epsilon_high"})
     _rewards(t)
     if method == "grpo":
-        scale = str(t.value("scale_rewards", "group")).lower()
+        scale = t.text("scale_rewards", "group").lower()
         t.put("group_std", scale not in ("none", "false"), "scale_rewards", changed=scale == "batch")
         if texts(t.value("loss_type", "dapo")) != ["grpo"]:
             t.lose("loss_type", "a mean over the tokens of an answer, then over answers, which is TRL's loss_type grpo")
