@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo picture people guide media test test-slow mutants test-newest test-gpu lint format peers bench bench-gpu pins clean
+.PHONY: help demo picture people guide gallery media site test test-slow mutants test-newest test-gpu lint format peers bench bench-gpu pins clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -25,8 +25,14 @@ people: $(VENV)/.run  ## people vote on stories, a model is trained on their vot
 guide: $(VENV)/.run  ## run every command of docs/guide.md in an empty folder, and renew the results in it
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.guide
 
+gallery: $(VENV)/.run  ## train the runs of docs/curves.md in gallery/, and draw them again
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gallery gallery
+
 media: $(VENV)/.dev  ## images and sounds of known truth: SFT, then DPO and MPO on noisy preferences, one page in media/
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.media media
+
+site: .venv-docs/.site  ## build the documentation as a site into site/; a warning or a broken link is an error
+	.venv-docs/bin/python website/build.py site
 
 test: $(VENV)/.dev  ## install, then run the fast tests (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
@@ -81,6 +87,11 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	.venv-trl/bin/python -m pip install --quiet -e ".[dev,trl]" trl==1.16.0 -c constraints.txt
 	@touch $@
 
+.venv-docs/.site: website/requirements.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet -r website/requirements.txt
+	@touch $@
+
 pins:  ## renew constraints.txt from a fresh environment
 	rm -rf .venv-pins
 	$(PYTHON) -m venv .venv-pins
@@ -91,5 +102,5 @@ pins:  ## renew constraints.txt from a fresh environment
 	rm -rf .venv-pins
 
 clean:  ## remove the environments, the caches and the demo's output
-	rm -rf .venv .venv-trl .venv-pins demo demo-* build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-trl .venv-pins .venv-docs site demo demo-* build dist .pytest_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

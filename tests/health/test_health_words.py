@@ -132,6 +132,13 @@ def test_gradients_that_were_all_clipped_are_not_called_even():
     assert quiet.title == "no gradient spikes"
 
 
+def test_a_run_without_a_limit_clipped_nothing():
+    """max_grad_norm=0 is no limit, and nothing is divided by it."""
+    unlimited = rr.facts("dpo") | {"config": rr.config("dpo") | {"max_grad_norm": 0.0}}
+    (found,) = [d for d in diagnose(rr.dpo_metrics(grad=lambda t: 400.0), unlimited) if d.check == "gradients"]
+    assert found.title == "no gradient spikes"
+
+
 @pytest.mark.parametrize(("size", "code"), [(19.0, "gradients"), (21.0, "always_clipped")])
 def test_twenty_times_the_limit_is_a_limit_that_decides(size: float, code: str):
     metrics = rr.dpo_metrics(noise=0.0, grad=lambda t: size * 10)
