@@ -313,7 +313,7 @@ def test_a_reward_model_judges_on_the_device_of_all_other_scoring(tmp_path, monk
 
     def source(spec, *, device, **more):
         seen.append(device)
-        return lambda prompts, answers, ended=None: [float(len(a)) for a in answers]
+        return lambda prompts, answers, ended=None, columns=None: [float(len(a)) for a in answers]
 
     monkeypatch.setattr(judges, "pick_device", lambda name: f"device of {name}")
     monkeypatch.setattr(judges, "reward_source", source)

@@ -70,7 +70,7 @@ def test_the_reward_hears_which_answers_ended(folder, monkeypatch, capsys):
     heard = []
 
     def source(spec, **_):
-        def give(prompts, answers, ended=None):
+        def give(prompts, answers, ended=None, columns=None):
             heard.append(ended)
             return [float(len(a)) for a in answers]
 

@@ -17,6 +17,7 @@ from afzal.compare import measure
 from afzal.config import ScoreConfig
 from afzal.errors import AfzalError
 from afzal.iterate import stages
+from afzal.iterate.prompts import Question
 from afzal.model.probe import choose_sharing
 from afzal.model.reward import head_scores, load_reward_model, save_reward_model
 from afzal.records import Item, Message, Response
@@ -179,13 +180,14 @@ def test_a_conversation_s_answer_loses_the_mark_of_its_template():
 def test_rounds_and_comparisons_say_which_answers_ended():
     heard = []
 
-    def give(prompts, answers, ended=None):
+    def give(prompts, answers, ended=None, columns=None):
         heard.append((list(answers), list(ended)))
         return [0.0] * len(answers)
 
     row = {"prompt_index": 0, "sample": 0, "prompt": "why", "text": "a", "stop": "eos"}
-    stages._scores(SimpleNamespace(reward=give), [row, row | {"text": "b", "stop": "length"}])
-    bench = SimpleNamespace(prompts=["why", "how"])
+    asked = [Question("why", ())]
+    stages._scores(SimpleNamespace(reward=give), [row, row | {"text": "b", "stop": "length"}], asked)
+    bench = SimpleNamespace(prompts=["why", "how"], columns=[{}, {}])
     unended = np.array([[False, True], [True, False]])
     measure._rewards(bench, [["a", "b"], ["c", "d"]], unended, {"mine": give})
     assert heard == [(["a", "b"], [True, False]), (["a", "b", "c", "d"], [True, False, False, True])]

@@ -105,16 +105,17 @@ def judge(
         judges = [f"people:{folder / VOTES}"]
     votes, store = None if people is None else as_path(people, "people"), None if cache is None else Path(cache)
     how: dict[str, Any] = {"cache": store, "resamples": resamples, "say": say}
+    rows = None if prompts is None else as_path(prompts, "prompts")
     page = folder / "judge_card.html" if len(judges) == 1 else None
     if other is not None:
-        board, models = judged_against(sources, other, judges, folder, votes=votes, **how)
+        board, models = judged_against(sources, other, judges, folder, votes=votes, prompts=rows, **how)
         found = [each for of_one in models.values() for each in of_one]
         body = {"judges": found, "table": board, "models": models}
         if also:
             said = [*map(visible, board_lines(board)), f"written: {folder}"]
             return Result(body, said, folder / "table.html")
     else:
-        items = judging.read_items(sources[0])
+        items = judging.read_items(sources[0], specs=judges, prompts=rows)
         voted = votes_on(items, votes) if votes is not None else None
         if voted is None and any(item.votes for item in items):
             voted = items

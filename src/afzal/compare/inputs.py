@@ -16,7 +16,7 @@ from afzal.model.load import context_tokens
 from afzal.model.reward import refuse_language_model
 from afzal.model.speaking import open_speaker
 from afzal.objectives import names_function
-from afzal.rewards.functions import own_function
+from afzal.rewards.functions import CONTRACT, own_function
 from afzal.servers.client import key_from
 
 _DATA = ("data", "prompts", "eval_data", "held_out_prompts", "constraint_data")
@@ -70,7 +70,7 @@ def _below(value: str, folders: Sequence[str]) -> bool:
 
 def _open_reward(spec: str, key: str) -> None:
     if names_function(spec):
-        own_function(spec, key, "function(prompt, answer) returns a number")
+        own_function(spec, key, CONTRACT)
     else:
         refuse_language_model(spec, key)
 

@@ -28,6 +28,8 @@ from afzal.stats.comparing import same_draws, share_of_verdicts
 from afzal.stats.intervals import clustered, share
 
 Say = Callable[[str], None]
+Question = tuple[Turns, Mapping[str, Any]]
+"""A prompt, and the columns of its row that functions ask for."""
 Chosen = Mapping[str, Mapping[int, Point | None]]
 """The point that each policy is judged by, by its name and seed; the start last."""
 
@@ -43,7 +45,7 @@ class Match:
     answers: tuple[int, int]
 
 
-def judged(config: CompareConfig, chosen: Chosen, prompts: Sequence[Turns], say: Say) -> dict[str, Any]:
+def judged(config: CompareConfig, chosen: Chosen, asked: Sequence[Question], say: Say) -> dict[str, Any]:
     """What each judge says of every two policies, and how far the judges agree with each other, with people and with
     the true reward. Verdicts are kept in ``judged/`` under a hash of judge and answers.
 
@@ -53,8 +55,8 @@ def judged(config: CompareConfig, chosen: Chosen, prompts: Sequence[Turns], say:
     if not config.judges:
         return {"judges": [], "judge_agreement": []}
     folder = Path(config.out) / "judged"
-    matches = list(_matches(chosen, min(len(prompts), config.judge_prompts or len(prompts))))
-    items = [_item(m, chosen, prompts) for m in matches]
+    matches = list(_matches(chosen, min(len(asked), config.judge_prompts or len(asked))))
+    items = [_item(m, chosen, asked) for m in matches]
     folder.mkdir(parents=True, exist_ok=True)
     data.write(items, folder / "pairs.jsonl", "afzal")
     judges = {name: named(spec) for name, spec in config.judges.items()}
@@ -82,13 +84,14 @@ def _matches(chosen: Chosen, prompts: int) -> Iterator[Match]:
             yield from (Match(ours, theirs, seed, k, (i, j)) for k in range(prompts))
 
 
-def _item(m: Match, chosen: Chosen, prompts: Sequence[Turns]) -> Item:
+def _item(m: Match, chosen: Chosen, asked: Sequence[Question]) -> Item:
     responses = []
     for name, k in zip((m.ours, m.theirs), m.answers, strict=True):
         point = chosen[name][m.seed]
         assert point is not None
         responses.append(Response(point.answers.texts[m.prompt][k], name))
-    return Item(f"{m.ours}-{m.theirs}-{m.seed}-{m.prompt}", prompts[m.prompt], tuple(responses))
+    prompt, columns = asked[m.prompt]
+    return Item(f"{m.ours}-{m.theirs}-{m.seed}-{m.prompt}", prompt, tuple(responses), extra=columns)
 
 
 def _verdicts(
@@ -100,6 +103,7 @@ def _verdicts(
         people: file of people's votes to set the judge beside.
     """
     texts = [[turns_to_json(item.prompt), *(turns_to_json(r.turns) for r in item.responses)] for item in items]
+    texts += [dict(item.extra) for item in items if item.extra]  # what a function reads beside them
     key = key_of(named(spec).fingerprint, texts, None if people is None else named(f"people:{people}").fingerprint)
     path = folder / f"{name}.json"
     body = kept(path, key)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from afzal import data, runs
-from afzal.config import CompareConfig
+from afzal.config import CompareConfig, entries
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
@@ -21,6 +21,7 @@ from afzal.iterate.answers import sequence_kl
 from afzal.model.adapters import is_adapted
 from afzal.model.load import load_model, pick_device, vocabulary_of
 from afzal.model.speaking import open_speaker
+from afzal.prepare.columns import asked_by_rewards, columns_for, together
 from afzal.records import Item, Turns
 from afzal.rewards.source import Rewarder
 from afzal.runs.stage import keep, kept, key_of
@@ -63,6 +64,7 @@ class Bench:
     device: torch.device
     config: CompareConfig
     key: str
+    columns: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +89,27 @@ def set_up(config: CompareConfig) -> Bench:
     device = pick_device(config.device)
     speaker = open_speaker(config.model, eos_token=config.eos_token)
     start = load_model(config.model, device=device).requires_grad_(False)
-    asked, ids = read_prompts(config, speaker)
+    asked, ids, columns = read_prompts(config, speaker)
     eos = speaker.ends(chat=any_chat(asked))
     sampling = Sampling(config.sample_tokens, config.temperature)
     about = [content_hash(config.model), ids, eos, config.sample_tokens, config.temperature, config.samples]
-    return Bench(start, speaker, [item.prompt for item in asked], ids, eos, sampling, device, config, key_of(*about))
+    about += [data.columns_hash(columns)] if any(columns) else []
+    prompts = [item.prompt for item in asked]
+    return Bench(start, speaker, prompts, ids, eos, sampling, device, config, key_of(*about), columns)
 
 
-def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], list[list[int]]]:
-    """The items of the held-out prompts, and the prompts' token ids.
+def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], list[list[int]], list[dict[str, Any]]]:
+    """The items of the held-out prompts, the prompts' token ids, and the columns of their rows that rewards ask for.
 
     Raises:
-        AfzalError: they cannot be read, there are fewer than two, or one of them leaves no room for an answer.
+        AfzalError: they cannot be read, there are fewer than two, one of them leaves no room for an answer, or a reward
+            asks for a column that no row has.
     """
-    found = distinct_prompts(data.read(config.prompts).items)[: config.max_prompts]
+    best_of = [e.settings["reward"] for e in entries(config) if e.kind == "best_of" and "reward" in e.settings]
+    asks = asked_by_rewards(*config.rewards.values(), *best_of, *config.judges.values())
+    items = data.read(config.prompts, asked=together(asks)).items
+    names = columns_for(asks, items, config.prompts)
+    found = distinct_prompts(items, names)[: config.max_prompts]
     if len(found) < 2:
         raise AfzalError(f"{len(found)} prompts are too few to compare on", where=config.prompts, remedy="at least 2")
     room = speaker.room(config.max_tokens) - config.sample_tokens
@@ -115,7 +124,7 @@ def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], l
             why=f"the first of them is prompt {long[0]}, with {len(ids[long[0]])} tokens",
             remedy="leave them out, lower sample_tokens, or raise max_tokens as far as the model has positions",
         )
-    return found, ids
+    return found, ids, data.columns_of(found, names)
 
 
 def finished(run: Path) -> runs.Run:
@@ -267,9 +276,13 @@ def _rewards(
     return {name: np.asarray(give(*asked)).reshape(len(texts), -1) for name, give in rewarders.items()}
 
 
-def _flat(bench: Bench, texts: list[list[str]], unended: np.ndarray) -> tuple[list[Turns], list[str], list[bool]]:
+def _flat(
+    bench: Bench, texts: list[list[str]], unended: np.ndarray
+) -> tuple[list[Turns], list[str], list[bool], list[Mapping[str, Any]]]:
+    """What a rewarder is asked about these answers."""
     prompts = [p for p, row in zip(bench.prompts, texts, strict=True) for _ in row]
-    return prompts, [text for row in texts for text in row], (~unended).ravel().tolist()
+    columns = [c for c, row in zip(bench.columns, texts, strict=True) for _ in row]
+    return prompts, [text for row in texts for text in row], (~unended).ravel().tolist(), columns
 
 
 def _with_weights(model: Any, snap: Snapshot, bench: Bench) -> Any:

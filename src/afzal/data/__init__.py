@@ -1,5 +1,6 @@
 """Readers and writers for the field's formats, their detection, and splits that do not leak."""
 
+from afzal.data.asked import Asked, asked_by, columns_hash, columns_of
 from afzal.data.beside import with_media_beside
 from afzal.data.dataset import Dataset, fingerprint
 from afzal.data.files import refuse_existing, refuse_missing
@@ -17,11 +18,15 @@ from afzal.data.writing import Plan, plan, write, write_rows
 __all__ = [
     "FORMATS",
     "TASK",
+    "Asked",
     "Dataset",
     "Format",
     "MediaRules",
     "Plan",
     "Reading",
+    "asked_by",
+    "columns_hash",
+    "columns_of",
     "epoch",
     "fingerprint",
     "is_mixture",

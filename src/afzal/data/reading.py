@@ -11,6 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
+from afzal.data.asked import Asked
 from afzal.data.cells import unpacked
 from afzal.data.columns import renamed_rows
 from afzal.data.dataset import Dataset, Losses, fingerprint
@@ -36,6 +37,7 @@ from afzal.records import Item, Message
 SAMPLE_ROWS = 64
 SHOWN_FAULTS = 5
 MEDIA_RULES = MediaRules()
+NOTHING = Asked()
 _TEMPLATE = ("tools", "chat_template_kwargs")
 
 
@@ -47,6 +49,7 @@ def read(
     on_error: Literal["raise", "drop"] = "raise",
     max_unpacked: int = MAX_UNPACKED,
     media: MediaRules = MEDIA_RULES,
+    asked: Asked = NOTHING,
 ) -> Dataset:
     """Every row of a file, folder or hub data set as items with votes; the format is found out from the first rows.
 
@@ -60,12 +63,15 @@ def read(
         on_error: what to do with damaged rows (not JSON, a field missing or of a wrong type): raise, or drop and count.
         max_unpacked: bytes that a gzip file may unpack to; 0 for any number.
         media: where images and sounds may lie, and how large they may be.
+        asked: columns that a function asks for: they stand in ``extra`` of the items whatever their size, also where
+            the format reads them, and those that are asked for by name are not refused as not understood.
 
     Raises:
         AfzalError: nothing to read, no known format, damaged rows with ``on_error="raise"``, a field that may change
             what the rows mean and is not read, or no row left.
     """
-    reading = Reading(source, columns=columns, format=format, on_error=on_error, max_unpacked=max_unpacked, media=media)
+    given: Any = {"columns": columns, "format": format, "on_error": on_error, "media": media, "asked": asked}
+    reading = Reading(source, max_unpacked=max_unpacked, **given)
     drops: list[Drop] = []
     items = list(reading.items(drops))
     notes, unread = reading.notes(), reading.unread()
@@ -90,6 +96,7 @@ class Reading:
         on_error: Literal["raise", "drop"] = "raise",
         max_unpacked: int = MAX_UNPACKED,
         media: MediaRules = MEDIA_RULES,
+        asked: Asked = NOTHING,
     ) -> None:
         self.source, self.rows, self.losses = str(source), 0, Losses()
         self._columns, self._strict, self._lenient = dict(columns or {}), format is None, on_error == "drop"
@@ -107,7 +114,8 @@ class Reading:
         if self._entry.settle is not None:
             self._entry = self._entry.settle(self._entry, self._sample)
         self.format = self._entry.name
-        self._unread = Unread(self._entry)
+        self._asked = asked
+        self._unread = Unread(self._entry, asked.names)
         self._media = MediaReader(media, self._sample)
         # One row with a system message makes the whole file one of conversations: they are not mixed with plain texts.
         self._chat = self._entry.system and any(has_system(row) for row in self._sample)
@@ -218,7 +226,9 @@ class Reading:
             drops = [Drop(where, ident, "empty_response", f"response {k}", "response") for k in empty]
         if entry.name == "afzal":
             return item.placed(ident, where, item.group, item.extra), drops
-        spare = {k: v for k in self._unread.others(row) if (v := row[k]) is not None and _small(v)}
+        keeps = self._asked.every
+        spare = {k: v for k in self._unread.others(row) if (v := row[k]) is not None and (keeps or _small(v))}
+        spare |= {k: row[k] for k in self._asked.names if row.get(k) is not None}
         if not row.keys().isdisjoint(_TEMPLATE):
             spare |= {k: template_option(row, k) for k in _TEMPLATE if row.get(k)}
         return item.placed(ident, where, item.group or _group(item), {**item.extra, **spare}), drops

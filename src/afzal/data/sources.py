@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from afzal.data import reading
+from afzal.data.asked import Asked
 from afzal.data.dataset import Dataset, fingerprint
 from afzal.data.files import MAX_UNPACKED
 from afzal.data.mediafiles import MediaRules
@@ -23,6 +24,7 @@ def read(
     on_error: Literal["raise", "drop"] = "raise",
     max_unpacked: int = MAX_UNPACKED,
     media: MediaRules = reading.MEDIA_RULES,
+    asked: Asked = reading.NOTHING,
 ) -> Dataset:
     """As :func:`afzal.data.reading.read`; of a mixture (:mod:`afzal.data.mixture`) the rows of all its sources.
 
@@ -34,12 +36,12 @@ def read(
     """
     if not is_mixture(source):
         given: Any = {"columns": columns, "format": format, "on_error": on_error}
-        return reading.read(source, **given, max_unpacked=max_unpacked, media=media)
+        return reading.read(source, **given, max_unpacked=max_unpacked, media=media, asked=asked)
     if columns or format:
         what = "columns" if columns else "format"
         raise AfzalError(f"{what} has no effect on a mixture", where=str(source), remedy=f"state {what} in its sources")
     mixture = mixture_of(source)
-    read_as: Any = {"on_error": on_error, "max_unpacked": max_unpacked, "media": media}
+    read_as: Any = {"on_error": on_error, "max_unpacked": max_unpacked, "media": media, "asked": asked}
     parts = [reading.read(s.data, columns=s.columns or None, format=s.format, **read_as) for s in mixture.sources]
     tasked = [tagged(part.items, s, k) for k, (part, s) in enumerate(zip(parts, mixture.sources, strict=True))]
     items = [item for own in tasked for item in own]

@@ -6,7 +6,7 @@ A name is judged by its words (``"isGood"``, ``"thumbs_up"``, ``"Response 2"``),
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from afzal.data.fields import LABELS, WORDS, Row, alternatives
@@ -63,13 +63,16 @@ _LABEL_WORDS = frozenset(LABELS) - frozenset(WORDS)
 class Unread:
     """What the rows of one source hold beside what their format reads; ask :meth:`of` about every row.
 
+    Args:
+        passed: fields that somebody else reads: they are not suspected.
+
     Attributes:
         names: every field that was skipped, in the order met; ``messages[].name`` for the keys of messages.
     """
 
-    def __init__(self, entry: Format) -> None:
+    def __init__(self, entry: Format, passed: Collection[str] = ()) -> None:
         self.names: dict[str, None] = {}
-        self._entry, self._read = entry, entry.used()
+        self._entry, self._read, self._passed = entry, entry.used(), passed
         self._known: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
         self._met: set[tuple[str, ...]] = set()
         self._choices = [field for field in entry.requires if "|" in field]
@@ -80,9 +83,10 @@ class Unread:
             return "tools" if row.get("tools") else "chat_template_kwargs"
         others, suspects = self._about(row)
         for name in suspects:
-            if self._tells(name, row[name], item):
+            if name not in self._passed and self._tells(name, row[name], item):
                 return name
         if others and self._entry.family == "plain":
+            others = [name for name in others if name not in self._passed]
             return next((name for name in others if _is_label_word(row[name])), "")
         return ""
 

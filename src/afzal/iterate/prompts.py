@@ -12,6 +12,7 @@ from afzal import data
 from afzal.config import IterateConfig
 from afzal.data.turns import answer_text
 from afzal.errors import AfzalError
+from afzal.prepare.columns import asked_by_rewards, columns_for, together
 from afzal.records import Item, Turns, labels, prompt_key, template_fields
 from afzal.tokens import Speaker, any_chat
 
@@ -24,20 +25,22 @@ _MOST_HELD_OUT = 64
 class Question:
     """A prompt with its token ids, and where the data has one the answer to imitate.
 
-    ``stated`` is what its row says to the chat template; the items made of its answers say it too.
+    ``stated`` is what its row says to the chat template; the items made of its answers say it too. ``columns`` are the
+    other columns of its row that rewards ask for.
     """
 
     prompt: Turns
     ids: tuple[int, ...]
     demonstration: str = ""
     stated: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Questions:
     """``groups`` holds the questions of each prompt, in the order in which rounds take them; ``held_out`` are never
     trained on. ``chat`` says whether some are conversations, ``notes`` what was left out; ``fingerprint`` is that of
-    the source's content."""
+    the source's content, and ``columns`` the hash of what rewards read beside the texts, where they ask for it."""
 
     groups: list[list[Question]]
     held_out: list[Question]
@@ -45,6 +48,7 @@ class Questions:
     chat: bool
     fingerprint: str
     notes: list[str] = field(default_factory=list)
+    columns: str = ""
 
 
 def ask(config: IterateConfig, speaker: Speaker) -> Questions:
@@ -55,12 +59,15 @@ def ask(config: IterateConfig, speaker: Speaker) -> Questions:
     Raises:
         AfzalError: the source cannot be read, or too few prompts are left.
     """
-    dataset = data.read(config.prompts, columns=config.columns or None, format=config.data_format)
-    others = data.read(config.held_out_prompts).items if config.held_out_prompts else []
+    asks = asked_by_rewards(config.reward, config.watch_reward, config.cost)
+    wanted = together(asks)
+    dataset = data.read(config.prompts, columns=config.columns or None, format=config.data_format, asked=wanted)
+    others = data.read(config.held_out_prompts, asked=wanted).items if config.held_out_prompts else []
+    names = columns_for(asks, [*dataset.items, *others], config.prompts)
     chat = any_chat([*dataset.items, *others])
     notes = [speaker.notice] if chat and speaker.notice else []
-    found = _groups(dataset.items, config, speaker, notes)
-    apart = _groups(others, config.model_copy(update={"pairing": "best_worst"}), speaker, notes)
+    found = _groups(dataset.items, config, speaker, notes, names)
+    apart = _groups(others, config.model_copy(update={"pairing": "best_worst"}), speaker, notes, names)
     if config.held_out_prompts and not apart:
         raise AfzalError(
             "there is no held-out prompt that leaves room for an answer",
@@ -84,7 +91,10 @@ def ask(config: IterateConfig, speaker: Speaker) -> Questions:
     per_round = config.prompts_per_round or max(1, len(order) // config.rounds)
     notes += _supply(len(order), per_round, config)
     groups = [found[key] for key in order]
-    return Questions(groups, [q[0] for q in held], per_round, chat, dataset.fingerprint, notes)
+    held_out = [q[0] for q in held]
+    rows = [q.columns for q in (*(q for group in groups for q in group), *held_out)]
+    columns = data.columns_hash(rows) if names else ""
+    return Questions(groups, held_out, per_round, chat, dataset.fingerprint, notes, columns)
 
 
 def slice_of(groups: Sequence[T], number: int, size: int, *, again: bool) -> list[T]:
@@ -107,7 +117,7 @@ def _supply(n: int, per_round: int, config: IterateConfig) -> list[str]:
 
 
 def _groups(
-    items: Sequence[Item], config: IterateConfig, speaker: Speaker, notes: list[str]
+    items: Sequence[Item], config: IterateConfig, speaker: Speaker, notes: list[str], names: Sequence[str]
 ) -> dict[str, list[Question]]:
     """Questions by prompt: one each, or for spin one for every answer that the data has."""
     asked: list[tuple[str, Item, str]] = []
@@ -117,7 +127,8 @@ def _groups(
         own = own_answer(item) if config.pairing == "spin" else ""
         without += own is None
         key = prompt_key(item)
-        this = (key, own or "", json.dumps(template_fields(item), sort_keys=True, default=str))
+        said = [template_fields(item), *({name: item.extra.get(name)} for name in names)]
+        this = (key, own or "", json.dumps(said, sort_keys=True, default=str))
         if own is not None and this not in seen:
             seen.add(this)
             asked.append((key, item, own))
@@ -132,7 +143,9 @@ def _groups(
     groups: dict[str, list[Question]] = {}
     for (key, item, own), found in zip(asked, ids, strict=True):
         if len(found) <= room:
-            groups.setdefault(key, []).append(Question(item.prompt, tuple(found.tolist()), own, template_fields(item)))
+            (columns,) = data.columns_of([item], names)
+            question = Question(item.prompt, tuple(found.tolist()), own, template_fields(item), columns)
+            groups.setdefault(key, []).append(question)
     return groups
 
 

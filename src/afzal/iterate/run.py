@@ -157,6 +157,7 @@ def _open(config: IterateConfig, asked: Questions, resume: bool) -> runs.Run:
     facts = {"source": config.prompts, "fingerprint": asked.fingerprint}
     facts |= {"train": len(asked.groups), "eval": len(asked.held_out)}
     facts["tokens"] = _tokens(asked)
+    facts |= {"columns": asked.columns} if asked.columns else {}
     files = input_hashes(config)
     if not resume:
         run = runs.create(config.out, plain)
@@ -170,6 +171,7 @@ def _open(config: IterateConfig, asked: Questions, resume: bool) -> runs.Run:
         seen = {
             "fingerprint": ("prompts: the content of the file", asked.fingerprint),
             "tokens": ("tokens: what the prompts become (tokenizer, chat template, versions)", facts["tokens"]),
+            "columns": ("columns: what the rows say to functions", asked.columns),
         }
         refuse_changes(run, plain, files, seen, other)
         run.update(status="running", method="iterate", config=plain, data=facts, files=files)

@@ -95,7 +95,7 @@ def one_round(job: Job, number: int, first: Sequence[Row]) -> Round:
     samples = staged_rows(folder / SAMPLES, lambda: _samples(job, number, start, asked))
     scores: Sequence[Row] = ()
     if job.reward is not None and config.pairing != "spin":
-        scores = staged_rows(folder / SCORES, lambda: _scores(job, samples))
+        scores = staged_rows(folder / SCORES, lambda: _scores(job, samples, asked))
     if not (folder / PAIRS).exists():
         items, lost = _pairs(job, number, asked, samples, _worth(scores, multiplier(job, number)))
         write_rows(folder / REJECTED, lost)
@@ -148,21 +148,26 @@ def _samples(job: Job, number: int, policy: str, asked: Sequence[Question]) -> l
     return served_rows(answers, asked, job.speaker)
 
 
-def _scores(job: Job, samples: Sequence[Row]) -> list[Row]:
+def _scores(job: Job, samples: Sequence[Row], asked: Sequence[Question]) -> list[Row]:
     assert job.reward is not None
-    texts = [_prompt(row) for row in samples], [row["text"] for row in samples], _ended(samples)
-    values = job.reward(*texts)
+    texts = [_prompt(row) for row in samples], [row["text"] for row in samples]
+    about = *texts, _ended(samples), _columns(samples, asked)
+    values = job.reward(*about)
     rows = [
         {"prompt_index": row["prompt_index"], "sample": row["sample"], "reward": value}
         for row, value in zip(samples, values, strict=True)
     ]
     if job.cost is None:
         return rows
-    return [{**row, "cost": value} for row, value in zip(rows, job.cost(*texts), strict=True)]
+    return [{**row, "cost": value} for row, value in zip(rows, job.cost(*about), strict=True)]
 
 
 def _ended(rows: Sequence[Row]) -> list[bool]:
     return [row["stop"] == "eos" for row in rows]
+
+
+def _columns(rows: Sequence[Row], asked: Sequence[Question]) -> list[Mapping[str, Any]]:
+    return [asked[row["prompt_index"]].columns for row in rows]
 
 
 def _pairs(
@@ -295,9 +300,10 @@ def _measured(job: Job, number: int, draws: str) -> list[Row]:
         first = job.load(config.model).model
         kl = sequence_kl(policy.model, first, drawn, [q.ids for q in asked], config.pass_tokens)
     prompts, texts = [_prompt(row) for row in rows], [row["text"] for row in rows]
+    columns = _columns(rows, asked)
     sources = {"reward": job.reward, "watch_reward": job.watch} | ({"cost": job.cost} if job.cost else {})
     for name, source in sources.items():
-        values = source(prompts, texts, _ended(rows)) if source else [None] * len(rows)
+        values = source(prompts, texts, _ended(rows), columns) if source else [None] * len(rows)
         for row, value in zip(rows, values, strict=True):
             row[name] = value
     return [{**row, "kl": value} for row, value in zip(rows, kl, strict=True)]

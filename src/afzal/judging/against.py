@@ -26,6 +26,7 @@ def judged_against(
     out: Path,
     *,
     votes: str | None = None,
+    prompts: str | None = None,
     cache: Path | None = None,
     resamples: int = 1000,
     say: Callable[[str], None] = lambda line: None,
@@ -37,6 +38,7 @@ def judged_against(
 
     Args:
         votes: file of people's votes on the same answers, of all sources together.
+        prompts: the file of the prompts, whose columns functions may ask for.
 
     Returns:
         the table as plain values (:func:`afzal.judge.against.table`), and the summaries of each source by its name.
@@ -53,7 +55,7 @@ def judged_against(
             why="a column of the table and a folder are called by it",
             remedy="rename one of the folders or files",
         )
-    rows = {name: read_items(source, other) for name, source in zip(names, sources, strict=True)}
+    rows = {name: read_items(source, other, specs, prompts) for name, source in zip(names, sources, strict=True)}
     voted = dict(zip(names, _voted(list(rows.values()), votes), strict=True))
     replies, columns, written = cache or out / REPLIES, [], []
     for name, items in rows.items():

@@ -13,6 +13,7 @@ import torch
 from afzal import config
 from afzal.config.debating import DEBATE_PROMPT, DebaterConfig
 from afzal.config.judging import PROMPT, SCORE_PROMPT, JudgeConfig
+from afzal.data.asked import Asked, asked_by, columns_of
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
 from afzal.judge import asked, given, people, scored
@@ -23,8 +24,8 @@ from afzal.judging import debates
 from afzal.model.load import pick_device
 from afzal.objectives import names_function
 from afzal.records import Item, Turns, media_of
-from afzal.rewards.functions import own_function
-from afzal.rewards.source import Rewarder, implicit_rewards, reward_source
+from afzal.rewards.functions import CONTRACT, own_function
+from afzal.rewards.source import Columns, Rewarder, implicit_rewards, reward_source
 from afzal.servers.cache import Cache
 from afzal.servers.client import opened
 from afzal.servers.requests import Ask, counter
@@ -299,7 +300,12 @@ def asked_rewards(settings: JudgeConfig, name: str, cache: Path) -> Rewarder:
     ask = _ask(settings)
     how = {"name": name, "samples": settings.samples, "concurrency": settings.concurrency}
 
-    def rewards(prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None) -> list[float]:
+    def rewards(
+        prompts: Sequence[Turns],
+        answers: Sequence[str],
+        ended: Sequence[bool] | None = None,
+        columns: Columns | None = None,
+    ) -> list[float]:
         rows = list(zip(prompts, answers, strict=True))
         with Cache(cache) as replies:
             return asked.scores(rows, _asking(settings), ask, replies, **how)
@@ -307,11 +313,25 @@ def asked_rewards(settings: JudgeConfig, name: str, cache: Path) -> Rewarder:
     return rewards
 
 
+def functions_of(specs: Sequence[str]) -> list[tuple[str, Asked]]:
+    """The functions among judges, by name, with the columns that each asks for.
+
+    Raises:
+        AfzalError: one of the judges cannot be opened.
+    """
+    functions = [s.function for spec in specs if (s := named(spec).settings) and s.kind == "function" and s.function]
+    return [(name, asked_by(own_function(name, "function", CONTRACT))) for name in functions]
+
+
 def _scorer(settings: JudgeConfig, items: Sequence[Item]) -> Judge:
     if settings.kind == "function":
-        own_function(settings.function or "", "function", "function(prompt, answer) returns a number")
+        own_function(settings.function or "", "function", CONTRACT)
     rewards = rewarder_of(settings, device=pick_device("auto"))
-    read = lambda pairs, answers: rewards([items[p.item].prompt for p in pairs], answers)  # noqa: E731
+    rows = columns_of(items, sorted({name for item in items for name in item.extra}))
+
+    def read(pairs: Sequence[Pair], answers: Sequence[str]) -> list[float]:
+        return rewards([items[p.item].prompt for p in pairs], answers, None, [rows[p.item] for p in pairs])
+
     return scored.by_score(read, stated=settings.kind == "policy")
 
 
@@ -335,7 +355,7 @@ def rewarder_of(
     if settings.kind == "rule":
         assert settings.rule is not None
         rule = scored.rule(settings.rule, settings.pattern)
-        return lambda prompts, answers, ended=None: list(rule([], answers))  # a rule looks at no pair
+        return lambda prompts, answers, ended=None, columns=None: list(rule([], answers))  # a rule looks at no pair
     if settings.kind == "policy":
         assert settings.model is not None
         assert settings.reference is not None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,29 @@ from afzal.judge.card import card, pairs_to_read
 from afzal.judge.controls import Control, beside_controls
 from afzal.judge.games import Game, Pair, Ruling, pairs_of
 from afzal.judge.labels import Labels
-from afzal.judging.judges import Named, about, controls, named, own_source, played, prices
+from afzal.judging.judges import Named, about, controls, functions_of, named, own_source, played, prices
 from afzal.records import Item, Response, turns_to_json
 from afzal.servers.cache import REPLIES
 
 
-def read_items(source: str, against: str | None = None) -> list[Item]:
+def read_items(
+    source: str, against: str | None = None, specs: Sequence[str] = (), prompts: str | None = None
+) -> list[Item]:
     """Rows with two answers or more; with ``against``, the answers of two files to the same prompts, set side by side.
 
+    Args:
+        specs: the judges; columns that functions among them ask for are kept, and those of the first file count.
+        prompts: the file of the prompts that were answered, whose rows have columns that answers do not repeat.
+
     Raises:
-        AfzalError: there is nothing to compare.
+        AfzalError: there is nothing to compare, or a function asks for a column that no row has.
     """
-    ours = list(data.read(source).items)
+    functions = functions_of(specs)
+    asked = reduce(or_, (asked for _, asked in functions), data.Asked())
+    ours = list(data.read(source, asked=asked).items)
     if against is not None:
-        ours = _side_by_side(ours, list(data.read(against).items), stem(source), stem(against))
+        ours = [replace(item, extra=asked.part(item.extra)) for item in ours]
+        ours = _side_by_side(ours, list(data.read(against, asked=asked).items), stem(source), stem(against))
     found = [item for item in ours if len(item.responses) >= 2]
     if not found:
         raise AfzalError(
@@ -36,7 +47,16 @@ def read_items(source: str, against: str | None = None) -> list[Item]:
             where=source,
             remedy="rows with several responses, or the answers of another model with --against FILE",
         )
+    if prompts is not None and asked.any:
+        known = {_key(item): asked.part(item.extra) for item in reversed(data.read(prompts, asked=asked).items)}
+        found = [replace(item, extra={**known.get(_key(item), {}), **item.extra}) for item in found]
+    for name, one in functions:
+        one.refuse_missing({key for item in found for key in item.extra}, name, source)
     return found
+
+
+def _key(item: Item) -> str:
+    return json.dumps(turns_to_json(item.prompt))
 
 
 def stem(source: str) -> str:
@@ -53,7 +73,7 @@ def _side_by_side(ours: Sequence[Item], theirs: Sequence[Item], name: str, other
         found: dict[str, list[tuple[Item, Response]]] = {}
         for item in items:
             answers = [(item, r) for r in item.responses]
-            found.setdefault(json.dumps(turns_to_json(item.prompt)), []).extend(answers)
+            found.setdefault(_key(item), []).extend(answers)
         return found
 
     a, b = by_prompt(ours), by_prompt(theirs)
@@ -61,7 +81,7 @@ def _side_by_side(ours: Sequence[Item], theirs: Sequence[Item], name: str, other
     for prompt, answers in a.items():
         for k, ((item, mine), (_, yours)) in enumerate(zip(answers, b.get(prompt, ()), strict=False)):
             both = (replace(mine, source=name), replace(yours, source=other))
-            rows.append(Item(f"{item.id}/{k}", item.prompt, both, (), item.where, item.group))
+            rows.append(Item(f"{item.id}/{k}", item.prompt, both, (), item.where, item.group, item.extra))
     return rows
 
 

@@ -36,10 +36,14 @@ def through(items: Sequence[Item], passes: Sequence[Pass]) -> tuple[Sequence[Ite
     return items, dropped
 
 
-def of_source(config: TrainConfig, source: str) -> list[Pass]:
-    """What the items of every source go through, before some of them are held out."""
+def of_source(config: TrainConfig, source: str, columns: Sequence[str] = ()) -> list[Pass]:
+    """What the items of every source go through, before some of them are held out.
+
+    Args:
+        columns: those that functions ask for, in which rows may differ.
+    """
     passes = [] if config.axis is None else [Pass("read", partial(on_axis, axis=config.axis, source=source))]
-    return [*passes, Pass("audit", quality.clean)] if config.clean else passes
+    return [*passes, Pass("audit", partial(quality.clean, columns=columns))] if config.clean else passes
 
 
 def of_part(samples: Samples) -> list[Pass]:

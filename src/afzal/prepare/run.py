@@ -18,6 +18,7 @@ from afzal.model.adapters import positions_taken
 from afzal.model.load import less, load_tokenizer
 from afzal.model.speaking import open_speaker, speaker_of
 from afzal.prepare import demonstrations, passes
+from afzal.prepare.columns import asked_by_run, columns_for, together, with_columns
 from afzal.prepare.recipe import Recipe, recipe_of
 from afzal.prepare.tasks import epoch_of, require_tasks, task_facts, task_lines, tasks_of
 from afzal.records import Item, Turns, prompt_key
@@ -77,8 +78,10 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     recipe = recipe_of(config)
     speaker = _speaker(config, model, tokenizer)
     dropped: list[Drop] = []
-    dataset, items = _load(config.data, config, dropped)
-    held_out = _held_out(config, items, dropped)
+    asks = asked_by_run(config)
+    dataset, items = _load(config.data, config, dropped, together(asks))
+    held_out = _held_out(config, items, dropped, together(asks))
+    columns = columns_for(asks, [item for part in held_out for item in part], config.data)
     chat = any_chat(items)
     notes = _use_template(speaker, config, chat)
     if config.demonstrated is not None:
@@ -90,7 +93,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     notes += _warnings(*held_out)
     notes += _uneven(held_out, config)
     notes += [] if config.rollouts is not None else _without_effect(held_out[0], config.method, recipe)
-    encoder = _Encoder(speaker, longest, recipe, dropped, notes)
+    encoder = _Encoder(speaker, longest, recipe, dropped, notes, columns)
     asked: tuple[Sequence[Turns], Sequence[Turns]] = ((), ())
     if config.rollouts is not None:
         limit = config.rollouts.sample_tokens
@@ -125,6 +128,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
         "eval": len(evaluation),
         "fingerprint": dataset.fingerprint,
         **({"tasks": by_task} if by_task else {}),
+        **({"columns": data.columns_hash(t.columns for t in (*train, *evaluation))} if columns else {}),
     }
     _refuse_nothing(train, facts, dropped, config)
     if recipe.shows_pieces and not any(t.media for t in train):
@@ -189,11 +193,13 @@ class _Encoder:
     recipe: Recipe
     dropped: list[Drop]
     notes: list[str]
+    columns: Sequence[str] = ()
 
     def trees(self, items: Sequence[Item]) -> list[Tree]:
         """The trees of these items for this method; what is lost on the way is added to ``dropped``."""
         encoded = self.speaker.encode(items, max_tokens=self.max_tokens)
-        trees, left_out = self.recipe.select(encoded.trees, [items[k] for k in encoded.kept])
+        kept = [items[k] for k in encoded.kept]
+        trees, left_out = self.recipe.select(with_columns(encoded.trees, kept, self.columns), kept)
         self.dropped.extend(at("encode", (*encoded.drops, *encoded.cuts)))
         self.notes.extend(n for n in encoded.notes if n not in self.notes)
         self.dropped.extend(at("select", left_out))
@@ -202,9 +208,9 @@ class _Encoder:
     def prompts(self, items: Sequence[Item], answer_tokens: int) -> tuple[list[Tree], list[Turns]]:
         """The different prompts of these items, as trees without branches and as they were read; those that leave no
         room for an answer are added to ``dropped``."""
-        found = distinct_prompts(items)
+        found = distinct_prompts(items, self.columns)
         notes: list[str] = []
-        asked = self.speaker.prompt_trees(found, notes=notes)
+        asked = with_columns(self.speaker.prompt_trees(found, notes=notes), found, self.columns)
         self.notes.extend(n for n in notes if n not in self.notes)
         room = self.max_tokens - answer_tokens
         trees, texts = [], []
@@ -222,18 +228,23 @@ def _partners(trees: list[Tree], seed: int, max_tokens: int) -> list[Tree]:
     return mismatched(trees, seed, max_tokens=max_tokens) if trees else []
 
 
-def _load(source: str, config: TrainConfig, dropped: list[Drop]) -> tuple[data.Dataset, Sequence[Item]]:
+def _load(
+    source: str, config: TrainConfig, dropped: list[Drop], asked: data.Asked
+) -> tuple[data.Dataset, Sequence[Item]]:
     """A source as it was read, and its items on the chosen axis, cleaned; what is lost is added to ``dropped``."""
     on_error = "drop" if config.skip_bad else "raise"
-    dataset = data.read(source, columns=config.columns or None, format=config.data_format, on_error=on_error)
-    kept, lost = passes.through(dataset.items, passes.of_source(config, source))
+    columns, format = config.columns or None, config.data_format
+    dataset = data.read(source, columns=columns, format=format, on_error=on_error, asked=asked)
+    kept, lost = passes.through(dataset.items, passes.of_source(config, source, asked.columns(dataset.items)))
     dropped += [*at("read", dataset.drops), *lost]
     return dataset, kept
 
 
-def _held_out(config: TrainConfig, items: Sequence[Item], dropped: list[Drop]) -> tuple[Sequence[Item], Sequence[Item]]:
+def _held_out(
+    config: TrainConfig, items: Sequence[Item], dropped: list[Drop], asked: data.Asked
+) -> tuple[Sequence[Item], Sequence[Item]]:
     if config.eval_data is not None:
-        return items, _load(config.eval_data, config, dropped)[1]
+        return items, _load(config.eval_data, config, dropped, asked)[1]
     if config.eval_fraction == 0:
         return items, []
     return data.split(items, config.eval_fraction, config.seed)

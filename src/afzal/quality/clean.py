@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
 from afzal.data import remap, without
@@ -13,13 +13,16 @@ from afzal.drops import Drop
 from afzal.records import Comparison, Item, Ranking, Turns, Vote, template_fields, vote_values
 
 
-def clean(items: Iterable[Item]) -> tuple[list[Item], list[Drop]]:
+def clean(items: Iterable[Item], columns: Sequence[str] = ()) -> tuple[list[Item], list[Drop]]:
     """Items without empty answers, identical pairs and exact duplicates, in order, and a reason for each loss.
 
     Answers without words are kept at reading where people judged them; there is nothing in them to learn.
     Answers that are equal but for white space at their ends are merged into one, with the votes of both. An item whose
     answers are all the same is dropped. Of items with the same prompt, answers and votes (whatever the order in which
     the answers stand) the first is kept. Contradictory pairs are kept: :func:`afzal.quality.contradictions` finds them.
+
+    Args:
+        columns: other columns of the rows in which items must be the same too, to be duplicates.
     """
     kept: list[Item] = []
     drops: list[Drop] = []
@@ -37,6 +40,8 @@ def clean(items: Iterable[Item]) -> tuple[list[Item], list[Drop]]:
             if gone:
                 continue
         key = duplicate_key(merged)
+        if columns:
+            key = (key, json.dumps([item.extra.get(name) for name in columns], sort_keys=True, default=str))
         if key in seen:
             drops.append(Drop(item.where, item.id, "duplicate_item", f"same as {seen[key]}"))
             continue

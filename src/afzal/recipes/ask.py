@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from afzal.config import AskConfig, ScoreConfig
+from afzal.data.asked import columns_of
 from afzal.data.turns import answer_text
 from afzal.errors import AfzalError
 from afzal.objectives import names_function
@@ -55,8 +56,12 @@ def _scores(config: AskConfig, spec: str, items: Sequence[Item]) -> list[np.ndar
         return heads(_score_config(config, policy=spec, reference=config.reference, beta=config.beta), items)
     if not names_function(spec):
         return heads(_score_config(config, model=spec), items)
-    asked = [(item.prompt, answer_text(r.turns)) for item in items for r in item.responses]
-    flat = iter(reward_source(spec)([prompt for prompt, _ in asked], [answer for _, answer in asked]))
+    rows = columns_of(items, sorted({name for item in items for name in item.extra}))
+    asked = [
+        (item.prompt, answer_text(r.turns), row) for item, row in zip(items, rows, strict=True) for r in item.responses
+    ]
+    prompts, answers, columns = ([one[k] for one in asked] for k in range(3))
+    flat = iter(reward_source(spec)(prompts, answers, None, columns))
     return [np.array([[next(flat)] for _ in item.responses]) for item in items]
 
 

@@ -8,7 +8,8 @@ batches. What is drawn at random depends on the update and on the item alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from afzal.generate import Sample, Sampling, as_trees, sample
 from afzal.model.logprobs import logits_of, predicting, score
 from afzal.objectives import advantages
 from afzal.prepare import Prepared
-from afzal.rewards.functions import own_function
+from afzal.rewards.functions import call_about, own_function
 from afzal.tokens import Speaker
 from afzal.tokens.batch import Batch, Sharing, collate, expand
 from afzal.tokens.tree import Tree
@@ -29,12 +30,14 @@ from afzal.train.constraints import Constraint, Cost, responses
 from afzal.train.feed import Layout
 
 _ANSWERS = 4
+_ARGUMENTS = 6  # of a cost, before the columns that it asks for
 _COMPLETIONS = 32
 _SCORES = "function(prompt, answer) returns a number, larger being worse"
 _COSTS = "function(model, pi_logps, ref_logps, yw_idxs, yl_idxs, batch) returns a scalar with a gradient"
 
-Scorer = Callable[[str, str], float]
-"""``(prompt, answer) -> cost``, for instance 1 for an unsafe answer and 0 for any other."""
+Scorer = Callable[..., float]
+"""``(prompt, answer) -> cost``, for instance 1 for an unsafe answer and 0 for any other; further parameters get
+the row's columns of their names (:func:`afzal.rewards.functions.by_text`)."""
 
 
 def constraint_of(config: ConstrainedConfig, prepared: Prepared, layout: Layout) -> tuple[Constraint, ...]:
@@ -68,7 +71,22 @@ def _cost(config: ConstrainedConfig, prepared: Prepared, layout: Layout) -> Cost
         scorer = own_function(config.constraint_score or "", "constraint_score", _SCORES)
         sampling = Sampling(max_new_tokens=config.sample_tokens or prepared.longest_response, temperature=1.0)
         return score_function(scorer, prepared.speaker, prepared.ends, sampling, layout.sharing)
-    return own_function(config.constraint or "", "constraint", _COSTS)
+    return _given_columns(own_function(config.constraint or "", "constraint", _COSTS))
+
+
+def _given_columns(cost: Callable[..., Any]) -> Cost:
+    """A person's cost, which is given the columns that it asks for as lists with a value for each response."""
+    asked = data.asked_by(cost, _ARGUMENTS)
+    if not asked.any:
+        return cost
+
+    def with_columns(model: Any, pi: Tensor, ref: Tensor | None, yw: Tensor, yl: Tensor, batch: Batch) -> Tensor:
+        rows = [asked.part(t.columns) for t, _ in batch.sources]
+        lists = {key: [row.get(key) for row in rows] for key in (rows[0] if rows else {})}
+        return cost(model, pi, ref, yw, yl, batch, **lists)
+
+    with_columns.counts = getattr(cost, "counts", responses)  # pyright: ignore[reportFunctionMemberAccess]
+    return with_columns
 
 
 def unsafe_mass(ids: Sequence[int]) -> Cost:
@@ -105,14 +123,15 @@ def score_function(scorer: Scorer, speaker: Speaker, eos: Sequence[int], samplin
     (Williams 1992), mean (s - b) grad log pi(y|x), whose baseline b is the mean of the prompt's other answers, so
     unbiased. What is drawn depends on the number of the update and on the item, so that a resumed run repeats it.
     """
+    judged = partial(call_about, scorer, data.asked_by(scorer))
 
     @_counted_by(lambda batch: float(len(_asked(batch))))
     def cost(model: Any, pi: Tensor, ref: Tensor | None, yw: Tensor, yl: Tensor, batch: Batch) -> Tensor:
         asked = _asked(batch)
-        prompts, numbers = [t.prompt.tolist() for t in asked], [_number(t.item_id) for t in asked]
+        numbers = [_number(t.item_id) for t in asked]
         seed = _number(f"update {batch.update}")
         drawn = sample(model, asked, eos=eos, n=_ANSWERS, sampling=sampling, seed=seed, numbers=numbers)
-        costs = torch.tensor([_scored(scorer, speaker, prompts, s) for s in drawn], device=pi.device)
+        costs = torch.tensor([_scored(judged, speaker, asked, s) for s in drawn], device=pi.device)
         logps = score(model, collate(as_trees(drawn, asked), sharing, pi.device)).logps
         better_than_others = advantages.rloo(costs.view(-1, _ANSWERS)).flatten()
         surrogate = (better_than_others * logps).mean()
@@ -126,11 +145,18 @@ def _asked(batch: Batch) -> list[Tree]:
     return [t for t, k in batch.sources if k == 0]
 
 
-def _scored(scorer: Scorer, speaker: Speaker, prompts: Sequence[Sequence[int]], drawn: Sample) -> float:
+def _scored(
+    judged: Callable[[str, str, Mapping[str, Any]], float],
+    speaker: Speaker,
+    asked: Sequence[Tree],
+    drawn: Sample,
+) -> float:
     """What a sampled answer costs, its end marker left out."""
-    prompt = prompts[drawn.prompt_index]
+    item = asked[drawn.prompt_index]
+    prompt = item.prompt.tolist()
     text = speaker.continuation(prompt, drawn.answer.tolist())
-    return float(scorer(speaker.tokenizer.decode(prompt, skip_special_tokens=True), text))
+    said = speaker.tokenizer.decode(prompt, skip_special_tokens=True)
+    return judged(said, text, item.columns)
 
 
 def _number(words: str) -> int:

@@ -133,7 +133,8 @@ class Writer:
         drawn = sample(self.model, asked, eos=self.eos, n=n, sampling=sampling, seed=seed, numbers=places)
         texts = self.speaker.continuations([(ids[s.prompt_index], s.answer.tolist()) for s in drawn])
         ended = [s.stop == "eos" for s in drawn]
-        rewards = self.rewarder([turns[s.prompt_index] for s in drawn], texts, ended) if drawn else []
+        columns = [asked[s.prompt_index].columns for s in drawn]
+        rewards = self.rewarder([turns[s.prompt_index] for s in drawn], texts, ended, columns) if drawn else []
         answers = [Branch(s.ids, np.ones(len(s.ids), dtype=bool)) for s in drawn]
         trees = [rollout_tree(t, answers[k * n : (k + 1) * n]) for k, t in enumerate(asked)]
         mask, tables = self._read(trees)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from afzal.data.asked import Asked, asked_by
+from afzal.data.turns import full_text, reply
 from afzal.errors import AfzalError
 from afzal.objectives import load_function
+from afzal.records import Turns, turns_to_row
+
+CONTRACT = "function(prompt, answer) returns a number, and may ask for further columns of the row by name"
 
 
 def own_function(spec: str, key: str, contract: str) -> Callable[..., Any]:
@@ -24,3 +29,92 @@ def own_function(spec: str, key: str, contract: str) -> Callable[..., Any]:
     except ValueError as error:
         remedy = f"write module:function or file.py:function, where {contract}"
         raise AfzalError(str(error), where=key, remedy=remedy) from error
+
+
+def by_text(fn: Callable[..., Any], name: str = "the reward function") -> Callable[..., list[float]]:
+    """A rewarder (:class:`afzal.rewards.source.Rewarder`) that asks ``fn`` about answers.
+
+    Args:
+        fn: ``(prompt, answer) -> reward`` of one answer; of a conversation, the prompt is its words. Further parameters
+            are given the row's columns of their names, and ``**columns`` all of them. A function with a parameter
+            ``completions`` is called as TRL calls reward functions: once for many answers, with lists by name, and with
+            messages where the rows are conversations.
+
+    Raises:
+        AfzalError: (when called) ``fn`` fails, returns no number, or asks for a column that no row has.
+    """
+    asked = asked_by(fn)
+
+    def each(
+        prompts: Sequence[Turns],
+        answers: Sequence[str],
+        ended: Sequence[bool] | None = None,
+        columns: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[float]:
+        rows = [{}] * len(answers) if columns is None else [asked.part(row) for row in columns]
+        if answers:
+            asked.refuse_missing({key for row in rows for key in row}, name)
+        if asked.lists:
+            return _of_lists(fn, asked, name, prompts, answers, rows)
+        return [_of_one(fn, name, *given) for given in zip(prompts, answers, rows, strict=True)]
+
+    return each
+
+
+def call_about(fn: Callable[..., Any], asked: Asked, prompt: str, answer: str, row: Mapping[str, Any]) -> float:
+    """What ``fn`` says of one answer, whose prompt is a text."""
+    if asked.lists:
+        lists = {key: [value] for key, value in asked.part(row).items()}
+        given = lists | ({"prompts": [prompt]} if asked.prompts else {})
+        return float(fn(completions=[answer], **given)[0])
+    return float(fn(prompt, answer, **asked.part(row)))
+
+
+def _of_one(fn: Callable[..., Any], name: str, prompt: Turns, answer: str, row: Mapping[str, Any]) -> float:
+    try:
+        return float(fn(full_text(prompt), answer, **row))
+    except Exception as error:
+        raise AfzalError(
+            f"{name} failed: {type(error).__name__}: {error}",
+            where=place(prompt, answer),
+            remedy="it must return a number for every prompt and answer, an empty answer included",
+        ) from error
+
+
+def _of_lists(
+    fn: Callable[..., Any],
+    asked: Asked,
+    name: str,
+    prompts: Sequence[Turns],
+    answers: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+) -> list[float]:
+    """The rewards of a function of TRL."""
+    lists: dict[str, list[Any]] = {
+        key: [row.get(key) for row in rows] for key in dict.fromkeys(k for r in rows for k in r)
+    }
+    if asked.prompts:
+        lists["prompts"] = [turns_to_row(prompt) for prompt in prompts]
+    said = [a if isinstance(p, str) else turns_to_row(reply(a)) for p, a in zip(prompts, answers, strict=True)]
+    try:
+        found = [float(value) for value in fn(completions=said, **lists)]
+    except Exception as error:
+        raise AfzalError(
+            f"{name} failed: {type(error).__name__}: {error}",
+            where=f"{len(answers)} answers",
+            remedy="a function with a parameter completions gets lists, and returns a number for each completion",
+        ) from error
+    if len(found) != len(answers):
+        raise AfzalError(
+            f"{name} returned {len(found)} rewards for {len(answers)} completions", remedy="return one for each"
+        )
+    return found
+
+
+def place(prompt: Turns, answer: str) -> str:
+    """Which answer a message is about."""
+    return f"prompt {_short(full_text(prompt))}, answer {_short(answer)}"
+
+
+def _short(text: str, limit: int = 80) -> str:
+    return repr(text if len(text) <= limit else text[: limit - 3] + "...")

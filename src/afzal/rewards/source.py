@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from afzal import config
-from afzal.data.turns import full_text, reply
+from afzal.data.turns import reply
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
@@ -24,26 +24,30 @@ from afzal.model.speaking import open_speaker
 from afzal.objectives import names_function
 from afzal.records import Item, Response, Turns, media_of
 from afzal.rewards.assess import ScoreBatch, score_items
-from afzal.rewards.functions import own_function
+from afzal.rewards.functions import CONTRACT, by_text, own_function, place
 from afzal.tokens import Branch, Speaker
 from afzal.tokens.batch import Batch
 from afzal.train.feed import Layout
 
 
 class Rewarder(Protocol):
-    """``(prompts, answers, ended) -> rewards``, one of each per answer; larger is better.
+    """``(prompts, answers, ended, columns) -> rewards``, one of each per answer; larger is better.
 
     ``ended`` says which answers their writer ended; the others were cut at a limit, and a reward model reads them
-    without the end mark that was never written. None stands for answers that are all whole.
+    without the end mark that was never written. None stands for answers that are all whole. ``columns`` are the other
+    columns of the row that each answer belongs to, for functions that ask for them; None where no rows are known.
     """
 
     def __call__(
-        self, prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None
+        self,
+        prompts: Sequence[Turns],
+        answers: Sequence[str],
+        ended: Sequence[bool] | None = None,
+        columns: Columns | None = None,
     ) -> list[float]: ...
 
 
-TextReward = Callable[[str, str], float]
-"""``(prompt, answer) -> reward`` of one answer; of a conversation, the prompt is its words."""
+Columns = Sequence[Mapping[str, Any]]
 
 
 def reward_source(
@@ -58,7 +62,7 @@ def reward_source(
 
     Args:
         spec: the folder or hub id of a reward model, whose score (the mean over its heads) less its stated shift is the
-            reward; or ``module:function`` or ``file.py:function`` with ``function(prompt, answer) -> float``.
+            reward; or ``module:function`` or ``file.py:function`` (:func:`afzal.rewards.functions.by_text`).
         max_tokens: longest prompt + answer that a reward model reads; longer ones are cut.
         eos_token: what ends an answer for the reward model; None takes the end that it was trained with, where its
             folder is a run that names one, and else its tokenizer's own EOS.
@@ -70,7 +74,7 @@ def reward_source(
         AfzalError: there is no such folder, file or function, or the folder holds no reward model.
     """
     if names_function(spec):
-        return _checked(by_text(own_function(spec, "reward", "function(prompt, answer) returns a number"), spec), spec)
+        return _checked(by_text(own_function(spec, "reward", CONTRACT), spec), spec)
     return _checked(_by_model(spec, torch.device(device), max_tokens, tokens_per_forward, eos_token), spec)
 
 
@@ -151,51 +155,25 @@ def implicit_scorer(
     return rewards, sharing, min(contexts, default=None)
 
 
-def by_text(fn: TextReward, name: str = "the reward function") -> Rewarder:
-    """A rewarder that asks ``fn`` about one answer after another.
-
-    Raises:
-        AfzalError: (when called) ``fn`` fails, or returns no number.
-    """
-
-    def one(prompt: Turns, answer: str) -> float:
-        try:
-            return float(fn(full_text(prompt), answer))
-        except Exception as error:
-            raise AfzalError(
-                f"{name} failed: {type(error).__name__}: {error}",
-                where=_place(prompt, answer),
-                remedy="it must return a number for every prompt and answer, an empty answer included",
-            ) from error
-
-    def each(prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None) -> list[float]:
-        return [one(p, a) for p, a in zip(prompts, answers, strict=True)]
-
-    return each
-
-
 def _checked(rewarder: Rewarder, spec: str) -> Rewarder:
-    def rewards(prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None) -> list[float]:
-        found = rewarder(prompts, answers, ended)
+    def rewards(
+        prompts: Sequence[Turns],
+        answers: Sequence[str],
+        ended: Sequence[bool] | None = None,
+        columns: Columns | None = None,
+    ) -> list[float]:
+        found = rewarder(prompts, answers, ended, columns)
         for prompt, answer, value in zip(prompts, answers, found, strict=True):
             if not math.isfinite(value):
                 raise AfzalError(
                     f"the reward is {value}",
-                    where=_place(prompt, answer),
+                    where=place(prompt, answer),
                     why=f"{spec} gave it",
                     remedy="fix the reward so that it is a finite number for every answer",
                 )
         return found
 
     return rewards
-
-
-def _place(prompt: Turns, answer: str) -> str:
-    return f"prompt {_short(full_text(prompt))}, answer {_short(answer)}"
-
-
-def _short(text: str, limit: int = 80) -> str:
-    return repr(text if len(text) <= limit else text[: limit - 3] + "...")
 
 
 def _by_model(
@@ -217,7 +195,11 @@ class _Reader:
     max_tokens: int
 
     def rewards(
-        self, prompts: Sequence[Turns], answers: Sequence[str], ended: Sequence[bool] | None = None
+        self,
+        prompts: Sequence[Turns],
+        answers: Sequence[str],
+        ended: Sequence[bool] | None = None,
+        columns: Columns | None = None,
     ) -> list[float]:
         refuse_unread_media(self.speaker, prompts)
         items, whole = _items(prompts, answers), [True] * len(answers) if ended is None else list(ended)

@@ -172,11 +172,16 @@ def template_options(item: Item) -> dict[str, Any]:
     return {**options, **stated}
 
 
-def distinct_prompts(items: Iterable[Item]) -> list[Item]:
-    """The different prompts among items, as items without responses; what rows say to their template counts too."""
+def distinct_prompts(items: Iterable[Item], columns: Sequence[str] = ()) -> list[Item]:
+    """The different prompts among items, as items without responses; what rows say to their template counts too.
+
+    Args:
+        columns: that count too, since a function is given them: one prompt with two answer keys is two questions.
+    """
     found: dict[Any, Item] = {}
     for item in items:
-        key = json.dumps([turns_to_json(item.prompt), template_fields(item)], sort_keys=True, default=str)
+        about = [turns_to_json(item.prompt), template_fields(item), *({c: item.extra.get(c)} for c in columns)]
+        key = json.dumps(about, sort_keys=True, default=str)
         found.setdefault(key, replace(item, responses=(), votes=()))
     return list(found.values())
 

@@ -38,7 +38,7 @@ class Tree:
     images and sounds of the prompt, in the order of the placeholder tokens that it holds for them; ``types`` says by
     the model's own name which of its tokens those are (int64 ``[P]``), where the model asks for it.
     ``task`` is the number of the task or group that the item belongs to, for figures and objectives by task; it enters
-    no key.
+    no key, and neither do ``columns``, the other columns of the row that functions are given.
     """
 
     item_id: str
@@ -50,6 +50,7 @@ class Tree:
     media: tuple[Medium, ...] = ()
     types: Mapping[str, np.ndarray] = field(default_factory=dict)
     task: int = 0
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def n_tokens(self) -> int:
