@@ -158,7 +158,7 @@ def test_answers_and_their_kl_are_drawn_at_the_temperature_of_the_settings(monke
     speaker = SimpleNamespace(continuations=lambda rows: ["a"] * len(rows))
     made = settings(temperature=0.7, sample_tokens=5)
     sampling = measure.Sampling(made.sample_tokens, made.temperature)
-    bench = measure.Bench("first", speaker, ["p", "q"], [[1], [2]], [0], sampling, None, made, "key")
+    bench = measure.Bench("first", speaker, ["p", "q"], [[1], [2]], [0], sampling, None, made, "key", [{}, {}])
     found = measure._draw(bench, "policy", 2, 3)
     assert (seen["policy"], seen["first"], seen["temperature"]) == ("policy", "first", 0.7)
     assert (seen["model"], seen["sampling"].temperature, seen["sampling"].max_new_tokens) == ("policy", 0.7, 5)
