@@ -109,7 +109,7 @@ def test_the_commands_of_the_page_climb_two_levels_and_catch_an_assistant_that_l
             assert main(line + (more if line[0] == "train" else ["--resamples", "200"])) == 0
     found = {name: json.loads(Path(name, "summary.json").read_text()) for name in ("right1", "lying1", "right2")}
     beside = {name: summary["controls"]["alone"]["difference"] for name, (summary,) in found.items()}
-    assert beside["right1"]["low"] > 0  # the reward model of the level below knows what two positions do not show
+    assert beside["right1"]["value"] > 0  # the reward model of the level below knows what two positions do not show
     assert beside["right2"]["low"] > 0
     assert beside["lying1"]["high"] < 0  # and the control shows who lies
     for level in (0, 1):
