@@ -7,7 +7,7 @@ Shapes: N pairs of answers, S seeds, X prompts. Outcomes are coded as in :mod:`a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,6 @@ from afzal.stats.comparing import same_draws, share_of_verdicts
 from afzal.stats.intervals import clustered, share
 
 Say = Callable[[str], None]
-Question = tuple[Turns, Mapping[str, Any]]
-"""A prompt, and the columns of its row that functions ask for."""
 Chosen = Mapping[str, Mapping[int, Point | None]]
 """The point that each policy is judged by, by its name and seed; the start last."""
 
@@ -45,9 +43,18 @@ class Match:
     answers: tuple[int, int]
 
 
-def judged(config: CompareConfig, chosen: Chosen, asked: Sequence[Question], say: Say) -> dict[str, Any]:
+def judged(
+    config: CompareConfig,
+    chosen: Chosen,
+    prompts: Sequence[Turns],
+    say: Say,
+    columns: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """What each judge says of every two policies, and how far the judges agree with each other, with people and with
     the true reward. Verdicts are kept in ``judged/`` under a hash of judge and answers.
+
+    Args:
+        columns: of the row of each prompt, for functions that ask for them.
 
     Raises:
         AfzalError: as for :func:`afzal.judging.run.judge_items`.
@@ -55,8 +62,9 @@ def judged(config: CompareConfig, chosen: Chosen, asked: Sequence[Question], say
     if not config.judges:
         return {"judges": [], "judge_agreement": []}
     folder = Path(config.out) / "judged"
-    matches = list(_matches(chosen, min(len(asked), config.judge_prompts or len(asked))))
-    items = [_item(m, chosen, asked) for m in matches]
+    matches = list(_matches(chosen, min(len(prompts), config.judge_prompts or len(prompts))))
+    items = [_item(m, chosen, prompts) for m in matches]
+    items = [replace(i, extra=columns[m.prompt]) for i, m in zip(items, matches, strict=True)] if columns else items
     folder.mkdir(parents=True, exist_ok=True)
     data.write(items, folder / "pairs.jsonl", "afzal")
     judges = {name: named(spec) for name, spec in config.judges.items()}
@@ -84,14 +92,13 @@ def _matches(chosen: Chosen, prompts: int) -> Iterator[Match]:
             yield from (Match(ours, theirs, seed, k, (i, j)) for k in range(prompts))
 
 
-def _item(m: Match, chosen: Chosen, asked: Sequence[Question]) -> Item:
+def _item(m: Match, chosen: Chosen, prompts: Sequence[Turns]) -> Item:
     responses = []
     for name, k in zip((m.ours, m.theirs), m.answers, strict=True):
         point = chosen[name][m.seed]
         assert point is not None
         responses.append(Response(point.answers.texts[m.prompt][k], name))
-    prompt, columns = asked[m.prompt]
-    return Item(f"{m.ours}-{m.theirs}-{m.seed}-{m.prompt}", prompt, tuple(responses), extra=columns)
+    return Item(f"{m.ours}-{m.theirs}-{m.seed}-{m.prompt}", prompts[m.prompt], tuple(responses))
 
 
 def _verdicts(

@@ -56,7 +56,7 @@ def _compare(config: CompareConfig, say: Say, date: str) -> Path:
         shown = [full_text(p) for p in bench.prompts[: config.show_prompts]]
         body = summary(config, policies, starts, courses, shown)
         chosen = {**chosen_points(config, policies, courses), START: start_points(starts)}
-        body |= judged(config, chosen, list(zip(bench.prompts, bench.columns, strict=True)), say)
+        body |= judged(config, chosen, bench.prompts, say, bench.columns)
         body |= {
             "settings": config.model_dump(mode="json"),
             "runs": {f"{s.entry.name}-{s.seed}": {"folder": str(s.folder), "state": states[s.name]} for s in stages},
