@@ -63,8 +63,9 @@ format: $(VENV)/.dev  ## let ruff rewrite the code
 peers: .venv-trl/.peers  ## a second environment with TRL, then the tests that compare with it
 	.venv-trl/bin/python -m pytest -m slow tests/peers
 
-bench: .venv-trl/.peers  ## time one DPO update against TRL and a plain loop, on a quiet machine (long)
+bench: .venv-trl/.peers  ## time one update of DPO and of the other methods against TRL, on a quiet machine (long)
 	.venv-trl/bin/python -m benchmarks.dpo_step
+	.venv-trl/bin/python -m benchmarks.methods_step
 
 bench-gpu:  ## all benchmarks on a CUDA GPU, beside the installed torch; WHEELS=DIR for TRL offline, QUICK=1, MINUTES=9
 	$(PYTHON) -m benchmarks.gpu --out bench-gpu $(if $(WHEELS),--wheels $(WHEELS)) $(if $(QUICK),--quick) $(if $(MINUTES),--budget-minutes $(MINUTES))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.dpo_step import table as dpo_step
 from benchmarks.dpo_step.table import heading
+from benchmarks.methods_step import table as methods_step
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
@@ -138,6 +139,7 @@ def plain(content: Mapping[str, Any]) -> str:
 
 _KINDS = {
     "dpo-step": lambda content: dpo_step.markdown(content["about"], content["shapes"]),
+    "methods-step": methods_step.markdown,
     "growth": growth,
     "startup": startup,
     "asking": startup,
@@ -153,7 +155,9 @@ date and the command that repeats it. A machine with other work on it is refused
 
 | command | what it measures |
 |---|---|
-| `make bench` | one DPO update by Afzal, TRL and a plain loop: `python -m benchmarks.dpo_step --help` |
+| `make bench` | the next two: Afzal beside TRL |
+| `python -m benchmarks.dpo_step` | one DPO update by Afzal, TRL and a plain loop |
+| `python -m benchmarks.methods_step` | one update of SFT, reward model, KTO, ORPO, SimPO, RLOO, GRPO by Afzal and TRL |
 | `make bench-gpu` | all of it on a CUDA GPU: `python -m benchmarks.gpu --help` |
 | `python -m benchmarks.attention` | attention kernels for trees on a GPU, and whether each is right |
 | `python -m benchmarks.growth` | how time and memory grow with lengths, responses, prompts and vocabulary |
@@ -178,6 +182,13 @@ over `transformers`; *trl-best* recomputes nothing and has its reference log-pro
 grouped by length, and *afzal-cached* does the same. Before anything is timed, all sides must agree on the loss (1e-5 in
 float32). The share of the matmul peak is the least work that gives the exact result, over time, over what a plain
 matrix product reached in the same run; executed / minimum is the work of padding and masks on top of that.
+
+In `benchmarks.methods_step` each side is a process that runs `afzal.fit` or TRL's trainer. The sides of a method take
+turns, update by update, on the same rows. Times are those between two updates, so imports and set-up are in none, and
+the first update of a side is not timed. Processor seconds are user and system time; peak memory is the largest resident
+set of the process. *TRL* recomputes activations, as its default is; *TRL at its best* recomputes nothing, and its SFT
+packs rows without padding. References are computed online on all sides. KTO starts from a policy that is not its
+reference, so that its first loss says something.
 
 On a GPU every side has a separate process and makes the updates of all shapes in one run; MFU is that same least work
 over what the card's vendor states for dense bf16. Weights are random, in the shapes of known models. TRL has float32

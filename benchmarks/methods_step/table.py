@@ -1,0 +1,94 @@
+"""The table of all methods. Loads no model library, so that figures can be read anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from benchmarks.dpo_step.table import heading
+
+TITLES = {"sft": "SFT", "reward": "reward model", "kto": "KTO", "orpo": "ORPO", "simpo": "SimPO"}
+TITLES |= {"rloo": "RLOO", "grpo": "GRPO"}
+TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
+"""How far apart the first losses may be, of their own size: rounding of sums in another order, and that of bf16."""
+_COLUMNS = (
+    "method",
+    "updates timed",
+    "Afzal, processor s / clock s",
+    "than TRL, processor / clock",
+    "than TRL at its best, processor / clock",
+    "peak memory: Afzal, TRL, TRL at its best",
+    "first loss: Afzal, TRL, TRL at its best",
+)
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """Every method of a run: medians over its updates, and ratios update by update."""
+    about = content["about"]
+    lines = [heading(about), note(about), "", f"| {' | '.join(_COLUMNS)} |", "|" + "---|" * len(_COLUMNS)]
+    lines += [row(method, found) for method, found in content["methods"].items()]
+    absent = [
+        f"{TITLES[method]}, {side}: {why}"
+        for method, found in content["methods"].items()
+        for side, why in found["left_out"].items()
+    ]
+    other = [
+        f"{TITLES[method]}: losses are not compared: {found['differs']}."
+        for method, found in content["methods"].items()
+        if found["differs"]
+    ]
+    wrong = [
+        f"**{TITLES[method]}: {found['disagreement']}**"
+        for method, found in content["methods"].items()
+        if found["disagreement"]
+    ]
+    return "\n".join([*lines, *(f"\n{line}" for line in [*other, *(f"Left out: {a}" for a in absent), *wrong])])
+
+
+def note(about: Mapping[str, Any]) -> str:
+    """What an update is."""
+    return (
+        f"{about['items']} items per update at the lengths of HH-RLHF ({about['lengths']}); items are pairs, "
+        f"demonstrations, labelled responses, or answers of {about['tokens']} tokens, {about['answers']} to a prompt, "
+        "written and learned from. First losses agree to "
+        f"{about['tolerance']:g} of their size where both sides have the same loss."
+    )
+
+
+def row(method: str, found: Mapping[str, Any]) -> str:
+    """The line of one method; a side that was left out has empty cells."""
+    own = found.get("afzal")
+    taken = f"{median(own['processor']):.2f} / {median(own['clock']):.2f}" if own else ""
+    sides = [found.get(side) for side in ("afzal", "trl", "trl-best")]
+    cells = [
+        TITLES[method],
+        str(len(own["clock"])) if own else "",
+        taken,
+        *(ratios(own, peer) for peer in sides[1:]),
+        ", ".join(f"{side['peak_bytes'] / 1e9:.2f}" if side else "-" for side in sides) + " GB",
+        "not compared" if found["differs"] else ", ".join(f"{s['first_loss']:.5g}" if s else "-" for s in sides),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def ratios(own: Mapping[str, Any] | None, peer: Mapping[str, Any] | None) -> str:
+    """How many times Afzal's seconds a peer takes, of the processor and of the clock: medians over the same updates."""
+    if not own or not peer:
+        return ""
+    found = (
+        median(theirs / ours for ours, theirs in zip(own[kind], peer[kind], strict=False))
+        for kind in ("processor", "clock")
+    )
+    return " / ".join(f"{ratio:.1f}x" for ratio in found)
+
+
+def disagreement(found: Mapping[str, Any], tolerance: float) -> str:
+    """What is wrong with the first losses of the sides; "" where they agree, or are not the same loss."""
+    losses = {side: found[side]["first_loss"] for side in ("afzal", "trl", "trl-best") if side in found}
+    if found["differs"] or len(losses) < 2:
+        return ""
+    low, high = min(losses.values()), max(losses.values())
+    if high - low <= tolerance * abs(low):
+        return ""
+    return f"the sides do not compute the same loss: {losses}"

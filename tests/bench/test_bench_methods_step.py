@@ -1,0 +1,191 @@
+"""The bench of all methods: its rows, its pace, its table, and a whole run on a small model."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks.gpu.install import ROOT
+from benchmarks.methods_step import pacing, table, work
+from benchmarks.methods_step.__main__ import sound
+
+
+def job(**changes) -> work.Work:
+    given = {"folder": "", "items": 8, "updates": 2, "dtype": "fp32", "vocabulary": 50, "tokens": 5, "shared": "absent"}
+    return work.Work(**(given | changes))
+
+
+def test_every_method_has_the_same_texts_and_a_short_first_update():
+    pairs = work.examples("reward", job())
+    assert len(pairs) == 16
+    assert all(len(row["prompt"].split()) <= 64 and len(row["chosen"].split()) <= 16 for row in pairs[:8])
+    assert max(len(row["prompt"].split()) for row in pairs[8:]) > 64
+    assert work.examples("orpo", job()) == work.examples("simpo", job()) == pairs
+    shown = work.examples("sft", job())
+    assert [row["completion"] for row in shown] == [row["chosen"] for row in pairs]
+    labelled = work.examples("kto", job())
+    for row, pair in zip(labelled, pairs, strict=True):
+        assert row["completion"] == pair["chosen" if row["label"] else "rejected"]
+    assert sum(row["label"] for row in labelled) == 8
+
+
+def test_items_are_answers_where_the_policy_writes_them():
+    rows = work.examples("grpo", job())
+    assert len(rows) == 2 * 8 // work.ANSWERS
+    assert set(rows[0]) == {"prompt"}
+
+
+def test_words_below_two_are_never_written_and_the_reward_is_the_share_of_even_words():
+    words = [int(w) for row in work.examples("sft", job()) for w in (row["prompt"] + row["completion"]).split()]
+    assert min(words) >= 2
+    assert max(words) < 50
+    assert work.even("", " 2 3 4 8 <pad>") == 0.75
+    assert work.even("", "") == 0
+    assert work.evens(["a", "b"], ["2", "3"], trainer_state=None) == [1, 0]
+
+
+def side(tmp_path, code: str, name: str = "side") -> pacing.Side:
+    """A process that runs ``code``, in which ``pace`` is its pace."""
+    whole = f"from benchmarks.methods_step import pacing\nimport time\npace = pacing.of_this_process()\n{code}"
+    return pacing.Side([sys.executable, "-c", whole], tmp_path / f"{name}.log", {**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def test_sides_take_turns_and_what_they_print_is_kept_apart(tmp_path):
+    code = "open({0!r}, 'a').write({1!r}); print('noise')\npace.ended(float(k))"
+    order = str(tmp_path / "order")
+    sides = {}
+    for name in "ab":
+        body = "".join(f"    {line}\n" for line in code.format(order, name).split("\n"))
+        sides[name] = side(tmp_path, f"for k in range(9):\n{body}", name)
+    found = pacing.take_turns(sides, updates=3, share=60, until=time.monotonic() + 60)
+    for one in sides.values():
+        one.stop()
+    text = (tmp_path / "order").read_text()
+    assert sorted(text[:2]) == ["a", "b"]  # both were set up at once; then they went one after the other
+    assert text[2:] == "ababab"
+    assert found["left_out"] == {}
+    assert found["a"]["first_loss"] == 0.0
+    assert len(found["a"]["clock"]) == len(found["b"]["processor"]) == 3
+    assert found["a"]["peak_bytes"] > 1e6
+    assert "noise" in (tmp_path / "a.log").read_text()
+
+
+def test_a_share_that_is_spent_ends_the_rounds_after_the_first(tmp_path):
+    one = side(tmp_path, "while True: pace.ended(0.5)")
+    found = pacing.take_turns({"a": one}, updates=5, share=0, until=time.monotonic() + 60)
+    one.stop()
+    assert len(found["a"]["clock"]) == 1
+
+
+def test_sides_that_fail_or_are_late_are_left_out_with_their_reason(tmp_path):
+    sides = {
+        "good": side(tmp_path, "while True: pace.ended(0.5)", "good"),
+        "bad": side(tmp_path, "raise ValueError('no room')", "bad"),
+        "falls": side(tmp_path, "pace.ended(1.0)\nraise ValueError('later')", "falls"),
+    }
+    found = pacing.take_turns(sides, updates=2, share=60, until=time.monotonic() + 60)
+    for one in sides.values():
+        one.stop()
+    assert found["left_out"] == {"bad": "ValueError: no room", "falls": "ValueError: later"}
+    assert "falls" not in found
+    assert len(found["good"]["clock"]) == 2
+    late = side(tmp_path, "time.sleep(60)", "late")
+    found = pacing.take_turns({"late": late}, updates=1, share=1, until=time.monotonic())
+    assert found == {"left_out": {"late": "the time was up"}}
+    assert late.process.returncode is not None
+
+
+def test_a_pace_gives_the_processor_s_seconds_of_an_update_and_none_of_the_first():
+    said = io.StringIO()
+    pace = pacing.Pace(io.StringIO("go\ngo\n"), said)
+    pace.ended(2.0)
+    began = time.process_time()
+    while time.process_time() - began < 0.05:
+        pass
+    pace.ended(1.5)
+    first, second = map(json.loads, said.getvalue().splitlines())
+    assert "clock" not in first
+    assert first["loss"] == 2.0
+    assert 0.03 <= second["processor"] < 5  # the processor's own clock ticks in hundredths
+    assert second["clock"] > 0.04
+
+
+def taken(loss: float, *seconds: float, memory: float = 1e9) -> dict:
+    return {"first_loss": loss, "processor": [2 * s for s in seconds], "clock": list(seconds), "peak_bytes": memory}
+
+
+ABOUT = {
+    "date": "2026-01-02",
+    "command": "python -m benchmarks.methods_step",
+    "device": "A processor",
+    "threads": 2,
+    "versions": {"afzal": "0.1.0"},
+    "load": 0.1,
+    "dtype": "fp32",
+    "parameters": 58e6,
+    "items": 8,
+    "answers": 4,
+    "tokens": 59,
+    "lengths": "real rows, scaled",
+    "tolerance": 1e-4,
+}
+
+
+def content(**methods) -> dict:
+    empty = {"left_out": {}, "differs": "", "disagreement": ""}
+    return {"about": ABOUT, "methods": {name: empty | found for name, found in methods.items()}}
+
+
+def test_the_table_has_medians_and_ratios_of_the_same_updates():
+    peer = taken(8.0, 10, 8, 30, memory=3e9)
+    peer["processor"] = [4, 4, 80]
+    found = content(sft={"afzal": taken(8.0, 1, 2, 4), "trl": peer, "left_out": {"trl-best": "no room"}})
+    text = table.markdown(found)
+    wanted = "| SFT | 3 | 4.00 / 2.00 | 2.0x / 7.5x |  | 1.00, 3.00, - GB | 8, 8, - |"
+    assert wanted in text.splitlines()
+    assert "Left out: SFT, trl-best: no room" in text
+    other = table.markdown(content(orpo={"afzal": taken(8.0, 1), "trl": taken(6.0, 2), "differs": "another mean"}))
+    assert "| 2.0x / 2.0x |  | 1.00, 1.00, - GB | not compared |" in other
+    assert "ORPO: losses are not compared: another mean." in other
+    assert "2026-01-02, A processor, 2 threads" in text
+    assert "    python -m benchmarks.methods_step\n" in text
+
+
+def test_losses_that_differ_are_said_and_are_a_failure():
+    near, far = taken(8.0005, 1), taken(8.01, 1)
+    assert table.disagreement({"differs": "", "afzal": taken(8.0, 1), "trl": near}, 1e-4) == ""
+    wrong = table.disagreement({"differs": "", "afzal": taken(8.0, 1), "trl": far}, 1e-4)
+    assert wrong.startswith("the sides do not compute the same loss")
+    assert table.disagreement({"differs": "by design", "afzal": taken(8.0, 1), "trl": far}, 1e-4) == ""
+    assert table.disagreement({"differs": "", "afzal": taken(float("nan"), 1), "trl": near}, 1e-4)
+    assert sound(content(sft={"afzal": near}))
+    assert not sound(content(sft={"afzal": near, "disagreement": wrong}))
+    assert not sound(content(sft={"left_out": {"afzal": "it fell"}}))
+    assert f"**SFT: {wrong}**" in table.markdown(content(sft={"afzal": near, "disagreement": wrong}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("peer", ["", "trl-best"])
+def test_a_small_run_gives_every_method_s_figures_and_the_losses_agree(tmp_path, peer):
+    if peer and importlib.util.find_spec("trl") is None:
+        pytest.skip("TRL is not installed here (make peers)")
+    out = tmp_path / "figures/methods.json"
+    command = [sys.executable, "-m", "benchmarks.methods_step", "--quick", "--force", "--dtype", "fp32"]
+    command += ["--updates", "1", "--minutes", "60", "--threads", "1", "--sides", "afzal", *([peer] if peer else [])]
+    done = subprocess.run([*command, "--out", str(out)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(out.read_text())
+    assert list(found["methods"]) == list(work.METHODS)
+    for method, figures in found["methods"].items():
+        assert figures["left_out"] == {}, method
+        for name in ("afzal", *([peer] if peer else [])):
+            assert figures[name]["processor"][0] > 0
+    assert found["methods"]["kto"]["afzal"]["first_loss"] != pytest.approx(0.5, abs=1e-3)  # policy is not reference
+    assert done.stdout.rstrip().endswith(table.markdown(found))
