@@ -165,6 +165,18 @@ def test_json_is_json_alone(place, capsys, words: str):
     json.loads(said(capsys, *words.split()))
 
 
+def test_a_word_that_is_not_whole_is_no_error_at_tab(place, capsys, monkeypatch):
+    monkeypatch.setenv("_AFZAL_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    monkeypatch.setenv("COMP_WORDS", "afzal train runs/nowhere --re")
+    main([])
+    assert "".join(capsys.readouterr()) == ""
+    monkeypatch.setenv("COMP_WORDS", "afzal train dpo --be")
+    with pytest.raises(SystemExit):  # as a shell is answered
+        main([])
+    assert capsys.readouterr().out.split() == ["--beta"]
+
+
 def test_votes_end_with_what_can_be_done_with_them(place, capsys, monkeypatch):
     """On stderr: addresses alone stand on stdout."""
     counts = {"votes": 3, "skips": 1}

@@ -251,6 +251,8 @@ def _system(error: OSError) -> str:
 
 
 def _tell(message: str, code: int) -> int:
+    if "_AFZAL_COMPLETE" in os.environ:
+        return code  # the shell asks at Tab, and what is typed so far need not be whole
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     head = "\x1b[1;31merror:\x1b[0m " if colour else "error: "
     out = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
