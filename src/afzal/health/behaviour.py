@@ -108,7 +108,8 @@ def gradients(c: Curves) -> Diagnosis | None:
     if len(points) < 10:
         return None
     values = [v for _, v in points]
-    usual, limit = median(values), c.setting("max_grad_norm") or None  # 0: nothing is clipped
+    usual, limit = median(values), c.setting("max_grad_norm")
+    limit = math.inf if limit == 0 else limit  # 0: nothing is clipped
     wide = math.exp(SPIKE_NOISE * noise([math.log(v) for v in values if v > 0]))
     spikes = [
         (s, v) for i, (s, v) in enumerate(points) if i >= 10 and _is_spike(v, values[max(0, i - 20) : i], usual, wide)
