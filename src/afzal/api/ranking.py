@@ -27,7 +27,7 @@ def leaderboard(
     """Rank models from votes or verdicts (Bradley-Terry with ties), or judges from items of known truth.
 
     Args:
-        files: verdict files, or rows whose responses name their source.
+        files: verdict files, or rows whose responses name their source; for judges also rows with a label and verdicts.
         ties: what a tie is: half a win, or a separate outcome.
         length_control: also each model's win rate at equal lengths of the answers.
         beside: another file, for the rank correlation of the two leaderboards.
@@ -56,7 +56,8 @@ def leaderboard(
         raise AfzalError("lengths and correlations are of models", where="--of judges", remedy="leave one out")
     several = list(files) if isinstance(files, list | tuple) and all(map(is_source, files)) else [files]
     named = [as_path(one, "files") for one in several]
-    said = judging.read(named)
+    labelled = of == "judges" and not any(map(judging.knows, named))
+    said = judging.read_labelled(named) if labelled else judging.read(named)
     if judge is not None:
         said = _only(said, judge)
     source = ", ".join(Path(name).name for name in named)
@@ -118,7 +119,19 @@ def _text(body: Mapping[str, Any]) -> list[str]:
     for table in body.get("tables", []):
         lines.append(table["title"])
         lines += [visible("  " + "  ".join(row)) for row in (table["columns"], *table["rows"])]
+    if body.get("judges") and len(body["differences"]) <= _MANY:
+        lines += [visible(f"{gap['first']} over {gap['second']}: {_gap(gap)}") for gap in body["differences"]]
     return [*lines, *map(visible, body["findings"])]
 
 
+def _gap(gap: Mapping[str, Any]) -> str:
+    """A paired difference in points, and whether it tells two judges apart."""
+    from afzal.text import interval, number
+
+    value, low, high = (None if gap[key] is None else 100 * gap[key] for key in ("value", "low", "high"))
+    clear = low is not None and high is not None and (low > 0 or high < 0)
+    return f"{number(value, 3)} {interval(low, high)} points, {'told apart' if clear else 'not told apart'}"
+
+
+_MANY = 8  # differences between judges that are printed; the page has all of them
 _IN_TEXT = ("rank", "win_rate", "won", "tied", "lost", "no_verdict", "consistent", "slot_bias", "slot_p")

@@ -27,7 +27,10 @@ from afzal.rewards.source import Rewarder
 from afzal.runs.stage import keep, kept, key_of
 from afzal.stats.comparing import best_of, best_of_kl
 from afzal.tokens import Speaker, any_chat, distinct_prompts
+from afzal.tokens.media import refuse_media
 from afzal.train import checkpoint
+
+_INSTEAD = "afzal generate with each run, then afzal judge ONE --against OTHER; or leave such prompts out"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,6 +113,7 @@ def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], l
     items = data.read(config.prompts, asked=together(asks)).items
     names = columns_for(asks, items, config.prompts)
     found = distinct_prompts(items, names)[: config.max_prompts]
+    refuse_media(found, config.prompts, "afzal compare", _INSTEAD)
     if len(found) < 2:
         raise AfzalError(f"{len(found)} prompts are too few to compare on", where=config.prompts, remedy="at least 2")
     room = speaker.room(config.max_tokens) - config.sample_tokens

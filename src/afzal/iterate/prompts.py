@@ -15,10 +15,15 @@ from afzal.errors import AfzalError
 from afzal.prepare.columns import asked_by_rewards, columns_for, together
 from afzal.records import Item, Turns, labels, prompt_key, template_fields
 from afzal.tokens import Speaker, any_chat
+from afzal.tokens.media import refuse_media
 
 T = TypeVar("T")
 
 _MOST_HELD_OUT = 64
+_INSTEAD = (
+    "take the steps of a round by hand: afzal generate twice, afzal judge ONE --against OTHER, afzal train dpo on its "
+    "rows.jsonl; or leave such prompts out"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,8 @@ def ask(config: IterateConfig, speaker: Speaker) -> Questions:
     dataset = data.read(config.prompts, columns=config.columns or None, format=config.data_format, asked=wanted)
     others = data.read(config.held_out_prompts, asked=wanted).items if config.held_out_prompts else []
     names = columns_for(asks, [*dataset.items, *others], config.prompts)
+    refuse_media(dataset.items, config.prompts, "afzal iterate", _INSTEAD)
+    refuse_media(others, config.held_out_prompts or "", "afzal iterate", _INSTEAD)
     chat = any_chat([*dataset.items, *others])
     notes = [speaker.notice] if chat and speaker.notice else []
     found = _groups(dataset.items, config, speaker, notes, names)

@@ -14,6 +14,7 @@ from afzal.judge.boards import (
 )
 from afzal.judge.foreign import FORMATS, knows, read
 from afzal.judge.judges import JudgeBoard, JudgeLine, judges_as_plain, of_judges
+from afzal.judge.labelled import read_labelled
 from afzal.judge.verdicts import Verdict, Verdicts
 from afzal.judge.weighed import weighed_as_plain
 
@@ -33,5 +34,6 @@ __all__ = [
     "of_models",
     "rank_correlation",
     "read",
+    "read_labelled",
     "weighed_as_plain",
 ]

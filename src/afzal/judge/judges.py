@@ -52,7 +52,8 @@ class JudgeLine:
     prompts, and its two games.
 
     ``both`` is None where no item was judged in both orders; ``categories`` holds items, accuracy and two games of each
-    category, where the file has several.
+    category, where the file has several. ``lead`` is what the first judge has more than this one on the same prompts;
+    None for the first itself.
     """
 
     name: str
@@ -64,6 +65,7 @@ class JudgeLine:
     no_verdict: int
     both: TwoGames | None
     categories: Mapping[str, tuple[int, float, TwoGames | None]]
+    lead: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,8 @@ def of_judges(said: Verdicts, *, resamples: int = 2000, seed: int = 0) -> JudgeB
     means = judging.column_means(table, prompts, resamples=resamples, seed=seed)
     best, worst = _ranks(means)
     kinds = sorted(set(categories)) if len(set(categories)) > 1 else []
-    lines = []
-    for rank, column in enumerate(np.argsort(-means.values, kind="stable").tolist(), start=1):
+    lines, order = [], np.argsort(-means.values, kind="stable").tolist()
+    for rank, column in enumerate(order, start=1):
         own = games[names[column]]
         both = _played(own, place)
         apart = {}
@@ -109,7 +111,8 @@ def of_judges(said: Verdicts, *, resamples: int = 2000, seed: int = 0) -> JudgeB
         missing = sum(v.outcome == "none" for v in own)
         ranks = rank, int(best[column]), int(worst[column])
         accuracy = means.interval(column)
-        lines.append(JudgeLine(names[column], accuracy, *ranks, len(own), missing, two_games(both, truth), apart))
+        lead = means.difference(order[0], column) if rank > 1 else None
+        lines.append(JudgeLine(names[column], accuracy, *ranks, len(own), missing, two_games(both, truth), apart, lead))
     n = len(names)
     return JudgeBoard(tuple(lines), len(items), means.separable(), n * (n - 1) // 2)
 
@@ -184,7 +187,12 @@ def judges_as_plain(board: JudgeBoard, source: str) -> dict[str, Any]:
         findings.append(f"{missing} games have no verdict; none of them counts as right.")
     facts = [("judges", f"{len(lines):,}"), ("items of known truth", f"{board.items:,}")]
     about = {"title": "Leaderboard of judges", "subtitle": source, "unit": "accuracy", "rule": None}
-    body = {**about, "findings": findings, "facts": facts, "lines": [_shown(x) for x in lines], "differences": []}
+    gaps = [
+        {"first": board.lines[0].name, "second": line.name, **interval(line.lead)}
+        for line in board.lines
+        if line.lead is not None
+    ]
+    body = {**about, "findings": findings, "facts": facts, "lines": [_shown(x) for x in lines], "differences": gaps}
     body |= {"judges": lines, "separable": board.separable, "pairs": board.pairs}
     return body | ({"categories": categories, "tables": [_by_category(categories)]} if categories else {})
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from afzal.errors import AfzalError
 from afzal.media import KINDS, Media, MediaKind
+from afzal.records import Item, media_of
 from afzal.tokens.template import TurnError
 
 _KEPT = 64
@@ -151,6 +152,29 @@ class MediaReader:
         made = self.processor(**given)
         ((offset,),) = made["text_replacement_offsets"]
         return offset["replacement"], {name: np.asarray(v) for name, v in made.items() if name not in _TEXT}
+
+
+def refuse_media(items: Sequence[Item], source: str, by: str, instead: str) -> None:
+    """Refuse prompts that show images or sounds, for a command that keeps prompts as token ids.
+
+    Args:
+        source: the file of the prompts.
+        by: the command, as messages name it.
+        instead: what to do with such prompts.
+
+    Raises:
+        AfzalError: names the first of them.
+    """
+    shown = [item for item in items if media_of(item.prompt)]
+    if not shown:
+        return
+    first = shown[0]
+    raise AfzalError(
+        f"{first.where or first.id} shows an {media_of(first.prompt)[0].kind}, and {by} reads prompts of text only",
+        where=source,
+        why=f"{len(shown)} of {len(items)} prompts have images or sounds, and a prompt is kept here as token ids alone",
+        remedy=instead,
+    )
 
 
 def reader_of(processor: Any) -> MediaReader | None:

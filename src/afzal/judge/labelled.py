@@ -1,0 +1,67 @@
+"""Verdicts on rows whose truth is known, whoever wrote the answers: what ``afzal judge`` leaves of labelled pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from afzal import data
+from afzal.errors import AfzalError
+from afzal.judge.verdicts import Outcome, Verdict, Verdicts, from_probability
+from afzal.records import Comparison, Item, comparisons, prompt_key
+
+
+def read_labelled(sources: Sequence[str]) -> Verdicts:
+    """Verdicts by judge or annotator, and the truth of each pair: its ``gold``, or else the label that nobody signed.
+
+    Raises:
+        AfzalError: a file cannot be read, or no pair has both a truth and a verdict.
+    """
+    verdicts: list[Verdict] = []
+    gold: dict[str, Outcome] = {}
+    rows, formats = 0, []
+    for source in sources:
+        dataset = data.read(source)
+        rows += dataset.rows
+        formats.append(dataset.format)
+        for item in dataset.items:
+            truths = _truths(item)
+            gold |= truths
+            verdicts += [v for vote in comparisons(item.votes) if (v := _verdict(item, vote)) and v.item in truths]
+    if not verdicts:
+        raise AfzalError(
+            f"{', '.join(sources)} holds no verdicts beside a known truth",
+            why="the truth of a pair is its gold, or a label without an annotator, and a verdict names who judged",
+            remedy="rows.jsonl of afzal judge on labelled pairs, or a file with a label and judges, such as LLMBar's",
+        )
+    judged = {v.item for v in verdicts}
+    return Verdicts(verdicts, {item: truth for item, truth in gold.items() if item in judged}, formats[0], rows)
+
+
+def _truths(item: Item) -> dict[str, Outcome]:
+    """The outcome of every pair of responses of which one truth is stated."""
+    stated = list(comparisons(item.gold)) or [vote for vote in comparisons(item.votes) if vote.annotator is None]
+    found: dict[str, set[Outcome]] = {}
+    for vote in stated:
+        found.setdefault(_pair(item, vote), set()).add(_outcome(vote))
+    return {pair: outcomes.pop() for pair, outcomes in found.items() if len(outcomes) == 1}
+
+
+def _verdict(item: Item, vote: Comparison) -> Verdict | None:
+    if vote.annotator is None:
+        return None
+    low, high = sorted((vote.first, vote.second))
+    shown = None if vote.shown_first is None else int(vote.shown_first == high)
+    names = f"response {low}", f"response {high}"
+    return Verdict(prompt_key(item), _pair(item, vote), *names, _outcome(vote), vote.annotator, shown, vote.probability)
+
+
+def _pair(item: Item, vote: Comparison) -> str:
+    """One name for two responses of an item, whichever is named first."""
+    low, high = sorted((vote.first, vote.second))
+    return f"{prompt_key(item)}\0{item.id}\0{low}\0{high}"
+
+
+def _outcome(vote: Comparison) -> Outcome:
+    """In the order of the responses' numbers."""
+    turned = vote if vote.first < vote.second else vote.swap()
+    return turned.outcome if turned.probability is None else from_probability(turned.probability)
