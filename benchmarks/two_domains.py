@@ -4,10 +4,10 @@
     python -m benchmarks.two_domains OUT --quick                            # a few updates: does it run?
 
 The domains are HH-RLHF's harmless dialogues and pairs of stories ordered by word valence; the model is stories260k. DPO
-learns from one file alone, or from ``mix.yaml``, which names both with temperature 2; ``group_dpo`` learns from the same
-mixture. A run alone takes as many updates as give it the examples of its task that the mixture gives. Runs are compared
-as judges of the held-out pairs, by their implicit rewards: ``afzal judge`` with ``policy:RUN``. The same command resumes
-where it was stopped. It needs the folder ``shared/data`` beside the checkout, or AFZAL_SHARED.
+learns from one file alone, or from ``mix.yaml``, which names both with temperature 2; ``group_dpo`` learns from the
+same mixture. A run alone takes as many updates as give it the examples of its task that the mixture gives. Runs are
+compared as judges of the held-out pairs, by their implicit rewards: ``afzal judge`` with ``policy:RUN``. The same
+command resumes where it was stopped. It needs the folder ``shared/data`` beside the checkout, or AFZAL_SHARED.
 """
 
 from __future__ import annotations
@@ -177,8 +177,8 @@ def page(found: Mapping[str, Any]) -> list[str]:
         "`python -m benchmarks.two_domains OUT --page benchmarks/results/tasks`: stories260k, DPO with beta 0.1 and lr "
         f"3e-4, {found['updates']} updates of {found['batch']} pairs on both tasks with temperature "
         f"{found['temperature']}; alone, as many examples of the task as in the mixture. Held-out accuracy of the "
-        "implicit reward in percent, and the difference to the run alone on the same prompts, in points. 95 % intervals "
-        f"over prompts{seeds}.",
+        "implicit reward in percent, and the difference to the run alone on the same prompts, in points. "
+        f"95 % intervals over prompts{seeds}.",
         "",
         "| task | trained on | held out | run | accuracy | less alone | |",
         "|---|---|---|---|---|---|---|",
