@@ -102,6 +102,7 @@ def _digests(out: Path) -> dict[str, str]:
     return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in kept}
 
 
+@pytest.mark.slow
 def test_each_stage_of_pictures_leaves_its_file(tmp_path: Path):
     made = [stage for stage in media.stages(tmp_path, world.QUICK) if stage.name.startswith("shapes/")]
     make_all(tmp_path, made, say=lambda text: None)

@@ -125,6 +125,7 @@ def test_the_verdict_and_commands_that_run(place, capsys, words: str, verdict: s
             assert main([*command, "--debug"]) in (0, 1), capsys.readouterr()  # 1: a model that never lost
 
 
+@pytest.mark.slow
 def test_the_leaderboard_as_a_page_keeps_what_was_typed(place, capsys):
     main(["judge", "ours.jsonl", "--against", "theirs.jsonl", "--judge", "rule:longest", "--out", "judged"])
     capsys.readouterr()

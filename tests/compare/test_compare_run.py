@@ -207,6 +207,7 @@ def test_other_settings_or_inputs_are_refused_by_name(place, made, tmp_path):
         compare(asked, say=lambda _: None)
 
 
+@pytest.mark.slow
 def test_a_comparison_that_was_stopped_goes_on_to_the_same_figures(place, made, tmp_path, monkeypatch):
     """Stopped inside the second training: the first is used again, the second goes on from its checkpoint."""
     dpo = {"name": "dpo", "label": "DPO <b>", "train": "dpo", "beta": 0.1}

@@ -167,6 +167,7 @@ def _writes(folder, monkeypatch, out: Path, before: int | None) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_before_any_stage_was_written_resumes_to_the_same_bytes(folder, whole, monkeypatch, tmp_path):
     expected, out = fingerprint(whole), tmp_path
     for k in range(11):  # measured, then samples, scores, rejected, pairs, measured of two rounds

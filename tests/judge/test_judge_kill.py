@@ -97,6 +97,7 @@ def killed_run(tmp_path: Path, server: Fair, pairs: int, kills: int) -> None:
     assert files(out) == files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes(tmp_path, server):
     killed_run(tmp_path, server, pairs=30, kills=3)
 

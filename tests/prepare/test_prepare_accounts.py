@@ -211,6 +211,7 @@ def test_columns_that_a_method_cannot_use_are_said_aloud(
     assert said is None or said in notes[0]
 
 
+@pytest.mark.slow
 def test_every_row_of_the_hh_sample_is_accounted_for_whole(folder: Path, shared: Path):
     """1,492 real rows and the tokenizer of a real model, for KTO two examples a row."""
     source = shared / "data/pref/hh_rlhf_harmless_a.jsonl.gz"

@@ -218,6 +218,7 @@ def killed(folder: Path, server: Writer, stages: dict[str, str], *more: str) -> 
         assert files(out) == files(folder / "whole")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_criticises_resumes_to_the_same_bytes(tmp_path, server):
     killed(tmp_path, server, {"critiques-1": "of tell tale 4"})
 

@@ -114,6 +114,7 @@ def test_repeat_asks_where_people_disagree_the_most_doubtful_first():
         ask.choose(ask.pool_of(some(3)), ask.votes_of(ask.pool_of(some(3))), None, 5, "repeat", seed=0, random_share=0)
 
 
+@pytest.mark.slow
 def test_the_random_share_is_drawn_from_all_pairs_alike_and_spread():
     counts = np.zeros(20)
     pool = ask.pool_of(some(20))
@@ -127,6 +128,7 @@ def test_the_random_share_is_drawn_from_all_pairs_alike_and_spread():
     assert counts.max() < 65
 
 
+@pytest.mark.slow
 def test_a_share_that_is_not_whole_is_kept_on_average():
     pool = ask.pool_of(some(5))
     single = [ask.next_questions(pool, {}, 1, "d_optimal", seed, random_share=0.3)[0].rule for seed in range(500)]

@@ -52,6 +52,7 @@ def test_two_ranks_then_one_then_two_end_as_two_that_never_stopped(tmp_path):
     assert_same(tmp_path / "whole", tmp_path / "stages")
 
 
+@pytest.mark.slow
 def test_a_damaged_part_and_both_ranks_go_on_from_the_checkpoint_before(tmp_path):
     kept = {"max_steps": 5, "save_every_steps": 1, "keep_checkpoints": 5, **QUIET}
     whole, hurt = (given(tmp_path, out, "dpo", **kept) for out in ("whole", "hurt"))

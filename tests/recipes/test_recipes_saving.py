@@ -33,6 +33,7 @@ def steps_in(out):
     return [step for step, _ in checkpoint.listed(out / "checkpoints")]
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_from_the_checkpoint_of_the_clock_to_the_same_bytes(tmp_path):
     """Nothing asks for checkpoints by steps; the clock asks for one every few updates."""
     by_clock = {"save_every_steps": None, "save_every_minutes": 0.001, "epochs": 20.0, **QUIET}

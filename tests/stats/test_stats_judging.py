@@ -94,14 +94,14 @@ def test_a_correction_by_hand():
     assert made.value.high - made.value.value == pytest.approx(t95(3) * error)
 
 
-@pytest.mark.parametrize("turn", [False, True])
-def test_with_every_row_labelled_the_judge_adds_nothing(turn):
+@pytest.mark.parametrize(("slope", "power"), [(0.5, None), (-0.5, 0.0), (3.0, 1.0)])
+def test_with_every_row_labelled_the_judge_adds_nothing(slope, power):
+    """Also where the weight of a judge is held at 0 or at 1."""
     generator = np.random.default_rng(3)
-    y = generator.random(40)
-    f = 0.5 * y + generator.random(40)
-    f = 3 - f if turn else f
+    f = generator.random(40)
+    y = slope * f + 0.1 * generator.random(40)
     made = judging.prediction_powered(y, f, f)
-    assert (made.power > 0) is not turn
+    assert made.power == power if power is not None else 0.4 < made.power < 0.6
     assert (made.value.low, made.value.value, made.value.high) == pytest.approx(
         (made.people.low, made.people.value, made.people.high)
     )

@@ -208,6 +208,7 @@ def test_a_dry_run_names_every_arm_with_its_state_and_the_cost(made):
     assert lines[6] == "6 trainings, 6 of them made; then at most 2 more: the choice and base with 1 fresh seed"
 
 
+@pytest.mark.slow
 def test_more_arms_are_added_once_and_resumed_until_they_are_finished(settings, tmp_path):
     space = {"beta": {"uniform": [0.1, 0.5]}}
     sweep_of = settings(tmp_path / "o", search="sobol", arms=1, space=space, examples=64, snapshots=1)
@@ -221,6 +222,7 @@ def test_more_arms_are_added_once_and_resumed_until_they_are_finished(settings, 
     assert counted == {"a000-0: training": 1, "a001-0: training": 1, "a002-0: training": 1}
 
 
+@pytest.mark.slow
 def test_win_rate_and_accuracy_are_goals_too(place, settings, tmp_path):
     base = {"eval_data": str(place / "held-out.jsonl"), "sample_prompts": 0}
     base_of = {"space": {"beta": [0.1, 0.5]}, "examples": 128}

@@ -482,6 +482,7 @@ def _save_for_ever(folder: Path, acknowledge: int) -> None:
         checkpoint.prune(folder, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_kill_9_at_20_random_times_never_costs_an_acknowledged_checkpoint(tmp_path):
     chance = random.Random(0)

@@ -200,7 +200,7 @@ def test_an_update_whose_numbers_are_not_finite_stops_by_name():
             method_for("reinforce", model),
             rollouts,
             optimizer,
-            Settings(3, lambda _: 1e-3),
+            Settings(3, 1e-3),
             hooks=Hooks(),
             state=State(),
         )

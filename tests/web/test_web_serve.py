@@ -213,6 +213,7 @@ def kills(tmp_path: Path, votes: int, count: int, seed: int) -> None:
     assert Counter(line["item"] for line in lines) == {f"rows.jsonl:{k + 1}": 1 for k in range(votes)}
 
 
+@pytest.mark.slow
 def test_every_acknowledged_vote_survives_kills(tmp_path):
     kills(tmp_path, votes=60, count=3, seed=0)
 
