@@ -113,7 +113,7 @@ def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], l
     items = data.read(config.prompts, asked=together(asks)).items
     names = columns_for(asks, items, config.prompts)
     found = distinct_prompts(items, names)[: config.max_prompts]
-    refuse_media(found, config.prompts, "afzal compare", _INSTEAD)
+    refuse_media(found, config.prompts, "a comparison or a sweep", _INSTEAD)
     if len(found) < 2:
         raise AfzalError(f"{len(found)} prompts are too few to compare on", where=config.prompts, remedy="at least 2")
     room = speaker.room(config.max_tokens) - config.sample_tokens
