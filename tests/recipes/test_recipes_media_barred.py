@@ -54,7 +54,8 @@ def test_a_comparison_refuses_a_picture_by_row(prompts: str, speaker: Speaker) -
     settings = {"model": "m", "data": prompts, "prompts": prompts, "rewards": {"r": "r.py:f"}, "methods": methods}
     with pytest.raises(AfzalError) as error:
         read_prompts(config.build(config.CompareConfig, [config.Setting(k, v) for k, v in settings.items()]), speaker)
-    assert error.value.what.endswith("prompts.jsonl:4 shows an image, and a comparison or a sweep reads prompts of text only")
+    said = "prompts.jsonl:4 shows an image, and a comparison or a sweep reads prompts of text only"
+    assert error.value.what.endswith(said)
     assert "afzal generate with each run" in error.value.remedy
 
 
