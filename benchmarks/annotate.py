@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,8 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from afzal.web.app import STATIC
 from afzal.web.client import Client, addresses_of
+from afzal.web.replies import STATIC
 from benchmarks.machine import about_run, refuse_if_busy
 
 OVERLAP = 2
@@ -42,11 +43,21 @@ def main() -> None:
     found: dict[str, Any] = {"about": about_run("benchmarks.annotate", ["afzal", "starlette", "uvicorn"], threads=1)}
     found["starts"] = [start(given.items) for _ in range(given.repeats)]
     found["votes"] = [load(given.people, given.votes) for _ in range(given.repeats)]
-    found["page_bytes"] = sum(path.stat().st_size for path in STATIC.iterdir())
+    found["page_bytes"] = sum((STATIC / name).stat().st_size for name in parts_of("page.html"))
     if given.out:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
+
+
+def parts_of(page: str) -> set[str]:
+    """A page's file with all that it loads, directly or through another."""
+    found, waiting = set(), {page}
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting |= set(re.findall(r'"(?:/static|\.)/([\w.-]+)"', (STATIC / name).read_text("utf-8"))) - found
+    return found
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import http.client
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from afzal.errors import AfzalError
 from afzal.web.app import Commits
 from afzal.web.client import Client, new_id
 from afzal.web.replies import STATIC
+from benchmarks.annotate import parts_of
 
 
 def good(asked):
@@ -358,16 +358,6 @@ def test_lines_that_arrive_together_share_a_write(tmp_path, monkeypatch):
 
         asyncio.run(run())
         assert len(forced) <= 2
-
-
-def parts_of(page: str) -> set[str]:
-    """A page's file with all that it loads, directly or through another."""
-    found, waiting = set(), {page}
-    while waiting:
-        name = waiting.pop()
-        found.add(name)
-        waiting |= set(re.findall(r'"(?:/static|\.)/([\w.-]+)"', (STATIC / name).read_text("utf-8"))) - found
-    return found
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in STATIC.glob("*.html")))
