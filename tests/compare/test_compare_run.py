@@ -179,6 +179,7 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(made):
     assert all(s["prompt"] in page for s in shown)
 
 
+@pytest.mark.slow
 def test_finished_runs_are_used_again_and_said_to_be(place, made):
     before = {p: p.stat().st_mtime_ns for p in (made[0] / "measured").iterdir()}
     body = read(made[0])

@@ -266,6 +266,7 @@ def test_a_watched_reward_is_only_reported(folder, whole, tmp_path):
     assert (out / weights).read_bytes() == (whole / weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_prompts_that_run_out_end_the_run_or_are_used_again(folder, tmp_path, capsys):
     out = run(folder, tmp_path / "run", rounds=3, prompts_per_round=15)
     assert "20 prompts at 15 per round run out in round 2 of 3: the run will end there" in capsys.readouterr().err

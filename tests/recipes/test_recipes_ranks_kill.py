@@ -35,6 +35,7 @@ def parts(folder: Path) -> int:
     return len(list(newest.glob("model*.safetensors")))
 
 
+@pytest.mark.slow
 def test_two_ranks_then_one_then_two_end_as_two_that_never_stopped(tmp_path):
     """Each stage finds the checkpoint of the stage before, that of two ranks in parts; all figures are the same."""
     whole = given(tmp_path, "whole", "dpo", max_steps=6, sample_prompts=0)

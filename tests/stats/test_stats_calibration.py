@@ -33,6 +33,7 @@ def test_which_response_stands_first_plays_no_part():
     assert one.log_loss == pytest.approx(other.log_loss)
 
 
+@pytest.mark.slow
 def test_bradley_terry_labels_are_calibrated_and_doubled_scores_are_not():
     rng = np.random.default_rng(1)
     gaps = 2 * rng.normal(size=200_000)

@@ -122,6 +122,7 @@ def test_ids_and_masks_are_no_weights_to_cast():
     assert layer.weight.dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_a_second_reference_keeps_its_buffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     loaded: list[Any] = []
     load = parallel.load_model
