@@ -1,6 +1,6 @@
 """The annotation page under load: a vote's way to the disk and back while many people vote, and how long a start takes.
 
-.venv/bin/python -m benchmarks.annotate --out benchmarks/results/annotate.json
+.venv/bin/python -m benchmarks.annotate --out benchmarks/results/annotate/annotate.json
 
 The people are threads of this process on the same machine, without time to think: each sends its next vote as soon as
 the last one is acknowledged. Latencies are as they see them.
