@@ -12,23 +12,20 @@ OUT/inverse-rl.md. It needs the folder ``shared/data`` beside the checkout, or A
 
 from __future__ import annotations
 
-import argparse
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from afzal import config, recipes, runs
 from afzal.generate.run import generate
 from afzal.rewards.source import reward_source
 from afzal.stats.intervals import clustered, mean
 from afzal.stats.rewards import epic, ordering, pooled_spearman
-from benchmarks.machine import about_run
 from benchmarks.sentiment import data, valence
+from benchmarks.stages import figures_command
 
 GOLD = "benchmarks.sentiment.valence:summed"
 OPENINGS, TOKENS, SHOWN, DRAWN = 512, 24, 4, 8
@@ -36,18 +33,14 @@ ESTIMATORS = ("ranking_nce", "maxent_irl", "airl", "demonstration_pairs")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder for the data, the runs and the figures")
-    parser.add_argument("--quick", action="store_true", help="one estimator in place of four")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    began = time.monotonic()
-    found = measured(given.out, ESTIMATORS[:1] if given.quick else ESTIMATORS)
-    found["about"] = about_run("benchmarks.inverse_rl", ("afzal", "torch", "transformers"), threads=1)
-    found["about"]["minutes"] = round((time.monotonic() - began) / 60, 1)
-    (given.out / "inverse-rl.json").write_text(json.dumps(found, indent=1) + "\n")
-    (given.out / "inverse-rl.md").write_text(page(found))
-    print(page(found))
+    figures_command(
+        __doc__ or "",
+        "benchmarks.inverse_rl",
+        "one estimator in place of four",
+        measured,
+        page,
+        (ESTIMATORS, ESTIMATORS[:1]),
+    )
 
 
 def measured(out: Path, estimators: Sequence[str]) -> dict[str, Any]:

@@ -13,16 +13,13 @@ OUT/principles.json and OUT/principles.md. It needs the folder ``shared/data`` b
 
 from __future__ import annotations
 
-import argparse
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 
 from afzal import config, recipes, runs
@@ -31,8 +28,8 @@ from afzal.generate.run import generate
 from afzal.principles.run import revise
 from afzal.principles.words import broken, refuses
 from afzal.stats.intervals import clustered, mean
-from benchmarks.machine import about_run
 from benchmarks.sentiment import data, valence
+from benchmarks.stages import figures_command
 
 VIOLENT = (
     *("hit", "hits", "hurt*", "fight*", "fought", "kick*", "bit", "bite*", "kill*", "die", "died", "dead", "blood*"),
@@ -128,18 +125,14 @@ QUICK = Plan(openings=24, names=12, tokens=32, candidates=2, answers=2, epochs=1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder for the data, the runs and the figures")
-    parser.add_argument("--quick", action="store_true", help="a few openings: shows that it runs, and no more")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    began = time.monotonic()
-    found = measured(given.out, QUICK if given.quick else PROPER)
-    found["about"] = about_run("benchmarks.principles", ("afzal", "torch", "transformers"), threads=1)
-    found["about"]["minutes"] = round((time.monotonic() - began) / 60, 1)
-    (given.out / "principles.json").write_text(json.dumps(found, indent=1) + "\n")
-    (given.out / "principles.md").write_text(page(found))
-    print(page(found))
+    figures_command(
+        __doc__ or "",
+        "benchmarks.principles",
+        "a few openings: shows that it runs, and no more",
+        measured,
+        page,
+        (PROPER, QUICK),
+    )
 
 
 def measured(out: Path, plan: Plan) -> dict[str, Any]:

@@ -16,24 +16,20 @@ checkout, or AFZAL_SHARED.
 
 from __future__ import annotations
 
-import argparse
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-
 from afzal import config, recipes, runs
 from afzal.generate.run import generate
 from afzal.principles.run import revise
 from benchmarks import principles
-from benchmarks.machine import about_run
 from benchmarks.principles import TWINS, figure, length, unanswered, violent, write
 from benchmarks.sentiment import valence
+from benchmarks.stages import figures_command
 
 MARGIN = 0.5
 """Valence points of a whole answer: a third of one mildly happy word ("smile" has 1.5)."""
@@ -99,18 +95,14 @@ MEASURES: Mapping[str, tuple[str, Callable[[str, str], float]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder for the data, the runs and the figures")
-    parser.add_argument("--quick", action="store_true", help="a few openings: shows that it runs, and no more")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    began = time.monotonic()
-    found = measured(given.out, QUICK if given.quick else PROPER)
-    found["about"] = about_run("benchmarks.principles_matched", ("afzal", "torch", "transformers"), threads=1)
-    found["about"]["minutes"] = round((time.monotonic() - began) / 60, 1)
-    (given.out / "principles-matched.json").write_text(json.dumps(found, indent=1) + "\n")
-    (given.out / "principles-matched.md").write_text(page(found))
-    print(page(found))
+    figures_command(
+        __doc__ or "",
+        "benchmarks.principles_matched",
+        "a few openings: shows that it runs, and no more",
+        measured,
+        page,
+        (PROPER, QUICK),
+    )
 
 
 def measured(out: Path, plan: Plan) -> dict[str, Any]:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from benchmarks.machine import about_run
+
+T = TypeVar("T")
+Page: TypeAlias = Callable[[dict[str, Any]], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,34 @@ def make_all(out: Path, stages: Sequence[Stage], say: Callable[[str], None] = pr
         os.replace(unfinished, out / stage.name)
         say(f"{stage.name:<20} {time.monotonic() - began:6.1f} s")
     remove(out / "unfinished")
+
+
+def figures_command(
+    about: str, module: str, quick: str, measured: Callable[[Path, T], dict[str, Any]], page: Page, sizes: tuple[T, T]
+) -> None:
+    """The command line of a benchmark that leaves figures as JSON and as a page, both named after its module.
+
+    Args:
+        about: the module's docstring.
+        quick: what ``--quick`` does, for its help.
+        measured: makes the figures in a folder.
+        sizes: what is measured, and what is with ``--quick``.
+    """
+    import torch
+
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder for the data, the runs and the figures")
+    parser.add_argument("--quick", action="store_true", help=quick)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    found = measured(given.out, sizes[1] if given.quick else sizes[0])
+    found["about"] = about_run(module, ("afzal", "torch", "transformers"), threads=1)
+    found["about"]["minutes"] = round((time.monotonic() - began) / 60, 1)
+    stem = module.rpartition(".")[2].replace("_", "-")
+    (given.out / f"{stem}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (given.out / f"{stem}.md").write_text(page(found))
+    print(page(found))
 
 
 def remove(path: Path) -> None:

@@ -89,18 +89,13 @@ def test_scenes_that_are_measured_are_not_trained_on_and_twins_look_violent():
 
 @pytest.mark.slow
 @pytest.mark.shared
-def test_the_stories_run_quickly_and_again_to_the_same_figures(shared, tmp_path):
-    first = principles.measured(tmp_path, principles.QUICK)
-    assert set(first["figures"]) == set(principles.FIGURES)
-    assert principles.measured(tmp_path, principles.QUICK) == first
-
-
-@pytest.mark.slow
-@pytest.mark.shared
-def test_the_matched_stories_run_quickly_and_again_to_the_same_figures(shared, tmp_path):
-    first = principles_matched.measured(tmp_path, principles_matched.QUICK)
-    assert set(first["figures"]) == set(principles_matched.MEASURES)
-    assert principles_matched.measured(tmp_path, principles_matched.QUICK) == first
+@pytest.mark.parametrize(
+    ("bench", "figures"), [(principles, principles.FIGURES), (principles_matched, principles_matched.MEASURES)]
+)
+def test_the_stories_run_quickly_and_again_to_the_same_figures(shared, tmp_path, bench, figures):
+    first = bench.measured(tmp_path, bench.QUICK)
+    assert set(first["figures"]) == set(figures)
+    assert bench.measured(tmp_path, bench.QUICK) == first
 
 
 @pytest.mark.slow

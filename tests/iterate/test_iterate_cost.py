@@ -6,14 +6,13 @@ import json
 import shutil
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pytest
-from helpers_runs import model_folder, one_thread, pair_file
+from helpers_rounds import lines, run, settings
+from helpers_runs import model_folder, pair_file
 
-from afzal import config, data, runs
-from afzal.config import IterateConfig, Setting
-from afzal.iterate import figures, iterate
+from afzal import data
+from afzal.iterate import figures
 from afzal.iterate.figures import Round
 from afzal.iterate.pairing import dual_steps
 from afzal.records import preferences
@@ -55,25 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cost")
     model_folder(path / "model")
     pair_file(path / "pairs.jsonl", 24)
-    (path / "scores.py").write_text(SCORES)
+    (path / "rewards.py").write_text(SCORES)
     return path
-
-
-def settings(folder: Path, out: Path, **more: Any) -> IterateConfig:
-    given: dict[str, Any] = {"model": str(folder / "model"), "prompts": str(folder / "pairs.jsonl"), "out": str(out)}
-    given |= {"reward": f"{folder}/scores.py:letters", "n": 4, "max_new_tokens": 6, "max_tokens": 64, "held_out": 4}
-    given |= {"require_eos": False, "held_out_samples": 2, "rounds": 2, "batch_size": 4, "lr": 1e-3, "max_steps": 2}
-    given |= {"eval_fraction": 0.0, "device": "cpu"} | more
-    return config.build(IterateConfig, [Setting(k, v) for k, v in given.items()])
-
-
-def run(folder: Path, out: Path, *, resume: bool = False, **more: Any) -> Path:
-    with one_thread():
-        return iterate(settings(folder, out, **more), resume=resume)
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    return list(runs.read_jsonl(path))
 
 
 COST = {"cost_bound": 0.3, "dual_lr": 4.0, "accumulate": True}
@@ -81,14 +63,15 @@ COST = {"cost_bound": 0.3, "dual_lr": 4.0, "accumulate": True}
 
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> Path:
-    return run(folder, folder / "whole", cost=f"{folder}/scores.py:early", **COST)
+    return run(folder, folder / "whole", cost=f"{folder}/rewards.py:early", **COST)
 
 
 def multipliers(out: Path) -> list[float]:
     """By hand from what each round sampled."""
     value, found = 0.0, []
     for number in ("001", "002"):
-        value = max(0.0, value + 4.0 * (fmean(r["cost"] for r in rows(out / "rounds" / number / "scores.jsonl")) - 0.3))
+        costs = [row["cost"] for row in lines(out / "rounds" / number / "scores.jsonl")]
+        value = max(0.0, value + 4.0 * (fmean(costs) - 0.3))
         found.append(value)
     return found
 
@@ -97,7 +80,7 @@ def best_of(out: Path, number: str, multiplier: float) -> dict[int, tuple[float,
     """By prompt the highest and the lowest worth of its answers under a multiplier."""
     worth: dict[int, list[float]] = {}
     place = out / "rounds" / number
-    for sample, score in zip(rows(place / "samples.jsonl"), rows(place / "scores.jsonl"), strict=True):
+    for sample, score in zip(lines(place / "samples.jsonl"), lines(place / "scores.jsonl"), strict=True):
         assert score["cost"] == sum(c in "abcdefghijkl" for c in sample["text"])
         if sample["text"].strip():
             worth.setdefault(sample["prompt_index"], []).append(score["reward"] - multiplier * score["cost"])
@@ -128,11 +111,11 @@ def test_pairs_are_labelled_by_reward_less_multiplier_times_cost_under_the_newes
 def test_cost_and_multiplier_are_in_the_summary_the_table_and_the_page(whole):
     found = json.loads((whole / "rounds.json").read_text())["rounds"]
     assert [r.get("multiplier") for r in found] == [None, *map(pytest.approx, multipliers(whole))]
-    costs = rows(whole / "rounds" / "002" / "measured.jsonl")
+    costs = lines(whole / "rounds" / "002" / "measured.jsonl")
     assert found[2]["cost"]["mean"] == pytest.approx(fmean(r["cost"] for r in costs))
-    head, *lines = (whole / "rounds.csv").read_text().splitlines()
+    head, *table = (whole / "rounds.csv").read_text().splitlines()
     assert head.endswith(",multiplier")
-    assert {len(line.split(",")) for line in lines} == {len(head.split(","))}
+    assert {len(line.split(",")) for line in table} == {len(head.split(","))}
     page = (whole / "report.html").read_text()
     assert "Cost by round" in page
     assert "Multiplier by round" in page
@@ -150,7 +133,7 @@ def test_a_run_without_its_last_stages_resumes_to_the_same_bytes(folder, whole):
     shutil.rmtree(out / "rounds" / "002" / "run")
     for name in ("train.jsonl", "pairs.jsonl", "scores.jsonl", "measured.jsonl"):
         (out / "rounds" / "002" / name).unlink()
-    cost = f"{folder}/scores.py:early"
+    cost = f"{folder}/rewards.py:early"
     (out / "rounds.json").unlink()
     run(folder, out, resume=True, cost=cost, **COST)
     assert weights(out) == weights(whole)
@@ -159,7 +142,7 @@ def test_a_run_without_its_last_stages_resumes_to_the_same_bytes(folder, whole):
 @pytest.mark.slow
 def test_a_bound_that_is_never_reached_changes_no_pair_and_no_weight(folder):
     plain = weights(run(folder, folder / "plain", rounds=1))
-    loose = weights(run(folder, folder / "loose", rounds=1, cost=f"{folder}/scores.py:early", cost_bound=1e9))
+    loose = weights(run(folder, folder / "loose", rounds=1, cost=f"{folder}/rewards.py:early", cost_bound=1e9))
     for name in ("rounds/001/pairs.jsonl", "rounds/001/run/model.safetensors"):
         assert plain[name] == loose[name]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers_rounds import lines, run, settings
 from helpers_runs import model_folder, one_thread, pair_file
 
 from afzal import config, data, recipes, runs
 from afzal.cli import main
-from afzal.config import IterateConfig, Setting
 from afzal.errors import AfzalError
-from afzal.iterate import iterate, stages
+from afzal.iterate import stages
 from afzal.records import preferences
 from afzal.runs import stage
 
@@ -36,24 +36,6 @@ def folder(tmp_path_factory) -> Path:
     pair_file(path / "pairs.jsonl", 24)
     (path / "rewards.py").write_text(REWARD)
     return path
-
-
-def settings(folder: Path, out: Path, **overrides: Any) -> IterateConfig:
-    """Two rounds of two updates each: about two seconds."""
-    small: dict[str, Any] = {"n": 4, "max_new_tokens": 6, "max_tokens": 64, "require_eos": False, "held_out": 4}
-    small |= {"held_out_samples": 2, "rounds": 2, "batch_size": 4, "lr": 1e-3, "max_steps": 2, "eval_fraction": 0.0}
-    base = {"model": str(folder / "model"), "prompts": str(folder / "pairs.jsonl"), "out": str(out)}
-    given = base | {"reward": f"{folder / 'rewards.py'}:letters", "device": "cpu"} | small | overrides
-    return config.build(IterateConfig, [Setting(k, v) for k, v in given.items()])
-
-
-def run(folder: Path, out: Path, *, resume: bool = False, **overrides: Any) -> Path:
-    with one_thread():
-        return iterate(settings(folder, out, **overrides), resume=resume)
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return list(runs.read_jsonl(path))
 
 
 def fingerprint(out: Path) -> dict[str, bytes]:

@@ -68,3 +68,12 @@ def test_rows_without_a_truth_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AfzalError, match="no verdicts beside a known truth") as error:
         read_labelled([source])
     assert "rows.jsonl of afzal judge" in str(error.value)
+
+
+def test_a_stated_probability_is_of_the_response_with_the_smaller_number(tmp_path: Path) -> None:
+    """A judge that names the responses the other way round states the probability of the second one."""
+    turned = Comparison(1, 0, "first", annotator="sure", probability=0.9, shown_first=1)
+    said = read_labelled([rows(tmp_path / "rows.jsonl", [pair(0, Comparison(0, 1, "first"), turned)])])
+    (verdict,) = said.verdicts
+    assert (verdict.outcome, verdict.shown_first) == ("second", 1)
+    assert verdict.probability == pytest.approx(0.1)

@@ -64,10 +64,11 @@ def aggregate(
         1
     """
     from afzal import data as reading
+    from afzal import runs
     from afzal.judge import labels as judged
 
     if out is not None:
-        reading.refuse_existing(Path(out), force)
+        runs.refuse_existing(Path(out), force)
     source = as_path(data, "data")
     plain = out is None and gold is None and columns is None and format is None
     name = Path(source).name

@@ -57,10 +57,10 @@ def asked(made: config.AskConfig, force: bool = False) -> Result:
     Raises:
         AfzalError: as for :func:`ask`.
     """
-    from afzal import data
+    from afzal import data, runs
 
     out = Path(made.out)
-    data.refuse_existing(out, force)
+    runs.refuse_existing(out, force)
     from afzal.quality import ask
 
     read = data.read(made.data, columns=made.columns or None, format=made.data_format)

@@ -152,10 +152,11 @@ def convert(
         1
     """
     from afzal import data as reading
+    from afzal import runs as folders
     from afzal.records import media_of
 
     target = Path(out)
-    reading.refuse_existing(target, force)
+    folders.refuse_existing(target, force)
     rules = reading.MediaRules(folder=fspath(media_folder) if media_folder else "")
     dataset = reading.read(
         as_path(data, "data"),

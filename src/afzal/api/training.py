@@ -61,11 +61,11 @@ def fit(
         >>> run.status()
         'finished'
     """
-    from afzal import config, recipes
+    from afzal import config, recipes, runs
     from afzal.train.callbacks import Callbacks, call
 
     given = model if hasattr(model, "state_dict") else None
-    path = fspath(model) if given is None else getattr(given.config, "_name_or_path", "") or "in-memory model"
+    path = fspath(model) if given is None else getattr(given.config, "_name_or_path", "") or runs.IN_MEMORY
     about: dict[str, Any] = {**settings, "data": data, "eval_data": eval_data}
     out = out_of(about, f"runs/{method}-rows", resume=resume)
     made = config.make(method, model=path, **_in_folder(about, out))

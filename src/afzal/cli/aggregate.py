@@ -83,12 +83,10 @@ def _conclude(found: Result, source: str, out: Path | None, by: By, typed: Seque
     """Whether one opinion per pair can be used, and how."""
     if not found.ok:
         last("doubtful: this answer contradicts the majority, and was not written")
-    elif not found.rows:
-        last("", [])
-    elif out is None:
+    elif found.rows and out is None:
         place = f"{Path(source).name.partition('.')[0]}.{by}.jsonl"
         steps = [step(*typed, "--out", place, why="write them")] if is_new(place) else []
         last(f"{plural(len(found.rows), 'row')} have one opinion by {by}; nothing was written", steps)
-    else:
+    elif found.rows:
         ordered = found.body["kind"] == "pairs"
         last("", [step("check", out), *(ways_to_learn(str(out)) if ordered else [])])

@@ -23,7 +23,8 @@ def _generate(**flags: Any) -> None:
 
 
 def _conclude(settings: config.GenerateConfig, records: Sequence[Mapping[str, Any]]) -> None:
-    from afzal.cli.last import last, start_of
+    from afzal import runs
+    from afzal.cli.last import last
     from afzal.terminal.closing import step
     from afzal.text import plural
 
@@ -31,7 +32,7 @@ def _conclude(settings: config.GenerateConfig, records: Sequence[Mapping[str, An
     said = f"{settings.out}: {plural(len(records), 'answer')}"
     said += f", {cut} of them cut at {settings.max_new_tokens} tokens" if cut else ", none cut"
     steps = [step("annotate", settings.out, why="rate them")]
-    start = start_of(settings.model)
+    start = runs.start_of(settings.model)
     if start and settings.prompts:
         asked = ["--against", start, "--prompts", settings.prompts]
         steps.append(step("judge", settings.model, *asked, why="is it better than its start?"))

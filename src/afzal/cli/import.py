@@ -61,12 +61,12 @@ def command(
 
 
 def _write(imported: Imported, out: Path, beside: Path, force: bool) -> None:
-    from afzal import data, peers
+    from afzal import peers, runs
 
     files = {out: peers.as_yaml(imported)}
     if text := peers.mixture_yaml(imported):
         files[beside] = text
     for file in files:
-        data.refuse_existing(file, force)
+        runs.refuse_existing(file, force)
     for file, content in files.items():
         file.write_text(content, encoding="utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -15,23 +14,6 @@ def last(verdict: str, steps: Sequence[Step] = (), *, err: bool = False) -> None
     """Print the verdict, unless it is empty, and the steps; on stderr where stdout is for machines."""
     for line in closing(verdict, steps):
         typer.echo(line, err=err)
-
-
-def facts_of(folder: str) -> dict[str, Any]:
-    """The facts of a run; empty where the folder is none, such as a hub id."""
-    from afzal import runs
-    from afzal.errors import AfzalError
-
-    try:
-        return runs.open_run(folder).facts()
-    except AfzalError:
-        return {}
-
-
-def start_of(folder: str) -> str | None:
-    """The model that a run started from; None where the folder is no run, or names none."""
-    model = facts_of(folder).get("model")
-    return (model.get("path") or None) if isinstance(model, dict) else None
 
 
 def ways_to_learn(data: str, *, model: str = MODEL, ordered: bool = True) -> list[Step]:

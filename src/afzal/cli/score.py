@@ -9,7 +9,7 @@ import typer
 from afzal import config
 from afzal.cli import start
 from afzal.cli.flags import given, parameters, with_parameters
-from afzal.cli.last import last, start_of
+from afzal.cli.last import last
 from afzal.terminal.closing import Step, step
 
 
@@ -29,13 +29,15 @@ def _score(**flags: Any) -> None:
 
 def _steps(settings: config.ScoreConfig) -> list[Step]:
     """The pairs that the scores contradict, and learning from a reward model that was trained here."""
+    from afzal import runs
+
     if settings.columns or settings.data_format:
         return []
     if settings.model is None:
         by = ["--policy", settings.policy, "--reference", settings.reference]
         return [step("check", settings.data, *by, why="which pairs do the scores contradict?")]
     found = [step("check", settings.data, "--reward", settings.model, why="which pairs do the scores contradict?")]
-    if start := start_of(settings.model):
+    if start := runs.start_of(settings.model):
         learning = ["--model", start, "--data", settings.data, "--reward", settings.model]
         found.append(step("train", "rloo", *learning, why="learn from it"))
     return found

@@ -21,7 +21,7 @@ from afzal.iterate.answers import sequence_kl
 from afzal.model.adapters import is_adapted
 from afzal.model.load import load_model, pick_device, vocabulary_of
 from afzal.model.speaking import open_speaker
-from afzal.prepare.columns import asked_by_rewards, columns_for, together
+from afzal.prepare.columns import asked_by_rewards, columns_for
 from afzal.records import Item, Turns
 from afzal.rewards.source import Rewarder
 from afzal.runs.stage import keep, kept, key_of
@@ -110,7 +110,7 @@ def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], l
     """
     best_of = [e.settings["reward"] for e in entries(config) if e.kind == "best_of" and "reward" in e.settings]
     asks = asked_by_rewards(*config.rewards.values(), *best_of, *config.judges.values())
-    items = data.read(config.prompts, asked=together(asks)).items
+    items = data.read(config.prompts, asked=data.union_of(asks)).items
     names = columns_for(asks, items, config.prompts)
     found = distinct_prompts(items, names)[: config.max_prompts]
     refuse_media(found, config.prompts, "a comparison or a sweep", _INSTEAD)

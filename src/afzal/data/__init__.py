@@ -1,9 +1,9 @@
 """Readers and writers for the field's formats, their detection, and splits that do not leak."""
 
-from afzal.data.asked import Asked, asked_by, columns_hash, columns_of
+from afzal.data.asked import Asked, asked_by, columns_hash, columns_of, refuse_lacking, union_of
 from afzal.data.beside import with_media_beside
 from afzal.data.dataset import Dataset, fingerprint
-from afzal.data.files import refuse_existing, refuse_missing
+from afzal.data.files import refuse_missing
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS
 from afzal.data.mediafiles import MediaRules
@@ -32,12 +32,13 @@ __all__ = [
     "is_mixture",
     "plan",
     "read",
-    "refuse_existing",
+    "refuse_lacking",
     "refuse_missing",
     "remap",
     "split",
     "stream",
     "together",
+    "union_of",
     "with_media_beside",
     "without",
     "write",

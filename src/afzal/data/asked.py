@@ -99,6 +99,29 @@ def asked_by(fn: Callable[..., Any], own: int = 2) -> Asked:
     return Asked(needed, optional, every, lists, prompts)
 
 
+def union_of(asked: Iterable[tuple[str, Asked]]) -> Asked:
+    """What several functions ask for, each given with its name."""
+    whole = Asked()
+    for _, one in asked:
+        whole = whole | one
+    return whole
+
+
+def refuse_lacking(asked: Sequence[tuple[str, Asked]], items: Sequence[Item], where: str) -> None:
+    """Refuse a parameter of one of these functions that no item has a column for.
+
+    Args:
+        where: the source of the items.
+
+    Raises:
+        AfzalError: as for :meth:`Asked.refuse_missing`.
+    """
+    if any(one.needed for _, one in asked):
+        known = {key for item in items for key in item.extra}
+        for name, one in asked:
+            one.refuse_missing(known, name, where)
+
+
 def columns_of(items: Sequence[Item], names: Sequence[str]) -> list[dict[str, Any]]:
     """These columns of each item; None where its row has none."""
     return [{name: item.extra.get(name) for name in names} for item in items]

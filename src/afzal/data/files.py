@@ -46,12 +46,6 @@ def refuse_missing(source: str | Path) -> None:
         raise AfzalError(f"no such file or folder: {source}", remedy=_near(path) or f"check the path; {_HUB_HELP}")
 
 
-def refuse_existing(path: str | Path, force: bool = False) -> None:
-    """Raise AfzalError for a file that would be overwritten, unless ``force`` allows it."""
-    if not force and Path(path).exists():
-        raise AfzalError(f"{path} exists", remedy="choose another name, or pass --force (force=True)")
-
-
 def kind_of_file(path: Path) -> str:
     """The extension that tells how to read a file, without ``.gz``; "" when it tells nothing."""
     names = [suffix.lower() for suffix in path.suffixes]

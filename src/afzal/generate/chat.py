@@ -12,7 +12,6 @@ import torch
 
 from afzal import runs
 from afzal.config import ChatConfig
-from afzal.errors import AfzalError
 from afzal.generate.draw import Sampling
 from afzal.generate.rows import Row
 from afzal.generate.sample import sample
@@ -155,9 +154,5 @@ def names_of(paths: Sequence[str]) -> list[str]:
 
 def start_of(path: str) -> str | None:
     """The model that a run started from; None where the folder is no run, or that model is gone."""
-    try:
-        model = runs.open_run(path).facts().get("model")
-    except AfzalError:
-        return None
-    start = model.get("path") if isinstance(model, dict) else None
-    return start if isinstance(start, str) and Path(start).is_dir() else None
+    start = runs.start_of(path)
+    return start if start and Path(start).is_dir() else None

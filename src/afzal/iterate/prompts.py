@@ -12,7 +12,7 @@ from afzal import data
 from afzal.config import IterateConfig
 from afzal.data.turns import answer_text
 from afzal.errors import AfzalError
-from afzal.prepare.columns import asked_by_rewards, columns_for, together
+from afzal.prepare.columns import asked_by_rewards, columns_for
 from afzal.records import Item, Turns, labels, prompt_key, template_fields
 from afzal.tokens import Speaker, any_chat
 from afzal.tokens.media import refuse_media
@@ -65,7 +65,7 @@ def ask(config: IterateConfig, speaker: Speaker) -> Questions:
         AfzalError: the source cannot be read, or too few prompts are left.
     """
     asks = asked_by_rewards(config.reward, config.watch_reward, config.cost)
-    wanted = together(asks)
+    wanted = data.union_of(asks)
     dataset = data.read(config.prompts, columns=config.columns or None, format=config.data_format, asked=wanted)
     others = data.read(config.held_out_prompts, asked=wanted).items if config.held_out_prompts else []
     names = columns_for(asks, [*dataset.items, *others], config.prompts)

@@ -236,7 +236,7 @@ def _train(job: Job, number: int, start: str) -> None:
     out, data = job.folder(number) / "run", job.folder(number) / PAIRS
     if job.config.accumulate and number > 1:
         data = job.folder(number) / TRAIN
-        staged_rows(data, lambda: [row for k in range(1, number + 1) for row in _pairs_so_far(job, k, number)])
+        staged_rows(data, lambda: _pairs_so_far(job, number))
     begun = (out / "run.json").exists()
     if begun and runs.open_run(out).facts().get("status") == "finished" and (out / "report.html").exists():
         return
@@ -246,14 +246,17 @@ def _train(job: Job, number: int, start: str) -> None:
     train(training(job.config, number, start, str(data), str(out), held_out=several), resume=begun)
 
 
-def _pairs_so_far(job: Job, number: int, now: int) -> list[Row]:
-    """The pairs of a round as a later one trains on them: with a cost, under the later one's multiplier."""
-    folder = job.folder(number)
+def _pairs_so_far(job: Job, number: int) -> list[Row]:
+    """The pairs of all rounds up to this one; with a cost, labelled again under this one's multiplier."""
+    rounds = range(1, number + 1)
     if job.cost is None:
-        return read_rows(folder / PAIRS)
-    worth = _worth(read_rows(folder / SCORES), multiplier(job, now))
-    items, _ = _pairs(job, number, _asked(job, number), read_rows(folder / SAMPLES), worth)
-    return [to_row(item) for item in items]
+        return [row for k in rounds for row in read_rows(job.folder(k) / PAIRS)]
+    now, found = multiplier(job, number), []
+    for k in rounds:
+        worth = _worth(read_rows(job.folder(k) / SCORES), now)
+        items, _ = _pairs(job, k, _asked(job, k), read_rows(job.folder(k) / SAMPLES), worth)
+        found += [to_row(item) for item in items]
+    return found
 
 
 def training(

@@ -20,7 +20,7 @@ from afzal.data.page import is_page
 from afzal.data.turns import answer_text
 from afzal.errors import AfzalError
 from afzal.judge.games import category_of
-from afzal.judge.verdicts import MIRRORED, Outcome, Verdict, Verdicts, from_probability
+from afzal.judge.verdicts import MIRRORED, Outcome, Verdict, Verdicts, from_probability, outcome_of
 from afzal.records import comparisons, turns_to_json
 
 Row = Mapping[str, Any]
@@ -275,9 +275,7 @@ def _native(source: str) -> Verdicts:
                 without += 1
                 continue
             shown = None if vote.shown_first is None else int(vote.shown_first == vote.second)
-            key, outcome = _key(prompt, first, second), vote.outcome
-            if vote.probability is not None:
-                outcome = from_probability(vote.probability)
+            key, outcome = _key(prompt, first, second), outcome_of(vote)
             judge = vote.annotator or "votes"
             size = (lengths[vote.first], lengths[vote.second])
             verdicts.append(

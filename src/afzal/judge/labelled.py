@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from afzal import data
 from afzal.errors import AfzalError
-from afzal.judge.verdicts import Outcome, Verdict, Verdicts, from_probability
+from afzal.judge.verdicts import Outcome, Verdict, Verdicts, outcome_of
 from afzal.records import Comparison, Item, comparisons, prompt_key
 
 
@@ -42,26 +42,26 @@ def _truths(item: Item) -> dict[str, Outcome]:
     stated = list(comparisons(item.gold)) or [vote for vote in comparisons(item.votes) if vote.annotator is None]
     found: dict[str, set[Outcome]] = {}
     for vote in stated:
-        found.setdefault(_pair(item, vote), set()).add(_outcome(vote))
+        found.setdefault(_pair(item, vote), set()).add(outcome_of(_by_number(vote)))
     return {pair: outcomes.pop() for pair, outcomes in found.items() if len(outcomes) == 1}
 
 
 def _verdict(item: Item, vote: Comparison) -> Verdict | None:
     if vote.annotator is None:
         return None
-    low, high = sorted((vote.first, vote.second))
-    shown = None if vote.shown_first is None else int(vote.shown_first == high)
-    names = f"response {low}", f"response {high}"
-    return Verdict(prompt_key(item), _pair(item, vote), *names, _outcome(vote), vote.annotator, shown, vote.probability)
+    said = _by_number(vote)
+    shown = None if said.shown_first is None else int(said.shown_first == said.second)
+    names = f"response {said.first}", f"response {said.second}"
+    pair, p = _pair(item, vote), said.probability
+    return Verdict(prompt_key(item), pair, *names, outcome_of(said), vote.annotator, shown, p)
 
 
 def _pair(item: Item, vote: Comparison) -> str:
     """One name for two responses of an item, whichever is named first."""
-    low, high = sorted((vote.first, vote.second))
-    return f"{prompt_key(item)}\0{item.id}\0{low}\0{high}"
+    said = _by_number(vote)
+    return f"{prompt_key(item)}\0{item.id}\0{said.first}\0{said.second}"
 
 
-def _outcome(vote: Comparison) -> Outcome:
-    """In the order of the responses' numbers."""
-    turned = vote if vote.first < vote.second else vote.swap()
-    return turned.outcome if turned.probability is None else from_probability(turned.probability)
+def _by_number(vote: Comparison) -> Comparison:
+    """The same opinion with the response of the smaller number first."""
+    return vote if vote.first < vote.second else vote.swap()

@@ -15,7 +15,7 @@ from itertools import chain
 import numpy as np
 
 from afzal.errors import AfzalError
-from afzal.judge.verdicts import MIRRORED, Outcome, Verdicts, from_probability
+from afzal.judge.verdicts import MIRRORED, Outcome, Verdicts, outcome_of
 from afzal.records import Comparison, Item, Vote, comparisons, turns_to_json
 from afzal.stats.agreement import MISSING
 
@@ -119,8 +119,7 @@ def _timed(votes: Iterable[Vote]) -> Iterator[tuple[Comparison, float | None]]:
 
 
 def _label(vote: Comparison) -> int:
-    outcome: Outcome = vote.outcome if vote.probability is None else from_probability(vote.probability)
-    return CLASSES.index(outcome)
+    return CLASSES.index(outcome_of(vote))
 
 
 def _truths(item: Item) -> Iterable[tuple[tuple[str, str, str], int]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from afzal.records import SWAPPED
+from afzal.records import SWAPPED, Comparison
 
 Outcome = Literal["first", "second", "tie", "both_bad", "none"]
 MIRRORED: dict[Outcome, Outcome] = {**SWAPPED, "none": "none"}
@@ -67,6 +67,11 @@ class Verdicts:
     def outcomes(self) -> dict[str, int]:
         """Verdicts by outcome."""
         return dict(Counter(v.outcome for v in self.verdicts))
+
+
+def outcome_of(vote: Comparison) -> Outcome:
+    """What a comparison says of its first response; a stated probability decides."""
+    return vote.outcome if vote.probability is None else from_probability(vote.probability)
 
 
 def from_probability(p: float) -> Outcome:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +33,7 @@ def read_items(
         AfzalError: there is nothing to compare, or a function asks for a column that no row has.
     """
     functions = functions_of(specs)
-    asked = reduce(or_, (asked for _, asked in functions), data.Asked())
+    asked = data.union_of(functions)
     ours = list(data.read(source, asked=asked).items)
     if against is not None:
         ours = [replace(item, extra=asked.part(item.extra)) for item in ours]
@@ -50,8 +48,7 @@ def read_items(
     if prompts is not None and asked.any:
         known = {_key(item): asked.part(item.extra) for item in reversed(data.read(prompts, asked=asked).items)}
         found = [replace(item, extra={**known.get(_key(item), {}), **item.extra}) for item in found]
-    for name, one in functions:
-        one.refuse_missing({key for item in found for key in item.extra}, name, source)
+    data.refuse_lacking(functions, found, source)
     return found
 
 

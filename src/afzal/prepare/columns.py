@@ -56,14 +56,6 @@ def asked_by_run(settings: TrainConfig) -> list[tuple[str, data.Asked]]:
     return asked_by_specs(specs)
 
 
-def together(asked: Iterable[tuple[str, data.Asked]]) -> data.Asked:
-    """What several functions ask for."""
-    whole = data.Asked()
-    for _, one in asked:
-        whole = whole | one
-    return whole
-
-
 def columns_for(asked: Sequence[tuple[str, data.Asked]], items: Sequence[Item], where: str) -> tuple[str, ...]:
     """The columns of these items that the functions ask for.
 
@@ -73,11 +65,8 @@ def columns_for(asked: Sequence[tuple[str, data.Asked]], items: Sequence[Item], 
     Raises:
         AfzalError: a function needs a column that no row has.
     """
-    names = together(asked).columns(items)
-    for name, one in asked:
-        if one.needed:
-            one.refuse_missing({key for item in items for key in item.extra}, name, where)
-    return names
+    data.refuse_lacking(asked, items, where)
+    return data.union_of(asked).columns(items)
 
 
 def with_columns(trees: Sequence[Tree], items: Sequence[Item], names: Sequence[str]) -> list[Tree]:

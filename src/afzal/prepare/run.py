@@ -18,7 +18,7 @@ from afzal.model.adapters import positions_taken
 from afzal.model.load import less, load_tokenizer
 from afzal.model.speaking import open_speaker, speaker_of
 from afzal.prepare import demonstrations, passes
-from afzal.prepare.columns import asked_by_run, columns_for, together, with_columns
+from afzal.prepare.columns import asked_by_run, columns_for, with_columns
 from afzal.prepare.recipe import Recipe, recipe_of
 from afzal.prepare.tasks import epoch_of, require_tasks, task_facts, task_lines, tasks_of
 from afzal.records import Item, Turns, prompt_key
@@ -79,8 +79,8 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     speaker = _speaker(config, model, tokenizer)
     dropped: list[Drop] = []
     asks = asked_by_run(config)
-    dataset, items = _load(config.data, config, dropped, together(asks))
-    held_out = _held_out(config, items, dropped, together(asks))
+    dataset, items = _load(config.data, config, dropped, data.union_of(asks))
+    held_out = _held_out(config, items, dropped, data.union_of(asks))
     columns = columns_for(asks, [item for part in held_out for item in part], config.data)
     chat = any_chat(items)
     notes = _use_template(speaker, config, chat)

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from afzal.config import method_in
+from afzal.config import VIRTUAL, method_in
 from afzal.health import Diagnosis, alarms
+from afzal.runs import start_in
 from afzal.terminal.closing import Step, step
 from afzal.text import setting
-
-_VIRTUAL = ("prefix", "prompt", "p_tuning")
 
 
 def next_steps(
@@ -42,7 +41,7 @@ def next_steps(
 
 def _after_rounds(path: str, facts: Mapping[str, Any]) -> list[Step]:
     """The policy that the rounds recommend; where that is the one they started from, why."""
-    best, start = str(facts.get("best") or ""), _start(facts)
+    best, start = str(facts.get("best") or ""), start_in(facts)
     if not best or best == start:
         return [step("report", path, "--open", why="why no round is better")]
     held_out = str(_config(facts).get("held_out_prompts") or "")
@@ -50,7 +49,7 @@ def _after_rounds(path: str, facts: Mapping[str, Any]) -> list[Step]:
 
 
 def _after_training(path: str, facts: Mapping[str, Any], audit: Mapping[str, Any]) -> list[Step]:
-    method, config, start = method_in(facts), _config(facts), _start(facts)
+    method, config, start = method_in(facts), _config(facts), start_in(facts)
     data = facts.get("data")
     source = str(data.get("source") or "") if isinstance(data, Mapping) else ""
     ordered = audit.get("pairs") != 0 and not (method is not None and method.online)
@@ -64,7 +63,7 @@ def _after_training(path: str, facts: Mapping[str, Any], audit: Mapping[str, Any
         found += _is_it_better(path, start, str(config.get("eval_data") or ""), named=not Path(start).is_dir())
     else:
         found.append(step("generate", "--model", path, "--prompt", "How are you?"))
-    if config.get("adapter") and config["adapter"] not in _VIRTUAL:
+    if config.get("adapter") and config["adapter"] not in VIRTUAL:
         found.append(step("export", path, "--out", f"{path}-merged", why="a model without an adapter"))
     return found[:3]
 
@@ -95,10 +94,3 @@ def _reading(config: Mapping[str, Any], writes: bool) -> list[str]:
 def _config(facts: Mapping[str, Any]) -> Mapping[str, Any]:
     found = facts.get("config")
     return found if isinstance(found, Mapping) else {}
-
-
-def _start(facts: Mapping[str, Any]) -> str:
-    """The model that the run started from; empty where that was not a folder or a hub id."""
-    found = facts.get("model")
-    start = str(found.get("path") or "") if isinstance(found, Mapping) else ""
-    return "" if start == "in-memory model" else start

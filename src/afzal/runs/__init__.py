@@ -21,11 +21,12 @@ from afzal.runs.files import (
     write_all,
     writing,
 )
-from afzal.runs.folder import Run, create, find, open_run, resume, take, walk
+from afzal.runs.folder import IN_MEMORY, Run, create, find, open_run, resume, start_in, start_of, take, walk
 from afzal.runs.redact import redact_arguments, redact_config, redact_texts
 from afzal.runs.summary import summary
 
 __all__ = [
+    "IN_MEMORY",
     "Run",
     "append_jsonl",
     "atomic_write",
@@ -45,6 +46,8 @@ __all__ = [
     "refuse_existing",
     "resume",
     "sha256",
+    "start_in",
+    "start_of",
     "summary",
     "take",
     "walk",

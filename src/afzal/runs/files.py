@@ -108,10 +108,15 @@ def force_to_disk(folder: Path) -> None:
         fsync_folder(folder)
 
 
-def refuse_existing(path: str | Path | None) -> None:
-    """Raise AfzalError when there is something at ``path`` already; None is not a file."""
-    if path and Path(path).exists():
-        raise AfzalError(f"{path} exists; nothing was overwritten", remedy="choose another --out")
+def refuse_existing(path: str | Path | None, force: bool | None = None) -> None:
+    """Raise AfzalError when there is something at ``path`` already; None is not a file.
+
+    Args:
+        force: whether it may be overwritten; None where the command has no such flag.
+    """
+    if path and not force and Path(path).exists():
+        remedy = "choose another --out" if force is None else "choose another name, or pass --force (force=True)"
+        raise AfzalError(f"{path} exists; nothing was overwritten", remedy=remedy)
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:

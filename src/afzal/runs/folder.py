@@ -192,6 +192,25 @@ def open_run(path: str | Path) -> Run:
     return Run(path)
 
 
+IN_MEMORY = "in-memory model"
+"""The path of a model that a run was given as an object without one."""
+
+
+def start_in(facts: Mapping[str, Any]) -> str:
+    """The model that a run started from, by its facts: a folder or a hub id; empty where they name none."""
+    model = facts.get("model")
+    start = str(model.get("path") or "") if isinstance(model, Mapping) else ""
+    return "" if start == IN_MEMORY else start
+
+
+def start_of(path: str | Path) -> str:
+    """The model that the run in a folder started from; empty also where the folder is no run."""
+    try:
+        return start_in(open_run(path).facts())
+    except AfzalError:
+        return ""
+
+
 def resume(path: str | Path) -> Run:
     """An existing run folder, claimed for writing on.
 
