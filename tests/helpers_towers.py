@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
+from base64 import b64encode
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from helpers_tokenizers import byte_tokenizer
 
-from afzal.folders.load import without_videos
+from afzal.folders.load import load_processor, without_videos
 
 WIDTH, LAYERS, HEADS = 32, 2, 4
 POSITIONS = 2048
@@ -175,12 +180,77 @@ def qwen2_audio() -> tuple[Any, Any]:
     return T.Qwen2AudioForConditionalGeneration(config), processor
 
 
+_TAGS = (
+    "[AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_RESULTS] [/TOOL_RESULTS] [TOOL_CALLS] [IMG] <pad> [IMG_BREAK] "
+    "[IMG_END] [PREFIX] [MIDDLE] [SUFFIX] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [TOOL_CONTENT]"
+)
+VOXTRAL_SPECIALS = [
+    "<unk>",
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
+    *_TAGS.split(),
+    *(f"<SPECIAL_{k}>" for k in range(20, 24)),
+]
+VOXTRAL_SPECIALS += ["[AUDIO]", "[BEGIN_AUDIO]", *(f"<SPECIAL_{k}>" for k in range(26, 34)), "[TRANSCRIBE]"]
+
+
+@cache
+def voxtral_files() -> TemporaryDirectory[str]:
+    """A folder with a vocabulary and settings of sounds as Voxtral's: 35 special tokens, the 256 bytes and five pieces
+    of words, and sounds in lengths of 2 s, which are 25 tokens each."""
+    import transformers as T
+
+    folder = TemporaryDirectory(prefix="voxtral-")
+    pieces = [bytes([b]) for b in range(256)] + [b" t", b"he", b" the", b"in", b"an"]
+    names = [{"rank": k, "token_str": s, "is_control": True} for k, s in enumerate(VOXTRAL_SPECIALS)]
+    spectrogram = {"num_mel_bins": 16, "hop_length": 160, "window_size": 400}
+    sound = {"sampling_rate": 16000, "frame_rate": 12.5, "audio_encoding_config": spectrogram, "chunk_length_s": 2.0}
+    about = {
+        "config": {
+            "pattern": r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            "num_vocab_tokens": len(pieces),
+            "default_vocab_size": len(pieces) + len(names),
+            "default_num_special_tokens": len(names),
+            "version": "v7",
+        },
+        "vocab": [{"rank": k, "token_bytes": b64encode(p).decode(), "token_str": None} for k, p in enumerate(pieces)],
+        "special_tokens": names,
+        "audio": sound,
+    }
+    (Path(folder.name) / "tekken.json").write_text(json.dumps(about))
+    sounds = T.WhisperFeatureExtractor(feature_size=16, chunk_length=2)
+    sounds.processor_class = "VoxtralProcessor"
+    sounds.save_pretrained(folder.name)
+    return folder
+
+
+def voxtral() -> tuple[Any, Any]:
+    import transformers as T
+
+    processor = load_processor(voxtral_files().name)
+    audio = {
+        "num_mel_bins": 16,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_source_positions": 100,
+    }
+    names = {"pad_token_id": 11, "bos_token_id": 1, "eos_token_id": 2}
+    text = text_settings(len(processor.tokenizer)) | names | {"head_dim": 8, "rope_theta": 10000.0}
+    config = T.VoxtralConfig(audio_config=audio, text_config=text, audio_token_id=24)
+    return T.VoxtralForConditionalGeneration(config), processor
+
+
 FAMILIES: dict[str, tuple[str, Callable[[], tuple[Any, Any]]]] = {
     "llava": ("image", llava),
     "idefics3": ("image", idefics3),
     "qwen2_vl": ("image", qwen2_vl),
     "gemma3": ("image", gemma3),
     "qwen2_audio": ("audio", qwen2_audio),
+    "voxtral": ("audio", voxtral),
 }
 """Family: the kind of media that it reads, and what makes a model and its processor."""
 

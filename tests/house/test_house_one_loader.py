@@ -18,6 +18,7 @@ AUTO = {**LOCAL, "trust_remote_code": False}
 NEEDED = {
     "AutoTokenizer": AUTO,
     "AutoConfig": AUTO,
+    "AutoFeatureExtractor": AUTO,
     "AutoProcessor": AUTO,
     "images_alone": AUTO,
     "kind": {**AUTO, "use_safetensors": True},
@@ -87,7 +88,7 @@ SAFE = "AutoTokenizer.from_pretrained(x, trust_remote_code=False, local_files_on
         ("kind.from_pretrained(x, trust_remote_code=False, local_files_only=True)", True),
         ("AutoTokenizer.from_pretrained(x, **safe)", True),
         ("partial(AutoTokenizer.from_pretrained, trust_remote_code=False, local_files_only=True)", True),
-        ("AutoFeatureExtractor.from_pretrained(x, trust_remote_code=False, local_files_only=True)", True),
+        ("AutoImageProcessor.from_pretrained(x, trust_remote_code=False, local_files_only=True)", True),
     ],
 )
 def test_the_scan_finds(source, is_loader):

@@ -46,7 +46,9 @@ def weights(run: Path) -> dict[str, Any]:
     return {n: w.tolist() for n, w in load_file(run / "model.safetensors").items()}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [f if f in ("llava", "qwen2_audio") else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
+)
 def test_dpo_begins_at_ln_2_and_its_folder_loads_with_the_auto_classes(family: str, tmp_path: Path, capsys) -> None:
     from transformers import AutoModelForMultimodalLM, AutoTokenizer
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from helpers_browser import Person, person
+from helpers_media import wav
 from helpers_web import lines_of, pairs, served, write_rows
 
 
@@ -411,6 +412,29 @@ def test_ten_sound_pairs(chromium, shared, tmp_path):
         assert len(line["heard"]) == 2
         assert min(line["heard"]) > 1
     assert lines[10]["heard"] is None
+
+
+@pytest.mark.slow
+def test_sounds_of_the_prompt_are_played_by_their_key_and_heard_before_an_answer(chromium, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.wav").write_bytes(wav(400, 1.0))
+    row = {"prompt": "<audio><audio>Which is higher?", "audios": ["a.wav", "b.wav"], "chosen": "Same", "rejected": "a"}
+    write_rows(tmp_path / "rows.jsonl", [row])
+    with (
+        served("rows.jsonl", "--annotators", "ann", "--out", "out", cwd=tmp_path) as ((address,), _),
+        person(chromium, address) as one,
+    ):
+        one.phase("ask")
+        one.says("Listen to every sound before you answer: a plays the prompt's.", "lock")
+        one.press("q")  # no response has a sound
+        for place in (0, 1):
+            one.press("1")
+            one.says("Listen to every sound first", "lock")
+            one.press("a")
+            one.page.wait_for_function("(k) => document.querySelectorAll('#prompt audio')[k].ended", arg=place)
+        one.page.wait_for_function("() => !document.body.classList.contains('locked')")
+        one.votes(1, "1", says="first")
+    assert lines_of(tmp_path / "out")[0]["heard"] is None
 
 
 @pytest.mark.slow

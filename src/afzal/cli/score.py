@@ -19,7 +19,7 @@ def _score(**flags: Any) -> None:
     Where the file has preferences: how often the scores agree with them, and how well they are calibrated.
     """
     settings = config.build(config.ScoreConfig, given(config.ScoreConfig, flags))
-    start.begin(settings, f"scores of {settings.data} by {settings.model}")
+    start.begin(settings, f"scores of {settings.data} by {settings.model or settings.policy}")
     from afzal.rewards.score import score
 
     for line in score(settings):

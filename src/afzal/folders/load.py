@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from afzal.errors import AfzalError
+from afzal.folders import voxtral
 from afzal.folders.fit import refuse_counts, refuse_ids_without_rows, refuse_misfit, refuse_other_tokens
 from afzal.folders.guard import guarded, no_bars, quiet_peft
 from afzal.folders.headed import classifier_of, with_head
@@ -68,7 +69,14 @@ def load_tokenizer(path: str) -> Any:
 
     folder = _tokenizer_folder(path)
     with guarded(path):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        # that of mistral-common, which would be taken where it is installed, tells neither its tokens nor their text
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder,
+            trust_remote_code=False,
+            local_files_only=True,
+            mistral_format=False,
+            **voxtral.names_of_tokens(folder),
+        )
         tokenizer("a", add_special_tokens=True)
     rows = rows_of(folder)
     if rows is not None:
@@ -85,7 +93,7 @@ def load_processor(path: str) -> Any:
     Raises:
         AfzalError: the folder is hostile or broken, or a library that the processor needs is missing.
     """
-    from transformers import AutoProcessor
+    from transformers import AutoFeatureExtractor, AutoProcessor
     from transformers.utils.import_utils import is_torchvision_available
 
     folder = _tokenizer_folder(path)
@@ -94,7 +102,12 @@ def load_processor(path: str) -> Any:
         return load_processor(base) if base is not None else None
     stated = _stated_processor(folder)
     with guarded(path), no_bars():
-        if stated is None or is_torchvision_available():
+        if stated is not None and stated.__name__ == voxtral.PROCESSOR:
+            tokenizer = load_tokenizer(path)
+            sounds = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            processor = voxtral.with_sounds_in_text(stated)(sounds, tokenizer)
+            processor.chat_template = tokenizer.chat_template or voxtral.TEMPLATE
+        elif stated is None or is_torchvision_available():
             processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         else:
             images_alone = without_videos(stated)
@@ -111,11 +124,14 @@ def load_processor(path: str) -> Any:
 
 
 def _stated_processor(folder: str) -> Any:
-    """The class of `transformers` that a folder names for its processor; None where it names none that there is."""
+    """The class of `transformers` that a folder names for its processor, or that its type of model has; None where it
+    names none that there is."""
     import transformers
+    from transformers.models.auto.auto_mappings import PROCESSOR_MAPPING_NAMES
 
-    for file in (Path(folder) / name for name in _PROCESSORS):
-        name = read_config(file).get("processor_class") if file.exists() else None
+    configs = [read_config(f) for n in (*_PROCESSORS, "config.json") if (f := Path(folder) / n).exists()]
+    named = [c.get("processor_class") for c in configs]
+    for name in [*named, *(PROCESSOR_MAPPING_NAMES.get(str(c.get("model_type"))) for c in configs)]:
         kind = getattr(transformers, name, None) if isinstance(name, str) else None
         if isinstance(kind, type) and issubclass(kind, transformers.ProcessorMixin):
             return kind

@@ -7,9 +7,11 @@ import numpy as np
 from afzal import data, quality
 from afzal.config import METHODS, make
 from afzal.errors import AfzalError
+from afzal.folders.load import load_processor
 from afzal.model.load import load_tokenizer
 from afzal.prepare.recipe import best_responses, recipe_of
 from afzal.tokens import Speaker
+from afzal.tokens.media import reader_of
 
 
 def token_counts(
@@ -27,7 +29,8 @@ def token_counts(
     """
     dataset = data.read(source, columns=columns or None)
     items = quality.clean(dataset.items)[0]
-    encoded = Speaker(load_tokenizer(tokenizer)).encode(items, max_tokens=max_tokens)
+    speaker = Speaker(load_tokenizer(tokenizer), reader=reader_of(load_processor(tokenizer)))
+    encoded = speaker.encode(items, max_tokens=max_tokens)
     compares = method in METHODS and not METHODS[method].online
     select = recipe_of(make(method=method, data=source, model=tokenizer)).select if compares else best_responses
     trees = select(encoded.trees, [items[k] for k in encoded.kept])[0]

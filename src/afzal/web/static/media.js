@@ -10,7 +10,8 @@ let side = 0, current = null;
 const heardOf = new WeakMap();
 
 export const keys = [
-  [["q", "w"], "play or pause the first, the second sound"],
+  [["q", "w"], "play or pause the sound of the first, the second response"],
+  [["a"], "play or pause the sound of the prompt"],
   [["e"], "play the last sound from its start"],
   [["z"], "an image at full size"],
   [["x"], "flip between the two images"],
@@ -40,22 +41,33 @@ export function onHeard(callback) {
   told = callback;
 }
 
-const soundOf = (card) => card?.querySelector("audio");
+const soundsIn = (place) => [...(place?.querySelectorAll("audio") ?? [])];
 const imageOf = (card) => card?.querySelector("img.image");
-const isHeard = (sound) => !sound || heardOf.get(sound).ended || heardOf.get(sound).seconds >= ENOUGH;
+const isHeard = (sound) => heardOf.get(sound).ended || heardOf.get(sound).seconds >= ENOUGH;
 
-export function hasSound() {
-  return cards().some(soundOf);
+// Of several sounds in one place the one that plays, else the first that was not heard yet.
+function soundOf(place) {
+  const sounds = soundsIn(place);
+  return sounds.find((sound) => !sound.paused) ?? sounds.find((sound) => !isHeard(sound)) ?? sounds[0];
 }
+
+const inResponses = () => cards().some(soundOf);
 
 export function allHeard() {
-  return cards().every((card) => isHeard(soundOf(card)));
+  return [$("prompt"), ...cards()].flatMap(soundsIn).every(isHeard);
 }
 
-// Seconds heard of each response, in the order shown; null where there is nothing to hear.
+// Which keys play what is still to be heard.
+export function hint() {
+  const ways = [soundOf($("prompt")) && "a plays the prompt's", inResponses() && "q and w play those of the responses"];
+  return ways.filter(Boolean).join(", ");
+}
+
+// Seconds heard of each response, in the order shown; null where there is nothing to hear in any of them.
 export function heard() {
-  if (!hasSound()) return null;
-  return cards().map((card) => Math.round((heardOf.get(soundOf(card))?.seconds ?? 0) * 10) / 10);
+  if (!inResponses()) return null;
+  const seconds = (card) => soundsIn(card).reduce((sum, sound) => sum + heardOf.get(sound).seconds, 0);
+  return cards().map((card) => Math.round(seconds(card) * 10) / 10);
 }
 
 export function pauseOthers(kept = null) {
@@ -63,6 +75,7 @@ export function pauseOthers(kept = null) {
 }
 
 export function key(letter) {
+  if (letter === "a") return toggle(soundOf($("prompt")));
   if (letter === "q" || letter === "w") return toggle(soundOf(cards()[letter === "q" ? 0 : 1]));
   if (letter === "e") return restart();
   if (letter === "z") return open(side);
@@ -79,7 +92,7 @@ function toggle(sound) {
 }
 
 function restart() {
-  const sound = current?.isConnected ? current : soundOf(cards()[0]);
+  const sound = current?.isConnected ? current : (soundOf($("prompt")) ?? soundOf(cards()[0]));
   if (!sound) return false;
   current = sound;
   sound.currentTime = 0;

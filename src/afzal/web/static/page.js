@@ -224,7 +224,7 @@ function trouble(reason) {
 function showLock() {
   const isLocked = !media.allHeard();
   document.body.classList.toggle("locked", isLocked);
-  write("lock", isLocked ? "Listen to every sound before you answer." : "");
+  write("lock", isLocked ? `Listen to every sound before you answer: ${media.hint()}.` : "");
 }
 
 function compare() {
