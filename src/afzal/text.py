@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 _MINUS = "\N{MINUS SIGN}"
@@ -62,6 +63,17 @@ def duration(seconds: Any) -> str:
 def plural(count: int, noun: str, many: str = "") -> str:
     """``1 row``, ``1,492 rows``."""
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+
+
+def aligned(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
+    """Rows of cells as lines with visible text in columns: the first to the left, the others to the right."""
+    shown = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    lines = []
+    for first, *others in shown:
+        cells = [f"{first:{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True))]
+        lines.append((indent + "  ".join(cells)).rstrip())
+    return lines
 
 
 def visible(text: str) -> str:

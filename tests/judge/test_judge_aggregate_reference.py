@@ -81,6 +81,20 @@ def test_judges_of_llmbar_as_annotators(shared, reference, capsys):
     assert any("share errors" in line for line in body["findings"])
 
 
+def test_what_known_truth_is_worth_on_llmbar(shared, reference, capsys):
+    source, jury = shared / "data/annot/llmbar_gold_vs_judges.jsonl", reference["llmbar"]["jury"]
+    body = report(capsys, source, "--by", "jeffreys", "--resamples", "2", "--gold-sizes", "10")
+    assert body["brier"] == pytest.approx(jury["soft_label_brier"], abs=1e-4)
+    shares = {name.rpartition("/")[2]: share["right"] for name, share in body["by_category"].items()}
+    assert shares == pytest.approx(jury["majority_by_subset"], abs=1e-4)
+    worth, ten = body["gold_sizes"], body["gold_sizes"]["by_size"]["10"]
+    assert worth["in_sample"] == pytest.approx(jury["oracle_weighted_acc"], abs=1e-4)
+    assert ten["gold"]["right"] == pytest.approx(jury["log_odds_weights_from_gold_items_20_seeds"]["10"], abs=1e-4)
+    anchored = jury["dawid_skene_anchored_on_gold_items_20_seeds"]["10"]
+    assert ten["dawid_skene"]["least"] == pytest.approx(anchored["acc_on_the_rest_min"], abs=1e-4)
+    assert ten["dawid_skene"]["rank_correlation"] == pytest.approx(anchored["spearman_mean"], abs=1e-4)
+
+
 def llmbar_rows(shared: Path) -> tuple[list[Item], list[Item]]:
     """Rows with a vote of every judge whose two games agree, and the same rows with the truth."""
     lines = [json.loads(line) for line in (shared / "data/annot/llmbar_gold_vs_judges.jsonl").open()]
@@ -121,6 +135,7 @@ def test_ten_truths_mend_the_judges(shared, tmp_path, capsys):
     assert np.mean(credit) == pytest.approx(right[0], abs=0.01)
 
 
+@pytest.mark.slow
 def test_words_of_vader_are_averaged(shared, reference, tmp_path, capsys):
     rows = []
     for k, line in enumerate((shared / "data/annot/vader_lexicon.txt").read_text("utf-8", "replace").split("\n")):

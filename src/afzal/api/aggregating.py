@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +12,7 @@ from afzal.api.inputs import Rows, as_path
 from afzal.api.results import Result
 from afzal.errors import AfzalError
 
-By = Literal["mean", "majority", "dawid_skene", "crowd_bt", "gold"]
+By = Literal["mean", "jeffreys", "majority", "dawid_skene", "crowd_bt", "gold"]
 LabelKind = Literal["soft", "weighted"]
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def aggregate(
     by: By = "mean",
     labels: LabelKind = "soft",
     gold: Rows | None = None,
+    gold_sizes: Sequence[int] = (),
     group_by: str | None = None,
     out: str | PathLike[str] | None = None,
     page: str | PathLike[str] | None = None,
@@ -40,9 +42,11 @@ def aggregate(
 
     Args:
         data: rows with votes, or a file of verdicts.
-        by: ``mean`` gives soft labels; ``gold`` weighs annotators by rows of known truth, which ``gold`` names.
+        by: ``mean`` gives soft labels, ``jeffreys`` such that are never certain; ``gold`` weighs annotators by rows of
+            known truth, which ``gold`` names.
         labels: of the rows: ``soft`` states the probability p, ``weighted`` names the likelier answer with weight
             |2p - 1|.
+        gold_sizes: how right the answer would be if so many pairs of known truth were known, measured on the others.
         group_by: ``found``, a .json or .csv of annotators, or a field of the rows: groups are aggregated apart.
         out: file for the rows with one preference per pair.
         page: folder for the report.
@@ -71,15 +75,15 @@ def aggregate(
         runs.refuse_existing(Path(out), force)
     source = as_path(data, "data")
     plain = out is None and gold is None and columns is None and format is None
-    name = Path(source).name
+    asked = _Asked(by, labels, tuple(gold_sizes), group_by, Path(source).name, resamples)
     if plain and (verdicts := _verdicts(source)) is not None:
         dataset, said = None, judged.of_verdicts(verdicts)
-        body, rows, refused = _on_pairs([], said, by, labels, group_by, name, resamples)
+        body, rows, refused = _on_pairs([], said, asked)
     else:
         dropping = "drop" if skip_bad else "raise"
         dataset = reading.read(source, columns=columns, format=format, on_error=dropping)
         truths = reading.read(as_path(gold, "gold")).items if gold is not None else []
-        body, rows, refused = _on_rows(dataset, truths, by, labels, group_by, name, resamples)
+        body, rows, refused = _on_rows(dataset, truths, asked)
     shown = None
     if page is not None:
         from afzal import report
@@ -104,15 +108,31 @@ def _verdicts(source: str) -> Verdicts | None:
     return None if said.format == "Prometheus scores" else said
 
 
-def _on_rows(
-    dataset: Dataset,
-    truths: Sequence[Item],
-    by: By,
-    kind: LabelKind,
-    group_by: str | None,
-    name: str,
-    resamples: int,
-) -> tuple[dict[str, Any], list[Item], bool]:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """How to aggregate, as :func:`aggregate` has it; ``name`` is the file's."""
+
+    by: By
+    kind: LabelKind
+    gold_sizes: tuple[int, ...]
+    group_by: str | None
+    name: str
+    resamples: int
+
+    def refuse(self, what: str, why: str) -> None:
+        """An error where an option would be ignored."""
+        given = {
+            f"--by {self.by}": self.by != "mean",
+            f"--labels {self.kind}": self.kind != "soft",
+            "--gold-sizes": bool(self.gold_sizes),
+            "--group-by": self.group_by is not None,
+        }
+        if ignored := [name for name, is_given in given.items() if is_given]:
+            remedy = "--by mean" if ignored[0].startswith("--by") else "leave the option out"
+            raise AfzalError(what, where=ignored[0], why=why, remedy=remedy)
+
+
+def _on_rows(dataset: Dataset, truths: Sequence[Item], asked: _Asked) -> tuple[dict[str, Any], list[Item], bool]:
     """The report, the rows with one opinion each, and whether they are refused."""
     from afzal import data
     from afzal.judge import labels, ratings, tallies
@@ -121,60 +141,58 @@ def _on_rows(
     items = data.together(dataset.items)
     notes = [note for note in dataset.notes if note.startswith("votes.jsonl")]
     if tallies.are_tallies(items):
-        return tallies.of_voters(items, name, resamples=resamples), [], False
+        asked.refuse("counts of voters are reported and not aggregated", "the rows do not say who voted for what")
+        return tallies.of_voters(items, asked.name, resamples=asked.resamples), [], False
     if tallies.are_ranked(items):
-        return tallies.of_ranks(items, name), [], False
+        asked.refuse("ranks without annotators are reported and not aggregated", "the rows do not say who ranked")
+        return tallies.of_ranks(items, asked.name), [], False
     ordered = any(True for item in items for _ in comparisons(item.votes))
     scores = None if ordered else ratings.of_items(items)
     if scores is None:
-        body, rows, refused = _on_pairs(items, labels.of_items(items, truths), by, kind, group_by, name, resamples)
+        body, rows, refused = _on_pairs(items, labels.of_items(items, truths), asked)
         body["findings"] += notes
         return body, rows, refused
-    if by != "mean" or group_by is not None or kind != "soft":
-        raise AfzalError(
-            "scores are averaged",
-            where=f"--by {by}" if by != "mean" else "--group-by" if kind == "soft" else f"--labels {kind}",
-            why="they have an order and distances, which weights for classes would ignore",
-            remedy="--by mean",
-        )
-    body = ratings.report(scores, name, resamples=resamples)
+    asked.refuse("scores are averaged", "they have an order and distances, which weights for classes would ignore")
+    body = ratings.report(scores, asked.name, items, resamples=asked.resamples)
     body["findings"] += notes
     return body, ratings.as_items(items, scores), False
 
 
-def _on_pairs(
-    items: Sequence[Item], said: Labels, by: By, kind: LabelKind, group_by: str | None, name: str, resamples: int
-) -> tuple[dict[str, Any], list[Item], bool]:
-    from afzal.judge import aggregate, annotators, groups
+def _on_pairs(items: Sequence[Item], said: Labels, asked: _Asked) -> tuple[dict[str, Any], list[Item], bool]:
+    from afzal.judge import aggregate, annotators, groups, truths
 
+    by, kind, group_by, resamples = asked.by, asked.kind, asked.group_by, asked.resamples
+    worth = truths.curve(said, asked.gold_sizes) if asked.gold_sizes else None
     agreed = annotators.agreement_of(said, resamples=resamples)
     people = annotators.people_of(said, resamples=resamples)
     found = aggregate.aggregate(said, by, anchored=bool(items))
-    body = annotators.as_plain(said, agreed, people, name)
+    body = annotators.as_plain(said, agreed, people, asked.name)
     # a danger is what the page says first
     parts = (found.warnings, body["findings"]) if found.doubtful else (body["findings"], found.warnings)
     body["findings"] = [*parts[0], *parts[1]]
     body |= {"kind": "pairs", "by": by, "moved": found.moved, "decided": found.decided, "doubtful": found.doubtful}
     body |= {"dawid_skene_moved": found.dawid_skene_moved, "soft": found.soft_share(), "right": None}
-    body |= {"soft_labels": found.histogram()}
-    if by != "gold" and found.checked is None and (right := found.right(said.gold)) is not None:
-        body["right"] = right
-        n = int((said.gold >= 0).sum())
-        body["findings"].append(f"The answer by {by} is right on {right:.1%} of {n} pairs of known truth, a tie half.")
+    body |= {"soft_labels": found.histogram(), "tables": []}
+    if by != "gold" and found.checked is None:
+        _add(body, truths.as_plain(found, said, by))
+    if found.fit is not None:
+        _add(body, aggregate.fit_as_plain(found.fit, said))
+    if worth is not None:
+        _add(body, truths.curve_as_plain(worth))
     if found.eta is not None:
         for line, eta in zip(body["lines"], found.eta, strict=True):
             line["eta"] = eta
     refused = by in aggregate.UNSUPERVISED and found.refused
     how = {"resamples": resamples}
     if group_by is not None and group_by != "found" and not group_by.endswith((".json", ".csv")):
-        body["tables"] = [groups.by_field(items, said, group_by, **how)]
+        body["tables"].append(groups.by_field(items, said, group_by, **how))
         return body, aggregate.as_items(items, said, found, by, kind), refused
     if group_by is None or group_by == "found":
         apart = groups.found(said, **how)
     else:
         apart = groups.stated(said, groups.read_groups(group_by), **how)
     if apart is not None:
-        body["tables"] = groups.tables(said, apart)
+        body["tables"] += groups.tables(said, apart)
         body["groups"] = groups.as_plain(apart)
     if group_by is None or apart is None:
         body["findings"] += [groups.in_words(apart)] if apart is not None else []
@@ -186,8 +204,14 @@ def _on_pairs(
     return body, rows, by in aggregate.UNSUPERVISED and any(answer.refused for answer in answers.values())
 
 
+def _add(body: dict[str, Any], part: Mapping[str, Any]) -> None:
+    """A part of the report: its tables and findings after those there are."""
+    for key, value in part.items():
+        body[key] = [*body[key], *value] if key in ("tables", "findings") else value
+
+
 def _text(body: Mapping[str, Any]) -> list[str]:
-    from afzal.text import interval, number, visible
+    from afzal.text import aligned, interval, number, visible
 
     lines = [visible(f"{body['title']}: {body['subtitle']}")]
     lines.append("  ".join(f"{name} {value}" for name, value in body["facts"]))
@@ -204,7 +228,7 @@ def _text(body: Mapping[str, Any]) -> list[str]:
         lines.append("  ".join(cells))
     for table in body.get("tables", []):
         lines.append(f"{visible(table['title'])}: {visible(table['words'])}".rstrip(": "))
-        lines += ["  " + "  ".join(map(visible, row)) for row in [table["columns"], *table["rows"]]]
+        lines += aligned([table["columns"], *table["rows"]])
     return [*lines, *map(visible, body["findings"])]
 
 

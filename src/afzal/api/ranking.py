@@ -105,7 +105,7 @@ def _only(said: Any, judge: str) -> Any:
 
 def _text(body: Mapping[str, Any]) -> list[str]:
     """The leaderboard in lines: what was found, then one line for each name."""
-    from afzal.text import interval, number, visible
+    from afzal.text import aligned, interval, number, visible
 
     lines = [visible(f"{body['title']}: {body['subtitle']}")]
     lines.append("  ".join(f"{name} {value}" for name, value in body["facts"]))
@@ -118,7 +118,7 @@ def _text(body: Mapping[str, Any]) -> list[str]:
         lines.append("  ".join(cells).rstrip())
     for table in body.get("tables", []):
         lines.append(table["title"])
-        lines += [visible("  " + "  ".join(row)) for row in (table["columns"], *table["rows"])]
+        lines += aligned([table["columns"], *table["rows"]])
     if body.get("judges") and len(body["differences"]) <= _MANY:
         lines += [visible(f"{gap['first']} over {gap['second']}: {_gap(gap)}") for gap in body["differences"]]
     return [*lines, *map(visible, body["findings"])]

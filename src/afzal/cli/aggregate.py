@@ -25,13 +25,20 @@ def command(
     ctx: typer.Context,
     source: Annotated[str, typer.Argument(metavar="FILE", help="Rows with votes, or a file of verdicts.")],
     by: Annotated[
-        By, typer.Option(help="mean gives soft labels; gold weighs annotators by rows of known truth.")
+        By,
+        typer.Option(
+            help="mean gives soft labels, jeffreys such that are never certain; gold weighs annotators by known truth."
+        ),
     ] = "mean",
     labels: Annotated[
         LabelKind, typer.Option(help="In OUT: the probability, or the likelier answer with a weight.")
     ] = "soft",
     gold: Annotated[
         str | None, typer.Option(help="Rows of known truth: the same prompts and responses, in any format.")
+    ] = None,
+    gold_sizes: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,...", help="How right would it be with so many known truths, on the others?"),
     ] = None,
     group_by: Annotated[
         str | None,
@@ -61,6 +68,7 @@ def command(
         by=by,
         labels=labels,
         gold=gold,
+        gold_sizes=_numbers(gold_sizes),
         group_by=group_by,
         out=out,
         page=page,
@@ -77,6 +85,16 @@ def command(
         _conclude(found, source, out, by, ctx.obj)
     if not found.ok:
         raise typer.Exit(1)
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    """Whole numbers above 0 with commas between them."""
+    parts = [part.strip() for part in text.split(",")] if text is not None else []
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise AfzalError(
+            f"{text!r} is no list of numbers", where="--gold-sizes", remedy="such as --gold-sizes 10,20,40"
+        )
+    return tuple(map(int, parts))
 
 
 def _conclude(found: Result, source: str, out: Path | None, by: By, typed: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,11 +14,12 @@ from afzal.records import Comparison, Item, Rating
 from afzal.stats import annotators
 from afzal.stats.agreement import counts
 
-By = Literal["mean", "majority", "dawid_skene", "crowd_bt", "gold"]
+By = Literal["mean", "jeffreys", "majority", "dawid_skene", "crowd_bt", "gold"]
 LabelKind = Literal["soft", "weighted"]
 UNSUPERVISED = ("dawid_skene", "crowd_bt")
 CROWD_RIDGE = 0.1  # of strengths in nats: a pair's difference has a prior with standard deviation 3.2
 HELD_OUT = 20  # pairs of known truth from which an anchored answer may be believed against the majority
+SURE = 0.9  # posterior of the likeliest class below which a pair is counted as unsure
 PARTS_AT = 0.05  # share of decided pairs on which Dawid-Skene may differ from the majority before it is not believed
 
 
@@ -37,6 +38,7 @@ class Aggregated:
         eta: of each annotator, how often they say what they see (Crowd-BT alone): 1/2 is a coin, below it reversed.
         checked: pairs of known truth, and on how many of them, held out, the anchored answer and the majority are right
             (Dawid-Skene with known truth alone).
+        fit: what Dawid and Skene's model found (``dawid_skene`` alone).
     """
 
     p_first: np.ndarray
@@ -46,6 +48,7 @@ class Aggregated:
     warnings: tuple[str, ...]
     eta: tuple[float, ...] | None = None
     checked: tuple[int, float, float] | None = None
+    fit: annotators.DawidSkene | None = None
 
     def soft_share(self) -> float:
         """The share of pairs with an answer whose answer is not certain: a tie, or a split."""
@@ -59,9 +62,9 @@ class Aggregated:
 
     def right(self, gold: np.ndarray) -> float | None:
         """How often the answer names the true winner ``[N]``, a tie or no answer counting half; None without truths."""
-        at = np.flatnonzero(_known(gold) >= 0)
-        said = np.where(np.isfinite(self.p_first), self.p_first, 0.5)[at]
-        return float(_credit(said, np.choose(gold[at], VALUES)).mean()) if len(at) else None
+        at = np.flatnonzero(ordering(gold) >= 0)
+        said = np.nan_to_num(self.p_first, nan=0.5)[at]
+        return float(credit(said, POINTS[gold[at]]).mean()) if len(at) else None
 
     @property
     def doubtful(self) -> bool:
@@ -85,38 +88,52 @@ def aggregate(labels: Labels, by: By = "mean", *, anchored: bool = True) -> Aggr
 
     Args:
         anchored: whether Dawid-Skene may know the pairs of known truth; verdict files have them to measure judges by.
-        by: ``mean``, the share of the votes (a soft label); ``majority``, the most frequent label, an even split being
-            a tie; ``dawid_skene``, weights by a confusion matrix of each annotator, unsupervised, or anchored by the
-            pairs of known truth where there are any; ``crowd_bt``, Bradley-Terry strengths of the responses with a
-            reliability of each annotator; ``gold``, weights by what each annotator is worth on the pairs of known
-            truth.
+        by: ``mean``, the share of the votes (a soft label); ``jeffreys``, the same with half a vote for each response
+            beside them, so that few votes are never certain (the mean under Jeffreys' prior); ``majority``, the most
+            frequent label, an even split being a tie; ``dawid_skene``, weights by a confusion matrix of each annotator,
+            unsupervised, or anchored by the pairs of known truth where there are any; ``crowd_bt``, Bradley-Terry
+            strengths of the responses with a reliability of each annotator; ``gold``, weights by what each annotator is
+            worth on the pairs of known truth.
 
     Raises:
         AfzalError: ``gold`` without a labelled pair of known truth.
     """
-    table = np.where(labels.table == BOTH_BAD, -1, labels.table)
+    table = without_bad(labels.table)
     bad = counts(labels.table, len(CLASSES))[:, BOTH_BAD]
     heard = (table >= 0).sum(1)
     majority = _majority(table)
     unsupervised = _at_rest(table) if table.shape[1] >= 3 and heard.max(initial=0) >= 3 else None
-    eta = checked = None
-    known = _known(labels.gold)
+    eta = checked = fit = None
+    known = ordering(labels.gold)
     if by == "crowd_bt":
         answer, eta = _crowd_bt(table, labels.pairs)
-    elif by == "dawid_skene" and anchored and unsupervised is not None and _is_anchored(table, known):
-        answer, checked = _dawid_skene(table, known), _held_out(table, known, majority)
+    elif by == "dawid_skene":
+        fit = _sure_of(unsupervised)
+        if anchored and _is_anchored(table, known):
+            fit, checked = _dawid_skene(table, known), _held_out(table, known, majority)
+        answer = _points(fit.posterior)
     else:
-        answer = _answer(table, known, by, unsupervised)
+        answer = _answer(table, known, by)
     answer = np.where((heard > 0) & (bad <= heard), answer, np.nan)
     decided = int((np.isfinite(majority) & (majority != 0.5)).sum())
-    ds_moved = None if unsupervised is None else _moved(unsupervised, majority)
-    found = Aggregated(answer, _moved(answer, majority), decided, ds_moved, (), eta, checked)
+    ds_moved = None if unsupervised is None else _moved(_points(unsupervised.posterior), majority)
+    found = Aggregated(answer, _moved(answer, majority), decided, ds_moved, (), eta, checked, fit)
     return replace(found, warnings=tuple(_warnings(found, labels, by)))
 
 
-def _known(gold: np.ndarray) -> np.ndarray:
+def without_bad(table: np.ndarray) -> np.ndarray:
+    """Labels that order a pair; -1 for "both are bad", as for no label."""
+    return np.where(table == BOTH_BAD, -1, table)
+
+
+def ordering(gold: np.ndarray) -> np.ndarray:
     """Truths that order a pair; -1 for others."""
     return np.where((gold >= 0) & (gold < 3), gold, -1)
+
+
+def classes_of(table: np.ndarray, gold: np.ndarray) -> int:
+    """How many classes there are: first and second, and tie where a label or a truth says so."""
+    return 3 if (table == TIE).any() or (gold == TIE).any() else 2
 
 
 def _is_anchored(table: np.ndarray, known: np.ndarray) -> bool:
@@ -131,17 +148,17 @@ def _held_out(table: np.ndarray, known: np.ndarray, majority: np.ndarray) -> tup
         held = at[fold::5]
         kept = known.copy()
         kept[held] = -1
-        answer[held] = _dawid_skene(table, kept)[held]
-    truth = np.choose(known[at], VALUES)
-    anchored, voted = (float(_credit(said[at], truth).mean()) for said in (answer, majority))
+        answer[held] = _points(_dawid_skene(table, kept).posterior)[held]
+    truth = POINTS[known[at]]
+    anchored, voted = (float(credit(said[at], truth).mean()) for said in (answer, majority))
     return len(at), anchored, voted
 
 
-VALUES = (1.0, 0.0, 0.5)
-"""Probability that the first is better, by class."""
+POINTS = np.array([1.0, 0.0, 0.5])
+"""Probability that the first is better, by class: first, second, tie."""
 
 
-def _credit(said: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def credit(said: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """1 for the right side, 1/2 for a tie where one side is right or the other way round, else 0."""
     return 1 - np.abs(np.sign(said - 0.5) - np.sign(truth - 0.5)) / 2
 
@@ -155,7 +172,7 @@ def _crowd_bt(table: np.ndarray, pairs: Sequence[tuple[int, int, int]]) -> tuple
     ends = [[players.setdefault((item, k), len(players)) for k in (i, j)] for item, i, j in pairs]
     first, second = np.array(ends).T
     pair, who = np.nonzero(table >= 0)
-    outcome = np.choose(table[pair, who], VALUES)
+    outcome = POINTS[table[pair, who]]
     sizes = {"n_models": len(players), "n_annotators": table.shape[1], "ridge": CROWD_RIDGE}
     try:
         fit = annotators.crowd_bt(first[pair], second[pair], outcome, who, **sizes)
@@ -176,24 +193,33 @@ def _majority(table: np.ndarray) -> np.ndarray:
 
 
 def _points(distribution: np.ndarray) -> np.ndarray:
-    return distribution[:, FIRST] + 0.5 * distribution[:, TIE]
+    return distribution @ POINTS[: distribution.shape[1]]
 
 
-def _at_rest(table: np.ndarray) -> np.ndarray | None:
+def _at_rest(table: np.ndarray) -> annotators.DawidSkene | None:
     """Dawid-Skene's answer; None where it did not converge, as with labels that say next to nothing."""
     try:
-        return _dawid_skene(table)
+        return _dawid_skene(table, np.full(len(table), -1))
     except ValueError:
         return None
 
 
-def _dawid_skene(table: np.ndarray, gold: np.ndarray | None = None) -> np.ndarray:
-    return _points(annotators.dawid_skene(table, 3, gold=gold).posterior)
+def _dawid_skene(table: np.ndarray, gold: np.ndarray) -> annotators.DawidSkene:
+    return annotators.dawid_skene(table, classes_of(table, gold), gold=gold)
 
 
-def _answer(table: np.ndarray, known: np.ndarray, by: By, unsupervised: np.ndarray | None) -> np.ndarray:
-    if by == "mean":
-        return _points(annotators.vote_shares(table, 3))
+def _sure_of(fit: annotators.DawidSkene | None) -> annotators.DawidSkene:
+    if fit is None:
+        raise AfzalError(
+            "Dawid-Skene gives no answer",
+            where="--by dawid_skene",
+            why="it needs pairs that three annotators labelled, and labels informative enough to converge",
+            remedy="--by mean",
+        )
+    return fit
+
+
+def _answer(table: np.ndarray, known: np.ndarray, by: By) -> np.ndarray:
     if by == "majority":
         return _majority(table)
     if by == "gold":
@@ -203,17 +229,10 @@ def _answer(table: np.ndarray, known: np.ndarray, by: By, unsupervised: np.ndarr
                 where="--by gold",
                 remedy="give rows of known truth with --gold FILE: the same prompts and responses",
             )
-        classes = 3 if (table == TIE).any() or (known == TIE).any() else 2
-        shares = annotators.log_odds_vote(table, known, classes)
-        return _points(shares) if classes == 3 else shares[:, FIRST]
-    if unsupervised is None:
-        raise AfzalError(
-            "Dawid-Skene gives no answer",
-            where="--by dawid_skene",
-            why="it needs pairs that three annotators labelled, and labels informative enough to converge",
-            remedy="--by mean",
-        )
-    return unsupervised
+        return _points(annotators.log_odds_vote(table, known, classes_of(table, known)))
+    shares = _points(annotators.vote_shares(table, 3))
+    n = (table >= 0).sum(1)
+    return (n * shares + 0.5) / (n + 1) if by == "jeffreys" else shares
 
 
 def _moved(answer: np.ndarray, majority: np.ndarray) -> int:
@@ -249,6 +268,31 @@ def _warnings(found: Aggregated, labels: Labels, by: By) -> list[str]:
 
 def _mend(known: int) -> str:
     return "Use --by gold." if known else "Establish the truth of ten pairs or more and use --by gold --gold FILE."
+
+
+def fit_as_plain(fit: annotators.DawidSkene, labels: Labels) -> dict[str, Any]:
+    """What Dawid and Skene's model thinks of classes and annotators, with a table."""
+    classes = CLASSES[: len(fit.prior)]
+    people, rows = {}, []
+    for name, confusion, accuracy in zip(labels.annotators, fit.confusion, fit.accuracy, strict=True):
+        told = {c: dict(zip(classes, map(float, row), strict=True)) for c, row in zip(classes, confusion, strict=True)}
+        people[name] = {"accuracy": float(accuracy), "confusion": told}
+        rows.append([name, *(f"{told[c][c]:.1%}" for c in classes), f"{accuracy:.1%}"])
+    words = "How often each says what is true, by the model's own estimate, for each truth and over all."
+    table = {
+        "title": "Annotators by Dawid-Skene",
+        "words": words,
+        "columns": ["annotator", *classes, "all"],
+        "rows": rows,
+    }
+    plain = {
+        "prior": dict(zip(classes, map(float, fit.prior), strict=True)),
+        "log_likelihood": fit.log_likelihood,
+        "iterations": fit.iterations,
+        "unsure": int((fit.posterior.max(1) < SURE).sum()),
+        "annotators": people,
+    }
+    return {"dawid_skene": plain, "tables": [table]}
 
 
 def as_items(items: Sequence[Item], labels: Labels, found: Aggregated, by: By, kind: LabelKind = "soft") -> list[Item]:

@@ -304,6 +304,10 @@ def as_plain(labels: Labels, agreed: Agreement | None, people: Sequence[Person],
     about = {"title": "Annotators", "subtitle": source, "unit": "agreement with the others", "rule": None}
     body = {**about, "findings": [*found, *odd], "facts": facts, "lines": lines, "figures": figures, "differences": []}
     pairs = () if agreed is None else agreed.pairs
+    body["labels"] = {name: {} for name in labels.annotators}
+    for s in labels.said:
+        own = body["labels"][labels.annotators[s.annotator]]
+        own[CLASSES[s.label]] = own.get(CLASSES[s.label], 0) + 1
     return body | {"pairs_of_annotators": [{key: finite(v) for key, v in asdict(two).items()} for two in pairs]}
 
 

@@ -172,7 +172,8 @@ def judges_as_plain(board: JudgeBoard, source: str) -> dict[str, Any]:
         lines.append({"name": line.name, **interval(line.accuracy), **figures, **_of_both(line.both)})
         for kind, (items, right, both) in line.categories.items():
             known = {"judge": line.name, "category": kind, "items": items, "accuracy": right}
-            categories.append(known | _of_both(both))
+            none = {} if both is None else {"no_verdict": both.orders.no_verdict}
+            categories.append(known | none | _of_both(both))
     findings = [
         f"{board.lines[0].name} leads. {board.separable} of {board.pairs} pairs of judges can be told apart on the "
         "same items."

@@ -15,6 +15,7 @@ from itertools import chain
 import numpy as np
 
 from afzal.errors import AfzalError
+from afzal.judge.games import category_of
 from afzal.judge.verdicts import MIRRORED, Outcome, Verdicts, outcome_of
 from afzal.records import Comparison, Item, Vote, comparisons, turns_to_json
 from afzal.stats.agreement import MISSING
@@ -48,8 +49,9 @@ class Labels:
         prompts: of each pair; labels on one prompt are not independent.
         annotators: names.
         said: all labels in the order they were given; the last one of a person on a pair, repeats apart, is the one
-            that counts.
+            that counts, but what a judge says in one order and not in the other counts for nothing.
         gold: ``[N]`` the true class where it is known, else -1.
+        categories: of each pair, "" where the rows name none; empty where nobody asked.
     """
 
     pairs: tuple[tuple[int, int, int], ...]
@@ -57,14 +59,21 @@ class Labels:
     annotators: tuple[str, ...]
     said: tuple[Said, ...]
     gold: np.ndarray
+    categories: tuple[str, ...] = ()
 
     @cached_property
     def table(self) -> np.ndarray:
-        """``[N, R]`` the label that counts."""
+        """``[N, R]`` the label that counts; none where somebody said two things in the two orders of a pair."""
         table = np.full((len(self.pairs), len(self.annotators)), MISSING)
+        in_order: dict[tuple[int, int, bool], int] = {}
         for s in self.said:
-            if not s.is_repeat:
-                table[s.pair, s.annotator] = s.label
+            if s.is_repeat:
+                continue
+            table[s.pair, s.annotator] = s.label
+            if s.first_shown_first is not None:
+                in_order[s.pair, s.annotator, s.first_shown_first] = s.label
+                if in_order.get((s.pair, s.annotator, not s.first_shown_first), s.label) != s.label:
+                    table[s.pair, s.annotator] = MISSING
         return table
 
 
@@ -84,7 +93,7 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
     truth = {key: label for item in chain(stated, gold) for key, label in _truths(item)}
     pairs: dict[tuple[int, int, int], int] = {}
     people: dict[str, int] = {}
-    prompts, known, said = [], [], []
+    prompts, known, said, categories = [], [], [], []
     heard: set[tuple[int, int]] = set()
     for number, item in enumerate(items):
         prompt = json.dumps(turns_to_json(item.prompt), ensure_ascii=False)
@@ -95,6 +104,7 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
             if place not in pairs:
                 pairs[place] = len(pairs)
                 prompts.append(item.group or prompt)
+                categories.append(category_of(item) or "")
                 known.append(truth.get((prompt, answers[low], answers[high]), MISSING))
             label = _label(vote if vote.first == low else vote.swap())
             shown = None if vote.shown_first is None else vote.shown_first == low
@@ -108,7 +118,7 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
             why="votes on pairs of responses are needed",
             remedy="look at what was read with: afzal check",
         )
-    return Labels(tuple(pairs), tuple(prompts), tuple(people), tuple(said), np.array(known))
+    return Labels(tuple(pairs), tuple(prompts), tuple(people), tuple(said), np.array(known), tuple(categories))
 
 
 def _timed(votes: Iterable[Vote]) -> Iterator[tuple[Comparison, float | None]]:
@@ -134,9 +144,9 @@ def _truths(item: Item) -> Iterable[tuple[tuple[str, str, str], int]]:
 def of_verdicts(said: Verdicts) -> Labels:
     """Judges as annotators: each is heard on a pair where all of its games name the same outcome."""
     games: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
-    names: dict[str, tuple[str, str]] = {}
+    names: dict[str, tuple[str, str, str]] = {}
     for v in said.verdicts:
-        names.setdefault(v.item, (v.prompt, v.first))
+        names.setdefault(v.item, (v.prompt, v.first, v.category))
         turned = v.first != names[v.item][1]
         games[v.item, v.judge].append(MIRRORED[v.outcome] if turned else v.outcome)
     items = {item: k for k, item in enumerate(names)}
@@ -147,4 +157,5 @@ def of_verdicts(said: Verdicts) -> Labels:
             given.append(Said(items[item], judges[judge], CLASSES.index(outcomes[0])))
     truth = [CLASSES.index(said.gold[item]) if item in said.gold else MISSING for item in items]
     pairs = tuple((k, 0, 1) for k in range(len(items)))
-    return Labels(pairs, tuple(p for p, _ in names.values()), tuple(judges), tuple(given), np.array(truth))
+    prompts, _, categories = zip(*names.values(), strict=True) if names else ((), (), ())
+    return Labels(pairs, tuple(prompts), tuple(judges), tuple(given), np.array(truth), tuple(categories))

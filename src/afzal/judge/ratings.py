@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from afzal import text
 from afzal.judge.annotators import HASTY, ONE_ANSWER
 from afzal.judge.plain import finite, interval
 from afzal.records import Item, Rating, prompt_key
@@ -77,8 +78,14 @@ def of_items(items: Sequence[Item]) -> Scores | None:
     )
 
 
-def report(scores: Scores, source: str, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """The report as plain values, for the page and for files."""
+def report(
+    scores: Scores, source: str, items: Sequence[Item] = (), *, resamples: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """The report as plain values, for the page and for files.
+
+    Args:
+        items: the rows of the scores, for the mean by the source of an answer.
+    """
     scale = ratings.scale_of(scores.values)
     beside = ratings.rest_sums(scores.values)
     parts = [ratings.alpha_sums(scores.values), beside.sum(1), beside.reshape(len(beside), -1)]
@@ -98,7 +105,7 @@ def report(scores: Scores, source: str, *, resamples: int = 1000, seed: int = 0)
     ]
     findings = [_advice(scale, figures)]
     findings += [f"{line['name']}: {remark}" for line, remarks in people for remark in remarks]
-    return {
+    body = {
         "title": "Annotators",
         "subtitle": source,
         "unit": "correlation with the mean of the others",
@@ -112,6 +119,31 @@ def report(scores: Scores, source: str, *, resamples: int = 1000, seed: int = 0)
         "lines": [line for line, _ in people],
         "differences": [],
     }
+    return body | _by_source(scores, items, resamples=resamples, seed=seed)
+
+
+def _by_source(scores: Scores, items: Sequence[Item], *, resamples: int, seed: int) -> dict[str, Any]:
+    """The mean score of the answers of each source, best first, with a table; empty where fewer than two are named."""
+    named = [items[number].responses[response].source or "" for number, response, _ in scores.units] if items else []
+    names = sorted({name for name in named if name})
+    if len(names) < 2 or any(axis is not None for *_, axis in scores.units):
+        return {}
+    means = np.nanmean(scores.values, 1)
+    found = {}
+    for name in names:
+        at = [k for k, source in enumerate(named) if source == name]
+        own = np.stack([np.ones(len(at)), means[at]], 1)
+        known = resampling.sums(own, [scores.prompts[k] for k in at], resamples=resamples, seed=seed)
+        found[name] = {"answers": len(at), **interval(known.interval(lambda s: s[..., 1] / s[..., 0]))}
+    order = sorted(found, key=lambda name: -found[name]["value"])
+    rows = [[name, f"{found[name]['answers']:,}", _shown(found[name])] for name in order]
+    words = "The mean of an answer's scores, with intervals over prompts. Compare models with: afzal leaderboard."
+    table = {"title": "Mean score by source", "words": words, "columns": ["source", "answers", "mean"], "rows": rows}
+    return {"by_source": {name: found[name] for name in order}, "tables": [table]}
+
+
+def _shown(known: dict[str, Any]) -> str:
+    return f"{text.number(known['value'], 3)} {text.interval(known['low'], known['high'])}".rstrip()
 
 
 def _span(values: np.ndarray) -> str:
@@ -146,11 +178,13 @@ def _figures(scores: Scores, scale: ratings.Scale, known: resampling.Sums) -> li
         if used.min() < 0 < used.max():
             signs, _ = ratings.class_counts(np.sign(values))
             named["alpha of the sign, nominal"] = agreement.krippendorff(signs, "nominal")
+            named["Gwet's AC1 of the sign"] = agreement.gwet(signs)
         pairs = ratings.pairwise(values)
         named |= {"two scores equal": pairs.equal, "two scores within 1": pairs.within_one}
     named["one annotator with the mean of the others"] = known.interval(_beside(ratings.correlation_of, 0))
     if (values[np.isfinite(values)] < 0).any():
         named["same sign as the mean of the others"] = known.interval(_beside(ratings.same_sign_of, 0))
+    named["standard deviation within an answer"] = ratings.spread(values)
     raters = float(np.isfinite(values).sum(1)[np.isfinite(values).sum(1) >= 2].mean())
     named[f"reliability of a mean of {raters:.3g}"] = ratings.reliability(alpha.value, raters)
     named |= _verdicts(scores)

@@ -45,7 +45,11 @@ def of_voters(items: Sequence[Item], source: str, *, resamples: int = 1000, seed
     top = shares == shares.max(1, keepdims=True)
     how = {"resamples": resamples, "seed": seed}
     alpha = resampling.sums(agreement.alpha_sums(table[voted]), prompts, **how).interval(agreement.alpha_of)
-    named = {"Krippendorff's alpha of the votes": alpha}
+    entropy = -(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(1)
+    named = {
+        "Krippendorff's alpha of the votes": alpha,
+        "entropy of a row's votes, nats": _mean(entropy, prompts, **how),
+    }
     known = right[voted] >= 0
     if known.any():
         at = np.flatnonzero(known)
@@ -60,6 +64,7 @@ def of_voters(items: Sequence[Item], source: str, *, resamples: int = 1000, seed
     facts = [
         ("rows", f"{len(items):,}"),
         ("votes", f"{int(table.sum()):,}"),
+        ("votes per row", _spread(table[voted].sum(1))),
         ("rows without votes", f"{int((~voted).sum()):,}"),
         ("options counted", ", ".join(f"{k} in {n:,}" for k, n in sorted(lengths.items()))),
         ("rows that name the right option", f"{int((right >= 0).sum()):,}"),
@@ -67,6 +72,10 @@ def of_voters(items: Sequence[Item], source: str, *, resamples: int = 1000, seed
     findings = ["Options that a row does not count are missing, not chosen by nobody."]
     figures = [{"name": name, **interval(found)} for name, found in named.items()]
     return _body("Voters", source, "voters", facts, findings, figures)
+
+
+def _spread(votes: np.ndarray) -> str:
+    return f"{votes.min():,.0f} to {votes.max():,.0f}, median {np.median(votes):,.0f}" if len(votes) else "none"
 
 
 def _mean(values: np.ndarray, prompts: Sequence[str], **how: int) -> Interval:

@@ -103,12 +103,12 @@ def dawid_skene(
     raise ValueError(f"Dawid and Skene's model did not converge within {iterations} iterations")
 
 
-def log_odds_vote(labels: np.ndarray, gold: np.ndarray, n_classes: int) -> np.ndarray:
-    """``[N, K]`` distributions from a vote that weighs each annotator by their accuracy on the items of known truth.
+def log_odds_weights(labels: np.ndarray, gold: np.ndarray, n_classes: int) -> np.ndarray:
+    """``[R]`` what each annotator's label counts, by their accuracy on the items of known truth.
 
     The weight is log((K - 1) a / (1 - a)), a = (right + 1) / (labelled + K): the optimal one where annotators err
     independently and evenly over classes (Nitzan and Paroush 1982). Somebody who is wrong more often than chance counts
-    against what they say. Items of known truth have it.
+    against what they say.
 
     Raises:
         ValueError: no item of known truth was labelled by anybody.
@@ -119,11 +119,25 @@ def log_odds_vote(labels: np.ndarray, gold: np.ndarray, n_classes: int) -> np.nd
         raise ValueError("weights from gold items need a labelled item of known truth")
     right = (known & (labels == gold[:, None])).sum(0) + 1.0
     share = right / (known.sum(0) + float(n_classes))
-    weight = np.log((n_classes - 1) * share / (1 - share))
-    said = (labels[:, :, None] == np.arange(n_classes)).astype(np.float64)
-    scores = np.einsum("nrk,r->nk", said, weight)
+    return np.log((n_classes - 1) * share / (1 - share))
+
+
+def weighted_vote(labels: np.ndarray, weights: np.ndarray, n_classes: int) -> np.ndarray:
+    """``[N, K]`` distributions from labels whose weights ``[R]`` are log-odds; uniform without a label."""
+    said = (np.asarray(labels)[:, :, None] == np.arange(n_classes)).astype(np.float64)
+    scores = np.einsum("nrk,r->nk", said, weights)
     shares = np.exp(scores - scores.max(1, keepdims=True))
-    shares /= shares.sum(1, keepdims=True)
+    return shares / shares.sum(1, keepdims=True)
+
+
+def log_odds_vote(labels: np.ndarray, gold: np.ndarray, n_classes: int) -> np.ndarray:
+    """``[N, K]`` distributions from a vote with :func:`log_odds_weights`; items of known truth have it.
+
+    Raises:
+        ValueError: no item of known truth was labelled by anybody.
+    """
+    gold = np.asarray(gold)
+    shares = weighted_vote(labels, log_odds_weights(labels, gold, n_classes), n_classes)
     shares[gold >= 0] = np.eye(n_classes)[gold[gold >= 0]]
     return shares
 

@@ -83,6 +83,18 @@ def reliability(one: float, raters: float) -> float:
     return raters * one / (1 + (raters - 1) * one)
 
 
+def spread(values: np.ndarray) -> float:
+    """Mean over units of the standard deviation of their scores (N - 1), in the unit of the scores.
+
+    Raises:
+        ValueError: no unit has two scores.
+    """
+    several = values[np.isfinite(values).sum(1) >= 2]
+    if not len(several):
+        raise ValueError("a spread needs a unit with two scores")
+    return float(np.nanstd(several, axis=1, ddof=1).mean())
+
+
 @dataclass(frozen=True, slots=True)
 class Pairwise:
     """What pairs of scores of one unit say: the share that are equal, and the share within 1 of each other."""

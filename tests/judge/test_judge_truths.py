@@ -1,0 +1,126 @@
+"""An answer beside known truth: shares by category, distances, and what so many known truths are worth."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from afzal import data
+from afzal.cli import main
+from afzal.errors import AfzalError
+from afzal.judge import aggregate, labels, truths
+from afzal.records import Comparison, Item, Response
+
+
+def vote(outcome: str, who: str | None, **more) -> Comparison:
+    return Comparison(0, 1, outcome, annotator=who, **more)
+
+
+def crowd(n: int, seed: int = 0, prompts: int | None = None, **right: float) -> list[Item]:
+    """Rows with their truth, on which each named person is right with a given probability."""
+    generator, rows = np.random.default_rng(seed), []
+    for k in range(n):
+        truth, other = ("first", "second") if generator.random() < 0.5 else ("second", "first")
+        votes = tuple(vote(truth if generator.random() < p else other, who) for who, p in right.items())
+        extra = {"category": "even" if k % 2 == 0 else "odd"}
+        prompt = f"prompt {k % (prompts or n)}"
+        answers = (Response(f"a {k}"), Response(f"b {k}"))
+        rows.append(Item(f"i{k}", prompt, answers, votes, gold=(vote(truth, None),), extra=extra))
+    return rows
+
+
+def test_half_a_vote_on_each_side():
+    """Three votes for the first are (3 + 1/2) / 4; one tie is 1/2; nobody's vote is no label."""
+    said = labels.of_items([Item("x", "p", (Response("a"), Response("b")), tuple(vote("first", w) for w in "abc"))])
+    assert aggregate.aggregate(said, "jeffreys").p_first.tolist() == [0.875]
+    tied = labels.of_items([Item("x", "p", (Response("a"), Response("b")), (vote("tie", "a"),))])
+    assert aggregate.aggregate(tied, "jeffreys").p_first.tolist() == [0.5]
+    bad = labels.of_items([Item("x", "p", (Response("a"), Response("b")), (vote("both_bad", "a"),))])
+    assert np.isnan(aggregate.aggregate(bad, "jeffreys").p_first).all()
+
+
+def test_distance_from_the_truth_by_hand():
+    p, gold = np.array([1.0, 0.25, np.nan, 0.9]), np.array([labels.FIRST, labels.SECOND, labels.FIRST, -1])
+    assert truths.brier(p, gold) == pytest.approx((0 + 0.25**2 + 0.5**2) / 3)
+    assert truths.brier(p, np.full(4, -1)) is None
+    assert truths.brier(1 - p, gold) > truths.brier(p, gold)
+
+
+def test_right_by_category():
+    rows = crowd(20, ann=1.0)
+    said = labels.of_items([row if k % 2 == 0 else Item(**_turned(row)) for k, row in enumerate(rows)])
+    found = truths.by_category(aggregate.aggregate(said, "mean").p_first, said)
+    assert found == {"even": truths.Share(10, 1.0), "odd": truths.Share(10, 0.0)}
+    one = labels.of_items(rows[::2])
+    assert truths.by_category(aggregate.aggregate(one, "mean").p_first, one) == {}
+
+
+def _turned(row: Item) -> dict:
+    """The row with every vote turned round, and the same truth."""
+    votes = tuple(vote("second" if v.outcome == "first" else "first", v.annotator) for v in row.votes)
+    return {"id": row.id, "prompt": row.prompt, "responses": row.responses, "votes": votes, "gold": row.gold} | {
+        "extra": row.extra
+    }
+
+
+def test_more_truths_find_out_who_is_turned_round():
+    """One good annotator, two who are usually wrong: the majority is wrong, and weights learn it from few truths."""
+    said = labels.of_items(crowd(300, good=0.85, bad=0.2, worse=0.2))
+    assert aggregate.aggregate(said, "mean").right(said.gold) < 0.35
+    found = truths.curve(said, (5, 60))
+    few, many = found.by_size[5]["gold"], found.by_size[60]["gold"]
+    assert found.truths == 300
+    assert 0.6 < few.right < many.right
+    assert many.least > 0.8
+    assert many.rank_correlation > 0.6
+    assert found.in_sample == pytest.approx(many.right, abs=0.03)
+
+
+def test_whole_prompts_are_held_out():
+    """Pairs of a prompt whose truth is taken as known are not measured on."""
+    said = labels.of_items(crowd(60, prompts=6, ann=0.9, bob=0.9, cid=0.9))
+    at = np.arange(60)
+    number = np.array([int(p.rpartition(" ")[2].strip('"}]')) for p in said.prompts])
+    for seed in range(5):
+        chosen, rest = truths._choice(at, number, 12, seed)
+        assert len(chosen) == 12
+        assert not set(number[chosen]) & set(number[rest])
+        assert len(rest) == 40  # of two prompts the truth is known, twenty pairs
+    with pytest.raises(AfzalError, match="nothing to measure on"):
+        truths.curve(said, (55,))
+
+
+@pytest.mark.parametrize("size", [0, 4, 9])
+def test_sizes_that_leave_nothing_are_refused(size):
+    with pytest.raises(AfzalError, match="cannot be tried") as error:
+        truths.curve(labels.of_items(crowd(4, ann=1.0)), (size,))
+    assert "from 1 to 3" in str(error.value)
+
+
+def test_the_command_says_what_truth_is_worth(tmp_path, capsys):
+    data.write(crowd(40, ann=0.9, bob=0.8, cid=0.3), tmp_path / "rows.jsonl", "afzal")
+    asked = ["aggregate", str(tmp_path / "rows.jsonl"), "--gold-sizes", "5, 10", "--resamples", "20"]
+    assert main([*asked, "--json", "--page", str(tmp_path / "page")]) == 0
+    body = json.loads(capsys.readouterr().out)
+    assert list(body["gold_sizes"]["by_size"]) == ["5", "10"]
+    assert sum(body["truths"].values()) == 40
+    assert list(body["by_category"]) == ["even", "odd"]
+    page = (tmp_path / "page/annotators.html").read_text()
+    assert "How much known truth is worth" in page
+    assert "all 40, in sample" in page
+    for wrong in ("5,x", "", "-1", "5,,6"):
+        assert main([*asked[:3], wrong]) == 2
+        assert "no list of numbers" in capsys.readouterr().err
+
+
+def test_two_orders_that_part_are_no_label():
+    """What a judge says in the two orders of a pair is one label where it is the same, and none where it is not."""
+    same = (vote("first", "j", shown_first=0), vote("first", "j", shown_first=1))
+    parted = (vote("first", "j", shown_first=0), vote("second", "j", shown_first=1))
+    rows = [Item(f"i{k}", f"p{k}", (Response("a"), Response("b")), votes) for k, votes in enumerate((same, parted))]
+    assert labels.of_items(rows).table.tolist() == [[labels.FIRST], [-1]]
+    changed = (vote("first", "j", shown_first=0), vote("second", "j", shown_first=0))
+    again = labels.of_items([Item("x", "p", (Response("a"), Response("b")), changed)])
+    assert again.table.tolist() == [[labels.SECOND]]  # somebody who changed their mind
