@@ -139,7 +139,8 @@ def rank_correlation(one: np.ndarray, two: np.ndarray) -> float | None:
     both = np.isfinite(one) & np.isfinite(two)
     if both.sum() < 2 or np.ptp(one[both]) == 0 or np.ptp(two[both]) == 0:
         return None
-    return float(spearmanr(one[both], two[both])[0])
+    rank: Any = spearmanr(one[both], two[both])[0]
+    return float(rank)
 
 
 def _choice(at: np.ndarray, prompts: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
