@@ -161,10 +161,10 @@ def test_in_a_file_without_media_columns_a_mark_is_plain_text(folder):
 @pytest.mark.parametrize(
     ("marks", "images", "told"),
     [
-        ("<image><image>", ["m/red.png"], "2 marks <image> and 1 media of that kind in the columns"),
-        ("<image>", ["m/red.png"] * 3, "1 marks <image> and 3 media of that kind in the columns"),
-        ("<image>", [], "1 marks <image> and 0 media of that kind in the columns"),
-        ("<image><audio>", ["m/red.png"], "1 marks <audio> and 0 media of that kind in the columns"),
+        ("<image><image>", ["m/red.png"], "2 marks <image> and 1 image in the columns"),
+        ("<image>", ["m/red.png"] * 3, "1 mark <image> and 3 images in the columns"),
+        ("<image>", [], "1 mark <image> and no images in the columns"),
+        ("<image><audio>", ["m/red.png"], "1 mark <audio> and no sounds in the columns"),
     ],
 )
 def test_a_mismatch_refuses_the_row_with_both_counts(folder, marks, images, told):

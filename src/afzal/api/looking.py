@@ -132,6 +132,8 @@ def convert(
 ) -> Result:
     """Write rows in another layout, and say what it has no place for (docs/formats.md).
 
+    Images and sounds that lie outside the folder of ``out`` are copied into ``media/`` beside it.
+
     Args:
         out: the file: JSON lines, gzip if its name ends in .gz.
         to: the layout; ``afzal`` loses nothing.
@@ -153,6 +155,7 @@ def convert(
     """
     from afzal import data as reading
     from afzal import runs as folders
+    from afzal.data.beside import FOLDER
     from afzal.records import media_of
 
     target = Path(out)
@@ -167,14 +170,16 @@ def convert(
         media=rules,
     )
     made = reading.plan(dataset.items, to)
-    rows = reading.write(dataset.items, target, to, skip_unholdable=skip)
+    away = len({m.sha256 for item in dataset.items for m in media_of(item) if _lies_elsewhere(m, target)})
+    is_refused = bool(made.skipped) and not skip  # by ``write``, which says why; nothing is copied then
+    items = dataset.items if is_refused else reading.with_media_beside(dataset.items, target.parent)
+    rows = reading.write(items, target, to, skip_unholdable=skip)
     left_out = Counter(dataset.drop_counts) + Counter(drop.reason for drop in made.skipped)
-    away = sum(_lies_elsewhere(media, target) for item in dataset.items for media in media_of(item))
     lines = [f"{target}: {rows} rows as {to}, from {dataset.kept} of {dataset.rows} rows read as {dataset.format}"]
     lines += [f"not in this layout: {name} ({n} items)" for name, n in made.left_out.most_common()]
     lines += [f"left out: {reason} {n}" for reason, n in left_out.most_common()]
     if away:
-        lines.append(f"{away} media lie outside the folder of {target.name}: read it with --media-folder FOLDER")
+        lines.append(f"copied into {target.parent / FOLDER}: {away} images or sounds of another folder")
     body = {"rows": rows, "read": dataset.rows, "left_out": dict(left_out), "no_place": dict(made.left_out)}
     return Result(body, lines, ok=not (dataset.drops or made.skipped))
 

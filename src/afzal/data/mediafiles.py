@@ -72,7 +72,7 @@ def inspect(kind: MediaKind, data: bytes, rules: MediaRules) -> Facts:
         raise too_large(len(data), rules)
     told = format_of(data)
     if told is None or told[0] != kind:
-        said = f"holds {told[1]} ({told[0]})" if told else "is text" if _is_text(data) else "is of an unknown format"
+        said = f"holds {told[1]} ({told[0]})" if told else _unread(data)
         wanted = "an image (png, jpeg, gif, webp, bmp)" if kind == "image" else "a sound (wav, flac, ogg, mp3)"
         raise RowError("media_wrong_type", "", f"{said}, not {wanted}")
     if missing_extra(kind):
@@ -174,6 +174,14 @@ def _lacking(data: bytes) -> int:
 
 def _broken(problem: str) -> RowError:
     return RowError("media_broken", "", problem)
+
+
+def _unread(data: bytes) -> str:
+    """What a file of no known kind is, as far as its first bytes tell."""
+    if _is_text(data):
+        return "is text"
+    is_video = data[4:8] == b"ftyp" or data[:4] == b"\x1aE\xdf\xa3" or (data[:4], data[8:11]) == (b"RIFF", b"AVI")
+    return "is a video, or a sound in a video's container (mp4, webm, avi)" if is_video else "is of an unknown format"
 
 
 def _is_text(data: bytes) -> bool:

@@ -213,8 +213,9 @@ def _compare_counts(told: Sequence[Turns], values: Mapping[MediaKind, Sequence[A
     places = Counter(_places(told))
     for kind in KINDS:
         if places[kind] != len(values.get(kind, ())):
-            problem = f"{places[kind]} marks <{kind}> and {len(values.get(kind, ()))} media of that kind in the columns"
-            raise RowError("media_count", "", problem)
+            given, noun = len(values.get(kind, ())), {"image": "image", "audio": "sound"}[kind]
+            marks = f"{places[kind] or 'no'} mark{'s' * (places[kind] != 1)} <{kind}>"
+            raise RowError("media_count", "", f"{marks} and {given or 'no'} {noun}{'s' * (given != 1)} in the columns")
 
 
 def _parts(told: Sequence[Turns]) -> Iterator[Mapping[str, Any]]:

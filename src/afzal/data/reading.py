@@ -346,10 +346,14 @@ def _faulty(faults: list[Drop], faulty: int, count: int, sound: int) -> AfzalErr
 
 def _remedy(reason: str, sound: int) -> str:
     if reason in ("media_missing", "media_outside"):
-        fix = "put the files into the folder of the data, or name another one with --media-folder"
+        copied = "afzal convert FILE OUT --to afzal --media-folder FOLDER"
+        fix = f"put the files into the folder of the data; to have them copied beside a new file: {copied}"
+    elif reason == "media_count":
+        fix = 'give as many marks as media; a text in a typed part ({"type": "text"}) holds no marks'
     else:
         fix = "fix the rows"
-    return f"{fix}, or pass --skip-bad to drop and count them" if sound else fix
+    dropped = "or drop and count them with --skip-bad (of afzal convert where the command has none)"
+    return f"{fix}, {dropped}" if sound else fix
 
 
 def _nothing_left(source: str, entry: Format, losses: Losses, count: int, sample: list[Row]) -> AfzalError:
