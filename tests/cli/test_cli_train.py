@@ -37,6 +37,7 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "activation_checkpointing": ("selective", "selective", []),
     "memory_gb": ("12.5", 12.5, []),
     "offload": ("optimizer", "optimizer", []),
+    "tensor_parallel": ("2", 2, []),
     "compile": ("", True, []),
     "adapter": ("ia3", "ia3", []),
     "lora_rank": ("4", 4, []),

@@ -70,6 +70,7 @@ ROUND: dict[str, Case] = {
     "activation_checkpointing": ("full", {}),
     "memory_gb": (3.0, {}),
     "offload": ("optimizer", {}),
+    "tensor_parallel": (2, {}),
     "batch_size": (3, {}),
     "tokens_per_forward": (99, {}),
     "epochs": (2.0, {}),

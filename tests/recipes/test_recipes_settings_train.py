@@ -68,6 +68,7 @@ CASES: dict[str, Case] = {
     "activation_checkpointing": ("full", {}),
     "memory_gb": (1e-6, {}),
     "offload": ("optimizer", {}),
+    "tensor_parallel": (2, {}),
     "batch_size": (3, {}),
     "tokens_per_forward": (20, {}),
     "epochs": (2.0, {}),
@@ -198,6 +199,7 @@ REFUSALS: dict[str | tuple[str, str], str] = {
     "train_towers": "reads texts alone",
     "memory_gb": "memory_gb",
     "offload": "offload",
+    "tensor_parallel": "does not divide the number of ranks, 1",
     **({} if find_spec("tensorboard") else {"report_to": "needs the package tensorboard"}),
 }
 

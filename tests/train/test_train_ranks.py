@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from helpers_models import random_trees
 
 from afzal.errors import AfzalError
+from afzal.recipes.parallel import goes_on
 from afzal.tokens.tree import tree
 from afzal.train import ranks
 from afzal.train.feed import Feed, Layout, cost_of_tree
@@ -62,3 +65,21 @@ def test_in_one_process_nothing_is_exchanged():
     ranks.same("thing", object())
     with pytest.raises(AfzalError, match="no"):
         ranks.led(lambda: (_ for _ in ()).throw(AfzalError("no")))
+
+
+@pytest.mark.parametrize(
+    ("began", "now", "restarts", "resumes"),
+    [
+        ("job-7", "job-7", "0", True),
+        ("job-7", "job-8", "0", False),
+        ("job-7", "none", "0", False),
+        (None, "none", "0", False),
+        (None, "none", "1", True),
+    ],
+)
+def test_a_start_of_the_launch_that_began_a_run_resumes_it(tmp_path, monkeypatch, began, now, restarts, resumes):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", now)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+    assert not goes_on(str(tmp_path))
+    (tmp_path / "run.json").write_text(json.dumps({} if began is None else {"launch": began}))
+    assert goes_on(str(tmp_path)) is resumes

@@ -31,3 +31,9 @@ class MemorySettings(Settings, frozen=True, title="Model"):
         description="Keep the frozen reference, or the optimizer's state and float32 weights, in the machine's memory "
         "and not in that of the GPU.",
     )
+    tensor_parallel: int = Field(
+        1,
+        ge=1,
+        description="Ranks that compute the same items together, each with some columns or rows of every matrix "
+        "(tensor parallelism, by the model's own plan in transformers); divides the number of ranks.",
+    )

@@ -90,7 +90,7 @@ class _Reader:
         if self._takes_positions:
             positions = torch.arange(first, before + ids.shape[1], device=ids.device)
             given["position_ids"] = positions.expand(len(ids), -1)
-        hook = output_head(self.base).register_forward_pre_hook(_last)
+        hook = output_head(self.base).register_forward_pre_hook(_last, prepend=True)
         try:
             return self.base(**given, **{self._name: self._cache}, use_cache=True).logits[:, -1]
         finally:

@@ -312,7 +312,7 @@ def _first_logits(model: Any, prompts: Sequence[Sequence[int]], cache: DecodeCac
     def only_last(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
         return (args[0].flatten(0, 1)[last][None],)
 
-    hook = output_head(model).register_forward_pre_hook(only_last)
+    hook = output_head(model).register_forward_pre_hook(only_last, prepend=True)
     try:
         return virtual.base_of(model)(**given, position_ids=positions, decode=cache, use_cache=False).logits[0]
     finally:

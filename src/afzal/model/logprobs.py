@@ -58,7 +58,7 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
         model(**inputs, use_cache=False)
         return _once(seen, model)[:, -inputs["input_ids"].shape[1] :]
 
-    hook = output_head(model).register_forward_pre_hook(take)
+    hook = output_head(model).register_forward_pre_hook(take, prepend=True)
     try:
         if batch.layout is None or not virtual.acts(model):
             return rotary.run_rows(model, batch, run)

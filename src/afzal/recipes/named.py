@@ -22,8 +22,9 @@ _REWARDS = ("reward", "watch_reward", "cost")
 _WORDS = (PEOPLE, *REFERENCES, "initial", "previous")
 Inputs = Mapping[str, str | Mapping[str, str]]
 """By setting: the hash of the one file that it names, or those of the parts of what it names."""
-# What changes no number: where a run is, when it saves, and who hears of it
+# What changes no number: where a run is, how its model is cut, when it saves, and who hears of it
 _FREE = (
+    "tensor_parallel",
     *("out", "push_to_hub", "hub_public", "save_every_steps", "save_every_minutes", "keep_checkpoints"),
     "report_to",
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from afzal import runs
 from afzal.config import VIRTUAL, TrainConfig
 from afzal.errors import AfzalError
 from afzal.folders.unread import Unread
@@ -35,8 +36,19 @@ def refuse(config: TrainConfig, model: Any) -> None:
     Raises:
         AfzalError: a setting for which that is not known to hold.
     """
+    members = config.tensor_parallel
+    if processes() % members:
+        raise AfzalError(
+            f"tensor_parallel={members} does not divide the number of ranks, {processes()}",
+            remedy=f"start it with torchrun --nproc-per-node {members}, or leave it out",
+        )
     if processes() < 2:
         return
+    if members > 1 and config.rollouts is not None:
+        why = "every rank holds the models whole while answers are drawn"
+        raise AfzalError(
+            f"tensor_parallel={members} is not possible with {config.method}", why=why, remedy="leave it out"
+        )
     kind = config.adapter_kind
     found = {
         f"method={config.method}": config.adaptation is not None,
@@ -54,8 +66,11 @@ def refuse(config: TrainConfig, model: Any) -> None:
 
 
 def goes_on(out: str) -> bool:
-    """Whether ``torchrun`` has started the ranks again and there is a run to resume."""
-    return launched.restarts() > 0 and (Path(out) / "run.json").is_file()
+    """Whether ``torchrun`` has started the ranks again and there is a run to resume: one that this launch began."""
+    facts = Path(out) / "run.json"
+    if not facts.is_file():
+        return False
+    return launched.restarts() > 0 or launched.launch() == runs.read_json(facts).get("launch")
 
 
 def reporter(steps: int, start: int) -> Reporter:
@@ -66,7 +81,7 @@ def reporter(steps: int, start: int) -> Reporter:
 def layout(model: Any, sharing: Sharing, tokens_per_forward: int, device: torch.device) -> Layout:
     """How this rank's trees become forward passes."""
     width = getattr(model.config.get_text_config(), "hidden_size", Layout.width)
-    return Layout(sharing, tokens_per_forward, device, ranks.rank(), ranks.world(), width)
+    return Layout(sharing, tokens_per_forward, device, ranks.data_rank(), ranks.data_world(), width)
 
 
 def let_go(*models: Any) -> None:

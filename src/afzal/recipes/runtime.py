@@ -27,7 +27,7 @@ _FIXED = {
     "sharing": "how sharing=auto lays out prompts",
     "reference": "the log-probs in the reference cache",
 }
-_SAID = {"device": "device", "ranks": "ranks", "threads": "threads per rank"}
+_SAID = {"device": "device", "ranks": "ranks", "tensor_parallel": "tensor_parallel", "threads": "threads per rank"}
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def runtime_of(config: TrainConfig, setup: Setup) -> dict[str, Any]:
     found: dict[str, Any] = {"dtype": dtype_of(config, device), "sharing": setup.feed.layout.sharing}
     if isinstance(setup.reference, Cached):
         found["reference"] = table_hash(setup.reference.table)
-    found |= {"device": device.type, "ranks": ranks.world()}
+    found |= {"device": device.type, "ranks": ranks.world(), "tensor_parallel": ranks.tensor()}
     return found | ({"threads": torch.get_num_threads()} if device.type == "cpu" else {})
 
 

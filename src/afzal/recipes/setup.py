@@ -56,9 +56,11 @@ from afzal.train.feed import Feed, Layout, Updates, cost_of_tree
 from afzal.train.loop import Settings, warmup_steps
 from afzal.train.method import Method, raw_parameter
 from afzal.train.optim import make_optimizer
+from afzal.train.pieces import alike
 from afzal.train.precision import Dtype, Weights
 from afzal.train.rollouts import Rollouts
 from afzal.train.shard import Sharded
+from afzal.train.tensor import refuse_uncut
 from afzal.train.update import Accumulate, accumulate
 
 _EVALUATIONS_PER_RUN = 10
@@ -109,6 +111,8 @@ def set_up(
     """
     _settle_towers(config, opened.model)
     model = _adapted(config, opened.model)
+    if ranks.tensor() > 1:
+        refuse_uncut(model, ranks.tensor())
     architecture = type(model).__name__  # before it is cut, which gives it a class of its own
     # under quantize the adapter is in float32 already, and the base model in the format that computes
     dtype = "fp32" if _is_quantized(config) else dtype_of(config, device)
@@ -245,7 +249,7 @@ def _method(config: TrainConfig, model: Any, prepared: Prepared, layout: Layout,
 
 def _optimizer(config: TrainConfig, weights: Weights | Sharded, method: Method) -> torch.optim.Optimizer:
     """Over the model's weights; over the learned scalars and the value model's weights at rates of their own."""
-    groups: list[dict[str, Any]] = [{"params": list(weights.masters.values())}]
+    groups: list[dict[str, Any]] = [{"params": members} for members in alike(weights.masters.values())]
     if method.learned:
         assert config.chosen is not None
         scale = config.chosen.learned_lr / config.lr if config.lr else 0.0
@@ -254,10 +258,7 @@ def _optimizer(config: TrainConfig, weights: Weights | Sharded, method: Method) 
         assert config.critic is not None
         value_lr = config.critic.value_lr
         scale = value_lr / config.lr if value_lr is not None and config.lr else 2.0
-        whole = {id(p) for p in method.critic.whole}  # a step takes parameters in pieces apart from those that are not
-        for kind in (True, False):
-            of_kind = [p for p in method.critic.parameters.values() if (id(p) in whole) is kind]
-            groups += [{"params": of_kind, "lr_scale": scale}] if of_kind else []
+        groups += [{"params": members, "lr_scale": scale} for members in alike(method.critic.parameters.values())]
     return make_optimizer(
         groups,
         config.optimizer,
@@ -366,7 +367,7 @@ def _reference(
     live = AdapterOff(model) if fresh else Frozen(model)
     about = {"key": key, "sharing": layout.sharing, "budget": layout.tokens_per_forward, "device": layout.device}
     if ranks.world() > 1:  # each scores its share into files of its own; then all read everything
-        share = ranks.divide([cost_of_tree(t, layout.width) for t in trees], layout.world)[layout.rank]
+        share = ranks.divide([cost_of_tree(t, layout.width) for t in trees], ranks.world())[ranks.rank()]
         cached(live, [trees[i] for i in share], folder, **about)
         ranks.wait()
     return cached(live, trees, folder, **about)

@@ -38,6 +38,7 @@ from afzal.recipes.runtime import fixed_date, other_machine, refuse_runtime, run
 from afzal.recipes.setup import Setup, dtype_of, set_up, steps_of, sync_steps
 from afzal.recipes.tracking import catch_up, tracked
 from afzal.recipes.watch import Watch
+from afzal.runs import launched
 from afzal.train import ranks
 from afzal.train.callbacks import STOPPED, Audience, Callbacks
 from afzal.train.evaluate import evaluate
@@ -88,10 +89,13 @@ def train(
     if config.push_to_hub is not None:
         hub.refuse_unreachable(config.push_to_hub)
     trackers.refuse_unready(config.report_to or ())
-    resume = resume or parallel.goes_on(config.out)
     device = pick_device(ranks.own_device(config.device))
-    with ranks.joined(device), fixed_date(Path(config.out) / "run.json", resume) as date:
-        return _joined(config, resume, command, date, model, tokenizer, callbacks or Callbacks())
+    with ranks.joined(device, config.tensor_parallel):
+        resume = any(
+            ranks.gather(resume or parallel.goes_on(config.out))
+        )  # a machine that came back knows of no restart
+        with fixed_date(Path(config.out) / "run.json", resume) as date:
+            return _joined(config, resume, command, date, model, tokenizer, callbacks or Callbacks())
 
 
 def _joined(
@@ -108,7 +112,8 @@ def _joined(
             catch_up(config, run, parallel.reporter(0, 0).say)
         parallel.reporter(0, 0).say(f"{run.path} has finished: there is nothing left to do")
         return run.path
-    run.update(template_date=date, **({"command": command} if command else {}))
+    begun = {"command": command, "launch": launched.launch()}
+    run.update(template_date=date, **{name: said for name, said in begun.items() if said})
     restored = nullcontext() if model is None else attention_restored(model)
     with run, restored, stop_on_signals() as signals:
         try:
@@ -342,6 +347,7 @@ def _begun(run: runs.Run, state: State) -> str:
 def _banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared, begun: Sequence[str]) -> list[str]:
     model, reference = run.facts()["model"], setup.reference
     several = f", in pieces on {ranks.world()} ranks" if ranks.world() > 1 else ""
+    several += f", of which {ranks.tensor()} share every matrix" if ranks.tensor() > 1 else ""
     counts = f"{model['trainable']:,} of {model['parameters']:,} weights train"
     lines = [
         f"{config.method} on {model['architecture']}: {counts}{several}",

@@ -20,3 +20,19 @@ def number() -> int:
 def restarts() -> int:
     """How often ``torchrun`` has started them again, since one had died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def keeps_store() -> bool:
+    """Whether the store in which ranks find each other outlives a restart.
+
+    ``torchrun`` keeps it, unless ``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`` asks for a new one at every start. Only then
+    can a machine that was down come back: its ``torchrun`` counts restarts from 0, and the others do not.
+    """
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def launch() -> str:
+    """The name of the launch (``--rdzv-id``), which a machine that comes back and a job that is queued again have in
+    common with the first start; empty where there is none."""
+    found = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return "" if found == "none" else found

@@ -63,7 +63,7 @@ def writes(tensor: Any) -> bool:
     if not _is_dtensor(tensor):
         return ranks.leads()
     place = tensor.device_mesh.get_coordinate()
-    if place is None or box_of(tensor).is_empty:
+    if place is None or box_of(tensor).is_empty or not _has_first(tensor.device_mesh):
         return False
     return all(at == 0 or not p.is_replicate() for p, at in zip(tensor.placements, place, strict=True))
 
@@ -142,6 +142,11 @@ def needed(name: str, layout: Entry, wanted: Box) -> dict[str, Read]:
 def shard_name(group: str, rank: int) -> str:
     """The file of a group's parts that ``rank`` holds."""
     return f"{group}-{rank + 1:05d}-of-{ranks.world():05d}.safetensors"
+
+
+def _has_first(mesh: Any) -> bool:
+    """Whether rank 0 is one of a tensor's ranks: under tensor parallelism several groups of ranks may hold the same."""
+    return bool((mesh.mesh == 0).any())
 
 
 def _is_dtensor(tensor: Tensor) -> bool:

@@ -107,7 +107,7 @@ def _nothing(scored: Scored) -> Scored:
 
 
 def gathered(own: Judged) -> list[Judged]:
-    """What every rank has judged, in their order, as constants."""
+    """What every data rank has judged, in their order, as constants."""
     if ranks.world() == 1:
         return [own]
     scored = {"policy": own.policy} | ({"reference": own.reference} if own.reference is not None else {})
@@ -115,7 +115,7 @@ def gathered(own: Judged) -> list[Judged]:
     for owner, s in scored.items():
         flat |= {f"{owner}/token_logps": s.token_logps, f"{owner}/response_of": s.response_of}
         flat |= {f"{owner}/extras/{name}": value for name, value in s.extras.items()}
-    counts = ranks.gather(own.policy.n_responses)
+    counts = ranks.gather_data(own.policy.n_responses)
     return [_unflattened(part, n) for part, n in zip(ranks.gather_tensors(flat), counts, strict=True)]
 
 
@@ -297,7 +297,7 @@ def _answered(responses: _Responses, rewards: Tensor, pairs: Pairs) -> _Answered
 def _pairs_of_all(answered: Sequence[_Answered]) -> _Answered:
     """The pairs of all batches and ranks."""
     rows: Any = [row for found in answered for row in zip(*found, strict=True)]
-    rows = [row for part in ranks.gather(rows) for row in part]
+    rows = [row for part in ranks.gather_data(rows) for row in part]
     return _Answered(*zip(*rows, strict=True)) if rows else _Answered((), (), (), (), (), ())
 
 
@@ -313,7 +313,7 @@ def _whole(model: Any, method: Method, batches: Sequence[Batch]) -> list[tuple[J
     own = join([judge_or_none(model, method, batch) for batch in batches])
     whole = join(gathered(own))
     mine = _responses([batch for batch in batches if not batch.idle])
-    prompts, lengths = ranks.gather(list(mine.prompts)), ranks.gather(list(mine.lengths))
+    prompts, lengths = ranks.gather_data(list(mine.prompts)), ranks.gather_data(list(mine.lengths))
     every = _Responses([key for part in prompts for key in part], [n for part in lengths for n in part])
     return [(whole, every)] if ranks.leads() else []
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from afzal.train import ranks
+from afzal.train.boxes import writes
 
 
 def full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -16,15 +18,34 @@ def full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, t in tensors.items():
         value = t.detach()
         if hasattr(value, "full_tensor"):
-            value = value.full_tensor().cpu()  # pyright: ignore[reportAttributeAccessIssue]
+            value = _full(value).cpu()
         if ranks.leads():
             found[name] = value
     return found
 
 
+def _full(value: Any) -> Tensor:
+    """A tensor made whole along one axis of ranks after the other: first over those that cut it last."""
+    from torch.distributed.tensor import Replicate
+
+    for axis in range(value.device_mesh.ndim):
+        done = [Replicate() if at <= axis else p for at, p in enumerate(value.placements)]
+        value = value.redistribute(placements=done)
+    return value.to_local()
+
+
 def local(t: Tensor) -> Tensor:
     """This rank's piece, which shares its memory with the whole."""
     return t.to_local() if hasattr(t, "to_local") else t  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def alike(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Parameters in groups that one step of an optimiser can take: of a group all are cut over the same axes of ranks,
+    or none is."""
+    groups: dict[Any, list[nn.Parameter]] = {}
+    for p in parameters:
+        groups.setdefault(getattr(getattr(p, "device_mesh", None), "mesh_dim_names", None), []).append(p)
+    return list(groups.values())
 
 
 @torch.no_grad()
@@ -34,9 +55,9 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     if ranks.world() == 1:
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
     grads = [p.grad for p in parameters if p.grad is not None]
-    mine = [g for g in grads if hasattr(g, "to_local") or ranks.leads()]  # what all have whole counts once
+    mine = [g for g in grads if writes(g)]  # what several ranks hold alike counts once
     squares = [torch.linalg.vector_norm(local(g)).double().square().to(grads[0].device) for g in mine]
-    norm = torch.tensor(ranks.total([float(torch.stack(squares).sum())])[0] ** 0.5)
+    norm = torch.tensor(sum(ranks.gather(float(torch.stack(squares).sum()) if squares else 0.0)) ** 0.5)
     scale = float((max_norm / (norm + 1e-6)).clamp(max=1.0))
     for g in grads:
         local(g).mul_(scale)

@@ -1,5 +1,8 @@
 """Several processes, called ranks, that train one model together; ``torchrun`` starts them.
 
+With tensor parallelism T successive ranks compute the same items together, each its columns or rows of every matrix.
+Of such a group the first speaks for all in sums over items; there are ``world() / T`` *data ranks*.
+
 What they tell each other goes as JSON or as plain tensors through the host, never as pickle. In one process everything
 here does nothing, and no process group is made.
 """
@@ -11,7 +14,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,11 +29,15 @@ from afzal.objectives.metrics import Tally
 from afzal.runs import launched
 from afzal.runs.launched import number, processes
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 T = TypeVar("T")
 
 # a rank that waits longer than this for the others gives up, so that none hangs for ever when one has died
 TIMEOUT = timedelta(minutes=30)
 _PARTING = timedelta(seconds=10)  # after a failure, which may be the others' too
+_tensor = 1  # ranks that compute the same items together
 
 
 def world() -> int:
@@ -40,6 +48,31 @@ def world() -> int:
 def rank() -> int:
     """This rank, from 0."""
     return dist.get_rank() if world() > 1 else 0
+
+
+def tensor() -> int:
+    """T, the number of successive ranks that compute the same items together."""
+    return _tensor if world() > 1 else 1
+
+
+def data_rank() -> int:
+    """Which share of the items this rank computes, from 0."""
+    return rank() // tensor()
+
+
+def data_world() -> int:
+    """In how many shares the items of an update are divided."""
+    return world() // tensor()
+
+
+@cache
+def mesh(device: str) -> DeviceMesh:
+    """All ranks along the axis ``shard``; under tensor parallelism as ``[data_world, T]``, ``shard`` and ``tensor``."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if tensor() == 1:
+        return init_device_mesh(device, (world(),), mesh_dim_names=("shard",))
+    return init_device_mesh(device, (data_world(), tensor()), mesh_dim_names=("shard", "tensor"))
 
 
 def leads() -> bool:
@@ -54,23 +87,32 @@ class ElsewhereError(AfzalError):
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[None]:
-    """Inside the block the ranks that were started together are one group: gloo for the host, NCCL for CUDA."""
+def joined(device: torch.device, tensor_parallel: int = 1) -> Iterator[None]:
+    """Inside the block the ranks that were started together are one group: gloo for the host, NCCL for CUDA.
+
+    Args:
+        tensor_parallel: successive ranks that compute the same items together; divides their number.
+    """
+    global _tensor
     if processes() < 2 or world() > 1:
         yield
         return
+    assert processes() % tensor_parallel == 0
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
-    # after a restart torchrun's store still holds what the ranks before wrote: where to reach them, for one
-    store = PrefixStore(f"afzal/{launched.restarts()}", store)
+    if launched.keeps_store():  # and with it what the ranks before a restart wrote: where to reach them, for one
+        store = PrefixStore(f"afzal/{launched.restarts()}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     wait = TIMEOUT
+    _tensor = tensor_parallel
     try:
         yield
     except BaseException:
         wait = _PARTING
         raise
     finally:
+        _tensor = 1
+        mesh.cache_clear()
         _part(store, size, wait)
         dist.destroy_process_group()
 
@@ -124,12 +166,18 @@ def gather(value: T) -> list[T]:
     return [json.loads(part.numpy().tobytes()) for part in _gather_rows(torch.from_numpy(data.copy()))]
 
 
+def gather_data(value: T) -> list[T]:
+    """As :func:`gather`, of the data ranks: everything that is said of items is there once."""
+    return gather(value)[:: tensor()]
+
+
 def gather_tensors(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Every rank's tensors, in their order: the same names and dtypes everywhere, one axis, any lengths."""
+    """Every data rank's tensors, in their order: the same names and dtypes everywhere, one axis, any lengths."""
     if world() == 1:
         return [dict(tensors)]
     columns = {name: _gather_rows(t.detach().cpu().contiguous()) for name, t in tensors.items()}
-    return [{name: columns[name][r].to(t.device) for name, t in tensors.items()} for r in range(world())]
+    said = range(0, world(), tensor())
+    return [{name: columns[name][r].to(t.device) for name, t in tensors.items()} for r in said]
 
 
 def _gather_rows(mine: Tensor) -> list[Tensor]:
@@ -145,16 +193,16 @@ def _gather_rows(mine: Tensor) -> list[Tensor]:
 
 
 def total(values: Sequence[float]) -> list[float]:
-    """Sums over the ranks, added in their order, so that all have the same bits."""
-    return list(values) if world() == 1 else [sum(column) for column in zip(*gather(list(values)), strict=True)]
+    """Sums over the data ranks, added in their order, so that all have the same bits."""
+    return list(values) if world() == 1 else [sum(column) for column in zip(*gather_data(list(values)), strict=True)]
 
 
 def summed(tallies: Tally) -> Tally:
-    """Sums and counts over all ranks."""
+    """Sums and counts over all data ranks."""
     if world() == 1:
         return tallies
     found: dict[str, list[float]] = {}
-    for theirs in gather({name: [float(s), float(n)] for name, (s, n) in tallies.items()}):
+    for theirs in gather_data({name: [float(s), float(n)] for name, (s, n) in tallies.items()}):
         for name, (s, n) in theirs.items():
             old = found.get(name, [0.0, 0.0])
             found[name] = [old[0] + s, old[1] + n]

@@ -24,6 +24,7 @@ from afzal.train.boxes import box_of
 from afzal.train.optim import trainable
 from afzal.train.pieces import full, local
 from afzal.train.precision import Dtype
+from afzal.train.tensor import into_slices
 
 
 class Sharded:
@@ -189,18 +190,20 @@ def _cut(model: Any, dtype: Dtype, device: torch.device) -> None:
     """Each block on its own, and what is left with the root: embeddings and head, which stay gathered from a forward
     pass to its backward pass, since log-probs are taken outside of the model's own forward.
 
-    Weights on the meta device become empty pieces.
+    Under tensor parallelism the plan of the model has cut its matrices before. Weights on the meta device become empty
+    pieces.
     """
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     model._apply(lambda t: t if t.is_meta else t.to(device))
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if dtype == "bf16" else MixedPrecisionPolicy()
-    mesh = init_device_mesh(device.type, (ranks.world(),), mesh_dim_names=("shard",))
+    mesh = ranks.mesh(device.type)
+    if ranks.tensor() > 1:
+        into_slices(model, mesh["tensor"])
     blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     for module in [*blocks, model]:
-        fully_shard(module, mesh=mesh, mp_policy=policy)
+        fully_shard(module, mesh=mesh["shard"], mp_policy=policy)
     model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t)
     for module in model.modules():
         if isinstance(module, FSDPModule):

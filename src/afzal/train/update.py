@@ -132,7 +132,7 @@ def _joint(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -
         first = [judge_or_none(work.model, work.method, batch) for batch in batches]
     leaves = [replace(judged, policy=_leaves(judged.policy)) for judged in first]
     everybody = gathered(join(first))
-    everybody[ranks.rank()] = join(leaves)
+    everybody[ranks.data_rank()] = join(leaves)
     losses = losses_of(work.method, join(everybody), work.carried, work.pooled)
     work.share(losses).backward()
     if not ranks.leads():  # all ranks have taken this loss; it counts once

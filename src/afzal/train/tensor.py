@@ -1,0 +1,133 @@
+"""Tensor parallelism: matrices cut by columns or rows over the ranks that compute the same items together.
+
+The model's own plan in `transformers` says which matrix is cut in which way; PyTorch's styles carry it out. One that is
+cut by columns gives every rank some of the features (whole heads of attention). The next one is cut by rows and sums
+over them. What the plan does not name, such as most norms, every rank of such a group has, and computes alike.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+from torch import nn
+
+from afzal.errors import AfzalError
+from afzal.model.adapters import is_adapted
+from afzal.model.load import vocabulary_of
+from afzal.model.media import towers
+
+_COLUMNS = ("colwise", "colwise_gather_output", "colwise_rep")
+_ROWS = ("rowwise", "rowwise_split_input", "rowwise_rep")
+_TABLE = "embedding_rowwise"
+_OVER_HEADS = "replicated_with_grad_allreduce"  # a norm over the features of each head, of which a rank has some
+
+
+def refuse_uncut(model: Any, members: int) -> None:
+    """Make sure that the model can be cut over so many ranks.
+
+    Raises:
+        AfzalError: its family has no plan, or one that is not carried out here; or its heads or features do not divide.
+    """
+    name = type(_base(model)).__name__
+    plan = _plan(model, members)
+    if not plan:
+        raise _refusal(members, f"{name} has no plan for it in transformers", "leave it out")
+    if towers(model):
+        raise _refusal(members, f"{name} reads images or sounds, and its plan is known for texts alone", "leave it out")
+    layers = {at: _inner(model, at) for at, style in plan.items() if style in (*_COLUMNS, *_ROWS)}
+    odd = [at for at, layer in layers.items() if type(layer) is not nn.Linear]
+    odd += [at for at, style in plan.items() if style not in (*_COLUMNS, *_ROWS, _OVER_HEADS, _TABLE)]
+    for at in odd:
+        style = plan[at]
+        raise _refusal(members, f"the plan of {name} cuts {at} as {style}, which is not supported", "leave it out")
+    text = _base(model).config.get_text_config()
+    sizes = {key: getattr(text, key, None) for key in ("num_attention_heads", "num_key_value_heads")}
+    for at, layer in layers.items():
+        sizes[f"the features of {at},"] = layer.out_features if plan[at] in _COLUMNS else layer.in_features
+    for what, size in sizes.items():
+        if isinstance(size, int) and size % members:
+            raise _refusal(members, f"{what} {size} does not divide by it", "a divisor of it")
+
+
+def into_slices(model: Any, mesh: Any) -> None:
+    """Cut the model over the ranks of a mesh of one axis, by its plan; weights may be on the meta device."""
+    from torch.distributed.tensor import Replicate
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        RowwiseParallel,
+        SequenceParallel,
+        parallelize_module,
+    )
+
+    makers = {
+        "colwise": ColwiseParallel,
+        "colwise_gather_output": lambda: ColwiseParallel(output_layouts=Replicate()),
+        "colwise_rep": lambda: ColwiseParallel(output_layouts=Replicate()),
+        "rowwise": RowwiseParallel,
+        "rowwise_rep": RowwiseParallel,
+        "rowwise_split_input": lambda: RowwiseParallel(input_layouts=Replicate()),
+        _TABLE: lambda: RowwiseParallel(input_layouts=Replicate()),
+        # each rank has other heads, as it would have other tokens of a sequence: gradients of the norm are summed
+        _OVER_HEADS: lambda: SequenceParallel(sequence_dim=2, use_local_output=True),
+    }
+    # of logits that are put together on every rank, into which nothing here writes
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+    base = _base(model)
+    tied, trains = _is_tied(base), {name: p.requires_grad for name, p in base.named_parameters(remove_duplicate=False)}
+    for at, style in _plan(model, mesh.size()).items():
+        for part, of_part in _parts(base.get_submodule(at), at, style):
+            parallelize_module(base, mesh, {part: makers[of_part]()}, src_data_rank=None)
+    if tied:
+        base.get_output_embeddings().weight = base.get_input_embeddings().weight
+    for name, p in base.named_parameters():  # the style of a norm makes a weight that trains of one that does not
+        p.requires_grad_(trains[name])
+
+
+def _plan(model: Any, members: int) -> dict[str, str]:
+    """The style of every module that the plan of a model names.
+
+    A vocabulary that does not divide stays whole, and so does one that the plan would cut for one of two tied uses.
+    """
+    base = _base(model)
+    rules = getattr(base, "_tp_plan", None) or {}
+    named = {at: rules.get(re.sub(r"\.\d+(?=\.|$)", ".*", at)) for at, _ in base.named_modules()}
+    found = {at: style for at, style in named.items() if style is not None}
+    ends = [at for at, module in base.named_modules() if any(module is end for end in _vocabulary(base))]
+    whole = vocabulary_of(base) % members or (_is_tied(base) and not set(ends) <= found.keys())
+    return {at: style for at, style in found.items() if not (whole and at in ends)}
+
+
+def _vocabulary(base: Any) -> list[Any]:
+    """The modules whose weights have a row for each token."""
+    return [end for end in (base.get_input_embeddings(), base.get_output_embeddings()) if end is not None]
+
+
+def _is_tied(base: Any) -> bool:
+    return len({id(end.weight) for end in _vocabulary(base)}) < len(_vocabulary(base))
+
+
+def _parts(module: nn.Module, at: str, style: str) -> list[tuple[str, str]]:
+    """A layer and its style; of one with a low-rank adapter those of the layer and of the factor that faces the cut.
+
+    The other factor every rank has whole: its input, or what it is given, is the same on all of them.
+    """
+    if not hasattr(module, "base_layer"):
+        return [(at, style)]
+    factor = "lora_B" if style in _COLUMNS else "lora_A"
+    names: Any = getattr(module, factor)
+    return [(f"{at}.base_layer", style), *((f"{at}.{factor}.{name}", style) for name in names)]
+
+
+def _inner(model: Any, at: str) -> Any:
+    module = _base(model).get_submodule(at)
+    return getattr(module, "base_layer", module)
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if is_adapted(model) else model
+
+
+def _refusal(members: int, why: str, remedy: str) -> AfzalError:
+    return AfzalError(f"tensor_parallel={members} is not possible with this model", why=why, remedy=remedy)

@@ -1,0 +1,122 @@
+"""Runs under tensor parallelism, alone and with sharding around it, are those of one process; so are their files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers_ranks import run_ranks
+from helpers_runs import command_line, finished, model_folder, start_command
+from test_recipes_ranks import assert_same, given, metrics
+
+from afzal.config import make
+from afzal.errors import AfzalError
+from afzal.recipes.parallel import refuse
+
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dpo": ("dpo", {}),
+    "kto": ("kto", {}),
+    "sft": ("sft", {}),
+    "reward": ("reward", {}),
+    "coupled": ("prefer", {"objective": "aot"}),
+    "stateful": ("prefer", {"objective": "bco"}),
+    "learned": ("prefer", {"objective": "rao_kupper", "learn": "nu"}),
+    "unshared": ("dpo", {"sharing": "unshared"}),
+    "cached": ("dpo", {"reference": "cached"}),
+    "lora": ("dpo", {"lora_rank": 4, "lr": 1e-2}),
+    "recomputed": ("dpo", {"activation_checkpointing": "full"}),
+    "moving": ("dpo", {"reference_sync_steps": 2, "reference_mixup": 0.5}),
+    "rmsprop": ("dpo", {"optimizer": "rmsprop"}),
+}
+# the vocabulary is cut too; AdamW's eps decides how much of a gradient's rounding becomes a step
+EVEN = {"vocab_size": 264}
+STEADY = {"adam_eps": 1e-4}
+
+
+def both(tmp_path: Path, name: str, n: int, **model: Any) -> tuple[Path, Path]:
+    """The same run by one process and by ``n`` ranks, two of which share every matrix."""
+    method, overrides = WAYS[name]
+    model_folder(tmp_path / "model", **EVEN, **model)
+    overrides = overrides | ({} if "optimizer" in overrides else STEADY)
+    one = given(tmp_path, "one", method, **overrides)
+    several = given(tmp_path, "several", method, **overrides, tensor_parallel=2)
+    assert finished(start_command(command_line(method, one))) == 0
+    assert run_ranks(command_line(method, several), n) == [0] * n
+    return tmp_path / "one", tmp_path / "several"
+
+
+def assert_same_files(one: Path, other: Path) -> None:
+    names = [sorted(str(path.relative_to(out)) for path in out.rglob("*")) for out in (one, other)]
+    assert names[0] == names[1]
+    assert (one / "config.json").read_text() == (other / "config.json").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("name", ["dpo", "lora"])
+def test_ranks_that_share_every_matrix_are_one_process(tmp_path, name, n):
+    one, several = both(tmp_path, name, n)
+    assert_same(one, several)
+    if name == "dpo":
+        assert_same_files(one, several)
+        assert json.loads((several / "run.json").read_text())["runtime"]["tensor_parallel"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in WAYS if name not in ("dpo", "lora")])
+def test_so_they_are_in_every_other_way(tmp_path, name):
+    assert_same(*both(tmp_path, name, 4))
+
+
+@pytest.mark.slow
+def test_so_they_are_with_tied_embeddings(tmp_path):
+    assert_same(*both(tmp_path, "dpo", 4, tie_word_embeddings=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [((2, 2), (1, 1)), ((1, 1), (2, 2)), ((2, 1), (4, 2)), ((4, 2), (2, 1))])
+def test_a_run_is_resumed_with_matrices_cut_otherwise(tmp_path, before, after):
+    """Each stage: so many ranks, of which so many share every matrix."""
+    model_folder(tmp_path / "model", **EVEN)
+    asked = {"max_steps": 6, "sample_prompts": 0, **STEADY}
+    whole = given(tmp_path, "whole", "dpo", **asked)
+    parts = given(tmp_path, "parts", "dpo", **asked, save_every_steps=3, keep_checkpoints=5)
+    assert run_ranks(command_line("dpo", whole), 1) == [0]
+    for (n, members), more in ((before, []), (after, ["--resume"])):
+        line = command_line("dpo", parts | {"tensor_parallel": members}, *more)
+        assert run_ranks(line, n) == [0] * n
+        shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-00000006")
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.slow
+def test_bf16_is_near_one_process(tmp_path):
+    model_folder(tmp_path / "model", **EVEN)
+    asked = {"dtype": "bf16", "lr": 1e-3}
+    one = given(tmp_path, "one", "dpo", **asked)
+    several = given(tmp_path, "several", "dpo", **asked, tensor_parallel=2)
+    assert run_ranks(command_line("dpo", one), 1) == [0]
+    assert run_ranks(command_line("dpo", several), 4) == [0] * 4
+    for x, y in zip(metrics(tmp_path / "one"), metrics(tmp_path / "several"), strict=True):
+        assert y["loss"] == pytest.approx(x["loss"], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("method", "asked", "ranks", "said"),
+    [
+        ("dpo", {}, 1, "tensor_parallel=2 does not divide the number of ranks, 1"),
+        ("dpo", {}, 3, "tensor_parallel=2 does not divide the number of ranks, 3"),
+        ("grpo", {"reward": "r.py:r"}, 2, "tensor_parallel=2 is not possible with grpo"),
+        ("dpo", {"adapter": "dora"}, 2, "adapter=dora cannot be trained over 2 ranks"),
+        ("dpo", {"quantize": "4bit", "lora_rank": 4}, 2, "quantize cannot be trained over 2 ranks"),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused(monkeypatch, method, asked, ranks, said):
+    for name, value in {"RANK": 0, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    given = {"model": "model", "data": "pairs.jsonl", "tensor_parallel": 2}
+    with pytest.raises(AfzalError, match=said):
+        refuse(make(method, **given, **asked), None)

@@ -1,0 +1,140 @@
+"""Tensor parallelism by the plans of `transformers`: logits, gradients and their norm are those of the whole model."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers_models import make
+from helpers_ranks import start_group
+from helpers_runs import finished
+
+from afzal.errors import AfzalError
+from afzal.model.adapters import Adapter, add_adapter
+from afzal.model.load import blank_model, load_model
+from afzal.train import ranks
+from afzal.train.pieces import clip_gradients, full, local
+from afzal.train.shard import Sharded
+from afzal.train.tensor import refuse_uncut
+
+CPU = torch.device("cpu")
+EVEN = {"vocab_size": 100}
+Case = tuple[str, dict[str, Any], bool]
+"""A family, what is different of its configuration, and whether it carries an adapter."""
+
+
+def loss_of(model: Any) -> torch.Tensor:
+    ids = torch.arange(3, 23).view(2, 10)
+    logits = model(ids).logits
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+
+
+def adapted(model: Any) -> Any:
+    model = add_adapter(model, Adapter("lora", 4, 8.0))
+    for name, p in model.named_parameters():
+        if "lora_B" in name:  # which starts at 0: then nothing would come through the other factor
+            torch.nn.init.normal_(p, std=0.1)
+    return model
+
+
+def compare(case: Case) -> None:
+    family, different, adapter = case
+    model = make(family, **different)
+    model = adapted(model) if adapter else model
+    whole = copy.deepcopy(model)
+    refuse_uncut(model, ranks.tensor())
+    cut = Sharded(model, "fp32", CPU)
+    assert any(p.placements[-1].is_shard() for p in cut.masters.values() if p.device_mesh.ndim == 2), family
+    one, other = loss_of(whole), loss_of(cut.model)
+    assert other.item() == pytest.approx(one.item(), abs=2e-6), family
+    one.backward()
+    (other / ranks.data_world()).backward()  # every share has the same items here, and gradients are summed
+    expected = {name: p.grad for name, p in whole.named_parameters() if p.grad is not None}
+    assert expected.keys() == cut.masters.keys(), family
+    for name, mine in full({name: p.grad for name, p in cut.masters.items() if p.grad is not None}).items():
+        gap = float((mine - expected[name]).abs().max())
+        assert gap <= 1e-5 * max(1.0, float(expected[name].abs().max())), (family, name, gap)
+    norm = float(torch.nn.utils.get_total_norm(expected.values()))
+    assert float(clip_gradients(cut.masters.values(), 1e9)) == pytest.approx(norm, rel=1e-5), family
+    for name, mine in full(cut._all).items():
+        assert torch.equal(mine, whole.get_parameter(name)), (family, name)
+
+
+def compare_unread(folder: str, adapter: bool) -> None:
+    """A rank reads its own columns and rows, and the bits are those of a whole model that was cut."""
+    blank, unread = blank_model(folder)
+    torch.manual_seed(0)
+    made = Sharded(adapted(blank) if adapter else blank, "fp32", CPU, unread)
+    torch.manual_seed(0)
+    whole = Sharded(adapted(load_model(folder)) if adapter else load_model(folder), "fp32", CPU)
+    for name, p in whole._all.items():
+        mine = local(made._all[name].detach())
+        assert torch.equal(mine, local(p.detach())), name
+        cut = p.device_mesh.ndim == 2 and p.placements[1].is_shard()
+        assert mine.untyped_storage().nbytes() <= 4 * (p.numel() // (ranks.world() if cut else ranks.data_world())), (
+            name
+        )
+    copied = dict(made.frozen_copy().named_parameters())
+    assert all(torch.equal(local(copied[name]), local(p.detach())) for name, p in made._all.items())
+
+
+def _as_rank(argument: tuple[list[Case], list[tuple[str, bool]], int], environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    cases, unread, members = argument
+    with ranks.joined(CPU, members):
+        for case in cases:
+            compare(case)
+        for case in unread:
+            compare_unread(*case)
+
+
+def run(n: int, members: int, cases: list[Case], unread: list[tuple[str, bool]]) -> None:
+    processes = start_group(_as_rank, n, (cases, unread, members))
+    assert [finished(process) for process in processes] == [0] * n
+
+
+def test_a_model_that_is_cut_by_its_plan_is_the_whole_model(tmp_path):
+    make("llama", **EVEN).save_pretrained(tmp_path)
+    run(2, 2, [("qwen3", EVEN, True)], [(str(tmp_path), False)])
+
+
+FAMILIES = ("llama", "qwen2", "qwen3", "mistral-sliding", "gemma", "gemma2", "gemma3", "gpt_neox", "phi")
+FAMILIES += ("olmo", "olmo2", "phi3", "cohere", "cohere2", "granite", "starcoder2", "smollm3")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "members"), [(2, 2), (4, 2), (4, 4)])
+def test_so_is_one_of_every_family_that_has_such_a_plan(tmp_path, n, members):
+    sizes = EVEN | {"num_key_value_heads": members}
+    tied = sizes | {"tie_word_embeddings": True}
+    make("llama", **tied).save_pretrained(tmp_path / "tied")
+    make("qwen3", **sizes).save_pretrained(tmp_path / "qwen3")
+    both: list[Case] = [("llama", tied, adapter) for adapter in (False, True)]
+    cases: list[Case] = [*both, *((family, sizes, False) for family in FAMILIES), ("qwen3", sizes, True)]
+    run(
+        n,
+        members,
+        cases,
+        [(str(tmp_path / folder), adapter) for folder in ("tied", "qwen3") for adapter in (False, True)],
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "different", "said"),
+    [
+        ("gpt2", {}, "GPT2LMHeadModel has no plan"),
+        ("qwen3_moe", {}, "mlp.experts as moe_tp_experts, which is not supported"),
+        ("llama", {"num_key_value_heads": 1}, "num_key_value_heads 1 does not divide by it"),
+        ("llama", {"intermediate_size": 47}, "gate_proj, 47 does not divide by it"),
+    ],
+)
+def test_a_model_that_cannot_be_cut_is_refused_with_the_reason(family, different, said):
+    with pytest.raises(AfzalError) as error:
+        refuse_uncut(make(family, **different), 2)
+    assert said in (error.value.why or "")
+    assert error.value.what == "tensor_parallel=2 is not possible with this model"
