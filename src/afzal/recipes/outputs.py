@@ -17,6 +17,7 @@ from afzal.folders.load import model_folder
 from afzal.model.adapters import adapter_base, is_adapted
 from afzal.model.load import cast_parameters
 from afzal.model.reward import is_reward_model
+from afzal.recipes import parallel
 from afzal.train import checkpoint
 
 # by their names in safetensors files, and as settings call them
@@ -94,6 +95,7 @@ def clean_up(config: TrainConfig, run: runs.Run) -> None:
     is killed here has either all of them or none.
     """
     removed = run.path / _REMOVED
+    parallel.forget_smaller(run.path)
     if config.keep_checkpoints is None and run.checkpoints.is_dir():
         shutil.rmtree(removed, ignore_errors=True)
         run.checkpoints.rename(removed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from afzal.terminal.console import VisibleConsole
 from afzal.tokens.batch import Sharing
 from afzal.train import ranks
 from afzal.train.feed import Layout
+from afzal.train.loop import State
 from afzal.train.pieces import local
 from afzal.train.precision import Dtype, Weights
 from afzal.train.progress import Reporter
@@ -71,6 +73,30 @@ def goes_on(out: str) -> bool:
     if not facts.is_file():
         return False
     return launched.restarts() > 0 or launched.launch() == runs.read_json(facts).get("launch")
+
+
+_SMALLER = "memory.json"
+
+
+def remember_smaller(out: Path, tokens_per_forward: int) -> None:
+    """Write down, for the next start of all ranks, that this one has run out of memory."""
+    runs.atomic_write(out / _SMALLER, json.dumps({"tokens_per_forward": tokens_per_forward}) + "\n")
+
+
+def fewer_tokens(run: runs.Run, layout: Layout, state: State) -> list[str]:
+    """Take smaller passes where one of several ranks has run out of memory before this start; what to say about it."""
+    found = run.path / _SMALLER
+    asked = ranks.agreed(runs.read_json(found)["tokens_per_forward"] if found.is_file() else 0)
+    if not asked or asked >= (state.tokens_per_forward or layout.tokens_per_forward):
+        return []
+    state.tokens_per_forward = asked
+    run.log({"kind": "memory", "step": state.step, "tokens_per_forward": asked})
+    return [f"a rank had run out of memory: from now on {asked} tokens per forward pass"]
+
+
+def forget_smaller(out: Path) -> None:
+    """Remove what only a run that starts again would need."""
+    (out / _SMALLER).unlink(missing_ok=True)
 
 
 def reporter(steps: int, start: int) -> Reporter:

@@ -167,6 +167,7 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, audience: Audience, r
         refuse_runtime(run, runtime)
     state = checkpoints.restore(run, setup) if resume else State()
     begun = [_begun(run, state), *other_machine(run, runtime)] if resume else []
+    begun += parallel.fewer_tokens(run, setup.feed.layout, state) if resume else []
     if config.tokens_per_forward is None:  # what was measured once holds, whatever memory is free when a run is resumed
         state.tokens_per_forward = state.tokens_per_forward or setup.feed.layout.tokens_per_forward
     _announce(config, run, setup, prepared, runtime)
@@ -208,7 +209,11 @@ def _fit(config: TrainConfig, setup: Setup, hooks: Hooks, state: State) -> str:
     # here, where nothing holds the tensors of the pass that failed
     setup.weights.forget_gradient()
     held = Held(setup.weights, setup.reference, setup.method.critic, setup.start)
-    raise ran_out(config, setup.prepared, held, layout, said)
+    error = ran_out(config, setup.prepared, held, layout, said)
+    if ranks.world() == 1:
+        raise error
+    again = "--resume, or torchrun --max-restarts, starts all ranks again in passes of half the size"
+    raise AfzalError(error.what, why=error.why, remedy=f"{again}; or {error.remedy}")
 
 
 def _open(config: TrainConfig, prepared: Prepared, model: Any, resume: bool) -> runs.Run:
@@ -289,7 +294,8 @@ def _hooks(
         return ranks.first(audience.requested())  # a signal reaches ranks at different steps, and stops all at the same
 
     evaluated = look if setup.prepared.evaluation else None
-    return Hooks(log, evaluated, save, improved, stopped, stepped, reporter.say, timer.due)
+    lost = partial(parallel.remember_smaller, run.path)
+    return Hooks(log, evaluated, save, improved, stopped, stepped, reporter.say, timer.due, lost)
 
 
 def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared, runtime: dict[str, Any]) -> None:

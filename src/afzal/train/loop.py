@@ -96,6 +96,7 @@ class Hooks:
     stepped: Callable[[int], None] = lambda step: None
     say: Callable[[str], None] = lambda line: None
     save_due: Callable[[], bool] = lambda: False
+    lost: Callable[[int], None] = lambda tokens_per_forward: None
 
 
 def fit(
@@ -152,7 +153,15 @@ def fit(
             group["lr"] = lr * group.get("lr_scale", 1.0)
         made = state.step + before
         update, (found, carried) = within_memory(
-            work, update, feed, step=state.step, made=made, weights=weights, optimizer=optimizer, lowered=lowered
+            work,
+            update,
+            feed,
+            step=state.step,
+            made=made,
+            weights=weights,
+            optimizer=optimizer,
+            lowered=lowered,
+            lost=hooks.lost,
         )
         optimizer.zero_grad(set_to_none=True)
         weights.publish()

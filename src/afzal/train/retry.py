@@ -33,6 +33,7 @@ def within_memory(
     weights: Weights | Sharded,
     optimizer: torch.optim.Optimizer,
     lowered: Callable[[int], None],
+    lost: Callable[[int], None],
 ) -> tuple[Update, R]:
     """``work(update)``, with half the tokens per forward pass each time that memory runs out; the update that went.
 
@@ -42,6 +43,8 @@ def within_memory(
         step: number of the update, from 0.
         made: steps that the optimiser has made before it.
         lowered: hears the smaller number before the update starts again.
+        lost: hears it in place of that on one of several ranks, which ends. The others wait inside the pass, where
+            nothing can be agreed on; all have to start again.
 
     Raises:
         AfzalError: memory ran out while the optimiser was moving the weights.
@@ -54,7 +57,9 @@ def within_memory(
             return update, cast(R, found)
         _begin_again(step, made, weights, optimizer)
         fewer = smaller(update, feed.layout)
-        if not fewer or ranks.world() > 1:  # the others wait inside this pass, where nothing can be agreed on
+        if fewer and ranks.world() > 1:
+            lost(fewer)
+        if not fewer or ranks.world() > 1:
             raise failed
         del failed  # its traceback holds the tensors of the pass
         feed.layout.tokens_per_forward = fewer
