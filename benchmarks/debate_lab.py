@@ -234,7 +234,7 @@ def page(found: dict[str, Any]) -> str:
     p, ladder = found["protocols"], found["ladder"]
     lines = ["# Debate and recursive reward modelling on the enumerable language", "", world.about_line(found["about"])]
     lines += [
-        found.get("note", "") + "Intervals are 95 % over 32 held-out prompts.",
+        "Intervals are 95 % over 32 held-out prompts.",
         "",
         "## The toy: seven pieces of N(0, 1)",
         "",

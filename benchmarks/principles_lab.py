@@ -41,19 +41,17 @@ C_DPO = {"rounds": 25, "dual_lr": 1.0, "n": 4, "held_out": 32, "accumulate": Tru
 
 @dataclass(frozen=True)
 class Plan:
-    """Updates of a run, pairs of votes, updates of the supervised start, revisions of every prompt, seeds of the arms
-    that learn from files, and seeds of those that sample while they train."""
+    """Updates of a run, pairs of votes, updates of the supervised start, revisions of each prompt, seeds of an arm."""
 
     steps: int
     pairs: int
     sft_steps: int
     revisions: int
     seeds: int
-    sampled_seeds: int
 
 
-PROPER = Plan(steps=300, pairs=6000, sft_steps=400, revisions=8, seeds=3, sampled_seeds=1)
-QUICK = Plan(steps=6, pairs=200, sft_steps=30, revisions=1, seeds=1, sampled_seeds=1)
+PROPER = Plan(steps=300, pairs=6000, sft_steps=400, revisions=8, seeds=3)
+QUICK = Plan(steps=6, pairs=200, sft_steps=30, revisions=1, seeds=1)
 
 
 def main() -> None:
@@ -87,11 +85,10 @@ def measured(out: Path, plan: Plan) -> dict[str, Any]:
     found: dict[str, Any] = {"beta": BETA, "bound": BOUND, "multiplier": multiplier, "plan": plan.__dict__, "arms": {}}
     found["arms"]["start"] = [worth(world, world.log_ref, best.log_pi)]
     for name, arm in ARMS.items():
-        seeds = plan.sampled_seeds if arm in SAMPLED else plan.seeds
-        runs_of = [arm(world, plan, multiplier, seed) for seed in range(seeds)]
+        runs_of = [arm(world, plan, multiplier, seed) for seed in range(plan.seeds)]
         found["arms"][name] = [worth(world, policy(run), best.log_pi) for run in runs_of]
         print(name, found["arms"][name], flush=True)
-    found["multipliers"] = [_multipliers(out, seed) for seed in range(plan.sampled_seeds)]
+    found["multipliers"] = [_multipliers(out, seed) for seed in range(plan.seeds)]
     found["arms"]["constrained optimum"] = [worth(world, best.log_pi, best.log_pi)]
     free_of_it = exact.optimum(world.log_ref, REWARDS, BETA)
     found["arms"]["optimum without a bound"] = [worth(world, free_of_it, best.log_pi)]
@@ -257,9 +254,6 @@ ARMS: Mapping[str, Callable[[World, Plan, float, int], Path]] = {
 }
 
 
-SAMPLED = (penalty, lagrangian, c_dpo)
-
-
 def page(found: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
     keys: Sequence[str] = ("reward", "cost", "kl", "kl_to_optimum", "objective", "shortfall")
@@ -268,13 +262,12 @@ def page(found: Mapping[str, Any]) -> str:
         "# Principles on the enumerable language",
         "",
         lab_world.about_line(found["about"]),
-        f"Means over {found['plan']['seeds']} seeds, in brackets the lowest and the highest, and "
-        f"{found['plan']['sampled_seeds']} of the arms that sample while they train; "
+        f"Means over {found['plan']['seeds']} seeds, in brackets the lowest and the highest; "
         f"{found['plan']['steps']} updates of 64 pairs, beta {found['beta']:g}, bound {found['bound']:g} on the share "
         f"of answers with a 5, lambda {found['multiplier']:.2f} where an arm is told it. Exact means over "
         f"{len(HELD_OUT)} held-out prompts; KL in nats, to the start and to the constrained optimum. Objective is "
-        "reward - beta KL; the shortfall is how much more of it the best policy has that costs no more. C-DPO ended "
-        f"with the multipliers {last}.",
+        "reward - beta KL; the shortfall is how much more of it the best policy has that costs no more. The "
+        f"multipliers of C-DPO ended at {last}.",
         "",
         "| policy | reward | cost | KL to the start | KL to the optimum | objective | shortfall |",
         "|---|---|---|---|---|---|---|",

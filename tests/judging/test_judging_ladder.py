@@ -1,15 +1,16 @@
-"""The ladder of docs/debate.md, as its page has it: the commands are read off the page and run, level by level."""
+"""The ladder of docs/debate.md, by the page's settings and commands, on the language whose truth is known."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from helpers_runs import one_thread
 
 from afzal import data
@@ -20,12 +21,10 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "debate.md"
 
 JUDGE = '''
 import hashlib, math, re
-from functools import cache
 
 import numpy as np
 
 from afzal.lab import evidence, language
-from afzal.rewards.source import reward_source
 
 
 def decide(prompt, first, second, transcript):
@@ -36,81 +35,62 @@ def decide(prompt, first, second, transcript):
     drawn = hashlib.sha256((prompt + min(first, second) + max(first, second)).encode()).digest()
     coin = 1e-3 * (1 if drawn[0] % 2 else -1) * (1 if first < second else -1)
     seen = worth[np.random.default_rng(list(drawn)).permutation(4)[:2]].sum() + coin
-    said = re.search(r"better by (-?[0-9.]+)", transcript)
+    said = re.search(r"A less B: (-?[0-9.]+)", transcript)
     return 1 / (1 + math.exp(-4 * (seen + (float(said.group(1)) if said else 0.0))))
-
-
-@cache
-def scorer(level):
-    return reward_source(f"runs/reward{level}", max_tokens=8, eos_token=".")
-
-
-def answered(level, sign, prompt, own, other):
-    one, two = scorer(level)([prompt, prompt], [own, other])
-    return f"The first is better by {sign * (one - two):.3f}"
-
-
-def silent(prompt, own, other, side, transcript):
-    return "I have nothing to say."
-
-
-def honest0(prompt, own, other, side, transcript):
-    return answered(0, 1, prompt, own, other)
-
-
-def honest1(prompt, own, other, side, transcript):
-    return answered(1, 1, prompt, own, other)
-
-
-def lying0(prompt, own, other, side, transcript):
-    return answered(0, -1, prompt, own, other)
 '''
-ASSISTANTS = {"level0": "silent", "level1": "honest0", "level2": "honest1", "lying1": "lying0"}
+TRAINING = {"max_steps": 250, "batch_size": 64, "epochs": 9, "lr": 1e-3, "eval_fraction": 0, "device": "cpu"}
 
 
-def commands() -> list[list[str]]:
-    """The lines of the page's block on the ladder."""
+def block(kind: str) -> str:
+    """The one block of a kind in the page's part on the ladder."""
     ladder = PAGE.read_text("utf-8").partition("## The ladder")[2].partition("\n## ")[0]
-    (block,) = re.findall(r"```bash\n(.*?)```", ladder, re.DOTALL)
-    return [shlex.split(line)[1:] for line in block.splitlines()]
+    (found,) = re.findall(rf"```{kind}\n(.*?)```", ladder, re.DOTALL)
+    return found
 
 
-def pairs(prompts: np.ndarray, n: int, seed: int, path: Path, *, voted: bool) -> None:
-    """Pairs of the language whose rewards differ; with the right vote, or without one."""
+def pairs(prompts: np.ndarray, n: int, seed: int, path: str) -> None:
+    """Pairs of the language whose rewards differ, with the right vote."""
     drawn = language.sample_pairs(language.sft_policy(prompts), n, np.random.default_rng(seed))
     rewards = language.reward(prompts)
     gaps = rewards[drawn[0], drawn[1]] - rewards[drawn[0], drawn[2]]
-    kept = gaps != 0
-    parts = (drawn[0][kept], drawn[1][kept], drawn[2][kept])
-    rows = language.pair_items(prompts, parts, (gaps[kept] > 0).astype(float))
-    data.write(rows if voted else [replace(item, votes=()) for item in rows], path, "afzal")
+    parts = (drawn[0][gaps != 0], drawn[1][gaps != 0], drawn[2][gaps != 0])
+    data.write(language.pair_items(prompts, parts, (gaps[gaps != 0] > 0).astype(float)), path, "afzal")
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_page_climb_two_levels_and_catch_an_assistant_that_lies(tmp_path, monkeypatch):
+def test_the_command_of_the_page_climbs_two_levels_and_catches_assistants_that_lie(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("ladder.py").write_text(JUDGE)
-    for name, assistant in ASSISTANTS.items():
-        judge = {"kind": "function", "function": "ladder.py:decide"}
-        about = {
-            "kind": "assisted",
-            "judge": judge,
-            "assistant": {"kind": "function", "function": f"ladder.py:{assistant}"},
-        }
-        Path(f"{name}.yaml").write_text(json.dumps(about))
+    settings: dict[str, Any] = yaml.safe_load(block("yaml"))
+    settings["judge"]["judge"] = {"kind": "function", "function": "ladder.py:decide"}
+    settings["common"] = TRAINING | {"eos_token": ".", "max_tokens": 8, "clean": False}
     train, held_out = language.prompts()
-    pairs(train, 1000, 1, Path("pairs.jsonl"), voted=False)
-    pairs(held_out, 400, 2, Path("held-out.jsonl"), voted=True)
-    language.save_model(Path("base"))
-    more = ["--eos-token", ".", "--max-tokens", "8", "--max-steps", "80", "--batch-size", "64", "--epochs", "9"]
-    more += ["--lr", "1e-3", "--eval-fraction", "0", "--device", "cpu", "clean=false"]
-    for line in commands():
-        with one_thread():
-            assert main(line + (more if line[0] == "train" else ["--resamples", "200"])) == 0
-    found = {name: json.loads(Path(name, "summary.json").read_text()) for name in ("right1", "lying1", "right2")}
-    beside = {name: summary["controls"]["alone"]["difference"] for name, (summary,) in found.items()}
-    assert beside["right1"]["value"] > 0  # the reward model of the level below knows what two positions do not show
-    assert beside["right2"]["low"] > 0
-    assert beside["lying1"]["high"] < 0  # and the control shows who lies
-    for level in (0, 1):
-        assert (tmp_path / "runs" / f"policy{level}" / "model.safetensors").exists()
+    pairs(train, 3000, 1, settings["data"])
+    pairs(held_out, 1000, 2, settings["eval_data"])
+    Path(settings["model"]).parent.mkdir(exist_ok=True)
+    language.save_model(Path(settings["model"]))
+    Path("ladder.yaml").write_text(yaml.safe_dump(settings))
+    first, more = [shlex.split(line)[1:] for line in block("bash").splitlines()]
+    with one_thread():
+        assert main(first) == 0
+    out = Path(settings["out"])
+    body = json.loads((out / "ladder.json").read_text())
+    gap = {(d["first"], d["second"]): d for d in body["differences"]}
+    assert gap["level 1", "the judge alone"]["low"] > 0  # a reward model knows what two positions do not show
+    assert gap["level 2", "the judge alone"]["low"] > 0
+    assert gap["level 2", "level 1"]["high"] > 0  # no level is clearly worse than the one below
+    for level in (1, 2):
+        assert gap[f"level {level}, lying", "the judge alone"]["high"] < 0  # and the control shows who lies
+    assert body["findings"][0] in capsys.readouterr().out
+    before = {p: p.read_bytes() for p in out.glob("level-[012]/*/*") if p.is_file()}
+    dry = [*more, "--dry-run"]
+    assert main(dry) == 0
+    assert (
+        capsys.readouterr()
+        .out.strip()
+        .endswith(
+            "level 2: labels there, reward there, policy there, measured there\n"
+            "level 3: labels to be made, reward to be made, policy to be made, measured to be made"
+        )
+    )
+    assert before == {p: p.read_bytes() for p in before}

@@ -22,7 +22,7 @@ from afzal.api.looking import board, convert, env, import_config, objectives, op
 from afzal.api.planning import plan
 from afzal.api.ranking import leaderboard
 from afzal.api.results import Plot, Result, Run
-from afzal.api.training import compare, demo, fit, iterate, sweep, train
+from afzal.api.training import compare, demo, fit, iterate, ladder, sweep, train
 
 __all__ = [
     "Model",
@@ -46,6 +46,7 @@ __all__ = [
     "import_config",
     "iterate",
     "judge",
+    "ladder",
     "leaderboard",
     "objectives",
     "open_run",

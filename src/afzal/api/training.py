@@ -1,4 +1,4 @@
-"""Training from Python: one run, rounds, comparisons, sweeps, and what a run would need."""
+"""Training from Python: one run, rounds, comparisons, sweeps, ladders, and what a run would need."""
 
 from __future__ import annotations
 
@@ -203,6 +203,47 @@ def sweep(
     outcome = swept(made, more=more, jobs=jobs, say=say)
     found = _written(outcome.page, [f"report: {outcome.page}"])
     return Result(found.body, found.lines, found.page, ok=bool(outcome.finished))
+
+
+def ladder(
+    settings: str | PathLike[str] | Mapping[str, Any],
+    /,
+    *,
+    dry_run: bool = False,
+    say: Callable[[str], None] = print,
+    **overrides: Any,
+) -> Result:
+    """Recursive reward modelling: levels of an assisted judge, each trained from the one below (docs/debate.md).
+
+    Args:
+        settings: the ladder: a YAML file, or its keys as a mapping.
+        dry_run: say which stages there are, and do nothing.
+        say: called with lines of progress.
+        overrides: single keys on top, such as ``levels`` and ``out``.
+
+    Returns:
+        The figures of ``ladder.json`` and the page. The same call resumes, and more ``levels`` continue a finished one.
+
+    Raises:
+        AfzalError: a fault of the input.
+
+    Example:
+        >>> judge = {"kind": "assisted", "judge": {"kind": "model", "model": "my-model"},
+        ...          "assistant": {"kind": "reward", "model": "${reward}"}}
+        >>> study = {"model": "my-model", "data": "prefs.jsonl", "eval_data": "prefs.jsonl", "judge": judge}
+        >>> print(afzal.api.ladder(study, out="ladder", levels=1, dry_run=True))
+        level 0: labels to be made, reward to be made, policy to be made, measured to be made
+        level 1: labels to be made, reward to be made, policy to be made, measured to be made
+    """
+    from afzal import config
+    from afzal.ladder import ladder as climbed
+    from afzal.ladder import plan as planned
+
+    made = _study(config.LadderConfig, settings, overrides)
+    if dry_run:
+        return Result(made.model_dump(mode="json", by_alias=True), planned(made))
+    page = climbed(made, say=say)
+    return _written(page, [f"report: {page}"])
 
 
 def demo(

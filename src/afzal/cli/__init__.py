@@ -42,6 +42,7 @@ VERBS = {
     "push": "Upload a finished model and its card to the hub.",
     "compare": "Train or reuse several methods, draw reward against KL, and set them side by side.",
     "sweep": "Vary settings of a training, and choose the best arm on held-out prompts within a KL budget.",
+    "ladder": "Train levels of an assisted judge, each from the one below: recursive reward modelling.",
     "annotate": "Serve a page on which people compare, rank or rate responses by keyboard.",
     "judge": "Let judges say which answer is better: rules, reward models, local models, servers, people.",
     "revise": "Make preference pairs from principles: answers, critiques, revisions, or a judge's labels.",

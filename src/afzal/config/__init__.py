@@ -15,6 +15,7 @@ from .explain import Setting, suggestion
 from .export import ExportConfig
 from .generate import GenerateConfig
 from .iterate import PEOPLE, PRESETS, IterateConfig
+from .ladder import LadderConfig
 from .method import Cost, Method, Paper
 from .methods import CONFIGS, METHODS, method_in
 from .planning import PlanConfig
@@ -61,6 +62,7 @@ __all__ = [
     "GenerateConfig",
     "Goal",
     "IterateConfig",
+    "LadderConfig",
     "LiveReferenceConfig",
     "Method",
     "ModelSettings",

@@ -24,6 +24,11 @@ DEBATE_PROMPT = """[Question]
 {{ transcript }}
 
 Which answer is better? End with one line: VERDICT: A, VERDICT: B or VERDICT: TIE"""
+ASSISTED_PROMPT = DEBATE_PROMPT.replace(
+    "[What was argued for them, by sides that were told which answer to defend. Quotes were compared with the texts "
+    "above.]",
+    "[What an assistant says of them. Quotes were compared with the texts above.]",
+)
 ARGUE_PROMPT = """[Question]
 {{ prompt }}
 
@@ -52,9 +57,18 @@ Quote the texts as <quote>their very words</quote>: quotes are checked."""
 
 
 class DebaterConfig(Settings, frozen=True):
-    """The writer of arguments or criticism: a local model, a server, or a function."""
+    """The writer of arguments or criticism: a local model, a server, or a function; of criticism also a reward model,
+    which states its scores, or nobody."""
 
-    kind: Literal["model", "http", "function"] = Field(description="model (a folder), http, or function.")
+    kind: Literal["model", "http", "function", "reward", "none"] = Field(
+        description="model (a folder), http, or function; for an assistant also reward, a reward model's folder, which "
+        "states its scores, or none, who says nothing."
+    )
+    swapped: bool = Field(
+        False,
+        description="For an assistant: reads each answer in the place of the other, so that what it says of one is "
+        "told of the other. An adversary, as a control.",
+    )
     model: str | None = Field(None, description="A folder or hub id; for http the model's name at the server.")
     url: str | None = Field(None, description="Of an OpenAI-compatible server, up to and with /v1.")
     key_env: str | None = Field(None, description="The environment variable that holds the server's key.")
@@ -72,14 +86,17 @@ class DebaterConfig(Settings, frozen=True):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        needed = {"model": ("model",), "http": ("url", "model"), "function": ("function",)}[self.kind]
-        for key in needed:
+        needed = {"model": ("model",), "http": ("url", "model"), "function": ("function",), "reward": ("model",)}
+        for key in needed.get(self.kind, ()):
             if getattr(self, key) is None:
                 raise ValueError(f"kind {self.kind} needs {key}")
+        every = type(self).model_fields
         unused = {
             "model": ("url", "key_env", "function", "timeout", "attempts", "concurrency"),
             "http": ("function",),
-            "function": tuple(key for key in type(self).model_fields if key not in ("kind", "function")),
+            "function": tuple(key for key in every if key not in ("kind", "function", "swapped")),
+            "reward": tuple(key for key in every if key not in ("kind", "model", "swapped")),
+            "none": tuple(key for key in every if key != "kind"),
         }
         self._refuse(unused[self.kind], f"kind {self.kind} has no use for it")
         return self

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from .base import Settings
-from .debating import TRANSCRIPT, DebaterConfig
+from .debating import ASSISTED_PROMPT, DEBATE_PROMPT, TRANSCRIPT, DebaterConfig
 
 Kind = Literal["model", "http", "reward", "policy", "rule", "function", "debate", "assisted"]
 Named = Literal["first", "second", "tie"]
@@ -100,7 +100,9 @@ class JudgeConfig(Settings, frozen=True):
         "which is file.py:function(prompt, first, second, transcript): the probability that the first is better.",
     )
     debater: DebaterConfig | None = Field(None, description="For kind debate: who argues, for either side.")
-    assistant: DebaterConfig | None = Field(None, description="For kind assisted: who criticises both answers.")
+    assistant: DebaterConfig | None = Field(
+        None, description="For kind assisted: who criticises both answers, or states scores of a reward model."
+    )
     rounds: int = Field(1, ge=1, description="Of a debate; both sides argue at once, and see the rounds before.")
     system: str = Field(SYSTEM, description="The system message; empty for none.")
     prompt: str = Field("", description="Jinja text with prompt, first and second (for scores: prompt and answer).")
@@ -138,6 +140,8 @@ class JudgeConfig(Settings, frozen=True):
             )
         if self.prompt and TRANSCRIPT not in self.prompt:
             raise ValueError("prompt must name transcript, or the judge sees nothing of what was argued")
+        if self.debater is not None and (self.debater.kind in ("reward", "none") or self.debater.swapped):
+            raise ValueError("debater: kinds reward and none, and swapped, are for an assistant")
         used = ("assistant",) if self.kind == "debate" else ("debater", "rounds")
         self._refuse(used, f"it is of no use to kind {self.kind}")
         inside = ("model", "url", "key_env", "rule", "function", "system", "verdict", "temperature", "max_tokens")
@@ -180,3 +184,8 @@ class JudgeConfig(Settings, frozen=True):
         plain = ("url", "key_env", "prompt", "system", "verdict", "orders", "samples", "temperature", "max_tokens")
         self._refuse(talks.get(self.kind, plain), f"a judge of kind {self.kind} sends no such request")
         return self
+
+
+def prompt_after(settings: JudgeConfig) -> str:
+    """What the judge inside is asked once somebody has argued, or an assistant has spoken."""
+    return settings.prompt or (ASSISTED_PROMPT if settings.kind == "assisted" else DEBATE_PROMPT)

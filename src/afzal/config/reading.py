@@ -38,7 +38,7 @@ def make(method: str, **settings: Any) -> TrainConfig:
 
 def dump(config: Settings) -> str:
     """The resolved settings as YAML that :func:`load` reads back to an equal object."""
-    values = config.model_dump(mode="json")
+    values = config.model_dump(mode="json", by_alias=True)
     method = {"method": values.pop("method")} if "method" in values else {}
     return yaml.safe_dump(method | values, sort_keys=False, allow_unicode=True)
 

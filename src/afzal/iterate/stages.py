@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +37,7 @@ from afzal.iterate.pairing import (
 from afzal.iterate.people import TO_LABEL, labelled_items, questionnaire
 from afzal.iterate.prompts import Question, Questions, slice_of
 from afzal.prepare import Recipe, recipe_of
-from afzal.recipes.train import train
+from afzal.recipes.once import train_once
 from afzal.records import Item, preferences
 from afzal.rewards.source import Rewarder
 from afzal.runs.stage import Row, read_rows, staged_rows, write_rows
@@ -237,13 +236,8 @@ def _train(job: Job, number: int, start: str) -> None:
     if job.config.accumulate and number > 1:
         data = job.folder(number) / TRAIN
         staged_rows(data, lambda: _pairs_so_far(job, number))
-    begun = (out / "run.json").exists()
-    if begun and runs.open_run(out).facts().get("status") == "finished" and (out / "report.html").exists():
-        return
-    if not begun and out.exists():  # killed before it had said what it is
-        shutil.rmtree(out)
     several = len({json.dumps(row["prompt"]) for row in read_rows(data)}) > 1
-    train(training(job.config, number, start, str(data), str(out), held_out=several), resume=begun)
+    train_once(training(job.config, number, start, str(data), str(out), held_out=several))
 
 
 def _pairs_so_far(job: Job, number: int) -> list[Row]:

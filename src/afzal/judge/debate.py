@@ -41,6 +41,7 @@ class Position:
         side: A where ``own`` is shown first, else B; empty for an assistant.
         round: from 1.
         transcript: what was said in the rounds before.
+        item: the number of the item, for those who read more of it than its text.
     """
 
     prompt: str
@@ -49,6 +50,7 @@ class Position:
     side: Side
     round: int
     transcript: str
+    item: int = 0
 
     def values(self) -> dict[str, str]:
         """What the template of a prompt is filled with."""
@@ -96,7 +98,7 @@ def _sides(game: Game, protocol: Protocol, seed: int) -> tuple[Side, ...]:
 def _position(game: Game, side: Side, number: int) -> Position:
     first, second = game.shown
     own, other = (second, first) if side == "B" else (first, second)
-    return Position(game.pair.prompt, own, other, side, number, game.transcript)
+    return Position(game.pair.prompt, own, other, side, number, game.transcript, game.pair.item)
 
 
 def _sources(position: Position) -> tuple[str, ...]:

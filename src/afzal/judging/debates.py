@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afzal.config.debating import ARGUE_PROMPT, ASSIST_PROMPT, DEBATE_PROMPT, DebaterConfig
-from afzal.config.judging import PROMPT, JudgeConfig
+from afzal.config.debating import ARGUE_PROMPT, ASSIST_PROMPT, DebaterConfig
+from afzal.config.judging import PROMPT, JudgeConfig, prompt_after
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
 from afzal.judge.asked import Asking, Words
@@ -15,7 +16,9 @@ from afzal.judge.debate import Position, Protocol, Speak, heard
 from afzal.judge.games import Game, Judge, Ruling, as_shown
 from afzal.judge.verdicts import from_probability
 from afzal.model.load import pick_device
+from afzal.records import Item
 from afzal.rewards.functions import own_function
+from afzal.rewards.source import reward_source
 from afzal.servers.cache import Cache, Reply, key_of
 from afzal.servers.client import opened
 from afzal.servers.requests import Ask, Request, answered
@@ -31,7 +34,13 @@ _ARGUES = "function(prompt, own, other, side, transcript) returns a text"
 
 
 def argued(
-    settings: JudgeConfig, protocol: Protocol, games: Sequence[Game], cache: Path, decider: Decider, name: str
+    settings: JudgeConfig,
+    protocol: Protocol,
+    items: Sequence[Item],
+    games: Sequence[Game],
+    cache: Path,
+    decider: Decider,
+    name: str,
 ) -> tuple[Sequence[Game], Sequence[Ruling]]:
     """The games with what was argued in each under a protocol, and the rulings of the judge inside.
 
@@ -50,9 +59,11 @@ def argued(
     with Cache(cache) as replies:
         shown = list(games)
         if protocol != "alone":
-            speak = debater(who, ASSIST_PROMPT if protocol == "assisted" else ARGUE_PROMPT, replies, name)
+            prompt = ASSIST_PROMPT if protocol == "assisted" else ARGUE_PROMPT
+            speak = debater(who, prompt, items, replies, name)
+            speak = _swapped(speak) if who.swapped else speak
             shown = heard(games, protocol, speak, rounds=settings.rounds, seed=settings.seed)
-        prompt = settings.judge.prompt or PROMPT if protocol == "alone" else settings.prompt or DEBATE_PROMPT
+        prompt = settings.judge.prompt or PROMPT if protocol == "alone" else prompt_after(settings)
         inside = settings.judge.model_copy(update={"prompt": prompt})
         if inside.kind == "function":
             return shown, _by_function(inside.function or "")(shown)
@@ -81,17 +92,25 @@ def _by_function(spec: str) -> Judge:
     return judge
 
 
-def debater(settings: DebaterConfig, prompt: str, cache: Cache, name: str) -> Speak:
-    """The debaters: each text is asked for once, and then read from the cache.
+def _swapped(speak: Speak) -> Speak:
+    """An adversary: each answer is read in the place of the other."""
+    return lambda positions: speak([replace(p, own=p.other, other=p.own) for p in positions])
+
+
+def debater(settings: DebaterConfig, prompt: str, items: Sequence[Item], cache: Cache, name: str) -> Speak:
+    """The debaters: each text is asked for once, and then read from the cache; scores of a reward model are computed.
 
     Args:
         prompt: where the settings have none.
+        items: whose answers are argued about.
 
     Raises:
         AfzalError: the model, the server's key or the function cannot be found.
     """
     if settings.kind == "function":
         return _function(settings.function or "", cache, name)
+    if settings.kind == "reward":
+        return _scores(settings.model or "", items)
     about: dict[str, Any] = {"kind": settings.kind, "model": settings.model, "url": settings.url, "argues": True}
     if settings.kind == "model":
         about["sha256"] = content_hash(settings.model or "")
@@ -141,6 +160,23 @@ def _function(spec: str, cache: Cache, name: str) -> Speak:
         return text
 
     return lambda positions: [one(position) for position in positions]
+
+
+def _scores(folder: str, items: Sequence[Item]) -> Speak:
+    """A reward model that states the scores of both answers, and by how much the first is better."""
+    rewards = reward_source(folder, device=pick_device("auto"))
+
+    def speak(positions: Sequence[Position]) -> list[str]:
+        asked = list(dict.fromkeys((p.item, answer) for p in positions for answer in (p.own, p.other)))
+        values = rewards([items[item].prompt for item, _ in asked], [answer for _, answer in asked])
+        known = dict(zip(asked, values, strict=True))
+        return [_stated(known[p.item, p.own], known[p.item, p.other]) for p in positions]
+
+    return speak
+
+
+def _stated(first: float, second: float) -> str:
+    return f"Score of answer A: {first:.3f}\nScore of answer B: {second:.3f}\nA less B: {first - second:.3f}"
 
 
 def _local(settings: DebaterConfig) -> Ask:

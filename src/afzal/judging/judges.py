@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from afzal import config
-from afzal.config.debating import DEBATE_PROMPT, DebaterConfig
-from afzal.config.judging import PROMPT, SCORE_PROMPT, JudgeConfig
+from afzal.config.debating import DebaterConfig
+from afzal.config.judging import PROMPT, SCORE_PROMPT, JudgeConfig, prompt_after
 from afzal.data.asked import Asked, asked_by, columns_of
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
@@ -137,14 +137,16 @@ def _named(name: str, settings: JudgeConfig) -> Named:
             what += [content_hash(source) for source in named_by if source]
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     protocol: Protocol | None = None
-    if settings.kind == "debate" or settings.kind == "assisted":
+    if settings.assistant is not None and settings.assistant.kind == "none":
+        protocol = "alone"
+    elif settings.kind == "debate" or settings.kind == "assisted":
         protocol = settings.kind
     return Named(name, settings, digest, protocol=protocol)
 
 
 def controls(n: Named) -> list[Named]:
     """What always runs beside a judge before whom somebody argues: the same judge alone, and with one consultant."""
-    if n.settings is None or n.protocol is None:
+    if n.settings is None or n.protocol in (None, "alone"):
         return []
     made = []
     for protocol in CONTROLS[n.settings.kind]:
@@ -164,14 +166,16 @@ def about(n: Named) -> dict[str, str]:
         who = n.settings.debater or n.settings.assistant
         assert who is not None
         facts |= {"decides": _who(n.settings.judge), "argues": _who(who), "rounds": str(n.settings.rounds)}
-        facts["prompt"] = n.settings.prompt or DEBATE_PROMPT
+        facts["prompt"] = prompt_of(n.settings.judge) if n.protocol == "alone" else prompt_after(n.settings)
     if n.settings is not None and n.settings.kind == "policy":
         facts |= {"reference": str(n.settings.reference), "beta": f"{n.settings.beta:g}"}
     return facts | {"fingerprint": n.fingerprint[:16]}
 
 
 def _who(settings: JudgeConfig | DebaterConfig) -> str:
-    return f"{settings.kind} {settings.function or settings.model}"
+    named = settings.function or settings.model
+    swapped = " with the answers exchanged" if getattr(settings, "swapped", False) else ""
+    return f"{settings.kind} {named}{swapped}" if named else settings.kind
 
 
 def prices(n: Named) -> tuple[float | None, float | None]:
@@ -214,7 +218,7 @@ def played(
     games = games_of(pairs, settings.orders, samples=settings.samples, seed=settings.seed)
     if n.protocol is not None:
         decider = lambda inside, replies: decides(inside, replies, n.name, say)  # noqa: E731
-        return debates.argued(settings, n.protocol, games, cache, decider, n.name)
+        return debates.argued(settings, n.protocol, items, games, cache, decider, n.name)
     if settings.kind == "model":
         return games, _local(settings)(games)
     with Cache(cache) as replies:

@@ -1,0 +1,54 @@
+"""``afzal ladder FILE.yaml key=value ...``: levels of an assisted judge, each trained from the one below."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from afzal import config
+from afzal.cli import start
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="The ladder as YAML: see docs/debate.md.", show_default=False)],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show settings and stages, do nothing.")] = False,
+) -> None:
+    """Recursive reward modelling: a judge labels, a reward model and a policy learn, and assist the next judge.
+
+    Run the same command again to resume; a higher levels= adds levels to a finished ladder.
+    """
+    typed = [config.read_override(text) for text in overrides or ()]
+    settings = config.build(config.LadderConfig, [*config.read_file(file), *typed])
+    if not dry_run:
+        start.begin(settings, f"ladder of {settings.levels} assisted levels on {settings.data}, into {settings.out}")
+    from afzal.ladder import ladder, plan
+
+    if dry_run:
+        typer.echo(config.dump(settings))
+        for line in plan(settings):
+            typer.echo(line)
+        return
+    page = ladder(settings, say=lambda line: typer.echo(line, err=True))
+    typer.echo(f"report: {page}")
+    _conclude(settings, file, json.loads(page.with_suffix(".json").read_text("utf-8")))
+
+
+def _conclude(settings: config.LadderConfig, file: Path, body: dict[str, Any]) -> None:
+    """The verdict; one level more where the last one helped, and the policy beside the start."""
+    from afzal.cli.last import last
+    from afzal.terminal.closing import step
+
+    gain = body["differences"][settings.levels - 1]
+    steps = []
+    if gain["low"] is not None and gain["low"] > 0:
+        more = (f"levels={settings.levels + 1}", f"out={settings.out}")
+        steps.append(step("ladder", file, *more, why="the last level helped; one more"))
+    policy = f"{settings.out}/level-{settings.levels}/policy"
+    steps.append(
+        step("chat", policy, "--against", settings.model, "--blind", why="which one do you prefer? vote blind")
+    )
+    last(body["findings"][0], steps)

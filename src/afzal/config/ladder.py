@@ -1,0 +1,90 @@
+"""The settings of a ladder: a judge whose assistant is what the level below has trained."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from .base import Settings
+from .debating import DebaterConfig
+from .explain import suggestion
+from .judging import JudgeConfig
+from .methods import CONFIGS
+
+ASSISTANTS = {"reward": "${reward}", "model": "${policy}"}
+"""By the kind of an assistant, what its ``model`` must be: it stands for what the level below has trained."""
+_OWN = ("method", "model", "data", "eval_data", "out", "seed")  # what the ladder decides itself
+
+
+class LadderConfig(Settings, frozen=True):
+    """Recursive reward modelling: levels 0 to ``levels``, each assisted by the one below."""
+
+    model: str = Field(
+        description="The start: a model folder, a run folder or a hub id. Every reward model and the first policy "
+        "start from it; each later policy starts from the one below."
+    )
+    data: str = Field(
+        description="Pairs of answers, which the judge labels on every level. Their own votes are unused."
+    )
+    eval_data: str = Field(
+        description="Pairs whose better answer is known, from gold or from votes. Every level is measured on them, and "
+        "none is trained on their prompts."
+    )
+    judge: JudgeConfig = Field(
+        description="The judge, as in a file of kind assisted. Its assistant is {kind: reward, model: ${reward}} or "
+        "{kind: model, model: ${policy}}: the reward model or the policy of the level below. On level 0 the judge "
+        "decides alone."
+    )
+    levels: int = Field(2, ge=1, description="The highest level. One more continues a finished ladder.")
+    train_reward: dict[str, Any] = Field({}, description="Settings of the training of the reward models.")
+    train_policy: dict[str, Any] = Field({}, description="Settings of the training of the policies, by DPO.")
+    common: dict[str, Any] = Field({}, description="Settings of both trainings, unless they say otherwise.")
+    seed: int = Field(0, ge=0, description="Of the trainings.")
+    resamples: int = Field(1000, ge=2, description="Resamples of whole prompts, for the intervals.")
+    out: str = Field("ladder", description="Folder of the levels and the report.")
+
+    @model_validator(mode="after")
+    def _climbs(self) -> Self:
+        assistant = self.judge.assistant
+        if self.judge.kind != "assisted" or assistant is None:
+            raise ValueError(f"judge: a ladder needs a judge of kind assisted, not {self.judge.kind}")
+        if self.judge.name is not None:
+            raise ValueError("judge: name has no effect: judges are named after their levels")
+        if ASSISTANTS.get(assistant.kind, "") != assistant.model:
+            wanted = " or ".join(f"{{kind: {kind}, model: {model}}}" for kind, model in ASSISTANTS.items())
+            raise ValueError(f"judge: assistant must be {wanted}, or no level would learn from the one below")
+        if assistant.swapped:
+            raise ValueError("judge: swapped has no effect: on every level such an assistant runs beside")
+        return self
+
+    @model_validator(mode="after")
+    def _trainings(self) -> Self:
+        known = {"train_reward": CONFIGS["reward"].model_fields, "train_policy": CONFIGS["dpo"].model_fields}
+        for where, fields in known.items():
+            self._refuse_unknown(where, getattr(self, where), fields)
+        self._refuse_unknown("common", self.common, {**known["train_reward"], **known["train_policy"]})
+        return self
+
+    def _refuse_unknown(self, where: str, given: dict[str, Any], fields: Any) -> None:
+        for key in given:
+            if key in _OWN:
+                raise ValueError(f"{where}: {key!r} is set by the ladder itself")
+            if key not in fields:
+                raise ValueError(f"{where}: unknown setting {key!r}{suggestion(key, fields)}")
+
+    def assisted(self, folder: str, **changes: Any) -> JudgeConfig:
+        """The judge of a level above 0.
+
+        Args:
+            folder: of the level below; its run of the kind that the assistant names is the assistant.
+            changes: to the assistant, such as ``swapped``.
+        """
+        assistant = self.judge.assistant
+        assert assistant is not None
+        model = f"{folder}/{'reward' if assistant.kind == 'reward' else 'policy'}"
+        return self.judge.model_copy(update={"assistant": assistant.model_copy(update={"model": model, **changes})})
+
+    def alone(self) -> JudgeConfig:
+        """The judge of level 0, whom nobody assists."""
+        return self.judge.model_copy(update={"assistant": DebaterConfig(kind="none")})

@@ -1,0 +1,165 @@
+"""What the levels of a ladder come to: agreement with the truth, beside the judge alone and an assistant that lies.
+
+Shapes: N pairs of known truth, J judges. All figures come from the verdicts that ``afzal judge`` has left.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from afzal.config import LadderConfig
+from afzal.judge import given, people
+from afzal.judge.beside import equal_labels
+from afzal.judge.games import pairs_of
+from afzal.judge.labels import Labels
+from afzal.judge.outputs import SUMMARY, VERDICTS
+from afzal.judge.plain import figure, points
+from afzal.judge.summary import codes
+from afzal.records import Item
+from afzal.stats import judging
+from afzal.text import plural
+
+ALONE = "the judge alone"
+
+
+def level_name(level: int) -> str:
+    """The judge of a level, in votes and tables."""
+    return f"level {level}"
+
+
+def lying_name(level: int) -> str:
+    """The same judge with an assistant that lies."""
+    return f"level {level}, lying"
+
+
+def report_body(
+    config: LadderConfig, folders: Sequence[Path], pairs: Sequence[Item], truth: Sequence[Item]
+) -> dict[str, Any]:
+    """All that a ladder comes to, as plain values for :func:`afzal.report.write_board`.
+
+    Args:
+        folders: of the levels, from 0.
+        pairs: that were labelled.
+        truth: pairs whose votes are right.
+    """
+    top = len(folders) - 1
+    names = [ALONE]
+    for level in range(1, top + 1):
+        names += [level_name(level), lying_name(level)]
+    names += [f"{what} {level}" for what in ("reward model", "policy") for level in range(top + 1)]
+    labels = people.labels_on(truth, pairs_of(truth))
+    assert labels is not None
+    right = np.stack([_right(folders, name, truth, labels) for name in names], 1)
+    means = judging.column_means(right, labels.prompts, resamples=config.resamples)
+    lines = [{"name": name, **figure(means.interval(k))} for k, name in enumerate(names)]
+    gap = lambda a, b: {"first": a, "second": b, **figure(means.difference(names.index(a), names.index(b)))}  # noqa: E731
+    gains = [gap(level_name(k), ALONE if k == 1 else level_name(k - 1)) for k in range(1, top + 1)]
+    beside = [gap(level_name(k), ALONE) for k in range(2, top + 1)]
+    lies = [gap(lying_name(k), ALONE) for k in range(1, top + 1)]
+    summaries = [_summaries(folder / "labels")[0] for folder in folders]
+    return {
+        "title": "Ladder of assisted judges",
+        "subtitle": f"{config.model}: {plural(top, 'assisted level')}",
+        "findings": [_verdict(lines, gains, beside, top), *_of_lies(lies), *_missing(summaries)],
+        "facts": [
+            ["pairs labelled on every level", f"{len(pairs):,}"],
+            ["pairs of known truth", f"{len(truth):,}"],
+            ["prompts of these", f"{means.n_prompts:,}"],
+            ["the assistant is", f"the {_assistant(config)} of the level below"],
+        ],
+        "unit": "share of pairs on which the better answer is named",
+        "rule": 0.5,
+        "lines": lines,
+        "differences": [*gains, *beside, *lies],
+        "tables": [_labels(summaries)],
+        "levels": top,
+    }
+
+
+def _assistant(config: LadderConfig) -> str:
+    assert config.judge.assistant is not None
+    return "reward model" if config.judge.assistant.kind == "reward" else "policy"
+
+
+def line(measured: Path, level: int, truth: Sequence[Item]) -> str:
+    """One level in a line, for the terminal."""
+    known = {each["judge"]: each["people"]["agreement"] for each in _summaries(measured)}
+    said = [f"judge {_cell(known[level_name(level)])}"]
+    if level:
+        said.append(f"with an assistant that lies {_cell(known[lying_name(level)])}")
+    said += [f"{what} {_cell(known[f'{what} {level}'])}" for what in ("reward model", "policy")]
+    return f"level {level}: right on {plural(len(truth), 'pair')}: {', '.join(said)}"
+
+
+def _summaries(folder: Path) -> list[dict[str, Any]]:
+    """What ``afzal judge`` has left of each judge in a folder."""
+    return json.loads((folder / SUMMARY).read_text("utf-8"))
+
+
+def _right(folders: Sequence[Path], name: str, truth: Sequence[Item], labels: Labels) -> np.ndarray:
+    """``[N]`` 1 where a judge names the better answer, 0 where not or where it gives no verdict."""
+    level = 0 if name == ALONE else int("".join(c for c in name.partition(",")[0] if c.isdigit()))
+    pairs = pairs_of(truth)
+    file = str(folders[level] / "measured" / VERDICTS)
+    games, rulings = given.from_file(file, level_name(0) if name == ALONE else name, truth, pairs)
+    return np.nanmean(equal_labels(codes(pairs, games, rulings)[1], labels), 1)
+
+
+def _verdict(lines: Sequence[Any], gains: Sequence[Any], beside: Sequence[Any], top: int) -> str:
+    """Where the levels stand, and whether the last one was worth its training."""
+    known = {each["name"]: each["value"] for each in lines}
+    steps = ", ".join(f"{known[level_name(k)]:.3f} on level {k}" for k in range(1, top + 1))
+    said = f"The judge names the better answer of {known[ALONE]:.3f} of the pairs alone, {steps}."
+    whole = beside[-1] if beside else gains[-1]
+    said += f" Level {top} less the judge alone: {points(whole)} points."
+    if _clear(whole) <= 0:
+        return said + (" Assistants made it worse." if _clear(whole) else " Assistants did not help measurably.")
+    last = gains[-1]
+    if top > 1:
+        way = {1: "helped again", 0: "brought nothing measurable", -1: "made it worse"}[_clear(last)]
+        said += f" The last level {way}: {points(last)}."
+    return said
+
+
+def _of_lies(lies: Sequence[Any]) -> list[str]:
+    """Whether the judge alone shows that an assistant lies."""
+    found = []
+    for level, gap in enumerate(lies, 1):
+        way = "catches it" if _clear(gap) < 0 else "does not catch it"
+        found.append(
+            f"With an assistant that lies, level {level} less the judge alone: {points(gap)} points. The control {way}."
+        )
+    return found
+
+
+def _missing(summaries: Sequence[Any]) -> list[str]:
+    return [
+        f"Level {level}: {plural(each['no_verdict'], 'game')} without a verdict, which gave no label."
+        for level, each in enumerate(summaries)
+        if each["no_verdict"]
+    ]
+
+
+def _labels(summaries: Sequence[Any]) -> dict[str, Any]:
+    """What the judge of each level said of the pairs that were trained on."""
+    keys = ("first", "second", "tie", "none")
+    rows = [[level_name(k), *(str(each["outcomes"].get(key, 0)) for key in keys)] for k, each in enumerate(summaries)]
+    words = "Verdicts on the pairs that each level is trained on, both orders together. Only those that differ teach."
+    return {"title": "Labels", "words": words, "columns": ["judge", *keys], "rows": rows}
+
+
+def _clear(gap: Any) -> int:
+    """1 or -1 where an interval is above or below 0; 0 where it holds 0 or is not known."""
+    if gap["low"] is None:
+        return 0
+    return int(gap["low"] > 0) - int(gap["high"] < 0)
+
+
+def _cell(known: Any) -> str:
+    ends = "" if known["low"] is None else f" [{known['low']:.3f}, {known['high']:.3f}]"
+    return f"{known['value']:.3f}{ends}"

@@ -1,0 +1,193 @@
+"""Recursive reward modelling: a judge labels, a reward model and a policy learn, one of them assists the next judge.
+
+Leike et al. 2018, arXiv 1811.07871. Every stage is a file or a run that is whole or not there, so that a stopped
+program repeats at most one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from afzal import runs
+from afzal.compare.folder import claimed, study_date
+from afzal.config import CONFIGS, LadderConfig, TrainConfig, dump, make
+from afzal.config.judging import JudgeConfig
+from afzal.errors import AfzalError
+from afzal.hashes import content_hash
+from afzal.judge.outputs import ROWS, SUMMARY
+from afzal.judging.run import judged, read_items
+from afzal.ladder.page import level_name, line, lying_name, report_body
+from afzal.recipes.once import train_once
+from afzal.records import Item, comparisons, prompt_key
+from afzal.report import write_board
+from afzal.runs.stage import keep, kept, key_of
+from afzal.servers.cache import REPLIES
+from afzal.text import plural
+from afzal.train import ranks
+
+Say = Callable[[str], None]
+LABELS, MEASURED, SETTINGS, REPORT = "labels", "measured", "ladder-settings.json", "ladder"
+_FREE = {"out", "levels", "resamples"}  # what changes no stage that is there
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all levels share: settings, pairs to be labelled, and pairs of known truth."""
+
+    config: LadderConfig
+    pairs: Sequence[Item]
+    truth: Sequence[Item]
+    say: Say
+
+    def folder(self, level: int) -> Path:
+        """Where a level is."""
+        return Path(self.config.out) / f"level-{level}"
+
+
+def ladder(config: LadderConfig, *, say: Say = print) -> Path:
+    """Climb to ``config.levels`` and return the page; levels that are there are not climbed again.
+
+    Raises:
+        AfzalError: a fault of the input, or the folder holds a ladder with other settings;
+            :class:`~afzal.recipes.train.Stopped` when a signal ended a training.
+    """
+    ranks.alone("afzal ladder")
+    with study_date(config.out) as date:
+        job, out = _job(config, say), Path(config.out)
+        with claimed(out, "ladder.yaml", dump(config), date):
+            _refuse_other(config, out)
+            for level in range(config.levels + 1):
+                _climb(job, level)
+                say(line(job.folder(level) / MEASURED, level, job.truth))
+            folders = [job.folder(level) for level in range(config.levels + 1)]
+            return write_board(out, report_body(config, folders, job.pairs, job.truth), REPORT)
+
+
+def plan(config: LadderConfig) -> list[str]:
+    """What a ladder would do: each stage, and whether it is there. Nothing is judged or trained."""
+    lines = []
+    for level in range(config.levels + 1):
+        folder = Path(config.out) / f"level-{level}"
+        stages = {LABELS: SUMMARY, "reward": "report.html", "policy": "report.html", MEASURED: SUMMARY}
+        said = (
+            f"{name} {'there' if (folder / name / file).exists() else 'to be made'}" for name, file in stages.items()
+        )
+        lines.append(f"level {level}: {', '.join(said)}")
+    return lines
+
+
+def _job(config: LadderConfig, say: Say) -> Job:
+    """The pairs of both files, with the votes that count.
+
+    Raises:
+        AfzalError: a file holds no pairs, nothing says which answer is better, or all prompts are held out.
+    """
+    truth = [replace(item, votes=item.gold or item.votes) for item in read_items(config.eval_data)]
+    truth = [item for item in truth if any(True for _ in comparisons(item.votes))]
+    if not truth:
+        raise AfzalError(
+            "nothing says which answer of a pair is better",
+            where=config.eval_data,
+            why="every level is measured by how often it names the better answer",
+            remedy="rows with a vote of somebody who knows, such as prompt, chosen, rejected",
+        )
+    apart, every = {prompt_key(item) for item in truth}, read_items(config.data)
+    pairs = [replace(item, votes=()) for item in every if prompt_key(item) not in apart]
+    if not pairs:
+        raise AfzalError(
+            "no pair is left to be labelled: all of its prompts are in eval_data too",
+            where=config.data,
+            remedy="other prompts in one of the two files",
+        )
+    if len(pairs) < len(every):
+        say(f"note: {plural(len(every) - len(pairs), 'row')} of {config.data} left out: the prompts are in eval_data")
+    voted = sum(bool(item.votes) for item in every)
+    if voted:
+        say(f"note: the votes in {config.data} are not used: the judge labels its pairs")
+    return Job(config, pairs, truth, say)
+
+
+def _refuse_other(config: LadderConfig, out: Path) -> None:
+    """Take the folder for these settings and inputs.
+
+    Raises:
+        AfzalError: it holds a ladder with others.
+    """
+    what = config.model_dump(mode="json", exclude=_FREE)
+    inside = config.judge.judge
+    decides = [] if inside is None or inside.kind == "http" else [inside.model or inside.function or ""]
+    sources = [config.model, config.data, config.eval_data, *decides]
+    key, path = key_of(what, [content_hash(source) for source in sources]), out / SETTINGS
+    if kept(path, key) is not None:
+        return
+    if path.exists():
+        raise AfzalError(
+            "the folder holds a ladder with other settings, pairs, judge or model",
+            where=str(out),
+            remedy="another out=, or the same settings as before to resume or to add levels",
+        )
+    keep(path, key, {"settings": what})
+
+
+def _climb(job: Job, level: int) -> None:
+    """The stages of one level that are not there yet."""
+    config, folder = job.config, job.folder(level)
+    below = job.folder(level - 1) if level else None
+    folder.mkdir(parents=True, exist_ok=True)
+    judges = [_judge_file(folder / "judge.yaml", _judge(config, below), level_name(level))]
+    _judged(job, folder / LABELS, job.pairs, judges, f"level {level}: labels")
+    rows = str(folder / LABELS / ROWS)
+    train_once(_training(config, "reward", config.model, rows, folder / "reward"))
+    start = config.model if below is None else str(below / "policy")
+    train_once(_training(config, "policy", start, rows, folder / "policy"))
+    if below is not None:
+        judges.append(_judge_file(folder / "lying.yaml", _judge(config, below, swapped=True), lying_name(level)))
+    reward = JudgeConfig(kind="reward", model=str(folder / "reward"))
+    judges.append(_judge_file(folder / "reward.yaml", reward, f"reward model {level}"))
+    policy = JudgeConfig(kind="policy", model=str(folder / "policy"), reference=config.model)
+    judges.append(_judge_file(folder / "policy.yaml", policy, f"policy {level}"))
+    _judged(job, folder / MEASURED, job.truth, judges, f"level {level}: measuring")
+
+
+def _judge(config: LadderConfig, below: Path | None, *, swapped: bool = False) -> JudgeConfig:
+    """The judge of a level; with ``swapped`` beside an assistant that says of each answer what is true of the other."""
+    if below is None:
+        return config.alone()
+    return config.assisted(str(below), swapped=swapped)
+
+
+def _judge_file(path: Path, judge: JudgeConfig, name: str) -> str:
+    """A judge as a file that ``afzal judge --judge`` reads too; returns its path."""
+    values: dict[str, Any] = judge.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    runs.atomic_write(path, yaml.safe_dump({"name": name, **values}, sort_keys=False, allow_unicode=True))
+    return str(path)
+
+
+def _judged(job: Job, out: Path, items: Sequence[Item], judges: Sequence[str], what: str) -> None:
+    """What judges say of pairs, in a folder as ``afzal judge`` leaves it; its summary is written last."""
+    if (out / SUMMARY).exists():
+        return
+    job.say(what)
+    known = items if items is job.truth else None
+    judged(
+        items,
+        judges,
+        out,
+        voted=known,
+        cache=Path(job.config.out) / REPLIES,
+        resamples=job.config.resamples,
+        say=job.say,
+    )
+
+
+def _training(config: LadderConfig, what: str, model: str, data: str, out: Path) -> TrainConfig:
+    """The settings of a level's reward model or policy."""
+    method = {"reward": "reward", "policy": "dpo"}[what]
+    common = {k: v for k, v in config.common.items() if k in CONFIGS[method].model_fields}
+    given = {**common, **getattr(config, f"train_{what}"), "seed": config.seed}
+    return make(method, model=model, data=data, out=str(out), **given)

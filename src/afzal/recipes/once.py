@@ -1,0 +1,25 @@
+"""A training as a stage of something longer: made, resumed where it was killed, or found finished."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from afzal import runs
+from afzal.config import TrainConfig
+from afzal.recipes.train import train
+
+
+def train_once(config: TrainConfig) -> Path:
+    """The finished run in ``config.out``: from its beginning, from its newest checkpoint, or as it stands.
+
+    Raises:
+        AfzalError: as for :func:`afzal.recipes.train.train`; a run that is there has other settings.
+    """
+    out = Path(config.out)
+    begun = (out / "run.json").exists()
+    if begun and runs.open_run(out).status() == "finished" and (out / "report.html").exists():
+        return out
+    if not begun and out.exists():  # killed before it had said what it is
+        shutil.rmtree(out)
+    return train(config, resume=begun)
