@@ -18,6 +18,7 @@ from helpers_runs import finished, model_folder, pair_file, start_command
 from afzal import config, judging
 from afzal.cli import main
 from afzal.config import LadderConfig, Setting
+from afzal.config.judging import JudgeConfig
 from afzal.errors import AfzalError
 from afzal.judging import debates
 from afzal.ladder import page
@@ -78,7 +79,7 @@ def test_a_reward_model_states_its_scores_and_an_exchanged_one_states_them_the_o
         == "[Criticism]\n  Score of answer A: 5.000\n  Score of answer B: 3.000\n  A less B: 2.000"
     )
     for one, other in zip(honest.rulings, lying.rulings, strict=True):
-        assert one.p_first == pytest.approx(1 - other.p_first)  # a lie turns every probability round
+        assert one.p_first == pytest.approx(1 - (other.p_first or 0))  # a lie turns every probability round
     assert honest.rulings[0].outcome == "first"
     told = honest.summary["controls"]["alone"]
     assert told["agreement"] == lying.summary["controls"]["alone"]["agreement"]  # both stand beside the same judge
@@ -133,7 +134,7 @@ def test_only_an_assistant_is_a_reward_model_or_nobody(kind):
     given = {"kind": "debate", "judge": ASSISTED["judge"], "debater": {"kind": kind, "model": "m"}}
     given["debater"] = given["debater"] if kind == "reward" else {"kind": kind}
     with pytest.raises(AfzalError, match="are for an assistant"):
-        config.build(config.LadderConfig.model_fields["judge"].annotation, [Setting(k, v) for k, v in given.items()])
+        config.build(JudgeConfig, [Setting(k, v) for k, v in given.items()])
 
 
 def test_the_page_says_whether_the_last_level_was_worth_it():

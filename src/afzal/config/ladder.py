@@ -87,4 +87,4 @@ class LadderConfig(Settings, frozen=True):
 
     def alone(self) -> JudgeConfig:
         """The judge of level 0, whom nobody assists."""
-        return self.judge.model_copy(update={"assistant": DebaterConfig(kind="none")})
+        return self.judge.model_copy(update={"assistant": DebaterConfig.model_validate({"kind": "none"})})

@@ -147,10 +147,10 @@ def _climb(job: Job, level: int) -> None:
     train_once(_training(config, "policy", start, rows, folder / "policy"))
     if below is not None:
         judges.append(_judge_file(folder / "lying.yaml", _judge(config, below, swapped=True), lying_name(level)))
-    reward = JudgeConfig(kind="reward", model=str(folder / "reward"))
-    judges.append(_judge_file(folder / "reward.yaml", reward, f"reward model {level}"))
-    policy = JudgeConfig(kind="policy", model=str(folder / "policy"), reference=config.model)
-    judges.append(_judge_file(folder / "policy.yaml", policy, f"policy {level}"))
+    trained = {"reward": {"kind": "reward"}, "policy": {"kind": "policy", "reference": config.model}}
+    for what, name in (("reward", f"reward model {level}"), ("policy", f"policy {level}")):
+        judge = JudgeConfig.model_validate({**trained[what], "model": str(folder / what)})
+        judges.append(_judge_file(folder / f"{what}.yaml", judge, name))
     _judged(job, folder / MEASURED, job.truth, judges, f"level {level}: measuring")
 
 
