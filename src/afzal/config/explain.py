@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher, get_close_matches
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from afzal.errors import AfzalError
@@ -90,8 +90,8 @@ def unknown(kind: type[Settings], setting: Setting, given: Mapping[str, Setting]
 def explain(kind: type[Settings], error: ValidationError, given: Mapping[str, Setting]) -> AfzalError:
     """What pydantic found, as one error in the order of the settings; missing ones last."""
     details = error.errors(include_url=False)
-    missing = [str(d["loc"][0]) for d in details if d["type"] == "missing"]
-    faults = [_fault(kind, d, given) for d in details if d["type"] != "missing"]
+    missing = [str(d["loc"][0]) for d in details if d["type"] == "missing" and len(d["loc"]) == 1]
+    faults = [_fault(kind, d, given) for d in details if d["type"] != "missing" or len(d["loc"]) > 1]
     if missing:
         names = ", ".join(repr(key) for key in missing)
         what = f"the setting{'s' if len(missing) > 1 else ''} {names} {'are' if len(missing) > 1 else 'is'} missing"
@@ -108,12 +108,36 @@ def _fault(kind: type[Settings], detail: Any, given: Mapping[str, Setting]) -> A
         return AfzalError(said, where=found[min(found)].where if found else "")
     key = str(detail["loc"][0])
     setting = given.get(key, Setting(key, detail["input"]))
+    inner = _inner(kind.model_fields[key])
+    if inner is not None and (len(detail["loc"]) > 1 or said):
+        return AfzalError(_inside(inner, detail["loc"][1:], detail, key, said), where=setting.where)
     wanted = said or f"wanted: {_allowed(kind.model_fields[key])}"
     near = ""
     for member in members(kind.model_fields[key].annotation):
         if get_origin(member) is Literal:
             near = suggestion(str(setting.value), get_args(member))
     return AfzalError(f"{key} cannot be {_shown(setting.value)}; {wanted}{near}", where=setting.where)
+
+
+def _inner(field: FieldInfo | None) -> type[BaseModel] | None:
+    """The class of settings that a field holds; None where it holds a plain value."""
+    kinds = members(field.annotation) if field is not None else ()
+    return next((m for m in kinds if isinstance(m, type) and issubclass(m, BaseModel)), None)
+
+
+def _inside(kind: type[BaseModel], loc: Sequence[Any], detail: Any, path: str, said: str) -> str:
+    """What is wrong with settings inside a setting, which ``path`` names."""
+    if not loc:
+        return f"{path}: {said}"
+    key, field = str(loc[0]), kind.model_fields.get(str(loc[0]))
+    inner = _inner(field)
+    if inner is not None and (len(loc) > 1 or said):
+        return _inside(inner, loc[1:], detail, f"{path}: {key}", said)
+    if detail["type"] == "missing":
+        return f"{path}: the setting {key!r} is missing"
+    if field is None:
+        return f"{path}: unknown setting {key!r}{suggestion(key, kind.model_fields)}"
+    return f"{path}: {key} cannot be {_shown(detail['input'])}; {said or f'wanted: {_allowed(field)}'}"
 
 
 def joined(faults: Sequence[AfzalError]) -> AfzalError:
@@ -158,4 +182,6 @@ def _word(member: Any) -> str:
         return "pairs such as key=value,key=value"
     if get_origin(member) is list:
         return "names such as q_proj,v_proj"
+    if isinstance(member, type) and issubclass(member, BaseModel):
+        return "settings of its own, such as {kind: ...}" if "kind" in member.model_fields else "settings of its own"
     return _WORDS[member]
