@@ -212,6 +212,11 @@ class Item:
         """Whether prompt and responses are conversations and not plain texts."""
         return not isinstance(self.prompt, str)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether prompt and all responses are texts: votes may be on turns that answer a text."""
+        return type(self.prompt) is str and not [True for r in self.responses if type(r.turns) is not str]
+
     def placed(self, id: str, where: str, group: str, extra: Mapping[str, Any]) -> Item:
         """The same prompt, responses, votes and truth, as the row of that id at that place."""
         return Item(id, self.prompt, self.responses, self.votes, where, group, extra, self.gold)
@@ -307,6 +312,8 @@ def prompt_key(item: Item) -> str:
 def folded_prompt(item: Item) -> str:
     """What :func:`prompt_key` is the hash of: the item's group or prompt with white space and case folded."""
     text = item.group or (item.prompt if isinstance(item.prompt, str) else json.dumps(turns_to_json(item.prompt)))
+    if text.isprintable() and "  " not in text:  # a blank is the only white space that can be printed
+        return text.casefold().strip()
     return " ".join(text.casefold().split())
 
 
@@ -320,7 +327,9 @@ def media_of(told: Item | Turns) -> tuple[Media, ...]:
     if isinstance(told, str):
         return ()
     if isinstance(told, Item):
-        return tuple(m for turns in (told.prompt, *(r.turns for r in told.responses)) for m in media_of(turns))
+        return tuple([m for turns in (told.prompt, *[r.turns for r in told.responses]) for m in media_of(turns)])
+    if not [True for message in told if type(message.content) is not str]:
+        return ()
     return tuple(media for message in told for media in media_in(message.content))
 
 

@@ -10,6 +10,7 @@ import pytest
 from helpers_last import parse, proposed
 
 from afzal.cli import main
+from afzal.config import PlanConfig
 from afzal.terminal.closing import closing, step
 
 ROWS = [
@@ -195,3 +196,36 @@ def test_votes_end_with_what_can_be_done_with_them(place, capsys, monkeypatch):
     counts["votes"] = 0
     main(["annotate", "prefs.jsonl", "--headless"])
     assert proposed(capsys.readouterr().err) == []
+
+
+def test_a_plan_ends_with_the_run_that_it_planned(place, capsys):
+    from afzal.cli.plan import _conclude
+
+    _conclude(PlanConfig(model="me/model", data="prefs.jsonl", batch_size=16, columns={"prompt": "prompt"}))
+    (train,) = proposed(capsys.readouterr().out)
+    assert " ".join(train) == "train dpo --model me/model --data prefs.jsonl --batch-size 16 --columns prompt=prompt"
+    parse(train)
+    _conclude(PlanConfig(model="llama-3.1-8b", data="prefs.jsonl", method="sft"))
+    assert proposed(capsys.readouterr().out) == [["train", "sft", "--model", "MODEL", "--data", "prefs.jsonl"]]
+    _conclude(PlanConfig(model="me/model"))
+    _conclude(PlanConfig(model="me/model", data="prefs.jsonl", method="grpo"))  # needs rewards
+    assert capsys.readouterr().out == ""
+
+
+def test_an_upload_prints_its_address_alone_and_the_next_step_beside_it(capsys, monkeypatch):
+    monkeypatch.setattr("afzal.hub.push", lambda *given, **named: "https://hub.example/me/model")
+    assert main(["push", "runs/dpo", "me/model"]) == 0
+    told = capsys.readouterr()
+    assert told.out == "https://hub.example/me/model\n"
+    (chat,) = proposed(told.err)
+    assert chat == ["chat", "me/model", "--alone"]
+    parse(chat)
+
+
+def test_the_demo_ends_with_its_runs(capsys, monkeypatch):
+    monkeypatch.setattr("afzal.lab.demo.run", lambda **given: Path("demo/dpo"))
+    assert main(["demo"]) == 0
+    found = proposed(capsys.readouterr().out)
+    assert found == [["board", "demo"], ["report", "demo/dpo"]]
+    for command in found:
+        parse(command)

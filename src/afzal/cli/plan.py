@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from afzal import config
 from afzal.cli.flags import given, parameters, with_parameters
 from afzal.config import PlanConfig
+from afzal.errors import AfzalError
 
 METHOD_HELP = f"What would be trained: {', '.join(config.METHODS)}."
 
@@ -31,6 +33,36 @@ def _plan(
     typer.echo(json.dumps(said.body, indent=2) if as_json else str(said))
     if not said.ok:
         raise plan.does_not_fit(job, found.layout, device)
+    if not as_json:
+        _conclude(settings)
+
+
+_OF_TRAINING = ("lora_rank", "batch_size", "epochs", "max_tokens", "tokens_per_forward", "dtype", "optimizer")
+"""Settings of the plan that training has under the same names."""
+
+
+def _conclude(settings: PlanConfig) -> None:
+    """The run that was planned, where the plan names what it would train on; a shape of the table is no model."""
+    from afzal.cli.last import last
+    from afzal.terminal.closing import MODEL, step
+
+    if settings.data is None:
+        return
+    model = settings.model if Path(settings.model).is_dir() or "/" in settings.model else MODEL
+    changed = {key: getattr(settings, key) for key in _OF_TRAINING if getattr(settings, key) != _default(key)}
+    if settings.columns:
+        changed["columns"] = ",".join(f"{name}={field}" for name, field in settings.columns.items())
+    named = {"model": model, "data": settings.data, **changed}
+    try:
+        config.build(config.METHODS[settings.method].settings, [config.Setting(k, v, k) for k, v in named.items()])
+    except AfzalError:
+        return  # the method needs more than a plan asks about
+    flags = [word for key, value in named.items() for word in (f"--{key.replace('_', '-')}", value)]
+    last("", [step("train", settings.method, *flags)])
+
+
+def _default(key: str) -> Any:
+    return PlanConfig.model_fields[key].default
 
 
 command = with_parameters(_plan, parameters(PlanConfig, panel="Options"))

@@ -21,5 +21,9 @@ def command(
     The token is that of `hf auth login` or HF_TOKEN.
     """
     from afzal import hub
+    from afzal.cli.last import last
+    from afzal.terminal.closing import step
 
     typer.echo(hub.push(folder, repository, private=not public))
+    # on stderr: scripts read the address from stdout
+    last("", [step("chat", repository, "--alone", why="does it answer as it does here?")], err=True)

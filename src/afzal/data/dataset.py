@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from afzal.data.mixture import Mixture
 from afzal.drops import Drop
-from afzal.records import Item, turns_to_json, vote_values
+from afzal.records import Item, Vote, turns_to_json, vote_values
 
 
 @dataclass(slots=True)
@@ -89,14 +90,26 @@ class Fingerprint:
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
+        self._votes: tuple[Vote, ...] = ()
+        self._spelled = "[]"
 
     def add(self, item: Item) -> None:
         """Append one item."""
+        if item.is_plain and not item.gold:
+            self._digest.update(self._plain(item).encode("utf-8", "surrogatepass"))
+            return
         answers = [turns_to_json(response.turns) for response in item.responses]
         content = (turns_to_json(item.prompt), answers, [vote_values(vote) for vote in item.votes])
         if item.gold:
             content = (*content, [vote_values(vote) for vote in item.gold])
         self._digest.update(f"{_encode(content)}\n".encode("utf-8", "surrogatepass"))
+
+    def _plain(self, item: Item) -> str:
+        """What :meth:`add` hashes of texts, spelled without the encoder; votes that rows share are spelled once."""
+        if item.votes is not self._votes:
+            self._votes, self._spelled = item.votes, _encode([vote_values(vote) for vote in item.votes])
+        answers = ", ".join([_quoted(response.turns) for response in item.responses])
+        return f"[{_quoted(item.prompt)}, [{answers}], {self._spelled}]\n"
 
     def hexdigest(self) -> str:
         """64 hexadecimal digits."""
@@ -111,4 +124,5 @@ def fingerprint(items: Iterable[Item]) -> str:
     return digest.hexdigest()
 
 
+_quoted: Callable[[Any], str] = json.encoder.encode_basestring  # as _encode writes a text
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=str).encode

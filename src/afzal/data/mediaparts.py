@@ -84,6 +84,11 @@ def given(value: Any) -> Given:
     raise RowError("wrong_type", "", f"an image or a sound is {kind(value)}, neither a path nor bytes")
 
 
+def names_media(row: Row) -> bool:
+    """Whether a row has a field that media stand in, in files that have any."""
+    return not row.keys().isdisjoint(_NAMES)
+
+
 def column_values(row: Row) -> dict[MediaKind, list[Any]]:
     """The media of a row's columns by kind, in order; a null is none.
 
@@ -91,7 +96,7 @@ def column_values(row: Row) -> dict[MediaKind, list[Any]]:
         UnusableError: the row has video, or media of its own for one answer's prompt.
         RowError: a list holds a null, or two columns hold media of one kind.
     """
-    if row.keys().isdisjoint(_NAMES):
+    if not names_media(row):
         return {}
     if unread := next((name for name in _UNREAD if _is_held(row.get(name))), None):
         what = "video is not read" if "video" in unread else "answers to different prompts are no pair"

@@ -40,8 +40,12 @@ def pair(row: Row, prompt: Turns, better: Turns, worse: Turns) -> Item:
     else:
         sources = (optional_text(row, "chosen_model|chosen-model"), optional_text(row, "rejected_model|rejected-model"))
         responses = (Response(better, sources[0] or None), Response(worse, sources[1] or None))
-    return Item("", prompt, responses, (Comparison(0, 1, "first", **opinion(row)),))
+    stated = opinion(row)
+    return Item("", prompt, responses, (Comparison(0, 1, "first", **stated),) if stated else FIRST_IS_BETTER)
 
+
+FIRST_IS_BETTER = (Comparison(0, 1, "first"),)
+"""The votes of every row that states no more than the order: one object, so that what follows is computed once."""
 
 _MODELS = ("chosen_model", "chosen-model", "rejected_model", "rejected-model")
 

@@ -16,13 +16,14 @@ from afzal.data.cells import unpacked
 from afzal.data.columns import renamed_rows
 from afzal.data.dataset import Dataset, Losses, fingerprint
 from afzal.data.detect import detect, nothing_fits, opinion_hint
-from afzal.data.fields import Row, RowError, ScaleError, UnusableError
+from afzal.data.fields import Row, RowError, ScaleError, UnusableError, alternatives
 from afzal.data.files import MAX_UNPACKED, rows
 from afzal.data.finishing import has_system, says, system_of, template_option, with_system, without_marks
-from afzal.data.format import Format
+from afzal.data.format import SYSTEM, Format
 from afzal.data.formats import FORMATS, named
 from afzal.data.jsontext import Fault, Raw
 from afzal.data.mediafiles import MediaRules
+from afzal.data.mediaparts import names_media
 from afzal.data.mediarows import MediaReader
 from afzal.data.page import Said, is_page, page_rows
 from afzal.data.parse_votes import joined
@@ -116,6 +117,7 @@ class Reading:
         self.format = self._entry.name
         self._asked = asked
         self._unread = Unread(self._entry, asked.names)
+        self._bare_names: dict[tuple[str, ...], bool] = {}
         self._media = MediaReader(media, self._sample)
         # One row with a system message makes the whole file one of conversations: they are not mixed with plain texts.
         self._chat = self._entry.system and any(has_system(row) for row in self._sample)
@@ -208,6 +210,8 @@ class Reading:
     def _finished(self, item: Item, place: str, row: Row, ident: str) -> tuple[Item, list[Drop]]:
         """The item with its system message, place, id, group and spare fields, and without empty answers."""
         entry = self._entry
+        if item.is_plain and self._bare(row) and not [True for r in item.responses if not says(r.turns)]:
+            return item.placed(item.id or ident, item.where or place, item.group or _group(item), item.extra), []
         item = without_marks(item)
         if self._chat or (entry.system and system_of(row)):
             item = with_system(item, row)
@@ -232,6 +236,23 @@ class Reading:
         if not row.keys().isdisjoint(_TEMPLATE):
             spare |= {k: template_option(row, k) for k in _TEMPLATE if row.get(k)}
         return item.placed(ident, where, item.group or _group(item), {**item.extra, **spare}), drops
+
+    def _bare(self, row: Row) -> bool:
+        """Whether the names of a row's fields say that there is nothing in it but what its format reads.
+
+        Asked once for all rows with the same names, which spares them a dozen looks for what they do not have.
+        """
+        names = tuple(row)
+        bare = self._bare_names.get(names)
+        if bare is None:
+            named = names_media(row) or not row.keys().isdisjoint(
+                (*_TEMPLATE, *alternatives(SYSTEM), *self._asked.names)
+            )
+            bare = not (
+                named or self._chat or self._media.columns or self._entry.name == "afzal" or self._unread.others(row)
+            )
+            self._bare_names[names] = bare
+        return bare
 
 
 def _structured(stream: Iterator[Raw]) -> Iterator[Raw]:

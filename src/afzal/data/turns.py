@@ -66,7 +66,7 @@ class Marked(Message):
 
 def message(raw: Any, field: str) -> Message:
     """One message from ``{role, content}`` or ``{from, value}``; thoughts and marks beside it are kept."""
-    if not isinstance(raw, Mapping):
+    if type(raw) is not dict and not isinstance(raw, Mapping):  # the exact type first: an abstract one takes far longer
         raise RowError("wrong_type", field, f"holds {kind(raw)} where a message belongs")
     given = raw.get("role", raw.get("from"))
     role = _role(given, field) if type(given) is not str or given not in ROLES else ROLES[given]
@@ -126,17 +126,19 @@ def _role(given: Any, field: str) -> str:
 
 def messages(raw: Any, field: str) -> Messages:
     """Messages from a list of them, or from a single one."""
-    if isinstance(raw, Mapping):
+    if type(raw) is not list and isinstance(raw, Mapping):
         raw = [raw]
-    if not isinstance(raw, list | tuple):
+    if not isinstance(raw, (list, tuple)):
         raise RowError("wrong_type", field, f"is {kind(raw)}, not a list of messages")
-    return tuple(message(entry, field) for entry in raw)
+    return tuple([message(entry, field) for entry in raw])
 
 
 def looks_like_messages(raw: Any) -> bool:
     """Whether a value is a message or a non-empty list that begins with one."""
-    first = raw[0] if isinstance(raw, list | tuple) and raw else raw
-    return isinstance(first, Mapping) and ({"role", "content"} <= first.keys() or {"from", "value"} <= first.keys())
+    first = raw[0] if isinstance(raw, (list, tuple)) and raw else raw
+    if type(first) is not dict and not isinstance(first, Mapping):
+        return False
+    return ("role" in first and "content" in first) or ("from" in first and "value" in first)
 
 
 def ask(prompt: str, *, system: str = "", history: Sequence[Any] = ()) -> Messages:

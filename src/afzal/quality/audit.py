@@ -10,14 +10,14 @@ from typing import Literal
 
 from afzal.data import Dataset, Reading
 from afzal.data.dataset import Fingerprint, Losses
-from afzal.quality.finding import Finding, Look, NotRun, nothing
+from afzal.quality.finding import Finding, Look, NotRun, nothing, wants
 from afzal.quality.findings import Shared, looks
 from afzal.quality.kinds import Kinds
 from afzal.quality.near import Deep, Texts
 from afzal.quality.private import Private
 from afzal.quality.relations import Edges
 from afzal.quality.view import View
-from afzal.records import Comparison, Item
+from afzal.records import Item
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +90,13 @@ class Ledger:
         self._view, self._texts = View(), Texts(deep)
         self._shared = Shared(Edges(), Kinds(), Private())
         self._looks = [*looks(self._shared), *extra]
-        adds = [look.add for look in self._looks if type(look).add is not nothing]
         shared = self._shared
-        self._adds = [shared.edges.add, shared.kinds.add, shared.private.add, self._texts.add, *adds]
+        # What looks at pairs, labels or media alone is not called for items without them.
+        told = [look for look in self._looks if type(look).add is not nothing]
+        self._adds = [shared.private.add, self._texts.add, *(look.add for look in told if wants(look) == "items")]
+        self._of_pairs = [shared.edges.add, *(look.add for look in told if wants(look) == "pairs")]
+        self._of_labels = [look.add for look in told if wants(look) == "labels"]
+        self._of_media = [look.add for look in told if wants(look) == "media"]
         self._sizes: Counter[int] = Counter()
         self._asked: Counter[int] = Counter()
         self._said: Counter[int] = Counter()
@@ -102,21 +106,31 @@ class Ledger:
     def add(self, item: Item) -> None:
         """Look at one more item."""
         told = self._view.add(item)
+        if item.extra:
+            self._shared.kinds.add(told)
         for add in self._adds:
             add(told)
+        if told.pairs:
+            for add in self._of_pairs:
+                add(told)
+        if told.labels:
+            for add in self._of_labels:
+                add(told)
+        if told.media:
+            for add in self._of_media:
+                add(told)
         self._sizes[len(item.responses)] += 1
         self._asked[len(told.asked)] += 1
         for length in told.lengths:
             self._said[length] += 1
-        for vote in item.votes:
-            if vote.annotator:
-                self._annotators.add(vote.annotator)
-            self._both_bad += isinstance(vote, Comparison) and vote.p_first is None
-        for pair in told.pairs:
-            self._ties += pair.p == 0.5
-            self._soft += pair.p not in (0.5, 1.0)
-        self._good += told.labels.count(True)
-        self._bad += told.labels.count(False)
+        stated = told.stated
+        self._annotators |= stated.annotators
+        self._both_bad += stated.both_bad
+        self._ties += stated.ties
+        self._soft += stated.soft
+        if stated.labelled:
+            self._good += told.labels.count(True)
+            self._bad += told.labels.count(False)
 
     def audit(self, source: str, format: str, rows: int, losses: Losses, fingerprint: str) -> Audit:
         """What was seen; ``losses`` and ``rows`` are those of the source."""

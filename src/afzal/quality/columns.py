@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import compress, repeat
 
 from afzal.stats.intervals import Cluster
 
@@ -73,7 +74,6 @@ def clusters(keys: Sequence[int], values: Sequence[float], weights: Sequence[flo
 
     Prompts of one row share their few different clusters, so that a million take little memory.
     """
-    seen: dict[tuple[float, float], Cluster] = {}
     found: list[Cluster] = []
     many = list(repeated(keys))
     alone = bytearray(b"\x01") * len(keys)
@@ -83,10 +83,6 @@ def clusters(keys: Sequence[int], values: Sequence[float], weights: Sequence[flo
             alone[at], weight = 0, weights[at] if weights else 1.0
             total, summed, square = total + weight * values[at], summed + weight, square + weight * weight
         found.append(Cluster(total, summed, square))
-    for at in range(len(keys)):
-        if alone[at]:
-            value, weight = float(values[at]), weights[at] if weights else 1.0
-            if (value, weight) not in seen:
-                seen[value, weight] = Cluster(weight * value, weight, weight * weight)
-            found.append(seen[value, weight])
-    return found
+    rows = lambda: compress(zip(map(float, values), weights or repeat(1.0), strict=False), alone)  # noqa: E731
+    seen = {(value, weight): Cluster(weight * value, weight, weight * weight) for value, weight in set(rows())}
+    return found + [seen[row] for row in rows()]

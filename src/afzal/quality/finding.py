@@ -62,13 +62,24 @@ class NotRun:
 
 
 class Look(Protocol):
-    """Looks at one item after another, and says at the end what it saw; None when there was nothing to look at."""
+    """Looks at one item after another, and says at the end what it saw; None when there was nothing to look at.
+
+    A class attribute ``wants`` says that only some items concern it (:func:`wants`).
+    """
 
     def add(self, told: Told) -> None:
         """One more item."""
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         """What was seen, given what all items come to, what was dropped at reading, and the number of rows read."""
+
+
+Wants = Literal["items", "pairs", "labels", "media"]
+
+
+def wants(look: Look) -> Wants:
+    """Which items a look is shown: all, or those with pairs, labels or media, as its ``wants`` says."""
+    return getattr(look, "wants", "items")
 
 
 def nothing(look: Look, told: Told) -> None:

@@ -58,6 +58,8 @@ class DroppedRows:
 class IdenticalPairs(_Counting):
     """Ordered pairs whose two answers are the same text but for white space at the ends: no gradient, no meaning."""
 
+    wants = "pairs"
+
     raw = 0
 
     def add(self, told: Told) -> None:
@@ -111,6 +113,8 @@ class NoOrder(_Counting):
 class LengthBias:
     """How often the longer answer is preferred, pairs by their weight, ties and equal lengths left out."""
 
+    wants = "pairs"
+
     def __init__(self) -> None:
         self._prompts, self._longer, self._weights = array("q"), bytearray(), array("d")
 
@@ -139,6 +143,8 @@ class LengthBias:
 
 class LabelBalance:
     """Share of good labels in unpaired data."""
+
+    wants = "labels"
 
     def __init__(self) -> None:
         self._prompts, self._good = array("q"), bytearray()
@@ -191,6 +197,8 @@ class Agreement(_Counting):
 class ScoreMismatches(_Counting):
     """Pairs whose stated scores, or ratings, say the opposite of the stated order."""
 
+    wants = "pairs"
+
     def add(self, told: Told) -> None:
         rated = _rated(told.item) if len(told.item.votes) > 1 else ()
         for pair in told.pairs:
@@ -215,6 +223,8 @@ class OverLong(_Counting):
     """Items of more characters than common context windows hold (16,000 characters are about 4,000 English tokens)."""
 
     def add(self, told: Told) -> None:
+        if len(told.words) <= LONG_CHARACTERS and told.item.is_plain:
+            return
         if _size(told) > LONG_CHARACTERS:
             self.hit(told.item)
 
@@ -241,6 +251,8 @@ class EmptyPrompts(_Counting):
 
 class ContinuedAnswers(_Counting):
     """Pairs in which one answer is the beginning of the other: they teach where to stop."""
+
+    wants = "pairs"
 
     def add(self, told: Told) -> None:
         for pair in told.pairs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from afzal.data.dataset import Losses
 from afzal.data.fields import RowError
@@ -12,7 +12,7 @@ from afzal.quality.columns import FirstIds
 from afzal.quality.finding import Finding, Severity, finding
 from afzal.quality.thresholds import LONG_SECONDS, NARROW_SHAPE, SHORT_SECONDS, SMALL_PIXELS
 from afzal.quality.view import Told, View
-from afzal.records import Item, media_of
+from afzal.records import media_of
 
 _ANY_SIZE = MediaRules(max_mib=float("inf"), max_megapixels=float("inf"), max_minutes=float("inf"))
 
@@ -24,8 +24,10 @@ class MissingMedia:
         self.count, self.ids = 0, FirstIds()
 
     def add(self, told: Told) -> None:
-        marked = [kind for kind in KINDS if any(f"<{kind}>" in text for text in (told.asked, *told.texts))]
-        if marked and not {media.kind for media in media_of(told.item)}.issuperset(marked):
+        if "<" not in told.words:
+            return
+        marked = [kind for kind in KINDS if f"<{kind}>" in told.words]
+        if marked and not {media.kind for media in told.media}.issuperset(marked):
             self.count += 1
             self.ids.add(told.item.id)
 
@@ -39,6 +41,8 @@ class MissingMedia:
 
 class RepeatedMedia:
     """Images and sounds that stand under several prompts of other words: a split by prompts parts them."""
+
+    wants = "media"
 
     def __init__(self) -> None:
         self._words: dict[str, int] = {}
@@ -69,6 +73,8 @@ class RepeatedMedia:
 class _Odd:
     """Distinct media of one kind whose header says something odd; those that cannot be read are passed over."""
 
+    wants = "media"
+
     kind = "image"
 
     def __init__(self) -> None:
@@ -77,7 +83,7 @@ class _Odd:
         self.total, self.ids = 0, FirstIds()
 
     def add(self, told: Told) -> None:
-        for media in _new(told.item, self.kind, self._met):
+        for media in _new(told.media, self.kind, self._met):
             facts = _facts(media)
             words = "" if facts is None else self.oddity(facts)
             self.total += facts is not None
@@ -131,8 +137,8 @@ class OddSounds(_Odd):
         return self.told("odd_sounds", "sounds", "cut long sounds: many encoders hear only the first 30 seconds")
 
 
-def _new(item: Item, kind: str, met: set[str]) -> Iterator[Media]:
-    for media in media_of(item):
+def _new(shown: Iterable[Media], kind: str, met: set[str]) -> Iterator[Media]:
+    for media in shown:
         if media.kind == kind and media.sha256 not in met:
             met.add(media.sha256)
             yield media

@@ -102,6 +102,8 @@ class Edges:
 class Contradictions:
     """The same two answers ordered both ways, or one answer called good and bad."""
 
+    wants = "labels"
+
     def __init__(self, edges: Edges) -> None:
         self._edges, self._labelled = edges, False
         self._items, self._answers, self._good = array("Q"), array("q"), bytearray()

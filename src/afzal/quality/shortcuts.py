@@ -17,7 +17,9 @@ from afzal.stats.intervals import Interval, share
 
 MARKS = ("a list", "a heading", "bold text", "a code block", "a refusal")
 _LIST, _HEADING, _BOLD, _CODE, _REFUSAL = (1 << k for k in range(len(MARKS)))
-_LIST_LINE = re.compile(r"^\s{0,3}(?:[-*\u2022]|\d{1,2}[.)])\s", re.MULTILINE)
+# The line feed before the line is part of the match: the search leaps from one to the next.
+_LIST_LINE = re.compile(r"\n\s{0,3}(?:[-*\u2022]|\d{1,2}[.)])(?=\s)")
+_REFUSAL_STARTS = frozenset("ISA")
 _REFUSES = re.compile(
     r"\s*(?:I(?:['\u2019]m| am) (?:really |very |so )?(?:sorry|unable|not able)|Sorry[,.]|I apologi[sz]e"
     r"|I (?:cannot|can['\u2019]?t|won['\u2019]?t|will not)\b|As an AI\b)"
@@ -83,6 +85,8 @@ class Rate:
 class LengthBiasByType:
     """The longer answer's share of wins in each type: it may cancel out in the whole."""
 
+    wants = "pairs"
+
     def __init__(self, kinds: Kinds) -> None:
         self._kinds, self._pairs = kinds, Decided()
 
@@ -103,13 +107,13 @@ class LengthBiasByType:
 class FormatBias:
     """How often the answer with a list, a heading, bold text, code or a refusal wins against one without, by type."""
 
+    wants = "pairs"
+
     def __init__(self, kinds: Kinds) -> None:
         self._kinds = kinds
         self._pairs = [Decided() for _ in MARKS]
 
     def add(self, told: Told) -> None:
-        if not told.pairs:
-            return
         marks = [marks_of(text) for text in told.texts]
         if not any(marks):
             return
@@ -130,6 +134,8 @@ class FormatBias:
 
 class SourceBias:
     """How often each source's answers win against those of others: where it always wins, its style is the reward."""
+
+    wants = "pairs"
 
     def __init__(self) -> None:
         self._pairs: dict[str, Decided] = {}
@@ -161,13 +167,13 @@ def marks_of(text: str) -> int:
     if "\n" in text:
         if "\n#" in text or text.startswith("#"):
             found |= _HEADING
-        if len(_LIST_LINE.findall(text)) > 1:
+        if len(_LIST_LINE.findall(f"\n{text}")) > 1:
             found |= _LIST
     if "**" in text:
         found |= _BOLD
     if "```" in text:
         found |= _CODE
-    return found | _REFUSAL if _REFUSES.match(text) else found
+    return found | _REFUSAL if text.lstrip()[:1] in _REFUSAL_STARTS and _REFUSES.match(text) else found
 
 
 def _by_type(pairs: Mapping[str, Decided], fields: Mapping[str, Sorted], view: View) -> Iterator[Rate]:

@@ -7,12 +7,37 @@ from dataclasses import dataclass, field
 
 from afzal.data.turns import answer_text, full_text, stripped
 from afzal.quality.columns import Names
-from afzal.records import Item, Preference, Rating, folded_prompt, labels, media_of, preferences
+from afzal.records import Comparison, Item, Media, Preference, Rating, folded_prompt, labels, media_of, preferences
 
 
-@dataclass(frozen=True, slots=True)
+class Stated:
+    """What votes come to by themselves, whatever they are about; rows that state the order alone share theirs.
+
+    Attributes:
+        pairs: the preferences derived from them, the better first.
+        labelled: whether single responses are called good or bad.
+        ties, soft: pairs with probability 1/2, and those neither certain nor tied.
+        both_bad: votes that say that both responses are bad.
+        annotators: who voted.
+    """
+
+    __slots__ = ("annotators", "both_bad", "labelled", "pairs", "soft", "ties", "votes")
+
+    def __init__(self, item: Item) -> None:
+        self.votes = item.votes
+        self.pairs = preferences(item)
+        # a list, since it takes half the time of a generator for one vote
+        self.labelled = True in [isinstance(vote, Rating) and vote.kind == "label" for vote in self.votes]
+        certainties = [pair.p for pair in self.pairs]
+        self.ties = certainties.count(0.5)
+        self.soft = len(certainties) - self.ties - certainties.count(1.0)
+        self.both_bad = [isinstance(vote, Comparison) and vote.p_first is None for vote in self.votes].count(True)
+        self.annotators = {vote.annotator for vote in self.votes if vote.annotator}
+
+
+@dataclass(slots=True)
 class Told:
-    """One item and what it says.
+    """One item and what it says; not frozen, since one is made for every item.
 
     Attributes:
         at: its number among the items.
@@ -20,7 +45,9 @@ class Told:
         key: a hash of what was asked, without white space at the ends.
         answers: what was said, without white space at the ends; one answer per response.
         texts: the words of each answer as they stand; ``lengths`` their characters.
-        pairs: the preferences derived from its votes, the better first.
+        words: those of the prompt and of all answers, one after another.
+        media: the images and sounds of the whole item.
+        stated: what its votes come to; ``pairs`` are the preferences among it.
         labels: per response good, bad or None; () where single responses are not called good or bad.
     """
 
@@ -31,6 +58,9 @@ class Told:
     answers: tuple[object, ...]
     texts: tuple[str, ...]
     lengths: tuple[int, ...]
+    words: str
+    media: tuple[Media, ...]
+    stated: Stated
     pairs: tuple[Preference, ...]
     labels: tuple[bool | None, ...]
 
@@ -56,6 +86,7 @@ class View:
     media: array[int] = field(default_factory=lambda: array("q"))
     pairs: int = 0
     prompted: bool = False
+    _stated: Stated | None = None
 
     @property
     def items(self) -> int:
@@ -69,30 +100,30 @@ class View:
 
     def add(self, item: Item) -> Told:
         """Look at one more item."""
-        told = tell(item, self.items)
+        told = tell(item, self.items, self._stated)
+        self._stated = told.stated
         self.ids.append(item.id)
         self.prompts.append(told.key)
-        shown = media_of(item.prompt)
+        shown = told.media and media_of(item.prompt)
         self.asked.append(hash((told.asked, shown)) if shown else hash(told.asked))
-        self.media.append(hash(media_of(item)))
+        self.media.append(hash(told.media))
         self.groups.append(hash(folded_prompt(item)))
         self.pairs += len(told.pairs)
         self.prompted = self.prompted or item.prompt != ""
         return told
 
 
-def tell(item: Item, at: int = 0) -> Told:
-    """One item and what it says."""
+def tell(item: Item, at: int = 0, before: Stated | None = None) -> Told:
+    """One item and what it says.
+
+    Args:
+        before: what the votes of the item before come to, which is taken where they are the same object.
+    """
+    stated = before if before is not None and before.votes is item.votes else Stated(item)
     turns = [response.turns for response in item.responses]
-    answers = tuple([stripped(t) for t in turns])
     texts = tuple([t if isinstance(t, str) else answer_text(t) for t in turns])
-    lengths = tuple(map(len, texts))
-    stated = labels(item) if is_labelled(item) else ()
-    key = hash(stripped(item.prompt))
-    return Told(item, at, full_text(item.prompt), key, answers, texts, lengths, preferences(item), stated)
-
-
-def is_labelled(item: Item) -> bool:
-    """Whether single responses are called good or bad."""
-    # a list, since it takes half the time of a generator for one vote
-    return True in [isinstance(vote, Rating) and vote.kind == "label" for vote in item.votes]
+    asked, media = full_text(item.prompt), () if item.is_plain else media_of(item)
+    answers, key = tuple([stripped(t) for t in turns]), hash(stripped(item.prompt))
+    words, lengths = "\n".join((asked, *texts)), tuple(map(len, texts))
+    called = labels(item) if stated.labelled else ()
+    return Told(item, at, asked, key, answers, texts, lengths, words, media, stated, stated.pairs, called)

@@ -353,7 +353,7 @@ class Queue:
     def left(self, name: str) -> int:
         """Questions that this person may expect still: open ones shared among all people, and gold."""
         person = self._people[name]
-        own = len(self.main) - len(person.answered | self.full)
+        own = len(self.main) - len(self.full) - len(person.answered - self.full)  # asked for with every vote
         slots = self.rules.overlap * len(self.main) - self._given
         fair = -(-slots // max(1, len(self._people)))
         return min(own, fair) + len(person.gold) - len(self._gold_answers(person))

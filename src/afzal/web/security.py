@@ -92,14 +92,15 @@ def _bounded(receive: Receive) -> Receive:
     return bounded
 
 
-def _with_headers(send: Send) -> Send:
-    added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+_ENCODED = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
+
+def _with_headers(send: Send) -> Send:
     async def sending(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             own = message.get("headers", [])
             names = {name for name, _ in own}  # a reply may state a content policy of its own
-            message["headers"] = [*own, *(header for header in added if header[0] not in names)]
+            message["headers"] = [*own, *(header for header in _ENCODED if header[0] not in names)]
         await send(message)
 
     return sending
