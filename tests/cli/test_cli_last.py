@@ -201,14 +201,15 @@ def test_votes_end_with_what_can_be_done_with_them(place, capsys, monkeypatch):
 def test_a_plan_ends_with_the_run_that_it_planned(place, capsys):
     from afzal.cli.plan import _conclude
 
-    _conclude(PlanConfig(model="me/model", data="prefs.jsonl", batch_size=16, columns={"prompt": "prompt"}))
+    planned = lambda **given: _conclude(PlanConfig.model_validate(given))  # noqa: E731
+    planned(model="me/model", data="prefs.jsonl", batch_size=16, columns={"prompt": "prompt"})
     (train,) = proposed(capsys.readouterr().out)
     assert " ".join(train) == "train dpo --model me/model --data prefs.jsonl --batch-size 16 --columns prompt=prompt"
     parse(train)
-    _conclude(PlanConfig(model="llama-3.1-8b", data="prefs.jsonl", method="sft"))
+    planned(model="llama-3.1-8b", data="prefs.jsonl", method="sft")
     assert proposed(capsys.readouterr().out) == [["train", "sft", "--model", "MODEL", "--data", "prefs.jsonl"]]
-    _conclude(PlanConfig(model="me/model"))
-    _conclude(PlanConfig(model="me/model", data="prefs.jsonl", method="grpo"))  # needs rewards
+    planned(model="me/model")
+    planned(model="me/model", data="prefs.jsonl", method="grpo")  # needs rewards
     assert capsys.readouterr().out == ""
 
 

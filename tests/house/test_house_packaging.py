@@ -32,7 +32,11 @@ def package_files() -> set[str]:
 
 def test_dependencies_have_lower_bounds_and_no_pins():
     every = [*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
-    odd = [line for line in every if not re.fullmatch(r"[A-Za-z0-9_.-]+(\[[a-z,]+\])?>=[0-9.]+(; sys_platform != 'win32')?", line)]
+    odd = [
+        line
+        for line in every
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+(\[[a-z,]+\])?>=[0-9.]+(; sys_platform != 'win32')?", line)
+    ]
     assert not odd
 
 
