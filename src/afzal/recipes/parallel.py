@@ -29,8 +29,6 @@ from afzal.train.precision import Dtype, Weights
 from afzal.train.progress import Reporter
 from afzal.train.shard import Sharded, is_in_pieces, read_frozen, reshard, shard
 
-_FACTORS = ("ia3", "dora")
-
 
 def refuse(config: TrainConfig, model: Any) -> None:
     """Make sure that several ranks, if there are several, give what one would.
@@ -55,16 +53,31 @@ def refuse(config: TrainConfig, model: Any) -> None:
     found = {
         f"method={config.method}": config.adaptation is not None,
         "adapter_from": config.policy is not None and config.policy.adapter_from is not None,
-        f"adapter={kind}": kind in (*VIRTUAL, *_FACTORS),
+        f"adapter={kind}": kind in (*VIRTUAL, "dora"),
         "quantize": config.policy is not None and config.policy.quantize is not None,
         "constraint": config.constrained is not None,
         "compile": config.compile,
         f"offload={config.offload}": config.offload is not None,
         "a model in memory": model is not None,
+        f"adapter={kind} with tensor_parallel={members}": kind == "ia3" and members > 1,
     }
     for what, wanted in found.items():
         if wanted:
             raise AfzalError(f"{what} cannot be trained over {processes()} ranks", remedy="run it without torchrun")
+
+
+def refuse_rounded(config: TrainConfig, dtype: Dtype) -> None:
+    """Make sure that what stays in float32 in one process does so in several.
+
+    Raises:
+        AfzalError: it would be rounded as it is gathered.
+    """
+    if processes() > 1 and config.adapter_kind == "ia3" and dtype == "bf16":
+        raise AfzalError(
+            f"adapter=ia3 cannot be trained over {processes()} ranks in bf16",
+            why="its factors are near 1 and stay in float32, and a layer in pieces is gathered in one number format",
+            remedy="dtype=fp32, or run it without torchrun",
+        )
 
 
 def goes_on(out: str) -> bool:
