@@ -18,7 +18,7 @@ from helpers_runs import model_folder, one_thread, pair_file
 from helpers_serve import serving
 from helpers_tokenizers import CHATML, byte_tokenizer
 
-from afzal import config
+from afzal import config, data
 from afzal.cli import main
 from afzal.config import GenerateConfig, IterateConfig, Setting
 from afzal.config.serving import ServerConfig
@@ -153,6 +153,26 @@ def test_openai_is_sent_what_every_server_knows(script, folder, tmp_path):
         (f"q{k}", "eos", 7) for k in range(3) for _ in range(2)
     ]
     assert sorted(row["completion"] for row in rows) == sorted(f"said {seed}" for seed in seeds)
+
+
+def test_other_columns_of_a_prompt_stand_in_its_answers(script, folder, tmp_path):
+    """Those on which all rows of the prompt agree; what the answer says of itself is not overwritten, and what would
+    make its row a conversation is left out."""
+    talk = [{"role": "user", "content": "q0"}, {"role": "assistant", "content": "yes"}]
+    rows = [
+        {"prompt": "q0", "category": "sums", "key": 4, "tokens": 99, "meta": {"a": [1, 2]}, "messages": talk},
+        {"prompt": "q1", "category": "sums", "key": 5},
+        {"prompt": "q1", "category": "words", "key": 5},
+    ]
+    prompts = tmp_path / "prompts.jsonl"
+    given = [row | {"chosen": "yes", "rejected": "no"} for row in rows]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in given))
+    server = server_file(tmp_path / "s.yaml", script, folder=str(folder / "model"))
+    one, two = generate(server, folder, tmp_path / "out.jsonl", prompts=str(prompts), n=1)
+    assert (one["category"], one["key"], one["meta"], one["tokens"]) == ("sums", 4, {"a": [1, 2]}, 7)
+    assert (two.get("category"), two["key"]) == (None, 5)
+    assert not {"messages", "chosen", "rejected"} & one.keys()
+    assert data.read(str(tmp_path / "out.jsonl")).format == "prompt_completion"
 
 
 def test_without_a_folder_the_server_decides_and_it_is_said(script, folder, tmp_path, capsys):

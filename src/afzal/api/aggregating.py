@@ -102,7 +102,11 @@ def _verdicts(source: str) -> Verdicts | None:
     """The verdicts of a file of them; None of folders, of rows with votes, and of scores, which are better averaged."""
     from afzal import judge
 
-    if Path(source).is_dir() or not judge.knows(source):
+    if Path(source).is_dir():
+        return None
+    if judge.is_own(source):
+        return judge.read_own(source)
+    if not judge.knows(source):
         return None
     said = judge.read([source])
     return None if said.format == "Prometheus scores" else said

@@ -56,8 +56,7 @@ def leaderboard(
         raise AfzalError("lengths and correlations are of models", where="--of judges", remedy="leave one out")
     several = list(files) if isinstance(files, list | tuple) and all(map(is_source, files)) else [files]
     named = [as_path(one, "files") for one in several]
-    labelled = of == "judges" and not any(map(judging.knows, named))
-    said = judging.read_labelled(named) if labelled else judging.read(named)
+    said = judging.on_truth(named) if of == "judges" else judging.on_models(named)
     if judge is not None:
         said = _only(said, judge)
     source = ", ".join(Path(name).name for name in named)
@@ -74,7 +73,7 @@ def leaderboard(
             joined = {key: [*body.get(key, []), *part[key]] for key in ("tables", "findings") if key in part}
             body |= part | joined
         if beside is not None:
-            other = judging.of_models(judging.read([str(beside)]), ties, resamples=2)
+            other = judging.of_models(judging.on_models([str(beside)]), ties, resamples=2)
             body["beside"] = judging.rank_correlation(board, other)
             body["findings"].append(_correlation(body["beside"], Path(beside).name))
     lines, page = _text(body), None

@@ -3,6 +3,7 @@
 from afzal.data.asked import Asked, asked_by, columns_hash, columns_of, refuse_lacking, union_of
 from afzal.data.beside import with_media_beside
 from afzal.data.dataset import Dataset, fingerprint
+from afzal.data.detect import passed_over
 from afzal.data.files import refuse_missing
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS
@@ -30,6 +31,7 @@ __all__ = [
     "epoch",
     "fingerprint",
     "is_mixture",
+    "passed_over",
     "plan",
     "read",
     "refuse_lacking",

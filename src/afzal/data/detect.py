@@ -132,6 +132,16 @@ def _works(sample: Sequence[Row]) -> Format | None:
     return None
 
 
+def passed_over(row: Row, further: Row) -> list[str]:
+    """The names of those further columns of a row beside which it still is what it is, and which nobody reads."""
+    kept, form = [], _works([row])
+    for name, value in further.items():
+        whole = {**row, name: value}
+        if name not in row and form is not None and name not in form.used() and _works([whole]) is form:
+            kept.append(name)
+    return kept
+
+
 def _takes(entry: Format, row: Row, unread: Unread) -> bool:
     parsed = entry.parse(row) if entry.parse else None
     if parsed is None:

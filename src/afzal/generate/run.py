@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +20,7 @@ from afzal.generate import Sample, Sampling, answer_limits, choose_decoding, sam
 from afzal.generate.served import Asked, answers_from, read_server
 from afzal.model.load import load_model, pick_device
 from afzal.model.speaking import open_speaker
-from afzal.records import Item, Message, media_of, template_fields, turns_to_row
+from afzal.records import TEMPLATE_FIELDS, Item, Message, media_of, template_fields, turns_to_json, turns_to_row
 from afzal.servers.cache import REPLIES
 from afzal.tokens import Speaker, Tree, any_chat, distinct_prompts
 
@@ -42,13 +43,14 @@ def answers(config: GenerateConfig) -> list[dict[str, Any]]:
     """``config.n`` sampled answers per prompt, one record each; written as JSONL too where there is a ``config.out``.
 
     A single ``prompt`` is sent through the chat template when the model has one, and continued verbatim otherwise;
-    prompts of a file keep the kind they have there.
+    prompts of a file keep the kind they have there. Other columns of a prompt's row stand in its answers, except those
+    with which the answers would be read as something else.
 
     Raises:
         AfzalError: model or prompts cannot be read, or ``config.out`` exists.
     """
     runs.refuse_existing(config.out)
-    records = _served(config) if is_server(config.model) else _sampled(config)
+    records = _as_answers(_served(config) if is_server(config.model) else _sampled(config))
     if config.out is not None:
         runs.append_jsonl(Path(config.out), records)
         _replies(config).unlink(missing_ok=True)
@@ -133,15 +135,28 @@ def _draw(config: GenerateConfig, eos: Sequence[int], asked: Sequence[Tree]) -> 
 
 
 def _prompts(config: GenerateConfig, *, chat: bool) -> list[Item]:
-    """The different prompts, as items without responses; ``chat`` makes a message of a single one."""
+    """The different prompts, as items without responses; ``chat`` makes a message of a single one.
+
+    Other columns of their rows stay in ``extra``, where all rows of a prompt say the same.
+    """
     if config.prompt is not None:
         asked = (Message("user", config.prompt),) if chat else config.prompt
         return [Item("prompt", asked, ())]
     assert config.prompts is not None
-    found = distinct_prompts(data.read(config.prompts).items)
+    items = data.read(config.prompts, asked=data.Asked(every=True)).items
+    found = distinct_prompts(items)
     if not found:
         raise AfzalError("there are no prompts", where=config.prompts, remedy="afzal check shows what the file holds")
-    return found
+    agreed: dict[str, dict[str, Any]] = {}
+    for item in items:
+        same = agreed.setdefault(_question(item), dict(item.extra))
+        for name in [name for name, value in same.items() if item.extra.get(name) != value]:
+            del same[name]
+    return [replace(item, extra=agreed[_question(item)]) for item in found]
+
+
+def _question(item: Item) -> str:
+    return json.dumps([turns_to_json(item.prompt), template_fields(item)], sort_keys=True, default=str)
 
 
 def _say_what_is_short(config: GenerateConfig, speaker: Speaker, ids: Sequence[Sequence[int]]) -> None:
@@ -158,7 +173,26 @@ def _say_what_is_short(config: GenerateConfig, speaker: Speaker, ids: Sequence[S
 
 def _record(asked: Item, text: str, tokens: int | None, stop: str) -> dict[str, Any]:
     about = {"prompt": turns_to_row(asked.prompt), "completion": text, "tokens": tokens, "stop": stop}
-    return about | template_fields(asked)
+    further = {name: value for name, value in asked.extra.items() if name not in about}
+    return about | further
+
+
+_OWN = frozenset({"prompt", "completion", "tokens", "stop", *TEMPLATE_FIELDS})
+
+
+def _as_answers(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records without the columns that would make them something else than answers, as ``label`` would."""
+    first: dict[str, dict[str, Any]] = {}
+    for record in records:
+        for name in record:
+            if name not in _OWN:
+                first.setdefault(name, record)
+    misread = set()
+    for name, record in first.items():
+        plain = {key: value for key, value in record.items() if key in _OWN} | {"completion": "an answer"}
+        if name not in data.passed_over(plain, {name: record[name]}):
+            misread.add(name)
+    return [{name: value for name, value in record.items() if name not in misread} for record in records]
 
 
 def _shown(record: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from afzal.judge.boards import (
 from afzal.judge.foreign import FORMATS, knows, read
 from afzal.judge.judges import JudgeBoard, JudgeLine, judges_as_plain, of_judges
 from afzal.judge.labelled import read_labelled
+from afzal.judge.own import is_own, on_models, on_truth, read_own
 from afzal.judge.verdicts import Verdict, Verdicts
 from afzal.judge.weighed import weighed_as_plain
 
@@ -26,14 +27,18 @@ __all__ = [
     "Verdict",
     "Verdicts",
     "at_equal_lengths",
+    "is_own",
     "judges_as_plain",
     "knows",
     "lengths_as_plain",
     "models_as_plain",
     "of_judges",
     "of_models",
+    "on_models",
+    "on_truth",
     "rank_correlation",
     "read",
     "read_labelled",
+    "read_own",
     "weighed_as_plain",
 ]

@@ -281,6 +281,12 @@ def _native(source: str) -> Verdicts:
             verdicts.append(
                 Verdict(prompt, key, first, second, outcome, judge, shown, vote.probability, size, category)
             )
+    if not verdicts and not without:
+        raise AfzalError(
+            f"{source} holds no verdicts",
+            why=f"read as {dataset.format}: answers, but nobody has compared two of them",
+            remedy="afzal judge FILE --against FILE --judge ...: the leaderboard reads what it writes",
+        )
     if not verdicts:
         raise AfzalError(
             f"{source} holds no verdicts on models",

@@ -24,7 +24,7 @@ _WORDS: dict[str, Outcome] = {
     "both_bad": "both_bad",
 }
 _IDS = ("id", "idx")
-_OWN = frozenset({"id", "pair", "judge", "order", "verdict"})
+OWN = frozenset({"id", "pair", "judge", "order", "verdict"})
 _ABSENT = "the file holds no verdict on this pair"
 
 
@@ -36,7 +36,7 @@ def judges_in(path: str) -> list[str]:
     """
     rows = _rows(path)
     first = rows[0][1]
-    if first.keys() >= _OWN:
+    if first.keys() >= OWN:
         names = list(dict.fromkeys(str(row["judge"]) for _, row in rows if "judge" in row))
     elif isinstance(first.get("judges"), Mapping):
         names = list(dict.fromkeys(name for _, row in rows for name in row.get("judges") or {}))
@@ -86,7 +86,7 @@ def _rows(path: str) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _of_row(row: Mapping[str, Any], judge: str, pairs: Sequence[Pair], where: str) -> list[tuple[Game, Ruling]]:
-    if row.keys() >= _OWN:
+    if row.keys() >= OWN:
         return [_own(row, pairs, where)] if row["judge"] == judge else []
     said = row["judges"] if isinstance(row.get("judges"), Mapping) else row
     if judge not in said:
@@ -97,6 +97,19 @@ def _of_row(row: Mapping[str, Any], judge: str, pairs: Sequence[Pair], where: st
     if not 1 <= len(both) <= 2:
         raise AfzalError(f"{judge} has {len(both)} verdicts; one, or one for each order", where=where)
     return [(Game(pairs[0], bool(k)), _ruling(word, where)) for k, word in enumerate(both)]
+
+
+def of_row(row: Mapping[str, Any], responses: int, where: str) -> tuple[Game, Ruling]:
+    """The game and the ruling of a line of ``verdicts.jsonl`` on an item with so many responses; texts are left out.
+
+    Raises:
+        AfzalError: the item has no such pair of answers, or the verdict is no known word.
+    """
+    pair = row["pair"]
+    if not isinstance(pair, list) or not all(isinstance(k, int) for k in pair):
+        raise AfzalError(f"the pair of answers {pair!r} is no pair of numbers", where=where)
+    numbers = [Pair(0, i, j, "", ("", "")) for i, j in (pair,) if 0 <= i < j < responses] if len(pair) == 2 else []
+    return _own(row, numbers, where)
 
 
 def _own(row: Mapping[str, Any], pairs: Sequence[Pair], where: str) -> tuple[Game, Ruling]:

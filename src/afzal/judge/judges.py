@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from afzal.errors import AfzalError
-from afzal.judge.plain import finite, interval
+from afzal.judge.plain import finite, interval, leader
 from afzal.judge.verdicts import CODES, Verdict, Verdicts
 from afzal.stats import agreement, judging
 from afzal.stats.intervals import Interval
@@ -174,10 +174,13 @@ def judges_as_plain(board: JudgeBoard, source: str) -> dict[str, Any]:
             known = {"judge": line.name, "category": kind, "items": items, "accuracy": right}
             none = {} if both is None else {"no_verdict": both.orders.no_verdict}
             categories.append(known | none | _of_both(both))
-    findings = [
-        f"{board.lines[0].name} leads. {board.separable} of {board.pairs} pairs of judges can be told apart on the "
-        "same items."
+    gaps = [
+        {"first": board.lines[0].name, "second": line.name, **interval(line.lead)}
+        for line in board.lines
+        if line.lead is not None
     ]
+    told = f"{board.separable} of {board.pairs} pairs of judges can be told apart on the same items."
+    findings = [f"{leader(gaps)} {told}" if gaps else "One judge has nobody beside it."]
     biased = [x for x in board.lines if x.both and (p := x.both.orders.slot_p) is not None and p < 0.05 / len(lines)]
     if biased:
         findings.append(
@@ -188,11 +191,6 @@ def judges_as_plain(board: JudgeBoard, source: str) -> dict[str, Any]:
         findings.append(f"{missing} games have no verdict; none of them counts as right.")
     facts = [("judges", f"{len(lines):,}"), ("items of known truth", f"{board.items:,}")]
     about = {"title": "Leaderboard of judges", "subtitle": source, "unit": "accuracy", "rule": None}
-    gaps = [
-        {"first": board.lines[0].name, "second": line.name, **interval(line.lead)}
-        for line in board.lines
-        if line.lead is not None
-    ]
     body = {**about, "findings": findings, "facts": facts, "lines": [_shown(x) for x in lines], "differences": gaps}
     body |= {"judges": lines, "separable": board.separable, "pairs": board.pairs}
     return body | ({"categories": categories, "tables": [_by_category(categories)]} if categories else {})

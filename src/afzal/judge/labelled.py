@@ -24,7 +24,7 @@ def read_labelled(sources: Sequence[str]) -> Verdicts:
         rows += dataset.rows
         formats.append(dataset.format)
         for item in dataset.items:
-            truths = _truths(item)
+            truths = truths_of(item)
             gold |= truths
             verdicts += [v for vote in comparisons(item.votes) if (v := _verdict(item, vote)) and v.item in truths]
     if not verdicts:
@@ -37,12 +37,13 @@ def read_labelled(sources: Sequence[str]) -> Verdicts:
     return Verdicts(verdicts, {item: truth for item, truth in gold.items() if item in judged}, formats[0], rows)
 
 
-def _truths(item: Item) -> dict[str, Outcome]:
+def truths_of(item: Item) -> dict[str, Outcome]:
     """The outcome of every pair of responses of which one truth is stated."""
     stated = list(comparisons(item.gold)) or [vote for vote in comparisons(item.votes) if vote.annotator is None]
     found: dict[str, set[Outcome]] = {}
     for vote in stated:
-        found.setdefault(_pair(item, vote), set()).add(outcome_of(_by_number(vote)))
+        said = _by_number(vote)
+        found.setdefault(pair_name(item, said.first, said.second), set()).add(outcome_of(said))
     return {pair: outcomes.pop() for pair, outcomes in found.items() if len(outcomes) == 1}
 
 
@@ -52,14 +53,13 @@ def _verdict(item: Item, vote: Comparison) -> Verdict | None:
     said = _by_number(vote)
     shown = None if said.shown_first is None else int(said.shown_first == said.second)
     names = f"response {said.first}", f"response {said.second}"
-    pair, p = _pair(item, vote), said.probability
+    pair, p = pair_name(item, said.first, said.second), said.probability
     return Verdict(prompt_key(item), pair, *names, outcome_of(said), vote.annotator, shown, p)
 
 
-def _pair(item: Item, vote: Comparison) -> str:
-    """One name for two responses of an item, whichever is named first."""
-    said = _by_number(vote)
-    return f"{prompt_key(item)}\0{item.id}\0{said.first}\0{said.second}"
+def pair_name(item: Item, first: int, second: int) -> str:
+    """One name for two responses of an item, of which the smaller number comes first."""
+    return f"{prompt_key(item)}\0{item.id}\0{first}\0{second}"
 
 
 def _by_number(vote: Comparison) -> Comparison:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afzal.stats.intervals import Interval
@@ -28,3 +28,24 @@ def points(gap: Mapping[str, Any], unit: str = "") -> str:
     """A difference of shares in points with its interval, as ``+3.1 [+0.2, +6.0]``."""
     ends = "" if gap["low"] is None else f" [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
     return f"{100 * gap['value']:+.1f}{unit}{ends}"
+
+
+def is_clear(gap: Mapping[str, Any]) -> bool:
+    """Whether the interval of a difference excludes 0."""
+    return gap["low"] is not None and (gap["low"] > 0 or gap["high"] < 0)
+
+
+def leader(gaps: Sequence[Mapping[str, Any]]) -> str:
+    """Who is first, and who is not told apart from it, in a sentence.
+
+    Args:
+        gaps: differences with ``first``, ``second``, ``low`` and ``high``; those of the first place come first.
+    """
+    first = gaps[0]["first"]
+    level = [gap["second"] for gap in gaps if gap["first"] == first and not is_clear(gap)]
+    if not level:
+        return f"{first} leads."
+    if len(level) > 3:
+        level = [*level[:2], f"{len(level) - 2} others"]
+    others = f"{', '.join(level[:-1])} and {level[-1]}" if len(level) > 1 else level[0]
+    return f"{first} is first, but not told apart from {others}."

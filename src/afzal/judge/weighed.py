@@ -11,6 +11,7 @@ from afzal.stats.annotators import crowd_bt
 from afzal.text import number
 
 RIDGE = 1.0
+LEVEL = 0.02  # nats between the strongest and the weakest model, below which nobody can be weighed
 COIN = 0.5
 """A reliability of 1/2 is a coin; below it, verdicts are reversed."""
 
@@ -33,10 +34,15 @@ def weighed_as_plain(said: Verdicts) -> dict[str, Any]:
         fit = crowd_bt(first, second, outcome, who, n_models=len(models), n_annotators=len(judges), ridge=RIDGE)
     except ValueError as error:
         return {"findings": [f"Judges are not weighed: {error}"]}
+    if np.ptp(fit.theta) < LEVEL:
+        return {"findings": ["The models are level by all verdicts together, so that judges cannot be weighed."]}
     eta = dict(zip(judges, map(float, fit.eta), strict=True))
     theta = {models[k]: float(fit.theta[k]) for k in np.argsort(-fit.theta)}
     reversed_ = [name for name, value in eta.items() if value < COIN]
-    words = "How often each names the model that is stronger by all, with a ridge of 1; 0.5 is a coin (Crowd-BT)."
+    words = (
+        "How often each names the stronger model, by strengths and reliabilities fitted together (Crowd-BT, with a "
+        "ridge of 1). 0.5 is a coin; below it verdicts are reversed. It compares judges and is no accuracy."
+    )
     table = {
         "title": "Reliability",
         "words": words,

@@ -13,7 +13,7 @@ from afzal.errors import AfzalError
 from afzal.judge import outputs, people, summary
 from afzal.judge.card import card, pairs_to_read
 from afzal.judge.controls import Control, beside_controls
-from afzal.judge.games import Game, Pair, Ruling, pairs_of
+from afzal.judge.games import CATEGORIES, Game, Pair, Ruling, pairs_of
 from afzal.judge.labels import Labels
 from afzal.judging.judges import Named, about, controls, functions_of, named, own_source, played, prices
 from afzal.records import Item, Response, turns_to_json
@@ -26,7 +26,7 @@ def read_items(
     """Rows with two answers or more; with ``against``, the answers of two files to the same prompts, set side by side.
 
     Args:
-        specs: the judges; columns that functions among them ask for are kept, and those of the first file count.
+        specs: the judges; the category and columns that functions among them ask for are kept, of the first file.
         prompts: the file of the prompts that were answered, whose rows have columns that answers do not repeat.
 
     Raises:
@@ -36,20 +36,31 @@ def read_items(
     asked = data.union_of(functions)
     ours = list(data.read(source, asked=asked).items)
     if against is not None:
-        ours = [replace(item, extra=asked.part(item.extra)) for item in ours]
+        ours = [replace(item, extra=_kept(item, asked)) for item in ours]
         ours = _side_by_side(ours, list(data.read(against, asked=asked).items), stem(source), stem(against))
     found = [item for item in ours if len(item.responses) >= 2]
+    if not found and against is not None:
+        raise AfzalError(
+            f"{source} and {against} answer no prompt that is the same",
+            why="answers are set side by side where their prompts are equal to the letter",
+            remedy="let both models answer one file of prompts, with --prompts FILE or afzal generate",
+        )
     if not found:
         raise AfzalError(
             "there are no two answers to one prompt",
             where=source,
             remedy="rows with several responses, or the answers of another model with --against FILE",
         )
-    if prompts is not None and asked.any:
-        known = {_key(item): asked.part(item.extra) for item in reversed(data.read(prompts, asked=asked).items)}
+    if prompts is not None:
+        known = {_key(item): _kept(item, asked) for item in reversed(data.read(prompts, asked=asked).items)}
         found = [replace(item, extra={**known.get(_key(item), {}), **item.extra}) for item in found]
     data.refuse_lacking(functions, found, source)
     return found
+
+
+def _kept(item: Item, asked: data.Asked) -> dict[str, Any]:
+    """The columns of a row that somebody uses: those that functions ask for, and its category."""
+    return asked.part(item.extra) | {name: item.extra[name] for name in CATEGORIES if name in item.extra}
 
 
 def _key(item: Item) -> str:

@@ -21,6 +21,7 @@ from afzal.runs import atomic_write
 from afzal.text import interval, number
 
 SCHEMA = "afzal.board/1"
+_PHONE = 358  # CSS pixels that a page on a phone has between its margins
 _CORRECTED = "Corrected for chance, but for the first two; 1 is perfect, 0 is what chance would give."
 
 
@@ -67,6 +68,7 @@ def to_html(body: Mapping[str, Any]) -> str:
         findings=body["findings"],
         facts=body["facts"],
         drawing=Markup(_drawing(body)),
+        on_a_phone=Markup(_drawing(body, _PHONE)),
         drawn_as=f"{body['unit'][:1].upper()}{body['unit'][1:]}, with 95 % intervals over prompts",
         tables=_tables(body),
         texts=body.get("texts", []),
@@ -126,19 +128,20 @@ def _tables(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*tables, *body.get("tables", [])]
 
 
-def _drawing(body: Mapping[str, Any]) -> str:
+def _drawing(body: Mapping[str, Any], width: int = 680) -> str:
     """Figures that have an interval; where none has, all figures."""
     known = [x for x in body["lines"] if x["value"] is not None]
     drawn = [x for x in known if x["low"] is not None] or known
     rows = [Whisker(x["name"], x["value"], x["low"], x["high"]) for x in drawn]
-    return forest_svg(rows, x_label=body["unit"], title=body["title"], rule=body["rule"]) if rows else ""
+    return forest_svg(rows, x_label=body["unit"], title=body["title"], rule=body["rule"], width=width) if rows else ""
 
 
 _FOLDED = ("low", "high", "best_rank", "worst_rank")  # shown beside the figure that they belong to
 
 
 def _lines(body: Mapping[str, Any]) -> dict[str, Any]:
-    keys = [key for key in dict.fromkeys(k for line in body["lines"] for k in line) if key not in _FOLDED]
+    known = dict.fromkeys(k for line in body["lines"] for k, value in line.items() if value is not None or k == "value")
+    keys = [key for key in known if key not in _FOLDED]
     rows = [[_of_line(line, key) for key in keys] for line in body["lines"]]
     return {"columns": [body["unit"] if key == "value" else key.replace("_", " ") for key in keys], "rows": rows}
 

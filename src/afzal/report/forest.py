@@ -11,6 +11,7 @@ from afzal.text import interval, number
 
 _ROW, _LETTER, _TOP, _BOTTOM = 26, 6.4, 10, 40
 _LONGEST = 34  # letters of a name that are drawn
+_NARROW, _STACKED = 480, 40  # below this width names stand above their lines, in rows of this height
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +31,22 @@ def forest_svg(
 
     Args:
         rule: where the line of no difference stands.
-        width: in SVG units.
+        width: in SVG units; where it is that of a phone, names stand above their lines.
     """
     names = [row.name if len(row.name) <= _LONGEST else row.name[: _LONGEST - 1] + "…" for row in rows]
-    left = 16 + _LETTER * max(map(len, names), default=0)
-    height = _TOP + _ROW * len(rows) + _BOTTOM
+    above = width < _NARROW
+    left = 6 if above else 16 + _LETTER * max(map(len, names), default=0)
+    step = _STACKED if above else _ROW
+    height = _TOP + step * len(rows) + _BOTTOM
     ends = [x for row in rows for x in (row.value, row.low, row.high)] + [rule]
     frame = Frame(left, _TOP, width - 12, height - _BOTTOM, svg.domain(ends), (0.0, 1.0))
     parts = [_ticks(frame, x_label)]
     if rule is not None:
         parts.append(f'<path class="rule" d="M{frame.px(rule):.1f} {_TOP}V{frame.bottom:.1f}"/>')
     for k, (row, name) in enumerate(zip(rows, names, strict=True)):
-        parts.append(_row(frame, row, name, _TOP + _ROW * (k + 0.5)))
+        y = _TOP + step * (k + 0.5) + (8 if above else 0)
+        written = (0.0, y - 12, name, "read", "start") if above else (frame.left - 10, y + 4, name, "read", "end")
+        parts.append(svg.text(*written) + _row(frame, row, y))
     return svg.wrap("".join(parts), width, height, title)
 
 
@@ -58,7 +63,7 @@ def _ticks(frame: Frame, label: str) -> str:
     )
 
 
-def _row(frame: Frame, row: Whisker, name: str, y: float) -> str:
+def _row(frame: Frame, row: Whisker, y: float) -> str:
     said = f"{row.name}: {number(row.value)}"
     line = ""
     if row.low is not None and row.high is not None:
@@ -66,7 +71,5 @@ def _row(frame: Frame, row: Whisker, name: str, y: float) -> str:
         said += f" {interval(row.low, row.high)}"
     tip = svg.escape(svg.visible(said))
     return (
-        svg.text(frame.left - 10, y + 4, name, "read", "end")
-        + line
-        + f'<circle class="d s2" cx="{frame.px(row.value):.1f}" cy="{y:.1f}" r="4"><title>{tip}</title></circle>'
+        line + f'<circle class="d s2" cx="{frame.px(row.value):.1f}" cy="{y:.1f}" r="4"><title>{tip}</title></circle>'
     )

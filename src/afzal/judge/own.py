@@ -1,0 +1,145 @@
+"""Files of verdicts of any kind: those of ``afzal judge`` itself, of other tools, and rows with votes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from afzal import data
+from afzal.data import files
+from afzal.data.page import is_page
+from afzal.data.turns import answer_text
+from afzal.errors import AfzalError
+from afzal.judge import foreign
+from afzal.judge.games import category_of
+from afzal.judge.given import OWN, of_row
+from afzal.judge.labelled import pair_name, read_labelled, truths_of
+from afzal.judge.outputs import ROWS
+from afzal.judge.verdicts import Outcome, Verdict, Verdicts
+from afzal.records import Item, prompt_key
+
+FORMAT = "verdicts of afzal judge"
+
+
+def is_own(source: str) -> bool:
+    """Whether a file is ``verdicts.jsonl`` of ``afzal judge``, by its first row.
+
+    Raises:
+        AfzalError: the file cannot be read.
+    """
+    if Path(source).is_dir() or is_page(source):
+        return False
+    first = next(iter(files.rows(source)), None)
+    return first is not None and isinstance(first.value, dict) and first.value.keys() >= OWN
+
+
+def read_own(source: str) -> Verdicts:
+    """Every game of ``verdicts.jsonl``, those without a verdict included, on the rows that stand beside it.
+
+    Responses without a ``source`` have no model's name; the truth of a pair is as in :func:`.read_labelled`.
+
+    Raises:
+        AfzalError: a row cannot be read, or the rows are not beside the file or are not those that were judged.
+    """
+    beside = Path(source).with_name(ROWS)
+    if not beside.is_file():
+        raise AfzalError(
+            f"{source} names its rows, and they are not beside it",
+            why=f"{ROWS} of afzal judge holds the answers and the models that wrote them",
+            remedy=f"keep {ROWS} in the same folder",
+        )
+    items = {item.id: item for item in data.read(str(beside)).items}
+    verdicts: list[Verdict] = []
+    gold: dict[str, Outcome] = {}
+    rows = 0
+    for raw in files.rows(source):
+        rows += 1
+        if not isinstance(raw.value, dict) or not raw.value.keys() >= OWN:
+            raise AfzalError("a row is no verdict of afzal judge", where=raw.where)
+        item = items.get(str(raw.value["id"]))
+        if item is None:
+            raise AfzalError(f"{beside} has no row {raw.value['id']!r}", where=raw.where)
+        verdicts.append(_verdict(item, raw.value, raw.where))
+        gold |= truths_of(item)
+    judged = {v.item for v in verdicts}
+    return Verdicts(verdicts, {name: truth for name, truth in gold.items() if name in judged}, FORMAT, rows)
+
+
+def _verdict(item: Item, row: dict[str, Any], where: str) -> Verdict:
+    game, ruling = of_row(row, len(item.responses), where)
+    ends = game.pair.first, game.pair.second
+    first, second = (item.responses[k] for k in ends)
+    lengths = len(answer_text(first.turns)), len(answer_text(second.turns))
+    return Verdict(
+        prompt_key(item),
+        pair_name(item, *ends),
+        first.source or "",
+        second.source or "",
+        ruling.outcome,
+        str(row["judge"]),
+        int(game.turned),
+        ruling.p_first,
+        lengths,
+        category_of(item) or "",
+    )
+
+
+def on_models(sources: Sequence[str]) -> Verdicts:
+    """Verdicts on models, of files of one format.
+
+    Raises:
+        AfzalError: as for :func:`afzal.judge.foreign.read` and :func:`read_own`; or the answers name no models.
+    """
+    if not _all_own(sources):
+        return foreign.read(sources)
+    said = _together([read_own(source) for source in sources])
+    kept = [v for v in said.verdicts if v.first and v.second and v.first != v.second]
+    if not kept:
+        raise AfzalError(
+            f"{', '.join(sources)} holds no verdicts on models",
+            why=f"{len(said.verdicts)} verdicts, but the responses of their rows name no models",
+            remedy="afzal judge FILE --against FILE, which names them; or --of judges, where the rows have a label",
+        )
+    left = len(said.verdicts) - len(kept)
+    notes = [f"{left} verdicts whose responses do not name two models were left out"] if left else []
+    return replace(said, verdicts=kept, gold={}, notes=notes)
+
+
+def on_truth(sources: Sequence[str]) -> Verdicts:
+    """Verdicts beside the known truth of their items.
+
+    Raises:
+        AfzalError: a file cannot be read, or no item has both a truth and a verdict.
+    """
+    if any(map(foreign.knows, sources)):
+        return foreign.read(sources)
+    if not _all_own(sources):
+        return read_labelled(sources)
+    said = _together([read_own(source) for source in sources])
+    kept = [v for v in said.verdicts if v.item in said.gold]
+    if not kept:
+        raise AfzalError(
+            f"{', '.join(sources)} holds no verdicts beside a known truth",
+            why=f"no row of {ROWS} beside it has gold, or a label without an annotator",
+            remedy="judge rows that have a label",
+        )
+    return replace(said, verdicts=kept)
+
+
+def _all_own(sources: Sequence[str]) -> bool:
+    own = [is_own(source) for source in sources]
+    if any(own) and not all(own):
+        raise AfzalError(
+            f"the files are of different formats: {FORMAT} and another", remedy="give them one by one, or rows.jsonl"
+        )
+    return all(own)
+
+
+def _together(parts: Sequence[Verdicts]) -> Verdicts:
+    gold: dict[str, Outcome] = {}
+    for part in parts:
+        gold |= part.gold
+    verdicts = [v for part in parts for v in part.verdicts]
+    return Verdicts(verdicts, gold, FORMAT, sum(part.rows for part in parts))

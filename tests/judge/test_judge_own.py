@@ -1,0 +1,129 @@
+"""Verdict files of ``afzal judge``, read by the commands that read other tools' files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from afzal.cli import main
+
+
+def answers(path: Path, words: list[int], **more: str) -> str:
+    rows = [{"prompt": f"Question {k}", "completion": "word " * n, **more} for k, n in enumerate(words)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def said(capsys, *arguments: object, code: int = 0) -> dict:
+    assert main([str(a) for a in arguments] + ["--json", "--resamples", "20"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def changed(file: Path, line: int, change: dict) -> Path:
+    """The file with one of its rows changed."""
+    rows = [json.loads(text) for text in file.open()]
+    rows[line] |= change
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture
+def judged(tmp_path, capsys) -> Path:
+    ours = answers(tmp_path / "ours.jsonl", [3, 5, 2, 7, 4, 4], category="short")
+    theirs = answers(tmp_path / "theirs.jsonl", [2, 6, 1, 3, 9, 4])
+    said(capsys, "judge", ours, "--against", theirs, "--judge", "rule:longest", "--out", tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_a_leaderboard_of_models_from_verdicts(judged, capsys):
+    by_verdicts = said(capsys, "leaderboard", judged / "verdicts.jsonl", "--length-control")
+    by_rows = said(capsys, "leaderboard", judged / "rows.jsonl", "--length-control")
+    first = {line["name"]: (line["won"], line["tied"], line["lost"]) for line in by_verdicts["lines"]}
+    assert first == {"ours": (3, 1, 2), "theirs": (2, 1, 3)}
+    for key in ("lines", "differences", "met", "at_equal_lengths"):
+        assert [x.get("value") for x in by_verdicts[key]] == [x.get("value") for x in by_rows[key]]
+
+
+def test_games_without_a_verdict_are_counted(judged, capsys):
+    """``rows.jsonl`` holds votes alone; in ``verdicts.jsonl`` no verdict is a verdict of its own class."""
+    file = judged / "verdicts.jsonl"
+    rows = [json.loads(line) for line in file.open()]
+    file.write_text(
+        "".join(json.dumps(row | ({"verdict": "none"} if k == 0 else {})) + "\n" for k, row in enumerate(rows))
+    )
+    facts = dict(said(capsys, "leaderboard", file)["facts"])
+    assert (facts["verdicts"], facts["without a verdict"]) == ("5", "1")
+
+
+def test_the_category_of_a_prompt_stays(judged):
+    rows = [json.loads(line) for line in (judged / "rows.jsonl").open()]
+    assert {row["extra"]["category"] for row in rows} == {"short"}
+
+
+def test_judges_beside_the_label_of_rows(tmp_path, capsys):
+    rows = [{"prompt": f"Q{k}", "chosen": "long answer" if k < 3 else "b", "rejected": "no, never"} for k in range(4)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ("--judge", "rule:longest", "--judge", "rule:shortest", "--out", tmp_path / "out")
+    said(capsys, "judge", tmp_path / "pairs.jsonl", *flags)
+    board = said(capsys, "leaderboard", tmp_path / "out/verdicts.jsonl", "--of", "judges")
+    assert {line["name"]: line["value"] for line in board["lines"]} == {"rule:longest": 0.75, "rule:shortest": 0.25}
+    voted = said(capsys, "aggregate", tmp_path / "out/verdicts.jsonl")
+    assert dict(voted["facts"])["annotators"] == "2"
+    assert dict(voted["facts"])["pairs of known truth"] == "4"
+    assert main(["leaderboard", str(tmp_path / "out/verdicts.jsonl")]) == 2
+    assert "name no models" in capsys.readouterr().err
+
+
+def test_verdicts_without_their_rows_are_refused(judged, capsys):
+    (judged / "rows.jsonl").unlink()
+    assert main(["leaderboard", str(judged / "verdicts.jsonl")]) == 2
+    assert "they are not beside it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"id": "other"}, "has no row 'other'"),
+        ({"pair": [0, 5]}, "no pair of answers"),
+        ({"verdict": "best"}, "not one of"),
+    ],
+)
+def test_verdicts_that_do_not_fit_their_rows_are_refused(judged, capsys, change, why):
+    file = changed(judged / "verdicts.jsonl", 2, change)
+    assert main(["leaderboard", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert why in error
+    assert "verdicts.jsonl:3" in error
+
+
+def test_two_kinds_of_files_are_not_mixed(judged, capsys):
+    assert main(["leaderboard", str(judged / "verdicts.jsonl"), str(judged / "rows.jsonl")]) == 2
+    assert "different formats" in capsys.readouterr().err
+
+
+def test_judges_that_say_the_opposite_cannot_be_weighed(tmp_path, capsys):
+    """The models are level by both together, so that any reliability fits as well as another."""
+    ours, theirs = (answers(tmp_path / f"{name}.jsonl", words) for name, words in (("a", [1, 2, 3]), ("b", [2, 1, 1])))
+    flags = ("--judge", "rule:longest", "--judge", "rule:shortest", "--out", tmp_path / "out")
+    said(capsys, "judge", ours, "--against", theirs, *flags)
+    board = said(capsys, "leaderboard", tmp_path / "out/verdicts.jsonl")
+    assert "weighed" not in board
+    assert "not told apart" in board["findings"][0]
+    assert any("cannot be weighed" in line for line in board["findings"])
+
+
+def test_answers_alone_are_no_verdicts(tmp_path, capsys):
+    assert main(["leaderboard", answers(tmp_path / "a.jsonl", [1, 2])]) == 2
+    error = capsys.readouterr().err
+    assert "nobody has compared two of them" in error
+    assert "afzal judge" in error
+
+
+def test_answers_to_other_prompts_are_refused_by_name(tmp_path, capsys):
+    ours = answers(tmp_path / "a.jsonl", [1, 2])
+    (tmp_path / "b.jsonl").write_text(json.dumps({"prompt": "another", "completion": "x"}) + "\n")
+    flags = ["--against", str(tmp_path / "b.jsonl"), "--judge", "rule:longest", "--out", str(tmp_path / "out")]
+    assert main(["judge", ours, *flags]) == 2
+    assert "answer no prompt that is the same" in capsys.readouterr().err
