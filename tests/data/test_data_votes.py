@@ -216,3 +216,14 @@ def test_argilla_says_best_of_several(tmp_path):
     row = {"id": "1", "fields": fields, "responses": {"best": [{"value": "response_2", "user_id": "u"}]}}
     (item,) = read_rows(tmp_path, [row]).items
     assert {(q.i, q.j, q.p) for q in preferences(item)} == {(1, 0, 1.0), (1, 2, 1.0)}
+
+
+def test_no_annotator_is_left_out_for_the_end_of_their_name(tmp_path):
+    """David, Ingrid and Cname end as columns of ids and names do."""
+    file = tmp_path / "wide.csv"
+    file.write_text(
+        "prompt,response_a,response_b,David,Ingrid,cname,user_id,row_name\n"
+        + "".join(f"Q{k}?,yes {k},no {k},A,B,tie,{k},n{k}\n" for k in range(9))
+    )
+    dataset = read(file)
+    assert [vote.annotator for vote in dataset.items[0].votes] == ["David", "Ingrid", "cname"]

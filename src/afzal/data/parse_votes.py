@@ -41,7 +41,9 @@ _BESIDE = "|".join((ANNOTATORS, SECONDS, TIMES, "vote_id|annotation_id"))
 _LISTS = ("votes", "annotations", "preferences", "winners", "labels", "judgments", "verdicts", "human_votes", "choices")
 _OF_ONE = re.compile(rf"({'|'.join(_WHO)}|voter|person|vote|winner|preference|choice|label|verdict)_?(?=[^_].*)(.+)")
 _ONES = re.compile(r"(.+)_(vote|winner|preference|choice|verdict)")
-_NO_VOTE = re.compile(r".*_?(id|ids|name|email|model|time|seconds|comment|comments|note|notes|reason|confidence|count)")
+_NO_VOTE = re.compile(
+    r"(?:.*_)?(?:id|ids|name|email|model|time|seconds|comment|comments|note|notes|reason|confidence|count)"
+)
 
 
 def fits(row: Row) -> bool:
