@@ -26,22 +26,28 @@ class Stage:
     make: Callable[[Path], None]
 
 
-def make_all(out: Path, stages: Sequence[Stage], say: Callable[[str], None] = print) -> None:
-    """Make every stage that is not there, in order, and say how long each took."""
+def make_all(
+    out: Path, stages: Sequence[Stage], say: Callable[[str], None] = print, *, aside: str = "unfinished"
+) -> None:
+    """Make every stage that is not there, in order, and say how long each took.
+
+    Args:
+        aside: the folder in ``out`` of what is not finished; one for each process that makes stages there.
+    """
     out.mkdir(parents=True, exist_ok=True)
     for stage in stages:
         if (out / stage.name).exists():
             continue
         began = time.monotonic()
         # A killed stage leaves its unfinished files here: they are never read.
-        unfinished = out / "unfinished" / stage.name
-        remove(out / "unfinished")
+        unfinished = out / aside / stage.name
+        remove(out / aside)
         unfinished.parent.mkdir(parents=True)
         stage.make(unfinished)
         (out / stage.name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(unfinished, out / stage.name)
         say(f"{stage.name:<20} {time.monotonic() - began:6.1f} s")
-    remove(out / "unfinished")
+    remove(out / aside)
 
 
 def figures_command(

@@ -141,7 +141,8 @@ def test_media_are_counted_never_cut_and_unknown_ones_refused() -> None:
     lost = forgetful.encode([item(asked("image", 0))], max_tokens=99)
     assert lost.counts("dropped") == {"media_mismatch": 1}
     assert "1 x image in the row, 0 in the rendered prompt" in lost.drops[0].detail
-    blind = replace(speaker, reader=None)
+    texts = "{% for m in messages %}{{ m.role + ': ' + m.content }}{% endfor %}"  # a template that fails on parts
+    blind = replace(speaker, reader=None, chat_template=texts)
     assert blind.encode([item(asked("image", 0))], max_tokens=99).counts("dropped") == {"media_not_supported": 1}
 
 

@@ -143,6 +143,10 @@ def chat_layout(talk: Conversation, renderer: Renderer, reader: MediaReader | No
     Raises:
         TurnError: the prompt cannot be rendered.
     """
+    shown = tuple(part for m in talk.prompt()[0] if not isinstance(m.content, str) for part in m.content)
+    media = tuple(part for part in shown if isinstance(part, Media))
+    if media and reader is None:
+        raise TurnError("media_not_supported", "the model reads texts alone: there is no processor in its folder")
     before = renderer.text(talk.prompt(), talk.options)
     if talk.begun is not None:
         before = opening_of(talk.begun, before, renderer.ending)
@@ -155,10 +159,6 @@ def chat_layout(talk: Conversation, renderer: Renderer, reader: MediaReader | No
         else:
             branches.append(made[0])
             remarks += made[1]
-    shown = tuple(part for m in talk.prompt()[0] if not isinstance(m.content, str) for part in m.content)
-    media = tuple(part for part in shown if isinstance(part, Media))
-    if media and reader is None:
-        raise TurnError("media_not_supported", "the model reads texts alone")
     prompt = before if reader is None else reader.expand(before, media)
     return Layout(talk.shield.chunks(prompt), tuple(branches), tuple(dict.fromkeys(remarks)), media)
 
