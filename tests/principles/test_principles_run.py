@@ -311,8 +311,11 @@ def test_what_cannot_be_is_refused(tmp_path):
             config.ReviseConfig.model_validate({"model": "m", "out": "o", **where, **wrong})
     bodies: tuple[tuple[dict[str, Any], str], ...] = (
         ({"principles": []}, "wanted: a list of principles"),
-        ({"principles": [{"id": "a"}]}, "principle 1: text: Field required"),
-        ({"principles": [{"id": "a", "text": "t", "avoids": ["x"]}]}, "principle 1: avoids"),
+        ({"principles": [{"id": "a"}]}, "principles: principle 1: the setting 'text' is missing"),
+        (
+            {"principles": [{"id": "a", "text": "t", "avoids": ["x"]}]},
+            r"principle 1: unknown setting 'avoids' \(did you mean avoid",
+        ),
         ({"critique_prompt": "{{ weapon }}"}, "critique_prompt does not render"),
         ({"label_prompt": "{{ answer }}"}, "label_prompt does not render"),
         ({"critique_prompt": ""}, "no word lists"),

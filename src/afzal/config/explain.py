@@ -111,6 +111,8 @@ def _fault(kind: type[Settings], detail: Any, given: Mapping[str, Setting]) -> A
     inner = _inner(kind.model_fields[key])
     if inner is not None and (len(detail["loc"]) > 1 or said):
         return AfzalError(_inside(inner, detail["loc"][1:], detail, key, said), where=setting.where)
+    if said and isinstance(setting.value, list | dict) and any(isinstance(v, list | dict) for v in setting.value):
+        return AfzalError(f"{key}: {said}", where=setting.where)  # a long value says nothing that the sentence does not
     wanted = said or f"wanted: {_allowed(kind.model_fields[key])}"
     near = ""
     for member in members(kind.model_fields[key].annotation):

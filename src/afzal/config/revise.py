@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from .base import Settings
+from .explain import suggestion
 
 CRITIQUE_PROMPT = """[Question]
 {{ prompt }}
@@ -107,9 +108,7 @@ class PrinciplesConfig(Settings, frozen=True):
             try:
                 PrincipleConfig.model_validate(entry)
             except ValidationError as error:
-                first = error.errors(include_url=False)[0]
-                at = ".".join(map(str, first["loc"][:1]))
-                raise ValueError(f"principle {number}: {at}: {first['msg'].removeprefix('Value error, ')}") from None
+                raise ValueError(f"principle {number}: {_wrong(error.errors(include_url=False)[0])}") from None
         return value
 
     @model_validator(mode="after")
@@ -121,6 +120,16 @@ class PrinciplesConfig(Settings, frozen=True):
         if not self.critique_prompt and unchecked:
             raise ValueError(f"critique_prompt is empty, and principle {unchecked[0]!r} has no word lists to go by")
         return self
+
+
+def _wrong(detail: Any) -> str:
+    """What is wrong with one principle, in words."""
+    at = ".".join(map(str, detail["loc"][:1]))
+    if detail["type"] == "extra_forbidden":
+        return f"unknown setting {at!r}{suggestion(at, PrincipleConfig.model_fields)}"
+    if detail["type"] == "missing":
+        return f"the setting {at!r} is missing"
+    return ": ".join(filter(None, (at, detail["msg"].removeprefix("Value error, "))))
 
 
 class ReviseConfig(Settings, frozen=True):
