@@ -1,11 +1,12 @@
 """Exact regret against the number of target labels, in one command: scratch, transfer with a fixed and an annealed
 prior, meta-learning, prompt tuning, in context.
 
-    python -m benchmarks.few_shot OUT            # five seeds
-    python -m benchmarks.few_shot OUT --quick    # two small seeds: does it run?
+    python -m benchmarks.few_shot OUT            # two families of tasks, five seeds each
+    python -m benchmarks.few_shot OUT --quick    # two small seeds each: does it run?
 
-Every seed leaves a file in ``OUT/seeds``, so that the same command resumes where it was stopped. The page is
-``OUT/few-shot.html``, with the drawing and all figures beside it.
+One family has tasks that are alike and noisy votes, the other tasks that differ and sharp votes. Every seed leaves a
+file in ``OUT/seeds``, so that the same command resumes where it stopped. The page is ``OUT/few-shot.html``, with the
+drawings and all figures beside it.
 """
 
 from __future__ import annotations
@@ -32,19 +33,26 @@ def main(argv: Sequence[str] | None = None) -> Path:
     began = time.perf_counter()
     sizes = learners.QUICK if given.quick else learners.Sizes()
     world.one_thread()
-    world.make(given.out, sizes.sft_steps)
+    lab_world.make_world(given.out, sizes.sft_steps)  # before the processes that all use it
+    every = [(family, seed) for family in world.FAMILIES for seed in range(sizes.seeds)]
+    one = partial(seeds.kept, given.out, sizes)
     if given.jobs == 1:
-        results = [seeds.kept(given.out, sizes, seed) for seed in range(sizes.seeds)]
+        made = [one(each) for each in every]
     else:
         with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
-            results = list(pool.map(partial(seeds.kept, given.out, sizes), range(sizes.seeds)))
+            made = list(pool.map(one, every))
+    results = {
+        family: [r for (name, _), r in zip(every, made, strict=True) if name == family] for family in world.FAMILIES
+    }
     command = f"python -m benchmarks.few_shot OUT{' --quick' if given.quick else ''}"
     facts = lab_world.about(command, (time.perf_counter() - began) / 60, given.jobs)
-    made = page.write(given.out, results, sizes.labels, lab_world.about_line(facts))
-    for line in page.findings(page.figures(results, sizes.labels), len(results)):
-        print(line)
-    print(f"page: {made}")
-    return made
+    written = page.write(given.out, results, sizes.labels, lab_world.about_line(facts))
+    for name, each in results.items():
+        print(f"{world.FAMILIES[name].words}:")
+        for line in page.findings(page.figures(each, sizes.labels), len(each)):
+            print(f"  {line}")
+    print(f"page: {written}")
+    return written
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Sizes:
         transfer_steps, meta_steps, context_steps: updates on the sources.
     """
 
-    labels: tuple[int, ...] = (4, 8, 16, 32, 64, 128)
+    labels: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
     sources: int = 16
     source_pairs: int = 400
     sft_steps: int = 250
@@ -97,6 +97,7 @@ class Policy:
     def __init__(self, world: w.World, adapter: Adapter, seed: int) -> None:
         torch.manual_seed(seed)
         self.model = add_adapter(w.model(world), adapter).eval()
+        self.beta = world.family.beta
         self.fresh = self.weights()
 
     def weights(self) -> dict[str, Tensor]:
@@ -109,7 +110,7 @@ class Policy:
 
     @property
     def method(self) -> Method:
-        return Method.of(REGISTRY["dpo"], {"beta": w.BETA}, Remembered(AdapterOff(self.model)))
+        return Method.of(REGISTRY["dpo"], {"beta": self.beta}, Remembered(AdapterOff(self.model)))
 
     def learn(self, trees: Sequence[Tree], how: Steps, seed: int, gradient: Accumulate = accumulate) -> None:
         """The loop of `afzal train dpo` on these trees, from the weights as they are."""
@@ -165,7 +166,7 @@ def meta_learned(
     adapting = Adapting("fomaml", INNER_LR)
     carriers = trainable(policy.model)
     gradient = partial(adapting.accumulate, carriers=carriers)
-    method = Method.of(REGISTRY["dpo"], {"beta": w.BETA}, AdapterOff(policy.model))
+    method = Method.of(REGISTRY["dpo"], {"beta": policy.beta}, AdapterOff(policy.model))
     optimizer = make_optimizer(carriers.values())
     fit(
         policy.model,
@@ -226,7 +227,7 @@ def in_context(world: w.World, sources: Mapping[str, Sequence[Tree]], steps: int
         bare = Tree(f"context-{k}", judged[0].prompt, judged[0].branches, judged[0].preferences)
         made.append(with_examples(bare, judged[1:]))
         plain[bare.item_id] = bare
-    method = Method.of(REGISTRY["dpo"], {"beta": w.BETA}, Plain(reference, plain))
+    method = Method.of(REGISTRY["dpo"], {"beta": world.family.beta}, Plain(reference, plain))
     optimizer = make_optimizer(trainable(model).values())
     feed = Feed(made, (), 16, seed, w.layout())
     fit(model, method, feed, optimizer, Settings(steps, lr=1e-3, warmup_steps=20), hooks=Hooks(), state=State())

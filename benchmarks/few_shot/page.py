@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,6 @@ def findings(f: Mapping[str, Any], seeds: int) -> list[str]:
     """What was measured, each expectation with whether it came about."""
     labels = f["labels"][1:]
     sure = lambda d: d["high"] is not None and d["high"] < 0  # noqa: E731
-    worse = lambda d: d["low"] is not None and d["low"] > 0  # noqa: E731
     said = []
     for name in ("annealed", "meta"):
         few = [k for k, d in zip(labels, f["differences"][f"{name} - scratch"], strict=True) if k <= 16 and sure(d)]
@@ -69,7 +69,7 @@ def findings(f: Mapping[str, Any], seeds: int) -> list[str]:
         if level
         else f"Scratch is behind annealed transfer up to {labels[-1]} labels."
     )
-    negative = [k for k, d in zip(labels, f["differences"]["fixed - scratch"], strict=True) if worse(d)]
+    negative = _worse(f["differences"]["fixed - scratch"], labels)
     said.append(
         f"Negative transfer: with a fixed prior the adapter is worse than scratch at {_list(negative)} labels."
         if negative
@@ -88,11 +88,16 @@ def findings(f: Mapping[str, Any], seeds: int) -> list[str]:
     return said
 
 
+def _worse(differences: Sequence[Mapping[str, float | None]], labels: Sequence[int]) -> list[int]:
+    """Where a difference of regrets lies above 0 with its whole interval."""
+    return [k for k, d in zip(labels, differences, strict=True) if d["low"] is not None and d["low"] > 0]
+
+
 def _list(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers)) if numbers else "none"
 
 
-def chart(f: Mapping[str, Any]) -> str:
+def chart(f: Mapping[str, Any], title: str) -> str:
     """Share of the reference's regret over the number of labels, on a scale of doublings."""
     ticks = {math.log2(k) if k else math.log2(f["labels"][1]) - 1: str(k) for k in f["labels"]}
     xs = list(ticks)
@@ -111,7 +116,7 @@ def chart(f: Mapping[str, Any]) -> str:
     ]
     return svg.line_chart(
         lines,
-        title="regret against labels",
+        title=f"regret against labels, {title}",
         x_label="labels of the target task",
         y_label="regret / regret of the reference",
         rules=[svg.Rule(1.0, "no training")],
@@ -126,49 +131,80 @@ def _within(value: float | None, top: float) -> float | None:
     return None if value is None else min(max(value, 0.0), top)
 
 
-def write(out: Path, results: Sequence[Mapping[str, Any]], labels: Sequence[int], about: str) -> Path:
-    """``few-shot.html``, ``few-shot.svg`` and ``few-shot.json``."""
-    f = figures(results, labels)
-    said = findings(f, len(results))
-    drawing = chart(f)
-    rows = [[METHODS[n], *(_cell(d) for d in row)] for n, row in f["share_of_start_regret"].items()]
-    seconds = {stage: sum(r["processor_seconds"].get(stage, 0.0) for r in results) for stage in _stages(results)}
+def write(out: Path, results: Mapping[str, Sequence[Mapping[str, Any]]], labels: Sequence[int], about: str) -> Path:
+    """``few-shot.html`` and ``few-shot.json`` over all families, and a drawing of each: ``few-shot-NAME.svg``.
+
+    Args:
+        results: by the name of the family, one for each seed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    parts = {name: figures(each, labels) for name, each in results.items()}
+    said = {name: findings(f, len(results[name])) for name, f in parts.items()}
+    drawings = {name: chart(f, w.FAMILIES[name].words) for name, f in parts.items()}
+    for name, drawing in drawings.items():
+        atomic_write(out / f"few-shot-{name}.svg", svg.standalone(drawing))
+    captions = (f"<figcaption>{w.FAMILIES[name].words}</figcaption>{drawing}" for name, drawing in drawings.items())
     page = rendered(
         "board.html.j2",
         title="Few-shot preferences",
-        subtitle="exact regret on a family of enumerable languages",
-        findings=said,
-        facts=[
-            ["objective", f"E[r] - {w.BETA:g} KL"],
-            ["regret of the reference", _cell(_plain(over_seeds([r["start"] for r in results])))],
-            ["seeds", str(len(results))],
-            ["held-out prompts", str(w.JUDGED_ON)],
-        ],
-        drawing=Markup(drawing),
+        subtitle="exact regret on two families of enumerable languages",
+        findings=[_heading(parts), *(f"{w.FAMILIES[n].words}: {line}" for n, lines in said.items() for line in lines)],
+        facts=_facts(results),
+        drawing=Markup("".join(captions)),
         drawn_as="Regret against labels, with 95 % bands over seeds; what lies above the frame is in the table",
-        tables=[
-            {
-                "title": "Share of the reference's regret",
-                "words": "Mean over seeds and its 95 % interval; 1 is no training, 0 is the optimum of the task.",
-                "columns": ["learner", *(f"{k} labels" for k in f["labels"])],
-                "rows": rows,
-            },
-            {
-                "title": "Cost",
-                "words": about,
-                "columns": ["stage", "processor seconds, all seeds"],
-                "rows": [[stage, f"{value:.0f}"] for stage, value in seconds.items()],
-            },
-        ],
+        tables=[*(_table(name, f) for name, f in parts.items()), _cost(results, about)],
         texts=[],
         worst=[],
     )
-    out.mkdir(parents=True, exist_ok=True)
-    whole = {"about": about, "findings": said, **f, "seeds": list(results)}
+    whole = {"about": about} | {
+        name: {"family": asdict(w.FAMILIES[name]), "findings": said[name], **f, "seeds": list(results[name])}
+        for name, f in parts.items()
+    }
     atomic_write(out / "few-shot.json", json.dumps(whole, indent=1) + "\n")
-    atomic_write(out / "few-shot.svg", svg.standalone(drawing))
     atomic_write(out / "few-shot.html", page)
     return out / "few-shot.html"
+
+
+def _heading(parts: Mapping[str, Mapping[str, Any]]) -> str:
+    """In one line, where transfer helps and where it harms."""
+    harmed = {name: _worse(f["differences"]["fixed - scratch"], f["labels"][1:]) for name, f in parts.items()}
+    where = [f"{w.FAMILIES[n].words}, at {_list(ks)} labels" for n, ks in harmed.items() if ks]
+    return f"Negative transfer under a fixed prior: {'; '.join(where) or 'not seen'}."
+
+
+def _facts(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:
+    by_family = [
+        [
+            w.FAMILIES[name].words,
+            f"E[r] - {w.FAMILIES[name].beta:g} KL, regret of the reference "
+            f"{_cell(_plain(over_seeds([r['start'] for r in each])))}, {len(each)} seeds",
+        ]
+        for name, each in results.items()
+    ]
+    return [*by_family, ["held-out prompts", str(w.JUDGED_ON)]]
+
+
+def _table(name: str, f: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "title": f"Share of the reference's regret: {w.FAMILIES[name].words}",
+        "words": "Mean over seeds and its 95 % interval; 1 is no training, 0 is the optimum of the task.",
+        "columns": ["learner", *(f"{k} labels" for k in f["labels"])],
+        "rows": [[METHODS[n], *(_cell(d) for d in row)] for n, row in f["share_of_start_regret"].items()],
+    }
+
+
+def _cost(results: Mapping[str, Sequence[Mapping[str, Any]]], about: str) -> dict[str, Any]:
+    every = [r for each in results.values() for r in each]
+    seconds = {stage: sum(r["processor_seconds"].get(stage, 0.0) for r in every) for stage in _stages(every)}
+    return {
+        "title": "Cost",
+        "words": about,
+        "columns": ["stage", "processor seconds, all seeds"],
+        "rows": [
+            *([stage, f"{value:.0f}"] for stage, value in seconds.items()),
+            ["all", f"{sum(seconds.values()):.0f}"],
+        ],
+    }
 
 
 def _stages(results: Sequence[Mapping[str, Any]]) -> list[str]:

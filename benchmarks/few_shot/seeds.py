@@ -35,7 +35,7 @@ def run(world: w.World, sizes: ln.Sizes, seed: int, only: Sequence[str] = tuple(
         spent[name] = round(spent.get(name, 0.0) + time.process_time() - clock, 2)
         clock = time.process_time()
 
-    every = w.drawn_tasks(sizes.sources + 1, w.seeded(seed, 1))
+    every = w.drawn_tasks(sizes.sources + 1, w.seeded(seed, 1), world.family)
     sources = {t.name: w.draw(t, world, sizes.source_pairs, w.seeded(seed, 2, k)) for k, t in enumerate(every[1:])}
     target = every[0]
     labelled = w.draw(target, world, max(sizes.labels), w.seeded(seed, 3))
@@ -84,14 +84,15 @@ def _adapted(
     return w.regret(policy.model, target, world)
 
 
-def kept(out: Path, sizes: ln.Sizes, seed: int) -> dict[str, Any]:
-    """The figures of one seed: computed, or read where they are there for the same sizes."""
-    path = out / "seeds" / f"seed-{seed}.json"
+def kept(out: Path, sizes: ln.Sizes, one: tuple[str, int]) -> dict[str, Any]:
+    """The figures of one family and seed: computed, or read where they are there for the same sizes."""
+    family, seed = one
+    path = out / "seeds" / f"{family}-{seed}.json"
     if path.exists() and (there := json.loads(path.read_text("utf-8")))["sizes"] == json.loads(
         json.dumps(asdict(sizes))
     ):
         return there
-    made = run(w.make(out, sizes.sft_steps), sizes, seed)
+    made = run(w.make(out, sizes.sft_steps, w.FAMILIES[family]), sizes, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, json.dumps({**made, "sizes": asdict(sizes)}, indent=1) + "\n")
     return json.loads(path.read_text("utf-8"))
