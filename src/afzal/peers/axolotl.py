@@ -43,7 +43,10 @@ def translate(t: Translation, path: Path, *, method: str | None, processes: int)
     keys = ("micro_batch_size", "gradient_accumulation_steps")
     size = t.whole("batch_size") if t.has("batch_size") else None
     per_step = t.whole(keys[0], 1) * t.whole(keys[1], 1) if size is None else size
-    common.batch(t, per_step, processes, *(("batch_size",) if size is not None else keys))
+    members = max(1, t.whole("tensor_parallel_size", 1))  # processes that compute the same rows
+    if t.has("tensor_parallel_size"):
+        t.put("tensor_parallel", members, "tensor_parallel_size")
+    common.batch(t, per_step, max(1, processes // members), *(("batch_size",) if size is not None else keys))
     _method(t, rl)
     t.idle("rl", "sft")
     t.idle("reward_model", "off")

@@ -101,7 +101,7 @@ AXOLOTL_IDLE = {
     "fp32_norm_classes torch_compile_options peft_ensure_weight_tying peft_autocast_adapter_dtype "
     "experimental_skip_move_to_device fp8_enable_fsdp_float8_all_gather",
     RANKS: "fsdp_version fsdp_final_state_dict_type dp_shard_size dp_replicate_size sequence_parallel_degree "
-    "context_parallel_size heads_k_stride ring_attn_func tensor_parallel_size ddp world_size deepcompile "
+    "context_parallel_size heads_k_stride ring_attn_func ddp world_size deepcompile "
     "resources_per_worker ray_run_name",
     SAVED: "saves_per_epoch auto_resume_from_checkpoints dynamic_checkpoint",
     "rows are shuffled by the seed": "shuffle_merged_datasets shuffle_before_merging_datasets curriculum_sampling",
