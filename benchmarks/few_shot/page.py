@@ -69,6 +69,10 @@ def findings(f: Mapping[str, Any], seeds: int) -> list[str]:
         if level
         else f"Scratch is behind annealed transfer up to {labels[-1]} labels."
     )
+    ahead = [k for k, d in zip(labels, f["differences"]["fixed - scratch"], strict=True) if sure(d)]
+    caught_up = [k for k in labels if k > max(ahead, default=0)]
+    then = f"; scratch has caught up at {caught_up[0]}" if ahead and caught_up else ""
+    said.append(f"Transfer with a fixed prior is ahead of scratch at {_list(ahead)} labels{then}.")
     negative = _worse(f["differences"]["fixed - scratch"], labels)
     said.append(
         f"Negative transfer: with a fixed prior the adapter is worse than scratch at {_list(negative)} labels."
@@ -76,11 +80,13 @@ def findings(f: Mapping[str, Any], seeds: int) -> list[str]:
         else "Negative transfer was not seen: nowhere is the fixed prior worse than scratch beyond the interval."
     )
     better = [k for k, d in zip(labels, f["differences"]["annealed - fixed"], strict=True) if sure(d)]
-    said.append(
-        f"Annealing the prior lowers the regret against the fixed one at {_list(better)} labels."
-        if better
-        else "Annealing the prior makes no difference beyond the interval."
-    )
+    costs = _worse(f["differences"]["annealed - fixed"], labels)
+    if better:
+        said.append(f"Annealing the prior lowers the regret against the fixed one at {_list(better)} labels.")
+    if costs:
+        said.append(f"Annealing the prior raises the regret against the fixed one at {_list(costs)} labels.")
+    if not better and not costs:
+        said.append("Annealing the prior makes no difference beyond the interval.")
     harmed = [METHODS[n] for n, row in f["share_of_start_regret"].items() if (row[1]["low"] or 0) > 1]
     if harmed:
         said.append(f"With {labels[0]} labels worse than no training at all: {', '.join(harmed)}.")
@@ -102,14 +108,15 @@ def chart(f: Mapping[str, Any], title: str) -> str:
     ticks = {math.log2(k) if k else math.log2(f["labels"][1]) - 1: str(k) for k in f["labels"]}
     xs = list(ticks)
     # bands of few seeds are wide, and learners that fail fail by far: neither may hide the others
-    top = min(2.0, 1.15 * max(d["value"] for row in f["share_of_start_regret"].values() for d in row))
+    values = [d["value"] for row in f["share_of_start_regret"].values() for d in row]
+    bottom, top = max(0.0, math.floor(10 * min(values)) / 10 - 0.1), min(1.25, 1.15 * max(values))
     lines = [
         svg.Series(
             METHODS[name],
             tuple((x, d["value"] if d["value"] <= top else None) for x, d in zip(xs, row, strict=True)),
             colour=_COLOURS[name],
-            low=tuple(_within(d["low"], top) for d in row),
-            high=tuple(_within(d["high"], top) for d in row),
+            low=_ends(row, "low", bottom, top),
+            high=_ends(row, "high", bottom, top),
             label=f"{_SHORT[name]} ",
         )
         for name, row in f["share_of_start_regret"].items()
@@ -121,14 +128,17 @@ def chart(f: Mapping[str, Any], title: str) -> str:
         y_label="regret / regret of the reference",
         rules=[svg.Rule(1.0, "no training")],
         x_ticks=ticks,
-        y_range=(0.0, top),
+        y_range=(bottom, top),
         width=640,
         height=380,
     )
 
 
-def _within(value: float | None, top: float) -> float | None:
-    return None if value is None else min(max(value, 0.0), top)
+def _ends(row: Sequence[Mapping[str, Any]], end: str, bottom: float, top: float) -> tuple[float | None, ...]:
+    """The ends of the intervals, cut at the frame; none for a learner whose mean leaves it."""
+    if any(d["value"] > top for d in row):
+        return ()
+    return tuple(None if d[end] is None else min(max(d[end], bottom), top) for d in row)
 
 
 def write(out: Path, results: Mapping[str, Sequence[Mapping[str, Any]]], labels: Sequence[int], about: str) -> Path:
@@ -148,10 +158,18 @@ def write(out: Path, results: Mapping[str, Sequence[Mapping[str, Any]]], labels:
         "board.html.j2",
         title="Few-shot preferences",
         subtitle="exact regret on two families of enumerable languages",
-        findings=[_heading(parts), *(f"{w.FAMILIES[n].words}: {line}" for n, lines in said.items() for line in lines)],
+        findings=[
+            _heading(parts),
+            *(
+                f"{w.FAMILIES[n].words}: {line[0].lower()}{line[1:]}"
+                for n, lines in said.items()
+                for line in lines[:-1]
+            ),
+            said[next(iter(said))][-1],
+        ],
         facts=_facts(results),
         drawing=Markup("".join(captions)),
-        drawn_as="Regret against labels, with 95 % bands over seeds; what lies above the frame is in the table",
+        drawn_as="Regret against labels, with 95 % bands over seeds; who leaves the frame has figures in the table",
         tables=[*(_table(name, f) for name, f in parts.items()), _cost(results, about)],
         texts=[],
         worst=[],
