@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,6 +113,19 @@ def finished(process: Any, seconds: float = 120) -> int:
     process.join(seconds)
     assert process.exitcode is not None, "the run did not end"
     return process.exitcode
+
+
+def kill_at(arguments: list[str], path: Path, *, after: float = 0.0, patience: float = 120) -> int:
+    """Start a command line, kill it so many seconds after a file or folder is there, and return its exit code.
+
+    It is that of SIGKILL unless the command had ended before.
+    """
+    process = start_command(arguments)
+    while process.is_alive() and not path.exists():
+        time.sleep(0.001)
+    time.sleep(after)
+    process.kill()
+    return finished(process, patience)
 
 
 def fingerprint(out: Path) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 _MINUS = "\N{MINUS SIGN}"
@@ -42,6 +42,14 @@ def signed(value: Any, digits: int = 4) -> str:
 def interval(low: Any, high: Any, digits: int = 3) -> str:
     """``[low, high]``, or nothing when an end is missing."""
     return f"[{number(low, digits)}, {number(high, digits)}]" if is_number(low) and is_number(high) else ""
+
+
+def sign(gap: Mapping[str, Any]) -> int:
+    """1 or -1 where the interval of a difference (``low``, ``high``) lies above or below 0; 0 where it holds 0 or is
+    not known."""
+    if gap["low"] is None or gap["high"] is None:
+        return 0
+    return int(gap["low"] > 0) - int(gap["high"] < 0)
 
 
 def is_number(value: Any) -> TypeGuard[float]:

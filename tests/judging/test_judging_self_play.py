@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import time
 from pathlib import Path
 
 import pytest
-from helpers_runs import finished, model_folder, start_command
+from helpers_runs import finished, kill_at, model_folder, start_command
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "debate.md"
 DECIDE = '''
@@ -63,13 +61,9 @@ def test_the_self_play_of_debaters_killed_in_any_stage_resumes_to_the_same_bytes
     resume: list[str] = []
     killed = 0
     for marker in KILLED_IN:
-        process = start_command([*command, "--out", str(out), *resume])
-        while process.is_alive() and not (out / marker).exists():
-            time.sleep(0.001)
-        time.sleep(0.02)
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-        killed += finished(process, 600) == -signal.SIGKILL
+        killed += (
+            kill_at([*command, "--out", str(out), *resume], out / marker, after=0.02, patience=600) == -signal.SIGKILL
+        )
         resume = ["--resume"]
     assert killed == len(KILLED_IN), "a stage was over before the signal came"
     assert finished(start_command([*command, "--out", str(out), "--resume"]), 600) == 0

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from helpers_runs import fingerprint as of_run
-from helpers_runs import finished, model_folder, pair_file, start_command
+from helpers_runs import finished, kill_at, model_folder, pair_file, start_command
 
 from afzal import config, judging
 from afzal.cli import main
@@ -202,13 +200,7 @@ def test_killed_in_every_stage_it_resumes_to_the_same_bytes(place):
     out.rename(place / "whole")
     killed = 0
     for marker in KILLED_IN:
-        process = start_command(command)
-        while process.is_alive() and not (out / marker).exists():
-            time.sleep(0.001)
-        time.sleep(0.02)
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-        killed += finished(process, 600) == -signal.SIGKILL
+        killed += kill_at(command, out / marker, after=0.02, patience=600) == -signal.SIGKILL
     assert killed == len(KILLED_IN), "a stage was over before the signal came"
     assert finished(start_command(command), 600) == 0
     assert files_of(out) == expected

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from helpers_replies import send_reply
-from helpers_runs import finished, model_folder, start_command
+from helpers_runs import finished, kill_at, model_folder, start_command
 
 from afzal import config, data
 from afzal.cli import main
@@ -400,11 +400,7 @@ def test_matched_revisions_of_a_local_model_that_is_killed_resume_to_the_same_by
     assert finished(start_command([*line, f"{tmp_path}/whole"])) == 0
     out, killed = tmp_path / "killed", set()
     for stage in ("revise-settings.json", "answers.jsonl", "critiques-1.jsonl", "revisions-1.jsonl"):
-        process = start_command([*line, str(out)])
-        while process.is_alive() and not (out / stage).exists():
-            time.sleep(0.001)
-        process.kill()
-        if finished(process) != 0:
+        if kill_at([*line, str(out)], out / stage) != 0:
             killed.add(len(list(out.iterdir())))
     assert len(killed) > 1
     assert finished(start_command([*line, str(out)])) == 0

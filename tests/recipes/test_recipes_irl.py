@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_runs import fingerprint, finished, model_folder, one_thread, start_command
+from helpers_runs import fingerprint, finished, kill_at, model_folder, one_thread, start_command
 
 from afzal import config, recipes, runs
 from afzal.errors import AfzalError
@@ -116,11 +115,7 @@ def test_a_run_that_is_killed_resumes_to_the_same_bytes(folder):
     assert steps > 40
     for target in (1, steps // 2, steps - 5):
         out = folder / f"killed-{target}"
-        process = start_command([*line, str(out)])
-        while process.is_alive() and not (out / "checkpoints" / f"step-{target:08d}").exists():
-            time.sleep(0.001)
-        process.kill()
-        killed += finished(process) != 0
+        killed += kill_at([*line, str(out)], out / "checkpoints" / f"step-{target:08d}") != 0
         assert finished(start_command([*line, str(out), "--resume"])) == 0
         assert fingerprint(out) == fingerprint(whole)
     assert killed == 3

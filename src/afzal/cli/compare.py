@@ -26,8 +26,7 @@ def command(
     """
     from afzal import report
 
-    typed = [config.read_override(text) for text in overrides or ()]
-    settings = config.build(config.CompareConfig, [*config.read_file(file), *typed])
+    settings = config.of_file(config.CompareConfig, file, overrides or ())
     if png:
         report.require_png()
     if not dry_run:

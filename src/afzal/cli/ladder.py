@@ -21,8 +21,7 @@ def command(
 
     Run the same command again to resume; a higher levels= adds levels to a finished ladder.
     """
-    typed = [config.read_override(text) for text in overrides or ()]
-    settings = config.build(config.LadderConfig, [*config.read_file(file), *typed])
+    settings = config.of_file(config.LadderConfig, file, overrides or ())
     if not dry_run:
         start.begin(settings, f"ladder of {settings.levels} assisted levels on {settings.data}, into {settings.out}")
     from afzal.ladder import ladder, plan
@@ -41,10 +40,11 @@ def _conclude(settings: config.LadderConfig, file: Path, body: dict[str, Any]) -
     """The verdict; one level more where the last one helped, and the policy beside the start."""
     from afzal.cli.last import last
     from afzal.terminal.closing import step
+    from afzal.text import sign
 
     gain = body["differences"][settings.levels - 1]
     steps = []
-    if gain["low"] is not None and gain["low"] > 0:
+    if sign(gain) > 0:
         more = (f"levels={settings.levels + 1}", f"out={settings.out}")
         steps.append(step("ladder", file, *more, why="the last level helped; one more"))
     policy = f"{settings.out}/level-{settings.levels}/policy"

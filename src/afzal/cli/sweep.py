@@ -23,8 +23,7 @@ def command(
 
     The same command resumes a sweep that was stopped. Exit code 1 when no arm finished.
     """
-    typed = [config.read_override(text) for text in overrides or ()]
-    settings = config.build(config.SweepConfig, [*config.read_file(file), *typed])
+    settings = config.of_file(config.SweepConfig, file, overrides or ())
     if not dry_run:
         start.begin(settings, f"sweep over {', '.join(axis.key for axis in settings.axes)}, into {settings.out}")
     from afzal.sweep import plan, sweep

@@ -19,7 +19,7 @@ from .ladder import LadderConfig
 from .method import Cost, Method, Paper
 from .methods import CONFIGS, METHODS, method_in
 from .planning import PlanConfig
-from .reading import build, dump, load, make, method_of, read_file, read_override, resolve, stated
+from .reading import build, dump, load, make, method_of, of_file, read_file, read_override, resolve, stated
 from .revise import PrinciplesConfig, ReviseConfig
 from .score import ScoreConfig
 from .sections import CONSTRAINT_NEEDS, LOW_RANK, VIRTUAL, DataSettings, ModelSettings, ObjectiveSettings, section
@@ -88,6 +88,7 @@ __all__ = [
     "members",
     "method_in",
     "method_of",
+    "of_file",
     "ordered",
     "read_file",
     "read_override",

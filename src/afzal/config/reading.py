@@ -28,7 +28,20 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises:
         AfzalError: the file does not parse, or a key or value is wrong; names ``file:line`` and the remedy.
     """
-    return resolve([*read_file(path), *(read_override(text) for text in overrides)])
+    return resolve(_typed_over(path, overrides))
+
+
+def of_file(kind: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
+    """An object of ``kind`` from a YAML file, with ``key=value`` overrides on top.
+
+    Raises:
+        AfzalError: as for :func:`load`.
+    """
+    return build(kind, _typed_over(path, overrides))
+
+
+def _typed_over(path: str | Path, overrides: Sequence[str]) -> list[Setting]:
+    return [*read_file(path), *map(read_override, overrides)]
 
 
 def make(method: str, **settings: Any) -> TrainConfig:

@@ -11,10 +11,11 @@ import numpy as np
 
 from afzal.errors import AfzalError
 from afzal.judge import text
-from afzal.judge.plain import finite, interval, is_clear, leader
+from afzal.judge.plain import finite, interval, leader
 from afzal.judge.verdicts import POINTS, Verdicts
 from afzal.stats import bradley_terry as bt
 from afzal.stats import judging
+from afzal.text import sign
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,7 +188,7 @@ def models_as_plain(board: ModelBoard, ties: bt.Ties, source: str) -> dict[str, 
         pairs = [(a.model, b.model) for k, a in enumerate(places) for b in places[k + 1 :]]
         for a, b in pairs:
             gaps.append({"first": names[a], "second": names[b], **interval(board.board.difference(a, b))})
-        clear = sum(map(is_clear, gaps))
+        clear = sum(sign(gap) != 0 for gap in gaps)
         findings = [f"{leader(gaps)} {clear} of {len(gaps)} differences between two models exclude 0."]
         if board.board.unconnected:
             lost = f"{board.board.unconnected} of the resamples had no finite strengths and are left out"

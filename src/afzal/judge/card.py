@@ -14,6 +14,7 @@ from afzal.judge.games import Game, Pair, Ruling
 from afzal.judge.labels import CLASSES, Labels
 from afzal.judge.summary import codes, flat
 from afzal.judge.text import percent
+from afzal.text import sign
 
 WORST = 20
 _LONGEST = 2000  # characters of a text that are shown
@@ -101,7 +102,7 @@ def _findings(found: Mapping[str, Any]) -> list[str]:
         said.append(f"It agrees with people {abs(gap):.1%} {'less' if gap < 0 else 'more'} than one of them does.")
     for name, other in (found.get("own_answers") or {}).get("beside", {}).items():
         gap = other["difference"]
-        if gap["low"] is not None and (gap["low"] > 0 or gap["high"] < 0):
+        if sign(gap):
             side = "more" if gap["value"] > 0 else "fewer"
             said.append(f"It gives answers of its own model {abs(gap['value']):.1%} {side} points than {name}.")
     return said or ["There is nothing to compare this judge with: no second order, no people."]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afzal.stats.intervals import Interval
+from afzal.text import sign
 
 
 def finite(value: Any) -> Any:
@@ -30,11 +31,6 @@ def points(gap: Mapping[str, Any], unit: str = "") -> str:
     return f"{100 * gap['value']:+.1f}{unit}{ends}"
 
 
-def is_clear(gap: Mapping[str, Any]) -> bool:
-    """Whether the interval of a difference excludes 0."""
-    return gap["low"] is not None and (gap["low"] > 0 or gap["high"] < 0)
-
-
 def leader(gaps: Sequence[Mapping[str, Any]]) -> str:
     """Who is first, and who is not told apart from it, in a sentence.
 
@@ -42,7 +38,7 @@ def leader(gaps: Sequence[Mapping[str, Any]]) -> str:
         gaps: differences with ``first``, ``second``, ``low`` and ``high``; those of the first place come first.
     """
     first = gaps[0]["first"]
-    level = [gap["second"] for gap in gaps if gap["first"] == first and not is_clear(gap)]
+    level = [gap["second"] for gap in gaps if gap["first"] == first and not sign(gap)]
     if not level:
         return f"{first} leads."
     if len(level) > 3:

@@ -22,9 +22,11 @@ from afzal.judge.plain import figure, points
 from afzal.judge.summary import codes
 from afzal.records import Item
 from afzal.stats import judging
-from afzal.text import plural
+from afzal.text import plural, sign
 
 ALONE = "the judge alone"
+LABELS, MEASURED = "labels", "measured"
+"""The folders of a level that hold verdicts: on the pairs that are trained on, and on those of known truth."""
 
 
 def level_name(level: int) -> str:
@@ -61,7 +63,7 @@ def report_body(
     gains = [gap(level_name(k), ALONE if k == 1 else level_name(k - 1)) for k in range(1, top + 1)]
     beside = [gap(level_name(k), ALONE) for k in range(2, top + 1)]
     lies = [gap(lying_name(k), ALONE) for k in range(1, top + 1)]
-    summaries = [_summaries(folder / "labels")[0] for folder in folders]
+    summaries = [_summaries(folder / LABELS)[0] for folder in folders]
     return {
         "title": "Ladder of assisted judges",
         "subtitle": f"{config.model}: {plural(top, 'assisted level')}",
@@ -105,7 +107,7 @@ def _right(folders: Sequence[Path], name: str, truth: Sequence[Item], labels: La
     """``[N]`` 1 where a judge names the better answer, 0 where not or where it gives no verdict."""
     level = 0 if name == ALONE else int("".join(c for c in name.partition(",")[0] if c.isdigit()))
     pairs = pairs_of(truth)
-    file = str(folders[level] / "measured" / VERDICTS)
+    file = str(folders[level] / MEASURED / VERDICTS)
     games, rulings = given.from_file(file, level_name(0) if name == ALONE else name, truth, pairs)
     return np.nanmean(equal_labels(codes(pairs, games, rulings)[1], labels), 1)
 
@@ -117,11 +119,11 @@ def _verdict(lines: Sequence[Any], gains: Sequence[Any], beside: Sequence[Any], 
     said = f"The judge names the better answer of {known[ALONE]:.3f} of the pairs alone, {steps}."
     whole = beside[-1] if beside else gains[-1]
     said += f" Level {top} less the judge alone: {points(whole)} points."
-    if _clear(whole) <= 0:
-        return said + (" Assistants made it worse." if _clear(whole) else " Assistants did not help measurably.")
+    if sign(whole) <= 0:
+        return said + (" Assistants made it worse." if sign(whole) else " Assistants did not help measurably.")
     last = gains[-1]
     if top > 1:
-        way = {1: "helped again", 0: "brought nothing measurable", -1: "made it worse"}[_clear(last)]
+        way = {1: "helped again", 0: "brought nothing measurable", -1: "made it worse"}[sign(last)]
         said += f" The last level {way}: {points(last)}."
     return said
 
@@ -130,7 +132,7 @@ def _of_lies(lies: Sequence[Any]) -> list[str]:
     """Whether the judge alone shows that an assistant lies."""
     found = []
     for level, gap in enumerate(lies, 1):
-        way = "catches it" if _clear(gap) < 0 else "does not catch it"
+        way = "catches it" if sign(gap) < 0 else "does not catch it"
         found.append(
             f"With an assistant that lies, level {level} less the judge alone: {points(gap)} points. The control {way}."
         )
@@ -151,13 +153,6 @@ def _labels(summaries: Sequence[Any]) -> dict[str, Any]:
     rows = [[level_name(k), *(str(each["outcomes"].get(key, 0)) for key in keys)] for k, each in enumerate(summaries)]
     words = "Verdicts on the pairs that each level is trained on, both orders together. Only those that differ teach."
     return {"title": "Labels", "words": words, "columns": ["judge", *keys], "rows": rows}
-
-
-def _clear(gap: Any) -> int:
-    """1 or -1 where an interval is above or below 0; 0 where it holds 0 or is not known."""
-    if gap["low"] is None:
-        return 0
-    return int(gap["low"] > 0) - int(gap["high"] < 0)
 
 
 def _cell(known: Any) -> str:

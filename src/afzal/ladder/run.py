@@ -21,7 +21,7 @@ from afzal.errors import AfzalError
 from afzal.hashes import content_hash
 from afzal.judge.outputs import ROWS, SUMMARY
 from afzal.judging.run import judged, read_items
-from afzal.ladder.page import level_name, line, lying_name, report_body
+from afzal.ladder.page import LABELS, MEASURED, level_name, line, lying_name, report_body
 from afzal.recipes.once import train_once
 from afzal.records import Item, comparisons, prompt_key
 from afzal.report import write_board
@@ -31,7 +31,7 @@ from afzal.text import plural
 from afzal.train import ranks
 
 Say = Callable[[str], None]
-LABELS, MEASURED, SETTINGS, REPORT = "labels", "measured", "ladder-settings.json", "ladder"
+SETTINGS, REPORT = "ladder-settings.json", "ladder"
 _FREE = {"out", "levels", "resamples"}  # what changes no stage that is there
 
 

@@ -91,9 +91,8 @@ def train(
     trackers.refuse_unready(config.report_to or ())
     device = pick_device(ranks.own_device(config.device))
     with ranks.joined(device, config.tensor_parallel):
-        resume = any(
-            ranks.gather(resume or parallel.goes_on(config.out))
-        )  # a machine that came back knows of no restart
+        # asked of all: a machine that came back knows of no restart
+        resume = any(ranks.gather(resume or parallel.goes_on(config.out)))
         with fixed_date(Path(config.out) / "run.json", resume) as date:
             return _joined(config, resume, command, date, model, tokenizer, callbacks or Callbacks())
 

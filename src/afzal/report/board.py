@@ -18,7 +18,7 @@ from afzal.report.card import plain
 from afzal.report.forest import Whisker, forest_svg
 from afzal.report.template import rendered
 from afzal.runs import atomic_write
-from afzal.text import interval, number
+from afzal.text import interval, number, sign
 
 SCHEMA = "afzal.board/1"
 _PHONE = 358  # CSS pixels that a page on a phone has between its margins
@@ -156,7 +156,7 @@ def _of_line(line: Mapping[str, Any], key: str) -> str:
 
 def _differences(body: Mapping[str, Any]) -> dict[str, Any]:
     rows = [
-        [f"{gap['first']} over {gap['second']}", _interval(gap), "yes" if _clear(gap) else "no"]
+        [f"{gap['first']} over {gap['second']}", _interval(gap), "yes" if sign(gap) else "no"]
         for gap in body["differences"]
     ]
     return {"columns": ["pair", body["unit"], "told apart"], "rows": rows}
@@ -164,10 +164,6 @@ def _differences(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _named(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"columns": ["figure", "value"], "rows": [[figure["name"], _interval(figure)] for figure in figures]}
-
-
-def _clear(gap: Mapping[str, Any]) -> bool:
-    return gap["low"] is not None and (gap["low"] > 0 or gap["high"] < 0)
 
 
 def _interval(line: Mapping[str, Any]) -> str:

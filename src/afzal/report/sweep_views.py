@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afzal.report.comparison_views import Cell, Table, environment, settings
-from afzal.text import interval, number, plural, setting, signed
+from afzal.text import interval, number, plural, setting, sign, signed
 
 BASE = "a000"
 _NOTHING = "\N{EM DASH}"
@@ -123,9 +123,9 @@ def _beside_base(body: Mapping[str, Any], c: Mapping[str, Any]) -> list[str]:
     figure = _difference(body, d["value"]) + _ends(body, d)
     if not c["base"]["within"]:
         figure += "; base is beyond the KL budget"
-    if d["low"] is not None and d["low"] > 0:
+    if sign(d) > 0:
         return [f"The choice beats base with fresh seeds: {figure}."]
-    if d["high"] is not None and d["high"] < 0:
+    if sign(d) < 0:
         return [f"The choice is worse than base with fresh seeds: {figure}."]
     return [f"The choice does not beat base with fresh seeds: {figure}."]
 
