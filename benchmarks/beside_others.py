@@ -1,6 +1,7 @@
 """The same DPO job by Afzal, by TRL's command line and by LLaMA-Factory: what is typed, and how long it takes.
 
 20 updates of 16 pairs of stories on a model of 260,000 weights, in float32 on the CPU, each command from a YAML file.
+Each one also with a tenth of the pairs held out and evaluated after every second update, which is Afzal's default here.
 
 .venv/bin/python -m benchmarks.beside_others --trl .venv-trl/bin/trl --llamafactory .venv-lf/bin/llamafactory-cli \
   --out benchmarks/results/import/beside-others.json --page docs/import.md
@@ -9,9 +10,11 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +30,7 @@ from benchmarks.machine import about_run
 from benchmarks.sentiment.valence import shared
 
 UPDATES, BATCH, LR, BETA = 20, 16, 1e-4, 0.1
+SOURCES = Path(__file__).parents[1] / "src"
 FIRST = re.compile(r"\bstep 1/|['\"]loss['\"]:")
 START, END = "<!-- beside others -->", "<!-- end -->"
 
@@ -40,26 +44,35 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="page whose table is renewed")
     given = parser.parse_args()
     found: dict[str, Any] = {"about": about_run("benchmarks.beside_others", ["afzal", "torch"], threads=1), "runs": {}}
-    for name in ("afzal", "afzal, nothing held out", "trl", "llamafactory"):
-        program = {"trl": given.trl, "llamafactory": given.llamafactory}.get(name, "afzal")
-        if program is not None:
-            found["runs"][name] = [run(name, program) for _ in range(given.repeats)]
-            print(row(name, found["runs"][name]), flush=True)
+    programs = {"afzal": "afzal", "trl": given.trl, "llamafactory": given.llamafactory}
+    with tempfile.TemporaryDirectory() as installed:
+        install(Path(installed))
+        for name in NAMES:
+            program = programs[name.partition(",")[0]]
+            if program is not None:
+                found["runs"][name] = [run(name, program, installed) for _ in range(given.repeats)]
+                print(row(name, found["runs"][name]), flush=True)
     if given.out:
         given.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     if given.page:
         renew(given.page, found)
 
 
-def run(name: str, program: str) -> dict[str, Any]:
+def install(folder: Path) -> None:
+    """Put Afzal into ``folder`` as pip does: its files and their bytecode, which a working tree may lack."""
+    shutil.copytree(SOURCES / "afzal", folder / "afzal", ignore=shutil.ignore_patterns("__pycache__"))
+    compileall.compile_dir(folder / "afzal", quiet=1)
+
+
+def run(name: str, program: str, installed: str) -> dict[str, Any]:
     """One run in a folder of its own; seconds of the clock and of the processor, to the first update and to the end."""
     with tempfile.TemporaryDirectory() as folder:
         settings = write(Path(folder), name)
         file = Path(folder, "dpo.yaml")
         file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-        arguments = {"trl": ["dpo", "--config"]}.get(name, ["train"])
+        arguments = ["dpo", "--config"] if name.startswith("trl") else ["train"]
         start = [sys.executable, "-m", "afzal"] if program == "afzal" else [program]
-        seconds = timed([*start, *arguments, file.name], Path(folder))
+        seconds = timed([*start, *arguments, file.name], Path(folder), installed)
         typed = " ".join([Path(program).name, *arguments, file.name])
         return {"typed": typed, "lines": len(file.read_text().splitlines()), **seconds}
 
@@ -71,13 +84,17 @@ def write(folder: Path, name: str) -> dict[str, Any]:
     rows = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     model = str(shared() / "models" / "stories260k")
+    held_out = name.endswith("held out")
     if name.startswith("afzal"):
         own = {"method": "dpo", "model": model, "data": "pairs.jsonl", "out": "run", "batch_size": BATCH}
         own |= {"max_steps": UPDATES, "lr": LR, "beta": BETA, "dtype": "fp32"}
-        return own | ({} if name == "afzal" else {"eval_fraction": 0.0})
+        return own | ({} if held_out else {"eval_fraction": 0.0})
     trainer = {"output_dir": "run", "per_device_train_batch_size": BATCH, "max_steps": UPDATES, "learning_rate": LR}
     trainer |= {"warmup_steps": UPDATES // 10, "logging_steps": 1, "bf16": False, "use_cpu": True, "report_to": "none"}
-    if name == "trl":
+    if held_out:
+        trainer |= {"eval_strategy": "steps", "eval_steps": UPDATES // 10, "per_device_eval_batch_size": BATCH}
+    if name.startswith("trl"):
+        trainer |= {"test_split_size": 0.1} if held_out else {}
         data = {"datasets": [{"path": "json", "data_files": "pairs.jsonl", "split": "train"}]}
         return {"model_name_or_path": model, **data, "beta": BETA, **trainer}
     entry = {"file_name": "pairs.jsonl", "ranking": True}
@@ -85,10 +102,10 @@ def write(folder: Path, name: str) -> dict[str, Any]:
     (folder / "dataset_info.json").write_text(json.dumps({"pairs": entry}), encoding="utf-8")
     own = {"model_name_or_path": model, "stage": "dpo", "do_train": True, "finetuning_type": "full"}
     own |= {"dataset": "pairs", "dataset_dir": ".", "template": "empty", "cutoff_len": 1024, "pref_beta": BETA}
-    return own | trainer
+    return own | ({"val_size": 0.1} if held_out else {}) | trainer
 
 
-def timed(command: Sequence[str], folder: Path) -> dict[str, float]:
+def timed(command: Sequence[str], folder: Path, installed: str) -> dict[str, float]:
     """Seconds of a command that writes a line per update.
 
     Raises:
@@ -96,8 +113,7 @@ def timed(command: Sequence[str], folder: Path) -> dict[str, float]:
     """
     one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     quiet = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "DISABLE_VERSION_CHECK": "1"}
-    paths = os.pathsep.join([str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, **one, **quiet, "PYTHONPATH": paths}
+    environment = {**os.environ, **one, **quiet, "PYTHONPATH": installed}
     began = time.monotonic()
     process = subprocess.Popen(
         command, cwd=folder, env=environment, text=True, start_new_session=True,
@@ -130,10 +146,12 @@ def processor_seconds(session: int) -> float:
 
 
 NAMES = {
-    "afzal": "Afzal, with held-out figures, samples and a page",
-    "afzal, nothing held out": "Afzal, nothing held out",
-    "trl": "TRL 1.16",
-    "llamafactory": "LLaMA-Factory 0.9.5",
+    "afzal, held out": "Afzal, 10 evaluations with samples and KL, and a page",
+    "trl, held out": "TRL 1.16, 10 evaluations",
+    "llamafactory, held out": "LLaMA-Factory 0.9.5, 10 evaluations",
+    "afzal": "Afzal, nothing held out, and a page",
+    "trl": "TRL 1.16, nothing held out",
+    "llamafactory": "LLaMA-Factory 0.9.5, nothing held out",
 }
 
 
@@ -154,10 +172,16 @@ def table(found: Mapping[str, Any]) -> str:
     note = (
         f"{UPDATES} updates of {BATCH} pairs of short stories, a model of 260,000 weights, float32, one thread; "
         f"medians of {repeats} runs, {about['date']}, {about['device'].partition(' (')[0]}, "
-        f"torch {about['versions']['torch']}. Other work ran beside it (load {about['load']:.0f}), which stretches "
-        "the clock and hardly the processor's seconds."
+        f"torch {about['versions']['torch']}. {beside(about['load'])}"
     )
     return "\n".join([*lines, "", note])
+
+
+def beside(load: float) -> str:
+    """What the load at the start says of the figures."""
+    if load < 1:
+        return "Nothing else ran beside it."
+    return f"Other work ran beside it (load {load:.0f}), which stretches the clock and hardly the processor's seconds."
 
 
 def renew(page: Path, found: Mapping[str, Any]) -> None:

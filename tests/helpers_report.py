@@ -212,7 +212,7 @@ def samples(
             "stage": stage,
             "step": 0 if stage == "before" else 96,
             "prompt": prompt or f"{openings[k % 5]}",
-            "text": text or ends[stage],
+            "completion": text or ends[stage],
             "tokens": 44 + (7 * k) % 9,
             "stop": "eos" if k % 5 else "length",
             "prompt_id": f"row-{k}",

@@ -10,13 +10,15 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers_models import make, random_trees
 from helpers_runs import dropped_lines, model_folder, pair_file, settings
 
-from afzal import config, objectives, recipes, runs
+from afzal import config, data, objectives, recipes, runs
 from afzal.errors import AfzalError
 from afzal.generate.run import generate
 from afzal.model.load import add_lora, load_model, switch_off_dropout
@@ -123,6 +125,19 @@ def test_a_chat_run_saves_the_template_it_trained_with(folder, tmp_path):
         run = train(folder, f"chat-{method}", method, data=str(path))
         assert AutoTokenizer.from_pretrained(run.path).chat_template
         assert run.facts()["chat"] is True
+        _the_samples_are_data(run.path, rows)
+
+
+def _the_samples_are_data(run: Path, rows: list[dict[str, Any]]) -> None:
+    """The samples of a run are answers as `afzal generate` writes them, to the prompts as the data had them."""
+    read = data.read(str(run / "samples.jsonl"))
+    assert read.format == "prompt_completion"
+    lines = list(runs.read_jsonl(run / "samples.jsonl"))
+    assert {line["stage"] for line in lines} == {"before", "after"}
+    assert [item.responses[0].turns[0].content for item in read.items] == [line["completion"] for line in lines]
+    assert all(line["prompt"] in [row["prompt"] for row in rows] for line in lines)
+    assert all(line["prompt"][0]["content"] in line["rendered"] for line in lines)
+    assert all(line["prompt"][0]["content"] != line["rendered"] for line in lines)  # the template's own words
 
 
 @pytest.mark.parametrize(

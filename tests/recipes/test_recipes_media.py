@@ -79,6 +79,8 @@ def _the_page_shows_what_the_samples_are_about(run: Path, kind: str) -> None:
     start = "<img src=" if kind == "image" else "<audio controls"
     assert page.count(start) == len({m["file"] for m in shown})
     assert ("media-src data:" in page) == (kind == "audio")
+    asked = data.read(str(run / "samples.jsonl")).items  # which reads and compares the bytes of what the rows name
+    assert {m.path for item in asked for m in media_of(item)} == {str((run / m["file"]).resolve()) for m in shown}
 
 
 def test_a_page_holds_previews_of_its_run_alone_and_not_too_many(tmp_path: Path, monkeypatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +20,10 @@ from afzal.model.attention import stock_attention
 from afzal.model.load import load_model
 from afzal.model.probe import choose_common_sharing
 from afzal.model.reference import Frozen, offloaded
+from afzal.recipes.asked import as_given
 from afzal.recipes.divergence import kl_along
 from afzal.recipes.watch import Watch
+from afzal.records import Item
 from afzal.stats.intervals import over_seeds
 from afzal.tokens import Speaker, tree
 from afzal.train.feed import Layout
@@ -111,7 +114,9 @@ def looked(policies: tuple[Any, Any], path: Path, sampling: Sampling) -> dict[st
     layout = Layout("shared", 512)
     start = Frozen(policies[1])
     speaker = Speaker(language.tokenizer())
-    watch = Watch(policies[0], speaker, start, layout, ids, names, [language.EOS], sampling, 0, path, {})
+    watch = Watch(
+        policies[0], speaker, start, layout, ids, names, [language.EOS], sampling, 0, path, {}, [{}] * len(ids)
+    )
     return watch.look(0)
 
 
@@ -138,6 +143,7 @@ def test_answers_may_be_as_long_as_the_data_and_the_model_allow():
     def limit(asked: int | None, longest: int, context: int) -> int:
         prepared: Any = SimpleNamespace(
             evaluation=[tree("a", range(5), [[7]])],
+            evaluation_items=[Item("a", "p", ())],
             train=[],
             longest_response=longest,
             max_tokens=64,
@@ -150,6 +156,21 @@ def test_answers_may_be_as_long_as_the_data_and_the_model_allow():
     assert limit(None, 40, 64) == 40
     assert limit(None, 90, 64) == 59
     assert limit(7, 90, 64) == 7
+
+
+def test_prompts_of_samples_are_those_of_their_rows_also_where_rows_share_an_id():
+    speaker = Speaker(language.tokenizer())
+    texts = [language.prompt_text(x) for x in language.prompts()[0][:3]]
+    items = [
+        Item("a", texts[0], (), extra={"tools": [{"name": "f"}]}),
+        Item("b", texts[1], ()),
+        Item("b", texts[2], ()),
+    ]
+    trees = speaker.prompt_trees(items)
+    given = as_given([trees[2], trees[1], trees[0]], items, speaker, {}, Path())
+    assert given == [{"prompt": texts[2]}, {"prompt": texts[1]}, {"prompt": texts[0], "tools": [{"name": "f"}]}]
+    cut = replace(trees[2], prompt=trees[2].prompt[1:])
+    assert as_given([cut], items, speaker, {}, Path()) == [{}]
 
 
 WAYS: dict[str, dict[str, Any]] = {

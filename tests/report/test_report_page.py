@@ -9,6 +9,7 @@ import pytest
 
 from afzal import report
 from afzal.errors import AfzalError
+from afzal.report import views
 from afzal.report.page import HTML, JSON
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -262,6 +263,16 @@ def test_the_run_name_is_escaped(tmp_path):
     page = parse(built(rr.write_run(tmp_path / name)))
     assert "img" not in page.tags
     assert name in words(page)
+
+
+def test_samples_show_what_the_model_read_and_those_of_earlier_versions_are_shown_as_well(tmp_path):
+    now, before = rr.samples(1), rr.samples(1)
+    now = [{**row, "prompt": [{"role": "user", "content": "hi"}], "rendered": "user: hi bot:"} for row in now]
+    before = [{"text": row.pop("completion"), **row} for row in before]
+    shown = views.samples([*now, *[{**row, "prompt_id": "old"} for row in before]], tmp_path)
+    assert [entry["prompt"] for entry in shown] == ["user: hi bot:", before[0]["prompt"]]
+    assert shown[0]["sides"] == shown[1]["sides"]
+    assert all(text["text"] for entry in shown for side in entry["sides"] for text in side["texts"])
 
 
 def test_control_characters_of_a_sample_are_shown(tmp_path):

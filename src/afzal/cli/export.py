@@ -24,7 +24,8 @@ def _export(
     """
     settings = config.build(config.ExportConfig, given(config.ExportConfig, {**flags, "model": run}))
     start.begin(settings, f"export of {settings.model}")
-    from afzal import recipes
+    with start.importing():
+        from afzal import recipes
 
     for line in recipes.export(settings):
         typer.echo(line)

@@ -14,7 +14,8 @@ def _generate(**flags: Any) -> None:
     """Let a model answer one prompt (--prompt TEXT) or a file of prompts (--prompts FILE)."""
     settings = config.build(config.GenerateConfig, given(config.GenerateConfig, flags))
     start.begin(settings, f"answers of {settings.model}")
-    from afzal.generate.run import answers, generate
+    with start.importing():
+        from afzal.generate.run import answers, generate
 
     if settings.out is None:
         generate(settings)  # what a pipe reads

@@ -36,7 +36,8 @@ def _iterate(
         typer.echo(config.dump(made))
         return
     start.begin(made, f"rounds of {made.model} on {made.prompts}, into {made.out}")
-    from afzal.iterate import iterate
+    with start.importing():
+        from afzal.iterate import iterate
 
     folder = iterate(made, resume=resume, command=shlex.join(["afzal", *ctx.obj]))
     page = folder / "report.html"

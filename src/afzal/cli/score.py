@@ -20,7 +20,8 @@ def _score(**flags: Any) -> None:
     """
     settings = config.build(config.ScoreConfig, given(config.ScoreConfig, flags))
     start.begin(settings, f"scores of {settings.data} by {settings.model or settings.policy}")
-    from afzal.rewards.score import score
+    with start.importing():
+        from afzal.rewards.score import score
 
     for line in score(settings):
         typer.echo(line)

@@ -79,7 +79,8 @@ def _override(text: str) -> config.Setting:
 
 def _train(settings: config.TrainConfig, *, resume: bool, dry_run: bool, command: str) -> None:
     start.begin(settings, f"{settings.method} of {settings.model} on {settings.data}, into {settings.out}")
-    from afzal import recipes
+    with start.importing():
+        from afzal import recipes
     from afzal.runs import launched
 
     if dry_run:

@@ -117,11 +117,12 @@ def _page_samples(job: Job, stage: str, number: int) -> list[Row]:
     return [
         {
             "stage": stage,
-            "prompt": row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"],
-            "text": row["text"],
+            "prompt": row["prompt"],
+            "completion": row["text"],
             "tokens": row["tokens"],
             "stop": row["stop"],
             "prompt_id": str(row["prompt_index"]),
+            "rendered": row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"],
         }
         for row in rows
         if row["sample"] == 0

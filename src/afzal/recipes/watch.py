@@ -16,6 +16,7 @@ from afzal.config import TrainConfig
 from afzal.generate import Sample, Sampling, sample
 from afzal.model.statistics import LiveReference
 from afzal.prepare import Prepared
+from afzal.recipes.asked import as_given
 from afzal.recipes.divergence import kl_along
 from afzal.recipes.previews import keep_previews
 from afzal.stats.intervals import clustered, mean, over_seeds
@@ -28,7 +29,8 @@ from afzal.train.feed import Layout
 class Watch:
     """Samples some held-out prompts at every evaluation; the same prompts and seed each time.
 
-    ``start`` is the policy as it was before training, where the distance to it is to be measured.
+    ``start`` is the policy as it was before training, where the distance to it is to be measured. ``given`` are the
+    columns of each prompt's row that ask for an answer.
     """
 
     model: Any
@@ -42,6 +44,7 @@ class Watch:
     seed: int
     path: Path
     previews: Mapping[str, Mapping[str, str]]
+    given: Sequence[Mapping[str, Any]]
 
     @classmethod
     def make(
@@ -63,6 +66,7 @@ class Watch:
             room = (prepared.speaker.context or prepared.max_tokens) - max(len(t.prompt) for t in chosen)
             limit = asked.sample_tokens or max(1, min(prepared.longest_response, room))
             sampling = Sampling(max_new_tokens=limit, temperature=asked.sample_temperature)
+        previews = keep_previews([m.media for t in chosen for m in t.media], path) if ranks.leads() else {}
         return cls(
             model,
             prepared.speaker,
@@ -74,7 +78,8 @@ class Watch:
             sampling,
             config.seed,
             path / "samples.jsonl",
-            keep_previews([m.media for t in chosen for m in t.media], path) if ranks.leads() else {},
+            previews,
+            as_given(chosen, prepared.evaluation_items, prepared.speaker, previews, path),
         )
 
     def look(self, step: int) -> dict[str, float]:
@@ -134,10 +139,11 @@ class Watch:
         return {
             "stage": stage,
             "step": step,
-            "prompt": self.speaker.tokenizer.decode(prompt, skip_special_tokens=True),
-            "text": self.speaker.continuation(prompt, s.answer.tolist()),
+            **self.given[s.prompt_index],
+            "completion": self.speaker.continuation(prompt, s.answer.tolist()),
             "tokens": len(s.ids),
             "stop": s.stop,
             "prompt_id": self.prompt_ids[s.prompt_index],
+            "rendered": self.speaker.tokenizer.decode(prompt, skip_special_tokens=True),
             **({"media": shown} if shown else {}),
         }

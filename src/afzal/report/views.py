@@ -97,14 +97,18 @@ def evaluations(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def samples(records: Sequence[Mapping[str, Any]], run: Path) -> list[dict[str, Any]]:
-    """Prompts with their images and sounds, and their answers before and after, in order of appearance."""
+    """Prompts with their images and sounds, and their answers before and after, in order of appearance.
+
+    A prompt is shown as the model read it. Rows of earlier versions have that as ``prompt``, the answer as ``text``.
+    """
     by_prompt: dict[str, dict[str, Any]] = {}
     for s in records:
-        key = str(s.get("prompt_id") or s.get("prompt"))
-        new = {"prompt": _cut(s.get("prompt")), "media": s.get("media"), "before": [], "after": []}
+        read = s.get("rendered", s.get("prompt"))
+        key = str(s.get("prompt_id") or read)
+        new = {"prompt": _cut(read), "media": s.get("media"), "before": [], "after": []}
         entry = by_prompt.setdefault(key, new)
         if s.get("stage") in ("before", "after"):
-            entry[str(s["stage"])].append({"text": _cut(s.get("text")).strip(), "note": _note(s)})
+            entry[str(s["stage"])].append({"text": _cut(s.get("completion", s.get("text"))).strip(), "note": _note(s)})
     shown = list(by_prompt.values())[:_MOST_PROMPTS]
     sides = (("before", "Before"), ("after", "After"))
     return [
@@ -115,7 +119,7 @@ def samples(records: Sequence[Mapping[str, Any]], run: Path) -> list[dict[str, A
 
 def sampled(records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
     """How the samples were drawn."""
-    prompts = len({str(s.get("prompt_id") or s.get("prompt")) for s in records})
+    prompts = len({str(s.get("prompt_id") or s.get("rendered", s.get("prompt"))) for s in records})
     temperature = _part(facts, "config").get("sample_temperature")
     heat = f", temperature {setting(temperature)}" if is_number(temperature) else ""
     less = f"; the first {_MOST_PROMPTS} are shown" if prompts > _MOST_PROMPTS else ""

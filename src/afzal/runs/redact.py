@@ -73,18 +73,25 @@ def redact_config(value: Any, name: str = "") -> Any:
 
 def redact_texts(value: Any) -> Any:
     """Nested data in which every text, names of fields included, is without anything shaped like a secret."""
-    if isinstance(value, Mapping):
-        return {redact_texts(k): redact_texts(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [redact_texts(v) for v in value]
-    return redact_text(value) if isinstance(value, str) else value
+    return _without(value, _environment_secrets())
 
 
 def redact_text(text: str) -> str:
     """The text without anything shaped like a token, log-in or known secret."""
-    for secret in _environment_secrets():
-        text = text.replace(secret, HIDDEN)
-    return _QUERY.sub(rf"\1{HIDDEN}", _LOGIN.sub(HIDDEN, _SHAPES.sub(HIDDEN, text)))
+    return _without(text, _environment_secrets())
+
+
+def _without(value: Any, secrets: Sequence[str]) -> Any:
+    """``secrets`` are looked up once for all texts: reading the environment costs more than a search in a text."""
+    if isinstance(value, Mapping):
+        return {_without(k, secrets): _without(v, secrets) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without(v, secrets) for v in value]
+    if not isinstance(value, str):
+        return value
+    for secret in secrets:
+        value = value.replace(secret, HIDDEN)
+    return _QUERY.sub(rf"\1{HIDDEN}", _LOGIN.sub(HIDDEN, _SHAPES.sub(HIDDEN, value)))
 
 
 @lru_cache(maxsize=1024)  # the same names of the environment are asked about for every text

@@ -1,0 +1,52 @@
+"""The prompts of samples as their rows have them, so that a run's samples are data like any other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from afzal.data.remap import with_media
+from afzal.records import Item, Media, template_fields, turns_to_row
+from afzal.tokens import Speaker, Tree
+
+
+def as_given(
+    trees: Sequence[Tree],
+    items: Iterable[Item],
+    speaker: Speaker,
+    previews: Mapping[str, Mapping[str, str]],
+    run: Path,
+) -> list[dict[str, Any]]:
+    """Of each tree the columns that ask for an answer: ``prompt``, a text or messages, and what the row says to the
+    chat template (``tools`` ...).
+
+    Args:
+        trees: made from some of ``items``, whose ids they bear.
+        previews: by SHA-256 the small copy of an image or a sound below ``run``, which the prompt then names.
+    """
+    named: defaultdict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        named[item.id].append(item)
+
+    def shown(media: Media) -> Media:
+        if media.sha256 not in previews:
+            return media
+        name = previews[media.sha256]["file"]
+        content = (run / name).read_bytes()
+        return replace(media, sha256=hashlib.sha256(content).hexdigest(), name=name, path=str(run / name), data=None)
+
+    given = [_item(tree, named[tree.item_id], speaker) for tree in trees]
+    return [{"prompt": turns_to_row(with_media(i, shown).prompt), **template_fields(i)} if i else {} for i in given]
+
+
+def _item(tree: Tree, named: Sequence[Item], speaker: Speaker) -> Item | None:
+    """The item of the tree among those of its id; where rows share an id, the one whose prompt has the tree's tokens,
+    and none where that was cut."""
+    if len(named) == 1:
+        return named[0]
+    asked = speaker.prompt_trees(named)
+    return next((i for i, made in zip(named, asked, strict=True) if made.prompt_key == tree.prompt_key), None)
