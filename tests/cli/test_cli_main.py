@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 import afzal
+from afzal import data
 from afzal.cli import VERBS, main
+from afzal.cli.remedies import fit
 from afzal.errors import AfzalError
 
 TRAIN = ["train", "dpo", "--model", "M", "--data", "D"]
@@ -187,3 +189,32 @@ def test_no_progress_bars_and_no_telemetry(monkeypatch: pytest.MonkeyPatch, caps
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
     assert os.environ["TRANSFORMERS_VERBOSITY"] == "error"
     assert os.environ["DATASETS_VERBOSITY"] == "info"
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "not_said"),
+    [
+        (["check", "F"], "with --columns, such as", "afzal convert"),
+        (["judge", "F", "--judge", "rule:longest"], "(afzal judge has no --columns: give it to afzal convert FILE", ""),
+        (["score", "--model", "M", "--data", "G"], "with --data-format text", "--format text"),
+        (["leaderboard", "G"], "(afzal leaderboard has no --columns and --format: give them to", "--data-format"),
+    ],
+)
+def test_a_remedy_names_what_the_command_has(words, said, not_said, tmp_path, capsys, monkeypatch):
+    """Readers do not know which command asks; every one of these has other names for how a file is read, or none."""
+    monkeypatch.chdir(tmp_path)
+    Path("F").write_text('{"q": "hi", "good": "a", "bad": "b"}\n')
+    Path("G").write_text('{"prompt": "hi", "text": "a", "x_label": true}\n')
+    Path("M").mkdir()
+    monkeypatch.setattr("afzal.cli.start.begin", lambda *_: None)
+    monkeypatch.setattr("afzal.rewards.score.score", lambda config: data.read(config.data))
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert not not_said or not_said not in err.replace("--data-format text", "")
+
+
+def test_a_remedy_names_keys_where_settings_of_a_training_stand_in_a_file():
+    error = AfzalError("x", where="y", remedy="say it with --columns a=b or --format afzal")
+    fit(error, "compare", None)
+    assert str(error).endswith("(as columns and data_format in the file of afzal compare)")

@@ -60,6 +60,17 @@ def test_what_is_written_down_reads_back_to_the_same(tmp_path):
     assert made.matched_kl == [0.5, 2.0]
 
 
+def test_a_slip_on_the_command_line_is_told_from_what_the_file_says(tmp_path):
+    file = tmp_path / "ladder.yaml"
+    file.write_text("levels: 2\ndata: d.jsonl\n")
+    with pytest.raises(AfzalError, match=r"command line: unknown setting 'levls' \(did you mean levels\?\)"):
+        config.of_file(config.LadderConfig, file, ["levls=3"])
+    file.write_text("levels: 2\nlevls: 3\n")  # the file has its levels
+    with pytest.raises(AfzalError, match="unknown setting 'levls'") as error:
+        config.of_file(config.LadderConfig, file)
+    assert "did you mean" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("methods", "settings", "said"),
     [

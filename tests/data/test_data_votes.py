@@ -24,6 +24,15 @@ def said(dataset):
     return [(v.annotator, v.outcome) for item in dataset.items for v in item.votes]
 
 
+def test_a_word_that_names_no_side_is_told_with_its_place_and_column(tmp_path):
+    with pytest.raises(AfzalError, match="'winner' is 'left', not one of a, b, tie or both_bad") as error:
+        read_rows(tmp_path, [BASE | {"winner": word} for word in ("left", "right")])
+    assert error.value.where.endswith("votes.jsonl:1")
+    assert "format" not in str(error.value)
+    with pytest.raises(AfzalError, match="no known format"):  # where the vote is not all that is odd
+        read_rows(tmp_path, [BASE | {"winner": "left"}, {"prompt": "p", "response_a": "x"}])
+
+
 @pytest.mark.parametrize(
     ("word", "outcome"),
     [

@@ -175,6 +175,22 @@ def test_other_columns_of_a_prompt_stand_in_its_answers(script, folder, tmp_path
     assert data.read(str(tmp_path / "out.jsonl")).format == "prompt_completion"
 
 
+def test_an_answer_key_beside_prompts_alone_is_no_obstacle_and_is_named_where_it_cannot_stay(
+    script, folder, tmp_path, capsys
+):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": "q0", "solution": "seventeen", "reference_solution": "17"}) + "\n")
+    server = server_file(tmp_path / "s.yaml", script, folder=str(folder / "model"))
+    (row,) = generate(server, folder, tmp_path / "out.jsonl", prompts=str(prompts), n=1)
+    assert "solution" not in row
+    assert row["reference_solution"] == "17"
+    assert "left out of the answers: solution" in capsys.readouterr().err
+    assert data.read(str(tmp_path / "out.jsonl")).format == "prompt_completion"
+    prompts.write_text(json.dumps({"prompt": "q0", "context": "all of it"}) + "\n")  # which may be part of the question
+    with pytest.raises(AfzalError, match="'context' may change what the rows mean"):
+        generate(server, folder, tmp_path / "other.jsonl", prompts=str(prompts), n=1)
+
+
 def test_without_a_folder_the_server_decides_and_it_is_said(script, folder, tmp_path, capsys):
     generate(server_file(tmp_path / "s.yaml", script), folder, tmp_path / "out.jsonl", temperature=0.0, n=1)
     assert all("stop" not in body and "seed" not in body for body in script.bodies)

@@ -52,7 +52,7 @@ def test_right_by_category():
     rows = crowd(20, ann=1.0)
     said = labels.of_items([row if k % 2 == 0 else Item(**_turned(row)) for k, row in enumerate(rows)])
     found = truths.by_category(aggregate.aggregate(said, "mean").p_first, said)
-    assert found == {"even": truths.Share(10, 1.0), "odd": truths.Share(10, 0.0)}
+    assert {name: (own.pairs, own.right) for name, own in found.items()} == {"even": (10, 1.0), "odd": (10, 0.0)}
     one = labels.of_items(rows[::2])
     assert truths.by_category(aggregate.aggregate(one, "mean").p_first, one) == {}
 
@@ -92,6 +92,22 @@ def test_whole_prompts_are_held_out():
         truths.curve(said, (55,))
 
 
+def test_the_share_that_is_right_has_an_interval_over_prompts():
+    """60 pairs of 3 prompts say less than 60 of as many; an answer that is right on all is not certain to be."""
+    alone, shared = (labels.of_items(crowd(60, prompts=n, ann=0.7)) for n in (60, 3))
+    wide = []
+    for said in (alone, shared):
+        found = truths.right_on(aggregate.aggregate(said, "majority").p_first, said, said.gold >= 0)
+        assert found.pairs == 60
+        assert found.low < found.right < found.high
+        wide.append(found.high - found.low)
+    assert wide[0] < wide[1]
+    sure = labels.of_items(crowd(10, ann=1.0))
+    found = truths.right_on(aggregate.aggregate(sure, "majority").p_first, sure, sure.gold >= 0)
+    assert (found.right, found.high) == pytest.approx((1.0, 1.0))
+    assert found.low == pytest.approx(10 / (10 + 1.959964**2))  # Wilson's of 10 in 10
+
+
 @pytest.mark.parametrize("size", [0, 4, 9])
 def test_sizes_that_leave_nothing_are_refused(size):
     with pytest.raises(AfzalError, match="cannot be tried") as error:
@@ -106,6 +122,8 @@ def test_the_command_says_what_truth_is_worth(tmp_path, capsys):
     body = json.loads(capsys.readouterr().out)
     assert list(body["gold_sizes"]["by_size"]) == ["5", "10"]
     assert sum(body["truths"].values()) == 40
+    assert body["right_low"] < body["right"] < body["right_high"]
+    assert all(line["right_low"] < line["right"] < line["right_high"] for line in body["lines"])
     assert list(body["by_category"]) == ["even", "odd"]
     page = (tmp_path / "page/annotators.html").read_text()
     assert "How much known truth is worth" in page

@@ -3,6 +3,7 @@
     python tests/mutants/run.py                      # all mutants, in the order of the list
     python tests/mutants/run.py objectives/ kl.py    # those of files whose path contains one of the words
     python tests/mutants/run.py --jobs 2 --out results.json
+    python tests/mutants/run.py --sample 25 --seed 3 # a part of them; all take about a day of one processor
 
 The list (``mutants.yaml``) holds, for each file of ``src/afzal``, the tests that look at it and pairs of texts: what
 stands there once, and what takes its place. A mutant is *killed* when a fast test of its room fails, *survived* when
@@ -16,6 +17,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import sys
@@ -191,6 +193,8 @@ def main() -> int:
     parser.add_argument("words", nargs="*", help="only mutants of files whose path contains one of these")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--new", action="store_true", help="only mutants that no earlier run killed")
+    parser.add_argument("--sample", type=int, help="so many of them at random")
+    parser.add_argument("--seed", type=int, default=0, help="of --sample; the same seed is the same sample")
     parser.add_argument("--out", type=Path, default=KILLERS, help="results, read again to ask the killers first")
     asked = parser.parse_args()
     before = json.loads(asked.out.read_text()) if asked.out.exists() else []
@@ -198,6 +202,8 @@ def main() -> int:
     mutants = [m for m in read() if not asked.words or any(word in m.file for word in asked.words)]
     if asked.new:
         mutants = [m for m in mutants if m.name not in results or results[m.name].outcome != "killed"]
+    if asked.sample is not None:
+        mutants = random.Random(asked.seed).sample(mutants, min(asked.sample, len(mutants)))
     _warm()
     known = {name: r.test for name, r in results.items() if "::" in r.test}
     counts: Counter[str] = Counter()

@@ -68,6 +68,16 @@ def test_a_run_that_held_a_file_out_is_judged_on_it_and_an_adapter_is_exported()
     assert commands({**START, "config": config | {"adapter": "prefix"}}, [])[2:] == []  # it cannot be merged
 
 
+def test_a_run_on_images_is_voted_on_where_they_are_shown():
+    """A chat takes texts alone. `afzal judge` without a judge serves the page, which shows images and plays sounds."""
+    told = {**START, "data": {"source": "p.jsonl", "eval": 4, "media": 12}}
+    judged = "afzal judge runs/a --against runs/sft --prompts"
+    assert commands(told, []) == [f"{judged} runs/a/samples.jsonl"]
+    held_out = rr.config("dpo") | {"eval_data": "held.jsonl"}
+    assert commands({**told, "config": held_out}, []) == [f"{judged} held.jsonl"]
+    assert commands({**told, "data": told["data"] | {"media": 0}}, []) == [CHAT]
+
+
 def test_demonstrations_alone_are_not_proposed_to_dpo_and_a_file_is_read_as_it_was():
     sft = {**START, "method": "sft", "data": {"source": "p.jsonl"}}
     config = rr.config("sft") | {"columns": {"chosen": "good", "rejected": "bad"}, "eos_token": "<s>"}

@@ -70,6 +70,7 @@ def aggregate(
     from afzal import data as reading
     from afzal import runs
     from afzal.judge import labels as judged
+    from afzal.judge.games import CATEGORIES
 
     if out is not None:
         runs.refuse_existing(Path(out), force)
@@ -84,6 +85,7 @@ def aggregate(
         dataset = reading.read(source, columns=columns, format=format, on_error=dropping)
         truths = reading.read(as_path(gold, "gold")).items if gold is not None else []
         body, rows, refused = _on_rows(dataset, truths, asked)
+        body["unread"] = [name for name in dataset.unread if name not in (*CATEGORIES, group_by)]
     shown = None
     if page is not None:
         from afzal import report
@@ -219,6 +221,7 @@ def _text(body: Mapping[str, Any]) -> list[str]:
 
     lines = [visible(f"{body['title']}: {body['subtitle']}")]
     lines.append("  ".join(f"{name} {value}" for name, value in body["facts"]))
+    lines += [visible(f"not read: {', '.join(body['unread'])}")] if body.get("unread") else []
     width = max((len(f["name"]) for f in body["figures"]), default=0)
     for f in body["figures"]:
         lines.append(f"{visible(f['name']):{width}}  {number(f['value'], 3)} {interval(f['low'], f['high'])}".rstrip())
@@ -228,7 +231,9 @@ def _text(body: Mapping[str, Any]) -> list[str]:
         if line["value"] is not None:
             shown = interval(line["low"], line["high"])
             cells.append(f"{body['unit']} {number(line['value'], 3)} {shown}".rstrip())
-        cells += [f"{key.replace('_', ' ')} {_cell(line[key])}" for key in _KNOWN if line.get(key) is not None]
+        for key in (key for key in _KNOWN if line.get(key) is not None):
+            ends = interval(line.get(f"{key}_low"), line.get(f"{key}_high"))
+            cells.append(f"{key.replace('_', ' ')} {_cell(line[key])} {ends}".rstrip())
         lines.append("  ".join(cells))
     for table in body.get("tables", []):
         lines.append(f"{visible(table['title'])}: {visible(table['words'])}".rstrip(": "))

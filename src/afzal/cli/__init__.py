@@ -123,6 +123,12 @@ def _run(args: list[str]) -> int:
     try:
         code = typer.main.get_command(_app()).main(args=args, prog_name="afzal", standalone_mode=False, obj=args)
         sys.stdout.flush()
+    except AfzalError as error:
+        if args[0] in VERBS and any(flag in error.remedy for flag in ("--columns", "--format", "--skip-bad")):
+            from afzal.cli.remedies import fit
+
+            fit(error, args[0], _load(args[0]))
+        raise
     except SystemExit as error:
         # Typer turns a broken pipe into exit code 1, which here means findings.
         raise error.__context__ if isinstance(error.__context__, BrokenPipeError) else error from None

@@ -83,8 +83,13 @@ def unknown(kind: type[Settings], setting: Setting, given: Mapping[str, Setting]
         what = f"the setting {setting.key!r} has no effect on {method} (only on {', '.join(owners)})"
         by_name = f"objective_arg: {{{setting.key}: ...}}, if the objective has it"
         return AfzalError(what, where=setting.where, remedy=by_name if method == "prefer" else "leave it out")
-    free = kind.model_fields.keys() - set(given)
+    beside = {key for key, other in given.items() if _source(other) == _source(setting)}
+    free = kind.model_fields.keys() - beside  # what a file says can be meant by a word of the command line
     return AfzalError(f"unknown setting {setting.key!r}{suggestion(setting.key, sorted(free))}", where=setting.where)
+
+
+def _source(setting: Setting) -> str:
+    return setting.where.rpartition(":")[0] or setting.where
 
 
 def explain(kind: type[Settings], error: ValidationError, given: Mapping[str, Setting]) -> AfzalError:

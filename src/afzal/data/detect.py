@@ -9,6 +9,7 @@ from afzal.data.fields import Row, RowError, UnusableError, has, name_of
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS
 from afzal.data.hints import columns_hint
+from afzal.data.parse_votes import unknown_winner
 from afzal.data.unread import Unread
 from afzal.errors import AfzalError
 
@@ -41,6 +42,7 @@ _OPINION_FIELDS = frozenset(
         "worst",
     )
 )
+_WINNERS = 8  # rows all of whose votes are looked at before a message blames these
 # Formats are tried in this order: one that takes what people said about answers, before one that passes it over.
 _TIERS = (("preference", "unpaired", "refused"), ("votes",), ("plain",))
 
@@ -98,6 +100,10 @@ def _fitting(entries: Sequence[Format], sample: Sequence[Row]) -> dict[Format, i
 
 def nothing_fits(sample: Sequence[Row], source: str = "", wheres: Sequence[str] = ()) -> AfzalError:
     """What a row holds that no format takes, which format is nearest and what it lacks, and how to name the fields."""
+    if sample and all(unknown := [unknown_winner(row) for row in sample[:_WINNERS]]):
+        where = wheres[0] if wheres else source
+        remedy = "write the side or the name of the better answer in every row"
+        return AfzalError(unknown[0], where=where, why="the rows are two answers and a vote on them", remedy=remedy)
     plain = [entry for entry in FORMATS if entry.family == "plain"]
     odd = next((n for n, row in enumerate(sample) if not any(entry.applies(row) for entry in plain)), None)
     voiced = [n for n, row in enumerate(sample) if not _OPINION_FIELDS.isdisjoint(row)]

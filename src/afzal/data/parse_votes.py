@@ -54,6 +54,20 @@ def fits(row: Row) -> bool:
     return _known(row[winner], winner, replace(pair, counts=True), row) is True
 
 
+def unknown_winner(row: Row) -> str:
+    """Why a value does not say which of two answers is better, where the row lacks nothing else; "" of other rows."""
+    pair, winner = pair_of(tuple(row)), _winner(tuple(row))
+    if pair is None or winner is None or not _whole(row, pair):
+        return ""
+    try:
+        said(row[winner], replace(pair, counts=True), row, winner)
+    except RowError as error:
+        return error.detail
+    except UnusableError:
+        return ""
+    return ""
+
+
 def fits_wide(row: Row) -> bool:
     """Whether the row holds a prompt, two answers, and votes of several annotators with known values."""
     pair, keys = pair_of(tuple(row)), tuple(row)

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +31,7 @@ from afzal.data.parse_votes import joined
 from afzal.data.potato import is_potato_folder, potato_rows
 from afzal.data.remap import without
 from afzal.data.turns import answer_text, content_key
-from afzal.data.unread import Unread
+from afzal.data.unread import Unread, of_the_prompt
 from afzal.drops import Drop
 from afzal.errors import AfzalError
 from afzal.records import Item, Message
@@ -116,7 +117,7 @@ class Reading:
             self._entry = self._entry.settle(self._entry, self._sample)
         self.format = self._entry.name
         self._asked = asked
-        self._unread = Unread(self._entry, asked.names)
+        self._unread = Unread(self._entry, partial(_passes_on, asked, self._entry))
         self._bare_names: dict[tuple[str, ...], bool] = {}
         self._media = MediaReader(media, self._sample)
         # One row with a system message makes the whole file one of conversations: they are not mixed with plain texts.
@@ -255,6 +256,12 @@ class Reading:
         return bare
 
 
+def _passes_on(asked: Asked, entry: Format, name: str) -> bool:
+    """Whether a field that the format does not read goes to whoever asks for columns; beside prompts alone, those who
+    ask for every column get what says something of an answer too."""
+    return name in asked.names or (asked.every and entry.name == "prompts" and not of_the_prompt(name))
+
+
 def _structured(stream: Iterator[Raw]) -> Iterator[Raw]:
     """Rows with lists and messages in the place of texts that spell them."""
     for raw in stream:
@@ -373,7 +380,7 @@ def _remedy(reason: str, sound: int) -> str:
         fix = 'give as many marks as media; a text in a typed part ({"type": "text"}) holds no marks'
     else:
         fix = "fix the rows"
-    dropped = "or drop and count them with --skip-bad (of afzal convert where the command has none)"
+    dropped = "or drop and count them with --skip-bad"
     return f"{fix}, {dropped}" if sound else fix
 
 

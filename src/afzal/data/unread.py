@@ -6,7 +6,7 @@ A name is judged by its words (``"isGood"``, ``"thumbs_up"``, ``"Response 2"``),
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from afzal.data.fields import LABELS, WORDS, Row, alternatives
@@ -64,13 +64,13 @@ class Unread:
     """What the rows of one source hold beside what their format reads; ask :meth:`of` about every row.
 
     Args:
-        passed: fields that somebody else reads: they are not suspected.
+        passed: whether somebody else reads the field of a name: it is not suspected.
 
     Attributes:
         names: every field that was skipped, in the order met; ``messages[].name`` for the keys of messages.
     """
 
-    def __init__(self, entry: Format, passed: Collection[str] = ()) -> None:
+    def __init__(self, entry: Format, passed: Callable[[str], bool] = lambda _: False) -> None:
         self.names: dict[str, None] = {}
         self._entry, self._read, self._passed = entry, entry.used(), passed
         self._known: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
@@ -83,10 +83,10 @@ class Unread:
             return "tools" if row.get("tools") else "chat_template_kwargs"
         others, suspects = self._about(row)
         for name in suspects:
-            if name not in self._passed and self._tells(name, row[name], item):
+            if not self._passed(name) and self._tells(name, row[name], item):
                 return name
         if others and self._entry.family == "plain":
-            others = [name for name in others if name not in self._passed]
+            others = [name for name in others if not self._passed(name)]
             return next((name for name in others if _is_label_word(row[name])), "")
         return ""
 
@@ -155,6 +155,11 @@ def suspicious(name: str, entry: Format) -> bool:
     if entry.family != "plain":
         return False
     return bool(words & _ANSWER) or (bool(words & _OPINION) and entry.name != "prompts")
+
+
+def of_the_prompt(name: str) -> bool:
+    """Whether a field of this name may be part of what is asked."""
+    return bool(_PROMPT.intersection(words_of(name)))
 
 
 def words_of(name: str) -> list[str]:

@@ -192,6 +192,10 @@ def _as_answers(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         plain = {key: value for key, value in record.items() if key in _OWN} | {"completion": "an answer"}
         if name not in data.passed_over(plain, {name: record[name]}):
             misread.add(name)
+    if misread:
+        left_out, kept = ", ".join(sorted(misread)), f"reference_{min(misread)}"
+        why = "with them the rows would not be read as answers"
+        print(f"note: left out of the answers: {left_out}; {why} (a column called {kept} stays)", file=sys.stderr)
     return [{name: value for name, value in record.items() if name not in misread} for record in records]
 
 

@@ -319,6 +319,8 @@ def _line(person: Person) -> dict[str, Any]:
         "labels": person.labels,
         "ties": person.ties,
         "right": None if person.right is None else person.right.value,
+        "right_low": None if person.right is None else finite(person.right.low),
+        "right_high": None if person.right is None else finite(person.right.high),
         "first_slot": person.first_slot,
         "first_slot_p": person.first_slot_p,
         "consistent": person.consistent,

@@ -13,6 +13,7 @@ from afzal.judge.aggregate import POINTS, Aggregated, By, classes_of, credit, or
 from afzal.judge.labels import CLASSES, Labels
 from afzal.judge.plain import finite
 from afzal.stats import annotators
+from afzal.stats.intervals import clustered, share
 from afzal.text import number
 
 DRAWS = 20
@@ -21,10 +22,23 @@ DRAWS = 20
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How many pairs of known truth there are, and the share on which an answer is right, a tie or none being half."""
+    """How many pairs of known truth there are, and the share on which an answer is right, a tie or none being half.
+
+    ``low`` and ``high`` are its 95 % interval over prompts.
+    """
 
     pairs: int
     right: float
+    low: float | None
+    high: float | None
+
+
+def right_on(p_first: np.ndarray, labels: Labels, at: np.ndarray) -> Share:
+    """How right the probabilities ``[N]`` are on the pairs ``at`` (bool ``[N]``, all of known truth)."""
+    gold = ordering(labels.gold)
+    right = credit(np.nan_to_num(p_first, nan=0.5), POINTS[gold])[at]
+    known = share(clustered([labels.prompts[k] for k in np.flatnonzero(at)], right.tolist()))
+    return Share(len(right), float(right.mean()), known.low, known.high)
 
 
 def by_category(p_first: np.ndarray, labels: Labels) -> dict[str, Share]:
@@ -33,10 +47,8 @@ def by_category(p_first: np.ndarray, labels: Labels) -> dict[str, Share]:
     names = sorted({c for c, g in zip(labels.categories, gold, strict=False) if g >= 0})
     if len(names) < 2:
         return {}
-    right = credit(np.nan_to_num(p_first, nan=0.5), POINTS[gold])
     own = np.array(labels.categories)
-    places = {name or "none": (own == name) & (gold >= 0) for name in names}
-    return {name: Share(int(at.sum()), float(right[at].mean())) for name, at in places.items()}
+    return {name or "none": right_on(p_first, labels, (own == name) & (gold >= 0)) for name in names}
 
 
 def brier(p_first: np.ndarray, gold: np.ndarray) -> float | None:
@@ -193,24 +205,24 @@ def _learned(
 
 def as_plain(found: Aggregated, labels: Labels, by: By) -> dict[str, Any]:
     """What known truth says of an answer that did not use it, with a table by category and findings."""
-    right = found.right(labels.gold)
-    if right is None:
+    at = ordering(labels.gold) >= 0
+    if not at.any():
         return {}
-    known, loss = int((labels.gold >= 0).sum()), brier(found.p_first, labels.gold)
-    said = (
-        f"The answer by {by} is right on {right:.1%} of {known} pairs of known truth, a tie half; its Brier score is "
-    )
+    right, loss = right_on(found.p_first, labels, at), brier(found.p_first, labels.gold)
+    said = f"The answer by {by} is right on {_percent(right)} of {right.pairs:,} pairs of known truth, a tie half; "
     truths = {name: int((labels.gold == k).sum()) for k, name in enumerate(CLASSES) if (labels.gold == k).any()}
     body: dict[str, Any] = {
-        "right": right,
+        "right": right.right,
+        "right_low": right.low,
+        "right_high": right.high,
         "brier": loss,
         "truths": truths,
-        "findings": [f"{said}{number(loss, 3)}."],
+        "findings": [f"{said}its Brier score is {number(loss, 3)}."],
         "tables": [],
     }
     if shares := by_category(found.p_first, labels):
-        body["by_category"] = {name: asdict(share) for name, share in shares.items()}
-        rows = [[name, f"{share.pairs:,}", f"{share.right:.1%}"] for name, share in shares.items()]
+        body["by_category"] = {name: asdict(own) for name, own in shares.items()}
+        rows = [[name, f"{own.pairs:,}", _percent(own)] for name, own in shares.items()]
         words = f"The answer by {by} on pairs of known truth, a tie half."
         columns = ["category", "pairs", "right"]
         body["tables"].append({"title": "Right by category", "words": words, "columns": columns, "rows": rows})
@@ -223,6 +235,11 @@ def as_plain(found: Aggregated, labels: Labels, by: By) -> dict[str, Any]:
                 f"of {rank:.2f}."
             )
     return body
+
+
+def _percent(found: Share) -> str:
+    known = "" if found.low is None or found.high is None else f" [{found.low:.1%}, {found.high:.1%}]"
+    return f"{found.right:.1%}{known}"
 
 
 def curve_as_plain(found: Curve) -> dict[str, Any]:

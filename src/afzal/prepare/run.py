@@ -127,6 +127,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
         "train": len(train),
         "eval": len(evaluation),
         "fingerprint": dataset.fingerprint,
+        **({"media": shown} if (shown := sum(bool(t.media) for t in (*train, *evaluation))) else {}),
         **({"tasks": by_task} if by_task else {}),
         **({"columns": data.columns_hash(t.columns for t in (*train, *evaluation))} if columns else {}),
     }

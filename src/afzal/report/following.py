@@ -51,7 +51,8 @@ def _after_rounds(path: str, facts: Mapping[str, Any]) -> list[Step]:
 def _after_training(path: str, facts: Mapping[str, Any], audit: Mapping[str, Any]) -> list[Step]:
     method, config, start = method_in(facts), _config(facts), start_in(facts)
     data = facts.get("data")
-    source = str(data.get("source") or "") if isinstance(data, Mapping) else ""
+    data = data if isinstance(data, Mapping) else {}
+    source = str(data.get("source") or "")
     ordered = audit.get("pairs") != 0 and not (method is not None and method.online)
     found: list[Step] = []
     if method is not None and method.next is not None and source and ordered:
@@ -59,8 +60,11 @@ def _after_training(path: str, facts: Mapping[str, Any], audit: Mapping[str, Any
     if method is not None and not method.writes:
         usable = [step("train", "rloo", "--model", start, "--data", source, "--reward", path, why="learn from it")]
         return [*found, *(usable if start and source else [])]
-    if start:
-        found += _is_it_better(path, start, str(config.get("eval_data") or ""), named=not Path(start).is_dir())
+    held_out = str(config.get("eval_data") or "")
+    if start and data.get("media"):
+        found += _is_it_better_with_media(path, start, held_out, sampled=bool(data.get("eval")))
+    elif start:
+        found += _is_it_better(path, start, held_out, named=not Path(start).is_dir())
     else:
         found.append(step("generate", "--model", path, "--prompt", "How are you?"))
     if config.get("adapter") and config["adapter"] not in VIRTUAL:
@@ -80,6 +84,14 @@ def _is_it_better(path: str, start: str, held_out: str, *, named: bool) -> list[
         asked = ["--against", start, "--prompts", held_out]
         found.append(step("judge", path, *asked, why="the same on held-out prompts, for several people"))
     return found
+
+
+def _is_it_better_with_media(path: str, start: str, held_out: str, *, sampled: bool) -> list[Step]:
+    """A chat takes texts alone: votes on answers to held-out prompts, or to those of the samples, whose images and
+    sounds lie in the run folder."""
+    prompts = held_out or (f"{path}/samples.jsonl" if sampled else "")
+    asked = ["--against", start, "--prompts", prompts]
+    return [step("judge", path, *asked, why="is it better? vote blind")] if prompts else []
 
 
 def _reading(config: Mapping[str, Any], writes: bool) -> list[str]:

@@ -1,0 +1,42 @@
+"""The flags that readers of data name in a remedy, as the command that was typed has them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from afzal.errors import AfzalError
+
+_OF_READERS = ("--columns", "--format", "--skip-bad")
+_KEYS = {"--columns": "columns", "--format": "data_format"}
+_FILES = ("compare", "sweep")  # whose settings of a training stand in a file
+
+
+def fit(error: AfzalError, verb: str, command: Any) -> None:
+    """Change the remedy of an error to what ``afzal verb`` has: ``--format`` under its name there, keys of a file, or a
+    command that writes a file which needs none of them."""
+    flags = _flags(verb, command)
+    named = [flag for flag in _OF_READERS if re.search(rf"{flag}\b", error.remedy)]
+    if "--format" in named and "--format" not in flags and "--data-format" in flags:
+        named.remove("--format")
+        _say(error, error.remedy.replace("--format", "--data-format"))
+    lacking = [flag for flag in named if flag not in flags]
+    keys = [_KEYS[flag] for flag in lacking if verb in _FILES and flag in _KEYS]
+    if keys:
+        _say(error, f"{error.remedy}\n(as {' and '.join(keys)} in the file of afzal {verb})")
+    elif lacking:
+        options, them = " and ".join(lacking), "them" if len(lacking) > 1 else "it"
+        way = f"give {them} to afzal convert FILE NEW.jsonl --to afzal, and NEW.jsonl to afzal {verb}"
+        _say(error, f"{error.remedy}\n(afzal {verb} has no {options}: {way})")
+
+
+def _say(error: AfzalError, remedy: str) -> None:
+    AfzalError.__init__(error, error.what, where=error.where, why=error.why, remedy=remedy)
+
+
+def _flags(verb: str, command: Any) -> set[str]:
+    if verb == "train":  # a group, all of whose commands have these
+        return {"--columns", "--data-format"}
+    if verb in _FILES:
+        return set()
+    return {name for parameter in command.params for name in parameter.opts}
