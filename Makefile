@@ -46,10 +46,9 @@ mutants: $(VENV)/.dev  ## change the source in one place at a time, and see that
 test-gpu:  ## the tests that need a CUDA GPU, with the torch and transformers that are installed
 	PYTHONPATH=src$(if $(PYTHONPATH),:$(PYTHONPATH)) HF_HUB_OFFLINE=1 $(PYTHON) -m pytest -m gpu tests/gpu
 
-test-newest: $(VENV)/.dev  ## what stands next to transformers, with its newest release, installed apart
-	$(PIP) install --quiet --upgrade --no-deps --target $(VENV)/newest transformers
-	PYTHONPATH=$(VENV)/newest $(BIN)/python -m pytest -m "not slow" tests/model tests/generate \
-	  tests/train/test_train_buffers.py tests/recipes/test_recipes_adapters.py
+test-newest: $(VENV)/.newest  ## what stands next to transformers, with the release of constraints-newest.txt, installed apart
+	OMP_NUM_THREADS=1 PYTHONPATH=$(abspath $(VENV))/newest $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal \
+	  tests/model tests/generate tests/train/test_train_buffers.py tests/recipes/test_recipes_adapters.py
 
 lint: $(VENV)/.dev  ## ruff and pyright
 	$(BIN)/ruff check .
@@ -82,6 +81,11 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) install --quiet -e ".[dev]" -c constraints.txt
 	@touch $@ $(VENV)/.run
+
+$(VENV)/.newest: constraints-newest.txt $(VENV)/.dev
+	rm -rf $(VENV)/newest
+	$(PIP) install --quiet --no-deps --target $(VENV)/newest -r constraints-newest.txt
+	@touch $@
 
 .venv-trl/.peers: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-trl

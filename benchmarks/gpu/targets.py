@@ -96,7 +96,7 @@ def planned(figures: Figures) -> Iterator[str]:
         for side in (s for s in ("afzal", "afzal-cached") if "peak_bytes" in result.get(s, {})):
             seconds = float(np.mean(result[side]["seconds"]))
             again = any("recomput" in note for note in result[side].get("notes", ()))
-            job, layout = job_of(about, result, side), plan.Layout(recompute=again)
+            job, layout = job_of(about, result, side), plan.Layout(recompute="full" if again else "none")
             memory = plan.peak(job, layout, device).total - device.reserve
             least = plan.times(job, layout, device, plan.Assumptions(mfu=_ASSUMED_MFU)).update
             found = result[side]["peak_bytes"]
@@ -134,7 +134,7 @@ def what_fits(device: plan.Device) -> list[str]:
         for reference, state in (("live", 8), ("cached", 8), ("cached", 4)):
             kept = {"reference": reference, "state_bytes": state}
             job = plan.Job(plan.SHAPES[name], plan.METHODS["dpo"], plan.lengths(counts), batch_size=16, **kept)
-            layout = plan.Layout(recompute=True)
+            layout = plan.Layout(recompute="full")
             total = plan.peak(job, layout, device).total
             cells.append(f"{_gb(total)}, {'fits' if plan.fits(job, layout, device) else 'does not fit'}")
         lines.append(f"| {name} | {' | '.join(cells)} |")

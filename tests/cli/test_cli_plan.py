@@ -68,11 +68,31 @@ def test_what_does_not_fit_is_shown_and_refused(capsys: pytest.CaptureFixture[st
         (["--model", "llama-3.1-8b", "--data", "x.jsonl", "--items", "4"], "the lengths are those of data"),
         (["--model", "llama-3.1-8b", "--mfu", "2"], "mfu"),
         (["dop", "--model", "llama-3.1-8b"], "dpo"),
+        (["--model", "llama-3.1-8b", "--ppo-epochs", "2"], "dpo learns from data, not from rewards"),
+        (["rloo", "--model", "llama-3.1-8b", "--value", "shared"], "rloo trains no value model"),
+        (["sft", "--model", "llama-3.1-8b", "--reference", "live"], "sft has no reference"),
+        (["grpo", "--model", "llama-3.1-8b", "--reference", "cached"], "scores its answers under one as it runs"),
+        (["grpo", "--model", "llama-3.1-8b", "--tensor", "2"], "every rank holds the models whole"),
+        (["rloo", "--model", "llama-3.1-8b", "--minibatches", "99"], "need as many prompts"),
+        (["ppo", "--model", "llama-3.1-8b", "--lora-rank", "8", "--frozen-weights", "nf4"], "value=shared"),
+        (["--model", "llama-3.1-8b", "--nodes", "1", "--gpus", "1", "--link", "0.5"], "one device has no links"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(args: list[str], said: str, capsys: pytest.CaptureFixture[str]):
     assert main(["plan", *args]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_an_iteration_of_rewards_has_its_own_lines(capsys: pytest.CaptureFixture[str]):
+    asked = ["ppo", "--model", "llama-3.2-1b", "--nodes", "1", "--gpus", "1", "--minibatches", "2"]
+    said = out(capsys, *asked)
+    for words in ("one iteration", "64 answers to 64 prompts", "rewards, values", "8 of them", "value model"):
+        assert words in said
+    found = json.loads(out(capsys, *asked, "--json"))["iteration"]
+    assert (found["prompts"], found["answers"], found["updates"]) == (64, 64, 8)
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    assert found["seconds"]["total"] == pytest.approx(sum(list(found["seconds"].values())[:-1]))
+    assert json.loads(out(capsys, "--model", "llama-3.2-1b", "--json"))["iteration"] is None
 
 
 def test_hardware_can_be_given_in_numbers(capsys: pytest.CaptureFixture[str]):
@@ -107,7 +127,7 @@ def test_a_file_is_measured_by_its_tokenizer(tmp_path: Path, capsys: pytest.Capt
     assert found["items"] == 2
     assert found["tokens"] - found["scored"] >= 4 + 6
     online = json.loads(out(capsys, "rloo", "--model", "llama-3.2-1b", *source, "--json"))["data"]
-    assert online["scored"] == 2 + 1 + 2
+    assert online["scored"] == 4 * (2 + 1 + 2)  # the good answers stand for each of the four that will be written
 
 
 def test_no_model_library_is_loaded(tmp_path: Path):

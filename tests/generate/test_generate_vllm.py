@@ -2,14 +2,17 @@
 
 import json
 import sys
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers_models import make
 from helpers_runs import model_folder
+from helpers_tokenizers import CHATML, byte_tokenizer
 
 from afzal.errors import AfzalError
-from afzal.generate import Sampling
+from afzal.generate import Sampling, sample
 from afzal.generate.with_vllm import sample_with_vllm
 
 
@@ -107,3 +110,101 @@ def test_vllm_is_given_the_ends_of_the_other_engines(monkeypatch, tmp_path, caps
     assert ends["vllm"] == ends["own"]
     assert 9 in ends["own"]
     assert "never with vLLM itself" in capsys.readouterr().err
+
+
+@dataclass
+class Params:
+    """The fields of vLLM's ``SamplingParams`` that are set; an unknown one is a ``TypeError``, as there."""
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool = False
+    max_tokens: int | None = 16
+    min_tokens: int = 0
+    logprobs: int | None = None
+    detokenize: bool = True
+
+
+def scripted_vllm(streams, model_eos, *, length_first):
+    """vLLM whose model says ``streams[prompt][sample]``, and which ends them as vLLM's scheduler does (``check_stop``).
+
+    ``token_ids`` hold the token that stopped. Older releases ask for the length before the stop tokens, so that an
+    answer whose last allowed token is an end counts as cut there.
+    """
+
+    def ended(stream, params):
+        for length in range(1, len(stream) + 1):
+            last, full = stream[length - 1], length >= params.max_tokens
+            if full and length_first:
+                return length, "length", None
+            if length >= params.min_tokens and not params.ignore_eos and last == model_eos:
+                return length, "stop", None
+            if length >= params.min_tokens and last in (params.stop_token_ids or ()):
+                return length, "stop", last
+            if full:
+                return length, "length", None
+        raise AssertionError("the script is too short")
+
+    class LLM:
+        def generate(self, prompts, sampling_params=None, *, use_tqdm=True, lora_request=None):
+            assert all(0 <= p.seed < 2**31 for p in sampling_params)
+            assert len({p.seed for p in sampling_params}) == len(prompts)
+            found = []
+            for own, params in zip(streams, sampling_params, strict=True):
+                outputs = []
+                for index in range(params.n):
+                    length, reason, stop = ended(own[index], params)
+                    ids = own[index][:length]
+                    steps = [{t: SimpleNamespace(logprob=-1.0, rank=1, decoded_token=None)} for t in ids]
+                    about = {"text": "", "cumulative_logprob": None, "finish_reason": reason, "stop_reason": stop}
+                    outputs.append(SimpleNamespace(index=index, token_ids=ids, logprobs=steps, **about))
+                found.append(SimpleNamespace(outputs=outputs, finished=True))
+            return found
+
+    return SimpleNamespace(LLM=LLM, SamplingParams=Params, TokensPrompt=lambda prompt_token_ids: prompt_token_ids)
+
+
+@pytest.mark.parametrize("length_first", [False, True])
+def test_vllm_stops_where_our_own_engine_stops(monkeypatch, length_first):
+    """The same model, whose tokens vLLM repeats: the same ids and the same endings, with several end marks of which none
+    is the model's own EOS, and an end mark at the last token allowed."""
+    model, prompts, ends = make("llama"), [[5, 6, 7], [8, 9]], list(range(20, 30))
+    plain = Sampling(12)
+    endless = sample(model, prompts, eos=[], n=8, sampling=plain, seed=3)
+    streams = [[s.ids.tolist() for s in endless if s.prompt_index == p] for p in range(2)]
+    own = sample(model, prompts, eos=ends, n=8, sampling=plain, seed=3)
+    module = scripted_vllm(streams, model_eos=streams[0][0][0], length_first=length_first)
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    found = sample_with_vllm(module.LLM(), prompts, eos=ends, n=8, sampling=plain, seed=3)
+    assert [(s.prompt_index, s.ids.tolist(), s.stop) for s in found] == [
+        (s.prompt_index, s.ids.tolist(), s.stop) for s in own
+    ]
+    assert {s.stop for s in own} == {"eos", "length"}
+    longest = max(len(s.ids) for s in own if s.stop == "eos")
+    cut = Sampling(longest)  # the end is the last token allowed
+    own = sample(model, prompts, eos=ends, n=8, sampling=cut, seed=3)
+    found = sample_with_vllm(module.LLM(), prompts, eos=ends, n=8, sampling=cut, seed=3)
+    assert [(s.ids.tolist(), s.stop) for s in found] == [(s.ids.tolist(), s.stop) for s in own]
+    assert any(len(s.ids) == longest and s.stop == "eos" for s in own)
+
+
+def test_vllm_is_given_the_end_of_a_turn_and_every_eos_of_the_generation_config(monkeypatch, tmp_path):
+    from afzal import config
+    from afzal.generate import run as module
+
+    folder = model_folder(tmp_path / "model", eos_token_id=9, vocab_size=261)
+    tokenizer = byte_tokenizer(template=CHATML)
+    tokenizer.save_pretrained(folder)
+    content = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**content, "eos_token_id": [9, 11]}))
+    asked = []
+    vllm = fake_vllm(asked)
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    module.generate(config.GenerateConfig(model=str(folder), prompt="a", engine="vllm"))
+    (params,) = next(call for call in asked if call[0] == "generate")[2]
+    assert {9, 11, tokenizer.convert_tokens_to_ids("<|im_end|>")} <= set(params["stop_token_ids"])
+    assert params["ignore_eos"]

@@ -80,7 +80,7 @@ def test_405b_in_bf16_does_not_fit_one_node_of_h100_but_one_of_h200():
 def test_qlora_of_405b_takes_what_torchtune_reports():
     """torchtune: 405B QLoRA on 8 A100-80, 44.8 GB per GPU; the length of its rows is not stated, 1024 is assumed."""
     job = on_text("llama-3.1-405b", 1024, items=8, rank=16, frozen="nf4")
-    layout = Layout(1, 8, shards=8, recompute=True, tokens=1024)
+    layout = Layout(1, 8, shards=8, recompute="full", tokens=1024)
     assert peak(job, layout, DEVICES["a100-80"]).total == pytest.approx(44.8e9, rel=0.1)
 
 
@@ -88,7 +88,7 @@ def test_405b_over_512_devices_as_reckoned_before():
     """Fully sharded over 512, 8192 tokens per device, reference in memory: 4.06 TB of traffic, 84 s at 40 %."""
     counts = np.array([[4096, 2048, 2048]] * 512)
     job = Job(SHAPES["llama-3.1-405b"], METHODS["dpo"], lengths(counts), batch_size=512)
-    layout = Layout(64, 8, shards=512, recompute=True, tokens=8192)
+    layout = Layout(64, 8, shards=512, recompute="full", tokens=8192)
     moved = traffic(job, layout, DEVICES["h100"])
     assert moved.gather + moved.scatter == pytest.approx(4.06e12, rel=0.02)
     assert times(job, layout, DEVICES["h100"], Assumptions(0.4)).compute == pytest.approx(84, rel=0.1)

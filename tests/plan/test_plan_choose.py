@@ -29,7 +29,7 @@ from afzal.plan import (
     updates,
 )
 from afzal.plan.memory import loading
-from afzal.plan.shapes import parameters
+from afzal.plan.shapes import block_parameters, parameters
 from afzal.plan.table import assumptions
 
 H100 = DEVICES["h100"]
@@ -57,7 +57,7 @@ def test_the_suggested_layout_fits_and_half_of_it_does_not(shape: str, rank: int
 
 
 def test_the_largest_pass_fits_and_a_larger_one_does_not():
-    for layout in (Layout(gpus=8, shards=8), Layout(gpus=8, shards=4, tensor=2, recompute=True)):
+    for layout in (Layout(gpus=8, shards=8), Layout(gpus=8, shards=4, tensor=2, recompute="full")):
         found = job("llama-3.2-3b", batch_size=100_000)
         found = replace(found, lengths=lengths(np.array([[256, 128, 128]] * 100_000)))
         most = largest_tokens(found, layout, H100)
@@ -66,7 +66,7 @@ def test_the_largest_pass_fits_and_a_larger_one_does_not():
 
 
 def test_a_fixed_layout_is_planned_even_when_it_does_not_fit():
-    found = plan(job("llama-3.1-70b"), H100, Wish(1, 8, 8, 1, recompute=True), ASSUMED)
+    found = plan(job("llama-3.1-70b"), H100, Wish(1, 8, 8, 1, recompute="full"), ASSUMED)
     assert not found.fits
     assert found.largest == 0
     assert found.chosen == ()
@@ -75,11 +75,17 @@ def test_a_fixed_layout_is_planned_even_when_it_does_not_fit():
 @pytest.mark.parametrize(
     ("shape", "changed", "layout", "term", "flag"),
     [
-        ("llama-3.1-70b", {}, Layout(gpus=8, shards=8, recompute=True), "optimiser", "--lora-rank"),
-        ("llama-3.1-70b", {"rank": 8}, Layout(recompute=True), "weights", "--frozen-weights nf4"),
-        ("llama-3.1-70b", {"rank": 8, "frozen": "nf4"}, Layout(tokens=512, recompute=True), "weights", "more --shards"),
+        ("llama-3.1-70b", {}, Layout(gpus=8, shards=8, recompute="full"), "optimiser", "--lora-rank"),
+        ("llama-3.1-70b", {"rank": 8}, Layout(recompute="full"), "weights", "--frozen-weights nf4"),
+        (
+            "llama-3.1-70b",
+            {"rank": 8, "frozen": "nf4"},
+            Layout(tokens=512, recompute="full"),
+            "weights",
+            "more --shards",
+        ),
         ("llama-3.2-1b", {}, Layout(tokens=40000), "activations", "--checkpointing full"),
-        ("llama-3.2-1b", {}, Layout(tokens=400000, recompute=True), "activations", "--tokens-per-forward below"),
+        ("llama-3.2-1b", {}, Layout(tokens=400000, recompute="full"), "activations", "--tokens-per-forward below"),
     ],
 )
 def test_what_does_not_fit_names_the_largest_term_and_a_flag(shape: str, changed, layout, term: str, flag: str):
@@ -157,22 +163,35 @@ def test_tensor_parallelism_which_the_trainer_has_not_is_chosen_by_nobody(shape:
     assert {layout.tensor for layout in layouts(job(shape), Wish(tensor=4), 2, 8)} == {4}
 
 
-@pytest.mark.parametrize("shape", ["llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b"])
-def test_a_model_that_no_device_can_load_fits_nowhere(shape: str):
-    """Every rank loads the whole model in float32, makes masters of it and copies it for the reference: 4 + 4 + 2 bytes
-    per weight in bf16, before anything is cut into pieces."""
-    with pytest.raises(AfzalError, match="GB per device are needed"):
-        plan(job(shape), H100, Wish(), ASSUMED)
-    n = loading(job(shape), Layout(gpus=8, shards=8), H100).total - H100.reserve
-    assert n == pytest.approx(10 * parameters(SHAPES[shape]))
-    lora = loading(job(shape, rank=16), Layout(), H100)
-    assert lora.terms["weights"] == 4 * parameters(SHAPES[shape])
+def test_a_rank_loads_its_share_or_the_whole_model():
+    """A share of what trains in float32 and of the reference in bf16, and once a gathered block with both ends; whole,
+    4 + 4 + 2 bytes per weight before anything is cut."""
+    shape = SHAPES["llama-3.1-8b"]
+    n, ends = parameters(shape), 2 * 128256 * 4096
+    eight = Layout(gpus=8, shards=8)
+    start = loading(job("llama-3.1-8b"), eight, H100).total - H100.reserve
+    assert start == pytest.approx((4 + 2) * n / 8 + 2 * (block_parameters(shape) + ends))
+    assert plan(job("llama-3.1-70b"), H100, Wish(), ASSUMED).fits
+    reward = loading(job("llama-3.1-8b", "reward"), eight, H100).total - H100.reserve
+    assert reward == pytest.approx(8 * (n - ends / 2 + 4096))
+    rewards = loading(job("llama-3.1-8b", "rloo"), eight, H100).total - H100.reserve
+    assert rewards == pytest.approx(10 * n)
+    lora = loading(job("llama-3.1-8b", rank=16), Layout(), H100)
+    assert lora.terms["weights"] == 4 * n
     assert "reference" not in lora.terms
 
 
+@pytest.mark.parametrize("method", ["reward", "rloo"])
+def test_what_every_rank_loads_whole_fits_nowhere_when_it_is_too_large(method: str):
+    with pytest.raises(AfzalError, match="GB per device are needed"):
+        plan(job("llama-3.1-70b", method), H100, Wish(), ASSUMED)
+
+
 def test_loading_names_itself_where_an_update_would_fit():
-    error = does_not_fit(job("llama-3.1-8b"), Layout(nodes=4, gpus=8, shards=32, recompute=True, tokens=512), H100)
+    wide = Layout(nodes=4, gpus=8, shards=32, recompute="full", tokens=512)
+    error = does_not_fit(job("llama-3.1-70b", "reward"), wide, H100)
     assert "to load the model" in str(error)
+    assert "every rank loads the whole model in float32 (it gets a head for scores)" in str(error)
     assert "more devices do not help" in error.remedy
 
 
@@ -182,7 +201,7 @@ def test_learning_from_rewards_is_planned_for_one_device_or_several(method: str)
     assert found.layout.devices == 1
     found = plan(job("qwen2.5-0.5b", method), H100, Wish(nodes=1, gpus=8), ASSUMED)
     assert found.layout.devices == 8
-    said = any("holds every model whole" in line for line in assumptions(found))
+    said = any("policy, reference and value model whole" in line for line in assumptions(found))
     assert said == (found.layout.shards > 1)
 
 
@@ -192,13 +211,36 @@ def test_a_quantised_model_is_planned_for_one_device():
         plan(job("llama-3.1-8b", rank=16, frozen="nf4"), H100, Wish(nodes=2), ASSUMED)
 
 
-def test_weights_in_pieces_are_gathered_for_every_sampled_token():
+def test_weights_in_pieces_are_gathered_once_for_an_iteration():
     found = job("llama-3.1-8b", "rloo")
     whole = 2 * parameters(SHAPES["llama-3.1-8b"])
-    alone, cut = (times(found, layout, H100, ASSUMED).sampling for layout in (Layout(), Layout(gpus=8, shards=8)))
-    steps = 128
-    assert cut == pytest.approx(steps * whole * 7 / 8 / (H100.intra * ASSUMED.link))
-    assert cut > alone >= steps * whole / H100.bandwidth
+    layouts = (Layout(gpus=8), Layout(gpus=8, shards=8))
+    copies, cut = (times(found, layout, H100, ASSUMED).sampling for layout in layouts)
+    assert cut - copies == pytest.approx(whole * 7 / 8 / (H100.intra * ASSUMED.link))
+
+
+def test_a_drawn_token_reads_weights_and_cache_or_computes():
+    """8 answers of 128 tokens to each of 64 prompts of 256, 128 at a time: 4 times 128 steps, each of which reads all
+    weights and, of 16 prompts and half of 128 answers, 2 x 32 blocks x 8 heads x 128 numbers per token in bf16."""
+    found = replace(job("llama-3.1-8b", "rloo"), lengths=lengths(np.array([[256, *[128] * 8]] * 64)))
+    read = 2 * parameters(SHAPES["llama-3.1-8b"]) + 131072 * (16 * 256 + 128 * 64)
+    slow = replace(H100, bandwidth=1e9)
+    assert times(found, Layout(), slow, ASSUMED).sampling == pytest.approx(4 * 128 * read / 1e9)
+    fast = times(found, Layout(), replace(H100, bandwidth=1e20), ASSUMED)
+    assert fast.sampling == pytest.approx(fast.scoring / 2)  # policy and reference read them once more, no reward model
+
+
+def test_an_iteration_is_its_answers_their_scores_and_its_updates():
+    found = job("qwen2.5-0.5b", "ppo", ppo_epochs=4, minibatches=2)
+    whole = times(found, Layout(), H100, ASSUMED)
+    assert whole.updates == 8
+    assert whole.iteration == pytest.approx(whole.sampling + whole.scoring + 8 * whole.update)
+    once = times(replace(found, minibatches=1), Layout(), H100, ASSUMED)
+    assert once.compute == pytest.approx(2 * whole.compute)
+    assert once.sampling == whole.sampling
+    assert updates(found) == 8 * 16 - 3  # 1000 prompts are 15.6 iterations of 64
+    planned = plan(found, H100, Wish(nodes=1, gpus=1), ASSUMED)
+    assert planned.hours == pytest.approx(planned.times.iteration * 125 / 8 / 3600)
 
 
 @pytest.mark.parametrize("method", list(METHODS))

@@ -8,14 +8,16 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import plan_runs_rewards as rewards
 import pytest
 from plan_runs import Case, config_of
 
-from afzal.plan import DEVICES, METHODS, Job, Layout, lengths, peak, shape_of
+from afzal.plan import DEVICES, METHODS, Assumptions, Job, Layout, lengths, peak, shape_of, times
 
-SCRIPT = Path(__file__).with_name("plan_runs.py")
+HERE = Path(__file__).parent
 CASES = {
     "fp32": Case(),
     "fp32, two passes per update": Case(tokens=700),
@@ -45,23 +47,79 @@ def planned(case: Case) -> float:
         dtype=case.dtype,  # type: ignore[arg-type]
     )
     device = replace(DEVICES["cpu"], reserve=0.0)
-    return peak(job, Layout(recompute=case.recompute, tokens=case.tokens), device).total
+    return peak(job, Layout(recompute="full" if case.recompute else "none", tokens=case.tokens), device).total
 
 
-def measured(case: Case) -> int:
+def run(script: str, case: Any) -> Any:
     # glibc raises the size from which freed memory goes back to the system, and then keeps what lies between; with a
     # fixed size the process has what its tensors take
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "262144"}
-    command = [sys.executable, str(SCRIPT), json.dumps(asdict(case))]
+    command = [sys.executable, str(HERE / script), json.dumps(asdict(case))]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    return int(done.stdout)
+    return json.loads(done.stdout)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
+@needs_proc
 @pytest.mark.parametrize("name", CASES)
 def test_planned_memory_is_within_a_tenth_of_the_measured(name: str):
-    found, expected = measured(CASES[name]), planned(CASES[name])
+    found, expected = run("plan_runs.py", CASES[name]), planned(CASES[name])
     print(f"{name}: measured {found / 1e6:.0f} MB, planned {expected / 1e6:.0f} MB, {expected / found - 1:+.1%}")
     assert expected == pytest.approx(found, rel=0.1)
+
+
+REWARDS = {
+    "RLOO, all weights, fp32": rewards.Case(),
+    "PPO, all weights, fp32, a reward model": rewards.Case("ppo", prompts=24, answers=1, rewarded=True),
+    "PPO, all weights, bf16, two minibatches": rewards.Case(
+        "ppo", prompts=24, answers=1, dtype="bf16", minibatches=2, ppo_epochs=2
+    ),
+    "PPO, LoRA of rank 16, fp32": rewards.Case("ppo", prompts=24, answers=1, rank=16),
+    "RLOO, LoRA of rank 16, bf16, a reward model": rewards.Case(rank=16, dtype="bf16", rewarded=True),
+    "RLOO, all weights, fp32, selective checkpointing": rewards.Case(recompute="selective", prompts=24, answers=2),
+    # answers are many and long, and an update reads one prompt with its own
+    "GRPO, full checkpointing, fullest while answers are written": rewards.Case(
+        "grpo", prompts=16, answers=8, response=128, minibatches=16, tokens=1088, recompute="full"
+    ),
+}
+
+
+@pytest.mark.slow
+@needs_proc
+@pytest.mark.parametrize("name", REWARDS)
+def test_learning_from_rewards_takes_the_planned_memory_and_shares_of_time(name: str):
+    case = REWARDS[name]
+    shape = shape_of(rewards.shape(case) | {"model_type": "llama"})
+    counts = np.tile([case.prompt, *[case.response] * case.answers], (2 * case.prompts, 1))
+    job = Job(
+        shape,
+        METHODS[case.method],
+        lengths(counts),
+        batch_size=case.prompts,
+        rank=case.rank,
+        dtype=case.dtype,  # type: ignore[arg-type]
+        reward=shape if case.rewarded else None,
+        minibatches=case.minibatches,
+        ppo_epochs=case.ppo_epochs,
+    )
+    layout = Layout(recompute=case.recompute, tokens=case.tokens)  # type: ignore[arg-type]
+    device = replace(DEVICES["cpu"], reserve=0.0)
+    found, moment = run("plan_runs_rewards.py", case), peak(job, layout, device)
+    t = times(job, layout, device, Assumptions(0.45))
+    parts = {"sampling": t.sampling, "scoring": t.scoring, "updates": t.updates * t.update}
+    whole = sum(found["seconds"][part] for part in parts)
+    shares = ", ".join(
+        f"{part} {found['seconds'][part] / whole:.0%} ({seconds / t.iteration:.0%})" for part, seconds in parts.items()
+    )
+    print(
+        f"{name}: measured {found['peak'] / 1e6:.0f} MB, planned {moment.total / 1e6:.0f} MB ({moment.name}), "
+        f"{moment.total / found['peak'] - 1:+.1%}; time, planned in brackets: {shares}"
+    )
+    assert moment.total == pytest.approx(found["peak"], rel=0.1)
+    assert (moment.name == "generation") == ("answers are written" in name)
+    for part, seconds in parts.items():
+        assert seconds / t.iteration == pytest.approx(found["seconds"][part] / whole, abs=0.15)

@@ -13,9 +13,11 @@ from afzal import config
 from afzal.model import head
 from afzal.model.load import add_lora
 from afzal.model.logprobs import hidden_states
+from afzal.model.memory import measure
 from afzal.model.probe import choose_sharing
-from afzal.plan import DEVICES, METHODS, SHAPES, Job, Layout, lengths, moments, parameters, peak, shape_of
-from afzal.plan.memory import KEPT_LOGITS, TILE, activation_bytes, states
+from afzal.plan import DEVICES, METHODS, SHAPES, Job, Layout, lengths, moments, parameters, peak, rollouts, shape_of
+from afzal.plan.activations import KEPT_LOGITS, TILE, activation_bytes
+from afzal.plan.memory import states
 from afzal.plan.shapes import adapter_parameters
 from afzal.tokens.batch import collate
 from afzal.tokens.tree import tree
@@ -53,15 +55,55 @@ def test_a_quantised_base_is_smaller_and_leaves_the_ends_alone():
 
 
 def test_online_methods_hold_more_models():
-    ppo = states(replace(EIGHT, method=METHODS["ppo"]), Layout())
-    trunk = N - 128256 * 4096
-    assert ppo["weights"] == 2 * (N + trunk + 4096)
-    assert ppo["reward model"] == 2 * trunk
-    assert ppo["optimiser"] == 8 * (N + trunk + 4096)
-    reinforce = states(replace(EIGHT, method=METHODS["reinforce"]), Layout())  # PPO's terms less its value model's
-    assert reinforce == states(replace(EIGHT, method=METHODS["rloo"]), Layout())
-    assert reinforce["weights"] == 2 * N
-    assert reinforce["reward model"] == 2 * trunk
+    """The value model is a copy of the policy in float32 whose own output head is not used; the reward model is in
+    float32 too."""
+    trunk, head = N - 128256 * 4096, 4096
+    ppo = replace(EIGHT, method=METHODS["ppo"], reward=EIGHT.shape)
+    assert states(ppo, Layout()) == {
+        "weights": 2 * N,
+        "master weights": 4 * N,
+        "optimiser": 8 * (N + trunk + head),
+        "reference": 2 * N,
+        "value model": 4 * (N + head),
+        "reward model": 4 * (trunk + head),
+    }
+    small = adapter_parameters(EIGHT.shape, 16)
+    adapted = states(replace(ppo, rank=16, reward=None), Layout())
+    assert adapted["value model"] == 4 * (N + small + head)
+    assert adapted["optimiser"] == 8 * (2 * small + head)
+    shared = states(replace(ppo, value="shared"), Layout())
+    assert shared["optimiser"] == 8 * (N + head)
+    assert "value model" not in shared
+    without = {"value model", "optimiser"}
+    reinforce = states(replace(ppo, method=METHODS["reinforce"]), Layout())  # PPO's terms less its value model's
+    assert {k: v for k, v in states(ppo, Layout()).items() if k not in without} == {
+        k: v for k, v in reinforce.items() if k != "optimiser"
+    }
+    assert reinforce == states(replace(ppo, method=METHODS["rloo"]), Layout())
+
+
+def test_writing_answers_keeps_keys_and_values_by_hand():
+    """16 prompts of 256 tokens once, 128 answers of up to 128: 32 blocks x 2 x 8 heads x 128 numbers each, in bf16."""
+    job = replace(EIGHT, method=METHODS["rloo"], lengths=lengths(np.array([[256, *[100] * 8]] * 64)))
+    generation, scoring = moments(job, Layout(), DEVICES["h200"])[-2:]
+    assert (generation.name, scoring.name) == ("generation", "scoring")
+    assert generation.terms["keys and values"] == 131072 * (16 * 256 + 128 * 128)
+    assert generation.terms["gathered"] == 0
+    wide = moments(job, Layout(gpus=8, shards=8), DEVICES["h200"])[-2]
+    assert wide.terms["keys and values"] == 131072 * (8 * 256 + 64 * 128)  # a rank answers 8 of 64 prompts
+    assert wide.terms["gathered"] == 2 * N + 2 * N  # policy and reference are whole then
+    assert scoring.terms["logits"] == 8.25 * 4 * 2**25  # more scored tokens than a tile holds
+
+
+def test_the_limits_of_writing_are_those_of_the_sampler():
+    import inspect
+
+    from afzal.generate import sample
+    from afzal.model import decoding, statistics
+
+    assert inspect.signature(sample).parameters["rows_per_batch"].default == rollouts.ROWS
+    assert inspect.signature(decoding.read_prompts).parameters["tokens_per_forward"].default == rollouts.PROMPT_TOKENS
+    assert (decoding._FIRST_ROOM, statistics._TILE_ELEMENTS) == (rollouts.ROOM, rollouts.SCORED_TILE)
 
 
 def test_every_method_that_trains_can_be_planned():
@@ -111,6 +153,28 @@ def test_blocks_keep_what_is_planned(family: str, rank: int, dtype: str):
     assert expected == pytest.approx(found, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("family", "rank", "dtype"), [("llama", 0, "fp32"), ("llama", 0, "bf16"), ("qwen3", 4, "fp32")]
+)
+def test_selective_checkpointing_keeps_what_is_planned(family: str, rank: int, dtype: str):
+    sizes = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 6, "num_attention_heads": 4}
+    model = make(family, **sizes, **({"head_dim": 32} if family == "qwen3" else {}))
+    choose_sharing(model)
+    if rank:
+        model = add_lora(model, rank=rank, alpha=8)
+    if dtype == "bf16":
+        model.to(torch.bfloat16)
+    modes = ("none", "selective", "full")
+    found = measure(model, "shared", modes=modes).kept  # one tree of 40 tokens and twice 12
+    job = Job(
+        shape_of(model.config.to_dict()), METHODS["dpo"], lengths(np.array([[40, 12, 12]])), rank=rank, dtype=dtype
+    )  # type: ignore
+    for mode in modes:
+        expected, _ = activation_bytes(job, Layout(recompute=mode), 1.0, on_cpu=True)
+        print(f"{family} {dtype} rank {rank} {mode}: {expected / found[mode] - 1:+.1%}")
+        assert expected == pytest.approx(found[mode], rel=0.1)
+
+
 def test_the_fullest_moment_is_the_largest_of_four():
     found = moments(EIGHT, Layout(), DEVICES["h200"])
     assert [m.name for m in found] == ["head", "last block", "first block", "embedding"]
@@ -121,7 +185,8 @@ def test_what_is_left_out_costs_no_memory():
     whole = peak(EIGHT, Layout(), DEVICES["h200"]).total
     for less in (
         peak(replace(EIGHT, reference="cached"), Layout(), DEVICES["h200"]),
-        peak(EIGHT, Layout(recompute=True), DEVICES["h200"]),
+        peak(EIGHT, Layout(recompute="selective"), DEVICES["h200"]),
+        peak(EIGHT, Layout(recompute="full"), DEVICES["h200"]),
         peak(EIGHT, Layout(gpus=2, shards=2), DEVICES["h200"]),
         peak(EIGHT, Layout(gpus=2, tensor=2), DEVICES["h200"]),
         peak(EIGHT, Layout(tokens=4096), DEVICES["h200"]),

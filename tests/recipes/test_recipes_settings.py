@@ -170,6 +170,10 @@ PLAN: dict[str, Case] = {
     "epochs": (2.0, {}),
     "batch_size": (32, {}),
     "tokens_per_forward": (4096, {}),
+    "minibatches": (2, {"method": "rloo", "model": "llama-3.2-1b"}),
+    "ppo_epochs": (2, {"method": "rloo", "model": "llama-3.2-1b"}),
+    "reward_model": ("function", {"method": "rloo", "model": "llama-3.2-1b"}),
+    "value": ("shared", {"method": "ppo", "model": "llama-3.2-1b"}),
     "sharing": ("unshared", {}),
     "reference": ("none", {}),
     "lora_rank": (8, {}),
@@ -195,13 +199,15 @@ PLAN: dict[str, Case] = {
 
 def planned(folder: Path, given: dict[str, Any], capsys: Any) -> str:
     """The plan in print; or that it was refused, and why."""
-    arguments = []
+    arguments, method = [], given.get("method", "dpo")
     for key, value in ({"model": "llama-3.2-3b"} | given).items():
+        if key == "method":
+            continue
         if key in ("data", "tokenizer") and (folder / str(value)).exists():
             value = folder / str(value)
         text = ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         arguments += [f"--{key.replace('_', '-')}", text]
-    code = main(["plan", *arguments])
+    code = main(["plan", method, *arguments])
     said = capsys.readouterr()
     return said.out if code == 0 else f"{REFUSED}: {said.err}"
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from afzal.config import PlanConfig
-    from afzal.plan import Assumptions, Device, Job, Plan, Wish
+    from afzal.plan import Assumptions, Device, Job, Method, Plan, Shape, Wish
 
 
 def plan(method: str = "dpo", /, **settings: Any) -> Result:
@@ -61,16 +61,36 @@ def job_of(settings: PlanConfig, device: Device) -> Job:
     return plan.Job(
         shape=shape,
         method=method,
-        lengths=plan.lengths(_counts(settings, method.responses), shared=shared),
+        lengths=plan.lengths(_counts(settings, method), shared=shared),
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         reference=settings.reference or ("live" if method.reference else "none"),
         rank=settings.lora_rank or 0,
         dtype=dtype,
         frozen=settings.frozen_weights,
-        state_bytes=8 if settings.optimizer == "adamw" else 4,
+        state_bytes={"adamw": 8, "rmsprop": 4, "sgd": 0}[settings.optimizer],
         shared=shared,
+        value=settings.value or "own",
+        reward=_reward_shape(settings, shape) if method.reward_model else None,
+        ppo_epochs=settings.ppo_epochs or _usual_epochs(settings.method),
+        minibatches=settings.minibatches,
     )
+
+
+def _reward_shape(settings: PlanConfig, policy: Shape) -> Shape | None:
+    from afzal import plan
+
+    if settings.reward_model == "function":
+        return None
+    return policy if settings.reward_model is None else plan.shape_from(settings.reward_model)
+
+
+def _usual_epochs(method: str) -> int:
+    """Passes over an iteration's answers unless they are given; 1 where there are no iterations."""
+    from afzal.config import METHODS
+
+    field = METHODS[method].settings.model_fields.get("ppo_epochs")
+    return 1 if field is None else field.default
 
 
 def device_of(settings: PlanConfig) -> Device:
@@ -90,7 +110,7 @@ def wish_of(settings: PlanConfig) -> Wish:
     """The parts of the layout that were fixed."""
     from afzal import plan
 
-    recompute = {"auto": None, "none": False, "full": True}[settings.checkpointing]
+    recompute = None if settings.checkpointing == "auto" else settings.checkpointing
     parts = (settings.nodes, settings.gpus, settings.shards, settings.tensor)
     return plan.Wish(*parts, recompute, settings.tokens_per_forward)
 
@@ -103,16 +123,20 @@ def assumptions_of(settings: PlanConfig) -> Assumptions:
     return plan.Assumptions(usual if settings.mfu is None else settings.mfu, settings.link)
 
 
-def _counts(settings: PlanConfig, responses: int) -> np.ndarray:
+def _counts(settings: PlanConfig, method: Method) -> np.ndarray:
     """Tokens of every prompt and response: those of a file, or the stated ones."""
     import numpy as np
 
     if settings.data is None:
-        branches = [settings.response_tokens] * (settings.responses or responses)
+        branches = [settings.response_tokens] * (settings.responses or method.responses)
         return np.tile([settings.prompt_tokens, *branches], (settings.items, 1))
     from afzal.prepare.lengths import token_counts
 
     source = settings.tokenizer or settings.model
-    return token_counts(
+    found = token_counts(
         settings.data, settings.method, source, columns=settings.columns, max_tokens=settings.max_tokens
     )
+    if not method.online:
+        return found
+    # an answer of the file stands for each that the policy will write
+    return np.concatenate([found[:, :1], np.repeat(found[:, 1:2], settings.responses or method.responses, 1)], 1)

@@ -35,11 +35,10 @@ class Cost:
     Attributes:
         responses: to each prompt, where the data do not say.
         reference: whether a reference's log-probs are needed.
-        estimates: further forward passes per response token, such as KTO's other prompts, or the reward, the value and
-            the reference of a policy's own answers.
+        estimates: further forward passes of an update per response token, such as KTO's other prompts.
         scalar: one score per response, in place of logits.
         value: a value model trains beside the policy.
-        reward_model: the answers are scored by a further model.
+        reward_model: the answers may be scored by a further model.
         online: answers are sampled during the training.
         alone: one process trains it, whatever there is.
     """

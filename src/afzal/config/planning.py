@@ -10,6 +10,8 @@ from .base import Columns, Settings
 from .explain import suggestion
 from .methods import METHODS
 
+_LENGTHS = ("prompt_tokens", "response_tokens", "responses", "items")
+
 
 class PlanConfig(Settings, frozen=True):
     """A training run to be sized before it is started: what is trained on what, and on which machines."""
@@ -24,10 +26,28 @@ class PlanConfig(Settings, frozen=True):
     max_tokens: int = Field(1024, ge=2, description="Longest prompt + response of the file, in tokens.")
     prompt_tokens: int = Field(256, ge=1, description="Tokens of a prompt.")
     response_tokens: int = Field(256, ge=1, description="Tokens of a response.")
-    responses: int | None = Field(None, ge=1, description="Responses per prompt; default: what the method takes.")
+    responses: int | None = Field(
+        None,
+        ge=1,
+        description="Responses per prompt; default: what the method takes. Of rewards, answers per prompt (n).",
+    )
     items: int = Field(10_000, ge=1, description="Prompts of the whole data set.")
     epochs: float = Field(1.0, gt=0, description="Passes over the data.")
-    batch_size: int = Field(64, ge=1, description="Items per update, over all devices together.")
+    batch_size: int = Field(
+        64, ge=1, description="Items per update, over all devices together; of rewards, prompts per iteration."
+    )
+    minibatches: int = Field(1, ge=1, description="Of rewards: updates in each pass over an iteration's answers.")
+    ppo_epochs: int | None = Field(
+        None, ge=1, description="Of rewards: passes over an iteration's answers; default: the method's own."
+    )
+    reward_model: str | None = Field(
+        None,
+        description="Of rewards: the reward model, named as model is, or function (a server too); default: of the "
+        "policy's shape.",
+    )
+    value: Literal["own", "shared"] | None = Field(
+        None, description="Of ppo: a value model of its own (default), or a head on the policy."
+    )
     tokens_per_forward: int = Field(8192, ge=2, description="Tokens per forward pass and device.")
     sharing: Literal["shared", "unshared"] = Field("shared", description="A prompt once for all its responses, or not.")
     reference: Literal["live", "cached", "none"] | None = Field(
@@ -41,8 +61,10 @@ class PlanConfig(Settings, frozen=True):
     optimizer: Literal["adamw", "rmsprop", "sgd"] = Field(
         "adamw", description="Two float32 moments per weight, one, or none."
     )
-    checkpointing: Literal["auto", "none", "full"] = Field(
-        "auto", description="Recompute activations in the backward pass: auto when it pays or nothing else fits."
+    checkpointing: Literal["auto", "none", "selective", "full"] = Field(
+        "auto",
+        description="Recompute in the backward pass: nothing, all but matrix products and attention, or all but each "
+        "block's input; auto: as little as fits.",
     )
     hardware: str = Field("h100", description="h100, h200, b200, a100-80, a100-40, l4, 4090 or cpu.")
     memory_gb: float | None = Field(None, gt=0, description="Memory of one device, in GB, in place of the table's.")
@@ -56,7 +78,7 @@ class PlanConfig(Settings, frozen=True):
     tensor: int | None = Field(
         None,
         ge=1,
-        description="Devices that share every matrix product, in other trainers; default 1, as afzal train has it.",
+        description="Devices that share every matrix product (tensor_parallel of afzal train); default 1.",
     )
     mfu: float | None = Field(None, gt=0, le=1, description="Share of the matrix peak assumed; default 0.3, cpu 0.45.")
     link: float = Field(0.7, gt=0, le=1, description="Share of the links' bandwidth assumed.")
@@ -72,10 +94,44 @@ class PlanConfig(Settings, frozen=True):
     @model_validator(mode="after")
     def _nothing_ignored(self) -> Self:
         """A setting that would be ignored is an error."""
+        cost = METHODS[self.method].cost
         if self.data is not None:
-            self._refuse(("prompt_tokens", "response_tokens", "responses", "items"), "the lengths are those of data")
+            given = ("prompt_tokens", "response_tokens", "items") if cost.online else _LENGTHS
+            self._refuse(given, "the lengths are those of data")
         else:
             self._refuse(("columns", "tokenizer", "max_tokens"), "there is no data")
         if self.lora_rank is None:
             self._refuse(("frozen_weights",), "without lora_rank all weights train")
+        if not cost.online:
+            self._refuse(
+                ("minibatches", "ppo_epochs", "reward_model"), f"{self.method} learns from data, not from rewards"
+            )
+        if not cost.value:
+            self._refuse(("value",), f"{self.method} trains no value model")
+        if not cost.reference:
+            self._refuse(("reference",), f"{self.method} has no reference")
+        if self.nodes == self.gpus == 1:
+            self._refuse(("intra_gbs", "inter_gbs", "link"), "one device has no links")
+        return self
+
+    @model_validator(mode="after")
+    def _as_trained(self) -> Self:
+        """What ``afzal train`` refuses of rewards."""
+        cost = METHODS[self.method].cost
+        if not cost.online:
+            return self
+        if self.reference not in (None, "live"):
+            raise ValueError(
+                f"reference cannot be {self.reference}: {self.method} scores its answers under one as it runs"
+            )
+        if self.tensor not in (None, 1):
+            raise ValueError(
+                f"tensor is not possible with {self.method}: every rank holds the models whole to write answers"
+            )
+        if self.minibatches > self.batch_size:
+            raise ValueError(
+                f"{self.minibatches} minibatches need as many prompts, and batch_size is {self.batch_size}"
+            )
+        if cost.value and self.value != "shared" and self.frozen_weights != "dtype":
+            raise ValueError("frozen_weights: a quantised model is not copied for a value model; value=shared")
         return self

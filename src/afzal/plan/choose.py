@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from afzal.errors import AfzalError
 from afzal.plan.hardware import Device
-from afzal.plan.job import Job, Layout, tokens_at_once
-from afzal.plan.memory import USABLE, Moment, fits, loading, peak
+from afzal.plan.job import RECOMPUTE, Job, Layout, Recompute, tokens_at_once
+from afzal.plan.memory import USABLE, Moment, fits, loading, peak, why_whole
 from afzal.plan.speed import Assumptions, Times, Traffic, executed_flops, times, traffic, updates, useful_flops
 from afzal.plan.work import Lengths
 
@@ -24,7 +24,7 @@ class Wish:
     gpus: int | None = None
     shards: int | None = None
     tensor: int | None = None
-    recompute: bool | None = None
+    recompute: Recompute | None = None
     tokens: int = 8192
 
 
@@ -73,7 +73,7 @@ def plan(job: Job, device: Device, wish: Wish, assumed: Assumptions, *, price: f
     layout = _choose(job, device, wish, assumed)
     found = times(job, layout, device, assumed)
     n = updates(job)
-    hours = (found.update * n + found.before) / 3600
+    hours = (found.iteration * n / found.updates + found.before) / 3600
     names = ("nodes", "gpus", "shards", "tensor", "recompute")
     return Plan(
         job=job,
@@ -160,7 +160,7 @@ def layouts(job: Job, wish: Wish, nodes: int, gpus: int) -> Iterator[Layout]:
         for shards in [wish.shards] if wish.shards else sorted({1, replicas}):  # as train cuts: whole, or over all
             if replicas % shards:
                 continue
-            for recompute in [False, True] if wish.recompute is None else [wish.recompute]:
+            for recompute in RECOMPUTE if wish.recompute is None else [wish.recompute]:
                 yield Layout(nodes, gpus, shards, tensor, recompute, wish.tokens)
 
 
@@ -168,12 +168,14 @@ def does_not_fit(job: Job, layout: Layout, device: Device) -> AfzalError:
     """What to say when memory is short: by how much, the largest term, and the flag that makes it smaller."""
     moment, start = peak(job, layout, device), loading(job, layout, device)
     if start.total > USABLE * device.memory >= moment.total:
+        reason = why_whole(job)
         return AfzalError(
             f"{start.total / 1e9:.1f} GB per device are needed to load the model, and "
             f"{USABLE * device.memory / 1e9:.1f} GB of {device.name} are available",
             where=job.shape.name,
-            why="every rank loads the whole model in float32 before it is cut into pieces",
-            remedy="a device with more memory, or a smaller model; more devices do not help",
+            why=f"every rank loads the whole model in float32 ({reason})" if reason else "one device loads all of it",
+            remedy="a device with more memory, or a smaller model"
+            + ("; more devices do not help" if reason else ", or several devices, of which each reads its own pieces"),
         )
     term, size = max(moment.terms.items(), key=lambda item: item[1])
     return AfzalError(
@@ -186,14 +188,22 @@ def does_not_fit(job: Job, layout: Layout, device: Device) -> AfzalError:
 
 
 def _remedy(term: str, job: Job, layout: Layout, device: Device) -> str:
+    more = "more --shards over more --nodes or --gpus" if device.per_node > 1 else "a machine with more memory"
+    if term == "keys and values":
+        return "shorter answers (--response-tokens), or fewer for each prompt (--responses)"
+    if term == "reward model":
+        return "a smaller --reward-model, or one on a server (--reward-model function)"
+    if term == "value model":
+        return f"--value shared, or {more}"
     if term in ("activations", "logits"):
         fewer = f"--tokens-per-forward below {layout.tokens}"
         if tokens_at_once(job, layout) <= job.lengths.longest:
             fewer = "shorter items (--max-tokens), or --tensor, since one item is a forward pass already"
-        return f"{fewer}, or --checkpointing full" if not layout.recompute else fewer
-    more = "more --shards over more --nodes or --gpus" if device.per_node > 1 else "a machine with more memory"
+        return f"{fewer}, or --checkpointing full" if layout.recompute != "full" else fewer
     if term == "reference":
         return f"--reference cached, or {more}"
+    if term == "gathered" and job.method.online:
+        return "a device with more memory, or --lora-rank 16: while answers are written every device holds all models"
     if term == "gathered":
         return "--tensor, which makes the gathered layers smaller"
     if job.rank:
@@ -203,7 +213,7 @@ def _remedy(term: str, job: Job, layout: Layout, device: Device) -> str:
 
 def _order(job: Job, layout: Layout, device: Device, assumed: Assumptions) -> tuple[float, int, int]:
     """Shortest update first (to a thousandth), then the plainest layout."""
-    seconds = times(job, layout, device, assumed).update
+    seconds = times(job, layout, device, assumed).iteration
     return (float(f"{seconds:.3g}"), layout.tensor, layout.shards)
 
 

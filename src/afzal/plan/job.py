@@ -13,6 +13,8 @@ from afzal.plan.work import Lengths
 Dtype = Literal["fp32", "bf16"]
 Format = Literal["dtype", "fp8", "nf4"]
 Reference = Literal["none", "live", "cached"]
+Recompute = Literal["none", "selective", "full"]
+RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
 
 # Bytes per weight of a block's matrices; nf4 is 4 bits and a scale per 64 weights, itself in 8 bits.
 _FORMAT_BYTES = {"fp8": 1.0, "nf4": 0.5 + 1 / 64}
@@ -34,10 +36,13 @@ class Job:
 
     Attributes:
         lengths: of all items, one epoch.
-        batch_size: items per update, over all devices together.
+        batch_size: items per update, over all devices together; of a method that learns from rewards, per iteration.
         rank: of LoRA adapters, 0 when all weights train.
         frozen: number format of the weights that do not train, with ``rank``; ``dtype`` is that of the computation.
         state_bytes: of the optimiser per trained weight: 8 for AdamW, 4 for RMSprop.
+        value: of a method with a value model, whether it is a copy of the policy or a head on it.
+        reward: the reward model of a method that learns from rewards; None where they are a function or a server.
+        ppo_epochs, minibatches: passes over the answers of an iteration, and updates in each.
     """
 
     shape: Shape
@@ -51,6 +56,20 @@ class Job:
     frozen: Format = "dtype"
     state_bytes: int = 8
     shared: bool = True
+    value: Literal["own", "shared"] = "own"
+    reward: Shape | None = None
+    ppo_epochs: int = 1
+    minibatches: int = 1
+
+    @property
+    def has_value_model(self) -> bool:
+        """Whether a value model of its own trains beside the policy."""
+        return self.method.value and self.value == "own"
+
+    @property
+    def updates_per_iteration(self) -> int:
+        """1 for a method whose data are known beforehand."""
+        return self.ppo_epochs * self.minibatches
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +80,8 @@ class Layout:
         gpus: per node.
         shards: devices (or tensor-parallel groups) over which weights, gradients and optimiser are cut; 1 is whole.
         tensor: devices over which every matrix product is cut.
-        recompute: keep only the input of each block and make the rest again in the backward pass.
+        recompute: what the backward pass makes again: nothing, all but matrix products and fused attention, or all but
+            the input of each block.
         tokens: of one forward pass of a tensor-parallel group.
     """
 
@@ -69,7 +89,7 @@ class Layout:
     gpus: int = 1
     shards: int = 1
     tensor: int = 1
-    recompute: bool = False
+    recompute: Recompute = "none"
     tokens: int = 8192
 
     @property
@@ -95,9 +115,27 @@ def policy_parameters(job: Job) -> int:
 
 def trained_parameters(job: Job) -> int:
     """Weights that the optimiser moves, a value model's included."""
-    own = adapter_parameters(job.shape, job.rank) if job.rank else policy_parameters(job)
-    value = adapter_parameters(job.shape, job.rank) if job.rank else trunk_parameters(job.shape)
-    return own + (value + job.shape.width if job.method.value else 0)
+    return trained_policy(job) + trained_value(job)
+
+
+def trained_policy(job: Job) -> int:
+    """Of :func:`trained_parameters`, the policy's or those of the only model there is."""
+    return adapter_parameters(job.shape, job.rank) if job.rank else policy_parameters(job)
+
+
+def trained_value(job: Job) -> int:
+    """Of :func:`trained_parameters`, the value model's: its trunk or its adapters, and its head."""
+    if not job.method.value:
+        return 0
+    trunk = adapter_parameters(job.shape, job.rank) if job.rank else trunk_parameters(job.shape)
+    return (trunk if job.has_value_model else 0) + job.shape.width
+
+
+def value_parameters(job: Job) -> int:
+    """Weights of the value model, frozen ones included: a copy of the policy has its unused output head too."""
+    if not job.has_value_model:
+        return trained_value(job)
+    return parameters(job.shape) + (adapter_parameters(job.shape, job.rank) if job.rank else 0) + job.shape.width
 
 
 def frozen_bytes(job: Job) -> float:
@@ -112,15 +150,25 @@ def frozen_block_bytes(job: Job) -> float:
     return matrices * _FORMAT_BYTES.get(job.frozen, e) + (block_parameters(job.shape) - matrices) * e
 
 
+def items_per_update(job: Job) -> float:
+    """Items of one update over all devices."""
+    return min(job.batch_size, job.lengths.items) / job.minibatches
+
+
 def tokens_per_update(job: Job) -> float:
     """Tokens of one update over all devices, one forward pass each."""
-    return job.lengths.tokens / job.lengths.items * min(job.batch_size, job.lengths.items)
+    return job.lengths.tokens / job.lengths.items * items_per_update(job)
 
 
 def tokens_at_once(job: Job, layout: Layout) -> float:
     """Tokens of one forward pass: the budget, or what a replica has in one update if that is less; never below the
     largest item."""
-    return max(job.lengths.longest, min(layout.tokens, tokens_per_update(job) / layout.replicas))
+    return at_most(job, layout, tokens_per_update(job))
+
+
+def at_most(job: Job, layout: Layout, tokens: float) -> float:
+    """Tokens of one forward pass where all devices together have ``tokens`` to read."""
+    return max(job.lengths.longest, min(layout.tokens, tokens / layout.replicas))
 
 
 def micro_batches(job: Job, layout: Layout) -> int:

@@ -1,14 +1,14 @@
 """Bytes per device of one update, term by term, at the moments when most is alive.
 
-The state (weights, masters, gradients, optimiser) is counted exactly. What a block keeps for its backward pass is
-counted from the operations of `transformers`' own blocks and of the tree attention; see docs/scale.md for how far both
-agree with measured runs. In names and comments ``e`` is the bytes of a computed number.
+The state (weights, masters, gradients, optimiser) is counted exactly; docs/scale.md says how far all terms agree with
+measured runs. In names and comments ``e`` is the bytes of a computed number.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from afzal.plan.activations import activation_bytes, block_working_bytes, logit_bytes
 from afzal.plan.hardware import Device
 from afzal.plan.job import (
     Job,
@@ -20,19 +20,14 @@ from afzal.plan.job import (
     policy_parameters,
     tokens_at_once,
     trained_parameters,
+    trained_policy,
+    value_parameters,
 )
-from afzal.plan.shapes import (
-    Shape,
-    adapter_parameters,
-    block_parameters,
-    embedding_parameters,
-    parameters,
-    trunk_parameters,
-)
+from afzal.plan.rollouts import generation_bytes, scoring_bytes
+from afzal.plan.shapes import adapter_parameters, block_parameters, embedding_parameters, parameters, trunk_parameters
 
-KEPT_LOGITS = 2**30  # bytes of logits that one forward pass keeps; beyond, they are recomputed tile by tile
-TILE = 2**22  # float32 logits at work at once
 _MOMENTS = ("head", "last block", "first block", "embedding")  # along the backward pass
+_ROLLOUT = ("generation", "scoring")
 USABLE = 0.95  # share of a device's memory that is planned with; the allocator loses the rest to fragments
 
 
@@ -55,21 +50,39 @@ def peak(job: Job, layout: Layout, device: Device) -> Moment:
 
 
 def loading(job: Job, layout: Layout, device: Device) -> Moment:
-    """Before the first update: every rank loads the whole model in float32, and cuts it when all is made.
-
-    With bf16 the float32 masters are made beside it, and with several ranks a live reference is still whole too. A
-    quantised model is loaded as it is kept.
+    """Before the first update. On one device the model is loaded in float32, and with bf16 the float32 masters are made
+    beside it. Of several ranks each reads its own pieces, or, where pieces cannot be read, loads the whole model, which
+    is cut when all is made. A quantised model is loaded as it is kept.
     """
+    e, kept = float(compute_bytes(job)), states(job, layout)
+    overhead = {"overhead": device.reserve}
     if job.frozen != "dtype":
-        return Moment("loading", {"weights": states(job, layout)["weights"], "overhead": device.reserve})
-    whole = layout.shards == 1
+        return Moment("loading", {"weights": kept["weights"]} | overhead)
+    if layout.shards * layout.tensor > 1 and not why_whole(job):
+        ends = embedding_parameters(job.shape) * (1 if job.shape.tied else 2)
+        once = e * (block_parameters(job.shape) + ends) / layout.tensor if layout.shards > 1 else 0.0
+        terms = {"weights": kept["weights"], "reference": kept.get("reference", 0.0), "gathered": once}
+        return Moment("loading", terms | overhead)
     terms = {
-        "weights": 4.0 * (policy_parameters(job) + _value_parameters(job)),
-        "master weights": 4.0 * trained_parameters(job) if compute_bytes(job) == 2 else 0.0,
+        "weights": 4.0 * policy_parameters(job),
+        "master weights": 4.0 * trained_policy(job) if e == 2 else 0.0,
     }
-    if not whole and job.reference == "live" and not job.rank:
-        terms["reference"] = float(compute_bytes(job)) * parameters(job.shape)
-    return Moment("loading", terms | {"overhead": device.reserve})
+    if job.has_value_model:
+        terms["value model"] = 4.0 * value_parameters(job)
+    if layout.shards > 1 and job.reference == "live" and not job.rank:
+        terms["reference"] = e * parameters(job.shape)
+    return Moment("loading", terms | overhead)
+
+
+def why_whole(job: Job) -> str:
+    """Why each of several ranks loads the whole model, as ``afzal train`` has it; empty where it reads its pieces."""
+    if job.method.online:
+        return f"method={job.method.name}"
+    if job.method.scalar:
+        return "it gets a head for scores"
+    if job.shape.experts:
+        return "its experts are stacked as they are loaded"
+    return "reference=cached" if job.reference == "cached" else ""
 
 
 def fits(job: Job, layout: Layout, device: Device) -> bool:
@@ -79,7 +92,8 @@ def fits(job: Job, layout: Layout, device: Device) -> bool:
 
 
 def moments(job: Job, layout: Layout, device: Device) -> list[Moment]:
-    """Along one backward pass: activations and logits are alive at its start, gradients at its end.
+    """Along one backward pass: activations and logits are alive at its start, gradients at its end. Before it, of a
+    method that learns from rewards, the writing of an iteration's answers and their scoring.
 
     In the first micro-batch of an update the gradients are not there yet, in the next ones they are.
     """
@@ -96,11 +110,12 @@ def moments(job: Job, layout: Layout, device: Device) -> list[Moment]:
     after_head = carried + (waiting if tied or carried else 4 * head)
     before_embedding = carried or gradients - 4 * ends
     embedding = gradients + (e * ends if tied or carried or e == 2 else 0.0)
-    again = block if layout.recompute else 0.0
+    again = block if layout.recompute != "none" else 0.0
+    valued = _value_activations(job, layout, tokens, on_cpu=device.name == "cpu")  # their backward pass is the first
     found = {
         "head": {
             "gradients": carried + e * head,
-            "activations": kept,
+            "activations": kept + valued,
             "logits": logit_bytes(job, layout, tokens),
         },
         "last block": {"gradients": after_head, "activations": kept + live + again},
@@ -109,89 +124,42 @@ def moments(job: Job, layout: Layout, device: Device) -> list[Moment]:
     }
     steady = states(job, layout) | {"overhead": device.reserve}
     gathered = _gathered(job, layout)
-    return [Moment(at, steady | found[at] | {"gathered": gathered[at]}) for at in _MOMENTS]
+    update = [Moment(at, steady | found[at] | {"gathered": gathered[at]}) for at in _MOMENTS]
+    if not job.method.online:
+        return update
+    written = (generation_bytes(job, layout), scoring_bytes(job, layout))
+    return [*update, *(Moment(at, steady | terms) for at, terms in zip(_ROLLOUT, written, strict=True))]
+
+
+def _value_activations(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -> float:
+    """What the blocks of a value model of its own keep, which computes in float32."""
+    if not job.has_value_model:
+        return 0.0
+    kept, block = activation_bytes(replace(job, dtype="fp32"), layout, tokens, on_cpu=on_cpu)
+    return kept + (block if layout.recompute != "none" else 0.0)
 
 
 def states(job: Job, layout: Layout) -> dict[str, float]:
     """Bytes that stay: weights, float32 masters, optimiser, and the models beside the policy."""
     e, split, whole = compute_bytes(job), layout.shards * layout.tensor, layout.shards == 1
-    trained, value = trained_parameters(job), _value_parameters(job)
+    trained = trained_policy(job)
     if job.rank:
         # cut adapters are float32 masters themselves and are rounded as they are gathered
         weights = frozen_bytes(job) + (e if whole else 4) * trained
     else:
-        weights = (e if whole else 4) * (policy_parameters(job) + value)
+        weights = (e if whole else 4) * policy_parameters(job)
     terms = {
         "weights": weights / split,
         "master weights": 4.0 * trained / split if e == 2 and whole else 0.0,
-        "optimiser": float(job.state_bytes) * trained / split,
+        "optimiser": float(job.state_bytes) * trained_parameters(job) / split,
     }
     if job.reference == "live" and not job.rank:
         terms["reference"] = float(e) * parameters(job.shape) / split
-    if job.method.reward_model:
-        terms["reward model"] = float(e) * trunk_parameters(job.shape) / split
+    if job.has_value_model:  # computes in float32, whatever the policy computes in
+        terms["value model"] = 4.0 * value_parameters(job) / split
+    if job.reward is not None:  # in float32 too, and whole on every device
+        terms["reward model"] = 4.0 * (trunk_parameters(job.reward) + job.reward.width)
     return terms
-
-
-def activation_bytes(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -> tuple[float, float]:
-    """What all blocks keep for the backward pass, and what one block keeps without recomputation, per device."""
-    one = block_kept_bytes(job, on_cpu=on_cpu) * tokens / layout.tensor
-    inputs = job.shape.width * compute_bytes(job) * tokens / layout.tensor
-    ends = _norm_bytes(job.shape, compute_bytes(job), trained=not job.rank) * tokens / layout.tensor
-    kept = job.shape.layers * (inputs if layout.recompute else one) + ends
-    return kept, one
-
-
-def block_kept_bytes(job: Job, *, on_cpu: bool) -> float:
-    """Bytes per token that one block keeps for its backward pass.
-
-    A norm keeps its input in float32, the normed input where its weight trains, and its output; attention keeps its
-    gathered queries, keys and values, its output before and after it is put back in order, and on the CPU, in bf16 and
-    for short trees, its weights; the feed-forward layer keeps gate, activated gate, up and their product.
-    """
-    shape, e = job.shape, compute_bytes(job)
-    queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
-    trained = not job.rank
-    norms = 2 * _norm_bytes(shape, e, trained=trained)
-    if shape.norms == 4:
-        norms += 2 * (_norm_bytes(shape, e, trained=trained) - shape.width * e)
-    repeats = job.lengths.keys / job.lengths.tokens
-    attention = e * (3 * queries + 2 * keys * repeats) + 4 * shape.heads
-    if on_cpu and e == 2:
-        attention += e * shape.heads * job.lengths.products / job.lengths.tokens
-    if shape.head_norm != "none":
-        attention += (queries + keys) * (4 + (e if trained else 0))
-    adapters = e * 7 * job.rank
-    return norms + attention + _feed_forward_kept(shape, e) + adapters
-
-
-def _feed_forward_kept(shape: Shape, e: int) -> float:
-    if not shape.experts:
-        return 4.0 * shape.ff * e
-    return shape.experts_used * (4.0 * shape.ff + 2.0 * shape.width) * e + 8.0 * shape.experts
-
-
-def _norm_bytes(shape: Shape, e: int, *, trained: bool) -> float:
-    """Bytes per token that a norm and what follows it keep: input in float32, normed input, output."""
-    normed = 4 if shape.family.startswith("gemma") else e
-    return shape.width * (4 + (normed if trained else 0) + e)
-
-
-def block_working_bytes(shape: Shape, e: int) -> float:
-    """Bytes per token alive inside the backward pass of one block: gradients of its widest part."""
-    used = max(1, shape.experts_used)
-    queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
-    return e * max(3 * used * shape.ff + 2 * shape.width, 3 * queries + 4 * keys + 2 * shape.width)
-
-
-def logit_bytes(job: Job, layout: Layout, tokens: float) -> float:
-    """Bytes of the logits that are kept, and of the tiles at work on them."""
-    if job.method.scalar:
-        return 0.0
-    scored = tokens * job.lengths.scored / job.lengths.tokens
-    kept = scored * job.shape.vocabulary * compute_bytes(job) / layout.tensor
-    tiles = 4.0 * TILE * (2 if job.dtype == "fp32" else 3)
-    return (kept if kept <= KEPT_LOGITS else 0.0) + min(tiles, 12.0 * scored * job.shape.vocabulary)
 
 
 def _gathered(job: Job, layout: Layout) -> dict[str, float]:
@@ -219,10 +187,6 @@ def _gathered(job: Job, layout: Layout) -> dict[str, float]:
         return dict(zip(_MOMENTS, (2 * e * end + e * unit, blocks, blocks, leaving), strict=True))
     own = (leaving + e * unit, 4 * end + 3 * e * unit, (4 + 3 * e) * unit, max(leaving, 4 * unit + 2 * e * end))
     return dict(zip(_MOMENTS, own, strict=True))
-
-
-def _value_parameters(job: Job) -> int:
-    return trunk_parameters(job.shape) + job.shape.width if job.method.value and not job.rank else 0
 
 
 def _end_weights(job: Job) -> float:

@@ -6,7 +6,7 @@ shards overlaps with the arithmetic; tensor-parallel sums do not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from afzal.plan.hardware import Device
 from afzal.plan.job import (
@@ -14,14 +14,25 @@ from afzal.plan.job import (
     Layout,
     compute_bytes,
     frozen_bytes,
+    items_per_update,
     micro_batches,
     policy_parameters,
     tokens_at_once,
     tokens_per_update,
     trained_parameters,
+    trained_policy,
+    value_parameters,
+)
+from afzal.plan.rollouts import (
+    drawing_flops,
+    iteration,
+    key_value_bytes,
+    prompts_of_a_replica,
+    rows_at_once,
+    scoring_flops,
 )
 from afzal.plan.shapes import parameters
-from afzal.plan.work import Lengths, Passes, body_weights, update_flops
+from afzal.plan.work import Lengths, Passes, part, update_flops
 
 OPTIMISER_TRAFFIC = 30.0  # bytes read and written per trained weight: weight, gradient, two moments, rounded copy
 
@@ -49,8 +60,9 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Seconds of one update: arithmetic, shard traffic beside it, tensor-parallel sums, gradient sums of replicas,
-    the optimiser's passes over its state, sampled answers; and of the whole job what comes before the first update."""
+    """Seconds of one update: arithmetic, shard traffic beside it, tensor-parallel sums, gradient sums of replicas, the
+    optimiser's passes over its state. Of one iteration of a method that learns from rewards: its answers drawn, then
+    rewarded and scored, then ``updates`` of those. Of the whole job what comes before the first update."""
 
     compute: float
     shards: float
@@ -58,12 +70,19 @@ class Times:
     replicas: float
     optimiser: float
     sampling: float
+    scoring: float
     before: float
+    updates: int
 
     @property
     def update(self) -> float:
         """Seconds of one update: the traffic of shards hides behind arithmetic, everything else adds up."""
-        return max(self.compute, self.shards) + self.tensor + self.replicas + self.optimiser + self.sampling
+        return max(self.compute, self.shards) + self.tensor + self.replicas + self.optimiser
+
+    @property
+    def iteration(self) -> float:
+        """Seconds of one iteration; of an update where the data are known beforehand."""
+        return self.sampling + self.scoring + self.updates * self.update
 
     @property
     def hidden(self) -> bool:
@@ -73,26 +92,26 @@ class Times:
 
 def update_lengths(job: Job) -> Lengths:
     """The lengths of one update, as sums."""
-    share = min(job.batch_size, job.lengths.items) / job.lengths.items
-    found = job.lengths
-    sums = {name: getattr(found, name) * share for name in ("tokens", "scored", "keys", "products")}
-    return replace(found, items=min(job.batch_size, found.items), **sums)
+    return part(job.lengths, items_per_update(job))
 
 
 def executed_flops(job: Job, layout: Layout) -> float:
     """Floating-point operations of one update over all devices, recomputation included."""
-    found = update_lengths(job)
-    forward = (job.reference == "live") + job.method.estimates
-    passes = Passes(forward, int(layout.recompute), job.rank)
-    total = update_flops(job.shape, found, passes, scalar_head=job.method.scalar)
-    if job.method.value:
-        total += update_flops(job.shape, found, Passes(0.0, int(layout.recompute), job.rank), scalar_head=True)
+    found, again = update_lengths(job), int(layout.recompute == "full")
+    total = update_flops(job.shape, found, Passes(_further(job), again, job.rank), scalar_head=job.method.scalar)
+    if job.has_value_model:
+        total += update_flops(job.shape, found, Passes(0.0, again, job.rank), scalar_head=True)
     return total
+
+
+def _further(job: Job) -> float:
+    """Forward passes of an update without gradient. What learns from rewards has made them before, for all updates."""
+    return 0.0 if job.method.online else (job.reference == "live") + job.method.estimates
 
 
 def useful_flops(job: Job) -> float:
     """Of :func:`executed_flops`, those that the exact result cannot do without: nothing is computed twice."""
-    return executed_flops(job, Layout(recompute=False))
+    return executed_flops(job, Layout())
 
 
 def traffic(job: Job, layout: Layout, device: Device) -> Traffic:
@@ -100,14 +119,16 @@ def traffic(job: Job, layout: Layout, device: Device) -> Traffic:
     passes, e = micro_batches(job, layout), compute_bytes(job)
     outside = (layout.shards - 1) / layout.shards
     trained = trained_parameters(job)
-    whole = (frozen_bytes(job) + e * trained if job.rank else policy_parameters(job) * e) / layout.tensor
+    own = trained_policy(job)
+    whole = (frozen_bytes(job) + e * own if job.rank else policy_parameters(job) * e) / layout.tensor
+    whole += 4.0 * value_parameters(job) / layout.tensor if job.has_value_model else 0.0
     moved = 4.0 * trained / layout.tensor
     copies = layout.replicas // layout.shards
-    rounds = 4 + 2 * layout.recompute + 2 * ((job.reference == "live") + job.method.estimates)
+    rounds = 4 + 2 * (layout.recompute == "full") + 2 * _further(job)
     rows = max(tokens_at_once(job, layout), tokens_per_update(job) / layout.replicas) * job.shape.width * e
     ring = 2 * (layout.tensor - 1) / layout.tensor
     return Traffic(
-        gather=passes * (2 + (job.reference == "live") + job.method.estimates) * whole * outside,
+        gather=passes * (2 + _further(job)) * whole * outside,
         scatter=passes * moved * outside,
         replicas=2 * (copies - 1) / copies * moved / layout.shards,
         tensor=job.shape.layers * rounds * ring * rows,
@@ -128,42 +149,50 @@ def _rate(layout: Layout, device: Device, stride: int, members: int) -> float:
 
 
 def times(job: Job, layout: Layout, device: Device, assumed: Assumptions) -> Times:
-    """Seconds of one update, and of the passes before the first."""
+    """Seconds of one update, of an iteration, and of the passes before the first."""
     peak = device.bf16 if job.dtype == "bf16" else device.fp32
-    busy = min(1.0, min(job.batch_size, job.lengths.items) / layout.replicas)  # an item is not divided over replicas
-    speed = layout.devices * busy * peak * assumed.mfu
+    rate = layout.devices * peak * assumed.mfu
+    busy = min(1.0, items_per_update(job) / layout.replicas)  # an item is not divided over replicas
+    speed = busy * rate
     moved = traffic(job, layout, device)
     trained = trained_parameters(job) / (layout.shards * layout.tensor)
     forward = update_flops(job.shape, job.lengths, Passes(forward=1.0)) - update_flops(job.shape, job.lengths, Passes())
+    answering = rate * min(1.0, iteration(job).items / layout.replicas)
     return Times(
         compute=executed_flops(job, layout) / speed,
         shards=(moved.gather + moved.scatter) / (moved.shard_rate * assumed.link),
         tensor=moved.tensor / (moved.tensor_rate * assumed.link),
         replicas=moved.replicas / (moved.replica_rate * assumed.link),
         optimiser=OPTIMISER_TRAFFIC * trained / device.bandwidth,
-        sampling=_sampling(job, layout, device, speed, assumed.link),
+        sampling=_sampling(job, layout, device, answering, assumed.link),
+        scoring=scoring_flops(job) / answering if job.method.online else 0.0,
         before=forward / speed if job.reference == "cached" else 0.0,
+        updates=job.updates_per_iteration,
     )
 
 
 def _sampling(job: Job, layout: Layout, device: Device, speed: float, link: float) -> float:
-    """Seconds to draw one update's answers: every token reads all weights once, or computes for all rows at once.
+    """Seconds to draw one iteration's answers. Every token of the rows that are decoded together reads all weights and
+    the keys and values so far once, or computes for all of them, whichever takes longer.
 
-    Weights in pieces are gathered for every token before they are read.
+    Weights in pieces are gathered once, before the first token.
     """
     if not job.method.online:
         return 0.0
-    found = update_lengths(job)
-    answers = found.items * job.method.responses
-    steps = found.scored / answers
-    whole = compute_bytes(job) * parameters(job.shape) / layout.tensor
+    found, rows, n = iteration(job), rows_at_once(job, layout), job.lengths.branches
+    length = found.scored / (found.items * n)
+    rounds = -(-prompts_of_a_replica(job, layout) * n // rows)
+    whole = compute_bytes(job) * parameters(job.shape)
+    read = found.tokens / found.items - n * length + n * length / 2  # a prompt's once, and half an answer's on average
+    cached = key_value_bytes(job.shape, compute_bytes(job)) * read * rows / n
     outside = (layout.shards - 1) / layout.shards
     gathered = whole * outside / (_rate(layout, device, layout.tensor, layout.shards) * link)
-    arithmetic = 2.0 * body_weights(job.shape) * answers / speed
-    return steps * max(whole / device.bandwidth, gathered, arithmetic)
+    return gathered + max(rounds * length * (whole + cached) / device.bandwidth, drawing_flops(job) / speed)
 
 
 def updates(job: Job) -> int:
     """Updates of the whole run."""
+    if job.method.online:
+        return max(1, round(job.epochs * job.updates_per_iteration * job.lengths.items / job.batch_size))
     per_epoch = -(-job.lengths.items // job.batch_size)
     return max(1, round(job.epochs * per_epoch))

@@ -7,15 +7,18 @@ from typing import Any
 
 from afzal.plan.choose import Plan
 from afzal.plan.job import tokens_at_once, tokens_per_update, trained_parameters
-from afzal.plan.memory import USABLE
+from afzal.plan.memory import USABLE, why_whole
 from afzal.plan.shapes import parameters
 
+_OF_AN_UPDATE = ("compute", "shards", "tensor", "replicas", "optimiser")
 _UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def lines(plan: Plan) -> list[str]:
     """The plan in plain lines: job, layout, memory, one update, the whole run, assumptions."""
-    blocks = [_job(plan), _layout(plan), _memory(plan), _update(plan), _run(plan), ["assumed", *assumptions(plan)]]
+    iteration = [_iteration(plan)] if plan.job.method.online else []
+    blocks = [_job(plan), _layout(plan), _memory(plan), _update(plan), *iteration, _run(plan)]
+    blocks.append(["assumed", *assumptions(plan)])
     return [line for block in blocks for line in (*block, "")][:-1]
 
 
@@ -27,6 +30,8 @@ def as_data(plan: Plan) -> dict[str, Any]:
         "method": job.method.name,
         "trained_parameters": trained_parameters(job),
         "reference": job.reference,
+        "reward_model": None if job.reward is None else job.reward.name,
+        "value": job.value if job.method.value else None,
         "lora_rank": job.rank or None,
         "frozen_weights": job.frozen,
         "dtype": job.dtype,
@@ -45,12 +50,29 @@ def as_data(plan: Plan) -> dict[str, Any]:
         "largest_tokens_per_forward": plan.largest,
         "flops_per_update": {"executed": plan.executed, "useful": plan.useful},
         "traffic_per_update": asdict(plan.traffic),
-        "seconds_per_update": asdict(plan.times) | {"total": plan.times.update, "hidden": plan.times.hidden},
+        "seconds_per_update": {key: getattr(plan.times, key) for key in _OF_AN_UPDATE}
+        | {"total": plan.times.update, "hidden": plan.times.hidden},
+        "iteration": iteration_data(plan) if job.method.online else None,
+        "seconds_before": plan.times.before,
         "updates": plan.updates,
         "hours": plan.hours,
         "device_hours": plan.hours * layout.devices,
         "cost": plan.cost,
         "assumed": assumptions(plan),
+    }
+
+
+def iteration_data(plan: Plan) -> dict[str, Any]:
+    """One iteration of a method that learns from rewards: counts, seconds, and each part's share of them."""
+    job, t = plan.job, plan.times
+    parts = {"sampling": t.sampling, "scoring": t.scoring, "updates": t.updates * t.update}
+    prompts = min(job.batch_size, job.lengths.items)
+    return {
+        "prompts": prompts,
+        "answers": prompts * job.lengths.branches,
+        "updates": t.updates,
+        "seconds": parts | {"total": t.iteration},
+        "shares": {name: seconds / t.iteration for name, seconds in parts.items()},
     }
 
 
@@ -69,20 +91,21 @@ def assumptions(plan: Plan) -> list[str]:
             f"and {device.inter / 1e9:g} GB/s per device between nodes"
         )
         found.append("several devices as PyTorch's FSDP2 shares them, which afzal train uses under torchrun")
-        found.append("loading: every device holds the whole model in float32 before it is cut into pieces")
-        if plan.layout.tensor > 1:
-            found.append("afzal train has no tensor parallelism: this layout is for other trainers")
+        reason = why_whole(job)
+        whole = f"every device holds the whole model in float32 before it is cut ({reason})"
+        found.append(f"loading: {whole if reason else 'every device reads its own pieces'}")
     if job.reference == "cached":
         found.append("the reference's log-probs are computed once, before the first update")
     if job.shape.family not in ("llama", "mistral", "qwen2"):
         found.append(f"activations of {job.shape.family} are less exact than those of llama")
     if job.method.online:
-        found.append(
-            "answers are as long as the data says; a sampled token reads all weights once, or computes for all"
-        )
-        found.append("the key-value cache of sampling is not counted; it is gone when an update begins")
+        found.append("every answer has the stated length; a token reads all weights once, or computes for all rows")
+        if job.reward is None:
+            found.append("rewards take neither memory nor time: a function or a server gives them")
         if plan.layout.shards > 1:
-            found.append("while answers are drawn every device holds every model whole, which is not counted")
+            found.append("while an iteration is written every device holds policy, reference and value model whole")
+    if plan.layout.recompute == "selective":
+        found.append("what selective checkpointing makes again is no matrix product and is not counted as time")
     if job.frozen != "dtype":
         found.append(f"frozen matrices are kept as {job.frozen} and computed with in {job.dtype}")
     return found
@@ -100,19 +123,20 @@ def _job(plan: Plan) -> list[str]:
     if job.rank:
         whole += f" (LoRA rank {job.rank})"
     reference = {"none": "no reference", "cached": "reference cached", "live": "reference live"}[job.reference]
-    mean = job.lengths.tokens / job.lengths.items
+    mean, prompts = job.lengths.tokens / job.lengths.items, min(job.batch_size, job.lengths.items)
+    said = f"{prompts} per iteration" if job.method.online else f"{prompts} per update"
     return [
         f"{job.shape.name}: {parameters(job.shape):,} weights, {whole}",
         f"{job.method.name}, {job.dtype}, {reference}, prompts {'shared' if job.shared else 'unshared'}",
         f"{job.lengths.items:,} items of {mean:,.0f} tokens ({job.lengths.scored / job.lengths.items:,.0f} scored, "
-        f"at most {job.lengths.longest:,}), {min(job.batch_size, job.lengths.items)} per update",
+        f"at most {job.lengths.longest:,}), {said}",
     ]
 
 
 def _layout(plan: Plan) -> list[str]:
     layout = plan.layout
     machines = f"{layout.nodes} x {layout.gpus} {plan.device.name}"
-    parts = f"shards {layout.shards}, tensor {layout.tensor}, checkpointing {'full' if layout.recompute else 'none'}"
+    parts = f"shards {layout.shards}, tensor {layout.tensor}, checkpointing {layout.recompute}"
     names = {"recompute": "checkpointing"}
     chosen = ", ".join(names.get(name, name) for name in plan.chosen)
     at_once = f"{tokens_at_once(plan.job, layout):,.0f} tokens per forward pass"
@@ -124,8 +148,9 @@ def _memory(plan: Plan) -> list[str]:
     rows = [_row(name, f"{size / 1e9:.2f} GB") for name, size in largest_first(plan) if size >= 5e6]
     room = f"of {USABLE * plan.device.memory / 1e9:.1f} GB: {'fits' if plan.fits else 'DOES NOT FIT'}"
     largest = f"{plan.largest:,} tokens" if plan.largest else "none"
+    during = moment.name if moment.name in ("generation", "scoring") else f"{moment.name} of the backward pass"
     return [
-        f"memory per device at its fullest ({moment.name} of the backward pass)",
+        f"memory per device at its fullest ({during})",
         *rows,
         _row("total", f"{moment.total / 1e9:.2f} GB", room),
         _row("largest pass", largest, "the largest forward pass that fits"),
@@ -145,10 +170,24 @@ def _update(plan: Plan) -> list[str]:
     if moved.replicas:
         rows.append(_row("replica sums", _seconds(t.replicas), f"{_scaled(moved.replicas)}B per device"))
     rows.append(_row("optimiser", _seconds(t.optimiser), "its state read and written once"))
-    if plan.job.method.online:
-        rows.append(_row("sampling", _seconds(t.sampling), "the update's answers"))
     rate = tokens_per_update(plan.job) / t.update
     return ["one update", *rows, _row("total", _seconds(t.update), f"{rate:,.0f} tokens per second")]
+
+
+def _iteration(plan: Plan) -> list[str]:
+    found = iteration_data(plan)
+    said = {
+        "sampling": f"{found['answers']:,} answers to {found['prompts']:,} prompts",
+        "scoring": "their log-probs under policy and reference"
+        + (", rewards" if plan.job.reward is not None else "")
+        + (", values" if plan.job.method.value else ""),
+        "updates": f"{found['updates']} of them",
+    }
+    rows = [
+        _row(name, _seconds(found["seconds"][name]), f"{found['shares'][name]:.0%}: {words}")
+        for name, words in said.items()
+    ]
+    return ["one iteration", *rows, _row("total", _seconds(plan.times.iteration))]
 
 
 def _run(plan: Plan) -> list[str]:

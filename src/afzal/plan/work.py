@@ -6,7 +6,7 @@ has fewer responses.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +23,8 @@ class Lengths:
         keys: key slots of attention; a prompt's keys are laid out again for each of its responses.
         products: query-key pairs in which the query may look at the key.
         longest: tokens of the largest item, which cannot be cut.
+        prompt, response: tokens of the longest prompt and of the longest response.
+        branches: most responses of one prompt.
     """
 
     items: int
@@ -31,6 +33,9 @@ class Lengths:
     keys: float
     products: float
     longest: int
+    prompt: int
+    response: int
+    branches: int
 
 
 def lengths(counts: np.ndarray, *, shared: bool = True) -> Lengths:
@@ -46,7 +51,15 @@ def lengths(counts: np.ndarray, *, shared: bool = True) -> Lengths:
         whole = np.where(responses > 0, prompts + responses, 0)
         tokens = keys = float(whole.sum())
         products, longest = float((whole * (whole + 1) / 2).sum()), whole.sum(1).max()
-    return Lengths(len(counts), tokens, scored, keys, products, int(longest))
+    most = (int(longest), int(counts[:, 0].max()), int(counts[:, 1:].max()), int(branches.max()))
+    return Lengths(len(counts), tokens, scored, keys, products, *most)
+
+
+def part(found: Lengths, items: float) -> Lengths:
+    """The sums of so many of the items."""
+    share = items / found.items
+    sums = {name: getattr(found, name) * share for name in ("tokens", "scored", "keys", "products")}
+    return replace(found, items=round(items), **sums)
 
 
 def looked_at(counts: np.ndarray) -> float:
@@ -87,7 +100,7 @@ class Passes:
 
     Attributes:
         forward: extra forward passes: a live reference, an estimate.
-        recompute: blocks recomputed in the backward pass, 0 or 1.
+        recompute: forward passes through the blocks that the backward pass makes again, 0 or 1.
         rank: of LoRA adapters, 0 when all weights train. Frozen weights have no gradient of their own, so that the
             backward pass of their products costs one forward pass rather than two.
     """

@@ -50,8 +50,7 @@ METHOD = Method(
     settings=GRPOConfig,
     objective=objective,
     advantages=advantages,
-    # its samples are scored under the policy that drew them and under the reward model
-    cost=Cost(4, reference=True, estimates=2.0, reward_model=True, online=True),
+    cost=Cost(4, reference=True, reward_model=True, online=True),
     over_optimises=False,
     paper=Paper(
         "shao2024deepseekmath",

@@ -70,8 +70,7 @@ METHOD = Method(
     settings=PPOConfig,
     objective=objective,
     advantages=advantages,
-    # its samples are scored under the policy that drew them, under the reward model and under the value model
-    cost=Cost(1, reference=True, estimates=3.0, value=True, reward_model=True, online=True),
+    cost=Cost(1, reference=True, value=True, reward_model=True, online=True),
     over_optimises=False,
     paper=Paper(
         "schulman2017proximal",

@@ -47,8 +47,7 @@ METHOD = Method(
     settings=ReinforceConfig,
     objective=objective,
     advantages=advantages,
-    # its samples are scored under the policy that drew them and under the reward model
-    cost=Cost(1, reference=True, estimates=2.0, reward_model=True, online=True),
+    cost=Cost(1, reference=True, reward_model=True, online=True),
     over_optimises=False,
     paper=Paper(
         "hu2025reinforce",

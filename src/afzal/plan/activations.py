@@ -1,0 +1,88 @@
+"""Bytes that grow with a forward pass: what blocks keep for the backward pass, what is at work, and logits.
+
+Counted from the operations of `transformers`' own blocks and of the tree attention; docs/scale.md says how far they
+agree with measured runs. In names and comments ``e`` is the bytes of a computed number.
+"""
+
+from __future__ import annotations
+
+from afzal.plan.job import Job, Layout, compute_bytes
+from afzal.plan.shapes import Shape
+
+KEPT_LOGITS = 2**30  # bytes of logits that one forward pass keeps; beyond, they are recomputed tile by tile
+TILE = 2**22  # float32 logits at work at once
+
+
+def activation_bytes(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -> tuple[float, float]:
+    """What all blocks keep for the backward pass, and what one block keeps without recomputation, per device."""
+    one = block_kept_bytes(job, on_cpu=on_cpu) * tokens / layout.tensor
+    each = {
+        "none": one,
+        "selective": _selective_bytes(job, on_cpu=on_cpu) * tokens / layout.tensor,
+        "full": job.shape.width * compute_bytes(job) * tokens / layout.tensor,
+    }[layout.recompute]
+    ends = _norm_bytes(job.shape, compute_bytes(job), trained=not job.rank) * tokens / layout.tensor
+    return job.shape.layers * each + ends, one
+
+
+def _selective_bytes(job: Job, *, on_cpu: bool) -> float:
+    """Bytes per token that one block keeps where only its input and the results of matrix products and of fused
+    attention are kept (:mod:`afzal.model.recompute`)."""
+    shape, e = job.shape, compute_bytes(job)
+    queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+    products = 2 * shape.width + queries + 2 * keys + 2 * max(1, shape.experts_used) * shape.ff
+    adapters = 7 * job.rank + (products if job.rank else 0)  # of a matrix and of its adapter, apart
+    fused = not (on_cpu and e == 2)  # a short tree's attention in bf16 is plain products on a CPU
+    return e * (shape.width + products + adapters + fused * queries) + fused * 4 * shape.heads
+
+
+def block_kept_bytes(job: Job, *, on_cpu: bool) -> float:
+    """Bytes per token that one block keeps for its backward pass.
+
+    A norm keeps its input in float32, the normed input where its weight trains, and its output; attention keeps its
+    gathered queries, keys and values, its output before and after it is put back in order, and on the CPU, in bf16 and
+    for short trees, its weights; the feed-forward layer keeps gate, activated gate, up and their product.
+    """
+    shape, e = job.shape, compute_bytes(job)
+    queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+    trained = not job.rank
+    norms = 2 * _norm_bytes(shape, e, trained=trained)
+    if shape.norms == 4:
+        norms += 2 * (_norm_bytes(shape, e, trained=trained) - shape.width * e)
+    repeats = job.lengths.keys / job.lengths.tokens
+    attention = e * (3 * queries + 2 * keys * repeats) + 4 * shape.heads
+    if on_cpu and e == 2:
+        attention += e * shape.heads * job.lengths.products / job.lengths.tokens
+    if shape.head_norm != "none":
+        attention += (queries + keys) * (4 + (e if trained else 0))
+    adapters = e * 7 * job.rank
+    return norms + attention + _feed_forward_kept(shape, e) + adapters
+
+
+def _feed_forward_kept(shape: Shape, e: int) -> float:
+    if not shape.experts:
+        return 4.0 * shape.ff * e
+    return shape.experts_used * (4.0 * shape.ff + 2.0 * shape.width) * e + 8.0 * shape.experts
+
+
+def _norm_bytes(shape: Shape, e: int, *, trained: bool) -> float:
+    """Bytes per token that a norm and what follows it keep: input in float32, normed input, output."""
+    normed = 4 if shape.family.startswith("gemma") else e
+    return shape.width * (4 + (normed if trained else 0) + e)
+
+
+def block_working_bytes(shape: Shape, e: int) -> float:
+    """Bytes per token alive inside the backward pass of one block: gradients of its widest part."""
+    used = max(1, shape.experts_used)
+    queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+    return e * max(3 * used * shape.ff + 2 * shape.width, 3 * queries + 4 * keys + 2 * shape.width)
+
+
+def logit_bytes(job: Job, layout: Layout, tokens: float) -> float:
+    """Bytes of the logits that are kept, and of the tiles at work on them."""
+    if job.method.scalar:
+        return 0.0
+    scored = tokens * job.lengths.scored / job.lengths.tokens
+    kept = scored * job.shape.vocabulary * compute_bytes(job) / layout.tensor
+    tiles = 4.0 * TILE * (2 if job.dtype == "fp32" else 3)
+    return (kept if kept <= KEPT_LOGITS else 0.0) + min(tiles, 12.0 * scored * job.shape.vocabulary)

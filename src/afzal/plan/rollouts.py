@@ -1,0 +1,107 @@
+"""What an iteration of a method that learns from rewards needs before its updates: answers drawn, rewarded and scored.
+
+Bytes per device of `afzal train`'s own decoding and scoring, and floating-point operations; docs/scale.md says how far
+the bytes agree with measured runs.
+"""
+
+from __future__ import annotations
+
+import math
+
+from afzal.plan.activations import block_working_bytes
+from afzal.plan.job import Job, Layout, at_most, compute_bytes, frozen_bytes, policy_parameters, value_parameters
+from afzal.plan.shapes import Shape, adapter_parameters, parameters
+from afzal.plan.work import Lengths, body_flops, head_flops, part
+
+ROWS = 128  # answers that are decoded together
+ROOM = 64  # tokens of an answer that the cache has room for at first; it doubles
+PROMPT_TOKENS = 8192  # of a pass over prompts
+SCORED_TILE = 2**25  # float32 logits of each model that are compared at once
+_COMPARED = (
+    8.25  # tables of that size alive at once: logits, log-probs and what the KL is summed from, one of them bool
+)
+_FLOAT32 = 4
+
+
+def iteration(job: Job) -> Lengths:
+    """The lengths of one iteration, as sums."""
+    return part(job.lengths, min(job.batch_size, job.lengths.items))
+
+
+def prompts_of_a_replica(job: Job, layout: Layout) -> int:
+    """Prompts that one device answers in an iteration."""
+    return math.ceil(min(job.batch_size, job.lengths.items) / layout.replicas)
+
+
+def rows_at_once(job: Job, layout: Layout) -> int:
+    """Answers that one device decodes together."""
+    n = job.lengths.branches
+    most = ROWS // n * n if n <= ROWS else ROWS
+    return min(most, prompts_of_a_replica(job, layout) * n)
+
+
+def key_value_bytes(shape: Shape, e: int) -> float:
+    """Keys and values of one token in all blocks."""
+    return 2.0 * e * shape.layers * shape.kv_heads * shape.head_width
+
+
+def generation_bytes(job: Job, layout: Layout) -> dict[str, float]:
+    """While answers are drawn: keys and values of prompts (once for all their answers) and of answers; beside them the
+    pass over the prompts, or the logits of one token of every row."""
+    shape, e, rows = job.shape, compute_bytes(job), rows_at_once(job, layout)
+    prompts = math.ceil(rows / job.lengths.branches)
+    room = ROOM * 2 ** max(0, math.ceil(math.log2(job.lengths.response / ROOM)))
+    read = min(prompts * job.lengths.prompt, max(PROMPT_TOKENS, job.lengths.prompt))
+    working = block_working_bytes(shape, e)
+    # a row's logits, in float32 too where they were not, and their softmax
+    drawn = rows * (shape.vocabulary * (2 * _FLOAT32 + (e if e != _FLOAT32 else 0)) + working)
+    return {
+        "keys and values": key_value_bytes(shape, e) * (prompts * job.lengths.prompt + rows * room),
+        "activations": max(read * working, drawn),
+        "gathered": _whole_bytes(job, layout),
+    }
+
+
+def scoring_bytes(job: Job, layout: Layout) -> dict[str, float]:
+    """While policy, reference and value model read the answers: the logits of both and what is made of them; or a block
+    of the reward model, which computes in float32."""
+    tokens = at_most(job, layout, iteration(job).tokens)
+    scored = tokens * job.lengths.scored / job.lengths.tokens
+    e, shape = compute_bytes(job), job.shape
+    states = 2.0 * e * shape.width * scored
+    logits = _COMPARED * _FLOAT32 * min(scored * shape.vocabulary, SCORED_TILE)
+    working = max(
+        block_working_bytes(shape, _FLOAT32 if job.has_value_model else e),
+        block_working_bytes(job.reward, _FLOAT32) if job.reward is not None else 0.0,
+    )
+    at_head = states + logits >= tokens * working
+    return {
+        "logits": logits if at_head else 0.0,
+        "activations": states if at_head else tokens * working,
+        "gathered": _whole_bytes(job, layout),
+    }
+
+
+def _whole_bytes(job: Job, layout: Layout) -> float:
+    """Of models that lie in pieces: every device holds all of them whole as long as an iteration is written."""
+    if layout.shards == 1:
+        return 0.0
+    e = compute_bytes(job)
+    policy = frozen_bytes(job) + e * adapter_parameters(job.shape, job.rank) if job.rank else e * policy_parameters(job)
+    reference = e * parameters(job.shape) if job.reference == "live" and not job.rank else 0.0
+    return policy + reference + (float(_FLOAT32) * value_parameters(job) if job.has_value_model else 0.0)
+
+
+def scoring_flops(job: Job) -> float:
+    """Operations of one iteration for log-probs of policy and reference, rewards and values, over all devices."""
+    found = iteration(job)
+    read, heads = body_flops(job.shape, found), head_flops(job.shape, found)
+    models = 1 + (job.reference == "live")
+    rewards = body_flops(job.reward, found) if job.reward is not None else 0.0
+    return models * (read + heads) + rewards + (read if job.method.value else 0.0)
+
+
+def drawing_flops(job: Job) -> float:
+    """Operations of one iteration's answers: prompts once, then token by token, each with its head."""
+    found = iteration(job)
+    return body_flops(job.shape, found) + head_flops(job.shape, found)
