@@ -170,8 +170,8 @@ def scripted_vllm(streams, model_eos, *, length_first):
 
 @pytest.mark.parametrize("length_first", [False, True])
 def test_vllm_stops_where_our_own_engine_stops(monkeypatch, length_first):
-    """The same model, whose tokens vLLM repeats: the same ids and the same endings, with several end marks of which none
-    is the model's own EOS, and an end mark at the last token allowed."""
+    """The same model, whose tokens vLLM repeats: the same ids and the same endings, with several end marks, none of
+    which is the model's own EOS, and with an end mark at the last token allowed."""
     model, prompts, ends = make("llama"), [[5, 6, 7], [8, 9]], list(range(20, 30))
     plain = Sampling(12)
     endless = sample(model, prompts, eos=[], n=8, sampling=plain, seed=3)

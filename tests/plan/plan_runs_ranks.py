@@ -1,5 +1,5 @@
-"""DPO over two ranks (gloo) that share every matrix or every layer, in processes of their own: memory of the fuller rank at its
-fullest, beyond what was there before.
+"""DPO over two ranks (gloo) that share every matrix or every layer, in processes of their own: memory of the fuller
+rank at its fullest, beyond what was there before.
 
     python plan_runs_ranks.py '{"tensor": 2, ...}'
 
@@ -28,6 +28,7 @@ class Case(rewards.Case):
     """Pairs of ``prompt`` + 2 ``response`` tokens, ``prompts`` of them per update; ``tensor`` ranks share a matrix."""
 
     method: str = "dpo"
+    kv_heads: int = 2
     tensor: int = 2
     answers: int = 2
 

@@ -166,9 +166,8 @@ def test_selective_checkpointing_keeps_what_is_planned(family: str, rank: int, d
         model.to(torch.bfloat16)
     modes = ("none", "selective", "full")
     found = measure(model, "shared", modes=modes).kept  # one tree of 40 tokens and twice 12
-    job = Job(
-        shape_of(model.config.to_dict()), METHODS["dpo"], lengths(np.array([[40, 12, 12]])), rank=rank, dtype=dtype
-    )  # type: ignore
+    one = lengths(np.array([[40, 12, 12]]))
+    job = Job(shape_of(model.config.to_dict()), METHODS["dpo"], one, rank=rank, dtype=dtype)  # type: ignore
     for mode in modes:
         expected, _ = activation_bytes(job, Layout(recompute=mode), 1.0, on_cpu=True)
         print(f"{family} {dtype} rank {rank} {mode}: {expected / found[mode] - 1:+.1%}")

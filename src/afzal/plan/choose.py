@@ -160,7 +160,7 @@ def layouts(job: Job, wish: Wish, nodes: int, gpus: int) -> Iterator[Layout]:
         for shards in [wish.shards] if wish.shards else sorted({1, replicas}):  # as train cuts: whole, or over all
             if replicas % shards:
                 continue
-            for recompute in RECOMPUTE if wish.recompute is None else [wish.recompute]:
+            for recompute in RECOMPUTE if wish.recompute is None else (wish.recompute,):
                 yield Layout(nodes, gpus, shards, tensor, recompute, wish.tokens)
 
 
