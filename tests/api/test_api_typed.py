@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,11 +23,31 @@ run.nothing()
 """
 
 
-def faults(folder: Path, program: str) -> list[str]:
-    """The rules that pyright, strict, finds broken in a program; of its own lines only."""
+@pytest.fixture
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder into which the built wheel was unpacked: what a person who installs Afzal has."""
+    folder = tmp_path_factory.mktemp("wheel")
+    offline = ["--no-build-isolation"] if find_spec("hatchling") else []
+    words = [sys.executable, "-m", "pip", "wheel", "--no-deps", *offline, "-w", str(folder), str(ROOT)]
+    built = subprocess.run(words, capture_output=True, text=True, check=False)
+    if built.returncode and not offline and "hatchling" in built.stderr:
+        pytest.skip("hatchling is not installed, and cannot be fetched")
+    assert built.returncode == 0, built.stderr
+    (wheel,) = folder.glob("afzal-*.whl")
+    with zipfile.ZipFile(wheel) as content:
+        content.extractall(folder / "site")
+    return folder / "site"
+
+
+def faults(folder: Path, program: str, package: Path = ROOT / "src") -> list[str]:
+    """The rules that pyright, strict, finds broken in a program; of its own lines only.
+
+    Args:
+        package: the folder that holds ``afzal``.
+    """
     pytest.importorskip("pyright")
     (folder / "usage.py").write_text(program, encoding="utf-8")
-    settings = {"include": ["usage.py"], "extraPaths": [str(ROOT / "src")], "typeCheckingMode": "strict"}
+    settings = {"include": ["usage.py"], "extraPaths": [str(package)], "typeCheckingMode": "strict"}
     (folder / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
     words = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -33,6 +55,17 @@ def faults(folder: Path, program: str) -> list[str]:
     found = json.loads(done.stdout)
     assert found["summary"]["filesAnalyzed"] == 1
     return [f"{one.get('rule')}: {one['message']}" for one in found["generalDiagnostics"]]
+
+
+@pytest.mark.slow
+def test_the_wheel_says_that_it_is_typed(installed: Path, tmp_path: Path):
+    """From the wheel alone: without its mark, or a file of its types, the program would have faults."""
+    assert (installed / "afzal" / "py.typed").is_file()
+    assert faults(tmp_path, USAGE.read_text("utf-8"), installed) == []
+    # the check is of these files, and not of another Afzal beside them
+    results = installed / "afzal" / "api" / "results.py"
+    results.write_text(results.read_text("utf-8").replace("def curves(", "def curve("), encoding="utf-8")
+    assert faults(tmp_path, USAGE.read_text("utf-8"), installed)
 
 
 @pytest.mark.slow

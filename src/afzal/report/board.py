@@ -70,7 +70,7 @@ def to_html(body: Mapping[str, Any]) -> str:
         drawing=Markup(_drawing(body)),
         on_a_phone=Markup(_drawing(body, _PHONE)),
         drawn_as=f"{body['unit'][:1].upper()}{body['unit'][1:]}, with 95 % intervals over prompts",
-        tables=_tables(body),
+        tables=[table | {"wide": _is_wide(table)} for table in _tables(body)],
         texts=body.get("texts", []),
         worst=body.get("worst", []),
         gallery=body.get("gallery", []),
@@ -128,6 +128,16 @@ def _tables(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*tables, *body.get("tables", [])]
 
 
+_LETTERS = 44  # letters of a table's text across 358 px, with the gaps between columns
+
+
+def _is_wide(table: Mapping[str, Any]) -> bool:
+    """Whether a table does not fit on a phone, where its rows are then lists; headings and names break at spaces."""
+    words = [max(len(word) for word in str(name).split() or [""]) for name in table["columns"]]
+    cells = [max((len(str(row[k])) for row in table["rows"]), default=0) for k in range(1, len(words))]
+    return 12 + sum(max(word, cell) + 1 for word, cell in zip(words[1:], cells, strict=True)) > _LETTERS
+
+
 def _drawing(body: Mapping[str, Any], width: int = 680) -> str:
     """Figures that have an interval; where none has, all figures."""
     known = [x for x in body["lines"] if x["value"] is not None]
@@ -141,7 +151,8 @@ _FOLDED = ("low", "high", "best_rank", "worst_rank")  # shown beside the figure 
 
 def _lines(body: Mapping[str, Any]) -> dict[str, Any]:
     known = dict.fromkeys(k for line in body["lines"] for k, value in line.items() if value is not None or k == "value")
-    keys = [key for key in known if key not in _FOLDED]
+    ends = {f"{key}_{end}" for key in known for end in ("low", "high")}
+    keys = [key for key in known if key not in _FOLDED and key not in ends]
     rows = [[_of_line(line, key) for key in keys] for line in body["lines"]]
     return {"columns": [body["unit"] if key == "value" else key.replace("_", " ") for key in keys], "rows": rows}
 
@@ -151,7 +162,8 @@ def _of_line(line: Mapping[str, Any], key: str) -> str:
         return _interval(line)
     if key == "rank" and line.get("best_rank") is not None:
         return f"{line['rank']} [{line['best_rank']}, {line['worst_rank']}]"
-    return _cell(line.get(key))
+    ends = interval(line.get(f"{key}_low"), line.get(f"{key}_high"))
+    return f"{_cell(line.get(key))} {ends}".rstrip()
 
 
 def _differences(body: Mapping[str, Any]) -> dict[str, Any]:
