@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import partial
@@ -12,11 +11,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
+from afzal.data import unreadable
 from afzal.data.asked import Asked
 from afzal.data.cells import unpacked
 from afzal.data.columns import renamed_rows
 from afzal.data.dataset import Dataset, Losses, fingerprint
-from afzal.data.detect import detect, nothing_fits, opinion_hint
+from afzal.data.detect import detect
 from afzal.data.fields import Row, RowError, ScaleError, UnusableError, alternatives
 from afzal.data.files import MAX_UNPACKED, rows
 from afzal.data.finishing import has_system, says, system_of, template_option, with_system, without_marks
@@ -37,7 +37,6 @@ from afzal.errors import AfzalError
 from afzal.records import Item, Message
 
 SAMPLE_ROWS = 64
-SHOWN_FAULTS = 5
 MEDIA_RULES = MediaRules()
 NOTHING = Asked()
 _TEMPLATE = ("tools", "chat_template_kwargs")
@@ -165,15 +164,15 @@ class Reading:
                 self.losses.add(drop)
             if drops is not None:
                 drops += lost
-            if not made and lost[-1].reason in _FAULTS:
+            if not made and lost[-1].reason in unreadable.FAULTS:
                 faulty += 1
-                faults += lost[-1:] if len(faults) < SHOWN_FAULTS else []
+                faults += lost[-1:] if len(faults) < unreadable.SHOWN else []
             count += len(made)
             yield from made
         if faulty and not self._lenient:
-            raise _faulty(faults, faulty, self.rows, count)
+            raise unreadable.faulty(faults, faulty, self.rows, count)
         if not count:
-            raise _nothing_left(self.source, self._entry, self.losses, self.rows, self._sample)
+            raise unreadable.nothing_left(self.source, self._entry, self.losses, self.rows, self._sample)
 
     def _parsed(self, raw: Raw) -> tuple[list[Item], list[Drop]]:
         """A row's items and drops; a row without items has exactly one drop of unit "row", the last."""
@@ -196,7 +195,7 @@ class Reading:
                 items.append(item)
                 drops += lost
         except ScaleError as bad:
-            raise _other_scale(bad, raw.where, self._entry) from None
+            raise unreadable.other_scale(bad, raw.where, self._entry) from None
         except RowError as bad:
             return [], [Drop(raw.where, ident, bad.reason, bad.detail, "row")]
         except UnusableError as unusable:
@@ -218,7 +217,7 @@ class Reading:
             item = with_system(item, row)
         name = self._unread.of(row, item) or self._unread.of_messages(row)
         if name and self._strict:
-            raise _not_understood(name, place, entry, self._sample)
+            raise unreadable.not_understood(name, place, entry, self._sample)
         item = self._media.resolved(item, row, place)
         ident, where = item.id or ident, item.where or place
         drops = []
@@ -276,31 +275,6 @@ def _structured(stream: Iterator[Raw]) -> Iterator[Raw]:
         yield raw if row is raw.value else Raw(raw.where, row)
 
 
-_FAULTS = frozenset(
-    {"not_json", "not_utf8", "not_an_object", "duplicate_key", "line_too_long", "wrong_width"}
-    | {"missing_field", "wrong_type", "bad_value"}
-    | {"media_count", "media_missing", "media_outside", "media_address"}
-    | {"media_broken", "media_wrong_type", "media_too_large", "media_changed"}
-)
-
-
-def _not_understood(name: str, where: str, entry: Format, sample: list[Row]) -> AfzalError:
-    return AfzalError(
-        f"field '{name}' may change what the rows mean, and the format {entry.name} does not read it",
-        where=where,
-        remedy=f"{opinion_hint(sample, name)}; or pass it over, if it means nothing, with --format {entry.name}",
-    )
-
-
-def _other_scale(bad: ScaleError, where: str, entry: Format) -> AfzalError:
-    return AfzalError(
-        bad.detail,
-        where=where,
-        why=f"read as {entry.name}; other numbers than these make the whole column one of another scale",
-        remedy="write the column in the values of docs/formats.md",
-    )
-
-
 def _group(item: Item) -> str:
     """What must stay on one side of a split, when the prompt alone does not say it.
 
@@ -356,41 +330,8 @@ def _chosen(name: str, sample: list[Row]) -> Format:
 def _refuse_empty(stream: Iterable[Raw], source: str) -> None:
     faults = [Drop(r.where, "", r.value.reason, r.value.detail, "row") for r in stream if isinstance(r.value, Fault)]
     if faults:
-        raise _faulty(faults, len(faults), len(faults), 0)
+        raise unreadable.faulty(faults, len(faults), len(faults), 0)
     raise AfzalError("holds no rows", where=source, remedy="give a source with one row at least")
-
-
-def _faulty(faults: list[Drop], faulty: int, count: int, sound: int) -> AfzalError:
-    others = [f"{fault.where}: {fault.detail}" for fault in faults[1:SHOWN_FAULTS]]
-    more = faulty - 1 - len(others)
-    lines = [f"{faulty} of {count} rows cannot be read", *others, *([f"and {more} more"] if more > 0 else [])]
-    return AfzalError(
-        faults[0].detail,
-        where=faults[0].where,
-        why="\n       ".join(lines),
-        remedy=_remedy(faults[0].reason, sound),
-    )
-
-
-def _remedy(reason: str, sound: int) -> str:
-    if reason in ("media_missing", "media_outside"):
-        copied = "afzal convert FILE OUT --to afzal --media-folder FOLDER"
-        fix = f"put the files into the folder of the data; to have them copied beside a new file: {copied}"
-    elif reason == "media_count":
-        fix = 'give as many marks as media; a text in a typed part ({"type": "text"}) holds no marks'
-    else:
-        fix = "fix the rows"
-    dropped = "or drop and count them with --skip-bad"
-    return f"{fix}, {dropped}" if sound else fix
-
-
-def _nothing_left(source: str, entry: Format, losses: Losses, count: int, sample: list[Row]) -> AfzalError:
-    whole = Counter({reason: n for reason, n in losses.counts.items() if not reason.endswith(" (part)")})
-    reasons = ", ".join(f"{reason} {n}" for reason, n in whole.most_common())
-    first = losses.first[0]
-    why = f"read as {entry.name}; dropped: {reasons}. First: {first.where}: {first.detail}"
-    remedy = "" if "media" in whole else nothing_fits(sample).remedy
-    return AfzalError(f"none of {count} rows can be used", where=source, why=why, remedy=remedy)
 
 
 def _notes(entry: Format, first: Row, columns: dict[str, str]) -> list[str]:

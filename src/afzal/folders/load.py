@@ -14,6 +14,7 @@ from typing import Any
 
 from afzal.errors import AfzalError
 from afzal.folders import voxtral
+from afzal.folders.adapted import enlarge, refuse_unfit
 from afzal.folders.fit import refuse_counts, refuse_ids_without_rows, refuse_misfit, refuse_other_tokens
 from afzal.folders.guard import guarded, no_bars, quiet_peft
 from afzal.folders.headed import classifier_of, with_head
@@ -355,51 +356,14 @@ def load_peft(base: Any, folder: str, **settings: Any) -> Any:
             remedy="name the adapter of a language model",
         )
     stored = tensors_of(folder)
-    enlarged = _enlarge(base, folder)
+    enlarged = enlarge(base, folder)
     with guarded(folder), quiet_peft(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of what is refused by name below
         model = PeftModel.from_pretrained(base, folder, local_files_only=True, ignore_mismatched_sizes=True, **settings)
         wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
     shapes = {name: tuple(value.shape) for name, value in wanted.items()}
-    # embeddings that changed with the vocabulary are saved beside the adapter
-    own = dict(base.named_parameters(remove_duplicate=False))  # tied ones may be saved under either name
-    shapes |= {_plain(f"base_model.model.{n}"): tuple(p.shape) for n, p in own.items() if _is_table(n)}
-    tables = {_plain(f"base_model.model.{n}") for n, _ in base.named_parameters() if _is_table(n)}
-    held = {_plain(name): t for name, t in stored.items()}
-    refuse_misfit(
-        folder,
-        held,
-        missing=(wanted.keys() | (tables if enlarged else set())) - held.keys(),
-        unexpected=held.keys() - shapes.keys(),
-        mismatched=[(n, t.shape, shapes[n]) for n, t in held.items() if n in shapes and t.shape != shapes[n]],
-    )
+    refuse_unfit(folder, base, stored, shapes, enlarged=enlarged)
     return model
-
-
-def _enlarge(base: Any, folder: str) -> bool:
-    """Give the base the rows that the adapter's own embedding has, when they are more; whether they were."""
-    rows, own = saved_rows(folder), base.get_input_embeddings().num_embeddings
-    if rows is None or rows == own:
-        return False
-    if rows < own:
-        raise AfzalError(
-            f"the adapter {folder} does not fit its base model",
-            why=f"it brings along an embedding of {rows} rows, and the base model's has {own}",
-            remedy="name the base model that it was trained on in base_model_name_or_path",
-        )
-    base.resize_token_embeddings(rows, mean_resizing=False)  # each row is then overwritten by the adapter's
-    return True
-
-
-def _is_table(name: str) -> bool:
-    return name.endswith("weight") and ("embed" in name or "wte" in name or "lm_head" in name)
-
-
-def _plain(name: str) -> str:
-    """A tensor's name as PEFT saves it, whatever it is wrapped in."""
-    for wrapper in (".modules_to_save.default.", ".modules_to_save.", ".original_module.", ".base_layer."):
-        name = name.replace(wrapper, ".")
-    return name
 
 
 def _local(path: str, **options: Any) -> Path:

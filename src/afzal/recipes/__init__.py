@@ -1,6 +1,7 @@
 """The training run and the small verbs, assembled from the rooms below."""
 
 from .export import export
-from .train import Stopped, plan, train
+from .telling import plan
+from .train import Stopped, train
 
 __all__ = ["Stopped", "export", "plan", "train"]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from afzal import drops, hub, report, runs, trackers
-from afzal.config import TrainConfig, advice
+from afzal.config import TrainConfig
 from afzal.errors import AfzalError
 from afzal.hashes import weights_hash
 from afzal.model.attention import attention_restored
@@ -29,20 +29,19 @@ from afzal.model.memory import is_out_of_memory
 from afzal.model.reference import Frozen, Remembered, follow
 from afzal.model.reward import save_reward_model
 from afzal.prepare import Prepared, prepare
-from afzal.recipes import checkpoints, meta, online, outputs, parallel, reward
+from afzal.recipes import checkpoints, online, outputs, parallel, reward, telling
 from afzal.recipes.first_loss import check_first_loss
 from afzal.recipes.memory import Held, ran_out
 from afzal.recipes.named import input_hashes, refuse_changes
-from afzal.recipes.pace import pace_note
+from afzal.recipes.references import sync_steps
 from afzal.recipes.runtime import fixed_date, other_machine, refuse_runtime, runtime_of
-from afzal.recipes.setup import Setup, dtype_of, set_up, steps_of, sync_steps
+from afzal.recipes.setup import Setup, dtype_of, set_up
 from afzal.recipes.tracking import catch_up, tracked
 from afzal.recipes.watch import Watch
 from afzal.runs import launched
 from afzal.train import ranks
 from afzal.train.callbacks import STOPPED, Audience, Callbacks
 from afzal.train.evaluate import evaluate
-from afzal.train.feed import Layout
 from afzal.train.loop import Hooks, State, due, fit, look_at
 from afzal.train.method import Carried, Method
 from afzal.train.progress import Reporter
@@ -165,7 +164,7 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, audience: Audience, r
     if resume:
         refuse_runtime(run, runtime)
     state = checkpoints.restore(run, setup) if resume else State()
-    begun = [_begun(run, state), *other_machine(run, runtime)] if resume else []
+    begun = [telling.begun(run, state), *other_machine(run, runtime)] if resume else []
     begun += parallel.fewer_tokens(run, setup.feed.layout, state) if resume else []
     if config.tokens_per_forward is None:  # what was measured once holds, whatever memory is free when a run is resumed
         state.tokens_per_forward = state.tokens_per_forward or setup.feed.layout.tokens_per_forward
@@ -173,7 +172,7 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, audience: Audience, r
     watch = Watch.make(config, setup.model, prepared, setup.start, setup.feed.layout, run.path)
     shown = parallel.reporter(setup.settings.steps, state.step)
     with shown as reporter, tracked(config, run, reporter.say) as relay:
-        for line in _banner(config, run, setup, prepared, begun) if ranks.leads() else ():
+        for line in telling.banner(config, run, setup, prepared, begun) if ranks.leads() else ():
             reporter.say(line)
         hooks = _hooks(config, run, setup, watch, reporter, replace(audience, relay=relay))
         checkpoints.require_room(config, run, setup)
@@ -340,51 +339,6 @@ def _parameters(method: Method) -> dict[str, Any]:
     return {f"{term.name}.{key}": value for term in method.terms for key, value in term.parameters.items()}
 
 
-def _begun(run: runs.Run, state: State) -> str:
-    """Where a resumed run begins, for the person who resumed it."""
-    if state.step:
-        return f"resuming after step {state.step}"
-    before = run.facts().get("step", 0)
-    lost = f", although run.json is at step {before}" if before else ""
-    return f"no sound checkpoint in {run.checkpoints}{lost}: starting again at step 0"
-
-
-def _banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared, begun: Sequence[str]) -> list[str]:
-    model, reference = run.facts()["model"], setup.reference
-    several = f", in pieces on {ranks.world()} ranks" if ranks.world() > 1 else ""
-    several += f", of which {ranks.tensor()} share every matrix" if ranks.tensor() > 1 else ""
-    counts = f"{model['trainable']:,} of {model['parameters']:,} weights train"
-    lines = [
-        f"{config.method} on {model['architecture']}: {counts}{several}",
-        *_data_lines(config, prepared, setup.settings.steps),
-        *(f"note: {note}" for note in [*advice(config, model["parameters"]), _pace(setup, model["trainable"])] if note),
-        f"prompts {setup.feed.layout.sharing}" + (f"; reference: {reference.name}" if reference else ""),
-    ]
-    lines += setup.notes
-    return [*lines, *begun]
-
-
-def _pace(setup: Setup, weights: int) -> str:
-    return pace_note(setup.settings.steps, setup.settings.lr_at, weights)
-
-
-def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str]:
-    facts = prepared.facts
-    lost = ", ".join(f"{n} {reason}" for part in ("dropped", "parts", "cut") for reason, n in facts[part].items())
-    tokens = sum(t.n_tokens for t in prepared.train)
-    work = f"{steps} updates of {config.batch_size} items, {tokens:,} tokens per epoch"
-    if config.rollouts is not None:
-        work = online.plan_line(config.rollouts, steps)
-    if config.adaptation is not None:
-        work = meta.plan_line(config, config.adaptation, prepared, steps)
-    return [
-        f"data: {facts['rows']} rows as {facts['format']}, {facts['train']} to train on, {facts['eval']} held out"
-        + (f" ({lost}; see {drops.FILE})" if lost else ""),
-        work,
-        *(f"note: {note}" for note in prepared.notes),
-    ]
-
-
 def _keep_best(run: runs.Run, setup: Setup, state: State, watch: Watch) -> None:
     """After an early stop: the weights of the lowest held-out loss, and what they say."""
     if checkpoints.best(run, setup):
@@ -432,13 +386,3 @@ def _remember_stop_ids(model: Any, prepared: Prepared) -> None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def plan(config: TrainConfig) -> list[str]:
-    """What a run would do, from the data alone: rows and where they went, updates, tokens. Loads no model."""
-    prepared = prepare(config)
-    notes = [f"note: {note}" for note in advice(config)]
-    if config.rollouts is not None:
-        return [*_data_lines(config, prepared, steps_of(config, online.planned(config.rollouts, prepared))), *notes]
-    feed = meta.planned(config, prepared, Layout("shared", config.pass_tokens))
-    return [*_data_lines(config, prepared, steps_of(config, feed)), *notes]

@@ -1,0 +1,74 @@
+"""What is said where rows cannot be read, or none of them can be used."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from afzal.data.dataset import Losses
+from afzal.data.detect import nothing_fits, opinion_hint
+from afzal.data.fields import Row, ScaleError
+from afzal.data.format import Format
+from afzal.drops import Drop
+from afzal.errors import AfzalError
+
+SHOWN = 5
+FAULTS = frozenset(
+    {"not_json", "not_utf8", "not_an_object", "duplicate_key", "line_too_long", "wrong_width"}
+    | {"missing_field", "wrong_type", "bad_value"}
+    | {"media_count", "media_missing", "media_outside", "media_address"}
+    | {"media_broken", "media_wrong_type", "media_too_large", "media_changed"}
+)
+
+
+def not_understood(name: str, where: str, entry: Format, sample: list[Row]) -> AfzalError:
+    """A field that may say something of the answers, and that nobody reads."""
+    return AfzalError(
+        f"field '{name}' may change what the rows mean, and the format {entry.name} does not read it",
+        where=where,
+        remedy=f"{opinion_hint(sample, name)}; or pass it over, if it means nothing, with --format {entry.name}",
+    )
+
+
+def other_scale(bad: ScaleError, where: str, entry: Format) -> AfzalError:
+    """A number that the format's scale does not have."""
+    return AfzalError(
+        bad.detail,
+        where=where,
+        why=f"read as {entry.name}; other numbers than these make the whole column one of another scale",
+        remedy="write the column in the values of docs/formats.md",
+    )
+
+
+def faulty(faults: list[Drop], faulty: int, count: int, sound: int) -> AfzalError:
+    """Rows that cannot be read: the first ``faults`` of so many, in so many rows, of which so many are sound."""
+    others = [f"{fault.where}: {fault.detail}" for fault in faults[1:SHOWN]]
+    more = faulty - 1 - len(others)
+    lines = [f"{faulty} of {count} rows cannot be read", *others, *([f"and {more} more"] if more > 0 else [])]
+    return AfzalError(
+        faults[0].detail,
+        where=faults[0].where,
+        why="\n       ".join(lines),
+        remedy=_remedy(faults[0].reason, sound),
+    )
+
+
+def nothing_left(source: str, entry: Format, losses: Losses, count: int, sample: list[Row]) -> AfzalError:
+    """Rows that can be read, none of which can be used."""
+    whole = Counter({reason: n for reason, n in losses.counts.items() if not reason.endswith(" (part)")})
+    reasons = ", ".join(f"{reason} {n}" for reason, n in whole.most_common())
+    first = losses.first[0]
+    why = f"read as {entry.name}; dropped: {reasons}. First: {first.where}: {first.detail}"
+    remedy = "" if "media" in whole else nothing_fits(sample).remedy
+    return AfzalError(f"none of {count} rows can be used", where=source, why=why, remedy=remedy)
+
+
+def _remedy(reason: str, sound: int) -> str:
+    if reason in ("media_missing", "media_outside"):
+        copied = "afzal convert FILE OUT --to afzal --media-folder FOLDER"
+        fix = f"put the files into the folder of the data; to have them copied beside a new file: {copied}"
+    elif reason == "media_count":
+        fix = 'give as many marks as media; a text in a typed part ({"type": "text"}) holds no marks'
+    else:
+        fix = "fix the rows"
+    dropped = "or drop and count them with --skip-bad"
+    return f"{fix}, {dropped}" if sound else fix

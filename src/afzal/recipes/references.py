@@ -1,0 +1,142 @@
+"""What a policy is measured against: the reference of its method, and where it started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from afzal import runs
+from afzal.config import REFERENCES, LiveReferenceConfig, TrainConfig
+from afzal.errors import AfzalError
+from afzal.folders.fit import refuse_other_size
+from afzal.folders.load import refuse_another_tokenizer
+from afzal.model.adapters import is_adapted
+from afzal.model.load import cast_parameters, frozen_copy, refuse_fewer_positions, vocabulary_of
+from afzal.model.offload import move_home
+from afzal.model.probe import choose_sharing
+from afzal.model.reference import (
+    AdapterOff,
+    Cached,
+    Frozen,
+    Offloaded,
+    Reference,
+    cache_key,
+    cached,
+    live_reference,
+    offloaded,
+)
+from afzal.prepare import Prepared
+from afzal.recipes import memory, parallel
+from afzal.train import ranks
+from afzal.train.feed import Layout, cost_of_tree
+from afzal.train.precision import Weights
+from afzal.train.shard import Sharded
+
+LEAVE = "leave it out, or offload=optimizer"
+
+
+def reference_of(
+    config: LiveReferenceConfig,
+    weights: Weights | Sharded,
+    prepared: Prepared,
+    layout: Layout,
+    run: runs.Run,
+) -> Reference:
+    """The reference of a method that has one.
+
+    Raises:
+        AfzalError: it does not fit the policy, or a setting about it has no effect.
+    """
+    model: Any = weights.model
+    dtype = weights.dtype
+    fresh = config.has_new_adapter
+    away = memory.offloads(config, "reference", layout.device)
+    of_its_own = config.reference not in REFERENCES or (config.reference == "frozen" and not is_adapted(model))
+    if config.offload == "reference" and not of_its_own:
+        raise AfzalError("offload=reference has no effect: the reference has no weights of its own", remedy=LEAVE)
+    if away and config.reference == "frozen" and of_its_own:
+        return offloaded(model, layout.device)
+    if sync_steps(config):
+        return Frozen(_copy(weights))
+    if config.reference in ("frozen", "adapter_off"):
+        # pieces cannot be exchanged for others, as an adapter's own start would be
+        copies = ranks.world() > 1 and not fresh
+        return Frozen(_copy(weights)) if copies else live_reference(model, fresh_adapter=fresh)
+    if config.reference != "cached":
+        name = f"the reference {config.reference}"
+        refuse_another_tokenizer(prepared.tokenizer, config.reference, name)
+        other = parallel.frozen_model(config.reference, dtype, layout.device)
+        refuse_other_size(vocabulary_of(model), vocabulary_of(other), name)
+        refuse_fewer_positions(other, prepared.max_tokens, name)
+        longest = longest_row(config, prepared)
+        if layout.sharing == "shared" and choose_sharing(other, longest)[0] != "shared":
+            raise AfzalError(f"reference {config.reference} cannot share prompts", remedy="sharing=unshared")
+        if dtype == "bf16":  # in pieces it is already
+            cast_parameters(other, torch.bfloat16)
+        name = f"the model {config.reference}"
+        home = move_home(other, layout.device) if away else other
+        return Offloaded(home, name, False, device=layout.device) if away else Frozen(other, name, is_start=False)
+    kept = config.cacheable.reference_cache if config.cacheable is not None else None
+    folder = Path(kept) if kept else run.path / "reference"
+    trees = [*prepared.train, *prepared.evaluation, *prepared.train_mismatched, *prepared.evaluation_mismatched]
+    if prepared.recipe.shows_pieces:
+        trees += [t.in_pieces() for t in trees if t.media]
+    key = cache_key(model, sharing=layout.sharing, dtype=dtype, fresh_adapter=fresh)
+    live = AdapterOff(model) if fresh else Frozen(model)
+    about = {"key": key, "sharing": layout.sharing, "budget": layout.tokens_per_forward, "device": layout.device}
+    if ranks.world() > 1:  # each scores its share into files of its own; then all read everything
+        share = ranks.divide([cost_of_tree(t, layout.width) for t in trees], ranks.world())[ranks.rank()]
+        cached(live, [trees[i] for i in share], folder, **about)
+        ranks.wait()
+    return cached(live, trees, folder, **about)
+
+
+def start_of(
+    config: TrainConfig,
+    weights: Weights | Sharded,
+    prepared: Prepared,
+    reference: Reference | None,
+    device: torch.device,
+) -> Reference | None:
+    """The policy as it is before training, for what is measured against it on held-out data.
+
+    The reference where it is that and stays so; else the adapter as it is now, or no adapter. Where all weights train
+    and there is no such reference it is a copy of them in the machine's memory, in the format that computes, which
+    visits the device while it is asked; ``sample_prompts=0`` spares it, but for a moving reference.
+    """
+    asked = config.policy
+    model: Any = weights.model
+    if asked is None or config.rollouts is not None or not prepared.evaluation:
+        return None
+    moves = bool(sync_steps(config))
+    if not asked.sample_prompts and not moves:
+        return None
+    if reference is not None and reference.is_start and not moves and not isinstance(reference, Cached):
+        return reference
+    if is_adapted(model) and (ranks.world() == 1 or config.has_new_adapter):
+        return live_reference(model, fresh_adapter=config.has_new_adapter)
+    if ranks.world() > 1 or memory.shares_memory(device):
+        return Frozen(_copy(weights))
+    return offloaded(model, device)
+
+
+def sync_steps(config: TrainConfig) -> int:
+    """Updates between two moves of the reference; 0 when it stays."""
+    return (config.referenced.reference_sync_steps or 0) if config.referenced is not None else 0
+
+
+def longest_row(config: TrainConfig, prepared: Prepared) -> int:
+    """Tokens of the longest prompt + response that the run can read: of its data, or written by the policy itself."""
+    own = (*prepared.train, *prepared.evaluation)
+    every = (*own, *prepared.train_mismatched, *prepared.evaluation_mismatched)
+    given = max((len(t.prompt) + len(b.ids) for t in every for b in t.branches), default=0)
+    written = (config.policy.sample_tokens or prepared.longest_response) if config.policy is not None else 0
+    constrained = prepared.max_tokens if config.constrained is not None and config.constrained.constraint_data else 0
+    return max(given, constrained, written + max((len(t.prompt) for t in own), default=0))
+
+
+def _copy(weights: Weights | Sharded) -> Any:
+    """The model as it is now once more, frozen."""
+    return weights.frozen_copy() if isinstance(weights, Sharded) else frozen_copy(weights.model)

@@ -1,0 +1,71 @@
+"""What a run says before it trains: where it begins, the model, the data and what became of them, the work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from afzal import drops, runs
+from afzal.config import TrainConfig, advice
+from afzal.prepare import Prepared, prepare
+from afzal.recipes import meta, online
+from afzal.recipes.pace import pace_note
+from afzal.recipes.setup import Setup, steps_of
+from afzal.train import ranks
+from afzal.train.feed import Layout
+from afzal.train.loop import State
+
+
+def plan(config: TrainConfig) -> list[str]:
+    """What a run would do, from the data alone: rows and where they went, updates, tokens. Loads no model."""
+    prepared = prepare(config)
+    notes = [f"note: {note}" for note in advice(config)]
+    if config.rollouts is not None:
+        return [*_data_lines(config, prepared, steps_of(config, online.planned(config.rollouts, prepared))), *notes]
+    feed = meta.planned(config, prepared, Layout("shared", config.pass_tokens))
+    return [*_data_lines(config, prepared, steps_of(config, feed)), *notes]
+
+
+def banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared, begun: Sequence[str]) -> list[str]:
+    """The lines above the first update; ``begun`` stands last."""
+    model, reference = run.facts()["model"], setup.reference
+    several = f", in pieces on {ranks.world()} ranks" if ranks.world() > 1 else ""
+    several += f", of which {ranks.tensor()} share every matrix" if ranks.tensor() > 1 else ""
+    counts = f"{model['trainable']:,} of {model['parameters']:,} weights train"
+    lines = [
+        f"{config.method} on {model['architecture']}: {counts}{several}",
+        *_data_lines(config, prepared, setup.settings.steps),
+        *(f"note: {note}" for note in [*advice(config, model["parameters"]), _pace(setup, model["trainable"])] if note),
+        f"prompts {setup.feed.layout.sharing}" + (f"; reference: {reference.name}" if reference else ""),
+    ]
+    lines += setup.notes
+    return [*lines, *begun]
+
+
+def begun(run: runs.Run, state: State) -> str:
+    """Where a resumed run begins, for the person who resumed it."""
+    if state.step:
+        return f"resuming after step {state.step}"
+    before = run.facts().get("step", 0)
+    lost = f", although run.json is at step {before}" if before else ""
+    return f"no sound checkpoint in {run.checkpoints}{lost}: starting again at step 0"
+
+
+def _pace(setup: Setup, weights: int) -> str:
+    return pace_note(setup.settings.steps, setup.settings.lr_at, weights)
+
+
+def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str]:
+    facts = prepared.facts
+    lost = ", ".join(f"{n} {reason}" for part in ("dropped", "parts", "cut") for reason, n in facts[part].items())
+    tokens = sum(t.n_tokens for t in prepared.train)
+    work = f"{steps} updates of {config.batch_size} items, {tokens:,} tokens per epoch"
+    if config.rollouts is not None:
+        work = online.plan_line(config.rollouts, steps)
+    if config.adaptation is not None:
+        work = meta.plan_line(config, config.adaptation, prepared, steps)
+    return [
+        f"data: {facts['rows']} rows as {facts['format']}, {facts['train']} to train on, {facts['eval']} held out"
+        + (f" ({lost}; see {drops.FILE})" if lost else ""),
+        work,
+        *(f"note: {note}" for note in prepared.notes),
+    ]
