@@ -37,6 +37,44 @@ def board_page(root: Path, name: str) -> None:
     write_board(root / name, body | {"lines": lines, "differences": []})
 
 
+def wide_board() -> dict[str, Any]:
+    """A board as a ladder and annotators have them: a long unit, many columns, long names of pairs."""
+    names = ["the judge alone", "level 1, lying"]
+    known = {
+        "value": -0.743,
+        "low": -0.8,
+        "high": -0.7,
+        "labels": 1000,
+        "right": 0.6,
+        "right_low": 0.5,
+        "right_high": 0.7,
+    }
+    lines = [{"name": name, **known, "first_slot": 0.512, "repeats": 12, "seconds": 31.5} for name in names]
+    gap = {"first": names[1], "second": names[0], "value": -0.287, "low": -0.32, "high": -0.25}
+    unit = "share of pairs on which the better answer is named"
+    about = {"title": "Ladder", "subtitle": "s", "findings": ["f"], "facts": [["a", "b"]], "unit": unit, "rule": 0.5}
+    return about | {"lines": lines, "differences": [gap]}
+
+
+def test_a_table_too_wide_for_a_phone_is_a_list_of_its_rows_there_and_an_interval_stands_by_its_figure(tmp_path):
+    page = write_board(tmp_path, wide_board()).read_text("utf-8")
+    tables = page.split("<table ")[1:]
+    assert ["stack" in table.partition(">")[0] for table in tables] == [True, True]
+    few = wide_board() | {"lines": [{"name": "a", "value": 0.5, "low": 0.4, "high": 0.6}], "differences": []}
+    assert ' stack"' not in write_board(tmp_path / "few", few).read_text("utf-8")
+    assert page.count('data-as="right">0.600 [0.500, 0.700]') == 2
+    assert "right low" not in page
+
+
+@pytest.mark.slow
+def test_tables_of_a_board_do_not_scroll_sideways_on_a_phone(chromium, tmp_path):
+    address = write_board(tmp_path, wide_board()).as_uri()
+    with person(chromium, address, viewport={"width": 390, "height": 844}) as one:
+        widths = "[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
+        assert one.page.evaluate(widths) == [0, 0]
+        assert one.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_runs_pages_and_broken_folders_are_listed(tmp_path):
     made(tmp_path, "study/one", [0.7, 0.6]).log({"kind": "eval", "step": 2, "n": 8, "loss": 0.5, "kl": 1.5})
     (tmp_path / "study/one/report.html").write_text("<title>r</title>")

@@ -128,14 +128,14 @@ def _tables(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*tables, *body.get("tables", [])]
 
 
-_LETTERS = 44  # letters of a table's text across 358 px, with the gaps between columns
+_LETTERS, _FIRST = 44, 17  # of a table's text across 358 px with its gaps; those that its first column has at least
 
 
 def _is_wide(table: Mapping[str, Any]) -> bool:
     """Whether a table does not fit on a phone, where its rows are then lists; headings and names break at spaces."""
     words = [max(len(word) for word in str(name).split() or [""]) for name in table["columns"]]
     cells = [max((len(str(row[k])) for row in table["rows"]), default=0) for k in range(1, len(words))]
-    return 12 + sum(max(word, cell) + 1 for word, cell in zip(words[1:], cells, strict=True)) > _LETTERS
+    return _FIRST + sum(max(word, cell) + 1 for word, cell in zip(words[1:], cells, strict=True)) > _LETTERS
 
 
 def _drawing(body: Mapping[str, Any], width: int = 680) -> str:
