@@ -3,7 +3,7 @@
     python tests/mutants/run.py                      # all mutants, in the order of the list
     python tests/mutants/run.py objectives/ kl.py    # those of files whose path contains one of the words
     python tests/mutants/run.py --jobs 2 --out results.json
-    python tests/mutants/run.py --sample 25 --seed 3 # a part of them; all take about a day of one processor
+    python tests/mutants/run.py --sample 25 --seed 3 # a part of them; all take about three hours
 
 The list (``mutants.yaml``) holds, for each file of ``src/afzal``, the tests that look at it and pairs of texts: what
 stands there once, and what takes its place. A mutant is *killed* when a fast test of its room fails, *survived* when
