@@ -194,7 +194,7 @@ def test_no_progress_bars_and_no_telemetry(monkeypatch: pytest.MonkeyPatch, caps
 @pytest.mark.parametrize(
     ("words", "said", "not_said"),
     [
-        (["check", "F"], "with --columns, such as", "afzal convert"),
+        (["check", "F"], "--columns prompt=q,chosen=good,rejected=bad", "afzal convert"),
         (["judge", "F", "--judge", "rule:longest"], "(afzal judge has no --columns: give it to afzal convert FILE", ""),
         (["score", "--model", "M", "--data", "G"], "with --data-format text", "--format text"),
         (["leaderboard", "G"], "(afzal leaderboard has no --columns and --format: give them to", "--data-format"),

@@ -261,6 +261,8 @@ def test_unknown_rows_are_shown_with_the_nearest_format_and_the_fix(tmp_path):
     dataset = read(path, columns={"prompt": "question", "chosen": "better", "rejected": "worse"})
     assert (dataset.format, dataset.items[0].responses[0].turns) == ("standard", "a")
     assert "better: better (given for chosen)" in dataset.notes
+    short = error(put(tmp_path, "b.jsonl", lines([{"q": "Q", "good": "a", "bad": "b", "quality": 3}])))
+    assert short.remedy.endswith("--columns prompt=q,chosen=good,rejected=bad")
 
 
 def test_values_of_another_type_in_every_row_are_told(tmp_path):

@@ -12,7 +12,7 @@ from afzal.data.format import Format
 _TRIED_ROWS = 8
 _GUESSES = 3
 _SYNONYMS = {
-    "prompt": ("prompt", "question", "instruction", "query", "input", "problem", "context", "history", "text"),
+    "prompt": ("prompt", "question", "instruction", "query", "input", "problem", "context", "history", "text", "q"),
     "chosen": ("chosen", "better", "good", "preferred", "accepted", "winner", "positive", "win", "best"),
     "rejected": ("rejected", "worse", "bad", "dispreferred", "loser", "negative", "lose", "worst"),
     "completion": ("completion", "response", "answer", "output", "reply", "generation", "text"),
@@ -62,5 +62,5 @@ def _guesses(row: Row, want: str) -> list[str]:
     fields = [str(field) for field in row if not str(field).lower().endswith("id") and "," not in str(field)]
     names = _SYNONYMS[want]
     exact = sorted((f for f in fields if f.lower() in names), key=lambda f: names.index(f.lower()))
-    near = [f for f in fields if f not in exact and any(name in f.lower() for name in names)]
+    near = [f for f in fields if f not in exact and any(len(name) > 1 and name in f.lower() for name in names)]
     return (exact + near)[:_GUESSES]
