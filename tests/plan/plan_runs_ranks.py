@@ -1,5 +1,5 @@
 """DPO over two ranks (gloo) that share every matrix or every layer, in processes of their own: memory of the fuller
-rank at its fullest, beyond what was there before.
+rank at its fullest, less that of the same run of a tiny model.
 
     python plan_runs_ranks.py '{"tensor": 2, ...}'
 
@@ -70,41 +70,42 @@ def make(folder: Path, case: Case) -> None:
 
 
 def small(case: Case) -> Case:
-    """What loads every library before the count begins."""
+    """The same run of next to nothing, which takes what the libraries take."""
     size = {"width": 32, "ff": 64, "layers": 2, "heads": 4, "kv_heads": 2, "vocabulary": 100}
     return replace(case, **size, prompt=8, response=4, prompts=2, rank=case.rank and 1)
 
 
+def peak_of(case: Case, name: str) -> int:
+    """The fuller rank's peak, libraries included."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    group |= {"PLAN_FOLDER": name, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, json.dumps(asdict(case)), "rank"]
+    started = [
+        subprocess.Popen(command, env=os.environ | group | {"RANK": r, "LOCAL_RANK": r}, stdout=subprocess.PIPE)
+        for r in ("0", "1")
+    ]
+    said = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
+        sys.exit("a rank failed")
+    return max(int(lines.split()[-1]) for lines in said)
+
+
 def as_rank(case: Case) -> None:
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        train(small(case))
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
-        before = bytes_of("VmHWM")
+    with contextlib.redirect_stdout(io.StringIO()):
         train(case)
-    print(bytes_of("VmHWM") - before)
+    print(bytes_of("VmHWM"))
 
 
 def main(case: Case) -> None:
-    with tempfile.TemporaryDirectory() as name, socket.socket() as free:
+    with tempfile.TemporaryDirectory() as name:
         for each in (case, small(case)):
             folder = Path(name) / f"{each.width}"
             folder.mkdir()
             with contextlib.redirect_stderr(io.StringIO()):
                 make(folder, each)
-        free.bind(("127.0.0.1", 0))
-        group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        free.close()
-        group |= {"PLAN_FOLDER": name, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, __file__, json.dumps(asdict(case)), "rank"]
-        started = [
-            subprocess.Popen(command, env=os.environ | group | {"RANK": r, "LOCAL_RANK": r}, stdout=subprocess.PIPE)
-            for r in ("0", "1")
-        ]
-        said = [process.communicate()[0] for process in started]
-        if any(process.returncode for process in started):
-            sys.exit("a rank failed")
-    print(max(int(lines.split()[-1]) for lines in said))
+        print(peak_of(case, name) - peak_of(small(case), name))
 
 
 if __name__ == "__main__":

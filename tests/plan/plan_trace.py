@@ -94,16 +94,15 @@ class Traffic(TorchDispatchMode):
 
 
 def sharded(model: Any, ranks: int) -> Any:
-    """The model cut as the plan supposes: blocks, embedding and head by themselves, bf16 computes, what trains stays
-    float32. A tied matrix belongs to the root."""
+    """The model cut as ``afzal train`` cuts it: blocks by themselves, embedding and head with the root, bf16 computes,
+    what trains stays float32."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh("cpu", (ranks,))
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    ends = [] if base.config.tie_word_embeddings else [base.model.embed_tokens, base.lm_head]
-    for unit in (*base.model.layers, *ends):
+    for unit in base.model.layers:
         fully_shard(unit, mesh=mesh, mp_policy=policy)
     return fully_shard(model, mesh=mesh, mp_policy=policy)
 

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plan_runs_media as media
+import plan_runs_ranks as ranked
 import plan_runs_rewards as rewards
 import pytest
 from plan_runs import Case, config_of
 
+from afzal.api import planning
+from afzal.config import PlanConfig
 from afzal.plan import DEVICES, METHODS, Assumptions, Job, Layout, lengths, peak, shape_of, times
 
 HERE = Path(__file__).parent
@@ -50,11 +54,13 @@ def planned(case: Case) -> float:
     return peak(job, Layout(recompute="full" if case.recompute else "none", tokens=case.tokens), device).total
 
 
-def run(script: str, case: Any) -> Any:
+def run(script: str, case: Any, *more: str) -> Any:
     # glibc raises the size from which freed memory goes back to the system, and then keeps what lies between; with a
     # fixed size the process has what its tensors take
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "262144"}
-    command = [sys.executable, str(HERE / script), json.dumps(asdict(case))]
+    # of kernels for bf16 oneDNN keeps a thousand, one for each length that an answer passes through
+    environment |= {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16"}
+    command = [sys.executable, str(HERE / script), json.dumps(asdict(case)), *more]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -80,7 +86,9 @@ REWARDS = {
     ),
     "PPO, LoRA of rank 16, fp32": rewards.Case("ppo", prompts=24, answers=1, rank=16),
     "RLOO, LoRA of rank 16, bf16, a reward model": rewards.Case(rank=16, dtype="bf16", rewarded=True),
-    "RLOO, all weights, fp32, selective checkpointing": rewards.Case(recompute="selective", prompts=24, answers=2),
+    "RLOO, all weights, fp32, selective checkpointing": rewards.Case(
+        recompute="selective", prompts=24, answers=2, tokens=8192
+    ),
     # answers are many and long, and an update reads one prompt with its own
     "GRPO, full checkpointing, fullest while answers are written": rewards.Case(
         "grpo", prompts=16, answers=8, response=128, minibatches=16, tokens=1088, recompute="full"
@@ -123,3 +131,39 @@ def test_learning_from_rewards_takes_the_planned_memory_and_shares_of_time(name:
     assert (moment.name == "generation") == ("answers are written" in name)
     for part, seconds in parts.items():
         assert seconds / t.iteration == pytest.approx(found["seconds"][part] / whole, abs=0.15)
+
+
+RANKS = {
+    "two ranks share every matrix": ranked.Case(prompts=16),
+    "two ranks share the layers": ranked.Case(prompts=16, tensor=1),
+}
+
+
+@pytest.mark.slow
+@needs_proc
+@pytest.mark.parametrize("name", RANKS)
+def test_a_rank_takes_the_planned_memory(name: str):
+    case = RANKS[name]
+    counts = np.tile([case.prompt, *[case.response] * case.answers], (2 * case.prompts, 1))
+    shape = shape_of(rewards.shape(case) | {"model_type": "llama"})
+    job = Job(shape, METHODS["dpo"], lengths(counts), batch_size=case.prompts, dtype="fp32")
+    layout = Layout(gpus=2, shards=2 // case.tensor, tensor=case.tensor, tokens=case.tokens)
+    found, expected = run("plan_runs_ranks.py", case), peak(job, layout, replace(DEVICES["cpu"], reserve=0.0)).total
+    print(f"{name}: measured {found / 1e6:.0f} MB, planned {expected / 1e6:.0f} MB, {expected / found - 1:+.1%}")
+    assert expected == pytest.approx(found, rel=0.1)
+
+
+@pytest.mark.slow
+@needs_proc
+def test_a_model_of_images_takes_the_planned_memory(tmp_path: Path):
+    from afzal import plan
+
+    case = media.Case()
+    found = run("plan_runs_media.py", case, str(tmp_path))
+    settings = {"model": str(tmp_path / "model"), "data": str(tmp_path / "pairs.jsonl"), "memory_gb": 64.0}
+    settings |= {"hardware": "cpu", "checkpointing": "none", "batch_size": case.items, "nodes": 1, "gpus": 1}
+    _, job, chosen, device = planning.planned(PlanConfig.model_validate(settings))
+    assert job.shape.towers > 15e6
+    expected = plan.peak(job, chosen.layout, replace(device, reserve=0.0)).total
+    print(f"a LLaVA: measured {found / 1e6:.0f} MB, planned {expected / 1e6:.0f} MB, {expected / found - 1:+.1%}")
+    assert expected == pytest.approx(found, rel=0.1)

@@ -76,6 +76,7 @@ def test_a_run_on_images_is_voted_on_where_they_are_shown():
     held_out = rr.config("dpo") | {"eval_data": "held.jsonl"}
     assert commands({**told, "config": held_out}, []) == [f"{judged} held.jsonl"]
     assert commands({**told, "data": told["data"] | {"media": 0}}, []) == [CHAT]
+    assert commands({**told, "data": told["data"] | {"eval": 0}}, []) == ["afzal report runs/a --open"]
 
 
 def test_demonstrations_alone_are_not_proposed_to_dpo_and_a_file_is_read_as_it_was():

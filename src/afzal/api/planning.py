@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from afzal.api.inputs import settings_of
 from afzal.api.results import Result
+from afzal.errors import AfzalError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +57,7 @@ def job_of(settings: PlanConfig, device: Device) -> Job:
 
     method = plan.METHODS[settings.method]
     shape = plan.shape_from(settings.model)
+    _refuse_uncut(settings, shape)
     shared = settings.sharing == "shared"
     dtype = settings.dtype if settings.dtype != "auto" else "fp32" if device.name == "cpu" else "bf16"
     return plan.Job(
@@ -75,6 +77,15 @@ def job_of(settings: PlanConfig, device: Device) -> Job:
         ppo_epochs=settings.ppo_epochs or _usual_epochs(settings.method),
         minibatches=settings.minibatches,
     )
+
+
+def _refuse_uncut(settings: PlanConfig, shape: Shape) -> None:
+    """What ``afzal train`` refuses to cut by tensor parallelism."""
+    kind = "a mixture of experts" if shape.experts else "a model that reads images or sounds" if shape.media else ""
+    if kind and settings.tensor not in (None, 1):
+        raise AfzalError(
+            f"tensor={settings.tensor} is not possible with {kind}", where=settings.model, remedy="leave it out"
+        )
 
 
 def _reward_shape(settings: PlanConfig, policy: Shape) -> Shape | None:

@@ -11,37 +11,53 @@ from afzal.plan.shapes import Shape
 
 KEPT_LOGITS = 2**30  # bytes of logits that one forward pass keeps; beyond, they are recomputed tile by tile
 TILE = 2**22  # float32 logits at work at once
+TENSOR_TILE = 2**26  # the same where a vocabulary is cut
 
 
 def activation_bytes(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -> tuple[float, float]:
-    """What all blocks keep for the backward pass, and what one block keeps without recomputation, per device."""
-    one = block_kept_bytes(job, on_cpu=on_cpu) * tokens / layout.tensor
+    """What all blocks keep for the backward pass, and what one block keeps without recomputation, per device.
+
+    Of recomputed blocks one at a time has the second; :func:`again_bytes` is what comes on top of the first then.
+    """
+    e, width = compute_bytes(job), job.shape.width
+    one = block_kept_bytes(job, on_cpu=on_cpu, tensor=layout.tensor)
     each = {
         "none": one,
-        "selective": _selective_bytes(job, on_cpu=on_cpu) * tokens / layout.tensor,
-        "full": job.shape.width * compute_bytes(job) * tokens / layout.tensor,
+        "selective": _selective_bytes(job, on_cpu=on_cpu, tensor=layout.tensor),
+        "full": width * e,
     }[layout.recompute]
-    ends = _norm_bytes(job.shape, compute_bytes(job), trained=not job.rank) * tokens / layout.tensor
-    return job.shape.layers * each + ends, one
+    last = _norm_bytes(job.shape, e, trained=not job.rank)
+    return (job.shape.layers * each + last) * tokens, one * tokens
 
 
-def _selective_bytes(job: Job, *, on_cpu: bool) -> float:
+def again_bytes(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -> float:
+    """What the backward pass through a block makes again; matrix products that are kept are not made."""
+    if layout.recompute == "none":
+        return 0.0
+    one = block_kept_bytes(job, on_cpu=on_cpu, tensor=layout.tensor)
+    kept = _selective_bytes(job, on_cpu=on_cpu, tensor=layout.tensor) if layout.recompute == "selective" else 0.0
+    return max(0.0, one - kept) * tokens
+
+
+def _selective_bytes(job: Job, *, on_cpu: bool, tensor: int) -> float:
     """Bytes per token that one block keeps where only its input and the results of matrix products and of fused
-    attention are kept (:mod:`afzal.model.recompute`)."""
+    attention are kept (:mod:`afzal.model.recompute`). Results as wide as the model are whole on every device."""
     shape, e = job.shape, compute_bytes(job)
     queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
-    products = 2 * shape.width + queries + 2 * keys + 2 * max(1, shape.experts_used) * shape.ff
+    whole, cut = 2 * shape.width, queries + 2 * keys + 2 * max(1, shape.experts_used) * shape.ff
+    products = whole + cut / tensor
     adapters = 7 * job.rank + (products if job.rank else 0)  # of a matrix and of its adapter, apart
     fused = not (on_cpu and e == 2)  # a short tree's attention in bf16 is plain products on a CPU
-    return e * (shape.width + products + adapters + fused * queries) + fused * 4 * shape.heads
+    return e * (shape.width + products + adapters) + fused * (e * queries + 4 * shape.heads) / tensor
 
 
-def block_kept_bytes(job: Job, *, on_cpu: bool) -> float:
-    """Bytes per token that one block keeps for its backward pass.
+def block_kept_bytes(job: Job, *, on_cpu: bool, tensor: int = 1) -> float:
+    """Bytes per token that one block keeps for its backward pass, on each of the ``tensor`` devices that share it.
 
-    A norm keeps its input in float32, the normed input where its weight trains, and its output; attention keeps its
-    gathered queries, keys and values, its output before and after it is put back in order, and on the CPU, in bf16 and
-    for short trees, its weights; the feed-forward layer keeps gate, activated gate, up and their product.
+    A norm keeps its input in float32, the normed input where its weight trains, and its output, all of it on every
+    device; attention keeps its gathered queries, keys and values, its output before and after it is put back in order,
+    and on the CPU, in bf16 and for short trees, its weights; the feed-forward layer keeps gate, activated gate, up and
+    their product.
     """
     shape, e = job.shape, compute_bytes(job)
     queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
@@ -56,7 +72,7 @@ def block_kept_bytes(job: Job, *, on_cpu: bool) -> float:
     if shape.head_norm != "none":
         attention += (queries + keys) * (4 + (e if trained else 0))
     adapters = e * 7 * job.rank
-    return norms + attention + _feed_forward_kept(shape, e) + adapters
+    return norms + (attention + _feed_forward_kept(shape, e)) / tensor + adapters
 
 
 def _feed_forward_kept(shape: Shape, e: int) -> float:
@@ -71,18 +87,23 @@ def _norm_bytes(shape: Shape, e: int, *, trained: bool) -> float:
     return shape.width * (4 + (normed if trained else 0) + e)
 
 
-def block_working_bytes(shape: Shape, e: int) -> float:
+def block_working_bytes(shape: Shape, e: int, tensor: int = 1) -> float:
     """Bytes per token alive inside the backward pass of one block: gradients of its widest part."""
     used = max(1, shape.experts_used)
     queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
-    return e * max(3 * used * shape.ff + 2 * shape.width, 3 * queries + 4 * keys + 2 * shape.width)
+    return e * max(3 * used * shape.ff / tensor, (3 * queries + 4 * keys) / tensor) + e * 2 * shape.width
 
 
 def logit_bytes(job: Job, layout: Layout, tokens: float) -> float:
     """Bytes of the logits that are kept, and of the tiles at work on them."""
     if job.method.scalar:
         return 0.0
-    scored = tokens * job.lengths.scored / job.lengths.tokens
-    kept = scored * job.shape.vocabulary * compute_bytes(job) / layout.tensor
+    e, scored = compute_bytes(job), tokens * job.lengths.scored / job.lengths.tokens
+    if layout.tensor > 1:
+        # a device's own logits, those of all put together, and in float32 the log-probs and their gradient; or, while a
+        # reference does the same, its logits and log-probs beside the policy's
+        tables = e / layout.tensor + (e if e == 2 else 0) + (12.0 if job.reference == "live" else 8.0)
+        return min(scored * job.shape.vocabulary, TENSOR_TILE) * tables
+    kept = scored * job.shape.vocabulary * e
     tiles = 4.0 * TILE * (2 if job.dtype == "fp32" else 3)
     return (kept if kept <= KEPT_LOGITS else 0.0) + min(tiles, 12.0 * scored * job.shape.vocabulary)

@@ -109,8 +109,9 @@ def compute_bytes(job: Job) -> int:
 
 
 def policy_parameters(job: Job) -> int:
-    """Weights of the trained model, adapters not counted; a scalar head stands in for the vocabulary's."""
-    return trunk_parameters(job.shape) + job.shape.width if job.method.scalar else parameters(job.shape)
+    """Weights of the trained model without adapters and towers; a scalar head stands in for the vocabulary's."""
+    text = trunk_parameters(job.shape) + job.shape.width if job.method.scalar else parameters(job.shape)
+    return text + job.shape.projection
 
 
 def trained_parameters(job: Job) -> int:
@@ -127,7 +128,8 @@ def trained_value(job: Job) -> int:
     """Of :func:`trained_parameters`, the value model's: its trunk or its adapters, and its head."""
     if not job.method.value:
         return 0
-    trunk = adapter_parameters(job.shape, job.rank) if job.rank else trunk_parameters(job.shape)
+    whole = trunk_parameters(job.shape) + job.shape.projection
+    trunk = adapter_parameters(job.shape, job.rank) if job.rank else whole
     return (trunk if job.has_value_model else 0) + job.shape.width
 
 
@@ -135,7 +137,8 @@ def value_parameters(job: Job) -> int:
     """Weights of the value model, frozen ones included: a copy of the policy has its unused output head too."""
     if not job.has_value_model:
         return trained_value(job)
-    return parameters(job.shape) + (adapter_parameters(job.shape, job.rank) if job.rank else 0) + job.shape.width
+    beside = job.shape.towers + job.shape.projection + job.shape.width
+    return parameters(job.shape) + (adapter_parameters(job.shape, job.rank) if job.rank else 0) + beside
 
 
 def frozen_bytes(job: Job) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from afzal.plan.activations import activation_bytes, block_working_bytes, logit_bytes
+from afzal.plan.activations import activation_bytes, again_bytes, block_working_bytes, logit_bytes
 from afzal.plan.hardware import Device
 from afzal.plan.job import (
     Job,
@@ -67,6 +67,8 @@ def loading(job: Job, layout: Layout, device: Device) -> Moment:
         "weights": 4.0 * policy_parameters(job),
         "master weights": 4.0 * trained_policy(job) if e == 2 else 0.0,
     }
+    if job.shape.towers:
+        terms["towers"] = 4.0 * job.shape.towers
     if job.has_value_model:
         terms["value model"] = 4.0 * value_parameters(job)
     if layout.shards > 1 and job.reference == "live" and not job.rank:
@@ -100,7 +102,7 @@ def moments(job: Job, layout: Layout, device: Device) -> list[Moment]:
     e, whole = compute_bytes(job), layout.shards == 1
     tokens = tokens_at_once(job, layout)
     kept, block = activation_bytes(job, layout, tokens, on_cpu=device.name == "cpu")
-    live = block_working_bytes(job.shape, e) * tokens / layout.tensor
+    live = block_working_bytes(job.shape, e, layout.tensor) * tokens
     ends = _end_weights(job) / layout.tensor if whole else 0.0  # gradients of cut weights leave as they are made
     gradients = 4.0 * trained_parameters(job) / (layout.shards * layout.tensor)
     carried = gradients if micro_batches(job, layout) > 1 else 0.0
@@ -110,7 +112,7 @@ def moments(job: Job, layout: Layout, device: Device) -> list[Moment]:
     after_head = carried + (waiting if tied or carried else 4 * head)
     before_embedding = carried or gradients - 4 * ends
     embedding = gradients + (e * ends if tied or carried or e == 2 else 0.0)
-    again = block if layout.recompute != "none" else 0.0
+    again = again_bytes(job, layout, tokens, on_cpu=device.name == "cpu")
     valued = _value_activations(job, layout, tokens, on_cpu=device.name == "cpu")  # their backward pass is the first
     found = {
         "head": {
@@ -120,7 +122,7 @@ def moments(job: Job, layout: Layout, device: Device) -> list[Moment]:
         },
         "last block": {"gradients": after_head, "activations": kept + live + again},
         "first block": {"gradients": before_embedding + waiting, "activations": live + block},
-        "embedding": {"gradients": embedding, "activations": 3.0 * e * job.shape.width * tokens / layout.tensor},
+        "embedding": {"gradients": embedding, "activations": 3.0 * e * job.shape.width * tokens},
     }
     steady = states(job, layout) | {"overhead": device.reserve}
     gathered = _gathered(job, layout)
@@ -135,8 +137,9 @@ def _value_activations(job: Job, layout: Layout, tokens: float, *, on_cpu: bool)
     """What the blocks of a value model of its own keep, which computes in float32."""
     if not job.has_value_model:
         return 0.0
-    kept, block = activation_bytes(replace(job, dtype="fp32"), layout, tokens, on_cpu=on_cpu)
-    return kept + (block if layout.recompute != "none" else 0.0)
+    valued = replace(job, dtype="fp32")
+    kept, _ = activation_bytes(valued, layout, tokens, on_cpu=on_cpu)
+    return kept + again_bytes(valued, layout, tokens, on_cpu=on_cpu)
 
 
 def states(job: Job, layout: Layout) -> dict[str, float]:
@@ -153,8 +156,11 @@ def states(job: Job, layout: Layout) -> dict[str, float]:
         "master weights": 4.0 * trained / split if e == 2 and whole else 0.0,
         "optimiser": float(job.state_bytes) * trained_parameters(job) / split,
     }
+    if job.shape.towers:
+        terms["towers"] = float(e) * job.shape.towers / split
     if job.reference == "live" and not job.rank:
-        terms["reference"] = float(e) * parameters(job.shape) / split
+        other = parameters(job.shape) + job.shape.towers + job.shape.projection
+        terms["reference"] = float(e) * other / split
     if job.has_value_model:  # computes in float32, whatever the policy computes in
         terms["value model"] = 4.0 * value_parameters(job) / split
     if job.reward is not None:  # in float32 too, and whole on every device
@@ -165,27 +171,26 @@ def states(job: Job, layout: Layout) -> dict[str, float]:
 def _gathered(job: Job, layout: Layout) -> dict[str, float]:
     """Whole weights and gradients alive at each moment when both are cut into shards, as FSDP2 leaves them.
 
-    A unit (a block; embedding and head by themselves) is gathered while the one before it computes. Its gradient
+    A unit (a block, or the root with embedding and head) is gathered while the one before it computes. Its gradient
     appears in the computed number format, its weights are let go, and a float32 copy of the gradient leaves by
-    reduce-scatter, which may last until the next unit's gradient is there. A tied matrix stays from end to end.
+    reduce-scatter, which may last until the next unit's gradient is there. So it is where tensor parallelism is alone.
     """
     e = float(compute_bytes(job))
     unit, end = (n / layout.tensor for n in (block_parameters(job.shape), embedding_parameters(job.shape)))
+    ends = (1 if job.shape.tied else 2) * end  # the root's, gathered from end to end
     # a quantised block travels as it is, and one matrix of it at a time is taken out to be used
     matrix = e * job.shape.width * job.shape.ff / layout.tensor if job.frozen != "dtype" else 0.0
-    if layout.shards == 1:
+    if layout.shards * layout.tensor == 1:
         return dict.fromkeys(_MOMENTS, matrix)
     if job.rank:  # no large gradient: the fullest is a forward pass, with two buffers and the unit taken out of one
         adapters = e * adapter_parameters(job.shape, job.rank) / job.shape.layers
         whole = (frozen_block_bytes(job) + adapters) / layout.tensor
-        stays = matrix + (e * end if job.shape.tied else 0.0)
-        ends, blocks = whole + 2 * e * end, 3 * whole + stays
-        return dict(zip(_MOMENTS, (ends, blocks, 2 * whole + stays, ends), strict=True))
-    leaving = (e + 4) * end
-    if job.shape.tied:
-        blocks = 2 * e * end + (3 * e + 4) * unit
-        return dict(zip(_MOMENTS, (2 * e * end + e * unit, blocks, blocks, leaving), strict=True))
-    own = (leaving + e * unit, 4 * end + 3 * e * unit, (4 + 3 * e) * unit, max(leaving, 4 * unit + 2 * e * end))
+        first, blocks = whole + 2 * e * ends, 3 * whole + matrix + e * ends
+        return dict(zip(_MOMENTS, (first, blocks, blocks - whole, first), strict=True))
+    # their gradients leave together
+    beside = e * ends if job.reference == "live" else 0.0  # a reference's too
+    blocks = e * (ends + end) + (3 * e + 4) * unit + beside
+    own = (e * (ends + end) + e * unit + beside, blocks, blocks, (e + 4) * ends + beside)
     return dict(zip(_MOMENTS, own, strict=True))
 
 

@@ -25,6 +25,9 @@ class Shape:
         tied: input and output embeddings are one matrix.
         norms: norms of the whole width in a block: 2, or 4 where outputs are normed too.
         head_norm: norms on queries and keys: none, of one head's width, or of all heads together.
+        media: whether it reads images or sounds besides.
+        towers, projection: weights that encode these, which stay as they are, and weights from their features to the
+            model's, which train; 0 where only a configuration is known.
     """
 
     name: str
@@ -44,6 +47,9 @@ class Shape:
     ff_bias: bool = False
     norms: int = 2
     head_norm: Literal["none", "head", "all"] = "none"
+    media: bool = False
+    towers: int = 0
+    projection: int = 0
 
 
 # What the configuration of a family leaves unsaid.
@@ -55,6 +61,8 @@ _FAMILIES: dict[str, dict[str, Any]] = {
     "smollm3": {"tied": True},
     "granite": {},
     "qwen2": {"qkv_bias": True},
+    "qwen2_vl_text": {"qkv_bias": True},
+    "qwen2_5_vl_text": {"qkv_bias": True},
     "qwen3": {"head_norm": "head", "head_width": 128},
     "qwen3_moe": {"head_norm": "head", "experts": True, "ff": "moe_intermediate_size"},
     "olmo2": {"head_norm": "all"},
@@ -62,6 +70,7 @@ _FAMILIES: dict[str, dict[str, Any]] = {
     "gemma2": {"tied": True, "head_width": 256, "norms": 4},
     "gemma3_text": {"tied": True, "head_width": 256, "norms": 4, "head_norm": "head"},
 }
+_OTHER_INPUTS = ("vision_config", "audio_config")
 _EXPERTS = ("num_local_experts", "num_experts")  # transformers writes the first for both
 
 
@@ -71,6 +80,7 @@ def shape_of(config: Mapping[str, Any], name: str = "") -> Shape:
     Raises:
         AfzalError: the family is not known here, a number is missing, or a block differs from block to block.
     """
+    media = any(isinstance(config.get(key), Mapping) for key in _OTHER_INPUTS)
     text = config.get("text_config") if isinstance(config.get("text_config"), Mapping) else None
     config = text if text is not None else config
     family = str(config.get("model_type"))
@@ -109,6 +119,7 @@ def shape_of(config: Mapping[str, Any], name: str = "") -> Shape:
         ff_bias=bool(config.get("mlp_bias", False)),
         norms=facts.get("norms", 2),
         head_norm=facts.get("head_norm", "none"),
+        media=media,
     )
 
 

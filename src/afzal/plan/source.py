@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from afzal.errors import AfzalError
 from afzal.folders.inspection import read_config
+from afzal.folders.kinds import tensors_of
 from afzal.folders.load import hub_config
 from afzal.folders.numbers import wrong_number
-from afzal.plan.shapes import SHAPES, Shape, named, nearest, shape_of
+from afzal.plan.shapes import SHAPES, Shape, named, nearest, parameters, shape_of
 
 
 def shape_from(model: str) -> Shape:
@@ -20,7 +23,8 @@ def shape_from(model: str) -> Shape:
     """
     path = Path(model)
     if path.exists():
-        return shape_of(_read(path / "config.json" if path.is_dir() else path), model)
+        shape = shape_of(_read(path / "config.json" if path.is_dir() else path), model)
+        return _with_towers(shape, path) if shape.media and path.is_dir() else shape
     built_in = named(model)
     if built_in is not None:
         return built_in
@@ -30,6 +34,18 @@ def shape_from(model: str) -> Shape:
         f"{model!r} is neither a folder, a hub id nor a built-in shape{nearest(model)}",
         remedy=f"one of {', '.join(SHAPES)}; a folder with a config.json; or org/name",
     )
+
+
+_TOWERS = ("vision_tower.", "vision_model.", "visual.", "audio_tower.", "audio_encoder.", "audio_model.")
+
+
+def _with_towers(shape: Shape, folder: Path) -> Shape:
+    """The shape with what its files hold beside the language model, by the names of their tensors."""
+    sizes = {name: math.prod(tensor.shape) for name, tensor in tensors_of(folder).items()}
+    if shape.tied:  # stored twice by some
+        sizes = {name: size for name, size in sizes.items() if not name.endswith("lm_head.weight")}
+    towers = sum(size for name, size in sizes.items() if any(f".{name}".find(f".{part}") >= 0 for part in _TOWERS))
+    return replace(shape, towers=towers, projection=max(0, sum(sizes.values()) - parameters(shape) - towers))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from afzal.plan.rollouts import (
     rows_at_once,
     scoring_flops,
 )
-from afzal.plan.shapes import parameters
+from afzal.plan.shapes import embedding_parameters, parameters
 from afzal.plan.work import Lengths, Passes, part, update_flops
 
 OPTIMISER_TRAFFIC = 30.0  # bytes read and written per trained weight: weight, gradient, two moments, rounded copy
@@ -122,13 +122,15 @@ def traffic(job: Job, layout: Layout, device: Device) -> Traffic:
     own = trained_policy(job)
     whole = (frozen_bytes(job) + e * own if job.rank else policy_parameters(job) * e) / layout.tensor
     whole += 4.0 * value_parameters(job) / layout.tensor if job.has_value_model else 0.0
+    # embedding and head stay gathered between a forward pass and its backward pass
+    ends = e * embedding_parameters(job.shape) * (1 if job.shape.tied or job.method.scalar else 2) / layout.tensor
     moved = 4.0 * trained / layout.tensor
     copies = layout.replicas // layout.shards
     rounds = 4 + 2 * (layout.recompute == "full") + 2 * _further(job)
     rows = max(tokens_at_once(job, layout), tokens_per_update(job) / layout.replicas) * job.shape.width * e
     ring = 2 * (layout.tensor - 1) / layout.tensor
     return Traffic(
-        gather=passes * (2 + _further(job)) * whole * outside,
+        gather=passes * ((2 + _further(job)) * whole - ends) * outside,
         scatter=passes * moved * outside,
         replicas=2 * (copies - 1) / copies * moved / layout.shards,
         tensor=job.shape.layers * rounds * ring * rows,

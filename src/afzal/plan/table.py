@@ -106,6 +106,11 @@ def assumptions(plan: Plan) -> list[str]:
             found.append("while an iteration is written every device holds policy, reference and value model whole")
     if plan.layout.recompute == "selective":
         found.append("what selective checkpointing makes again is no matrix product and is not counted as time")
+    if job.shape.media:
+        known = (
+            "no more than their tokens" if not job.shape.towers else "their weights and tokens, not their arithmetic"
+        )
+        found.append(f"of what encodes images and sounds {known}; it stays frozen")
     if job.frozen != "dtype":
         found.append(f"frozen matrices are kept as {job.frozen} and computed with in {job.dtype}")
     return found
@@ -125,8 +130,9 @@ def _job(plan: Plan) -> list[str]:
     reference = {"none": "no reference", "cached": "reference cached", "live": "reference live"}[job.reference]
     mean, prompts = job.lengths.tokens / job.lengths.items, min(job.batch_size, job.lengths.items)
     said = f"{prompts} per iteration" if job.method.online else f"{prompts} per update"
+    beside = f" and {job.shape.towers:,} of towers" if job.shape.towers else ""
     return [
-        f"{job.shape.name}: {parameters(job.shape):,} weights, {whole}",
+        f"{job.shape.name}: {parameters(job.shape) + job.shape.projection:,} weights{beside}, {whole}",
         f"{job.method.name}, {job.dtype}, {reference}, prompts {'shared' if job.shared else 'unshared'}",
         f"{job.lengths.items:,} items of {mean:,.0f} tokens ({job.lengths.scored / job.lengths.items:,.0f} scored, "
         f"at most {job.lengths.longest:,}), {said}",

@@ -90,8 +90,10 @@ def _is_it_better_with_media(path: str, start: str, held_out: str, *, sampled: b
     """A chat takes texts alone: votes on answers to held-out prompts, or to those of the samples, whose images and
     sounds lie in the run folder."""
     prompts = held_out or (f"{path}/samples.jsonl" if sampled else "")
+    if not prompts:
+        return [step("report", path, "--open", why="nothing was held out to judge it by")]
     asked = ["--against", start, "--prompts", prompts]
-    return [step("judge", path, *asked, why="is it better? vote blind")] if prompts else []
+    return [step("judge", path, *asked, why="is it better? vote blind")]
 
 
 def _reading(config: Mapping[str, Any], writes: bool) -> list[str]:
