@@ -7,13 +7,18 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from helpers_models import OTHER_FAMILIES, SHARING_FAMILIES, make, random_trees
+from helpers_models import OTHER_FAMILIES, SHARING_FAMILIES, VOCABULARY, make, random_trees
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import afzal.model.attention as attention_module
 import afzal.model.logprobs as logprobs_module
+import afzal.model.statistics as statistics_module
 from afzal.model.attention import stock_attention, use_tree_attention
-from afzal.model.logprobs import score
+from afzal.model.logprobs import hidden_states, score
 from afzal.model.probe import choose_sharing, plain_logps
+from afzal.model.reference import Frozen
+from afzal.model.statistics import score_with
+from afzal.objectives.statistics import kl_policy_ref
 from afzal.tokens.batch import collate
 from afzal.tokens.tree import Branch, Tree, tree
 
@@ -130,6 +135,52 @@ def test_the_head_runs_only_where_a_scored_token_is_predicted():
     trees = random_trees(4)
     score(model, collate(trees, "shared"))
     assert sum(seen) <= 1 + sum(b.scored.sum() for t in trees for b in t.branches)
+
+
+@pytest.mark.parametrize("sharing", ["shared", "unshared"])
+def test_a_frozen_head_copies_nothing_of_its_matrix(sharing):
+    """A matrix product with a view of a single row may copy the whole transposed matrix first."""
+    model = make("llama")
+    if sharing == "shared":
+        choose_sharing(model)
+    model.requires_grad_(False)
+    model.get_input_embeddings().weight.requires_grad_()  # so that the hidden states have gradients, as with LoRA
+    batch = collate(random_trees(4), sharing)
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            if func.overloadpacket in (torch.ops.aten.clone, torch.ops.aten.copy_, torch.ops.aten.bmm):
+                sizes.append(max(a.numel() for a in args if isinstance(a, torch.Tensor)))
+            return made
+
+    sizes: list[int] = []
+    model.lm_head.register_forward_pre_hook(lambda *_: sizes.clear())  # of what comes before, in attention
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), Copies():
+            hidden_states(model, batch)
+        assert max(sizes, default=0) < model.lm_head.weight.numel()
+
+
+def test_without_gradients_statistics_come_from_small_tiles(monkeypatch):
+    """Two models that differ: log-probs and the exact KL do not depend on the tiles."""
+    model, other = make("llama"), make("llama", seed=1)
+    for one in (model, other):
+        choose_sharing(one)
+    batch = collate(random_trees(4), "shared")
+    whole = score_with(model, Frozen(other), batch, [(kl_policy_ref, {})])
+    monkeypatch.setattr(statistics_module, "_TILE_ELEMENTS_UNTRAINED", 5 * VOCABULARY)
+    sizes, tiled = [], statistics_module.tiled
+    monkeypatch.setattr(statistics_module, "tiled", lambda *a, rows: sizes.append(rows) or tiled(*a, rows=rows))
+    with torch.no_grad():
+        few = score_with(model, Frozen(other), batch, [(kl_policy_ref, {})])
+    assert sizes == [5]
+    for a, b in zip(whole, few, strict=True):
+        torch.testing.assert_close(b.token_logps, a.token_logps.detach(), atol=1e-6, rtol=0)
+        torch.testing.assert_close(b.token_logps, score(model if a is whole[0] else other, batch).token_logps.detach())
+    found = few[0].extras["kl_policy_ref"]
+    torch.testing.assert_close(found, whole[0].extras["kl_policy_ref"], atol=1e-6, rtol=0)
+    assert (found > 1e-3).all()
 
 
 def test_unscored_tokens_are_context_but_not_counted():

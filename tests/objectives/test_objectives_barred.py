@@ -32,7 +32,7 @@ def without(logits: Tensor) -> Tensor:
 @pytest.mark.parametrize("statistic", [kl_policy_ref, kl_ref_policy])
 def test_a_kl_is_that_over_the_tokens_that_can_be_written(logits, statistic):
     policy, reference, target = logits
-    found = statistic(policy, target, ref_logits=reference)
+    found = statistic(policy.log_softmax(-1), target, ref_logp=reference.log_softmax(-1))
     p, q = without(policy).log_softmax(-1), without(reference).log_softmax(-1)
     p, q = (p, q) if statistic is kl_policy_ref else (q, p)
     torch.testing.assert_close(found, (p.exp() * (p - q)).sum(-1), rtol=0, atol=1e-14)
@@ -41,7 +41,7 @@ def test_a_kl_is_that_over_the_tokens_that_can_be_written(logits, statistic):
 def test_the_gradient_of_a_kl_is_that_over_the_tokens_that_can_be_written(logits):
     policy, reference, target = logits
     policy.requires_grad_()
-    kl_ref_policy(policy, target, ref_logits=reference).sum().backward()
+    kl_ref_policy(policy.log_softmax(-1), target, ref_logp=reference.log_softmax(-1)).sum().backward()
     expected = torch.zeros_like(policy)  # softmax of the policy - that of the reference
     expected[:, OPEN] = without(policy.detach()).softmax(-1) - without(reference).softmax(-1)
     torch.testing.assert_close(policy.grad, expected, rtol=0, atol=1e-14)
@@ -52,7 +52,7 @@ def test_a_kl_is_infinite_where_only_the_first_can_write_a_token(logits, statist
     policy, reference, target = logits
     narrower = reference if statistic is kl_policy_ref else policy
     narrower[0, OPEN[0]] = -math.inf
-    found = statistic(policy, target, ref_logits=reference)
+    found = statistic(policy.log_softmax(-1), target, ref_logp=reference.log_softmax(-1))
     assert math.isinf(found[0])
     assert found[1:].isfinite().all()
 
@@ -62,18 +62,18 @@ def test_a_kl_is_finite_where_only_the_second_can_write_a_token(logits, statisti
     policy, reference, target = logits
     wider = reference if statistic is kl_policy_ref else policy
     wider[:, BARRED[0]] = 0.0
-    assert (statistic(policy, target, ref_logits=reference) > 0).all()
+    assert (statistic(policy.log_softmax(-1), target, ref_logp=reference.log_softmax(-1)) > 0).all()
 
 
 @pytest.mark.parametrize(("statistic", "share"), [(logp_away, 1.2), (logp_towards, 0.8)])
 def test_mixtures_of_logits_leave_barred_tokens_barred(logits, statistic, share: float):
     policy, reference, target = logits
-    found = statistic(policy, target, ref_logits=reference, epsilon=0.2)
+    found = statistic(policy.log_softmax(-1), target, ref_logp=reference.log_softmax(-1), epsilon=0.2)
     mixed = (share * without(policy) + (1 - share) * without(reference)).log_softmax(-1)
     at = torch.tensor([OPEN.index(int(t)) for t in target])
     torch.testing.assert_close(found, mixed.gather(1, at[:, None])[:, 0], rtol=0, atol=1e-14)
     reference[:, OPEN[0]] = -math.inf  # barred by one of them only
-    rest = statistic(policy, target, ref_logits=reference, epsilon=0.2)
+    rest = statistic(policy.log_softmax(-1), target, ref_logp=reference.log_softmax(-1), epsilon=0.2)
     assert not rest.isnan().any()
     assert rest[target != OPEN[0]].isfinite().all()
 
@@ -81,4 +81,4 @@ def test_mixtures_of_logits_leave_barred_tokens_barred(logits, statistic, share:
 def test_the_mean_probability_of_a_drawn_token(logits):
     policy, _, target = logits
     expected = without(policy).softmax(-1).square().sum(-1).log()
-    torch.testing.assert_close(log_sum_p2(policy, target), expected, rtol=0, atol=1e-14)
+    torch.testing.assert_close(log_sum_p2(policy.log_softmax(-1), target), expected, rtol=0, atol=1e-14)

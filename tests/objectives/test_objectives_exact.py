@@ -245,14 +245,14 @@ def test_statistics_by_hand():
     logits, ref = torch.tensor([[0.75, 0.25]], dtype=F64).log(), torch.tensor([[0.5, 0.5]], dtype=F64).log()
     target = torch.tensor([0])
     away = 0.5 * math.log(2 / 3) + 0.5 * math.log(2)
-    assert float(kl_ref_policy(logits, target, ref_logits=ref)) == pytest.approx(away)
+    assert float(kl_ref_policy(logits, target, ref_logp=ref)) == pytest.approx(away)
     back = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    assert float(kl_policy_ref(logits, target, ref_logits=ref)) == pytest.approx(back)
+    assert float(kl_policy_ref(logits, target, ref_logp=ref)) == pytest.approx(back)
     assert abs(away - back) > 0.01
     assert float(log_sum_p2(logits, target)) == pytest.approx(math.log(9 / 16 + 1 / 16))
     # odds 3 to 1, to the power 1 + 1 and 1 - 1
-    assert float(logp_away(logits, target, ref_logits=ref, epsilon=1.0)) == pytest.approx(math.log(0.9))
-    assert float(logp_towards(logits, target, ref_logits=ref, epsilon=1.0)) == pytest.approx(math.log(0.5))
+    assert float(logp_away(logits, target, ref_logp=ref, epsilon=1.0)) == pytest.approx(math.log(0.9))
+    assert float(logp_towards(logits, target, ref_logp=ref, epsilon=1.0)) == pytest.approx(math.log(0.5))
 
 
 def test_a_direction_counts_only_where_both_steps_agree():

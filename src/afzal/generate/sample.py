@@ -18,6 +18,7 @@ from afzal.generate.stock import decode_stock
 from afzal.model.decoding import shared_decoding
 from afzal.model.load import context_of_model
 from afzal.model.media import placeholder_ids
+from afzal.model.packed import packed
 from afzal.tokens.tree import Branch, Tree
 
 Decoding = Literal["auto", "shared", "stock"]
@@ -72,13 +73,13 @@ def sample(
     sampling = replace(sampling, barred=placeholder_ids(model.config))
     limits = answer_limits(lengths, sampling.max_new_tokens, context_of_model(model))
     drawn: list[tuple[int, int, Sample]] = []
-    for limit in sorted(set(limits), reverse=True):  # those that share a limit are decoded together
-        alike = {i: length for i, length in enumerate(lengths) if limits[i] == limit}
-        limited = replace(sampling, max_new_tokens=limit)
-        for rows in batches(alike, n, rows_per_batch, numbers):
-            with torch.no_grad():
+    with torch.no_grad(), packed(model):
+        for limit in sorted(set(limits), reverse=True):  # those that share a limit are decoded together
+            alike = {i: length for i, length in enumerate(lengths) if limits[i] == limit}
+            limited = replace(sampling, max_new_tokens=limit)
+            for rows in batches(alike, n, rows_per_batch, numbers):
                 found = _decode(way, model, rows, ids, shown, eos=ends, sampling=limited, seed=seed, heard=heard)
-            drawn += [(r.prompt, r.sample, s) for r, s in zip(rows, found, strict=True)]
+                drawn += [(r.prompt, r.sample, s) for r, s in zip(rows, found, strict=True)]
     return [s for _, _, s in sorted(drawn, key=lambda entry: entry[:2])]
 
 

@@ -51,7 +51,9 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
 
     def take(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
         seen.append(args[0])
-        return (args[0][:, :1],)  # the head itself then does next to no work
+        # One position per row: the head then does next to no work. Of a view with the strides of the whole, a frozen
+        # head would copy its transposed matrix first.
+        return (args[0][:, 0].clone(memory_format=torch.contiguous_format)[:, None],)
 
     def run(inputs: Mapping[str, Any]) -> Tensor:
         seen.clear()
@@ -98,11 +100,13 @@ def head_logps(model: Any, hidden: Tensor, target: Tensor, temperature: float = 
 def tiled(fn: Callable[..., Tensor], *columns: Tensor, rows: int) -> Tensor:
     """``fn(*columns)``, whose last axis is that of the columns' rows, from at most ``rows`` of them at a time.
 
-    Where that takes several tiles, the backward pass makes them again, so that one is alive at once.
+    Where that takes several tiles, the backward pass recomputes them, so that one is alive at once.
     """
     if len(columns[0]) <= rows:
         return fn(*columns)
     tiles = zip(*(column.split(rows) for column in columns), strict=True)
+    if not torch.is_grad_enabled():
+        return torch.cat([fn(*tile) for tile in tiles], dim=-1)
     made: list[Any] = [checkpoint(fn, *tile, use_reentrant=False) for tile in tiles]
     return torch.cat(made, dim=-1)
 

@@ -10,17 +10,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from afzal.errors import AfzalError
 from afzal.model.load import vocabulary_of
 from afzal.model.logprobs import logits_of, predicting, tiled
 from afzal.objectives.inputs import Scored
-from afzal.objectives.statistics import Statistic, needs_reference_logits
+from afzal.objectives.statistics import Statistic, compares_with_reference
 from afzal.tokens.batch import Batch
 
 _TILE_ELEMENTS = 2**25  # float32 logits of each model held at once: 128 MiB
+# Without a backward pass nothing has to be recomputed, so tiles may be small. On a CPU the allocator hands tensors of
+# 16 MiB out again, while larger ones are given back and faulted in anew, which costs more than the arithmetic.
+_TILE_ELEMENTS_UNTRAINED = 2**22
 
 Wanted = Sequence[tuple[Statistic, Mapping[str, Any]]]
 """Statistics with the values of their parameters."""
@@ -45,7 +47,7 @@ def score_with(
     Raises:
         AfzalError: a statistic needs the reference's logits, and it is only a table of log-probs.
     """
-    compares = any(needs_reference_logits(fn) for fn, _ in wanted)
+    compares = any(compares_with_reference(fn) for fn, _ in wanted)
     if compares and not hasattr(reference, "logits"):
         names = ", ".join(fn.__name__ for fn, _ in wanted)
         raise AfzalError(
@@ -55,18 +57,20 @@ def score_with(
     other = reference.hidden(batch) if compares else None
 
     def tile(h: Tensor, target: Tensor, r: Tensor | None = None) -> Tensor:
-        logits = logits_of(model, h, temperature)
-        rows = [-F.cross_entropy(logits, target, reduction="none")]
+        logp = logits_of(model, h, temperature).log_softmax(-1)
+        rows = [logp.gather(1, target[:, None])[:, 0]]
         given = {}
         if r is not None:
-            given = {"ref_logits": reference.logits(r, temperature)}
-            rows.append(-F.cross_entropy(given["ref_logits"], target, reduction="none"))
+            given = {"ref_logp": reference.logits(r, temperature).log_softmax(-1)}
+            rows.append(given["ref_logp"].gather(1, target[:, None])[:, 0])
         for fn, parameters in wanted:
-            rows.append(fn(logits, target, **parameters, **(given if needs_reference_logits(fn) else {})))
+            rows.append(fn(logp, target, **parameters, **(given if compares_with_reference(fn) else {})))
         return torch.stack(rows)
 
     columns = (hidden, batch.target) if other is None else (hidden, batch.target, other)
-    rows = tiled(tile, *columns, rows=max(1, _TILE_ELEMENTS // vocabulary_of(model)))
+    small = hidden.device.type == "cpu" and not torch.is_grad_enabled()
+    elements = _TILE_ELEMENTS_UNTRAINED if small else _TILE_ELEMENTS
+    rows = tiled(tile, *columns, rows=max(1, elements // vocabulary_of(model)))
     names = [fn.__name__ for fn, _ in wanted]
     extras = dict(zip(names, rows[-len(names) :], strict=True))
     policy = Scored(rows[0], batch.response_of, batch.n_responses, extras)

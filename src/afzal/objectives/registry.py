@@ -27,7 +27,7 @@ from torch import Tensor
 from .functions import load_function
 from .inputs import Pairs, Scored
 from .metrics import Tally
-from .statistics import Statistic, needs_reference_logits
+from .statistics import Statistic, compares_with_reference
 
 Unit = Literal["pair", "response", "group", "token"]
 Bound = Literal["both", "below", "none"]
@@ -133,7 +133,7 @@ class Objective:
     @property
     def needs_live_reference(self) -> bool:
         """Whether it needs the reference's logits, and not only its log-probs: a cached reference has none."""
-        return any(needs_reference_logits(statistic) for statistic in self.statistics)
+        return any(compares_with_reference(statistic) for statistic in self.statistics)
 
     def limit(self, parameter: str) -> Limit:
         """What values a parameter may take: an interval, or words."""

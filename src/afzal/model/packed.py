@@ -1,0 +1,83 @@
+"""Linear layers with their weights laid out once for the CPU's matrix products, while a model only answers.
+
+For a product with few rows, most of the time goes into bringing the weights into the order in which the processor reads
+them, and a plain layer does that again at every token. A packed layer does it once. The products are oneDNN's either
+way; in bf16 the numbers are the same bits, in float32 sums may be taken in another order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from afzal.runs.environment import memory_bytes
+
+_PLAIN_CALLS = 4  # packing takes as long as about four products with few rows: an answer that ends by then goes without
+_LEAST = 2**16  # weights of a layer that is worth it
+_SHARE_OF_MEMORY = 1 / 8  # of the machine's, for the packed weights of all processes that share the machine
+
+
+@contextmanager
+def packed(model: nn.Module) -> Iterator[None]:
+    """The model with packed layers, for forward passes without gradients; at the end it is as it came.
+
+    A layer is packed at its fifth call. It has a second copy of its weights until the end of the block, whose weights
+    must not change. Nothing happens on a GPU, on a processor without fast products in the model's number format, or
+    where the copies would take more than an eighth of the machine's memory.
+    """
+    layers = _layers(model)
+    for layer in layers:
+        layer.forward = _Packed(layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+
+
+class _Packed:
+    """The forward pass of one layer."""
+
+    __slots__ = ("calls", "layer", "weight")
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.layer, self.calls = layer, 0
+        self.weight: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or x.dtype != self.layer.weight.dtype:
+            return nn.Linear.forward(self.layer, x)
+        if self.weight is None:
+            self.calls += 1
+            if self.calls <= _PLAIN_CALLS:
+                return nn.Linear.forward(self.layer, x)
+            rows = x.numel() // x.shape[-1]
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.layer.weight.detach(), rows)
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.layer.bias, "none", [], "")
+
+
+def _layers(model: nn.Module) -> list[nn.Linear]:
+    """Layers to pack; none where it would not help or not fit."""
+    found = [m for m in model.modules() if type(m) is nn.Linear and _may(m)]
+    size = sum(m.weight.numel() * m.weight.element_size() for m in found)
+    # what the machine has, never what is free just now: the same run must give the same bits
+    room = (memory_bytes() or 0) * _SHARE_OF_MEMORY / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return found if size <= room else []
+
+
+def _may(layer: nn.Linear) -> bool:
+    weight: Any = layer.weight
+    plain = type(weight) in (Tensor, nn.Parameter) and "forward" not in vars(layer)
+    return plain and weight.device.type == "cpu" and weight.numel() >= _LEAST and _is_fast(weight.dtype)
+
+
+def _is_fast(dtype: torch.dtype) -> bool:
+    # the operations are the ones that torch's own compiler emits; a build without oneDNN lacks them
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
