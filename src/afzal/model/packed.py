@@ -49,16 +49,16 @@ class _Packed:
         self.layer, self.calls = layer, 0
         self.weight: Tensor | None = None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or x.dtype != self.layer.weight.dtype:
-            return nn.Linear.forward(self.layer, x)
+    def __call__(self, input: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or input.dtype != self.layer.weight.dtype:
+            return nn.Linear.forward(self.layer, input)
         if self.weight is None:
             self.calls += 1
             if self.calls <= _PLAIN_CALLS:
-                return nn.Linear.forward(self.layer, x)
-            rows = x.numel() // x.shape[-1]
+                return nn.Linear.forward(self.layer, input)
+            rows = input.numel() // input.shape[-1]
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.layer.weight.detach(), rows)
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.layer.bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(input, self.weight, self.layer.bias, "none", [], "")
 
 
 def _layers(model: nn.Module) -> list[nn.Linear]:

@@ -50,13 +50,13 @@ def kl_policy_ref(logp: Tensor, target: Tensor, *, ref_logp: Tensor) -> Tensor:
 
 @torch.no_grad()
 def logp_away(logp: Tensor, target: Tensor, *, ref_logp: Tensor, epsilon: float) -> Tensor:
-    """Log-prob of the target at (1 + epsilon) z - epsilon z_ref (logits), ``[n]`` nats: a step away from the reference."""
+    """Log-prob of the target at (1 + epsilon) z - epsilon z_ref (logits), ``[n]`` nats: away from the reference."""
     return _target_logp(_mixed(logp, ref_logp, 1 + epsilon), target)
 
 
 @torch.no_grad()
 def logp_towards(logp: Tensor, target: Tensor, *, ref_logp: Tensor, epsilon: float) -> Tensor:
-    """Log-prob of the target at (1 - epsilon) z + epsilon z_ref (logits), ``[n]`` nats: a step towards the reference."""
+    """Log-prob of the target at (1 - epsilon) z + epsilon z_ref (logits), ``[n]`` nats: towards the reference."""
     return _target_logp(_mixed(logp, ref_logp, 1 - epsilon), target)
 
 
