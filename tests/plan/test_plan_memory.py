@@ -92,18 +92,36 @@ def test_writing_answers_keeps_keys_and_values_by_hand():
     wide = moments(job, Layout(gpus=8, shards=8), DEVICES["h200"])[-2]
     assert wide.terms["keys and values"] == 131072 * (8 * 256 + 64 * 128)  # a rank answers 8 of 64 prompts
     assert wide.terms["gathered"] == 2 * N + 2 * N  # policy and reference are whole then
-    assert scoring.terms["logits"] == 8.25 * 4 * 2**25  # more scored tokens than a tile holds
+    assert scoring.terms["logits"] == 0  # a block takes more than the head's tile
+    assert generation.terms["packed weights"] == 0
+
+
+def test_a_cpu_packs_the_matrices_while_answers_are_written():
+    """Every matrix of the blocks and the head once more, in bf16; of 8 billion weights none, since they do not fit."""
+    shape = replace(EIGHT.shape, layers=4, width=512, heads=8, kv_heads=8, head_width=64, ff=1024, vocabulary=64000)
+    job = replace(EIGHT, shape=shape, method=METHODS["rloo"], lengths=lengths(np.array([[256, *[100] * 8]] * 64)))
+    generation, scoring = moments(job, Layout(), DEVICES["cpu"])[-2:]
+    matrices = 4 * (4 * 512 * 512 + 3 * 512 * 1024) + 64000 * 512
+    assert generation.terms["packed weights"] == 2 * matrices
+    assert scoring.terms["logits"] == 5.25 * 4 * 2**22
+    assert moments(job, Layout(), DEVICES["h200"])[-1].terms["logits"] == 5.25 * 4 * 2**25
+    large = replace(job, shape=EIGHT.shape)
+    assert moments(large, Layout(), DEVICES["cpu"])[-2].terms["packed weights"] == 0
 
 
 def test_the_limits_of_writing_are_those_of_the_sampler():
     import inspect
 
     from afzal.generate import sample
-    from afzal.model import decoding, statistics
+    from afzal.model import decoding, packed, statistics
 
     assert inspect.signature(sample).parameters["rows_per_batch"].default == rollouts.ROWS
     assert inspect.signature(decoding.read_prompts).parameters["tokens_per_forward"].default == rollouts.PROMPT_TOKENS
     assert (decoding._FIRST_ROOM, statistics._TILE_ELEMENTS) == (rollouts.ROOM, rollouts.SCORED_TILE)
+    assert (statistics._TILE_ELEMENTS_UNTRAINED, packed._SHARE_OF_MEMORY) == (
+        rollouts.SCORED_TILE_CPU,
+        rollouts._PACKED_SHARE,
+    )
 
 
 def test_every_method_that_trains_can_be_planned():

@@ -129,7 +129,7 @@ def moments(job: Job, layout: Layout, device: Device) -> list[Moment]:
     update = [Moment(at, steady | found[at] | {"gathered": gathered[at]}) for at in _MOMENTS]
     if not job.method.online:
         return update
-    written = (generation_bytes(job, layout), scoring_bytes(job, layout))
+    written = (generation_bytes(job, layout, device), scoring_bytes(job, layout, device))
     return [*update, *(Moment(at, steady | terms) for at, terms in zip(_ROLLOUT, written, strict=True))]
 
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 import math
 
 from afzal.plan.activations import block_working_bytes
+from afzal.plan.hardware import Device
 from afzal.plan.job import Job, Layout, at_most, compute_bytes, frozen_bytes, policy_parameters, value_parameters
-from afzal.plan.shapes import Shape, adapter_parameters, parameters
+from afzal.plan.shapes import Shape, adapter_parameters, block_matrices, embedding_parameters, parameters
 from afzal.plan.work import Lengths, body_flops, head_flops, part
 
 ROWS = 128  # answers that are decoded together
 ROOM = 64  # tokens of an answer that the cache has room for at first; it doubles
 PROMPT_TOKENS = 8192  # of a pass over prompts
-SCORED_TILE = 2**25  # float32 logits of each model that are compared at once
+SCORED_TILE = 2**25  # float32 log-probs of each model that are compared at once
+SCORED_TILE_CPU = 2**22
 _COMPARED = (
-    8.25  # tables of that size alive at once: logits, log-probs and what the KL is summed from, one of them bool
+    5.25  # tables of that size alive at once: log-probs of both, and what the KL is summed from, one of them bool
 )
+_PACKED_SHARE = 1 / 8  # of the memory, for weights that a CPU lays out anew for decoding
 _FLOAT32 = 4
 
 
@@ -45,9 +48,9 @@ def key_value_bytes(shape: Shape, e: int) -> float:
     return 2.0 * e * shape.layers * shape.kv_heads * shape.head_width
 
 
-def generation_bytes(job: Job, layout: Layout) -> dict[str, float]:
+def generation_bytes(job: Job, layout: Layout, device: Device) -> dict[str, float]:
     """While answers are drawn: keys and values of prompts (once for all their answers) and of answers; beside them the
-    pass over the prompts, or the logits of one token of every row."""
+    pass over the prompts, or the logits of one token of every row. A CPU has a second copy of the matrices."""
     shape, e, rows = job.shape, compute_bytes(job), rows_at_once(job, layout)
     prompts = math.ceil(rows / job.lengths.branches)
     room = ROOM * 2 ** max(0, math.ceil(math.log2(job.lengths.response / ROOM)))
@@ -59,17 +62,26 @@ def generation_bytes(job: Job, layout: Layout) -> dict[str, float]:
         "keys and values": key_value_bytes(shape, e) * (prompts * job.lengths.prompt + rows * room),
         "activations": max(read * working, drawn),
         "gathered": _whole_bytes(job, layout),
+        "packed weights": _packed_bytes(job, device),
     }
 
 
-def scoring_bytes(job: Job, layout: Layout) -> dict[str, float]:
+def _packed_bytes(job: Job, device: Device) -> float:
+    """The matrices of the policy as a CPU's products read them; none where they do not fit into their share."""
+    matrices = job.shape.layers * block_matrices(job.shape) + embedding_parameters(job.shape)
+    size = float(compute_bytes(job)) * matrices
+    return size if device.name == "cpu" and not job.shape.experts and size <= _PACKED_SHARE * device.memory else 0.0
+
+
+def scoring_bytes(job: Job, layout: Layout, device: Device) -> dict[str, float]:
     """While policy, reference and value model read the answers: the logits of both and what is made of them; or a block
     of the reward model, which computes in float32."""
     tokens = at_most(job, layout, iteration(job).tokens)
     scored = tokens * job.lengths.scored / job.lengths.tokens
     e, shape = compute_bytes(job), job.shape
     states = 2.0 * e * shape.width * scored
-    logits = _COMPARED * _FLOAT32 * min(scored * shape.vocabulary, SCORED_TILE)
+    tile = SCORED_TILE_CPU if device.name == "cpu" else SCORED_TILE
+    logits = _COMPARED * _FLOAT32 * min(scored * shape.vocabulary, tile)
     working = max(
         block_working_bytes(shape, _FLOAT32 if job.has_value_model else e),
         block_working_bytes(job.reward, _FLOAT32) if job.reward is not None else 0.0,
