@@ -20,8 +20,6 @@ from helpers_ranks import run_ranks, start_ranks
 from helpers_runs import command_line, finished, model_folder, pair_file, settings, start_command
 from safetensors.torch import load_file
 
-from afzal.cli import main
-
 # 37 pairs in updates of 7: 2 and 4 ranks never have equally many, and the last update of an epoch is smaller
 SMALL = {"batch_size": 7, "epochs": 1.0, "lr": 3e-4, "tokens_per_forward": 130, "save_every_steps": None}
 ONLY_POLICY = ("sample_prompts", "sample_tokens")
@@ -38,10 +36,17 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "cached": ("dpo", {"reference": "cached"}),
     "lora": ("dpo", {"lora_rank": 4}),
     "ia3": ("dpo", {"adapter": "ia3", "lr": 1e-2}),
+    "dora": ("dpo", {"adapter": "dora", "lr": 1e-2}),
+    "prompt": ("dpo", {"adapter": "prompt", "virtual_tokens": 3, "lr": 1e-2}),
+    "prefix": ("dpo", {"adapter": "prefix", "virtual_tokens": 3, "lr": 1e-2}),
+    "p_tuning": ("dpo", {"adapter": "p_tuning", "virtual_tokens": 3, "lr": 1e-2}),
+    "prefix-unshared": ("kto", {"adapter": "prefix", "virtual_tokens": 3, "lr": 1e-2, "sharing": "unshared"}),
     "recomputed": ("dpo", {}),
+    "compiled": ("dpo", {}),
     "moving": ("dpo", {"reference_sync_steps": 2, "reference_mixup": 0.5}),
     "tied": ("dpo", {}),
 }
+FLAGS = {"recomputed": ["gradient_checkpointing=true"], "compiled": ["--compile"]}
 
 
 def given(tmp_path: Path, out: str, method: str, **overrides: Any) -> dict[str, Any]:
@@ -99,7 +104,7 @@ def both(tmp_path: Path, name: str, n: int, **more_settings: Any) -> tuple[Path,
         model_folder(tmp_path / "model", tie_word_embeddings=True)
     one = given(tmp_path, "one", method, **overrides)
     several = given(tmp_path, "several", method, **overrides)
-    more = ["gradient_checkpointing=true"] if name == "recomputed" else []
+    more = FLAGS.get(name, [])
     assert finished(start_command(command_line(method, one, *more))) == 0
     assert run_ranks(command_line(method, several, *more), n) == [0] * n
     return tmp_path / "one", tmp_path / "several"
@@ -177,26 +182,6 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, before, after):
     shutil.rmtree(kept / "step-00000006")
     assert run_ranks([*line, "--resume"], after) == [0] * after
     assert_same(tmp_path / "whole", tmp_path / "parts")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["train", "dpo", "--adapter", "prompt"], "adapter=prompt cannot"),
-        (["train", "dpo", "--offload", "optimizer"], "offload=optimizer cannot"),
-        (["train", "dpo", "--device", "cuda:1"], "device=cuda:1 cannot be the device of 2 ranks"),
-        (["check", "pairs.jsonl"], "afzal check cannot run on 2 ranks"),
-    ],
-)
-def test_what_ranks_would_not_do_alike_is_refused(tmp_path, monkeypatch, capsys, arguments, said):
-    pair_file(tmp_path / "pairs.jsonl", 4)
-    model_folder(tmp_path / "model")
-    monkeypatch.chdir(tmp_path)
-    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
-        monkeypatch.setenv(name, str(value))
-    more = ["--model", "model", "--data", "pairs.jsonl"] if arguments[0] == "train" else []
-    assert main([*arguments, *more]) == 2
-    assert said in capsys.readouterr().err
 
 
 def test_a_loss_that_is_not_finite_stops_every_rank(tmp_path):

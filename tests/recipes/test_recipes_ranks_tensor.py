@@ -12,10 +12,6 @@ from helpers_ranks import run_ranks
 from helpers_runs import command_line, finished, model_folder, start_command
 from test_recipes_ranks import assert_same, given, metrics
 
-from afzal.config import make
-from afzal.errors import AfzalError
-from afzal.recipes.parallel import refuse, refuse_rounded
-
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpo": ("dpo", {}),
     "kto": ("kto", {}),
@@ -102,32 +98,3 @@ def test_bf16_is_near_one_process(tmp_path):
     assert run_ranks(command_line("dpo", several), 4) == [0] * 4
     for x, y in zip(metrics(tmp_path / "one"), metrics(tmp_path / "several"), strict=True):
         assert y["loss"] == pytest.approx(x["loss"], abs=0.02)
-
-
-@pytest.mark.parametrize(
-    ("method", "asked", "ranks", "said"),
-    [
-        ("dpo", {}, 1, "tensor_parallel=2 does not divide the number of ranks, 1"),
-        ("dpo", {}, 3, "tensor_parallel=2 does not divide the number of ranks, 3"),
-        ("grpo", {"reward": "r.py:r"}, 2, "tensor_parallel=2 is not possible with grpo"),
-        ("dpo", {"adapter": "dora"}, 2, "adapter=dora cannot be trained over 2 ranks"),
-        ("dpo", {"adapter": "ia3"}, 2, "adapter=ia3 with tensor_parallel=2 cannot be trained over 2 ranks"),
-        ("dpo", {"quantize": "4bit", "lora_rank": 4}, 2, "quantize cannot be trained over 2 ranks"),
-    ],
-)
-def test_what_does_not_go_with_it_is_refused(monkeypatch, method, asked, ranks, said):
-    for name, value in {"RANK": 0, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
-        monkeypatch.setenv(name, str(value))
-    given = {"model": "model", "data": "pairs.jsonl", "tensor_parallel": 2}
-    with pytest.raises(AfzalError, match=said):
-        refuse(make(method, **given, **asked), None)
-
-
-def test_factors_that_would_be_rounded_are_refused(monkeypatch):
-    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
-        monkeypatch.setenv(name, str(value))
-    asked = make("dpo", model="model", data="pairs.jsonl", adapter="ia3")
-    refuse(asked, None)
-    refuse_rounded(asked, "fp32")
-    with pytest.raises(AfzalError, match="adapter=ia3 cannot be trained over 2 ranks in bf16"):
-        refuse_rounded(asked, "bf16")

@@ -141,9 +141,8 @@ def _refuse_ranks(args: list[str]) -> None:
     """Only training is divided over processes; every other verb would be done once by each of them."""
     from afzal.runs import launched
 
-    if args and args[0] in VERBS and args[0] != "train" and launched.processes() > 1:
-        what = f"afzal {args[0]} cannot run on {launched.processes()} ranks"
-        raise AfzalError(what, remedy="run it without torchrun")
+    if args and args[0] in VERBS and args[0] != "train":
+        launched.alone(f"afzal {args[0]}")
 
 
 def _app() -> typer.Typer:

@@ -75,24 +75,30 @@ class _Reader:
 
     def logits(self, ids: Tensor) -> Tensor:
         """``[R, V]`` after ``ids`` ``[R, L]``, whose first L - 1 columns may have been read before."""
-        before = virtual.count(self.model)
+        before, keys = virtual.count(self.model), virtual.gives_keys(self.model)
         wanted = rotary.frequencies(self.base.config, before + ids.shape[1])
-        if self._cache is None or wanted != self._frequencies:
+        afresh = self._cache is None or wanted != self._frequencies
+        if afresh:
             rotary.start_afresh(self.base)
             self._cache, self._frequencies = _empty_cache(self.base), wanted
-            keys = virtual.prefix(self.model)
-            for layer, (key, value) in enumerate(keys):
-                self._cache.update(_rows(key, len(ids)), _rows(value, len(ids)), layer)
-            given = {"input_ids": ids} if keys or not before else {"inputs_embeds": virtual.embedded(self.model, ids)}
-            first = before if keys else 0
-        else:
-            given, first = {"input_ids": ids[:, -1:]}, before + ids.shape[1] - 1
+        first = (before if keys else 0) if afresh else before + ids.shape[1] - 1
+        given: dict[str, Any] = {self._name: self._cache, "use_cache": True}
         if self._takes_positions:
             positions = torch.arange(first, before + ids.shape[1], device=ids.device)
             given["position_ids"] = positions.expand(len(ids), -1)
+
+        def inputs() -> dict[str, Any]:
+            if not afresh:
+                return {"input_ids": ids[:, -1:], **given}
+            for layer, (key, value) in enumerate(virtual.prefix(self.model)):
+                self._cache.update(_rows(key, len(ids)), _rows(value, len(ids)), layer)
+            if keys or not before:
+                return {"input_ids": ids, **given}
+            return {"inputs_embeds": virtual.embedded(self.model, ids), **given}
+
         hook = output_head(self.base).register_forward_pre_hook(_last, prepend=True)
         try:
-            return self.base(**given, **{self._name: self._cache}, use_cache=True).logits[:, -1]
+            return virtual.call(self.model, inputs).logits[:, -1]
         finally:
             hook.remove()
 

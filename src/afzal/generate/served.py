@@ -74,6 +74,30 @@ def read_server(path: str) -> ServerConfig:
     return config.build(ServerConfig, config.read_file(Path(path)))
 
 
+def follower(path: str, several: str = "", *, why: str, instead: str) -> ServerConfig:
+    """The settings of a server that answers for policies which the command itself names.
+
+    Args:
+        several: what it would write with the same weights, where it is to answer for several policies; else empty.
+        why, instead: why that would be wrong, and what to do in place of naming the policy.
+
+    Raises:
+        AfzalError: it would answer with the same weights for all of them, or for another folder.
+    """
+    found = read_server(path)
+    if found.folder is not None:
+        what = "folder has no effect: the server answers for the policies that are named to it"
+        raise AfzalError(what, where=path, remedy="leave it out")
+    if several and not follows(found):
+        raise AfzalError(
+            f"the server would write {several} with the same weights",
+            where=path,
+            why=why,
+            remedy=f"name {POLICY} in model, or in a reload command; or {instead}",
+        )
+    return found
+
+
 def answers_from(settings: ServerConfig, asked: Asked, policy: str, cache: Path) -> list[Answer]:
     """``n`` answers to every prompt, ordered by prompt and then by number of the sample; progress goes to stderr.
 

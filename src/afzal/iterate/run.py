@@ -16,7 +16,7 @@ from afzal import runs, trackers
 from afzal.config import PEOPLE, IterateConfig
 from afzal.config.serving import ServerConfig
 from afzal.errors import AfzalError
-from afzal.generate.served import follows, read_server
+from afzal.generate.served import follower
 from afzal.hashes import tokens_hash
 from afzal.iterate import figures
 from afzal.iterate.figures import Round
@@ -33,9 +33,9 @@ from afzal.recipes.named import input_hashes, refuse_changes
 from afzal.recipes.runtime import fixed_date
 from afzal.recipes.train import Stopped
 from afzal.rewards.source import Rewarder
+from afzal.runs import launched
 from afzal.servers.cache import REPLIES
 from afzal.tokens.tree import tree
-from afzal.train import ranks
 
 
 def iterate(config: IterateConfig, *, resume: bool = False, command: str = "") -> Path:
@@ -50,7 +50,7 @@ def iterate(config: IterateConfig, *, resume: bool = False, command: str = "") -
     Raises:
         AfzalError: a fault of the input or the set-up; ``Stopped`` when a signal ended a round's training.
     """
-    ranks.alone("afzal iterate")
+    launched.alone("afzal iterate")
     trackers.refuse_unready(config.report_to or ())
     with fixed_date(Path(config.out) / "run.json", resume) as date:
         return _iterate(config, resume, command, date)
@@ -205,21 +205,12 @@ def _generator(config: IterateConfig) -> ServerConfig | None:
     """
     if config.generator is None:
         return None
-    found = read_server(config.generator)
-    if found.folder is not None:
-        raise AfzalError(
-            "folder has no effect: the server answers for the policy of each round",
-            where=config.generator,
-            remedy="leave it out",
-        )
-    if config.rounds > 1 and not follows(found):
-        raise AfzalError(
-            f"the server would write the answers of all {config.rounds} rounds with the same weights",
-            where=config.generator,
-            why="each round trains a new policy, and learns from its answers",
-            remedy="name {policy} in model, or in a reload command; or rounds=1",
-        )
-    return found
+    return follower(
+        config.generator,
+        f"the answers of all {config.rounds} rounds" if config.rounds > 1 else "",
+        why="each round trains a new policy, and learns from its answers",
+        instead="rounds=1",
+    )
 
 
 def _say(text: str) -> None:

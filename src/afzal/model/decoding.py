@@ -47,12 +47,15 @@ class DecodeCache:
     Args:
         lengths: ``[G]`` int64, tokens per prompt, virtual ones included.
         group: ``[R]`` int64, ascending: the prompt that each row continues.
+
+    Attributes:
         prefix: for every layer the keys and values ``[1, K, n, D]`` of the first tokens of all prompts, where those are
             given and not computed.
     """
 
-    def __init__(self, lengths: Tensor, group: Tensor, prefix: Sequence[tuple[Tensor, Tensor]] = ()) -> None:
-        self.lengths, self.group, self.prefix = lengths, group, prefix
+    def __init__(self, lengths: Tensor, group: Tensor) -> None:
+        self.lengths, self.group = lengths, group
+        self.prefix: Sequence[tuple[Tensor, Tensor]] = ()
         self.layers: dict[nn.Module, _Layer] = {}
         self.filling: slice | None = None  # the prompts that a pass over prompts computes
         self.written = 0
@@ -285,7 +288,7 @@ def read_prompts(
     device, before = next(model.parameters()).device, virtual.count(model)
     lengths = np.array([before + len(p) for p in prompts])
     group = torch.tensor(np.asarray(rows), device=device)
-    cache = DecodeCache(torch.tensor(lengths, device=device), group, virtual.prefix(model))
+    cache = DecodeCache(torch.tensor(lengths, device=device), group)
     per_pass = max(1, tokens_per_forward // int(lengths.max()))
     logits = []
     for first in range(0, len(prompts), per_pass):
@@ -304,24 +307,27 @@ def _first_logits(model: Any, prompts: Sequence[Sequence[int]], cache: DecodeCac
     ids, width = ids.to(device), before + longest
     last = torch.tensor([i * width + before + len(p) - 1 for i, p in enumerate(prompts)], device=device)
     positions = torch.arange(width, device=device).expand(len(prompts), width)
-    if not before or cache.prefix:  # a prefix's keys and values take the places of whatever is read there
-        given = {"input_ids": F.pad(ids, (before, 0))}
-    else:
-        given = {"inputs_embeds": virtual.embedded(model, ids)}
+    given: dict[str, Any] = {"position_ids": positions, "decode": cache, "use_cache": False}
+
+    def inputs() -> dict[str, Any]:
+        cache.prefix = virtual.prefix(model)
+        if not before or cache.prefix:  # a prefix's keys and values take the places of whatever is read there
+            return {"input_ids": F.pad(ids, (before, 0)), **given}
+        return {"inputs_embeds": virtual.embedded(model, ids), **given}
 
     def only_last(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
         return (args[0].flatten(0, 1)[last][None],)
 
     hook = output_head(model).register_forward_pre_hook(only_last, prepend=True)
     try:
-        return virtual.base_of(model)(**given, position_ids=positions, decode=cache, use_cache=False).logits[0]
+        return virtual.call(model, inputs).logits[0]
     finally:
         hook.remove()
 
 
 def next_logits(model: Any, tokens: Tensor, cache: DecodeCache) -> Tensor:
     """Logits ``[R, V]`` after one more token ``[R]`` in every row."""
-    base = virtual.base_of(model)
-    out = base(input_ids=tokens[None], position_ids=cache.positions(), decode=cache, use_cache=False)
+    given = {"input_ids": tokens[None], "position_ids": cache.positions(), "decode": cache, "use_cache": False}
+    out = virtual.call(model, lambda: given)
     cache.written += 1
     return out.logits[0]

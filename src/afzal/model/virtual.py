@@ -9,6 +9,7 @@ Shapes: N row positions, T trees, n virtual tokens, d features.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +53,30 @@ def base_of(model: Any) -> Any:
     return model.get_base_model() if acts(model) else model
 
 
+def gives_keys(model: Any) -> bool:
+    """Whether virtual tokens act that have keys and values, those of prefix tuning, and no embeddings."""
+    return acts(model) and virtual_kind(model) == "prefix"
+
+
+def call(model: Any, inputs: Callable[[], Mapping[str, Any]]) -> Any:
+    """What the model below virtual tokens that act makes of ``inputs()``; any other model is called as it is.
+
+    Over several ranks weights lie in pieces, those of virtual tokens too, which the call of the whole model gathers. So
+    its call is what runs the model below, and ``inputs`` is asked in there.
+    """
+    if not acts(model):
+        return model(**inputs())
+    base, own = model.get_base_model(), model.forward
+    model.forward = lambda: base(**inputs())
+    try:
+        return model()
+    finally:
+        model.forward = own
+
+
 def prefix(model: Any) -> list[tuple[Tensor, Tensor]]:
     """Keys and values ``[1, kv heads, n, D]`` of every layer, where prefix tuning gives such; else nothing."""
-    if not acts(model) or virtual_kind(model) != "prefix":
+    if not gives_keys(model):
         return []
     return [(layer.keys, layer.values) for layer in model.get_prompt(1).layers]
 
@@ -70,21 +92,24 @@ def run_shared(model: Any, batch: Batch) -> Tensor:
     """Run the model with its virtual tokens on a batch of the shared layout; ``[N]`` int64, where its positions are."""
     assert batch.layout is not None
     n, base = virtual_tokens(model), model.get_base_model()
-    row = _lengthened(batch.layout, n, batch.ids.device)
+    row, device = _lengthened(batch.layout, n, batch.ids.device), batch.layout.device
     trees, total = len(row.places) // n, batch.ids.numel() + len(row.places)
     ids = batch.ids.new_zeros(1, total).index_copy(1, row.kept, batch.ids)
     at = torch.arange(n, device=batch.ids.device).repeat(trees)[None]
     positions = batch.positions.new_zeros(1, total).index_copy(1, row.kept, batch.positions + n)
     positions = positions.index_copy(1, row.places, at)
     given: dict[str, Any] = {"position_ids": positions, "use_cache": False}
-    if virtual_kind(model) == "prefix":
-        layout = PrefixedLayout(row.segments, total, batch.layout.device, row.places, prefix(model))
-        base(input_ids=ids, tree=layout, **given)
-    else:
-        embedded = base.get_input_embeddings()(ids)
-        tokens = model.get_prompt(1).to(embedded.dtype).repeat(1, trees, 1)
-        embedded = embedded.index_copy(1, row.places, tokens)
-        base(inputs_embeds=embedded, tree=TreeLayout(row.segments, total, batch.layout.device), **given)
+
+    def inputs() -> dict[str, Any]:
+        if gives_keys(model):
+            layout = PrefixedLayout(row.segments, total, device, row.places, prefix(model))
+            return {"input_ids": ids, "tree": layout, **given}
+        words = base.get_input_embeddings()(ids)
+        tokens = model.get_prompt(1).to(words.dtype).repeat(1, trees, 1)
+        words = words.index_copy(1, row.places, tokens)
+        return {"inputs_embeds": words, "tree": TreeLayout(row.segments, total, device), **given}
+
+    call(model, inputs)
     return row.kept
 
 

@@ -28,6 +28,7 @@ from afzal.tokens.batch import Batch, Sharing, collate, expand
 from afzal.tokens.tree import Tree
 from afzal.train.constraints import Constraint, Cost, responses
 from afzal.train.feed import Layout
+from afzal.train.shard import gathered
 
 _ANSWERS = 4
 _ARGUMENTS = 6  # of a cost, before the columns that it asks for
@@ -130,7 +131,8 @@ def score_function(scorer: Scorer, speaker: Speaker, eos: Sequence[int], samplin
         asked = _asked(batch)
         numbers = [_number(t.item_id) for t in asked]
         seed = _number(f"update {batch.update}")
-        drawn = sample(model, asked, eos=eos, n=_ANSWERS, sampling=sampling, seed=seed, numbers=numbers)
+        with gathered(model):  # answers end at unequal lengths, so that ranks run unequal numbers of passes
+            drawn = sample(model, asked, eos=eos, n=_ANSWERS, sampling=sampling, seed=seed, numbers=numbers)
         costs = torch.tensor([_scored(judged, speaker, asked, s) for s in drawn], device=pi.device)
         logps = score(model, collate(as_trees(drawn, asked), sharing, pi.device)).logps
         better_than_others = advantages.rloo(costs.view(-1, _ANSWERS)).flatten()

@@ -13,6 +13,7 @@ from afzal import runs
 from afzal.config import VIRTUAL, TrainConfig
 from afzal.errors import AfzalError
 from afzal.folders.unread import Unread
+from afzal.model.adapters import is_factor
 from afzal.model.load import blank_model, load_model
 from afzal.model.reference import Frozen, Reference
 from afzal.model.sound import not_finite, refuse_fault, refuse_silent
@@ -24,10 +25,12 @@ from afzal.tokens.batch import Sharing
 from afzal.train import ranks
 from afzal.train.feed import Layout
 from afzal.train.loop import State
+from afzal.train.optim import trainable
 from afzal.train.pieces import local
 from afzal.train.precision import Dtype, Weights
 from afzal.train.progress import Reporter
 from afzal.train.shard import Sharded, is_in_pieces, read_frozen, reshard, shard
+from afzal.train.tensor import UNCUT
 
 
 def refuse(config: TrainConfig, model: Any) -> None:
@@ -49,35 +52,62 @@ def refuse(config: TrainConfig, model: Any) -> None:
         raise AfzalError(
             f"tensor_parallel={members} is not possible with {config.method}", why=why, remedy="leave it out"
         )
-    kind = config.adapter_kind
-    found = {
-        f"method={config.method}": config.adaptation is not None,
-        "adapter_from": config.policy is not None and config.policy.adapter_from is not None,
-        f"adapter={kind}": kind in (*VIRTUAL, "dora"),
-        "quantize": config.policy is not None and config.policy.quantize is not None,
-        "constraint": config.constrained is not None,
-        "compile": config.compile,
-        f"offload={config.offload}": config.offload is not None,
-        "a model in memory": model is not None,
-        f"adapter={kind} with tensor_parallel={members}": kind == "ia3" and members > 1,
-    }
-    for what, wanted in found.items():
+    for what, (wanted, why, remedy) in _refused(config, model).items():
         if wanted:
-            raise AfzalError(f"{what} cannot be trained over {processes()} ranks", remedy="run it without torchrun")
+            what = f"{what} cannot be trained over {processes()} ranks"
+            raise AfzalError(what, why=why, remedy=remedy or "run it without torchrun")
 
 
-def refuse_rounded(config: TrainConfig, dtype: Dtype) -> None:
+def _refused(config: TrainConfig, model: Any) -> dict[str, tuple[bool, str, str]]:
+    """What several ranks do not train: whether it is asked for, why not, and what to do in place of running it in one
+    process."""
+    kind, members = config.adapter_kind, config.tensor_parallel
+    cut = f"adapter={kind} with tensor_parallel={members}"
+    policy = config.policy
+    return {
+        f"method={config.method}": (
+            config.adaptation is not None,
+            "each task computes with weights of its own, made by an inner step, and a layer in pieces is gathered from "
+            "the one copy that the optimizer moves",
+            "",
+        ),
+        "quantize": (
+            policy is not None and policy.quantize is not None,
+            "a 4-bit weight is packed bytes beside the scales of its blocks; a piece of the bytes alone has no values",
+            "leave quantize out: every rank holds a share of the weights",
+        ),
+        f"offload={config.offload}": (
+            config.offload is not None,
+            "it keeps whole tensors in the machine's memory, and every rank of a machine would keep a copy of them all",
+            "leave it out, and use more ranks: each holds a smaller share",
+        ),
+        "compile": (
+            config.compile and config.device != "cpu" and torch.cuda.is_available(),
+            "on GPUs whole layers are compiled, with the calls that gather their pieces, which was never tried",
+            "leave it out",
+        ),
+        "a model in memory": (
+            model is not None,
+            "its weights would be cut in place, and the caller would get back a piece of a model on every rank",
+            "save it with save_pretrained, and name the folder",
+        ),
+        cut: (members > 1 and kind in UNCUT, UNCUT.get(str(kind), ""), "leave tensor_parallel out"),
+    }
+
+
+def refuse_rounded(model: Any, dtype: Dtype) -> None:
     """Make sure that what stays in float32 in one process does so in several.
 
     Raises:
         AfzalError: it would be rounded as it is gathered.
     """
-    if processes() > 1 and config.adapter_kind == "ia3" and dtype == "bf16":
-        raise AfzalError(
-            f"adapter=ia3 cannot be trained over {processes()} ranks in bf16",
-            why="its factors are near 1 and stay in float32, and a layer in pieces is gathered in one number format",
-            remedy="dtype=fp32, or run it without torchrun",
-        )
+    if processes() < 2 or dtype != "bf16" or not any(map(is_factor, trainable(model))):
+        return
+    raise AfzalError(
+        f"an adapter of IA3 or DoRA cannot be trained over {processes()} ranks in bf16",
+        why="its factors and norms stay in float32, and a layer in pieces is gathered in one number format",
+        remedy="dtype=fp32, or run it without torchrun",
+    )
 
 
 def goes_on(out: str) -> bool:
@@ -135,6 +165,10 @@ def why_whole(config: TrainConfig) -> str:
     as far as the settings say that :func:`refuse` lets through."""
     if config.scorer is not None:
         return "it gets a head for scores"
+    if config.adapter_kind in (*VIRTUAL, "dora"):
+        return f"adapter={config.adapter_kind} starts from its weights"
+    if config.policy is not None and config.policy.adapter_from is not None:
+        return "adapter_from"
     if config.rollouts is not None:
         return f"method={config.method}"
     return "reference=cached" if config.referenced is not None and config.referenced.reference == "cached" else ""

@@ -99,7 +99,7 @@ def set_up(
     architecture = type(model).__name__  # before it is cut, which gives it a class of its own
     # under quantize the adapter is in float32 already, and the base model in the format that computes
     dtype = "fp32" if _is_quantized(config) else dtype_of(config, device)
-    parallel.refuse_rounded(config, dtype)
+    parallel.refuse_rounded(model, dtype)
     pieces = opened.unread and parallel.read_in_pieces(model, opened.unread, dtype, device, config.model)
     longest = longest_row(config, prepared)
     shown = [t for t in prepared.train if t.media and t.branches][:_PROBED]

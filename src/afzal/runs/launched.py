@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from afzal.errors import AfzalError
+
 _GIVEN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -36,3 +38,17 @@ def launch() -> str:
     common with the first start; empty where there is none."""
     found = os.environ.get("TORCHELASTIC_RUN_ID", "none")
     return "" if found == "none" else found
+
+
+def alone(what: str) -> None:
+    """Make sure that this is the only process.
+
+    Raises:
+        AfzalError: it is one of several.
+    """
+    if processes() > 1:
+        raise AfzalError(
+            f"{what} cannot run on {processes()} ranks",
+            why="training alone is divided over ranks; each of them would do all of this, and write the same files",
+            remedy="run it without torchrun; of its steps, a training can run under it: torchrun -m afzal train",
+        )

@@ -55,10 +55,15 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     if ranks.world() == 1:
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
     grads = [p.grad for p in parameters if p.grad is not None]
-    mine = [g for g in grads if writes(g)]  # what several ranks hold alike counts once
-    squares = [torch.linalg.vector_norm(local(g)).double().square().to(grads[0].device) for g in mine]
-    norm = torch.tensor(sum(ranks.gather(float(torch.stack(squares).sum()) if squares else 0.0)) ** 0.5)
+    norm = torch.tensor(norm_of(grads))
     scale = float((max_norm / (norm + 1e-6)).clamp(max=1.0))
     for g in grads:
         local(g).mul_(scale)
     return norm
+
+
+def norm_of(tensors: Iterable[Tensor]) -> float:
+    """The Euclidean norm of everything that these tensors hold on all ranks."""
+    mine = [t for t in tensors if writes(t)]  # what several ranks hold alike counts once
+    squares = [torch.linalg.vector_norm(local(t)).double().square().to(mine[0].device) for t in mine]
+    return sum(ranks.gather(float(torch.stack(squares).sum()) if squares else 0.0)) ** 0.5

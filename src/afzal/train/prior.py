@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from afzal.train.feed import Update
 from afzal.train.method import Carried, Method
+from afzal.train.pieces import norm_of
 from afzal.train.update import Accumulate, Outcome
 
 
@@ -39,13 +40,13 @@ class Prior:
     ) -> Outcome:
         """``inner``'s update with the prior's gradient added; ``distance`` is the Euclidean one before the step."""
         outcome = inner(model, method, update, carried)
-        squares = []
+        gaps = []
         with torch.no_grad():
             for name, carrier in carriers.items():
                 gap = masters[name].detach().to(carrier.device) - self.weights[name]
-                squares.append(gap.double().square().sum())
+                gaps.append(gap)
                 carrier.grad = (
                     self.strength * gap if carrier.grad is None else carrier.grad.add_(gap, alpha=self.strength)
                 )
-        distance = torch.stack(squares).sum().sqrt()
+        distance = outcome.loss.new_tensor(norm_of(gaps), dtype=torch.float64)
         return outcome._replace(metrics={**outcome.metrics, "distance": (distance, torch.ones_like(distance))})

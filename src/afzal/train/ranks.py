@@ -148,16 +148,6 @@ def own_device(name: str) -> str:
     return f"cuda:{local}"
 
 
-def alone(what: str) -> None:
-    """Make sure that this is the only process.
-
-    Raises:
-        AfzalError: it is one of several.
-    """
-    if processes() > 1:
-        raise AfzalError(f"{what} cannot run on {processes()} ranks", remedy="run it without torchrun")
-
-
 def gather(value: T) -> list[T]:
     """What every rank says, in their order: anything JSON can say, floats bit for bit."""
     if world() == 1:

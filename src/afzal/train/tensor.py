@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from afzal.errors import AfzalError
-from afzal.model.adapters import is_adapted
+from afzal.model.adapters import is_adapted, virtual_kind
 from afzal.model.load import vocabulary_of
 from afzal.model.media import towers
 
@@ -24,12 +24,23 @@ _TABLE = "embedding_rowwise"
 _OVER_HEADS = "replicated_with_grad_allreduce"  # a norm over the features of each head, of which a rank has some
 
 
+UNCUT = {
+    "ia3": "its factors scale features that are cut over the ranks, and PEFT keeps them whole",
+    "dora": "its norms are of whole rows of the weights, which are cut over the ranks",
+    "prefix": "its keys and values are of all heads, which are cut over the ranks",
+}
+"""Kinds of adapters that are not cut with the model's matrices, and why."""
+
+
 def refuse_uncut(model: Any, members: int) -> None:
     """Make sure that the model can be cut over so many ranks.
 
     Raises:
-        AfzalError: its family has no plan, or one that is not carried out here; or its heads or features do not divide.
+        AfzalError: its family has no plan, or one that is not carried out here; its heads or features do not divide; or
+            its adapter is of a kind that is not cut.
     """
+    if (kind := _kind(model)) in UNCUT:
+        raise _refusal(members, f"it has an adapter of the kind {kind}: {UNCUT[kind]}", "leave it out")
     name = type(_base(model)).__name__
     plan = _plan(model, members)
     if not plan:
@@ -123,6 +134,15 @@ def _parts(module: nn.Module, at: str, style: str) -> list[tuple[str, str]]:
 def _inner(model: Any, at: str) -> Any:
     module = _base(model).get_submodule(at)
     return getattr(module, "base_layer", module)
+
+
+def _kind(model: Any) -> str:
+    """The kind of the model's adapter where it is in :data:`UNCUT`, or has virtual tokens; else empty."""
+    if not is_adapted(model):
+        return ""
+    about = model.active_peft_config
+    norms = "dora" if getattr(about, "use_dora", False) else ""
+    return virtual_kind(model) or ("ia3" if str(about.peft_type.value) == "IA3" else norms)
 
 
 def _base(model: Any) -> Any:

@@ -9,8 +9,8 @@ Where a loss couples the batch, all micro-batches are scored first without gradi
 them with the per-token numbers as leaves, and each micro-batch is scored again to pass the leaves' gradients on
 (gradient caching; exact, at the price of one more forward pass).
 
-With several ranks each has micro-batches of its own, counts are those of all ranks, and gradients are summed over them;
-of a batch-coupled loss every rank sees all per-token numbers.
+With several ranks each has micro-batches of its own, counts and costs are those of all ranks, and gradients are summed
+over them; of a batch-coupled loss every rank sees all per-token numbers.
 """
 
 from __future__ import annotations
@@ -101,9 +101,11 @@ def accumulate(model: Any, method: Method, update: Update, carried: Carried | No
     ahead(method.reference, [*update.batches, *update.mismatched])
     pooled = pooled_statistics(model, method, update.mismatched)
     counted = {c.name: sum(c.counts(b) for b in update.batches if not b.idle) for c in method.constraints}
+    counted = _over_ranks(method, counted)
     work = _Work(model, method, carried, counts, pooled, counted)
     joint = method.couples_batch and (len(update.batches) > 1 or ranks.world() > 1)
     found, seen = (_joint if joint else _separate)(work, update.batches, _costs_before(work, update.batches))
+    found = found._replace(costs=_over_ranks(method, found.costs))
     ranks.add_gradients([*method.learned.values(), *(method.critic.whole if method.critic is not None else ())])
     return _outcome(work, found, seen)
 
@@ -153,6 +155,7 @@ def _idle(work: _Work, batch: Batch) -> Judged:
     """Take part in a forward and a backward pass of the other ranks, with a gradient of exactly 0."""
     judged = judge(work.model, work.method, batch)
     numbers = [judged.policy.token_logps, *judged.policy.extras.values()]  # a value model's passes are waited for too
+    numbers += [_cost(work, c, judged, batch) for c in work.method.constraints]  # and those of a cost
     (0.0 * torch.stack([n.float().sum() for n in numbers if n.requires_grad]).sum()).backward()
     return _constant(empty(judged))
 
@@ -167,8 +170,7 @@ def _backward(
 ) -> None:
     """Add a micro-batch's gradient, constraints included; ``costs`` collects what the constraints cost."""
     for constraint in work.method.constraints:
-        cost = cost_of(constraint, work.model, judged.policy, judged.reference, judged.pairs, batch)
-        value = work.part(constraint, batch) * cost
+        value = work.part(constraint, batch) * _cost(work, constraint, judged, batch)
         costs[constraint.name] = costs.get(constraint.name, 0.0) + float(value.detach())
         share = share + constraint.slope(before.get(constraint.name, costs[constraint.name]), work.carried) * value
     if share.requires_grad:
@@ -178,16 +180,26 @@ def _backward(
 def _costs_before(work: _Work, batches: Sequence[Batch]) -> dict[str, float]:
     """Whether a penalty's bound is broken is a question to the whole update: with several micro-batches, ask first."""
     penalties = [c for c in work.method.constraints if c.weight is not None]
-    if not penalties or len(batches) == 1:
+    if not penalties or (len(batches) == 1 and ranks.world() == 1):
         return {}
     costs = dict.fromkeys((c.name for c in penalties), 0.0)
     with torch.no_grad():
-        for batch in [b for b in batches if not b.idle]:
+        for batch in batches:
             judged = judge(work.model, work.method, batch)
             for c in penalties:
-                cost = cost_of(c, work.model, judged.policy, judged.reference, judged.pairs, batch)
-                costs[c.name] += work.part(c, batch) * float(cost)
-    return costs
+                cost = _cost(work, c, judged, batch)
+                costs[c.name] += 0.0 if batch.idle else work.part(c, batch) * float(cost)
+    return _over_ranks(work.method, costs)
+
+
+def _cost(work: _Work, constraint: Constraint, judged: Judged, batch: Batch) -> Tensor:
+    return cost_of(constraint, work.model, judged.policy, judged.reference, judged.pairs, batch)
+
+
+def _over_ranks(method: Method, numbers: Mapping[str, float]) -> dict[str, float]:
+    """Sums over all ranks of a number for each constraint, the same bits on all of them."""
+    names = [c.name for c in method.constraints]
+    return dict(zip(names, ranks.total([numbers.get(name, 0.0) for name in names]), strict=True)) if names else {}
 
 
 def _outcome(work: _Work, found: _Found, seen: Sequence[Judged]) -> Outcome:

@@ -1,0 +1,131 @@
+"""What several ranks refuse, each with its reason; and what they would have to do unlike one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers_models import make as model_of
+from helpers_runs import model_folder, pair_file
+
+from afzal.cli import main
+from afzal.config import make
+from afzal.errors import AfzalError
+from afzal.model.adapters import Adapter, add_adapter
+from afzal.recipes.parallel import refuse, refuse_rounded
+from afzal.runs import launched
+from afzal.train.tensor import refuse_uncut
+
+DEVICES = Path(__file__).parents[2] / "docs" / "devices.md"
+DATA = {"model": "model", "data": "pairs.jsonl"}
+
+
+def as_one_of(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+    for name, value in {"RANK": 0, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str, str, str]] = {
+    # method, settings, what is said, a piece of the reason, and a piece of the documentation's row
+    "meta": ("meta", {}, "method=meta cannot be trained over 2 ranks", "weights of its own", "`train meta`"),
+    "quantize": ("dpo", {"quantize": "4bit", "lora_rank": 4}, "quantize cannot", "scales of its blocks", "`quantize`"),
+    "offload": ("dpo", {"offload": "optimizer"}, "offload=optimizer cannot", "whole tensors", "`offload`"),
+    "compile": ("dpo", {"compile": True}, "compile cannot", "on GPUs whole layers", "`compile`"),
+    "ia3": ("dpo", {"adapter": "ia3", "tensor_parallel": 2}, "adapter=ia3 with tensor", "factors scale", "IA3"),
+    "dora": ("dpo", {"adapter": "dora", "tensor_parallel": 2}, "adapter=dora with tensor", "whole rows", "DoRA"),
+    "prefix": ("dpo", {"adapter": "prefix", "tensor_parallel": 2}, "adapter=prefix with", "all heads", "prefix tuning"),
+    "online": ("grpo", {"reward": "r.py:r", "tensor_parallel": 2}, "not possible with grpo", "models whole", "`grpo`"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_says_why_and_is_in_the_documentation(monkeypatch, name):
+    method, asked, said, reason, documented = REFUSED[name]
+    as_one_of(monkeypatch, 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(AfzalError, match=said) as caught:
+        refuse(make(method, **DATA, **asked), None)
+    assert reason in caught.value.why
+    assert caught.value.remedy
+    assert documented in DEVICES.read_text().partition("## What is refused")[2].partition("\n## ")[0]
+
+
+def test_a_model_in_memory_is_refused_with_the_reason(monkeypatch):
+    as_one_of(monkeypatch, 2)
+    with pytest.raises(AfzalError, match="a model in memory cannot be trained over 2 ranks") as caught:
+        refuse(make("dpo", **DATA), object())
+    assert "cut in place" in caught.value.why
+    assert "save_pretrained" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"compile": True, "device": "cpu"},
+        {"adapter": "prompt", "tensor_parallel": 2},
+        {"adapter": "dora"},
+        {"adapter": "prefix"},
+        {"adapter_from": "run", "prior": 0.1},
+    ],
+)
+def test_what_several_ranks_do_as_one_is_let_through(monkeypatch, asked):
+    as_one_of(monkeypatch, 2)
+    refuse(make("dpo", **DATA, **asked), None)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_number_of_ranks_that_matrices_are_not_cut_over(monkeypatch, ranks):
+    as_one_of(monkeypatch, ranks)
+    with pytest.raises(AfzalError, match=f"tensor_parallel=2 does not divide the number of ranks, {ranks}"):
+        refuse(make("dpo", **DATA, tensor_parallel=2), None)
+
+
+@pytest.mark.parametrize("kind", ["ia3", "dora", "prefix"])
+def test_an_adapter_of_a_folder_that_is_not_cut_is_refused(kind):
+    """No setting names its kind: the model does."""
+    model = add_adapter(model_of("llama"), Adapter(kind, virtual_tokens=2))
+    with pytest.raises(AfzalError, match="tensor_parallel=2 is not possible") as caught:
+        refuse_uncut(model, 2)
+    assert f"of the kind {kind}" in caught.value.why
+
+
+@pytest.mark.parametrize("kind", ["ia3", "dora"])
+def test_factors_and_norms_that_would_be_rounded_are_refused(monkeypatch, kind):
+    model = add_adapter(model_of("llama"), Adapter(kind))
+    refuse_rounded(model, "bf16")
+    as_one_of(monkeypatch, 2)
+    refuse_rounded(model, "fp32")
+    with pytest.raises(AfzalError, match="IA3 or DoRA cannot be trained over 2 ranks in bf16") as caught:
+        refuse_rounded(model, "bf16")
+    assert "stay in float32" in caught.value.why
+    refuse_rounded(add_adapter(model_of("llama"), Adapter("lora")), "bf16")
+
+
+def test_verbs_that_write_alone_say_so(monkeypatch):
+    launched.alone("afzal iterate")
+    as_one_of(monkeypatch, 2)
+    with pytest.raises(AfzalError, match="afzal iterate cannot run on 2 ranks") as caught:
+        launched.alone("afzal iterate")
+    assert "divided over ranks" in caught.value.why
+    assert "torchrun -m afzal train" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "dpo", "--offload", "optimizer"], "offload=optimizer cannot"),
+        (["train", "dpo", "--device", "cuda:1"], "device=cuda:1 cannot be the device of 2 ranks"),
+        (["check", "pairs.jsonl"], "afzal check cannot run on 2 ranks"),
+    ],
+)
+def test_the_command_line_says_it(tmp_path, monkeypatch, capsys, arguments, said):
+    pair_file(tmp_path / "pairs.jsonl", 4)
+    model_folder(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    as_one_of(monkeypatch, 2)
+    more = ["--model", "model", "--data", "pairs.jsonl"] if arguments[0] == "train" else []
+    assert main([*arguments, *more]) == 2
+    found = capsys.readouterr().err
+    assert said in found
