@@ -70,7 +70,7 @@ def to_html(body: Mapping[str, Any]) -> str:
         drawing=Markup(_drawing(body)),
         on_a_phone=Markup(_drawing(body, _PHONE)),
         drawn_as=f"{body['unit'][:1].upper()}{body['unit'][1:]}, with 95 % intervals over prompts",
-        tables=[table | {"wide": _is_wide(table)} for table in _tables(body)],
+        tables=[table | {"wide": is_wide(table)} for table in _tables(body)],
         texts=body.get("texts", []),
         worst=body.get("worst", []),
         gallery=body.get("gallery", []),
@@ -131,7 +131,7 @@ def _tables(body: Mapping[str, Any]) -> list[dict[str, Any]]:
 _LETTERS, _FIRST = 44, 17  # of a table's text across 358 px with its gaps; those that its first column has at least
 
 
-def _is_wide(table: Mapping[str, Any]) -> bool:
+def is_wide(table: Mapping[str, Any]) -> bool:
     """Whether a table does not fit on a phone, where its rows are then lists; headings and names break at spaces."""
     words = [max(len(word) for word in str(name).split() or [""]) for name in table["columns"]]
     cells = [max((len(str(row[k])) for row in table["rows"]), default=0) for k in range(1, len(words))]
