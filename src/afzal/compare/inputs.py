@@ -8,6 +8,7 @@ from typing import Any
 
 from afzal import data
 from afzal.compare.measure import finished, read_prompts
+from afzal.compare.served import generator_of
 from afzal.compare.trainings import Stage, given
 from afzal.config import PEOPLE, REFERENCES, CompareConfig, entries, variables
 from afzal.errors import AfzalError
@@ -34,6 +35,7 @@ def open_inputs(config: CompareConfig, stages: Sequence[Stage]) -> None:
         AfzalError: something cannot be read; names it.
     """
     read_prompts(config, open_speaker(config.model))
+    generator_of(config)
     for stage in stages:
         if stage.config is None:
             given(stage)

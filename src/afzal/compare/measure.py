@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import numpy as np
 import torch
 
 from afzal import data, runs
+from afzal.compare import served
 from afzal.config import CompareConfig, entries
+from afzal.config.serving import ServerConfig
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
 from afzal.generate import Sampling, sample
+from afzal.generate.served import Asked
 from afzal.hashes import content_hash
 from afzal.iterate.answers import sequence_kl
 from afzal.model.adapters import is_adapted
@@ -68,6 +72,7 @@ class Bench:
     config: CompareConfig
     key: str
     columns: Sequence[Mapping[str, Any]]
+    generator: ServerConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +102,10 @@ def set_up(config: CompareConfig) -> Bench:
     sampling = Sampling(config.sample_tokens, config.temperature)
     about = [content_hash(config.model), ids, eos, config.sample_tokens, config.temperature, config.samples]
     about += [data.columns_hash(columns)] if any(columns) else []
+    generator = served.generator_of(config)
+    about += [generator.model_dump(include={"kind", "url", "model", "reload"})] if generator is not None else []
     prompts = [item.prompt for item in asked]
-    return Bench(start, speaker, prompts, ids, eos, sampling, device, config, key_of(*about), columns)
+    return Bench(start, speaker, prompts, ids, eos, sampling, device, config, key_of(*about), columns, generator)
 
 
 def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], list[list[int]], list[dict[str, Any]]]:
@@ -193,8 +200,9 @@ def measured(
         found = _read(path, key)
         if found is None:
             model = _with_weights(model, snap, bench)
-            found = _measure(bench, model, rewarders, seed)
-            _write(path, key, found)
+            with _source(bench, model, snap, path, key) as source:
+                found = _measure(bench, model, rewarders, seed, source)
+            _write(path, key, found, source)
         yield snap, found
 
 
@@ -204,8 +212,9 @@ def start_answers(bench: Bench, rewarders: Mapping[str, Rewarder], keys: Mapping
     key = key_of(bench.key, dict(sorted(keys.items())), seed)
     found = _read(path, key)
     if found is None:
-        found = _measure(bench, bench.start, rewarders, seed)
-        _write(path, key, found)
+        source = _of_start(bench, path, key)
+        found = _measure(bench, bench.start, rewarders, seed, source)
+        _write(path, key, found, source)
     return found
 
 
@@ -228,12 +237,14 @@ def best_of_answers(
     known = {n: a for n in numbers if (a := _read(places[n], hashes[n])) is not None}
     missing = [n for n in numbers if n not in known]
     if missing:
-        answers = bench.config.samples
-        drawn = _draw(bench, bench.start, max(missing) * answers, seed)
+        answers, most = bench.config.samples, max(missing)
+        source = _of_start(bench, places[most], hashes[most])
+        drawn = _draw(bench, bench.start, most * answers, seed, source)
         scores = np.asarray(ranking(*_flat(bench, drawn.texts, drawn.unended))).reshape(len(bench.prompts), -1)
         for n in missing:
             known[n] = _chosen(bench, drawn, best_of(scores, n, answers), n, rewarders)
-            _write(places[n], hashes[n], known[n])
+        for n in missing:
+            _write(places[n], hashes[n], known[n], source)
     return [(n, known[n]) for n in numbers]
 
 
@@ -245,24 +256,49 @@ def _chosen(bench: Bench, drawn: Answers, take: np.ndarray, n: int, rewarders: M
     return Answers(texts, tokens, unended, kl, _rewards(bench, texts, unended, rewarders), float(spent))
 
 
-def _measure(bench: Bench, model: Any, rewarders: Mapping[str, Rewarder], seed: int) -> Answers:
-    drawn = _draw(bench, model, bench.config.samples, seed)
+def _of_start(bench: Bench, path: Path, key: str) -> served.Source | None:
+    """Where the start's answers come from, where a server writes them."""
+    folder = served.place_of(bench.config.model)
+    return served.Source(bench.generator, folder, _replies(path, key)) if bench.generator is not None else None
+
+
+@contextmanager
+def _source(bench: Bench, model: Any, snap: Snapshot, path: Path, key: str) -> Iterator[served.Source | None]:
+    """Where the answers of a snapshot come from, where a server writes them; it is a folder as long as the block lasts.
+
+    Args:
+        path, key: of the measurement.
+    """
+    if bench.generator is None:
+        yield None
+    elif snap.checkpoint is None:
+        yield served.Source(bench.generator, served.place_of(snap.run), _replies(path, key))
+    else:
+        with served.written(model, bench.speaker, path.with_suffix("")) as folder:
+            yield served.Source(bench.generator, folder, _replies(path, key))
+
+
+def _replies(path: Path, key: str) -> Path:
+    """Of the weights that the key names, and no others."""
+    return path.with_name(f"{path.stem}-{key[:16]}.replies.sqlite")
+
+
+def _measure(
+    bench: Bench, model: Any, rewarders: Mapping[str, Rewarder], seed: int, source: served.Source | None
+) -> Answers:
+    drawn = _draw(bench, model, bench.config.samples, seed, source)
     return replace(drawn, rewards=_rewards(bench, drawn.texts, drawn.unended, rewarders))
 
 
-def _draw(bench: Bench, model: Any, n: int, seed: int) -> Answers:
+def _draw(bench: Bench, model: Any, n: int, seed: int, source: served.Source | None) -> Answers:
     """``n`` answers to each prompt with their KL to the start; no rewards yet."""
-    drawn = sample(
-        model,
-        bench.ids,
-        eos=bench.eos,
-        n=n,
-        sampling=bench.sampling,
-        seed=seed,
-        rows_per_batch=bench.config.rows_per_batch,
-    )
+    if source is None:
+        more = {"n": n, "sampling": bench.sampling, "seed": seed, "rows_per_batch": bench.config.rows_per_batch}
+        drawn = sample(model, bench.ids, eos=bench.eos, **more)
+        said = bench.speaker.continuations([(bench.ids[s.prompt_index], s.answer.tolist()) for s in drawn])
+    else:
+        drawn, said = served.ask(source, Asked(bench.prompts, n, bench.sampling, seed, bench.speaker, bench.ids))
     shape = (len(bench.prompts), n)
-    said = bench.speaker.continuations([(bench.ids[s.prompt_index], s.answer.tolist()) for s in drawn])
     texts = [said[k * n : (k + 1) * n] for k in range(len(bench.prompts))]
     tokens = np.array([len(s.ids) for s in drawn]).reshape(shape)
     unended = np.array([s.stop == "length" for s in drawn]).reshape(shape)
@@ -327,7 +363,9 @@ def _read(path: Path, key: str) -> Answers | None:
     return Answers(body["texts"], *arrays, rewards=rewards, drawn=body["drawn"])
 
 
-def _write(path: Path, key: str, answers: Answers) -> None:
+def _write(path: Path, key: str, answers: Answers, source: served.Source | None) -> None:
     arrays = {name: getattr(answers, name).tolist() for name in ("tokens", "unended", "kl")}
     rewards = {name: values.tolist() for name, values in answers.rewards.items()}
     keep(path, key, {"drawn": answers.drawn, **arrays, "rewards": rewards, "texts": answers.texts})
+    if source is not None:
+        served.forget(source)

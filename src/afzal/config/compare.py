@@ -103,6 +103,11 @@ class CompareConfig(MeasuringSettings, frozen=True):
     tokens_per_forward: int = Field(8192, ge=2, description="Tokens per forward pass when answers are measured.")
     max_tokens: int = Field(1024, ge=2, description="Longest prompt + answer, in tokens; longer is refused.")
     eos_token: str | None = Field(None, description="Token that ends an answer, when not the tokenizer's own EOS.")
+    generator: str | None = Field(
+        None,
+        description="YAML file of a server that writes the answers (see servers.md), and must follow the policy: "
+        "{policy} in model or reload. The KL is still taken here, along the tokens of its texts.",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:1 or mps.")
     out: str = Field("compare", description="Folder of the runs, the measurements and the report.")
 
@@ -167,6 +172,8 @@ class CompareConfig(MeasuringSettings, frozen=True):
             raise ValueError("common has no effect: no entry of methods is trained")
         for key in self.common.keys() & set(_OWN):
             raise ValueError(f"common: {key!r} is set by the comparison itself")
+        if self.generator is not None and "rows_per_batch" in self.model_fields_set:
+            raise ValueError("rows_per_batch has no effect: the server of generator writes the answers")
         if self.snapshots != type(self).model_fields["snapshots"].default and all(
             e.kind == "best_of" for e in known.values()
         ):

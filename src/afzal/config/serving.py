@@ -31,8 +31,8 @@ class ServerConfig(Settings, frozen=True):
     reload: list[str] | None = Field(
         None,
         min_length=1,
-        description="For afzal iterate: a program and its arguments that make the server load the weights of "
-        "{policy}. It is run before each round is sampled.",
+        description="For afzal iterate and compare: a program and its arguments that make the server load the weights "
+        "of {policy}. It is run before each round or policy is sampled.",
     )
     timeout: float = Field(600.0, gt=0, description="Seconds for one request.")
     attempts: int = Field(5, ge=1, description="Tries of one request before the command stops.")
