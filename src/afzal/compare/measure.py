@@ -290,7 +290,7 @@ def _measure(
     return replace(drawn, rewards=_rewards(bench, drawn.texts, drawn.unended, rewarders))
 
 
-def _draw(bench: Bench, model: Any, n: int, seed: int, source: served.Source | None) -> Answers:
+def _draw(bench: Bench, model: Any, n: int, seed: int, source: served.Source | None = None) -> Answers:
     """``n`` answers to each prompt with their KL to the start; no rewards yet."""
     if source is None:
         more = {"n": n, "sampling": bench.sampling, "seed": seed, "rows_per_batch": bench.config.rows_per_batch}
