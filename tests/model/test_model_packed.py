@@ -76,6 +76,12 @@ def test_copies_take_an_eighth_of_the_machines_memory_at_most(layers, monkeypatc
     assert bool(module._layers(layers)) is fits
 
 
+def test_compiled_layers_are_left_to_the_compiler(layers):
+    assert module._layers(layers)
+    layers[0].compile(backend="eager")
+    assert module._layers(layers) == []
+
+
 @pytest.mark.parametrize("decoding", ["shared", "stock"])
 def test_answers_are_those_of_plain_layers(monkeypatch, decoding):
     model, asked = make("llama"), [[5, 6, 7], [12, 13]]

@@ -62,7 +62,9 @@ class _Packed:
 
 
 def _layers(model: nn.Module) -> list[nn.Linear]:
-    """Layers to pack; none where it would not help or not fit."""
+    """Layers to pack; none where it would not help or not fit, or where the compiler has made the passes its own."""
+    if any(m._compiled_call_impl is not None for m in model.modules()):
+        return []
     found = [m for m in model.modules() if type(m) is nn.Linear and _may(m)]
     size = sum(m.weight.numel() * m.weight.element_size() for m in found)
     # what the machine has, never what is free just now: the same run must give the same bits
