@@ -42,11 +42,15 @@ CASES: dict[str, Case] = {
     "max_tokens": (8, {}),
     "eos_token": ("e", {"sample_tokens": 40, "temperature": 9.0}),
     "device": ("cuda:7", {}),
+    "generator": (
+        "server.yaml",
+        {},
+    ),  # what one that follows the policies changes: tests/compare/test_compare_served.py
     "out": ("elsewhere", {}),
     "judges": ({"longest": "rule:longest"}, {}),
     "judge_prompts": (2, {"judges": {"longest": "rule:longest"}}),
 }
-REFUSALS = {"max_tokens": "max_tokens", "device": "cuda"}
+REFUSALS = {"max_tokens": "max_tokens", "device": "cuda", "generator": "with the same weights"}
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [json.loads(line) for line in (path / "pairs.jsonl").read_text().splitlines()]
     more = [r | {"prompt": f"Or {r['prompt']}", "chosen": r["rejected"], "rejected": r["chosen"]} for r in rows]
     (path / "more.jsonl").write_text("".join(json.dumps(r) + "\n" for r in more))
+    (path / "server.yaml").write_text("kind: vllm\nurl: http://127.0.0.1:9/v1\nmodel: one-for-all\n")
     (path / "rewards.py").write_text(
         "def length(prompt, answer):\n    return float(len(answer))\n\n\n"
         "def letters(prompt, answer):\n    return float(sum(c < 'n' for c in answer))\n"
@@ -84,7 +89,7 @@ def outcome(changes: dict[str, Any], folder: Path, place: Path, monkeypatch: Any
         "device": "cpu",
     } | changes
     given["out"] = str(place / given.get("out", "out"))
-    for key in ("model", "data", "prompts"):
+    for key in {"model", "data", "prompts", "generator"} & given.keys():
         given[key] = str(folder / given[key])
     given["rewards"] = {name: str(folder / spec) for name, spec in given["rewards"].items()}
     (place / "compare.yaml").write_text(yaml.safe_dump(given))
