@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -95,12 +96,31 @@ def bytes_of(key: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key + ":"))
 
 
+def peak_from_here() -> int:
+    """Start the count of VmHWM again; the bytes that are resident now."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    return bytes_of("VmHWM")
+
+
+def quiet(folder: Path, *, dtype: str, rank: int) -> dict[str, Any]:
+    """Settings of a run of ``afzal train`` on the CPU into ``folder / "out"``: nothing evaluated, no checkpoint before
+    the end."""
+    settings = {
+        "out": str(folder / "out"),
+        "eval_fraction": 0.0,
+        "sample_prompts": 0,
+        "dtype": dtype,
+        "device": "cpu",
+        "save_every_minutes": 0.0,
+    }
+    return settings | ({"lora_rank": rank} if rank else {})
+
+
 def main(case: Case) -> None:
     # every library loaded and its pools made before the count begins
     train(Case(width=32, ff=64, layers=2, heads=4, kv_heads=2, vocabulary=100, dtype=case.dtype, rank=case.rank and 1))
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # VmHWM starts again from what is resident now
-    before = bytes_of("VmHWM")
+    before = peak_from_here()
     train(case)
     print(bytes_of("VmHWM") - before)
 

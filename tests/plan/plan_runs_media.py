@@ -13,9 +13,8 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from plan_runs import bytes_of
+from plan_runs import bytes_of, peak_from_here, quiet
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -88,21 +87,14 @@ def train(case: Case, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     make(folder, case)
-    settings: dict[str, Any] = {
+    settings = quiet(folder, dtype=case.dtype, rank=case.rank) | {
         "model": str(folder / "model"),
         "data": str(folder / "pairs.jsonl"),
-        "out": str(folder / "out"),
         "batch_size": case.items,
         "max_steps": 2,
-        "eval_fraction": 0.0,
-        "sample_prompts": 0,
         "tokens_per_forward": 8192,
         "activation_checkpointing": "none",
-        "dtype": case.dtype,
-        "device": "cpu",
-        "save_every_minutes": 0.0,
     }
-    settings |= {"lora_rank": case.rank} if case.rank else {}
     recipes.train(config.make("dpo", **settings))
 
 
@@ -119,9 +111,7 @@ def main(case: Case, folder: Path) -> None:
             "items": 2,
         }
         train(replace(case, **tiny, rank=case.rank and 1), folder / "small")
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
-        before = bytes_of("VmHWM")
+        before = peak_from_here()
         train(case, folder)
     print(bytes_of("VmHWM") - before)
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import plan_runs_rewards as rewards
-from plan_runs import bytes_of
+from plan_runs import bytes_of, quiet
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,15 @@ def train(case: Case) -> None:
     from afzal import config, recipes
 
     folder = Path(os.environ["PLAN_FOLDER"]) / f"{case.width}"
-    settings = {
+    settings = quiet(folder, dtype=case.dtype, rank=case.rank) | {
         "model": str(folder / "policy"),
         "data": str(folder / "pairs.jsonl"),
-        "out": str(folder / "out"),
         "batch_size": case.prompts,
         "max_steps": 2,
-        "eval_fraction": 0.0,
-        "sample_prompts": 0,
         "tokens_per_forward": case.tokens,
         "activation_checkpointing": case.recompute,
-        "dtype": case.dtype,
         "tensor_parallel": case.tensor,
-        "device": "cpu",
-        "save_every_minutes": 0.0,
     }
-    settings |= {"lora_rank": case.rank} if case.rank else {}
     recipes.train(config.make("dpo", **settings))
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from plan_runs import bytes_of
+from plan_runs import bytes_of, peak_from_here, quiet
 
 
 @dataclass(frozen=True)
@@ -93,26 +93,19 @@ def train(case: Case) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make(folder, case)
-        settings = {
+        settings = quiet(folder, dtype=case.dtype, rank=case.rank) | {
             "model": str(folder / "policy"),
             "data": str(folder / "prompts.jsonl"),
-            "out": str(folder / "out"),
             "reward": str(folder / "reward") if case.rewarded else f"{folder / 'reward.py'}:score",
             "batch_size": case.prompts,
             "sample_tokens": case.response,
-            "eval_fraction": 0.0,
-            "sample_prompts": 0,
             "iterations": 2,
             "minibatches": case.minibatches,
             "ppo_epochs": case.ppo_epochs,
             "tokens_per_forward": case.tokens,
             "activation_checkpointing": case.recompute,
-            "dtype": case.dtype,
-            "device": "cpu",
-            "save_every_minutes": 0.0,
         }
         settings |= {"n": case.answers} if case.answers > 1 else {}
-        settings |= {"lora_rank": case.rank} if case.rank else {}
         recipes.train(config.make(case.method, **settings))
 
 
@@ -141,9 +134,7 @@ def main(case: Case) -> None:
         timed("afzal.recipes.rollout", "", "sample", seconds, "sampling")
         timed("afzal.recipes.rollout", "Writer", "write", seconds, "writing")
         timed("afzal.recipes.setup", "", "accumulate", seconds, "updates")
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # VmHWM starts again from what is resident now
-        before = bytes_of("VmHWM")
+        before = peak_from_here()
         train(case)
         seconds["scoring"] = seconds["writing"] - seconds["sampling"]
     print(json.dumps({"peak": bytes_of("VmHWM") - before, "seconds": seconds}))

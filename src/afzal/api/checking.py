@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from afzal.api.collecting import collector_paused
 from afzal.api.inputs import Model, Rows, as_path
 from afzal.api.results import Result
 from afzal.errors import AfzalError
@@ -130,7 +129,7 @@ def checked(asked: Wanted, *, deep: bool = False, against: str | None = None, ke
 
     source, reads, scorer = asked.source, asked.reads, asked.scorer
     dataset: Dataset | None = None
-    with _collector_paused():
+    with collector_paused():
         extra = [quality.Overlap(quality.HeldOutPrompts(data.stream(against)))] if against else []
         how = "always" if deep else "small"
         if not keep and scorer is None and not data.is_mixture(source):
@@ -198,18 +197,6 @@ def _not_asked(audit: Audit, against: str | None, scorer: ScoreConfig | None) ->
         how = "--reward MODEL, or --policy MODEL --reference MODEL"
         lacking.append(NotRun(("suspicious_pairs", "ambiguous_pairs"), "need scores", how))
     return lacking
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """No search for cycles while a data set is read: millions of small objects are made, and all of them stay."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def counts(audit: Audit) -> dict[str, str]:

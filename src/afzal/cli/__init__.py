@@ -124,7 +124,7 @@ def _run(args: list[str]) -> int:
         code = typer.main.get_command(_app()).main(args=args, prog_name="afzal", standalone_mode=False, obj=args)
         sys.stdout.flush()
     except AfzalError as error:
-        if args[0] in VERBS and any(flag in error.remedy for flag in ("--columns", "--format", "--skip-bad")):
+        if args[0] in VERBS:
             from afzal.cli.remedies import fit
 
             fit(error, args[0], _load(args[0]))

@@ -15,8 +15,10 @@ _FILES = ("compare", "sweep")  # whose settings of a training stand in a file
 def fit(error: AfzalError, verb: str, command: Any) -> None:
     """Change the remedy of an error to what ``afzal verb`` has: ``--format`` under its name there, keys of a file, or a
     command that writes a file which needs none of them."""
-    flags = _flags(verb, command)
     named = [flag for flag in _OF_READERS if re.search(rf"{flag}\b", error.remedy)]
+    if not named:
+        return
+    flags = _flags(verb, command)
     if "--format" in named and "--format" not in flags and "--data-format" in flags:
         named.remove("--format")
         _say(error, error.remedy.replace("--format", "--data-format"))

@@ -5,7 +5,6 @@ Importing torch and transformers takes seconds (six to fifteen on a busy machine
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,13 +38,10 @@ def begin(settings: Settings, what: str) -> None:
 def importing() -> Iterator[None]:
     """Around imports of torch and transformers, which make a million objects and hardly any garbage: a sixth of their
     time is spent on looking for some."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
+    from afzal.api.collecting import collector_paused
+
+    with collector_paused():
         yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def refuse_missing(settings: Settings) -> None:

@@ -19,9 +19,8 @@ ROOM = 64  # tokens of an answer that the cache has room for at first; it double
 PROMPT_TOKENS = 8192  # of a pass over prompts
 SCORED_TILE = 2**25  # float32 log-probs of each model that are compared at once
 SCORED_TILE_CPU = 2**22
-_COMPARED = (
-    5.25  # tables of that size alive at once: log-probs of both, and what the KL is summed from, one of them bool
-)
+# tables of that size alive at once: log-probs of both, and what the KL is summed from, one of them bool
+_COMPARED = 5.25
 _PACKED_SHARE = 1 / 8  # of the memory, for weights that a CPU lays out anew for decoding
 _FLOAT32 = 4
 

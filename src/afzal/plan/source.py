@@ -44,7 +44,7 @@ def _with_towers(shape: Shape, folder: Path) -> Shape:
     sizes = {name: math.prod(tensor.shape) for name, tensor in tensors_of(folder).items()}
     if shape.tied:  # stored twice by some
         sizes = {name: size for name, size in sizes.items() if not name.endswith("lm_head.weight")}
-    towers = sum(size for name, size in sizes.items() if any(f".{name}".find(f".{part}") >= 0 for part in _TOWERS))
+    towers = sum(size for name, size in sizes.items() if any(f".{part}" in f".{name}" for part in _TOWERS))
     return replace(shape, towers=towers, projection=max(0, sum(sizes.values()) - parameters(shape) - towers))
 
 
