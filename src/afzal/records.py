@@ -12,10 +12,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import combinations
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 from afzal.media import Media as Media
 from afzal.media import media_in, part_to_json, part_to_row
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def value_class(made: type[T]) -> type[T]:
+    """A dataclass that nobody writes into: frozen for the type checker, and at run time by convention.
+
+    A class that is frozen at run time sets every field through a call, which takes four times as long, and a row of a
+    file makes several of these.
+    """
+    return dataclass(slots=True, unsafe_hash=True)(made)
+
 
 Outcome = Literal["first", "second", "tie", "both_bad"]
 RatingKind = Literal["score", "rank", "label"]
@@ -27,7 +40,7 @@ P_FIRST: dict[Outcome, float] = {"first": 1.0, "second": 0.0, "tie": 0.5}
 """The probability that the first response is better, which an outcome states."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Message:
     """One turn. ``content`` is text, or typed parts: ``{"type": "text", "text": str}`` and, of an image or a sound,
     ``{"type": "image" | "audio", "media": Media}``.
@@ -53,7 +66,7 @@ def as_text(turns: Sequence[Message]) -> str:
     return "".join(str(turn.content) for turn in turns)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Response:
     """One answer to a prompt: a text continuation, or messages of which the assistant's are the answer."""
 
@@ -187,7 +200,7 @@ class Ranking:
 Vote = Comparison | Rating | Ranking
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Item:
     """One prompt, K responses to it, and every vote cast on them.
 
@@ -215,7 +228,12 @@ class Item:
     @property
     def is_plain(self) -> bool:
         """Whether prompt and all responses are texts: votes may be on turns that answer a text."""
-        return type(self.prompt) is str and not [True for r in self.responses if type(r.turns) is not str]
+        if type(self.prompt) is not str:
+            return False
+        for response in self.responses:  # noqa: SIM110 - a generator takes far longer
+            if type(response.turns) is not str:
+                return False
+        return True
 
     def placed(self, id: str, where: str, group: str, extra: Mapping[str, Any]) -> Item:
         """The same prompt, responses, votes and truth, as the row of that id at that place."""

@@ -69,8 +69,7 @@ def test_answers_that_differ_only_in_their_picture_are_two_answers():
 
 def test_the_audit_sees_other_prompts():
     view = View()
-    for media in (RED, BLUE, RED):
-        view.add(item(asked(media)))
+    view.add([view.told(item(asked(media))) for media in (RED, BLUE, RED)])
     assert len(set(view.groups)) == 2
 
 

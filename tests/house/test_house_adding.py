@@ -101,9 +101,10 @@ FINDING = '''
 class Shouts(_Counting):
     """Items whose prompt is in capital letters."""
 
-    def add(self, told: Told) -> None:
-        if told.asked.isupper():
-            self.hit(told.item)
+    def add(self, batch: Sequence[Told]) -> None:
+        for told in batch:
+            if told.asked.isupper():
+                self.hit(told.item)
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding:
         message = f"{self.count} of {view.items} prompts shout"

@@ -6,16 +6,19 @@ import hashlib
 import json
 import random
 import re
+import sys
+from dataclasses import replace
 
 import pytest
 
 from afzal.data import Reading
-from afzal.data.dataset import fingerprint
-from afzal.quality.columns import clusters
+from afzal.data.dataset import Dataset, fingerprint
+from afzal.quality import audit
+from afzal.quality.columns import Names, clusters
 from afzal.quality.private import private_kinds
 from afzal.quality.shortcuts import MARKS, marks_of
 from afzal.quality.view import View, tell
-from afzal.records import Comparison, Item, Message, Response, folded_prompt, turns_to_json, vote_values
+from afzal.records import Comparison, Item, Message, Rating, Response, Vote, folded_prompt, turns_to_json, vote_values
 from afzal.stats.intervals import Cluster
 
 
@@ -28,7 +31,10 @@ def test_every_character_is_folded_as_split_and_casefold_do():
 def test_the_fingerprint_of_texts_is_that_of_their_json(gold):
     said = ('say "hi"\n\\ \x01', "o\u02bbzbek \u2028", "half \ud800")
     votes = [(), (Comparison(0, 1, "first"),), (Comparison(0, 1, "tie", annotator="ann", id="7"),)]
-    items = [Item("", said[0], (Response(said[1]), Response(said[2])), v, gold=gold) for v in (*votes, votes[1])]
+    items = [Item("", said[0], (Response(said[1]), Response(said[2])), v) for v in (*votes, votes[1])]
+    for text in (*said, "plain \u00e9 \x7f", "", "one\ntwo", "a\tb", 'a "b', "a\\b"):
+        items += [Item("", "p", (Response("a"), Response(text))), Item("", text, (Response("a"),))]
+    items = [replace(item, gold=gold) for item in items]
     digest = hashlib.sha256()
     for item in items:
         content = [
@@ -78,11 +84,56 @@ def test_votes_that_rows_share_are_judged_once_and_other_votes_by_themselves():
     shared = (Comparison(0, 1, "first"),)
     votes = [shared, shared, (Comparison(0, 1, "second", annotator="ann"),), shared, (Comparison(0, 1, "both_bad"),)]
     view = View()
-    told = [view.add(Item(str(k), "p", (Response("a"), Response("b")), v)) for k, v in enumerate(votes)]
+    told = [view.told(Item(str(k), "p", (Response("a"), Response("b")), v)) for k, v in enumerate(votes)]
     assert [[(q.i, q.j) for q in each.pairs] for each in told] == [[(0, 1)], [(0, 1)], [(1, 0)], [(0, 1)], []]
     assert [each.stated.both_bad for each in told] == [0, 0, 0, 0, 1]
     assert told[2].stated.annotators == {"ann"}
     assert told[0].stated is told[1].stated
+
+
+@pytest.mark.parametrize(("items", "characters"), [(1, 2**20), (7, 2**20), (256, 50)])
+def test_items_looked_at_in_batches_of_any_size_say_the_same(monkeypatch, items, characters):
+    rng, rows = random.Random(3), []
+    votes: list[tuple[Vote, ...]] = [
+        (Comparison(0, 1, "first"),),
+        (Comparison(0, 1, "tie"),),
+        (Comparison(0, 1, "first", strength=-1.0, annotator="ann"), Comparison(0, 1, "second")),
+        (Rating(0, 1.0, "label"), Rating(1, 0.0, "label")),
+        (),
+    ]
+    for k in range(300):
+        texts = [rng.choice(["", " ", "yes", "yes ", "yes sir", "no\n- a\n- b", "call +1 212 444 0199"]) for _ in "pab"]
+        prompt, *answers = [f"{texts[0]} {k % 40}", *texts[1:]]
+        extra = {"type": rng.choice("xyz")} if k % 3 else {}
+        said = tuple(Response(text, rng.choice((None, "m", "n"))) for text in answers)
+        rows.append(Item(str(k % 290), prompt, said, rng.choice(votes), f"f:{k}", "", extra))
+    if items != 1:
+        rows.append(Item("talk", (Message("user", "q"),), (Response((Message("assistant", "a"),)),)))
+    dataset = Dataset(rows, "standard", len(rows))
+    whole = audit(dataset)
+    assert {"minor", "major"} <= {finding.severity for finding in whole.findings}
+    module = sys.modules["afzal.quality.audit"]  # its name in the package is that of its function
+    monkeypatch.setattr(module, "BATCH", items)
+    monkeypatch.setattr(module, "BATCH_CHARACTERS", characters)
+    assert audit(dataset) == whole
+
+
+def test_the_same_words_with_other_tools_are_no_duplicate():
+    said = (Response((Message("assistant", "a"),)), Response((Message("assistant", "b"),)))
+    rows = [
+        Item(str(k), (Message("user", "q"),), said, (Comparison(0, 1, "first"),), extra={"tools": tools})
+        for k, tools in enumerate(([{"name": "x"}], [{"name": "y"}], [{"name": "x"}]))
+    ]
+    (found,) = [f for f in audit(Dataset(rows, "chat", 3)).findings if f.code == "duplicate_items"]
+    assert (found.count, found.ids) == (1, ["2"])
+
+
+def test_names_are_found_by_their_number():
+    names, told = Names(), ["a", "", "\u00e9\ud800", "bc"]
+    names.extend(told[:1])
+    names.extend(told[1:])
+    names.append("d")
+    assert [names[k] for k in range(5)] == [*told, "d"]
 
 
 def test_rows_alone_in_their_prompt_are_clusters_in_their_order():

@@ -19,9 +19,10 @@ def renamed_rows(stream: Iterator[Raw], columns: Mapping[str, str]) -> Iterator[
     Raises:
         AfzalError: the first sound row lacks one of the fields.
     """
-    if not columns:
-        yield from stream
-        return
+    return _renamed_rows(stream, columns) if columns else stream
+
+
+def _renamed_rows(stream: Iterator[Raw], columns: Mapping[str, str]) -> Iterator[Raw]:
     seen = False
     for raw in stream:
         if isinstance(raw.value, Fault):

@@ -108,8 +108,12 @@ class Fingerprint:
         """What :meth:`add` hashes of texts, spelled without the encoder; votes that rows share are spelled once."""
         if item.votes is not self._votes:
             self._votes, self._spelled = item.votes, _encode([vote_values(vote) for vote in item.votes])
-        answers = ", ".join([_quoted(response.turns) for response in item.responses])
-        return f"[{_quoted(item.prompt)}, [{answers}], {self._spelled}]\n"
+        texts: list[Any] = [item.prompt, *[response.turns for response in item.responses]]
+        if "\n".join(texts).encode("utf-8", "surrogatepass").translate(None, _UNESCAPED) != b"\n" * (len(texts) - 1):
+            texts = list(map(_escaped, texts))
+        else:  # nothing to escape, and told in a fourth of the time
+            texts = [f'"{text}"' for text in texts]
+        return f"[{texts[0]}, [{', '.join(texts[1:])}], {self._spelled}]\n"
 
     def hexdigest(self) -> str:
         """64 hexadecimal digits."""
@@ -124,5 +128,7 @@ def fingerprint(items: Iterable[Item]) -> str:
     return digest.hexdigest()
 
 
-_quoted: Callable[[Any], str] = json.encoder.encode_basestring  # as _encode writes a text
+_escaped: Callable[[Any], str] = json.encoder.encode_basestring  # as _encode writes a text
+
+_UNESCAPED = bytes(n for n in range(256) if n >= 32 and n not in b'"\\')
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=str).encode

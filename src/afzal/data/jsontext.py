@@ -116,7 +116,7 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[Raw]:
         content = line.removeprefix(_BOM) if number == 1 else line
         if number == 1:
             refuse_foreign_text(content, name)
-        if content.strip():
+        if not content.isspace():
             value = _decode(decoder, content, offset + len(line) - len(content))
             if isinstance(value, Fault) and value.reason == "not_json" and not line.endswith(b"\n"):
                 value = Fault("not_json", f"{value.detail}; the file ends inside this row, was it cut off?")

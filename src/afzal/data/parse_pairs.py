@@ -47,7 +47,7 @@ def pair(row: Row, prompt: Turns, better: Turns, worse: Turns) -> Item:
 FIRST_IS_BETTER = (Comparison(0, 1, "first"),)
 """The votes of every row that states no more than the order: one object, so that what follows is computed once."""
 
-_MODELS = ("chosen_model", "chosen-model", "rejected_model", "rejected-model")
+_MODELS = frozenset({"chosen_model", "chosen-model", "rejected_model", "rejected-model"})
 
 
 def versus(prompt: Turns, a: Turns, b: Turns, *votes: Comparison, sources: tuple[Any, Any] = (None, None)) -> Item:

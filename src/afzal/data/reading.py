@@ -185,6 +185,8 @@ class Reading:
         try:
             assert self._entry.parse is not None
             parsed = self._entry.parse(raw.value)
+            if type(parsed) is Item and (plain := self._placed(parsed, raw, ident)):
+                return [plain], []
             for n, made in enumerate([parsed] if isinstance(parsed, Item) else parsed):
                 if isinstance(made, UnusableError):
                     drops.append(Drop(raw.where, ident, made.reason, made.detail, "response"))
@@ -207,12 +209,19 @@ class Reading:
             return [], [Drop(raw.where, ident, reason, drops[0].detail if drops else "the row holds no item", "row")]
         return items, drops
 
+    def _placed(self, item: Item, raw: Raw, ident: str) -> Item | None:
+        """An item of texts whose row holds nothing else, with its place, id and group; None sends any other item to
+        :meth:`_finished`."""
+        if not item.is_plain or not self._bare(raw.value):  # pyright: ignore[reportArgumentType]
+            return None
+        for response in item.responses:
+            if not says(response.turns):
+                return None
+        return item.placed(item.id or ident, item.where or raw.where, item.group or _group(item), item.extra)
+
     def _finished(self, item: Item, place: str, row: Row, ident: str) -> tuple[Item, list[Drop]]:
         """The item with its system message, place, id, group and spare fields, and without empty answers."""
-        entry = self._entry
-        if item.is_plain and self._bare(row) and not [True for r in item.responses if not says(r.turns)]:
-            return item.placed(item.id or ident, item.where or place, item.group or _group(item), item.extra), []
-        item = without_marks(item)
+        entry, item = self._entry, without_marks(item)
         if self._chat or (entry.system and system_of(row)):
             item = with_system(item, row)
         name = self._unread.of(row, item) or self._unread.of_messages(row)
@@ -302,7 +311,7 @@ def _id(where: str) -> str:
 
 
 def _row_id(row: Row) -> str:
-    if row.keys().isdisjoint(_IDS):
+    if row.keys().isdisjoint(_ANY_ID):
         return ""
     for name in _IDS:
         got = row.get(name)
@@ -312,6 +321,7 @@ def _row_id(row: Row) -> str:
 
 
 _IDS = ("id", "prompt_id", "uid", "question_id", "idx", "message_tree_id")
+_ANY_ID = frozenset(_IDS)  # a set is looked up by the fewer names of the row
 
 
 def _chosen(name: str, sample: list[Row]) -> Format:

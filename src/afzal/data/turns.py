@@ -6,13 +6,13 @@ import json
 import re
 import unicodedata
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import takewhile
 from typing import Any
 
 from afzal.data.fields import RowError, UnusableError, flag, kind, number
 from afzal.media import media_in
-from afzal.records import Message, Turns, turns_to_json
+from afzal.records import Message, Turns, turns_to_json, value_class
 
 Messages = tuple[Message, ...]
 
@@ -54,7 +54,7 @@ _UNSPACED = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Marked(Message):
     """A message of which its file says how much it is to be learned (0: not at all).
 

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 from afzal.data import Dataset, Reading
@@ -16,7 +17,7 @@ from afzal.quality.kinds import Kinds
 from afzal.quality.near import Deep, Texts
 from afzal.quality.private import Private
 from afzal.quality.relations import Edges
-from afzal.quality.view import View
+from afzal.quality.view import Told, View
 from afzal.records import Item
 
 
@@ -83,6 +84,9 @@ def audit_stream(reading: Reading, extra: Sequence[Look] = (), deep: Deep = "nev
     return ledger.audit(reading.source, reading.format, reading.rows, reading.losses, digest.hexdigest())
 
 
+BATCH, BATCH_CHARACTERS = 256, 2**20  # how many items wait until they are looked at together
+
+
 class Ledger:
     """What an audit says of the items so far."""
 
@@ -102,38 +106,48 @@ class Ledger:
         self._said: Counter[int] = Counter()
         self._annotators: set[str] = set()
         self._good = self._bad = self._ties = self._soft = self._both_bad = 0
+        self._batch: list[Told] = []
+        self._characters = 0
 
     def add(self, item: Item) -> None:
         """Look at one more item."""
-        told = self._view.add(item)
-        if item.extra:
-            self._shared.kinds.add(told)
-        for add in self._adds:
-            add(told)
-        if told.pairs:
-            for add in self._of_pairs:
-                add(told)
-        if told.labels:
-            for add in self._of_labels:
-                add(told)
-        if told.media:
-            for add in self._of_media:
-                add(told)
-        self._sizes[len(item.responses)] += 1
-        self._asked[len(told.asked)] += 1
-        for length in told.lengths:
-            self._said[length] += 1
-        stated = told.stated
-        self._annotators |= stated.annotators
-        self._both_bad += stated.both_bad
-        self._ties += stated.ties
-        self._soft += stated.soft
-        if stated.labelled:
-            self._good += told.labels.count(True)
-            self._bad += told.labels.count(False)
+        told = self._view.told(item)
+        self._batch.append(told)
+        self._characters += len(told.words)
+        if len(self._batch) >= BATCH or self._characters >= BATCH_CHARACTERS:
+            self._look()
+
+    def _look(self) -> None:
+        """Look at the items that wait."""
+        batch, self._batch, self._characters = self._batch, [], 0
+        self._view.add(batch)
+        paired, labelled = [told for told in batch if told.pairs], [told for told in batch if told.labels]
+        shown = [told for told in batch if told.media]
+        self._shared.kinds.add([told for told in batch if told.item.extra])
+        for adds, some in (
+            (self._adds, batch),
+            (self._of_pairs, paired),
+            (self._of_labels, labelled),
+            (self._of_media, shown),
+        ):
+            for add in adds if some else ():
+                add(some)
+        self._sizes.update([len(told.texts) for told in batch])
+        self._asked.update([len(told.asked) for told in batch])
+        self._said.update(chain.from_iterable([told.lengths for told in batch]))
+        for stated, n in Counter([told.stated for told in batch]).items():
+            self._annotators |= stated.annotators
+            self._both_bad += n * stated.both_bad
+            self._ties += n * stated.ties
+            self._soft += n * stated.soft
+        for told in labelled:
+            if told.stated.labelled:
+                self._good += told.labels.count(True)
+                self._bad += told.labels.count(False)
 
     def audit(self, source: str, format: str, rows: int, losses: Losses, fingerprint: str) -> Audit:
         """What was seen; ``losses`` and ``rows`` are those of the source."""
+        self._look()
         view = self._view
         findings = [seen for look in self._looks if (seen := look.finding(view, losses, rows)) is not None]
         findings += self._texts.findings(view)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import compress, repeat
+from itertools import accumulate, compress, repeat
 
 from afzal.stats.intervals import Cluster
 
@@ -19,8 +19,13 @@ class Names:
 
     def append(self, name: str) -> None:
         """The next text."""
-        self._bytes += name.encode("utf-8", "surrogatepass")
-        self._ends.append(len(self._bytes))
+        self.extend([name])
+
+    def extend(self, names: Sequence[str]) -> None:
+        """The next texts."""
+        texts = [name.encode("utf-8", "surrogatepass") for name in names]
+        self._ends.extend(list(accumulate(map(len, texts), initial=len(self._bytes)))[1:])
+        self._bytes += b"".join(texts)
 
     def __getitem__(self, at: int) -> str:
         start = self._ends[at - 1] if at else 0

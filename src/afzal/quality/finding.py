@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, Protocol
@@ -62,13 +62,13 @@ class NotRun:
 
 
 class Look(Protocol):
-    """Looks at one item after another, and says at the end what it saw; None when there was nothing to look at.
+    """Looks at some items after others, and says at the end what it saw; None when there was nothing to look at.
 
     A class attribute ``wants`` says that only some items concern it (:func:`wants`).
     """
 
-    def add(self, told: Told) -> None:
-        """One more item."""
+    def add(self, batch: Sequence[Told]) -> None:
+        """Some more items, in their order; a few hundred in one call, which would cost more than the look itself."""
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         """What was seen, given what all items come to, what was dropped at reading, and the number of rows read."""
@@ -82,7 +82,7 @@ def wants(look: Look) -> Wants:
     return getattr(look, "wants", "items")
 
 
-def nothing(look: Look, told: Told) -> None:
+def nothing(look: Look, batch: Sequence[Told]) -> None:
     """The ``add`` of what looks at all items together only."""
 
 

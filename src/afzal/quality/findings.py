@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from afzal.data.dataset import Losses
@@ -62,12 +63,13 @@ class IdenticalPairs(_Counting):
 
     raw = 0
 
-    def add(self, told: Told) -> None:
-        responses = told.item.responses
-        for pair in told.pairs:
-            if told.answers[pair.i] == told.answers[pair.j]:
-                self.hit(told.item)
-                self.raw += responses[pair.i].turns == responses[pair.j].turns
+    def add(self, batch: Sequence[Told]) -> None:
+        for told in batch:
+            for pair in told.pairs:
+                if told.answers[pair.i] == told.answers[pair.j]:
+                    self.hit(told.item)
+                    one, two = told.item.responses[pair.i], told.item.responses[pair.j]
+                    self.raw += one.turns == two.turns
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         if not view.pairs:
@@ -93,13 +95,12 @@ class RepeatedPrompts:
 class NoOrder(_Counting):
     """Opinions that order nothing: ties, answers that are all bad, no votes."""
 
-    def add(self, told: Told) -> None:
-        if told.item.votes and not told.labels:
-            self.total += 1
-            for pair in told.pairs:
-                if pair.p != 0.5:
-                    return
-            self.hit(told.item)
+    def add(self, batch: Sequence[Told]) -> None:
+        voted = [told for told in batch if told.item.votes and not told.labels]
+        self.total += len(voted)
+        for told in voted:
+            if len(told.pairs) == told.stated.ties:
+                self.hit(told.item)
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         if not self.total:
@@ -118,13 +119,15 @@ class LengthBias:
     def __init__(self) -> None:
         self._prompts, self._longer, self._weights = array("q"), bytearray(), array("d")
 
-    def add(self, told: Told) -> None:
-        for pair in told.pairs:
-            gap = told.lengths[pair.i] - told.lengths[pair.j]
-            if pair.p != 0.5 and gap and pair.weight > 0:
-                self._prompts.append(told.key)
-                self._longer.append(gap > 0)
-                self._weights.append(pair.weight)
+    def add(self, batch: Sequence[Told]) -> None:
+        met = [
+            (told.key, gap > 0, pair.weight)
+            for told in batch
+            for pair in told.pairs
+            if pair.p != 0.5 and (gap := told.lengths[pair.i] - told.lengths[pair.j]) and pair.weight > 0
+        ]
+        for column, values in zip((self._prompts, self._longer, self._weights), zip(*met, strict=True), strict=False):
+            column.extend(values)
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         total = len(self._longer)
@@ -149,11 +152,12 @@ class LabelBalance:
     def __init__(self) -> None:
         self._prompts, self._good = array("q"), bytearray()
 
-    def add(self, told: Told) -> None:
-        for label in told.labels:
-            if label is not None:
-                self._prompts.append(told.key)
-                self._good.append(label)
+    def add(self, batch: Sequence[Told]) -> None:
+        for told in batch:
+            for label in told.labels:
+                if label is not None:
+                    self._prompts.append(told.key)
+                    self._good.append(label)
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         total = len(self._good)
@@ -174,14 +178,13 @@ class Agreement(_Counting):
         super().__init__()
         self._prompts, self._agreed = array("q"), bytearray()
 
-    def add(self, told: Told) -> None:
-        if len(told.item.votes) < 2:
-            return
-        agreeing, pairs = _agreeing(told.item)
-        self._prompts.extend([told.key] * pairs)
-        self._agreed.extend([1] * agreeing + [0] * (pairs - agreeing))
-        if agreeing < pairs:
-            self.hit(told.item)
+    def add(self, batch: Sequence[Told]) -> None:
+        for told in [told for told in batch if len(told.item.votes) > 1]:
+            agreeing, pairs = _agreeing(told.item)
+            self._prompts.extend([told.key] * pairs)
+            self._agreed.extend([1] * agreeing + [0] * (pairs - agreeing))
+            if agreeing < pairs:
+                self.hit(told.item)
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         if not self._agreed:
@@ -199,16 +202,17 @@ class ScoreMismatches(_Counting):
 
     wants = "pairs"
 
-    def add(self, told: Told) -> None:
-        rated = _rated(told.item) if len(told.item.votes) > 1 else ()
-        for pair in told.pairs:
-            gap = pair.margin
-            if rated and (a := rated[pair.i]) is not None and (b := rated[pair.j]) is not None:
-                gap = a - b
-            if gap is not None:
-                self.total += 1
-                if pair.p > 0.5 and gap < 0:
-                    self.hit(told.item)
+    def add(self, batch: Sequence[Told]) -> None:
+        for told in [told for told in batch if told.stated.measured]:
+            rated = _rated(told.item) if len(told.item.votes) > 1 else ()
+            for pair in told.pairs:
+                gap = pair.margin
+                if rated and (a := rated[pair.i]) is not None and (b := rated[pair.j]) is not None:
+                    gap = a - b
+                if gap is not None:
+                    self.total += 1
+                    if pair.p > 0.5 and gap < 0:
+                        self.hit(told.item)
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         if not self.total:
@@ -222,11 +226,10 @@ class ScoreMismatches(_Counting):
 class OverLong(_Counting):
     """Items of more characters than common context windows hold (16,000 characters are about 4,000 English tokens)."""
 
-    def add(self, told: Told) -> None:
-        if len(told.words) <= LONG_CHARACTERS and told.item.is_plain:
-            return
-        if _size(told) > LONG_CHARACTERS:
-            self.hit(told.item)
+    def add(self, batch: Sequence[Told]) -> None:
+        for told in [told for told in batch if len(told.words) > LONG_CHARACTERS or not told.plain]:
+            if _size(told) > LONG_CHARACTERS:
+                self.hit(told.item)
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding:
         message = f"{self.count} of {view.items} items have more than {LONG_CHARACTERS:,} characters"
@@ -238,8 +241,8 @@ class OverLong(_Counting):
 class EmptyPrompts(_Counting):
     """Items without a prompt among others that have one."""
 
-    def add(self, told: Told) -> None:
-        if not told.asked.strip():
+    def add(self, batch: Sequence[Told]) -> None:
+        for told in [told for told in batch if not told.asked or told.asked.isspace()]:
             self.hit(told.item)
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
@@ -254,11 +257,14 @@ class ContinuedAnswers(_Counting):
 
     wants = "pairs"
 
-    def add(self, told: Told) -> None:
-        for pair in told.pairs:
-            a, b = _words(told, pair.i), _words(told, pair.j)
-            if a != b and (a.startswith(b) or b.startswith(a)):
-                self.hit(told.item)
+    def add(self, batch: Sequence[Told]) -> None:
+        for told in batch:
+            for pair in told.pairs:
+                a, b = told.answers[pair.i], told.answers[pair.j]
+                if not (isinstance(a, str) and isinstance(b, str)):
+                    a, b = _words(told, pair.i), _words(told, pair.j)
+                if a != b and (a.startswith(b) or b.startswith(a)):
+                    self.hit(told.item)
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         if not self.count:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from afzal.data.dataset import Losses
@@ -40,12 +41,13 @@ class Kinds:
         self._codes: dict[str, bytearray] = {}
         self._other: set[str] = set()  # fields of too many values
 
-    def add(self, told: Told) -> None:
-        """Look at one more item."""
-        extra = told.item.extra
-        for name in extra:
-            if name in FIELDS and name not in self._other:
-                self._note(told.at, name, extra[name])
+    def add(self, batch: Sequence[Told]) -> None:
+        """Look at some more items."""
+        for told in batch:
+            extra = told.item.extra
+            for name in extra:
+                if name in FIELDS and name not in self._other:
+                    self._note(told.at, name, extra[name])
 
     def _note(self, at: int, name: str, value: object) -> None:
         if not isinstance(value, str) or not value.strip():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from afzal.data.dataset import Losses
 from afzal.data.fields import RowError
@@ -23,13 +23,14 @@ class MissingMedia:
     def __init__(self) -> None:
         self.count, self.ids = 0, FirstIds()
 
-    def add(self, told: Told) -> None:
-        if "<" not in told.words:
-            return
-        marked = [kind for kind in KINDS if f"<{kind}>" in told.words]
-        if marked and not {media.kind for media in told.media}.issuperset(marked):
-            self.count += 1
-            self.ids.add(told.item.id)
+    def add(self, batch: Sequence[Told]) -> None:
+        for told in batch:
+            if "<" not in told.words:
+                continue
+            marked = [kind for kind in KINDS if f"<{kind}>" in told.words]
+            if marked and not {media.kind for media in told.media}.issuperset(marked):
+                self.count += 1
+                self.ids.add(told.item.id)
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         if not self.count:
@@ -50,15 +51,16 @@ class RepeatedMedia:
         self._shared: set[str] = set()
         self.ids = FirstIds()
 
-    def add(self, told: Told) -> None:
-        words = hash(told.asked)
-        for media in set(media_of(told.item.prompt)):
-            known = self._words.setdefault(media.sha256, words)
-            self._first.setdefault(media.sha256, told.item.id)
-            if known != words:
-                self._shared.add(media.sha256)
-                self.ids.add(self._first[media.sha256])
-                self.ids.add(told.item.id)
+    def add(self, batch: Sequence[Told]) -> None:
+        for told in batch:
+            words = hash(told.asked)
+            for media in set(media_of(told.item.prompt)):
+                known = self._words.setdefault(media.sha256, words)
+                self._first.setdefault(media.sha256, told.item.id)
+                if known != words:
+                    self._shared.add(media.sha256)
+                    self.ids.add(self._first[media.sha256])
+                    self.ids.add(told.item.id)
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         if not self._words:
@@ -82,14 +84,15 @@ class _Odd:
         self.odd: dict[str, int] = {}
         self.total, self.ids = 0, FirstIds()
 
-    def add(self, told: Told) -> None:
-        for media in _new(told.media, self.kind, self._met):
-            facts = _facts(media)
-            words = "" if facts is None else self.oddity(facts)
-            self.total += facts is not None
-            if words:
-                self.odd[words] = self.odd.get(words, 0) + 1
-                self.ids.add(told.item.id)
+    def add(self, batch: Sequence[Told]) -> None:
+        for told in batch:
+            for media in _new(told.media, self.kind, self._met):
+                facts = _facts(media)
+                words = "" if facts is None else self.oddity(facts)
+                self.total += facts is not None
+                if words:
+                    self.odd[words] = self.odd.get(words, 0) + 1
+                    self.ids.add(told.item.id)
 
     def oddity(self, facts: Facts) -> str:
         """What is odd, in words; "" when nothing is, or when the library that would tell is not installed."""

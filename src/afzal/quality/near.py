@@ -42,16 +42,15 @@ class Texts:
         self._items, self._prompts = Names(), Names()
         self.held = deep != "never"
 
-    def add(self, told: Told) -> None:
-        """Keep the texts of one more item."""
-        if not self.held:
-            return
-        self._characters += len(told.asked) + sum(told.lengths)
-        if self._deep == "small" and (told.at >= SMALL_ITEMS or self._characters > SMALL_CHARACTERS):
-            self._items, self._prompts, self.held = Names(), Names(), False
-            return
-        self._items.append("\0".join((told.asked, *sorted(told.texts))))
-        self._prompts.append(told.asked)
+    def add(self, batch: Sequence[Told]) -> None:
+        """Keep the texts of some more items."""
+        for told in batch if self.held else ():
+            self._characters += len(told.asked) + sum(told.lengths)
+            if self._deep == "small" and (told.at >= SMALL_ITEMS or self._characters > SMALL_CHARACTERS):
+                self._items, self._prompts, self.held = Names(), Names(), False
+                return
+            self._items.append("\0".join((told.asked, *sorted(told.texts))))
+            self._prompts.append(told.asked)
 
     def findings(self, view: View) -> list[Finding]:
         """What they come to; none where they are not held."""

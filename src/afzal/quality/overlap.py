@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from afzal.data.dataset import Losses
 from afzal.data.turns import full_text
@@ -47,13 +47,14 @@ class Overlap:
         self._tests, self._ids, self._items = tests, FirstIds(), 0
         self._hit: set[int] = set()
 
-    def add(self, told: Told) -> None:
-        places = self._tests.places
-        met = [run for run in runs(words_of(told.item.prompt)) if run in places]
-        if met:
-            self._items += 1
-            self._ids.add(told.item.id)
-            self._hit.update(at for run in met for at in places[run])
+    def add(self, batch: Sequence[Told]) -> None:
+        for told in batch:
+            places = self._tests.places
+            met = [run for run in runs(words_of(told.item.prompt)) if run in places]
+            if met:
+                self._items += 1
+                self._ids.add(told.item.id)
+                self._hit.update(at for run in met for at in places[run])
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         total, count = len(self._tests.keys), len(self._hit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from afzal.data.dataset import Losses
 from afzal.quality.columns import FirstIds
@@ -55,13 +55,14 @@ class Private:
         self.counts: Counter[str] = Counter()
         self._items: dict[str, array[int]] = {}
 
-    def add(self, told: Told) -> None:
-        """Look at one more item."""
-        for kind in private_kinds(told.words):
-            self.counts[kind] += 1
-            items = self._items.setdefault(kind, array("Q"))
-            if not items or items[-1] != told.at:
-                items.append(told.at)
+    def add(self, batch: Sequence[Told]) -> None:
+        """Look at some more items."""
+        for told in batch:
+            for kind in private_kinds(told.words):
+                self.counts[kind] += 1
+                items = self._items.setdefault(kind, array("Q"))
+                if not items or items[-1] != told.at:
+                    items.append(told.at)
 
     def items(self, kinds: tuple[str, ...]) -> list[int]:
         """The numbers of the items that hold one of these kinds."""
@@ -101,9 +102,8 @@ def private_kinds(text: str) -> list[str]:
     if "@" in text:
         kinds += ["e-mail address"] * sum(_is_email(text, found) for found in _DOMAIN.finditer(text))
     shape = text.encode("utf-8", "surrogatepass").translate(_SHAPES)
-    digits = shape.count(b"0")
-    if digits:
-        if digits >= _FEW_DIGITS and any(map(shape.__contains__, _BEGINNINGS)):
+    if b"0" in shape:
+        if any(map(shape.__contains__, _BEGINNINGS)) and len(shape.split(b"0", _FEW_DIGITS)) > _FEW_DIGITS:
             kinds += _numbers(text, shape.decode("utf-8", "surrogatepass"))
         if _may_hold_key(text):
             kinds += ["access key"] * sum(len(set(found[0])) > _FEW_DIFFERENT for found in _KEY.finditer(text))

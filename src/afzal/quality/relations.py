@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from afzal.data.dataset import Losses
 from afzal.quality.clean import duplicate_key
@@ -11,7 +11,7 @@ from afzal.quality.columns import repeated
 from afzal.quality.finding import CLEANED, Finding, Severity, finding, nothing
 from afzal.quality.thresholds import MANY_DUPLICATES
 from afzal.quality.view import Told, View, tell
-from afzal.records import SWAPPED, Comparison, Item
+from afzal.records import SWAPPED, Comparison, Item, template_fields
 
 
 class DuplicateItems:
@@ -20,8 +20,8 @@ class DuplicateItems:
     def __init__(self) -> None:
         self._keys = array("q")
 
-    def add(self, told: Told) -> None:
-        self._keys.append(_key(told))
+    def add(self, batch: Sequence[Told]) -> None:
+        self._keys.extend([_key(told) for told in batch])
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding:
         hit = sorted(at for places in repeated(self._keys) for at in places[1:])
@@ -36,8 +36,8 @@ class DuplicateIds:
     def __init__(self) -> None:
         self._ids = array("q")
 
-    def add(self, told: Told) -> None:
-        self._ids.append(hash(told.item.id))
+    def add(self, batch: Sequence[Told]) -> None:
+        self._ids.extend([hash(told.item.id) for told in batch])
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         hit = sorted(places[0] for places in repeated(self._ids))
@@ -56,19 +56,22 @@ class Edges:
         self._better, self._worse, self._pairs = array("q"), array("q"), array("q")
         self._upright = bytearray()
 
-    def add(self, told: Told) -> None:
-        for pair in () if told.labels else told.pairs:
-            better, worse = told.answers[pair.i], told.answers[pair.j]
-            if pair.p == 0.5 or better == worse:
-                continue
-            a, b = hash(better), hash(worse)
-            up = a < b
-            self._items.append(told.at)
-            self._prompts.append(told.key)
-            self._better.append(a)
-            self._worse.append(b)
-            self._pairs.append(hash((told.key, a, b) if up else (told.key, b, a)))
-            self._upright.append(up)
+    def add(self, batch: Sequence[Told]) -> None:
+        met: list[tuple[int, int, int, int, int, bool]] = []
+        for told in batch:
+            for pair in () if told.labels else told.pairs:
+                better, worse = told.answers[pair.i], told.answers[pair.j]
+                if pair.p == 0.5 or better == worse:
+                    continue
+                key, a, b = told.key, hash(better), hash(worse)
+                met.append(
+                    (told.at, key, a, b, hash((key, a, b)), True)
+                    if a < b
+                    else (told.at, key, a, b, hash((key, b, a)), False)
+                )
+        columns = self._items, self._prompts, self._better, self._worse, self._pairs, self._upright
+        for column, values in zip(columns, zip(*met, strict=True), strict=False):
+            column.extend(values)
 
     def both_ways(self) -> list[list[int]]:
         """The numbers of the items that order the same two answers both ways, a group for each two answers."""
@@ -108,15 +111,14 @@ class Contradictions:
         self._edges, self._labelled = edges, False
         self._items, self._answers, self._good = array("Q"), array("q"), bytearray()
 
-    def add(self, told: Told) -> None:
-        if not told.labels:
-            return
-        self._labelled = True
-        for answer, label in zip(told.answers, told.labels, strict=False):
-            if label is not None:
-                self._items.append(told.at)
-                self._answers.append(hash((told.key, answer)))
-                self._good.append(label)
+    def add(self, batch: Sequence[Told]) -> None:
+        for told in [told for told in batch if told.labels]:
+            self._labelled = True
+            for answer, label in zip(told.answers, told.labels, strict=False):
+                if label is not None:
+                    self._items.append(told.at)
+                    self._answers.append(hash((told.key, answer)))
+                    self._good.append(label)
 
     def groups(self) -> list[list[int]]:
         """The numbers of the items that contradict each other, a group for each two answers or label."""
@@ -167,8 +169,8 @@ def contradictions(items: Iterable[Item]) -> list[list[Item]]:
     look = Contradictions(edges)
     for at, item in enumerate(items):
         told = tell(item, at)
-        edges.add(told)
-        look.add(told)
+        edges.add([told])
+        look.add([told])
     return [[items[at] for at in group] for group in look.groups()]
 
 
@@ -176,21 +178,30 @@ def _key(told: Told) -> int:
     """A hash of :func:`afzal.quality.clean.duplicate_key`, by a shorter way for one vote on two answers."""
     item = told.item
     vote = item.votes[0] if len(item.votes) == 1 and len(item.responses) == 2 else None
-    if type(vote) is not Comparison:
+    if type(vote) is not Comparison or (item.extra and template_fields(item)):
         return hash(duplicate_key(item))
     try:
         asked, one, two = hash(item.prompt), hash(item.responses[0].turns), hash(item.responses[1].turns)
     except TypeError:  # images and sounds are mappings
         return hash(duplicate_key(item))
-    # The answers by their hashes, and the vote as one on the first against the second of them.
-    crossed = one > two
+    # The answers by their hashes, the smaller first, and the vote as one on the first against the second of them.
+    turned = one > two
+    said = told.stated.opinions.get(turned)
+    if said is None:
+        said = told.stated.opinions[turned] = opinion(vote, turned)
+    return hash((asked, two, one, said) if turned else (asked, one, two, said))
+
+
+def opinion(vote: Comparison, turned: bool) -> int:
+    """A hash of a vote as one on response 0 against response 1, or the other way round where the two are turned."""
     outcome, p, shown = vote.outcome, vote.probability, vote.shown_first
-    if (vote.first == 1) != crossed:
+    if (vote.first == 1) != turned:
         outcome, p = SWAPPED[outcome], None if p is None else 1.0 - p
-    if crossed:
-        one, two, shown = two, one, None if shown is None else 1 - shown
-    facts = vote.strength, vote.weight, vote.annotator, vote.axis, vote.seconds, vote.id, vote.at
-    return hash((asked, one, two, outcome, p, shown, facts))
+    if turned:
+        shown = None if shown is None else 1 - shown
+    return hash(
+        (outcome, p, shown, vote.strength, vote.weight, vote.annotator, vote.axis, vote.seconds, vote.id, vote.at)
+    )
 
 
 def _has_cycle(edges: Iterable[tuple[int, int]]) -> bool:

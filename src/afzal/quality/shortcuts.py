@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from afzal.data.dataset import Losses
@@ -90,13 +90,12 @@ class LengthBiasByType:
     def __init__(self, kinds: Kinds) -> None:
         self._kinds, self._pairs = kinds, Decided()
 
-    def add(self, told: Told) -> None:
-        if not told.item.extra:
-            return
-        for pair in told.pairs:
-            gap = told.lengths[pair.i] - told.lengths[pair.j]
-            if pair.p != 0.5 and gap and pair.weight > 0:
-                self._pairs.add(told.at, gap > 0, pair.weight)
+    def add(self, batch: Sequence[Told]) -> None:
+        for told in [told for told in batch if told.item.extra]:
+            for pair in told.pairs:
+                gap = told.lengths[pair.i] - told.lengths[pair.j]
+                if pair.p != 0.5 and gap and pair.weight > 0:
+                    self._pairs.add(told.at, gap > 0, pair.weight)
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         rates = list(_by_type({"the longer answer": self._pairs}, self._kinds.fields(view.items), view))
@@ -113,16 +112,17 @@ class FormatBias:
         self._kinds = kinds
         self._pairs = [Decided() for _ in MARKS]
 
-    def add(self, told: Told) -> None:
-        marks = [marks_of(text) for text in told.texts]
-        if not any(marks):
-            return
-        for pair in told.pairs:
-            differing = marks[pair.i] ^ marks[pair.j]
-            if differing and pair.p != 0.5 and pair.weight > 0:
-                for k, pairs in enumerate(self._pairs):
-                    if differing >> k & 1:
-                        pairs.add(told.at, bool(marks[pair.i] >> k & 1), pair.weight)
+    def add(self, batch: Sequence[Told]) -> None:
+        for told in batch:
+            marks = [marks_of(text) for text in told.texts]
+            if not any(marks):
+                continue
+            for pair in told.pairs:
+                differing = marks[pair.i] ^ marks[pair.j]
+                if differing and pair.p != 0.5 and pair.weight > 0:
+                    for k, pairs in enumerate(self._pairs):
+                        if differing >> k & 1:
+                            pairs.add(told.at, bool(marks[pair.i] >> k & 1), pair.weight)
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         pairs = {f"the answer with {mark}": decided for mark, decided in zip(MARKS, self._pairs, strict=True)}
@@ -140,16 +140,20 @@ class SourceBias:
     def __init__(self) -> None:
         self._pairs: dict[str, Decided] = {}
 
-    def add(self, told: Told) -> None:
-        answers = told.item.responses
-        for pair in told.pairs:
-            better, worse = answers[pair.i].source, answers[pair.j].source
-            if not (isinstance(better, str) and isinstance(worse, str)):  # rows may hold anything there
-                continue
-            if better and worse and better != worse and pair.p != 0.5 and pair.weight > 0:
-                for name, wins in ((better, True), (worse, False)):
-                    if name in self._pairs or len(self._pairs) < MANY_KINDS:
-                        self._pairs.setdefault(name, Decided()).add(told.at, wins, pair.weight)
+    def add(self, batch: Sequence[Told]) -> None:
+        for told in batch:
+            answers = told.item.responses
+            for pair in told.pairs:
+                better = answers[pair.i].source
+                if not better:
+                    continue
+                worse = answers[pair.j].source
+                if not (isinstance(better, str) and isinstance(worse, str)):  # rows may hold anything there
+                    continue
+                if better and worse and better != worse and pair.p != 0.5 and pair.weight > 0:
+                    for name, wins in ((better, True), (worse, False)):
+                        if name in self._pairs or len(self._pairs) < MANY_KINDS:
+                            self._pairs.setdefault(name, Decided()).add(told.at, wins, pair.weight)
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         rates = [

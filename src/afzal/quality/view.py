@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from afzal.data.turns import answer_text, full_text, stripped
 from afzal.quality.columns import Names
-from afzal.records import Comparison, Item, Media, Preference, Rating, folded_prompt, labels, media_of, preferences
+from afzal.records import (
+    Comparison,
+    Item,
+    Media,
+    Preference,
+    Rating,
+    Turns,
+    folded_prompt,
+    labels,
+    media_of,
+    preferences,
+)
 
 
 class Stated:
@@ -16,22 +29,26 @@ class Stated:
     Attributes:
         pairs: the preferences derived from them, the better first.
         labelled: whether single responses are called good or bad.
+        measured: whether the pairs may have scores: a margin, or ratings among several votes.
         ties, soft: pairs with probability 1/2, and those neither certain nor tied.
         both_bad: votes that say that both responses are bad.
         annotators: who voted.
+        opinions: what :func:`afzal.quality.relations.opinion` says of the only vote, by whether it is turned.
     """
 
-    __slots__ = ("annotators", "both_bad", "labelled", "pairs", "soft", "ties", "votes")
+    __slots__ = ("annotators", "both_bad", "labelled", "measured", "opinions", "pairs", "soft", "ties", "votes")
 
     def __init__(self, item: Item) -> None:
         self.votes = item.votes
         self.pairs = preferences(item)
         # a list, since it takes half the time of a generator for one vote
         self.labelled = True in [isinstance(vote, Rating) and vote.kind == "label" for vote in self.votes]
+        self.measured = len(self.votes) > 1 or [pair.margin for pair in self.pairs] != [None] * len(self.pairs)
         certainties = [pair.p for pair in self.pairs]
         self.ties = certainties.count(0.5)
         self.soft = len(certainties) - self.ties - certainties.count(1.0)
         self.both_bad = [isinstance(vote, Comparison) and vote.p_first is None for vote in self.votes].count(True)
+        self.opinions: dict[bool, int] = {}
         self.annotators = {vote.annotator for vote in self.votes if vote.annotator}
 
 
@@ -41,6 +58,7 @@ class Told:
 
     Attributes:
         at: its number among the items.
+        plain: whether prompt and answers are texts, as :attr:`afzal.records.Item.is_plain` says.
         asked: the words of the prompt as they stand.
         key: a hash of what was asked, without white space at the ends.
         answers: what was said, without white space at the ends; one answer per response.
@@ -53,6 +71,7 @@ class Told:
 
     item: Item
     at: int
+    plain: bool
     asked: str
     key: int
     answers: tuple[object, ...]
@@ -87,6 +106,7 @@ class View:
     pairs: int = 0
     prompted: bool = False
     _stated: Stated | None = None
+    _told: int = 0
 
     @property
     def items(self) -> int:
@@ -98,19 +118,27 @@ class View:
         """What is independent of each other: prompts, or what must not be split where there are none."""
         return self.prompts if self.prompted else self.groups
 
-    def add(self, item: Item) -> Told:
-        """Look at one more item."""
-        told = tell(item, self.items, self._stated)
+    def told(self, item: Item) -> Told:
+        """The next item, and what it says; :meth:`add` is to follow."""
+        told = tell(item, self._told, self._stated)
         self._stated = told.stated
-        self.ids.append(item.id)
-        self.prompts.append(told.key)
-        shown = told.media and media_of(item.prompt)
-        self.asked.append(hash((told.asked, shown)) if shown else hash(told.asked))
-        self.media.append(hash(told.media))
-        self.groups.append(hash(folded_prompt(item)))
-        self.pairs += len(told.pairs)
-        self.prompted = self.prompted or item.prompt != ""
+        self._told += 1
         return told
+
+    def add(self, batch: Sequence[Told]) -> None:
+        """Look at some more items."""
+        self.ids.extend([told.item.id for told in batch])
+        self.prompts.extend([told.key for told in batch])
+        self.asked.extend([_shown(told) if told.media else hash(told.asked) for told in batch])
+        self.media.extend([hash(told.media) for told in batch])
+        self.groups.extend([hash(folded_prompt(told.item)) for told in batch])
+        self.pairs += sum([len(told.pairs) for told in batch])
+        self.prompted = self.prompted or any(told.item.prompt != "" for told in batch)
+
+
+def _shown(told: Told) -> int:
+    shown = media_of(told.item.prompt)
+    return hash((told.asked, shown)) if shown else hash(told.asked)
 
 
 def tell(item: Item, at: int = 0, before: Stated | None = None) -> Told:
@@ -120,10 +148,17 @@ def tell(item: Item, at: int = 0, before: Stated | None = None) -> Told:
         before: what the votes of the item before come to, which is taken where they are the same object.
     """
     stated = before if before is not None and before.votes is item.votes else Stated(item)
-    turns = [response.turns for response in item.responses]
-    texts = tuple([t if isinstance(t, str) else answer_text(t) for t in turns])
-    asked, media = full_text(item.prompt), () if item.is_plain else media_of(item)
-    answers, key = tuple([stripped(t) for t in turns]), hash(stripped(item.prompt))
-    words, lengths = "\n".join((asked, *texts)), tuple(map(len, texts))
+    prompt, plain, turns = item.prompt, item.is_plain, tuple([response.turns for response in item.responses])
+    if plain:  # what is written below, without a call for each text
+        asked, texts, media = cast(str, prompt), cast("tuple[str, ...]", turns), ()
+        answers, key = tuple([text.strip() for text in texts]), hash(asked.strip())
+    else:
+        asked, texts, media = full_text(prompt), tuple([_text(t) for t in turns]), media_of(item)
+        answers, key = tuple([stripped(t) for t in turns]), hash(stripped(prompt))
+    words, lengths = "\n".join((asked, *texts)), tuple([len(text) for text in texts])
     called = labels(item) if stated.labelled else ()
-    return Told(item, at, asked, key, answers, texts, lengths, words, media, stated, stated.pairs, called)
+    return Told(item, at, plain, asked, key, answers, texts, lengths, words, media, stated, stated.pairs, called)
+
+
+def _text(turns: Turns) -> str:
+    return turns if isinstance(turns, str) else answer_text(turns)
