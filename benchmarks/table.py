@@ -157,7 +157,7 @@ date and the command that repeats it. A machine with other work on it is refused
 |---|---|
 | `make bench` | the next two: Afzal beside TRL |
 | `python -m benchmarks.dpo_step` | one DPO update by Afzal, TRL and a plain loop |
-| `python -m benchmarks.methods_step` | one update of SFT, reward model, KTO, ORPO, SimPO, RLOO, GRPO by Afzal and TRL |
+| `python -m benchmarks.methods_step` | the same of SFT, reward model, KTO, ORPO, SimPO, RLOO, GRPO, online DPO, PPO |
 | `make bench-gpu` | all of it on a CUDA GPU: `python -m benchmarks.gpu --help` |
 | `python -m benchmarks.attention` | attention kernels for trees on a GPU, and whether each is right |
 | `python -m benchmarks.growth` | how time and memory grow with lengths, responses, prompts and vocabulary |
@@ -189,6 +189,14 @@ the first update of a side is not timed. Processor seconds are user and system t
 set of the process. *TRL* recomputes activations, as its default is; *TRL at its best* recomputes nothing, and its SFT
 packs rows without padding. References are computed online on all sides. KTO starts from a policy that is not its
 reference, so that its first loss says something.
+
+Online DPO by Afzal is `afzal iterate --preset online`, whose update is a whole round, from one round's optimiser step
+to the next one's: its model and page are written, the model is read again, answers are drawn, scored and paired. TRL
+1.16 has no PPO, so its peer is a plain loop (`benchmarks/methods_step/plain.py`): `generate` with its cache on prompts
+padded on the left, logits of whole rows, generalised advantages, clipped updates of policy and value model. One update
+of PPO is an iteration of as many passes on both sides. These two take given answers in their first update, so that
+first losses can be compared; a test compares policy and value losses pass by pass (1e-4 in float32), and the loss of
+online DPO after an update.
 
 On a GPU every side has a separate process and makes the updates of all shapes in one run; MFU is that same least work
 over what the card's vendor states for dense bf16. Weights are random, in the shapes of known models. TRL has float32

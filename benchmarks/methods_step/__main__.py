@@ -1,4 +1,4 @@
-"""One update of every method by Afzal and by TRL (in its default and in its best settings), side by side.
+"""One update of every method by Afzal and by TRL (in its default and its best settings), of PPO by a plain loop.
 
     .venv-trl/bin/python -m benchmarks.methods_step --out benchmarks/results/methods-step-cpu.json
 
@@ -34,7 +34,8 @@ def main() -> None:
     began = time.monotonic()
     if not given.force:
         refuse_if_busy()
-    sides = [side for side in given.sides if side == "afzal" or find_spec("trl")]
+    sides = [side for side in given.sides if "trl" not in side or find_spec("trl")]
+    sides = [side for side in sides if any(side in METHODS[method].sides for method in given.methods)]
     content: dict[str, Any] = {"about": _about(given, sides), "methods": {}}
     with tempfile.TemporaryDirectory() as folder:
         content["about"]["parameters"] = _prepare(Path(folder), given)
@@ -45,11 +46,12 @@ def main() -> None:
         for at, method in enumerate(given.methods):
             share = (until - time.monotonic()) / (len(given.methods) - at)
             late = min(until, time.monotonic() + 2 * share)
-            found = _method(method, sides, file, given, share, late)
-            found["differs"] = METHODS[method].differs
+            kind = METHODS[method]
+            found = _method(method, [side for side in sides if side in kind.sides], file, given, share, late)
+            found |= {"differs": kind.differs, "remark": kind.remark}
             found["disagreement"] = table.disagreement(found, content["about"]["tolerance"])
             content["methods"][method] = found
-            print(table.row(method, found), *found["left_out"].items(), found["disagreement"], flush=True)
+            print(table.row(method, found, sides), *found["left_out"].items(), found["disagreement"], flush=True)
             if given.out:
                 given.out.parent.mkdir(parents=True, exist_ok=True)
                 given.out.write_text(json.dumps(content, indent=2) + "\n")

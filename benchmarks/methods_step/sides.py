@@ -1,4 +1,4 @@
-"""The same updates by ``afzal.fit`` and by TRL's trainers, in a process of their own.
+"""The same updates by Afzal, by TRL's trainers and by a plain loop, in a process of their own.
 
 Both have AdamW without decay at a constant learning rate, gradients clipped at 1, rows in the same order, an update in
 as few passes as the side wants, nothing held out, nothing sampled beside the training.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from benchmarks.methods_step import pacing
+from benchmarks.methods_step import given, pacing, plain
 from benchmarks.methods_step.work import (
     ANSWERS,
     BETA,
@@ -21,14 +22,19 @@ from benchmarks.methods_step.work import (
     KL,
     LAM,
     LR,
+    PPO,
     SIMPO_BETA,
     Work,
     evens,
     examples,
+    given_answers,
+    highs,
     items_of,
 )
 
 Ended = Callable[[float], None]
+Hears = Callable[[Mapping[str, float]], None]
+MAX_TOKENS = 2048  # of prompt and answer for TRL's online DPO, whose default cuts longer prompts
 
 
 def main() -> None:
@@ -36,30 +42,53 @@ def main() -> None:
     pace = pacing.of_this_process()
     file, method, side = sys.argv[1:]
     work = Work(**json.loads(Path(file).read_text()))
-    run = afzal if side == "afzal" else trl
-    run(method, work, pace.ended, best=side == "trl-best")
+    if side == "plain":
+        plain.ppo(work, lambda passes: pace.ended(fmean(policy + PPO["vf_coef"] * value for policy, value in passes)))
+    elif side != "afzal":
+        trl(method, work, pace.ended, best=side == "trl-best")
+    elif method == "online-dpo":
+        rounds(work, pace.ended)
+    else:
+        afzal(method, work, every(PPO["ppo_epochs"] if method == "ppo" else 1, pace.ended))
 
 
-def afzal(method: str, work: Work, ended: Ended, *, best: bool = False) -> None:
-    """``afzal.fit`` as it is; it has no settings that would make it faster (``best``)."""
+def every(passes: int, ended: Ended) -> Hears:
+    """Hears what is logged of each pass of an update, and tells the mean of their losses after the last."""
+    losses: list[float] = []
+
+    def heard(metrics: Mapping[str, float]) -> None:
+        losses.append(metrics["loss"])
+        if len(losses) == passes:
+            mean = fmean(losses)
+            losses.clear()
+            ended(mean)
+
+    return heard
+
+
+def afzal(method: str, work: Work, hears: Hears) -> None:
+    """``afzal.fit`` as it is; it has no settings that would make it faster."""
     from afzal import fit
+    from afzal.recipes import rollout
     from afzal.tokens import update_order
 
+    if method == "ppo":
+        given.to_afzal(rollout, given_answers(method, work))
     rows, per_update = examples(method, work), items_of(method, work)
-    given: list[Any] = [None] * len(rows)
+    shuffled: list[Any] = [None] * len(rows)
     order = [i for members in update_order(len(rows), per_update, epoch=0, seed=0) for i in members]
     for place, row in zip(order, rows, strict=True):
-        given[place] = row  # where the run's own shuffling brings it back from
+        shuffled[place] = row  # where the run's own shuffling brings it back from
     name, own = _own(method, work)
     with tempfile.TemporaryDirectory() as folder:
         fit(
             name,
-            data=given,
+            data=shuffled,
             out=f"{folder}/run",
-            on_step=lambda progress: ended(progress.metrics["loss"]),
+            on_step=lambda progress: hears(progress.metrics),
             eval_fraction=0.0,
             batch_size=per_update,
-            max_steps=work.updates,
+            max_steps=work.updates * own.get("ppo_epochs", 1),
             lr=LR,
             lr_schedule="constant",
             warmup=0,
@@ -69,9 +98,42 @@ def afzal(method: str, work: Work, ended: Ended, *, best: bool = False) -> None:
         )
 
 
+def rounds(work: Work, ended: Ended) -> None:
+    """``afzal.api.iterate`` with a round per update; from one's update to the next one's is a whole round."""
+    from afzal import api
+    from afzal.iterate import answers
+
+    given.to_afzal(answers, given_answers("online-dpo", work))
+    per_round = items_of("online-dpo", work)
+    with tempfile.TemporaryDirectory() as folder:
+        apart = Path(folder, "apart.jsonl")
+        apart.write_text(json.dumps({"prompt": " 2 3"}) + "\n")  # rounds must measure something, before the first one
+        api.iterate(
+            preset="online",
+            model=f"{work.folder}/policy",
+            prompts=examples("online-dpo", work),
+            reward="benchmarks.methods_step.work:high",
+            out=f"{folder}/rounds",
+            on_step=lambda progress: ended(progress.metrics["loss"]),
+            rounds=work.updates,
+            prompts_per_round=per_round,
+            batch_size=per_round,
+            measure_every=work.updates,
+            held_out_prompts=str(apart),
+            held_out_samples=1,
+            require_eos=False,
+            objective_arg={"beta": BETA},
+            max_new_tokens=work.tokens,
+            lr=LR,
+            dtype=work.dtype,
+            device="cpu",
+        )
+
+
 def _own(method: str, work: Work) -> tuple[str, dict[str, Any]]:
     """What ``afzal train`` calls a method, and the settings that only it has."""
     policy, reference = f"{work.folder}/policy", f"{work.folder}/reference"
+    clipped = {"reference": reference, "n": 1, "gamma": 1.0, **PPO}
     online = {"model": policy, "reward": "benchmarks.methods_step.work:even", "n": ANSWERS, "kl_coef": KL}
     online |= {"sample_tokens": work.tokens, "sample_prompts": 0}
     offline = {"model": policy, "sample_prompts": 0}
@@ -84,6 +146,7 @@ def _own(method: str, work: Work) -> tuple[str, dict[str, Any]]:
         "simpo": ("prefer", prefer | {"objective_arg": {"beta": SIMPO_BETA, "gamma": GAMMA}}),
         "rloo": ("rloo", online),
         "grpo": ("grpo", online),
+        "ppo": ("ppo", online | clipped),
     }[method]
 
 
@@ -101,6 +164,12 @@ def trl(method: str, work: Work, ended: Ended, *, best: bool) -> None:
             losses.append((found[0] if isinstance(found, tuple) else found).detach())
             return found
 
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            found = super().training_step(*args, **kwargs)
+            if not losses:  # online DPO computes its loss here
+                losses.append(found)
+            return found
+
     class Pause(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
             ended(float(sum(losses) / len(losses)))
@@ -108,7 +177,7 @@ def trl(method: str, work: Work, ended: Ended, *, best: bool) -> None:
 
     settings = {
         "output_dir": tempfile.mkdtemp(),
-        "per_device_train_batch_size": work.items,
+        "per_device_train_batch_size": items_of(method, work) if method == "online-dpo" else work.items,
         "max_steps": work.updates,
         "learning_rate": LR,
         "lr_scheduler_type": "constant",
@@ -135,6 +204,7 @@ def trl(method: str, work: Work, ended: Ended, *, best: bool) -> None:
         callbacks=[Pause()],
         **({"ref_model": _load(f"{work.folder}/reference")} if method == "kto" else {}),
         **({"reward_funcs": evens} if method in ("rloo", "grpo") else {}),
+        **({"reward_funcs": highs} if method == "online-dpo" else {}),
     )
     trainer.train()
 
@@ -159,6 +229,11 @@ def _trainer(method: str, work: Work) -> tuple[Any, Any, dict[str, Any]]:
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
         return ORPOTrainer, ORPOConfig, {"beta": LAM}
+    if method == "online-dpo":
+        from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+
+        written = {"max_new_tokens": work.tokens, "temperature": 1.0, "beta": BETA, "max_length": MAX_TOKENS}
+        return given.to_trl(OnlineDPOTrainer, given_answers(method, work)), OnlineDPOConfig, written
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
     return CPOTrainer, CPOConfig, {"loss_type": "simpo", "beta": SIMPO_BETA, "simpo_gamma": GAMMA, "cpo_alpha": 0.0}

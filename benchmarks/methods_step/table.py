@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from benchmarks.dpo_step.table import heading
 
 TITLES = {"sft": "SFT", "reward": "reward model", "kto": "KTO", "orpo": "ORPO", "simpo": "SimPO"}
-TITLES |= {"rloo": "RLOO", "grpo": "GRPO"}
+TITLES |= {"rloo": "RLOO", "grpo": "GRPO", "online-dpo": "online DPO", "ppo": "PPO"}
+PEERS = {"trl": "TRL", "trl-best": "TRL at its best", "plain": "a plain loop"}
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
 """How far apart the first losses may be, of their own size: rounding of sums in another order, and that of bf16."""
-_COLUMNS = (
-    "method",
-    "updates timed",
-    "Afzal, processor s / clock s",
-    "than TRL, processor / clock",
-    "than TRL at its best, processor / clock",
-    "peak memory: Afzal, TRL, TRL at its best",
-    "first loss: Afzal, TRL, TRL at its best",
-)
 
 
 def markdown(content: Mapping[str, Any]) -> str:
     """Every method of a run: medians over its updates, and ratios update by update."""
     about = content["about"]
-    lines = [heading(about), note(about), "", f"| {' | '.join(_COLUMNS)} |", "|" + "---|" * len(_COLUMNS)]
-    lines += [row(method, found) for method, found in content["methods"].items()]
+    peers = [side for side in about["sides"] if side in PEERS]
+    columns = ["method", "updates timed", "Afzal, processor s / clock s"]
+    columns += [f"than {PEERS[side]}, processor / clock" for side in peers]
+    names = ", ".join(["Afzal", *(PEERS[side] for side in peers)])
+    columns += [f"peak memory: {names}", f"first loss: {names}"]
+    lines = [heading(about), note(about), "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    lines += [row(method, found, about["sides"]) for method, found in content["methods"].items()]
     absent = [
         f"{TITLES[method]}, {side}: {why}"
         for method, found in content["methods"].items()
@@ -37,6 +34,9 @@ def markdown(content: Mapping[str, Any]) -> str:
         f"{TITLES[method]}: losses are not compared: {found['differs']}."
         for method, found in content["methods"].items()
         if found["differs"]
+    ]
+    other += [
+        f"{TITLES[method]}: {found['remark']}" for method, found in content["methods"].items() if found.get("remark")
     ]
     wrong = [
         f"**{TITLES[method]}: {found['disagreement']}**"
@@ -56,18 +56,18 @@ def note(about: Mapping[str, Any]) -> str:
     )
 
 
-def row(method: str, found: Mapping[str, Any]) -> str:
-    """The line of one method; a side that was left out has empty cells."""
+def row(method: str, found: Mapping[str, Any], sides: Sequence[str]) -> str:
+    """The line of one method; a side that was left out, or has no such method, has empty cells."""
     own = found.get("afzal")
     taken = f"{median(own['processor']):.2f} / {median(own['clock']):.2f}" if own else ""
-    sides = [found.get(side) for side in ("afzal", "trl", "trl-best")]
+    taking = [found.get(side) for side in ("afzal", *(side for side in sides if side in PEERS))]
     cells = [
         TITLES[method],
         str(len(own["clock"])) if own else "",
         taken,
-        *(ratios(own, peer) for peer in sides[1:]),
-        ", ".join(f"{side['peak_bytes'] / 1e9:.2f}" if side else "-" for side in sides) + " GB",
-        "not compared" if found["differs"] else ", ".join(f"{s['first_loss']:.5g}" if s else "-" for s in sides),
+        *(ratios(own, peer) for peer in taking[1:]),
+        ", ".join(f"{side['peak_bytes'] / 1e9:.2f}" if side else "-" for side in taking) + " GB",
+        "not compared" if found["differs"] else ", ".join(f"{s['first_loss']:.5g}" if s else "-" for s in taking),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -85,7 +85,7 @@ def ratios(own: Mapping[str, Any] | None, peer: Mapping[str, Any] | None) -> str
 
 def disagreement(found: Mapping[str, Any], tolerance: float) -> str:
     """What is wrong with the first losses of the sides; "" where they agree, or are not the same loss."""
-    losses = {side: found[side]["first_loss"] for side in ("afzal", "trl", "trl-best") if side in found}
+    losses = {side: found[side]["first_loss"] for side in ("afzal", *PEERS) if side in found}
     if found["differs"] or len(losses) < 2:
         return ""
     low, high = min(losses.values()), max(losses.values())

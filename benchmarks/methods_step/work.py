@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,14 +15,30 @@ SHARPER = 2.0  # the policy's logits over the reference's
 WARM_UP = (64, 16, 16)  # the longest rows of the first update, which is not timed
 LR, BETA, GAMMA, LAM = 1e-6, 0.1, 1.0, 0.1
 SIMPO_BETA, KL = 2.0, 0.05
+PPO = {"ppo_epochs": 4, "clip": 0.2, "value_clip": 0.2, "vf_coef": 0.1, "lam": 0.95, "value_lr": 2 * LR}
+BOTH = ("afzal", "trl", "trl-best")
+SIDES = (*BOTH, "plain")
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A method of the bench: what a row of it is, and whether both sides have the same loss ("" or why not)."""
+    """A method of the bench.
+
+    Attributes:
+        rows: what a row of it is.
+        differs: why the sides do not have the same first loss; "" where they have.
+        answers: to a prompt, where the policy writes them.
+        sides: whose updates there are.
+        remark: what else a reader of the figures should know.
+        in_rounds: whether Afzal's updates are rounds.
+    """
 
     rows: str
     differs: str = ""
+    answers: int = ANSWERS
+    sides: tuple[str, ...] = BOTH
+    remark: str = ""
+    in_rounds: bool = False
 
 
 DRAWN = "each side learns from answers of its own"
@@ -33,8 +50,23 @@ METHODS = {
     "simpo": Kind("pairs"),
     "rloo": Kind("prompts", DRAWN),
     "grpo": Kind("prompts", DRAWN),
+    "online-dpo": Kind(
+        "prompts",
+        answers=2,
+        remark="2 answers to a prompt, given ones in the first update. Afzal's update is a whole round of "
+        "`afzal iterate --preset online`, which writes its files and its model; TRL in its default decodes without a "
+        "cache.",
+        in_rounds=True,
+    ),
+    "ppo": Kind(
+        "prompts",
+        answers=1,
+        sides=("afzal", "plain"),
+        remark="1 answer to a prompt, given ones in the first update. On both sides an update is an iteration: answers "
+        "are written and scored once and passed over 4 times, with an optimiser step each; value models compute in "
+        "float32. Its first loss is the mean of these passes.",
+    ),
 }
-SIDES = ("afzal", "trl", "trl-best")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +95,41 @@ class Work:
 def examples(method: str, work: Work) -> list[dict[str, Any]]:
     """Rows of text in the order of training: those of all updates, the first update's being short.
 
-    The lengths, tokens and labels depend on the row's number alone, so every side and every method has the same.
+    The lengths, tokens and labels depend on the row's number alone, so every side has the same.
     """
+    kind = METHODS[method].rows
+    return [_example(kind, number, *map(_text, row)) for number, row in enumerate(_rows(method, work))]
+
+
+def given_answers(method: str, work: Work) -> dict[str, list[list[int]]]:
+    """By prompt of the first update, ids of answers that all sides take in place of their own, EOS included.
+
+    So the first losses of methods whose policies write what they learn from can be compared.
+    """
+    first = _rows(method, work)[: items_of(method, work)]
+    return {_text(prompt): list(answers)[: METHODS[method].answers] for prompt, *answers in first}
+
+
+def _rows(method: str, work: Work) -> list[Any]:
+    """Ids of prompt, chosen and rejected; in rounds they come in the order of Afzal's, and none is short."""
     per_update = items_of(method, work)
     counts, _ = shapes.lengths("hh", per_update * work.updates, 0, Path(work.shared))
+    if METHODS[method].in_rounds:
+        return sorted(shapes.rows(counts, work.vocabulary, 0), key=lambda row: _place(_text(row[0])))
     counts[:per_update] = counts[:per_update].clip(max=WARM_UP)
-    found = shapes.rows(counts, work.vocabulary, 0)
-    kind = METHODS[method].rows
-    return [_example(kind, number, *(_text(ids) for ids in row)) for number, row in enumerate(found)]
+    return shapes.rows(counts, work.vocabulary, 0)
+
+
+def _place(prompt: str) -> str:
+    """What `afzal iterate` sorts prompts by, at seed 0."""
+    key = hashlib.sha256(prompt.strip().encode()).hexdigest()[:16]
+    return hashlib.sha256(f"0:{key}".encode()).hexdigest()
 
 
 def items_of(method: str, work: Work) -> int:
     """Rows of one update: prompts, where the policy writes several answers to each."""
-    return max(work.items // ANSWERS, 1) if METHODS[method].rows == "prompts" else work.items
+    kind = METHODS[method]
+    return max(work.items // kind.answers, 1) if kind.rows == "prompts" else work.items
 
 
 def _example(kind: str, number: int, prompt: str, chosen: str, rejected: str) -> dict[str, Any]:
@@ -103,6 +157,17 @@ def even(prompt: str, answer: str) -> float:
 def evens(prompts: Sequence[str], completions: Sequence[str], **_: Any) -> list[float]:
     """The same reward as TRL asks for it."""
     return [even(prompt, answer) for prompt, answer in zip(prompts, completions, strict=True)]
+
+
+def high(prompt: str, answer: str) -> float:
+    """The reward of online DPO: the mean word, which no two answers share, so that all of them make pairs."""
+    words = [int(word) for word in answer.split() if word.isdigit()]
+    return sum(words) / max(len(words), 1)
+
+
+def highs(prompts: Sequence[str], completions: Sequence[str], **_: Any) -> list[float]:
+    """The same reward as TRL asks for it."""
+    return [high(prompt, answer) for prompt, answer in zip(prompts, completions, strict=True)]
 
 
 def sizes(*, quick: bool) -> dict[str, int]:

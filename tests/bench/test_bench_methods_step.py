@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import io
 import json
@@ -15,6 +16,8 @@ import pytest
 from benchmarks.gpu.install import ROOT
 from benchmarks.methods_step import pacing, table, work
 from benchmarks.methods_step.__main__ import sound
+
+TINY = {"width": 16, "layers": 1, "heads": 2, "kv_heads": 2, "vocabulary": 50}
 
 
 def job(**changes) -> work.Work:
@@ -49,6 +52,104 @@ def test_words_below_two_are_never_written_and_the_reward_is_the_share_of_even_w
     assert work.even("", " 2 3 4 8 <pad>") == 0.75
     assert work.even("", "") == 0
     assert work.evens(["a", "b"], ["2", "3"], trainer_state=None) == [1, 0]
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch) -> work.Work:
+    """Work on a tiny model, with steps that can be seen in the losses; what a side replaces is put back."""
+    from afzal.iterate import answers
+    from afzal.recipes import rollout
+    from benchmarks.methods_step import plain, sides
+
+    for module, name in ((rollout, "sample"), (answers, "sample")):
+        monkeypatch.setattr(module, name, getattr(module, name))
+    for module in (plain, sides):
+        monkeypatch.setattr(module, "LR", 3e-3)
+        monkeypatch.setattr(module, "PPO", work.PPO | {"value_lr": 6e-3})
+    work.save_models(tmp_path, TINY)
+    return job(folder=str(tmp_path), items=4)
+
+
+def test_ppo_and_the_plain_loop_have_the_same_losses_in_every_pass_over_the_same_answers(tiny):
+    from benchmarks.methods_step import plain, sides
+
+    once = dataclasses.replace(tiny, updates=1)
+    ours, theirs = [], []
+    sides.afzal("ppo", once, ours.append)
+    plain.ppo(once, theirs.extend)
+    assert len(ours) == len(theirs) == 4
+    for own, (policy, value) in zip(ours, theirs, strict=True):
+        assert own["loss/ppo"] == pytest.approx(policy, rel=1e-4, abs=1e-6)
+        assert own["loss/value"] == pytest.approx(value, rel=1e-4)
+    assert abs(theirs[3][0] - theirs[0][0]) > 0.01  # the steps were large enough to compare
+
+
+def test_the_plain_loop_writes_answers_that_end_at_their_first_end_mark(tiny):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from benchmarks.methods_step import plain
+
+    policy = AutoModelForCausalLM.from_pretrained(f"{tiny.folder}/policy")
+    asked = AutoTokenizer.from_pretrained(f"{tiny.folder}/policy", padding_side="left")(
+        [" 2", " 3 4"], return_tensors="pt", padding=True
+    )
+    torch.manual_seed(0)
+    ids, real = plain.write(policy, asked, ["a", "b"], {}, 200)
+    for row, mask in zip(ids.tolist(), real.tolist(), strict=True):
+        ends = row.index(plain.EOS) + 1 if plain.EOS in row else len(row)
+        assert mask == [True] * ends + [False] * (len(row) - ends)
+    assert plain.EOS in ids
+
+
+def test_the_rounds_take_the_prompts_in_the_order_of_the_other_sides_and_start_from_given_answers(tiny, monkeypatch):
+    from afzal.iterate import answers
+    from benchmarks.methods_step import sides
+
+    drawn, asked = answers.sample, []
+
+    def recorded(model, prompts, **settings):
+        asked.extend(" " + " ".join(map(str, ids)) for ids in prompts)
+        return drawn(model, prompts, **settings)
+
+    monkeypatch.setattr(answers, "sample", recorded)
+    losses = []
+
+    def heard(loss):
+        losses.append(loss)
+        if len(losses) == 2:
+            raise _Enough
+
+    with pytest.raises(_Enough):
+        sides.rounds(tiny, heard)
+    rows = [row["prompt"] for row in work.examples("online-dpo", tiny)]
+    assert len(rows) == 4
+    assert asked[:3] == [" 2 3", *rows[2:]]  # what is held out is measured first, and the first round has given answers
+    assert losses[0] == pytest.approx(0.6931, abs=1e-4)
+    assert losses[1] != losses[0]
+
+
+class _Enough(BaseException):
+    """Ends rounds at once."""
+
+
+@pytest.mark.slow
+def test_online_dpo_and_trl_have_the_same_losses_on_the_same_answers(tiny, monkeypatch):
+    pytest.importorskip("trl")
+    from benchmarks.methods_step import sides
+
+    def of_all_updates(method, given):
+        return work.given_answers(method, dataclasses.replace(given, items=given.items * given.updates, updates=1))
+
+    known = of_all_updates("online-dpo", tiny)
+    assert known.keys() == {row["prompt"] for row in work.examples("online-dpo", tiny)}
+    monkeypatch.setattr(sides, "given_answers", of_all_updates)
+    ours, theirs = [], []
+    sides.trl("online-dpo", tiny, theirs.append, best=True)
+    sides.rounds(tiny, ours.append)
+    assert len(ours) == 2
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    assert abs(ours[1] - ours[0]) > 1e-3
 
 
 def side(tmp_path, code: str, name: str = "side") -> pacing.Side:
@@ -135,6 +236,7 @@ ABOUT = {
     "tokens": 59,
     "lengths": "real rows, scaled",
     "tolerance": 1e-4,
+    "sides": ["afzal", "trl", "trl-best"],
 }
 
 
@@ -151,6 +253,12 @@ def test_the_table_has_medians_and_ratios_of_the_same_updates():
     wanted = "| SFT | 3 | 4.00 / 2.00 | 2.0x / 7.5x |  | 1.00, 3.00, - GB | 8, 8, - |"
     assert wanted in text.splitlines()
     assert "Left out: SFT, trl-best: no room" in text
+    assert "plain" not in text
+    beside = content(ppo={"afzal": taken(8.0, 1), "plain": taken(8.0, 3), "remark": "four passes."})
+    beside["about"] = ABOUT | {"sides": ["afzal", "trl", "plain"]}
+    lines = table.markdown(beside).splitlines()
+    assert "| PPO | 1 | 2.00 / 1.00 |  | 3.0x / 3.0x | 1.00, -, 1.00 GB | 8, -, 8 |" in lines
+    assert "PPO: four passes." in lines
     other = table.markdown(content(orpo={"afzal": taken(8.0, 1), "trl": taken(6.0, 2), "differs": "another mean"}))
     assert "| 2.0x / 2.0x |  | 1.00, 1.00, - GB | not compared |" in other
     assert "ORPO: losses are not compared: another mean." in other
@@ -178,14 +286,15 @@ def test_a_small_run_gives_every_method_s_figures_and_the_losses_agree(tmp_path,
         pytest.skip("TRL is not installed here (make peers)")
     out = tmp_path / "figures/methods.json"
     command = [sys.executable, "-m", "benchmarks.methods_step", "--quick", "--force", "--dtype", "fp32"]
-    command += ["--updates", "1", "--minutes", "60", "--threads", "1", "--sides", "afzal", *([peer] if peer else [])]
+    peers = ["trl-best", "plain"] if peer else ["plain"]
+    command += ["--updates", "1", "--minutes", "60", "--threads", "1", "--sides", "afzal", *peers]
     done = subprocess.run([*command, "--out", str(out)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(out.read_text())
     assert list(found["methods"]) == list(work.METHODS)
     for method, figures in found["methods"].items():
         assert figures["left_out"] == {}, method
-        for name in ("afzal", *([peer] if peer else [])):
+        for name in {"afzal", *peers} & set(work.METHODS[method].sides):
             assert figures[name]["processor"][0] > 0
     assert found["methods"]["kto"]["afzal"]["first_loss"] != pytest.approx(0.5, abs=1e-3)  # policy is not reference
     assert done.stdout.rstrip().endswith(table.markdown(found))

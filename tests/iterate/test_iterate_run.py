@@ -10,7 +10,7 @@ import pytest
 from helpers_rounds import lines, run, settings
 from helpers_runs import model_folder, one_thread, pair_file
 
-from afzal import config, data, recipes, runs
+from afzal import api, config, data, recipes, runs
 from afzal.cli import main
 from afzal.errors import AfzalError
 from afzal.recipes import once
@@ -175,7 +175,7 @@ def _cut_short(train):
     """A training that is killed after its first update, once."""
     from afzal.train import checkpoint
 
-    def cut(settings, *, resume=False):
+    def cut(settings, *, resume=False, callbacks=None):
         save = checkpoint.save
 
         def saved(*args, **kwargs):
@@ -184,7 +184,7 @@ def _cut_short(train):
 
         checkpoint.save = saved
         try:
-            return train(settings, resume=resume)
+            return train(settings, resume=resume, callbacks=callbacks)
         finally:
             checkpoint.save = save
 
@@ -298,13 +298,25 @@ def test_rejection_sampling_as_a_preset(folder, tmp_path):
     assert max(len(preferences(item)) for item in items) == 2
 
 
-def test_online_dpo_as_a_preset(folder, tmp_path):
-    out = run(
-        folder, tmp_path / "run", preset="online", n=2, rounds=4, prompts_per_round=4, measure_every=3, max_steps=1
-    )
-    found = json.loads((out / "rounds.json").read_text())["rounds"]
+def test_online_dpo_as_a_preset_and_a_callback_that_hears_its_updates_and_ends_the_rounds(folder, tmp_path):
+    out, heard = tmp_path / "run", []
+
+    def enough(progress):
+        heard.append((progress.path.parent.name, progress.step, "loss" in progress.metrics))
+        if len(heard) == 4:
+            progress.stop("that will do")
+
+    made = settings(folder, out, preset="online", n=2, rounds=5, prompts_per_round=4, measure_every=3, max_steps=1)
+    with one_thread():
+        ended = api.iterate(on_step=enough, **{name: getattr(made, name) for name in made.model_fields_set})
+    assert heard == [(f"00{number}", 1, True) for number in (1, 2, 3, 4)]
+    summary = json.loads((out / "rounds.json").read_text())
+    found = summary["rounds"]
     assert [r["steps"] for r in found] == [0, 1, 1, 1, 1]
     assert [r["number"] for r in found if "kl" in r] == [0, 3, 4]
+    assert summary["stop_reason"] == "callback"
+    assert ended.status() == "finished"
+    assert "a callback asked to stop" in (out / "report.html").read_text()
     assert all(row["sample"] in (0, 1) for row in lines(out / "rounds" / "001" / "samples.jsonl"))
     made = settings(folder, out, preset="online")
     assert (made.max_steps, made.lr_schedule, made.warmup) == (2, "constant", 0.0)  # what is given wins over a preset

@@ -86,6 +86,7 @@ def iterate(
     prompts: Rows,
     reward: Any,
     resume: bool = False,
+    on_step: OnProgress | Sequence[OnProgress] = (),
     **settings: Any,
 ) -> Run:
     """Rounds of generating, scoring, pairing and training: iterative DPO, RSO, online DPO, SPIN (docs/iterate.md).
@@ -95,6 +96,8 @@ def iterate(
         prompts: rows with prompts.
         reward: a reward model's folder, a function of a prompt and an answer (larger is better), or ``people``.
         resume: continue the rounds in ``out``, also after they have waited for labels.
+        on_step: called after every logged update of a round's training, as by :func:`fit`; ``progress.path`` is the
+            round's own run, and ``progress.stop("why")`` ends the round's training and then the rounds.
         settings: as on the command line: ``out``, ``rounds``, ``n``, ``beta``, ``kl_budget`` (nats), ...
 
     Returns:
@@ -113,11 +116,12 @@ def iterate(
     """
     from afzal import config
     from afzal.iterate import iterate as rounds
+    from afzal.train.callbacks import Callbacks
 
     about: dict[str, Any] = {**settings, "model": model, "prompts": prompts, "reward": reward}
     out = out_of(about, "runs/iterate-rows", resume=resume)
     made = settings_of(config.IterateConfig, _in_folder(about, out))
-    return Run(rounds(made, resume=resume))
+    return Run(rounds(made, resume=resume, callbacks=Callbacks(_several(on_step))))
 
 
 def compare(

@@ -36,9 +36,12 @@ from afzal.rewards.source import Rewarder
 from afzal.runs import launched
 from afzal.servers.cache import REPLIES
 from afzal.tokens.tree import tree
+from afzal.train.callbacks import Callbacks
 
 
-def iterate(config: IterateConfig, *, resume: bool = False, command: str = "") -> Path:
+def iterate(
+    config: IterateConfig, *, resume: bool = False, command: str = "", callbacks: Callbacks | None = None
+) -> Path:
     """Run the rounds that ``config`` describes and return the folder; its report says which policy is the best.
 
     Where people are to label answers the folder comes back with the status ``waiting``, and continues with ``resume``.
@@ -46,6 +49,7 @@ def iterate(config: IterateConfig, *, resume: bool = False, command: str = "") -
     Args:
         resume: continue the run in ``config.out`` where it stopped.
         command: what the person typed, for the record.
+        callbacks: called while a round trains; one that asks to stop ends the rounds.
 
     Raises:
         AfzalError: a fault of the input or the set-up; ``Stopped`` when a signal ended a round's training.
@@ -53,10 +57,10 @@ def iterate(config: IterateConfig, *, resume: bool = False, command: str = "") -
     launched.alone("afzal iterate")
     trackers.refuse_unready(config.report_to or ())
     with fixed_date(Path(config.out) / "run.json", resume) as date:
-        return _iterate(config, resume, command, date)
+        return _iterate(config, resume, command, date, callbacks or Callbacks())
 
 
-def _iterate(config: IterateConfig, resume: bool, command: str, date: str) -> Path:
+def _iterate(config: IterateConfig, resume: bool, command: str, date: str, callbacks: Callbacks) -> Path:
     recipe = recipe_of(training(config, 1, config.model, config.prompts, config.out))
     _refuse_reference(config, recipe)
     speaker = open_speaker(config.model, chat_template=config.chat_template, eos_token=config.eos_token)
@@ -67,7 +71,7 @@ def _iterate(config: IterateConfig, resume: bool, command: str, date: str) -> Pa
     with run:
         try:
             run.update(template_date=date, **({"command": command} if command else {}))
-            _all_rounds(Job(config, run, asked, speaker, recipe, reward, watch, cost, generator))
+            _all_rounds(Job(config, run, asked, speaker, recipe, reward, watch, cost, generator, callbacks))
         except Stopped as stop:
             run.update(status="stopped", stop_reason=stop.signal, finished=now())
             raise Stopped(stop.signal, run.path, stop.step, remedy=f"continue with: {again(run)}") from None
@@ -89,7 +93,7 @@ def _all_rounds(job: Job) -> None:
     _say(figures.line(found[0]))
     while True:
         number = len(found)
-        if reason := _ended(job, found):
+        if reason := job.callbacks.requested() or _ended(job, found):
             break
         try:
             found.append(_told(job, found, one_round(job, number, first)))

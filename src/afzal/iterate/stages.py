@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -43,6 +43,7 @@ from afzal.rewards.source import Rewarder
 from afzal.runs.stage import Row, read_rows, staged_rows, write_rows
 from afzal.servers.cache import REPLIES
 from afzal.tokens import Speaker
+from afzal.train.callbacks import Callbacks
 
 SAMPLES, SCORES, REJECTED, PAIRS = "samples.jsonl", "scores.jsonl", "rejected.jsonl", "pairs.jsonl"
 TRAIN, MEASURED, FRESH = "train.jsonl", "measured.jsonl", "measured-fresh.jsonl"
@@ -66,6 +67,7 @@ class Job:
     watch: Rewarder | None
     cost: Rewarder | None = None
     generator: ServerConfig | None = None
+    callbacks: Callbacks = field(default_factory=Callbacks)
 
     def load(self, policy: str) -> Policy:
         """A policy of the run in memory. Answers end by the rule of the model that the run starts from."""
@@ -237,7 +239,7 @@ def _train(job: Job, number: int, start: str) -> None:
         data = job.folder(number) / TRAIN
         staged_rows(data, lambda: _pairs_so_far(job, number))
     several = len({json.dumps(row["prompt"]) for row in read_rows(data)}) > 1
-    train_once(training(job.config, number, start, str(data), str(out), held_out=several))
+    train_once(training(job.config, number, start, str(data), str(out), held_out=several), job.callbacks)
 
 
 def _pairs_so_far(job: Job, number: int) -> list[Row]:

@@ -60,6 +60,7 @@ _REASONS = {
     "plateau": "the held-out reward stopped rising (patience)",
     "no_pairs": "no pair was left in the last round",
     "no_prompts": "there are no fresh prompts left",
+    "callback": "a callback asked to stop",
     "labels": "people have not labelled the answers yet",
 }
 

@@ -8,10 +8,14 @@ from pathlib import Path
 from afzal import runs
 from afzal.config import TrainConfig
 from afzal.recipes.train import train
+from afzal.train.callbacks import Callbacks
 
 
-def train_once(config: TrainConfig) -> Path:
+def train_once(config: TrainConfig, callbacks: Callbacks | None = None) -> Path:
     """The finished run in ``config.out``: from its beginning, from its newest checkpoint, or as it stands.
+
+    Args:
+        callbacks: called while it trains.
 
     Raises:
         AfzalError: as for :func:`afzal.recipes.train.train`; a run that is there has other settings.
@@ -22,4 +26,4 @@ def train_once(config: TrainConfig) -> Path:
         return out
     if not begun and out.exists():  # killed before it had said what it is
         shutil.rmtree(out)
-    return train(config, resume=begun)
+    return train(config, resume=begun, callbacks=callbacks)
