@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers_runs import model_folder, one_thread, pair_file
+from helpers_serve import serving
 from helpers_served import Scripted, scripted, server_file, wait_for_nothing
 from transformers import AutoModelForCausalLM
 
@@ -101,14 +102,16 @@ def test_each_policy_answers_with_its_own_weights_and_its_kl_is_that_of_the_text
 
 
 @torch.no_grad()
-def kl(policy: str, start: str, prompt: str, text: str) -> float:
-    """The sum over the answer's tokens and its end of KL(policy || start) of what comes next, nats."""
+def kl(policy: str, start: str, prompt: str, text: str, *, ended: bool = True) -> float:
+    """The sum over the answer's tokens and its end, if it has one, of KL(policy || start) of what comes next, nats."""
     tokenizer = open_speaker(policy).tokenizer
     before = tokenizer(prompt)["input_ids"]
     answer = tokenizer(text, add_special_tokens=False)["input_ids"]
     ids = torch.tensor([before + answer])
     p, q = (
-        AutoModelForCausalLM.from_pretrained(path)(ids).logits[0, len(before) - 1 :].log_softmax(-1)
+        AutoModelForCausalLM.from_pretrained(path)(ids)
+        .logits[0, len(before) - 1 : None if ended else -1]
+        .log_softmax(-1)
         for path in (policy, start)
     )
     return float((p.exp() * (p - q)).sum())
@@ -155,3 +158,23 @@ def test_a_stopped_comparison_asks_only_what_has_no_reply(script, place, tmp_pat
     for path in sorted((tmp_path / "whole" / "measured").iterdir()):
         other = json.loads((tmp_path / "out" / "measured" / path.name).read_text())
         assert other["texts"] == json.loads(path.read_text())["texts"]
+
+
+@pytest.mark.slow
+def test_a_comparison_by_transformers_serve(place, tmp_path):
+    """A server that is not ours loads the folder of each policy: the texts are of those weights, and the KL is ours."""
+    out = tmp_path / "out"
+    common = {"batch_size": 8, "lr": 0.03, "lr_schedule": "constant", "warmup": 0, "max_steps": 2}
+    with serving() as (url, _):
+        server = server_file(tmp_path / "s.yaml", url, kind="transformers", model="{policy}")
+        run(place, out, server, common=common | {"eval_fraction": 0.0, "sample_prompts": 0}, snapshots=1)
+    start, found = kept(out, "start-0"), kept(out, "dpo-0-step-00000002")
+    assert start["kl"] == [[0.0] * SAMPLES] * PROMPTS
+    assert start["texts"] != found["texts"]  # of the same seeds
+    ended = [[not cut for cut in row] for row in found["unended"]]
+    final, first = str(out / "runs" / "dpo-0"), str(place / "model")
+    for k, texts in enumerate(found["texts"]):
+        for n, text in enumerate(texts):
+            by_hand = kl(final, first, f"q{k}", text, ended=ended[k][n])
+            assert found["kl"][k][n] == pytest.approx(by_hand, abs=1e-3)
+    assert (out / "compare.html").is_file()

@@ -14,7 +14,7 @@ import torch
 from helpers_runs import model_folder, one_thread, pair_file
 from helpers_serve import serving
 from helpers_served import Scripted, scripted, server_file, wait_for_nothing
-from helpers_tokenizers import CHATML, byte_tokenizer
+from helpers_tokenizers import CHATML, byte_tokenizer, llama_tokenizer
 
 from afzal import config, data
 from afzal.cli import main
@@ -112,6 +112,21 @@ def test_an_answer_key_beside_prompts_alone_is_no_obstacle_and_is_named_where_it
     prompts.write_text(json.dumps({"prompt": "q0", "context": "all of it"}) + "\n")  # which may be part of the question
     with pytest.raises(AfzalError, match="'context' may change what the rows mean"):
         generate(server, folder, tmp_path / "other.jsonl", prompts=str(prompts), n=1)
+
+
+def test_a_blank_that_transformers_serve_would_drop_is_refused(script, folder, tmp_path):
+    spaced = llama_tokenizer(template=CHATML)
+    model = model_folder(tmp_path / "model", vocab_size=len(spaced))
+    spaced.save_pretrained(model)
+    plain = str(folder / "plain.jsonl")
+    server = server_file(tmp_path / "s.yaml", script, kind="transformers", folder=str(model))
+    with pytest.raises(AfzalError, match="leave out the blank between a plain prompt and its answer"):
+        generate(server, folder, prompts=plain)
+    assert not script.seen
+    generate(server, folder, tmp_path / "out.jsonl")  # a conversation has its own marks between
+    generate(server_file(tmp_path / "v.yaml", script, kind="vllm", folder=str(model)), folder, prompts=plain)
+    other = server_file(tmp_path / "o.yaml", script, kind="transformers", folder=str(folder / "model"))
+    generate(other, folder, prompts=plain)
 
 
 def test_without_a_folder_the_server_decides_and_it_is_said(script, folder, tmp_path, capsys):

@@ -49,7 +49,7 @@ def test_requests_and_samples(monkeypatch, tmp_path):
     assert settings[0]["seed"] != settings[1]["seed"]
     assert all(0 <= s.pop("seed") < 2**31 for s in settings)
     wanted = {"n": 2, "temperature": 0.7, "top_p": 0.9, "top_k": -1, "max_tokens": 2, "min_tokens": 1, "logprobs": 0}
-    wanted |= {"ignore_eos": True, "stop_token_ids": [2, 3], "detokenize": False}
+    wanted |= {"ignore_eos": True, "stop_token_ids": [2, 3], "detokenize": False, "logit_bias": None}
     assert settings == [wanted, wanted]
     assert [(s.prompt_index, s.ids.tolist(), s.stop) for s in drawn] == [
         (0, [7, 2], "eos"),
@@ -69,6 +69,23 @@ def test_an_engine_can_be_given_and_the_seed_counts(monkeypatch):
         sample_with_vllm(engine, [[1]], eos=[2], seed=seed)
     first, again, other = ([s["seed"] for s in call[2]] for call in calls if call[0] == "generate")
     assert first == again != other
+
+
+def test_tokens_that_stand_for_images_and_sounds_are_barred_as_in_the_own_engine(monkeypatch, tmp_path):
+    from afzal.generate import with_vllm as module
+
+    calls = []
+    engine = fake_vllm(calls)
+    monkeypatch.setitem(sys.modules, "vllm", engine)
+    named = {"image_token_id": 11, "audio_token_index": 12, "vision_config": object(), "audio_config": object()}
+    shows = SimpleNamespace(get_text_config=lambda: None, **named)
+    monkeypatch.setattr(module, "config_of", lambda path: shows)
+    monkeypatch.setattr(module, "context_tokens", lambda path: None)
+    sample_with_vllm(str(model_folder(tmp_path / "model")), [[1]], eos=[2])
+    sample_with_vllm(engine.LLM(), [[1]], eos=[2], sampling=Sampling(2, barred=(5,)))
+    told = [settings[0]["logit_bias"] for name, *_, settings, _ in (c for c in calls if c[0] == "generate")]
+    assert told == [{11: -100.0, 12: -100.0}, {5: -100.0}]
+    assert module.placeholder_ids(shows) == (11, 12)
 
 
 def test_missing_log_probs_and_a_missing_vllm_are_said_plainly(monkeypatch, tmp_path):
@@ -127,6 +144,7 @@ class Params:
     min_tokens: int = 0
     logprobs: int | None = None
     detokenize: bool = True
+    logit_bias: dict[int, float] | None = None
 
 
 def scripted_vllm(streams, model_eos, *, length_first):

@@ -184,6 +184,14 @@ def _refuse_unheard(settings: ServerConfig, asked: Asked) -> None:
             where="folder",
             remedy="name the model's folder, or kind: openai",
         )
+    plain = any(isinstance(prompt, str) and prompt for prompt in asked.prompts)
+    if settings.kind == "transformers" and plain and asked.speaker is not None and asked.speaker.drops_blank():
+        raise AfzalError(
+            "transformers serve would leave out the blank between a plain prompt and its answer",
+            where=settings.url,
+            why="it decodes an answer without its prompt, and this tokenizer then drops a blank at the beginning",
+            remedy="serve the model with vLLM (kind: vllm), or name its folder in place of the server",
+        )
 
 
 def _requests(settings: ServerConfig, asked: Asked, about: Mapping[str, Any]) -> dict[tuple[int, int], Request]:

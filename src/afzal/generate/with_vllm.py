@@ -18,7 +18,10 @@ from afzal.errors import AfzalError
 from afzal.folders.load import model_folder
 from afzal.generate.draw import PLAIN, Sampling, row_keys
 from afzal.generate.rows import Sample, answer_limits
-from afzal.model.load import context_tokens
+from afzal.model.load import config_of, context_tokens
+from afzal.model.media import placeholder_ids
+
+_BARRED = -100.0  # nats: the least that vLLM lets a logit be biased by; log-probs are those without it
 
 
 def sample_with_vllm(
@@ -34,7 +37,8 @@ def sample_with_vllm(
 
     Args:
         model: a model folder or hub id, or a ``vllm.LLM`` that is loaded already; its ``logprobs_mode`` must then be
-            ``raw_logprobs`` (the default), so that log-probs are those at temperature 1.
+            ``raw_logprobs`` (the default), so that log-probs are those at temperature 1. Of a folder, the ids that
+            stand for images and sounds are never drawn; of a loaded engine, those that ``sampling.barred`` names.
         seed: each prompt's requests get a seed of their own from it.
 
     Raises:
@@ -45,6 +49,7 @@ def sample_with_vllm(
     context = None
     if isinstance(model, str):
         folder, context = model_folder(model), context_tokens(model)
+        sampling = replace(sampling, barred=placeholder_ids(config_of(model)))
         safely = {"trust_remote_code": False, "load_format": "safetensors"}
         engine = vllm.LLM(model=folder, logprobs_mode="raw_logprobs", **safely)
     ends = sorted(set(eos))
@@ -72,6 +77,7 @@ def _settings(vllm: Any, ends: list[int], n: int, sampling: Sampling, seed: int)
         ignore_eos=True,  # the ends are those given here, not the model's own
         stop_token_ids=ends,
         detokenize=False,
+        logit_bias=dict.fromkeys(sampling.barred, _BARRED) if sampling.barred else None,
     )
 
 

@@ -173,10 +173,18 @@ def context_tokens(path: str) -> int | None:
     Raises:
         AfzalError: no configuration there.
     """
+    return less(context_of(config_of(path)), positions_taken(model_folder(path)))
+
+
+def config_of(path: str) -> Any:
+    """The configuration of the model in a folder; of an adapter's folder that of its base model.
+
+    Raises:
+        AfzalError: no configuration there.
+    """
     folder = model_folder(path)
     base = adapter_base(folder)
-    config = load_config(folder if base is None else _base_folder(base, folder))
-    return less(context_of(config), positions_taken(folder))
+    return load_config(folder if base is None else _base_folder(base, folder))
 
 
 def context_of_model(model: Any) -> int | None:

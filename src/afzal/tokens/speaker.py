@@ -161,6 +161,12 @@ class Speaker:
         """A tree without branches for each prompt: :func:`afzal.tokens.encode.prompt_trees`."""
         return prompt_trees(prompts, self, max_tokens, notes)
 
+    def drops_blank(self) -> bool:
+        """Whether an answer that is decoded without its prompt lacks the blank before its first word, as SentencePiece
+        has it."""
+        (ids,) = self.codec.continuations([" a"], markers=False)
+        return ids is not None and self.codec.decode([ids]) != [" a"]
+
     def continuation(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """The text that ``ids`` add after ``before``; unlike ``decode(ids)`` it keeps a leading space."""
         return self.continuations([(before, ids)])[0]
