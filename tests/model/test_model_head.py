@@ -40,6 +40,7 @@ def gradients(fn, tensors, upstream):
 @pytest.mark.parametrize(("scale", "cap"), [(1.0, None), (0.5, None), (1.0, 2.0), (0.5, 2.0)])
 def test_values_and_gradients_equal_those_of_autograd(scale, cap, bias, keep, monkeypatch):
     monkeypatch.setattr(head, "TILE_ELEMENTS", 33)  # tiles of three rows, the last one shorter
+    monkeypatch.setattr(head, "_CACHED_ELEMENTS", 22 / torch.get_num_threads())  # which are read two by two
     monkeypatch.setattr(head, "KEEP_BYTES", keep)
     *tensors, target = given(dtype=torch.float32, bias=bias)
     upstream = torch.linspace(-1, 2, 7, dtype=torch.float64)
@@ -201,3 +202,15 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_there(kernel):
     )
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
     assert len(made.asm["cubin"]) > 1000
+
+
+def test_logits_of_minus_infinity_take_no_share_and_no_rows_give_no_log_probs():
+    hidden, weight, _, target = given(dtype=torch.float32, bias=False)
+    bias = torch.zeros(len(weight))
+    bias[[i for i in range(len(weight)) if i not in set(target.tolist())][:2]] = -torch.inf
+    found = linear_logps(hidden, weight, bias, target)
+    torch.testing.assert_close(found.double(), oracle(hidden, weight, bias, target), atol=1e-6, rtol=1e-6)
+    none = linear_logps(hidden[:0], weight, None, target[:0])
+    none.sum().backward()
+    assert len(none) == 0
+    assert float(weight.grad.abs().sum()) == 0.0

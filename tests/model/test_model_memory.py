@@ -93,10 +93,9 @@ def test_the_terms_of_a_forward_pass_by_hand():
     per = PerToken(block=10.0, kept={"none": 40.0, "full": 4.0}, logit=400.0, element=4)
     assert per.of("none", 100, 0) == {"activations": 4000.0, "logits": 0.0}
     assert per.of("full", 100, 0)["activations"] == 1400.0, "one block is made again at a time"
-    # 5 x 400 bytes kept and the tiles at work, which are no larger than three times the logits in float32
-    assert per.of("none", 100, 5)["logits"] == 2000 + 6000
+    assert per.of("none", 100, 5)["logits"] == 2000, "5 x 400 bytes kept, which become their own gradient"
     many = per.of("none", 100, 10**7)["logits"]
-    assert many == memory.TILE_ELEMENTS * 8, "beyond a GiB logits are made again, tile by tile"
+    assert many == memory.TILE_ELEMENTS * 4, "beyond a GiB logits are made again, tile by tile"
 
 
 def test_words_and_kinds_of_running_out_of_memory():

@@ -1,7 +1,8 @@
 """Log-probs of given targets straight from hidden states and the output head's weights, with their own backward pass.
 
-The logits of the scored tokens are made once, in the compute dtype, read in tiles that stay in the cache, and turned
-into their own gradient in place: two passes over them, where autograd's cross-entropy takes six. Sums are float32.
+The logits of the scored tokens are made by one product, in the compute dtype, read in tiles that stay in the cache,
+and turned into their own gradient in place: two passes over them, where autograd's cross-entropy takes six. Sums are
+float32.
 On a GPU the passes are Triton's (:mod:`afzal.model.kernels.logits`), where it is there and agrees with plain torch.
 Where the logits would not fit, only their log-sum-exp is kept and the backward pass makes them again, tile by tile.
 
@@ -10,6 +11,7 @@ Shapes: M scored tokens, d features, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,7 +21,11 @@ from torch.autograd.function import once_differentiable
 
 from afzal.model.kernels import logits as fused
 
-TILE_ELEMENTS = 2**22  # float32 logits at work at once
+# A product lays its weights out in the processor's order first, so that few large ones beat many small ones. What reads
+# them takes several steps per logit, between which they should stay in a core's own cache.
+TILE_ELEMENTS = 2**24  # logits made by one matrix product of a CPU, where they are not kept
+_CACHED_ELEMENTS = 2**18  # float32 logits that a core works on at once
+_CACHED_ELEMENTS_GPU = 2**26  # the same of a whole GPU, without Triton
 KEEP_BYTES = 2**30  # logits of one forward pass that are kept for the backward pass rather than recomputed
 KEEP_BYTES_GPU = 2**32  # the same on a GPU
 TILE_ELEMENTS_GPU = 2**28  # logits made by one matrix product of a GPU, where they are not kept
@@ -53,33 +59,27 @@ class _LinearLogps(torch.autograd.Function):
         wanted = any(ctx.needs_input_grad[:3])
         room = KEEP_BYTES_GPU if hidden.device.type == "cuda" else KEEP_BYTES
         keep = wanted and len(target) * weight.shape[0] * hidden.element_size() <= room
-        rows = _rows(len(target), weight.shape[0], hidden.device, keep)
-        whole = keep and rows >= len(target)
-        kept = hidden.new_empty(len(target) if keep and not whole else 0, weight.shape[0])
+        rows = max(1, len(target)) if keep else _rows(weight.shape[0], hidden.device)
         lse, picked = (hidden.new_empty(len(target), dtype=torch.float32) for _ in range(2))
+        logits = None
         for at in _tiles(len(target), rows):
             logits = F.linear(hidden[at], weight, bias)
-            if whole:
-                kept = logits
-            elif keep:
-                kept[at] = logits
             _scan(logits, target[at], lse[at], picked[at], scale, cap)
         if wanted:
             ctx.save_for_backward(hidden, weight, bias, target, lse)
-            ctx.kept, ctx.scale, ctx.cap, ctx.rows = kept if keep else None, scale, cap, rows
+            ctx.kept, ctx.scale, ctx.cap, ctx.rows = logits if keep else None, scale, cap, rows
         return picked - lse
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         hidden, weight, bias, target, lse = ctx.saved_tensors
-        gradient, rows = gradients[0].float().contiguous(), ctx.rows
+        gradient = gradients[0].float().contiguous()
         if ctx.kept is None:
             found = _recomputed(ctx, hidden, weight, bias, target, lse, gradient)
         else:
             kept, ctx.kept = ctx.kept, None  # its place is taken by its gradient: a second backward makes it again
-            for at in _tiles(len(target), rows):
-                _turn(kept[at], target[at], lse[at], gradient[at], ctx.scale, ctx.cap)
+            _turn(kept, target, lse, gradient, ctx.scale, ctx.cap)
             found = _products(ctx.needs_input_grad, kept, hidden, weight, bias)
         return (*found, None, None, None)
 
@@ -122,10 +122,12 @@ def _scan(logits: Tensor, target: Tensor, lse: Tensor, picked: Tensor, scale: fl
     if fused.fused(logits):
         fused.scan(logits, target, lse, picked, scale=scale, cap=cap)
         return
-    for at in _tiles(len(target), _rows_in_float32(logits)):
-        shown = _shown(logits[at], scale, cap)
-        torch.logsumexp(shown, 1, out=lse[at])
+    for at, room in _in_cache(logits):
+        shown = _shown(room.copy_(logits[at]), scale, cap)
         picked[at] = shown.gather(1, target[at, None])[:, 0]
+        largest = shown.amax(1, keepdim=True)
+        largest.masked_fill_(largest.isinf(), 0.0)
+        torch.add(shown.sub_(largest).exp_().sum(1).log_(), largest[:, 0], out=lse[at])
 
 
 def _turn(logits: Tensor, target: Tensor, lse: Tensor, gradient: Tensor, scale: float, cap: float | None) -> None:
@@ -133,41 +135,41 @@ def _turn(logits: Tensor, target: Tensor, lse: Tensor, gradient: Tensor, scale: 
     if fused.fused(logits):
         fused.turn(logits, target, lse, gradient, scale=scale, cap=cap)
         return
-    for at in _tiles(len(target), _rows_in_float32(logits)):
-        logits[at] = _logit_gradient(logits[at], target[at], lse[at], gradient[at], scale, cap)
+    for at, room in _in_cache(logits):
+        shown = room.copy_(logits[at])
+        logits[at] = _logit_gradient(shown, target[at, None], lse[at, None], gradient[at, None], scale, cap)
 
 
 def _logit_gradient(
     logits: Tensor, target: Tensor, lse: Tensor, gradient: Tensor, scale: float, cap: float | None
 ) -> Tensor:
-    """float32 ``[rows, V]``: gradient (one-hot - softmax), back through cap and scale."""
+    """float32 ``[rows, V]``: gradient (one-hot - softmax), back through cap and scale, in the place of the logits."""
     shown = _shown(logits, scale, cap)
     slope = None if cap is None else (1 - (shown / cap).square_())
-    back = shown.sub_(lse[:, None]) if shown is not logits else shown - lse[:, None]
-    back.exp_().mul_(-gradient[:, None])
-    back.scatter_add_(1, target[:, None], gradient[:, None])
+    back = shown.sub_(lse).exp_().mul_(-gradient).scatter_add_(1, target, gradient)
     back = back if slope is None else back.mul_(slope)
     return back if scale == 1.0 else back.mul_(scale)
 
 
 def _shown(logits: Tensor, scale: float, cap: float | None) -> Tensor:
-    """Logits as the softmax sees them, float32."""
-    shown = logits.float()
-    shown = shown * scale if scale != 1.0 else shown
-    return shown if cap is None else torch.tanh(shown / cap) * cap
+    """Float32 logits as the softmax sees them, in their own place."""
+    shown = logits.mul_(scale) if scale != 1.0 else logits
+    return shown if cap is None else shown.div_(cap).tanh_().mul_(cap)
 
 
-def _rows(scored: int, vocabulary: int, device: torch.device, keep: bool) -> int:
-    """Rows of a tile. What a GPU keeps it makes in one product: its memory is its cache."""
-    if device.type != "cuda":
-        return max(1, TILE_ELEMENTS // vocabulary)
-    return scored if keep else max(1, TILE_ELEMENTS_GPU // vocabulary)
+def _rows(vocabulary: int, device: torch.device) -> int:
+    """Rows of logits that are not kept, which one product makes."""
+    return max(1, (TILE_ELEMENTS_GPU if device.type == "cuda" else TILE_ELEMENTS) // vocabulary)
 
 
-def _rows_in_float32(logits: Tensor) -> int:
-    """Rows that plain torch works on at once, in copies of twice or four times their size."""
-    elements = TILE_ELEMENTS if logits.device.type != "cuda" else 16 * TILE_ELEMENTS
-    return max(1, elements // logits.shape[1])
+def _in_cache(logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Rows to work on together, and float32 room for them."""
+    on_gpu = logits.device.type == "cuda"
+    elements = _CACHED_ELEMENTS_GPU if on_gpu else _CACHED_ELEMENTS * torch.get_num_threads()
+    rows = min(max(1, int(elements // logits.shape[1])), len(logits))
+    room = logits.new_empty(rows, logits.shape[1], dtype=torch.float32)
+    for at in _tiles(len(logits), rows):
+        yield at, room[: at.stop - at.start]
 
 
 def _tiles(n: int, rows: int) -> list[slice]:

@@ -53,8 +53,7 @@ class PerToken:
         """Bytes of the activations and of the logits of a forward pass, for its backward pass."""
         at_work = self.block if mode != "none" else 0.0  # one block's are recomputed at a time
         kept = scored * self.logit
-        tiles = min(TILE_ELEMENTS * 4.0 * (2 if self.element == 4 else 3), 3.0 * kept * 4 / self.element)
-        logits = (kept if kept <= KEEP_BYTES else 0.0) + tiles if self.logit else 0.0
+        logits = kept if kept <= KEEP_BYTES else float(TILE_ELEMENTS * self.element)
         return {"activations": (self.kept[mode] + at_work) * tokens, "logits": logits}
 
 

@@ -10,8 +10,8 @@ from afzal.plan.job import Job, Layout, compute_bytes
 from afzal.plan.shapes import Shape
 
 KEPT_LOGITS = 2**30  # bytes of logits that one forward pass keeps; beyond, they are recomputed tile by tile
-TILE = 2**22  # float32 logits at work at once
-TENSOR_TILE = 2**26  # the same where a vocabulary is cut
+TILE = 2**24  # logits of one product where they are not kept
+TENSOR_TILE = 2**26  # float32 logits at work at once where a vocabulary is cut
 
 
 def activation_bytes(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -> tuple[float, float]:
@@ -95,7 +95,7 @@ def block_working_bytes(shape: Shape, e: int, tensor: int = 1) -> float:
 
 
 def logit_bytes(job: Job, layout: Layout, tokens: float) -> float:
-    """Bytes of the logits that are kept, and of the tiles at work on them."""
+    """Bytes of the logits that are kept or, where they would not fit, of one tile of them."""
     if job.method.scalar:
         return 0.0
     e, scored = compute_bytes(job), tokens * job.lengths.scored / job.lengths.tokens
@@ -105,5 +105,4 @@ def logit_bytes(job: Job, layout: Layout, tokens: float) -> float:
         tables = e / layout.tensor + (e if e == 2 else 0) + (12.0 if job.reference == "live" else 8.0)
         return min(scored * job.shape.vocabulary, TENSOR_TILE) * tables
     kept = scored * job.shape.vocabulary * e
-    tiles = 4.0 * TILE * (2 if job.dtype == "fp32" else 3)
-    return (kept if kept <= KEPT_LOGITS else 0.0) + min(tiles, 12.0 * scored * job.shape.vocabulary)
+    return kept if kept <= KEPT_LOGITS else float(TILE * e)
