@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import resource
 import statistics
@@ -17,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import table
+from benchmarks.beside_others import install
 from benchmarks.machine import about_run
 
 LETTERS = random.Random(0)
@@ -31,6 +33,7 @@ def main() -> None:
     given = parser.parse_args()
     about, commands = about_run("benchmarks.startup", ["afzal"], threads=1), {}
     with tempfile.TemporaryDirectory() as folder:
+        install(Path(folder))
         file = Path(folder, "rows.jsonl")
         file.write_text("".join(json.dumps(row(i)) + "\n" for i in range(given.rows)))
         few = given.rows // 10
@@ -44,7 +47,7 @@ def main() -> None:
             f"check, {few:,} rows": ["check", str(deep)],
             f"check --deep, {few:,} rows": ["check", str(deep), "--deep"],
         }.items():
-            seconds = [cpu_seconds([sys.executable, "-m", "afzal", *arguments]) for _ in range(given.repeats)]
+            seconds = [cpu_seconds([sys.executable, "-m", "afzal", *arguments], folder) for _ in range(given.repeats)]
             commands[f"afzal {name}"] = {"median": statistics.median(seconds), "seconds": seconds}
     found = {"about": about, "processor_seconds": commands}
     if given.out:
@@ -67,10 +70,11 @@ def varied(i: int) -> dict[str, str]:
     return {"prompt": f"{words(40)} {i}", "chosen": words(20), "rejected": words(21)}
 
 
-def cpu_seconds(command: list[str]) -> float:
-    """User and system time of a command, in seconds."""
+def cpu_seconds(command: list[str], installed: str = "") -> float:
+    """User and system time of a command, in seconds; of the Afzal that lies in ``installed``, where that is named."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+    environment = {**os.environ, **({"PYTHONPATH": installed} if installed else {})}
+    subprocess.run(command, check=False, stdout=subprocess.DEVNULL, env=environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
