@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.distributed as dist
 from helpers_models import random_trees
+from helpers_ranks import start_group
+from helpers_runs import finished
 
 from afzal.errors import AfzalError
 from afzal.recipes.parallel import goes_on
@@ -83,3 +90,21 @@ def test_a_start_of_the_launch_that_began_a_run_resumes_it(tmp_path, monkeypatch
     assert not goes_on(str(tmp_path))
     (tmp_path / "run.json").write_text(json.dumps({} if began is None else {"launch": began}))
     assert goes_on(str(tmp_path)) is resumes
+
+
+def _twice(left_over: bool, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    kept: list[Any] = []
+    for number in range(2):
+        if number and environment["RANK"] == "1":
+            time.sleep(0.5)  # the other finds first what was left of the training before
+        with ranks.joined(torch.device("cpu")):
+            kept += [dist.distributed_c10d._get_default_store()] if left_over else []
+            assert ranks.gather([number, ranks.rank()]) == [[number, 0], [number, 1]]
+
+
+@pytest.mark.parametrize("left_over", [True, False])
+def test_one_process_joins_others_for_one_training_after_another(left_over):
+    """What is left of the first, a store that says where to reach the ranks, misleads none in the second."""
+    started = start_group(_twice, 2, left_over)
+    assert [finished(process, 60) for process in started] == [0, 0]

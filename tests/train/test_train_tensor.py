@@ -12,10 +12,14 @@ import torch.nn.functional as F
 from helpers_models import make
 from helpers_ranks import start_group
 from helpers_runs import finished
+from torch._C._distributed_c10d import _get_work_registry_size
 
 from afzal.errors import AfzalError
 from afzal.model.adapters import Adapter, add_adapter
 from afzal.model.load import blank_model, load_model
+from afzal.model.logprobs import hidden_states
+from afzal.tokens.batch import collate
+from afzal.tokens.tree import tree
 from afzal.train import ranks
 from afzal.train.pieces import clip_gradients, full, local
 from afzal.train.shard import Sharded
@@ -62,6 +66,8 @@ def compare(case: Case) -> None:
     assert float(clip_gradients(cut.masters.values(), 1e9)) == pytest.approx(norm, rel=1e-5), family
     for name, mine in full(cut._all).items():
         assert torch.equal(mine, whole.get_parameter(name)), (family, name)
+    hidden_states(cut.model, collate([tree("x", [5, 6], [[7, 8]])], "unshared", CPU))
+    assert _get_work_registry_size() == 0, family  # exchanges of logits that nobody reads
 
 
 def compare_unread(folder: str, adapter: bool) -> None:

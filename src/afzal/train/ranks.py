@@ -38,6 +38,7 @@ T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
 _PARTING = timedelta(seconds=10)  # after a failure, which may be the others' too
 _tensor = 1  # ranks that compute the same items together
+_meetings = 0  # trainings of this process that joined others
 
 
 def world() -> int:
@@ -99,9 +100,7 @@ def joined(device: torch.device, tensor_parallel: int = 1) -> Iterator[None]:
         return
     assert processes() % tensor_parallel == 0
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
-    if launched.keeps_store():  # and with it what the ranks before a restart wrote: where to reach them, for one
-        store = PrefixStore(f"afzal/{launched.restarts()}", store)
+    store, rank, size = _meeting()
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     wait = TIMEOUT
     _tensor = tensor_parallel
@@ -115,6 +114,26 @@ def joined(device: torch.device, tensor_parallel: int = 1) -> Iterator[None]:
         mesh.cache_clear()
         _part(store, size, wait)
         dist.destroy_process_group()
+
+
+def _meeting() -> tuple[Store, int, int]:
+    """Where the ranks find each other, this rank, and how many they are.
+
+    Trainings of one process share a store, in which each has a part of its own. A store may hold what the ranks wrote
+    before, such as where to reach them: those before a restart, where the launcher keeps it, and those of the training
+    before, since rank 0 lets go of its store only when the collector has found all that is left of a training.
+    """
+    global _meetings
+    _meetings += 1
+    store, rank, size = _store(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"])
+    start = launched.restarts() if launched.keeps_store() else 0
+    return PrefixStore(f"afzal/{start}/{_meetings}", store), rank, size
+
+
+@cache
+def _store(address: str, port: str) -> tuple[Store, int, int]:
+    del address, port  # by which the rendezvous finds it too
+    return next(rendezvous("env://", timeout=TIMEOUT))
 
 
 def _part(store: Store, size: int, wait: timedelta) -> None:

@@ -90,10 +90,20 @@ def into_slices(model: Any, mesh: Any) -> None:
     for at, style in _plan(model, mesh.size()).items():
         for part, of_part in _parts(base.get_submodule(at), at, style):
             parallelize_module(base, mesh, {part: makers[of_part]()}, src_data_rank=None)
+    base.get_output_embeddings().register_forward_hook(_waited)
     if tied:
         base.get_output_embeddings().weight = base.get_input_embeddings().weight
     for name, p in base.named_parameters():  # the style of a norm makes a weight that trains of one that does not
         p.requires_grad_(trains[name])
+
+
+def _waited(_head: nn.Module, _given: Any, logits: Any) -> None:
+    """Wait for logits that are put together: a pass for hidden states alone reads none, and an exchange that nobody
+    waits for keeps its memory to the end of the process."""
+    from torch.distributed._functional_collectives import AsyncCollectiveTensor
+
+    if isinstance(logits, AsyncCollectiveTensor):
+        logits.trigger_wait()
 
 
 def _plan(model: Any, members: int) -> dict[str, str]:
