@@ -72,7 +72,6 @@ def test_what_does_not_fit_is_shown_and_refused(capsys: pytest.CaptureFixture[st
         (["rloo", "--model", "llama-3.1-8b", "--value", "shared"], "rloo trains no value model"),
         (["sft", "--model", "llama-3.1-8b", "--reference", "live"], "sft has no reference"),
         (["grpo", "--model", "llama-3.1-8b", "--reference", "cached"], "scores its answers under one as it runs"),
-        (["grpo", "--model", "llama-3.1-8b", "--tensor", "2"], "every rank holds the models whole"),
         (["rloo", "--model", "llama-3.1-8b", "--minibatches", "99"], "need as many prompts"),
         (["ppo", "--model", "llama-3.1-8b", "--lora-rank", "8", "--frozen-weights", "nf4"], "value=shared"),
         (["--model", "llama-3.1-8b", "--nodes", "1", "--gpus", "1", "--link", "0.5"], "one device has no links"),

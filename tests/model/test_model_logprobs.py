@@ -121,7 +121,7 @@ def test_tiles_of_the_head_change_neither_value_nor_gradient(monkeypatch):
         return logps.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
     whole = run()
-    monkeypatch.setattr(logprobs_module, "_TILE_ELEMENTS", 5 * 97)
+    monkeypatch.setattr(logprobs_module, "TILE_ELEMENTS", 5 * 97)
     tiled = run()
     torch.testing.assert_close(tiled[0], whole[0], atol=1e-6, rtol=0)
     torch.testing.assert_close(tiled[1], whole[1], atol=1e-5, rtol=1e-4)

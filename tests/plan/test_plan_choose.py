@@ -29,6 +29,7 @@ from afzal.plan import (
     updates,
 )
 from afzal.plan.memory import loading
+from afzal.plan.rollouts import generation_bytes, scoring_bytes
 from afzal.plan.shapes import block_parameters, parameters
 from afzal.plan.table import assumptions
 
@@ -242,6 +243,24 @@ def test_an_iteration_is_its_answers_their_scores_and_its_updates():
     assert updates(found) == 8 * 16 - 3  # 1000 prompts are 15.6 iterations of 64
     planned = plan(found, H100, Wish(nodes=1, gpus=1), ASSUMED)
     assert planned.hours == pytest.approx(planned.times.iteration * 125 / 8 / 3600)
+
+
+def test_ranks_that_share_every_matrix_share_what_answers_take_too():
+    found = job("llama-3.2-1b", "rloo")
+    alone, two = Layout(), Layout(gpus=2, tensor=2)
+    large = replace(DEVICES["cpu"], memory=1e12)
+    whole, own = (generation_bytes(found, layout, large) for layout in (alone, two))
+    assert own["keys and values"] == whole["keys and values"] / 2
+    assert own["activations"] < whole["activations"]
+    assert whole["packed weights"] > own["packed weights"] == 0.0
+    assert scoring_bytes(found, two, H100)["activations"] <= scoring_bytes(found, alone, H100)["activations"]
+    times_of = [
+        times(found, layout, replace(H100, intra=rate), ASSUMED)
+        for layout, rate in ((alone, 1e12), (two, 1e12), (two, 1e11))
+    ]
+    assert times_of[1].sampling < times_of[0].sampling
+    assert times_of[2].sampling > times_of[1].sampling
+    assert times_of[2].scoring > times_of[1].scoring
 
 
 @pytest.mark.parametrize("method", list(METHODS))

@@ -78,22 +78,26 @@ def tolerance(name: str, figures: dict[str, Any]) -> float:
     margin is known to 4e-7. At the start, where policy and reference are equal, the sign of a margin that should be 0
     is chance (with a cached reference, whose log-probs were taken in other batches), and so is the accuracy. After a
     few updates of an adapter margins are about 0.01, their correlation with lengths is known to 6e-6, and the end of
-    its interval over eight pairs to 3e-5.
+    its interval over eight pairs to 2e-4.
     """
     if name.startswith("rewards/accuracies") and abs(figures.get("rewards/margins", 1.0)) < 1e-6:
         return 1.0
-    return 1e-4 if name.startswith("rewards/length_correlation") else 2e-5
+    return 3e-4 if name.startswith("rewards/length_correlation") else 2e-5
 
 
-def assert_same(one: Path, other: Path) -> None:
-    """Every figure of both runs, and their weights."""
+def assert_same(one: Path, other: Path, loss: float = 1e-6) -> None:
+    """Every figure of both runs, and their weights.
+
+    Args:
+        loss: the largest difference of a loss.
+    """
     for a, b in zip(metrics(one), metrics(other), strict=True):
         assert a.keys() == b.keys()
         assert (a["kind"], a["step"]) == (b["kind"], b["step"])
         for name in a.keys() - {"seconds", "kind"}:
             assert b[name] == pytest.approx(a[name], rel=1e-5, abs=tolerance(name, a)), (a["step"], name)
         if "loss" in a:
-            assert abs(a["loss"] - b["loss"]) <= 1e-6
+            assert abs(a["loss"] - b["loss"]) <= loss
     assert gap(one, other) <= 1e-6
 
 
@@ -149,12 +153,16 @@ FROM_REWARDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def from_rewards(tmp_path: Path, name: str, n: int) -> tuple[Path, Path]:
-    """The same run by one and by ``n`` ranks; answers are drawn, rewarded and learned from by all of them."""
+def from_rewards(tmp_path: Path, name: str, n: int, **more: Any) -> tuple[Path, Path]:
+    """The same run by one and by ``n`` ranks; answers are drawn, rewarded and learned from by all of them.
+
+    Args:
+        more: settings of the run by several.
+    """
     method, overrides = FROM_REWARDS[name]
     (tmp_path / "rewards.py").write_text("def odd(prompt, answer):\n    return sum(map(ord, answer)) % 17 / 8\n")
     asked = ONLINE | {"reward": f"{tmp_path / 'rewards.py'}:odd"} | overrides
-    one, several = (given(tmp_path, out, method, **asked) for out in ("one", "several"))
+    one, several = given(tmp_path, "one", method, **asked), given(tmp_path, "several", method, **asked, **more)
     assert finished(start_command(command_line(method, one))) == 0
     assert run_ranks(command_line(method, several), n) == [0] * n
     return tmp_path / "one", tmp_path / "several"

@@ -16,7 +16,6 @@ from afzal.errors import AfzalError
 from afzal.model.adapters import Adapter, add_adapter
 from afzal.recipes.parallel import refuse, refuse_rounded
 from afzal.runs import launched
-from afzal.train.tensor import refuse_uncut
 
 DEVICES = Path(__file__).parents[2] / "docs" / "devices.md"
 DATA = {"model": "model", "data": "pairs.jsonl"}
@@ -33,10 +32,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, str, str]] = {
     "quantize": ("dpo", {"quantize": "4bit", "lora_rank": 4}, "quantize cannot", "scales of its blocks", "`quantize`"),
     "offload": ("dpo", {"offload": "optimizer"}, "offload=optimizer cannot", "whole tensors", "`offload`"),
     "compile": ("dpo", {"compile": True}, "compile cannot", "on GPUs whole layers", "`compile`"),
-    "ia3": ("dpo", {"adapter": "ia3", "tensor_parallel": 2}, "adapter=ia3 with tensor", "factors scale", "IA3"),
-    "dora": ("dpo", {"adapter": "dora", "tensor_parallel": 2}, "adapter=dora with tensor", "whole rows", "DoRA"),
-    "prefix": ("dpo", {"adapter": "prefix", "tensor_parallel": 2}, "adapter=prefix with", "all heads", "prefix tuning"),
-    "online": ("grpo", {"reward": "r.py:r", "tensor_parallel": 2}, "not possible with grpo", "models whole", "`grpo`"),
 }
 
 
@@ -64,7 +59,8 @@ def test_a_model_in_memory_is_refused_with_the_reason(monkeypatch):
     "asked",
     [
         {"compile": True, "device": "cpu"},
-        {"adapter": "prompt", "tensor_parallel": 2},
+        *({"adapter": kind, "tensor_parallel": 2} for kind in ("prompt", "prefix", "ia3", "dora")),
+        {"method": "grpo", "reward": "r.py:r", "tensor_parallel": 2},
         {"adapter": "dora"},
         {"adapter": "prefix"},
         {"adapter_from": "run", "prior": 0.1},
@@ -72,7 +68,8 @@ def test_a_model_in_memory_is_refused_with_the_reason(monkeypatch):
 )
 def test_what_several_ranks_do_as_one_is_let_through(monkeypatch, asked):
     as_one_of(monkeypatch, 2)
-    refuse(make("dpo", **DATA, **asked), None)
+    asked = dict(asked)
+    refuse(make(asked.pop("method", "dpo"), **DATA, **asked), None)
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
@@ -80,15 +77,6 @@ def test_a_number_of_ranks_that_matrices_are_not_cut_over(monkeypatch, ranks):
     as_one_of(monkeypatch, ranks)
     with pytest.raises(AfzalError, match=f"tensor_parallel=2 does not divide the number of ranks, {ranks}"):
         refuse(make("dpo", **DATA, tensor_parallel=2), None)
-
-
-@pytest.mark.parametrize("kind", ["ia3", "dora", "prefix"])
-def test_an_adapter_of_a_folder_that_is_not_cut_is_refused(kind):
-    """No setting names its kind: the model does."""
-    model = add_adapter(model_of("llama"), Adapter(kind, virtual_tokens=2))
-    with pytest.raises(AfzalError, match="tensor_parallel=2 is not possible") as caught:
-        refuse_uncut(model, 2)
-    assert f"of the kind {kind}" in caught.value.why
 
 
 @pytest.mark.parametrize("kind", ["ia3", "dora"])

@@ -124,10 +124,6 @@ class PlanConfig(Settings, frozen=True):
             raise ValueError(
                 f"reference cannot be {self.reference}: {self.method} scores its answers under one as it runs"
             )
-        if self.tensor not in (None, 1):
-            raise ValueError(
-                f"tensor is not possible with {self.method}: every rank holds the models whole to write answers"
-            )
         if self.minibatches > self.batch_size:
             raise ValueError(
                 f"{self.minibatches} minibatches need as many prompts, and batch_size is {self.batch_size}"

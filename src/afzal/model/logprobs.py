@@ -22,7 +22,7 @@ from afzal.model.reward import is_reward_model, reward_scores
 from afzal.objectives.inputs import Scored
 from afzal.tokens.batch import Batch
 
-_TILE_ELEMENTS = 2**26  # float32 logits held at once: 256 MiB
+TILE_ELEMENTS = 2**26  # float32 logits of a head that is called held at once: 256 MiB
 
 
 def score(model: Any, batch: Batch, temperature: float = 1.0) -> Scored:
@@ -94,7 +94,7 @@ def head_logps(model: Any, hidden: Tensor, target: Tensor, temperature: float = 
     def tile_logps(h: Tensor, t: Tensor) -> Tensor:
         return -F.cross_entropy(logits_of(model, h, temperature), t, reduction="none")
 
-    return tiled(tile_logps, hidden, target, rows=max(1, _TILE_ELEMENTS // vocabulary_of(model)))
+    return tiled(tile_logps, hidden, target, rows=max(1, TILE_ELEMENTS // vocabulary_of(model)))
 
 
 def tiled(fn: Callable[..., Tensor], *columns: Tensor, rows: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
-from afzal.model.head import KEEP_BYTES, TILE_ELEMENTS
+from afzal.model import logprobs
+from afzal.model.head import KEEP_BYTES, TILE_ELEMENTS, is_plain
 from afzal.model.load import vocabulary_of
-from afzal.model.logprobs import hidden_states
+from afzal.model.logprobs import hidden_states, output_head
 from afzal.model.recompute import MODES, Recompute, set_recompute
 from afzal.model.reward import head_scores, is_reward_model
 from afzal.tokens.batch import Sharing, collate
@@ -42,19 +43,25 @@ class PerToken:
         kept: per token, for what all blocks keep, by mode.
         logit: per scored token, for its logits in the computed number format; 0 for a reward model.
         element: of a computed number.
+        called: whether the head is called as it is, in large tiles, since it is no plain product: adapted, or cut.
     """
 
     block: float
     kept: Mapping[Recompute, float]
     logit: float
     element: int
+    called: bool = False
 
     def of(self, mode: Recompute, tokens: float, scored: float) -> dict[str, float]:
         """Bytes of the activations and of the logits of a forward pass, for its backward pass."""
         at_work = self.block if mode != "none" else 0.0  # one block's are recomputed at a time
+        return {"activations": (self.kept[mode] + at_work) * tokens, "logits": self._logits(scored)}
+
+    def _logits(self, scored: float) -> float:
         kept = scored * self.logit
-        logits = kept if kept <= KEEP_BYTES else float(TILE_ELEMENTS * self.element)
-        return {"activations": (self.kept[mode] + at_work) * tokens, "logits": logits}
+        if self.called:  # logits, and in float32 their log-probs, the gradient, or a reference's beside the policy's
+            return min(kept / self.element, logprobs.TILE_ELEMENTS) * (self.element + 12.0)
+        return kept if kept <= KEEP_BYTES else float(TILE_ELEMENTS * self.element)
 
 
 def measure(model: Any, sharing: Sharing, probe: Tree | None = None, modes: Sequence[Recompute] = MODES) -> PerToken:
@@ -72,20 +79,22 @@ def measure(model: Any, sharing: Sharing, probe: Tree | None = None, modes: Sequ
         set_recompute(model, mode)
         kept[mode] = kept_bytes_per_token(model, sharing, probe)
     element = next(model.parameters()).element_size()
-    logit = 0.0 if is_reward_model(model) else float(vocabulary_of(model) * element)
-    return PerToken(kept["none"] / model.config.get_text_config().num_hidden_layers, kept, logit, element)
+    scalar, blocks = is_reward_model(model), model.config.get_text_config().num_hidden_layers
+    logit = 0.0 if scalar else float(vocabulary_of(model) * element)
+    return PerToken(kept["none"] / blocks, kept, logit, element, not scalar and not is_plain(output_head(model)))
 
 
 def kept_bytes_per_token(model: Any, sharing: Sharing, probe: Tree | None = None) -> float:
     """Bytes that one forward pass keeps for its backward pass, per token, without weights and without the head."""
     device = next(model.parameters()).device
     batch = collate([probe or tree("memory", [0] * 40, [[0] * 12] * 2)], sharing, device)
-    own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+    own = {storage._cdata for t in (*model.parameters(), *model.buffers()) for storage in _storages(t)}
     with torch.enable_grad(), _Made() as made:
         found = head_scores(model, batch) if is_reward_model(model) else hidden_states(model, batch)
     # what is still alive, besides the result, is held by the graph
     alive = {at: size for at, (held, size) in made.storages.items() if at not in own and not held.expired()}
-    alive.pop(found.untyped_storage()._cdata, None)
+    for storage in _storages(found):
+        alive.pop(storage._cdata, None)
     return sum(alive.values()) / batch.ids.numel()
 
 
@@ -99,10 +108,18 @@ class _Made(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(made):
-            if isinstance(leaf, Tensor):
-                storage = leaf.untyped_storage()
+            for storage in _storages(leaf):
                 self.storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
         return made
+
+
+def _storages(t: Any) -> Iterator[torch.UntypedStorage]:
+    """What this process holds of a tensor: of one in pieces on several ranks its own piece."""
+    if is_traceable_wrapper_subclass(t):
+        for name in t.__tensor_flatten__()[0]:
+            yield from _storages(getattr(t, name))
+    elif isinstance(t, Tensor):
+        yield t.untyped_storage()
 
 
 def free_bytes(device: torch.device) -> int | None:

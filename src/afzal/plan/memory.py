@@ -71,7 +71,7 @@ def loading(job: Job, layout: Layout, device: Device) -> Moment:
         terms["towers"] = 4.0 * job.shape.towers
     if job.has_value_model:
         terms["value model"] = 4.0 * value_parameters(job)
-    if layout.shards > 1 and job.reference == "live" and not job.rank:
+    if layout.shards * layout.tensor > 1 and job.reference == "live" and not job.rank:
         terms["reference"] = e * parameters(job.shape)
     return Moment("loading", terms | overhead)
 

@@ -49,19 +49,20 @@ def key_value_bytes(shape: Shape, e: int) -> float:
 
 def generation_bytes(job: Job, layout: Layout, device: Device) -> dict[str, float]:
     """While answers are drawn: keys and values of prompts (once for all their answers) and of answers; beside them the
-    pass over the prompts, or the logits of one token of every row. A CPU has a second copy of the matrices."""
+    pass over the prompts, or the logits of one token of every row. A CPU has a second copy of matrices that are whole.
+    """
     shape, e, rows = job.shape, compute_bytes(job), rows_at_once(job, layout)
     prompts = math.ceil(rows / job.lengths.branches)
     room = ROOM * 2 ** max(0, math.ceil(math.log2(job.lengths.response / ROOM)))
     read = min(prompts * job.lengths.prompt, max(PROMPT_TOKENS, job.lengths.prompt))
-    working = block_working_bytes(shape, e)
+    working = block_working_bytes(shape, e, layout.tensor)
     # a row's logits, in float32 too where they were not, and their softmax
     drawn = rows * (shape.vocabulary * (2 * _FLOAT32 + (e if e != _FLOAT32 else 0)) + working)
     return {
-        "keys and values": key_value_bytes(shape, e) * (prompts * job.lengths.prompt + rows * room),
+        "keys and values": key_value_bytes(shape, e) / layout.tensor * (prompts * job.lengths.prompt + rows * room),
         "activations": max(read * working, drawn),
         "gathered": _whole_bytes(job, layout),
-        "packed weights": _packed_bytes(job, device),
+        "packed weights": _packed_bytes(job, device) if layout.tensor == 1 else 0.0,
     }
 
 
@@ -82,7 +83,7 @@ def scoring_bytes(job: Job, layout: Layout, device: Device) -> dict[str, float]:
     tile = SCORED_TILE_CPU if device.name == "cpu" else SCORED_TILE
     logits = _COMPARED * _FLOAT32 * min(scored * shape.vocabulary, tile)
     working = max(
-        block_working_bytes(shape, _FLOAT32 if job.has_value_model else e),
+        block_working_bytes(shape, _FLOAT32 if job.has_value_model else e, layout.tensor),
         block_working_bytes(job.reward, _FLOAT32) if job.reward is not None else 0.0,
     )
     at_head = states + logits >= tokens * working
@@ -94,13 +95,14 @@ def scoring_bytes(job: Job, layout: Layout, device: Device) -> dict[str, float]:
 
 
 def _whole_bytes(job: Job, layout: Layout) -> float:
-    """Of models that lie in pieces: every device holds all of them whole as long as an iteration is written."""
+    """Of models that lie in shards: every device holds all of their layers as long as an iteration is written."""
     if layout.shards == 1:
         return 0.0
     e = compute_bytes(job)
     policy = frozen_bytes(job) + e * adapter_parameters(job.shape, job.rank) if job.rank else e * policy_parameters(job)
     reference = e * parameters(job.shape) if job.reference == "live" and not job.rank else 0.0
-    return policy + reference + (float(_FLOAT32) * value_parameters(job) if job.has_value_model else 0.0)
+    value = float(_FLOAT32) * value_parameters(job) if job.has_value_model else 0.0
+    return (policy + reference + value) / layout.tensor
 
 
 def scoring_flops(job: Job) -> float:
@@ -110,6 +112,12 @@ def scoring_flops(job: Job) -> float:
     models = 1 + (job.reference == "live")
     rewards = body_flops(job.reward, found) if job.reward is not None else 0.0
     return models * (read + heads) + rewards + (read if job.method.value else 0.0)
+
+
+def sums_of_tensor_ranks(job: Job, layout: Layout, tokens: float) -> float:
+    """Bytes that a device receives when so many tokens pass through one model: two sums per block, as a ring."""
+    ring = 2 * (layout.tensor - 1) / layout.tensor
+    return 2.0 * job.shape.layers * ring * tokens * job.shape.width * compute_bytes(job)
 
 
 def drawing_flops(job: Job) -> float:

@@ -30,6 +30,7 @@ from afzal.plan.rollouts import (
     prompts_of_a_replica,
     rows_at_once,
     scoring_flops,
+    sums_of_tensor_ranks,
 )
 from afzal.plan.shapes import embedding_parameters, parameters
 from afzal.plan.work import Lengths, Passes, part, update_flops
@@ -160,14 +161,17 @@ def times(job: Job, layout: Layout, device: Device, assumed: Assumptions) -> Tim
     trained = trained_parameters(job) / (layout.shards * layout.tensor)
     forward = update_flops(job.shape, job.lengths, Passes(forward=1.0)) - update_flops(job.shape, job.lengths, Passes())
     answering = rate * min(1.0, iteration(job).items / layout.replicas)
+    read = iteration(job).tokens / layout.replicas if job.method.online else 0.0  # by every replica, in one pass
+    models = 1 + (job.reference == "live") + job.has_value_model
+    summing = sums_of_tensor_ranks(job, layout, read) / (moved.tensor_rate * assumed.link)
     return Times(
         compute=executed_flops(job, layout) / speed,
         shards=(moved.gather + moved.scatter) / (moved.shard_rate * assumed.link),
         tensor=moved.tensor / (moved.tensor_rate * assumed.link),
         replicas=moved.replicas / (moved.replica_rate * assumed.link),
         optimiser=OPTIMISER_TRAFFIC * trained / device.bandwidth,
-        sampling=_sampling(job, layout, device, answering, assumed.link),
-        scoring=scoring_flops(job) / answering if job.method.online else 0.0,
+        sampling=_sampling(job, layout, device, answering, assumed.link) + summing,
+        scoring=scoring_flops(job) / answering + models * summing if job.method.online else 0.0,
         before=forward / speed if job.reference == "cached" else 0.0,
         updates=job.updates_per_iteration,
     )
@@ -184,9 +188,9 @@ def _sampling(job: Job, layout: Layout, device: Device, speed: float, link: floa
     found, rows, n = iteration(job), rows_at_once(job, layout), job.lengths.branches
     length = found.scored / (found.items * n)
     rounds = -(-prompts_of_a_replica(job, layout) * n // rows)
-    whole = compute_bytes(job) * parameters(job.shape)
+    whole = compute_bytes(job) * parameters(job.shape) / layout.tensor
     read = found.tokens / found.items - n * length + n * length / 2  # a prompt's once, and half an answer's on average
-    cached = key_value_bytes(job.shape, compute_bytes(job)) * read * rows / n
+    cached = key_value_bytes(job.shape, compute_bytes(job)) / layout.tensor * read * rows / n
     outside = (layout.shards - 1) / layout.shards
     gathered = whole * outside / (_rate(layout, device, layout.tensor, layout.shards) * link)
     return gathered + max(rounds * length * (whole + cached) / device.bandwidth, drawing_flops(job) / speed)

@@ -157,7 +157,7 @@ def fit(config: TrainConfig, prepared: Prepared, held: Held, layout: Layout) -> 
     if obstacle and asked not in (None, "none"):
         raise AfzalError(f"activation_checkpointing={asked} is not possible", why=obstacle, remedy="leave it out")
     allowed = (asked,) if asked is not None else ("none",) if obstacle else MODES
-    space = room(config, held, layout.device)
+    space = _agreed(room(config, held, layout.device))
     if asked is not None and config.tokens_per_forward is not None:
         mode, notes = asked, []
     elif space is None:
@@ -165,12 +165,18 @@ def fit(config: TrainConfig, prepared: Prepared, held: Held, layout: Layout) -> 
         mode, notes = asked or "none", [unknown] if config.tokens_per_forward is None else []
     else:
         mode, notes = _choose(config, sizes_of(config, prepared.train), allowed, held, layout, space)
-    # ranks may find different amounts of memory free, and compute in one way all the same
     mode = MODES[max(ranks.gather(MODES.index(mode)))]
     layout.tokens_per_forward = min(ranks.gather(layout.tokens_per_forward))
     for trunk in held.trunks:
         set_recompute(trunk, mode)
     return notes
+
+
+def _agreed(space: float | None) -> float | None:
+    """The least that any rank has. Ranks may find different amounts of memory free, and compute in one way all the
+    same; those of a group measure together, so that they must measure alike."""
+    found = [theirs for theirs in ranks.gather(space) if theirs is not None]
+    return min(found) if len(found) == ranks.world() else None
 
 
 def _obstacle(held: Held, layout: Layout) -> str:

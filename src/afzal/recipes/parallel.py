@@ -30,7 +30,6 @@ from afzal.train.pieces import local
 from afzal.train.precision import Dtype, Weights
 from afzal.train.progress import Reporter
 from afzal.train.shard import Sharded, is_in_pieces, read_frozen, reshard, shard
-from afzal.train.tensor import UNCUT
 
 
 def refuse(config: TrainConfig, model: Any) -> None:
@@ -47,11 +46,6 @@ def refuse(config: TrainConfig, model: Any) -> None:
         )
     if processes() < 2:
         return
-    if members > 1 and config.rollouts is not None:
-        why = "every rank holds the models whole while answers are drawn"
-        raise AfzalError(
-            f"tensor_parallel={members} is not possible with {config.method}", why=why, remedy="leave it out"
-        )
     for what, (wanted, why, remedy) in _refused(config, model).items():
         if wanted:
             what = f"{what} cannot be trained over {processes()} ranks"
@@ -61,8 +55,6 @@ def refuse(config: TrainConfig, model: Any) -> None:
 def _refused(config: TrainConfig, model: Any) -> dict[str, tuple[bool, str, str]]:
     """What several ranks do not train: whether it is asked for, why not, and what to do in place of running it in one
     process."""
-    kind, members = config.adapter_kind, config.tensor_parallel
-    cut = f"adapter={kind} with tensor_parallel={members}"
     policy = config.policy
     return {
         f"method={config.method}": (
@@ -91,7 +83,6 @@ def _refused(config: TrainConfig, model: Any) -> dict[str, tuple[bool, str, str]
             "its weights would be cut in place, and the caller would get back a piece of a model on every rank",
             "save it with save_pretrained, and name the folder",
         ),
-        cut: (members > 1 and kind in UNCUT, UNCUT.get(str(kind), ""), "leave tensor_parallel out"),
     }
 
 

@@ -106,11 +106,12 @@ class Writer:
     def answer(self, asked: Sequence[Tree], turns: Sequence[Turns], *, n: int, seed: int) -> Answers:
         """``n`` answers to each prompt, rewarded and scored by policy, reference and value model.
 
-        Of several ranks each answers a share of the prompts, with the models whole, and then all know all answers. A
-        draw depends on the prompt's place and the sample's number, so the answers are those of one rank.
+        Of several ranks each answers a share of the prompts, with whole layers, and then all know all answers. A draw
+        depends on the prompt's place and the sample's number, so the answers are those of one rank. Ranks that share
+        every matrix answer the same prompts in the same passes, and the first of them has the answers rewarded.
         """
         mine = list(range(self.layout.rank, len(asked), self.layout.world))
-        with gathered(*self._trunks()) if self.layout.world > 1 else nullcontext():
+        with gathered(*self._trunks()) if ranks.world() > 1 else nullcontext():
             own = self._own([asked[k] for k in mine], [turns[k] for k in mine], mine, n, seed)
         parts = ranks.gather_tensors(own)
         places = [k for r in range(len(parts)) for k in range(r, len(asked), len(parts))]
@@ -134,7 +135,9 @@ class Writer:
         texts = self.speaker.continuations([(ids[s.prompt_index], s.answer.tolist()) for s in drawn])
         ended = [s.stop == "eos" for s in drawn]
         columns = [asked[s.prompt_index].columns for s in drawn]
-        rewards = self.rewarder([turns[s.prompt_index] for s in drawn], texts, ended, columns) if drawn else []
+        rewards = [0.0] * len(drawn)
+        if drawn and ranks.speaks():
+            rewards = self.rewarder([turns[s.prompt_index] for s in drawn], texts, ended, columns)
         answers = [Branch(s.ids, np.ones(len(s.ids), dtype=bool)) for s in drawn]
         trees = [rollout_tree(t, answers[k * n : (k + 1) * n]) for k, t in enumerate(asked)]
         mask, tables = self._read(trees)

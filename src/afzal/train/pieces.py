@@ -39,6 +39,16 @@ def local(t: Tensor) -> Tensor:
     return t.to_local() if hasattr(t, "to_local") else t  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def like(t: Any, number: Tensor) -> Tensor:
+    """A tensor cut as ``t`` is, each of whose numbers is the same one; it takes the memory of one."""
+    piece = number.expand(local(t.detach()).shape)
+    if not hasattr(t, "device_mesh"):
+        return piece
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(piece, t.device_mesh, t.placements, run_check=False, shape=t.shape, stride=t.stride())
+
+
 def alike(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
     """Parameters in groups that one step of an optimiser can take: of a group all are cut over the same axes of ranks,
     or none is."""

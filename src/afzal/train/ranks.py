@@ -66,6 +66,11 @@ def data_world() -> int:
     return world() // tensor()
 
 
+def speaks() -> bool:
+    """Whether this rank is the one of its group whose word on items counts."""
+    return rank() % tensor() == 0
+
+
 @cache
 def mesh(device: str) -> DeviceMesh:
     """All ranks along the axis ``shard``; under tensor parallelism as ``[data_world, T]``, ``shard`` and ``tensor``."""

@@ -22,7 +22,7 @@ from afzal.model.load import cast_parameters
 from afzal.train import ranks
 from afzal.train.boxes import box_of
 from afzal.train.optim import trainable
-from afzal.train.pieces import full, local
+from afzal.train.pieces import full, like, local
 from afzal.train.precision import Dtype
 from afzal.train.tensor import into_slices
 
@@ -101,13 +101,18 @@ class Sharded:
         return made
 
     def stand_in(self) -> Any:
-        """A model of the same shapes that takes no memory, to measure what a forward pass makes: each of its weights is
-        one number, seen as often as the shape asks for."""
+        """A model of the same shapes that takes no memory, to measure what a forward pass makes on this rank: each of
+        its weights is one number, seen as often as the shape asks for.
+
+        Under tensor parallelism it is cut as the model is, so that the ranks of a group run it together.
+        """
         made = copy.deepcopy(self._blank)
         set_attention(made, attention_of(self.model))
+        if ranks.tensor() > 1:
+            into_slices(made, ranks.mesh(self._device.type)["tensor"])
         number = torch.bfloat16 if self.dtype == "bf16" else torch.float32
         one = torch.zeros((), dtype=number, device=self._device)
-        _replace(made, {name: one.clone().expand(p.shape) for name, p in made.named_parameters()})
+        _replace(made, {name: like(p, one.clone()) for name, p in made.named_parameters()})
         return made
 
 

@@ -14,33 +14,32 @@ from typing import Any
 from torch import nn
 
 from afzal.errors import AfzalError
-from afzal.model.adapters import is_adapted, virtual_kind
+from afzal.model.adapters import is_adapted
 from afzal.model.load import vocabulary_of
 from afzal.model.media import towers
+from afzal.train.tensor_adapters import Cut, cut_factors, cut_prefix
 
 _COLUMNS = ("colwise", "colwise_gather_output", "colwise_rep")
 _ROWS = ("rowwise", "rowwise_split_input", "rowwise_rep")
 _TABLE = "embedding_rowwise"
 _OVER_HEADS = "replicated_with_grad_allreduce"  # a norm over the features of each head, of which a rank has some
 
-
-UNCUT = {
-    "ia3": "its factors scale features that are cut over the ranks, and PEFT keeps them whole",
-    "dora": "its norms are of whole rows of the weights, which are cut over the ranks",
-    "prefix": "its keys and values are of all heads, which are cut over the ranks",
+_CUTS: dict[str, Cut] = {
+    "colwise": "columns",
+    "colwise_gather_output": "gathered columns",
+    "colwise_rep": "gathered columns",
+    "rowwise": "rows",
+    "rowwise_rep": "rows",
+    "rowwise_split_input": "split rows",
 }
-"""Kinds of adapters that are not cut with the model's matrices, and why."""
 
 
 def refuse_uncut(model: Any, members: int) -> None:
     """Make sure that the model can be cut over so many ranks.
 
     Raises:
-        AfzalError: its family has no plan, or one that is not carried out here; its heads or features do not divide; or
-            its adapter is of a kind that is not cut.
+        AfzalError: its family has no plan, or one that is not carried out here; or its heads or features do not divide.
     """
-    if (kind := _kind(model)) in UNCUT:
-        raise _refusal(members, f"it has an adapter of the kind {kind}: {UNCUT[kind]}", "leave it out")
     name = type(_base(model)).__name__
     plan = _plan(model, members)
     if not plan:
@@ -63,7 +62,11 @@ def refuse_uncut(model: Any, members: int) -> None:
 
 
 def into_slices(model: Any, mesh: Any) -> None:
-    """Cut the model over the ranks of a mesh of one axis, by its plan; weights may be on the meta device."""
+    """Cut the model over the ranks of a mesh of one axis, by its plan; weights may be on the meta device.
+
+    Raises:
+        AfzalError: as :func:`refuse_uncut`, of a reference or a value model too, which may be of another family.
+    """
     from torch.distributed.tensor import Replicate
     from torch.distributed.tensor.parallel import (
         ColwiseParallel,
@@ -72,6 +75,7 @@ def into_slices(model: Any, mesh: Any) -> None:
         parallelize_module,
     )
 
+    refuse_uncut(model, mesh.size())
     makers = {
         "colwise": ColwiseParallel,
         "colwise_gather_output": lambda: ColwiseParallel(output_layouts=Replicate()),
@@ -87,10 +91,17 @@ def into_slices(model: Any, mesh: Any) -> None:
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     base = _base(model)
     tied, trains = _is_tied(base), {name: p.requires_grad for name, p in base.named_parameters(remove_duplicate=False)}
-    for at, style in _plan(model, mesh.size()).items():
+    plan = _plan(model, mesh.size())
+    for at, style in plan.items():
         for part, of_part in _parts(base.get_submodule(at), at, style):
             parallelize_module(base, mesh, {part: makers[of_part]()}, src_data_rank=None)
-    base.get_output_embeddings().register_forward_hook(_waited)
+        if style in _CUTS:
+            cut_factors(base.get_submodule(at), _CUTS[style], mesh)
+    # heads are cut where attention's inputs are; phi3 puts its together, and every rank computes all heads
+    if any(style == "colwise" and re.search(r"\battention\.|attn\.", at) for at, style in plan.items()):
+        cut_prefix(model, mesh)
+    if (head := base.get_output_embeddings()) is not None:
+        head.register_forward_hook(_waited)
     if tied:
         base.get_output_embeddings().weight = base.get_input_embeddings().weight
     for name, p in base.named_parameters():  # the style of a norm makes a weight that trains of one that does not
@@ -137,22 +148,13 @@ def _parts(module: nn.Module, at: str, style: str) -> list[tuple[str, str]]:
     if not hasattr(module, "base_layer"):
         return [(at, style)]
     factor = "lora_B" if style in _COLUMNS else "lora_A"
-    names: Any = getattr(module, factor)
+    names: Any = getattr(module, factor, ())
     return [(f"{at}.base_layer", style), *((f"{at}.{factor}.{name}", style) for name in names)]
 
 
 def _inner(model: Any, at: str) -> Any:
     module = _base(model).get_submodule(at)
     return getattr(module, "base_layer", module)
-
-
-def _kind(model: Any) -> str:
-    """The kind of the model's adapter where it is in :data:`UNCUT`, or has virtual tokens; else empty."""
-    if not is_adapted(model):
-        return ""
-    about = model.active_peft_config
-    norms = "dora" if getattr(about, "use_dora", False) else ""
-    return virtual_kind(model) or ("ia3" if str(about.peft_type.value) == "IA3" else norms)
 
 
 def _base(model: Any) -> Any:

@@ -1,0 +1,158 @@
+"""What several ranks cost on one machine: memory of each, processor time and clock of an update, beside one process.
+
+    python -m benchmarks.ranks --out benchmarks/results/large/ranks-cpu-fp32.json
+
+A random llama of 0.12 billion weights is made on the spot. DPO on all weights, and RLOO, run in one process with one
+thread, in one process with a thread for every rank, over ranks that share layers (*shards*), and over ranks that share
+every matrix (*tensor*), the same items in every update. Every run is in processes of its own; ranks talk by gloo, one
+thread each. The first update is not timed. Peaks are those of the whole process (``ru_maxrss``); *libraries* is that of
+a process that has only imported them. Gloo on one machine copies through the memory that the ranks compute in: nothing
+here says how fast NVLink or a network between machines would be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.large_model import SMALL, Shape, make
+from benchmarks.machine import about_run, refuse_if_busy
+
+_RANKS = 2
+WAYS: dict[str, tuple[int, int, int]] = {
+    "one process": (1, 1, 1),
+    "one process, 2 threads": (1, _RANKS, 1),
+    "shards": (_RANKS, 1, 1),
+    "tensor": (_RANKS, 1, _RANKS),
+}
+"""Processes, threads of each, and ranks that share every matrix."""
+METHODS: dict[str, dict[str, Any]] = {
+    "dpo": {"batch_size": 4},
+    "rloo": {"batch_size": 4, "n": 4, "sample_tokens": 32, "minibatches": 1, "ppo_epochs": 1},
+}
+_REWARD = "def length(prompt, answer):\n    return len(answer) % 7\n"
+_TINY = Shape(32, 2, 64, heads=4, kv_heads=2)
+
+
+def write_data(folder: Path, items: int) -> None:
+    """Pairs of prompts and answers of 32 bytes each, and a reward."""
+    words = lambda name, i: f"{name} {i} ".ljust(32, "x")  # noqa: E731
+    rows = [{n: words(n, i) for n in ("prompt", "chosen", "rejected")} for i in range(items)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "reward.py").write_text(_REWARD)
+
+
+def run(folder: Path, method: str, way: str, dtype: str, updates: int) -> dict[str, Any]:
+    """One run, each of whose processes says what it took."""
+    processes, threads, members = WAYS[way]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    about = {"folder": str(folder), "out": str(folder / f"{method}-{way}".replace(" ", "-")), "method": method}
+    about |= {"dtype": dtype, "updates": updates + 1, "threads": threads, "members": members}
+    # freed memory goes back at once, so that what is measured is what was needed
+    given = os.environ | {"MALLOC_MMAP_THRESHOLD_": "262144", "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    group = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "benchmarks.ranks", "--as-rank", json.dumps(about)]
+    started = [
+        subprocess.Popen(
+            command, env=given | group | {"RANK": str(r), "LOCAL_RANK": str(r)}, stdout=subprocess.PIPE, text=True
+        )
+        for r in range(processes)
+    ]
+    said = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
+        sys.exit(f"{method}, {way}: processes ended with {[process.returncode for process in started]}")
+    found = [json.loads(lines.strip().splitlines()[-1]) for lines in said]
+    lines = [json.loads(line) for line in (Path(about["out"]) / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "method": method,
+        "way": way,
+        "peak_gb": [round(r["peak"] / 1e9, 2) for r in found],
+        "libraries_gb": round(max(r["libraries"] for r in found) / 1e9, 2),
+        "cpu_seconds": round(statistics.median(map(sum, zip(*(r["cpu"] for r in found), strict=True))), 2),
+        "seconds": round(statistics.median(found[0]["wall"]), 2),
+        "losses": [line["loss"] for line in lines if line["kind"] == "train"],
+    }
+
+
+def _as_rank(about: dict[str, Any]) -> None:
+    import torch
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    from afzal import config, recipes
+
+    torch.set_num_threads(about["threads"])
+    libraries, marks = _peak(), []
+    register_optimizer_step_post_hook(lambda *_: marks.append((time.perf_counter(), time.process_time())))
+    folder, online = about["folder"], about["method"] == "rloo"
+    settings = METHODS[about["method"]] | {
+        "model": f"{folder}/model",
+        "data": f"{folder}/pairs.jsonl",
+        "out": about["out"],
+        "dtype": about["dtype"],
+        "lr": 1e-5,
+        "max_steps": about["updates"],
+        "tokens_per_forward": 512,
+        "activation_checkpointing": "none",
+        "eval_fraction": 0.0,
+        "log_every_steps": 1,
+        "device": "cpu",
+        "tensor_parallel": about["members"],
+    }
+    settings |= {"reward": f"{folder}/reward.py:length"} if online else {"sample_prompts": 0}
+    recipes.train(config.make(about["method"], **settings))
+    each = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(marks)]
+    wall, cpu = ([step[k] for step in each] for k in (0, 1))
+    print("\n" + json.dumps({"libraries": libraries, "peak": _peak(), "wall": wall, "cpu": cpu}), flush=True)
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
+def main() -> None:
+    """Make the model, run, and write or print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="JSON file of the figures")
+    parser.add_argument("--folder", type=Path, help="where the model is made; default: a temporary folder")
+    parser.add_argument("--updates", type=int, default=3, help="updates that are timed")
+    parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--tiny", action="store_true", help="a model of next to nothing, to see whether all runs work")
+    parser.add_argument("--force", action="store_true", help="measure although the machine is busy")
+    parser.add_argument("--as-rank", type=json.loads, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.as_rank is not None:
+        _as_rank(asked.as_rank)
+        return
+    if not (asked.force or asked.tiny):
+        refuse_if_busy()
+    rows = []
+    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+        (Path(folder) / "model").mkdir()
+        weights = make(Path(folder) / "model", _TINY if asked.tiny else SMALL, asked.dtype)
+        write_data(Path(folder), 4 * (asked.updates + 1))
+        for method in asked.methods:
+            for way in WAYS:
+                rows.append(run(Path(folder), method, way, asked.dtype, asked.updates))
+                print(json.dumps(rows[-1]), flush=True)
+    about = about_run("benchmarks.ranks", ("afzal", "torch", "transformers"), threads=_RANKS)
+    if asked.out is not None:
+        found = {"about": about | {"dtype": asked.dtype}, "weights": weights, "rows": rows}
+        asked.out.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Adapters whose weights belong to features or heads that tensor parallelism cuts: IA3, DoRA and prefix tuning.
+
+Low-rank factors are layers and are cut as such (:mod:`.tensor`). Here a rank gets the factors of IA3 and the norms of
+DoRA that belong to its own features, and the keys and values of a prefix that belong to its own heads.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from afzal.model.adapters import virtual_kind
+from afzal.train.pieces import local
+
+Cut = Literal["columns", "gathered columns", "rows", "split rows"]
+"""How a layer is cut, by columns or rows, and where its cut side is whole outside: as it leaves, or as it comes."""
+
+
+def cut_factors(layer: nn.Module, cut: Cut, mesh: Any) -> None:
+    """Give a rank its part of a layer's IA3 factors or DoRA norms; nothing for other layers."""
+    if hasattr(layer, "ia3_l"):
+        _cut_ia3(layer, cut, mesh)
+    for norms in dict(getattr(layer, "lora_magnitude_vector", {})).values():
+        if cut in ("columns", "gathered columns"):
+            norms.weight = _cut_along(norms.weight, 0, mesh)
+        norms.forward = partial(_dora, norms, cut, mesh)
+
+
+def cut_prefix(model: Any, mesh: Any) -> None:
+    """Have prefix tuning give a rank the keys and values ``[B, kv heads, n, D]`` of its own heads.
+
+    What makes them every rank has whole, and its gradient is put together from all heads.
+    """
+    if virtual_kind(model) != "prefix":
+        return
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    whole = model.get_prompt
+
+    def own_heads(t: Tensor) -> Tensor:
+        return (
+            DTensor.from_local(t, mesh, [Replicate()], run_check=False).redistribute(placements=[Shard(1)]).to_local()
+        )
+
+    def get_prompt(*args: Any, **kwargs: Any) -> Any:
+        cache = whole(*args, **kwargs)
+        for layer in cache.layers:
+            layer.keys, layer.values = own_heads(layer.keys), own_heads(layer.values)
+        return cache
+
+    model.get_prompt = get_prompt
+
+
+def _cut_along(p: nn.Parameter, axis: int, mesh: Any) -> nn.Parameter:
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    return nn.Parameter(distribute_tensor(p.detach(), mesh, [Shard(axis)], src_data_rank=None), p.requires_grad)
+
+
+def _cut_ia3(layer: Any, cut: Cut, mesh: Any) -> None:
+    """Factors scale what comes into a feed-forward layer, and what leaves any other: where that is cut, they are.
+
+    Between hooks PEFT's own product is one of two tensors that are cut alike.
+    """
+    from torch.distributed.tensor import DTensor, Shard
+
+    if cut != ("rows" if layer.is_feedforward else "columns"):
+        return
+    for name, factors in layer.ia3_l.items():
+        layer.ia3_l[name] = _cut_along(factors, 1 if layer.is_feedforward else 0, mesh)
+
+    def as_cut(t: Tensor) -> Tensor:
+        return DTensor.from_local(t, mesh, [Shard(-1)], run_check=False)
+
+    if layer.is_feedforward:
+        layer.register_forward_pre_hook(lambda _, given: (as_cut(given[0]), *given[1:]))
+    else:
+        layer.base_layer.register_forward_hook(lambda _m, _given, made: as_cut(made))
+        layer.register_forward_hook(lambda _m, _given, made: local(made))
+
+
+def _dora(
+    norms: Any,
+    cut: Cut,
+    mesh: Any,
+    x: Tensor,
+    *,
+    scaling: float,
+    base_layer: nn.Module,
+    base_result: Tensor,
+    **others: Any,
+) -> Tensor:
+    """What DoRA adds to ``base_result``, as PEFT's ``DoraLinearLayer`` computes it from whole weights (Liu et al. 2024,
+    arXiv 2402.09353, section 4.3: no gradient goes through the norm of the changed weights)."""
+
+    def as_it_leaves(t: Any) -> Tensor:
+        return t.full_tensor() if cut == "gathered columns" else local(t)
+
+    first, second = others["lora_A"], others["lora_B"]
+    scale = as_it_leaves(norms.weight / _norms(base_layer, first, second, scaling, cut, mesh))
+    if base_layer.bias is not None:
+        base_result = base_result - as_it_leaves(base_layer.bias)
+    return (scale - 1) * base_result + scale * second(first(x)) * scaling
+
+
+def _norms(base: Any, first: Any, second: Any, scaling: float, cut: Cut, mesh: Any) -> Any:
+    """Norms of the changed weights' rows, cut as DoRA's own: a rank has whole rows, or a part of every row."""
+    from torch.distributed.tensor import DTensor, Partial, Shard
+
+    changed = local(base.weight.detach()) + scaling * (local(second.weight.detach()) @ local(first.weight.detach()))
+    own = changed.norm(dim=1)
+    if cut in ("columns", "gathered columns"):
+        return DTensor.from_local(own, mesh, [Shard(0)], run_check=False)
+    return DTensor.from_local(own.square(), mesh, [Partial()], run_check=False).full_tensor().sqrt()
