@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from afzal.errors import AfzalError
-from afzal.model.allocator import freed_memory_kept
 from afzal.objectives.metrics import Tally, means
 from afzal.train.ahead import read_ahead
 from afzal.train.evaluate import Evaluator
@@ -100,7 +99,6 @@ class Hooks:
     lost: Callable[[int], None] = lambda tokens_per_forward: None
 
 
-@freed_memory_kept()
 def fit(
     model: Any,
     method: Method,
