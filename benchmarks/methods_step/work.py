@@ -31,7 +31,7 @@ class Kind:
         sides: whose updates there are.
         remark: what else a reader of the figures should know.
         in_rounds: whether Afzal's updates are rounds.
-        rounding: times the tolerance that first losses may be apart.
+        bf16_rounding: times the tolerance of bf16 that first losses may be apart.
     """
 
     rows: str
@@ -40,7 +40,7 @@ class Kind:
     sides: tuple[str, ...] = BOTH
     remark: str = ""
     in_rounds: bool = False
-    rounding: float = 1.0
+    bf16_rounding: float = 1.0
 
 
 DRAWN = "each side learns from answers of its own"
@@ -68,7 +68,7 @@ METHODS = {
         "are written and scored once and passed over 4 times, with an optimiser step each; value models compute in "
         "float32. Its first loss is the mean of these passes; in bf16 first losses may be 0.05 of their size apart, "
         "since the terms of a policy loss nearly cancel.",
-        rounding=2.5,
+        bf16_rounding=2.5,
     ),
 }
 
