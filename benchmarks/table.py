@@ -162,6 +162,7 @@ date and the command that repeats it. A machine with other work on it is refused
 | `python -m benchmarks.attention` | attention kernels for trees on a GPU, and whether each is right |
 | `python -m benchmarks.growth` | how time and memory grow with lengths, responses, prompts and vocabulary |
 | `python -m benchmarks.large_model` | memory of each of two ranks while a large model is read in pieces |
+| `python -m benchmarks.ranks` | memory of each of two ranks, processor time and clock of an update |
 | `python -m benchmarks.startup` | how long `afzal --help` and `afzal check` take |
 | `python -m benchmarks.asking` | how long `afzal ask` takes on 10,000 pairs |
 | `python -m benchmarks.aggregating` | how long 75,200 votes and scores of ten people take |
