@@ -12,11 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -24,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import about_run
+from benchmarks.rank_processes import losses_of, peak, said_by_all
 
 _RANKS = 2
 _WORDS = 32_000
@@ -120,24 +117,9 @@ def pairs(file: Path, n: int) -> None:
 def run(folder: Path, dtype: str, whole: bool, updates: int) -> dict[str, Any]:
     """One run of two ranks, each of which says what it took."""
     pairs(folder / "pairs.jsonl", 2 * updates)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     out = folder / f"run-{dtype}-{'whole' if whole else 'pieces'}"
-    about = json.dumps({"folder": str(folder), "out": str(out), "dtype": dtype, "whole": whole, "updates": updates})
-    # freed memory goes back at once, so that what is measured is what was needed
-    given = os.environ | {"MALLOC_MMAP_THRESHOLD_": "262144", "WORLD_SIZE": str(_RANKS), "MASTER_ADDR": "127.0.0.1"}
-    given |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "benchmarks.large_model", "--as-rank", about]
-    started = [
-        subprocess.Popen(command, env=given | {"RANK": str(r), "LOCAL_RANK": str(r)}, stdout=subprocess.PIPE, text=True)
-        for r in range(_RANKS)
-    ]
-    said = [process.communicate()[0] for process in started]
-    if any(process.returncode for process in started):
-        sys.exit(f"a rank ended with {[process.returncode for process in started]}")
-    found = [json.loads(lines.strip().splitlines()[-1]) for lines in said]
-    losses = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    about = {"folder": str(folder), "out": str(out), "dtype": dtype, "whole": whole, "updates": updates}
+    found = said_by_all("benchmarks.large_model", about, _RANKS)
     return {
         "dtype": dtype,
         "read": "whole" if whole else "pieces",
@@ -145,7 +127,7 @@ def run(folder: Path, dtype: str, whole: bool, updates: int) -> dict[str, Any]:
         "peak_gb": [round(r["peak"] / 1e9, 3) for r in found],
         "libraries_gb": [round(r["libraries"] / 1e9, 3) for r in found],
         "cpu_seconds": [round(r["cpu"], 1) for r in found],
-        "losses": [line["loss"] for line in losses if line["kind"] == "train"],
+        "losses": losses_of(out),
     }
 
 
@@ -162,14 +144,14 @@ def _as_rank(about: dict[str, Any]) -> None:
     original = module.check_first_loss
 
     def first_loss(*arguments: Any) -> None:
-        peaks["start"] = _peak()
+        peaks["start"] = peak()
         original(*arguments)
 
     module.check_first_loss = first_loss
     if about["whole"]:
         parallel.why_whole = lambda _: "to be compared"
     torch.set_num_threads(1)
-    peaks["libraries"] = _peak()
+    peaks["libraries"] = peak()
     settings = {
         "model": about["folder"],
         "data": f"{about['folder']}/pairs.jsonl",
@@ -188,11 +170,7 @@ def _as_rank(about: dict[str, Any]) -> None:
     }
     recipes.train(config.make("dpo", **settings))
     used = resource.getrusage(resource.RUSAGE_SELF)
-    print("\n" + json.dumps(peaks | {"peak": _peak(), "cpu": used.ru_utime + used.ru_stime}), flush=True)
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    print("\n" + json.dumps(peaks | {"peak": peak(), "cpu": used.ru_utime + used.ru_stime}), flush=True)
 
 
 def main() -> None:

@@ -14,12 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from itertools import pairwise
@@ -28,6 +23,7 @@ from typing import Any
 
 from benchmarks.large_model import SMALL, Shape, make
 from benchmarks.machine import about_run, refuse_if_busy
+from benchmarks.rank_processes import losses_of, peak, said_by_all
 
 _RANKS = 2
 WAYS: dict[str, tuple[int, int, int]] = {
@@ -56,26 +52,9 @@ def write_data(folder: Path, items: int) -> None:
 def run(folder: Path, method: str, way: str, dtype: str, updates: int) -> dict[str, Any]:
     """One run, each of whose processes says what it took."""
     processes, threads, members = WAYS[way]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     about = {"folder": str(folder), "out": str(folder / f"{method}-{way}".replace(" ", "-")), "method": method}
     about |= {"dtype": dtype, "updates": updates + 1, "threads": threads, "members": members}
-    # freed memory goes back at once, so that what is measured is what was needed
-    given = os.environ | {"MALLOC_MMAP_THRESHOLD_": "262144", "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-    group = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", "benchmarks.ranks", "--as-rank", json.dumps(about)]
-    started = [
-        subprocess.Popen(
-            command, env=given | group | {"RANK": str(r), "LOCAL_RANK": str(r)}, stdout=subprocess.PIPE, text=True
-        )
-        for r in range(processes)
-    ]
-    said = [process.communicate()[0] for process in started]
-    if any(process.returncode for process in started):
-        sys.exit(f"{method}, {way}: processes ended with {[process.returncode for process in started]}")
-    found = [json.loads(lines.strip().splitlines()[-1]) for lines in said]
-    lines = [json.loads(line) for line in (Path(about["out"]) / "metrics.jsonl").read_text().splitlines()]
+    found = said_by_all("benchmarks.ranks", about, processes, threads)
     return {
         "method": method,
         "way": way,
@@ -83,7 +62,7 @@ def run(folder: Path, method: str, way: str, dtype: str, updates: int) -> dict[s
         "libraries_gb": round(max(r["libraries"] for r in found) / 1e9, 2),
         "cpu_seconds": round(statistics.median(map(sum, zip(*(r["cpu"] for r in found), strict=True))), 2),
         "seconds": round(statistics.median(found[0]["wall"]), 2),
-        "losses": [line["loss"] for line in lines if line["kind"] == "train"],
+        "losses": losses_of(Path(about["out"])),
     }
 
 
@@ -94,7 +73,7 @@ def _as_rank(about: dict[str, Any]) -> None:
     from afzal import config, recipes
 
     torch.set_num_threads(about["threads"])
-    libraries, marks = _peak(), []
+    libraries, marks = peak(), []
     register_optimizer_step_post_hook(lambda *_: marks.append((time.perf_counter(), time.process_time())))
     folder, online = about["folder"], about["method"] == "rloo"
     settings = METHODS[about["method"]] | {
@@ -115,11 +94,7 @@ def _as_rank(about: dict[str, Any]) -> None:
     recipes.train(config.make(about["method"], **settings))
     each = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(marks)]
     wall, cpu = ([step[k] for step in each] for k in (0, 1))
-    print("\n" + json.dumps({"libraries": libraries, "peak": _peak(), "wall": wall, "cpu": cpu}), flush=True)
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    print("\n" + json.dumps({"libraries": libraries, "peak": peak(), "wall": wall, "cpu": cpu}), flush=True)
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -126,8 +125,10 @@ def _rows(method: str, work: Work) -> list[Any]:
 
 def _place(prompt: str) -> str:
     """What `afzal iterate` sorts prompts by, at seed 0."""
-    key = hashlib.sha256(prompt.strip().encode()).hexdigest()[:16]
-    return hashlib.sha256(f"0:{key}".encode()).hexdigest()
+    from afzal.iterate.prompts import place
+    from afzal.records import Item, prompt_key
+
+    return place(prompt_key(Item("", prompt, ())), 0)
 
 
 def items_of(method: str, work: Work) -> int:

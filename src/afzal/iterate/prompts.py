@@ -81,7 +81,7 @@ def ask(config: IterateConfig, speaker: Speaker) -> Questions:
             where=config.held_out_prompts,
             remedy="a larger max_tokens, or shorter prompts",
         )
-    order = sorted(found, key=lambda key: hashlib.sha256(f"{config.seed}:{key}".encode()).hexdigest())
+    order = sorted(found, key=lambda key: place(key, config.seed))
     if apart:
         shared = [key for key in order if key in apart]
         notes += [f"{len(shared)} prompts are held out too, and so not trained on"] if shared else []
@@ -102,6 +102,11 @@ def ask(config: IterateConfig, speaker: Speaker) -> Questions:
     rows = [q.columns for q in (*(q for group in groups for q in group), *held_out)]
     columns = data.columns_hash(rows) if names else ""
     return Questions(groups, held_out, per_round, chat, dataset.fingerprint, notes, columns)
+
+
+def place(key: str, seed: int) -> str:
+    """What the prompt of a key (:func:`afzal.records.prompt_key`) is sorted by."""
+    return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
 
 
 def slice_of(groups: Sequence[T], number: int, size: int, *, again: bool) -> list[T]:

@@ -2,8 +2,7 @@
 
 The logits of the scored tokens are made by one product, in the compute dtype, read in tiles that stay in the cache,
 and turned into their own gradient in place: two passes over them, where autograd's cross-entropy takes six. Sums are
-float32.
-On a GPU the passes are Triton's (:mod:`afzal.model.kernels.logits`), where it is there and agrees with plain torch.
+float32. On a GPU the passes are Triton's (:mod:`afzal.model.kernels.logits`), where it is there and agrees with torch.
 Where the logits would not fit, only their log-sum-exp is kept and the backward pass makes them again, tile by tile.
 
 Shapes: M scored tokens, d features, V vocabulary.
@@ -166,7 +165,7 @@ def _in_cache(logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Rows to work on together, and float32 room for them."""
     on_gpu = logits.device.type == "cuda"
     elements = _CACHED_ELEMENTS_GPU if on_gpu else _CACHED_ELEMENTS * torch.get_num_threads()
-    rows = min(max(1, int(elements // logits.shape[1])), len(logits))
+    rows = min(max(1, elements // logits.shape[1]), len(logits))
     room = logits.new_empty(rows, logits.shape[1], dtype=torch.float32)
     for at in _tiles(len(logits), rows):
         yield at, room[: at.stop - at.start]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, compress, repeat
+from typing import Any
 
 from afzal.stats.intervals import Cluster
 
@@ -59,6 +60,12 @@ class FirstIds:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._ids)
+
+
+def extend(columns: Sequence[array[int] | array[float] | bytearray], rows: Iterable[Sequence[Any]]) -> None:
+    """Put more rows at the end of columns, one value of a row in each."""
+    for column, values in zip(columns, zip(*rows, strict=True), strict=False):  # no rows have no columns
+        column.extend(values)
 
 
 def repeated(column: Sequence[int]) -> Iterator[list[int]]:

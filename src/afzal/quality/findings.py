@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from afzal.data.dataset import Losses
 from afzal.data.turns import full_text
-from afzal.quality.columns import FirstIds, clusters, repeated
+from afzal.quality.columns import FirstIds, clusters, extend, repeated
 from afzal.quality.finding import CLEANED, Finding, Look, Severity, finding, nothing
 from afzal.quality.kinds import Balance, Kinds
 from afzal.quality.media import MissingMedia, OddImages, OddSounds, RepeatedMedia
@@ -120,14 +120,13 @@ class LengthBias:
         self._prompts, self._longer, self._weights = array("q"), bytearray(), array("d")
 
     def add(self, batch: Sequence[Told]) -> None:
-        met = [
+        decided = [
             (told.key, gap > 0, pair.weight)
             for told in batch
             for pair in told.pairs
             if pair.p != 0.5 and (gap := told.lengths[pair.i] - told.lengths[pair.j]) and pair.weight > 0
         ]
-        for column, values in zip((self._prompts, self._longer, self._weights), zip(*met, strict=True), strict=False):
-            column.extend(values)
+        extend((self._prompts, self._longer, self._weights), decided)
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         total = len(self._longer)

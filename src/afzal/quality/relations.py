@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from afzal.data.dataset import Losses
 from afzal.quality.clean import duplicate_key
-from afzal.quality.columns import repeated
+from afzal.quality.columns import extend, repeated
 from afzal.quality.finding import CLEANED, Finding, Severity, finding, nothing
 from afzal.quality.thresholds import MANY_DUPLICATES
 from afzal.quality.view import Told, View, tell
@@ -69,9 +69,7 @@ class Edges:
                     if a < b
                     else (told.at, key, a, b, hash((key, b, a)), False)
                 )
-        columns = self._items, self._prompts, self._better, self._worse, self._pairs, self._upright
-        for column, values in zip(columns, zip(*met, strict=True), strict=False):
-            column.extend(values)
+        extend((self._items, self._prompts, self._better, self._worse, self._pairs, self._upright), met)
 
     def both_ways(self) -> list[list[int]]:
         """The numbers of the items that order the same two answers both ways, a group for each two answers."""

@@ -19,8 +19,6 @@ from afzal.model.load import vocabulary_of
 from afzal.model.media import towers
 from afzal.train.tensor_adapters import Cut, cut_factors, cut_prefix
 
-_COLUMNS = ("colwise", "colwise_gather_output", "colwise_rep")
-_ROWS = ("rowwise", "rowwise_split_input", "rowwise_rep")
 _TABLE = "embedding_rowwise"
 _OVER_HEADS = "replicated_with_grad_allreduce"  # a norm over the features of each head, of which a rank has some
 
@@ -32,6 +30,7 @@ _CUTS: dict[str, Cut] = {
     "rowwise_rep": "rows",
     "rowwise_split_input": "split rows",
 }
+_COLUMNS = {style for style, cut in _CUTS.items() if cut.endswith("columns")}
 
 
 def refuse_uncut(model: Any, members: int) -> None:
@@ -46,9 +45,9 @@ def refuse_uncut(model: Any, members: int) -> None:
         raise _refusal(members, f"{name} has no plan for it in transformers", "leave it out")
     if towers(model):
         raise _refusal(members, f"{name} reads images or sounds, and its plan is known for texts alone", "leave it out")
-    layers = {at: _inner(model, at) for at, style in plan.items() if style in (*_COLUMNS, *_ROWS)}
+    layers = {at: _inner(model, at) for at, style in plan.items() if style in _CUTS}
     odd = [at for at, layer in layers.items() if type(layer) is not nn.Linear]
-    odd += [at for at, style in plan.items() if style not in (*_COLUMNS, *_ROWS, _OVER_HEADS, _TABLE)]
+    odd += [at for at, style in plan.items() if style not in (*_CUTS, _OVER_HEADS, _TABLE)]
     for at in odd:
         style = plan[at]
         raise _refusal(members, f"the plan of {name} cuts {at} as {style}, which is not supported", "leave it out")
