@@ -206,6 +206,31 @@ def test_bf16_weights():
     assert gaps.abs().max() < 0.15
 
 
+@pytest.mark.parametrize(("queries", "keys"), [(1, 5), (3, 40), (1, 1)])
+@pytest.mark.parametrize("hides", [False, True])
+def test_attention_in_bf16_is_that_by_hand(queries, keys, hides, monkeypatch):
+    drawn = torch.Generator().manual_seed(keys)
+    q = (torch.randn(4, 2, queries, 16, generator=drawn) / 4).bfloat16()
+    room = torch.randn(2, 4, 2, 64, 16, generator=drawn).bfloat16()  # keys are part of a larger buffer
+    k, v = room[0, :, :, :keys], room[1, :, :, :keys]
+    hidden = None
+    if hides:  # one slot each of the last ones; of the last prompt all of them
+        hidden = torch.zeros(4, 1, 1, min(keys, 7), dtype=torch.bool)
+        hidden[1:, ..., -1], hidden[3] = True, True
+    scores = q.double() @ k.double().mT
+    if hidden is not None:
+        scores[..., keys - hidden.shape[-1] :].masked_fill_(hidden, -torch.inf)
+    seen = ~torch.isinf(scores).all(-1)  # a row may see nothing: its other part alone counts then
+    weights, totals = torch.softmax(scores, -1), torch.logsumexp(scores, -1)
+    for fused in (True, False):
+        monkeypatch.setattr(decoding_module, "_is_fused", lambda _, fused=fused: fused)
+        out, total = decoding_module._part(q, k, v, None, hidden)
+        assert out.dtype == total.dtype == torch.float32
+        assert torch.allclose(out.double()[seen], (weights @ v.double())[seen], atol=2e-2)
+        assert torch.allclose(total[..., 0].double()[seen], totals[seen], atol=4e-2)
+        assert (total[..., 0][~seen] < -1e30).all()
+
+
 def test_a_family_off_the_list_goes_the_stock_way_and_says_why():
     way, reason = choose_decoding(make("bloom"))
     assert way == "stock"

@@ -237,6 +237,8 @@ def _merged(
 
 def _part(q: Tensor, k: Tensor, v: Tensor, softcap: float | None, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
     """Softmax attention over some of the keys, and the log-sum-exp ``[..., 1]`` of their scores, both float32."""
+    if softcap is None and _is_fused(q):
+        return _fused(q, k, v, hidden)
     scores = (q @ k.transpose(-1, -2)).float()
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
@@ -246,6 +248,24 @@ def _part(q: Tensor, k: Tensor, v: Tensor, softcap: float | None, hidden: Tensor
     # one fused pass and two maxima are cheaper than a log-sum-exp beside the softmax
     total = scores.amax(-1, keepdim=True) - weights.amax(-1, keepdim=True).log()
     return (weights.to(v.dtype) @ v).float(), total
+
+
+def _is_fused(q: Tensor) -> bool:
+    # oneDNN copies keys that lie in a larger buffer, and makes a kernel for every number of them: that is two thirds
+    # of the time of batched products in bf16. In float32 they are as fast as the fused kernel.
+    fused = hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")
+    return fused and q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.dim() == 4
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same by the CPU's fused kernel, which reads keys where they lie. Its scores and sums are float32."""
+    mask = None
+    if hidden is not None:
+        mask = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, torch.finfo(q.dtype).min)
+        mask = F.pad(mask, (k.shape[2] - hidden.shape[-1], 0))
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, total = kernel(q, k, v, attn_mask=mask, scale=1.0)
+    return out.float(), total[..., None]
 
 
 def _with_sinks(out: Tensor, total: Tensor, sinks: Tensor | None, kv_heads: int) -> Tensor:
