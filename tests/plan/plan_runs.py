@@ -57,6 +57,7 @@ def train(case: Case) -> None:
 
     from afzal import objectives
     from afzal.model.load import add_lora
+    from afzal.model.norms import fuse_norms
     from afzal.model.probe import choose_sharing
     from afzal.model.recompute import set_recompute
     from afzal.model.reference import live_reference
@@ -70,6 +71,7 @@ def train(case: Case) -> None:
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config_of(case)).eval()
+    fuse_norms(model)
     if case.rank:
         model = add_lora(model, rank=case.rank, alpha=2 * case.rank)
     choose_sharing(model)

@@ -14,6 +14,7 @@ from afzal.model import head
 from afzal.model.load import add_lora
 from afzal.model.logprobs import hidden_states
 from afzal.model.memory import measure
+from afzal.model.norms import fuse_norms
 from afzal.model.probe import choose_sharing
 from afzal.plan import DEVICES, METHODS, SHAPES, Job, Layout, lengths, moments, parameters, peak, rollouts, shape_of
 from afzal.plan.activations import KEPT_LOGITS, TILE, activation_bytes
@@ -155,6 +156,7 @@ def test_blocks_keep_what_is_planned(family: str, rank: int, dtype: str):
     sizes |= {"sliding_window": 1000} if family == "mistral-sliding" else {}
     sizes |= {"head_dim": 32} if family in ("qwen3", "gemma") else {}
     model = make(family, **sizes)
+    fuse_norms(model)
     choose_sharing(model)
     if rank:
         model = add_lora(model, rank=rank, alpha=8)
@@ -177,6 +179,7 @@ def test_blocks_keep_what_is_planned(family: str, rank: int, dtype: str):
 def test_selective_checkpointing_keeps_what_is_planned(family: str, rank: int, dtype: str):
     sizes = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 6, "num_attention_heads": 4}
     model = make(family, **sizes, **({"head_dim": 32} if family == "qwen3" else {}))
+    fuse_norms(model)
     choose_sharing(model)
     if rank:
         model = add_lora(model, rank=rank, alpha=8)

@@ -196,7 +196,7 @@ def test_every_method_shows_its_kl_to_the_start(folder: Path, tmp_path: Path, na
     start, policy = (load_model(str(p)).requires_grad_(False) for p in (given["model"], run.path))
     rows = [r for r in runs.read_jsonl(run.path / "samples.jsonl") if r["stage"] == "after"]
     again = kl_again(run, policy, start, len(rows), given)
-    assert shown[-1] == pytest.approx(again, rel=1e-4)
+    assert shown[-1] == pytest.approx(again, rel=1e-4, abs=1e-6)  # sums of float32, which small ones show
 
 
 def kl_again(run: runs.Run, policy: Any, start: Any, n: int, given: dict[str, Any]) -> float:

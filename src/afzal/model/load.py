@@ -38,6 +38,7 @@ from afzal.model.adapters import (
     why_reads_base,
 )
 from afzal.model.attention import keep_uncompiled, stock_attention
+from afzal.model.norms import fuse_norms, own_norms
 from afzal.model.sound import refuse_unsound
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
@@ -67,6 +68,7 @@ def load_model(
     if not quantize:  # whose layers are where they must be
         model.to(device)
     switch_off_dropout(model)
+    fuse_norms(model)
     refuse_unsound(model.eval(), path)
     settle_generation(model, path)
     return model
@@ -92,6 +94,7 @@ def blank_model(path: str) -> tuple[Any, Unread]:
 
     model = _with_adapter(blank, folder)
     switch_off_dropout(model)
+    fuse_norms(model)
     settle_generation(model.eval(), path)
     return model, unread[0]
 
@@ -328,6 +331,7 @@ def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
     Around tree attention, whose shapes are those of the layout, the compiled code of a block is left and entered again.
     """
     device = next(model.parameters()).device
+    own_norms(model)
     parts = compiled_parts(model, whole_blocks=device.type == "cuda")
     if parts and device.type == "cuda":
         keep_uncompiled()

@@ -29,6 +29,7 @@ from afzal.folders.load import load_classifier, model_folder
 from afzal.model import rotary
 from afzal.model.attention import stock_attention
 from afzal.model.load import adapter_base, save_model, switch_off_dropout
+from afzal.model.norms import fuse_norms
 from afzal.model.sound import refuse_unsound
 from afzal.tokens.batch import Batch
 from afzal.tokens.upload import upload
@@ -66,6 +67,7 @@ def load_reward_model(path: str, *, heads: int | None = None, seed: int = 0, dev
     model = _with_heads(made, Path(folder), heads, seed)
     model.to(device)
     switch_off_dropout(model)
+    fuse_norms(model)
     refuse_unsound(model.eval(), path)
     return model
 

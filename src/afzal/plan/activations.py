@@ -26,7 +26,7 @@ def activation_bytes(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -
         "selective": _selective_bytes(job, on_cpu=on_cpu, tensor=layout.tensor),
         "full": width * e,
     }[layout.recompute]
-    last = _norm_bytes(job.shape, e, trained=not job.rank)
+    last = _norm_bytes(job.shape, e, trained=not job.rank, on_cpu=on_cpu)
     return (job.shape.layers * each + last) * tokens, one * tokens
 
 
@@ -55,22 +55,23 @@ def block_kept_bytes(job: Job, *, on_cpu: bool, tensor: int = 1) -> float:
     """Bytes per token that one block keeps for its backward pass, on each of the ``tensor`` devices that share it.
 
     A norm keeps its input in float32, the normed input where its weight trains, and its output, all of it on every
-    device; attention keeps its gathered queries, keys and values, its output before and after it is put back in order,
-    and on the CPU, in bf16 and for short trees, its weights; the feed-forward layer keeps gate, activated gate, up and
-    their product.
+    device; on a CPU the input as it is (:mod:`afzal.model.norms`) and its output. Attention keeps its gathered queries,
+    keys and values, its output before and after it is put back in order, and on the CPU, in bf16 and for short trees,
+    its weights. The feed-forward layer keeps gate, activated gate, up and their product.
     """
     shape, e = job.shape, compute_bytes(job)
     queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
     trained = not job.rank
-    norms = 2 * _norm_bytes(shape, e, trained=trained)
+    norm = _norm_bytes(shape, e, trained=trained, on_cpu=on_cpu)
+    norms = 2 * norm
     if shape.norms == 4:
-        norms += 2 * (_norm_bytes(shape, e, trained=trained) - shape.width * e)
+        norms += 2 * (norm - shape.width * e)
     repeats = job.lengths.keys / job.lengths.tokens
     attention = e * (3 * queries + 2 * keys * repeats) + 4 * shape.heads
     if on_cpu and e == 2:
         attention += e * shape.heads * job.lengths.products / job.lengths.tokens
     if shape.head_norm != "none":
-        attention += (queries + keys) * (4 + (e if trained else 0))
+        attention += (queries + keys) * (e if _is_fused(shape, e, on_cpu=on_cpu) else 4 + (e if trained else 0))
     adapters = e * 7 * job.rank
     return norms + (attention + _feed_forward_kept(shape, e)) / tensor + adapters
 
@@ -81,8 +82,15 @@ def _feed_forward_kept(shape: Shape, e: int) -> float:
     return shape.experts_used * (4.0 * shape.ff + 2.0 * shape.width) * e + 8.0 * shape.experts
 
 
-def _norm_bytes(shape: Shape, e: int, *, trained: bool) -> float:
-    """Bytes per token that a norm and what follows it keep: input in float32, normed input, output."""
+def _is_fused(shape: Shape, e: int, *, on_cpu: bool) -> bool:
+    other = shape.family.startswith("gemma") or (shape.family == "olmo2" and e == 2)
+    return on_cpu and not other
+
+
+def _norm_bytes(shape: Shape, e: int, *, trained: bool, on_cpu: bool) -> float:
+    """Bytes per token that a norm and what follows it keep: input, normed input, output."""
+    if _is_fused(shape, e, on_cpu=on_cpu):
+        return shape.width * 2 * e
     normed = 4 if shape.family.startswith("gemma") else e
     return shape.width * (4 + (normed if trained else 0) + e)
 

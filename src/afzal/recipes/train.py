@@ -26,6 +26,7 @@ from afzal.model.load import (
     switch_off_dropout,
 )
 from afzal.model.memory import is_out_of_memory
+from afzal.model.norms import fuse_norms
 from afzal.model.reference import Frozen, Remembered, follow
 from afzal.model.reward import save_reward_model
 from afzal.prepare import Prepared, prepare
@@ -132,6 +133,7 @@ def _train(
     given = outputs.input_format(config.model, model)
     if model is not None:
         switch_off_dropout(model.to(device).eval())
+        fuse_norms(model)
     setup = set_up(config, prepared, _opened(config, prepared, device, model), device, run)
     setup = replace(setup, save_dtype=outputs.saved_format(config, setup.model, given))
     try:

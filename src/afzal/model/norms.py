@@ -1,0 +1,173 @@
+"""RMSNorms on a CPU, a few rows at a time, with a backward pass of their own.
+
+`transformers` writes an RMSNorm as eight operations over the whole tensor, and autograd its backward pass as twenty.
+Each reads and writes main memory, and of their results a float32 copy of the input and the normed input are kept. Here
+a block of rows takes all the steps while it is in a core's cache, and only the input is kept. Forward passes give the
+same bits; gradients differ in the last bits.
+
+Shapes: n rows, d features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from afzal.model.kernels import trials
+
+_CACHED_ELEMENTS = 2**16  # of one operand, that a core works on at once
+_SMALL = 2**16  # where no gradient is wanted, a whole tensor of so many elements is in the cache anyway
+_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of a gradient, as a share of its size
+
+
+def fuse_norms(model: nn.Module) -> None:
+    """Give the RMSNorms of a model of `transformers` this forward pass; on a GPU they still take their own.
+
+    A class is trusted once its own forward pass, on random numbers, has given the same bits, and its gradients agree;
+    others (Gemma's, in bf16 OLMo 2's) keep theirs.
+    """
+    for module in model.modules():
+        name, home = type(module).__name__, type(module).__module__
+        if name.endswith("RMSNorm") and home.startswith("transformers.") and hasattr(module, "variance_epsilon"):
+            module.forward = _Norm(module)
+
+
+def own_norms(model: nn.Module) -> None:
+    """Take that back, as a compiler wants it."""
+    for module in model.modules():
+        if isinstance(module.__dict__.get("forward"), _Norm):
+            del module.__dict__["forward"]
+
+
+class _Norm:
+    """The forward pass of an RMSNorm: weight x / sqrt(mean(x^2) + eps) (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+
+    __slots__ = ("layer",)
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer: Any = layer
+
+    def __call__(self, hidden_states: Tensor) -> Tensor:
+        layer, forward = self.layer, type(self.layer).forward
+        if _is_for(hidden_states, layer.weight) and _is_known(forward, hidden_states.dtype):
+            return _RMSNorm.apply(hidden_states, layer.weight, layer.variance_epsilon)
+        return forward(layer, hidden_states)
+
+
+def _is_for(x: Tensor, weight: Tensor) -> bool:
+    """Whether these are plain tensors of a CPU in one known format, and large enough to gain from it."""
+    if x.device.type != "cpu" or x.dtype != weight.dtype or x.dtype not in _TOLERANCE:
+        return False
+    if type(x) is not Tensor or type(weight) not in (Tensor, nn.Parameter) or torch.is_autocast_enabled("cpu"):
+        return False
+    return torch.is_grad_enabled() or x.numel() > _SMALL
+
+
+class _RMSNorm(torch.autograd.Function):
+    """``[..., d]`` to the same, with a weight ``[d]`` and the reciprocal root of each row's mean square kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        out, scale = torch.empty_like(rows), rows.new_empty((len(rows), 1), dtype=torch.float32)
+        normed, square, rounded = _rooms(rows, torch.float32, torch.float32, x.dtype)
+        for at, n in _blocks(rows):
+            root, high = scale[at], _in_float32(rows[at], normed[:n])
+            torch.mean(torch.mul(high, high, out=square[:n]), -1, keepdim=True, out=root)
+            high = torch.mul(high, root.add_(eps).rsqrt_(), out=normed[:n])
+            torch.mul(weight, _rounded(high, rounded[:n]), out=out[at])
+        ctx.save_for_backward(x, weight, scale)
+        ctx.eps = eps
+        return out.view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        x, weight, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient itself will be differentiated
+            return (*_differentiable(x, weight, ctx.eps, gradients[0]), None)
+        of_x, of_weight = ctx.needs_input_grad[:2]
+        rows, upstream = x.reshape(-1, x.shape[-1]), gradients[0].reshape(-1, x.shape[-1])
+        found = torch.empty_like(rows) if of_x else None
+        total = weight.new_zeros(weight.shape, dtype=torch.float32) if of_weight else None
+        normed, inner, product, rounded = _rooms(rows, torch.float32, torch.float32, torch.float32, x.dtype)
+        for at, n in _blocks(rows):
+            root, low = scale[at], rounded[:n]
+            high = torch.mul(_in_float32(rows[at], normed[:n]), root, out=normed[:n])
+            if total is not None:
+                total += torch.mul(_rounded(high, low), upstream[at], out=low).sum(0, dtype=torch.float32)
+            if found is not None:
+                slope = _in_float32(torch.mul(upstream[at], weight, out=low), inner[:n])
+                along = torch.mul(high, slope, out=product[:n]).mean(-1, keepdim=True)
+                found[at] = slope.addcmul_(high, along, value=-1).mul_(root)
+        return (
+            None if found is None else found.view(x.shape),
+            None if total is None else total.to(weight.dtype),
+            None,
+        )
+
+
+def _in_float32(rows: Tensor, room: Tensor) -> Tensor:
+    return rows if rows.dtype == torch.float32 else room.copy_(rows)
+
+
+def _rounded(rows: Tensor, room: Tensor) -> Tensor:
+    return rows if room.dtype == torch.float32 else room.copy_(rows)
+
+
+def _rows_at_once(rows: Tensor) -> int:
+    return min(len(rows), max(1, _CACHED_ELEMENTS * torch.get_num_threads() // rows.shape[1]))
+
+
+def _rooms(rows: Tensor, *dtypes: torch.dtype) -> list[Tensor]:
+    """Room for one block of rows, once per number format."""
+    return [rows.new_empty((_rows_at_once(rows), rows.shape[1]), dtype=dtype) for dtype in dtypes]
+
+
+def _blocks(rows: Tensor) -> Iterator[tuple[slice, int]]:
+    """Blocks of rows, and how many rows each has."""
+    step = _rows_at_once(rows)
+    for first in range(0, len(rows), step):
+        last = min(first + step, len(rows))
+        yield slice(first, last), last - first
+
+
+def _differentiable(x: Tensor, weight: Tensor, eps: float, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of input and weight, by operations that can be differentiated again."""
+    wanted = [t for t in (x, weight) if t.requires_grad]
+    high = x.float()
+    out = weight * (high * torch.rsqrt(high.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+    found = iter(torch.autograd.grad(out, wanted, gradient, create_graph=True))
+    return tuple(next(found) if t.requires_grad else None for t in (x, weight))
+
+
+@cache
+def _is_known(forward: Callable[..., Tensor], dtype: torch.dtype) -> bool:
+    """Whether the forward pass of a class, run on a stand-in for a layer of its kind, is this norm."""
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def trial() -> float:
+        x, weight = _drawn(dtype, (70, 1200), (1200,))
+        layer = SimpleNamespace(weight=weight, variance_epsilon=1e-5)
+        return _distance(forward(layer, x), _RMSNorm.apply(x, weight, 1e-5), (x, weight))
+
+    return not trials.verdict(f"the fused norm for {forward.__qualname__}", trial, _TOLERANCE[dtype])
+
+
+def _drawn(dtype: torch.dtype, *shapes: tuple[int, ...]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+
+
+def _distance(expected: Tensor, found: Tensor, given: tuple[Tensor, ...]) -> float:
+    """Infinite where results differ in a bit; else the largest error of a gradient, as a share of its size."""
+    if not torch.equal(expected, found):
+        return float("inf")
+    upstream = _drawn(expected.dtype, tuple(expected.shape))[0].detach()
+    pairs = zip(*(torch.autograd.grad(t, given, upstream) for t in (found, expected)), strict=True)
+    return max(float((own.float() - b.float()).norm() / b.float().norm()) for own, b in pairs)
