@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -19,6 +21,22 @@ EVERY = [name for name, o in objectives.REGISTRY.items() if o.scores != "rollout
 WITH_REFERENCE = [name for name in EVERY if objectives.get(name).needs_reference]
 ON_PAIRS = [name for name in EVERY if objectives.get(name).unit == "pair"]
 EXTRAS = ("log_sum_p2", "kl_ref_policy", "logp_away", "logp_towards", "piece_log_ratio", "changed")
+
+
+def of_each_kind(names: Iterable[str]) -> list[Any]:
+    """The names as parameters of a test of what surrounds an objective: the first of each kind, the others when slow.
+
+    Two are of a kind where the loop asks the same of them. What each of them computes has tests of its own.
+    """
+    seen: set[Any] = set()
+    found = []
+    for name in names:
+        o = objectives.get(name)
+        asked = (o.unit, o.scores, o.needs_reference, o.couples_batch, o.length_normalised, o.statistics, o.extras)
+        kind = (*asked, o.statistic is None, o.initial_state is None, not o.learnable)
+        found.append(pytest.param(name, marks=[pytest.mark.slow] if kind in seen else []))
+        seen.add(kind)
+    return found
 
 
 def scored(logps: Any, lengths: list[int] | None = None, **extras: Any) -> Scored:

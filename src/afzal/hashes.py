@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,12 @@ def _revision(model: str) -> str:
         return ""
 
 
+@cache  # all that is installed is read for it, a third of a second
+def _distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
+
+
 def _version(package: str) -> str:
     """Of the distribution that gives a package; empty for one whose version every run writes down, and for none."""
-    names = [n for n in metadata.packages_distributions().get(package, ()) if n.lower() not in PACKAGES]
+    names = [n for n in _distributions().get(package, ()) if n.lower() not in PACKAGES]
     return " ".join(f"{name} {metadata.version(name)}" for name in sorted(set(names)))

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
 
 SCRIPT = """
-import sys
+import json, sys
 for name in ("torch", "transformers", "afzal.recipes"):
     sys.modules[name] = None  # importing it is an error
 from afzal.cli import main
-raise SystemExit(main(sys.argv[1:]))
+for arguments in json.loads(sys.argv[1]):
+    code = main(arguments)
+    print(f"\\f{code}\\f", end="", file=sys.stderr, flush=True)
 """
 
 
-def run(tmp_path, *arguments):
-    """Exit code and stderr of a command line in a process in which nothing heavy can be imported."""
-    (tmp_path / "data.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
-    (tmp_path / "model").mkdir(exist_ok=True)
-    line = [sys.executable, "-c", SCRIPT, *arguments]
-    found = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, check=False)
-    return found.returncode, found.stderr
+@pytest.fixture(scope="module")
+def said_by(tmp_path_factory):
+    """Exit code and stderr of every command line below, in one process in which nothing heavy can be imported."""
+    place, lines = tmp_path_factory.mktemp("start"), [arguments for arguments, _ in (*WRONG, *RIGHT)]
+    (place / "data.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    (place / "model").mkdir()
+    line = [sys.executable, "-c", SCRIPT, json.dumps(lines)]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=place, check=True)
+    parts = done.stderr.split("\f")
+    return {arguments: (int(parts[2 * k + 1]), parts[2 * k]) for k, arguments in enumerate(lines)}
 
 
 MODEL, DATA = ("--model", "model"), ("--data", "data.jsonl")
@@ -42,30 +48,28 @@ WRONG = [
     (("generate", *MODEL, "--prompts", "x.jsonl"), "no such file or folder: x.jsonl"),
     (("export", "/no/run", "--out", "out"), "model folder '/no/run' does not exist"),
 ]
+RIGHT = [
+    (("train", "dpo", *MODEL, *DATA, "--out", "R"), "dpo of model on data.jsonl, into R: loading"),
+    (
+        ("iterate", *MODEL, "--prompts", "data.jsonl", "--reward", "people", "--out", "R"),
+        "rounds of model on data.jsonl",
+    ),
+    (("score", *MODEL, *DATA), "scores of data.jsonl by model: loading"),
+    (("generate", *MODEL, "--prompt", "a"), "answers of model: loading"),
+    (("export", "model", "--out", "out"), "export of model: loading"),
+]
 
 
 @pytest.mark.parametrize(("arguments", "said"), [pytest.param(a, s, id=" ".join(a)) for a, s in WRONG])
-def test_a_wrong_path_is_told_before_heavy_imports(tmp_path, arguments, said):
-    code, error = run(tmp_path, *arguments)
+def test_a_wrong_path_is_told_before_heavy_imports(said_by, arguments, said):
+    code, error = said_by[arguments]
     assert code == 2
     assert said in error
     assert "loading" not in error
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (("train", "dpo", *MODEL, *DATA, "--out", "R"), "dpo of model on data.jsonl, into R: loading"),
-        (
-            ("iterate", *MODEL, "--prompts", "data.jsonl", "--reward", "people", "--out", "R"),
-            "rounds of model on data.jsonl",
-        ),
-        (("score", *MODEL, *DATA), "scores of data.jsonl by model: loading"),
-        (("generate", *MODEL, "--prompt", "a"), "answers of model: loading"),
-        (("export", "model", "--out", "out"), "export of model: loading"),
-    ],
-)
-def test_the_first_line_comes_before_heavy_imports(tmp_path, arguments, line):
-    code, error = run(tmp_path, *arguments)
+@pytest.mark.parametrize(("arguments", "line"), RIGHT)
+def test_the_first_line_comes_before_heavy_imports(said_by, arguments, line):
+    code, error = said_by[arguments]
     assert error.startswith(line)
     assert code == 70  # the import that is made impossible here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from afzal import config
 ROOMS = ("prepare", "generate", "recipes", "rewards", "iterate", "compare", "config/methods")
 
 
+@cache
 def read_names() -> set[str]:
     """Attributes read, and words quoted, in the rooms that settings are for."""
     paths = [path for room in ROOMS for path in (Path(afzal.__file__).parent / room).glob("*.py")]

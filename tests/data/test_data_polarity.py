@@ -455,9 +455,9 @@ def test_the_oracle_sees_a_flip(tmp_path):
     assert len(list(flips(read(tmp_path / "a.jsonl"), judged=True))) == 3
 
 
-def test_a_thousand_changed_files_flip_nothing(tmp_path, capsys):
-    became = run(tmp_path, 1000, seed=0, capsys=capsys)
-    assert min(became["read"], became["refused"]) > 500
+def test_hundreds_of_changed_files_flip_nothing(tmp_path, capsys):
+    became = run(tmp_path, 400, seed=0, capsys=capsys)
+    assert min(became["read"], became["refused"]) > 200
 
 
 @pytest.mark.slow

@@ -6,13 +6,17 @@ And what makes that so: nothing outside a method's file and the table says its n
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from helpers_source import parsed
 
 import afzal
 from afzal import config
@@ -58,10 +62,11 @@ METHOD = Method(
 '''
 
 
+@cache
 def sources() -> dict[str, ast.Module]:
     """The files outside the room of settings, parsed."""
     paths = [p for p in PACKAGE.rglob("*.py") if p.relative_to(PACKAGE).parts[0] not in ("config", "objectives")]
-    return {p.relative_to(PACKAGE).as_posix(): ast.parse(p.read_text(encoding="utf-8")) for p in paths}
+    return {p.relative_to(PACKAGE).as_posix(): parsed(p.read_text(encoding="utf-8")) for p in paths}
 
 
 def words(tree: ast.AST) -> set[str]:
@@ -184,13 +189,23 @@ def with_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(root: Path, *arguments: str) -> str:
+MAIN = """
+import json, sys
+from afzal.cli import main
+for arguments in json.loads(sys.argv[1]):
+    print("\\f", flush=True)
+    assert main(arguments) == 0, arguments
+"""
+
+
+def run(root: Path, *lines: tuple[str, ...]) -> list[str]:
+    """What each of some command lines says, one after another in one process that imports the copy."""
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "HOME": str(root)}
-    made = subprocess.run(
-        [sys.executable, "-m", "afzal", *arguments], capture_output=True, text=True, cwd=root, env=env, timeout=300
-    )
-    assert made.returncode == 0, made.stdout + made.stderr
-    return made.stdout + made.stderr
+    command = [sys.executable, "-c", MAIN, json.dumps(lines)]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    made = subprocess.run(command, **pipes, text=True, cwd=root, env=env, timeout=300)
+    assert made.returncode == 0, made.stdout
+    return made.stdout.split("\f\n")[1:]
 
 
 def test_a_method_is_one_file_and_one_line(with_toy: Path):
@@ -200,32 +215,41 @@ def test_a_method_is_one_file_and_one_line(with_toy: Path):
     model_folder(with_toy / "model")
     rows = [f'{{"prompt": "a{k} ", "chosen": "bb{k}", "rejected": "c"}}' for k in range(12)]
     (with_toy / "pairs.jsonl").write_text("\n".join(rows) + "\n")
-    assert "Half of what DPO does." in run(with_toy, "train", "--help")
-    assert "--share" in run(with_toy, "train", "half", "--help")
     data = ("--model", "model", "--data", "pairs.jsonl", "--out", "made", "--max-steps", "2", "--device", "cpu")
-    run(with_toy, "train", "half", *data, "--share", "0.25", "--beta", "0.4", "--batch-size", "4")
+    methods, flags, _, resumed, planned = run(
+        with_toy,
+        ("train", "--help"),
+        ("train", "half", "--help"),
+        ("train", "half", *data, "--share", "0.25", "--beta", "0.4", "--batch-size", "4"),
+        ("train", "made", "--resume"),
+        ("plan", "half", "--model", "model", "--hardware", "cpu", "--memory-gb", "8"),
+    )
+    assert "Half of what DPO does." in methods
+    assert "--share" in flags
     facts = (with_toy / "made" / "run.json").read_text()
     assert '"method": "half"' in facts
     assert '"beta": 0.1' in facts
-    assert "nothing left to do" in run(with_toy, "train", "made", "--resume")
+    assert "nothing left to do" in resumed
     assert "half of direct preference optimisation" in (with_toy / "made" / "report.html").read_text()
     assert "(HALF)" in (with_toy / "made" / "README.md").read_text()
-    assert "half, fp32" in run(with_toy, "plan", "half", "--model", "model", "--hardware", "cpu", "--memory-gb", "8")
+    assert "half, fp32" in planned
 
 
 def test_a_verb_is_one_file_and_one_line(with_toy: Path):
-    assert "Say hello." in run(with_toy, "--help")
-    assert run(with_toy, "hello") == "hello\n"
+    listed, said = run(with_toy, ("--help",), ("hello",))
+    assert "Say hello." in listed
+    assert said == "hello\n"
 
 
 def test_a_format_is_one_entry_and_a_finding_one_class_and_one_line(with_toy: Path):
     rows = ['{"riddle": "WHAT HAS KEYS?", "solution": "a piano"}', '{"riddle": "what runs?", "solution": "a river"}']
     (with_toy / "riddles.jsonl").write_text("\n".join(rows) + "\n")
-    said = run(with_toy, "check", "riddles.jsonl")
+    (said,) = run(with_toy, ("check", "riddles.jsonl"))
     assert "riddle" in said
     assert "1 of 2 prompts shout" in said
     assert "ask quietly" in said
 
 
 def test_a_loss_is_one_function_and_one_line(with_toy: Path):
-    assert "max(0, 1 - beta h)^2" in run(with_toy, "objectives")
+    (said,) = run(with_toy, ("objectives",))
+    assert "max(0, 1 - beta h)^2" in said

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from helpers_source import parsed
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "afzal"
 
@@ -89,7 +90,7 @@ def faults(room_name: str, package: str, source: str, where: str = "") -> list[s
     """What in a file breaks the table."""
     allowed, strict = TABLE[room_name], room_name == "objectives"
     found = []
-    for entry in imports(ast.parse(source), package):
+    for entry in imports(parsed(source), package):
         top, _, rest = entry.module.partition(".")
         if top == "afzal":
             target = rest.partition(".")[0]
@@ -142,7 +143,7 @@ def arrows(sources: Mapping[str, tuple[str, str]]) -> dict[str, set[str]]:
         sources: package and text of every module, by its name.
     """
     return {
-        name: {_module(entry.module, sources) for entry in imports(ast.parse(text), package)} - {name, ""}
+        name: {_module(entry.module, sources) for entry in imports(parsed(text), package)} - {name, ""}
         for name, (package, text) in sources.items()
     }
 

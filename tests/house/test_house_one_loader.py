@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers_source import parsed
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 LOADER = "afzal/folders/load.py"
@@ -29,7 +30,7 @@ NEEDED = {
 
 def findings(source: str, *, is_loader: bool) -> Iterator[str]:
     """Every ``from_pretrained`` that is not in the loader, not called there at once, or called without an argument."""
-    tree = ast.parse(source)
+    tree = parsed(source)
     called = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and node.value == "from_pretrained":

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers_source import parsed
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
@@ -35,7 +36,7 @@ FALSE_KEYWORDS = {"weights_only", "autoescape"}
 
 def findings(source: str) -> Iterator[str]:
     """What a file must not have. ``model.eval()`` is a method, not the builtin."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         line = getattr(node, "lineno", 0)
         if isinstance(node, ast.Import):
             yield from (f"{line}: import {a.name}" for a in node.names if a.name.partition(".")[0] in MODULES)

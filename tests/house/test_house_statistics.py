@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers_source import parsed
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "afzal"
 
@@ -18,7 +19,7 @@ NAMES = ("wilson", "standard_error", "confidence_interval")
 
 def findings(source: str) -> Iterator[str]:
     """What belongs into ``stats``."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         line = getattr(node, "lineno", 0)
         if isinstance(node, ast.Constant):
             yield from (f"{line}: {node.value!r}" for _ in range(_is_quantile(node.value)))

@@ -346,7 +346,10 @@ def test_an_objective_without_a_reference(folder, tmp_path):
         run(folder, tmp_path / "other", objective="simpo", reference="previous")
 
 
-@pytest.mark.parametrize("adapter", [{"lora_rank": 2}, *({"adapter": k, "lr": 0.1} for k in ("dora", "ia3", "prompt"))])
+OTHERS = [pytest.param({"adapter": kind, "lr": 0.1}, marks=pytest.mark.slow) for kind in ("dora", "ia3")]
+
+
+@pytest.mark.parametrize("adapter", [{"lora_rank": 2}, {"adapter": "prompt", "lr": 0.1}, *OTHERS])
 def test_adapters_are_trained_on_from_round_to_round(folder, tmp_path, adapter):
     out = run(folder, tmp_path / "run", **adapter)
     for number in ("001", "002"):

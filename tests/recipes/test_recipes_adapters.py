@@ -24,6 +24,11 @@ IDENTITIES = ("lora", "dora", "rslora", "ia3")
 SHORT = {"max_steps": 3, "save_every_steps": None}
 
 
+def mostly_slow(fast: tuple[str, ...], *others: str) -> list[Any]:
+    """The kinds that a fast test asks, one of each way of computing, and the others for the slow one."""
+    return [*fast, *(pytest.param(kind, marks=pytest.mark.slow) for kind in others)]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("adapters")
@@ -85,7 +90,7 @@ def test_the_first_loss_is_the_one_that_pefts_forward_gives(folder: Path, capsys
         assert run.facts()["sharing"] == "shared"
 
 
-@pytest.mark.parametrize("kind", ["lora", "prefix", "prompt", "ia3"])
+@pytest.mark.parametrize("kind", mostly_slow(("lora", "prefix"), "prompt", "ia3"))
 def test_each_trains_dpo_on_a_real_model_and_is_the_same_through_peft(shared: Path, tmp_path: Path, kind: str):
     model = shared / "data/models/stories260k"
     source = tmp_path / "pairs.jsonl"
@@ -117,7 +122,7 @@ def test_each_trains_dpo_on_a_real_model_and_is_the_same_through_peft(shared: Pa
     assert float((again - response_logps(peft_model, trees)).abs().max()) < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["lora", "ia3", "prefix", "p_tuning"])
+@pytest.mark.parametrize("kind", mostly_slow(("lora", "prefix"), "ia3", "p_tuning"))
 def test_a_chain_of_stages_resolves_its_reference(folder: Path, kind: str):
     """SFT, then DPO on the same adapter: the reference is the SFT policy, not the base model."""
     first = train(folder, f"chain-{kind}-sft", "sft", adapter=kind, lr=3e-2)
@@ -138,7 +143,7 @@ def plain(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if "second" not in k and k != "time"} for line in lines]
 
 
-@pytest.mark.parametrize("kind", ["dora", "ia3", "prefix", "prompt", "p_tuning"])
+@pytest.mark.parametrize("kind", mostly_slow(("dora", "p_tuning"), "ia3", "prefix", "prompt"))
 def test_a_broken_run_resumes_to_the_same_bits(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str):
     given = {"adapter": kind, "max_steps": 4, "save_every_steps": 1, "lr": 1e-2}
     save = checkpoint.save
@@ -170,7 +175,7 @@ def test_a_cached_reference_is_the_base_model_whatever_the_virtual_tokens(folder
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["prefix", "prompt", "ia3", "dora"])
+@pytest.mark.parametrize("kind", mostly_slow(("prompt", "dora"), "prefix", "ia3"))
 def test_bf16_follows_fp32(folder: Path, kind: str):
     low = train(folder, f"bf16-{kind}", adapter=kind, dtype="bf16", lr=1e-2)
     full = train(folder, f"fp32-{kind}", adapter=kind, dtype="fp32", lr=1e-2)
@@ -180,7 +185,7 @@ def test_bf16_follows_fp32(folder: Path, kind: str):
         assert low.metrics("train")[0]["loss"] == pytest.approx(LN2, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["prefix", "prompt"])
+@pytest.mark.parametrize("kind", mostly_slow(("prefix",), "prompt"))
 def test_recomputed_activations_and_unshared_prompts_change_nothing(folder: Path, kind: str):
     runs_of = {"plain": {}, "recomputed": {"activation_checkpointing": "full"}, "rows": {"sharing": "unshared"}}
     found = {
@@ -219,7 +224,7 @@ def test_quantize_says_what_it_needs(folder: Path, monkeypatch: pytest.MonkeyPat
             recipes.train(made(folder, f"q-{len(given)}", quantize="4bit", **given), model=model, tokenizer=tokenizer)
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "rslora", "ia3"])
+@pytest.mark.parametrize("kind", mostly_slow(("dora", "ia3"), "lora", "rslora"))
 def test_an_exported_adapter_is_a_plain_model_with_the_same_log_probs(folder: Path, tmp_path: Path, kind: str):
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 

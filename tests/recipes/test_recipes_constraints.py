@@ -339,7 +339,7 @@ def test_a_black_box_score_is_held_where_the_preferences_would_raise_it(tmp_path
     monkeypatch.chdir(tmp_path)
     train_prompts, _ = language.prompts()
     start = language.save_model(tmp_path / "start")
-    pairs = language.sample_pairs(language.sft_policy(train_prompts), 1500, np.random.default_rng(0))
+    pairs = language.sample_pairs(language.sft_policy(train_prompts), 40 * 32, np.random.default_rng(0))
     more = (language.RESPONSES[pairs[1]] == 5).sum(1) - (language.RESPONSES[pairs[2]] == 5).sum(1)
     data = language.write_pairs(
         language.pair_items(train_prompts, pairs, language.deterministic(more, np.random.default_rng(1))),

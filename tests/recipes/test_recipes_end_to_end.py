@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +139,11 @@ def _the_samples_are_data(run: Path, rows: list[dict[str, Any]]) -> None:
     assert all(line["prompt"][0]["content"] != line["rendered"] for line in lines)  # the template's own words
 
 
+@pytest.fixture(scope="module")
+def plain(folder):
+    return train(folder, "off", max_steps=6)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -151,9 +155,9 @@ def _the_samples_are_data(run: Path, rows: list[dict[str, Any]]) -> None:
     ],
     ids=str,
 )
-def test_what_is_only_a_way_of_computing_leaves_the_trajectory_alone(folder, change):
+def test_what_is_only_a_way_of_computing_leaves_the_trajectory_alone(folder, plain, change):
     name = "-".join(str(part) for pair in change.items() for part in pair)
-    plain, other = train(folder, f"{name}-off", max_steps=6), train(folder, f"{name}-on", max_steps=6, **change)
+    other = train(folder, f"{name}-on", max_steps=6, **change)
     for a, b in zip(plain.metrics("train"), other.metrics("train"), strict=True):
         for key in ("loss", "grad_norm", "rewards/margins"):
             assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-5)
@@ -209,17 +213,18 @@ def test_a_plan_loads_no_model(folder, monkeypatch):
     assert not (folder / "planned").exists()
 
 
-def test_every_row_of_the_hh_sample_is_accounted_for(shared):
+@pytest.mark.parametrize("method", ["dpo", pytest.param("sft", marks=pytest.mark.slow)])
+def test_every_row_of_the_hh_sample_is_accounted_for(shared, method):
     source = shared / "data/pref/hh_rlhf_harmless_a.jsonl.gz"
-    make_config = partial(config.make, model=str(shared / "data/models/stories260k"), data=str(source))
-    for method in ("sft", "dpo"):
-        found = prepare(make_config(method))
-        whole = [x for x in dropped_lines(found) if x["unit"] in ("row", "item") and x["action"] == "dropped"]
-        assert len(found.train) + len(found.evaluation) + len(whole) == found.facts["rows"] == 1492
-        assert max(len(t.prompt) + max(len(b.ids) for b in t.branches) for t in found.train) <= 512
+    found = prepare(config.make(method, model=str(shared / "data/models/stories260k"), data=str(source)))
+    whole = [x for x in dropped_lines(found) if x["unit"] in ("row", "item") and x["action"] == "dropped"]
+    assert len(found.train) + len(found.evaluation) + len(whole) == found.facts["rows"] == 1492
+    assert max(len(t.prompt) + max(len(b.ids) for b in t.branches) for t in found.train) <= 512
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_says_how_to_go_on_and_exits_as_shells_expect(folder, tmp_path, number, code):
     given = settings(folder, tmp_path / "run")
     command = [sys.executable, "-m", "afzal", "train", "dpo", "--model", given["model"], "--data", given["data"]]

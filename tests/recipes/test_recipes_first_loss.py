@@ -29,8 +29,12 @@ DROPOUT = {
 KINDS = ("full", "lora", "adapter", "lora_and_head")
 REFERENCES, DTYPES = ("frozen", "cached"), ("fp32", "bf16")
 COMBINATIONS = [
-    *product(["llama"], KINDS, REFERENCES, DTYPES, (0.0, 0.1)),
-    *product(["gpt2"], KINDS, REFERENCES, DTYPES, [0.1]),
+    *product(["llama"], KINDS, REFERENCES, DTYPES, [0.1]),
+    *product(["gpt2"], KINDS, REFERENCES, ["fp32"], [0.1]),
+]
+MORE = [  # less can go wrong without dropout
+    *product(["llama"], KINDS, REFERENCES, DTYPES, [0.0]),
+    *product(["gpt2"], KINDS, REFERENCES, ["bf16"], [0.1]),
 ]
 
 
@@ -81,7 +85,10 @@ def run_once(kind: str, folder: Path, model: Path, given: dict[str, Any]) -> run
     return afzal.fit("dpo", model=str(start), **given)
 
 
-@pytest.mark.parametrize(("family", "kind", "reference", "dtype", "dropout"), COMBINATIONS)
+@pytest.mark.parametrize(
+    ("family", "kind", "reference", "dtype", "dropout"),
+    [*COMBINATIONS, *(pytest.param(*each, marks=pytest.mark.slow) for each in MORE)],
+)
 def test_the_first_loss_is_ln2(
     folder: Path, tmp_path: Path, family: str, kind: str, reference: str, dtype: str, dropout: float
 ):

@@ -91,7 +91,7 @@ def without_seconds(content: bytes, name: str) -> Any:
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in content.splitlines()]
 
 
-@pytest.mark.parametrize("order", ["fomaml", pytest.param("maml", marks=pytest.mark.slow), "reptile"])
+@pytest.mark.parametrize("order", ["fomaml", *(pytest.param(o, marks=pytest.mark.slow) for o in ("maml", "reptile"))])
 def test_killed_and_resumed_it_ends_with_the_same_bytes(folder: Path, order: str):
     changes = {"order": order, "query_size": None if order == "reptile" else 6}
     whole = given(folder, f"whole-{order}", **changes)

@@ -114,13 +114,13 @@ def both(tmp_path: Path, name: str, n: int, **more_settings: Any) -> tuple[Path,
     return tmp_path / "one", tmp_path / "several"
 
 
-@pytest.mark.parametrize("name", ["dpo", "kto", "sft", "reward"])
+@pytest.mark.parametrize("name", ["dpo", "kto", "reward"])
 def test_two_ranks_are_one(tmp_path, name):
     assert_same(*both(tmp_path, name, 2))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("dpo", "kto", "sft", "reward")])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("dpo", "kto", "reward")])
 def test_two_ranks_are_one_in_every_other_way(tmp_path, name):
     assert_same(*both(tmp_path, name, 2))
 

@@ -54,7 +54,7 @@ def kill_and_resume(folder, method, name, delay, **overrides):
     return code, fingerprint(folder / name)
 
 
-@pytest.mark.parametrize(("method", "kills"), [("dpo", 2), pytest.param("dpo", 20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("method", "kills"), [("dpo", 1), pytest.param("dpo", 20, marks=pytest.mark.slow)])
 def test_killed_runs_resume_to_the_same_bytes(folder, method, kills):
     expected, seconds = uninterrupted(folder, method)
     rng, killed = random.Random(kills), 0

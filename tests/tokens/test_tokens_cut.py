@@ -29,7 +29,7 @@ def items(draw: st.DrawFn) -> Item:
     return Item("c", prompt, tuple(Response(t[: draw(st.sampled_from([1, 3]))]) for t in turns), votes)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(items(), max_size=4), st.integers(2, 80))
 def test_cut_trees_keep_their_promises(given_items: list[Item], max_tokens: int) -> None:
     for tokenizer, chat in ((PLAIN, False), (CHAT, True)):

@@ -72,7 +72,11 @@ def _item(answer: str = "An answer.") -> Item:
     return Item("x", (Message("user", "Hi there."),), (Response((Message("assistant", answer),)),), where="f.jsonl:1")
 
 
-@pytest.mark.parametrize("name", OVER)
+# each takes seconds to reach a limit that another one reaches as well
+SLOW = ("loop without an end", "a number that squares", "replace that grows")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in OVER])
 def test_a_template_that_runs_on_ends_the_command(name: str) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     with pytest.raises(AfzalError, match=r"the chat template (runs over its limits|does not parse)") as told:

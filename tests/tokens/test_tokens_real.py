@@ -33,7 +33,7 @@ def _stories(shared: Path):
     return AutoTokenizer.from_pretrained(shared / "data/models/stories260k")
 
 
-@pytest.mark.parametrize("max_tokens", [512, 64])
+@pytest.mark.parametrize("max_tokens", [pytest.param(512, marks=pytest.mark.slow), 64])
 def test_every_hh_row_is_accounted_for(shared: Path, max_tokens: int) -> None:
     items = [_as_text(n, row) for n, row in enumerate(_rows(shared))]
     tokenizer = _stories(shared)

@@ -141,7 +141,7 @@ def query_loss(model: Any, method: Method, weights: dict[str, Tensor], lesson: L
     return total
 
 
-@pytest.mark.parametrize("name", ["dpo", "ipo"])
+@pytest.mark.parametrize("name", ["ipo", pytest.param("dpo", marks=pytest.mark.slow)])
 def test_maml_is_the_derivative_of_the_adapted_loss(model: Any, name: str):
     """Central differences in float64 along a random direction; the first-order gradient misses them."""
     model.double()

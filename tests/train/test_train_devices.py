@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers_models import make, random_trees
+from helpers_objectives import of_each_kind
 
 from afzal import objectives
 from afzal.model.adapters import Adapter, add_adapter
@@ -46,7 +47,7 @@ def _update(model, reference, name: str, sharing="shared") -> None:
     assert any(p.grad is not None for p in trained)
 
 
-@pytest.mark.parametrize("name", [*ON_PAIRS, "kto", "sft"])
+@pytest.mark.parametrize("name", of_each_kind([*ON_PAIRS, "kto", "sft"]))
 def test_an_update_reads_nothing_back(name):
     model = make("llama")
     assert choose_sharing(model)[0] == "shared"

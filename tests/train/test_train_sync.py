@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -44,17 +46,25 @@ def trees_for(unit: str) -> list[Tree]:
     return trees
 
 
-def updated_on(device: str, name: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Loss and gradients of one update of two micro-batches on a device."""
+@cache
+def models_on(device: str) -> tuple[Any, Frozen]:
+    """A policy and its reference, on a device."""
     model = make("llama")
     choose_sharing(model)
-    reference = frozen_copy(model)
+    reference = Frozen(frozen_copy(model).to(device))
+    return model.to(device), reference
+
+
+def updated_on(device: str, name: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Loss and gradients of one update of two micro-batches on a device."""
+    model, reference = models_on(device)
+    model.zero_grad()
     objective = objectives.get(name)
     trees = with_numbers(name, trees_for(objective.unit))
     cut = lambda ts: [collate(part, "shared", device) for part in (ts[:4], ts[4:])]  # noqa: E731
     partners = cut(mismatched(trees, 0)) if objective.statistic else []
-    method = Method.of(objective, {}, Frozen(reference.to(device)) if objective.needs_reference else None)
-    loss, _, _ = accumulate(model.to(device), method, Update(cut(trees), partners, len(trees)))
+    method = Method.of(objective, {}, reference if objective.needs_reference else None)
+    loss, _, _ = accumulate(model, method, Update(cut(trees), partners, len(trees)))
     return loss, [p.grad for p in model.parameters() if p.grad is not None]
 
 

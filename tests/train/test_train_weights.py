@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers_models import make, random_trees
-from helpers_objectives import EVERY, with_numbers
+from helpers_objectives import EVERY, of_each_kind, with_numbers
 
 from afzal import objectives
 from afzal.errors import AfzalError
@@ -77,7 +77,7 @@ def epoch(name: str, trees: list[Tree], size: int, *, budget: int = 10_000) -> t
     return torch.stack([update_of(name, u)[1] * u.n_trees for u in updates]).sum(0)
 
 
-@pytest.mark.parametrize("name", APART)
+@pytest.mark.parametrize("name", of_each_kind(APART))
 def test_an_epoch_s_gradient_is_the_same_at_every_batch_size(name):
     """Batch 12 in one pass, batch 1, and batches of 5, 5 and 2 in several passes each."""
     trees = weighted()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from afzal._version import __version__
 from afzal.report import svg
 from afzal.text import visible
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def rendered(template: str, **values: Any) -> str:
@@ -19,20 +23,26 @@ def rendered(template: str, **values: Any) -> str:
         template: the name of a file beside this one.
         values: what it shows. The style, its hash for the page's content policy and the version are added.
     """
+    from markupsafe import Markup
+
+    style = svg.style() + Path(__file__).with_name("page.css").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    whole = {"style": Markup(style), "style_hash": Markup(digest), "version": __version__, **values}
+    return _environment().get_template(template).render(whole)
+
+
+@cache  # a template is compiled once, however many pages a comparison or a sweep writes
+def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     def shown(value: Any) -> Any:
         return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("afzal.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         finalize=shown,
     )
-    style = svg.style() + Path(__file__).with_name("page.css").read_text("utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    whole = {"style": Markup(style), "style_hash": Markup(digest), "version": __version__, **values}
-    return environment.get_template(template).render(whole)

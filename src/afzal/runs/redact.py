@@ -62,13 +62,17 @@ def redact_command(line: str) -> str:
 
 def redact_config(value: Any, name: str = "") -> Any:
     """A nested configuration in which texts under a secret's name, and texts shaped like a secret, are hidden."""
+    return _named(value, name, _environment_secrets())
+
+
+def _named(value: Any, name: str, secrets: Sequence[str]) -> Any:
     if isinstance(value, Mapping):
-        return {k: redact_config(v, name if is_secret_name(name) else str(k)) for k, v in value.items()}
+        return {k: _named(v, name if is_secret_name(name) else str(k), secrets) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [redact_config(v, name) for v in value]
+        return [_named(v, name, secrets) for v in value]
     if not isinstance(value, str) or not value:
         return value
-    return HIDDEN if is_secret_name(name) else redact_text(value)
+    return HIDDEN if is_secret_name(name) else _without(value, secrets)
 
 
 def redact_texts(value: Any) -> Any:

@@ -1,0 +1,12 @@
+"""The syntax trees of source files, of which many tests of the house ask something."""
+
+from __future__ import annotations
+
+import ast
+from functools import lru_cache
+
+
+@lru_cache(maxsize=1024)  # all of the package, once per process; nobody changes a tree
+def parsed(source: str) -> ast.Module:
+    """The tree of a file's text."""
+    return ast.parse(source)
