@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from inspect import get_annotations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -204,7 +205,19 @@ REFUSED |= {(method, key) for method in ONLINE for key in ("adapter_from", "prio
 TOGETHER = {"constraint": MASS[2:]}
 
 
-@pytest.mark.parametrize(("method", "key"), [(m, k) for m in config.METHODS for k in settings_of(m)])
+def each_setting() -> list[Any]:
+    """Every setting of every method; slow where another method has the very same field and takes the same values."""
+    met, cases = set(), []
+    for method in config.METHODS:
+        for key in settings_of(method):
+            owner = next(c for c in config.CONFIGS[method].__mro__ if key in get_annotations(c))
+            alike = (key, owner, (method, key) in REFUSED, str(OTHERS.get((method, key))))
+            cases.append(pytest.param(method, key, marks=[pytest.mark.slow] if alike in met else []))
+            met.add(alike)
+    return cases
+
+
+@pytest.mark.parametrize(("method", "key"), each_setting())
 def test_every_setting_is_a_flag_with_an_effect(method: str, key: str, seen: list[Any], before: dict[Any, Any]):
     text, value, needed = OTHERS.get((method, key), VALUES[key])
     base = ["train", method, "--model", "M", "--data", "D", *needed]
