@@ -70,6 +70,14 @@ def test_the_gradient_can_be_differentiated():
         assert torch.allclose(own, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_no_rows_have_no_norm():
+    layer = norms_of(make("llama"))[0]
+    fuse_norms(layer)
+    out, (of_x, of_weight) = run(layer, x := torch.zeros(0, layer.weight.shape[0]), x)
+    assert out.shape == of_x.shape == x.shape
+    assert not of_weight.any()
+
+
 def test_a_frozen_weight_gets_no_gradient_and_an_input_without_one_none():
     layer = norms_of(make("llama"))[0].requires_grad_(False)
     fuse_norms(layer)

@@ -61,7 +61,7 @@ class _LinearLogps(torch.autograd.Function):
         rows = max(1, len(target)) if keep else _rows(weight.shape[0], hidden.device)
         lse, picked = (hidden.new_empty(len(target), dtype=torch.float32) for _ in range(2))
         logits = None
-        for at in _tiles(len(target), rows):
+        for at in tiles(len(target), rows):
             logits = F.linear(hidden[at], weight, bias)
             _scan(logits, target[at], lse[at], picked[at], scale, cap)
         if wanted:
@@ -91,7 +91,7 @@ def _recomputed(
     d_hidden = torch.empty_like(hidden) if to_hidden else None
     d_weight = torch.zeros_like(weight, dtype=torch.float32) if to_weight else None
     d_bias = torch.zeros_like(bias, dtype=torch.float32) if to_bias and bias is not None else None
-    for at in _tiles(len(target), ctx.rows):
+    for at in tiles(len(target), ctx.rows):
         logits = F.linear(hidden[at], weight, bias)
         _turn(logits, target[at], lse[at], gradient[at], ctx.scale, ctx.cap)
         parts = _products(ctx.needs_input_grad, logits, hidden[at], weight, bias)
@@ -167,9 +167,10 @@ def _in_cache(logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
     elements = _CACHED_ELEMENTS_GPU if on_gpu else _CACHED_ELEMENTS * torch.get_num_threads()
     rows = min(max(1, elements // logits.shape[1]), len(logits))
     room = logits.new_empty(rows, logits.shape[1], dtype=torch.float32)
-    for at in _tiles(len(logits), rows):
+    for at in tiles(len(logits), rows):
         yield at, room[: at.stop - at.start]
 
 
-def _tiles(n: int, rows: int) -> list[slice]:
+def tiles(n: int, rows: int) -> list[slice]:
+    """``n`` rows in order, at most so many at once."""
     return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]

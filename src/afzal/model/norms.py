@@ -10,7 +10,7 @@ Shapes: n rows, d features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from afzal.model.head import tiles
 from afzal.model.kernels import trials
 
 _CACHED_ELEMENTS = 2**16  # of one operand, that a core works on at once
@@ -76,11 +77,12 @@ class _RMSNorm(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         out, scale = torch.empty_like(rows), rows.new_empty((len(rows), 1), dtype=torch.float32)
         normed, square, rounded = _rooms(rows, torch.float32, torch.float32, x.dtype)
-        for at, n in _blocks(rows):
-            root, high = scale[at], _in_float32(rows[at], normed[:n])
+        for at in tiles(len(rows), len(normed)):
+            n = at.stop - at.start
+            root, high = scale[at], _like(rows[at], normed[:n])
             torch.mean(torch.mul(high, high, out=square[:n]), -1, keepdim=True, out=root)
             high = torch.mul(high, root.add_(eps).rsqrt_(), out=normed[:n])
-            torch.mul(weight, _rounded(high, rounded[:n]), out=out[at])
+            torch.mul(weight, _like(high, rounded[:n]), out=out[at])
         ctx.save_for_backward(x, weight, scale)
         ctx.eps = eps
         return out.view(x.shape)
@@ -95,13 +97,14 @@ class _RMSNorm(torch.autograd.Function):
         found = torch.empty_like(rows) if of_x else None
         total = weight.new_zeros(weight.shape, dtype=torch.float32) if of_weight else None
         normed, inner, product, rounded = _rooms(rows, torch.float32, torch.float32, torch.float32, x.dtype)
-        for at, n in _blocks(rows):
+        for at in tiles(len(rows), len(normed)):
+            n = at.stop - at.start
             root, low = scale[at], rounded[:n]
-            high = torch.mul(_in_float32(rows[at], normed[:n]), root, out=normed[:n])
+            high = torch.mul(_like(rows[at], normed[:n]), root, out=normed[:n])
             if total is not None:
-                total += torch.mul(_rounded(high, low), upstream[at], out=low).sum(0, dtype=torch.float32)
+                total += torch.mul(_like(high, low), upstream[at], out=low).sum(0, dtype=torch.float32)
             if found is not None:
-                slope = _in_float32(torch.mul(upstream[at], weight, out=low), inner[:n])
+                slope = _like(torch.mul(upstream[at], weight, out=low), inner[:n])
                 along = torch.mul(high, slope, out=product[:n]).mean(-1, keepdim=True)
                 found[at] = slope.addcmul_(high, along, value=-1).mul_(root)
         return (
@@ -111,29 +114,15 @@ class _RMSNorm(torch.autograd.Function):
         )
 
 
-def _in_float32(rows: Tensor, room: Tensor) -> Tensor:
-    return rows if rows.dtype == torch.float32 else room.copy_(rows)
-
-
-def _rounded(rows: Tensor, room: Tensor) -> Tensor:
-    return rows if room.dtype == torch.float32 else room.copy_(rows)
-
-
-def _rows_at_once(rows: Tensor) -> int:
-    return min(len(rows), max(1, _CACHED_ELEMENTS * torch.get_num_threads() // rows.shape[1]))
-
-
 def _rooms(rows: Tensor, *dtypes: torch.dtype) -> list[Tensor]:
     """Room for one block of rows, once per number format."""
-    return [rows.new_empty((_rows_at_once(rows), rows.shape[1]), dtype=dtype) for dtype in dtypes]
+    at_once = _CACHED_ELEMENTS * torch.get_num_threads() // rows.shape[1]
+    return [rows.new_empty((max(1, min(len(rows), at_once)), rows.shape[1]), dtype=dtype) for dtype in dtypes]
 
 
-def _blocks(rows: Tensor) -> Iterator[tuple[slice, int]]:
-    """Blocks of rows, and how many rows each has."""
-    step = _rows_at_once(rows)
-    for first in range(0, len(rows), step):
-        last = min(first + step, len(rows))
-        yield slice(first, last), last - first
+def _like(rows: Tensor, room: Tensor) -> Tensor:
+    """Rows in the number format of the room: as they are, or copied there."""
+    return rows if rows.dtype == room.dtype else room.copy_(rows)
 
 
 def _differentiable(x: Tensor, weight: Tensor, eps: float, gradient: Tensor) -> tuple[Tensor | None, ...]:
