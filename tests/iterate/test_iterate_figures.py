@@ -287,8 +287,9 @@ def test_a_policy_is_measured_by_its_kl_to_the_first_one_and_once_more_by_other_
         def __init__(self, path, *_):
             self.model = path
 
-        def draw(self, questions, n, sampling, seed):
+        def draw(self, questions, n, sampling, seed, part):
             asked.append(("draw", self.model, n, sampling, seed))
+            assert list(part) == list(range(len(questions)))
             return ["drawn"] * n
 
     def kl(policy, first, drawn, prompts, budget):

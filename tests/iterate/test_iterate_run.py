@@ -13,7 +13,7 @@ from helpers_runs import model_folder, one_thread, pair_file
 from afzal import api, config, data, recipes, runs
 from afzal.cli import main
 from afzal.errors import AfzalError
-from afzal.recipes import once
+from afzal.iterate import stages
 from afzal.records import preferences
 from afzal.runs import stage
 
@@ -161,7 +161,7 @@ def test_a_run_that_ended_before_any_stage_was_written_resumes_to_the_same_bytes
 
 def test_a_training_that_was_cut_goes_on_from_its_checkpoint(folder, whole, monkeypatch, tmp_path):
     out = tmp_path / "cut"
-    monkeypatch.setattr(once, "train", _cut_short(once.train))
+    monkeypatch.setattr(stages, "train", _cut_short(stages.train))
     with pytest.raises(_Killed):
         run(folder, out, save_every_steps=1)
     monkeypatch.undo()

@@ -138,10 +138,10 @@ def _run(args: list[str]) -> int:
 
 
 def _refuse_ranks(args: list[str]) -> None:
-    """Only training is divided over processes; every other verb would be done once by each of them."""
+    """Only trainings and rounds are divided over processes; every other verb would be done once by each of them."""
     from afzal.runs import launched
 
-    if args and args[0] in VERBS and args[0] != "train":
+    if args and args[0] in VERBS and args[0] not in ("train", "iterate"):
         launched.alone(f"afzal {args[0]}")
 
 

@@ -12,7 +12,7 @@ from afzal import config
 from afzal.cli import start
 from afzal.cli.files import path_of, settings_of
 from afzal.cli.flags import given, parameters, with_parameters
-from afzal.cli.report import conclude
+from afzal.cli.report import ended
 from afzal.errors import AfzalError
 
 
@@ -40,10 +40,7 @@ def _iterate(
         from afzal.iterate import iterate
 
     folder = iterate(made, resume=resume, command=shlex.join(["afzal", *ctx.obj]))
-    page = folder / "report.html"
-    typer.echo(f"report: {page}")
-    if page.exists():
-        conclude(page)
+    ended(folder)
 
 
 def _base(words: Sequence[str]) -> list[config.Setting]:

@@ -36,3 +36,15 @@ def conclude(page: Path) -> Mapping[str, Any]:
     for line in lines:
         typer.echo(line)
     return judged
+
+
+def ended(folder: Path) -> None:
+    """Say where the page of a run is that has ended, and how it went; of several ranks the first alone speaks."""
+    from afzal.runs import launched
+
+    if launched.number():
+        return
+    page = folder / "report.html"
+    typer.echo(f"report: {page}")
+    if page.exists():
+        conclude(page)

@@ -12,7 +12,7 @@ from afzal import config
 from afzal.cli import CONTEXT, HelpfulGroup, start
 from afzal.cli.files import path_of, settings_of
 from afzal.cli.flags import given, parameters, with_parameters
-from afzal.cli.report import conclude
+from afzal.cli.report import ended
 from afzal.errors import AfzalError
 
 
@@ -81,19 +81,13 @@ def _train(settings: config.TrainConfig, *, resume: bool, dry_run: bool, command
     start.begin(settings, f"{settings.method} of {settings.model} on {settings.data}, into {settings.out}")
     with start.importing():
         from afzal import recipes
-    from afzal.runs import launched
-
     if dry_run:
         typer.echo(config.dump(settings))
         for line in recipes.plan(settings):
             typer.echo(line)
         return
     folder = recipes.train(settings, resume=resume, command=command)
-    if launched.number() == 0:
-        page = folder / "report.html"
-        typer.echo(f"report: {page}")
-        if page.exists():
-            conclude(page)
+    ended(folder)
 
 
 app = typer.Typer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from afzal.recipes.divergence import kl_along
 from afzal.recipes.setup import dtype_of
 from afzal.records import turns_to_row
 from afzal.tokens import Speaker
+from afzal.train import ranks
 from afzal.train.feed import Layout
 
 
@@ -35,17 +36,32 @@ class Policy:
     @classmethod
     def load(cls, path: str, config: IterateConfig, ends: Sequence[int]) -> Policy:
         """The policy saved at ``path``, on the device and in the number format of the settings."""
-        device = pick_device(config.device)
+        device = pick_device(ranks.own_device(config.device))
         dtype = torch.bfloat16 if dtype_of(config, device) == "bf16" else torch.float32
         model = load_model(path, device=device, dtype=dtype)
         return cls(model.requires_grad_(False), ends)
 
-    def draw(self, questions: Sequence[Question], n: int, sampling: Sampling, seed: int) -> list[Sample]:
-        """``n`` answers to every question, in order."""
-        prompts = [q.ids for q in questions]
-        return sample(
-            self.model, prompts, eos=self.ends, n=n, sampling=sampling, seed=seed, rows_per_batch=self.rows_per_batch
+    def draw(
+        self, questions: Sequence[Question], n: int, sampling: Sampling, seed: int, part: range | None = None
+    ) -> list[Sample]:
+        """``n`` answers to every question, in order.
+
+        Args:
+            part: the numbers of the questions to answer; default: all. The answer to a question is the same in any
+                part, but for the last bit of the logits.
+        """
+        numbers = range(len(questions)) if part is None else part
+        drawn = sample(
+            self.model,
+            [questions[k].ids for k in numbers],
+            eos=self.ends,
+            n=n,
+            sampling=sampling,
+            seed=seed,
+            rows_per_batch=self.rows_per_batch,
+            numbers=numbers,
         )
+        return [replace(s, prompt_index=numbers[s.prompt_index]) for s in drawn]
 
 
 def rows_of(drawn: Sequence[Sample], questions: Sequence[Question], speaker: Speaker) -> list[dict[str, Any]]:

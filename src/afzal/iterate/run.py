@@ -29,6 +29,7 @@ from afzal.judging.rewards import reward_or_judge
 from afzal.model.load import pick_device
 from afzal.model.speaking import open_speaker
 from afzal.prepare import Recipe, recipe_of
+from afzal.recipes import parallel
 from afzal.recipes.named import input_hashes, refuse_changes
 from afzal.recipes.runtime import fixed_date
 from afzal.recipes.train import Stopped
@@ -36,6 +37,7 @@ from afzal.rewards.source import Rewarder
 from afzal.runs import launched
 from afzal.servers.cache import REPLIES
 from afzal.tokens.tree import tree
+from afzal.train import ranks
 from afzal.train.callbacks import Callbacks
 
 
@@ -51,13 +53,19 @@ def iterate(
         command: what the person typed, for the record.
         callbacks: called while a round trains; one that asks to stop ends the rounds.
 
+    Under ``torchrun`` all ranks call this alike. Rank 0 runs the rounds and writes the folder; the others join it where
+    answers are drawn, where a model scores them, and in the trainings.
+
     Raises:
         AfzalError: a fault of the input or the set-up; ``Stopped`` when a signal ended a round's training.
     """
-    launched.alone("afzal iterate")
+    parallel.refuse(training(config, 1, config.model, config.prompts, config.out), None)
     trackers.refuse_unready(config.report_to or ())
-    with fixed_date(Path(config.out) / "run.json", resume) as date:
-        return _iterate(config, resume, command, date, callbacks or Callbacks())
+    device = pick_device(ranks.own_device(config.device))
+    with ranks.joined(device, config.tensor_parallel):
+        resume = any(ranks.gather(resume or parallel.goes_on(config.out)))
+        with fixed_date(Path(config.out) / "run.json", resume) as date:
+            return _iterate(config, resume, command, date, callbacks or Callbacks())
 
 
 def _iterate(config: IterateConfig, resume: bool, command: str, date: str, callbacks: Callbacks) -> Path:
@@ -67,11 +75,19 @@ def _iterate(config: IterateConfig, resume: bool, command: str, date: str, callb
     asked = ask(config, speaker)
     generator = _generator(config)
     reward, watch, cost = (_source(spec, config) for spec in (config.reward, config.watch_reward, config.cost))
-    run = _open(config, asked, resume)
+    ranks.same("prompts", asked.fingerprint)
+    ranks.same("setting", config.model_dump(mode="json"))
+    ranks.led(lambda: _begin(config, asked, resume))
+    run = runs.Run(Path(config.out), writes=ranks.leads())
+    job = Job(config, run, asked, speaker, recipe, reward, watch, cost, generator, callbacks)
+    if not ranks.leads():
+        job.calls.answer(job)
+        return run.path
+    begun = {"command": command, "launch": launched.launch()}
     with run:
         try:
-            run.update(template_date=date, **({"command": command} if command else {}))
-            _all_rounds(Job(config, run, asked, speaker, recipe, reward, watch, cost, generator, callbacks))
+            run.update(template_date=date, **{name: said for name, said in begun.items() if said})
+            _all_rounds(job)
         except Stopped as stop:
             run.update(status="stopped", stop_reason=stop.signal, finished=now())
             raise Stopped(stop.signal, run.path, stop.step, remedy=f"continue with: {again(run)}") from None
@@ -82,6 +98,8 @@ def _iterate(config: IterateConfig, resume: bool, command: str, date: str, callb
             with suppress(AfzalError):  # on a full disk even this may fail; the first error is the one to tell
                 run.update(status="failed", stop_reason=f"{type(error).__name__}: {error}", finished=now())
             raise
+        finally:
+            job.calls.end()
     return run.path
 
 
@@ -156,7 +174,8 @@ def _refuse_reference(config: IterateConfig, recipe: Recipe) -> None:
         raise AfzalError(f"reference has no effect: {config.objective} has no reference", remedy="leave it out")
 
 
-def _open(config: IterateConfig, asked: Questions, resume: bool) -> runs.Run:
+def _begin(config: IterateConfig, asked: Questions, resume: bool) -> None:
+    """Make the run's folder, or take it up; it stays claimed."""
     plain = config.model_dump(mode="json")
     facts = {"source": config.prompts, "fingerprint": asked.fingerprint}
     facts |= {"train": len(asked.groups), "eval": len(asked.held_out)}
@@ -167,7 +186,7 @@ def _open(config: IterateConfig, asked: Questions, resume: bool) -> runs.Run:
         run = runs.create(config.out, plain)
         about = {"method": "iterate", "config": plain, "seed": config.seed, "data": facts, "files": files}
         run.update(**about, model={"path": config.model}, reference=f"{config.reference} policy")
-        return run
+        return
     run = runs.resume(config.out)
     try:
         method = run.facts().get("method")
@@ -182,7 +201,6 @@ def _open(config: IterateConfig, asked: Questions, resume: bool) -> runs.Run:
     except BaseException:
         run.release()
         raise
-    return run
 
 
 def _tokens(asked: Questions) -> str:
@@ -197,7 +215,7 @@ def _source(spec: str | None, config: IterateConfig) -> Rewarder | None:
     limits = {"max_tokens": config.max_tokens, "tokens_per_forward": config.pass_tokens}
     replies = Path(config.out) / REPLIES
     return reward_or_judge(
-        spec, device=pick_device(config.device), eos_token=config.eos_token, replies=replies, **limits
+        spec, device=pick_device(ranks.own_device(config.device)), eos_token=config.eos_token, replies=replies, **limits
     )
 
 

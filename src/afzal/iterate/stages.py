@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -36,14 +37,18 @@ from afzal.iterate.pairing import (
 )
 from afzal.iterate.people import TO_LABEL, labelled_items, questionnaire
 from afzal.iterate.prompts import Question, Questions, slice_of
+from afzal.judging.rewards import by_model
 from afzal.prepare import Recipe, recipe_of
-from afzal.recipes.once import train_once
+from afzal.recipes.once import once
+from afzal.recipes.train import train
 from afzal.records import Item, preferences
 from afzal.rewards.source import Rewarder
 from afzal.runs.stage import Row, read_rows, staged_rows, write_rows
 from afzal.servers.cache import REPLIES
 from afzal.tokens import Speaker
+from afzal.train import ranks
 from afzal.train.callbacks import Callbacks
+from afzal.train.calls import Calls
 
 SAMPLES, SCORES, REJECTED, PAIRS = "samples.jsonl", "scores.jsonl", "rejected.jsonl", "pairs.jsonl"
 TRAIN, MEASURED, FRESH = "train.jsonl", "measured.jsonl", "measured-fresh.jsonl"
@@ -56,7 +61,11 @@ _OF_THE_FIRST = {"adapter", "lora_rank", "lora_alpha", "lora_targets"}  # later 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What all rounds share."""
+    """What all rounds share.
+
+    Attributes:
+        calls: for the works of ``WORKS``, which several ranks divide.
+    """
 
     config: IterateConfig
     run: runs.Run
@@ -68,6 +77,13 @@ class Job:
     cost: Rewarder | None = None
     generator: ServerConfig | None = None
     callbacks: Callbacks = field(default_factory=Callbacks)
+    calls: Calls = field(default_factory=lambda: Calls(WORKS))
+
+    @property
+    def sources(self) -> dict[str, Rewarder]:
+        """The sources of rewards by the names of their settings."""
+        named = {"reward": self.reward, "watch_reward": self.watch, "cost": self.cost}
+        return {name: source for name, source in named.items() if source is not None}
 
     def load(self, policy: str) -> Policy:
         """A policy of the run in memory. Answers end by the rule of the model that the run starts from."""
@@ -135,32 +151,57 @@ def _worth(scores: Sequence[Row], multiplier: float | None) -> list[float]:
 
 
 def _samples(job: Job, number: int, policy: str, asked: Sequence[Question]) -> list[Row]:
-    config = job.config
-    sampling = Sampling(
-        config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0, config.min_new_tokens
-    )
-    seed = _seed(config.seed, f"round-{number}")
     if job.generator is None:
-        return rows_of(job.load(policy).draw(asked, config.n, sampling, seed), asked, job.speaker)
-    wanted = Asked([q.prompt for q in asked], config.n, sampling, seed, job.speaker, [q.ids for q in asked])
+        return list(chain(*job.calls.share("answers", job, number=number)))
+    about = job.config.n, *_sampling(job.config, number)
+    wanted = Asked([q.prompt for q in asked], *about, job.speaker, [q.ids for q in asked])
     folder = str(Path(policy).resolve()) if Path(policy).exists() else policy
     reload(job.generator, folder)
     answers = answers_from(job.generator, wanted, folder, job.folder(number) / REPLIES)
     return served_rows(answers, asked, job.speaker)
 
 
+def _answers(job: Job, number: int) -> list[Row]:
+    """This rank's part of a round's answers."""
+    asked, config = _asked(job, number), job.config
+    policy = job.load(job.policy(number - 1))
+    drawn = policy.draw(asked, config.n, *_sampling(config, number), ranks.portion(len(asked)))
+    return rows_of(drawn, asked, job.speaker)
+
+
+def _sampling(config: IterateConfig, number: int) -> tuple[Sampling, int]:
+    """How a round draws its answers, and its seed."""
+    limits = config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0, config.min_new_tokens
+    return Sampling(*limits), _seed(config.seed, f"round-{number}")
+
+
 def _scores(job: Job, samples: Sequence[Row], asked: Sequence[Question]) -> list[Row]:
-    assert job.reward is not None
-    texts = [_prompt(row) for row in samples], [row["text"] for row in samples]
-    about = *texts, _ended(samples), _columns(samples, asked)
-    values = job.reward(*about)
     rows = [
         {"prompt_index": row["prompt_index"], "sample": row["sample"], "reward": value}
-        for row, value in zip(samples, values, strict=True)
+        for row, value in zip(samples, _values(job, "reward", samples, asked), strict=True)
     ]
     if job.cost is None:
         return rows
-    return [{**row, "cost": value} for row, value in zip(rows, job.cost(*about), strict=True)]
+    return [{**row, "cost": value} for row, value in zip(rows, _values(job, "cost", samples, asked), strict=True)]
+
+
+def _values(job: Job, source: str, rows: Sequence[Row], asked: Sequence[Question]) -> list[float]:
+    """What a source of rewards (``reward``, ``watch_reward`` or ``cost``) gives for answers: a model on all ranks, a
+    function or a server on this one, which sees them all at once."""
+    if by_model(getattr(job.config, source)):
+        said = [{key: row[key] for key in ("prompt", "text", "stop")} for row in rows]
+        return list(chain(*job.calls.share("values", job, source=source, rows=said)))
+    return job.sources[source](*_texts(rows), _ended(rows), _columns(rows, asked))
+
+
+def _values_of_part(job: Job, source: str, rows: Sequence[Row]) -> list[float]:
+    """What a model gives for this rank's part of the answers."""
+    mine = [rows[k] for k in ranks.portion(len(rows))]
+    return job.sources[source](*_texts(mine), _ended(mine))
+
+
+def _texts(rows: Sequence[Row]) -> tuple[list[Any], list[str]]:
+    return [_prompt(row) for row in rows], [row["text"] for row in rows]
 
 
 def _ended(rows: Sequence[Row]) -> list[bool]:
@@ -239,7 +280,13 @@ def _train(job: Job, number: int, start: str) -> None:
         data = job.folder(number) / TRAIN
         staged_rows(data, lambda: _pairs_so_far(job, number))
     several = len({json.dumps(row["prompt"]) for row in read_rows(data)}) > 1
-    train_once(training(job.config, number, start, str(data), str(out), held_out=several), job.callbacks)
+    about: dict[str, Any] = {"number": number, "start": start, "data": str(data), "out": str(out)}
+    once(str(out), lambda resume: job.calls.meet("training", job, **about, held_out=several, resume=resume))
+
+
+def _trained(job: Job, *, resume: bool, **about: Any) -> None:
+    """This rank's part in a round's training."""
+    train(training(job.config, **about), resume=resume, callbacks=job.callbacks)
 
 
 def _pairs_so_far(job: Job, number: int) -> list[Row]:
@@ -289,23 +336,31 @@ def measure_fresh(job: Job, number: int) -> list[Row]:
 
 
 def _measured(job: Job, number: int, draws: str) -> list[Row]:
-    config, asked = job.config, job.asked.held_out
-    policy = job.load(job.policy(number))
-    plain = Sampling(config.max_new_tokens)  # the policy itself, nothing barred: so its mean KL is unbiased
-    drawn = policy.draw(asked, config.held_out_samples, plain, _seed(config.seed, draws))
-    rows = rows_of(drawn, asked, job.speaker)
-    kl = [0.0] * len(rows)
-    if number:
-        first = job.load(config.model).model
-        kl = sequence_kl(policy.model, first, drawn, [q.ids for q in asked], config.pass_tokens)
-    prompts, texts = [_prompt(row) for row in rows], [row["text"] for row in rows]
-    columns = _columns(rows, asked)
-    sources = {"reward": job.reward, "watch_reward": job.watch} | ({"cost": job.cost} if job.cost else {})
-    for name, source in sources.items():
-        values = source(prompts, texts, _ended(rows), columns) if source else [None] * len(rows)
+    rows = list(chain(*job.calls.share("held-out", job, number=number, draws=draws)))
+    kl = [row.pop("kl") for row in rows]
+    for name in ("reward", "watch_reward", *(["cost"] if job.cost else [])):
+        values = _values(job, name, rows, job.asked.held_out) if name in job.sources else [None] * len(rows)
         for row, value in zip(rows, values, strict=True):
             row[name] = value
     return [{**row, "kl": value} for row, value in zip(rows, kl, strict=True)]
+
+
+def _held_out(job: Job, number: int, draws: str) -> list[Row]:
+    """This rank's part of a policy's answers to the held-out prompts, each with its KL to the first policy."""
+    config, asked = job.config, job.asked.held_out
+    policy = job.load(job.policy(number))
+    plain = Sampling(config.max_new_tokens)  # the policy itself, nothing barred: so its mean KL is unbiased
+    seed = _seed(config.seed, draws)
+    drawn = policy.draw(asked, config.held_out_samples, plain, seed, ranks.portion(len(asked)))
+    kl = [0.0] * len(drawn)
+    if number and drawn:
+        first = job.load(config.model).model
+        kl = sequence_kl(policy.model, first, drawn, [q.ids for q in asked], config.pass_tokens)
+    return [{**row, "kl": value} for row, value in zip(rows_of(drawn, asked, job.speaker), kl, strict=True)]
+
+
+# What rank 0 calls all ranks for.
+WORKS = {"answers": _answers, "values": _values_of_part, "held-out": _held_out, "training": _trained}
 
 
 def round_of(job: Job, number: int, measured: Sequence[Row], first: Sequence[Row]) -> Round:

@@ -9,6 +9,7 @@ import torch
 from afzal.config.judging import JudgeConfig
 from afzal.errors import AfzalError
 from afzal.judging.judges import asked_rewards, named, rewarder_of
+from afzal.objectives import names_function
 from afzal.rewards.source import Rewarder, reward_source
 
 
@@ -49,6 +50,17 @@ def named_in(spec: str) -> list[str]:
         return []
     settings = scoring_judge(spec)
     return [s for s in (settings.model, settings.reference, settings.function) if s]
+
+
+def by_model(spec: str) -> bool:
+    """Whether rewards come from a model that this process runs, and not from a function, a rule or a server.
+
+    Raises:
+        AfzalError: as for :func:`scoring_judge`.
+    """
+    if names_judge(spec):
+        return scoring_judge(spec).kind in ("reward", "policy")
+    return not names_function(spec)
 
 
 def reward_or_judge(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from afzal import runs
@@ -20,10 +21,23 @@ def train_once(config: TrainConfig, callbacks: Callbacks | None = None) -> Path:
     Raises:
         AfzalError: as for :func:`afzal.recipes.train.train`; a run that is there has other settings.
     """
-    out = Path(config.out)
+    once(config.out, lambda resume: train(config, resume=resume, callbacks=callbacks))
+    return Path(config.out)
+
+
+def once(folder: str, train: Callable[[bool], object]) -> None:
+    """Train into a folder, unless a finished run is there.
+
+    Args:
+        train: told whether there is a run to resume.
+
+    Raises:
+        AfzalError: as for :func:`afzal.recipes.train.train`; a run that is there has other settings.
+    """
+    out = Path(folder)
     begun = (out / "run.json").exists()
     if begun and runs.open_run(out).status() == "finished" and (out / "report.html").exists():
-        return out
+        return
     if not begun and out.exists():  # killed before it had said what it is
         shutil.rmtree(out)
-    return train(config, resume=begun, callbacks=callbacks)
+    train(begun)

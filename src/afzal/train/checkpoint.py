@@ -258,28 +258,13 @@ def _verify_share(path: Path, found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _by_all(work: Callable[[], T], context: Callable[[], AbstractContextManager[Any]]) -> list[T]:
-    """What ``work`` gives on every rank, anything JSON can say. What fails on one rank fails on all.
+    """As :func:`ranks.by_all`, of work in a context."""
 
-    Raises:
-        AfzalError: on this rank, or else on the first where one was.
-    """
-    fault: AfzalError | None = None
-    value: Any = None
-    try:
+    def inside() -> T:
         with context():
-            value = work()
-    except AfzalError as error:
-        if ranks.world() == 1:
-            raise
-        fault = error
-    told: list[Any] = ranks.gather([value, fault and [fault.what, fault.where, fault.why, fault.remedy]])
-    for rank, (_, said) in enumerate(told):
-        if fault is not None:
-            raise fault
-        if said is not None:
-            what, where, why, remedy = said
-            raise AfzalError(f"rank {rank}: {what}", where=where, why=why, remedy=remedy)
-    return [value for value, _ in told]
+            return work()
+
+    return ranks.by_all(inside)
 
 
 def _by_first(work: Callable[[], None], context: Callable[[], AbstractContextManager[Any]]) -> None:

@@ -276,6 +276,41 @@ def led(work: Callable[[], None]) -> None:
         raise ElsewhereError(f"rank 0 failed: {said}")
 
 
+def by_all(work: Callable[[], T]) -> list[T]:
+    """What ``work`` gives on every rank, anything JSON can say. What fails on one rank fails on all.
+
+    Raises:
+        AfzalError: on this rank, or else on the first where one was.
+    """
+    if world() == 1:
+        return [work()]
+    fault: Exception | None = None
+    value: Any = None
+    try:
+        value = work()
+    except Exception as error:
+        fault = error
+    told: list[Any] = gather([value, fault and _fields(fault)])
+    if fault is not None:
+        raise fault
+    for one, (_, said) in enumerate(told):
+        if said is not None:
+            what, where, why, remedy = said
+            raise AfzalError(f"rank {one}: {what}", where=where, why=why, remedy=remedy)
+    return [value for value, _ in told]
+
+
+def _fields(error: Exception) -> list[str]:
+    if isinstance(error, AfzalError):
+        return [error.what, error.where, error.why, error.remedy]
+    return [f"{type(error).__name__}: {error}", "", "", ""]
+
+
+def portion(n: int) -> range:
+    """Which of ``n`` things in a row this rank has to do, where every rank has as many, or one more."""
+    return range(n * rank() // world(), n * (rank() + 1) // world())
+
+
 def add_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     """Add up the gradients of parameters that every rank has whole; one without a gradient counts as 0."""
     if world() == 1:

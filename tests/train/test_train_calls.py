@@ -1,0 +1,93 @@
+"""Calls of rank 0 to the other ranks: everybody does a part, what fails on one fails on all, and the end is heard."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers_ranks import start_group
+from helpers_runs import finished
+
+from afzal.errors import AfzalError
+from afzal.train import ranks
+from afzal.train.calls import Calls
+
+
+def squares(own: list[int], numbers: list[int]) -> list[int]:
+    own.append(len(numbers))
+    return [numbers[k] ** 2 for k in ranks.portion(len(numbers))]
+
+
+def failing(own: list[int], rank: int, kind: str) -> None:
+    if ranks.rank() == rank:
+        raise AfzalError("no more", why="it is over", remedy="stop") if kind == "afzal" else RuntimeError("no memory")
+
+
+def meeting(own: list[int], word: str) -> list[str]:
+    return ranks.gather(f"{word} of {ranks.rank()}")
+
+
+WORKS = {"squares": squares, "failing": failing, "meeting": meeting}
+
+
+def test_in_one_process_calls_are_calls_of_functions():
+    calls, own = Calls(WORKS), []
+    assert calls.share("squares", own, numbers=[1, 2, 3]) == [[1, 4, 9]]
+    assert calls.meet("meeting", own, word="word") == ["word of 0"]
+    with pytest.raises(RuntimeError, match="no memory"):
+        calls.share("failing", own, rank=0, kind="other")
+    calls.end()
+    assert own == [3]
+
+
+def _three(out: Path, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    with ranks.joined(torch.device("cpu")):
+        calls, own = Calls(WORKS), []
+        if ranks.leads():
+            said: list[Any] = [calls.share("squares", own, numbers=list(range(7)))]
+            said.append(calls.meet("meeting", own, word="word"))
+            said.append(calls.share("squares", own, numbers=[5]))
+            calls.end()
+            (out / "said").write_text(repr(said))
+        else:
+            calls.answer(own)
+        (out / f"own-{ranks.rank()}").write_text(repr(own))
+
+
+def test_every_rank_does_its_part_until_the_end(tmp_path):
+    assert [finished(p) for p in start_group(_three, 3, tmp_path)] == [0, 0, 0]
+    expected = [[[0, 1], [4, 9], [16, 25, 36]], ["word of 0", "word of 1", "word of 2"], [[], [], [25]]]
+    assert (tmp_path / "said").read_text() == repr(expected)
+    assert [(tmp_path / f"own-{rank}").read_text() for rank in range(3)] == ["[7, 1]"] * 3
+
+
+def _fails(argument: tuple[Path, int, str], environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    out, rank, kind = argument
+    with ranks.joined(torch.device("cpu")):
+        calls = Calls(WORKS)
+        try:
+            if ranks.leads():
+                try:
+                    calls.share("failing", [], rank=rank, kind=kind)
+                finally:
+                    calls.end()  # says nothing, since nobody listens any more
+            else:
+                calls.answer([])
+        except (AfzalError, RuntimeError) as error:
+            (out / f"{ranks.rank()}").write_text(f"{type(error).__name__} {error}")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("kind", ["afzal", "other"])
+def test_what_fails_on_one_rank_fails_on_all(tmp_path, rank, kind):
+    assert [finished(p) for p in start_group(_fails, 2, (tmp_path, rank, kind))] == [0, 0]
+    said = [(tmp_path / f"{r}").read_text() for r in range(2)]
+    own = "AfzalError no more\n  why: it is over\n  try: stop" if kind == "afzal" else "RuntimeError no memory"
+    what = "no more\n  why: it is over\n  try: stop" if kind == "afzal" else "RuntimeError: no memory"
+    assert said[rank] == own
+    assert said[1 - rank] == f"AfzalError rank {rank}: {what}"
