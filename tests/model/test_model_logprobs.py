@@ -103,7 +103,7 @@ def test_eager_and_fused_attention_agree(monkeypatch):
     batch = collate(random_trees(6), "shared")
     with torch.no_grad():
         fused = score(model, batch).token_logps
-        monkeypatch.setattr(attention_module, "_prefers_eager", lambda query, mask: True)
+        monkeypatch.setattr(attention_module, "_prefers_products", lambda query, keys: True)
         eager = score(model, batch).token_logps
     assert not torch.equal(eager, fused), "both took the same path"
     torch.testing.assert_close(fused, eager, atol=1e-5, rtol=0)

@@ -62,10 +62,24 @@ def seen(plan, n):
 
 
 @settings(max_examples=60, deadline=None)
-@given(SHAPES, st.sampled_from([None, 1, 3]), st.sampled_from([1, 10**5, 10**9]))
-def test_every_query_sees_its_prompt_and_its_own_branch_once(shapes, window, width):
+@given(
+    SHAPES, st.sampled_from([None, 1, 3]), st.sampled_from([1, 10**5, 10**9]), st.sampled_from(["float32", "bfloat16"])
+)
+def test_every_query_sees_its_prompt_and_its_own_branch_once(shapes, window, width, dtype):
     layout, n = layout_of(shapes)
-    assert np.array_equal(seen(layout.plan(width, window), n), allowed(shapes, window).astype(int))
+    plan = layout.plan(width, window, getattr(torch, dtype))
+    assert np.array_equal(seen(plan, n), allowed(shapes, window).astype(int))
+
+
+def test_products_in_bf16_on_a_cpu_have_few_shapes():
+    """Prompts of 33 to 48 tokens come as 48 slots, and their branches' keys as a multiple of 16 of each part."""
+    shapes = {
+        tuple(block.shape for block in layout_of([(n, [n - 20])])[0].plan(10**9, None, torch.bfloat16).blocks)
+        for n in range(33, 49)
+    }
+    assert shapes == {((1, 48, 48), (1, 16, 64)), ((1, 48, 48), (1, 32, 80))}
+    exact = [block.shape for block in layout_of([(35, [15])])[0].plan(10**9).blocks]
+    assert exact == [(1, 35, 35), (1, 15, 50)]
 
 
 def test_wide_models_pay_for_no_padding_and_narrow_ones_for_few_calls():

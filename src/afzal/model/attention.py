@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from afzal.model import kernels
-from afzal.tokens.attend import Block, Segment, TreeLayout
+from afzal.model import kernels, products
+from afzal.tokens.attend import Block, Plan, Segment, TreeLayout
 
 TREE_ATTENTION = "afzal_tree"
 
@@ -39,8 +40,7 @@ SHAREABLE_WITH_MEDIA = frozenset({"idefics3", "llava", "qwen2_audio", "qwen2_vl"
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 # On a CPU the fused kernel gains nothing from bf16, so that plain batched products beat it below this many keys.
-_EAGER_UP_TO_KEYS = 1024
-_CHUNK = 256
+_PRODUCTS_UP_TO_KEYS = 1024
 
 
 class PrefixedLayout(TreeLayout):
@@ -105,16 +105,33 @@ def tree_attention(
     kernel = kernels.kernel_for(job)
     if kernel != kernels.BLOCKS:
         return kernels.run(kernel, q, k, v, tree, job)[None], None
-    plan = tree.plan(query.shape[1] * query.shape[3], sliding_window)
+    plan = tree.plan(query.shape[1] * query.shape[3], sliding_window, query.dtype)
+    by_blocks = partial(_by_blocks, plan=plan, how=softmax)
+    if not _by_products(q, k, plan, softmax):
+        return by_blocks(q, k, v)[None], None
+    heads = q.shape[1], k.shape[1]
+    rows = tree.once((id(plan), *heads, q.dtype), lambda _: products.rows_of(plan, *heads, q.dtype))
+    return products.attention(q, k, v, rows, scale, by_blocks)[None], None
+
+
+def _by_blocks(q: Tensor, k: Tensor, v: Tensor, plan: Plan, how: _Softmax) -> Tensor:
+    """Query ``[N, H, D]``, keys and values ``[N, kv heads, D]`` to ``[N, H, D]``, a call per block."""
     shapes = [block.shape for block in plan.blocks]
     qs = _blocks(q, plan.queries, [(g, n) for g, n, _ in shapes])
     ks, vs = (_blocks(t, plan.keys, [(g, n) for g, _, n in shapes]) for t in (k, v))
     outputs = [
-        _attend(qb, kb, vb, block, softmax).transpose(1, 2).flatten(0, 1)
+        _attend(qb, kb, vb, block, how).transpose(1, 2).flatten(0, 1)
         for qb, kb, vb, block in zip(qs, ks, vs, plan.blocks, strict=True)
     ]
     slots = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return slots.index_select(0, plan.inverse)[None], None
+    return slots.index_select(0, plan.inverse)
+
+
+def _by_products(q: Tensor, k: Tensor, plan: Plan, how: _Softmax) -> bool:
+    """Whether every block is plain softmax attention that batched products do best."""
+    if how.softcap is not None or how.sinks is not None or how.dropout:
+        return False
+    return type(q) is type(k) is Tensor and all(_prefers_products(q, block.shape[2]) for block in plan.blocks)
 
 
 def _job(q: Tensor, k: Tensor, how: _Softmax, window: int | None) -> kernels.Job:
@@ -141,7 +158,7 @@ class _Softmax:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, block: Block, how: _Softmax) -> Tensor:
     """Query ``[G, H, Q, D]``, keys and values ``[G, kv heads, K, D]`` to ``[G, H, Q, D]``."""
-    if how.softcap is not None or how.sinks is not None or _prefers_eager(q, k):
+    if how.softcap is not None or how.sinks is not None or _prefers_products(q, k.shape[2]):
         return _eager(q, k, v, block, how)
     grouped, mask = q.shape[1] != k.shape[1], block.mask
     if grouped and mask is not None and q.device.type == "cuda":  # no kernel there has both: keys would be copied
@@ -161,8 +178,8 @@ def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, how: _Softmax) -> Te
     return out.unflatten(2, (sharing, q.shape[2])).flatten(1, 2)
 
 
-def _prefers_eager(q: Tensor, k: Tensor) -> bool:
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= _EAGER_UP_TO_KEYS
+def _prefers_products(q: Tensor, keys: int) -> bool:
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and keys <= _PRODUCTS_UP_TO_KEYS
 
 
 def _eager(q: Tensor, k: Tensor, v: Tensor, block: Block, how: _Softmax) -> Tensor:
@@ -170,8 +187,8 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, block: Block, how: _Softmax) -> Tens
     if block.mask is not None:
         return _product(q, k, v, block.bias, how)
     outputs = []
-    for start in range(0, q.shape[2], _CHUNK):
-        end = min(start + _CHUNK, q.shape[2])
+    for start in range(0, q.shape[2], products.CHUNK):
+        end = min(start + products.CHUNK, q.shape[2])
         part, keys, values, bias = q[:, :, start:end], k[:, :, :end], v[:, :, :end], block.bias[..., start:end, :end]
         outputs.append(_product(part, keys, values, bias, how))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)

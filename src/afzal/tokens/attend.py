@@ -20,8 +20,27 @@ from torch import Tensor
 
 from afzal.tokens.upload import upload
 
-# What a separate attention call costs, in floating-point operations of the same device.
-_CALL_COST = {"cpu": 1.5e7, "cuda": 2e9}
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What a separate attention call costs, in floating-point operations of the same device, and the number that its
+    slots come in multiples of."""
+
+    cost: float
+    multiple: int = 1
+
+
+_GPU, _CPU = Calls(2e9), Calls(1.5e7)
+# For each new shape of a product in bf16 oneDNN makes a program, which takes ten times as long as the product: fewer
+# shapes come back, and their programs are kept.
+_CPU_BF16 = Calls(3e7, 16)
+
+
+def calls_on(device: torch.device, dtype: torch.dtype) -> Calls:
+    """What attention calls cost on a device in a number format."""
+    if device.type != "cpu":
+        return _GPU
+    return _CPU_BF16 if dtype == torch.bfloat16 else _CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +107,7 @@ class TreeLayout:
 
     def __init__(self, segments: Sequence[Segment], n_tokens: int, device: torch.device) -> None:
         self.segments, self.n_tokens, self.device = tuple(segments), n_tokens, device
-        self._plans: dict[tuple[int, int | None], Plan] = {}
+        self._plans: dict[tuple[int, int | None, Calls], Plan] = {}
         self._made: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[TreeLayout], Any]) -> Any:
@@ -97,20 +116,19 @@ class TreeLayout:
             self._made[key] = make(self)
         return self._made[key]
 
-    def plan(self, width: int, window: int | None = None) -> Plan:
+    def plan(self, width: int, window: int | None = None, dtype: torch.dtype = torch.float32) -> Plan:
         """The blocks for attention of ``width`` (heads x head width) features and a sliding window in tokens.
 
         The window counts logical positions, which restart with every branch.
         """
-        key = (width, window)
+        key = (width, window, calls_on(self.device, dtype))
         if key not in self._plans:
-            self._plans[key] = self._make(width, window)
+            self._plans[key] = self._make(*key)
         return self._plans[key]
 
-    def _make(self, width: int, window: int | None) -> Plan:
-        affordable = _CALL_COST.get(self.device.type, 2e9) / (4 * width)
-        groups = _groups(self.segments, affordable)
-        made = [_block(group, window, self.device) for group in groups]
+    def _make(self, width: int, window: int | None, calls: Calls) -> Plan:
+        groups = _groups(self.segments, calls.cost / (4 * width))
+        made = [_block(group, window, self.device, calls.multiple) for group in groups]
         inverse = np.empty(self.n_tokens, dtype=np.int64)
         first = 0
         for group, (block, _, _) in zip(groups, made, strict=True):
@@ -153,18 +171,21 @@ def _groups(segments: Sequence[Segment], affordable: float) -> list[list[Segment
     return groups
 
 
-def _block(group: Sequence[Segment], window: int | None, device: torch.device) -> tuple[Block, np.ndarray, np.ndarray]:
+def _block(
+    group: Sequence[Segment], window: int | None, device: torch.device, multiple: int = 1
+) -> tuple[Block, np.ndarray, np.ndarray]:
     """A block, and the row positions of its query slots ``[G, Q]`` and key slots ``[G, K]``; padding repeats one."""
     lengths = np.array([s.length for s in group])
     prompts = np.array([s.prompt_length for s in group])
-    own, prompt = int(lengths.max()), int(prompts.max())
+    longest = int(lengths.max())
+    own, prompt = (-(-n // multiple) * multiple for n in (longest, int(prompts.max())))
     starts = np.array([s.start for s in group])
     prompt_starts = np.array([s.prompt_start for s in group])
     queries = _positions(starts, lengths, own)
     keys = np.concatenate([_positions(prompt_starts, prompts, prompt), queries], axis=1)
     mask = None
-    if prompt or (window is not None and own > window):
-        mask = upload(_visible(lengths, prompts, window), device)
+    if prompt or (window is not None and longest > window):
+        mask = upload(_visible(lengths, prompts, own, prompt, window), device)
     return Block((len(group), own, prompt + own), mask, device), queries, keys
 
 
@@ -174,9 +195,8 @@ def _positions(starts: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarra
     return starts[:, None] + np.where(slot < lengths[:, None], slot, 0)
 
 
-def _visible(lengths: np.ndarray, prompts: np.ndarray, window: int | None) -> np.ndarray:
+def _visible(lengths: np.ndarray, prompts: np.ndarray, own: int, prompt: int, window: int | None) -> np.ndarray:
     """bool ``[G, 1, Q, K]``. A padding query sees what the first query sees, so that no softmax row is empty."""
-    own, prompt = int(lengths.max()), int(prompts.max())
     at = np.arange(own)
     query = np.where(at < lengths[:, None], at, 0)[:, :, None]
     behind = query - at[None, None, :]  # logical distance to a key of the same branch

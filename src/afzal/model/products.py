@@ -1,0 +1,206 @@
+"""Tree attention on a CPU by batched products, with a backward pass of its own.
+
+Written as separate operations, attention copies queries, keys and values once as it gathers them, once as it scales
+them and once for each product, and autograd does the same on the way back. Here all heads of all blocks are gathered in
+the order in which products read them, and products write their results where they are gathered from. Forward passes
+give the same bits; gradients differ in the last bits.
+
+Shapes: N row positions, H query heads, V key-value heads, D head width; G segments of Q query slots and K key slots in
+a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from afzal.tokens.attend import Plan
+
+CHUNK = 256  # queries of a causal block that are taken together; they skip the keys after them
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A block among all: where its rows begin among those of all blocks, for each head."""
+
+    groups: int
+    slots: int
+    keys: int
+    first_slot: int
+    first_key: int
+    bias: Tensor
+    causal: bool
+
+    def chunks(self) -> Iterator[tuple[slice, int]]:
+        """Query slots that are taken together, and how many keys they may look at."""
+        if not self.causal or self.slots <= CHUNK:
+            yield slice(0, self.slots), self.keys
+            return
+        for start in range(0, self.slots, CHUNK):
+            end = min(start + CHUNK, self.slots)
+            yield slice(start, end), end
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The plan of a row, head by head.
+
+    Attributes:
+        queries, keys: int64, rows of ``[N H, D]`` and ``[N V, D]``: of every block those of each segment, head, slot.
+        inverse: ``[N H]`` int64, the place among ``queries`` of every position and head.
+    """
+
+    parts: tuple[Part, ...]
+    queries: Tensor
+    keys: Tensor
+    inverse: Tensor
+
+
+def rows_of(plan: Plan, heads: int, kv_heads: int, dtype: torch.dtype) -> Rows:
+    """The plan for so many heads, in the number format of the scores."""
+    shapes = [block.shape for block in plan.blocks]
+    slots, keys = ([0, *accumulate(g * n[k] for g, *n in shapes)] for k in (0, 1))
+    parts = tuple(
+        Part(*block.shape, q, k, block.bias.to(dtype), block.mask is None)
+        for block, q, k in zip(plan.blocks, slots, keys, strict=False)
+    )
+    place = torch.arange(len(plan.queries) * heads)
+    queries, places = _headed(plan.queries, [(g, n) for g, n, _ in shapes], heads, place)
+    of_slot = torch.empty_like(place)
+    of_slot[places] = place
+    inverse = of_slot.view(-1, heads)[plan.inverse].flatten()
+    keyed, _ = _headed(plan.keys, [(g, n) for g, _, n in shapes], kv_heads)
+    return Rows(parts, queries, keyed, inverse)
+
+
+def _headed(
+    positions: Tensor, shapes: list[tuple[int, int]], heads: int, place: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Rows of ``[N heads, D]`` of slots, ordered by segment, head and slot; and the same order of ``place``."""
+    own = positions[:, None] * heads + torch.arange(heads)
+    counts = [g * n for g, n in shapes]
+
+    def ordered(column: Tensor) -> Tensor:
+        parts = column.view(-1, heads).split(counts)
+        return torch.cat(
+            [p.view(g, n, heads).transpose(1, 2).flatten() for p, (g, n) in zip(parts, shapes, strict=True)]
+        )
+
+    return ordered(own), ordered(own if place is None else place)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float, again: Callable[..., Tensor]) -> Tensor:
+    """Query ``[N, H, D]``, keys and values ``[N, V, D]`` to ``[N, H, D]``.
+
+    Args:
+        again: the same by operations that can be differentiated twice.
+    """
+    return _Products.apply(q, k, v, rows, scale, again)
+
+
+class _Products(torch.autograd.Function):
+    """Softmax attention of every part in two products; its weights are kept, and the inputs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float, again: Callable[..., Tensor]
+    ) -> Tensor:
+        heads, width = q.shape[1:]
+        taken = _taken(q, k, v, rows, scale)
+        out, kept = torch.empty_like(taken[0]), []
+        for part in rows.parts:
+            own, keys, values, made = _of_part(part, heads, k.shape[1], *taken, out)
+            for at, seen in part.chunks():
+                folded = _folded(own, at)
+                scores = torch.bmm(folded, keys[:, :seen].transpose(1, 2)).view(part.groups, heads, -1, seen)
+                weights = scores.add_(part.bias[..., at, :seen]).softmax(-1).view(*folded.shape[:2], seen)
+                _put(made, at, torch.bmm(weights, values[:, :seen]))
+                kept.append(weights)
+        ctx.save_for_backward(q, k, v, *kept)
+        ctx.about = rows, scale, again
+        return out.index_select(0, rows.inverse).view(len(q), heads, width)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        q, k, v, *kept = ctx.saved_tensors
+        rows, scale, again = ctx.about
+        if torch.is_grad_enabled():  # the gradient itself will be differentiated
+            return (*_differentiable(again, (q, k, v), gradients[0]), None, None, None)
+        heads, kv_heads = q.shape[1], k.shape[1]
+        weights_of_chunks, taken = iter(kept), _taken(q, k, v, rows, scale)
+        upstream = torch.zeros_like(taken[0])  # of slots that repeat a position it is 0
+        upstream.index_copy_(0, rows.inverse, gradients[0].reshape(-1, q.shape[2]))
+        found = torch.empty_like(taken[0]), torch.empty_like(taken[1]), torch.empty_like(taken[2])
+        for part in rows.parts:
+            own, keys, values, arrived = _of_part(part, heads, kv_heads, *taken, upstream)
+            of_own, of_keys, of_values, _ = _of_part(part, heads, kv_heads, *found, upstream)
+            chunks = list(part.chunks())
+            for t in (of_keys, of_values) if len(chunks) > 1 else ():
+                t.zero_()
+            for at, seen in chunks:
+                weights, slope = next(weights_of_chunks), _folded(arrived, at)
+                _add(of_values, seen, len(chunks) > 1, weights.transpose(1, 2), slope)
+                slope = torch.bmm(slope, values[:, :seen].transpose(1, 2))
+                slope = torch.ops.aten._softmax_backward_data(slope, weights, -1, weights.dtype)
+                _put(of_own, at, torch.bmm(slope, keys[:, :seen]))
+                _add(of_keys, seen, len(chunks) > 1, slope.transpose(1, 2), _folded(own, at))
+        of_q = found[0].mul_(scale).index_select(0, rows.inverse).view_as(q)
+        of_kv = (_summed(t, rows.keys, k) for t in found[1:])
+        return (of_q, *of_kv, None, None, None)
+
+
+def _taken(q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, scaled, keys and values of all slots. They are gathered again for the backward pass, since keys stand in
+    as many slots as there are branches."""
+    q, k, v = (t.reshape(-1, t.shape[2]) for t in (q, k, v))
+    return q.index_select(0, rows.queries).mul_(scale), k.index_select(0, rows.keys), v.index_select(0, rows.keys)
+
+
+def _of_part(
+    part: Part, heads: int, kv_heads: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The rows of a part: queries and results ``[G V, H/V, Q, D]``, whose heads share keys; keys and values
+    ``[G V, K, D]``."""
+    first, last = part.first_slot * heads, (part.first_slot + part.groups * part.slots) * heads
+    shape = part.groups * kv_heads, heads // kv_heads, part.slots, -1
+    keys = slice(part.first_key * kv_heads, (part.first_key + part.groups * part.keys) * kv_heads)
+    k, v = (t[keys].view(part.groups * kv_heads, part.keys, -1) for t in (k, v))
+    return q[first:last].view(shape), k, v, out[first:last].view(shape)
+
+
+def _folded(rows: Tensor, at: slice) -> Tensor:
+    """Slots of ``[G V, H/V, Q, D]``, heads that share keys one after another on the query axis."""
+    return rows[:, :, at].flatten(1, 2)
+
+
+def _put(rows: Tensor, at: slice, values: Tensor) -> None:
+    rows[:, :, at] = values.view(len(rows), rows.shape[1], -1, rows.shape[3])
+
+
+def _add(rows: Tensor, seen: int, several: bool, one: Tensor, other: Tensor) -> None:
+    """Write a product, or the sum of those of several chunks, into the first rows."""
+    if several:
+        rows[:, :seen] += torch.bmm(one, other)
+    else:
+        torch.bmm(one, other, out=rows)
+
+
+def _summed(rows: Tensor, index: Tensor, like: Tensor) -> Tensor:
+    """What slots add to the positions that they repeat."""
+    total = torch.zeros_like(like, memory_format=torch.contiguous_format)
+    total.view(-1, like.shape[2]).index_add_(0, index, rows)
+    return total
+
+
+def _differentiable(
+    again: Callable[..., Tensor], given: tuple[Tensor, ...], gradient: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The gradients by operations that can be differentiated again."""
+    wanted = [t for t in given if t.requires_grad]
+    found = iter(torch.autograd.grad(again(*given), wanted, gradient, create_graph=True))
+    return tuple(next(found) if t.requires_grad else None for t in given)
