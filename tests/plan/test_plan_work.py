@@ -18,16 +18,18 @@ def test_lengths_of_one_pair_by_hand():
     assert shared.keys == 3 + (3 + 2) + (3 + 4)
     # the prompt: 1 + 2 + 3; two tokens after it: 4 + 5; four tokens after it: 4 + 5 + 6 + 7
     assert shared.products == 6 + 9 + 22
+    assert shared.dense == 3 * 3 + 2 * (3 + 2) + 4 * (3 + 4)
     apart = lengths(np.array([[3, 2, 4]]), shared=False)
     assert (apart.tokens, apart.scored, apart.longest) == (12, 6, 12)
     assert apart.products == 15 + 28
+    assert apart.dense == 5 * 5 + 7 * 7
 
 
 def test_an_item_with_fewer_responses_has_zeros():
     for shared in (True, False):
         both = lengths(np.array([[3, 2, 4], [5, 1, 0]]), shared=shared)
         one, other = (lengths(np.array(c), shared=shared) for c in ([[3, 2, 4]], [[5, 1]]))
-        for name in ("items", "tokens", "scored", "keys", "products"):
+        for name in ("items", "tokens", "scored", "keys", "products", "dense"):
             assert getattr(both, name) == getattr(one, name) + getattr(other, name), name
 
 

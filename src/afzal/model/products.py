@@ -66,7 +66,7 @@ def rows_of(plan: Plan, heads: int, kv_heads: int, dtype: torch.dtype) -> Rows:
     shapes = [block.shape for block in plan.blocks]
     slots, keys = ([0, *accumulate(g * n[k] for g, *n in shapes)] for k in (0, 1))
     parts = tuple(
-        Part(*block.shape, q, k, block.bias.to(dtype), block.mask is None)
+        Part(*block.shape, q, k, block.bias_in(dtype), block.mask is None)
         for block, q, k in zip(plan.blocks, slots, keys, strict=False)
     )
     place = torch.arange(len(plan.queries) * heads)
@@ -135,22 +135,23 @@ class _Products(torch.autograd.Function):
         weights_of_chunks, taken = iter(kept), _taken(q, k, v, rows, scale)
         upstream = torch.zeros_like(taken[0])  # of slots that repeat a position it is 0
         upstream.index_copy_(0, rows.inverse, gradients[0].reshape(-1, q.shape[2]))
-        found = torch.empty_like(taken[0]), torch.empty_like(taken[1]), torch.empty_like(taken[2])
         for part in rows.parts:
             own, keys, values, arrived = _of_part(part, heads, kv_heads, *taken, upstream)
-            of_own, of_keys, of_values, _ = _of_part(part, heads, kv_heads, *found, upstream)
             chunks = list(part.chunks())
-            for t in (of_keys, of_values) if len(chunks) > 1 else ():
-                t.zero_()
+            sums = [torch.zeros_like(t) if len(chunks) > 1 else t for t in (keys, values)]
             for at, seen in chunks:
+                # gradients take the places of what has been read for the last time: of queries, where theirs arrived
                 weights, slope = next(weights_of_chunks), _folded(arrived, at)
-                _add(of_values, seen, len(chunks) > 1, weights.transpose(1, 2), slope)
-                slope = torch.bmm(slope, values[:, :seen].transpose(1, 2))
-                slope = torch.ops.aten._softmax_backward_data(slope, weights, -1, weights.dtype)
-                _put(of_own, at, torch.bmm(slope, keys[:, :seen]))
-                _add(of_keys, seen, len(chunks) > 1, slope.transpose(1, 2), _folded(own, at))
-        of_q = found[0].mul_(scale).index_select(0, rows.inverse).view_as(q)
-        of_kv = (_summed(t, rows.keys, k) for t in found[1:])
+                of_weights = torch.bmm(slope, values[:, :seen].transpose(1, 2))
+                _add(sums[1], seen, len(chunks) > 1, weights.transpose(1, 2), slope)
+                slope = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+                _put(arrived, at, torch.bmm(slope, keys[:, :seen]))
+                _add(sums[0], seen, len(chunks) > 1, slope.transpose(1, 2), _folded(own, at))
+            if len(chunks) > 1:
+                keys.copy_(sums[0])
+                values.copy_(sums[1])
+        of_q = upstream.mul_(scale).index_select(0, rows.inverse).view_as(q)
+        of_kv = (_summed(t, rows.keys, k) for t in taken[1:])
         return (of_q, *of_kv, None, None, None)
 
 
@@ -183,7 +184,7 @@ def _put(rows: Tensor, at: slice, values: Tensor) -> None:
 
 
 def _add(rows: Tensor, seen: int, several: bool, one: Tensor, other: Tensor) -> None:
-    """Write a product, or the sum of those of several chunks, into the first rows."""
+    """Write a product, or add that of one of several chunks to the first rows."""
     if several:
         rows[:, :seen] += torch.bmm(one, other)
     else:

@@ -27,7 +27,19 @@ def activation_bytes(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -
         "full": width * e,
     }[layout.recompute]
     last = _norm_bytes(job.shape, e, trained=not job.rank, on_cpu=on_cpu)
-    return (job.shape.layers * each + last) * tokens, one * tokens
+    row = _row_bytes(job, on_cpu=on_cpu, tensor=layout.tensor)
+    return (job.shape.layers * each + last + row) * tokens, one * tokens
+
+
+def _row_bytes(job: Job, *, on_cpu: bool, tensor: int) -> float:
+    """Bytes per token that the attention of all blocks keeps together: in bf16 on the CPU, the places that each head
+    gathers from and who may look at whom; elsewhere next to nothing."""
+    shape, e = job.shape, compute_bytes(job)
+    if not (on_cpu and e == 2):
+        return 0.0
+    repeats = job.lengths.keys / job.lengths.tokens
+    places = 8 * (2 * shape.heads + shape.kv_heads * repeats) / tensor
+    return places + e * job.lengths.dense / job.lengths.tokens
 
 
 def again_bytes(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -> float:
@@ -56,8 +68,9 @@ def block_kept_bytes(job: Job, *, on_cpu: bool, tensor: int = 1) -> float:
 
     A norm keeps its input in float32, the normed input where its weight trains, and its output, all of it on every
     device; on a CPU the input as it is (:mod:`afzal.model.norms`) and its output. Attention keeps its gathered queries,
-    keys and values, its output before and after it is put back in order, and on the CPU, in bf16 and for short trees,
-    its weights. The feed-forward layer keeps gate, activated gate, up and their product.
+    keys and values, and its output before and after it is put back in order; on the CPU, in bf16 and for short trees,
+    queries, keys and values as they are given, its output, and its weights. The feed-forward layer keeps gate,
+    activated gate, up and their product.
     """
     shape, e = job.shape, compute_bytes(job)
     queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
@@ -69,7 +82,7 @@ def block_kept_bytes(job: Job, *, on_cpu: bool, tensor: int = 1) -> float:
     repeats = job.lengths.keys / job.lengths.tokens
     attention = e * (3 * queries + 2 * keys * repeats) + 4 * shape.heads
     if on_cpu and e == 2:
-        attention += e * shape.heads * job.lengths.products / job.lengths.tokens
+        attention = e * (2 * (queries + keys) + shape.heads * job.lengths.dense / job.lengths.tokens)
     if shape.head_norm != "none":
         attention += (queries + keys) * (e if _is_fused(shape, e, on_cpu=on_cpu) else 4 + (e if trained else 0))
     adapters = e * 7 * job.rank

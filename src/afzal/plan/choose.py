@@ -114,7 +114,9 @@ def _repeated(job: Job, layout: Layout) -> Lengths:
     """The same data so often that every replica has several of the largest forward passes in an update."""
     found = job.lengths
     times_over = max(1, round(4 * _MOST_TOKENS * layout.replicas / found.tokens))
-    sums = {name: getattr(found, name) * times_over for name in ("items", "tokens", "scored", "keys", "products")}
+    sums = {
+        name: getattr(found, name) * times_over for name in ("items", "tokens", "scored", "keys", "products", "dense")
+    }
     return replace(found, **sums)
 
 

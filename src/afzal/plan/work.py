@@ -22,6 +22,7 @@ class Lengths:
         scored: response tokens, whose log-probs are taken.
         keys: key slots of attention; a prompt's keys are laid out again for each of its responses.
         products: query-key pairs in which the query may look at the key.
+        dense: query-key pairs where those within a prompt or a response are all computed, also the later keys.
         longest: tokens of the largest item, which cannot be cut.
         prompt, response: tokens of the longest prompt and of the longest response.
         branches: most responses of one prompt.
@@ -32,6 +33,7 @@ class Lengths:
     scored: float
     keys: float
     products: float
+    dense: float
     longest: int
     prompt: int
     response: int
@@ -46,19 +48,20 @@ def lengths(counts: np.ndarray, *, shared: bool = True) -> Lengths:
     repeated = float((prompts * branches).sum())
     if shared:
         tokens, keys, products = float(counts.sum()), float(prompts.sum()) + repeated + scored, looked_at(counts)
-        longest = counts.sum(1).max()
+        longest, squares = counts.sum(1).max(), float((counts.astype(float) * (counts - 1) / 2).sum())
     else:
         whole = np.where(responses > 0, prompts + responses, 0)
         tokens = keys = float(whole.sum())
         products, longest = float((whole * (whole + 1) / 2).sum()), whole.sum(1).max()
+        squares = float((whole * (whole - 1) / 2).sum())
     most = (int(longest), int(counts[:, 0].max()), int(counts[:, 1:].max()), int(branches.max()))
-    return Lengths(len(counts), tokens, scored, keys, products, *most)
+    return Lengths(len(counts), tokens, scored, keys, products, products + squares, *most)
 
 
 def part(found: Lengths, items: float) -> Lengths:
     """The sums of so many of the items."""
     share = items / found.items
-    sums = {name: getattr(found, name) * share for name in ("tokens", "scored", "keys", "products")}
+    sums = {name: getattr(found, name) * share for name in ("tokens", "scored", "keys", "products", "dense")}
     return replace(found, items=round(items), **sums)
 
 

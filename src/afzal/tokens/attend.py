@@ -78,11 +78,15 @@ class Block:
     @cached_property
     def bias(self) -> Tensor:
         """float32 ``[G or 1, 1, Q, K]``: 0 where a query may look, else minus infinity."""
+        return self.bias_in(torch.float32)
+
+    def bias_in(self, dtype: torch.dtype) -> Tensor:
+        """The same in another number format, made anew."""
         _, q, k = self.shape
         mask = self.mask
         if mask is None:
             mask = torch.ones(q, k, dtype=torch.bool, device=self.device).tril()[None, None]
-        return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
 @dataclass(frozen=True, slots=True)
