@@ -11,7 +11,7 @@ a block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -26,7 +26,7 @@ CHUNK = 256  # queries of a causal block that are taken together; they skip the 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A block among all: where its rows begin among those of all blocks, for each head."""
+    """A block, and where its slots begin among those of all blocks."""
 
     groups: int
     slots: int
@@ -69,29 +69,28 @@ def rows_of(plan: Plan, heads: int, kv_heads: int, dtype: torch.dtype) -> Rows:
         Part(*block.shape, q, k, block.bias_in(dtype), block.mask is None)
         for block, q, k in zip(plan.blocks, slots, keys, strict=False)
     )
+    of_queries, of_keys = ([(g, n[k]) for g, *n in shapes] for k in (0, 1))
     place = torch.arange(len(plan.queries) * heads)
-    queries, places = _headed(plan.queries, [(g, n) for g, n, _ in shapes], heads, place)
     of_slot = torch.empty_like(place)
-    of_slot[places] = place
-    inverse = of_slot.view(-1, heads)[plan.inverse].flatten()
-    keyed, _ = _headed(plan.keys, [(g, n) for g, _, n in shapes], kv_heads)
-    return Rows(parts, queries, keyed, inverse)
+    of_slot[_ordered(place.view(-1, heads), of_queries)] = place
+    return Rows(
+        parts,
+        queries=_ordered(_of_heads(plan.queries, heads), of_queries),
+        keys=_ordered(_of_heads(plan.keys, kv_heads), of_keys),
+        inverse=of_slot.view(-1, heads)[plan.inverse].flatten(),
+    )
 
 
-def _headed(
-    positions: Tensor, shapes: list[tuple[int, int]], heads: int, place: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Rows of ``[N heads, D]`` of slots, ordered by segment, head and slot; and the same order of ``place``."""
-    own = positions[:, None] * heads + torch.arange(heads)
-    counts = [g * n for g, n in shapes]
+def _of_heads(positions: Tensor, heads: int) -> Tensor:
+    """``[slots, heads]``: rows of ``[N heads, D]`` where the heads of these positions are."""
+    return positions[:, None] * heads + torch.arange(heads)
 
-    def ordered(column: Tensor) -> Tensor:
-        parts = column.view(-1, heads).split(counts)
-        return torch.cat(
-            [p.view(g, n, heads).transpose(1, 2).flatten() for p, (g, n) in zip(parts, shapes, strict=True)]
-        )
 
-    return ordered(own), ordered(own if place is None else place)
+def _ordered(rows: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+    """``[slots, heads]`` of blocks with so many segments and slots: by segment, head and slot, end to end."""
+    parts = rows.split([g * n for g, n in shapes])
+    ordered = [part.unflatten(0, shape).transpose(1, 2).flatten() for part, shape in zip(parts, shapes, strict=True)]
+    return torch.cat(ordered)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float, again: Callable[..., Tensor]) -> Tensor:
