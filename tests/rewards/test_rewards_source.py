@@ -186,7 +186,8 @@ def test_rounds_and_comparisons_say_which_answers_ended():
 
     row = {"prompt_index": 0, "sample": 0, "prompt": "why", "text": "a", "stop": "eos"}
     asked = [Question("why", ())]
-    stages._scores(SimpleNamespace(reward=give, cost=None), [row, row | {"text": "b", "stop": "length"}], asked)
+    job = SimpleNamespace(config=SimpleNamespace(reward="file.py:give"), sources={"reward": give}, cost=None)
+    stages._scores(job, [row, row | {"text": "b", "stop": "length"}], asked)
     bench = SimpleNamespace(prompts=["why", "how"], columns=[{}, {}])
     unended = np.array([[False, True], [True, False]])
     measure._rewards(bench, [["a", "b"], ["c", "d"]], unended, {"mine": give})
