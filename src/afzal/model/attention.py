@@ -187,9 +187,8 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, block: Block, how: _Softmax) -> Tens
     if block.mask is not None:
         return _product(q, k, v, block.bias, how)
     outputs = []
-    for start in range(0, q.shape[2], products.CHUNK):
-        end = min(start + products.CHUNK, q.shape[2])
-        part, keys, values, bias = q[:, :, start:end], k[:, :, :end], v[:, :, :end], block.bias[..., start:end, :end]
+    for at, seen in products.causal_chunks(q.shape[2]):
+        part, keys, values, bias = q[:, :, at], k[:, :, :seen], v[:, :, :seen], block.bias[..., at, :seen]
         outputs.append(_product(part, keys, values, bias, how))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 

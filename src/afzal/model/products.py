@@ -11,7 +11,7 @@ a block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -21,7 +21,13 @@ from torch import Tensor
 
 from afzal.tokens.attend import Plan
 
-CHUNK = 256  # queries of a causal block that are taken together; they skip the keys after them
+_CHUNK = 256  # queries of a causal block that are taken together; they skip the keys after them
+
+
+def causal_chunks(slots: int) -> list[tuple[slice, int]]:
+    """Queries of a causal block that are taken together, and how many keys they may look at."""
+    starts = range(0, slots, _CHUNK)
+    return [(slice(start, end), end) for start in starts for end in [min(start + _CHUNK, slots)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +42,9 @@ class Part:
     bias: Tensor
     causal: bool
 
-    def chunks(self) -> Iterator[tuple[slice, int]]:
+    def chunks(self) -> list[tuple[slice, int]]:
         """Query slots that are taken together, and how many keys they may look at."""
-        if not self.causal or self.slots <= CHUNK:
-            yield slice(0, self.slots), self.keys
-            return
-        for start in range(0, self.slots, CHUNK):
-            end = min(start + CHUNK, self.slots)
-            yield slice(start, end), end
+        return causal_chunks(self.slots) if self.causal else [(slice(0, self.slots), self.keys)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ class _Products(torch.autograd.Function):
         upstream.index_copy_(0, rows.inverse, gradients[0].reshape(-1, q.shape[2]))
         for part in rows.parts:
             own, keys, values, arrived = _of_part(part, heads, kv_heads, *taken, upstream)
-            chunks = list(part.chunks())
+            chunks = part.chunks()
             sums = [torch.zeros_like(t) if len(chunks) > 1 else t for t in (keys, values)]
             for at, seen in chunks:
                 # gradients take the places of what has been read for the last time: of queries, where theirs arrived

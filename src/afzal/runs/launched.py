@@ -49,6 +49,6 @@ def alone(what: str) -> None:
     if processes() > 1:
         raise AfzalError(
             f"{what} cannot run on {processes()} ranks",
-            why="training alone is divided over ranks; each of them would do all of this, and write the same files",
-            remedy="run it without torchrun; of its steps, a training can run under it: torchrun -m afzal train",
+            why="only trainings and rounds are divided over ranks; each would do all of this, and write the same files",
+            remedy="run it without torchrun; afzal train and afzal iterate can run under it: torchrun -m afzal train",
         )

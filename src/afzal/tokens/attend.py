@@ -22,22 +22,22 @@ from afzal.tokens.upload import upload
 
 
 @dataclass(frozen=True, slots=True)
-class Calls:
+class CallCost:
     """What a separate attention call costs, in floating-point operations of the same device, and the number that its
     slots come in multiples of."""
 
-    cost: float
+    operations: float
     multiple: int = 1
 
 
-_GPU, _CPU = Calls(2e9), Calls(1.5e7)
-# For each new shape of a product in bf16 oneDNN makes a program, which takes ten times as long as the product: fewer
-# shapes come back, and their programs are kept.
-_CPU_BF16 = Calls(3e7, 16)
+_GPU, _CPU = CallCost(2e9), CallCost(1.5e7)
+# For each new shape of a product in bf16 oneDNN makes a program, which takes ten times as long as the product. It keeps
+# the programs, so that few shapes, which come again, need few.
+_CPU_BF16 = CallCost(3e7, 16)
 
 
-def calls_on(device: torch.device, dtype: torch.dtype) -> Calls:
-    """What attention calls cost on a device in a number format."""
+def call_cost(device: torch.device, dtype: torch.dtype) -> CallCost:
+    """What an attention call costs on a device in a number format."""
     if device.type != "cpu":
         return _GPU
     return _CPU_BF16 if dtype == torch.bfloat16 else _CPU
@@ -111,7 +111,7 @@ class TreeLayout:
 
     def __init__(self, segments: Sequence[Segment], n_tokens: int, device: torch.device) -> None:
         self.segments, self.n_tokens, self.device = tuple(segments), n_tokens, device
-        self._plans: dict[tuple[int, int | None, Calls], Plan] = {}
+        self._plans: dict[tuple[int, int | None, CallCost], Plan] = {}
         self._made: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[TreeLayout], Any]) -> Any:
@@ -125,14 +125,14 @@ class TreeLayout:
 
         The window counts logical positions, which restart with every branch.
         """
-        key = (width, window, calls_on(self.device, dtype))
+        key = (width, window, call_cost(self.device, dtype))
         if key not in self._plans:
             self._plans[key] = self._make(*key)
         return self._plans[key]
 
-    def _make(self, width: int, window: int | None, calls: Calls) -> Plan:
-        groups = _groups(self.segments, calls.cost / (4 * width))
-        made = [_block(group, window, self.device, calls.multiple) for group in groups]
+    def _make(self, width: int, window: int | None, cost: CallCost) -> Plan:
+        groups = _groups(self.segments, cost.operations / (4 * width))
+        made = [_block(group, window, self.device, cost.multiple) for group in groups]
         inverse = np.empty(self.n_tokens, dtype=np.int64)
         first = 0
         for group, (block, _, _) in zip(groups, made, strict=True):
