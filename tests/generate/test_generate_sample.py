@@ -7,12 +7,12 @@ import transformers
 from helpers_models import OTHER_FAMILIES, SHARING_FAMILIES, VOCABULARY, make
 from scipy import stats
 
-import afzal.model.decoding as decoding_module
 from afzal.errors import AfzalError
 from afzal.generate import Sampling, as_trees, choose_decoding, sample
 from afzal.generate.rows import Row, Written, batches
 from afzal.lab import exact, language
 from afzal.model.attention import use_tree_attention
+from afzal.model.decoding import DecodeCache, decode_attention, read_prompts
 from afzal.model.load import add_lora
 from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing
@@ -147,7 +147,7 @@ def test_answers_longer_than_the_first_buffers():
 def test_prompts_read_in_several_passes(monkeypatch):
     model = flatter("mistral-sliding")
     whole = sample(model, PROMPTS, eos=[2, 3], n=2, sampling=SAMPLING)
-    read = decoding_module.read_prompts
+    read = read_prompts
     monkeypatch.setattr("afzal.generate.shared.read_prompts", lambda *a: read(*a, tokens_per_forward=8))
     assert texts(sample(model, PROMPTS, eos=[2, 3], n=2, sampling=SAMPLING)) == texts(whole)
 
@@ -206,29 +206,42 @@ def test_bf16_weights():
     assert gaps.abs().max() < 0.15
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(1, 5), (3, 40), (1, 1)])
-@pytest.mark.parametrize("hides", [False, True])
-def test_attention_in_bf16_is_that_by_hand(queries, keys, hides, monkeypatch):
-    drawn = torch.Generator().manual_seed(keys)
-    q = (torch.randn(4, 2, queries, 16, generator=drawn) / 4).bfloat16()
-    room = torch.randn(2, 4, 2, 64, 16, generator=drawn).bfloat16()  # keys are part of a larger buffer
-    k, v = room[0, :, :, :keys], room[1, :, :, :keys]
-    hidden = None
-    if hides:  # one slot each of the last ones; of the last prompt all of them
-        hidden = torch.zeros(4, 1, 1, min(keys, 7), dtype=torch.bool)
-        hidden[1:, ..., -1], hidden[3] = True, True
-    scores = q.double() @ k.double().mT
-    if hidden is not None:
-        scores[..., keys - hidden.shape[-1] :].masked_fill_(hidden, -torch.inf)
-    seen = ~torch.isinf(scores).all(-1)  # a row may see nothing: its other part alone counts then
-    weights, totals = torch.softmax(scores, -1), torch.logsumexp(scores, -1)
-    for fused in (True, False):
-        monkeypatch.setattr(decoding_module, "_is_fused", lambda _, fused=fused: fused)
-        out, total = decoding_module._part(q, k, v, None, hidden)
-        assert out.dtype == total.dtype == torch.float32
-        assert torch.allclose(out.double()[seen], (weights @ v.double())[seen], atol=2e-2)
-        assert torch.allclose(total[..., 0].double()[seen], totals[seen], atol=4e-2)
-        assert (total[..., 0][~seen] < -1e30).all()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("group", [[0, 0, 1, 1, 2, 2], [0, 1, 1, 1, 2]], ids=["as many rows each", "not as many"])
+@pytest.mark.parametrize(
+    ("window", "softcap", "sunk"), [(None, None, False), (None, 2.0, True), (6, None, False), (24, None, True)]
+)
+def test_attention_of_the_next_token_is_that_by_hand(dtype, group, window, softcap, sunk):
+    """Prompts of 3, 9 and 5 tokens and 40 tokens after each: the room for suffixes grows twice."""
+    heads, each, width, lengths, steps = 2, 3, 8, [3, 9, 5], 40
+    drawn = torch.Generator().manual_seed(len(group))
+    prompts = torch.randn(2, len(lengths), heads, max(lengths), width, generator=drawn).to(dtype)
+    suffixes = torch.randn(2, steps, len(group), heads, width, generator=drawn).to(dtype)
+    query = torch.randn(len(group), heads * each, width, generator=drawn).to(dtype)
+    sinks = torch.randn(heads * each, generator=drawn) if sunk else None
+    layer, cache = torch.nn.Module(), DecodeCache(torch.tensor(lengths), torch.tensor(group))
+    how = {"decode": cache, "sliding_window": window, "softcap": softcap, "s_aux": sinks}
+    cache.filling = slice(0, len(lengths))
+    decode_attention(layer, prompts[0].repeat_interleave(each, dim=1), *prompts, None, **how)
+    cache.filling = None
+    for step in range(steps):
+        own = (t[step].transpose(0, 1)[None] for t in suffixes)
+        found = decode_attention(layer, query.transpose(0, 1)[None], *own, None, **how)[0][0]
+        cache.written += 1
+        if step in (0, 15, 16, steps - 1):
+            for row, prompt in enumerate(group):
+                keys, values = (
+                    torch.cat([p[prompt, :, : lengths[prompt]], s[: step + 1, row].transpose(0, 1)], dim=1).double()
+                    for p, s in zip(prompts, suffixes, strict=True)
+                )
+                keys, values = (t[:, -window:] if window else t for t in (keys, values))
+                for head in range(heads * each):
+                    scores = keys[head // each] @ query[row, head].double() * width**-0.5
+                    weights = (softcap * torch.tanh(scores / softcap) if softcap else scores).exp()
+                    total = weights.sum() + (sinks[head].double().exp() if sunk else 0)
+                    expected = weights @ values[head // each] / total
+                    gap = (found[row, head].double() - expected).abs().max()
+                    assert gap < (1e-5 if dtype == torch.float32 else 3e-2)
 
 
 def test_a_family_off_the_list_goes_the_stock_way_and_says_why():
@@ -241,7 +254,7 @@ def test_a_family_off_the_list_goes_the_stock_way_and_says_why():
 
 @pytest.mark.parametrize("fault", ["positions", "rows", "prompt"])
 def test_the_trial_notices_a_cache_that_goes_wrong(fault, monkeypatch):
-    cache = decoding_module.DecodeCache
+    cache = DecodeCache
     if fault == "positions":
         monkeypatch.setattr(cache, "positions", lambda self: (self.lengths[self.group] + self.written + 1)[None])
     elif fault == "rows":

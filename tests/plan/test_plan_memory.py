@@ -84,14 +84,14 @@ def test_online_methods_hold_more_models():
 
 
 def test_writing_answers_keeps_keys_and_values_by_hand():
-    """16 prompts of 256 tokens once, 128 answers of up to 128: 32 blocks x 2 x 8 heads x 128 numbers each, in bf16."""
+    """16 prompts of 256 tokens once, room for 112 in each of 128 answers: 32 blocks x 2 x 8 heads x 128 numbers each, in bf16."""
     job = replace(EIGHT, method=METHODS["rloo"], lengths=lengths(np.array([[256, *[100] * 8]] * 64)))
     generation, scoring = moments(job, Layout(), DEVICES["h200"])[-2:]
     assert (generation.name, scoring.name) == ("generation", "scoring")
-    assert generation.terms["keys and values"] == 131072 * (16 * 256 + 128 * 128)
+    assert generation.terms["keys and values"] == 131072 * (16 * 256 + 128 * 112)
     assert generation.terms["gathered"] == 0
     wide = moments(job, Layout(gpus=8, shards=8), DEVICES["h200"])[-2]
-    assert wide.terms["keys and values"] == 131072 * (8 * 256 + 64 * 128)  # a rank answers 8 of 64 prompts
+    assert wide.terms["keys and values"] == 131072 * (8 * 256 + 64 * 112)  # a rank answers 8 of 64 prompts
     assert wide.terms["gathered"] == 2 * N + 2 * N  # policy and reference are whole then
     assert scoring.terms["logits"] == 0  # a block takes more than the head's tile
     assert generation.terms["packed weights"] == 0
@@ -118,11 +118,15 @@ def test_the_limits_of_writing_are_those_of_the_sampler():
 
     assert inspect.signature(sample).parameters["rows_per_batch"].default == rollouts.ROWS
     assert inspect.signature(decoding.read_prompts).parameters["tokens_per_forward"].default == rollouts.PROMPT_TOKENS
-    assert (decoding._FIRST_ROOM, statistics._TILE_ELEMENTS) == (rollouts.ROOM, rollouts.SCORED_TILE)
+    assert (decoding._ROOM, statistics._TILE_ELEMENTS) == (rollouts.ROOM, rollouts.SCORED_TILE)
     assert (statistics._TILE_ELEMENTS_UNTRAINED, packed._SHARE_OF_MEMORY) == (
         rollouts.SCORED_TILE_CPU,
         rollouts._PACKED_SHARE,
     )
+    suffix = torch.zeros(1, decoding._ROOM, 2)
+    for tokens in range(1, 300):
+        suffix = decoding._longer(suffix) if suffix.shape[1] < tokens else suffix
+        assert suffix.shape[1] == rollouts.room_for(tokens)
 
 
 def test_every_method_that_trains_can_be_planned():

@@ -17,6 +17,7 @@ from torch import Tensor
 from afzal.tokens.hashing import GOLDEN, avalanche
 
 _BLOCK = 256
+_CACHED = 2**19  # logits, in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,30 +52,48 @@ def uniforms(keys: np.ndarray, step: int) -> np.ndarray:
     return ((bits >> np.uint64(24)).astype(np.float64) + 0.5) * 2.0**-40
 
 
-def draw(logits: Tensor, uniform: Tensor, sampling: Sampling, barred: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def draw(
+    logits: Tensor, uniform: Tensor, sampling: Sampling, barred: Tensor | None = None, room: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """A token of each row and its log-prob under the model itself.
 
     Args:
         logits: ``[R, V]``, read as float32.
         uniform: ``[R]`` float64 in (0, 1); the token is where it falls in the cumulative distribution.
         barred: ids that may not be drawn.
+        room: ``[R, V]`` float32 that is overwritten. A CPU takes longer to get so much memory than to fill it, so that
+            a caller who draws at every step keeps one.
 
     Returns:
         tokens ``[R]`` int64, and log-probs ``[R]`` float32 in nats at temperature 1 of the whole distribution, whatever
         the sampling: what scoring the text would give.
     """
-    logits = logits.float()
-    scores = logits
-    if barred is not None:
-        scores = logits.index_fill(1, barred, -torch.inf)
     if sampling.temperature == 0:
+        scores = logits if barred is None else logits.index_fill(1, barred, -torch.inf)
         tokens = scores.argmax(-1)
         return tokens, _logps(logits, tokens)
-    probabilities = torch.softmax(kept(scores, sampling), dim=-1)
-    tokens = invert(probabilities, uniform)
+    weights = torch.empty(logits.shape, dtype=torch.float32, device=logits.device) if room is None else room
+    pieces = zip(logits.split(_rows(logits)), weights.split(_rows(logits)), strict=True)
+    sums = torch.cat([_weigh(some, place, sampling, barred) for some, place in pieces])
+    tokens = invert(weights, sums, uniform)
     if barred is None and sampling.temperature == 1 and sampling.top_p == 1 and not sampling.top_k:
-        return tokens, probabilities.gather(1, tokens[:, None])[:, 0].log()
+        return tokens, (weights.gather(1, tokens[:, None])[:, 0] / sums.double().sum(1)).log().float()
     return tokens, _logps(logits, tokens)
+
+
+def _rows(logits: Tensor) -> int:
+    """Rows that are worked on together: on a CPU so many as stay in its cache from one operation to the next."""
+    return max(1, _CACHED // logits.shape[1] if logits.device.type == "cpu" else len(logits))
+
+
+def _weigh(logits: Tensor, weights: Tensor, sampling: Sampling, barred: Tensor | None) -> Tensor:
+    """Write what is proportional to the probabilities, at most 1, to ``weights``; returns their block sums."""
+    scores = weights.copy_(logits)
+    if barred is not None:
+        scores.index_fill_(1, barred, -torch.inf)
+    scores = kept(scores, sampling)
+    torch.sub(scores, scores.amax(-1, keepdim=True), out=weights).exp_()
+    return block_sums(weights)
 
 
 def kept(scores: Tensor, sampling: Sampling) -> Tensor:
@@ -95,34 +114,36 @@ def kept(scores: Tensor, sampling: Sampling) -> Tensor:
     return scores
 
 
-def invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """``[R]`` int64: for each row the token at which the cumulative sum passes ``uniform`` of the total.
+def invert(weights: Tensor, sums: Tensor, uniform: Tensor) -> Tensor:
+    """``[R]`` int64: for each row the token at which the cumulative sum of its weights passes ``uniform`` of the total.
 
-    In two steps, blocks and then tokens of one block, both summed in float64: one pass over the vocabulary, and no
-    rounding that would grow along it. A token of probability 0 is never drawn.
+    In two steps, blocks (``sums``, of :func:`block_sums`) and then tokens of one block, both summed in float64: no
+    rounding grows along the vocabulary. A token of weight 0 is never drawn.
     """
-    sums = _block_sums(probabilities).double()
+    sums = sums.double()
     edges = sums.cumsum(1)
     target = uniform[:, None] * edges[:, -1:]
     # NaN is beyond every edge: such a row gets some token, whose log-prob is NaN too
     block = torch.searchsorted(edges, target, right=True).clamp(max=edges.shape[1] - 1)
     within = (target - (edges - sums).gather(1, block)) / sums.gather(1, block)
     at = block * _BLOCK + torch.arange(_BLOCK, device=block.device)
-    inside = probabilities.gather(1, at.clamp(max=probabilities.shape[1] - 1)).double()
-    steps = inside.masked_fill(at >= probabilities.shape[1], 0.0).cumsum(1)
+    inside = weights.gather(1, at.clamp(max=weights.shape[1] - 1)).double()
+    steps = inside.masked_fill(at >= weights.shape[1], 0.0).cumsum(1)
     # a block's float32 sum and its own tokens' differ in the last bits: measured against the latter
     found = torch.searchsorted(steps, within.clamp(0.0, 1 - 2.0**-40) * steps[:, -1:], right=True)
-    return (block * _BLOCK + found)[:, 0].clamp(max=probabilities.shape[1] - 1)
+    return (block * _BLOCK + found)[:, 0].clamp(max=weights.shape[1] - 1)
 
 
-def _block_sums(probabilities: Tensor) -> Tensor:
-    rows, size = probabilities.shape
+def block_sums(weights: Tensor) -> Tensor:
+    """``[R, blocks]``: sums of every 256 columns of ``[R, V]``, the last block being shorter."""
+    rows, size = weights.shape
     whole = size // _BLOCK * _BLOCK
-    sums = probabilities[:, :whole].reshape(rows, -1, _BLOCK).sum(-1)
+    sums = weights[:, :whole].reshape(rows, -1, _BLOCK).sum(-1)
     if whole == size:
         return sums
-    return torch.cat([sums, probabilities[:, whole:].sum(-1, keepdim=True)], dim=1)
+    return torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], dim=1)
 
 
 def _logps(logits: Tensor, tokens: Tensor) -> Tensor:
-    return logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+    wholes = torch.cat([some.float().logsumexp(-1) for some in logits.split(_rows(logits))])
+    return logits.gather(1, tokens[:, None])[:, 0].float() - wholes

@@ -111,13 +111,16 @@ class Written:
         self.never_or_early = torch.cat([self.never, self.eos])
         self.ids = torch.zeros((len(rows), sampling.max_new_tokens), dtype=torch.int32, device=device)
         self.logps = torch.zeros((len(rows), sampling.max_new_tokens), device=device)
+        self._room: Tensor | None = None
 
     def draw(self, logits: Tensor, step: int, live: Tensor, live_host: np.ndarray) -> Tensor:
         """Draw and keep token ``step`` of the rows ``live`` ``[r]`` from their logits ``[r, V]``: tokens ``[r]``."""
         uniform = torch.from_numpy(uniforms(self.keys[live_host], step)).to(logits.device)
         early = step < self.sampling.min_new_tokens and len(self.eos)
         barred = self.never_or_early if early else self.never if len(self.never) else None
-        tokens, logps = draw(logits, uniform, self.sampling, barred)
+        if self._room is None:
+            self._room = torch.empty_like(logits, dtype=torch.float32)
+        tokens, logps = draw(logits, uniform, self.sampling, barred, self._room[: len(logits)])
         self.ids[live, step] = tokens.to(torch.int32)
         self.logps[live, step] = logps
         if self._heard is not None:

@@ -2,11 +2,11 @@
 
 One function is registered with the attention interface under its own name, as for tree attention. In a first pass over
 the prompts it keeps their keys and values; after that every call brings one new token per row, all rows packed into a
-single `[1, R]` row whose positions continue those of their prompts. Softmax over prompt and suffix is computed in two
-parts and merged by their log-sum-exp, so that nothing is copied per sample.
+single `[1, R]` row whose positions continue those of their prompts. Scores against a prompt are computed for all of its
+rows at once, and stand beside the scores against a row's own suffix in one softmax: no key is copied per sample.
 
 Shapes: G prompts of at most P tokens, R rows (samples being decoded), t suffix tokens, H query heads, K key heads,
-D head width, V vocabulary.
+D head width, V vocabulary, S slots.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from afzal.model.logprobs import output_head
 
 DECODE_ATTENTION = "afzal_decode"
 
-_FIRST_ROOM = 64  # suffix tokens that fit before the buffers grow
+_ROOM = 16  # suffix tokens: room comes in multiples of it, so that products over it have few shapes
 
 
 @dataclass(slots=True)
 class _Layer:
-    """Keys and values of one attention layer: prompts ``[G, K, P, D]``, suffixes ``[R, K, room, D]``."""
+    """Keys and values of one attention layer."""
 
-    prompt_k: Tensor
-    prompt_v: Tensor
-    suffix_k: Tensor
+    prompt_k: Tensor  # [G, K, D, P], as the product with queries reads them
+    prompt_v: Tensor  # [G, K, P, D]
+    suffix_k: Tensor  # [R, room, K * D], as suffix_v
     suffix_v: Tensor
 
 
@@ -78,9 +78,8 @@ class DecodeCache:
         self._arrange()
 
     def hidden_prompt(self, window: int | None) -> Tensor | None:
-        """``[G, 1, 1, S]`` bool: which of the last S prompt slots the next token does not see; None when it sees all.
-
-        The slots before those are seen.
+        """``[R, 1, 1, S]`` bool: which of the last S slots of its prompt a row's next token does not see; None when it
+        sees all. The slots before those are seen.
         """
         if self._hidden_at != self.written:
             self._hidden, self._hidden_at = {}, self.written
@@ -99,12 +98,26 @@ class DecodeCache:
         flat = grid.flatten(0, 1)
         return flat if self._slot is None else flat[self._slot]
 
+    def apart(self, q: Tensor) -> Tensor:
+        """``[R, H, K * D]``: queries ``[R, K, H/K, D]`` in the columns of their own key head, zeros in the others'.
+
+        All heads' scores over a row's suffix are one product then. It multiplies K times as much as it would have to,
+        most of it by zero; but decoding waits for memory, and this product reads a row's keys as one matrix. The next
+        call overwrites it.
+        """
+        rows, heads, each, width = q.shape
+        if q.shape not in self._apart:
+            self._apart[q.shape] = q.new_zeros((rows, heads, each, heads, width))
+        self._apart[q.shape].diagonal(dim1=1, dim2=3).copy_(q.permute(0, 2, 3, 1))
+        return self._apart[q.shape].view(rows, heads * each, heads * width)
+
     def _arrange(self) -> None:
         counts = torch.bincount(self.group, minlength=len(self.lengths))
         most = int(counts.max())
         self._shortest = int(self.lengths.min())
         self._hidden: dict[int | None, Tensor | None] = {}
         self._hidden_at = -1
+        self._apart: dict[torch.Size, Tensor] = {}
         self._grid = self._slot = None
         if not bool((counts == most).all()):
             first = counts.cumsum(0) - counts
@@ -115,7 +128,7 @@ class DecodeCache:
             self._grid = self._grid.view(len(counts), most)
 
     def _find_hidden(self, window: int | None) -> Tensor | None:
-        width = next(iter(self.layers.values())).prompt_k.shape[2]
+        width = next(iter(self.layers.values())).prompt_k.shape[3]
         first = self._shortest if window is None else 0
         if first == width:
             return None
@@ -123,7 +136,7 @@ class DecodeCache:
         hidden = slots >= ends
         if window is not None:
             hidden |= ends + self.written - slots >= window
-        return hidden[:, None, None]
+        return hidden[self.group][:, None, None]
 
 
 def decode_attention(
@@ -149,14 +162,15 @@ def decode_attention(
     if decode is None:
         raise ValueError("decode attention was called without its cache; use shared decoding only inside its block")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    sinks = None if s_aux is None else s_aux.float().view(key.shape[1], -1, 1)
     if decode.filling is not None:
         if decode.prefix:
             key, value = _put(decode.prefix[_layer_of(module)], key, value)
         _keep_prompts(decode, module, key, value)
-        return _causal(query, key, value, scale, sliding_window, softcap, s_aux).transpose(1, 2), None
+        return _causal(query, key, value, scale, sliding_window, softcap, sinks).transpose(1, 2), None
     _append(decode, module, key[0], value[0])
-    out = _merged(decode, decode.layers[module], query[0].transpose(0, 1) * scale, sliding_window, softcap, s_aux)
-    return out.to(query.dtype)[None], None
+    out = _continued(decode, decode.layers[module], query[0].transpose(0, 1) * scale, sliding_window, softcap, sinks)
+    return out[None], None
 
 
 def _layer_of(module: nn.Module) -> int:
@@ -177,27 +191,26 @@ def _put(prefix: tuple[Tensor, Tensor], *computed: Tensor) -> tuple[Tensor, Tens
 
 def _keep_prompts(cache: DecodeCache, module: nn.Module, key: Tensor, value: Tensor) -> None:
     if module not in cache.layers:
-        prompts = key.new_zeros((2, len(cache.lengths), key.shape[1], int(cache.lengths.max()), key.shape[3]))
-        suffixes = key.new_empty((2, len(cache.group), key.shape[1], _FIRST_ROOM, key.shape[3]))
-        cache.layers[module] = _Layer(*prompts, *suffixes)
+        groups, longest, heads, width = len(cache.lengths), int(cache.lengths.max()), key.shape[1], key.shape[3]
+        prompts = key.new_zeros((groups, heads, width, longest)), value.new_zeros((groups, heads, longest, width))
+        cache.layers[module] = _Layer(*prompts, *key.new_zeros((2, len(cache.group), _ROOM, heads * width)))
     layer = cache.layers[module]
-    layer.prompt_k[cache.filling, :, : key.shape[2]] = key
+    layer.prompt_k[cache.filling, ..., : key.shape[2]] = key.mT
     layer.prompt_v[cache.filling, :, : key.shape[2]] = value
 
 
 def _append(cache: DecodeCache, module: nn.Module, key: Tensor, value: Tensor) -> None:
     layer = cache.layers[module]
-    if cache.written == layer.suffix_k.shape[2]:
-        layer.suffix_k, layer.suffix_v = (_doubled(t) for t in (layer.suffix_k, layer.suffix_v))
-    layer.suffix_k[:, :, cache.written] = key.transpose(0, 1)
-    layer.suffix_v[:, :, cache.written] = value.transpose(0, 1)
+    if cache.written == layer.suffix_k.shape[1]:
+        layer.suffix_k, layer.suffix_v = (_longer(t) for t in (layer.suffix_k, layer.suffix_v))
+    layer.suffix_k[:, cache.written].unflatten(1, (len(key), -1)).copy_(key.transpose(0, 1))
+    layer.suffix_v[:, cache.written].unflatten(1, (len(value), -1)).copy_(value.transpose(0, 1))
 
 
-def _doubled(suffix: Tensor) -> Tensor:
-    rows, heads, room, width = suffix.shape
-    larger = suffix.new_empty((rows, heads, 2 * room, width))
-    larger[:, :, :room] = suffix
-    return larger
+def _longer(suffix: Tensor) -> Tensor:
+    rows, room, width = suffix.shape
+    # an empty place costs as much to read as a full one, so that rooms grow by a quarter and not to the double
+    return torch.cat([suffix, suffix.new_zeros((rows, max(_ROOM, room // 4 // _ROOM * _ROOM), width))], dim=1)
 
 
 def _causal(
@@ -211,66 +224,51 @@ def _causal(
     distance = at[:, None] - at
     hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
     grouped = (q * scale).unflatten(1, (k.shape[1], -1))  # [g, K, H/K, P, D]
-    out, total = _part(grouped, k[:, :, None], v[:, :, None], softcap, hidden)
-    return _with_sinks(out, total, sinks, k.shape[1]).flatten(1, 2).to(q.dtype)
-
-
-def _merged(
-    cache: DecodeCache, layer: _Layer, q: Tensor, window: int | None, softcap: float | None, sinks: Tensor | None
-) -> Tensor:
-    """``[R, H, D]`` for scaled queries ``[R, H, D]``: softmax over the row's prompt and its suffix."""
-    kv_heads, now = layer.suffix_k.shape[1], cache.written + 1
-    own = q.unflatten(1, (kv_heads, -1))  # [R, K, H/K, D]
-    grid = cache.to_grid(own).transpose(1, 2)  # [G, K, m, H/K, D]
-    of_prompt, total_p = _part(grid.flatten(2, 3), layer.prompt_k, layer.prompt_v, softcap, cache.hidden_prompt(window))
-    parts = torch.cat([of_prompt, total_p], dim=-1).unflatten(2, grid.shape[2:4]).transpose(1, 2)
-    of_prompt, total_p = cache.to_rows(parts).split([q.shape[-1], 1], dim=-1)
-    first = 0 if window is None else max(0, now - window)
-    seen_k, seen_v = layer.suffix_k[:, :, first:now], layer.suffix_v[:, :, first:now]
-    of_suffix, total_s = _part(own, seen_k, seen_v, softcap, None)
-    out = torch.lerp(of_suffix, of_prompt, torch.sigmoid(total_p - total_s))
-    if sinks is not None:
-        total = torch.logaddexp(total_p, total_s)
-        out = _with_sinks(out[:, :, :, None], total[:, :, :, None], sinks, kv_heads)
-    return out.flatten(1, -2)
-
-
-def _part(q: Tensor, k: Tensor, v: Tensor, softcap: float | None, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Softmax attention over some of the keys, and the log-sum-exp ``[..., 1]`` of their scores, both float32."""
-    if softcap is None and _is_fused(q):
-        return _fused(q, k, v, hidden)
-    scores = (q @ k.transpose(-1, -2)).float()
+    scores = (grouped @ k[:, :, None].transpose(-1, -2)).float()
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
+    weights = _softmax(scores.masked_fill_(hidden, -torch.inf), None if sinks is None else sinks[..., None]).to(q.dtype)
+    return (weights @ v[:, :, None]).flatten(1, 2)
+
+
+def _continued(
+    cache: DecodeCache, layer: _Layer, q: Tensor, window: int | None, softcap: float | None, sinks: Tensor | None
+) -> Tensor:
+    """``[R, H, D]`` for scaled queries ``[R, H, D]``: one softmax over the row's prompt and its suffix."""
+    heads, width = layer.prompt_v.shape[1:3]
+    own = q.unflatten(1, (heads, -1))  # [R, K, H/K, D]
+    grid = cache.to_grid(own).transpose(1, 2)  # [G, K, m, H/K, D]
+    shape = grid.shape[2:4]
+    scores = torch.empty((*own.shape[:3], width + layer.suffix_k.shape[1]), dtype=torch.float32, device=q.device)
+    of_prompt = grid.flatten(2, 3) @ layer.prompt_k
+    scores[..., :width] = cache.to_rows(of_prompt.unflatten(2, shape).transpose(1, 2))
+    scores[..., width:] = (layer.suffix_k @ cache.apart(own).mT).mT.unflatten(1, own.shape[1:3])
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    hidden, now = cache.hidden_prompt(window), cache.written + 1
     if hidden is not None:
-        scores[..., scores.shape[-1] - hidden.shape[-1] :].masked_fill_(hidden, torch.finfo(scores.dtype).min)
-    weights = torch.softmax(scores, dim=-1)
-    # one fused pass and two maxima are cheaper than a log-sum-exp beside the softmax
-    total = scores.amax(-1, keepdim=True) - weights.amax(-1, keepdim=True).log()
-    return (weights.to(v.dtype) @ v).float(), total
+        scores[..., width - hidden.shape[-1] : width].masked_fill_(hidden, -torch.inf)
+    scores[..., width + now :] = -torch.inf  # room that is empty yet
+    if window is not None:
+        scores[..., width : width + max(0, now - window)] = -torch.inf
+    weights = _softmax(scores, sinks).to(q.dtype)
+    of_prompt = cache.to_grid(weights[..., :width]).transpose(1, 2).flatten(2, 3) @ layer.prompt_v
+    of_suffix = weights[..., width:].flatten(1, 2) @ layer.suffix_v
+    out = cache.to_rows(of_prompt.unflatten(2, shape).transpose(1, 2)) + _together(of_suffix, own.shape)
+    return out.flatten(1, 2)
 
 
-def _is_fused(q: Tensor) -> bool:
-    # oneDNN copies keys that lie in a larger buffer, and makes a kernel for every number of them: that is two thirds
-    # of the time of batched products in bf16. In float32 they are as fast as the fused kernel.
-    fused = hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")
-    return fused and q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.dim() == 4
+def _together(out: Tensor, shape: torch.Size) -> Tensor:
+    """``[R, K, H/K, D]`` of ``[R, H, K * D]``: what each query has of its own key head."""
+    rows, heads, each, width = shape
+    return out.view(rows, heads, each, heads, width).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The same by the CPU's fused kernel, which reads keys where they lie. Its scores and sums are float32."""
-    mask = None
-    if hidden is not None:
-        mask = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, torch.finfo(q.dtype).min)
-        mask = F.pad(mask, (k.shape[2] - hidden.shape[-1], 0))
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    out, total = kernel(q, k, v, attn_mask=mask, scale=1.0)
-    return out.float(), total[..., None]
-
-
-def _with_sinks(out: Tensor, total: Tensor, sinks: Tensor | None, kv_heads: int) -> Tensor:
-    """``[B, K, H/K, n, D]`` after a learnt score per head, if there are such, has taken its share of the softmax."""
-    return out if sinks is None else out * torch.sigmoid(total - sinks.float().view(1, kv_heads, -1, 1, 1))
+def _softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """``[..., n]``: softmax of float32 scores, less the share of a learnt score ``[..., 1]`` if there is one."""
+    if sinks is None:
+        return torch.softmax(scores, dim=-1)
+    return torch.softmax(torch.cat([scores, sinks.expand(*scores.shape[:-1], 1)], dim=-1), dim=-1)[..., :-1]
 
 
 AttentionInterface.register(DECODE_ATTENTION, decode_attention)

@@ -15,7 +15,7 @@ from afzal.plan.shapes import Shape, adapter_parameters, block_matrices, embeddi
 from afzal.plan.work import Lengths, body_flops, head_flops, part
 
 ROWS = 128  # answers that are decoded together
-ROOM = 64  # tokens of an answer that the cache has room for at first; it doubles
+ROOM = 16  # tokens of an answer: the cache has room for multiples of it, and grows by a quarter
 PROMPT_TOKENS = 8192  # of a pass over prompts
 SCORED_TILE = 2**25  # float32 log-probs of each model that are compared at once
 SCORED_TILE_CPU = 2**22
@@ -42,6 +42,14 @@ def rows_at_once(job: Job, layout: Layout) -> int:
     return min(most, prompts_of_a_replica(job, layout) * n)
 
 
+def room_for(tokens: float) -> int:
+    """Places for keys and values of a row after so many tokens of its answer."""
+    room = ROOM
+    while room < tokens:
+        room += max(ROOM, room // 4 // ROOM * ROOM)
+    return room
+
+
 def key_value_bytes(shape: Shape, e: int) -> float:
     """Keys and values of one token in all blocks."""
     return 2.0 * e * shape.layers * shape.kv_heads * shape.head_width
@@ -53,11 +61,13 @@ def generation_bytes(job: Job, layout: Layout, device: Device) -> dict[str, floa
     """
     shape, e, rows = job.shape, compute_bytes(job), rows_at_once(job, layout)
     prompts = math.ceil(rows / job.lengths.branches)
-    room = ROOM * 2 ** max(0, math.ceil(math.log2(job.lengths.response / ROOM)))
+    room = room_for(job.lengths.response)
     read = min(prompts * job.lengths.prompt, max(PROMPT_TOKENS, job.lengths.prompt))
     working = block_working_bytes(shape, e, layout.tensor)
-    # a row's logits, in float32 too where they were not, and their softmax
-    drawn = rows * (shape.vocabulary * (2 * _FLOAT32 + (e if e != _FLOAT32 else 0)) + working)
+    # of a row: scores of one layer and their softmax in float32, and in the number format of products; or logits, in
+    # whose room in float32 the next ones are drawn
+    seen = shape.heads / layout.tensor * (job.lengths.prompt + room) * 2 * (_FLOAT32 + e)
+    drawn = rows * (shape.vocabulary * _FLOAT32 + max(shape.vocabulary * e, seen + working))
     return {
         "keys and values": key_value_bytes(shape, e) / layout.tensor * (prompts * job.lengths.prompt + rows * room),
         "activations": max(read * working, drawn),
