@@ -84,7 +84,7 @@ def test_online_methods_hold_more_models():
 
 
 def test_writing_answers_keeps_keys_and_values_by_hand():
-    """16 prompts of 256 tokens once, room for 112 in each of 128 answers: 32 blocks x 2 x 8 heads x 128 numbers each, in bf16."""
+    """16 prompts of 256 tokens once, 128 answers of 112: 32 blocks x 2 x 8 heads x 128 numbers each, in bf16."""
     job = replace(EIGHT, method=METHODS["rloo"], lengths=lengths(np.array([[256, *[100] * 8]] * 64)))
     generation, scoring = moments(job, Layout(), DEVICES["h200"])[-2:]
     assert (generation.name, scoring.name) == ("generation", "scoring")
