@@ -248,7 +248,7 @@ def _summary_rows(files: Sequence[Figures]) -> Iterator[str]:
         yield (
             f"| {_TITLES.get(shape, shape)} ({prompt:.0f} + {response:.0f}) | {size} "
             f"| {own['pairs_per_second']:.2f} | {' | '.join(peers)} "
-            f"| {own['roofline']:.0%} | {dpo_step.shown(own['executed_over_minimum'], '.3f')} |"
+            f"| {dpo_step.of_peak(own)} | {dpo_step.shown(own['executed_over_minimum'], '.3f')} |"
         )
 
 

@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -203,15 +204,19 @@ def _shape(given: argparse.Namespace, name: str, device: torch.device) -> dict[s
     order = {side: _order(counts, pairs, grouped=sides.is_cached(side)) for side in given.sides}
     make = lambda side: _stepper(side, config, counts[order[side]], pairs, given, device)  # noqa: E731
     steppers = _each([side for side in given.sides if side not in left_out], make, left_out)
-    peak = flops.matmul_peak(torch.bfloat16 if given.dtype == "bf16" else torch.float32, device, given.width)
+    products: list[list[float]] = []  # before each update and after the last, since a shared machine changes its speed
     for _ in range(given.repeats + 1):
+        products.append(_products(given, device))
         done = _each(steppers, lambda side, now=steppers: now[side].step(), left_out)
         steppers = {side: steppers[side] for side in done}
+    products = [*products[1:], _products(given, device)]
+    peak, means = max(map(max, products)), [statistics.mean(a + b) for a, b in pairwise(products)]
     found: dict[str, Any] = {
         "shape": name,
         "lengths": source,
         "mean": counts[pairs:].mean(0).round(1).tolist(),
         "peak": peak,
+        "peak_means": means,
         "pairs": pairs,
         "losses": losses,
         "left_out": left_out,
@@ -229,6 +234,7 @@ def _shape(given: argparse.Namespace, name: str, device: torch.device) -> dict[s
             "pairs_per_second": pairs * len(seconds) / sum(seconds),
             "tokens_per_second": sum(tokens) / sum(seconds),
             "roofline": sum(least) / sum(seconds) / peak,
+            "of_mean": statistics.median(a / t / m for a, t, m in zip(least, seconds, means, strict=True)),
             "flops_per_second": sum(least) / sum(seconds),
             "executed_over_minimum": stepper.loop.__dict__.get("executed", lambda: None)(),
         }
@@ -237,6 +243,10 @@ def _shape(given: argparse.Namespace, name: str, device: torch.device) -> dict[s
     _add_ratios(found)
     print(json.dumps(found), flush=True)
     return found
+
+
+def _products(given: argparse.Namespace, device: torch.device) -> list[float]:
+    return flops.matmul_rates(torch.bfloat16 if given.dtype == "bf16" else torch.float32, device, given.width)
 
 
 def _add_ratios(found: dict[str, Any]) -> None:

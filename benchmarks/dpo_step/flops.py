@@ -18,6 +18,7 @@ __all__ = [
     "head_width",
     "looked_at",
     "matmul_peak",
+    "matmul_rates",
     "minimum",
     "parameters",
     "per_product",
@@ -66,7 +67,13 @@ def _shape(config: Any) -> Shape:
 
 def matmul_peak(dtype: torch.dtype, device: torch.device, width: int) -> float:
     """Floating-point operations per second of a plain matrix product, the best of several shapes and tries."""
-    best = 0.0
+    return max(matmul_rates(dtype, device, width))
+
+
+def matmul_rates(dtype: torch.dtype, device: torch.device, width: int) -> list[float]:
+    """Floating-point operations per second of plain matrix products, one after another. On a machine whose cores are
+    shared their mean is what products get just then, and their best what they get when nobody else computes."""
+    rates = []
     side = 8192 if device.type == "cuda" else 2048
     for m, k, n in ((side, width, 4 * width), (side, 4 * width, width), (side, side, side)):
         a, b = (torch.randn(s, dtype=dtype, device=device) for s in ((m, k), (n, k)))
@@ -75,8 +82,8 @@ def matmul_peak(dtype: torch.dtype, device: torch.device, width: int) -> float:
             start = time.perf_counter()
             torch.nn.functional.linear(a, b)
             wait(device)
-            best = max(best, 2 * m * k * n / (time.perf_counter() - start))
-    return best
+            rates.append(2 * m * k * n / (time.perf_counter() - start))
+    return rates
 
 
 def stated_peak(gpu: str) -> float | None:

@@ -41,7 +41,7 @@ def markdown(about: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> 
                 f"{f['pairs_per_second']:.3f}",
                 f"{f['tokens_per_second']:.0f}",
                 ratio(f),
-                f"{f['roofline']:.0%}",
+                of_peak(f),
                 *mfu,
                 shown(f["executed_over_minimum"], ".3f"),
                 shown(f.get("peak_bytes"), "GB"),
@@ -52,6 +52,12 @@ def markdown(about: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> 
     left_out += [f"{side} on {r['shape']}: {why}" for r in results for side, why in r.get("left_out", {}).items()]
     wrong = [f"\n**{r['disagreement']}**" for r in results if r.get("disagreement")]
     return "\n".join(lines + [f"\nLeft out: {line}" for line in left_out] + wrong)
+
+
+def of_peak(figures: Mapping[str, Any]) -> str:
+    """The share of the best product of the run; and, where it was taken, of the products around each update."""
+    mean = figures.get("of_mean")
+    return f"{figures['roofline']:.0%}" + (f" ({mean:.0%} of the mean)" if mean else "")
 
 
 def ratio(figures: Mapping[str, Any], *, spread: bool = True) -> str:
