@@ -14,7 +14,7 @@ import pytest
 from afzal.data import Reading
 from afzal.data.dataset import Dataset, fingerprint
 from afzal.quality import audit
-from afzal.quality.columns import Names, clusters
+from afzal.quality.columns import Column, Names, clusters
 from afzal.quality.private import private_kinds
 from afzal.quality.shortcuts import MARKS, marks_of
 from afzal.quality.view import View, tell
@@ -137,7 +137,7 @@ def test_names_are_found_by_their_number():
 
 
 def test_rows_alone_in_their_prompt_are_clusters_in_their_order():
-    found = clusters([5, 7, 5, 8], [1, 0, 0, 1], [2.0, 1.0, 1.0, 0.5])
+    found = clusters(Column("q", [5, 7, 5, 8]), [1, 0, 0, 1], Column("d", [2.0, 1.0, 1.0, 0.5]))
     assert found == [Cluster(2.0, 3.0, 5.0), Cluster(0.0, 1.0, 1.0), Cluster(0.5, 0.5, 0.25)]
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 from afzal.data import Dataset, Reading
 from afzal.data.dataset import Fingerprint, Losses
+from afzal.quality.columns import distinct
 from afzal.quality.finding import Finding, Look, NotRun, nothing, wants
 from afzal.quality.findings import Shared, looks
 from afzal.quality.kinds import Kinds
@@ -158,8 +159,8 @@ class Ledger:
             rows=rows,
             kept=rows - losses.whole,
             items=view.items,
-            prompts=len(set(view.asked)),
-            groups=len(set(view.groups)),
+            prompts=distinct(view.asked),
+            groups=distinct(view.groups),
             responses_per_item={str(k): n for k, n in sorted(self._sizes.items())},
             pairs=view.pairs,
             ties=self._ties,

@@ -1,22 +1,84 @@
-"""Facts of many items in little memory: numbers in arrays, names end to end, repeated values found by sorting."""
+"""Facts of many items in little memory: numbers in columns, names end to end, repeated values found by sorting."""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, compress, repeat
-from typing import Any
+from itertools import accumulate, chain, compress, repeat
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from afzal.stats.intervals import Cluster
 
 SHOWN_IDS = 20
+
+_HELD = 2**20  # bytes of a column that are in memory
+_MANY = 2**17  # rows, from which a set of them takes more memory and time than numpy's sorting
+
+
+class Column(Sequence[Any]):
+    """Numbers one after another, with a type code of :mod:`array`. Beyond a mebibyte they wait in a temporary file, so
+    that a million rows take the memory of a hundred thousand."""
+
+    def __init__(self, code: str, values: Iterable[Any] = ()) -> None:
+        self._code, self._new, self._written = code, array(code, values), 0
+        self._file: IO[bytes] | None = None
+
+    def append(self, value: float) -> None:
+        """The next number."""
+        self._new.append(value)
+        if len(self._new) * self._new.itemsize >= _HELD:
+            self._put_down()
+
+    def extend(self, values: Sequence[Any]) -> None:
+        """The next numbers; of a column of bytes also as :class:`bytes`."""
+        if isinstance(values, bytes):
+            self._new.frombytes(values)
+        else:
+            self._new.extend(values)
+        if len(self._new) * self._new.itemsize >= _HELD:
+            self._put_down()
+
+    def read(self, start: int = 0, stop: int | None = None) -> array[Any]:
+        """A copy of a part of it, or of all of it."""
+        stop = len(self) if stop is None else stop
+        if self._file is None:
+            return self._new[start:stop]
+        size, part = self._new.itemsize, array(self._code, [0]) * (min(stop, len(self)) - start)
+        written = max(0, min(stop, self._written) - start)
+        self._file.seek(start * size)
+        self._file.readinto(memoryview(part).cast("B")[: written * size])  # pyright: ignore
+        part[written:] = self._new[max(0, start - self._written) : max(0, stop - self._written)]
+        return part
+
+    def __len__(self) -> int:
+        return self._written + len(self._new)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            raise TypeError("a column has no slices: read() gives a part of it")
+        if self._file is None or at >= self._written:
+            return self._new[at - self._written]
+        return self.read(at, at + 1)[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        step = _HELD // self._new.itemsize
+        return chain.from_iterable(self.read(start, start + step) for start in range(0, len(self), step))
+
+    def _put_down(self) -> None:
+        if self._file is None:
+            self._file = TemporaryFile(prefix="afzal-")  # noqa: SIM115 - it is open, and there, as long as the column
+        self._file.seek(0, 2)
+        self._file.write(self._new)
+        self._written += len(self._new)
+        self._new = array(self._code)
 
 
 class Names:
     """Texts by number, a few bytes each beyond their own."""
 
     def __init__(self) -> None:
-        self._bytes, self._ends = bytearray(), array("Q")
+        self._bytes, self._ends = Column("B"), Column("Q")
 
     def append(self, name: str) -> None:
         """The next text."""
@@ -26,11 +88,11 @@ class Names:
         """The next texts."""
         texts = [name.encode("utf-8", "surrogatepass") for name in names]
         self._ends.extend(list(accumulate(map(len, texts), initial=len(self._bytes)))[1:])
-        self._bytes += b"".join(texts)
+        self._bytes.extend(b"".join(texts))
 
     def __getitem__(self, at: int) -> str:
         start = self._ends[at - 1] if at else 0
-        return self._bytes[start : self._ends[at]].decode("utf-8", "surrogatepass")
+        return self._bytes.read(start, self._ends[at]).tobytes().decode("utf-8", "surrogatepass")
 
     def first(self, places: Iterable[int]) -> list[str]:
         """The first different texts at these places, as many as are shown."""
@@ -62,26 +124,57 @@ class FirstIds:
         return iter(self._ids)
 
 
-def extend(columns: Sequence[array[int] | array[float] | bytearray], rows: Iterable[Sequence[Any]]) -> None:
+def extend(columns: Sequence[Column | bytearray], rows: Iterable[Sequence[Any]]) -> None:
     """Put more rows at the end of columns, one value of a row in each."""
     for column, values in zip(columns, zip(*rows, strict=True), strict=False):  # no rows have no columns
         column.extend(values)
 
 
-def repeated(column: Sequence[int]) -> Iterator[list[int]]:
+def distinct(column: Column) -> int:
+    """How many different numbers it holds."""
+    if len(column) < _MANY:
+        return len(set(column))
+    import numpy as np
+
+    values = np.asarray(column.read())
+    values.sort()
+    return 1 + int(np.count_nonzero(values[1:] != values[:-1]))
+
+
+def repeated(column: Column) -> Iterator[list[int]]:
     """The places that hold one value, ascending, for every value that two or more places hold."""
-    if len(set(column)) == len(column):
+    if len(column) >= _MANY:
+        yield from _repeated_of_many(column)
         return
-    order = sorted(range(len(column)), key=column.__getitem__)
+    values = column.read()
+    if len(set(values)) == len(values):
+        return
+    order = sorted(range(len(values)), key=values.__getitem__)
     start = 0
     for n in range(1, len(order) + 1):
-        if n == len(order) or column[order[n]] != column[order[start]]:
+        if n == len(order) or values[order[n]] != values[order[start]]:
             if n - start > 1:
                 yield order[start:n]
             start = n
 
 
-def clusters(keys: Sequence[int], values: Sequence[float], weights: Sequence[float] = ()) -> list[Cluster]:
+def _repeated_of_many(column: Column) -> Iterator[list[int]]:
+    import numpy as np
+
+    if distinct(column) == len(column):  # which needs no order of the places, and half of the memory
+        return
+    values = np.asarray(column.read())
+    order = np.argsort(values, kind="stable")
+    values = values[order]
+    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+    ends = np.append(starts[1:], len(values))
+    del values
+    several = ends - starts > 1
+    for start, end in zip(starts[several].tolist(), ends[several].tolist(), strict=True):
+        yield order[start:end].tolist()
+
+
+def clusters(keys: Column, values: Sequence[float], weights: Column | None = None) -> list[Cluster]:
     """Rows added up by the prompt that each belongs to, as :func:`afzal.stats.intervals.clustered` does.
 
     Prompts of one row share their few different clusters, so that a million take little memory.
@@ -89,10 +182,11 @@ def clusters(keys: Sequence[int], values: Sequence[float], weights: Sequence[flo
     found: list[Cluster] = []
     many = list(repeated(keys))
     alone = bytearray(b"\x01") * len(keys)
+    given = weights.read() if weights is not None and many else None
     for places in many:
         total = summed = square = 0.0
         for at in places:
-            alone[at], weight = 0, weights[at] if weights else 1.0
+            alone[at], weight = 0, given[at] if given else 1.0
             total, summed, square = total + weight * values[at], summed + weight, square + weight * weight
         found.append(Cluster(total, summed, square))
     rows = lambda: compress(zip(map(float, values), weights or repeat(1.0), strict=False), alone)  # noqa: E731

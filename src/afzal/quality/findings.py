@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from afzal.data.dataset import Losses
 from afzal.data.turns import full_text
-from afzal.quality.columns import FirstIds, clusters, extend, repeated
+from afzal.quality.columns import Column, FirstIds, clusters, distinct, extend, repeated
 from afzal.quality.finding import CLEANED, Finding, Look, Severity, finding, nothing
 from afzal.quality.kinds import Balance, Kinds
 from afzal.quality.media import MissingMedia, OddImages, OddSounds, RepeatedMedia
@@ -117,7 +116,7 @@ class LengthBias:
     wants = "pairs"
 
     def __init__(self) -> None:
-        self._prompts, self._longer, self._weights = array("q"), bytearray(), array("d")
+        self._prompts, self._longer, self._weights = Column("q"), bytearray(), Column("d")
 
     def add(self, batch: Sequence[Told]) -> None:
         decided = [
@@ -149,7 +148,7 @@ class LabelBalance:
     wants = "labels"
 
     def __init__(self) -> None:
-        self._prompts, self._good = array("q"), bytearray()
+        self._prompts, self._good = Column("q"), bytearray()
 
     def add(self, batch: Sequence[Told]) -> None:
         for told in batch:
@@ -175,7 +174,7 @@ class Agreement(_Counting):
 
     def __init__(self) -> None:
         super().__init__()
-        self._prompts, self._agreed = array("q"), bytearray()
+        self._prompts, self._agreed = Column("q"), bytearray()
 
     def add(self, batch: Sequence[Told]) -> None:
         for told in [told for told in batch if len(told.item.votes) > 1]:
@@ -278,7 +277,7 @@ class OnePrompt:
     add = nothing
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
-        if not view.prompted or len(set(view.groups)) > 1:
+        if not view.prompted or distinct(view.groups) > 1:
             return None
         message = "all items share one prompt: nothing can be held out for evaluation"
         return finding("one_prompt", "minor", 1, view.items, message, "add prompts, or give --eval-data")

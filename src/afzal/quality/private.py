@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from afzal.data.dataset import Losses
-from afzal.quality.columns import FirstIds
+from afzal.quality.columns import Column, FirstIds
 from afzal.quality.finding import Finding, Severity, finding, nothing
 from afzal.quality.view import Told, View
 
@@ -53,14 +52,14 @@ class Private:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self._items: dict[str, array[int]] = {}
+        self._items: dict[str, Column] = {}
 
     def add(self, batch: Sequence[Told]) -> None:
         """Look at some more items."""
         for told in batch:
             for kind in private_kinds(told.words):
                 self.counts[kind] += 1
-                items = self._items.setdefault(kind, array("Q"))
+                items = self._items.setdefault(kind, Column("I"))
                 if not items or items[-1] != told.at:
                     items.append(told.at)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Sequence
 
 from afzal.data.dataset import Losses
 from afzal.quality.clean import duplicate_key
-from afzal.quality.columns import extend, repeated
+from afzal.quality.columns import Column, distinct, extend, repeated
 from afzal.quality.finding import CLEANED, Finding, Severity, finding, nothing
 from afzal.quality.thresholds import MANY_DUPLICATES
 from afzal.quality.view import Told, View, tell
@@ -18,7 +17,7 @@ class DuplicateItems:
     """Items with the same prompt, answers and votes as an earlier one."""
 
     def __init__(self) -> None:
-        self._keys = array("q")
+        self._keys = Column("q")
 
     def add(self, batch: Sequence[Told]) -> None:
         self._keys.extend([_key(told) for told in batch])
@@ -34,7 +33,7 @@ class DuplicateIds:
     """Different items under one id: later lists of ids would be ambiguous."""
 
     def __init__(self) -> None:
-        self._ids = array("q")
+        self._ids = Column("q")
 
     def add(self, batch: Sequence[Told]) -> None:
         self._ids.extend([hash(told.item.id) for told in batch])
@@ -44,7 +43,7 @@ class DuplicateIds:
         if not hit:
             return None
         names, message = view.ids.first(hit), f"{len(hit)} ids name more than one item"
-        total = len(set(self._ids))
+        total = distinct(self._ids)
         return finding("duplicate_ids", "minor", len(hit), total, message, "give every row its own id", names)
 
 
@@ -52,8 +51,8 @@ class Edges:
     """Who beats whom: one entry per decided pair of two different answers, in columns."""
 
     def __init__(self) -> None:
-        self._items, self._prompts = array("Q"), array("q")
-        self._better, self._worse, self._pairs = array("q"), array("q"), array("q")
+        self._items, self._prompts = Column("I"), Column("q")
+        self._better, self._worse, self._pairs = Column("q"), Column("q"), Column("q")
         self._upright = bytearray()
 
     def add(self, batch: Sequence[Told]) -> None:
@@ -84,11 +83,14 @@ class Edges:
 
     def circles(self) -> tuple[int, list[list[int]]]:
         """(prompts with three or more orders, the numbers of the items of each one that goes in a circle)."""
-        long, circles = 0, []
+        long, circles, columns = 0, [], None
         for places in repeated(self._prompts):
+            if len(places) < 3:
+                continue
+            better, worse, items = columns = columns or [c.read() for c in (self._better, self._worse, self._items)]
             edges: dict[tuple[int, int], list[int]] = {}
             for at in places:
-                edges.setdefault((self._better[at], self._worse[at]), []).append(self._items[at])
+                edges.setdefault((better[at], worse[at]), []).append(items[at])
             long += len(edges) > 2
             if len(edges) > 2 and _has_cycle(edges):
                 circles.append((places[0], [item for items in edges.values() for item in items]))
@@ -97,7 +99,7 @@ class Edges:
     @property
     def prompts(self) -> int:
         """Prompts whose answers are ordered."""
-        return len(set(self._prompts))
+        return distinct(self._prompts)
 
 
 class Contradictions:
@@ -107,7 +109,7 @@ class Contradictions:
 
     def __init__(self, edges: Edges) -> None:
         self._edges, self._labelled = edges, False
-        self._items, self._answers, self._good = array("Q"), array("q"), bytearray()
+        self._items, self._answers, self._good = Column("I"), Column("q"), bytearray()
 
     def add(self, batch: Sequence[Told]) -> None:
         for told in [told for told in batch if told.labels]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from afzal.data.dataset import Losses
-from afzal.quality.columns import FirstIds, clusters
+from afzal.quality.columns import Column, FirstIds, clusters
 from afzal.quality.finding import Finding, Severity, finding, percent
 from afzal.quality.kinds import Kinds, Sorted
 from afzal.quality.thresholds import MANY_KINDS, SHORTCUT, SHORTCUT_PAIRS, SOURCE_SHORTCUT
@@ -30,7 +29,7 @@ class Decided:
     """Pairs in which one answer has something that the other lacks: does it win?"""
 
     def __init__(self) -> None:
-        self._items, self._wins, self._weights = array("I"), bytearray(), array("d")
+        self._items, self._wins, self._weights = Column("I"), bytearray(), Column("d")
 
     def __len__(self) -> int:
         return len(self._items)
@@ -56,7 +55,8 @@ class Decided:
 
     def share(self, view: View) -> Interval:
         """How often it wins, with its interval over prompts."""
-        return share(clusters(array("q", (view.prompts[item] for item in self._items)), self._wins, self._weights))
+        prompts = view.prompts.read()
+        return share(clusters(Column("q", (prompts[item] for item in self._items)), self._wins, self._weights))
 
     def first(self, view: View, winners: bool) -> FirstIds:
         """The first items in which it wins, or loses."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 from afzal.data.turns import answer_text, full_text, stripped
-from afzal.quality.columns import Names
+from afzal.quality.columns import Column, Names
 from afzal.records import (
     Comparison,
     Item,
@@ -99,10 +98,10 @@ class View:
     """
 
     ids: Names = field(default_factory=Names)
-    prompts: array[int] = field(default_factory=lambda: array("q"))
-    asked: array[int] = field(default_factory=lambda: array("q"))
-    groups: array[int] = field(default_factory=lambda: array("q"))
-    media: array[int] = field(default_factory=lambda: array("q"))
+    prompts: Column = field(default_factory=lambda: Column("q"))
+    asked: Column = field(default_factory=lambda: Column("q"))
+    groups: Column = field(default_factory=lambda: Column("q"))
+    media: Column = field(default_factory=lambda: Column("q"))
     pairs: int = 0
     prompted: bool = False
     _stated: Stated | None = None
@@ -114,7 +113,7 @@ class View:
         return len(self.prompts)
 
     @property
-    def units(self) -> array[int]:
+    def units(self) -> Column:
         """What is independent of each other: prompts, or what must not be split where there are none."""
         return self.prompts if self.prompted else self.groups
 

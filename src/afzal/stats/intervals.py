@@ -7,8 +7,10 @@ independent. Values are in the caller's units.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from statistics import NormalDist
 
 LEVEL = 0.95
@@ -152,15 +154,17 @@ def share(clusters: Sequence[Cluster]) -> Interval:
     known = [c for c in clusters if c.weight]
     if not known:
         raise ValueError("a share needs at least one row")
-    weight, square = math.fsum(c.weight for c in known), math.fsum(c.square for c in known)
-    rows, prompts = weight**2 / square, weight**2 / math.fsum(c.weight**2 for c in known)
-    value = min(1.0, max(0.0, math.fsum(c.total for c in known) / weight))
+    # a million prompts of one row each are a few objects: what is made of them is made once for all that are the same
+    each, times = list({id(c): c for c in known}.values()), list(Counter(map(id, known)).values())
+    weight, square = _sum((c.weight for c in each), times), _sum((c.square for c in each), times)
+    rows, prompts = weight**2 / square, weight**2 / _sum((c.weight**2 for c in each), times)
+    value = min(1.0, max(0.0, _sum((c.total for c in each), times) / weight))
     if len(known) == 1:  # its rows may be all alike
         return Interval(value, *wilson(value, 1), 1)
-    rest = [(c.total - c.weight * value) / weight for c in known]
-    own = math.fsum(r * r for r in rest)
-    both = math.fsum(r * c.weight for r, c in zip(rest, known, strict=True)) / weight
-    quantile = _squared_quantile(rest, prompts)
+    rest = [(c.total - c.weight * value) / weight for c in each]
+    own = _sum((r * r for r in rest), times)
+    both = _sum((r * c.weight for r, c in zip(rest, each, strict=True)), times) / weight
+    quantile = _squared_quantile(rest, times, prompts)
 
     def holds(p: float) -> bool:
         off = value - p
@@ -175,7 +179,12 @@ def share(clusters: Sequence[Cluster]) -> Interval:
     return Interval(value, low, high, len(known))
 
 
-def _squared_quantile(rest: Sequence[float], prompts: float) -> float:
+def _sum(values: Iterable[float], times: Iterable[int]) -> float:
+    """The sum of numbers of which each stands for so many of its kind, rounded once."""
+    return math.fsum(chain.from_iterable(map(repeat, values, times)))
+
+
+def _squared_quantile(rest: Sequence[float], times: Sequence[int], prompts: float) -> float:
     """The square of the 97.5 % quantile for a score whose variance is taken around the share that is tested.
 
     P t^2 / (P - 1 + t^2), with t of Student, since a variance around the tested share holds the difference that is
@@ -184,12 +193,12 @@ def _squared_quantile(rest: Sequence[float], prompts: float) -> float:
     most prompts less one.
 
     Args:
-        rest: what each prompt adds to the share beyond its part, summing to 0.
+        rest: what each prompt adds to the share beyond its part, summing to 0; each stands for ``times`` prompts.
         prompts: P, where weights differ Kish's number.
     """
-    squares = [r * r for r in rest]
-    fourth = math.fsum(s * s for s in squares)
-    df = min(len(rest) - 1.0, 3 * math.fsum(squares) ** 2 / fourth) if fourth > 0 else len(rest) - 1.0
+    squares, most = [r * r for r in rest], sum(times) - 1.0
+    fourth = _sum((s * s for s in squares), times)
+    df = min(most, 3 * _sum(squares, times) ** 2 / fourth) if fourth > 0 else most
     t2 = t95(df) ** 2
     return prompts * t2 / (prompts - 1 + t2)
 
