@@ -14,7 +14,7 @@ from afzal.cli import main
 from afzal.config import make
 from afzal.errors import AfzalError
 from afzal.model.adapters import Adapter, add_adapter
-from afzal.recipes.parallel import refuse, refuse_rounded
+from afzal.recipes.parallel import refuse, refuse_rounded, why_whole
 from afzal.runs import launched
 
 DEVICES = Path(__file__).parents[2] / "docs" / "devices.md"
@@ -117,3 +117,25 @@ def test_the_command_line_says_it(tmp_path, monkeypatch, capsys, arguments, said
     assert main([*arguments, *more]) == 2
     found = capsys.readouterr().err
     assert said in found
+
+
+ONLINE = {"reward": "r.py:r"}
+
+
+@pytest.mark.parametrize(
+    ("method", "asked", "said"),
+    [
+        ("rloo", ONLINE, ""),
+        ("grpo", ONLINE, ""),
+        ("reinforce", ONLINE, ""),
+        ("ppo", ONLINE | {"value": "shared"}, ""),
+        ("ppo", ONLINE, "method=ppo trains a value model beside it"),
+        ("reward", {}, "it gets a head for scores"),
+        ("dpo", {"reference": "cached"}, "reference=cached"),
+        ("dpo", {}, ""),
+    ],
+)
+def test_what_is_loaded_whole_by_every_rank_says_why_and_is_in_the_documentation(method, asked, said):
+    assert why_whole(make(method, **DATA, **asked)) == said
+    documented = DEVICES.read_text().partition("## Loading")[2].partition("\n## ")[0]
+    assert ("`ppo` with a value model of its\nown" in documented, "reward models" in documented) == (True, True)

@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 from scipy import stats
 
-from afzal.stats.intervals import Cluster, clustered, mean, share, wilson
+from afzal.stats.intervals import Z95, Cluster, clustered, mean, share, wilson
 
 
 def test_wilson_against_known_values():
@@ -121,3 +122,23 @@ def test_a_share_by_hand():
         effect = (8 + 128 * d * d) / (32 * (7 / 64 + d * d))
         assert 1 < effect < 4
         assert 32 * d * d == pytest.approx(p * (1 - p) * effect * 8 * t2 / (7 + t2), rel=1e-9)
+
+
+def test_ends_of_a_share_of_unequal_prompts_are_where_its_definition_says():
+    """At either end, the squared distance is what the variance over prompts around that end allows, summed here as it
+    is defined: over (total - P weight) / weight of all."""
+    drawn = np.random.default_rng(5)
+    weights = drawn.integers(1, 30, 40).astype(float)
+    totals = drawn.binomial(weights.astype(int), np.where(weights > 12, 0.75, 0.35)).astype(float)
+    found = share([Cluster(t, w, w) for t, w in zip(totals, weights, strict=True)])
+    whole, rows = weights.sum(), weights.sum()
+    prompts, rest = whole**2 / (weights**2).sum(), (totals - weights * found.value) / whole
+    t = stats.t.ppf(0.975, min(len(rest) - 1, 3 * (rest**2).sum() ** 2 / (rest**4).sum()))
+    quantile = prompts * t**2 / (prompts - 1 + t**2)
+    for p in found.ends:
+        spread, off = (((totals - p * weights) / whole) ** 2).sum(), found.value - p
+        free = found.value * (1 - found.value) + off**2
+        squared = quantile + max(0.0, Z95**2 - quantile) * min(1.0, prompts * spread / free) ** 2
+        seen = min(Z95**2 / prompts * free, max(Z95**2 / rows * free, squared * spread))
+        assert seen == squared * spread, "neither of the bounds decides"
+        assert off**2 * free == pytest.approx(p * (1 - p) * seen, rel=1e-6)

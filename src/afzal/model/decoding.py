@@ -37,8 +37,8 @@ class _Layer:
 
     prompt_k: Tensor  # [G, K, D, P], as the product with queries reads them
     prompt_v: Tensor  # [G, K, P, D]
-    suffix_k: Tensor  # [R, room, K * D], as suffix_v
-    suffix_v: Tensor
+    suffix_k: Tensor  # [R, room, K * D]
+    suffix_v: Tensor  # [R, room, K * D]
 
 
 class DecodeCache:

@@ -78,8 +78,8 @@ def loading(job: Job, layout: Layout, device: Device) -> Moment:
 
 def why_whole(job: Job) -> str:
     """Why each of several ranks loads the whole model, as ``afzal train`` has it; empty where it reads its pieces."""
-    if job.method.online:
-        return f"method={job.method.name}"
+    if job.has_value_model:
+        return f"method={job.method.name} trains a value model beside it"
     if job.method.scalar:
         return "it gets a head for scores"
     if job.shape.experts:

@@ -64,9 +64,10 @@ def generation_bytes(job: Job, layout: Layout, device: Device) -> dict[str, floa
     room = room_for(job.lengths.response)
     read = min(prompts * job.lengths.prompt, max(PROMPT_TOKENS, job.lengths.prompt))
     working = block_working_bytes(shape, e, layout.tensor)
-    # of a row: scores of one layer and their softmax in float32, and in the number format of products; or logits, in
-    # whose room in float32 the next ones are drawn
-    seen = shape.heads / layout.tensor * (job.lengths.prompt + room) * 2 * (_FLOAT32 + e)
+    # of a row: scores of one layer and their softmax in float32, and in the number format of products; queries and
+    # results with a place for every key head; or logits, beside the room in float32 from which tokens are drawn
+    heads, key_heads = shape.heads / layout.tensor, shape.kv_heads / layout.tensor
+    seen = 2 * heads * ((job.lengths.prompt + room) * (_FLOAT32 + e) + key_heads * shape.head_width * e)
     drawn = rows * (shape.vocabulary * _FLOAT32 + max(shape.vocabulary * e, seen + working))
     return {
         "keys and values": key_value_bytes(shape, e) / layout.tensor * (prompts * job.lengths.prompt + rows * room),

@@ -160,8 +160,8 @@ def why_whole(config: TrainConfig) -> str:
         return f"adapter={config.adapter_kind} starts from its weights"
     if config.policy is not None and config.policy.adapter_from is not None:
         return "adapter_from"
-    if config.rollouts is not None:
-        return f"method={config.method}"
+    if config.critic is not None and config.critic.value != "shared":
+        return f"method={config.method} trains a value model beside it"
     return "reference=cached" if config.referenced is not None and config.referenced.reference == "cached" else ""
 
 
