@@ -177,7 +177,10 @@ def test_a_rank_loads_its_share_or_the_whole_model():
     reward = loading(job("llama-3.1-8b", "reward"), eight, H100).total - H100.reserve
     assert reward == pytest.approx(8 * (n - ends / 2 + 4096))
     rewards = loading(job("llama-3.1-8b", "rloo"), eight, H100).total - H100.reserve
-    assert rewards == pytest.approx(10 * n)
+    assert rewards == pytest.approx(start)
+    beside = loading(job("llama-3.1-8b", "ppo"), eight, H100).terms  # a value model, whose start is a copy
+    assert (beside["weights"], beside["master weights"], beside["reference"]) == (4 * n, 4 * n, 2 * n)
+    assert beside["value model"] > 4 * (n - ends / 2)
     lora = loading(job("llama-3.1-8b", rank=16), Layout(), H100)
     assert lora.terms["weights"] == 4 * n
     assert "reference" not in lora.terms
