@@ -204,12 +204,11 @@ def _shape(given: argparse.Namespace, name: str, device: torch.device) -> dict[s
     order = {side: _order(counts, pairs, grouped=sides.is_cached(side)) for side in given.sides}
     make = lambda side: _stepper(side, config, counts[order[side]], pairs, given, device)  # noqa: E731
     steppers = _each([side for side in given.sides if side not in left_out], make, left_out)
-    products: list[list[float]] = []  # before each update and after the last, since a shared machine changes its speed
+    products: list[list[float]] = []  # after each update, since a shared machine changes its speed
     for _ in range(given.repeats + 1):
-        products.append(_products(given, device))
         done = _each(steppers, lambda side, now=steppers: now[side].step(), left_out)
         steppers = {side: steppers[side] for side in done}
-    products = [*products[1:], _products(given, device)]
+        products.append(_products(given, device))
     peak, means = max(map(max, products)), [statistics.mean(a + b) for a, b in pairwise(products)]
     found: dict[str, Any] = {
         "shape": name,

@@ -39,6 +39,10 @@ def test_numbers_come_back_from_a_file_as_they_were_put(small, code, length):
     column = filled(code, numbers)
     assert (column._file is not None) == (length * array(code).itemsize >= 3 * 8)
     assert list(column) == [column[at] for at in range(length)] == numbers
+    assert [column[at - length] for at in range(length)] == numbers, "counted from the end"
+    for beyond in (length, -length - 1):
+        with pytest.raises(IndexError):
+            column[beyond]
     assert len(column) == length
     for start in range(0, length, 7):
         for stop in range(start, length, 5):

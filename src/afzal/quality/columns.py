@@ -26,9 +26,7 @@ class Column(Sequence[Any]):
 
     def append(self, value: float) -> None:
         """The next number."""
-        self._new.append(value)
-        if len(self._new) * self._new.itemsize >= _HELD:
-            self._put_down()
+        self.extend((value,))
 
     def extend(self, values: Sequence[Any]) -> None:
         """The next numbers; of a column of bytes also as :class:`bytes`."""
@@ -57,7 +55,8 @@ class Column(Sequence[Any]):
     def __getitem__(self, at: Any) -> Any:
         if isinstance(at, slice):
             raise TypeError("a column has no slices: read() gives a part of it")
-        if self._file is None or at >= self._written:
+        at = range(len(self))[at]  # which counts from the end, too, and knows where it is
+        if at >= self._written:
             return self._new[at - self._written]
         return self.read(at, at + 1)[0]
 
