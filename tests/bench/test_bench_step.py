@@ -30,7 +30,7 @@ def test_the_bench_runs_and_its_sides_agree(tmp_path):
     assert 0.4 < losses["afzal"] < 1.0
     assert hh["losses"]["bf16"]["afzal"] == pytest.approx(hh["losses"]["bf16"]["plain"], rel=2e-2)
     # so narrow a model pays more for one more attention call than for padding: the next test has the bench's own width
-    assert 1.0 <= hh["afzal"]["executed_over_minimum"] <= 1.25
+    assert 1.0 <= hh["afzal"]["executed_over_minimum"] <= 1.5
     assert len(hh["plain"]["seconds"]) == 1
     assert hh["left_out"] == {}
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from afzal.errors import AfzalError
 from afzal.folders import limits, unread
-from afzal.folders.load import blank_causal_model, load_causal_model
+from afzal.folders.load import blank_causal_model, blank_classifier, load_causal_model, load_classifier
 
 FAMILIES = ["llama", "gemma3", "gpt2", "gpt_neox", "phi3", "gpt_oss", "mamba"]
 
@@ -58,6 +58,33 @@ def test_parts_are_the_bits_of_the_whole(tmp_path, family, tied):
     own, theirs = dict(blank.named_buffers()), dict(whole.named_buffers())
     assert own.keys() == theirs.keys()
     assert all(torch.equal(own[name], theirs[name]) for name in own)
+
+
+@pytest.mark.parametrize("of_what", ["language model", "reward model"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "gpt_neox", "phi3"])
+def test_parts_of_a_classifier_are_the_bits_of_the_whole(tmp_path, family, of_what):
+    folder = saved(tmp_path / "lm", family)
+    if of_what == "reward model":
+        load_classifier(folder, num_labels=1).to(torch.bfloat16).save_pretrained(folder := str(tmp_path / "rm"))
+    whole = load_classifier(folder, num_labels=1, dtype=torch.float32)
+    blank, of = blank_classifier(folder, num_labels=1)
+    assert type(blank) is type(whole)
+    assert blank.config.to_dict() == whole.config.to_dict()
+    own = {name: p for name, p in blank.named_parameters() if of.place(p) is not None}
+    assert {name for name, _ in blank.named_parameters()} - own.keys() == (
+        {"score.weight"} if of_what == "language model" else set()
+    )
+    for name, expected in whole.named_parameters():
+        assert name not in own or torch.equal(of.read(own[name].detach()), expected), name
+    assert any(of.is_unread(p) for p in own.values())
+
+
+def test_a_tensor_that_is_read_already_is_given_as_it_is(tmp_path):
+    blank, of = blank_causal_model(saved(tmp_path, "llama"))
+    norm = blank.model.norm.weight.detach()
+    assert of.is_unread(norm)  # 32 numbers
+    assert not of.is_unread(of.read(norm))
+    assert of.read(torch.ones(3)).tolist() == [1, 1, 1]
 
 
 def test_a_blank_model_takes_no_memory(tmp_path):

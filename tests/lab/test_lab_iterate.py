@@ -141,9 +141,13 @@ def votes(prompt, answer):
 @pytest.mark.slow
 def test_a_reference_that_moves_drifts_further_at_the_same_beta(sft, tmp_path):
     """Bradley-Terry votes (Gumbel noise on the true reward) and beta 1, which R moving references make act as 1 / R."""
-    (tmp_path / "votes.py").write_text(VOTES)
-    given = {"reward": f"{tmp_path / 'votes.py'}:votes", "watch_reward": GOLD}
-    given |= {"objective_arg": {"beta": 1.0}, "epochs": 12.0}
-    kept, moved = (rounds(sft, tmp_path / name, reference=name, **given) for name in ("initial", "previous"))
+    found = []
+    for name in ("initial", "previous"):
+        own = tmp_path / f"{name}.py"  # a file of each run's own, whose chances begin anew
+        own.write_text(VOTES)
+        given: dict[str, Any] = {"reward": f"{own}:votes", "watch_reward": GOLD, "reference": name}
+        given |= {"objective_arg": {"beta": 1.0}, "epochs": 12.0}
+        found.append(rounds(sft, tmp_path / name, **given))
+    kept, moved = found
     assert moved[1]["kl"] == kept[1]["kl"]
     assert moved[3]["kl"]["mean"] > 1.3 * kept[3]["kl"]["mean"]

@@ -17,6 +17,8 @@ from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing
 from afzal.model.reward import (
     HEADS_FILE,
+    adds_row,
+    blank_reward_model,
     choose_pad,
     ensemble,
     head_scores,
@@ -159,16 +161,42 @@ def test_a_family_without_a_classifier_is_refused_in_words(tmp_path):
         load_reward_model(str(tmp_path))
 
 
+@pytest.mark.parametrize("heads", [1, 40])  # 32 numbers, which are read at once; 1,280, which are not
+def test_a_reward_model_that_is_not_read_has_its_heads_and_its_configuration(folder, heads):
+    for path in (folder / "trunk", folder / "saved"):
+        model = load_reward_model(str(path), heads=heads, seed=3)
+        blank, of = blank_reward_model(str(path), heads=heads, seed=3)
+        assert torch.equal(blank.score.weight, model.score.weight)
+        assert not of.is_unread(blank.score.weight)
+        assert of.is_unread(blank.get_input_embeddings().weight)
+        assert blank.config.to_dict() == model.config.to_dict()
+        assert not blank.training
+        if path.name == "trunk":
+            save_reward_model(model, byte_tokenizer(), folder / "saved")
+    assert not torch.equal(*(blank_reward_model(str(folder / "trunk"), seed=s)[0].score.weight for s in (0, 1)))
+
+
+def test_a_large_head_in_the_file_is_read_with_the_model(folder, monkeypatch):
+    model = load_reward_model(str(folder / "trunk"), seed=3)
+    save_reward_model(model, byte_tokenizer(), folder / "saved")
+    monkeypatch.setattr("afzal.folders.unread._SMALL", 16)
+    assert torch.equal(blank_reward_model(str(folder / "saved"))[0].score.weight, model.score.weight)
+
+
 def test_a_padding_token_that_ends_no_response(folder):
     model, tokenizer = load_reward_model(str(folder / "trunk")), byte_tokenizer()
+    assert not adds_row(model, tokenizer, {2})
     choose_pad(model, tokenizer, {2})
     assert model.config.pad_token_id == tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
     everything = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id}
     before = len(tokenizer)
+    assert adds_row(model, tokenizer, everything)
     choose_pad(model, tokenizer, everything)
     assert tokenizer.pad_token_id == before
     assert model.config.pad_token_id == before
     assert model.get_input_embeddings().num_embeddings > before
+    assert not adds_row(model, tokenizer, everything)  # which now has a padding token of its own
+    assert not adds_row(model, byte_tokenizer(), everything)  # whose new token has a row already
 
 
 def test_an_ensemble_is_one_batch_whose_loss_is_the_sum_over_heads(folder):

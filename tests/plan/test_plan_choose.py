@@ -174,29 +174,32 @@ def test_a_rank_loads_its_share_or_the_whole_model():
     start = loading(job("llama-3.1-8b"), eight, H100).total - H100.reserve
     assert start == pytest.approx((4 + 2) * n / 8 + 2 * (block_parameters(shape) + ends))
     assert plan(job("llama-3.1-70b"), H100, Wish(), ASSUMED).fits
+    whole = loading(job("llama-3.1-8b", reference="cached"), eight, H100).total - H100.reserve
+    assert whole == pytest.approx(8 * n)
     reward = loading(job("llama-3.1-8b", "reward"), eight, H100).total - H100.reserve
-    assert reward == pytest.approx(8 * (n - ends / 2 + 4096))
+    trunk = n - ends / 2
+    assert reward == pytest.approx(4 * (trunk + 4096) / 8 + 2 * (block_parameters(shape) + ends / 2))
     rewards = loading(job("llama-3.1-8b", "rloo"), eight, H100).total - H100.reserve
     assert rewards == pytest.approx(start)
-    beside = loading(job("llama-3.1-8b", "ppo"), eight, H100).terms  # a value model, whose start is a copy
-    assert (beside["weights"], beside["master weights"], beside["reference"]) == (4 * n, 4 * n, 2 * n)
-    assert beside["value model"] > 4 * (n - ends / 2)
+    valued = loading(job("llama-3.1-8b", "ppo"), eight, H100).total - H100.reserve  # whose start is a copy
+    assert valued == pytest.approx(start + 4 * (n + 4096) / 8)
     lora = loading(job("llama-3.1-8b", rank=16), Layout(), H100)
     assert lora.terms["weights"] == 4 * n
     assert "reference" not in lora.terms
 
 
-@pytest.mark.parametrize("method", ["reward", "rloo"])
-def test_what_every_rank_loads_whole_fits_nowhere_when_it_is_too_large(method: str):
-    with pytest.raises(AfzalError, match="GB per device are needed"):
-        plan(job("llama-3.1-70b", method), H100, Wish(), ASSUMED)
+def test_what_every_rank_holds_whole_fits_nowhere_when_it_is_too_large():
+    assert plan(job("llama-3.1-70b", "reward"), H100, Wish(), ASSUMED).fits
+    for asked in (job("llama-3.1-70b", reference="cached"), job("llama-3.1-70b", "rloo")):
+        with pytest.raises(AfzalError, match="GB per device are needed"):
+            plan(asked, H100, Wish(), ASSUMED)
 
 
 def test_loading_names_itself_where_an_update_would_fit():
     wide = Layout(nodes=4, gpus=8, shards=32, recompute="full", tokens=512)
-    error = does_not_fit(job("llama-3.1-70b", "reward"), wide, H100)
+    error = does_not_fit(job("llama-3.1-70b", reference="cached"), wide, H100)
     assert "to load the model" in str(error)
-    assert "every rank loads the whole model in float32 (it gets a head for scores)" in str(error)
+    assert "every rank loads the whole model in float32 (reference=cached)" in str(error)
     assert "more devices do not help" in error.remedy
 
 

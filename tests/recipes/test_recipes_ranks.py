@@ -16,9 +16,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_ranks import run_ranks, start_ranks
-from helpers_runs import command_line, finished, model_folder, pair_file, settings, start_command
+from helpers_ranks import run_ranks, start_group, start_ranks
+from helpers_runs import _run, command_line, finished, model_folder, pair_file, settings, start_command
+from helpers_tokenizers import byte_tokenizer
 from safetensors.torch import load_file
+
+from afzal.model.reward import choose_pad, load_reward_model, save_reward_model
 
 # 37 pairs in updates of 7: 2 and 4 ranks never have equally many, and the last update of an epoch is smaller
 SMALL = {"batch_size": 7, "epochs": 1.0, "lr": 3e-4, "tokens_per_forward": 130, "save_every_steps": None}
@@ -29,6 +32,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("sft", {}),
     "reward": ("reward", {}),
     "ensemble": ("reward", {"heads": 3}),
+    "reward-lora": ("reward", {"lora_rank": 4, "heads": 2}),
     "coupled": ("prefer", {"objective": "aot"}),
     "stateful": ("prefer", {"objective": "bco"}),
     "learned": ("prefer", {"objective": "rao_kupper", "learn": "nu"}),
@@ -142,12 +146,15 @@ ONLINE: dict[str, Any] = {
     "lr": 1e-3,
     "adam_eps": 1e-4,
 }
+REWARD = "def odd(prompt, answer):\n    return sum(map(ord, answer)) % 17 / 8\n"
 FROM_REWARDS: dict[str, tuple[str, dict[str, Any]]] = {
     "grpo": ("grpo", {"n": 3}),
     "ppo": ("ppo", {}),
     "rloo": ("rloo", {"n": 3}),
     "reinforce": ("reinforce", {}),
     "ppo-shared": ("ppo", {"value": "shared"}),
+    "ppo-lora": ("ppo", {"lora_rank": 4}),
+    "ppo-from-reward": ("ppo", {"value_model": "scorer"}),
     "grpo-lora": ("grpo", {"n": 3, "lora_rank": 4}),
     "two-prompts": ("rloo", {"n": 2, "batch_size": 2, "minibatches": 2}),
 }
@@ -160,12 +167,60 @@ def from_rewards(tmp_path: Path, name: str, n: int, **more: Any) -> tuple[Path, 
         more: settings of the run by several.
     """
     method, overrides = FROM_REWARDS[name]
-    (tmp_path / "rewards.py").write_text("def odd(prompt, answer):\n    return sum(map(ord, answer)) % 17 / 8\n")
+    (tmp_path / "rewards.py").write_text(REWARD)
     asked = ONLINE | {"reward": f"{tmp_path / 'rewards.py'}:odd"} | overrides
+    if "value_model" in asked:
+        asked |= {"value_model": str(tmp_path / asked["value_model"])}
     one, several = given(tmp_path, "one", method, **asked), given(tmp_path, "several", method, **asked, **more)
+    if "value_model" in asked:
+        reward_model(tmp_path / "model", Path(asked["value_model"]))
     assert finished(start_command(command_line(method, one))) == 0
     assert run_ranks(command_line(method, several), n) == [0] * n
     return tmp_path / "one", tmp_path / "several"
+
+
+def reward_model(model: Path, out: Path) -> None:
+    """A reward model on the trunk of a policy, whose scores have a zero of their own."""
+    made, tokenizer = load_reward_model(str(model), seed=3), byte_tokenizer()
+    choose_pad(made, tokenizer, set())
+    save_reward_model(made, tokenizer, out, shift=0.25)
+
+
+def _without_whole_models(arguments: list[str], environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    import afzal.model.load
+    import afzal.model.reward
+
+    def refuse(folder: str, **settings: Any) -> Any:
+        raise AssertionError(f"{folder} is loaded whole")
+
+    afzal.model.load.load_causal_model = afzal.model.reward.load_classifier = refuse
+    _run(arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("reward", 0),
+        ("ppo-from-reward", 0),
+        pytest.param("ppo", 0, marks=pytest.mark.slow),
+        pytest.param("ppo-lora", 0, marks=pytest.mark.slow),
+        pytest.param("reward-lora", 0, marks=pytest.mark.slow),
+        pytest.param("cached", 70, marks=pytest.mark.slow),  # the control
+    ],
+)
+def test_no_rank_loads_a_whole_model(tmp_path, name, code):
+    method, asked = METHODS[name] if name in METHODS else FROM_REWARDS[name]
+    if name in FROM_REWARDS:
+        (tmp_path / "rewards.py").write_text(REWARD)
+        asked = ONLINE | {"reward": f"{tmp_path / 'rewards.py'}:odd", "iterations": 1} | asked
+    if "value_model" in asked:
+        asked |= {"value_model": str(tmp_path / asked["value_model"])}
+    found = given(tmp_path, "out", method, **asked)
+    if "value_model" in asked:
+        reward_model(tmp_path / "model", Path(asked["value_model"]))
+    started = start_group(_without_whole_models, 2, command_line(method, found))
+    assert [finished(process) for process in started] == [code, code]
 
 
 def test_two_ranks_learn_from_rewards_as_one_does(tmp_path):

@@ -13,6 +13,8 @@ from helpers_runs import finished
 
 from afzal.model.adapters import Adapter, add_adapter
 from afzal.model.load import blank_model, load_model
+from afzal.model.reward import blank_reward_model, load_reward_model
+from afzal.model.value import freeze_unused_head, own_critic
 from afzal.train import ranks
 from afzal.train.pieces import local
 from afzal.train.precision import Dtype
@@ -60,12 +62,25 @@ def _compare(argument: tuple[str, Dtype, bool]) -> None:
     same(read_frozen(blank, dtype, CPU, unread), base.requires_grad_(False))
     if not adapter:
         same(copied, base)
-    one, other = made.whole(), whole.whole()
+    valued = own_critic(adapted(load_model(folder), adapter)).trunk
+    assert valued.get_output_embeddings().weight.requires_grad == ("gpt2" in folder)  # whose head is its embedding
+    same(made.twin(freeze_unused_head).model, shard(valued, CPU))
+    one, other = made.whole(Path(folder)), whole.whole(Path(folder))
     if ranks.leads():
         for name, p in one.named_parameters():
             trains = p.requires_grad or "embed" in name or "lm_head" in name
             assert p.is_meta == (adapter and not trains), name
             assert p.is_meta or torch.equal(p, other.get_parameter(name)), name
+
+
+def _compare_scorers(argument: tuple[str, Dtype, bool]) -> None:
+    folder, dtype, adapter = argument
+    blank, unread = blank_reward_model(folder, heads=2, seed=5)
+    whole = load_reward_model(folder, heads=2, seed=5)
+    made = Sharded(adapted(blank, adapter), dtype, CPU, unread)
+    same(made.model, Sharded(adapted(whole, adapter), dtype, CPU).model)
+    saved = made.whole(Path(folder))  # whose adapter is merged into the base before it is written
+    assert not ranks.leads() or not any(p.is_meta for p in saved.parameters())
 
 
 def _as_rank(cases: list[tuple[str, Dtype, bool]], environment: dict[str, str]) -> None:
@@ -75,6 +90,7 @@ def _as_rank(cases: list[tuple[str, Dtype, bool]], environment: dict[str, str]) 
         for case in cases:
             print(case, flush=True)  # which of them failed
             _compare(case)
+            _compare_scorers(case)
 
 
 CASES: list[tuple[str, Dtype, bool]] = [("llama", "fp32", False), ("llama", "bf16", True)]

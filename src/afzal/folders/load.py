@@ -229,23 +229,24 @@ def blank_causal_model(folder: str) -> tuple[Any, Unread]:
         AfzalError: as there; or the model is not made of the files' tensors as they are.
     """
     refuse_other_task(folder)
-    unread = Unread(folder)
-    model = _blank(folder, _causal_class(folder), unread)
-    unread.refuse_changed(model)
-    return model, unread
+    return _blank(folder, _causal_class(folder), load_config(folder))
 
 
-def _blank(folder: str, auto: Any, unread: Unread) -> Any:
+def _blank(folder: str, kind: Any, config: Any, fresh: frozenset[str] = frozenset()) -> tuple[Any, Unread]:
     import torch
+    from transformers import PreTrainedModel
 
-    config = load_config(folder)
-    with guarded(folder), bounded_by(folder, unread.stored), torch.device("meta"):
-        kind = type(auto.from_config(config))
-    model = _read(kind, folder, unread.stored, weights=unread.tensors, config=config, dtype=torch.float32)
+    unread = Unread(folder)
+    if not issubclass(kind, PreTrainedModel):
+        with guarded(folder), bounded_by(folder, unread.stored), torch.device("meta"):
+            kind = type(kind.from_config(config))
+    given = {"weights": unread.tensors, "config": config, "dtype": torch.float32}
+    model = _read(kind, folder, unread.stored, fresh=fresh, **given)
+    unread.refuse_changed(model, fresh)
     model.config.name_or_path = model.name_or_path = folder  # as it has it that was loaded from there
     if (Path(folder) / "generation_config.json").exists():
         model.generation_config = load_generation_config(folder)
-    return model
+    return model, unread
 
 
 def _causal_class(folder: str) -> Any:
@@ -279,13 +280,39 @@ def load_classifier(folder: str, **settings: Any) -> Any:
         AfzalError: there is no classifier of this architecture, it cannot be read, or it lacks a tensor other than the
             head of a language model's trunk.
     """
+    kind = _classifier_class(folder)
+    if kind is None:
+        return with_head(load_causal_model(folder, dtype=settings.get("dtype")), settings["num_labels"])
+    return _read(kind, folder, tensors_of(folder), fresh=_fresh_heads(folder), **settings)
+
+
+def blank_classifier(folder: str, num_labels: int) -> tuple[Any, Unread]:
+    """As :func:`load_classifier` in float32, without its weights, which are not read; and where they are.
+
+    Raises:
+        AfzalError: as there; or the model is not made of the files' tensors as they are.
+    """
+    kind = _classifier_class(folder)
+    if kind is None:
+        model, unread = blank_causal_model(folder)
+        return with_head(model, num_labels), unread
+    config = load_config(folder)
+    config.num_labels = num_labels
+    return _blank(folder, kind, config, _fresh_heads(folder))
+
+
+def _fresh_heads(folder: str) -> frozenset[str]:
+    """Names of the heads of a classifier that are not read from the folder; of a language model, its own too."""
+    return frozenset() if is_reward_model(folder) else _HEADS
+
+
+def _classifier_class(folder: str) -> Any:
+    """The class of `transformers` that opens the folder as a classifier; None where one is made of a language model."""
     from transformers import AutoModelForSequenceClassification
 
-    is_made, lacks_class = not is_reward_model(folder), _has_towers(folder) and not _has_classifier(folder)
-    if lacks_class and is_made:
-        return with_head(load_causal_model(folder, dtype=settings.get("dtype")), settings["num_labels"])
-    kind = classifier_of(type(load_config(folder))) if lacks_class else AutoModelForSequenceClassification
-    return _read(kind, folder, tensors_of(folder), fresh=_HEADS if is_made else frozenset(), **settings)
+    if not _has_towers(folder) or _has_classifier(folder):
+        return AutoModelForSequenceClassification
+    return classifier_of(type(load_config(folder))) if is_reward_model(folder) else None
 
 
 def _read(

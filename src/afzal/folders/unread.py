@@ -7,7 +7,7 @@ is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,8 +68,26 @@ class Unread:
         place = self._places.get(tensor.untyped_storage().data_ptr()) if tensor.numel() else None
         return place is not None and self.stored[place.name].size >= _SMALL
 
-    def refuse_changed(self, model: Any) -> None:
+    def read(self, tensor: Any) -> Any:
+        """The tensor whole, read if it has not been.
+
+        Raises:
+            AfzalError: its file cannot be read.
+        """
+        import torch
+
+        if not self.is_unread(tensor):
+            return tensor
+        place, into = self.place(tensor), torch.empty(tensor.shape)
+        assert place is not None
+        fill({place.name: (place, [slice(0, n) for n in into.shape], into)})
+        return into
+
+    def refuse_changed(self, model: Any, fresh: Collection[str] = ()) -> None:
         """Make sure that every weight and buffer of a model is a tensor of the files as it is, or is there already.
+
+        Args:
+            fresh: names of weights that the files may lack.
 
         Raises:
             AfzalError: the library computes one from others, or changes it.
@@ -78,7 +96,7 @@ class Unread:
         if conversions is None or any(getattr(c, "operations", None) for c in conversions):
             raise AfzalError(f"{type(model).__name__} is made of the tensors in {self.folder} by computing")
         for name, p in model.named_parameters():
-            if self.place(p) is None:
+            if name not in fresh and self.place(p) is None:
                 raise AfzalError(f"{name} is not a tensor in {self.folder} as it is")
         for name, b in model.named_buffers():
             if self.is_unread(b):

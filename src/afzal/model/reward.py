@@ -25,7 +25,8 @@ from afzal.errors import AfzalError
 from afzal.folders.guard import guarded
 from afzal.folders.kinds import REWARD_HEAD
 from afzal.folders.kinds import is_reward_model as is_saved_reward_model
-from afzal.folders.load import load_classifier, model_folder
+from afzal.folders.load import blank_classifier, load_classifier, model_folder
+from afzal.folders.unread import Unread
 from afzal.model import rotary
 from afzal.model.attention import stock_attention
 from afzal.model.load import adapter_base, save_model, switch_off_dropout
@@ -56,20 +57,44 @@ def load_reward_model(path: str, *, heads: int | None = None, seed: int = 0, dev
         AfzalError: no such folder, an adapter's folder, an architecture without a classifier, or another number of
             heads than the saved ones.
     """
-    folder = model_folder(path)
-    if adapter_base(folder) is not None:
-        raise AfzalError(
-            f"{path} is an adapter", remedy=f"merge it into its base model first: afzal export {path} --out FOLDER"
-        )
+    folder = _whole_folder(path)
     made = load_classifier(folder, num_labels=1, dtype=torch.float32)
+    model = _settled(made, Path(folder), heads, seed).to(device)
+    refuse_unsound(model, path)
+    return model
+
+
+def blank_reward_model(path: str, *, heads: int | None = None, seed: int = 0) -> tuple[Any, Unread]:
+    """What :func:`load_reward_model` gives on the CPU, without large weights of its trunk, and where those are.
+
+    Its heads are there. Whether its weights are sound is not known before they are read.
+
+    Raises:
+        AfzalError: as there; or the weights are not tensors of the files as they are.
+    """
+    folder = _whole_folder(path)
+    made, unread = blank_classifier(folder, num_labels=1)
+    if isinstance(getattr(made, "score", None), nn.Linear):
+        made.score.weight = nn.Parameter(unread.read(made.score.weight.detach()))
+    return _settled(made, Path(folder), heads, seed), unread
+
+
+def _whole_folder(path: str) -> str:
+    folder = model_folder(path)
+    if adapter_base(folder) is None:
+        return folder
+    raise AfzalError(
+        f"{path} is an adapter", remedy=f"merge it into its base model first: afzal export {path} --out FOLDER"
+    )
+
+
+def _settled(made: Any, folder: Path, heads: int | None, seed: int) -> Any:
     if made.config.get_text_config().pad_token_id is None:
         made.config.get_text_config().pad_token_id = 0  # only to satisfy it: it reads its own scores, not we
-    model = _with_heads(made, Path(folder), heads, seed)
-    model.to(device)
+    model = _with_heads(made, folder, heads, seed)
     switch_off_dropout(model)
     fuse_norms(model)
-    refuse_unsound(model.eval(), path)
-    return model
+    return model.eval()
 
 
 def _with_heads(model: Any, folder: Path, heads: int | None, seed: int) -> Any:
@@ -226,9 +251,7 @@ def choose_pad(model: Any, tokenizer: Any, ends: Collection[int]) -> None:
     `transformers` reads a sequence classifier at the last token that is not padding. Where every known candidate (the
     padding, unknown and start tokens) can end a response, a new token is added.
     """
-    ends = {*ends, tokenizer.eos_token_id}
-    known = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
-    pad = next((i for i in known if i is not None and i not in ends), None)
+    pad = _known_pad(tokenizer, ends)
     if pad is None:
         tokenizer.add_special_tokens({"pad_token": _PAD})
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -236,6 +259,20 @@ def choose_pad(model: Any, tokenizer: Any, ends: Collection[int]) -> None:
         pad = tokenizer.pad_token_id
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     model.config.get_text_config().pad_token_id = model.config.pad_token_id = pad
+
+
+def adds_row(model: Any, tokenizer: Any, ends: Collection[int]) -> bool:
+    """Whether :func:`choose_pad` will give the model an embedding for a new token, which is made of all others."""
+    if _known_pad(tokenizer, ends) is not None or _PAD in tokenizer.get_vocab():
+        return False
+    return len(tokenizer) >= model.get_input_embeddings().num_embeddings
+
+
+def _known_pad(tokenizer: Any, ends: Collection[int]) -> int | None:
+    """The id of a token that the tokenizer has, which ends no response; None where there is none."""
+    ends = {*ends, tokenizer.eos_token_id}
+    known = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
+    return next((i for i in known if i is not None and i not in ends), None)
 
 
 def shift_of(model: Any) -> float:

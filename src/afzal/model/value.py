@@ -14,13 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afzal.folders.fit import refuse_other_size
-from afzal.model.load import vocabulary_of
 from afzal.model.logprobs import hidden_states
 from afzal.model.reward import (
     is_reward_model,
-    load_reward_model,
-    refuse_language_model,
     reward_head,
     shift_of,
     states_at_head,
@@ -30,10 +26,14 @@ from afzal.tokens.batch import Batch
 
 @dataclass(frozen=True, slots=True)
 class Critic:
-    """A scalar head on a trunk of its own, or on the policy's, where ``trunk`` is None. Both compute in float32."""
+    """A scalar head on a trunk of its own, or on the policy's, where ``trunk`` is None. Both compute in float32.
+
+    Of a trunk that lies in pieces on several ranks ``stand_in`` makes a model of its shapes, to measure a pass on.
+    """
 
     head: nn.Linear
     trunk: Any = None
+    stand_in: Callable[[], Any] | None = None
 
     def values(self, batch: Batch, policy_hidden: Tensor | None = None) -> Tensor:
         """``[M]`` float32: the reward expected just before each scored token, in the reward's unit.
@@ -61,13 +61,23 @@ class Critic:
         return found
 
 
-def own_critic(policy: Any) -> Critic:
-    """A copy of the policy as it is now, adapters included, under a head of zeros: it begins by expecting nothing."""
-    trunk = copy.deepcopy(policy)
+def own_critic(policy: Any, trunk: Any = None) -> Critic:
+    """A copy of the policy as it is now, adapters included, under a head of zeros: it begins by expecting nothing.
+
+    Args:
+        trunk: the copy, where another than ``policy`` in memory is to be had, with its unused head frozen.
+    """
+    if trunk is None:
+        trunk = copy.deepcopy(policy)
+        freeze_unused_head(trunk)
+    return Critic(_zero_head(policy), trunk)
+
+
+def freeze_unused_head(trunk: Any) -> None:
+    """Keep a language model's output head as it is, where it is no embedding too: values are not read from it."""
     unused = trunk.get_output_embeddings()
     if unused.weight is not trunk.get_input_embeddings().weight:
         unused.requires_grad_(False)
-    return Critic(_zero_head(policy), trunk)
 
 
 def shared_critic(policy: Any) -> Critic:
@@ -75,20 +85,15 @@ def shared_critic(policy: Any) -> Critic:
     return Critic(_zero_head(policy))
 
 
-def reward_critic(folder: str, policy: Any, adapt: Callable[[Any], Any]) -> Critic:
-    """A saved reward model: it begins by expecting what it would give for the answer as far as it is written.
+def reward_critic(trunk: Any, policy: Any, adapt: Callable[[Any], Any]) -> Critic:
+    """A reward model: it begins by expecting what it would give for the answer as far as it is written.
 
     Args:
+        trunk: the reward model; only its heads are read here.
         adapt: puts a fresh adapter on it, as on the policy, where there is to be one.
-
-    Raises:
-        AfzalError: it has another vocabulary than the policy.
     """
-    refuse_language_model(folder, "value_model")
-    trunk = load_reward_model(folder, device=next(policy.parameters()).device)
-    refuse_other_size(vocabulary_of(policy), vocabulary_of(trunk), f"the value model {folder}")
     saved = reward_head(trunk)
-    head = nn.Linear(saved.in_features, 1, device=saved.weight.device)  # pyright: ignore
+    head = nn.Linear(saved.in_features, 1, device=next(policy.parameters()).device)  # pyright: ignore
     with torch.no_grad():
         head.weight.copy_(saved.weight.mean(0, keepdim=True))  # pyright: ignore
         head.bias.fill_(-shift_of(trunk))

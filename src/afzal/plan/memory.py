@@ -59,9 +59,10 @@ def loading(job: Job, layout: Layout, device: Device) -> Moment:
     if job.frozen != "dtype":
         return Moment("loading", {"weights": kept["weights"]} | overhead)
     if layout.shards * layout.tensor > 1 and not why_whole(job):
-        ends = embedding_parameters(job.shape) * (1 if job.shape.tied else 2)
+        ends = embedding_parameters(job.shape) * (1 if job.shape.tied or job.method.scalar else 2)
         once = e * (block_parameters(job.shape) + ends) / layout.tensor if layout.shards > 1 else 0.0
-        terms = {"weights": kept["weights"], "reference": kept.get("reference", 0.0), "gathered": once}
+        terms = {"weights": kept["weights"], "gathered": once}
+        terms |= {name: kept[name] for name in ("towers", "reference", "value model") if name in kept}
         return Moment("loading", terms | overhead)
     terms = {
         "weights": 4.0 * policy_parameters(job),
@@ -78,10 +79,6 @@ def loading(job: Job, layout: Layout, device: Device) -> Moment:
 
 def why_whole(job: Job) -> str:
     """Why each of several ranks loads the whole model, as ``afzal train`` has it; empty where it reads its pieces."""
-    if job.has_value_model:
-        return f"method={job.method.name} trains a value model beside it"
-    if job.method.scalar:
-        return "it gets a head for scores"
     if job.shape.experts:
         return "its experts are stacked as they are loaded"
     return "reference=cached" if job.reference == "cached" else ""

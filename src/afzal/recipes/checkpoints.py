@@ -98,10 +98,11 @@ def bytes_to_write(config: TrainConfig, setup: Setup) -> dict[str, int]:
     model = setup.model
     merged = config.scorer is not None or not is_adapted(model)
     saved = [p for p in model.parameters() if p.requires_grad or merged]
+    copies = 2 if ranks.world() > 1 else 1  # it is put together on the disk before it is written
     return {
         "checkpoints": one * (kept_checkpoints(config) + 1 if several else 1),
         "best checkpoint": 2 * one if setup.settings.patience else 0,
-        "model": setup.save_dtype.itemsize * sum(p.numel() for p in saved),
+        "model": copies * setup.save_dtype.itemsize * sum(p.numel() for p in saved),
     }
 
 

@@ -49,8 +49,11 @@ class Held:
 
     @property
     def measured(self) -> list[Any]:
-        """As ``trunks``, to run and to measure: of a model in pieces one that has no weights."""
+        """As ``trunks``, to run and to measure: of models in pieces some that have no weights, since a pass without a
+        backward pass would leave layers gathered, and the next update would read weights of before it."""
         policy, *beside = self.trunks
+        if self.critic is not None and self.critic.stand_in is not None:
+            beside = [self.critic.stand_in()]
         return [self.weights.stand_in() if isinstance(self.weights, Sharded) else policy, *beside]
 
     @property

@@ -3,42 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from afzal.config import OnlineConfig, TrainConfig
 from afzal.errors import AfzalError
+from afzal.folders.fit import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
 from afzal.health.rollouts import signs
 from afzal.judging.rewards import reward_or_judge
 from afzal.model.adapters import virtual_kind
-from afzal.model.load import refuse_fewer_positions
+from afzal.model.load import refuse_fewer_positions, vocabulary_of
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import Reference
-from afzal.model.value import Critic, own_critic, reward_critic, shared_critic
+from afzal.model.reward import blank_reward_model, load_reward_model, refuse_language_model
+from afzal.model.value import Critic, freeze_unused_head, own_critic, reward_critic, shared_critic
 from afzal.prepare import Prepared
+from afzal.recipes import parallel
 from afzal.recipes.rollout import Writer, held_out
 from afzal.servers.cache import REPLIES
 from afzal.text import plural
-from afzal.tokens.batch import Sharing
 from afzal.train.feed import Layout
 from afzal.train.rollouts import Controller, Rollouts
+from afzal.train.shard import Sharded
 
 _MANY_CUT = 0.1  # of the answers of a rollout
 
 
 def critic_of(
-    config: TrainConfig, prepared: Prepared, model: Any, sharing: Sharing, adapt: Callable[[Any], Any]
+    config: TrainConfig,
+    prepared: Prepared,
+    policy: Any,
+    layout: Layout,
+    adapt: Callable[[Any], Any],
 ) -> Critic | None:
-    """The value model that PPO trains beside ``model``; it computes in the layout of the policy.
+    """The value model that PPO trains beside the policy; it computes in the layout of the policy.
+
+    It lies in pieces where the policy does.
 
     Args:
+        policy: the model, or what has it in pieces.
         adapt: puts the adapter of the settings on another model.
 
     Raises:
         AfzalError: the reward model to start it from cannot be read, or cannot share prompts where the policy does; or
             the adapter is of a kind that these methods do not train.
     """
+    pieces = policy if isinstance(policy, Sharded) else None
+    model = policy if pieces is None else pieces.model
     if config.rollouts is not None and (kind := virtual_kind(model)):
         raise AfzalError(
             f"adapter {kind} is not offered with {config.method}",
@@ -53,15 +67,24 @@ def critic_of(
     if config.policy is not None and config.policy.quantize is not None:
         raise AfzalError("a 4-bit model is not copied for a value model", remedy="value=shared")
     if asked.value_model is None:
-        return own_critic(model)
-    what = f"the value model {asked.value_model}"
-    refuse_another_tokenizer(prepared.tokenizer, asked.value_model, what)
-    critic = reward_critic(asked.value_model, model, adapt)
-    refuse_fewer_positions(critic.trunk, prepared.max_tokens, what)
-    if choose_sharing(critic.trunk, config.max_tokens)[0] != sharing and sharing == "shared":
-        raise AfzalError(
-            f"value_model {asked.value_model} cannot share prompts between answers", remedy="sharing=unshared"
-        )
+        if pieces is None:
+            return own_critic(model)
+        twin = pieces.twin(freeze_unused_head)
+        return replace(own_critic(model, twin.model), stand_in=twin.stand_in)
+    what, folder = f"the value model {asked.value_model}", asked.value_model
+    refuse_another_tokenizer(prepared.tokenizer, folder, what)
+    refuse_language_model(folder, "value_model")
+    found = parallel.Opened(None) if pieces is None else parallel.opened(partial(blank_reward_model, folder))
+    trunk = load_reward_model(folder, device=layout.device) if found.model is None else found.model
+    refuse_other_size(vocabulary_of(model), vocabulary_of(trunk), what)
+    refuse_fewer_positions(trunk, prepared.max_tokens, what)
+    critic = reward_critic(trunk, model, adapt)
+    if found.unread is not None:
+        lying = parallel.read_in_pieces(critic.trunk, found.unread, "fp32", layout.device, folder)
+        critic = replace(critic, stand_in=lying.stand_in)
+    if layout.sharing == "shared" and choose_sharing(critic.trunk, config.max_tokens)[0] != "shared":
+        raise AfzalError(f"value_model {folder} cannot share prompts between answers", remedy="sharing=unshared")
+    parallel.let_go(critic.trunk)
     return critic
 
 

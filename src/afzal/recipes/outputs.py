@@ -71,11 +71,18 @@ def written_as(model: Any, dtype: torch.dtype) -> Iterator[None]:
     try:
         for p, _ in before:
             p.data = p.data if p.is_meta else p.data.to("cpu")  # what is on the meta device is not written
-        cast_parameters(model, dtype, keep=_is_head if is_reward_model(model) else lambda name: False)
+        cast_as_saved(model, dtype)
         yield
     finally:
         for p, value in before:
             p.data = value
+
+
+def cast_as_saved(model: Any, dtype: torch.dtype) -> None:
+    """Give the weights the number formats in place that they are saved in under ``dtype``, as :func:`written_as` has
+    it."""
+    if dtype != torch.float32:
+        cast_parameters(model, dtype, keep=_is_head if is_reward_model(model) else lambda name: False)
 
 
 def format_name(dtype: torch.dtype) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,14 +156,10 @@ def let_go(*models: Any) -> None:
 def why_whole(config: TrainConfig) -> str:
     """Why the model of a run over several ranks is loaded whole by each of them; empty where it can be read in pieces,
     as far as the settings say that :func:`refuse` lets through."""
-    if config.scorer is not None:
-        return "it gets a head for scores"
     if config.adapter_kind in (*VIRTUAL, "dora"):
         return f"adapter={config.adapter_kind} starts from its weights"
     if config.policy is not None and config.policy.adapter_from is not None:
         return "adapter_from"
-    if config.critic is not None and config.critic.value != "shared":
-        return f"method={config.method} trains a value model beside it"
     return "reference=cached" if config.referenced is not None and config.referenced.reference == "cached" else ""
 
 
@@ -175,16 +173,17 @@ class Opened:
     why_whole: str = ""
 
 
-def opened(path: str, why: str = "") -> Opened:
-    """The model of a folder without its weights; or without a model, where it has to be loaded whole.
+def opened(blank: Callable[[], tuple[Any, Unread]], why: str = "") -> Opened:
+    """A model without its weights; or without a model, where it has to be loaded whole.
 
     Args:
+        blank: builds it, from a folder.
         why: a reason to load it whole that is known already.
     """
     if why:
         return Opened(None, None, why)
     try:
-        return Opened(*blank_model(path))
+        return Opened(*blank())
     except AfzalError as error:  # what is wrong with a folder is said again, in full, when it is loaded
         return Opened(None, None, error.what)
 
@@ -202,7 +201,7 @@ def read_in_pieces(model: Any, unread: Unread, dtype: Dtype, device: torch.devic
 
 def frozen_model(path: str, dtype: Dtype, device: torch.device) -> Any:
     """Another model, which never trains: in pieces where there are several ranks and it can be read so."""
-    found = opened(path) if ranks.world() > 1 else Opened(None)
+    found = opened(partial(blank_model, path)) if ranks.world() > 1 else Opened(None)
     if found.unread is None:
         return load_model(path, device=device).requires_grad_(False)
     model = read_frozen(found.model, dtype, device, found.unread)
@@ -224,7 +223,7 @@ def sharded(
     """With several ranks, the model, its value model and the frozen models beside it in pieces."""
     if ranks.world() == 1:
         return weights
-    if critic is not None and critic.trunk is not None:
+    if critic is not None and critic.trunk is not None and not is_in_pieces(critic.trunk):
         shard(critic.trunk, device)
     for other in others:
         if isinstance(other, Frozen) and not is_in_pieces(other.model):

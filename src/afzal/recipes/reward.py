@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,8 @@ from afzal.config import TrainConfig
 from afzal.config.sections import ScorerSettings
 from afzal.errors import AfzalError
 from afzal.model.reward import (
+    adds_row,
+    blank_reward_model,
     choose_pad,
     ensemble,
     head_scores,
@@ -21,32 +24,44 @@ from afzal.model.reward import (
     n_heads,
 )
 from afzal.prepare import Prepared
+from afzal.recipes import parallel
 from afzal.report import Section
 from afzal.rewards.assess import assess, lines, score_items, sections
 from afzal.rewards.identified import identified, section
 from afzal.tokens import Tree
 from afzal.tokens.batch import Batch
+from afzal.train import ranks
 from afzal.train.feed import Layout
 
 _SHIFT_TREES = 512  # items whose better responses set the zero: enough for two digits
 
 
-def start(config: TrainConfig, asked: ScorerSettings, prepared: Prepared, device: torch.device, given: Any) -> Any:
+def start(
+    config: TrainConfig, asked: ScorerSettings, prepared: Prepared, device: torch.device, given: Any
+) -> parallel.Opened:
     """The model to train: ``given``, or the trunk or reward model of ``config.model``; it knows its padding token.
 
     Raises:
         AfzalError: the given model has no scalar head, or another number of heads.
     """
+    tokenizer = prepared.tokenizer
+    ends = {int(b.ids[-1]) for t in (*prepared.train, *prepared.evaluation) for b in t.branches}
+    found = parallel.Opened(given)
     if given is None:
-        given = load_reward_model(config.model, heads=asked.heads, seed=config.seed, device=device)
+        asked_for = {"heads": asked.heads, "seed": config.seed}
+        if ranks.world() > 1:
+            found = parallel.opened(partial(blank_reward_model, config.model, **asked_for), parallel.why_whole(config))
+        if found.model is not None and adds_row(found.model, tokenizer, ends):
+            found = parallel.Opened(None, why_whole="its embedding gets a row for a padding token")
+        if found.model is None:
+            found = replace(found, model=load_reward_model(config.model, device=device, **asked_for))
     elif not is_reward_model(given) or n_heads(given) != asked.heads:
         raise AfzalError(
             f"a {type(given).__name__} is not a reward model of {asked.heads} heads",
             remedy="pass a folder, or a model of AutoModelForSequenceClassification with num_labels=heads",
         )
-    ends = {int(b.ids[-1]) for t in (*prepared.train, *prepared.evaluation) for b in t.branches}
-    choose_pad(given, prepared.tokenizer, ends)
-    return given
+    choose_pad(found.model, tokenizer, ends)
+    return found
 
 
 def bootstrap(config: TrainConfig) -> Callable[[Batch], Batch]:

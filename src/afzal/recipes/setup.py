@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,10 +28,12 @@ from afzal.model.reference import (
     Frozen,
     Reference,
 )
+from afzal.model.reward import is_reward_model
 from afzal.prepare import Prepared
 from afzal.recipes import begun, memory, meta, online, parallel, reward
 from afzal.recipes.constraints import constraint_of
 from afzal.recipes.media import ablation_note
+from afzal.recipes.outputs import cast_as_saved
 from afzal.recipes.references import LEAVE, longest_row, reference_of, start_of, sync_steps
 from afzal.tokens import Tree
 from afzal.tokens.batch import Sharing
@@ -79,9 +82,17 @@ class Setup:
     architecture: str = ""
     save_dtype: torch.dtype = torch.float32
 
-    def whole(self) -> Any:
-        """The model in one piece, for saving; None on a rank that does not save."""
-        return self.weights.whole() if isinstance(self.weights, Sharded) else self.model
+    def whole(self, folder: Path) -> Any:
+        """The model in one piece, for saving; None on a rank that does not save.
+
+        Args:
+            folder: on the disk that has room for it, where it is put together out of pieces.
+        """
+        if not isinstance(self.weights, Sharded):
+            return self.model
+        # an adapter that is merged into the model is so in float32
+        merged = is_adapted(self.model) and is_reward_model(self.model)
+        return self.weights.whole(folder, partial(cast_as_saved, dtype=torch.float32 if merged else self.save_dtype))
 
 
 def set_up(
@@ -107,7 +118,7 @@ def set_up(
     if pieces is not None:
         parallel.let_go(model)
     layout = parallel.layout(model, sharing, config.pass_tokens, device)
-    critic = online.critic_of(config, prepared, model, sharing, partial(_fresh_adapter, config))
+    critic = online.critic_of(config, prepared, pieces or model, layout, partial(_fresh_adapter, config))
     weights = pieces or Weights(model, dtype, offload=memory.offloads(config, "optimizer", device))
     if config.adapter_kind == "dora" and isinstance(weights, Weights):
         start_norms(model)

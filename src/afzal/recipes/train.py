@@ -20,6 +20,7 @@ from afzal.errors import AfzalError
 from afzal.hashes import weights_hash
 from afzal.model.attention import attention_restored
 from afzal.model.load import (
+    blank_model,
     load_model,
     pick_device,
     save_model,
@@ -144,12 +145,11 @@ def _train(
 
 def _opened(config: TrainConfig, prepared: Prepared, device: torch.device, model: Any) -> parallel.Opened:
     """The model to train; over several ranks without its weights, where each rank can read its own pieces of them."""
-    why = parallel.why_whole(config) if ranks.world() > 1 else ""
     if config.scorer is not None:
-        return parallel.Opened(reward.start(config, config.scorer, prepared, device, model), why_whole=why)
+        return reward.start(config, config.scorer, prepared, device, model)
     if model is not None or ranks.world() == 1:
         return parallel.Opened(_starting_model(config, device) if model is None else model)
-    found = parallel.opened(config.model, why)
+    found = parallel.opened(partial(blank_model, config.model), parallel.why_whole(config))
     return found if found.unread is not None else replace(found, model=_starting_model(config, device))
 
 
@@ -359,7 +359,7 @@ def _finish(config: TrainConfig, run: runs.Run, setup: Setup, state: State) -> P
     shift = 0.0
     if config.scorer is not None:
         sections, shift = reward.judged(config.scorer, run, setup.model, setup.prepared, setup.feed.layout)
-    model = setup.whole()
+    model = setup.whole(run.path)
 
     def write() -> None:
         rounded = partial(outputs.written_as, dtype=setup.save_dtype)

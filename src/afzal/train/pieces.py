@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
@@ -11,17 +13,32 @@ from torch import Tensor, nn
 from afzal.train import ranks
 from afzal.train.boxes import writes
 
+_SMALL = 1 << 20  # bytes; smaller tensors stay in memory
 
-def full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole tensors from pieces, on the CPU of rank 0 and nowhere else; all ranks must call it. Others stay as is."""
-    found = {}
+
+def full(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Whole tensors from pieces by name, one after the other, on the CPU of rank 0; nothing on the others.
+
+    All ranks must go through all of them. Tensors that are no pieces stay as they are.
+    """
     for name, t in tensors.items():
         value = t.detach()
         if hasattr(value, "full_tensor"):
             value = _full(value).cpu()
         if ranks.leads():
-            found[name] = value
-    return found
+            yield name, value
+
+
+def laid_down(t: Tensor, folder: Path) -> Tensor:
+    """The tensor in a file of the folder, mapped into memory: the system may write its pages out and take them back.
+
+    The file has no name, so that nothing of it is left when the tensor is gone, or the process.
+    """
+    if t.numel() * t.element_size() < _SMALL:
+        return t.clone()
+    with NamedTemporaryFile(dir=folder) as file:
+        made = torch.from_file(file.name, shared=True, size=t.numel(), dtype=t.dtype).view(t.shape)
+    return made.copy_(t)
 
 
 def _full(value: Any) -> Tensor:

@@ -8,8 +8,9 @@ With bf16 the pieces are the float32 masters, and a layer is rounded to bf16 as 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +20,11 @@ from afzal.folders.unread import Place, Unread, fill
 from afzal.model.adapters import is_adapted
 from afzal.model.attention import attention_of, set_attention
 from afzal.model.load import cast_parameters
+from afzal.model.reward import is_reward_model
 from afzal.train import ranks
 from afzal.train.boxes import box_of
 from afzal.train.optim import trainable
-from afzal.train.pieces import full, like, local
+from afzal.train.pieces import full, laid_down, like, local
 from afzal.train.precision import Dtype
 from afzal.train.tensor import into_slices
 
@@ -45,6 +47,7 @@ class Sharded:
         self._device = device
         self._blank = _blank_copy(model)
         self._read_in_pieces = unread is not None
+        self._files = {} if unread is None else _in_files(model, unread)
         _into_pieces(model, dtype, dtype, device, unread)
         self._all: dict[str, nn.Parameter] = dict(model.named_parameters())
         self.masters: dict[str, nn.Parameter] = trainable(model)
@@ -69,19 +72,24 @@ class Sharded:
     def restore(self) -> None:
         """Nothing: the pieces are in float32 already."""
 
-    def whole(self) -> Any:
-        """The model in one piece, in float32 on the CPU of rank 0; None on the others.
+    def whole(self, folder: Path, cast: Callable[[Any], None] = lambda model: None) -> Any:
+        """The model in one piece on the CPU of rank 0; None on the others.
 
-        Where it was read in pieces and carries an adapter, its base stays on the meta device but for the embeddings,
-        which PEFT may save with an adapter.
+        It is put together tensor by tensor, in files of the folder that are mapped into memory: no rank needs memory
+        for more than one whole tensor. Where it was read in pieces and only its adapter is to be saved, its base stays
+        on the meta device but for the embeddings, which PEFT may save with an adapter.
+
+        Args:
+            cast: gives the weights, which are in float32 and not there yet, the number formats that they are to have.
         """
         self.publish()
-        adapter_alone = self._read_in_pieces and is_adapted(self.model)
-        values = full(self._saved_with_adapter() if adapter_alone else self._all)
-        if not ranks.leads():
-            return None
-        _replace(self._blank, {name: value.float() for name, value in values.items()})
-        return self._blank
+        made = copy.deepcopy(self._blank)
+        cast(made)
+        adapter_alone = self._read_in_pieces and is_adapted(self.model) and not is_reward_model(self.model)
+        formats = {name: p.dtype for name, p in made.named_parameters()}
+        wholes = full(self._saved_with_adapter() if adapter_alone else self._all)
+        _replace(made, {name: laid_down(value.to(formats[name]), folder) for name, value in wholes})
+        return made if ranks.leads() else None
 
     def _saved_with_adapter(self) -> dict[str, nn.Parameter]:
         tables = [self.model.get_input_embeddings(), self.model.get_output_embeddings()]
@@ -98,6 +106,31 @@ class Sharded:
         with torch.no_grad():
             for name, p in made.named_parameters():
                 local(p.detach()).copy_(local(self._all[name].detach()))
+        return made
+
+    def twin(self, settle: Callable[[Any], None]) -> Sharded:
+        """The model as it is now once more, in pieces and in float32, to train beside it.
+
+        Weights that lie here in bf16 are read again from the files that they are from.
+
+        Args:
+            settle: says what trains of it; its weights are not there yet.
+
+        Raises:
+            AfzalError: a file cannot be read.
+        """
+        model: Any = copy.deepcopy(self._blank)
+        set_attention(model, attention_of(self.model))
+        settle(model)
+        made, rounded = Sharded(model, "fp32", self._device), {}
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                own = local(self._all[name].detach())
+                if own.dtype == p.dtype:
+                    local(p.detach()).copy_(own)
+                else:
+                    rounded[name] = (self._files[name], _slices(p), local(p.detach()))
+        fill(rounded)
         return made
 
     def stand_in(self) -> Any:
@@ -216,6 +249,12 @@ def _cut(model: Any, dtype: Dtype, device: torch.device) -> None:
             module.set_force_sum_reduction_for_comms(True)  # gloo has no other way to a sum
             module.unshard()  # once, so that what is gathered knows from now on what trains
             module.reshard()
+
+
+def _in_files(model: nn.Module, unread: Unread) -> dict[str, Place]:
+    """Where the weights are from that are tensors of the files, read already or not."""
+    found = {name: unread.place(p) for name, p in model.named_parameters()}
+    return {name: place for name, place in found.items() if place is not None}
 
 
 def _slices(tensor: Any) -> list[slice]:
