@@ -20,7 +20,7 @@ EOS = 1
 
 
 class Value(nn.Module):
-    """A copy of the policy's trunk under a head of zeros: what is expected of an answer, in float32."""
+    """A copy of the policy's trunk under a head of zeros, which is in float32: what is expected of an answer."""
 
     def __init__(self, policy: Any) -> None:
         super().__init__()
@@ -31,7 +31,9 @@ class Value(nn.Module):
 
     def forward(self, inputs: dict[str, Tensor], length: int) -> Tensor:
         """``[N, L]``: just before each of the last ``length`` tokens."""
-        return self.head(self.trunk(**inputs, use_cache=False).last_hidden_state[:, -length - 1 : -1])[..., 0]
+        states = self.trunk(**inputs, use_cache=False).last_hidden_state[:, -length - 1 : -1]
+        with torch.autocast("cpu", enabled=False):
+            return self.head(states.float())[..., 0]
 
 
 def ppo(work: Work, ended: Callable[[list[tuple[float, float]]], None]) -> None:
@@ -58,10 +60,9 @@ def ppo(work: Work, ended: Callable[[list[tuple[float, float]]], None]) -> None:
         with torch.no_grad(), low:
             answers, real = write(policy, asked, prompts, known, work.tokens)
         inputs = whole(asked, answers, real)
-        with torch.no_grad():
-            with low:
-                old = logps(policy, inputs, answers)
-                ref = logps(reference, inputs, answers)
+        with torch.no_grad(), low:
+            old = logps(policy, inputs, answers)
+            ref = logps(reference, inputs, answers)
             old_value = value(inputs, answers.shape[1])
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
         scores = torch.tensor([even(*pair) for pair in zip(prompts, texts, strict=True)])
@@ -69,9 +70,9 @@ def ppo(work: Work, ended: Callable[[list[tuple[float, float]]], None]) -> None:
         losses = []
         for _ in range(PPO["ppo_epochs"]):
             with low:
-                new = logps(policy, inputs, answers)
+                new, expected = logps(policy, inputs, answers), value(inputs, answers.shape[1])
             of_policy = policy_loss(new - old, advantage, real)
-            of_value = value_loss(value(inputs, answers.shape[1]), old_value, target, real)
+            of_value = value_loss(expected, old_value, target, real)
             (of_policy + PPO["vf_coef"] * of_value).backward()
             nn.utils.clip_grad_norm_(everything, 1.0)
             optimizer.step()

@@ -182,7 +182,7 @@ def test_a_rank_loads_its_share_or_the_whole_model():
     rewards = loading(job("llama-3.1-8b", "rloo"), eight, H100).total - H100.reserve
     assert rewards == pytest.approx(start)
     valued = loading(job("llama-3.1-8b", "ppo"), eight, H100).total - H100.reserve  # whose start is a copy
-    assert valued == pytest.approx(start + 4 * (n + 4096) / 8)
+    assert valued == pytest.approx(start + (2 * ends / 2 + 4 * (trunk + 4096)) / 8)  # the unused head never trains
     lora = loading(job("llama-3.1-8b", rank=16), Layout(), H100)
     assert lora.terms["weights"] == 4 * n
     assert "reference" not in lora.terms

@@ -56,8 +56,8 @@ def test_a_quantised_base_is_smaller_and_leaves_the_ends_alone():
 
 
 def test_online_methods_hold_more_models():
-    """The value model is a copy of the policy in float32 whose own output head is not used; the reward model is in
-    float32 too."""
+    """The value model is a copy of the policy whose own output head is not used and never trains, with masters as the
+    policy has them; the reward model is in float32."""
     trunk, head = N - 128256 * 4096, 4096
     ppo = replace(EIGHT, method=METHODS["ppo"], reward=EIGHT.shape)
     assert states(ppo, Layout()) == {
@@ -65,12 +65,15 @@ def test_online_methods_hold_more_models():
         "master weights": 4 * N,
         "optimiser": 8 * (N + trunk + head),
         "reference": 2 * N,
-        "value model": 4 * (N + head),
+        "value model": 2 * (N - trunk) + 6 * (trunk + head),
         "reward model": 4 * (trunk + head),
     }
     small = adapter_parameters(EIGHT.shape, 16)
     adapted = states(replace(ppo, rank=16, reward=None), Layout())
-    assert adapted["value model"] == 4 * (N + small + head)
+    assert adapted["value model"] == 2 * N + 6 * (small + head)
+    assert states(replace(ppo, dtype="fp32"), Layout())["value model"] == 4 * (N + head)
+    cut = states(ppo, Layout(shards=8, gpus=8))["value model"]  # whose masters are what is gathered
+    assert cut == (2 * (N - trunk) + 4 * (trunk + head)) / 8
     assert adapted["optimiser"] == 8 * (2 * small + head)
     shared = states(replace(ppo, value="shared"), Layout())
     assert shared["optimiser"] == 8 * (N + head)

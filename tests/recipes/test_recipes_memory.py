@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,19 @@ def test_over_several_ranks_each_tensor_counts_with_its_own_share(folder: Path, 
     assert coming == {"gradients": 4 * trained, "optimizer": 8 * trained}
     settings = given(folder, "shares", memory_gb=1)
     assert memory.room(settings, held, torch.device("cpu")) == 1e9 - sum(there.values()) - sum(coming.values())
+
+
+def test_a_value_model_in_bf16_counts_with_its_masters(folder: Path):
+    model = llama()
+    critic = own_critic(model)
+    trunk = sum(p.numel() for p in critic.trunk.parameters())
+    learns = sum(p.numel() for p in critic.trunk.parameters() if p.requires_grad)
+    critic = replace(critic, weights=Weights(critic.trunk, "bf16"))
+    held = Held(Weights(model, "bf16"), None, critic)
+    there, coming = terms(given(folder, "masters", dtype="bf16"), held)
+    assert there["value model"] == 4 * (32 + 1) + 2 * trunk + 4 * learns
+    assert learns < trunk  # whose unused head is frozen
+    assert coming["gradients"] == 4 * (sum(p.numel() for p in model.parameters()) + learns + 32 + 1)
 
 
 def test_a_value_model_counts_with_its_activations(folder: Path):

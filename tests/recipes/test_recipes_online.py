@@ -155,6 +155,28 @@ def test_adapters_moving_penalties_and_value_heads_go_on_too(folder):
         assert (again.path / "adapter_model.safetensors").read_bytes() == weights
 
 
+@pytest.mark.parametrize("value_model", [None, "judge"])
+def test_value_models_in_bf16_resume_to_the_same_bytes(folder, value_model):
+    """Their float32 masters are what a checkpoint holds; what computes is rounded from them again."""
+    more: dict[str, Any] = {"dtype": "bf16"}
+    if value_model:
+        model = online(folder, folder / "unused")["model"]
+        save_reward_model(load_reward_model(model, seed=3), load_tokenizer(model), folder / "start", shift=0.5)
+        more["value_model"] = str(folder / "start")
+    run = train(folder, f"low-{value_model}", "ppo", **more)
+    assert run.metrics("train")[-1]["loss/value"] < 10
+    (newest,) = [p for p in run.checkpoints.iterdir() if checkpoint.step_of(p) == 6]
+    tensors, _ = checkpoint.load(newest)
+    assert {t.dtype for name, t in tensors["model"].items() if name.startswith("value/")} == {torch.float32}
+    for step in (3, 4):
+        out = folder / f"low-{value_model}-{step}"
+        shutil.copytree(run.path, out)
+        for path in (out / "checkpoints").iterdir():
+            if checkpoint.step_of(path) > step:
+                shutil.rmtree(path)
+        assert fingerprint(train(folder, out.name, "ppo", resume=True, **more).path) == fingerprint(run.path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_killed_run_goes_on_to_the_same_bytes(folder, whole, method):

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,15 +161,18 @@ FROM_REWARDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def from_rewards(tmp_path: Path, name: str, n: int, **more: Any) -> tuple[Path, Path]:
+def from_rewards(
+    tmp_path: Path, name: str, n: int, always: Mapping[str, Any] | None = None, **more: Any
+) -> tuple[Path, Path]:
     """The same run by one and by ``n`` ranks; answers are drawn, rewarded and learned from by all of them.
 
     Args:
+        always: settings of both.
         more: settings of the run by several.
     """
     method, overrides = FROM_REWARDS[name]
     (tmp_path / "rewards.py").write_text(REWARD)
-    asked = ONLINE | {"reward": f"{tmp_path / 'rewards.py'}:odd"} | overrides
+    asked = ONLINE | {"reward": f"{tmp_path / 'rewards.py'}:odd"} | overrides | dict(always or {})
     if "value_model" in asked:
         asked |= {"value_model": str(tmp_path / asked["value_model"])}
     one, several = given(tmp_path, "one", method, **asked), given(tmp_path, "several", method, **asked, **more)
@@ -283,6 +287,17 @@ def test_bf16_starts_at_the_reference_and_follows_one_rank(tmp_path):
         assert y["loss"] == pytest.approx(x["loss"], abs=0.02)
     assert b[-1]["loss"] < 0.6
     assert {w.dtype for w in weights(tmp_path / "several").values()} == {torch.float32}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ppo", "ppo-lora", "ppo-from-reward"])
+def test_value_models_in_bf16_follow_those_of_one_rank(tmp_path, name):
+    one, several = from_rewards(tmp_path, name, 2, {"dtype": "bf16"})
+    for a, b in zip(metrics(one), metrics(several), strict=True):
+        for figure in {"loss/value", "value/mean"} & a.keys():
+            assert b[figure] == pytest.approx(a[figure], rel=0.05, abs=0.02), a["step"]
+    assert any("loss/value" in line for line in metrics(one))
+    assert {w.dtype for w in weights(several).values()} == {torch.float32}
 
 
 @pytest.mark.slow

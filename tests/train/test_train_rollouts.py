@@ -21,6 +21,7 @@ from afzal.tokens.tree import Tree
 from afzal.train.feed import Layout, Update
 from afzal.train.method import Method, parameters_by_name
 from afzal.train.optim import trainable
+from afzal.train.precision import Weights
 from afzal.train.rollouts import Controller, Rollout, Rollouts, as_tensors, from_tensors
 from afzal.train.update import accumulate
 
@@ -110,6 +111,37 @@ def test_a_fresh_value_model_expects_nothing_and_does_not_touch_the_policy():
     critic.values(batch).sum().backward()
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_value_model_in_bf16_moves_float32_weights_and_follows_them():
+    """As the policy does: gradients are summed in float32 beside a trunk in bf16, whose head stays in float32."""
+    batch = collate(rollout_trees(), "unshared")
+    exact = _moved(own_critic(make("llama")))
+    exact.values(batch).sum().backward()
+    critic = _moved(own_critic(make("llama")))
+    critic = replace(critic, weights=Weights(critic.trunk, "bf16"))
+    assert {p.dtype for p in critic.trunk.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in critic.parameters.values()} == {torch.float32}
+    assert list(critic.parameters) == list(exact.parameters)
+    assert {id(p) for p in critic.whole} < {id(p) for p in critic.parameters.values()}
+    found, expected = critic.values(batch), exact.values(batch)
+    assert found.dtype == torch.float32
+    assert 0 < float((found - expected).norm() / expected.norm()) < 0.02
+    found.sum().backward()
+    for name, p in critic.parameters.items():
+        slope = exact.parameters[name].grad
+        assert p.grad is not None
+        assert p.grad.dtype == torch.float32
+        assert float((p.grad - slope).norm() / slope.norm()) < 0.05, name
+    assert all(p.grad is None for p in critic.trunk.parameters())
+    with torch.no_grad():
+        for name in critic.parameters:
+            critic.parameters[name].mul_(2)
+    assert torch.equal(critic.values(batch), 2 * found)  # the head alone
+    critic.publish()
+    assert not torch.equal(critic.values(batch), 2 * found)
+    critic.forget_gradient()
+    assert all(p.grad is None for p in critic.parameters.values())
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,16 +24,27 @@ from afzal.model.reward import (
 from afzal.tokens.batch import Batch
 
 
+class Moved(Protocol):
+    """Float32 weights of a model by name, as an optimiser moves them."""
+
+    masters: dict[str, nn.Parameter]
+
+    def publish(self) -> None: ...
+
+    def forget_gradient(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Critic:
-    """A scalar head on a trunk of its own, or on the policy's, where ``trunk`` is None. Both compute in float32.
+    """A scalar head, in float32, on a trunk of its own, or on the policy's, where ``trunk`` is None.
 
-    Of a trunk that lies in pieces on several ranks ``stand_in`` makes a model of its shapes, to measure a pass on.
+    A trunk computes in its own number format. ``weights`` is what the optimiser moves in the place of its parameters,
+    where those are not in float32 or lie in pieces.
     """
 
     head: nn.Linear
     trunk: Any = None
-    stand_in: Callable[[], Any] | None = None
+    weights: Moved | None = None
 
     def values(self, batch: Batch, policy_hidden: Tensor | None = None) -> Tensor:
         """``[M]`` float32: the reward expected just before each scored token, in the reward's unit.
@@ -56,9 +67,23 @@ class Critic:
     def parameters(self) -> dict[str, nn.Parameter]:
         """Everything of it that trains, by name."""
         found = {f"head.{name}": p for name, p in self.head.named_parameters()}
+        if self.weights is not None:
+            return found | {f"trunk.{name}": p for name, p in self.weights.masters.items()}
         if self.trunk is not None:
             found |= {f"trunk.{name}": p for name, p in self.trunk.named_parameters() if p.requires_grad}
         return found
+
+    def publish(self) -> None:
+        """Let the trunk compute with what the optimiser has moved."""
+        if self.weights is not None:
+            self.weights.publish()
+
+    def forget_gradient(self) -> None:
+        """Let go of what there is of an update's gradient."""
+        for p in self.parameters.values():
+            p.grad = None
+        if self.weights is not None:
+            self.weights.forget_gradient()
 
 
 def own_critic(policy: Any, trunk: Any = None) -> Critic:

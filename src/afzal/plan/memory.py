@@ -6,7 +6,7 @@ measured runs. In names and comments ``e`` is the bytes of a computed number.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from afzal.plan.activations import activation_bytes, again_bytes, block_working_bytes, logit_bytes
 from afzal.plan.hardware import Device
@@ -21,6 +21,7 @@ from afzal.plan.job import (
     tokens_at_once,
     trained_parameters,
     trained_policy,
+    trained_value,
     value_parameters,
 )
 from afzal.plan.rollouts import generation_bytes, scoring_bytes
@@ -71,7 +72,7 @@ def loading(job: Job, layout: Layout, device: Device) -> Moment:
     if job.shape.towers:
         terms["towers"] = 4.0 * job.shape.towers
     if job.has_value_model:
-        terms["value model"] = 4.0 * value_parameters(job)
+        terms["value model"] = states(job, Layout())["value model"]  # before it is cut
     if layout.shards * layout.tensor > 1 and job.reference == "live" and not job.rank:
         terms["reference"] = e * parameters(job.shape)
     return Moment("loading", terms | overhead)
@@ -131,12 +132,11 @@ def moments(job: Job, layout: Layout, device: Device) -> list[Moment]:
 
 
 def _value_activations(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -> float:
-    """What the blocks of a value model of its own keep, which computes in float32."""
+    """What the blocks of a value model of its own keep."""
     if not job.has_value_model:
         return 0.0
-    valued = replace(job, dtype="fp32")
-    kept, _ = activation_bytes(valued, layout, tokens, on_cpu=on_cpu)
-    return kept + again_bytes(valued, layout, tokens, on_cpu=on_cpu)
+    kept, _ = activation_bytes(job, layout, tokens, on_cpu=on_cpu)
+    return kept + again_bytes(job, layout, tokens, on_cpu=on_cpu)
 
 
 def states(job: Job, layout: Layout) -> dict[str, float]:
@@ -158,8 +158,10 @@ def states(job: Job, layout: Layout) -> dict[str, float]:
     if job.reference == "live" and not job.rank:
         other = parameters(job.shape) + job.shape.towers + job.shape.projection
         terms["reference"] = float(e) * other / split
-    if job.has_value_model:  # computes in float32, whatever the policy computes in
-        terms["value model"] = 4.0 * value_parameters(job) / split
+    if job.has_value_model:
+        moved = trained_value(job)
+        each = (e + 4 if e == 2 else e) if whole else 4  # a working copy and a master, or one for both
+        terms["value model"] = float(e * (value_parameters(job) - moved) + each * moved) / split
     if job.reward is not None:  # in float32 too, and whole on every device
         terms["reward model"] = 4.0 * (trunk_parameters(job.reward) + job.reward.width)
     return terms

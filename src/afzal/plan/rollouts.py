@@ -94,7 +94,7 @@ def scoring_bytes(job: Job, layout: Layout, device: Device) -> dict[str, float]:
     tile = SCORED_TILE_CPU if device.name == "cpu" else SCORED_TILE
     logits = _COMPARED * _FLOAT32 * min(scored * shape.vocabulary, tile)
     working = max(
-        block_working_bytes(shape, _FLOAT32 if job.has_value_model else e, layout.tensor),
+        block_working_bytes(shape, e, layout.tensor),
         block_working_bytes(job.reward, _FLOAT32) if job.reward is not None else 0.0,
     )
     at_head = states + logits >= tokens * working
@@ -112,7 +112,7 @@ def _whole_bytes(job: Job, layout: Layout) -> float:
     e = compute_bytes(job)
     policy = frozen_bytes(job) + e * adapter_parameters(job.shape, job.rank) if job.rank else e * policy_parameters(job)
     reference = e * parameters(job.shape) if job.reference == "live" and not job.rank else 0.0
-    value = float(_FLOAT32) * value_parameters(job) if job.has_value_model else 0.0
+    value = float(e) * value_parameters(job) if job.has_value_model else 0.0
     return (policy + reference + value) / layout.tensor
 
 

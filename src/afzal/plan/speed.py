@@ -122,7 +122,7 @@ def traffic(job: Job, layout: Layout, device: Device) -> Traffic:
     trained = trained_parameters(job)
     own = trained_policy(job)
     whole = (frozen_bytes(job) + e * own if job.rank else policy_parameters(job) * e) / layout.tensor
-    whole += 4.0 * value_parameters(job) / layout.tensor if job.has_value_model else 0.0
+    whole += e * value_parameters(job) / layout.tensor if job.has_value_model else 0.0
     # embedding and head stay gathered between a forward pass and its backward pass
     ends = e * embedding_parameters(job.shape) * (1 if job.shape.tied or job.method.scalar else 2) / layout.tensor
     moved = 4.0 * trained / layout.tensor

@@ -19,7 +19,7 @@ from afzal.recipes.outputs import kept_checkpoints
 from afzal.recipes.setup import Setup, reference_weights
 from afzal.train import checkpoint, ranks
 from afzal.train.loop import State
-from afzal.train.method import parameters_by_name
+from afzal.train.method import parameters_by_name, publish
 from afzal.train.optim import optimizer_slots, optimizer_tensors
 from afzal.train.rollouts import Rollouts
 
@@ -52,7 +52,7 @@ def restore(run: runs.Run, setup: Setup, folder: Path | None = None) -> State:
     run.truncate_metrics(found.pop("metrics_bytes"))
     parameters = parameters_by_name(setup.weights.masters, setup.method)
     checkpoint.fill(path, "model", parameters)
-    setup.weights.publish()
+    publish(setup.weights, setup.method)
     checkpoint.fill(path, "reference", reference_weights(setup))
     slots = optimizer_slots(setup.optimizer, parameters, checkpoint.shapes(path, "optimizer"))
     checkpoint.fill(path, "optimizer", slots)
@@ -68,7 +68,7 @@ def best(run: runs.Run, setup: Setup) -> bool:
     if path is None:
         return False
     checkpoint.fill(path, "model", parameters_by_name(setup.weights.masters, setup.method))
-    setup.weights.publish()
+    publish(setup.weights, setup.method)
     return True
 
 

@@ -52,8 +52,8 @@ class Held:
         """As ``trunks``, to run and to measure: of models in pieces some that have no weights, since a pass without a
         backward pass would leave layers gathered, and the next update would read weights of before it."""
         policy, *beside = self.trunks
-        if self.critic is not None and self.critic.stand_in is not None:
-            beside = [self.critic.stand_in()]
+        if self.critic is not None and isinstance(self.critic.weights, Sharded):
+            beside = [self.critic.weights.stand_in()]
         return [self.weights.stand_in() if isinstance(self.weights, Sharded) else policy, *beside]
 
     @property
@@ -102,7 +102,10 @@ def terms(config: TrainConfig, held: Held) -> tuple[dict[str, float], dict[str, 
             there[name] = _bytes(other.model.parameters())
     if held.critic is not None:
         there["value model"] = float(sum(p.numel() * p.element_size() for p in held.critic.whole))
-        there["value model"] += 0.0 if held.critic.trunk is None else _bytes(held.critic.trunk.parameters())
+        if held.critic.trunk is not None:
+            there["value model"] += _bytes(held.critic.trunk.parameters())
+            own = {id(p) for p in (*held.critic.trunk.parameters(), *held.critic.whole)}
+            there["value model"] += _bytes(p for p in held.critic.parameters.values() if id(p) not in own)
     moved = trained["value model"] + (0 if weights.offload else trained["policy"])
     coming = {"gradients": 4.0 * sum(trained.values()), "optimizer": float(STATE_BYTES[config.optimizer] * moved)}
     return there, coming

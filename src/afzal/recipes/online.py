@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from afzal.config import OnlineConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_other_size
@@ -70,7 +72,7 @@ def critic_of(
         if pieces is None:
             return own_critic(model)
         twin = pieces.twin(freeze_unused_head)
-        return replace(own_critic(model, twin.model), stand_in=twin.stand_in)
+        return replace(own_critic(model, twin.model), weights=twin)
     what, folder = f"the value model {asked.value_model}", asked.value_model
     refuse_another_tokenizer(prepared.tokenizer, folder, what)
     refuse_language_model(folder, "value_model")
@@ -79,10 +81,12 @@ def critic_of(
     refuse_other_size(vocabulary_of(model), vocabulary_of(trunk), what)
     refuse_fewer_positions(trunk, prepared.max_tokens, what)
     critic = reward_critic(trunk, model, adapt)
-    if found.unread is not None:
-        lying = parallel.read_in_pieces(critic.trunk, found.unread, "fp32", layout.device, folder)
-        critic = replace(critic, stand_in=lying.stand_in)
-    if layout.sharing == "shared" and choose_sharing(critic.trunk, config.max_tokens)[0] != "shared":
+    if pieces is not None and found.unread is not None:
+        weights = parallel.read_in_pieces(critic.trunk, found.unread, pieces.dtype, layout.device, folder)
+        critic = replace(critic, weights=weights)
+    # in pieces it computes as it will in training; a whole model is in float32 until then
+    low = torch.bfloat16 if isinstance(critic.weights, Sharded) and critic.weights.dtype == "bf16" else None
+    if layout.sharing == "shared" and choose_sharing(critic.trunk, config.max_tokens, dtype=low)[0] != "shared":
         raise AfzalError(f"value_model {folder} cannot share prompts between answers", remedy="sharing=unshared")
     parallel.let_go(critic.trunk)
     return critic

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -219,16 +219,18 @@ def refuse_unsound_pieces(model: Any, path: str) -> None:
 
 def sharded(
     weights: Weights | Sharded, critic: Critic | None, device: torch.device, *others: Reference | None
-) -> Weights | Sharded:
+) -> tuple[Weights | Sharded, Critic | None]:
     """With several ranks, the model, its value model and the frozen models beside it in pieces."""
     if ranks.world() == 1:
-        return weights
-    if critic is not None and critic.trunk is not None and not is_in_pieces(critic.trunk):
-        shard(critic.trunk, device)
+        return weights, critic
+    if critic is not None and isinstance(critic.weights, Weights):
+        critic = replace(critic, weights=_cut(critic.weights, device))
     for other in others:
         if isinstance(other, Frozen) and not is_in_pieces(other.model):
             shard(other.model, device)
-    if isinstance(weights, Sharded):
-        return weights
+    return weights if isinstance(weights, Sharded) else _cut(weights, device), critic
+
+
+def _cut(weights: Weights, device: torch.device) -> Sharded:
     weights.restore()
     return Sharded(weights.model, weights.dtype, device)

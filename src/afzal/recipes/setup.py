@@ -119,10 +119,9 @@ def set_up(
         parallel.let_go(model)
     layout = parallel.layout(model, sharing, config.pass_tokens, device)
     critic = online.critic_of(config, prepared, pieces or model, layout, partial(_fresh_adapter, config))
-    weights = pieces or Weights(model, dtype, offload=memory.offloads(config, "optimizer", device))
-    if config.adapter_kind == "dora" and isinstance(weights, Weights):
-        start_norms(model)
-        weights.adopt()
+    if critic is not None and critic.trunk is not None and critic.weights is None:
+        critic = replace(critic, weights=_weights(config, critic.trunk, dtype))
+    weights = pieces or _weights(config, model, dtype, offload=memory.offloads(config, "optimizer", device))
     if config.compile:
         compile_layers(model)
     notes = list(kernel_notes(model)) if sharing == "shared" else []
@@ -139,7 +138,7 @@ def set_up(
     notes += memory.fit(config, prepared, memory.Held(weights, reference, critic, start), layout)
     if is_adapted(model) and not config.has_new_adapter and config.lr == type(config).model_fields["lr"].default:
         notes.append(f"lr {config.lr:g} is the default for all weights; adapters take a larger one")
-    weights = parallel.sharded(weights, critic, device, *{id(r): r for r in (reference, start)}.values())
+    weights, critic = parallel.sharded(weights, critic, device, *{id(r): r for r in (reference, start)}.values())
     look = None
     if config.rollouts is not None:
         assert reference is not None
@@ -203,6 +202,15 @@ def _adapted(config: TrainConfig, model: Any) -> Any:
         if not getattr(model, "is_loaded_in_4bit", False):
             raise AfzalError("quantize has no effect on a model that is in memory", remedy="leave it out")
     return model
+
+
+def _weights(config: TrainConfig, model: Any, dtype: Dtype, *, offload: bool = False) -> Weights:
+    """The weights of a whole model as the optimiser moves them; the model computes in ``dtype`` from now on."""
+    weights = Weights(model, dtype, offload=offload)
+    if config.adapter_kind == "dora":
+        start_norms(model)
+        weights.adopt()
+    return weights
 
 
 def _fresh_adapter(config: TrainConfig, model: Any) -> Any:

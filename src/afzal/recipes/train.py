@@ -45,7 +45,7 @@ from afzal.train import ranks
 from afzal.train.callbacks import STOPPED, Audience, Callbacks
 from afzal.train.evaluate import evaluate
 from afzal.train.loop import Hooks, State, due, fit, look_at
-from afzal.train.method import Carried, Method
+from afzal.train.method import Carried, Method, forget_gradient
 from afzal.train.progress import Reporter
 from afzal.train.signals import EXIT_CODES, stop_on_signals
 from afzal.train.timer import SaveTimer
@@ -207,7 +207,7 @@ def _fit(config: TrainConfig, setup: Setup, hooks: Hooks, state: State) -> str:
             raise
         said = str(error).strip().partition("\n")[0]
     # here, where nothing holds the tensors of the pass that failed
-    setup.weights.forget_gradient()
+    forget_gradient(setup.weights, setup.method)
     held = Held(setup.weights, setup.reference, setup.method.critic, setup.start)
     error = ran_out(config, setup.prepared, held, layout, said)
     if ranks.world() == 1:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -20,7 +21,7 @@ from afzal.objectives.metrics import Tally, means
 from afzal.train.ahead import read_ahead
 from afzal.train.evaluate import Evaluator
 from afzal.train.feed import Update, Updates
-from afzal.train.method import Carried, Method, parameters_by_name
+from afzal.train.method import Carried, Method, forget_gradient, parameters_by_name, publish
 from afzal.train.pieces import clip_gradients
 from afzal.train.precision import Weights
 from afzal.train.retry import steps_made, within_memory
@@ -158,13 +159,13 @@ def fit(
             feed,
             step=state.step,
             made=made,
-            weights=weights,
+            forget=partial(forget_gradient, weights, method),
             optimizer=optimizer,
             lowered=lowered,
             lost=hooks.lost,
         )
         optimizer.zero_grad(set_to_none=True)
-        weights.publish()
+        publish(weights, method)
         state.step += 1
         state.carried = carried
         hooks.stepped(state.step)

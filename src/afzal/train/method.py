@@ -16,6 +16,8 @@ from afzal.model.value import Critic
 from afzal.objectives import Objective, Term
 from afzal.objectives.statistics import parameters_of
 from afzal.train.constraints import Constraint
+from afzal.train.precision import Weights
+from afzal.train.shard import Sharded
 
 Carried = dict[str, float]
 """Running numbers that go from one update to the next, as ``owner/name``; they are part of a checkpoint."""
@@ -118,6 +120,20 @@ def raw_parameter(term: Term, name: str) -> nn.Parameter:
     """The raw value that a learned parameter starts from, so that its present value is the term's."""
     above = torch.tensor(float(term.parameters[name]) - term.objective.learnable[name], dtype=torch.float64)
     return nn.Parameter(torch.log(torch.expm1(above)).float())
+
+
+def publish(weights: Weights | Sharded, method: Method) -> None:
+    """Let the models that train compute with what the optimiser has moved."""
+    weights.publish()
+    if method.critic is not None:
+        method.critic.publish()
+
+
+def forget_gradient(weights: Weights | Sharded, method: Method) -> None:
+    """Let go of what there is of an update's gradient, of all models that train."""
+    weights.forget_gradient()
+    if method.critic is not None:
+        method.critic.forget_gradient()
 
 
 def parameters_by_name(weights: Mapping[str, nn.Parameter], method: Method) -> dict[str, nn.Parameter]:

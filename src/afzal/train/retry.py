@@ -17,8 +17,6 @@ from afzal.errors import AfzalError
 from afzal.model.memory import is_out_of_memory
 from afzal.train import ranks
 from afzal.train.feed import Layout, Update, Updates
-from afzal.train.precision import Weights
-from afzal.train.shard import Sharded
 
 R = TypeVar("R")
 
@@ -30,7 +28,7 @@ def within_memory(
     *,
     step: int,
     made: int,
-    weights: Weights | Sharded,
+    forget: Callable[[], None],
     optimizer: torch.optim.Optimizer,
     lowered: Callable[[int], None],
     lost: Callable[[int], None],
@@ -42,6 +40,7 @@ def within_memory(
     Args:
         step: number of the update, from 0.
         made: steps that the optimiser has made before it.
+        forget: lets go of what there is of the update's gradient.
         lowered: hears the smaller number before the update starts again.
         lost: hears it in place of that on one of several ranks, which ends. The others wait inside the pass, where
             nothing can be agreed on; all have to start again.
@@ -55,7 +54,7 @@ def within_memory(
         found, failed = _tried(work, update)
         if failed is None:
             return update, cast(R, found)
-        _begin_again(step, made, weights, optimizer)
+        _begin_again(step, made, forget, optimizer)
         fewer = smaller(update, feed.layout)
         if fewer and ranks.world() > 1:
             lost(fewer)
@@ -92,7 +91,7 @@ def steps_made(optimizer: torch.optim.Optimizer) -> int:
     return max((int(state["step"]) for state in optimizer.state.values() if "step" in state), default=0)
 
 
-def _begin_again(step: int, made: int, weights: Weights | Sharded, optimizer: torch.optim.Optimizer) -> None:
+def _begin_again(step: int, made: int, forget: Callable[[], None], optimizer: torch.optim.Optimizer) -> None:
     """Undo the half of an update that was made.
 
     Raises:
@@ -107,7 +106,7 @@ def _begin_again(step: int, made: int, weights: Weights | Sharded, optimizer: to
     for p in [p for p, state in optimizer.state.items() if int(state.get("step", 0)) == 0]:
         del optimizer.state[p]  # it was made for this step, perhaps not wholly
     optimizer.zero_grad(set_to_none=True)
-    weights.forget_gradient()
+    forget()
 
 
 def _give_back() -> None:

@@ -47,7 +47,6 @@ class Sharded:
         self._device = device
         self._blank = _blank_copy(model)
         self._read_in_pieces = unread is not None
-        self._files = {} if unread is None else _in_files(model, unread)
         _into_pieces(model, dtype, dtype, device, unread)
         self._all: dict[str, nn.Parameter] = dict(model.named_parameters())
         self.masters: dict[str, nn.Parameter] = trainable(model)
@@ -103,35 +102,27 @@ class Sharded:
         if self.dtype == "bf16":
             cast_parameters(made, torch.bfloat16)
         shard(made, self._device)
-        with torch.no_grad():
-            for name, p in made.named_parameters():
-                local(p.detach()).copy_(local(self._all[name].detach()))
+        self._copy_into(made)
         return made
 
     def twin(self, settle: Callable[[Any], None]) -> Sharded:
-        """The model as it is now once more, in pieces and in float32, to train beside it.
-
-        Weights that lie here in bf16 are read again from the files that they are from.
+        """The model as it is now once more, in pieces, to train beside it.
 
         Args:
             settle: says what trains of it; its weights are not there yet.
-
-        Raises:
-            AfzalError: a file cannot be read.
         """
         model: Any = copy.deepcopy(self._blank)
         set_attention(model, attention_of(self.model))
         settle(model)
-        made, rounded = Sharded(model, "fp32", self._device), {}
-        with torch.no_grad():
-            for name, p in model.named_parameters():
-                own = local(self._all[name].detach())
-                if own.dtype == p.dtype:
-                    local(p.detach()).copy_(own)
-                else:
-                    rounded[name] = (self._files[name], _slices(p), local(p.detach()))
-        fill(rounded)
+        made = Sharded(model, self.dtype, self._device)
+        self._copy_into(model)
         return made
+
+    @torch.no_grad()
+    def _copy_into(self, other: Any) -> None:
+        """Give a model that is cut as this one is its values."""
+        for name, p in other.named_parameters():
+            local(p.detach()).copy_(local(self._all[name].detach()))
 
     def stand_in(self) -> Any:
         """A model of the same shapes that takes no memory, to measure what a forward pass makes on this rank: each of
@@ -249,12 +240,6 @@ def _cut(model: Any, dtype: Dtype, device: torch.device) -> None:
             module.set_force_sum_reduction_for_comms(True)  # gloo has no other way to a sum
             module.unshard()  # once, so that what is gathered knows from now on what trains
             module.reshard()
-
-
-def _in_files(model: nn.Module, unread: Unread) -> dict[str, Place]:
-    """Where the weights are from that are tensors of the files, read already or not."""
-    found = {name: unread.place(p) for name, p in model.named_parameters()}
-    return {name: place for name, place in found.items() if place is not None}
 
 
 def _slices(tensor: Any) -> list[slice]:
