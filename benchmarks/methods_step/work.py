@@ -65,8 +65,8 @@ METHODS = {
         sides=("afzal", "plain"),
         remark="1 answer to a prompt, given ones in the first update. On both sides an update is an iteration: answers "
         "are written and scored once and passed over 4 times, with an optimiser step each; value models compute as "
-        "the policy does. Its first loss is the mean of these passes; in bf16 first losses may be 0.05 of their size apart, "
-        "since the terms of a policy loss nearly cancel.",
+        "policies do. Its first loss is the mean of these passes; in bf16 first losses may be 0.05 of their size "
+        "apart, since the terms of a policy loss nearly cancel.",
         bf16_rounding=2.5,
     ),
 }
