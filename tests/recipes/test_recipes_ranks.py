@@ -156,6 +156,7 @@ FROM_REWARDS: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo-shared": ("ppo", {"value": "shared"}),
     "ppo-lora": ("ppo", {"lora_rank": 4}),
     "ppo-from-reward": ("ppo", {"value_model": "scorer"}),
+    "ppo-dora": ("ppo", {"adapter": "dora", "lora_rank": 4}),  # loaded whole, and then cut
     "grpo-lora": ("grpo", {"n": 3, "lora_rank": 4}),
     "two-prompts": ("rloo", {"n": 2, "batch_size": 2, "minibatches": 2}),
 }

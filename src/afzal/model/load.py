@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -239,6 +240,17 @@ def save_model(model: Any, tokenizer: Any, path: Path) -> None:
             if model.generation_config is not None:
                 model.generation_config.save_pretrained(path)
     tokenizer.save_pretrained(path)
+    share_weights(path)
+
+
+def share_weights(folder: Path) -> None:
+    """Let whoever may read the other files of a model's folder read its weights too.
+
+    ``safetensors`` from 0.8 on leaves them to their owner alone, so that a server that runs as another user finds none.
+    """
+    for about in [f for name in ("config.json", ADAPTER_CONFIG) if (f := folder / name).exists()]:
+        for file in folder.glob("*.safetensors"):
+            shutil.copymode(about, file)
 
 
 def settle_generation(model: Any, path: str) -> None:

@@ -29,7 +29,7 @@ from afzal.folders.load import blank_classifier, load_classifier, model_folder
 from afzal.folders.unread import Unread
 from afzal.model import rotary
 from afzal.model.attention import stock_attention
-from afzal.model.load import adapter_base, save_model, switch_off_dropout
+from afzal.model.load import adapter_base, save_model, share_weights, switch_off_dropout
 from afzal.model.norms import fuse_norms
 from afzal.model.sound import refuse_unsound
 from afzal.tokens.batch import Batch
@@ -308,6 +308,7 @@ def save_reward_model(
         _set_heads(whole, heads.to(whole.device))
     if len(heads) > 1:
         save_file({"score.weight": heads}, path / HEADS_FILE, metadata={"format": "pt"})
+        share_weights(path)
 
 
 def _base(model: Any) -> Any:
