@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from helpers_models import make, random_trees
-from helpers_objectives import EVERY
+from helpers_objectives import EVERY, with_numbers
 from helpers_ranks import start_group
 from helpers_runs import finished
 from test_train_accumulation import skewed
@@ -53,7 +53,7 @@ def _models() -> tuple[Any, Frozen]:
 def _update(name: str, layout: Layout) -> Found:
     model, reference = _models()
     objective = objectives.get(name)
-    trees = skewed(objective.unit)
+    trees = with_numbers(name, skewed(objective.unit))
     if objective.unit == "pair" and "weight" in objective.uses:
         weights = (0.5, 1.0, 0.0, 1.5)
         trees = [
