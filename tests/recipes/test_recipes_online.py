@@ -155,7 +155,7 @@ def test_adapters_moving_penalties_and_value_heads_go_on_too(folder):
         assert (again.path / "adapter_model.safetensors").read_bytes() == weights
 
 
-@pytest.mark.parametrize("value_model", [None, "judge"])
+@pytest.mark.parametrize("value_model", [None, pytest.param("judge", marks=pytest.mark.slow)])
 def test_value_models_in_bf16_resume_to_the_same_bytes(folder, value_model):
     """Their float32 masters are what a checkpoint holds; what computes is rounded from them again."""
     more: dict[str, Any] = {"dtype": "bf16"}

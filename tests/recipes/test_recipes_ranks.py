@@ -206,7 +206,7 @@ def _without_whole_models(arguments: list[str], environment: dict[str, str]) -> 
 @pytest.mark.parametrize(
     ("name", "code"),
     [
-        ("reward", 0),
+        pytest.param("reward", 0, marks=pytest.mark.slow),
         ("ppo-from-reward", 0),
         pytest.param("ppo", 0, marks=pytest.mark.slow),
         pytest.param("ppo-lora", 0, marks=pytest.mark.slow),
