@@ -30,14 +30,25 @@ def test_the_bench_runs_and_its_sides_agree(tmp_path):
     assert 0.4 < losses["afzal"] < 1.0
     assert hh["losses"]["bf16"]["afzal"] == pytest.approx(hh["losses"]["bf16"]["plain"], rel=2e-2)
     # so narrow a model pays more for one more attention call than for padding: the next test has the bench's own width
-    assert 1.0 <= hh["afzal"]["executed_over_minimum"] <= 1.5
+    # (in bf16 on a CPU slots come in multiples of 16 besides: see below for what the same lengths execute in fp32)
+    assert 1.0 <= hh["afzal"]["executed_over_minimum"] <= 1.4
     assert len(hh["plain"]["seconds"]) == 1
     assert hh["left_out"] == {}
 
 
+def test_a_narrow_model_in_fp32_executes_at_most_a_quarter_above_the_least():
+    narrow = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2, "vocab_size": 2000}
+    assert 1.0 <= executed("hh", "fp32", num_attention_heads=4, num_key_value_heads=2, **narrow) <= 1.25
+
+
 @pytest.mark.parametrize("name", sorted(shapes.SHAPES))
 def test_no_shape_executes_more_than_5_per_cent_above_the_least(name):
-    """Lengths as the bench draws them, at the bench's own model size: to count needs no forward pass."""
+    wide = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "vocab_size": 32000}
+    assert 1.0 <= executed(name, "bf16", num_attention_heads=8, **wide) <= 1.05
+
+
+def executed(name: str, dtype: str, **model: int) -> float:
+    """Over the least work, of lengths as the bench draws them: to count needs no forward pass."""
     import torch
     from transformers import LlamaConfig
 
@@ -46,15 +57,12 @@ def test_no_shape_executes_more_than_5_per_cent_above_the_least(name):
     from afzal.train.feed import Layout
     from benchmarks.dpo_step import sides
 
-    config = LlamaConfig(
-        hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8, vocab_size=32000
-    )
+    config = LlamaConfig(**model)
     pairs, device = shapes.SHAPES[name].pairs, torch.device("cpu")
     counts, _ = shapes.lengths(name, 4 * pairs, 0, None)
     rows = shapes.rows(counts, config.vocab_size, 0)
     trees = [tree(str(i), p, [c, r], pairs=[Preference(0, 1, 1.0)]) for i, (p, c, r) in enumerate(rows)]
-    work = sides.Work(config, rows, pairs, "bf16", device)
-    assert 1.0 <= sides.executed(work, Layout("shared", 8192, device), trees) <= 1.05
+    return sides.executed(sides.Work(config, rows, pairs, dtype, device), Layout("shared", 8192, device), trees)
 
 
 @pytest.mark.parametrize("rank", [0, 4])

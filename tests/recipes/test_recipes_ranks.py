@@ -171,21 +171,30 @@ def from_rewards(
         always: settings of both.
         more: settings of the run by several.
     """
-    method, overrides = FROM_REWARDS[name]
-    (tmp_path / "rewards.py").write_text(REWARD)
-    asked = ONLINE | {"reward": f"{tmp_path / 'rewards.py'}:odd"} | overrides | dict(always or {})
-    if "value_model" in asked:
-        asked |= {"value_model": str(tmp_path / asked["value_model"])}
-    one, several = given(tmp_path, "one", method, **asked), given(tmp_path, "several", method, **asked, **more)
-    if "value_model" in asked:
-        reward_model(tmp_path / "model", Path(asked["value_model"]))
+    method, _ = FROM_REWARDS[name]
+    one, several = (
+        rewarded(tmp_path, out, name, **(always or {}), **own) for out, own in (("one", {}), ("several", more))
+    )
     assert finished(start_command(command_line(method, one))) == 0
     assert run_ranks(command_line(method, several), n) == [0] * n
     return tmp_path / "one", tmp_path / "several"
 
 
+def rewarded(tmp_path: Path, out: str, name: str, **more: Any) -> dict[str, Any]:
+    """Settings of a run of ``FROM_REWARDS``, and the function and models that they name."""
+    method, asked = FROM_REWARDS[name]
+    (tmp_path / "rewards.py").write_text(REWARD)
+    found = given(tmp_path, out, method, **(ONLINE | {"reward": f"{tmp_path / 'rewards.py'}:odd"} | asked | more))
+    if "value_model" in found:
+        found["value_model"] = str(tmp_path / found["value_model"])
+        reward_model(tmp_path / "model", Path(found["value_model"]))
+    return found
+
+
 def reward_model(model: Path, out: Path) -> None:
     """A reward model on the trunk of a policy, whose scores have a zero of their own."""
+    if out.exists():
+        return
     made, tokenizer = load_reward_model(str(model), seed=3), byte_tokenizer()
     choose_pad(made, tokenizer, set())
     save_reward_model(made, tokenizer, out, shift=0.25)
@@ -215,15 +224,11 @@ def _without_whole_models(arguments: list[str], environment: dict[str, str]) -> 
     ],
 )
 def test_no_rank_loads_a_whole_model(tmp_path, name, code):
-    method, asked = METHODS[name] if name in METHODS else FROM_REWARDS[name]
-    if name in FROM_REWARDS:
-        (tmp_path / "rewards.py").write_text(REWARD)
-        asked = ONLINE | {"reward": f"{tmp_path / 'rewards.py'}:odd", "iterations": 1} | asked
-    if "value_model" in asked:
-        asked |= {"value_model": str(tmp_path / asked["value_model"])}
-    found = given(tmp_path, "out", method, **asked)
-    if "value_model" in asked:
-        reward_model(tmp_path / "model", Path(asked["value_model"]))
+    method, asked = METHODS.get(name) or FROM_REWARDS[name]
+    if name in METHODS:
+        found = given(tmp_path, "out", method, **asked)
+    else:
+        found = rewarded(tmp_path, "out", name, iterations=1)
     started = start_group(_without_whole_models, 2, command_line(method, found))
     assert [finished(process) for process in started] == [code, code]
 

@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from afzal.config import OnlineConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_other_size
@@ -80,12 +78,11 @@ def critic_of(
     trunk = load_reward_model(folder, device=layout.device) if found.model is None else found.model
     refuse_other_size(vocabulary_of(model), vocabulary_of(trunk), what)
     refuse_fewer_positions(trunk, prepared.max_tokens, what)
-    critic = reward_critic(trunk, model, adapt)
+    critic, weights = reward_critic(trunk, model, adapt), None
     if pieces is not None and found.unread is not None:
         weights = parallel.read_in_pieces(critic.trunk, found.unread, pieces.dtype, layout.device, folder)
         critic = replace(critic, weights=weights)
-    # in pieces it computes as it will in training; a whole model is in float32 until then
-    low = torch.bfloat16 if isinstance(critic.weights, Sharded) and critic.weights.dtype == "bf16" else None
+    low = parallel.trial_format(weights)
     if layout.sharing == "shared" and choose_sharing(critic.trunk, config.max_tokens, dtype=low)[0] != "shared":
         raise AfzalError(f"value_model {folder} cannot share prompts between answers", remedy="sharing=unshared")
     parallel.let_go(critic.trunk)

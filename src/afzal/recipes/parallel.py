@@ -199,6 +199,12 @@ def read_in_pieces(model: Any, unread: Unread, dtype: Dtype, device: torch.devic
     return made
 
 
+def trial_format(weights: Weights | Sharded | None) -> torch.dtype | None:
+    """The number format in which a trial of a model computes, where it is not that of its weights: pieces compute as
+    they will in training, while a whole model is tried before it is rounded."""
+    return torch.bfloat16 if isinstance(weights, Sharded) and weights.dtype == "bf16" else None
+
+
 def frozen_model(path: str, dtype: Dtype, device: torch.device) -> Any:
     """Another model, which never trains: in pieces where there are several ranks and it can be read so."""
     found = opened(partial(blank_model, path)) if ranks.world() > 1 else Opened(None)

@@ -307,9 +307,7 @@ def _sharing(
         )
     if config.sharing == "unshared":
         return "unshared", ""
-    # pieces compute as they will in training; a whole model is in float32 until here
-    dtype = torch.bfloat16 if pieces is not None and pieces.dtype == "bf16" else None
-    sharing, reason = choose_sharing(model, longest, shown, dtype=dtype)
+    sharing, reason = choose_sharing(model, longest, shown, dtype=parallel.trial_format(pieces))
     if sharing == "unshared" and config.sharing == "shared":
         raise AfzalError("sharing=shared is not possible with this model", why=reason, remedy="sharing=auto")
     return sharing, reason
