@@ -5,7 +5,8 @@
 Each row is one run of two ranks (gloo) in processes of their own. *Start* is the peak until the first update may begin:
 weights read and cut, found sound, prompts probed, activations measured. Peaks are those of the whole process
 (``ru_maxrss``), libraries and pages of files included. ``--small`` also loads a smaller model whole on every rank, as
-is done where pieces cannot be read. The model is deleted at the end.
+is done where pieces cannot be read; ``--mixture`` takes a mixture of experts, with adapters on its
+attention. The model is deleted at the end.
 """
 
 from __future__ import annotations
@@ -28,24 +29,26 @@ _WORDS = 32_000
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A llama with a tied embedding of 32,000 words."""
+    """A llama with a tied embedding of 32,000 words; with ``experts`` a Mixtral, where a token visits two of them."""
 
     width: int
     layers: int
     hidden: int
     heads: int = 16
     kv_heads: int = 4
+    experts: int = 0
 
 
 LARGE = Shape(2048, 32, 5632)  # 1.5 billion weights
 SMALL = Shape(768, 16, 2048)  # 0.12 billion
+MIXTURE = Shape(1024, 16, 3584, experts=8)  # 1.5 billion
 
 
 def make(folder: Path, shape: Shape, dtype: str) -> int:
     """Write a random model, block by block, with a tokenizer of bytes; returns the number of its weights."""
     import torch
     from safetensors.torch import save_file
-    from transformers import LlamaConfig
+    from transformers import LlamaConfig, MixtralConfig
 
     number = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
     generator = torch.Generator().manual_seed(0)
@@ -55,9 +58,7 @@ def make(folder: Path, shape: Shape, dtype: str) -> int:
         "self_attn.k_proj": (kv, shape.width),
         "self_attn.v_proj": (kv, shape.width),
         "self_attn.o_proj": (shape.width, shape.width),
-        "mlp.gate_proj": (shape.hidden, shape.width),
-        "mlp.up_proj": (shape.hidden, shape.width),
-        "mlp.down_proj": (shape.width, shape.hidden),
+        **_feed_forward(shape),
         "input_layernorm": (shape.width,),
         "post_attention_layernorm": (shape.width,),
     }
@@ -77,7 +78,7 @@ def make(folder: Path, shape: Shape, dtype: str) -> int:
         weights += sum(t.numel() for t in made.values())
     index = {"metadata": {"total_size": weights * number.itemsize}, "weight_map": where}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    config = LlamaConfig(
+    config = (MixtralConfig if shape.experts else LlamaConfig)(
         vocab_size=_WORDS,
         hidden_size=shape.width,
         intermediate_size=shape.hidden,
@@ -87,14 +88,27 @@ def make(folder: Path, shape: Shape, dtype: str) -> int:
         max_position_embeddings=512,
         tie_word_embeddings=True,
         dtype=number,
-        architectures=["LlamaForCausalLM"],
+        architectures=["MixtralForCausalLM" if shape.experts else "LlamaForCausalLM"],
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=1,
+        **({"num_local_experts": shape.experts} if shape.experts else {}),
     )
     config.save_pretrained(folder)
     _tokenizer().save_pretrained(folder)
     return weights
+
+
+def _feed_forward(shape: Shape) -> dict[str, tuple[int, int]]:
+    """Matrices of a block by their names in the files, which have experts one by one."""
+    up, down = (shape.hidden, shape.width), (shape.width, shape.hidden)
+    if not shape.experts:
+        return {"mlp.gate_proj": up, "mlp.up_proj": up, "mlp.down_proj": down}
+    own = {"w1": up, "w2": down, "w3": up}
+    experts = {f"experts.{k}.{name}": size for k in range(shape.experts) for name, size in own.items()}
+    return {f"block_sparse_moe.{name}": size for name, size in experts.items()} | {
+        "block_sparse_moe.gate": (shape.experts, shape.width)
+    }
 
 
 def _tokenizer() -> Any:
@@ -114,11 +128,12 @@ def pairs(file: Path, n: int) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def run(folder: Path, dtype: str, whole: bool, updates: int) -> dict[str, Any]:
+def run(folder: Path, shape: Shape, dtype: str, whole: bool, updates: int) -> dict[str, Any]:
     """One run of two ranks, each of which says what it took."""
     pairs(folder / "pairs.jsonl", 2 * updates)
     out = folder / f"run-{dtype}-{'whole' if whole else 'pieces'}"
     about = {"folder": str(folder), "out": str(out), "dtype": dtype, "whole": whole, "updates": updates}
+    about["mixture"] = bool(shape.experts)
     found = said_by_all("benchmarks.large_model", about, _RANKS)
     return {
         "dtype": dtype,
@@ -158,6 +173,7 @@ def _as_rank(about: dict[str, Any]) -> None:
         "out": about["out"],
         "dtype": about["dtype"],
         "lora_rank": 8,
+        "lora_targets": ["q_proj", "k_proj", "v_proj", "o_proj"] if about["mixture"] else None,
         "lr": 1e-3,
         "batch_size": 2,
         "max_steps": about["updates"],
@@ -181,12 +197,13 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=2)
     parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     parser.add_argument("--small", action="store_true", help="a model of 0.12 billion weights, whole and in pieces")
+    parser.add_argument("--mixture", action="store_true", help="a mixture of experts of 1.5 billion weights, in pieces")
     parser.add_argument("--as-rank", type=json.loads, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.as_rank is not None:
         _as_rank(asked.as_rank)
         return
-    shape, ways = (SMALL, (True, False)) if asked.small else (LARGE, (False,))
+    shape, ways = (SMALL, (True, False)) if asked.small else (MIXTURE if asked.mixture else LARGE, (False,))
     before, rows = time.process_time(), []
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         weights = make(Path(folder), shape, "bf16")
@@ -195,7 +212,7 @@ def main() -> None:
         )
         for dtype in asked.dtypes:
             for whole in ways:
-                row = run(Path(folder), dtype, whole, asked.updates)
+                row = run(Path(folder), shape, dtype, whole, asked.updates)
                 row["share_of_fp32"] = round(max(row["start_gb"]) / (4 * weights / 1e9), 3)
                 rows.append(row)
                 print(json.dumps(row), flush=True)

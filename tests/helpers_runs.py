@@ -18,11 +18,11 @@ _CONTEXT.set_forkserver_preload(
 )
 
 
-def model_folder(path: Path, **overrides: Any) -> Path:
-    """A random two-layer Llama over bytes, with its tokenizer, as a folder."""
+def model_folder(path: Path, kind: str = "LlamaConfig", **overrides: Any) -> Path:
+    """A random two-layer Llama over bytes, or another kind of model, with its tokenizer, as a folder."""
     import torch
+    import transformers
     from helpers_tokenizers import byte_tokenizer
-    from transformers import AutoModelForCausalLM, LlamaConfig
 
     tokenizer = byte_tokenizer()
     torch.manual_seed(0)
@@ -38,7 +38,8 @@ def model_folder(path: Path, **overrides: Any) -> Path:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    AutoModelForCausalLM.from_config(LlamaConfig(**(config | overrides))).save_pretrained(path)
+    made = getattr(transformers, kind)(**(config | overrides))
+    transformers.AutoModelForCausalLM.from_config(made).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
 

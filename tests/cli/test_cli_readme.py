@@ -14,7 +14,7 @@ from helpers_last import parse, proposed
 from helpers_tokenizers import CHATML, byte_tokenizer
 
 import afzal
-from afzal import runs
+from afzal import objectives, runs
 from afzal.cli import main
 from benchmarks import guide
 
@@ -62,7 +62,7 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with what the README assumes: ``my-model``, ``prefs.jsonl`` and the file with a loss."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -86,7 +86,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (loss,) = re.findall(r"```python my_loss.py\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
     (tmp_path / "my_loss.py").write_text(loss)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    objectives.REGISTRY.pop("squared_hinge", None)  # other tests ask the registered objectives for what papers say
 
 
 def test_every_link_of_the_readme_leads_to_a_file():

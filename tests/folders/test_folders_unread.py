@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from afzal.errors import AfzalError
 from afzal.folders import limits, unread
 from afzal.folders.load import blank_causal_model, blank_classifier, load_causal_model, load_classifier
 
-FAMILIES = ["llama", "gemma3", "gpt2", "gpt_neox", "phi3", "gpt_oss", "mamba"]
+MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe"]  # the experts lie in the files one by one
+FAMILIES = ["llama", "gemma3", "gpt2", "gpt_neox", "phi3", "gpt_oss", "mamba", *MIXTURES]
 
 
 @pytest.fixture(autouse=True)
@@ -29,16 +31,16 @@ def saved(folder: Path, family: str, dtype: torch.dtype = torch.bfloat16, **over
 
 
 def filled(model: torch.nn.Module, of: unread.Unread) -> dict[str, torch.Tensor]:
-    """Every weight in two parts, cut along its rows."""
+    """Every weight in four parts, cut along its rows and columns."""
     found, wanted = {}, {}
     for name, p in model.named_parameters():
         found[name] = torch.full(p.shape, torch.nan)
         place = of.place(p)
         assert place is not None
-        half = (len(p) + 1) // 2
-        for at, end in ((0, half), (half, len(p))):
-            part = [slice(at, end), *(slice(0, n) for n in p.shape[1:])]
-            wanted[f"{name} {at}"] = (place, part, found[name][at:end])
+        halves = [(slice(0, (n + 1) // 2), slice((n + 1) // 2, n)) for n in p.shape[:2]]
+        for cut in product(*halves):
+            part = [*cut, *(slice(0, n) for n in p.shape[len(cut) :])]
+            wanted[f"{name} {cut}"] = (place, part, found[name][tuple(part)])
     unread.fill(wanted)
     return found
 
@@ -100,11 +102,10 @@ def test_other_numbers_of_a_weight_are_seen(tmp_path):
     folder = saved(tmp_path, "llama")
     blank, of = blank_causal_model(folder)
     before = filled(blank, of)
-    place = of.place(blank.get_parameter("model.layers.1.mlp.up_proj.weight"))
-    assert place is not None
-    held = load_file(place.file)
-    held[place.name][-1, -1] += 1
-    save_file(held, place.file, metadata={"format": "pt"})
+    (piece,) = of.place(blank.get_parameter("model.layers.1.mlp.up_proj.weight")) or ()
+    held = load_file(piece.file)
+    held[piece.name][-1, -1] += 1
+    save_file(held, piece.file, metadata={"format": "pt"})
     blank, of = blank_causal_model(folder)
     after = filled(blank, of)
     changed = [name for name in after if not torch.equal(before[name], after[name])]
@@ -125,16 +126,65 @@ def test_a_renamed_checkpoint_is_followed(tmp_path):
     about["weight_map"] = {name.removeprefix("model."): file for name, file in about["weight_map"].items()}
     index.write_text(json.dumps(about))
     blank, of = blank_causal_model(str(folder))
-    place = of.place(blank.get_input_embeddings().weight)
-    assert place is not None
-    assert place.name == "embed_tokens.weight"
+    (piece,) = of.place(blank.get_input_embeddings().weight) or ()
+    assert piece.name == "embed_tokens.weight"
     assert all(torch.equal(value, expected[name]) for name, value in filled(blank, of).items())
 
 
-def test_weights_that_are_computed_are_not_mapped(tmp_path):
-    """The experts of a mixture lie in the file one by one, and as one tensor in the model."""
+@pytest.mark.parametrize("family", MIXTURES)
+def test_experts_that_are_stacked_stay_unread(tmp_path, family):
+    """A tensor of the model is made of two per expert, the gate above the rest; it takes no memory until it is read."""
+    blank, of = blank_causal_model(saved(tmp_path, family))
+    joined = blank.model.layers[1].mlp.experts.gate_up_proj
+    place = of.place(joined)
+    assert place is not None
+    experts, rows, width = joined.shape
+    assert joined.untyped_storage().nbytes() == 4
+    assert of.is_unread(joined)
+    assert len({piece.name for piece in place}) == len(place) == 2 * experts
+    assert {piece.start for piece in place} == {(k, at, 0) for k in range(experts) for at in (0, rows // 2)}
+    assert {piece.size for piece in place} == {(1, rows // 2, width)}
+
+
+def test_a_model_of_joined_weights_is_saved_as_one_that_was_loaded_whole(tmp_path):
+    folder = saved(tmp_path / "model", "mixtral", torch.float32)
+    blank, of = blank_causal_model(folder)
+    for module in blank.modules():
+        for name, p in module._parameters.items():
+            module._parameters[name] = p if p is None else torch.nn.Parameter(of.read(p.detach()))
+    blank.save_pretrained(tmp_path / "again", max_shard_size="20KB")
+    for file in Path(folder).glob("*.safetensors"):
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_weights_that_are_computed_are_not_mapped(tmp_path, monkeypatch):
+    """Whatever a library does with the tensors but to join them, they would not be read so."""
+    folder = saved(tmp_path, "mixtral")
+    monkeypatch.setattr(unread, "_JOINS", {"MergeModulelist"})
     with pytest.raises(AfzalError, match="made of the tensors"):
-        blank_causal_model(saved(tmp_path, "mixtral"))
+        blank_causal_model(folder)
+
+
+@pytest.mark.parametrize("computed", [torch.add, torch.maximum])
+def test_a_weight_that_is_no_tensor_of_the_files_is_not_mapped(tmp_path, monkeypatch, computed):
+    """The control: what the library joins by other means than those that are followed has no place."""
+    folder = saved(tmp_path, "mixtral")
+    monkeypatch.setattr(torch, "stack", lambda tensors, dim=0: computed(tensors[0], tensors[1])[None].repeat(4, 1, 1))
+    with pytest.raises(AfzalError, match="is not a tensor in"):
+        blank_causal_model(folder)
+
+
+def test_what_is_joined_in_other_ways_is_not_followed(tmp_path):
+    _, of = blank_causal_model(saved(tmp_path, "llama"))
+    a, b = (of.tensors[f"model.layers.{n}.mlp.up_proj.weight"] for n in (0, 1))
+    with of.joining():
+        assert of.place(torch.stack([a, b])) is not None
+        assert of.place(torch.cat([a, b], 1)) is not None
+        assert of.place(torch.stack([a, torch.zeros_like(b)])) is None
+        assert of.place(torch.cat([a, b], -1)) is None
+        assert of.place(torch.stack([a, b]).transpose(0, 1)) is None
+        assert of.place(torch.stack([a, b])[1]) is None
+    assert of.place(torch.stack([a, b])) is None
 
 
 def test_packed_weights_are_not_mapped(tmp_path):

@@ -174,6 +174,9 @@ def test_a_rank_loads_its_share_or_the_whole_model():
     start = loading(job("llama-3.1-8b"), eight, H100).total - H100.reserve
     assert start == pytest.approx((4 + 2) * n / 8 + 2 * (block_parameters(shape) + ends))
     assert plan(job("llama-3.1-70b"), H100, Wish(), ASSUMED).fits
+    mixture = SHAPES["mixtral-8x7b"]
+    found = loading(job("mixtral-8x7b"), eight, H100).total - H100.reserve
+    assert found == pytest.approx(6 * parameters(mixture) / 8 + 2 * (block_parameters(mixture) + 2 * 32000 * 4096))
     whole = loading(job("llama-3.1-8b", reference="cached"), eight, H100).total - H100.reserve
     assert whole == pytest.approx(8 * n)
     reward = loading(job("llama-3.1-8b", "reward"), eight, H100).total - H100.reserve

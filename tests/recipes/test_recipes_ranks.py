@@ -22,6 +22,8 @@ from helpers_runs import _run, command_line, finished, model_folder, pair_file, 
 from helpers_tokenizers import byte_tokenizer
 from safetensors.torch import load_file
 
+from afzal.model.adapters import Adapter, add_adapter
+from afzal.model.load import load_model
 from afzal.model.reward import choose_pad, load_reward_model, save_reward_model
 
 # 37 pairs in updates of 7: 2 and 4 ranks never have equally many, and the last update of an epoch is smaller
@@ -50,6 +52,12 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "compiled": ("dpo", {}),
     "moving": ("dpo", {"reference_sync_steps": 2, "reference_mixup": 0.5}),
     "tied": ("dpo", {}),
+    "experts": ("dpo", {}),
+    "begun": ("dpo", {"adapter_from": "adapter", "lr": 1e-2}),
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "tied": {"tie_word_embeddings": True},
+    "experts": {"kind": "MixtralConfig", "num_local_experts": 4},
 }
 FLAGS = {"recomputed": ["gradient_checkpointing=true"], "compiled": ["--compile"]}
 
@@ -57,7 +65,20 @@ FLAGS = {"recomputed": ["gradient_checkpointing=true"], "compiled": ["--compile"
 def given(tmp_path: Path, out: str, method: str, **overrides: Any) -> dict[str, Any]:
     pair_file(tmp_path / "pairs.jsonl", 46)
     found = settings(tmp_path, tmp_path / out, **(SMALL | overrides))
+    if "adapter_from" in found:
+        found["adapter_from"] = str(adapter_folder(tmp_path / "model", tmp_path / found["adapter_from"]))
     return {k: v for k, v in found.items() if method != "reward" or k not in ONLY_POLICY}
+
+
+def adapter_folder(model: Path, out: Path) -> Path:
+    """An adapter that is not the identity."""
+    made = add_adapter(load_model(str(model)), Adapter("lora", 4, 8.0))
+    torch.manual_seed(1)
+    for name, p in made.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.02)
+    made.save_pretrained(out)
+    return out
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -109,8 +130,8 @@ def assert_same(one: Path, other: Path, loss: float = 1e-6) -> None:
 def both(tmp_path: Path, name: str, n: int, **more_settings: Any) -> tuple[Path, Path]:
     method, overrides = METHODS[name]
     overrides = overrides | more_settings
-    if name == "tied":
-        model_folder(tmp_path / "model", tie_word_embeddings=True)
+    if name in MODELS:
+        model_folder(tmp_path / "model", **MODELS[name])
     one = given(tmp_path, "one", method, **overrides)
     several = given(tmp_path, "several", method, **overrides)
     more = FLAGS.get(name, [])
@@ -156,7 +177,7 @@ FROM_REWARDS: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo-shared": ("ppo", {"value": "shared"}),
     "ppo-lora": ("ppo", {"lora_rank": 4}),
     "ppo-from-reward": ("ppo", {"value_model": "scorer"}),
-    "ppo-dora": ("ppo", {"adapter": "dora", "lora_rank": 4}),  # loaded whole, and then cut
+    "ppo-dora": ("ppo", {"adapter": "dora", "lora_rank": 4}),
     "grpo-lora": ("grpo", {"n": 3, "lora_rank": 4}),
     "two-prompts": ("rloo", {"n": 2, "batch_size": 2, "minibatches": 2}),
 }
@@ -220,11 +241,16 @@ def _without_whole_models(arguments: list[str], environment: dict[str, str]) -> 
         pytest.param("ppo", 0, marks=pytest.mark.slow),
         pytest.param("ppo-lora", 0, marks=pytest.mark.slow),
         pytest.param("reward-lora", 0, marks=pytest.mark.slow),
+        pytest.param("experts", 0, marks=pytest.mark.slow),
+        pytest.param("begun", 0, marks=pytest.mark.slow),
+        pytest.param("dora", 0, marks=pytest.mark.slow),
         pytest.param("cached", 70, marks=pytest.mark.slow),  # the control
     ],
 )
 def test_no_rank_loads_a_whole_model(tmp_path, name, code):
     method, asked = METHODS.get(name) or FROM_REWARDS[name]
+    if name in MODELS:
+        model_folder(tmp_path / "model", **MODELS[name])
     if name in METHODS:
         found = given(tmp_path, "out", method, **asked)
     else:

@@ -94,12 +94,12 @@ def _as_rank(cases: list[tuple[str, Dtype, bool]], environment: dict[str, str]) 
 
 
 CASES: list[tuple[str, Dtype, bool]] = [("llama", "fp32", False), ("llama", "bf16", True)]
-CASES += [("gpt2", "bf16", False), ("gpt_neox", "fp32", True)]
+CASES += [("gpt2", "bf16", False), ("gpt_neox", "fp32", True), ("mixtral", "bf16", False)]
 
 
 def test_pieces_that_are_read_are_those_of_the_whole(tmp_path: Path):
     """Families, dtypes and with or without an adapter, by one pair of ranks."""
-    for family in ("llama", "gpt2", "gpt_neox"):
+    for family in ("llama", "gpt2", "gpt_neox", "mixtral"):
         overrides = {"hidden_size": 96} if family == "llama" else {}  # 96 rows: matrices beyond what is read at once
         make(family, **overrides).bfloat16().save_pretrained(tmp_path / family, max_shard_size="50KB")
     started = start_group(_as_rank, 2, [(str(tmp_path / family), dtype, adapter) for family, dtype, adapter in CASES])

@@ -67,7 +67,9 @@ def no_bars() -> Iterator[None]:
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """PEFT reads ``is_gradient_checkpointing``, a name that `transformers` is giving up; a caller cannot act on it."""
+    """Without warnings of PEFT that a caller cannot act on: it reads ``is_gradient_checkpointing``, a name that
+    `transformers` is giving up, and it says of the ranks and scales that it gives experts that they match nothing."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        warnings.filterwarnings("ignore", r"The following (rank|alpha)_pattern keys did not match", RuntimeWarning)
         yield

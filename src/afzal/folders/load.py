@@ -241,7 +241,8 @@ def _blank(folder: str, kind: Any, config: Any, fresh: frozenset[str] = frozense
         with guarded(folder), bounded_by(folder, unread.stored), torch.device("meta"):
             kind = type(kind.from_config(config))
     given = {"weights": unread.tensors, "config": config, "dtype": torch.float32}
-    model = _read(kind, folder, unread.stored, fresh=fresh, **given)
+    with unread.joining():
+        model = _read(kind, folder, unread.stored, fresh=fresh, **given)
     unread.refuse_changed(model, fresh)
     model.config.name_or_path = model.name_or_path = folder  # as it has it that was loaded from there
     if (Path(folder) / "generation_config.json").exists():

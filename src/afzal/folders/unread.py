@@ -2,7 +2,8 @@
 
 A library builds a model of tensors that take no memory: of each large one there is a single number, repeated as often
 as its shape asks for. Whatever the library renames, the storage of that number tells which tensor of the files a weight
-is.
+is. Where it stacks tensors, such as the experts of a mixture, or sets one behind another, another number stands for all
+of them.
 """
 
 from __future__ import annotations
@@ -19,17 +20,42 @@ from afzal.folders.kinds import weight_files
 _SMALL = 1 << 10  # numbers; smaller tensors are read whole at once
 _AT_ONCE = 1 << 24  # numbers that are read before they are copied
 _OPEN = 1 << 26  # numbers after which a file is opened anew: what was read of it is in memory as long as it is open
+_JOINS = {"MergeModulelist", "Concatenate"}  # what transformers does by torch.stack and torch.cat alone
 
 
-class Place(NamedTuple):
-    """Where a weight lies: its file, and its name in there."""
+class Piece(NamedTuple):
+    """A tensor of the files as a part of a weight, or as the whole of one.
+
+    Attributes:
+        start, size: the box of the weight that it fills, in the weight's own dimensions.
+        added: dimensions of the weight that the tensor lacks, such as an expert's number; there the box has size 1.
+    """
 
     file: Path
     name: str
+    start: tuple[int, ...]
+    size: tuple[int, ...]
+    added: frozenset[int] = frozenset()
+
+    def moved(self, dim: int, by: int) -> Piece:
+        """The same of a weight that has so many rows more before it, in one dimension."""
+        return self._replace(start=(*self.start[:dim], self.start[dim] + by, *self.start[dim + 1 :]))
+
+    def stacked(self, dim: int, at: int) -> Piece:
+        """The same of a weight with one more dimension, in which it is at that place."""
+        added = {d + (d >= dim) for d in self.added} | {dim}
+        start, size = (*self.start[:dim], at, *self.start[dim:]), (*self.size[:dim], 1, *self.size[dim:])
+        return self._replace(start=start, size=size, added=frozenset(added))
+
+
+Place = tuple[Piece, ...]
+"""Where a weight lies: tensors of the files that fill it without overlap."""
 
 
 class Unread:
     """The tensors of an inspected folder as a library gets them, in float32; large ones are not read.
+
+    Inside :meth:`joining` tensors that are stacked, or set one behind another, stay unread.
 
     Raises:
         AfzalError: some are packed, so that they have to be read as a whole.
@@ -41,7 +67,7 @@ class Unread:
         self.folder = folder
         self.stored: dict[str, Stored] = {}
         self.tensors: dict[str, Any] = {}
-        self._places: dict[int, Place] = {}
+        self._known: dict[int, tuple[Any, Place]] = {}  # with the tensor, whose storage nothing else may take meanwhile
         for file, held in weight_files(folder).items():
             self.stored |= held
             if packed := next(
@@ -54,19 +80,27 @@ class Unread:
             for name, t in held.items():
                 tensor = read[name] if name in read else torch.zeros(()).expand(t.shape)
                 self.tensors[name] = tensor
-                self._places[tensor.untyped_storage().data_ptr()] = Place(file, name)
+                self._know(tensor, (Piece(file, name, (0,) * len(t.shape), tuple(t.shape)),))
+
+    def _know(self, tensor: Any, place: Place) -> Any:
+        self._known[tensor.untyped_storage().data_ptr()] = tensor, place
+        return tensor
 
     def place(self, tensor: Any) -> Place | None:
         """Where the files have what this tensor stands for; None of a tensor that is none of theirs, or not whole."""
-        found = self._places.get(tensor.untyped_storage().data_ptr()) if tensor.numel() else None
-        if found is None or self.tensors[found.name].shape != tensor.shape or tensor.storage_offset():
+        known, place = self._of(tensor)
+        if known is None or known.shape != tensor.shape or tensor.storage_offset():
             return None
-        return found if tensor.stride() == self.tensors[found.name].stride() else None
+        return place if tensor.stride() == known.stride() else None
+
+    def _of(self, tensor: Any) -> tuple[Any, Place]:
+        nothing: tuple[Any, Place] = (None, ())
+        return self._known.get(tensor.untyped_storage().data_ptr(), nothing) if tensor.numel() else nothing
 
     def is_unread(self, tensor: Any) -> bool:
         """Whether the tensor holds a number that only stands in for others."""
-        place = self._places.get(tensor.untyped_storage().data_ptr()) if tensor.numel() else None
-        return place is not None and self.stored[place.name].size >= _SMALL
+        _, place = self._of(tensor)
+        return len(place) > 1 or any(self.stored[piece.name].size >= _SMALL for piece in place)
 
     def read(self, tensor: Any) -> Any:
         """The tensor whole, read if it has not been.
@@ -80,11 +114,58 @@ class Unread:
             return tensor
         place, into = self.place(tensor), torch.empty(tensor.shape)
         assert place is not None
-        fill({place.name: (place, [slice(0, n) for n in into.shape], into)})
+        fill({"": (place, [slice(0, n) for n in into.shape], into)})
         return into
 
+    def joining(self) -> Any:
+        """A block in which ``torch.stack`` and ``torch.cat`` of these tensors give one that is as unread as they are.
+
+        In the same thread alone.
+        """
+        import torch
+        from torch.overrides import TorchFunctionMode
+
+        joins = {torch.stack: self._stacked, torch.cat: self._behind}
+
+        class Joining(TorchFunctionMode):
+            def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                joined = joins[func](*args, **(kwargs or {})) if func in joins else None
+                return func(*args, **(kwargs or {})) if joined is None else joined
+
+        return Joining()
+
+    def _stacked(self, tensors: Sequence[Any], dim: int = 0, **other: Any) -> Any:
+        places = self._all(tensors) if not other and dim >= 0 else None
+        if places is None or len({t.shape for t in tensors}) > 1:
+            return None
+        shape = [*tensors[0].shape]
+        shape.insert(dim, len(tensors))
+        return self._joined(shape, [p.stacked(dim, k) for k, place in enumerate(places) for p in place])
+
+    def _behind(self, tensors: Sequence[Any], dim: int = 0, **other: Any) -> Any:
+        places = self._all(tensors) if not other and dim >= 0 else None
+        if places is None or len({(*t.shape[:dim], *t.shape[dim + 1 :]) for t in tensors}) > 1:
+            return None
+        shape, pieces = [*tensors[0].shape], []
+        shape[dim] = 0
+        for tensor, place in zip(tensors, places, strict=True):
+            pieces += [p.moved(dim, shape[dim]) for p in place]
+            shape[dim] += tensor.shape[dim]
+        return self._joined(shape, pieces)
+
+    def _all(self, tensors: Sequence[Any]) -> list[Place] | None:
+        """Where all of them lie; None where one is none of the files' as it is."""
+        places = [self.place(t) if t.dim() else None for t in tensors]
+        return [p for p in places if p is not None] if places and None not in places else None
+
+    def _joined(self, shape: Sequence[int], pieces: Sequence[Piece]) -> Any:
+        import torch
+
+        return self._know(torch.zeros(()).expand(shape), tuple(pieces))
+
     def refuse_changed(self, model: Any, fresh: Collection[str] = ()) -> None:
-        """Make sure that every weight and buffer of a model is a tensor of the files as it is, or is there already.
+        """Make sure that every weight and buffer of a model is in the files as it is, in one tensor or in several that
+        are joined; or is there already.
 
         Args:
             fresh: names of weights that the files may lack.
@@ -93,7 +174,8 @@ class Unread:
             AfzalError: the library computes one from others, or changes it.
         """
         conversions = getattr(model, "_weight_conversions", None)
-        if conversions is None or any(getattr(c, "operations", None) for c in conversions):
+        done = {type(op).__name__ for c in conversions or () for op in getattr(c, "operations", None) or ()}
+        if conversions is None or done - _JOINS:
             raise AfzalError(f"{type(model).__name__} is made of the tensors in {self.folder} by computing")
         for name, p in model.named_parameters():
             if name not in fresh and self.place(p) is None:
@@ -107,14 +189,17 @@ def fill(places: Mapping[str, tuple[Place, Sequence[slice], Any]]) -> None:
     """Read parts of tensors into tensors that are there, file by file; memory grows by a few megabytes.
 
     Args:
-        places: by any name: where a tensor lies, the part of it, and a contiguous tensor of that part's size.
+        places: by any name: where a weight lies, the part of it, and a tensor of that part's size.
 
     Raises:
         AfzalError: a file cannot be read.
     """
     by_file: dict[Path, list[tuple[str, Sequence[slice], Any]]] = {}
     for place, part, into in places.values():
-        by_file.setdefault(place.file, []).append((place.name, part, into))
+        for piece in place:
+            if (common := _common(piece, part)) is not None:
+                source, target = common
+                by_file.setdefault(piece.file, []).append((piece.name, source, into[target]))
     for file, wanted in by_file.items():
         read = 0
         reader: Any = None
@@ -125,6 +210,23 @@ def fill(places: Mapping[str, tuple[Place, Sequence[slice], Any]]) -> None:
                         reader, read = _open(file), 0
                     target.copy_(reader.get_slice(name)[tuple(rows)].float())
                 read += target.numel()
+
+
+def _common(piece: Piece, part: Sequence[slice]) -> tuple[list[slice], tuple[slice | int, ...]] | None:
+    """What a piece has of a part of its weight: as slices of the piece, and as an index into the part; None if
+    nothing."""
+    source: list[slice] = []
+    target: list[slice | int] = []
+    for dim, (at, n, asked) in enumerate(zip(piece.start, piece.size, part, strict=True)):
+        first, end = max(at, asked.start), min(at + n, asked.stop)
+        if first >= end:
+            return None
+        if dim in piece.added:
+            target.append(first - asked.start)
+        else:
+            source.append(slice(first - at, end - at))
+            target.append(slice(first - asked.start, end - asked.start))
+    return source, tuple(target)
 
 
 def _by_rows(part: Sequence[slice], into: Any) -> Iterator[tuple[list[slice], Any]]:

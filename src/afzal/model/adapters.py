@@ -8,7 +8,7 @@ the base model.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,10 +133,17 @@ def start_norms(model: Any) -> None:
 
     With norms of the weights as they were before, the fresh adapter would not be the identity.
     """
-    for layer in model.modules():
+    for magnitude, norms in norms_of(model.modules()):
+        magnitude.weight.copy_(norms)
+
+
+@torch.no_grad()
+def norms_of(layers: Iterable[Any]) -> Iterator[tuple[Any, Tensor]]:
+    """The modules that hold the norms of DoRA adapters of these layers, each with those of the weights as they are."""
+    for layer in layers:
         for name, magnitude in dict(getattr(layer, "lora_magnitude_vector", {})).items():
             weight, change = layer.get_base_layer().weight, layer.lora_B[name].weight @ layer.lora_A[name].weight
-            magnitude.weight.copy_(magnitude.get_weight_norm(weight, change, layer.scaling[name]))
+            yield magnitude, magnitude.get_weight_norm(weight, change, layer.scaling[name])
 
 
 def load_adapter(base: Any, folder: str) -> Any:

@@ -40,7 +40,7 @@ from afzal.model.adapters import (
 )
 from afzal.model.attention import keep_uncompiled, stock_attention
 from afzal.model.norms import fuse_norms, own_norms
-from afzal.model.sound import refuse_unsound
+from afzal.model.sound import not_finite, refuse_fault, refuse_unsound
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 
@@ -119,15 +119,17 @@ def _with_adapter(load: Callable[[str], Any], folder: str) -> Any:
 def begin_with(model: Any, adapter: str) -> Any:
     """The model with the adapter of a folder on it, which was made for this very model; only the adapter trains.
 
+    Whether the two compute numbers together is not known yet.
+
     Raises:
-        AfzalError: there is no adapter, or it does not fit the model.
+        AfzalError: there is no adapter, it does not fit the model, or its weights are not all numbers.
     """
     folder = model_folder(adapter)
     if not is_adapter(folder):
         raise AfzalError(f"{adapter} is not an adapter", remedy="name the folder of a run that trained one")
     made = load_adapter(model, folder)
     switch_off_dropout(made)
-    refuse_unsound(made.eval(), adapter)
+    refuse_fault(not_finite((name, p) for name, p in made.eval().named_parameters() if p.requires_grad), adapter)
     return made
 
 

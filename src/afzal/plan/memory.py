@@ -80,8 +80,6 @@ def loading(job: Job, layout: Layout, device: Device) -> Moment:
 
 def why_whole(job: Job) -> str:
     """Why each of several ranks loads the whole model, as ``afzal train`` has it; empty where it reads its pieces."""
-    if job.shape.experts:
-        return "its experts are stacked as they are loaded"
     return "reference=cached" if job.reference == "cached" else ""
 
 

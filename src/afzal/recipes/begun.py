@@ -21,7 +21,7 @@ def folder_of(config: TrainConfig) -> str | None:
 
 
 def begun(model: Any, folder: str) -> Any:
-    """The model with the adapter of a folder on it.
+    """The model with the adapter of a folder on it; whether the two compute numbers is not known yet.
 
     Raises:
         AfzalError: the model is an adapter already, or the folder holds none that fits it.
@@ -29,6 +29,12 @@ def begun(model: Any, folder: str) -> Any:
     if is_adapted(model):
         raise AfzalError("the model is an adapter already", remedy="name its base model beside adapter_from")
     return begin_with(model, folder)
+
+
+def named(config: TrainConfig) -> str:
+    """The model and the adapter that it begins with, for messages."""
+    folder = folder_of(config)
+    return config.model if folder is None else f"{config.model} with the adapter {folder}"
 
 
 def not_the_identity(config: TrainConfig, model: Any) -> str:

@@ -15,8 +15,8 @@ from afzal import runs
 from afzal.config import VIRTUAL, TrainConfig
 from afzal.errors import AfzalError
 from afzal.folders.unread import Unread
-from afzal.model.adapters import is_factor
-from afzal.model.load import blank_model, load_model
+from afzal.model.adapters import is_factor, why_reads_base
+from afzal.model.load import blank_model, load_model, model_folder
 from afzal.model.reference import Frozen, Reference
 from afzal.model.sound import not_finite, refuse_fault, refuse_silent
 from afzal.model.value import Critic
@@ -31,7 +31,7 @@ from afzal.train.optim import trainable
 from afzal.train.pieces import local
 from afzal.train.precision import Dtype, Weights
 from afzal.train.progress import Reporter
-from afzal.train.shard import Sharded, is_in_pieces, read_frozen, reshard, shard
+from afzal.train.shard import Sharded, is_in_pieces, read_frozen, reshard, shard, start_norms_in_pieces
 
 
 def refuse(config: TrainConfig, model: Any) -> None:
@@ -156,10 +156,13 @@ def let_go(*models: Any) -> None:
 def why_whole(config: TrainConfig) -> str:
     """Why the model of a run over several ranks is loaded whole by each of them; empty where it can be read in pieces,
     as far as the settings say that :func:`refuse` lets through."""
-    if config.adapter_kind in (*VIRTUAL, "dora"):
+    if config.adapter_kind in VIRTUAL:
         return f"adapter={config.adapter_kind} starts from its weights"
-    if config.policy is not None and config.policy.adapter_from is not None:
-        return "adapter_from"
+    if config.adapter_kind == "dora" and config.tensor_parallel > 1:
+        return "adapter=dora starts from norms of its rows, which tensor_parallel cuts"
+    folder = config.policy.adapter_from if config.policy is not None else None
+    if folder is not None and (why := why_reads_base(model_folder(folder))):
+        return f"the adapter {folder} {why}"
     return "reference=cached" if config.referenced is not None and config.referenced.reference == "cached" else ""
 
 
@@ -195,6 +198,7 @@ def read_in_pieces(model: Any, unread: Unread, dtype: Dtype, device: torch.devic
         AfzalError: a weight is not finite, or the forward pass does not work; on all ranks.
     """
     made = Sharded(model, dtype, device, unread)
+    start_norms_in_pieces(made.model)
     refuse_unsound_pieces(made.model, path)
     return made
 

@@ -29,6 +29,7 @@ from afzal.model.reference import (
     Reference,
 )
 from afzal.model.reward import is_reward_model
+from afzal.model.sound import refuse_silent
 from afzal.prepare import Prepared
 from afzal.recipes import begun, memory, meta, online, parallel, reward
 from afzal.recipes.constraints import constraint_of
@@ -104,14 +105,14 @@ def set_up(
         AfzalError: the model cannot do what the settings ask for.
     """
     _settle_towers(config, opened.model)
-    model = _adapted(config, opened.model)
+    model = _adapted(config, opened)
     if ranks.tensor() > 1:
         refuse_uncut(model, ranks.tensor())
     architecture = type(model).__name__  # before it is cut, which gives it a class of its own
     # under quantize the adapter is in float32 already, and the base model in the format that computes
     dtype = "fp32" if _is_quantized(config) else dtype_of(config, device)
     parallel.refuse_rounded(model, dtype)
-    pieces = opened.unread and parallel.read_in_pieces(model, opened.unread, dtype, device, config.model)
+    pieces = opened.unread and parallel.read_in_pieces(model, opened.unread, dtype, device, begun.named(config))
     longest = longest_row(config, prepared)
     shown = [t for t in prepared.train if t.media and t.branches][:_PROBED]
     sharing, why_unshared = _sharing(config, model, longest, shown, pieces)
@@ -183,9 +184,9 @@ def _settle_towers(config: TrainConfig, model: Any) -> None:
         freeze_towers(model)
 
 
-def _adapted(config: TrainConfig, model: Any) -> Any:
-    """The model with the fresh adapter that is asked for, if one is."""
-    kind = config.adapter_kind
+def _adapted(config: TrainConfig, opened: parallel.Opened) -> Any:
+    """The model with the adapter that is asked for, fresh or of a folder, if one is."""
+    kind, model = config.adapter_kind, opened.model
     if kind is not None and is_adapted(model):
         setting = "adapter" if config.adapter else "lora_rank"
         raise AfzalError(
@@ -194,6 +195,8 @@ def _adapted(config: TrainConfig, model: Any) -> Any:
         )
     folder = begun.folder_of(config)
     model = _fresh_adapter(config, model) if folder is None else begun.begun(model, folder)
+    if folder is not None and opened.unread is None:
+        refuse_silent(model, begun.named(config))
     if config.adaptation is not None and not is_adapted(model):
         raise AfzalError(f"{config.method} learns an adapter, and there is none", remedy="adapter=lora")
     if _is_quantized(config):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from afzal.folders.unread import Place, Unread, fill
-from afzal.model.adapters import is_adapted
+from afzal.model.adapters import is_adapted, norms_of
 from afzal.model.attention import attention_of, set_attention
 from afzal.model.load import cast_parameters
 from afzal.model.reward import is_reward_model
@@ -126,7 +126,8 @@ class Sharded:
 
     def stand_in(self) -> Any:
         """A model of the same shapes that takes no memory, to measure what a forward pass makes on this rank: each of
-        its weights is one number, seen as often as the shape asks for.
+        its weights is one number, seen as often as the shape asks for. The experts of a mixture are those of one layer,
+        seen in all of them, since products of stacked matrices refuse steps of 0.
 
         Under tensor parallelism it is cut as the model is, so that the ranks of a group run it together.
         """
@@ -136,7 +137,10 @@ class Sharded:
             into_slices(made, ranks.mesh(self._device.type)["tensor"])
         number = torch.bfloat16 if self.dtype == "bf16" else torch.float32
         one = torch.zeros((), dtype=number, device=self._device)
-        _replace(made, {name: like(p, one.clone()) for name, p in made.named_parameters()})
+        stacked = {name: p for name, p in made.named_parameters() if p.ndim > 2}
+        layer = torch.zeros(max((p.numel() for p in stacked.values()), default=0), dtype=number, device=self._device)
+        values = {name: like(p, one.clone()) for name, p in made.named_parameters() if name not in stacked}
+        _replace(made, values | {name: layer[: p.numel()].view(p.shape) for name, p in stacked.items()})
         return made
 
 
@@ -151,6 +155,30 @@ def read_frozen(model: Any, dtype: Dtype, device: torch.device, unread: Unread) 
     model.requires_grad_(False)
     _into_pieces(model, dtype, "fp32", device, unread)
     return model
+
+
+@torch.no_grad()
+def start_norms_in_pieces(model: Any) -> None:
+    """Give fresh DoRA adapters the norms of the weights that were read, a block at a time; nothing to do for others.
+
+    As :func:`afzal.model.adapters.start_norms`, of a model that is cut by FSDP alone.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    if not any("lora_magnitude_vector" in name for name, _ in model.named_parameters()):
+        return
+    blocks: list[Any] = [m for m in model.modules() if isinstance(m, FSDPModule)]
+    norms: dict[Any, Tensor] = {}
+    seen: set[nn.Module] = set()
+    for block in reversed(blocks):  # each before the one that it lies in
+        block.unshard()
+        own = [m for m in block.modules() if m not in seen]
+        norms |= dict(norms_of(own))
+        seen.update(own)
+        block.reshard()
+    for magnitude, value in norms.items():
+        p = magnitude.weight
+        local(p.detach()).copy_(value[tuple(_slices(p))])
 
 
 def is_in_pieces(model: Any) -> bool:
