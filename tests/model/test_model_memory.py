@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers_models import make, random_trees
@@ -13,6 +15,7 @@ from afzal.model.memory import PerToken, free_bytes, is_out_of_memory, kept_byte
 from afzal.model.probe import choose_sharing
 from afzal.model.recompute import MODES, recompute_of, set_recompute
 from afzal.tokens.batch import collate
+from afzal.tokens.tree import tree
 
 
 def kept_bytes(model, batch):
@@ -73,7 +76,23 @@ def test_what_stays_alive_is_what_autograd_saves():
     assert per_token * batch.ids.numel() == pytest.approx(kept_bytes(model, batch), rel=0.3)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "qwen2_moe", "gpt_oss"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_experts_with_adapters_are_kept_once_whatever_the_tokens(dtype):
+    """PEFT adds an expert's adapter to its weights in every pass; the sums are kept, and one block's are made again."""
+    model = add_lora(make("mixtral"), rank=2, alpha=4).to(dtype)
+    sharing, _ = choose_sharing(model)
+    few, many = (
+        measure(model, sharing, tree("few or many", [0] * n, [[0] * n] * 2), ("none", "full")) for n in (8, 80)
+    )
+    merged = 4 * 3 * 48 * 32 * dtype.itemsize  # 4 experts, three matrices each
+    assert few.fixed == many.fixed
+    assert merged <= few.fixed_block == few.fixed["none"] / 2 < 1.3 * merged
+    assert few.fixed["full"] < 0.1 * merged
+    assert few.kept["none"] == pytest.approx(many.kept["none"], rel=0.35)
+    assert measure(small_llama(), "shared", modes=("none",)).fixed["none"] == 0
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mixtral", "qwen2_moe", "gpt_oss"])
 def test_every_mode_gives_the_same_bits(family):
     model = make(family)
     switch_off_dropout(model)
@@ -94,6 +113,9 @@ def test_the_terms_of_a_forward_pass_by_hand():
     assert per.of("none", 100, 0) == {"activations": 4000.0, "logits": 0.0}
     assert per.of("full", 100, 0)["activations"] == 1400.0, "one block is made again at a time"
     assert per.of("none", 100, 5)["logits"] == 2000, "5 x 400 bytes kept, which become their own gradient"
+    fixed = replace(per, fixed={"none": 300.0, "full": 5.0}, fixed_block=75.0)
+    assert fixed.of("none", 100, 0)["activations"] == 4300
+    assert fixed.of("full", 100, 0)["activations"] == 1480
     many = per.of("none", 100, 10**7)["logits"]
     assert many == memory.TILE_ELEMENTS * 4, "beyond a GiB logits are made again, tile by tile"
 

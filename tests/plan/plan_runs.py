@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,21 @@ class Case:
     tied: bool = False
     dtype: str = "fp32"
     rank: int = 0
-    recompute: bool = False
+    recompute: str = "none"
     method: str = "dpo"
     trees: int = 4
     prompt: int = 128
     response: int = 96
     tokens: int = 2048
     updates: int = 2
+    experts: int = 0
 
 
 def config_of(case: Case) -> Any:
-    from transformers import LlamaConfig
+    from transformers import LlamaConfig, MixtralConfig
 
-    return LlamaConfig(
+    kind = partial(MixtralConfig, num_local_experts=case.experts) if case.experts else LlamaConfig
+    return kind(
         hidden_size=case.width,
         intermediate_size=case.ff,
         num_hidden_layers=case.layers,
@@ -76,8 +79,8 @@ def train(case: Case) -> None:
         model = add_lora(model, rank=case.rank, alpha=2 * case.rank)
     choose_sharing(model)
     weights = Weights(model, case.dtype)  # type: ignore[arg-type]
-    if case.recompute:
-        set_recompute(model, "full")
+    if case.recompute != "none":
+        set_recompute(model, case.recompute)  # type: ignore[arg-type]
     needs = objectives.get(case.method).needs_reference
     reference = live_reference(model, fresh_adapter=bool(case.rank)) if needs else None
     draw = lambda n: torch.randint(0, case.vocabulary, (n,)).tolist()  # noqa: E731
@@ -121,7 +124,8 @@ def quiet(folder: Path, *, dtype: str, rank: int) -> dict[str, Any]:
 
 def main(case: Case) -> None:
     # every library loaded and its pools made before the count begins
-    train(Case(width=32, ff=64, layers=2, heads=4, kv_heads=2, vocabulary=100, dtype=case.dtype, rank=case.rank and 1))
+    small = Case(width=32, ff=64, layers=2, heads=4, kv_heads=2, vocabulary=100)
+    train(replace(small, dtype=case.dtype, rank=case.rank and 1, experts=case.experts))
     before = peak_from_here()
     train(case)
     print(bytes_of("VmHWM") - before)

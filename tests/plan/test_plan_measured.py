@@ -30,10 +30,20 @@ CASES = {
     "LoRA": Case(rank=16, width=1024, ff=2816, heads=16, layers=8),
     "LoRA in bf16": Case(rank=16, width=1024, ff=2816, heads=16, layers=8, dtype="bf16"),
     # three times the tokens, so that what blocks keep would be the most by far
-    "fp32, full checkpointing": Case(recompute=True, trees=12, tokens=4096),
-    "bf16, full checkpointing": Case(recompute=True, trees=12, tokens=4096, dtype="bf16"),
+    "fp32, full checkpointing": Case(recompute="full", trees=12, tokens=4096),
+    "bf16, full checkpointing": Case(recompute="full", trees=12, tokens=4096, dtype="bf16"),
     "LoRA in bf16, full checkpointing": Case(
-        rank=16, width=1024, ff=2816, heads=16, layers=8, dtype="bf16", recompute=True, trees=12, tokens=4096
+        rank=16, width=1024, ff=2816, heads=16, layers=8, dtype="bf16", recompute="full", trees=12, tokens=4096
+    ),
+    "a mixture of experts, fp32": Case(width=512, ff=1024, heads=8, layers=6, experts=8),
+    "a mixture of experts, bf16": Case(width=512, ff=1024, heads=8, layers=6, experts=8, dtype="bf16"),
+    "a mixture of experts, LoRA": Case(width=512, ff=1024, heads=8, layers=6, experts=8, rank=16),
+    "a mixture of experts, LoRA in bf16": Case(width=512, ff=1024, heads=8, layers=6, experts=8, rank=16, dtype="bf16"),
+    "a mixture of experts, LoRA, full checkpointing": Case(
+        width=512, ff=1024, heads=8, layers=6, experts=8, rank=16, recompute="full"
+    ),
+    "a mixture of experts, bf16, selective checkpointing": Case(
+        width=512, ff=1024, heads=8, layers=6, experts=8, dtype="bf16", recompute="selective", trees=48, tokens=16384
     ),
 }
 
@@ -51,15 +61,16 @@ def planned(case: Case) -> float:
         dtype=case.dtype,  # type: ignore[arg-type]
     )
     device = replace(DEVICES["cpu"], reserve=0.0)
-    return peak(job, Layout(recompute="full" if case.recompute else "none", tokens=case.tokens), device).total
+    return peak(job, Layout(recompute=case.recompute, tokens=case.tokens), device).total  # type: ignore[arg-type]
 
 
 def run(script: str, case: Any, *more: str) -> Any:
     # glibc raises the size from which freed memory goes back to the system, and then keeps what lies between; with a
     # fixed size the process has what its tensors take
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "262144"}
-    # of kernels for bf16 oneDNN keeps a thousand, one for each length that an answer passes through
-    environment |= {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16"}
+    # of kernels for bf16 oneDNN keeps a thousand, one for each length that an answer passes through and each number of
+    # tokens that visit an expert; and PyTorch keeps as many of its own
+    environment |= {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16", "LRU_CACHE_CAPACITY": "16"}
     command = [sys.executable, str(HERE / script), json.dumps(asdict(case)), *more]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr

@@ -84,8 +84,9 @@ def test_built_in_shapes_are_real_models(name: str):
     assert parameters(shape) == count(built(config)) == PUBLISHED.get(name, parameters(shape))
 
 
-def test_adapters_are_counted_as_peft_makes_them():
-    model = make("llama")
+@pytest.mark.parametrize("family", ["llama", "mixtral", "qwen3_moe"])
+def test_adapters_are_counted_as_peft_makes_them(family: str):
+    model = make(family)
     adapted = add_lora(model, rank=3, alpha=6)
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     assert adapter_parameters(shape_of(model.config.to_dict()), 3) == trained

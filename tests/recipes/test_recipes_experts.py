@@ -1,4 +1,4 @@
-"""Mixtures of experts: what a run says of the loss that balances them, and that it has no part in the numbers."""
+"""Mixtures of experts: adapters on them; and the loss that balances them, which has no part in the numbers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from helpers_tokenizers import byte_tokenizer
 from transformers import AutoModelForCausalLM, MixtralConfig, Qwen2MoeConfig
 
 from afzal import config, recipes
+from afzal.errors import AfzalError
+from afzal.model.adapters import Adapter, add_adapter
+from afzal.model.load import load_model
 from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing, router_note
 from afzal.tokens.batch import collate
@@ -49,6 +52,38 @@ def test_log_probs_and_gradients_are_the_same_whether_or_not_the_configuration_a
         logps.sum().backward()
         found.append([logps.detach(), *(p.grad for p in model.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["lora", "rslora"])
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_adapters_on_experts_are_loaded_and_merged_as_they_were_trained(family: str, kind: Any, tmp_path: Path):
+    """Two of an expert's weights have one, and PEFT puts one adapter inside the other."""
+    model = add_adapter(make(family), Adapter(kind, 4, 8.0))
+    torch.manual_seed(1)
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.1)
+    assert any("experts.base_layer.lora_B" in name for name, _ in model.named_parameters())
+    make(family).save_pretrained(tmp_path / "base")
+    model.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    model.save_pretrained(tmp_path / "adapter")
+    batch = collate(random_trees(4), choose_sharing(model)[0])
+    with torch.no_grad():
+        expected, base = score(model, batch).token_logps, score(make(family), batch).token_logps
+        loaded = load_model(str(tmp_path / "adapter"))
+        choose_sharing(loaded)
+        assert torch.equal(score(loaded, batch).token_logps, expected)
+        merged = loaded.merge_and_unload()
+        assert torch.allclose(score(merged, batch).token_logps, expected, atol=1e-5)
+    assert float((base - expected).abs().max()) > 0.01
+
+
+def test_dora_on_experts_is_refused_with_what_works():
+    with pytest.raises(AfzalError, match="lora_targets") as refused:
+        add_adapter(make("mixtral"), Adapter("dora", 4, 8.0))
+    assert "adapter=lora" in str(refused.value.remedy)
+    made = add_adapter(make("mixtral"), Adapter("dora", 4, 8.0, ["q_proj", "v_proj"]))
+    assert any("lora_magnitude_vector" in name for name, _ in made.named_parameters())
 
 
 @pytest.mark.parametrize(("kind", "own"), [(MixtralConfig, {"num_local_experts": 4}), (Qwen2MoeConfig, {})])

@@ -63,7 +63,10 @@ def _is_table(name: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """A tensor's name as PEFT saves it, whatever it is wrapped in."""
+    """A tensor's name as PEFT saves it, whatever it is wrapped in.
+
+    A factor keeps the name of its layer: experts with adapters on two of their weights have one inside the other.
+    """
     for wrapper in (".modules_to_save.default.", ".modules_to_save.", ".original_module.", ".base_layer."):
-        name = name.replace(wrapper, ".")
+        name = name if ".lora_" in name else name.replace(wrapper, ".")
     return name

@@ -26,6 +26,7 @@ Kind = Literal["lora", "dora", "rslora", "ia3", "prefix", "prompt", "p_tuning"]
 
 # PEFT's names of the adapters whose virtual tokens stand before every row, and ours
 _VIRTUAL = {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt", "P_TUNING": "p_tuning"}
+_LOW_RANK = ("lora", "dora", "rslora")
 _REFUSED = {"CARTRIDGE", "CPT"}  # further kinds with virtual tokens; their batches need more than a row
 
 
@@ -71,7 +72,10 @@ def add_adapter(model: Any, adapter: Adapter, *, also: Sequence[str] = ()) -> An
             _start_prefix(made, adapter.virtual_tokens)
     except ValueError as error:
         first = str(error).strip().partition("\n")[0]
-        remedy = "leave lora_targets out" if adapter.kind in ("lora", "dora", "rslora") else "adapter=lora"
+        named = not isinstance(adapter.targets, str)
+        remedy = "leave lora_targets out" if named and adapter.kind in _LOW_RANK else "adapter=lora"
+        if adapter.kind == "dora" and not named:  # which PEFT does not put on experts that are one tensor
+            remedy += ", or lora_targets with the names of single matrices, such as q_proj,v_proj"
         raise AfzalError(
             f"adapter {adapter.kind} does not fit {type(model).__name__}", why=first, remedy=remedy
         ) from error

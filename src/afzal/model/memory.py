@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +44,9 @@ class PerToken:
         logit: per scored token, for its logits in the computed number format; 0 for a reward model.
         element: of a computed number.
         called: whether the head is called as it is, in large tiles, since it is no plain product: adapted, or cut.
+        fixed: for all blocks, by mode, whatever the tokens: what is computed from weights alone, such as experts with
+            their adapters.
+        fixed_block: the same of one block where nothing is recomputed.
     """
 
     block: float
@@ -51,11 +54,15 @@ class PerToken:
     logit: float
     element: int
     called: bool = False
+    fixed: Mapping[Recompute, float] = field(default_factory=dict)
+    fixed_block: float = 0.0
 
     def of(self, mode: Recompute, tokens: float, scored: float) -> dict[str, float]:
         """Bytes of the activations and of the logits of a forward pass, for its backward pass."""
-        at_work = self.block if mode != "none" else 0.0  # one block's are recomputed at a time
-        return {"activations": (self.kept[mode] + at_work) * tokens, "logits": self._logits(scored)}
+        again = mode != "none"  # one block's are recomputed at a time
+        fixed = self.fixed.get(mode, 0.0) + self.fixed_block * again
+        growing = (self.kept[mode] + self.block * again) * tokens
+        return {"activations": growing + fixed, "logits": self._logits(scored)}
 
     def _logits(self, scored: float) -> float:
         kept = scored * self.logit
@@ -65,7 +72,7 @@ class PerToken:
 
 
 def measure(model: Any, sharing: Sharing, probe: Tree | None = None, modes: Sequence[Recompute] = MODES) -> PerToken:
-    """What a forward pass of this model keeps per token, by running it on one tree in each mode.
+    """What a forward pass of this model keeps, by running it on one tree in each mode.
 
     Leaves the model in the last of the modes.
 
@@ -74,42 +81,68 @@ def measure(model: Any, sharing: Sharing, probe: Tree | None = None, modes: Sequ
             the square of the length, so that a longer tree has more per token.
         modes: begins with ``none``, which says what one block keeps.
     """
-    kept: dict[Recompute, float] = {}
+    found: dict[Recompute, Kept] = {}
     for mode in modes:
         set_recompute(model, mode)
-        kept[mode] = kept_bytes_per_token(model, sharing, probe)
+        found[mode] = kept_bytes(model, sharing, probe)
+    kept: dict[Recompute, float] = {mode: found[mode].per_token for mode in modes}
+    fixed: dict[Recompute, float] = {mode: found[mode].fixed for mode in modes}
     element = next(model.parameters()).element_size()
     scalar, blocks = is_reward_model(model), model.config.get_text_config().num_hidden_layers
     logit = 0.0 if scalar else float(vocabulary_of(model) * element)
-    return PerToken(kept["none"] / blocks, kept, logit, element, not scalar and not is_plain(output_head(model)))
+    called = not scalar and not is_plain(output_head(model))
+    return PerToken(kept["none"] / blocks, kept, logit, element, called, fixed, fixed["none"] / blocks)
+
+
+class Kept(NamedTuple):
+    """Bytes that a forward pass keeps for its backward pass: for each token, and whatever the tokens."""
+
+    per_token: float
+    fixed: float
 
 
 def kept_bytes_per_token(model: Any, sharing: Sharing, probe: Tree | None = None) -> float:
     """Bytes that one forward pass keeps for its backward pass, per token, without weights and without the head."""
+    return kept_bytes(model, sharing, probe).per_token
+
+
+def kept_bytes(model: Any, sharing: Sharing, probe: Tree | None = None) -> Kept:
+    """Bytes that one forward pass keeps for its backward pass, without weights and without the head."""
     device = next(model.parameters()).device
     batch = collate([probe or tree("memory", [0] * 40, [[0] * 12] * 2)], sharing, device)
     own = {storage._cdata for t in (*model.parameters(), *model.buffers()) for storage in _storages(t)}
-    with torch.enable_grad(), _Made() as made:
+    with torch.enable_grad(), _Made(own) as made:
         found = head_scores(model, batch) if is_reward_model(model) else hidden_states(model, batch)
     # what is still alive, besides the result, is held by the graph
     alive = {at: size for at, (held, size) in made.storages.items() if at not in own and not held.expired()}
     for storage in _storages(found):
         alive.pop(storage._cdata, None)
-    return sum(alive.values()) / batch.ids.numel()
+    fixed = sum(size for at, size in alive.items() if at in made.fixed)
+    return Kept((sum(alive.values()) - fixed) / batch.ids.numel(), float(fixed))
 
 
 class _Made(TorchDispatchMode):
-    """Every storage that an operation makes, without holding on to it."""
+    """Every storage that an operation makes, without holding on to it.
 
-    def __init__(self) -> None:
+    Attributes:
+        fixed: those that were made of weights alone.
+    """
+
+    def __init__(self, weights: Set[int]) -> None:
         super().__init__()
         self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.fixed: set[int] = set()
+        self._weights = weights
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        read = [storage._cdata for leaf in tree_leaves((args, kwargs)) for storage in _storages(leaf)]
+        of_weights = bool(read) and all(at in self._weights or at in self.fixed for at in read)
         made = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(made):
             for storage in _storages(leaf):
                 self.storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+                # an address may be that of a storage that is gone
+                (self.fixed.add if of_weights else self.fixed.discard)(storage._cdata)
         return made
 
 

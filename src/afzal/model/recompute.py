@@ -13,7 +13,8 @@ MODES: tuple[Recompute, ...] = ("none", "selective", "full")
 """From the most memory and the least work to the least memory and the most work."""
 
 # Products with weights, and fused attention: most of a block's work in a third to a half of its memory. The batched
-# products of unfused attention are left out, since what they give grows with the square of the length.
+# products of unfused attention are left out, since what they give grows with the square of the length, and so are the
+# grouped ones of experts, since some models write into what those give.
 _COSTLY_NAMES = (
     *("mm", "addmm", "_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_for_cpu"),
     *("_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention"),

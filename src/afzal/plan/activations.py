@@ -28,7 +28,16 @@ def activation_bytes(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -
     }[layout.recompute]
     last = _norm_bytes(job.shape, e, trained=not job.rank, on_cpu=on_cpu)
     row = _row_bytes(job, on_cpu=on_cpu, tensor=layout.tensor)
-    return (job.shape.layers * each + last + row) * tokens, one * tokens
+    merged = merged_bytes(job)
+    kept = (job.shape.layers * each + last + row) * tokens
+    return kept + (job.shape.layers * merged if layout.recompute == "none" else 0.0), one * tokens + merged
+
+
+def merged_bytes(job: Job) -> float:
+    """The experts of a block together with their adapters: PEFT adds the two in every forward pass, whatever its
+    tokens, and the backward pass needs the sum."""
+    shape = job.shape
+    return 3.0 * shape.experts * shape.ff * shape.width * compute_bytes(job) if job.rank else 0.0
 
 
 def _row_bytes(job: Job, *, on_cpu: bool, tensor: int) -> float:
@@ -48,17 +57,18 @@ def again_bytes(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -> flo
         return 0.0
     one = block_kept_bytes(job, on_cpu=on_cpu, tensor=layout.tensor)
     kept = _selective_bytes(job, on_cpu=on_cpu, tensor=layout.tensor) if layout.recompute == "selective" else 0.0
-    return max(0.0, one - kept) * tokens
+    return max(0.0, one - kept) * tokens + merged_bytes(job)
 
 
 def _selective_bytes(job: Job, *, on_cpu: bool, tensor: int) -> float:
-    """Bytes per token that one block keeps where only its input and the results of matrix products and of fused
-    attention are kept (:mod:`afzal.model.recompute`). Results as wide as the model are whole on every device."""
+    """Bytes per token that one block keeps where only its input and the results of matrix products, other than those of
+    experts, and of fused attention are kept (:mod:`afzal.model.recompute`). Results as wide as the model are whole on
+    every device."""
     shape, e = job.shape, compute_bytes(job)
     queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
-    whole, cut = 2 * shape.width, queries + 2 * keys + 2 * max(1, shape.experts_used) * shape.ff
-    products = whole + cut / tensor
-    adapters = 7 * job.rank + (products if job.rank else 0)  # of a matrix and of its adapter, apart
+    products = shape.width + (queries + 2 * keys) / tensor
+    products += 0 if shape.experts else shape.width + 2 * shape.ff / tensor  # those of experts are made again
+    adapters = _adapter_numbers(job) + (products if job.rank else 0)  # of a matrix and of its adapter, apart
     fused = not (on_cpu and e == 2)  # a short tree's attention in bf16 is plain products on a CPU
     return e * (shape.width + products + adapters) + fused * (e * queries + 4 * shape.heads) / tensor
 
@@ -85,8 +95,14 @@ def block_kept_bytes(job: Job, *, on_cpu: bool, tensor: int = 1) -> float:
         attention = e * (2 * (queries + keys) + shape.heads * job.lengths.dense / job.lengths.tokens)
     if shape.head_norm != "none":
         attention += (queries + keys) * (e if _is_fused(shape, e, on_cpu=on_cpu) else 4 + (e if trained else 0))
-    adapters = e * 7 * job.rank
+    adapters = e * _adapter_numbers(job)
     return norms + (attention + _feed_forward_kept(shape, e)) / tensor + adapters
+
+
+def _adapter_numbers(job: Job) -> int:
+    """Per token, what the first halves of LoRA adapters give: on seven matrices of a block; with experts on those of
+    attention and on the router, since the experts' are merged (:func:`merged_bytes`)."""
+    return (5 if job.shape.experts else 7) * job.rank
 
 
 def _feed_forward_kept(shape: Shape, e: int) -> float:

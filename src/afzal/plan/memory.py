@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from afzal.plan.activations import activation_bytes, again_bytes, block_working_bytes, logit_bytes
+from afzal.plan.activations import activation_bytes, again_bytes, block_working_bytes, logit_bytes, merged_bytes
 from afzal.plan.hardware import Device
 from afzal.plan.job import (
     Job,
@@ -98,7 +98,7 @@ def moments(job: Job, layout: Layout, device: Device) -> list[Moment]:
     e, whole = compute_bytes(job), layout.shards == 1
     tokens = tokens_at_once(job, layout)
     kept, block = activation_bytes(job, layout, tokens, on_cpu=device.name == "cpu")
-    live = block_working_bytes(job.shape, e, layout.tensor) * tokens
+    live = block_working_bytes(job.shape, e, layout.tensor) * tokens + 2 / 3 * merged_bytes(job)  # of gate and up
     ends = _end_weights(job) / layout.tensor if whole else 0.0  # gradients of cut weights leave as they are made
     gradients = 4.0 * trained_parameters(job) / (layout.shards * layout.tensor)
     carried = gradients if micro_batches(job, layout) > 1 else 0.0

@@ -168,10 +168,18 @@ def trunk_parameters(shape: Shape) -> int:
 
 
 def adapter_parameters(shape: Shape, rank: int) -> int:
-    """Weights of LoRA adapters of this rank on every linear layer of the blocks; on attention alone with experts."""
+    """Weights of LoRA adapters of this rank on every linear layer of the blocks.
+
+    With experts they are on the router and on each expert too, whose gate and up are one matrix and get twice the rank
+    from PEFT.
+    """
     queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
     ends = 2 * (shape.width + queries) + 2 * (shape.width + keys)
-    ends += 0 if shape.experts else 3 * (shape.width + shape.ff)
+    if shape.experts:
+        ends += shape.width + shape.experts
+        ends += shape.experts * (2 * (shape.width + 2 * shape.ff) + shape.ff + shape.width)
+    else:
+        ends += 3 * (shape.width + shape.ff)
     return shape.layers * rank * ends
 
 

@@ -258,7 +258,15 @@ def per_token(trunks: Sequence[Any], layout: Layout, modes: Sequence[Recompute])
     """What all models that train keep together."""
     found = [measure(trunk, layout.sharing, modes=modes) for trunk in trunks]
     kept: dict[Recompute, float] = {mode: sum(f.kept[mode] for f in found) for mode in modes}
-    return PerToken(sum(f.block for f in found), kept, found[0].logit, found[0].element)
+    fixed: dict[Recompute, float] = {mode: sum(f.fixed[mode] for f in found) for mode in modes}
+    return PerToken(
+        sum(f.block for f in found),
+        kept,
+        found[0].logit,
+        found[0].element,
+        fixed=fixed,
+        fixed_block=sum(f.fixed_block for f in found),
+    )
 
 
 def ran_out(config: TrainConfig, prepared: Prepared, held: Held, layout: Layout, said: str) -> AfzalError:
