@@ -58,6 +58,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 MODELS: dict[str, dict[str, Any]] = {
     "tied": {"tie_word_embeddings": True},
     "experts": {"kind": "MixtralConfig", "num_local_experts": 4},
+    "grpo-experts": {"kind": "MixtralConfig", "num_local_experts": 4},
 }
 FLAGS = {"recomputed": ["gradient_checkpointing=true"], "compiled": ["--compile"]}
 
@@ -179,6 +180,7 @@ FROM_REWARDS: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo-from-reward": ("ppo", {"value_model": "scorer"}),
     "ppo-dora": ("ppo", {"adapter": "dora", "lora_rank": 4}),
     "grpo-lora": ("grpo", {"n": 3, "lora_rank": 4}),
+    "grpo-experts": ("grpo", {"n": 3, "lora_rank": 4}),
     "two-prompts": ("rloo", {"n": 2, "batch_size": 2, "minibatches": 2}),
 }
 
@@ -193,6 +195,8 @@ def from_rewards(
         more: settings of the run by several.
     """
     method, _ = FROM_REWARDS[name]
+    if name in MODELS:
+        model_folder(tmp_path / "model", **MODELS[name])
     one, several = (
         rewarded(tmp_path, out, name, **(always or {}), **own) for out, own in (("one", {}), ("several", more))
     )

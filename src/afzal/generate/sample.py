@@ -16,6 +16,7 @@ from afzal.generate.rows import Heard, Row, Sample, answer_limits, batches
 from afzal.generate.shared import decode_shared
 from afzal.generate.stock import decode_stock
 from afzal.model.decoding import shared_decoding
+from afzal.model.experts import experts_added_once
 from afzal.model.load import context_of_model
 from afzal.model.media import placeholder_ids
 from afzal.model.packed import packed
@@ -73,7 +74,7 @@ def sample(
     sampling = replace(sampling, barred=placeholder_ids(model.config))
     limits = answer_limits(lengths, sampling.max_new_tokens, context_of_model(model))
     drawn: list[tuple[int, int, Sample]] = []
-    with torch.no_grad(), packed(model):
+    with torch.no_grad(), packed(model), experts_added_once(model):
         for limit in sorted(set(limits), reverse=True):  # those that share a limit are decoded together
             alike = {i: length for i, length in enumerate(lengths) if limits[i] == limit}
             limited = replace(sampling, max_new_tokens=limit)

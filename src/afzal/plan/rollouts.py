@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from afzal.plan.activations import block_working_bytes
+from afzal.plan.activations import block_working_bytes, merged_bytes
 from afzal.plan.hardware import Device
 from afzal.plan.job import Job, Layout, at_most, compute_bytes, frozen_bytes, policy_parameters, value_parameters
 from afzal.plan.shapes import Shape, adapter_parameters, block_matrices, embedding_parameters, parameters
@@ -22,6 +22,7 @@ SCORED_TILE_CPU = 2**22
 # tables of that size alive at once: log-probs of both, and what the KL is summed from, one of them bool
 _COMPARED = 5.25
 _PACKED_SHARE = 1 / 8  # of the memory, for weights that a CPU lays out anew for decoding
+_SUMS_SHARE = 1 / 4  # of the memory; a run compares with half of what is free then
 _FLOAT32 = 4
 
 
@@ -74,7 +75,15 @@ def generation_bytes(job: Job, layout: Layout, device: Device) -> dict[str, floa
         "activations": max(read * working, drawn),
         "gathered": _whole_bytes(job, layout),
         "packed weights": _packed_bytes(job, device) if layout.tensor == 1 else 0.0,
+        "experts with adapters": _sum_bytes(job, device),
     }
+
+
+def _sum_bytes(job: Job, device: Device) -> float:
+    """Experts and their adapters, added up once for all answers (:mod:`afzal.model.experts`); or one block after the
+    other, where the sums would take too much of the memory."""
+    size = job.shape.layers * merged_bytes(job)
+    return size if size <= _SUMS_SHARE * device.memory else merged_bytes(job)
 
 
 def _packed_bytes(job: Job, device: Device) -> float:
@@ -100,7 +109,7 @@ def scoring_bytes(job: Job, layout: Layout, device: Device) -> dict[str, float]:
     at_head = states + logits >= tokens * working
     return {
         "logits": logits if at_head else 0.0,
-        "activations": states if at_head else tokens * working,
+        "activations": states if at_head else tokens * working + merged_bytes(job),
         "gathered": _whole_bytes(job, layout),
     }
 
