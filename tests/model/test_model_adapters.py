@@ -291,9 +291,41 @@ def test_a_prefix_longer_than_a_sliding_window_is_refused():
         add_adapter(make("gemma2"), Adapter("prefix", virtual_tokens=6))
 
 
-def test_ia3_is_refused_where_peft_does_not_know_the_layers():
-    with pytest.raises(AfzalError, match="adapter ia3 does not fit Olmo2ForCausalLM"):
-        add_adapter(make("olmo2"), Adapter("ia3"))
+@pytest.mark.parametrize("family", ["olmo", "olmo2", "cohere", "granite", "smollm3", "stablelm"])
+def test_ia3_takes_the_usual_layers_where_peft_has_no_list(family: str):
+    model = make(family)
+    choose_sharing(model)
+    batch = collate(random_trees(3), "shared")
+    with torch.no_grad():
+        before = score(model, batch).token_logps
+        made = add_adapter(model, Adapter("ia3"))
+        assert torch.equal(score(made, batch).token_logps, before)
+    factors = {name.split(".")[-3]: tuple(p.shape) for name, p in made.named_parameters() if p.requires_grad}
+    text = model.config
+    width = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
+    assert factors == {"k_proj": (width, 1), "v_proj": (width, 1), "down_proj": (1, text.intermediate_size)}
+    assert sum(p.requires_grad for p in made.parameters()) == 3 * text.num_hidden_layers
+
+
+@pytest.mark.parametrize("family", ["starcoder2", "qwen3_moe", "qwen2_moe"])
+def test_ia3_is_refused_where_the_layers_are_not_known(family: str):
+    with pytest.raises(AfzalError, match="adapter ia3 does not fit") as refused:
+        add_adapter(make(family), Adapter("ia3"))
+    assert refused.value.remedy == "adapter=lora"
+
+
+@pytest.mark.parametrize(
+    ("adapter", "remedy"),
+    [
+        (Adapter("lora"), "lora_targets with the names of single matrices, such as q_proj,v_proj"),
+        (Adapter("dora"), "adapter=lora, or lora_targets with the names of single matrices, such as q_proj,v_proj"),
+        (Adapter("lora", targets=["out_proj"]), "leave lora_targets out"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_says_what_might(adapter: Adapter, remedy: str):
+    with pytest.raises(AfzalError, match="does not fit MambaForCausalLM") as refused:
+        add_adapter(make("mamba"), adapter)
+    assert refused.value.remedy == remedy
 
 
 @pytest.mark.parametrize("kind", ["MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT"])

@@ -34,8 +34,7 @@ from afzal.tokens.tree import Branch, Tree, tree
 from afzal.train.evaluate import batch_pairs
 from afzal.train.optim import trainable
 
-# what transformers has no classifier for
-FAMILIES = [f for f in SHARING_FAMILIES if f not in ("cohere", "cohere2", "granite")]
+UNKNOWN = ["cohere", "cohere2", "granite"]  # what transformers has no classifier for
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def fresh(tmp_path, family="llama", heads=1, **overrides):
     return load_reward_model(str(tmp_path / family), heads=heads)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SHARING_FAMILIES)
 def test_shared_and_padded_scores_are_those_of_the_classifier_itself(family, tmp_path):
     model = fresh(tmp_path, family)
     model.config.get_text_config().pad_token_id = model.config.pad_token_id = 0
@@ -155,10 +154,38 @@ def test_the_wrong_number_of_heads_is_refused(folder):
         load_reward_model(str(folder / "saved"), heads=3)
 
 
-def test_a_family_without_a_classifier_is_refused_in_words(tmp_path):
-    make("cohere").save_pretrained(tmp_path)
-    with pytest.raises(AfzalError, match="CohereConfig"):
+def test_a_family_without_a_trunk_is_refused_in_words(tmp_path):
+    make("mamba").save_pretrained(tmp_path)
+    with pytest.raises(AfzalError, match="no trunk of MambaConfig that a reward head could stand on"):
         load_reward_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("family", UNKNOWN)
+def test_a_family_that_transformers_has_no_classifier_for_is_saved_and_loaded(family, lora, tmp_path):
+    model = fresh(tmp_path, family, vocab_size=len(byte_tokenizer()))
+    with pytest.raises(ValueError, match="Unrecognized configuration class"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / family)
+    if lora:
+        model = add_lora(model, rank=2, alpha=8)
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if "lora_B" in name or "modules_to_save" in name:
+                    p.normal_(std=0.3)
+    tokenizer = byte_tokenizer()
+    choose_pad(model, tokenizer, {2})
+    batch = collate([tree("a", [5, 6, 7], [[8, 9, 2], [10, 2]])], choose_sharing(model)[0])
+    with torch.no_grad():
+        expected = head_scores(model, batch)
+    save_reward_model(model, tokenizer, tmp_path / "saved", shift=0.25)
+    again = load_reward_model(str(tmp_path / "saved"))
+    choose_sharing(again)
+    with torch.no_grad():
+        torch.testing.assert_close(head_scores(again, batch), expected, atol=1e-5, rtol=0)
+    assert shift_of(again) == 0.25
+    blank, of = blank_reward_model(str(tmp_path / "saved"))
+    assert type(blank) is type(again)
+    assert of.is_unread(blank.get_input_embeddings().weight)
 
 
 @pytest.mark.parametrize("heads", [1, 40])  # 32 numbers, which are read at once; 1,280, which are not

@@ -1,4 +1,4 @@
-"""Sequence classifiers of models with towers, for families that `transformers` has none for.
+"""Sequence classifiers of families that `transformers` has none for: models with towers, Granite, Cohere.
 
 The class is the generic one of `transformers`: the trunk in ``model``, a linear head without bias in ``score``. Its
 folder names it after the family (``LlavaForSequenceClassification``), a name that `transformers` does not know.
@@ -26,12 +26,16 @@ def classifier_of(config_class: Any) -> Any:
     trunk: Any = MODEL_MAPPING.get(config_class, None)
     parents = [] if trunk is None else [k for k in trunk.__mro__[1:] if issubclass(k, PreTrainedModel)]
     if trunk is None or not parents or parents[0] is PreTrainedModel:
-        raise AfzalError(
-            f"there is no trunk of {config_class.__name__} that a reward head could stand on",
-            remedy="a model of another family, or a judge",
-        )
+        raise _no_trunk(config_class)
     name = trunk.__name__.removesuffix("Model") + "ForSequenceClassification"
     return type(name, (GenericForSequenceClassification, parents[0]), {"__module__": __name__})
+
+
+def _no_trunk(config_class: Any) -> AfzalError:
+    return AfzalError(
+        f"there is no trunk of {config_class.__name__} that a reward head could stand on",
+        remedy="a model of another family, or a judge",
+    )
 
 
 def with_head(model: Any, num_labels: int) -> Any:
@@ -43,6 +47,8 @@ def with_head(model: Any, num_labels: int) -> Any:
     import torch
 
     kind = classifier_of(type(model.config))
+    if not hasattr(model, "model"):
+        raise _no_trunk(type(model.config))
     model.config.num_labels = num_labels
     with torch.device("meta"):  # the trunk's weights are there already
         made = kind(model.config)

@@ -311,7 +311,7 @@ def _classifier_class(folder: str) -> Any:
     """The class of `transformers` that opens the folder as a classifier; None where one is made of a language model."""
     from transformers import AutoModelForSequenceClassification
 
-    if not _has_towers(folder) or _has_classifier(folder):
+    if _has_classifier(folder):
         return AutoModelForSequenceClassification
     return classifier_of(type(load_config(folder))) if is_reward_model(folder) else None
 

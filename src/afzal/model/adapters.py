@@ -26,6 +26,7 @@ Kind = Literal["lora", "dora", "rslora", "ia3", "prefix", "prompt", "p_tuning"]
 
 # PEFT's names of the adapters whose virtual tokens stand before every row, and ours
 _VIRTUAL = {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt", "P_TUNING": "p_tuning"}
+_IA3_LAYERS = ("k_proj", "v_proj", "down_proj")
 _LOW_RANK = ("lora", "dora", "rslora")
 _REFUSED = {"CARTRIDGE", "CPT"}  # further kinds with virtual tokens; their batches need more than a row
 
@@ -72,14 +73,20 @@ def add_adapter(model: Any, adapter: Adapter, *, also: Sequence[str] = ()) -> An
             _start_prefix(made, adapter.virtual_tokens)
     except ValueError as error:
         first = str(error).strip().partition("\n")[0]
-        named = not isinstance(adapter.targets, str)
-        remedy = "leave lora_targets out" if named and adapter.kind in _LOW_RANK else "adapter=lora"
-        if adapter.kind == "dora" and not named:  # which PEFT does not put on experts that are one tensor
-            remedy += ", or lora_targets with the names of single matrices, such as q_proj,v_proj"
         raise AfzalError(
-            f"adapter {adapter.kind} does not fit {type(model).__name__}", why=first, remedy=remedy
+            f"adapter {adapter.kind} does not fit {type(model).__name__}", why=first, remedy=_fitting(adapter)
         ) from error
     return made
+
+
+def _fitting(adapter: Adapter) -> str:
+    """What to do about an adapter that PEFT does not put on a model."""
+    if adapter.kind not in _LOW_RANK:
+        return "adapter=lora"
+    if not isinstance(adapter.targets, str):
+        return "leave lora_targets out"
+    named = "lora_targets with the names of single matrices, such as q_proj,v_proj"
+    return f"adapter=lora, or {named}" if adapter.kind == "dora" else named
 
 
 def _config(model: Any, adapter: Adapter, also: Sequence[str]) -> Any:
@@ -97,7 +104,7 @@ def _config(model: Any, adapter: Adapter, also: Sequence[str]) -> Any:
     if adapter.kind == "p_tuning":
         return peft.PromptEncoderConfig(task_type=task, num_virtual_tokens=n)
     if adapter.kind == "ia3":
-        return peft.IA3Config(task_type=task, modules_to_save=whole, exclude_modules=spared)
+        return peft.IA3Config(task_type=task, modules_to_save=whole, exclude_modules=spared, **_scaled_by_ia3(model))
     targets: Any = adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets)
     alpha: Any = adapter.alpha  # a float works, whatever its annotation says
     return peft.LoraConfig(
@@ -111,6 +118,19 @@ def _config(model: Any, adapter: Adapter, also: Sequence[str]) -> Any:
         use_rslora=adapter.kind == "rslora",
         modules_to_save=whole,
     )
+
+
+def _scaled_by_ia3(model: Any) -> dict[str, Any]:
+    """Layers whose keys, values and hidden features IA3 scales (Liu et al. 2022, arXiv 2205.05638), where PEFT has no
+    list for the model type and each block has them once, under their usual names; else nothing, and PEFT decides."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOWN
+
+    config = model.config.get_text_config()
+    linear = [name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    usual = all(linear.count(name) == config.num_hidden_layers for name in _IA3_LAYERS)
+    if config.model_type in KNOWN or not usual or any("expert" in name for name, _ in model.named_modules()):
+        return {}
+    return {"target_modules": list(_IA3_LAYERS), "feedforward_modules": [_IA3_LAYERS[-1]]}
 
 
 @torch.no_grad()
