@@ -93,7 +93,7 @@ def without_seconds(content: bytes, name: str) -> Any:
 
 @pytest.mark.parametrize("order", ["fomaml", *(pytest.param(o, marks=pytest.mark.slow) for o in ("maml", "reptile"))])
 def test_killed_and_resumed_it_ends_with_the_same_bytes(folder: Path, order: str):
-    changes = {"order": order, "query_size": None if order == "reptile" else 6}
+    changes = {"order": order, "query_size": None if order == "reptile" else 6, "max_steps": 6}
     whole = given(folder, f"whole-{order}", **changes)
     assert finished(start("meta", whole)) == 0
     cut = given(folder, f"cut-{order}", **changes)
