@@ -159,6 +159,7 @@ CASES: dict[str, Case] = {
 }
 OF_METHOD: dict[tuple[str, str], Case] = {
     ("kto", "sharing"): ("shared", {"sharing": "unshared"}),
+    ("ipo", "method"): ("dpo", {}),
     **{(method, "method"): (other, {}) for method, other in zip(ONLINE, (*ONLINE[1:], ONLINE[0]), strict=True)},
     **{(method, "axis"): ("safer", {"data": "partly.jsonl"}) for method in ONLINE},
     **{(method, "max_tokens"): (16, {}) for method in ONLINE},
@@ -174,14 +175,19 @@ OF_METHOD: dict[tuple[str, str], Case] = {
     ("meta", "adapter_from"): ("started", {"adapter_from": "begun", "lora_rank": None}),
     ("reward", "method"): ("dpo", {"sample_prompts": None, "sample_tokens": None}),
     ("reward", "objective"): ("bradley_terry_margin", {"data": "strong.jsonl"}),
-    ("irl", "method"): ("sft", {"samples": None, "sample_prompts": None, "sample_tokens": None}),
+    ("irl", "method"): ("sft", {}),
+    ("irl", "axis"): ("safer", {"data": "partly.jsonl"}),
+    ("irl", "chat_template"): (
+        "other.jinja",
+        {"data": "chat.jsonl", "samples": "drawn-chat.jsonl", "chat_template": "chat.jinja", "max_tokens": 200},
+    ),
     ("irl", "objective"): ("airl", {}),
     ("irl", "heads"): (2, {"objective": "demonstration_pairs"}),
     ("irl", "eval_data"): ("later.jsonl", {"eval_fraction": None}),
     ("irl", "data"): ("later.jsonl", {}),
 }
-# What is given together with a setting that asks for it.
-BESIDE: dict[str, dict[str, Any]] = {"constraint": _MASS}
+# What is given, or left out, together with a setting that asks for it.
+BESIDE: dict[str | tuple[str, str], dict[str, Any]] = {"constraint": _MASS, ("irl", "method"): {"samples": None}}
 # Settings that a plain run on a CPU refuses, and the pattern of what is said then; by method where only some do.
 REFUSALS: dict[str | tuple[str, str], str] = {
     ("meta", "dtype"): "round inner steps away",
@@ -239,6 +245,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(
         "chat.jsonl",
         [{"prompt": turn("user", r["prompt"])} | {k: turn("assistant", r[k]) for k in answers} for r in rows],
+    )
+    write(
+        "drawn-chat.jsonl",
+        [{"prompt": turn("user", r["prompt"]), "completion": turn("assistant", r["completion"])} for r in drawn],
     )
     two = lambda r: {"prompt": r["prompt"], "response_0": r["chosen"], "response_1": r["rejected"]}  # noqa: E731
     write("axes.jsonl", [two(r) | {"better_response_id": 0, "safer_response_id": k % 2} for k, r in enumerate(rows)])
@@ -340,6 +350,8 @@ def _files(place: Path) -> Iterator[tuple[str, str]]:
             content = json.dumps([{k: v for k, v in line.items() if k != "seconds"} for line in lines])
         elif path.name in ("samples.jsonl", "dropped.jsonl", "config.json"):
             content = path.read_text()
+        elif path.name == "run.json":
+            content = json.dumps(json.loads(path.read_text()).get("data", {}).get("tasks"))
         elif path.suffix == ".safetensors" and "checkpoints" not in path.parts:
             content = hashlib.sha256(path.read_bytes()).hexdigest()
         yield str(path.relative_to(place)), content
@@ -383,7 +395,8 @@ def test_a_setting_of_training_changes_the_run(
 ):
     value, needed = case_of(method, key)
     before = runs_before(method, needed, monkeypatch)
-    after = outcome(method, {**needed, **BESIDE.get(key, {}), key: value}, folder, tmp_path, monkeypatch)
+    beside = BESIDE.get((method, key), BESIDE.get(key, {}))
+    after = outcome(method, {**needed, **beside, key: value}, folder, tmp_path, monkeypatch)
     assert before != after, f"{key} has no effect on {method}"
     if key not in ("columns", "skip_bad"):  # which mend what else is refused
         assert "refused" not in before, before
