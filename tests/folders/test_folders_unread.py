@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
@@ -185,6 +186,32 @@ def test_what_is_joined_in_other_ways_is_not_followed(tmp_path):
         assert of.place(torch.stack([a, b]).transpose(0, 1)) is None
         assert of.place(torch.stack([a, b])[1]) is None
     assert of.place(torch.stack([a, b])) is None
+
+
+def test_what_is_stacked_may_be_joined_again(tmp_path):
+    """Two layers side by side within a new dimension, before another new one."""
+    folder = saved(tmp_path, "llama")
+    names = [f"model.layers.{n}.mlp.{part}_proj.weight" for n in (0, 1) for part in ("up", "gate")]
+    whole = dict(load_causal_model(folder, dtype=torch.float32).named_parameters())
+
+    def joined(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        a, b, c, d = (tensors[name] for name in names)
+        return torch.stack([torch.cat([torch.stack([a, b], 1), torch.stack([c, d], 1)], 2)] * 2, 0)
+
+    _, of = blank_causal_model(folder)
+    with of.joining():
+        found = joined(of.tensors)
+    assert of.is_unread(found)
+    assert torch.equal(of.read(found), joined(whole))
+
+
+def test_a_square_that_is_turned_is_not_taken_for_itself(tmp_path):
+    _, of = blank_causal_model(saved(tmp_path, "llama"))
+    (piece,) = of.place(of.tensors["model.norm.weight"]) or ()
+    square = torch.ones(2, 2)
+    of._know(square, (piece,))
+    assert of.place(square) == (piece,)
+    assert of.place(square.T) is None
 
 
 def test_packed_weights_are_not_mapped(tmp_path):

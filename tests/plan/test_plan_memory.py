@@ -220,3 +220,19 @@ def test_what_is_left_out_costs_no_memory():
         peak(replace(EIGHT, method=METHODS["reward"], reference="none"), Layout(), DEVICES["h200"]),
     ):
         assert less.total < whole
+
+
+def test_experts_with_adapters_are_planned_as_they_are_measured():
+    """Their sums count whatever the tokens; per token adapters count on attention's four matrices and on the router."""
+    model = add_lora(make("mixtral"), rank=2, alpha=4)
+    sharing, _ = choose_sharing(model)
+    found = measure(model, sharing, modes=("none",))
+    job = Job(shape_of(model.config.to_dict()), METHODS["dpo"], PAIR, rank=2, dtype="fp32")
+    kept, one = activation_bytes(job, Layout(), 0, on_cpu=True)
+    assert one == 4 * 3 * 48 * 32 * 4  # experts, matrices, their size, bytes
+    assert kept == 2 * one
+    assert kept <= found.fixed["none"] < 1.3 * kept  # with the factors as they are multiplied
+    assert activation_bytes(job, Layout(recompute="full"), 0, on_cpu=True) == (0, one)
+    assert activation_bytes(replace(job, rank=0), Layout(), 0, on_cpu=True) == (0, 0)
+    kept_of = lambda rank: activation_bytes(replace(job, rank=rank), Layout(), 100, on_cpu=True)[0]  # noqa: E731
+    assert kept_of(5) - kept_of(2) == 100 * 2 * 4 * 5 * 3  # tokens, blocks, bytes, matrices, ranks
