@@ -152,6 +152,17 @@ def test_changed_settings_or_data_are_refused_by_name_on_resume(folder, tmp_path
         (folder / "kept.jsonl").rename(folder / "pairs.jsonl")
 
 
+def test_a_command_that_failed_at_once_may_be_mended(folder, tmp_path):
+    given = settings(folder, tmp_path / "run", max_steps=1)
+    with pytest.raises(AfzalError, match="lora_targets"):
+        recipes.train(config.make("dpo", **given, lora_rank=2, lora_targets=["no_such_layer"]))
+    assert runs.open_run(tmp_path / "run").facts()["status"] == "failed"
+    recipes.train(config.make("dpo", **given))
+    facts = runs.open_run(tmp_path / "run").facts()
+    assert facts["status"] == "finished"
+    assert "no_such_layer" not in str(facts)
+
+
 def test_a_second_run_into_the_same_folder_is_refused(folder, tmp_path):
     given = settings(folder, tmp_path / "run", max_steps=1)
     recipes.train(config.make("dpo", **given))

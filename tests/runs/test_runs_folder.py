@@ -47,6 +47,38 @@ def test_an_empty_folder_may_be_used(tmp_path):
         assert run.facts()["status"] == "running"
 
 
+def failed(path: Path, **facts) -> Path:
+    with runs.create(path, {"lr": 1.0}) as run:
+        run.update(**{"status": "failed", "stop_reason": "AfzalError: no such model", **facts})
+    (path / "dropped.jsonl").touch()
+    (path / "data.json").write_text("{}")
+    return path
+
+
+def test_a_run_that_failed_before_anything_was_measured_may_be_started_again(tmp_path):
+    with runs.create(failed(tmp_path / "run"), {"lr": 2.0}) as run:
+        assert run.facts()["status"] == "running"
+        assert "stop_reason" not in run.facts()
+        assert yaml.safe_load((run.path / "run.yaml").read_text()) == {"lr": 2.0}
+
+
+@pytest.mark.parametrize("facts", [{"status": "running"}, {"status": "stopped"}, {"step": 1}])
+def test_any_other_run_stays(tmp_path, facts):
+    path = failed(tmp_path / "run", **facts)
+    before = {f.name: f.read_bytes() for f in path.iterdir()}
+    with pytest.raises(AfzalError, match="already holds a run"):
+        runs.create(path, {"lr": 2.0})
+    assert {f.name: f.read_bytes() for f in path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "notes.txt", "adapter_model.safetensors"])
+def test_what_lies_beside_a_failed_run_keeps_its_folder(tmp_path, name):
+    path = failed(tmp_path / "run")
+    (path / name).mkdir() if name == "checkpoints" else (path / name).touch()
+    with pytest.raises(AfzalError, match="already holds a run"):
+        runs.create(path, {"lr": 2.0})
+
+
 def test_a_folder_with_other_things_is_refused_and_untouched(tmp_path):
     for name in ("thesis.tex", "a", "b", "c"):
         (tmp_path / name).write_text("precious")

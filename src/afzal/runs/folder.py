@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,7 @@ _FACTS, _METRICS, _CONFIG = "run.json", "metrics.jsonl", "run.yaml"
 _MAX_DEPTH = 6
 _TAIL = 1 << 16  # bytes of a log that are read to list a run
 _IGNORED = {"lost+found", lock.NAME, "inputs"}
+_SET_UP = {_FACTS, _CONFIG, "data.json", "dropped.jsonl"}  # what a run writes before its first update
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +283,8 @@ def _busy(path: Path, other: Mapping[str, Any], doing: str = "being written", re
 
 def refuse_used(path: Path) -> None:
     """Refuse a folder that holds anything. Hidden files, a mount's ``lost+found``, a lock that nobody holds and rows
-    that were given in memory (``inputs``) do not count.
+    that were given in memory (``inputs``) do not count; nor does a run that failed before anything was measured, so
+    that a mended command needs no other folder.
 
     Raises:
         AfzalError: there is something; says whether it can be resumed.
@@ -294,7 +296,7 @@ def refuse_used(path: Path) -> None:
     except OSError as error:
         with writing(path):
             raise error
-    if not names:
+    if not names or _failed_at_once(path, names):
         return
     if _is_run(path):
         step = Run(path).facts().get("step", 0)
@@ -306,6 +308,14 @@ def refuse_used(path: Path) -> None:
         why=f"it holds {shown}",
         remedy="choose another --out",
     )
+
+
+def _failed_at_once(path: Path, names: Sequence[str]) -> bool:
+    """Whether the folder holds a run that failed while it was set up, and nothing else."""
+    if not _is_run(path) or not set(names) <= _SET_UP:
+        return False
+    facts = Run(path).facts()
+    return facts.get("status") == "failed" and facts.get("step", 0) == 0
 
 
 def _first_facts() -> dict[str, Any]:
