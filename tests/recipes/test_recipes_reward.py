@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -59,6 +61,18 @@ def test_a_run_learns_and_says_how_well(trained):
     card = (trained.path / "README.md").read_text()
     assert "text-classification" in card
     assert "AutoModelForSequenceClassification" in card
+
+
+@pytest.mark.parametrize("lora", [{}, {"lora_rank": 2}])
+def test_a_family_that_transformers_has_no_reward_models_of_says_how_to_use_it(folder, lora, tmp_path, capsys):
+    model_folder(tmp_path / "model", "GraniteConfig")
+    run = train(folder, tmp_path / "run", model=str(tmp_path / "model"), max_steps=2, **lora)
+    (command,) = re.findall(r"```bash\n(afzal score .*?)\n```", (run.path / "README.md").read_text())
+    assert "AutoModelForSequenceClassification" not in (run.path / "README.md").read_text()
+    words = shlex.split(command.replace("responses.jsonl", str(folder / "pairs.jsonl")))
+    words = [str(tmp_path / word) if word in ("run", "scores.jsonl") else word for word in words]
+    assert cli.main(words[1:]) == 0
+    assert "accuracy" in capsys.readouterr().out
 
 
 def test_the_folder_scores_as_afzal_does(trained, folder, tmp_path):

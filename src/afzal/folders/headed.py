@@ -12,6 +12,13 @@ from typing import Any
 from afzal.errors import AfzalError
 
 
+def has_classifier(model_type: str) -> bool:
+    """Whether `transformers` has a sequence classifier for models of a type."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+    return model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+
 @cache
 def classifier_of(config_class: Any) -> Any:
     """The sequence classifier for models of a configuration's class, as a class of `transformers`' kind.

@@ -17,7 +17,7 @@ from afzal.folders import voxtral
 from afzal.folders.adapted import enlarge, refuse_unfit
 from afzal.folders.fit import refuse_counts, refuse_ids_without_rows, refuse_misfit, refuse_other_tokens
 from afzal.folders.guard import guarded, no_bars, quiet_peft
-from afzal.folders.headed import classifier_of, with_head
+from afzal.folders.headed import classifier_of, has_classifier, with_head
 from afzal.folders.headers import Stored
 from afzal.folders.inspection import (
     TEXTS,
@@ -268,10 +268,7 @@ def _has_towers(folder: str) -> bool:
 
 def _has_classifier(folder: str) -> bool:
     """Whether `transformers` has a sequence classifier for the folder's architecture."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-
-    known = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-    return read_config(Path(folder) / "config.json").get("model_type") in known
+    return has_classifier(str(read_config(Path(folder) / "config.json").get("model_type")))
 
 
 def load_classifier(folder: str, **settings: Any) -> Any:

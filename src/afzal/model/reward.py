@@ -289,6 +289,7 @@ def save_reward_model(
     rounded: Callable[[Any], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """Write a folder that ``AutoModelForSequenceClassification`` loads: adapters merged, the mean head, the tokenizer.
+    Of a family that it does not know :func:`load_reward_model` alone loads it.
 
     ``rounded`` puts the merged model into the number format that it is saved in.
 

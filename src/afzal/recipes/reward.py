@@ -13,6 +13,7 @@ from afzal import runs
 from afzal.config import TrainConfig
 from afzal.config.sections import ScorerSettings
 from afzal.errors import AfzalError
+from afzal.folders.headed import has_classifier
 from afzal.model.reward import (
     adds_row,
     blank_reward_model,
@@ -78,19 +79,20 @@ def judged(
     model.eval()
     shift = _shift(model, prepared.train, layout) if asked.shift == "chosen" else 0.0
     extra: list[Section] = []
+    about = {"shift": shift, "heads": asked.heads, "transformers_class": has_classifier(model.config.model_type)}
     if prepared.evaluation_items:
         score = lambda batch: head_scores(model, batch) - shift  # noqa: E731
         scored, _ = score_items(
             score, prepared.evaluation_items, prepared.speaker, layout, max_tokens=prepared.max_tokens
         )
         found = assess(scored)
-        run.update(reward={"shift": shift, "heads": asked.heads, **found.facts()})
+        run.update(reward={**about, **found.facts()})
         extra = [_summary(lines(found)), *sections(found)]
         if asked.inferred_at is not None and (known := identified(scored, asked.inferred_at)) is not None:
             run.update(identified=known.facts())
             extra[1:1] = [section(known)]
     else:
-        run.update(reward={"shift": shift, "heads": asked.heads})
+        run.update(reward=about)
     return extra, shift
 
 

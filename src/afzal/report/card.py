@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -154,7 +155,18 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_to
 
 def _scoring(path: str, facts: Mapping[str, Any]) -> str:
     given = facts.get("reward")
-    shift = given.get("shift", 0.0) if isinstance(given, Mapping) else 0.0
+    given = given if isinstance(given, Mapping) else {}
+    shift = given.get("shift", 0.0)
+    if not given.get("transformers_class", True):
+        return f"""## Quick start
+
+```bash
+afzal score --model {shlex.quote(path)} --data responses.jsonl --out scores.jsonl
+```
+
+`transformers` has no reward models of this family; Afzal reads this one. Larger is better; only differences between
+responses to one prompt mean anything. `reward_shift` ({number(shift)}), which is taken off, gives preferred
+responses a mean of 0."""
     return f"""## Quick start
 
 ```python
