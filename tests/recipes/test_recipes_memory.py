@@ -54,6 +54,24 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "shares_memory", lambda device: False)
 
 
+def test_layers_that_are_recomputed_drop_nothing(folder: Path):
+    """OPT drops half of its numbers in training, and a layer in four, when it is left to its configuration."""
+    sizes = {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.5, "attention_dropout": 0.5, "layerdrop": 0.25}
+    opt = str(model_folder(folder / "opt", "OPTConfig", **sizes))
+    plain = losses(given(folder, "opt-plain", model=opt, activation_checkpointing="none", max_steps=2))
+    for mode in ("selective", "full"):
+        found = losses(given(folder, f"opt-{mode}", model=opt, activation_checkpointing=mode, max_steps=2))
+        assert found == pytest.approx(plain, abs=1e-6)
+
+
+def test_layers_that_would_drop_are_not_recomputed(folder: Path):
+    falcon = str(model_folder(folder / "falcon", "FalconConfig", hidden_dropout=0.5))
+    with pytest.raises(AfzalError, match="activation_checkpointing=full is not possible") as refused:
+        recipes.train(given(folder, "falcon-full", model=falcon, activation_checkpointing="full", max_steps=1))
+    assert "rates of the configuration" in refused.value.why
+    assert losses(given(folder, "falcon-auto", model=falcon, max_steps=1))
+
+
 WAYS = {
     "selective": {"activation_checkpointing": "selective"},
     "full": {"activation_checkpointing": "full"},

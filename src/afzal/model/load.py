@@ -318,13 +318,25 @@ def frozen_copy(model: Any, device: torch.device | None = None) -> Any:
     return copy.deepcopy(model, known).eval().requires_grad_(False)
 
 
+# model types whose forward passes read dropout rates from the configuration
+_RATES_OF_CONFIGURATION = {"falcon", "gptj", "gpt_neo", "persimmon"}
+
+
 def switch_off_dropout(model: nn.Module) -> None:
-    """Set every dropout rate to 0, in the modules and where attention reads it."""
+    """Set every dropout rate of the modules to 0, of whole layers too (``layerdrop``). The configuration stays."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if isinstance(module.__dict__.get("attention_dropout"), float):
-            module.__dict__["attention_dropout"] = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                vars(module)[name] = 0.0
+
+
+def drops_by_configuration(model: Any) -> bool:
+    """Whether layers of the model drop in training mode at rates that they read from the configuration each time."""
+    config = model.config.get_text_config()
+    rates = [value for name, value in vars(config).items() if "drop" in name and isinstance(value, float)]
+    return config.model_type in _RATES_OF_CONFIGURATION and any(rates)
 
 
 def add_lora(

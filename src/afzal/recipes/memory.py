@@ -15,6 +15,7 @@ from torch import Tensor
 from afzal.config import TrainConfig
 from afzal.errors import AfzalError
 from afzal.model.adapters import virtual_kind
+from afzal.model.load import drops_by_configuration
 from afzal.model.memory import PerToken, free_bytes, measure
 from afzal.model.recompute import MODES, Recompute, recompute_of, set_recompute
 from afzal.model.reference import Frozen, Offloaded, Reference
@@ -190,6 +191,8 @@ def _obstacle(held: Held, layout: Layout) -> str:
     model = held.weights.model
     if virtual_kind(model) == "prefix" and layout.sharing == "unshared":
         return "it would lose the prefix: layers that are computed again drop the cache that holds its keys and values"
+    if any(map(drops_by_configuration, held.trunks)):
+        return "in training mode its layers would drop numbers at the rates of the configuration"
     if not all(getattr(trunk, "supports_gradient_checkpointing", False) for trunk in held.trunks):
         return f"{type(model).__name__} does not support it"
     return ""
