@@ -205,6 +205,24 @@ def test_what_is_stacked_may_be_joined_again(tmp_path):
     assert torch.equal(of.read(found), joined(whole))
 
 
+def test_small_tensors_that_are_joined_are_read_at_once(tmp_path, monkeypatch):
+    """One expert by itself, whose numbers are there already, does not become a number that stands for them."""
+    folder = saved(tmp_path, "llama")
+    name = "model.norm.weight"
+    whole = load_causal_model(folder, dtype=torch.float32).get_parameter(name)
+    monkeypatch.setattr(unread, "_SMALL", 1000)
+    of = unread.Unread(folder)
+    with of.joining():
+        found = torch.stack([of.tensors[name]])
+    assert not of.is_unread(found)
+    assert of.place(found) is not None
+    assert torch.equal(found, whole[None])
+    with of.joining():
+        many = torch.stack([of.tensors[name]] * 40)
+    assert of.is_unread(many)
+    assert torch.equal(of.read(many), whole.expand(40, -1))
+
+
 def test_a_square_that_is_turned_is_not_taken_for_itself(tmp_path):
     _, of = blank_causal_model(saved(tmp_path, "llama"))
     (piece,) = of.place(of.tensors["model.norm.weight"]) or ()

@@ -99,8 +99,8 @@ class Unread:
 
     def is_unread(self, tensor: Any) -> bool:
         """Whether the tensor holds a number that only stands in for others."""
-        _, place = self._of(tensor)
-        return len(place) > 1 or any(self.stored[piece.name].size >= _SMALL for piece in place)
+        known, _ = self._of(tensor)
+        return known is not None and known.numel() >= _SMALL
 
     def read(self, tensor: Any) -> Any:
         """The tensor whole, read if it has not been.
@@ -108,14 +108,11 @@ class Unread:
         Raises:
             AfzalError: its file cannot be read.
         """
-        import torch
-
         if not self.is_unread(tensor):
             return tensor
-        place, into = self.place(tensor), torch.empty(tensor.shape)
+        place = self.place(tensor)
         assert place is not None
-        fill({"": (place, [slice(0, n) for n in into.shape], into)})
-        return into
+        return _whole(tensor.shape, place)
 
     def joining(self) -> Any:
         """A block in which ``torch.stack`` and ``torch.cat`` of these tensors give one that is as unread as they are.
@@ -161,7 +158,8 @@ class Unread:
     def _joined(self, shape: Sequence[int], pieces: Sequence[Piece]) -> Any:
         import torch
 
-        return self._know(torch.zeros(()).expand(shape), tuple(pieces))
+        place, made = tuple(pieces), torch.zeros(()).expand(shape)
+        return self._know(made if made.numel() >= _SMALL else _whole(shape, place), place)
 
     def refuse_changed(self, model: Any, fresh: Collection[str] = ()) -> None:
         """Make sure that every weight and buffer of a model is in the files as it is, in one tensor or in several that
@@ -210,6 +208,15 @@ def fill(places: Mapping[str, tuple[Place, Sequence[slice], Any]]) -> None:
                         reader, read = _open(file), 0
                     target.copy_(reader.get_slice(name)[tuple(rows)].float())
                 read += target.numel()
+
+
+def _whole(shape: Sequence[int], place: Place) -> Any:
+    """The weight of that shape at that place, read."""
+    import torch
+
+    into = torch.empty(tuple(shape))
+    fill({"": (place, [slice(0, n) for n in into.shape], into)})
+    return into
 
 
 def _common(piece: Piece, part: Sequence[slice]) -> tuple[list[slice], tuple[slice | int, ...]] | None:
