@@ -106,10 +106,11 @@ def scoring_bytes(job: Job, layout: Layout, device: Device) -> dict[str, float]:
         block_working_bytes(shape, e, layout.tensor),
         block_working_bytes(job.reward, _FLOAT32) if job.reward is not None else 0.0,
     )
-    at_head = states + logits >= tokens * working
+    block = tokens * working + merged_bytes(job)
+    at_head = states + logits >= block
     return {
         "logits": logits if at_head else 0.0,
-        "activations": states if at_head else tokens * working + merged_bytes(job),
+        "activations": states if at_head else block,
         "gathered": _whole_bytes(job, layout),
     }
 
