@@ -291,7 +291,7 @@ def test_a_prefix_longer_than_a_sliding_window_is_refused():
         add_adapter(make("gemma2"), Adapter("prefix", virtual_tokens=6))
 
 
-@pytest.mark.parametrize("family", ["olmo", "olmo2", "cohere", "granite", "smollm3", "stablelm"])
+@pytest.mark.parametrize("family", ["olmo", "olmo2", "cohere", "cohere2", "granite", "smollm3", "stablelm"])
 def test_ia3_takes_the_usual_layers_where_peft_has_no_list(family: str):
     model = make(family)
     choose_sharing(model)

@@ -29,6 +29,8 @@ _TOLERANCE_TYPICAL = 0.05
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _ROUTER_LOSSES = ("router_aux_loss_coef", "aux_loss_coef")
 
+_Rule = tuple[float, Callable[[Tensor, Tensor], float]]  # how far log-probs may be apart, and how that is measured
+
 
 def choose_sharing(
     model: Any, longest: int | None = None, shown: Sequence[Tree] = (), *, dtype: torch.dtype | None = None
@@ -51,10 +53,10 @@ def choose_sharing(
         allowed = tolerance(model, dtype)
         plain = _check_head(model, trees, allowed)
         reason = may_share(model.config) or rotary.why_not_share(model, longest)
-        if not reason and _is_mixture(model.config) and allowed == _TOLERANCE_LOW:
-            reason = _try_sharing(model, trees, plain, _TOLERANCE_TYPICAL, typical_gap)
-        elif not reason:
-            reason = _try_sharing(model, trees, plain, allowed)
+        rule: _Rule = (allowed, largest_gap)
+        if _is_mixture(model.config) and allowed == _TOLERANCE_LOW:
+            rule = (_TOLERANCE_TYPICAL, typical_gap)
+        reason = reason or _try_sharing(model, trees, plain, rule)
     if reason:
         set_attention(model, stock_implementation(model))
     return ("unshared", reason) if reason else ("shared", "")
@@ -179,13 +181,8 @@ def _check_head(model: Any, trees: list[Tree], allowed: float) -> Tensor:
     return expected
 
 
-def _try_sharing(
-    model: Any,
-    trees: list[Tree],
-    plain: Tensor,
-    allowed: float,
-    gap_of: Callable[[Tensor, Tensor], float] = largest_gap,
-) -> str:
+def _try_sharing(model: Any, trees: list[Tree], plain: Tensor, rule: _Rule) -> str:
+    allowed, gap_of = rule
     use_tree_attention(model)
     try:
         shared = score(model, collate(trees, "shared", _device(model))).token_logps

@@ -156,20 +156,25 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_to
 def _scoring(path: str, facts: Mapping[str, Any]) -> str:
     given = facts.get("reward")
     given = given if isinstance(given, Mapping) else {}
-    shift = given.get("shift", 0.0)
-    if not given.get("transformers_class", True):
-        return f"""## Quick start
+    shift = number(given.get("shift", 0.0))
+    start = _scored_by_transformers(path) if given.get("transformers_class", True) else _scored_by_afzal(path)
+    return f"""## Quick start
 
-```bash
+{start} Larger is better;
+only differences between responses to one prompt mean anything. `reward_shift` ({shift}) gives preferred
+responses a mean of 0."""
+
+
+def _scored_by_afzal(path: str) -> str:
+    return f"""```bash
 afzal score --model {shlex.quote(path)} --data responses.jsonl --out scores.jsonl
 ```
 
-`transformers` has no reward models of this family; Afzal reads this one. Larger is better; only differences between
-responses to one prompt mean anything. `reward_shift` ({number(shift)}), which is taken off, gives preferred
-responses a mean of 0."""
-    return f"""## Quick start
+`transformers` has no reward models of this family; Afzal reads this one, and takes `reward_shift` off."""
 
-```python
+
+def _scored_by_transformers(path: str) -> str:
+    return f"""```python
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -182,9 +187,7 @@ with torch.no_grad():
     print(model(**inputs).logits[0, 0] - model.config.reward_shift)
 ```
 
-The score is read at the last token, which must be the end token that responses were trained with. Larger is better;
-only differences between responses to one prompt mean anything. `reward_shift` ({number(shift)}) gives preferred
-responses a mean of 0."""
+The score is read at the last token, which must be the end token that responses were trained with."""
 
 
 def _numbers(facts: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
