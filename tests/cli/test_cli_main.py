@@ -73,6 +73,12 @@ def test_every_verb_is_in_the_help_and_shows_its_own(capsys: pytest.CaptureFixtu
         assert f"Usage: afzal {verb}" in capsys.readouterr().out
 
 
+def test_help_shows_what_stands_in_brackets(capsys: pytest.CaptureFixture[str]):
+    """Rich reads ``[png]`` as a style and leaves it out."""
+    assert main(["compare", "--help"]) == 0
+    assert "'afzal[png]'" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("args", [[], ["train"]])
 def test_a_group_without_a_command_shows_its_help(args: list[str], capsys: pytest.CaptureFixture[str]):
     assert main(args) == 0

@@ -19,7 +19,7 @@ def test_the_pace_is_the_sum_of_the_rates_times_the_root_of_the_weights():
 def test_too_slow_a_run_is_told_so_with_a_rate_that_moves_it():
     """4 updates at 1e-6 on 10,000 weights have 4e-4; 1 takes 2.5e-3."""
     note = pace_note(4, lambda step: 1e-6, 10_000)
-    assert note.startswith("4 updates at lr 1e-06 will hardly move 10,000 weights")
+    assert note.startswith("4 updates at lr 1e-6 will hardly move 10,000 weights")
     assert note.endswith(("to about 0.002", "to about 0.003"))
     assert pace_note(4, lambda step: 1.01 * LEAST_PACE / 400, 10_000) == ""
     assert pace_note(4, lambda step: 0.99 * LEAST_PACE / 400, 10_000) != ""
@@ -63,7 +63,7 @@ def said_of(folder: Path, out: Path, capsys: pytest.CaptureFixture[str], **given
 
 def test_a_run_says_before_its_first_update_that_it_will_not_learn(folder, tmp_path, capsys):
     said, run = said_of(folder, tmp_path / "slow", capsys, max_steps=2, lr=1e-6)
-    assert "note: 2 updates at lr 1e-06 will hardly move" in said
+    assert "note: 2 updates at lr 1e-6 will hardly move" in said
     assert said.index("hardly move") < said.index("held-out at step 0")
     first, last = run.metrics("eval")[0], run.metrics("eval")[-1]
     assert abs(last["rewards/margins"] - first["rewards/margins"]) < 0.02

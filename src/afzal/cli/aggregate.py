@@ -27,18 +27,19 @@ def command(
     by: Annotated[
         By,
         typer.Option(
-            help="mean gives soft labels, jeffreys such that are never certain; gold weighs annotators by known truth."
+            help="mean gives soft labels, jeffreys soft labels that are never certain; gold weighs annotators by known "
+            "truth."
         ),
     ] = "mean",
     labels: Annotated[
-        LabelKind, typer.Option(help="In OUT: the probability, or the likelier answer with a weight.")
+        LabelKind, typer.Option(help="What stands in OUT: the probability, or the likelier answer with a weight.")
     ] = "soft",
     gold: Annotated[
         str | None, typer.Option(help="Rows of known truth: the same prompts and responses, in any format.")
     ] = None,
     gold_sizes: Annotated[
         str | None,
-        typer.Option(metavar="N,N,...", help="How right would it be with so many known truths, on the others?"),
+        typer.Option(metavar="N,N,...", help="Measure how often it is right with this many known truths."),
     ] = None,
     group_by: Annotated[
         str | None,

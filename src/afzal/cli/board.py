@@ -11,7 +11,7 @@ from afzal.cli.flags import given, parameters, with_parameters
 
 
 def _board(
-    folder: Annotated[str, typer.Argument(metavar="[FOLDER]", help="Folder with runs; default: this one.")] = ".",
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder with runs.")] = ".",
     **flags: Any,
 ) -> None:
     """Show the runs below a folder in the browser: state, key figures, live curves, and links to their pages.

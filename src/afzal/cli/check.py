@@ -52,7 +52,9 @@ def command(
     reward: Annotated[
         str | None, typer.Option(help="A reward model: which pairs does it contradict, or not tell apart?")
     ] = None,
-    policy: Annotated[str | None, typer.Option(help="In its place, a policy, with --reference.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="In place of a reward model, a policy and its --reference.")
+    ] = None,
     reference: Annotated[str | None, typer.Option(help="The reference of --policy.")] = None,
     model: Annotated[str | None, typer.Option(help="Also show the tokens this model would be trained on.")] = None,
     show: Annotated[int, typer.Option(min=0, help="How many items to show with --model.")] = 3,

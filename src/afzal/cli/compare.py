@@ -17,7 +17,7 @@ def command(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show settings and runs, train nothing.")] = False,
     png: Annotated[
-        bool, typer.Option("--png", help="Draw compare.svg as compare.png too; needs pip install 'afzal[png]'.")
+        bool, typer.Option("--png", help=r"Draw compare.svg as compare.png too; needs pip install 'afzal\[png]'.")
     ] = False,
 ) -> None:
     """Train or reuse several methods, draw reward against KL, and set them side by side.

@@ -28,7 +28,7 @@ def command(
     skip: Annotated[bool, typer.Option("--skip", help="Leave out what the layout cannot hold, and count it.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
 ) -> None:
-    """Write a data file in another layout; says what the layout has no place for. Exit 1 when rows were left out."""
+    """Write a data file in another layout, and say what the layout cannot hold. Exit 1 when rows were left out."""
     from afzal.api.looking import convert
 
     found = convert(

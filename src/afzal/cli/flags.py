@@ -10,6 +10,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from afzal.config import Setting, Settings, members, section
+from afzal.text import setting
 
 _METAVAR = {int: "INTEGER", float: "NUMBER", str: "TEXT", dict: "KEY=VALUE,...", list: "NAME,..."}
 
@@ -67,7 +68,7 @@ def _parameter(key: str, field: FieldInfo, heading: str) -> inspect.Parameter:
     is_switch = kinds == {bool}
     option = typer.Option(
         *((f" /{off(key)}",) if field.default is True else dict.fromkeys((flag(key), f"--{key.replace('_', '-')}"))),
-        help=sentence(field),
+        help=sentence(field).replace("[", r"\["),
         rich_help_panel=heading,
         metavar=None if is_switch else " | ".join(_metavar(k) for k in sorted(kinds, key=str)),
         show_default=False,
@@ -86,7 +87,7 @@ def sentence(field: FieldInfo) -> str:
         return f"{text} Required."
     if field.default in (None, "", {}) or isinstance(field.default, bool):
         return text
-    shown = f"{field.default:g}".replace("e-0", "e-") if isinstance(field.default, float) else field.default
+    shown = setting(field.default) if isinstance(field.default, float) else field.default
     return f"{text} Default {shown}."
 
 

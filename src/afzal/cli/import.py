@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def command(
     config: Annotated[Path, typer.Argument(help="A YAML or JSON file of the other trainer.", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option(help="Write the settings to this file; several data sets beside it.")
+        Path | None,
+        typer.Option(help="Write the settings to this file; with several data sets, also a file of sources."),
     ] = None,
     peer: Annotated[
         str | None, typer.Option(help="trl, axolotl or llamafactory; default: recognised by the keys.")

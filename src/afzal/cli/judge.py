@@ -45,19 +45,19 @@ def command(
     ] = None,
     n: Annotated[int | None, typer.Option(min=1, help="Answers per prompt, with --prompts. Default 1.")] = None,
     temperature: Annotated[
-        float | None, typer.Option(min=0, help="Of the answers, with --prompts; 0 is greedy. Default 1.")
+        float | None, typer.Option(min=0, help="Temperature of the answers, with --prompts; 0 is greedy. Default 1.")
     ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer in tokens, with --prompts. Default 256.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the answers, with --prompts. Default 0.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the answers, with --prompts. Default 0.")] = None,
     people: Annotated[
-        str | None, typer.Option(help="Votes of people on the same pairs, to set the judge beside.")
+        str | None, typer.Option(help="Votes of people on the same pairs, to compare the judge with.")
     ] = None,
     require: Annotated[
         str | None, typer.Option(help="Exit with 1 unless this holds, as orders.consistent>=.8,no_verdict_share<=.02.")
     ] = None,
-    cache: Annotated[Path | None, typer.Option(help="Of replies. Default: replies.sqlite in OUT.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="File that keeps replies. Default: replies.sqlite in OUT.")] = None,
     resamples: Annotated[int, typer.Option(min=2, help="Resamples of whole prompts, for the intervals.")] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:

@@ -18,7 +18,9 @@ def command(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE...", help="Verdict files, or rows whose responses name their source.")
     ],
-    of: Annotated[Literal["models", "judges"], typer.Option(help="Judges need the truth of each item.")] = "models",
+    of: Annotated[
+        Literal["models", "judges"], typer.Option(help="What is ranked; judges need the truth of each item.")
+    ] = "models",
     ties: Annotated[
         Literal["half", "davidson", "rao_kupper"],
         typer.Option(help="What a tie is: half a win, or a separate outcome."),
@@ -33,7 +35,7 @@ def command(
     resamples: Annotated[
         int | None, typer.Option(min=2, help="Resamples of whole prompts. Default 500 for models, 2000 for judges.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the page, the drawing, CSV and JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:

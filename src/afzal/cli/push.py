@@ -13,7 +13,7 @@ def command(
     ],
     repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository of the hub.")],
     public: Annotated[
-        bool, typer.Option("--public", help="Make it public, if it is not there yet; else private.")
+        bool, typer.Option("--public", help="Make the repository public if it is new; default: private.")
     ] = False,
 ) -> None:
     """Upload the weights, the tokenizer and the model card; no samples, metrics or rows.

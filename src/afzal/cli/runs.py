@@ -24,8 +24,8 @@ def command(
 ) -> None:
     """List the runs below a folder and how each one ended.
 
-    The train loss is that of the last update. What is called held-out is of the last evaluation, and `of` says of how
-    many items; both are empty where nothing was held out.
+    The train loss is that of the last update. Held-out figures are those of the last evaluation, and `of` is the
+    number of held-out items; both are empty where nothing was held out.
     """
     from afzal import runs
 

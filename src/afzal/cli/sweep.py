@@ -15,7 +15,7 @@ from afzal.cli import start
 def command(
     file: Annotated[Path, typer.Argument(help="The sweep as YAML: see docs/sweep.md.", show_default=False)],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", show_default=False)] = None,
-    more: Annotated[int, typer.Option("--more", min=0, help="Add so many arms to those of earlier commands.")] = 0,
+    more: Annotated[int, typer.Option("--more", min=0, help="Add this many arms to those of earlier commands.")] = 0,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Trainings side by side, as far as memory allows.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show arms and cost, train nothing.")] = False,
 ) -> None:

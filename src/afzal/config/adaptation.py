@@ -20,5 +20,5 @@ class AdaptationSettings(Settings, frozen=True, title="Objective"):
     inner_lr: float = Field(0.1, ge=0, description="Learning rate of the inner steps.")
     support_size: int = Field(8, ge=1, description="Items of a task that its inner steps see.")
     query_size: int = Field(
-        16, ge=1, description="Items of other prompts of the task that the adapted policy is judged by."
+        16, ge=1, description="Items of other prompts of the task on which the adapted policy is judged."
     )

@@ -40,7 +40,7 @@ class AnnotateConfig(Settings, frozen=True):
     axis: Axes = Field({}, description="What is asked, as NAME=QUESTION; several: each is asked of every item.")
     overlap: int = Field(1, ge=1, description="Annotators per question; never exceeded.")
     annotators: Annotators = Field(
-        None, description="Names, one address each; a number gives that many addresses, whose people name themselves."
+        None, description="Names, one address each; or a number of addresses, for people who enter their own names."
     )
     repeat: float = Field(
         0.0, ge=0, le=1, description="Share of questions that the same person is asked again, sides swapped, 20 later."
@@ -50,10 +50,10 @@ class AnnotateConfig(Settings, frozen=True):
     scale: int = Field(5, ge=2, le=9, description="The best rating, with mode rate; the worst is 1.")
     order: Literal["random", "file", "ask"] = Field(
         "random",
-        description="Each annotator's own random order, the file's, or (ask, pairs only) what would teach most by the "
-        "votes so far.",
+        description="A random order for each annotator, the file's order, or (ask, pairs only) first what would teach "
+        "most after the votes so far.",
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="Of orders, sides and repeats.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of orders, sides and repeats.")
     markdown: bool = Field(False, description="Show texts as Markdown, without HTML, links and images.")
     guideline: str | None = Field(None, description="A text file with the guideline, shown before the first question.")
     title: str | None = Field(None, description="What the page is called; default: the file's name.")

@@ -16,7 +16,7 @@ class AskConfig(Settings, frozen=True):
     """Which pairs of answers to ask people about next."""
 
     data: str = Field(description="The pool: rows with two responses or more, with or without votes, in any format.")
-    n: int = Field(100, ge=1, description="Questions.")
+    n: int = Field(100, ge=1, description="Number of questions to choose.")
     by: AskBy = Field(
         "d_optimal",
         description="The rule. d_optimal and bald: what teaches the model most. entropy: what it is least sure of. "
@@ -32,7 +32,7 @@ class AskConfig(Settings, frozen=True):
     axis: str | None = Field(None, description="Only votes on this axis, such as helpful; default: all, pooled.")
     reward: Names = Field(
         None,
-        description="Scores by which the rule goes, in place of a linear model: folders of reward models, or "
+        description="Scores that the rule uses in place of a linear model: folders of reward models, or "
         "file.py:function with function(prompt, answer). Several are an ensemble, and so are several heads.",
     )
     policy: Names = Field(None, description="Policies as scorers, by beta x (log-prob - reference's).")
@@ -47,10 +47,12 @@ class AskConfig(Settings, frozen=True):
     curve: bool = Field(False, description="Also simulate the rule against random on the pairs with votes.")
     seeds: int = Field(10, ge=2, description="Simulations of the learning curve.")
     labels: int = Field(200, ge=40, description="Labels or votes at the end of the learning curve.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Of the random share, of equal scores, and of the curve.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the random share, of equal scores, and of the curve.")
     columns: Columns = Field({}, description="Which field of the pool is what, as chosen=good,prompt=question.")
     data_format: str | None = Field(None, description="Name of the pool's format, when detection is to be overruled.")
-    max_tokens: int = Field(1024, ge=2, description="Longest prompt + response of a model; longer ones are cut.")
+    max_tokens: int = Field(
+        1024, ge=2, description="Longest prompt + response that a model reads, in tokens; longer ones are cut."
+    )
     tokens_per_forward: int = Field(8192, ge=2, description="Tokens per forward pass.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:1 or mps.")
     out: str = Field("to_label.jsonl", description="File for the questions, as Afzal rows.")

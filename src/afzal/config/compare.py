@@ -82,7 +82,7 @@ class CompareConfig(MeasuringSettings, frozen=True):
         description="Name -> a judge, as for afzal judge --judge: judge.yaml, a model folder, rule:longest, "
         "people:votes.jsonl. Each compares the answers of every two policies and the start.",
     )
-    judge_prompts: int | None = Field(None, ge=2, description="Judges see only the first so many prompts.")
+    judge_prompts: int | None = Field(None, ge=2, description="Judges see only this many prompts, from the first.")
     methods: list[dict[str, Any]] = Field(
         description="Entries {name, train: METHOD}, {name, iterate: OBJECTIVE}, {name, run: FOLDER} or "
         "{name, best_of: N}, each with the settings of its method."

@@ -25,9 +25,12 @@ class ExportConfig(HubSettings, frozen=True):
     tolerance: float | None = Field(
         None, gt=0, description="Largest difference of a token's log-prob, in nats; default 1e-3, in bf16 0.15."
     )
-    max_tokens: int = Field(1024, ge=2, description="Longest prompt + response of data, in tokens; longer are cut.")
+    max_tokens: int = Field(
+        1024, ge=2, description="Longest prompt + response of data, in tokens; longer ones are cut."
+    )
     ollama: bool = Field(
-        False, description="Also write a Modelfile for Ollama; of a model that is none of an adapter, only that."
+        False,
+        description="Also write a Modelfile for Ollama; for a model without an adapter, write only the Modelfile.",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:1 or mps.")
 

@@ -59,7 +59,7 @@ class RoundSettings(Settings, frozen=True, title="Rounds"):
     prompts_per_round: int | None = Field(
         None, ge=1, description="Prompts of a round, used in no other; default: an equal share for each round."
     )
-    reuse_prompts: bool = Field(False, description="Begin the prompts again when they run out, instead of stopping.")
+    reuse_prompts: bool = Field(False, description="Start over with the prompts when they run out, not stop.")
     max_tokens: int = Field(
         1024, ge=2, description="Longest prompt + response, in tokens; longer prompts are left out."
     )
@@ -94,7 +94,8 @@ class PairingSettings(Settings, frozen=True, title="Pairs"):
         "file of a judge that scores each answer alone, or people.",
     )
     watch_reward: str | None = Field(
-        None, description="A second reward that is never trained on: where it falls as reward rises, reward is hacked."
+        None,
+        description="A second reward that is never trained on; if it falls while reward rises, reward is being hacked.",
     )
     pairing: Literal["best_worst", "best_random", "all", "rso", "spin"] = Field(
         "best_worst",
@@ -117,7 +118,7 @@ class CostSettings(Settings, frozen=True, title="Cost"):
 
     cost: str | None = Field(
         None,
-        description="A cost to hold at cost_bound, named as reward is; answers are compared by reward less multiplier "
+        description="A cost to hold at cost_bound, named as reward is; answers are compared by reward minus multiplier "
         "times cost.",
     )
     cost_bound: float | None = Field(

@@ -12,7 +12,7 @@ from .base import Settings, split_names
 class MeasuringSettings(Settings, frozen=True):
     """Prompts, seeds, and the answers to each prompt."""
 
-    max_prompts: int | None = Field(None, ge=2, description="Use only the first so many of them.")
+    max_prompts: int | None = Field(None, ge=2, description="Use only this many of the prompts, from the first.")
     seeds: list[int] = Field(
         [0, 1, 2], description="Each training is made, and its answers are drawn, once for each seed."
     )

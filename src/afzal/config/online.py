@@ -21,9 +21,7 @@ class RolloutSettings(Settings, frozen=True, title="Rollouts"):
     )
     ppo_epochs: int = Field(1, ge=1, description="Passes over the answers of an iteration.")
     minibatches: int = Field(1, ge=1, description="Updates in each of these passes.")
-    temperature: float = Field(
-        1.0, gt=0, description="Temperature of the answers learned from, in writing and in scoring alike."
-    )
+    temperature: float = Field(1.0, gt=0, description="Temperature at which the answers are drawn and scored.")
     missing_eos_penalty: float | None = Field(
         None, description="An answer that does not end within sample_tokens is worth minus this; default: its reward."
     )
@@ -31,9 +29,9 @@ class RolloutSettings(Settings, frozen=True, title="Rollouts"):
         0.05, ge=0, description="Strength of the pull to the reference, in rewards per nat; larger stays nearer to it."
     )
     clip: float = Field(0.2, gt=0, description="How far pi / pi_old may go from 1 and still have a gradient.")
-    clip_high: float = Field(0.0, ge=0, description="The same upwards, if it should differ from clip.")
+    clip_high: float = Field(0.0, ge=0, description="The same upwards; 0 takes clip.")
     eval_prompts: int = Field(
-        256, ge=1, description="Held-out prompts to answer at each evaluation, for reward and KL; the first by order."
+        256, ge=1, description="Held-out prompts to answer at each evaluation, for reward and KL: the first ones."
     )
 
 

@@ -20,7 +20,7 @@ class PlanConfig(Settings, frozen=True):
         description="A built-in shape (llama-3.1-8b, qwen2.5-7b, ...), a folder with a config.json, or a hub id."
     )
     method: str = Field("dpo", description=f"What would be trained: {', '.join(METHODS)}.")
-    data: str | None = Field(None, description="Measure the lengths of this file in place of the three numbers below.")
+    data: str | None = Field(None, description="Take the lengths from this file, not from the numbers below.")
     columns: Columns = Field({}, description="Which field of the file is what, as chosen=good,prompt=question.")
     tokenizer: str | None = Field(None, description="Folder or hub id that the file is measured with; default: model.")
     max_tokens: int = Field(1024, ge=2, description="Longest prompt + response of the file, in tokens.")
@@ -29,50 +29,56 @@ class PlanConfig(Settings, frozen=True):
     responses: int | None = Field(
         None,
         ge=1,
-        description="Responses per prompt; default: what the method takes. Of rewards, answers per prompt (n).",
+        description="Responses per prompt (n, where the method learns from rewards); default: what the method takes.",
     )
     items: int = Field(10_000, ge=1, description="Prompts of the whole data set.")
     epochs: float = Field(1.0, gt=0, description="Passes over the data.")
     batch_size: int = Field(
-        64, ge=1, description="Items per update, over all devices together; of rewards, prompts per iteration."
+        64, ge=1, description="Items per update, over all devices; where the method learns from rewards, prompts."
     )
-    minibatches: int = Field(1, ge=1, description="Of rewards: updates in each pass over an iteration's answers.")
+    minibatches: int = Field(1, ge=1, description="With rewards: updates in each pass over an iteration's answers.")
     ppo_epochs: int | None = Field(
-        None, ge=1, description="Of rewards: passes over an iteration's answers; default: the method's own."
+        None, ge=1, description="With rewards: passes over an iteration's answers; default: the method's own."
     )
     reward_model: str | None = Field(
         None,
-        description="Of rewards: the reward model, named as model is, or function (a server too); default: of the "
-        "policy's shape.",
+        description="With rewards: the reward model, named as model is, or the word function for a function or a "
+        "server; default: a reward model of the policy's shape.",
     )
     value: Literal["own", "shared"] | None = Field(
-        None, description="Of ppo: a value model of its own (default), or a head on the policy."
+        None, description="With ppo: a separate value model (default), or a head on the policy."
     )
     tokens_per_forward: int = Field(8192, ge=2, description="Tokens per forward pass and device.")
-    sharing: Literal["shared", "unshared"] = Field("shared", description="A prompt once for all its responses, or not.")
+    sharing: Literal["shared", "unshared"] = Field(
+        "shared", description="Compute a prompt once for all its responses, or once for each."
+    )
     reference: Literal["live", "cached", "none"] | None = Field(
-        None, description="A second model in memory (with adapters: the model without them), cached log-probs, or none."
+        None,
+        description="The reference: a second model in memory (with adapters, the model without them), cached "
+        "log-probs, or none.",
     )
     lora_rank: int | None = Field(None, ge=1, description="Adapters of this rank on every linear layer of the blocks.")
     frozen_weights: Literal["dtype", "fp8", "nf4"] = Field(
         "dtype", description="Number format of the weights below the adapters."
     )
-    dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="Of the forward pass; auto is fp32 on a CPU.")
+    dtype: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Number format of the forward pass; auto is fp32 on a CPU, else bf16."
+    )
     optimizer: Literal["adamw", "rmsprop", "sgd"] = Field(
-        "adamw", description="Two float32 moments per weight, one, or none."
+        "adamw", description="adamw keeps two float32 numbers per weight, rmsprop one, sgd none."
     )
     checkpointing: Literal["auto", "none", "selective", "full"] = Field(
         "auto",
-        description="Recompute in the backward pass: nothing, all but matrix products and attention, or all but each "
-        "block's input; auto: as little as fits.",
+        description="What is recomputed in the backward pass: none; selective keeps the results of matrix products and "
+        "attention; full keeps each block's input; auto is the first of these that fits.",
     )
-    hardware: str = Field("h100", description="h100, h200, b200, a100-80, a100-40, l4, 4090 or cpu.")
+    hardware: str = Field("h100", description="The device: h100, h200, b200, a100-80, a100-40, l4, 4090 or cpu.")
     memory_gb: float | None = Field(None, gt=0, description="Memory of one device, in GB, in place of the table's.")
     tflops: float | None = Field(None, gt=0, description="Matrix peak of one device in the dtype, in TFLOP/s.")
     bandwidth_gbs: float | None = Field(None, gt=0, description="Memory bandwidth of one device, in GB/s.")
     intra_gbs: float | None = Field(None, gt=0, description="Link inside a node, per device and direction, in GB/s.")
     inter_gbs: float | None = Field(None, gt=0, description="Link between nodes, per device and direction, in GB/s.")
-    nodes: int | None = Field(None, ge=1, description="Nodes; default: as few as fit.")
+    nodes: int | None = Field(None, ge=1, description="Number of nodes; default: as few as fit.")
     gpus: int | None = Field(None, ge=1, description="Devices per node; default: what nodes of this kind have.")
     shards: int | None = Field(None, ge=1, description="Devices (or tensor groups) that share one copy of the state.")
     tensor: int | None = Field(

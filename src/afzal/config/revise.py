@@ -143,7 +143,7 @@ class ReviseConfig(Settings, frozen=True):
     model: str = Field(
         description="Who answers, criticises and revises: a model folder or hub id; with url the server's name for it."
     )
-    url: str | None = Field(None, description="Of an OpenAI-compatible server, up to and with /v1.")
+    url: str | None = Field(None, description="Address of an OpenAI-compatible server, up to and including /v1.")
     key_env: str | None = Field(None, description="The environment variable that holds the server's key.")
     prompts: str = Field(
         description="A file of prompts in any format that training data may have. A field twin holds a harmless prompt "
@@ -170,9 +170,9 @@ class ReviseConfig(Settings, frozen=True):
     clamp: float = Field(
         0.05, ge=0, lt=0.5, description="For mode label: probabilities are held within clamp and 1 - clamp."
     )
-    temperature: float = Field(1.0, ge=0, description="Of all that is written; 0 is greedy.")
+    temperature: float = Field(1.0, ge=0, description="Temperature of all texts that are written; 0 is greedy.")
     max_new_tokens: int = Field(256, ge=1, description="Longest answer, critique or revision, in tokens.")
-    seed: int = Field(0, ge=0, lt=2**31, description="Of the principles and of what is written.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the choice of principles and of the texts.")
     batch_size: int = Field(64, ge=1, description="Texts that a local model writes at a time.")
     timeout: float = Field(60.0, gt=0, description="Seconds for one request to a server.")
     attempts: int = Field(5, ge=1, description="Tries of one request before the run stops.")

@@ -13,7 +13,9 @@ class ScoreConfig(Settings, frozen=True):
     """Scores of the responses of a file."""
 
     model: str | None = Field(None, description="The reward model: a run folder, a model folder or a hub id.")
-    policy: str | None = Field(None, description="In its place, a policy, scored by beta x (log-prob - reference's).")
+    policy: str | None = Field(
+        None, description="In place of a reward model, a policy: scores are beta x (its log-prob - the reference's)."
+    )
     reference: str | None = Field(None, description="The policy's reference.")
     beta: float = Field(0.1, gt=0, description="The policy's beta.")
     data: str = Field(description="Responses to score, in any format that training data may have.")

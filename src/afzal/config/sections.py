@@ -19,12 +19,14 @@ class DataSettings(Settings, frozen=True, title="Data"):
     """What is trained on, what is held out, and how rows become tokens."""
 
     data: str = Field(description="Training data: a file, a folder or a hub id; the format is detected.")
-    eval_data: str | None = Field(None, description="Held-out data; without it, a share of the training data is kept.")
+    eval_data: str | None = Field(
+        None, description="Held-out data; default: a share of the training data, see eval_fraction."
+    )
     eval_fraction: float = Field(
         0.1,
         ge=0,
         lt=1,
-        description="Share of the items held out when there is no eval_data, prompts undivided; 0 holds out none.",
+        description="Share of the items held out when there is no eval_data; no prompt is on both sides. 0: none.",
     )
     columns: Columns = Field({}, description="Which field is what, as chosen=good,prompt=question.")
     data_format: str | None = Field(None, description="Name of the data's format, when detection is to be overruled.")
@@ -159,7 +161,10 @@ class EvaluationSettings(Settings, frozen=True, title="Evaluation"):
 
     eval_every_steps: int | None = Field(None, ge=1, description="Updates between evaluations; default 10 per run.")
     early_stop_patience: int | None = Field(
-        None, ge=1, description="Stop after this many evaluations in a row without a lower held-out loss."
+        None,
+        ge=1,
+        description="Stop after this many evaluations in a row without a lower held-out loss; where the method learns "
+        "from rewards, without a higher objective (reward less KL penalty).",
     )
 
 
@@ -187,12 +192,12 @@ class RunSettings(Settings, frozen=True, title="Run"):
     save_every_minutes: float = Field(
         10.0,
         ge=0,
-        description="Minutes of work that a kill may cost: checkpoints are at most so far apart. 0: none.",
+        description="Most minutes between checkpoints, and so of work that a killed run loses. 0: none by the clock.",
     )
     keep_checkpoints: int | None = Field(
         None,
         ge=1,
-        description="Checkpoints to keep, also after the end; older ones are deleted, and first those by the clock. "
+        description="Checkpoints to keep, also after the end; older ones are deleted, those by the clock first. "
         "Default 2 during the run, none after it.",
     )
     save_dtype: Literal["auto", "fp32", "bf16"] = Field(
@@ -225,7 +230,7 @@ class HubSettings(Settings, frozen=True, title="Run"):
     push_to_hub: str | None = Field(
         None, description="Upload the finished model and its card to this repository of the hub, OWNER/NAME."
     )
-    hub_public: bool = Field(False, description="Make the repository public, if it is not there yet; else private.")
+    hub_public: bool = Field(False, description="Make the repository public if it is new; default: private.")
 
     def _refuse_hub_parts(self) -> None:
         """Settings of an upload that there is not must have their defaults."""
@@ -249,10 +254,16 @@ class ScorerSettings(Settings, frozen=True, title="Objective"):
     """A reward model: its heads, and where its zero is."""
 
     heads: int = Field(
-        1, ge=1, le=64, description="Heads on one trunk, each on its own bootstrap of the items: their spread is doubt."
+        1,
+        ge=1,
+        le=64,
+        description="Heads on one trunk, each trained on its own bootstrap of the items; their spread shows how unsure "
+        "a score is.",
     )
     shift: Literal["none", "chosen"] = Field(
-        "chosen", description="State in config.json (reward_shift) what gives the preferred responses a mean of 0."
+        "chosen",
+        description="Write the shift that gives the preferred responses a mean of 0 into config.json (reward_shift), "
+        "or none.",
     )
 
     @property

@@ -192,10 +192,10 @@ class LiveReferenceConfig(PolicyConfig, frozen=True):
     reference_sync_steps: int | None = Field(
         None,
         ge=1,
-        description="Let a frozen reference follow the policy every so many updates (TR-DPO); default never.",
+        description="Updates between two moves of a frozen reference towards the policy (TR-DPO); default: no moves.",
     )
     reference_mixup: float = Field(
-        0.6, gt=0, le=1, description="How far the reference moves towards the policy each time; 1 copies it."
+        0.6, gt=0, le=1, description="How far the reference moves towards the policy each time; 1 copies the policy."
     )
 
     @property

@@ -68,7 +68,7 @@ _REASONS = {
 def _words(found: Sequence[Round], best: Round, policy: str, reason: str, bound: float | None) -> str:
     """The outcome in a few sentences."""
     made = f"{plural(sum(bool(r.steps) for r in found), 'round')} of training"
-    ended = f"; no more, since {_REASONS[reason]}"
+    ended = f", ended because {_REASONS[reason]}"
     kl, reward = best.mean("kl") or 0.0, best.mean("reward")
     worth = "" if reward is None else f" reward {reward:.3f} (from {found[0].mean('reward') or 0.0:.3f}),"
     over = bound is not None and (best.mean("cost") or 0.0) > bound

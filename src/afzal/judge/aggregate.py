@@ -247,7 +247,7 @@ def _warnings(found: Aggregated, labels: Labels, by: By) -> list[str]:
     if found.doubtful:
         said.append(
             f"Dawid-Skene names another winner than the majority on {found.dawid_skene_moved} of {found.decided} "
-            "pairs: the annotators share errors, so that those who agree are not those who are right. "
+            "pairs: the annotators share errors, so agreement does not show who is right. "
             + ("The answer by gold items is the one to use." if by == "gold" else _mend(known))
         )
     elif found.dawid_skene_moved is not None:

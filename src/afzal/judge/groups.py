@@ -233,8 +233,8 @@ def in_words(groups: Groups) -> str:
     parts = [f"{group} ({_some(_members(groups, group))})" for group in groups.names]
     return (
         f"The disagreement has a pattern: within {' and '.join(parts)} two people name the same winner on "
-        f"{groups.within.value:.0%} of decided pairs, between the groups on {groups.between.value:.0%}. That is no "
-        "noise: either they differ in taste, or one group errs. --group-by found aggregates them apart."
+        f"{groups.within.value:.0%} of decided pairs, between the groups on {groups.between.value:.0%}. That is not "
+        "noise: either the groups differ in taste, or one of them errs. --group-by found aggregates them separately."
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from afzal.text import plural, setting
+
 LEAST_PACE = 0.1
 """Sum of the learning rates times the root of the weights that train, below which nothing measurable is learned.
 
@@ -27,8 +29,8 @@ def pace_note(steps: int, lr: Callable[[int], float], weights: int) -> str:
         return ""
     peak = max(lr(step) for step in range(steps))
     enough = float(f"{peak * 10 * LEAST_PACE / found:.0e}")
-    updates = "1 update" if steps == 1 else f"{steps} updates"
     return (
-        f"{updates} at lr {peak:g} will hardly move {weights:,} weights, so that nothing measurable is learned: make "
-        f"more updates (a smaller batch_size, more epochs), or raise lr, for as many updates to about {enough:g}"
+        f"{plural(steps, 'update')} at lr {setting(peak)} will hardly move {weights:,} weights, and nothing measurable "
+        "will be learned: make more updates (a smaller batch_size, more epochs), or keep their number and raise lr to "
+        f"about {setting(enough)}"
     )

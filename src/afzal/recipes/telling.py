@@ -10,6 +10,7 @@ from afzal.prepare import Prepared, prepare
 from afzal.recipes import meta, online
 from afzal.recipes.pace import pace_note
 from afzal.recipes.setup import Setup, steps_of
+from afzal.text import plural
 from afzal.train import ranks
 from afzal.train.feed import Layout
 from afzal.train.loop import State
@@ -58,7 +59,7 @@ def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str
     facts = prepared.facts
     lost = ", ".join(f"{n} {reason}" for part in ("dropped", "parts", "cut") for reason, n in facts[part].items())
     tokens = sum(t.n_tokens for t in prepared.train)
-    work = f"{steps} updates of {config.batch_size} items, {tokens:,} tokens per epoch"
+    work = f"{plural(steps, 'update')} of {plural(config.batch_size, 'item')}, {tokens:,} tokens per epoch"
     if config.rollouts is not None:
         work = online.plan_line(config.rollouts, steps)
     if config.adaptation is not None:

@@ -31,7 +31,7 @@ def next_steps(
     change = next((d.change for d in raised if d.change), {})
     if change:
         changed = [f"{k}={setting(v) if isinstance(v, float) else v}" for k, v in change.items()]
-        return [step(verb, f"{path}/run.yaml", *changed, f"out={path}-2", why="repeat it, mended")]
+        return [step(verb, f"{path}/run.yaml", *changed, f"out={path}-2", why="the same run with this change")]
     if any(d.severity == "bad" for d in raised):
         return [step("report", path, "--open")]
     if verb == "iterate":

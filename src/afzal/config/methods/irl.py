@@ -20,8 +20,8 @@ class IRLConfig(DemonstrationSettings, ScorerSettings, TrainConfig, frozen=True)
     method: Literal["irl"] = Field("irl", description="Inverse reinforcement learning.")
     objective: Estimator = Field(
         "ranking_nce",
-        description="How: ranking_nce, maxent_irl (importance weights over the samples), airl (a discriminator) or "
-        "demonstration_pairs (SPIN in one step).",
+        description="The estimator: ranking_nce, maxent_irl (importance weights over the samples), airl (a "
+        "discriminator) or demonstration_pairs (SPIN in one step).",
     )
     beta: float = Field(
         1.0,

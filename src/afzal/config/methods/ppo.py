@@ -20,9 +20,7 @@ class PPOConfig(ValueSettings, PenaltyConfig, frozen=True):
     """Proximal policy optimisation with a value model."""
 
     method: Literal["ppo"] = Field("ppo", description="Proximal policy optimisation.")
-    lr: float = Field(
-        3e-6, ge=0, description="Peak learning rate, 0 for none; 10 times as large by default with lora_rank."
-    )
+    lr: float = Field(3e-6, ge=0, description="Peak learning rate, 0 for none; larger by default with an adapter.")
     ppo_epochs: int = Field(4, ge=1, description="Passes over the answers of an iteration.")
     whiten: bool = Field(True, description="Give the advantages of an iteration mean 0 and variance 1.")
     gamma: float = Field(1.0, gt=0, le=1, description="Discount per token; 1 has none.")
