@@ -163,7 +163,7 @@ def forty_votes(seed: int, left: float) -> list[labels.Said]:
 
 @pytest.mark.parametrize(("left", "least", "most"), [(1.0, 1.0, 1.0), (0.9, 0.95, 1.0), (0.0, 0.0, 0.02)])
 def test_a_left_only_habit_is_remarked_after_forty_votes_and_a_fair_person_is_not(left, least, most):
-    pairs = tuple((k, 0, 1) for k in range(40))
+    pairs = tuple((k, 0, 1, None) for k in range(40))
     flagged = []
     for seed in range(200):
         own = tuple(forty_votes(seed, left))
@@ -244,7 +244,7 @@ def test_rankings_are_aggregated_pair_by_pair():
     said = (Ranking(((0,), (1,), (2,)), annotator="ali"), Ranking(((0,), (1, 2)), None, 1.0, "dil", seconds=9.0))
     row = Item("x", "p", tuple(map(Response, "abc")), (*said, Rating(0, 5.0, "score")))
     found = labels.of_items([row])
-    assert found.pairs == ((0, 0, 1), (0, 0, 2), (0, 1, 2))
+    assert found.pairs == ((0, 0, 1, None), (0, 0, 2, None), (0, 1, 2, None))
     assert found.table.tolist() == [[0, 0], [0, 0], [0, 2]]
     assert [s.seconds for s in found.said if s.annotator == 1] == [9.0, None, None]
     told = labels.of_items([replace(row, votes=(replace(said[1], shown=(2, 1, 0)),))]).said

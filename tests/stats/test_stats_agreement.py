@@ -41,6 +41,11 @@ def test_kappa_by_hand():
     assert agreement.cohen(*missing) == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize("n", range(1, 30))
+def test_two_who_always_say_the_same_one_thing_have_no_kappa(n):
+    assert np.isnan(agreement.cohen(np.ones(n, int), np.ones(n, int)))
+
+
 def test_fleiss_and_gwet_by_hand():
     # 2 items of 3 labels: 3:0 and 2:1. Observed (1 + 1/3) / 2 = 2/3; shares 5/6 and 1/6.
     table = np.array([[3.0, 0.0], [2.0, 1.0]])

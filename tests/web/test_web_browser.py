@@ -212,9 +212,11 @@ def test_practice_shows_the_truth_before_the_next_question(chromium, tmp_path):
     with served(*arguments, cwd=tmp_path) as ((address,), _), person(chromium, address) as one:
         one.phase("ask")
         assert one.page.inner_text("#ask").startswith("Practice")
-        better = "1" if shown(one)[0] == "good g" else "2"
-        one.votes(1, better, says="first" if better == "1" else "second")
-        assert "Right" in one.page.inner_text("#ask")
+        worse = "2" if shown(one)[0] == "good g" else "1"
+        one.votes(1, worse, says="first" if worse == "1" else "second")
+        assert "Not quite" in one.page.inner_text("#ask")
+        framed = "[...document.querySelectorAll('article.chosen, article.better')].map((a) => a.className).join()"
+        assert one.page.evaluate(framed) == "better"
         assert "So." in one.page.inner_text("#ask")
         one.press("1")
         one.phase("ask")
@@ -319,7 +321,7 @@ def test_rankings_and_ratings_by_keyboard(chromium, tmp_path):
         one.press("4", "2", "Backspace", "Backspace", "Enter")
         one.press("3", "1", "=", "4", "3", "2")
         assert one.page.text_content("#order") == "3  >  1 = 4  >  2"
-        one.votes(1, "Enter", says="ranked, 1 > 2 > 1")
+        one.votes(1, "Enter", says="ranked, with ties")
         one.press("1", "=", "2", "=", "3", "=", "=", "4", "Backspace", "=", "4")
         one.votes(2, "Enter", says="ranked, all equal")
     first, second = lines_of(tmp_path / "rank")
@@ -463,7 +465,7 @@ def test_a_hundred_pairs_and_twenty_rankings(chromium, tmp_path):
             texts = [text[-1] for text in shown(one)]
             keys = [str(texts.index(letter) + 1) for letter in "abcd"]
             one.press(keys[0], keys[1], "=", keys[2], keys[3])
-            one.votes(n, "Enter", says="ranked, 1 > 2 > 1")
+            one.votes(n, "Enter", says="ranked, with ties")
     assert [line["groups"] for line in lines_of(tmp_path / "rank")] == [[[0], [1, 2], [3]]] * 20
 
 
@@ -472,7 +474,10 @@ def test_a_hundred_pairs_and_twenty_rankings(chromium, tmp_path):
 def test_contrast_and_names_for_screen_readers(chromium, tmp_path, scheme):
     write_rows(tmp_path / "rows.jsonl", pairs(3))
     with (
-        served("rows.jsonl", "--annotators", "ann", cwd=tmp_path) as ((address,), _),
+        served("rows.jsonl", "--annotators", "ann", "--title", "A study of answers " * 3, cwd=tmp_path) as (
+            (address,),
+            _,
+        ),
         person(chromium, address, color_scheme=scheme, viewport={"width": 390, "height": 844}) as one,
     ):
         one.votes(1, "1", says="first")

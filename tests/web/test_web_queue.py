@@ -328,3 +328,29 @@ def test_what_is_left_is_shared():
     solo = Desk(queue(10, "a b", overlap=2))
     solo.vote("a")
     assert (solo.queue.left("a"), solo.queue.left("b")) == (9, 10)
+
+
+@pytest.mark.parametrize(("people", "overlap"), [("a b", 2), ("a b c", 2), ("a b c d", 3)])
+def test_what_is_left_counts_what_the_others_cannot_answer(people, overlap):
+    """One after another: whoever comes last has all that is left, and the count is right from the first question on."""
+    desk = Desk(queue(12, people, overlap=overlap))
+    names = people.split()
+    for name in names[: overlap - 1]:
+        for n in range(12):
+            desk.vote(name, kind="skip" if n == 3 else "pair")
+    last = names[overlap - 1]
+    for name in names[overlap:]:
+        for _ in range(3):
+            desk.vote(name)
+    seen = []
+    while isinstance(desk.queue.next(last, 0.0), Turn):
+        seen.append(desk.queue.left(last))
+        desk.vote(last)
+        desk.undo(last)
+        desk.vote(last)
+    if len(names) == overlap:
+        assert seen == list(range(12, 0, -1))
+    assert desk.queue.left(last) == 0
+    met = [sum(k in desk.queue._people[name].answered for name in names) for k in range(12)]
+    assert desk.queue._met == met
+    assert desk.queue._met_open == sum(met[k] for k in range(12) if k not in desk.queue.full)

@@ -98,6 +98,8 @@ def test_strangers_get_nothing(tmp_path):
         assert raw(address, "GET", "/api/next", **known)[0] == 200
         refused = {
             "a wrong token": raw(address, "GET", "/a/" + "x" * 24 + "/")[0] == 404,
+            "no ASCII": raw(address, "GET", f"/a/{token}%E2%80%A6/")[0] == 404,
+            "a token in Latin-1": raw(address, "GET", "/api/next", X_Afzal_Token="tök")[0] == 401,
             "no token": raw(address, "GET", "/api/next")[0] == 401,
             "a token that is cut": raw(address, "GET", "/api/next", X_Afzal_Token=token[:-1])[0] == 401,
             "a name that was rebound": raw(address, "GET", "/api/next", Host="evil.example", **known)[0] == 421,

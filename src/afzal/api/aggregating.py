@@ -83,6 +83,8 @@ def aggregate(
     else:
         dropping = "drop" if skip_bad else "raise"
         dataset = reading.read(source, columns=columns, format=format, on_error=dropping)
+        if columns is None and format is None:
+            _refuse_other_votes(source, dataset)
         truths = reading.read(as_path(gold, "gold")).items if gold is not None else []
         body, rows, refused = _on_rows(dataset, truths, asked)
         body["unread"] = [name for name in dataset.unread if name not in (*CATEGORIES, group_by)]
@@ -112,6 +114,19 @@ def _verdicts(source: str) -> Verdicts | None:
         return None
     said = judge.read([source])
     return None if said.format == "Prometheus scores" else said
+
+
+def _refuse_other_votes(source: str, dataset: Dataset) -> None:
+    """An error where a file of verdicts, read as rows, holds other votes than those of its judges."""
+    verdicts = _verdicts(source)
+    judges = {verdict.judge for verdict in verdicts.verdicts} if verdicts is not None else set()
+    if len(judges) > 1 and judges - {vote.annotator for item in dataset.items for vote in item.votes}:
+        raise AfzalError(
+            f"the verdicts of its {len(judges)} judges can be measured, but not written as rows or joined with others",
+            where=source,
+            why=f"read as rows ({dataset.format}), it holds other votes than theirs",
+            remedy="leave --out and --gold out, or make a row of each verdict: prompt, two answers, winner, annotator",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +194,8 @@ def _on_pairs(items: Sequence[Item], said: Labels, asked: _Asked) -> tuple[dict[
     body |= {"kind": "pairs", "by": by, "moved": found.moved, "decided": found.decided, "doubtful": found.doubtful}
     body |= {"dawid_skene_moved": found.dawid_skene_moved, "soft": found.soft_share(), "right": None}
     body |= {"soft_labels": found.histogram(), "tables": []}
+    if (axes := groups.by_axis(said, resamples=resamples)) is not None:
+        body["tables"].append(axes)
     if by != "gold" and found.checked is None:
         _add(body, truths.as_plain(found, said, by))
     if found.fit is not None:

@@ -210,6 +210,7 @@ def counts(audit: Audit) -> dict[str, str]:
         "pairs": audit.pairs and f"{audit.pairs} ({audit.ties} ties, {audit.soft} with split or stated probability)",
         "both bad": audit.both_bad,
         "labels": (audit.good or audit.bad) and f"{audit.good} good, {audit.bad} bad",
+        "axes": len(audit.axes) > 1 and f"{', '.join(audit.axes)} (pooled here; --axis trains on one of them)",
         "annotators": audit.annotators,
         "characters (median / 95 % / max)": lengths,
     }

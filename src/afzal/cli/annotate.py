@@ -12,6 +12,7 @@ from afzal.cli.flags import given, parameters, with_parameters
 from afzal.cli.last import last, ways_to_learn
 from afzal.terminal import one_line
 from afzal.terminal.closing import step
+from afzal.text import plural
 
 if TYPE_CHECKING:
     from afzal.web.folder import Folder
@@ -45,8 +46,8 @@ def _tell(folder: Folder, addresses: list[tuple[str, str]]) -> None:
     sheet = folder.sheet
     gold = sum(bool(item.gold) for item in sheet.items)
     known = f", {gold} of them of known truth" if gold else ""
-    asked = f"{len(sheet.questions)} questions ({sheet.mode})"
-    typer.echo(f"{len(sheet.items)} rows{known}, {asked}: {folder.path}", err=True)
+    asked = f"{plural(len(sheet.questions), 'question')} ({sheet.mode})"
+    typer.echo(f"{plural(len(sheet.items), 'row')}{known}, {asked}: {folder.path}", err=True)
     for reason, count in folder.drops.items():
         typer.echo(f"left out: {reason} {count}", err=True)
     typer.echo("".join(f"{one_line(name) or '-'}\t{address}\n" for name, address in addresses))

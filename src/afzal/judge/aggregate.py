@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from afzal.errors import AfzalError
-from afzal.judge.labels import BOTH_BAD, CLASSES, FIRST, SECOND, TIE, Labels
+from afzal.judge.labels import BOTH_BAD, CLASSES, FIRST, SECOND, TIE, Labels, Place
 from afzal.records import Comparison, Item, Rating
 from afzal.stats import annotators
 from afzal.stats.agreement import counts
@@ -163,13 +163,14 @@ def credit(said: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return 1 - np.abs(np.sign(said - 0.5) - np.sign(truth - 0.5)) / 2
 
 
-def _crowd_bt(table: np.ndarray, pairs: Sequence[tuple[int, int, int]]) -> tuple[np.ndarray, tuple[float, ...]]:
+def _crowd_bt(table: np.ndarray, pairs: Sequence[Place]) -> tuple[np.ndarray, tuple[float, ...]]:
     """``[N]`` probabilities that the first is better, and the reliability of each annotator.
 
-    The players are the responses of each item, so that a reliability does not take up what differs between items.
+    The players are the responses of each item on each axis, so that a reliability does not take up what differs between
+    them.
     """
-    players: dict[tuple[int, int], int] = {}
-    ends = [[players.setdefault((item, k), len(players)) for k in (i, j)] for item, i, j in pairs]
+    players: dict[tuple[int, int, str | None], int] = {}
+    ends = [[players.setdefault((item, k, axis), len(players)) for k in (i, j)] for item, i, j, axis in pairs]
     first, second = np.array(ends).T
     pair, who = np.nonzero(table >= 0)
     outcome = POINTS[table[pair, who]]
@@ -296,7 +297,7 @@ def fit_as_plain(fit: annotators.DawidSkene, labels: Labels) -> dict[str, Any]:
 
 
 def as_items(items: Sequence[Item], labels: Labels, found: Aggregated, by: By, kind: LabelKind = "soft") -> list[Item]:
-    """The rows with one vote per pair in place of their comparisons and rankings.
+    """The rows with one vote per pair and axis in place of their comparisons and rankings.
 
     It is a stated probability, or certain where all agree. A pair that nothing orders has no vote; other kinds of votes
     stay as they are.
@@ -307,11 +308,11 @@ def as_items(items: Sequence[Item], labels: Labels, found: Aggregated, by: By, k
     """
     votes: dict[int, list[Comparison]] = {}
     counted = (labels.table >= 0).sum(1)
-    for (number, i, j), p, n in zip(labels.pairs, found.p_first.tolist(), counted.tolist(), strict=True):
+    for (number, i, j, axis), p, n in zip(labels.pairs, found.p_first.tolist(), counted.tolist(), strict=True):
         if p != p or (kind == "weighted" and p == 0.5):
             continue
         outcome = "first" if p > 0.5 else "second" if p < 0.5 else "tie"
-        vote = Comparison(i, j, outcome, annotator=f"{by} of {n}")
+        vote = Comparison(i, j, outcome, annotator=f"{by} of {n}", axis=axis)
         if kind == "weighted":
             vote = replace(vote, weight=abs(2 * p - 1))
         elif p not in (0.0, 0.5, 1.0):

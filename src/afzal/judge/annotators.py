@@ -116,18 +116,6 @@ def agreement_of(labels: Labels, *, resamples: int = 1000, seed: int = 0) -> Agr
     )
 
 
-def _safe(figure: Callable[[np.ndarray], float]) -> Callable[[np.ndarray], float]:
-    """A resample in which no item has two labels has no figure."""
-
-    def tried(weights: np.ndarray) -> float:
-        try:
-            return figure(weights)
-        except ValueError:
-            return float("nan")
-
-    return tried
-
-
 def _twos(labels: Labels) -> tuple[Two, ...]:
     names, table = labels.annotators, labels.table
     found = []
@@ -257,8 +245,10 @@ def _remarks(
     rest = everybody.given - mine_given
     given, usual = mine_given / len(own), rest / max(1, rest.sum())
     top = int(given.argmax())
-    if given[top] >= ONE_ANSWER and usual[top] < given[top] / 2:
-        said.append(f"says {CLASSES[top]!r} {given[top]:.0%} of the time, the others {usual[top]:.0%}")
+    alone = not rest.any()  # then 'first' all the time is how the rows are written, and no habit
+    if given[top] >= ONE_ANSWER and (top > SECOND if alone else usual[top] < given[top] / 2):
+        beside = "" if alone else f", the others {usual[top]:.0%}"
+        said.append(f"says {CLASSES[top]!r} {given[top]:.0%} of the time{beside}")
     if about["seconds"] is not None and pace and about["seconds"] < HASTY * pace:
         said.append(f"takes {about['seconds']:.1f} s where all take {pace:.1f} s")
     return tuple(said)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from afzal import text
 from afzal.errors import AfzalError
 from afzal.judge.aggregate import Aggregated, By, LabelKind, aggregate, as_items
 from afzal.judge.labels import CLASSES, SECOND, Labels
@@ -201,10 +202,24 @@ def by_field(items: Sequence[Item], labels: Labels, field: str, *, resamples: in
     Raises:
         AfzalError: no row has the field.
     """
-    values = [items[number].extra.get(field) if items else None for number, _, _ in labels.pairs]
+    values = [items[number].extra.get(field) if items else None for number, *_ in labels.pairs]
     if all(value is None for value in values):
         what = f"{field!r} is neither a file of groups nor a field of the rows"
         raise AfzalError(what, where="--group-by", remedy="name a field, a .json or .csv file, or: found")
+    words = "Agreement among rows with the same value; a group that agrees less may be a matter of taste."
+    return _by_value(labels, field, values, words, resamples=resamples, seed=seed)
+
+
+def by_axis(labels: Labels, *, resamples: int, seed: int = 0) -> dict[str, Any] | None:
+    """Agreement on each axis, as a table; None where there are not two."""
+    axes = [axis or "" for *_, axis in labels.pairs]
+    words = "Each axis asks a question of its own; the figures above pool them."
+    return _by_value(labels, "axis", axes, words, resamples=resamples, seed=seed) if len(set(axes)) > 1 else None
+
+
+def _by_value(
+    labels: Labels, name: str, values: Sequence[object], words: str, *, resamples: int, seed: int
+) -> dict[str, Any]:
     counted = agreement.counts(labels.table, len(CLASSES))
     rows = []
     for value in sorted({str(v) for v in values}):
@@ -216,11 +231,10 @@ def by_field(items: Sequence[Item], labels: Labels, field: str, *, resamples: in
             own = counted[several]
             known = resampling.sums(agreement.raw_sums(own), prompts, resamples=resamples, seed=seed)
             raw = known.interval(agreement.raw_of)
-            cells += [_shown(raw), f"{agreement.krippendorff(own[:, own.sum(0) > 0]):.3f}"]
+            cells += [_shown(raw), text.number(agreement.krippendorff(own[:, own.sum(0) > 0]), 3)]
         rows.append([*cells, "", ""][:5])
-    words = "Agreement among rows with the same value; a group that agrees less may be a matter of taste."
-    columns = [field, "pairs", "with two labels or more", "raw agreement", "Krippendorff's alpha"]
-    return {"title": f"By {field}", "words": words, "columns": columns, "rows": rows}
+    columns = [name, "pairs", "with two labels or more", "raw agreement", "Krippendorff's alpha"]
+    return {"title": f"By {name}", "words": words, "columns": columns, "rows": rows}
 
 
 def _shown(known: Interval) -> str:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from typing import TypeAlias
 
 import numpy as np
 
@@ -24,6 +25,8 @@ CLASSES: tuple[Outcome, ...] = ("first", "second", "tie", "both_bad")
 FIRST, SECOND, TIE, BOTH_BAD = range(4)
 VALUES = (1.0, -1.0, 0.0)
 """Of first, second and tie on the scale from the second to the first."""
+Place: TypeAlias = tuple[int, int, int, str | None]
+"""Number of an item, two of its responses, the smaller number first, and the axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,8 @@ class Labels:
     """Labels of pairs.
 
     Attributes:
-        pairs: the place of each: (number of the item, first response, second response), or (number, 0, 1) for verdicts.
+        pairs: the place of each, (number, 0, 1, None) for verdicts. Opinions on different axes answer different
+            questions: two responses that are compared on two axes are two pairs.
         prompts: of each pair; labels on one prompt are not independent.
         annotators: names.
         said: all labels in the order they were given; the last one of a person on a pair, repeats apart, is the one
@@ -54,7 +58,7 @@ class Labels:
         categories: of each pair, "" where the rows name none; empty where nobody asked.
     """
 
-    pairs: tuple[tuple[int, int, int], ...]
+    pairs: tuple[Place, ...]
     prompts: tuple[str, ...]
     annotators: tuple[str, ...]
     said: tuple[Said, ...]
@@ -90,8 +94,11 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
         AfzalError: there is no comparison.
     """
     stated = (item for item in items if item.gold)
-    truth = {key: label for item in chain(stated, gold) for key, label in _truths(item)}
-    pairs: dict[tuple[int, int, int], int] = {}
+    truth: dict[tuple[str, str, str], dict[str | None, int]] = defaultdict(dict)
+    for item in chain(stated, gold):
+        for key, axis, label in _truths(item):
+            truth[key][axis] = label
+    pairs: dict[Place, int] = {}
     people: dict[str, int] = {}
     prompts, known, said, categories = [], [], [], []
     heard: set[tuple[int, int]] = set()
@@ -100,12 +107,12 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
         answers = [json.dumps(turns_to_json(r.turns), ensure_ascii=False) for r in item.responses]
         for vote, seconds in _timed(item.votes):
             low, high = sorted((vote.first, vote.second))
-            place = (number, low, high)
+            place = (number, low, high, vote.axis)
             if place not in pairs:
                 pairs[place] = len(pairs)
                 prompts.append(item.group or prompt)
                 categories.append(category_of(item) or "")
-                known.append(truth.get((prompt, answers[low], answers[high]), MISSING))
+                known.append(_true(truth.get((prompt, answers[low], answers[high]), {}), vote.axis))
             label = _label(vote if vote.first == low else vote.swap())
             shown = None if vote.shown_first is None else vote.shown_first == low
             person = people.setdefault(vote.annotator or "votes", len(people))
@@ -132,13 +139,19 @@ def _label(vote: Comparison) -> int:
     return CLASSES.index(outcome_of(vote))
 
 
-def _truths(item: Item) -> Iterable[tuple[tuple[str, str, str], int]]:
-    """Each pair of a gold row in both orders, with its true class."""
+def _truths(item: Item) -> Iterable[tuple[tuple[str, str, str], str | None, int]]:
+    """Each pair of a gold row in both orders, with its axis and its true class."""
     prompt = json.dumps(turns_to_json(item.prompt), ensure_ascii=False)
     answers = [json.dumps(turns_to_json(r.turns), ensure_ascii=False) for r in item.responses]
     for vote in comparisons(item.gold or item.votes):
         for v in (vote, vote.swap()):
-            yield (prompt, answers[v.first], answers[v.second]), _label(v)
+            yield (prompt, answers[v.first], answers[v.second]), v.axis, _label(v)
+
+
+def _true(known: Mapping[str | None, int], axis: str | None) -> int:
+    """The true class of a pair on an axis: a truth without an axis holds on all of them, and for votes without one any
+    truth does."""
+    return known.get(axis, known.get(None, MISSING if axis is not None else next(iter(known.values()), MISSING)))
 
 
 def of_verdicts(said: Verdicts) -> Labels:
@@ -156,6 +169,6 @@ def of_verdicts(said: Verdicts) -> Labels:
         if len(set(outcomes)) == 1 and outcomes[0] != "none":
             given.append(Said(items[item], judges[judge], CLASSES.index(outcomes[0])))
     truth = [CLASSES.index(said.gold[item]) if item in said.gold else MISSING for item in items]
-    pairs = tuple((k, 0, 1) for k in range(len(items)))
+    pairs = tuple((k, 0, 1, None) for k in range(len(items)))
     prompts, _, categories = zip(*names.values(), strict=True) if names else ((), (), ())
     return Labels(pairs, tuple(prompts), tuple(judges), tuple(given), np.array(truth), tuple(categories))

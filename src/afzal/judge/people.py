@@ -55,10 +55,10 @@ def labels_on(items: Sequence[Item], pairs: Sequence[Pair]) -> Labels | None:
 
     own = of_items(items)
     place = {(p.item, p.first, p.second): k for k, p in enumerate(pairs)}
-    to = [place[pair] for pair in own.pairs]
+    to = [place[pair[:3]] for pair in own.pairs]
     gold = np.full(len(pairs), -1)
     gold[to] = own.gold
-    numbered = [(p.item, p.first, p.second) for p in pairs]
+    numbered = [(p.item, p.first, p.second, None) for p in pairs]
     prompts = [""] * len(pairs)
     for k, pair in enumerate(pairs):
         item = items[pair.item]

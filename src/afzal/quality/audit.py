@@ -51,6 +51,7 @@ class Audit:
     good: int
     bad: int
     annotators: int
+    axes: tuple[str, ...]
     characters: dict[str, dict[str, int]]
     drops: dict[str, int]
     findings: list[Finding]
@@ -106,6 +107,7 @@ class Ledger:
         self._asked: Counter[int] = Counter()
         self._said: Counter[int] = Counter()
         self._annotators: set[str] = set()
+        self._axes: set[str] = set()
         self._good = self._bad = self._ties = self._soft = self._both_bad = 0
         self._batch: list[Told] = []
         self._characters = 0
@@ -138,6 +140,7 @@ class Ledger:
         self._said.update(chain.from_iterable([told.lengths for told in batch]))
         for stated, n in Counter([told.stated for told in batch]).items():
             self._annotators |= stated.annotators
+            self._axes |= stated.axes
             self._both_bad += n * stated.both_bad
             self._ties += n * stated.ties
             self._soft += n * stated.soft
@@ -169,6 +172,7 @@ class Ledger:
             good=self._good,
             bad=self._bad,
             annotators=len(self._annotators),
+            axes=tuple(sorted(self._axes)),
             characters={"prompt": _lengths(self._asked), "response": _lengths(self._said)},
             drops=dict(losses.counts.most_common()),
             findings=findings,

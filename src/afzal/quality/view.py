@@ -31,11 +31,11 @@ class Stated:
         measured: whether the pairs may have scores: a margin, or ratings among several votes.
         ties, soft: pairs with probability 1/2, and those neither certain nor tied.
         both_bad: votes that say that both responses are bad.
-        annotators: who voted.
+        annotators: who voted, and ``axes`` on what the pairs were compared, or rated where nothing was compared.
         opinions: what :func:`afzal.quality.relations.opinion` says of the only vote, by whether it is turned.
     """
 
-    __slots__ = ("annotators", "both_bad", "labelled", "measured", "opinions", "pairs", "soft", "ties", "votes")
+    __slots__ = ("annotators", "axes", "both_bad", "labelled", "measured", "opinions", "pairs", "soft", "ties", "votes")
 
     def __init__(self, item: Item) -> None:
         self.votes = item.votes
@@ -49,6 +49,8 @@ class Stated:
         self.both_bad = [isinstance(vote, Comparison) and vote.p_first is None for vote in self.votes].count(True)
         self.opinions: dict[bool, int] = {}
         self.annotators = {vote.annotator for vote in self.votes if vote.annotator}
+        compared = [vote for vote in self.votes if not isinstance(vote, Rating)]
+        self.axes = {vote.axis for vote in compared or self.votes if vote.axis is not None}
 
 
 @dataclass(slots=True)

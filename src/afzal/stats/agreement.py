@@ -57,11 +57,12 @@ def cohen(first: np.ndarray, second: np.ndarray, repeats: np.ndarray | None = No
     if not both.any():
         raise ValueError("kappa needs an item that both annotators labelled")
     weights = np.ones(len(first)) if repeats is None else np.asarray(repeats, np.float64)
-    a, b, w = first[both], second[both], weights[both] / weights[both].sum()
-    size = int(max(a.max(), b.max())) + 1
+    a, b, w = first[both], second[both], weights[both]
+    size, n = int(max(a.max(), b.max())) + 1, float(w.sum())
     observed = float(w[a == b].sum())
-    expected = float(np.bincount(a, w, size) @ np.bincount(b, w, size))
-    return (observed - expected) / (1 - expected) if expected < 1 else float("nan")
+    # of counts, not of shares: shares that sum to nearly 1 would give a kappa where both say one thing only
+    expected = float(np.bincount(a, w, size) @ np.bincount(b, w, size)) / n
+    return (observed - expected) / (n - expected) if expected < n else float("nan")
 
 
 def fleiss(table: np.ndarray, repeats: np.ndarray | None = None) -> float:

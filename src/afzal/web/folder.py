@@ -167,7 +167,8 @@ class Folder:
 
     def name_of(self, token: str) -> str | None:
         """The name that belongs to a token, empty where the person has not given one; None for a wrong token."""
-        return next((name for known, name in self.tokens.items() if secrets.compare_digest(known, token)), None)
+        said = token.encode()  # of texts that are not ASCII only bytes can be compared
+        return next((n for known, n in self.tokens.items() if secrets.compare_digest(known.encode(), said)), None)
 
     def sign_in(self, token: str, name: str) -> bool:
         """Give the token's person a name; False when somebody else has it."""

@@ -97,8 +97,10 @@ class Queue:
         self.gold = [k for k, q in enumerate(questions) if q.is_gold]
         self.by_key = {q.key: k for k, q in enumerate(questions)}
         self._by_place = {_place(q.item_id, q.responses, q.axis): k for k, q in enumerate(questions)}
-        self._given = 0  # answers to questions that are not gold
+        self._given = 0  # votes on questions that are not gold
         self.votes = [0] * len(questions)
+        self._met = [0] * len(questions)  # people who answered it or passed it over
+        self._met_open = 0  # the same, over the questions that are still open
         self.full: set[int] = set()
         self.ids: dict[str, Mapping[str, Any]] = {}
         self._leases: dict[int, dict[str, float]] = {}
@@ -306,7 +308,7 @@ class Queue:
             person.repeated.add(answer.repeat_of)
         elif not self.questions[question].is_gold:
             person.answered.add(question)
-            self._count(question, 0 if answer.is_skip else 1)
+            self._count(question, 0 if answer.is_skip else 1, 1)
         self._release(question, person.name)
         person.current = None
 
@@ -324,20 +326,23 @@ class Queue:
             person.repeated.discard(answer.repeat_of)
         elif not self.questions[answer.question].is_gold:
             person.answered.discard(answer.question)
-            self._count(answer.question, 0 if answer.is_skip else -1)
+            self._count(answer.question, 0 if answer.is_skip else -1, -1)
             person.redo.append(answer.question)
             if now is not None:
                 self._lease(answer.question, person.name, now)
         for other in self._people.values():  # the question may stand before their cursors
             other.cursor = 0
 
-    def _count(self, question: int, change: int) -> None:
-        self.votes[question] += change
-        self._given += change
+    def _count(self, question: int, votes: int, people: int) -> None:
+        before = 0 if question in self.full else self._met[question]
+        self.votes[question] += votes
+        self._given += votes
+        self._met[question] += people
         if self.votes[question] >= self.rules.overlap:
             self.full.add(question)
         else:
             self.full.discard(question)
+        self._met_open += (0 if question in self.full else self._met[question]) - before
 
     # --- what people see -----------------------------------------------------------------------------------------
 
@@ -353,9 +358,11 @@ class Queue:
     def left(self, name: str) -> int:
         """Questions that this person may expect still: open ones shared among all people, and gold."""
         person = self._people[name]
-        own = len(self.main) - len(self.full) - len(person.answered - self.full)  # asked for with every vote
+        is_open = len(self.main) - len(self.full)  # asked for with every vote
+        own = is_open - len(person.answered - self.full)
+        others = is_open * len(self._people) - self._met_open - own  # what they could answer at most
         slots = self.rules.overlap * len(self.main) - self._given
-        fair = -(-slots // max(1, len(self._people)))
+        fair = max(-(-slots // len(self._people)), slots - others)
         return min(own, fair) + len(person.gold) - len(self._gold_answers(person))
 
     def is_done(self) -> bool:

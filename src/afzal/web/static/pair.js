@@ -51,6 +51,9 @@ export function words(said) {
 }
 
 export function feedback({ right, better, why }) {
-  cards().forEach((card, place) => card.classList.toggle("better", (better === "first") === (place === 0)));
+  cards().forEach((card, place) => {
+    card.classList.remove("chosen");  // a frame stands for the better one now
+    card.classList.toggle("better", (better === "first") === (place === 0));
+  });
   return `${right ? "Right" : "Not quite"}: the ${better} response is better. ${why ?? ""}`;
 }

@@ -78,8 +78,9 @@ function update() {
 
 export function mark() {}
 
-export function words(said) {
-  return `ranked, ${said.groups.length === 1 ? "all equal" : said.groups.map((group) => group.length).join(" > ")}`;
+export function words({ groups }) {
+  const tied = groups.some((group) => group.length > 1);
+  return `ranked, ${groups.length === 1 ? "all equal" : tied ? "with ties" : "without ties"}`;
 }
 
 function ordinal(n) {

@@ -1,0 +1,92 @@
+"""Opinions on several axes answer several questions: they are aggregated apart, and nobody contradicts themselves."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import afzal
+from afzal import data
+from afzal.errors import AfzalError
+from afzal.judge import annotators, labels
+from afzal.records import Comparison, Item, Response
+
+
+def said_by(who: str, outcome: str, axis: str | None) -> Comparison:
+    return Comparison(0, 1, outcome, annotator=who, axis=axis)
+
+
+def item(number: int, *votes: Comparison) -> Item:
+    return Item(f"i{number}", f"prompt {number}", (Response(f"a {number}"), Response(f"b {number}")), votes)
+
+
+def on_two_axes(n: int = 25) -> list[Item]:
+    """Three people: all find the first one helpful, and two of three find the second one harmless."""
+    helpful = [said_by(who, "first", "helpful") for who in ("ali", "dil", "umi")]
+    harmless = [said_by(who, "first" if who == "umi" else "second", "harmless") for who in ("ali", "dil", "umi")]
+    return [item(k, *helpful, *harmless) for k in range(n)]
+
+
+@pytest.mark.parametrize("by", ["mean", "jeffreys", "majority", "dawid_skene", "crowd_bt"])
+def test_each_axis_gets_an_answer_of_its_own(tmp_path, by):
+    source, out = tmp_path / "votes.jsonl", tmp_path / "one.jsonl"
+    data.write(on_two_axes(), source, "afzal")
+    afzal.api.aggregate(source, by=by, out=out, resamples=10, force=True)
+    rows = data.read(str(out)).items
+    assert len(rows) == 25
+    for row in rows:
+        better = {vote.axis: vote.p_first > 0.5 for vote in row.votes}
+        assert better == {"helpful": True, "harmless": False}
+
+
+def test_nobody_repeats_himself_on_another_axis(tmp_path):
+    people = annotators.people_of(labels.of_items(on_two_axes()), resamples=5)
+    assert [(person.labels, person.consistent, person.repeats) for person in people] == [(50, None, 0)] * 3
+    data.write(on_two_axes(), tmp_path / "votes.jsonl", "afzal")
+    found = afzal.api.aggregate(tmp_path / "votes.jsonl", resamples=10)
+    (table,) = [table for table in found["tables"] if table["title"] == "By axis"]
+    assert [row[:3] for row in table["rows"]] == [["harmless", "25", "25"], ["helpful", "25", "25"]]
+    assert [row[3].split()[0] for row in table["rows"]] == ["0.333", "1.000"]
+
+
+@pytest.mark.parametrize(
+    ("vote", "truths", "known"),
+    [
+        ("helpful", {"helpful": "first", "harmless": "second"}, 0),
+        ("harmless", {"helpful": "first", "harmless": "second"}, 1),
+        ("helpful", {None: "second"}, 1),
+        ("helpful", {"harmless": "second"}, -1),
+        (None, {"harmless": "second"}, 1),
+    ],
+)
+def test_a_truth_holds_on_its_axis_and_one_without_an_axis_on_all(vote, truths, known):
+    gold = item(0, *(said_by("truth", outcome, axis) for axis, outcome in truths.items()))
+    assert labels.of_items([item(0, said_by("ali", "first", vote))], [gold]).gold.tolist() == [known]
+
+
+def test_check_names_the_axes_that_it_pools(tmp_path):
+    data.write(on_two_axes(), tmp_path / "votes.jsonl", "afzal")
+    assert "axes: harmless, helpful (pooled here" in str(afzal.api.check(tmp_path / "votes.jsonl"))
+    data.write([item(0, said_by("ali", "first", "helpful"))], tmp_path / "one.jsonl", "afzal")
+    assert "axes: " not in str(afzal.api.check(tmp_path / "one.jsonl"))
+
+
+def test_verdicts_of_judges_are_not_written_as_the_votes_of_somebody_else(tmp_path):
+    row = {"instruction": "Sky?", "input": "", "output_1": "Blue.", "output_2": "Green.", "label": 1}
+    judges = {"one": [1, 1], "two": [2, 2], "three": [2, 2]}
+    source = tmp_path / "judged.jsonl"
+    source.write_text("".join(json.dumps({**row, "input": str(k), "judges": judges}) + "\n" for k in range(3)))
+    assert len(afzal.api.aggregate(source, resamples=5)["lines"]) == 3
+    for more in ({"out": tmp_path / "out.jsonl"}, {"gold": source}):
+        with pytest.raises(AfzalError, match="its 3 judges can be measured"):
+            afzal.api.aggregate(source, resamples=5, **more)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_rows_that_state_the_better_answer_first_are_nobodys_habit():
+    rows = [item(k, Comparison(0, 1, "first")) for k in range(40)]
+    (person,) = annotators.people_of(labels.of_items(rows), resamples=2)
+    assert person.remarks == ()
+    (person,) = annotators.people_of(labels.of_items([item(k, Comparison(0, 1, "tie")) for k in range(40)]))
+    assert person.remarks == ("says 'tie' 100% of the time",)
