@@ -127,7 +127,7 @@ def test_the_held_out_reward_is_that_of_the_saved_model(folder, whole):
 
 
 @pytest.mark.parametrize("method", ["ppo", *(pytest.param(m, marks=pytest.mark.slow) for m in METHODS[1:])])
-def test_going_on_from_every_update_ends_with_the_same_bytes(folder, whole, method):
+def test_resuming_from_every_update_ends_with_the_same_bytes(folder, whole, method):
     expected = fingerprint(whole[method].path)
     for step in range(1, 8):
         name = f"from-{method}-{step}"

@@ -16,7 +16,7 @@ from helpers_ranks import start_group
 from helpers_runs import finished
 
 from afzal.errors import AfzalError
-from afzal.recipes.parallel import goes_on
+from afzal.recipes.parallel import is_restart
 from afzal.tokens.tree import tree
 from afzal.train import ranks
 from afzal.train.feed import Feed, Layout, cost_of_tree
@@ -87,9 +87,9 @@ def test_in_one_process_nothing_is_exchanged():
 def test_a_start_of_the_launch_that_began_a_run_resumes_it(tmp_path, monkeypatch, began, now, restarts, resumes):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", now)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
-    assert not goes_on(str(tmp_path))
+    assert not is_restart(str(tmp_path))
     (tmp_path / "run.json").write_text(json.dumps({} if began is None else {"launch": began}))
-    assert goes_on(str(tmp_path)) is resumes
+    assert is_restart(str(tmp_path)) is resumes
 
 
 def _twice(left_over: bool, environment: dict[str, str]) -> None:

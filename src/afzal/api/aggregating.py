@@ -42,11 +42,11 @@ def aggregate(
 
     Args:
         data: rows with votes, or a file of verdicts.
-        by: ``mean`` gives soft labels, ``jeffreys`` such that are never certain; ``gold`` weighs annotators by rows of
-            known truth, which ``gold`` names.
-        labels: of the rows: ``soft`` states the probability p, ``weighted`` names the likelier answer with weight
+        by: ``mean`` gives soft labels, ``jeffreys`` soft labels that are never certain; ``gold`` weighs annotators by
+            rows of known truth, which ``gold`` names.
+        labels: what the rows state: ``soft`` states the probability p, ``weighted`` names the likelier answer with weight
             |2p - 1|.
-        gold_sizes: how right the answer would be if so many pairs of known truth were known, measured on the others.
+        gold_sizes: numbers of known truths: how often the answer is right with this many, measured on the other pairs.
         group_by: ``found``, a .json or .csv of annotators, or a field of the rows: groups are aggregated apart.
         out: file for the rows with one preference per pair.
         page: folder for the report.

@@ -115,13 +115,13 @@ def push(run: Model, repository: str, /, *, public: bool = False) -> str:
     Args:
         run: a finished run, or the folder of an exported model.
         repository: ``owner/name``.
-        public: make it public, if it is not there yet; else private.
+        public: make the repository public if it is new; default: private.
 
     Returns:
         What was done, in words.
 
     Raises:
-        AfzalError: the run has not finished, or the hub refuses.
+        AfzalError: the folder holds no weights, there is no token, or the hub refuses or cannot be reached.
 
     Example:
         >>> afzal.api.push("runs/dpo", "me/model")  # doctest: +SKIP

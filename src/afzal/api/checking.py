@@ -39,8 +39,10 @@ def check(
     Args:
         data: what to look at.
         columns: which field is which, such as ``{"chosen": "good"}``.
+        format: the name of the rows' format; default: detected.
         skip_bad: drop and count damaged rows instead of stopping.
         max_unpacked: GiB that a gzip file may unpack to; 0 lifts the limit.
+        media_folder: where paths of images and sounds start; default: the folder of the file.
         deep: compare all texts with each other also in a large file (near-duplicates).
         against: a test set: which of its prompts stand in ``data``?
         reward: a reward model: which pairs does it contradict? Or ``policy`` with its ``reference``.

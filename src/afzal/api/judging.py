@@ -50,7 +50,7 @@ def judge(
         prompts: prompts that the runs ``data`` and ``against`` answer before they are judged.
         n: answers per prompt (default 1), at ``temperature`` (default 1; 0 is greedy), of at most ``max_new_tokens``
             tokens (default 256), drawn with ``seed``.
-        people: votes of people on the same pairs, to set the judges beside.
+        people: votes of people on the same pairs, to compare the judges with.
         cache: file of a server's replies.
         resamples: of whole prompts, for the intervals.
         say: called with lines of progress.

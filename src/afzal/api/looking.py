@@ -22,10 +22,13 @@ Layout = Literal["trl", "conversational", "openai", "afzal", "alpaca_eval", "fas
 
 
 def open_run(path: Model, /) -> Run:
-    """A run that is there already, as :func:`afzal.fit` returned it.
+    """An existing run, as :func:`afzal.fit` returned it.
+
+    Args:
+        path: the run folder.
 
     Raises:
-        AfzalError: there is no run.
+        AfzalError: the folder holds no run.
 
     Example:
         >>> afzal.api.open_run("runs/dpo").status()
@@ -130,15 +133,20 @@ def convert(
     skip: bool = False,
     force: bool = False,
 ) -> Result:
-    """Write rows in another layout, and say what it has no place for (docs/formats.md).
+    """Write rows in another layout, and say what it cannot hold (docs/formats.md).
 
     Images and sounds that lie outside the folder of ``out`` are copied into ``media/`` beside it.
 
     Args:
+        data: the rows to write.
         out: the file: JSON lines, gzip if its name ends in .gz.
         to: the layout; ``afzal`` loses nothing.
-        skip: leave out what the layout cannot hold, and count it.
+        columns: which field is which, such as ``{"chosen": "good"}``.
+        format: the name of the rows' format; default: detected.
+        skip_bad: drop and count damaged rows instead of stopping.
         max_unpacked: GiB that a gzip file may unpack to; 0 lifts the limit.
+        media_folder: where paths of images and sounds start; default: the folder of the file.
+        skip: leave out what the layout cannot hold, and count it.
         force: overwrite ``out``.
 
     Returns:

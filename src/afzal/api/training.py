@@ -37,7 +37,7 @@ def fit(
     Args:
         method: ``sft``, ``dpo``, ``ipo``, ``kto``, ``reward``, ``rloo``, ... or ``prefer`` with any ``objective``.
         model: a folder, a hub id, a run, or a `transformers` model in memory (then ``tokenizer`` too). A model in
-            memory is trained in place, beside a reference made of its present weights.
+            memory is trained in place; the reference is a copy of its weights at the start.
         data: a path, a hub id, a list of dicts, a pandas frame, or a ``Dataset`` of datasets. Rows in memory are
             written to ``inputs/`` in the run folder, so that the run can be read, resumed and repeated without Python.
         eval_data: held-out rows; without it, a share of ``data`` is held out, prompts undivided.
@@ -101,7 +101,7 @@ def iterate(
         settings: as on the command line: ``out``, ``rounds``, ``n``, ``beta``, ``kl_budget`` (nats), ...
 
     Returns:
-        The run of all rounds; its folder is the last policy.
+        The run of all rounds. Each round's policy is below its folder; ``facts()["best"]`` is the path of the one to use.
 
     Raises:
         AfzalError: a fault of the input.
@@ -138,7 +138,7 @@ def compare(
         settings: the comparison: a YAML file, or its keys as a mapping.
         dry_run: say what would be trained, and train nothing.
         say: called with lines of progress.
-        overrides: single keys on top, such as ``out``.
+        overrides: single settings that replace those of ``settings``, such as ``out``.
 
     Returns:
         The figures of ``compare.json`` and the page. The same call resumes, and reuses what is finished.

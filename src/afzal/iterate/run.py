@@ -63,7 +63,7 @@ def iterate(
     trackers.refuse_unready(config.report_to or ())
     device = pick_device(ranks.own_device(config.device))
     with ranks.joined(device, config.tensor_parallel):
-        resume = any(ranks.gather(resume or parallel.goes_on(config.out)))
+        resume = any(ranks.gather(resume or parallel.is_restart(config.out)))
         with fixed_date(Path(config.out) / "run.json", resume) as date:
             return _iterate(config, resume, command, date, callbacks or Callbacks())
 

@@ -301,7 +301,7 @@ def read_prompts(
 
     Args:
         rows: for each of the R rows the prompt it continues, ascending, every prompt at least once.
-        tokens_per_forward: prompts are read in passes of at most so many positions (a longer one goes alone).
+        tokens_per_forward: prompts are read in passes of at most this many positions (a longer one goes alone).
     """
     device, before = next(model.parameters()).device, virtual.count(model)
     lengths = np.array([before + len(p) for p in prompts])

@@ -172,5 +172,5 @@ def _in_cache(logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def tiles(n: int, rows: int) -> list[slice]:
-    """``n`` rows in order, at most so many at once."""
+    """``n`` rows as slices in order, at most ``rows`` in each."""
     return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]

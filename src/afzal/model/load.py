@@ -179,7 +179,7 @@ def context_tokens(path: str) -> int | None:
     Raises:
         AfzalError: no configuration there.
     """
-    return less(context_of(config_of(path)), positions_taken(model_folder(path)))
+    return remaining_context(context_of(config_of(path)), positions_taken(model_folder(path)))
 
 
 def config_of(path: str) -> Any:
@@ -195,11 +195,11 @@ def config_of(path: str) -> Any:
 
 def context_of_model(model: Any) -> int | None:
     """As :func:`context_tokens`, of a model in memory."""
-    return less(context_of(model.config), virtual_tokens(model))
+    return remaining_context(context_of(model.config), virtual_tokens(model))
 
 
-def less(context: int | None, taken: int) -> int | None:
-    """What is left of a context of so many tokens, in which ``taken`` are not free; None when unlimited."""
+def remaining_context(context: int | None, taken: int) -> int | None:
+    """Tokens left of a context of which ``taken`` are in use; None when unlimited."""
     return None if context is None else context - taken
 
 

@@ -63,7 +63,7 @@ class Rows:
 
 
 def rows_of(plan: Plan, heads: int, kv_heads: int, dtype: torch.dtype) -> Rows:
-    """The plan for so many heads, in the number format of the scores."""
+    """The plan for ``heads`` query heads and ``kv_heads`` key-value heads, in the number format of the scores."""
     shapes = [block.shape for block in plan.blocks]
     slots, keys = ([0, *accumulate(g * n[k] for g, *n in shapes)] for k in (0, 1))
     parts = tuple(

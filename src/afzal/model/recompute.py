@@ -26,7 +26,7 @@ def set_recompute(model: Any, mode: Recompute) -> None:
     """What the blocks of a model keep for the backward pass, whatever they kept before.
 
     Args:
-        mode: ``none`` makes nothing again; ``selective`` keeps the results of matrix products and fused attention and
+        mode: ``none`` recomputes nothing; ``selective`` keeps the results of matrix products and fused attention and
             recomputes norms, activations and masks; ``full`` keeps each block's input alone (Chen et al. 2016,
             arXiv 1604.06174). The operations and their order are the same, and so are the numbers.
     """

@@ -29,7 +29,7 @@ def load_function(spec: str) -> Callable[..., Any]:
     """The function that ``spec`` names.
 
     Args:
-        spec: ``module:function``, where the module may stand in the present folder; ``file.py:function`` with the
+        spec: ``module:function``, where the module may stand in the current folder; ``file.py:function`` with the
             path of the file, which may import what stands beside it; or ``in_memory:function_HASH``
             (:mod:`afzal.objectives.given`).
 

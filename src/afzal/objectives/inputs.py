@@ -130,7 +130,7 @@ def pairs(
 
 
 def join_scored(parts: Sequence[Scored]) -> Scored:
-    """Several micro-batches as one: responses are numbered on."""
+    """Several micro-batches as one; responses are numbered consecutively over all of them."""
     starts = _starts([part.n_responses for part in parts])
     return Scored(
         torch.cat([part.token_logps for part in parts]),

@@ -160,6 +160,9 @@ def objective(
         at_reference: as in :class:`Objective`, or a plain number.
         uses: default: ``p`` and ``weight`` of pairs, ``labels`` of responses and tokens, ``score`` of groups.
         facts: the other attributes of :class:`Objective`.
+
+    Raises:
+        ValueError: another function has the name or an alias already.
     """
     known = at_reference if callable(at_reference) else lambda _: at_reference
     used = frozenset(_USES[unit] if uses is None else uses)

@@ -111,7 +111,7 @@ def hinge(policy: Scored, reference: Scored, pairs: Pairs, *, beta: float = 0.05
     By hand: h = 4, beta = 0.05 give 0.8; h = 20 gives 0.
 
     Args:
-        beta: gamma of the paper, the inverse of the margin in nats at which a pair is done with.
+        beta: gamma of the paper, the inverse of the margin in nats at which a pair's loss is 0.
     """
     rho = log_ratios(policy, reference)
     losses = over_labels(lambda a, b: F.relu(1 - beta * (rho[a] - rho[b])), pairs)

@@ -33,7 +33,7 @@ def parameters_of(statistic: Statistic, parameters: Mapping[str, Any]) -> dict[s
 
 @torch.no_grad()
 def log_sum_p2(logp: Tensor, target: Tensor) -> Tensor:
-    """log sum_v p(v)^2, ``[n]`` nats, without gradient: what a token drawn from the policy has on average (WPO)."""
+    """log sum_v p(v)^2, ``[n]`` nats, without gradient: log of the mean probability of a drawn token (WPO)."""
     return torch.logsumexp(2 * logp, -1)
 
 
@@ -44,7 +44,7 @@ def kl_ref_policy(logp: Tensor, target: Tensor, *, ref_logp: Tensor) -> Tensor:
 
 @torch.no_grad()
 def kl_policy_ref(logp: Tensor, target: Tensor, *, ref_logp: Tensor) -> Tensor:
-    """KL(policy || reference) of the next token, ``[n]`` nats, >= 0, without gradient: what went with one token."""
+    """KL(policy || reference) of the next token, ``[n]`` nats, >= 0, without gradient."""
     return _divergence(logp, ref_logp)
 
 

@@ -189,7 +189,9 @@ def cal_dpo(policy: Scored, reference: Scored, pairs: Pairs, *, beta: float = 1e
     paper="D'Oosterlinck et al. 2024, arXiv 2408.06266 (anchored preference optimisation, zero)",
 )
 def apo_zero(policy: Scored, reference: Scored, pairs: Pairs, *, beta: float = 0.1) -> tuple[Tensor, Tensor]:
-    """Raises winners and lowers losers, each against the reference, ``[T]`` in (0, 2): for winners above the policy.
+    """Raises winners and lowers losers, each against the reference, ``[T]`` in (0, 2).
+
+    For winners that are better than the policy's own answers.
 
     By hand: beta rho = (ln 3, -ln 3): 1 - 0.75 + 0.25 = 0.5.
     """

@@ -15,7 +15,7 @@ from afzal.folders.fit import refuse_ids_without_rows
 from afzal.folders.load import load_processor
 from afzal.hashes import tokens_hash
 from afzal.model.adapters import positions_taken
-from afzal.model.load import less, load_tokenizer
+from afzal.model.load import load_tokenizer, remaining_context
 from afzal.model.speaking import open_speaker, speaker_of
 from afzal.prepare import demonstrations, passes
 from afzal.prepare.columns import asked_by_run, columns_for, with_columns
@@ -165,7 +165,7 @@ def _speaker(config: TrainConfig, model: Any, tokenizer: Any) -> Speaker:
     if config.policy is not None:
         begun = config.policy.adapter_from
         added = positions_taken(begun) if begun is not None else config.policy.virtual_tokens or 0
-    return replace(speaker, context=less(speaker.context, added))
+    return replace(speaker, context=remaining_context(speaker.context, added))
 
 
 def _use_template(speaker: Speaker, config: TrainConfig, chat: bool) -> list[str]:

@@ -48,7 +48,7 @@ def gradient_near_start(config: TrainConfig, weights: Weights | Sharded, items: 
     """How an update gets its gradient: with a pull to the weights as they are now, where that is asked for.
 
     Args:
-        items: of training; the more, the weaker a prior of so many labels.
+        items: of training; the more there are, the weaker a prior with ``prior_labels``.
     """
     asked = config.policy
     if asked is None or asked.prior is None:

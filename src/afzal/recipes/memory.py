@@ -154,7 +154,7 @@ def sizes_of(config: TrainConfig, trees: Sequence[Tree]) -> Sizes:
 
 
 def fit(config: TrainConfig, prepared: Prepared, held: Held, layout: Layout) -> list[str]:
-    """Have the models make again what must be, and set the tokens per forward pass; what there is to say about it.
+    """Set what the models recompute and the tokens per forward pass; returns notes for the person who runs it.
 
     Raises:
         AfzalError: nothing fits into ``memory_gb``; or recomputed layers would not see the model's prefix.

@@ -115,7 +115,7 @@ def upload(config: TrainConfig, run: runs.Run) -> None:
     """The finished model to the hub, once, where ``push_to_hub`` names a repository; the run says where it went.
 
     Raises:
-        AfzalError: the hub refuses, or cannot be reached. The run is finished all the same.
+        AfzalError: the hub refuses, or cannot be reached. The run stays finished.
     """
     if config.push_to_hub is None or run.facts().get("uploaded"):
         return

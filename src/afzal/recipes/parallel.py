@@ -103,7 +103,7 @@ def refuse_rounded(model: Any, dtype: Dtype) -> None:
     )
 
 
-def goes_on(out: str) -> bool:
+def is_restart(out: str) -> bool:
     """Whether ``torchrun`` has started the ranks again and there is a run to resume: one that this launch began."""
     facts = Path(out) / "run.json"
     if not facts.is_file():

@@ -317,7 +317,7 @@ def _sharing(
 
 
 def dtype_of(config: ModelSettings, device: torch.device) -> Dtype:
-    """What ``auto`` comes to: bf16 on a GPU that has it, else fp32."""
+    """What ``auto`` resolves to: bf16 on a GPU that has it, else fp32."""
     if config.dtype != "auto":
         return config.dtype
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"

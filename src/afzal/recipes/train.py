@@ -93,7 +93,7 @@ def train(
     device = pick_device(ranks.own_device(config.device))
     with ranks.joined(device, config.tensor_parallel):
         # asked of all: a machine that came back knows of no restart
-        resume = any(ranks.gather(resume or parallel.goes_on(config.out)))
+        resume = any(ranks.gather(resume or parallel.is_restart(config.out)))
         with fixed_date(Path(config.out) / "run.json", resume) as date:
             return _joined(config, resume, command, date, model, tokenizer, callbacks or Callbacks())
 

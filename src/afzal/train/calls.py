@@ -60,7 +60,7 @@ class Calls:
                 self._part(name, own, told)
 
     def end(self) -> None:
-        """Let the others go."""
+        """End the wait of the other ranks in :meth:`answer`."""
         self._tell(_END, {}, meet=False)
 
     def _part(self, name: str, own: Any, told: Mapping[str, Any]) -> list[Any]:

@@ -189,7 +189,11 @@ def fit(
 
 
 def look_at(hooks: Hooks, state: State, began: float | None = None) -> None:
-    """Evaluate and log it, where anything is held out. ``began``: of the clock of the run, where that goes on."""
+    """Evaluate and log it, where anything is held out.
+
+    Args:
+        began: when the run's clock started (``time.perf_counter``); default: the seconds of ``state`` before now.
+    """
     if hooks.evaluate is None:
         return
     began = time.perf_counter() - state.seconds if began is None else began

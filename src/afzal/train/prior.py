@@ -1,7 +1,7 @@
 """An adapter that is held near the one it began as.
 
 L2-SP (Li, Grandvalet and Davoine 2018, arXiv 1802.01483, eq. 3) adds s/2 ||theta - theta_0||^2 to the loss: a normal
-prior round what was learned before. The loss is a mean over n items, so a prior that counts as much as a fixed number
+prior around what was learned before. The loss is a mean over n items, so a prior that counts as much as a fixed number
 of labels has a strength s = c / n. A constant s is a prior that grows with the data, and holds back where the target
 differs from the source.
 """

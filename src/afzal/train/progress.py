@@ -17,7 +17,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class LastingStream:
-    """A stream whose loss is borne: a run does not end because its terminal was closed, or the reader of its pipe."""
+    """A stream that may be lost: a run does not end because its terminal, or the reader of its pipe, was closed."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream

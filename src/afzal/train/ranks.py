@@ -230,12 +230,12 @@ def wait() -> None:
 
 
 def agreed(value: T) -> T:
-    """What rank 0 says."""
+    """Rank 0's value, on every rank."""
     return gather(value)[0]
 
 
 def first(value: T | None) -> T | None:
-    """What the lowest rank with anything to say says: a stop that one of them was asked for is everybody's."""
+    """The value of the lowest rank that has one, None if none has: so a request to stop one rank stops all."""
     return next((said for said in gather(value) if said is not None), None)
 
 
