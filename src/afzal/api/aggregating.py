@@ -44,8 +44,7 @@ def aggregate(
         data: rows with votes, or a file of verdicts.
         by: ``mean`` gives soft labels, ``jeffreys`` soft labels that are never certain; ``gold`` weighs annotators by
             rows of known truth, which ``gold`` names.
-        labels: what the rows state: ``soft`` states the probability p, ``weighted`` names the likelier answer with weight
-            |2p - 1|.
+        labels: what the rows state: ``soft`` the probability p, ``weighted`` the likelier answer with weight |2p - 1|.
         gold_sizes: numbers of known truths: how often the answer is right with this many, measured on the other pairs.
         group_by: ``found``, a .json or .csv of annotators, or a field of the rows: groups are aggregated apart.
         out: file for the rows with one preference per pair.

@@ -101,7 +101,8 @@ def iterate(
         settings: as on the command line: ``out``, ``rounds``, ``n``, ``beta``, ``kl_budget`` (nats), ...
 
     Returns:
-        The run of all rounds. Each round's policy is below its folder; ``facts()["best"]`` is the path of the one to use.
+        The run of all rounds. Each round's policy is below its folder; ``facts()["best"]`` is the path of the one to
+        use.
 
     Raises:
         AfzalError: a fault of the input.

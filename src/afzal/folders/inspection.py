@@ -128,8 +128,8 @@ def _inspect_model(path: Path, *, adapter_allowed: bool) -> None:
     if not with_config and not with_adapter:
         missing = ADAPTER_CONFIG if (folder / ADAPTER_WEIGHTS).exists() else "config.json"
         remedy = (
-            f"name the folder that {missing} is in: a finished run's own folder, not one of its checkpoints; of rounds, "
-            "the policy that run.json names as best"
+            f"name the folder that {missing} is in (a finished run's own folder, not one of its checkpoints; of "
+            "rounds, the policy that run.json names as best)"
         )
         raise AfzalError(f"{folder} is not a model folder", why=f"it has no {missing}", remedy=remedy)
     _check_files(folder)

@@ -1,6 +1,6 @@
-"""How a run computes, beyond its settings: what ``auto`` came to, the number of ranks, the versions installed.
+"""How a run computes, beyond its settings: what ``auto`` resolved to, the number of ranks, the versions installed.
 
-What changes numbers beyond their last bits is refused when a run is resumed; the rest is said.
+What changes numbers beyond their last bits is refused when a run is resumed; the rest is reported.
 """
 
 from __future__ import annotations

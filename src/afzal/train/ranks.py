@@ -3,8 +3,8 @@
 With tensor parallelism T successive ranks compute the same items together, each its columns or rows of every matrix.
 Of such a group the first speaks for all in sums over items; there are ``world() / T`` *data ranks*.
 
-What they tell each other goes as JSON or as plain tensors through the host, never as pickle. In one process everything
-here does nothing, and no process group is made.
+Ranks exchange JSON or plain tensors through the host, never pickle. In one process everything here does nothing, and no
+process group is made.
 """
 
 from __future__ import annotations
