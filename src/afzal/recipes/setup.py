@@ -11,25 +11,17 @@ from typing import Any
 import torch
 
 from afzal import runs
-from afzal.config import (
-    LOW_RANK,
-    ModelSettings,
-    TrainConfig,
-)
+from afzal.config import LOW_RANK, ModelSettings, TrainConfig
 from afzal.errors import AfzalError
 from afzal.model import rotary
 from afzal.model.adapters import Adapter, add_adapter, is_adapted, start_norms
-from afzal.model.load import (
-    compile_layers,
-)
+from afzal.model.load import compile_layers
 from afzal.model.media import freeze_towers, towers
 from afzal.model.probe import choose_sharing, kernel_notes, router_note
-from afzal.model.reference import (
-    Frozen,
-    Reference,
-)
+from afzal.model.reference import Frozen, Reference
 from afzal.model.reward import is_reward_model
 from afzal.model.sound import refuse_silent
+from afzal.model.value import Critic
 from afzal.prepare import Prepared
 from afzal.recipes import begun, memory, meta, online, parallel, reward
 from afzal.recipes.constraints import constraint_of
@@ -140,20 +132,7 @@ def set_up(
     if is_adapted(model) and not config.has_new_adapter and config.lr == type(config).model_fields["lr"].default:
         notes.append(f"lr {config.lr:g} is the default for all weights; adapters take a larger one")
     weights, critic = parallel.sharded(weights, critic, device, *{id(r): r for r in (reference, start)}.values())
-    look = None
-    if config.rollouts is not None:
-        assert reference is not None
-        method = Method(prepared.recipe.terms, critic=critic, temperature=config.rollouts.temperature)
-        feed, look = online.rollouts(config.rollouts, prepared, model, reference, critic, layout)
-        gradient = accumulate
-    else:
-        method = _method(config, model, prepared, layout, reference)
-        if config.adaptation is not None:
-            feed, gradient, look = meta.tasks(config, config.adaptation, prepared, model, method, weights, layout)
-        else:
-            weigh = reward.bootstrap(config)
-            feed = Feed(prepared.train, prepared.train_mismatched, config.batch_size, config.seed, layout, weigh)
-            gradient = begun.gradient_near_start(config, weights, len(prepared.train))
+    method, feed, gradient, look = _learning(config, prepared, model, weights, layout, reference, critic)
     optimizer = _optimizer(config, weights, method)
     settings = _settings(config, feed, bool(prepared.evaluation))
     return Setup(
@@ -173,6 +152,29 @@ def set_up(
         look=look,
         architecture=architecture,
     )
+
+
+def _learning(
+    config: TrainConfig,
+    prepared: Prepared,
+    model: Any,
+    weights: Weights | Sharded,
+    layout: Layout,
+    reference: Reference | None,
+    critic: Critic | None,
+) -> tuple[Method, Feed | Rollouts | Episodes, Accumulate, Callable[[], dict[str, float]] | None]:
+    """The method, what it is trained on, how an update gets its gradient, and :attr:`Setup.look`."""
+    if config.rollouts is not None:
+        assert reference is not None
+        method = Method(prepared.recipe.terms, critic=critic, temperature=config.rollouts.temperature)
+        feed, look = online.rollouts(config.rollouts, prepared, model, reference, critic, layout)
+        return method, feed, accumulate, look
+    method = _method(config, model, prepared, layout, reference)
+    if config.adaptation is not None:
+        return method, *meta.tasks(config, config.adaptation, prepared, model, method, weights, layout)
+    weigh = reward.bootstrap(config)
+    feed = Feed(prepared.train, prepared.train_mismatched, config.batch_size, config.seed, layout, weigh)
+    return method, feed, begun.gradient_near_start(config, weights, len(prepared.train)), None
 
 
 def _settle_towers(config: TrainConfig, model: Any) -> None:

@@ -44,7 +44,7 @@ from afzal.runs import launched
 from afzal.train import ranks
 from afzal.train.callbacks import STOPPED, Audience, Callbacks
 from afzal.train.evaluate import evaluate
-from afzal.train.loop import Hooks, State, due, fit, look_at
+from afzal.train.loop import Hooks, State, due, evaluate_and_log, fit
 from afzal.train.method import Carried, Method, forget_gradient
 from afzal.train.progress import Reporter
 from afzal.train.signals import EXIT_CODES, stop_on_signals
@@ -182,7 +182,7 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, audience: Audience, r
             check_first_loss(setup, reporter.say)
         reason = _fit(config, setup, hooks, state)
         if reason == STOPPED and not due(state.step, setup.settings.eval_every_steps):
-            look_at(hooks, state)  # the loop has not done so at this step
+            evaluate_and_log(hooks, state)  # the loop has not done so at this step
         relay.whole = reason not in EXIT_CODES
     run.update(step=state.step, seconds=round(state.seconds, 3), stop_reason=reason)
     if reason in EXIT_CODES:

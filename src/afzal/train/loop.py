@@ -141,9 +141,9 @@ def fit(
         hooks.log({"kind": "memory", "step": state.step, "tokens_per_forward": tokens})
         state.tokens_per_forward = tokens
 
-    before = steps_made(optimizer) - state.step
+    made_before = steps_made(optimizer) - state.step
     if state.step == 0:
-        look_at(hooks, state, began)
+        evaluate_and_log(hooks, state, began)
     while state.step < settings.steps:
         update = feed.update(state.step)
         if update.record:
@@ -152,7 +152,7 @@ def fit(
         lr = settings.lr_at(state.step)
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
-        made = state.step + before
+        made = state.step + made_before
         update, (found, carried) = within_memory(
             work,
             update,
@@ -176,7 +176,7 @@ def fit(
         if last or due(state.step, settings.log_every_steps):
             hooks.log(_record(state, feed, lr, found))
         if last or due(state.step, settings.eval_every_steps):
-            look_at(hooks, state, began)
+            evaluate_and_log(hooks, state, began)
             if settings.patience and state.stale_evaluations >= settings.patience:
                 hooks.save(state)
                 return "early"
@@ -188,7 +188,7 @@ def fit(
     return "finished"
 
 
-def look_at(hooks: Hooks, state: State, began: float | None = None) -> None:
+def evaluate_and_log(hooks: Hooks, state: State, began: float | None = None) -> None:
     """Evaluate and log it, where anything is held out.
 
     Args:
@@ -250,4 +250,4 @@ def _shorten(names: list[str], n: int = 8) -> str:
     return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
-__all__ = ["Hooks", "Method", "Settings", "State", "accumulate", "due", "fit", "look_at"]
+__all__ = ["Hooks", "Method", "Settings", "State", "accumulate", "due", "evaluate_and_log", "fit"]
