@@ -62,7 +62,7 @@ def test_rows_without_a_folder_take_the_usual_one():
 
 
 def test_how_answers_are_drawn_needs_prompts(tmp_path: Path):
-    with pytest.raises(AfzalError, match="n, temperature: how answers are drawn, and none are drawn"):
+    with pytest.raises(AfzalError, match="n, temperature: no answers are drawn, so this has no effect"):
         afzal.api.judge(ROWS, judge="rule:longest", n=2, temperature=0.0, out=tmp_path)
 
 

@@ -126,4 +126,4 @@ def test_answers_to_other_prompts_are_refused_by_name(tmp_path, capsys):
     (tmp_path / "b.jsonl").write_text(json.dumps({"prompt": "another", "completion": "x"}) + "\n")
     flags = ["--against", str(tmp_path / "b.jsonl"), "--judge", "rule:longest", "--out", str(tmp_path / "out")]
     assert main(["judge", ours, *flags]) == 2
-    assert "answer no prompt that is the same" in capsys.readouterr().err
+    assert "have no prompt in common" in capsys.readouterr().err

@@ -95,7 +95,7 @@ def test_how_answers_are_drawn_is_refused_where_none_are(tmp_path, capsys, words
     file = prompts(tmp_path)
     assert main(["judge", file, "--judge", "rule:longest", "--out", str(tmp_path / "out"), *words]) == 2
     said = capsys.readouterr().err
-    assert f"{words[0].removeprefix('--').replace('-', '_')}: how answers are drawn" in said
+    assert f"{words[0].removeprefix('--').replace('-', '_')}: no answers are drawn" in said
     assert "(--prompts)" in said
     assert not (tmp_path / "out").exists()
 

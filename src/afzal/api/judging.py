@@ -73,7 +73,7 @@ def judge(
     drawn = {key: value for key, value in drawn.items() if value is not None}
     if prompts is None and drawn:
         raise AfzalError(
-            f"{', '.join(drawn)}: how answers are drawn, and none are drawn",
+            f"{', '.join(drawn)}: no answers are drawn, so this has no effect",
             where="judge",
             why="without prompts the answers are those of the file",
             remedy="prompts=FILE (--prompts) and the runs that answer them, or leave it out",

@@ -93,7 +93,7 @@ def _numbers(text: str | None) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")] if text is not None else []
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
         raise AfzalError(
-            f"{text!r} is no list of numbers", where="--gold-sizes", remedy="such as --gold-sizes 10,20,40"
+            f"{text!r} is not a list of numbers", where="--gold-sizes", remedy="such as --gold-sizes 10,20,40"
         )
     return tuple(map(int, parts))
 

@@ -25,7 +25,7 @@ def not_understood(name: str, where: str, entry: Format, sample: list[Row]) -> A
     return AfzalError(
         f"field '{name}' may change what the rows mean, and the format {entry.name} does not read it",
         where=where,
-        remedy=f"{opinion_hint(sample, name)}; or pass it over, if it means nothing, with --format {entry.name}",
+        remedy=f"{opinion_hint(sample, name)}; or ignore it, if it means nothing, with --format {entry.name}",
     )
 
 
@@ -34,7 +34,7 @@ def other_scale(bad: ScaleError, where: str, entry: Format) -> AfzalError:
     return AfzalError(
         bad.detail,
         where=where,
-        why=f"read as {entry.name}; other numbers than these make the whole column one of another scale",
+        why=f"read as {entry.name}; any other number means that the whole column uses another scale",
         remedy="write the column in the values of docs/formats.md",
     )
 

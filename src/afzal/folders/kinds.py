@@ -95,7 +95,7 @@ def base_of(folder: str | Path) -> str:
     there = {os.path.realpath(place): None for place in places if place.is_dir()}
     if len(there) > 1:
         raise AfzalError(
-            f"the base model {stated!r} of {folder} is two folders",
+            f"the base model {stated!r} of {folder} may be either of two folders",
             where=ADAPTER_CONFIG,
             why=" and ".join(there),
             remedy="write the whole path of the one that is meant into base_model_name_or_path",

@@ -87,8 +87,8 @@ def ask(config: IterateConfig, speaker: Speaker) -> Questions:
         notes += [f"{len(shared)} prompts are held out too, and so not trained on"] if shared else []
         held, order = list(apart.values()), [key for key in order if key not in apart]
     else:
-        wanted = config.held_out or max(1, min(_MOST_HELD_OUT, len(order) // 5))
-        held, order = [found[key] for key in order[:wanted]], order[wanted:]
+        n_held = config.held_out or max(1, min(_MOST_HELD_OUT, len(order) // 5))
+        held, order = [found[key] for key in order[:n_held]], order[n_held:]
     if not order:
         raise AfzalError(
             f"no prompt is left to train on: {len(found)} were read, {len(held)} are held out",

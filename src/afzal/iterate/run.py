@@ -114,7 +114,7 @@ def _all_rounds(job: Job) -> None:
         if reason := job.callbacks.requested() or _ended(job, found):
             break
         try:
-            found.append(_told(job, found, one_round(job, number, first)))
+            found.append(_with_parting(job, found, one_round(job, number, first)))
         except Waiting as waiting:
             finish(job, found, "waiting", "labels")
             _say(str(waiting))
@@ -125,14 +125,14 @@ def _all_rounds(job: Job) -> None:
         job.run.update(step=sum(r.steps for r in found))
     last = max((r.number for r in found if r.steps), default=0)
     if not found[last].measured:
-        found[last] = _told(job, found[:last], round_of(job, last, measure(job, last), first))
+        found[last] = _with_parting(job, found[:last], round_of(job, last, measure(job, last), first))
         _say(figures.line(found[last]))
     for said in finish(job, found, "finished", reason):
         _say(said)
 
 
-def _told(job: Job, before: Sequence[Round], last: Round) -> Round:
-    """The round, with what is to be said where its reward and the watched one part."""
+def _with_parting(job: Job, before: Sequence[Round], last: Round) -> Round:
+    """The round, with a warning (``parted``) where the reward rises while the watched one falls."""
     known = [r.number for r in (*before, last) if r.measured]
     if job.watch is None or not last.measured:
         return last

@@ -15,7 +15,7 @@ from afzal.judge.plain import finite, interval, leader
 from afzal.judge.verdicts import POINTS, Verdicts
 from afzal.stats import bradley_terry as bt
 from afzal.stats import judging
-from afzal.text import sign
+from afzal.text import plural, sign
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +54,8 @@ def of_models(said: Verdicts, ties: bt.Ties = "half", *, resamples: int = 500, s
     counted = [v for v in said.verdicts if v.outcome != "none"]
     names = sorted({name for v in counted for name in (v.first, v.second)})
     if len(names) < 2:
-        raise AfzalError(f"{len(names)} models make no leaderboard", why=f"{len(said.verdicts)} verdicts were read")
+        read = plural(len(said.verdicts), "verdict")
+        raise AfzalError("a leaderboard needs two models", why=f"{read} of {plural(len(names), 'model')} were read")
     number = {name: k for k, name in enumerate(names)}
     first, second = [number[v.first] for v in counted], [number[v.second] for v in counted]
     points = [POINTS[v.outcome] for v in counted]

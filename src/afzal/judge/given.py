@@ -107,7 +107,7 @@ def of_row(row: Mapping[str, Any], responses: int, where: str) -> tuple[Game, Ru
     """
     pair = row["pair"]
     if not isinstance(pair, list) or not all(isinstance(k, int) for k in pair):
-        raise AfzalError(f"the pair of answers {pair!r} is no pair of numbers", where=where)
+        raise AfzalError(f"the pair of answers {pair!r} is not a pair of numbers", where=where)
     numbers = [Pair(0, i, j, "", ("", "")) for i, j in (pair,) if 0 <= i < j < responses] if len(pair) == 2 else []
     return _own(row, numbers, where)
 

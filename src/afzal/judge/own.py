@@ -57,7 +57,7 @@ def read_own(source: str) -> Verdicts:
     for raw in files.rows(source):
         rows += 1
         if not isinstance(raw.value, dict) or not raw.value.keys() >= OWN:
-            raise AfzalError("a row is no verdict of afzal judge", where=raw.where)
+            raise AfzalError("a row is not a verdict of afzal judge", where=raw.where)
         item = items.get(str(raw.value["id"]))
         if item is None:
             raise AfzalError(f"{beside} has no row {raw.value['id']!r}", where=raw.where)

@@ -41,7 +41,7 @@ def read_items(
     found = [item for item in ours if len(item.responses) >= 2]
     if not found and against is not None:
         raise AfzalError(
-            f"{source} and {against} answer no prompt that is the same",
+            f"{source} and {against} have no prompt in common",
             why="answers are set side by side where their prompts are equal to the letter",
             remedy="let both models answer one file of prompts, with --prompts FILE or afzal generate",
         )

@@ -38,7 +38,7 @@ def scored(config: AskConfig, items: Sequence[Item]) -> Scored:
     columns = [values for values in (members, features) if values is not None]
     kept = [k for k in range(len(items)) if not any(np.isnan(values[k]).all(1).any() for values in columns)]
     if items and not kept:
-        raise AfzalError("the models could read no row", remedy="afzal check --model shows the rows as tokens")
+        raise AfzalError("the models could not read any row", remedy="afzal check --model shows the rows as tokens")
     left = lambda values: None if values is None else [values[k] for k in kept]  # noqa: E731
     return Scored([items[k] for k in kept], left(members), left(features), hidden, len(items) - len(kept))
 

@@ -149,7 +149,7 @@ def weight_per_item(trees: Sequence[Tree]) -> float:
         raise AfzalError("a pair's weight is not a finite number", where=broken.item_id)
     mean = math.fsum(total for _, total in sums) / len(sums)
     if mean <= 0:
-        raise AfzalError("no pair has any weight", where=", ".join(t.item_id for t, _ in sums[:5]))
+        raise AfzalError("all pairs have a weight of 0", where=", ".join(t.item_id for t, _ in sums[:5]))
     return mean
 
 
