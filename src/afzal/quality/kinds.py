@@ -88,7 +88,7 @@ class Balance:
             known = share(clusters(view.units, [c == code for c in field.codes]))
             largest = field.names[code][:40] or "(none)"
             worth = effective_number(list(counts.values()))
-            text = f"{name} has {len(counts)} values, worth {worth:.1f} of equal size; largest: {largest}"
+            text = f"{name} has {len(counts)} values, as diverse as {worth:.1f} of equal size; largest: {largest}"
             told.append((known, f"{text}, {percent(known)}", most))
         if not told:
             return None

@@ -186,8 +186,8 @@ def _near_finding(texts: list[str], view: View) -> Finding:
         ids.add(view.ids[other])
     known = share(clusters(view.units, hit))
     severity: Severity = "minor" if known.ends[0] > MANY_NEAR else "ok"
-    message = f"{len(found)} of {len(texts)} items are nearly an earlier one, {percent(known)}"
-    remedy = "keep one of each, or they count several times, and may stand on both sides of a split"
+    message = f"{len(found)} of {len(texts)} items nearly repeat an earlier one, {percent(known)}"
+    remedy = "keep one of each: copies count several times, and may end up on both sides of a split"
     return finding("near_duplicates", severity, len(found), len(texts), message, remedy, ids, known)
 
 

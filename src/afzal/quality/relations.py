@@ -135,8 +135,9 @@ class Contradictions:
             return None
         groups = self.groups()
         hit = [at for group in groups for at in group]
-        message = f"{len(groups)} pairs or labels are stated both ways" + (f", by {len(hit)} items" if hit else "")
-        remedy = "look at them and keep one side, or keep both: they pull against each other"
+        said = "1 pair or label is" if len(groups) == 1 else f"{len(groups)} pairs or labels are"
+        message = f"{said} stated both ways" + (f", by {len(hit)} items" if hit else "")
+        remedy = "look at them and keep one side: both together pull against each other"
         severity: Severity = "major" if hit else "ok"
         return finding("contradictions", severity, len(groups), view.items, message, remedy, view.ids.first(hit))
 

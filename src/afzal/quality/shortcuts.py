@@ -203,8 +203,8 @@ def _worst(code: str, rates: list[Rate], limit: float, view: View, remedy: str) 
     more = f"; and {len(hit) - 5} more" if len(hit) > 5 else ""
     worst = rates[0]
     if not hit:
-        told = f"{worst.what} is preferred in {percent(worst.known)} of {len(worst.pairs)} pairs, "
-        told += f"the farthest from even of {len(rates)}"
+        told = f"{worst.what} is preferred in {percent(worst.known)} of {len(worst.pairs)} pairs"
+        told += f", the most one-sided of {len(rates)}" if len(rates) > 1 else ""
     ids = worst.pairs.first(view, worst.known.value > 0.5)
     return finding(
         code, severity, worst.pairs.wins, len(worst.pairs), told + more, remedy, ids if hit else (), worst.known
