@@ -23,7 +23,7 @@ HELP = """/new    begin a new conversation
 /undo   take the last vote back
 /tally  how often each model was better (with names)
 /quit   end, as Ctrl-D and Ctrl-C do; Ctrl-C during an answer stops the answer
-Votes: 1 the first is better, 2 the second, 0 equal, 9 both bad, s skip, u take the vote before back"""
+Votes: 1 the first is better, 2 the second, 0 equal, 9 both bad, s skip, u take back the last vote"""
 KEYS: dict[str, Judged] = {"1": "first", "2": "second", "0": "tie", "9": "both_bad", "s": "skip"}
 _SAID: dict[Judged, str] = {"first": "1 is better", "second": "2 is better", "tie": "equal", "both_bad": "both bad"}
 _ENDED: dict[Stop, str] = {"length": " [cut at the longest answer]", "stopped": " [stopped]", "eos": ""}

@@ -65,8 +65,8 @@ def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str
     if config.adaptation is not None:
         work = meta.plan_line(config, config.adaptation, prepared, steps)
     return [
-        f"data: {facts['rows']} rows as {facts['format']}, {facts['train']} to train on, {facts['eval']} held out"
-        + (f" ({lost}; see {drops.FILE})" if lost else ""),
+        f"data: {plural(facts['rows'], 'row')} as {facts['format']}, {plural(facts['train'], 'item')} to train on, "
+        f"{facts['eval']:,} held out" + (f" ({lost}; see {drops.FILE})" if lost else ""),
         work,
         *(f"note: {note}" for note in prepared.notes),
     ]
