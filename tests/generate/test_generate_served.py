@@ -224,11 +224,13 @@ def test_a_stopped_command_asks_only_what_has_no_reply(script, folder, tmp_path)
     assert [row["completion"] for row in rows] == [row["completion"] for row in whole]
 
 
-def test_how_an_answer_ended_is_kept(script, folder, tmp_path):
-    for said, kept in (("length", "length"), ("content_filter", "content_filter")):
-        script.finish = said
-        rows = generate(server_file(tmp_path / "s.yaml", script), folder, tmp_path / f"{said}.jsonl")
-        assert {row["stop"] for row in rows} == {kept}
+def test_how_an_answer_ended_is_kept_and_told(script, folder, tmp_path, capsys):
+    for said, told in (("length", " cut at "), ("content_filter", "none cut, 3 ended by the server in another way")):
+        script.finish, out = said, tmp_path / f"{said}.jsonl"
+        line = ["generate", "--model", server_file(tmp_path / "s.yaml", script), "--out", str(out)]
+        assert main([*line, "--prompts", str(folder / "talks.jsonl")]) == 0
+        assert {json.loads(row)["stop"] for row in out.read_text().splitlines()} == {said}
+        assert told in capsys.readouterr().out
 
 
 def test_the_key_reaches_the_server_and_no_file(script, folder, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +19,6 @@ from afzal.errors import AfzalError
 from afzal.judge import asked, scored
 from afzal.judge.games import Pair, games_of, pairs_of
 from afzal.records import Item, Response
-from afzal.servers import requests
 from afzal.servers.cache import Cache, Reply, key_of
 from afzal.servers.client import IN_A_ROW, Server, Unreachable, key_from
 
@@ -145,6 +145,9 @@ class Script(BaseHTTPRequestHandler):
             self.wfile.write(b'{"choices": [')
         elif step == "open":
             self._answer(200, json.dumps({"choices": [{"message": {"content": "VERDICT: A"}, "finish_reason": None}]}))
+        elif step == "odd":
+            choice = {"message": {"content": "\ud83d fine"}, "finish_reason": "stop"}
+            self._answer(200, json.dumps({"choices": [choice], "usage": ["none"]}))
         elif step == "empty":
             self._answer(200, json.dumps({"choices": []}))
         else:
@@ -180,6 +183,7 @@ def server():
         (["html"], [1.0]),
         (["cut"], [1.0]),
         (["open", "empty"], [1.0, 2.0]),
+        (["529"], [7.0]),
         (["502", "html", "cut", "504"], [7.0, 2.0, 4.0, 7.0]),
     ],
 )
@@ -218,6 +222,26 @@ def test_no_server_at_all():
     asker = Server("http://127.0.0.1:9/v1", "m", attempts=2, sleep=lambda s: None)
     with pytest.raises(Unreachable, match="no connection"):
         asker.ask([], {})
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:9/v1", "http://[::1/v1"])
+def test_an_address_that_is_none_is_not_tried_again(url):
+    with pytest.raises(AfzalError, match="url is not an address"):
+        Server(url, "m", sleep=lambda s: pytest.fail("tried again")).ask([], {})
+
+
+def test_where_plain_texts_cannot_be_sent_the_remedy_says_so(server):
+    url, script = server
+    script.plan[:] = ["404"]
+    with pytest.raises(AfzalError, match="not every server has: write prompts as messages"):
+        Server(url, "m").complete("Once", {})
+
+
+def test_half_a_surrogate_pair_and_an_odd_usage_are_no_obstacle(server):
+    url, script = server
+    script.plan[:] = ["odd"]
+    reply = Server(url, "m", sleep=lambda s: pytest.fail("tried again")).ask([], {})
+    assert (reply.text, reply.tokens_in) == ("? fine", 0)
 
 
 def test_the_key_is_sent_and_never_written(server, tmp_path, monkeypatch):
@@ -296,24 +320,19 @@ def test_an_answer_in_several_pairs_is_scored_once():
     assert [r.outcome for r in rulings] == ["second", "second", "first"]
 
 
-def test_an_interrupt_sends_nothing_more(tmp_path, monkeypatch):
-    calls, begun = Counter(), threading.Event()
+def test_an_interrupt_sends_nothing_more_and_waits_for_nothing(tmp_path):
+    calls, hanging = Counter(), threading.Event()
 
-    def slow(messages, sampling):
+    def hangs(messages, sampling):
         calls["asked"] += 1
-        begun.set()
+        if calls["asked"] == 2:  # the main thread waits for both
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        hanging.wait(5)
         return fair(messages, sampling)
 
-    def interrupted(futures, return_when):
-        begun.wait(10)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(requests, "wait", interrupted)
-    blocked = threading.Event()
-
-    def heard(n: int) -> None:
-        blocked.wait(0.2)  # the main thread is interrupted before the first reply has been heard
-
+    began = time.monotonic()
     with Cache(tmp_path / "replies.sqlite") as cache, pytest.raises(KeyboardInterrupt):
-        asked.played(games_of(pairs(50), "both"), asking(), slow, cache, name="j", concurrency=1, heard=heard)
-    assert calls["asked"] < 10
+        asked.played(games_of(pairs(50), "both"), asking(), hangs, cache, name="j", concurrency=2)
+    assert time.monotonic() - began < 4
+    hanging.set()
+    assert calls["asked"] == 2

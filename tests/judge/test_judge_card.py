@@ -260,5 +260,5 @@ def test_a_card_of_nothing_but_silence():
     pairs, games, rulings = said_by(items, "n")
     found = summary.summary("j", items, pairs, games, rulings, summary.Known(labels_on(items, pairs)), resamples=5)
     body = card(found, {"kind": "rule"}, pairs_to_read(pairs, games, rulings, None))
-    assert body["findings"][0] == "1 of 1 games have no verdict; they count for nobody."
+    assert body["findings"] == ["Not judged: j gave no verdict in 1 game."]
     assert beside.own_answers(np.array([1]), np.array([np.nan]), {}, ["q"], resamples=5, seed=0) is None

@@ -10,8 +10,10 @@ import torch
 from helpers_runs import model_folder
 from transformers import AutoModelForCausalLM
 
+from afzal import api
 from afzal.cli import main
 from afzal.judge.text import side, verdict
+from afzal.stats.intervals import wilson
 
 
 def two_models(folder: Path) -> tuple[str, str]:
@@ -106,6 +108,31 @@ def test_how_answers_are_drawn_is_refused_where_none_are(tmp_path, capsys, words
 )
 def test_a_win_rate_without_an_interval_tells_nothing_apart(low, high, word):
     rate = {"value": 1.0, "low": low, "high": high}
-    found = {"models": {"ours": "A", "theirs": "B", "win_rate": rate}, "prompts": 1, "judge": "j"}
+    models = {"ours": "A", "theirs": "B", "win_rate": rate}
+    found = {"models": models, "prompts": 1, "judge": "j", "no_verdict_share": 0.0}
     assert verdict(found).startswith(word)
     assert side(rate) == {"better": 1, "worse": -1}.get(word, 0)
+
+
+def test_a_few_wins_are_not_certain(tmp_path):
+    ours, theirs = ([{"prompt": f"Q{k}", "completion": said} for k in range(2)] for said in ("Long.", "S."))
+    found = api.judge(ours, against=theirs, judge="rule:longest", out=tmp_path / "a")
+    rate = found["judges"][0]["models"]["win_rate"]
+    assert (rate["value"], rate["low"]) == (1.0, pytest.approx(wilson(2, 2)[0]))
+    assert found.lines[-1].startswith("not told apart")
+    card = json.loads((tmp_path / "a" / "judge_card.json").read_text())
+    assert card["findings"][0].startswith("Not told apart: ours wins 100.0 % [34.2, 100.0] against theirs")
+    rows = [{"prompt": f"Q{k}", "chosen": "Long.", "rejected": "S."} for k in range(2)]
+    beside = api.judge(rows, judge="rule:longest", out=tmp_path / "b")["judges"][0]["people"]["agreement"]
+    assert (beside["value"], beside["low"]) == (1.0, pytest.approx(wilson(2, 2)[0]))
+
+
+def test_a_judge_without_any_verdict_is_told_and_leads_nowhere(tmp_path, capsys):
+    rows = [{"prompt": "Q", "chosen": "Long.", "rejected": "S."}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    (tmp_path / "mute.jsonl").write_text(json.dumps({"id": "rows.jsonl:1", "judges": {"mute": "garbage"}}) + "\n")
+    judge = f"verdicts:{tmp_path / 'mute.jsonl'}:mute"
+    assert main(["judge", str(tmp_path / "rows.jsonl"), "--judge", judge, "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr()
+    assert told.out.rstrip().endswith("not judged: mute gave no verdict in 1 game")
+    assert "next" not in told.err + told.out

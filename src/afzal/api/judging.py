@@ -67,7 +67,7 @@ def judge(
         >>> ours = [{"prompt": f"Q{k}", "completion": "A long answer."} for k in range(9)]
         >>> theirs = [{"prompt": f"Q{k}", "completion": "Short."} for k in range(9)]
         >>> print(afzal.api.judge(ours, against=theirs, judge="rule:longest", out="judged").lines[-1])
-        better: ours wins 100.0 % [100.0, 100.0] against theirs on 9 prompts by rule:longest
+        better: ours wins 100.0 % [70.1, 100.0] against theirs on 9 prompts by rule:longest
     """
     drawn = {"n": n, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
     drawn = {key: value for key, value in drawn.items() if value is not None}

@@ -30,8 +30,10 @@ def _conclude(settings: config.GenerateConfig, records: Sequence[Mapping[str, An
     from afzal.text import plural
 
     cut = sum(record["stop"] == "length" for record in records)
+    withheld = sum(record["stop"] not in ("eos", "length") for record in records)
     said = f"{settings.out}: {plural(len(records), 'answer')}"
     said += f", {cut} of them cut at {settings.max_new_tokens} tokens" if cut else ", none cut"
+    said += f", {withheld} ended by the server in another way" if withheld else ""
     steps = [step("annotate", settings.out, why="rate them")]
     start = runs.start_of(settings.model)
     if start and settings.prompts:

@@ -103,6 +103,8 @@ def _conclude(found: Result, *, people: bool) -> None:
     """What to do with verdicts; the verdict itself is the last line of what was found."""
     if not found["judges"] or found.page is None:
         return  # pairs that wait for votes: that says itself how to vote
+    if all(each["no_verdict_share"] == 1 for each in found["judges"]):
+        return
     rows, votes = found.page.parent / "rows.jsonl", found.page.parent / "votes"
     steps = []
     if not people and not all(str(each["judge"]).startswith("people:") for each in found["judges"]):

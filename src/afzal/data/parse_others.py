@@ -162,7 +162,9 @@ def dialogue(row: Row) -> Item:
     turns = messages(value(row, "messages|conversations"), "messages")
     learned = [n for n, m in enumerate(turns) if m.role == "assistant" and _is_learned(m)]
     if not learned:
-        raise UnusableError("no_answer", "no assistant message to learn from")
+        raise UnusableError(
+            "no_answer", "no assistant message to learn from; --columns prompt=messages reads prompts alone"
+        )
     start = learned[0]
     if any(m.role == "assistant" and n > start and n not in learned for n, m in enumerate(turns)):
         raise UnusableError("mixed_loss_weight", "an answer marked as not to be learned follows one that is")

@@ -16,6 +16,7 @@ from afzal.judge.labels import CLASSES, FIRST, SECOND, TIE, Labels
 from afzal.judge.plain import figure, finite
 from afzal.stats import agreement, judging
 from afzal.stats.calibration import calibration
+from afzal.stats.intervals import clustered, share
 from afzal.stats.resampling import numbered
 
 EPSILONS = (0.0, 0.1, 0.2)
@@ -34,12 +35,12 @@ def beside_people(together: np.ndarray, people: Labels, *, resamples: int, seed:
     found: dict[str, Any] = {
         "people": len(people.annotators),
         "labels": int(given.sum()),
-        "agreement": _mean(equal, people.prompts, **drawn),
-        "verdicts_only": _mean(spoke, people.prompts, **drawn),
-        "without_ties": _mean(np.where(winners, spoke, np.nan), people.prompts, **drawn),
+        "agreement": _share(equal, people.prompts),
+        "verdicts_only": _share(spoke, people.prompts),
+        "without_ties": _share(np.where(winners, spoke, np.nan), people.prompts),
     }
     if (given.sum(1) >= 2).any():
-        found["with_the_majority"] = _with_majority(judged, labels, people.prompts, **drawn)
+        found["with_the_majority"] = _with_majority(judged, labels, people.prompts)
         found |= _with_the_rest(judged, labels, people.prompts, **drawn)
     if labels.shape[1] >= 3 and (given.sum(1) >= 3).any():
         tests = {str(epsilon): _alt_test(judged, labels, epsilon) for epsilon in EPSILONS}
@@ -57,6 +58,15 @@ def equal_labels(together: np.ndarray, people: Labels) -> np.ndarray:
     return np.where(people.table >= 0, same.astype(float), np.nan)
 
 
+def _share(values: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | None:
+    """The mean of ``[N, R]`` shares over what is known, with a score interval over prompts, and the number of pairs."""
+    rows, columns = np.nonzero(np.isfinite(values))
+    if not len(rows):
+        return None
+    known = share(clustered([prompts[r] for r in rows.tolist()], values[rows, columns].tolist()))
+    return figure(known) | {"pairs": len(rows)}
+
+
 def _mean(values: np.ndarray, prompts: Sequence[Hashable], *, resamples: int, seed: int) -> dict[str, Any] | None:
     """The mean of ``[N, R]`` over what is known, with an interval over prompts, and the number of ``pairs``."""
     rows, columns = np.nonzero(np.isfinite(values))
@@ -67,7 +77,7 @@ def _mean(values: np.ndarray, prompts: Sequence[Hashable], *, resamples: int, se
     return figure(means.interval(0)) | {"pairs": len(rows)}
 
 
-def _with_majority(judged: np.ndarray, labels: np.ndarray, prompts: Sequence[Hashable], **drawn: int) -> dict[str, Any]:
+def _with_majority(judged: np.ndarray, labels: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any]:
     """Against the one most frequent label of each pair: shares, Cohen's kappa, and means over the classes."""
     said = agreement.counts(labels, len(CLASSES))
     top = said == said.max(1, keepdims=True)
@@ -79,9 +89,9 @@ def _with_majority(judged: np.ndarray, labels: np.ndarray, prompts: Sequence[Has
     spoke, decided = use & (judged >= 0), use & (judged >= 0) & (judged <= SECOND) & (majority <= SECOND)
     kept = lambda where: np.where(where, equal, np.nan)[:, None]  # noqa: E731
     return {
-        "agreement": _mean(kept(use), prompts, **drawn),
-        "verdicts_only": _mean(kept(spoke), prompts, **drawn),
-        "without_ties": _mean(kept(decided), prompts, **drawn),
+        "agreement": _share(kept(use), prompts),
+        "verdicts_only": _share(kept(spoke), prompts),
+        "without_ties": _share(kept(decided), prompts),
         "cohen": finite(agreement.cohen(judged[spoke], majority[spoke])) if spoke.any() else None,
         **_by_class(judged[use], majority[use]),
     }
@@ -103,10 +113,14 @@ def _with_the_rest(judged: np.ndarray, labels: np.ndarray, prompts: Sequence[Has
     judge = agreement.judge_with_rest(judged, labels, len(CLASSES))
     ceiling = agreement.agreement_with_rest(labels, len(CLASSES))
     use = np.isfinite(judge) & np.isfinite(ceiling)
-    columns = np.stack([judge[use], ceiling[use], (judge - ceiling)[use]], 1)
-    means = judging.column_means(columns, [prompts[r] for r in np.where(use)[0]], **drawn)
-    keys = ("with_the_mode_of_others", "ceiling", "minus_ceiling")
-    return {key: figure(means.interval(column)) for column, key in enumerate(keys)}
+    if not use.any():
+        return {}
+    known = lambda values: np.where(use, values, np.nan)  # noqa: E731
+    return {
+        "with_the_mode_of_others": _share(known(judge), prompts),
+        "ceiling": _share(known(ceiling), prompts),
+        "minus_ceiling": _mean(known(judge - ceiling), prompts, **drawn),
+    }
 
 
 def _alt_test(judged: np.ndarray, labels: np.ndarray, epsilon: float) -> dict[str, Any] | None:
@@ -180,17 +194,17 @@ def own_answers(
         points: ``[N]`` of the judge for the first answer, NaN without a verdict.
         others: by name ``[N]``, points of people or of other judges.
     """
-    share = np.where(own > 0, points, np.where(own < 0, 1 - points, np.nan))
-    if not np.isfinite(share).any():
+    given = np.where(own > 0, points, np.where(own < 0, 1 - points, np.nan))
+    if not np.isfinite(given).any():
         return None
-    found: dict[str, Any] = {"share": _mean(share[:, None], prompts, **drawn), "beside": {}}
+    found: dict[str, Any] = {"share": _share(given[:, None], prompts), "beside": {}}
     for name, theirs in others.items():
         reference = np.where(own > 0, theirs, np.where(own < 0, 1 - theirs, np.nan))
-        gap = share - reference
+        gap = given - reference
         if np.isfinite(gap).any():
             both = np.where(np.isfinite(gap), reference, np.nan)
             found["beside"][name] = {
-                "share": _mean(both[:, None], prompts, **drawn),
+                "share": _share(both[:, None], prompts),
                 "difference": _mean(gap[:, None], prompts, **drawn),
             }
     return found

@@ -13,7 +13,7 @@ from afzal.judge.aggregate import aggregate
 from afzal.judge.games import Game, Pair, Ruling
 from afzal.judge.labels import CLASSES, Labels
 from afzal.judge.summary import codes, flat
-from afzal.judge.text import percent
+from afzal.judge.text import percent, verdict
 from afzal.text import sign
 
 WORST = 20
@@ -88,6 +88,9 @@ def _line(found: Mapping[str, Any], key: str, words: str, value: float) -> dict[
 
 
 def _findings(found: Mapping[str, Any]) -> list[str]:
+    answer = [f"{line[0].upper()}{line[1:]}."] if (line := verdict(found)) else []
+    if found["no_verdict_share"] == 1:
+        return answer
     said = []
     if (orders := found.get("orders")) is not None:
         said.append(f"Both orders give the same verdict on {orders['consistent']:.1%} of the pairs.")
@@ -105,7 +108,7 @@ def _findings(found: Mapping[str, Any]) -> list[str]:
         if sign(gap):
             side = "more" if gap["value"] > 0 else "fewer"
             said.append(f"It gives answers of its own model {abs(gap['value']):.1%} {side} points than {name}.")
-    return said or ["There is nothing to compare this judge with: no second order, no people."]
+    return answer + (said or ["There is nothing to compare this judge with: no second order, no people."])
 
 
 def _table(title: str, words: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, Any]:

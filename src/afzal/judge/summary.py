@@ -218,9 +218,8 @@ def _models(
     if not spoke.any():
         return found
     of = [p for p, s in zip(prompts, spoke, strict=True) if s]
-    means = judging.column_means(points[:, None], prompts, resamples=resamples, seed=seed)
     longest = np.where(gap * side > 0, 1.0, np.where(gap * side < 0, 0.0, 0.5))
-    found |= {"win_rate": figure(means.interval(0)), "win_rate_of_the_longer": float(longest.mean())}
+    found |= {"win_rate": share_of(points, spoke, prompts), "win_rate_of_the_longer": float(longest.mean())}
     if np.ptp(gap[spoke]) > 0:
         controlled = judging.length_controlled(
             points[spoke], (gap * side)[spoke], of, resamples=min(resamples, 500), seed=seed

@@ -7,6 +7,7 @@ from typing import Any
 
 from afzal.judge import controls
 from afzal.judge.plain import points
+from afzal.text import plural
 
 Plain = Mapping[str, Any]
 
@@ -28,7 +29,12 @@ def lines(found: Plain) -> list[str]:
 
 
 def verdict(found: Plain) -> str:
-    """Whether the first model is better, in a sentence; empty where the answers are not of two models."""
+    """Whether the first model is better, in a sentence; empty where the answers are not of two models.
+
+    Where the judge said nothing that could be read, that.
+    """
+    if found["no_verdict_share"] == 1:
+        return f"not judged: {found['judge']} gave no verdict in {plural(found['games'], 'game')}"
     m = found.get("models", {})
     rate = m.get("win_rate")
     if rate is None:

@@ -86,7 +86,8 @@ class Cache:
             return int(self._connection.execute("SELECT COUNT(*) FROM reply").fetchone()[0])
 
     def close(self) -> None:
-        self._connection.close()
+        with self._lock:
+            self._connection.close()
 
     def __enter__(self) -> Cache:
         return self

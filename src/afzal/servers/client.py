@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from afzal.errors import AfzalError
 from afzal.servers.cache import Reply
 
-_AGAIN = {408, 409, 425, 429, 500, 502, 503, 504}
+_AGAIN = {408, 409, 425, 429, *range(500, 600)}
 _LONGEST_WAIT_S = 60.0
 IN_A_ROW = 5
 """Requests that fail one after another, all their tries used, before nothing more is sent."""
@@ -108,6 +108,13 @@ class Server:
 
         try:
             found = self._connected().post(path, json=dict(body))
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+            raise AfzalError(
+                f"the {self.whose}'s url is not an address",
+                where=self.url,
+                why=str(error),
+                remedy="write it as http://host:port/v1 or https://host/v1",
+            ) from None
         except httpx2.TimeoutException:
             return None, "time-out", None
         except httpx2.HTTPError as error:
@@ -118,8 +125,8 @@ class Server:
             raise AfzalError(
                 f"the {self.whose}'s server refuses the request with status {found.status_code}",
                 where=self.url,
-                why=found.text[:200],
-                remedy=f"check url, model and key_env of the {self.whose}{_SHOWN if _shows(body) else ''}",
+                why=found.text[:200] or found.headers.get("location", ""),
+                remedy=f"check url, model and key_env of the {self.whose}{_hint(path, body, found.status_code)}",
             )
         try:
             read = found.json()
@@ -151,7 +158,13 @@ class Server:
         return self._client
 
 
-_SHOWN = "; it was sent images or sounds, which its model must read"
+def _hint(path: str, body: Mapping[str, Any], status: int) -> str:
+    """What else may be behind a refusal."""
+    if _shows(body):
+        return "; it was sent images or sounds, which its model must read"
+    if status == 404 and path == "/completions":
+        return "; plain texts go to /completions, which not every server has: write prompts as messages then"
+    return ""
 
 
 def _shows(body: Mapping[str, Any]) -> bool:
@@ -164,9 +177,11 @@ def _reply(body: Any) -> Reply:
     finish = choice.get("finish_reason")
     if not isinstance(finish, str):
         raise ValueError("a reply without a reason why it ended was cut")
-    usage = body.get("usage") or {}
-    counts = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
-    return Reply(text if isinstance(text, str) else "", finish, *counts)
+    usage = body.get("usage")
+    counts = (usage.get(name) if isinstance(usage, dict) else 0 for name in ("prompt_tokens", "completion_tokens"))
+    # half of a surrogate pair, as where an emoji was cut, can stand in no file
+    whole = text.encode("utf-8", "replace").decode() if isinstance(text, str) else ""
+    return Reply(whole, finish, *(int(count or 0) for count in counts))
 
 
 def _asked_wait(value: str | None) -> float | None:

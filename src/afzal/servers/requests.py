@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,35 +36,43 @@ def answered(
 ) -> dict[bytes, Reply]:
     """The reply to each request, by its key; those that the cache does not hold are asked.
 
+    An interrupt sends nothing more, and does not wait for the replies under way.
+
     Raises:
         AfzalError: a request failed for good. Replies that came before it are in the cache.
     """
     wanted = {r.key: r for r in requests}
     known = {key: reply for key in wanted if (reply := cache.get(key)) is not None}
-    missing = [request for key, request in wanted.items() if key not in known]
-    lock, stop = threading.Lock(), threading.Event()
+    missing = deque(request for key, request in wanted.items() if key not in known)
+    lock, stop, failed = threading.Lock(), threading.Event(), list[BaseException]()
 
-    def one(request: Request) -> None:
-        if stop.is_set():
-            return
-        try:
-            reply = ask(request.messages, request.sampling)
-            cache.put(request.key, name, reply)
-            with lock:
-                known[request.key] = reply
-                heard(len(known))
-        except BaseException:
-            stop.set()
-            raise
+    def work() -> None:
+        while missing and not stop.is_set():
+            try:
+                request = missing.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            try:
+                reply = ask(request.messages, request.sampling)
+                cache.put(request.key, name, reply)
+                with lock:
+                    known[request.key] = reply
+                    heard(len(known))
+            except BaseException as error:
+                failed.append(error)
+                stop.set()
 
-    with ThreadPoolExecutor(concurrency) as pool:
-        try:
-            done, _ = wait([pool.submit(one, request) for request in missing], return_when=FIRST_EXCEPTION)
-        except BaseException:  # an interrupt: what waits in the queue is not sent
-            stop.set()
-            raise
-    for future in done:
-        future.result()
+    # daemons: Python waits for all others at its end, and so would an interrupt for a server that hangs
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(concurrency, len(missing)))]
+    for worker in workers:
+        worker.start()
+    try:
+        for worker in workers:
+            worker.join()
+    finally:
+        stop.set()
+    if failed:
+        raise failed[0]
     return known
 
 
