@@ -350,15 +350,15 @@ def _keep_best(run: runs.Run, setup: Setup, state: State, watch: Watch) -> None:
 
 
 def _finish(config: TrainConfig, run: runs.Run, setup: Setup, state: State) -> Path:
+    sections: Sequence[report.Section] = ()
+    shift = 0.0
+    if config.scorer is not None:  # in the format of the training, as every evaluation is
+        sections, shift = reward.judged(config.scorer, run, setup.model, setup.prepared, setup.feed.layout)
     setup.weights.restore()
     if setup.method.learned:
         method = setup.method
         learnt = {f"{t.name}.{k}": float(v.detach()) for t in method.terms for k, v in method.learnt(t).items()}
         run.update(learned=learnt)
-    sections: Sequence[report.Section] = ()
-    shift = 0.0
-    if config.scorer is not None:
-        sections, shift = reward.judged(config.scorer, run, setup.model, setup.prepared, setup.feed.layout)
     model = setup.whole(run.path)
 
     def write() -> None:
