@@ -1,4 +1,4 @@
-"""Shared fixtures: one thread, and the optional data folder beside the checkout."""
+"""Shared fixtures, the optional data folder beside the checkout, and no waiting for the disk."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+os.fsync = lambda descriptor: None  # a quarter of a small run is waiting for the disk; tests of order watch the calls
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
