@@ -40,6 +40,15 @@ def test_plain_output_is_tab_separated(three, capsys):
     assert rows[2][9] == str(three / "deep" / "b-sft")
 
 
+def test_a_number_of_one_is_no_yes(capsys, monkeypatch):
+    monkeypatch.setattr(
+        "afzal.api.looking.env", lambda: {"hardware": {"cpus": 1, "gpus": [], "mps": True, "cuda": None}}
+    )
+    assert main(["env"]) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert shown == [["hardware:"], ["cpus", "1"], ["gpus", "none"], ["mps", "yes"], ["cuda", "no"]]
+
+
 def test_json_output_has_the_numbers(three, capsys):
     assert main(["runs", str(three), "--json"]) == 0
     first, second, third = json.loads(capsys.readouterr().out)

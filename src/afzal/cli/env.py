@@ -60,4 +60,6 @@ def _shown(section: str, name: str, value: Any) -> str:
         return ", ".join(_shown(section, "", v) for v in value) or "none"
     if isinstance(value, Mapping):
         return ", ".join(f"{k} {_shown(section, k, v)}" for k, v in value.items())
-    return {None: "no", True: "yes", False: "no"}.get(value, str(value))
+    if value is None or isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -41,6 +42,7 @@ from afzal.model.adapters import (
 from afzal.model.attention import keep_uncompiled, stock_attention
 from afzal.model.norms import fuse_norms, own_norms
 from afzal.model.sound import not_finite, refuse_fault, refuse_unsound
+from afzal.runs.environment import usable_cpus
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 
@@ -376,14 +378,21 @@ def compiled_parts(model: nn.Module, *, whole_blocks: bool) -> list[nn.Module]:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA where present, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """``auto`` is CUDA where present, else the CPU, where torch gets no more threads than there are processors."""
     try:
-        device = torch.device(name)
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise AfzalError(
             f"device {name!r} cannot be used", why=str(error).splitlines()[0], remedy="device=auto or device=cpu"
         ) from error
+    if device.type == "cpu":
+        _keep_to_share()
     return device
+
+
+def _keep_to_share() -> None:
+    """torch starts a thread per processor of the machine. In a container with a share of them, threads that wait for
+    each other use the share up, and an update takes many times as long."""
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > usable_cpus():
+        torch.set_num_threads(usable_cpus())

@@ -5,6 +5,7 @@ Nothing heavy is imported for it. Only where torch is loaded already is it asked
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -77,10 +78,19 @@ def hardware() -> dict[str, Any]:
 
 
 def usable_cpus() -> int:
-    """Processors that this process may use (its affinity, not the machine's count)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Processors that this process may use: its affinity, not the machine's count, within a container's share (1.5 of
+    them count as 2)."""
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = _share(Path("/sys/fs/cgroup"))
+    return own if share is None else max(1, min(own, math.ceil(share)))
+
+
+def _share(group: Path) -> float | None:
+    """Processors' worth of time that a container gets (``limits.cpu``, ``--cpus``); None where it has no limit."""
+    second = _read(group / "cpu.max").split()
+    first = [_read(group / "cpu" / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
+    quota, period = second if len(second) == 2 else first
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
 
 
 def memory_bytes() -> int | None:

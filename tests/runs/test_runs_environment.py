@@ -1,0 +1,45 @@
+"""How many processors a process may use: the machine's, its affinity's, or a container's share of them."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from afzal.runs.environment import usable_cpus
+
+environment = import_module("afzal.runs.environment")  # whose name in the package is that of its function
+
+
+def _group(folder: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("files", "share"),
+    [
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu.max": "150000 100000"}, 1.5),
+        ({"cpu.max": "50000 100000"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu.max": ""}, None),
+        ({}, None),
+    ],
+)
+def test_a_containers_share_is_read_of_both_kinds_of_groups(files: dict[str, str], share: float | None, tmp_path: Path):
+    assert environment._share(_group(tmp_path, files)) == share
+
+
+@pytest.mark.parametrize(("share", "cpus"), [(None, 6), (2.0, 2), (1.5, 2), (0.2, 1), (64.0, 6)])
+def test_processors_are_those_of_the_affinity_and_no_more_than_the_share(
+    share: float | None, cpus: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr(environment, "_share", lambda _: share)
+    assert usable_cpus() == cpus
