@@ -219,7 +219,7 @@ def test_other_settings_or_prompts_are_refused_on_resume(folder, whole, tmp_path
 def test_a_reference_that_moves_says_the_correction_of_beta(folder, tmp_path, capsys):
     out = run(folder, tmp_path / "run", reference="previous", objective_arg={"beta": 0.2})
     said = " ".join(capsys.readouterr().err.split())
-    assert "over 2 rounds, beta 0.2 holds it to the first one no more than 0.1 would; beta 0.4 (2 x 0.2)" in said
+    assert "over 2 rounds, beta 0.2 holds the policy to the first one only as much as 0.1 would; beta 0.4 (2 x" in said
     facts = runs.open_run(out / "rounds" / "002" / "run").facts()
     assert "frozen copy" in facts["reference"]
     assert runs.open_run(out / "rounds" / "002" / "run").metrics("train")[0]["loss"] == pytest.approx(0.6931, abs=1e-4)

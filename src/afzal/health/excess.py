@@ -143,7 +143,7 @@ def overfit(c: Curves) -> Diagnosis | None:
             f"The training loss collapsed to {number(loss)} with every pair ranked right; held-out pairs do not "
             "follow: the rows were memorised. More epochs only make the log-ratios grow.",
             rule,
-            f"fewer epochs, {c.lower_lr()}, raise {c.named('beta')}, or use IPO, whose loss is bounded",
+            f"fewer epochs, {c.lower_lr()}, raise {c.named('beta')}, or use IPO, whose target margin is finite",
             evidence=evidence,
             change=c.times_lr(1 / 3),
         )

@@ -43,7 +43,7 @@ def tasks(c: Curves) -> Diagnosis | None:
         "tasks",
         "watch" if worn else "open",
         f"tasks: {'; '.join(said)}",
-        "A task that falls from its best is passed through too often; one that stays at a coin's accuracy has too "
+        "A task that falls from its best is repeated too often; one that stays at a coin's accuracy has too "
         "small a share, too few held-out prompts, or preferences that the model cannot learn.",
         _RULE,
         "lower the share of an over-fitted task in the mixture and raise that of an under-fitted one, or "

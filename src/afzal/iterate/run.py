@@ -161,11 +161,11 @@ def _notes(config: IterateConfig, recipe: Recipe) -> list[str]:
         return []
     beta = next((term.parameters["beta"] for term in recipe.terms if "beta" in term.parameters), None)
     if beta is None:
-        return ["the reference moves with the policy, so every round adds to how far it may go from the first policy"]
+        return ["the reference moves with the policy, so in every round the policy may go further from the first one"]
     return [
-        f"the reference moves with the policy: over {config.rounds} rounds, beta {beta:g} holds it to the first one no "
-        f"more than {beta / config.rounds:.3g} would; beta {beta * config.rounds:g} ({config.rounds} x {beta:g}) "
-        f"would act as {beta:g} does beside a reference that stays"
+        f"the reference moves with the policy: over {config.rounds} rounds, beta {beta:g} holds the policy to the "
+        f"first one only as much as {beta / config.rounds:.3g} would; beta {beta * config.rounds:g} ({config.rounds} x "
+        f"{beta:g}) would act as {beta:g} does with a fixed reference"
     ]
 
 
