@@ -290,7 +290,7 @@ def as_plain(labels: Labels, agreed: Agreement | None, people: Sequence[Person],
         ("pairs of known truth", f"{int((labels.gold >= 0).sum()):,}"),
     ]
     found = [] if agreed is None else [f"Two labels of one pair agree with probability {agreed.raw.value:.3f}."]
-    found = found or ["No pair was labelled twice, so that nothing is known of the agreement."]
+    found = found or ["No pair has two labels, so nothing is known about agreement."]
     about = {"title": "Annotators", "subtitle": source, "unit": "agreement with the others", "rule": None}
     body = {**about, "findings": [*found, *odd], "facts": facts, "lines": lines, "figures": figures, "differences": []}
     pairs = () if agreed is None else agreed.pairs
