@@ -568,3 +568,51 @@ def test_the_shared_inputs_come_out_as_stated():
     (item,) = read(case("tool_roles.jsonl")).items
     assert [m.role for m in item.prompt] == ["user", "assistant", "tool"]
     assert len(read(case("columns.json")).items) == 3
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("around", [{}, {"test": BY_ROWS}, {"version": "1"}, {"errors": []}])
+@pytest.mark.parametrize("name", ["data", "rows", "train"])
+def test_an_object_that_holds_the_table_is_its_rows(tmp_path, name, around, indent):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({name: BY_ROWS, **around}, indent=indent))
+    assert [i.prompt for i in read(path).items] == ["Q1", "Q2"]
+
+
+def test_lists_of_one_length_are_columns_even_where_one_is_called_data(tmp_path):
+    texts, said = {"prompt": "Q", "answer1": "a", "answer2": "b"}, [{"type": "pairwise", "value": {"selected": "left"}}]
+    votes = [{"completed_by": 1, "result": said}]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"data": [texts, texts], "annotations": [votes, votes]}))
+    data = read(path)
+    assert (data.format, len(data.items)) == ("label_studio", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "mark", "marks"), [("a.csv", ";", "semicolons"), ("a.csv", "\t", "tabs"), ("a.tsv", ",", "commas")]
+)
+def test_a_table_with_another_separator_says_so(tmp_path, name, mark, marks):
+    (tmp_path / name).write_text(f"prompt{mark}chosen{mark}rejected\nq{mark}a{mark}b\n")
+    with pytest.raises(AfzalError, match=f"the header is one cell with {marks}"):
+        read(tmp_path / name)
+
+
+def test_names_of_columns_have_no_blanks_around_them(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt , chosen, rejected\nQ, good,bad\n")
+    (item,) = read(tmp_path / "a.csv").items
+    assert (item.prompt, item.responses[0].turns) == ("Q", " good")
+
+
+def test_the_columns_of_a_hint_can_be_pasted(tmp_path):
+    (tmp_path / "a.csv").write_text("User Prompt,Good Answer,Bad Answer\nQ,good,bad\n")
+    with pytest.raises(AfzalError) as refused:
+        read(tmp_path / "a.csv")
+    assert refused.value.remedy.endswith("--columns 'prompt=User Prompt,chosen=Good Answer,rejected=Bad Answer'")
+
+
+@pytest.mark.parametrize("cut", ['{"prompt": "Q', '{"prompt": "Q\x01"}', '{"prompt": '])
+def test_a_fault_in_json_names_its_place_once(tmp_path, cut):
+    (tmp_path / "a.jsonl").write_text(cut + "\n")
+    with pytest.raises(AfzalError, match="at character") as refused:
+        read(tmp_path / "a.jsonl")
+    assert "at at" not in str(refused.value)

@@ -128,17 +128,27 @@ def _is_lines(stream: io.BufferedReader, kind: str, name: str) -> bool:
     return kind == ".jsonl" or not newline or bool(first.rstrip().endswith(b"}") and rest.strip())
 
 
+_MARKS = {";": "semicolons", "\t": "tabs", ",": "commas"}
+
+
 def _table(stream: io.BufferedReader, name: str, separator: str) -> Iterator[Raw]:
     csv.field_size_limit(_MAX_CELL)
     refuse_foreign_text(stream.peek(4)[:4], name)
     lines = _Lines(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), name)
     reader = csv.reader(lines, delimiter=separator, strict=True)
     try:
-        header = next(reader, [])
+        header = [column.strip() for column in next(reader, [])]
     except csv.Error as error:
         raise AfzalError(f"the header is not a table row: {error}", where=f"{name}:1") from None
     if twice := [column for column in header if header.count(column) > 1]:
         raise AfzalError(f"column '{twice[0]}' occurs twice in the header", where=f"{name}:1", remedy="rename one")
+    others = [mark for mark in ";\t," if mark in header[0]] if len(header) == 1 else []
+    if others:
+        raise AfzalError(
+            f"the header is one cell with {_MARKS[others[0]]} in it: {header[0]!r}",
+            where=f"{name}:1",
+            remedy=f"separate the cells of a {'.tsv by tabs' if separator == chr(9) else '.csv by commas'}",
+        )
     while True:
         line = lines.ended + 1
         try:

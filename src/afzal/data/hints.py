@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
+from shlex import quote
 
 from afzal.data.columns import renamed
 from afzal.data.fields import Row
@@ -44,7 +45,7 @@ def columns_hint(sample: Sequence[Row], works: Callable[[Sequence[Row]], Format 
             continue
         entry = works([renamed(row, columns) for row in rows])
         if entry is not None and entry.family not in ("plain", "refused"):
-            return f"say which field is which: --columns {','.join(f'{k}={v}' for k, v in columns.items())}"
+            return f"say which field is which: --columns {quote(','.join(f'{k}={v}' for k, v in columns.items()))}"
     return _GENERAL
 
 

@@ -305,7 +305,8 @@ def _surrogates(value: Row | Fault, text: str, start: int, end: int) -> Row | Fa
 
 
 def _reason(error: json.JSONDecodeError) -> str:
-    return error.msg[:1].lower() + error.msg[1:]
+    """Such as "unterminated string": messages that end in "at" leave the place to be named."""
+    return error.msg[:1].lower() + error.msg[1:].removesuffix(" starting at").removesuffix(" at")
 
 
 def unfolded(rows: Iterator[Raw], name: str) -> Iterator[Raw]:
@@ -314,12 +315,12 @@ def unfolded(rows: Iterator[Raw], name: str) -> Iterator[Raw]:
     if first is None:
         return
     second = next(rows, None)
+    if second is None and (rows_ := _rows_inside(first.value)):
+        yield from (Raw(f"{name}[{key}][{n}]", row) for key, n, row in rows_)
+        return
     table = by_rows(first.value) if second is None and isinstance(first.value, Mapping) else None
     if table is not None:
         yield from (Raw(f"{name}[{n}]", row) for n, row in enumerate(table))
-        return
-    if second is None and (rows_ := _rows_inside(first.value)):
-        yield from (Raw(f"{name}[{key}][{n}]", row) for key, n, row in rows_)
         return
     yield first
     if second is not None:
@@ -363,17 +364,23 @@ def _is_number(name: str) -> bool:
     return name.isascii() and name.isdigit()
 
 
+_SPLITS = ("test", "validation", "valid", "dev", "eval")
+
+
 def _rows_inside(value: Row | Fault) -> list[tuple[str, int, Row]]:
-    """Rows of ``{"data": [{...}, ...]}``: an object whose only list of objects is the table."""
+    """Rows of ``{"data": [{...}, ...]}``: an object that holds the table, alone or beside other splits.
+
+    Where another list is as long, both are columns.
+    """
     if isinstance(value, Fault) or len(value) > 3:
         return []
-    lists = [(key, rows) for key, rows in value.items() if key in ("data", "rows", "instances", "examples", "train")]
-    return [
-        (key, n, row if isinstance(row, Mapping) else {})
-        for key, rows in lists[:1]
-        if isinstance(rows, list) and (not rows or isinstance(rows[0], Mapping))
-        for n, row in enumerate(rows)
-    ]
+    lists = {key: rows for key, rows in value.items() if isinstance(rows, list)}
+    table = next((key for key in lists if key in ("data", "rows", "instances", "examples", "train")), None)
+    if table is None or not lists[table] or not isinstance(lists[table][0], Mapping):
+        return []
+    if any(len(rows) == len(lists[table]) for key, rows in lists.items() if key not in (table, *_SPLITS)):
+        return []
+    return [(table, n, row if isinstance(row, Mapping) else {}) for n, row in enumerate(lists[table])]
 
 
 def _skip_line(stream: BinaryIO, line: bytes) -> int:
