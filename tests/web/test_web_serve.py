@@ -57,6 +57,16 @@ def test_a_script_votes_resumes_and_exports(tmp_path):
     assert all(len(item.votes) == 1 and item.responses[_winner(item)].turns.startswith("good") for item in items)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_page_that_is_ended_at_once_ends_in_order(tmp_path, number):
+    """The signal comes as soon as the address is known, before the server's loop runs."""
+    write_rows(tmp_path / "rows.jsonl", pairs(2))
+    with served("rows.jsonl", "--annotators", "ann", cwd=tmp_path) as (_, process):
+        process.send_signal(number)
+        assert process.wait(20) == 0
+        assert "0 votes" in process.stderr.read()
+
+
 def _winner(item) -> int:
     (vote,) = item.votes
     return vote.first if vote.outcome == "first" else vote.second

@@ -158,8 +158,9 @@ def run_server(app: App, place: Place, sock: socket.socket, ready: Callable[[Cal
     def end() -> None:
         server.should_exit = True
 
+    # A signal before the server has begun must not be lost; uvicorn raises it once more when it has ended.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: end())
     sock.listen(settings.backlog)  # a page that is opened before the loop runs waits in the queue
     ready(end)
-    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises the signal again when it has ended
-        signal.signal(number, lambda *_: None)
     server.run(sockets=[sock])
