@@ -14,7 +14,7 @@ from afzal.judge.labels import CLASSES, FIRST, SECOND, VALUES, Labels, Said
 from afzal.judge.plain import finite, interval
 from afzal.stats import agreement
 from afzal.stats.intervals import Interval, clustered, share
-from afzal.stats.judging import column_means
+from afzal.stats.judging import Means, sparse_means
 from afzal.stats.resampling import sums
 
 ENOUGH = 20  # labels from which a person's habits are judged
@@ -132,9 +132,10 @@ def _twos(labels: Labels) -> tuple[Two, ...]:
 def people_of(labels: Labels, *, resamples: int = 500, seed: int = 0) -> list[Person]:
     """Every annotator beside the others."""
     table = labels.table
-    rest = agreement.agreement_with_rest(table, len(CLASSES))
-    right = np.where((table >= 0) & (labels.gold >= 0)[:, None], table == labels.gold[:, None], np.nan)
-    means = [column_means(values, labels.prompts, resamples=resamples, seed=seed) for values in (rest, right)]
+    pairs, people = np.nonzero(table >= 0)
+    rest = agreement.credit_with_rest(table, len(CLASSES))
+    right = np.where(labels.gold[pairs] >= 0, table[pairs, people] == labels.gold[pairs], np.nan)
+    means = [_means(labels, values, (pairs, people), resamples=resamples, seed=seed) for values in (rest, right)]
     by_person: dict[int, list[Said]] = defaultdict(list)
     for s in labels.said:
         by_person[s.annotator].append(s)
@@ -142,10 +143,7 @@ def people_of(labels: Labels, *, resamples: int = 500, seed: int = 0) -> list[Pe
     found = []
     for person, name in enumerate(labels.annotators):
         own = by_person[person]
-        known = [
-            m.interval(person) if np.isfinite(v[:, person]).any() else None
-            for m, v in zip(means, (rest, right), strict=True)
-        ]
+        known = [m.interval(person) if np.isfinite(m.values[person]) else None for m in means]
         slot, p = _slot(own)
         seconds = [s.seconds for s in own if s.seconds is not None]
         about: dict[str, Any] = {
@@ -160,6 +158,13 @@ def people_of(labels: Labels, *, resamples: int = 500, seed: int = 0) -> list[Pe
         same, repeats = _repeats(own)
         found.append(Person(name, len(own), ties, consistent=same, remarks=said, repeats=repeats, **about))
     return found
+
+
+def _means(labels: Labels, values: np.ndarray, at: tuple[np.ndarray, np.ndarray], **how: int) -> Means:
+    """The mean of each annotator's values ``[M]``, one for each label; NaN where a label has none."""
+    kept = np.isfinite(values)
+    spots = at[0][kept], at[1][kept]
+    return sparse_means(values[kept], spots, labels.prompts, len(labels.annotators), **how)
 
 
 def _slots(own: list[Said]) -> list[bool]:

@@ -98,9 +98,9 @@ def _heads(prompt: str) -> bool:
     return bool(hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=1).digest()[0] & 1)
 
 
-def _decided(labels: Labels, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``[R, R]`` pairs that two annotators both decided, and those on which they name the same winner."""
-    table = labels.table[rows]
+def _decided(labels: Labels, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``[R, R]`` pairs that two of these annotators both decided, and those on which they name the same winner."""
+    table = labels.table[rows][:, columns]
     first, second = ((table == c).astype(np.float64) for c in (0, SECOND))
     given = first + second
     return given.T @ given, first.T @ first + second.T @ second
@@ -110,7 +110,11 @@ def _two_groups(labels: Labels, rows: np.ndarray) -> dict[str, str] | None:
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
 
-    shared, same = _decided(labels, rows)
+    # who decided fewer pairs than two annotators must share is in no group
+    busy = np.flatnonzero(
+        (labels.table[rows] <= SECOND).sum(0) - (labels.table[rows] < 0).sum(0) >= SHARED_AT_LEAST / 2
+    )
+    shared, same = _decided(labels, rows, busy)
     known = [k for k in range(len(shared)) if (shared[k] >= SHARED_AT_LEAST / 2).sum() > 1]
     if len(known) < 4:
         return None
@@ -121,7 +125,7 @@ def _two_groups(labels: Labels, rows: np.ndarray) -> dict[str, str] | None:
     sizes = np.bincount(which)[1:]
     if len(sizes) < 2 or sizes.min() < 2:
         return None
-    names = [labels.annotators[k] for k in known]
+    names = [labels.annotators[k] for k in busy[known]]
     order = dict.fromkeys(which.tolist())
     number = {group: f"group {k}" for k, group in enumerate(order, 1)}
     return {name: number[group] for name, group in zip(names, which.tolist(), strict=True)}

@@ -68,7 +68,7 @@ class Labels:
     @cached_property
     def table(self) -> np.ndarray:
         """``[N, R]`` the label that counts; none where somebody said two things in the two orders of a pair."""
-        table = np.full((len(self.pairs), len(self.annotators)), MISSING)
+        table = np.full((len(self.pairs), len(self.annotators)), MISSING, np.int8)
         in_order: dict[tuple[int, int, bool], int] = {}
         for s in self.said:
             if s.is_repeat:

@@ -19,7 +19,7 @@ MISSING = -1
 def counts(labels: np.ndarray, n_classes: int) -> np.ndarray:
     """``[N, K]``: how many annotators gave each class to each item."""
     labels = np.asarray(labels)
-    return (labels[:, :, None] == np.arange(n_classes)).sum(1).astype(np.float64)
+    return np.stack([(labels == c).sum(1) for c in range(n_classes)], 1).astype(np.float64)
 
 
 def raw_sums(table: np.ndarray) -> np.ndarray:
@@ -165,10 +165,20 @@ def agreement_with_rest(labels: np.ndarray, n_classes: int) -> np.ndarray:
     where a label is missing or stands alone.
     """
     labels = np.asarray(labels)
-    table = counts(labels, n_classes)
-    given = labels >= 0
-    own = (labels[:, :, None] == np.arange(n_classes)).astype(np.float64)
-    return _credit(table[:, None, :] - own, np.where(given, labels, 0), given)
+    at = np.nonzero(labels >= 0)
+    credit = np.full(labels.shape, np.nan)
+    credit[at] = credit_with_rest(labels, n_classes)
+    return credit
+
+
+def credit_with_rest(labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """The same of the labels alone, in the order of ``np.nonzero(labels >= 0)``: of thousands of annotators most have
+    said nothing of most items."""
+    labels = np.asarray(labels)
+    rows, columns = np.nonzero(labels >= 0)
+    said = labels[rows, columns]
+    others = counts(labels, n_classes)[rows] - (said[:, None] == np.arange(n_classes))
+    return _credit(others[:, None], said[:, None], np.ones((len(said), 1), bool))[:, 0]
 
 
 def judge_with_rest(judged: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:

@@ -11,6 +11,7 @@ is right on 64 % of items and Dawid-Skene on 53 %. Ten items of known truth repa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -78,12 +79,12 @@ def dawid_skene(
     labels = np.asarray(labels)
     truths = np.full(len(labels), -1) if gold is None else np.asarray(gold)
     # items with the same labels and the same truth are one kind: few annotators make few kinds of many items
-    kinds, place, times = np.unique(np.column_stack([labels, truths]), axis=0, return_inverse=True, return_counts=True)
-    said = (kinds[:, :-1, None] == np.arange(n_classes)).astype(np.float64)
+    rows = np.column_stack([labels, truths.astype(labels.dtype)])
+    kinds, place, times = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
     known = np.flatnonzero(kinds[:, -1] >= 0)
     truth = np.eye(n_classes)[kinds[known, -1]]
-    flat = said.reshape(len(kinds), -1)
-    posterior = flat.reshape(said.shape).sum(1) + 1e-12
+    flat = _indicators(kinds[:, :-1], n_classes)
+    posterior = counts(kinds[:, :-1], n_classes) + 1e-12
     posterior /= posterior.sum(1, keepdims=True)
     posterior[known] = truth
     before = -np.inf
@@ -101,6 +102,17 @@ def dawid_skene(
             return DawidSkene(posterior[place.ravel()], confusion.transpose(1, 0, 2), prior, log_likelihood, step)
         before = log_likelihood
     raise ValueError(f"Dawid and Skene's model did not converge within {iterations} iterations")
+
+
+def _indicators(labels: np.ndarray, n_classes: int) -> Any:
+    """``[N, R * K]`` 1 where an annotator said a class; sparse where few said anything of an item."""
+    from scipy.sparse import csr_array
+
+    n, r = labels.shape
+    row, column = np.nonzero(labels >= 0)
+    place = column * n_classes + labels[row, column]
+    said = csr_array((np.ones(len(row)), (row, place)), (n, r * n_classes))
+    return said if len(row) < 0.1 * n * r else said.toarray()
 
 
 def log_odds_weights(labels: np.ndarray, gold: np.ndarray, n_classes: int) -> np.ndarray:
@@ -124,8 +136,10 @@ def log_odds_weights(labels: np.ndarray, gold: np.ndarray, n_classes: int) -> np
 
 def weighted_vote(labels: np.ndarray, weights: np.ndarray, n_classes: int) -> np.ndarray:
     """``[N, K]`` distributions from labels whose weights ``[R]`` are log-odds; uniform without a label."""
-    said = (np.asarray(labels)[:, :, None] == np.arange(n_classes)).astype(np.float64)
-    scores = np.einsum("nrk,r->nk", said, weights)
+    labels = np.asarray(labels)
+    row, column = np.nonzero(labels >= 0)
+    scores = np.zeros((len(labels), n_classes))
+    np.add.at(scores, (row, labels[row, column]), weights[column])
     shares = np.exp(scores - scores.max(1, keepdims=True))
     return shares / shares.sum(1, keepdims=True)
 
