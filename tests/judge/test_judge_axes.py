@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
+import numpy as np
 import pytest
 
 import afzal
 from afzal import data
+from afzal.cli import main
 from afzal.errors import AfzalError
-from afzal.judge import annotators, labels
+from afzal.judge import aggregate, annotators, labels
 from afzal.records import Comparison, Item, Response
 
 
@@ -90,3 +93,28 @@ def test_rows_that_state_the_better_answer_first_are_nobodys_habit():
     assert person.remarks == ()
     (person,) = annotators.people_of(labels.of_items([item(k, Comparison(0, 1, "tie")) for k in range(40)]))
     assert person.remarks == ("says 'tie' 100% of the time",)
+
+
+def test_rows_without_votes_are_not_counted_as_opinions(tmp_path, capsys):
+    data.write([item(0, said_by("ali", "first", None)), item(1), item(2)], tmp_path / "votes.jsonl", "afzal")
+    assert main(["aggregate", str(tmp_path / "votes.jsonl"), "--resamples", "5"]) == 0
+    assert "1 row has one opinion by mean" in capsys.readouterr().out
+
+
+def test_thousands_of_annotators_take_memory_for_their_votes_alone():
+    """1,000 pairs and nearly 2,000 people, of whom four vote on each: a table of four classes would be 55 MB."""
+    generator = np.random.default_rng(0)
+    people = [generator.choice(2000, 4, replace=False) for _ in range(1000)]
+    rows = [
+        item(k, *(said_by(f"w{w}", "first" if w % 3 else "second", None) for w in own)) for k, own in enumerate(people)
+    ]
+    said = labels.of_items(rows)
+    tracemalloc.start()
+    agreed, found = annotators.agreement_of(said, resamples=5), annotators.people_of(said, resamples=5)
+    p_first = aggregate.aggregate(said).p_first
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6, peak
+    assert agreed is not None
+    assert len(found) == len(said.annotators) > 1700
+    assert p_first.tolist() == pytest.approx([np.mean(own % 3 > 0) for own in people])

@@ -140,3 +140,16 @@ def test_ratings_are_on_an_interval_scale(shared):
     assert agreement.krippendorff(table, "interval", values) == pytest.approx(reference["alpha_interval"], abs=1e-4)
     assert agreement.krippendorff(table, "ordinal") == pytest.approx(reference["alpha_ordinal"], abs=1e-4)
     assert agreement.krippendorff(table) == pytest.approx(reference["alpha_nominal_9"], abs=1e-4)
+
+
+def test_the_credit_of_labels_alone_is_that_of_the_table():
+    labels = np.random.default_rng(0).integers(-1, 3, (40, 6))
+    table = agreement.agreement_with_rest(labels, 3)
+    assert table.shape == labels.shape
+    assert np.isnan(table[labels < 0]).all()
+    for row, person in zip(*np.nonzero(labels >= 0), strict=True):
+        rest = np.delete(labels[row], person)
+        sizes = np.bincount(rest[rest >= 0], minlength=3)
+        modes = np.flatnonzero(sizes == sizes.max()) if sizes.any() else np.array([], int)
+        want = (labels[row, person] in modes) / len(modes) if len(modes) else np.nan
+        np.testing.assert_allclose(table[row, person], want)

@@ -169,3 +169,20 @@ def test_equal_items_count_as_often_as_they_are():
     many = annotators.dawid_skene(np.repeat(labels, 100, 0), 2, smoothing=1e-9)
     assert many.posterior[::100] == pytest.approx(one.posterior, abs=1e-6)
     assert many.log_likelihood == pytest.approx(100 * one.log_likelihood, rel=1e-6)
+
+
+def test_few_labels_of_many_people_give_what_a_dense_table_gives():
+    """The same labels among silent people, so that the table is mostly empty, and without them."""
+    generator = np.random.default_rng(1)
+    truth = generator.integers(0, 2, 80)
+    dense = np.where(generator.random((80, 5)) < 0.8, truth[:, None], 1 - truth[:, None])
+    sparse = np.full((80, 100), -1)
+    sparse[:, ::20] = dense
+    few, many = annotators.dawid_skene(dense, 2), annotators.dawid_skene(sparse, 2)
+    np.testing.assert_allclose(many.posterior, few.posterior, atol=1e-9)
+    np.testing.assert_allclose(many.confusion[::20], few.confusion, atol=1e-9)
+    assert many.log_likelihood == pytest.approx(few.log_likelihood)
+    weights = generator.normal(size=100)
+    np.testing.assert_allclose(
+        annotators.weighted_vote(sparse, weights, 2), annotators.weighted_vote(dense, weights[::20], 2)
+    )

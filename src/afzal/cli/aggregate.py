@@ -105,8 +105,9 @@ def _conclude(found: Result, source: str, out: Path | None, by: By, typed: Seque
     elif found.rows and out is None:
         place = f"{Path(source).name.partition('.')[0]}.{by}.jsonl"
         steps = [step(*typed, "--out", place, why="write them")] if is_new(place) else []
-        one = "has" if len(found.rows) == 1 else "have"
-        last(f"{plural(len(found.rows), 'row')} {one} one opinion by {by}; nothing was written", steps)
+        voted = sum(bool(row.votes) for row in found.rows)
+        one = "has" if voted == 1 else "have"
+        last(f"{plural(voted, 'row')} {one} one opinion by {by}; nothing was written", steps)
     elif found.rows:
         ordered = found.body["kind"] == "pairs"
         last("", [step("check", out), *(ways_to_learn(str(out)) if ordered else [])])
