@@ -130,7 +130,7 @@ def test_the_command_says_what_truth_is_worth(tmp_path, capsys):
     assert "all 40, in sample" in page
     for wrong in ("5,x", "", "-1", "5,,6"):
         assert main([*asked[:3], wrong]) == 2
-        assert "no list of numbers" in capsys.readouterr().err
+        assert "is not a list of numbers" in capsys.readouterr().err
 
 
 def test_two_orders_that_part_are_no_label():
