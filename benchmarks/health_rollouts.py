@@ -210,7 +210,7 @@ SICK: dict[str, tuple[set[str], str, World]] = {
         "same reward",
         World(updates=1, binary=True, reward=lambda t: 0.01, between=1.0, n=8),
     ),
-    "does not rise": ({"reward_flat"}, "did not rise", World(reward=lambda t: 0.0)),
+    "does not rise": ({"reward_flat"}, "did not clearly rise", World(reward=lambda t: 0.0)),
     "falls": ({"reward_fell"}, "fell", World(reward=lambda t: -1.5 * t)),
     "updates too large": ({"large_updates"}, "large", World(n=1, clipped=lambda t: 0.7)),
     "updates go too far": ({"large_updates"}, "large", World(n=1, moved=lambda t: 0.5)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections import Counter
@@ -24,6 +25,7 @@ from afzal.errors import AfzalError
 from afzal.generate.run import generate as generate_answers
 from afzal.model.speaking import open_speaker
 from afzal.records import Message
+from afzal.runs import files
 
 KEY = "sk-served-0123456789abcdef"
 
@@ -231,6 +233,18 @@ def test_how_an_answer_ended_is_kept_and_told(script, folder, tmp_path, capsys):
         assert main([*line, "--prompts", str(folder / "talks.jsonl")]) == 0
         assert {json.loads(row)["stop"] for row in out.read_text().splitlines()} == {said}
         assert told in capsys.readouterr().out
+
+
+def test_a_full_disk_leaves_no_part_of_the_answers(script, folder, tmp_path, monkeypatch):
+    def full(descriptor, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    line = ["generate", "--model", server_file(tmp_path / "s.yaml", script), "--out", str(tmp_path / "a.jsonl")]
+    line += ["--prompts", str(folder / "talks.jsonl")]
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "write_all", full)
+        assert main(line) == 2
+    assert main(line) == 0  # nothing is in the way
 
 
 def test_the_key_reaches_the_server_and_no_file(script, folder, tmp_path, monkeypatch):

@@ -275,6 +275,16 @@ def test_errors_are_never_stored(server, tmp_path):
     assert len(script.seen) - before == 3
 
 
+def test_a_full_disk_is_told_and_loses_nothing_that_was_kept(tmp_path):
+    with Cache(tmp_path / "replies.sqlite") as cache:
+        cache.put(b"1", "j", Reply("VERDICT: A"))
+        cache._connection.execute("PRAGMA max_page_count = 3")  # as where the disk has no more room
+        with pytest.raises(AfzalError, match="cannot be kept") as raised:
+            cache.put(b"2", "j", Reply("x" * 100_000))
+        assert "full" in str(raised.value)
+        assert cache.get(b"1") == Reply("VERDICT: A")
+
+
 def test_the_key_of_a_request_is_its_content():
     one = {"messages": [{"role": "user", "content": "a"}], "sampling": {"temperature": 0}, "sample": 0}
     assert key_of(one) == key_of(json.loads(json.dumps(one)))

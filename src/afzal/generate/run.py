@@ -52,7 +52,7 @@ def answers(config: GenerateConfig) -> list[dict[str, Any]]:
     runs.refuse_existing(config.out)
     records = _as_answers(_served(config) if is_server(config.model) else _sampled(config))
     if config.out is not None:
-        runs.append_jsonl(Path(config.out), records)
+        runs.write_jsonl(config.out, records)
         _replies(config).unlink(missing_ok=True)
     return records
 

@@ -94,7 +94,7 @@ def reward(c: Curves) -> Diagnosis | None:
         remedy = f"{c.lower_lr()}, or lower {c.named('kl_coef')}"
         return Diagnosis("reward_fell", "bad", "the reward fell", words, rule, remedy, step, evidence)
     remedy = f"more iterations, a larger lr than {c.setting('lr')}, or lower {c.named('kl_coef')}"
-    return Diagnosis("reward_flat", "watch", "the reward did not rise", words, rule, remedy, step, evidence)
+    return Diagnosis("reward_flat", "watch", "the reward did not clearly rise", words, rule, remedy, step, evidence)
 
 
 def conduct(c: Curves) -> Diagnosis | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +53,7 @@ def scored_rows(config: ScoreConfig) -> tuple[list[dict[str, Any]], list[str]]:
         raise AfzalError("no response could be scored", where=config.data, why=why, remedy="afzal check shows the rows")
     records = _records(scored)
     if config.out:
-        runs.append_jsonl(Path(config.out), records)
+        runs.write_jsonl(config.out, records)
     head = f"{sum(len(s.scores) for s in scored)} responses of {len(items)} items scored"
     head += f"; {len(lost)} items could not be read" if lost else ""
     short = {loss.item_id for loss in losses if loss.action == "cut"}

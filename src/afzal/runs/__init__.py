@@ -19,6 +19,7 @@ from afzal.runs.files import (
     refuse_existing,
     sha256,
     write_all,
+    write_jsonl,
     writing,
 )
 from afzal.runs.folder import IN_MEMORY, Run, create, find, open_run, resume, start_in, start_of, take, walk
@@ -52,5 +53,6 @@ __all__ = [
     "take",
     "walk",
     "write_all",
+    "write_jsonl",
     "writing",
 ]

@@ -163,6 +163,15 @@ def append_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None
             os.close(descriptor)
 
 
+def write_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Replace a file by one JSON line per record: all of them, or the old content.
+
+    Raises:
+        AfzalError: the disk refuses.
+    """
+    atomic_write(path, "".join(to_json_line(record) + "\n" for record in records))
+
+
 def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
     """The records of a JSON-lines file; none when it is missing.
 

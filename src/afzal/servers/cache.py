@@ -10,7 +10,8 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,21 +66,38 @@ class Cache:
                 "the cache of replies cannot be opened",
                 where=str(path),
                 why=str(error),
-                remedy="move the file away; its replies are asked for again",
+                remedy="free some space if its disk is full; else move the file away, and its replies are asked again",
             ) from None
+        self._path = path
 
     def get(self, key: bytes) -> Reply | None:
-        with self._lock:
+        with self._lock, self._told("read"):
             row = self._connection.execute(
                 "SELECT text, finish, tokens_in, tokens_out FROM reply WHERE key = ?", (key,)
             ).fetchone()
         return None if row is None else Reply(*row)
 
     def put(self, key: bytes, judge: str, reply: Reply) -> None:
-        """Store a reply; it is on disk when this returns."""
+        """Store a reply; it is on disk when this returns.
+
+        Raises:
+            AfzalError: the disk is full, or refuses.
+        """
         values = (key, judge, reply.text, reply.finish, reply.tokens_in, reply.tokens_out)
-        with self._lock, self._connection:
+        with self._lock, self._told("kept"), self._connection:
             self._connection.execute("INSERT OR REPLACE INTO reply VALUES (?, ?, ?, ?, ?, ?)", values)
+
+    @contextmanager
+    def _told(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise AfzalError(
+                f"a server's reply cannot be {done}",
+                where=str(self._path),
+                why=str(error),
+                remedy="free some space, or mend the disk: the same command asks only what is not kept yet",
+            ) from None
 
     def __len__(self) -> int:
         with self._lock:

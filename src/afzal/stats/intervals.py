@@ -102,7 +102,8 @@ def wilson(hits: float, n: float, z: float = Z95) -> tuple[float, float]:
     p, z2 = hits / n, z * z
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = z * math.sqrt(max(0.0, p * (1 - p)) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # exact at the ends, where rounding would leave 5e-17
+    return 0.0 if p <= 0 else max(0.0, centre - half), 1.0 if p >= 1 else min(1.0, centre + half)
 
 
 def clustered(keys: Iterable[Hashable], values: Iterable[float], weights: Iterable[float] = ()) -> list[Cluster]:
