@@ -61,10 +61,12 @@ def test_a_script_votes_resumes_and_exports(tmp_path):
 def test_a_page_that_is_ended_at_once_ends_in_order(tmp_path, number):
     """The signal comes as soon as the address is known, before the server's loop runs."""
     write_rows(tmp_path / "rows.jsonl", pairs(2))
-    with served("rows.jsonl", "--annotators", "ann", cwd=tmp_path) as (_, process):
+    with served("rows.jsonl", "--annotators", "ann", "--export", "prefs.jsonl", cwd=tmp_path) as (_, process):
         process.send_signal(number)
         assert process.wait(20) == 0
-        assert "0 votes" in process.stderr.read()
+        said = process.stderr.read()
+    assert "0 votes" in said
+    assert "prefs.jsonl: not written" in said
 
 
 def _winner(item) -> int:

@@ -145,7 +145,10 @@ def annotated(settings: config.AnnotateConfig, ready: Callable[[Folder, list[tup
     if settings.export is not None:
         from afzal.web.export import export
 
-        lines.append(f"{settings.export}: {export(job.out, settings.export)} rows with votes")
+        rows = export(job.out, settings.export)
+        lines.append(
+            f"{settings.export}: {plural(rows, 'row') + ' with votes' if rows else 'not written, without votes'}"
+        )
     lines.append(f"{job.out}: {plural(counts['votes'], 'vote')}, {plural(counts['skips'], 'skip')}")
     is_open = not (counts["votes"] and folder.desk.queue.is_done())
     return Result({**counts, "out": str(job.out), "mode": folder.sheet.mode, "open": is_open}, lines)
