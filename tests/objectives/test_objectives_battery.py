@@ -313,6 +313,8 @@ def test_groups_of_any_size_and_unrated_responses(name):
 def test_unknown_objective_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match="did you mean dpo"):
         objectives.get("dpoo")
+    with pytest.raises(ValueError, match=r"^unknown objective 'zzzz'$"):
+        objectives.get("zzzz")
 
 
 def test_every_objective_states_its_formula_and_its_paper():

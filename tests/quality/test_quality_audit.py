@@ -74,10 +74,14 @@ def test_a_degenerate_part_is_named_with_its_count(tmp_path, name):
 def test_data_without_any_order_or_with_one_label_only(tmp_path):
     assert finding(load(tmp_path, [pair(n, p=0.5) for n in range(4)]), "no_order").severity == "major"
     good = [{"prompt": f"Q{n}", "completion": "a", "label": True} for n in range(4)]
-    assert finding(load(tmp_path, good), "label_balance").severity == "major"
+    only_good = finding(load(tmp_path, good), "label_balance")
+    assert (only_good.severity, "train sft" in only_good.remedy) == ("major", True)
+    only_bad = finding(load(tmp_path, [row | {"label": False} for row in good]), "label_balance")
+    assert (only_bad.severity, "sft" in only_bad.remedy) == ("major", False)
     mixed = [{"prompt": f"Q{n}", "completion": "a", "label": n < 18} for n in range(20)]
     balance = finding(load(tmp_path, mixed), "label_balance")
     assert (balance.severity, balance.count, balance.total, balance.value) == ("minor", 18, 20, 0.9)
+    assert "weigh the rarer one up" in balance.remedy
     both = [{"prompt": "Q", "completion": "a", "label": label} for label in (True, False)]
     assert finding(load(tmp_path, both), "contradictions").count == 1
 

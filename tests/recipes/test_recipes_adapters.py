@@ -277,5 +277,8 @@ def test_reward_models_train_layers_adapters_and_are_saved_merged(folder: Path, 
     run = runs.open_run(recipes.train(config.make("reward", **wanted)))
     assert run.facts()["model"]["adapter"] == kind
     assert AutoModelForSequenceClassification.from_pretrained(run.path).num_labels == 1
-    with pytest.raises(AfzalError, match="is not an adapter"):
+    with pytest.raises(AfzalError, match="is not an adapter") as told:
         recipes.export(config.ExportConfig(model=str(run.path), out=str(folder / "none")))
+    assert "ollama" not in str(told.value)
+    with pytest.raises(AfzalError, match="is a reward model"):
+        recipes.export(config.ExportConfig(model=str(run.path), out=str(folder / "none"), ollama=True))

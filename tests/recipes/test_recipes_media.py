@@ -107,6 +107,12 @@ def test_towers_train_when_asked_and_the_setting_is_refused_without_towers(tmp_p
     assert [n for n in before if "vision_tower" in n and not before[n].equal(after[n])]
 
 
+def test_virtual_tokens_before_pictures_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    given = place(tmp_path, "llava", rows=4) | {"adapter": "prefix", "virtual_tokens": 2, "sample_prompts": 0}
+    with pytest.raises(AfzalError, match="prompts with images or sounds cannot follow virtual tokens"):
+        recipes.train(config.make("dpo", **given, out=str(tmp_path / "run")))
+
+
 def test_a_stopped_run_resumes_to_the_same_bytes_and_a_cached_reference_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -188,14 +188,15 @@ def get(name: str) -> Objective:
     ``file.py:function`` names.
 
     Raises:
-        ValueError: no such objective; names the closest ones.
+        ValueError: no such objective; names those that are spelled like it.
     """
     if ":" in name:
         return _imported(name)
     if (real := ALIASES.get(name, name)) in REGISTRY:
         return REGISTRY[real]
-    close = get_close_matches(name, [*REGISTRY, *ALIASES], n=3) or sorted(REGISTRY)
-    raise ValueError(f"unknown objective {name!r}; did you mean {', '.join(close)}?")
+    close = get_close_matches(name, [*REGISTRY, *ALIASES], n=3)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    raise ValueError(f"unknown objective {name!r}{hint}")
 
 
 def _imported(path: str) -> Objective:

@@ -305,6 +305,13 @@ def _without_effect(items: Sequence[Item], method: str, recipe: Recipe) -> list[
     return [f"no effect on {name}: {'; '.join(found)}"] if found else []
 
 
+_FITS = {  # by the reason why rows are lost, what such rows are for
+    "no_pair": "answers that nobody compared train sft, and those labelled good or bad kto; ",
+    "no_label": "answers without opinions train sft; ",
+    "no_responses": "prompts alone train ppo, rloo, grpo and reinforce; ",
+}
+
+
 def _refuse_nothing(train: Sequence[Tree], facts: dict[str, Any], dropped: Sequence[Drop], config: TrainConfig) -> None:
     if train:
         return
@@ -315,5 +322,6 @@ def _refuse_nothing(train: Sequence[Tree], facts: dict[str, Any], dropped: Seque
         f"nothing is left to train {config.method} on",
         where=config.data,
         why=f"{facts['rows']} rows read as {facts['format']}; lost: {lost}",
-        remedy="see what each row became with: afzal check FILE --model MODEL --show 3",
+        remedy=_FITS.get(next(iter(facts["dropped"]), ""), "")
+        + "see what each row became with: afzal check FILE --model MODEL --show 3",
     )

@@ -166,6 +166,8 @@ class LabelBalance:
         severity: Severity = "major" if rarer == 0 else "minor" if rarer < LOW_CLASS_SHARE else "ok"
         message = f"{good} answers are good and {total - good} bad ({good / total:.1%} good)"
         remedy = "KTO needs both kinds; weigh the rarer one up (desirable_weight, undesirable_weight)"
+        if rarer == 0:
+            remedy = "KTO needs both kinds: add the other one" + ("; good answers alone train sft" if good else "")
         return finding("label_balance", severity, good, total, message, remedy, known=known)
 
 

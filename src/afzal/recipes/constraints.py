@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -81,12 +81,12 @@ def _given_columns(cost: Callable[..., Any]) -> Cost:
     if not asked.any:
         return cost
 
+    @wraps(cost)
     def with_columns(model: Any, pi: Tensor, ref: Tensor | None, yw: Tensor, yl: Tensor, batch: Batch) -> Tensor:
         rows = [asked.part(t.columns) for t, _ in batch.sources]
         lists = {key: [row.get(key) for row in rows] for key in (rows[0] if rows else {})}
         return cost(model, pi, ref, yw, yl, batch, **lists)
 
-    with_columns.counts = getattr(cost, "counts", responses)  # pyright: ignore[reportFunctionMemberAccess]
     return with_columns
 
 

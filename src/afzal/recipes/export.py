@@ -14,6 +14,7 @@ from torch import Tensor
 from afzal import data, hub, runs
 from afzal.config import ExportConfig
 from afzal.errors import AfzalError
+from afzal.folders.kinds import is_reward_model, refuse_other_task
 from afzal.folders.load import load_processor, model_folder
 from afzal.model.adapters import adapter_base, peft_type_of, positions_taken
 from afzal.model.load import (
@@ -56,9 +57,11 @@ def export(config: ExportConfig) -> list[str]:
     folder = model_folder(config.model)
     base = adapter_base(folder)
     if base is None and config.ollama:
+        refuse_other_task(folder)
         return _only_modelfile(config, folder)
     if base is None:
-        remedy = "use it as it is, without export; --ollama writes a Modelfile for it"
+        remedy = "use it as it is, without export"
+        remedy += "" if is_reward_model(folder) else "; --ollama writes a Modelfile for it"
         raise AfzalError(f"{config.model} is not an adapter", why="it has all its weights", remedy=remedy)
     processor = load_processor(config.model)
     files = load_tokenizer(config.model) if processor is None else processor

@@ -12,6 +12,7 @@ from afzal.recipes.setup import Setup
 from afzal.train.episodes import Episodes
 from afzal.train.evaluate import evaluate
 from afzal.train.feed import Feed
+from afzal.train.own import is_own
 from afzal.train.rollouts import Rollouts
 
 _Measure = Callable[..., dict[str, float]]
@@ -75,10 +76,13 @@ def _compare(setup: Setup, found: float, expected: float) -> None:
     assert method.reference is not None
     if abs(found - expected) <= 1e-3 * max(1.0, abs(expected)):
         return
+    why = f"policy and reference ({method.reference.name}) do not agree before any training"
+    remedy = "delete a stale reference cache, or report this as a bug with --debug output"
+    if own := [term.name for term in method.terms if is_own(term.objective.fn)]:
+        why = f"the at_reference of {own[0]} is not its loss where policy equals reference, or {why}"
+        remedy = f"correct at_reference where {own[0]} is defined; None where it depends on the data"
     raise AfzalError(
-        f"the first loss is {found:.4f}, but {method.name} starts at {expected:.4f}",
-        why=f"policy and reference ({method.reference.name}) do not agree before any training",
-        remedy="delete a stale reference cache, or report this as a bug with --debug output",
+        f"the first loss is {found:.4f}, but {method.name} starts at {expected:.4f}", why=why, remedy=remedy
     )
 
 

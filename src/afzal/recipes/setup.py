@@ -14,7 +14,7 @@ from afzal import runs
 from afzal.config import LOW_RANK, ModelSettings, TrainConfig
 from afzal.errors import AfzalError
 from afzal.model import rotary
-from afzal.model.adapters import Adapter, add_adapter, is_adapted, start_norms
+from afzal.model.adapters import Adapter, add_adapter, is_adapted, start_norms, virtual_kind
 from afzal.model.load import compile_layers
 from afzal.model.media import freeze_towers, towers
 from afzal.model.probe import choose_sharing, kernel_notes, router_note
@@ -98,6 +98,8 @@ def set_up(
     """
     _settle_towers(config, opened.model)
     model = _adapted(config, opened)
+    if prepared.facts.get("media") and virtual_kind(model):
+        raise AfzalError("prompts with images or sounds cannot follow virtual tokens", remedy="adapter=lora")
     if ranks.tensor() > 1:
         refuse_uncut(model, ranks.tensor())
     architecture = type(model).__name__  # before it is cut, which gives it a class of its own

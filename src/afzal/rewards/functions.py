@@ -62,12 +62,15 @@ def by_text(fn: Callable[..., Any], name: str = "the reward function") -> Callab
 
 
 def call_about(fn: Callable[..., Any], asked: Asked, prompt: str, answer: str, row: Mapping[str, Any]) -> float:
-    """What ``fn`` says of one answer, whose prompt is a text."""
-    if asked.lists:
-        lists = {key: [value] for key, value in asked.part(row).items()}
-        given = lists | ({"prompts": [prompt]} if asked.prompts else {})
-        return float(fn(completions=[answer], **given)[0])
-    return float(fn(prompt, answer, **asked.part(row)))
+    """What ``fn`` says of one answer, whose prompt is a text.
+
+    Raises:
+        AfzalError: ``fn`` fails, or returns no number.
+    """
+    name = getattr(fn, "__name__", "the function")
+    if not asked.lists:
+        return _of_one(fn, name, prompt, answer, asked.part(row))
+    return _of_lists(fn, asked, name, [prompt], [answer], [asked.part(row)])[0]
 
 
 def _of_one(fn: Callable[..., Any], name: str, prompt: Turns, answer: str, row: Mapping[str, Any]) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor
 from afzal.errors import AfzalError
 from afzal.objectives import Pairs, Scored
 from afzal.tokens.batch import Batch
+from afzal.train.own import called
 
 Cost = Callable[[Any, Tensor, Tensor | None, Tensor, Tensor, Batch], Tensor]
 """``(model, pi_logps [B], ref_logps [B], yw_idxs [T], yl_idxs [T], batch) -> scalar`` that carries a gradient: a mean
@@ -75,10 +76,11 @@ def cost_of(
     """The cost on one batch, a scalar.
 
     Raises:
-        AfzalError: it is not a scalar, or has no gradient, so that it could never be held.
+        AfzalError: it fails, is not a scalar, or has no gradient, so that it could never be held.
     """
     ref_logps = None if reference is None else reference.logps
-    value = constraint.cost(model, policy.logps, ref_logps, pairs.yw_idxs, pairs.yl_idxs, batch)
+    with called(constraint.cost, f"constraint {constraint.name!r}", "it must return a scalar with a gradient"):
+        value = constraint.cost(model, policy.logps, ref_logps, pairs.yw_idxs, pairs.yl_idxs, batch)
     if not isinstance(value, Tensor) or value.dim() != 0:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise AfzalError(

@@ -22,6 +22,7 @@ from afzal.tokens.batch import Batch
 from afzal.tokens.upload import upload
 from afzal.train import ranks
 from afzal.train.method import Carried, Method
+from afzal.train.own import losses_from
 
 
 def opinions(batch: Batch) -> Pairs:
@@ -156,8 +157,8 @@ def losses_of(method: Method, judged: Judged, carried: Carried, pooled: Mapping[
     for term in method.terms:
         objective, policy, pairs = term.objective, judged.policy, judged.pairs
         reference = judged.reference if objective.needs_reference else None
-        losses, rewards = objective.fn(policy, reference, pairs, **method.keywords(term, carried, pooled))
-        weights = unit_weights(objective.unit, pairs, policy.response_of)
+        given = method.keywords(term, carried, pooled)
+        losses, weights, rewards = losses_from(objective, policy, reference, pairs, given)
         sums.append((losses * weights).sum())
         counts.append(weights.sum())
         main = rewards if term is method.main else main
