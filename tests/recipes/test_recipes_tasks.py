@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers_runs import interrupt_after, model_folder
 
 from afzal import config, health, recipes, runs
 from afzal.errors import AfzalError
 from afzal.health.tasks import tasks
+from afzal.objectives import Pairs
 from afzal.prepare import prepare
 from afzal.report.by_task import sections
+from afzal.train import by_task
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +62,49 @@ def test_accuracy_is_given_by_task(place: Path) -> None:
     checks = health.diagnose(list(runs.read_jsonl(whole / "metrics.jsonl")), runs.read_json(whole / "run.json"))
     assert "tasks" in {d.check for d in checks}
     assert ">Tasks<" in (whole / "report.html").read_text()
+
+
+PAIRS = Pairs(
+    yw_idxs=torch.tensor([0, 2]),
+    yl_idxs=torch.tensor([1, 3]),
+    p=torch.ones(2),
+    weight=torch.tensor([1.0, 3.0]),
+    margin=torch.zeros(2),
+    desirable=torch.full((4,), math.nan),
+    group_of=torch.tensor([0, 0, 1, 1]),
+    score=torch.zeros(4),
+    task_of=torch.tensor([5, 5, 2, 2]),
+)
+
+
+@pytest.mark.parametrize(
+    ("unit", "each", "weights", "means"),
+    [
+        ("pair", [0.5, 2.0], [1.0, 3.0], {5: 0.5, 2: 2.0}),
+        ("response", [1.0, 2.0, 3.0, 5.0], [1.0, 3.0, 1.0, 1.0], {5: 1.75, 2: 4.0}),
+        ("group", [0.5, 2.0], [1.0, 1.0], {5: 0.5, 2: 2.0}),
+        ("token", [1.0, 2.0, 3.0, 4.0, 8.0], [1.0, 1.0, 1.0, 1.0, 1.0], {5: 2.0, 2: 6.0}),
+    ],
+)
+def test_losses_of_tasks_are_those_of_their_units(
+    unit: Any, each: list[float], weights: list[float], means: dict[int, float]
+) -> None:
+    response_of = torch.tensor([0, 0, 1, 2, 3])
+    found = by_task.losses(unit, torch.tensor(each), torch.tensor(weights), PAIRS, response_of)
+    assert {name: float(s / n) for name, (s, n) in found.items()} == {f"tasks/losses/{k}": v for k, v in means.items()}
+
+
+@pytest.mark.parametrize("method", ["dpo", "sft", "kto"])
+def test_the_held_out_loss_is_given_by_task(place: Path, method: str) -> None:
+    path = recipes.train(settings(place, f"{method}-losses", method, max_steps=1))
+    first = next(r for r in runs.read_jsonl(path / "metrics.jsonl") if r.get("kind") == "eval" and r["step"] > 0)
+    large, small = (first[f"tasks/losses/{k}"] for k in (0, 1))
+    assert min(large, small) < first["loss"] < max(large, small)
+    if method == "dpo":  # whose pairs weigh the same
+        held = [e["held_out"] for e in runs.read_json(path / "run.json")["data"]["tasks"]]
+        assert (held[0] * large + held[1] * small) / sum(held) == pytest.approx(first["loss"], abs=1e-6)
+    alone = recipes.train(settings(place, f"{method}-alone", method, max_steps=1, data=str(place / "large.jsonl")))
+    assert not any(name.startswith("tasks/") for r in runs.read_jsonl(alone / "metrics.jsonl") for name in r)
 
 
 def test_the_weights_of_groups_survive_a_stop(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,5 +155,10 @@ def test_over_and_under_fitted_tasks_are_named() -> None:
     (section,) = sections(FACTS, [start, end])
     assert section.table is not None
     assert [row[0] for row in section.table.rows] == ["a", "b"]
-    assert section.table.rows[0][5:] == (70.0, "[60.0, 80.0]", 50.0)
+    assert section.table.rows[0][5:] == (None, None, 70.0, "[60.0, 80.0]", 50.0)
     assert sections({}, [end]) == []
+    (section,) = sections(FACTS, [{"kind": "eval", "tasks/losses/0": 2.5}, {"kind": "eval", "tasks/losses/0": 1.25}])
+    assert section.table is not None
+    assert section.table.columns[-2:] == ("loss", "loss at the start")
+    assert [row[5:] for row in section.table.rows] == [(1.25, 2.5), (None, None)]
+    assert "Intervals" not in section.text

@@ -11,6 +11,9 @@ from afzal.text import interval, number
 ACCURACY = "tasks/accuracies/"
 """Begins the name of a task's held-out accuracy in an evaluation; its number follows, then nothing, /low or /high."""
 
+LOSS = "tasks/losses/"
+"""Begins the name of a task's held-out loss; its number follows."""
+
 _RULE = (
     "under-fitted: the 95% interval of the last held-out accuracy over prompts includes 50%; over-fitted: an earlier "
     "evaluation's interval lies above the last one's"
@@ -63,3 +66,9 @@ def accuracy_of(record: Mapping[str, Any], task: int) -> tuple[float, float, flo
     values = [record.get(f"{ACCURACY}{task}{end}") for end in ("", "/low", "/high")]
     numbers = [float(v) for v in values if isinstance(v, int | float)]
     return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else None
+
+
+def loss_of(record: Mapping[str, Any], task: int) -> float | None:
+    """A task's mean loss in an evaluation; None where the evaluation has none."""
+    value = record.get(f"{LOSS}{task}")
+    return float(value) if isinstance(value, int | float) else None

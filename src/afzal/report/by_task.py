@@ -1,18 +1,17 @@
-"""What became of the tasks of a run: how often training passed through each, and its held-out accuracy."""
+"""What became of the tasks of a run: how often training passed through each, its held-out loss and accuracy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from afzal.health.tasks import accuracy_of, task_names
+from afzal.health.tasks import accuracy_of, loss_of, task_names
 from afzal.report.sections import Section, Table
 
-_COLUMNS = ("task", "items", "per epoch", "passes", "held out", "accuracy, %", "95 % interval", "at the start, %")
-_TEXT = (
-    "Items there are, items of an epoch, how often an epoch passes through the task, and the share of held-out pairs "
-    "that are ordered right. Intervals are over prompts."
-)
+_COUNTS = ("task", "items", "per epoch", "passes", "held out")
+_TEXT = "Items there are, items of an epoch, how often an epoch passes through the task, and the held-out loss"
+_LOSSES = ("loss", "loss at the start")
+_ACCURACIES = ("accuracy, %", "95 % interval", "at the start, %")
 
 
 def sections(facts: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[Section]:
@@ -21,15 +20,31 @@ def sections(facts: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
     if len(names) < 2:
         return []
     held_out = [r for r in metrics if r.get("kind") == "eval"]
-    rows = [_row(entry, k, held_out) for k, entry in enumerate(facts["data"]["tasks"])]
-    return [Section("Tasks", _TEXT, table=Table(_COLUMNS, tuple(rows)))]
+    entries = facts["data"]["tasks"]
+    compared = any(accuracy_of(r, k) is not None for r in held_out for k in range(len(entries)))
+    text = f"{_TEXT} and the share of held-out pairs that are ordered right. Intervals are over prompts."
+    rows = [
+        (*_counts(entry), *_losses(k, held_out), *(_accuracies(k, held_out) if compared else ()))
+        for k, entry in enumerate(entries)
+    ]
+    columns = (*_COUNTS, *_LOSSES, *(_ACCURACIES if compared else ()))
+    return [Section("Tasks", text if compared else f"{_TEXT}.", table=Table(columns, tuple(rows)))]
 
 
-def _row(entry: Mapping[str, Any], task: int, held_out: Sequence[Mapping[str, Any]]) -> tuple[str | float | None, ...]:
+def _counts(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    return str(entry.get("name")), *(entry.get(name) for name in ("items", "per_epoch", "passes", "held_out"))
+
+
+def _losses(task: int, held_out: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:
+    """The last loss and the first one."""
+    known = [known for r in held_out if (known := loss_of(r, task)) is not None]
+    return (round(known[-1], 4), round(known[0], 4)) if known else (None, None)
+
+
+def _accuracies(task: int, held_out: Sequence[Mapping[str, Any]]) -> tuple[float | None, str, float | None]:
+    """The last accuracy with its interval, and the first one."""
     known = [known for r in held_out if (known := accuracy_of(r, task)) is not None]
-    counts = [entry.get(name) for name in ("items", "per_epoch", "passes", "held_out")]
     if not known:
-        return str(entry.get("name")), *counts, None, "", None
+        return None, "", None
     value, low, high = known[-1]
-    band = f"[{100 * low:.1f}, {100 * high:.1f}]"
-    return str(entry.get("name")), *counts, round(100 * value, 1), band, round(100 * known[0][0], 1)
+    return round(100 * value, 1), f"[{100 * low:.1f}, {100 * high:.1f}]", round(100 * known[0][0], 1)

@@ -20,7 +20,7 @@ from afzal.stats.correlation import paired_correlation
 from afzal.stats.intervals import clustered, share
 from afzal.tokens.batch import Batch
 from afzal.tokens.upload import upload
-from afzal.train import ranks
+from afzal.train import by_task, ranks
 from afzal.train.method import Carried, Method
 from afzal.train.own import losses_from
 
@@ -142,18 +142,19 @@ def join(parts: Sequence[Judged]) -> Judged:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Of one batch: for each term its weighted sum of losses and its count; the metric sums; and the rewards ``[B]`` by
-    the main objective, detached."""
+    """Of one batch: for each term its weighted sum of losses and its count; the metric sums; and by the main objective
+    the rewards ``[B]``, detached, and losses and weights ``[n]`` of its units."""
 
     sums: tuple[Tensor, ...]
     counts: tuple[Tensor, ...]
     metrics: Tally
-    rewards: Tensor | None = None
+    rewards: Tensor | None
+    units: tuple[Tensor, Tensor]
 
 
 def losses_of(method: Method, judged: Judged, carried: Carried, pooled: Mapping[str, Tensor]) -> Losses:
     """Every term's losses of one batch (or of several, joined)."""
-    sums, counts, metrics, main = [], [], {}, None
+    sums, counts, metrics, main, units = [], [], {}, None, None
     for term in method.terms:
         objective, policy, pairs = term.objective, judged.policy, judged.pairs
         reference = judged.reference if objective.needs_reference else None
@@ -161,14 +162,15 @@ def losses_of(method: Method, judged: Judged, carried: Carried, pooled: Mapping[
         losses, weights, rewards = losses_from(objective, policy, reference, pairs, given)
         sums.append((losses * weights).sum())
         counts.append(weights.sum())
-        main = rewards if term is method.main else main
+        main, units = (rewards, (losses, weights)) if term is method.main else (main, units)
         if objective.metrics is not None:
             metrics |= objective.metrics(policy, pairs, **term.parameters)
         elif term is method.main:
             metrics |= tally(objective.unit, policy, rewards, pairs)
             if objective.scores == "reward":  # there are no log-probs, and a score is not a length
                 metrics = {name: value for name, value in metrics.items() if name.startswith("rewards/")}
-    return Losses(tuple(sums), tuple(counts), metrics, main)
+    assert units is not None
+    return Losses(tuple(sums), tuple(counts), metrics, main, units)
 
 
 def by_term(method: Method, losses: Losses) -> Tally:
@@ -257,7 +259,8 @@ def evaluate(
         pooled = pooled_statistics(model, method, mismatched)
         for part, prompts in (_whole if method.couples_batch else _counted)(model, method, batches):
             found = losses_of(method, part, carried, pooled)
-            add(tallies, by_term(method, found) | found.metrics)
+            of_tasks = by_task.losses(method.main.objective.unit, *found.units, part.pairs, part.policy.response_of)
+            add(tallies, by_term(method, found) | found.metrics | of_tasks)
             if found.rewards is not None and "rewards/accuracies" in found.metrics:
                 answered.append(_answered(prompts, found.rewards, part.pairs))
     return _figures(method, ranks.summed(tallies), _pairs_of_all(answered), pooled)
@@ -325,7 +328,7 @@ def _responses(batches: Sequence[Batch]) -> _Responses:
 
 
 def _figures(method: Method, tallies: Tally, answered: _Answered, pooled: Mapping[str, Tensor]) -> dict[str, float]:
-    result = means(tallies)
+    result = by_task.without_a_single(means(tallies))
     parts = {term.name: result.pop(f"loss/{term.name}", None) for term in method.terms}
     known = [term.weight * value for term in method.terms if (value := parts[term.name]) is not None]
     if known:
@@ -335,7 +338,7 @@ def _figures(method: Method, tallies: Tally, answered: _Answered, pooled: Mappin
     if any(answered.weight):
         low, high = share(clustered(answered.prompts, answered.right, answered.weight)).ends
         result |= {"rewards/accuracies_low": low, "rewards/accuracies_high": high}
-        result |= _by_task(answered)
+        result |= by_task.accuracies(answered.prompts, answered.right, answered.weight, answered.task)
     # before training margins are 0 but for rounding, which goes with nothing
     known = any(abs(margin) > _ROUNDING for margin in answered.margin)
     pull = paired_correlation(answered.prompts, answered.margin, answered.longer, answered.weight) if known else None
@@ -349,22 +352,6 @@ def _figures(method: Method, tallies: Tally, answered: _Answered, pooled: Mappin
         result["kl_estimate"] = max(0.0, float(value))
     return result
 
-
-def _by_task(answered: _Answered) -> dict[str, float]:
-    """Accuracy with its interval over prompts for each task by its number, where there are several."""
-    result: dict[str, float] = {}
-    for task in sorted(set(answered.task)) if len(set(answered.task)) > 1 else ():
-        own = [k for k, t in enumerate(answered.task) if t == task]
-        weight = [answered.weight[k] for k in own]
-        if any(weight):
-            known = share(clustered([answered.prompts[k] for k in own], [answered.right[k] for k in own], weight))
-            name = f"{TASK_ACCURACY}{task}"
-            result |= {name: known.value, f"{name}/low": known.ends[0], f"{name}/high": known.ends[1]}
-    return result
-
-
-TASK_ACCURACY = "tasks/accuracies/"
-"""Begins the name of a task's held-out accuracy; its number follows, then nothing, ``/low`` or ``/high``."""
 
 Evaluator = Callable[[int, Carried], dict[str, float]]
 """``(updates done, running numbers) -> held-out figures``."""
