@@ -136,6 +136,8 @@ class Script(BaseHTTPRequestHandler):
             self.send_header("retry-after", "7")
             self.end_headers()
             self.wfile.write(b"busy")
+        elif step.startswith("long "):
+            self._answer(400, step[5:])
         elif step == "html":
             self._answer(200, "<html>Bad gateway</html>")
         elif step == "cut":
@@ -206,6 +208,29 @@ def test_a_refusal_is_not_tried_again(server, status):
     with pytest.raises(AfzalError, match=f"status {status}"):
         Server(url, "m", sleep=lambda s: None).ask([], {})
     assert len(script.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        '{"error": {"code": "context_length_exceeded", "message": "Please reduce the messages."}}',
+        "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens",
+        "the request exceeds the available context size",
+        "prompt is too long: 210000 tokens > 200000 maximum",
+        "The input (9000 tokens) is longer than the model's context",
+    ],
+)
+def test_one_request_that_is_too_long_is_no_verdict_and_ends_nothing(server, tmp_path, said):
+    url, script = server
+    games = games_of(pairs(3), "first")
+    with Cache(tmp_path / "c.sqlite") as cache:
+        script.plan[:] = ["ok", f"long {said}", "ok"]
+        rulings = asked.played(games, asking(), Server(url, "m").ask, cache, name="j", concurrency=1)
+        assert [r.outcome for r in rulings] == ["first", "none", "first"]
+        assert rulings[1].why == "the server's model cannot read so much"
+        assert len(cache) == 2  # a server started anew may read more
+        again = asked.played(games, asking(), Server(url, "m").ask, cache, name="j")
+    assert [r.outcome for r in again] == ["first"] * 3
 
 
 def test_a_server_that_is_down_is_given_up_after_a_bound(server):

@@ -14,11 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from afzal.judge.verdicts import Outcome
+from afzal.servers.cache import TOO_LONG
 
 _MARKER = re.compile(r"[ \t]*VERDICT:[ \t]*(\S.*?)[ \t]*")
 _FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*)\n\s*```\s*", re.DOTALL)
 WHOLE = "stop"
-_ENDED = {"length": "the reply was cut", "content_filter": "the server withheld the reply"}
+_ENDED = {
+    "length": "the reply was cut",
+    "content_filter": "the server withheld the reply",
+    TOO_LONG: "the server's model cannot read so much",
+}
 
 
 @dataclass(frozen=True, slots=True)

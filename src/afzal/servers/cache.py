@@ -21,6 +21,9 @@ from afzal.errors import AfzalError
 REPLIES = "replies.sqlite"
 """The usual name of the file."""
 
+TOO_LONG = "too_long"
+"""Why there is no reply to a request that the server's model cannot read whole."""
+
 _TABLE = """
 CREATE TABLE IF NOT EXISTS reply (
   key BLOB PRIMARY KEY, judge TEXT NOT NULL, text TEXT NOT NULL, finish TEXT NOT NULL,
@@ -31,7 +34,7 @@ CREATE TABLE IF NOT EXISTS reply (
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a model answered: the text, why it ended (``stop``, ``length``), and tokens asked and answered."""
+    """What a model answered: the text, why it ended (``stop``, ``length``, others), and tokens asked and answered."""
 
     text: str
     finish: str = "stop"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections import Counter
@@ -14,6 +15,8 @@ from afzal.errors import AfzalError
 from afzal.servers.cache import Reply
 
 _AGAIN = {408, 409, 425, 429, *range(500, 600)}
+# what OpenAI, vLLM, SGLang, llama.cpp and others say of a request that is longer than their model reads
+_LENGTH = re.compile(r"context[ _]?(length|size|window)|too long|too many tokens|longer than the model", re.IGNORECASE)
 _LONGEST_WAIT_S = 60.0
 IN_A_ROW = 5
 """Requests that fail one after another, all their tries used, before nothing more is sent."""
@@ -21,6 +24,10 @@ IN_A_ROW = 5
 
 class Unreachable(AfzalError):  # noqa: N818 - a state of the server, not a fault of ours
     """The server gave no reply within the tries allowed; replies so far are kept, and the same command resumes."""
+
+
+class TooLong(AfzalError):  # noqa: N818 - what was asked is not a fault of the settings
+    """The server refuses one request because it is longer than its model can read; others may still be answered."""
 
 
 class Reached(Protocol):
@@ -70,6 +77,7 @@ class Server:
 
         Raises:
             Unreachable: no usable reply within the tries, or too many requests failed one after another.
+            TooLong: the server's model cannot read so long a request.
             AfzalError: the server refuses the request (a wrong key, model or field), or another model replies; another
                 try would not help.
         """
@@ -122,7 +130,8 @@ class Server:
         if found.status_code in _AGAIN:
             return None, f"status {found.status_code}", _asked_wait(found.headers.get("retry-after"))
         if found.status_code != 200:
-            raise AfzalError(
+            too_long = found.status_code in (400, 413, 422) and _LENGTH.search(found.text)
+            raise (TooLong if too_long else AfzalError)(
                 f"the {self.whose}'s server refuses the request with status {found.status_code}",
                 where=self.url,
                 why=found.text[:200] or found.headers.get("location", ""),

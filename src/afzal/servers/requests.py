@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afzal.servers.cache import Cache, Reply
+from afzal.servers.cache import TOO_LONG, Cache, Reply
+from afzal.servers.client import TooLong
 from afzal.text import duration
 
 Ask = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], Reply]
@@ -36,6 +37,9 @@ def answered(
 ) -> dict[bytes, Reply]:
     """The reply to each request, by its key; those that the cache does not hold are asked.
 
+    One that is too long for the server has an empty reply, which ended as ``TOO_LONG``. It is not kept, since the server
+    may be started anew with room for more.
+
     An interrupt sends nothing more, and does not wait for the replies under way.
 
     Raises:
@@ -53,8 +57,11 @@ def answered(
             except IndexError:  # another thread took the last one
                 return
             try:
-                reply = ask(request.messages, request.sampling)
-                cache.put(request.key, name, reply)
+                try:
+                    reply = ask(request.messages, request.sampling)
+                    cache.put(request.key, name, reply)
+                except TooLong:
+                    reply = Reply("", TOO_LONG)
                 with lock:
                     known[request.key] = reply
                     heard(len(known))
