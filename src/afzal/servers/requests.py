@@ -37,8 +37,8 @@ def answered(
 ) -> dict[bytes, Reply]:
     """The reply to each request, by its key; those that the cache does not hold are asked.
 
-    One that is too long for the server has an empty reply, which ended as ``TOO_LONG``. It is not kept, since the server
-    may be started anew with room for more.
+    One that is too long for the server has an empty reply, which ended as ``TOO_LONG``. It is not kept, since the
+    server may be started anew with room for more.
 
     An interrupt sends nothing more, and does not wait for the replies under way.
 
