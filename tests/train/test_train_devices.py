@@ -14,6 +14,7 @@ from helpers_models import make, random_trees
 from helpers_objectives import of_each_kind
 
 from afzal import objectives
+from afzal.errors import AfzalError
 from afzal.model.adapters import Adapter, add_adapter
 from afzal.model.load import frozen_copy
 from afzal.model.probe import choose_sharing
@@ -81,5 +82,5 @@ def test_what_reads_a_number_back_is_found():
     model.to(META)
     batches = Layout("shared", 64, META).batches(random_trees(6))
     method = Method.of(replace(objectives.get("hinge"), fn=reading, needs_reference=False))
-    with pytest.raises(RuntimeError, match="meta"):
+    with pytest.raises(AfzalError, match="meta"):
         accumulate(model, method, Update(batches, [], 6))
