@@ -241,7 +241,7 @@ def _checked(grad_norm: Tensor, metrics: Tally, update: Update, step: int) -> di
     raise NotFinite(
         f"the {what} is not finite in update {step + 1} {numbers}",
         where="rows " + _shorten(update.item_ids),
-        why="the weights were not changed; the last checkpoint is sound",
+        why="the weights were not changed, and all checkpoints before it are sound",
         remedy="look at those rows (afzal check --show), lower lr, or train in fp32",
     )
 
