@@ -72,7 +72,7 @@ def test_so_they_are_in_every_other_way(tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FROM_REWARDS)
+@pytest.mark.parametrize("name", sorted(FROM_REWARDS.keys() - {"grpo-experts"}))  # experts are not cut: refused
 @pytest.mark.parametrize("n", [2, 4])
 def test_they_learn_from_rewards_as_one_process_does(tmp_path, name, n):
     """Ranks that share every matrix draw the same answers in the same passes; groups of them draw different ones."""
