@@ -111,9 +111,8 @@ def _two_groups(labels: Labels, rows: np.ndarray) -> dict[str, str] | None:
     from scipy.spatial.distance import squareform
 
     # who decided fewer pairs than two annotators must share is in no group
-    busy = np.flatnonzero(
-        (labels.table[rows] <= SECOND).sum(0) - (labels.table[rows] < 0).sum(0) >= SHARED_AT_LEAST / 2
-    )
+    table = labels.table[rows]
+    busy = np.flatnonzero(((table >= 0) & (table <= SECOND)).sum(0) >= SHARED_AT_LEAST / 2)
     shared, same = _decided(labels, rows, busy)
     known = [k for k in range(len(shared)) if (shared[k] >= SHARED_AT_LEAST / 2).sum() > 1]
     if len(known) < 4:

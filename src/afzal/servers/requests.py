@@ -50,6 +50,14 @@ def answered(
     missing = deque(request for key, request in wanted.items() if key not in known)
     lock, stop, failed = threading.Lock(), threading.Event(), list[BaseException]()
 
+    def reply_to(request: Request) -> Reply:
+        try:
+            reply = ask(request.messages, request.sampling)
+        except TooLong:
+            return Reply("", TOO_LONG)
+        cache.put(request.key, name, reply)
+        return reply
+
     def work() -> None:
         while missing and not stop.is_set():
             try:
@@ -57,11 +65,7 @@ def answered(
             except IndexError:  # another thread took the last one
                 return
             try:
-                try:
-                    reply = ask(request.messages, request.sampling)
-                    cache.put(request.key, name, reply)
-                except TooLong:
-                    reply = Reply("", TOO_LONG)
+                reply = reply_to(request)
                 with lock:
                     known[request.key] = reply
                     heard(len(known))
