@@ -88,3 +88,10 @@ def test_every_setting_has_a_sentence_and_a_heading():
     for key, field in IterateConfig.model_fields.items():
         assert (field.description or "").endswith("."), key
         assert config.section(IterateConfig, key) in headings, key
+
+
+def test_what_is_missing_is_not_looked_for_in_another_setting():
+    given = [Setting("model", "M", "--model"), Setting("prompts", "p.jsonl", "--prompts")]
+    with pytest.raises(AfzalError, match="reward is missing: a reward model's folder") as refused:
+        config.build(IterateConfig, given)
+    assert refused.value.where == ""

@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers_models import make, random_trees
 from torch import Tensor
+from transformers import AutoModelForCausalLM, Mamba2Config
 
 from afzal.errors import AfzalError
 from afzal.generate import Sampling, as_trees, choose_decoding, sample
@@ -317,15 +318,33 @@ def test_ia3_is_refused_where_the_layers_are_not_known(family: str):
 @pytest.mark.parametrize(
     ("adapter", "remedy"),
     [
-        (Adapter("lora"), "lora_targets with the names of single matrices, such as q_proj,v_proj"),
-        (Adapter("dora"), "adapter=lora, or lora_targets with the names of single matrices, such as q_proj,v_proj"),
-        (Adapter("lora", targets=["out_proj"]), "leave lora_targets out"),
+        (Adapter("lora"), "lora_targets=in_proj,x_proj,dt_proj"),
+        (Adapter("dora"), "adapter=lora, or lora_targets=in_proj,x_proj,dt_proj"),
+        (Adapter("lora", targets=["out_proj"]), "lora_targets=in_proj,x_proj,dt_proj"),
+        (
+            Adapter("lora", targets=["q_proj"]),
+            "leave lora_targets out, or lora_targets=in_proj,x_proj,dt_proj,out_proj",
+        ),
+        (Adapter("prefix"), "adapter=lora"),
     ],
 )
 def test_an_adapter_that_does_not_fit_says_what_might(adapter: Adapter, remedy: str):
     with pytest.raises(AfzalError, match="does not fit MambaForCausalLM") as refused:
         add_adapter(make("mamba"), adapter)
     assert refused.value.remedy == remedy
+
+
+def test_what_is_named_for_a_model_that_an_adapter_does_not_fit_fits_it():
+    assert add_adapter(make("mamba"), Adapter("lora", targets=["in_proj", "x_proj", "dt_proj"]))
+
+
+def test_a_prefix_needs_keys_and_values_in_every_layer():
+    config = Mamba2Config(
+        vocab_size=40, hidden_size=16, num_hidden_layers=2, state_size=4, head_dim=8, num_heads=4, n_groups=1
+    )
+    with pytest.raises(AfzalError, match="does not fit Mamba2ForCausalLM") as refused:
+        add_adapter(AutoModelForCausalLM.from_config(config), Adapter("prefix", virtual_tokens=3))
+    assert "no keys and values" in refused.value.why
 
 
 @pytest.mark.parametrize("kind", ["MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT"])

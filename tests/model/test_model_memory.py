@@ -136,6 +136,20 @@ def test_torch_itself_says_it_in_these_words():
     assert is_out_of_memory(caught.value)
 
 
+def test_free_memory_follows_the_first_kind_of_control_groups_too(tmp_path, monkeypatch):
+    (tmp_path / "meminfo").write_text("MemAvailable:   2000 kB\n")
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    group = tmp_path / "memory"
+    group.mkdir()
+    (group / "memory.limit_in_bytes").write_text("1000000\n")
+    (group / "memory.usage_in_bytes").write_text("400000\n")
+    (group / "memory.stat").write_text("inactive_file 7\ntotal_inactive_file 250000\n")
+    assert free_bytes(torch.device("cpu")) == 850_000
+    (group / "memory.limit_in_bytes").write_text("9223372036854771712\n")  # as it says that there is none
+    assert free_bytes(torch.device("cpu")) == 2_048_000
+
+
 def test_free_memory_is_the_smaller_of_the_machine_and_its_container(tmp_path, monkeypatch):
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   2000 kB\n")
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
@@ -144,6 +158,8 @@ def test_free_memory_is_the_smaller_of_the_machine_and_its_container(tmp_path, m
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("400000\n")
     assert free_bytes(torch.device("cpu")) == 600_000
+    (tmp_path / "memory.stat").write_text("anon 100000\ninactive_file 250000\nactive_file 50000\n")
+    assert free_bytes(torch.device("cpu")) == 850_000  # files that were read once are no loss
     (tmp_path / "memory.max").write_text("max\n")
     assert free_bytes(torch.device("cpu")) == 2_048_000
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")

@@ -43,3 +43,17 @@ def test_processors_are_those_of_the_affinity_and_no_more_than_the_share(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     monkeypatch.setattr(environment, "_share", lambda _: share)
     assert usable_cpus() == cpus
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"memory.max": "max"}, None),
+        ({"memory.max": "4000000000"}, 4_000_000_000),
+        ({"memory/memory.limit_in_bytes": "3000000000"}, 3_000_000_000),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712"}, 9_223_372_036_854_771_712),
+        ({}, None),
+    ],
+)
+def test_a_containers_memory_is_read_of_both_kinds_of_groups(files: dict[str, str], limit: int | None, tmp_path: Path):
+    assert environment.memory_limit(_group(tmp_path, files)) == limit

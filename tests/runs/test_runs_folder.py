@@ -18,6 +18,7 @@ import yaml
 from afzal import __version__, runs
 from afzal.errors import AfzalError
 from afzal.runs import lock
+from afzal.runs.folder import refuse_used
 
 
 def test_create_writes_configuration_and_first_facts(tmp_path):
@@ -55,14 +56,36 @@ def failed(path: Path, **facts) -> Path:
     return path
 
 
-def test_a_run_that_failed_before_anything_was_measured_may_be_started_again(tmp_path):
+def test_a_run_that_failed_while_it_was_set_up_may_be_started_again(tmp_path):
     with runs.create(failed(tmp_path / "run"), {"lr": 2.0}) as run:
         assert run.facts()["status"] == "running"
         assert "stop_reason" not in run.facts()
         assert yaml.safe_load((run.path / "run.yaml").read_text()) == {"lr": 2.0}
 
 
-@pytest.mark.parametrize("facts", [{"status": "running"}, {"status": "stopped"}, {"step": 1}])
+@pytest.mark.parametrize("status", ["failed", "running"])
+def test_a_run_that_ended_before_its_first_update_may_be_started_again(tmp_path, status):
+    path = failed(tmp_path / "run", status=status)  # running: nobody holds it, so that it was killed
+    for record in (
+        {"kind": "eval", "step": 0, "loss": 0.7},
+        {"kind": "memory", "step": 0},
+        {"kind": "rollout", "step": 0},
+    ):
+        runs.append_jsonl(path / "metrics.jsonl", [record])
+    (path / "samples.jsonl").touch()
+    (path / "replies.sqlite").write_text("paid for")
+    (path / "best" / "step-00000000").mkdir(parents=True)
+    (path / "checkpoints" / ".tmp-step-00000001").mkdir(parents=True)
+    with runs.create(path, {"lr": 2.0}) as run:
+        assert run.metrics() == []
+        assert sorted(f.name for f in path.iterdir() if f.name not in ("run.lock", "data.json", "dropped.jsonl")) == [
+            "replies.sqlite",
+            "run.json",
+            "run.yaml",
+        ]
+
+
+@pytest.mark.parametrize("facts", [{"status": "stopped"}, {"status": "finished"}, {"step": 1}])
 def test_any_other_run_stays(tmp_path, facts):
     path = failed(tmp_path / "run", **facts)
     before = {f.name: f.read_bytes() for f in path.iterdir()}
@@ -71,12 +94,22 @@ def test_any_other_run_stays(tmp_path, facts):
     assert {f.name: f.read_bytes() for f in path.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "notes.txt", "adapter_model.safetensors"])
-def test_what_lies_beside_a_failed_run_keeps_its_folder(tmp_path, name):
+@pytest.mark.parametrize("record", [{"kind": "train", "step": 1}, {"kind": "eval", "step": 2}])
+def test_a_failed_run_with_an_update_stays(tmp_path, record):
     path = failed(tmp_path / "run")
-    (path / name).mkdir() if name == "checkpoints" else (path / name).touch()
+    runs.append_jsonl(path / "metrics.jsonl", [{"kind": "eval", "step": 0}, record])
     with pytest.raises(AfzalError, match="already holds a run"):
         runs.create(path, {"lr": 2.0})
+    assert len(runs.open_run(path).metrics()) == 2
+
+
+@pytest.mark.parametrize("name", ["checkpoints/step-00000001", "notes.txt", "adapter_model.safetensors"])
+def test_what_lies_beside_a_failed_run_keeps_its_folder(tmp_path, name):
+    path = failed(tmp_path / "run")
+    (path / name).mkdir(parents=True)
+    with pytest.raises(AfzalError, match="already holds a run"):
+        runs.create(path, {"lr": 2.0})
+    assert (path / name).exists()
 
 
 def test_a_folder_with_other_things_is_refused_and_untouched(tmp_path):
@@ -243,6 +276,8 @@ def test_two_processes_cannot_write_one_run_and_a_killed_one_frees_it(tmp_path):
             runs.resume(tmp_path)
         assert f"process {holder.pid} on" in caught.value.why
         assert runs.open_run(tmp_path).status() == "running"  # reading is free
+        with pytest.raises(AfzalError, match="already holds a run"):  # though it has no update yet
+            refuse_used(tmp_path)
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.wait()

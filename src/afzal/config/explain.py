@@ -108,8 +108,12 @@ def explain(kind: type[Settings], error: ValidationError, given: Mapping[str, Se
 def _fault(kind: type[Settings], detail: Any, given: Mapping[str, Setting]) -> AfzalError:
     said = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else ""
     if not detail["loc"]:
-        # A rule over several settings: point at the first one that its sentence names.
-        found = {m.start(): s for key, s in given.items() if (m := re.search(rf"\b{key}\b", said))}
+        # A rule over several settings: point at the first one that its sentence names. What is missing has no place.
+        found = (
+            {}
+            if re.match(r"\w+ is missing", said)
+            else {m.start(): s for key, s in given.items() if (m := re.search(rf"\b{key}\b", said))}
+        )
         return AfzalError(said, where=found[min(found)].where if found else "")
     key = str(detail["loc"][0])
     setting = given.get(key, Setting(key, detail["input"]))

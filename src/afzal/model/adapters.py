@@ -66,6 +66,7 @@ def add_adapter(model: Any, adapter: Adapter, *, also: Sequence[str] = ()) -> An
     """
     from peft import get_peft_model
 
+    matrices = _matrices(model)
     try:
         with quiet_peft():
             made = get_peft_model(model, _config(model, adapter, also))
@@ -74,18 +75,36 @@ def add_adapter(model: Any, adapter: Adapter, *, also: Sequence[str] = ()) -> An
     except ValueError as error:
         first = str(error).strip().partition("\n")[0]
         raise AfzalError(
-            f"adapter {adapter.kind} does not fit {type(model).__name__}", why=first, remedy=_fitting(adapter)
+            f"adapter {adapter.kind} does not fit {type(model).__name__}",
+            why=first,
+            remedy=_fitting(adapter, [name for name in matrices if f"'{name}'" not in first], "not found" in first),
         ) from error
     return made
 
 
-def _fitting(adapter: Adapter) -> str:
-    """What to do about an adapter that PEFT does not put on a model."""
+def _matrices(model: Any) -> list[str]:
+    """Names of the layers that low-rank adapters are usually put on, as ``lora_targets`` takes them."""
+    head = model.get_output_embeddings()
+    linear = [name.rpartition(".")[2] for name, m in model.named_modules() if _is_matrix(m) and m is not head]
+    return list(dict.fromkeys(linear))
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # that of GPT-2
+
+
+def _fitting(adapter: Adapter, matrices: Sequence[str], unknown: bool) -> str:
+    """What to do about an adapter that PEFT does not put on a model.
+
+    Args:
+        matrices: names of layers of the model that PEFT has not refused by name.
+        unknown: the model has no layers of the names that were given.
+    """
     if adapter.kind not in _LOW_RANK:
         return "adapter=lora"
-    if not isinstance(adapter.targets, str):
-        return "leave lora_targets out"
-    named = "lora_targets with the names of single matrices, such as q_proj,v_proj"
+    named = f"lora_targets={','.join(matrices[:12]) or 'the names of single matrices'}"
+    if unknown:
+        return f"leave lora_targets out, or {named}"
     return f"adapter=lora, or {named}" if adapter.kind == "dora" else named
 
 
@@ -139,7 +158,10 @@ def _start_prefix(model: Any, n: int) -> None:
     base, encoder = model.get_base_model(), model.prompt_encoder[model.active_adapter]
     table = base.get_input_embeddings()
     ids = torch.randint(0, table.num_embeddings, (1, n), device=table.weight.device)
-    layers = base(input_ids=ids, use_cache=True).past_key_values.layers
+    cache = getattr(base(input_ids=ids, use_cache=True), "past_key_values", None)
+    layers = getattr(cache, "layers", ())
+    if not layers or any(getattr(layer, "keys", None) is None for layer in layers):
+        raise ValueError("some of its layers have no keys and values that a prefix could stand for")
     if any(layer.keys.shape[2] != n for layer in layers):
         raise ValueError(f"{n} virtual tokens do not fit into its sliding window")
     columns = [part[0].transpose(0, 1) for layer in layers for part in (layer.keys, layer.values)]  # [n, heads, d] each

@@ -99,8 +99,14 @@ def memory_bytes() -> int | None:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
-    limit = _read("/sys/fs/cgroup/memory.max").strip()
-    return min(total, int(limit)) if limit.isdigit() else total
+    limit = memory_limit(Path("/sys/fs/cgroup"))
+    return total if limit is None else min(total, limit)
+
+
+def memory_limit(group: Path) -> int | None:
+    """Bytes that a container may use, by either kind of control groups; None where it has no limit."""
+    said = [_read(group / name).strip() for name in ("memory.max", "memory/memory.limit_in_bytes")]
+    return next((int(limit) for limit in said if limit.isdigit()), None)
 
 
 def gpus() -> list[str]:

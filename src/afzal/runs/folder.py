@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ _FACTS, _METRICS, _CONFIG = "run.json", "metrics.jsonl", "run.yaml"
 _MAX_DEPTH = 6
 _TAIL = 1 << 16  # bytes of a log that are read to list a run
 _IGNORED = {"lost+found", lock.NAME, "inputs"}
-_SET_UP = {_FACTS, _CONFIG, "data.json", "dropped.jsonl"}  # what a run writes before its first update
+_REPLIES = {"replies.sqlite", "replies.sqlite-wal", "replies.sqlite-shm"}  # of servers: they are asked for once
+_LOOKED = {_METRICS, "samples.jsonl", "media", "best", "checkpoints", "memory.json", "trackers.json", "tensorboard"}
+_BEFORE_UPDATES = {_FACTS, _CONFIG, "data.json", "dropped.jsonl"} | _LOOKED | _REPLIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,7 @@ def create(path: str | Path, config: Mapping[str, Any]) -> Run:
     run.claim()
     try:
         refuse_used(path)  # again: another process may have been faster
+        _clear(path)
         atomic_write(path / _CONFIG, _yaml(config))
         run._write_facts(_first_facts())
     except BaseException:
@@ -283,8 +287,8 @@ def _busy(path: Path, other: Mapping[str, Any], doing: str = "being written", re
 
 def refuse_used(path: Path) -> None:
     """Refuse a folder that holds anything. Hidden files, a mount's ``lost+found``, a lock that nobody holds and rows
-    that were given in memory (``inputs``) do not count; nor does a run that failed before anything was measured, so
-    that a mended command needs no other folder.
+    that were given in memory (``inputs``) do not count; nor does a run that failed or was killed before its first
+    update, so that a mended command needs no other folder.
 
     Raises:
         AfzalError: there is something; says whether it can be resumed.
@@ -296,7 +300,7 @@ def refuse_used(path: Path) -> None:
     except OSError as error:
         with writing(path):
             raise error
-    if not names or _failed_at_once(path, names):
+    if not names or _ended_untrained(path, names):
         return
     if _is_run(path):
         step = Run(path).facts().get("step", 0)
@@ -310,12 +314,25 @@ def refuse_used(path: Path) -> None:
     )
 
 
-def _failed_at_once(path: Path, names: Sequence[str]) -> bool:
-    """Whether the folder holds a run that failed while it was set up, and nothing else."""
-    if not _is_run(path) or not set(names) <= _SET_UP:
+def _ended_untrained(path: Path, names: Sequence[str]) -> bool:
+    """Whether the folder holds a run that failed or was killed before its first update, and nothing else."""
+    if not _is_run(path) or not set(names) <= _BEFORE_UPDATES or any((path / "checkpoints").glob("[!.]*")):
         return False
     facts = Run(path).facts()
-    return facts.get("status") == "failed" and facts.get("step", 0) == 0
+    if facts.get("step", 0) != 0 or facts.get("status") not in ("failed", "running") or lock.is_elsewhere(path):
+        return False
+    return all(line.get("kind") != "train" and line.get("step") == 0 for line in Run(path).metrics())
+
+
+def _clear(path: Path) -> None:
+    """Remove what a run that was never trained has measured at its start."""
+    with writing(path):
+        for name in _LOOKED:
+            place = path / name
+            if place.is_dir() and not place.is_symlink():
+                shutil.rmtree(place)
+            else:
+                place.unlink(missing_ok=True)
 
 
 def _first_facts() -> dict[str, Any]:

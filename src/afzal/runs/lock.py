@@ -78,6 +78,11 @@ def holder(folder: Path) -> dict[str, Any] | None:
         os.close(descriptor)
 
 
+def is_elsewhere(folder: Path) -> bool:
+    """Whether another process is writing the folder now."""
+    return _key(folder) not in _held and holder(folder) is not None
+
+
 def _taken(path: Path) -> BaseFileLock | None:
     """The lock of a file; None where the file system cannot lock.
 
