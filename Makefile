@@ -34,6 +34,9 @@ media: $(VENV)/.dev  ## images and sounds of known truth: SFT, then DPO and MPO 
 site: .venv-docs/.site  ## build the documentation as a site into site/; a warning or a broken link is an error
 	.venv-docs/bin/python website/build.py site
 
+# compiled files are kept also where the environment says not to (as container images do): the tests start many processes
+test test-slow test-newest mutants: export PYTHONDONTWRITEBYTECODE =
+
 test: $(VENV)/.dev  ## install, then run the fast tests (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
 

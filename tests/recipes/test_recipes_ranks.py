@@ -41,6 +41,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "learned": ("prefer", {"objective": "rao_kupper", "learn": "nu"}),
     "unshared": ("dpo", {"sharing": "unshared"}),
     "cached": ("dpo", {"reference": "cached"}),
+    "cached-lora": ("dpo", {"reference": "cached", "lora_rank": 4}),
+    "cached-unshared": ("kto", {"reference": "cached", "sharing": "unshared"}),
     "lora": ("dpo", {"lora_rank": 4}),
     "ia3": ("dpo", {"adapter": "ia3", "lr": 1e-2}),
     "dora": ("dpo", {"adapter": "dora", "lr": 1e-2}),
@@ -248,7 +250,8 @@ def _without_whole_models(arguments: list[str], environment: dict[str, str]) -> 
         pytest.param("experts", 0, marks=pytest.mark.slow),
         pytest.param("begun", 0, marks=pytest.mark.slow),
         pytest.param("dora", 0, marks=pytest.mark.slow),
-        pytest.param("cached", 70, marks=pytest.mark.slow),  # the control
+        pytest.param("cached", 0, marks=pytest.mark.slow),
+        pytest.param("prompt", 70, marks=pytest.mark.slow),  # the control
     ],
 )
 def test_no_rank_loads_a_whole_model(tmp_path, name, code):
@@ -261,6 +264,18 @@ def test_no_rank_loads_a_whole_model(tmp_path, name, code):
         found = rewarded(tmp_path, "out", name, iterations=1)
     started = start_group(_without_whole_models, 2, command_line(method, found))
     assert [finished(process) for process in started] == [code, code]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [{}, {"lora_rank": 4, "dtype": "bf16"}], ids=str)
+def test_log_probs_cached_by_pieces_serve_one_process(tmp_path, asked):
+    shared = {"reference": "cached", "reference_cache": str(tmp_path / "cache"), "max_steps": 1, "sample_prompts": 0}
+    several, one = (given(tmp_path, out, "dpo", **asked, **shared) for out in ("several", "one"))
+    assert run_ranks(command_line("dpo", several), 2) == [0, 0]
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    assert len(files) == 2, "one of each rank"
+    assert finished(start_command(command_line("dpo", one))) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == files
 
 
 def test_two_ranks_learn_from_rewards_as_one_does(tmp_path):

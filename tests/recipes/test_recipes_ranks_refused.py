@@ -138,11 +138,11 @@ ONLINE = {"reward": "r.py:r"}
             "adapter=dora starts from norms of its rows, which tensor_parallel cuts",
         ),
         ("dpo", {"adapter": "prompt"}, "adapter=prompt starts from its weights"),
-        ("dpo", {"reference": "cached"}, "reference=cached"),
+        ("dpo", {"reference": "cached"}, ""),
         ("dpo", {}, ""),
     ],
 )
 def test_what_is_loaded_whole_by_every_rank_says_why_and_is_in_the_documentation(method, asked, said):
     assert why_whole(make(method, **DATA, **asked)) == said
     documented = DEVICES.read_text().partition("## Loading")[2].partition("\n## ")[0].replace("\n", " ")
-    assert all(words in documented for words in ("`reference=cached`", "DoRA", "`adapter_from`"))
+    assert all(words in documented for words in ("virtual tokens", "DoRA", "`adapter_from`"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from helpers_models import make, random_trees
@@ -13,6 +14,9 @@ from afzal.errors import AfzalError
 from afzal.model import reference
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import Frozen, cached
+from afzal.recipes import references
+from afzal.tokens.batch import collate
+from afzal.train.feed import Layout
 
 
 @pytest.fixture
@@ -73,3 +77,27 @@ def test_a_damaged_or_foreign_file_is_named_and_not_replaced(tmp_path):
     with pytest.raises(AfzalError, match="is damaged") as error:
         cached(Frozen(model), random_trees(3), tmp_path, **where)
     assert str(file) in str(error.value)
+
+
+def test_an_idle_batch_is_scored_and_not_kept(tmp_path, passes):
+    model = make("llama")
+    choose_sharing(model)
+    trees = random_trees(4)
+    mine, others = (collate(part, "shared", "cpu") for part in (trees[:3], trees[3:]))
+    table = reference.store(Frozen(model), [mine, replace(others, idle=True)], tmp_path, "k" * 24)
+    assert len(passes) == 2, "the other ranks wait for it"
+    assert set(table) == {t.key(k) for t in trees[:3] for k in range(len(t.branches))} - {
+        t.key(k) for t in trees[3:] for k in range(len(t.branches))
+    }
+
+
+def test_a_rank_that_does_not_see_what_the_others_have_written_says_so(tmp_path, monkeypatch):
+    model = make("llama")
+    choose_sharing(model)
+    live, trees, layout = Frozen(model), random_trees(4), Layout("shared", 100)
+    table = references._cached_together(live, trees, tmp_path, "k" * 24, layout).table
+    assert set(table) == {t.key(k) for t in trees for k in range(len(t.branches))}
+    monkeypatch.setattr(references, "stored", lambda folder, key: {})
+    with pytest.raises(AfzalError, match="rank 0 does not see all reference log-probs") as error:
+        references._cached_together(live, trees, tmp_path, "k" * 24, layout)
+    assert "shared file system" in error.value.remedy

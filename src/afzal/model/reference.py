@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -229,35 +229,71 @@ def cached(
         key: content of everything that changes the numbers but the tokens: see :func:`cache_key`.
         budget: tokens per forward pass.
     """
+    table = stored(folder, key)
+    lacking = [trees[i] for i in absent(trees, table)]
+    bins = pack([t.n_tokens for t in lacking], budget)
+    batches = (collate([lacking[i] for i in members], sharing, device) for members in bins)
+    return Cached(table | store(live, batches, folder, key))
+
+
+def stored(folder: Path, key: str) -> dict[str, np.ndarray]:
+    """The log-probs that a folder of :func:`cached` has for ``key``, by content of prompt and response.
+
+    Raises:
+        AfzalError: a file is damaged, or belongs to other weights.
+    """
     table: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob(f"reference-{key[:24]}-*.safetensors")):
         table |= _read(path, key)
-    missing = [t for t in trees if any(t.key(k) not in table for k in range(len(t.branches)))]
+    return table
+
+
+def absent(trees: Sequence[Tree], table: Mapping[str, np.ndarray]) -> list[int]:
+    """Which of the trees have a response that the table lacks."""
+    return [i for i, t in enumerate(trees) if any(t.key(k) not in table for k in range(len(t.branches)))]
+
+
+def store(live: Reference, batches: Iterable[Batch], folder: Path, key: str) -> dict[str, np.ndarray]:
+    """The reference's log-probs of batches, scored one after the other and written to the folder on the way.
+
+    An idle batch is scored and not kept.
+    """
+    table: dict[str, np.ndarray] = {}
     new: dict[str, np.ndarray] = {}
     tokens = 0
-    for members in pack([t.n_tokens for t in missing], budget):
-        batch = collate([missing[i] for i in members], sharing, device)
-        new |= _by_key(batch, live.score(batch).token_logps)
+    for batch in batches:
+        token_logps = live.score(batch).token_logps
+        if batch.idle:
+            continue
+        new |= _by_key(batch, token_logps)
         tokens += batch.n_tokens
         if tokens >= _TOKENS_PER_FILE:
             table |= _written(folder, key, new)
             new, tokens = {}, 0
-    return Cached(table | _written(folder, key, new))
+    return table | _written(folder, key, new)
 
 
-def cache_key(model: Any, *, sharing: Sharing, dtype: str, fresh_adapter: bool = False) -> str:
+def cache_key(
+    model: Any,
+    *,
+    sharing: Sharing,
+    dtype: str,
+    fresh_adapter: bool = False,
+    whole: Callable[[Mapping[str, Tensor]], Iterable[tuple[str, Tensor]]] = Mapping.items,
+) -> str:
     """SHA-256 over what the reference's numbers depend on besides the tokens: weights, architecture, dtype, layout.
 
     A fresh adapter does not enter, since it is off in the reference.
 
     Args:
         dtype: number format of the forward pass as it is in effect, ``fp32`` or ``bf16``, never ``auto``.
+        whole: gives tensors that lie in pieces on several ranks whole, one after the other.
     """
     adapters = {} if fresh_adapter else _adapters(model)
     about = [_CACHE_FORMAT, sharing, dtype, _architecture(model.config), adapters]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
     weights = _base_weights(model) if fresh_adapter else model.state_dict().items()
-    for name, value in sorted(weights, key=lambda pair: pair[0]):
+    for name, value in whole(dict(sorted(weights, key=lambda pair: pair[0]))):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

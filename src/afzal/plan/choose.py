@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from afzal.errors import AfzalError
 from afzal.plan.hardware import Device
 from afzal.plan.job import RECOMPUTE, Job, Layout, Recompute, tokens_at_once
-from afzal.plan.memory import USABLE, Moment, fits, loading, peak, why_whole
+from afzal.plan.memory import USABLE, Moment, fits, loading, peak
 from afzal.plan.speed import Assumptions, Times, Traffic, executed_flops, times, traffic, updates, useful_flops
 from afzal.plan.work import Lengths
 
@@ -170,14 +170,14 @@ def does_not_fit(job: Job, layout: Layout, device: Device) -> AfzalError:
     """What to say when memory is short: by how much, the largest term, and the flag that makes it smaller."""
     moment, start = peak(job, layout, device), loading(job, layout, device)
     if start.total > USABLE * device.memory >= moment.total:
-        reason = why_whole(job)
+        alone = layout.shards * layout.tensor == 1
         return AfzalError(
             f"{start.total / 1e9:.1f} GB per device are needed to load the model, and "
             f"{USABLE * device.memory / 1e9:.1f} GB of {device.name} are available",
             where=job.shape.name,
-            why=f"every rank loads the whole model in float32 ({reason})" if reason else "one device loads all of it",
-            remedy="a device with more memory, or a smaller model"
-            + ("; more devices do not help" if reason else ", or several devices, of which each reads its own pieces"),
+            why="one device loads all of it in float32" if alone else "a share of it, and one gathered block",
+            remedy="a device with more memory, a smaller model, or "
+            + ("several devices, of which each reads its own pieces" if alone else "more devices"),
         )
     term, size = max(moment.terms.items(), key=lambda item: item[1])
     return AfzalError(

@@ -52,14 +52,13 @@ def peak(job: Job, layout: Layout, device: Device) -> Moment:
 
 def loading(job: Job, layout: Layout, device: Device) -> Moment:
     """Before the first update. On one device the model is loaded in float32, and with bf16 the float32 masters are made
-    beside it. Of several ranks each reads its own pieces, or, where pieces cannot be read, loads the whole model, which
-    is cut when all is made. A quantised model is loaded as it is kept.
+    beside it. Of several ranks each reads its own pieces. A quantised model is loaded as it is kept.
     """
     e, kept = float(compute_bytes(job)), states(job, layout)
     overhead = {"overhead": device.reserve}
     if job.frozen != "dtype":
         return Moment("loading", {"weights": kept["weights"]} | overhead)
-    if layout.shards * layout.tensor > 1 and not why_whole(job):
+    if layout.shards * layout.tensor > 1:
         ends = embedding_parameters(job.shape) * (1 if job.shape.tied or job.method.scalar else 2)
         once = e * (block_parameters(job.shape) + ends) / layout.tensor if layout.shards > 1 else 0.0
         terms = {"weights": kept["weights"], "gathered": once}
@@ -72,15 +71,8 @@ def loading(job: Job, layout: Layout, device: Device) -> Moment:
     if job.shape.towers:
         terms["towers"] = 4.0 * job.shape.towers
     if job.has_value_model:
-        terms["value model"] = states(job, Layout())["value model"]  # before it is cut
-    if layout.shards * layout.tensor > 1 and job.reference == "live" and not job.rank:
-        terms["reference"] = e * parameters(job.shape)
+        terms["value model"] = kept["value model"]
     return Moment("loading", terms | overhead)
-
-
-def why_whole(job: Job) -> str:
-    """Why each of several ranks loads the whole model, as ``afzal train`` has it; empty where it reads its pieces."""
-    return "reference=cached" if job.reference == "cached" else ""
 
 
 def fits(job: Job, layout: Layout, device: Device) -> bool:

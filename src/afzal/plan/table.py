@@ -7,7 +7,7 @@ from typing import Any
 
 from afzal.plan.choose import Plan
 from afzal.plan.job import tokens_at_once, tokens_per_update, trained_parameters
-from afzal.plan.memory import USABLE, why_whole
+from afzal.plan.memory import USABLE
 from afzal.plan.shapes import parameters
 
 _OF_AN_UPDATE = ("compute", "shards", "tensor", "replicas", "optimiser")
@@ -91,9 +91,7 @@ def assumptions(plan: Plan) -> list[str]:
             f"and {device.inter / 1e9:g} GB/s per device between nodes"
         )
         found.append("several devices as PyTorch's FSDP2 shares them, which afzal train uses under torchrun")
-        reason = why_whole(job)
-        whole = f"every device holds the whole model in float32 before it is cut ({reason})"
-        found.append(f"loading: {whole if reason else 'every device reads its own pieces'}")
+        found.append("loading: every device reads its own pieces")
     if job.reference == "cached":
         found.append("the reference's log-probs are computed once, before the first update")
     if job.shape.family not in ("llama", "mistral", "qwen2"):

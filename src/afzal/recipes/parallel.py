@@ -163,7 +163,7 @@ def why_whole(config: TrainConfig) -> str:
     folder = config.policy.adapter_from if config.policy is not None else None
     if folder is not None and (why := why_reads_base(model_folder(folder))):
         return f"the adapter {folder} {why}"
-    return "reference=cached" if config.referenced is not None and config.referenced.reference == "cached" else ""
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

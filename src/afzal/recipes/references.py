@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,20 @@ from afzal.model.reference import (
     Frozen,
     Offloaded,
     Reference,
+    absent,
     cache_key,
     cached,
     live_reference,
     offloaded,
+    store,
+    stored,
 )
 from afzal.prepare import Prepared
 from afzal.recipes import memory, parallel
+from afzal.tokens import Tree
 from afzal.train import ranks
-from afzal.train.feed import Layout, cost_of_tree
+from afzal.train.feed import Layout
+from afzal.train.pieces import full
 from afzal.train.precision import Weights
 from afzal.train.shard import Sharded
 
@@ -83,14 +89,37 @@ def reference_of(
     trees = [*prepared.train, *prepared.evaluation, *prepared.train_mismatched, *prepared.evaluation_mismatched]
     if prepared.recipe.shows_pieces:
         trees += [t.in_pieces() for t in trees if t.media]
-    key = cache_key(model, sharing=layout.sharing, dtype=dtype, fresh_adapter=fresh)
+    about = {"sharing": layout.sharing, "dtype": dtype, "fresh_adapter": fresh}
+    key = ranks.agreed(cache_key(model, **about, whole=full))  # rank 0 alone sees pieces whole
     live = AdapterOff(model) if fresh else Frozen(model)
-    about = {"key": key, "sharing": layout.sharing, "budget": layout.tokens_per_forward, "device": layout.device}
-    if ranks.world() > 1:  # each scores its share into files of its own; then all read everything
-        share = ranks.divide([cost_of_tree(t, layout.width) for t in trees], ranks.world())[ranks.rank()]
-        cached(live, [trees[i] for i in share], folder, **about)
-        ranks.wait()
-    return cached(live, trees, folder, **about)
+    if ranks.world() > 1:
+        made = _cached_together(live, trees, folder, key, layout)
+        parallel.let_go(model)
+        return made
+    return cached(
+        live, trees, folder, key=key, sharing=layout.sharing, budget=layout.tokens_per_forward, device=layout.device
+    )
+
+
+def _cached_together(live: Reference, trees: Sequence[Tree], folder: Path, key: str, layout: Layout) -> Cached:
+    """As :func:`afzal.model.reference.cached`, over several ranks: each scores its share of what the folder lacks into
+    files of its own; then all read everything.
+
+    Raises:
+        AfzalError: a rank does not see what the others have written; on all ranks.
+    """
+    lacking = ranks.agreed(absent(trees, stored(folder, key)))  # one answer: passes are made together
+    store(live, layout.passes([trees[i] for i in lacking]), folder, key)
+    ranks.wait()
+    table = stored(folder, key)
+    blind = [r for r, missing in enumerate(ranks.gather(bool(absent(trees, table)))) if missing]
+    if blind:
+        raise AfzalError(
+            f"rank {blind[0]} does not see all reference log-probs that the ranks have written",
+            where=str(folder),
+            remedy="put the folder where every machine sees it, on a shared file system",
+        )
+    return Cached(table)
 
 
 def start_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -74,15 +74,27 @@ class Layout:
         Layers are gathered from all ranks for every pass, so that all need equally many: a rank with fewer gets idle
         ones, copies of the smallest tree.
         """
-        if self.world == 1 or not trees:
-            return self.batches(trees), []
+        split = self._shares(trees)
+        return list(self._passes(split)), [t for r, share in enumerate(split) if r != self.rank for t in share]
+
+    def passes(self, trees: Sequence[Tree]) -> Iterator[Batch]:
+        """The micro-batches of :meth:`own`, made one after the other: those of a whole data set need not be in memory
+        at once."""
+        return self._passes(self._shares(trees))
+
+    def _shares(self, trees: Sequence[Tree]) -> list[list[Tree]]:
+        if self.world == 1:
+            return [list(trees)]
         shares = ranks.divide([cost_of_tree(t, self.width) for t in trees], self.world)
-        split = [[trees[i] for i in members] for members in shares]
-        passes = max(len(_bins(share, self.sharing, self.tokens_per_forward)) for share in split)
-        mine = self.batches(split[self.rank])
-        smallest = min(trees, key=lambda t: t.n_tokens)
-        idle = [replace(collate([smallest], self.sharing, self.device), idle=True) for _ in range(passes - len(mine))]
-        return mine + idle, [t for r, share in enumerate(split) if r != self.rank for t in share]
+        return [[trees[i] for i in members] for members in shares]
+
+    def _passes(self, split: Sequence[Sequence[Tree]]) -> Iterator[Batch]:
+        bins = [_bins(share, self.sharing, self.tokens_per_forward) for share in split]
+        for members in bins[self.rank]:
+            yield collate([split[self.rank][i] for i in members], self.sharing, self.device)
+        for _ in range(max(map(len, bins)) - len(bins[self.rank])):
+            smallest = min((t for share in split for t in share), key=lambda t: t.n_tokens)
+            yield replace(collate([smallest], self.sharing, self.device), idle=True)
 
 
 class Updates(Protocol):
