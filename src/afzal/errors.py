@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 
 class AfzalError(Exception):
@@ -25,3 +26,13 @@ class AfzalError(Exception):
             (label, re.sub(r"\n[ ]*", "\n       ", text)) for label, text in (("why", why), ("try", remedy)) if text
         )
         super().__init__(head + "".join(f"\n  {label}: {text}" for label, text in said))
+
+
+def near(path: str | Path) -> str:
+    """``did you mean X?`` of a path that is not there, where its folder holds a name like it; else nothing."""
+    from difflib import get_close_matches
+
+    path = Path(path)
+    names = [f.name for f in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = get_close_matches(path.name, names, n=1, cutoff=0.7)
+    return f"did you mean {path.parent / close[0]}?" if close else ""

@@ -92,6 +92,10 @@ def test_version(capsys: pytest.CaptureFixture[str]):
 
 SAID = {
     "trian": "error: unknown command 'trian' (did you mean train?)\n  try: afzal --help\n",
+    "dpo --model M": "error: unknown command 'dpo'\n  try: afzal train dpo ...\n",
+    "Train dpo": "error: unknown command 'Train' (did you mean train?)\n  try: afzal --help\n",
+    "aggregate a --by mode": "error: Invalid value for '--by': 'mode' is not one of 'mean', 'jeffreys', 'majority', "
+    "'dawid_skene', 'crowd_bt', 'gold' (see afzal aggregate --help)\n",
     "xyzzy": "error: unknown command 'xyzzy'\n  try: afzal --help\n",
     "--bogus": "error: unknown option --bogus (see afzal --help)\n",
     "generate --model M --n x": "error: -n: n cannot be 'x'; wanted: a whole number of at least 1\n",
@@ -108,6 +112,8 @@ SAID = {
     "train dpo --model M --data D --lr fast": "error: --lr: lr cannot be 'fast'; wanted: a number of at least 0\n",
     "train dpo --model M": "error: the setting 'data' is missing\n"
     "  try: data: Training data: a file, a folder or a hub id; the format is detected.\n",
+    "iterate --model M --prompts P": "error: reward is missing: a reward model's folder, module:function, "
+    "file.py:function, or people\n",
     "generate --model M": "error: give either prompt (a text) or prompts (a file)\n",
     "demo --model M": "error: --model and --data go together\n  try: give both, or neither\n",
 }
@@ -117,6 +123,15 @@ SAID = {
 def test_what_is_said_about_a_wrong_command_line(line: str, capsys: pytest.CaptureFixture[str]):
     assert main(line.split()) == 2
     assert capsys.readouterr() == ("", SAID[line])
+
+
+def test_a_slip_in_the_path_of_a_run_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "stories").mkdir(parents=True)
+    assert main(["train", "runs/storeis", "--resume"]) == 2
+    assert capsys.readouterr().err == (
+        "error: 'runs/storeis' is neither a method nor a file\n  try: did you mean runs/stories?\n"
+    )
 
 
 class OutOfMemoryError(RuntimeError):

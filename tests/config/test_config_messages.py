@@ -140,6 +140,12 @@ FILES = {
         "  run.yaml:4: lr cannot be 'fast'; wanted: a number of at least 0\n"
         "  run.yaml:5: seed cannot be -1; wanted: a whole number of at least 0 and below 9.22337e+18",
     ),
+    "a file for another command": (
+        HEAD + "".join(f"unheard_of_{k}: 1\n" for k in range(12)),
+        "12 settings are wrong:\n"
+        + "".join(f"  run.yaml:{4 + k}: unknown setting 'unheard_of_{k}'\n" for k in range(10))
+        + "  and 2 more",
+    ),
     "unknown method": (
         "method: dpoo\nmodel: M\n",
         "run.yaml:1: unknown method 'dpoo' (did you mean dpo?)\n"
@@ -209,3 +215,11 @@ def test_python_values_get_the_same_words():
     with pytest.raises(AfzalError) as caught:
         config.make("dpo", model="M", data="D", bata=3)
     assert str(caught.value) == "unknown setting 'bata' (did you mean beta?)"
+
+
+def test_a_slip_in_the_path_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("judge.yaml").write_text("kind: rule\n")
+    with pytest.raises(AfzalError) as refused:
+        config.read_file("jugde.yaml")
+    assert refused.value.remedy == "did you mean judge.yaml?"

@@ -270,6 +270,16 @@ def test_values_of_another_type_in_every_row_are_told(tmp_path):
     assert "'chosen' is a number (1)" in error(path).why
 
 
+def test_a_slip_in_a_name_of_columns_is_told(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"q": "Q", "chosen": "a", "rejected": "b", "topic": "t"}\n')
+    with pytest.raises(AfzalError) as said:
+        read(path, columns={"promt": "q"})
+    assert str(said.value) == "columns: no format reads a field 'promt'\n  try: did you mean prompt?"
+    (item,) = read(path, columns={"prompt": "q", "category": "topic"}).items  # names of other uses are free
+    assert item.extra["category"] == "t"
+
+
 def test_columns_reach_into_objects_and_refuse_unknown_names(tmp_path):
     path = put(tmp_path, "a.jsonl", lines([{"x": {"q": "Q"}, "good": "a", "bad": "b"}]))
     dataset = read(path, columns={"prompt": "x.q", "chosen": "good", "rejected": "bad"})

@@ -589,7 +589,8 @@ def test_lists_of_one_length_are_columns_even_where_one_is_called_data(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("name", "mark", "marks"), [("a.csv", ";", "semicolons"), ("a.csv", "\t", "tabs"), ("a.tsv", ",", "commas")]
+    ("name", "mark", "marks"),
+    [("a.csv", ";", "semicolons"), ("a.csv", "\t", "tabs"), ("a.csv", "|", "bars"), ("a.tsv", ",", "commas")],
 )
 def test_a_table_with_another_separator_says_so(tmp_path, name, mark, marks):
     (tmp_path / name).write_text(f"prompt{mark}chosen{mark}rejected\nq{mark}a{mark}b\n")

@@ -12,6 +12,7 @@ import pytest
 
 from afzal.cli import main
 from afzal.errors import AfzalError
+from afzal.folders import load
 from afzal.folders.kinds import is_adapter
 from afzal.model.load import load_model, load_tokenizer
 from afzal.model.reward import load_reward_model
@@ -33,6 +34,21 @@ def place(tmp_path_factory) -> Path:
 
 def test_there_are_more_than_forty_folders():
     assert len(make.BROKEN) >= 40
+
+
+def test_a_slip_in_a_models_name_is_told(tmp_path, monkeypatch):
+    def unreachable(path: str, **options: object) -> Path:
+        raise OSError("no network")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(load, "local_folder", unreachable)
+    (tmp_path / "my-model").mkdir()
+    with pytest.raises(AfzalError) as said:
+        load.find_folder("my-modle")
+    assert str(said.value) == (
+        "there is no folder 'my-modle', and the hub gave no model of that name\n"
+        "  why: no network\n  try: did you mean my-model?"
+    )
 
 
 def opened(folder: str, base: str) -> None:

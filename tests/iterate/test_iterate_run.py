@@ -14,7 +14,8 @@ from afzal import api, config, data, recipes, runs
 from afzal.cli import main
 from afzal.errors import AfzalError
 from afzal.iterate import stages
-from afzal.records import preferences
+from afzal.iterate.prompts import place, slice_of
+from afzal.records import Item, preferences, prompt_key
 from afzal.runs import stage
 
 REWARD = '''
@@ -92,6 +93,18 @@ def test_no_prompt_is_in_two_rounds_nor_held_out(whole):
     sets.append({row["prompt"] for row in lines(whole / "rounds" / "000" / "measured.jsonl")})
     assert [len(s) for s in sets] == [10, 10, 4]
     assert len(set().union(*sets)) == 24
+
+
+@pytest.mark.parametrize("held_out", [12, 400])
+def test_every_round_holds_out_its_share_of_pairs(held_out):
+    """The order of prompts is what a split by the run's own seed draws, so a round's training splits by another one."""
+    items = {prompt_key(item): item for k in range(2000) if (item := Item(str(k), f"prompt {k}", ()))}
+    order = [items[key] for key in sorted(items, key=lambda key: place(key, 0))][held_out:]
+    given = config.IterateConfig(model="m", prompts="p", reward="r:f")
+    for number in (1, 2, 3):
+        part = slice_of(order, number, len(order) // 3, again=False)
+        _, held = data.split(part, 0.1, stages.training(given, number, "m", "d", "o").seed)
+        assert 0.06 < len(held) / len(part) < 0.14
 
 
 def test_every_answer_is_paired_or_rejected_with_a_reason(whole):

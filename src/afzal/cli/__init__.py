@@ -83,9 +83,10 @@ class LazyGroup(HelpfulGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         """The real command in place of its stand-in."""
         if args[0] not in self.commands and not args[0].startswith("-"):
-            from afzal.config import suggestion
+            from afzal.config import METHODS, suggestion
 
-            raise AfzalError(f"unknown command {args[0]!r}{suggestion(args[0], self.commands)}", remedy="afzal --help")
+            what = f"unknown command {args[0]!r}{suggestion(args[0], self.commands)}"
+            raise AfzalError(what, remedy=f"afzal train {args[0]} ..." if args[0] in METHODS else "afzal --help")
         name, _, rest = super().resolve_command(ctx, args)
         return name, _load(args[0]), rest
 
@@ -232,7 +233,8 @@ def _usage(error: Any) -> str:
     hint = f" (see {ctx.command_path} --help)" if ctx else ""
     flag = getattr(error, "option_name", None)
     if ctx is None or flag is None or not hasattr(error, "possibilities"):
-        return error.format_message().splitlines()[0].rstrip(".") + hint
+        said = error.format_message().splitlines()[0].rstrip(".")
+        return said.replace(": Value error, ", ": ") + hint  # Typer's words for a choice that there is not
     from afzal.config import suggestion
 
     names = [name for p in ctx.command.params for name in p.opts]

@@ -85,9 +85,10 @@ def sentence(field: FieldInfo) -> str:
     text = " ".join([field.description or "", *([f"One of {', '.join(choices)}."] if choices else [])])
     if field.is_required():
         return f"{text} Required."
-    if field.default in (None, "", {}) or isinstance(field.default, bool):
+    if field.default in (None, "", {}) or field.default is False:
         return text
     shown = setting(field.default) if isinstance(field.default, float) else field.default
+    shown = "true" if shown is True else shown
     return f"{text} Default {shown}."
 
 

@@ -13,7 +13,7 @@ from afzal.cli import CONTEXT, HelpfulGroup, start
 from afzal.cli.files import path_of, settings_of
 from afzal.cli.flags import given, parameters, with_parameters
 from afzal.cli.report import ended
-from afzal.errors import AfzalError
+from afzal.errors import AfzalError, near
 
 
 class MethodGroup(HelpfulGroup):
@@ -41,8 +41,9 @@ def _unknown(word: str) -> AfzalError:
         return AfzalError(
             f"{word!r} is an objective, not a method", remedy=f"afzal train prefer --objective {name} ..."
         )
-    what = f"{word!r} is neither a method nor a file{config.suggestion(name, [*config.METHODS, *REGISTRY])}"
-    return AfzalError(what, remedy=f"afzal train {'|'.join(config.METHODS)} ..., or afzal train FILE.yaml")
+    hint = config.suggestion(name, [*config.METHODS, *REGISTRY])
+    ways = f"afzal train {'|'.join(config.METHODS)} ..., or afzal train FILE.yaml"
+    return AfzalError(f"{word!r} is neither a method nor a file{hint}", remedy=(not hint and near(word)) or ways)
 
 
 def _command(method: str, base: Sequence[config.Setting]) -> Any:

@@ -67,7 +67,11 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     """`` (did you mean X?)``, or nothing when no known word is near."""
     known = list(known)
     foreign = FOREIGN.get(word)
-    near = [foreign] if foreign in known else get_close_matches(word, known, n=5)
+    near = (
+        [foreign]
+        if foreign in known
+        else get_close_matches(word, known, n=5) or get_close_matches(word.lower(), known, n=5)
+    )
     if not near:
         return ""
     # Slips rarely hit the first letter: of two equally near words, take the one that shares it.
@@ -151,12 +155,16 @@ def _inside(kind: type[BaseModel], loc: Sequence[Any], detail: Any, path: str, s
     return f"{path}: {key} cannot be {_shown(detail['input'])}; {said or f'wanted: {_allowed(field)}'}"
 
 
+_SHOWN = 10
+
+
 def joined(faults: Sequence[AfzalError]) -> AfzalError:
     """One error out of several."""
     if len(faults) == 1:
         return faults[0]
-    lines = "\n".join(f"  {line}" for fault in faults for line in str(fault).splitlines())
-    return AfzalError(f"{len(faults)} settings are wrong:\n{lines}")
+    lines = [f"  {line}" for fault in faults[:_SHOWN] for line in str(fault).splitlines()]
+    more = [f"  and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []  # a file for another command
+    return AfzalError("\n".join([f"{len(faults)} settings are wrong:", *lines, *more]))
 
 
 def _shown(value: Any) -> str:

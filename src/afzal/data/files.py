@@ -13,7 +13,7 @@ from typing import Any
 
 from afzal.data.fields import Row
 from afzal.data.jsontext import Fault, Raw, first_fault, read_array, read_lines, refuse_foreign_text, unfolded
-from afzal.errors import AfzalError
+from afzal.errors import AfzalError, near
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 MAX_UNPACKED = 4 * 2**30  # bytes
@@ -43,7 +43,7 @@ def refuse_missing(source: str | Path) -> None:
     path = Path(source).expanduser()
     is_hub = isinstance(source, str) and _HUB.fullmatch(source) and not source.endswith((*KINDS, ".gz"))
     if not (path.is_dir() or path.is_file() or is_hub):
-        raise AfzalError(f"no such file or folder: {source}", remedy=_near(path) or f"check the path; {_HUB_HELP}")
+        raise AfzalError(f"no such file or folder: {source}", remedy=near(path) or f"check the path; {_HUB_HELP}")
 
 
 def kind_of_file(path: Path) -> str:
@@ -128,7 +128,7 @@ def _is_lines(stream: io.BufferedReader, kind: str, name: str) -> bool:
     return kind == ".jsonl" or not newline or bool(first.rstrip().endswith(b"}") and rest.strip())
 
 
-_MARKS = {";": "semicolons", "\t": "tabs", ",": "commas"}
+_MARKS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 
 
 def _table(stream: io.BufferedReader, name: str, separator: str) -> Iterator[Raw]:
@@ -142,7 +142,7 @@ def _table(stream: io.BufferedReader, name: str, separator: str) -> Iterator[Raw
         raise AfzalError(f"the header is not a table row: {error}", where=f"{name}:1") from None
     if twice := [column for column in header if header.count(column) > 1]:
         raise AfzalError(f"column '{twice[0]}' occurs twice in the header", where=f"{name}:1", remedy="rename one")
-    others = [mark for mark in ";\t," if mark in header[0]] if len(header) == 1 else []
+    others = [mark for mark in _MARKS if mark in header[0]] if len(header) == 1 else []
     if others:
         raise AfzalError(
             f"the header is one cell with {_MARKS[others[0]]} in it: {header[0]!r}",
@@ -315,15 +315,6 @@ def _hidden(file: Path, root: Path) -> bool:
 
 
 _NOT_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "state.json", "config.json", "package.json"})
-
-
-def _near(path: Path) -> str:
-    from difflib import get_close_matches
-
-    folder = path.parent
-    names = [f.name for f in folder.iterdir()] if folder.is_dir() else []
-    close = get_close_matches(path.name, names, n=1, cutoff=0.7)
-    return f"did you mean {folder / close[0]}?" if close else ""
 
 
 def _first_line(error: BaseException) -> str:

@@ -102,6 +102,7 @@ class Reading:
         self.source, self.rows, self.losses = str(source), 0, Losses()
         self._columns, self._strict, self._lenient = dict(columns or {}), format is None, on_error == "drop"
         self._page = Said()
+        _refuse_slips(self._columns.keys() - asked.names)
         stream = _structured(renamed_rows(self._raws(source, max_unpacked), self._columns))
         head = list(islice(stream, SAMPLE_ROWS))
         sound = [raw for raw in head if isinstance(raw.value, Mapping)]
@@ -322,6 +323,14 @@ def _row_id(row: Row) -> str:
 
 _IDS = ("id", "prompt_id", "uid", "question_id", "idx", "message_tree_id")
 _ANY_ID = frozenset(_IDS)  # a set is looked up by the fewer names of the row
+
+
+def _refuse_slips(names: Iterable[str]) -> None:
+    """Refuse a name that no format reads, if it is nearly one that a format does."""
+    known = frozenset().union(*(entry.used() for entry in FORMATS))
+    for name in sorted(set(names) - known):
+        if close := get_close_matches(name.lower(), known, n=1, cutoff=0.85):
+            raise AfzalError(f"columns: no format reads a field {name!r}", remedy=f"did you mean {close[0]}?")
 
 
 def _chosen(name: str, sample: list[Row]) -> Format:

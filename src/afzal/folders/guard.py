@@ -13,8 +13,10 @@ _HIDDEN_REPORT = "above report"  # transformers points at a table that its log l
 
 
 @contextmanager
-def guarded(path: str) -> Iterator[None]:
+def guarded(path: str, what: str = "", remedy: str = "") -> Iterator[None]:
     """Errors that a library raises inside the block are reported as faults of the folder at ``path``.
+
+    ``what`` and ``remedy`` take the place of the usual words.
 
     transformers, PEFT, tokenizers and safetensors raise exceptions of many types for a broken folder. Only calls of
     libraries belong inside, so that no mistake of Afzal is taken for one of the folder.
@@ -27,9 +29,10 @@ def guarded(path: str) -> Iterator[None]:
         if not _is_about_the_folder(error):
             raise
         raise AfzalError(
-            f"{path!r} does not load",
+            what or f"{path!r} does not load",
             why=reason(error),
-            remedy="pass a folder with config.json, safetensors weights and a tokenizer, or a reachable hub id",
+            remedy=remedy
+            or "pass a folder with config.json, safetensors weights and a tokenizer, or a reachable hub id",
         ) from error
 
 

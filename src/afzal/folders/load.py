@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from afzal.errors import AfzalError
+from afzal.errors import AfzalError, near
 from afzal.folders import voxtral
 from afzal.folders.adapted import enlarge, refuse_unfit
 from afzal.folders.fit import refuse_counts, refuse_ids_without_rows, refuse_misfit, refuse_other_tokens
@@ -392,9 +392,12 @@ def load_peft(base: Any, folder: str, **settings: Any) -> Any:
 
 
 def _local(path: str, **options: Any) -> Path:
-    if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise AfzalError(f"model folder {path!r} does not exist", remedy="check --model; a hub id looks like org/name")
-    with guarded(path):
+    if Path(path).exists():
+        return Path(path)
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        remedy = near(path) or "check --model; a hub id looks like org/name"
+        raise AfzalError(f"model folder {path!r} does not exist", remedy=remedy)
+    with guarded(path, f"there is no folder {path!r}, and the hub gave no model of that name", near(path)):
         return local_folder(path, **options)
 
 

@@ -105,7 +105,11 @@ def ask(config: IterateConfig, speaker: Speaker) -> Questions:
 
 
 def place(key: str, seed: int) -> str:
-    """What the prompt of a key (:func:`afzal.records.prompt_key`) is sorted by."""
+    """What the prompt of a key (:func:`afzal.records.prompt_key`) is sorted by.
+
+    It is what a split draws (`data.splitting`): the first prompts, which are held out, are those that trainings on the
+    same rows with this seed hold out too.
+    """
     return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
 
 

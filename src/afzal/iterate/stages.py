@@ -314,6 +314,9 @@ def training(
         given |= {"eval_fraction": 0.0}
     if config.reference == "initial" and number > 1 and _needs_reference(config):
         given["reference"] = config.model
+    # Prompts are taken in the order of what a split draws for them (prompts.place). A split by the same seed would find
+    # all that it holds out in the first round, or among the prompts of no round, and nearly nothing in the others.
+    given["seed"] = _seed(config.seed, "training") % 2**32
     return make("prefer", model=start, data=data, out=out, clean=False, sample_tokens=config.max_new_tokens, **given)
 
 
