@@ -37,6 +37,9 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
 """The navigation. A page of `docs/` that is in no chapter is a warning of Sphinx, and so an error."""
 
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
+_PICTURE = re.compile(
+    r'<img src="([^"]+)"[^>]* alt="([^"]+)">'
+)  # as HTML for its width; Sphinx copies Markdown's alone
 _LANGUAGES = {".py": "python", ".yml": "yaml", ".yaml": "yaml", ".toml": "toml", ".j2": "text", ".txt": "text"}
 _READMES = ("README.md", "benchmarks/README.md", "examples/README.md")
 _METHOD = re.compile(r"(?<![\[`\w])`(\w+)`(?![\]`\w])")
@@ -101,6 +104,7 @@ def rewritten(path: str) -> tuple[str, list[str]]:
     if path == "docs/choosing.md":
         known = {name: f"methods/{name}.md" for name in pages.METHODS}
         text = outside_code(text, lambda line: _METHOD.sub(lambda m: _named(m, known), line))
+    text = outside_code(text, lambda line: _PICTURE.sub(r"![\2](\1)", line))
     text = outside_code(text, lambda line: _LINK.sub(link, line) if "methods/" not in line else line)
     orphan = "" if path.startswith("docs/") else "---\norphan: true\n---\n\n"
     return orphan + text, linked

@@ -25,3 +25,8 @@ def __getattr__(name: str) -> Any:
     if name == "fit":
         return import_module("afzal.api").fit
     raise AttributeError(f"module 'afzal' has no attribute {name!r}; the commands are functions of afzal.api")
+
+
+def __dir__() -> list[str]:
+    """What tab completion and ``help`` list: also what is imported when it is first asked for."""
+    return sorted({*globals(), *__all__})

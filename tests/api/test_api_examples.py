@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from helpers_runs import model_folder, pair_file
 
 import afzal
-from afzal import api
+from afzal import api, config
 from afzal.cli import VERBS
 from benchmarks import guide
 
@@ -75,6 +76,16 @@ def test_every_command_has_its_function():
     there = {"import" if name == "import_config" else name for name in api.__all__ if callable(getattr(api, name))}
     assert set(VERBS) - there == {"chat"}  # a conversation at the terminal
     assert afzal.fit is api.fit is api.train
+    assert {"fit", "api"} <= set(dir(afzal))  # for tab completion and help
+
+
+@pytest.mark.parametrize("name", "annotate ask board export fit generate iterate plan revise score".split())  # noqa: SIM905
+def test_settings_that_a_docstring_names_are_settings(name: str):
+    kinds = config.CONFIGS.values() if name == "fit" else [getattr(config, f"{name.capitalize()}Config")]
+    said = (inspect.getdoc(getattr(api, name)) or "").partition("on the command line: ")[2].partition("\n\n")[0]
+    named = set(re.findall(r"``(\w+)``", said))
+    assert named
+    assert named <= {key for kind in kinds for key in kind.model_fields}
 
 
 def test_every_public_function_says_what_it_takes_and_raises():

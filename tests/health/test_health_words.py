@@ -47,6 +47,16 @@ def test_nothing_learned_in_few_steps_is_called_so():
     assert verdict(found).word == "not healthy"
     assert verdict(found).sentence.startswith("Nothing was learned")
     assert found[0].change == {"lr": 1e-3}  # tenfold
+    assert "about tenfold" in found[0].remedy
+
+
+def test_a_rate_that_was_far_too_small_is_raised_by_more_than_tenfold():
+    """As the note before the run has it: 6 updates at 1e-6 on 10,000 weights have a pace of 6e-4, and need 1."""
+    metrics = [{**m, **({"lr": 1e-6} if m["kind"] == "train" else {})} for m in curve("loss", LN2, 0.6925)]
+    facts = told(config=rr.config("dpo", lr=1e-6), model={"trainable": 10_000}, step=6)
+    found = [d for d in diagnose(metrics, facts) if d.code == "nothing_moved"]
+    assert found[0].change == {"lr": 2e-3}
+    assert "raise lr (now 1e-6) to about 0.002" in found[0].remedy
 
 
 def test_weights_that_did_not_move_are_called_so():

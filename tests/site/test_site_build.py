@@ -46,6 +46,7 @@ def test_every_link_leads_to_a_file_of_the_site(build: ModuleType, written: Path
                 broken.append(f"{page.relative_to(written)}: {target}")
     assert broken == []
     assert (written / "source" / "src" / "afzal" / "objectives" / "kl.py.md").is_file()  # that docs/ links to
+    assert "](../frontier.svg)" in (written / "source" / "about.md").read_text("utf-8")  # HTML in the README
 
 
 def test_every_page_is_in_the_navigation_once(build: ModuleType):

@@ -46,8 +46,8 @@ def fit(
         on_evaluation: called after every evaluation, with the held-out metrics.
         on_end: called with the finished run.
         settings: the keys of the configuration, as on the command line: ``out``, ``beta``, ``lr`` (per update),
-            ``batch_size`` (items per update), ``max_tokens``, ... ``reward``, ``watch_reward``, ``objective``,
-            ``constraint`` and ``constraint_score`` may be Python functions.
+            ``batch_size`` (items per update), ``max_tokens``, ... ``reward``, ``objective``, ``constraint``
+            and ``constraint_score`` may be Python functions.
 
     Returns:
         The run. Its folder is a model that `transformers` loads.
@@ -98,7 +98,7 @@ def iterate(
         resume: continue the rounds in ``out``, also after they have waited for labels.
         on_step: called after every logged update of a round's training, as by :func:`fit`; ``progress.path`` is the
             round's own run, and ``progress.stop("why")`` ends the round's training and then the rounds.
-        settings: as on the command line: ``out``, ``rounds``, ``n``, ``beta``, ``kl_budget`` (nats), ...
+        settings: as on the command line: ``out``, ``rounds``, ``n``, ``lr``, ``kl_budget`` (nats), ...
 
     Returns:
         The run of all rounds. Each round's policy is below its folder; ``facts()["best"]`` is the path of the one to

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from afzal.health.curves import Curves, Diagnosis, whole
-from afzal.text import interval, is_number, number, plural, signed
+from afzal.health.pace import faster, pace
+from afzal.text import interval, is_number, number, plural, setting, signed
 
 CHANCE = 0.5
 WIDE_INTERVAL = 0.10  # half width of the accuracy's 95% interval
@@ -66,6 +67,9 @@ def _stuck(c: Curves) -> Diagnosis | None:
     if any(pair is not None and abs(pair[1] - pair[0]) >= limit for pair, limit in limits):
         return None
     also = f", the margin from {number(margin[0])} to {number(margin[1])}" if margin else ""
+    factor = faster(_pace(c))
+    change = c.times_lr(factor)
+    by = f"to about {setting(change['lr'])}" if change and factor > 10 else "about tenfold"
     updates = c.facts.get("step")
     took = f" in {plural(int(updates), 'update')} at {c.named('lr')}" if is_number(updates) else ""
     return Diagnosis(
@@ -75,10 +79,20 @@ def _stuck(c: Curves) -> Diagnosis | None:
         f"The loss went from {number(loss[0])} to {number(loss[1])}{also}{took}. The steps were too few or too small.",
         f"loss changed by less than {MOVED_LOSS:.0%} of its first value, margin by less than {MOVED_MARGIN}, chosen "
         f"log-prob by less than {MOVED_LOGP} nats",
-        f"raise {c.named('lr')} about tenfold, or make more updates (a smaller batch_size, more epochs)",
+        f"raise {c.named('lr')} {by}, or make more updates (a smaller batch_size, more epochs)",
         evidence={"first": loss[0], "last": loss[1]},
-        change=c.times_lr(10),
+        change=change,
     )
+
+
+def _pace(c: Curves) -> float:
+    """The pace of a run (:mod:`afzal.health.pace`) from its logged learning rates; 0 where it is not known."""
+    rates, steps, model = [v for _, v in c.points("train", "lr")], c.facts.get("step"), c.facts.get("model")
+    weights = model.get("trainable") if isinstance(model, Mapping) else None
+    if not (rates and is_number(steps) and is_number(weights)):
+        return 0.0
+    mean = sum(rates) / len(rates)
+    return pace(int(steps), lambda _: mean, int(weights))
 
 
 def _accuracy(c: Curves, last: Mapping[str, Any], bounds: tuple[float, float]) -> Diagnosis:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from afzal import drops, runs
 from afzal.config import TrainConfig, advice
+from afzal.health.pace import pace_note
 from afzal.prepare import Prepared, prepare
 from afzal.recipes import meta, online
-from afzal.recipes.pace import pace_note
 from afzal.recipes.setup import Setup, steps_of
 from afzal.text import plural
 from afzal.train import ranks

@@ -1,4 +1,4 @@
-"""Will a run's updates move its weights at all? Said before the first of them."""
+"""Will a run's updates move its weights at all? Said before the first of them, and after the last."""
 
 from __future__ import annotations
 
@@ -28,9 +28,14 @@ def pace_note(steps: int, lr: Callable[[int], float], weights: int) -> str:
     if found >= LEAST_PACE or not found:
         return ""
     peak = max(lr(step) for step in range(steps))
-    enough = float(f"{peak * 10 * LEAST_PACE / found:.0e}")
+    enough = float(f"{peak * faster(found):.0e}")
     return (
         f"{plural(steps, 'update')} at lr {setting(peak)} will hardly move {weights:,} weights, and nothing measurable "
         "will be learned: make more updates (a smaller batch_size, more epochs), or keep their number and raise lr to "
         f"about {setting(enough)}"
     )
+
+
+def faster(found: float) -> float:
+    """By how much to raise the learning rate of a run with this pace, in which nothing was learned: tenfold or more."""
+    return max(10.0, 10 * LEAST_PACE / found) if found else 10.0

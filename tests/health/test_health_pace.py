@@ -9,7 +9,7 @@ import pytest
 from helpers_runs import settings
 
 from afzal import config, recipes, runs
-from afzal.recipes.pace import LEAST_PACE, pace, pace_note
+from afzal.health.pace import LEAST_PACE, pace, pace_note
 
 
 def test_the_pace_is_the_sum_of_the_rates_times_the_root_of_the_weights():
