@@ -75,6 +75,31 @@ def test_a_judge_of_the_order_alone_is_at_a_half():
     assert board.separable == board.pairs == 1
 
 
+def test_two_items_on_which_a_judge_is_right_do_not_make_it_perfect():
+    gold = {"p": "first", "q": "second"}
+    right = [Verdict(item, item, "x", "y", gold[item], "right", 0) for item in gold]
+    wrong = [Verdict(item, item, "x", "y", MIRRORED[gold[item]], "wrong", 0) for item in gold]
+    board = judge.of_judges(Verdicts(right + wrong, gold), resamples=50)
+    best, worst = board.lines
+    assert (best.accuracy.value, best.accuracy.low) == (1.0, pytest.approx(0.342, abs=1e-3))
+    assert (worst.accuracy.value, worst.accuracy.high) == (0.0, pytest.approx(0.658, abs=1e-3))
+    assert board.separable == 0
+    said = judge.judges_as_plain(board, "x")["findings"][0]
+    assert "right is first, but not told apart from wrong" in said
+
+
+def test_judges_that_are_level_share_a_rank():
+    gold = {"p": "first", "q": "second", "r": "first"}
+    said = [Verdict(item, item, "x", "y", gold[item], name, 0) for name in ("b", "a") for item in gold]
+    said += [Verdict(item, item, "x", "y", "tie", "c", 0) for item in gold]
+    lines = judge.of_judges(Verdicts(said, gold), resamples=50).lines
+    assert [(x.name, x.rank, x.best_rank, x.worst_rank) for x in lines] == [
+        ("b", 1, 1, 2),
+        ("a", 1, 1, 2),
+        ("c", 3, 3, 3),
+    ]
+
+
 def test_judges_need_the_truth():
     with pytest.raises(AfzalError, match="needs the truth"):
         judge.of_judges(verdicts(("a", "b", "win")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from afzal.config.judging import ScoreVerdict
 from afzal.judge.replies import by_choice, by_json, by_score
 
 CHOICES = {"A": "first", "B": "second", "TIE": "tie"}
@@ -18,6 +19,20 @@ CHOICES = {"A": "first", "B": "second", "TIE": "tie"}
         ("  VERDICT:   B  \n\n", "second"),
         ("VERDICT: A\nOn second reading:\nVERDICT: A", "first"),
         ("one\r\nVERDICT: B\r\n", "second"),
+        # as models dress a line
+        ("**VERDICT: A**", "first"),
+        ("**VERDICT:** B", "second"),
+        ("Verdict: **A**", "first"),
+        ("### Verdict: `TIE`", "tie"),
+        ("__VERDICT: B__\n\n", "second"),
+        ("verdict: a", "first"),
+        ("VERDICT: A.", "first"),
+        ("VERDICT: [[B]]", "second"),
+        ('VERDICT: "Tie"', "tie"),
+        ("VERDICT： B", "second"),
+        ("```\nVERDICT: A\n```", "first"),
+        ("Verdict: a close call, though B has more facts.\n\n**VERDICT: B**", "second"),
+        ("**VERDICT: A**\nOn second reading:\nVERDICT: A", "first"),
     ],
 )
 def test_a_last_line_is_a_verdict(reply, outcome):
@@ -33,17 +48,22 @@ NO_VERDICT = [
     "Both are equal",
     "I cannot help with that.",
     "VERDICT: C",
-    "VERDICT: a",
     "VERDICT:",
     "VERDICT: A or B",
-    "VERDICT: A.",
     "VERDICT: A VERDICT: B",
     "The verdict: A",
-    "verdict: A",
     "VERDICT A",
-    "VERDICT: [[A]]",
-    "**VERDICT: A**",
     "> VERDICT: A",
+    "> **VERDICT: A**",
+    "- VERDICT: A or B",
+    "**VERDICT: A or B**",
+    "**VERDICT: A**?",
+    "VERDICT: **A**, but only just",
+    "**VERDICT: A**\n**VERDICT: B**",
+    "Verdict: B\n\n**VERDICT: A**",
+    "VERDICT: **A** or **TIE**\nVERDICT: A",
+    "**VERDICT:**",
+    "**Verdict: A** is my answer",
     "VERDICT: A\nI hope this helps.",
     "VERDICT: A\nVERDICT: B",
     "VERDICT: B\n\nVERDICT: TIE",
@@ -70,6 +90,14 @@ def test_anything_else_is_no_verdict_and_says_why(reply):
     reading = by_choice(reply, CHOICES)
     assert reading.outcome == "none"
     assert reading.why
+
+
+def test_words_that_differ_in_capitals_or_brackets_alone_stay_apart():
+    choices = {"A": "first", "a": "second", "[a]": "tie"}
+    for word, outcome in choices.items():
+        assert by_choice(f"**VERDICT: {word}**", choices).outcome == outcome
+    assert by_choice("VERDICT: A", {"a": "first", "[A]": "second"}).outcome == "first"
+    assert by_choice("VERDICT: Aa", {"AA": "first", "aa": "second"}).outcome == "none"
 
 
 @pytest.mark.parametrize("finish", ["length", "content_filter", "tool_calls", ""])
@@ -124,7 +152,12 @@ def test_a_field_of_a_field():
 def test_scores():
     pattern = r"SCORE: (\d+(?:\.\d+)?)"
     assert by_score("good\nSCORE: 7.5", pattern).score == 7.5
+    assert by_score("good\n\n**SCORE:** 7.5", pattern).score == 7.5
+    assert by_score("**SCORE: 7**\n**SCORE: 8**", pattern).score is None
     for reply in ("SCORE: 7\nSCORE: 8", "SCORE: 7\nreally", "SCORE: seven", "7", "SCORE: 7/10"):
         assert by_score(reply, pattern).score is None
+    for reply in ("SCORE: 7", "**Score: 7**", "SCORE: 7/10"):
+        assert by_score(reply, ScoreVerdict().pattern).score == 7
+    assert by_score("SCORE: 7/100", ScoreVerdict().pattern).score is None
     assert by_score("SCORE: 1e999", r"SCORE: (\S+)").score is None
     assert by_score("SCORE: nan", r"SCORE: (\S+)").score is None

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers_runs import model_folder, one_thread
 
 from afzal import data
 from afzal.cli import main
@@ -177,3 +178,21 @@ def test_people_count_for_the_named_model_whichever_side_it_stands_on():
     alone = against.of_people([first], pairs_of([first]), labels_on([first], pairs_of([first])))
     assert alone is not None
     assert (alone["win_rate"]["value"], alone["agreement"]) == (1.0, None)
+
+
+def test_a_model_beside_itself_answers_by_other_random_numbers(tmp_path, capsys):
+    """A win rate is of independent answers; with the same random numbers every pair here would be one text twice."""
+    for name in ("ours", "theirs"):
+        model_folder(tmp_path / name)
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"Say {k}"}) + "\n" for k in range(6)))
+    line = ["judge", str(tmp_path / "ours"), "--against", str(tmp_path / "theirs"), "--judge", "rule:longest"]
+    line += ["--prompts", str(tmp_path / "prompts.jsonl"), "--max-new-tokens", "8", "--out", str(tmp_path / "out")]
+    with one_thread():
+        assert main(line) == 0
+        rows = (tmp_path / "out" / "rows.jsonl").read_bytes()
+        assert main([*line, "--json"]) == 0
+    assert capsys.readouterr().err.count("its answers are read from") == 2
+    assert (tmp_path / "out" / "rows.jsonl").read_bytes() == rows
+    answers = [[r.turns for r in item.responses] for item in data.read(str(tmp_path / "out" / "rows.jsonl")).items]
+    assert len(answers) == 6
+    assert all(a != b for a, b in answers)

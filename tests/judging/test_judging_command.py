@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers_runs import model_folder, one_thread
+from helpers_served import scripted
 
 from afzal import data, judging
 from afzal.cli import main
@@ -321,3 +322,24 @@ def test_a_reward_model_judges_on_the_device_of_all_other_scoring(tmp_path, monk
     spec.write_text(f"kind: reward\nmodel: {model_folder(tmp_path / 'rm')}\n")
     judging.judge_items(str(spec), items, cache=tmp_path / "c.sqlite", resamples=10)
     assert seen == ["device of auto"]
+
+
+def test_replies_that_could_not_be_read_stand_on_the_page(tmp_path):
+    """One of each reason first, and of a long one its end."""
+    said = iter(["VERDICT: A or B", "I <b>refuse</b>.", "x" * 5000 + "\nthe end", "VERDICT: A or B"] + ["no"] * 20)
+    with scripted() as server:
+        server.says = lambda body: next(said)
+        spec = tmp_path / "judge.yaml"
+        spec.write_text(f"kind: http\nurl: {server.url}\nmodel: m\nconcurrency: 1\n")
+        assert judge(rows(tmp_path / "rows.jsonl", votes=False), tmp_path / "out", "--judge", str(spec)) == 0
+    texts = json.loads((tmp_path / "out" / "judge_card.json").read_text())["texts"][1:]
+    assert [each["text"][-20:] for each in texts] == [
+        "VERDICT: A or B",
+        "I <b>refuse</b>.",
+        "x" * 12 + "\nthe end",
+        "VERDICT: A or B",
+        "no",
+    ]
+    assert texts[0]["title"] == "A reply without a verdict: the verdict 'A or B' is not one of A, B, TIE (r0)"
+    assert len(texts[2]["text"]) < 2100
+    assert "I &lt;b&gt;refuse&lt;/b&gt;." in (tmp_path / "out" / "judge_card.html").read_text()

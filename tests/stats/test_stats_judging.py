@@ -264,3 +264,26 @@ def test_means_of_a_table_that_is_mostly_empty_are_those_of_the_table():
     np.testing.assert_allclose(sparse.drawn, whole.drawn)
     assert sparse.n_prompts == whole.n_prompts
     assert np.isnan(sparse.values[4])
+
+
+def test_a_difference_that_is_the_same_on_every_prompt_is_not_certain():
+    """Resamples of prompts that all differ alike have no width; Wilson's interval of all hits bounds them."""
+    for n, apart in ((2, False), (3, False), (4, True), (30, True)):
+        table = np.stack([np.ones(n), np.zeros(n)], 1)
+        gap = judging.column_means(table, range(n), resamples=20).difference(0, 1)
+        assert (gap.value, gap.high) == (1.0, 1.0)
+        assert gap.low == pytest.approx(2 * n / (n + 1.959964**2) - 1)  # Wilson's lower end of n hits, as a difference
+        assert (gap.low > 0) == apart
+    halves = judging.mean_difference(np.array([-0.5, np.nan, -0.5]), ["a", "b", "c"], resamples=20, seed=0)
+    assert (halves.value, halves.low, halves.n) == (-0.5, -0.5, 2)
+    assert halves.high == pytest.approx(0.158, abs=1e-3)
+    level = judging.mean_difference(np.zeros(5), range(5), resamples=20, seed=0)
+    assert (level.low, level.high) == (0, 0)
+
+
+def test_shares_of_columns_are_score_intervals_over_prompts():
+    table = np.array([[1.0, 1.0], [1.0, 0.0], [np.nan, 0.5]])
+    full, half = judging.column_shares(table, ["a", "b", "b"])
+    assert (full.value, full.high, full.n) == (1.0, 1.0, 2)
+    assert full.low == pytest.approx(2 / (2 + 1.959964**2))
+    assert half.value == 0.5

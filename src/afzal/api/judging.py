@@ -49,7 +49,7 @@ def judge(
         against: another model's answers to the same prompts, or a run.
         prompts: prompts that the runs ``data`` and ``against`` answer before they are judged.
         n: answers per prompt (default 1), at ``temperature`` (default 1; 0 is greedy), of at most ``max_new_tokens``
-            tokens (default 256), drawn with ``seed``.
+            tokens (default 256), drawn with ``seed``, each model by random numbers of its own.
         people: votes of people on the same pairs, to compare the judges with.
         cache: file of a server's replies.
         resamples: of whole prompts, for the intervals.
@@ -97,8 +97,9 @@ def judge(
         refuse_no_model([s for s in (*sources, other) if s is not None])
         drawing = Drawing(**drawn)
         asked, place = as_path(prompts, "prompts"), folder / "answers"
-        sources = [answers_of(source, asked, drawing, place, say) for source in sources]
-        other = answers_of(other, asked, drawing, place, say) if other is not None else None
+        runs = list(sources)
+        sources = [answers_of(source, asked, drawing, place, say) for source in runs]
+        other = answers_of(other, asked, drawing, place, say, beside=runs) if other is not None else None
     if not judges:
         if (waiting := _for_people(judging.read_items(sources[0], other), folder)) is not None:
             return waiting

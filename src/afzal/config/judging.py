@@ -43,7 +43,9 @@ class JsonVerdict(BaseModel, frozen=True, extra="forbid"):
 class ScoreVerdict(BaseModel, frozen=True, extra="forbid"):
     """Each answer is judged alone, and the last line of the reply holds its score."""
 
-    pattern: str = Field(r"SCORE: (\d+(?:\.\d+)?)", description="What the last line must be; its group is the score.")
+    pattern: str = Field(
+        r"(?i:SCORE): (\d+(?:\.\d+)?)(?:/10)?", description="What the last line must be; its group is the score."
+    )
     order: Literal["larger", "smaller"] = Field("larger", description="Which score is better.")
 
     @field_validator("pattern")

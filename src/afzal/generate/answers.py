@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from afzal.config import GenerateConfig
@@ -26,7 +26,13 @@ class Drawing:
 
 
 def answers_of(
-    source: str, prompts: str, drawing: Drawing, folder: Path, say: Callable[[str], None] = lambda line: None
+    source: str,
+    prompts: str,
+    drawing: Drawing,
+    folder: Path,
+    say: Callable[[str], None] = lambda line: None,
+    *,
+    beside: Sequence[str] = (),
 ) -> str:
     """The file of a model's answers to the prompts of a file; where ``source`` is a file of answers, that file.
 
@@ -35,8 +41,12 @@ def answers_of(
     Answers are kept in ``folder`` under a hash of the model, the prompts and how they are drawn: the same call reads
     them back, and a file is there only when it is whole.
 
+    Random numbers follow from the seed and the model: with the same ones two similar models would write many of the
+    same texts, and a win rate is that of independent answers.
+
     Args:
         source: the folder of a model or a finished run, the YAML file of a server, or a file of answers.
+        beside: what its answers are set against. Where the same model is among them, it draws once more.
 
     Raises:
         AfzalError: the model or the prompts cannot be read.
@@ -44,7 +54,10 @@ def answers_of(
     model = Path(source)
     if not _answers(source):
         return source
-    what = json.dumps([content_hash(source), content_hash(prompts), asdict(drawing)], sort_keys=True)
+    content = content_hash(source)
+    again = any(_answers(other) and content_hash(other) == content for other in beside)
+    seed = drawing.seed ^ int(content[:15], 16) ^ (again << 60)
+    what = json.dumps([content, content_hash(prompts), asdict(drawing), seed], sort_keys=True)
     stem = model.stem if is_server(source) else model.resolve().name
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in stem)
     file = folder / hashlib.sha256(what.encode()).hexdigest()[:16] / f"{name}.jsonl"
@@ -55,7 +68,7 @@ def answers_of(
     part = file.with_suffix(".part")
     part.unlink(missing_ok=True)
     say(f"{source}: answers are sampled to the prompts of {prompts}")
-    generate(GenerateConfig(model=source, prompts=prompts, out=str(part), **asdict(drawing)))
+    generate(GenerateConfig(model=source, prompts=prompts, out=str(part), **asdict(replace(drawing, seed=seed))))
     part.replace(file)
     return str(file)
 

@@ -120,8 +120,9 @@ def ruling(game: Game, asking: Asking, given: Sequence[Reply]) -> Ruling:
     """What the replies of a game say, in the numbering of its pair."""
     tokens = sum(r.tokens_in for r in given), sum(r.tokens_out for r in given)
     readings = [asking.read(reply) for reply in given]
-    if why := next((r.why for r in readings if r.why), ""):
-        return Ruling("none", why=why, tokens=tokens)
+    why, unread = next(((r.why, g.text) for r, g in zip(readings, given, strict=True) if r.why), ("", ""))
+    if why:
+        return Ruling("none", why=why, tokens=tokens, unread=unread)
     if not asking.alone:
         return Ruling(as_shown(game, readings[0].outcome)[0], tokens=tokens)
     one, two = (r.score for r in readings)

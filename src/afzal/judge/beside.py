@@ -67,14 +67,13 @@ def _share(values: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | 
     return figure(known) | {"pairs": len(rows)}
 
 
-def _mean(values: np.ndarray, prompts: Sequence[Hashable], *, resamples: int, seed: int) -> dict[str, Any] | None:
-    """The mean of ``[N, R]`` over what is known, with an interval over prompts, and the number of ``pairs``."""
+def _difference(values: np.ndarray, prompts: Sequence[Hashable], **drawn: int) -> dict[str, Any] | None:
+    """The mean of ``[N, R]`` paired differences, with an interval over prompts, and the number of ``pairs``."""
     rows, columns = np.nonzero(np.isfinite(values))
     if not len(rows):
         return None
-    flat, of = values[rows, columns][:, None], [prompts[r] for r in rows.tolist()]
-    means = judging.column_means(flat, of, resamples=resamples, seed=seed)
-    return figure(means.interval(0)) | {"pairs": len(rows)}
+    of = [prompts[r] for r in rows.tolist()]
+    return figure(judging.mean_difference(values[rows, columns], of, **drawn)) | {"pairs": len(rows)}
 
 
 def _with_majority(judged: np.ndarray, labels: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any]:
@@ -119,7 +118,7 @@ def _with_the_rest(judged: np.ndarray, labels: np.ndarray, prompts: Sequence[Has
     return {
         "with_the_mode_of_others": _share(known(judge), prompts),
         "ceiling": _share(known(ceiling), prompts),
-        "minus_ceiling": _mean(known(judge - ceiling), prompts, **drawn),
+        "minus_ceiling": _difference(known(judge - ceiling), prompts, **drawn),
     }
 
 
@@ -205,6 +204,6 @@ def own_answers(
             both = np.where(np.isfinite(gap), reference, np.nan)
             found["beside"][name] = {
                 "share": _share(both[:, None], prompts),
-                "difference": _mean(gap[:, None], prompts, **drawn),
+                "difference": _difference(gap[:, None], prompts, **drawn),
             }
     return found

@@ -15,7 +15,7 @@ from afzal.judge import beside
 from afzal.judge.debate import Protocol, quotes
 from afzal.judge.games import Game, Pair, Ruling
 from afzal.judge.labels import Labels
-from afzal.judge.plain import points
+from afzal.judge.plain import figure, points
 from afzal.judge.summary import codes
 from afzal.records import Item, prompt_key
 from afzal.stats import judging
@@ -46,15 +46,12 @@ def beside_controls(
     found: dict[str, Any] = {"quotes": quotes(said[0])}
     for control in controls:
         theirs = codes(pairs, control.games, control.rulings)[1]
-        line: dict[str, Any] = {
-            "judge": control.name,
-            "same": _figure((ours == theirs).astype(float), prompts, **drawn),
-        }
+        line: dict[str, Any] = {"judge": control.name, "same": _share((ours == theirs).astype(float), prompts)}
         line["no_verdict"] = sum(r.outcome == "none" for r in control.rulings)
         if people is not None and (people.table >= 0).any():
             equal = [_by_pair(beside.equal_labels(each, people)) for each in (ours, theirs)]
-            line["agreement"] = _figure(equal[1], prompts, **drawn)
-            line["difference"] = _figure(equal[0] - equal[1], prompts, **drawn)
+            line["agreement"] = _share(equal[1], prompts)
+            line["difference"] = _difference(equal[0] - equal[1], prompts, **drawn)
         found[control.protocol] = line
     return found
 
@@ -66,15 +63,12 @@ def _by_pair(equal: np.ndarray) -> np.ndarray:
         return np.where(given, equal, 0.0).sum(1) / given.sum(1)
 
 
-def _figure(values: np.ndarray, prompts: Sequence[Hashable], *, resamples: int, seed: int = 0) -> dict[str, Any] | None:
-    use = np.isfinite(values)
-    if not use.any():
-        return None
-    means = judging.column_means(
-        values[use][:, None], [p for p, u in zip(prompts, use, strict=True) if u], resamples=resamples, seed=seed
-    )
-    known = means.interval(0)
-    return {"value": known.value, "low": known.low, "high": known.high, "n": known.n}
+def _share(values: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | None:
+    return figure(judging.column_shares(values[:, None], prompts)[0]) if np.isfinite(values).any() else None
+
+
+def _difference(values: np.ndarray, prompts: Sequence[Hashable], **drawn: int) -> dict[str, Any] | None:
+    return figure(judging.mean_difference(values, prompts, **drawn)) if np.isfinite(values).any() else None
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:

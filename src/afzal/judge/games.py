@@ -72,12 +72,14 @@ class Ruling:
         outcome: ``none`` where the judge gave no verdict, and then ``why``.
         p_first: probability that the first answer is better, for judges that state one.
         tokens: asked and answered.
+        unread: the reply that says no verdict, where there is one.
     """
 
     outcome: Outcome
     p_first: float | None = None
     why: str = ""
     tokens: tuple[int, int] = (0, 0)
+    unread: str = ""
 
 
 Judge = Callable[[Sequence[Game]], Sequence[Ruling]]

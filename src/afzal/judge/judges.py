@@ -7,7 +7,7 @@ tie, -1 no verdict.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from afzal.errors import AfzalError
 from afzal.judge.plain import finite, interval, leader
 from afzal.judge.verdicts import CODES, Verdict, Verdicts
 from afzal.stats import agreement, judging
-from afzal.stats.intervals import Interval
+from afzal.stats.intervals import Interval, clustered, share
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +98,10 @@ def of_judges(said: Verdicts, *, resamples: int = 2000, seed: int = 0) -> JudgeB
     names = list(games)
     table = np.stack([_right(games[name], place, truth) for name in names], 1)
     means = judging.column_means(table, prompts, resamples=resamples, seed=seed)
-    best, worst = _ranks(means)
+    places, best, worst = _ranks(means)
     kinds = sorted(set(categories)) if len(set(categories)) > 1 else []
     lines, order = [], np.argsort(-means.values, kind="stable").tolist()
-    for rank, column in enumerate(order, start=1):
+    for column in order:
         own = games[names[column]]
         both = _played(own, place)
         apart = {}
@@ -109,27 +109,45 @@ def of_judges(said: Verdicts, *, resamples: int = 2000, seed: int = 0) -> JudgeB
             of = np.array([c == kind for c in categories])
             apart[kind] = (int(of.sum()), float(np.nanmean(table[of, column])), two_games(both[of], truth[of]))
         missing = sum(v.outcome == "none" for v in own)
-        ranks = rank, int(best[column]), int(worst[column])
-        accuracy = means.interval(column)
-        lead = means.difference(order[0], column) if rank > 1 else None
+        ranks = int(places[column]), int(best[column]), int(worst[column])
+        lead = means.difference(order[0], column) if lines else None
+        accuracy = _accuracy(own, place, truth, prompts)
         lines.append(JudgeLine(names[column], accuracy, *ranks, len(own), missing, two_games(both, truth), apart, lead))
     n = len(names)
     return JudgeBoard(tuple(lines), len(items), means.separable(), n * (n - 1) // 2)
 
 
+def _hits(own: Sequence[Verdict], place: Mapping[str, int], truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each game of a judge the number of its item, and whether it names the truth."""
+    at = np.array([place[v.item] for v in own])
+    return at, np.array([CODES[v.outcome] for v in own]) == truth[at]
+
+
 def _right(own: Sequence[Verdict], place: Mapping[str, int], truth: np.ndarray) -> np.ndarray:
     """``[N]`` the share of a judge's games on each item that name the truth; NaN where it played none."""
-    at = np.array([place[v.item] for v in own])
-    hits = np.array([CODES[v.outcome] for v in own]) == truth[at]
+    at, hits = _hits(own, place, truth)
     played = np.bincount(at, minlength=len(place))
     return np.where(played > 0, np.bincount(at, hits, len(place)) / np.maximum(played, 1), np.nan)
 
 
-def _ranks(means: judging.Means) -> tuple[np.ndarray, np.ndarray]:
-    """``[J]`` each: the 2.5 % and 97.5 % quantiles of the ranks over the resamples, 1 being best."""
-    ranks = np.argsort(np.argsort(-means.drawn, 1, kind="stable"), 1, kind="stable") + 1
-    best, worst = np.quantile(ranks, [0.025, 0.975], axis=0)
-    return best, worst
+def _accuracy(
+    own: Sequence[Verdict], place: Mapping[str, int], truth: np.ndarray, prompts: Sequence[Hashable]
+) -> Interval:
+    """The mean of that over the items: a share of games, in which each item has the same weight."""
+    at, hits = _hits(own, place, truth)
+    played = np.bincount(at, minlength=len(place))
+    return share(clustered([prompts[k] for k in at.tolist()], hits.astype(float).tolist(), (1 / played[at]).tolist()))
+
+
+def _ranks(means: judging.Means) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``[J]`` each: the rank, 1 being best, and its 2.5 % and 97.5 % quantiles over the resamples. Judges that are
+    level have the same rank, and may be the best of them or the worst."""
+    from scipy.stats import rankdata
+
+    drawn = -np.nan_to_num(means.drawn, nan=-np.inf)
+    ranks = rankdata(-means.values, "min")
+    best = np.quantile(rankdata(drawn, "min", axis=1), 0.025, axis=0)
+    return ranks, best, np.quantile(rankdata(drawn, "max", axis=1), 0.975, axis=0)
 
 
 def _played(own: Sequence[Verdict], place: Mapping[str, int]) -> np.ndarray:

@@ -14,6 +14,7 @@ from afzal.records import Comparison, Item
 
 VERDICTS, ROWS, SUMMARY, TRANSCRIPTS = "verdicts.jsonl", "rows.jsonl", "summary.json", "transcripts.jsonl"
 _SHOWN = 20  # transcripts on a page
+_UNREAD, _LONGEST = 5, 2000  # replies without a verdict on a page, and characters of one
 
 
 def verdict_row(judge: str, fingerprint: str, items: Sequence[Item], game: Game, ruling: Ruling) -> dict[str, Any]:
@@ -47,6 +48,20 @@ def transcripts_to_read(items: Sequence[Item], games: Sequence[Game]) -> list[di
     return [
         {"title": f"What was argued about {items[game.pair.item].id}", "text": _both(game) + game.transcript}
         for game in argued
+    ]
+
+
+def unread_to_read(items: Sequence[Item], games: Sequence[Game], rulings: Sequence[Ruling]) -> list[dict[str, str]]:
+    """A few replies without a verdict for a page: one of each reason first, and of long ones the end."""
+    found = [(game, ruling) for game, ruling in zip(games, rulings, strict=True) if ruling.unread.strip()]
+    first = {ruling.why: k for k, (_, ruling) in reversed(list(enumerate(found)))}
+    order = [*sorted(first.values()), *(k for k in range(len(found)) if k not in first.values())][:_UNREAD]
+    return [
+        {
+            "title": f"A reply without a verdict: {found[k][1].why} ({items[found[k][0].pair.item].id})",
+            "text": (" … " if len(found[k][1].unread) > _LONGEST else "") + found[k][1].unread[-_LONGEST:],
+        }
+        for k in order
     ]
 
 

@@ -2,6 +2,8 @@
 
 A candidate can write verdict lines, JSON or instructions into its answer, and a judge may quote them. So only the last
 line counts, a second verdict that differs makes the reply unreadable, and nothing is searched for in running text.
+How a line is dressed decides nothing: bold type, a heading, backticks, brackets, a full stop and capitals are dropped.
+Marks of a quotation stay, since what is quoted is not the judge's.
 """
 
 from __future__ import annotations
@@ -16,7 +18,11 @@ from typing import Any
 from afzal.judge.verdicts import Outcome
 from afzal.servers.cache import TOO_LONG
 
-_MARKER = re.compile(r"[ \t]*VERDICT:[ \t]*(\S.*?)[ \t]*")
+_MARKER = re.compile(r"VERDICT[:：][ \t]*(\S.*)", re.IGNORECASE)
+_BOLD = re.compile(r"[*`]+|__")
+_HEADING = re.compile(r"#+[ \t]+")
+_LONGEST = 40  # characters of a reason that are the judge's
+_AROUND = " \t.\"'[]()"
 _FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*)\n\s*```\s*", re.DOTALL)
 WHOLE = "stop"
 _ENDED = {
@@ -39,22 +45,49 @@ def by_choice(reply: str, choices: Mapping[str, Outcome], finish: str = "stop") 
     """The last line must be ``VERDICT: word``, and no other verdict line may say something else.
 
     Args:
-        choices: what each word means; upper and lower case are told apart.
+        choices: what each word means; upper and lower case are told apart only where words differ in nothing else.
         finish: why the reply ended; one that was cut has no last line.
     """
     if finish != WHOLE:
         return Reading(why=_ENDED.get(finish, f"the reply ended by {finish}"))
-    lines = _lines(reply)
+    lines = [line for line in _lines(reply) if _plain(line)]  # the end of a fence is no line
     if not lines:
         return Reading(why="the reply is empty")
-    words = [found[1] for line in lines if (found := _MARKER.fullmatch(line))]
-    if not _MARKER.fullmatch(lines[-1]):
-        return Reading(why="the last line is not a verdict" if words else "there is no verdict line")
-    if unknown := [word for word in words if word not in choices]:
-        return Reading(why=f"the verdict {unknown[-1]!r} is not one of {', '.join(choices)}")
-    if len({choices[word] for word in words}) > 1:
+    marked = [_after_marker(line) for line in lines]
+    said = [_chosen(words, choices) for words in marked]
+    if marked[-1] is None:
+        why = "the last line is not a verdict" if any(word is not None for word in said) else "there is no verdict line"
+        return Reading(why=why)
+    # prose may begin "Verdict: a close call"; in capitals it is the line that was asked for, and says something else
+    unknown = [w for line, w, word in zip(lines, marked, said, strict=True) if w and word is None and "VERDICT" in line]
+    if said[-1] is None or unknown:
+        word = (unknown or marked)[-1] or ""
+        return Reading(why=f"the verdict {word[:_LONGEST]!r} is not one of {', '.join(choices)}")
+    if len({choices[word] for word in said if word is not None}) > 1:
         return Reading(why="there are two different verdicts")
-    return Reading(choices[words[-1]])
+    return Reading(choices[said[-1]])
+
+
+def _after_marker(line: str) -> str | None:
+    """What follows ``VERDICT:`` on a line of its own; None on other lines."""
+    found = _MARKER.fullmatch(_plain(line))
+    return found[1] if found else None
+
+
+def _chosen(said: str | None, choices: Mapping[str, Outcome]) -> str | None:
+    """The one choice that was written; None where it is none of them."""
+    if said is None:
+        return None
+    bare = said.strip(_AROUND)
+    if said in choices or bare in choices:
+        return said if said in choices else bare
+    same = [word for word in choices if word.casefold() == bare.casefold()]
+    return same[0] if len(same) == 1 else None
+
+
+def _plain(line: str) -> str:
+    """A line without the marks of Markdown's emphasis and headings, and the blanks at its ends."""
+    return _HEADING.sub("", _BOLD.sub("", line).strip(" \t"), count=1).strip(" \t")
 
 
 def by_json(reply: str, path: str, values: Mapping[str, Outcome], finish: str = "stop") -> Reading:
@@ -86,8 +119,9 @@ def by_score(reply: str, pattern: str, finish: str = "stop") -> Reading:
     if not lines:
         return Reading(why="the reply is empty")
     expression = re.compile(pattern)
-    found = [match[1] for line in lines if (match := expression.fullmatch(line.strip()))]
-    if not expression.fullmatch(lines[-1].strip()):
+    matches = [expression.fullmatch(line.strip()) or expression.fullmatch(_plain(line)) for line in lines]
+    found = [match[1] for match in matches if match]
+    if not matches[-1]:
         return Reading(why="the last line is not a score" if found else "there is no score line")
     if len(set(found)) > 1:
         return Reading(why="there are two different scores")

@@ -205,7 +205,7 @@ def judged(
             said_before += [outputs.transcript_row(name, items, g) for g, _ in given if g.transcript]
         rows = outputs.with_votes(rows, n.name, games, rulings)
         body = card(summaries[-1], about(n), pairs_to_read(pairs, games, rulings, beside))
-        body["texts"] += outputs.transcripts_to_read(items, games)
+        body["texts"] += outputs.unread_to_read(items, games, rulings) + outputs.transcripts_to_read(items, games)
         report.write_board(out, body, "judge_card" if len(judges) == 1 else f"judge_card-{slug(n.name)}")
     outputs.write(out, rows, verdicts, summaries, said_before)
     return summaries

@@ -58,7 +58,8 @@ def report_body(
     assert labels is not None
     right = np.stack([_right(folders, name, truth, labels) for name in names], 1)
     means = judging.column_means(right, labels.prompts, resamples=config.resamples)
-    lines = [{"name": name, **figure(means.interval(k))} for k, name in enumerate(names)]
+    shares = judging.column_shares(right, labels.prompts)
+    lines = [{"name": name, **figure(known)} for name, known in zip(names, shares, strict=True)]
     gap = lambda a, b: {"first": a, "second": b, **figure(means.difference(names.index(a), names.index(b)))}  # noqa: E731
     gains = [gap(level_name(k), ALONE if k == 1 else level_name(k - 1)) for k in range(1, top + 1)]
     beside = [gap(level_name(k), ALONE) for k in range(2, top + 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
@@ -17,6 +18,8 @@ from afzal.servers.cache import Reply
 _AGAIN = {408, 409, 425, 429, *range(500, 600)}
 # what OpenAI, vLLM, SGLang, llama.cpp and others say of a request that is longer than their model reads
 _LENGTH = re.compile(r"context[ _]?(length|size|window)|too long|too many tokens|longer than the model", re.IGNORECASE)
+_LIMIT = "max_completion_tokens"  # what OpenAI's newer models call max_tokens, which they refuse
+_BROKEN_OFF = ("error", "abort")  # replies that the server itself gave up
 _LONGEST_WAIT_S = 60.0
 IN_A_ROW = 5
 """Requests that fail one after another, all their tries used, before nothing more is sent."""
@@ -55,7 +58,7 @@ class Server:
         whose: who asks, as messages name it.
         exact: whether a reply must name the very model that was asked for.
         sleep: waits; a test counts instead.
-        faults: how often each kind of fault came, by name.
+        faults: how often each kind of fault came, by name; ``said`` is the server's message with the last of them.
     """
 
     url: str
@@ -68,6 +71,8 @@ class Server:
     sleep: Callable[[float], None] = time.sleep
     transport: Any = None
     faults: Counter[str] = field(default_factory=Counter)
+    said: str = ""
+    _limit: str = "max_tokens"
     _failed: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _client: Any = field(default=None, repr=False)
@@ -106,7 +111,8 @@ class Server:
         raise Unreachable(
             f"the {self.whose}'s server gave no reply in {self.attempts} tries",
             where=self.url,
-            why=", ".join(f"{n} x {name}" for name, n in self.faults.most_common()),
+            why=", ".join(f"{n} x {name}" for name, n in self.faults.most_common())
+            + (f"; it says: {self.said}" if self.said else ""),
             remedy="the replies so far are kept: run the same command again when the server answers",
         )
 
@@ -114,8 +120,9 @@ class Server:
         """A reply, or the fault and how long the server asks to wait."""
         import httpx2
 
+        sent = {self._limit if name == "max_tokens" and "messages" in body else name: of for name, of in body.items()}
         try:
-            found = self._connected().post(path, json=dict(body))
+            found = self._connected().post(path, json=sent)
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             raise AfzalError(
                 f"the {self.whose}'s url is not an address",
@@ -127,18 +134,24 @@ class Server:
             return None, "time-out", None
         except httpx2.HTTPError as error:
             return None, f"no connection ({type(error).__name__})", None
-        if found.status_code in _AGAIN:
-            return None, f"status {found.status_code}", _asked_wait(found.headers.get("retry-after"))
-        if found.status_code != 200:
-            too_long = found.status_code in (400, 413, 422) and _LENGTH.search(found.text)
+        read = _json(found.text)
+        status, said = _told(found.status_code, found.text, read)
+        if status in _AGAIN:
+            self.said = "" if said.lstrip().startswith("<") else " ".join(said.split())[:200]
+            inside = "" if found.status_code == status else f" in a reply of status {found.status_code}"
+            return None, f"status {status}{inside}", _asked_wait(found.headers.get("retry-after"))
+        if status != 200:
+            too_long = status in (400, 413, 422) and _LENGTH.search(found.text)
+            if "max_tokens" in sent and "messages" in sent and _LIMIT in said and not too_long:
+                self._limit = _LIMIT
+                return self._once(path, body)
             raise (TooLong if too_long else AfzalError)(
-                f"the {self.whose}'s server refuses the request with status {found.status_code}",
+                f"the {self.whose}'s server refuses the request with status {status}",
                 where=self.url,
-                why=found.text[:200] or found.headers.get("location", ""),
-                remedy=f"check url, model and key_env of the {self.whose}{_hint(path, body, found.status_code)}",
+                why=said[:300] or found.headers.get("location", ""),
+                remedy=f"check url, model and key_env of the {self.whose}{_hint(path, body, status, said)}",
             )
         try:
-            read = found.json()
             reply = _reply(read)
         except (ValueError, KeyError, TypeError, IndexError):
             return None, "a reply that is not a completion", None
@@ -167,8 +180,32 @@ class Server:
         return self._client
 
 
-def _hint(path: str, body: Mapping[str, Any], status: int) -> str:
+def _json(text: str) -> Any:
+    """A body as JSON; None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _told(status: int, text: str, read: Any) -> tuple[int, str]:
+    """The status and the message of a reply. An error may come with status 200, with its own status or none inside;
+    one with none is tried again, unless it is the request that is too long."""
+    error = read.get("error") if isinstance(read, dict) else None
+    said = error.get("message") if isinstance(error, dict) else error
+    said = said if isinstance(said, str) and said else text
+    if status != 200 or not error or read.get("choices"):
+        return status, said
+    code = error.get("code") if isinstance(error, dict) else None
+    if isinstance(code, int) and 400 <= code < 600:
+        return code, said
+    return 400 if _LENGTH.search(text) else 500, said
+
+
+def _hint(path: str, body: Mapping[str, Any], status: int, said: str) -> str:
     """What else may be behind a refusal."""
+    if "temperature" in said:
+        return "; where its model takes one temperature only, name that"
     if _shows(body):
         return "; it was sent images or sounds, which its model must read"
     if status == 404 and path == "/completions":
@@ -182,9 +219,12 @@ def _shows(body: Mapping[str, Any]) -> bool:
 
 def _reply(body: Any) -> Reply:
     choice = body["choices"][0]
-    text = choice["message"]["content"] if "message" in choice else choice["text"]
+    # a model that spent all its tokens on thinking has no content, or null
+    text = choice["message"].get("content") if "message" in choice else choice["text"]
+    if isinstance(text, list):  # parts: what is no text, such as thinking, is no part of the answer
+        text = "".join(part["text"] for part in text if part["type"] == "text")
     finish = choice.get("finish_reason")
-    if not isinstance(finish, str):
+    if not isinstance(finish, str) or finish in _BROKEN_OFF:
         raise ValueError("a reply without a reason why it ended was cut")
     usage = body.get("usage")
     counts = (usage.get(name) if isinstance(usage, dict) else 0 for name in ("prompt_tokens", "completion_tokens"))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from afzal.stats.agreement import MISSING, cohen
-from afzal.stats.intervals import Interval, t95
+from afzal.stats.intervals import Interval, clustered, share, t95, wilson
 from afzal.stats.resampling import draws, numbered, percentiles, prompt_resamples
 
 FIRST, SECOND, TIE = 1, 2, 0
@@ -111,7 +111,7 @@ class Means:
     def difference(self, first: int, second: int) -> Interval:
         """The mean of one column less that of another, paired."""
         gap = float(self.values[first] - self.values[second])
-        return percentiles(gap, self.drawn[:, first] - self.drawn[:, second], self.n_prompts)
+        return _paired(gap, self.drawn[:, first] - self.drawn[:, second], self.n_prompts)
 
     def separable(self) -> int:
         """How many of the J (J - 1) / 2 paired differences exclude 0."""
@@ -121,6 +121,40 @@ class Means:
                 gap = self.difference(a, b)
                 clear += gap.low is not None and gap.high is not None and (gap.low > 0 or gap.high < 0)
         return clear
+
+
+def _paired(gap: float, drawn: np.ndarray, n: int) -> Interval:
+    """A paired difference with the percentile interval of its resamples ``[S]`` over ``n`` prompts.
+
+    Where all prompts differ alike, so do all resamples. What is not known then is how many prompts would differ the
+    other way: Wilson's interval of a share of 1 says it, so that two prompts tell nobody apart.
+    """
+    known = percentiles(gap, drawn, n)
+    if known.low is None or known.high is None or known.high - known.low > _ROUNDING:
+        return known
+    other = gap * (2 * wilson(n, n)[0] - 1)
+    return Interval(gap, min(gap, other), max(gap, other), n)
+
+
+def mean_difference(gaps: np.ndarray, prompts: Sequence[Hashable], *, resamples: int, seed: int) -> Interval:
+    """The mean of paired differences ``[N]``, of rows with their prompts; NaN where a row does not count."""
+    use = np.flatnonzero(np.isfinite(gaps)).tolist()
+    means = column_means(gaps[use][:, None], [prompts[k] for k in use], resamples=resamples, seed=seed)
+    return _paired(float(means.values[0]), means.drawn[:, 0], means.n_prompts)
+
+
+def column_shares(values: np.ndarray, prompts: Sequence[Hashable]) -> list[Interval]:
+    """The mean of each column of shares ``[N, J]`` with a score interval over prompts; NaN where a row does not count.
+
+    Raises:
+        ValueError: a column has no row.
+    """
+    table = np.asarray(values, np.float64)
+    found = []
+    for column in table.T:
+        use = np.flatnonzero(np.isfinite(column)).tolist()
+        found.append(share(clustered([prompts[k] for k in use], column[use].tolist())))
+    return found
 
 
 def column_means(values: np.ndarray, prompts: Sequence[Hashable], *, resamples: int = 2000, seed: int = 0) -> Means:
