@@ -270,6 +270,14 @@ def test_values_of_another_type_in_every_row_are_told(tmp_path):
     assert "'chosen' is a number (1)" in error(path).why
 
 
+def test_a_slip_beside_a_local_folder_is_no_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "stories").mkdir(parents=True)
+    with pytest.raises(AfzalError) as said:
+        read("data/storeis")  # without asking the hub, which takes half a minute where there is no network
+    assert str(said.value) == "no such file or folder: data/storeis\n  try: did you mean data/stories?"
+
+
 def test_a_slip_in_a_name_of_columns_is_told(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"q": "Q", "chosen": "a", "rejected": "b", "topic": "t"}\n')

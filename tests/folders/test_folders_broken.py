@@ -38,7 +38,7 @@ def test_there_are_more_than_forty_folders():
 
 def test_a_slip_in_a_models_name_is_told(tmp_path, monkeypatch):
     def unreachable(path: str, **options: object) -> Path:
-        raise OSError("no network")
+        raise OSError("no network\nAn error happened while\nlooking")
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(load, "local_folder", unreachable)
@@ -47,7 +47,7 @@ def test_a_slip_in_a_models_name_is_told(tmp_path, monkeypatch):
         load.find_folder("my-modle")
     assert str(said.value) == (
         "there is no folder 'my-modle', and the hub gave no model of that name\n"
-        "  why: no network\n  try: did you mean my-model?"
+        "  why: no network. An error happened while looking\n  try: did you mean my-model?"
     )
 
 

@@ -41,9 +41,12 @@ def rows(source: str | Path, max_unpacked: int = MAX_UNPACKED) -> Iterator[Raw]:
 def refuse_missing(source: str | Path) -> None:
     """Raise AfzalError for what is neither a file, nor a folder, nor shaped like a hub id."""
     path = Path(source).expanduser()
+    if path.is_dir() or path.is_file():
+        return
     is_hub = isinstance(source, str) and _HUB.fullmatch(source) and not source.endswith((*KINDS, ".gz"))
-    if not (path.is_dir() or path.is_file() or is_hub):
-        raise AfzalError(f"no such file or folder: {source}", remedy=near(path) or f"check the path; {_HUB_HELP}")
+    meant = near(path)
+    if meant or not is_hub:  # beside a local folder's name, a slip is likelier than a data set
+        raise AfzalError(f"no such file or folder: {source}", remedy=meant or f"check the path; {_HUB_HELP}")
 
 
 def kind_of_file(path: Path) -> str:

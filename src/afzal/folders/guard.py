@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +48,8 @@ def reason(error: BaseException) -> str:
     """The first lines of what a library says, in one; its type's name where it says nothing."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if _HIDDEN_REPORT not in line]
     said = [line for line in lines if line][:_LINES_OF_A_REASON]
-    return " ".join(said) if said else type(error).__name__
+    text = re.sub(r"(?<=\w)\n(?=[A-Z])", ". ", "\n".join(said))  # a sentence that ended with its line
+    return text.replace("\n", " ") or type(error).__name__
 
 
 @contextmanager
