@@ -117,6 +117,19 @@ def test_votes_on_one_prompt_are_drawn_together():
     assert tenfold.places[0].comparisons == 80
 
 
+def test_the_range_of_a_rank_is_that_of_95_percent_of_the_draws():
+    rng = np.random.default_rng(0)
+    sides = [(a, b) for _ in range(6) for a in range(7) for b in range(a)]
+    outcome = [float(rng.random() < 0.6) for _ in sides]
+    board = bt.leaderboard(bt.games(*zip(*sides, strict=True), outcome, list(range(len(sides))), 7), resamples=400)
+    for place in board.places:
+        ranks = 1 + (board.drawn > board.drawn[:, [place.model]]).sum(1)
+        low, high = np.percentile(ranks, [2.5, 97.5]).astype(int)
+        assert (place.best_rank, place.worst_rank) == (low, high)
+    # the draws are not all alike
+    assert any(place.best_rank < place.worst_rank for place in board.places)
+
+
 def pandalm(shared) -> tuple[list[str], bt.Games, dict]:
     rows = json.loads((shared / "data/annot/pandalm_human3.json").read_text())
     names = sorted({name for row in rows for name in row["cmp_key"].split("_")})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 from afzal.compare.measure import Answers
 from afzal.report import sweep_views as views
 from afzal.stats.comparing import over_seeds_and_prompts
-from afzal.stats.intervals import Interval
+from afzal.stats.intervals import Interval, over_seeds
+from afzal.sweep.arms import Arm
 from afzal.sweep.choose import Aim, Candidate, best, candidates, difference, front, score, within
+from afzal.sweep.search import score_of
 from afzal.sweep.training import Point
 
 AIM = Aim("reward", "gold", 1.0)
@@ -72,6 +75,24 @@ def test_a_win_rate_leaves_out_pairs_of_answers_that_share_random_numbers():
     aim = Aim("win_rate", "gold", 1.0)
     (found,) = candidates(aim, {"a": {0: [point(ours, 0.0)]}}, {0: answers(start, 0.0)})
     assert found.goal.value == 0.5  # 1 against 1 and 0 against 0; the other pairs would have been 1 and 0
+
+
+def test_the_accuracy_of_one_seed_has_its_own_interval_and_of_several_that_over_seeds():
+    aim = Aim("accuracy", "gold", 1.0)
+    start = answers(np.zeros((2, 3)), 0.0)
+    seen = [Point(1, start, (0.7, 0.5, 0.8)), Point(1, start, (0.9, 0.85, 0.95))]
+    (one,) = candidates(aim, {"a": {0: [seen[0]]}}, {0: start})
+    assert (one.goal.value, one.goal.low, one.goal.high) == (0.7, 0.5, 0.8)
+    (two,) = candidates(aim, {"a": {0: [seen[0]], 1: [seen[1]]}}, {0: start, 1: start})
+    assert two.goal == over_seeds([0.7, 0.9])
+
+
+def test_an_arm_whose_later_seed_failed_has_no_score():
+    points = {"a": {0: [point(np.ones((2, 3)), 0.1)]}}
+    search: Any = SimpleNamespace(aim=AIM, points=points, failures={}, starts=lambda: {0: answers(np.zeros((2, 3)), 0)})
+    assert score_of(search, Arm("a", {}), 1) == 1.0
+    search.failures["a"] = "diverged"
+    assert score_of(search, Arm("a", {}), 1) is None
 
 
 def test_the_score_of_an_arm_beyond_the_budget_is_below_that_of_one_nearer():
