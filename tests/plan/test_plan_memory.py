@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from afzal.model.probe import choose_sharing
 from afzal.plan import DEVICES, METHODS, SHAPES, Job, Layout, lengths, moments, parameters, peak, rollouts, shape_of
 from afzal.plan.activations import KEPT_LOGITS, TILE, activation_bytes
 from afzal.plan.memory import states
-from afzal.plan.shapes import adapter_parameters
+from afzal.plan.shapes import adapter_parameters, embedding_parameters
 from afzal.tokens.batch import collate
 from afzal.tokens.tree import tree
 
@@ -72,8 +73,10 @@ def test_online_methods_hold_more_models():
     adapted = states(replace(ppo, rank=16, reward=None), Layout())
     assert adapted["value model"] == 2 * N + 6 * (small + head)
     assert states(replace(ppo, dtype="fp32"), Layout())["value model"] == 4 * (N + head)
-    cut = states(ppo, Layout(shards=8, gpus=8))["value model"]  # whose masters are what is gathered
-    assert cut == (2 * (N - trunk) + 4 * (trunk + head)) / 8
+    cut = states(ppo, Layout(shards=8, gpus=8))
+    assert cut["value model"] == (2 * (N - trunk) + 4 * (trunk + head)) / 8  # whose masters are what is gathered
+    assert cut["reward model"] == 4 * (trunk + head) / 8
+    assert states(ppo, Layout(shards=4, tensor=2, gpus=8))["reward model"] == 4 * (trunk + head)
     assert adapted["optimiser"] == 8 * (2 * small + head)
     shared = states(replace(ppo, value="shared"), Layout())
     assert shared["optimiser"] == 8 * (N + head)
@@ -84,6 +87,16 @@ def test_online_methods_hold_more_models():
         k: v for k, v in reinforce.items() if k != "optimiser"
     }
     assert reinforce == states(replace(ppo, method=METHODS["rloo"]), Layout())
+
+
+def test_of_models_in_shards_those_that_write_or_the_one_that_rewards_are_whole():
+    lines = lengths(np.array([[256, *[100] * 8]] * 64))
+    eight, device = Layout(gpus=8, shards=8), DEVICES["h200"]
+    for policy, reward in itertools.permutations([SHAPES["qwen2.5-0.5b"], EIGHT.shape]):
+        job = replace(EIGHT, shape=policy, reward=reward, method=METHODS["rloo"], lengths=lines)
+        found = moments(job, eight, device)[-1].terms["gathered"]
+        trunk = parameters(reward) - (0 if reward.tied else embedding_parameters(reward))
+        assert found == max(2 * 2 * parameters(policy), 4 * (trunk + reward.width))
 
 
 def test_writing_answers_keeps_keys_and_values_by_hand():

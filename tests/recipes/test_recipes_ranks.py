@@ -183,6 +183,7 @@ FROM_REWARDS: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo-dora": ("ppo", {"adapter": "dora", "lora_rank": 4}),
     "grpo-lora": ("grpo", {"n": 3, "lora_rank": 4}),
     "grpo-experts": ("grpo", {"n": 3, "lora_rank": 4}),
+    "rloo-scored": ("rloo", {"n": 3, "reward": "scorer"}),
     "two-prompts": ("rloo", {"n": 2, "batch_size": 2, "minibatches": 2}),
 }
 
@@ -212,9 +213,9 @@ def rewarded(tmp_path: Path, out: str, name: str, **more: Any) -> dict[str, Any]
     method, asked = FROM_REWARDS[name]
     (tmp_path / "rewards.py").write_text(REWARD)
     found = given(tmp_path, out, method, **(ONLINE | {"reward": f"{tmp_path / 'rewards.py'}:odd"} | asked | more))
-    if "value_model" in found:
-        found["value_model"] = str(tmp_path / found["value_model"])
-        reward_model(tmp_path / "model", Path(found["value_model"]))
+    for setting in {"value_model", "reward"} & {name for name, value in found.items() if value == "scorer"}:
+        found[setting] = str(tmp_path / "scorer")
+        reward_model(tmp_path / "model", tmp_path / "scorer")
     return found
 
 
@@ -244,6 +245,7 @@ def _without_whole_models(arguments: list[str], environment: dict[str, str]) -> 
     [
         pytest.param("reward", 0, marks=pytest.mark.slow),
         ("ppo-from-reward", 0),
+        pytest.param("rloo-scored", 0, marks=pytest.mark.slow),
         pytest.param("ppo", 0, marks=pytest.mark.slow),
         pytest.param("ppo-lora", 0, marks=pytest.mark.slow),
         pytest.param("reward-lora", 0, marks=pytest.mark.slow),

@@ -127,5 +127,10 @@ def _best_of(
 
 def _rewarder(bench: Bench, spec: str) -> Rewarder:
     config = bench.config
-    sizes = {"max_tokens": config.max_tokens, "tokens_per_forward": config.tokens_per_forward}
-    return reward_source(spec, device=bench.device, eos_token=config.eos_token, **sizes)
+    return reward_source(
+        spec,
+        device=bench.device,
+        max_tokens=config.max_tokens,
+        tokens_per_forward=config.tokens_per_forward,
+        eos_token=config.eos_token,
+    )

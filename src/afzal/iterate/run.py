@@ -212,10 +212,13 @@ def _tokens(asked: Questions) -> str:
 def _source(spec: str | None, config: IterateConfig) -> Rewarder | None:
     if spec is None or spec == PEOPLE:
         return None
-    limits = {"max_tokens": config.max_tokens, "tokens_per_forward": config.pass_tokens}
-    replies = Path(config.out) / REPLIES
     return reward_or_judge(
-        spec, device=pick_device(ranks.own_device(config.device)), eos_token=config.eos_token, replies=replies, **limits
+        spec,
+        device=pick_device(ranks.own_device(config.device)),
+        max_tokens=config.max_tokens,
+        tokens_per_forward=config.pass_tokens,
+        eos_token=config.eos_token,
+        replies=Path(config.out) / REPLIES,
     )
 
 

@@ -10,7 +10,7 @@ from afzal.config.judging import JudgeConfig
 from afzal.errors import AfzalError
 from afzal.judging.judges import asked_rewards, named, rewarder_of
 from afzal.objectives import names_function
-from afzal.rewards.source import Rewarder, reward_source
+from afzal.rewards.source import LoadModel, Rewarder, reward_source
 
 
 def names_judge(spec: str) -> bool:
@@ -71,18 +71,25 @@ def reward_or_judge(
     tokens_per_forward: int = 8192,
     eos_token: str | None = None,
     replies: Path,
+    load: LoadModel | None = None,
 ) -> Rewarder:
     """As :func:`afzal.rewards.source.reward_source`, of which ``spec`` may also be the YAML file of a judge.
 
     Args:
         replies: file for the replies of a server, which is asked about an answer only once.
+        load: opens the reward model that ``spec`` names itself; one that a judge names is loaded whole.
 
     Raises:
         AfzalError: as for :func:`scoring_judge` and :func:`afzal.rewards.source.reward_source`.
     """
     if not names_judge(spec):
         return reward_source(
-            spec, device=device, max_tokens=max_tokens, tokens_per_forward=tokens_per_forward, eos_token=eos_token
+            spec,
+            device=device,
+            max_tokens=max_tokens,
+            tokens_per_forward=tokens_per_forward,
+            eos_token=eos_token,
+            load=load,
         )
     settings = scoring_judge(spec)
     if settings.kind == "http":

@@ -25,7 +25,7 @@ from afzal.plan.job import (
     value_parameters,
 )
 from afzal.plan.rollouts import generation_bytes, scoring_bytes
-from afzal.plan.shapes import adapter_parameters, block_parameters, embedding_parameters, parameters, trunk_parameters
+from afzal.plan.shapes import adapter_parameters, block_parameters, embedding_parameters, parameters, reward_bytes
 
 _MOMENTS = ("head", "last block", "first block", "embedding")  # along the backward pass
 _ROLLOUT = ("generation", "scoring")
@@ -152,8 +152,8 @@ def states(job: Job, layout: Layout) -> dict[str, float]:
         moved = trained_value(job)
         each = (e + 4 if e == 2 else e) if whole else 4  # a working copy and a master, or one for both
         terms["value model"] = float(e * (value_parameters(job) - moved) + each * moved) / split
-    if job.reward is not None:  # in float32 too, and whole on every device
-        terms["reward model"] = 4.0 * (trunk_parameters(job.reward) + job.reward.width)
+    if job.reward is not None:  # in float32 too; whole beside tensor parallelism
+        terms["reward model"] = reward_bytes(job.reward) / (layout.shards if layout.tensor == 1 else 1)
     return terms
 
 

@@ -11,7 +11,7 @@ import math
 from afzal.plan.activations import block_working_bytes, merged_bytes
 from afzal.plan.hardware import Device
 from afzal.plan.job import Job, Layout, at_most, compute_bytes, frozen_bytes, policy_parameters, value_parameters
-from afzal.plan.shapes import Shape, adapter_parameters, block_matrices, embedding_parameters, parameters
+from afzal.plan.shapes import Shape, adapter_parameters, block_matrices, embedding_parameters, parameters, reward_bytes
 from afzal.plan.work import Lengths, body_flops, head_flops, part
 
 ROWS = 128  # answers that are decoded together
@@ -95,24 +95,28 @@ def _packed_bytes(job: Job, device: Device) -> float:
 
 def scoring_bytes(job: Job, layout: Layout, device: Device) -> dict[str, float]:
     """While policy, reference and value model read the answers: the logits of both and what is made of them; or a block
-    of the reward model, which computes in float32."""
+    of the reward model, which computes in float32. A reward model in shards is whole after that, while the others are
+    no more: the fuller of the two."""
     tokens = at_most(job, layout, iteration(job).tokens)
     scored = tokens * job.lengths.scored / job.lengths.tokens
     e, shape = compute_bytes(job), job.shape
     states = 2.0 * e * shape.width * scored
     tile = SCORED_TILE_CPU if device.name == "cpu" else SCORED_TILE
     logits = _COMPARED * _FLOAT32 * min(scored * shape.vocabulary, tile)
-    working = max(
-        block_working_bytes(shape, e, layout.tensor),
-        block_working_bytes(job.reward, _FLOAT32) if job.reward is not None else 0.0,
-    )
+    of_reward = block_working_bytes(job.reward, _FLOAT32) if job.reward is not None else 0.0
+    apart = job.reward is not None and layout.shards > 1 and layout.tensor == 1
+    working = max(block_working_bytes(shape, e, layout.tensor), 0.0 if apart else of_reward)
     block = tokens * working + merged_bytes(job)
     at_head = states + logits >= block
-    return {
+    read = {
         "logits": logits if at_head else 0.0,
         "activations": states if at_head else block,
         "gathered": _whole_bytes(job, layout),
     }
+    if job.reward is None or not apart:
+        return read
+    rewarded = {"logits": 0.0, "activations": tokens * of_reward, "gathered": reward_bytes(job.reward)}
+    return max(read, rewarded, key=lambda terms: sum(terms.values()))
 
 
 def _whole_bytes(job: Job, layout: Layout) -> float:

@@ -167,6 +167,11 @@ def trunk_parameters(shape: Shape) -> int:
     return shape.layers * block_parameters(shape) + shape.width + embedding_parameters(shape)
 
 
+def reward_bytes(shape: Shape) -> float:
+    """Of a reward model with one head, in float32."""
+    return 4.0 * (trunk_parameters(shape) + shape.width)
+
+
 def adapter_parameters(shape: Shape, rank: int) -> int:
     """Weights of LoRA adapters of this rank on every linear layer of the blocks.
 

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from afzal.config import OnlineConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.folders.fit import refuse_other_size
@@ -27,7 +29,7 @@ from afzal.servers.cache import REPLIES
 from afzal.text import plural
 from afzal.train.feed import Layout
 from afzal.train.rollouts import Controller, Rollouts
-from afzal.train.shard import Sharded
+from afzal.train.shard import Sharded, is_in_pieces
 
 _MANY_CUT = 0.1  # of the answers of a rollout
 
@@ -97,6 +99,13 @@ def rollouts(
     Raises:
         AfzalError: the reward cannot be opened, or nothing ends an answer.
     """
+    scorers: list[Any] = []
+
+    def opened(path: str, device: torch.device) -> Any:
+        scorer = parallel.frozen_reward_model(path, device)
+        scorers.extend([scorer] if is_in_pieces(scorer) else ())
+        return scorer
+
     rewarder = reward_or_judge(
         config.reward,
         device=layout.device,
@@ -104,7 +113,9 @@ def rollouts(
         tokens_per_forward=layout.tokens_per_forward,
         eos_token=config.eos_token,
         replies=Path(config.out) / REPLIES,
+        load=opened,
     )
+    parallel.let_go(*scorers)
     writer = Writer(
         config=config,
         model=model,
@@ -117,6 +128,7 @@ def rollouts(
         turns=prepared.prompts,
         eos=prepared.ends,
         starts_at_reference=reference.is_start,
+        scorers=scorers,
     )
     feed = _feed(config, prepared, writer.write, layout)
     look = held_out(writer, prepared.evaluation, prepared.evaluation_prompts)

@@ -18,6 +18,7 @@ from afzal.folders.unread import Unread
 from afzal.model.adapters import is_factor, why_reads_base
 from afzal.model.load import blank_model, load_model, model_folder
 from afzal.model.reference import Frozen, Reference
+from afzal.model.reward import blank_reward_model, load_reward_model
 from afzal.model.sound import not_finite, refuse_fault, refuse_silent
 from afzal.model.value import Critic
 from afzal.runs import launched
@@ -215,6 +216,17 @@ def frozen_model(path: str, dtype: Dtype, device: torch.device) -> Any:
     if found.unread is None:
         return load_model(path, device=device).requires_grad_(False)
     model = read_frozen(found.model, dtype, device, found.unread)
+    refuse_unsound_pieces(model, path)
+    return model
+
+
+def frozen_reward_model(path: str, device: torch.device) -> Any:
+    """A reward model that never trains, in float32: in pieces as :func:`frozen_model`, but under tensor parallelism,
+    where the first rank of a group scores alone."""
+    found = opened(partial(blank_reward_model, path)) if ranks.data_world() == ranks.world() > 1 else Opened(None)
+    if found.unread is None:
+        return load_reward_model(path, device=device)
+    model = read_frozen(found.model, "fp32", device, found.unread)
     refuse_unsound_pieces(model, path)
     return model
 

@@ -73,6 +73,7 @@ class Writer:
         prompts: all prompts as trees without branches; ``turns`` the same as they were read.
         eos: ids that end an answer.
         starts_at_reference: whether the policy must equal its reference before the first update.
+        scorers: reward models of ``rewarder`` that lie in pieces; each is whole only while answers are rewarded.
     """
 
     config: OnlineConfig
@@ -86,6 +87,7 @@ class Writer:
     turns: Sequence[Turns]
     eos: Sequence[int]
     starts_at_reference: bool
+    scorers: Sequence[Any] = ()
 
     def write(self, iteration: int, kl_coef: float) -> Rollout:
         """Rollout number ``iteration``: a pure function of it, of the weights and of the settings.
@@ -112,7 +114,9 @@ class Writer:
         """
         mine = list(range(self.layout.rank, len(asked), self.layout.world))
         with gathered(*self._trunks()) if ranks.world() > 1 else nullcontext():
-            own = self._own([asked[k] for k in mine], [turns[k] for k in mine], mine, n, seed)
+            drawn, own = self._own([asked[k] for k in mine], mine, n, seed)
+        with gathered(*self.scorers):
+            own["reward"] = self._rewards(drawn, [asked[k] for k in mine], [turns[k] for k in mine])
         parts = ranks.gather_tensors(own)
         places = [k for r in range(len(parts)) for k in range(r, len(asked), len(parts))]
         columns = {name: torch.cat([part[name] for part in parts]) for name in own}
@@ -126,29 +130,33 @@ class Writer:
         return list({id(m): m for m in found}.values())
 
     def _own(
-        self, asked: Sequence[Tree], turns: Sequence[Turns], places: Sequence[int], n: int, seed: int
-    ) -> dict[str, Tensor]:
-        """This rank's answers as flat columns: of every answer its length, end and reward, of every token the rest."""
-        ids = [t.prompt.tolist() for t in asked]
+        self, asked: Sequence[Tree], places: Sequence[int], n: int, seed: int
+    ) -> tuple[list[Sample], dict[str, Tensor]]:
+        """This rank's answers, and flat columns of them: of every answer its length and end, of every token the
+        rest."""
         sampling = Sampling(self.config.sample_tokens, self.config.temperature)
         drawn = sample(self.model, asked, eos=self.eos, n=n, sampling=sampling, seed=seed, numbers=places)
-        texts = self.speaker.continuations([(ids[s.prompt_index], s.answer.tolist()) for s in drawn])
-        ended = [s.stop == "eos" for s in drawn]
-        columns = [asked[s.prompt_index].columns for s in drawn]
-        rewards = [0.0] * len(drawn)
-        if drawn and ranks.speaks():
-            rewards = self.rewarder([turns[s.prompt_index] for s in drawn], texts, ended, columns)
         answers = [Branch(s.ids, np.ones(len(s.ids), dtype=bool)) for s in drawn]
         trees = [rollout_tree(t, answers[k * n : (k + 1) * n]) for k, t in enumerate(asked)]
         mask, tables = self._read(trees)
         flat = {name: table[mask] for name, table in zip(_TABLES, tables, strict=True)}
-        return flat | {
+        return drawn, flat | {
             "length": torch.tensor([len(s.ids) for s in drawn], dtype=torch.int64),
-            "ended": torch.tensor(ended, dtype=torch.int64),
-            "reward": torch.tensor(rewards, dtype=torch.float64),
+            "ended": torch.tensor([s.stop == "eos" for s in drawn], dtype=torch.int64),
             "ids": torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *(s.ids for s in drawn)])),
             "logps": torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *(s.logps for s in drawn)])),
         }
+
+    def _rewards(self, drawn: Sequence[Sample], asked: Sequence[Tree], turns: Sequence[Turns]) -> Tensor:
+        """``[N]`` what this rank's answers are worth; zeros on a rank that does not have them rewarded."""
+        if not drawn or not ranks.speaks():
+            return torch.zeros(len(drawn), dtype=torch.float64)
+        ids = [t.prompt.tolist() for t in asked]
+        texts = self.speaker.continuations([(ids[s.prompt_index], s.answer.tolist()) for s in drawn])
+        ended = [s.stop == "eos" for s in drawn]
+        columns = [asked[s.prompt_index].columns for s in drawn]
+        rewards = self.rewarder([turns[s.prompt_index] for s in drawn], texts, ended, columns)
+        return torch.tensor(rewards, dtype=torch.float64)
 
     def _answers(self, columns: Mapping[str, Tensor], order: np.ndarray, n: int) -> Answers:
         """All answers in the order of the prompts, from columns in the order of the ranks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Protocol
@@ -48,6 +48,7 @@ class Rewarder(Protocol):
 
 
 Columns = Sequence[Mapping[str, Any]]
+LoadModel = Callable[[str, torch.device], Any]
 
 
 def reward_source(
@@ -57,6 +58,7 @@ def reward_source(
     max_tokens: int = 1024,
     tokens_per_forward: int = 8192,
     eos_token: str | None = None,
+    load: LoadModel | None = None,
 ) -> Rewarder:
     """What ``spec`` names, as a function from prompts and answers to rewards.
 
@@ -66,6 +68,7 @@ def reward_source(
         max_tokens: longest prompt + answer that a reward model reads; longer ones are cut.
         eos_token: what ends an answer for the reward model; None takes the end that it was trained with, where its
             folder is a run that names one, and else its tokenizer's own EOS.
+        load: opens a reward model on a device; None loads it whole.
 
     Returns:
         a function that refuses a reward that is not finite, with the prompt and the answer.
@@ -75,7 +78,11 @@ def reward_source(
     """
     if names_function(spec):
         return _checked(by_text(own_function(spec, "reward", CONTRACT), spec), spec)
-    return _checked(_by_model(spec, torch.device(device), max_tokens, tokens_per_forward, eos_token), spec)
+    on = torch.device(device)
+    scores, sharing, context = reward_scorer(spec, "reward", max_tokens, on, load)
+    layout = Layout(sharing, tokens_per_forward, on)
+    speaker = replace(speaker_as_trained(spec, eos_token), context=context)
+    return _checked(_Reader(scores, speaker, layout, max_tokens).rewards, spec)
 
 
 def implicit_rewards(
@@ -120,15 +127,17 @@ def speaker_as_trained(path: str, eos_token: str | None = None) -> Speaker:
 
 
 def reward_scorer(
-    spec: str, setting: str, max_tokens: int, device: torch.device
+    spec: str, setting: str, max_tokens: int, device: torch.device, load: LoadModel | None = None
 ) -> tuple[ScoreBatch, Sharing, int | None]:
     """Scores ``[B, heads]`` of batches by a reward model less its stated shift, how it shares prompts, and its context.
 
     Args:
         setting: the one that names the model, for messages.
+        load: opens the model on the device; None loads it whole.
     """
     refuse_language_model(spec, setting)
-    model = load_reward_model(spec, device=device).requires_grad_(False)
+    made = load_reward_model(spec, device=device) if load is None else load(spec, device)
+    model = made.requires_grad_(False)
     shift = shift_of(model)
     return (
         lambda batch: head_scores(model, batch) - shift,
@@ -174,15 +183,6 @@ def _checked(rewarder: Rewarder, spec: str) -> Rewarder:
         return found
 
     return rewards
-
-
-def _by_model(
-    spec: str, device: torch.device, max_tokens: int, tokens_per_forward: int, eos_token: str | None
-) -> Rewarder:
-    scores, sharing, context = reward_scorer(spec, "reward", max_tokens, device)
-    layout = Layout(sharing, tokens_per_forward, device)
-    speaker = replace(speaker_as_trained(spec, eos_token), context=context)
-    return _Reader(scores, speaker, layout, max_tokens).rewards
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,11 +58,14 @@ class Gauge:
     def rewarders(self) -> dict[str, Rewarder]:
         """What gives each reward."""
         c = self.config
-        sizes = {"max_tokens": c.max_tokens, "tokens_per_forward": c.tokens_per_forward}
-        return {
-            name: reward_source(spec, device=self.bench.device, eos_token=c.eos_token, **sizes)
-            for name, spec in c.rewards.items()
-        }
+        source = partial(
+            reward_source,
+            device=self.bench.device,
+            max_tokens=c.max_tokens,
+            tokens_per_forward=c.tokens_per_forward,
+            eos_token=c.eos_token,
+        )
+        return {name: source(spec) for name, spec in c.rewards.items()}
 
     @cached_property
     def keys(self) -> dict[str, str]:
