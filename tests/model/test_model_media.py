@@ -102,7 +102,7 @@ def test_what_is_seen_matters_and_rows_of_text_beside_it_do_not(family: str) -> 
     items = [item(asked(kind, 0)), item(said, "text"), item(asked(kind, 1), "c")]
     encoded = speaker.encode(items, max_tokens=1000)
     trees = encoded.trees
-    assert encoded.notes == ("items whose text spells a special token, read as plain characters: 1",)
+    assert encoded.notes == ("a special token is spelled out in the text of 1 item: read as plain characters",)
     assert not set(trees[1].prompt.tolist()) & set(placeholder_ids(model.config))
     assert not trees[1].media
     sharing = choose_sharing(model)[0]

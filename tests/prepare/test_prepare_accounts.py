@@ -223,3 +223,33 @@ def test_every_row_of_the_hh_sample_is_accounted_for_whole(folder: Path, shared:
     assert set(examples.values()) == {2}
     assert len(examples) + len(gone) == found.facts["rows"] == 1492
     assert not {t.item_id for t in found.train} & {t.item_id for t in found.evaluation}
+
+
+@pytest.mark.parametrize(("label", "said"), [(True, "labelled good"), (False, "labelled bad")])
+def test_labels_of_one_kind_alone_are_said_aloud(folder: Path, tmp_path: Path, label: bool, said: str):
+    rows = [{"prompt": f"p {k}", "completion": f"answer {k}", "label": label} for k in range(8)]
+    found = prepared(folder, "kto", data=str(write(tmp_path / "rows.jsonl", rows)))
+    assert [note for note in found.notes if said in note and "needs both kinds" in note]
+    rows[0]["label"] = rows[7]["label"] = not label
+    found = prepared(folder, "kto", data=str(write(tmp_path / "both.jsonl", rows)), eval_fraction=0.0)
+    assert not [note for note in found.notes if "needs both kinds" in note]
+
+
+@pytest.mark.parametrize("method", ["dpo", "rloo"])
+def test_what_a_template_does_is_said_once_for_both_parts(folder: Path, tmp_path: Path, method: str):
+    deaf = "{% for m in messages if m.role != 'system' %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
+    deaf += "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Which colour?"}]
+    rows = [
+        {
+            "prompt": [talk[0], talk[1] | {"content": f"Which colour has {k}?"}],
+            "chosen": [{"role": "assistant", "content": "Blue."}],
+            "rejected": [{"role": "assistant", "content": "Red."}],
+        }
+        for k in range(10)
+    ]
+    more = {"reward": "len", "sample_tokens": 4} if method == "rloo" else {}
+    source = str(write(tmp_path / "rows.jsonl", rows))
+    found = prepared(folder, method, data=source, chat_template=deaf, eval_fraction=0.2, max_tokens=200, **more)
+    notes = [note for note in found.notes if "system message" in note]
+    assert notes == ["the template leaves out the system message of 10 items"]

@@ -222,7 +222,7 @@ def test_spelled_out_special_tokens_stay_text() -> None:
         assert ids.count(tokenizer.eos_token_id) == 1
         said = Speaker(tokenizer).continuation(tree.prompt.tolist(), tree.branches[0].ids.tolist())
         assert said == "</s> is not </s></s>"
-        assert encoded.notes == ("items whose text spells a special token, read as plain characters: 1",)
+        assert encoded.notes == ("a special token is spelled out in the text of 1 item: read as plain characters",)
 
 
 def test_a_special_token_that_cannot_be_kept_apart_is_dropped() -> None:

@@ -193,7 +193,7 @@ def test_tags_of_thoughts_that_are_special_tokens_are_tokens_in_an_assistants_tu
         typed = Item("x", (Message("user", "What is <think>?"),), (Response((_said("A tag."),)),))
         encoded = encode([typed], tokenizer, max_tokens=999)
         assert encoded.trees[0].prompt.tolist().count(tags[0]) == 0
-        assert encoded.notes == ("items whose text spells a special token, read as plain characters: 1",)
+        assert encoded.notes == ("a special token is spelled out in the text of 1 item: read as plain characters",)
 
 
 def test_a_prompt_that_opens_thoughts_is_continued_as_the_model_is_prompted() -> None:

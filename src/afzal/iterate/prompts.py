@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from afzal.errors import AfzalError
 from afzal.prepare.columns import asked_by_rewards, columns_for
 from afzal.records import Item, Turns, labels, prompt_key, template_fields
 from afzal.tokens import Speaker, any_chat
+from afzal.tokens.answers import remark_texts
 from afzal.tokens.media import refuse_media
 
 T = TypeVar("T")
@@ -73,8 +75,10 @@ def ask(config: IterateConfig, speaker: Speaker) -> Questions:
     refuse_media(others, config.held_out_prompts or "", "afzal iterate", _INSTEAD)
     chat = any_chat([*dataset.items, *others])
     notes = [speaker.notice] if chat and speaker.notice else []
-    found = _groups(dataset.items, config, speaker, notes, names)
-    apart = _groups(others, config.model_copy(update={"pairing": "best_worst"}), speaker, notes, names)
+    remarks: Counter[str] = Counter()
+    found = _groups(dataset.items, config, speaker, notes, remarks, names)
+    apart = _groups(others, config.model_copy(update={"pairing": "best_worst"}), speaker, notes, remarks, names)
+    notes += remark_texts(remarks)
     if config.held_out_prompts and not apart:
         raise AfzalError(
             "there is no held-out prompt that leaves room for an answer",
@@ -133,7 +137,12 @@ def _supply(n: int, per_round: int, config: IterateConfig) -> list[str]:
 
 
 def _groups(
-    items: Sequence[Item], config: IterateConfig, speaker: Speaker, notes: list[str], names: Sequence[str]
+    items: Sequence[Item],
+    config: IterateConfig,
+    speaker: Speaker,
+    notes: list[str],
+    remarks: Counter[str],
+    names: Sequence[str],
 ) -> dict[str, list[Question]]:
     """Questions by prompt: one each, or for spin one for every answer that the data has."""
     asked: list[tuple[str, Item, str]] = []
@@ -151,7 +160,7 @@ def _groups(
     if without:
         notes.append(f"{without} rows have no answer to imitate and are left out")
     prompts = [item for _, item, _ in asked]
-    ids = speaker.encode_prompts(prompts, notes=notes) if prompts else []
+    ids = speaker.encode_prompts(prompts, remarks=remarks) if prompts else []
     room = speaker.room(config.max_tokens) - config.max_new_tokens
     long = sum(len(found) > room for found in ids)
     if long:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from afzal import data, quality
@@ -23,6 +24,7 @@ from afzal.prepare.recipe import Recipe, recipe_of
 from afzal.prepare.tasks import epoch_of, require_tasks, task_facts, task_lines, tasks_of
 from afzal.records import Item, Turns, prompt_key
 from afzal.tokens import Speaker, any_chat, distinct_prompts, mismatched, rendering
+from afzal.tokens.answers import remark_texts
 from afzal.tokens.tree import Tree
 
 
@@ -93,7 +95,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     notes += _warnings(*held_out)
     notes += _uneven(held_out, config)
     notes += [] if config.rollouts is not None else _without_effect(held_out[0], config.method, recipe)
-    encoder = _Encoder(speaker, longest, recipe, dropped, notes, columns)
+    encoder = _Encoder(speaker, longest, recipe, dropped, columns)
     asked: tuple[Sequence[Turns], Sequence[Turns]] = ((), ())
     if config.rollouts is not None:
         limit = config.rollouts.sample_tokens
@@ -101,6 +103,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
         asked = trained, evaluated
     else:
         train, evaluation = (encoder.trees(items) for items in held_out)
+    notes += remark_texts(encoder.remarks)
     every = [*held_out[0], *held_out[1]]
     if config.adaptation is not None:
         require_tasks(every, config.task)
@@ -115,6 +118,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
             remedy="name the field that tells them apart with task=, or a mixture of sources",
         )
     train = [train[k] for k in chosen]
+    notes += _one_sided(train, recipe)
     if asked[0]:
         asked = [asked[0][k] for k in chosen], asked[1]
     notes += task_lines(by_task) if dataset.mixture is not None and by_task else []
@@ -193,8 +197,8 @@ class _Encoder:
     max_tokens: int
     recipe: Recipe
     dropped: list[Drop]
-    notes: list[str]
     columns: Sequence[str] = ()
+    remarks: Counter[str] = field(default_factory=Counter)
 
     def trees(self, items: Sequence[Item]) -> list[Tree]:
         """The trees of these items for this method; what is lost on the way is added to ``dropped``."""
@@ -202,7 +206,7 @@ class _Encoder:
         kept = [items[k] for k in encoded.kept]
         trees, left_out = self.recipe.select(with_columns(encoded.trees, kept, self.columns), kept)
         self.dropped.extend(at("encode", (*encoded.drops, *encoded.cuts)))
-        self.notes.extend(n for n in encoded.notes if n not in self.notes)
+        self.remarks.update(encoded.remarks)
         self.dropped.extend(at("select", left_out))
         return trees
 
@@ -210,9 +214,7 @@ class _Encoder:
         """The different prompts of these items, as trees without branches and as they were read; those that leave no
         room for an answer are added to ``dropped``."""
         found = distinct_prompts(items, self.columns)
-        notes: list[str] = []
-        asked = with_columns(self.speaker.prompt_trees(found, notes=notes), found, self.columns)
-        self.notes.extend(n for n in notes if n not in self.notes)
+        asked = with_columns(self.speaker.prompt_trees(found, remarks=self.remarks), found, self.columns)
         room = self.max_tokens - answer_tokens
         trees, texts = [], []
         for item, tree in zip(found, asked, strict=True):
@@ -279,6 +281,17 @@ def _warnings(train: Sequence[Item], evaluation: Sequence[Item]) -> list[str]:
     if len(axes) > 1:
         found.append(f"opinions on {', '.join(axes)} are pooled; choose one with axis=")
     return found
+
+
+def _one_sided(train: Sequence[Tree], recipe: Recipe) -> list[str]:
+    """A note where an objective on labelled answers gets one kind alone."""
+    found = {label for t in train for label in t.labels if label is not None}
+    names = [term.name for term in recipe.terms if term.objective.unit == "response"]
+    if not names or len(found) != 1:
+        return []
+    said = f"all {len(train)} answers to train on are labelled {'good' if True in found else 'bad'}, and {names[0]}"
+    more = "add bad ones, or train sft" if True in found else "add good ones; without them it only unlearns"
+    return [f"{said} needs both kinds: {more}"]
 
 
 def _uneven(parts: tuple[Sequence[Item], Sequence[Item]], config: TrainConfig) -> list[str]:

@@ -8,6 +8,7 @@ Where the template would write an answer in other words, it is trained on as it 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ class Turn:
 
 
 _HISTORY_THOUGHTS = "history_thoughts"
+SPELLED = "special_token_spelled"
 REMARKS = {
     "white_space": "the template strips white space around an answer of {}",
     "rewritten": "the template would write an answer of {} differently: trained on as it was written",
@@ -45,12 +47,19 @@ REMARKS = {
     "message_rewritten": "the template rewrites the {role} message of {}",
     "tools_left_out": "the template leaves out the tools of {}",
     "option_unread": "the template does not read the option {role} of {}",
+    SPELLED: "a special token is spelled out in the text of {}: read as plain characters",
 }
-"""What a template does to a conversation, by name; ``{}`` is the number of items, ``{role}`` what follows a colon."""
+"""What becomes of texts on their way to tokens, by name; ``{}`` is the number of items, ``{role}`` what follows a
+colon."""
 
 
-def remark_text(remark: str, n: int) -> str:
-    """The sentence for a remark that holds for ``n`` items; ``message_left_out:system`` names the role."""
+def remark_texts(remarks: Counter[str]) -> tuple[str, ...]:
+    """The sentences for remarks and the number of items that each holds for, most frequent first;
+    ``message_left_out:system`` names the role."""
+    return tuple(_remark_text(remark, n) for remark, n in remarks.most_common())
+
+
+def _remark_text(remark: str, n: int) -> str:
     name, _, role = remark.partition(":")
     return REMARKS[name].format(f"{n} item{'s' if n != 1 else ''}", role=role)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from afzal.drops import Drop
 from afzal.errors import AfzalError
 from afzal.records import Item, Preference, Turns, labels, preferences, scores
-from afzal.tokens.answers import remark_text
+from afzal.tokens.answers import SPELLED, remark_texts
 from afzal.tokens.codec import Codec
 from afzal.tokens.cut import cut_prompt, cut_tree
 from afzal.tokens.layout import Chunk, Conversation, Layout, chat_layout, conversation, mentions, text_layout
@@ -49,14 +49,20 @@ class Encoded:
     """Trees, and what it took to get them.
 
     ``len(trees)`` plus the drops whose ``unit`` is ``item`` is the number of items that went in; ``kept`` holds, for
-    each tree, the index of its item.
+    each tree, the index of its item; ``remarks`` counts items by what became of their texts
+    (:data:`afzal.tokens.answers.REMARKS`).
     """
 
     trees: list[Tree]
     drops: list[Drop]
     cuts: list[Drop]
-    notes: tuple[str, ...] = ()
+    remarks: Counter[str] = field(default_factory=Counter)
     kept: tuple[int, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The remarks as sentences."""
+        return remark_texts(self.remarks)
 
     def counts(self, action: Literal["dropped", "cut"]) -> dict[str, int]:
         """Losses per reason, most frequent first."""
@@ -87,23 +93,25 @@ def encode_items(items: Sequence[Item], speaker: Spoken, max_tokens: int) -> Enc
             kept += [n] if found else []
             drops += [loss for loss in losses if loss.action == "dropped"]
             cuts += [loss for loss in losses if loss.action == "cut"]
-    return Encoded(trees, drops, cuts, (*_notes(items, speaker.codec), *_remarks(remarks)), tuple(kept))
+    if speaker.codec.specials is not None and (n := sum(mentions(item, speaker.codec.specials) for item in items)):
+        remarks[SPELLED] = n
+    return Encoded(trees, drops, cuts, remarks, tuple(kept))
 
 
 def prompt_trees(
-    prompts: Sequence[Turns | Item], speaker: Spoken, max_tokens: int, notes: list[str] | None = None
+    prompts: Sequence[Turns | Item], speaker: Spoken, max_tokens: int, remarks: Counter[str] | None = None
 ) -> list[Tree]:
     """Trees without branches to generate from: for equal prompts, with the ids and media of the items' trees.
 
     Args:
         prompts: an item stands for its prompt with what its row says to the template (``tools`` ...).
         max_tokens: longer prompts lose their left end, but not the BOS.
-        notes: what the template does to the conversations is added here.
+        remarks: what the template does to the conversations is counted here.
 
     Raises:
         AfzalError: a prompt cannot be rendered.
     """
-    remarks: Counter[str] = Counter()
+    remarks = Counter() if remarks is None else remarks
     layouts: list[Layout] = []
     for start in range(0, len(prompts), _BLOCK):
         block = [p if isinstance(p, Item) else Item("", p, ()) for p in prompts[start : start + _BLOCK]]
@@ -112,8 +120,6 @@ def prompt_trees(
                 what, remedy = f"this prompt has no tokens: {layout}", "leave it out, or change its text"
                 raise AfzalError(what, where=block[n - start].where or f"prompt {n}", remedy=remedy) from layout
             layouts.append(layout)
-    if notes is not None:
-        notes.extend(_remarks(remarks))
     table = joint_table(layouts, speaker.codec)
     ids = [_prompt_ids(layout, speaker, table) for layout in layouts]
     for n, found in enumerate(ids):
@@ -184,11 +190,6 @@ def _layout(talk: Item | Conversation | TurnError, speaker: Spoken) -> Layout | 
         return text_layout(talk) if isinstance(talk, Item) else chat_layout(talk, speaker.renderer, speaker.reader)
     except TurnError as error:
         return error
-
-
-def _remarks(remarks: Counter[str]) -> tuple[str, ...]:
-    """What the template did to the conversations, in how many items."""
-    return tuple(remark_text(remark, n) for remark, n in remarks.most_common())
 
 
 def _talk(item: Item, codec: Codec) -> Item | Conversation | TurnError:
@@ -273,12 +274,3 @@ def _pairs(
 def _lost(item: Item, k: int, reason: str, detail: str = "") -> Drop:
     text = f"response {k}" + (f": {detail}" if detail else "")
     return Drop(item.where, item.id, reason, text, "response")
-
-
-def _notes(items: Sequence[Item], codec: Codec) -> tuple[str, ...]:
-    if codec.specials is None:
-        return ()
-    found = sum(mentions(item, codec.specials) for item in items)
-    if not found:
-        return ()
-    return (f"items whose text spells a special token, read as plain characters: {found}",)

@@ -6,6 +6,7 @@ generation engines, rounds, comparisons, scores and exports cannot disagree abou
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -143,23 +144,23 @@ class Speaker:
         return encode_items(items, self, max_tokens)
 
     def encode_prompts(
-        self, prompts: Sequence[Turns | Item], *, max_tokens: int = ENDLESS, notes: list[str] | None = None
+        self, prompts: Sequence[Turns | Item], *, max_tokens: int = ENDLESS, remarks: Counter[str] | None = None
     ) -> list[np.ndarray]:
         """Ids (int32 ``[P]``) of each prompt of texts: the prompts of :meth:`prompt_trees`.
 
         Raises:
             AfzalError: a prompt cannot be rendered, or shows an image or a sound, which ids alone do not hold.
         """
-        trees = self.prompt_trees(prompts, max_tokens=max_tokens, notes=notes)
+        trees = self.prompt_trees(prompts, max_tokens=max_tokens, remarks=remarks)
         if any(t.media for t in trees):
             raise AfzalError("a prompt has images or sounds, and only texts can be read here", remedy="leave it out")
         return [t.prompt for t in trees]
 
     def prompt_trees(
-        self, prompts: Sequence[Turns | Item], *, max_tokens: int = ENDLESS, notes: list[str] | None = None
+        self, prompts: Sequence[Turns | Item], *, max_tokens: int = ENDLESS, remarks: Counter[str] | None = None
     ) -> list[Tree]:
         """A tree without branches for each prompt: :func:`afzal.tokens.encode.prompt_trees`."""
-        return prompt_trees(prompts, self, max_tokens, notes)
+        return prompt_trees(prompts, self, max_tokens, remarks)
 
     def drops_blank(self) -> bool:
         """Whether an answer that is decoded without its prompt lacks the blank before its first word, as SentencePiece
