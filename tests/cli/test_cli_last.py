@@ -181,7 +181,7 @@ def test_a_word_that_is_not_whole_is_no_error_at_tab(place, capsys, monkeypatch)
 
 def test_votes_end_with_what_can_be_done_with_them(place, capsys, monkeypatch):
     """On stderr: addresses alone stand on stdout."""
-    counts = {"votes": 3, "skips": 1}
+    counts = {"votes": 3, "gold": 0, "skips": 1}
     desk = SimpleNamespace(counts=lambda: counts, queue=SimpleNamespace(is_done=lambda: False))
     folder = SimpleNamespace(desk=desk, sheet=SimpleNamespace(mode="pair"))
     monkeypatch.setattr("afzal.web.serve.serve", lambda *given: folder)
@@ -193,7 +193,12 @@ def test_votes_end_with_what_can_be_done_with_them(place, capsys, monkeypatch):
         "aggregate prefs.votes",
         "train dpo --model MODEL --data prefs.votes",
     ]
-    counts["votes"] = 0
+    counts["gold"] = 3  # they say how good the annotators are, and train nothing
+    main(["annotate", "prefs.jsonl", "--headless"])
+    told = capsys.readouterr().err
+    assert "3 votes (3 on rows of known truth, which train nothing)" in told
+    assert [" ".join(words) for words in proposed(told)] == ["aggregate prefs.votes"]
+    counts["votes"] = counts["gold"] = 0
     main(["annotate", "prefs.jsonl", "--headless"])
     assert proposed(capsys.readouterr().err) == []
 

@@ -166,7 +166,7 @@ def test_words_of_vader_are_averaged(shared, reference, tmp_path, capsys):
 def test_repeats_of_prometheus(shared, reference, capsys):
     body = report(capsys, shared / "data/annot/prometheus_vicuna_eval.json", "--resamples", "50")
     known, truth = body["known"], reference["prometheus_vicuna"]
-    assert (body["told"]["answers"], body["told"]["prompts"], len(body["lines"])) == ("320", "80", 3)
+    assert (body["told"]["answers"], body["told"]["groups of prompts"], len(body["lines"])) == ("320", "80", 3)
     near(known["alpha, interval"], truth["alpha_interval"])
     near(known["alpha, ordinal"], truth["alpha_ordinal"])
     near(known["alpha, nominal"], truth["alpha_nominal"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,3 +119,30 @@ def test_thousands_of_annotators_take_memory_for_their_votes_alone():
     assert agreed is not None
     assert len(found) == len(said.annotators) > 1700
     assert p_first.tolist() == pytest.approx([np.mean(own % 3 > 0) for own in people])
+
+
+def test_votes_of_weight_0_are_aggregated_and_train_nothing(tmp_path, capsys):
+    """Those of the page on rows of known truth are read so: they say how good the annotators are."""
+    controls = [item(k, *(replace(said_by(who, "first", None), weight=0.0) for who in ("ali", "dil"))) for k in range(3)]
+    known = [replace(one, gold=(Comparison(0, 1, "first"),)) for one in controls]
+    source, out = tmp_path / "votes.jsonl", tmp_path / "one.jsonl"
+    data.write([*known, item(7, said_by("ali", "second", None))], source, "afzal")
+    for kind in ("soft", "weighted"):
+        assert main(["aggregate", str(source), "--resamples", "5", "--labels", kind, "--out", str(out), "--force"]) == 0
+        assert [[v.weight for v in row.votes] for row in data.read(str(out)).items] == [[0], [0], [0], [1]]
+        assert "train dpo" in capsys.readouterr().out
+    data.write(known, source, "afzal")
+    assert main(["aggregate", str(source), "--resamples", "5", "--out", str(out), "--force"]) == 0
+    told = capsys.readouterr().out
+    assert "no row has an opinion that could train" in told
+    assert "not read" not in told
+    assert "train dpo" not in told
+
+
+def test_prompts_that_belong_together_are_counted_once_as_check_counts_groups(tmp_path):
+    texts = ["Hello there", "hello  THERE", "Bye", "Bye"]
+    rows = [replace(item(k, said_by("ali", "first", None)), prompt=text) for k, text in enumerate(texts)]
+    data.write(rows, tmp_path / "votes.jsonl", "afzal")
+    found = afzal.api.aggregate(tmp_path / "votes.jsonl", resamples=5)
+    assert ("groups of prompts", "2") in found["facts"]
+    assert "items: 4 over 3 prompts in 2 groups" in str(afzal.api.check(tmp_path / "votes.jsonl"))

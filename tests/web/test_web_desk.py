@@ -56,11 +56,11 @@ def test_the_same_id_is_the_same_answer(tmp_path):
         again = folder.desk.vote("ann", said)
         assert again.lines == []
         assert again.reply == first.reply
-        assert folder.desk.counts() == {"votes": 1, "skips": 0}
+        assert folder.desk.counts() == {"votes": 1, "gold": 0, "skips": 0}
         undo = {"id": next(ids)}
         assert len(folder.desk.undo("ann", undo).lines) == 1
         assert folder.desk.undo("ann", undo).lines == []
-        assert folder.desk.counts() == {"votes": 0, "skips": 0}
+        assert folder.desk.counts() == {"votes": 0, "gold": 0, "skips": 0}
 
 
 def test_an_answer_that_was_retracted_is_not_cast_again_by_a_late_request(tmp_path):

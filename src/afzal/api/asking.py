@@ -100,7 +100,7 @@ def annotate(
         settings: as on the command line: ``mode``, ``axis``, ``overlap``, ``annotators``, ``port``, ...
 
     Returns:
-        ``votes``, ``skips``, the folder ``out``, the ``mode``, and whether questions are still ``open``.
+        ``votes``, of which ``gold`` are on rows of known truth, ``skips``, the folder ``out``, the ``mode``, and whether questions are still ``open``.
 
     Raises:
         AfzalError: the rows cannot be read, or the address cannot be bound.
@@ -149,7 +149,8 @@ def annotated(settings: config.AnnotateConfig, ready: Callable[[Folder, list[tup
         lines.append(
             f"{settings.export}: {plural(rows, 'row') + ' with votes' if rows else 'not written, without votes'}"
         )
-    lines.append(f"{job.out}: {plural(counts['votes'], 'vote')}, {plural(counts['skips'], 'skip')}")
+    known = f" ({counts['gold']} on rows of known truth, which train nothing)" if counts["gold"] else ""
+    lines.append(f"{job.out}: {plural(counts['votes'], 'vote')}{known}, {plural(counts['skips'], 'skip')}")
     is_open = not (counts["votes"] and folder.desk.queue.is_done())
     return Result({**counts, "out": str(job.out), "mode": folder.sheet.mode, "open": is_open}, lines)
 

@@ -205,9 +205,10 @@ def counts(audit: Audit) -> dict[str, str]:
     """The figures of an audit by name, those that are zero or meaningless for its kind left out."""
     sizes = ", ".join(f"{n} x {k}" for k, n in audit.responses_per_item.items())
     lengths = ", ".join(f"{name} {v['median']} / {v['p95']} / {v['max']}" for name, v in audit.characters.items())
+    apart = f" in {audit.groups} groups" if audit.groups < audit.prompts else ""
     figures: dict[str, Any] = {
         "rows": f"{audit.rows} ({audit.kept} used)",
-        "items": f"{audit.items} over {audit.prompts} prompts",
+        "items": f"{audit.items} over {audit.prompts} prompts{apart}",
         "items x responses": sizes,
         "pairs": audit.pairs and f"{audit.pairs} ({audit.ties} ties, {audit.soft} with split or stated probability)",
         "both bad": audit.both_bad,

@@ -102,12 +102,13 @@ def _conclude(found: Result, source: str, out: Path | None, by: By, typed: Seque
     """Whether one opinion per pair can be used, and how."""
     if not found.ok:
         last("doubtful: this answer contradicts the majority, and was not written")
-    elif found.rows and out is None:
+    elif (voted := sum(any(vote.weight > 0 for vote in row.votes) for row in found.rows)) == 0:
+        last("no row has an opinion that could train" if found.rows else "")
+    elif out is None:
         place = f"{Path(source).name.partition('.')[0]}.{by}.jsonl"
         steps = [step(*typed, "--out", place, why="write them")] if is_new(place) else []
-        voted = sum(bool(row.votes) for row in found.rows)
         one = "has" if voted == 1 else "have"
         last(f"{plural(voted, 'row')} {one} one opinion by {by}; nothing was written", steps)
-    elif found.rows:
+    else:
         ordered = found.body["kind"] == "pairs"
         last("", [step("check", out), *(ways_to_learn(str(out)) if ordered else [])])

@@ -35,7 +35,7 @@ def _annotate(
     for line in found.lines[:-1]:
         typer.echo(line, err=True)
     steps = [step("aggregate", found["out"], why="agreement")] if found["votes"] else []
-    if found["votes"] and found["mode"] != "rate":
+    if found["votes"] > found["gold"] and found["mode"] != "rate":
         steps += ways_to_learn(found["out"])
     open_ones = "; questions are open, and the same command resumes" if found["open"] else ""
     last(f"{found.lines[-1]}{open_ones}", steps, err=True)

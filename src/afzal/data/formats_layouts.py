@@ -27,7 +27,7 @@ LAYOUTS: tuple[Format, ...] = (
         ("afzal", "prompt", "responses"),
         native.from_row,
         {"everything": "afzal's own records"},
-        optional=("votes", "group", "extra", "where"),
+        optional=("votes", "gold", "group", "extra", "where"),
         system=False,
         beside="none",
         keeps_empty=True,

@@ -10,7 +10,7 @@ import numpy as np
 
 from afzal.errors import AfzalError
 from afzal.judge.labels import BOTH_BAD, CLASSES, FIRST, SECOND, TIE, Labels, Place
-from afzal.records import Comparison, Item, Rating
+from afzal.records import Comparison, Item, Rating, comparisons
 from afzal.stats import annotators
 from afzal.stats.agreement import counts
 
@@ -299,14 +299,21 @@ def fit_as_plain(fit: annotators.DawidSkene, labels: Labels) -> dict[str, Any]:
 def as_items(items: Sequence[Item], labels: Labels, found: Aggregated, by: By, kind: LabelKind = "soft") -> list[Item]:
     """The rows with one vote per pair and axis in place of their comparisons and rankings.
 
-    It is a stated probability, or certain where all agree. A pair that nothing orders has no vote; other kinds of votes
-    stay as they are.
+    It is a stated probability, or certain where all agree. A pair that nothing orders has no vote. One whose votes all
+    have weight 0, as those on a page's rows of known truth, has a vote of weight 0, which trains nothing either. Other
+    kinds of votes stay as they are.
 
     Args:
         kind: ``soft`` states the probability p. ``weighted`` names the likelier response with weight abs(2 p - 1), so
             that a doubtful pair counts little instead of asking for a small margin; a tie has no vote.
     """
     votes: dict[int, list[Comparison]] = {}
+    weighed = {
+        (number, *sorted((v.first, v.second)), v.axis)
+        for number, item in enumerate(items)
+        for v in comparisons(item.votes)
+        if v.weight > 0
+    }
     counted = (labels.table >= 0).sum(1)
     for (number, i, j, axis), p, n in zip(labels.pairs, found.p_first.tolist(), counted.tolist(), strict=True):
         if p != p or (kind == "weighted" and p == 0.5):
@@ -317,7 +324,7 @@ def as_items(items: Sequence[Item], labels: Labels, found: Aggregated, by: By, k
             vote = replace(vote, weight=abs(2 * p - 1))
         elif p not in (0.0, 0.5, 1.0):
             vote = replace(vote, probability=p)
-        votes.setdefault(number, []).append(vote)
+        votes.setdefault(number, []).append(vote if (number, i, j, axis) in weighed else replace(vote, weight=0.0))
     kept = []
     for number, item in enumerate(items):
         others = tuple(v for v in item.votes if isinstance(v, Rating))

@@ -291,7 +291,7 @@ def as_plain(labels: Labels, agreed: Agreement | None, people: Sequence[Person],
         ("of them unanimous", f"{unanimous:,}"),
         ("with a majority", f"{most - unanimous:,}"),
         ("without one", f"{len(several) - most:,}"),
-        ("prompts", f"{len(set(labels.prompts)):,}"),
+        ("groups of prompts", f"{len(set(labels.prompts)):,}"),
         ("pairs of known truth", f"{int((labels.gold >= 0).sum()):,}"),
     ]
     found = [] if agreed is None else [f"Two labels of one pair agree with probability {agreed.raw.value:.3f}."]

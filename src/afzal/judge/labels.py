@@ -18,7 +18,7 @@ import numpy as np
 from afzal.errors import AfzalError
 from afzal.judge.games import category_of
 from afzal.judge.verdicts import MIRRORED, Outcome, Verdicts, outcome_of
-from afzal.records import Comparison, Item, Vote, comparisons, turns_to_json
+from afzal.records import Comparison, Item, Vote, comparisons, prompt_key, turns_to_json
 from afzal.stats.agreement import MISSING
 
 CLASSES: tuple[Outcome, ...] = ("first", "second", "tie", "both_bad")
@@ -50,7 +50,7 @@ class Labels:
     Attributes:
         pairs: the place of each, (number, 0, 1, None) for verdicts. Opinions on different axes answer different
             questions: two responses that are compared on two axes are two pairs.
-        prompts: of each pair; labels on one prompt are not independent.
+        prompts: of each pair, by :func:`afzal.records.prompt_key`; labels on one prompt are not independent.
         annotators: names.
         said: all labels in the order they were given; the last one of a person on a pair, repeats apart, is the one
             that counts, but what a judge says in one order and not in the other counts for nothing.
@@ -102,6 +102,7 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
     people: dict[str, int] = {}
     prompts, known, said, categories = [], [], [], []
     heard: set[tuple[int, int]] = set()
+    keys = [prompt_key(item) for item in items]
     for number, item in enumerate(items):
         prompt = json.dumps(turns_to_json(item.prompt), ensure_ascii=False)
         answers = [json.dumps(turns_to_json(r.turns), ensure_ascii=False) for r in item.responses]
@@ -110,7 +111,7 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
             place = (number, low, high, vote.axis)
             if place not in pairs:
                 pairs[place] = len(pairs)
-                prompts.append(item.group or prompt)
+                prompts.append(keys[number])
                 categories.append(category_of(item) or "")
                 known.append(_true(truth.get((prompt, answers[low], answers[high]), {}), vote.axis))
             label = _label(vote if vote.first == low else vote.swap())

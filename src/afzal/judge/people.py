@@ -12,7 +12,7 @@ from afzal.judge.aggregate import aggregate
 from afzal.judge.games import Game, Judge, Pair, Ruling
 from afzal.judge.labels import Labels, of_items
 from afzal.judge.verdicts import from_probability
-from afzal.records import Comparison, Item, comparisons, turns_to_json
+from afzal.records import Comparison, Item, comparisons, prompt_key, turns_to_json
 
 
 def votes_on(items: Sequence[Item], path: str) -> list[Item]:
@@ -61,8 +61,7 @@ def labels_on(items: Sequence[Item], pairs: Sequence[Pair]) -> Labels | None:
     numbered = [(p.item, p.first, p.second, None) for p in pairs]
     prompts = [""] * len(pairs)
     for k, pair in enumerate(pairs):
-        item = items[pair.item]
-        prompts[k] = item.group or repr(turns_to_json(item.prompt))
+        prompts[k] = prompt_key(items[pair.item])
     said = tuple(replace(s, pair=to[s.pair]) for s in own.said)
     return Labels(tuple(numbered), tuple(prompts), own.annotators, said, gold)
 

@@ -100,7 +100,7 @@ def report(
         ("scores", f"{int(per_unit.sum()):,}"),
         ("answers", f"{len(scores.units):,}"),
         ("answers with two scores or more", f"{several:,}"),
-        ("prompts", f"{len(set(scores.prompts)):,}"),
+        ("groups of prompts", f"{len(set(scores.prompts)):,}"),
         ("scale", shown),
     ]
     findings = [_advice(scale, figures)]

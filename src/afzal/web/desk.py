@@ -165,10 +165,11 @@ class Desk:
         return Step({"undone": previous, "next": self.next(name)}, [line])
 
     def counts(self) -> dict[str, int]:
-        """Votes and skips that stand, of all people."""
+        """Votes and skips that stand, of all people; ``gold`` votes are on rows of known truth, and train nothing."""
         answers = list(self._answers())
-        skips = sum(a.is_skip for a in answers)
-        return {"votes": len(answers) - skips, "skips": skips}
+        votes = [a for a in answers if not a.is_skip]
+        gold = sum(bool(a.line.get("gold")) for a in votes)
+        return {"votes": len(votes), "gold": gold, "skips": len(answers) - len(votes)}
 
     def _answers(self) -> Iterator[Answer]:
         """Nothing is gathered until it is read: most requests need none of it."""
