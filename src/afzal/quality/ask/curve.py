@@ -12,7 +12,7 @@ import numpy as np
 
 from afzal.errors import AfzalError
 from afzal.stats import bradley_terry as bt
-from afzal.stats.comparing import over_seeds_and_prompts, share_of_wins
+from afzal.stats.comparing import over_seeds_and_prompts, share_of_verdicts, share_of_wins
 from afzal.stats.intervals import LEVEL, Interval, over_seeds
 from afzal.stats.resampling import numbered
 
@@ -121,7 +121,8 @@ def learning_curve(
     """Held-out accuracy by number of labels, by the rule and by random questions.
 
     A part of the prompts is held out once, so that all seeds are measured on the same pairs and intervals are over
-    seeds and prompts (:func:`afzal.stats.comparing.over_seeds_and_prompts`). Both sides start from the same 20 labels.
+    seeds and prompts (:func:`afzal.stats.comparing.share_of_verdicts`, and for differences
+    :func:`afzal.stats.comparing.over_seeds_and_prompts`). Both sides start from the same 20 labels.
 
     Raises:
         AfzalError: there are too few labelled pairs, or too few prompts.
@@ -145,8 +146,8 @@ def learning_curve(
         "held-out accuracy",
         "labels",
         tuple(marks),
-        tuple(over_seeds_and_prompts(ours[:, c]) for c in range(len(marks))),
-        tuple(over_seeds_and_prompts(chance[:, c]) for c in range(len(marks))),
+        _accuracies(ours),
+        _accuracies(chance),
         over_seeds_and_prompts((ours - chance).mean(1)),
         over_seeds_and_prompts(_slopes(ours, marks)),
         len(test),
@@ -171,6 +172,12 @@ def _divided(known: Labelled, seed: int) -> tuple[np.ndarray, np.ndarray, np.nda
             remedy="leave out --curve, or give more rows with votes",
         )
     return train, test, np.unique(prompts[test], return_inverse=True)[1]
+
+
+def _accuracies(right: np.ndarray) -> tuple[Interval, ...]:
+    """The accuracy at each mark, of ``[S, C, X]``: shares, whose intervals lie within 0 and 1."""
+    found = (share_of_verdicts(right[:, c]) for c in range(right.shape[1]))
+    return tuple(one for one in found if one is not None)
 
 
 def _by_prompt(values: np.ndarray, prompt: np.ndarray) -> np.ndarray:
