@@ -322,6 +322,13 @@ def scores(item: Item, axis: str | None = None) -> tuple[float | None, ...]:
     return _wins(_compared(votes), len(item.responses))
 
 
+def pooled_axes(items: Iterable[Item]) -> str:
+    """The axes of votes that are taken together where each should answer a question of its own, as ``a, b``; "" where
+    there are fewer than two."""
+    axes = sorted({v.axis for item in items for v in item.votes if v.axis is not None})
+    return ", ".join(axes) if len(axes) > 1 else ""
+
+
 def prompt_key(item: Item) -> str:
     """A stable hash of the item's group or prompt (white space and case folded): equal keys must not be split."""
     return hashlib.sha256(folded_prompt(item).encode()).hexdigest()[:16]

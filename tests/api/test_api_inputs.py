@@ -74,3 +74,30 @@ def test_the_page_of_people_checks_its_export_before_it_serves(tmp_path: Path):
     with pytest.raises(AfzalError, match="is not a folder"):
         afzal.api.annotate(rows, export=str(tmp_path / "none" / "out.jsonl"), headless=True)
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("said", "call"),
+    [
+        ("model cannot be 3", lambda: afzal.fit("dpo", model=3, data=ROWS)),
+        ("model cannot be None", lambda: afzal.fit("dpo", model=None, data=ROWS)),
+        ("out cannot be 3", lambda: afzal.fit("dpo", model="m", data=ROWS, out=3)),
+        ("on_step cannot be 3", lambda: afzal.fit("dpo", model="m", data="rows.jsonl", on_step=3)),  # type: ignore[arg-type]
+        ("by cannot be 'majorty'", lambda: afzal.api.aggregate(ROWS, by="majorty")),  # type: ignore[arg-type]
+        ("labels cannot be 'hard'", lambda: afzal.api.aggregate(ROWS, labels="hard")),  # type: ignore[arg-type]
+        ("resamples cannot be 0", lambda: afzal.api.aggregate(ROWS, resamples=0)),
+        ("gold_sizes cannot be 10", lambda: afzal.api.aggregate(ROWS, gold_sizes=10)),  # type: ignore[arg-type]
+        ("group_by cannot be 3", lambda: afzal.api.aggregate(ROWS, group_by=3)),  # type: ignore[arg-type]
+        ("out cannot be 3", lambda: afzal.api.aggregate(ROWS, out=3)),  # type: ignore[arg-type]
+        ("judge cannot be 3", lambda: afzal.api.judge(ROWS, judge=3)),
+        ("columns cannot be", lambda: afzal.api.check(ROWS, columns=["prompt"])),  # type: ignore[arg-type]
+        ("run cannot be 3", lambda: afzal.api.report(3)),  # type: ignore[arg-type]
+        ("root cannot be 3", lambda: afzal.api.runs(3)),  # type: ignore[arg-type]
+        ("settings cannot be 3", lambda: afzal.api.sweep(3)),  # type: ignore[arg-type]
+    ],
+)
+def test_a_value_of_another_kind_is_named_with_what_would_do(said: str, call: Any):
+    with pytest.raises(AfzalError) as error:
+        call()
+    assert said in error.value.what
+    assert error.value.remedy

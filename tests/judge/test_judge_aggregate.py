@@ -57,7 +57,7 @@ def test_the_last_label_counts_and_repeats_are_remembered():
     rows = [item(0, vote("first", "ali"), vote("second", "ali"), vote("first", "dil"))]
     said = labels.of_items(rows)
     assert said.table[0].tolist() == [1, 0]
-    people = {p.name: p for p in annotators.people_of(said, resamples=5)}
+    people = {p.name: p for p in annotators.people_of(said)}
     assert people["ali"].consistent == 0.0
     assert people["dil"].consistent is None
 
@@ -87,7 +87,7 @@ def test_an_even_split_is_a_tie_and_both_bad_orders_nothing():
 def test_one_who_is_turned_round_is_found_and_used():
     rows, gold = crowd(400, ali=0.85, dil=0.85, umi=0.15)
     said = labels.of_items(rows, gold)
-    people = {p.name: p for p in annotators.people_of(said, resamples=50)}
+    people = {p.name: p for p in annotators.people_of(said)}
     assert people["umi"].right.high < 0.3
     assert "reversed?" in people["umi"].remarks[0]
     assert not people["ali"].remarks
@@ -124,7 +124,7 @@ def test_habits_are_remarked():
                 vote("tie", "lazy", seconds=1.0),
             )
         )
-    people = {p.name: p for p in annotators.people_of(labels.of_items(rows), resamples=20)}
+    people = {p.name: p for p in annotators.people_of(labels.of_items(rows))}
     assert people["left"].first_slot == 1.0
     assert "prefers what is shown first" in " ".join(people["left"].remarks)
     assert "says 'tie' 100%" in " ".join(people["lazy"].remarks)
@@ -145,7 +145,7 @@ def test_a_fair_person_is_rarely_remarked():
             rows.append(
                 item(k, fair, vote(("first", "second")[other], "other", seconds=float(generator.uniform(5, 15))))
             )
-        people = annotators.people_of(labels.of_items(rows), resamples=2)
+        people = annotators.people_of(labels.of_items(rows))
         remarked += any(p.name == "fair" and p.remarks for p in people)
     assert remarked <= 4
 
@@ -168,7 +168,7 @@ def test_a_left_only_habit_is_remarked_after_forty_votes_and_a_fair_person_is_no
     for seed in range(200):
         own = tuple(forty_votes(seed, left))
         said = labels.Labels(pairs, tuple(map(str, range(40))), ("ann",), own, np.full(40, -1))
-        (person,) = annotators.people_of(said, resamples=2)
+        (person,) = annotators.people_of(said)
         wanted = "what is shown first" if left > 0 else ""  # a fair person has no remark of any kind
         flagged.append(any(wanted in remark for remark in person.remarks))
     assert least <= np.mean(flagged) <= most
@@ -180,13 +180,13 @@ def test_one_who_changes_sides_each_time_is_remarked():
         shown = int(generator.integers(2))
         # the first slot on even votes, the second on odd ones
         rows.append(item(k, vote(("first", "second")[(shown + k) % 2], "zigzag", shown_first=shown)))
-    (person,) = annotators.people_of(labels.of_items(rows), resamples=2)
+    (person,) = annotators.people_of(labels.of_items(rows))
     assert person.remarks == ("changes the slot 39 times in 39 steps: left, right, left, right?",)
 
 
 def test_one_who_changes_sides_once_is_not_one_who_changes_each_time():
     rows = [item(k, vote(("first", "second")[k >= 20], "ann", shown_first=0)) for k in range(40)]
-    (person,) = annotators.people_of(labels.of_items(rows), resamples=2)
+    (person,) = annotators.people_of(labels.of_items(rows))
     assert person.first_slot == 0.5
     assert person.remarks == ()
 

@@ -45,7 +45,7 @@ def test_each_axis_gets_an_answer_of_its_own(tmp_path, by):
 
 
 def test_nobody_repeats_himself_on_another_axis(tmp_path):
-    people = annotators.people_of(labels.of_items(on_two_axes()), resamples=5)
+    people = annotators.people_of(labels.of_items(on_two_axes()))
     assert [(person.labels, person.consistent, person.repeats) for person in people] == [(50, None, 0)] * 3
     data.write(on_two_axes(), tmp_path / "votes.jsonl", "afzal")
     found = afzal.api.aggregate(tmp_path / "votes.jsonl", resamples=10)
@@ -90,7 +90,7 @@ def test_verdicts_of_judges_are_not_written_as_the_votes_of_somebody_else(tmp_pa
 
 def test_rows_that_state_the_better_answer_first_are_nobodys_habit():
     rows = [item(k, Comparison(0, 1, "first")) for k in range(40)]
-    (person,) = annotators.people_of(labels.of_items(rows), resamples=2)
+    (person,) = annotators.people_of(labels.of_items(rows))
     assert person.remarks == ()
     (person,) = annotators.people_of(labels.of_items([item(k, Comparison(0, 1, "tie")) for k in range(40)]))
     assert person.remarks == ("says 'tie' 100% of the time",)
@@ -111,7 +111,7 @@ def test_thousands_of_annotators_take_memory_for_their_votes_alone():
     ]
     said = labels.of_items(rows)
     tracemalloc.start()
-    agreed, found = annotators.agreement_of(said, resamples=5), annotators.people_of(said, resamples=5)
+    agreed, found = annotators.agreement_of(said, resamples=5), annotators.people_of(said)
     p_first = aggregate.aggregate(said).p_first
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -123,7 +123,9 @@ def test_thousands_of_annotators_take_memory_for_their_votes_alone():
 
 def test_votes_of_weight_0_are_aggregated_and_train_nothing(tmp_path, capsys):
     """Those of the page on rows of known truth are read so: they say how good the annotators are."""
-    controls = [item(k, *(replace(said_by(who, "first", None), weight=0.0) for who in ("ali", "dil"))) for k in range(3)]
+    controls = [
+        item(k, *(replace(said_by(who, "first", None), weight=0.0) for who in ("ali", "dil"))) for k in range(3)
+    ]
     known = [replace(one, gold=(Comparison(0, 1, "first"),)) for one in controls]
     source, out = tmp_path / "votes.jsonl", tmp_path / "one.jsonl"
     data.write([*known, item(7, said_by("ali", "second", None))], source, "afzal")
@@ -146,3 +148,26 @@ def test_prompts_that_belong_together_are_counted_once_as_check_counts_groups(tm
     found = afzal.api.aggregate(tmp_path / "votes.jsonl", resamples=5)
     assert ("groups of prompts", "2") in found["facts"]
     assert "items: 4 over 3 prompts in 2 groups" in str(afzal.api.check(tmp_path / "votes.jsonl"))
+
+
+def test_people_as_a_judge_keep_what_one_of_them_said_on_each_axis(tmp_path):
+    """Three of four opinions are for the first response; the last one of a person must not stand for both of theirs."""
+    votes = [said_by(who, "first", "helpful") for who in ("ali", "dil", "umi")] + [said_by("ali", "second", "harmless")]
+    data.write([item(k, *votes) for k in range(20)], tmp_path / "votes.jsonl", "afzal")
+    told: list[str] = []
+    how = {"judge": "rule:longest", "out": tmp_path / "out", "resamples": 5, "say": told.append}
+    found = afzal.api.judge(tmp_path / "votes.jsonl", **how)
+    assert "of 80 labels" in str(found)
+    assert [line for line in told if "votes on harmless, helpful are pooled" in line]
+
+
+def test_asking_says_that_it_pools_axes_and_refuses_one_that_is_not_there(tmp_path):
+    data.write(on_two_axes(), tmp_path / "votes.jsonl", "afzal")
+
+    def asked(**more):
+        return afzal.api.ask(tmp_path / "votes.jsonl", by="repeat", out=tmp_path / "q.jsonl", force=True, **more)
+
+    assert "harmless, helpful are pooled" in asked()["warnings"][0]
+    assert not asked(axis="harmless")["warnings"]
+    with pytest.raises(AfzalError, match=r"'harmles'(.|\n)*there are votes on harmless, helpful"):
+        asked(axis="harmles")

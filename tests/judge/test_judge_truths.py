@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from afzal.cli import main
 from afzal.errors import AfzalError
 from afzal.judge import aggregate, labels, truths
 from afzal.records import Comparison, Item, Response
+from afzal.stats.calibration import brier_score
+from afzal.stats.intervals import wilson
 
 
 def vote(outcome: str, who: str | None, **more) -> Comparison:
@@ -43,9 +46,25 @@ def test_half_a_vote_on_each_side():
 
 def test_distance_from_the_truth_by_hand():
     p, gold = np.array([1.0, 0.25, np.nan, 0.9]), np.array([labels.FIRST, labels.SECOND, labels.FIRST, -1])
-    assert truths.brier(p, gold) == pytest.approx((0 + 0.25**2 + 0.5**2) / 3)
-    assert truths.brier(p, np.full(4, -1)) is None
-    assert truths.brier(1 - p, gold) > truths.brier(p, gold)
+    said = replace(labels.of_items(crowd(4, ann=1.0)), gold=gold)
+    found = truths.brier(p, said)
+    assert found is not None
+    losses = np.array([0, 0.25**2, 0.5**2])
+    assert found.value == pytest.approx(losses.mean())
+    half = 4.302653 * losses.std(ddof=1) / 3**0.5  # Student's, within 0 and 1
+    assert (found.low, found.high) == pytest.approx((0.0, losses.mean() + half))
+    assert truths.brier(p, replace(said, gold=np.full(4, -1))) is None
+
+
+@pytest.mark.parametrize(("p", "n"), [(1.0, 10), (0.9, 10)])
+def test_a_brier_score_without_spread_has_an_interval(p: float, n: int):
+    """Ten certain answers that are right are 10 of 10: Wilson's interval of a share of errors. So are ten alike."""
+    found = brier_score(np.full(n, (1 - p) ** 2), range(n))
+    assert found.value == pytest.approx((1 - p) ** 2)
+    low, high = wilson(n * found.value, n)
+    assert found.ends == pytest.approx((low, high))
+    assert high > 0.2
+    assert brier_score(np.full(n, 0.01), [0] * n).low is None  # one prompt
 
 
 def test_right_by_category():

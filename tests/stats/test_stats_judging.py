@@ -251,21 +251,6 @@ def test_length_control_on_pandalm(shared):
     assert not found.extrapolated
 
 
-def test_means_of_a_table_that_is_mostly_empty_are_those_of_the_table():
-    generator = np.random.default_rng(3)
-    table = np.where(generator.random((60, 9)) < 0.2, generator.random((60, 9)), np.nan)
-    table[:, 4] = np.nan
-    prompts, at = [k // 3 for k in range(60)], np.nonzero(np.isfinite(table))
-    whole, sparse = (
-        judging.column_means(table, prompts, resamples=40),
-        judging.sparse_means(table[at], at, prompts, 9, resamples=40),
-    )
-    np.testing.assert_allclose(sparse.values, whole.values)
-    np.testing.assert_allclose(sparse.drawn, whole.drawn)
-    assert sparse.n_prompts == whole.n_prompts
-    assert np.isnan(sparse.values[4])
-
-
 def test_a_difference_that_is_the_same_on_every_prompt_is_not_certain():
     """Resamples of prompts that all differ alike have no width; Wilson's interval of all hits bounds them."""
     for n, apart in ((2, False), (3, False), (4, True), (30, True)):

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from afzal.api.inputs import Rows, as_path
+from afzal.api.inputs import Rows, as_path, one_of, path_of, wrong
 from afzal.api.results import Result
 from afzal.errors import AfzalError
 
@@ -71,8 +71,17 @@ def aggregate(
     from afzal.judge import labels as judged
     from afzal.judge.games import CATEGORIES
 
+    one_of(by, "by", By)
+    one_of(labels, "labels", LabelKind)
+    if type(resamples) is not int or resamples < 2:
+        raise wrong(resamples, "resamples", "a whole number of 2 or more")
+    if not all(type(size) is int and size > 0 for size in (gold_sizes if isinstance(gold_sizes, Sequence) else [""])):
+        raise wrong(gold_sizes, "gold_sizes", "a list of whole numbers above 0")
+    if group_by is not None:
+        group_by = path_of(group_by, "group_by", "found, a file of groups, or a field of the rows")
+    page = None if page is None else path_of(page, "page")
     if out is not None:
-        runs.refuse_existing(Path(out), force)
+        runs.refuse_existing(Path(path_of(out, "out")), force)
     source = as_path(data, "data")
     plain = out is None and gold is None and columns is None and format is None
     asked = _Asked(by, labels, tuple(gold_sizes), group_by, Path(source).name, resamples)
@@ -184,7 +193,7 @@ def _on_pairs(items: Sequence[Item], said: Labels, asked: _Asked) -> tuple[dict[
     by, kind, group_by, resamples = asked.by, asked.kind, asked.group_by, asked.resamples
     worth = truths.curve(said, asked.gold_sizes) if asked.gold_sizes else None
     agreed = annotators.agreement_of(said, resamples=resamples)
-    people = annotators.people_of(said, resamples=resamples)
+    people = annotators.people_of(said)
     found = aggregate.aggregate(said, by, anchored=bool(items))
     body = annotators.as_plain(said, agreed, people, asked.name)
     # a danger is what the page says first

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afzal.api.inputs import Model, Rows, settings_of
+from afzal.api.inputs import Model, Rows, path_of, settings_of
 from afzal.api.results import Result
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def push(run: Model, repository: str, /, *, public: bool = False) -> str:
     """
     from afzal import hub
 
-    return hub.push(fspath(run), repository, private=not public)
+    return hub.push(path_of(run, "run"), repository, private=not public)
 
 
 def revise(

@@ -100,7 +100,8 @@ def annotate(
         settings: as on the command line: ``mode``, ``axis``, ``overlap``, ``annotators``, ``port``, ...
 
     Returns:
-        ``votes``, of which ``gold`` are on rows of known truth, ``skips``, the folder ``out``, the ``mode``, and whether questions are still ``open``.
+        ``votes``, of which ``gold`` are on rows of known truth, ``skips``, the folder
+        ``out``, the ``mode``, and whether questions are still ``open``.
 
     Raises:
         AfzalError: the rows cannot be read, or the address cannot be bound.

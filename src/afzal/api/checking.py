@@ -8,7 +8,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from afzal.api.collecting import collector_paused
-from afzal.api.inputs import Model, Rows, as_path
+from afzal.api.inputs import Model, Rows, as_path, wrong
 from afzal.api.results import Result
 from afzal.errors import AfzalError
 from afzal.terminal import one_line
@@ -62,7 +62,7 @@ def check(
     scorers = {key: None if m is None else as_path(m, key) for key, m in (("reward", reward), ("policy", policy))}
     asked = wanted(
         as_path(data, "data"),
-        columns=dict(columns) if columns else None,
+        columns=_columns(columns),
         format=format,
         skip_bad=skip_bad,
         max_unpacked=max_unpacked,
@@ -72,6 +72,12 @@ def check(
         **scorers,
     )
     return checked(asked, deep=deep, against=None if against is None else as_path(against, "against")).result
+
+
+def _columns(given: Any) -> dict[str, str] | None:
+    if given is not None and not isinstance(given, Mapping):
+        raise wrong(given, "columns", 'which field is which, such as {"chosen": "good"}')
+    return dict(given) if given else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import atexit
 import os
+import reprlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
 
 from afzal.data.given import is_source, keep
+from afzal.errors import AfzalError
 
 if TYPE_CHECKING:
     from afzal.config import Setting, Settings
@@ -72,6 +74,32 @@ def as_path(value: Any, name: str) -> str:
     return os.fspath(value) if is_source(value) else str(keep(value, _scratch(), name))
 
 
+def path_of(value: Any, name: str, wanted: str = "a path: text, or of pathlib") -> str:
+    """A path, a hub id or a run as text.
+
+    Raises:
+        AfzalError: it is none of these.
+    """
+    if not is_source(value):
+        raise wrong(value, name, wanted)
+    return os.fspath(value)
+
+
+def one_of(value: Any, name: str, choices: Any) -> None:
+    """Refuse a value that a ``Literal`` does not list.
+
+    Raises:
+        AfzalError: it is another one.
+    """
+    if value not in get_args(choices):
+        raise wrong(value, name, f"one of {', '.join(get_args(choices))}")
+
+
+def wrong(value: Any, name: str, wanted: str) -> AfzalError:
+    """The error of an argument of another kind, by its name and value."""
+    return AfzalError(f"{name} cannot be {reprlib.repr(value)}", remedy=f"give {wanted}")
+
+
 def out_of(given: Mapping[str, Any], usual: str, *, resume: bool) -> Path | None:
     """The run folder into which rows in memory go; None where there are none and settings name no folder.
 
@@ -88,7 +116,7 @@ def out_of(given: Mapping[str, Any], usual: str, *, resume: bool) -> Path | None
     in_memory = any(_is_rows(key, value) for key, value in given.items())
     if given.get("out") is None and not in_memory:
         return None
-    out = Path(given.get("out") or usual)
+    out = Path(path_of(given.get("out") or usual, "out"))
     if in_memory and not resume:
         refuse_used(out)  # before rows are written into it
     return out

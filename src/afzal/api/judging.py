@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afzal.api.inputs import Rows, as_path, plain
+from afzal.api.inputs import Rows, as_path, path_of, plain, wrong
 from afzal.api.results import Result
 from afzal.errors import AfzalError
 
@@ -87,10 +87,12 @@ def judge(
 
     sources = [as_path(data, "ours"), *(as_path(rows, f"ours {k}") for k, rows in enumerate(also, start=2))]
     other = None if against is None else as_path(against, "theirs")
+    if not (isinstance(judge, str | Sequence) or callable(judge)):
+        raise wrong(judge, "judge", "the name or the file of a judge, a function, or a list of them")
     judges = plain({"judge": [judge] if isinstance(judge, str) or callable(judge) else list(judge)})["judge"]
     if also:
         _refuse_several(sources, other, judges)
-    folder = Path(out) if out is not None else usual_out(sources[0], other)
+    folder = Path(path_of(out, "out")) if out is not None else usual_out(sources[0], other)
     if prompts is not None:
         from afzal.generate.answers import Drawing, answers_of, refuse_no_model
 

@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from afzal.api.inputs import Model, Rows, as_path, settings_of
+from afzal.api.inputs import Model, Rows, as_path, path_of, settings_of
 from afzal.api.results import Result, Run
 from afzal.errors import AfzalError
 
@@ -36,7 +36,7 @@ def open_run(path: Model, /) -> Run:
     """
     from afzal import runs as folders
 
-    return Run(folders.open_run(fspath(path)).path)
+    return Run(folders.open_run(path_of(path, "path")).path)
 
 
 def runs(root: str | PathLike[str] = ".") -> list[Run]:
@@ -51,7 +51,7 @@ def runs(root: str | PathLike[str] = ".") -> list[Run]:
     """
     from afzal import runs as folders
 
-    return [Run(run.path) for run in folders.find(fspath(root))]
+    return [Run(run.path) for run in folders.find(path_of(root, "root"))]
 
 
 def report(run: Model, /) -> Result:
@@ -69,7 +69,7 @@ def report(run: Model, /) -> Result:
     """
     from afzal import report as reports
 
-    page = reports.build(fspath(run))
+    page = reports.build(path_of(run, "run"))
     body = json.loads(page.with_suffix(".json").read_text("utf-8"))
     said, lines = conclusion(page)
     return Result(body, [str(page), *lines], page, ok=said["severity"] == "good")
@@ -166,7 +166,7 @@ def convert(
     from afzal.data.beside import FOLDER
     from afzal.records import media_of
 
-    target = Path(out)
+    target = Path(path_of(out, "out"))
     folders.refuse_existing(target, force)
     rules = reading.MediaRules(folder=fspath(media_folder) if media_folder else "")
     dataset = reading.read(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afzal.api.inputs import INPUTS, Rows, is_source, out_of, plain, settings_of
+from afzal.api.inputs import INPUTS, Rows, is_source, out_of, path_of, plain, settings_of, wrong
 from afzal.api.results import Result, Run
 from afzal.errors import AfzalError
 
 if TYPE_CHECKING:
     from afzal.train.callbacks import Progress
 
+_MODEL = "a folder, a hub id, a run, or a model of transformers that is in memory"
 OnProgress = Callable[["Progress"], object]
 """Called with where the run is; ``progress.stop("why")`` ends it. What it returns is ignored."""
 
@@ -65,13 +66,18 @@ def fit(
     from afzal.train.callbacks import Callbacks, call
 
     given = model if hasattr(model, "state_dict") else None
-    path = fspath(model) if given is None else getattr(given.config, "_name_or_path", "") or runs.IN_MEMORY
+    path = (
+        path_of(model, "model", _MODEL)
+        if given is None
+        else getattr(given.config, "_name_or_path", "") or runs.IN_MEMORY
+    )
     about: dict[str, Any] = {**settings, "data": data, "eval_data": eval_data}
     out = out_of(about, f"runs/{method}-rows", resume=resume)
     made = config.make(method, model=path, **_in_folder(about, out))
-    hears = Callbacks(_several(on_step), _several(on_evaluation))
+    ended = _several(on_end, "on_end")
+    hears = Callbacks(_several(on_step, "on_step"), _several(on_evaluation, "on_evaluation"))
     run = Run(recipes.train(made, resume=resume, model=given, tokenizer=tokenizer, callbacks=hears))
-    for fn in _several(on_end):
+    for fn in ended:
         call("on_end", fn, run, str(run.path))
     return run
 
@@ -122,7 +128,7 @@ def iterate(
     about: dict[str, Any] = {**settings, "model": model, "prompts": prompts, "reward": reward}
     out = out_of(about, "runs/iterate-rows", resume=resume)
     made = settings_of(config.IterateConfig, _in_folder(about, out))
-    return Run(rounds(made, resume=resume, callbacks=Callbacks(_several(on_step))))
+    return Run(rounds(made, resume=resume, callbacks=Callbacks(_several(on_step, "on_step"))))
 
 
 def compare(
@@ -288,9 +294,11 @@ def _study(kind: Any, settings: Any, overrides: Mapping[str, Any]) -> Any:
 
     file = is_source(settings)
     base = config.read_file(settings) if file else []
+    if not file and not isinstance(settings, Mapping):
+        raise wrong(settings, "settings", "a YAML file, or its keys as a mapping")
     given = {**({} if file else settings), **overrides}
     out = given.get("out") or next((s.value for s in base if s.key == "out"), kind.model_fields["out"].default)
-    return settings_of(kind, given, Path(out) / INPUTS, base)
+    return settings_of(kind, given, Path(path_of(out, "out")) / INPUTS, base)
 
 
 def _in_folder(given: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
@@ -306,5 +314,9 @@ def _written(page: Path, lines: Sequence[str]) -> Result:
     return Result(json.loads(page.with_suffix(".json").read_text("utf-8")), lines, page)
 
 
-def _several(value: Any) -> tuple[Any, ...]:
-    return (value,) if callable(value) else tuple(value)
+def _several(value: Any, name: str) -> tuple[Any, ...]:
+    """Callbacks, of which one may stand alone."""
+    found = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not all(map(callable, found)):
+        raise wrong(value, name, "a function, or a list of functions")
+    return found

@@ -14,7 +14,6 @@ from afzal.judge.labels import CLASSES, FIRST, SECOND, VALUES, Labels, Said
 from afzal.judge.plain import finite, interval
 from afzal.stats import agreement
 from afzal.stats.intervals import Interval, clustered, share
-from afzal.stats.judging import Means, sparse_means
 from afzal.stats.resampling import sums
 
 ENOUGH = 20  # labels from which a person's habits are judged
@@ -129,13 +128,13 @@ def _twos(labels: Labels) -> tuple[Two, ...]:
     return tuple(found)
 
 
-def people_of(labels: Labels, *, resamples: int = 500, seed: int = 0) -> list[Person]:
+def people_of(labels: Labels) -> list[Person]:
     """Every annotator beside the others."""
     table = labels.table
     pairs, people = np.nonzero(table >= 0)
     rest = agreement.credit_with_rest(table, len(CLASSES))
     right = np.where(labels.gold[pairs] >= 0, table[pairs, people] == labels.gold[pairs], np.nan)
-    means = [_means(labels, values, (pairs, people), resamples=resamples, seed=seed) for values in (rest, right)]
+    shares = [_shares(labels, values, (pairs, people)) for values in (rest, right)]
     by_person: dict[int, list[Said]] = defaultdict(list)
     for s in labels.said:
         by_person[s.annotator].append(s)
@@ -143,7 +142,7 @@ def people_of(labels: Labels, *, resamples: int = 500, seed: int = 0) -> list[Pe
     found = []
     for person, name in enumerate(labels.annotators):
         own = by_person[person]
-        known = [m.interval(person) if np.isfinite(m.values[person]) else None for m in means]
+        known = [of_person.get(person) for of_person in shares]
         slot, p = _slot(own)
         seconds = [s.seconds for s in own if s.seconds is not None]
         about: dict[str, Any] = {
@@ -160,11 +159,14 @@ def people_of(labels: Labels, *, resamples: int = 500, seed: int = 0) -> list[Pe
     return found
 
 
-def _means(labels: Labels, values: np.ndarray, at: tuple[np.ndarray, np.ndarray], **how: int) -> Means:
-    """The mean of each annotator's values ``[M]``, one for each label; NaN where a label has none."""
-    kept = np.isfinite(values)
-    spots = at[0][kept], at[1][kept]
-    return sparse_means(values[kept], spots, labels.prompts, len(labels.annotators), **how)
+def _shares(labels: Labels, values: np.ndarray, at: tuple[np.ndarray, np.ndarray]) -> dict[int, Interval]:
+    """The mean of each annotator's values ``[M]``, one from 0 to 1 for each label; NaN where a label has none."""
+    own: dict[int, tuple[list[str], list[float]]] = defaultdict(lambda: ([], []))
+    for pair, person, value in zip(at[0].tolist(), at[1].tolist(), values.tolist(), strict=True):
+        if value == value:
+            own[person][0].append(labels.prompts[pair])
+            own[person][1].append(value)
+    return {person: share(clustered(*given)) for person, given in own.items()}
 
 
 def _slots(own: list[Said]) -> list[bool]:

@@ -81,9 +81,12 @@ def card(found: Mapping[str, Any], about: Mapping[str, Any], worst: Sequence[Map
 
 def _line(found: Mapping[str, Any], key: str, words: str, value: float) -> dict[str, Any]:
     place: Any = found
-    for part in key.split("."):
+    *above, last = key.split(".")
+    for part in above:
         place = place[part]
-    known = place if isinstance(place, Mapping) else {"value": value, "low": None, "high": None}
+    known = place[last]
+    if not isinstance(known, Mapping):  # its ends stand beside it, if there are any
+        known = {"value": value, "low": place.get(f"{last}_low"), "high": place.get(f"{last}_high")}
     return {"name": words, "value": known["value"], "low": known["low"], "high": known["high"]}
 
 

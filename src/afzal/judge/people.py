@@ -12,7 +12,7 @@ from afzal.judge.aggregate import aggregate
 from afzal.judge.games import Game, Judge, Pair, Ruling
 from afzal.judge.labels import Labels, of_items
 from afzal.judge.verdicts import from_probability
-from afzal.records import Comparison, Item, comparisons, prompt_key, turns_to_json
+from afzal.records import Comparison, Item, comparisons, pooled_axes, prompt_key, turns_to_json
 
 
 def votes_on(items: Sequence[Item], path: str) -> list[Item]:
@@ -48,7 +48,11 @@ def votes_on(items: Sequence[Item], path: str) -> list[Item]:
 
 
 def labels_on(items: Sequence[Item], pairs: Sequence[Pair]) -> Labels | None:
-    """The votes of rows as labels, in the numbering of the pairs; None where there is none."""
+    """The votes of rows as labels, in the numbering of the pairs; None where there is none.
+
+    Axes are pooled. What a person says on each is an opinion of its own, so that somebody who voted on two counts as
+    two annotators, ``ann (helpful)`` and ``ann (harmless)``.
+    """
     if not any(True for item in items for _ in comparisons(item.votes)):
         return None
     import numpy as np
@@ -62,8 +66,20 @@ def labels_on(items: Sequence[Item], pairs: Sequence[Pair]) -> Labels | None:
     prompts = [""] * len(pairs)
     for k, pair in enumerate(pairs):
         prompts[k] = prompt_key(items[pair.item])
-    said = tuple(replace(s, pair=to[s.pair]) for s in own.said)
-    return Labels(tuple(numbered), tuple(prompts), own.annotators, said, gold)
+    names, who = own.annotators, [s.annotator for s in own.said]
+    if pooled_axes(items):
+        people = [(own.annotators[s.annotator], own.pairs[s.pair][3]) for s in own.said]
+        known = {person: k for k, person in enumerate(dict.fromkeys(people))}
+        names = tuple(name if axis is None else f"{name} ({axis})" for name, axis in known)
+        who = [known[person] for person in people]
+    said = tuple(replace(s, pair=to[s.pair], annotator=k) for s, k in zip(own.said, who, strict=True))
+    return Labels(tuple(numbered), tuple(prompts), names, said, gold)
+
+
+def pooled(items: Sequence[Item] | None) -> list[str]:
+    """A note where the votes of rows are on several axes."""
+    axes = pooled_axes(items or ())
+    return [f"note: people's votes on {axes} are pooled; each answers a question of its own"] if axes else []
 
 
 def by_people(items: Sequence[Item], pairs: Sequence[Pair]) -> Judge:

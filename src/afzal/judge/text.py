@@ -7,7 +7,7 @@ from typing import Any
 
 from afzal.judge import controls
 from afzal.judge.plain import points
-from afzal.text import plural
+from afzal.text import interval, number, plural
 
 Plain = Mapping[str, Any]
 
@@ -103,7 +103,9 @@ def _people(h: Plain) -> list[str]:
 def _calibration(c: Plain) -> list[str]:
     return [
         f"  states probabilities {100 * c['ece']:.1f} points off on average, where a calibrated judge would show "
-        f"{100 * c['null']:.1f}; Brier score {c['brier']:.3f} (0.25 is a coin)"
+        f"{100 * c['null']:.1f}; Brier score "
+        f"{number(c['brier'], 3)} {interval(c['brier_low'], c['brier_high'])}".rstrip()
+        + " (0.25 is a coin)"
     ]
 
 

@@ -13,8 +13,9 @@ from afzal.judge.aggregate import POINTS, Aggregated, By, classes_of, credit, or
 from afzal.judge.labels import CLASSES, Labels
 from afzal.judge.plain import finite
 from afzal.stats import annotators
-from afzal.stats.intervals import clustered, share
-from afzal.text import number
+from afzal.stats.calibration import brier_score
+from afzal.stats.intervals import Interval, clustered, share
+from afzal.text import interval, number
 
 DRAWS = 20
 """Random choices of the pairs whose truth is taken as known, with seeds 0 to 19."""
@@ -51,15 +52,15 @@ def by_category(p_first: np.ndarray, labels: Labels) -> dict[str, Share]:
     return {name or "none": right_on(p_first, labels, (own == name) & (gold >= 0)) for name in names}
 
 
-def brier(p_first: np.ndarray, gold: np.ndarray) -> float | None:
-    """Mean squared distance of the probability ``[N]`` from the truth ``[N]`` (1 first, 0 second, 1/2 a tie).
+def brier(p_first: np.ndarray, labels: Labels) -> Interval | None:
+    """Mean squared distance of the probability ``[N]`` from the truth (1 first, 0 second, 1/2 a tie), over prompts.
 
     0 is perfect, and 1/4 is what 1/2 everywhere gets where all truths name a winner. None without truths.
     """
-    gold = ordering(gold)
-    at = gold >= 0
-    said = np.nan_to_num(p_first, nan=0.5)
-    return float(((said - POINTS[gold]) ** 2)[at].mean()) if at.any() else None
+    gold = ordering(labels.gold)
+    at = np.flatnonzero(gold >= 0)
+    losses = (np.nan_to_num(p_first, nan=0.5) - POINTS[gold])[at] ** 2
+    return brier_score(losses, [labels.prompts[k] for k in at]) if len(at) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,16 +209,20 @@ def as_plain(found: Aggregated, labels: Labels, by: By) -> dict[str, Any]:
     at = ordering(labels.gold) >= 0
     if not at.any():
         return {}
-    right, loss = right_on(found.p_first, labels, at), brier(found.p_first, labels.gold)
+    right, loss = right_on(found.p_first, labels, at), brier(found.p_first, labels)
+    assert loss is not None
     said = f"The answer by {by} is right on {_percent(right)} of {right.pairs:,} pairs of known truth, a tie half; "
+    shown = f"{number(loss.value, 3)} {interval(loss.low, loss.high)}".rstrip()
     truths = {name: int((labels.gold == k).sum()) for k, name in enumerate(CLASSES) if (labels.gold == k).any()}
     body: dict[str, Any] = {
         "right": right.right,
         "right_low": right.low,
         "right_high": right.high,
-        "brier": loss,
+        "brier": loss.value,
+        "brier_low": loss.low,
+        "brier_high": loss.high,
         "truths": truths,
-        "findings": [f"{said}its Brier score is {number(loss, 3)}."],
+        "findings": [f"{said}its Brier score is {shown}."],
         "tables": [],
     }
     if shares := by_category(found.p_first, labels):

@@ -210,7 +210,10 @@ def played(
         return given.from_file(n.verdicts, n.name, items, pairs)
     if settings is None:
         games = games_of(pairs, "first")
-        return games, people.by_people(people.votes_on(items, n.votes), pairs)(games)
+        voted = people.votes_on(items, n.votes)
+        for note in people.pooled(voted):
+            say(note)
+        return games, people.by_people(voted, pairs)(games)
     _refuse_unseen(n.name, settings, pairs)
     if settings.kind in ("rule", "function", "reward", "policy"):
         games = games_of(pairs, "first")

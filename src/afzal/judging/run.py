@@ -186,6 +186,8 @@ def judged(
             "two judges have the same name", where="--judge", remedy="give them a name in their YAML files"
         )
     beside, replies = _labels(voted, pairs), cache or out / REPLIES
+    for note in people.pooled(voted):
+        say(note)
     said = {n.name: played(n, items, pairs, replies, say) for n in judges}
     points = {name: summary.points_of(summary.codes(pairs, *both)[1]) for name, both in said.items()}
     verdicts, summaries, said_before, rows = [], [], [], list(items)

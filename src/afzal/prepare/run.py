@@ -22,7 +22,7 @@ from afzal.prepare import demonstrations, passes
 from afzal.prepare.columns import asked_by_run, columns_for, with_columns
 from afzal.prepare.recipe import Recipe, recipe_of
 from afzal.prepare.tasks import epoch_of, require_tasks, task_facts, task_lines, tasks_of
-from afzal.records import Item, Turns, prompt_key
+from afzal.records import Item, Turns, pooled_axes, prompt_key
 from afzal.tokens import Speaker, any_chat, distinct_prompts, mismatched, rendering
 from afzal.tokens.answers import remark_texts
 from afzal.tokens.tree import Tree
@@ -277,9 +277,8 @@ def _warnings(train: Sequence[Item], evaluation: Sequence[Item]) -> list[str]:
     leaked = {prompt_key(item) for item in train} & {prompt_key(item) for item in evaluation}
     if leaked:
         found.append(f"{len(leaked)} held-out prompts are also trained on, so held-out figures will flatter")
-    axes = sorted({v.axis for item in train for v in item.votes if v.axis is not None})
-    if len(axes) > 1:
-        found.append(f"opinions on {', '.join(axes)} are pooled; choose one with axis=")
+    if axes := pooled_axes(train):
+        found.append(f"opinions on {axes} are pooled; choose one with axis=")
     return found
 
 

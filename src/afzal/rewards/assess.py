@@ -290,11 +290,12 @@ def _counts(pairs: int, prompts: int) -> str:
 def _calibration(found: Calibration) -> str:
     """Error with number, interval and what chance alone makes, so that a small sample is not taken for a bad model."""
     within = "" if found.ece_low is None else f" ({found.ece_low:.3f} to {found.ece_high:.3f})"
+    score = "" if found.brier_low is None else f" ({found.brier_low:.3f} to {found.brier_high:.3f})"
     clear = "more than chance explains" if found.ece > found.null_high else "within what chance explains"
     return (
         f"expected calibration error {found.ece:.3f}{within} on {_counts(found.n, found.prompts)}; a perfectly "
-        f"calibrated model would show about {found.null:.3f} here, so this is {clear}; Brier score {found.brier:.3f} "
-        f"(a coin has 0.25), log loss {found.log_loss:.3f} nats (a coin has 0.693)"
+        f"calibrated model would show about {found.null:.3f} here, so this is {clear}; Brier score "
+        f"{found.brier:.3f}{score} (a coin has 0.25), log loss {found.log_loss:.3f} nats (a coin has 0.693)"
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from afzal.stats.intervals import LEVEL, clustered, half_width, share, t95
+from afzal.stats.intervals import LEVEL, Interval, clustered, half_width, mean, share, t95
 
 _DRAWS = 1000
 _RESAMPLES = 200  # of the prompts, for a standard deviation
@@ -37,7 +37,8 @@ class Calibration:
     ``ece`` in [0, 0.5]: mean distance of confidence from being right, over bins by weight; 0 is best. Chance alone
     makes it positive: a perfectly calibrated model would show ``null`` here, and above ``null_high`` once in 40 times.
     ``ece_low`` and ``ece_high`` are its 95 % interval, None with a single prompt.
-    ``brier`` in [0, 1]: mean squared distance of the stated probability from the label; 0.25 is a coin.
+    ``brier`` in [0, 1]: mean squared distance of the stated probability from the label; 0.25 is a coin. ``brier_low``
+    and ``brier_high`` are its interval, see :func:`brier_score`.
     ``log_loss`` in nats; ln 2 is a coin.
     """
 
@@ -47,6 +48,8 @@ class Calibration:
     null: float
     null_high: float
     brier: float
+    brier_low: float | None
+    brier_high: float | None
     log_loss: float
     n: int
     prompts: int
@@ -91,7 +94,9 @@ def calibration(
     null, null_high = float(chance.mean()), float(np.quantile(chance, (1 + LEVEL) / 2))
     low, high = _interval(pairs, ece, null_high, n_bins, rng)
     counts = len(pairs.bin), int(pairs.prompt.max()) + 1
-    return Calibration(ece, low, high, null, null_high, pairs.brier, pairs.log_loss, *counts, tuple(bins))
+    score = brier_score((pairs.confidence - pairs.right) ** 2, pairs.prompt.tolist(), pairs.weight)
+    brier = score.value, score.low, score.high
+    return Calibration(ece, low, high, null, null_high, *brier, pairs.log_loss, *counts, tuple(bins))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +108,6 @@ class _Pairs:
     right: np.ndarray
     prompt: np.ndarray
     weight: np.ndarray
-    brier: float
     log_loss: float
 
 
@@ -128,8 +132,28 @@ def _pairs(
     losses = np.logaddexp(0, -gaps) * p + np.logaddexp(0, gaps) * (1 - p)
     edges = np.linspace(0.5, 1.0, n_bins + 1)
     place = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, n_bins - 1)
-    brier, log_loss = (float(weight @ x / weight.sum()) for x in ((confidence - right) ** 2, losses))
-    return _Pairs(place, confidence, right, prompt, weight, brier, log_loss)
+    return _Pairs(place, confidence, right, prompt, weight, float(weight @ losses / weight.sum()))
+
+
+def brier_score(losses: np.ndarray, prompts: Sequence[Hashable], weights: np.ndarray | None = None) -> Interval:
+    """The mean of squared distances ``[T]`` of probabilities from labels, with its interval over prompts.
+
+    It is Student's, within 0 and 1. Where predictions are certain, so that the score is a share of errors (a tie
+    counting a quarter), or where all losses are alike, so that their spread says nothing, it is that of a share, which
+    is wide enough for any losses. A single prompt has none.
+
+    Args:
+        prompts: ``[T]``, the prompt of each; those of one prompt are not independent.
+        weights: ``[T]``; default 1.
+    """
+    clusters = clustered(prompts, losses.tolist(), () if weights is None else weights.tolist())
+    found, n = mean(clusters), len(set(prompts))
+    if n < 2:
+        return Interval(found.mean, None, None, n)
+    if np.isin(np.round(losses, 9), (0.0, 0.25, 1.0)).all() or np.ptp(losses) < 1e-9:
+        return share(clusters)
+    low, high = found.ends
+    return Interval(found.mean, max(0.0, low), min(1.0, high), n)
 
 
 def _ece(pairs: _Pairs, n_bins: int) -> float:

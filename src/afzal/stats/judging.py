@@ -174,32 +174,6 @@ def column_means(values: np.ndarray, prompts: Sequence[Hashable], *, resamples: 
     return Means(means, drawn, n)
 
 
-def sparse_means(
-    values: np.ndarray,
-    at: tuple[np.ndarray, np.ndarray],
-    prompts: Sequence[Hashable],
-    n: int,
-    *,
-    resamples: int,
-    seed: int = 0,
-) -> Means:
-    """The same of a table ``[N, J]`` that is mostly empty; a column without a value has the mean NaN.
-
-    Args:
-        values: ``[M]``, those that count, and ``at`` their rows and columns ``[M]``.
-        prompts: of all N rows.
-        n: J.
-    """
-    from scipy.sparse import csr_array
-
-    place = numbered(prompts)
-    spots, shape = (place[at[0]], at[1]), (int(place.max()) + 1 if len(place) else 0, n)
-    totals, counts = (csr_array((v, spots), shape) for v in (values, np.ones(len(values))))
-    weights = np.array(list(draws(shape[0], resamples=resamples, seed=seed)))
-    with np.errstate(invalid="ignore"):
-        return Means(totals.sum(0) / counts.sum(0), (weights @ totals) / (weights @ counts), shape[0])
-
-
 @dataclass(frozen=True, slots=True)
 class AltTest:
     """May the judge stand in for an annotator? ``winning_rate`` is the share of annotators it beats at the allowed

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from afzal.errors import AfzalError
-from afzal.records import Item
+from afzal.records import Item, pooled_axes
 from afzal.stats.intervals import Interval
 
 from .choose import HARMFUL, By, Question, Seen, choose, rows_of
@@ -94,6 +94,7 @@ def ask(ours: Scored, theirs: Scored | None, how: How) -> Asked:
     pool = pool_of(ours.items)
     refuse_nothing_to_ask(pool, how.source)
     known = pool if theirs is None else pool_of(theirs.items)
+    _refuse_other_axis(known, how)
     votes = votes_of(known, axis=how.axis)
     seen = _seen(how.by, (pool, ours), (pool, ours) if theirs is None else (known, theirs))
     lines, plain = _about(pool, votes, ours.unread + (theirs.unread if theirs else 0)), {}
@@ -115,6 +116,8 @@ def ask(ours: Scored, theirs: Scored | None, how: How) -> Asked:
         )
     warnings = [HARMFUL[how.by]] if how.by in HARMFUL else []
     warnings += _uninformed(how.by, seen, votes)
+    if how.axis is None and (axes := pooled_axes(known.items)):
+        warnings.append(f"votes on {axes} are pooled, as if they answered one question; choose one with --axis")
     plain = {"rule": how.by, "pairs": len(pool.pairs), "voted": int(votes.cast.sum()), **plain}
     plain |= {"questions": len(chosen), "by_rule": dict(Counter(q.rule for q in chosen)), "warnings": warnings}
     return Asked(rows_of(pool, chosen), [*lines, *_told(how, chosen)], warnings, plain)
@@ -139,6 +142,15 @@ def _seen(by: By, ours: tuple[Pool, Scored], theirs: tuple[Pool, Scored]) -> See
         features = both(lambda pool, scored: pool.differences(scored.features or ()))
         return Seen(reduced(*features) if ours[1].hidden else features, margins)
     return Seen(both(lambda pool, _: pool.words), margins)
+
+
+def _refuse_other_axis(known: Pool, how: How) -> None:
+    """An error where votes are on axes, and none of them on the one that is named."""
+    axes = sorted({v.axis for item in known.items for v in item.votes if v.axis is not None})
+    if how.axis is not None and axes and how.axis not in axes:
+        raise AfzalError(
+            f"no vote is on the axis {how.axis!r}", where="--axis", remedy=f"there are votes on {', '.join(axes)}"
+        )
 
 
 def _simulated(how: How, votes: Votes, seen: Seen) -> Curve:
