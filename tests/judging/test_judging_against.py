@@ -196,3 +196,22 @@ def test_a_model_beside_itself_answers_by_other_random_numbers(tmp_path, capsys)
     answers = [[r.turns for r in item.responses] for item in data.read(str(tmp_path / "out" / "rows.jsonl")).items]
     assert len(answers) == 6
     assert all(a != b for a, b in answers)
+
+
+def test_a_judge_that_follows_the_slot_or_says_nothing_is_told():
+    """A win rate of 50 % by such a judge looks like any other."""
+    from afzal.judge.games import Ruling, games_of
+    from afzal.judge.summary import summary
+
+    items = [Item(str(k), f"q{k}", (Response(f"a{k}", "a"), Response(f"b{k}", "b"))) for k in range(10)]
+    pairs = pairs_of(items)
+    games = games_of(pairs, "both")
+    slot = [Ruling("second" if game.turned else "first") for game in games]
+    mute = [Ruling("first") if game.pair.item else Ruling("none", why="the reply is empty") for game in games]
+    found = [summary(name, items, pairs, games, said, resamples=20) for name, said in (("slot", slot), ("mute", mute))]
+    board = against.table([against.Column("a", found, None)], "b")
+    rows = {row[0]: row[1] for row in board["tables"][0]["rows"]}
+    assert rows["both orders agree by slot"] == "0.0 %"
+    assert rows["games without a verdict by mute"] == "10.0 %"
+    assert "games without a verdict by slot" not in rows
+    assert "slot prefers a slot whatever stands there, on a." in board["findings"]

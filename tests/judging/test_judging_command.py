@@ -57,6 +57,13 @@ def test_a_rule_judges_every_pair_once(tmp_path, capsys):
     assert {p.name for p in out.iterdir()} >= {"judge_card.html", "judge_card.json", "summary.json"}
 
 
+def test_one_pair_is_said_as_one(tmp_path, capsys):
+    assert judge(rows(tmp_path / "rows.jsonl", 1), tmp_path / "out", "--judge", "rule:longest") == 0
+    said = capsys.readouterr().out
+    assert "judge rule:longest: 1 pair of 1 prompt, 1 game\n" in said
+    assert "on 1 prompt by rule:longest" in said
+
+
 def test_longest_and_shortest_are_each_others_opposite(tmp_path):
     source = rows(tmp_path / "rows.jsonl")
     for name in ("longest", "shortest"):

@@ -22,6 +22,8 @@ from afzal.records import Item, prompt_key
 
 PEOPLE = "people"
 
+_CERTAIN = 0.01  # a smaller p-value of no slot bias is told
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -124,6 +126,8 @@ def _side_by_side(columns: Sequence[Column], judges: Sequence[str]) -> dict[str,
     rows += [["labels of people", *(_cell(c.people, lambda p: f"{p['labels']:,}") for c in columns)]] if voted else []
     for k, name in enumerate(judges):
         rows.append([f"win rate by {name}", *(_cell(_rate(c.summaries[k]), percent) for c in columns)])
+    for k, name in enumerate(judges):
+        rows += _trust(name, [c.summaries[k] for c in columns])
     if voted:
         rows.append(["win rate by people", *(_cell(c.people, lambda p: percent(p["win_rate"])) for c in columns)])
         for k, name in enumerate(judges):
@@ -142,6 +146,18 @@ def _side_by_side(columns: Sequence[Column], judges: Sequence[str]) -> dict[str,
     return {"title": "Side by side", "words": words, "columns": ["", *(c.name for c in columns)], "rows": rows}
 
 
+def _trust(name: str, seen: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """What a win rate does not show of a judge: games without a verdict, and how often both orders agree."""
+    share = lambda value: f"{100 * value:.1f} %"  # noqa: E731
+    rows = []
+    if any(found["no_verdict"] for found in seen):
+        rows.append([f"games without a verdict by {name}", *(share(found["no_verdict_share"]) for found in seen)])
+    if any("orders" in found for found in seen):
+        agree = [found.get("orders", {}).get("consistent") for found in seen]
+        rows.append([f"both orders agree by {name}", *(_cell(known, share) for known in agree)])
+    return rows
+
+
 def _cell(known: Any, shown: Callable[[Any], str]) -> str:
     return "-" if known is None else shown(known)
 
@@ -155,6 +171,9 @@ def _findings(columns: Sequence[Column], judges: Sequence[str], other: str) -> l
             told = "" if side(rate) else ", not told apart"
             said.append(f"{c.name} against {other}, by {who}: {percent(rate)}{told}.")
     for k, name in enumerate(judges):
+        games = [(c.name, found) for c in columns if (found := c.summaries[k].get("orders")) is not None]
+        leaning = [model for model, found in games if found["slot_p"] is not None and found["slot_p"] < _CERTAIN]
+        said += [f"{name} prefers a slot whatever stands there, on {', '.join(leaning)}."] if leaning else []
         seen = [
             (c.name, rate, c.people["win_rate"])
             for c in columns

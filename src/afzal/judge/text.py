@@ -15,7 +15,8 @@ Plain = Mapping[str, Any]
 def lines(found: Plain) -> list[str]:
     """A summary, as :func:`afzal.judge.summary.summary` gives it."""
     return [
-        f"judge {found['judge']}: {found['pairs']} pairs of {found['prompts']} prompts, {found['games']} games",
+        f"judge {found['judge']}: {plural(found['pairs'], 'pair')} of {plural(found['prompts'], 'prompt')}, "
+        f"{plural(found['games'], 'game')}",
         *(_models(found["models"]) if "models" in found else ()),
         *(_orders(found["orders"]) if "orders" in found else ()),
         *_verdicts(found),
@@ -40,7 +41,7 @@ def verdict(found: Plain) -> str:
     if rate is None:
         return ""
     word = ("not told apart", "better", "worse")[side(rate)]
-    by = f"on {found['prompts']} prompts by {found['judge']}"
+    by = f"on {plural(found['prompts'], 'prompt')} by {found['judge']}"
     return f"{word}: {m['ours']} wins {percent(rate)} against {m['theirs']} {by}"
 
 
@@ -85,7 +86,7 @@ def _verdicts(found: Plain) -> list[str]:
 
 
 def _people(h: Plain) -> list[str]:
-    line = f"  agrees with people on {percent(h['agreement'])} of {h['labels']} labels"
+    line = f"  agrees with people on {percent(h['agreement'])} of {plural(h['labels'], 'label')}"
     if h["without_ties"] is not None and h["without_ties"]["pairs"] < h["labels"]:
         line += f", on {percent(h['without_ties'])} where both name a winner"
     said = [line]
