@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
@@ -124,6 +125,20 @@ def test_alarms_are_said_once_and_as_soon_as_they_show():
 def test_a_reward_that_does_not_rise_is_said(before, after, code):
     metrics = [*rollouts(), *updates(), *held_out(before, after)]
     assert code in [d.code for d in alarms(diagnose(metrics, FACTS))]
+
+
+def test_rounds_are_told_of_settings_that_they_have():
+    lines = held_out(1.0, 1.1)
+    last = {"kl": 30.0, "kl_se": 0.1, "kl_tokens": 40.0, "samples/eos_rate": 1.0}
+    cut = {**last, "kl": 2.0, "kl_cut": 0.5}
+    told = FACTS | {"method": "iterate"}
+    for metrics in (lines, held_out(1.0, 0.0), [lines[0], lines[-1] | last], [lines[0], lines[-1] | cut]):
+        for found in diagnose(metrics, told):
+            words = set(re.findall(r"\w+", found.remedy))
+            assert not words & {"kl_coef", "sample_tokens", "early_stop_patience", "iterations"}, found
+    assert {"kl_large", "kl_of_cut_answers"} <= {
+        found.code for more in (last, cut) for found in diagnose([lines[0], lines[-1] | more], told)
+    }
 
 
 def test_large_updates_are_said():

@@ -92,6 +92,11 @@ class Curves:
         return not writes(self.facts)
 
     @property
+    def in_rounds(self) -> bool:
+        """Whether these are rounds of ``afzal iterate``, whose settings have other names."""
+        return self.facts.get("method") == "iterate"
+
+    @property
     def subject(self) -> str:
         """What was trained, in words."""
         return "reward model" if self.is_reward_model else "policy"

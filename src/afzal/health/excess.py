@@ -186,7 +186,8 @@ def distance(c: Curves) -> Diagnosis | None:
             f"Best-of-n sampling would need n of about {_best_of(low)} to go as far. What the model knew before is "
             "being given up for the preference.",
             rule,
-            f"raise {c.named('beta')}, {c.lower_lr()}, or stop earlier (early_stop_patience)",
+            f"raise {c.named('beta')}, {c.lower_lr()}, or stop earlier "
+            + ("(kl_budget)" if c.in_rounds else "(early_stop_patience)"),
             step,
             evidence,
             change=c.times_lr(1 / 3),
@@ -203,7 +204,7 @@ def distance(c: Curves) -> Diagnosis | None:
             f"It is the KL of the first {number(tokens, 3)} tokens, on average. That of whole answers is larger, and "
             "not known.",
             rule,
-            "raise sample_tokens",
+            "raise max_new_tokens" if c.in_rounds else "raise sample_tokens",
             step,
             evidence,
         )

@@ -91,9 +91,11 @@ def reward(c: Curves) -> Diagnosis | None:
     if after - before > chance:
         return Diagnosis("reward", "good", "the reward rose", words, rule, "", step, evidence)
     if before - after > chance:
-        remedy = f"{c.lower_lr()}, or lower {c.named('kl_coef')}"
+        remedy = c.lower_lr() + ("" if c.in_rounds else f", or lower {c.named('kl_coef')}")
         return Diagnosis("reward_fell", "bad", "the reward fell", words, rule, remedy, step, evidence)
-    remedy = f"more iterations, a larger lr than {c.setting('lr')}, or lower {c.named('kl_coef')}"
+    remedy = f"raise {c.named('lr')}, " + (
+        "or make more rounds" if c.in_rounds else f"make more iterations, or lower {c.named('kl_coef')}"
+    )
     return Diagnosis("reward_flat", "watch", "the reward did not clearly rise", words, rule, remedy, step, evidence)
 
 
