@@ -56,6 +56,11 @@ def test_a_folder_of_another_run_is_refused_before_any_rows_are_written(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
+def test_the_method_may_be_named_as_settings_are():
+    with pytest.raises(AfzalError, match="unknown method 'dpoo'"):
+        afzal.fit(method="dpoo", model="m", data=ROWS)
+
+
 def test_rows_without_a_folder_take_the_usual_one():
     assert out_of({"data": ROWS}, "runs/rows", resume=False) == Path("runs/rows")
     assert out_of({"data": "rows.jsonl"}, "runs/rows", resume=False) is None

@@ -131,7 +131,7 @@ def test_rounds_are_told_of_settings_that_they_have():
     lines = held_out(1.0, 1.1)
     last = {"kl": 30.0, "kl_se": 0.1, "kl_tokens": 40.0, "samples/eos_rate": 1.0}
     cut = {**last, "kl": 2.0, "kl_cut": 0.5}
-    told = FACTS | {"method": "iterate"}
+    told = FACTS | {"method": "iterate", "config": {"lr": 1e-5, "rounds": 3}}
     for metrics in (lines, held_out(1.0, 0.0), [lines[0], lines[-1] | last], [lines[0], lines[-1] | cut]):
         for found in diagnose(metrics, told):
             words = set(re.findall(r"\w+", found.remedy))

@@ -21,7 +21,6 @@ OnProgress = Callable[["Progress"], object]
 
 def fit(
     method: str,
-    /,
     *,
     model: Any,
     data: Rows,

@@ -94,7 +94,8 @@ class Curves:
     @property
     def in_rounds(self) -> bool:
         """Whether these are rounds of ``afzal iterate``, whose settings have other names."""
-        return self.facts.get("method") == "iterate"
+        config = self.facts.get("config")
+        return isinstance(config, Mapping) and "rounds" in config
 
     @property
     def subject(self) -> str:
