@@ -81,6 +81,32 @@ def test_pairs_by_keyboard(chromium, tmp_path):
     assert Counter(line["kind"] for line in lines) == {"pair": 10, "undo": 3, "skip": 1}
 
 
+@pytest.mark.slow
+def test_clearly_better_by_touch(chromium, tmp_path):
+    """A phone has no Shift: the button is pressed first, holds for one question, and changes no tie."""
+    write_rows(tmp_path / "rows.jsonl", pairs(3))
+    with served("rows.jsonl", "--annotators", "ann", "--out", "out", cwd=tmp_path) as ((address,), _):
+        opened = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+        one = Person(opened.new_page(), address)
+        for n, (taps, says) in enumerate(
+            [
+                (("clearly", "vote-second"), "second (clearly)"),
+                (("vote-first",), "first"),
+                (("clearly", "vote-tie"), "equal"),
+            ]
+        ):
+            one.phase("ask")
+            assert one.page.get_attribute("[data-testid=clearly]", "aria-pressed") == "false"
+            for name in taps:
+                one.page.tap(f"[data-testid={name}]")
+            one.says(f"saved {n + 1}: {says}")
+        one.phase("done")
+        opened.close()
+        assert one.faults == []
+    said = [(line["outcome"], line["strength"]) for line in lines_of(tmp_path / "out")]
+    assert said == [("second", 2), ("first", 1), ("tie", None)]
+
+
 HOSTILE = [
     "<script>document.title = 'owned'</script><img src=x onerror=\"alert(1)\"><svg onload=alert(2)>",
     "{{7*7}} ${7*7} <%= 7*7 %> javascript:alert(1)",

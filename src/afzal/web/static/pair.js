@@ -20,17 +20,22 @@ export function show(question, vote) {
   showResponses(question.responses, ["First", "Second"], ["1", "2"]);
   const buttons = CHOICES.map(([key, outcome, words]) => {
     const button = element("button", { type: "button", "data-testid": `vote-${outcome}`, "data-outcome": outcome }, element("kbd", {}, key), ` ${words}`);
-    button.addEventListener("click", (event) => vote(said(outcome, event.shiftKey)));
+    button.addEventListener("click", (event) => vote(said(outcome, isClear(event))));
     return button;
   });
-  const hint = element("span", { class: "hint" }, element("kbd", {}, "Shift"), " clearly");
-  $("choices").replaceChildren(...buttons, hint);
+  // For those without a Shift key: pressed first, then the answer. The next question begins without it.
+  const clearly = element("button", { type: "button", id: "clearly", "data-testid": "clearly", "aria-pressed": "false" }, element("kbd", {}, "Shift"), " clearly better");
+  clearly.addEventListener("click", () => clearly.setAttribute("aria-pressed", String(!isPressed())));
+  $("choices").replaceChildren(...buttons, clearly);
 }
+
+const isPressed = () => $("clearly").getAttribute("aria-pressed") === "true";
+const isClear = (event) => event.shiftKey || isPressed();
 
 export function key(event, vote) {
   const arrow = { ArrowLeft: "first", ArrowRight: "second" }[event.key];
   const outcome = arrow ?? OUTCOMES[digitOf(event)];
-  if (outcome) vote(said(outcome, event.shiftKey));
+  if (outcome) vote(said(outcome, isClear(event)));
   return Boolean(outcome);
 }
 
