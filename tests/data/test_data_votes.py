@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from afzal import api
 from afzal.data import read
 from afzal.errors import AfzalError
 from afzal.quality import clean
@@ -236,3 +237,26 @@ def test_no_annotator_is_left_out_for_the_end_of_their_name(tmp_path):
     )
     dataset = read(file)
     assert [vote.annotator for vote in dataset.items[0].votes] == ["David", "Ingrid", "cname"]
+
+
+def test_blanks_around_a_name_are_not_another_person(tmp_path):
+    """Names in other letters are kept apart, and aggregate asks about them."""
+    lines = [
+        f"Q{k},A,B,{won},{who}" for k in range(3) for won, who in (("model_a", "ann "), ("tie", " ann"), ("tie", "Ann"))
+    ]
+    source = tmp_path / "votes.csv"
+    source.write_text("\n".join(["prompt,response_a,response_b,winner,annotator", *lines]))
+    names = {vote.annotator for item in read(source).items for vote in item.votes}
+    assert names == {"ann", "Ann"}
+    (asked,) = [one for one in api.aggregate(source, resamples=5)["findings"] if "differ" in one]
+    assert asked.startswith("ann and Ann are counted as 2 annotators")
+
+
+def test_files_in_another_encoding_or_by_another_name_say_what_to_do(tmp_path):
+    row = '{"prompt": "ü", "chosen": "gut", "rejected": "schlecht"}\n'
+    (tmp_path / "latin.jsonl").write_bytes(row.encode("latin-1"))
+    (tmp_path / "plain.jsonl.gz").write_text(row)
+    for name, remedy in (("latin.jsonl", "iconv -f LATIN1 -t UTF-8"), ("plain.jsonl.gz", "take .gz out of its name")):
+        with pytest.raises(AfzalError) as error:
+            read(tmp_path / name)
+        assert remedy in error.value.remedy

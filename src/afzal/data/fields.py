@@ -213,7 +213,7 @@ def opinion(row: Row) -> dict[str, Any]:
     facts["probability"] = probability
     facts["weight"] = weight(row)
     who = name_of(row, _ANNOTATOR)
-    facts["annotator"] = str(row[who]) if who else None
+    facts["annotator"] = str(row[who]).strip() or None if who else None
     return facts
 
 

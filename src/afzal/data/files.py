@@ -83,8 +83,11 @@ def _text(path: Path, kind: str, packed: bool, limit: int) -> Iterator[Raw]:
         with _open(path, packed, limit) as stream:
             raise first_fault(stream, name) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        remedy = "download it again"
+        if isinstance(error, gzip.BadGzipFile):
+            remedy += ", or take .gz out of its name if it is not compressed"
         why = f"{error}; was it cut off?"
-        raise AfzalError("the gzip file cannot be unpacked", where=name, why=why, remedy="download it again") from None
+        raise AfzalError("the gzip file cannot be unpacked", where=name, why=why, remedy=remedy) from None
     except OSError as error:
         raise AfzalError("the file cannot be read", where=name, why=str(error.strerror or error)) from None
 

@@ -233,7 +233,7 @@ def _recorded(row: Row) -> dict[str, Any]:
     """Who voted, how long it took, when, and the vote's own id."""
     who, at, name = (name_of(row, names) for names in (ANNOTATORS, TIMES, "vote_id|annotation_id"))
     return {
-        "annotator": str(row[who]) if who else None,
+        "annotator": str(row[who]).strip() or None if who else None,
         "seconds": optional_number(row, SECONDS),
         "at": _time(row[at]) if at else None,
         "id": str(row[name]) if name else None,
@@ -315,7 +315,7 @@ def _entries(given: Any, field: str) -> Iterator[tuple[Any, str, dict[str, Any]]
     """The votes that a field holds: by name, in order, or as objects."""
     if isinstance(given, Mapping):
         for who, got in given.items():
-            yield got, field, {"annotator": str(who)}
+            yield got, field, {"annotator": str(who).strip()}
         return
     if not isinstance(given, list | tuple):
         raise RowError("wrong_type", field, "is neither a list of votes nor an object of them")

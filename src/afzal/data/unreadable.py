@@ -68,6 +68,8 @@ def _remedy(reason: str, sound: int) -> str:
         fix = f"put the files into the folder of the data; to have them copied beside a new file: {copied}"
     elif reason == "media_count":
         fix = 'give as many marks as media; a text in a typed part ({"type": "text"}) holds no marks'
+    elif reason == "not_utf8":
+        fix = "save the file as UTF-8, for example with: iconv -f LATIN1 -t UTF-8"
     else:
         fix = "fix the rows"
     dropped = "or drop and count them with --skip-bad"

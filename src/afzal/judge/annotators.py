@@ -264,6 +264,7 @@ def _remarks(
 def as_plain(labels: Labels, agreed: Agreement | None, people: Sequence[Person], source: str) -> dict[str, Any]:
     """The report as plain values, for the page and for files."""
     odd = [f"{person.name}: {remark}" for person in people for remark in person.remarks]
+    odd += _alike(labels.annotators)
     lines = [_line(person) for person in people]
     figures: list[dict[str, Any]] = []
     unknown = {"low": None, "high": None}
@@ -306,6 +307,19 @@ def as_plain(labels: Labels, agreed: Agreement | None, people: Sequence[Person],
         own = body["labels"][labels.annotators[s.annotator]]
         own[CLASSES[s.label]] = own.get(CLASSES[s.label], 0) + 1
     return body | {"pairs_of_annotators": [{key: finite(v) for key, v in asdict(two).items()} for two in pairs]}
+
+
+def _alike(names: Sequence[str]) -> list[str]:
+    """A finding for names that differ in case or blanks alone."""
+    found = defaultdict(list)
+    for name in names:
+        found[" ".join(name.casefold().split())].append(name)
+    return [
+        f"{' and '.join(same)} are counted as {len(same)} annotators, since their names differ: one person, spelled in "
+        f"{len(same)} ways?"
+        for same in found.values()
+        if len(same) > 1
+    ]
 
 
 def _line(person: Person) -> dict[str, Any]:
