@@ -14,6 +14,10 @@ HEAD = "method: dpo\nmodel: M\ndata: D\n"
 FILES = {
     "slip": (HEAD + "bata: 0.2\n", "run.yaml:4: unknown setting 'bata' (did you mean beta?)"),
     "foreign name": (HEAD + "learning_rate: 1e-6\n", "run.yaml:4: unknown setting 'learning_rate' (did you mean lr?)"),
+    "foreign name of a length": (
+        "method: rloo\nmodel: M\ndata: D\nreward: m:f\nmax_new_tokens: 9\n",
+        "run.yaml:5: unknown setting 'max_new_tokens' (did you mean sample_tokens?)",
+    ),
     "nothing near": (HEAD + "xyzzy: 1\n", "run.yaml:4: unknown setting 'xyzzy'"),
     "of another method": (
         HEAD + "desirable_weight: 2\n",

@@ -22,8 +22,8 @@ pytest.importorskip("PIL", reason="needs the extra vision")
 pytest.importorskip("soundfile", reason="needs the extra audio")
 
 
-def place(folder: Path, family: str, rows: int = 8) -> dict[str, Any]:
-    """A model and a file of preferences, every fourth row without a medium, and the settings of a short run."""
+def place(folder: Path, family: str, rows: int = 8, every: int = 4) -> dict[str, Any]:
+    """A model and a file of preferences, each ``every``-th row without a medium, and the settings of a short run."""
     kind = FAMILIES[family][0]
     model, processor = made(family)
     model.save_pretrained(folder / "model")
@@ -33,7 +33,7 @@ def place(folder: Path, family: str, rows: int = 8) -> dict[str, Any]:
         name = f"{k}.png" if kind == "image" else f"{k}.wav"
         (folder / name).write_bytes(picture(k) if kind == "image" else tone(200 + 50 * k))
         shown = [{"type": kind, "path": name}, {"type": "text", "text": "What is it?"}]
-        prompt = [{"role": "user", "content": f"Say {k}." if k % 4 == 3 else shown}]
+        prompt = [{"role": "user", "content": f"Say {k}." if k % every == every - 1 else shown}]
         answers = {"chosen": f"good {k}", "rejected": f"bad, {k}"}
         row = {name: [{"role": "assistant", "content": text}] for name, text in answers.items()}
         written.append(json.dumps({"prompt": prompt, **row}) + "\n")

@@ -20,6 +20,7 @@ from afzal.folders.unread import Place, Unread, fill
 from afzal.model.adapters import is_adapted, norms_of
 from afzal.model.attention import attention_of, set_attention
 from afzal.model.load import cast_parameters
+from afzal.model.media import towers
 from afzal.model.reward import is_reward_model
 from afzal.train import ranks
 from afzal.train.boxes import box_of
@@ -27,6 +28,7 @@ from afzal.train.optim import trainable
 from afzal.train.pieces import full, laid_down, like, local
 from afzal.train.precision import Dtype
 from afzal.train.tensor import into_slices
+from afzal.train.towers import Touched
 
 
 class Sharded:
@@ -47,7 +49,7 @@ class Sharded:
         self._device = device
         self._blank = _blank_copy(model)
         self._read_in_pieces = unread is not None
-        _into_pieces(model, dtype, dtype, device, unread)
+        self._touched = _into_pieces(model, dtype, dtype, device, unread)
         self._all: dict[str, nn.Parameter] = dict(model.named_parameters())
         self.masters: dict[str, nn.Parameter] = trainable(model)
 
@@ -57,7 +59,10 @@ class Sharded:
         return self.masters
 
     def hand_over(self) -> None:
-        """Nothing: gradients are where the optimiser is."""
+        """Gradients are where the optimiser is. What no row of the update has read has none."""
+        for name in self._touched.unseen() if self._touched is not None else ():
+            if name in self.masters:
+                self.masters[name].grad = None
 
     def forget_gradient(self) -> None:
         """Let go of what there is of an update's gradient."""
@@ -221,16 +226,19 @@ def gathered(*models: Any) -> Iterator[None]:
             module.reshard()
 
 
-def _into_pieces(model: Any, dtype: Dtype, policy: Dtype, device: torch.device, unread: Unread | None) -> None:
+def _into_pieces(
+    model: Any, dtype: Dtype, policy: Dtype, device: torch.device, unread: Unread | None
+) -> Touched | None:
     """Cut a model; of weights that are unread each rank then reads its pieces."""
     places = {} if unread is None else _places(model, unread)
     _forget(model, places.keys())
     if dtype == "bf16":
         trains = trainable(model)  # what never trains needs no float32 master
         cast_parameters(model, torch.bfloat16, keep=lambda name: name in trains)
-    _cut(model, policy, device)
+    touched = _cut(model, policy, device)
     pieces = {name: p for name, p in model.named_parameters() if name in places}
     fill({name: (places[name], _slices(p), local(p.detach())) for name, p in pieces.items()})
+    return touched
 
 
 def _places(model: nn.Module, unread: Unread) -> dict[str, Place]:
@@ -243,9 +251,10 @@ def _places(model: nn.Module, unread: Unread) -> dict[str, Place]:
     return found
 
 
-def _cut(model: Any, dtype: Dtype, device: torch.device) -> None:
+def _cut(model: Any, dtype: Dtype, device: torch.device) -> Touched | None:
     """Each block on its own, and what is left with the root: embeddings and head, which stay gathered from a forward
-    pass to its backward pass, since log-probs are taken outside of the model's own forward.
+    pass to its backward pass, since log-probs are taken outside of the model's own forward; and towers, which rows
+    without images or sounds do not run (:mod:`.towers`).
 
     Under tensor parallelism the plan of the model has cut its matrices before. Weights on the meta device become empty
     pieces.
@@ -258,7 +267,9 @@ def _cut(model: Any, dtype: Dtype, device: torch.device) -> None:
     mesh = ranks.mesh(device.type)
     if ranks.tensor() > 1:
         into_slices(model, mesh["tensor"])
-    blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    inside = {m for tower in towers(model).values() for m in tower.modules()}
+    blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and m not in inside]
+    touched = Touched(model) if inside else None
     for module in [*blocks, model]:
         fully_shard(module, mesh=mesh["shard"], mp_policy=policy)
     model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t)
@@ -268,6 +279,7 @@ def _cut(model: Any, dtype: Dtype, device: torch.device) -> None:
             module.set_force_sum_reduction_for_comms(True)  # gloo has no other way to a sum
             module.unshard()  # once, so that what is gathered knows from now on what trains
             module.reshard()
+    return touched
 
 
 def _slices(tensor: Any) -> list[slice]:
