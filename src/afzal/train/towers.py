@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from afzal.model.media import towers
 from afzal.model.reward import is_reward_model, reward_head
@@ -55,6 +54,8 @@ class Touched:
 
 def _text(model: Any) -> nn.Module:
     """What holds the blocks that read text: all that lies beside them there is run by every pass."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
     inside = {m for tower in towers(model).values() for m in tower.modules()}
     blocks = (n for n, m in model.named_modules() if isinstance(m, GradientCheckpointingLayer) and m not in inside)
     return model.get_submodule(next(blocks).rsplit(".", 2)[0])
