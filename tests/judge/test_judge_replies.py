@@ -102,7 +102,9 @@ def test_words_that_differ_in_capitals_or_brackets_alone_stay_apart():
 
 @pytest.mark.parametrize("finish", ["length", "content_filter", "tool_calls", ""])
 def test_a_reply_that_did_not_end_is_no_verdict(finish):
-    assert by_choice("VERDICT: A", CHOICES, finish).outcome == "none"
+    reading = by_choice("VERDICT: A", CHOICES, finish)
+    assert reading.outcome == "none"
+    assert ("max_tokens" in reading.why) == (finish == "length")  # the setting that mends it
     assert by_json('{"winner": "A"}', "winner", CHOICES, finish).outcome == "none"
     assert by_score("SCORE: 7", r"SCORE: (\d+)", finish).score is None
 

@@ -26,7 +26,7 @@ _AROUND = " \t.\"'[]()"
 _FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*)\n\s*```\s*", re.DOTALL)
 WHOLE = "stop"
 _ENDED = {
-    "length": "the reply was cut",
+    "length": "the reply was cut at max_tokens",
     "content_filter": "the server withheld the reply",
     TOO_LONG: "the server's model cannot read so much",
 }
