@@ -5,7 +5,10 @@
 MODEL is a folder or a hub id of a causal language model. PAIRS.jsonl has a row for each pair: {"prompt": "...",
 "chosen": "...", "rejected": "..."}, texts that are simply put together, in the order in which they are to be seen.
 OUT gets the trained model. ``with_afzal.py`` beside it is the same training by Afzal, and a test holds the two to the
-same numbers. Everything that a careful run adds (packing, evaluation, checkpoints, a page) is missing here on purpose.
+same numbers, on rows in the same order (Afzal shuffles them, this file does not) and with a tokenizer that spells a
+text in two parts as it does whole. Those of GPT-2, Qwen and Llama 3 do. Those of SentencePiece's kind (Llama 2) put a
+space before each part, which Afzal avoids. Everything that a careful run adds (packing, evaluation, checkpoints, a
+page) is missing here on purpose.
 """
 
 import copy
