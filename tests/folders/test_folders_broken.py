@@ -51,6 +51,13 @@ def test_a_slip_in_a_models_name_is_told(tmp_path, monkeypatch):
     )
 
 
+def test_a_run_that_has_not_finished_is_called_so(tmp_path):
+    (tmp_path / "run.json").write_text('{"status": "running"}')
+    with pytest.raises(AfzalError) as said:
+        load.model_folder(str(tmp_path))
+    assert said.value.remedy.startswith(f"let the run finish: afzal train {tmp_path} --resume; of rounds, ")
+
+
 def opened(folder: str, base: str) -> None:
     Codec(load_tokenizer(folder)).encode(["a" * 40 + "b"], markers=False)
     (load_reward_model if base == "reward" else load_model)(folder)

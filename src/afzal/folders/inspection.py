@@ -131,6 +131,9 @@ def _inspect_model(path: Path, *, adapter_allowed: bool) -> None:
             f"name the folder that {missing} is in (a finished run's own folder, not one of its checkpoints; of "
             "rounds, the policy that run.json names as best)"
         )
+        if (folder / "run.json").exists():
+            rounds = "of rounds, name the policy that run.json names as best"
+            remedy = f"let the run finish: afzal train {folder} --resume; {rounds}"
         raise AfzalError(f"{folder} is not a model folder", why=f"it has no {missing}", remedy=remedy)
     _check_files(folder)
     configs = _check_configs(folder)
