@@ -14,7 +14,7 @@ from afzal import data
 from afzal.cli import main
 from afzal.errors import AfzalError
 from afzal.judge import aggregate, annotators, labels
-from afzal.records import Comparison, Item, Response
+from afzal.records import Comparison, Item, Rating, Response
 
 
 def said_by(who: str, outcome: str, axis: str | None) -> Comparison:
@@ -171,3 +171,12 @@ def test_asking_says_that_it_pools_axes_and_refuses_one_that_is_not_there(tmp_pa
     assert not asked(axis="harmless")["warnings"]
     with pytest.raises(AfzalError, match=r"'harmles'(.|\n)*there are votes on harmless, helpful"):
         asked(axis="harmles")
+
+
+def test_scores_of_weight_0_are_averaged_and_train_nothing(tmp_path):
+    rated = [Rating(k, value, "score", 0.0, annotator="ali") for k, value in enumerate((5.0, 1.0))]
+    source, out = tmp_path / "votes.jsonl", tmp_path / "one.jsonl"
+    rows = [replace(item(0), votes=tuple(rated)), replace(item(1), votes=tuple(replace(v, weight=1.0) for v in rated))]
+    data.write(rows, source, "afzal")
+    afzal.api.aggregate(source, out=out, resamples=5)
+    assert [[v.weight for v in row.votes] for row in data.read(str(out)).items] == [[0, 0], [1, 1]]

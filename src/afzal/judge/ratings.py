@@ -257,10 +257,17 @@ def _remarks(scores: Scores, own: np.ndarray, beside: Interval | None, line: dic
 
 
 def as_items(items: Sequence[Item], scores: Scores) -> list[Item]:
-    """The rows with one score per answer and axis in place of all: their mean."""
+    """The rows with one score per answer and axis in place of all: their mean, of weight 0 where all of theirs is."""
     means = defaultdict(list)
     counted = np.isfinite(scores.values).sum(1)
+    weighed = {
+        (number, v.response, v.axis)
+        for number, item in enumerate(items)
+        for v in item.votes
+        if isinstance(v, Rating) and v.weight > 0
+    }
     for (number, response, axis), mean, n in zip(scores.units, np.nanmean(scores.values, 1), counted, strict=True):
-        means[number].append(Rating(response, float(mean), "score", annotator=f"mean of {n}", axis=axis))
+        vote = Rating(response, float(mean), "score", annotator=f"mean of {n}", axis=axis)
+        means[number].append(vote if (number, response, axis) in weighed else replace(vote, weight=0.0))
     others = [[v for v in item.votes if not isinstance(v, Rating) or v.kind != "score"] for item in items]
     return [replace(item, votes=(*others[k], *means[k])) for k, item in enumerate(items)]
