@@ -46,6 +46,17 @@ def test_state_bytes_by_hand():
     assert half == 4 * N
 
 
+@pytest.mark.parametrize(("rank", "times"), [(0, 2), (16, 1)])  # a live reference has them too
+def test_towers_are_gathered_with_the_root(rank: int, times: int):
+    """Beside the pieces of all ranks; a rank whose rows have no picture gathers them as well."""
+    text = replace(EIGHT, rank=rank)
+    shown = replace(text, shape=replace(text.shape, towers=3_000_000, projection=1_000_000))
+    two = Layout(gpus=2, shards=2)
+    without, beside = (moments(job, two, DEVICES["h100"]) for job in (text, shown))
+    grown = [b.terms["gathered"] - a.terms["gathered"] for a, b in zip(without, beside, strict=True)]
+    assert all(g == pytest.approx(times * 2 * 4_000_000) for g in grown)
+
+
 def test_a_quantised_base_is_smaller_and_leaves_the_ends_alone():
     whole, fp8, nf4 = (
         states(replace(EIGHT, rank=8, frozen=frozen), Layout())["weights"] for frozen in ("dtype", "fp8", "nf4")

@@ -171,13 +171,14 @@ def _gathered(job: Job, layout: Layout) -> dict[str, float]:
     matrix = e * job.shape.width * job.shape.ff / layout.tensor if job.frozen != "dtype" else 0.0
     if layout.shards * layout.tensor == 1:
         return dict.fromkeys(_MOMENTS, matrix)
+    ahead = e * (job.shape.towers + job.shape.projection)  # with the root too
     if job.rank:  # no large gradient: the fullest is a forward pass, with two buffers and the unit taken out of one
         adapters = e * adapter_parameters(job.shape, job.rank) / job.shape.layers
         whole = (frozen_block_bytes(job) + adapters) / layout.tensor
-        first, blocks = whole + 2 * e * ends, 3 * whole + matrix + e * ends
+        first, blocks = whole + 2 * e * ends + ahead, 3 * whole + matrix + e * ends + ahead
         return dict(zip(_MOMENTS, (first, blocks, blocks - whole, first), strict=True))
     # their gradients leave together
-    beside = e * ends if job.reference == "live" else 0.0  # a reference's too
+    beside = ahead + (e * ends + ahead if job.reference == "live" else 0.0)  # a reference's too
     blocks = e * (ends + end) + (3 * e + 4) * unit + beside
     own = (e * (ends + end) + e * unit + beside, blocks, blocks, (e + 4) * ends + beside)
     return dict(zip(_MOMENTS, own, strict=True))
