@@ -142,7 +142,9 @@ def other_things(path: Path) -> Path:
 
 
 def an_older_run(path: Path) -> Path:
-    runs.create(path, {}).release()
+    run = runs.create(path, {})
+    run.log({"kind": "train", "step": 1, "loss": 0.5})
+    run.release()
     return path
 
 
