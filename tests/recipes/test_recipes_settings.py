@@ -127,7 +127,8 @@ def test_a_setting_of_training_reaches_the_training_of_a_round(key: str):
     before, after = passed_down(**needed), passed_down(**needed, **{key: value})
     changed = {name for a, b in zip(before, after, strict=True) for name in a if a[name] != b[name]}
     assert changed, f"{key} has no effect"
-    if key in PreferConfig.model_fields and key not in ("model", "reference", "seed"):  # a round splits by a seed of its own
+    # a round splits by a seed of its own
+    if key in PreferConfig.model_fields and key not in ("model", "reference", "seed"):
         assert after[0][key] == value
 
 
