@@ -359,3 +359,11 @@ def test_four_bits_need_bitsandbytes(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(load, "find_spec", lambda name: None)
     with pytest.raises(AfzalError, match="pip install bitsandbytes"):
         load.load_model("nowhere", quantize="4bit")
+
+
+def test_all_linear_in_a_list_is_the_default():
+    named, plain = (
+        {name for name, p in add_adapter(make("llama"), adapter).named_parameters() if p.requires_grad}
+        for adapter in (Adapter("lora", targets=["all-linear"]), Adapter("lora"))
+    )
+    assert named == plain

@@ -125,6 +125,8 @@ def _config(model: Any, adapter: Adapter, also: Sequence[str]) -> Any:
     if adapter.kind == "ia3":
         return peft.IA3Config(task_type=task, modules_to_save=whole, exclude_modules=spared, **_scaled_by_ia3(model))
     targets: Any = adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets)
+    if targets == ["all-linear"]:  # as people write it for PEFT, which takes the word alone
+        targets = "all-linear"
     alpha: Any = adapter.alpha  # a float works, whatever its annotation says
     return peft.LoraConfig(
         task_type=task,
