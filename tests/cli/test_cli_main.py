@@ -153,7 +153,7 @@ FAILURES = {
     "read only": (
         PermissionError(errno.EACCES, "Permission denied", "R"),
         2,
-        "error: R: Permission denied\n  try: choose a place you may write to, with --out\n",
+        "error: R: Permission denied\n  try: ask for the right to read it if it is an input, or choose another --out\n",
     ),
     "memory": (
         OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore"),

@@ -316,6 +316,18 @@ def test_what_cannot_be_is_refused(tmp_path):
             {"principles": [{"id": "a", "text": "t", "avoids": ["x"]}]},
             r"principle 1: unknown setting 'avoids' \(did you mean avoid",
         ),
+        ({"principles": [{"id": "a", "txt": "t"}]}, r"principle 1: unknown setting 'txt' \(did you mean text"),
+        ({"principles": ["No violence."]}, r"principle 1: wanted: settings of its own, such as \{id: peace"),
+        ({"principles": [{"id": 1, "text": "t"}]}, "principle 1: id cannot be 1; wanted: text, in quotes"),
+        ({"principles": [{"id": "a", "text": ""}]}, "principle 1: text is empty"),
+        (
+            {"principles": [{"id": "a", "text": "t", "avoid": "kill"}]},
+            r"avoid cannot be 'kill'; wanted: a list of words",
+        ),
+        (
+            {"principles": [{"id": "a", "text": "t", "need": [False]}]},
+            "need cannot hold false; wanted: text, in quotes",
+        ),
         ({"critique_prompt": "{{ weapon }}"}, "critique_prompt does not render"),
         ({"label_prompt": "{{ answer }}"}, "label_prompt does not render"),
         ({"critique_prompt": ""}, "no word lists"),

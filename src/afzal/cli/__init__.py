@@ -246,7 +246,7 @@ def _usage(error: Any) -> str:
 
 _REMEDIES: dict[int | None, str] = {
     errno.ENOSPC: "free space on that disk, then continue with --resume",
-    errno.EACCES: "choose a place you may write to, with --out",
+    errno.EACCES: "ask for the right to read it if it is an input, or choose another --out",
     errno.EROFS: "choose a place you may write to, with --out",
 }
 

@@ -134,7 +134,7 @@ def _fault(kind: type[Settings], detail: Any, given: Mapping[str, Setting]) -> A
     for member in members(kind.model_fields[key].annotation):
         if get_origin(member) is Literal:
             near = suggestion(str(setting.value), get_args(member))
-    return AfzalError(f"{key} cannot be {_shown(setting.value)}; {wanted}{near}", where=setting.where)
+    return AfzalError(f"{key} cannot be {shown(setting.value)}; {wanted}{near}", where=setting.where)
 
 
 def _inner(field: FieldInfo | None) -> type[BaseModel] | None:
@@ -155,7 +155,7 @@ def _inside(kind: type[BaseModel], loc: Sequence[Any], detail: Any, path: str, s
         return f"{path}: the setting {key!r} is missing"
     if field is None:
         return f"{path}: unknown setting {key!r}{suggestion(key, kind.model_fields)}"
-    return f"{path}: {key} cannot be {_shown(detail['input'])}; {said or f'wanted: {_allowed(field)}'}"
+    return f"{path}: {key} cannot be {shown(detail['input'])}; {said or f'wanted: {_allowed(field)}'}"
 
 
 _SHOWN = 10
@@ -170,7 +170,7 @@ def joined(faults: Sequence[AfzalError]) -> AfzalError:
     return AfzalError("\n".join([f"{len(faults)} settings are wrong:", *lines, *more]))
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as one writes it in YAML."""
     if value is None:
         return "null"

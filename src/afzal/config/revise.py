@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from .base import Settings
-from .explain import suggestion
+from .explain import shown, suggestion
 
 CRITIQUE_PROMPT = """[Question]
 {{ prompt }}
@@ -108,7 +108,9 @@ class PrinciplesConfig(Settings, frozen=True):
             try:
                 PrincipleConfig.model_validate(entry)
             except ValidationError as error:
-                raise ValueError(f"principle {number}: {_wrong(error.errors(include_url=False)[0])}") from None
+                details = error.errors(include_url=False)
+                slips = [d for d in details if d["type"] == "extra_forbidden"]  # a misspelt key is also a missing one
+                raise ValueError(f"principle {number}: {_wrong((slips or details)[0])}") from None
         return value
 
     @model_validator(mode="after")
@@ -124,12 +126,20 @@ class PrinciplesConfig(Settings, frozen=True):
 
 def _wrong(detail: Any) -> str:
     """What is wrong with one principle, in words."""
-    at = ".".join(map(str, detail["loc"][:1]))
+    if not detail["loc"]:
+        return "wanted: settings of its own, such as {id: peace, text: The story has no violence.}"
+    at, given = str(detail["loc"][0]), shown(detail["input"])
     if detail["type"] == "extra_forbidden":
         return f"unknown setting {at!r}{suggestion(at, PrincipleConfig.model_fields)}"
     if detail["type"] == "missing":
         return f"the setting {at!r} is missing"
-    return ": ".join(filter(None, (at, detail["msg"].removeprefix("Value error, "))))
+    if detail["type"] == "tuple_type":
+        return f"{at} cannot be {given}; wanted: a list of words, such as [kill*, sword]"
+    if detail["type"] == "string_type":  # YAML reads 1 and no as a number and a truth value
+        return f"{at} cannot {'be' if len(detail['loc']) == 1 else 'hold'} {given}; wanted: text, in quotes if need be"
+    if detail["type"] == "string_too_short":
+        return f"{at} is empty"
+    return f"{at}: {detail['msg'].removeprefix('Value error, ')}"
 
 
 class ReviseConfig(Settings, frozen=True):
