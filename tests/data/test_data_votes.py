@@ -260,3 +260,14 @@ def test_files_in_another_encoding_or_by_another_name_say_what_to_do(tmp_path):
         with pytest.raises(AfzalError) as error:
             read(tmp_path / name)
         assert remedy in error.value.remedy
+
+
+def test_left_and_right_are_sides_where_the_answers_are_named_so(tmp_path):
+    rows = [{"prompt": "Name a fruit.", "answer1": A, "answer2": B, "comparison": side} for side in ("left", "right")]
+    path = tmp_path / "label_studio.csv"
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    columns = {"response_left": "answer1", "response_right": "answer2", "winner": "comparison"}
+    assert [outcome for _, outcome in said(read(path, columns=columns))] == ["first", "second"]
