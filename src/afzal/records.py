@@ -322,10 +322,15 @@ def scores(item: Item, axis: str | None = None) -> tuple[float | None, ...]:
     return _wins(_compared(votes), len(item.responses))
 
 
+def axes_of(items: Iterable[Item]) -> list[str]:
+    """The axes that votes are on, sorted; a vote on none adds nothing."""
+    return sorted({v.axis for item in items for v in item.votes if v.axis is not None})
+
+
 def pooled_axes(items: Iterable[Item]) -> str:
     """The axes of votes that are taken together where each should answer a question of its own, as ``a, b``; "" where
     there are fewer than two."""
-    axes = sorted({v.axis for item in items for v in item.votes if v.axis is not None})
+    axes = axes_of(items)
     return ", ".join(axes) if len(axes) > 1 else ""
 
 

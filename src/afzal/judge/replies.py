@@ -79,8 +79,9 @@ def _chosen(said: str | None, choices: Mapping[str, Outcome]) -> str | None:
     if said is None:
         return None
     bare = said.strip(_AROUND)
-    if said in choices or bare in choices:
-        return said if said in choices else bare
+    for word in (said, bare):
+        if word in choices:
+            return word
     same = [word for word in choices if word.casefold() == bare.casefold()]
     return same[0] if len(same) == 1 else None
 

@@ -14,7 +14,7 @@ from afzal.config import TrainConfig
 from afzal.drops import Drop, at
 from afzal.errors import AfzalError
 from afzal.prepare.demonstrations import Samples, beside
-from afzal.records import Item
+from afzal.records import Item, axes_of
 
 Apply = Callable[[Sequence[Item]], tuple[list[Item], list[Drop]]]
 
@@ -61,6 +61,6 @@ def on_axis(items: Sequence[Item], axis: str, source: str) -> tuple[list[Item], 
     if any(item.votes for item in kept):
         left_out = [Drop(item.where, item.id, "not_on_axis", axis) for item in kept if not item.votes]
         return [item for item in kept if item.votes], left_out
-    known = sorted({v.axis for item in items for v in item.votes if v.axis is not None})
+    known = axes_of(items)
     remedy = f"axis={' or axis='.join(known)}" if known else "leave axis out: no opinion here names one"
     raise AfzalError(f"no opinion is on the axis {axis!r}", where=source, remedy=remedy)

@@ -212,21 +212,26 @@ def trial_format(weights: Weights | Sharded | None) -> torch.dtype | None:
 
 def frozen_model(path: str, dtype: Dtype, device: torch.device) -> Any:
     """Another model, which never trains: in pieces where there are several ranks and it can be read so."""
-    found = opened(partial(blank_model, path)) if ranks.world() > 1 else Opened(None)
-    if found.unread is None:
-        return load_model(path, device=device).requires_grad_(False)
-    model = read_frozen(found.model, dtype, device, found.unread)
-    refuse_unsound_pieces(model, path)
-    return model
+    made = _frozen_pieces(partial(blank_model, path), dtype, device, path) if ranks.world() > 1 else None
+    return load_model(path, device=device).requires_grad_(False) if made is None else made
 
 
 def frozen_reward_model(path: str, device: torch.device) -> Any:
     """A reward model that never trains, in float32: in pieces as :func:`frozen_model`, but under tensor parallelism,
     where the first rank of a group scores alone."""
-    found = opened(partial(blank_reward_model, path)) if ranks.data_world() == ranks.world() > 1 else Opened(None)
+    cut = ranks.data_world() == ranks.world() > 1
+    made = _frozen_pieces(partial(blank_reward_model, path), "fp32", device, path) if cut else None
+    return load_reward_model(path, device=device) if made is None else made
+
+
+def _frozen_pieces(
+    blank: Callable[[], tuple[Any, Unread]], dtype: Dtype, device: torch.device, path: str
+) -> Any | None:
+    """A model in pieces that never trains, found sound; None where it cannot be read so."""
+    found = opened(blank)
     if found.unread is None:
-        return load_reward_model(path, device=device)
-    model = read_frozen(found.model, "fp32", device, found.unread)
+        return None
+    model = read_frozen(found.model, dtype, device, found.unread)
     refuse_unsound_pieces(model, path)
     return model
 

@@ -113,10 +113,11 @@ class Writer:
         every matrix answer the same prompts in the same passes, and the first of them has the answers rewarded.
         """
         mine = list(range(self.layout.rank, len(asked), self.layout.world))
+        prompts = [asked[k] for k in mine]
         with gathered(*self._trunks()) if ranks.world() > 1 else nullcontext():
-            drawn, own = self._own([asked[k] for k in mine], mine, n, seed)
+            drawn, own = self._own(prompts, mine, n, seed)
         with gathered(*self.scorers):
-            own["reward"] = self._rewards(drawn, [asked[k] for k in mine], [turns[k] for k in mine])
+            own["reward"] = self._rewards(drawn, prompts, [turns[k] for k in mine])
         parts = ranks.gather_tensors(own)
         places = [k for r in range(len(parts)) for k in range(r, len(asked), len(parts))]
         columns = {name: torch.cat([part[name] for part in parts]) for name in own}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from afzal.errors import AfzalError
-from afzal.records import Item, pooled_axes
+from afzal.records import Item, axes_of, pooled_axes
 from afzal.stats.intervals import Interval
 
 from .choose import HARMFUL, By, Question, Seen, choose, rows_of
@@ -146,7 +146,7 @@ def _seen(by: By, ours: tuple[Pool, Scored], theirs: tuple[Pool, Scored]) -> See
 
 def _refuse_other_axis(known: Pool, how: How) -> None:
     """An error where votes are on axes, and none of them on the one that is named."""
-    axes = sorted({v.axis for item in known.items for v in item.votes if v.axis is not None})
+    axes = axes_of(known.items)
     if how.axis is not None and axes and how.axis not in axes:
         raise AfzalError(
             f"no vote is on the axis {how.axis!r}", where="--axis", remedy=f"there are votes on {', '.join(axes)}"
