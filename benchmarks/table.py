@@ -188,8 +188,8 @@ In `benchmarks.methods_step` each side is a process that runs `afzal.fit` or TRL
 turns, update by update, on the same rows. Times are those between two updates, so imports and set-up are in none, and
 the first update of a side is not timed. Processor seconds are user and system time; peak memory is the largest resident
 set of the process. *TRL* recomputes activations, as its default is; *TRL at its best* recomputes nothing, and its SFT
-packs rows without padding. References are computed online on all sides. KTO starts from a policy that is not its
-reference, so that its first loss says something.
+packs rows without padding. TRL makes updates of more than 8 items in passes of 8, its default. References are computed
+online on all sides. KTO starts from a policy that is not its reference, so that its first loss says something.
 
 Online DPO by Afzal is `afzal iterate --preset online`, whose update is a whole round, from one round's optimiser step
 to the next one's: its model and page are written, the model is read again, answers are drawn, scored and paired. TRL

@@ -34,6 +34,7 @@ from benchmarks.methods_step.work import (
 
 Ended = Callable[[float], None]
 Hears = Callable[[Mapping[str, float]], None]
+AT_ONCE = 8  # rows in a forward pass of TRL's, its default
 MAX_TOKENS = 2048  # of prompt and answer for TRL's online DPO, whose default cuts longer prompts
 
 
@@ -172,12 +173,13 @@ def trl(method: str, work: Work, ended: Ended, *, best: bool) -> None:
 
     class Pause(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            ended(float(sum(losses) / len(losses)))
+            passes_in_mean = 1 if method == "sft" else len(losses)  # SFT divides by the tokens of the whole update
+            ended(float(sum(losses) / passes_in_mean))
             losses.clear()
 
     settings = {
         "output_dir": tempfile.mkdtemp(),
-        "per_device_train_batch_size": items_of(method, work) if method == "online-dpo" else work.items,
+        **passes(items_of(method, work) if method == "online-dpo" else work.items),
         "max_steps": work.updates,
         "learning_rate": LR,
         "lr_scheduler_type": "constant",
@@ -207,6 +209,12 @@ def trl(method: str, work: Work, ended: Ended, *, best: bool) -> None:
         **({"reward_funcs": highs} if method == "online-dpo" else {}),
     )
     trainer.train()
+
+
+def passes(items: int) -> dict[str, int]:
+    """TRL's settings for an update of so many items: passes of its own number, 8, where they fill them."""
+    at_once = AT_ONCE if items % AT_ONCE == 0 else items
+    return {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": items // at_once}
 
 
 def _trainer(method: str, work: Work) -> tuple[Any, Any, dict[str, Any]]:
