@@ -169,12 +169,14 @@ def test_without_gradients_statistics_come_from_small_tiles(monkeypatch):
         choose_sharing(one)
     batch = collate(random_trees(4), "shared")
     whole = score_with(model, Frozen(other), batch, [(kl_policy_ref, {})])
-    monkeypatch.setattr(statistics_module, "_TILE_ELEMENTS_UNTRAINED", 5 * VOCABULARY)
+    monkeypatch.setattr(statistics_module, "_TILE_BYTES_UNTRAINED", 4 * 5 * VOCABULARY)
+    monkeypatch.setattr(statistics_module, "_CACHED_ELEMENTS", 2 * VOCABULARY // torch.get_num_threads())
     sizes, tiled = [], statistics_module.tiled
     monkeypatch.setattr(statistics_module, "tiled", lambda *a, rows: sizes.append(rows) or tiled(*a, rows=rows))
     with torch.no_grad():
         few = score_with(model, Frozen(other), batch, [(kl_policy_ref, {})])
-    assert sizes == [5]
+    whole_tiles, rest = divmod(len(batch.target), 5)
+    assert sizes == [5] + [2] * (whole_tiles + (rest > 0))
     for a, b in zip(whole, few, strict=True):
         torch.testing.assert_close(b.token_logps, a.token_logps.detach(), atol=1e-6, rtol=0)
         torch.testing.assert_close(b.token_logps, score(model if a is whole[0] else other, batch).token_logps.detach())

@@ -131,7 +131,11 @@ def test_a_cpu_packs_the_matrices_while_answers_are_written():
     generation, scoring = moments(job, Layout(), DEVICES["cpu"])[-2:]
     matrices = 4 * (4 * 512 * 512 + 3 * 512 * 1024) + 64000 * 512
     assert generation.terms["packed weights"] == 2 * matrices
-    assert scoring.terms["logits"] == 5.25 * 4 * 2**22
+    assert scoring.terms["logits"] == 0  # a block takes more than the head's tile
+    for answer, kept in (100, 2 * 100 * 64000), (200, 2**24):
+        few = replace(job, lengths=lengths(np.array([[256, answer]])))
+        of_few = moments(few, Layout(), DEVICES["cpu"])[-1].terms["logits"]
+        assert of_few == 2 * kept + 5.25 * 4 * 2**18  # those of two models, and what a core compares at once
     assert moments(job, Layout(), DEVICES["h200"])[-1].terms["logits"] == 5.25 * 4 * 2**25
     large = replace(job, shape=EIGHT.shape)
     assert moments(large, Layout(), DEVICES["cpu"])[-2].terms["packed weights"] == 0
@@ -146,10 +150,9 @@ def test_the_limits_of_writing_are_those_of_the_sampler():
     assert inspect.signature(sample).parameters["rows_per_batch"].default == rollouts.ROWS
     assert inspect.signature(decoding.read_prompts).parameters["tokens_per_forward"].default == rollouts.PROMPT_TOKENS
     assert (decoding._ROOM, statistics._TILE_ELEMENTS) == (rollouts.ROOM, rollouts.SCORED_TILE)
-    assert (statistics._TILE_ELEMENTS_UNTRAINED, packed._SHARE_OF_MEMORY) == (
-        rollouts.SCORED_TILE_CPU,
-        rollouts._PACKED_SHARE,
-    )
+    on_cpu = statistics._TILE_BYTES_UNTRAINED, statistics._CACHED_ELEMENTS
+    assert on_cpu == (rollouts.SCORED_BYTES_CPU, rollouts.SCORED_CACHED_CPU)
+    assert packed._SHARE_OF_MEMORY == rollouts._PACKED_SHARE
     suffix = torch.zeros(1, decoding._ROOM, 2)
     for tokens in range(1, 300):
         suffix = decoding._longer(suffix) if suffix.shape[1] < tokens else suffix

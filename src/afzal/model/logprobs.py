@@ -114,8 +114,13 @@ def tiled(fn: Callable[..., Tensor], *columns: Tensor, rows: int) -> Tensor:
 def logits_of(model: Any, hidden: Tensor, temperature: float = 1.0) -> Tensor:
     """Logits ``[n, V]`` in float32 of hidden states ``[n, d]``, as the softmax of the model's own forward sees them,
     over the temperature."""
-    scale, cap = logit_adjustment(model.config, temperature)
-    logits = output_head(model)(hidden).float()
+    return adjusted(model.config, output_head(model)(hidden), temperature)
+
+
+def adjusted(config: Any, logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """What :func:`logits_of` makes of the logits that come out of the head."""
+    scale, cap = logit_adjustment(config, temperature)
+    logits = logits.float()
     logits = logits * scale if scale != 1.0 else logits
     return cap * torch.tanh(logits / cap) if cap else logits
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from afzal.errors import AfzalError
 from afzal.model.adapters import acting_as, is_adapted, starting_weights, virtual_tokens
 from afzal.model.load import frozen_copy
-from afzal.model.logprobs import logits_of, output_head, predicting, score
+from afzal.model.logprobs import output_head, predicting, score
 from afzal.model.offload import host_copy, visiting
 from afzal.objectives.inputs import Scored
 from afzal.tokens.batch import Batch, Sharing, collate
@@ -69,9 +69,10 @@ class _Live:
         with torch.no_grad(), self.acting() as model:
             return predicting(model, batch)
 
-    def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
+        """As they come out of the head."""
         with torch.no_grad(), self.acting() as model:
-            return logits_of(model, hidden, temperature)
+            return output_head(model)(hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +110,12 @@ class Offloaded(Frozen):
         found = self.known.get(id(batch))
         return found[1] if found is not None else _Live.score(self, batch)
 
-    def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
         """As any other's; the head alone travels."""
         if self.visits:
-            return _Live.logits(self, hidden, temperature)
+            return _Live.logits(self, hidden)
         with torch.no_grad(), visiting(output_head(self.model).parameters(), self.device):
-            return logits_of(self.model, hidden, temperature)
+            return output_head(self.model)(hidden)
 
 
 def ahead(reference: Reference | None, batches: Sequence[Batch]) -> None:

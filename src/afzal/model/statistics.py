@@ -14,7 +14,7 @@ from torch import Tensor
 
 from afzal.errors import AfzalError
 from afzal.model.load import vocabulary_of
-from afzal.model.logprobs import logits_of, predicting, tiled
+from afzal.model.logprobs import adjusted, output_head, predicting, tiled
 from afzal.objectives.inputs import Scored
 from afzal.objectives.statistics import Statistic, compares_with_reference
 from afzal.tokens.batch import Batch
@@ -22,7 +22,8 @@ from afzal.tokens.batch import Batch
 _TILE_ELEMENTS = 2**25  # float32 logits of each model held at once: 128 MiB
 # Without a backward pass nothing has to be recomputed, so tiles may be small. On a CPU the allocator hands tensors of
 # 16 MiB out again, while larger ones are given back and faulted in anew, which costs more than the arithmetic.
-_TILE_ELEMENTS_UNTRAINED = 2**22
+_TILE_BYTES_UNTRAINED = 2**24  # of each model's logits, as the head gives them
+_CACHED_ELEMENTS = 2**18  # float32 logits that a core works on at once: a dozen operations find them in its cache
 
 Wanted = Sequence[tuple[Statistic, Mapping[str, Any]]]
 """Statistics with the values of their parameters."""
@@ -33,7 +34,10 @@ class LiveReference(Protocol):
 
     def hidden(self, batch: Batch) -> Tensor: ...
 
-    def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor: ...
+    @property
+    def model(self) -> Any: ...
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
 
 
 def score_with(
@@ -56,21 +60,26 @@ def score_with(
     hidden = predicting(model, batch)
     other = reference.hidden(batch) if compares else None
 
-    def tile(h: Tensor, target: Tensor, r: Tensor | None = None) -> Tensor:
-        logp = logits_of(model, h, temperature).log_softmax(-1)
+    def read(logits: Tensor, target: Tensor, ref_logits: Tensor | None = None) -> Tensor:
+        logp = adjusted(model.config, logits, temperature).log_softmax(-1)
         rows = [logp.gather(1, target[:, None])[:, 0]]
         given = {}
-        if r is not None:
-            given = {"ref_logp": reference.logits(r, temperature).log_softmax(-1)}
+        if ref_logits is not None:
+            given = {"ref_logp": adjusted(reference.model.config, ref_logits, temperature).log_softmax(-1)}
             rows.append(given["ref_logp"].gather(1, target[:, None])[:, 0])
         for fn, parameters in wanted:
             rows.append(fn(logp, target, **parameters, **(given if compares_with_reference(fn) else {})))
         return torch.stack(rows)
 
+    def tile(h: Tensor, target: Tensor, *r: Tensor) -> Tensor:
+        columns = output_head(model)(h), target, *map(reference.logits, r)
+        return tiled(read, *columns, rows=inner) if small else read(*columns)
+
     columns = (hidden, batch.target) if other is None else (hidden, batch.target, other)
-    small = hidden.device.type == "cpu" and not torch.is_grad_enabled()
-    elements = _TILE_ELEMENTS_UNTRAINED if small else _TILE_ELEMENTS
-    rows = tiled(tile, *columns, rows=max(1, elements // vocabulary_of(model)))
+    small, vocabulary = hidden.device.type == "cpu" and not torch.is_grad_enabled(), vocabulary_of(model)
+    elements = _TILE_BYTES_UNTRAINED // hidden.element_size() if small else _TILE_ELEMENTS
+    inner = max(1, _CACHED_ELEMENTS * torch.get_num_threads() // vocabulary)
+    rows = tiled(tile, *columns, rows=max(1, elements // vocabulary))
     names = [fn.__name__ for fn, _ in wanted]
     extras = dict(zip(names, rows[-len(names) :], strict=True))
     policy = Scored(rows[0], batch.response_of, batch.n_responses, extras)

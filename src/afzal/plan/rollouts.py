@@ -18,7 +18,8 @@ ROWS = 128  # answers that are decoded together
 ROOM = 16  # tokens of an answer: the cache has room for multiples of it, and grows by a quarter
 PROMPT_TOKENS = 8192  # of a pass over prompts
 SCORED_TILE = 2**25  # float32 log-probs of each model that are compared at once
-SCORED_TILE_CPU = 2**22
+SCORED_BYTES_CPU = 2**24  # the logits of each model there, as the head gives them
+SCORED_CACHED_CPU = 2**18  # of these, what a core compares at once
 # tables of that size alive at once: log-probs of both, and what the KL is summed from, one of them bool
 _COMPARED = 5.25
 _PACKED_SHARE = 1 / 8  # of the memory, for weights that a CPU lays out anew for decoding
@@ -101,8 +102,10 @@ def scoring_bytes(job: Job, layout: Layout, device: Device) -> dict[str, float]:
     scored = tokens * job.lengths.scored / job.lengths.tokens
     e, shape = compute_bytes(job), job.shape
     states = 2.0 * e * shape.width * scored
-    tile = SCORED_TILE_CPU if device.name == "cpu" else SCORED_TILE
-    logits = _COMPARED * _FLOAT32 * min(scored * shape.vocabulary, tile)
+    compared = scored * shape.vocabulary
+    logits = _COMPARED * _FLOAT32 * min(compared, SCORED_TILE)
+    if device.name == "cpu":
+        logits = 2 * min(e * compared, SCORED_BYTES_CPU) + _COMPARED * _FLOAT32 * min(compared, SCORED_CACHED_CPU)
     of_reward = block_working_bytes(job.reward, _FLOAT32) if job.reward is not None else 0.0
     apart = job.reward is not None and layout.shards > 1 and layout.tensor == 1
     working = max(block_working_bytes(shape, e, layout.tensor), 0.0 if apart else of_reward)
