@@ -4,18 +4,23 @@
 #SBATCH --signal=TERM@120 --requeue --open-mode=append
 # One task per machine, each with a rank per GPU, or as many as RANKS says:
 #   sbatch examples/slurm.sh dpo --model my-model --data prefs.jsonl --out /shared/runs/dpo --save-every-steps 50
+# SLURM gives a task one processor: add --cpus-per-task, or --exclusive for all of the machine.
 # All machines see the run folder. Two minutes before the time is up the run saves a checkpoint and the job queues again.
 set -eu
 
 run=$(sed -n 's/.* --out[ =]\([^ ]*\).*/\1/p' <<< " $* ")
 [ -n "$run" ] || { echo "slurm.sh: --out RUN is missing" >&2; exit 2; }
-resume=$([ -f "$run/run.json" ] && echo --resume || true)
+before=$(cat "$run/run.json" 2>/dev/null || true)
+resume=$([ -n "$before" ] && echo --resume || true)
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=${PORT:-$((20000 + SLURM_JOB_ID % 10000))}  # its own: of two jobs with one port on a machine, one ends the other
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # a machine that was down may come back
 
 srun torchrun --nnodes "$SLURM_NTASKS" --nproc-per-node "${RANKS:-${SLURM_GPUS_ON_NODE:-1}}" \
-    --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$head:${PORT:-29500}" --max-restarts 3 \
+    --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$head:$port" --max-restarts 3 \
     -m afzal train "$@" $resume && exit 0
 
-grep -q '"status": "stopped"' "$run/run.json" && exec scontrol requeue "$SLURM_JOB_ID"
+after=$(cat "$run/run.json" 2>/dev/null || true)
+[ "$after" = "$before" ] && exit 1  # it has failed before anything began, and would do so again
+grep -q '"status": "stopped"' <<< "$after" && exec scontrol requeue "$SLURM_JOB_ID"
 exit 1

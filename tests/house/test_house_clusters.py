@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -35,6 +37,57 @@ def test_the_slurm_script_parses_and_its_example_is_a_command():
     assert (refused.returncode, "--out RUN is missing" in refused.stderr) == (2, True)
 
 
+def job(folder: Path, srun: str, number: int = 7) -> tuple[int, str]:
+    """The script's exit code, and what it asked of SLURM, whose commands are stand-ins here; ``srun`` is a line of bash
+    for what the training does to ``run.json`` in the folder ``run``, and its exit code."""
+    commands = {
+        "srun": f'echo "srun $*" >> said\n{srun}',
+        "scontrol": 'if [ "$1" = show ]; then echo node-a; echo node-b; else echo "scontrol $*" >> said; fi',
+    }
+    for name, body in commands.items():
+        (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / name).chmod(0o755)
+    (folder / "said").unlink(missing_ok=True)
+    (folder / "run").mkdir(exist_ok=True)
+    given = {"SLURM_JOB_ID": str(number), "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "node-[a-b]", "RANKS": "1"}
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", **given}
+    line = ["bash", str(EXAMPLES / "slurm.sh"), "dpo", "--model", "m", "--out", "run"]
+    ended = subprocess.run(line, env=environment, cwd=folder, timeout=20, stderr=subprocess.PIPE, text=True)
+    assert ended.stderr == ""
+    return ended.returncode, (folder / "said").read_text()
+
+
+def record(status: str, step: int) -> str:
+    """A line of bash that leaves this in ``run.json``, as a run does."""
+    return f"echo '{json.dumps({'status': status, 'step': step})}' > run/run.json; exit {int(status != 'finished')}"
+
+
+def test_a_job_that_was_stopped_is_queued_again_and_resumes(tmp_path):
+    code, said = job(tmp_path, record("stopped", 5))
+    assert (code, "--resume" in said) == (0, False)
+    assert said.endswith("scontrol requeue 7\n")
+    code, said = job(tmp_path, record("stopped", 9))
+    assert (code, "--resume" in said) == (0, True)
+    assert said.endswith("scontrol requeue 7\n")
+    code, said = job(tmp_path, record("finished", 12))
+    assert (code, "--resume" in said, "requeue" in said) == (0, True, False)
+
+
+@pytest.mark.parametrize("srun", ["exit 1", record("failed", 9)])
+def test_a_job_that_failed_is_not_queued_again(tmp_path, srun):
+    """Neither at its first start nor after a stop, whose record is still there when a start fails before it begins."""
+    code, said = job(tmp_path, srun)
+    assert (code, "requeue" in said) == (1, False)
+    assert job(tmp_path, record("stopped", 5))[0] == 0
+    code, said = job(tmp_path, srun)
+    assert (code, "--resume" in said, "requeue" in said) == (1, True, False)
+
+
+def test_jobs_on_one_machine_meet_at_ports_of_their_own(tmp_path):
+    ports = {job(tmp_path, "exit 1", number)[1].split("node-a:")[1].split()[0] for number in (7, 8, 123_456)}
+    assert ports == {"20007", "20008", "23456"}
+
+
 def test_the_pods_of_kubernetes_find_the_first_one_and_train():
     service, job = manifests()
     pod = job["spec"]["template"]["spec"]
@@ -54,9 +107,11 @@ def test_the_pods_of_kubernetes_find_the_first_one_and_train():
 
 
 def test_the_manifests_fit_the_schema_of_kubernetes():
-    validate = pytest.importorskip("kubernetes_validate").validate
-    for manifest in manifests():
-        validate(manifest, "1.31", strict=True)
+    schemas = pytest.importorskip("kubernetes_validate")
+    validate = schemas.validate
+    for version in ("1.31", schemas.latest_version()):
+        for manifest in manifests():
+            validate(manifest, version, strict=True)
     broken = manifests()[1]
     broken["spec"]["template"]["spec"]["restartPolicies"] = broken["spec"]["template"]["spec"].pop("restartPolicy")
     with pytest.raises(Exception, match="restartPolicies"):
