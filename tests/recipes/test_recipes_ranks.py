@@ -56,6 +56,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "tied": ("dpo", {}),
     "experts": ("dpo", {}),
     "begun": ("dpo", {"adapter_from": "adapter", "lr": 1e-2}),
+    "elsewhere": ("dpo", {"reference": "other"}),
+    "elsewhere-lora": ("kto", {"reference": "other", "lora_rank": 4, "lr": 1e-2}),
 }
 MODELS: dict[str, dict[str, Any]] = {
     "tied": {"tie_word_embeddings": True},
@@ -70,6 +72,8 @@ def given(tmp_path: Path, out: str, method: str, **overrides: Any) -> dict[str, 
     found = settings(tmp_path, tmp_path / out, **(SMALL | overrides))
     if "adapter_from" in found:
         found["adapter_from"] = str(adapter_folder(tmp_path / "model", tmp_path / found["adapter_from"]))
+    if found.get("reference") == "other":
+        found["reference"] = str(narrower(tmp_path / "model", tmp_path / "other"))
     return {k: v for k, v in found.items() if method != "reward" or k not in ONLY_POLICY}
 
 
@@ -81,6 +85,14 @@ def adapter_folder(model: Path, out: Path) -> Path:
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.02)
     made.save_pretrained(out)
+    return out
+
+
+def narrower(model: Path, out: Path) -> Path:
+    """A model of other shapes and weights that has the same tokens."""
+    if not out.exists():
+        vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
+        model_folder(out, vocab_size=vocabulary, hidden_size=16, intermediate_size=24, num_hidden_layers=1)
     return out
 
 
@@ -184,6 +196,7 @@ FROM_REWARDS: dict[str, tuple[str, dict[str, Any]]] = {
     "grpo-lora": ("grpo", {"n": 3, "lora_rank": 4}),
     "grpo-experts": ("grpo", {"n": 3, "lora_rank": 4}),
     "rloo-scored": ("rloo", {"n": 3, "reward": "scorer"}),
+    "grpo-elsewhere": ("grpo", {"n": 3, "reference": "other"}),
     "two-prompts": ("rloo", {"n": 2, "batch_size": 2, "minibatches": 2}),
 }
 
@@ -253,6 +266,7 @@ def _without_whole_models(arguments: list[str], environment: dict[str, str]) -> 
         pytest.param("begun", 0, marks=pytest.mark.slow),
         pytest.param("dora", 0, marks=pytest.mark.slow),
         pytest.param("cached", 0, marks=pytest.mark.slow),
+        pytest.param("elsewhere", 0, marks=pytest.mark.slow),
         pytest.param("prompt", 70, marks=pytest.mark.slow),  # the control
     ],
 )

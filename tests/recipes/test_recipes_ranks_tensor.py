@@ -29,6 +29,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "prefix-unshared": ("kto", {"adapter": "prefix", "virtual_tokens": 3, "lr": 1e-2, "sharing": "unshared"}),
     "recomputed": ("dpo", {"activation_checkpointing": "full"}),
     "moving": ("dpo", {"reference_sync_steps": 2, "reference_mixup": 0.5}),
+    "elsewhere": ("dpo", {"reference": "other"}),
     "rmsprop": ("dpo", {"optimizer": "rmsprop"}),
 }
 # the vocabulary is cut too; AdamW's eps decides how much of a gradient's rounding becomes a step
