@@ -110,13 +110,13 @@ def start_command(arguments: list[str]) -> Any:
     return process
 
 
-def finished(process: Any, seconds: float = 120) -> int:
+def finished(process: Any, seconds: float = 300) -> int:
     process.join(seconds)
     assert process.exitcode is not None, "the run did not end"
     return process.exitcode
 
 
-def kill_at(arguments: list[str], path: Path, *, after: float = 0.0, patience: float = 120) -> int:
+def kill_at(arguments: list[str], path: Path, *, after: float = 0.0, patience: float = 300) -> int:
     """Start a command line, kill it so many seconds after a file or folder is there, and return its exit code.
 
     It is that of SIGKILL unless the command had ended before.

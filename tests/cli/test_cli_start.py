@@ -39,7 +39,10 @@ WRONG = [
     ),
     (("train", "dpo", *MODEL, *DATA, "--eval-data", "x.jsonl"), "no such file or folder: x.jsonl"),
     (("train", "dpo", "--model", "./mdoel", *DATA), "model folder './mdoel' does not exist"),
-    (("train", "dpo", *MODEL, *DATA, "--reference", "a/b/c"), "model folder 'a/b/c' does not exist"),
+    (
+        ("train", "dpo", *MODEL, *DATA, "--reference", "a/b/c"),
+        "model folder 'a/b/c' does not exist\n  try: check the path; a hub id looks like org/name",
+    ),
     (("train", "rloo", *MODEL, *DATA, "--reward", "r.py:f"), "there is no file 'r.py'"),
     (("train", "rloo", *MODEL, *DATA, "--reward", "/no/model"), "model folder '/no/model' does not exist"),
     (("train", "prefer", *MODEL, *DATA, "--objective", "dpo + 0.5*mine.py:f"), "there is no file 'mine.py'"),

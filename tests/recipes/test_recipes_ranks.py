@@ -377,7 +377,7 @@ def test_bf16_with_an_adapter(tmp_path):
 
 
 def wait_for_step(out: Path, step: int) -> None:
-    for _ in range(1200):
+    for _ in range(6000):
         time.sleep(0.05)
         if (out / "metrics.jsonl").exists() and any(m["step"] >= step for m in metrics(out) if m["kind"] == "train"):
             return

@@ -395,7 +395,7 @@ def _local(path: str, **options: Any) -> Path:
     if Path(path).exists():
         return Path(path)
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
-        remedy = near(path) or "check --model; a hub id looks like org/name"
+        remedy = near(path) or "check the path; a hub id looks like org/name"
         raise AfzalError(f"model folder {path!r} does not exist", remedy=remedy)
     with guarded(path, f"there is no folder {path!r}, and the hub gave no model of that name", near(path)):
         return local_folder(path, **options)
