@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from afzal.data.fields import Row, RowError, UnusableError, has, name_of
 from afzal.data.format import Format
@@ -42,12 +42,15 @@ _OPINION_FIELDS = frozenset(
         "worst",
     )
 )
+_NO_COLUMNS: Mapping[str, str] = {}
 _WINNERS = 8  # rows all of whose votes are looked at before a message blames these
 # Formats are tried in this order: one that takes what people said about answers, before one that passes it over.
 _TIERS = (("preference", "unpaired", "refused"), ("votes",), ("plain",))
 
 
-def detect(sample: Sequence[Row], source: str, wheres: Sequence[str] = ()) -> Format:
+def detect(
+    sample: Sequence[Row], source: str, wheres: Sequence[str] = (), columns: Mapping[str, str] = _NO_COLUMNS
+) -> Format:
     """The format of a sample of rows.
 
     Of the formats that fit, one that needs all another needs, and more, is preferred; formats for plain text only count
@@ -55,6 +58,7 @@ def detect(sample: Sequence[Row], source: str, wheres: Sequence[str] = ()) -> Fo
 
     Args:
         wheres: ``file:line`` of each row, for messages.
+        columns: the source's names of fields that were renamed, for messages.
 
     Raises:
         AfzalError: none fits, several fit equally well, the rows are of several kinds, or the format is one that is
@@ -64,7 +68,7 @@ def detect(sample: Sequence[Row], source: str, wheres: Sequence[str] = ()) -> Fo
     most = max((hits for tier in tiers for hits in tier.values()), default=0)
     fitting = next((tier for tier in tiers if tier), {})
     if not fitting or (fitting is tiers[-1] and any(not _OPINION_FIELDS.isdisjoint(row) for row in sample)):
-        raise nothing_fits(sample, source, wheres)
+        raise nothing_fits(sample, source, wheres, columns)
     if 2 * max(fitting.values()) < most:
         raise _several_kinds(fitting, tiers, sample, source, wheres)
     if all(entry.family == "refused" for entry in fitting):
@@ -98,18 +102,29 @@ def _fitting(entries: Sequence[Format], sample: Sequence[Row]) -> dict[Format, i
     return {entry: kept[entry] for entry in entries if entry in kept}
 
 
-def nothing_fits(sample: Sequence[Row], source: str = "", wheres: Sequence[str] = ()) -> AfzalError:
+def unknown_votes(sample: Sequence[Row], where: str, columns: Mapping[str, str]) -> AfzalError | None:
+    """What a vote says in place of a side, where all first rows are two answers and such a vote; else None."""
+    unknown = [unknown_winner(row) for row in sample[:_WINNERS]]
+    if not unknown or None in unknown or unknown[0] is None:
+        return None
+    remedy = "write the side or the name of the better answer in every row"
+    return AfzalError(
+        unknown[0].under(columns), where=where, why="the rows are two answers and a vote on them", remedy=remedy
+    )
+
+
+def nothing_fits(
+    sample: Sequence[Row], source: str = "", wheres: Sequence[str] = (), columns: Mapping[str, str] = _NO_COLUMNS
+) -> AfzalError:
     """What a row holds that no format takes, which format is nearest and what it lacks, and how to name the fields."""
-    if sample and all(unknown := [unknown_winner(row) for row in sample[:_WINNERS]]):
-        where = wheres[0] if wheres else source
-        remedy = "write the side or the name of the better answer in every row"
-        return AfzalError(unknown[0], where=where, why="the rows are two answers and a vote on them", remedy=remedy)
+    if other := unknown_votes(sample, wheres[0] if wheres else source, columns):
+        return other
     plain = [entry for entry in FORMATS if entry.family == "plain"]
     odd = next((n for n, row in enumerate(sample) if not any(entry.applies(row) for entry in plain)), None)
     voiced = [n for n, row in enumerate(sample) if not _OPINION_FIELDS.isdisjoint(row)]
     at = odd if odd is not None else voiced[0] if voiced else 0
     row = sample[at] if sample else {}
-    fields = ", ".join(map(str, row)) or "none"
+    fields = ", ".join(f"{name} ({columns[name]})" if name in columns else str(name) for name in row) or "none"
     able = [e for e in FORMATS if e.parse and e.family != "votes" and not (at in voiced and e.family == "plain")]
     nearest = max(able, key=lambda entry: (_share(entry, row), len(entry.requires)))
     missing = [field.replace("|", " or ") for field in nearest.requires if not has(row, field)]

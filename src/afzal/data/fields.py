@@ -36,9 +36,16 @@ class RowError(Exception):
     """A row that does not hold what its format promises; ``reason`` is a code, ``detail`` a sentence."""
 
     def __init__(self, reason: str, field: str, problem: str) -> None:
-        self.reason, self.field = reason, field
+        self.reason, self.field, self.problem = reason, field, problem
         self.detail = f"field '{field}' {problem}" if field else problem
         super().__init__(self.detail)
+
+    def under(self, columns: Mapping[str, str]) -> str:
+        """The sentence with the name that the source has for the field, where ``columns`` renames it."""
+        name, *inside = re.split(r"(?=[.\[])", self.field, maxsplit=1)
+        if name not in columns:
+            return self.detail
+        return f"field '{columns[name]}{''.join(inside)}' (given for {name}) {self.problem}"
 
 
 class ScaleError(RowError):

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from afzal.data.fields import Row
-from afzal.data.jsontext import Fault, Raw, first_fault, read_array, read_lines, refuse_foreign_text, unfolded
+from afzal.data.jsontext import Fault, Raw, first_fault, read_array, read_lines, unfolded
+from afzal.data.magic import HEAD, other_kind, refuse_foreign_text
 from afzal.errors import AfzalError, near
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
@@ -72,6 +73,7 @@ def _text(path: Path, kind: str, packed: bool, limit: int) -> Iterator[Raw]:
     name = str(path)
     try:
         with _open(path, packed, limit) as stream:
+            _refuse_foreign(stream, path, packed)
             if kind in (".csv", ".tsv"):
                 yield from _table(stream, name, "\t" if kind == ".tsv" else ",")
             elif _is_lines(stream, kind, name):
@@ -83,6 +85,8 @@ def _text(path: Path, kind: str, packed: bool, limit: int) -> Iterator[Raw]:
         with _open(path, packed, limit) as stream:
             raise first_fault(stream, name) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        if isinstance(error, gzip.BadGzipFile) and (other := other_kind(path, ".gz")):
+            raise other from None
         remedy = "download it again"
         if isinstance(error, gzip.BadGzipFile):
             remedy += ", or take .gz out of its name if it is not compressed"
@@ -90,6 +94,17 @@ def _text(path: Path, kind: str, packed: bool, limit: int) -> Iterator[Raw]:
         raise AfzalError("the gzip file cannot be unpacked", where=name, why=why, remedy=remedy) from None
     except OSError as error:
         raise AfzalError("the file cannot be read", where=name, why=str(error.strerror or error)) from None
+
+
+def _refuse_foreign(stream: io.BufferedReader, path: Path, packed: bool) -> None:
+    """Stop at what is no text in UTF-8; no name says what else is inside a compressed file."""
+    try:
+        refuse_foreign_text(stream.peek(HEAD)[:HEAD], str(path))
+    except AfzalError as error:
+        if not packed:
+            raise
+        what = error.what.removesuffix(", but its name does not say so")
+        raise AfzalError(what.replace("the file", "what is inside"), where=error.where, remedy="unpack it") from None
 
 
 def _open(path: Path, packed: bool, limit: int) -> io.BufferedReader:
@@ -139,7 +154,6 @@ _MARKS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 
 def _table(stream: io.BufferedReader, name: str, separator: str) -> Iterator[Raw]:
     csv.field_size_limit(_MAX_CELL)
-    refuse_foreign_text(stream.peek(4)[:4], name)
     lines = _Lines(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), name)
     reader = csv.reader(lines, delimiter=separator, strict=True)
     try:
@@ -226,6 +240,8 @@ def _arrow(path: Path) -> Iterator[Raw]:
 
 
 def _unreadable(kind: str, path: Path, error: Exception) -> AfzalError:
+    if other := other_kind(path, f".{kind}"):
+        return other
     remedy = "write or download it again, or give the rows as JSON lines"
     return AfzalError(f"is not a readable {kind} file", where=str(path), why=_first_line(error), remedy=remedy)
 

@@ -114,8 +114,6 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[Raw]:
             offset += skipped
             continue
         content = line.removeprefix(_BOM) if number == 1 else line
-        if number == 1:
-            refuse_foreign_text(content, name)
         if not content.isspace():
             value = _decode(decoder, content, offset + len(line) - len(content))
             if isinstance(value, Fault) and value.reason == "not_json" and not line.endswith(b"\n"):
@@ -169,7 +167,6 @@ class Window:
         data = self._stream.read(max(_CHUNK, len(self.text)))
         if not self._bytes:
             data = data.removeprefix(_BOM)
-            refuse_foreign_text(data, self._name)
         self.ended = not data
         pending = len(self._decoder.getstate()[0])
         try:
@@ -257,19 +254,6 @@ def _not_utf8(error: UnicodeDecodeError, before: int, where: str) -> AfzalError:
         where=where,
         remedy="save the file as UTF-8, for example with: iconv -f LATIN1 -t UTF-8",
     )
-
-
-def refuse_foreign_text(head: bytes, name: str) -> None:
-    """Stop at files that are plainly another encoding or compressed."""
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        remedy = "save the file as UTF-8, for example with: iconv -f UTF-16 -t UTF-8"
-        raise AfzalError("the file is UTF-16, not UTF-8", where=name, remedy=remedy)
-    if head.startswith((b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")):
-        raise AfzalError(
-            "the file is compressed, but its name does not say so",
-            where=name,
-            remedy="unpack it, or for gzip let the name end in .gz",
-        )
 
 
 def _decode(decoder: _Decoder, line: bytes, offset: int) -> Row | Fault:

@@ -54,18 +54,18 @@ def fits(row: Row) -> bool:
     return _known(row[winner], winner, replace(pair, counts=True), row) is True
 
 
-def unknown_winner(row: Row) -> str:
-    """Why a value does not say which of two answers is better, where the row lacks nothing else; "" of other rows."""
+def unknown_winner(row: Row) -> RowError | None:
+    """Why a value does not say which of two answers is better, where the row lacks nothing else; None of other rows."""
     pair, winner = pair_of(tuple(row)), _winner(tuple(row))
     if pair is None or winner is None or not _whole(row, pair):
-        return ""
+        return None
     try:
         said(row[winner], replace(pair, counts=True), row, winner)
     except RowError as error:
-        return error.detail
+        return error
     except UnusableError:
-        return ""
-    return ""
+        return None
+    return None
 
 
 def fits_wide(row: Row) -> bool:
@@ -91,7 +91,12 @@ def fields_read(keys: tuple[str, ...]) -> tuple[str, ...]:
 def settled(entry: Format, sample: Sequence[Row]) -> Format:
     """The format of rows of one vote each as these first rows show it to be: are 1, 2 and 0 counts or sides?"""
     counts = _are_counts(row.get(name) for row in sample if (name := _winner(tuple(row))))
-    return replace(entry, parse=lambda row: vote(row, counts))
+    first = next((row for row in sample if fits(row)), {})
+    pair, winner = pair_of(tuple(first)), _winner(tuple(first))
+    if pair is None or winner is None:  # of a format that was named: no row is a vote
+        return replace(entry, parse=lambda row: vote(row, counts))
+    reads = dict(zip(entry.reads, (name_of(first, PROMPTS), pair.a, pair.b, f"{winner} {_told_by(pair)}"), strict=True))
+    return replace(entry, reads=reads, parse=lambda row: vote(row, counts, (winner, pair.a, pair.b)))
 
 
 def settled_wide(entry: Format, sample: Sequence[Row]) -> Format:
@@ -110,16 +115,25 @@ def settled_wide(entry: Format, sample: Sequence[Row]) -> Format:
     return replace(entry, parse=lambda row: wide_vote(row, names, counts), also=also)
 
 
+def _told_by(pair: Pair) -> str:
+    return f"({pair.sides[0]}, {pair.sides[1]}, tie or both_bad); rows on the same answers are one item"
+
+
 def _are_counts(told: Iterable[Any]) -> bool:
     """Whether 1 and 2 both stand among the values, so that 0 is neither of two sides."""
     return {"1", "2"} <= {str(got).strip().removesuffix(".0") for got in told}
 
 
-def vote(row: Row, counts: bool = False) -> Item:
-    """One vote on two answers; the rows on one prompt and the same two answers are joined by :func:`joined`."""
+def vote(row: Row, counts: bool = False, usual: tuple[str, ...] = ("winner", "response_a", "response_b")) -> Item:
+    """One vote on two answers; the rows on one prompt and the same two answers are joined by :func:`joined`.
+
+    Args:
+        usual: what most rows of the source call the vote and the two answers, for messages.
+    """
     pair, winner = pair_of(tuple(row)), _winner(tuple(row))
     if pair is None or winner is None:
-        raise RowError("missing_field", WINNERS[0], "is missing, or the two answers are")
+        missing = next((name for name in usual if name not in row), None)
+        raise RowError("missing_field", missing or usual[0], "is missing" if missing else "is not the only such field")
     outcome, strength = said(row[winner], replace(pair, counts=counts), row, winner)
     return _item(row, pair, (Comparison(0, 1, outcome, strength, weight=weight(row), **_recorded(row)),))
 
@@ -249,8 +263,9 @@ def _time(given: Any) -> str:
 
 @lru_cache(maxsize=256)
 def _winner(keys: tuple[str, ...]) -> str | None:
+    """The one field with a vote; among several, the one called ``winner``, as ``--columns`` can call it."""
     known = [name for name in keys if plain(name) in WINNERS]
-    return known[0] if len(known) == 1 else None
+    return known[0] if len(known) == 1 else "winner" if "winner" in known else None
 
 
 def _answers(pair: Pair | None) -> tuple[str, ...]:

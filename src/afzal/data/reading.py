@@ -103,7 +103,7 @@ class Reading:
         self._columns, self._strict, self._lenient = dict(columns or {}), format is None, on_error == "drop"
         self._page = Said()
         _refuse_slips(self._columns.keys() - asked.names)
-        stream = _structured(renamed_rows(self._raws(source, max_unpacked), self._columns))
+        stream = _structured(renamed_rows(self._raws(source, max_unpacked), self._columns), self._columns)
         head = list(islice(stream, SAMPLE_ROWS))
         sound = [raw for raw in head if isinstance(raw.value, Mapping)]
         self._sample = [raw.value for raw in sound if isinstance(raw.value, Mapping)]
@@ -112,7 +112,9 @@ class Reading:
             _refuse_empty(self._stream, self.source)
             raise AfzalError("no row can be read", where=self.source)
         wheres = [raw.where for raw in sound]
-        self._entry = _chosen(format, self._sample) if format else detect(self._sample, self.source, wheres)
+        self._entry = (
+            _chosen(format, self._sample) if format else detect(self._sample, self.source, wheres, self._columns)
+        )
         if self._entry.settle is not None:
             self._entry = self._entry.settle(self._entry, self._sample)
         self.format = self._entry.name
@@ -198,9 +200,9 @@ class Reading:
                 items.append(item)
                 drops += lost
         except ScaleError as bad:
-            raise unreadable.other_scale(bad, raw.where, self._entry) from None
+            raise unreadable.other_scale(bad, raw.where, self._entry, self._columns) from None
         except RowError as bad:
-            return [], [Drop(raw.where, ident, bad.reason, bad.detail, "row")]
+            return [], [Drop(raw.where, ident, bad.reason, bad.under(self._columns), "row")]
         except UnusableError as unusable:
             return [], [Drop(raw.where, ident, unusable.reason, unusable.detail, "row")]
         except RecursionError:
@@ -227,7 +229,7 @@ class Reading:
             item = with_system(item, row)
         name = self._unread.of(row, item) or self._unread.of_messages(row)
         if name and self._strict:
-            raise unreadable.not_understood(name, place, entry, self._sample)
+            raise unreadable.not_understood(name, place, entry, [row, *self._sample], self._columns)
         item = self._media.resolved(item, row, place)
         ident, where = item.id or ident, item.where or place
         drops = []
@@ -271,8 +273,8 @@ def _passes_on(asked: Asked, entry: Format, name: str) -> bool:
     return name in asked.names or (asked.every and entry.name == "prompts" and not of_the_prompt(name))
 
 
-def _structured(stream: Iterator[Raw]) -> Iterator[Raw]:
-    """Rows with lists and messages in the place of texts that spell them."""
+def _structured(stream: Iterator[Raw], columns: Mapping[str, str]) -> Iterator[Raw]:
+    """Rows with lists and messages in the place of texts that spell them; ``columns`` for messages."""
     for raw in stream:
         if isinstance(raw.value, Fault):
             yield raw
@@ -280,7 +282,7 @@ def _structured(stream: Iterator[Raw]) -> Iterator[Raw]:
         try:
             row = unpacked(raw.value)
         except RowError as bad:
-            yield Raw(raw.where, Fault(bad.reason, bad.detail))
+            yield Raw(raw.where, Fault(bad.reason, bad.under(columns)))
             continue
         yield raw if row is raw.value else Raw(raw.where, row)
 
@@ -361,7 +363,8 @@ def _notes(entry: Format, first: Row, columns: dict[str, str]) -> list[str]:
 
 
 def _source(field: str, columns: dict[str, str]) -> str:
-    return f"{columns[field]} (given for {field})" if field in columns else field
+    name, blank, rest = field.partition(" ")
+    return f"{columns[name]} (given for {name}){blank}{rest}" if name in columns else field
 
 
 def _mentioned(entry: Format) -> set[str]:

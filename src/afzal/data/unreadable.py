@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from afzal.data.dataset import Losses
-from afzal.data.detect import nothing_fits, opinion_hint
+from afzal.data.detect import nothing_fits, opinion_hint, unknown_votes
 from afzal.data.fields import Row, ScaleError
 from afzal.data.format import Format
 from afzal.drops import Drop
@@ -20,19 +21,27 @@ FAULTS = frozenset(
 )
 
 
-def not_understood(name: str, where: str, entry: Format, sample: list[Row]) -> AfzalError:
+def not_understood(name: str, where: str, entry: Format, sample: list[Row], columns: Mapping[str, str]) -> AfzalError:
     """A field that may say something of the answers, and that nobody reads."""
+    if (votes := unknown_votes(sample, where, columns)) is not None:
+        return AfzalError(
+            votes.what,
+            where=where,
+            why=votes.why,
+            remedy=f"{votes.remedy}; or, if the votes do not matter, --format {entry.name}",
+        )
+    field = columns.get(name, name)
     return AfzalError(
-        f"field '{name}' may change what the rows mean, and the format {entry.name} does not read it",
+        f"field '{field}' may change what the rows mean, and the format {entry.name} does not read it",
         where=where,
         remedy=f"{opinion_hint(sample, name)}; or ignore it, if it means nothing, with --format {entry.name}",
     )
 
 
-def other_scale(bad: ScaleError, where: str, entry: Format) -> AfzalError:
+def other_scale(bad: ScaleError, where: str, entry: Format, columns: Mapping[str, str]) -> AfzalError:
     """A number that the format's scale does not have."""
     return AfzalError(
-        bad.detail,
+        bad.under(columns),
         where=where,
         why=f"read as {entry.name}; any other number means that the whole column uses another scale",
         remedy="write the column in the values of docs/formats.md",

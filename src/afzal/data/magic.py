@@ -1,0 +1,73 @@
+"""What a file is by its first bytes, where its name says something else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from afzal.errors import AfzalError
+
+HEAD = 16  # bytes that tell
+_UNPACK = "unpack it"
+_NAMED = re.compile(r"(\.(jsonl|ndjson|json|csv|tsv|parquet|arrow|txt))?(\.gz)?$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of file: how one begins, what it is called, and the end of its name or another way to have it read."""
+
+    begins: re.Pattern[bytes]
+    what: str
+    suffix: str = ""
+    remedy: str = _UNPACK
+
+    def renamed(self, name: str) -> str:
+        """A name that says what the file is: ``prefs.jsonl`` as ``prefs.parquet`` or ``prefs.jsonl.gz``."""
+        stem = name.removesuffix(".gz") if self.suffix == ".gz" else _NAMED.sub("", name)
+        return f"{stem}{self.suffix}"
+
+
+# A text may begin with the letters PAR1, ARROW1 or BZh; the bytes behind them are none of a text.
+_KINDS = (
+    Kind(re.compile(rb"PAR1\x15"), "a parquet file", ".parquet"),
+    Kind(re.compile(rb"ARROW1\x00\x00|\xff{4}"), "an arrow file", ".arrow"),
+    Kind(re.compile(rb"\x1f\x8b"), "compressed with gzip", ".gz"),
+    Kind(re.compile(rb"PK\x03\x04"), "a zip archive", remedy="unpack it; of a spreadsheet, save the table as .csv"),
+    Kind(re.compile(rb"\x28\xb5\x2f\xfd"), "compressed with zstd"),
+    Kind(re.compile(rb"BZh[1-9]1AY&SY"), "compressed with bzip2"),
+    Kind(re.compile(rb"\xfd7zXZ\x00"), "compressed with xz"),
+    Kind(re.compile(rb"SQLite format 3\x00"), "an SQLite database", remedy="export its table, as .csv or JSON lines"),
+)
+_JSON = Kind(re.compile(rb"(\xef\xbb\xbf)?\s*[{\[]"), "JSON text", ".jsonl")
+
+
+def refuse_foreign_text(head: bytes, name: str) -> None:
+    """Raise AfzalError where a text begins with bytes of another encoding, or is a file of another kind."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        remedy = "save the file as UTF-8, for example with: iconv -f UTF-16 -t UTF-8"
+        raise AfzalError("the file is UTF-16, not UTF-8", where=name, remedy=remedy)
+    if kind := _kind(head):
+        raise _called_otherwise(kind, name)
+
+
+def other_kind(path: Path, suffix: str) -> AfzalError | None:
+    """What a file is that cannot be read as what ``suffix`` promises; None where its first bytes do not tell."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError:
+        return None
+    kind = _kind(head) or (_JSON if suffix != ".gz" and _JSON.begins.match(head) else None)
+    return None if kind is None or kind.suffix == suffix else _called_otherwise(kind, str(path))
+
+
+def _kind(head: bytes) -> Kind | None:
+    return next((kind for kind in _KINDS if kind.begins.match(head)), None)
+
+
+def _called_otherwise(kind: Kind, name: str) -> AfzalError:
+    if not kind.suffix or (kind.suffix == ".gz" and name.lower().endswith((".parquet", ".arrow"))):
+        return AfzalError(f"the file is {kind.what}", where=name, remedy=kind.remedy)
+    remedy = f"rename it: {kind.renamed(Path(name).name)}"
+    return AfzalError(f"the file is {kind.what}, but its name does not say so", where=name, remedy=remedy)
