@@ -1,9 +1,35 @@
-"""The one error a person meets: what happened, where, why, and how to fix it."""
+"""The one error a person meets: what happened, where, why, and how to fix it; also where a disk refuses."""
 
 from __future__ import annotations
 
+import errno
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_FREE_SPACE = "free some space, or use a folder on another disk; a run that was under way continues with --resume"
+_ELSEWHERE = "choose another folder (--out), one that you may write to"
+_FAULTS = {
+    errno.ENOSPC: ("the disk is full", _FREE_SPACE),
+    errno.EDQUOT: ("your disk quota is used up", _FREE_SPACE),
+    errno.EFBIG: (
+        "the file would be larger than the system allows",
+        "raise the limit: ulimit -f unlimited",
+    ),
+    errno.EROFS: ("the file system is read-only", _ELSEWHERE),
+    errno.EACCES: ("permission denied", _ELSEWHERE),
+    errno.EPERM: ("operation not permitted", _ELSEWHERE),
+    errno.EEXIST: ("a file of that name is in the way", "choose another folder (--out), or move the file away"),
+    errno.ENOTDIR: ("a part of the path is a file, not a folder", "choose another folder (--out)"),
+    errno.EISDIR: ("a folder of that name is in the way", "choose another folder (--out), or move that folder away"),
+    errno.ENAMETOOLONG: ("the name is too long for the file system", "choose a shorter name"),
+    errno.ELOOP: ("the path is a loop of symbolic links", "choose another folder (--out)"),
+    errno.EMFILE: ("too many files are open", "raise the limit: ulimit -n 4096"),
+    errno.EIO: ("the disk reports an input/output error", "check the disk (dmesg), or use another one"),
+    errno.ESTALE: ("the network file system lost the folder", "mount it again; the run continues with --resume"),
+}
 
 
 class AfzalError(Exception):
@@ -36,3 +62,28 @@ def near(path: str | Path) -> str:
     names = [f.name for f in path.parent.iterdir()] if path.parent.is_dir() else []
     close = get_close_matches(path.name, names, n=1, cutoff=0.7)
     return f"did you mean {path.parent / close[0]}?" if close else ""
+
+
+def fault(error: OSError, path: str | Path, n_bytes: int | None = None) -> AfzalError:
+    """The one message for an operating-system refusal to write ``path`` (``n_bytes``: what was to be written)."""
+    reason, remedy = _FAULTS.get(error.errno or 0, (error.strerror or str(error), _ELSEWHERE))
+    if n_bytes is not None:
+        reason += f"; {n_bytes} bytes were to be written"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        with suppress(OSError):
+            reason += f", {shutil.disk_usage(existing(Path(path))).free} bytes are free on that disk"
+    return AfzalError(f"cannot write {path}", why=reason, remedy=remedy)
+
+
+@contextmanager
+def writing(path: str | Path, n_bytes: int | None = None) -> Iterator[None]:
+    """Turn any ``OSError`` of the block into the :func:`fault` of ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise fault(error, path, n_bytes) from error
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))

@@ -83,6 +83,7 @@ def judge(
     from afzal.judge.against import lines as board_lines
     from afzal.judge.people import votes_on
     from afzal.judging.against import judged_against
+    from afzal.runs import refuse_unwritable
     from afzal.text import visible
 
     sources = [as_path(data, "ours"), *(as_path(rows, f"ours {k}") for k, rows in enumerate(also, start=2))]
@@ -93,6 +94,7 @@ def judge(
     if also:
         _refuse_several(sources, other, judges)
     folder = Path(path_of(out, "out")) if out is not None else usual_out(sources[0], other)
+    refuse_unwritable(folder)
     if prompts is not None:
         from afzal.generate.answers import Drawing, answers_of, refuse_no_model
 
@@ -160,11 +162,12 @@ def _for_people(items: Sequence[Item], folder: Path) -> Result | None:
     """The pairs for blind votes, and how to vote; None where votes are there already."""
     from afzal import data
     from afzal.data.page import is_page
+    from afzal.runs import make_folder
     from afzal.terminal.closing import step
 
     if is_page(folder / VOTES) and any(item.votes for item in data.read(folder / VOTES).items):
         return None
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     # who wrote what is not told to people, and two answers that are the same are not shown
     asked = [
         replace(item, votes=(), responses=tuple(replace(r, source=None) for r in item.responses)) for item in items

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from afzal import runs
-from afzal.errors import AfzalError
+from afzal.errors import AfzalError, writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,9 @@ class Plot:
         else:
             places = [place / f"{name.replace('/', '_')}.svg" for name in self.drawings]
         for file, drawing in zip(places, self.drawings.values(), strict=True):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(drawing, encoding="utf-8")
+            with writing(file):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(drawing, encoding="utf-8")
         return places
 
     def _repr_html_(self) -> str:

@@ -70,4 +70,4 @@ def _write(imported: Imported, out: Path, beside: Path, force: bool) -> None:
     for file in files:
         runs.refuse_existing(file, force)
     for file, content in files.items():
-        file.write_text(content, encoding="utf-8")
+        runs.atomic_write(file, content)

@@ -27,11 +27,11 @@ def claimed(out: Path, name: str, settings: str, date: str) -> Iterator[None]:
     Raises:
         AfzalError: another process writes there.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    runs.make_folder(out)
     with runs.Run(out) as claim:
         claim.claim()
         runs.atomic_write(out / name, settings)
-        _date_file(out).parent.mkdir(exist_ok=True)
+        runs.make_folder(_date_file(out).parent)
         runs.atomic_write(_date_file(out), json.dumps({"template_date": date}) + "\n")
         yield
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from afzal.data.native import to_row
-from afzal.errors import AfzalError
+from afzal.errors import AfzalError, writing
 from afzal.records import Item
 
 _WANTED = "a path, a hub id, a list of dicts, a pandas DataFrame, or a Dataset of datasets"
@@ -39,7 +39,8 @@ def keep(given: Any, folder: Path, name: str) -> Path:
     """
     given = _split_of(given, name)
     _refuse_no_rows(given, name)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     if _shows_media(given):
         return _placed(folder, name, ".parquet", lambda path: given.to_parquet(path))
     return _placed(folder, name, ".jsonl", lambda path: _write_lines(rows_of(given, name), path, name))

@@ -15,7 +15,7 @@ from afzal.data.native import to_row
 from afzal.data.remap import with_media
 from afzal.data.writing_votes import VoteTarget, left_out, vote_rows
 from afzal.drops import Drop
-from afzal.errors import AfzalError
+from afzal.errors import AfzalError, writing
 from afzal.media import named_from
 from afzal.records import (
     Comparison,
@@ -95,19 +95,18 @@ def write_rows(rows: Sequence[dict[str, Any]], path: str | Path, layout: Literal
     """Rows as JSON lines, or as one JSON list, written beside the target and then moved into place."""
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with gzip.open(beside, "wb") if path.suffix == ".gz" else beside.open("wb") as stream:
-            between, end = (b"[\n", b"\n]\n") if layout == "list" else (b"", b"\n" if rows else b"")
-            for row in rows:
-                stream.write(between + json.dumps(row, ensure_ascii=False, allow_nan=False).encode())
-                between = b",\n" if layout == "list" else b"\n"
-            stream.write(end)
-        os.replace(beside, path)
-    except OSError as error:
-        raise AfzalError(f"cannot write {path}", why=str(error.strerror or error)) from None
-    finally:
-        beside.unlink(missing_ok=True)
+        try:
+            with gzip.open(beside, "wb") if path.suffix == ".gz" else beside.open("wb") as stream:
+                between, end = (b"[\n", b"\n]\n") if layout == "list" else (b"", b"\n" if rows else b"")
+                for row in rows:
+                    stream.write(between + json.dumps(row, ensure_ascii=False, allow_nan=False).encode())
+                    between = b",\n" if layout == "list" else b"\n"
+                stream.write(end)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
     return len(rows)
 
 

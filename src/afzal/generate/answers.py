@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from afzal import runs
 from afzal.config import GenerateConfig
 from afzal.config.serving import is_server
 from afzal.errors import AfzalError
@@ -64,7 +65,7 @@ def answers_of(
     if file.exists():
         say(f"{source}: its answers are read from {file}")
         return str(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    runs.make_folder(file.parent)
     part = file.with_suffix(".part")
     part.unlink(missing_ok=True)
     say(f"{source}: answers are sampled to the prompts of {prompts}")

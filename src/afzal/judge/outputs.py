@@ -93,9 +93,9 @@ def write(
     transcripts: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write the verdicts, the rows with votes, the summaries, and what was argued, if anything was."""
-    from afzal.runs import atomic_write
+    from afzal.runs import atomic_write, make_folder
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, found in ((VERDICTS, verdicts), (TRANSCRIPTS, transcripts)):
         if found or name == VERDICTS:
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from afzal.records import Comparison, Item, Response
+from afzal.runs import make_folder
 
 N_CONTENT = 6
 MAX_LENGTH = 4
@@ -245,7 +246,7 @@ def ordered(item: Item) -> dict[str, Any]:
 
 
 def _write(rows: Iterable[dict[str, Any]], path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 

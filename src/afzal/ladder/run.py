@@ -138,7 +138,7 @@ def _climb(job: Job, level: int) -> None:
     """The stages of one level that are not there yet."""
     config, folder = job.config, job.folder(level)
     below = job.folder(level - 1) if level else None
-    folder.mkdir(parents=True, exist_ok=True)
+    runs.make_folder(folder)
     judges = [_judge_file(folder / "judge.yaml", _judge(config, below), level_name(level))]
     _judged(job, folder / LABELS, job.pairs, judges, f"level {level}: labels")
     rows = str(folder / LABELS / ROWS)

@@ -358,9 +358,9 @@ def _written(folder: Path, key: str, table: dict[str, np.ndarray]) -> dict[str, 
 def _write(path: Path, key: str, table: Mapping[str, np.ndarray]) -> None:
     from safetensors.numpy import save
 
-    from afzal.runs import atomic_write
+    from afzal.runs import atomic_write, make_folder
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     ends = np.cumsum([len(v) for v in table.values()])
     about = json.dumps({"key": key, "responses": list(table)})
     data = save({"logps": np.concatenate(list(table.values())), "ends": ends}, metadata={"afzal": about})

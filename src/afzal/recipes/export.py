@@ -100,7 +100,7 @@ def _only_modelfile(config: ExportConfig, folder: str) -> list[str]:
     """A model that needs no merging: the Modelfile alone, in a folder of its own."""
     _refuse_given(config, ("data", "dtype", "tolerance", "push_to_hub"), f"{config.model} is not an adapter")
     text = modelfile(open_speaker(config.model), _GGUF)
-    Path(config.out).mkdir(parents=True)
+    runs.make_folder(config.out)
     return _modelfile(config, folder, text)
 
 
@@ -171,7 +171,7 @@ def _copied(config: ExportConfig, folder: str, files: Any) -> list[str]:
     _refuse_given(config, ("data", "dtype", "tolerance"), f"an adapter of type {kind} is copied")
     load_model(config.model)  # which refuses what is not sound
     out = Path(config.out)
-    out.mkdir(parents=True)
+    runs.make_folder(out)
     for name in _ADAPTER_FILES:
         if (Path(folder) / name).exists():
             shutil.copyfile(Path(folder) / name, out / name)

@@ -17,7 +17,7 @@ from afzal.report import svg
 from afzal.report.card import plain
 from afzal.report.forest import Whisker, forest_svg
 from afzal.report.template import rendered
-from afzal.runs import atomic_write
+from afzal.runs import atomic_write, make_folder
 from afzal.text import interval, number, sign
 
 SCHEMA = "afzal.board/1"
@@ -37,7 +37,7 @@ def write_board(folder: Path, body: Mapping[str, Any], stem: str = "leaderboard"
             ``kind``, ``title``, ``source``, a data URI, and ``said``: who, what, ``right`` or ``wrong``).
     """
     whole = {"schema": SCHEMA, "afzal": __version__, **body}
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     atomic_write(folder / f"{stem}.json", json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     atomic_write(folder / f"{stem}.csv", to_csv(whole))
     atomic_write(folder / f"{stem}.md", to_markdown(whole).encode("utf-8", "replace"))

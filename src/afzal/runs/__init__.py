@@ -6,21 +6,22 @@ atomically; files that grow hold one JSON object per line, so that a kill costs 
 Standard library only, so that listing and reporting start at once.
 """
 
+from afzal.errors import fault, writing
 from afzal.runs.environment import environment
 from afzal.runs.files import (
     append_jsonl,
     atomic_write,
-    fault,
     force_to_disk,
     fsync_folder,
+    make_folder,
     new_file,
     read_json,
     read_jsonl,
     refuse_existing,
+    refuse_unwritable,
     sha256,
     write_all,
     write_jsonl,
-    writing,
 )
 from afzal.runs.folder import IN_MEMORY, Run, create, find, open_run, resume, start_in, start_of, take, walk
 from afzal.runs.redact import redact_arguments, redact_config, redact_texts
@@ -37,6 +38,7 @@ __all__ = [
     "find",
     "force_to_disk",
     "fsync_folder",
+    "make_folder",
     "new_file",
     "open_run",
     "read_json",
@@ -45,6 +47,7 @@ __all__ = [
     "redact_config",
     "redact_texts",
     "refuse_existing",
+    "refuse_unwritable",
     "resume",
     "sha256",
     "start_in",

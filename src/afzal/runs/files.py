@@ -1,4 +1,4 @@
-"""Writing that survives a crash, and what to say when the disk refuses.
+"""Writing that survives a crash.
 
 A file is replaced by writing a sibling, forcing it to the disk, renaming it, and forcing the folder to the disk; a
 reader, or a machine that loses power, sees the old content or the new and nothing between.
@@ -11,57 +11,15 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from afzal.errors import AfzalError
+from afzal.errors import AfzalError, existing, writing
 
-_FREE_SPACE = "free some space, or use a folder on another disk; a run that was under way continues with --resume"
-_ELSEWHERE = "choose another folder (--out), one that you may write to"
 _RESTORE = "restore the file, or start a new run with another --out"
-_FAULTS = {
-    errno.ENOSPC: ("the disk is full", _FREE_SPACE),
-    errno.EDQUOT: ("your disk quota is used up", _FREE_SPACE),
-    errno.EFBIG: (
-        "the file would be larger than the system allows",
-        "raise the limit: ulimit -f unlimited",
-    ),
-    errno.EROFS: ("the file system is read-only", _ELSEWHERE),
-    errno.EACCES: ("permission denied", _ELSEWHERE),
-    errno.EPERM: ("operation not permitted", _ELSEWHERE),
-    errno.EEXIST: ("a file of that name is in the way", "choose another folder (--out), or move the file away"),
-    errno.ENOTDIR: ("a part of the path is a file, not a folder", "choose another folder (--out)"),
-    errno.EISDIR: ("a folder of that name is in the way", "choose another folder (--out), or move that folder away"),
-    errno.ENAMETOOLONG: ("the name is too long for the file system", "choose a shorter name"),
-    errno.ELOOP: ("the path is a loop of symbolic links", "choose another folder (--out)"),
-    errno.EMFILE: ("too many files are open", "raise the limit: ulimit -n 4096"),
-    errno.EIO: ("the disk reports an input/output error", "check the disk (dmesg), or use another one"),
-    errno.ESTALE: ("the network file system lost the folder", "mount it again; the run continues with --resume"),
-}
 _SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-
-
-def fault(error: OSError, path: str | Path, n_bytes: int | None = None) -> AfzalError:
-    """The one message for an operating-system refusal to write ``path`` (``n_bytes``: what was to be written)."""
-    reason, remedy = _FAULTS.get(error.errno or 0, (error.strerror or str(error), _ELSEWHERE))
-    if n_bytes is not None:
-        reason += f"; {n_bytes} bytes were to be written"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        with suppress(OSError):
-            reason += f", {shutil.disk_usage(_existing(Path(path))).free} bytes are free on that disk"
-    return AfzalError(f"cannot write {path}", why=reason, remedy=remedy)
-
-
-@contextmanager
-def writing(path: str | Path, n_bytes: int | None = None) -> Iterator[None]:
-    """Turn any ``OSError`` of the block into the :func:`fault` of ``path``."""
-    try:
-        yield
-    except OSError as error:
-        raise fault(error, path, n_bytes) from error
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
@@ -109,14 +67,46 @@ def force_to_disk(folder: Path) -> None:
 
 
 def refuse_existing(path: str | Path | None, force: bool | None = None) -> None:
-    """Raise AfzalError when there is something at ``path`` already; None is not a file.
+    """Raise AfzalError when there is something at ``path`` already, or nothing can be written there; None is no file.
 
     Args:
         force: whether it may be overwritten; None where the command has no such flag.
     """
-    if path and not force and Path(path).exists():
-        remedy = "choose another --out" if force is None else "choose another name, or pass --force (force=True)"
-        raise AfzalError(f"{path} exists; nothing was overwritten", remedy=remedy)
+    if not path:
+        return
+    with writing(path):  # a folder above it may not be read
+        if not force and Path(path).exists():
+            remedy = "choose another --out" if force is None else "choose another name, or pass --force (force=True)"
+            raise AfzalError(f"{path} exists; nothing was overwritten", remedy=remedy)
+    refuse_unwritable(path)
+
+
+def refuse_unwritable(path: str | Path) -> None:
+    """Raise at once what writing ``path`` (a file, or files in a folder) would raise at the end of the work, as far as
+    the nearest folder that is there tells.
+
+    Raises:
+        AfzalError: nothing can be written there.
+    """
+    with writing(path):
+        folder = Path(path) if Path(path).is_dir() else existing(Path(path).absolute().parent)
+        code = None if os.access(folder, os.W_OK | os.X_OK) else errno.EACCES
+        if not folder.is_dir():
+            code = errno.ENOTDIR
+        elif hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_RDONLY:
+            code = errno.EROFS
+        if code is not None:
+            raise OSError(code, os.strerror(code))
+
+
+def make_folder(path: str | Path) -> None:
+    """A folder and those above it, where they are not there yet.
+
+    Raises:
+        AfzalError: the disk refuses.
+    """
+    with writing(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:
@@ -164,11 +154,12 @@ def append_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None
 
 
 def write_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Replace a file by one JSON line per record: all of them, or the old content.
+    """Replace a file by one JSON line per record: all of them, or the old content. Its folder is made if need be.
 
     Raises:
         AfzalError: the disk refuses.
     """
+    make_folder(Path(path).parent)
     atomic_write(path, "".join(to_json_line(record) + "\n" for record in records))
 
 
@@ -229,10 +220,6 @@ def _durable(path: Path, how: int) -> Iterator[int]:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _existing(path: Path) -> Path:
-    return next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from afzal.runs.files import atomic_write, read_json, read_jsonl
+from afzal.runs.files import atomic_write, make_folder, read_json, read_jsonl
 
 Row = dict[str, Any]
 
@@ -32,7 +32,7 @@ def kept(path: Path, key: str) -> Row | None:
 
 def keep(path: Path, key: str, body: Mapping[str, Any]) -> None:
     """Replace the file of a stage as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     atomic_write(path, json.dumps({"key": key, **body}) + "\n")
 
 
@@ -42,7 +42,7 @@ def staged_rows(path: Path, make: Callable[[], Sequence[Row]]) -> list[Row]:
     There is no key: for folders that refuse other settings when they are resumed.
     """
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_rows(path, make())
     return read_rows(path)
 
