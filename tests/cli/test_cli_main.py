@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 import afzal
 from afzal import data
 from afzal.cli import VERBS, main
+from afzal.cli.again import hint
 from afzal.cli.remedies import fit
 from afzal.errors import AfzalError
 
@@ -170,7 +173,7 @@ FAILURES = {
         143,
         "stopped by SIGTERM after step 3\n  try: continue with: afzal train R/run.yaml --resume\n",
     ),
-    "Ctrl-C": (KeyboardInterrupt(), 130, "interrupted\n"),
+    "Ctrl-C": (KeyboardInterrupt(), 130, f"interrupted\n  try: {hint(TRAIN)}\n"),
 }
 
 
@@ -239,3 +242,55 @@ def test_a_remedy_names_keys_where_settings_of_a_training_stand_in_a_file():
     error = AfzalError("x", where="y", remedy="say it with --columns a=b or --format afzal")
     fit(error, "compare", None)
     assert str(error).endswith("(as columns and data_format in the file of afzal compare)")
+
+
+def _interrupted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    install(monkeypatch, train=failing(KeyboardInterrupt()))
+    assert main([*TRAIN, *args]) == 130
+    return capsys.readouterr().err
+
+
+def test_an_interruption_says_how_the_command_is_taken_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    out = str(tmp_path / "run")
+    said = _interrupted(monkeypatch, capsys, "--out", out)
+    assert said.endswith("try: the run had not begun: the same command starts it\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    for named in (["--out", out], [f"--out={out}"], [f"out={out}"]):
+        said = _interrupted(monkeypatch, capsys, *named)
+        assert said == f"interrupted\n  try: continue it with: afzal train {out} --resume\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["compare", "study.yaml"], "the same command continues it"),
+        (["generate", "--model", "m"], "the same command starts it again"),
+        (["train", "runs/x", "--resume"], "the same command starts it again"),
+        (["check", "a.jsonl"], ""),
+        ([], ""),
+    ],
+)
+def test_what_takes_up_a_command(args: list[str], said: str):
+    assert hint(args) == said
+
+
+def test_an_interruption_that_a_library_turns_into_an_error_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def importing(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            pass
+        raise ModuleNotFoundError("Could not import module 'X'")
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.default_int_handler)
+    install(monkeypatch, train=importing)
+    assert main(TRAIN) == 130
+    assert capsys.readouterr().err.startswith("interrupted\n")
+    signal.signal(signal.SIGINT, before)

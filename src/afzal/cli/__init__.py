@@ -116,7 +116,11 @@ def _called(args: list[str], debug: bool) -> int:
     if not debug:
         # Of libraries, to their callers: nothing a person at the command line can act on.
         warnings.filterwarnings("ignore", category=FutureWarning)
-    return _guarded(lambda: _run([a for a in args if a != "--debug"]), debug)
+    args = [a for a in args if a != "--debug"]
+    from afzal.cli.again import listening
+
+    with listening() as interrupts:
+        return _guarded(lambda: _run(args), args, interrupts, debug)
 
 
 def _run(args: list[str]) -> int:
@@ -189,8 +193,8 @@ def _load(verb: str) -> Any:
     return command
 
 
-def _guarded(run: Callable[[], int], debug: bool) -> int:
-    """The exit code of ``run``, with every failure reported in a few plain lines."""
+def _guarded(run: Callable[[], int], args: list[str], interrupts: list[int], debug: bool) -> int:
+    """The exit code of ``run``, with every failure reported in a few plain lines; ``interrupts`` grows by Ctrl-C."""
     from afzal.runs import launched
 
     try:
@@ -200,15 +204,24 @@ def _guarded(run: Callable[[], int], debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (KeyboardInterrupt, typer.Abort):
-        return _tell("interrupted", INTERRUPTED)
+        return _interrupted(args)
     except Exception as error:
         if debug:
             raise
+        if interrupts and not isinstance(error, AfzalError):
+            return _interrupted(args)
         message, code = _plain(error)
         # what rank 0 reports, or every rank got by the same signal, is reported once
         rank = launched.number()
         told = getattr(error, "told", False) or (rank and hasattr(error, "signal"))
         return code if told else _tell(f"rank {rank}: {message}" if rank else message, code)
+
+
+def _interrupted(args: list[str]) -> int:
+    from afzal.cli.again import hint
+
+    remedy = hint(args)
+    return _tell("interrupted" + (f"\n  try: {remedy}" if remedy else ""), INTERRUPTED)
 
 
 def _plain(error: Exception) -> tuple[str, int]:

@@ -1,0 +1,60 @@
+"""How a command that was interrupted is taken up again."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from types import FrameType
+
+_RUNS = ("train", "iterate")
+_CONTINUE = ("compare", "sweep", "ladder", "revise")
+_REPEAT = ("generate", "score", "judge", "export", "demo")
+
+
+def hint(args: list[str]) -> str:
+    """What takes up the command of these arguments; empty where nothing is lost by an interruption."""
+    verb = args[0] if args else ""
+    if verb in _CONTINUE:
+        return "the same command continues it"
+    if verb in _REPEAT or (verb in _RUNS and "--resume" in args):
+        return "the same command starts it again"
+    if verb not in _RUNS:
+        return ""
+    out = _out(args)
+    if not out:
+        return "the same command starts it; one that had begun continues with --resume"
+    if (Path(out) / "run.json").is_file():
+        return f"continue it with: afzal {verb} {out} --resume"
+    return "the run had not begun: the same command starts it"
+
+
+@contextmanager
+def listening() -> Iterator[list[int]]:
+    """Inside the block the list gets every Ctrl-C that was heard: imports of some libraries turn the interruption into
+    an error of theirs."""
+    heard: list[int] = []
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield heard
+        return
+
+    def hear(number: int, _frame: FrameType | None) -> None:
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield heard
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _out(args: list[str]) -> str:
+    """The folder that ``--out X``, ``--out=X`` or ``out=X`` names, the last of them."""
+    named = [after for before, after in pairwise(args) if before == "--out"]
+    named += [value for arg in args for key, mark, value in [arg.partition("=")] if mark and key in ("--out", "out")]
+    return named[-1] if named else ""
