@@ -68,6 +68,11 @@ def duration(seconds: Any) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
+def time_left(seconds: float) -> str:
+    """``about 42 s left``; of what is over at once ``less than a second left``."""
+    return "less than a second left" if seconds < 1 else f"about {duration(seconds)} left"
+
+
 def plural(count: int, noun: str, many: str = "") -> str:
     """``1 row``, ``1,492 rows``."""
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"

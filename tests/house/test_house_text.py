@@ -35,6 +35,12 @@ def test_two_digits_never_round_a_number_to_nothing(value, shown):
     assert text.number(value, 2) == shown
 
 
+def test_what_is_over_at_once_has_no_number_of_seconds_left():
+    assert text.time_left(0.04) == "less than a second left"
+    assert text.time_left(1.25) == "about 1.2 s left"
+    assert text.time_left(190) == "about 3 min 10 s left"
+
+
 def test_signs_and_intervals():
     assert text.signed(0.5) == "+0.5000"
     assert text.signed(-0.5) == "−0.5000"

@@ -13,7 +13,7 @@ import pytest
 from afzal import judge, report
 from afzal.cli import main
 from afzal.errors import AfzalError
-from afzal.judge import Verdict, Verdicts, at_equal_lengths, of_models, rank_correlation, read
+from afzal.judge import Verdict, Verdicts, at_equal_lengths, lengths_as_plain, of_models, rank_correlation, read
 from afzal.judge.judges import two_games
 from afzal.judge.verdicts import MIRRORED
 
@@ -233,6 +233,9 @@ def test_equal_lengths_of_a_judge_that_reads_lengths_alone():
     assert lines["a"].control.controlled.value == pytest.approx(0.5, abs=1e-6)
     assert lines["a"].control.slope.value == pytest.approx(lines["b"].control.slope.value, abs=1e-6)
     assert lines["a"].control.slope.value > 1
+    only = at_equal_lengths(Verdicts(said[:36]), resamples=20)
+    assert [(x.model, x.pairs, x.control) for x in only] == [("a", 36, None), ("b", 36, None)]
+    assert [row[3] for row in lengths_as_plain(only)["tables"][0]["rows"]] == ["not known"] * 2
     with pytest.raises(AfzalError, match="the lengths of the answers are not known"):
         at_equal_lengths(Verdicts([Verdict("q", "q", "a", "b", "first")]))
 

@@ -199,6 +199,10 @@ def test_a_model_against_itself_is_at_a_half_at_equal_lengths_too():
     longer = [len(p.answers[0]) - len(p.answers[1]) for p in pairs]
     rulings = [Ruling("first" if gap > 0 else "second" if gap < 0 else "tie") for gap in longer]
     seen = summary.summary("j", items, pairs, games, rulings, resamples=100)["models"]
+    assert "length_controlled" not in seen, "such verdicts say nothing of equal lengths"
+    assert seen["lengths_decide"]
+    rulings = [Ruling("second" if k % 9 == 0 else ruling.outcome) for k, ruling in enumerate(rulings)]
+    seen = summary.summary("j", items, pairs, games, rulings, resamples=100)["models"]
     for figure in (seen["win_rate"], seen["length_controlled"]):
         assert figure["low"] < 0.5 < figure["high"]
 

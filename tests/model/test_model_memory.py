@@ -14,6 +14,7 @@ from afzal.model.logprobs import score
 from afzal.model.memory import PerToken, free_bytes, is_out_of_memory, kept_bytes_per_token, measure
 from afzal.model.probe import choose_sharing
 from afzal.model.recompute import MODES, recompute_of, set_recompute
+from afzal.runs.environment import memory_limits
 from afzal.tokens.batch import collate
 from afzal.tokens.tree import tree
 
@@ -164,3 +165,17 @@ def test_free_memory_is_the_smaller_of_the_machine_and_its_container(tmp_path, m
     assert free_bytes(torch.device("cpu")) == 2_048_000
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
     assert free_bytes(torch.device("cpu")) is None
+
+
+def test_free_memory_is_the_least_that_any_group_above_the_process_leaves(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(memory, "own_memory_limits", lambda root: memory_limits(root, "0::/job/step\n"))
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    step = tmp_path / "job" / "step"
+    step.mkdir(parents=True)
+    for group, limit, used in ((step, "max", 100), (step.parent, "1000", 300), (tmp_path, "5000", 4800)):
+        (group / "memory.max").write_text(f"{limit}\n")
+        (group / "memory.current").write_text(f"{used}\n")
+    assert free_bytes(torch.device("cpu")) == 200
+    (tmp_path / "memory.max").write_text("9000\n")
+    assert free_bytes(torch.device("cpu")) == 700

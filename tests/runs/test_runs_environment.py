@@ -15,7 +15,7 @@ environment = import_module("afzal.runs.environment")  # whose name in the packa
 
 def _group(folder: Path, files: dict[str, str]) -> Path:
     for name, content in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content + "\n")
     return folder
 
@@ -56,4 +56,33 @@ def test_processors_are_those_of_the_affinity_and_no_more_than_the_share(
     ],
 )
 def test_a_containers_memory_is_read_of_both_kinds_of_groups(files: dict[str, str], limit: int | None, tmp_path: Path):
-    assert environment.memory_limit(_group(tmp_path, files)) == limit
+    found = environment.memory_limits(_group(tmp_path, files), "0::/\n")
+    assert [group.limit for group in found] == ([] if limit is None else [limit])
+
+
+NESTED = "4:memory,x:/slurm/job_7/step_0\n1:cpu:/\n0::/slurm/job_7/step_0\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "limits"),
+    [
+        (
+            {"slurm/job_7/step_0/memory.max": "max", "slurm/job_7/memory.max": "2000", "memory.max": "9000"},
+            [2000, 9000],
+        ),
+        ({"slurm/job_7/step_0/memory.max": "5000", "slurm/memory.max": "3000"}, [5000, 3000]),
+        ({"slurm/job_8/memory.max": "1000"}, []),
+        ({f"memory/slurm/job_7/{name}": "4000" for name in ("memory.limit_in_bytes", "other")}, [4000]),
+        ({"memory/memory.limit_in_bytes": "3000"}, [3000]),
+    ],
+)
+def test_limits_of_all_groups_above_a_process_are_read(files: dict[str, str], limits: list[int], tmp_path: Path):
+    found = environment.memory_limits(_group(tmp_path, files), NESTED)
+    assert [group.limit for group in found] == limits
+    assert all(group.used.parent == group.stat.parent for group in found)
+
+
+def test_memory_is_the_smallest_of_the_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(environment, "own_memory_limits", lambda _: environment.memory_limits(tmp_path, NESTED))
+    _group(tmp_path, {"slurm/job_7/step_0/memory.max": "5000", "slurm/job_7/memory.max": "4000"})
+    assert environment.memory_bytes() == 4000

@@ -146,6 +146,23 @@ def test_a_ridge_draws_the_slope_where_lengths_do_not_overlap():
     assert abs(held.slope.value - 1.0) < abs(free.slope.value - 1.0)
 
 
+@pytest.mark.parametrize(
+    ("score", "gap", "separated"),
+    [
+        ([0, 0, 1, 1], [-3, -1, 1, 2], True),
+        ([0, 0, 1, 1], [-3, 1, 2, 4], True),  # at any difference
+        ([1, 1, 0, 0], [-3, -1, 1, 2], True),  # the shorter one wins
+        ([0, 0.5, 0.5, 1], [-3, 0, 0, 2], True),
+        ([0, 0.5, 1], [-3, 1, 0], False),
+        ([0, 1, 0, 1], [-3, -1, 1, 2], False),
+        ([1, 1, 1], [-3, 1, 2], False),  # one side always wins, whatever the lengths
+        ([0.5, 0.5], [-1, 1], False),
+    ],
+)
+def test_lengths_alone_tell_who_won(score, gap, separated):
+    assert judging.separated_by_length(np.array(score), np.array(gap)) is separated
+
+
 def test_equal_lengths_cannot_be_controlled():
     with pytest.raises(ValueError, match="differ in length"):
         judging.length_controlled(np.ones(3), np.zeros(3), range(3))

@@ -24,6 +24,7 @@ def test_time_left_is_by_the_pace_since_the_first_record():
 def test_time_left_after_resuming_ignores_the_earlier_process():
     first = record(51, 1000.0)
     assert time_left(first, record(61, 1010.0), 71) == "1010 s, about 10 s left"
+    assert time_left(record(1, 1.0), record(90, 2.0), 100) == "2 s, less than a second left"
 
 
 @pytest.fixture

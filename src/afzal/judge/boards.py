@@ -89,11 +89,12 @@ def of_models(said: Verdicts, ties: bt.Ties = "half", *, resamples: int = 500, s
 
 @dataclass(frozen=True, slots=True)
 class AtEqualLengths:
-    """One model against all others: pairs of answers, and its win rate by their mean verdicts."""
+    """One model against all others: pairs of answers, and its win rate by their mean verdicts; None where lengths alone
+    tell who won, so that nothing is known of equal ones."""
 
     model: str
     pairs: int
-    control: judging.LengthControl
+    control: judging.LengthControl | None
 
 
 def at_equal_lengths(said: Verdicts, *, resamples: int = 500, seed: int = 0) -> list[AtEqualLengths]:
@@ -120,11 +121,13 @@ def at_equal_lengths(said: Verdicts, *, resamples: int = 500, seed: int = 0) -> 
     found = []
     for model, rows in sides.items():
         scores, gaps, prompts = zip(*rows.values(), strict=True)
-        if len(set(gaps)) > 1:
-            means = np.array([float(np.mean(s)) for s in scores])
-            control = judging.length_controlled(means, np.array(gaps), prompts, resamples=resamples, seed=seed)
+        means, longer = np.array([float(np.mean(s)) for s in scores]), np.array(gaps)
+        if judging.separated_by_length(means, longer):
+            found.append(AtEqualLengths(model, len(rows), None))
+        elif len(set(gaps)) > 1:
+            control = judging.length_controlled(means, longer, prompts, resamples=resamples, seed=seed)
             found.append(AtEqualLengths(model, len(rows), control))
-    return sorted(found, key=lambda line: -line.control.controlled.value)
+    return sorted(found, key=lambda line: -line.control.controlled.value if line.control else 1.0)
 
 
 def lengths_as_plain(lines: Sequence[AtEqualLengths]) -> dict[str, Any]:
@@ -132,6 +135,10 @@ def lengths_as_plain(lines: Sequence[AtEqualLengths]) -> dict[str, Any]:
     plain, rows = [], []
     for line in lines:
         c = line.control
+        if c is None:
+            plain.append({"model": line.model, "pairs": line.pairs, "controlled": None})
+            rows.append([line.model, f"{line.pairs:,}", "", "not known", "they alone tell who won"])
+            continue
         known = {"raw": interval(c.raw), "controlled": interval(c.controlled), "slope": interval(c.slope)}
         about = {"deviation": c.deviation, "overlap": c.overlap, "extrapolated": c.extrapolated}
         plain.append({"model": line.model, "pairs": line.pairs, **known, **about})

@@ -220,7 +220,9 @@ def _models(
     of = [p for p, s in zip(prompts, spoke, strict=True) if s]
     longest = np.where(gap * side > 0, 1.0, np.where(gap * side < 0, 0.0, 0.5))
     found |= {"win_rate": share_of(points, spoke, prompts), "win_rate_of_the_longer": float(longest.mean())}
-    if np.ptp(gap[spoke]) > 0:
+    if judging.separated_by_length(points[spoke], (gap * side)[spoke]):
+        found["lengths_decide"] = True
+    elif np.ptp(gap[spoke]) > 0:
         controlled = judging.length_controlled(
             points[spoke], (gap * side)[spoke], of, resamples=min(resamples, 500), seed=seed
         )

@@ -62,6 +62,8 @@ def _models(m: Plain) -> list[str]:
     if (c := m.get("length_controlled")) is not None:
         marked = " (extrapolated: one side is nearly always longer)" if c["extrapolated"] else ""
         said.append(f"  at equal lengths {percent(c)}, lengths overlap on {c['overlap']:.0%}{marked}")
+    if m.get("lengths_decide"):
+        said.append("  at equal lengths: not known, since lengths alone tell who won")
     if (w := m.get("with_people")) is not None:
         said.append(
             f"  with people's labels on {w['prompts']} prompts {percent(w['corrected'])}; "

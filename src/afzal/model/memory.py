@@ -19,16 +19,12 @@ from afzal.model.load import vocabulary_of
 from afzal.model.logprobs import hidden_states, output_head
 from afzal.model.recompute import MODES, Recompute, set_recompute
 from afzal.model.reward import head_scores, is_reward_model
-from afzal.runs.environment import memory_limit
+from afzal.runs.environment import own_memory_limits
 from afzal.tokens.batch import Sharing, collate
 from afzal.tokens.tree import Tree, tree
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
-_USED = (  # by kind of control groups: bytes in use, and the file and name of those that hold files not used lately
-    ("memory.current", "memory.stat", "inactive_file"),
-    ("memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
-)
 _SAID = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 
@@ -174,15 +170,15 @@ def _available(meminfo: Path) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
-def _left_in_group(group: Path) -> int | None:
-    """What is left of a container's limit, where there is one. Files that were read and that the system can forget
-    count as used there, and are free here: among them are the model's own."""
-    limit = memory_limit(group)
-    for used, stat, cache in _USED:
-        said = "".join(_lines(group / used)).strip()
-        if limit is not None and said.isdigit():
-            return limit - int(said) + _first_number(_lines(group / stat), cache)
-    return None
+def _left_in_group(root: Path) -> int | None:
+    """What is left of the limits of containers and jobs, where there are some. Files that were read and that the system
+    can forget count as used there, and are free here: among them are the model's own."""
+    left = []
+    for group in own_memory_limits(root):
+        said = "".join(_lines(group.used)).strip()
+        if said.isdigit():
+            left.append(group.limit - int(said) + _first_number(_lines(group.stat), group.cache))
+    return min(left, default=None)
 
 
 def _first_number(lines: Sequence[str], key: str) -> int:

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import sys
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -94,19 +95,61 @@ def _share(group: Path) -> float | None:
 
 
 def memory_bytes() -> int | None:
-    """Memory of the machine, or of the container when that is less; None where unknown."""
+    """Memory of the machine, or of the container or job when that is less; None where unknown."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
-    limit = memory_limit(Path("/sys/fs/cgroup"))
-    return total if limit is None else min(total, limit)
+    return min([total, *(group.limit for group in own_memory_limits(Path("/sys/fs/cgroup")))])
 
 
-def memory_limit(group: Path) -> int | None:
-    """Bytes that a container may use, by either kind of control groups; None where it has no limit."""
-    said = [_read(group / name).strip() for name in ("memory.max", "memory/memory.limit_in_bytes")]
-    return next((int(limit) for limit in said if limit.isdigit()), None)
+@dataclass(frozen=True, slots=True)
+class MemoryLimit:
+    """The limit of one control group: its bytes, the file that says how many are in use, and the file and the name of
+    those that hold files which were not used lately."""
+
+    limit: int
+    used: Path
+    stat: Path
+    cache: str
+
+
+_GROUPS = (  # by kind: the folder, the limit, the use, and what the statistics call files not used lately
+    ("", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def memory_limits(root: Path, membership: str) -> list[MemoryLimit]:
+    """The limits that hold for a process: that of its own control group and of every one above it, of either kind.
+
+    Args:
+        membership: content of ``/proc/self/cgroup``. Inside a container the groups that it names may not be visible,
+            and the root is the container's own.
+    """
+    found = []
+    for kind, limit, used, cache in _GROUPS:
+        own = _group_of(membership, kind)
+        for depth in range(len(own), -1, -1):
+            folder = Path(root, kind, *own[:depth])
+            said = _read(folder / limit).strip()
+            found += [MemoryLimit(int(said), folder / used, folder / "memory.stat", cache)] if said.isdigit() else []
+    return found
+
+
+def _group_of(membership: str, kind: str) -> tuple[str, ...]:
+    """The names on the way to the group of a process, from the lines ``number:kinds:/path``."""
+    for line in membership.splitlines():
+        _, _, rest = line.partition(":")
+        kinds, _, path = rest.partition(":")
+        if kind in kinds.split(","):
+            return tuple(name for name in path.split("/") if name not in ("", ".."))
+    return ()
+
+
+def own_memory_limits(root: Path) -> list[MemoryLimit]:
+    """The limits that hold for this process."""
+    return memory_limits(root, _read("/proc/self/cgroup"))
 
 
 def gpus() -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from afzal.servers.cache import TOO_LONG, Cache, Reply
 from afzal.servers.client import TooLong
-from afzal.text import duration
+from afzal.text import time_left
 
 Ask = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], Reply]
 """``(messages, sampling) -> reply``."""
@@ -95,6 +95,6 @@ def counter(total: int, say: Callable[[str], None]) -> Callable[[int], None]:
         if 10 * n // total > said[0]:
             said[0] = 10 * n // total
             left = (time.monotonic() - began) / n * (total - n)
-            say(f"{n} of {total} replies, about {duration(left)} left")
+            say(f"{n} of {total} replies" + (f", {time_left(left)}" if n < total else ""))
 
     return heard

@@ -102,7 +102,8 @@ def time_left(first: dict[str, Any], record: dict[str, Any], steps: int) -> str:
     if not done or record["step"] == steps:
         return spent
     rate = (record["seconds"] - first["seconds"]) / done
-    return f"{spent}, about {rate * (steps - record['step']):.0f} s left"
+    left = rate * (steps - record["step"])
+    return f"{spent}, less than a second left" if left < 1 else f"{spent}, about {left:.0f} s left"
 
 
 def _bar(console: Console) -> Progress:
