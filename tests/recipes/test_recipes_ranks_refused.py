@@ -14,8 +14,10 @@ from afzal.cli import main
 from afzal.config import make
 from afzal.errors import AfzalError
 from afzal.model.adapters import Adapter, add_adapter
+from afzal.recipes import parallel
 from afzal.recipes.parallel import refuse, refuse_rounded, why_whole
 from afzal.runs import launched
+from afzal.train import ranks
 
 DEVICES = Path(__file__).parents[2] / "docs" / "devices.md"
 DATA = {"model": "model", "data": "pairs.jsonl"}
@@ -146,3 +148,27 @@ def test_what_is_loaded_whole_by_every_rank_says_why_and_is_in_the_documentation
     assert why_whole(make(method, **DATA, **asked)) == said
     documented = DEVICES.read_text().partition("## Loading")[2].partition("\n## ")[0].replace("\n", " ")
     assert all(words in documented for words in ("virtual tokens", "DoRA", "`adapter_from`"))
+
+
+@pytest.mark.parametrize(("world", "said"), [(1, ""), (2, "note: every rank loads other whole: it is packed\n")])
+def test_a_frozen_model_that_every_rank_loads_whole_is_told_of(world, said, monkeypatch, capsys):
+    monkeypatch.setattr(ranks, "world", lambda: world)
+    monkeypatch.setattr(ranks, "data_world", lambda: world)
+    monkeypatch.setattr(parallel, "opened", lambda blank: parallel.Opened(None, None, "it is packed"))
+    for name in ("load_model", "load_reward_model"):
+        monkeypatch.setattr(parallel, name, lambda path, device: torch.nn.Linear(2, 2))
+    cpu = torch.device("cpu")
+    for load in (
+        lambda: parallel.frozen_model("other", "fp32", cpu),
+        lambda: parallel.frozen_reward_model("other", cpu),
+    ):
+        load()
+        assert capsys.readouterr().out == said
+
+
+def test_a_reward_model_under_tensor_parallelism_is_told_of_as_whole(monkeypatch, capsys):
+    monkeypatch.setattr(ranks, "world", lambda: 2)
+    monkeypatch.setattr(ranks, "data_world", lambda: 1)
+    monkeypatch.setattr(parallel, "load_reward_model", lambda path, device: torch.nn.Linear(2, 2))
+    parallel.frozen_reward_model("judge", torch.device("cpu"))
+    assert capsys.readouterr().out.startswith("note: every rank loads judge whole: under tensor_parallel")

@@ -27,6 +27,7 @@ from afzal.recipes import parallel
 from afzal.recipes.rollout import Writer, held_out
 from afzal.servers.cache import REPLIES
 from afzal.text import plural
+from afzal.train import ranks
 from afzal.train.feed import Layout
 from afzal.train.rollouts import Controller, Rollouts
 from afzal.train.shard import Sharded, is_in_pieces
@@ -77,6 +78,8 @@ def critic_of(
     refuse_another_tokenizer(prepared.tokenizer, folder, what)
     refuse_language_model(folder, "value_model")
     found = parallel.Opened(None) if pieces is None else parallel.opened(partial(blank_reward_model, folder))
+    if ranks.world() > 1 and found.unread is None:
+        parallel.tell_whole(folder, found.why_whole or "the model that trains is whole too")
     trunk = load_reward_model(folder, device=layout.device) if found.model is None else found.model
     refuse_other_size(vocabulary_of(model), vocabulary_of(trunk), what)
     refuse_fewer_positions(trunk, prepared.max_tokens, what)

@@ -221,6 +221,8 @@ def frozen_reward_model(path: str, device: torch.device) -> Any:
     where the first rank of a group scores alone."""
     cut = ranks.data_world() == ranks.world() > 1
     made = _frozen_pieces(partial(blank_reward_model, path), "fp32", device, path) if cut else None
+    if ranks.world() > 1 and not cut:
+        tell_whole(path, "under tensor_parallel one rank of a group scores alone")
     return load_reward_model(path, device=device) if made is None else made
 
 
@@ -230,10 +232,16 @@ def _frozen_pieces(
     """A model in pieces that never trains, found sound; None where it cannot be read so."""
     found = opened(blank)
     if found.unread is None:
+        tell_whole(path, found.why_whole)
         return None
     model = read_frozen(found.model, dtype, device, found.unread)
     refuse_unsound_pieces(model, path)
     return model
+
+
+def tell_whole(path: str, why: str) -> None:
+    """One line at the start, on memory that several ranks do not share."""
+    reporter(0, 0).say(f"note: every rank loads {path} whole: {why}")
 
 
 def refuse_unsound_pieces(model: Any, path: str) -> None:
