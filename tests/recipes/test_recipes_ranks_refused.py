@@ -154,6 +154,7 @@ def test_what_is_loaded_whole_by_every_rank_says_why_and_is_in_the_documentation
 def test_a_frozen_model_that_every_rank_loads_whole_is_told_of(world, said, monkeypatch, capsys):
     monkeypatch.setattr(ranks, "world", lambda: world)
     monkeypatch.setattr(ranks, "data_world", lambda: world)
+    monkeypatch.setattr(ranks, "rank", lambda: 0)
     monkeypatch.setattr(parallel, "opened", lambda blank: parallel.Opened(None, None, "it is packed"))
     for name in ("load_model", "load_reward_model"):
         monkeypatch.setattr(parallel, name, lambda path, device: torch.nn.Linear(2, 2))
@@ -169,6 +170,7 @@ def test_a_frozen_model_that_every_rank_loads_whole_is_told_of(world, said, monk
 def test_a_reward_model_under_tensor_parallelism_is_told_of_as_whole(monkeypatch, capsys):
     monkeypatch.setattr(ranks, "world", lambda: 2)
     monkeypatch.setattr(ranks, "data_world", lambda: 1)
+    monkeypatch.setattr(ranks, "rank", lambda: 0)
     monkeypatch.setattr(parallel, "load_reward_model", lambda path, device: torch.nn.Linear(2, 2))
     parallel.frozen_reward_model("judge", torch.device("cpu"))
     assert capsys.readouterr().out.startswith("note: every rank loads judge whole: under tensor_parallel")
