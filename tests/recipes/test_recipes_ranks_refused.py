@@ -164,7 +164,7 @@ def test_a_frozen_model_that_every_rank_loads_whole_is_told_of(world, said, monk
         lambda: parallel.frozen_reward_model("other", cpu),
     ):
         load()
-        assert capsys.readouterr().out == said
+        assert capsys.readouterr().err == said
 
 
 def test_a_reward_model_under_tensor_parallelism_is_told_of_as_whole(monkeypatch, capsys):
@@ -173,4 +173,4 @@ def test_a_reward_model_under_tensor_parallelism_is_told_of_as_whole(monkeypatch
     monkeypatch.setattr(ranks, "rank", lambda: 0)
     monkeypatch.setattr(parallel, "load_reward_model", lambda path, device: torch.nn.Linear(2, 2))
     parallel.frozen_reward_model("judge", torch.device("cpu"))
-    assert capsys.readouterr().out.startswith("note: every rank loads judge whole: under tensor_parallel")
+    assert capsys.readouterr().err.startswith("note: every rank loads judge whole: under tensor_parallel")
