@@ -51,6 +51,12 @@ def test_what_is_usual_depends_on_the_size_of_the_model(lr: float, parameters: i
     assert said in "".join(notes)
 
 
+def test_plain_gradient_descent_has_no_usual_rate():
+    given = {"model": "m", "data": "d", "adapter": "lora", "lr": 0.1}
+    assert config.advice(config.make("dpo", **given, optimizer="sgd"), 1_000_000) == []
+    assert len(config.advice(config.make("dpo", **given, optimizer="rmsprop"), 1_000_000)) == 1
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pace")

@@ -108,6 +108,22 @@ def test_no_line_of_an_argument_passes_for_a_heading():
     assert heads == ["[For answer A, round 1]", "[For answer B, round 1]"]
 
 
+def test_a_judge_that_always_names_the_first_is_a_coin_and_teaches_nothing(place, capsys):
+    Path("talk.py").write_text(ARGUE + "\n\ndef first_always(*_):\n    return 1.0\n")
+    judge = json.loads(Path("debate.yaml").read_text())
+    judge["judge"] = {"kind": "function", "function": "talk.py:first_always"}
+    Path("always.yaml").write_text(json.dumps(judge))
+    data.write(items(), Path("pairs.jsonl"), "afzal")
+    assert main(["judge", "pairs.jsonl", "--judge", "always.yaml", "--out", "always", "--resamples", "20"]) == 0
+    out = capsys.readouterr().out
+    assert "consistent 0.0 %" in out
+    assert "Brier score 0.250 " in out
+    assert "train dpo" not in out  # no pair has an order
+    assert "annotate always/rows.jsonl" in out
+    assert main(["judge", "pairs.jsonl", "--judge", "debate.yaml", "--out", "judged", "--resamples", "20"]) == 0
+    assert "train dpo --model MODEL --data judged/rows.jsonl" in capsys.readouterr().out
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)

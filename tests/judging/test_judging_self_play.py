@@ -41,8 +41,10 @@ def files_of(out: Path) -> dict[str, bytes]:
 def test_the_self_play_of_debaters_killed_in_any_stage_resumes_to_the_same_bytes(tmp_path):
     part = PAGE.read_text("utf-8").partition("## Training debaters")[2]
     (moved,) = re.findall(r"```python\n(.*?)```", part, re.DOTALL)
-    (tmp_path / "debate.py").write_text(DECIDE + moved)
-    (row,) = (json.loads(found) for found in re.findall(r"```json\n(.*?)```", part, re.DOTALL))
+    (tmp_path / "debate.py").write_text(moved + DECIDE)  # a judge in the place of the page's
+    (found,) = re.findall(r"```json\n(.*?)```", part, re.DOTALL)
+    row, turned = map(json.loads, found.splitlines())
+    assert (row["own"], row["other"]) == (turned["other"], turned["own"])
     rows = []
     for k in range(16):  # both sides of each question
         for own, other in ((row["own"], row["other"]), (row["other"], row["own"])):

@@ -11,7 +11,7 @@ from helpers_runs import fingerprint, finished, kill_at, model_folder, one_threa
 
 from afzal import config, recipes, runs
 from afzal.errors import AfzalError
-from afzal.prepare.demonstrations import beside, read_samples, unanswered
+from afzal.prepare.demonstrations import beside, length_note, read_samples, unanswered
 from afzal.records import Comparison, Item, Rating, Response, labels, preferences, scores
 from afzal.rewards.assess import ScoredItem
 from afzal.rewards.identified import identified
@@ -69,6 +69,24 @@ def test_what_has_no_partner_is_listed():
     assert [item.id for item in found] == ["a"]
     assert [(loss.item_id, loss.reason) for loss in lost] == [("b", "no_sample"), ("c", "no_demonstration")]
     assert unanswered(items, samples) == 3
+
+
+def answered(shown: str, drawn: str, n: int = 10) -> list[Item]:
+    items = [Item(str(k), f"Q{k}:", (Response(shown),)) for k in range(n)]
+    return beside(items, {json.dumps(f"Q{k}:"): [Response(drawn), Response(drawn + drawn)] for k in range(n)})[0]
+
+
+def test_lengths_that_tell_demonstrations_from_samples_are_told_of():
+    assert "longer than a sample of its prompt in 100% of the cases" in length_note(answered("xxxxx", "vv"))
+    assert "shorter than a sample of its prompt in 100% of the cases" in length_note(answered("x", "vv"))
+    assert length_note(answered("xxx", "vv")) == ""  # longer than one sample, shorter than the other
+    assert length_note(answered("xx", "vv", 9) + answered("x", "vv", 1)) == ""  # equal to one of the samples: half
+    assert length_note(answered("x", "vv", 9)) == ""  # too few prompts to say so
+
+
+def test_a_run_says_so_before_it_trains(folder):
+    lines = recipes.plan(given(folder))
+    assert any("is longer than a sample of its prompt" in line for line in lines)
 
 
 def test_repeated_samples_are_independent_draws(folder):

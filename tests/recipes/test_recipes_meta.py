@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -143,3 +144,33 @@ def test_the_plan_says_what_will_be_done(folder: Path):
     assert (
         "12 updates of 2 of 2 tasks by fomaml: 2 inner steps at 0.5, a support set of 6 and a query set of 6" in lines
     )
+    assert not any("max_steps" in line for line in lines)
+
+
+def test_a_run_that_ends_before_max_steps_says_so_and_how_not_to(folder: Path):
+    for method, batch_size in (("meta", 2), ("dpo", 16)):
+        chosen = {"adapter": "lora", "data": str(folder / "pairs.jsonl"), "batch_size": batch_size, "max_steps": 12}
+        base = settings(folder, folder / f"short-{method}", **chosen)
+        base = {k: v for k, v in base.items() if v is not None and k != "epochs"}
+        (said,) = [line for line in recipes.plan(config.make(method, **base)) if "max_steps" in line]
+        known = re.search("max_steps 12 is not reached: epochs=1 ends after [0-9]+ updates?; (.*) does not$", said)
+        assert known is not None
+        name, value = known[1].split("=")
+        longer = recipes.plan(config.make(method, **base, **{name: float(value)}))
+        assert not any("max_steps" in line for line in longer)
+        assert any(line.startswith("12 updates of") for line in longer)
+
+
+def test_iterations_that_end_before_max_steps_say_so(folder: Path):
+    write = folder / "asked.jsonl"
+    write.write_text('{"prompt": "Q: "}\n' * 8)
+    base = {"data": str(write), "iterations": 1, "ppo_epochs": 2, "minibatches": 1, "max_steps": 5}
+    base["reward"] = f"{Path(__file__)}:polite"
+    whole = {k: v for k, v in settings(folder, folder / "short-rloo", **base).items() if k != "epochs"}
+    lines = recipes.plan(config.make("rloo", **whole))
+    assert "note: max_steps 5 is not reached: iterations=1 ends after 2 updates; iterations=3 does not" in lines
+
+
+def polite(prompt: str, answer: str) -> float:
+    """A reward, named by the test above."""
+    return float("please" in answer)

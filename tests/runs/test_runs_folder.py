@@ -103,6 +103,22 @@ def test_a_failed_run_with_an_update_stays(tmp_path, record):
     assert len(runs.open_run(path).metrics()) == 2
 
 
+def test_rounds_that_failed_before_they_wrote_anything_may_be_started_again(tmp_path):
+    path = failed(tmp_path / "run")
+    (path / "rounds" / "000").mkdir(parents=True)
+    with runs.create(path, {"lr": 2.0}) as run:
+        assert run.facts()["status"] == "running"
+
+
+def test_rounds_that_failed_with_answers_stay(tmp_path):
+    path = failed(tmp_path / "run")
+    (path / "rounds" / "000").mkdir(parents=True)
+    (path / "rounds" / "000" / "answers.jsonl").write_text("{}")
+    with pytest.raises(AfzalError, match="already holds a run"):
+        runs.create(path, {"lr": 2.0})
+    assert (path / "rounds" / "000" / "answers.jsonl").exists()
+
+
 @pytest.mark.parametrize("name", ["checkpoints/step-00000001", "notes.txt", "adapter_model.safetensors"])
 def test_what_lies_beside_a_failed_run_keeps_its_folder(tmp_path, name):
     path = failed(tmp_path / "run")

@@ -23,6 +23,18 @@ def test_three_pairs_by_hand():
     assert found.ece == pytest.approx(2 / 3 * 0.25)
 
 
+def test_a_coin_on_certain_labels_has_a_brier_score_of_a_quarter():
+    labels = np.array([1.0, 1.0, 0.0, 1.0])
+    coin, nearly = calibration(np.zeros(4), labels), calibration(np.full(4, 1e-12), labels)
+    assert coin.brier == pytest.approx(0.25)
+    assert nearly.brier == pytest.approx(coin.brier)
+    assert coin.brier_low is not None
+    assert coin.brier_high is not None
+    assert 0 < coin.brier_low < 0.25 < coin.brier_high
+    half_sure = calibration(np.array([math.log(3), 0.0]), np.array([0.0, 0.9]))
+    assert half_sure.brier == pytest.approx((0.75**2 + 0.4**2) / 2)
+
+
 def test_which_response_stands_first_plays_no_part():
     rng = np.random.default_rng(0)
     gaps, p = rng.normal(size=200), rng.integers(0, 2, 200).astype(float)

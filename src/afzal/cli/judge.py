@@ -111,7 +111,8 @@ def _conclude(found: Result, *, people: bool) -> None:
         steps.append(step("annotate", rows, "--out", votes, why="do people agree with the judge? vote blind"))
     if len(found.body.get("models", ())) > 1:
         steps.append(step("leaderboard", rows, why="models by strength"))
-    if found.body.get("table") is None:
+    ordered = any(each["outcomes"]["first"] + each["outcomes"]["second"] for each in found["judges"])
+    if found.body.get("table") is None and ordered:
         steps.append(step("train", "dpo", "--model", MODEL, "--data", rows, why="learn from the verdicts"))
     last("", steps)
 

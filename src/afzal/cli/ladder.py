@@ -10,6 +10,7 @@ import typer
 
 from afzal import config
 from afzal.cli import start
+from afzal.text import plural
 
 
 def command(
@@ -23,7 +24,9 @@ def command(
     """
     settings = config.of_file(config.LadderConfig, file, overrides or ())
     if not dry_run:
-        start.begin(settings, f"ladder of {settings.levels} assisted levels on {settings.data}, into {settings.out}")
+        start.begin(
+            settings, f"ladder of {plural(settings.levels, 'assisted level')} on {settings.data}, into {settings.out}"
+        )
     from afzal.ladder import ladder, plan
 
     if dry_run:

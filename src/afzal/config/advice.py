@@ -28,7 +28,7 @@ def advice(config: TrainConfig, parameters: int | None = None) -> list[str]:
         high = _SMALL_LR * (10 if config.has_new_adapter else 1)
     if config.lr == 0:
         notes.append("lr is 0: no weight will move")
-    elif not low <= config.lr <= high:
+    elif config.optimizer != "sgd" and not low <= config.lr <= high:  # steps of gradients' own sizes have no usual rate
         of = f"{tuning} of a model below 100 million" if small else tuning
         more = "" if parameters is not None else " (models below 100 million weights take up to 3e-3, with LoRA 3e-2)"
         ruin = "; steps of that size usually ruin a model" if config.lr > _RUIN * high else ""

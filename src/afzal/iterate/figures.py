@@ -15,6 +15,7 @@ from typing import Any
 from afzal.report import FrontierChart, LineChart, Section, Series, Spot, Table
 from afzal.report.svg import CHOSEN, HELD_OUT, OTHER, REJECTED, Rule
 from afzal.stats.intervals import Cluster, Estimate, clustered, mean, share
+from afzal.text import plural
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -225,7 +226,8 @@ def _unseen(rounds: Sequence[Round]) -> list[str]:
 def line(r: Round, with_error: Sequence[str] = ("reward", "watch_reward", "cost", "kl")) -> str:
     """A round in one line: counts, what was lost, and the figures with 95 % intervals."""
     lost = ", ".join(f"{n} {reason}" for reason, n in r.lost.items())
-    counts = f"{r.prompts} prompts, {r.samples} answers, {r.pairs} pairs" + (f" (lost: {lost})" if lost else "")
+    counts = f"{plural(r.prompts, 'prompt')}, {plural(r.samples, 'answer')}, {plural(r.pairs, 'pair')}"
+    counts += f" (lost: {lost})" if lost else ""
     counts += "" if r.multiplier is None else f", multiplier {r.multiplier:.3g}"
     head = f"round {r.number}: {counts}" if r.number else "first policy"
     said = [_figure(name, r.measured[name], name in with_error) for name in _SHOWN if name in r.measured]

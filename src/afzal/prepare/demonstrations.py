@@ -9,10 +9,13 @@ from dataclasses import replace
 from afzal import data
 from afzal.drops import Drop
 from afzal.errors import AfzalError
-from afzal.records import Comparison, Item, Rating, Response, Turns, labels, turns_to_json
+from afzal.records import Comparison, Item, Rating, Response, Turns, as_text, labels, turns_to_json
 
 Samples = Mapping[str, Sequence[Response]]
 """Responses of the reference, by prompt."""
+
+_FEWEST = 10  # prompts from which the lengths of answers say something
+_TELLS = 0.9  # share of the pairs that length alone tells apart, from which a person should hear of it
 
 
 def read_samples(source: str) -> Samples:
@@ -59,6 +62,40 @@ def unanswered(items: Iterable[Item], samples: Samples) -> int:
     """Samples of prompts for which there is no demonstration: they teach nothing."""
     known = {_key(item.prompt) for item in items}
     return sum(len(drawn) for key, drawn in samples.items() if key not in known)
+
+
+def length_note(items: Sequence[Item]) -> str:
+    """What to say where length alone tells demonstrations from samples; empty where it does not.
+
+    Lengths are in characters, and every prompt counts alike. Below :data:`_FEWEST` prompts nothing is said.
+
+    Args:
+        items: as :func:`beside` makes them.
+    """
+    if len(items) < _FEWEST:
+        return ""
+    longer = sum(_longer(item) for item in items) / len(items)
+    share, word = max((longer, "longer"), (1 - longer, "shorter"))
+    if share < _TELLS:
+        return ""
+    return (
+        f"a demonstration is {word} than a sample of its prompt in {100 * share:.0f}% of the cases, so that the reward "
+        "may be of length alone: draw samples that are as long (afzal generate --max-new-tokens)"
+    )
+
+
+def _longer(item: Item) -> float:
+    """The share of pairs of a demonstration and a sample in which the demonstration is longer; equal ones are half."""
+    lengths = [_characters(response.turns) for response in item.responses]
+    good = labels(item)
+    shown = [n for n, label in zip(lengths, good, strict=True) if label]
+    drawn = [n for n, label in zip(lengths, good, strict=True) if not label]
+    wins = sum((a > b) + (a == b) / 2 for a in shown for b in drawn)
+    return wins / (len(shown) * len(drawn))
+
+
+def _characters(turns: Turns) -> int:
+    return len(turns if isinstance(turns, str) else as_text(turns))
 
 
 def _demonstrations(item: Item) -> list[Response]:

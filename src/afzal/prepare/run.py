@@ -268,6 +268,8 @@ def _beside_samples(
         made.append(both)
     if unused := demonstrations.unanswered([item for part in parts for item in part], samples):
         notes.append(f"samples of prompts without a demonstration, which teach nothing: {unused}")
+    if said := demonstrations.length_note([item for part in made for item in part]):
+        notes.append(said)
     return made[0], made[1]
 
 
@@ -320,6 +322,7 @@ def _without_effect(items: Sequence[Item], method: str, recipe: Recipe) -> list[
 _FITS = {  # by the reason why rows are lost, what such rows are for
     "no_pair": "answers that nobody compared train sft, and those labelled good or bad kto; ",
     "no_label": "answers without opinions train sft; ",
+    "no_sample": "samples of these very prompts: afzal generate --model REFERENCE --prompts DATA --n 8 --out FILE; ",
     "no_responses": "prompts alone train ppo, rloo, grpo and reinforce; ",
 }
 

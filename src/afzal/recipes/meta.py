@@ -10,6 +10,7 @@ from afzal.config import TrainConfig
 from afzal.config.adaptation import AdaptationSettings
 from afzal.errors import AfzalError
 from afzal.prepare import Prepared
+from afzal.text import plural
 from afzal.train.adapting import Adapting, measured, remembering
 from afzal.train.episodes import Episode, Episodes, Shape
 from afzal.train.feed import Feed, Layout
@@ -115,6 +116,6 @@ def plan_line(config: TrainConfig, asked: AdaptationSettings, prepared: Prepared
     names, sets = {t.task for t in prepared.train}, f"a support set of {asked.support_size}"
     sets += "" if asked.order == "reptile" else f" and a query set of {asked.query_size}"
     return (
-        f"{steps} updates of {min(config.batch_size, len(names))} of {len(names)} tasks by {asked.order}: "
-        f"{asked.inner_steps} inner steps at {asked.inner_lr:g}, {sets}"
+        f"{plural(steps, 'update')} of {min(config.batch_size, len(names))} of {len(names)} tasks by {asked.order}: "
+        f"{plural(asked.inner_steps, 'inner step')} at {asked.inner_lr:g}, {sets}"
     )

@@ -167,10 +167,10 @@ def plan_line(config: OnlineConfig, steps: int) -> str:
     """What the run will do, in a line."""
     each = config.ppo_epochs * config.minibatches
     answers = config.batch_size * config.n
-    updates = plural(each, "update")
+    updates, iterations = plural(each, "update"), plural(-(-steps // each), "iteration")
     pull = "in the loss" if config.penalty is None else "in the reward"
     return (
-        f"{-(-steps // each)} iterations of {answers} answers to {config.batch_size} prompts, {updates} each; "
+        f"{iterations} of {answers} answers to {config.batch_size} prompts, {updates} each; "
         f"reward: {config.reward}, KL x {config.kl_coef:g} {pull}"
     )
 

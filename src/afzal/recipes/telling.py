@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from afzal import drops, runs
@@ -12,17 +13,18 @@ from afzal.recipes import meta, online
 from afzal.recipes.setup import Setup, steps_of
 from afzal.text import plural
 from afzal.train import ranks
-from afzal.train.feed import Layout
+from afzal.train.feed import Layout, Updates
 from afzal.train.loop import State
 
 
 def plan(config: TrainConfig) -> list[str]:
     """What a run would do, from the data alone: rows and where they went, updates, tokens. Loads no model."""
     prepared = prepare(config)
-    notes = [f"note: {note}" for note in advice(config)]
     if config.rollouts is not None:
-        return [*_data_lines(config, prepared, steps_of(config, online.planned(config.rollouts, prepared))), *notes]
-    feed = meta.planned(config, prepared, Layout("shared", config.pass_tokens))
+        feed = online.planned(config.rollouts, prepared)
+    else:
+        feed = meta.planned(config, prepared, Layout("shared", config.pass_tokens))
+    notes = [f"note: {note}" for note in (*advice(config), _ends_before(config, feed)) if note]
     return [*_data_lines(config, prepared, steps_of(config, feed)), *notes]
 
 
@@ -32,10 +34,11 @@ def banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared,
     several = f", in pieces on {ranks.world()} ranks" if ranks.world() > 1 else ""
     several += f", of which {ranks.tensor()} share every matrix" if ranks.tensor() > 1 else ""
     counts = f"{model['trainable']:,} of {model['parameters']:,} weights train"
+    notes = [*advice(config, model["parameters"]), _ends_before(config, setup.feed), _pace(setup, model["trainable"])]
     lines = [
         f"{config.method} on {model['architecture']}: {counts}{several}",
         *_data_lines(config, prepared, setup.settings.steps),
-        *(f"note: {note}" for note in [*advice(config, model["parameters"]), _pace(setup, model["trainable"])] if note),
+        *(f"note: {note}" for note in notes if note),
         f"prompts {setup.feed.layout.sharing}" + (f"; reference: {reference.name}" if reference else ""),
     ]
     lines += setup.notes
@@ -70,3 +73,19 @@ def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str
         work,
         *(f"note: {note}" for note in prepared.notes),
     ]
+
+
+def _ends_before(config: TrainConfig, feed: Updates) -> str:
+    """What to say where the epochs or iterations end before ``max_steps``, which takes updates away and adds none."""
+    steps = steps_of(config, feed)
+    if config.max_steps is None or steps >= config.max_steps:
+        return ""
+    asked = config.rollouts
+    if asked is not None and asked.iterations is not None:
+        passes, each = f"iterations={asked.iterations}", asked.ppo_epochs * asked.minibatches
+        remedy = f"iterations={math.ceil(config.max_steps / each)}"
+    else:
+        passes = f"epochs={config.epochs:g}"
+        remedy = f"epochs={math.ceil(config.max_steps / feed.updates_per_epoch)}"
+    found = f"{passes} ends after {plural(steps, 'update')}; {remedy} does not"
+    return f"max_steps {config.max_steps:,} is not reached: {found}"

@@ -34,6 +34,7 @@ _TAIL = 1 << 16  # bytes of a log that are read to list a run
 _IGNORED = {"lost+found", lock.NAME, "inputs"}
 _REPLIES = {"replies.sqlite", "replies.sqlite-wal", "replies.sqlite-shm"}  # of servers: they are asked for once
 _LOOKED = {_METRICS, "samples.jsonl", "media", "best", "checkpoints", "memory.json", "trackers.json", "tensorboard"}
+_ROUNDS = "rounds"
 _BEFORE_UPDATES = {_FACTS, _CONFIG, "data.json", "dropped.jsonl"} | _LOOKED | _REPLIES
 
 
@@ -316,12 +317,19 @@ def refuse_used(path: Path) -> None:
 
 def _ended_untrained(path: Path, names: Sequence[str]) -> bool:
     """Whether the folder holds a run that failed or was killed before its first update, and nothing else."""
-    if not _is_run(path) or not set(names) <= _BEFORE_UPDATES or any((path / "checkpoints").glob("[!.]*")):
+    # rounds whose first stage failed leave folders without a file
+    known = _BEFORE_UPDATES | (set() if _holds_files(path / _ROUNDS) else {_ROUNDS})
+    if not _is_run(path) or not set(names) <= known or any((path / "checkpoints").glob("[!.]*")):
         return False
     facts = Run(path).facts()
     if facts.get("step", 0) != 0 or facts.get("status") not in ("failed", "running") or lock.is_elsewhere(path):
         return False
     return all(line.get("kind") != "train" and line.get("step") == 0 for line in Run(path).metrics())
+
+
+def _holds_files(path: Path) -> bool:
+    """Whether a file is in a folder or in one below it."""
+    return any(any(files) for _, _, files in os.walk(path))
 
 
 def _clear(path: Path) -> None:

@@ -94,18 +94,20 @@ def calibration(
     null, null_high = float(chance.mean()), float(np.quantile(chance, (1 + LEVEL) / 2))
     low, high = _interval(pairs, ece, null_high, n_bins, rng)
     counts = len(pairs.bin), int(pairs.prompt.max()) + 1
-    score = brier_score((pairs.confidence - pairs.right) ** 2, pairs.prompt.tolist(), pairs.weight)
+    score = brier_score(pairs.squared, pairs.prompt.tolist(), pairs.weight)
     brier = score.value, score.low, score.high
     return Calibration(ece, low, high, null, null_high, *brier, pairs.log_loss, *counts, tuple(bins))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pairs:
-    """``[T]`` each: bin of the confidence, confidence, probability of being right, number of the prompt, weight."""
+    """``[T]`` each: bin of the confidence, confidence, probability of being right, squared distance of the stated
+    probability from the label, number of the prompt, weight."""
 
     bin: np.ndarray
     confidence: np.ndarray
     right: np.ndarray
+    squared: np.ndarray
     prompt: np.ndarray
     weight: np.ndarray
     log_loss: float
@@ -129,10 +131,12 @@ def _pairs(
     gaps, p, weight = gaps[counted], p[counted], weight[counted]
     confidence = 1 / (1 + np.exp(-np.abs(gaps)))
     right = np.where(gaps > 0, p, np.where(gaps < 0, 1 - p, 0.5))
+    # not from confidence and right: a pair that is called even is half right, and still 1/2 away from its label
+    squared = (np.where(gaps > 0, confidence, 1 - confidence) - p) ** 2
     losses = np.logaddexp(0, -gaps) * p + np.logaddexp(0, gaps) * (1 - p)
     edges = np.linspace(0.5, 1.0, n_bins + 1)
     place = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, n_bins - 1)
-    return _Pairs(place, confidence, right, prompt, weight, float(weight @ losses / weight.sum()))
+    return _Pairs(place, confidence, right, squared, prompt, weight, float(weight @ losses / weight.sum()))
 
 
 def brier_score(losses: np.ndarray, prompts: Sequence[Hashable], weights: np.ndarray | None = None) -> Interval:
