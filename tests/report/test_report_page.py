@@ -10,6 +10,7 @@ import pytest
 from afzal import report
 from afzal.errors import AfzalError
 from afzal.report import views
+from afzal.report.load import load
 from afzal.report.page import HTML, JSON
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -151,6 +152,16 @@ def test_what_is_missing_is_said(tmp_path):
     text = words(parse(built(rr.write_run(tmp_path / "train", metrics=train_only, samples=[]))))
     assert "No evaluation was made" in text
     assert "Nothing was held out" in text or "nothing was held out" in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "missed"),
+    [("method: irl\n", False), ("sample_prompts: 0\n", False), ("sample_prompts: 2\n", True), ("", True)],
+)
+def test_samples_are_missed_only_where_a_run_draws_some(tmp_path, settings, missed):
+    (tmp_path / "run.json").write_text('{"afzal": "0"}')
+    (tmp_path / "run.yaml").write_text(settings)
+    assert ("samples.jsonl is missing." in load(tmp_path).notes) == missed
 
 
 def test_a_stopped_run_says_so_and_its_torn_line_costs_nothing(tmp_path):

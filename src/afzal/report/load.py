@@ -50,12 +50,15 @@ def load(path: Path) -> RunFiles:
     notes: list[str] = []
     facts = redact_texts(_json(path / "run.json", notes))
     metrics = sorted(_lines(path / "metrics.jsonl", notes), key=_step)
+    config = redact_config(_yaml(path / "run.yaml", notes))
+    # a reward model writes no samples, nor does a run that was told to write none
+    wanted = notes if config.get("sample_prompts", None if config else True) else []
     return RunFiles(
         path=path,
         facts=facts,
-        config=redact_config(_yaml(path / "run.yaml", notes)),
+        config=config,
         metrics=metrics,
-        samples=redact_texts(_lines(path / "samples.jsonl", notes)),
+        samples=redact_texts(_lines(path / "samples.jsonl", wanted)),
         data=redact_texts(_json(path / "data.json", notes)),
         dropped=redact_texts(_lines(path / (FILE if (path / FILE).exists() else OLD_FILE), [])),
         sections=[*by_task.sections(facts, metrics), *_sections(path, notes), *judged.read(path, notes)],
