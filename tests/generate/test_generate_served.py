@@ -23,6 +23,7 @@ from afzal.config import GenerateConfig, IterateConfig, Setting
 from afzal.config.serving import ServerConfig
 from afzal.errors import AfzalError
 from afzal.generate.run import generate as generate_answers
+from afzal.generate.served import _PLAIN
 from afzal.model.speaking import open_speaker
 from afzal.records import Message
 from afzal.runs import files
@@ -63,10 +64,11 @@ def generate(server: str, folder: Path, out: Path | None = None, **given: Any) -
     return [json.loads(line) for line in out.read_text().splitlines()] if out is not None else []
 
 
-def test_openai_is_sent_what_every_server_knows(script, folder, tmp_path):
+def test_openai_is_sent_what_every_server_knows(script, folder, tmp_path, capsys):
     server = server_file(tmp_path / "s.yaml", script, folder=str(folder / "model"))
     rows = generate(server, folder, tmp_path / "out.jsonl", temperature=0.5, top_p=0.9)
     assert {path for path, _, _ in script.seen} == {"/v1/chat/completions"}
+    assert "may not sample" not in capsys.readouterr().err
     seeds = [body.pop("seed") for body in script.bodies]
     assert len(set(seeds)) == 6
     same = {"model": "m", "max_tokens": 5, "temperature": 0.5, "top_p": 0.9, "stop": ["<eos>", "<|im_end|>"]}
@@ -145,6 +147,7 @@ def test_vllm_is_sent_the_very_tokens_and_the_ids_that_end_an_answer(script, fol
     assert {path for path, _, _ in script.seen} == {"/v1/completions"}
     assert sorted(body["prompt"] for body in script.bodies) == sorted(i for i in ids for _ in range(2))
     for body in script.bodies:
+        assert body["skip_special_tokens"] is False  # a marker that ends nothing is part of the text here too
         assert body["stop_token_ids"] == speaker.ends(chat=True)
         assert len(body["stop_token_ids"]) == 2
         assert (body["ignore_eos"], body["top_k"], body["min_tokens"], body["repetition_penalty"]) == (True, 3, 2, 1.0)
@@ -156,8 +159,9 @@ def test_transformers_is_sent_its_own_settings_one_request_at_a_time(script, fol
     ends = open_speaker(str(folder / "model")).ends(chat=True)
     for body in script.bodies:
         asked = json.loads(body["generation_config"])
-        assert asked == {
+        assert {key: value for key, value in asked.items() if key not in _PLAIN} == {
             "max_new_tokens": 5,
+            "min_new_tokens": 0,
             "do_sample": True,
             "eos_token_id": ends,
             "pad_token_id": ends[0],
@@ -171,6 +175,41 @@ def test_transformers_is_sent_its_own_settings_one_request_at_a_time(script, fol
         generate(
             server_file(tmp_path / "s.yaml", script, kind="transformers", folder=str(folder), concurrency=2), folder
         )
+
+
+def test_the_settings_of_a_folder_do_not_bend_what_transformers_serve_draws(script, folder, tmp_path):
+    """What the server does with a request: what it leaves out comes from the folder's generation_config.json."""
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    generate(server_file(tmp_path / "s.yaml", script, kind="transformers", folder=str(folder / "model")), folder)
+    asked = json.loads(script.bodies[0]["generation_config"])
+    model: Any = AutoModelForCausalLM.from_pretrained(folder / "model")
+    of_folder = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.8, "min_p": 0.3, "typical_p": 0.5}
+    of_folder |= {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "encoder_repetition_penalty": 1.3}
+    of_folder |= {"encoder_no_repeat_ngram_size": 2, "suppress_tokens": [7], "begin_suppress_tokens": [8]}
+    of_folder |= {"epsilon_cutoff": 0.1, "eta_cutoff": 0.1, "min_length": 9, "guidance_scale": 2.0, "num_beams": 2}
+    model.generation_config = GenerationConfig(**of_folder)
+    heard: list[list[torch.Tensor]] = []
+    for settings in (GenerationConfig(**asked), GenerationConfig(eos_token_id=asked["eos_token_id"], max_new_tokens=5)):
+        ids = torch.tensor([[5, 6, 5, 6]])
+        torch.manual_seed(0)
+        out = model.generate(
+            ids, generation_config=settings, output_scores=True, output_logits=True, return_dict_in_generate=True
+        )
+        heard.append([bent[:1] - plain[:1] for bent, plain in zip(out.scores, out.logits, strict=True)])
+    told, untold = ([step.nan_to_num().abs().max().item() for step in steps] for steps in heard)
+    assert max(told) == 0.0  # logits at temperature 1, as they are
+    assert max(untold) > 1.0
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [({}, True), ({"n": 1, "temperature": 0.0}, False), ({"n": 1}, False), ({"prompt": "q"}, False)]
+)
+def test_a_server_that_does_not_sample_is_told(script, folder, tmp_path, capsys, given, told):
+    script.says = lambda body: "the same"
+    given = given | ({"prompts": None} if "prompt" in given else {})
+    generate(server_file(tmp_path / "s.yaml", script), folder, **given)
+    assert ("the server may not sample" in capsys.readouterr().err) is told
 
 
 def test_a_plain_prompt_is_continued(script, folder, tmp_path):

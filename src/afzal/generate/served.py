@@ -29,6 +29,21 @@ from afzal.tokens import Speaker
 
 _MOST_STOPS = 4  # texts that a server of OpenAI's kind takes as ``stop``
 _STOPS = {"stop": "eos", "length": "length"}
+# what a folder's generation_config.json would otherwise bend: transformers takes it where a request says nothing
+_PLAIN: dict[str, Any] = {
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "guidance_scale": 1.0,
+    "begin_suppress_tokens": [],
+    "suppress_tokens": [],
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +149,12 @@ def answers_from(settings: ServerConfig, asked: Asked, policy: str, cache: Path)
         )
     found = {place: known[request.key] for place, request in made.items()}
     _refuse_other_tokens(found, asked, settings)
+    if _all_alike(found, asked):
+        print(
+            f"note: all {asked.n} answers to each prompt are the same at temperature {asked.sampling.temperature:g}: "
+            "the server may not sample (transformers serve does so only for kind: transformers)",
+            file=sys.stderr,
+        )
     return [
         Answer(index, number, reply.text, reply.tokens_out or None, _STOPS.get(reply.finish, reply.finish))
         for (index, number), reply in found.items()
@@ -226,15 +247,16 @@ def _request(
             "top_k": how.top_k or -1,
             "min_tokens": how.min_new_tokens,
         }
-        fields |= {"stop_token_ids": ends, "ignore_eos": True}
+        # a marker within an answer stands in its text, as in Afzal's own; that which ends it does not
+        fields |= {"stop_token_ids": ends, "ignore_eos": True, "skip_special_tokens": False}
         # what a folder's own generation settings would otherwise bend
         return (), fields | {"repetition_penalty": 1.0, "min_p": 0.0}
     if kind == "transformers":
-        settings: dict[str, Any] = {"max_new_tokens": limit, "do_sample": how.temperature > 0}
+        settings: dict[str, Any] = {**_PLAIN, "max_new_tokens": limit, "do_sample": how.temperature > 0}
         settings |= {"eos_token_id": ends, "pad_token_id": ends[0]} if ends else {}
         if how.temperature > 0:
             settings |= {"temperature": how.temperature, "top_p": how.top_p, "top_k": how.top_k}
-        settings |= {"min_new_tokens": how.min_new_tokens} if how.min_new_tokens else {}
+        settings |= {"min_new_tokens": how.min_new_tokens}
         fields = {"generation_config": json.dumps(settings)}
     elif asked.speaker is not None:
         fields |= {"stop": asked.speaker.end_texts(chat=chat)[:_MOST_STOPS]}
@@ -243,6 +265,14 @@ def _request(
     written = turns_to_json(prompt)
     assert not isinstance(written, str)
     return tuple(written), fields
+
+
+def _all_alike(found: Mapping[tuple[int, int], Reply], asked: Asked) -> bool:
+    """Whether answers that were to be drawn are one and the same for every prompt: two prompts at least."""
+    if asked.sampling.temperature == 0 or asked.n < 2 or len(asked.prompts) < 2:
+        return False
+    texts = [{found[index, number].text for number in range(asked.n)} for index in range(len(asked.prompts))]
+    return all(len(of) == 1 for of in texts)
 
 
 def _refuse_other_tokens(found: Mapping[tuple[int, int], Reply], asked: Asked, settings: ServerConfig) -> None:
