@@ -63,6 +63,7 @@ def test_wins_by_a_judge_are_those_of_counting_by_hand(tmp_path):
     assert (ba["low"], ba["high"]) == pytest.approx((1 - ab["high"], 1 - ab["low"]))
     start = row(found, "a", "start")
     assert [start[k] for k in ("win", "loss", "value", "high")] == [6, 0, 1.0, 1.0]
+    assert [row(found, "start", "a")[k] for k in ("win", "loss", "value", "low")] == [0, 6, 0.0, 0.0]
     assert start["low"] == pytest.approx(0.4385, abs=1e-4)  # Wilson's of 3 of 3: the seeds answer the same prompts
     assert found["judges"][0]["summary"]["pairs"] == 3 + 6 + 3
 

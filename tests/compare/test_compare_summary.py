@@ -118,6 +118,14 @@ def test_a_gain_is_ours_less_the_starts():
     assert made["methods"][0]["points"][0]["gain"]["value"] == 2.0
 
 
+def test_a_gain_is_over_the_start_of_the_same_seed():
+    """3 less 1 and 3 less 2; the start of the other seed would make 2 of both, or 1."""
+    starts, way = {0: answers(START + 1), 1: answers(START + 2)}, course((1.0, START + 3))
+    made = figures(settings(seeds=[0, 1]), starts, {("a", 0): way, ("a", 1): way})
+    assert made["methods"][0]["judged"]["gain"]["value"] == 1.5
+    assert [point["gain"]["value"] for point in made["methods"][0]["points"]] == [2.0, 1.0]
+
+
 def test_over_optimisation_is_named_where_it_is_clear_and_not_where_noise_makes_a_peak():
     rng = np.random.default_rng(0)
     both = settings(rewards={"gold": "x:y", "proxy": "x:z"})
@@ -137,6 +145,37 @@ def test_over_optimisation_is_named_where_it_is_clear_and_not_where_noise_makes_
     assert turned([1.0, 3.0, 1.0], [1.0, 4.0, 2.0]) == []  # both fell
     flat = [turned([1.0] * 8, [1.0] * 8) for _ in range(150)]
     assert sum(bool(f) for f in flat) <= 2  # the highest of eight equal means is above the last in seven of eight
+
+
+def test_a_fall_counts_on_the_prompts_that_did_not_choose_the_peak_and_where_it_is_clear():
+    """The peak is chosen on prompts 0, 2, 4, ... and what came after it is measured on 1, 3, 5, ..."""
+    both = settings(rewards={"gold": "x:y", "proxy": "x:z"})
+    even = np.arange(40) % 2 == 0
+    sway = np.where(np.arange(40) // 2 % 2, 1.0, -1.0)  # on either kind of prompts half up and half down
+
+    def turned(*points: tuple[np.ndarray, np.ndarray]) -> list[str]:
+        wide = lambda values: np.repeat(np.broadcast_to(values, 40)[:, None], 2, 1)  # noqa: E731
+        way = [Point(k, answers(wide(g), k, wide(p)), Cost()) for k, (g, p) in enumerate(points, 1)]
+        start = {0: answers(wide(0.0), 0.0, wide(0.0))}
+        return [found["reward"] for found in figures(both, start, {("a", 0): way})["methods"][0]["turned"]]
+
+    flat = np.zeros(40)
+    assert turned((flat + 2, flat), (flat + 1, flat + 1)) == ["proxy"]
+    assert turned((3.0 * even, flat), (flat, flat + 1)) == []  # only the prompts that chose the peak fell
+    assert turned((flat + 2, flat), (flat + 1.8 + sway, flat + 1)) == []  # a fall of .2 give or take .45
+    assert turned((flat + 2, flat), (flat + 1, 0.2 + sway)) == []  # a rise of .2 give or take .45
+    # the best on even prompts is the first point, on odd ones and on all the second
+    assert turned((1.0 * even, flat), (2.0 * ~even, flat), (flat, flat + 1)) == []
+
+
+def test_a_curve_begins_at_the_start_as_step_0():
+    made = figures(settings(), {0: answers(START + 1)}, {("a", 0): course((0.5, START + 3), (1.0, START + 4))})
+    curve = made["methods"][0]["curve"]
+    assert [(point["step"], point["gain"]["value"], point["kl"]["value"]) for point in curve] == [
+        (0, 0.0, 0.0),
+        (10, 2.0, 0.5),
+        (20, 3.0, 1.0),
+    ]
 
 
 def test_answers_and_their_kl_are_drawn_at_the_temperature_of_the_settings(monkeypatch):

@@ -1,12 +1,13 @@
 """The health checks: every planted disease fires its own alarm and no other, and healthy curves stay silent."""
 
 import math
+import re
 
 import helpers_report as rr
 import numpy as np
 import pytest
 
-from afzal.health import CHECKS, alarms, diagnose, not_checked, verdict
+from afzal.health import CHECKS, alarms, diagnose, not_checked, start, verdict
 from afzal.health.curves import Curves, accuracy_interval, interval_of
 from afzal.stats.intervals import wilson
 
@@ -134,6 +135,13 @@ def test_a_gap_that_grows_at_the_cost_of_both_is_displacement_even_when_small_pe
 )
 def test_how_the_run_ended(changes, expected):
     assert codes(rr.dpo_metrics(), told(**changes)) == expected
+
+
+def test_a_run_that_came_to_its_end_says_how():
+    said = lambda **facts: start.run_ended(Curves([{"step": 1}], [], told(**facts))).explanation  # noqa: E731
+    assert said(stop_reason="held-out loss did not improve").startswith("Ended")
+    assert said(stop_reason="held-out loss did not improve").endswith("held-out loss did not improve.")
+    assert re.fullmatch(r"All \d+ steps were taken.*", said(stop_reason=""))
 
 
 def test_no_steps_and_no_evaluation_are_named():

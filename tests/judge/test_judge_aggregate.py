@@ -70,6 +70,89 @@ def test_shares_by_hand():
     assert aggregate.aggregate(said, "majority").p_first.tolist() == [1.0, 0.5]
 
 
+def test_the_majority_is_the_one_most_frequent_label():
+    said = labels.of_items(
+        [
+            item(0, vote("first", "a"), vote("tie", "b")),
+            item(1, vote("second", "a"), vote("tie", "b")),
+            item(2, vote("tie", "a"), vote("tie", "b"), vote("first", "c")),
+        ]
+    )
+    assert aggregate.aggregate(said, "majority").p_first.tolist() == [0.5, 0.5, 0.5]
+
+
+def test_as_many_who_find_both_bad_as_who_do_not_leave_an_answer():
+    """Most have to say that both are bad, for a pair to have none."""
+    said = labels.of_items(
+        [
+            item(0, vote("first", "a"), vote("both_bad", "b")),
+            item(1, vote("first", "a"), vote("both_bad", "b"), vote("both_bad", "c")),
+        ]
+    )
+    assert aggregate.aggregate(said, "mean").p_first.tolist() == pytest.approx([1.0, np.nan], nan_ok=True)
+
+
+def test_a_soft_answer_is_right_where_its_side_is():
+    said, truth = np.array([0.75, 0.25, 0.5, 0.75, 1.0]), np.array([1.0, 1.0, 1.0, 0.5, 1.0])
+    assert aggregate.credit(said, truth).tolist() == [1.0, 0.0, 0.5, 0.5, 1.0]
+
+
+def test_agreement_on_classes_and_on_their_scale_by_hand():
+    """Four pairs: first and tie, first twice, second twice, second and tie.
+
+    Half of the labels' partners differ, by one step. Of any two of the eight labels 3/4 differ, and their mean squared
+    distance on the scale is 12/7.
+    """
+    pairs = [("first", "tie"), ("first", "first"), ("second", "second"), ("second", "tie")]
+    said = labels.of_items([item(k, vote(one, "a"), vote(two, "b")) for k, (one, two) in enumerate(pairs)])
+    known = annotators.agreement_of(said, resamples=10)
+    assert known is not None
+    assert (known.raw.value, known.alpha.value) == pytest.approx((1 / 2, 1 - (1 / 2) / (3 / 4)))
+    assert known.alpha_scale.value == pytest.approx(1 - (1 / 2) / (12 / 7))
+    assert known.fleiss is not None
+
+
+def test_a_majority_is_more_than_half_and_fleiss_needs_as_many_labels_on_every_pair():
+    said = labels.of_items(
+        [
+            item(0, vote("first", "a"), vote("first", "b")),
+            item(1, vote("first", "a"), vote("first", "b"), vote("second", "c")),
+            item(2, vote("first", "a"), vote("second", "b")),
+            item(3, vote("first", "a")),
+        ]
+    )
+    known = annotators.agreement_of(said, resamples=10)
+    assert known is not None
+    assert known.fleiss is None
+    facts = dict(annotators.as_plain(said, known, annotators.people_of(said), "here")["facts"])
+    assert [facts[name] for name in ("of them unanimous", "with a majority", "without one")] == ["1", "1", "1"]
+
+
+def test_of_two_who_always_part_each_is_the_reverse_of_the_other():
+    """A person's own label is no part of what the others say."""
+    rows = [
+        item(k, vote("first" if k % 2 else "second", "a"), vote("second" if k % 2 else "first", "b")) for k in range(30)
+    ]
+    people = annotators.people_of(labels.of_items(rows))
+    assert [any("reversed?" in remark for remark in person.remarks) for person in people] == [True, True]
+
+
+def test_the_more_annotators_the_surer_a_habit_must_be():
+    """17 of 20 winners shown first: p = .0026, which is below .01 / 2, and above .01 / 4."""
+
+    def rows(others: int) -> list[Item]:
+        votes = lambda k: [vote("first" if k < 17 else "second", "ali", shown_first=0)]  # noqa: E731
+        silent = [vote("first", f"other {n}") for n in range(others)]
+        return [item(k, *votes(k), *(silent if k == 0 else ())) for k in range(20)]
+
+    def remarked(others: int) -> bool:
+        (ali,) = (p for p in annotators.people_of(labels.of_items(rows(others))) if p.name == "ali")
+        return any("prefers what is shown first" in remark for remark in ali.remarks)
+
+    assert remarked(1)
+    assert not remarked(3)
+
+
 def test_an_even_split_is_a_tie_and_both_bad_orders_nothing():
     said = labels.of_items(
         [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,8 @@ def test_agreement_with_people_by_hand():
     # classes first (1 of 1 right), second (never said, 2 missed), tie (said once, wrongly)
     assert majority["recall"] == pytest.approx(1 / 3)
     assert majority["precision"] == pytest.approx(1 / 3)
+    # on the first two pairs the judge does as well as a person would, on the third it says nothing
+    assert known["minus_ceiling"]["value"] == pytest.approx(-1 / 3)
 
 
 def test_self_preference_is_beside_the_same_pairs():
@@ -262,3 +265,79 @@ def test_a_card_of_nothing_but_silence():
     body = card(found, {"kind": "rule"}, pairs_to_read(pairs, games, rulings, None))
     assert body["findings"] == ["Not judged: j gave no verdict in 1 game."]
     assert beside.own_answers(np.array([1]), np.array([np.nan]), {}, ["q"], resamples=5, seed=0) is None
+
+
+def seated(turned: bool) -> dict:
+    """Eight pairs of a and b on eight prompts; ``turned`` has b named first in some of them.
+
+    Where a is longer (by 4 characters) it wins 3 of 4, where it is shorter 2 of 4. One person votes on the first five,
+    as the judge does but for the third; a ruler gives a quarter of a point to every answer of a.
+    """
+    longer, wins = (True, False) * 4, (True, False, True, True, False, True, True, False)
+    items, words, ruler = [], [], []
+    for k, (long, won) in enumerate(zip(longer, wins, strict=True)):
+        answers = (Response("a" * (6 if long else 2), "a"), Response("b" * (2 if long else 6), "b"))
+        swap, voted = turned and k % 3 == 1, won and k != 2
+        votes = (Comparison(0, 1, "first" if voted != swap else "second", annotator="p"),) if k < 5 else ()
+        about = {"category": "longer" if long else "shorter"}
+        items.append(Item(f"i{k}", f"q{k}", answers[::-1] if swap else answers, votes, extra=about))
+        words.append("f" if won != swap else "s")
+        ruler.append(0.75 if swap else 0.25)
+    pairs, games, rulings = said_by(items, "".join(words))
+    known = summary.Known(labels_on(items, pairs), {"ruler": np.array(ruler)}, own="a")
+    return summary.summary("j", items, pairs, games, rulings, known, resamples=50)
+
+
+def test_the_win_rate_at_equal_lengths_by_hand():
+    """Two gaps alone, so that the fit meets both shares: log-odds ln 3 and 0, halfway between them ln 3 / 2."""
+    found = seated(turned=False)
+    models = found["models"]
+    assert (models["win"], models["loss"], models["win_rate"]["value"]) == (5, 3, 5 / 8)
+    assert models["length_controlled"]["value"] == pytest.approx(3**0.5 / (1 + 3**0.5))
+    reach = math.tanh(4 / (4 * (8 / 7) ** 0.5))
+    assert models["length_controlled"]["slope"]["value"] == pytest.approx(math.log(3) / 2 / reach)
+    assert models["win_rate_of_the_longer"] == 0.5
+    assert (found["longer_wins"]["value"], found["longer_wins"]["pairs"]) == (5 / 8, 8)
+    rates = {line["category"]: line["win_rate"]["value"] for line in found["by_category"]}
+    assert rates == {"longer": 3 / 4, "shorter": 2 / 4}
+
+
+def test_the_win_rate_that_people_correct_by_hand():
+    """Of the judge's and the person's points on five prompts the covariance is .2 and the variance .3: weight 2 / 3.
+    Their means are .6 and .4, and the judge's is 5 / 8 on all eight prompts."""
+    corrected = seated(turned=False)["models"]["with_people"]
+    assert (corrected["prompts"], corrected["power"]) == (5, pytest.approx(2 / 3))
+    assert corrected["corrected"]["value"] == pytest.approx(2 / 3 * 5 / 8 + 0.4 - 2 / 3 * 0.6)
+
+
+def test_it_does_not_matter_which_model_a_pair_names_first():
+    one, two = seated(turned=False), seated(turned=True)
+    assert one["first_wins"] != two["first_wins"]
+    for part in ("models", "longer_wins", "people", "by_category", "own_answers"):
+        assert one[part] == two[part]
+
+
+def test_the_probability_of_a_pair_is_the_mean_over_its_games():
+    """0.9 in one order and 0.7 in the other make 0.8, and people name the first: Brier 0.04."""
+    items = [item(k, "f") for k in range(4)]
+    pairs = pairs_of(items)
+    games = games_of(pairs, "both")
+    rulings = [Ruling("first", 0.7 if game.turned else 0.9) for game in games]
+    known = summary.Known(labels_on(items, pairs))
+    found = summary.summary("j", items, pairs, games, rulings, known, resamples=5)["calibration"]
+    assert found["brier"] == pytest.approx(0.04)
+
+
+def test_what_is_left_out_of_shares_of_winners():
+    """The first pair has answers of one length, and of the second most people say tie: neither shows which wins."""
+    even = replace(item(0, "fff"), responses=(Response("same", "a"), Response("size", "b")))
+    longer = replace(item(1, "ttt"), responses=(Response("longer", "a"), Response("long", "b")))
+    items = [even, longer, item(2, "sss")]
+    pairs, games, rulings = said_by(items, "fff")
+    found = summary.summary("j", items, pairs, games, rulings, summary.Known(labels_on(items, pairs)), resamples=5)
+    assert (found["longer_wins"]["value"], found["longer_wins"]["pairs"]) == (1.0, 1)
+    majority = found["people"]["with_the_majority"]
+    assert (majority["without_ties"]["value"], majority["without_ties"]["pairs"]) == (0.5, 2)
+    assert majority["agreement"]["value"] == pytest.approx(1 / 3)
+    # of three classes one alone is said: three times, and right once of its one time
+    assert [majority[key] for key in ("precision", "recall", "f1")] == pytest.approx([1 / 9, 1 / 3, 1 / 6])

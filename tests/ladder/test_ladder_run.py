@@ -19,7 +19,7 @@ from afzal.config import LadderConfig, Setting
 from afzal.config.judging import JudgeConfig
 from afzal.errors import AfzalError
 from afzal.judging import debates
-from afzal.ladder import page
+from afzal.ladder import page, run
 from afzal.records import Comparison, Item, Response
 
 DECIDE = '''
@@ -227,3 +227,94 @@ def test_the_policy_of_the_level_below_criticises(place, capsys):
             assert said[item, order[::-1], "level 1, lying"] == text
     shutil.rmtree("ladder")
     assert "next (" in capsys.readouterr().out
+
+
+def measured_by_hand(folder: Path, truth: list[Item], right: dict[str, str]) -> Path:
+    """A level that is there: verdicts of judges on pairs whose second answer is better, y where right, n where not."""
+    for part in (page.LABELS, page.MEASURED):
+        (folder / part).mkdir(parents=True)
+        said = [{"no_verdict": 0, "outcomes": {"first": 1, "second": 2, "tie": 3, "none": 0}}]
+        (folder / part / "summary.json").write_text(json.dumps(said))
+    rows = [
+        {"id": item.id, "judges": {name: "second" if told[k] == "y" else "first" for name, told in right.items()}}
+        for k, item in enumerate(truth)
+    ]
+    (folder / page.MEASURED / "verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_the_page_compares_each_level_with_the_one_below_and_with_the_judge_alone(tmp_path):
+    truth = items()
+    trained = lambda level, reward, policy: {f"reward model {level}": reward, f"policy {level}": policy}  # noqa: E731
+    verdicts = [
+        {"level 0": "ynnn", **trained(0, "yynn", "nnnn")},
+        {"level 1": "yynn", "level 1, lying": "nnnn", **trained(1, "yyyn", "ynnn")},
+        {"level 2": "yyyy", "level 2, lying": "ynny", **trained(2, "yyyy", "yynn")},
+    ]
+    folders = [measured_by_hand(tmp_path / str(k), truth, said) for k, said in enumerate(verdicts)]
+    body = page.report_body(settings(levels=2, resamples=20), folders, truth, truth)
+    assert {line["name"]: line["value"] for line in body["lines"]} == {
+        "the judge alone": 0.25,
+        "level 1": 0.5,
+        "level 1, lying": 0.0,
+        "level 2": 1.0,
+        "level 2, lying": 0.5,
+        "reward model 0": 0.5,
+        "reward model 1": 0.75,
+        "reward model 2": 1.0,
+        "policy 0": 0.0,
+        "policy 1": 0.25,
+        "policy 2": 0.5,
+    }
+    assert [(d["first"], d["second"], d["value"]) for d in body["differences"]] == [
+        ("level 1", "the judge alone", 0.25),
+        ("level 2", "level 1", 0.5),
+        ("level 2", "the judge alone", 0.75),
+        ("level 1, lying", "the judge alone", -0.25),
+        ("level 2, lying", "the judge alone", 0.25),
+    ]
+    assert body["findings"][0].startswith(
+        "The judge names the better answer of 0.250 of the pairs alone, 0.500 on level 1, 1.000 on level 2."
+    )
+    assert body["tables"][0]["rows"] == [[f"level {k}", "1", "2", "3", "0"] for k in range(3)]
+
+
+def test_the_stages_of_two_levels(tmp_path, monkeypatch):
+    """Who labels, who is measured beside known truth, and what each training starts from."""
+    seen: list[tuple[Any, ...]] = []
+
+    def judge(rows, judges, out, *, voted, **_):
+        names = [yaml.safe_load(Path(j).read_text())["name"] for j in judges]
+        seen.append((str(out.relative_to(tmp_path)), names, rows, voted))
+
+    def train(made):
+        seen.append((str(Path(made.out).relative_to(tmp_path)), made.model, Path(made.data).parent.name))
+
+    monkeypatch.setattr(run, "judged", judge)
+    monkeypatch.setattr(run, "train_once", train)
+    pairs, truth = items()[:2], items()[2:]
+    job = run.Job(settings(out=str(tmp_path), levels=1), pairs, truth, lambda line: None)
+    for level in (0, 1):
+        run._climb(job, level)
+    trained = lambda k: [f"reward model {k}", f"policy {k}"]  # noqa: E731
+    assert seen == [
+        ("level-0/labels", ["level 0"], pairs, None),
+        ("level-0/reward", "model", "labels"),
+        ("level-0/policy", "model", "labels"),
+        ("level-0/measured", ["level 0", *trained(0)], truth, truth),
+        ("level-1/labels", ["level 1"], pairs, None),
+        ("level-1/reward", "model", "labels"),
+        ("level-1/policy", str(tmp_path / "level-0/policy"), "labels"),
+        ("level-1/measured", ["level 1", "level 1, lying", *trained(1)], truth, truth),
+    ]
+    lying = yaml.safe_load((tmp_path / "level-1/lying.yaml").read_text())["assistant"]
+    assert (lying["model"], lying["swapped"]) == (str(tmp_path / "level-0/reward"), True)
+    assert "swapped" not in yaml.safe_load((tmp_path / "level-1/judge.yaml").read_text())["assistant"]
+
+
+def test_a_folder_takes_one_ladder(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "content_hash", str)
+    run._refuse_other(settings(), tmp_path)
+    run._refuse_other(settings(levels=3), tmp_path)  # more levels are no other ladder
+    with pytest.raises(AfzalError, match="a ladder with other settings"):
+        run._refuse_other(settings(seed=1), tmp_path)

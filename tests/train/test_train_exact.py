@@ -215,6 +215,8 @@ def test_a_penalty_acts_above_its_bound_and_a_multiplier_as_it_stands():
     assert penalty.next_multiplier(9.0, {}) == {}
     assert [dual.slope(9.0, carried) for carried in ({}, {"constraint/c/multiplier": 0.75})] == [0.0, 0.75]
     assert dual.next_multiplier(5.0, {"constraint/c/multiplier": 0.25}) == {"constraint/c/multiplier": 1.75}
+    assert dual.next_multiplier(5.0, {}) == {"constraint/c/multiplier": 1.5}
+    assert dual.next_multiplier(0.0, {"constraint/c/multiplier": 0.25}) == {"constraint/c/multiplier": 0.0}
 
 
 def test_the_strength_of_the_penalty_follows_its_answers():

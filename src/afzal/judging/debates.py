@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afzal.config.debating import ARGUE_PROMPT, ASSIST_PROMPT, DebaterConfig
-from afzal.config.judging import PROMPT, JudgeConfig, prompt_after
+from afzal.config.judging import JudgeConfig, prompt_after
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
 from afzal.judge.asked import Asking, Words
@@ -63,7 +63,7 @@ def argued(
             speak = debater(who, prompt, items, replies, name)
             speak = _swapped(speak) if who.swapped else speak
             shown = heard(games, protocol, speak, rounds=settings.rounds, seed=settings.seed)
-        prompt = settings.judge.prompt or PROMPT if protocol == "alone" else prompt_after(settings)
+        prompt = settings.judge.prompt if protocol == "alone" else prompt_after(settings)
         inside = settings.judge.model_copy(update={"prompt": prompt})
         if inside.kind == "function":
             return shown, _by_function(inside.function or "")(shown)

@@ -105,7 +105,7 @@ def _as_cut(t: Tree, item: Item, cut: Sequence[bool], speaker: Speaker) -> Tree:
     branches = []
     for b, was_cut in zip(t.branches, cut, strict=True):
         last = int(np.flatnonzero(b.scored)[-1])
-        shorten = was_cut and last > 0 and b.ids[last] == end and b.scored[:last].any()
+        shorten = was_cut and b.ids[last] == end and b.scored[:last].any()
         branches.append(Branch(b.ids[:last], b.scored[:last]) if shorten else b)
     return replace(t, branches=tuple(branches))
 
