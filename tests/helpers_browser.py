@@ -12,6 +12,30 @@ for (const kind of ["mousedown", "mouseup", "click", "pointerdown", "touchstart"
   addEventListener(kind, (event) => { if (event.pointerType !== "" || kind !== "click") window.pointers += 1; }, true);
 """
 
+# Texts whose contrast with the nearest opaque background is below WCAG's 4.5; what is switched off is exempt.
+CONTRAST = """() => {
+  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+    .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, k) => sum + c * [0.2126, 0.7152, 0.0722][k], 0);
+  const behind = (node) => { for (let n = node; n; n = n.parentElement) {
+    const colour = rgb(getComputedStyle(n).backgroundColor);
+    if (colour.length === 3 || colour[3] === 1) return colour; } return [255, 255, 255]; };
+  const opaque = (node) => node ? Number(getComputedStyle(node).opacity) * opaque(node.parentElement) : 1;
+  const faults = [];
+  for (const node of document.querySelectorAll("body *")) {
+    const own = [...node.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own || !node.checkVisibility() || node.closest(":disabled")) continue;
+    const style = getComputedStyle(node), back = behind(node), share = opaque(node);
+    const ink = rgb(node.ownerSVGElement ? style.fill : style.color);
+    const front = ink.slice(0, 3).map((c, k) => share * c + (1 - share) * back[k]);
+    const [a, b] = [light(front), light(back)].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) faults.push(`${node.tagName} ${node.textContent.trim().slice(0, 20)} ${ratio.toFixed(2)}`);
+  }
+  return faults;
+}"""
+
 
 class Person:
     """Somebody at the keyboard of a page."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_browser import Person, person
+from helpers_browser import CONTRAST, Person, person
 from helpers_media import wav
 from helpers_web import lines_of, pairs, served, write_rows
 
@@ -515,24 +515,3 @@ def test_contrast_and_names_for_screen_readers(chromium, tmp_path, scheme):
         one.press("Tab")
         width = one.page.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth)")
         assert width >= 2
-
-
-# Texts whose contrast with the nearest opaque background is below WCAG's 4.5.
-CONTRAST = """() => {
-  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
-    .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, c, k) => sum + c * [0.2126, 0.7152, 0.0722][k], 0);
-  const behind = (node) => { for (let n = node; n; n = n.parentElement) {
-    const colour = rgb(getComputedStyle(n).backgroundColor);
-    if (colour.length === 3 || colour[3] === 1) return colour; } return [255, 255, 255]; };
-  const faults = [];
-  for (const node of document.querySelectorAll("header *, main *, footer *")) {
-    const own = [...node.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-    if (!own || node.offsetParent === null) continue;
-    const [a, b] = [light(rgb(getComputedStyle(node).color)), light(behind(node))].sort((x, y) => y - x);
-    const ratio = (a + 0.05) / (b + 0.05);
-    if (ratio < 4.5) faults.push(`${node.tagName} ${node.textContent.trim().slice(0, 20)} ${ratio.toFixed(2)}`);
-  }
-  return faults;
-}"""

@@ -1,7 +1,7 @@
 // Requests to the server. A write is sent again, with the same id, until the server says that it is on the disk.
 
 export const TOKEN = location.pathname.split("/")[2];
-const WAITS = [300, 1000, 2000, 4000, 8000];
+const WAITS = [300, 1000, 2000, 4000, 8000], PATIENCE = 15_000;
 
 export const tab = sessionStorage.afzalTab ??= newId();
 
@@ -23,20 +23,32 @@ export async function get(path) {
 }
 
 // The response itself, for a reply that is a stream; throws Refused.
-export async function send(path, body) {
+export async function send(path, body, signal) {
   const headers = { "X-Afzal-Token": TOKEN, "Content-Type": "application/json" };
-  const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
+  const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
   if (!response.ok) await answered(response);
   return response;
 }
 
 export const post = async (path, body) => answered(await send(path, body));
 
+// A reply whose headers do not come in time counts as a server that cannot be reached: one that hangs, or a network that
+// swallows the request. What follows the headers may take as long as it needs.
+async function inTime(ask) {
+  const control = new AbortController();
+  const timer = setTimeout(() => control.abort(), PATIENCE);
+  try {
+    return await ask(control.signal);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 // onTrouble(reason) is called at each failure, and onTrouble(null) when the request went through.
 export async function persist(path, body, onTrouble) {
   for (let attempt = 0; ; attempt++) {
     try {
-      const reply = await post(path, { ...body, tab });
+      const reply = await answered(await inTime((signal) => send(path, { ...body, tab }, signal)));
       onTrouble(null);
       return reply;
     } catch (error) {

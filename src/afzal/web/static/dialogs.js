@@ -46,7 +46,7 @@ export function openNote(note, onSave) {
     keep();
   });
   const hint = element("p", { class: "hint" }, "It is saved with your answer. ", element("kbd", {}, "Shift"), " ", element("kbd", {}, "Enter"), " starts a new line.");
-  const opened = open("note", "Note", area, hint, save);
+  const opened = open("note", "Note", area, hint, element("div", { class: "row" }, save, leaving("Cancel")));
   area.focus();
   return opened;
 }
@@ -63,7 +63,14 @@ export function openSkip(onReason) {
     button.addEventListener("click", () => { close(); onReason(reason); });
     return button;
   });
-  return open("skip", "Why do you skip it?", element("div", { class: "reasons" }, ...buttons));
+  return open("skip", "Why do you skip it?", element("div", { class: "reasons" }, ...buttons), leaving("Cancel"));
+}
+
+// For those without an Esc key: a phone, a mouse.
+export function leaving(words) {
+  const button = element("button", { type: "button", class: "leaving", "data-testid": "dialog-leave" }, `${words} `, element("kbd", {}, "Esc"));
+  button.addEventListener("click", close);
+  return button;
 }
 
 function closing(words) {

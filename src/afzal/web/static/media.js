@@ -7,7 +7,7 @@ import * as dialogs from "./dialogs.js";
 const ENOUGH = 3;
 
 let side = 0, current = null;
-const heardOf = new WeakMap();
+const heardOf = new WeakMap(), broken = new WeakSet();
 
 export const keys = [
   [["q", "w"], "play or pause the sound of the first, the second response"],
@@ -19,8 +19,19 @@ export const keys = [
 
 export function partOf({ type, media }) {
   const src = `/media/${TOKEN}/${media}`;
-  if (type === "image") return element("img", { class: "image", src, alt: "image", "data-testid": "image" });
-  const sound = element("audio", { src, controls: true, preload: "auto", "data-testid": "sound" });
+  const made = type === "image" ? imageFrom(src) : soundFrom(src);
+  made.addEventListener("error", () => { broken.add(made); told(); });
+  return made;
+}
+
+function imageFrom(src) {
+  const image = element("img", { class: "image", src, alt: "image", "data-testid": "image" });
+  image.addEventListener("error", () => { image.alt = "This image cannot be shown."; });
+  return image;
+}
+
+function soundFrom(src) {
+  const sound = element("audio", { src, controls: true, preload: "auto", "aria-label": "sound", "data-testid": "sound" });
   heardOf.set(sound, { seconds: 0, last: 0, ended: false });
   sound.addEventListener("play", () => { pauseOthers(sound); heardOf.get(sound).last = sound.currentTime; });
   sound.addEventListener("timeupdate", () => listen(sound));
@@ -37,11 +48,13 @@ function listen(sound) {
 
 let told = () => {};
 
-export function onHeard(callback) {
+// Called when more of a sound was heard, and when something cannot be shown.
+export function onChange(callback) {
   told = callback;
 }
 
-const soundsIn = (place) => [...(place?.querySelectorAll("audio") ?? [])];
+const allIn = (place, tags) => [...(place?.querySelectorAll(tags) ?? [])];
+const soundsIn = (place) => allIn(place, "audio");
 const imageOf = (card) => card?.querySelector("img.image");
 const isHeard = (sound) => heardOf.get(sound).ended || heardOf.get(sound).seconds >= ENOUGH;
 
@@ -55,6 +68,11 @@ const inResponses = () => cards().some(soundOf);
 
 export function allHeard() {
   return [$("prompt"), ...cards()].flatMap(soundsIn).every(isHeard);
+}
+
+// An image or a sound whose file is gone, or of a format that this browser lacks: nobody can compare what does not show.
+export function isBroken() {
+  return [$("prompt"), ...cards()].some((place) => allIn(place, "audio, img.image").some((one) => broken.has(one)));
 }
 
 // Which keys play what is still to be heard.
@@ -105,6 +123,6 @@ function open(place) {
   if (!image) return false;
   side = place;
   const large = element("img", { src: image.src, alt: "image at full size", "data-testid": "large" });
-  dialogs.open("image", cards().length === 2 ? ["First", "Second"][place] : "Image", large);
+  dialogs.open("image", cards().length === 2 ? ["First", "Second"][place] : "Image", large, dialogs.leaving("Close"));
   return true;
 }

@@ -33,9 +33,9 @@ async function begin() {
   document.addEventListener("keydown", onKey);
   document.addEventListener("click", onClick);
   addEventListener("pagehide", leave);
-  media.onHeard(() => {
-    if (phase !== "ask" || !document.body.classList.contains("locked") || !media.allHeard()) return;
-    showLock();
+  media.onChange(() => {
+    const isOpening = document.body.classList.contains("locked") && media.allHeard();
+    if (phase === "ask" && (isOpening || media.isBroken())) showLock();
   });
   await load();
 }
@@ -86,7 +86,7 @@ async function ask(reply) {
   write("ask", reply.practice ? `Practice: ${reply.ask}` : reply.ask);
   showPrompt(reply.prompt);
   mode.show(reply, vote, about);
-  $("main").scrollTop = 0;
+  $("main").scrollTop = document.scrollingElement.scrollTop = 0;
   showLock();
   if (mode.focus) mode.focus();
   else $("prompt").focus({ preventScroll: true });
@@ -166,6 +166,7 @@ async function refresh(query = "") {
 
 function vote(verdict) {
   if (phase !== "ask") return;
+  if (media.isBroken()) return showLock();
   if (!media.allHeard()) return write("lock", "Listen to every sound first: three seconds of each, or to its end.");
   mode.mark(verdict);
   send("/api/vote", { ...answer(), ...verdict });
@@ -209,7 +210,9 @@ function feedback(reply) {
   enter("feedback");
   afterFeedback = reply.next;
   write("ask", mode.feedback(reply.feedback));
-  $("choices").replaceChildren(element("button", { type: "button", class: "primary", "data-act": "goOn", "data-testid": "go-on" }, "Continue ", element("kbd", {}, "any key")));
+  const goOn = element("button", { type: "button", class: "primary", "data-act": "goOn", "data-testid": "go-on" }, "Continue ", element("kbd", {}, "any key"));
+  $("choices").replaceChildren(goOn);
+  goOn.focus();
 }
 
 function trouble(reason) {
@@ -222,9 +225,14 @@ function trouble(reason) {
 }
 
 function showLock() {
-  const isLocked = !media.allHeard();
-  document.body.classList.toggle("locked", isLocked);
-  write("lock", isLocked ? `Listen to every sound before you answer: ${media.hint()}.` : "");
+  const why = reasonToWait();
+  document.body.classList.toggle("locked", why !== "");
+  write("lock", why);
+}
+
+function reasonToWait() {
+  if (media.isBroken()) return "An image or a sound cannot be shown here: load the page again, or skip the question (s, then 2).";
+  return media.allHeard() ? "" : `Listen to every sound before you answer: ${media.hint()}.`;
 }
 
 function compare() {
@@ -265,6 +273,7 @@ function onKey(event) {
   if (phase === "feedback") return afterKey(event, ACTS.goOn);
   if (phase === "elsewhere" && event.key === "Enter") return afterKey(event, ACTS.here);
   if (isQuestionMark(event)) return afterKey(event, ACTS.keys);
+  if (event.target.tagName === "AUDIO" && event.key.startsWith("Arrow")) return;  // its own: forward, back, louder
   const letter = letterOf(event);
   if (letter === "j" || letter === "k") return scroll(letter === "j" ? 1 : -1, { one: event.shiftKey });
   if (letter && LETTERS[letter]) return afterKey(event, ACTS[LETTERS[letter]]);
@@ -287,8 +296,9 @@ function onDialogKey(event) {
 }
 
 function afterKey(event, act) {
+  if (/^(?:Shift|Control|Alt|Meta|CapsLock|Tab)$/.test(event.key)) return;
   event.preventDefault();
-  if (!/^(?:Shift|Control|Alt|Meta|CapsLock|Tab)$/.test(event.key)) act();
+  act();
 }
 
 begin();

@@ -98,7 +98,8 @@ export function scroll(direction, { one }) {
   const focused = document.activeElement?.closest?.("article");
   const moved = one ? [focused ?? cards()[0]] : cards();
   const own = moved.filter((card) => card && card.scrollHeight > card.clientHeight);
-  for (const place of own.length ? own : [$("main")]) place.scrollBy({ top: direction * 120, behavior: "instant" });
+  const main = $("main").scrollHeight > $("main").clientHeight ? $("main") : document.scrollingElement;
+  for (const place of own.length ? own : [main]) place.scrollBy({ top: direction * 120, behavior: "instant" });
 }
 
 export function minutes(left) {
