@@ -294,6 +294,62 @@ def empty_run(folder: Path) -> Path:
     return write_run(folder, metrics=[], facts=told, config=None, samples=None, audit=None, losses=None)
 
 
+def comparison() -> dict[str, Any]:
+    """What ``compare.json`` holds of two methods."""
+    figure = lambda v: {"value": v, "low": v - 0.1, "high": v + 0.1, "n": 2}  # noqa: E731
+    total = {"sum": 4.0, "count": 2, "mean": 2.0}
+    cost = {"seconds": 1.0, "tokens": 10, "generated": 0}
+    point = {"seed": 0, "step": 5, "rewards": {"gold": total}, "reward_se": 0.1, "kl": total, "kl_se": 0.1}
+    point |= {"tokens": total, "unended": total, "gain": figure(1.0), "win": figure(0.5), "drawn_per_answer": 2.0}
+    point |= {"cost": cost}
+
+    def figures(kl: float, gold: float) -> dict[str, Any]:
+        names = (
+            "gain",
+            "win",
+            "tokens",
+            "unended",
+            "drawn_per_answer",
+            "seconds",
+            "trained_tokens",
+            "generated_tokens",
+        )
+        return {"seeds": 2, "steps": [5, 5], "rewards": {"gold": figure(gold)}, "kl": figure(kl)} | {
+            n: figure(0.5) for n in names
+        }
+
+    curve = [{"step": 0, **figures(0.0, 1.0)}, {"step": 5, **figures(2.0, 3.0)}]
+    one = {"name": "a", "label": "A & <i>", "kind": "train", "needs": [], "kl_is_bound": False, "points": [point]}
+    one |= {"curve": curve, "judged": figures(2.0, 3.0), "turned": []}
+    one |= {"matched": [{"kl": 1.0, "reached": 2, "of": 2, **figure(2.0)}]}
+    other = {**one, "name": "b", "label": "B", "matched": [{"kl": 1.0, "reached": 2, "of": 2, **figure(2.05)}]}
+    return {
+        "rewards": ["gold"],
+        "seeds": [0, 1],
+        "prompts": 2,
+        "matched_kl": [1.0],
+        "start": figures(0.0, 1.0),
+        "start_points": [{**point, "step": 0}],
+        "methods": [one, other],
+        "differences": [{"kl": 1.0, "ours": "a", "theirs": "b", "value": -0.05, "low": -0.11, "high": 0.01, "n": 2}],
+        "wins": [{"ours": "a", "theirs": "start", **figure(0.6)}],
+        "judges": [],
+        "judge_agreement": [],
+        "samples": [
+            {
+                "prompt": "p",
+                "answers": [
+                    {"label": "A", "text": "<script>x</script>", "rewards": {"gold": 1.0}, "tokens": 3, "unended": True}
+                ],
+            }
+        ],
+        "settings": {"model": "m", "samples": 1, "sample_tokens": 4, "temperature": 1.0},
+        "runs": {},
+        "versions": {},
+        "hardware": {},
+    }
+
+
 def _wilson(share: float, n: float, z: float = 1.96) -> tuple[float, float]:
     centre, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)

@@ -16,12 +16,12 @@ from afzal._version import __version__
 from afzal.report import svg
 from afzal.report.card import plain
 from afzal.report.forest import Whisker, forest_svg
+from afzal.report.narrow import PHONE, is_wide
 from afzal.report.template import rendered
 from afzal.runs import atomic_write, make_folder
 from afzal.text import interval, number, sign
 
 SCHEMA = "afzal.board/1"
-_PHONE = 358  # CSS pixels that a page on a phone has between its margins
 _CORRECTED = "Corrected for chance, but for the first two; 1 is perfect, 0 is what chance would give."
 
 
@@ -68,9 +68,9 @@ def to_html(body: Mapping[str, Any]) -> str:
         findings=body["findings"],
         facts=body["facts"],
         drawing=Markup(_drawing(body)),
-        on_a_phone=Markup(_drawing(body, _PHONE)),
+        on_a_phone=Markup(_drawing(body, PHONE)),
         drawn_as=f"{body['unit'][:1].upper()}{body['unit'][1:]}, with 95 % intervals over prompts",
-        tables=[table | {"wide": is_wide(table)} for table in _tables(body)],
+        tables=[table | {"wide": _is_wide(table)} for table in _tables(body)],
         texts=body.get("texts", []),
         worst=body.get("worst", []),
         gallery=body.get("gallery", []),
@@ -128,14 +128,8 @@ def _tables(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*tables, *body.get("tables", [])]
 
 
-_LETTERS, _FIRST = 44, 17  # of a table's text across 358 px with its gaps; those that its first column has at least
-
-
-def is_wide(table: Mapping[str, Any]) -> bool:
-    """Whether a table does not fit on a phone, where its rows are then lists; headings and names break at spaces."""
-    words = [max(len(word) for word in str(name).split() or [""]) for name in table["columns"]]
-    cells = [max((len(str(row[k])) for row in table["rows"]), default=0) for k in range(1, len(words))]
-    return _FIRST + sum(max(word, cell) + 1 for word, cell in zip(words[1:], cells, strict=True)) > _LETTERS
+def _is_wide(table: Mapping[str, Any]) -> bool:
+    return is_wide(table["columns"], [[str(cell) for cell in row] for row in table["rows"]])
 
 
 def _drawing(body: Mapping[str, Any], width: int = 680) -> str:

@@ -17,6 +17,7 @@ from afzal._version import __version__
 from afzal.report import comparison_judged as by_judges
 from afzal.report import comparison_views as views
 from afzal.report.frontier import Spot, frontier_svg
+from afzal.report.narrow import PHONE
 from afzal.report.svg import Series, standalone
 from afzal.report.template import rendered
 from afzal.runs import atomic_write
@@ -24,7 +25,7 @@ from afzal.runs import atomic_write
 HTML, JSON, CSV, SVG = "compare.html", "compare.json", "compare.csv", "compare.svg"
 SCHEMA = "afzal.compare/1"
 PALETTE = (2, 3, 1, 5, 7, 9, 8, 10, 11, 6)
-_MAIN, _SMALL = (960, 470), (560, 330)
+_MAIN, _SMALL, _HIGH = (960, 470), (560, 330), 300
 
 
 def write_comparison(folder: Path, body: Mapping[str, Any]) -> Path:
@@ -76,9 +77,9 @@ def to_html(body: Mapping[str, Any]) -> str:
         facts=views.facts(body),
         findings=[*views.findings(body), *by_judges.parted(body)],
         chief=chief,
-        main=_drawing(body, "kl", chief, _MAIN, Markup),
-        others=[_drawing(body, "kl", name, _SMALL, Markup) for name in (*body["rewards"][1:], "tokens", "unended")],
-        cost=_drawing(body, "seconds", chief, _SMALL, Markup),
+        main=_figure(body, "kl", chief, _MAIN, Markup),
+        others=[_figure(body, "kl", name, _SMALL, Markup) for name in (*body["rewards"][1:], "tokens", "unended")],
+        cost=_figure(body, "seconds", chief, _SMALL, Markup),
         table=views.table(body),
         matched=views.matched(body),
         wins=views.wins(body),
@@ -100,6 +101,13 @@ def _judges(body: Mapping[str, Any]) -> dict[str, Any]:
         "agreement": by_judges.agreement(body),
         "each": by_judges.each(body),
         "people": by_judges.has_people(body),
+    }
+
+
+def _figure(body: Mapping[str, Any], across: str, up: str, size: tuple[int, int], markup: type[str]) -> dict[str, Any]:
+    """What :func:`_drawing` has, and the same for a phone."""
+    return _drawing(body, across, up, size, markup) | {
+        "on_a_phone": _drawing(body, across, up, (PHONE, _HIGH), markup)["drawing"]
     }
 
 

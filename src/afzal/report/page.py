@@ -17,6 +17,7 @@ from afzal.report.charts import Figure, figures
 from afzal.report.following import next_steps
 from afzal.report.headline import Measure, measures
 from afzal.report.load import RunFiles, enriched_facts, load
+from afzal.report.narrow import is_wide
 from afzal.report.sections import FrontierChart, LineChart, Section
 from afzal.report.template import rendered
 from afzal.runs import atomic_write, redact_texts
@@ -134,15 +135,17 @@ def _figure(figure: Figure, markup: type[str]) -> dict[str, Any]:
 
 
 def _section(section: Section, markup: type[str]) -> dict[str, Any]:
-    chart = section.chart
+    chart, cells = section.chart, section.table.cells() if section.table else []
     legend = chart.series if isinstance(chart, LineChart) else chart.paths if isinstance(chart, FrontierChart) else ()
     return {
         "title": section.title,
         "paragraphs": section.paragraphs(),
         "drawing": markup(section.svg()),
+        "on_a_phone": markup(section.on_a_phone()),
         "legend": legend,
         "table": section.table,
-        "cells": section.table.cells() if section.table else [],
+        "cells": cells,
+        "is_wide": section.table is not None and is_wide(section.table.columns, [[t for t, _ in row] for row in cells]),
     }
 
 

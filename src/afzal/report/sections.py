@@ -15,6 +15,7 @@ from typing import Any
 
 from afzal.report import svg
 from afzal.report.frontier import Spot, frontier_svg
+from afzal.report.narrow import PHONE
 from afzal.report.svg import Rule, Series
 from afzal.runs import atomic_write
 from afzal.text import is_number, number
@@ -32,14 +33,14 @@ class LineChart:
     y_label: str = ""
     rules: tuple[Rule, ...] = ()
 
-    def draw(self, title: str) -> str:
+    def draw(self, title: str, width: int = 560) -> str:
         return svg.line_chart(
             self.series,
             title=title,
             x_label=self.x_label,
             y_label=self.y_label,
             rules=self.rules,
-            width=560,
+            width=width,
             height=300,
         )
 
@@ -55,7 +56,7 @@ class FrontierChart:
     y_label: str = "expected reward"
     optimum_label: str = "optimum"
 
-    def draw(self, title: str) -> str:
+    def draw(self, title: str, width: int = 440) -> str:
         return frontier_svg(
             self.points,
             self.optimum,
@@ -64,6 +65,7 @@ class FrontierChart:
             x_label=self.x_label,
             y_label=self.y_label,
             optimum_label=self.optimum_label,
+            size=(width, 330),
         )
 
 
@@ -94,6 +96,10 @@ class Section:
     def svg(self) -> str:
         """The drawing, or an empty string; every word in it is escaped."""
         return self.chart.draw(self.title) if self.chart else ""
+
+    def on_a_phone(self) -> str:
+        """The same, as narrow as a phone."""
+        return self.chart.draw(self.title, PHONE) if self.chart else ""
 
 
 def write(folder: Path, sections: Sequence[Section]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from afzal._version import __version__
 from afzal.report import sweep_views as views
 from afzal.report.frontier import Spot, frontier_svg
+from afzal.report.narrow import PHONE
 from afzal.report.svg import Series
 from afzal.report.template import rendered
 from afzal.runs import atomic_write
@@ -60,7 +61,7 @@ def to_html(body: Mapping[str, Any]) -> str:
     """The page. Every value is escaped by the template; only drawings made by :mod:`afzal.report.svg` are markup."""
     from markupsafe import Markup
 
-    drawing, legend = chart(body)
+    drawing, legend = chart(body, _SIZE)
     return rendered(
         "sweep.html.j2",
         title=views.title(body),
@@ -68,6 +69,7 @@ def to_html(body: Mapping[str, Any]) -> str:
         findings=views.findings(body),
         goal=views.goal(body),
         drawing=Markup(drawing),
+        on_a_phone=Markup(chart(body, (PHONE, 300))[0]),
         legend=legend,
         far=views.far(body, _FAR * body["goal"]["kl"]),
         front=views.front(body),
@@ -79,7 +81,7 @@ def to_html(body: Mapping[str, Any]) -> str:
     )
 
 
-def chart(body: Mapping[str, Any]) -> tuple[str, list[Series]]:
+def chart(body: Mapping[str, Any], size: tuple[int, int]) -> tuple[str, list[Series]]:
     """The goal against KL: every arm's way from the start, the front, base and the choice; and its legend."""
     most, choice = _FAR * body["goal"]["kl"], body["choice"]
     arms = {a["name"]: a for a in body["arms"] if a["status"] == "finished"}
@@ -98,7 +100,7 @@ def chart(body: Mapping[str, Any]) -> tuple[str, list[Series]]:
         x_label="KL to the start, nats per answer",
         y_label=views.goal(body),
         limit=(body["goal"]["kl"], "KL budget"),
-        size=_SIZE,
+        size=size,
     )
     return drawing, _legend([*ways, *edge])
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from afzal._version import __version__
 from afzal.report import svg
+from afzal.report.narrow import is_wide_of_two
 from afzal.text import visible
 
 if TYPE_CHECKING:
@@ -39,10 +40,12 @@ def _environment() -> Environment:
     def shown(value: Any) -> Any:
         return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("afzal.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         finalize=shown,
     )
+    environment.globals["is_wide"] = is_wide_of_two
+    return environment
