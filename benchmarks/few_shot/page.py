@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from afzal.report import svg
-from afzal.report.board import is_wide
+from afzal.report.board import table_is_wide
 from afzal.report.template import rendered
 from afzal.runs import atomic_write
 from afzal.stats.intervals import Interval, over_seeds
@@ -171,7 +171,9 @@ def write(out: Path, results: Mapping[str, Sequence[Mapping[str, Any]]], labels:
         facts=_facts(results),
         drawing=Markup("".join(captions)),
         drawn_as="Regret against labels, with 95 % bands over seeds; who leaves the frame has figures in the table",
-        tables=[t | {"wide": is_wide(t)} for t in (*(_table(n, f) for n, f in parts.items()), _cost(results, about))],
+        tables=[
+            t | {"wide": table_is_wide(t)} for t in (*(_table(n, f) for n, f in parts.items()), _cost(results, about))
+        ],
         texts=[],
         worst=[],
     )

@@ -70,7 +70,7 @@ def to_html(body: Mapping[str, Any]) -> str:
         drawing=Markup(_drawing(body)),
         on_a_phone=Markup(_drawing(body, PHONE)),
         drawn_as=f"{body['unit'][:1].upper()}{body['unit'][1:]}, with 95 % intervals over prompts",
-        tables=[table | {"wide": _is_wide(table)} for table in _tables(body)],
+        tables=[table | {"wide": table_is_wide(table)} for table in _tables(body)],
         texts=body.get("texts", []),
         worst=body.get("worst", []),
         gallery=body.get("gallery", []),
@@ -128,7 +128,8 @@ def _tables(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*tables, *body.get("tables", [])]
 
 
-def _is_wide(table: Mapping[str, Any]) -> bool:
+def table_is_wide(table: Mapping[str, Any]) -> bool:
+    """Whether a table of a board, ``columns`` and ``rows``, does not fit on a phone."""
     return is_wide(table["columns"], [[str(cell) for cell in row] for row in table["rows"]])
 
 
