@@ -157,6 +157,10 @@ def test_a_ridge_draws_the_slope_where_lengths_do_not_overlap():
         ([0, 1, 0, 1], [-3, -1, 1, 2], False),
         ([1, 1, 1], [-3, 1, 2], False),  # one side always wins, whatever the lengths
         ([0.5, 0.5], [-1, 1], False),
+        ([0, 1, 1], [0, 0, 0], False),  # no lengths that could tell
+        ([0, 1], [4, 4], False),
+        ([0, 0, 1, 1], [-3, 0, 0, 2], False),  # pairs of equal lengths went both ways
+        ([0, 0, 1, 1], [-3, 1, 1, 2], True),  # these do not, though pairs of one other difference do
     ],
 )
 def test_lengths_alone_tell_who_won(score, gap, separated):

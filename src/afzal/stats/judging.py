@@ -318,14 +318,15 @@ def separated_by_length(score: np.ndarray, longer_by: np.ndarray) -> bool:
     """Whether lengths alone tell who won: up to some difference one side always won, and beyond it the other.
 
     The fit of :func:`length_controlled` has no maximum then: verdicts that follow the lengths say nothing of what would
-    be said at equal ones.
+    be said at equal ones. Where pairs of equal lengths were won by both sides, these say it.
 
     Args:
         score: ``[N]`` 1 ours won, 0.5 tie, 0 lost; a mean of votes is allowed.
         longer_by: ``[N]`` length of ours less that of theirs.
     """
     y, d = np.asarray(score, np.float64), np.asarray(longer_by, np.float64)
-    if not (y < 0.5).any() or not (y > 0.5).any():
+    both = lambda rows: (rows < 0.5).any() and (rows > 0.5).any()  # noqa: E731
+    if not both(y) or both(y[d == 0]) or not np.ptp(d) > 0:
         return False
     return any((s * d)[y < 1].max() <= (s * d)[y > 0].min() for s in (1, -1))
 
