@@ -146,6 +146,14 @@ def test_a_ridge_draws_the_slope_where_lengths_do_not_overlap():
     assert abs(held.slope.value - 1.0) < abs(free.slope.value - 1.0)
 
 
+@pytest.mark.filterwarnings("error")
+def test_resamples_that_lengths_separate_end_in_silence():
+    """The fit of such a resample has no maximum: its log-odds grow past what exp can hold."""
+    score, gap = np.array([1, 1, 1, 0.5, 0.5, 1, 0, 1]), np.array([0, -2, 20, 17, 12, -9, 9, 24])
+    controlled = judging.length_controlled(score, gap, range(8), resamples=200).controlled
+    assert 0 <= controlled.low <= controlled.value <= controlled.high <= 1
+
+
 @pytest.mark.parametrize(
     ("score", "gap", "separated"),
     [

@@ -359,16 +359,17 @@ def length_controlled(
     deviation = float(d.std(ddof=1)) if len(d) > 1 else 0.0
     if not deviation > 0:
         raise ValueError("length control needs pairs that differ in length")
+    from scipy.special import expit  # exact at log-odds of any size, which separated resamples reach
+
     x = np.stack([np.ones(len(d)), np.tanh(d / deviation)], 1)
     whole = _logistic(x, y, np.ones(len(y)), ridge, expected_slope)
     weights = list(prompt_resamples(prompts, resamples=resamples, seed=seed))
     drawn = np.array([_logistic(x, y, w, ridge, expected_slope) for w in weights])
     means = np.array([(w * y).sum() / w.sum() for w in weights])
     n, ahead, behind = len(set(prompts)), float((d > 0).mean()), float((d < 0).mean())
-    sigma = lambda t: 1 / (1 + np.exp(-t))  # noqa: E731
     return LengthControl(
         raw=percentiles(float(y.mean()), means, n),
-        controlled=percentiles(float(sigma(whole[0])), sigma(drawn[:, 0]), n),
+        controlled=percentiles(float(expit(whole[0])), expit(drawn[:, 0]), n),
         slope=percentiles(float(whole[1]), drawn[:, 1], n),
         deviation=deviation,
         overlap=2 * min(ahead, behind),
@@ -378,6 +379,8 @@ def length_controlled(
 
 def _logistic(x: np.ndarray, y: np.ndarray, w: np.ndarray, ridge: float, towards: float) -> np.ndarray:
     """Coefficients of a logistic fit by Newton's steps, halved until they climb; the last is drawn to ``towards``."""
+    from scipy.special import expit
+
     pull = np.zeros(x.shape[1])
     pull[-1] = ridge / 4  # an observation at even odds has the information 1 / 4
     centre = np.zeros(x.shape[1])
@@ -391,7 +394,7 @@ def _logistic(x: np.ndarray, y: np.ndarray, w: np.ndarray, ridge: float, towards
 
     b = centre * (ridge > 0)
     for _ in range(100):
-        p = 1 / (1 + np.exp(-(x @ b)))
+        p = expit(x @ b)
         slope = x.T @ (w * (y - p)) - pull * (b - centre)
         bend = (x * (w * p * (1 - p))[:, None]).T @ x + np.diag(pull) + 1e-12 * np.eye(len(b))
         step, scale, here = np.linalg.solve(bend, slope), 1.0, height(b)
