@@ -39,7 +39,7 @@ def test_pairs_by_keyboard(chromium, tmp_path):
         one.votes(4, "9", says="both bad")
         one.votes(5, "ArrowRight", says="second")
         one.press("u")
-        one.says("taken back")
+        one.says("undone")
         one.phase("ask")
         one.press("u")
         one.phase("ask")
@@ -186,7 +186,7 @@ def test_keys_work_on_every_layout(chromium, tmp_path):
         one.says("saved 1: first")
         one.phase("ask")
         one.page.evaluate(press, {"key": "г", "code": "KeyU"})
-        one.says("taken back")
+        one.says("undone")
         one.phase("ask")
         one.page.evaluate(press, {"key": "2", "code": "Numpad2"})
         one.says("saved 1: second")
@@ -453,7 +453,7 @@ def test_sounds_of_the_prompt_are_played_by_their_key_and_heard_before_an_answer
         person(chromium, address) as one,
     ):
         one.phase("ask")
-        one.says("Listen to every sound before you answer: a plays the prompt's.", "lock")
+        one.says("Listen to every sound before you answer: a plays the prompt.", "lock")
         one.press("q")  # no response has a sound
         for place in (0, 1):
             one.press("1")

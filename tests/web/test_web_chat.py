@@ -55,7 +55,7 @@ def test_blind_the_better_answer_continues_one_conversation(tmp_path):
     for turn, judged in enumerate(["second", "first", "tie", "both_bad", "skip"]):
         shown = answered(session, f"turn {turn}" if turn else "one")
         assert ours.asked[-1] == theirs.asked[-1] == (before, turn)
-        with pytest.raises(AfzalError, match="not compared yet"):
+        with pytest.raises(AfzalError, match="not been compared yet"):
             session.talk.say("too early")
         session.judge(judged, 1.5)
         before = [*before, shown[1 if judged == "second" else 0], f"turn {turn + 1}"]
@@ -178,7 +178,7 @@ def test_the_terminal_by_a_script(tmp_path):
     assert "no such key" in told
     assert "there is no command /nope" in told
     assert "saved: 1 is better" in told
-    assert "taken back" in told
+    assert "undone" in told
     assert "[1]\n" in told
     before = told.partition("over theirs")[0]
     assert before.count("[ours]") == before.count("[theirs]") == 0  # heads give no names away
@@ -255,7 +255,7 @@ def test_a_blind_chat_by_keyboard(chromium, tmp_path):
         one.says("saved 2: equal")
         one.press("Escape", "u")
         one.phase("vote")
-        one.says("taken back")
+        one.says("undone")
         one.press("9")
         one.says("saved 2: both bad")
         one.press("Escape", "t")

@@ -107,7 +107,7 @@ def test_gold_is_asked_as_ever_and_teaches_the_choice(tmp_path):
 
 def test_only_pairs_can_be_chosen(tmp_path):
     with (
-        pytest.raises(AfzalError, match="questions are chosen among pairs only"),
+        pytest.raises(AfzalError, match="questions can be chosen only among pairs"),
         opened(job(tmp_path, rows(4), order="ask", mode="rate")),
     ):
         pass

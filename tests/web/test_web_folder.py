@@ -64,7 +64,7 @@ def test_rows_that_changed_are_refused(tmp_path, change):
     if change == "text":
         rows[1]["rejected"] = "worse"
     write_rows(tmp_path / "rows.jsonl", rows)
-    with pytest.raises(AfzalError, match="rows are not those"), opened(made):
+    with pytest.raises(AfzalError, match="these are not the rows"), opened(made):
         pass
 
 
@@ -80,7 +80,7 @@ def test_other_rules_are_refused_by_name(tmp_path, change):
 def test_practice_needs_pairs(tmp_path):
     gold = write_rows(tmp_path / "gold.jsonl", [{"prompt": "q", "chosen": "x", "rejected": "y"}])
     made = job(tmp_path, pairs(3), mode="rate", practice=1, gold=str(gold))
-    with pytest.raises(AfzalError, match="practice is made of pairs"), opened(made):
+    with pytest.raises(AfzalError, match="practice questions are pairs"), opened(made):
         pass
 
 

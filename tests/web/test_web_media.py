@@ -164,7 +164,7 @@ def test_a_rating_is_a_whole_number_of_the_scale(tmp_path, values):
 
 def test_more_than_nine_responses_cannot_be_ranked_by_digits(tmp_path):
     many = {"afzal": 1, "id": "x", "prompt": "p", "responses": [{"turns": str(t)} for t in range(10)]}
-    with pytest.raises(AfzalError, match="holds 9"), opened(job(tmp_path, [many])):
+    with pytest.raises(AfzalError, match="rank at most 9"), opened(job(tmp_path, [many])):
         pass
 
 

@@ -351,6 +351,6 @@ def test_what_is_left_counts_what_the_others_cannot_answer(people, overlap):
     if len(names) == overlap:
         assert seen == list(range(12, 0, -1))
     assert desk.queue.left(last) == 0
-    met = [sum(k in desk.queue._people[name].answered for name in names) for k in range(12)]
-    assert desk.queue._met == met
-    assert desk.queue._met_open == sum(met[k] for k in range(12) if k not in desk.queue.full)
+    seen = [sum(k in desk.queue._people[name].answered for name in names) for k in range(12)]
+    assert desk.queue._seen == seen
+    assert desk.queue._seen_open == sum(seen[k] for k in range(12) if k not in desk.queue.full)

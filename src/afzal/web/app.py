@@ -1,4 +1,4 @@
-"""The page over HTTP: routes, tokens, and answers that are on the disk before they are acknowledged."""
+"""The annotation page over HTTP: routes, tokens, and answers that are on disk before they are acknowledged."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from afzal.web.replies import TOKEN, as_json, body_of, page_file, refusal, stati
 
 
 class Commits:
-    """Lines on their way to the disk: those that arrive while one write is forced out share the next one.
+    """Lines on their way to disk: those that arrive during one write share the next one.
 
-    ``failed`` is called when the disk refuses, before anybody sees a confirmation and before anything else happens.
+    ``failed`` is called when a write fails, before anybody sees a confirmation and before anything else happens.
     """
 
     def __init__(self, journal: Journal, failed: Callable[[], None]) -> None:
@@ -33,10 +33,10 @@ class Commits:
         self._writer: asyncio.Task[None] | None = None
 
     async def add(self, lines: list[Mapping[str, Any]]) -> None:
-        """Return once these lines, and all that were added before, are on the disk.
+        """Return once these lines, and all lines added before, are on disk.
 
         Raises:
-            AfzalError: the disk refuses.
+            AfzalError: the write failed.
         """
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((lines, done))
@@ -51,7 +51,7 @@ class Commits:
                 lines = [line for some, _ in batch for line in some]
                 if lines:
                     await asyncio.to_thread(self._journal.append, lines)
-            except Exception as error:  # whatever it is, those who wait must hear of it
+            except Exception as error:  # whatever it is, the waiting requests must get it
                 batch, self._waiting = batch + self._waiting, []
                 self._failed()
                 for _, done in batch:
@@ -92,7 +92,7 @@ class Page:
         return page_file("page.html")
 
     async def media(self, request: Request) -> Response:
-        """An image or a sound of the rows, whole or a range of it."""
+        """An image or a sound of the rows, in full or a byte range of it."""
         path = self._folder.library.find(request.path_params["key"])
         if path is None or self._folder.name_of(request.path_params["token"]) is None:
             raise HTTPException(404)
@@ -112,7 +112,7 @@ class Page:
         if name and name != wanted:
             raise Refused(409, "named", f"this address belongs to {name}")
         if not name and not self._folder.sign_in(token, wanted):
-            raise Refused(409, "name_taken", "somebody else has this name: choose another one")
+            raise Refused(409, "name_taken", "this name is taken: choose another one")
         return {"annotator": wanted}
 
     async def leave(self, request: Request, token: str, name: str) -> Reply:
@@ -122,7 +122,7 @@ class Page:
         async def handle(request: Request, token: str, name: str) -> Reply:
             body = await body_of(request)
             if not name:
-                raise Refused(409, "sign_in", "give a name first")
+                raise Refused(409, "sign_in", "enter a name first")
             step: Step = getattr(self._folder.desk, verb)(name, body)
             await self._commit(step)
             if step.reply["next"]["state"] == "done" and self._folder.desk.queue.is_done():
@@ -132,7 +132,7 @@ class Page:
         return handle
 
     async def _commit(self, step: Step) -> None:
-        """Wait for the disk, also when there is nothing new: a repeated request must not overtake the first one."""
+        """Wait for the disk even if there is nothing new: a repeated request must not overtake the first one."""
         try:
             await self._commits.add(list(step.lines))
         except AfzalError as error:

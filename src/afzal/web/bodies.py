@@ -1,4 +1,4 @@
-"""The bodies of requests, checked: everything a browser or a script sends is foreign."""
+"""Checks on request bodies: nothing that a browser or a script sends is trusted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OUTCOMES = tuple(SWAPPED)
 
 
 class Refused(Exception):  # noqa: N818
-    """A request that is not carried out: HTTP status, a short code for scripts, and a sentence for people."""
+    """A refused request: HTTP status, a short code for scripts, and a sentence for people."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         self.status, self.code = status, code
@@ -33,7 +33,7 @@ def identifier(body: Mapping[str, Any]) -> str:
 
 
 def name_of(body: Mapping[str, Any]) -> str:
-    """The name under which a person votes: one line of 1 to 60 characters that can be seen."""
+    """The name under which a person votes: one line of 1 to 60 printable characters."""
     name = body.get("name")
     name = " ".join(name.split()) if isinstance(name, str) else ""
     if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():
@@ -42,7 +42,7 @@ def name_of(body: Mapping[str, Any]) -> str:
 
 
 def compared(body: Mapping[str, Any]) -> dict[str, Any]:
-    """``outcome``, and ``strength`` where one is better."""
+    """``outcome``, and ``strength`` if one response is better (else None)."""
     outcome, strength = body.get("outcome"), body.get("strength", 1)
     if outcome not in OUTCOMES:
         raise Refused(400, "bad_outcome", f"outcome must be one of {', '.join(OUTCOMES)}")
@@ -54,7 +54,7 @@ def compared(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ranked(body: Mapping[str, Any], shown: Sequence[int]) -> dict[str, Any]:
-    """``groups`` names places on the screen from 0, best first; the line holds numbers of responses."""
+    """``groups``, best first, as response numbers; the body names places on the screen, from 0."""
     groups = body.get("groups")
     if not isinstance(groups, list) or not all(isinstance(g, list) and g for g in groups):
         raise Refused(400, "bad_groups", "groups must be a list of lists of places, best first")
@@ -78,14 +78,14 @@ def note_of(body: Mapping[str, Any]) -> dict[str, Any]:
     """Note and flag."""
     note, flag = body.get("note", ""), body.get("flag", False)
     if not isinstance(note, str) or len(note) > LONGEST_NOTE:
-        raise Refused(400, "bad_note", f"a note is a text of at most {LONGEST_NOTE} characters")
+        raise Refused(400, "bad_note", f"a note is text of at most {LONGEST_NOTE} characters")
     if not isinstance(flag, bool):
         raise Refused(400, "bad_flag", "flag must be true or false")
     return {"note": note.encode("utf-8", "replace").decode(), "flag": flag}
 
 
 def seconds_of(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Seconds of work, idle seconds beside them, and seconds heard of each sound in the order shown; or None."""
+    """Seconds of work, idle seconds, and the seconds heard of each sound in the order shown; None if not sent."""
     heard = body.get("heard")
     if heard is not None and not (isinstance(heard, list) and len(heard) <= 9 and all(map(_is_seconds, heard))):
         raise Refused(400, "bad_heard", "heard must be a list of seconds")

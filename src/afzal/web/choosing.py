@@ -1,4 +1,4 @@
-"""``--order ask``: the questions whose answers would teach most come first, chosen again after every ten answers."""
+"""``--order ask``: the most informative questions come first, chosen again after every ten answers."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 EVERY = 10
 AHEAD = 50
 Chosen = Mapping[int, "By"]
-"""Questions in the order in which they are to be asked, each with the rule that chose it."""
+"""Questions in the order to ask them, each with the rule that chose it."""
 
 
 class Chooser:
-    """Chooses in a thread of its own, since a choice among 10,000 questions takes tenths of a second and votes must not
-    wait for it. Until it is made, the last one stands.
+    """Choose questions in a separate thread: a choice among 10,000 takes tenths of a second, and votes must not wait
+    for it. Until it is made, the previous choice holds.
 
     Args:
-        seed: of the share of questions that is drawn at random.
+        seed: seeds the share of questions that is drawn at random.
     """
 
     def __init__(self, items: Sequence[Item], questions: Sequence[Question], seed: int) -> None:
@@ -41,7 +41,7 @@ class Chooser:
         self._heard = 0
 
     def choose(self, answers: Iterable[Answer], heard: int) -> Chosen:
-        """The questions to ask first, given the answers that stand and the number of lines of the journal."""
+        """The questions to ask first, given the answers that count and the number of journal lines."""
         from afzal.quality.ask import next_questions
 
         self._heard = heard
@@ -55,7 +55,7 @@ class Chooser:
         return {number: q.rule for q in chosen for number in self._of_pair.get(q.pair, ())}
 
     def renew(self, answers: Iterable[Answer], heard: int) -> Chosen | None:
-        """The choice that was made since the last call, if there is one; ten further lines begin a new one."""
+        """The choice made since the last call, or None. Ten further journal lines start a new one."""
         if self._running is not None and self._running.done():
             running, self._running = self._running, None
             return running.result()

@@ -1,4 +1,4 @@
-"""A script in the place of a person: the page's API with the standard library, as documented in docs/annotate.md."""
+"""A script that answers in place of a person: a client of the page's API (docs/annotate.md), standard library only."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from afzal.errors import AfzalError
 
 
 def addresses_of(lines: Iterable[str]) -> list[tuple[str, str]]:
-    """Names (``-`` where there is none yet) and addresses, as ``afzal annotate`` prints them before it serves."""
-    told = takewhile(lambda line: line.strip(), lines)
-    return [(name, address) for name, _, address in (line.strip().partition("\t") for line in told)]
+    """Names (``-`` for no name yet) and addresses, as ``afzal annotate`` prints them before it serves."""
+    printed = takewhile(lambda line: line.strip(), lines)
+    return [(name, address) for name, _, address in (line.strip().partition("\t") for line in printed)]
 
 
 class Client:
@@ -25,7 +25,7 @@ class Client:
     Args:
         address: as printed by ``afzal annotate --headless``: ``http://127.0.0.1:PORT/a/TOKEN/``.
 
-    Every request raises ``AfzalError`` with what the page says when it refuses, and ``OSError`` when it is not there.
+    Every request raises ``AfzalError`` with the page's message if it is refused, and ``OSError`` if there is no server.
     """
 
     def __init__(self, address: str, timeout: float = 30.0) -> None:
@@ -38,7 +38,7 @@ class Client:
         return self._request("GET", "/api/about")
 
     def sign_in(self, name: str) -> dict[str, Any]:
-        """Give the address a name, where it has none."""
+        """Give the address a name, if it has none."""
         return self._request("POST", "/api/sign-in", {"name": name})
 
     def next(self) -> dict[str, Any]:
@@ -48,13 +48,13 @@ class Client:
     def vote(self, question: Mapping[str, Any], **said: Any) -> dict[str, Any]:
         """Answer a question of :meth:`next`: ``outcome="first"``, ``groups=[[1], [0, 2]]`` or ``values=[3, 5]``.
 
-        ``seconds``, ``note``, ``strength`` and ``id`` may be given too. A request that was lost may be sent again with
-        the same ``id``: it counts once.
+        ``seconds``, ``note``, ``strength`` and ``id`` are optional. A lost request may be sent again with the same
+        ``id``: it counts once.
         """
         return self._request("POST", "/api/vote", _answer(question) | said)
 
     def skip(self, question: Mapping[str, Any], reason: str) -> dict[str, Any]:
-        """Leave a question out: ``cannot_judge``, ``broken`` or ``offensive``."""
+        """Skip a question: ``cannot_judge``, ``broken`` or ``offensive``."""
         return self._request("POST", "/api/skip", _answer(question) | {"reason": reason})
 
     def undo(self) -> dict[str, Any]:
@@ -77,19 +77,19 @@ class Client:
         try:
             try:
                 reply, text = self._exchange(method, path, sent, headers)
-            except (ConnectionError, http.client.BadStatusLine):  # the server ends connections that idle
+            except (ConnectionError, http.client.BadStatusLine):  # the server closes idle connections
                 self._connection.close()
-                reply, text = self._exchange(
-                    method, path, sent, headers
-                )  # a vote sent twice has one id, and counts once
+                # a vote that is sent twice has one id, and counts once
+                reply, text = self._exchange(method, path, sent, headers)
         except (OSError, http.client.HTTPException):
             self._connection.close()
             raise
-        found = json.loads(text) if reply.getheader("content-type", "").startswith("application/json") else {}
+        answer = json.loads(text) if reply.getheader("content-type", "").startswith("application/json") else {}
         if reply.status != 200:
-            what = found.get("message") or text.decode("utf-8", "replace").strip()
-            raise AfzalError(f"the page refused {path}: {what}", why=f"{reply.status} {found.get('error', '')}".strip())
-        return found
+            what = answer.get("message") or text.decode("utf-8", "replace").strip()
+            why = f"{reply.status} {answer.get('error', '')}".strip()
+            raise AfzalError(f"the page refused {path}: {what}", why=why)
+        return answer
 
 
 def new_id() -> str:

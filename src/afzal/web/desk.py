@@ -1,6 +1,6 @@
-"""What the page says and what it takes: requests of a person as plain values in, replies and journal lines out.
+"""The page's logic without HTTP: a person's requests come in as plain values, replies and journal lines go out.
 
-HTTP stands in :mod:`afzal.web.app`. A step changes the queue at once and returns the lines that must be on the disk
+HTTP is in :mod:`afzal.web.app`. A step changes the queue immediately and returns the lines that must be on disk
 before its reply is sent.
 """
 
@@ -28,11 +28,11 @@ RECENT = 20
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """What is asked about which items: all that does not change while the page runs.
+    """The questions and their items: everything that does not change while the page runs.
 
     Attributes:
-        hashes: SHA-256 of the content of each item.
-        axes: names of the axes with the question that each of them asks; one None without a name.
+        hashes: SHA-256 of each item's content.
+        axes: axis name to the question it asks; a single axis may have the name None.
         display: how texts, images and sounds are shown.
         scale: the best rating; the worst is 1.
     """
@@ -51,17 +51,17 @@ class Sheet:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A reply, and the lines that must be on the disk before it is sent."""
+    """A reply, and the lines that must be on disk before it is sent."""
 
     reply: Reply
     lines: list[Line] = field(default_factory=list)
 
 
 class Desk:
-    """The page's memory: the queue, and the tab that each person answers from.
+    """The page's state: the queue, and the tab that each person answers from.
 
     Args:
-        sheet: what is asked.
+        sheet: the questions and their items.
         people: names of annotators.
         lines: the journal so far.
         clock: seconds since the epoch.
@@ -85,13 +85,13 @@ class Desk:
             self._prefer(self._chooser.choose(self._answers(), len(self.queue.ids)))
 
     def join(self, name: str) -> None:
-        """Make a person known."""
+        """Register a person."""
         self.queue.join(name)
 
     # --- requests ------------------------------------------------------------------------------------------------
 
     def about(self) -> Reply:
-        """What the page shows all the time."""
+        """The parts of the page that never change."""
         sheet = self.sheet
         return {
             "title": sheet.title,
@@ -103,7 +103,7 @@ class Desk:
         }
 
     def next(self, name: str, tab: str | None = None, *, takes: bool = False) -> Reply:
-        """The question of this person, or why there is none. One tab at a time: ``takes`` moves the work here."""
+        """This person's question, or why there is none. One tab at a time: ``takes`` moves the work to this one."""
         if tab is not None:
             if self._tabs.get(name, tab) != tab and not takes:
                 return {"state": "elsewhere"}
@@ -118,14 +118,14 @@ class Desk:
         return {"state": "done", "progress": self._progress(name), "summary": self._summary(name)}
 
     def leave(self, name: str, tab: str) -> Reply:
-        """The tab is closed: any other one may continue, and other people need not wait for this one's question."""
+        """Note that the tab was closed: another tab may continue, and its question is free for other people."""
         if name and self._tabs.get(name) == tab:
             del self._tabs[name]
             self.queue.leave(name)
         return {}
 
     def vote(self, name: str, body: Mapping[str, Any]) -> Step:
-        """Take an answer. The same id again is the same answer: it is acknowledged, and never counted twice.
+        """Take an answer. An answer with the same id is acknowledged again but never counted twice.
 
         Raises:
             Refused: the answer is malformed, or the question is no longer this person's.
@@ -138,7 +138,7 @@ class Desk:
         return self._taken(name, turn, line)
 
     def skip(self, name: str, body: Mapping[str, Any]) -> Step:
-        """Leave a question out, with a reason."""
+        """Skip a question, with a reason."""
         turn, repeated = self._turn(name, body)
         if turn is None:
             return self._again(name, repeated)
@@ -149,7 +149,7 @@ class Desk:
         return self._taken(name, turn, line)
 
     def undo(self, name: str, body: Mapping[str, Any]) -> Step:
-        """Take the newest answer back. It stays in the journal; a line says that it is retracted."""
+        """Take the newest answer back. It stays in the journal; a further line retracts it."""
         ident = identifier(body)
         self._refuse_other_tab(name, body)
         known = self.queue.ids.get(ident)
@@ -157,7 +157,7 @@ class Desk:
             return self._again(name, known)
         last = self.queue.last(name)
         if last is None:
-            raise Refused(409, "nothing_to_undo", "there is nothing to take back")
+            raise Refused(409, "nothing_to_undo", "there is nothing to undo")
         line = {"id": ident, "at": self._now(), "annotator": name, "kind": "undo", "retracts": last.id}
         line["page"] = __version__
         self.queue.apply(line, self.clock())
@@ -165,14 +165,14 @@ class Desk:
         return Step({"undone": previous, "next": self.next(name)}, [line])
 
     def counts(self) -> dict[str, int]:
-        """Votes and skips that stand, of all people; ``gold`` votes are on rows of known truth, and train nothing."""
+        """Number of votes and skips of all people, without retracted ones; ``gold`` votes never train."""
         answers = list(self._answers())
         votes = [a for a in answers if not a.is_skip]
         gold = sum(bool(a.line.get("gold")) for a in votes)
         return {"votes": len(votes), "gold": gold, "skips": len(answers) - len(votes)}
 
     def _answers(self) -> Iterator[Answer]:
-        """Nothing is gathered until it is read: most requests need none of it."""
+        """All answers, as an iterator: most requests never read it."""
         return (answer for name in self.queue.people for answer in self.queue.answers(name))
 
     def _prefer(self, chosen: Chosen | None) -> None:
@@ -183,7 +183,7 @@ class Desk:
     # --- parts ---------------------------------------------------------------------------------------------------
 
     def _turn(self, name: str, body: Mapping[str, Any]) -> tuple[Turn | None, Mapping[str, Any]]:
-        """The turn that a body answers; or None with the line of the same id that is known already."""
+        """The turn that a body answers; or None, and the journal line that already has this id."""
         ident = identifier(body)
         known = self.queue.ids.get(ident)
         if known is not None:
@@ -196,7 +196,7 @@ class Desk:
             raise Refused(400, "bad_question", "question and position must be those of the question that was sent")
         turn = self.queue.turn_for(name, body["question"], position, self.clock())
         if turn is None:
-            raise Refused(409, "stale", "this question has been answered meanwhile, or was passed on to somebody else")
+            raise Refused(409, "stale", "this question was answered in the meantime, or given to somebody else")
         return turn, {}
 
     def _verdict(self, turn: Turn, body: Mapping[str, Any]) -> Line:
@@ -207,7 +207,7 @@ class Desk:
     def _refuse_other_tab(self, name: str, body: Mapping[str, Any]) -> None:
         tab = body.get("tab")
         if isinstance(tab, str) and self._tabs.get(name, tab) != tab:
-            raise Refused(409, "elsewhere", "the work continues in another tab")
+            raise Refused(409, "elsewhere", "you are continuing in another tab")
 
     def _line(self, name: str, turn: Turn, body: Mapping[str, Any]) -> Line:
         question = self.sheet.questions[turn.question]
@@ -236,7 +236,7 @@ class Desk:
         return Step(reply | {"next": self.next(name)}, [line])
 
     def _again(self, name: str, line: Mapping[str, Any]) -> Step:
-        """The reply to a request that was carried out before."""
+        """The reply to a request that was already carried out."""
         return Step({"saved": self._saved(name, line), "next": self.next(name)})
 
     def _saved(self, name: str, line: Mapping[str, Any]) -> Reply:
@@ -296,7 +296,7 @@ _VERDICT = ("outcome", "strength", "groups", "values", "reason")
 
 
 def same_verdict(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two lines on one question say the same of its responses, in whatever order they were shown."""
+    """Whether two lines on one question give the same verdict on its responses, whatever the order shown."""
     return _of_responses(first) == _of_responses(second)
 
 

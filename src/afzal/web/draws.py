@@ -1,4 +1,4 @@
-"""Draws that depend on a seed and on names only, so that a restarted page asks as if it had never stopped."""
+"""Random draws that depend only on a seed and names: a restarted page asks as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ def draw(*names: object) -> int:
 
 
 def chance(share: float, *names: object) -> bool:
-    """True for this share of all names."""
+    """Return True for this share of all names."""
     return draw(*names) < share * 2**64
 
 
 def swapped_at(seed: int, annotator: str, position: int) -> bool:
-    """Whether the two responses are shown swapped in the vote of this number (from 0).
+    """Whether the two responses are shown swapped in the vote with this number (from 0).
 
-    Balanced blocks of two: of votes 2b and 2b + 1 exactly one is swapped, and a draw says which. So after every even
-    number of votes a person has seen each response first equally often.
+    Balanced blocks of two: exactly one of votes 2b and 2b + 1 is swapped, and a draw decides which. So after every even
+    number of votes, a person has seen each response first equally often.
     """
     return bool(draw(seed, annotator, "side", position // 2) & 1) ^ bool(position % 2)
 

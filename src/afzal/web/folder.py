@@ -1,6 +1,6 @@
-"""The folder of a page: what is asked, who may answer, and every answer. The same command makes it and opens it again.
+"""The page's folder: the questions, who may answer, and every answer. The same command creates and reopens it.
 
-``items.jsonl`` holds the rows asked, ``votes.jsonl`` one line per act, ``page.json`` the rules and the secret tokens.
+``items.jsonl`` holds the rows, ``votes.jsonl`` one line per action, ``page.json`` the rules and the secret tokens.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ QUESTIONS: Mapping[Mode, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What ``afzal annotate`` is to ask, as plain values.
+    """Arguments of ``afzal annotate``, as plain values.
 
     Attributes:
         mode: None chooses by the number of responses.
         scale: the best rating; the worst is 1.
         axes: name to question; empty for one axis without a name.
-        annotators: names in order; an empty name is given by the person on the page.
+        annotators: names in order; for an empty name, the person enters it on the page.
     """
 
     source: str
@@ -66,29 +66,29 @@ class Job:
 
 
 def read_items(job: Job) -> tuple[list[Item], dict[str, int]]:
-    """The rows of the job without votes, and how many rows of the file were left out, by reason.
+    """The rows of the job without votes, and the number of skipped rows by reason.
 
-    Gold rows that are not among those of the file come last. A gold row whose prompt and responses stand in the file
-    marks that row, whatever the order of its responses.
+    A gold row whose prompt and responses are in the file marks that row, whatever the order of its responses. Other
+    gold rows come last.
 
     Raises:
         AfzalError: a file cannot be read.
     """
-    said = data.read(job.source, columns=job.columns, format=job.data_format, on_error=job.on_error)
-    items = [replace(item, votes=()) if item.votes else item for item in said.items]
+    dataset = data.read(job.source, columns=job.columns, format=job.data_format, on_error=job.on_error)
+    items = [replace(item, votes=()) if item.votes else item for item in dataset.items]
     if job.gold is None:
-        return with_unique_ids(items), said.drop_counts
+        return with_unique_ids(items), dataset.drop_counts
     truths = {_content(item): item for item in data.read(job.gold).items}
     marked = []
     for item in items:
         truth = truths.pop(_content(item), None)
         marked.append(item if truth is None else _marked(item, truth))
     marked += [replace(item, gold=item.gold or item.votes, votes=()) for item in truths.values()]
-    return with_unique_ids(marked), said.drop_counts
+    return with_unique_ids(marked), dataset.drop_counts
 
 
 def _content(item: Item) -> str:
-    """Prompt and responses, without their order."""
+    """Prompt and responses as one text, the same for every order of the responses."""
     answers = sorted(json.dumps(turns_to_json(r.turns)) for r in item.responses)
     return json.dumps([turns_to_json(item.prompt), answers])
 
@@ -101,7 +101,7 @@ def _marked(item: Item, truth: Item) -> Item:
 
 
 def sheet_of(job: Job, items: Sequence[Item]) -> Sheet:
-    """What is asked about these rows.
+    """The questions on these rows.
 
     Raises:
         AfzalError: a row does not suit the mode.
@@ -109,13 +109,13 @@ def sheet_of(job: Job, items: Sequence[Item]) -> Sheet:
     mode = job.mode or default_mode(items)
     if job.rules.order == "ask" and mode != "pair":
         raise AfzalError(
-            "questions are chosen among pairs only",
+            "questions can be chosen only among pairs",
             where="--order ask",
-            why=f"this page is one of mode {mode}",
+            why=f"this page has mode {mode}",
             remedy="--mode pair, or --order random",
         )
     if job.rules.practice and mode != "pair":
-        raise AfzalError(f"practice is made of pairs, and these rows are asked with mode {mode}", where="--practice")
+        raise AfzalError(f"practice questions are pairs, but these rows have mode {mode}", where="--practice")
     axes: dict[str | None, str] = {**job.axes} or {None: QUESTIONS[mode]}
     hashes = [content_sha256(item) for item in items]
     questions = questions_on(items, hashes, mode, axes)
@@ -127,11 +127,11 @@ def sheet_of(job: Job, items: Sequence[Item]) -> Sheet:
 class Folder:
     """An open folder: the desk, the journal and the tokens. One process at a time.
 
-    ``drops`` counts the rows that were left out, ``port`` is the last one that the page was served at, or 0.
+    ``drops`` counts the skipped rows, ``port`` is the last port that the page was served at, or 0.
 
     Raises:
-        AfzalError: another process has the folder; it holds something else; the rows or the rules are not those that
-            it was begun with; it cannot be written.
+        AfzalError: another process has the folder; it holds something else; the rows or the rules differ from those it
+            was created with; it cannot be written.
     """
 
     def __init__(self, job: Job, clock: Callable[[], float]) -> None:
@@ -143,7 +143,7 @@ class Folder:
         take(self.path, "served", "stop it, or choose another --out")
         try:
             facts, self.port = _facts(self.sheet), 0
-            self.tokens = self._resumed(facts) if (self.path / PAGE).exists() else self._begun(facts)
+            self.tokens = self._resumed(facts) if (self.path / PAGE).exists() else self._started()
             self._add_annotators(job.annotators)
             self._facts = facts
             self._save()
@@ -154,7 +154,7 @@ class Folder:
             raise
 
     def reopen(self) -> None:
-        """Forget everything but what the journal on the disk says."""
+        """Rebuild the desk from the journal on disk and forget everything else."""
         names = [name for name in self.tokens.values() if name]
         try:
             self.desk = Desk(self.sheet, names, self.journal.lines(), self._clock)
@@ -166,12 +166,12 @@ class Folder:
             ) from None
 
     def name_of(self, token: str) -> str | None:
-        """The name that belongs to a token, empty where the person has not given one; None for a wrong token."""
-        said = token.encode()  # of texts that are not ASCII only bytes can be compared
-        return next((n for known, n in self.tokens.items() if secrets.compare_digest(known.encode(), said)), None)
+        """The name that belongs to a token, empty if the person has not entered one; None for a wrong token."""
+        sent = token.encode()  # compare_digest takes non-ASCII text only as bytes
+        return next((n for known, n in self.tokens.items() if secrets.compare_digest(known.encode(), sent)), None)
 
     def sign_in(self, token: str, name: str) -> bool:
-        """Give the token's person a name; False when somebody else has it."""
+        """Give the token's person a name; False if it is taken."""
         if name.casefold() in {other.casefold() for other in self.tokens.values()}:
             return False
         self.tokens[token] = name
@@ -180,7 +180,7 @@ class Folder:
         return True
 
     def served_at(self, port: int) -> None:
-        """Remember the port, so that a page that is open in a browser finds the resumed server."""
+        """Remember the port, so that an open browser page finds the resumed server."""
         if port != self.port:
             self.port = port
             self._save()
@@ -190,20 +190,18 @@ class Folder:
         self.journal.close()
         lock.release(self.path)
 
-    def _begun(self, facts: Mapping[str, Any]) -> dict[str, str]:
-        strange = sorted(p.name for p in self.path.iterdir() if p.name != lock.NAME and not p.name.startswith("."))
-        strange = [
-            name for name in strange if name not in (ITEMS, FOLDER)
-        ]  # a page that was killed before it had begun
-        if strange:
+    def _started(self) -> dict[str, str]:
+        ours = (lock.NAME, ITEMS, FOLDER)  # the last two: of a page that was killed while it started
+        others = sorted(p.name for p in self.path.iterdir() if p.name not in ours and not p.name.startswith("."))
+        if others:
             raise AfzalError(
                 f"{self.path} is not empty and holds no page",
-                why=f"it holds {', '.join(strange[:3])}",
+                why=f"it holds {', '.join(others[:3])}",
                 remedy="choose another --out",
             )
         self.library.keep(self.path)
-        kept = map(self.library.kept, self.sheet.items)
-        rows = (_encode(to_row(item)) for item in kept)
+        items = map(self.library.kept, self.sheet.items)
+        rows = (_encode(to_row(item)) for item in items)
         atomic_write(self.path / ITEMS, "".join(f"{row}\n" for row in rows).encode("utf-8", "surrogatepass"))
         return {}
 
@@ -217,7 +215,7 @@ class Folder:
         return {entry["token"]: entry["name"] for entry in known["annotators"]}
 
     def _add_annotators(self, wanted: Iterable[str]) -> None:
-        """Named ones that are not there yet, and unnamed ones up to the number wanted."""
+        """Add the named annotators that are missing, and unnamed ones up to the number wanted."""
         wanted = list(wanted)
         for name in wanted:
             if name and name not in self.tokens.values():
@@ -232,12 +230,12 @@ class Folder:
         os.chmod(self.path / PAGE, 0o600)
 
 
-# made once: json.dumps makes an encoder for every call that has options
+# built once: json.dumps builds an encoder for every call that has options
 _encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 
 def _facts(sheet: Sheet) -> dict[str, Any]:
-    """What must be the same when the page is opened again."""
+    """Facts that must not change when the page is reopened."""
     axes = [[name, question] for name, question in sheet.axes.items()]
     sha = hashlib.sha256("\n".join(sheet.hashes).encode()).hexdigest()
     rules = {f"rules.{key}": value for key, value in asdict(sheet.rules).items()}
@@ -247,7 +245,7 @@ def _facts(sheet: Sheet) -> dict[str, Any]:
 
 def _other(path: Path, key: str, known: Any, value: Any) -> AfzalError:
     if key in ("items", "items_sha256"):
-        what = "the rows are not those that this page was started with"
+        what = "these are not the rows that this page was started with"
         why = f"{known} rows then, {value} now" if key == "items" else "a prompt or a response has changed"
         return AfzalError(what, where=str(path), why=why, remedy="restore the file, or choose another --out")
     name = key.removeprefix("rules.")

@@ -1,4 +1,4 @@
-"""The file of votes: lines are only ever added, and a line is on the disk before it is confirmed as saved."""
+"""The votes file: lines are only ever appended, and a line is on disk before it is confirmed as saved."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from afzal.runs.files import to_json_line
 class Journal:
     """A JSON-lines file that one process appends to.
 
-    A last line without its line feed is what a kill in the middle of a write leaves. It was not confirmed as saved,
-    so opening the file removes it; so does a write that fails.
+    A process killed during a write leaves a last line without a line feed. It was not confirmed as saved, so opening
+    the file removes it. A failed write removes its own lines.
 
     Raises:
         AfzalError: the file cannot be opened or written.
@@ -26,21 +26,21 @@ class Journal:
         self.path = path
         with writing(path):
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-            self._size = _whole_lines(path)
+            self._size = _complete_lines(path)
             os.ftruncate(self._descriptor, self._size)
             os.fsync(self._descriptor)
             fsync_folder(path.parent)
 
     def lines(self) -> list[dict[str, Any]]:
-        """Every line in order.
+        """All lines, in order.
 
         Raises:
-            AfzalError: a line is not a JSON object (names ``file:line``).
+            AfzalError: a line is not a JSON object (the message names ``file:line``).
         """
         return list(read_jsonl(self.path))
 
     def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Add these lines; they are on the disk when this returns, and none of them is there when it raises."""
+        """Append these lines. They are on disk when this returns; none of them is if it raises."""
         data = "".join(to_json_line(line) + "\n" for line in lines).encode()
         with writing(self.path, len(data)):
             try:
@@ -56,8 +56,8 @@ class Journal:
         os.close(self._descriptor)
 
 
-def _whole_lines(path: Path, block: int = 1 << 16) -> int:
-    """Bytes of the file up to and with its last line feed."""
+def _complete_lines(path: Path, block: int = 1 << 16) -> int:
+    """Number of bytes up to and including the last line feed."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         while end > 0:

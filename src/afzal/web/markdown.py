@@ -1,6 +1,6 @@
-"""Markdown as a tree of known elements, which the page builds node by node: no HTML is ever made or parsed.
+"""Markdown as a tree of known elements, which the page builds node by node: no HTML is ever generated or parsed.
 
-Links are shown with their address and lead nowhere, images are named, and HTML stays the text that it is.
+Links show their address and are not clickable, images appear by name, and HTML stays plain text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 Node = str | list[Any]
-"""A text, or ``[tag, *children]``."""
+"""Text, or ``[tag, *children]``."""
 
 TAGS = frozenset(
     "p br hr em strong s code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 table thead tbody tr th td".split()  # noqa: SIM905
@@ -24,7 +24,7 @@ LONGEST = 50_000
 
 
 def tree(text: str) -> list[Node] | None:
-    """The nodes of a text; None for one of more than ``LONGEST`` characters, which is shown as it is."""
+    """The nodes of a text; None for more than ``LONGEST`` characters, which are shown as plain text."""
     if len(text) > LONGEST:
         return None
     return _nodes(_parser().parse(text))

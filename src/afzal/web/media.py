@@ -1,4 +1,4 @@
-"""Images and sounds of the rows: copied into the page's folder, and named to the page by the hash of their bytes."""
+"""Images and sounds of the rows: copied into the page's folder; the page knows them by the hash of their bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from afzal.data.remap import with_media
 from afzal.media import Media
 from afzal.records import Item, media_of
 
-# No SVG: it may hold scripts.
+# No SVG: it can contain scripts.
 TYPES = {
     "png": "image/png",
     "jpeg": "image/jpeg",
@@ -26,14 +26,14 @@ TYPES = {
 
 
 class Library:
-    """The media of some rows, by the SHA-256 of their bytes. Nothing is found before :meth:`keep` was called."""
+    """The media of some rows, by the SHA-256 of their bytes. Empty until :meth:`keep` is called."""
 
     def __init__(self, items: Iterable[Item]) -> None:
         self._media = {media.sha256: media for item in items for media in media_of(item)}
         self._files: dict[str, Path] = {}
 
     def keep(self, folder: Path) -> None:
-        """Copy what is not there yet into ``folder/media``, so that the page needs no other folder.
+        """Copy missing files into ``folder/media``, so that the page needs no other folder.
 
         Raises:
             AfzalError: a file has changed since it was read, or cannot be copied.
@@ -42,11 +42,11 @@ class Library:
             self._files[key] = placed(media, folder)
 
     def kept(self, item: Item) -> Item:
-        """The item with its media named as they are kept."""
+        """The item with its media renamed to the copies."""
         return with_media(item, self._kept) if media_of(item) else item
 
     def find(self, key: str) -> Path | None:
-        """The file of a key; None for an unknown key, or when the file is not there any more."""
+        """The file of a key; None for an unknown key, or if the file no longer exists."""
         path = self._files.get(key)
         return None if path is None or path.is_symlink() or not path.is_file() else path
 
@@ -56,5 +56,5 @@ class Library:
 
 
 def media_type(path: Path) -> str:
-    """As the Content-Type says it."""
+    """The Content-Type of a file."""
     return TYPES.get(path.suffix.removeprefix("."), "application/octet-stream")

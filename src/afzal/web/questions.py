@@ -1,4 +1,4 @@
-"""What is asked: questions on the items of a file, with stable keys."""
+"""Questions on the items of a file, with stable keys."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MOST_RANKED = 9
 class Question:
     """One question about some responses of an item, on one axis.
 
-    ``key`` names it to the page and tells nothing about the item; ``item`` and ``item_id`` stay with the server.
-    ``truth`` is the index of the better response of a gold pair; None where it is not known.
+    The page knows it by ``key``, which reveals nothing about the item; ``item`` and ``item_id`` stay on the server.
+    ``truth`` is the index of the better response of a gold pair; None if it is not known.
     """
 
     key: str
@@ -34,7 +34,7 @@ class Question:
 
 
 def content_sha256(item: Item) -> str:
-    """The SHA-256 of what is shown of an item: prompt and responses, neither ids nor sources nor votes."""
+    """The SHA-256 of an item's prompt and responses, without ids, sources and votes."""
     content = [turns_to_json(item.prompt), [turns_to_json(r.turns) for r in item.responses]]
     return hashlib.sha256(_encode(content).encode()).hexdigest()
 
@@ -43,7 +43,7 @@ _encode = json.JSONEncoder(default=str).encode
 
 
 def with_unique_ids(items: Sequence[Item]) -> list[Item]:
-    """The items with ``#2``, ``#3`` after ids that came before."""
+    """The items, with ``#2``, ``#3`` appended to repeated ids."""
     used: set[str] = set()
     counts: dict[str, int] = {}
     unique = []
@@ -58,7 +58,7 @@ def with_unique_ids(items: Sequence[Item]) -> list[Item]:
 
 
 def default_mode(items: Sequence[Item]) -> Mode:
-    """Pairs where every item has two responses or some have one; ranking above two; rating where all have one."""
+    """``rank`` if an item has more than two responses, ``pair`` if one has two, else ``rate``."""
     most = max((len(item.responses) for item in items), default=0)
     return "rank" if most > 2 else "pair" if most == 2 else "rate"
 
@@ -66,23 +66,23 @@ def default_mode(items: Sequence[Item]) -> Mode:
 def questions_on(
     items: Sequence[Item], hashes: Sequence[str], mode: Mode, axes: Iterable[str | None]
 ) -> list[Question]:
-    """Every question on every item, those of an item one after another; items with a known truth give gold questions.
+    """All questions, item by item; items with a known truth give gold questions.
 
     Raises:
-        AfzalError: an item has too few or too many responses for the mode, or a gold item says nothing.
+        AfzalError: an item has too few or too many responses for the mode, or a gold item has no preference.
     """
-    asked, axes = [], list(axes)
+    questions, axes = [], list(axes)
     for number, (item, sha) in enumerate(zip(items, hashes, strict=True)):
         for responses in _groups(item, mode):
             for axis in axes:
                 truth = _truth(item, responses) if item.gold and mode == "pair" else None
                 key = _key(sha, item.id, responses, axis)
-                asked.append(Question(key, number, item.id, responses, axis, bool(item.gold), truth))
-    return asked
+                questions.append(Question(key, number, item.id, responses, axis, bool(item.gold), truth))
+    return questions
 
 
 def _groups(item: Item, mode: Mode) -> list[tuple[int, ...]]:
-    """The responses that are shown together."""
+    """The groups of responses that are shown together."""
     count = len(item.responses)
     if mode == "rate":
         return [tuple(range(count))]
@@ -90,13 +90,13 @@ def _groups(item: Item, mode: Mode) -> list[tuple[int, ...]]:
         raise AfzalError(
             f"the item has {count} response{'s' * (count != 1)}, and --mode {mode} needs two",
             where=item.where or item.id,
-            remedy="use --mode rate, or leave these rows out",
+            remedy="use --mode rate, or remove these rows",
         )
     if mode == "pair":
         return list(combinations(range(count), 2))
     if count > MOST_RANKED:
         raise AfzalError(
-            f"the item has {count} responses; a ranking by digits holds {MOST_RANKED}",
+            f"the item has {count} responses; the digit keys rank at most {MOST_RANKED}",
             where=item.where or item.id,
             remedy="use --mode pair",
         )
@@ -108,9 +108,9 @@ def _truth(item: Item, responses: tuple[int, ...]) -> int:
         if {pair.i, pair.j} == set(responses) and pair.p != 0.5:
             return pair.i if pair.p > 0.5 else pair.j
     raise AfzalError(
-        "the row of known truth does not say which response is better",
+        "the gold row does not say which response is better",
         where=item.where or item.id,
-        remedy="give rows with a clear preference in --gold",
+        remedy="use only rows with a clear preference in --gold",
     )
 
 

@@ -1,7 +1,7 @@
-"""Who is asked what next: overlap, leases, sides, repeats and gold, as a function of the lines of the journal.
+"""Who is asked what next: overlap, leases, sides, repeats and gold, as a function of the journal lines.
 
-Nothing here reads a clock, a file or a network. Times are handed in, in seconds; what is written into the journal is
-handed back to :meth:`Queue.apply`, so that a restarted page stands where the killed one stood.
+Nothing here reads a clock, a file or a network. Times are passed in, in seconds. Journal lines are replayed with
+:meth:`Queue.apply`, so a restarted page is in the same state as the killed one.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ REPEAT_GAP = 20
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How questions are handed out.
+    """How questions are assigned.
 
     Attributes:
         overlap: annotators per question; never exceeded.
         repeat: share of a person's answers that are asked again, swapped, at least ``REPEAT_GAP`` answers later.
-        practice: gold questions that come first and are answered with feedback.
-        order: of the file, of each annotator's own, or ``ask``: what :meth:`Queue.prefer` puts first.
+        practice: number of gold questions that come first and give feedback.
+        order: ``file``; ``random``, a separate order for each annotator; or ``ask``, as :meth:`Queue.prefer` sets it.
     """
 
     seed: int = 0
@@ -37,7 +37,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A line of the journal that stands: a vote, or a skip.
+    """A journal line that was not retracted: a vote or a skip.
 
     ``repeat_of`` is the id of the earlier answer to the same question.
     """
@@ -62,13 +62,13 @@ class Turn:
 
 
 Pause = Literal["wait", "done"]
-"""No question: all are with others at the moment, or all are answered."""
+"""Why there is no question: the remaining ones are leased to others (``wait``), or all are answered (``done``)."""
 
 
 @dataclass(slots=True)
 class _Person:
-    """``position`` is the number of votes that stand, ``chosen`` those of them (with their numbers) to be repeated;
-    ``order`` is empty until the first question is looked for."""
+    """``position`` is the number of votes that count, ``chosen`` those (with their numbers) to be repeated; ``order``
+    is empty until the first question is looked up."""
 
     name: str
     gold: list[int]
@@ -87,7 +87,7 @@ class Queue:
     """The state of the page, folded from the lines of its journal.
 
     Args:
-        questions: all of them; those with ``is_gold`` are asked of everybody, the others of ``rules.overlap`` people.
+        questions: everybody is asked those with ``is_gold``; ``rules.overlap`` people each of the others.
         people: names of annotators; :meth:`join` adds more.
     """
 
@@ -97,10 +97,10 @@ class Queue:
         self.gold = [k for k, q in enumerate(questions) if q.is_gold]
         self.by_key = {q.key: k for k, q in enumerate(questions)}
         self._by_place = {_place(q.item_id, q.responses, q.axis): k for k, q in enumerate(questions)}
-        self._given = 0  # votes on questions that are not gold
+        self._vote_count = 0  # on questions that are not gold
         self.votes = [0] * len(questions)
-        self._met = [0] * len(questions)  # people who answered it or passed it over
-        self._met_open = 0  # the same, over the questions that are still open
+        self._seen = [0] * len(questions)  # people who answered or skipped it
+        self._seen_open = 0  # the same, summed over the open questions
         self.full: set[int] = set()
         self.ids: dict[str, Mapping[str, Any]] = {}
         self._leases: dict[int, dict[str, float]] = {}
@@ -110,7 +110,7 @@ class Queue:
             self.join(name)
 
     def join(self, name: str) -> None:
-        """Make a person known, with an order of their own."""
+        """Register a person, with their own order."""
         if name not in self._people:
             gold = sorted(self.gold, key=lambda k: draw(self.rules.seed, name, "gold", self.questions[k].key))
             self._people[name] = _Person(name, gold)
@@ -120,7 +120,7 @@ class Queue:
         return list(self._people)
 
     def _own_order(self, name: str) -> list[int]:
-        """Items in the person's order; the questions on one item stay together."""
+        """Questions in the person's order; those on one item stay together."""
         if self.rules.order == "file":
             return list(self.main)
         first = {self.questions[k].item: k for k in reversed(self.main)}
@@ -128,20 +128,20 @@ class Queue:
         return sorted(self.main, key=lambda k: (place[self.questions[k].item], k))
 
     def prefer(self, questions: Iterable[int]) -> None:
-        """Ask these questions before all others, of everybody; questions that lack votes of further people come first.
+        """Ask everybody these questions before all others; questions that still lack some votes come first.
 
-        What people are being asked at the moment stays.
+        The questions that people are being asked at the moment do not change.
         """
-        begun = [k for k in self.main if 0 < self.votes[k] < self.rules.overlap]
-        self._preferred = [*begun, *questions]
+        started = [k for k in self.main if 0 < self.votes[k] < self.rules.overlap]
+        self._preferred = [*started, *questions]
 
-    # --- what is asked -------------------------------------------------------------------------------------------
+    # --- questions -----------------------------------------------------------------------------------------------
 
     def next(self, name: str, now: float) -> Turn | Pause:
-        """What this person is asked now. The same until it is answered or lost; it is theirs for the lease."""
+        """The person's current turn. It stays the same until it is answered or lost; the lease reserves it."""
         person = self._people[name]
         turn = person.current
-        if turn is None or not self._stands(person, turn, now):
+        if turn is None or not self._is_valid(person, turn, now):
             turn = self._choose(person, now)
         person.current = turn if isinstance(turn, Turn) else None
         if isinstance(turn, Turn) and self._is_shared(turn):
@@ -152,9 +152,9 @@ class Queue:
         return turn
 
     def turn_for(self, name: str, key: str, position: int, now: float) -> Turn | None:
-        """The turn that a person answers with this question and vote number; None when it is not theirs to answer.
+        """The turn that a person answers with this question and vote number; None if they may not answer it.
 
-        After a restart nobody holds a lease: then any open question is theirs if it was shown as it would be now.
+        After a restart nobody holds a lease: then they may answer any open question at this vote number.
         """
         turn = self.next(name, now)
         person, question = self._people[name], self.by_key.get(key)
@@ -187,7 +187,7 @@ class Queue:
         return self._gold_turn(person) if len(self._gold_answers(person)) < len(person.gold) else pause
 
     def _scan(self, person: _Person, now: float) -> tuple[int | None, Pause]:
-        """The first open question in the person's order, else whether one may come back."""
+        """The first open question in the person's order, else whether one may open up again."""
         for question in self._preferred:
             if self._is_open(person, question, now):
                 return question, "wait"
@@ -223,7 +223,7 @@ class Queue:
         return [a for a in person.stack if self.questions[a.question].is_gold] if person.gold else []
 
     def _gold_is_due(self, person: _Person) -> bool:
-        """Gold beyond the practice is spread evenly over the questions that a person may expect."""
+        """Whether a gold question is due: those after practice are spread evenly over a person's expected questions."""
         done, hidden = len(self._gold_answers(person)), len(person.gold) - self.rules.practice
         if done >= len(person.gold):
             return False
@@ -232,7 +232,7 @@ class Queue:
         return len(person.stack) - done >= (done - self.rules.practice + 1) * spacing
 
     def _due_repeat(self, person: _Person) -> Turn | None:
-        """The earliest answer that is to be given again, is old enough, and whose swapped sides suit the balance."""
+        """The earliest chosen answer that is old enough and whose swapped sides keep the balance."""
         position = person.position
         for number, answer in person.chosen:
             if position - number < REPEAT_GAP or answer.id in person.repeated:
@@ -248,7 +248,7 @@ class Queue:
         return is_first and chance(self.rules.repeat, self.rules.seed, person.name, "again", question.key)
 
     def leave(self, name: str) -> None:
-        """Free what this person was being asked, since they have gone; it is theirs again if they come back first."""
+        """Release the question of a person who has left; they get it again if they return before it is taken."""
         turn = self._people[name].current
         if turn is not None and self._is_shared(turn):
             self._release(turn.question, name)
@@ -256,11 +256,11 @@ class Queue:
     # --- leases --------------------------------------------------------------------------------------------------
 
     def _is_shared(self, turn: Turn) -> bool:
-        """Whether the question is one of those that only so many people are asked."""
+        """Whether only a limited number of people are asked the question."""
         return turn.repeat_of is None and not self.questions[turn.question].is_gold
 
     def _is_closed(self, person: _Person, question: int) -> bool:
-        """Never to be asked of this person, unless somebody takes an answer back."""
+        """Whether this person is never asked the question (again), unless somebody takes an answer back."""
         return question in person.answered or question in self.full
 
     def _is_open(self, person: _Person, question: int, now: float) -> bool:
@@ -270,7 +270,7 @@ class Queue:
         others = sum(until > now and name != person.name for name, until in held.items()) if held else 0
         return self.votes[question] + others < self.rules.overlap
 
-    def _stands(self, person: _Person, turn: Turn, now: float) -> bool:
+    def _is_valid(self, person: _Person, turn: Turn, now: float) -> bool:
         return not self._is_shared(turn) or self._is_open(person, turn.question, now)
 
     def _lease(self, question: int, name: str, now: float) -> None:
@@ -282,10 +282,10 @@ class Queue:
         if not held:
             self._leases.pop(question, None)
 
-    # --- what was answered ---------------------------------------------------------------------------------------
+    # --- answers -------------------------------------------------------------------------------------------------
 
     def apply(self, line: Mapping[str, Any], now: float | None = None) -> None:
-        """Take a line of the journal into account. ``now`` is given while the page runs, not when it is read again."""
+        """Take a journal line into account. ``now`` is passed while the page runs, not when the journal is replayed."""
         if line["id"] in self.ids:
             return
         self.ids[line["id"]] = line
@@ -330,43 +330,43 @@ class Queue:
             person.redo.append(answer.question)
             if now is not None:
                 self._lease(answer.question, person.name, now)
-        for other in self._people.values():  # the question may stand before their cursors
+        for other in self._people.values():  # their cursors may be past the question
             other.cursor = 0
 
     def _count(self, question: int, votes: int, people: int) -> None:
-        before = 0 if question in self.full else self._met[question]
+        before = 0 if question in self.full else self._seen[question]
         self.votes[question] += votes
-        self._given += votes
-        self._met[question] += people
+        self._vote_count += votes
+        self._seen[question] += people
         if self.votes[question] >= self.rules.overlap:
             self.full.add(question)
         else:
             self.full.discard(question)
-        self._met_open += (0 if question in self.full else self._met[question]) - before
+        self._seen_open += (0 if question in self.full else self._seen[question]) - before
 
-    # --- what people see -----------------------------------------------------------------------------------------
+    # --- progress ------------------------------------------------------------------------------------------------
 
     def last(self, name: str) -> Answer | None:
-        """The person's newest answer that stands."""
+        """The person's newest answer that was not retracted."""
         stack = self._people[name].stack
         return stack[-1] if stack else None
 
     def answers(self, name: str) -> list[Answer]:
-        """The person's answers that stand, in order."""
+        """The person's answers in order, without retracted ones."""
         return list(self._people[name].stack)
 
     def left(self, name: str) -> int:
-        """Questions that this person may expect still: open ones shared among all people, and gold."""
+        """Number of questions this person can still expect: their share of the open ones, and gold."""
         person = self._people[name]
-        is_open = len(self.main) - len(self.full)  # asked for with every vote
-        own = is_open - len(person.answered - self.full)
-        others = is_open * len(self._people) - self._met_open - own  # what they could answer at most
-        slots = self.rules.overlap * len(self.main) - self._given
+        open_count = len(self.main) - len(self.full)  # read with every vote
+        own = open_count - len(person.answered - self.full)
+        others = open_count * len(self._people) - self._seen_open - own  # what they could answer at most
+        slots = self.rules.overlap * len(self.main) - self._vote_count
         fair = max(-(-slots // len(self._people)), slots - others)
         return min(own, fair) + len(person.gold) - len(self._gold_answers(person))
 
     def is_done(self) -> bool:
-        """Whether nobody has anything left to answer, of the people who are known."""
+        """Whether no registered person has anything left to answer."""
         people = self._people.values()
         if any(len(self._gold_answers(person)) < len(person.gold) for person in people):
             return False
@@ -375,5 +375,5 @@ class Queue:
 
 
 def _place(item: str, responses: Sequence[int], axis: str | None) -> tuple[str, tuple[int, ...], str | None]:
-    """What a line of the journal says of its question, whatever the order shown."""
+    """The question of a journal line, whatever the order shown."""
     return item, tuple(sorted(responses)), axis

@@ -1,4 +1,4 @@
-"""Replies and bodies that all pages share: JSON, the files of the pages, and refusals."""
+"""Replies and request bodies for all pages: JSON, static files and refusals."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ Handle: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 def as_json(value: Any, status: int = 200) -> Response:
-    """JSON in ASCII: halves of surrogate pairs, which texts may hold, have no UTF-8."""
+    """A JSON reply, in ASCII: texts may contain lone surrogates, which UTF-8 cannot encode."""
     return Response(json.dumps(value, allow_nan=False, default=str).encode(), status, media_type="application/json")
 
 
 def refusal(refused: Refused) -> Response:
-    """The reply to a request that is not carried out."""
+    """The reply to a refused request."""
     return as_json({"error": refused.code, "message": str(refused)}, refused.status)
 
 
 def is_right(token: str, known: str) -> bool:
-    """Whether a token is the known one; how long it takes says nothing of how alike they are."""
+    """Whether a token is the known one, in constant time."""
     return secrets.compare_digest(token.encode(), known.encode())
 
 
 def with_token(known: str, handle: Handle) -> Handle:
-    """An endpoint for data: it takes the token in a header, and says in JSON why it refuses."""
+    """A data endpoint: it reads the token from a header, and gives the reason for a refusal as JSON."""
 
     async def endpoint(request: Request) -> Response:
         if not is_right(request.headers.get(TOKEN, ""), known):
@@ -53,17 +53,17 @@ def with_token(known: str, handle: Handle) -> Handle:
 
 
 def wrong_token() -> Response:
-    """The reply to a request whose token is not known."""
-    return as_json({"error": "token", "message": "this address is not, or no longer, valid"}, 401)
+    """The reply to a request with an unknown token."""
+    return as_json({"error": "token", "message": "this address is wrong or no longer valid"}, 401)
 
 
 async def static(request: Request) -> Response:
-    """A file of the pages; only names that stand there are served."""
+    """A static file; any name that is not on the list gives 404."""
     return page_file(request.path_params["name"])
 
 
 def page_file(name: str) -> Response:
-    """A file of the pages by its name; 404 for any other."""
+    """A static file by name; 404 for any other name."""
     if name not in _FILES:
         raise HTTPException(404)
     return Response(_FILES[name], media_type=TYPES[Path(name).suffix])
@@ -73,7 +73,7 @@ _FILES = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir()) if p
 
 
 async def body_of(request: Request) -> Mapping[str, Any]:
-    """The JSON object that a request carries.
+    """The JSON object in a request's body.
 
     Raises:
         Refused: it is too large, or not a JSON object.

@@ -1,8 +1,8 @@
-"""What every request must satisfy before any route sees it.
+"""Checks that every request must pass before any route sees it.
 
-The page holds private texts and takes votes, and any site that its reader visits may send requests to the loopback
-address. So the Host header must name this server (or a rebound name of a foreign site would be "same origin"), writes
-and the API must come from the page itself, and bodies are small.
+The page holds private texts and takes votes, and any site that the user visits can send requests to the loopback
+address. So the Host header must name this server (otherwise a rebound DNS name of another site would count as "same
+origin"), writes and the API must come from the page itself, and bodies are small.
 """
 
 from __future__ import annotations
@@ -32,55 +32,55 @@ HEADERS = {
 
 
 def fault(method: str, path: str, headers: dict[str, str], hosts: Collection[str]) -> tuple[int, str] | None:
-    """Why a request is refused, as status and sentence; None when it may pass.
+    """Why a request is refused, as status and sentence; None if it passes.
 
     Args:
         headers: by lower-case name.
-        hosts: the values that the Host header may have, in lower case.
+        hosts: allowed values of the Host header, in lower case.
     """
     if len(path) > LONGEST_PATH:
         return 414, "the address is too long"
     if headers.get("host", "").lower() not in hosts:
-        return 421, "this server does not go by that name"
+        return 421, "this server is not known by that name"
     if method not in ("GET", "HEAD", "POST"):
-        return 405, "only GET and POST are answered"
+        return 405, "only GET and POST are supported"
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc.lower() not in hosts:
-        return 403, "requests of other sites are not answered"
+        return 403, "requests from other sites are refused"
     site = headers.get("sec-fetch-site", "same-origin")
     opens_page = method in ("GET", "HEAD") and not path.startswith(("/api/", "/media/"))
     if site not in ("same-origin", "none") and not (opens_page and headers.get("sec-fetch-mode") == "navigate"):
-        return 403, "requests of other sites are not answered"
+        return 403, "requests from other sites are refused"
     if method == "POST" and not headers.get("content-type", "").startswith("application/json"):
         return 415, "a body must be application/json"
     length = headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > LARGEST_BODY:
-        return 413, f"a body has at most {LARGEST_BODY} bytes"
+        return 413, f"a body may have at most {LARGEST_BODY} bytes"
     return None
 
 
 class Guard:
-    """An ASGI application that refuses what has a :func:`fault`, bounds bodies, and adds what a reply lacks of
-    :data:`HEADERS`."""
+    """An ASGI application that refuses requests with a :func:`fault`, limits bodies, and adds missing
+    :data:`HEADERS` to replies."""
 
     def __init__(self, app: App, hosts: Collection[str]) -> None:
         self._app, self._hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As of any ASGI application."""
+        """The ASGI entry point."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        broken = fault(scope["method"], scope["path"], headers, self._hosts)
-        if broken is not None:
-            await _refuse(send, *broken)
+        refused = fault(scope["method"], scope["path"], headers, self._hosts)
+        if refused is not None:
+            await _refuse(send, *refused)
             return
         await self._app(scope, _bounded(receive), _with_headers(send))
 
 
 def _bounded(receive: Receive) -> Receive:
-    """A body without a stated length ends the connection once it is too long."""
+    """Disconnect once a body without a content length is too long."""
     read = 0
 
     async def bounded() -> MutableMapping[str, Any]:
@@ -99,7 +99,7 @@ def _with_headers(send: Send) -> Send:
     async def sending(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             own = message.get("headers", [])
-            names = {name for name, _ in own}  # a reply may state a content policy of its own
+            names = {name for name, _ in own}  # a reply may have its own content policy
             message["headers"] = [*own, *(header for header in _ENCODED if header[0] not in names)]
         await send(message)
 

@@ -1,4 +1,4 @@
-"""The process that serves a page: a socket, the addresses, and an orderly end."""
+"""The process that serves a page: socket, addresses and orderly shutdown."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Place:
     """Where the page is served.
 
     Attributes:
-        host: the address to bind; loopback unless people on other machines are to reach the page.
+        host: the address to bind; loopback unless people on other machines need to reach the page.
         port: 0 for a free one.
-        names: further names that the server goes by in the Host header, such as those of a proxy.
+        names: further names accepted in the Host header, such as those of a proxy.
     """
 
     host: str = "127.0.0.1"
@@ -31,7 +31,7 @@ class Place:
 
 
 def bound(place: Place) -> socket.socket:
-    """A socket that is bound to the place.
+    """A socket bound to the place.
 
     Raises:
         AfzalError: the address cannot be bound.
@@ -46,13 +46,13 @@ def bound(place: Place) -> socket.socket:
         raise AfzalError(
             f"cannot serve at {place.host}:{place.port}",
             why=error.strerror or str(error),
-            remedy="another --port, or --port 0 for a free one",
+            remedy="choose another --port, or --port 0 for a free one",
         ) from None
     return sock
 
 
 def bound_again(place: Place, port: int) -> socket.socket:
-    """A socket at the place; where any port will do, at the one of the last time if it is free."""
+    """A socket bound to the place; if any port will do, to the last port if it is free."""
     if place.port == 0 and port != 0:
         try:
             return bound(replace(place, port=port))
@@ -62,7 +62,7 @@ def bound_again(place: Place, port: int) -> socket.socket:
 
 
 def hosts_of(place: Place, port: int) -> frozenset[str]:
-    """The Host headers that are answered."""
+    """The accepted Host headers."""
     own = {place.host, "localhost", "127.0.0.1", "::1"} - {"0.0.0.0", "::"}
     named = {f"[{name}]" if ":" in name else name for name in own}
     others = [name.lower() for name in place.names]
@@ -70,12 +70,12 @@ def hosts_of(place: Place, port: int) -> frozenset[str]:
 
 
 def addresses(folder: Folder, host: str, port: int) -> list[tuple[str, str]]:
-    """Name (empty where nobody has signed in) and address of each annotator."""
+    """Name (empty if nobody has signed in) and address of each annotator."""
     return [(name, f"{origin(host, port)}/a/{token}/") for token, name in folder.tokens.items()]
 
 
 def origin(host: str, port: int) -> str:
-    """The beginning of the addresses at which a browser on this machine finds the server."""
+    """The origin under which a browser on this machine reaches the server."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{shown}:{port}"
 
@@ -90,7 +90,7 @@ def serve(
 
     Args:
         ready: called with the folder and the addresses once the page can be reached.
-        until: ``done`` ends it also when nobody has anything left to answer.
+        until: ``done`` also stops serving when nobody has anything left to answer.
 
     Raises:
         AfzalError: the folder or the address cannot be used.
@@ -106,26 +106,26 @@ def serve(
 
             def finished() -> None:
                 for end in endings if until == "done" else ():
-                    end()  # the replies that are under way are sent, then the server ends
+                    end()  # the server sends pending replies before it stops
 
-            def begun(end: Callable[[], None]) -> None:
+            def started(end: Callable[[], None]) -> None:
                 endings.append(end)
                 ready(folder, addresses(folder, place.host, port))
 
             if until == "done" and folder.desk.queue.people and folder.desk.queue.is_done():
                 ready(folder, addresses(folder, place.host, port))
             else:
-                run_server(application(folder, finished), place, sock, begun)
+                run_server(application(folder, finished), place, sock, started)
     finally:
         folder.close()
     return folder
 
 
 def serve_secret(letter: str, application_of: Callable[[str], App], place: Place, ready: Callable[[str], None]) -> None:
-    """Serve an application whose address holds a fresh secret, ``/LETTER/TOKEN/``, until SIGINT or SIGTERM.
+    """Serve an application under a fresh secret address, ``/LETTER/TOKEN/``, until SIGINT or SIGTERM.
 
     Args:
-        application_of: the application that answers to a token.
+        application_of: makes the application for a token.
         ready: called with the address once the page can be reached.
 
     Raises:
@@ -141,7 +141,7 @@ def run_server(app: App, place: Place, sock: socket.socket, ready: Callable[[Cal
     """Serve an application behind the :class:`afzal.web.security.Guard` until SIGINT or SIGTERM.
 
     Args:
-        ready: called once the page can be reached, with a function that ends the server.
+        ready: called with a function that stops the server, once the page can be reached.
     """
     import uvicorn
 
@@ -158,9 +158,9 @@ def run_server(app: App, place: Place, sock: socket.socket, ready: Callable[[Cal
     def end() -> None:
         server.should_exit = True
 
-    # A signal before the server has begun must not be lost; uvicorn raises it once more when it has ended.
+    # A signal before the server has started must not be lost; uvicorn raises it again after shutdown.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: end())
-    sock.listen(settings.backlog)  # a page that is opened before the loop runs waits in the queue
+    sock.listen(settings.backlog)  # a page opened before the loop runs waits in the backlog
     ready(end)
     server.run(sockets=[sock])

@@ -1,4 +1,4 @@
-"""What people see of prompts and responses, as plain values: neither sources nor file names."""
+"""Prompts and responses as people see them, as plain values without sources and file names."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Display:
     def turns(self, turns: Turns) -> list[dict[str, Any]]:
         """A text or a conversation as blocks ``{"role", "parts"}``; the role of a plain text is None.
 
-        A text is ``{"type": "text", "text"}``, with ``tree`` beside it where it is shown as Markdown; an image or a
-        sound is ``{"type", "media"}`` with its SHA-256; anything else is its JSON.
+        Text is ``{"type": "text", "text"}``, with a ``tree`` if it is shown as Markdown; an image or a sound is
+        ``{"type", "media"}`` with its SHA-256; anything else is its JSON.
         """
         if isinstance(turns, str):
             return [{"role": None, "parts": [self._text(turns)]}]

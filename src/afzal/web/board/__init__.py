@@ -1,1 +1,1 @@
-"""``afzal board``: the runs below a folder in the browser, with live curves and links to every page."""
+"""``afzal board``: the runs in a folder, in the browser, with live curves and links to all pages."""

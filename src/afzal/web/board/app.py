@@ -1,4 +1,4 @@
-"""The board over HTTP: the list, the curves, and the pages below the folder. It writes nothing."""
+"""The board over HTTP: the list of runs, the curves, and the pages in the folder. It writes nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from afzal.web.bodies import Refused
 from afzal.web.replies import as_json, is_right, page_file, static, with_token
 
 SERVED = {".html": "text/html", ".svg": "image/svg+xml", ".png": "image/png"}
-# Pages of a folder may come from anywhere: they run nothing, load nothing, and are of no site.
+# Pages in the folder may come from anywhere: they run no scripts, load nothing and have no origin.
 POLICY = (
     "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
@@ -27,26 +27,26 @@ _MOST_NAMES = 12
 
 
 def inside(root: Path, path: str) -> Path | None:
-    """What a relative path names below a folder; None for what is hidden, leads out of it, or is not there."""
+    """The file or folder at a relative path in ``root``; None if it is hidden, outside ``root``, or missing."""
     parts = path.split("/")
     if "\0" in path or "\\" in path or any(part.startswith(".") or not part for part in parts if path != "."):
         return None
     try:
-        found = (root / path).resolve(strict=True)
+        target = (root / path).resolve(strict=True)
     except (OSError, RuntimeError):
         return None
-    return found if found.is_relative_to(root.resolve()) else None
+    return target if target.is_relative_to(root.resolve()) else None
 
 
 class Board:
-    """The routes over a folder; ``token`` is the secret of its address."""
+    """The routes over a folder; ``token`` is the secret part of its address."""
 
     def __init__(self, root: Path, token: str) -> None:
         self._root, self._token = root, token
         self._listing = Listing(root, time.monotonic)
 
     def routes(self) -> list[Route]:
-        """The page, its data, and the files below the folder."""
+        """The page, its data, and the files in the folder."""
         get = ["GET"]
         return [
             Route("/b/{token}/", self.page, methods=get),
@@ -62,7 +62,7 @@ class Board:
         return page_file("board.html")
 
     async def file(self, request: Request) -> Response:
-        """A page or a picture below the folder."""
+        """A page or a picture in the folder."""
         self._check(request)
         path = inside(self._root, request.path_params["path"])
         if path is None or path.suffix not in SERVED or not path.is_file():
@@ -70,12 +70,12 @@ class Board:
         return FileResponse(path, media_type=SERVED[path.suffix], headers={"content-security-policy": POLICY})
 
     async def runs(self, request: Request) -> Response:
-        """Every run and page, as of this second."""
+        """All runs and pages, at most a second old."""
         body = await asyncio.to_thread(self._listing.body)
         return Response(body, media_type="application/json")
 
     async def curves(self, request: Request) -> Response:
-        """The points of a run's metrics after a place in its log."""
+        """The points of a run's metrics after a given place in its log."""
         query = request.query_params
         run = inside(self._root, query.get("run", ""))
         if run is None or not run.is_dir():

@@ -1,7 +1,7 @@
-"""The curves of a run as they grow: each reading takes up where the last one ended.
+"""A run's curves as they grow: each read continues where the last one ended.
 
-A place in ``metrics.jsonl`` is ``OFFSET.MARK``: bytes that have been read, and a checksum of the last of them. A run
-that is resumed cuts its log back; then the mark does not fit, and the curve is read anew.
+A place in ``metrics.jsonl`` is ``OFFSET.MARK``: the number of bytes read, and a checksum of the last of them. A resumed
+run truncates its log; then the mark does not match, and the curve is read from the beginning.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ from afzal.runs.files import unspell
 from afzal.text import is_number
 
 FILE = "metrics.jsonl"
-_CHUNK = 1 << 20  # bytes that are read at a time
+_CHUNK = 1 << 20  # bytes read at a time
 _TAIL = 64  # bytes before a place that its mark covers
 _KINDS = {"train": "train", "rollout": "train", "eval": "eval"}
-_BESIDE = {"step", "epoch", "seconds", "tokens", "examples", "n"}  # counts, not curves
+_COUNTS = {"step", "epoch", "seconds", "tokens", "examples", "n"}  # not curves
 
 
 def read(run: Path, names: Collection[str], since: str = "") -> dict[str, Any]:
-    """What a log holds after a place.
+    """Read a log from a given place.
 
     Args:
         names: the metrics whose points are wanted.
-        since: ``next`` of the last reading; empty for the beginning.
+        since: ``next`` of the last read; empty for the beginning.
 
     Returns:
-        ``next``, the place after what was read; ``fresh``, whether earlier points no longer hold; ``more``, whether a
-        further reading finds more at once; ``names`` of all metrics met; ``damaged`` lines passed over; and ``points``,
-        by metric and kind (train, eval), lists of ``[step, value]`` where a value that is not finite is None.
+        ``next``, the place after the part read; ``fresh``, whether earlier points are obsolete; ``more``, whether there
+        is more to read; ``names`` of all metrics in the part read; ``damaged``, the number of skipped lines; and
+        ``points`` by metric and kind (train, eval): lists of ``[step, value]``, None for a value that is not finite.
     """
     try:
         with (run / FILE).open("rb") as log:
             start = _place(log, since)
             log.seek(start)
             chunk = log.read(_CHUNK)
-            whole = chunk[: chunk.rfind(b"\n") + 1]
-            if not whole and len(chunk) == _CHUNK:  # no line of a log is as long: what this is, is not read
-                whole = chunk
-            end = start + len(whole)
+            lines = chunk[: chunk.rfind(b"\n") + 1]
+            if not lines and len(chunk) == _CHUNK:  # no log line is that long: skip the chunk
+                lines = chunk
+            end = start + len(lines)
             place = f"{end}.{_mark(log, end)}"
     except FileNotFoundError:
         return {"next": "", "fresh": since != "", "more": False, "names": [], "damaged": 0, "points": {}}
-    found: dict[str, Any] = {"next": place, "fresh": start == 0, "more": len(chunk) == _CHUNK}
-    return found | _points(whole, names)
+    progress: dict[str, Any] = {"next": place, "fresh": start == 0, "more": len(chunk) == _CHUNK}
+    return progress | _points(lines, names)
 
 
 def _place(log: BinaryIO, since: str) -> int:
-    """The offset of a place, or 0 where the log is no longer the one that was read."""
-    told = re.fullmatch(r"(\d{1,15})\.([0-9a-f]{8})", since)
-    return int(told[1]) if told and _mark(log, int(told[1])) == told[2] else 0
+    """The offset of a place, or 0 if the log is no longer the one that was read."""
+    match = re.fullmatch(r"(\d{1,15})\.([0-9a-f]{8})", since)
+    return int(match[1]) if match and _mark(log, int(match[1])) == match[2] else 0
 
 
 def _mark(log: BinaryIO, offset: int) -> str:
@@ -78,7 +78,7 @@ def _points(lines: bytes, names: Collection[str]) -> dict[str, Any]:
         if kind is None or not is_number(record.get("step")):
             continue
         for name, value in record.items():
-            if name in _BESIDE or isinstance(value, bool) or not isinstance(value, int | float):
+            if name in _COUNTS or isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             known[name] = None
             if name in names:

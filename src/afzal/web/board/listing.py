@@ -1,4 +1,4 @@
-"""What there is below a folder: runs, also broken ones, and the pages that Afzal wrote."""
+"""List a folder's runs, including broken ones, and the pages that Afzal wrote."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from afzal.errors import AfzalError
 from afzal.runs import Run, summary, walk
 from afzal.text import is_number
 
-_HEAD = 8192  # bytes of a page in which its title stands
+_HEAD = 8192  # bytes of a page that are searched for its title
 _FACTS, _REPORT = "run.json", "report.html"
 _KINDS = {
     "afzal.compare": "comparison",
@@ -26,21 +26,21 @@ _STEMS = {"judge_card": "judge card", "annotators": "annotators", "revise": "pri
 
 
 def listing(root: Path) -> dict[str, Any]:
-    """Runs and pages below a folder, as plain values for the page; paths are relative to it, with ``/``.
+    """Runs and pages in a folder, as plain values; paths are relative to it, with ``/``.
 
-    A run that cannot be read has the status ``broken`` and says ``why``.
+    A run that cannot be read has the status ``broken`` and a reason, ``why``.
     """
-    folders, files = _found(root)
+    folders, files = _scan(root)
     runs, with_run = [_run(root, path) for path in folders], set(folders)
     pages = [page for path in files if (page := _page(root, path, with_run)) is not None]
     return {"runs": runs, "pages": pages}
 
 
-def _found(root: Path) -> tuple[list[str], list[str]]:
-    """Folders with a ``run.json``, and HTML files, relative to the root; hidden files and links are left out."""
+def _scan(root: Path) -> tuple[list[str], list[str]]:
+    """Folders with a ``run.json``, and HTML files, relative to the root, without hidden files and links."""
     runs, pages = [], []
     for folder, files in walk(root):
-        inside = folder.relative_to(root).as_posix()  # "." of the root itself
+        inside = folder.relative_to(root).as_posix()  # "." for the root itself
         names = sorted(f.name for f in files if not f.name.startswith(".") and not f.is_symlink())
         runs += [inside] if _FACTS in names else []
         pages += [_joined(inside, name) for name in names if name.endswith(".html")]
@@ -59,7 +59,7 @@ def _run(root: Path, path: str) -> dict[str, Any]:
     try:
         facts = run.facts()
         if "afzal" not in facts:
-            raise AfzalError(f"{_FACTS} is not that of a run")
+            raise AfzalError(f"{_FACTS} does not belong to a run")
         known = summary(run, facts)
     except (AfzalError, OSError) as error:
         why = str(error) if isinstance(error, OSError) else error.what
@@ -69,7 +69,7 @@ def _run(root: Path, path: str) -> dict[str, Any]:
 
 
 def _seconds_left(known: Mapping[str, Any]) -> float | None:
-    """Seconds to the end of a running run, at the mean pace so far; None where that is not known."""
+    """Seconds to the end of a running run, at the mean pace so far; None if unknown."""
     step, steps, seconds = (known[key] for key in ("step", "steps", "seconds"))
     if known["status"] != "running" or not all(map(is_number, (step, steps, seconds))) or not 0 < step <= steps:
         return None
@@ -77,14 +77,14 @@ def _seconds_left(known: Mapping[str, Any]) -> float | None:
 
 
 def _finite(value: Any) -> Any:
-    """Whatever a damaged file says, JSON holds no NaN, and the page no objects."""
+    """The value if it is text or a finite number, else None: a damaged file may hold NaN or objects."""
     return value if isinstance(value, str) or is_number(value) else None
 
 
 def _page(root: Path, path: str, with_run: set[str]) -> dict[str, Any] | None:
-    """A page that Afzal wrote: its data stand beside it and name their schema; None for any other file.
+    """A page that Afzal wrote: the data file next to it names its schema. None for any other file.
 
-    The report of a run is linked from the run.
+    Also None for a run's report: the run links to it.
     """
     file = root / path
     folder, _, name = path.rpartition("/")
@@ -96,13 +96,13 @@ def _page(root: Path, path: str, with_run: set[str]) -> dict[str, Any] | None:
 
 
 def _schema(file: Path) -> str | None:
-    found = re.match(r'\s*\{\s*"schema":\s*"(afzal\.\w+)/\d+"', _head(file))
-    return found[1] if found else None
+    match = re.match(r'\s*\{\s*"schema":\s*"(afzal\.\w+)/\d+"', _head(file))
+    return match[1] if match else None
 
 
 def _title(file: Path) -> str:
-    found = re.search(r"<title>(.*?)</title>", _head(file), re.DOTALL)
-    return html.unescape(found[1]).strip() if found else ""
+    match = re.search(r"<title>(.*?)</title>", _head(file), re.DOTALL)
+    return html.unescape(match[1]).strip() if match else ""
 
 
 def _head(file: Path) -> str:

@@ -10,7 +10,7 @@ from afzal.web.serve import Place, serve_secret
 
 
 def serve(root: Path, place: Place, ready: Callable[[str], None]) -> None:
-    """Serve the runs below a folder until SIGINT or SIGTERM.
+    """Serve the runs in a folder until SIGINT or SIGTERM.
 
     Args:
         ready: called with the address once the page can be reached.

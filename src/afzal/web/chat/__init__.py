@@ -1,1 +1,1 @@
-"""``afzal chat``: a conversation with one model or two, and blind votes on their answers."""
+"""``afzal chat``: a conversation with one or two models, and blind votes on their answers."""

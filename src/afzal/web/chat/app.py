@@ -1,4 +1,4 @@
-"""The page of a chat over HTTP: a stream of text while models answer, and votes."""
+"""The chat page over HTTP: a stream of text while models answer, and votes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _JUDGED = (*OUTCOMES, "skip")
 
 
 class Page:
-    """The routes over a session; ``about`` is told to the page as it is, and ``token`` is the secret of its address."""
+    """The routes over a session. The page gets ``about`` as it is; ``token`` is the secret part of its address."""
 
     def __init__(self, session: Session, token: str, about: Mapping[str, Any]) -> None:
         self._session, self._token, self._about = session, token, dict(about)
@@ -58,14 +58,14 @@ class Page:
     async def tally(self, request: Request) -> Response:
         """How often each model was better, with their names."""
         if self._session.votes is None:
-            raise Refused(409, "not_blind", "nothing is voted on here")
+            raise Refused(409, "not_blind", "this chat has no votes")
         return as_json(self._session.votes.tally())
 
     async def say(self, request: Request) -> Response:
         """The person's turn; the reply is a stream of JSON lines until every model has answered."""
         text = (await body_of(request)).get("text")
         if not isinstance(text, str):
-            raise Refused(400, "bad_text", "text must be a text")
+            raise Refused(400, "bad_text", "text must be a string")
         if self._is_busy():
             raise Refused(409, "busy", "the models are still answering")
         talk = self._session.talk
@@ -76,12 +76,12 @@ class Page:
         return StreamingResponse(self._stream(lines, self._stop), media_type="application/x-ndjson")
 
     async def stop(self, request: Request) -> Response:
-        """No more of the answers that are under way."""
+        """Stop the answers that are being generated."""
         self._stop.set()
         return as_json({"stopped": True})
 
     async def vote(self, request: Request) -> Response:
-        """Which place is better; the vote is on the disk when the reply is sent."""
+        """Record which place is better; the vote is on disk before the reply is sent."""
         body = await body_of(request)
         judged, seconds = body.get("outcome"), seconds_of(body)["seconds"]
         if judged not in _JUDGED:
@@ -92,24 +92,24 @@ class Page:
     async def undo(self, request: Request) -> Response:
         """Take the last vote of the conversation back."""
         if await asyncio.to_thread(self._session.undo) is None:
-            raise Refused(409, "nothing", "there is no vote to take back in this conversation")
+            raise Refused(409, "nothing", "this conversation has no vote to undo")
         return as_json(self._state())
 
     async def new(self, request: Request) -> Response:
-        """A new conversation."""
+        """Start a new conversation."""
         self._session.begin()
         return as_json(self._state())
 
     async def _answers(self, places: int, lines: asyncio.Queue[dict[str, Any] | None], stop: Event) -> None:
-        """All models answer at once, each in a thread; then the conversation is taken on, whoever still listens."""
+        """Let all models answer in parallel, one thread each; then update the conversation, even if nobody listens."""
         talk, loop = self._session.talk, asyncio.get_running_loop()
 
-        def told(line: dict[str, Any]) -> None:
+        def send(line: dict[str, Any]) -> None:
             loop.call_soon_threadsafe(lines.put_nowait, line)
 
         def one(place: int) -> None:
-            said = talk.answer(place, lambda keep, text: told({"place": place, "keep": keep, "text": text}), stop)
-            told({"place": place, "done": _answer(said)})
+            answer = talk.answer(place, lambda keep, text: send({"place": place, "keep": keep, "text": text}), stop)
+            send({"place": place, "done": _answer(answer)})
 
         work = [asyncio.to_thread(one, place) for place in range(places)]
         failed = [f for f in await asyncio.gather(*work, return_exceptions=True) if isinstance(f, BaseException)]
@@ -126,7 +126,7 @@ class Page:
             while (line := await lines.get()) is not None:
                 yield json.dumps(line, allow_nan=False).encode() + b"\n"
         finally:
-            stop.set()  # nobody listens any more
+            stop.set()  # nobody is listening any more
 
     def _state(self) -> dict[str, Any]:
         talk, votes = self._session.talk, self._session.votes
@@ -152,10 +152,10 @@ class Page:
 
 
 def _round(round_: Round) -> dict[str, Any]:
-    """What is seen of a round: answers by their place on the screen."""
-    answers = [round_.answers[number] for number in round_.shown]
-    told = [None if answer is None else _answer(answer) for answer in answers]
-    return {"said": str(round_.before[0][-1].content), "answers": told, "judged": round_.judged}
+    """A round as the page shows it: answers by their place on the screen."""
+    by_place = [round_.answers[number] for number in round_.shown]
+    answers = [None if answer is None else _answer(answer) for answer in by_place]
+    return {"said": str(round_.before[0][-1].content), "answers": answers, "judged": round_.judged}
 
 
 def _answer(answer: Answer) -> dict[str, Any]:

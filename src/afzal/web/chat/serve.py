@@ -1,4 +1,4 @@
-"""The process that serves the page of a chat."""
+"""The process that serves the chat page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def serve(session: Session, about: Mapping[str, Any], place: Place, ready: Calla
     """Serve a conversation until SIGINT or SIGTERM.
 
     Args:
-        about: what the page says of the models and how they draw.
+        about: what the page says about the models and their sampling.
         ready: called with the address once the page can be reached.
 
     Raises:

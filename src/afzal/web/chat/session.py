@@ -1,4 +1,4 @@
-"""A conversation together with the votes on it: what the terminal and the page do."""
+"""A conversation and the votes on it, as used by the terminal and the page."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from afzal.web.chat.votes import Votes
 
 @dataclass(slots=True)
 class Session:
-    """A conversation; ``votes`` is where blind votes are kept, None of a conversation that is not blind."""
+    """A conversation; ``votes`` stores blind votes, None if the conversation is not blind."""
 
     talk: Talk
     votes: Votes | None = None
 
     def begin(self) -> None:
-        """A new conversation."""
+        """Start a new conversation."""
         self.talk.begin()
         if self.votes is not None:
             self.votes.begin()
 
     def judge(self, judged: Judged, seconds: float | None) -> Round:
-        """Say which place on the screen is better. The vote is on the disk when this returns; a skip is none.
+        """Record which place on the screen is better. The vote is on disk when this returns; a skip is not saved.
 
         Raises:
-            AfzalError: there is nothing to compare, or the disk refuses: then the answers are still to be compared.
+            AfzalError: there is nothing to compare, or the write failed: then the vote is still due.
         """
         round_ = self.talk.judge(judged)
         if self.votes is not None and judged != "skip":
@@ -37,10 +37,10 @@ class Session:
         return round_
 
     def undo(self) -> Round | None:
-        """Take the last vote of this conversation back; None where there is none.
+        """Undo the last vote of this conversation; None if there is none.
 
         Raises:
-            AfzalError: the disk refuses; then the vote stands.
+            AfzalError: the write failed; then the vote still counts.
         """
         last = self.talk.rounds[-1] if self.talk.rounds else None
         if last is not None and last.vote is not None and self.votes is not None:

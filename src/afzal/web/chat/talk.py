@@ -1,7 +1,8 @@
-"""A conversation with one or two models as a state machine, without a terminal and without HTTP.
+"""A conversation with one or two models as a state machine, without terminal and HTTP.
 
-Seen, each model continues its own conversation. Blind, answers come in random order, one conversation is shared, and
-the better answer continues it: so both answers of a vote have the same prompt, as training needs.
+With visible names, each model continues its own conversation. In a blind comparison, answers come in random order and
+the models share one conversation, which continues with the better answer: both answers of a vote then have the same
+prompt, as training needs.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from afzal.records import Message, Outcome
 Stop = Literal["eos", "length", "stopped"]
 Judged = Outcome | Literal["skip"]
 Heard = Callable[[int, str], None]
-"""Called as an answer grows: its first so many characters stay, and this text follows them."""
+"""Called as an answer grows, with the number of characters that stay and the text that follows them."""
 
 
 class Answer(Protocol):
-    """What a model said."""
+    """A model's answer."""
 
     @property
     def text(self) -> str: ...
@@ -32,7 +33,7 @@ class Answer(Protocol):
 
     @property
     def stop(self) -> Stop:
-        """Why it ended; ``stopped``: by the person."""
+        """Why it ended; ``stopped``: the person stopped it."""
         ...
 
 
@@ -41,29 +42,29 @@ class Partner(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name shown to people."""
         ...
 
     def answer(self, turns: Sequence[Message], number: int, heard: Heard, stop: Event) -> Answer:
         """Continue a conversation that ends with the person's turn.
 
         Args:
-            number: of the answer in the conversation, which its random draws depend on.
-            stop: set when the person wants no more.
+            number: number of the answer, which its random draws depend on.
+            stop: set when the person stops the answer.
         """
         ...
 
 
 @dataclass(slots=True)
 class Round:
-    """One turn of the person and what became of it.
+    """One turn of the person, the answers to it, and the vote.
 
     Attributes:
-        before: the conversation of each model up to and with the person's turn; blind, the same one.
+        before: each model's conversation up to and including the person's turn; the same one in a blind comparison.
         shown: the number of the model in each place on the screen.
-        answers: of each model, by its number.
-        judged: what the person said of the places shown; None until then.
-        vote: the id under which that is kept.
+        answers: one per model, by model number.
+        judged: the person's verdict on the places shown; None until they vote.
+        vote: the id of the saved vote.
     """
 
     before: list[tuple[Message, ...]]
@@ -74,18 +75,18 @@ class Round:
 
     @property
     def can_be_judged(self) -> bool:
-        """Whether every model has answered to the end, and not all in the same words."""
-        whole = [answer for answer in self.answers if answer is not None and answer.stop != "stopped"]
-        return len(whole) == len(self.answers) and len({answer.text for answer in whole}) > 1
+        """Whether every model has finished its answer, and not all in the same words."""
+        finished = [answer for answer in self.answers if answer is not None and answer.stop != "stopped"]
+        return len(finished) == len(self.answers) and len({answer.text for answer in finished}) > 1
 
 
 class Talk:
-    """A conversation that goes on, and can begin anew.
+    """A conversation, which can be started anew.
 
     Args:
         partners: one or two models.
         system: text of the system turn; empty for none.
-        rng: of the order shown, where ``is_blind``.
+        rng: draws the order shown in a blind comparison; None shows the names.
 
     Raises:
         AfzalError: a blind conversation has fewer than two models.
@@ -96,7 +97,7 @@ class Talk:
             raise AfzalError("a blind comparison needs two models", remedy="--against OTHER")
         self.partners, self._rng = tuple(partners), rng
         self._opening = (Message("system", system),) if system else ()
-        self._spoken = 0
+        self._turn_count = 0
         self.begin()
 
     @property
@@ -105,7 +106,7 @@ class Talk:
 
     @property
     def waits(self) -> Literal["say", "vote"]:
-        """What the person is to do next, once no model is answering."""
+        """What the person should do next, once no model is answering."""
         last = self.rounds[-1] if self.rounds else None
         return "vote" if self.is_blind and last is not None and last.judged is None and last.can_be_judged else "say"
 
@@ -115,7 +116,7 @@ class Talk:
         self._turns: list[tuple[Message, ...]] = [self._opening for _ in self.partners]
 
     def say(self, text: str) -> Round:
-        """The person's turn, to which the models are to answer with :meth:`answer`.
+        """Add the person's turn; the models then answer it through :meth:`answer`.
 
         Raises:
             AfzalError: the text is empty, or a vote is due first.
@@ -124,7 +125,7 @@ class Talk:
             raise AfzalError("there is nothing to answer", remedy="type a message")
         if self.waits == "vote":
             raise AfzalError(
-                "the last answers are not compared yet", remedy="1, 2, 0 (equal), 9 (both bad) or s (skip)"
+                "the last answers have not been compared yet", remedy="1, 2, 0 (equal), 9 (both bad) or s (skip)"
             )
         shown = list(range(len(self.partners)))
         if self._rng is not None:
@@ -132,27 +133,27 @@ class Talk:
         before = [(*turns, Message("user", text)) for turns in self._turns]
         round_ = Round(before, tuple(shown), [None] * len(shown))
         self.rounds.append(round_)
-        self._spoken += 1
+        self._turn_count += 1
         return round_
 
     def answer(self, place: int, heard: Heard, stop: Event) -> Answer:
-        """The answer of the model in a place on the screen to the last turn."""
+        """The answer to the last turn from the model in this place on the screen."""
         round_ = self.rounds[-1]
         number = round_.shown[place]
-        said = self.partners[number].answer(round_.before[number], self._spoken - 1, heard, stop)
-        round_.answers[number] = said
-        return said
+        answer = self.partners[number].answer(round_.before[number], self._turn_count - 1, heard, stop)
+        round_.answers[number] = answer
+        return answer
 
     def close(self) -> None:
-        """Take the answers of the last round into the conversation, where no vote is due.
+        """Add the answers of the last round to the conversation, if no vote is due.
 
-        Blind answers that were stopped, or are the same, are not compared: the first shown continues the conversation.
+        Blind answers that were stopped or are identical get no vote: the first one shown continues the conversation.
         """
         if self.waits == "say":
             self._take(self.rounds[-1].shown[0] if self.is_blind else None)
 
     def judge(self, judged: Judged) -> Round:
-        """Say which place is better; the better answer continues the conversation, else the one shown first.
+        """Record which place is better. The better answer continues the conversation, else the one shown first.
 
         Raises:
             AfzalError: there is nothing to compare.
@@ -165,7 +166,7 @@ class Talk:
         return round_
 
     def take_back(self) -> Round | None:
-        """Undo the last vote of this conversation, whose answers are compared again; None where there is none."""
+        """Undo the last vote of this conversation, so that its answers can be compared again; None if there is none."""
         if not self.rounds or self.rounds[-1].judged is None:
             return None
         round_ = self.rounds[-1]
@@ -178,8 +179,8 @@ class Talk:
         self.rounds.pop()
 
     def _take(self, number: int | None) -> None:
-        """The answer of one model, or of each its own, continues the conversation."""
+        """Continue every conversation with the answer of one model, or (None) each with its own model's answer."""
         round_ = self.rounds[-1]
         for k, before in enumerate(round_.before):
-            said = round_.answers[k if number is None else number]
-            self._turns[k] = (*before, Message("assistant", said.text if said else ""))
+            answer = round_.answers[k if number is None else number]
+            self._turns[k] = (*before, Message("assistant", answer.text if answer else ""))

@@ -1,6 +1,6 @@
-"""Where blind votes are kept: a folder as the annotation page writes it, which ``aggregate`` and ``train`` read.
+"""Storage of blind votes: a folder in the annotation page's layout, which ``aggregate`` and ``train`` read.
 
-``items.jsonl`` gets the two answers, ``votes.jsonl`` the vote; both are on the disk before the vote counts.
+``items.jsonl`` gets the two answers, ``votes.jsonl`` the vote; both are on disk before the vote counts.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Votes:
     """An open folder of blind votes between two models; one process at a time.
 
     Args:
-        about: ``models`` (their names, in order), ``annotator``, and what else is to be known of the answers. A folder
-            that holds votes between other models is refused.
-        plain: the models continue texts: conversations are written as one text.
+        about: ``models`` (their names, in order), ``annotator``, and further facts about the answers. A folder with
+            votes between other models is refused.
+        plain: the models continue text, so conversations are written as one text.
 
     Raises:
         AfzalError: another process has the folder; it holds something else; it cannot be written.
@@ -60,14 +60,14 @@ class Votes:
         self.begin()
 
     def begin(self) -> None:
-        """Votes that follow are of a new conversation, which a split keeps together."""
+        """Start a new conversation; a data split keeps its votes together."""
         self.conversation = uuid.uuid4().hex
 
     def add(self, round_: Round, seconds: float | None) -> str:
-        """Keep a vote, and return its id once it is on the disk.
+        """Save a vote, and return its id once it is on disk.
 
         Raises:
-            AfzalError: the disk refuses; then the vote is not kept.
+            AfzalError: the write failed; then the vote is not saved.
         """
         item, ident = self._item(round_), uuid.uuid4().hex
         line = {
@@ -91,27 +91,27 @@ class Votes:
         return ident
 
     def retract(self, ident: str) -> None:
-        """Take a vote back, by a line that says so."""
+        """Take a vote back, by appending a line that retracts it."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._votes.append([{"id": uuid.uuid4().hex, "at": now, "kind": "undo", "retracts": ident}])
         self._lines.pop(ident, None)
 
     @property
     def count(self) -> int:
-        """Votes of the folder that stand."""
+        """Number of votes in the folder, without retracted ones."""
         return len(self._lines)
 
     def tally(self) -> dict[str, Any]:
-        """All votes of the folder that stand.
+        """Summarize the folder's votes, without retracted ones.
 
         Returns:
-            ``models``; ``counts`` by what votes say of the first model (``first``: it is better); and its ``win_rate``
-            with an interval over conversations, ties half, pairs of bad answers left out, None without votes.
+            ``models``; ``counts`` by outcome for the first model (``first``: it is better); and its ``win_rate`` with
+            an interval over conversations: ties count half, "both bad" is left out, None without votes.
         """
-        said = [(line["conversation"], _of_models(line)) for line in self._lines.values()]
-        counts = Counter(outcome for _, outcome in said)
-        told = [(conversation, P_FIRST[outcome]) for conversation, outcome in said if outcome in P_FIRST]
-        rate = share(clustered(*zip(*told, strict=True))) if told else None
+        outcomes = [(line["conversation"], _of_models(line)) for line in self._lines.values()]
+        counts = Counter(outcome for _, outcome in outcomes)
+        scores = [(conversation, P_FIRST[outcome]) for conversation, outcome in outcomes if outcome in P_FIRST]
+        rate = share(clustered(*zip(*scores, strict=True))) if scores else None
         return {
             "models": list(self._about["models"]),
             "counts": {name: counts[name] for name in OUTCOMES},
@@ -128,9 +128,9 @@ class Votes:
         prompt: Turns = as_text(round_.before[0]) if self._plain else round_.before[0]
         texts = [answer.text if answer else "" for answer in round_.answers]
         turns: list[Turns] = [text if self._plain else (Message("assistant", text),) for text in texts]
-        told = [answer for answer in round_.answers if answer]
+        answers = [answer for answer in round_.answers if answer]
         about = {key: value for key, value in self._about.items() if key not in ("models", "annotator")}
-        extra = {**about, "tokens": [a.tokens for a in told], "stop": [a.stop for a in told]}
+        extra = {**about, "tokens": [a.tokens for a in answers], "stop": [a.stop for a in answers]}
         responses = tuple(Response(t, name) for t, name in zip(turns, self._about["models"], strict=True))
         return Item(uuid.uuid4().hex, prompt, responses, group=self.conversation, extra=extra)
 
@@ -141,15 +141,15 @@ class Votes:
             if known != self._about["models"]:
                 raise AfzalError(
                     f"{self.path} holds votes between {_and(known or ['?'])}",
-                    why=f"now {_and(self._about['models'])} are compared",
+                    why=f"this chat compares {_and(self._about['models'])}",
                     remedy="choose another --out",
                 )
             return
-        strange = sorted(p.name for p in self.path.iterdir() if p.name != lock.NAME and not p.name.startswith("."))
-        if strange:
-            why = f"it holds {', '.join(strange[:3])}"
+        others = sorted(p.name for p in self.path.iterdir() if p.name != lock.NAME and not p.name.startswith("."))
+        if others:
+            why = f"it holds {', '.join(others[:3])}"
             raise AfzalError(
-                f"{self.path} is not empty and holds no votes of a chat", why=why, remedy="choose another --out"
+                f"{self.path} is not empty and holds no chat votes", why=why, remedy="choose another --out"
             )
         atomic_write(path, json.dumps({"afzal": __version__, **self._about}, indent=1, ensure_ascii=False) + "\n")
 

@@ -1,4 +1,4 @@
-// Requests to the server. A write is sent again, with the same id, until the server says that it is on the disk.
+// Requests to the server. A write is sent again, with the same id, until the server confirms that it is on disk.
 
 export const TOKEN = location.pathname.split("/")[2];
 const WAITS = [300, 1000, 2000, 4000, 8000], PATIENCE = 15_000;
@@ -12,7 +12,7 @@ export function newId() {
 
 export class Refused extends Error {
   constructor(status, reply) {
-    super(reply.message ?? `the server says ${status}`);
+    super(reply.message ?? `the server replied with status ${status}`);
     this.status = status;
     this.code = reply.error ?? "";
   }
@@ -22,7 +22,7 @@ export async function get(path) {
   return answered(await fetch(path, { headers: { "X-Afzal-Token": TOKEN } }));
 }
 
-// The response itself, for a reply that is a stream; throws Refused.
+// The raw response, for a streamed reply; throws Refused.
 export async function send(path, body, signal) {
   const headers = { "X-Afzal-Token": TOKEN, "Content-Type": "application/json" };
   const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
@@ -32,8 +32,8 @@ export async function send(path, body, signal) {
 
 export const post = async (path, body) => answered(await send(path, body));
 
-// A reply whose headers do not come in time counts as a server that cannot be reached: one that hangs, or a network that
-// swallows the request. What follows the headers may take as long as it needs.
+// If the reply's headers do not arrive in time, the server counts as unreachable: it hangs, or the network lost the
+// request. The reply's body may take as long as it needs.
 async function inTime(ask) {
   const control = new AbortController();
   const timer = setTimeout(() => control.abort(), PATIENCE);
@@ -44,7 +44,7 @@ async function inTime(ask) {
   }
 }
 
-// onTrouble(reason) is called at each failure, and onTrouble(null) when the request went through.
+// Calls onTrouble(reason) at each failure, and onTrouble(null) once the request goes through.
 export async function persist(path, body, onTrouble) {
   for (let attempt = 0; ; attempt++) {
     try {

@@ -1,4 +1,4 @@
-// The board: a list that is renewed, curves that grow, and keys for all of it.
+// The board: a list that refreshes itself, curves that grow, and keyboard control.
 
 import { get, TOKEN } from "/static/api.js";
 import { cursor, draw } from "/static/chart.js";
@@ -10,9 +10,9 @@ const FILES = `/f/${TOKEN}/`;
 const [LIST_EVERY, MOST, COLOURS] = [2000, 8, 8];
 const FIRST = ["loss", "rewards/accuracies", "rewards/margins", "kl", "reward", "perplexity", "grad_norm", "lr"];
 const KEYS = [
-  ["j k", "next, previous run"], ["Space", "put the run into the charts, or take it out"], ["Enter", "open its report"],
-  ["a", "show the runs that train, or else the newest"], ["c", "clear the charts"], ["m", "choose the charts"],
-  ["/", "filter the list"], ["g", "go to the charts; there ← → move along the steps"], ["?", "this list; Esc closes it"],
+  ["j k", "next, previous run"], ["Space", "add the run to the charts, or remove it"], ["Enter", "open its report"],
+  ["a", "show the runs in training, or else the newest"], ["c", "clear the charts"], ["m", "choose the charts"],
+  ["/", "filter the list"], ["g", "go to the charts; there, ← → move along the steps"], ["?", "this list; Esc closes it"],
 ];
 
 const kept = (name, fallback) => JSON.parse(sessionStorage.getItem(`board.${name}`)) ?? fallback;
@@ -30,11 +30,10 @@ function link(path) {
 
 async function renewList() {
   try {
-    const found = await get("/api/runs");
-    Object.assign(state, found);
+    Object.assign(state, await get("/api/runs"));
     say(null);
   } catch (error) {
-    say(error.status === 401 ? error.message : "The server does not answer. What is shown is of its last answer.");
+    say(error.status === 401 ? error.message : "The server is not responding. The page shows its last reply.");
     return;
   }
   for (const path of [...state.colours.keys()]) if (!state.runs.some((run) => run.path === path)) unchoose(path);
@@ -150,12 +149,12 @@ function showPages() {
   }));
 }
 
-// Which runs are in the charts
+// Runs in the charts
 
 function choose(path) {
   if (state.colours.has(path)) return;
   if (state.colours.size >= MOST) {
-    say(`The charts hold ${MOST} runs: take one out first.`);
+    say(`The charts hold at most ${MOST} runs: remove one first.`);
     return;
   }
   const used = new Set(state.colours.values());
@@ -180,8 +179,8 @@ function chooseNewest() {
 function showChosen() {
   const chosen = state.runs.filter((run) => state.colours.has(run.path));
   const isEmpty = !chosen.length;
-  put(byId("hint"), !state.runs.length ? "There are no runs below this folder yet. They appear here when they begin."
-    : isEmpty ? "No run is in the charts. Space puts the run in focus there; a takes the newest." : "");
+  put(byId("hint"), !state.runs.length ? "There are no runs in this folder yet. They appear here when they start."
+    : isEmpty ? "No run is in the charts. Press Space to add the run in focus, or a to add the newest." : "");
   byId("chosen").replaceChildren(...chosen.map((run) => {
     const one = element("li", "", run.name);
     one.dataset.colour = state.colours.get(run.path);
@@ -240,12 +239,12 @@ async function follow(path) {
   if (curve.stamp === stamp && run?.status !== "running") return;
   for (let more = true; more; ) {
     const query = new URLSearchParams({ run: path, names, since: curve.since });
-    const found = await get(`/api/curves?${query}`);
-    if (found.fresh) curve.points = {};
-    for (const [name, kinds] of Object.entries(found.points))
+    const update = await get(`/api/curves?${query}`);
+    if (update.fresh) curve.points = {};
+    for (const [name, kinds] of Object.entries(update.points))
       for (const [kind, points] of Object.entries(kinds)) ((curve.points[name] ??= {})[kind] ??= []).push(...points);
-    found.names.forEach((name) => curve.known.add(name));
-    [curve.since, more] = [found.next, found.more];
+    update.names.forEach((name) => curve.known.add(name));
+    [curve.since, more] = [update.next, update.more];
   }
   curve.stamp = stamp;
   if (state.colours.has(path)) curves.set(path, curve);
@@ -362,7 +361,7 @@ function showMetrics() {
     row.append(label);
     list.append(row);
   }
-  openDialog("Charts", known.length ? list : element("p", "soft", "Put a run into the charts first."));
+  openDialog("Charts", known.length ? list : element("p", "soft", "Add a run to the charts first."));
 }
 
 function order(name) {

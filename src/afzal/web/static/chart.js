@@ -1,4 +1,4 @@
-// One metric of several runs: train as a line (its mean over what each step had), held-out values as dots.
+// One metric of several runs: training values as a smoothed line, held-out values as dots.
 
 import { finite, focus, labels, number, padded, smooth, smoothingWindow, thin, ticks } from "/static/scale.js";
 
@@ -45,7 +45,7 @@ function dots(line) {
   return line.train.length === 1 ? [...line.train, ...line.eval] : line.eval;
 }
 
-// A line breaks at values that are not numbers, and where it leaves the plot it ends at the edge.
+// A line breaks at values that are not numbers; where it leaves the plot, it ends at the edge.
 function path(points, px, py, [low, high]) {
   let d = "", last = null;
   for (const [step, value] of points) {
@@ -63,21 +63,21 @@ function path(points, px, py, [low, high]) {
   }
 }
 
-// Where the line from a point outside to one inside enters the plot.
+// The point where a line from outside the plot enters it.
 function crossing(outside, step, value, low, high) {
   const edge = outside.value > high ? high : low;
   const share = (edge - value) / (outside.value - value);
   return [step + share * (outside.step - step), edge];
 }
 
-// The furthest value of a line above, and below, what the axis shows.
+// A line's furthest values above and below the axis range.
 function strays(line, [low, high]) {
   const points = [...line.train, ...line.eval].filter((p) => finite(p[1]));
   const above = points.filter((p) => p[1] > high), under = points.filter((p) => p[1] < low);
-  const found = [];
-  if (above.length) found.push({ line, up: true, at: above.reduce((a, b) => (b[1] > a[1] ? b : a)) });
-  if (under.length) found.push({ line, up: false, at: under.reduce((a, b) => (b[1] < a[1] ? b : a)) });
-  return found;
+  const extremes = [];
+  if (above.length) extremes.push({ line, up: true, at: above.reduce((a, b) => (b[1] > a[1] ? b : a)) });
+  if (under.length) extremes.push({ line, up: false, at: under.reduce((a, b) => (b[1] < a[1] ? b : a)) });
+  return extremes;
 }
 
 function marks(svg, beyond, frame, px, py) {

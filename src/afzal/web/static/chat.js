@@ -1,4 +1,4 @@
-// The chat: what the person says, answers as they are written, and blind votes by key.
+// The chat: messages, answers as they are generated, and blind votes by key.
 
 import { get, post, Refused, send } from "/static/api.js";
 import * as clock from "/static/clock.js";
@@ -6,19 +6,19 @@ import { byId, element, keyList, openDialog } from "/static/dom.js";
 import { digitOf, isPlain, isQuestionMark, isTyping, letterOf } from "/static/keys.js";
 
 const KEYS = [
-  ["↵", "send; Shift+↵ starts a line"], ["Esc", "stop the answers; leave the message, for the keys below"],
-  ["1 2", "the first, the second answer is better"], ["0", "they are equal"], ["9", "both are bad"], ["s", "skip: no vote"],
-  ["u", "take the last vote back"], ["n", "a new conversation"], ["t", "the tally, with names"], ["/", "back to the message"],
+  ["↵", "send; Shift+↵ starts a new line"], ["Esc", "stop the answers; leave the message box to use the keys below"],
+  ["1 2", "the first or second answer is better"], ["0", "they are equal"], ["9", "both are bad"], ["s", "skip: no vote"],
+  ["u", "undo the last vote"], ["n", "new conversation"], ["t", "tally, with names"], ["/", "back to the message box"],
 ];
 const BY_DIGIT = { 1: "first", 2: "second", 0: "tie", 9: "both_bad" };
 const WORDS = { first: "first is better", second: "second is better", tie: "equal", both_bad: "both bad", skip: "skipped" };
-const ENDINGS = { length: "cut at the longest answer", stopped: "stopped", eos: "" };
+const ENDINGS = { length: "cut at the length limit", stopped: "stopped", eos: "" };
 
 let state = null;
 
 function show(next) {
   state = next;
-  const title = state.blind ? "Blind: two answers in random order" : state.names.join(" beside ");
+  const title = state.blind ? "Blind: two answers in random order" : state.names.join(" and ");
   byId("who").textContent = title;
   byId("how").textContent = Object.entries(state.sampling).map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`).join(" · ");
   document.querySelector("[data-act=tally]").hidden = !state.blind;
@@ -27,12 +27,12 @@ function show(next) {
   if (!state.rounds.length) main.append(element("p", "intro", intro()));
   setPhase(state.busy ? "busy" : state.waits);
   main.scrollTop = main.scrollHeight;
-  if (state.busy) setTimeout(() => refresh(), 1000); // another page is talking
+  if (state.busy) setTimeout(() => refresh(), 1000); // another page is using the chat
 }
 
 function intro() {
   if (!state.blind) return "Type a message. Each model continues its own conversation.";
-  return "Type a message. Two models answer in random order; say which answer is better, and it continues the conversation.";
+  return "Type a message. Two models answer in random order; choose the better answer, and the conversation continues with it.";
 }
 
 function section(round) {
@@ -56,7 +56,7 @@ function article(round, place) {
   return made;
 }
 
-// Before a vote the number of tokens is hidden: it may betray the tokenizer.
+// Until the vote, the number of tokens is hidden: it could reveal the tokenizer.
 function note(made, answer, isHidden) {
   const tokens = isHidden ? "" : `${answer.tokens} tokens`;
   made.querySelector("small").textContent = [tokens, ENDINGS[answer.stop]].filter(Boolean).join(" · ");
@@ -83,7 +83,7 @@ async function attempt(work) {
     await work();
     trouble(null);
   } catch (error) {
-    trouble(error.status ? error.message : "The server does not answer. Nothing was lost: try again when it runs.");
+    trouble(error.status ? error.message : "The server is not responding. Nothing was lost: try again once it is running.");
     if (state && document.body.dataset.phase !== "busy") setPhase(state.waits);
   }
 }
@@ -148,7 +148,7 @@ const judge = (outcome) => attempt(async () => {
 const acts = {
   undo: () => attempt(async () => {
     show(await post("/api/undo", {}));
-    byId("saved").textContent = "taken back";
+    byId("saved").textContent = "undone";
   }),
   new: () => attempt(async () => {
     show(await post("/api/new", {}));
@@ -170,7 +170,7 @@ function tally({ models, counts, win_rate: rate }) {
   const percent = (share) => (100 * share).toFixed(1);
   const words = rate ? `Win rate of ${models[0]}: ${percent(rate.value)} % [${percent(rate.low)}, ${percent(rate.high)}], 95 % over conversations, ties half.` : "No votes yet.";
   const all = element("div");
-  all.append(table, element("p", "soft", `${words} Who has seen the names is no longer blind to their habits.`));
+  all.append(table, element("p", "soft", `${words} Once you have seen the names, you are no longer blind to the models' habits.`));
   return all;
 }
 

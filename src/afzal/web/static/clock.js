@@ -1,5 +1,5 @@
-// Seconds of work on a question. Without input for two minutes, or with the page out of sight, the clock stands still;
-// that time is counted apart.
+// Seconds of work on a question. The clock pauses after two minutes without input, and while the page is hidden; that
+// time is counted separately, as idle.
 
 const PATIENCE = 120;
 

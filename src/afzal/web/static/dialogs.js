@@ -1,4 +1,4 @@
-// Everything that opens over the page: keys, guideline, note, reasons to skip.
+// Dialogs over the page: keys, guideline, note, reasons to skip.
 
 import { $, element } from "./show.js";
 
@@ -36,14 +36,14 @@ export function openGuideline(text, isFirst) {
 export function openNote(note, onSave) {
   const area = element("textarea", { rows: "5", maxlength: "10000", "aria-label": "Note", "data-testid": "note-text" });
   area.value = note;
-  const save = element("button", { type: "button", class: "primary", "data-testid": "note-save" }, "Keep ", element("kbd", {}, "Enter"));
-  const keep = () => { onSave(area.value.trim()); close(); };
-  save.addEventListener("click", keep);
+  const save = element("button", { type: "button", class: "primary", "data-testid": "note-save" }, "Save ", element("kbd", {}, "Enter"));
+  const finish = () => { onSave(area.value.trim()); close(); };
+  save.addEventListener("click", finish);
   area.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
     event.stopPropagation();
-    keep();
+    finish();
   });
   const hint = element("p", { class: "hint" }, "It is saved with your answer. ", element("kbd", {}, "Shift"), " ", element("kbd", {}, "Enter"), " starts a new line.");
   const opened = open("note", "Note", area, hint, element("div", { class: "row" }, save, leaving("Cancel")));
@@ -63,10 +63,10 @@ export function openSkip(onReason) {
     button.addEventListener("click", () => { close(); onReason(reason); });
     return button;
   });
-  return open("skip", "Why do you skip it?", element("div", { class: "reasons" }, ...buttons), leaving("Cancel"));
+  return open("skip", "Why are you skipping this question?", element("div", { class: "reasons" }, ...buttons), leaving("Cancel"));
 }
 
-// For those without an Esc key: a phone, a mouse.
+// For people without an Esc key at hand, on a phone or with a mouse.
 export function leaving(words) {
   const button = element("button", { type: "button", class: "leaving", "data-testid": "dialog-leave" }, `${words} `, element("kbd", {}, "Esc"));
   button.addEventListener("click", close);

@@ -1,4 +1,4 @@
-// Where two texts differ, word by word: the longest common subsequence. The texts stay as they are; words are marked.
+// Marks the words in which two texts differ, by the longest common subsequence. The texts do not change.
 
 import { cards, element } from "./show.js";
 
@@ -8,7 +8,7 @@ export function isShown() {
   return document.querySelector("#responses mark") !== null;
 }
 
-// False where there is nothing to compare, or where the texts are too long.
+// False if there is nothing to compare, or if the texts are too long.
 export function toggle() {
   if (isShown()) return clear();
   if (document.querySelector("#responses .markdown")) return false;
@@ -24,10 +24,10 @@ function clear() {
 
 function compare(one, other) {
   const a = words(one.textContent), b = words(other.textContent);
-  const kept = common(a, b);
-  if (!kept) return false;
-  write(one, a, kept[0]);
-  write(other, b, kept[1]);
+  const shared = common(a, b);
+  if (!shared) return false;
+  write(one, a, shared[0]);
+  write(other, b, shared[1]);
   return true;
 }
 
@@ -58,13 +58,13 @@ function common(a, b) {
   return [inA, inB];
 }
 
-function write(part, list, kept) {
+function write(part, list, shared) {
   const pieces = [];
   for (let k = 0; k < list.length;) {
     const from = k;
-    while (k < list.length && kept[k] === kept[from]) k++;
+    while (k < list.length && shared[k] === shared[from]) k++;
     const text = list.slice(from, k).join("");
-    pieces.push(kept[from] ? text : element("mark", {}, text));
+    pieces.push(shared[from] ? text : element("mark", {}, text));
   }
   part.replaceChildren(...pieces);
 }

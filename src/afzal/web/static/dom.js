@@ -1,4 +1,4 @@
-// Elements, and the dialog over the page, of the board and of the chat.
+// Elements and the dialog for the board and the chat.
 
 export const byId = (id) => document.getElementById(id);
 
@@ -15,7 +15,7 @@ export function openDialog(title, body) {
   byId("dialog").showModal();
 }
 
-// rows: the keys, apart by spaces, and what they do.
+// rows: [keys separated by spaces, what they do].
 export function keyList(rows) {
   const list = element("dl", "keys");
   for (const [keys, what] of rows) {

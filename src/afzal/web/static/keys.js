@@ -1,4 +1,4 @@
-// Which key was pressed, whatever the keyboard's layout: digits by their place, letters by what they write.
+// Which key was pressed, on any keyboard layout: digits by position, letters by what they type.
 
 export function digitOf(event) {
   const place = /^(?:Digit|Numpad)(\d)$/.exec(event.code);
@@ -6,7 +6,7 @@ export function digitOf(event) {
   return /^\d$/.test(event.key) ? Number(event.key) : null;
 }
 
-// On a Cyrillic or Greek keyboard the key that writes "s" in Latin layouts stands for it.
+// On a Cyrillic or Greek keyboard, the key that types "s" in Latin layouts counts as "s".
 export function letterOf(event) {
   if (/^[a-z]$/i.test(event.key)) return event.key.toLowerCase();
   const place = /^Key([A-Z])$/.exec(event.code);

@@ -10,17 +10,17 @@ let side = 0, current = null;
 const heardOf = new WeakMap(), broken = new WeakSet();
 
 export const keys = [
-  [["q", "w"], "play or pause the sound of the first, the second response"],
+  [["q", "w"], "play or pause the sound of the first or second response"],
   [["a"], "play or pause the sound of the prompt"],
-  [["e"], "play the last sound from its start"],
-  [["z"], "an image at full size"],
+  [["e"], "play the last sound from the start"],
+  [["z"], "show an image at full size"],
   [["x"], "flip between the two images"],
 ];
 
 export function partOf({ type, media }) {
   const src = `/media/${TOKEN}/${media}`;
   const made = type === "image" ? imageFrom(src) : soundFrom(src);
-  made.addEventListener("error", () => { broken.add(made); told(); });
+  made.addEventListener("error", () => { broken.add(made); notify(); });
   return made;
 }
 
@@ -35,7 +35,7 @@ function soundFrom(src) {
   heardOf.set(sound, { seconds: 0, last: 0, ended: false });
   sound.addEventListener("play", () => { pauseOthers(sound); heardOf.get(sound).last = sound.currentTime; });
   sound.addEventListener("timeupdate", () => listen(sound));
-  sound.addEventListener("ended", () => { heardOf.get(sound).ended = true; told(); });
+  sound.addEventListener("ended", () => { heardOf.get(sound).ended = true; notify(); });
   return sound;
 }
 
@@ -43,14 +43,14 @@ function listen(sound) {
   const heard = heardOf.get(sound), gap = sound.currentTime - heard.last;
   if (gap > 0 && gap < 1) heard.seconds += gap;
   heard.last = sound.currentTime;
-  told();
+  notify();
 }
 
-let told = () => {};
+let notify = () => {};
 
-// Called when more of a sound was heard, and when something cannot be shown.
+// The callback runs whenever more of a sound has been heard, and when something cannot be shown.
 export function onChange(callback) {
-  told = callback;
+  notify = callback;
 }
 
 const allIn = (place, tags) => [...(place?.querySelectorAll(tags) ?? [])];
@@ -58,7 +58,7 @@ const soundsIn = (place) => allIn(place, "audio");
 const imageOf = (card) => card?.querySelector("img.image");
 const isHeard = (sound) => heardOf.get(sound).ended || heardOf.get(sound).seconds >= ENOUGH;
 
-// Of several sounds in one place the one that plays, else the first that was not heard yet.
+// One of several sounds in a place: the one that is playing, else the first that has not been heard yet.
 function soundOf(place) {
   const sounds = soundsIn(place);
   return sounds.find((sound) => !sound.paused) ?? sounds.find((sound) => !isHeard(sound)) ?? sounds[0];
@@ -70,26 +70,26 @@ export function allHeard() {
   return [$("prompt"), ...cards()].flatMap(soundsIn).every(isHeard);
 }
 
-// An image or a sound whose file is gone, or of a format that this browser lacks: nobody can compare what does not show.
+// Whether the file of an image or sound is missing, or its format unsupported: nobody can compare what does not show.
 export function isBroken() {
   return [$("prompt"), ...cards()].some((place) => allIn(place, "audio, img.image").some((one) => broken.has(one)));
 }
 
-// Which keys play what is still to be heard.
+// The keys that play the sounds.
 export function hint() {
-  const ways = [soundOf($("prompt")) && "a plays the prompt's", inResponses() && "q and w play those of the responses"];
+  const ways = [soundOf($("prompt")) && "a plays the prompt", inResponses() && "q and w play the responses"];
   return ways.filter(Boolean).join(", ");
 }
 
-// Seconds heard of each response, in the order shown; null where there is nothing to hear in any of them.
+// Seconds heard of each response, in the order shown; null if no response has a sound.
 export function heard() {
   if (!inResponses()) return null;
   const seconds = (card) => soundsIn(card).reduce((sum, sound) => sum + heardOf.get(sound).seconds, 0);
   return cards().map((card) => Math.round(seconds(card) * 10) / 10);
 }
 
-export function pauseOthers(kept = null) {
-  for (const sound of document.querySelectorAll("audio")) if (sound !== kept) sound.pause();
+export function pauseOthers(playing = null) {
+  for (const sound of document.querySelectorAll("audio")) if (sound !== playing) sound.pause();
 }
 
 export function key(letter) {

@@ -1,4 +1,4 @@
-// The page's states: sign in, guideline, asking, saving, feedback, waiting, done; and what each key does in them.
+// The page's states (sign in, guideline, asking, saving, feedback, waiting, done), and what each key does in them.
 
 import * as clock from "./clock.js";
 import * as dialogs from "./dialogs.js";
@@ -18,10 +18,10 @@ let about = {}, mode = pair, question = null, phase = "loading", note = "", flag
 
 const COMMON_KEYS = [
   [["s"], "skip, with a reason"],
-  [["u"], "undo: take back the last answer, any number of times"],
+  [["u"], "undo the last answer; press again to undo more"],
   [["n"], "add a note"],
-  [["f"], "flag for another look"],
-  [["j", "k"], "scroll the responses; with Shift only one"],
+  [["f"], "flag for review"],
+  [["j", "k"], "scroll the responses; with Shift, only one"],
   [["p"], "unfold or fold a long prompt"],
   [["g"], "guideline"],
   [["?"], "this list"],
@@ -63,7 +63,7 @@ function enter(next) {
   clearTimeout(timer);
 }
 
-// --- what the server says next ---------------------------------------------------------------------------------
+// --- replies from the server -----------------------------------------------------------------------------------
 
 async function take(reply) {
   showProgress(reply.progress);
@@ -128,13 +128,13 @@ function signIn() {
       fault.textContent = error.status ? error.message : "The server cannot be reached. Try again.";
     }
   });
-  notice("Welcome", "Your answers are kept under a name. Nobody else can use this address once you have chosen it.", form);
+  notice("Welcome", "Your answers are saved under your name. Once you have chosen one, nobody else can use this address.", form);
   input.focus();
 }
 
 function waiting() {
   enter("wait");
-  notice("One moment", "All remaining questions are with other people. This page asks again by itself.");
+  notice("One moment", "Other people are working on all the remaining questions. This page checks for new ones by itself.");
   timer = setTimeout(refresh, POLL);
 }
 
@@ -162,12 +162,12 @@ async function refresh(query = "") {
   }
 }
 
-// --- what the person says --------------------------------------------------------------------------------------
+// --- answers from the person -----------------------------------------------------------------------------------
 
 function vote(verdict) {
   if (phase !== "ask") return;
   if (media.isBroken()) return showLock();
-  if (!media.allHeard()) return write("lock", "Listen to every sound first: three seconds of each, or to its end.");
+  if (!media.allHeard()) return write("lock", "Listen to every sound first, for three seconds or to the end.");
   mode.mark(verdict);
   send("/api/vote", { ...answer(), ...verdict });
 }
@@ -184,14 +184,14 @@ function answer() {
   return { question: question.question, position: question.position, note, flag, heard: media.heard(), ...clock.read() };
 }
 
-// Keys are dead until the server has the answer on its disk.
+// Keys do nothing until the server has the answer on disk.
 async function send(path, body) {
   enter("saving");
   media.pauseOthers();
   const slow = setTimeout(() => document.body.classList.add("slow"), SLOW);
   try {
     const reply = await persist(path, { id: newId(), ...body }, trouble);
-    if (reply.undone) write("saved", "taken back");
+    if (reply.undone) write("saved", "undone");
     if (reply.saved) write("saved", `saved ${reply.saved.number}: ${spoken(reply.saved)}`);
     await (reply.feedback ? feedback(reply) : take(reply.next));
   } catch (error) {
@@ -219,7 +219,7 @@ function trouble(reason) {
   document.body.classList.toggle("offline", reason !== null);
   $("online").lastElementChild.textContent = reason === null ? "online" : "offline";
   $("banner").hidden = reason === null;
-  const kept = phase === "saving" ? " Your last answer is kept here and sent again." : "";
+  const kept = phase === "saving" ? " Your last answer is kept here and will be sent again." : "";
   const what = reason === "offline" ? "The server cannot be reached." : `${reason}.`;
   write("banner", reason === null ? "" : what + kept);
 }
@@ -231,7 +231,7 @@ function showLock() {
 }
 
 function reasonToWait() {
-  if (media.isBroken()) return "An image or a sound cannot be shown here: load the page again, or skip the question (s, then 2).";
+  if (media.isBroken()) return "An image or a sound cannot be shown here: reload the page, or skip the question (s, then 2).";
   return media.allHeard() ? "" : `Listen to every sound before you answer: ${media.hint()}.`;
 }
 
@@ -273,7 +273,7 @@ function onKey(event) {
   if (phase === "feedback") return afterKey(event, ACTS.goOn);
   if (phase === "elsewhere" && event.key === "Enter") return afterKey(event, ACTS.here);
   if (isQuestionMark(event)) return afterKey(event, ACTS.keys);
-  if (event.target.tagName === "AUDIO" && event.key.startsWith("Arrow")) return;  // its own: forward, back, louder
+  if (event.target.tagName === "AUDIO" && event.key.startsWith("Arrow")) return;  // the player's own: seek, volume
   const letter = letterOf(event);
   if (letter === "j" || letter === "k") return scroll(letter === "j" ? 1 : -1, { one: event.shiftKey });
   if (letter && LETTERS[letter]) return afterKey(event, ACTS[LETTERS[letter]]);

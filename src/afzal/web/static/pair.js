@@ -23,7 +23,7 @@ export function show(question, vote) {
     button.addEventListener("click", (event) => vote(said(outcome, isClear(event))));
     return button;
   });
-  // For those without a Shift key: pressed first, then the answer. The next question begins without it.
+  // For people without a Shift key: pressed first, then the answer. Every question starts with it off.
   const clearly = element("button", { type: "button", id: "clearly", "data-testid": "clearly", "aria-pressed": "false" }, element("kbd", {}, "Shift"), " clearly better");
   clearly.addEventListener("click", () => clearly.setAttribute("aria-pressed", String(!isPressed())));
   $("choices").replaceChildren(...buttons, clearly);
@@ -57,7 +57,7 @@ export function words(said) {
 
 export function feedback({ right, better, why }) {
   cards().forEach((card, place) => {
-    card.classList.remove("chosen");  // a frame stands for the better one now
+    card.classList.remove("chosen");  // from now on, a frame marks the better one
     card.classList.toggle("better", (better === "first") === (place === 0));
   });
   return `${right ? "Right" : "Not quite"}: the ${better} response is better. ${why ?? ""}`;

@@ -8,8 +8,8 @@ let groups = [], ties = false, count = 0;
 export const keys = [
   [["1", "…", "9"], "the next best response"],
   [["="], "tie the next one with the last"],
-  [["⌫"], "take the last one back"],
-  [["Enter"], "save, when all are placed"],
+  [["⌫"], "remove the last one"],
+  [["Enter"], "save, once all are placed"],
 ];
 
 export function show(question, vote) {

@@ -1,4 +1,4 @@
-// Rating each response: a digit rates the one in focus and moves on, Tab chooses another, Enter saves.
+// Rating each response: a digit rates the one in focus and moves on, Tab moves the focus, Enter saves.
 
 import { digitOf } from "./keys.js";
 import { $, cards, element, showResponses } from "./show.js";
@@ -6,9 +6,9 @@ import { $, cards, element, showResponses } from "./show.js";
 let values = [], scale = 5;
 
 export const keys = [
-  [["1", "…"], "rate the response in focus; larger is better"],
-  [["Tab"], "the next response"],
-  [["Enter"], "save, when all are rated"],
+  [["1", "…"], "rate the response in focus; higher is better"],
+  [["Tab"], "go to the next response"],
+  [["Enter"], "save, once all are rated"],
 ];
 
 export function show(question, vote, about) {

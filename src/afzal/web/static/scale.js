@@ -1,4 +1,4 @@
-// Ranges, round values and numbers for charts, by the same rules as the reports (afzal/report/scales.py, focus.py).
+// Axis ranges, ticks and number formats for charts, by the rules of the reports (afzal/report/scales.py, focus.py).
 
 export function finite(value) {
   return typeof value === "number" && Number.isFinite(value);
@@ -18,12 +18,12 @@ export function ticks(low, high, count = 5) {
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw * 0.999);
   const first = Math.ceil(low / step - 1e-9), last = Math.floor(high / step + 1e-9);
-  const found = [];
-  for (let k = first; k <= last; k++) found.push(Number((k * step).toPrecision(12)));
-  return found.length ? found : [low];
+  const values = [];
+  for (let k = first; k <= last; k++) values.push(Number((k * step).toPrecision(12)));
+  return values.length ? values : [low];
 }
 
-// One number of decimals for all, so that they line up; powers of ten only below 1/1000 and above 10 million.
+// All with the same number of decimals, so that they line up; powers of ten only below 1/1000 and above 10 million.
 export function labels(values) {
   const size = Math.max(...values.map(Math.abs));
   if ((size > 0 && size < 1e-3) || size >= 1e7) return values.map((v) => (v === 0 ? "0" : v.toExponential(1).replaceAll("-", "−").replace("+", "")));
@@ -41,7 +41,7 @@ export function padded(low, high) {
   return [low - air, high + air];
 }
 
-// The range that the series have in common, by the rule of afzal/report/focus.py.
+// The range shared by the series, by the rule of afzal/report/focus.py.
 export function focus(groups) {
   const series = groups.map((values) => values.filter(finite).sort((a, b) => a - b)).filter((values) => values.length);
   if (!series.length) return [0, 1];
@@ -77,7 +77,7 @@ export function smoothingWindow(count) {
   return count < 10 ? 1 : Math.max(3, Math.floor(count / 15)) | 1;
 }
 
-// At most about `limit` points, with both extremes of every stretch, so that no spike disappears.
+// At most about `limit` points, including both extremes of every stretch, so that no spike disappears.
 export function thin(points, limit = 400) {
   if (points.length <= limit) return points;
   const size = Math.ceil(points.length / (limit / 2));

@@ -1,4 +1,4 @@
-// Texts on the page. Every text that comes from data is set by textContent: nothing in it is ever markup.
+// Texts on the page. All text from data is set through textContent and never parsed as markup.
 
 import { partOf } from "./media.js";
 
@@ -43,7 +43,7 @@ function part({ type, text, media, tree }) {
 
 const TAGS = new Set("p br hr em strong s code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 table thead tbody tr th td".split(" "));
 
-// A node of Markdown is a text, or [tag, ...children]; only known tags are made.
+// A Markdown node is text, or [tag, ...children]; only known tags are created.
 function node(value) {
   if (typeof value === "string") return value;
   const [tag, ...children] = value;
@@ -57,7 +57,7 @@ export function showPrompt(blocks) {
   const line = parseFloat(getComputedStyle(place).lineHeight);
   const folds = place.scrollHeight > line * (FOLDED_LINES + 1);
   fold(folds);
-  // Of a conversation the last turns matter most.
+  // In a conversation, the last turns matter most.
   $("prompt").classList.toggle("tail", blocks.length > 1);
   if (blocks.length > 1) place.scrollTop = place.scrollHeight;
   $("prompt").querySelector(".fold").hidden = !folds;
@@ -66,7 +66,7 @@ export function showPrompt(blocks) {
 export function fold(folded = !$("prompt").classList.contains("folded")) {
   $("prompt").classList.toggle("folded", folded);
   const button = $("prompt").querySelector(".fold");
-  button.replaceChildren(element("kbd", {}, "p"), folded ? " show all of the prompt" : " fold the prompt");
+  button.replaceChildren(element("kbd", {}, "p"), folded ? " show the whole prompt" : " fold the prompt");
   button.setAttribute("aria-expanded", String(!folded));
 }
 
@@ -74,8 +74,8 @@ export function isFoldable() {
   return !$("prompt").querySelector(".fold").hidden;
 }
 
-// One card per response. names: what each is called; keys: the key that stands for it, where there is one;
-// onPick: what a press of the card's name does, where it does something.
+// One card per response. names: their titles; keys: the key for each, if there is one; onPick: called when the card's
+// title is pressed.
 export function showResponses(responses, names, keys, onPick = null) {
   const cards = responses.map((blocks, place) => {
     const mark = keys[place] ? [element("kbd", {}, keys[place]), " "] : [];
