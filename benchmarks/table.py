@@ -63,7 +63,7 @@ def claim(found: Sequence[Figures]) -> str:
     peer, best = ([float(row[k].removesuffix("x")) for row in rows if row[k].endswith("x")] for k in (3, 4))
     if not peer or not best:
         return "Speed: no figures have been taken yet."
-    said = f"**Speed.** At equal losses one DPO update is {min(peer):g} to {max(peer):g} times as fast as TRL's, and"
+    said = f"**Speed.** At equal losses, one DPO update is {min(peer):g} to {max(peer):g} times as fast as TRL's, and"
     said += f" {min(best):g} to {max(best):g} times\nas fast as TRL's at its best settings (CPUs, bf16,"
     return said + f" {len(rows)} shapes and machines; [all figures](benchmarks/README.md))."
 

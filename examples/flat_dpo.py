@@ -1,14 +1,14 @@
-"""Direct preference optimisation in one flat file: PyTorch and transformers, nothing of Afzal.
+"""Direct preference optimisation in one flat file: only PyTorch and transformers, nothing from Afzal.
 
     python examples/flat_dpo.py MODEL PAIRS.jsonl OUT
 
-MODEL is a folder or a hub id of a causal language model. PAIRS.jsonl has a row for each pair: {"prompt": "...",
-"chosen": "...", "rejected": "..."}, texts that are simply put together, in the order in which they are to be seen.
-OUT gets the trained model. ``with_afzal.py`` beside it is the same training by Afzal, and a test holds the two to the
-same numbers, on rows in the same order (Afzal shuffles them, this file does not) and with a tokenizer that spells a
-text in two parts as it does whole. Those of GPT-2, Qwen and Llama 3 do. Those of SentencePiece's kind (Llama 2) put a
-space before each part, which Afzal avoids. Everything that a careful run adds (packing, evaluation, checkpoints, a
-page) is missing here on purpose.
+MODEL is a folder or a hub id of a causal language model. PAIRS.jsonl has one row per pair: {"prompt": "...",
+"chosen": "...", "rejected": "..."}. The texts are concatenated as they are, and rows are used in file order.
+OUT receives the trained model. ``with_afzal.py`` runs the same training with Afzal. A test checks that both give the
+same numbers on rows in the same order (Afzal shuffles them, this file does not), with a tokenizer that gives the same
+tokens for two parts of a text as for the full text. Those of GPT-2, Qwen and Llama 3 do. SentencePiece tokenizers
+(Llama 2) put a space before each part, which Afzal avoids. Everything that a careful run adds (packing, evaluation,
+checkpoints, a report) is left out on purpose.
 """
 
 import copy
@@ -23,13 +23,13 @@ BETA, LR, BATCH_SIZE = 0.1, 3e-4, 8
 
 
 def encode(tokenizer, prompt, response):
-    """Ids of prompt and response, and how many of them are the prompt's.
+    """Token ids of prompt and response, and the number of prompt ids.
 
-    The prompt is encoded alone and the response alone, so that the prompt's ids are the same for both responses. The
-    response ends with EOS, which is trained too: a model that never sees it never learns to stop.
+    Prompt and response are encoded separately, so that the prompt's ids are the same for both responses. The response
+    ends with EOS, which is trained too: a model that never sees it never learns to stop.
     """
     head = tokenizer(prompt)["input_ids"]
-    if head and head[-1] == tokenizer.eos_token_id:  # some tokenizers close every text
+    if head and head[-1] == tokenizer.eos_token_id:  # some tokenizers end every text with EOS
         head = head[:-1]
     body = tokenizer(response, add_special_tokens=False)["input_ids"]
     return torch.tensor([*head, *body, tokenizer.eos_token_id]), len(head)
@@ -40,12 +40,12 @@ def response_logp(model, ids, n_prompt):
     logits = model(input_ids=ids[None]).logits[0]
     # The logits at position t predict the token at t + 1: the response's first token is predicted by the prompt's last.
     logps = logits[:-1].float().log_softmax(-1)
-    of_tokens = logps.gather(-1, ids[1:, None])[:, 0]
-    return of_tokens[n_prompt - 1 :].sum()
+    token_logps = logps.gather(-1, ids[1:, None])[:, 0]
+    return token_logps[n_prompt - 1 :].sum()
 
 
 def dpo_loss(pi_logps, ref_logps, yw_idxs, yl_idxs, beta):
-    """Losses of the pairs and rewards of the responses (Rafailov et al. 2023, Appendix B)."""
+    """One loss per pair and one reward per response (Rafailov et al. 2023, Appendix B)."""
     pi_logratios = pi_logps[yw_idxs] - pi_logps[yl_idxs]
     ref_logratios = ref_logps[yw_idxs] - ref_logps[yl_idxs]
     losses = -F.logsigmoid(beta * (pi_logratios - ref_logratios))
@@ -55,7 +55,7 @@ def dpo_loss(pi_logps, ref_logps, yw_idxs, yl_idxs, beta):
 def main(model_path, pairs_path, out):
     """Train on every pair once and return the loss before each update, in nats."""
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    # eval() switches dropout off: policy and reference must agree at the first step, and they would not with it.
+    # eval() switches off dropout, with which policy and reference would disagree at the first step.
     policy = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).eval()
     reference = copy.deepcopy(policy).requires_grad_(False)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=LR, weight_decay=0.0)
@@ -65,7 +65,7 @@ def main(model_path, pairs_path, out):
     history = []
     for start in range(0, len(rows), BATCH_SIZE):
         batch = rows[start : start + BATCH_SIZE]
-        # B = 2T responses: chosen and rejected of every pair, side by side.
+        # B = 2T responses: chosen, then rejected, of each of the T pairs.
         responses = [encode(tokenizer, row["prompt"], row[which]) for row in batch for which in ("chosen", "rejected")]
         yw_idxs = torch.arange(0, len(responses), 2)
         yl_idxs = yw_idxs + 1

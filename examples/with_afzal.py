@@ -1,4 +1,4 @@
-"""The training of flat_dpo.py by Afzal: its numbers on rows in the same order, and all that it leaves out.
+"""The training of flat_dpo.py with Afzal: the same numbers on rows in the same order, and everything it leaves out.
 
 python examples/with_afzal.py MODEL PAIRS.jsonl OUT
 """

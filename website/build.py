@@ -1,10 +1,10 @@
-"""Build the documentation as a site, from the Markdown of the repository and from the code's own facts.
+"""Build the documentation as a site, from the repository's Markdown and from the code.
 
     python website/build.py site        # what `make site` runs
 
-The pages of `docs/` are copied into a folder of their own, with pages that :mod:`pages` makes of the code. Links such
-as `../src/afzal/objectives/kl.py` are right where the repository is read; here those files become pages too, so that
-every link leads somewhere without a network. Sphinx builds the folder; a warning or a broken link is an error.
+The pages of `docs/` are copied into a temporary folder, with pages that :mod:`pages` generates from the code. Links
+such as `../src/afzal/objectives/kl.py` work in the repository; here those files become pages too, so that every link
+works without a network. Sphinx builds the folder; a warning or a broken link is an error.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ CHAPTERS: dict[str, tuple[str, ...]] = {
     "People": ("annotate", "annotators", "asking"),
     "Reference": ("methods/index", "cli", "settings", "python", "maths", "lab", "design", "files"),
 }
-"""The navigation. A page of `docs/` that is in no chapter is a warning of Sphinx, and so an error."""
+"""The navigation. A page of `docs/` that is in no chapter causes a Sphinx warning, and therefore an error."""
 
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 _PICTURE = re.compile(
     r'<img src="([^"]+)"[^>]* alt="([^"]+)">'
-)  # as HTML for its width; Sphinx copies Markdown's alone
+)  # HTML because of its width; Sphinx copies only Markdown images
 _LANGUAGES = {".py": "python", ".yml": "yaml", ".yaml": "yaml", ".toml": "toml", ".j2": "text", ".txt": "text"}
 _READMES = ("README.md", "benchmarks/README.md", "examples/README.md")
 _METHOD = re.compile(r"(?<![\[`\w])`(\w+)`(?![\]`\w])")
@@ -60,7 +60,7 @@ def build(out: Path) -> int:
 
 
 def write(folder: Path) -> None:
-    """Write everything that Sphinx reads."""
+    """Write Sphinx's input folder."""
     shutil.copytree(ROOT / "docs", folder)
     for name, text in pages.pages().items():
         _put(folder / name, text)
@@ -90,13 +90,13 @@ def _navigation(chapters: dict[str, tuple[str, ...]]) -> str:
 
 
 def rewritten(path: str) -> tuple[str, list[str]]:
-    """A Markdown file of the repository with its links as the site has them, and the files that it links to."""
+    """A Markdown file of the repository with its links changed to those of the site, and the files that it links to."""
     here, linked = place(path), []
 
     def link(match: re.Match[str]) -> str:
         target = resolved(match[1], path)
         if target is None:
-            return match[0]  # leads nowhere: for Sphinx to refuse
+            return match[0]  # a broken link: Sphinx reports it
         linked.append(target)
         return posixpath.relpath(place(target), posixpath.dirname(here) or ".") + (match[2] or "")
 
@@ -115,13 +115,13 @@ def _named(match: re.Match[str], known: dict[str, str]) -> str:
 
 
 def resolved(target: str, source: str) -> str | None:
-    """The path below the repository that a link of a file leads to; None where there is nothing."""
+    """The target of a link as a path below the repository; None if it does not exist."""
     path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
     return path if not path.startswith("..") and (ROOT / path).exists() else None
 
 
 def place(path: str) -> str:
-    """Where a file or folder of the repository stands in the site."""
+    """The path of a repository file or folder in the site."""
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
     if (ROOT / path).is_dir():
@@ -136,7 +136,7 @@ def _language(path: str) -> str:
 
 
 def _copy(path: str, target: Path) -> None:
-    """A folder as a list, code as a page, anything else as it is."""
+    """Copy a folder as a list, code as a page, and anything else unchanged."""
     file = ROOT / path
     if file.is_dir():
         names = sorted(p.name for p in file.iterdir() if p.name != "__pycache__")
@@ -150,7 +150,7 @@ def _copy(path: str, target: Path) -> None:
 
 
 def outside_code(text: str, change: Callable[[str], str]) -> str:
-    """The text with every line outside of fenced code changed."""
+    """The text with ``change`` applied to every line outside fenced code."""
     lines: list[str] = []
     fence = ""
     for line in text.split("\n"):
@@ -169,7 +169,7 @@ def _put(path: Path, text: str) -> None:
 
 
 def main(words: Iterable[str]) -> int:
-    """The command."""
+    """Run the command line."""
     (out,) = words
     return build(Path(out))
 

@@ -1,4 +1,4 @@
-"""What Sphinx is told. Nothing is loaded from elsewhere: fonts are the reader's own, the search is part of the site."""
+"""Sphinx configuration. The site loads nothing from elsewhere: it uses the reader's fonts, and search is built in."""
 
 project = "Afzal"
 html_title = "Afzal"
@@ -10,7 +10,7 @@ html_show_sphinx = False
 html_show_copyright = False
 html_domain_indices = False
 html_use_index = False
-pygments_style = "default"  # its letters have a contrast of 4.5 at least, those of "sphinx" have not
+pygments_style = "default"  # its text has a contrast of at least 4.5, unlike that of "sphinx"
 pygments_dark_style = "monokai"
 html_theme_options = {"footer_icons": []}
 html_show_search_summary = False  # it would fetch pages, which a browser does not allow from the disk

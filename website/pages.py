@@ -1,4 +1,4 @@
-"""Pages that are made of the code's own facts when the site is built: a page per method, and an index of settings."""
+"""Pages generated from the code when the site is built: one page per method, and an index of settings."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ _NO_SETTING = "method"
 
 
 def pages() -> dict[str, str]:
-    """The Markdown of every page, by its place below the documentation."""
+    """The Markdown of every page, by its path below the documentation."""
     made = {f"methods/{method.name}.md": of_method(method) for method in METHODS.values()}
     return {"methods/index.md": of_methods(), **made, "settings.md": of_settings()}
 
 
 def of_methods() -> str:
-    """A table of all methods, with their pages below it in the navigation."""
-    lines = ["# Methods", "", "What `afzal train METHOD` knows of each, from the code that trains it.", ""]
-    lines += ["| method | what it is | learns from | paper |", "|---|---|---|---|"]
+    """A table of all methods, with their pages as its children in the navigation."""
+    lines = ["# Methods", "", "The methods of `afzal train METHOD`, generated from the code.", ""]
+    lines += ["| method | description | learns from | paper |", "|---|---|---|---|"]
     lines += [
         f"| [`{m.name}`]({m.name}.md) | {_cell(m.line)} | {_learns_from(m)} | {_paper(m)} |" for m in METHODS.values()
     ]
     pages_below = ["```{toctree}", ":hidden:", "", *(m.name for m in METHODS.values()), "```"]
-    return "\n".join([*lines, "", "[Which one?](../choosing.md) says when to take which.", "", *pages_below, ""])
+    return "\n".join([*lines, "", "[Which method?](../choosing.md) helps you choose.", "", *pages_below, ""])
 
 
 def of_method(method: Method) -> str:
-    """Everything that the code states of one method: what it needs, its usual rates, its settings."""
+    """The page of one method: its requirements, usual learning rates and settings."""
     fields = {key: field for key, field in method.settings.model_fields.items() if key != _NO_SETTING}
     needed = " ".join(f"--{key} {key.upper()}" for key, field in fields.items() if field.is_required())
     lines = [f"# {method.name}", "", f"{method.line}", "", f"    afzal train {method.name} {needed}".rstrip(), ""]
@@ -41,27 +41,27 @@ def of_method(method: Method) -> str:
     for key, field in fields.items():
         headings.setdefault(section(method.settings, key), []).append(_row(key, field))
     for heading, rows in headings.items():
-        lines += ["", f"## {heading}", "", "| setting | default | what it is |", "|---|---|---|", *rows]
+        lines += ["", f"## {heading}", "", "| setting | default | description |", "|---|---|---|", *rows]
     if method.paper:
         lines += ["", "## Paper", "", f"{_cell(method.paper.authors)} ({method.paper.year}). {_paper(method)}."]
     return "\n".join([*lines, ""])
 
 
 def of_settings() -> str:
-    """Every setting of `afzal train` by name, with the methods that have it."""
-    found: dict[str, dict[str, FieldInfo]] = {}
+    """A table of every setting of `afzal train` by name, with the methods that have it."""
+    by_key: dict[str, dict[str, FieldInfo]] = {}
     for method in METHODS.values():
         for key, field in method.settings.model_fields.items():
             if key != _NO_SETTING:
-                found.setdefault(key, {})[method.name] = field
+                by_key.setdefault(key, {})[method.name] = field
     lines = [
         "# Settings",
         "",
-        "Every setting of `afzal train`, by name. Each is a flag, a key of a YAML file and an override",
+        "Every setting of `afzal train`, by name. Each is a flag, a YAML key and an override",
     ]
-    lines += ["([command line](cli.md#settings)). Defaults may differ from method to method.", ""]
-    lines += ["| setting | what it is | default | methods |", "|---|---|---|---|"]
-    for key, fields in sorted(found.items()):
+    lines += ["([command line](cli.md#settings)). Defaults may differ between methods.", ""]
+    lines += ["| setting | description | default | methods |", "|---|---|---|---|"]
+    for key, fields in sorted(by_key.items()):
         defaults = list(dict.fromkeys(map(_default, fields.values())))
         links = ", ".join(f"[{name}](methods/{name}.md)" for name in fields)
         shown = "all" if len(fields) == len(METHODS) else links
@@ -77,12 +77,12 @@ def _facts(method: Method) -> Iterator[str]:
     yield f"Learns from {_learns_from(method)}."
     yield f"It {'needs a reference model' if cost.reference else 'has no reference model'}."
     if cost.online:
-        yield "It samples answers of its own while it trains."
+        yield "It samples answers during training."
     if cost.value:
-        yield "It trains a value model beside the policy."
+        yield "It trains a value model alongside the policy."
     if cost.reward_model:
-        yield "Its answers are scored by a reward."
-    yield f"Usual peak learning rate for 1B to 70B weights: {full} with all weights, {adapted} with an adapter."
+        yield "A reward scores its answers."
+    yield f"Usual peak learning rate for 1B to 70B parameters: {full} for full training, {adapted} with an adapter."
     if method.small_batches:
         yield "Fewer than eight items per update are usual."
     if method.over_optimises:
@@ -95,7 +95,7 @@ def _learns_from(method: Method) -> str:
     return {
         "pair": "pairs of answers, one of them better",
         "group": "rankings of several answers",
-        "response": "answers that are labelled good or bad",
+        "response": "answers labelled good or bad",
         "token": "good answers",
     }[method.unit]
 
