@@ -218,7 +218,7 @@ def test_a_base_is_found_from_the_adapters_folder_and_from_the_current_one(place
     assert kinds.base_of(typed) == str(place / "model")
     monkeypatch.chdir(tmp_path)
     assert kinds.base_of(typed) == "model"  # which can be the name of a model of the hub
-    with pytest.raises(AfzalError, match="no such folder here or beside the adapter"):
+    with pytest.raises(AfzalError, match="no such folder here or next to the adapter"):
         load_model(str(typed))
 
 

@@ -201,7 +201,7 @@ def test_a_run_says_that_prompts_are_not_shared_where_a_row_may_be_beyond_the_li
         given = settings(tmp_path, out, max_steps=1, save_every_steps=None, sample_tokens=longest)
         recipes.train(config.make("dpo", **given))
         assert runs.open_run(out).facts()["sharing"] == sharing
-        told = "prompts are not shared: its rotary frequencies follow the longest row" in capsys.readouterr().err
+        told = "prompts are not shared: its rotary frequencies depend on the longest row" in capsys.readouterr().err
         assert told == (sharing == "unshared")
         losses = [line["loss"] for line in runs.open_run(out).metrics("train")]
         assert losses[0] == pytest.approx(np.log(2), abs=1e-6)

@@ -17,14 +17,14 @@ def test_time_left_is_by_the_pace_since_the_first_record():
     """The evaluation before the first update took 30 s; an update takes 2 s."""
     first = record(1, 32.0)
     assert time_left(first, first, 100) == "32 s"
-    assert time_left(first, record(11, 52.0), 100) == "52 s, about 178 s left"
-    assert time_left(first, record(100, 230.0), 100) == "230 s"
+    assert time_left(first, record(11, 52.0), 100) == "52 s, about 2 min 58 s left"
+    assert time_left(first, record(100, 230.0), 100) == "3 min 50 s"
 
 
 def test_time_left_after_resuming_ignores_the_earlier_process():
     first = record(51, 1000.0)
-    assert time_left(first, record(61, 1010.0), 71) == "1010 s, about 10 s left"
-    assert time_left(record(1, 1.0), record(90, 2.0), 100) == "2 s, less than a second left"
+    assert time_left(first, record(61, 1010.0), 71) == "16 min 50 s, about 10 s left"
+    assert time_left(record(1, 1.0), record(90, 2.0), 100) == "2.0 s, less than a second left"
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def test_a_pipe_gets_the_first_and_the_last_update_and_every_evaluation(shown):
             reporter.record(entry)
     assert stream.getvalue().splitlines() == [
         "held-out at step 0: loss 0.6931  accuracy 0.500",
-        "step 1/3  loss 0.5000  2 s",
-        "step 3/3  loss 0.5000  4 s",
+        "step 1/3  loss 0.5000  2.0 s",
+        "step 3/3  loss 0.5000  4.0 s",
     ]
 
 

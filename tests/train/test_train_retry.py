@@ -178,7 +178,7 @@ def test_weights_that_have_begun_to_move_are_not_moved_twice():
         return found
 
     scene.optimizer.step = broken  # pyright: ignore
-    with pytest.raises(AfzalError, match=rf"(?s)moved the weights in update {AT + 1}.*--resume"):
+    with pytest.raises(AfzalError, match=rf"(?s)changing the weights in update {AT + 1}.*--resume"):
         scene.run()
 
 

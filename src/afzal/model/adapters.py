@@ -1,8 +1,8 @@
-"""Adapters of PEFT: made fresh, taken up from a folder, and exchanged for what they were at the start.
+"""PEFT adapters: created fresh, loaded from a folder, or swapped for their state at the start of training.
 
-Low-rank adapters (LoRA, DoRA, rsLoRA) and IA3 change layers, and are the identity when they are fresh. Prefix tuning,
-prompt tuning and p-tuning put virtual tokens before every prompt (:mod:`.virtual`); a fresh one is another policy than
-the base model.
+Low-rank adapters (LoRA, DoRA, rsLoRA) and IA3 change layers; a fresh one is the identity. Prefix tuning,
+prompt tuning and p-tuning put virtual tokens before every prompt (:mod:`.virtual`); a fresh one makes the policy
+differ from the base model.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from afzal.folders.load import load_peft
 
 Kind = Literal["lora", "dora", "rslora", "ia3", "prefix", "prompt", "p_tuning"]
 
-# PEFT's names of the adapters whose virtual tokens stand before every row, and ours
+# PEFT's names for the adapters that put virtual tokens before every row, and ours
 _VIRTUAL = {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt", "P_TUNING": "p_tuning"}
 _IA3_LAYERS = ("k_proj", "v_proj", "down_proj")
 _LOW_RANK = ("lora", "dora", "rslora")
-_REFUSED = {"CARTRIDGE", "CPT"}  # further kinds with virtual tokens; their batches need more than a row
+_REFUSED = {"CARTRIDGE", "CPT"}  # other kinds with virtual tokens; they need more than one row per batch
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A fresh adapter that is wanted.
+    """Settings of a fresh adapter.
 
     Attributes:
-        rank, alpha, targets: of low-rank adapters only. The change of a layer is scaled by alpha / rank, with rsLoRA
+        rank, alpha, targets: low-rank adapters only. A layer's update is scaled by alpha / rank, or with rsLoRA
             by alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732).
-        virtual_tokens: of prefix, prompt and p_tuning only.
-        excluded: names of modules that get no low-rank adapter or IA3, nor anything inside them.
+        virtual_tokens: prefix, prompt and p_tuning only.
+        excluded: names of modules that get no low-rank adapter or IA3, and neither do their submodules.
     """
 
     kind: Kind
@@ -55,11 +55,11 @@ def add_adapter(model: Any, adapter: Adapter, *, also: Sequence[str] = ()) -> An
 
     Low-rank adapters start with B = 0 and IA3 with factors of 1: the identity. The virtual tokens of prompt tuning
     start as embeddings of tokens drawn from the vocabulary (Lester et al. 2021, arXiv 2104.08691), those of prefix
-    tuning as the keys and values that the model itself gives such tokens (Li and Liang 2021, arXiv 2101.00190), those
-    of p-tuning as PEFT makes them. The draws are of torch's generator.
+    tuning as the keys and values that the model computes for such tokens (Li and Liang 2021, arXiv 2101.00190), and
+    those of p-tuning as PEFT initialises them. The draws use torch's generator.
 
     Args:
-        also: modules to train whole beside it, such as ``lm_head``; not with virtual tokens.
+        also: modules to train in full alongside it, such as ``lm_head``; not with virtual tokens.
 
     Raises:
         AfzalError: the adapter does not fit the model.
@@ -69,9 +69,9 @@ def add_adapter(model: Any, adapter: Adapter, *, also: Sequence[str] = ()) -> An
     matrices = _matrices(model)
     try:
         with quiet_peft():
-            made = get_peft_model(model, _config(model, adapter, also))
+            adapted = get_peft_model(model, _config(model, adapter, also))
         if adapter.kind == "prefix":
-            _start_prefix(made, adapter.virtual_tokens)
+            _start_prefix(adapted, adapter.virtual_tokens)
     except ValueError as error:
         first = str(error).strip().partition("\n")[0]
         raise AfzalError(
@@ -79,26 +79,26 @@ def add_adapter(model: Any, adapter: Adapter, *, also: Sequence[str] = ()) -> An
             why=first,
             remedy=_fitting(adapter, [name for name in matrices if f"'{name}'" not in first], "not found" in first),
         ) from error
-    return made
+    return adapted
 
 
 def _matrices(model: Any) -> list[str]:
-    """Names of the layers that low-rank adapters are usually put on, as ``lora_targets`` takes them."""
+    """Names of the layers that usually get low-rank adapters, in the form that ``lora_targets`` takes."""
     head = model.get_output_embeddings()
     linear = [name.rpartition(".")[2] for name, m in model.named_modules() if _is_matrix(m) and m is not head]
     return list(dict.fromkeys(linear))
 
 
 def _is_matrix(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # that of GPT-2
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # GPT-2's
 
 
 def _fitting(adapter: Adapter, matrices: Sequence[str], unknown: bool) -> str:
-    """What to do about an adapter that PEFT does not put on a model.
+    """The remedy when PEFT cannot put an adapter on a model.
 
     Args:
-        matrices: names of layers of the model that PEFT has not refused by name.
-        unknown: the model has no layers of the names that were given.
+        matrices: names of the model's layers that PEFT has not refused by name.
+        unknown: the model has no layers with the given names.
     """
     if adapter.kind not in _LOW_RANK:
         return "adapter=lora"
@@ -112,9 +112,9 @@ def _config(model: Any, adapter: Adapter, also: Sequence[str]) -> Any:
     import peft
 
     task = "SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM"
-    whole: Any = list(also) or None
+    saved: Any = list(also) or None
     inside = "|".join(map(re.escape, adapter.excluded))
-    spared: Any = rf"({inside})\..*" if inside else None
+    excluded: Any = rf"({inside})\..*" if inside else None
     n: Any = adapter.virtual_tokens
     if adapter.kind == "prefix":
         return peft.PrefixTuningConfig(task_type=task, num_virtual_tokens=n)
@@ -123,27 +123,30 @@ def _config(model: Any, adapter: Adapter, also: Sequence[str]) -> Any:
     if adapter.kind == "p_tuning":
         return peft.PromptEncoderConfig(task_type=task, num_virtual_tokens=n)
     if adapter.kind == "ia3":
-        return peft.IA3Config(task_type=task, modules_to_save=whole, exclude_modules=spared, **_scaled_by_ia3(model))
+        return peft.IA3Config(task_type=task, modules_to_save=saved, exclude_modules=excluded, **_scaled_by_ia3(model))
     targets: Any = adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets)
-    if targets == ["all-linear"]:  # as people write it for PEFT, which takes the word alone
+    if targets == ["all-linear"]:  # people write a list, and PEFT takes only the bare word
         targets = "all-linear"
-    alpha: Any = adapter.alpha  # a float works, whatever its annotation says
+    alpha: Any = adapter.alpha  # a float works, despite the annotation
     return peft.LoraConfig(
         task_type=task,
         r=adapter.rank,
         lora_alpha=alpha,
         target_modules=targets,
-        exclude_modules=spared,
+        exclude_modules=excluded,
         lora_dropout=0.0,
         use_dora=adapter.kind == "dora",
         use_rslora=adapter.kind == "rslora",
-        modules_to_save=whole,
+        modules_to_save=saved,
     )
 
 
 def _scaled_by_ia3(model: Any) -> dict[str, Any]:
-    """Layers whose keys, values and hidden features IA3 scales (Liu et al. 2022, arXiv 2205.05638), where PEFT has no
-    list for the model type and each block has them once, under their usual names; else nothing, and PEFT decides."""
+    """Layers whose keys, values and hidden features IA3 scales (Liu et al. 2022, arXiv 2205.05638).
+
+    Only if PEFT has no list for the model type and each block has one of each, under their usual names; else empty, and
+    PEFT decides.
+    """
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOWN
 
     config = model.config.get_text_config()
@@ -156,30 +159,30 @@ def _scaled_by_ia3(model: Any) -> dict[str, Any]:
 
 @torch.no_grad()
 def _start_prefix(model: Any, n: int) -> None:
-    """Keys and values of ``n`` real tokens, in place of noise that would drown the prompt."""
+    """Start from keys and values of ``n`` real tokens, instead of noise that would drown out the prompt."""
     base, encoder = model.get_base_model(), model.prompt_encoder[model.active_adapter]
     table = base.get_input_embeddings()
     ids = torch.randint(0, table.num_embeddings, (1, n), device=table.weight.device)
     cache = getattr(base(input_ids=ids, use_cache=True), "past_key_values", None)
     layers = getattr(cache, "layers", ())
     if not layers or any(getattr(layer, "keys", None) is None for layer in layers):
-        raise ValueError("some of its layers have no keys and values that a prefix could stand for")
+        raise ValueError("some of its layers have no keys and values that a prefix could replace")
     if any(layer.keys.shape[2] != n for layer in layers):
-        raise ValueError(f"{n} virtual tokens do not fit into its sliding window")
+        raise ValueError(f"{n} virtual tokens do not fit in its sliding window")
     columns = [part[0].transpose(0, 1) for layer in layers for part in (layer.keys, layer.values)]  # [n, heads, d] each
     encoder.load_prompt_embeddings(torch.stack(columns, dim=1).flatten(1))
 
 
 def is_factor(name: str) -> bool:
-    """Whether a weight of this name is a factor near 1 (of IA3) or a column's norm (of DoRA), to be kept in float32."""
+    """Whether a weight of this name is a factor near 1 (IA3) or a column norm (DoRA), which stays in float32."""
     return "ia3_l" in name or "lora_magnitude_vector" in name
 
 
 @torch.no_grad()
 def start_norms(model: Any) -> None:
-    """Give fresh DoRA adapters the norms of the weights as they are now, after a change of number format.
+    """Set the norms of fresh DoRA adapters from the current weights, after a change of number format.
 
-    With norms of the weights as they were before, the fresh adapter would not be the identity.
+    With the norms of the earlier weights, the fresh adapter would not be the identity.
     """
     for magnitude, norms in norms_of(model.modules()):
         magnitude.weight.copy_(norms)
@@ -187,7 +190,7 @@ def start_norms(model: Any) -> None:
 
 @torch.no_grad()
 def norms_of(layers: Iterable[Any]) -> Iterator[tuple[Any, Tensor]]:
-    """The modules that hold the norms of DoRA adapters of these layers, each with those of the weights as they are."""
+    """Yield the modules that hold the DoRA norms of these layers, each with the norms of the current weights."""
     for layer in layers:
         for name, magnitude in dict(getattr(layer, "lora_magnitude_vector", {})).items():
             weight, change = layer.get_base_layer().weight, layer.lora_B[name].weight @ layer.lora_A[name].weight
@@ -195,9 +198,9 @@ def norms_of(layers: Iterable[Any]) -> Iterator[tuple[Any, Tensor]]:
 
 
 def load_adapter(base: Any, folder: str) -> Any:
-    """The model with the adapter of a folder on it; only the adapter trains.
+    """The model with the adapter from a folder; only the adapter trains.
 
-    PEFT keeps of p-tuning what its network gave, so that training continues on the virtual tokens themselves.
+    For p-tuning PEFT saves the output of its network, so training continues on the virtual tokens themselves.
     """
     if peft_type_of(folder) not in _VIRTUAL:
         return load_peft(base, folder, is_trainable=True)
@@ -207,10 +210,10 @@ def load_adapter(base: Any, folder: str) -> Any:
 
 
 def adapter_base(folder: str | Path) -> str | None:
-    """The base model that an adapter's folder names (:func:`afzal.folders.kinds.base_of`); None for any other folder.
+    """The base model that an adapter folder names (:func:`afzal.folders.kinds.base_of`); None for any other folder.
 
     Raises:
-        AfzalError: the adapter is of a kind that is not supported, or its base is not here.
+        AfzalError: the adapter's kind is not supported, or its base model is missing.
     """
     if not is_adapter(folder):
         return None
@@ -225,12 +228,12 @@ def adapter_base(folder: str | Path) -> str | None:
 
 
 def peft_type_of(folder: str | Path) -> str:
-    """PEFT's name of an adapter folder's kind, such as LORA or PREFIX_TUNING."""
+    """PEFT's name for the kind of an adapter folder, such as LORA or PREFIX_TUNING."""
     return str(adapter_config(folder).get("peft_type"))
 
 
 def why_reads_base(folder: str | Path) -> str:
-    """Why the adapter of a folder cannot be made without the numbers of its base model; empty where it can."""
+    """Why an adapter folder cannot be loaded without the weights of its base model; empty if it can."""
     about = adapter_config(folder)
     if about.get("peft_type") != "LORA" or about.get("use_dora"):
         return f"is of a kind that is made of the base model's weights ({about.get('peft_type')})"
@@ -240,7 +243,7 @@ def why_reads_base(folder: str | Path) -> str:
 
 
 def positions_taken(folder: str | Path) -> int:
-    """Virtual tokens that the adapter of a folder puts before every row; 0 for any other folder."""
+    """Number of virtual tokens that an adapter folder puts before every row; 0 for any other folder."""
     if not is_adapter(folder) or peft_type_of(folder) not in _VIRTUAL:
         return 0
     return int(adapter_config(folder).get("num_virtual_tokens") or 0)
@@ -252,27 +255,27 @@ def is_adapted(model: Any) -> bool:
 
 
 def virtual_kind(model: Any) -> str:
-    """``prefix``, ``prompt`` or ``p_tuning`` where virtual tokens stand before every row of the model, else empty."""
+    """``prefix``, ``prompt`` or ``p_tuning`` if the model puts virtual tokens before every row, else empty."""
     if not is_adapted(model):
         return ""
     return _VIRTUAL.get(str(getattr(model.active_peft_config.peft_type, "value", "")), "")
 
 
 def virtual_tokens(model: Any) -> int:
-    """Virtual tokens before every row of the model: 0 without an adapter that has such."""
+    """Number of virtual tokens before every row of the model; 0 without an adapter that has them."""
     return int(model.active_peft_config.num_virtual_tokens) if virtual_kind(model) else 0
 
 
 def starting_weights(model: Any) -> dict[str, Tensor]:
-    """Copies of the weights that train, by name: what the adapter is now."""
+    """Copies of the trainable weights, by name: the current state of the adapter."""
     return {n: p.detach().clone() for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
 
 
 @contextmanager
 def acting_as(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside the block ``weights`` act in place of the model's own weights of those names; they have no gradient.
+    """Inside the block, ``weights`` replace the model's own weights of the same names; they have no gradient.
 
-    The model's own weights are put aside, not overwritten: graphs that hold them stay valid.
+    The model's own weights are set aside, not overwritten, so graphs that hold them stay valid.
     """
     with acting_with(model, {n: nn.Parameter(value, requires_grad=False) for n, value in weights.items()}):
         yield
@@ -280,15 +283,15 @@ def acting_as(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
 
 @contextmanager
 def acting_with(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """As :func:`acting_as`, with these very tensors: what is computed in the block has gradients to them."""
+    """Like :func:`acting_as`, but with these exact tensors: results computed in the block have gradients to them."""
     places = [(_owner(model, name), name.rpartition(".")[2], value) for name, value in weights.items()]
-    own = [module._parameters[leaf] for module, leaf, _ in places]
+    parameters = [module._parameters[leaf] for module, leaf, _ in places]
     try:
         for module, leaf, value in places:
-            module._parameters[leaf] = value  # pyright: ignore[reportArgumentType] - a tensor of a graph acts as well
+            module._parameters[leaf] = value  # pyright: ignore[reportArgumentType] - a tensor of a graph works too
         yield
     finally:
-        for (module, leaf, _), parameter in zip(places, own, strict=True):
+        for (module, leaf, _), parameter in zip(places, parameters, strict=True):
             module._parameters[leaf] = parameter
 
 

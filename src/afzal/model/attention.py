@@ -1,9 +1,9 @@
 """Tree attention inside stock `transformers` models.
 
-One function is registered under its own name with the attention interface. Because no mask function has that name,
-`transformers` builds no mask, and the tree's layout travels to every layer as the keyword ``tree``. Which models may
-use it is decided by an allow-list of families whose layers have no memory other than attention, and by a probe at run
-time that compares shared with unshared log-probs.
+One function is registered with the attention interface under its own name. Because no mask function has that name,
+`transformers` builds no mask, and the tree's layout travels to every layer as the keyword ``tree``. An allow-list
+of families whose layers have no memory other than attention, and a run-time probe that compares shared with unshared
+log-probs, decide which models may use it.
 
 Shapes: G segments of Q queries and K keys, H query heads, D head width, N row positions.
 """
@@ -35,19 +35,19 @@ SHAREABLE = frozenset(
     }
 )
 
-# The same of families that read images or sounds. Those whose image tokens see each other (Gemma 3) are not among them.
+# The same for families that read images or audio. Those whose image tokens see each other (Gemma 3) are not among them.
 SHAREABLE_WITH_MEDIA = frozenset({"idefics3", "llava", "qwen2_audio", "qwen2_vl", "qwen2_5_vl", "smolvlm", "voxtral"})
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
-# On a CPU the fused kernel gains nothing from bf16, so that plain batched products beat it below this many keys.
+# On a CPU the fused kernel gains nothing from bf16, so plain batched products beat it up to this many keys.
 _PRODUCTS_UP_TO_KEYS = 1024
 
 
 class PrefixedLayout(TreeLayout):
-    """A layout some of whose positions have keys and values of their own, from prefix tuning.
+    """A layout in which prefix tuning supplies the keys and values of some positions.
 
     Args:
-        places: int64 ``[T n]``, those positions, tree after tree.
+        places: int64 ``[T n]``, those positions, tree by tree.
         layers: for every layer keys and values ``[1, kv heads, n, D]``, the same for each tree.
     """
 
@@ -63,9 +63,9 @@ class PrefixedLayout(TreeLayout):
         self.places, self.layers = places, layers
 
     def put(self, layer: int | None, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values ``[1, kv heads, N, D]`` of a layer with the prefix's own in their places."""
+        """Keys and values ``[1, kv heads, N, D]`` of a layer with the prefix filled in."""
         if layer is None:
-            raise ValueError("this attention does not know which layer it is, so that it cannot have a prefix")
+            raise ValueError("this attention layer does not know its index, so it cannot have a prefix")
         own = self.layers[layer]
         trees = len(self.places) // own[0].shape[2]
         key, value = (
@@ -92,7 +92,7 @@ def tree_attention(
 ) -> tuple[Tensor, None]:
     """Attention over trees packed in one row: query ``[1, H, N, D]``, key and value ``[1, kv heads, N, D]``.
 
-    Returns ``[1, N, H, D]``. Raises when the layout did not arrive, since plain causal attention would be wrong.
+    Returns ``[1, N, H, D]``. Raises if the layout did not arrive, since plain causal attention would be wrong.
     """
     if tree is None:
         raise ValueError("tree attention was called without a tree layout; use stock_attention() around plain calls")
@@ -115,7 +115,7 @@ def tree_attention(
 
 
 def _by_blocks(q: Tensor, k: Tensor, v: Tensor, plan: Plan, how: _Softmax) -> Tensor:
-    """Query ``[N, H, D]``, keys and values ``[N, kv heads, D]`` to ``[N, H, D]``, a call per block."""
+    """Query ``[N, H, D]``, keys and values ``[N, kv heads, D]`` to ``[N, H, D]``, one call per block."""
     shapes = [block.shape for block in plan.blocks]
     qs = _blocks(q, plan.queries, [(g, n) for g, n, _ in shapes])
     ks, vs = (_blocks(t, plan.keys, [(g, n) for g, _, n in shapes]) for t in (k, v))
@@ -128,7 +128,7 @@ def _by_blocks(q: Tensor, k: Tensor, v: Tensor, plan: Plan, how: _Softmax) -> Te
 
 
 def _by_products(q: Tensor, k: Tensor, plan: Plan, how: _Softmax) -> bool:
-    """Whether every block is plain softmax attention that batched products do best."""
+    """Whether every block is plain softmax attention for which batched products are fastest."""
     if how.softcap is not None or how.sinks is not None or how.dropout:
         return False
     return type(q) is type(k) is Tensor and all(_prefers_products(q, block.shape[2]) for block in plan.blocks)
@@ -148,7 +148,7 @@ def _blocks(rows: Tensor, index: Tensor, shapes: Sequence[tuple[int, int]]) -> l
 
 @dataclass(frozen=True, slots=True)
 class _Softmax:
-    """What a layer does to its scores; ``sinks`` ``[H]`` are learnt scores that take their share of each row."""
+    """What a layer does to its scores; ``sinks`` ``[H]`` are learnt scores that take a share of each row."""
 
     scale: float
     dropout: float
@@ -161,7 +161,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, block: Block, how: _Softmax) -> Ten
     if how.softcap is not None or how.sinks is not None or _prefers_products(q, k.shape[2]):
         return _eager(q, k, v, block, how)
     grouped, mask = q.shape[1] != k.shape[1], block.mask
-    if grouped and mask is not None and q.device.type == "cuda":  # no kernel there has both: keys would be copied
+    if grouped and mask is not None and q.device.type == "cuda":  # no CUDA kernel has both: keys would be copied
         return _grouped(q, k, v, mask, how)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=how.dropout, is_causal=mask is None, scale=how.scale, enable_gqa=grouped
@@ -169,7 +169,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, block: Block, how: _Softmax) -> Ten
 
 
 def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, how: _Softmax) -> Tensor:
-    """Heads that share keys are laid one after another on the query axis, so that keys and values are never copied."""
+    """Stack heads that share keys along the query axis, so that keys and values are never copied."""
     kv_heads = k.shape[1]
     sharing = q.shape[1] // kv_heads
     folded = q.unflatten(1, (kv_heads, sharing)).flatten(2, 3)
@@ -183,7 +183,7 @@ def _prefers_products(q: Tensor, keys: int) -> bool:
 
 
 def _eager(q: Tensor, k: Tensor, v: Tensor, block: Block, how: _Softmax) -> Tensor:
-    """Softmax attention in two batched products. Causal queries go in chunks, which skip the keys after them."""
+    """Softmax attention in two batched products. Causal queries go in chunks, which skip later keys."""
     if block.mask is not None:
         return _product(q, k, v, block.bias, how)
     outputs = []
@@ -194,7 +194,7 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, block: Block, how: _Softmax) -> Tens
 
 
 def _product(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, how: _Softmax) -> Tensor:
-    """Grouped heads are folded into the query axis, so that keys and values are never copied."""
+    """Fold grouped heads into the query axis, so that keys and values are never copied."""
     groups, heads, slots, width = q.shape
     kv_heads, keys = k.shape[1], k.shape[2]
     folded = (q * how.scale).reshape(groups, kv_heads, -1, width)
@@ -214,7 +214,7 @@ AttentionInterface.register(TREE_ATTENTION, tree_attention)
 
 
 def keep_uncompiled() -> None:
-    """Let compiled blocks call tree attention as it is; the mark is made on demand, since it loads the compiler."""
+    """Let compiled blocks call tree attention uncompiled; marked on demand, since marking loads the compiler."""
     AttentionInterface.register(TREE_ATTENTION, torch.compiler.disable(tree_attention))
 
 
@@ -224,7 +224,7 @@ def use_tree_attention(model: Any) -> None:
 
 
 def set_attention(model: Any, name: str) -> None:
-    """Give the language model an attention by name; towers that read images or sounds keep theirs."""
+    """Set the language model's attention by name; image and audio towers keep theirs."""
     text = model.config.get_text_config()
     model.set_attn_implementation(name if text is model.config else {"text_config": name})
 
@@ -250,7 +250,7 @@ def stock_attention(model: Any) -> Iterator[None]:
 
 @contextmanager
 def attention_restored(model: Any) -> Iterator[None]:
-    """Whatever attention the block gives the model, at its end the model has the one it came with."""
+    """Restore the model's attention at the end of the block."""
     before = attention_of(model)
     try:
         yield
@@ -259,12 +259,12 @@ def attention_restored(model: Any) -> Iterator[None]:
 
 
 def stock_implementation(model: Any) -> str:
-    """The stock attention to use beside tree attention: ``sdpa`` where the family supports it, else ``eager``."""
+    """The stock attention to use alongside tree attention: ``sdpa`` if the family supports it, else ``eager``."""
     return "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
 
 
 def may_share(config: Any) -> str:
-    """Empty if the family may share prompts between branches, else the reason why not."""
+    """Empty if the family may share prompts between branches, else the reason."""
     text = config.get_text_config()
     known = text.model_type in SHAREABLE if text is config else config.model_type in SHAREABLE_WITH_MEDIA
     if not known:

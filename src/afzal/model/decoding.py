@@ -1,9 +1,9 @@
-"""Decoding several samples per prompt inside stock `transformers` models, the prompt's keys and values kept once.
+"""Decode several samples per prompt in stock `transformers` models, storing each prompt's keys and values once.
 
-One function is registered with the attention interface under its own name, as for tree attention. In a first pass over
-the prompts it keeps their keys and values; after that every call brings one new token per row, all rows packed into a
+One function is registered with the attention interface under its own name, as for tree attention. A first pass over
+the prompts stores their keys and values. After that every call adds one new token per row, with all rows packed into a
 single `[1, R]` row whose positions continue those of their prompts. Scores against a prompt are computed for all of its
-rows at once, and stand beside the scores against a row's own suffix in one softmax: no key is copied per sample.
+rows together and share one softmax with the scores against each row's own suffix: no key is copied per sample.
 
 Shapes: G prompts of at most P tokens, R rows (samples being decoded), t suffix tokens, H query heads, K key heads,
 D head width, V vocabulary, S slots.
@@ -28,7 +28,7 @@ from afzal.model.logprobs import output_head
 
 DECODE_ATTENTION = "afzal_decode"
 
-_ROOM = 16  # suffix tokens: room comes in multiples of it, so that products over it have few shapes
+_ROOM = 16  # suffix tokens: space is allocated in multiples of it, so that products over it have few shapes
 
 
 @dataclass(slots=True)
@@ -49,8 +49,8 @@ class DecodeCache:
         group: ``[R]`` int64, ascending: the prompt that each row continues.
 
     Attributes:
-        prefix: for every layer the keys and values ``[1, K, n, D]`` of the first tokens of all prompts, where those are
-            given and not computed.
+        prefix: for every layer the keys and values ``[1, K, n, D]`` of the first tokens of all prompts, if
+            prefix tuning gives them.
     """
 
     def __init__(self, lengths: Tensor, group: Tensor) -> None:
@@ -66,7 +66,7 @@ class DecodeCache:
         return (self.lengths + self.written)[self.group][None]
 
     def keep(self, rows: Tensor) -> None:
-        """Only these rows continue, in this order; prompts without a row are forgotten. ``rows`` ascends."""
+        """Continue only these rows, in this order; prompts without a row are dropped. ``rows`` ascends."""
         group = self.group[rows]
         prompts, self.group = torch.unique(group, return_inverse=True)
         narrower = len(prompts) < len(self.lengths)
@@ -78,8 +78,8 @@ class DecodeCache:
         self._arrange()
 
     def hidden_prompt(self, window: int | None) -> Tensor | None:
-        """``[R, 1, 1, S]`` bool: which of the last S slots of its prompt a row's next token does not see; None when it
-        sees all. The slots before those are seen.
+        """``[R, 1, 1, S]`` bool: which of the last S slots of its prompt a row's next token does not see; None if it
+        sees all. Earlier slots are all seen.
         """
         if self._hidden_at != self.written:
             self._hidden, self._hidden_at = {}, self.written
@@ -88,7 +88,7 @@ class DecodeCache:
         return self._hidden[window]
 
     def to_grid(self, rows: Tensor) -> Tensor:
-        """Rows ``[R, ...]`` as ``[G, m, ...]``: the rows of a prompt side by side, padded with row 0 where fewer."""
+        """Rows ``[R, ...]`` as ``[G, m, ...]``: the rows of each prompt side by side, padded with row 0."""
         if self._grid is None:
             return rows.unflatten(0, (len(self.lengths), -1))
         return rows[self._grid]
@@ -101,9 +101,9 @@ class DecodeCache:
     def apart(self, q: Tensor) -> Tensor:
         """``[R, H, K * D]``: queries ``[R, K, H/K, D]`` in the columns of their own key head, zeros in the others'.
 
-        All heads' scores over a row's suffix are one product then. It multiplies K times as much as it would have to,
-        most of it by zero; but decoding waits for memory, and this product reads a row's keys as one matrix. The next
-        call overwrites it.
+        All heads' scores over a row's suffix are then one product. It does K times the necessary multiplications, most
+        of them by zero; but decoding is bound by memory, and this product reads a row's keys as one matrix. The next
+        call overwrites the result.
         """
         rows, heads, each, width = q.shape
         if q.shape not in self._apart:
@@ -154,7 +154,7 @@ def decode_attention(
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention for both passes of shared decoding; inference only, so that ``dropout`` plays no part.
+    """Attention for both passes of shared decoding; inference only, so ``dropout`` is ignored.
 
     Over prompts, query ``[g, H, P, D]`` and key, value ``[g, K, P, D]`` give ``[g, P, H, D]``; over new tokens, query
     ``[1, H, R, D]`` and key, value ``[1, K, R, D]`` give ``[1, R, H, D]``.
@@ -176,7 +176,7 @@ def decode_attention(
 def _layer_of(module: nn.Module) -> int:
     layer = getattr(module, "layer_idx", None)
     if layer is None:
-        raise ValueError("this attention does not know which layer it is, so that it cannot have a prefix")
+        raise ValueError("this attention layer does not know its index, so it cannot have a prefix")
     return layer
 
 
@@ -209,7 +209,7 @@ def _append(cache: DecodeCache, module: nn.Module, key: Tensor, value: Tensor) -
 
 def _longer(suffix: Tensor) -> Tensor:
     rows, room, width = suffix.shape
-    # an empty place costs as much to read as a full one, so that rooms grow by a quarter and not to the double
+    # an empty slot costs as much to read as a full one, so the space grows by a quarter instead of doubling
     return torch.cat([suffix, suffix.new_zeros((rows, max(_ROOM, room // 4 // _ROOM * _ROOM), width))], dim=1)
 
 
@@ -248,7 +248,7 @@ def _continued(
     hidden, now = cache.hidden_prompt(window), cache.written + 1
     if hidden is not None:
         scores[..., width - hidden.shape[-1] : width].masked_fill_(hidden, -torch.inf)
-    scores[..., width + now :] = -torch.inf  # room that is empty yet
+    scores[..., width + now :] = -torch.inf  # slots not filled yet
     if window is not None:
         scores[..., width : width + max(0, now - window)] = -torch.inf
     weights = _softmax(scores, sinks).to(q.dtype)
@@ -259,7 +259,7 @@ def _continued(
 
 
 def _together(out: Tensor, shape: torch.Size) -> Tensor:
-    """``[R, K, H/K, D]`` of ``[R, H, K * D]``: what each query has of its own key head."""
+    """``[R, K, H/K, D]`` from ``[R, H, K * D]``: the columns of each query's own key head."""
     rows, heads, each, width = shape
     return out.view(rows, heads, each, heads, width).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
 
@@ -276,7 +276,7 @@ AttentionInterface.register(DECODE_ATTENTION, decode_attention)
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """The model in evaluation mode: in training mode, layers that are recomputed would do without a cache."""
+    """Put the model in evaluation mode: in training mode, recomputed layers would ignore the cache."""
     training = model.training
     model.eval()
     try:
@@ -287,7 +287,7 @@ def evaluating(model: Any) -> Iterator[None]:
 
 @contextmanager
 def shared_decoding(model: Any) -> Iterator[None]:
-    """The model with decode attention, in evaluation mode; at the end it has the attention and mode it came with."""
+    """Give the model decode attention and evaluation mode; restore both at the end."""
     with attention_restored(model), evaluating(model):
         set_attention(model, DECODE_ATTENTION)
         rotary.start_afresh(model)
@@ -325,13 +325,13 @@ def _first_logits(model: Any, prompts: Sequence[Sequence[int]], cache: DecodeCac
     ids, width = ids.to(device), before + longest
     last = torch.tensor([i * width + before + len(p) - 1 for i, p in enumerate(prompts)], device=device)
     positions = torch.arange(width, device=device).expand(len(prompts), width)
-    given: dict[str, Any] = {"position_ids": positions, "decode": cache, "use_cache": False}
+    common: dict[str, Any] = {"position_ids": positions, "decode": cache, "use_cache": False}
 
     def inputs() -> dict[str, Any]:
         cache.prefix = virtual.prefix(model)
-        if not before or cache.prefix:  # a prefix's keys and values take the places of whatever is read there
-            return {"input_ids": F.pad(ids, (before, 0)), **given}
-        return {"inputs_embeds": virtual.embedded(model, ids), **given}
+        if not before or cache.prefix:  # a prefix's keys and values replace whatever is read there
+            return {"input_ids": F.pad(ids, (before, 0)), **common}
+        return {"inputs_embeds": virtual.embedded(model, ids), **common}
 
     def only_last(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
         return (args[0].flatten(0, 1)[last][None],)
@@ -345,7 +345,7 @@ def _first_logits(model: Any, prompts: Sequence[Sequence[int]], cache: DecodeCac
 
 def next_logits(model: Any, tokens: Tensor, cache: DecodeCache) -> Tensor:
     """Logits ``[R, V]`` after one more token ``[R]`` in every row."""
-    given = {"input_ids": tokens[None], "position_ids": cache.positions(), "decode": cache, "use_cache": False}
-    out = virtual.call(model, lambda: given)
+    inputs = {"input_ids": tokens[None], "position_ids": cache.positions(), "decode": cache, "use_cache": False}
+    out = virtual.call(model, lambda: inputs)
     cache.written += 1
     return out.logits[0]

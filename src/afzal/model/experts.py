@@ -1,7 +1,7 @@
-"""Experts with LoRA adapters, added up once, while a model only answers.
+"""Experts with LoRA adapters, summed once for inference.
 
-PEFT adds the adapter of an expert to its weights in every forward pass. For one token per row that takes far longer
-than the pass itself.
+PEFT adds an expert's adapter to its weights in every forward pass. With one token per row that takes far longer than
+the pass itself.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from torch import nn
 
 from afzal.model.memory import free_bytes
 
-_SHARE_OF_FREE = 1 / 2  # of the device's memory: keys and values of the answers are still to come
+_SHARE_OF_FREE = 1 / 2  # of the device's memory: the answers' keys and values still need room
 
 
 @contextmanager
 def experts_added_once(model: nn.Module) -> Iterator[None]:
-    """The model with the sums in the place of experts and adapters; at the end it is as it came.
+    """Replace experts and their adapters by their sums inside the block, and restore them at the end.
 
-    For passes without gradients, between which no weight changes. The numbers are the same bits. Nothing happens where
-    the sums, as large as the experts, would take more than half of the memory that is free now.
+    For passes without gradients while no weight changes. Results are bit-identical. Does nothing if the sums, as large
+    as the experts, would take more than half of the free memory.
     """
     wrappers = _active(model)
     places = [(w, w.get_base_layer()._parameters, w.parameter_name) for w in wrappers]
-    own = [parameters[name] for _, parameters, name in places]
-    if not _fit(own):
+    weights = [parameters[name] for _, parameters, name in places]
+    if not _fit(weights):
         yield
         return
     sums = [_sum(w) for w in wrappers]
@@ -37,14 +37,14 @@ def experts_added_once(model: nn.Module) -> Iterator[None]:
             parameters[name], w._disable_adapters = nn.Parameter(value, requires_grad=False), True
         yield
     finally:
-        for (w, parameters, name), weight in zip(places, own, strict=True):
+        for (w, parameters, name), weight in zip(places, weights, strict=True):
             parameters[name], w._disable_adapters = weight, False
 
 
 def _active(model: nn.Module) -> list[Any]:
-    """PEFT's layers around parameters, with adapters that act."""
-    found: list[Any] = [m for m in model.modules() if hasattr(m, "parameter_name") and hasattr(m, "_activate_lora")]
-    return [w for w in found if not w.disable_adapters and not w.merged]
+    """PEFT's parameter wrappers whose adapters are active."""
+    wrappers: list[Any] = [m for m in model.modules() if hasattr(m, "parameter_name") and hasattr(m, "_activate_lora")]
+    return [w for w in wrappers if not w.disable_adapters and not w.merged]
 
 
 @torch.no_grad()

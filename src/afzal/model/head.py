@@ -1,9 +1,9 @@
-"""Log-probs of given targets straight from hidden states and the output head's weights, with their own backward pass.
+"""Log-probs of given targets, straight from hidden states and the output head's weights, with a custom backward pass.
 
-The logits of the scored tokens are made by one product, in the compute dtype, read in tiles that stay in the cache,
+One product computes the logits of the scored tokens in the compute dtype. They are read in tiles that stay in the cache
 and turned into their own gradient in place: two passes over them, where autograd's cross-entropy takes six. Sums are
-float32. On a GPU the passes are Triton's (:mod:`afzal.model.kernels.logits`), where it is there and agrees with torch.
-Where the logits would not fit, only their log-sum-exp is kept and the backward pass makes them again, tile by tile.
+float32. On a GPU Triton does the passes (:mod:`afzal.model.kernels.logits`), if it is installed and agrees with torch.
+If the logits would not fit, only their log-sum-exp is kept, and the backward pass recomputes them tile by tile.
 
 Shapes: M scored tokens, d features, V vocabulary.
 """
@@ -20,18 +20,18 @@ from torch.autograd.function import once_differentiable
 
 from afzal.model.kernels import logits as fused
 
-# A product lays its weights out in the processor's order first, so that few large ones beat many small ones. What reads
-# them takes several steps per logit, between which they should stay in a core's own cache.
-TILE_ELEMENTS = 2**24  # logits made by one matrix product of a CPU, where they are not kept
-_CACHED_ELEMENTS = 2**18  # float32 logits that a core works on at once
-_CACHED_ELEMENTS_GPU = 2**26  # the same of a whole GPU, without Triton
-KEEP_BYTES = 2**30  # logits of one forward pass that are kept for the backward pass rather than recomputed
+# A matrix product first lays its weights out in the processor's order, so a few large products beat many small ones.
+# Reading logits takes several steps each, between which they should stay in a core's own cache.
+TILE_ELEMENTS = 2**24  # logits per matrix product on a CPU, if they are not kept
+_CACHED_ELEMENTS = 2**18  # float32 logits that a core works on at a time
+_CACHED_ELEMENTS_GPU = 2**26  # the same for a whole GPU, without Triton
+KEEP_BYTES = 2**30  # logits that a forward pass keeps for the backward pass rather than recomputing them
 KEEP_BYTES_GPU = 2**32  # the same on a GPU
-TILE_ELEMENTS_GPU = 2**28  # logits made by one matrix product of a GPU, where they are not kept
+TILE_ELEMENTS_GPU = 2**28  # logits per matrix product on a GPU, if they are not kept
 
 
 def is_plain(head: nn.Module) -> bool:
-    """Whether the head is one matrix product (and perhaps a bias) that nothing hooks into."""
+    """Whether the head is a single matrix product (with or without a bias) and has no hooks."""
     hooked = head._forward_hooks or head._forward_pre_hooks or head._backward_hooks
     weight = getattr(head, "weight", None)
     return type(head) is nn.Linear and not hooked and type(weight) in (Tensor, nn.Parameter)
@@ -45,7 +45,7 @@ def linear_logps(
     Args:
         hidden: ``[M, d]``.
         weight, bias: ``[V, d]`` and ``[V]`` or None.
-        scale, cap: what the family does to its logits; a cap of None does nothing.
+        scale, cap: the family's adjustment of its logits; a cap of None does nothing.
     """
     return _LinearLogps.apply(hidden, weight, bias, target, scale, cap)  # pyright: ignore[reportReturnType]
 
@@ -75,18 +75,18 @@ class _LinearLogps(torch.autograd.Function):
         hidden, weight, bias, target, lse = ctx.saved_tensors
         gradient = gradients[0].float().contiguous()
         if ctx.kept is None:
-            found = _recomputed(ctx, hidden, weight, bias, target, lse, gradient)
+            of_inputs = _recomputed(ctx, hidden, weight, bias, target, lse, gradient)
         else:
-            kept, ctx.kept = ctx.kept, None  # its place is taken by its gradient: a second backward makes it again
+            kept, ctx.kept = ctx.kept, None  # its gradient takes its place: a second backward pass recomputes it
             _turn(kept, target, lse, gradient, ctx.scale, ctx.cap)
-            found = _products(ctx.needs_input_grad, kept, hidden, weight, bias)
-        return (*found, None, None, None)
+            of_inputs = _products(ctx.needs_input_grad, kept, hidden, weight, bias)
+        return (*of_inputs, None, None, None)
 
 
 def _recomputed(
     ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, lse: Tensor, gradient: Tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients with the logits recomputed, so that one tile is alive; those of the weights are summed in float32."""
+    """Gradients with the logits recomputed tile by tile; those of the weights are summed in float32."""
     to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
     d_hidden = torch.empty_like(hidden) if to_hidden else None
     d_weight = torch.zeros_like(weight, dtype=torch.float32) if to_weight else None
@@ -130,7 +130,7 @@ def _scan(logits: Tensor, target: Tensor, lse: Tensor, picked: Tensor, scale: fl
 
 
 def _turn(logits: Tensor, target: Tensor, lse: Tensor, gradient: Tensor, scale: float, cap: float | None) -> None:
-    """Put the gradient of the logits in their place."""
+    """Overwrite the logits with their gradient."""
     if fused.fused(logits):
         fused.turn(logits, target, lse, gradient, scale=scale, cap=cap)
         return
@@ -142,7 +142,7 @@ def _turn(logits: Tensor, target: Tensor, lse: Tensor, gradient: Tensor, scale: 
 def _logit_gradient(
     logits: Tensor, target: Tensor, lse: Tensor, gradient: Tensor, scale: float, cap: float | None
 ) -> Tensor:
-    """float32 ``[rows, V]``: gradient (one-hot - softmax), back through cap and scale, in the place of the logits."""
+    """float32 ``[rows, V]``: gradient (one-hot - softmax), back through cap and scale, in the logits' memory."""
     shown = _shown(logits, scale, cap)
     slope = None if cap is None else (1 - (shown / cap).square_())
     back = shown.sub_(lse).exp_().mul_(-gradient).scatter_add_(1, target, gradient)
@@ -151,18 +151,18 @@ def _logit_gradient(
 
 
 def _shown(logits: Tensor, scale: float, cap: float | None) -> Tensor:
-    """Float32 logits as the softmax sees them, in their own place."""
+    """Float32 logits as the softmax sees them, in place."""
     shown = logits.mul_(scale) if scale != 1.0 else logits
     return shown if cap is None else shown.div_(cap).tanh_().mul_(cap)
 
 
 def _rows(vocabulary: int, device: torch.device) -> int:
-    """Rows of logits that are not kept, which one product makes."""
+    """Rows per product, for logits that are not kept."""
     return max(1, (TILE_ELEMENTS_GPU if device.type == "cuda" else TILE_ELEMENTS) // vocabulary)
 
 
 def _in_cache(logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Rows to work on together, and float32 room for them."""
+    """Yield rows to work on together, with a float32 buffer for them."""
     on_gpu = logits.device.type == "cuda"
     elements = _CACHED_ELEMENTS_GPU if on_gpu else _CACHED_ELEMENTS * torch.get_num_threads()
     rows = min(max(1, elements // logits.shape[1]), len(logits))

@@ -1,4 +1,4 @@
-"""Models and tokenizers in and out of folders that the ecosystem loads."""
+"""Load models and tokenizers from folders, and save them so that other tools can load them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from afzal.folders.load import (
     load_generation_config,
     model_folder,
 )
-from afzal.folders.load import load_tokenizer as load_tokenizer  # beside load_model, for callers that need both
+from afzal.folders.load import load_tokenizer as load_tokenizer  # for callers that need both loaders
 from afzal.folders.numbers import wrong_token
 from afzal.folders.unread import Unread
 from afzal.model.adapters import (
@@ -56,19 +56,19 @@ def load_model(
 ) -> Any:
     """A causal language model with dropout off, from a folder or a hub id.
 
-    An adapter's folder gives its base model with the adapter on it, and only the adapter trains.
+    An adapter folder gives its base model with the adapter on it; only the adapter trains.
 
     Args:
-        dtype: number format of the weights; of those that are not quantised, and of the computation, with ``quantize``.
-        quantize: hold the base model's linear layers in 4 bits; an adapter keeps float32.
+        dtype: number format of the weights; with ``quantize``, of the unquantised weights and of the computation.
+        quantize: hold the base model's linear layers in 4 bits; an adapter stays in float32.
 
     Raises:
-        AfzalError: the folder is missing, hostile (code, pickles, links outside) or no causal language model; or
-            bitsandbytes is wanted and absent.
+        AfzalError: the folder is missing, hostile (code, pickles, links outside) or not a causal language model; or
+            bitsandbytes is needed and not installed.
     """
     placed = four_bit(dtype, device) if quantize else {}
     model = _with_adapter(partial(load_causal_model, dtype=dtype, **placed), model_folder(path))
-    if not quantize:  # whose layers are where they must be
+    if not quantize:  # quantised layers are already on the device
         model.to(device)
     switch_off_dropout(model)
     fuse_norms(model)
@@ -78,12 +78,12 @@ def load_model(
 
 
 def blank_model(path: str) -> tuple[Any, Unread]:
-    """What :func:`load_model` gives on the CPU, without large weights of the (base) model, and where those are.
+    """The model of :func:`load_model` on the CPU without the large weights of the (base) model, and their locations.
 
-    Whether its weights are sound is not known before they are read.
+    The weights are not checked until they are read.
 
     Raises:
-        AfzalError: as there; or the weights are not tensors of the files as they are, or an adapter is made of them.
+        AfzalError: as there; or the weights are not stored as they are in memory, or an adapter is computed from them.
     """
     folder = model_folder(path)
     if is_adapter(folder) and (why := why_reads_base(folder)):
@@ -109,7 +109,7 @@ def _with_adapter(load: Callable[[str], Any], folder: str) -> Any:
     base = _base_folder(base, folder)
     model = load_adapter(load(base), folder)
     for about in model.peft_config.values():
-        about.base_model_name_or_path = base  # as it was found: the folder may have named it from its own place
+        about.base_model_name_or_path = base  # the resolved path: the folder's own may be relative to the folder
     if (Path(folder) / "generation_config.json").exists():
         settings = load_generation_config(folder)
         if fault := wrong_token(settings.to_dict(), model.get_input_embeddings().num_embeddings):
@@ -119,20 +119,20 @@ def _with_adapter(load: Callable[[str], Any], folder: str) -> Any:
 
 
 def begin_with(model: Any, adapter: str) -> Any:
-    """The model with the adapter of a folder on it, which was made for this very model; only the adapter trains.
+    """The model with an adapter from a folder that was trained on this exact model; only the adapter trains.
 
-    Whether the two compute numbers together is not known yet.
+    Does not check that the two together compute finite numbers.
 
     Raises:
-        AfzalError: there is no adapter, it does not fit the model, or its weights are not all numbers.
+        AfzalError: the folder holds no adapter, it does not fit the model, or its weights are not all numbers.
     """
     folder = model_folder(adapter)
     if not is_adapter(folder):
         raise AfzalError(f"{adapter} is not an adapter", remedy="name the folder of a run that trained one")
-    made = load_adapter(model, folder)
-    switch_off_dropout(made)
-    refuse_fault(not_finite((name, p) for name, p in made.eval().named_parameters() if p.requires_grad), adapter)
-    return made
+    adapted = load_adapter(model, folder)
+    switch_off_dropout(adapted)
+    refuse_fault(not_finite((name, p) for name, p in adapted.eval().named_parameters() if p.requires_grad), adapter)
+    return adapted
 
 
 def _base_folder(base: str, adapter: str) -> str:
@@ -144,7 +144,7 @@ def _base_folder(base: str, adapter: str) -> str:
             raise
         raise AfzalError(
             f"the base model {base!r} of {adapter} cannot be loaded",
-            why=f"there is no such folder here or beside the adapter, and as a hub id: {error.why or error.what}",
+            why=f"there is no such folder here or next to the adapter, and as a hub id: {error.why or error.what}",
             remedy="write the folder of the base model into base_model_name_or_path of adapter_config.json",
         ) from error
 
@@ -174,21 +174,21 @@ def four_bit(dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
 
 
 def context_tokens(path: str) -> int | None:
-    """Longest sequence the model has positions for, in tokens, from its configuration alone; None when unlimited.
+    """Longest sequence the model has positions for, in tokens, from its configuration alone; None if unlimited.
 
-    The virtual tokens of an adapter's folder are taken off.
+    The virtual tokens of an adapter folder are subtracted.
 
     Raises:
-        AfzalError: no configuration there.
+        AfzalError: there is no configuration.
     """
     return remaining_context(context_of(config_of(path)), positions_taken(model_folder(path)))
 
 
 def config_of(path: str) -> Any:
-    """The configuration of the model in a folder; of an adapter's folder that of its base model.
+    """The configuration of the model in a folder; for an adapter folder, that of its base model.
 
     Raises:
-        AfzalError: no configuration there.
+        AfzalError: there is no configuration.
     """
     folder = model_folder(path)
     base = adapter_base(folder)
@@ -196,31 +196,31 @@ def config_of(path: str) -> Any:
 
 
 def context_of_model(model: Any) -> int | None:
-    """As :func:`context_tokens`, of a model in memory."""
+    """Like :func:`context_tokens`, for a model in memory."""
     return remaining_context(context_of(model.config), virtual_tokens(model))
 
 
 def remaining_context(context: int | None, taken: int) -> int | None:
-    """Tokens left of a context of which ``taken`` are in use; None when unlimited."""
+    """Tokens left in a context after ``taken`` are used; None if unlimited."""
     return None if context is None else context - taken
 
 
 def context_of(config: Any) -> int | None:
-    """Positions a model's configuration allows, in tokens; None when unlimited."""
+    """Positions a model's configuration allows, in tokens; None if unlimited."""
     text = config.get_text_config()
     stated = (getattr(text, name, None) for name in _POSITIONS)
     return next((n for n in stated if isinstance(n, int) and n > 0), None)
 
 
 def refuse_fewer_positions(model: Any, longest: int, what: str) -> None:
-    """Make sure that a second model has positions for everything that the first one is trained on.
+    """Check that a second model has positions for everything that the first is trained on.
 
     Args:
         longest: tokens of the longest sequence.
-        what: the second model, as messages name it.
+        what: the second model's name in messages.
 
     Raises:
-        AfzalError: it has not.
+        AfzalError: it has too few.
     """
     context = context_of_model(model)
     if context is not None and context < longest:
@@ -248,9 +248,10 @@ def save_model(model: Any, tokenizer: Any, path: Path) -> None:
 
 
 def share_weights(folder: Path) -> None:
-    """Let whoever may read the other files of a model's folder read its weights too.
+    """Give the weights of a model folder the same permissions as its other files.
 
-    ``safetensors`` from 0.8 on leaves them to their owner alone, so that a server that runs as another user finds none.
+    Since 0.8, ``safetensors`` makes them readable by their owner alone, so a server that runs as another user cannot
+    read them.
     """
     for about in [f for name in ("config.json", ADAPTER_CONFIG) if (f := folder / name).exists()]:
         for file in folder.glob("*.safetensors"):
@@ -258,12 +259,13 @@ def share_weights(folder: Path) -> None:
 
 
 def settle_generation(model: Any, path: str) -> None:
-    """Make sure that the model's generation settings can be saved again, before a run and not after it.
+    """Make sure, before a run, that the model's generation settings can be saved after it.
 
-    Folders state temperatures and no sampling, which transformers reads and does not write. They mean sampling.
+    Some folders state a temperature without sampling, which transformers reads but refuses to write. They mean
+    sampling, so it is switched on.
 
     Raises:
-        AfzalError: transformers does not write them in that way either.
+        AfzalError: transformers does not write the settings with sampling either.
     """
     settings = getattr(model, "generation_config", None)  # a classifier has none
     if settings is None:
@@ -280,21 +282,21 @@ def settle_generation(model: Any, path: str) -> None:
 
 
 def name_base(adapter: Path, base: str | None) -> None:
-    """Name the base model of a saved adapter so that it is found from any folder: by its hub id or its whole path."""
+    """Name a saved adapter's base model so that it is found from any folder: by hub id or absolute path."""
     if base:
         about = adapter_config(adapter) | {"base_model_name_or_path": stored_name(base)}
         (adapter / ADAPTER_CONFIG).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def cast_parameters(model: nn.Module, dtype: torch.dtype, *, keep: Callable[[str], bool] = lambda name: False) -> None:
-    """Give the weights a number format in place, as ``from_pretrained(dtype=...)`` does.
+    """Cast the weights to a number format in place, as ``from_pretrained(dtype=...)`` does.
 
     Buffers keep theirs. Rotary frequencies are buffers: bfloat16 holds them to 0.4 %, which is an angle of several
-    radians after a thousand positions, and a folder loaded in bfloat16 has them in float32. So do the weights stay in
-    float32 that the family names in ``_keep_in_fp32_modules_strict``.
+    radians after a thousand positions, and a model loaded in bfloat16 has them in float32. The weights that the family
+    lists in ``_keep_in_fp32_modules_strict`` also stay in float32.
 
     Args:
-        keep: whether the weight of a name stays as it is.
+        keep: whether the weight of this name stays as it is.
     """
     for name, p in model.named_parameters():
         if p.is_floating_point() and not keep(name) and not (dtype == torch.bfloat16 and stays_float32(model, name)):
@@ -302,20 +304,20 @@ def cast_parameters(model: nn.Module, dtype: torch.dtype, *, keep: Callable[[str
 
 
 def stays_float32(model: nn.Module, name: str) -> bool:
-    """Whether `transformers` holds the weight of this name in float32 in a model that is loaded in bfloat16."""
+    """Whether `transformers` keeps the weight of this name in float32 in a model loaded in bfloat16."""
     base: Any = model.get_base_model() if is_adapted(model) else model  # pyright: ignore[reportCallIssue]
     patterns = getattr(base, "_keep_in_fp32_modules_strict", None) or ()
     return any(re.search(pattern.replace("*", ".*"), name) for pattern in patterns)
 
 
 def frozen_copy(model: Any, device: torch.device | None = None) -> Any:
-    """The same weights once more, never trained: a reference made from memory, not reloaded from disk.
+    """A second, never trained copy of the model: a reference made from memory, not reloaded from disk.
 
     Args:
-        device: where the copied weights lie; default: where the model's do. Buffers stay where they are.
+        device: of the copied weights; default: the model's. Buffers stay on their device.
     """
     known: dict[int, Any] = {}
-    if device is not None:  # weights that are copied already are not copied on the way
+    if device is not None:  # weights in this table are not copied again by deepcopy
         known = {id(p): nn.Parameter(p.detach().to(device, copy=True)) for p in model.parameters()}
     return copy.deepcopy(model, known).eval().requires_grad_(False)
 
@@ -325,7 +327,7 @@ _RATES_OF_CONFIGURATION = {"falcon", "gptj", "gpt_neo", "persimmon"}
 
 
 def switch_off_dropout(model: nn.Module) -> None:
-    """Set every dropout rate of the modules to 0, of whole layers too (``layerdrop``). The configuration stays."""
+    """Set every dropout rate of the modules to 0, including ``layerdrop``. The configuration is unchanged."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -335,7 +337,7 @@ def switch_off_dropout(model: nn.Module) -> None:
 
 
 def drops_by_configuration(model: Any) -> bool:
-    """Whether layers of the model drop in training mode at rates that they read from the configuration each time."""
+    """Whether layers of the model apply dropout in training mode at rates read from the configuration in each pass."""
     config = model.config.get_text_config()
     rates = [value for name, value in vars(config).items() if "drop" in name and isinstance(value, float)]
     return config.model_type in _RATES_OF_CONFIGURATION and any(rates)
@@ -348,15 +350,15 @@ def add_lora(
 
     Args:
         alpha: scale of the adapters is ``alpha / rank``.
-        also: modules to train whole beside them, such as ``lm_head``.
+        also: modules to train in full alongside them, such as ``lm_head``.
     """
     return add_adapter(model, Adapter("lora", rank, alpha, targets), also=also)
 
 
 def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
-    """Compile what pays (torch.compile): whole blocks on a GPU, feed-forward layers and norms elsewhere.
+    """Compile what benefits (torch.compile): whole blocks on a GPU, feed-forward layers and norms elsewhere.
 
-    Around tree attention, whose shapes are those of the layout, the compiled code of a block is left and entered again.
+    Tree attention, whose shapes follow the layout, runs uncompiled between the compiled parts of a block.
     """
     device = next(model.parameters()).device
     own_norms(model)
@@ -368,7 +370,7 @@ def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
 
 
 def compiled_parts(model: nn.Module, *, whole_blocks: bool) -> list[nn.Module]:
-    """The blocks of a model, as `transformers` names them; or the parts whose shapes are those of the row alone."""
+    """The blocks of a model, as `transformers` names them; or the parts whose shapes depend on the row alone."""
     if whole_blocks:
         base: Any = model.get_base_model() if is_adapted(model) else model  # pyright: ignore[reportCallIssue]
         names = set(getattr(base, "_no_split_modules", None) or ())
@@ -378,7 +380,7 @@ def compiled_parts(model: nn.Module, *, whole_blocks: bool) -> list[nn.Module]:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA where present, else the CPU, where torch gets no more threads than there are processors."""
+    """The device of this name. ``auto`` is CUDA if present, else the CPU. On the CPU, limit torch's threads."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.empty(0, device=device)
@@ -392,7 +394,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def _keep_to_share() -> None:
-    """torch starts a thread per processor of the machine. In a container with a share of them, threads that wait for
-    each other use the share up, and an update takes many times as long."""
+    """Limit torch to the usable CPUs. It starts a thread per processor of the machine; in a container with a share of
+    them, threads that wait for each other use the share up, and an update takes many times as long."""
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > usable_cpus():
         torch.set_num_threads(usable_cpus())

@@ -1,7 +1,7 @@
-"""Log-probs of the scored tokens, and of nothing else.
+"""Log-probs of the scored tokens only.
 
 The output head runs only at the positions that predict a scored token, in tiles, in float32 after the matmul. The
-model's own forward is called on the root module; a hook takes the hidden states at the head's door.
+model's own forward is called on the root module; a hook captures the hidden states at the head's input.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from afzal.model.reward import is_reward_model, reward_scores
 from afzal.objectives.inputs import Scored
 from afzal.tokens.batch import Batch
 
-TILE_ELEMENTS = 2**26  # float32 logits of a head that is called held at once: 256 MiB
+TILE_ELEMENTS = 2**26  # float32 logits held at a time, for a head that is called as a module: 256 MiB
 
 
 def score(model: Any, batch: Batch, temperature: float = 1.0) -> Scored:
     """Log-probs of every scored token of a batch: ``[M]`` float32 nats, with gradient unless switched off outside.
 
-    A reward model gives one score per response in their place, so that ``logps`` are the scores.
+    A reward model gives one score per response instead; ``logps`` are then the scores.
 
     Args:
-        temperature: what logits are divided by.
+        temperature: divides the logits.
     """
     if is_reward_model(model):
         scores = reward_scores(model, batch)
@@ -41,18 +41,18 @@ def score(model: Any, batch: Batch, temperature: float = 1.0) -> Scored:
 
 
 def predicting(model: Any, batch: Batch) -> Tensor:
-    """``[M, d]``: what the output head sees where a scored token is predicted."""
+    """``[M, d]``: the output head's inputs at the positions that predict scored tokens."""
     return hidden_states(model, batch).flatten(0, 1)[batch.predict_at]
 
 
 def hidden_states(model: Any, batch: Batch) -> Tensor:
-    """``[R, L, d]``: what the output head would see at every position, an adapter's virtual tokens left out."""
+    """``[R, L, d]``: the output head's inputs at every position, without an adapter's virtual tokens."""
     seen: list[Tensor] = []
 
     def take(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
         seen.append(args[0])
-        # One position per row: the head then does next to no work. Of a view with the strides of the whole, a frozen
-        # head would copy its transposed matrix first.
+        # One position per row, so the head does next to no work. Given a view with the full tensor's strides, a frozen
+        # head would first copy its transposed matrix.
         return (args[0][:, 0].clone(memory_format=torch.contiguous_format)[:, None],)
 
     def run(inputs: Mapping[str, Any]) -> Tensor:
@@ -83,8 +83,8 @@ def _once(seen: list[Tensor], model: Any) -> Tensor:
 def head_logps(model: Any, hidden: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-prob ``[M]`` of ``target`` ``[M]`` given hidden states ``[M, d]``, float32 nats.
 
-    A plain linear head goes through :mod:`afzal.model.head`; any other (adapted, hooked, sharded) is called as it is,
-    in tiles that the backward pass recomputes, so that at most one tile of logits is alive.
+    A plain linear head goes through :mod:`afzal.model.head`; any other (adapted, hooked, sharded) is called as a
+    module, in tiles that the backward pass recomputes, so that at most one tile of logits is in memory.
     """
     head = output_head(model)
     if is_plain(head):
@@ -98,9 +98,9 @@ def head_logps(model: Any, hidden: Tensor, target: Tensor, temperature: float = 
 
 
 def tiled(fn: Callable[..., Tensor], *columns: Tensor, rows: int) -> Tensor:
-    """``fn(*columns)``, whose last axis is that of the columns' rows, from at most ``rows`` of them at a time.
+    """``fn(*columns)``, computed on at most ``rows`` rows of the columns at a time; rows are the result's last axis.
 
-    Where that takes several tiles, the backward pass recomputes them, so that one is alive at once.
+    If that takes several tiles, the backward pass recomputes them, so that only one is in memory at a time.
     """
     if len(columns[0]) <= rows:
         return fn(*columns)
@@ -112,13 +112,13 @@ def tiled(fn: Callable[..., Tensor], *columns: Tensor, rows: int) -> Tensor:
 
 
 def logits_of(model: Any, hidden: Tensor, temperature: float = 1.0) -> Tensor:
-    """Logits ``[n, V]`` in float32 of hidden states ``[n, d]``, as the softmax of the model's own forward sees them,
-    over the temperature."""
+    """Logits ``[n, V]`` in float32 of hidden states ``[n, d]``, adjusted as in the model's own forward pass and divided
+    by the temperature."""
     return adjusted(model.config, output_head(model)(hidden), temperature)
 
 
 def adjusted(config: Any, logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """What :func:`logits_of` makes of the logits that come out of the head."""
+    """The head's raw logits, adjusted as :func:`logits_of` does."""
     scale, cap = logit_adjustment(config, temperature)
     logits = logits.float()
     logits = logits * scale if scale != 1.0 else logits
@@ -142,9 +142,9 @@ def output_head(model: Any) -> nn.Module:
 
 
 def logit_adjustment(config: Any, temperature: float = 1.0) -> tuple[float, float | None]:
-    """What a family does to logits after the head: a scale, then a soft-cap. Checked against the model by the probe.
+    """The family's adjustment of logits after the head: a scale, then a soft-cap. Checked by the probe.
 
-    A temperature divides what comes of it, which is to divide both: cap / T tanh(x scale / T / (cap / T)).
+    Dividing the result by a temperature divides both: cap / T tanh(x scale / T / (cap / T)).
     """
     text = config.get_text_config()
     scale = float(getattr(text, "logit_scale", None) or 1.0) * float(getattr(text, "lm_head_multiplier", None) or 1.0)

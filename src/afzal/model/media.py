@@ -1,4 +1,4 @@
-"""What a forward pass of a multimodal model needs beside ids, where trees are packed into one row."""
+"""Inputs of a multimodal model's forward pass other than ids, for trees packed into one row."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _KINDS = ("image", "video", "audio")
 
 
 def inputs_of(model: Any, batch: Batch) -> dict[str, Any]:
-    """Keyword arguments of a model's forward pass: those of the batch, with positions on all the axes it has.
+    """Keyword arguments of a model's forward pass: the batch's, with positions on all axes of the model.
 
-    Models with several axes of position (Qwen2-VL) place a picture's tokens by row and column. Left alone they derive
-    that from a row's ids, which is right for one prompt per row but not for packed trees.
+    Models with several axes of position (Qwen2-VL) place a picture's tokens by row and column. By default they derive
+    positions from a row's ids, which is right for one prompt per row but not for packed trees.
     """
     inputs = batch.inputs
     base = _places_itself(model)
@@ -31,7 +31,7 @@ def inputs_of(model: Any, batch: Batch) -> dict[str, Any]:
 
 
 def reads_media(config: Any) -> bool:
-    """Whether a configuration is that of a language model with towers for images or sounds."""
+    """Whether the configuration is of a language model with image or audio towers."""
     return config.get_text_config() is not config and any(getattr(config, name, None) is not None for name in _TOWERS)
 
 
@@ -40,22 +40,22 @@ def towers(model: Any) -> dict[str, nn.Module]:
     if not reads_media(model.config):
         return {}
     own = [part for name in _TOWERS if (part := getattr(model.config, name, None)) is not None]
-    made: dict[str, nn.Module] = {}
+    encoders: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in made)
+        inside = any(name.startswith(f"{outer}.") for outer in encoders)
         if name and not inside and any(getattr(module, "config", None) is config for config in own):
-            made[name] = module
-    return made
+            encoders[name] = module
+    return encoders
 
 
 def freeze_towers(model: Any) -> None:
-    """Keep what encodes images and sounds as it is; the projection of its features still trains."""
+    """Freeze the encoders of images and sounds; the projection of their features still trains."""
     for tower in towers(model).values():
         tower.requires_grad_(False)
 
 
 def placeholder_ids(config: Any) -> tuple[int, ...]:
-    """Ids of the tokens that stand for images and sounds: a forward pass puts features in the place of each of them."""
+    """Ids of the tokens that stand for images and sounds: a forward pass replaces each by features."""
     if not reads_media(config):
         return ()
     named = (getattr(config, f"{kind}_token_{ending}", None) for kind in _KINDS for ending in ("id", "index"))
@@ -63,14 +63,14 @@ def placeholder_ids(config: Any) -> tuple[int, ...]:
 
 
 def random_ids(config: Any, vocabulary: int, rng: np.random.Generator, n: int) -> list[int]:
-    """``n`` ids from the vocabulary; the first one in place of those that stand for images and sounds, which
-    cannot be read without their features."""
+    """``n`` random ids from the vocabulary; id 0 replaces placeholders of images and sounds, which cannot be read
+    without their features."""
     ids = rng.integers(0, vocabulary, n)
     return np.where(np.isin(ids, placeholder_ids(config)), 0, ids).tolist()
 
 
 def _places_itself(model: Any) -> Any:
-    """The part of a model that derives positions from ids and grids of patches; None where there is none."""
+    """The part of a model that derives positions from ids and patch grids; None if it has none."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     for part in (inner, getattr(inner, "model", None)):
         if hasattr(part, "get_rope_index"):
@@ -79,7 +79,7 @@ def _places_itself(model: Any) -> Any:
 
 
 def _tree_positions(base: Any, t: Tree, device: torch.device) -> Tensor:
-    """``[3, 1, n]``: the prompt's positions as the model derives them, and every branch counting on from their end."""
+    """``[3, 1, n]``: the prompt's positions as the model derives them; every branch counts on from their end."""
     ids = torch.from_numpy(t.prompt).long()[None].to(device)
     types = t.types.get("mm_token_type_ids")
     grids = [torch.from_numpy(m.arrays()["image_grid_thw"]) for m in t.media]

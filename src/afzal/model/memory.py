@@ -1,4 +1,4 @@
-"""How much memory an update needs, and whether the machine has it: measured on the model, not guessed from its name."""
+"""How much memory an update needs, measured on the model, and how much is free."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class PerToken:
     """Bytes that grow with a forward pass.
 
     Attributes:
-        block: per token, for what one block keeps where nothing is recomputed.
-        kept: per token, for what all blocks keep, by mode.
-        logit: per scored token, for its logits in the computed number format; 0 for a reward model.
-        element: of a computed number.
-        called: whether the head is called as it is, in large tiles, since it is no plain product: adapted, or cut.
-        fixed: for all blocks, by mode, whatever the tokens: what is computed from weights alone, such as experts with
-            their adapters.
-        fixed_block: the same of one block where nothing is recomputed.
+        block: per token, kept by one block if nothing is recomputed.
+        kept: per token, kept by all blocks, by mode.
+        logit: per scored token, for its logits in the compute dtype; 0 for a reward model.
+        element: per number in the compute dtype.
+        called: whether the head (adapted or sharded) is called as a module, in large tiles.
+        fixed: for all blocks, by mode, independent of the tokens: values computed from weights alone, such as experts
+            with their adapters.
+        fixed_block: the same for one block if nothing is recomputed.
     """
 
     block: float
@@ -59,7 +59,7 @@ class PerToken:
     fixed_block: float = 0.0
 
     def of(self, mode: Recompute, tokens: float, scored: float) -> dict[str, float]:
-        """Bytes of the activations and of the logits of a forward pass, for its backward pass."""
+        """Bytes of activations and logits that a forward pass keeps for its backward pass."""
         again = mode != "none"  # one block's are recomputed at a time
         fixed = self.fixed.get(mode, 0.0) + self.fixed_block * again
         growing = (self.kept[mode] + self.block * again) * tokens
@@ -67,27 +67,27 @@ class PerToken:
 
     def _logits(self, scored: float) -> float:
         kept = scored * self.logit
-        if self.called:  # logits, and in float32 their log-probs, the gradient, or a reference's beside the policy's
+        if self.called:  # logits, and in float32 their log-probs, the gradient, or a reference's alongside the policy's
             return min(kept / self.element, logprobs.TILE_ELEMENTS) * (self.element + 12.0)
         return kept if kept <= KEEP_BYTES else float(TILE_ELEMENTS * self.element)
 
 
 def measure(model: Any, sharing: Sharing, probe: Tree | None = None, modes: Sequence[Recompute] = MODES) -> PerToken:
-    """What a forward pass of this model keeps, by running it on one tree in each mode.
+    """Measure what a forward pass of this model keeps, by running it on one tree in each mode.
 
-    Leaves the model in the last of the modes.
+    Leaves the model in the last mode.
 
     Args:
-        probe: the tree to run; a small one unless given. Where attention keeps its weights, what it keeps grows with
-            the square of the length, so that a longer tree has more per token.
-        modes: begins with ``none``, which says what one block keeps.
+        probe: the tree to run; a small one unless given. If attention keeps its weights, their size grows with
+            the square of the length, so a longer tree has more per token.
+        modes: the first is ``none``, which gives what one block keeps.
     """
-    found: dict[Recompute, Kept] = {}
+    measured: dict[Recompute, Kept] = {}
     for mode in modes:
         set_recompute(model, mode)
-        found[mode] = kept_bytes(model, sharing, probe)
-    kept: dict[Recompute, float] = {mode: found[mode].per_token for mode in modes}
-    fixed: dict[Recompute, float] = {mode: found[mode].fixed for mode in modes}
+        measured[mode] = kept_bytes(model, sharing, probe)
+    kept: dict[Recompute, float] = {mode: measured[mode].per_token for mode in modes}
+    fixed: dict[Recompute, float] = {mode: measured[mode].fixed for mode in modes}
     element = next(model.parameters()).element_size()
     scalar, blocks = is_reward_model(model), model.config.get_text_config().num_hidden_layers
     logit = 0.0 if scalar else float(vocabulary_of(model) * element)
@@ -96,37 +96,37 @@ def measure(model: Any, sharing: Sharing, probe: Tree | None = None, modes: Sequ
 
 
 class Kept(NamedTuple):
-    """Bytes that a forward pass keeps for its backward pass: for each token, and whatever the tokens."""
+    """Bytes that a forward pass keeps for its backward pass: per token, and independent of the tokens."""
 
     per_token: float
     fixed: float
 
 
 def kept_bytes_per_token(model: Any, sharing: Sharing, probe: Tree | None = None) -> float:
-    """Bytes that one forward pass keeps for its backward pass, per token, without weights and without the head."""
+    """Bytes per token that one forward pass keeps for its backward pass, without weights and the head."""
     return kept_bytes(model, sharing, probe).per_token
 
 
 def kept_bytes(model: Any, sharing: Sharing, probe: Tree | None = None) -> Kept:
-    """Bytes that one forward pass keeps for its backward pass, without weights and without the head."""
+    """Bytes that one forward pass keeps for its backward pass, without weights and the head."""
     device = next(model.parameters()).device
     batch = collate([probe or tree("memory", [0] * 40, [[0] * 12] * 2)], sharing, device)
     own = {storage._cdata for t in (*model.parameters(), *model.buffers()) for storage in _storages(t)}
     with torch.enable_grad(), _Made(own) as made:
-        found = head_scores(model, batch) if is_reward_model(model) else hidden_states(model, batch)
-    # what is still alive, besides the result, is held by the graph
+        output = head_scores(model, batch) if is_reward_model(model) else hidden_states(model, batch)
+    # apart from the result, whatever is still alive is held by the graph
     alive = {at: size for at, (held, size) in made.storages.items() if at not in own and not held.expired()}
-    for storage in _storages(found):
+    for storage in _storages(output):
         alive.pop(storage._cdata, None)
     fixed = sum(size for at, size in alive.items() if at in made.fixed)
     return Kept((sum(alive.values()) - fixed) / batch.ids.numel(), float(fixed))
 
 
 class _Made(TorchDispatchMode):
-    """Every storage that an operation makes, without holding on to it.
+    """Records every storage that an operation creates, without keeping it alive.
 
     Attributes:
-        fixed: those that were made of weights alone.
+        fixed: those computed from weights alone.
     """
 
     def __init__(self, weights: Set[int]) -> None:
@@ -142,13 +142,13 @@ class _Made(TorchDispatchMode):
         for leaf in tree_leaves(made):
             for storage in _storages(leaf):
                 self.storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-                # an address may be that of a storage that is gone
+                # the address may have belonged to a freed storage
                 (self.fixed.add if of_weights else self.fixed.discard)(storage._cdata)
         return made
 
 
 def _storages(t: Any) -> Iterator[torch.UntypedStorage]:
-    """What this process holds of a tensor: of one in pieces on several ranks its own piece."""
+    """Yield the storages that this process holds of a tensor: for a sharded tensor, its own shard."""
     if is_traceable_wrapper_subclass(t):
         for name in t.__tensor_flatten__()[0]:
             yield from _storages(getattr(t, name))
@@ -157,22 +157,22 @@ def _storages(t: Any) -> Iterator[torch.UntypedStorage]:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free now on the device; None when the system does not say."""
+    """Bytes of memory free on the device now; None if the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    found = [_available(_MEMINFO), _left_in_group(_CGROUP)]
-    return min((n for n in found if n is not None), default=None) if device.type == "cpu" else None
+    limits = [_available(_MEMINFO), _left_in_group(_CGROUP)]
+    return min((n for n in limits if n is not None), default=None) if device.type == "cpu" else None
 
 
 def _available(meminfo: Path) -> int | None:
-    """What Linux calls available: free, and what caches can give back."""
+    """Bytes that Linux reports as available: free memory plus reclaimable caches."""
     lines = _lines(meminfo)
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def _left_in_group(root: Path) -> int | None:
-    """What is left of the limits of containers and jobs, where there are some. Files that were read and that the system
-    can forget count as used there, and are free here: among them are the model's own."""
+    """Bytes left under the memory limits of containers and jobs; None without limits. Cached files, the model's among
+    them, count as used there, but the system can drop them: they count as free here."""
     left = []
     for group in own_memory_limits(root):
         said = "".join(_lines(group.used)).strip()

@@ -1,9 +1,9 @@
-"""RMSNorms on a CPU, a few rows at a time, with a backward pass of their own.
+"""RMSNorms on a CPU, a few rows at a time, with a custom backward pass.
 
-`transformers` writes an RMSNorm as eight operations over the whole tensor, and autograd its backward pass as twenty.
-Each reads and writes main memory, and of their results a float32 copy of the input and the normed input are kept. Here
-a block of rows takes all the steps while it is in a core's cache, and only the input is kept. Forward passes give the
-same bits; gradients differ in the last bits.
+In `transformers` an RMSNorm is eight operations over the full tensor, and twenty in autograd's backward pass. Each
+reads and writes main memory, and a float32 copy of the input and the normed input are kept. Here a block of rows goes
+through all steps while it is in a core's cache, and only the input is kept. Forward passes give the same bits;
+gradients differ in the last bits.
 
 Shapes: n rows, d features.
 """
@@ -21,16 +21,16 @@ from torch import Tensor, nn
 from afzal.model.head import tiles
 from afzal.model.kernels import trials
 
-_CACHED_ELEMENTS = 2**16  # of one operand, that a core works on at once
-_SMALL = 2**16  # where no gradient is wanted, a whole tensor of so many elements is in the cache anyway
-_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of a gradient, as a share of its size
+_CACHED_ELEMENTS = 2**16  # of one operand, that a core works on at a time
+_SMALL = 2**16  # without gradients, a tensor of up to this many elements is in the cache anyway
+_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of a gradient, relative to its size
 
 
 def fuse_norms(model: nn.Module) -> None:
-    """Give the RMSNorms of a model of `transformers` this forward pass; on a GPU they still take their own.
+    """Give the RMSNorms of a `transformers` model this forward pass; on a GPU they still use their own.
 
-    A class is trusted once its own forward pass, on random numbers, has given the same bits, and its gradients agree;
-    others (Gemma's, in bf16 OLMo 2's) keep theirs.
+    A class gets it once its own forward pass gives the same bits on random numbers and the gradients agree; other
+    classes (Gemma's, and OLMo 2's in bf16) keep theirs.
     """
     for module in model.modules():
         name, home = type(module).__name__, type(module).__module__
@@ -39,7 +39,7 @@ def fuse_norms(model: nn.Module) -> None:
 
 
 def own_norms(model: nn.Module) -> None:
-    """Take that back, as a compiler wants it."""
+    """Undo :func:`fuse_norms`, for the compiler."""
     for module in model.modules():
         if isinstance(module.__dict__.get("forward"), _Norm):
             del module.__dict__["forward"]
@@ -61,7 +61,7 @@ class _Norm:
 
 
 def _is_for(x: Tensor, weight: Tensor) -> bool:
-    """Whether these are plain tensors of a CPU in one known format, and large enough to gain from it."""
+    """Whether these are plain CPU tensors in one known format, and large enough to benefit."""
     if x.device.type != "cpu" or x.dtype != weight.dtype or x.dtype not in _TOLERANCE:
         return False
     if type(x) is not Tensor or type(weight) not in (Tensor, nn.Parameter) or torch.is_autocast_enabled("cpu"):
@@ -70,7 +70,7 @@ def _is_for(x: Tensor, weight: Tensor) -> bool:
 
 
 class _RMSNorm(torch.autograd.Function):
-    """``[..., d]`` to the same, with a weight ``[d]`` and the reciprocal root of each row's mean square kept."""
+    """``[..., d]`` to the same shape, with a weight ``[d]``; keeps the reciprocal root of each row's mean square."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -94,7 +94,7 @@ class _RMSNorm(torch.autograd.Function):
             return (*_differentiable(x, weight, ctx.eps, gradients[0]), None)
         of_x, of_weight = ctx.needs_input_grad[:2]
         rows, upstream = x.reshape(-1, x.shape[-1]), gradients[0].reshape(-1, x.shape[-1])
-        found = torch.empty_like(rows) if of_x else None
+        d_x = torch.empty_like(rows) if of_x else None
         total = weight.new_zeros(weight.shape, dtype=torch.float32) if of_weight else None
         normed, inner, product, rounded = _rooms(rows, torch.float32, torch.float32, torch.float32, x.dtype)
         for at in tiles(len(rows), len(normed)):
@@ -103,40 +103,40 @@ class _RMSNorm(torch.autograd.Function):
             high = torch.mul(_like(rows[at], normed[:n]), root, out=normed[:n])
             if total is not None:
                 total += torch.mul(_like(high, low), upstream[at], out=low).sum(0, dtype=torch.float32)
-            if found is not None:
+            if d_x is not None:
                 slope = _like(torch.mul(upstream[at], weight, out=low), inner[:n])
                 along = torch.mul(high, slope, out=product[:n]).mean(-1, keepdim=True)
-                found[at] = slope.addcmul_(high, along, value=-1).mul_(root)
+                d_x[at] = slope.addcmul_(high, along, value=-1).mul_(root)
         return (
-            None if found is None else found.view(x.shape),
+            None if d_x is None else d_x.view(x.shape),
             None if total is None else total.to(weight.dtype),
             None,
         )
 
 
 def _rooms(rows: Tensor, *dtypes: torch.dtype) -> list[Tensor]:
-    """Room for one block of rows, once per number format."""
+    """Buffers for one block of rows, one per number format."""
     at_once = _CACHED_ELEMENTS * torch.get_num_threads() // rows.shape[1]
     return [rows.new_empty((max(1, min(len(rows), at_once)), rows.shape[1]), dtype=dtype) for dtype in dtypes]
 
 
 def _like(rows: Tensor, room: Tensor) -> Tensor:
-    """Rows in the number format of the room: as they are, or copied there."""
+    """Rows in the buffer's number format: unchanged, or copied into the buffer."""
     return rows if rows.dtype == room.dtype else room.copy_(rows)
 
 
 def _differentiable(x: Tensor, weight: Tensor, eps: float, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradients of input and weight, by operations that can be differentiated again."""
+    """Gradients of input and weight, from differentiable operations."""
     wanted = [t for t in (x, weight) if t.requires_grad]
     high = x.float()
     out = weight * (high * torch.rsqrt(high.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
-    found = iter(torch.autograd.grad(out, wanted, gradient, create_graph=True))
-    return tuple(next(found) if t.requires_grad else None for t in (x, weight))
+    gradients = iter(torch.autograd.grad(out, wanted, gradient, create_graph=True))
+    return tuple(next(gradients) if t.requires_grad else None for t in (x, weight))
 
 
 @cache
 def _is_known(forward: Callable[..., Tensor], dtype: torch.dtype) -> bool:
-    """Whether the forward pass of a class, run on a stand-in for a layer of its kind, is this norm."""
+    """Whether the forward pass of a class computes this norm, tried on a stand-in for its layer."""
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -153,10 +153,10 @@ def _drawn(dtype: torch.dtype, *shapes: tuple[int, ...]) -> list[Tensor]:
     return [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
 
 
-def _distance(expected: Tensor, found: Tensor, given: tuple[Tensor, ...]) -> float:
-    """Infinite where results differ in a bit; else the largest error of a gradient, as a share of its size."""
-    if not torch.equal(expected, found):
+def _distance(expected: Tensor, actual: Tensor, inputs: tuple[Tensor, ...]) -> float:
+    """Infinite if results differ in a bit; else the largest relative error of a gradient."""
+    if not torch.equal(expected, actual):
         return float("inf")
     upstream = _drawn(expected.dtype, tuple(expected.shape))[0].detach()
-    pairs = zip(*(torch.autograd.grad(t, given, upstream) for t in (found, expected)), strict=True)
+    pairs = zip(*(torch.autograd.grad(t, inputs, upstream) for t in (actual, expected)), strict=True)
     return max(float((own.float() - b.float()).norm() / b.float().norm()) for own, b in pairs)

@@ -1,4 +1,4 @@
-"""Weights that live in the machine's memory and visit a device while they compute."""
+"""Weights that are kept in host memory and copied to a device while they compute."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ HOST = torch.device("cpu")
 
 
 def on_host(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy in the machine's memory; locked there when ``device`` is a GPU, which then copies it while it computes."""
+    """A copy in host memory, pinned if ``device`` is a GPU, so that the GPU can copy it while it computes."""
     copied = tensor.detach().to(HOST, copy=True)
     return copied.pin_memory() if device.type == "cuda" else copied
 
 
 def move_home(model: Any, device: torch.device) -> Any:
-    """The model with its weights, not its buffers, in the machine's memory, from where they can visit ``device``."""
+    """Move the model's weights, not its buffers, to host memory, from where :func:`visiting` copies them to
+    ``device``."""
     for p in model.parameters():
         p.data = on_host(p, device)
     return model
 
 
 def host_copy(model: Any, device: torch.device) -> Any:
-    """A frozen copy of a model whose weights lie in the machine's memory; on the device nothing is copied."""
+    """A frozen copy of a model with its weights in host memory; nothing is copied on the device."""
     return move_home(frozen_copy(model, HOST), device)
 
 
 @contextmanager
 def visiting(parameters: Iterable[nn.Parameter], device: torch.device) -> Iterator[None]:
-    """Copies of the weights on the device as long as the block lasts; what is changed there is lost."""
+    """Copy the weights to the device for the duration of the block; changes made there are lost."""
     homes = [(p, p.data) for p in parameters]
     try:
         for p, home in homes:

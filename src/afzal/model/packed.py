@@ -1,8 +1,8 @@
-"""Linear layers with their weights laid out once for the CPU's matrix products, while a model only answers.
+"""Linear layers whose weights are laid out once for the CPU's matrix products, for inference.
 
-For a product with few rows, most of the time goes into bringing the weights into the order in which the processor reads
-them, and a plain layer does that again at every token. A packed layer does it once. The products are oneDNN's either
-way; in bf16 the numbers are the same bits, in float32 sums may be taken in another order.
+In a product with few rows, most of the time goes into reordering the weights for the processor, and a plain layer does
+that at every token. A packed layer does it once. The products are oneDNN's either way; in bf16 results are
+bit-identical, in float32 sums may be taken in another order.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from torch import Tensor, nn
 
 from afzal.runs.environment import memory_bytes
 
-_PLAIN_CALLS = 4  # packing takes as long as about four products with few rows: an answer that ends by then goes without
-_LEAST = 2**16  # weights of a layer that is worth it
-_SHARE_OF_MEMORY = 1 / 8  # of the machine's, for the packed weights of all processes that share the machine
+_PLAIN_CALLS = 4  # packing takes about as long as four products with few rows, so shorter answers do without it
+_LEAST = 2**16  # weights of a layer for which packing pays
+_SHARE_OF_MEMORY = 1 / 8  # of the machine's, for the packed weights of all its processes together
 
 
 @contextmanager
 def packed(model: nn.Module) -> Iterator[None]:
-    """The model with packed layers, for forward passes without gradients; at the end it is as it came.
+    """Pack the model's layers inside the block, for forward passes without gradients; unpack them at the end.
 
-    A layer is packed at its fifth call. It has a second copy of its weights until the end of the block, whose weights
-    must not change. Nothing happens on a GPU, on a processor without fast products in the model's number format, or
-    where the copies would take more than an eighth of the machine's memory.
+    A layer is packed at its fifth call, and then holds a second copy of its weights until the end of the block; weights
+    must not change in between. Does nothing on a GPU, on a processor without fast products in the model's number
+    format, or if the copies would take more than an eighth of the machine's memory.
     """
     layers = _layers(model)
     for layer in layers:
@@ -62,14 +62,14 @@ class _Packed:
 
 
 def _layers(model: nn.Module) -> list[nn.Linear]:
-    """Layers to pack; none where it would not help or not fit, or where the compiler has made the passes its own."""
+    """Layers to pack; none if packing would not help or not fit, or if the model is compiled."""
     if any(m._compiled_call_impl is not None for m in model.modules()):
         return []
-    found = [m for m in model.modules() if type(m) is nn.Linear and _may(m)]
-    size = sum(m.weight.numel() * m.weight.element_size() for m in found)
-    # what the machine has, never what is free just now: the same run must give the same bits
+    layers = [m for m in model.modules() if type(m) is nn.Linear and _may(m)]
+    size = sum(m.weight.numel() * m.weight.element_size() for m in layers)
+    # the machine's total memory, not the free memory: the same run must give the same bits
     room = (memory_bytes() or 0) * _SHARE_OF_MEMORY / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return found if size <= room else []
+    return layers if size <= room else []
 
 
 def _may(layer: nn.Linear) -> bool:
@@ -79,7 +79,7 @@ def _may(layer: nn.Linear) -> bool:
 
 
 def _is_fast(dtype: torch.dtype) -> bool:
-    # the operations are the ones that torch's own compiler emits; a build without oneDNN lacks them
+    # torch's own compiler emits these operations; a build without oneDNN lacks them
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

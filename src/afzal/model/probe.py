@@ -1,4 +1,4 @@
-"""Trust, but verify: does this very model give the same log-probs by the fast path as by the plain one?"""
+"""Check at run time that a model gives the same log-probs by the fast path as by the plain one."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from afzal.tokens.tree import Tree, only_branch, tree
 # largest difference of a single token's log-prob, in nats
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 _TOLERANCE_LOW = 0.15
-# in a mixture of experts, whose rounded router may send a token elsewhere: the median difference
+# the median difference, for a mixture of experts: rounding in its router may send a token to other experts
 _TOLERANCE_TYPICAL = 0.05
 
-# the names that configurations give to the number of experts, and to the weight of the loss that balances them
+# configuration keys for the number of experts, and for the weight of the loss that balances them
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _ROUTER_LOSSES = ("router_aux_loss_coef", "aux_loss_coef")
 
-_Rule = tuple[float, Callable[[Tensor, Tensor], float]]  # how far log-probs may be apart, and how that is measured
+_Rule = tuple[float, Callable[[Tensor, Tensor], float]]  # the allowed difference of log-probs, and its measure
 
 
 def choose_sharing(
     model: Any, longest: int | None = None, shown: Sequence[Tree] = (), *, dtype: torch.dtype | None = None
 ) -> tuple[Sharing, str]:
-    """Whether the model can share a prompt between branches, by allow-list and by trial; and why not, if not.
+    """Decide by allow-list and by trial whether the model can share a prompt between branches; if not, say why.
 
-    Leaves the model with the attention that the answer needs.
+    Leaves the model with the attention that the decision needs.
 
     Args:
-        longest: tokens of the longest prompt + response that there will be; None where that is not known.
-        shown: trees with images or sounds to try as well; what the probe makes up itself has none.
-        dtype: the number format that computes, where it is not that of the weights.
+        longest: tokens of the longest prompt + response to expect; None if unknown.
+        shown: trees with images or sounds to try as well; the probe's own trees have none.
+        dtype: the compute dtype, if it is not that of the weights.
 
     Raises:
-        AfzalError: even the unshared path disagrees with the model's own logits, so nothing could be trusted.
+        AfzalError: even the unshared path disagrees with the model's own logits, so no path can be trusted.
     """
     trees = [*probe_trees(model), *shown]
     model.eval()
@@ -63,7 +63,7 @@ def choose_sharing(
 
 
 def choose_common_sharing(models: Sequence[Any], longest: int | None = None) -> Sharing:
-    """How models that score the same batches lay prompts out: shared where all of them can; all are set to it."""
+    """Choose one layout for models that score the same batches (shared if all can) and set all of them to it."""
     if {choose_sharing(model, longest)[0] for model in models} == {"shared"}:
         return "shared"
     for model in models:
@@ -72,9 +72,9 @@ def choose_common_sharing(models: Sequence[Any], longest: int | None = None) -> 
 
 
 def kernel_notes(model: Any) -> tuple[str, ...]:
-    """What there is to say of the attention kernels that a sharing model uses, after each has had its trial.
+    """Notes on the attention kernels of a sharing model, after each has had its trial.
 
-    Nothing on a CPU, where there is one way only.
+    Empty on a CPU, which has one path only.
     """
     if _device(model).type != "cuda":
         return ()
@@ -84,16 +84,16 @@ def kernel_notes(model: Any) -> tuple[str, ...]:
 
 
 def router_note(config: Any) -> str:
-    """What there is to say of a mixture of experts that is trained without the loss that balances its experts; empty of
-    any other model."""
+    """A note that a mixture of experts is trained without the loss that balances its experts; empty for other
+    models."""
     if not _is_mixture(config):
         return ""
     text = config.get_text_config()
     named = next(((n, c) for n in _ROUTER_LOSSES if (c := getattr(text, n, None)) is not None), None)
     which = f" ({named[0]} {named[1]:g} in its configuration)" if named else ""
     return (
-        f"mixture of experts: the auxiliary loss that balances its experts{which} is not added to the loss, so that "
-        "a long training may come to use few of them"
+        f"mixture of experts: the auxiliary loss that balances its experts{which} is not added to the loss, so "
+        "long training may end up using few of them"
     )
 
 
@@ -104,7 +104,7 @@ def _is_mixture(config: Any) -> bool:
 def plain_logps(model: Any, batch: Batch) -> Tensor:
     """The oracle: log-softmax of the model's own logits at every position, gathered. ``[M]`` nats.
 
-    Of a reward model the scores it gives itself, each response read alone and without padding, ``[B]``.
+    For a reward model: its own scores ``[B]``, each response read alone and without padding.
     """
     if is_reward_model(model):
         return torch.stack([_own_score(model, t, k) for t, k in batch.sources])
@@ -113,36 +113,36 @@ def plain_logps(model: Any, batch: Batch) -> Tensor:
         return torch.cat([plain_logps(model, one) for one in alone])
     rotary.start_afresh(model)
     logits = model(**batch.inputs, use_cache=False).logits
-    logits = logits[:, -batch.ids.shape[1] :]  # an adapter's virtual tokens have logits too
+    logits = logits[:, -batch.ids.shape[1] :]  # drop the logits of an adapter's virtual tokens
     flat = logits.flatten(0, 1)[batch.predict_at].float().log_softmax(-1)
     return flat.gather(1, batch.target[:, None])[:, 0]
 
 
 def gap_to_plain(model: Any, t: Tree, sharing: Sharing) -> float:
-    """Largest difference of a token's log-prob, in nats, between a tree scored as it is in training and its responses
-    read one by one, without padding, by the model's own forward pass."""
+    """Largest difference of a token's log-prob, in nats, between a tree scored as in training and the model's own
+    forward pass on each response alone, without padding."""
     device, training = _device(model), model.training
-    model.eval()  # in training mode layers that are computed again would do without the cache that holds a prefix
+    model.eval()  # in training mode, recomputed layers would ignore the cache that holds a prefix
     with torch.no_grad():
-        found = score(model, collate([t], sharing, device)).token_logps
+        actual = score(model, collate([t], sharing, device)).token_logps
     with torch.no_grad(), stock_attention(model):
         alone = [plain_logps(model, collate([one], "unshared", device)) for one in expand([t])]
     model.train(training)
-    return largest_gap(found, torch.cat(alone))
+    return largest_gap(actual, torch.cat(alone))
 
 
-def largest_gap(found: Tensor, expected: Tensor) -> float:
-    """Largest difference of two log-probs, in nats. Probability 0 in both (-inf) is no difference; NaN is one."""
-    return float(_gaps(found, expected).max())
+def largest_gap(actual: Tensor, expected: Tensor) -> float:
+    """Largest difference of two log-probs, in nats. Probability 0 in both (-inf) counts as equal; NaN does not."""
+    return float(_gaps(actual, expected).max())
 
 
-def typical_gap(found: Tensor, expected: Tensor) -> float:
-    """The median difference: a token that goes to other experts does not move it, and a layout that is wrong does."""
-    return float(_gaps(found, expected).median())
+def typical_gap(actual: Tensor, expected: Tensor) -> float:
+    """The median difference: a token routed to other experts does not move it, but a wrong layout does."""
+    return float(_gaps(actual, expected).median())
 
 
-def _gaps(found: Tensor, expected: Tensor) -> Tensor:
-    return torch.where(found == expected, 0.0, (found - expected).abs())
+def _gaps(actual: Tensor, expected: Tensor) -> Tensor:
+    return torch.where(actual == expected, 0.0, (actual - expected).abs())
 
 
 def _own_score(model: Any, t: Tree, branch: int) -> Tensor:
@@ -175,8 +175,8 @@ def _check_head(model: Any, trees: list[Tree], allowed: float) -> Tensor:
     if not gap <= allowed:
         raise AfzalError(
             f"log-probs of {type(model).__name__} cannot be computed from its hidden states: off by {gap:.3g} nats",
-            why="its forward does something to the logits after the output head that is not known here",
-            remedy="report the model type; a family is added in model/logprobs.py: logit_adjustment",
+            why="its forward pass changes the logits after the output head in a way that Afzal does not know",
+            remedy="report the model type; families are added in model/logprobs.py: logit_adjustment",
         )
     return expected
 
@@ -195,15 +195,15 @@ def _try_sharing(model: Any, trees: list[Tree], plain: Tensor, rule: _Rule) -> s
 
 
 def probe_trees(model: Any) -> list[Tree]:
-    """Two trees of random tokens, five responses in all; the same for every model of one vocabulary."""
+    """Two trees of random tokens with five responses in all; the same for all models with the same vocabulary."""
     rng = np.random.default_rng(0)
     draw = lambda n: random_ids(model.config, vocabulary_of(model), rng, n)  # noqa: E731
     return [tree("probe-1", draw(9), [draw(6), draw(4), draw(1)]), tree("probe-2", draw(3), [draw(5), draw(8)])]
 
 
 def tolerance(model: Any, dtype: torch.dtype | None = None) -> float:
-    """Largest difference of a token's log-prob between two exact paths, in nats, at a number format: the weights' own
-    unless given."""
+    """Largest allowed difference of a token's log-prob between two exact paths, in nats, for a number format (default:
+    that of the weights)."""
     return _TOLERANCE.get(dtype or model.dtype, _TOLERANCE_LOW)
 
 

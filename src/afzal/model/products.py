@@ -1,9 +1,9 @@
-"""Tree attention on a CPU by batched products, with a backward pass of its own.
+"""Tree attention on a CPU by batched products, with a custom backward pass.
 
-Written as separate operations, attention copies queries, keys and values once as it gathers them, once as it scales
-them and once for each product, and autograd does the same on the way back. Here all heads of all blocks are gathered in
-the order in which products read them, and products write their results where they are gathered from. Forward passes
-give the same bits; gradients differ in the last bits.
+As separate operations, attention copies queries, keys and values when it gathers them, when it scales them and for each
+product, and autograd does the same in the backward pass. Here all heads of all blocks are gathered in the order in
+which the products read them, and products write results to where they are gathered from. Forward passes give the same
+bits; gradients differ in the last bits.
 
 Shapes: N row positions, H query heads, V key-value heads, D head width; G segments of Q query slots and K key slots in
 a block.
@@ -21,18 +21,18 @@ from torch import Tensor
 
 from afzal.tokens.attend import Plan
 
-_CHUNK = 256  # queries of a causal block that are taken together; they skip the keys after them
+_CHUNK = 256  # queries of a causal block that are processed together; they skip later keys
 
 
 def causal_chunks(slots: int) -> list[tuple[slice, int]]:
-    """Queries of a causal block that are taken together, and how many keys they may look at."""
+    """Chunks of a causal block's queries to process together, and how many keys each may see."""
     starts = range(0, slots, _CHUNK)
     return [(slice(start, end), end) for start in starts for end in [min(start + _CHUNK, slots)]]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A block, and where its slots begin among those of all blocks."""
+    """A block, and where its slots start among those of all blocks."""
 
     groups: int
     slots: int
@@ -43,17 +43,17 @@ class Part:
     causal: bool
 
     def chunks(self) -> list[tuple[slice, int]]:
-        """Query slots that are taken together, and how many keys they may look at."""
+        """Query slots to process together, and how many keys they may see."""
         return causal_chunks(self.slots) if self.causal else [(slice(0, self.slots), self.keys)]
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The plan of a row, head by head.
+    """A row's plan, head by head.
 
     Attributes:
-        queries, keys: int64, rows of ``[N H, D]`` and ``[N V, D]``: of every block those of each segment, head, slot.
-        inverse: ``[N H]`` int64, the place among ``queries`` of every position and head.
+        queries, keys: int64, rows of ``[N H, D]`` and ``[N V, D]``, by block, segment, head and slot.
+        inverse: ``[N H]`` int64, the index in ``queries`` of every position and head.
     """
 
     parts: tuple[Part, ...]
@@ -63,7 +63,7 @@ class Rows:
 
 
 def rows_of(plan: Plan, heads: int, kv_heads: int, dtype: torch.dtype) -> Rows:
-    """The plan for ``heads`` query heads and ``kv_heads`` key-value heads, in the number format of the scores."""
+    """Convert a plan for ``heads`` query heads and ``kv_heads`` key-value heads, in the scores' number format."""
     shapes = [block.shape for block in plan.blocks]
     slots, keys = ([0, *accumulate(g * n[k] for g, *n in shapes)] for k in (0, 1))
     parts = tuple(
@@ -83,12 +83,13 @@ def rows_of(plan: Plan, heads: int, kv_heads: int, dtype: torch.dtype) -> Rows:
 
 
 def _of_heads(positions: Tensor, heads: int) -> Tensor:
-    """``[slots, heads]``: rows of ``[N heads, D]`` where the heads of these positions are."""
+    """``[slots, heads]``: indices into ``[N heads, D]`` of the heads at these positions."""
     return positions[:, None] * heads + torch.arange(heads)
 
 
 def _ordered(rows: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
-    """``[slots, heads]`` of blocks with so many segments and slots: by segment, head and slot, end to end."""
+    """``[slots, heads]`` flattened in the order block, segment, head, slot; ``shapes`` gives segments and slots per
+    block."""
     parts = rows.split([g * n for g, n in shapes])
     ordered = [part.unflatten(0, shape).transpose(1, 2).flatten() for part, shape in zip(parts, shapes, strict=True)]
     return torch.cat(ordered)
@@ -104,7 +105,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float, again: 
 
 
 class _Products(torch.autograd.Function):
-    """Softmax attention of every part in two products; its weights are kept, and the inputs."""
+    """Softmax attention of every part in two products; keeps the attention weights and the inputs."""
 
     @staticmethod
     def forward(
@@ -133,14 +134,14 @@ class _Products(torch.autograd.Function):
             return (*_differentiable(again, (q, k, v), gradients[0]), None, None, None)
         heads, kv_heads = q.shape[1], k.shape[1]
         weights_of_chunks, taken = iter(kept), _taken(q, k, v, rows, scale)
-        upstream = torch.zeros_like(taken[0])  # of slots that repeat a position it is 0
+        upstream = torch.zeros_like(taken[0])  # 0 for slots that repeat a position
         upstream.index_copy_(0, rows.inverse, gradients[0].reshape(-1, q.shape[2]))
         for part in rows.parts:
             own, keys, values, arrived = _of_part(part, heads, kv_heads, *taken, upstream)
             chunks = part.chunks()
             sums = [torch.zeros_like(t) if len(chunks) > 1 else t for t in (keys, values)]
             for at, seen in chunks:
-                # gradients take the places of what has been read for the last time: of queries, where theirs arrived
+                # gradients overwrite what has been read for the last time; the queries' overwrite the upstream ones
                 weights, slope = next(weights_of_chunks), _folded(arrived, at)
                 of_weights = torch.bmm(slope, values[:, :seen].transpose(1, 2))
                 _add(sums[1], seen, len(chunks) > 1, weights.transpose(1, 2), slope)
@@ -156,8 +157,8 @@ class _Products(torch.autograd.Function):
 
 
 def _taken(q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, scaled, keys and values of all slots. They are gathered again for the backward pass, since keys stand in
-    as many slots as there are branches."""
+    """Scaled queries, keys and values of all slots. They are gathered again for the backward pass, since keys occupy
+    one slot per branch."""
     q, k, v = (t.reshape(-1, t.shape[2]) for t in (q, k, v))
     return q.index_select(0, rows.queries).mul_(scale), k.index_select(0, rows.keys), v.index_select(0, rows.keys)
 
@@ -175,7 +176,7 @@ def _of_part(
 
 
 def _folded(rows: Tensor, at: slice) -> Tensor:
-    """Slots of ``[G V, H/V, Q, D]``, heads that share keys one after another on the query axis."""
+    """Slots of ``[G V, H/V, Q, D]``, with heads that share keys stacked along the query axis."""
     return rows[:, :, at].flatten(1, 2)
 
 
@@ -184,7 +185,7 @@ def _put(rows: Tensor, at: slice, values: Tensor) -> None:
 
 
 def _add(rows: Tensor, seen: int, several: bool, one: Tensor, other: Tensor) -> None:
-    """Write a product, or add that of one of several chunks to the first rows."""
+    """Write a product to ``rows``; with several chunks, add it to the first ``seen`` rows."""
     if several:
         rows[:, :seen] += torch.bmm(one, other)
     else:
@@ -192,16 +193,16 @@ def _add(rows: Tensor, seen: int, several: bool, one: Tensor, other: Tensor) -> 
 
 
 def _summed(rows: Tensor, index: Tensor, like: Tensor) -> Tensor:
-    """What slots add to the positions that they repeat."""
+    """Sum the slots of each position."""
     total = torch.zeros_like(like, memory_format=torch.contiguous_format)
     total.view(-1, like.shape[2]).index_add_(0, index, rows)
     return total
 
 
 def _differentiable(
-    again: Callable[..., Tensor], given: tuple[Tensor, ...], gradient: Tensor
+    again: Callable[..., Tensor], inputs: tuple[Tensor, ...], gradient: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """The gradients by operations that can be differentiated again."""
-    wanted = [t for t in given if t.requires_grad]
-    found = iter(torch.autograd.grad(again(*given), wanted, gradient, create_graph=True))
-    return tuple(next(found) if t.requires_grad else None for t in given)
+    """Gradients from differentiable operations."""
+    wanted = [t for t in inputs if t.requires_grad]
+    gradients = iter(torch.autograd.grad(again(*inputs), wanted, gradient, create_graph=True))
+    return tuple(next(gradients) if t.requires_grad else None for t in inputs)

@@ -1,4 +1,4 @@
-"""Which activations are kept for the backward pass and which are recomputed then: three ways to the same numbers."""
+"""Activation recomputation: three modes that trade memory for work and give the same numbers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Recompute = Literal["none", "selective", "full"]
 MODES: tuple[Recompute, ...] = ("none", "selective", "full")
 """From the most memory and the least work to the least memory and the most work."""
 
-# Products with weights, and fused attention: most of a block's work in a third to a half of its memory. The batched
-# products of unfused attention are left out, since what they give grows with the square of the length, and so are the
-# grouped ones of experts, since some models write into what those give.
+# Products with weights, and fused attention: most of a block's work in a third to a half of its memory. Left out are
+# the batched products of unfused attention, whose results grow with the square of the length, and the grouped products
+# of experts, whose results some models overwrite.
 _COSTLY_NAMES = (
     *("mm", "addmm", "_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_for_cpu"),
     *("_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention"),
@@ -23,11 +23,11 @@ _COSTLY = {getattr(torch.ops.aten, name).default for name in _COSTLY_NAMES if ha
 
 
 def set_recompute(model: Any, mode: Recompute) -> None:
-    """What the blocks of a model keep for the backward pass, whatever they kept before.
+    """Set what the blocks of a model keep for the backward pass, whatever the mode before.
 
     Args:
         mode: ``none`` recomputes nothing; ``selective`` keeps the results of matrix products and fused attention and
-            recomputes norms, activations and masks; ``full`` keeps each block's input alone (Chen et al. 2016,
+            recomputes norms, activations and masks; ``full`` keeps only each block's input (Chen et al. 2016,
             arXiv 1604.06174). The operations and their order are the same, and so are the numbers.
     """
     if mode == "none":
@@ -47,16 +47,16 @@ def set_recompute(model: Any, mode: Recompute) -> None:
 
 
 def recompute_of(model: Any) -> Recompute:
-    """What :func:`set_recompute` set last; ``none`` before."""
-    found = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
-    if not found:
+    """The mode that :func:`set_recompute` set last; ``none`` before its first call."""
+    blocks = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    if not blocks:
         return "none"
-    how = getattr(found[-1]._gradient_checkpointing_func, "keywords", {})
+    how = getattr(blocks[-1]._gradient_checkpointing_func, "keywords", {})
     return "selective" if "context_fn" in how else "full"
 
 
 def _renamed(model: Any) -> bool:
-    """Whether this `transformers` has the methods under their newer names (from 5.2x on)."""
+    """Whether this `transformers` has the methods under their new names (since 5.2x)."""
     return hasattr(model, "activation_checkpointing_enable")
 
 

@@ -1,8 +1,8 @@
-"""The reference policy: one question (what were the log-probs?), four ways to answer it.
+"""The reference policy's log-probs, from one of four sources.
 
 A frozen copy, the policy with its adapters switched off, the policy with its adapters as they were at the start, or a
-table of log-probs computed once and kept on disk by content. All give the same numbers; which one is used is said at
-the start of a run.
+table of log-probs computed once and stored on disk by content. All give the same numbers; a run prints at the start
+which one it uses.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from afzal.tokens.tree import Tree
 from afzal.tokens.upload import upload
 
 _CACHE_FORMAT = 4
-_TOKENS_PER_FILE = 2**20  # of one forward after another; what a killed pass can lose
+_TOKENS_PER_FILE = 2**20  # of consecutive forward passes; the most that a killed pass can lose
 _ADAPTER_FACTS = ("lora_alpha", "r", "alpha_pattern", "rank_pattern", "use_rslora", "use_dora")
 
 
 class Reference(Protocol):
     """Gives the reference's log-probs of a batch, token for token in the policy's order.
 
-    ``is_start`` says whether it is the model that training started from, and not another one. ``name`` is for people.
+    ``is_start``: whether it is the model that training started from. ``name``: for display.
     """
 
     @property
@@ -52,13 +52,13 @@ class Reference(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Live:
-    """A model that answers, in some state that it takes on for the call."""
+    """A model that is run as the reference, in the state of :meth:`acting`."""
 
     model: Any
 
     @contextmanager
     def acting(self) -> Iterator[Any]:
-        """The model as the reference, as long as the block lasts."""
+        """The model, put into the reference's state for the duration of the block."""
         yield self.model
 
     def score(self, batch: Batch) -> Scored:
@@ -70,14 +70,14 @@ class _Live:
             return predicting(model, batch)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """As they come out of the head."""
+        """Raw logits, as the head gives them."""
         with torch.no_grad(), self.acting() as model:
             return output_head(model)(hidden)
 
 
 @dataclass(frozen=True, slots=True)
 class Frozen(_Live):
-    """A model of its own that is never trained."""
+    """A separate model that is never trained."""
 
     name: str = "frozen copy of the starting weights"
     is_start: bool = True
@@ -85,14 +85,14 @@ class Frozen(_Live):
 
 @dataclass(frozen=True, slots=True)
 class Offloaded(Frozen):
-    """A frozen model that lies in the machine's memory and visits ``device`` for its forward passes.
+    """A frozen model in host memory whose weights are copied to ``device`` for its forward passes.
 
-    Its weights travel once per update where :func:`ahead` knows it, else once per forward pass.
+    The copy is made once per update with :func:`ahead`, else once per forward pass.
     """
 
     device: torch.device = field(kw_only=True)
-    known: dict[int, tuple[Batch, Scored]] = field(default_factory=dict)  # with the batch, so that its id stays its own
-    visits: list[None] = field(default_factory=list)  # one while the weights are there
+    known: dict[int, tuple[Batch, Scored]] = field(default_factory=dict)  # with the batch, so that its id is not reused
+    visits: list[None] = field(default_factory=list)  # one entry while the weights are on the device
 
     @contextmanager
     def acting(self) -> Iterator[Any]:
@@ -107,11 +107,11 @@ class Offloaded(Frozen):
                 self.visits.pop()
 
     def score(self, batch: Batch) -> Scored:
-        found = self.known.get(id(batch))
-        return found[1] if found is not None else _Live.score(self, batch)
+        scored = self.known.get(id(batch))
+        return scored[1] if scored is not None else _Live.score(self, batch)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """As any other's; the head alone travels."""
+        """Raw logits; only the head is copied to the device."""
         if self.visits:
             return _Live.logits(self, hidden)
         with torch.no_grad(), visiting(output_head(self.model).parameters(), self.device):
@@ -119,8 +119,10 @@ class Offloaded(Frozen):
 
 
 def ahead(reference: Reference | None, batches: Sequence[Batch]) -> None:
-    """Have the batches of an update scored before the policy's first forward pass, where that is the cheaper way: an
-    offloaded reference then travels once, and is gone before activations are there."""
+    """Score the batches of an update before the policy's first forward pass, if the reference is offloaded.
+
+    It is then copied to the device once, and is gone before there are activations.
+    """
     if not isinstance(reference, Offloaded):
         return
     reference.known.clear()
@@ -130,7 +132,7 @@ def ahead(reference: Reference | None, batches: Sequence[Batch]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class AdapterOff(_Live):
-    """The policy's own base weights, with the adapters switched off for the call."""
+    """The policy's base weights, with the adapters switched off for the call."""
 
     name: str = "the same model with its adapter switched off"
     is_start: bool = True
@@ -143,7 +145,7 @@ class AdapterOff(_Live):
 
 @dataclass(frozen=True, slots=True)
 class StartingAdapter(_Live):
-    """The policy with its adapters as they were at the start: a copy of the adapters alone, on the one base model."""
+    """The policy with a copy of its adapters from the start of training, on the same base model."""
 
     weights: Mapping[str, Tensor]
     name: str = "frozen copy of the starting adapter"
@@ -157,7 +159,7 @@ class StartingAdapter(_Live):
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """A table of per-token log-probs, by content of prompt and response."""
+    """A table of per-token log-probs, keyed by the content of prompt and response."""
 
     table: Mapping[str, np.ndarray]
     name: str = "cached log-probs of the starting weights"
@@ -170,9 +172,10 @@ class Cached:
 
 
 class Remembered:
-    """Another reference's answers, asked for once per batch object: for batches that come again, such as held-out ones.
+    """Caches another reference's log-probs per batch object, for batches that are scored repeatedly, such as held-out
+    ones.
 
-    Keeps the batches it has seen alive.
+    Keeps the batches it has seen in memory.
     """
 
     def __init__(self, reference: Reference) -> None:
@@ -181,11 +184,11 @@ class Remembered:
 
     @property
     def is_start(self) -> bool:
-        """As the other reference's."""
+        """The other reference's value."""
         return self.reference.is_start
 
     def score(self, batch: Batch) -> Scored:
-        """The log-probs, from memory when this very batch was asked for before."""
+        """The log-probs, from memory if this batch object was scored before."""
         if id(batch) not in self._seen:
             self._seen[id(batch)] = (batch, self.reference.score(batch))
         return self._seen[id(batch)][1]
@@ -202,16 +205,16 @@ def follow(reference: Frozen, model: Any, mixup: float) -> None:
 
 
 def offloaded(model: Any, device: torch.device) -> Offloaded:
-    """The model as it is now, copied into the machine's memory."""
+    """A copy of the current model in host memory."""
     return Offloaded(host_copy(model, device), "frozen copy of the starting weights, offloaded", device=device)
 
 
 def live_reference(model: Any, *, fresh_adapter: bool = False) -> Reference:
-    """The policy as it was before the adapter that is fresh now: adapter-off; without a fresh one, the policy as it is.
+    """The policy before its fresh adapter (switched off for the call); without a fresh adapter, the current policy.
 
-    For a fresh adapter that is the identity both are the same. Virtual tokens never are: the reference is then the
-    model without them, and the policy starts elsewhere. An adapter that was trained before is part of the starting
-    point, so that switching it off would be another model: a copy of it is kept.
+    A fresh adapter that is the identity makes no difference. Virtual tokens do: the reference is then the model without
+    them, and the policy starts elsewhere. An adapter that was trained before is part of the starting point, and
+    switching it off would give another model, so a copy of it is kept.
     """
     if fresh_adapter:
         return AdapterOff(model)
@@ -221,13 +224,13 @@ def live_reference(model: Any, *, fresh_adapter: bool = False) -> Reference:
 def cached(
     live: Reference, trees: Sequence[Tree], folder: Path, *, key: str, sharing: Sharing, budget: int, device: Any
 ) -> Cached:
-    """The reference's log-probs of all ``trees``, from disk where present; what is missing is computed and written.
+    """The reference's log-probs of all ``trees``, from disk if present; missing ones are computed and written.
 
-    Whatever was computed stays: a pass that is killed resumes where its last file ends.
+    A pass that is killed resumes after its last complete file.
 
     Args:
         folder: holds safetensors files whose metadata list the responses; they can be inspected and deleted freely.
-        key: content of everything that changes the numbers but the tokens: see :func:`cache_key`.
+        key: hash of everything except the tokens that changes the numbers, see :func:`cache_key`.
         budget: tokens per forward pass.
     """
     table = stored(folder, key)
@@ -238,7 +241,7 @@ def cached(
 
 
 def stored(folder: Path, key: str) -> dict[str, np.ndarray]:
-    """The log-probs that a folder of :func:`cached` has for ``key``, by content of prompt and response.
+    """The log-probs that a folder of :func:`cached` holds for ``key``, by content of prompt and response.
 
     Raises:
         AfzalError: a file is damaged, or belongs to other weights.
@@ -250,14 +253,14 @@ def stored(folder: Path, key: str) -> dict[str, np.ndarray]:
 
 
 def absent(trees: Sequence[Tree], table: Mapping[str, np.ndarray]) -> list[int]:
-    """Which of the trees have a response that the table lacks."""
+    """Indices of the trees with a response that the table lacks."""
     return [i for i, t in enumerate(trees) if any(t.key(k) not in table for k in range(len(t.branches)))]
 
 
 def store(live: Reference, batches: Iterable[Batch], folder: Path, key: str) -> dict[str, np.ndarray]:
-    """The reference's log-probs of batches, scored one after the other and written to the folder on the way.
+    """Score batches one by one and write the reference's log-probs to the folder on the way.
 
-    An idle batch is scored and not kept.
+    An idle batch is scored but not stored.
     """
     table: dict[str, np.ndarray] = {}
     new: dict[str, np.ndarray] = {}
@@ -282,13 +285,14 @@ def cache_key(
     fresh_adapter: bool = False,
     whole: Callable[[Mapping[str, Tensor]], Iterable[tuple[str, Tensor]]] = Mapping.items,
 ) -> str:
-    """SHA-256 over what the reference's numbers depend on besides the tokens: weights, architecture, dtype, layout.
+    """SHA-256 over everything except the tokens that the reference's numbers depend on: weights, architecture, dtype,
+    layout.
 
-    A fresh adapter does not enter, since it is off in the reference.
+    A fresh adapter is left out, since it is off in the reference.
 
     Args:
-        dtype: number format of the forward pass as it is in effect, ``fp32`` or ``bf16``, never ``auto``.
-        whole: gives tensors that lie in pieces on several ranks whole, one after the other.
+        dtype: effective number format of the forward pass, ``fp32`` or ``bf16``, never ``auto``.
+        whole: gathers tensors that are sharded over ranks, one at a time.
     """
     adapters = {} if fresh_adapter else _adapters(model)
     about = [_CACHE_FORMAT, sharing, dtype, _architecture(model.config), adapters]
@@ -301,23 +305,23 @@ def cache_key(
 
 
 def _architecture(config: Any) -> dict[str, Any]:
-    """The configuration without what names its origin: rotary bases, norms and scales change numbers as weights do."""
+    """The configuration without its origin: rotary bases, norms and scales change the numbers as weights do."""
     values = json.loads(config.to_json_string(use_diff=False))
     origin = {"transformers_version", "architectures", "torch_dtype", "dtype"}
     return {k: v for k, v in values.items() if not k.startswith("_") and k not in origin}
 
 
 def _adapters(model: Any) -> dict[str, Any]:
-    """How strongly, and where, the model's adapters act: the same weights with another alpha are another policy."""
+    """How strongly and where the model's adapters act: the same weights with another alpha are another policy."""
     adapters = getattr(model, "peft_config", {})
     return {name: {k: getattr(c, k, None) for k in _ADAPTER_FACTS} for name, c in adapters.items()}
 
 
 def _base_weights(model: Any) -> Iterable[tuple[str, Tensor]]:
-    """Weights that act when adapters are off, under the names they have without adapters."""
+    """Yield the weights that act with adapters off, under their names without adapters."""
     prefix = "base_model." if virtual_tokens(model) else "base_model.model."
     for name, value in model.state_dict().items():
-        # the table of word embeddings beside virtual tokens is the base model's own, once more
+        # with virtual tokens, the word embeddings appear a second time
         if name.startswith(("prompt_encoder.", "word_embeddings.")):
             continue
         if "lora_" in name or "ia3_" in name or "modules_to_save" in name:
@@ -332,23 +336,23 @@ def _by_key(batch: Batch, token_logps: Tensor) -> dict[str, np.ndarray]:
 
 
 def _read(path: Path, key: str) -> dict[str, np.ndarray]:
-    """A stored table. A damaged or foreign file is an error, never a silent recompute."""
+    """Read a stored table. A damaged or foreign file is an error; it is never silently recomputed."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="np") as file:
-            found = json.loads(file.metadata()["afzal"])
-            flat, keys, ends = file.get_tensor("logps"), found["responses"], file.get_tensor("ends")
+            about = json.loads(file.metadata()["afzal"])
+            flat, keys, ends = file.get_tensor("logps"), about["responses"], file.get_tensor("ends")
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise AfzalError(f"reference cache {path} is damaged", why=str(error), remedy=f"delete {path}") from error
-    if found["key"] != key:
+    if about["key"] != key:
         raise AfzalError(f"reference cache {path} belongs to other weights", remedy=f"delete {path}")
     return dict(zip(keys, np.split(flat, ends[:-1]), strict=True))
 
 
 def _written(folder: Path, key: str, table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The table, once it is on disk; its file is named by its responses, so that two runs never write the same name
-    with different content."""
+    """Write the table and return it. Its file name is a hash of its responses, so two runs never write different
+    content under the same name."""
     if table:
         name = hashlib.sha256("".join(table).encode()).hexdigest()[:16]
         _write(folder / f"reference-{key[:24]}-{name}.safetensors", key, table)

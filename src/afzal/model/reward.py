@@ -1,8 +1,8 @@
 """Reward models: a scalar head on the last scored token of a response, on the trunk of a language model.
 
-They are `transformers`' own sequence classifiers with one label, so that a saved folder is one that
-``AutoModelForSequenceClassification`` loads. An ensemble has N heads on one trunk; for others it is saved as its mean
-head, which is exact since heads are linear, with all heads in a file beside it.
+They are `transformers`' own sequence classifiers with one label, so ``AutoModelForSequenceClassification`` loads a
+saved folder. An ensemble has N heads on one trunk; it is saved with its mean head, which is exact since heads are
+linear, and all heads are in a separate file.
 
 Shapes: B responses, N heads, d width.
 """
@@ -65,12 +65,12 @@ def load_reward_model(path: str, *, heads: int | None = None, seed: int = 0, dev
 
 
 def blank_reward_model(path: str, *, heads: int | None = None, seed: int = 0) -> tuple[Any, Unread]:
-    """What :func:`load_reward_model` gives on the CPU, without large weights of its trunk, and where those are.
+    """The model of :func:`load_reward_model` on the CPU without the large weights of its trunk, and their locations.
 
-    Its heads are there. Whether its weights are sound is not known before they are read.
+    Its heads are loaded. The weights are not checked until they are read.
 
     Raises:
-        AfzalError: as there; or the weights are not tensors of the files as they are.
+        AfzalError: as there; or the weights are not stored as they are in memory.
     """
     folder = _whole_folder(path)
     made, unread = blank_classifier(folder, num_labels=1)
@@ -90,7 +90,7 @@ def _whole_folder(path: str) -> str:
 
 def _settled(made: Any, folder: Path, heads: int | None, seed: int) -> Any:
     if made.config.get_text_config().pad_token_id is None:
-        made.config.get_text_config().pad_token_id = 0  # only to satisfy it: it reads its own scores, not we
+        made.config.get_text_config().pad_token_id = 0  # needed for its own scores only
     model = _with_heads(made, folder, heads, seed)
     switch_off_dropout(model)
     fuse_norms(model)
@@ -102,21 +102,21 @@ def _with_heads(model: Any, folder: Path, heads: int | None, seed: int) -> Any:
         raise AfzalError(f"{type(model).__name__} has no linear head named 'score'", remedy="choose a decoder model")
     if is_saved_reward_model(folder):
         saved = _saved_heads(folder)
-        found = model.score.weight if saved is None else saved
-        if found.ndim != 2 or found.shape[1] != model.score.in_features:
-            what = f"{folder / HEADS_FILE} holds heads of {list(found.shape)}, and the model's width is "
-            raise AfzalError(f"{what}{model.score.in_features}", remedy="save the reward model again, whole")
-        if heads not in (None, len(found)):
-            raise AfzalError(f"{folder} has {len(found)} heads, not {heads}", remedy=f"heads={len(found)}")
+        weights = model.score.weight if saved is None else saved
+        if weights.ndim != 2 or weights.shape[1] != model.score.in_features:
+            what = f"{folder / HEADS_FILE} holds heads of {list(weights.shape)}, and the model's width is "
+            raise AfzalError(f"{what}{model.score.in_features}", remedy="save the complete reward model again")
+        if heads not in (None, len(weights)):
+            raise AfzalError(f"{folder} has {len(weights)} heads, not {heads}", remedy=f"heads={len(weights)}")
     else:
-        found = _fresh_heads(heads or 1, model.score.in_features, seed)
-    _set_heads(model, found)
+        weights = _fresh_heads(heads or 1, model.score.in_features, seed)
+    _set_heads(model, weights)
     return model
 
 
 def _fresh_heads(heads: int, width: int, seed: int) -> Tensor:
-    """``[N, d]``, each weight N(0, 1 / (d + 1)). Heads share a half of their variance: from wholly unrelated ones the
-    trunk is pulled in N directions at once and learns several times more slowly."""
+    """``[N, d]``, each weight N(0, 1 / (d + 1)). Heads share half of their variance: entirely unrelated
+    ones pull the trunk in N directions and it learns several times more slowly."""
     common, *own = torch.randn(heads + 1, width, generator=torch.Generator().manual_seed(seed))
     if heads == 1:
         return common[None] / math.sqrt(width + 1)
@@ -131,10 +131,13 @@ def _set_heads(model: Any, weights: Tensor) -> None:
 
 
 def refuse_language_model(path: str, setting: str) -> None:
-    """Make sure that ``path`` holds a reward model: a language model would get a head drawn at random.
+    """Make sure that ``path`` holds a reward model: a language model would get a random head.
+
+    Args:
+        setting: where the path comes from, for the message.
 
     Raises:
-        AfzalError: it does not, or there is no such folder; ``setting`` says where the path stood.
+        AfzalError: it does not, or there is no such folder.
     """
     if not is_saved_reward_model(model_folder(path)):
         raise AfzalError(
@@ -160,7 +163,7 @@ def reward_head(model: Any) -> nn.Module:
 
 
 def n_heads(model: Any) -> int:
-    """N."""
+    """Number of heads, N."""
     return int(_plain_head(model).out_features)
 
 
@@ -172,7 +175,7 @@ def head_scores(model: Any, batch: Batch) -> Tensor:
 
 
 def states_at_head(model: Any, batch: Batch) -> Tensor:
-    """``[R, L, d]``: what the head of a reward model sees at every position."""
+    """``[R, L, d]``: the inputs of a reward model's head at every position."""
     seen: list[Tensor] = []
     hook = reward_head(model).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
 
@@ -188,36 +191,36 @@ def states_at_head(model: Any, batch: Batch) -> Tensor:
 
 
 def reward_scores(model: Any, batch: Batch) -> Tensor:
-    """``[B]`` the mean head's score of each response; of an :func:`ensemble` batch, ``[N B]``, head after head.
+    """The mean head's score of each response ``[B]``; for an :func:`ensemble` batch ``[N B]``, head by head.
 
     Larger is better; the zero is arbitrary (see :func:`shift_of`).
     """
-    found = head_scores(model, batch)
-    return found.mean(1) if batch.n_responses == len(found) else found.T.flatten()
+    scores = head_scores(model, batch)
+    return scores.mean(1) if batch.n_responses == len(scores) else scores.T.flatten()
 
 
 def last_scored(batch: Batch) -> Tensor:
-    """``[B]`` int64: flat position of each response's last scored token, its EOS unless it was cut."""
-    found, row, at = [], 0, 0
+    """``[B]`` int64: flat position of each response's last scored token, its EOS unless it was truncated."""
+    positions, row, at = [], 0, 0
     for t, k in batch.sources:
         last = int(np.flatnonzero(t.branches[k].scored)[-1])
         if batch.layout is None:
-            found.append(row * batch.ids.shape[1] + len(t.prompt) + last)
+            positions.append(row * batch.ids.shape[1] + len(t.prompt) + last)
             row += 1
         else:
             at += len(t.prompt) if k == 0 else 0
-            found.append(at + last)
+            positions.append(at + last)
             at += len(t.branches[k].ids)
         if row == batch.ids.shape[0] or at == batch.ids.numel():
-            break  # what follows are the copies of an ensemble
-    return upload(torch.tensor(found), batch.ids.device)
+            break  # the rest are the copies for an ensemble
+    return upload(torch.tensor(positions), batch.ids.device)
 
 
 def ensemble(batch: Batch, heads: int, seed: int) -> Batch:
-    """The batch with every response once per head, and each head's own bootstrap weights on the pairs.
+    """The batch with every response repeated per head, and each head's bootstrap weights on the pairs.
 
-    A head weighs an item by a Poisson(1) number that depends on (seed, item, head) alone: resampling with replacement,
-    the same at every visit of the item.
+    A head weights an item by a Poisson(1) count that depends on (seed, item, head) alone: resampling with replacement,
+    the same at every visit to the item.
     """
     if heads == 1:
         return batch
@@ -248,7 +251,7 @@ def _poisson(seed: int, item: str, head: int) -> int:
 def choose_pad(model: Any, tokenizer: Any, ends: Collection[int]) -> None:
     """Give model and tokenizer a padding token that ends no response, so that it differs from every last token.
 
-    `transformers` reads a sequence classifier at the last token that is not padding. Where every known candidate (the
+    `transformers` reads a sequence classifier at the last token that is not padding. If every known candidate (the
     padding, unknown and start tokens) can end a response, a new token is added.
     """
     pad = _known_pad(tokenizer, ends)
@@ -262,21 +265,21 @@ def choose_pad(model: Any, tokenizer: Any, ends: Collection[int]) -> None:
 
 
 def adds_row(model: Any, tokenizer: Any, ends: Collection[int]) -> bool:
-    """Whether :func:`choose_pad` will give the model an embedding for a new token, which is made of all others."""
+    """Whether :func:`choose_pad` will add an embedding for a new token, which is computed from all others."""
     if _known_pad(tokenizer, ends) is not None or _PAD in tokenizer.get_vocab():
         return False
     return len(tokenizer) >= model.get_input_embeddings().num_embeddings
 
 
 def _known_pad(tokenizer: Any, ends: Collection[int]) -> int | None:
-    """The id of a token that the tokenizer has, which ends no response; None where there is none."""
+    """The id of an existing token that ends no response; None if there is none."""
     ends = {*ends, tokenizer.eos_token_id}
     known = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
     return next((i for i in known if i is not None and i not in ends), None)
 
 
 def shift_of(model: Any) -> float:
-    """What is to be subtracted from scores so that preferred responses have mean 0; 0.0 where none is stated."""
+    """The number to subtract from scores so that preferred responses have mean 0; 0.0 if the model states none."""
     return float(getattr(model.config, _SHIFT, 0.0))
 
 
@@ -288,13 +291,14 @@ def save_reward_model(
     shift: float = 0.0,
     rounded: Callable[[Any], AbstractContextManager[None]] = nullcontext,
 ) -> None:
-    """Write a folder that ``AutoModelForSequenceClassification`` loads: adapters merged, the mean head, the tokenizer.
-    Of a family that it does not know :func:`load_reward_model` alone loads it.
+    """Write a folder that ``AutoModelForSequenceClassification`` loads: merged weights, the mean head, tokenizer.
 
-    ``rounded`` puts the merged model into the number format that it is saved in.
+    For a family that this class does not know, only :func:`load_reward_model` loads it. All heads of an ensemble are in
+    :data:`HEADS_FILE`, as ``score.weight [N, d]``.
 
-    ``shift`` is stated in the configuration as ``reward_shift`` and not applied, since the heads have no bias.
-    All heads of an ensemble are in :data:`HEADS_FILE`, as ``score.weight [N, d]``.
+    Args:
+        shift: stated in the configuration as ``reward_shift``, and not applied, since the heads have no bias.
+        rounded: puts the merged model into the number format that it is saved in.
     """
     from safetensors.torch import save_file
 
@@ -318,6 +322,6 @@ def _base(model: Any) -> Any:
 
 
 def _plain_head(model: Any) -> Any:
-    """The head that acts, also where adapters keep a copy to train."""
+    """The active head, which may be the trainable copy that adapters keep."""
     head: Any = reward_head(model)
     return head.modules_to_save[head.active_adapters[0]] if hasattr(head, "modules_to_save") else head

@@ -1,11 +1,11 @@
-"""Rotary frequencies that depend on the longest row of a forward pass, and how an item keeps its own.
+"""Keep an item's rotary frequencies independent of the other rows in its forward pass.
 
-Two kinds of rotary embedding in `transformers` choose their frequencies as a pass begins (``dynamic_rope_update``), by
-the largest position in it. Longrope (Phi-3) has two sets, and takes the second beyond
+Two kinds of rotary embedding in `transformers` choose their frequencies at the start of a pass
+(``dynamic_rope_update``), by the largest position in it. Longrope (Phi-3) has two sets, and takes the second beyond
 ``original_max_position_embeddings``. Dynamic NTK scales its base with every token beyond ``max_position_embeddings``,
-and keeps the largest scale for the passes that follow. A long neighbour would change a short item's log-probs. Such
-models share no prompts where a row can be that long, and rows of different frequencies go through passes of their own,
-each as if nothing had been read before.
+and keeps the largest scale for later passes. A long neighbour would change a short item's log-probs. Such models share
+no prompts if a row can be that long. Rows with different frequencies go through separate passes, each as if nothing had
+been read before.
 
 Shapes: R rows, L row length, d features.
 """
@@ -26,13 +26,13 @@ from afzal.tokens.batch import Batch
 
 
 def constant_up_to(config: Any) -> int | None:
-    """The longest row, in tokens, up to which frequencies are the same; None where they never depend on a length."""
+    """The longest row, in tokens, up to which frequencies are the same; None if they never depend on the length."""
     limits = [limit for _, limit in _kinds(config)]
     return min(limits) if limits else None
 
 
 def frequencies(config: Any, length: int) -> Hashable:
-    """Which frequencies a row of ``length`` tokens has: rows with equal ones may go through one pass."""
+    """A key for the frequencies of a row of ``length`` tokens: rows with equal keys may share a pass."""
     return tuple((length if kind == "dynamic" else True) if length > limit else False for kind, limit in _kinds(config))
 
 
@@ -41,11 +41,11 @@ def why_not_share(model: Any, longest: int | None) -> str:
     limit = constant_up_to(model.config)
     if limit is None or (longest is not None and longest + virtual_tokens(model) <= limit):
         return ""
-    return f"its rotary frequencies follow the longest row of a pass where that is beyond {limit} tokens"
+    return f"its rotary frequencies depend on the longest row of a pass beyond {limit} tokens"
 
 
 def start_afresh(model: Any) -> None:
-    """Let dynamic frequencies forget the rows of former passes."""
+    """Reset dynamic frequencies, so that earlier passes have no effect."""
     for module in model.modules():
         if not hasattr(module, "original_max_seq_len"):
             continue
@@ -58,13 +58,13 @@ def start_afresh(model: Any) -> None:
 
 
 def run_rows(model: Any, batch: Batch, run: Callable[[Mapping[str, Any]], Tensor]) -> Tensor:
-    """``run(inputs)`` ``[r, l, d]`` over a batch's rows, in as many passes as their frequencies ask for: ``[R, L, d]``.
+    """``run(inputs)`` ``[r, l, d]`` over a batch's rows, one pass per set of frequencies: ``[R, L, d]``.
 
     Args:
-        run: the forward pass of some rows; ``inputs`` are keyword arguments of the model.
+        run: the forward pass of some rows; ``inputs`` are the model's keyword arguments.
 
     Raises:
-        ValueError: prompts are shared in a batch whose items have frequencies of their own.
+        ValueError: prompts are shared in a batch whose items have different frequencies.
     """
     if constant_up_to(model.config) is None:
         return run(inputs_of(model, batch))
@@ -79,8 +79,8 @@ def run_rows(model: Any, batch: Batch, run: Callable[[Mapping[str, Any]], Tensor
         rows = torch.tensor(members, device=batch.ids.device)
         width = max(_lengths(batch)[r] for r in members)
         start_afresh(model)
-        found = run({"input_ids": batch.ids[rows, :width], "attention_mask": batch.attention_mask[rows, :width]})
-        parts.append(F.pad(found, (0, 0, 0, batch.ids.shape[1] - width)))
+        states = run({"input_ids": batch.ids[rows, :width], "attention_mask": batch.attention_mask[rows, :width]})
+        parts.append(F.pad(states, (0, 0, 0, batch.ids.shape[1] - width)))
         order += members
     place = torch.empty(len(order), dtype=torch.int64, device=batch.ids.device)
     place[torch.tensor(order, device=place.device)] = torch.arange(len(order), device=place.device)
@@ -88,7 +88,7 @@ def run_rows(model: Any, batch: Batch, run: Callable[[Mapping[str, Any]], Tensor
 
 
 def _groups(model: Any, batch: Batch) -> list[list[int]]:
-    """Rows of a batch (or branches, where prompts are shared) by their frequencies, shorter ones first."""
+    """Rows of a batch (or branches, if prompts are shared) grouped by frequencies, shorter ones first."""
     before = virtual.count(model)
     members: dict[Hashable, list[int]] = {}
     lengths = _lengths(batch)
@@ -98,19 +98,19 @@ def _groups(model: Any, batch: Batch) -> list[list[int]]:
 
 
 def _lengths(batch: Batch) -> list[int]:
-    """Tokens of each response with its prompt; what follows the rows are the copies of an ensemble."""
+    """Tokens of each response with its prompt, without the copies for an ensemble after the rows."""
     rows = batch.sources if batch.attention_mask is None else batch.sources[: len(batch.ids)]
     return [len(t.prompt) + len(t.branches[k].ids) for t, k in rows]
 
 
 def _kinds(config: Any) -> list[tuple[str, int]]:
-    """Of every rotary embedding that depends on a length: ``longrope`` or ``dynamic``, and the length it is constant
-    up to."""
+    """For every rotary embedding that depends on the length: ``longrope`` or ``dynamic``, and the length up to which
+    it is constant."""
     text = config.get_text_config()
-    given = getattr(text, "rope_parameters", None) or {}
-    every = [given] if "rope_type" in given else [p for p in given.values() if isinstance(p, Mapping)]
+    stated = getattr(text, "rope_parameters", None) or {}
+    settings = [stated] if "rope_type" in stated else [p for p in stated.values() if isinstance(p, Mapping)]
     kinds: list[tuple[str, int]] = []
-    for parameters in every:
+    for parameters in settings:
         kind = str(parameters.get("rope_type"))
         if kind == "longrope":
             original = parameters.get("original_max_position_embeddings")

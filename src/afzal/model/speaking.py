@@ -1,4 +1,4 @@
-"""The speaker of a model: of a folder, from its files alone, or of a model in memory."""
+"""Create a model's speaker, from the files of a folder alone or from a model in memory."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from afzal.tokens.template import eos_id
 def open_speaker(
     path: str, *, tokenizer: Any = None, chat_template: str | None = None, eos_token: str | None = None
 ) -> Speaker:
-    """The speaker of a folder or hub id of a model or adapter. Loads no weights.
+    """The speaker of a model or adapter, by folder or hub id. Loads no weights.
 
     Args:
-        tokenizer: None loads the one of ``path``.
+        tokenizer: default: the one in ``path``.
         chat_template: as for :class:`afzal.tokens.Speaker`.
-        eos_token: the token that ends a response, where a person named one.
+        eos_token: the token that ends a response, if the user named one.
 
     Raises:
-        AfzalError: there is no model or tokenizer, one of them is broken, or ``eos_token`` is not in the vocabulary.
+        AfzalError: model or tokenizer are missing or broken, or ``eos_token`` is not in the vocabulary.
     """
     processor = load_processor(path) if tokenizer is None else None
     if tokenizer is None:
@@ -35,7 +35,7 @@ def open_speaker(
 
 
 def speaker_of(model: Any, given: Any, *, chat_template: str | None = None, eos_token: str | None = None) -> Speaker:
-    """As :func:`open_speaker`, of a loaded model.
+    """Like :func:`open_speaker`, for a loaded model.
 
     Args:
         given: its tokenizer, or its processor.
@@ -52,8 +52,8 @@ def _ends_of(settings: Any) -> tuple[int, ...]:
 
 
 def _generation_settings(path: str) -> Any:
-    """The generation settings that a model would have if it were loaded: those of its folder, of an adapter without
-    any those of its base model, else what its configuration says."""
+    """The generation settings of the loaded model: those of its folder (or for an adapter without any, of its base
+    model), else those in its configuration."""
     from transformers import GenerationConfig
 
     folder = model_folder(path)

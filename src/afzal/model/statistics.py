@@ -1,7 +1,7 @@
-"""Log-probs together with further statistics of the next-token distributions, for the objectives that declare them.
+"""Log-probs together with other statistics of the next-token distributions, for objectives that declare them.
 
-The same tiles as in :mod:`.logprobs`: the head runs only where a scored token is predicted, logits are float32 after
-the matmul, and beyond the first tile they are recomputed in the backward pass.
+Tiled as in :mod:`.logprobs`: the head runs only where a scored token is predicted, logits are float32 after the
+matmul, and if there are several tiles they are recomputed in the backward pass.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from afzal.objectives.inputs import Scored
 from afzal.objectives.statistics import Statistic, compares_with_reference
 from afzal.tokens.batch import Batch
 
-_TILE_ELEMENTS = 2**25  # float32 logits of each model held at once: 128 MiB
-# Without a backward pass nothing has to be recomputed, so tiles may be small. On a CPU the allocator hands tensors of
-# 16 MiB out again, while larger ones are given back and faulted in anew, which costs more than the arithmetic.
-_TILE_BYTES_UNTRAINED = 2**24  # of each model's logits, as the head gives them
-_CACHED_ELEMENTS = 2**18  # float32 logits that a core works on at once: a dozen operations find them in its cache
+_TILE_ELEMENTS = 2**25  # float32 logits of each model held at a time: 128 MiB
+# Without a backward pass nothing has to be recomputed, so tiles may be small. On a CPU the allocator reuses
+# tensors of 16 MiB, but returns larger ones and faults them in again, which costs more than the arithmetic.
+_TILE_BYTES_UNTRAINED = 2**24  # of each model's raw logits
+_CACHED_ELEMENTS = 2**18  # float32 logits that a core works on at a time: a dozen operations find them in its cache
 
 Wanted = Sequence[tuple[Statistic, Mapping[str, Any]]]
 """Statistics with the values of their parameters."""
 
 
 class LiveReference(Protocol):
-    """A reference that can be run, so that its logits are available."""
+    """A reference model that can be run, so that its logits are available."""
 
     def hidden(self, batch: Batch) -> Tensor: ...
 
@@ -43,13 +43,13 @@ class LiveReference(Protocol):
 def score_with(
     model: Any, reference: Any, batch: Batch, wanted: Wanted, temperature: float = 1.0
 ) -> tuple[Scored, Scored | None]:
-    """The policy's log-probs with ``extras``, and the reference's log-probs where a statistic compares the two.
+    """The policy's log-probs with ``extras``, and the reference's log-probs if a statistic compares the two.
 
     Args:
-        temperature: what both models' logits are divided by.
+        temperature: divides both models' logits.
 
     Raises:
-        AfzalError: a statistic needs the reference's logits, and it is only a table of log-probs.
+        AfzalError: a statistic needs the reference's logits, but the reference is a table of log-probs.
     """
     compares = any(compares_with_reference(fn) for fn, _ in wanted)
     if compares and not hasattr(reference, "logits"):

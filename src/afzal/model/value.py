@@ -1,4 +1,4 @@
-"""Value models: the reward expected of an answer from each of its tokens on, for PPO.
+"""Value models for PPO: the expected reward of an answer at each of its tokens.
 
 Shapes: M scored tokens, d features.
 """
@@ -25,7 +25,7 @@ from afzal.tokens.batch import Batch
 
 
 class Moved(Protocol):
-    """Float32 weights of a model by name, as an optimiser moves them."""
+    """A model's float32 master weights by name, which an optimiser updates."""
 
     masters: dict[str, nn.Parameter]
 
@@ -36,10 +36,10 @@ class Moved(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Critic:
-    """A scalar head, in float32, on a trunk of its own, or on the policy's, where ``trunk`` is None.
+    """A scalar float32 head on a separate trunk, or on the policy's if ``trunk`` is None.
 
-    A trunk computes in its own number format. ``weights`` is what the optimiser moves in the place of its parameters,
-    where those are not in float32 or lie in pieces.
+    A trunk computes in its own number format. The optimiser updates ``weights`` in place of the trunk's parameters, if
+    those are not in float32 or are sharded.
     """
 
     head: nn.Linear
@@ -47,11 +47,11 @@ class Critic:
     weights: Moved | None = None
 
     def values(self, batch: Batch, policy_hidden: Tensor | None = None) -> Tensor:
-        """``[M]`` float32: the reward expected just before each scored token, in the reward's unit.
+        """``[M]`` float32: the expected reward just before each scored token, in the reward's unit.
 
         Args:
-            policy_hidden: ``[M, d]``, the policy's hidden states where a scored token is predicted; read only by a
-                critic without a trunk.
+            policy_hidden: ``[M, d]``, the policy's hidden states at the positions that predict scored tokens; only a
+                critic without a trunk reads them.
         """
         hidden = policy_hidden if self.trunk is None else _states(self.trunk, batch)[batch.predict_at]
         assert hidden is not None
@@ -60,26 +60,26 @@ class Critic:
 
     @property
     def whole(self) -> tuple[nn.Parameter, ...]:
-        """What every rank has whole where the trunk lies in pieces: the head."""
+        """Parameters that are not sharded with the trunk: the head."""
         return tuple(self.head.parameters())
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Everything of it that trains, by name."""
-        found = {f"head.{name}": p for name, p in self.head.named_parameters()}
+        """All trainable parameters, by name."""
+        parameters = {f"head.{name}": p for name, p in self.head.named_parameters()}
         if self.weights is not None:
-            return found | {f"trunk.{name}": p for name, p in self.weights.masters.items()}
+            return parameters | {f"trunk.{name}": p for name, p in self.weights.masters.items()}
         if self.trunk is not None:
-            found |= {f"trunk.{name}": p for name, p in self.trunk.named_parameters() if p.requires_grad}
-        return found
+            parameters |= {f"trunk.{name}": p for name, p in self.trunk.named_parameters() if p.requires_grad}
+        return parameters
 
     def publish(self) -> None:
-        """Let the trunk compute with what the optimiser has moved."""
+        """Copy the optimiser's weights into the trunk."""
         if self.weights is not None:
             self.weights.publish()
 
     def forget_gradient(self) -> None:
-        """Let go of what there is of an update's gradient."""
+        """Drop the gradients of an update."""
         for p in self.parameters.values():
             p.grad = None
         if self.weights is not None:
@@ -87,10 +87,10 @@ class Critic:
 
 
 def own_critic(policy: Any, trunk: Any = None) -> Critic:
-    """A copy of the policy as it is now, adapters included, under a head of zeros: it begins by expecting nothing.
+    """A copy of the current policy, adapters included, with a zero head: its first values are 0.
 
     Args:
-        trunk: the copy, where another than ``policy`` in memory is to be had, with its unused head frozen.
+        trunk: the copy, with its unused head frozen; None copies ``policy`` in memory.
     """
     if trunk is None:
         trunk = copy.deepcopy(policy)
@@ -99,23 +99,23 @@ def own_critic(policy: Any, trunk: Any = None) -> Critic:
 
 
 def freeze_unused_head(trunk: Any) -> None:
-    """Keep a language model's output head as it is, where it is no embedding too: values are not read from it."""
+    """Freeze a language model's output head, which gives no values, unless it is tied to the embedding."""
     unused = trunk.get_output_embeddings()
     if unused.weight is not trunk.get_input_embeddings().weight:
         unused.requires_grad_(False)
 
 
 def shared_critic(policy: Any) -> Critic:
-    """A head of zeros on the policy's own trunk, which then learns from both losses."""
+    """A zero head on the policy's own trunk, which then learns from both losses."""
     return Critic(_zero_head(policy))
 
 
 def reward_critic(trunk: Any, policy: Any, adapt: Callable[[Any], Any]) -> Critic:
-    """A reward model: it begins by expecting what it would give for the answer as far as it is written.
+    """A critic from a reward model: its first values are the scores of the answer so far.
 
     Args:
         trunk: the reward model; only its heads are read here.
-        adapt: puts a fresh adapter on it, as on the policy, where there is to be one.
+        adapt: adds a fresh adapter, as for the policy, if there is one.
     """
     saved = reward_head(trunk)
     head = nn.Linear(saved.in_features, 1, device=next(policy.parameters()).device)  # pyright: ignore
@@ -135,7 +135,7 @@ def _zero_head(policy: Any) -> nn.Linear:
 
 
 def _states(trunk: Any, batch: Batch) -> Tensor:
-    """``[N, d]``: what the head would see at every position, flat."""
+    """``[N, d]``: the head's inputs at every position, flattened."""
     if not is_reward_model(trunk):
         return hidden_states(trunk, batch).flatten(0, 1)
     return states_at_head(trunk, batch).flatten(0, 1)

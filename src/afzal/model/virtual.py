@@ -1,8 +1,8 @@
-"""Virtual tokens of an adapter in the shared layout: before the prompt of every tree, once for all its branches.
+"""An adapter's virtual tokens in the shared layout: before the prompt of every tree, once for all its branches.
 
-PEFT puts them before every row. In a row of packed trees they are part of every prompt instead: branches see them as
-they see the prompt, positions count them, and nothing else in the layout changes. Prompt tuning and p-tuning give
-their embeddings; prefix tuning gives their keys and values, which attention takes in place of the computed ones.
+PEFT puts them before every row. In a row of packed trees they are part of every prompt instead: branches see them like
+the prompt, positions count them, and nothing else in the layout changes. Prompt tuning and p-tuning give their
+embeddings; prefix tuning gives their keys and values, which attention uses in place of the computed ones.
 
 Shapes: N row positions, T trees, n virtual tokens, d features.
 """
@@ -28,8 +28,8 @@ class _Lengthened:
     """A row with room for virtual tokens.
 
     Attributes:
-        kept: ``[N]`` int64, where each position of the batch is now.
-        places: ``[T n]`` int64, where the virtual tokens are.
+        kept: ``[N]`` int64, the new position of each position of the batch.
+        places: ``[T n]`` int64, positions of the virtual tokens.
         segments: of all ``N + T n`` positions.
     """
 
@@ -39,43 +39,43 @@ class _Lengthened:
 
 
 def acts(model: Any) -> bool:
-    """Whether the model has virtual tokens, and they are not switched off at the moment."""
+    """Whether the model has virtual tokens that are not switched off."""
     return bool(virtual_kind(model)) and not getattr(model, "_adapters_disabled", False)
 
 
 def count(model: Any) -> int:
-    """Virtual tokens that act before every row of the model at the moment."""
+    """Number of active virtual tokens before every row of the model."""
     return virtual_tokens(model) if acts(model) else 0
 
 
 def base_of(model: Any) -> Any:
-    """The model below virtual tokens that act; any other model is its own."""
+    """The model without its active virtual tokens; a model without any is returned unchanged."""
     return model.get_base_model() if acts(model) else model
 
 
 def gives_keys(model: Any) -> bool:
-    """Whether virtual tokens act that have keys and values, those of prefix tuning, and no embeddings."""
+    """Whether the active virtual tokens have keys and values (prefix tuning) instead of embeddings."""
     return acts(model) and virtual_kind(model) == "prefix"
 
 
 def call(model: Any, inputs: Callable[[], Mapping[str, Any]]) -> Any:
-    """What the model below virtual tokens that act makes of ``inputs()``; any other model is called as it is.
+    """Call the model below its active virtual tokens on ``inputs()``; a model without any is called directly.
 
-    Over several ranks weights lie in pieces, those of virtual tokens too, which the call of the whole model gathers. So
-    its call is what runs the model below, and ``inputs`` is asked in there.
+    With sharded weights, calling the outer model gathers them, those of virtual tokens too. So the inner model and
+    ``inputs`` run inside that call.
     """
     if not acts(model):
         return model(**inputs())
-    base, own = model.get_base_model(), model.forward
+    base, forward = model.get_base_model(), model.forward
     model.forward = lambda: base(**inputs())
     try:
         return model()
     finally:
-        model.forward = own
+        model.forward = forward
 
 
 def prefix(model: Any) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values ``[1, kv heads, n, D]`` of every layer, where prefix tuning gives such; else nothing."""
+    """Keys and values ``[1, kv heads, n, D]`` of every layer under prefix tuning; else empty."""
     if not gives_keys(model):
         return []
     return [(layer.keys, layer.values) for layer in model.get_prompt(1).layers]
@@ -89,7 +89,10 @@ def embedded(model: Any, ids: Tensor) -> Tensor:
 
 
 def run_shared(model: Any, batch: Batch) -> Tensor:
-    """Run the model with its virtual tokens on a batch of the shared layout; ``[N]`` int64, where its positions are."""
+    """Run the model with its virtual tokens on a batch of the shared layout.
+
+    Returns ``[N]`` int64, the new position of each position of the batch.
+    """
     assert batch.layout is not None
     n, base = virtual_tokens(model), model.get_base_model()
     row, device = _lengthened(batch.layout, n, batch.ids.device), batch.layout.device
@@ -98,16 +101,16 @@ def run_shared(model: Any, batch: Batch) -> Tensor:
     at = torch.arange(n, device=batch.ids.device).repeat(trees)[None]
     positions = batch.positions.new_zeros(1, total).index_copy(1, row.kept, batch.positions + n)
     positions = positions.index_copy(1, row.places, at)
-    given: dict[str, Any] = {"position_ids": positions, "use_cache": False}
+    common: dict[str, Any] = {"position_ids": positions, "use_cache": False}
 
     def inputs() -> dict[str, Any]:
         if gives_keys(model):
             layout = PrefixedLayout(row.segments, total, device, row.places, prefix(model))
-            return {"input_ids": ids, "tree": layout, **given}
+            return {"input_ids": ids, "tree": layout, **common}
         words = base.get_input_embeddings()(ids)
         tokens = model.get_prompt(1).to(words.dtype).repeat(1, trees, 1)
         words = words.index_copy(1, row.places, tokens)
-        return {"inputs_embeds": words, "tree": TreeLayout(row.segments, total, device), **given}
+        return {"inputs_embeds": words, "tree": TreeLayout(row.segments, total, device), **common}
 
     call(model, inputs)
     return row.kept

@@ -1,15 +1,15 @@
-"""An adapter that is learned for what a few steps on a new task make of it.
+"""Meta-learning: learn an adapter that a few steps on a new task turn into a good one.
 
 Inner steps are plain gradient descent on a task's support set: phi_0 = theta, phi_{j+1} = phi_j - a grad L(phi_j).
 The gradient of an update is the mean over its tasks of
 
 - MAML: d L_query(phi_k) / d theta, through the inner steps (Finn, Abbeel and Levine 2017, arXiv 1703.03400, alg. 1);
-- FOMAML: grad L_query at phi_k, the inner steps taken as constants (ibid., sec. 5.2);
-- Reptile: (theta - phi_k) / a, the sum of the gradients along the way, each on items of its own (Nichol, Achiam and
+- FOMAML: grad L_query at phi_k, with the inner steps as constants (ibid., sec. 5.2);
+- Reptile: (theta - phi_k) / a, the sum of the gradients along the way, each on different items (Nichol, Achiam and
   Schulman 2018, arXiv 1803.02999, alg. 1).
 
-Without inner steps, or with a = 0, MAML and FOMAML are training on all tasks at once; Reptile with one step is gradient
-descent on the mixture. The reference is the same for inner and outer losses.
+Without inner steps, or with a = 0, MAML and FOMAML are training on all tasks together; Reptile with one step is
+gradient descent on the mixture. The reference is the same for inner and outer losses.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Loss = Callable[[Weights], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Adapting:
-    """How a task is adapted to: the order of the gradient, and the learning rate of the inner steps."""
+    """How to adapt to a task: the meta-gradient, and the learning rate of the inner steps."""
 
     order: Order
     lr: float
@@ -50,13 +50,13 @@ class Adapting:
     def accumulate(
         self, model: Any, method: Method, update: Update, carried: Carried | None, carriers: Mapping[str, nn.Parameter]
     ) -> Outcome:
-        """The gradient of an update's episodes, in the ``grad`` of ``carriers``, and its figures.
+        """Compute the gradient of an update's episodes, into the ``grad`` of ``carriers``, and its metrics.
 
-        ``loss`` is the mean over tasks of the loss on the query set after adapting (of Reptile, on the support sets
-        along the way); ``support_loss`` that on the support set before.
+        ``loss`` is the mean over tasks of the query-set loss after adapting (for Reptile, the support-set losses along
+        the way); ``support_loss`` is the support-set loss before.
 
         Args:
-            carriers: the weights that train, by name.
+            carriers: the trainable weights, by name.
         """
         assert isinstance(update, Lesson)
         known = carried if carried is not None else method.start()
@@ -75,7 +75,7 @@ class Adapting:
         return Outcome(loss / n, metrics, dict(known))
 
     def gradient(self, start: Weights, support: Sequence[Loss], query: Loss | None) -> Weights:
-        """The gradient of one task at the weights ``start``; ``query`` is None for Reptile alone."""
+        """The gradient of one task at the weights ``start``; only Reptile has ``query`` None."""
         if query is None:
             total, weights = {name: torch.zeros_like(w) for name, w in start.items()}, start
             for loss in support:
@@ -88,7 +88,7 @@ class Adapting:
         return _slope(query, self.adapted(start, support))
 
     def adapted(self, start: Weights, support: Sequence[Loss]) -> Weights:
-        """The weights after an inner step on each of the support losses, as constants."""
+        """The weights after one inner step on each support loss, as constants."""
         weights = start
         for loss in support:
             weights = self._moved(weights, _slope(loss, weights))
@@ -129,7 +129,7 @@ def _slope(loss: Loss, weights: Weights) -> Weights:
 
 
 def _loss_on(batches: Sequence[Batch], model: Any, method: Method, carried: Carried, seen: list[Losses]) -> Loss:
-    """The loss of a set as a function of the weights; what it finds on the way is added to ``seen``."""
+    """The loss of a set as a function of the weights; each call appends its losses to ``seen``."""
 
     def loss(weights: Weights) -> Tensor:
         losses, value = task_loss(model, method, weights, batches, carried)
@@ -140,14 +140,14 @@ def _loss_on(batches: Sequence[Batch], model: Any, method: Method, carried: Carr
 
 
 def _mean(method: Method, losses: Losses) -> tuple[Tensor, Tensor]:
-    """A set's loss, which counts once for its task."""
+    """A set's mean loss with count 1, since it counts once for its task."""
     return weighted_mean(method, by_term(method, losses))
 
 
 def task_loss(
     model: Any, method: Method, weights: Weights, batches: Sequence[Batch], carried: Carried
 ) -> tuple[Losses, Tensor]:
-    """The weighted mean loss of all batches as one, with a graph to ``weights``, which act in place of the model's."""
+    """The weighted mean loss over all batches, with a graph to ``weights``, which replace the model's."""
     with acting_with(model, weights):
         judged = [judge(model, method, batch) for batch in batches]
     losses = losses_of(method, join(judged) if len(judged) > 1 else judged[0], carried, {})
@@ -156,17 +156,17 @@ def task_loss(
 
 
 def remembering(method: Method) -> Method:
-    """The method with a reference that is asked once for each batch, however many inner steps see it."""
+    """The method with a reference that scores each batch once, however many inner steps see it."""
     return method if method.reference is None else replace(method, reference=Remembered(method.reference))
 
 
 def measured(
     model: Any, method: Method, adapting: Adapting, episodes: Sequence[Episode], names: Sequence[str]
 ) -> dict[str, float]:
-    """Figures on the query sets of held-out episodes, as means over tasks: after adapting, and ``before/`` it.
+    """Metrics on the query sets of held-out episodes, as means over tasks: after adapting, and ``before/`` it.
 
     Args:
-        names: of the weights that adapt.
+        names: of the weights that are adapted.
     """
     start = {name: p.detach() for name, p in model.named_parameters() if name in set(names)}
     after, before = [], []
@@ -176,23 +176,27 @@ def measured(
         weights = adapting.adapted(start, steps)
         with acting_with(model, weights):
             after.append(evaluate(model, method, episode.query))
-    found = _means(after)
-    was = _means(before)
+    mean_after = _means(after)
+    mean_before = _means(before)
     keys = ("loss", "rewards/accuracies", "rewards/margins")
-    return {"tasks": float(len(episodes)), **found, **{f"before/{k}": was[k] for k in keys if k in was}}
+    return {
+        "tasks": float(len(episodes)),
+        **mean_after,
+        **{f"before/{k}": mean_before[k] for k in keys if k in mean_before},
+    }
 
 
 def _means(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean over tasks of every figure that all of them have; ends of intervals of single tasks are no figures."""
-    shared = [k for k in each[0] if all(k in found for found in each) and not k.endswith(("_low", "_high"))]
+    """The mean over tasks of every metric that all of them have, except interval ends of single tasks."""
+    shared = [k for k in each[0] if all(k in figures for figures in each) and not k.endswith(("_low", "_high"))]
     one = torch.ones((), dtype=torch.float64)
     return {k: means({k: (one * sum(f[k] for f in each), one * len(each))})[k] for k in shared}
 
 
 @contextmanager
 def twice_differentiable(model: Any) -> Iterator[None]:
-    """Inside the block, attention and output head have gradients that have gradients themselves."""
-    # a hooked head is called as it is; the fused one has a backward pass of its own that has none
+    """Make attention and output head twice differentiable inside the block."""
+    # a hooked head is called as a module; the fused head's custom backward pass is not differentiable
     hook: Callable[..., None] = lambda *_: None  # noqa: E731
     handle = output_head(model).register_forward_hook(hook)
     try:

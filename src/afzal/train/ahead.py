@@ -1,7 +1,7 @@
-"""The next update is laid out while a GPU computes this one.
+"""Prepare the next update while a GPU computes the current one.
 
-An update of fixed data is a pure function of its number, so that making it early, twice or never changes nothing; what
-a policy writes itself depends on its weights and is left alone.
+An update of fixed data is a pure function of its number, so making it early, twice or never changes nothing. Updates on
+the policy's own samples depend on its weights and are not made early.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from afzal.train.feed import Feed, Layout, Update, Updates
 
 
 def read_ahead(feed: Updates, steps: int) -> Updates:
-    """The feed with its next update made in the background, where there is a GPU to be kept busy."""
+    """The feed, with the next update made in the background if it runs on a GPU."""
     return Ahead(feed, steps) if isinstance(feed, Feed) and feed.layout.device.type == "cuda" else feed
 
 
 @dataclass(slots=True)
 class Ahead:
-    """A feed of ``steps`` updates whose next update is on its way when one is asked for.
+    """A feed of ``steps`` updates that starts making the next update when one is requested.
 
-    An error of the making is raised where that update is asked for.
+    An error in the background is raised when that update is requested.
     """
 
     feed: Feed

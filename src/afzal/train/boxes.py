@@ -1,8 +1,8 @@
-"""Which part of a tensor a rank holds, and how any ranks put whole tensors together again from such parts.
+"""Which part of a tensor a rank holds, and how any number of ranks read tensors back from such parts.
 
-A tensor is cut along its axes, so that its pieces are the boxes of a grid. Each rank writes its boxes; each reads what
-of them overlaps with what it needs, which may be cut otherwise, or not at all. A tensor that is whole on every rank is
-taken to be the same on all, and rank 0 writes it.
+A tensor is cut along its axes, so its pieces are the boxes of a grid. Each rank writes its own boxes, and reads what it
+needs from the boxes that overlap it; it may be cut differently, or not at all. An unsharded tensor is assumed to be the
+same on all ranks, and rank 0 writes it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from afzal.train import ranks
 from afzal.train.tensorfile import DTYPES, ITEM_BYTES
 
 Entry = dict[str, Any]
-"""What a manifest says of one tensor: ``dtype``, whole ``shape``, and ``pieces``: file to [offsets, sizes]."""
+"""A manifest's entry for one tensor: ``dtype``, full ``shape``, and ``pieces``: file to [offsets, sizes]."""
 
 
 class Box(NamedTuple):
-    """A part of a tensor: where it begins along each axis, and how long it is there."""
+    """A part of a tensor: its start and its length along each axis."""
 
     start: tuple[int, ...]
     size: tuple[int, ...]
@@ -33,7 +33,7 @@ class Box(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Some of one piece of ``name``: the shape of the piece, where it is in that, and where it goes in the target."""
+    """A read from one piece of ``name``: the shape of the piece, the slices to read, and their place in the target."""
 
     name: str
     held: list[int]
@@ -42,7 +42,7 @@ class Read(NamedTuple):
 
 
 def is_cut(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether any of the tensors may be in parts on several ranks."""
+    """Whether any of the tensors may be sharded over several ranks."""
     return ranks.world() > 1 and any(map(_is_dtensor, tensors.values()))
 
 
@@ -59,7 +59,7 @@ def box_of(tensor: Any) -> Box:
 
 
 def writes(tensor: Any) -> bool:
-    """Whether it is this rank that writes its part: of the ranks that hold the same part, the first one does."""
+    """Whether this rank writes its part: the first of the ranks that hold the same part does."""
     if not _is_dtensor(tensor):
         return ranks.leads()
     place = tensor.device_mesh.get_coordinate()
@@ -69,36 +69,36 @@ def writes(tensor: Any) -> bool:
 
 
 def describe(tensors: Mapping[str, Tensor]) -> dict[str, Entry]:
-    """What this rank writes of each tensor, without the names of files: dtype, whole shape, and [offsets, sizes]."""
-    found = {}
+    """What this rank writes of each tensor, without file names: dtype, full shape, and [offsets, sizes]."""
+    entries = {}
     for name, tensor in tensors.items():
         box = box_of(tensor) if writes(tensor) else None
         part = None if box is None else [list(box.start), list(box.size)]
-        found[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "piece": part}
-    return found
+        entries[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "piece": part}
+    return entries
 
 
 def join(parts: Sequence[Mapping[str, Entry]], files: Sequence[str]) -> dict[str, Entry]:
-    """The layouts of all tensors from what every rank says of its own, in the order of the ranks.
+    """Join the descriptions of all ranks, in rank order, to the layouts of all tensors.
 
     Raises:
-        ValueError: the ranks do not hold the same tensors, or their parts of one are not the boxes of a grid.
+        ValueError: the ranks do not hold the same tensors, or the parts of a tensor are not the boxes of a grid.
     """
     for rank, part in enumerate(parts):
         if part.keys() != parts[0].keys():
             raise ValueError(f"rank {rank} has other tensors than rank 0: {sorted(part.keys() ^ parts[0].keys())[:3]}")
-    found = {}
+    layouts = {}
     for name, first in parts[0].items():
         pieces = {file: part[name]["piece"] for file, part in zip(files, parts, strict=True) if part[name]["piece"]}
         layout = {"dtype": first["dtype"], "shape": first["shape"], "pieces": pieces}
         if fault := why_not_whole(layout):
             raise ValueError(f"{name}: {fault}")
-        found[name] = layout
-    return found
+        layouts[name] = layout
+    return layouts
 
 
 def why_not_whole(layout: Any) -> str:
-    """What keeps the pieces of a layout from being the boxes of a grid that fills the tensor; empty when they are."""
+    """Why the pieces of a layout are not the boxes of a grid that fills the tensor; empty if they are."""
     if not isinstance(layout, dict) or layout.keys() != {"dtype", "shape", "pieces"}:
         return "no dtype, shape and pieces"
     shape, pieces = layout["shape"], layout["pieces"]
@@ -122,12 +122,12 @@ def why_not_whole(layout: Any) -> str:
 
 
 def size_of(entry: Entry, size: Sequence[int]) -> int:
-    """Bytes of a box of this size of a tensor."""
+    """Bytes of a box of this size."""
     return prod(size) * ITEM_BYTES[entry["dtype"]]
 
 
 def needed(name: str, layout: Entry, wanted: Box) -> dict[str, Read]:
-    """What to read from which file to fill the part ``wanted`` of a tensor."""
+    """The reads that fill the part ``wanted`` of a tensor, by file."""
     reads = {}
     for file, (start, size) in layout["pieces"].items():
         first = [max(a, b) for a, b in zip(start, wanted.start, strict=True)]
@@ -140,17 +140,17 @@ def needed(name: str, layout: Entry, wanted: Box) -> dict[str, Read]:
 
 
 def shard_name(group: str, rank: int) -> str:
-    """The file of a group's parts that ``rank`` holds."""
+    """The file name of the parts of a group that ``rank`` holds."""
     return f"{group}-{rank + 1:05d}-of-{ranks.world():05d}.safetensors"
 
 
 def _has_first(mesh: Any) -> bool:
-    """Whether rank 0 is one of a tensor's ranks: under tensor parallelism several groups of ranks may hold the same."""
+    """Whether rank 0 is in the mesh: under tensor parallelism several groups of ranks may hold the same tensor."""
     return bool((mesh.mesh == 0).any())
 
 
 def _is_dtensor(tensor: Tensor) -> bool:
-    return hasattr(tensor, "device_mesh")  # its class is slow to import, and one process needs none
+    return hasattr(tensor, "device_mesh")  # importing DTensor is slow, and a single process needs none
 
 
 def _are_lengths(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Held-out figures by task, each task by its number: the mean loss, and of pairs the accuracy."""
+"""Held-out metrics by task number: the mean loss and, for pairs, the accuracy."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from afzal.objectives.registry import Unit
 from afzal.stats.intervals import clustered, share
 
 TASK_ACCURACY = "tasks/accuracies/"
-"""Begins the name of a task's held-out accuracy; its number follows, then nothing, ``/low`` or ``/high``."""
+"""Prefix of the name of a task's held-out accuracy, before its number and nothing, ``/low`` or ``/high``."""
 
 TASK_LOSS = "tasks/losses/"
-"""Begins the name of a task's held-out loss, the mean over its units in the unit of the whole loss."""
+"""Prefix of the name of a task's held-out loss, a mean over its units."""
 
 
 def losses(unit: Unit, each: Tensor, weights: Tensor, pairs: Pairs, response_of: Tensor) -> Tally:
-    """Sum of weighted losses and sum of weights of each task that a batch has.
+    """Sum of weighted losses and sum of weights for each task in a batch.
 
     Args:
-        each, weights: ``[n]`` losses of the units of a batch, and what they weigh in the mean.
+        each, weights: ``[n]`` losses of the batch's units, and their weights in the mean.
         response_of: ``[M]`` int64, the response of each scored token.
     """
     task = _task_of_units(unit, pairs, response_of)
-    found: Tally = {}
+    sums: Tally = {}
     for k in task.unique().tolist():
         own = weights * (task == k)
-        found[f"{TASK_LOSS}{k}"] = ((each.detach() * own).double().sum(), own.double().sum())
-    return found
+        sums[f"{TASK_LOSS}{k}"] = ((each.detach() * own).double().sum(), own.double().sum())
+    return sums
 
 
 def _task_of_units(unit: Unit, pairs: Pairs, response_of: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def _task_of_units(unit: Unit, pairs: Pairs, response_of: Tensor) -> Tensor:
 
 
 def without_a_single(figures: Mapping[str, float]) -> dict[str, float]:
-    """The figures, without the loss of a task that is the only one: it is the whole loss."""
+    """The metrics without the loss by task if there is only one task, whose loss is the total loss."""
     single = sum(name.startswith(TASK_LOSS) for name in figures) == 1
     return {name: value for name, value in figures.items() if not (single and name.startswith(TASK_LOSS))}
 
@@ -53,13 +53,13 @@ def without_a_single(figures: Mapping[str, float]) -> dict[str, float]:
 def accuracies(
     prompts: Sequence[str], right: Sequence[float], weights: Sequence[float], tasks: Sequence[int]
 ) -> dict[str, float]:
-    """Accuracy with its interval over prompts for each task of the pairs, where there are several."""
-    found: dict[str, float] = {}
+    """Accuracy of each task with its interval over prompts, if there are several tasks."""
+    figures: dict[str, float] = {}
     for task in sorted(set(tasks)) if len(set(tasks)) > 1 else ():
         own = [k for k, t in enumerate(tasks) if t == task]
         weight = [weights[k] for k in own]
         if any(weight):
             known = share(clustered([prompts[k] for k in own], [right[k] for k in own], weight))
             name = f"{TASK_ACCURACY}{task}"
-            found |= {name: known.value, f"{name}/low": known.ends[0], f"{name}/high": known.ends[1]}
-    return found
+            figures |= {name: known.value, f"{name}/low": known.ends[0], f"{name}/high": known.ends[1]}
+    return figures

@@ -1,4 +1,4 @@
-"""Functions of one's own that are called while a run trains; any of them may stop it."""
+"""User functions that are called during training; any of them may stop the run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Progress:
     """Where a run is, for a callback.
 
     Attributes:
-        step: updates made so far; ``steps`` is their planned number.
-        metrics: what was just logged: the line of ``metrics.jsonl``.
+        step: updates so far, of ``steps`` planned.
+        metrics: the line of ``metrics.jsonl`` that was just logged.
         path: the run folder.
-        stop: ``stop("why")`` ends the run after this step. What is trained so far is saved, and the run is finished.
+        stop: ``stop("why")`` ends the run after this step. The model trained so far is saved; the run is complete.
     """
 
     step: int
@@ -31,34 +31,34 @@ class Progress:
 
 
 Callback = Callable[[Progress], object]
-"""What it returns is ignored; an exception ends the run, which names the callback."""
+"""The return value is ignored; an exception ends the run with an error that names the callback."""
 
 
 class Relay(Protocol):
-    """Passes lines of the metrics on to trackers; returns at once and never fails."""
+    """Passes metric records on to trackers; returns immediately and never fails."""
 
     def hear(self, record: Mapping[str, Any]) -> None:
-        """A line of the metrics was logged."""
+        """Receive a metric record that was logged."""
         ...
 
 
 STOPPED = "callback"
-"""Why a run stopped that a callback stopped."""
+"""The stop reason of a run that a callback stopped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """The callbacks of a run, called by rank 0 in their order."""
+    """The callbacks of a run, called by rank 0 in the given order."""
 
     on_step: Sequence[Callback] = ()
     on_evaluation: Sequence[Callback] = ()
     asked: list[str] = field(default_factory=list)
 
     def hear(self, record: Mapping[str, Any], steps: int, path: Path) -> None:
-        """Call what is waiting for such a line of the metrics.
+        """Call the callbacks for this kind of metric record.
 
         Raises:
-            AfzalError: a callback failed; names it.
+            AfzalError: a callback failed; the error names it.
         """
         kinds = {"train": ("on_step", self.on_step), "eval": ("on_evaluation", self.on_evaluation)}
         name, functions = kinds.get(str(record.get("kind")), ("", ()))
@@ -69,7 +69,7 @@ class Callbacks:
             call(name, fn, Progress(step, steps, record, path, self._stopper(fn)), f"step {step}")
 
     def requested(self) -> str | None:
-        """``callback`` once one has asked to stop; what it said is ``asked``."""
+        """``callback`` once one has requested a stop, else None; the reasons are in ``asked``."""
         return STOPPED if self.asked else None
 
     def _stopper(self, fn: Callback) -> Callable[[str], None]:
@@ -81,41 +81,44 @@ class Callbacks:
 
 @dataclass(frozen=True, slots=True)
 class Audience:
-    """Who hears the metrics of a run, and who may ask it to stop: signals and callbacks may, trackers only hear."""
+    """Receivers of a run's metrics (trackers and callbacks), and sources of stop requests (signals and callbacks)."""
 
     signals: StopSignals
     callbacks: Callbacks
     relay: Relay | None = None
 
     def hear(self, record: Mapping[str, Any], steps: int, path: Path) -> None:
-        """A line of the metrics was logged."""
+        """Pass on a metric record that was logged."""
         if self.relay is not None:
             self.relay.hear(record)
         self.callbacks.hear(record, steps, path)
 
     def requested(self) -> str | None:
-        """The name of the signal that asks the run to stop, or ``callback``."""
+        """The name of the signal that requests a stop, or ``callback``; None without a request."""
         return self.signals.requested or self.callbacks.requested()
 
 
-def call(name: str, fn: Callable[[Any], object], given: Any, where: str) -> None:
-    """``fn(given)``.
+def call(name: str, fn: Callable[[Any], object], argument: Any, where: str) -> None:
+    """Call ``fn(argument)``.
+
+    Args:
+        name: the setting that ``fn`` was passed as.
 
     Raises:
-        AfzalError: it failed; names the argument that it was given by, and the function.
+        AfzalError: it failed; the error names setting and function.
     """
     try:
-        fn(given)
+        fn(argument)
     except AfzalError:
         raise
     except Exception as error:
         raise AfzalError(
             f"the {name} callback {called(fn)} failed: {type(error).__name__}: {error}",
             where=where,
-            remedy="fix the callback; a run that it ended continues with resume=True",
+            remedy="fix the callback; continue a run that it ended with resume=True",
         ) from error
 
 
 def called(fn: Any) -> str:
-    """The name of a function, for messages."""
+    """A function's name for messages."""
     return getattr(fn, "__qualname__", type(fn).__name__)

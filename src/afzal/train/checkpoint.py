@@ -1,14 +1,14 @@
-"""Checkpoints that are whole or not there: safetensors files and a JSON manifest with their sizes and hashes.
+"""Atomic checkpoints: safetensors files and a JSON manifest with their sizes and hashes.
 
 ``folder/step-00000010/`` holds one ``<group>.safetensors`` per group of tensors and ``manifest.json``. It is written
-under a temporary name, every file is forced to the disk, the manifest last; then the folder is renamed and its parent
-forced to the disk. A checkpoint is used only when its manifest verifies, else the one before it. The order is that of
-the step numbers; clocks play no part. One process writes a folder at a time (the run's claim sees to that).
+under a temporary name, with every file synced to disk and the manifest last; then the folder is renamed and its parent
+synced. A checkpoint is used only if its manifest verifies, else the one before it. Checkpoints are ordered by step
+number, not by time. One process writes a folder at a time (the run's claim ensures that).
 
-Several ranks write together, into a folder that all see: of a group with tensors in parts each writes its own, as
+Several ranks write together into a shared folder. If a group has sharded tensors, each rank writes its own parts as
 ``<group>-00001-of-00002.safetensors``, and the manifest says which part of which tensor is where. Any number of ranks
-reads that again, each what it needs. Rank 0 writes all else and gives the folder its name, once all parts are there.
-All functions but :func:`listed`, :func:`step_of`, :func:`shapes` and :func:`fill` are for all ranks to call together.
+can read them, each what it needs. Rank 0 writes everything else and renames the folder once all parts are there.
+All functions but :func:`listed`, :func:`step_of`, :func:`shapes` and :func:`fill` must be called by all ranks together.
 """
 
 from __future__ import annotations
@@ -53,22 +53,22 @@ T = TypeVar("T")
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
-    """Write the checkpoint of ``step`` and return its folder, which exists only once everything is on the disk.
+    """Write the checkpoint of ``step`` and return its folder, which exists only once everything is on disk.
 
-    Tensors are written one after another, so that memory grows by at most one of them. Those that share storage are
-    written in full and come back separate. Checkpoints of later steps stem from a line that was given up by resuming
-    an earlier one; they are removed.
+    Tensors are written one by one, so memory grows by at most one of them. Tensors that share storage are each written
+    in full and come back separate. Checkpoints of later steps belong to a history that was abandoned by resuming from
+    an earlier step; they are removed.
 
     Args:
         folder: where the checkpoints of a run are.
         step: updates done, >= 0.
-        tensors: per group (a file), tensors by name: any strided dtype that safetensors has, on any device. Of a
-            DTensor each rank writes its part; of others, which are the same on all ranks, rank 0 writes its own.
-        state: anything JSON can say, that of rank 0; floats come back bit for bit.
+        tensors: per group (a file), tensors by name: strided, any dtype that safetensors has, on any device. Each rank
+            writes its part of a DTensor; rank 0 writes other tensors, which are the same on all ranks.
+        state: rank 0's state, a JSON value; floats come back bit for bit.
 
     Raises:
-        AfzalError: the disk refuses (names path and bytes); earlier checkpoints stay, and nothing half-written does.
-            Raised on all ranks when it is on one.
+        AfzalError: writing failed (names path and bytes); earlier checkpoints stay, incomplete files do not. Raised on
+            all ranks if one fails.
         ValueError: a group's or tensor's name, a dtype or the state cannot be stored.
     """
     _check(step, tensors, state)
@@ -87,18 +87,18 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], s
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The tensors (whole, on the CPU) and the state of a checkpoint, after every byte of it has been verified.
+    """The tensors (full, on the CPU) and the state of a checkpoint, after verifying every byte of it.
 
     Raises:
-        AfzalError: the checkpoint is damaged (names the file) or of a later version.
+        AfzalError: the checkpoint is damaged (names the file) or from a later version.
     """
     manifest = verify(path)
     return {group: read(path, group) for group in files_of(manifest)}, manifest["state"]
 
 
 def read(path: Path, group: str) -> dict[str, Tensor]:
-    """A group's tensors (whole, on the CPU) of a checkpoint that :func:`newest` or :func:`verify` has found sound;
-    none when it does not have the group."""
+    """A group's tensors (full, on the CPU) from a checkpoint that :func:`newest` or :func:`verify` has verified; empty
+    if it does not have the group."""
     manifest = read_manifest(path)
     entries = entries_of(path, manifest, group) if group in files_of(manifest) else {}
     tensors = {name: torch.empty(entry["shape"], dtype=_TORCH[entry["dtype"]]) for name, entry in entries.items()}
@@ -107,40 +107,40 @@ def read(path: Path, group: str) -> dict[str, Tensor]:
 
 
 def state_of(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint that :func:`newest` or :func:`verify` has found sound."""
+    """The state of a checkpoint that :func:`newest` or :func:`verify` has verified."""
     return read_manifest(path)["state"]
 
 
 def shapes(path: Path, group: str) -> dict[str, tuple[int, ...]]:
-    """Names and whole shapes of a group's tensors in a sound checkpoint; nothing of a group that it does not have."""
+    """Names and full shapes of a group's tensors in a verified checkpoint; empty if it does not have the group."""
     manifest = read_manifest(path)
     entries = entries_of(path, manifest, group) if group in files_of(manifest) else {}
     return {name: tuple(entry["shape"]) for name, entry in entries.items()}
 
 
 def fill(path: Path, group: str, targets: Mapping[str, Tensor]) -> None:
-    """Put tensors of a group of a sound checkpoint into ``targets``, by name and in place.
+    """Copy a group's tensors from a verified checkpoint into ``targets``, by name and in place.
 
-    A target may be a DTensor, cut in any way over any number of ranks; only the part of this rank is read.
+    A target may be a DTensor, sharded in any way over any number of ranks; only this rank's part is read.
 
     Raises:
-        AfzalError: a target is not in the checkpoint, or has another shape or dtype there; the files are not what the
-            manifest says.
+        AfzalError: a target is not in the checkpoint or has another shape or dtype there, or the files do not match the
+            manifest.
     """
     manifest = read_manifest(path)
     _fill(path, entries_of(path, manifest, group) if group in files_of(manifest) else {}, targets)
 
 
 def fingerprint(path: Path, group: str) -> str:
-    """A hash of a group's tensors as the manifest states it; the tensors are not read."""
+    """A hash of a group's tensors according to the manifest, without reading the tensors."""
     manifest = read_manifest(path)
     hashes = [manifest["files"][name]["sha256"] for name in files_of(manifest)[group]]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The checkpoint of the highest step that verifies, or None; ``warn`` hears of each one skipped, and why."""
-    # rank 0 says what there is: a network file system may not show every rank the same at the same moment
+    """The checkpoint with the highest step that verifies, or None; ``warn`` receives a message for each one skipped."""
+    # rank 0's listing counts: a network file system may show different ranks different contents at one moment
     for name in ranks.agreed([path.name for _, path in reversed(listed(folder))]):
         try:
             verify(folder / name)
@@ -152,30 +152,30 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
 
 
 def listed(folder: Path) -> list[tuple[int, Path]]:
-    """Step and path of every checkpoint in a folder, by step; whether they verify is seen when they are loaded."""
+    """Step and path of every checkpoint in a folder, by step; they are not verified."""
     if not folder.is_dir():
         return []
-    found = {path.name: path for path in folder.iterdir() if is_checkpoint(path.name) and path.is_dir()}
-    # one that was set aside counts when what should replace it never came
-    kept = (p for n, p in found.items() if not (n.startswith(_REPLACED) and n.removeprefix(_REPLACED) in found))
-    return sorted((step_of(path), path) for path in kept)
+    folders = {path.name: path for path in folder.iterdir() if is_checkpoint(path.name) and path.is_dir()}
+    # a checkpoint that was set aside counts if its replacement never arrived
+    current = (p for n, p in folders.items() if not (n.startswith(_REPLACED) and n.removeprefix(_REPLACED) in folders))
+    return sorted((step_of(path), path) for path in current)
 
 
 def prune(folder: Path, keep: int, planned: Callable[[int], bool] = lambda step: True) -> None:
-    """Remove all checkpoints but those that :func:`kept` names, and what a killed writer left behind."""
+    """Remove all checkpoints but those of :func:`kept`, and the remains of killed writers."""
     if keep < 1:
         raise ValueError(f"keep must be at least 1, not {keep}: a run needs a checkpoint to resume from")
     _by_first(partial(_prune, folder, keep, planned), partial(writing, folder))
 
 
 def kept(steps: Sequence[int], keep: int, planned: Callable[[int], bool]) -> set[int]:
-    """Which checkpoints stay: the ``keep`` highest planned ones, and of those beyond them as many as make ``keep``
-    together, at least one.
+    """The steps whose checkpoints stay: the ``keep`` highest planned ones, and enough of the later ones to make
+    ``keep`` in all, at least one.
 
     Args:
         steps: of all checkpoints, ascending.
-        planned: whether a step's checkpoint was asked for by its number. The others were written by the clock or for a
-            signal; they are only there to resume from.
+        planned: whether a step's checkpoint was requested by step number. The others were written by the clock or on a
+            signal, only to resume from.
     """
     chosen = [step for step in steps if planned(step)][-keep:]
     beyond = [step for step in steps if not planned(step) and step > max(chosen, default=-1)]
@@ -183,16 +183,16 @@ def kept(steps: Sequence[int], keep: int, planned: Callable[[int], bool]) -> set
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose every file has the size and the SHA-256 that it states.
+    """The manifest of a checkpoint, after checking the size and SHA-256 of every file.
 
     Raises:
-        AfzalError: something does not; ``what`` names the file. Each rank reads some of the files; all raise.
+        AfzalError: a file differs; ``what`` names it. Each rank reads some of the files; all raise.
     """
-    found: list[dict[str, Any]] = []
-    said = _by_all(lambda: digest(_verify_share(path, found)), nullcontext)
-    if len(set(said)) > 1:
+    manifests: list[dict[str, Any]] = []
+    digests = _by_all(lambda: digest(_verify_share(path, manifests)), nullcontext)
+    if len(set(digests)) > 1:
         raise damaged(path, MANIFEST, "the ranks do not read the same")
-    return found[0]
+    return manifests[0]
 
 
 def _begin(folder: Path, temporary: Path) -> None:
@@ -202,9 +202,9 @@ def _begin(folder: Path, temporary: Path) -> None:
 
 
 def _write(temporary: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
-    """Write what is this rank's to write; returns the entries of its files, and its parts of the tensors in parts."""
+    """Write this rank's files; return their entries, and this rank's parts of sharded tensors."""
     if not temporary.is_dir():
-        why = f"rank {ranks.rank()} does not see the folder that rank 0 has made"
+        why = f"rank {ranks.rank()} does not see the folder that rank 0 created"
         raise AfzalError(f"cannot write {temporary}", why=why, remedy="choose a folder (--out) that all machines share")
     files, parts = {}, {}
     for group, members in tensors.items():
@@ -221,11 +221,11 @@ def _write(temporary: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> dict
 def _complete(
     temporary: Path, final: Path, step: int, written: Sequence[Mapping[str, Any]], state: Mapping[str, Any]
 ) -> None:
-    """Write the manifest and give the folder its name; only now is there a checkpoint."""
+    """Write the manifest and rename the folder, which completes the checkpoint."""
     files = {name: entry for theirs in written for name, entry in theirs["files"].items()}
     for name, entry in files.items():
         if ranks.world() > 1 and (temporary / name).stat().st_size != entry["bytes"]:
-            raise AfzalError(f"cannot write {temporary / name}", why="rank 0 does not see all that another rank wrote")
+            raise AfzalError(f"cannot write {temporary / name}", why="rank 0 does not see all of another rank's data")
     parts = {}
     for group in written[0]["parts"]:
         names = [shard_name(group, rank) for rank in range(ranks.world())]
@@ -239,26 +239,26 @@ def _complete(
 
 
 def _prune(folder: Path, keep: int, planned: Callable[[int], bool]) -> None:
-    found = listed(folder)
-    stay = kept([step for step, _ in found], keep, planned)
-    for step, path in found:
+    checkpoints = listed(folder)
+    stay = kept([step for step, _ in checkpoints], keep, planned)
+    for step, path in checkpoints:
         if step not in stay:
             _remove(path)
     _clean(folder)
 
 
-def _verify_share(path: Path, found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Check this rank's share of the files; the manifest goes into ``found`` too."""
+def _verify_share(path: Path, manifests: list[dict[str, Any]]) -> dict[str, Any]:
+    """Check this rank's share of the files and return the manifest, also through ``manifests``."""
     manifest = read_manifest(path)
     names = list(manifest["files"])
     share = ranks.divide([entry["bytes"] for entry in manifest["files"].values()], ranks.world())[ranks.rank()]
     check_files(path, manifest, (names[i] for i in share))
-    found.append(manifest)
+    manifests.append(manifest)
     return manifest
 
 
 def _by_all(work: Callable[[], T], context: Callable[[], AbstractContextManager[Any]]) -> list[T]:
-    """As :func:`ranks.by_all`, of work in a context."""
+    """Like :func:`ranks.by_all`, for work in a context."""
 
     def inside() -> T:
         with context():
@@ -268,7 +268,7 @@ def _by_all(work: Callable[[], T], context: Callable[[], AbstractContextManager[
 
 
 def _by_first(work: Callable[[], None], context: Callable[[], AbstractContextManager[Any]]) -> None:
-    """Have rank 0 do something while the others wait; what fails there fails everywhere."""
+    """Have rank 0 do something while the others wait; a failure there is raised on all ranks."""
     _by_all(lambda: work() if ranks.leads() else None, context)
 
 
@@ -292,7 +292,7 @@ def _fill(path: Path, entries: Mapping[str, Entry], targets: Mapping[str, Tensor
 
 
 def _copy(file: Any, read: Read, entry: Entry, into: Tensor) -> None:
-    part = file.get_tensor(read.name)  # a view of the file: only what is copied is read
+    part = file.get_tensor(read.name)  # a view of the file: only the copied part is read
     if DTYPES.get(part.dtype) != entry["dtype"] or list(part.shape) != read.held:
         raise ValueError(f"{read.name} is {part.dtype} {list(part.shape)} in it")
     into[read.target].copy_(part[read.source])

@@ -1,7 +1,8 @@
-"""Constraints beside the loss: a cost g(theta) with a gradient, kept below its bound by a penalty or a multiplier.
+"""Constraints in addition to the loss: a cost g(theta) with a gradient, kept below its bound by a penalty or a
+multiplier.
 
 Penalty: weight * max(0, g - bound). Lagrangian: multiplier * (g - bound), and after each update
-multiplier <- max(0, multiplier + dual_lr (g - bound)), so that a cost above its bound is pushed down until it is not.
+multiplier <- max(0, multiplier + dual_lr (g - bound)), which pushes a cost down until it is within its bound.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ from afzal.tokens.batch import Batch
 from afzal.train.own import called
 
 Cost = Callable[[Any, Tensor, Tensor | None, Tensor, Tensor, Batch], Tensor]
-"""``(model, pi_logps [B], ref_logps [B], yw_idxs [T], yl_idxs [T], batch) -> scalar`` that carries a gradient: a mean
-over the responses of the batch, or over what the function's attribute ``counts`` says. An update may come as several
-batches; their means are put together by what each counts. Draws are seeded by ``batch.update``, and not by what else is
-in the batch."""
+"""``(model, pi_logps [B], ref_logps [B], yw_idxs [T], yl_idxs [T], batch) -> scalar`` with a gradient: a mean
+over the responses of the batch, or over what the function's attribute ``counts`` counts. An update may have several
+batches, whose means are weighted by these counts. Random draws are seeded by ``batch.update``, independent of the
+batch's other items."""
 
 
 def responses(batch: Batch) -> float:
-    """What a mean over the responses of a batch counts."""
+    """The count of a mean over the responses of a batch."""
     return float(batch.n_responses)
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """One cost and how it is held: exactly one of ``weight`` (penalty) and ``dual_lr`` (Lagrangian) is given.
+    """One cost and its enforcement: exactly one of ``weight`` (penalty) and ``dual_lr`` (Lagrangian) is given.
 
-    ``counts`` is what the cost of a batch is a mean over: its number decides the batch's share in the update's cost.
+    ``counts`` gives the count that a batch's cost is a mean over, and so the batch's share in the update's cost.
     """
 
     name: str
@@ -53,17 +54,17 @@ class Constraint:
 
     @property
     def multiplier_key(self) -> str:
-        """Where the multiplier is carried."""
+        """The multiplier's key among the carried numbers."""
         return f"constraint/{self.name}/multiplier"
 
     def slope(self, value: float, carried: Mapping[str, float]) -> float:
-        """d(term) / d(cost) at this value of the cost: the multiplier, or the weight where the bound is broken."""
+        """d(term) / d(cost) at this value of the cost: the multiplier, or the weight if the bound is exceeded."""
         if self.weight is None:
             return carried.get(self.multiplier_key, 0.0)
         return self.weight if value > self.bound else 0.0
 
     def next_multiplier(self, value: float, carried: Mapping[str, float]) -> dict[str, float]:
-        """Dual ascent: larger while the bound is broken, and never below 0."""
+        """Dual ascent: the multiplier grows while the bound is exceeded and never falls below 0."""
         if self.dual_lr is None:
             return {}
         now = carried.get(self.multiplier_key, 0.0)
@@ -76,7 +77,7 @@ def cost_of(
     """The cost on one batch, a scalar.
 
     Raises:
-        AfzalError: it fails, is not a scalar, or has no gradient, so that it could never be held.
+        AfzalError: it fails, is not a scalar, or has no gradient and so cannot be enforced.
     """
     ref_logps = None if reference is None else reference.logps
     with called(constraint.cost, f"constraint {constraint.name!r}", "it must return a scalar with a gradient"):

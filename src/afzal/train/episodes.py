@@ -1,6 +1,6 @@
-"""Tasks as episodes: a support set to adapt to, and a query set of other prompts to judge by.
+"""Tasks as episodes: a support set to adapt to, and a query set of other prompts to evaluate on.
 
-Which tasks and items make up which update is a pure function of the seed and the step, as in :mod:`.feed`.
+The tasks and items of each update are a pure function of seed and step, as in :mod:`.feed`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Shape:
 
     Attributes:
         tasks: per update.
-        support, query: items of a task, at most. A query of 0 asks for none.
+        support, query: items per task, at most; a query of 0 means no query set.
         steps: inner steps.
-        fresh: whether each inner step has a support set of its own, as in Reptile, or all have the same one.
+        fresh: whether each inner step has a separate support set, as in Reptile, or all share one.
     """
 
     tasks: int
@@ -46,14 +46,14 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class Lesson(Update):
-    """An update of several episodes; ``batches`` are those that its loss is taken on."""
+    """An update of several episodes; its loss is taken on ``batches``."""
 
     episodes: tuple[Episode, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Episodes:
-    """Updates that are drawn from training trees with known tasks.
+    """Updates drawn from training trees with known tasks.
 
     Attributes:
         trees: of all tasks.
@@ -81,21 +81,21 @@ class Episodes:
 
     def by_task(self) -> dict[str, list[int]]:
         """Indices of the trees of every task, tasks in alphabetical order."""
-        found: dict[str, list[int]] = {}
+        members: dict[str, list[int]] = {}
         for k, task in enumerate(self.task_of):
-            found.setdefault(task, []).append(k)
-        return dict(sorted(found.items()))
+            members.setdefault(task, []).append(k)
+        return dict(sorted(members.items()))
 
     @property
     def items_per_update(self) -> int:
-        """Items that an update asks for; small tasks have fewer."""
+        """Items of a full update; small tasks have fewer."""
         shape = self.shape
         sets = shape.steps if shape.fresh else min(shape.steps, 1)
         return min(shape.tasks, len(set(self.task_of))) * (sets * shape.support + shape.query)
 
     @property
     def updates_per_epoch(self) -> int:
-        """Updates that draw as many items as there are."""
+        """Updates that together draw as many items as there are."""
         return math.ceil(len(self.trees) / self.items_per_update)
 
     def update(self, step: int) -> Lesson:
@@ -111,7 +111,7 @@ class Episodes:
         return Lesson(judged, [], n, episodes=episodes)
 
     def each(self) -> tuple[Episode, ...]:
-        """One episode of every task, the same at every call, with all prompts beside the support set as its query."""
+        """One episode per task, the same at every call; all prompts outside the support set are its query set."""
         drawn = []
         for k, (task, members) in enumerate(self.by_task().items()):
             order = _shuffled(self.trees, members, np.random.default_rng([self.seed, k]))
@@ -129,7 +129,7 @@ class Episodes:
         return [support] * shape.steps, query
 
     def _episode(self, task: str, support: Sequence[Sequence[int]], query: Sequence[int]) -> Episode:
-        made: dict[tuple[int, ...], Sequence[Batch]] = {}  # one set of batches where all steps have the same
+        made: dict[tuple[int, ...], Sequence[Batch]] = {}  # steps with the same items share their batches
         for part in (*support, query):
             if part and tuple(part) not in made:
                 made[tuple(part)] = self.layout.batches([self.trees[i] for i in part])
@@ -137,12 +137,12 @@ class Episodes:
 
 
 def apart(trees: Sequence[Tree], order: Sequence[int], support: int, query: int) -> tuple[list[int], list[int]]:
-    """The first items as support, and the first of other prompts as query.
+    """The first items as support, and the first items with other prompts as query.
 
-    Where there are too few items for both, both get less in the same proportion, and at least one prompt.
+    If there are too few items for both, both shrink in the same proportion, to at least one prompt.
 
     Args:
-        order: indices of trees, those of one prompt side by side.
+        order: indices of trees, with those of the same prompt adjacent.
     """
     share = max(1, len(order) * support // (support + query))
     prompts = [trees[i].prompt_key for i in order]
@@ -153,14 +153,14 @@ def apart(trees: Sequence[Tree], order: Sequence[int], support: int, query: int)
 
 
 def _shuffled(trees: Sequence[Tree], members: Sequence[int], rng: np.random.Generator) -> list[int]:
-    """Members in random order, those of one prompt side by side."""
+    """Members in random order, with those of the same prompt adjacent."""
     groups = list(_prompts(trees, members).values())
     return [i for k in rng.permutation(len(groups)) for i in groups[k]]
 
 
 def _prompts(trees: Sequence[Tree], members: Sequence[int]) -> Mapping[str, list[int]]:
     """Members by prompt."""
-    found: dict[str, list[int]] = {}
+    members_by_prompt: dict[str, list[int]] = {}
     for i in members:
-        found.setdefault(trees[i].prompt_key, []).append(i)
-    return found
+        members_by_prompt.setdefault(trees[i].prompt_key, []).append(i)
+    return members_by_prompt

@@ -1,4 +1,4 @@
-"""The loss of a batch, and held-out evaluation by example: every metric is one sum over one count."""
+"""The loss of a batch, and held-out evaluation: every metric is a sum divided by a count."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from afzal.train.own import losses_from
 
 
 def opinions(batch: Batch) -> Pairs:
-    """What is said about the responses of a batch, on the host."""
+    """The opinions on the responses of a batch, on the host."""
     rows = batch.preferences
     index, real = rows[:, :2].long(), rows[:, 2:].float()
     return Pairs(
@@ -43,7 +43,7 @@ def opinions(batch: Batch) -> Pairs:
 
 
 def batch_pairs(batch: Batch) -> Pairs:
-    """The opinions of a batch as objectives take them, beside its log-probs."""
+    """The opinions of a batch as objectives take them, on the device of its log-probs."""
     said, device = opinions(batch), batch.ids.device
     return Pairs(*(upload(getattr(said, field.name), device) for field in fields(said)))
 
@@ -58,7 +58,8 @@ class Judged:
 
 
 def judge(model: Any, method: Method, batch: Batch) -> Judged:
-    """One batch under policy and reference, with the statistics that the method needs and the numbers it came with."""
+    """Score one batch by policy and reference, with the statistics that the method needs and the batch's own
+    numbers."""
     reference = method.reference
     wanted = method.statistics
     if wanted:
@@ -77,7 +78,7 @@ def judge(model: Any, method: Method, batch: Batch) -> Judged:
 
 
 def _of_pieces(model: Any, method: Method, batch: Batch) -> Tensor:
-    """``[M]`` log-ratio of each scored token to the reference, both shown pieces of the media, with gradient."""
+    """``[M]`` log-ratio of each scored token to the reference, both given pieces of the media; with gradient."""
     assert method.reference is not None
     shown = batch.in_pieces
     return score(model, shown, method.temperature).token_logps - method.reference.score(shown).token_logps
@@ -91,13 +92,13 @@ def _with_values(model: Any, method: Method, critic: Critic, batch: Batch) -> Sc
 
 
 def judge_or_none(model: Any, method: Method, batch: Batch) -> Judged:
-    """As :func:`judge`; of an idle batch, no responses at all."""
-    found = judge(model, method, batch)
-    return empty(found) if batch.idle else found
+    """Like :func:`judge`; for an idle batch, without any responses."""
+    judged = judge(model, method, batch)
+    return empty(judged) if batch.idle else judged
 
 
 def empty(judged: Judged) -> Judged:
-    """The same kinds of numbers, of no responses."""
+    """The same kinds of numbers for no responses."""
     policy, reference = _nothing(judged.policy), None if judged.reference is None else _nothing(judged.reference)
     return Judged(policy, reference, Pairs(*(getattr(judged.pairs, f.name)[:0] for f in fields(Pairs))))
 
@@ -108,7 +109,7 @@ def _nothing(scored: Scored) -> Scored:
 
 
 def gathered(own: Judged) -> list[Judged]:
-    """What every data rank has judged, in their order, as constants."""
+    """The judged batches of all data ranks, in rank order, as constants."""
     if ranks.world() == 1:
         return [own]
     scored = {"policy": own.policy} | ({"reference": own.reference} if own.reference is not None else {})
@@ -142,8 +143,8 @@ def join(parts: Sequence[Judged]) -> Judged:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Of one batch: for each term its weighted sum of losses and its count; the metric sums; and by the main objective
-    the rewards ``[B]``, detached, and losses and weights ``[n]`` of its units."""
+    """Losses of one batch: for each term its weighted sum of losses and its count; the metric sums; and, for the main
+    objective, the rewards ``[B]``, detached, and losses and weights ``[n]`` of its units."""
 
     sums: tuple[Tensor, ...]
     counts: tuple[Tensor, ...]
@@ -180,7 +181,7 @@ def by_term(method: Method, losses: Losses) -> Tally:
 
 
 def weighted_mean(method: Method, tallies: Tally) -> tuple[Tensor, Tensor]:
-    """The sum over terms of weight * (sum of losses / their weight), from :func:`by_term`; and 1 where any term has any
+    """The sum over terms of weight * (sum of losses / their weight), from :func:`by_term`; and 1 if any term has any
     weight, else 0. A term without any adds 0."""
     parts, weights = [], []
     for term in method.terms:
@@ -191,11 +192,11 @@ def weighted_mean(method: Method, tallies: Tally) -> tuple[Tensor, Tensor]:
 
 
 def batch_counts(method: Method, batch: Batch, weight_per_item: float | None = None) -> list[float]:
-    """What a batch adds for each term to the number that the update's summed losses are divided by; known before any
-    forward pass and without asking the device.
+    """A batch's share, for each term, of the divisor of the update's summed losses; known before any forward pass and
+    without reading from the device.
 
-    Responses, groups and tokens are counted. Of pairs it is the number of their items times the mean weight of an item
-    in the whole training set, so that no weight is divided out by those of its neighbours in the update.
+    Responses, groups and tokens are counted. For pairs it is the number of their items times the mean weight of an item
+    in the full training set, so that no weight is normalised by its neighbours in the update.
 
     Args:
         weight_per_item: see :func:`afzal.train.feed.weight_per_item`; None takes the batch's own.
@@ -213,7 +214,7 @@ def batch_counts(method: Method, batch: Batch, weight_per_item: float | None = N
 
 
 def pooled_statistics(model: Any, method: Method, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """For terms that have one: their statistic over all mismatched rows of all ranks, by the term's name."""
+    """For terms with a statistic: its value over the mismatched rows of all ranks, by the term's name."""
     return {
         term.name: _pooled(model, method, term, batches)
         for term in method.terms
@@ -233,7 +234,7 @@ def _pooled(model: Any, method: Method, term: Term, batches: Sequence[Batch]) ->
         own = [[float(x) for x in part] for part, b in zip(parts, batches, strict=True) if not b.idle]
         total, count = ranks.total([sum(column) for column in zip([0.0, 0.0], *own, strict=True)])
         return parts[0][0].new_tensor(total / count)
-    total, count = (torch.stack(list(x)).double().sum() for x in zip(*parts, strict=True))  # as over ranks
+    total, count = (torch.stack(list(x)).double().sum() for x in zip(*parts, strict=True))  # in float64, as over ranks
     return (total / count).to(parts[0][0].dtype)
 
 
@@ -246,8 +247,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Loss and metrics over all batches of all ranks, each one sum / count, with a 95 % interval for the accuracy.
 
-    A method that couples the batch sees all of them at once. Pairs of one prompt are not independent, so the interval
-    is over prompts.
+    A method that couples the batch sees all of them together. Pairs with the same prompt are not independent, so the
+    interval is over prompts.
 
     Args:
         carried: the method's running numbers; default: those before the first update.
@@ -258,11 +259,11 @@ def evaluate(
     with torch.no_grad():
         pooled = pooled_statistics(model, method, mismatched)
         for part, prompts in (_whole if method.couples_batch else _counted)(model, method, batches):
-            found = losses_of(method, part, carried, pooled)
-            of_tasks = by_task.losses(method.main.objective.unit, *found.units, part.pairs, part.policy.response_of)
-            add(tallies, by_term(method, found) | found.metrics | of_tasks)
-            if found.rewards is not None and "rewards/accuracies" in found.metrics:
-                answered.append(_answered(prompts, found.rewards, part.pairs))
+            losses = losses_of(method, part, carried, pooled)
+            of_tasks = by_task.losses(method.main.objective.unit, *losses.units, part.pairs, part.policy.response_of)
+            add(tallies, by_term(method, losses) | losses.metrics | of_tasks)
+            if losses.rewards is not None and "rewards/accuracies" in losses.metrics:
+                answered.append(_answered(prompts, losses.rewards, part.pairs))
     return _figures(method, ranks.summed(tallies), _pairs_of_all(answered), pooled)
 
 
@@ -270,8 +271,8 @@ _ROUNDING = 1e-5  # reward units
 
 
 class _Answered(NamedTuple):
-    """Pairs of held-out items, ``T`` each: the prompt, whether the pair is ordered right, its weight, its reward margin
-    and the difference in tokens, both of them the preferred response less the other, and the number of its task."""
+    """Held-out pairs, ``T`` each: the prompt, whether the pair is ordered correctly, its weight, its reward margin and
+    length difference in tokens (preferred minus other response), and its task number."""
 
     prompts: Sequence[str]
     right: Sequence[float]
@@ -282,7 +283,7 @@ class _Answered(NamedTuple):
 
 
 class _Responses(NamedTuple):
-    """Of every response of a batch, its prompt and its length in tokens."""
+    """Prompt and length in tokens of every response of a batch."""
 
     prompts: Sequence[str]
     lengths: Sequence[int]
@@ -300,26 +301,26 @@ def _answered(responses: _Responses, rewards: Tensor, pairs: Pairs) -> _Answered
 
 def _pairs_of_all(answered: Sequence[_Answered]) -> _Answered:
     """The pairs of all batches and ranks."""
-    rows: Any = [row for found in answered for row in zip(*found, strict=True)]
+    rows: Any = [row for pairs in answered for row in zip(*pairs, strict=True)]
     rows = [row for part in ranks.gather_data(rows) for row in part]
     return _Answered(*zip(*rows, strict=True)) if rows else _Answered((), (), (), (), (), ())
 
 
 def _counted(model: Any, method: Method, batches: Sequence[Batch]) -> Iterator[tuple[Judged, _Responses]]:
     for batch in batches:
-        found = judge(model, method, batch)
+        judged = judge(model, method, batch)
         if not batch.idle:
-            yield found, _responses([batch])
+            yield judged, _responses([batch])
 
 
 def _whole(model: Any, method: Method, batches: Sequence[Batch]) -> list[tuple[Judged, _Responses]]:
-    """All batches of all ranks as one; it counts on rank 0 alone."""
+    """All batches of all ranks as one, on rank 0 only."""
     own = join([judge_or_none(model, method, batch) for batch in batches])
-    whole = join(gathered(own))
+    joined = join(gathered(own))
     mine = _responses([batch for batch in batches if not batch.idle])
     prompts, lengths = ranks.gather_data(list(mine.prompts)), ranks.gather_data(list(mine.lengths))
-    every = _Responses([key for part in prompts for key in part], [n for part in lengths for n in part])
-    return [(whole, every)] if ranks.leads() else []
+    everything = _Responses([key for part in prompts for key in part], [n for part in lengths for n in part])
+    return [(joined, everything)] if ranks.leads() else []
 
 
 def _responses(batches: Sequence[Batch]) -> _Responses:
@@ -339,7 +340,7 @@ def _figures(method: Method, tallies: Tally, answered: _Answered, pooled: Mappin
         low, high = share(clustered(answered.prompts, answered.right, answered.weight)).ends
         result |= {"rewards/accuracies_low": low, "rewards/accuracies_high": high}
         result |= by_task.accuracies(answered.prompts, answered.right, answered.weight, answered.task)
-    # before training margins are 0 but for rounding, which goes with nothing
+    # before training, margins are 0 up to rounding, which correlates with nothing
     known = any(abs(margin) > _ROUNDING for margin in answered.margin)
     pull = paired_correlation(answered.prompts, answered.margin, answered.longer, answered.weight) if known else None
     if pull is not None:

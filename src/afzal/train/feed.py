@@ -1,4 +1,4 @@
-"""Which trees make up which update, as a pure function of the step: resuming is arithmetic, not replay."""
+"""The trees of each update as a pure function of the step, so that resuming is arithmetic, not replay."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from afzal.train import ranks
 class Update:
     """Everything one optimiser step sees: micro-batches, and the mismatched rows of objectives that need them.
 
-    ``record`` is what there is to log about where they come from, before the step; ``elsewhere`` are the trees of it
-    that other ranks compute. ``weight_per_item`` is that of the whole training set (:func:`weight_per_item`); None
-    stands for an update that is a training set by itself.
+    ``record`` is logged before the step and says where the data come from; ``elsewhere`` are the update's trees that
+    other ranks compute. ``weight_per_item`` is that of the full training set (:func:`weight_per_item`); None if the
+    update is a training set in itself.
     """
 
     batches: list[Batch]
@@ -49,11 +49,11 @@ class Update:
 class Layout:
     """How trees become forward passes: the attention layout, tokens per pass, and the device.
 
-    The tokens per pass may be lowered during a run, and every holder of the layout sees it.
+    The tokens per pass may be lowered during a run, which every holder of the layout sees.
 
     Attributes:
-        rank, world: which of how many ranks this is.
-        width: features of the model; the larger, the less attention weighs against all else in the cost of a tree.
+        rank, world: this rank, and the number of ranks.
+        width: features of the model; the larger, the smaller attention's share in the cost of a tree.
     """
 
     sharing: Sharing
@@ -69,17 +69,17 @@ class Layout:
         return [collate([trees[i] for i in members], self.sharing, self.device) for members in bins]
 
     def own(self, trees: Sequence[Tree]) -> tuple[list[Batch], list[Tree]]:
-        """This rank's micro-batches of trees that are divided over all ranks by cost, and the trees of the others.
+        """This rank's micro-batches of trees that are divided over all ranks by cost, and the other ranks' trees.
 
-        Layers are gathered from all ranks for every pass, so that all need equally many: a rank with fewer gets idle
-        ones, copies of the smallest tree.
+        Layers are gathered from all ranks for every pass, so all need the same number of passes: a rank with fewer gets
+        idle batches, copies of the smallest tree.
         """
         split = self._shares(trees)
         return list(self._passes(split)), [t for r, share in enumerate(split) if r != self.rank for t in share]
 
     def passes(self, trees: Sequence[Tree]) -> Iterator[Batch]:
-        """The micro-batches of :meth:`own`, made one after the other: those of a whole data set need not be in memory
-        at once."""
+        """Yield the micro-batches of :meth:`own` one by one, so that those of a full data set need not be in memory
+        together."""
         return self._passes(self._shares(trees))
 
     def _shares(self, trees: Sequence[Tree]) -> list[list[Tree]]:
@@ -98,7 +98,7 @@ class Layout:
 
 
 class Updates(Protocol):
-    """What the loop trains on: update number ``step`` (from 0), whenever it is asked for."""
+    """Training data for the loop: update number ``step`` (from 0), on request."""
 
     @property
     def updates_per_epoch(self) -> float: ...
@@ -113,11 +113,11 @@ class Updates(Protocol):
 class Feed:
     """Training trees in shuffled updates of ``batch_size`` trees; the last of an epoch may be smaller.
 
-    ``mismatched`` is empty or holds for each tree its prompt with another prompt's response. ``weigh`` has the last
-    word on a batch that is trained on. ``weight_per_item`` is that of all trees, before ``weigh``.
+    ``mismatched`` is empty or holds, for each tree, its prompt with another prompt's response. ``weigh`` makes the last
+    change to a training batch. ``weight_per_item`` is that of all trees, before ``weigh``.
 
     Raises:
-        AfzalError: the trees have pairs, and all of them weigh 0; or a weight is not finite.
+        AfzalError: the trees have pairs, and all of them have weight 0; or a weight is not finite.
     """
 
     trees: Sequence[Tree]
@@ -149,10 +149,10 @@ class Feed:
 
 
 def weight_per_item(trees: Sequence[Tree]) -> float:
-    """The summed weight of a tree's pairs, on average over the trees that have pairs; 1 where none has any.
+    """The mean over trees with pairs of the summed weight of their pairs; 1 if there are no pairs.
 
     Raises:
-        AfzalError: all pairs weigh 0; or a weight is not finite.
+        AfzalError: all pairs have weight 0, or a weight is not finite.
     """
     sums = [(t, math.fsum(q.weight for q in t.preferences)) for t in trees if t.preferences]
     if not sums:
@@ -166,8 +166,8 @@ def weight_per_item(trees: Sequence[Tree]) -> float:
 
 
 def cost_of_tree(t: Tree, width: int) -> float:
-    """Arithmetic of one tree in that of a token without attention: 12 width^2 products a layer for a token, 2 width for
-    each token that it sees."""
+    """The arithmetic of one tree, in units of a token without attention: per layer 12 width^2 products for a token, and
+    2 width for each token that it sees."""
     prompt = len(t.prompt)
     seen = prompt * (prompt + 1) / 2 + sum(len(b.ids) * (prompt + (len(b.ids) + 1) / 2) for b in t.branches)
     return t.n_tokens + seen / (6 * width)
@@ -186,7 +186,7 @@ def _bins(trees: Sequence[Tree], sharing: Sharing, budget: int) -> list[list[int
 
 
 def _padded_bins(trees: Sequence[Tree], budget: int) -> list[list[int]]:
-    """Trees of similar length together, each bin at most ``budget`` positions including padding."""
+    """Bins of trees of similar length, each with at most ``budget`` positions including padding."""
     longest = np.array([len(t.prompt) + max(len(b.ids) for b in t.branches) for t in trees])
     bins: list[list[int]] = []
     rows = width = 0

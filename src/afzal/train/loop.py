@@ -1,7 +1,7 @@
-"""The one training loop. It knows objectives only by their facts, and never by name.
+"""The training loop. It knows objectives only by their properties, never by name.
 
-Each update: count the items or units of all its micro-batches, add up (weight * loss).sum() / count over them, clip,
-check that loss and gradient are finite, step, log. Sums and counts travel; means are taken once, at the end.
+Each update: count the items or units of all micro-batches, add up (weight * loss).sum() / count over them, clip,
+check that loss and gradient are finite, step, log. Sums and counts are passed on; means are taken once, at the end.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from afzal.train.update import Accumulate, accumulate
 Schedule = Literal["constant", "linear", "cosine"]
 
 
-class NotFinite(AfzalError):  # noqa: N818 - what happened to a number
-    """The loss or the gradient is not finite: the training has diverged, or its data are broken."""
+class NotFinite(AfzalError):  # noqa: N818 - named for the state of the number
+    """The loss or the gradient is not finite: training has diverged, or the data are broken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Settings:
     Attributes:
         lr: the highest learning rate.
         warmup_steps: updates of linear warm-up.
-        schedule: what follows the warm-up: the same rate, or linear or cosine decay to 0.
+        schedule: after the warm-up: constant rate, or linear or cosine decay to 0.
     """
 
     steps: int
@@ -66,13 +66,13 @@ class Settings:
 
 
 def warmup_steps(warmup: float, steps: int) -> int:
-    """Updates of warm-up: a share of all updates when below 1, else a number of updates."""
+    """Warm-up updates: ``warmup`` is a share of all updates if below 1, else a number of updates."""
     return math.ceil(warmup * steps) if warmup < 1 else int(warmup)
 
 
 @dataclass(slots=True)
 class State:
-    """Where a run is: everything besides weights, optimiser and generators that must survive a kill."""
+    """The state of a run: everything except weights, optimiser and generators that must survive a kill."""
 
     step: int = 0
     tokens: int = 0
@@ -81,13 +81,13 @@ class State:
     best_loss: float = math.inf
     best_step: int = 0
     stale_evaluations: int = 0
-    tokens_per_forward: int = 0  # where it is less than was set; else 0
+    tokens_per_forward: int = 0  # if lowered below the setting; else 0
     carried: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What happens around the updates: the loop decides when, the recipe decides what."""
+    """Actions around the updates: the loop decides when, the recipe decides what."""
 
     log: Callable[[dict[str, Any]], None] = lambda record: None
     evaluate: Evaluator | None = None
@@ -115,12 +115,11 @@ def fit(
     """Train from ``state`` to the end; returns why it stopped: ``finished``, ``early`` or a signal's name.
 
     Args:
-        weights: what the optimiser moves, where that is not the model's own parameters.
-        gradient: how an update gets its gradient.
+        weights: the optimiser's weights, if they are not the model's own parameters.
+        gradient: computes an update's gradient.
 
     Raises:
-        AfzalError: the loss or the gradient is not finite (before the weights move), naming the rows; or the loss is
-            not what the objective promises where policy equals reference (on the first update).
+        AfzalError: the loss or the gradient is not finite (before the weights move), naming the rows.
     """
     weights = weights or Weights(model, "fp32")
     parameters = list(parameters_by_name(weights.carriers, method).values())
@@ -131,10 +130,10 @@ def fit(
     def work(update: Update) -> tuple[dict[str, float], Carried]:
         _, metrics, carried = gradient(model, method, update, state.carried)
         grad_norm = clip_gradients(parameters, settings.max_grad_norm or math.inf)
-        found = _checked(grad_norm, metrics, update, state.step)
+        figures = _checked(grad_norm, metrics, update, state.step)
         weights.hand_over()
         optimizer.step()
-        return found, carried
+        return figures, carried
 
     def lowered(tokens: int) -> None:
         hooks.say(f"out of memory: update {state.step + 1} again, with {tokens} tokens per forward pass")
@@ -153,7 +152,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         made = state.step + made_before
-        update, (found, carried) = within_memory(
+        update, (figures, carried) = within_memory(
             work,
             update,
             feed,
@@ -174,7 +173,7 @@ def fit(
         state.seconds = time.perf_counter() - began
         last = state.step == settings.steps
         if last or due(state.step, settings.log_every_steps):
-            hooks.log(_record(state, feed, lr, found))
+            hooks.log(_record(state, feed, lr, figures))
         if last or due(state.step, settings.eval_every_steps):
             evaluate_and_log(hooks, state, began)
             if settings.patience and state.stale_evaluations >= settings.patience:
@@ -189,19 +188,19 @@ def fit(
 
 
 def evaluate_and_log(hooks: Hooks, state: State, began: float | None = None) -> None:
-    """Evaluate and log it, where anything is held out.
+    """Evaluate and log the result, if anything is held out.
 
     Args:
-        began: when the run's clock started (``time.perf_counter``); default: the seconds of ``state`` before now.
+        began: when the run's clock started (``time.perf_counter``); default: ``state.seconds`` ago.
     """
     if hooks.evaluate is None:
         return
     began = time.perf_counter() - state.seconds if began is None else began
-    found = hooks.evaluate(state.step, state.carried)
+    figures = hooks.evaluate(state.step, state.carried)
     state.seconds = time.perf_counter() - began
-    hooks.log({"kind": "eval", "step": state.step, "seconds": round(state.seconds, 3), **found})
-    # a policy that learns from rewards has no held-out loss, but an objective to raise
-    loss = found.get("loss", -found.get("objective", -math.inf))
+    hooks.log({"kind": "eval", "step": state.step, "seconds": round(state.seconds, 3), **figures})
+    # a policy that learns from rewards has no held-out loss, but an objective to maximise
+    loss = figures.get("loss", -figures.get("objective", -math.inf))
     if loss < state.best_loss:
         state.best_loss, state.best_step, state.stale_evaluations = loss, state.step, 0
         hooks.improved(state)
@@ -209,7 +208,7 @@ def evaluate_and_log(hooks: Hooks, state: State, began: float | None = None) -> 
         state.stale_evaluations += 1
 
 
-def _record(state: State, feed: Updates, lr: float, found: Mapping[str, float]) -> dict[str, Any]:
+def _record(state: State, feed: Updates, lr: float, figures: Mapping[str, float]) -> dict[str, Any]:
     return {
         "kind": "train",
         "step": state.step,
@@ -218,30 +217,31 @@ def _record(state: State, feed: Updates, lr: float, found: Mapping[str, float]) 
         "tokens": state.tokens,
         "examples": state.examples,
         "lr": lr,
-        **found,
+        **figures,
     }
 
 
 def due(step: int, every: int) -> bool:
-    """Whether something happens after this update that happens after ``every`` of them; never where that is 0."""
+    """Whether something that happens every ``every`` updates is due after this one; never if ``every`` is 0."""
     return every > 0 and step % every == 0
 
 
 def _checked(grad_norm: Tensor, metrics: Tally, update: Update, step: int) -> dict[str, float]:
-    """What there is to log of an update, in its one read of the device; it is finite, or the weights do not move.
+    """The metrics of an update, in a single read from the device. Raises if they are not finite, before the weights
+    change.
 
-    There is no loss where nothing in the update has any weight.
+    There is no loss if nothing in the update has any weight.
     """
-    found = means({"loss": metrics["loss"], "grad_norm": (grad_norm, torch.ones_like(grad_norm)), **metrics})
-    loss = found.get("loss", 0.0)
-    if math.isfinite(loss) and math.isfinite(found["grad_norm"]):
-        return found
+    figures = means({"loss": metrics["loss"], "grad_norm": (grad_norm, torch.ones_like(grad_norm)), **metrics})
+    loss = figures.get("loss", 0.0)
+    if math.isfinite(loss) and math.isfinite(figures["grad_norm"]):
+        return figures
     what = "gradient" if math.isfinite(loss) else "loss"
-    numbers = f"(loss {loss}, gradient norm {found['grad_norm']})"
+    numbers = f"(loss {loss}, gradient norm {figures['grad_norm']})"
     raise NotFinite(
         f"the {what} is not finite in update {step + 1} {numbers}",
         where="rows " + _shorten(update.item_ids),
-        why="the weights were not changed, and all checkpoints before it are sound",
+        why="the weights were not changed, and all earlier checkpoints are sound",
         remedy="look at those rows (afzal check --show), lower lr, or train in fp32",
     )
 

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: every file with its size and hash, where the parts of tensors are, and the state."""
+"""The manifest of a checkpoint: sizes and hashes of its files, locations of tensor parts, and the state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from afzal.errors import AfzalError
 from afzal.runs import new_file, read_json, sha256, write_all
 from afzal.train.boxes import Entry, size_of, why_not_whole
 
-WHOLE, IN_PARTS = 1, 2  # formats; those that read only whole tensors refuse the other one
+WHOLE, IN_PARTS = 1, 2  # formats; versions that read only unsharded tensors refuse the second
 MANIFEST = "manifest.json"
 GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _STEP = re.compile(r"(?:\.replaced-)?step-(\d+)")
@@ -23,16 +23,16 @@ _SUFFIX = ".safetensors"
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether a folder's name is that of a checkpoint, be it one that was set aside."""
+    """Whether a folder has the name of a checkpoint, including one that was set aside."""
     return _STEP.fullmatch(name) is not None
 
 
 def step_of(path: Path) -> int:
-    """The step that a checkpoint folder's name states."""
-    found = _STEP.fullmatch(path.name)
-    if not found:
+    """The step in a checkpoint folder's name."""
+    match = _STEP.fullmatch(path.name)
+    if not match:
         raise ValueError(f"{path} is not a checkpoint folder")
-    return int(found[1])
+    return int(match[1])
 
 
 def write_manifest(
@@ -42,7 +42,8 @@ def write_manifest(
     parts: Mapping[str, Mapping[str, Entry]],
     state: Mapping[str, Any],
 ) -> None:
-    """Write the manifest of the files in ``folder``; ``parts`` holds the groups whose tensors are in several files."""
+    """Write the manifest of the files in ``folder``; ``parts`` holds the groups with tensors spread over several
+    files."""
     manifest = {"format": IN_PARTS if parts else WHOLE, "step": step, "files": dict(files), "state": dict(state)}
     if parts:
         manifest["parts"] = parts
@@ -52,10 +53,10 @@ def write_manifest(
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """What the manifest of a checkpoint says, itself sound and of this checkpoint; its files are not read.
+    """Read and check a checkpoint's manifest, without reading the files it lists.
 
     Raises:
-        AfzalError: it is damaged, of a later version, or names what it must not.
+        AfzalError: it is damaged, from a later version, or lists something it must not.
     """
     try:
         manifest = read_json(path / MANIFEST)
@@ -82,7 +83,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def check_files(path: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Compare some of a checkpoint's files with size and SHA-256.
+    """Check the size and SHA-256 of some of a checkpoint's files.
 
     Raises:
         AfzalError: one differs; ``what`` names it.
@@ -98,15 +99,17 @@ def check_files(path: Path, manifest: Mapping[str, Any], names: Iterable[str]) -
 
 
 def files_of(manifest: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The files of every group."""
+    """The file names of every group."""
     parts = manifest["parts"]
-    found = {g: sorted({file for e in entries.values() for file in e["pieces"]}) for g, entries in parts.items()}
-    in_parts = {file for files in found.values() for file in files}
-    return {n.removesuffix(_SUFFIX): [n] for n in manifest["files"] if n not in in_parts} | found
+    files_by_group = {
+        g: sorted({file for e in entries.values() for file in e["pieces"]}) for g, entries in parts.items()
+    }
+    in_parts = {file for files in files_by_group.values() for file in files}
+    return {n.removesuffix(_SUFFIX): [n] for n in manifest["files"] if n not in in_parts} | files_by_group
 
 
 def entries_of(path: Path, manifest: Mapping[str, Any], group: str) -> dict[str, Entry]:
-    """Where each tensor of a group is; of one that is whole in a file, that file says it.
+    """The location of each tensor of a group; for an unsharded group, from the header of its file.
 
     Raises:
         AfzalError: the file is damaged.
@@ -114,28 +117,28 @@ def entries_of(path: Path, manifest: Mapping[str, Any], group: str) -> dict[str,
     if group in manifest["parts"]:
         return manifest["parts"][group]
     (name,) = files_of(manifest)[group]
-    found = {}
+    entries = {}
     try:
         with safe_open(path / name, "pt") as file:
             for key in file.keys():  # noqa: SIM118 - it is not a dictionary
                 part = file.get_slice(key)
                 shape = part.get_shape()
                 pieces = {} if 0 in shape else {name: [[0] * len(shape), shape]}
-                found[key] = {"dtype": part.get_dtype(), "shape": shape, "pieces": pieces}
-                if why := why_not_whole(found[key]):
+                entries[key] = {"dtype": part.get_dtype(), "shape": shape, "pieces": pieces}
+                if why := why_not_whole(entries[key]):
                     raise damaged(path, name, f"{key}: {why}")
     except (OSError, SafetensorError) as error:
         raise damaged(path, name, str(error)) from error
-    return found
+    return entries
 
 
 def digest(manifest: Mapping[str, Any]) -> str:
-    """The SHA-256 of what a manifest says, however it is spaced and ordered."""
+    """The SHA-256 of a manifest's content, independent of spacing and order."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def damaged(path: Path, name: str, why: str) -> AfzalError:
-    """The error of a checkpoint that cannot be used, for the file that shows it."""
+    """The error for an unusable checkpoint, naming the damaged file."""
     remedy = "resume from another checkpoint: delete this one, and --resume takes the one before it"
     return AfzalError(f"checkpoint {path.name} is damaged in {path / name}", why=why, remedy=remedy)
 

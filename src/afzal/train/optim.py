@@ -1,4 +1,4 @@
-"""The optimiser, and its state as plain tensors."""
+"""Create the optimiser, and save and restore its state as plain tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that train, by name; tied weights once."""
+    """Trainable parameters by name; tied weights appear once."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -22,13 +22,13 @@ def make_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> torch.optim.Optimizer:
-    """AdamW (fused), RMSprop, the DPO paper's choice, or gradient descent without momentum.
+    """Create AdamW (fused), RMSprop (the DPO paper's choice) or SGD without momentum.
 
     The loop sets the learning rate at every step.
     """
     if name == "sgd":
         return torch.optim.SGD(parameters, lr=0.0, weight_decay=weight_decay, fused=True)
-    if name == "rmsprop":  # tensor by tensor: all at once, it holds a copy of all its state for the square roots
+    if name == "rmsprop":  # tensor by tensor: foreach would copy all its state for the square roots
         return torch.optim.RMSprop(parameters, lr=0.0, alpha=0.99, eps=eps, weight_decay=weight_decay, foreach=False)
     return torch.optim.AdamW(parameters, lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
 
@@ -42,18 +42,19 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str,
 def optimizer_slots(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Tensor]:
-    """Make the optimiser's state anew with room for what :func:`optimizer_tensors` gave, by the same names.
+    """Allocate new optimiser state for the tensors of :func:`optimizer_tensors`, and return it by the same names.
 
     Args:
-        shapes: the whole shape of each; a slot with its parameter's shape is on its device, and in the same pieces.
+        shapes: full shapes; a slot with its parameter's shape has the same device and sharding.
     """
     fused = any(group.get("fused") for group in optimizer.param_groups)
-    found = {}
+    slots = {}
     for key, shape in shapes.items():
         name, _, slot = key.rpartition("|")
         parameter = parameters[name]
-        device = parameter.device if fused else "cpu"  # of the count of steps, which a fused kernel wants beside it
+        # the step count, which a fused kernel needs on the parameter's device
+        device = parameter.device if fused else "cpu"
         alike = slot != "step" and shape == tuple(parameter.shape)
-        found[key] = torch.zeros_like(parameter) if alike else torch.zeros(shape, device=device)
-        optimizer.state.setdefault(parameter, {})[slot] = found[key]
-    return found
+        slots[key] = torch.zeros_like(parameter) if alike else torch.zeros(shape, device=device)
+        optimizer.state.setdefault(parameter, {})[slot] = slots[key]
+    return slots

@@ -1,4 +1,4 @@
-"""Tensors that lie in pieces on all ranks (PyTorch's DTensor): made whole, and measured. Plain ones pass."""
+"""Sharded tensors (PyTorch's DTensor): gather, clip and measure them. Plain tensors pass through unchanged."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _SMALL = 1 << 20  # bytes; smaller tensors stay in memory
 
 
 def full(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Whole tensors from pieces by name, one after the other, on the CPU of rank 0; nothing on the others.
+    """Yield full tensors by name, one by one, on the CPU of rank 0; nothing on the other ranks.
 
-    All ranks must go through all of them. Tensors that are no pieces stay as they are.
+    All ranks must iterate over all of them. Tensors that are not sharded pass unchanged.
     """
     for name, t in tensors.items():
         value = t.detach()
@@ -30,9 +30,9 @@ def full(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 
 def laid_down(t: Tensor, folder: Path) -> Tensor:
-    """The tensor in a file of the folder, mapped into memory: the system may write its pages out and take them back.
+    """A copy of the tensor in a memory-mapped file in the folder, so that the system can page it out.
 
-    The file has no name, so that nothing of it is left when the tensor is gone, or the process.
+    The file has no name, so nothing remains of it when the tensor or the process is gone.
     """
     if t.numel() * t.element_size() < _SMALL:
         return t.clone()
@@ -42,7 +42,7 @@ def laid_down(t: Tensor, folder: Path) -> Tensor:
 
 
 def _full(value: Any) -> Tensor:
-    """A tensor made whole along one axis of ranks after the other: first over those that cut it last."""
+    """Gather a tensor along one mesh axis at a time, starting with the axis that cut it last."""
     from torch.distributed.tensor import Replicate
 
     for axis in range(value.device_mesh.ndim):
@@ -52,12 +52,12 @@ def _full(value: Any) -> Tensor:
 
 
 def local(t: Tensor) -> Tensor:
-    """This rank's piece, which shares its memory with the whole."""
+    """This rank's shard, which shares memory with the tensor."""
     return t.to_local() if hasattr(t, "to_local") else t  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def like(t: Any, number: Tensor) -> Tensor:
-    """A tensor cut as ``t`` is, each of whose numbers is the same one; it takes the memory of one."""
+    """A tensor sharded like ``t`` and filled with one number; it takes the memory of that number."""
     piece = number.expand(local(t.detach()).shape)
     if not hasattr(t, "device_mesh"):
         return piece
@@ -67,8 +67,8 @@ def like(t: Any, number: Tensor) -> Tensor:
 
 
 def alike(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Parameters in groups that one step of an optimiser can take: of a group all are cut over the same axes of ranks,
-    or none is."""
+    """Parameters in groups that one optimiser step can take together: all of a group are sharded over the same mesh
+    axes, or none is."""
     groups: dict[Any, list[nn.Parameter]] = {}
     for p in parameters:
         groups.setdefault(getattr(getattr(p, "device_mesh", None), "mesh_dim_names", None), []).append(p)
@@ -90,7 +90,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
 
 
 def norm_of(tensors: Iterable[Tensor]) -> float:
-    """The Euclidean norm of everything that these tensors hold on all ranks."""
-    mine = [t for t in tensors if writes(t)]  # what several ranks hold alike counts once
+    """The Euclidean norm of these tensors over all ranks."""
+    mine = [t for t in tensors if writes(t)]  # a part that several ranks hold counts once
     squares = [torch.linalg.vector_norm(local(t)).double().square().to(mine[0].device) for t in mine]
     return sum(ranks.gather(float(torch.stack(squares).sum()) if squares else 0.0)) ** 0.5

@@ -1,13 +1,13 @@
-"""Which numbers the optimiser moves and which ones compute: float32 masters behind a bf16 working copy.
+"""Mixed precision: the optimiser updates float32 masters, and a bf16 working copy computes.
 
 With bf16 the model itself is held in bf16 (half the memory and traffic, no casts inside the forward pass), gradients
 are summed in float32 over micro-batches as they appear, and after each optimiser step the masters are rounded into the
-model once. With fp32 masters and model are the same tensors. So they are, in float32, for factors near 1 (of IA3 and
-DoRA), which bf16 holds to 0.4 % only, and for weights that the family keeps in float32. Buffers, such as rotary
-frequencies, are never rounded.
+model once. With fp32, masters and model are the same tensors. They are also the same, in float32, for factors near 1
+(IA3 and DoRA), which bf16 holds to 0.4 % only, and for weights that the family keeps in float32. Buffers, such as
+rotary frequencies, are never rounded.
 
-Offloaded masters lie in the machine's memory, and the optimiser's state with them. An update's gradient is summed on
-the device, in float32 too, and travels once; so do the weights that the optimiser has moved.
+Offloaded masters and the optimiser's state are in host memory. An update's gradient is summed on the device, also in
+float32, and copied once; so are the updated weights.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ Dtype = Literal["fp32", "bf16"]
 
 
 class Weights:
-    """The weights of ``model`` that train, by name and in float32, whatever the model computes in.
+    """The trainable weights of ``model`` by name, in float32 whatever the compute dtype.
 
-    Making it with ``bf16`` casts the model; :meth:`restore` brings it back to float32 with the trained values.
+    With ``bf16`` the model is cast on creation; :meth:`restore` returns it to float32 with the trained values.
 
     Args:
-        offload: keep the masters in the machine's memory.
+        offload: keep the masters in host memory.
 
     Attributes:
-        masters: what the optimiser moves.
+        masters: the weights that the optimiser updates.
         carriers: parameters on the model's device whose ``grad`` is the gradient of the update; the masters themselves
             unless those are offloaded.
     """
@@ -69,21 +69,21 @@ class Weights:
     def _carrier(self, name: str, p: nn.Parameter) -> nn.Parameter:
         if p.dtype == torch.float32 and (self.offload or self.masters[name] is p):
             return p
-        # of an offloaded master only the shape is on the device: one number stands for all
+        # only the shape of an offloaded master is on the device: one expanded number
         return (
             nn.Parameter(p.new_zeros((), dtype=torch.float32).expand(p.shape)) if self.offload else self.masters[name]
         )
 
     @torch.no_grad()
     def adopt(self) -> None:
-        """Take over what was changed since in the model's own float32 weights, before training."""
+        """Copy later changes of the model's own float32 weights into the masters, before training."""
         for name, p in self._working.items():
             if p.dtype == torch.float32 and self.masters[name] is not p:
                 self.masters[name].copy_(p)
 
     @torch.no_grad()
     def hand_over(self) -> None:
-        """Bring the update's gradient to where the optimiser is."""
+        """Move the update's gradient to the optimiser's device."""
         if not self.offload:
             return
         for name, carrier in self.carriers.items():
@@ -96,20 +96,20 @@ class Weights:
 
     @torch.no_grad()
     def publish(self) -> None:
-        """Round the masters into the model, after they have moved."""
+        """Round the updated masters into the model."""
         for name, p in self._working.items():
             if self.masters[name] is not p:
                 p.copy_(self.masters[name], non_blocking=True)
 
     def forget_gradient(self) -> None:
-        """Let go of what there is of an update's gradient."""
+        """Drop an update's gradients."""
         for parameters in (self._working, self.carriers, self.masters):
             for p in parameters.values():
                 p.grad = None
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Give the model its float32 weights back and let go of it."""
+        """Return the model to float32 with the trained weights, and remove the hooks."""
         for hook in self._hooks:
             hook.remove()
         if self.dtype == "bf16":
@@ -119,7 +119,7 @@ class Weights:
 
 
 def _add_to(carrier: nn.Parameter):
-    """A hook that moves a working gradient into its carrier's and frees it at once."""
+    """A hook that adds a working gradient to its carrier's and frees it immediately."""
 
     def add(working: Tensor) -> None:
         gradient = working.grad

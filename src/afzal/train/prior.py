@@ -1,9 +1,9 @@
-"""An adapter that is held near the one it began as.
+"""An adapter that is kept near its starting point by a prior.
 
 L2-SP (Li, Grandvalet and Davoine 2018, arXiv 1802.01483, eq. 3) adds s/2 ||theta - theta_0||^2 to the loss: a normal
-prior around what was learned before. The loss is a mean over n items, so a prior that counts as much as a fixed number
-of labels has a strength s = c / n. A constant s is a prior that grows with the data, and holds back where the target
-differs from the source.
+prior around the earlier weights. The loss is a mean over n items, so a prior worth a fixed number of labels
+has strength s = c / n. With constant s the prior grows with the data, and holds training back if target and source
+differ.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from afzal.train.update import Accumulate, Outcome
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """The weights to stay near, by name, and how strongly: the pull is ``strength`` times the distance."""
+    """The weights to stay near, by name, and the strength: the pull is ``strength`` times the distance."""
 
     weights: Mapping[str, Tensor]
     strength: float
@@ -38,7 +38,7 @@ class Prior:
         update: Update,
         carried: Carried | None,
     ) -> Outcome:
-        """``inner``'s update with the prior's gradient added; ``distance`` is the Euclidean one before the step."""
+        """The update of ``inner`` with the prior's gradient added; ``distance`` is Euclidean, before the step."""
         outcome = inner(model, method, update, carried)
         gaps = []
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What a person sees during a run: a bar with the time left on a terminal, one plain line per interval in a pipe."""
+"""Progress display of a run: a bar with the time left on a terminal, one plain line per interval in a pipe."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from afzal.terminal.console import VisibleConsole
+from afzal.text import duration
+from afzal.text import time_left as remaining
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 class LastingStream:
-    """A stream that may be lost: a run does not end because its terminal, or the reader of its pipe, was closed."""
+    """A stream that may go away: a run continues when its terminal or the reader of its pipe is closed."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """As of any text stream; nothing where the stream is gone."""
+        """Like any text stream's; does nothing if the stream is gone."""
         with suppress(OSError):
             self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Likewise."""
+        """Like any text stream's; does nothing if the stream is gone."""
         with suppress(OSError):
             self.stream.flush()
 
@@ -45,7 +47,7 @@ class Reporter:
         self.console = console or VisibleConsole(file=cast("TextIO", LastingStream(beneath)))
         self.steps, self.start, self.last_line = steps, start, 0.0
         self.first: dict[str, Any] | None = None
-        self.latest: dict[str, Any] = {}  # of the last rollout
+        self.latest: dict[str, Any] = {}  # metrics of the last rollout
         self.bar = _bar(self.console) if self.console.is_terminal else None
         self.task = self.bar.add_task("training", total=steps, completed=start, facts="") if self.bar else None
 
@@ -58,10 +60,10 @@ class Reporter:
         if self.bar:
             self.bar.stop()
 
-    def say(self, text: str) -> None:
-        """One line to the person, above the bar."""
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
         (self.bar.console if self.bar else self.console).print(
-            text, highlight=False, markup=False, emoji=False, soft_wrap=True
+            line, highlight=False, markup=False, emoji=False, soft_wrap=True
         )
 
     def record(self, record: dict[str, Any]) -> None:
@@ -86,28 +88,27 @@ class Reporter:
 
 
 def facts(record: dict[str, Any]) -> str:
-    """The few numbers worth a glance."""
+    """The most important metrics, as text."""
     shown = [("loss", "loss", ".4f"), ("rewards/accuracies", "accuracy", ".3f"), ("rewards/margins", "margin", ".3f")]
     shown += [("reward", "reward", ".3f"), ("kl", "KL", ".2f"), ("perplexity", "perplexity", ".2f")]
     return "  ".join(f"{label} {record[name]:{fmt}}" for name, label, fmt in shown if name in record)
 
 
 def time_left(first: dict[str, Any], record: dict[str, Any], steps: int) -> str:
-    """Seconds so far and, from the second record on, how many more at the pace since the first one.
+    """The time so far and, from the second record on, the time left at the pace since the first one.
 
-    What came before the first record (loading, the evaluation at step 0, an earlier process) says nothing of the pace.
+    Earlier work (loading, the evaluation at step 0, an earlier process) says nothing about the pace.
     """
-    spent = f"{record['seconds']:.0f} s"
+    spent = duration(record["seconds"])
     done = record["step"] - first["step"]
     if not done or record["step"] == steps:
         return spent
     rate = (record["seconds"] - first["seconds"]) / done
-    left = rate * (steps - record["step"])
-    return f"{spent}, less than a second left" if left < 1 else f"{spent}, about {left:.0f} s left"
+    return f"{spent}, {remaining(rate * (steps - record['step']))}"
 
 
 def _bar(console: Console) -> Progress:
-    """Where a terminal is narrow the facts give way at their end, never the time that is left."""
+    """On a narrow terminal the facts are truncated, never the time left."""
     times = (MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     room = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     shown = TextColumn("{task.fields[facts]}", table_column=room)

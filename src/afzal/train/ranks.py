@@ -1,10 +1,10 @@
-"""Several processes, called ranks, that train one model together; ``torchrun`` starts them.
+"""Communication between ranks, the processes that train one model together; ``torchrun`` starts them.
 
-With tensor parallelism T successive ranks compute the same items together, each its columns or rows of every matrix.
-Of such a group the first speaks for all in sums over items; there are ``world() / T`` *data ranks*.
+With tensor parallelism, T successive ranks compute the same items together, each its columns or rows of every matrix.
+Only the first rank of such a group contributes to sums over items; there are ``world() / T`` *data ranks*.
 
 Ranks exchange JSON or plain tensors through the host, never pickle. In one process everything here does nothing, and no
-process group is made.
+process group is created.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# a rank that waits longer than this for the others gives up, so that none hangs for ever when one has died
+# a rank that waits longer than this for the others gives up, so that none hangs forever after another has died
 TIMEOUT = timedelta(minutes=30)
-_PARTING = timedelta(seconds=10)  # after a failure, which may be the others' too
+_PARTING = timedelta(seconds=10)  # after a failure, which may have hit the others too
 _tensor = 1  # ranks that compute the same items together
-_meetings = 0  # trainings of this process that joined others
+_meetings = 0  # trainings in this process that joined a group
 
 
 def world() -> int:
-    """Number of ranks that are joined."""
+    """Number of joined ranks."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -57,17 +57,17 @@ def tensor() -> int:
 
 
 def data_rank() -> int:
-    """Which share of the items this rank computes, from 0."""
+    """The share of the items that this rank computes, from 0."""
     return rank() // tensor()
 
 
 def data_world() -> int:
-    """In how many shares the items of an update are divided."""
+    """The number of shares that an update's items are divided into."""
     return world() // tensor()
 
 
 def speaks() -> bool:
-    """Whether this rank is the one of its group whose word on items counts."""
+    """Whether this rank contributes its group's items to sums."""
     return rank() % tensor() == 0
 
 
@@ -87,17 +87,17 @@ def leads() -> bool:
 
 
 class ElsewhereError(AfzalError):
-    """Another rank failed, and says so itself."""
+    """Another rank failed and reports the error itself."""
 
     told = True
 
 
 @contextmanager
 def joined(device: torch.device, tensor_parallel: int = 1) -> Iterator[None]:
-    """Inside the block the ranks that were started together are one group: gloo for the host, NCCL for CUDA.
+    """Join the ranks that were started together into one group inside the block: gloo for the host, NCCL for CUDA.
 
     Args:
-        tensor_parallel: successive ranks that compute the same items together; divides their number.
+        tensor_parallel: number of successive ranks that compute the same items together; divides the number of ranks.
     """
     global _tensor
     if processes() < 2 or world() > 1:
@@ -122,11 +122,11 @@ def joined(device: torch.device, tensor_parallel: int = 1) -> Iterator[None]:
 
 
 def _meeting() -> tuple[Store, int, int]:
-    """Where the ranks find each other, this rank, and how many they are.
+    """The store through which the ranks find each other, this rank, and the number of ranks.
 
-    Trainings of one process share a store, in which each has a part of its own. A store may hold what the ranks wrote
-    before, such as where to reach them: those before a restart, where the launcher keeps it, and those of the training
-    before, since rank 0 lets go of its store only when the collector has found all that is left of a training.
+    Trainings of one process share a store, each with its own prefix. A store may still hold entries, such as addresses:
+    from before a restart, if the launcher keeps the store, or from the previous training, since rank 0 releases its
+    store only when the garbage collector has freed everything of that training.
     """
     global _meetings
     _meetings += 1
@@ -137,14 +137,14 @@ def _meeting() -> tuple[Store, int, int]:
 
 @cache
 def _store(address: str, port: str) -> tuple[Store, int, int]:
-    del address, port  # by which the rendezvous finds it too
+    del address, port  # the rendezvous reads them from the environment too
     return next(rendezvous("env://", timeout=TIMEOUT))
 
 
 def _part(store: Store, size: int, wait: timedelta) -> None:
-    """Leave when all have come to their end: the last word of one may still be on its way to another."""
-    for key in ("done", "gone"):  # twice, since the first rank keeps the store
-        with suppress(RuntimeError):  # a rank that has died will not come
+    """Leave once all ranks have finished: a last message may still be on its way from one to another."""
+    for key in ("done", "gone"):  # twice, since rank 0 keeps the store
+        with suppress(RuntimeError):  # a dead rank never arrives
             if store.add(key, 1) == size:
                 store.set(f"{key}/all", "1")
             elif key == "done" or rank() == 0:
@@ -152,10 +152,10 @@ def _part(store: Store, size: int, wait: timedelta) -> None:
 
 
 def own_device(name: str) -> str:
-    """The device setting as it is meant for this rank: each has the GPU of its number on the machine.
+    """The device setting for this rank: each gets the GPU of its local number on the machine.
 
     Raises:
-        AfzalError: one GPU is named, which cannot be every rank's.
+        AfzalError: a single GPU is named, which not all ranks can use, or the machine has too few.
     """
     if processes() < 2 or name == "cpu":
         return name
@@ -173,7 +173,7 @@ def own_device(name: str) -> str:
 
 
 def gather(value: T) -> list[T]:
-    """What every rank says, in their order: anything JSON can say, floats bit for bit."""
+    """The values of all ranks, in rank order: any JSON value, floats bit for bit."""
     if world() == 1:
         return [value]
     data = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
@@ -181,33 +181,33 @@ def gather(value: T) -> list[T]:
 
 
 def gather_data(value: T) -> list[T]:
-    """As :func:`gather`, of the data ranks: everything that is said of items is there once."""
+    """Like :func:`gather`, for the data ranks, so values about items appear once."""
     return gather(value)[:: tensor()]
 
 
 def gather_tensors(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Every data rank's tensors, in their order: the same names and dtypes everywhere, one axis, any lengths."""
+    """The tensors of all data ranks, in rank order: the same names and dtypes everywhere, one axis, any lengths."""
     if world() == 1:
         return [dict(tensors)]
     columns = {name: _gather_rows(t.detach().cpu().contiguous()) for name, t in tensors.items()}
-    said = range(0, world(), tensor())
-    return [{name: columns[name][r].to(t.device) for name, t in tensors.items()} for r in said]
+    speakers = range(0, world(), tensor())
+    return [{name: columns[name][r].to(t.device) for name, t in tensors.items()} for r in speakers]
 
 
 def _gather_rows(mine: Tensor) -> list[Tensor]:
-    """``[n]`` of every rank, n as it is there."""
+    """The rows ``[n]`` of every rank; n may differ."""
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world())]
     dist.all_gather(lengths, torch.tensor([len(mine)]))
     most = max(int(n) for n in lengths)
     padded = torch.cat([mine, mine.new_zeros(most - len(mine))])
-    found = [torch.empty_like(padded) for _ in range(world())]
+    rows = [torch.empty_like(padded) for _ in range(world())]
     if most:
-        dist.all_gather(found, padded)
-    return [part[: int(n)] for part, n in zip(found, lengths, strict=True)]
+        dist.all_gather(rows, padded)
+    return [part[: int(n)] for part, n in zip(rows, lengths, strict=True)]
 
 
 def total(values: Sequence[float]) -> list[float]:
-    """Sums over the data ranks, added in their order, so that all have the same bits."""
+    """Sums over the data ranks, added in rank order, so that all ranks get the same bits."""
     return list(values) if world() == 1 else [sum(column) for column in zip(*gather_data(list(values)), strict=True)]
 
 
@@ -215,17 +215,17 @@ def summed(tallies: Tally) -> Tally:
     """Sums and counts over all data ranks."""
     if world() == 1:
         return tallies
-    found: dict[str, list[float]] = {}
+    sums: dict[str, list[float]] = {}
     for theirs in gather_data({name: [float(s), float(n)] for name, (s, n) in tallies.items()}):
         for name, (s, n) in theirs.items():
-            old = found.get(name, [0.0, 0.0])
-            found[name] = [old[0] + s, old[1] + n]
+            old = sums.get(name, [0.0, 0.0])
+            sums[name] = [old[0] + s, old[1] + n]
     as_tensor = lambda x: torch.tensor(x, dtype=torch.float64)  # noqa: E731
-    return {name: (as_tensor(s), as_tensor(n)) for name, (s, n) in found.items()}
+    return {name: (as_tensor(s), as_tensor(n)) for name, (s, n) in sums.items()}
 
 
 def wait() -> None:
-    """Until every rank has come here."""
+    """Wait until every rank has arrived here."""
     gather(None)
 
 
@@ -235,30 +235,30 @@ def agreed(value: T) -> T:
 
 
 def first(value: T | None) -> T | None:
-    """The value of the lowest rank that has one, None if none has: so a request to stop one rank stops all."""
-    return next((said for said in gather(value) if said is not None), None)
+    """The value of the lowest rank that has one, None if none has; so a stop request on one rank stops all."""
+    return next((theirs for theirs in gather(value) if theirs is not None), None)
 
 
 def same(name: str, value: Any) -> None:
     """Make sure that every rank has the same value.
 
     Raises:
-        AfzalError: one has another; on all ranks.
+        AfzalError: on all ranks, if one differs.
     """
-    said = gather(value)
-    if other := [r for r, theirs in enumerate(said) if theirs != said[0]]:
+    values = gather(value)
+    if other := [r for r, theirs in enumerate(values) if theirs != values[0]]:
         raise AfzalError(
             f"rank {other[0]} has another {name} than rank 0",
-            why=f"{said[other[0]]!r} instead of {said[0]!r}",
+            why=f"{values[other[0]]!r} instead of {values[0]!r}",
             remedy="give every rank the same files, settings and versions",
         )
 
 
 def led(work: Callable[[], None]) -> None:
-    """Have rank 0 do something while the others wait. What fails there fails everywhere.
+    """Have rank 0 do something while the others wait. A failure there is raised on all ranks.
 
     Raises:
-        AfzalError: rank 0 could not.
+        AfzalError: rank 0 failed.
     """
     if world() == 1:
         work()
@@ -269,18 +269,18 @@ def led(work: Callable[[], None]) -> None:
             work()
         except Exception as error:
             fault = error
-    said = agreed(None if fault is None else str(fault) or type(fault).__name__)
+    message = agreed(None if fault is None else str(fault) or type(fault).__name__)
     if fault is not None:
         raise fault
-    if said is not None:
-        raise ElsewhereError(f"rank 0 failed: {said}")
+    if message is not None:
+        raise ElsewhereError(f"rank 0 failed: {message}")
 
 
 def by_all(work: Callable[[], T]) -> list[T]:
-    """What ``work`` gives on every rank, anything JSON can say. What fails on one rank fails on all.
+    """The results of ``work`` on all ranks, which must be JSON values. A failure on one rank is raised on all.
 
     Raises:
-        AfzalError: on this rank, or else on the first where one was.
+        AfzalError: the error of this rank, or else of the first rank that failed.
     """
     if world() == 1:
         return [work()]
@@ -290,14 +290,14 @@ def by_all(work: Callable[[], T]) -> list[T]:
         value = work()
     except Exception as error:
         fault = error
-    told: list[Any] = gather([value, fault and _fields(fault)])
+    answers: list[Any] = gather([value, fault and _fields(fault)])
     if fault is not None:
         raise fault
-    for one, (_, said) in enumerate(told):
-        if said is not None:
-            what, where, why, remedy = said
+    for one, (_, failure) in enumerate(answers):
+        if failure is not None:
+            what, where, why, remedy = failure
             raise AfzalError(f"rank {one}: {what}", where=where, why=why, remedy=remedy)
-    return [value for value, _ in told]
+    return [value for value, _ in answers]
 
 
 def _fields(error: Exception) -> list[str]:
@@ -307,12 +307,12 @@ def _fields(error: Exception) -> list[str]:
 
 
 def portion(n: int) -> range:
-    """Which of ``n`` things in a row this rank has to do, where every rank has as many, or one more."""
+    """This rank's contiguous share of ``n`` things; shares differ by at most one."""
     return range(n * rank() // world(), n * (rank() + 1) // world())
 
 
 def add_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Add up the gradients of parameters that every rank has whole; one without a gradient counts as 0."""
+    """Sum the gradients of unsharded parameters over the ranks; a missing gradient counts as 0."""
     if world() == 1:
         return
     for p in parameters:
@@ -321,9 +321,10 @@ def add_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
 
 
 def divide(costs: Sequence[float], shares: int) -> list[list[int]]:
-    """Indices of the costs in ``shares`` lists of nearly equal sums: the largest first, each to the least burdened.
+    """Indices of the costs in ``shares`` lists of nearly equal sums: the largest first, each to the list with the
+    smallest sum.
 
-    A pure function, so that every rank knows every other's share. At most 4/3 - 1/(3 shares) of the best possible
+    A pure function, so every rank knows every other's share. At most 4/3 - 1/(3 shares) of the best possible
     largest sum (Graham 1969).
     """
     burden, members = [0.0] * shares, [[] for _ in range(shares)]
@@ -331,4 +332,4 @@ def divide(costs: Sequence[float], shares: int) -> list[list[int]]:
         least = min(range(shares), key=lambda s: (burden[s], len(members[s]), s))
         burden[least] += costs[i]
         members[least].append(i)
-    return [sorted(found) for found in members]
+    return [sorted(indices) for indices in members]

@@ -1,8 +1,8 @@
-"""Out of memory during an update: the update starts again in smaller forward passes.
+"""Retry an update in smaller forward passes when memory runs out.
 
-The items of the update stay the same, and since sums are divided by counts of the whole update, so do its loss and its
-gradient. Nothing else is touched: gradients are freed, random numbers start again, and an optimiser that has started to
-move weights is never retried.
+The items of the update stay the same, and since sums are divided by counts of the full update, so do its loss and
+gradient. Nothing else changes: gradients are freed, random numbers restart, and the update is not retried once the
+optimiser has started to change weights.
 """
 
 from __future__ import annotations
@@ -33,34 +33,35 @@ def within_memory(
     lowered: Callable[[int], None],
     lost: Callable[[int], None],
 ) -> tuple[Update, R]:
-    """``work(update)``, with half the tokens per forward pass each time that memory runs out; the update that went.
+    """Run ``work(update)``, halving the tokens per forward pass each time memory runs out.
 
-    The feed's layout keeps the smaller number, so that later updates and evaluations are no larger.
+    Returns the update that succeeded, and its result. The feed's layout keeps the smaller number, so that later updates
+    and evaluations are no larger.
 
     Args:
         step: number of the update, from 0.
-        made: steps that the optimiser has made before it.
-        forget: lets go of what there is of the update's gradient.
-        lowered: hears the smaller number before the update starts again.
-        lost: hears it in place of that on one of several ranks, which ends. The others wait inside the pass, where
-            nothing can be agreed on; all have to start again.
+        made: steps that the optimiser made before it.
+        forget: drops the update's gradients.
+        lowered: called with the smaller number before the update starts again.
+        lost: called instead with several ranks, on the rank that fails. The others wait inside the pass, where the
+            ranks cannot agree on anything; all have to restart.
 
     Raises:
-        AfzalError: memory ran out while the optimiser was moving the weights.
-        RuntimeError, MemoryError: it ran out in a forward pass of one item; or in one of several ranks.
+        AfzalError: memory ran out while the optimiser was changing the weights.
+        RuntimeError, MemoryError: it ran out in a forward pass of a single item, or on one of several ranks.
     """
     random = torch.get_rng_state()
     while True:
-        found, failed = _tried(work, update)
+        result, failed = _tried(work, update)
         if failed is None:
-            return update, cast(R, found)
+            return update, cast(R, result)
         _begin_again(step, made, forget, optimizer)
         fewer = smaller(update, feed.layout)
         if fewer and ranks.world() > 1:
             lost(fewer)
         if not fewer or ranks.world() > 1:
             raise failed
-        del failed  # its traceback holds the tensors of the pass
+        del failed  # its traceback keeps the tensors of the pass alive
         feed.layout.tokens_per_forward = fewer
         lowered(fewer)
         _give_back()
@@ -69,7 +70,7 @@ def within_memory(
 
 
 def _tried(work: Callable[[Update], R], update: Update) -> tuple[R | None, BaseException | None]:
-    """What came of it, or how memory ran out."""
+    """The result, or the out-of-memory error."""
     try:
         return work(update), None
     except (RuntimeError, MemoryError) as error:
@@ -79,7 +80,7 @@ def _tried(work: Callable[[Update], R], update: Update) -> tuple[R | None, BaseE
 
 
 def smaller(update: Update, layout: Layout) -> int:
-    """Half the positions of the largest forward pass; 0 where that is of one item already."""
+    """Half the positions of the largest forward pass; 0 if that pass has a single item."""
     largest = max([*update.batches, *update.mismatched], key=lambda b: b.ids.numel())
     if len(largest.item_ids) == 1:
         return 0
@@ -87,30 +88,30 @@ def smaller(update: Update, layout: Layout) -> int:
 
 
 def steps_made(optimizer: torch.optim.Optimizer) -> int:
-    """Steps that an optimiser has made, by its own count."""
+    """Steps that an optimiser has made, by its own counter."""
     return max((int(state["step"]) for state in optimizer.state.values() if "step" in state), default=0)
 
 
 def _begin_again(step: int, made: int, forget: Callable[[], None], optimizer: torch.optim.Optimizer) -> None:
-    """Undo the half of an update that was made.
+    """Undo an incomplete update.
 
     Raises:
-        AfzalError: the optimiser has begun. It counts a step before it moves a weight.
+        AfzalError: the optimiser has started its step, which it counts before it changes a weight.
     """
     if steps_made(optimizer) > made:
         raise AfzalError(
-            f"out of memory while the optimizer moved the weights in update {step + 1}",
-            why="some may have moved and others not",
-            remedy="continue from the last checkpoint with --resume, and a smaller tokens_per_forward",
+            f"out of memory while the optimizer was changing the weights in update {step + 1}",
+            why="some may have changed and others not",
+            remedy="continue from the last checkpoint with --resume and a smaller tokens_per_forward",
         )
     for p in [p for p, state in optimizer.state.items() if int(state.get("step", 0)) == 0]:
-        del optimizer.state[p]  # it was made for this step, perhaps not wholly
+        del optimizer.state[p]  # created for this step, perhaps incompletely
     optimizer.zero_grad(set_to_none=True)
     forget()
 
 
 def _give_back() -> None:
-    """Return unused memory, so that it can be allocated again in larger pieces."""
+    """Release unused memory, so that it can be allocated again in larger blocks."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,7 +1,7 @@
-"""Updates on what the policy itself writes: iteration after iteration, written once and then learned from.
+"""Updates on the policy's own samples: in each iteration they are generated once and then trained on.
 
-A rollout is data. It is made when its first update is asked for, from the weights of that moment, and stays as it is
-until its last; a checkpoint holds it, so that a resumed run continues with the very same numbers.
+A rollout is data. It is generated from the current weights when its first update is requested, and stays unchanged
+until its last. A checkpoint holds it, so a resumed run continues with exactly the same numbers.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from afzal.train.feed import Layout, Update
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What was written in an iteration (from 0), ready to be learned from.
+    """The samples of one iteration (from 0), ready to train on.
 
     Attributes:
-        trees: prompts with their answers; each answer's ``numbers`` say what was known when it was written.
-        prompts: for each tree, its place among all prompts.
+        trees: prompts with their answers; each answer's ``numbers`` are the values known when it was written.
+        prompts: for each tree, its index among all prompts.
         kl_coef: the strength of the KL penalty in its rewards.
         kl: mean KL to the reference in nats per answer.
-        record: what there is to log about it; not kept in checkpoints.
+        record: metrics to log; not saved in checkpoints.
     """
 
     iteration: int
@@ -42,9 +42,9 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """How the strength of the KL penalty moves: towards the one that gives a KL of ``target`` nats per answer.
+    """Adapts the strength of the KL penalty towards a KL of ``target`` nats per answer.
 
-    ``horizon`` is in answers; a ``target`` of None leaves it at ``start``.
+    ``horizon`` is in answers; if ``target`` is None, the strength stays at ``start``.
     """
 
     start: float
@@ -60,11 +60,11 @@ class Controller:
 
 
 class Rollouts:
-    """Updates of ``minibatches`` shares of each rollout, ``epochs`` times over, each time in another order.
+    """Updates on each rollout, ``epochs`` times in ``minibatches`` shares, each time in another order.
 
     Args:
-        write: makes rollout number ``iteration`` at a strength of the KL penalty, from the weights as they are.
-        all_prompts: the prompts that rollouts number, as trees without branches.
+        write: generates rollout number ``iteration`` from the current weights, given the KL penalty's strength.
+        all_prompts: the prompts that ``Rollout.prompts`` indexes, as trees without branches.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Rollouts:
 
     @property
     def updates_per_epoch(self) -> float:
-        """Of the prompts."""
+        """Updates per pass over the prompts."""
         return self.updates_per_iteration * self.iterations_per_epoch
 
     def update(self, step: int) -> Update:
@@ -104,22 +104,22 @@ class Rollouts:
         return Update(batches, [], len(members), self.current.record if new else {}, elsewhere=elsewhere)
 
     def _members(self, n: int, iteration: int, at: int) -> list[int]:
-        """Indices of the trees in update ``at`` of an iteration; shares differ by one tree at most."""
+        """Indices of the trees in update ``at`` of an iteration; shares differ by at most one tree."""
         epoch, share = divmod(at, self.minibatches)
         (order,) = update_order(n, n, epoch=iteration * self.epochs + epoch, seed=self.seed)
         return np.array_split(order, self.minibatches)[share].tolist()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The present rollout as plain tensors; nothing before the first."""
+        """The current rollout as plain tensors; empty before the first."""
         return {} if self.current is None else as_tensors(self.current)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Continue from what :meth:`tensors` gave."""
+        """Continue from the rollout of :meth:`tensors`."""
         self.current = from_tensors(tensors, self.all_prompts) if tensors else None
 
 
 def as_tensors(rollout: Rollout) -> dict[str, Tensor]:
-    """A rollout as flat tensors: ids and numbers of all answers one after another, and how to take them apart."""
+    """A rollout as flat tensors: ids and numbers of all answers concatenated, and the sizes to split them."""
     branches = [b for t in rollout.trees for b in t.branches]
     flat = {"ids": np.concatenate([b.ids for b in branches])}
     flat |= {f"numbers.{name}": np.concatenate([b.numbers[name] for b in branches]) for name in branches[0].numbers}
@@ -133,7 +133,7 @@ def as_tensors(rollout: Rollout) -> dict[str, Tensor]:
 
 
 def from_tensors(tensors: Mapping[str, Tensor], all_prompts: Sequence[Tree]) -> Rollout:
-    """The rollout that :func:`as_tensors` took apart; its record is empty."""
+    """The rollout from :func:`as_tensors`; its record is empty."""
     ends = np.cumsum(tensors["lengths"].numpy())[:-1]
     names = [name for name in tensors if name.startswith("numbers.")]
     columns = {name.removeprefix("numbers."): np.split(tensors[name].numpy(), ends) for name in names}
@@ -152,5 +152,5 @@ def from_tensors(tensors: Mapping[str, Tensor], all_prompts: Sequence[Tree]) -> 
 
 
 def rollout_tree(prompt: Tree, answers: Sequence[Branch]) -> Tree:
-    """A prompt with answers that all count."""
+    """A prompt with its answers, all labelled True."""
     return replace(prompt, branches=tuple(answers), labels=(True,) * len(answers))

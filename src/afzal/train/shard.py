@@ -1,8 +1,8 @@
-"""A model whose weights, gradients and optimiser state lie in pieces on all ranks (PyTorch's FSDP2).
+"""A model whose weights, gradients and optimiser state are sharded over all ranks (PyTorch's FSDP2).
 
-Every rank computes its own micro-batches with whole layers, which are gathered just before they are used and let go of
-after. Gradients are summed over the ranks in float32, never averaged: losses are divided by global counts already.
-With bf16 the pieces are the float32 masters, and a layer is rounded to bf16 as it is gathered.
+Every rank computes its own micro-batches with full layers, which are gathered just before use and released afterwards.
+Gradients are summed over the ranks in float32, never averaged: losses are divided by global counts already. With bf16
+the shards are the float32 masters, and a layer is rounded to bf16 when it is gathered.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from afzal.train.towers import Touched
 
 
 class Sharded:
-    """A model in pieces, as the loop sees it: what the optimiser moves, by name.
+    """A sharded model as the loop sees it: the weights that the optimiser updates, by name.
 
-    Made of a whole model in float32 that all ranks have alike, or of one whose weights are ``unread``: then each rank
-    reads its own pieces of them, and none holds them all. The model is in pieces from then on.
+    Made from an unsharded float32 model that is the same on all ranks, or from one whose weights are ``unread``: then
+    each rank reads its own shards, and none holds all weights. From then on the model is sharded.
 
     Raises:
         AfzalError: the weights cannot be read.
@@ -59,32 +59,32 @@ class Sharded:
         return self.masters
 
     def hand_over(self) -> None:
-        """Gradients are where the optimiser is. What no row of the update has read has none."""
+        """Drop gradients of weights that no row of the update used; gradients are already on the optimiser's device."""
         for name in self._touched.unseen() if self._touched is not None else ():
             if name in self.masters:
                 self.masters[name].grad = None
 
     def forget_gradient(self) -> None:
-        """Let go of what there is of an update's gradient."""
+        """Drop an update's gradients."""
         for p in self.masters.values():
             p.grad = None
 
     def publish(self) -> None:
-        """Let go of layers that are still gathered, after the pieces have been written to."""
+        """Release layers that are still gathered, after the shards have changed."""
         reshard(self.model)
 
     def restore(self) -> None:
-        """Nothing: the pieces are in float32 already."""
+        """Do nothing: the shards are in float32 already."""
 
     def whole(self, folder: Path, cast: Callable[[Any], None] = lambda model: None) -> Any:
-        """The model in one piece on the CPU of rank 0; None on the others.
+        """The unsharded model on the CPU of rank 0; None on the other ranks.
 
-        It is put together tensor by tensor, in files of the folder that are mapped into memory: no rank needs memory
-        for more than one whole tensor. Where it was read in pieces and only its adapter is to be saved, its base stays
-        on the meta device but for the embeddings, which PEFT may save with an adapter.
+        It is gathered tensor by tensor into memory-mapped files in the folder, so no rank needs memory for more than
+        one full tensor. If it was read in shards and only its adapter will be saved, its base stays on the meta device,
+        except the embeddings, which PEFT may save with an adapter.
 
         Args:
-            cast: gives the weights, which are in float32 and not there yet, the number formats that they are to have.
+            cast: casts the model, which is in float32 and still without weights, to its final number formats.
         """
         self.publish()
         made = copy.deepcopy(self._blank)
@@ -101,7 +101,7 @@ class Sharded:
         return {name: p for name, p in self._all.items() if name in self.masters or id(p) in kept}
 
     def frozen_copy(self) -> Any:
-        """The weights as they are now once more, in pieces, in the number format that computes; never trained."""
+        """A sharded copy of the current weights in the compute dtype, never trained."""
         made = copy.deepcopy(self._blank).eval().requires_grad_(False)
         set_attention(made, attention_of(self.model))
         if self.dtype == "bf16":
@@ -111,10 +111,10 @@ class Sharded:
         return made
 
     def twin(self, settle: Callable[[Any], None]) -> Sharded:
-        """The model as it is now once more, in pieces, to train beside it.
+        """A second, sharded copy of the current model, to train alongside it.
 
         Args:
-            settle: says what trains of it; its weights are not there yet.
+            settle: sets what trains in the copy, which has no weights yet.
         """
         model: Any = copy.deepcopy(self._blank)
         set_attention(model, attention_of(self.model))
@@ -125,16 +125,16 @@ class Sharded:
 
     @torch.no_grad()
     def _copy_into(self, other: Any) -> None:
-        """Give a model that is cut as this one is its values."""
+        """Copy this model's values into one that is sharded in the same way."""
         for name, p in other.named_parameters():
             local(p.detach()).copy_(local(self._all[name].detach()))
 
     def stand_in(self) -> Any:
-        """A model of the same shapes that takes no memory, to measure what a forward pass makes on this rank: each of
-        its weights is one number, seen as often as the shape asks for. The experts of a mixture are those of one layer,
-        seen in all of them, since products of stacked matrices refuse steps of 0.
+        """A model of the same shapes that takes no memory, to measure what a forward pass allocates on this rank.
 
-        Under tensor parallelism it is cut as the model is, so that the ranks of a group run it together.
+        Each weight is one number, expanded to the shape. The experts of a mixture are one layer's, shared by all
+        layers, since products of stacked matrices refuse strides of 0. Under tensor parallelism it is cut like the
+        model, so that the ranks of a group run it together.
         """
         made = copy.deepcopy(self._blank)
         set_attention(made, attention_of(self.model))
@@ -150,13 +150,13 @@ class Sharded:
 
 
 def shard(model: Any, device: torch.device) -> Any:
-    """A model beside the policy, frozen or a value model, in pieces too; in the number format that it is in."""
+    """Shard a frozen model or a value model in its current number format."""
     _cut(model, "fp32", device)
     return model
 
 
 def read_frozen(model: Any, dtype: Dtype, device: torch.device, unread: Unread) -> Any:
-    """A model whose weights are unread and that never trains, in pieces, in the number format that computes."""
+    """Shard a model that never trains and read its unread weights, in the compute dtype."""
     model.requires_grad_(False)
     _into_pieces(model, dtype, "fp32", device, unread)
     return model
@@ -164,9 +164,9 @@ def read_frozen(model: Any, dtype: Dtype, device: torch.device, unread: Unread) 
 
 @torch.no_grad()
 def start_norms_in_pieces(model: Any) -> None:
-    """Give fresh DoRA adapters the norms of the weights that were read, a block at a time; nothing to do for others.
+    """Set the norms of fresh DoRA adapters from the weights that were read, one block at a time.
 
-    As :func:`afzal.model.adapters.start_norms`, of a model that is cut by FSDP alone.
+    Like :func:`afzal.model.adapters.start_norms`, for a model that is cut by FSDP alone. Does nothing without DoRA.
     """
     from torch.distributed.fsdp import FSDPModule
 
@@ -175,7 +175,7 @@ def start_norms_in_pieces(model: Any) -> None:
     blocks: list[Any] = [m for m in model.modules() if isinstance(m, FSDPModule)]
     norms: dict[Any, Tensor] = {}
     seen: set[nn.Module] = set()
-    for block in reversed(blocks):  # each before the one that it lies in
+    for block in reversed(blocks):  # inner blocks first
         block.unshard()
         own = [m for m in block.modules() if m not in seen]
         norms |= dict(norms_of(own))
@@ -187,14 +187,14 @@ def start_norms_in_pieces(model: Any) -> None:
 
 
 def is_in_pieces(model: Any) -> bool:
-    """Whether a model has been cut."""
+    """Whether a model is sharded."""
     from torch.distributed.fsdp import FSDPModule
 
     return isinstance(model, FSDPModule)
 
 
 def reshard(model: Any) -> None:
-    """Let go of everything that is gathered: the next forward pass gathers it anew."""
+    """Release all gathered weights; the next forward pass gathers them again."""
     from torch.distributed.fsdp import FSDPModule
 
     for module in model.modules():
@@ -204,15 +204,15 @@ def reshard(model: Any) -> None:
 
 @contextmanager
 def gathered(*models: Any) -> Iterator[None]:
-    """Inside the block every rank holds these models whole, and their forward passes wait for no other rank.
+    """Gather these models in full on every rank inside the block, so their forward passes wait for no other rank.
 
-    So ranks may run unequal numbers of passes there, as when each writes answers of its own. Models that are not in
-    pieces stay as they are. All ranks must come to the beginning of the block.
+    Ranks may then run unequal numbers of passes, for example to write their own answers. Models that are not sharded
+    are unaffected. All ranks must enter the block together.
     """
     from torch.distributed.fsdp import FSDPModule
 
     pieces = [m for model in models for m in model.modules() if isinstance(m, FSDPModule)]
-    blocks = [m for m in pieces if not any(m is model for model in models)]  # a root stays gathered by itself
+    blocks = [m for m in pieces if not any(m is model for model in models)]  # a root stays gathered anyway
     for module in blocks:
         module.set_reshard_after_forward(False, recurse=False)
     for module in pieces:
@@ -229,7 +229,7 @@ def gathered(*models: Any) -> Iterator[None]:
 def _into_pieces(
     model: Any, dtype: Dtype, policy: Dtype, device: torch.device, unread: Unread | None
 ) -> Touched | None:
-    """Cut a model; of weights that are unread each rank then reads its pieces."""
+    """Shard a model, and read this rank's shards of unread weights."""
     places = {} if unread is None else _places(model, unread)
     _forget(model, places.keys())
     if dtype == "bf16":
@@ -242,22 +242,22 @@ def _into_pieces(
 
 
 def _places(model: nn.Module, unread: Unread) -> dict[str, Place]:
-    """Where the weights lie that have not been read."""
-    found = {}
+    """Locations of the weights that have not been read."""
+    places = {}
     for name, p in model.named_parameters():
         if unread.is_unread(p):
-            found[name] = unread.place(p)
-            assert found[name] is not None, f"{name} is not a tensor of the files as it is"
-    return found
+            places[name] = unread.place(p)
+            assert places[name] is not None, f"{name} is not a tensor of the files as it is"
+    return places
 
 
 def _cut(model: Any, dtype: Dtype, device: torch.device) -> Touched | None:
-    """Each block on its own, and what is left with the root: embeddings and head, which stay gathered from a forward
-    pass to its backward pass, since log-probs are taken outside of the model's own forward; and towers, which rows
-    without images or sounds do not run (:mod:`.towers`).
+    """Shard each block separately, and the rest with the root: embeddings and head, which stay gathered from a forward
+    pass to its backward pass, since log-probs are taken outside the model's own forward; and towers, which rows without
+    images or sounds do not run (:mod:`.towers`).
 
-    Under tensor parallelism the plan of the model has cut its matrices before. Weights on the meta device become empty
-    pieces.
+    Under tensor parallelism the model's matrices are first cut by its plan. Weights on the meta device become empty
+    shards.
     """
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
     from transformers.modeling_layers import GradientCheckpointingLayer
@@ -276,8 +276,8 @@ def _cut(model: Any, dtype: Dtype, device: torch.device) -> Touched | None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo has no other way to a sum
-            module.unshard()  # once, so that what is gathered knows from now on what trains
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no other way to sum
+            module.unshard()  # once, so that gathered weights know which of them train
             module.reshard()
     return touched
 
@@ -288,19 +288,19 @@ def _slices(tensor: Any) -> list[slice]:
 
 
 def _blank_copy(model: nn.Module) -> nn.Module:
-    """The model without its weights, which take no memory; tied ones stay tied."""
+    """A copy of the model without its weights, which takes no memory; tied weights stay tied."""
     empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, empty)  # pyright: ignore[reportArgumentType]
 
 
 def _forget(model: nn.Module, names: Collection[str]) -> None:
-    """Let go of the values of some weights."""
+    """Drop the values of some weights."""
     empty = {name: torch.empty(p.shape, device="meta") for name, p in model.named_parameters() if name in names}
     _replace(model, empty)
 
 
 def _replace(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Give weights other tensors, by name; tied ones stay tied."""
+    """Replace weights by other tensors, by name; tied weights stay tied."""
     new = {id(p): nn.Parameter(values[name], p.requires_grad) for name, p in model.named_parameters() if name in values}
     for module in model.modules():
         for leaf, p in module._parameters.items():

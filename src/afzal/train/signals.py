@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as a request that the loop sees between two steps: it saves, and says how to resume."""
+"""Turn Ctrl-C, SIGTERM and SIGHUP into a stop request, on which the loop saves and says how to resume."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from types import FrameType
 from typing import Any
 
 EXIT_CODES = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
-"""What the process exits with after stopping on a signal: 128 + its number, as shells expect."""
+"""Exit codes after stopping on a signal: 128 + its number, as shells expect."""
 
 _SIGNALS = tuple(signal.Signals[name] for name in EXIT_CODES if hasattr(signal, name))  # Windows has no SIGHUP
 
 
 class StopSignals:
-    """While the block runs, the first SIGINT, SIGTERM or SIGHUP only sets ``requested`` to its name.
+    """Inside the block, the first SIGINT, SIGTERM or SIGHUP only sets ``requested`` to its name.
 
-    SIGHUP comes when a terminal is closed; where it is ignored, as under ``nohup``, it stays so. A second Ctrl-C raises
-    ``KeyboardInterrupt`` at once, for a person who will not wait. The handlers that were there come back at the end.
-    Away from the main thread, where Python allows no handlers, it does nothing.
+    SIGHUP is sent when a terminal closes; if it is ignored, as under ``nohup``, it stays ignored. A second Ctrl-C
+    raises ``KeyboardInterrupt`` immediately, for users who do not want to wait. The previous handlers are restored at
+    the end. Outside the main thread, where Python allows no handlers, this does nothing.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class StopSignals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            # None: a handler that was not set by Python and that Python cannot set again
+            # None: a handler that was not installed by Python, which Python cannot restore
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
 

@@ -1,8 +1,8 @@
 """Tensor parallelism: matrices cut by columns or rows over the ranks that compute the same items together.
 
-The model's own plan in `transformers` says which matrix is cut in which way; PyTorch's styles carry it out. One that is
-cut by columns gives every rank some of the features (whole heads of attention). The next one is cut by rows and sums
-over them. What the plan does not name, such as most norms, every rank of such a group has, and computes alike.
+The model's own plan in `transformers` says how each matrix is cut; PyTorch's styles carry it out. A matrix cut by
+columns gives every rank some of the features (complete attention heads). The next one is cut by rows and sums over
+them. Modules that the plan does not name, such as most norms, are replicated on every rank of the group.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from afzal.model.media import towers
 from afzal.train.tensor_adapters import Cut, cut_factors, cut_prefix
 
 _TABLE = "embedding_rowwise"
-_OVER_HEADS = "replicated_with_grad_allreduce"  # a norm over the features of each head, of which a rank has some
+_OVER_HEADS = "replicated_with_grad_allreduce"  # a norm over the features of each head; a rank has some of the heads
 
 _CUTS: dict[str, Cut] = {
     "colwise": "columns",
@@ -34,17 +34,17 @@ _COLUMNS = {style for style, cut in _CUTS.items() if cut.endswith("columns")}
 
 
 def refuse_uncut(model: Any, members: int) -> None:
-    """Make sure that the model can be cut over so many ranks.
+    """Make sure that the model can be cut over this many ranks.
 
     Raises:
-        AfzalError: its family has no plan, or one that is not carried out here; or its heads or features do not divide.
+        AfzalError: its family has no plan, or an unsupported one; or its heads or features do not divide.
     """
     name = type(_base(model)).__name__
     plan = _plan(model, members)
     if not plan:
         raise _refusal(members, f"{name} has no plan for it in transformers", "leave it out")
     if towers(model):
-        raise _refusal(members, f"{name} reads images or sounds, and its plan is known for texts alone", "leave it out")
+        raise _refusal(members, f"{name} reads images or sounds, and its plan is for text only", "leave it out")
     layers = {at: _inner(model, at) for at, style in plan.items() if style in _CUTS}
     odd = [at for at, layer in layers.items() if type(layer) is not nn.Linear]
     odd += [at for at, style in plan.items() if style not in (*_CUTS, _OVER_HEADS, _TABLE)]
@@ -61,10 +61,10 @@ def refuse_uncut(model: Any, members: int) -> None:
 
 
 def into_slices(model: Any, mesh: Any) -> None:
-    """Cut the model over the ranks of a mesh of one axis, by its plan; weights may be on the meta device.
+    """Cut the model by its plan over the ranks of a one-axis mesh; weights may be on the meta device.
 
     Raises:
-        AfzalError: as :func:`refuse_uncut`, of a reference or a value model too, which may be of another family.
+        AfzalError: as :func:`refuse_uncut`; also for a reference or value model, which may be of another family.
     """
     from torch.distributed.tensor import Replicate
     from torch.distributed.tensor.parallel import (
@@ -83,10 +83,10 @@ def into_slices(model: Any, mesh: Any) -> None:
         "rowwise_rep": RowwiseParallel,
         "rowwise_split_input": lambda: RowwiseParallel(input_layouts=Replicate()),
         _TABLE: lambda: RowwiseParallel(input_layouts=Replicate()),
-        # each rank has other heads, as it would have other tokens of a sequence: gradients of the norm are summed
+        # each rank has different heads, like different tokens of a sequence: gradients of the norm are summed
         _OVER_HEADS: lambda: SequenceParallel(sequence_dim=2, use_local_output=True),
     }
-    # of logits that are put together on every rank, into which nothing here writes
+    # about logits gathered on every rank, which nothing here writes to
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     base = _base(model)
     tied, trains = _is_tied(base), {name: p.requires_grad for name, p in base.named_parameters(remove_duplicate=False)}
@@ -96,20 +96,20 @@ def into_slices(model: Any, mesh: Any) -> None:
             parallelize_module(base, mesh, {part: makers[of_part]()}, src_data_rank=None)
         if style in _CUTS:
             cut_factors(base.get_submodule(at), _CUTS[style], mesh)
-    # heads are cut where attention's inputs are; phi3 puts its together, and every rank computes all heads
+    # heads are cut if attention's inputs are; phi3 gathers them, and every rank computes all heads
     if any(style == "colwise" and re.search(r"\battention\.|attn\.", at) for at, style in plan.items()):
         cut_prefix(model, mesh)
     if (head := base.get_output_embeddings()) is not None:
         head.register_forward_hook(_waited)
     if tied:
         base.get_output_embeddings().weight = base.get_input_embeddings().weight
-    for name, p in base.named_parameters():  # the style of a norm makes a weight that trains of one that does not
+    for name, p in base.named_parameters():  # the style of a norm makes a frozen weight trainable
         p.requires_grad_(trains[name])
 
 
 def _waited(_head: nn.Module, _given: Any, logits: Any) -> None:
-    """Wait for logits that are put together: a pass for hidden states alone reads none, and an exchange that nobody
-    waits for keeps its memory to the end of the process."""
+    """Wait for gathered logits: a pass for hidden states alone does not read them, and an unawaited exchange keeps its
+    memory to the end of the process."""
     from torch.distributed._functional_collectives import AsyncCollectiveTensor
 
     if isinstance(logits, AsyncCollectiveTensor):
@@ -117,21 +117,21 @@ def _waited(_head: nn.Module, _given: Any, logits: Any) -> None:
 
 
 def _plan(model: Any, members: int) -> dict[str, str]:
-    """The style of every module that the plan of a model names.
+    """The style of every module that a model's plan names.
 
-    A vocabulary that does not divide stays whole, and so does one that the plan would cut for one of two tied uses.
+    The vocabulary is not cut if it does not divide, or if the plan would cut only one of two tied uses.
     """
     base = _base(model)
     rules = getattr(base, "_tp_plan", None) or {}
     named = {at: rules.get(re.sub(r"\.\d+(?=\.|$)", ".*", at)) for at, _ in base.named_modules()}
-    found = {at: style for at, style in named.items() if style is not None}
+    styles = {at: style for at, style in named.items() if style is not None}
     ends = [at for at, module in base.named_modules() if any(module is end for end in _vocabulary(base))]
-    whole = vocabulary_of(base) % members or (_is_tied(base) and not set(ends) <= found.keys())
-    return {at: style for at, style in found.items() if not (whole and at in ends)}
+    whole = vocabulary_of(base) % members or (_is_tied(base) and not set(ends) <= styles.keys())
+    return {at: style for at, style in styles.items() if not (whole and at in ends)}
 
 
 def _vocabulary(base: Any) -> list[Any]:
-    """The modules whose weights have a row for each token."""
+    """The modules whose weights have one row per token."""
     return [end for end in (base.get_input_embeddings(), base.get_output_embeddings()) if end is not None]
 
 
@@ -140,9 +140,9 @@ def _is_tied(base: Any) -> bool:
 
 
 def _parts(module: nn.Module, at: str, style: str) -> list[tuple[str, str]]:
-    """A layer and its style; of one with a low-rank adapter those of the layer and of the factor that faces the cut.
+    """A layer and its style; with a low-rank adapter, the layer and the factor on the cut side, with their styles.
 
-    The other factor every rank has whole: its input, or what it is given, is the same on all of them.
+    The other factor is replicated on every rank.
     """
     if not hasattr(module, "base_layer"):
         return [(at, style)]

@@ -1,7 +1,7 @@
 """Adapters whose weights belong to features or heads that tensor parallelism cuts: IA3, DoRA and prefix tuning.
 
-Low-rank factors are layers and are cut as such (:mod:`.tensor`). Here a rank gets the factors of IA3 and the norms of
-DoRA that belong to its own features, and the keys and values of a prefix that belong to its own heads.
+Low-rank factors are layers and are cut as such (:mod:`.tensor`). Here a rank gets the IA3 factors and DoRA norms of its
+own features, and the prefix keys and values of its own heads.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from afzal.model.adapters import virtual_kind
 from afzal.train.pieces import local
 
 Cut = Literal["columns", "gathered columns", "rows", "split rows"]
-"""How a layer is cut, by columns or rows, and where its cut side is whole outside: as it leaves, or as it comes."""
+"""How a layer is cut, by columns or rows, and whether its output is gathered or its input split."""
 
 
 def cut_factors(layer: nn.Module, cut: Cut, mesh: Any) -> None:
-    """Give a rank its part of a layer's IA3 factors or DoRA norms; nothing for other layers."""
+    """Give a rank its part of a layer's IA3 factors or DoRA norms; other layers are unaffected."""
     if hasattr(layer, "ia3_l"):
         _cut_ia3(layer, cut, mesh)
     for norms in dict(getattr(layer, "lora_magnitude_vector", {})).values():
@@ -31,7 +31,7 @@ def cut_factors(layer: nn.Module, cut: Cut, mesh: Any) -> None:
 def cut_prefix(model: Any, mesh: Any) -> None:
     """Have prefix tuning give a rank the keys and values ``[B, kv heads, n, D]`` of its own heads.
 
-    What makes them every rank has whole, and its gradient is put together from all heads.
+    The prefix encoder is replicated on every rank; its gradient is gathered from all heads.
     """
     if virtual_kind(model) != "prefix":
         return
@@ -60,9 +60,9 @@ def _cut_along(p: nn.Parameter, axis: int, mesh: Any) -> nn.Parameter:
 
 
 def _cut_ia3(layer: Any, cut: Cut, mesh: Any) -> None:
-    """Factors scale what comes into a feed-forward layer, and what leaves any other: where that is cut, they are.
+    """Factors scale the input of a feed-forward layer and the output of any other; they are cut if it is.
 
-    Between hooks PEFT's own product is one of two tensors that are cut alike.
+    Hooks make PEFT's own product one of two tensors that are cut alike.
     """
     from torch.distributed.tensor import DTensor, Shard
 
@@ -92,7 +92,7 @@ def _dora(
     base_result: Tensor,
     **others: Any,
 ) -> Tensor:
-    """What DoRA adds to ``base_result``, as PEFT's ``DoraLinearLayer`` computes it from whole weights (Liu et al. 2024,
+    """DoRA's addition to ``base_result``, which PEFT's ``DoraLinearLayer`` computes from full weights (Liu et al. 2024,
     arXiv 2402.09353, section 4.3: no gradient goes through the norm of the changed weights)."""
 
     def as_it_leaves(t: Any) -> Tensor:
@@ -106,7 +106,7 @@ def _dora(
 
 
 def _norms(base: Any, first: Any, second: Any, scaling: float, cut: Cut, mesh: Any) -> Any:
-    """Norms of the changed weights' rows, cut as DoRA's own: a rank has whole rows, or a part of every row."""
+    """Row norms of the changed weights, cut like DoRA's own: a rank has complete rows, or a part of every row."""
     from torch.distributed.tensor import DTensor, Partial, Shard
 
     changed = local(base.weight.detach()) + scaling * (local(second.weight.detach()) @ local(first.weight.detach()))

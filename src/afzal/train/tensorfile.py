@@ -1,4 +1,4 @@
-"""Files of the disk in safetensors format: written tensor by tensor and hashed on the way, read in parts."""
+"""Write safetensors files tensor by tensor, hashing them on the way."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ITEM_BYTES = {name: dtype.itemsize for dtype, name in DTYPES.items()}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """One safetensors file, forced to the disk: header length, JSON header, bytes. Returns its size and SHA-256.
+    """Write one safetensors file (header length, JSON header, bytes), synced to disk. Returns its size and SHA-256.
 
     The widest dtypes come first so that all are aligned. Memory grows by at most one tensor.
     """

@@ -1,4 +1,4 @@
-"""When the next checkpoint is due by the clock, so that a kill costs a bounded amount of work."""
+"""Decide by the clock when the next checkpoint is due, so that a kill costs a bounded amount of work."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from afzal.train import ranks
 
 
 class SaveTimer:
-    """Asked after every update; says whether a checkpoint is due before another update twice as long as any lately.
+    """Called after every update; says whether to save before another update twice as long as any recent one.
 
-    With a checkpoint whenever it says so, a kill loses at most ``seconds`` of work: more only by an update (or an
-    evaluation) that takes more than twice as long as those since the checkpoint before last, or longer than ``seconds``
-    itself. The time that writing a checkpoint takes is not counted.
+    If every due checkpoint is written, a kill loses at most ``seconds`` of work. It loses more only if an update (or an
+    evaluation) takes more than twice as long as those since the checkpoint before last, or longer than ``seconds``. The
+    time to write a checkpoint is not counted.
 
     Args:
         seconds: between checkpoints; infinite for none.
-        clock: seconds from any origin; it never goes back.
+        clock: seconds from any origin; it must be monotonic.
     """
 
     def __init__(self, seconds: float = math.inf, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,13 +27,13 @@ class SaveTimer:
         self._last_save = self._last_update = clock()
 
     def saved(self) -> None:
-        """A checkpoint, for whatever reason, is on the disk now."""
+        """Record that a checkpoint, for whatever reason, is now on disk."""
         self._last_save = self._last_update = self.clock()
         self._longest_before, self._longest = self._longest, 0.0
 
     def due(self) -> bool:
-        """An update has ended: whether to save now. For all ranks to call together; the clock of rank 0 decides, since
-        a checkpoint is written by all of them."""
+        """Whether to save after the update that has just ended. All ranks must call it together; the clock of rank 0
+        decides, since all of them write a checkpoint."""
         now = self.clock()
         self._longest = max(self._longest, now - self._last_update)
         self._last_update = now

@@ -1,9 +1,9 @@
-"""Models with towers for images and sounds, in pieces on several ranks of which some may read texts alone.
+"""Models with image and audio towers, sharded over ranks of which some may read text only.
 
-Ranks exchange the gradients of what they have touched, and must touch the same. So what a row without media leaves out,
-the towers and the projection of their features, lies with the root, which every pass gathers, and takes part in each
-pass with a gradient of exactly 0. A model also gives back the features that it has read; a gradient to them would have
-a rank gather one more layer. Where no rank has seen media in an update there is no gradient, as in one process.
+Ranks exchange the gradients of the weights they used, and must use the same ones. So the towers and the projection of
+their features, which a row without media skips, are with the root, which every pass gathers, and take part in each pass
+with a gradient of exactly 0. A model also returns the features that it has read; a gradient to them would make a rank
+gather one more layer. If no rank saw media in an update there is no gradient, as in one process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from afzal.train import ranks
 
 
 class Touched:
-    """What trains of a model beside its text, its embeddings and its head takes part in every pass."""
+    """Makes trainable weights outside a model's text part, embeddings and head take part in every pass."""
 
     def __init__(self, model: Any) -> None:
         embeddings = model.get_input_embeddings()
@@ -39,7 +39,7 @@ class Touched:
             tower.register_forward_pre_hook(self._see)
 
     def unseen(self) -> Collection[str]:
-        """At the end of an update: the weights without a gradient, since no rank has seen media."""
+        """At the end of an update: the weights without a gradient because no rank saw media."""
         seen, self._seen = any(ranks.gather(self._seen)), False
         return () if seen else self._places.keys()
 
@@ -53,7 +53,7 @@ class Touched:
 
 
 def _text(model: Any) -> nn.Module:
-    """What holds the blocks that read text: all that lies beside them there is run by every pass."""
+    """The module that holds the text blocks; every pass runs everything else in it."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     inside = {m for tower in towers(model).values() for m in tower.modules()}
@@ -62,7 +62,7 @@ def _text(model: Any) -> nn.Module:
 
 
 def _cut_off(module: nn.Module, args: Any, made: Any) -> None:
-    """No gradient to what a model gives beside its logits: nobody asks for it."""
+    """Detach a model's outputs other than its logits: their gradients are not used."""
     for name, value in made.items():
         if name != "logits" and isinstance(value, Tensor):
             made[name] = value.detach()

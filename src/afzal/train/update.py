@@ -1,16 +1,16 @@
-"""One update: the loss of all its micro-batches, its gradient, and what the method carries on.
+"""One update: the loss of all its micro-batches, its gradient, and the numbers that the method carries on.
 
-Sums are divided by global counts, so the number of micro-batches plays no part. The gradient of pairs is that of
-sum(weight * loss) / (items * mean weight of an item in the training set): a constant but for the number of items, so
-that over an epoch every pair pulls by its own weight whatever the batch size is. The loss that is shown is the weighted
-mean over the update, sum(weight * loss) / sum(weight), which can be compared with that of other data.
+Sums are divided by global counts, so the number of micro-batches does not matter. The gradient of pairs is that of
+sum(weight * loss) / (items * mean weight of an item in the training set). The divisor is constant except for the number
+of items, so over an epoch every pair counts by its own weight whatever the batch size. The reported loss is the
+weighted mean over the update, sum(weight * loss) / sum(weight), which can be compared with that of other data.
 
-Where a loss couples the batch, all micro-batches are scored first without gradient, the loss is taken once on all of
-them with the per-token numbers as leaves, and each micro-batch is scored again to pass the leaves' gradients on
-(gradient caching; exact, at the price of one more forward pass).
+If a loss couples the batch, all micro-batches are first scored without gradient, the loss is taken once on all of them
+with the per-token numbers as leaves, and each micro-batch is scored again to propagate the leaves' gradients (gradient
+caching; exact, at the price of one more forward pass).
 
-With several ranks each has micro-batches of its own, counts and costs are those of all ranks, and gradients are summed
-over them; of a batch-coupled loss every rank sees all per-token numbers.
+With several ranks each has its own micro-batches, counts and costs are totals over all ranks, and gradients are summed
+over them; for a batch-coupled loss every rank sees all per-token numbers.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ from afzal.train.method import Carried, Method, state_of
 
 
 class Outcome(NamedTuple):
-    """The update's weighted mean loss (without constraints; 0 where nothing has any weight), its metric sums, and the
+    """The update's weighted mean loss (without constraints; 0 if nothing has any weight), its metric sums, and the
     running numbers after it.
 
-    ``loss`` is among the metrics too, unless nothing in the update has any weight.
+    ``loss`` is also among the metrics, unless nothing in the update has any weight.
     """
 
     loss: Tensor
@@ -64,28 +64,28 @@ Accumulate = Callable[[Any, Method, Update, Carried | None], Outcome]
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What stays the same over the micro-batches of an update."""
+    """Values shared by the micro-batches of an update."""
 
     model: Any
     method: Method
     carried: Carried
     counts: Sequence[float]
     pooled: Mapping[str, Tensor]
-    counted: Mapping[str, float]  # by each constraint, over the update's batches
+    counted: Mapping[str, float]  # by constraint, over the update's batches
 
     def part(self, constraint: Constraint, batch: Batch) -> float:
-        """A batch's share in the update's cost: what the mean counts there, of what it counts in all."""
+        """A batch's share in the update's cost: its count, divided by that of the update."""
         whole = self.counted[constraint.name]
         return constraint.counts(batch) / whole if whole else 0.0
 
     def share(self, losses: Losses) -> Tensor:
-        """A batch's part of what the update's gradient is taken of."""
+        """A batch's part of the scalar whose gradient is the update's."""
         parts = zip(self.method.terms, losses.sums, self.counts, strict=True)
         return torch.stack([(term.weight / n if n else 0.0) * s for term, s, n in parts]).sum()
 
 
 def accumulate(model: Any, method: Method, update: Update, carried: Carried | None = None) -> Outcome:
-    """The loss of the whole update, with its gradient added to the parameters.
+    """Compute the loss of the full update, and add its gradient to the parameters.
 
     An update in which nothing has any weight has a gradient of exactly 0.
 
@@ -104,32 +104,32 @@ def accumulate(model: Any, method: Method, update: Update, carried: Carried | No
     counted = _over_ranks(method, counted)
     work = _Work(model, method, carried, counts, pooled, counted)
     joint = method.couples_batch and (len(update.batches) > 1 or ranks.world() > 1)
-    found, seen = (_joint if joint else _separate)(work, update.batches, _costs_before(work, update.batches))
-    found = found._replace(costs=_over_ranks(method, found.costs))
+    results, seen = (_joint if joint else _separate)(work, update.batches, _costs_before(work, update.batches))
+    results = results._replace(costs=_over_ranks(method, results.costs))
     ranks.add_gradients([*method.learned.values(), *(method.critic.whole if method.critic is not None else ())])
-    return _outcome(work, found, seen)
+    return _outcome(work, results, seen)
 
 
-class _Found(NamedTuple):
+class _Results(NamedTuple):
     losses: list[Losses]
     costs: dict[str, float]
 
 
-def _separate(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -> tuple[_Found, list[Judged]]:
-    found, seen = _Found([], {}), []
+def _separate(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -> tuple[_Results, list[Judged]]:
+    results, seen = _Results([], {}), []
     for batch in batches:
         if batch.idle:
             seen.append(_idle(work, batch))
             continue
         judged = judge(work.model, work.method, batch)
         losses = losses_of(work.method, judged, work.carried, work.pooled)
-        _backward(work, work.share(losses), judged, batch, before, found.costs)
-        found.losses.append(_detached(losses))
+        _backward(work, work.share(losses), judged, batch, before, results.costs)
+        results.losses.append(_detached(losses))
         seen.append(_constant(judged))
-    return found, seen
+    return results, seen
 
 
-def _joint(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -> tuple[_Found, list[Judged]]:
+def _joint(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -> tuple[_Results, list[Judged]]:
     with torch.no_grad():
         first = [judge_or_none(work.model, work.method, batch) for batch in batches]
     leaves = [replace(judged, policy=_leaves(judged.policy)) for judged in first]
@@ -137,25 +137,26 @@ def _joint(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -
     everybody[ranks.data_rank()] = join(leaves)
     losses = losses_of(work.method, join(everybody), work.carried, work.pooled)
     work.share(losses).backward()
-    if not ranks.leads():  # all ranks have taken this loss; it counts once
+    if not ranks.leads():  # all ranks have computed this loss; it counts once
         for raw in work.method.learned.values():
             raw.grad = None
-    found = _Found([_detached(losses)] if ranks.leads() else [], {})
+    results = _Results([_detached(losses)] if ranks.leads() else [], {})
     for batch, leaf in zip(batches, leaves, strict=True):
         if batch.idle:
             _idle(work, batch)
             continue
         judged = judge(work.model, work.method, batch)
         pulled = [(value * grad).sum() for value, grad in _with_gradients(judged.policy, leaf.policy)]
-        _backward(work, torch.stack(pulled).sum(), judged, batch, before, found.costs)
-    return found, first
+        _backward(work, torch.stack(pulled).sum(), judged, batch, before, results.costs)
+    return results, first
 
 
 def _idle(work: _Work, batch: Batch) -> Judged:
     """Take part in a forward and a backward pass of the other ranks, with a gradient of exactly 0."""
     judged = judge(work.model, work.method, batch)
-    numbers = [judged.policy.token_logps, *judged.policy.extras.values()]  # a value model's passes are waited for too
-    numbers += [_cost(work, c, judged, batch) for c in work.method.constraints]  # and those of a cost
+    # the other ranks also wait for the passes of a value model and of costs
+    numbers = [judged.policy.token_logps, *judged.policy.extras.values()]
+    numbers += [_cost(work, c, judged, batch) for c in work.method.constraints]
     (0.0 * torch.stack([n.float().sum() for n in numbers if n.requires_grad]).sum()).backward()
     return _constant(empty(judged))
 
@@ -168,7 +169,7 @@ def _backward(
     before: Mapping[str, float],
     costs: dict[str, float],
 ) -> None:
-    """Add a micro-batch's gradient, constraints included; ``costs`` collects what the constraints cost."""
+    """Add a micro-batch's gradient, constraints included; ``costs`` collects their costs."""
     for constraint in work.method.constraints:
         value = work.part(constraint, batch) * _cost(work, constraint, judged, batch)
         costs[constraint.name] = costs.get(constraint.name, 0.0) + float(value.detach())
@@ -178,7 +179,8 @@ def _backward(
 
 
 def _costs_before(work: _Work, batches: Sequence[Batch]) -> dict[str, float]:
-    """Whether a penalty's bound is broken is a question to the whole update: with several micro-batches, ask first."""
+    """Costs of penalties before the backward passes: whether a bound is exceeded depends on the full update, so with
+    several micro-batches it is computed first."""
     penalties = [c for c in work.method.constraints if c.weight is not None]
     if not penalties or (len(batches) == 1 and ranks.world() == 1):
         return {}
@@ -197,14 +199,14 @@ def _cost(work: _Work, constraint: Constraint, judged: Judged, batch: Batch) -> 
 
 
 def _over_ranks(method: Method, numbers: Mapping[str, float]) -> dict[str, float]:
-    """Sums over all ranks of a number for each constraint, the same bits on all of them."""
+    """Sums over all ranks of one number per constraint, with the same bits on all ranks."""
     names = [c.name for c in method.constraints]
     return dict(zip(names, ranks.total([numbers.get(name, 0.0) for name in names]), strict=True)) if names else {}
 
 
-def _outcome(work: _Work, found: _Found, seen: Sequence[Judged]) -> Outcome:
+def _outcome(work: _Work, results: _Results, seen: Sequence[Judged]) -> Outcome:
     metrics: Tally = {}
-    for losses in found.losses:
+    for losses in results.losses:
         add(metrics, losses.metrics | by_term(work.method, losses))
     metrics = ranks.summed(metrics)
     total, any_weight = weighted_mean(work.method, metrics)
@@ -216,21 +218,21 @@ def _outcome(work: _Work, found: _Found, seen: Sequence[Judged]) -> Outcome:
         add(metrics, {"kl_estimate": (value.clamp(min=0).double(), one)})
     add(metrics, {f"learned/{k}": (v.detach().double(), one) for k, v in _learnt(work.method).items()})
     add(metrics, {name: (one * value, one) for name, value in work.carried.items()})
-    add(metrics, {f"constraint/{name}": (one * value, one) for name, value in found.costs.items()})
-    return Outcome(total, metrics, _carry_on(work, seen, found.costs))
+    add(metrics, {f"constraint/{name}": (one * value, one) for name, value in results.costs.items()})
+    return Outcome(total, metrics, _carry_on(work, seen, results.costs))
 
 
 def _carry_on(work: _Work, seen: Sequence[Judged], costs: Mapping[str, float]) -> Carried:
-    """The running numbers after the update, as functions of what it saw."""
+    """The running numbers after the update."""
     after = dict(work.carried)
     stateful = [term for term in work.method.terms if term.objective.next_state is not None]
-    whole = join(gathered(join(seen))) if stateful else None
+    joined = join(gathered(join(seen))) if stateful else None
     for term in stateful:
-        assert whole is not None
+        assert joined is not None
         assert term.objective.next_state is not None
         state = state_of(term, work.carried)
-        reference = whole.reference if term.objective.needs_reference else None
-        moved = term.objective.next_state(state, whole.policy, reference, whole.pairs, **term.parameters)
+        reference = joined.reference if term.objective.needs_reference else None
+        moved = term.objective.next_state(state, joined.policy, reference, joined.pairs, **term.parameters)
         after |= {f"{term.name}/{key}": value for key, value in moved.items()}
     for constraint in work.method.constraints:
         after |= constraint.next_multiplier(costs[constraint.name], work.carried)
@@ -247,7 +249,7 @@ def _leaves(scored: Scored) -> Scored:
 
 
 def _with_gradients(scored: Scored, leaves: Scored) -> list[tuple[Tensor, Tensor]]:
-    """Per-token numbers and the gradients that arrived at their leaves."""
+    """Per-token numbers with the gradients of their leaves."""
     pairs = [(scored.token_logps, leaves.token_logps.grad)]
     pairs += [(value, leaves.extras[name].grad) for name, value in scored.extras.items()]
     return [(value, grad) for value, grad in pairs if grad is not None]

@@ -1,8 +1,8 @@
-"""Attention kernels for GPUs, one function each over the same arguments.
+"""Attention kernels for GPUs, one function each, with the same arguments.
 
-Query ``[N, H, D]``, key and value ``[N, kv heads, D]`` and a tree layout give ``[N, H, D]``. Which one runs is decided
-in :mod:`afzal.model.kernels.choose`; what does not fit or is not trusted goes through the blocks of
-:mod:`afzal.model.attention`.
+Query ``[N, H, D]``, key and value ``[N, kv heads, D]`` and a tree layout give ``[N, H, D]``.
+:mod:`afzal.model.kernels.choose` decides which one runs; a job that none of them can do, or that none is trusted with,
+goes through the blocks of :mod:`afzal.model.attention`.
 """
 
 from afzal.model.kernels.choose import BLOCKS, Job, able, distrusted, forced, kernel_for, run

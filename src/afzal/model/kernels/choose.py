@@ -1,7 +1,7 @@
-"""Which attention kernel a layer gets: the first of its device's list that can do the job and has shown that it can.
+"""Choose a layer's attention kernel: the first on its device's list that can do the job and has passed its trial.
 
-Before a kernel is used it runs once, forwards and backwards, on a small layout and must agree with plain attention; one
-that does not (another causal alignment, a missing compiler) is skipped, and ``kernels.notes()`` says so.
+Before a kernel is used it runs once, forwards and backwards, on a small layout, and must agree with plain attention.
+One that does not (another causal alignment, a missing compiler) is skipped, and ``kernels.notes()`` says so.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Kernel = Literal["blocks", "ragged", "flex"]
 BLOCKS: Kernel = "blocks"
 
 # In order of preference, by device and whether numbers have 16 bits. `python -m benchmarks.attention` measures it; the
-# order for CUDA is what the arithmetic says (ragged: fewest products, no padding), not what was measured.
+# CUDA order follows from the arithmetic (ragged: fewest products, no padding), not from measurements.
 _PREFERENCE: dict[tuple[str, bool], tuple[Kernel, ...]] = {("cuda", True): ("ragged", "flex")}
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
-"""Largest error of output and gradients, as a share of their size; a wrong mask is off by 0.3 and more."""
+"""Largest error of output and gradients, relative to their size; a wrong mask is off by 0.3 or more."""
 
-_forced: list[Kernel] = []  # not a context variable: the backward pass makes layers again in threads of its own
+_forced: list[Kernel] = []  # not a context variable: the backward pass recomputes layers in its own threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class Job:
     """What a layer asks of attention.
 
     Attributes:
-        width: features of a head.
+        width: features per head.
         window: of a sliding-window layer, in positions.
         softcap: of its scores.
-        odd: whether it wants dropout or sinks, which no kernel here has.
+        odd: whether the layer needs dropout or sinks, which no kernel here supports.
     """
 
     device: torch.device
@@ -55,10 +55,10 @@ class Job:
 
 
 def kernel_for(job: Job) -> Kernel:
-    """The kernel of a layer.
+    """The kernel for a layer.
 
     Raises:
-        ValueError: a kernel is forced that cannot do the job.
+        ValueError: the forced kernel cannot do the job.
     """
     if _forced:
         if reason := able(_forced[-1], job):
@@ -71,7 +71,7 @@ def kernel_for(job: Job) -> Kernel:
 
 
 def able(kernel: Kernel, job: Job) -> str:
-    """Why a kernel cannot do a job, from its facts alone; empty if it can."""
+    """Why a kernel cannot do a job, from its properties alone; empty if it can."""
     if kernel == BLOCKS:
         return ""
     if job.odd:
@@ -90,7 +90,7 @@ def run(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, job
 
 @contextmanager
 def forced(kernel: Kernel) -> Iterator[None]:
-    """Every layer takes this kernel inside the block, untried: for tests and benchmarks."""
+    """Make every layer use this kernel inside the block, untried: for tests and benchmarks."""
     _forced.append(kernel)
     try:
         yield
@@ -99,8 +99,8 @@ def forced(kernel: Kernel) -> Iterator[None]:
 
 
 def distrusted(kernel: Kernel, job: Job) -> str:
-    """Why a kernel's results are not to be trusted, from one trial; empty if they are."""
-    # a window of the trial's own, so that it cuts; each kind of job is tried once
+    """Why a kernel's results cannot be trusted, from one trial; empty if they can."""
+    # the trial has its own window, short enough to cut; each kind of job is tried once
     return _tried(kernel, replace(job, window=_WINDOW if job.window is not None else None))
 
 
@@ -120,9 +120,9 @@ _TRIAL = tuple(
 
 
 def trial(kernel: Kernel, job: Job) -> float:
-    """The largest error of output and gradients against plain attention in float32, as a share of their size.
+    """The largest error of output and gradients against plain attention in float32, relative to their size.
 
-    On two trees with five branches. Numbers are drawn apart from any generator that a run depends on.
+    On two trees with five branches. The numbers come from a separate generator, not from one that a run depends on.
     """
     n = sum(s.length for s in _TRIAL)
     drawn = torch.Generator().manual_seed(0)
@@ -130,18 +130,18 @@ def trial(kernel: Kernel, job: Job) -> float:
     q, k, v, upstream = (torch.randn(s, generator=drawn).to(job.device, job.dtype) for s in shapes)
     with torch.inference_mode(False), torch.enable_grad():
         layout = TreeLayout(_TRIAL, n, job.device)
-        given = [t.clone().requires_grad_() for t in (q, k, v)]
+        inputs = [t.clone().requires_grad_() for t in (q, k, v)]
         exact = [t.float().requires_grad_() for t in (q, k, v)]
-        found = run(kernel, given[0], given[1], given[2], layout, job)
+        output = run(kernel, inputs[0], inputs[1], inputs[2], layout, job)
         expected = plain(exact[0], exact[1], exact[2], layout, job)
-        ours = torch.autograd.grad(found, given, upstream)
+        ours = torch.autograd.grad(output, inputs, upstream)
         theirs = torch.autograd.grad(expected, exact, upstream.float())
-    pairs = zip((found.detach(), *ours), (expected.detach(), *theirs), strict=True)
+    pairs = zip((output.detach(), *ours), (expected.detach(), *theirs), strict=True)
     return max(float((a.float() - b).norm() / b.norm()) for a, b in pairs)
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, job: Job) -> Tensor:
-    """Attention by its definition, with a table of all pairs of positions: what kernels are compared with."""
+    """Attention by definition, with a table of all pairs of positions: the standard that kernels are compared with."""
     groups = q.shape[1] // k.shape[1]
     q, k, v = (t.transpose(0, 1) for t in (q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)))
     scores = q @ k.transpose(-1, -2) * job.scale

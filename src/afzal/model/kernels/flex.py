@@ -1,8 +1,8 @@
-"""Attention over trees by FlexAttention: one call over the whole row, which skips blocks that nobody looks at.
+"""Attention over trees by FlexAttention: one call over the whole row, skipping blocks that no query sees.
 
-The block mask is worked out on the host from the layout, in blocks of 128 x 128, without a table of all pairs of
-positions; one serves all layers of a forward pass. Soft-caps are a function of the score, so that this is the kernel of
-families that have them. Dong et al. 2024, arXiv 2412.05496.
+The block mask is computed on the host from the layout, in blocks of 128 x 128, without a table of all pairs of
+positions; one mask serves all layers of a forward pass. Soft-caps are functions of the score, so families that have
+them use this kernel. Dong et al. 2024, arXiv 2412.05496.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from afzal.tokens.attend import TreeLayout
 from afzal.tokens.upload import upload
 
 BLOCK = 128
-_NARROWEST = 16  # features of a head
+_NARROWEST = 16  # features per head
 _FORMS = 64
 
 
@@ -43,8 +43,8 @@ def attend(
 
 
 def _compiled(*args: Any, **options: Any) -> Tensor:
-    """Each number format, head shape, cap and gradient mode is compiled for itself. Beyond a limit of such forms torch
-    would continue uncompiled, with a table of all pairs of positions."""
+    """Call the compiled kernel. Each number format, head shape, cap and gradient mode is compiled separately. Beyond
+    its default limit torch would continue uncompiled, with a table of all pairs of positions."""
     import torch._dynamo as compiler
 
     with compiler.config.patch(recompile_limit=_FORMS):
@@ -64,7 +64,7 @@ def _plain() -> Callable[..., Any]:
 
 @cache
 def _capped(softcap: float | None) -> Callable[..., Tensor] | None:
-    """One function per cap: another function would be compiled again."""
+    """One function per cap, since a new function would be compiled again."""
     if softcap is None:
         return None
 
@@ -75,30 +75,30 @@ def _capped(softcap: float | None) -> Callable[..., Tensor] | None:
 
 
 def block_mask(layout: TreeLayout, window: int | None = None) -> Any:
-    """The layout as FlexAttention wants it: for each block of queries, which blocks of keys, whole or in part."""
+    """The layout in FlexAttention's form: for each block of queries, the blocks of keys it sees in full or in part."""
     from torch.nn.attention.flex_attention import BlockMask
 
-    found = spans(layout, window)
-    seen = pairs_per_block(found, layout.n_tokens)
+    runs = spans(layout, window)
+    seen = pairs_per_block(runs, layout.n_tokens)
     whole = seen == BLOCK * BLOCK
     parts = [_listed(at, layout.device) for at in ((seen > 0) & ~whole, whole)]
     return BlockMask.from_kv_blocks(
         *parts[0],
         *parts[1],
         BLOCK_SIZE=BLOCK,
-        mask_mod=_looks_at(*(upload(a, layout.device) for a in (found.prompt_from, found.prompt_to, found.own_from))),
+        mask_mod=_looks_at(*(upload(a, layout.device) for a in (runs.prompt_from, runs.prompt_to, runs.own_from))),
         seq_lengths=(layout.n_tokens, layout.n_tokens),
     )
 
 
-def pairs_per_block(found: Spans, n: int) -> np.ndarray:
-    """int64 ``[n / BLOCK, n / BLOCK]``, rounded up: pairs in sight in every block of queries and keys."""
+def pairs_per_block(runs: Spans, n: int) -> np.ndarray:
+    """int64 ``[n / BLOCK, n / BLOCK]``, rounded up: visible pairs in every block of queries and keys."""
     blocks = -(-n // BLOCK)
     first = np.arange(blocks)[None, :] * BLOCK
     shared = lambda low, high: np.clip(  # noqa: E731
         np.minimum(high[:, None], first + BLOCK) - np.maximum(low[:, None], first), 0, None
     )
-    counts = shared(found.prompt_from, found.prompt_to) + shared(found.own_from, np.arange(n) + 1)
+    counts = shared(runs.prompt_from, runs.prompt_to) + shared(runs.own_from, np.arange(n) + 1)
     return np.add.reduceat(counts, np.arange(0, n, BLOCK), axis=0)
 
 

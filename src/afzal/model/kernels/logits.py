@@ -1,7 +1,7 @@
-"""Logits in tiles, read and turned into their own gradient by Triton: one pass over the memory each.
+"""Triton kernels that read tiles of logits and turn them into their own gradient, in one pass over memory each.
 
-What torch does in several passes with a float32 copy of the tile between them. Sums are float32 whatever the tile
-holds. The same numbers as :mod:`afzal.model.head` has in plain torch, to which the work goes where there is no Triton.
+Torch needs several passes, with a float32 copy of the tile between them. Sums are float32 whatever the tile's format.
+The numbers are those of :mod:`afzal.model.head`, whose plain torch code does the work without Triton.
 
 Shapes: M rows, V vocabulary.
 """
@@ -18,12 +18,12 @@ from torch import Tensor
 
 from afzal.model.kernels import trials
 
-_BLOCK = 4096  # logits at work at once in one program
+_BLOCK = 4096  # logits that one program works on at a time
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 
 def fused(logits: Tensor) -> bool:
-    """Whether a tile is for these kernels: on a GPU, in a format they know, once they have shown that they agree."""
+    """Whether these kernels can take a tile: on a GPU, in a known format, once they have passed their trial."""
     if logits.device.type != "cuda" or logits.dtype not in _TOLERANCE or find_spec("triton") is None:
         return False
     return not _tried(logits.device, logits.dtype)
@@ -40,7 +40,7 @@ def scan(logits: Tensor, target: Tensor, lse: Tensor, picked: Tensor, *, scale: 
 
 
 def turn(logits: Tensor, target: Tensor, lse: Tensor, gradient: Tensor, *, scale: float, cap: float | None) -> None:
-    """Put gradient (one-hot - softmax), back through cap and scale, in the place of the logits ``[M, V]``."""
+    """Put gradient (one-hot - softmax), back through cap and scale, in place of the logits ``[M, V]``."""
     grid = (len(logits), -(-logits.shape[1] // _BLOCK))
     _launch(_kernels()[1], grid, logits, target, lse, gradient, scale, cap)
 
@@ -55,7 +55,7 @@ def _launch(kernel: Any, grid: tuple[int, ...], logits: Tensor, *columns: Any) -
 
 @cache
 def _kernels() -> tuple[Any, Any]:
-    """The two kernels. Made inside a function, since Triton is on machines with a GPU only."""
+    """The two kernels. Defined inside a function, since only machines with a GPU have Triton."""
     import triton  # pyright: ignore[reportMissingImports]
     import triton.language as tl  # pyright: ignore[reportMissingImports]
 
@@ -128,15 +128,15 @@ def _tried(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def trial(device: torch.device, dtype: torch.dtype) -> float:
-    """The largest error against plain torch on rows that end within a block, as a share of the size."""
+    """The largest error against plain torch on rows that end within a block, relative to the size."""
     drawn = torch.Generator().manual_seed(0)
     worst = 0.0
     for scale, cap in ((1.0, None), (0.5, 20.0)):
         logits = (4 * torch.randn(6, _BLOCK + 333, generator=drawn)).to(device, dtype)
         target = torch.randint(0, logits.shape[1], (6,), generator=drawn).to(device)
         gradient = torch.randn(6, generator=drawn).to(device)
-        found = _by(logits.clone(), target, gradient, scale, cap)
-        for a, b in zip(found, by_definition(logits, target, gradient, scale, cap), strict=True):
+        computed = _by(logits.clone(), target, gradient, scale, cap)
+        for a, b in zip(computed, by_definition(logits, target, gradient, scale, cap), strict=True):
             worst = max(worst, float((a.float() - b).norm() / b.norm()))
     return worst
 
@@ -151,7 +151,7 @@ def _by(logits: Tensor, target: Tensor, gradient: Tensor, scale: float, cap: flo
 def by_definition(
     logits: Tensor, target: Tensor, gradient: Tensor, scale: float, cap: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-sum-exp and target's logit ``[M]``, and the logits' gradient ``[M, V]``, by autograd in float32."""
+    """Log-sum-exp and target logit ``[M]``, and the logits' gradient ``[M, V]``, by autograd in float32."""
     with torch.inference_mode(False), torch.enable_grad():
         leaf = logits.detach().float().requires_grad_()
         shown: Tensor = leaf * scale

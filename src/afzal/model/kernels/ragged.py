@@ -1,8 +1,8 @@
-"""Attention over trees by PyTorch's own flash attention for sequences of unequal lengths.
+"""Attention over trees by PyTorch's flash attention for sequences of unequal lengths.
 
-A tree is cut into sequences of queries: the prompt together with the branch behind it, and every further branch. Keys
-of the first are its own positions; keys of a further branch are the prompt's and its own, copied together, so that its
-queries stand at the end of their keys, as bottom-right causal order has it. Nothing is padded, no pair of positions is
+A tree is cut into sequences of queries: the prompt together with the branch behind it, and every further branch. The
+first has its own positions as keys. A further branch has the prompt's keys and its own, copied together, so that its
+queries are at the end of their keys, as bottom-right causal order requires. Nothing is padded, no pair of positions is
 read needlessly, and grouped heads share their keys.
 """
 
@@ -21,17 +21,17 @@ from torch import Tensor
 from afzal.tokens.attend import Segment, TreeLayout
 from afzal.tokens.upload import upload
 
-_WIDEST = 256  # features of a head
+_WIDEST = 256  # features per head
 
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
-    """S sequences of queries that tile the row in its order, and the keys of each.
+    """S sequences of queries that tile the row in order, and the keys of each.
 
     Attributes:
         query_ends, key_ends: int32 ``[S + 1]``, running sums of lengths, from 0.
         longest_query, longest_key: in positions.
-        keys: int64 row positions of all keys, sequence after sequence; None where they are the row itself.
+        keys: int64 row positions of all keys, sequence by sequence; None if they are the row itself.
     """
 
     query_ends: Tensor
@@ -55,21 +55,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, *, scale: float,
     cut = layout.once("ragged", sequences)
     if cut.keys is not None:
         k, v = k.index_select(0, cut.keys), v.index_select(0, cut.keys)
-    # a window of W positions holds the query itself and W - 1 before it
+    # a window of W positions is the query itself and the W - 1 before it
     seen = (-1 if window is None else window - 1, 0)
     lengths = (cut.query_ends, cut.key_ends, cut.longest_query, cut.longest_key)
     return flash(q, k, v, *lengths, scale=scale, window_size=seen, **_grouped(q.shape[1] != k.shape[1]))
 
 
 def flash(*args: Any, **options: Any) -> Any:
-    """:func:`torch.nn.attention.varlen.varlen_attn`; one name for tests to put a definition in its place."""
+    """:func:`torch.nn.attention.varlen.varlen_attn`; one name, so that tests can replace it by a definition."""
     from torch.nn.attention.varlen import varlen_attn
 
     return varlen_attn(*args, **options)
 
 
 def _grouped(needed: bool) -> dict[str, bool]:
-    """torch 2.11 takes fewer key heads than query heads as they are; later versions need to be told."""
+    """The option for fewer key heads than query heads: torch 2.11 needs none, later versions do."""
     return {"enable_gqa": True} if needed and "enable_gqa" in _options() else {}
 
 
@@ -93,7 +93,7 @@ def sequences(layout: TreeLayout) -> Sequences:
 
 
 def _runs(segments: Sequence[Segment]) -> Iterator[Segment]:
-    """Segments in the order of the row, a prompt and the branch right behind it as one."""
+    """Yield segments in row order, a prompt and the branch right behind it as one."""
     waiting: Segment | None = None
     for s in sorted(segments, key=lambda s: s.start):
         if waiting is not None and s.prompt_length and s.start == waiting.start + waiting.length:

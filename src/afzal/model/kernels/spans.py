@@ -1,7 +1,7 @@
-"""What each row position may look at, as two runs of row positions: one in its prompt, one in its own segment.
+"""The positions that each row position may see, as two runs: one in its prompt, one in its own segment.
 
 A query of a branch sees its prompt and its branch up to itself; a query of a prompt sees the prompt up to itself, and
-its first run is empty. A sliding window counts logical positions and shortens both runs from the left.
+its first run is empty. A sliding window counts logical positions and cuts both runs on the left.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def spans(layout: TreeLayout, window: int | None = None) -> Spans:
 
 
 def visible(layout: TreeLayout, window: int | None = None) -> np.ndarray:
-    """bool ``[N, N]``: may this query see that key. For small layouts; kernels are compared with it."""
-    found, key = spans(layout, window), np.arange(layout.n_tokens)[None, :]
-    in_prompt = (key >= found.prompt_from[:, None]) & (key < found.prompt_to[:, None])
-    return in_prompt | ((key >= found.own_from[:, None]) & (key <= key.T))
+    """bool ``[N, N]``: whether a query may see a key. For small layouts; kernels are compared with it."""
+    runs, key = spans(layout, window), np.arange(layout.n_tokens)[None, :]
+    in_prompt = (key >= runs.prompt_from[:, None]) & (key < runs.prompt_to[:, None])
+    return in_prompt | ((key >= runs.own_from[:, None]) & (key <= key.T))

@@ -1,4 +1,4 @@
-"""Nothing fast is trusted before it has agreed with something plain: one trial each, and what came of it."""
+"""Trials: no fast path is used before it has agreed with a plain one. Runs each trial once and collects the results."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _passed_over: dict[str, None] = {}
 
 
 def verdict(what: str, trial: Callable[[], float], limit: float) -> str:
-    """Why ``what`` is not to be trusted; empty if its error in the trial, a share of the size, is within the limit."""
+    """Why ``what`` is not to be trusted; empty if its relative error in the trial is within the limit."""
     try:
-        # in a thread of its own: a layer that is being recorded or checkpointed must not see the trial among its work
+        # in a separate thread: a layer that is being recorded or checkpointed must not see the trial's work
         with ThreadPoolExecutor(1, "trial") as apart:
             worst = apart.submit(trial).result()
-    except Exception as error:  # a compiler can end in any error, and there is another way
+    except Exception as error:  # a compiler can raise any error, and there is a fallback
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     else:
         reason = "" if worst <= limit else f"off by {worst:.2g} of the size of the result, more than {limit:g}"
@@ -24,5 +24,5 @@ def verdict(what: str, trial: Callable[[], float], limit: float) -> str:
 
 
 def notes() -> tuple[str, ...]:
-    """A sentence for everything that was skipped because it did not do what it should."""
+    """One sentence for each fast path that was skipped because it failed its trial."""
     return tuple(_passed_over)
