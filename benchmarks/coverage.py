@@ -1,4 +1,4 @@
-"""How often 95 % intervals hold the truth: simulated prompts with several rows each, at known truths.
+"""How often 95 % intervals contain the truth: simulated prompts with several rows each, at known truths.
 
     python -m benchmarks.coverage --out benchmarks/results/coverage/coverage.json
 
@@ -182,25 +182,25 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     """The figures as Markdown."""
     yield "# Coverage of 95 % intervals"
     yield ""
-    yield f"`python -m benchmarks.coverage --runs {found['runs']}`: so many simulated data sets for each row, a tenth"
-    yield "of it (at least 100) for the calibration error. Coverage is the share of intervals that hold the truth, in"
-    yield "percent. Rows of one prompt depend on each other as `dependence` says; 0 is independent, 1 all alike."
+    yield f"`python -m benchmarks.coverage --runs {found['runs']}`: this many simulated data sets per row, a tenth"
+    yield "of them (at least 100) for the calibration error. Coverage is the percentage of intervals that contain the"
+    yield "truth. `dependence` is the dependence between rows of one prompt: 0 is independent, 1 identical."
     yield ""
     yield _clustered(found["tables"]["accuracy"])
     yield from tables(found["tables"], _PERCENT)
 
 
 def _clustered(rows: Sequence[Row]) -> str:
-    """What the accuracies with clustered prompts come to, in words."""
+    """A summary in words of the accuracies with clustered prompts."""
     cover = [r["coverage"] for r in rows if r["dependence"] > 0]
     inside, above = sum(0.93 <= c <= 0.97 for c in cover), sum(c > 0.97 for c in cover)
     below = len(cover) - inside - above
     least, most = (f"{100 * end(cover):.1f}" for end in (min, max))
     return (
-        f"Accuracies whose rows depend on each other: {inside} of {len(cover)} are covered in 93 to 97 % of the data\n"
-        f"sets, {above} in more (at most {most}) and {below} in fewer (at least {least}). Those above lie near 1,\n"
-        "with few prompts that hold an error: the interval holds the truth even where every row is right, so that\n"
-        "only its upper end can miss, and its lower end hardly ever does."
+        f"Accuracies with dependent rows: {inside} of {len(cover)} are covered in 93 to 97 % of the data sets,\n"
+        f"{above} in more (at most {most}) and {below} in fewer (at least {least}). Those above are near 1, with few\n"
+        "prompts that contain an error: the interval contains the truth even if every row is right, so only\n"
+        "one end can miss, and it rarely does."
     )
 
 

@@ -246,23 +246,23 @@ def page(found: dict[str, Any]) -> str:
         "|---|---|---|",
         *(f"| {name} | {cell(p[name]['naive'])} | {cell(p[name]['aware'])} |" for name in PROTOCOLS),
     ]
-    lines += ["", f"Aware judge, consultant less drawn positions: {cell(p['consultant less alone'])}; "]
-    lines[-1] += f"debate less consultant: {cell(p['debate less consultant'])}."
+    lines += ["", f"Aware judge, consultant minus drawn positions: {cell(p['consultant less alone'])}; "]
+    lines[-1] += f"debate minus consultant: {cell(p['debate less consultant'])}."
     lines += ["", "## Debaters trained by DPO in self-play", "", "| debaters | aware judge | share of best arguments |"]
     lines += ["|---|---|---|"]
     for name, f in found["debaters"].items():
         lines.append(
             f"| {name} | {cell(f['accuracy'])} | {cell(f['best argument']) if 'best argument' in f else '1'} |"
         )
-    lines += ["", "## The ladder", "", "| level | labels agree with gold | reward model | lying assistant less alone |"]
-    lines[-1] += " policy: reward, KL |"
+    lines += ["", "## The ladder", "", "| level | labels agree with gold | reward model |"]
+    lines[-1] += " lying assistant minus alone | policy: reward, KL |"
     lines += ["|---|---|---|---|---|"]
     for level, line in enumerate(ladder["levels"]):
         lying = cell(line["lying less alone"]) if "lying less alone" in line else ""
         policy = f"{line['policy']['reward']:.3f}, {line['policy']['kl']:.2f} nats"
         lines.append(f"| {level} | {cell(line['labels'])} | {cell(line['reward model'])} | {lying} | {policy} |")
-    lines += ["", f"The start's reward is {ladder['start reward']:.3f}. Assisted by the last reward model less alone: "]
-    lines[-1] += f"{cell(ladder['assisted less alone'])}."
+    lines += ["", f"The start's reward is {ladder['start reward']:.3f}. Assisted by the last reward model "]
+    lines[-1] += f"minus alone: {cell(ladder['assisted less alone'])}."
     return "\n".join(lines) + "\n"
 
 

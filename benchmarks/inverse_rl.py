@@ -161,8 +161,8 @@ def page(found: Mapping[str, Any]) -> str:
     lines = [
         "# Inverse RL on stories",
         "",
-        f"{about['date']}, {about['device']}, one thread, {about['minutes']} minutes (stages that were there "
-        f"already not counted); made by `{about['command']}`. Intervals are 95 % over held-out openings.",
+        f"{about['date']}, {about['device']}, one thread, {about['minutes']} minutes, not counting "
+        f"reused stages; made by `{about['command']}`. Intervals are 95 % over held-out openings.",
         "",
         "Valence of answers to held-out openings, summed over their words:",
         "",
@@ -172,7 +172,7 @@ def page(found: Mapping[str, Any]) -> str:
         f"| demonstrator (RLOO on valence) | | {cell(v['demonstrator'])} |",
         f"| PPO with the inferred reward | {cell(v['ppo'])} | {cell(v['ppo_gain'])} |",
         "",
-        "Inferred reward beside valence, on 16 held-out answers of the start to each opening:",
+        "Inferred reward compared with valence, on 16 held-out answers of the start to each opening:",
         "",
         "| estimator | Spearman within openings | Spearman, all answers | pairwise accuracy | EPIC | effective share |",
         "|---|---|---|---|---|---|",

@@ -144,11 +144,11 @@ def simulate(runs: int, seed: int = 0) -> dict[str, list[Row]]:
 
 def table(found: dict[str, Any]) -> Iterator[str]:
     """The figures as Markdown."""
-    yield "# Win rates and judges whose answer is known"
+    yield "# Win rates, and judges with a known answer"
     yield ""
-    yield f"`python -m benchmarks.judging --runs {found['runs']}`: so many simulated data sets for each row, with a win"
-    yield f"rate of {RATE:.0%} and {TIES:.0%} ties. Coverage is the share of 95 % intervals that hold the truth, in"
-    yield "percent. Pairs of one prompt depend on each other as `dependence` says; 0 is independent, 1 all alike."
+    yield f"`python -m benchmarks.judging --runs {found['runs']}`: this many simulated data sets per row, with a win"
+    yield f"rate of {RATE:.0%} and {TIES:.0%} ties. Coverage is the percentage of 95 % intervals that contain the"
+    yield "truth. `dependence` is the dependence between pairs of one prompt: 0 is independent, 1 identical."
     yield from tables(found["tables"], _PERCENT)
 
 

@@ -177,7 +177,7 @@ def about_line(facts: dict[str, Any]) -> str:
     return (
         f"{facts['date']}, {facts['cores']} core(s) of {facts['processor']}, one thread per run; Python "
         f"{facts['python']}, torch {facts['torch']}, transformers {facts['transformers']}; {facts['minutes']:.0f} "
-        f"minutes at a load of {facts['load']:g} (runs that were there already not counted). Made by "
+        f"minutes at a load of {facts['load']:g}, not counting reused runs. Made by "
         f"`{facts['command']}`."
     )
 

@@ -31,13 +31,13 @@ PEOPLE, SLIPS, CLOSE = ("anvar", "barno"), 0.15, 1.0
 RUNS = ("sft", "dpo", "ppo")
 _TOKENS, _ANSWERS = 48, 2
 _ABOUT = """\
-`python -m benchmarks.methods_judged OUT --page benchmarks/results/judging`: SFT, DPO and PPO from one start, a
-story model of 260 thousand weights, on held-out openings. The command that makes the table is `afzal judge sft dpo
-ppo --against stories260k --prompts held-out.jsonl --judge reward --judge stories260k --judge rule:longest --people
-votes.jsonl --out judged`. **The people are simulated**: two, who see the summed valence of words, call a difference
-below 1 a tie and slip on 15 % of the others. The judge `reward` is a reward model trained on the pairs that DPO saw
-and PPO's own reward; `stories260k` is the start itself as a judge by log-probs: it knows nothing of the question,
-and nearly every pair is a tie.
+`python -m benchmarks.methods_judged OUT --page benchmarks/results/judging`: SFT, DPO and PPO from the same
+start, a story model with 260 thousand parameters, on held-out openings. This command makes the table: `afzal judge
+sft dpo ppo --against stories260k --prompts held-out.jsonl --judge reward --judge stories260k --judge rule:longest
+--people votes.jsonl --out judged`. **The two people are simulated**: they see the summed valence of words, call a
+difference below 1 a tie, and err on 15 % of the others. The judge `reward` is a reward model trained on DPO's pairs,
+and also PPO's reward. `stories260k` is the start itself as a judge by log-probs: it does not understand the
+question, and nearly every pair is a tie.
 """
 
 

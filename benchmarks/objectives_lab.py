@@ -327,7 +327,7 @@ def table(rows: Sequence[Row], facts: dict[str, Any]) -> str:
         "|---|---|---|",
         *(f"| {v.claim} | {'yes' if v.held else '**no**'} | {v.figures} |" for v in verdicts(rows)),
         "",
-        "Mean (lowest to highest of the seeds) at the end; share is the part of the gain that is possible at that KL.",
+        "Mean (lowest to highest of the seeds) at the end; share is the fraction of the possible gain at that KL.",
         "",
         "| question | run | reward | KL, nats | share | further |",
         "|---|---|---|---|---|---|",

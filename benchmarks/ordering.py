@@ -277,26 +277,26 @@ def markdown(
     rows = courses.table(found, names, seeds, GRID, edge)
     settings = {m: ", ".join(dict.fromkeys(c.setting for c in found if c.method == m and c.setting)) for m in names}
     lines = [
-        "# Which method wins more of the reward at equal KL",
+        "# Which method gains more reward at equal KL",
         "",
         lab_world.about_line(facts),
         f"Exact means over {len(lab_world.HELD_OUT)} held-out prompts, seeds {', '.join(map(str, seeds))}; the start "
         f"has {edge.reward[0]:.2f}. The learned rewards order {', '.join(f'{a:.0%}' for a in accuracies)} of its pairs "
-        "as the true one does. What the command does is said in `benchmarks/ordering.py`.",
+        "as the true reward does. `benchmarks/ordering.py` describes the command.",
         "",
         "| claim | outcome | figures, one per seed |",
         "|---|---|---|",
         *(f"| {c.text} | {_outcome(c)} | {c.figures} |" for c in made),
         "",
         "Reward at a KL in nats: mean (lowest to highest of the seeds), then the mean regret to the optimum. Empty: no "
-        "run comes so far. Linear between evaluations, so a little low before the first of them.",
+        "run reaches this KL. Linear between evaluations, so slightly too low before the first one.",
         "",
         f"| method | settings | {' | '.join(f'{k:g}' for k in GRID)} |",
         "|---|---|" + "---|" * len(GRID),
         f"| optimum | | {' | '.join(f'{edge.at(k):.2f}' for k in GRID)} |",
         *(f"| {row[0]} | {settings[row[0]]} | {' | '.join(row[1:])} |" for row in rows),
         "",
-        "The ends of the runs, reward@KL, one per seed:",
+        "End of each run as reward@KL, one per seed:",
         "",
         "| method | setting | end |",
         "|---|---|---|",

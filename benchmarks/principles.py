@@ -276,8 +276,8 @@ def page(found: Mapping[str, Any]) -> str:
     lines = [
         "# Principles on stories",
         "",
-        f"{about['date']}, {about['device']}, one thread, {about['minutes']} minutes (stages that were there "
-        f"already not counted); made by `{about['command']}`. {found['prompts']} prompts gave {pairs}. Intervals "
+        f"{about['date']}, {about['device']}, one thread, {about['minutes']} minutes, not counting "
+        f"reused stages; made by `{about['command']}`. {found['prompts']} prompts gave {pairs}. Intervals "
         "are 95 % over held-out openings, scenes and twins; those of differences are paired.",
         "",
         f"| figure | {' | '.join(columns)} |",

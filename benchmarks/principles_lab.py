@@ -264,10 +264,10 @@ def page(found: Mapping[str, Any]) -> str:
         lab_world.about_line(found["about"]),
         f"Means over {found['plan']['seeds']} seeds, in brackets the lowest and the highest; "
         f"{found['plan']['steps']} updates of 64 pairs, beta {found['beta']:g}, bound {found['bound']:g} on the share "
-        f"of answers with a 5, lambda {found['multiplier']:.2f} where an arm is told it. Exact means over "
+        f"of answers with a 5, lambda {found['multiplier']:.2f} for arms that are given it. Exact means over "
         f"{len(HELD_OUT)} held-out prompts; KL in nats, to the start and to the constrained optimum. Objective is "
-        "reward - beta KL; the shortfall is how much more of it the best policy has that costs no more. The "
-        f"multipliers of C-DPO ended at {last}.",
+        "reward - beta KL; the shortfall is how far it is below that of the best policy with the same or a lower cost. "
+        f"The multipliers of C-DPO ended at {last}.",
         "",
         "| policy | reward | cost | KL to the start | KL to the optimum | objective | shortfall |",
         "|---|---|---|---|---|---|---|",

@@ -200,11 +200,11 @@ def page(found: Mapping[str, Any]) -> str:
     lines = [
         "# Principles on stories at equal valence",
         "",
-        f"{about['date']}, {about['device']}, one thread, {about['minutes']} minutes (stages that were there already "
-        f"not counted); made by `{about['command']}`. {pairs}; DPO at lr {LR:g} for {found['plan']['epochs']:g} "
-        f"epochs, {found['plan']['seeds']} training seeds, whose policies are averaged. Intervals are 95 % over "
+        f"{about['date']}, {about['device']}, one thread, {about['minutes']} minutes, not counting reused "
+        f"stages; made by `{about['command']}`. {pairs}; DPO at lr {LR:g} for {found['plan']['epochs']:g} "
+        f"epochs, averaged over {found['plan']['seeds']} training seeds. Intervals are 95 % over "
         f"{len(FRESH)} fresh scenes, openings and twins; those of differences are paired. Valence counts as equal "
-        f"where the interval of its difference holds 0 and lies within {found['margin']:g} points either way.",
+        f"if the interval of its difference contains 0 and lies within {found['margin']:g} points either way.",
         "",
         f"| figure | {' | '.join(columns)} |",
         "|---" * (len(columns) + 1) + "|",
