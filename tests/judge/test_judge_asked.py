@@ -227,7 +227,7 @@ def test_one_request_that_is_too_long_is_no_verdict_and_ends_nothing(server, tmp
         script.plan[:] = ["ok", f"long {said}", "ok"]
         rulings = asked.played(games, asking(), Server(url, "m").ask, cache, name="j", concurrency=1)
         assert [r.outcome for r in rulings] == ["first", "none", "first"]
-        assert rulings[1].why == "the server's model cannot read so much"
+        assert rulings[1].why == "the request is too long for the server's model"
         assert len(cache) == 2  # a server started anew may read more
         again = asked.played(games, asking(), Server(url, "m").ask, cache, name="j")
     assert [r.outcome for r in again] == ["first"] * 3

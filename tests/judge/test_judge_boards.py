@@ -38,7 +38,9 @@ def test_no_verdict_counts_for_nobody():
     said = verdicts(("a", "b", "win"), ("b", "a", "win"), ("a", "b", "none"))
     board = judge.of_models(said, resamples=5)
     assert (board.verdicts, board.without) == (2, 1)
-    assert "1 verdicts name no winner" in " ".join(judge.models_as_plain(board, "half", "x")["findings"])
+    assert "1 verdicts name neither a winner nor a tie" in " ".join(
+        judge.models_as_plain(board, "half", "x")["findings"]
+    )
 
 
 def test_groups_that_never_met_are_named():

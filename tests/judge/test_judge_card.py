@@ -233,7 +233,7 @@ def test_pairs_to_read_come_with_both_orders_and_what_people_said():
     assert [(w["why"], w["prompt"]) for w in worst] == [
         ("people prefer the other", "q2"),
         ("people prefer the other", "q1"),
-        ("each order names another winner", "q3"),
+        ("each order names a different winner", "q3"),
         ("no verdict", "q4"),
     ]
     assert worst[1]["people"] == "2 x second, 1 x tie"

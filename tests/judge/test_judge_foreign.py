@@ -129,7 +129,7 @@ def test_an_unreadable_preference_names_its_row(tmp_path, preference):
 @pytest.mark.parametrize("winner", ["A", "Model_1", "", None, 1, "model_3"])
 def test_an_unknown_winner_is_refused(tmp_path, winner):
     row = {"question_id": 1, "model_1": "a", "model_2": "b", "judge": "j", "g1_winner": winner, "g2_winner": "tie"}
-    with pytest.raises(AfzalError, match="has the verdict"):
+    with pytest.raises(AfzalError, match="has the unknown verdict"):
         read(tmp_path, [row])
 
 

@@ -80,7 +80,7 @@ def test_groups_that_miss_somebody_are_refused():
     said = labels.of_items(rows(5, TWO))
     with pytest.raises(AfzalError, match="'eve' has no group"):
         groups.stated(said, dict.fromkeys(("ann", "ben", "cat", "dil"), "x"), resamples=5)
-    with pytest.raises(AfzalError, match="of one group"):
+    with pytest.raises(AfzalError, match="annotators are in one group"):
         groups.stated(said, dict.fromkeys(TWO, "x"), resamples=5)
 
 

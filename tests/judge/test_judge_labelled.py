@@ -65,7 +65,7 @@ def test_gold_overrules_the_label_and_a_disputed_truth_counts_for_nobody(tmp_pat
 
 def test_rows_without_a_truth_are_refused(tmp_path: Path) -> None:
     source = rows(tmp_path / "rows.jsonl", [pair(0, Comparison(0, 1, "first", annotator="j"))])
-    with pytest.raises(AfzalError, match="no verdicts beside a known truth") as error:
+    with pytest.raises(AfzalError, match="no verdicts on pairs of known truth") as error:
         read_labelled([source])
     assert "rows.jsonl of afzal judge" in str(error.value)
 

@@ -116,7 +116,7 @@ def test_judges_of_words_refuse_answers_that_are_images(kind, tmp_path):
     spec = {"rule": "rule:longest", "function": "len.py:f"}.get(kind, str(tmp_path / "judge.yaml"))
     inner = "kind: function\n  function: x.py:f"
     (tmp_path / "judge.yaml").write_text(f"kind: debate\njudge:\n  {inner}\ndebater:\n  {inner}\n")
-    with pytest.raises(AfzalError, match="reads words, and"):
+    with pytest.raises(AfzalError, match="reads only text, and"):
         judge_items(spec, rows, cache=tmp_path / "replies.sqlite")
 
 
@@ -155,7 +155,7 @@ def test_models_that_read_texts_alone_refuse_images(tmp_path):
     (tmp_path / "judge.yaml").write_text(
         f"kind: model\nmodel: {folder}\nverdict:\n  choices: {{A: first, B: second}}\n"
     )
-    with pytest.raises(AfzalError, match="reads texts alone"):
+    with pytest.raises(AfzalError, match="reads only text"):
         judge_items(str(tmp_path / "judge.yaml"), rows, cache=tmp_path / "replies.sqlite")
 
 

@@ -79,7 +79,7 @@ def test_judges_beside_the_label_of_rows(tmp_path, capsys):
 def test_verdicts_without_their_rows_are_refused(judged, capsys):
     (judged / "rows.jsonl").unlink()
     assert main(["leaderboard", str(judged / "verdicts.jsonl")]) == 2
-    assert "they are not beside it" in capsys.readouterr().err
+    assert "refers to rows that are not in its folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_judges_that_say_the_opposite_cannot_be_weighed(tmp_path, capsys):
 def test_answers_alone_are_no_verdicts(tmp_path, capsys):
     assert main(["leaderboard", answers(tmp_path / "a.jsonl", [1, 2])]) == 2
     error = capsys.readouterr().err
-    assert "nobody has compared two of them" in error
+    assert "it holds answers, but no comparisons of them" in error
     assert "afzal judge" in error
 
 

@@ -107,7 +107,7 @@ def test_whole_prompts_are_held_out():
         assert len(chosen) == 12
         assert not set(number[chosen]) & set(number[rest])
         assert len(rest) == 40  # of two prompts the truth is known, twenty pairs
-    with pytest.raises(AfzalError, match="nothing to measure on"):
+    with pytest.raises(AfzalError, match="no pair to measure on"):
         truths.curve(said, (55,))
 
 

@@ -1,7 +1,7 @@
-"""Several models against one other, by judges and by people: win rates, and who agrees with whom.
+"""Several models against one opponent, by judges and by people: win rates and agreement.
 
-The table of Rafailov et al. 2023 (Table 2), with an interval for each figure: one column for each model, all of them
-compared with the same other model. Win rates count a tie as half a win; a pair without a verdict counts for nobody.
+The table of Rafailov et al. 2023 (Table 2), with an interval for each figure: one column per model, all compared with
+the same opponent. Win rates count a tie as half a win; a pair without a verdict counts for neither side.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from afzal.records import Item, prompt_key
 
 PEOPLE = "people"
 
-_CERTAIN = 0.01  # a smaller p-value of no slot bias is told
+_CERTAIN = 0.01  # slot bias is reported below this p-value
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One model against the other: what each judge says (``summary.json``) and what people alone say; None without
-    people's votes on these pairs."""
+    """One model against the opponent: each judge's summary (``summary.json``), and the figures of people alone, None
+    without their votes on these pairs."""
 
     name: str
     summaries: Sequence[Mapping[str, Any]]
@@ -38,9 +38,8 @@ class Column:
 def of_people(
     items: Sequence[Item], pairs: Sequence[Pair], labels: Labels | None, *, resamples: int = 1000
 ) -> dict[str, Any] | None:
-    """What people alone say of two models: labels, the win rate of the first model over the pairs that they ordered,
-    and the share of pairs of labels on one pair of answers that are equal; None without labels, or without two models.
-    """
+    """Figures of people alone on two models: labels, the first model's win rate over the pairs that they ordered, and
+    the probability that two labels of one pair agree; None without labels or without two models."""
     sides = two_models(items, pairs)
     if labels is None or sides is None:
         return None
@@ -59,12 +58,12 @@ def of_people(
 
 
 def table(columns: Sequence[Column], other: str) -> dict[str, Any]:
-    """The table as plain values, as :func:`afzal.report.write_board` takes them.
+    """The table as plain values, for :func:`afzal.report.write_board`.
 
-    ``lines`` has a win rate for each model and each who judged; ``agreement`` how often two who judged the same pair
-    say the same; ``tables`` the same side by side.
+    ``lines`` has a win rate per model and judge (people included), ``agreement`` how often two of them agree on a pair,
+    and ``tables`` all of it side by side.
     """
-    judges = [found["judge"] for found in columns[0].summaries]
+    judges = [summary["judge"] for summary in columns[0].summaries]
     return {
         "title": f"Win rates against {other}",
         "subtitle": ", ".join(c.name for c in columns),
@@ -80,7 +79,7 @@ def table(columns: Sequence[Column], other: str) -> dict[str, Any]:
 
 
 def lines(board: Mapping[str, Any]) -> list[str]:
-    """The table in words, line by line, with its columns below each other."""
+    """The table as lines of text with aligned columns."""
     side = board["tables"][0]
     rows = [side["columns"], *side["rows"]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -89,17 +88,17 @@ def lines(board: Mapping[str, Any]) -> list[str]:
 
 
 def _lines(column: Column) -> list[dict[str, Any]]:
-    said = [(found["judge"], _rate(found), found["pairs"]) for found in column.summaries]
+    rates = [(summary["judge"], _rate(summary), summary["pairs"]) for summary in column.summaries]
     if column.people is not None:
-        said.append((PEOPLE, column.people["win_rate"], column.people["win_rate"]["pairs"]))
+        rates.append((PEOPLE, column.people["win_rate"], column.people["win_rate"]["pairs"]))
     return [
         {"name": f"{column.name} by {who}", "model": column.name, "by": who, **_ends(rate), "pairs": pairs}
-        for who, rate, pairs in said
+        for who, rate, pairs in rates
     ]
 
 
-def _rate(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    return found.get("models", {}).get("win_rate")
+def _rate(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    return summary.get("models", {}).get("win_rate")
 
 
 def _ends(known: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -107,20 +106,20 @@ def _ends(known: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _agreement(column: Column) -> list[dict[str, Any]]:
-    found = []
-    for seen in column.summaries:
-        if (beside_people := seen.get("people")) is not None:
+    lines = []
+    for summary in column.summaries:
+        if (beside_people := summary.get("people")) is not None:
             agreed = beside_people["agreement"]
-            found.append({"model": column.name, "first": seen["judge"], "second": PEOPLE, **_ends(agreed)})
+            lines.append({"model": column.name, "first": summary["judge"], "second": PEOPLE, **_ends(agreed)})
             if "minus_ceiling" in beside_people:
-                found[-1]["minus_ceiling"] = _ends(beside_people["minus_ceiling"])
+                lines[-1]["minus_ceiling"] = _ends(beside_people["minus_ceiling"])
     if column.people is not None and column.people["agreement"] is not None:
-        found.append({"model": column.name, "first": PEOPLE, "second": PEOPLE, **_ends(column.people["agreement"])})
-    return found
+        lines.append({"model": column.name, "first": PEOPLE, "second": PEOPLE, **_ends(column.people["agreement"])})
+    return lines
 
 
 def _side_by_side(columns: Sequence[Column], judges: Sequence[str]) -> dict[str, Any]:
-    """The models side by side, a row for each figure."""
+    """The models side by side, one row per figure."""
     voted = any(c.people is not None for c in columns)
     rows = [["pairs of answers", *(f"{c.summaries[0]['pairs']:,}" for c in columns)]]
     rows += [["labels of people", *(_cell(c.people, lambda p: f"{p['labels']:,}") for c in columns)]] if voted else []
@@ -131,9 +130,11 @@ def _side_by_side(columns: Sequence[Column], judges: Sequence[str]) -> dict[str,
     if voted:
         rows.append(["win rate by people", *(_cell(c.people, lambda p: percent(p["win_rate"])) for c in columns)])
         for k, name in enumerate(judges):
-            seen = [c.summaries[k].get("people") for c in columns]
-            rows.append([f"{name} agrees with a person", *(_cell(s, lambda p: percent(p["agreement"])) for s in seen)])
-            gaps = [None if s is None else s.get("minus_ceiling") for s in seen]
+            with_people = [c.summaries[k].get("people") for c in columns]
+            rows.append(
+                [f"{name} agrees with a person", *(_cell(s, lambda p: percent(p["agreement"])) for s in with_people)]
+            )
+            gaps = [None if s is None else s.get("minus_ceiling") for s in with_people]
             rows += [[f"{name} less a person", *(_cell(gap, points) for gap in gaps)]] if any(gaps) else []
         agreed = [None if c.people is None else c.people["agreement"] for c in columns]
         rows.append(["a person agrees with another", *(_cell(known, percent) for known in agreed)])
@@ -146,14 +147,16 @@ def _side_by_side(columns: Sequence[Column], judges: Sequence[str]) -> dict[str,
     return {"title": "Side by side", "words": words, "columns": ["", *(c.name for c in columns)], "rows": rows}
 
 
-def _trust(name: str, seen: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """What a win rate does not show of a judge: games without a verdict, and how often both orders agree."""
+def _trust(name: str, summaries: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Rows on a judge's reliability: games without a verdict, and how often both orders agree."""
     share = lambda value: f"{100 * value:.1f} %"  # noqa: E731
     rows = []
-    if any(found["no_verdict"] for found in seen):
-        rows.append([f"games without a verdict by {name}", *(share(found["no_verdict_share"]) for found in seen)])
-    if any("orders" in found for found in seen):
-        agree = [found.get("orders", {}).get("consistent") for found in seen]
+    if any(summary["no_verdict"] for summary in summaries):
+        rows.append(
+            [f"games without a verdict by {name}", *(share(summary["no_verdict_share"]) for summary in summaries)]
+        )
+    if any("orders" in summary for summary in summaries):
+        agree = [summary.get("orders", {}).get("consistent") for summary in summaries]
         rows.append([f"both orders agree by {name}", *(_cell(known, share) for known in agree)])
     return rows
 
@@ -163,17 +166,17 @@ def _cell(known: Any, shown: Callable[[Any], str]) -> str:
 
 
 def _findings(columns: Sequence[Column], judges: Sequence[str], other: str) -> list[str]:
-    said = []
+    findings = []
     for c in columns:
         rate = c.people["win_rate"] if c.people is not None else _rate(c.summaries[0])
         who = PEOPLE if c.people is not None else judges[0]
         if rate is not None:
-            told = "" if side(rate) else ", not told apart"
-            said.append(f"{c.name} against {other}, by {who}: {percent(rate)}{told}.")
+            verdict = "" if side(rate) else ", not told apart"
+            findings.append(f"{c.name} against {other}, by {who}: {percent(rate)}{verdict}.")
     for k, name in enumerate(judges):
-        games = [(c.name, found) for c in columns if (found := c.summaries[k].get("orders")) is not None]
-        leaning = [model for model, found in games if found["slot_p"] is not None and found["slot_p"] < _CERTAIN]
-        said += [f"{name} prefers a slot whatever stands there, on {', '.join(leaning)}."] if leaning else []
+        games = [(c.name, orders) for c in columns if (orders := c.summaries[k].get("orders")) is not None]
+        leaning = [model for model, orders in games if orders["slot_p"] is not None and orders["slot_p"] < _CERTAIN]
+        findings += [f"{name} prefers a slot regardless of the answer, on {', '.join(leaning)}."] if leaning else []
         seen = [
             (c.name, rate, c.people["win_rate"])
             for c in columns
@@ -181,16 +184,18 @@ def _findings(columns: Sequence[Column], judges: Sequence[str], other: str) -> l
         ]
         wrong = [name for name, rate, by_people in seen if _apart(rate, by_people)]
         if wrong:
-            said.append(f"{name} and people part on {', '.join(wrong)}: their intervals of the win rate do not meet.")
+            findings.append(
+                f"{name} and people disagree on {', '.join(wrong)}: the intervals of their win rates do not overlap."
+            )
         if len(seen) > 1:
             ranked = [c for c, *_ in sorted(seen, key=lambda known: -known[1]["value"])]
             same = ranked == [c for c, *_ in sorted(seen, key=lambda known: -known[2]["value"])]
-            words = "as people do" if same else "otherwise than people"
-            said.append(f"{name} ranks the models {words}: {', '.join(ranked)}.")
+            words = "as people do" if same else "differently from people"
+            findings.append(f"{name} ranks the models {words}: {', '.join(ranked)}.")
     missing = [c.name for c in columns if c.people is None]
     if missing and len(missing) < len(columns):
-        said.append(f"There are no votes of people on {', '.join(missing)}.")
-    return said
+        findings.append(f"There are no votes of people on {', '.join(missing)}.")
+    return findings
 
 
 def _apart(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""From the labels of several annotators to one preference per pair, and when not to trust it."""
+"""Aggregation of several annotators' labels into one preference per pair, with warnings when not to trust it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from afzal.stats.agreement import counts
 By = Literal["mean", "jeffreys", "majority", "dawid_skene", "crowd_bt", "gold"]
 LabelKind = Literal["soft", "weighted"]
 UNSUPERVISED = ("dawid_skene", "crowd_bt")
-CROWD_RIDGE = 0.1  # of strengths in nats: a pair's difference has a prior with standard deviation 3.2
-HELD_OUT = 20  # pairs of known truth from which an anchored answer may be believed against the majority
-SURE = 0.9  # posterior of the likeliest class below which a pair is counted as unsure
-PARTS_AT = 0.05  # share of decided pairs on which Dawid-Skene may differ from the majority before it is not believed
+CROWD_RIDGE = 0.1  # on strengths in nats: the prior of a pair's difference has standard deviation 3.2
+HELD_OUT = 20  # pairs of known truth needed to believe an anchored answer against the majority
+SURE = 0.9  # a pair is unsure if the posterior of its likeliest class is below this
+PARTS_AT = 0.05  # Dawid-Skene is not believed if it differs from the majority on a larger share of decided pairs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,17 +28,17 @@ class Aggregated:
     """One answer per pair.
 
     Attributes:
-        p_first: ``[N]`` probability that the first response is better (a tie is half); NaN where nothing orders them:
-            no label, or most said that both are bad.
-        moved: pairs on which the answer names another winner than the majority does, of those that it decides.
+        p_first: ``[N]`` probability that the first response is better (a tie is 0.5); NaN without an order: no label,
+            or most labels say that both are bad.
+        moved: pairs, among those the majority decides, on which the answer names a different winner.
         decided: pairs that the majority decides.
-        dawid_skene_moved: the same for Dawid-Skene without known truth, whatever was asked for; None with fewer than
-            three annotators.
-        warnings: why the answer may be wrong, in words.
-        eta: of each annotator, how often they say what they see (Crowd-BT alone): 1/2 is a coin, below it reversed.
-        checked: pairs of known truth, and on how many of them, held out, the anchored answer and the majority are right
-            (Dawid-Skene with known truth alone).
-        fit: what Dawid and Skene's model found (``dawid_skene`` alone).
+        dawid_skene_moved: the same for Dawid-Skene without known truth, whatever the method asked for; None with fewer
+            than three annotators.
+        warnings: reasons why the answer may be wrong, in words.
+        eta: reliability of each annotator (Crowd-BT only): 1/2 is a coin, below it the labels are reversed.
+        checked: number of pairs of known truth, and the shares of them, held out, on which the anchored answer and the
+            majority are right (Dawid-Skene with known truth only).
+        fit: the fit of Dawid and Skene's model (``dawid_skene`` only).
     """
 
     p_first: np.ndarray
@@ -51,31 +51,31 @@ class Aggregated:
     fit: annotators.DawidSkene | None = None
 
     def soft_share(self) -> float:
-        """The share of pairs with an answer whose answer is not certain: a tie, or a split."""
+        """The share of answered pairs whose answer is not certain: a tie or a split vote."""
         known = self.p_first[np.isfinite(self.p_first)]
         return float(((known > 0) & (known < 1)).mean()) if len(known) else 0.0
 
     def histogram(self) -> dict[str, int]:
-        """How many pairs have each label, the probability of the first answer to four digits, in order."""
+        """The number of pairs by label (the probability of the first answer to four digits), in order."""
         values, counts = np.unique(self.p_first[np.isfinite(self.p_first)].round(4), return_counts=True)
         return {f"{value:.4f}": int(count) for value, count in zip(values, counts, strict=True)}
 
     def right(self, gold: np.ndarray) -> float | None:
-        """How often the answer names the true winner ``[N]``, a tie or no answer counting half; None without truths."""
+        """How often the answer names the true winner ``[N]``; a tie or no answer counts half. None without truths."""
         at = np.flatnonzero(ordering(gold) >= 0)
-        said = np.nan_to_num(self.p_first, nan=0.5)[at]
-        return float(credit(said, POINTS[gold[at]]).mean()) if len(at) else None
+        p = np.nan_to_num(self.p_first, nan=0.5)[at]
+        return float(credit(p, POINTS[gold[at]]).mean()) if len(at) else None
 
     @property
     def doubtful(self) -> bool:
-        """Whether the annotators part so far that an unsupervised answer is not to be believed."""
+        """Whether the annotators disagree too much for an unsupervised answer to be believed."""
         return self.dawid_skene_moved is not None and self.dawid_skene_moved > PARTS_AT * max(1, self.decided)
 
     @property
     def refused(self) -> bool:
-        """Whether the answer asked for contradicts the majority on more pairs than may be believed.
+        """Whether the answer contradicts the majority on too many pairs to be believed.
 
-        Of supervised answers, only one that held-out pairs of known truth speak for is believed against the majority.
+        A supervised answer is believed against the majority only if held-out pairs of known truth support it.
         """
         if self.moved <= PARTS_AT * max(1, self.decided):
             return False
@@ -87,13 +87,13 @@ def aggregate(labels: Labels, by: By = "mean", *, anchored: bool = True) -> Aggr
     """Aggregate the labels that order a pair (first, second, tie).
 
     Args:
-        anchored: whether Dawid-Skene may know the pairs of known truth; verdict files have them to measure judges by.
-        by: ``mean``, the share of the votes (a soft label); ``jeffreys``, the same with half a vote for each response
-            beside them, so that few votes are never certain (the mean under Jeffreys' prior); ``majority``, the most
-            frequent label, an even split being a tie; ``dawid_skene``, weights by a confusion matrix of each annotator,
-            unsupervised, or anchored by the pairs of known truth where there are any; ``crowd_bt``, Bradley-Terry
-            strengths of the responses with a reliability of each annotator; ``gold``, weights by what each annotator is
-            worth on the pairs of known truth.
+        anchored: whether Dawid-Skene may use the pairs of known truth; verdict files have them for measuring judges.
+        by: ``mean``, the share of the votes (a soft label); ``jeffreys``, the same with half a vote added for each
+            response, so that few votes are never certain (the mean under Jeffreys' prior); ``majority``, the most
+            frequent label, an even split being a tie; ``dawid_skene``, weights by each annotator's confusion matrix,
+            unsupervised, or anchored by the pairs of known truth if there are any; ``crowd_bt``, Bradley-Terry
+            strengths of the responses with a reliability per annotator; ``gold``, weights by each annotator's accuracy
+            on the pairs of known truth.
 
     Raises:
         AfzalError: ``gold`` without a labelled pair of known truth.
@@ -117,22 +117,22 @@ def aggregate(labels: Labels, by: By = "mean", *, anchored: bool = True) -> Aggr
     answer = np.where((heard > 0) & (bad <= heard), answer, np.nan)
     decided = int((np.isfinite(majority) & (majority != 0.5)).sum())
     ds_moved = None if unsupervised is None else _moved(_points(unsupervised.posterior), majority)
-    found = Aggregated(answer, _moved(answer, majority), decided, ds_moved, (), eta, checked, fit)
-    return replace(found, warnings=tuple(_warnings(found, labels, by)))
+    answered = Aggregated(answer, _moved(answer, majority), decided, ds_moved, (), eta, checked, fit)
+    return replace(answered, warnings=tuple(_warnings(answered, labels, by)))
 
 
 def without_bad(table: np.ndarray) -> np.ndarray:
-    """Labels that order a pair; -1 for "both are bad", as for no label."""
+    """The labels that order a pair; -1 for "both are bad" and for no label."""
     return np.where(table == BOTH_BAD, -1, table)
 
 
 def ordering(gold: np.ndarray) -> np.ndarray:
-    """Truths that order a pair; -1 for others."""
+    """The truths that order a pair; -1 for others."""
     return np.where((gold >= 0) & (gold < 3), gold, -1)
 
 
 def classes_of(table: np.ndarray, gold: np.ndarray) -> int:
-    """How many classes there are: first and second, and tie where a label or a truth says so."""
+    """The number of classes: first and second, and tie if a label or a truth is one."""
     return 3 if (table == TIE).any() or (gold == TIE).any() else 2
 
 
@@ -141,14 +141,14 @@ def _is_anchored(table: np.ndarray, known: np.ndarray) -> bool:
 
 
 def _held_out(table: np.ndarray, known: np.ndarray, majority: np.ndarray) -> tuple[int, float, float]:
-    """(pairs, share right by Dawid-Skene, share right by the majority), each fifth of the truths held out in turn."""
+    """(number of pairs, accuracy of Dawid-Skene, accuracy of the majority), by five-fold cross-validation."""
     at = np.flatnonzero((known >= 0) & (table >= 0).any(1))
     answer = np.full(len(known), np.nan)
     for fold in range(min(5, len(at))):
         held = at[fold::5]
-        kept = known.copy()
-        kept[held] = -1
-        answer[held] = _points(_dawid_skene(table, kept).posterior)[held]
+        shown = known.copy()
+        shown[held] = -1
+        answer[held] = _points(_dawid_skene(table, shown).posterior)[held]
     truth = POINTS[known[at]]
     anchored, voted = (float(credit(said[at], truth).mean()) for said in (answer, majority))
     return len(at), anchored, voted
@@ -159,15 +159,15 @@ POINTS = np.array([1.0, 0.0, 0.5])
 
 
 def credit(said: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """1 for the right side, 1/2 for a tie where one side is right or the other way round, else 0."""
+    """1 for the right side, 1/2 if exactly one of answer and truth is a tie, else 0."""
     return 1 - np.abs(np.sign(said - 0.5) - np.sign(truth - 0.5)) / 2
 
 
 def _crowd_bt(table: np.ndarray, pairs: Sequence[Place]) -> tuple[np.ndarray, tuple[float, ...]]:
     """``[N]`` probabilities that the first is better, and the reliability of each annotator.
 
-    The players are the responses of each item on each axis, so that a reliability does not take up what differs between
-    them.
+    Every response of an item is a separate player on each axis, so that reliabilities do not absorb differences between
+    axes.
     """
     players: dict[tuple[int, int, str | None], int] = {}
     ends = [[players.setdefault((item, k, axis), len(players)) for k in (i, j)] for item, i, j, axis in pairs]
@@ -186,9 +186,9 @@ def _crowd_bt(table: np.ndarray, pairs: Sequence[Place]) -> tuple[np.ndarray, tu
 
 def _majority(table: np.ndarray) -> np.ndarray:
     """``[N]`` 1, 0 or 0.5; NaN without a label."""
-    said = counts(table, 3)
-    top = said.max(1)
-    first, second, tie = (said[:, c] == top for c in (FIRST, SECOND, TIE))
+    votes = counts(table, 3)
+    top = votes.max(1)
+    first, second, tie = (votes[:, c] == top for c in (FIRST, SECOND, TIE))
     value = np.where(first & ~second & ~tie, 1.0, np.where(second & ~first & ~tie, 0.0, 0.5))
     return np.where(top > 0, value, np.nan)
 
@@ -198,7 +198,7 @@ def _points(distribution: np.ndarray) -> np.ndarray:
 
 
 def _at_rest(table: np.ndarray) -> annotators.DawidSkene | None:
-    """Dawid-Skene's answer; None where it did not converge, as with labels that say next to nothing."""
+    """Dawid-Skene's fit; None if it did not converge, as with almost uninformative labels."""
     try:
         return _dawid_skene(table, np.full(len(table), -1))
     except ValueError:
@@ -237,34 +237,34 @@ def _answer(table: np.ndarray, known: np.ndarray, by: By) -> np.ndarray:
 
 
 def _moved(answer: np.ndarray, majority: np.ndarray) -> int:
-    """Pairs decided by the majority on which the answer names the other response, or none."""
+    """The number of pairs decided by the majority on which the answer names the other response or a tie."""
     decided = np.isfinite(majority) & (majority != 0.5) & np.isfinite(answer)
     return int((np.sign(answer - 0.5) != np.sign(majority - 0.5))[decided].sum())
 
 
-def _warnings(found: Aggregated, labels: Labels, by: By) -> list[str]:
-    said = []
+def _warnings(result: Aggregated, labels: Labels, by: By) -> list[str]:
+    warnings = []
     known = int((labels.gold >= 0).sum())
-    if found.doubtful:
-        said.append(
-            f"Dawid-Skene names another winner than the majority on {found.dawid_skene_moved} of {found.decided} "
+    if result.doubtful:
+        warnings.append(
+            f"Dawid-Skene contradicts the majority on {result.dawid_skene_moved} of {result.decided} "
             "pairs: the annotators share errors, so agreement does not show who is right. "
             + ("The answer by gold items is the one to use." if by == "gold" else _mend(known))
         )
-    elif found.dawid_skene_moved is not None:
-        said.append(f"Dawid-Skene moves {found.dawid_skene_moved} of {found.decided} decided pairs.")
+    elif result.dawid_skene_moved is not None:
+        warnings.append(f"Dawid-Skene moves {result.dawid_skene_moved} of {result.decided} decided pairs.")
     if by == "crowd_bt":
-        said.append(f"Crowd-BT moves {found.moved} of {found.decided} decided pairs.")
-    if found.checked is not None:
-        n, anchored, majority = found.checked
-        said.append(
-            f"Anchored by known truth, Dawid-Skene moves {found.moved} of {found.decided} decided pairs. On the {n} "
+        warnings.append(f"Crowd-BT moves {result.moved} of {result.decided} decided pairs.")
+    if result.checked is not None:
+        n, anchored, majority = result.checked
+        warnings.append(
+            f"Anchored by known truth, Dawid-Skene moves {result.moved} of {result.decided} decided pairs. On the {n} "
             f"pairs of known truth, each fifth held out in turn, it is right on {anchored:.0%}, the majority on "
             f"{majority:.0%}."
         )
     if by == "gold" and known < 10:
-        said.append(f"{known} pairs of known truth are few; ten or more make the weights steady.")
-    return said
+        warnings.append(f"{known} pairs of known truth are few; ten or more make the weights steady.")
+    return warnings
 
 
 def _mend(known: int) -> str:
@@ -272,14 +272,16 @@ def _mend(known: int) -> str:
 
 
 def fit_as_plain(fit: annotators.DawidSkene, labels: Labels) -> dict[str, Any]:
-    """What Dawid and Skene's model thinks of classes and annotators, with a table."""
+    """The estimates of Dawid and Skene's model for classes and annotators, with a table."""
     classes = CLASSES[: len(fit.prior)]
     people, rows = {}, []
     for name, confusion, accuracy in zip(labels.annotators, fit.confusion, fit.accuracy, strict=True):
-        told = {c: dict(zip(classes, map(float, row), strict=True)) for c, row in zip(classes, confusion, strict=True)}
-        people[name] = {"accuracy": float(accuracy), "confusion": told}
-        rows.append([name, *(f"{told[c][c]:.1%}" for c in classes), f"{accuracy:.1%}"])
-    words = "How often each says what is true, by the model's own estimate, for each truth and over all."
+        matrix = {
+            c: dict(zip(classes, map(float, row), strict=True)) for c, row in zip(classes, confusion, strict=True)
+        }
+        people[name] = {"accuracy": float(accuracy), "confusion": matrix}
+        rows.append([name, *(f"{matrix[c][c]:.1%}" for c in classes), f"{accuracy:.1%}"])
+    words = "How often each annotator is right, by the model's own estimate, for each true class and overall."
     table = {
         "title": "Annotators by Dawid-Skene",
         "words": words,
@@ -296,16 +298,17 @@ def fit_as_plain(fit: annotators.DawidSkene, labels: Labels) -> dict[str, Any]:
     return {"dawid_skene": plain, "tables": [table]}
 
 
-def as_items(items: Sequence[Item], labels: Labels, found: Aggregated, by: By, kind: LabelKind = "soft") -> list[Item]:
+def as_items(items: Sequence[Item], labels: Labels, result: Aggregated, by: By, kind: LabelKind = "soft") -> list[Item]:
     """The rows with one vote per pair and axis in place of their comparisons and rankings.
 
-    It is a stated probability, or certain where all agree. A pair that nothing orders has no vote. One whose votes all
-    have weight 0, as those on a page's rows of known truth, has a vote of weight 0, which trains nothing either. Other
+
+    The vote states a probability, or is certain if all agree. A pair without an order has no vote. If all votes on a
+    pair have weight 0, as on a page's rows of known truth, so does the new one, and it trains nothing either. Other
     kinds of votes stay as they are.
 
     Args:
-        kind: ``soft`` states the probability p. ``weighted`` names the likelier response with weight abs(2 p - 1), so
-            that a doubtful pair counts little instead of asking for a small margin; a tie has no vote.
+        kind: ``soft`` states the probability p. ``weighted`` names the likelier response with weight abs(2 p - 1): a
+            doubtful pair counts little, instead of asking for a small margin, and a tie has no vote.
     """
     votes: dict[int, list[Comparison]] = {}
     weighed = {
@@ -315,7 +318,7 @@ def as_items(items: Sequence[Item], labels: Labels, found: Aggregated, by: By, k
         if v.weight > 0
     }
     counted = (labels.table >= 0).sum(1)
-    for (number, i, j, axis), p, n in zip(labels.pairs, found.p_first.tolist(), counted.tolist(), strict=True):
+    for (number, i, j, axis), p, n in zip(labels.pairs, result.p_first.tolist(), counted.tolist(), strict=True):
         if p != p or (kind == "weighted" and p == 0.5):
             continue
         outcome = "first" if p > 0.5 else "second" if p < 0.5 else "tie"
@@ -325,8 +328,8 @@ def as_items(items: Sequence[Item], labels: Labels, found: Aggregated, by: By, k
         elif p not in (0.0, 0.5, 1.0):
             vote = replace(vote, probability=p)
         votes.setdefault(number, []).append(vote if (number, i, j, axis) in weighed else replace(vote, weight=0.0))
-    kept = []
+    rows = []
     for number, item in enumerate(items):
         others = tuple(v for v in item.votes if isinstance(v, Rating))
-        kept.append(replace(item, votes=(*votes.get(number, ()), *others)))
-    return kept
+        rows.append(replace(item, votes=(*votes.get(number, ()), *others)))
+    return rows

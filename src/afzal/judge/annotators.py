@@ -1,4 +1,4 @@
-"""How far annotators agree, and what each of them does: the report that precedes any aggregation."""
+"""Agreement between annotators and the habits of each: the report that precedes any aggregation."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from afzal.stats import agreement
 from afzal.stats.intervals import Interval, clustered, share
 from afzal.stats.resampling import sums
 
-ENOUGH = 20  # labels from which a person's habits are judged
-ONE_ANSWER = 0.95  # share of one label that is a pattern, where all others together give it less than half as often
-HASTY = 1 / 3  # of the median seconds of all
+ENOUGH = 20  # labels needed to judge a person's habits
+ONE_ANSWER = 0.95  # share of one label that is a pattern, if all others together give it less than half as often
+HASTY = 1 / 3  # of the median seconds of all annotators
 
 
 @dataclass(frozen=True, slots=True)
 class Two:
-    """Two annotators on the pairs that both labelled: the share of equal labels, the same where both name a winner
-    (None without any) and how many pairs those are, and Cohen's kappa."""
+    """Two annotators on the pairs that both labelled: the share of equal labels, the same among pairs on which both
+    name a winner (None without any) and the number of those, and Cohen's kappa."""
 
     annotators: tuple[str, str]
     raw: float
@@ -37,10 +37,10 @@ class Two:
 class Agreement:
     """Figures over all annotators, each with an interval over prompts.
 
-    ``raw`` is the share of pairs of labels of one item that are equal, ``without_ties`` the same where both name a
-    winner; ``alpha`` is Krippendorff's on classes, ``alpha_scale`` on the scale second, tie, first. ``fleiss`` is None
-    where items have different numbers of labels. ``pairs`` holds every two annotators who met, where there are at most
-    ten.
+    ``raw`` is the share of equal labels among pairs of labels of one item, ``without_ties`` the same among labels that
+    name a winner; ``alpha`` is Krippendorff's on classes, ``alpha_scale`` on the scale second, tie, first. ``fleiss``
+    is None if items have different numbers of labels. ``pairs`` holds every two annotators with common pairs; it is
+    empty for more than ten annotators.
     """
 
     raw: Interval
@@ -57,15 +57,15 @@ class Person:
     """One annotator.
 
     Attributes:
-        labels: how many they gave, and ``ties`` how many of them are ties.
-        with_rest: agreement with the mode of the others; None where nobody else labelled their items.
-        right: share that is right, on items of known truth; None without any.
-        first_slot: of their winners, the share that was shown first; None where that is not recorded.
+        labels: number of labels given; ``ties`` is the number of ties among them.
+        with_rest: agreement with the mode of the others; None if nobody else labelled their items.
+        right: accuracy on items of known truth; None without any.
+        first_slot: share of their winners that was shown first; None if that is not recorded.
         first_slot_p: exact p-value of no preference for a slot.
-        consistent: share of repeated pairs on which they said the same again, and ``repeats`` how many there are; None
-            without repeats.
-        seconds: median; None where they are not recorded.
-        remarks: what is odd about them, in words.
+        consistent: share of repeated pairs with the same label again; None without repeats. ``repeats`` is their
+            number.
+        seconds: median; None if not recorded.
+        remarks: oddities, in words.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Person:
 
 
 def agreement_of(labels: Labels, *, resamples: int = 1000, seed: int = 0) -> Agreement | None:
-    """Agreement of all annotators; None where no pair was labelled by two of them."""
+    """Agreement of all annotators; None if no pair was labelled by two of them."""
     table = agreement.counts(labels.table, len(CLASSES))
     if (table.sum(1) >= 2).sum() == 0:
         return None
@@ -117,19 +117,19 @@ def agreement_of(labels: Labels, *, resamples: int = 1000, seed: int = 0) -> Agr
 
 def _twos(labels: Labels) -> tuple[Two, ...]:
     names, table = labels.annotators, labels.table
-    found = []
+    twos = []
     for a, b in combinations(range(len(names)), 2) if len(names) <= 10 else ():
         met = (table[:, a] >= 0) & (table[:, b] >= 0)
         if met.any():
             same, decided = table[:, a] == table[:, b], met & (table[:, (a, b)] <= SECOND).all(1)
             winners = float(same[decided].mean()) if decided.any() else None
             kappa = agreement.cohen(table[:, a], table[:, b])
-            found.append(Two((names[a], names[b]), float(same[met].mean()), winners, int(decided.sum()), kappa))
-    return tuple(found)
+            twos.append(Two((names[a], names[b]), float(same[met].mean()), winners, int(decided.sum()), kappa))
+    return tuple(twos)
 
 
 def people_of(labels: Labels) -> list[Person]:
-    """Every annotator beside the others."""
+    """Every annotator compared with the others."""
     table = labels.table
     pairs, people = np.nonzero(table >= 0)
     rest = agreement.credit_with_rest(table, len(CLASSES))
@@ -139,12 +139,12 @@ def people_of(labels: Labels) -> list[Person]:
     for s in labels.said:
         by_person[s.annotator].append(s)
     everybody = _everybody(labels)
-    found = []
+    persons = []
     for person, name in enumerate(labels.annotators):
-        own = by_person[person]
+        labels_given = by_person[person]
         known = [of_person.get(person) for of_person in shares]
-        slot, p = _slot(own)
-        seconds = [s.seconds for s in own if s.seconds is not None]
+        slot, p = _slot(labels_given)
+        seconds = [s.seconds for s in labels_given if s.seconds is not None]
         about: dict[str, Any] = {
             "with_rest": known[0],
             "right": known[1],
@@ -152,52 +152,55 @@ def people_of(labels: Labels) -> list[Person]:
             "first_slot_p": p,
             "seconds": float(np.median(seconds)) if seconds else None,
         }
-        said = _remarks(labels, person, own, everybody, about)
-        ties = sum(CLASSES[s.label] == "tie" for s in own)
-        same, repeats = _repeats(own)
-        found.append(Person(name, len(own), ties, consistent=same, remarks=said, repeats=repeats, **about))
-    return found
+        said = _remarks(labels, person, labels_given, everybody, about)
+        ties = sum(CLASSES[s.label] == "tie" for s in labels_given)
+        same, repeats = _repeats(labels_given)
+        persons.append(Person(name, len(labels_given), ties, consistent=same, remarks=said, repeats=repeats, **about))
+    return persons
 
 
 def _shares(labels: Labels, values: np.ndarray, at: tuple[np.ndarray, np.ndarray]) -> dict[int, Interval]:
-    """The mean of each annotator's values ``[M]``, one from 0 to 1 for each label; NaN where a label has none."""
-    own: dict[int, tuple[list[str], list[float]]] = defaultdict(lambda: ([], []))
+    """The mean of each annotator's values ``[M]``: one from 0 to 1 per label, or NaN."""
+    by_person: dict[int, tuple[list[str], list[float]]] = defaultdict(lambda: ([], []))
     for pair, person, value in zip(at[0].tolist(), at[1].tolist(), values.tolist(), strict=True):
         if value == value:
-            own[person][0].append(labels.prompts[pair])
-            own[person][1].append(value)
-    return {person: share(clustered(*given)) for person, given in own.items()}
+            by_person[person][0].append(labels.prompts[pair])
+            by_person[person][1].append(value)
+    return {person: share(clustered(*rows)) for person, rows in by_person.items()}
 
 
-def _slots(own: list[Said]) -> list[bool]:
-    """Of winners in order, whether they were shown first, where that is recorded."""
+def _slots(labels: list[Said]) -> list[bool]:
+    """For each winner in order, whether it was shown first; those without a record are skipped."""
     return [
-        (s.label == FIRST) == s.first_shown_first for s in own if s.first_shown_first is not None and s.label <= SECOND
+        (s.label == FIRST) == s.first_shown_first
+        for s in labels
+        if s.first_shown_first is not None and s.label <= SECOND
     ]
 
 
-def _slot(own: list[Said]) -> tuple[float | None, float | None]:
-    """The share of winners that were shown first, and the exact p-value of a half."""
+def _slot(labels: list[Said]) -> tuple[float | None, float | None]:
+    """The share of winners that were shown first, and the exact p-value of one half."""
     from scipy.stats import binomtest
 
-    won = _slots(own)
+    won = _slots(labels)
     if not won:
         return None, None
     return sum(won) / len(won), float(binomtest(sum(won), len(won)).pvalue)
 
 
-def _repeats(own: list[Said]) -> tuple[float | None, int]:
-    """Of pairs that a person labelled more than once, the share on which all labels are the same; and their number."""
+def _repeats(labels: list[Said]) -> tuple[float | None, int]:
+    """The share of repeatedly labelled pairs on which a person's labels are all the same, and the number of such
+    pairs."""
     by_pair: dict[int, list[int]] = defaultdict(list)
-    for s in own:
+    for s in labels:
         by_pair[s.pair].append(s.label)
     again = [len(set(values)) == 1 for values in by_pair.values() if len(values) > 1]
     return (sum(again) / len(again) if again else None), len(again)
 
 
-def _alternates(own: list[Said]) -> tuple[int, int]:
-    """Of winners one after another, how often the slot changed, and of how many steps."""
-    slots = _slots(own)
+def _alternates(labels: list[Said]) -> tuple[int, int]:
+    """How often the slot of consecutive winners changed, and in how many steps."""
+    slots = _slots(labels)
     return sum(a != b for a, b in pairwise(slots)), max(0, len(slots) - 1)
 
 
@@ -232,15 +235,15 @@ def _remarks(
         return ()
     said, n, pace = [], len(labels.annotators), everybody.pace
     mine = labels.table[:, person]
-    # against the class that the others chose, on pairs with a winner on both sides
+    # compared with the class that the others chose, on pairs with a winner on both sides
     others = everybody.counted - (mine[:, None] == np.arange(len(CLASSES)))
     clear = (mine >= 0) & (mine <= SECOND) & (others[:, FIRST] != others[:, SECOND]) & (others[:, :2].sum(1) > 0)
     if clear.any():
         same = (mine == others[:, :2].argmax(1))[clear]
         prompts = [p for p, c in zip(labels.prompts, clear, strict=True) if c]
-        found = share(clustered(prompts, same.astype(float)))
-        if found.high is not None and found.high < 0.5:
-            said.append(f"names the loser of the others on {1 - found.value:.0%} of pairs: reversed?")
+        agreeing = share(clustered(prompts, same.astype(float)))
+        if agreeing.high is not None and agreeing.high < 0.5:
+            said.append(f"names the loser of the others on {1 - agreeing.value:.0%} of pairs: reversed?")
     p = about["first_slot_p"]
     if p is not None and p < 0.01 / n:
         side = "first" if about["first_slot"] > 0.5 else "second"
@@ -252,12 +255,12 @@ def _remarks(
     rest = everybody.given - mine_given
     given, usual = mine_given / len(own), rest / max(1, rest.sum())
     top = int(given.argmax())
-    alone = not rest.any()  # then 'first' all the time is how the rows are written, and no habit
+    alone = not rest.any()  # then a constant 'first' is the format of the rows and not a habit
     if given[top] >= ONE_ANSWER and (top > SECOND if alone else usual[top] < given[top] / 2):
         beside = "" if alone else f", the others {usual[top]:.0%}"
         said.append(f"says {CLASSES[top]!r} {given[top]:.0%} of the time{beside}")
     if about["seconds"] is not None and pace and about["seconds"] < HASTY * pace:
-        said.append(f"takes {about['seconds']:.1f} s where all take {pace:.1f} s")
+        said.append(f"takes {about['seconds']:.1f} s; the median of all is {pace:.1f} s")
     return tuple(said)
 
 
@@ -277,7 +280,7 @@ def as_plain(labels: Labels, agreed: Agreement | None, people: Sequence[Person],
             "Fleiss' kappa": agreed.fleiss,
             "Gwet's AC1": agreed.gwet,
         }
-        figures = [{"name": name, **interval(found)} for name, found in named.items() if found is not None]
+        figures = [{"name": name, **interval(figure)} for name, figure in named.items() if figure is not None]
         figures += [
             {"name": f"Cohen's kappa, {' and '.join(two.annotators)}", "value": finite(two.cohen), **unknown}
             for two in agreed.pairs
@@ -297,27 +300,34 @@ def as_plain(labels: Labels, agreed: Agreement | None, people: Sequence[Person],
         ("groups of prompts", f"{len(set(labels.prompts)):,}"),
         ("pairs of known truth", f"{int((labels.gold >= 0).sum()):,}"),
     ]
-    found = [] if agreed is None else [f"Two labels of one pair agree with probability {agreed.raw.value:.3f}."]
-    found = found or ["No pair has two labels, so nothing is known about agreement."]
+    findings = [] if agreed is None else [f"Two labels of one pair agree with probability {agreed.raw.value:.3f}."]
+    findings = findings or ["No pair has two labels, so nothing is known about agreement."]
     about = {"title": "Annotators", "subtitle": source, "unit": "agreement with the others", "rule": None}
-    body = {**about, "findings": [*found, *odd], "facts": facts, "lines": lines, "figures": figures, "differences": []}
+    body = {
+        **about,
+        "findings": [*findings, *odd],
+        "facts": facts,
+        "lines": lines,
+        "figures": figures,
+        "differences": [],
+    }
     pairs = () if agreed is None else agreed.pairs
     body["labels"] = {name: {} for name in labels.annotators}
     for s in labels.said:
-        own = body["labels"][labels.annotators[s.annotator]]
-        own[CLASSES[s.label]] = own.get(CLASSES[s.label], 0) + 1
+        tally = body["labels"][labels.annotators[s.annotator]]
+        tally[CLASSES[s.label]] = tally.get(CLASSES[s.label], 0) + 1
     return body | {"pairs_of_annotators": [{key: finite(v) for key, v in asdict(two).items()} for two in pairs]}
 
 
 def _alike(names: Sequence[str]) -> list[str]:
-    """A finding for names that differ in case or blanks alone."""
-    found = defaultdict(list)
+    """A finding for names that differ only in case or spaces."""
+    by_spelling = defaultdict(list)
     for name in names:
-        found[" ".join(name.casefold().split())].append(name)
+        by_spelling[" ".join(name.casefold().split())].append(name)
     return [
-        f"{' and '.join(same)} are counted as {len(same)} annotators, since their names differ: one person, spelled in "
+        f"{' and '.join(same)} are counted as {len(same)} annotators because their names differ: one person, spelled "
         f"{len(same)} ways?"
-        for same in found.values()
+        for same in by_spelling.values()
         if len(same) > 1
     ]
 

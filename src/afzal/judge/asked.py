@@ -1,4 +1,4 @@
-"""Judges that are asked in words: the request of a game, and the ruling that a reply makes of it."""
+"""Judges that are asked in words: from games to requests, and from replies to rulings."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from afzal.servers.requests import Ask, Request, answered
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How a judge is asked, and the one way in which its reply is read.
+    """How a judge is asked, and how its replies are read.
 
     Attributes:
-        prompt: Jinja with ``prompt``, ``first`` and ``second``; with ``prompt`` and ``answer`` where each is scored
+        prompt: Jinja with ``prompt``, ``first`` and ``second``; with ``prompt`` and ``answer`` if each answer is scored
             alone.
-        read: a reply to a reading.
+        read: reads a verdict or score from a reply.
         alone: whether each answer is scored alone.
         larger: whether the larger score is better.
-        about: what else decides a reply, such as the model's name; part of the key in the cache.
+        about: whatever else determines a reply, such as the model's name; part of the cache key.
         seed: of sampled replies.
     """
 
@@ -44,25 +44,24 @@ class Asking:
 
 
 def by_choices(choices: Mapping[str, Outcome]) -> Callable[[Reply], Reading]:
-    """Replies whose last line is ``VERDICT: word``."""
+    """A reader of replies whose last line is ``VERDICT: word``."""
     return lambda reply: replies.by_choice(reply.text, choices, reply.finish)
 
 
 def by_json(path: str, values: Mapping[str, Outcome]) -> Callable[[Reply], Reading]:
-    """Replies that are one JSON object."""
+    """A reader of replies that are one JSON object."""
     return lambda reply: replies.by_json(reply.text, path, values, reply.finish)
 
 
 def by_pattern(pattern: str) -> Callable[[Reply], Reading]:
-    """Replies whose last line holds a score."""
+    """A reader of replies whose last line holds a score."""
     return lambda reply: replies.by_score(reply.text, pattern, reply.finish)
 
 
 class Words:
-    """The texts of a judge's requests.
+    """Builds the texts of a judge's requests.
 
-    The template sees the prompt and the answers as values, so that braces inside them are plain text; it runs in
-    Jinja's sandbox.
+    The template receives prompt and answers as values, so braces in them stay plain text. It runs in Jinja's sandbox.
 
     Raises:
         AfzalError: the template does not parse, or fails.
@@ -85,7 +84,7 @@ class Words:
         return self._guarded(lambda: self._template.render(**values))
 
     def requests(self, game: Game) -> list[Request]:
-        """One request for a game; two where each answer is scored alone."""
+        """The request for a game; two if each answer is scored alone."""
         prompt, first, second = game.turns
         if self.asking.alone:
             answers = (second, first) if game.turned else (first, second)
@@ -95,13 +94,13 @@ class Words:
         return [self.request(game.sample, **values) for values in asked]
 
     def request(self, sample: int, **values: Turns) -> Request:
-        """One request, for the reply of that number."""
+        """One request for the given sample number."""
         sampling: dict[str, Any] = {"temperature": self.asking.temperature, "max_tokens": self.asking.max_tokens}
         if self.asking.temperature > 0:
             sampling["seed"] = self.asking.seed + sample
         messages = self.messages(**values)
-        whole = {**self.asking.about, "messages": keyed(messages), "sampling": sampling, "sample": sample}
-        return Request(messages, sampling, key_of(whole))
+        decisive = {**self.asking.about, "messages": keyed(messages), "sampling": sampling, "sample": sample}
+        return Request(messages, sampling, key_of(decisive))
 
     def _guarded(self, work: Callable[[], Any]) -> Any:
         from jinja2 import TemplateError
@@ -112,15 +111,15 @@ class Words:
             raise AfzalError(
                 f"the judge's prompt does not render: {error}",
                 where="prompt",
-                remedy="it is Jinja, with prompt, first and second (prompt and answer where each is scored alone)",
+                remedy="it is a Jinja template with prompt, first and second (prompt and answer for scores)",
             ) from None
 
 
-def ruling(game: Game, asking: Asking, given: Sequence[Reply]) -> Ruling:
-    """What the replies of a game say, in the numbering of its pair."""
-    tokens = sum(r.tokens_in for r in given), sum(r.tokens_out for r in given)
-    readings = [asking.read(reply) for reply in given]
-    why, unread = next(((r.why, g.text) for r, g in zip(readings, given, strict=True) if r.why), ("", ""))
+def ruling(game: Game, asking: Asking, replied: Sequence[Reply]) -> Ruling:
+    """The ruling that follows from a game's replies, in the numbering of its pair."""
+    tokens = sum(r.tokens_in for r in replied), sum(r.tokens_out for r in replied)
+    readings = [asking.read(reply) for reply in replied]
+    why, unread = next(((r.why, g.text) for r, g in zip(readings, replied, strict=True) if r.why), ("", ""))
     if why:
         return Ruling("none", why=why, tokens=tokens, unread=unread)
     if not asking.alone:
@@ -142,17 +141,18 @@ def scores(
     samples: int = 1,
     concurrency: int = 4,
 ) -> list[float]:
-    """What each ``(prompt, answer)`` is worth to a judge that scores each answer alone; larger is better.
+    """The score of each ``(prompt, answer)`` by a judge that scores each answer alone; larger is better.
 
-    It is the mean over the replies that can be read, of ``samples`` to each question.
+
+    It is the mean over the readable ones of ``samples`` replies to each question.
 
     Raises:
-        AfzalError: as for :func:`played`, or no reply to a question can be read: no number stands for that.
+        AfzalError: as for :func:`played`, or no reply to a question can be read; no default score takes its place.
     """
     words = Words(asking)
     requests = [[words.request(k, prompt=p, answer=a) for k in range(samples)] for p, a in rows]
     known = answered([r for of in requests for r in of], ask, cache, name=name, concurrency=concurrency)
-    found = []
+    means = []
     for (prompt, answer), of in zip(rows, requests, strict=True):
         readings = [asking.read(known[r.key]) for r in of]
         read = [r.score for r in readings if r.score is not None]
@@ -162,10 +162,10 @@ def scores(
                 where=f"prompt {full_text(prompt)[:80]!r}, answer {answer[:80]!r}",
                 why=readings[0].why,
                 remedy="a prompt that asks for the score on the last line, more max_tokens, or samples: 3 with a "
-                "temperature, of which the readable ones count",
+                "temperature (readable replies count)",
             )
-        found.append(sum(read) / len(read) * (1 if asking.larger else -1))
-    return found
+        means.append(sum(read) / len(read) * (1 if asking.larger else -1))
+    return means
 
 
 def played(
@@ -178,13 +178,14 @@ def played(
     concurrency: int = 4,
     heard: Callable[[int], None] = lambda n: None,
 ) -> list[Ruling]:
-    """Rulings on all games; only what the cache does not hold is asked, ``concurrency`` requests at once.
+    """Rulings on all games; only requests missing from the cache are sent, ``concurrency`` at the same time.
+
 
     Args:
-        heard: called with the number of replies, each time one arrives.
+        heard: called with the number of replies so far, each time one arrives.
 
     Raises:
-        AfzalError: a request failed for good. Replies that came before it are in the cache.
+        AfzalError: a request failed for good. Earlier replies are in the cache.
     """
     words = Words(asking)
     requests = [words.requests(game) for game in games]

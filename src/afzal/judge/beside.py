@@ -1,7 +1,7 @@
-"""A judge beside people who saw the same pairs: agreement and its ceiling, calibration, a win rate that both give.
+"""A judge compared with people on the same pairs: agreement and its ceiling, calibration, a combined win rate.
 
-Shapes: N pairs, R people. Classes of labels are those of :mod:`afzal.judge.labels`; outcomes of the judge are coded as
-in :mod:`afzal.stats.judging`: 1 the first answer, 2 the second, 0 a tie, below 0 no verdict.
+Shapes: N pairs, R people. Label classes are those of :mod:`afzal.judge.labels`; a judge's outcomes are coded as in
+:mod:`afzal.stats.judging`: 1 the first answer, 2 the second, 0 a tie, below 0 no verdict.
 """
 
 from __future__ import annotations
@@ -20,32 +20,33 @@ from afzal.stats.intervals import clustered, share
 from afzal.stats.resampling import numbered
 
 EPSILONS = (0.0, 0.1, 0.2)
-"""What a judge may be worse by in the alternative-annotator test; 0.2 where annotators are experts, 0.1 for crowds."""
+"""Margins of the alternative-annotator test: 0.2 if the annotators are experts, 0.1 for crowds."""
 _CLASS_OF = {1: FIRST, 2: SECOND, 0: TIE}
 _POINTS = np.array([1.0, 0.0, 0.5])
 
 
 def beside_people(together: np.ndarray, people: Labels, *, resamples: int, seed: int) -> dict[str, Any]:
-    """How far a judge ``[N]`` agrees with people; a missing verdict agrees with nobody, but where it is left out."""
+    """A judge's ``[N]`` agreement with people. A missing verdict counts as disagreement, but ``verdicts_only`` and
+    ``without_ties`` leave it out."""
     judged, equal = _classes(together), equal_labels(together, people)
-    labels, given = people.table, people.table >= 0
-    drawn = {"resamples": resamples, "seed": seed}
+    labels, voted = people.table, people.table >= 0
+    resampling = {"resamples": resamples, "seed": seed}
     spoke = np.where((judged >= 0)[:, None], equal, np.nan)
     winners = (labels <= SECOND) & (judged <= SECOND)[:, None]
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "people": len(people.annotators),
-        "labels": int(given.sum()),
+        "labels": int(voted.sum()),
         "agreement": _share(equal, people.prompts),
         "verdicts_only": _share(spoke, people.prompts),
         "without_ties": _share(np.where(winners, spoke, np.nan), people.prompts),
     }
-    if (given.sum(1) >= 2).any():
-        found["with_the_majority"] = _with_majority(judged, labels, people.prompts)
-        found |= _with_the_rest(judged, labels, people.prompts, **drawn)
-    if labels.shape[1] >= 3 and (given.sum(1) >= 3).any():
+    if (voted.sum(1) >= 2).any():
+        figures["with_the_majority"] = _with_majority(judged, labels, people.prompts)
+        figures |= _with_the_rest(judged, labels, people.prompts, **resampling)
+    if labels.shape[1] >= 3 and (voted.sum(1) >= 3).any():
         tests = {str(epsilon): _alt_test(judged, labels, epsilon) for epsilon in EPSILONS}
-        found["alt_test"] = {epsilon: test for epsilon, test in tests.items() if test is not None}
-    return found
+        figures["alt_test"] = {epsilon: test for epsilon, test in tests.items() if test is not None}
+    return figures
 
 
 def _classes(together: np.ndarray) -> np.ndarray:
@@ -53,13 +54,13 @@ def _classes(together: np.ndarray) -> np.ndarray:
 
 
 def equal_labels(together: np.ndarray, people: Labels) -> np.ndarray:
-    """``[N, R]`` 1 where the judge and a person say the same, 0 where not, NaN where the person said nothing."""
+    """``[N, R]`` 1 if judge and person agree, 0 if not, NaN without a label of the person."""
     same = people.table == _classes(together)[:, None]
     return np.where(people.table >= 0, same.astype(float), np.nan)
 
 
 def _share(values: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | None:
-    """The mean of ``[N, R]`` shares over what is known, with a score interval over prompts, and the number of pairs."""
+    """The mean of the finite ``[N, R]`` shares with a score interval over prompts; ``pairs`` is their number."""
     rows, columns = np.nonzero(np.isfinite(values))
     if not len(rows):
         return None
@@ -67,37 +68,37 @@ def _share(values: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | 
     return figure(known) | {"pairs": len(rows)}
 
 
-def _difference(values: np.ndarray, prompts: Sequence[Hashable], **drawn: int) -> dict[str, Any] | None:
-    """The mean of ``[N, R]`` paired differences, with an interval over prompts, and the number of ``pairs``."""
+def _difference(values: np.ndarray, prompts: Sequence[Hashable], **resampling: int) -> dict[str, Any] | None:
+    """The mean of the finite ``[N, R]`` paired differences with an interval over prompts; ``pairs`` is their number."""
     rows, columns = np.nonzero(np.isfinite(values))
     if not len(rows):
         return None
     of = [prompts[r] for r in rows.tolist()]
-    return figure(judging.mean_difference(values[rows, columns], of, **drawn)) | {"pairs": len(rows)}
+    return figure(judging.mean_difference(values[rows, columns], of, **resampling)) | {"pairs": len(rows)}
 
 
 def _with_majority(judged: np.ndarray, labels: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any]:
-    """Against the one most frequent label of each pair: shares, Cohen's kappa, and means over the classes."""
-    said = agreement.counts(labels, len(CLASSES))
-    top = said == said.max(1, keepdims=True)
-    majority = np.where((said.sum(1) > 0) & (top.sum(1) == 1), said.argmax(1), -1)
+    """Agreement with the most frequent label of each pair: shares, Cohen's kappa, and means over the classes."""
+    votes = agreement.counts(labels, len(CLASSES))
+    top = votes == votes.max(1, keepdims=True)
+    majority = np.where((votes.sum(1) > 0) & (top.sum(1) == 1), votes.argmax(1), -1)
     use = majority >= 0
     if not use.any():
         return {}
     equal = (judged == majority).astype(float)
     spoke, decided = use & (judged >= 0), use & (judged >= 0) & (judged <= SECOND) & (majority <= SECOND)
-    kept = lambda where: np.where(where, equal, np.nan)[:, None]  # noqa: E731
+    over = lambda where: np.where(where, equal, np.nan)[:, None]  # noqa: E731
     return {
-        "agreement": _share(kept(use), prompts),
-        "verdicts_only": _share(kept(spoke), prompts),
-        "without_ties": _share(kept(decided), prompts),
+        "agreement": _share(over(use), prompts),
+        "verdicts_only": _share(over(spoke), prompts),
+        "without_ties": _share(over(decided), prompts),
         "cohen": finite(agreement.cohen(judged[spoke], majority[spoke])) if spoke.any() else None,
         **_by_class(judged[use], majority[use]),
     }
 
 
 def _by_class(judged: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Precision, recall and F1, averaged over the classes that occur; a missing verdict is a miss of its class."""
+    """Macro-averaged precision, recall and F1 over the classes that occur; a missing verdict is a miss."""
     shares = []
     for label in np.unique(np.concatenate([truth, judged[judged >= 0]])).tolist():
         hits = float(((judged == label) & (truth == label)).sum())
@@ -107,8 +108,10 @@ def _by_class(judged: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     return dict(zip(("precision", "recall", "f1"), np.mean(shares, 0).tolist(), strict=True))
 
 
-def _with_the_rest(judged: np.ndarray, labels: np.ndarray, prompts: Sequence[Hashable], **drawn: int) -> dict[str, Any]:
-    """Judge and each person against the mode of the other people: the same references, so that the two compare."""
+def _with_the_rest(
+    judged: np.ndarray, labels: np.ndarray, prompts: Sequence[Hashable], **resampling: int
+) -> dict[str, Any]:
+    """Agreement of the judge and of each person with the mode of the other people: the same references for both."""
     judge = agreement.judge_with_rest(judged, labels, len(CLASSES))
     ceiling = agreement.agreement_with_rest(labels, len(CLASSES))
     use = np.isfinite(judge) & np.isfinite(ceiling)
@@ -118,7 +121,7 @@ def _with_the_rest(judged: np.ndarray, labels: np.ndarray, prompts: Sequence[Has
     return {
         "with_the_mode_of_others": _share(known(judge), prompts),
         "ceiling": _share(known(ceiling), prompts),
-        "minus_ceiling": _difference(known(judge - ceiling), prompts, **drawn),
+        "minus_ceiling": _difference(known(judge - ceiling), prompts, **resampling),
     }
 
 
@@ -137,17 +140,17 @@ def _alt_test(judged: np.ndarray, labels: np.ndarray, epsilon: float) -> dict[st
 
 
 def points_of_people(people: Labels) -> np.ndarray:
-    """``[N]`` the mean of the labels that order a pair, 1 for the first answer and 0.5 for a tie; NaN without any."""
-    said = np.where(people.table < len(_POINTS), people.table, -1)
-    given = said >= 0
+    """``[N]`` mean points of the first answer over the labels that order a pair (a tie is 0.5); NaN without any."""
+    labels = np.where(people.table < len(_POINTS), people.table, -1)
+    ordered = labels >= 0
     with np.errstate(invalid="ignore"):
-        return np.where(given, _POINTS[np.maximum(said, 0)], 0.0).sum(1) / given.sum(1)
+        return np.where(ordered, _POINTS[np.maximum(labels, 0)], 0.0).sum(1) / ordered.sum(1)
 
 
 def corrected(points: np.ndarray, human: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | None:
-    """The prediction-powered win rate over prompts; None with fewer than three labelled prompts.
+    """The prediction-powered win rate over prompts; None for fewer than three labelled prompts.
 
-    Pairs of one prompt are first averaged, since what is independent are prompts.
+    Pairs of one prompt are averaged first, since only prompts are independent.
 
     Args:
         points: ``[N]`` of the judge, NaN without a verdict.
@@ -158,23 +161,23 @@ def corrected(points: np.ndarray, human: np.ndarray, prompts: Sequence[Hashable]
     labelled, judged = _by_prompt(human[both], place[both]), _by_prompt(points[both], place[both])
     if len(labelled) < 3:
         return None
-    found = judging.prediction_powered(labelled, judged, _by_prompt(points[spoke], place[spoke]))
+    rate = judging.prediction_powered(labelled, judged, _by_prompt(points[spoke], place[spoke]))
     return {
         "prompts": len(labelled),
-        "corrected": figure(found.value),
-        "people_alone": figure(found.people),
-        "power": found.power,
+        "corrected": figure(rate.value),
+        "people_alone": figure(rate.people),
+        "power": rate.power,
     }
 
 
 def _by_prompt(values: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """The mean of the rows ``[N]`` of each prompt that has any, by the prompts' numbers ``[N]``."""
+    """Means of the values ``[N]`` by prompt number ``[N]``, for the prompts that occur."""
     rows = np.bincount(place)
     return np.bincount(place, values)[rows > 0] / rows[rows > 0]
 
 
 def calibrated(p_first: np.ndarray, human: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | None:
-    """How well the probabilities ``[N]`` that a judge states are those of people's labels; None without any."""
+    """Calibration of a judge's stated probabilities ``[N]`` against people's labels; None without any."""
     use = np.isfinite(p_first) & np.isfinite(human)
     if not use.any():
         return None
@@ -184,26 +187,31 @@ def calibrated(p_first: np.ndarray, human: np.ndarray, prompts: Sequence[Hashabl
 
 
 def own_answers(
-    own: np.ndarray, points: np.ndarray, others: Mapping[str, np.ndarray], prompts: Sequence[Hashable], **drawn: int
+    own: np.ndarray,
+    points: np.ndarray,
+    others: Mapping[str, np.ndarray],
+    prompts: Sequence[Hashable],
+    **resampling: int,
 ) -> dict[str, Any] | None:
-    """Self-preference: the share of points that a judge gives to answers of its own model, and what others give them.
+    """Self-preference: the share of points a judge gives to its own model's answers, and the share others give them.
+
 
     Args:
-        own: ``[N]`` 1 where only the first answer is of the judge's model, -1 where only the second, else 0.
+        own: ``[N]`` 1 if only the first answer is by the judge's model, -1 if only the second is, else 0.
         points: ``[N]`` of the judge for the first answer, NaN without a verdict.
-        others: by name ``[N]``, points of people or of other judges.
+        others: points ``[N]`` of people or of other judges, by name.
     """
-    given = np.where(own > 0, points, np.where(own < 0, 1 - points, np.nan))
-    if not np.isfinite(given).any():
+    for_own = np.where(own > 0, points, np.where(own < 0, 1 - points, np.nan))
+    if not np.isfinite(for_own).any():
         return None
-    found: dict[str, Any] = {"share": _share(given[:, None], prompts), "beside": {}}
+    figures: dict[str, Any] = {"share": _share(for_own[:, None], prompts), "beside": {}}
     for name, theirs in others.items():
         reference = np.where(own > 0, theirs, np.where(own < 0, 1 - theirs, np.nan))
-        gap = given - reference
+        gap = for_own - reference
         if np.isfinite(gap).any():
             both = np.where(np.isfinite(gap), reference, np.nan)
-            found["beside"][name] = {
+            figures["beside"][name] = {
                 "share": _share(both[:, None], prompts),
-                "difference": _difference(gap[:, None], prompts, **drawn),
+                "difference": _difference(gap[:, None], prompts, **resampling),
             }
-    return found
+    return figures

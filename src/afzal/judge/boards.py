@@ -1,4 +1,4 @@
-"""Leaderboards of models from verdicts: strengths, who met whom, and win rates at equal lengths."""
+"""Leaderboards of models from verdicts: strengths, head-to-head records, and win rates at equal lengths."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ class ModelBoard:
     """Models by strength.
 
     Attributes:
-        names: of the models, by number.
-        board: their places; None where the verdicts give no finite strengths, which ``connection`` explains.
+        names: model names, by model number.
+        board: the models' places; None if the verdicts give no finite strengths, which ``connection`` explains.
         wins, ties, losses: by model number.
-        met: by the numbers of two models, the smaller first, wins of the first, of the second, and ties.
-        judges, items, prompts: how many there are.
-        verdicts: those that count; ``without`` is the number of those that do not, since they name no winner.
+        met: by two model numbers, the smaller first: wins of the first, wins of the second, ties.
+        judges, items, prompts: their numbers.
+        verdicts: number of verdicts that count; ``without`` is the number of those that name neither a winner nor a
+            tie.
     """
 
     names: tuple[str, ...]
@@ -45,16 +46,16 @@ class ModelBoard:
     without: int
 
 
-def of_models(said: Verdicts, ties: bt.Ties = "half", *, resamples: int = 500, seed: int = 0) -> ModelBoard:
-    """Strengths of the models that were compared, with intervals over prompts.
+def of_models(verdicts: Verdicts, ties: bt.Ties = "half", *, resamples: int = 500, seed: int = 0) -> ModelBoard:
+    """Strengths of the compared models, with intervals over prompts.
 
     Raises:
         AfzalError: fewer than two models, or no verdict with a winner or a tie.
     """
-    counted = [v for v in said.verdicts if v.outcome != "none"]
+    counted = [v for v in verdicts.verdicts if v.outcome != "none"]
     names = sorted({name for v in counted for name in (v.first, v.second)})
     if len(names) < 2:
-        read = plural(len(said.verdicts), "verdict")
+        read = plural(len(verdicts.verdicts), "verdict")
         raise AfzalError("a leaderboard needs two models", why=f"{read} of {plural(len(names), 'model')} were read")
     number = {name: k for k, name in enumerate(names)}
     first, second = [number[v.first] for v in counted], [number[v.second] for v in counted]
@@ -83,7 +84,7 @@ def of_models(said: Verdicts, ties: bt.Ties = "half", *, resamples: int = 500, s
         items=len({v.item for v in counted}),
         prompts=len({v.prompt for v in counted}),
         verdicts=len(counted),
-        without=len(said.verdicts) - len(counted),
+        without=len(verdicts.verdicts) - len(counted),
     )
 
 
@@ -97,15 +98,15 @@ class AtEqualLengths:
     control: judging.LengthControl | None
 
 
-def at_equal_lengths(said: Verdicts, *, resamples: int = 500, seed: int = 0) -> list[AtEqualLengths]:
-    """The win rate of each model at equal lengths of the answers, best first; those whose lengths never differ are left
-    out. What several judges say of one pair is first averaged.
+def at_equal_lengths(verdicts: Verdicts, *, resamples: int = 500, seed: int = 0) -> list[AtEqualLengths]:
+    """The win rate of each model at equal answer lengths, best first. Several judges' verdicts on one pair are averaged
+    first. Models whose answers never differ in length from the others' are left out.
 
     Raises:
         AfzalError: the verdicts do not hold the lengths of the answers.
     """
     sides: dict[str, dict[str, tuple[list[float], float, str]]] = defaultdict(dict)
-    for v in said.verdicts:
+    for v in verdicts.verdicts:
         if v.lengths is None or v.outcome == "none":
             continue
         points, gap = POINTS[v.outcome], float(v.lengths[0] - v.lengths[1])
@@ -118,20 +119,20 @@ def at_equal_lengths(said: Verdicts, *, resamples: int = 500, seed: int = 0) -> 
             why="these verdicts come without the answers",
             remedy="rows with the answers, such as rows.jsonl of afzal judge",
         )
-    found = []
+    lines = []
     for model, rows in sides.items():
         scores, gaps, prompts = zip(*rows.values(), strict=True)
         means, longer = np.array([float(np.mean(s)) for s in scores]), np.array(gaps)
         if judging.separated_by_length(means, longer):
-            found.append(AtEqualLengths(model, len(rows), None))
+            lines.append(AtEqualLengths(model, len(rows), None))
         elif len(set(gaps)) > 1:
             control = judging.length_controlled(means, longer, prompts, resamples=resamples, seed=seed)
-            found.append(AtEqualLengths(model, len(rows), control))
-    return sorted(found, key=lambda line: -line.control.controlled.value if line.control else 1.0)
+            lines.append(AtEqualLengths(model, len(rows), control))
+    return sorted(lines, key=lambda line: -line.control.controlled.value if line.control else 1.0)
 
 
 def lengths_as_plain(lines: Sequence[AtEqualLengths]) -> dict[str, Any]:
-    """The same as plain values, with a table for the page."""
+    """The win rates at equal lengths as plain values, with a table for the page."""
     plain, rows = [], []
     for line in lines:
         c = line.control
@@ -154,7 +155,7 @@ def lengths_as_plain(lines: Sequence[AtEqualLengths]) -> dict[str, Any]:
 
 
 def rank_correlation(board: ModelBoard, other: ModelBoard) -> dict[str, Any]:
-    """Rank correlations of the strengths of the models that two leaderboards share.
+    """Rank correlations between two leaderboards' strengths, over the models that they share.
 
     Raises:
         AfzalError: one of them has no strengths, or they share fewer than two models.
@@ -176,7 +177,7 @@ def rank_correlation(board: ModelBoard, other: ModelBoard) -> dict[str, Any]:
 
 
 def models_as_plain(board: ModelBoard, ties: bt.Ties, source: str) -> dict[str, Any]:
-    """A leaderboard of models as plain values, for pages and files; what gives no strength is said in ``findings``."""
+    """A leaderboard of models as plain values, for pages and files; ``findings`` explain missing strengths."""
     names, lines, gaps = board.names, [], []
     record = lambda m: {"won": board.wins[m], "tied": board.ties[m], "lost": board.losses[m]}  # noqa: E731
     if board.board is None:
@@ -202,7 +203,7 @@ def models_as_plain(board: ModelBoard, ties: bt.Ties, source: str) -> dict[str, 
             lost = f"{board.board.unconnected} of the resamples had no finite strengths and are left out"
             findings.append(f"{lost}: the intervals are too narrow at the far ends.")
     if board.without:
-        findings.append(f"{board.without} verdicts name no winner and no tie; they count for nobody.")
+        findings.append(f"{board.without} verdicts name neither a winner nor a tie and are not counted.")
     facts = {
         "models": _count(len(names)),
         "verdicts": _count(board.verdicts),
@@ -222,7 +223,7 @@ def models_as_plain(board: ModelBoard, ties: bt.Ties, source: str) -> dict[str, 
 
 
 def _fit(board: ModelBoard) -> dict[str, Any]:
-    """The tie parameter and the log-likelihood of the fit, where there is one."""
+    """The tie parameter and the log-likelihood of the fit; empty without a fit."""
     if board.board is None:
         return {}
     fit = board.board.fit
@@ -230,30 +231,30 @@ def _fit(board: ModelBoard) -> dict[str, Any]:
 
 
 def why_no_strengths(board: ModelBoard) -> list[str]:
-    """Why the verdicts give no finite strengths, naming the models."""
-    found, names = board.connection, board.names
-    if len(found.groups) > 1:
-        groups = "; ".join(", ".join(names[m] for m in group) for group in found.groups)
+    """The reasons why the verdicts give no finite strengths, with the models' names."""
+    linked, names = board.connection, board.names
+    if len(linked.groups) > 1:
+        groups = "; ".join(", ".join(names[m] for m in group) for group in linked.groups)
         return [
-            f"There is no common scale: {len(found.groups)} groups of models were never compared with each other "
-            f"({groups}). Compare a model of each with one of another."
+            f"There is no common scale: {len(linked.groups)} groups of models were never compared with each other "
+            f"({groups}). Compare models across the groups."
         ]
-    said = []
-    if found.unbeaten:
-        said.append(f"{_named(board, found.unbeaten)} never lost")
-    if found.winless:
-        said.append(f"{_named(board, found.winless)} never won")
-    if not said:
-        parts = " and ".join("{" + ", ".join(names[m] for m in part) + "}" for part in found.parts)
-        said.append(f"of {parts} one side never won against the other")
+    reasons = []
+    if linked.unbeaten:
+        reasons.append(f"{_named(board, linked.unbeaten)} never lost")
+    if linked.winless:
+        reasons.append(f"{_named(board, linked.winless)} never won")
+    if not reasons:
+        parts = " and ".join("{" + ", ".join(names[m] for m in part) + "}" for part in linked.parts)
+        reasons.append(f"of {parts} one side never won against the other")
     return [
-        f"There are no finite strengths: {', and '.join(said)}. Win rates are shown below; more comparisons would give "
-        "a number."
+        f"There are no finite strengths: {', and '.join(reasons)}. Win rates are shown below; more comparisons would "
+        "give a number."
     ]
 
 
 def share_of(board: ModelBoard, model: int) -> float:
-    """Points of a model over its comparisons, a tie being half a point."""
+    """Points of a model per comparison; a tie is half a point."""
     won, drawn, lost = board.wins[model], board.ties[model], board.losses[model]
     return (won + drawn / 2) / (won + drawn + lost)
 

@@ -1,4 +1,4 @@
-"""The card of a judge: what it is, how far it can be trusted, and the pairs to read before one does."""
+"""The card of a judge: its facts, the figures that show how far to trust it, and pairs to read first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from afzal.judge.text import percent, verdict
 from afzal.text import sign
 
 WORST = 20
-_LONGEST = 2000  # characters of a text that are shown
+_LONGEST = 2000  # characters shown of a text
 _FIGURES = {
     "orders.consistent": "both orders agree",
     "orders.first_slot": "share of winners shown first",
@@ -43,115 +43,121 @@ _FIGURES = {
 }
 
 
-def card(found: Mapping[str, Any], about: Mapping[str, Any], worst: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def card(summary: Mapping[str, Any], about: Mapping[str, Any], worst: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """The card as plain values, for the page and for files.
 
     Args:
-        found: the judge's summary; it is kept whole under ``summary``.
-        about: facts of the judge: kind, model, fingerprint, prompt.
+        summary: the judge's summary; kept in full under ``summary``.
+        about: facts about the judge: kind, model, fingerprint, prompt.
         worst: pairs to read, from :func:`pairs_to_read`.
     """
-    numbers = flat(found)
-    facts = [("pairs", f"{found['pairs']:,}"), ("prompts", f"{found['prompts']:,}"), ("games", f"{found['games']:,}")]
-    if found["tokens_in"]:
-        facts += [("tokens asked", f"{found['tokens_in']:,}"), ("tokens answered", f"{found['tokens_out']:,}")]
-    facts += [("cost", f"{found['cost']:.2f}")] if "cost" in found else []
+    numbers = flat(summary)
+    facts = [
+        ("pairs", f"{summary['pairs']:,}"),
+        ("prompts", f"{summary['prompts']:,}"),
+        ("games", f"{summary['games']:,}"),
+    ]
+    if summary["tokens_in"]:
+        facts += [("tokens asked", f"{summary['tokens_in']:,}"), ("tokens answered", f"{summary['tokens_out']:,}")]
+    facts += [("cost", f"{summary['cost']:.2f}")] if "cost" in summary else []
     return {
-        "title": f"Judge {found['judge']}",
+        "title": f"Judge {summary['judge']}",
         "subtitle": about["kind"],
         "unit": "share",
         "rule": None,
-        "findings": _findings(found),
+        "findings": _findings(summary),
         "facts": [*facts, *((name, value) for name, value in about.items() if name != "prompt")],
-        "lines": [_line(found, key, words, numbers[key]) for key, words in _FIGURES.items() if key in numbers],
+        "lines": [_line(summary, key, words, numbers[key]) for key, words in _FIGURES.items() if key in numbers],
         "differences": [],
         "tables": [
-            *_verdicts(found),
-            *_controls(found),
-            *_alt_test(found),
-            *_own(found),
-            *_categories(found),
-            *_calibration(found),
+            *_verdicts(summary),
+            *_controls(summary),
+            *_alt_test(summary),
+            *_own(summary),
+            *_categories(summary),
+            *_calibration(summary),
         ],
         "texts": [{"title": "What the judge is asked", "text": about["prompt"]}] if about.get("prompt") else [],
         "worst": list(worst),
-        "summary": dict(found),
+        "summary": dict(summary),
     }
 
 
-def _line(found: Mapping[str, Any], key: str, words: str, value: float) -> dict[str, Any]:
-    place: Any = found
+def _line(summary: Mapping[str, Any], key: str, words: str, value: float) -> dict[str, Any]:
+    place: Any = summary
     *above, last = key.split(".")
     for part in above:
         place = place[part]
     known = place[last]
-    if not isinstance(known, Mapping):  # its ends stand beside it, if there are any
+    if not isinstance(known, Mapping):  # its interval, if any, is in two fields next to it
         known = {"value": value, "low": place.get(f"{last}_low"), "high": place.get(f"{last}_high")}
     return {"name": words, "value": known["value"], "low": known["low"], "high": known["high"]}
 
 
-def _findings(found: Mapping[str, Any]) -> list[str]:
-    answer = [f"{line[0].upper()}{line[1:]}."] if (line := verdict(found)) else []
-    if found["no_verdict_share"] == 1:
+def _findings(summary: Mapping[str, Any]) -> list[str]:
+    answer = [f"{line[0].upper()}{line[1:]}."] if (line := verdict(summary)) else []
+    if summary["no_verdict_share"] == 1:
         return answer
-    said = []
-    if (orders := found.get("orders")) is not None:
-        said.append(f"Both orders give the same verdict on {orders['consistent']:.1%} of the pairs.")
+    findings = []
+    if (orders := summary.get("orders")) is not None:
+        findings.append(f"Both orders give the same verdict on {orders['consistent']:.1%} of the pairs.")
         if orders["slot_p"] is not None and orders["slot_p"] < 0.01:
             side = "first" if orders["slot_bias"] > 0 else "second"
-            said.append(f"It prefers the {side} slot whatever stands there (p = {orders['slot_p']:.2g}).")
-    if found["no_verdict"]:
-        said.append(f"{found['no_verdict']} of {found['games']} games have no verdict; they count for nobody.")
-    people = found.get("people", {})
+            findings.append(f"It prefers the {side} slot regardless of the answer (p = {orders['slot_p']:.2g}).")
+    if summary["no_verdict"]:
+        findings.append(f"{summary['no_verdict']} of {summary['games']} games have no verdict and are not counted.")
+    people = summary.get("people", {})
     if "minus_ceiling" in people:
         gap = people["minus_ceiling"]["value"]
-        said.append(f"It agrees with people {abs(gap):.1%} {'less' if gap < 0 else 'more'} than one of them does.")
-    for name, other in (found.get("own_answers") or {}).get("beside", {}).items():
+        findings.append(f"It agrees with people {abs(gap):.1%} {'less' if gap < 0 else 'more'} than one of them does.")
+    for name, other in (summary.get("own_answers") or {}).get("beside", {}).items():
         gap = other["difference"]
         if sign(gap):
             side = "more" if gap["value"] > 0 else "fewer"
-            said.append(f"It gives answers of its own model {abs(gap['value']):.1%} {side} points than {name}.")
-    return answer + (said or ["There is nothing to compare this judge with: no second order, no people."])
+            findings.append(f"It gives answers of its own model {abs(gap['value']):.1%} {side} points than {name}.")
+    return answer + (
+        findings or ["There is nothing to compare this judge with: neither a second order nor people's labels."]
+    )
 
 
 def _table(title: str, words: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, Any]:
     return {"title": title, "words": words, "columns": list(columns), "rows": [list(row) for row in rows]}
 
 
-def _verdicts(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows = [(word, f"{n:,}", f"{n / max(1, found['pairs']):.1%}") for word, n in found["outcomes"].items()]
-    words = "All games of a pair together: what they agree on, and a tie where they name different winners."
+def _verdicts(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = [(word, f"{n:,}", f"{n / max(1, summary['pairs']):.1%}") for word, n in summary["outcomes"].items()]
+    words = "All games of a pair together: their common verdict, or a tie if they name different winners."
     tables = [_table("Verdicts", words, ("verdict", "pairs", "share"), rows)]
-    if found["why_none"]:
-        why = [(reason, f"{n:,}") for reason, n in found["why_none"].items()]
+    if summary["why_none"]:
+        why = [(reason, f"{n:,}") for reason, n in summary["why_none"].items()]
         tables.append(_table("Why there is no verdict", "", ("reason", "games"), why))
     return tables
 
 
-def _controls(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [controls.table(found["controls"])] if "controls" in found else []
+def _controls(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [controls.table(summary["controls"])] if "controls" in summary else []
 
 
-def _alt_test(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    tests = found.get("people", {}).get("alt_test", {})
+def _alt_test(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    tests = summary.get("people", {}).get("alt_test", {})
     rows = [
         (e, f"{t['winning_rate']:.2f}", f"{t['advantage']:.3f}", "passes" if t["passes"] else "fails")
         for e, t in tests.items()
     ]
-    words = "May the judge stand in for a person? It passes where it beats half of them (Calderon et al. 2025)."
+    words = "Can the judge stand in for a person? It passes if it beats half of them (Calderon et al. 2025)."
     columns = ("worse by at most", "winning rate", "advantage", "result")
     return [_table("Alternative-annotator test", words, columns, rows)] if rows else []
 
 
-def _own(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    beside = (found.get("own_answers") or {}).get("beside", {})
+def _own(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    beside = (summary.get("own_answers") or {}).get("beside", {})
     rows = [(n, percent(o["share"]), f"{100 * o['difference']['value']:+.1f}") for n, o in beside.items()]
     words = "Points for answers of the judge's own model, on the same pairs; the difference is the judge's less theirs."
-    return [_table("Self-preference", words, ("beside", "their points", "difference"), rows)] if rows else []
+    return [_table("Self-preference", words, ("compared with", "their points", "difference"), rows)] if rows else []
 
 
-def _categories(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    lines = found.get("by_category", [])
+def _categories(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    lines = summary.get("by_category", [])
     cells = {
         "win rate": lambda line: percent(line["win_rate"]) if line.get("win_rate") else "",
         "agreement with people": lambda line: percent(line["agreement"]) if line.get("agreement") else "",
@@ -162,8 +168,8 @@ def _categories(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [_table("By category", "", ("category", "pairs", *known), rows)] if rows else []
 
 
-def _calibration(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    known = found.get("calibration")
+def _calibration(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    known = summary.get("calibration")
     if not known:
         return []
     rows = [
@@ -180,9 +186,9 @@ def _calibration(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 def pairs_to_read(
     pairs: Sequence[Pair], games: Sequence[Game], rulings: Sequence[Ruling], people: Labels | None
 ) -> list[dict[str, str]]:
-    """At most twenty pairs: judged against what most people say, judged differently in the two orders, no verdict.
+    """At most twenty pairs to read: the judge contradicts most people, contradicts itself, or gives no verdict.
 
-    Those on which people are most of one mind come first; each with the verdicts of both orders and what people said.
+    Pairs on which people agree most come first; each has the verdicts in both orders and people's labels.
     """
     table, together = codes(pairs, games, rulings)
     p = np.full(len(pairs), np.nan) if people is None else aggregate(people, "majority").p_first
@@ -191,10 +197,10 @@ def pairs_to_read(
         if together[k] > 0 and p[k] in (0.0, 1.0) and (p[k] > 0.5) != (together[k] == 1):
             why[k] = "people prefer the other"
         elif set(table[k].tolist()) == {1, 2}:
-            why[k] = "each order names another winner"
+            why[k] = "each order names a different winner"
         elif together[k] == -1:
             why[k] = "no verdict"
-    rank = {reason: n for n, reason in enumerate(("people prefer the other", "each order names another winner"))}
+    rank = {reason: n for n, reason in enumerate(("people prefer the other", "each order names a different winner"))}
     order = sorted(why, key=lambda k: (rank.get(why[k], 2), -_margin(people, k), k))[:WORST]
     return [
         {
@@ -210,7 +216,7 @@ def pairs_to_read(
 
 
 def _margin(people: Labels | None, pair: int) -> int:
-    """How many more people named the winner of a pair than the loser."""
+    """The difference between the numbers of people who chose each answer."""
     if people is None:
         return 0
     row = people.table[pair]
@@ -226,8 +232,8 @@ def _games(outcomes: Sequence[int]) -> str:
 def _people(people: Labels | None, pair: int) -> str:
     if people is None:
         return ""
-    said = Counter(CLASSES[label] for label in people.table[pair].tolist() if label >= 0)
-    return ", ".join(f"{n} x {label.replace('_', ' ')}" for label, n in said.most_common())
+    counts = Counter(CLASSES[label] for label in people.table[pair].tolist() if label >= 0)
+    return ", ".join(f"{n} x {label.replace('_', ' ')}" for label, n in counts.most_common())
 
 
 def _short(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A judge before whom somebody argues beside its controls: the same judge alone, and with one consultant.
+"""A judge with arguments compared with its controls: the same judge alone, and with one consultant.
 
 Shapes: N pairs, R people. Outcomes are coded as in :mod:`afzal.stats.judging`.
 """
@@ -23,7 +23,7 @@ from afzal.stats import judging
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Control:
-    """What a control said of the same pairs: its name, protocol, games and rulings."""
+    """A control's name, protocol, games and rulings on the same pairs."""
 
     name: str
     protocol: Protocol
@@ -39,11 +39,11 @@ def beside_controls(
     people: Labels | None,
     **drawn: int,
 ) -> dict[str, Any]:
-    """By protocol of each control: how often it says the same, and where people's labels are known how often the judge
-    and the control agree with them, and the difference, judge less control, with an interval over prompts."""
+    """By protocol of each control: how often its verdicts equal the judge's. With people's labels, also the control's
+    agreement with them and the difference, judge less control, with an interval over prompts."""
     prompts = [prompt_key(items[pair.item]) for pair in pairs]
     ours = codes(pairs, *said)[1]
-    found: dict[str, Any] = {"quotes": quotes(said[0])}
+    figures: dict[str, Any] = {"quotes": quotes(said[0])}
     for control in controls:
         theirs = codes(pairs, control.games, control.rulings)[1]
         line: dict[str, Any] = {"judge": control.name, "same": _share((ours == theirs).astype(float), prompts)}
@@ -52,15 +52,15 @@ def beside_controls(
             equal = [_by_pair(beside.equal_labels(each, people)) for each in (ours, theirs)]
             line["agreement"] = _share(equal[1], prompts)
             line["difference"] = _difference(equal[0] - equal[1], prompts, **drawn)
-        found[control.protocol] = line
-    return found
+        figures[control.protocol] = line
+    return figures
 
 
 def _by_pair(equal: np.ndarray) -> np.ndarray:
-    """``[N]`` the share of people who say the same; NaN where nobody said anything."""
-    given = np.isfinite(equal)
+    """``[N]`` the share of people who agree; NaN without labels."""
+    known = np.isfinite(equal)
     with np.errstate(invalid="ignore"):
-        return np.where(given, equal, 0.0).sum(1) / given.sum(1)
+        return np.where(known, equal, 0.0).sum(1) / known.sum(1)
 
 
 def _share(values: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | None:
@@ -71,29 +71,30 @@ def _difference(values: np.ndarray, prompts: Sequence[Hashable], **drawn: int) -
     return figure(judging.mean_difference(values, prompts, **drawn)) if np.isfinite(values).any() else None
 
 
-def lines(found: Mapping[str, Any]) -> list[str]:
-    """The figures in words."""
-    counted = found["quotes"]
-    said = [f"  quotes: {counted['verified']} verified, {counted['unverified']} not in the texts"]
-    for protocol, line in found.items():
+def lines(figures: Mapping[str, Any]) -> list[str]:
+    """The figures as lines of text."""
+    counted = figures["quotes"]
+    sentences = [f"  quotes: {counted['verified']} verified, {counted['unverified']} not in the texts"]
+    for protocol, line in figures.items():
         if protocol == "quotes":
             continue
-        text = f"  beside {line['judge']}: the same verdict on {100 * line['same']['value']:.1f} % of the pairs"
+        text = f"  compared with {line['judge']}: the same verdict on {100 * line['same']['value']:.1f} % of the pairs"
         if (gap := line.get("difference")) is not None:
-            text += f"; agrees with people {points(gap, ' points')} more often than it"
-        said.append(text)
-    return said
+            text += f"; agrees with people {points(gap, ' points')} more often than this control"
+        sentences.append(text)
+    return sentences
 
 
-def table(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The same for the card."""
+def table(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures as a table for the card."""
     rows = []
-    for protocol, line in found.items():
+    for protocol, line in figures.items():
         if protocol != "quotes":
             rows.append([line["judge"], *(_cell(line.get(key)) for key in ("same", "agreement", "difference"))])
     words = (
-        "The same judge without what was argued, and with one side only, whose answer was drawn. The difference is the "
-        "judge's agreement with people less the control's; where its interval holds 0, arguments did not help."
+        "The same judge without arguments, and with arguments for one answer only, drawn at random. The difference is "
+        "the judge's agreement with people less the control's; if its interval contains 0, arguments did not "
+        "measurably help."
     )
     columns = ["control", "same verdict", "agreement with people", "difference"]
     return {"title": "Controls", "words": words, "columns": columns, "rows": rows}

@@ -1,7 +1,7 @@
-"""What is argued before a judge: positions, quotes that are compared with the texts, and transcripts.
+"""Arguments before a judge: positions, transcripts, and quotes that are checked against the texts.
 
-Both sides of a debate argue for the answer that they were given, in rounds; within a round neither sees what the other
-says (Khan et al. 2024, arXiv 2402.06782; Irving et al. 2018, arXiv 1805.00899). A consultant is one such side alone.
+Each side of a debate argues for its assigned answer, in rounds; within a round neither side sees the other's argument
+(Khan et al. 2024, arXiv 2402.06782; Irving et al. 2018, arXiv 1805.00899). A consultant is one such side alone.
 An assistant criticises both answers (Saunders et al. 2022, arXiv 2206.05802).
 """
 
@@ -18,10 +18,10 @@ from typing import Literal
 from afzal.judge.games import Game
 
 Protocol = Literal["debate", "consultant", "assisted", "alone"]
-Side = str  # A, B, or nothing for an assistant
+Side = str  # A, B, or empty for an assistant
 
 CONTROLS: dict[str, tuple[Protocol, ...]] = {"debate": ("alone", "consultant"), "assisted": ("alone",)}
-"""What always runs beside each kind of judge that is argued before, on the same pairs."""
+"""The controls that always run with each kind of judge that hears arguments, on the same pairs."""
 WORDS: dict[Protocol, str] = {"alone": "alone", "consultant": "one consultant"}
 
 _QUOTE = re.compile(r"<\s*quote\b[^>]*>(.*?)<\s*/\s*quote\s*>", re.DOTALL | re.IGNORECASE)
@@ -33,15 +33,15 @@ _ALIKE = str.maketrans(
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Somebody's turn to speak.
+    """One turn to speak.
 
     Attributes:
-        prompt: what the answers answer.
-        own, other: the answer that is defended and the other one; for an assistant the first and the second as shown.
-        side: A where ``own`` is shown first, else B; empty for an assistant.
+        prompt: the prompt of both answers.
+        own, other: the defended answer and the other one; for an assistant, the first and the second as shown.
+        side: A if ``own`` is shown first, else B; empty for an assistant.
         round: from 1.
-        transcript: what was said in the rounds before.
-        item: the number of the item, for those who read more of it than its text.
+        transcript: the earlier rounds.
+        item: the item's number, for speakers that need more than the text.
     """
 
     prompt: str
@@ -53,29 +53,29 @@ class Position:
     item: int = 0
 
     def values(self) -> dict[str, str]:
-        """What the template of a prompt is filled with."""
+        """The values for a prompt template."""
         return {name: getattr(self, name) for name in ("prompt", "own", "other", "side", "transcript")}
 
 
 Speak = Callable[[Sequence[Position]], Sequence[str]]
-"""What is said in each position."""
+"""From positions to the text spoken in each."""
 
 
 def heard(games: Sequence[Game], protocol: Protocol, speak: Speak, *, rounds: int = 1, seed: int = 0) -> list[Game]:
-    """The games with the transcript of what was argued in each.
+    """The games with the transcripts of their arguments.
 
     Args:
-        seed: of the answers that consultants are given to defend; one draw for both orders of a pair.
+        seed: for drawing the answers that consultants defend; one draw for both orders of a pair.
     """
     sides: list[tuple[Side, ...]] = [_sides(game, protocol, seed) for game in games]
     for number in range(1, rounds + 1 if protocol == "debate" else 2):
         turns = [(k, side) for k, own in enumerate(sides) for side in own]
         positions = [_position(games[k], side, number) for k, side in turns]
-        said: dict[int, list[str]] = {}
+        texts: dict[int, list[str]] = {}
         for (k, side), position, text in zip(turns, positions, speak(positions), strict=True):
-            said.setdefault(k, []).append(_entry(side, number, checked(text, _sources(position))))
+            texts.setdefault(k, []).append(_entry(side, number, checked(text, _sources(position))))
         games = [
-            replace(g, transcript="\n\n".join([g.transcript] * bool(g.transcript) + said.get(k, [])))
+            replace(g, transcript="\n\n".join([g.transcript] * bool(g.transcript) + texts.get(k, [])))
             for k, g in enumerate(games)
         ]
     return list(games)
@@ -91,7 +91,7 @@ def _sides(game: Game, protocol: Protocol, seed: int) -> tuple[Side, ...]:
     about = json.dumps([seed, game.sample, game.pair.prompt, sorted(game.pair.answers)], ensure_ascii=False)
     smaller = bool(hashlib.sha256(about.encode("utf-8", "surrogatepass")).digest()[0] & 1)
     first, second = game.shown
-    # by the texts and not by their order, so that it is the same answer in both orders
+    # by the texts and not by their order, so that both orders defend the same answer
     return ("A",) if (first <= second) == smaller else ("B",)
 
 
@@ -106,18 +106,18 @@ def _sources(position: Position) -> tuple[str, ...]:
 
 
 def _entry(side: Side, number: int, text: str) -> str:
-    """What one side says in one round. Its lines are indented, so that none of them can pass for another's heading."""
+    """One side's text in one round. Its lines are indented, so that none of them can pass for a heading."""
     head = f"[For answer {side}, round {number}]" if side else "[Criticism]"
     return "\n".join([head, *(f"  {line}" for line in text.splitlines() or [""])])
 
 
 def checked(text: str, sources: Sequence[str]) -> str:
-    """A text with each quote marked: ``<quote verified>`` where it stands in one of the sources, else ``<quote
-    unverified>``. Marks that the text brings along are taken away before."""
+    """A text with each quote marked: ``<quote verified>`` if it occurs in one of the sources, else ``<quote
+    unverified>``. Marks already in the text are removed first."""
     folded = [folded_text(source) for source in sources]
 
-    def marked(found: re.Match[str]) -> str:
-        words = _TAG.sub("", found[1])
+    def marked(quote: re.Match[str]) -> str:
+        words = _TAG.sub("", quote[1])
         known = folded_text(words)
         ok = bool(known) and any(known in source for source in folded)
         return f"<quote {'verified' if ok else 'unverified'}>{words}</quote>"
@@ -127,12 +127,11 @@ def checked(text: str, sources: Sequence[str]) -> str:
 
 
 def folded_text(text: str) -> str:
-    """A text as quotes are compared: compatible characters, quotation marks and dashes alike, case and white space
-    folded."""
+    """A text normalised for comparing quotes: compatible characters, quotation marks, dashes, case and white space."""
     return " ".join(unicodedata.normalize("NFKC", text).translate(_ALIKE).casefold().split())
 
 
 def quotes(games: Sequence[Game]) -> dict[str, int]:
-    """Quotes in the transcripts: how many are ``verified``, and how many are not."""
+    """The numbers of ``verified`` and ``unverified`` quotes in the transcripts."""
     text = "\n".join(game.transcript for game in games)
     return {word: text.count(f"<quote {word}>") for word in ("verified", "unverified")}

@@ -1,7 +1,7 @@
-"""Verdict files of other tools: one function per format, from a row to verdicts. Add a format in one place, the table.
+"""Verdict files of other tools: one function per format, from a row to verdicts. To add a format, add it to the table.
 
-Which answer a word or a number names, and whether the second game of a pair was played with the answers swapped,
-differs from tool to tool; each function says what it takes, and a fixture pins it.
+Tools differ in which answer a word or a number names, and in whether a pair's second game swaps the answers. Each
+function documents its convention, and a fixture pins it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from afzal.records import comparisons, turns_to_json
 
 Row = Mapping[str, Any]
 Made = tuple[list[Verdict], Outcome | None]
-"""The verdicts of a row, and the true outcome where it is stated."""
+"""The verdicts of a row, and the true outcome if it is stated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A verdict format: the fields by which it is known, and how a row is read.
+    """A verdict format: the fields that identify it, and how a row is read.
 
-    ``group`` is the field by which rows belong together, where a verdict needs several of them: ``read`` is then given
-    one row, whose field ``rows`` holds them.
+    ``group`` is the field that groups rows, for formats in which a verdict needs several of them: ``read`` then
+    receives one row whose field ``rows`` holds them.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Format:
 def _alpaca_eval(row: Row) -> Made:
     """``preference``: 1 the first output, 2 the second, 1.5 or 0 a draw, null no verdict.
 
-    A weighted annotator gives a number between: 1 + P(the second is better).
+    A weighted annotator gives a number in between: 1 + P(the second is better).
     """
     stated = row["preference"]
     names, prompt = (_text(row["generator_1"]), _text(row["generator_2"])), _text(row["instruction"])
@@ -69,7 +69,7 @@ _ARENA: dict[str, Outcome] = {
 
 
 def _fastchat_judge(row: Row) -> Made:
-    """``g1_winner`` and ``g2_winner``: two games, the second with the answers swapped, both naming the model."""
+    """``g1_winner`` and ``g2_winner``: two games, the second with the answers swapped; both name the model."""
     names = _text(row["model_1"]), _text(row["model_2"])
     prompt = f"{row['question_id']}/{row.get('turn', 1)}"
     item, judge = _key(prompt, *names), _name(row.get("judge", ""))
@@ -103,26 +103,29 @@ def _arena_hard(row: Row) -> Made:
     item, judge, made = _key(prompt, *names), _text(row["judge"]), []
     for game, (played, model_first) in enumerate(zip(row["games"], (False, True), strict=False)):
         score = (played or {}).get("score")
-        said: Outcome = "none" if score is None else _known(_SCORES, score)
-        made.append(Verdict(prompt, item, *names, said if model_first else MIRRORED[said], judge, 1 - game))
+        verdict: Outcome = "none" if score is None else _known(_SCORES, score)
+        made.append(Verdict(prompt, item, *names, verdict if model_first else MIRRORED[verdict], judge, 1 - game))
     return made, None
 
 
 def _judgebench(row: Row) -> Made:
-    """``judgments``: in the second the answers were swapped. ``label`` is the truth, a decision of null none."""
+    """``judgments``: the second was made with the answers swapped. A null decision is no verdict; ``label`` is the
+    truth."""
     item = _text(row["pair_id"])
     names, made = ("response_A", "response_B"), []
-    for game, said in enumerate(row["judgments"][:2]):
-        decision = (said or {}).get("decision")
+    for game, judgment in enumerate(row["judgments"][:2]):
+        decision = (judgment or {}).get("decision")
         outcome: Outcome = "none" if decision is None else _known(_SCORES, decision)
-        judge = _text((said or {}).get("judgment", {}).get("judge_model", "") if isinstance(said, Mapping) else "")
+        judge = _text(
+            (judgment or {}).get("judgment", {}).get("judge_model", "") if isinstance(judgment, Mapping) else ""
+        )
         outcome = outcome if game == 0 else MIRRORED[outcome]
         made.append(Verdict(_text(row["question"]), item, *names, outcome, judge or "judge", game))
     return made, _known(_SCORES, row["label"])
 
 
 def _llmbar(row: Row) -> Made:
-    """``judges``: by name the winners of two games, both in the numbering of the row; the second was swapped.
+    """``judges``: the winners of two games by judge name, both in the row's numbering; the second game was swapped.
 
     An ``id`` such as ``Natural/0`` names the subset.
     """
@@ -150,8 +153,8 @@ def _pandalm(row: Row) -> Made:
 
 
 def _prometheus(row: Row) -> Made:
-    """``gpt4_score``: repeated scores of one answer. Of the answers to one question the larger score wins, repeat by
-    repeat; equal scores are a tie, and a score of null is not a verdict."""
+    """``gpt4_score``: repeated scores of one answer. Among the answers to one question the larger score wins, repeat by
+    repeat; equal scores are a tie, and a null score is no verdict."""
     answers = {_text(r["response_source"]): r["gpt4_score"] for r in row["rows"]}
     prompt, made = _text(row["rows"][0]["idx"]), []
     for first, second in combinations(sorted(answers), 2):
@@ -184,11 +187,11 @@ FORMATS: tuple[Format, ...] = (
 
 
 def read(sources: Sequence[str]) -> Verdicts:
-    """Verdicts of one or several files of the same format, or of Afzal's rows whose responses name their ``source``.
+    """Verdicts from one or several files of the same format, or from Afzal rows whose responses name their ``source``.
 
     Raises:
-        AfzalError: a file cannot be read, is of no known format, or holds a verdict that cannot be read; it names the
-            row. Nothing unreadable is ever taken for a tie or for a loss.
+        AfzalError: a file cannot be read, has no known format, or holds an unreadable verdict (the error names the
+            row). Nothing unreadable is ever taken for a tie or a loss.
     """
     parts = [_read_one(source) for source in sources]
     names = sorted({part.format for part in parts})
@@ -203,7 +206,7 @@ def read(sources: Sequence[str]) -> Verdicts:
 
 
 def knows(source: str) -> bool:
-    """Whether a file is one of :data:`FORMATS`, by its first row; the folder of an annotation page is not.
+    """Whether a file has one of the :data:`FORMATS`, by its first row; the folder of an annotation page has none.
 
     Raises:
         AfzalError: the file cannot be read.
@@ -235,8 +238,8 @@ def _foreign(source: str, form: Format, rows: Iterable[Raw]) -> Verdicts:
                 raise ValueError(raw.value.detail)
             made, truth = form.read(raw.value)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            said = f"lacks the field {error}" if isinstance(error, KeyError) else str(error)
-            raise AfzalError(f"a row of {form.name} {said}", where=raw.where) from None
+            fault = f"lacks the field {error}" if isinstance(error, KeyError) else str(error)
+            raise AfzalError(f"a row of {form.name} {fault}", where=raw.where) from None
         verdicts += made if made[:1] and made[0].judge else [_by(judge, v) for v in made]
         if truth is not None and made:
             gold[made[0].item] = truth
@@ -244,7 +247,7 @@ def _foreign(source: str, form: Format, rows: Iterable[Raw]) -> Verdicts:
 
 
 def _grouped(rows: Iterable[Raw], field: str) -> Iterator[Raw]:
-    """One row for each value of a field, at the place of the first; rows that cannot be read stay as they are."""
+    """One row per value of a field, located at the group's first row; unreadable rows stay as they are."""
     groups: dict[str, list[Raw]] = {}
     for raw in rows:
         if not isinstance(raw.value, Mapping):
@@ -256,7 +259,7 @@ def _grouped(rows: Iterable[Raw], field: str) -> Iterator[Raw]:
 
 
 def _by(judge: str, v: Verdict) -> Verdict:
-    """A verdict of a file that does not say who judged: the file's name does."""
+    """The verdict with a judge's name."""
     return replace(v, judge=judge)
 
 
@@ -284,7 +287,7 @@ def _native(source: str) -> Verdicts:
     if not verdicts and not without:
         raise AfzalError(
             f"{source} holds no verdicts",
-            why=f"read as {dataset.format}: answers, but nobody has compared two of them",
+            why=f"read as {dataset.format}: it holds answers, but no comparisons of them",
             remedy="afzal judge FILE --against FILE --judge ...: the leaderboard reads what it writes",
         )
     if not verdicts:
@@ -298,10 +301,10 @@ def _native(source: str) -> Verdicts:
 
 
 def _known(table: Mapping[str, Outcome], word: Any) -> Outcome:
-    found = table.get(word) if isinstance(word, str) else None
-    if found is None:
-        raise ValueError(f"has the verdict {word!r}, and known are {', '.join(map(repr, table))}")
-    return found
+    outcome = table.get(word) if isinstance(word, str) else None
+    if outcome is None:
+        raise ValueError(f"has the unknown verdict {word!r}; known are {', '.join(map(repr, table))}")
+    return outcome
 
 
 def _text(value: Any) -> str:
@@ -309,11 +312,11 @@ def _text(value: Any) -> str:
 
 
 def _name(value: Any) -> str:
-    """A judge's name; FastChat writes a pair of model and prompt."""
+    """The judge's name; FastChat writes a pair of model and prompt."""
     return "/".join(map(str, value)) if isinstance(value, (list, tuple)) else _text(value or "")
 
 
 def _key(prompt: str, first: str, second: str) -> str:
-    """One name for a pair of answers, whichever is named first."""
+    """The key of a pair of answers, the same in either order."""
     low, high = sorted((first, second))
     return f"{prompt}\0{low}\0{high}"

@@ -1,4 +1,4 @@
-"""What is judged: pairs of answers, in which order they are shown, and what came of each game."""
+"""Pairs of answers to be judged, the games in which a judge sees them, and the rulings."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from afzal.records import Item, Media, Turns, media_of, turns_to_json
 
 Orders = Literal["both", "random", "first"]
 CATEGORIES = ("category", "subset")
-"""Fields of a row that say what kind of prompt it is."""
+"""Fields of a row that may name the kind of prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers to one prompt: their item's number, their own numbers, and texts.
+    """Two answers to one prompt: the item's number, the responses' numbers, and the texts.
 
-    Where there are images or sounds, ``turns`` are prompt and answers as the item has them; in ``prompt`` they stand as
+    With images or sounds, ``turns`` holds prompt and answers as in the item; in ``prompt`` the media appear as
     ``<image>`` and ``<audio>``.
     """
 
@@ -41,8 +41,8 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """One question to a judge: a pair in an order. ``turned`` means that the second answer is shown first;
-    ``transcript`` is what was argued before the judge, where somebody argued."""
+    """One question to a judge: a pair in one order. ``turned`` means that the second answer is shown first;
+    ``transcript`` holds the arguments made before the judge, if any."""
 
     pair: Pair
     turned: bool
@@ -51,13 +51,13 @@ class Game:
 
     @property
     def shown(self) -> tuple[str, str]:
-        """The answers in the order shown."""
+        """The answers' texts in the order shown."""
         one, two = self.pair.answers
         return (two, one) if self.turned else (one, two)
 
     @property
     def turns(self) -> tuple[Turns, Turns, Turns]:
-        """Prompt and answers in the order shown: with media where there are any, else texts."""
+        """Prompt and answers in the order shown: turns if there are media, else texts."""
         if self.pair.turns is None:
             return self.pair.prompt, *self.shown
         prompt, one, two = self.pair.turns
@@ -66,13 +66,13 @@ class Game:
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What came of a game, in the numbering of the pair.
+    """The result of a game, in the numbering of the pair.
 
     Attributes:
-        outcome: ``none`` where the judge gave no verdict, and then ``why``.
+        outcome: ``none`` if the judge gave no verdict, for the reason ``why``.
         p_first: probability that the first answer is better, for judges that state one.
-        tokens: asked and answered.
-        unread: the reply that says no verdict, where there is one.
+        tokens: of the request and of the reply.
+        unread: the reply, if no verdict could be read from it.
     """
 
     outcome: Outcome
@@ -83,30 +83,30 @@ class Ruling:
 
 
 Judge = Callable[[Sequence[Game]], Sequence[Ruling]]
-"""Whatever gives a ruling on each game, in order."""
+"""Gives a ruling on each game, in order."""
 
 
 def as_shown(game: Game, outcome: Outcome, p_shown_first: float | None = None) -> tuple[Outcome, float | None]:
-    """An outcome in the order shown, in the numbering of the pair."""
+    """An outcome in the order shown, translated to the numbering of the pair."""
     if not game.turned:
         return outcome, p_shown_first
     return MIRRORED[outcome], None if p_shown_first is None else 1 - p_shown_first
 
 
 def pairs_of(items: Sequence[Item]) -> list[Pair]:
-    """All pairs of answers of all items, in order. Empty answers are answers."""
-    found = []
+    """All pairs of answers of all items, in order; empty answers count as answers."""
+    pairs = []
     for number, item in enumerate(items):
         prompt, shows = full_text(item.prompt), bool(media_of(item))
         texts = [answer_text(item.prompt, r.turns) for r in item.responses]
         for i, j in combinations(range(len(texts)), 2):
             turns = (item.prompt, item.responses[i].turns, item.responses[j].turns) if shows else None
-            found.append(Pair(number, i, j, prompt, (texts[i], texts[j]), turns))
-    return found
+            pairs.append(Pair(number, i, j, prompt, (texts[i], texts[j]), turns))
+    return pairs
 
 
 def answer_text(prompt: Turns, turns: Turns) -> str:
-    """What a judge reads of an answer: its text, or the words of its messages."""
+    """An answer as a judge reads it: its text, or the text of its messages."""
     if isinstance(turns, str):
         return turns
     if len(turns) == 1 and isinstance(turns[0].content, str):
@@ -115,15 +115,15 @@ def answer_text(prompt: Turns, turns: Turns) -> str:
 
 
 def games_of(pairs: Sequence[Pair], orders: Orders, *, samples: int = 1, seed: int = 0) -> list[Game]:
-    """The games to play: both orders of every pair, one drawn by the seed and the texts, or as they stand."""
-    found = []
+    """The games to play: each pair in both orders, in one order drawn from seed and texts, or in the original order."""
+    games = []
     for pair in pairs:
         for sample in range(samples):
             if orders == "both":
-                found += [Game(pair, False, sample), Game(pair, True, sample)]
+                games += [Game(pair, False, sample), Game(pair, True, sample)]
             else:
-                found.append(Game(pair, orders == "random" and _tossed(pair, sample, seed), sample))
-    return found
+                games.append(Game(pair, orders == "random" and _tossed(pair, sample, seed), sample))
+    return games
 
 
 def _tossed(pair: Pair, sample: int, seed: int) -> bool:
@@ -133,5 +133,5 @@ def _tossed(pair: Pair, sample: int, seed: int) -> bool:
 
 
 def category_of(item: Item) -> str | None:
-    """What kind of prompt a row says that it is; None where it says nothing."""
+    """The kind of prompt that a row names; None if it names none."""
     return next((str(item.extra[name]) for name in CATEGORIES if item.extra.get(name) is not None), None)

@@ -1,8 +1,8 @@
-"""A judge whose verdicts are in a file: those of another tool, or of ``afzal judge`` before.
+"""A judge whose verdicts are in a file, from another tool or from an earlier ``afzal judge``.
 
-Three layouts are read, each row naming its item by ``id`` or ``idx``: lines of ``verdicts.jsonl``; rows with a mapping
-``judges`` of names to verdicts; and tables with a column of verdicts for each judge. A verdict in the last two is in
-the numbering of the item, and a list of two is both orders of a pair, the second with the answers swapped.
+Three layouts are read; in each, a row names its item by ``id`` or ``idx``: lines of ``verdicts.jsonl``; rows with a
+mapping ``judges`` from names to verdicts; tables with one column of verdicts per judge. Verdicts of the last two are in
+the item's numbering; a list of two gives both orders of a pair, the second with the answers swapped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ABSENT = "the file holds no verdict on this pair"
 
 
 def judges_in(path: str) -> list[str]:
-    """Names of the judges of a file of verdicts, in order.
+    """The names of the judges in a file of verdicts, in order.
 
     Raises:
         AfzalError: the file cannot be read, or holds no verdicts.
@@ -47,16 +47,16 @@ def judges_in(path: str) -> list[str]:
         raise AfzalError(
             f"{path} holds no verdicts of judges",
             why=f"its first row has the fields {', '.join(map(str, first))}",
-            remedy="verdicts.jsonl of afzal judge, rows with a mapping judges, or id and a column for each judge",
+            remedy="verdicts.jsonl of afzal judge, rows with a mapping called judges, or columns id and one per judge",
         )
     return names
 
 
 def from_file(path: str, judge: str, items: Sequence[Item], pairs: Sequence[Pair]) -> tuple[list[Game], list[Ruling]]:
-    """The games that a judge of a file played on these pairs, and its rulings; no verdict where the file has none.
+    """The games that a file's judge played on these pairs, and its rulings; ``none`` if the file has no verdict.
 
     Raises:
-        AfzalError: a row cannot be read, or the file is about other items.
+        AfzalError: a row cannot be read, or the file has only other items.
     """
     place: dict[str, list[Pair]] = {}
     for pair in pairs:
@@ -73,8 +73,8 @@ def from_file(path: str, judge: str, items: Sequence[Item], pairs: Sequence[Pair
             why="a verdict belongs to the item with the same id (or idx)",
             remedy="look at the ids of both files",
         )
-    given = [got for pair in pairs for got in heard.get(pair, [(Game(pair, False), Ruling("none", why=_ABSENT))])]
-    return [game for game, _ in given], [ruling for _, ruling in given]
+    results = [got for pair in pairs for got in heard.get(pair, [(Game(pair, False), Ruling("none", why=_ABSENT))])]
+    return [game for game, _ in results], [ruling for _, ruling in results]
 
 
 def _rows(path: str) -> list[tuple[str, Mapping[str, Any]]]:
@@ -88,19 +88,19 @@ def _rows(path: str) -> list[tuple[str, Mapping[str, Any]]]:
 def _of_row(row: Mapping[str, Any], judge: str, pairs: Sequence[Pair], where: str) -> list[tuple[Game, Ruling]]:
     if row.keys() >= OWN:
         return [_own(row, pairs, where)] if row["judge"] == judge else []
-    said = row["judges"] if isinstance(row.get("judges"), Mapping) else row
-    if judge not in said:
+    by_judge = row["judges"] if isinstance(row.get("judges"), Mapping) else row
+    if judge not in by_judge:
         return []
     if len(pairs) != 1:
-        raise AfzalError("a verdict on more than two answers must say which of them it compares", where=where)
-    both = said[judge] if isinstance(said[judge], list) else [said[judge]]
+        raise AfzalError("a verdict on an item with more than two answers must name the pair it compares", where=where)
+    both = by_judge[judge] if isinstance(by_judge[judge], list) else [by_judge[judge]]
     if not 1 <= len(both) <= 2:
         raise AfzalError(f"{judge} has {len(both)} verdicts; one, or one for each order", where=where)
     return [(Game(pairs[0], bool(k)), _ruling(word, where)) for k, word in enumerate(both)]
 
 
 def of_row(row: Mapping[str, Any], responses: int, where: str) -> tuple[Game, Ruling]:
-    """The game and the ruling of a line of ``verdicts.jsonl`` on an item with so many responses; texts are left out.
+    """The game (without texts) and the ruling of a line of ``verdicts.jsonl`` on an item with so many responses.
 
     Raises:
         AfzalError: the item has no such pair of answers, or the verdict is no known word.

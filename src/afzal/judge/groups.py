@@ -1,4 +1,4 @@
-"""Annotators in groups: do people agree within a group, and not between groups, so that disagreement is no noise?"""
+"""Annotators in groups: do people agree within groups but not between them, so that disagreement is not noise?"""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from afzal.records import Item
 from afzal.stats import agreement, resampling
 from afzal.stats.intervals import Interval
 
-SHARED_AT_LEAST = 20  # pairs that two annotators both decided, for their agreement to be known
-GAP_AT_LEAST = 0.1  # agreement within minus between from which groups are offered
+SHARED_AT_LEAST = 20  # pairs that two annotators must both have decided for their agreement to be known
+GAP_AT_LEAST = 0.1  # least difference between agreement within and between groups for groups to be reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Groups:
 
     Attributes:
         of: the group of each annotator, by name.
-        within, between: the probability that two decided labels of one pair, by two people of one group or of two
-            groups, name the same winner; on pairs that played no part in finding the groups.
+        within, between: the probability that two decided labels of one pair, by people of the same group or of
+            different groups, name the same winner; on pairs not used to find the groups.
         gap: within minus between.
     """
 
@@ -43,12 +43,12 @@ class Groups:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The groups in order."""
+        """The names of the groups, in order."""
         return tuple(dict.fromkeys(self.of.values()))
 
 
 def stated(labels: Labels, of: Mapping[str, str], *, resamples: int, seed: int = 0) -> Groups:
-    """Groups that are known beforehand, on all pairs.
+    """Groups known beforehand, measured on all pairs.
 
     Raises:
         AfzalError: an annotator has no group, or there is only one group.
@@ -56,22 +56,22 @@ def stated(labels: Labels, of: Mapping[str, str], *, resamples: int, seed: int =
     missing = [name for name in labels.annotators if name not in of]
     if missing:
         raise AfzalError(f"{missing[0]!r} has no group", where="--group-by", why=f"{len(missing)} annotators have none")
-    own = {name: str(of[name]) for name in labels.annotators}
-    if len(set(own.values())) < 2:
-        raise AfzalError("all annotators are of one group", where="--group-by", remedy="leave the option out")
+    group_of = {name: str(of[name]) for name in labels.annotators}
+    if len(set(group_of.values())) < 2:
+        raise AfzalError("all annotators are in one group", where="--group-by", remedy="leave the option out")
     every = np.ones(len(labels.pairs), bool)
-    return _measured(labels, own, every, resamples, seed)
+    return _measured(labels, group_of, every, resamples, seed)
 
 
 def read_groups(path: str) -> dict[str, str]:
-    """The group of each annotator out of a JSON object, or of a CSV file with the columns annotator and group."""
+    """The group of each annotator, from a JSON object or a CSV file with the columns annotator and group."""
     file = Path(path)
     try:
         if file.suffix == ".csv":
             rows = list(csv.DictReader(file.open(encoding="utf-8-sig", newline="")))
             return {row["annotator"]: row["group"] for row in rows}
-        told = json.loads(file.read_text(encoding="utf-8"))
-        return {str(name): str(group) for name, group in told.items()}
+        groups = json.loads(file.read_text(encoding="utf-8"))
+        return {str(name): str(group) for name, group in groups.items()}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         what = "holds no groups of annotators"
         remedy = 'write {"ann": "group 1", ...}, or a CSV file with the columns annotator and group'
@@ -79,38 +79,38 @@ def read_groups(path: str) -> dict[str, str]:
 
 
 def found(labels: Labels, *, resamples: int, seed: int = 0) -> Groups | None:
-    """Two groups of annotators who agree among themselves and not with each other; None where there are none.
+    """Two groups of annotators who agree within each group but not between the two; None if there are no such groups.
 
-    They are found on one half of the prompts, by average linkage of the agreement of any two annotators, and measured
-    on the other half. Each needs two people, since a single one who differs may have reversed labels.
+    They are found on one half of the prompts, by average linkage on pairwise agreement, and measured on the other half.
+    Each needs two people, since one person alone who differs may have reversed labels.
     """
     half = np.array([_heads(prompt) for prompt in labels.prompts])
-    own = _two_groups(labels, half)
-    if own is None:
+    group_of = _two_groups(labels, half)
+    if group_of is None:
         return None
-    groups = _measured(labels, own, ~half, resamples, seed)
+    groups = _measured(labels, group_of, ~half, resamples, seed)
     low = groups.gap.low
     return groups if low is not None and low > 0 and groups.gap.value >= GAP_AT_LEAST else None
 
 
 def _heads(prompt: str) -> bool:
-    """A coin that depends on the prompt alone."""
+    """A coin toss that depends only on the prompt."""
     return bool(hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=1).digest()[0] & 1)
 
 
 def _decided(labels: Labels, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``[R, R]`` pairs that two of these annotators both decided, and those on which they name the same winner."""
+    """``[R, R]`` how many pairs each two annotators both decided, and on how many they name the same winner."""
     table = labels.table[rows][:, columns]
     first, second = ((table == c).astype(np.float64) for c in (0, SECOND))
-    given = first + second
-    return given.T @ given, first.T @ first + second.T @ second
+    voted = first + second
+    return voted.T @ voted, first.T @ first + second.T @ second
 
 
 def _two_groups(labels: Labels, rows: np.ndarray) -> dict[str, str] | None:
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
 
-    # who decided fewer pairs than two annotators must share is in no group
+    # an annotator who decided too few pairs is in no group
     table = labels.table[rows]
     busy = np.flatnonzero(((table >= 0) & (table <= SECOND)).sum(0) >= SHARED_AT_LEAST / 2)
     shared, same = _decided(labels, rows, busy)
@@ -130,11 +130,11 @@ def _two_groups(labels: Labels, rows: np.ndarray) -> dict[str, str] | None:
     return {name: number[group] for name, group in zip(names, which.tolist(), strict=True)}
 
 
-def _measured(labels: Labels, own: Mapping[str, str], rows: np.ndarray, resamples: int, seed: int) -> Groups:
-    """Agreement within and between, from counts per pair: two of n who chose the first are n (n - 1) equal pairs."""
+def _measured(labels: Labels, group_of: Mapping[str, str], rows: np.ndarray, resamples: int, seed: int) -> Groups:
+    """Agreement within and between groups, from counts per pair: n equal labels make n (n - 1) equal ordered pairs."""
     table = labels.table[rows]
     number = {name: k for k, name in enumerate(labels.annotators)}
-    columns = [[number[n] for n, g in own.items() if g == group] for group in dict.fromkeys(own.values())]
+    columns = [[number[n] for n, g in group_of.items() if g == group] for group in dict.fromkeys(group_of.values())]
     first = np.stack([(table[:, some] == 0).sum(1) for some in columns], 1).astype(np.float64)
     second = np.stack([(table[:, some] == SECOND).sum(1) for some in columns], 1).astype(np.float64)
     n = first + second
@@ -145,7 +145,7 @@ def _measured(labels: Labels, own: Mapping[str, str], rows: np.ndarray, resample
     prompts = [p for p, used in zip(labels.prompts, rows, strict=True) if used]
     known = resampling.sums(quantities, prompts, resamples=resamples, seed=seed)
     return Groups(
-        dict(own),
+        dict(group_of),
         within=known.interval(lambda s: s[..., 1] / s[..., 0]),
         between=known.interval(lambda s: s[..., 3] / s[..., 2]),
         gap=known.interval(lambda s: s[..., 1] / s[..., 0] - s[..., 3] / s[..., 2]),
@@ -153,35 +153,35 @@ def _measured(labels: Labels, own: Mapping[str, str], rows: np.ndarray, resample
 
 
 def only(labels: Labels, groups: Groups, group: str) -> Labels:
-    """The labels of one group; pairs and their numbers stay."""
-    kept = {k for k, name in enumerate(labels.annotators) if groups.of.get(name) == group}
-    number = {old: new for new, old in enumerate(sorted(kept))}
-    said = tuple(replace(s, annotator=number[s.annotator]) for s in labels.said if s.annotator in kept)
-    return replace(labels, annotators=tuple(labels.annotators[k] for k in sorted(kept)), said=said)
+    """The labels of one group; the pairs and their numbers stay the same."""
+    members = {k for k, name in enumerate(labels.annotators) if groups.of.get(name) == group}
+    number = {old: new for new, old in enumerate(sorted(members))}
+    said = tuple(replace(s, annotator=number[s.annotator]) for s in labels.said if s.annotator in members)
+    return replace(labels, annotators=tuple(labels.annotators[k] for k in sorted(members)), said=said)
 
 
 def rows_by_group(
     items: Sequence[Item], labels: Labels, groups: Groups, by: By, kind: LabelKind = "soft"
 ) -> tuple[list[Item], dict[str, Aggregated]]:
-    """The rows once for each group, with that group's preferences and its name in ``extra.group``, and the answers."""
+    """The rows once per group, with its preferences and its name in ``extra.group``; and the aggregated answers."""
     rows, answers = [], {}
     for group in groups.names:
-        own = only(labels, groups, group)
-        answers[group] = aggregate(own, by)
-        for item in as_items(items, own, answers[group], by, kind):
+        group_labels = only(labels, groups, group)
+        answers[group] = aggregate(group_labels, by)
+        for item in as_items(items, group_labels, answers[group], by, kind):
             if item.votes:
                 rows.append(replace(item, id=f"{item.id}/{group}", extra={**item.extra, "group": group}))
     return rows, answers
 
 
 def tables(labels: Labels, groups: Groups) -> list[dict[str, Any]]:
-    """The groups as tables of the page, with the share that each is right where truths are known."""
+    """The groups as tables for the page; accuracy is shown if truths are known."""
     rows = []
     for group in groups.names:
-        own = only(labels, groups, group)
-        known = (own.table >= 0) & (own.gold >= 0)[:, None]
-        right = f"{(own.table == own.gold[:, None])[known].mean():.1%}" if known.any() else "unknown"
-        rows.append([group, str(len(own.annotators)), right])
+        group_labels = only(labels, groups, group)
+        known = (group_labels.table >= 0) & (group_labels.gold >= 0)[:, None]
+        right = f"{(group_labels.table == group_labels.gold[:, None])[known].mean():.1%}" if known.any() else "unknown"
+        rows.append([group, str(len(group_labels.annotators)), right])
     words = (
         f"Two people name the same winner on {groups.within.value:.1%} of decided pairs within a group and on "
         f"{groups.between.value:.1%} between groups."
@@ -200,7 +200,7 @@ def as_plain(groups: Groups) -> dict[str, Any]:
 
 
 def by_field(items: Sequence[Item], labels: Labels, field: str, *, resamples: int, seed: int = 0) -> dict[str, Any]:
-    """Agreement within each group of rows, as a table: rows whose ``extra`` holds the same value of a field.
+    """Agreement among rows whose ``extra`` holds the same value of a field, as a table.
 
     Raises:
         AfzalError: no row has the field.
@@ -214,9 +214,9 @@ def by_field(items: Sequence[Item], labels: Labels, field: str, *, resamples: in
 
 
 def by_axis(labels: Labels, *, resamples: int, seed: int = 0) -> dict[str, Any] | None:
-    """Agreement on each axis, as a table; None where there are not two."""
+    """Agreement on each axis, as a table; None for fewer than two axes."""
     axes = [axis or "" for *_, axis in labels.pairs]
-    words = "Each axis asks a question of its own; the figures above pool them."
+    words = "Each axis asks a different question; the figures above pool them."
     return _by_value(labels, "axis", axes, words, resamples=resamples, seed=seed) if len(set(axes)) > 1 else None
 
 
@@ -231,10 +231,10 @@ def _by_value(
         cells = [value, str(int(used.sum())), str(int(several.sum()))]
         if several.any():
             prompts = [p for p, one in zip(labels.prompts, several, strict=True) if one]
-            own = counted[several]
-            known = resampling.sums(agreement.raw_sums(own), prompts, resamples=resamples, seed=seed)
+            group_counts = counted[several]
+            known = resampling.sums(agreement.raw_sums(group_counts), prompts, resamples=resamples, seed=seed)
             raw = known.interval(agreement.raw_of)
-            cells += [_shown(raw), text.number(agreement.krippendorff(own[:, own.sum(0) > 0]), 3)]
+            cells += [_shown(raw), text.number(agreement.krippendorff(group_counts[:, group_counts.sum(0) > 0]), 3)]
         rows.append([*cells, "", ""][:5])
     columns = [name, "pairs", "with two labels or more", "raw agreement", "Krippendorff's alpha"]
     return {"title": f"By {name}", "words": words, "columns": columns, "rows": rows}
@@ -246,7 +246,7 @@ def _shown(known: Interval) -> str:
 
 
 def in_words(groups: Groups) -> str:
-    """What the groups are, for the report."""
+    """A description of the groups, for the report."""
     parts = [f"{group} ({_some(_members(groups, group))})" for group in groups.names]
     return (
         f"The disagreement has a pattern: within {' and '.join(parts)} two people name the same winner on "
@@ -256,7 +256,7 @@ def in_words(groups: Groups) -> str:
 
 
 def _members(groups: Groups, group: str) -> list[str]:
-    return [name for name, own in groups.of.items() if own == group]
+    return [name for name, its_group in groups.of.items() if its_group == group]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Leaderboards of judges from verdicts on items of known truth: accuracy, and what they do in both orders.
+"""Leaderboards of judges from verdicts on items of known truth: accuracy, and consistency over both orders.
 
 Shapes: N items, J judges. Outcomes are coded as in :mod:`afzal.stats.judging`: 1 the first answer, 2 the second, 0 a
 tie, -1 no verdict.
@@ -22,17 +22,17 @@ from afzal.stats.intervals import Interval, clustered, share
 
 @dataclass(frozen=True, slots=True)
 class TwoGames:
-    """The two games of the items that a judge saw in both orders; shares of all these items but where it is said.
+    """A judge's two games of the items that it saw in both orders; shares are of all these items unless stated.
 
     Attributes:
-        first_order, second_order: accuracy in each order; no verdict is wrong.
+        first_order, second_order: accuracy in each order; a missing verdict is wrong.
         both_right: right in both.
         consistent: the same verdict in both.
-        consistent_of_two: the same, of the items with two verdicts.
-        right_where_consistent: right, of the consistent items.
-        right_by_halves: right in both, and by half where the two verdicts part.
-        none_as_label: the same label in both, no verdict being a label too, and Cohen's kappa of that: what LLMBar
-            publishes.
+        consistent_of_two: the same verdict in both, of the items with two verdicts.
+        right_where_consistent: accuracy on the consistent items.
+        right_by_halves: right in both; items with two different verdicts count half.
+        none_as_label: the same label in both, "no verdict" being a label too, and its Cohen's kappa, as published by
+            LLMBar.
     """
 
     orders: judging.Orders
@@ -48,12 +48,12 @@ class TwoGames:
 
 @dataclass(frozen=True, slots=True)
 class JudgeLine:
-    """One judge: share of games that name the truth (no verdict is wrong), its rank among all with an interval over
-    prompts, and its two games.
+    """One judge: the share of its games that name the truth (a missing verdict is wrong), its rank with an interval
+    over prompts, and its two games.
 
-    ``both`` is None where no item was judged in both orders; ``categories`` holds items, accuracy and two games of each
-    category, where the file has several. ``lead`` is what the first judge has more than this one on the same prompts;
-    None for the first itself.
+    ``both`` is None if no item was judged in both orders. ``categories`` holds number of items, accuracy and two games
+    per category, if the file has several. ``lead`` is the first judge's lead over this one on the same prompts, None
+    for the first itself.
     """
 
     name: str
@@ -79,7 +79,7 @@ class JudgeBoard:
 
 
 def of_judges(said: Verdicts, *, resamples: int = 2000, seed: int = 0) -> JudgeBoard:
-    """Judges beside the truth, each pair of them on the same items.
+    """A leaderboard of judges, with each two of them compared on the same items.
 
     Raises:
         AfzalError: the file states no truth.
@@ -102,46 +102,48 @@ def of_judges(said: Verdicts, *, resamples: int = 2000, seed: int = 0) -> JudgeB
     kinds = sorted(set(categories)) if len(set(categories)) > 1 else []
     lines, order = [], np.argsort(-means.values, kind="stable").tolist()
     for column in order:
-        own = games[names[column]]
-        both = _played(own, place)
+        verdicts = games[names[column]]
+        both = _played(verdicts, place)
         apart = {}
         for kind in kinds:
             of = np.array([c == kind for c in categories])
             apart[kind] = (int(of.sum()), float(np.nanmean(table[of, column])), two_games(both[of], truth[of]))
-        missing = sum(v.outcome == "none" for v in own)
+        missing = sum(v.outcome == "none" for v in verdicts)
         ranks = int(places[column]), int(best[column]), int(worst[column])
         lead = means.difference(order[0], column) if lines else None
-        accuracy = _accuracy(own, place, truth, prompts)
-        lines.append(JudgeLine(names[column], accuracy, *ranks, len(own), missing, two_games(both, truth), apart, lead))
+        accuracy = _accuracy(verdicts, place, truth, prompts)
+        lines.append(
+            JudgeLine(names[column], accuracy, *ranks, len(verdicts), missing, two_games(both, truth), apart, lead)
+        )
     n = len(names)
     return JudgeBoard(tuple(lines), len(items), means.separable(), n * (n - 1) // 2)
 
 
-def _hits(own: Sequence[Verdict], place: Mapping[str, int], truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each game of a judge the number of its item, and whether it names the truth."""
-    at = np.array([place[v.item] for v in own])
-    return at, np.array([CODES[v.outcome] for v in own]) == truth[at]
+def _hits(verdicts: Sequence[Verdict], place: Mapping[str, int], truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each game of a judge, its item's number and whether it names the truth."""
+    at = np.array([place[v.item] for v in verdicts])
+    return at, np.array([CODES[v.outcome] for v in verdicts]) == truth[at]
 
 
-def _right(own: Sequence[Verdict], place: Mapping[str, int], truth: np.ndarray) -> np.ndarray:
-    """``[N]`` the share of a judge's games on each item that name the truth; NaN where it played none."""
-    at, hits = _hits(own, place, truth)
+def _right(verdicts: Sequence[Verdict], place: Mapping[str, int], truth: np.ndarray) -> np.ndarray:
+    """``[N]`` the share of a judge's games on each item that name the truth; NaN without games."""
+    at, hits = _hits(verdicts, place, truth)
     played = np.bincount(at, minlength=len(place))
     return np.where(played > 0, np.bincount(at, hits, len(place)) / np.maximum(played, 1), np.nan)
 
 
 def _accuracy(
-    own: Sequence[Verdict], place: Mapping[str, int], truth: np.ndarray, prompts: Sequence[Hashable]
+    verdicts: Sequence[Verdict], place: Mapping[str, int], truth: np.ndarray, prompts: Sequence[Hashable]
 ) -> Interval:
-    """The mean of that over the items: a share of games, in which each item has the same weight."""
-    at, hits = _hits(own, place, truth)
+    """A judge's accuracy: the share of games that name the truth, with equal weight for each item."""
+    at, hits = _hits(verdicts, place, truth)
     played = np.bincount(at, minlength=len(place))
     return share(clustered([prompts[k] for k in at.tolist()], hits.astype(float).tolist(), (1 / played[at]).tolist()))
 
 
 def _ranks(means: judging.Means) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``[J]`` each: the rank, 1 being best, and its 2.5 % and 97.5 % quantiles over the resamples. Judges that are
-    level have the same rank, and may be the best of them or the worst."""
+    """``[J]`` each: the rank (1 is best), and its 2.5 % and 97.5 % quantiles over the resamples. Tied judges share a
+    rank; in a resample they count as the best of them for the lower end and as the worst for the upper."""
     from scipy.stats import rankdata
 
     drawn = -np.nan_to_num(means.drawn, nan=-np.inf)
@@ -150,17 +152,17 @@ def _ranks(means: judging.Means) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return ranks, best, np.quantile(rankdata(drawn, "max", axis=1), 0.975, axis=0)
 
 
-def _played(own: Sequence[Verdict], place: Mapping[str, int]) -> np.ndarray:
-    """``[N, 2]`` the outcome of each item as it stands and turned; -2 where that was not played."""
+def _played(verdicts: Sequence[Verdict], place: Mapping[str, int]) -> np.ndarray:
+    """``[N, 2]`` the outcome of each item in original and in swapped order; -2 if that was not played."""
     table = np.full((len(place), 2), -2)
-    for v in reversed(own):  # of several games in one order the first counts
+    for v in reversed(verdicts):  # the first of several games in one order counts
         if v.shown_first is not None:
             table[place[v.item], v.shown_first] = CODES[v.outcome]
     return table
 
 
 def two_games(table: np.ndarray, truth: np.ndarray) -> TwoGames | None:
-    """What a judge did with the items ``[N, 2]`` that it saw in both orders; None where there are none."""
+    """The figures of the items ``[N, 2]`` that a judge saw in both orders; None without any."""
     played = (table > -2).all(1)
     if not played.any():
         return None
@@ -197,13 +199,13 @@ def judges_as_plain(board: JudgeBoard, source: str) -> dict[str, Any]:
         for line in board.lines
         if line.lead is not None
     ]
-    told = f"{board.separable} of {board.pairs} pairs of judges can be told apart on the same items."
-    findings = [f"{leader(gaps)} {told}" if gaps else "One judge has nobody beside it."]
+    separable = f"{board.separable} of {board.pairs} pairs of judges can be told apart on the same items."
+    findings = [f"{leader(gaps)} {separable}" if gaps else "There is only one judge, so nothing to compare."]
     biased = [x for x in board.lines if x.both and (p := x.both.orders.slot_p) is not None and p < 0.05 / len(lines)]
     if biased:
         findings.append(
-            f"{len(biased)} of {len(lines)} judges prefer a slot whatever stands there (exact test, p below 0.05 over "
-            "the number of judges)."
+            f"{len(biased)} of {len(lines)} judges prefer a slot regardless of the answer (exact test, p below "
+            "0.05 divided by the number of judges)."
         )
     if missing := sum(x.no_verdict for x in board.lines):
         findings.append(f"{missing} games have no verdict; none of them counts as right.")
@@ -218,7 +220,7 @@ _SHOWN = ("rank", "best_rank", "worst_rank", "no_verdict", "both_right", "consis
 
 
 def _shown(line: Mapping[str, Any]) -> dict[str, Any]:
-    """What a line of the table has of all that is known of a judge."""
+    """The figures of a judge that the table shows."""
     return {key: line[key] for key in ("name", "value", "low", "high", *_SHOWN) if key in line}
 
 
@@ -226,10 +228,10 @@ def _of_both(both: TwoGames | None) -> dict[str, Any]:
     if both is None:
         return {}
     orders = asdict(both.orders)
-    kept = ("contradictions", "first_slot", "slot_bias", "slot_p", "always_first", "always_second", "kappa")
+    shown = ("contradictions", "first_slot", "slot_bias", "slot_p", "always_first", "always_second", "kappa")
     shares = {key: finite(value) for key, value in asdict(both).items() if key not in ("orders", "none_as_label")}
     labels = dict(zip(("consistent", "kappa"), map(finite, both.none_as_label), strict=True))
-    return {**shares, **{key: finite(orders[key]) for key in kept}, "none_as_label": labels}
+    return {**shares, **{key: finite(orders[key]) for key in shown}, "none_as_label": labels}
 
 
 def _by_category(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

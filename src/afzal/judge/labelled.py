@@ -1,4 +1,4 @@
-"""Verdicts on rows whose truth is known, whoever wrote the answers: what ``afzal judge`` leaves of labelled pairs."""
+"""Verdicts on rows of known truth, whoever wrote the answers: what ``afzal judge`` writes for labelled pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from afzal.records import Comparison, Item, comparisons, prompt_key
 
 
 def read_labelled(sources: Sequence[str]) -> Verdicts:
-    """Verdicts by judge or annotator, and the truth of each pair: its ``gold``, or else the label that nobody signed.
+    """Verdicts by judge or annotator, and the truth of each pair: its ``gold``, or else its unsigned label.
 
     Raises:
         AfzalError: a file cannot be read, or no pair has both a truth and a verdict.
@@ -29,8 +29,8 @@ def read_labelled(sources: Sequence[str]) -> Verdicts:
             verdicts += [v for vote in comparisons(item.votes) if (v := _verdict(item, vote)) and v.item in truths]
     if not verdicts:
         raise AfzalError(
-            f"{', '.join(sources)} holds no verdicts beside a known truth",
-            why="the truth of a pair is its gold, or a label without an annotator, and a verdict names who judged",
+            f"{', '.join(sources)} holds no verdicts on pairs of known truth",
+            why="the truth of a pair is its gold or a label without an annotator; a verdict names its judge",
             remedy="rows.jsonl of afzal judge on labelled pairs, or a file with a label and judges, such as LLMBar's",
         )
     judged = {v.item for v in verdicts}
@@ -38,30 +38,30 @@ def read_labelled(sources: Sequence[str]) -> Verdicts:
 
 
 def truths_of(item: Item) -> dict[str, Outcome]:
-    """The outcome of every pair of responses of which one truth is stated."""
+    """The true outcome of every pair of responses with exactly one stated truth."""
     stated = list(comparisons(item.gold)) or [vote for vote in comparisons(item.votes) if vote.annotator is None]
-    found: dict[str, set[Outcome]] = {}
+    by_pair: dict[str, set[Outcome]] = {}
     for vote in stated:
-        said = _by_number(vote)
-        found.setdefault(pair_name(item, said.first, said.second), set()).add(outcome_of(said))
-    return {pair: outcomes.pop() for pair, outcomes in found.items() if len(outcomes) == 1}
+        ordered = _by_number(vote)
+        by_pair.setdefault(pair_name(item, ordered.first, ordered.second), set()).add(outcome_of(ordered))
+    return {pair: outcomes.pop() for pair, outcomes in by_pair.items() if len(outcomes) == 1}
 
 
 def _verdict(item: Item, vote: Comparison) -> Verdict | None:
     if vote.annotator is None:
         return None
-    said = _by_number(vote)
-    shown = None if said.shown_first is None else int(said.shown_first == said.second)
-    names = f"response {said.first}", f"response {said.second}"
-    pair, p = pair_name(item, said.first, said.second), said.probability
-    return Verdict(prompt_key(item), pair, *names, outcome_of(said), vote.annotator, shown, p)
+    ordered = _by_number(vote)
+    shown = None if ordered.shown_first is None else int(ordered.shown_first == ordered.second)
+    names = f"response {ordered.first}", f"response {ordered.second}"
+    pair, p = pair_name(item, ordered.first, ordered.second), ordered.probability
+    return Verdict(prompt_key(item), pair, *names, outcome_of(ordered), vote.annotator, shown, p)
 
 
 def pair_name(item: Item, first: int, second: int) -> str:
-    """One name for two responses of an item, of which the smaller number comes first."""
+    """The key of a pair of responses of an item, ``first < second``."""
     return f"{prompt_key(item)}\0{item.id}\0{first}\0{second}"
 
 
 def _by_number(vote: Comparison) -> Comparison:
-    """The same opinion with the response of the smaller number first."""
+    """The same opinion with the lower-numbered response first."""
     return vote if vote.first < vote.second else vote.swap()

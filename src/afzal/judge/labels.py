@@ -1,6 +1,6 @@
-"""What several annotators said about the same pairs, as one table; read from rows with votes or from verdict files.
+"""Labels of several annotators on the same pairs as one table, from rows with votes or from verdict files.
 
-Shapes: N pairs, R annotators. Classes are :data:`CLASSES`, -1 is not a label.
+Shapes: N pairs, R annotators. Classes are :data:`CLASSES`; -1 is no label.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from afzal.stats.agreement import MISSING
 CLASSES: tuple[Outcome, ...] = ("first", "second", "tie", "both_bad")
 FIRST, SECOND, TIE, BOTH_BAD = range(4)
 VALUES = (1.0, -1.0, 0.0)
-"""Of first, second and tie on the scale from the second to the first."""
+"""The values of first, second and tie on the scale from the second to the first."""
 Place: TypeAlias = tuple[int, int, int, str | None]
-"""Number of an item, two of its responses, the smaller number first, and the axis."""
+"""Item number, two response numbers (the smaller first), and the axis."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One label: which pair and annotator (numbers), the class, whether the pair's first was shown first (None where
-    that is not recorded), the seconds it took, and whether it is an answer to a question that the same person had
-    answered before, asked again to see whether they say the same."""
+    """One label: pair and annotator (numbers), class, whether the pair's first was shown first (None if not recorded),
+    the seconds it took, and whether the person had answered the same question before (asked again to test
+    consistency)."""
 
     pair: int
     annotator: int
@@ -49,13 +49,13 @@ class Labels:
 
     Attributes:
         pairs: the place of each, (number, 0, 1, None) for verdicts. Opinions on different axes answer different
-            questions: two responses that are compared on two axes are two pairs.
+            questions: two responses compared on two axes are two pairs.
         prompts: of each pair, by :func:`afzal.records.prompt_key`; labels on one prompt are not independent.
         annotators: names.
-        said: all labels in the order they were given; the last one of a person on a pair, repeats apart, is the one
-            that counts, but what a judge says in one order and not in the other counts for nothing.
-        gold: ``[N]`` the true class where it is known, else -1.
-        categories: of each pair, "" where the rows name none; empty where nobody asked.
+        said: all labels in the order given. A person's last label on a pair counts, repeats excepted; labels that
+            differ between the two orders of a pair do not count.
+        gold: ``[N]`` the true class if known, else -1.
+        categories: of each pair, "" if the rows name none; an empty tuple if not requested.
     """
 
     pairs: tuple[Place, ...]
@@ -67,7 +67,7 @@ class Labels:
 
     @cached_property
     def table(self) -> np.ndarray:
-        """``[N, R]`` the label that counts; none where somebody said two things in the two orders of a pair."""
+        """``[N, R]`` the label that counts; -1 if an annotator's labels differ between the two orders of a pair."""
         table = np.full((len(self.pairs), len(self.annotators)), MISSING, np.int8)
         in_order: dict[tuple[int, int, bool], int] = {}
         for s in self.said:
@@ -82,13 +82,13 @@ class Labels:
 
 
 def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
-    """The comparisons of rows, and those that rankings come to.
+    """The comparisons of rows, including those implied by rankings.
 
-    Those without an annotator's name are one annotator's, called ``votes``.
+    Comparisons without a name belong to an annotator called ``votes``.
 
     Args:
-        gold: rows with the same prompts and responses whose preference is known to be true, beside those that say so
-            themselves (``Item.gold``).
+        gold: rows with the same prompts and responses whose preferences are known to be true, in addition to rows that
+            state their truth (``Item.gold``).
 
     Raises:
         AfzalError: there is no comparison.
@@ -130,7 +130,7 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
 
 
 def _timed(votes: Iterable[Vote]) -> Iterator[tuple[Comparison, float | None]]:
-    """Every opinion on two responses with its seconds; those of a ranking stand with the first of its pairs."""
+    """Every opinion on two responses with its seconds; a ranking's seconds belong to the first of its pairs."""
     for vote in votes:
         for n, pair in enumerate(comparisons([vote])):
             yield pair, vote.seconds if n == 0 else None
@@ -141,7 +141,7 @@ def _label(vote: Comparison) -> int:
 
 
 def _truths(item: Item) -> Iterable[tuple[tuple[str, str, str], str | None, int]]:
-    """Each pair of a gold row in both orders, with its axis and its true class."""
+    """Each pair of a gold row in both orders, with axis and true class."""
     prompt = json.dumps(turns_to_json(item.prompt), ensure_ascii=False)
     answers = [json.dumps(turns_to_json(r.turns), ensure_ascii=False) for r in item.responses]
     for vote in comparisons(item.gold or item.votes):
@@ -150,13 +150,13 @@ def _truths(item: Item) -> Iterable[tuple[tuple[str, str, str], str | None, int]
 
 
 def _true(known: Mapping[str | None, int], axis: str | None) -> int:
-    """The true class of a pair on an axis: a truth without an axis holds on all of them, and for votes without one any
-    truth does."""
+    """The true class of a pair on an axis. A truth without an axis holds on all axes; votes without one accept any
+    truth."""
     return known.get(axis, known.get(None, MISSING if axis is not None else next(iter(known.values()), MISSING)))
 
 
 def of_verdicts(said: Verdicts) -> Labels:
-    """Judges as annotators: each is heard on a pair where all of its games name the same outcome."""
+    """Judges as annotators: a judge's label on a pair counts if all of its games have the same outcome."""
     games: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     names: dict[str, tuple[str, str, str]] = {}
     for v in said.verdicts:
@@ -165,11 +165,11 @@ def of_verdicts(said: Verdicts) -> Labels:
         games[v.item, v.judge].append(MIRRORED[v.outcome] if turned else v.outcome)
     items = {item: k for k, item in enumerate(names)}
     judges = {judge: k for k, judge in enumerate(dict.fromkeys(judge for _, judge in games))}
-    given = []
+    labels = []
     for (item, judge), outcomes in games.items():
         if len(set(outcomes)) == 1 and outcomes[0] != "none":
-            given.append(Said(items[item], judges[judge], CLASSES.index(outcomes[0])))
+            labels.append(Said(items[item], judges[judge], CLASSES.index(outcomes[0])))
     truth = [CLASSES.index(said.gold[item]) if item in said.gold else MISSING for item in items]
     pairs = tuple((k, 0, 1, None) for k in range(len(items)))
     prompts, _, categories = zip(*names.values(), strict=True) if names else ((), (), ())
-    return Labels(pairs, tuple(prompts), tuple(judges), tuple(given), np.array(truth), tuple(categories))
+    return Labels(pairs, tuple(prompts), tuple(judges), tuple(labels), np.array(truth), tuple(categories))

@@ -1,7 +1,7 @@
-"""A local model as a judge, by the log-probs of the verdicts: no reply to read, and a soft verdict.
+"""A local model as a judge by the log-probs of the verdicts: there is no reply to parse, and the verdict is soft.
 
-The model is shown the question up to the word VERDICT:, and the probabilities of what may follow, first, second and
-tie, are read from it and made to sum to 1. So there is always a verdict, and nothing in an answer can be taken for one.
+The model reads the question up to ``VERDICT:``. The probabilities of the possible next words (first, second, tie) are
+normalised to sum to 1. So there is always a verdict, and no text in an answer can be mistaken for one.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def by_log_probs(asking: Asking, choices: Mapping[str, Outcome], model: Any, spe
     """A judge from a loaded language model.
 
     Args:
-        choices: what each word after VERDICT: means.
-        speaker: that of the model. A question that does not fit into its context with a verdict is not a verdict, since
-            cutting would hide an answer.
-        layout: a :class:`afzal.train.feed.Layout`, how trees become forward passes.
+        choices: the outcome of each word after ``VERDICT:``.
+        speaker: the model's. A question too long for the context gives no verdict, since cutting it would hide an
+            answer.
+        layout: a :class:`afzal.train.feed.Layout`, which turns trees into forward passes.
 
     Raises:
-        AfzalError: (when made) the tokenizer cannot write the verdict words as a continuation.
+        AfzalError: (at creation) the tokenizer cannot write the verdict words as a continuation.
     """
     words = Words(asking)
     spelled = speaker.codec.continuations([f"{LEAD} {word}" for word in choices], markers=False)
@@ -56,7 +56,7 @@ def _turns(words: Words, game: Game, speaker: Speaker) -> Turns:
     prompt, first, second = game.turns
     if game.pair.media and (speaker.reader is None or not speaker.tokenizer.chat_template):
         raise AfzalError(
-            "the judge's model reads texts alone, and a row has images or sounds",
+            "the judge's model reads only text, and a row has images or sounds",
             remedy="a model with a processor and a chat template, or a judge on a server that reads them",
         )
     messages = words.messages(prompt=prompt, first=first, second=second, transcript=game.transcript)
@@ -68,7 +68,8 @@ def _turns(words: Words, game: Game, speaker: Speaker) -> Turns:
 def _scored(
     model: Any, speaker: Speaker, layout: Any, asked: Sequence[Turns], endings: Sequence[Sequence[int]]
 ) -> tuple[list[list[float] | None], list[int]]:
-    """Summed log-probs of each ending after each question, None where it does not fit; and the questions' tokens."""
+    """Summed log-probs of each ending after each question (None if it does not fit), and the questions' token
+    counts."""
     import numpy as np
     import torch
 
@@ -83,13 +84,13 @@ def _scored(
         if len(t.prompt) + longest <= room:
             branches = tuple(Branch(np.asarray(e, np.int32), np.ones(len(e), dtype=bool)) for e in endings)
             trees.append(replace(t, item_id=str(number), branches=branches))
-    found: dict[int, list[float]] = {int(t.item_id): [0.0] * len(endings) for t in trees}
+    by_question: dict[int, list[float]] = {int(t.item_id): [0.0] * len(endings) for t in trees}
     with torch.no_grad():
         for batch in layout.batches(trees):
             values = score(model, batch).logps.double().tolist()
             for (t, k), value in zip(batch.sources, values, strict=True):
-                found[int(t.item_id)][k] = value
-    return [found.get(number) for number in range(len(prompts))], [len(t.prompt) for t in prompts]
+                by_question[int(t.item_id)][k] = value
+    return [by_question.get(number) for number in range(len(prompts))], [len(t.prompt) for t in prompts]
 
 
 def _ruling(game: Game, logps: Sequence[float] | None, n_tokens: int, meanings: Sequence[Outcome]) -> Ruling:
@@ -102,13 +103,13 @@ def _ruling(game: Game, logps: Sequence[float] | None, n_tokens: int, meanings: 
 
 
 def shares(logps: Sequence[float], meanings: Sequence[Outcome]) -> Mapping[Outcome, float]:
-    """Probabilities of first, second and tie, renormalised over the words; several words may mean the same."""
+    """Probabilities of first, second and tie, renormalised over the words; several words may have the same meaning."""
     import math
 
     top = max(logps)
     weights = [math.exp(value - top) for value in logps]
     total = sum(weights)
-    found: dict[Outcome, float] = {"first": 0.0, "second": 0.0, "tie": 0.0}
+    by_meaning: dict[Outcome, float] = {"first": 0.0, "second": 0.0, "tie": 0.0}
     for weight, meaning in zip(weights, meanings, strict=True):
-        found[meaning] += weight / total
-    return found
+        by_meaning[meaning] += weight / total
+    return by_meaning

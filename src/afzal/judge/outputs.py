@@ -1,4 +1,4 @@
-"""What a judge leaves behind: verdicts, rows with its votes, and the summary."""
+"""The files of a judge: verdicts, rows with its votes, summaries and transcripts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def verdict_row(judge: str, fingerprint: str, items: Sequence[Item], game: Game,
 
 
 def transcript_row(judge: str, items: Sequence[Item], game: Game) -> dict[str, Any]:
-    """What was argued in one game, as JSON values."""
+    """The transcript of one game, as JSON values."""
     pair = game.pair
     order = [pair.second, pair.first] if game.turned else [pair.first, pair.second]
     about = {"id": items[pair.item].id, "pair": [pair.first, pair.second], "judge": judge, "order": order}
@@ -43,7 +43,7 @@ def transcript_row(judge: str, items: Sequence[Item], game: Game) -> dict[str, A
 
 
 def transcripts_to_read(items: Sequence[Item], games: Sequence[Game]) -> list[dict[str, str]]:
-    """The first transcripts for a page, of the games in which the answers stand as they are."""
+    """The first transcripts for a page, from games with the answers in their original order."""
     argued = [game for game in games if game.transcript and not game.turned][:_SHOWN]
     return [
         {"title": f"What was argued about {items[game.pair.item].id}", "text": _both(game) + game.transcript}
@@ -52,14 +52,14 @@ def transcripts_to_read(items: Sequence[Item], games: Sequence[Game]) -> list[di
 
 
 def unread_to_read(items: Sequence[Item], games: Sequence[Game], rulings: Sequence[Ruling]) -> list[dict[str, str]]:
-    """A few replies without a verdict for a page: one of each reason first, and of long ones the end."""
-    found = [(game, ruling) for game, ruling in zip(games, rulings, strict=True) if ruling.unread.strip()]
-    first = {ruling.why: k for k, (_, ruling) in reversed(list(enumerate(found)))}
-    order = [*sorted(first.values()), *(k for k in range(len(found)) if k not in first.values())][:_UNREAD]
+    """A few replies without a verdict for a page: one per reason first; of long replies, the end."""
+    voiceless = [(game, ruling) for game, ruling in zip(games, rulings, strict=True) if ruling.unread.strip()]
+    first = {ruling.why: k for k, (_, ruling) in reversed(list(enumerate(voiceless)))}
+    order = [*sorted(first.values()), *(k for k in range(len(voiceless)) if k not in first.values())][:_UNREAD]
     return [
         {
-            "title": f"A reply without a verdict: {found[k][1].why} ({items[found[k][0].pair.item].id})",
-            "text": (" … " if len(found[k][1].unread) > _LONGEST else "") + found[k][1].unread[-_LONGEST:],
+            "title": f"A reply without a verdict: {voiceless[k][1].why} ({items[voiceless[k][0].pair.item].id})",
+            "text": (" … " if len(voiceless[k][1].unread) > _LONGEST else "") + voiceless[k][1].unread[-_LONGEST:],
         }
         for k in order
     ]
@@ -71,17 +71,17 @@ def _both(game: Game) -> str:
 
 
 def with_votes(items: Sequence[Item], judge: str, games: Sequence[Game], rulings: Sequence[Ruling]) -> list[Item]:
-    """The rows with each verdict as one more vote, under the judge's name; a game without a verdict gives none."""
+    """The rows with each verdict added as a vote under the judge's name; a game without a verdict adds none."""
     votes: dict[int, list[Comparison]] = {}
     for game, ruling in zip(games, rulings, strict=True):
         pair = game.pair
         if ruling.outcome == "none":
             continue
         shown = pair.second if game.turned else pair.first
-        said = Comparison(
+        vote = Comparison(
             pair.first, pair.second, ruling.outcome, probability=ruling.p_first, annotator=judge, shown_first=shown
         )
-        votes.setdefault(pair.item, []).append(said)
+        votes.setdefault(pair.item, []).append(vote)
     return [replace(item, votes=(*item.votes, *votes.get(k, ()))) for k, item in enumerate(items)]
 
 
@@ -92,13 +92,13 @@ def write(
     summaries: Sequence[Mapping[str, Any]],
     transcripts: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Write the verdicts, the rows with votes, the summaries, and what was argued, if anything was."""
+    """Write the verdicts, the rows with votes, the summaries, and the transcripts, if there are any."""
     from afzal.runs import atomic_write, make_folder
 
     make_folder(folder)
-    for name, found in ((VERDICTS, verdicts), (TRANSCRIPTS, transcripts)):
-        if found or name == VERDICTS:
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
+    for name, rows in ((VERDICTS, verdicts), (TRANSCRIPTS, transcripts)):
+        if rows or name == VERDICTS:
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             atomic_write(folder / name, lines.encode("utf-8", "surrogatepass"))
     data.write(data.with_media_beside(items, folder), folder / ROWS, "afzal")
     atomic_write(folder / SUMMARY, json.dumps(list(summaries), indent=1, ensure_ascii=False) + "\n")

@@ -36,18 +36,18 @@ def is_own(source: str) -> bool:
 
 
 def read_own(source: str) -> Verdicts:
-    """Every game of ``verdicts.jsonl``, those without a verdict included, on the rows that stand beside it.
+    """Every game of ``verdicts.jsonl``, including those without a verdict, on the rows in the same folder.
 
-    Responses without a ``source`` have no model's name; the truth of a pair is as in :func:`.read_labelled`.
+    Responses without a ``source`` have no model name; the truth of a pair is as in :func:`.read_labelled`.
 
     Raises:
-        AfzalError: a row cannot be read, or the rows are not beside the file or are not those that were judged.
+        AfzalError: a row cannot be read, or the judged rows are missing from the folder.
     """
     beside = Path(source).with_name(ROWS)
     if not beside.is_file():
         raise AfzalError(
-            f"{source} names its rows, and they are not beside it",
-            why=f"{ROWS} of afzal judge holds the answers and the models that wrote them",
+            f"{source} refers to rows that are not in its folder",
+            why=f"{ROWS} of afzal judge holds the answers and the names of their models",
             remedy=f"keep {ROWS} in the same folder",
         )
     items = {item.id: item for item in data.read(str(beside)).items}
@@ -87,28 +87,28 @@ def _verdict(item: Item, row: dict[str, Any], where: str) -> Verdict:
 
 
 def on_models(sources: Sequence[str]) -> Verdicts:
-    """Verdicts on models, of files of one format.
+    """Verdicts on models, from files of one format.
 
     Raises:
-        AfzalError: as for :func:`afzal.judge.foreign.read` and :func:`read_own`; or the answers name no models.
+        AfzalError: as for :func:`afzal.judge.foreign.read` and :func:`read_own`, or the answers name no models.
     """
     if not _all_own(sources):
         return foreign.read(sources)
-    said = _together([read_own(source) for source in sources])
-    kept = [v for v in said.verdicts if v.first and v.second and v.first != v.second]
-    if not kept:
+    together = _together([read_own(source) for source in sources])
+    verdicts = [v for v in together.verdicts if v.first and v.second and v.first != v.second]
+    if not verdicts:
         raise AfzalError(
             f"{', '.join(sources)} holds no verdicts on models",
-            why=f"{len(said.verdicts)} verdicts, but the responses of their rows name no models",
-            remedy="afzal judge FILE --against FILE, which names them; or --of judges, where the rows have a label",
+            why=f"{len(together.verdicts)} verdicts, but the responses of their rows name no models",
+            remedy="afzal judge FILE --against FILE, which names them; or --of judges, if the rows have a label",
         )
-    left = len(said.verdicts) - len(kept)
+    left = len(together.verdicts) - len(verdicts)
     notes = [f"{left} verdicts whose responses do not name two models were left out"] if left else []
-    return replace(said, verdicts=kept, gold={}, notes=notes)
+    return replace(together, verdicts=verdicts, gold={}, notes=notes)
 
 
 def on_truth(sources: Sequence[str]) -> Verdicts:
-    """Verdicts beside the known truth of their items.
+    """Verdicts on items of known truth.
 
     Raises:
         AfzalError: a file cannot be read, or no item has both a truth and a verdict.
@@ -117,24 +117,24 @@ def on_truth(sources: Sequence[str]) -> Verdicts:
         return foreign.read(sources)
     if not _all_own(sources):
         return read_labelled(sources)
-    said = _together([read_own(source) for source in sources])
-    kept = [v for v in said.verdicts if v.item in said.gold]
-    if not kept:
+    together = _together([read_own(source) for source in sources])
+    verdicts = [v for v in together.verdicts if v.item in together.gold]
+    if not verdicts:
         raise AfzalError(
-            f"{', '.join(sources)} holds no verdicts beside a known truth",
-            why=f"no row of {ROWS} beside it has gold, or a label without an annotator",
+            f"{', '.join(sources)} holds no verdicts on pairs of known truth",
+            why=f"no row of {ROWS} in its folder has gold, or a label without an annotator",
             remedy="judge rows that have a label",
         )
-    return replace(said, verdicts=kept)
+    return replace(together, verdicts=verdicts)
 
 
 def _all_own(sources: Sequence[str]) -> bool:
-    own = [is_own(source) for source in sources]
-    if any(own) and not all(own):
+    ours = [is_own(source) for source in sources]
+    if any(ours) and not all(ours):
         raise AfzalError(
             f"the files are of different formats: {FORMAT} and another", remedy="give them one by one, or rows.jsonl"
         )
-    return all(own)
+    return all(ours)
 
 
 def _together(parts: Sequence[Verdicts]) -> Verdicts:

@@ -1,7 +1,7 @@
-"""Images and sounds in what a judge is asked: each stands in the words where its row has it.
+"""Images and sounds in the requests to a judge, each at its place in the text.
 
-A template renders words. So each medium is spelled as a mark that no text of the request holds, and the rendered words
-are split at the marks again.
+A template renders text only. So each medium is replaced by a mark that occurs nowhere in the request, and the rendered
+text is split at the marks again.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from afzal.media import Media, media_part, part_to_json
 from afzal.records import Message, Turns, media_of, turns_to_json
 
 Content = str | tuple[Mapping[str, Any], ...]
-"""A text, or parts of text and of media, as :class:`afzal.records.Message` holds them."""
+"""A text, or text and media parts, as in :class:`afzal.records.Message`."""
 
 
 def content(render: Callable[..., str], values: Mapping[str, Turns]) -> Content:
-    """What ``render`` writes of the values, with every image and sound of theirs in its place.
+    """The values rendered by ``render``, with every image and sound in its place.
 
     Raises:
-        AfzalError: the words that were rendered lack one of them.
+        AfzalError: the rendered text lacks one of them.
     """
     if not any(media_of(turns) for turns in values.values()):
         return render(**{name: full_text(turns) for name, turns in values.items()})
@@ -54,10 +54,10 @@ def content(render: Callable[..., str], values: Mapping[str, Turns]) -> Content:
 
 
 def _spelled(turns: Turns, token: int, numbers: Iterator[int]) -> str:
-    """The words of turns with marks for media."""
+    """The text of the turns with marks for media."""
     if isinstance(turns, str):
         return turns
-    told = []
+    spelled = []
     for message in turns:
         parts = message.content
         if not isinstance(parts, str):
@@ -65,21 +65,21 @@ def _spelled(turns: Turns, token: int, numbers: Iterator[int]) -> str:
                 {"type": "text", "text": f"[media {token} {next(numbers)}]"} if "media" in part else part
                 for part in parts
             )
-        told.append(Message(message.role, parts))
-    return full_text(tuple(told))
+        spelled.append(Message(message.role, parts))
+    return full_text(tuple(spelled))
 
 
 def keyed(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages as what a key is made of: media by the hash of their bytes."""
+    """Messages as hashed for a cache key: media by the hash of their bytes."""
     return [{**m, "content": _each(m["content"], part_to_json)} for m in messages]
 
 
 def for_server(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages as OpenAI-compatible servers take them: images as ``image_url`` with a data address, sounds as
-    ``input_audio``. Formats that such servers do not list (BMP; FLAC, OGG) are sent as PNG and WAV.
+    """Messages in the format of OpenAI-compatible servers: images as ``image_url`` with a data URL, sounds as
+    ``input_audio``. Formats that these servers do not list (BMP; FLAC, OGG) are sent as PNG and WAV.
 
     Raises:
-        AfzalError: a medium has changed, or the library that would convert it is missing.
+        AfzalError: a medium has changed, or the library that converts it is missing.
     """
     return [{**m, "content": _each(m["content"], _sent)} for m in messages]
 
@@ -100,8 +100,8 @@ def _sent(part: Mapping[str, Any]) -> dict[str, Any]:
         data = media.read()
     except (OSError, ValueError) as error:
         raise AfzalError(f"cannot read {media.name or media.kind}", why=str(error)) from None
-    told = format_of(data)
-    format = told[1] if told else ""
+    known = format_of(data)
+    format = known[1] if known else ""
     if media.kind == "image":
         if format not in _IMAGES:
             data, format = _as_png(media), "png"

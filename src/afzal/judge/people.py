@@ -1,4 +1,4 @@
-"""People as a judge: what a file of votes says of each pair, by the most frequent label."""
+"""People as a judge: the most frequent label of each pair in a file of votes."""
 
 from __future__ import annotations
 
@@ -16,83 +16,83 @@ from afzal.records import Comparison, Item, comparisons, pooled_axes, prompt_key
 
 
 def votes_on(items: Sequence[Item], path: str) -> list[Item]:
-    """The rows with only the comparisons that a file holds on the same prompts and answers.
+    """The rows with their votes replaced by a file's comparisons of the same prompts and answers.
 
     Raises:
-        AfzalError: no pair of the file is one of these.
+        AfzalError: the file has no votes on these pairs.
     """
-    said: dict[str, list[tuple[Item, Comparison]]] = {}
+    votes_by_prompt: dict[str, list[tuple[Item, Comparison]]] = {}
     for other in data.read(path).items:
         for vote in comparisons(other.votes):
-            said.setdefault(repr(turns_to_json(other.prompt)), []).append((other, vote))
-    found = []
+            votes_by_prompt.setdefault(repr(turns_to_json(other.prompt)), []).append((other, vote))
+    rows = []
     for item in items:
         places = {repr(turns_to_json(r.turns)): k for k, r in enumerate(item.responses)}
         votes = []
-        for other, vote in said.get(repr(turns_to_json(item.prompt)), ()):
+        for other, vote in votes_by_prompt.get(repr(turns_to_json(item.prompt)), ()):
             answers = [repr(turns_to_json(r.turns)) for r in other.responses]
             first, second = places.get(answers[vote.first]), places.get(answers[vote.second])
             if first is None or second is None or first == second:
                 continue
             shown = None if vote.shown_first is None else places.get(answers[vote.shown_first])
             votes.append(vote.between(first, second, shown))
-        found.append(replace(item, votes=tuple(votes)))
-    if not any(item.votes for item in found):
+        rows.append(replace(item, votes=tuple(votes)))
+    if not any(item.votes for item in rows):
         raise AfzalError(
             f"{Path(path).name} holds no votes on these pairs",
             where=path,
-            why="votes belong to a pair whose prompt and answers are the same texts",
+            why="votes are matched to pairs by the exact texts of prompt and answers",
             remedy="look at both files with: afzal check",
         )
-    return found
+    return rows
 
 
 def labels_on(items: Sequence[Item], pairs: Sequence[Pair]) -> Labels | None:
-    """The votes of rows as labels, in the numbering of the pairs; None where there is none.
+    """The votes of rows as labels, in the numbering of the pairs; None without any.
 
-    Axes are pooled. What a person says on each is an opinion of its own, so that somebody who voted on two counts as
+    Axes are pooled. A person's votes on different axes are separate opinions, so somebody who voted on two counts as
     two annotators, ``ann (helpful)`` and ``ann (harmless)``.
     """
     if not any(True for item in items for _ in comparisons(item.votes)):
         return None
     import numpy as np
 
-    own = of_items(items)
+    labels = of_items(items)
     place = {(p.item, p.first, p.second): k for k, p in enumerate(pairs)}
-    to = [place[pair[:3]] for pair in own.pairs]
+    target = [place[pair[:3]] for pair in labels.pairs]
     gold = np.full(len(pairs), -1)
-    gold[to] = own.gold
+    gold[target] = labels.gold
     numbered = [(p.item, p.first, p.second, None) for p in pairs]
     prompts = [""] * len(pairs)
     for k, pair in enumerate(pairs):
         prompts[k] = prompt_key(items[pair.item])
-    names, who = own.annotators, [s.annotator for s in own.said]
+    names, who = labels.annotators, [s.annotator for s in labels.said]
     if pooled_axes(items):
-        people = [(own.annotators[s.annotator], own.pairs[s.pair][3]) for s in own.said]
+        people = [(labels.annotators[s.annotator], labels.pairs[s.pair][3]) for s in labels.said]
         known = {person: k for k, person in enumerate(dict.fromkeys(people))}
         names = tuple(name if axis is None else f"{name} ({axis})" for name, axis in known)
         who = [known[person] for person in people]
-    said = tuple(replace(s, pair=to[s.pair], annotator=k) for s, k in zip(own.said, who, strict=True))
+    said = tuple(replace(s, pair=target[s.pair], annotator=k) for s, k in zip(labels.said, who, strict=True))
     return Labels(tuple(numbered), tuple(prompts), names, said, gold)
 
 
 def pooled(items: Sequence[Item] | None) -> list[str]:
-    """A note where the votes of rows are on several axes."""
+    """A note if the votes of rows are on several axes."""
     axes = pooled_axes(items or ())
-    return [f"note: people's votes on {axes} are pooled; each answers a question of its own"] if axes else []
+    return [f"note: people's votes on {axes} are pooled; each answers a different question"] if axes else []
 
 
 def by_people(items: Sequence[Item], pairs: Sequence[Pair]) -> Judge:
-    """A judge that says what most people said; no verdict where nobody said anything that orders the pair."""
+    """A judge that gives the majority's verdict on a pair, and no verdict if nobody ordered it."""
     labels = labels_on(items, pairs)
     place = {pair: k for k, pair in enumerate(pairs)}
     p_first = None if labels is None else aggregate(labels, "majority").p_first
 
     def judge(games: Sequence[Game]) -> list[Ruling]:
-        found = []
+        rulings = []
         for game in games:
             p = float("nan") if p_first is None else float(p_first[place[game.pair]])
-            found.append(Ruling(from_probability(p)) if p == p else Ruling("none", why="nobody ordered this pair"))
-        return found
+            rulings.append(Ruling(from_probability(p)) if p == p else Ruling("none", why="nobody ordered this pair"))
+        return rulings
 
     return judge

@@ -1,4 +1,4 @@
-"""Figures as plain values, for pages and files, which hold no NaN."""
+"""Figures as plain values for pages and files, with None in place of NaN."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from afzal.text import sign
 
 
 def finite(value: Any) -> Any:
-    """A value as it is; None in place of a number that is not finite."""
+    """The value itself; None for a number that is not finite."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -21,18 +21,18 @@ def interval(known: Interval) -> dict[str, float | None]:
 
 
 def figure(known: Interval) -> dict[str, float | None]:
-    """The same with ``n``, what is independent."""
+    """The same with ``n``, the number of independent units."""
     return interval(known) | {"n": known.n}
 
 
 def points(gap: Mapping[str, Any], unit: str = "") -> str:
-    """A difference of shares in points with its interval, as ``+3.1 [+0.2, +6.0]``."""
+    """A difference of shares in points with its interval, such as ``+3.1 [+0.2, +6.0]``."""
     ends = "" if gap["low"] is None else f" [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
     return f"{100 * gap['value']:+.1f}{unit}{ends}"
 
 
 def leader(gaps: Sequence[Mapping[str, Any]]) -> str:
-    """Who is first, and who is not told apart from it, in a sentence.
+    """A sentence that says who is first, and who is not told apart from it.
 
     Args:
         gaps: differences with ``first``, ``second``, ``low`` and ``high``; those of the first place come first.

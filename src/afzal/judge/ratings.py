@@ -1,4 +1,4 @@
-"""Scores of several annotators on the same answers: how far they agree on the scale of the data, and their means.
+"""Scores of several annotators on the same answers: agreement on the scale of the data, and means.
 
 Shapes: N units, R annotators. A unit is one answer on one axis.
 """
@@ -20,7 +20,7 @@ from afzal.records import Item, Rating, prompt_key
 from afzal.stats import agreement, ratings, resampling
 from afzal.stats.intervals import Interval
 
-ENOUGH = 20  # scores from which a person's habits are judged
+ENOUGH = 20  # scores needed to judge a person's habits
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +28,11 @@ class Scores:
     """Scores of units.
 
     Attributes:
-        values: ``[N, R]``, NaN where nothing was said; repeats of a question are left out.
-        units: number of the item, response, axis.
+        values: ``[N, R]``, NaN without a score; repeated questions are left out.
+        units: item number, response and axis of each unit.
         prompts: of each unit; units of one prompt are not independent.
-        again: of each annotator, (first score, score when asked again).
-        seconds: of each annotator, where they are recorded.
+        again: for each annotator, (first score, score when asked again).
+        seconds: for each annotator, as far as recorded.
     """
 
     values: np.ndarray
@@ -44,10 +44,10 @@ class Scores:
 
 
 def of_items(items: Sequence[Item]) -> Scores | None:
-    """The scores of rows; those without an annotator's name are one annotator's, called ``votes``. None without any."""
+    """The scores of rows; those without a name belong to an annotator called ``votes``. None without any."""
     units: dict[tuple[int, int, str | None], int] = {}
     people: dict[str, int] = {}
-    given: dict[tuple[int, int], float] = {}
+    scores: dict[tuple[int, int], float] = {}
     again, seconds = defaultdict(list), defaultdict(list)
     for number, item in enumerate(items):
         for vote in item.votes:
@@ -57,14 +57,14 @@ def of_items(items: Sequence[Item]) -> Scores | None:
             person = people.setdefault(vote.annotator or "votes", len(people))
             if vote.seconds is not None:
                 seconds[person].append(vote.seconds)
-            if vote.weight == 0 and (unit, person) in given:
-                again[person].append((given[unit, person], vote.value))
+            if vote.weight == 0 and (unit, person) in scores:
+                again[person].append((scores[unit, person], vote.value))
             else:
-                given[unit, person] = vote.value
-    if not given:
+                scores[unit, person] = vote.value
+    if not scores:
         return None
     values = np.full((len(units), len(people)), np.nan)
-    values[tuple(np.array(list(given)).T)] = list(given.values())
+    values[tuple(np.array(list(scores)).T)] = list(scores.values())
     keys = [prompt_key(item) for item in items]
     prompts = tuple(keys[number] for number, _, _ in units)
     numbers = range(len(people))
@@ -84,11 +84,11 @@ def report(
     """The report as plain values, for the page and for files.
 
     Args:
-        items: the rows of the scores, for the mean by the source of an answer.
+        items: the scored rows, for means by source.
     """
     scale = ratings.scale_of(scores.values)
-    beside = ratings.rest_sums(scores.values)
-    parts = [ratings.alpha_sums(scores.values), beside.sum(1), beside.reshape(len(beside), -1)]
+    rest = ratings.rest_sums(scores.values)
+    parts = [ratings.alpha_sums(scores.values), rest.sum(1), rest.reshape(len(rest), -1)]
     known = resampling.sums(np.concatenate(parts, 1), scores.prompts, resamples=resamples, seed=seed)
     people = [_person(scores, k, known) for k in range(len(scores.annotators))]
     per_unit = np.isfinite(scores.values).sum(1)
@@ -123,23 +123,23 @@ def report(
 
 
 def _by_source(scores: Scores, items: Sequence[Item], *, resamples: int, seed: int) -> dict[str, Any]:
-    """The mean score of the answers of each source, best first, with a table; empty where fewer than two are named."""
+    """The mean score by source, best first, with a table; empty for fewer than two named sources."""
     named = [items[number].responses[response].source or "" for number, response, _ in scores.units] if items else []
     names = sorted({name for name in named if name})
     if len(names) < 2 or any(axis is not None for *_, axis in scores.units):
         return {}
     means = np.nanmean(scores.values, 1)
-    found = {}
+    by_source = {}
     for name in names:
         at = [k for k, source in enumerate(named) if source == name]
-        own = np.stack([np.ones(len(at)), means[at]], 1)
-        known = resampling.sums(own, [scores.prompts[k] for k in at], resamples=resamples, seed=seed)
-        found[name] = {"answers": len(at), **interval(known.interval(lambda s: s[..., 1] / s[..., 0]))}
-    order = sorted(found, key=lambda name: -found[name]["value"])
-    rows = [[name, f"{found[name]['answers']:,}", _shown(found[name])] for name in order]
+        sums = np.stack([np.ones(len(at)), means[at]], 1)
+        known = resampling.sums(sums, [scores.prompts[k] for k in at], resamples=resamples, seed=seed)
+        by_source[name] = {"answers": len(at), **interval(known.interval(lambda s: s[..., 1] / s[..., 0]))}
+    order = sorted(by_source, key=lambda name: -by_source[name]["value"])
+    rows = [[name, f"{by_source[name]['answers']:,}", _shown(by_source[name])] for name in order]
     words = "The mean of an answer's scores, with intervals over prompts. Compare models with: afzal leaderboard."
     table = {"title": "Mean score by source", "words": words, "columns": ["source", "answers", "mean"], "rows": rows}
-    return {"by_source": {name: found[name] for name in order}, "tables": [table]}
+    return {"by_source": {name: by_source[name] for name in order}, "tables": [table]}
 
 
 def _shown(known: dict[str, Any]) -> str:
@@ -152,14 +152,16 @@ def _span(values: np.ndarray) -> str:
 
 def _advice(scale: ratings.Scale, figures: Sequence[dict[str, Any]]) -> str:
     if not figures:
-        return "No answer was scored twice, so that nothing is known of the agreement."
+        return "No answer was scored twice, so nothing is known about agreement."
     known = {figure["name"]: figure["value"] for figure in figures}
     if scale == "two values":
         return f"Two values are two classes: Krippendorff's alpha is {_short(known['alpha, nominal'])}."
-    said = f"The scores have an order and distances: alpha on an interval scale is {_short(known['alpha, interval'])}"
+    sentence = (
+        f"The scores have an order and distances: alpha on an interval scale is {_short(known['alpha, interval'])}"
+    )
     if "alpha, nominal" in known:
-        said += f" (as mere classes it would be {_short(known['alpha, nominal'])})"
-    return said + ". Take means; Dawid-Skene would ignore the distances."
+        sentence += f" (as mere classes it would be {_short(known['alpha, nominal'])})"
+    return sentence + ". Take means; Dawid-Skene would ignore the distances."
 
 
 def _short(value: float | None) -> str:
@@ -192,7 +194,7 @@ def _figures(scores: Scores, scale: ratings.Scale, known: resampling.Sums) -> li
 
 
 def _beside(figure: Callable[[np.ndarray], np.ndarray], part: int) -> Callable[[np.ndarray], np.ndarray]:
-    """A figure of all annotators (part 0) or of the one of number part - 1, from the sums of the report."""
+    """A figure of all annotators (part 0) or of annotator number ``part - 1``, from the sums of the report."""
     return lambda s: figure(s[..., 4 + 7 * part : 11 + 7 * part])
 
 
@@ -201,7 +203,7 @@ def _figure(known: Interval | float) -> dict[str, Any]:
 
 
 def _verdicts(scores: Scores) -> dict[str, float]:
-    """What the scores of two answers to one prompt come to, where there are any: ties, and how far annotators agree."""
+    """Figures of the preferences implied by the scores of two answers to one prompt; empty without such pairs."""
     by_question: dict[tuple[int, str | None], list[int]] = defaultdict(list)
     for unit, (number, _, axis) in enumerate(scores.units):
         by_question[number, axis].append(unit)
@@ -223,41 +225,41 @@ def _verdicts(scores: Scores) -> dict[str, float]:
 
 
 def _person(scores: Scores, person: int, known: resampling.Sums) -> tuple[dict[str, Any], list[str]]:
-    own = scores.values[:, person]
-    own = own[np.isfinite(own)]
+    values = scores.values[:, person]
+    values = values[np.isfinite(values)]
     part = person + 1
-    beside = known.interval(_beside(ratings.correlation_of, part)) if known.total[4 + 7 * part] else None
+    with_others = known.interval(_beside(ratings.correlation_of, part)) if known.total[4 + 7 * part] else None
     again, seconds = scores.again[person], scores.seconds[person]
     line = {
         "name": scores.annotators[person],
-        **({"value": None, "low": None, "high": None} if beside is None else interval(beside)),
-        "scores": len(own),
-        "mean": float(own.mean()),
-        "above_others": None if beside is None else finite(known.interval(_beside(ratings.above_of, part)).value),
+        **({"value": None, "low": None, "high": None} if with_others is None else interval(with_others)),
+        "scores": len(values),
+        "mean": float(values.mean()),
+        "above_others": None if with_others is None else finite(known.interval(_beside(ratings.above_of, part)).value),
         "consistent": sum(a == b for a, b in again) / len(again) if again else None,
         "seconds": float(np.median(seconds)) if seconds else None,
     }
-    return line, _remarks(scores, own, beside, line) if len(own) >= ENOUGH else []
+    return line, _remarks(scores, values, with_others, line) if len(values) >= ENOUGH else []
 
 
-def _remarks(scores: Scores, own: np.ndarray, beside: Interval | None, line: dict[str, Any]) -> list[str]:
-    said = []
-    if beside is not None and beside.high is not None and beside.high < 0:
-        said.append(f"goes against the others (correlation {beside.value:.2f}): reversed?")
+def _remarks(scores: Scores, own: np.ndarray, correlation: Interval | None, line: dict[str, Any]) -> list[str]:
+    remarks = []
+    if correlation is not None and correlation.high is not None and correlation.high < 0:
+        remarks.append(f"goes against the others (correlation {correlation.value:.2f}): reversed?")
     used, times = np.unique(own, return_counts=True)
     usual = (scores.values == used[times.argmax()]).sum() / np.isfinite(scores.values).sum()
     if times.max() >= ONE_ANSWER * len(own) and usual < times.max() / len(own) / 2:
-        said.append(
+        remarks.append(
             f"gives {used[times.argmax()]:g} {times.max() / len(own):.0%} of the time, all together {usual:.0%}"
         )
     everybody = [s for some in scores.seconds for s in some]
     if line["seconds"] is not None and line["seconds"] < HASTY * float(np.median(everybody)):
-        said.append(f"takes {line['seconds']:.1f} s where all take {float(np.median(everybody)):.1f} s")
-    return said
+        remarks.append(f"takes {line['seconds']:.1f} s; the median of all is {float(np.median(everybody)):.1f} s")
+    return remarks
 
 
 def as_items(items: Sequence[Item], scores: Scores) -> list[Item]:
-    """The rows with one score per answer and axis in place of all: their mean, of weight 0 where all of theirs is."""
+    """The rows with one score per answer and axis: the mean of all, with weight 0 if theirs are all 0."""
     means = defaultdict(list)
     counted = np.isfinite(scores.values).sum(1)
     weighed = {

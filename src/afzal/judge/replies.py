@@ -1,9 +1,9 @@
-"""Verdicts out of replies. A reply that does not say exactly one thing in exactly one place is not a verdict.
+"""Verdicts read from replies. A reply must give exactly one verdict in exactly one place, or it counts as unreadable.
 
 A candidate can write verdict lines, JSON or instructions into its answer, and a judge may quote them. So only the last
-line counts, a second verdict that differs makes the reply unreadable, and nothing is searched for in running text.
-How a line is dressed decides nothing: bold type, a heading, backticks, brackets, a full stop and capitals are dropped.
-Marks of a quotation stay, since what is quoted is not the judge's.
+line counts, a second, different verdict makes the reply unreadable, and running text is never searched. Formatting has
+no effect: bold type, headings, backticks, brackets, full stops and case are ignored. Quotation marks (``>``) are kept,
+since quoted text is not the judge's own.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from afzal.servers.cache import TOO_LONG
 _MARKER = re.compile(r"VERDICT[:：][ \t]*(\S.*)", re.IGNORECASE)
 _BOLD = re.compile(r"[*`]+|__")
 _HEADING = re.compile(r"#+[ \t]+")
-_LONGEST = 40  # characters of a reason that are the judge's
+_LONGEST = 40  # characters of the judge's text in a reason
 _AROUND = " \t.\"'[]()"
 _FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*)\n\s*```\s*", re.DOTALL)
 WHOLE = "stop"
 _ENDED = {
     "length": "the reply was cut at max_tokens",
     "content_filter": "the server withheld the reply",
-    TOO_LONG: "the server's model cannot read so much",
+    TOO_LONG: "the request is too long for the server's model",
 }
 
 
@@ -42,15 +42,15 @@ class Reading:
 
 
 def by_choice(reply: str, choices: Mapping[str, Outcome], finish: str = "stop") -> Reading:
-    """The last line must be ``VERDICT: word``, and no other verdict line may say something else.
+    """Read a verdict: the last line must be ``VERDICT: word``, and no other verdict line may differ.
 
     Args:
-        choices: what each word means; upper and lower case are told apart only where words differ in nothing else.
-        finish: why the reply ended; one that was cut has no last line.
+        choices: the outcome of each word; case matters only for words that differ in nothing else.
+        finish: why the reply ended; a truncated reply has no last line.
     """
     if finish != WHOLE:
         return Reading(why=_ENDED.get(finish, f"the reply ended by {finish}"))
-    lines = [line for line in _lines(reply) if _plain(line)]  # the end of a fence is no line
+    lines = [line for line in _lines(reply) if _plain(line)]  # the end of a fence does not count as a line
     if not lines:
         return Reading(why="the reply is empty")
     marked = [_after_marker(line) for line in lines]
@@ -58,7 +58,7 @@ def by_choice(reply: str, choices: Mapping[str, Outcome], finish: str = "stop") 
     if marked[-1] is None:
         why = "the last line is not a verdict" if any(word is not None for word in said) else "there is no verdict line"
         return Reading(why=why)
-    # prose may begin "Verdict: a close call"; in capitals it is the line that was asked for, and says something else
+    # prose may begin with "Verdict: a close call"; in capitals it is the requested line with an unknown word
     unknown = [w for line, w, word in zip(lines, marked, said, strict=True) if w and word is None and "VERDICT" in line]
     if said[-1] is None or unknown:
         word = (unknown or marked)[-1] or ""
@@ -69,13 +69,13 @@ def by_choice(reply: str, choices: Mapping[str, Outcome], finish: str = "stop") 
 
 
 def _after_marker(line: str) -> str | None:
-    """What follows ``VERDICT:`` on a line of its own; None on other lines."""
-    found = _MARKER.fullmatch(_plain(line))
-    return found[1] if found else None
+    """The text after ``VERDICT:`` if the line starts with it, else None."""
+    match = _MARKER.fullmatch(_plain(line))
+    return match[1] if match else None
 
 
 def _chosen(said: str | None, choices: Mapping[str, Outcome]) -> str | None:
-    """The one choice that was written; None where it is none of them."""
+    """The choice that the words name; None if they name none."""
     if said is None:
         return None
     bare = said.strip(_AROUND)
@@ -87,14 +87,15 @@ def _chosen(said: str | None, choices: Mapping[str, Outcome]) -> str | None:
 
 
 def _plain(line: str) -> str:
-    """A line without the marks of Markdown's emphasis and headings, and the blanks at its ends."""
+    """A line without Markdown emphasis, heading marks and surrounding blanks."""
     return _HEADING.sub("", _BOLD.sub("", line).strip(" \t"), count=1).strip(" \t")
 
 
 def by_json(reply: str, path: str, values: Mapping[str, Outcome], finish: str = "stop") -> Reading:
-    """The whole reply must be one JSON object (a code fence around it is allowed) whose field names the outcome.
+    """Read a verdict: the complete reply must be one JSON object (a code fence is allowed) whose field names the
+    outcome.
 
-    A key that occurs twice makes it unreadable: readers of JSON differ in which one they take.
+    A duplicate key makes it unreadable, since JSON parsers differ in which one they keep.
     """
     if finish != WHOLE:
         return Reading(why=_ENDED.get(finish, f"the reply ended by {finish}"))
@@ -102,7 +103,7 @@ def by_json(reply: str, path: str, values: Mapping[str, Outcome], finish: str = 
     try:
         value = json.loads(fenced[1] if fenced else reply, object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        return Reading(why=f"the reply is no JSON object: {str(error) or type(error).__name__}")
+        return Reading(why=f"the reply is not a JSON object: {str(error) or type(error).__name__}")
     for key in path.split("."):
         if not isinstance(value, dict) or key not in value:
             return Reading(why=f"the reply has no field {path!r}")
@@ -113,7 +114,7 @@ def by_json(reply: str, path: str, values: Mapping[str, Outcome], finish: str = 
 
 
 def by_score(reply: str, pattern: str, finish: str = "stop") -> Reading:
-    """The last line must match the pattern, whose group is a finite number; other lines that match must agree."""
+    """Read a score: the last line must match the pattern, whose group is a finite number; other matches must agree."""
     if finish != WHOLE:
         return Reading(why=_ENDED.get(finish, f"the reply ended by {finish}"))
     lines = _lines(reply)
@@ -121,29 +122,29 @@ def by_score(reply: str, pattern: str, finish: str = "stop") -> Reading:
         return Reading(why="the reply is empty")
     expression = re.compile(pattern)
     matches = [expression.fullmatch(line.strip()) or expression.fullmatch(_plain(line)) for line in lines]
-    found = [match[1] for match in matches if match]
+    written = [match[1] for match in matches if match]
     if not matches[-1]:
-        return Reading(why="the last line is not a score" if found else "there is no score line")
-    if len(set(found)) > 1:
+        return Reading(why="the last line is not a score" if written else "there is no score line")
+    if len(set(written)) > 1:
         return Reading(why="there are two different scores")
     try:
-        score = float(found[-1])
+        score = float(written[-1])
     except (TypeError, ValueError):
-        return Reading(why=f"the score {found[-1]!r} is not a number")
+        return Reading(why=f"the score {written[-1]!r} is not a number")
     return Reading(score=score) if math.isfinite(score) else Reading(why=f"the score is {score}")
 
 
 def _lines(reply: str) -> list[str]:
-    """Lines with anything on them. Only line feeds end a line: other breaks may stand inside a quoted answer."""
+    """The lines that are not blank. Only line feeds end a line; other breaks may occur inside a quoted answer."""
     return [line for line in reply.replace("\r\n", "\n").split("\n") if line.strip()]
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    value = dict(pairs)
+    if len(value) != len(pairs):
         raise ValueError("a key occurs twice")
-    return found
+    return value
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

@@ -1,4 +1,4 @@
-"""Judges that score each answer by itself: rules, functions, reward models. The order plays no part."""
+"""Judges that score each answer separately: rules, functions, reward models. The order has no effect."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from afzal.judge.games import Game, Judge, Pair, Ruling
 from afzal.judge.verdicts import Outcome
 
 Score = Callable[[Sequence[Pair], Sequence[str]], Sequence[float]]
-"""``(the pair that each answer belongs to, answers) -> scores``; larger is better."""
+"""``(the pair of each answer, answers) -> scores``; larger is better."""
 
 
 def by_score(score: Score, *, stated: bool = False) -> Judge:
-    """The answer with the larger score wins; equal scores are a tie. Each answer of an item is scored once.
+    """A judge by scores: the larger score wins, equal scores are a tie. Each answer of an item is scored once.
+
 
     Args:
-        stated: whether the gap of two scores states a probability, sigma(gap) that the first is better.
+        stated: whether the score gap states a probability: the first is better with sigma(gap).
     """
 
     def judge(games: Sequence[Game]) -> list[Ruling]:
@@ -45,7 +46,8 @@ def _sigmoid(gap: float) -> float:
 
 
 def rule(name: str, pattern: str | None = None) -> Score:
-    """``longest`` and ``shortest`` in characters, or ``regex``: 1 where the pattern is found in the answer."""
+    """The score of a rule: ``longest`` or ``shortest`` in characters, or ``regex``: 1 if the answer matches the
+    pattern."""
     if name == "regex":
         expression = re.compile(pattern or "")
         return lambda pairs, answers: [float(bool(expression.search(a))) for a in answers]

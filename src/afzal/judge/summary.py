@@ -1,7 +1,7 @@
-"""What the rulings of one judge come to: win rates, both orders, length, people beside it. Plain values throughout.
+"""The figures of one judge from its rulings: win rates, order, length, agreement with people. Plain values throughout.
 
 Shapes: N pairs, R people. Outcomes are coded as in :mod:`afzal.stats.judging`: 1 the first answer, 2 the second, 0 a
-tie, -1 no verdict, -2 where nothing was asked.
+tie, -1 no verdict, -2 not asked.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _POINTS = {1: 1.0, 2: 0.0, 0: 0.5}
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known beside the rulings of a judge.
+    """What is known about the pairs and the judge besides its rulings.
 
     Attributes:
-        people: labels of people on the same pairs, numbered alike.
-        others: by name ``[N]`` the points that other judges give the first answer, NaN without a verdict.
-        own: the ``source`` of answers of the judge's own model, for self-preference.
-        prices: of a million tokens asked and of a million answered.
+        people: people's labels on the same pairs, in the same numbering.
+        others: points ``[N]`` that other judges give the first answer, by judge name; NaN without a verdict.
+        own: the ``source`` of answers by the judge's own model, for self-preference.
+        prices: per million tokens of requests and of replies.
     """
 
     people: Labels | None = None
@@ -44,8 +44,8 @@ class Known:
 
 
 def codes(pairs: Sequence[Pair], games: Sequence[Game], rulings: Sequence[Ruling]) -> tuple[np.ndarray, np.ndarray]:
-    """``[N, 2]`` outcomes as they stand and turned (-2 where that order was not played; first samples), and ``[N]``
-    the outcome of all games together: what they agree on, a tie where they part, no verdict where one has none."""
+    """``[N, 2]`` first samples' outcomes in original and in swapped order (-2 if not played), and ``[N]`` the outcome
+    of all games together: the common verdict, a tie if they differ, no verdict if any game has none."""
     place = {pair: k for k, pair in enumerate(pairs)}
     table, together = np.full((len(pairs), 2), -2), np.full(len(pairs), -2)
     for game, ruling in zip(games, rulings, strict=True):
@@ -58,7 +58,7 @@ def codes(pairs: Sequence[Pair], games: Sequence[Game], rulings: Sequence[Ruling
 
 
 def points_of(together: np.ndarray) -> np.ndarray:
-    """``[N]`` what the first answer gets of a point, NaN without a verdict, by outcomes ``[N]``."""
+    """``[N]`` points of the first answer from outcomes ``[N]``; NaN without a verdict."""
     return np.array([_POINTS.get(int(code), math.nan) for code in together])
 
 
@@ -73,12 +73,12 @@ def summary(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """All figures of a judge; those that the data cannot give are left out."""
-    known, drawn = known or Known(), {"resamples": resamples, "seed": seed}
+    """All figures of a judge that the data can give."""
+    known, resampling = known or Known(), {"resamples": resamples, "seed": seed}
     table, together = codes(pairs, games, rulings)
     prompts = [prompt_key(items[pair.item]) for pair in pairs]
     gap = np.array([len(p.answers[0]) - len(p.answers[1]) for p in pairs])
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "judge": name,
         "pairs": len(pairs),
         "prompts": len(set(prompts)),
@@ -93,26 +93,26 @@ def summary(
     }
     both = (table > -2).all(1)
     if both.any():
-        found["orders"] = _orders(judging.both_orders(table[both, 0], table[both, 1]))
+        figures["orders"] = _orders(judging.both_orders(table[both, 0], table[both, 1]))
     people = known.people if known.people is not None and (known.people.table >= 0).any() else None
     human = None if people is None else beside.points_of_people(people)
     if (sides := two_models(items, pairs)) is not None:
-        found["models"] = _models(sides, together, gap, prompts, human, **drawn)
+        figures["models"] = _models(sides, together, gap, prompts, human, **resampling)
     if people is not None:
-        found["people"] = beside.beside_people(together, people, **drawn)
+        figures["people"] = beside.beside_people(together, people, **resampling)
     if human is not None and (p := _stated(pairs, games, rulings)) is not None:
-        found["calibration"] = beside.calibrated(p, human, prompts)
+        figures["calibration"] = beside.calibrated(p, human, prompts)
     if known.own is not None:
         others = dict(known.others) if human is None else {"people": human, **known.others}
         own = _sides_of(known.own, items, pairs)
-        found["own_answers"] = beside.own_answers(own, points_of(together), others, prompts, **drawn)
+        figures["own_answers"] = beside.own_answers(own, points_of(together), others, prompts, **resampling)
     if by_category := _by_category(items, pairs, prompts, together, table, sides, people):
-        found["by_category"] = by_category
-    return found
+        figures["by_category"] = by_category
+    return figures
 
 
 def _cost(rulings: Sequence[Ruling], prices: tuple[float | None, float | None]) -> dict[str, Any]:
-    """Tokens of the verdicts, and what they cost where a price is given."""
+    """Tokens of the verdicts, and their cost if a price is given."""
     tokens = [sum(r.tokens[k] for r in rulings) for k in (0, 1)]
     paid = [n * price / 1e6 for n, price in zip(tokens, prices, strict=True) if price is not None]
     cost = {"cost": sum(paid)} if paid else {}
@@ -120,7 +120,7 @@ def _cost(rulings: Sequence[Ruling], prices: tuple[float | None, float | None]) 
 
 
 def _stated(pairs: Sequence[Pair], games: Sequence[Game], rulings: Sequence[Ruling]) -> np.ndarray | None:
-    """``[N]`` the mean of the probabilities that a judge states for the first answer; None where it states none."""
+    """``[N]`` the mean probability that a judge states for the first answer; None if it states none."""
     place = {pair: k for k, pair in enumerate(pairs)}
     stated = [(place[g.pair], r.p_first) for g, r in zip(games, rulings, strict=True) if r.p_first is not None]
     if not stated:
@@ -131,7 +131,7 @@ def _stated(pairs: Sequence[Pair], games: Sequence[Game], rulings: Sequence[Ruli
 
 
 def _sides_of(source: str, items: Sequence[Item], pairs: Sequence[Pair]) -> np.ndarray:
-    """``[N]`` 1 where only the first answer is of that source, -1 where only the second, else 0."""
+    """``[N]`` 1 if only the first answer is from that source, -1 if only the second is, else 0."""
     sources = [[r.source for r in item.responses] for item in items]
     return np.array([int(sources[p.item][p.first] == source) - int(sources[p.item][p.second] == source) for p in pairs])
 
@@ -145,10 +145,10 @@ def _by_category(
     sides: tuple[str, str, np.ndarray] | None,
     people: Labels | None,
 ) -> list[dict[str, Any]]:
-    """Pairs, win rate, agreement with people and consistency of each category, where there are two or more."""
+    """Pairs, win rate, agreement with people and consistency by category; empty for fewer than two categories."""
     of = np.array([category_of(items[pair.item]) or "" for pair in pairs])
     names = sorted({name for name in of.tolist() if name})
-    points, found = points_of(together), []
+    points, lines = points_of(together), []
     if sides is not None:
         points = np.where(sides[2] > 0, points, 1 - points)
     equal = None if people is None else beside.equal_labels(together, people)
@@ -163,16 +163,16 @@ def _by_category(
             line["agreement"] = figure(share(clustered(where, equal[rows, columns].tolist()))) if where else None
         if (played := own & (table > -2).all(1)).any():
             line["consistent"] = judging.both_orders(table[played, 0], table[played, 1]).consistent
-        found.append(line)
-    return found
+        lines.append(line)
+    return lines
 
 
 def share_of(values: np.ndarray, use: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | None:
-    """The mean of the pairs ``[N]`` that are used, its interval over prompts and their number; None without any."""
+    """The mean over the used pairs ``[N]``, its interval over prompts and their number; None without any."""
     if not use.any():
         return None
-    kept = clustered([p for p, u in zip(prompts, use, strict=True) if u], values[use].tolist())
-    return figure(share(kept)) | {"pairs": int(use.sum())}
+    rows = clustered([p for p, u in zip(prompts, use, strict=True) if u], values[use].tolist())
+    return figure(share(rows)) | {"pairs": int(use.sum())}
 
 
 def _orders(seen: judging.Orders) -> dict[str, Any]:
@@ -181,8 +181,11 @@ def _orders(seen: judging.Orders) -> dict[str, Any]:
 
 
 def two_models(items: Sequence[Item], pairs: Sequence[Pair]) -> tuple[str, str, np.ndarray] | None:
-    """The two models of a comparison, the one that the first pair names first, and ``[N]`` +1 where it is first, -1
-    where it is second; None where the answers are of one model, of several, or nameless."""
+    """The two models of a comparison, and ``[N]`` +1 if the first of them wrote a pair's first answer, else -1.
+
+    The first model is the first one that the first pair names. None unless the answers are from exactly two named
+    models.
+    """
     named = [(items[p.item].responses[p.first].source, items[p.item].responses[p.second].source) for p in pairs]
     names = list(dict.fromkeys(name for both in named for name in both))
     if len(names) != 2 or None in names or any(a == b for a, b in named):
@@ -203,11 +206,12 @@ def _models(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Win, tie and loss of the first model, its win rate, at equal lengths too, and corrected by people's labels."""
+    """Wins, ties and losses of the first model, and its win rate: raw, at equal lengths, and corrected by people's
+    labels."""
     ours, theirs, side = sides
     spoke = together >= 0
     points = np.where(side > 0, points_of(together), 1 - points_of(together))
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "ours": ours,
         "theirs": theirs,
         "win": int((points == 1).sum()),
@@ -216,17 +220,17 @@ def _models(
         "no_verdict": int((~spoke).sum()),
     }
     if not spoke.any():
-        return found
-    of = [p for p, s in zip(prompts, spoke, strict=True) if s]
+        return figures
+    judged_prompts = [p for p, s in zip(prompts, spoke, strict=True) if s]
     longest = np.where(gap * side > 0, 1.0, np.where(gap * side < 0, 0.0, 0.5))
-    found |= {"win_rate": share_of(points, spoke, prompts), "win_rate_of_the_longer": float(longest.mean())}
+    figures |= {"win_rate": share_of(points, spoke, prompts), "win_rate_of_the_longer": float(longest.mean())}
     if judging.separated_by_length(points[spoke], (gap * side)[spoke]):
-        found["lengths_decide"] = True
+        figures["lengths_decide"] = True
     elif np.ptp(gap[spoke]) > 0:
         controlled = judging.length_controlled(
-            points[spoke], (gap * side)[spoke], of, resamples=min(resamples, 500), seed=seed
+            points[spoke], (gap * side)[spoke], judged_prompts, resamples=min(resamples, 500), seed=seed
         )
-        found["length_controlled"] = figure(controlled.controlled) | {
+        figures["length_controlled"] = figure(controlled.controlled) | {
             "slope": figure(controlled.slope),
             "deviation": controlled.deviation,
             "overlap": controlled.overlap,
@@ -234,14 +238,14 @@ def _models(
         }
     if human is not None:
         corrected = beside.corrected(points, np.where(side > 0, human, 1 - human), prompts)
-        found |= {} if corrected is None else {"with_people": corrected}
-    return found
+        figures |= {} if corrected is None else {"with_people": corrected}
+    return figures
 
 
-def flat(found: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+def flat(figures: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """Every number of a summary by its dotted name, for ``--require``."""
     numbers: dict[str, float] = {}
-    for key, value in found.items():
+    for key, value in figures.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             numbers |= flat(value, f"{name}.")

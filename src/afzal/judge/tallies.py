@@ -1,4 +1,4 @@
-"""Opinions without annotators' names: how many people chose each option, and ranked groups of answers."""
+"""Votes without annotators' names: counts of people per option, and ranked groups of answers."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ VOTERS = "voters"
 
 
 def are_tallies(items: Sequence[Item]) -> bool:
-    """Whether rows count the people who chose each response (scores on the axis ``voters``)."""
+    """Whether rows hold counts of people per response (scores on the axis ``voters``)."""
     return any(isinstance(v, Rating) and v.axis == VOTERS for item in items for v in item.votes)
 
 
 def are_ranked(items: Sequence[Item]) -> bool:
-    """Whether rows rank their responses without saying who did."""
+    """Whether rows rank their responses without naming an annotator."""
     kinds = {(v.kind, v.annotator) for item in items for v in item.votes if isinstance(v, Rating)}
     others = any(not isinstance(v, Rating) for item in items for v in item.votes)
     return not others and kinds == {("rank", None)}
 
 
 def of_voters(items: Sequence[Item], source: str, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Counts of people per option, beside the right option where the rows name it.
+    """A report on counts of people per option, compared with the right option if the rows name it.
 
-    An option that the list of counts does not reach has no count: it is missing, and not chosen by nobody.
+    An option without a count is missing; it does not count as chosen by nobody.
     """
     counted = [
         {v.response: v.value for v in item.votes if isinstance(v, Rating) and v.axis == VOTERS} for item in items
@@ -69,8 +69,8 @@ def of_voters(items: Sequence[Item], source: str, *, resamples: int = 1000, seed
         ("options counted", ", ".join(f"{k} in {n:,}" for k, n in sorted(lengths.items()))),
         ("rows that name the right option", f"{int((right >= 0).sum()):,}"),
     ]
-    findings = ["Options that a row does not count are missing, not chosen by nobody."]
-    figures = [{"name": name, **interval(found)} for name, found in named.items()]
+    findings = ["An option without a count in a row is missing; it does not count as chosen by nobody."]
+    figures = [{"name": name, **interval(figure)} for name, figure in named.items()]
     return _body("Voters", source, "voters", facts, findings, figures)
 
 
@@ -84,13 +84,13 @@ def _mean(values: np.ndarray, prompts: Sequence[str], **how: int) -> Interval:
 
 
 def _right(item: Item) -> int:
-    """The response that beats the others by the rows themselves; -1 where none is named."""
+    """The response that the row itself names as right; -1 if it names none."""
     named = {v.first for v in item.votes if isinstance(v, Comparison) and v.axis == "answer"}
     return next(iter(named)) if len(named) == 1 else -1
 
 
 def of_ranks(items: Sequence[Item], source: str) -> dict[str, Any]:
-    """Ranked groups: how many, of which sizes, how many pairs they make, and how many have equal ranks."""
+    """A report on ranked groups: their number and sizes, the pairs they make, and groups with equal ranks."""
     groups = [[v.value for v in item.votes if isinstance(v, Rating)] for item in items]
     groups = [ranks for ranks in groups if len(ranks) > 1]
     sizes = sorted(Counter(map(len, groups)).items())
@@ -101,7 +101,7 @@ def of_ranks(items: Sequence[Item], source: str) -> dict[str, Any]:
         ("pairs", f"{pairs:,}"),
         ("groups with equal ranks", f"{sum(len(set(ranks)) < len(ranks) for ranks in groups):,}"),
     ]
-    findings = ["The rows rank their answers without saying who did: there is no agreement to report."]
+    findings = ["The rows rank their answers without naming annotators, so there is no agreement to report."]
     return _body("Rankings", source, "ranks", facts, findings, [])
 
 

@@ -1,4 +1,4 @@
-"""The summary of a judge in words, line by line."""
+"""A judge's summary as lines of text."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from afzal.text import interval, number, plural
 Plain = Mapping[str, Any]
 
 
-def lines(found: Plain) -> list[str]:
-    """A summary, as :func:`afzal.judge.summary.summary` gives it."""
+def lines(summary: Plain) -> list[str]:
+    """The lines of a summary made by :func:`afzal.judge.summary.summary`."""
     return [
-        f"judge {found['judge']}: {plural(found['pairs'], 'pair')} of {plural(found['prompts'], 'prompt')}, "
-        f"{plural(found['games'], 'game')}",
-        *(_models(found["models"]) if "models" in found else ()),
-        *(_orders(found["orders"]) if "orders" in found else ()),
-        *_verdicts(found),
-        *(_people(found["people"]) if "people" in found else ()),
-        *(_calibration(found["calibration"]) if found.get("calibration") else ()),
-        *(_own(found["own_answers"]) if found.get("own_answers") else ()),
-        *(controls.lines(found["controls"]) if "controls" in found else ()),
-        *map(_category, found.get("by_category", ())),
-        *_cost(found),
+        f"judge {summary['judge']}: {plural(summary['pairs'], 'pair')} of {plural(summary['prompts'], 'prompt')}, "
+        f"{plural(summary['games'], 'game')}",
+        *(_models(summary["models"]) if "models" in summary else ()),
+        *(_orders(summary["orders"]) if "orders" in summary else ()),
+        *_verdicts(summary),
+        *(_people(summary["people"]) if "people" in summary else ()),
+        *(_calibration(summary["calibration"]) if summary.get("calibration") else ()),
+        *(_own(summary["own_answers"]) if summary.get("own_answers") else ()),
+        *(controls.lines(summary["controls"]) if "controls" in summary else ()),
+        *map(_category, summary.get("by_category", ())),
+        *_cost(summary),
     ]
 
 
-def verdict(found: Plain) -> str:
-    """Whether the first model is better, in a sentence; empty where the answers are not of two models.
+def verdict(summary: Plain) -> str:
+    """A sentence on whether the first model is better; empty if the answers are not from two models.
 
-    Where the judge said nothing that could be read, that.
+    If no reply of the judge was readable, the sentence says so.
     """
-    if found["no_verdict_share"] == 1:
-        return f"not judged: {found['judge']} gave no verdict in {plural(found['games'], 'game')}"
-    m = found.get("models", {})
+    if summary["no_verdict_share"] == 1:
+        return f"not judged: {summary['judge']} gave no verdict in {plural(summary['games'], 'game')}"
+    m = summary.get("models", {})
     rate = m.get("win_rate")
     if rate is None:
         return ""
     word = ("not told apart", "better", "worse")[side(rate)]
-    by = f"on {plural(found['prompts'], 'prompt')} by {found['judge']}"
+    by = f"on {plural(summary['prompts'], 'prompt')} by {summary['judge']}"
     return f"{word}: {m['ours']} wins {percent(rate)} against {m['theirs']} {by}"
 
 
 def side(rate: Plain) -> int:
-    """1 where the interval of a win rate is above a half, -1 where it is below, 0 where it tells nothing apart."""
+    """1 if the interval of a win rate is above one half, -1 if it is below, 0 if it contains it or is unknown."""
     if rate["low"] is None:
         return 0
     return (rate["low"] > 0.5) - (rate["high"] < 0.5)
@@ -58,18 +58,18 @@ def _models(m: Plain) -> list[str]:
     line = f"  {m['ours']} against {m['theirs']}: {record}"
     if "win_rate" in m:
         line += f"; win rate {percent(m['win_rate'])}, by length alone {100 * m['win_rate_of_the_longer']:.1f}"
-    said = [line]
+    lines = [line]
     if (c := m.get("length_controlled")) is not None:
         marked = " (extrapolated: one side is nearly always longer)" if c["extrapolated"] else ""
-        said.append(f"  at equal lengths {percent(c)}, lengths overlap on {c['overlap']:.0%}{marked}")
+        lines.append(f"  at equal lengths {percent(c)}, lengths overlap on {c['overlap']:.0%}{marked}")
     if m.get("lengths_decide"):
-        said.append("  at equal lengths: not known, since lengths alone tell who won")
+        lines.append("  at equal lengths: not known, since lengths alone tell who won")
     if (w := m.get("with_people")) is not None:
-        said.append(
+        lines.append(
             f"  with people's labels on {w['prompts']} prompts {percent(w['corrected'])}; "
             f"people alone {percent(w['people_alone'])}"
         )
-    return said
+    return lines
 
 
 def _orders(o: Plain) -> list[str]:
@@ -80,27 +80,27 @@ def _orders(o: Plain) -> list[str]:
     return [line]
 
 
-def _verdicts(found: Plain) -> list[str]:
-    line = f"  no verdict {100 * found['no_verdict_share']:.1f} %"
-    if found["longer_wins"] is not None:
-        line += f", the longer answer wins {percent(found['longer_wins'])}"
-    return [line, *(f"    {n} x {why}" for why, n in found["why_none"].items())]
+def _verdicts(summary: Plain) -> list[str]:
+    line = f"  no verdict {100 * summary['no_verdict_share']:.1f} %"
+    if summary["longer_wins"] is not None:
+        line += f", the longer answer wins {percent(summary['longer_wins'])}"
+    return [line, *(f"    {n} x {why}" for why, n in summary["why_none"].items())]
 
 
 def _people(h: Plain) -> list[str]:
     line = f"  agrees with people on {percent(h['agreement'])} of {plural(h['labels'], 'label')}"
     if h["without_ties"] is not None and h["without_ties"]["pairs"] < h["labels"]:
         line += f", on {percent(h['without_ties'])} where both name a winner"
-    said = [line]
+    lines = [line]
     if "ceiling" in h:
-        said.append(
+        lines.append(
             f"  with the mode of the others {percent(h['with_the_mode_of_others'])}, where one of them reaches "
             f"{percent(h['ceiling'])}: {100 * h['minus_ceiling']['value']:+.1f} points"
         )
     if test := h.get("alt_test", {}).get("0.2"):
         passed = "passes" if test["passes"] else "fails"
-        said.append(f"  {passed} the alternative-annotator test at epsilon 0.2 (advantage {test['advantage']:.3f})")
-    return said
+        lines.append(f"  {passed} the alternative-annotator test at epsilon 0.2 (advantage {test['advantage']:.3f})")
+    return lines
 
 
 def _calibration(c: Plain) -> list[str]:
@@ -113,11 +113,11 @@ def _calibration(c: Plain) -> list[str]:
 
 
 def _own(own: Plain) -> list[str]:
-    said = [f"  gives answers of its own model {percent(own['share'])} of the points"]
+    lines = [f"  gives answers of its own model {percent(own['share'])} of the points"]
     for name, other in own["beside"].items():
         gap = other["difference"]
-        said.append(f"    {points(gap, ' points')} beside {name}, on {gap['pairs']} pairs")
-    return said
+        lines.append(f"    {points(gap, ' points')} beside {name}, on {gap['pairs']} pairs")
+    return lines
 
 
 def _category(line: Plain) -> str:
@@ -128,11 +128,11 @@ def _category(line: Plain) -> str:
     return ", ".join(cells)
 
 
-def _cost(found: Plain) -> list[str]:
-    if not found["tokens_in"]:
+def _cost(summary: Plain) -> list[str]:
+    if not summary["tokens_in"]:
         return []
-    paid = f", cost {found['cost']:.2f}" if "cost" in found else ""
-    return [f"  tokens: {found['tokens_in']:,} asked, {found['tokens_out']:,} answered{paid}"]
+    paid = f", cost {summary['cost']:.2f}" if "cost" in summary else ""
+    return [f"  tokens: {summary['tokens_in']:,} asked, {summary['tokens_out']:,} answered{paid}"]
 
 
 def percent(known: Plain) -> str:

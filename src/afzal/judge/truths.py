@@ -1,4 +1,4 @@
-"""An answer beside known truth: how often it is right, by category, and how many truths are worth how much."""
+"""Aggregated answers compared with known truth: accuracy, by category too, and the value of more known truths."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from afzal.stats.intervals import Interval, clustered, share
 from afzal.text import interval, number
 
 DRAWS = 20
-"""Random choices of the pairs whose truth is taken as known, with seeds 0 to 19."""
+"""Number of random choices of the pairs whose truth is taken as known, with seeds 0 to 19."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How many pairs of known truth there are, and the share on which an answer is right, a tie or none being half.
+    """The number of pairs of known truth, and the share on which an answer is right; a tie or no answer counts half.
 
-    ``low`` and ``high`` are its 95 % interval over prompts.
+    ``low`` and ``high`` are the share's 95 % interval over prompts.
     """
 
     pairs: int
@@ -35,7 +35,7 @@ class Share:
 
 
 def right_on(p_first: np.ndarray, labels: Labels, at: np.ndarray) -> Share:
-    """How right the probabilities ``[N]`` are on the pairs ``at`` (bool ``[N]``, all of known truth)."""
+    """The accuracy of the probabilities ``[N]`` on the pairs ``at`` (bool ``[N]``, all of known truth)."""
     gold = ordering(labels.gold)
     right = credit(np.nan_to_num(p_first, nan=0.5), POINTS[gold])[at]
     known = share(clustered([labels.prompts[k] for k in np.flatnonzero(at)], right.tolist()))
@@ -43,19 +43,19 @@ def right_on(p_first: np.ndarray, labels: Labels, at: np.ndarray) -> Share:
 
 
 def by_category(p_first: np.ndarray, labels: Labels) -> dict[str, Share]:
-    """The pairs of known truth by category, in order of the names; empty where the rows name fewer than two."""
+    """Accuracy on the pairs of known truth by category, in order of the names; empty for fewer than two categories."""
     gold = ordering(labels.gold)
     names = sorted({c for c, g in zip(labels.categories, gold, strict=False) if g >= 0})
     if len(names) < 2:
         return {}
-    own = np.array(labels.categories)
-    return {name or "none": right_on(p_first, labels, (own == name) & (gold >= 0)) for name in names}
+    categories = np.array(labels.categories)
+    return {name or "none": right_on(p_first, labels, (categories == name) & (gold >= 0)) for name in names}
 
 
 def brier(p_first: np.ndarray, labels: Labels) -> Interval | None:
-    """Mean squared distance of the probability ``[N]`` from the truth (1 first, 0 second, 1/2 a tie), over prompts.
+    """Mean squared distance of the probability ``[N]`` from the truth (1 first, 0 second, 1/2 tie), over prompts.
 
-    0 is perfect, and 1/4 is what 1/2 everywhere gets where all truths name a winner. None without truths.
+    0 is perfect; a constant 1/2 scores 1/4 if all truths name a winner. None without truths.
     """
     gold = ordering(labels.gold)
     at = np.flatnonzero(gold >= 0)
@@ -65,13 +65,13 @@ def brier(p_first: np.ndarray, labels: Labels) -> Interval | None:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What one way of aggregating does with some truths known, on the others, over :data:`DRAWS` choices of them.
+    """The accuracy of one aggregation method with some truths known, on the others, over :data:`DRAWS` choices of them.
 
     Attributes:
-        right: the mean share that is right.
-        least: the worst of the choices.
-        rank_correlation: the mean of Spearman's, between the accuracies of the annotators that the way estimates and
-            those on all pairs of known truth; None where they do not vary.
+        right: the mean accuracy.
+        least: the lowest accuracy of all choices.
+        rank_correlation: the mean Spearman correlation between the annotators' accuracies as estimated by the method
+            and as measured on all pairs of known truth; None if they do not vary.
     """
 
     right: float
@@ -81,14 +81,14 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """How right weights from known truth, and Dawid-Skene anchored by it, are on the pairs whose truth is held out.
+    """The held-out accuracy of weights from known truth and of Dawid-Skene anchored by it.
 
     Attributes:
-        truths: pairs of known truth in all.
-        by_size: for each number of truths taken as known, ``gold`` and ``dawid_skene``; the latter is missing where it
-            did not converge.
-        in_sample: the share right by weights from all truths, on these same pairs: no estimate of what they would do on
-            others, and no ceiling either, since weights by accuracy are the best only where errors are independent.
+        truths: total number of pairs of known truth.
+        by_size: for each number of truths taken as known, ``gold`` and ``dawid_skene``; the latter is missing if it did
+            not converge.
+        in_sample: accuracy of weights from all truths on these same pairs. It does not estimate the accuracy on other
+            pairs, nor is it a ceiling, since weights by accuracy are optimal only if errors are independent.
     """
 
     truths: int
@@ -97,13 +97,13 @@ class Curve:
 
 
 def curve(labels: Labels, sizes: Sequence[int]) -> Curve:
-    """What so many pairs of known truth would be worth, measured on pairs whose truth is known.
+    """What each number of known truths would be worth, measured on pairs whose truth is known.
 
-    Whole prompts are chosen at random until their pairs suffice. The other pairs of the last prompt are neither known
-    nor measured on.
+    Whole prompts are chosen at random until they have enough pairs. The surplus pairs of the last prompt are used
+    neither as known nor for measuring.
 
     Raises:
-        AfzalError: a size leaves no pair to measure on, or all pairs of known truth are of one prompt.
+        AfzalError: a size leaves no pair to measure on, or all pairs of known truth share one prompt.
     """
     table, gold = without_bad(labels.table), ordering(labels.gold)
     at = np.flatnonzero((gold >= 0) & (table >= 0).any(1))
@@ -116,13 +116,13 @@ def curve(labels: Labels, sizes: Sequence[int]) -> Curve:
         choices = [_choice(at, prompts, size, seed) for seed in range(DRAWS)]
         if not all(len(rest) for _, rest in choices):
             raise AfzalError(
-                f"{size} pairs of known truth leave nothing to measure on",
+                f"{size} pairs of known truth leave no pair to measure on",
                 where="--gold-sizes",
                 why=f"whole prompts are chosen, and there are {len(number)}",
                 remedy="smaller sizes",
             )
-        found = {name: _learned(way, table, gold, choices, truth) for name, way in _WAYS.items()}
-        by_size[size] = {name: learned for name, learned in found.items() if learned is not None}
+        ways = {name: _learned(way, table, gold, choices, truth) for name, way in _WAYS.items()}
+        by_size[size] = {name: learned for name, learned in ways.items() if learned is not None}
     everything = _by_gold(table, gold)[0]
     return Curve(len(at), by_size, float(credit(everything, POINTS[gold])[at].mean()))
 
@@ -139,14 +139,15 @@ def _check(sizes: Sequence[int], known: int) -> None:
 
 
 def accuracy_of(table: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """``[R]`` the share of an annotator's labels that are the known truth; NaN where no truth is known of any."""
+    """``[R]`` the accuracy of each annotator's labels on known truths; NaN without any."""
     known = (gold >= 0)[:, None] & (table >= 0)
     with np.errstate(invalid="ignore"):
         return (known & (table == gold[:, None])).sum(0) / known.sum(0)
 
 
 def rank_correlation(one: np.ndarray, two: np.ndarray) -> float | None:
-    """Spearman's, over the annotators of whom both are known; None for fewer than two, or where one does not vary."""
+    """Spearman's correlation over the annotators for whom both are known; None for fewer than two or without
+    variation."""
     from scipy.stats import spearmanr
 
     both = np.isfinite(one) & np.isfinite(two)
@@ -157,15 +158,15 @@ def rank_correlation(one: np.ndarray, two: np.ndarray) -> float | None:
 
 
 def _choice(at: np.ndarray, prompts: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of the pairs ``at`` with known truth, those whose truth is taken as known and those that are measured on."""
+    """Split the pairs ``at`` of known truth into those whose truth is taken as known and those to measure on."""
     turn = np.argsort(np.random.default_rng(seed).permutation(int(prompts.max()) + 1))[prompts]
     order = np.argsort(turn, kind="stable")
     return at[order[:size]], at[turn > turn[order[size - 1]]]
 
 
 Way = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""From labels ``[N, R]`` and truths ``[N]`` to probabilities of the first ``[N]`` and what it thinks of each annotator
-``[R]``; larger is better."""
+"""From labels ``[N, R]`` and truths ``[N]`` to probabilities of the first ``[N]`` and an estimated quality of each
+annotator ``[R]`` (larger is better)."""
 
 
 def _by_gold(table: np.ndarray, gold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -195,23 +196,25 @@ def _learned(
         known = np.full(len(gold), -1)
         known[chosen] = gold[chosen]
         try:
-            answer, thought = way(table, known)
+            answer, estimated = way(table, known)
         except ValueError:  # Dawid-Skene did not converge
             return None
         right.append(float(credit(answer, POINTS[gold])[rest].mean()))
-        ranks.append(rank_correlation(thought, truth))
-    told = [rank for rank in ranks if rank is not None]
-    return Learned(float(np.mean(right)), min(right), float(np.mean(told)) if len(told) == len(ranks) else None)
+        ranks.append(rank_correlation(estimated, truth))
+    defined = [rank for rank in ranks if rank is not None]
+    return Learned(float(np.mean(right)), min(right), float(np.mean(defined)) if len(defined) == len(ranks) else None)
 
 
-def as_plain(found: Aggregated, labels: Labels, by: By) -> dict[str, Any]:
-    """What known truth says of an answer that did not use it, with a table by category and findings."""
+def as_plain(answer: Aggregated, labels: Labels, by: By) -> dict[str, Any]:
+    """The accuracy of an answer that did not use the known truth, with a table by category and findings."""
     at = ordering(labels.gold) >= 0
     if not at.any():
         return {}
-    right, loss = right_on(found.p_first, labels, at), brier(found.p_first, labels)
+    right, loss = right_on(answer.p_first, labels, at), brier(answer.p_first, labels)
     assert loss is not None
-    said = f"The answer by {by} is right on {_percent(right)} of {right.pairs:,} pairs of known truth, a tie half; "
+    start = (
+        f"The answer by {by} is right on {_percent(right)} of {right.pairs:,} pairs of known truth (a tie is half); "
+    )
     shown = f"{number(loss.value, 3)} {interval(loss.low, loss.high)}".rstrip()
     truths = {name: int((labels.gold == k).sum()) for k, name in enumerate(CLASSES) if (labels.gold == k).any()}
     body: dict[str, Any] = {
@@ -222,17 +225,17 @@ def as_plain(found: Aggregated, labels: Labels, by: By) -> dict[str, Any]:
         "brier_low": loss.low,
         "brier_high": loss.high,
         "truths": truths,
-        "findings": [f"{said}its Brier score is {shown}."],
+        "findings": [f"{start}its Brier score is {shown}."],
         "tables": [],
     }
-    if shares := by_category(found.p_first, labels):
-        body["by_category"] = {name: asdict(own) for name, own in shares.items()}
-        rows = [[name, f"{own.pairs:,}", _percent(own)] for name, own in shares.items()]
-        words = f"The answer by {by} on pairs of known truth, a tie half."
+    if shares := by_category(answer.p_first, labels):
+        body["by_category"] = {name: asdict(each) for name, each in shares.items()}
+        rows = [[name, f"{each.pairs:,}", _percent(each)] for name, each in shares.items()]
+        words = f"The answer by {by} on pairs of known truth (a tie is half)."
         columns = ["category", "pairs", "right"]
         body["tables"].append({"title": "Right by category", "words": words, "columns": columns, "rows": rows})
-    if found.fit is not None:
-        rank = rank_correlation(found.fit.accuracy, accuracy_of(without_bad(labels.table), ordering(labels.gold)))
+    if answer.fit is not None:
+        rank = rank_correlation(answer.fit.accuracy, accuracy_of(without_bad(labels.table), ordering(labels.gold)))
         body["estimated_with_true"] = finite(rank)
         if rank is not None:
             body["findings"].append(
@@ -242,27 +245,29 @@ def as_plain(found: Aggregated, labels: Labels, by: By) -> dict[str, Any]:
     return body
 
 
-def _percent(found: Share) -> str:
-    known = "" if found.low is None or found.high is None else f" [{found.low:.1%}, {found.high:.1%}]"
-    return f"{found.right:.1%}{known}"
+def _percent(accuracy: Share) -> str:
+    known = "" if accuracy.low is None or accuracy.high is None else f" [{accuracy.low:.1%}, {accuracy.high:.1%}]"
+    return f"{accuracy.right:.1%}{known}"
 
 
-def curve_as_plain(found: Curve) -> dict[str, Any]:
-    """The same as plain values, with a table and a finding."""
+def curve_as_plain(learned_curve: Curve) -> dict[str, Any]:
+    """The curve as plain values, with a table."""
     rows = []
-    for size, ways in found.by_size.items():
+    for size, ways in learned_curve.by_size.items():
         cells = [f"{size:,}"]
         for name in _WAYS:
             learned = ways.get(name)
             cells += ["did not converge", ""] if learned is None else [f"{learned.right:.1%}", f"{learned.least:.1%}"]
         rows.append(cells)
-    rows.append([f"all {found.truths:,}, in sample", f"{found.in_sample:.1%}", "", "", ""])
+    rows.append([f"all {learned_curve.truths:,}, in sample", f"{learned_curve.in_sample:.1%}", "", "", ""])
     words = (
-        f"The share of the other pairs that is right: the mean and the least of {DRAWS} random choices of the truths. "
-        "The last line is measured on the truths that it was learned from, so that it is no estimate."
+        f"Accuracy on the other pairs: mean and minimum over {DRAWS} random choices of the known truths. The last line "
+        "is measured on the same truths that the weights were learned from, so it is not an estimate."
     )
     columns = ["known truths", "weights by gold", "least", "Dawid-Skene anchored", "least"]
     table = {"title": "How much known truth is worth", "words": words, "columns": columns, "rows": rows}
-    sizes = {str(n): {way: asdict(learned) for way, learned in ways.items()} for n, ways in found.by_size.items()}
-    plain = {"truths": found.truths, "draws": DRAWS, "by_size": sizes, "in_sample": found.in_sample}
+    sizes = {
+        str(n): {way: asdict(learned) for way, learned in ways.items()} for n, ways in learned_curve.by_size.items()
+    }
+    plain = {"truths": learned_curve.truths, "draws": DRAWS, "by_size": sizes, "in_sample": learned_curve.in_sample}
     return {"gold_sizes": plain, "tables": [table]}

@@ -12,9 +12,9 @@ from afzal.records import SWAPPED, Comparison
 Outcome = Literal["first", "second", "tie", "both_bad", "none"]
 MIRRORED: dict[Outcome, Outcome] = {**SWAPPED, "none": "none"}
 POINTS: dict[Outcome, float] = {"first": 1.0, "second": 0.0, "tie": 0.5, "both_bad": 0.5}
-"""What the first answer gets of a point; no verdict gives none to anybody."""
+"""Points for the first answer; ``none`` scores for neither side."""
 CODES: dict[Outcome, int] = {"first": 1, "second": 2, "tie": 0, "both_bad": 0, "none": -1}
-"""Outcomes as :mod:`afzal.stats.judging` numbers them."""
+"""Outcomes as coded in :mod:`afzal.stats.judging`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +22,15 @@ class Verdict:
     """One judgement of two answers to one prompt.
 
     Attributes:
-        prompt: what the two answers answer; verdicts on one prompt are not independent.
-        item: the pair of answers; the same for all judgements of it, in either order.
-        first, second: the models that wrote them, by name.
-        outcome: in this numbering, however they were shown. ``none`` is not a verdict: a refusal, an unreadable reply.
-        judge: who judged.
-        shown_first: which of the two was shown first, 0 or 1, where it is known.
-        probability: a stated probability that the first is better; it leads to the outcome and is kept beside it.
-        lengths: of the two answers in characters, where the file holds them.
-        category: what kind of prompt it is, where the file says so.
+        prompt: the prompt of both answers; verdicts on one prompt are not independent.
+        item: key of the pair of answers; the same for all its judgements, in either order.
+        first, second: names of the models that wrote them.
+        outcome: in this numbering, whatever the order shown. ``none`` is not a verdict: a refusal, an unreadable reply.
+        judge: name of the judge.
+        shown_first: which of the two was shown first, 0 or 1; None if unknown.
+        probability: a stated probability that the first is better, from which the outcome follows.
+        lengths: of the two answers in characters; None if the file does not hold them.
+        category: the kind of prompt; empty if the file does not say.
     """
 
     prompt: str
@@ -47,14 +47,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """What a file of verdicts holds.
+    """The contents of a file of verdicts.
 
     Attributes:
-        verdicts: all of them, also those that name no winner.
-        gold: the true outcome by item, where it is known.
-        format: how the file was read.
-        rows: rows read.
-        notes: what was understood, in words.
+        verdicts: all of them, including those that name no winner.
+        gold: true outcomes by item, as far as known.
+        format: the format in which the file was read.
+        rows: number of rows read.
+        notes: remarks on how the file was understood.
     """
 
     verdicts: Sequence[Verdict]
@@ -70,10 +70,10 @@ class Verdicts:
 
 
 def outcome_of(vote: Comparison) -> Outcome:
-    """What a comparison says of its first response; a stated probability decides."""
+    """The outcome of a comparison; a stated probability takes precedence."""
     return vote.outcome if vote.probability is None else from_probability(vote.probability)
 
 
 def from_probability(p: float) -> Outcome:
-    """The outcome that a probability of the first leads to."""
+    """The outcome that follows from the probability that the first is better."""
     return "first" if p > 0.5 else "second" if p < 0.5 else "tie"

@@ -1,4 +1,4 @@
-"""Models by strength where every judge or annotator has a reliability of their own (Crowd-BT)."""
+"""Models by strength, with a separate reliability for every judge or annotator (Crowd-BT)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from afzal.stats.annotators import crowd_bt
 from afzal.text import number
 
 RIDGE = 1.0
-LEVEL = 0.02  # nats between the strongest and the weakest model, below which nobody can be weighed
+LEVEL = 0.02  # nats between the strongest and the weakest model, below which judges cannot be weighed
 COIN = 0.5
 """A reliability of 1/2 is a coin; below it, verdicts are reversed."""
 
@@ -19,8 +19,8 @@ COIN = 0.5
 def weighed_as_plain(said: Verdicts) -> dict[str, Any]:
     """Strengths in nats (sum 0) and the reliability of each judge, with a table and findings; empty for one judge.
 
-    Reliability and strengths are shrunk by the ridge and by what differs between prompts, so they are for comparing
-    judges with each other: they are neither accuracies nor the leaderboard's own strengths.
+    The ridge and differences between prompts shrink reliabilities and strengths, so they serve only to compare judges
+    with each other: they are neither accuracies nor the leaderboard's strengths.
     """
     counted = [v for v in said.verdicts if v.outcome != "none"]
     judges = sorted({v.judge for v in counted})
@@ -35,13 +35,13 @@ def weighed_as_plain(said: Verdicts) -> dict[str, Any]:
     except ValueError as error:
         return {"findings": [f"Judges are not weighed: {error}"]}
     if np.ptp(fit.theta) < LEVEL:
-        return {"findings": ["The models are level by all verdicts together, so that judges cannot be weighed."]}
+        return {"findings": ["Over all verdicts the models are level, so judges cannot be weighed."]}
     eta = dict(zip(judges, map(float, fit.eta), strict=True))
     theta = {models[k]: float(fit.theta[k]) for k in np.argsort(-fit.theta)}
     reversed_ = [name for name, value in eta.items() if value < COIN]
     words = (
-        "How often each names the stronger model, by strengths and reliabilities fitted together (Crowd-BT, with a "
-        "ridge of 1). 0.5 is a coin; below it verdicts are reversed. It compares judges and is no accuracy."
+        "How often each judge names the stronger model, with strengths and reliabilities fitted jointly (Crowd-BT, "
+        "with a ridge of 1). 0.5 is a coin; below it verdicts are reversed. It compares judges; it is not an accuracy."
     )
     table = {
         "title": "Reliability",
