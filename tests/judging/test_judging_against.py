@@ -94,7 +94,7 @@ def test_the_table_is_that_of_its_figures_in_every_form(judged, capsys):
     assert rows["labels of people"] == ["8", "8"]
     assert [cell.split(" [")[0] for cell in rows["win rate by people"]] == ["56.2 %", "12.5 %"]
     assert "rule:longest ranks the models as people do: dpo, sft." in board["findings"]
-    assert "rule:shortest ranks the models otherwise than people: sft, dpo." in board["findings"]
+    assert "rule:shortest ranks the models differently from people: sft, dpo." in board["findings"]
     page, text = (judged / "table.html").read_text(), "\n".join(against.lines(board))
     for row in side["rows"]:
         for cell in row:
@@ -214,4 +214,4 @@ def test_a_judge_that_follows_the_slot_or_says_nothing_is_told():
     assert rows["both orders agree by slot"] == "0.0 %"
     assert rows["games without a verdict by mute"] == "10.0 %"
     assert "games without a verdict by slot" not in rows
-    assert "slot prefers a slot whatever stands there, on a." in board["findings"]
+    assert "slot prefers a slot regardless of the answer, on a." in board["findings"]

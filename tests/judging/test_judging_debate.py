@@ -186,7 +186,7 @@ def test_transcripts_are_on_the_page_in_a_file_and_in_the_cache(place, capsys):
     assert main(["judge", "rows.jsonl", "--judge", "debate.yaml", "--out", "out", "--resamples", "20"]) == 0
     said = capsys.readouterr().out
     assert "quotes: 20 verified, 20 not in the texts" in said
-    assert "beside debate (one consultant)" in said
+    assert "compared with debate (one consultant)" in said
     rows = [json.loads(line) for line in (place / "out/transcripts.jsonl").read_text().splitlines()]
     assert [row["judge"] for row in rows].count("debate") == 10
     assert [row["judge"] for row in rows].count("debate (one consultant)") == 10

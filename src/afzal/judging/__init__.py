@@ -1,4 +1,4 @@
-"""Judges by name or file, opened with what they need, and asked about pairs of answers."""
+"""Opening judges by name or file, and asking them about pairs of answers."""
 
 from .judges import named
 from .rewards import reward_or_judge, scoring_judge

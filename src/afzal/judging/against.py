@@ -1,4 +1,4 @@
-"""The answers of one model or several, judged against those of one other: ``afzal judge A B C --against D``."""
+"""Judging the answers of one or several models against those of another: ``afzal judge A B C --against D``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from afzal.records import Item
 from afzal.servers.cache import REPLIES
 
 TABLE = "table"
-"""Name of the table's files, without their endings."""
+"""Stem of the table's file names."""
 
 
 def judged_against(
@@ -31,20 +31,20 @@ def judged_against(
     resamples: int = 1000,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-    """Judge every file of answers beside the other's, and write the table of all of them into ``out``.
+    """Judge every file of answers against the other's, and write the table of all of them into ``out``.
 
-    What is written of one source stands in ``out``; of several, in a folder each, and ``out/rows.jsonl`` holds the rows
-    of all, for people to vote on.
+    The results of a single source are written to ``out`` itself. Several sources get a folder each, and
+    ``out/rows.jsonl`` holds all their rows, for people to vote on.
 
     Args:
-        votes: file of people's votes on the same answers, of all sources together.
-        prompts: the file of the prompts, whose columns functions may ask for.
+        votes: file of people's votes on the same answers, for all sources together.
+        prompts: file of the prompts, whose columns functions may ask for.
 
     Returns:
-        the table as plain values (:func:`afzal.judge.against.table`), and the summaries of each source by its name.
+        The table as plain values (:func:`afzal.judge.against.table`), and the summaries by source name.
 
     Raises:
-        AfzalError: as for :func:`afzal.judging.run.judged`, two sources have the same name, or the votes are on none of
+        AfzalError: as for :func:`afzal.judging.run.judged`; or two sources have the same name, or no vote is on one of
             these pairs.
     """
     names = [stem(source) for source in sources]
@@ -52,7 +52,7 @@ def judged_against(
         raise AfzalError(
             "two of the models have the same name",
             where=", ".join(sources),
-            why="a column of the table and a folder are called by it",
+            why="the name is that of a table column and of a folder",
             remedy="rename one of the folders or files",
         )
     rows = {name: read_items(source, other, specs, prompts) for name, source in zip(names, sources, strict=True)}
@@ -60,11 +60,11 @@ def judged_against(
     replies, columns, written = cache or out / REPLIES, [], []
     for name, items in rows.items():
         folder = out if len(rows) == 1 else out / slug(name)
-        beside = voted[name]
-        found = judged(items, specs, folder, voted=beside, cache=replies, resamples=resamples, say=say)
+        with_votes = voted[name]
+        summaries = judged(items, specs, folder, voted=with_votes, cache=replies, resamples=resamples, say=say)
         pairs = pairs_of(items)
-        labels = None if beside is None else people.labels_on(beside, pairs)
-        columns.append(against.Column(name, found, against.of_people(items, pairs, labels, resamples=resamples)))
+        labels = None if with_votes is None else people.labels_on(with_votes, pairs)
+        columns.append(against.Column(name, summaries, against.of_people(items, pairs, labels, resamples=resamples)))
         if len(rows) > 1:
             written += _own(name, folder / outputs.ROWS)
     board = against.table(columns, stem(other))
@@ -75,18 +75,18 @@ def judged_against(
 
 
 def _voted(rows: Sequence[Sequence[Item]], votes: str | None) -> list[list[Item] | None]:
-    """The rows of each source with people's votes; None for a source without any."""
+    """The rows of each source with people's votes; None for a source without votes."""
     if votes is None:
         return [None] * len(rows)
     together = people.votes_on([item for items in rows for item in items], votes)
-    found, at = [], 0
+    voted, at = [], 0
     for items in rows:
-        own = together[at : at + len(items)]
-        found.append(own if any(item.votes for item in own) else None)
+        part = together[at : at + len(items)]
+        voted.append(part if any(item.votes for item in part) else None)
         at += len(items)
-    return found
+    return voted
 
 
 def _own(name: str, rows: Path) -> list[Item]:
-    """The rows of one source with its name before their ids, so that those of all sources differ."""
+    """The rows of one source with its name prefixed to their ids, so that ids differ between sources."""
     return [replace(item, id=f"{name}/{item.id}") for item in data.read(str(rows)).items]

@@ -1,4 +1,4 @@
-"""Judges before whom somebody argues: the debate or criticism, the verdict on it, and the controls beside it."""
+"""Judges that hear arguments: the debate or criticism, the verdict on it, and the controls."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from afzal.judge.replies import Reading
 
 Decider = Callable[[JudgeConfig, Cache], Judge]
-"""How the judge inside is asked, from its settings."""
+"""Makes the inner judge from its settings."""
 
 _DECIDES = "function(prompt, first, second, transcript) returns the probability that the first answer is better"
 _ARGUES = "function(prompt, own, other, side, transcript) returns a text"
@@ -42,26 +42,26 @@ def argued(
     decider: Decider,
     name: str,
 ) -> tuple[Sequence[Game], Sequence[Ruling]]:
-    """The games with what was argued in each under a protocol, and the rulings of the judge inside.
+    """The games with their arguments under a protocol, and the rulings of the inner judge.
 
     Args:
         settings: of kind debate or assisted.
-        cache: file of all replies, arguments included.
-        decider: makes the judge inside.
-        name: who judges, as the cache notes it.
+        cache: file of all replies, including arguments.
+        decider: makes the inner judge.
+        name: the judge's name, as noted in the cache.
 
     Raises:
         AfzalError: a participant cannot be opened, or a server does not answer; earlier replies are in the cache.
     """
     assert settings.judge is not None
-    who = settings.assistant if settings.kind == "assisted" else settings.debater
-    assert who is not None
+    speaker = settings.assistant if settings.kind == "assisted" else settings.debater
+    assert speaker is not None
     with Cache(cache) as replies:
         shown = list(games)
         if protocol != "alone":
             prompt = ASSIST_PROMPT if protocol == "assisted" else ARGUE_PROMPT
-            speak = debater(who, prompt, items, replies, name)
-            speak = _swapped(speak) if who.swapped else speak
+            speak = debater(speaker, prompt, items, replies, name)
+            speak = _swapped(speak) if speaker.swapped else speak
             shown = heard(games, protocol, speak, rounds=settings.rounds, seed=settings.seed)
         prompt = settings.judge.prompt if protocol == "alone" else prompt_after(settings)
         inside = settings.judge.model_copy(update={"prompt": prompt})
@@ -84,7 +84,7 @@ def _by_function(spec: str) -> Judge:
                 ) from error
             if not 0 <= p <= 1:
                 raise AfzalError(
-                    f"{spec} gave {p}, which is not a probability", where="judge.function", remedy=_DECIDES
+                    f"{spec} returned {p}, which is not a probability", where="judge.function", remedy=_DECIDES
                 )
             rulings.append(Ruling(*as_shown(game, from_probability(p), p)))
         return rulings
@@ -93,16 +93,16 @@ def _by_function(spec: str) -> Judge:
 
 
 def _swapped(speak: Speak) -> Speak:
-    """An adversary: each answer is read in the place of the other."""
+    """An adversary, which reads each answer in place of the other."""
     return lambda positions: speak([replace(p, own=p.other, other=p.own) for p in positions])
 
 
 def debater(settings: DebaterConfig, prompt: str, items: Sequence[Item], cache: Cache, name: str) -> Speak:
-    """The debaters: each text is asked for once, and then read from the cache; scores of a reward model are computed.
+    """The debaters. Each text is requested once and then read from the cache; a reward model's scores are recomputed.
 
     Args:
-        prompt: where the settings have none.
-        items: whose answers are argued about.
+        prompt: used if the settings have none.
+        items: the items whose answers are argued about.
 
     Raises:
         AfzalError: the model, the server's key or the function cannot be found.
@@ -155,7 +155,7 @@ def _function(spec: str, cache: Cache, name: str) -> Speak:
                 f"{spec} failed: {type(error).__name__}: {error}", where="function", remedy=_ARGUES
             ) from error
         if not isinstance(text, str):
-            raise AfzalError(f"{spec} gave no text but {text!r}", where="function", remedy=_ARGUES)
+            raise AfzalError(f"{spec} returned {text!r} instead of a text", where="function", remedy=_ARGUES)
         cache.put(key, f"{name}: arguments", Reply(text))
         return text
 
@@ -163,7 +163,7 @@ def _function(spec: str, cache: Cache, name: str) -> Speak:
 
 
 def _scores(folder: str, items: Sequence[Item]) -> Speak:
-    """A reward model that states the scores of both answers, and by how much the first is better."""
+    """A reward model that states the scores of both answers and their difference."""
     rewards = reward_source(folder, device=pick_device("auto"))
 
     def speak(positions: Sequence[Position]) -> list[str]:
@@ -180,7 +180,7 @@ def _stated(first: float, second: float) -> str:
 
 
 def _local(settings: DebaterConfig) -> Ask:
-    """A local model that writes one text after another."""
+    """A local model that writes one text at a time."""
     from afzal.generate import Sampling, sample
     from afzal.model.load import load_model, load_tokenizer
     from afzal.model.speaking import speaker_of

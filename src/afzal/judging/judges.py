@@ -31,15 +31,15 @@ from afzal.servers.client import opened
 from afzal.servers.requests import Ask, counter
 
 BETA = 0.1
-"""Of an implicit reward, where neither the judge nor its run says."""
+"""Default beta of an implicit reward, if neither the judge nor its run states one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A judge that was asked for: its name, settings, and a fingerprint of all that decides its verdicts.
+    """A requested judge: its name, settings, and a fingerprint of everything that determines its verdicts.
 
-    ``votes`` is the file of people's votes, for people as a judge, and ``verdicts`` that of the verdicts of a judge of
-    that name; these have no settings. ``protocol`` is how is argued before the judge, where somebody argues.
+    ``votes`` is a file of people's votes, for people as a judge; ``verdicts`` is a file with the verdicts of a judge of
+    that name. Both have no settings. ``protocol`` is set for judges that hear arguments.
     """
 
     name: str
@@ -51,11 +51,11 @@ class Named:
 
 
 def named(spec: str) -> Named:
-    """What ``--judge`` names: a YAML file, ``rule:longest``, ``people:FILE``, ``verdicts:FILE:NAME``,
+    """The judge that ``--judge`` names: a YAML file, ``rule:longest``, ``people:FILE``, ``verdicts:FILE:NAME``,
     ``file.py:function``, or a model folder.
 
     Raises:
-        AfzalError: it names nothing, or the file is not a judge.
+        AfzalError: there is no such judge, or the file does not define one.
     """
     if spec.startswith("rule:"):
         return _named(spec, _built([("kind", "rule"), ("rule", spec.removeprefix("rule:"))], spec))
@@ -99,10 +99,10 @@ def _of_verdicts(spec: str) -> Named:
 
 
 def _with_reference(settings: JudgeConfig) -> JudgeConfig:
-    """The settings of a policy with the reference and the beta of its run, where they do not say.
+    """The settings of a policy, completed by the reference and the beta of its run.
 
     Raises:
-        AfzalError: it is not a run with a reference, and none is named.
+        AfzalError: no reference is named, and the folder is not a run with one.
     """
     if settings.reference is not None:
         return settings.model_copy(update={"beta": settings.beta or BETA})
@@ -145,7 +145,7 @@ def _named(name: str, settings: JudgeConfig) -> Named:
 
 
 def controls(n: Named) -> list[Named]:
-    """What always runs beside a judge before whom somebody argues: the same judge alone, and with one consultant."""
+    """The controls of a judge that hears arguments: the same judge alone, and with one consultant."""
     if n.settings is None or n.protocol in (None, "alone"):
         return []
     made = []
@@ -156,7 +156,7 @@ def controls(n: Named) -> list[Named]:
 
 
 def about(n: Named) -> dict[str, str]:
-    """Facts of a judge for its card: kind, model, fingerprint, and ``prompt``, what it is asked."""
+    """Facts about a judge for its card: kind, model, fingerprint, and ``prompt``."""
     kind = n.settings.kind if n.settings is not None else "people" if n.votes else "verdicts of a file"
     facts = {"kind": kind, "prompt": ""}
     if n.settings is not None and n.settings.kind in ("model", "http"):
@@ -179,12 +179,12 @@ def _who(settings: JudgeConfig | DebaterConfig) -> str:
 
 
 def prices(n: Named) -> tuple[float | None, float | None]:
-    """What a judge asks for a million tokens asked, and answered."""
+    """A judge's prices per million tokens of requests and of replies."""
     return (None, None) if n.settings is None else (n.settings.price_in, n.settings.price_out)
 
 
 def own_source(n: Named, items: Sequence[Item]) -> str | None:
-    """The source, among those of the answers, that is the judge's own model; None where there is none."""
+    """The source of answers that is the judge's own model; None if there is none."""
     if n.settings is None:
         return None
     model = n.settings.model or ""
@@ -196,11 +196,11 @@ def own_source(n: Named, items: Sequence[Item]) -> str | None:
 def played(
     n: Named, items: Sequence[Item], pairs: Sequence[Pair], cache: Path, say: Callable[[str], None]
 ) -> tuple[Sequence[Game], Sequence[Ruling]]:
-    """The games that a judge plays on the pairs, and its rulings.
+    """The games of a judge on the pairs, and its rulings.
 
     Args:
-        cache: file of the replies of a server.
-        say: called with lines of progress.
+        cache: file of a server's replies.
+        say: called with progress lines.
 
     Raises:
         AfzalError: the judge cannot be opened, or its server does not answer; earlier replies are in the cache.
@@ -229,10 +229,10 @@ def played(
 
 
 def _refuse_unseen(name: str, settings: JudgeConfig, pairs: Sequence[Pair]) -> None:
-    """Refuse a judge of words that would be asked about what it cannot see or hear.
+    """Refuse a text-only judge for pairs with images or sounds.
 
     Raises:
-        AfzalError: answers hold media and each is read as a text, or somebody argues about media.
+        AfzalError: answers hold media and the judge reads them as text, or the arguments would be about media.
     """
     scores = settings.kind in ("rule", "function", "reward", "policy")
     shown = next((p for p in pairs if any(media_of(t) for t in (p.turns or ())[1 if scores else 0 :])), None)
@@ -240,7 +240,7 @@ def _refuse_unseen(name: str, settings: JudgeConfig, pairs: Sequence[Pair]) -> N
         return
     where = "answers" if scores else "prompts or answers"
     raise AfzalError(
-        f"the judge {name} ({settings.kind}) reads words, and {where} hold images or sounds",
+        f"the judge {name} ({settings.kind}) reads only text, and {where} hold images or sounds",
         where=f"item {shown.item + 1}",
         remedy="a judge of kind model or http, people:FILE, or rows without them",
     )
@@ -261,7 +261,7 @@ def decides(settings: JudgeConfig, replies: Cache, name: str, say: Callable[[str
 
 
 def _asking(settings: JudgeConfig) -> asked.Asking:
-    """How a judge is asked, from its settings."""
+    """How a judge is asked, according to its settings."""
     verdict = settings.verdict
     if verdict.choices is not None:
         read = asked.by_choices(verdict.choices)
@@ -284,22 +284,22 @@ def _asking(settings: JudgeConfig) -> asked.Asking:
 
 
 def prompt_of(settings: JudgeConfig) -> str:
-    """The judge's own prompt, or the usual one."""
+    """The judge's own prompt, or the default one."""
     return settings.prompt or (SCORE_PROMPT if settings.verdict.score else PROMPT)
 
 
 def _ask(settings: JudgeConfig) -> Ask:
-    """A question to the judge's server, its images and sounds as the server takes them."""
+    """A function that asks the judge's server, with images and sounds in the server's format."""
     server = opened(settings, "judge")
     return lambda messages, sampling: server.ask(for_server(messages), sampling)
 
 
 def asked_rewards(settings: JudgeConfig, name: str, cache: Path) -> Rewarder:
-    """What a server's model that scores each answer alone says of it; larger is better.
+    """Rewards from a server's model that scores each answer alone; larger is better.
 
     Args:
         settings: of a judge of kind http with ``verdict.score``.
-        cache: file of replies: what is in it is not asked again.
+        cache: file of replies; requests with a cached reply are not sent again.
 
     Raises:
         AfzalError: (when called) as for :func:`afzal.judge.asked.scores`.
@@ -321,7 +321,7 @@ def asked_rewards(settings: JudgeConfig, name: str, cache: Path) -> Rewarder:
 
 
 def functions_of(specs: Sequence[str]) -> list[tuple[str, Asked]]:
-    """The functions among judges, by name, with the columns that each asks for.
+    """The functions among the judges, by name, with the columns that each asks for.
 
     Raises:
         AfzalError: one of the judges cannot be opened.
@@ -350,11 +350,11 @@ def rewarder_of(
     tokens_per_forward: int = 8192,
     eos_token: str | None = None,
 ) -> Rewarder:
-    """What a judge that scores each answer alone gives for it: a rule, a function, a reward model or a policy.
+    """Rewards from a judge that scores each answer alone: a rule, a function, a reward model or a policy.
 
     Args:
-        settings: of such a judge, as :func:`named` completes them.
-        eos_token: as for :func:`afzal.rewards.source.reward_source`; read by reward models alone.
+        settings: the judge's, as completed by :func:`named`.
+        eos_token: as for :func:`afzal.rewards.source.reward_source`; only reward models read it.
 
     Raises:
         AfzalError: as for :func:`afzal.rewards.source.reward_source`.
@@ -362,7 +362,7 @@ def rewarder_of(
     if settings.kind == "rule":
         assert settings.rule is not None
         rule = scored.rule(settings.rule, settings.pattern)
-        return lambda prompts, answers, ended=None, columns=None: list(rule([], answers))  # a rule looks at no pair
+        return lambda prompts, answers, ended=None, columns=None: list(rule([], answers))  # a rule ignores pairs
     if settings.kind == "policy":
         assert settings.model is not None
         assert settings.reference is not None

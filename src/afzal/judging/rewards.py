@@ -1,4 +1,4 @@
-"""Judges that score each answer alone, where a reward is asked for."""
+"""Judges that score each answer alone, used as rewards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def scoring_judge(spec: str) -> JudgeConfig:
     with ``verdict.score``.
 
     Raises:
-        AfzalError: it is not a judge, or one that only compares answers.
+        AfzalError: it is not a judge, or it only compares answers.
     """
     settings = named(spec).settings
     assert settings is not None
@@ -32,7 +32,7 @@ def scoring_judge(spec: str) -> JudgeConfig:
         raise AfzalError(
             f"a judge of kind {settings.kind} is not a reward",
             where=spec,
-            why="it compares two answers, and a reward is a number for each answer alone",
+            why="it compares two answers, but a reward is a number for each single answer",
             remedy=("verdict: {score: {}}, a score for each answer; " if settings.kind == "http" else "")
             + "a judge of kind rule, function, reward or policy; or train a reward model on the verdicts in "
             "rows.jsonl of afzal judge",
@@ -41,7 +41,8 @@ def scoring_judge(spec: str) -> JudgeConfig:
 
 
 def named_in(spec: str) -> list[str]:
-    """What decides a reward beside ``spec`` itself: the models and the function that a judge's YAML file names.
+    """What determines a reward in addition to ``spec``: the models and the function named in a judge's YAML file.
+
 
     Raises:
         AfzalError: as for :func:`scoring_judge`.
@@ -53,7 +54,7 @@ def named_in(spec: str) -> list[str]:
 
 
 def by_model(spec: str) -> bool:
-    """Whether rewards come from a model that this process runs, and not from a function, a rule or a server.
+    """Whether rewards come from a model in this process, rather than from a function, a rule or a server.
 
     Raises:
         AfzalError: as for :func:`scoring_judge`.
@@ -73,11 +74,11 @@ def reward_or_judge(
     replies: Path,
     load: LoadModel | None = None,
 ) -> Rewarder:
-    """As :func:`afzal.rewards.source.reward_source`, of which ``spec`` may also be the YAML file of a judge.
+    """As :func:`afzal.rewards.source.reward_source`, but ``spec`` may also be the YAML file of a judge.
 
     Args:
-        replies: file for the replies of a server, which is asked about an answer only once.
-        load: opens the reward model that ``spec`` names itself; one that a judge names is loaded whole.
+        replies: file for a server's replies; the server is asked about each answer only once.
+        load: opens a reward model that ``spec`` names directly; one named by a judge is loaded unsharded.
 
     Raises:
         AfzalError: as for :func:`scoring_judge` and :func:`afzal.rewards.source.reward_source`.

@@ -1,4 +1,4 @@
-"""Judges asked about pairs of answers: ``judge_items`` for one judge, and what ``afzal judge`` leaves behind."""
+"""Running judges on pairs of answers: ``judge_items`` for one judge, and ``judged``, the core of ``afzal judge``."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from afzal.servers.cache import REPLIES
 def read_items(
     source: str, against: str | None = None, specs: Sequence[str] = (), prompts: str | None = None
 ) -> list[Item]:
-    """Rows with two answers or more; with ``against``, the answers of two files to the same prompts, set side by side.
+    """Rows with two answers or more; with ``against``, answers of two files to the same prompts, paired.
 
     Args:
-        specs: the judges; the category and columns that functions among them ask for are kept, of the first file.
-        prompts: the file of the prompts that were answered, whose rows have columns that answers do not repeat.
+        specs: the judges; the first file's category and the columns that functions ask for are kept.
+        prompts: file of the answered prompts, for columns that the answers do not repeat.
 
     Raises:
         AfzalError: there is nothing to compare, or a function asks for a column that no row has.
@@ -38,14 +38,14 @@ def read_items(
     if against is not None:
         ours = [replace(item, extra=_kept(item, asked)) for item in ours]
         ours = _side_by_side(ours, list(data.read(against, asked=asked).items), stem(source), stem(against))
-    found = [item for item in ours if len(item.responses) >= 2]
-    if not found and against is not None:
+    items = [item for item in ours if len(item.responses) >= 2]
+    if not items and against is not None:
         raise AfzalError(
             f"{source} and {against} have no prompt in common",
-            why="answers are set side by side where their prompts are equal to the letter",
+            why="answers are paired if their prompts are exactly equal",
             remedy="let both models answer one file of prompts, with --prompts FILE or afzal generate",
         )
-    if not found:
+    if not items:
         raise AfzalError(
             "there are no two answers to one prompt",
             where=source,
@@ -53,13 +53,13 @@ def read_items(
         )
     if prompts is not None:
         known = {_key(item): _kept(item, asked) for item in reversed(data.read(prompts, asked=asked).items)}
-        found = [replace(item, extra={**known.get(_key(item), {}), **item.extra}) for item in found]
-    data.refuse_lacking(functions, found, source)
-    return found
+        items = [replace(item, extra={**known.get(_key(item), {}), **item.extra}) for item in items]
+    data.refuse_lacking(functions, items, source)
+    return items
 
 
 def _kept(item: Item, asked: data.Asked) -> dict[str, Any]:
-    """The columns of a row that somebody uses: those that functions ask for, and its category."""
+    """The used columns of a row: those that functions ask for, and its category."""
     return asked.part(item.extra) | {name: item.extra[name] for name in CATEGORIES if name in item.extra}
 
 
@@ -68,21 +68,21 @@ def _key(item: Item) -> str:
 
 
 def stem(source: str) -> str:
-    """The name by which a file of answers is called."""
+    """The name of a file of answers."""
     return Path(source).name.partition(".")[0]
 
 
 def _side_by_side(ours: Sequence[Item], theirs: Sequence[Item], name: str, other: str) -> list[Item]:
-    """One row for each prompt that both files answer: our answers and theirs, the k-th beside the k-th."""
+    """One row per pair of answers to a prompt that both files answer: our k-th answer and their k-th."""
     if name == other:
         name, other = f"{name} (1)", f"{other} (2)"
 
     def by_prompt(items: Sequence[Item]) -> dict[str, list[tuple[Item, Response]]]:
-        found: dict[str, list[tuple[Item, Response]]] = {}
+        grouped: dict[str, list[tuple[Item, Response]]] = {}
         for item in items:
             answers = [(item, r) for r in item.responses]
-            found.setdefault(_key(item), []).extend(answers)
-        return found
+            grouped.setdefault(_key(item), []).extend(answers)
+        return grouped
 
     a, b = by_prompt(ours), by_prompt(theirs)
     rows = []
@@ -95,11 +95,11 @@ def _side_by_side(ours: Sequence[Item], theirs: Sequence[Item], name: str, other
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
-    """What one judge said of all pairs.
+    """The results of one judge on all pairs.
 
     Attributes:
-        games, rulings: what it was asked, and what came of it, one of each.
-        rows: the items with each verdict as one more vote, under the judge's name; no verdict gives no vote.
+        games, rulings: its questions and the result of each, in the same order.
+        rows: the items with each verdict added as a vote under the judge's name.
         summary: its figures as plain values, as in ``summary.json``.
     """
 
@@ -124,11 +124,11 @@ def judge_items(
 
     Args:
         spec: as for ``--judge``: a YAML file, a model folder, ``rule:longest``, ``file.py:function``, ``people:FILE``.
-        items: with two responses or more each. Where all responses come from two sources, the summary has the win rate
-            of the first item's first source under ``models``.
-        cache: file of a server's replies. The same call asks only what is not in it.
-        voted: the same items with people's votes, to set the judge beside.
-        say: called with lines of progress.
+        items: with two responses or more each. If all responses come from two sources, the summary has the win rate of
+            the first item's first source under ``models``.
+        cache: file of a server's replies. A repeated call sends only requests that are missing from it.
+        voted: the same items with people's votes, for comparison.
+        say: called with progress lines.
 
     Raises:
         AfzalError: the judge cannot be opened, or its server does not answer; earlier replies are in the cache.
@@ -141,20 +141,20 @@ def judge_items(
     compared = _controls(n, items, pairs, cache, say)
     if compared:
         about = {"resamples": resamples, "seed": 0}
-        beside = beside_controls(items, pairs, (games, rulings), compared, _labels(voted, pairs), **about)
-        figures |= {"controls": beside}
+        comparison = beside_controls(items, pairs, (games, rulings), compared, _labels(voted, pairs), **about)
+        figures |= {"controls": comparison}
     return Judged(n, pairs, games, rulings, rows, figures | {"sha256": n.fingerprint})
 
 
 def _controls(
     n: Named, items: Sequence[Item], pairs: Sequence[Pair], cache: Path, say: Callable[[str], None]
 ) -> list[Control]:
-    """What the controls of a judge say of the same pairs."""
-    found = []
+    """The controls of a judge, run on the same pairs."""
+    played_controls = []
     for control in controls(n):
         assert control.protocol is not None
-        found.append(Control(control.name, control.protocol, *played(control, items, pairs, cache, say)))
-    return found
+        played_controls.append(Control(control.name, control.protocol, *played(control, items, pairs, cache, say)))
+    return played_controls
 
 
 def _labels(voted: Sequence[Item] | None, pairs: Sequence[Pair]) -> Labels | None:
@@ -171,11 +171,11 @@ def judged(
     resamples: int = 1000,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """Let every judge judge every pair, write all that there is to say into ``out``, and return the summaries.
+    """Let every judge judge every pair, write all results into ``out``, and return the summaries.
 
     Args:
-        voted: the same rows with people's votes, to set the judges beside.
-        cache: of replies; default ``out/replies.sqlite``.
+        voted: the same rows with people's votes, for comparison.
+        cache: file of replies; default ``out/replies.sqlite``.
 
     Raises:
         AfzalError: as for :func:`judge_items`, or two judges have the same name.
@@ -185,34 +185,34 @@ def judged(
         raise AfzalError(
             "two judges have the same name", where="--judge", remedy="give them a name in their YAML files"
         )
-    beside, replies = _labels(voted, pairs), cache or out / REPLIES
+    labels, replies = _labels(voted, pairs), cache or out / REPLIES
     for note in people.pooled(voted):
         say(note)
-    said = {n.name: played(n, items, pairs, replies, say) for n in judges}
-    points = {name: summary.points_of(summary.codes(pairs, *both)[1]) for name, both in said.items()}
-    verdicts, summaries, said_before, rows = [], [], [], list(items)
+    results_of = {n.name: played(n, items, pairs, replies, say) for n in judges}
+    points = {name: summary.points_of(summary.codes(pairs, *both)[1]) for name, both in results_of.items()}
+    verdicts, summaries, transcripts, rows = [], [], [], list(items)
     for n in judges:
-        games, rulings = said[n.name]
+        games, rulings = results_of[n.name]
         others = {name: p for name, p in points.items() if name != n.name}
-        known = summary.Known(beside, others, own_source(n, items), prices(n))
-        found = summary.summary(n.name, items, pairs, games, rulings, known, resamples=resamples)
+        known = summary.Known(labels, others, own_source(n, items), prices(n))
+        figures = summary.summary(n.name, items, pairs, games, rulings, known, resamples=resamples)
         compared = _controls(n, items, pairs, replies, say)
         if compared:
-            drawn = {"resamples": resamples, "seed": 0}
-            found["controls"] = beside_controls(items, pairs, (games, rulings), compared, beside, **drawn)
-        summaries.append(found | {"sha256": n.fingerprint})
+            about_resampling = {"resamples": resamples, "seed": 0}
+            figures["controls"] = beside_controls(items, pairs, (games, rulings), compared, labels, **about_resampling)
+        summaries.append(figures | {"sha256": n.fingerprint})
         for name, played_by in ((n.name, (games, rulings)), *((c.name, (c.games, c.rulings)) for c in compared)):
-            given = list(zip(*played_by, strict=True))
-            verdicts += [outputs.verdict_row(name, n.fingerprint, items, g, r) for g, r in given]
-            said_before += [outputs.transcript_row(name, items, g) for g, _ in given if g.transcript]
+            results = list(zip(*played_by, strict=True))
+            verdicts += [outputs.verdict_row(name, n.fingerprint, items, g, r) for g, r in results]
+            transcripts += [outputs.transcript_row(name, items, g) for g, _ in results if g.transcript]
         rows = outputs.with_votes(rows, n.name, games, rulings)
-        body = card(summaries[-1], about(n), pairs_to_read(pairs, games, rulings, beside))
+        body = card(summaries[-1], about(n), pairs_to_read(pairs, games, rulings, labels))
         body["texts"] += outputs.unread_to_read(items, games, rulings) + outputs.transcripts_to_read(items, games)
         report.write_board(out, body, "judge_card" if len(judges) == 1 else f"judge_card-{slug(n.name)}")
-    outputs.write(out, rows, verdicts, summaries, said_before)
+    outputs.write(out, rows, verdicts, summaries, transcripts)
     return summaries
 
 
 def slug(name: str) -> str:
-    """A name as a part of a file's name."""
+    """A name made safe for use in a file name."""
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)

@@ -1,6 +1,6 @@
-"""What the levels of a ladder come to: agreement with the truth, beside the judge alone and an assistant that lies.
+"""The results of a ladder: each level's agreement with the truth, compared with the judge alone and a lying assistant.
 
-Shapes: N pairs of known truth, J judges. All figures come from the verdicts that ``afzal judge`` has left.
+Shapes: N pairs of known truth, J judges. All figures come from verdicts written by ``afzal judge``.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from afzal.text import plural, sign
 
 ALONE = "the judge alone"
 LABELS, MEASURED = "labels", "measured"
-"""The folders of a level that hold verdicts: on the pairs that are trained on, and on those of known truth."""
+"""The folders of a level with verdicts: on the training pairs, and on those of known truth."""
 
 
 def level_name(level: int) -> str:
-    """The judge of a level, in votes and tables."""
+    """The name of a level's judge, in votes and tables."""
     return f"level {level}"
 
 
 def lying_name(level: int) -> str:
-    """The same judge with an assistant that lies."""
+    """The name of the same judge with a lying assistant."""
     return f"level {level}, lying"
 
 
 def report_body(
     config: LadderConfig, folders: Sequence[Path], pairs: Sequence[Item], truth: Sequence[Item]
 ) -> dict[str, Any]:
-    """All that a ladder comes to, as plain values for :func:`afzal.report.write_board`.
+    """The results of a ladder as plain values, for :func:`afzal.report.write_board`.
 
     Args:
         folders: of the levels, from 0.
-        pairs: that were labelled.
-        truth: pairs whose votes are right.
+        pairs: the labelled pairs.
+        truth: pairs of known truth (their votes are right).
     """
     top = len(folders) - 1
     names = [ALONE]
@@ -62,13 +62,13 @@ def report_body(
     lines = [{"name": name, **figure(known)} for name, known in zip(names, shares, strict=True)]
     gap = lambda a, b: {"first": a, "second": b, **figure(means.difference(names.index(a), names.index(b)))}  # noqa: E731
     gains = [gap(level_name(k), ALONE if k == 1 else level_name(k - 1)) for k in range(1, top + 1)]
-    beside = [gap(level_name(k), ALONE) for k in range(2, top + 1)]
+    over_alone = [gap(level_name(k), ALONE) for k in range(2, top + 1)]
     lies = [gap(lying_name(k), ALONE) for k in range(1, top + 1)]
     summaries = [_summaries(folder / LABELS)[0] for folder in folders]
     return {
         "title": "Ladder of assisted judges",
         "subtitle": f"{config.model}: {plural(top, 'assisted level')}",
-        "findings": [_verdict(lines, gains, beside, top), *_of_lies(lies), *_missing(summaries)],
+        "findings": [_verdict(lines, gains, over_alone, top), *_of_lies(lies), *_missing(summaries)],
         "facts": [
             ["pairs labelled on every level", f"{len(pairs):,}"],
             ["pairs of known truth", f"{len(truth):,}"],
@@ -78,7 +78,7 @@ def report_body(
         "unit": "share of pairs on which the better answer is named",
         "rule": 0.5,
         "lines": lines,
-        "differences": [*gains, *beside, *lies],
+        "differences": [*gains, *over_alone, *lies],
         "tables": [_labels(summaries)],
         "levels": top,
     }
@@ -90,22 +90,22 @@ def _assistant(config: LadderConfig) -> str:
 
 
 def line(measured: Path, level: int, truth: Sequence[Item]) -> str:
-    """One level in a line, for the terminal."""
+    """One level as a line for the terminal."""
     known = {each["judge"]: each["people"]["agreement"] for each in _summaries(measured)}
-    said = [f"judge {_cell(known[level_name(level)])}"]
+    parts = [f"judge {_cell(known[level_name(level)])}"]
     if level:
-        said.append(f"with an assistant that lies {_cell(known[lying_name(level)])}")
-    said += [f"{what} {_cell(known[f'{what} {level}'])}" for what in ("reward model", "policy")]
-    return f"level {level}: right on {plural(len(truth), 'pair')}: {', '.join(said)}"
+        parts.append(f"with an assistant that lies {_cell(known[lying_name(level)])}")
+    parts += [f"{what} {_cell(known[f'{what} {level}'])}" for what in ("reward model", "policy")]
+    return f"level {level}: right on {plural(len(truth), 'pair')}: {', '.join(parts)}"
 
 
 def _summaries(folder: Path) -> list[dict[str, Any]]:
-    """What ``afzal judge`` has left of each judge in a folder."""
+    """The judges' summaries that ``afzal judge`` wrote into a folder."""
     return json.loads((folder / SUMMARY).read_text("utf-8"))
 
 
 def _right(folders: Sequence[Path], name: str, truth: Sequence[Item], labels: Labels) -> np.ndarray:
-    """``[N]`` 1 where a judge names the better answer, 0 where not or where it gives no verdict."""
+    """``[N]`` 1 if a judge names the better answer, 0 if not or without a verdict."""
     level = 0 if name == ALONE else int("".join(c for c in name.partition(",")[0] if c.isdigit()))
     pairs = pairs_of(truth)
     file = str(folders[level] / MEASURED / VERDICTS)
@@ -113,31 +113,31 @@ def _right(folders: Sequence[Path], name: str, truth: Sequence[Item], labels: La
     return np.nanmean(equal_labels(codes(pairs, games, rulings)[1], labels), 1)
 
 
-def _verdict(lines: Sequence[Any], gains: Sequence[Any], beside: Sequence[Any], top: int) -> str:
-    """Where the levels stand, and whether the last one was worth its training."""
+def _verdict(lines: Sequence[Any], gains: Sequence[Any], over_alone: Sequence[Any], top: int) -> str:
+    """The accuracy of the levels, and whether the last one was worth its training."""
     known = {each["name"]: each["value"] for each in lines}
     steps = ", ".join(f"{known[level_name(k)]:.3f} on level {k}" for k in range(1, top + 1))
-    said = f"The judge names the better answer of {known[ALONE]:.3f} of the pairs alone, {steps}."
-    whole = beside[-1] if beside else gains[-1]
-    said += f" Level {top} less the judge alone: {points(whole)} points."
-    if sign(whole) <= 0:
-        return said + (" Assistants made it worse." if sign(whole) else " Assistants did not help measurably.")
+    sentences = f"The judge names the better answer of {known[ALONE]:.3f} of the pairs alone, {steps}."
+    gain = over_alone[-1] if over_alone else gains[-1]
+    sentences += f" Level {top} less the judge alone: {points(gain)} points."
+    if sign(gain) <= 0:
+        return sentences + (" Assistants made it worse." if sign(gain) else " Assistants did not help measurably.")
     last = gains[-1]
     if top > 1:
         way = {1: "helped again", 0: "brought nothing measurable", -1: "made it worse"}[sign(last)]
-        said += f" The last level {way}: {points(last)}."
-    return said
+        sentences += f" The last level {way}: {points(last)}."
+    return sentences
 
 
 def _of_lies(lies: Sequence[Any]) -> list[str]:
-    """Whether the judge alone shows that an assistant lies."""
-    found = []
+    """Whether the control, the judge alone, reveals a lying assistant."""
+    findings = []
     for level, gap in enumerate(lies, 1):
         way = "catches it" if sign(gap) < 0 else "does not catch it"
-        found.append(
+        findings.append(
             f"With an assistant that lies, level {level} less the judge alone: {points(gap)} points. The control {way}."
         )
-    return found
+    return findings
 
 
 def _missing(summaries: Sequence[Any]) -> list[str]:
@@ -149,10 +149,10 @@ def _missing(summaries: Sequence[Any]) -> list[str]:
 
 
 def _labels(summaries: Sequence[Any]) -> dict[str, Any]:
-    """What the judge of each level said of the pairs that were trained on."""
+    """The verdicts of each level's judge on the training pairs."""
     keys = ("first", "second", "tie", "none")
     rows = [[level_name(k), *(str(each["outcomes"].get(key, 0)) for key in keys)] for k, each in enumerate(summaries)]
-    words = "Verdicts on the pairs that each level is trained on, both orders together. Only those that differ teach."
+    words = "Verdicts on each level's training pairs, both orders together. Only pairs with a winner train anything."
     return {"title": "Labels", "words": words, "columns": ["judge", *keys], "rows": rows}
 
 

@@ -1,7 +1,7 @@
-"""Recursive reward modelling: a judge labels, a reward model and a policy learn, one of them assists the next judge.
+"""Recursive reward modelling: a judge labels, a reward model and a policy learn, and one assists the next judge.
 
-Leike et al. 2018, arXiv 1811.07871. Every stage is a file or a run that is whole or not there, so that a stopped
-program repeats at most one.
+Leike et al. 2018, arXiv 1811.07871. Every stage is a file or a run that is either complete or absent, so that a stopped
+program repeats at most one stage.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from afzal.text import plural
 
 Say = Callable[[str], None]
 SETTINGS, REPORT = "ladder-settings.json", "ladder"
-_FREE = {"out", "levels", "resamples"}  # what changes no stage that is there
+_FREE = {"out", "levels", "resamples"}  # settings that do not change finished stages
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What all levels share: settings, pairs to be labelled, and pairs of known truth."""
+    """Shared by all levels: settings, pairs to be labelled, and pairs of known truth."""
 
     config: LadderConfig
     pairs: Sequence[Item]
@@ -45,12 +45,12 @@ class Job:
     say: Say
 
     def folder(self, level: int) -> Path:
-        """Where a level is."""
+        """The folder of a level."""
         return Path(self.config.out) / f"level-{level}"
 
 
 def ladder(config: LadderConfig, *, say: Say = print) -> Path:
-    """Climb to ``config.levels`` and return the page; levels that are there are not climbed again.
+    """Climb to ``config.levels`` and return the page; finished levels are not repeated.
 
     Raises:
         AfzalError: a fault of the input, or the folder holds a ladder with other settings;
@@ -69,23 +69,23 @@ def ladder(config: LadderConfig, *, say: Say = print) -> Path:
 
 
 def plan(config: LadderConfig) -> list[str]:
-    """What a ladder would do: each stage, and whether it is there. Nothing is judged or trained."""
+    """The stages of a ladder and whether each is done; judges and trains nothing."""
     lines = []
     for level in range(config.levels + 1):
         folder = Path(config.out) / f"level-{level}"
         stages = {LABELS: SUMMARY, "reward": "report.html", "policy": "report.html", MEASURED: SUMMARY}
-        said = (
+        states = (
             f"{name} {'there' if (folder / name / file).exists() else 'to be made'}" for name, file in stages.items()
         )
-        lines.append(f"level {level}: {', '.join(said)}")
+        lines.append(f"level {level}: {', '.join(states)}")
     return lines
 
 
 def _job(config: LadderConfig, say: Say) -> Job:
-    """The pairs of both files, with the votes that count.
+    """The job with the pairs of both files.
 
     Raises:
-        AfzalError: a file holds no pairs, nothing says which answer is better, or all prompts are held out.
+        AfzalError: a file holds no pairs, no vote says which answer is better, or all prompts are held out.
     """
     truth = [replace(item, votes=item.gold or item.votes) for item in read_items(config.eval_data)]
     truth = [item for item in truth if any(True for _ in comparisons(item.votes))]
@@ -100,7 +100,7 @@ def _job(config: LadderConfig, say: Say) -> Job:
     pairs = [replace(item, votes=()) for item in every if prompt_key(item) not in apart]
     if not pairs:
         raise AfzalError(
-            "no pair is left to be labelled: all of its prompts are in eval_data too",
+            "no pair is left to be labelled: all its prompts are also in eval_data",
             where=config.data,
             remedy="other prompts in one of the two files",
         )
@@ -113,10 +113,10 @@ def _job(config: LadderConfig, say: Say) -> Job:
 
 
 def _refuse_other(config: LadderConfig, out: Path) -> None:
-    """Take the folder for these settings and inputs.
+    """Claim the folder for these settings and inputs.
 
     Raises:
-        AfzalError: it holds a ladder with others.
+        AfzalError: it holds a ladder with other settings or inputs.
     """
     what = config.model_dump(mode="json", exclude=_FREE)
     inside = config.judge.judge
@@ -135,7 +135,7 @@ def _refuse_other(config: LadderConfig, out: Path) -> None:
 
 
 def _climb(job: Job, level: int) -> None:
-    """The stages of one level that are not there yet."""
+    """Run the missing stages of one level."""
     config, folder = job.config, job.folder(level)
     below = job.folder(level - 1) if level else None
     runs.make_folder(folder)
@@ -155,21 +155,21 @@ def _climb(job: Job, level: int) -> None:
 
 
 def _judge(config: LadderConfig, below: Path | None, *, swapped: bool = False) -> JudgeConfig:
-    """The judge of a level; with ``swapped`` beside an assistant that says of each answer what is true of the other."""
+    """The judge of a level; with ``swapped``, its assistant says of each answer what is true of the other."""
     if below is None:
         return config.alone()
     return config.assisted(str(below), swapped=swapped)
 
 
 def _judge_file(path: Path, judge: JudgeConfig, name: str) -> str:
-    """A judge as a file that ``afzal judge --judge`` reads too; returns its path."""
+    """Write a judge to a file that ``afzal judge --judge`` can read too; return its path."""
     values: dict[str, Any] = judge.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     runs.atomic_write(path, yaml.safe_dump({"name": name, **values}, sort_keys=False, allow_unicode=True))
     return str(path)
 
 
 def _judged(job: Job, out: Path, items: Sequence[Item], judges: Sequence[str], what: str) -> None:
-    """What judges say of pairs, in a folder as ``afzal judge`` leaves it; its summary is written last."""
+    """Judge pairs into a folder in the layout of ``afzal judge``; the summary is written last."""
     if (out / SUMMARY).exists():
         return
     job.say(what)
@@ -189,5 +189,5 @@ def _training(config: LadderConfig, what: str, model: str, data: str, out: Path)
     """The settings of a level's reward model or policy."""
     method = {"reward": "reward", "policy": "dpo"}[what]
     common = {k: v for k, v in config.common.items() if k in CONFIGS[method].model_fields}
-    given = {**common, **getattr(config, f"train_{what}"), "seed": config.seed}
-    return make(method, model=model, data=data, out=str(out), **given)
+    settings = {**common, **getattr(config, f"train_{what}"), "seed": config.seed}
+    return make(method, model=model, data=data, out=str(out), **settings)
